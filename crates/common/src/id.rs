@@ -1,0 +1,247 @@
+//! Job ids: `UUIDv7`, and at the same time the address of a job in Redis.
+//!
+//! A stream answers every new entry with `<milliseconds>-<sequence>`. A generated id packs that answer, so that a
+//! job can be found without an index written at enqueue:
+//!
+//! ```text
+//! 48 bits   milliseconds of the stream entry (Redis's clock)
+//!  4        version 7
+//! 12 + 16   sequence of the entry, high bits first, so that ids sort as the entries do
+//!  2        variant
+//! 16        tag of the queue's name
+//!  8        priority + 100, or 255: the job never had an address, look for its record
+//! 22        salt, kept in the entry too: a made-up id finds nothing
+//! ```
+//!
+//! The tag is a hash of the name rather than a number handed out by Redis: nothing has to be allocated or cached,
+//! and an empty Redis cannot make an old number mean another queue. Names that share a tag are both looked at.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::{Uuid, Variant};
+
+use crate::name::{NameError, Priority, QueueName, quoted};
+
+const NO_ADDRESS: u8 = 255;
+const PRIORITY_OFFSET: i16 = 100;
+const SEQUENCE_BITS: u32 = 28;
+const SALT_BITS: u32 = 22;
+
+/// A lower-case `UUIDv7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(Uuid);
+
+/// The stream entry that a generated id points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The entry.
+    pub entry: EntryId,
+    /// The priority, hence the stream, it was added to.
+    pub priority: Priority,
+}
+
+/// The id of a stream entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// Milliseconds since 1970 on Redis's clock.
+    pub milliseconds: u64,
+    /// Order within the millisecond.
+    pub sequence: u64,
+}
+
+/// The tag of a queue's name: FNV-1a folded to 16 bits.
+#[must_use]
+pub fn queue_tag(queue: &QueueName) -> u16 {
+    let hash =
+        queue.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash >> 16) as u16 ^ (hash & 0xffff) as u16
+}
+
+/// 22 random bits for a new id.
+#[must_use]
+pub fn new_salt() -> u32 {
+    rand::random::<u32>() >> (32 - SALT_BITS)
+}
+
+impl JobId {
+    /// The id of a job that was just added to a stream; none when the sequence does not fit in its 28 bits, which
+    /// takes a clock that stood still for 268 million entries.
+    #[must_use]
+    pub fn at(entry: EntryId, queue: &QueueName, priority: Priority, salt: u32) -> Option<Self> {
+        (entry.sequence >> SEQUENCE_BITS == 0)
+            .then(|| pack(entry.milliseconds, entry.sequence, queue_tag(queue), priority_byte(priority), salt))
+    }
+
+    /// An id for a job that starts out as a record, such as a scheduled one.
+    #[must_use]
+    pub fn without_address(now_milliseconds: u64, queue: &QueueName) -> Self {
+        let random = u64::from(rand::random::<u32>() >> (32 - SEQUENCE_BITS));
+        pack(now_milliseconds, random, queue_tag(queue), NO_ADDRESS, new_salt())
+    }
+
+    /// Where a generated id points, if it points anywhere.
+    #[must_use]
+    pub fn address(&self) -> Option<Address> {
+        let bits = self.0.as_u128();
+        let byte = (bits >> SALT_BITS) as u8;
+        let priority = Priority::try_from(i64::from(byte) - i64::from(PRIORITY_OFFSET)).ok()?;
+        let high = ((bits >> 64) & 0xfff) as u64;
+        let low = ((bits >> 46) & 0xffff) as u64;
+        Some(Address { entry: EntryId { milliseconds: self.milliseconds(), sequence: high << 16 | low }, priority })
+    }
+
+    /// The tag of the queue, if the id was generated.
+    #[must_use]
+    pub fn tag(&self) -> u16 {
+        (self.0.as_u128() >> 30) as u16
+    }
+
+    /// The salt, as it is kept in the stream entry.
+    #[must_use]
+    pub fn salt(&self) -> u32 {
+        (self.0.as_u128() as u32) & ((1 << SALT_BITS) - 1)
+    }
+
+    /// The time in the id: milliseconds since 1970.
+    #[must_use]
+    pub fn milliseconds(&self) -> u64 {
+        (self.0.as_u128() >> 80) as u64
+    }
+}
+
+fn priority_byte(priority: Priority) -> u8 {
+    u8::try_from(i16::from(priority.get()) + PRIORITY_OFFSET).expect("a priority is -100..=100")
+}
+
+fn pack(milliseconds: u64, sequence: u64, tag: u16, priority: u8, salt: u32) -> JobId {
+    let bits = u128::from(milliseconds & 0xffff_ffff_ffff) << 80
+        | 0x7 << 76
+        | u128::from(sequence >> 16 & 0xfff) << 64
+        | 0b10 << 62
+        | u128::from(sequence & 0xffff) << 46
+        | u128::from(tag) << 30
+        | u128::from(priority) << SALT_BITS
+        | u128::from(salt & ((1 << SALT_BITS) - 1));
+    JobId(Uuid::from_u128(bits))
+}
+
+impl FromStr for JobId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let uuid = Uuid::try_parse(text).ok().filter(|uuid| {
+            // Only the canonical spelling: ids are compared as text by clients
+            uuid.get_version_num() == 7
+                && uuid.get_variant() == Variant::RFC4122
+                && uuid.hyphenated().to_string() == text
+        });
+        uuid.map(Self).ok_or_else(|| NameError::new("id", "be a lower-case UUIDv7", text))
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// Text that is not a stream entry id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a stream entry id: {0}")]
+pub struct EntryIdError(String);
+
+impl FromStr for EntryId {
+    type Err = EntryIdError;
+    fn from_str(text: &str) -> Result<Self, EntryIdError> {
+        text.split_once('-')
+            .and_then(|(ms, seq)| Some(Self { milliseconds: ms.parse().ok()?, sequence: seq.parse().ok()? }))
+            .ok_or_else(|| EntryIdError(quoted(text)))
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn an_address()(ms in 0..1_u64 << 48, seq in 0..1_u64 << 28, priority in -100..=100_i64) -> Address {
+            Address {
+                entry: EntryId { milliseconds: ms, sequence: seq },
+                priority: Priority::try_from(priority).expect("within bounds"),
+            }
+        }
+    }
+
+    fn id_at(address: Address, salt: u32) -> JobId {
+        let queue = "default".parse().expect("a name");
+        JobId::at(address.entry, &queue, address.priority, salt).expect("fits")
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_leads_back_to_its_address(address in an_address(), salt in 0..1_u32 << 22) {
+            let id = id_at(address, salt);
+            prop_assert_eq!(id.address(), Some(address));
+            prop_assert_eq!(id.salt(), salt);
+            prop_assert_eq!(id.tag(), queue_tag(&"default".parse().expect("a name")));
+            prop_assert_eq!(id.to_string().parse::<JobId>(), Ok(id));
+        }
+
+        #[test]
+        fn ids_sort_as_their_entries_do(a in an_address(), b in an_address()) {
+            prop_assume!(a.entry != b.entry);
+            prop_assert_eq!(id_at(a, 1).to_string() < id_at(b, 0).to_string(), a.entry < b.entry);
+        }
+
+        #[test]
+        fn an_id_without_address_has_none(ms in 0..1_u64 << 48) {
+            let id = JobId::without_address(ms, &"default".parse().expect("a name"));
+            prop_assert_eq!(id.address(), None);
+            prop_assert_eq!(id.milliseconds(), ms);
+        }
+    }
+
+    #[test]
+    fn only_canonical_lower_case_uuidv7_text_is_an_id() {
+        assert!("019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse::<JobId>().is_ok());
+        for bad in [
+            "",
+            "no",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "019539A4-B68C-7DEF-8000-1A2B3C4D5E6F",
+            "019539a4b68c7def80001a2b3c4d5e6f",
+            "{019539a4-b68c-7def-8000-1a2b3c4d5e6f}",
+        ] {
+            assert!(bad.parse::<JobId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_beyond_28_bits_has_no_id() {
+        let queue = "default".parse().expect("a name");
+        let entry = EntryId { milliseconds: 1, sequence: 1 << 28 };
+        assert_eq!(JobId::at(entry, &queue, Priority::default(), 0), None);
+    }
+}

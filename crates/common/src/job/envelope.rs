@@ -1,0 +1,157 @@
+//! What a client asked for, as one JSON object, kept byte for byte until the job is gone.
+//!
+//! The envelope holds `type`, `args`, `meta`, the options flattened into it and every member that Galley does not
+//! know. What Galley itself manages (state, attempt, times, result) is never in it: see [`super::view`].
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::retry::Policy;
+use crate::{
+    json::{Object, ObjectWriter},
+    name::JobType,
+    time::{self, Millis},
+};
+
+/// The names that Galley manages. A client that sends one at the top level is ignored.
+pub const SYSTEM_MANAGED: [&str; 22] = [
+    "id",
+    "state",
+    "queue",
+    "priority",
+    "attempt",
+    "max_attempts",
+    "created_at",
+    "enqueued_at",
+    "started_at",
+    "completed_at",
+    "cancelled_at",
+    "discarded_at",
+    "next_attempt_at",
+    "retry_delay_ms",
+    "error",
+    "errors",
+    "result",
+    "worker_id",
+    "token",
+    "lease_ms",
+    "progress",
+    "parent_results",
+];
+
+/// The stored JSON object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope(String);
+
+/// Stored text that is not an envelope: somebody else wrote to Galley's keys.
+#[derive(Debug, thiserror::Error)]
+#[error("stored envelope cannot be read: {0}")]
+pub struct EnvelopeError(String);
+
+/// The parts of an envelope that Galley acts on, borrowed from it.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The job's type.
+    pub job_type: JobType,
+    /// The arguments: a JSON array, as it came.
+    pub args: &'a RawValue,
+    /// Longest run of an attempt.
+    pub timeout: Option<Duration>,
+    /// The job must have been started by then.
+    pub expires_at: Option<Millis>,
+    retry: Option<&'a RawValue>,
+    metadata: Option<&'a RawValue>,
+}
+
+impl Envelope {
+    /// Takes a JSON object that a [`super::request::NewJob`] or Redis gave.
+    #[must_use]
+    pub fn from_json(json: String) -> Self {
+        Self(json)
+    }
+
+    /// The object as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The envelope inside the JSON of a whole job, which is the envelope and what Galley manages.
+    ///
+    /// # Errors
+    /// The text is no JSON object.
+    pub fn of_job(job_json: &str) -> Result<Self, EnvelopeError> {
+        let members: Object = serde_json::from_str(job_json).map_err(|error| EnvelopeError(error.to_string()))?;
+        let mut envelope = ObjectWriter::with_capacity(job_json.len());
+        for (name, value) in members.iter().filter(|(name, _)| !SYSTEM_MANAGED.contains(name)) {
+            envelope.raw(name, value.get());
+        }
+        Ok(Self(envelope.finish()))
+    }
+
+    /// Reads what Galley acts on.
+    ///
+    /// # Errors
+    /// The stored text is damaged.
+    pub fn parts(&self) -> Result<Parts<'_>, EnvelopeError> {
+        let broken = |what: &str| EnvelopeError(what.to_owned());
+        let members: Object = serde_json::from_str(&self.0).map_err(|error| EnvelopeError(error.to_string()))?;
+        let job_type: JobType = members
+            .get("type")
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .ok_or_else(|| broken("no valid type"))?;
+        Ok(Parts {
+            job_type,
+            args: members.get("args").ok_or_else(|| broken("no args"))?,
+            timeout: members.get("timeout_ms").and_then(|raw| raw.get().parse().ok()).map(Duration::from_millis),
+            expires_at: members
+                .get("expires_at")
+                .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+                .and_then(|text| time::parse_time(&text, 0).ok())
+                .map(|given| given.at),
+            retry: members.get("retry"),
+            metadata: members.get("metadata"),
+        })
+    }
+}
+
+impl Parts<'_> {
+    /// The job's retry policy. It was checked when the job came in.
+    #[must_use]
+    pub fn retry_policy(&self) -> Policy {
+        self.retry.and_then(|raw| Policy::parse(raw).ok()).unwrap_or_default()
+    }
+
+    /// Attempts in all that the policy allows.
+    #[must_use]
+    pub fn max_attempts(&self) -> u32 {
+        self.retry.map_or(Policy::standard().max_attempts, |raw| Policy::parse(raw).unwrap_or_default().max_attempts)
+    }
+
+    /// The directive that the conformance suites plant in `metadata.test_directive`.
+    #[must_use]
+    pub fn test_directive(&self) -> Option<String> {
+        let metadata: Object = serde_json::from_str(self.metadata?.get()).ok()?;
+        serde_json::from_str(metadata.get("test_directive")?.get()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_envelope_of_a_job_is_the_job_without_what_galley_manages() {
+        let job = r#"{"id":"x","state":"completed","attempt":2,"type":"a.b","args":[1e3],"x_n":9007199254740993,"result":{}}"#;
+        let envelope = Envelope::of_job(job).expect("an envelope");
+        assert_eq!(envelope.as_str(), r#"{"type":"a.b","args":[1e3],"x_n":9007199254740993}"#);
+    }
+
+    #[test]
+    fn damaged_text_is_an_error_and_not_a_panic() {
+        for bad in ["", "{", "[]", "{}", r#"{"type":"A","args":[]}"#, r#"{"type":"a"}"#] {
+            assert!(Envelope::from_json(bad.to_owned()).parts().is_err(), "{bad}");
+        }
+    }
+}

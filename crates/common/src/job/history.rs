@@ -1,0 +1,170 @@
+//! What a job has been through: attempts, failures, crashes. Kept beside the envelope, never inside it.
+//!
+//! A job in its first attempt has an empty history, and an empty history is not stored at all.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::time::{self, Millis};
+
+/// Failures remembered; older ones are dropped first.
+const MOST_FAILURES: usize = 20;
+/// Bytes of a failure's message and of its details.
+const LONGEST_MESSAGE_BYTES: usize = 4096;
+
+/// The past of a job.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct History {
+    /// Attempts that ended with an outcome or a crash.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+    /// Attempts that failed: these count against the retry policy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    /// Attempts whose worker vanished: these count against the crash budget.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// When the job was made, if its id does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Millis>,
+    /// When the last attempt began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Millis>,
+    /// The delay before the next attempt, as the retry policy had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_delay_ms: Option<u64>,
+    /// The failures, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Failure>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// Machine-readable code, such as `handler_error`.
+    pub code: String,
+    /// What the retry policy's patterns are matched against.
+    #[serde(rename = "type")]
+    pub error_type: String,
+    /// For people.
+    pub message: String,
+    /// The attempt that failed.
+    pub attempt: u32,
+    /// When, as RFC 3339.
+    pub occurred_at: String,
+    /// Whatever else the handler said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<RawValue>>,
+}
+
+impl Failure {
+    /// A failure with its text cut to what is kept.
+    #[must_use]
+    pub fn new(code: &str, error_type: &str, message: &str, attempt: u32, now: Millis) -> Self {
+        Self {
+            code: shortened(code, 255),
+            error_type: shortened(error_type, 255),
+            message: shortened(message, LONGEST_MESSAGE_BYTES),
+            attempt,
+            occurred_at: time::format(now),
+            details: None,
+        }
+    }
+
+    /// The same with details, unless they are too long to keep.
+    #[must_use]
+    pub fn with_details(mut self, details: Option<&RawValue>) -> Self {
+        self.details = details.filter(|raw| raw.get().len() <= LONGEST_MESSAGE_BYTES).map(ToOwned::to_owned);
+        self
+    }
+}
+
+fn shortened(text: &str, bytes: usize) -> String {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+impl History {
+    /// Reads what [`History::to_json`] wrote.
+    ///
+    /// # Errors
+    /// The text is something else.
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    /// As it is stored.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| String::from("{}"))
+    }
+
+    /// Nothing to remember: the job has never been tried and its id tells when it was made.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.attempts == 0
+            && self.failures == 0
+            && self.crashes == 0
+            && self.created_at.is_none()
+            && self.errors.is_empty()
+    }
+
+    /// The number of the attempt that is running, or would be next.
+    #[must_use]
+    pub fn current_attempt(&self) -> u32 {
+        self.attempts + 1
+    }
+
+    /// Notes that the current attempt failed.
+    pub fn record_failure(&mut self, failure: Failure, started_at: Option<Millis>) {
+        self.attempts += 1;
+        self.failures += 1;
+        self.started_at = started_at;
+        self.errors.push(failure);
+        let excess = self.errors.len().saturating_sub(MOST_FAILURES);
+        self.errors.drain(..excess);
+    }
+
+    /// Notes that the worker of the current attempt vanished.
+    pub fn record_crash(&mut self, started_at: Option<Millis>) {
+        self.attempts += 1;
+        self.crashes += 1;
+        self.started_at = started_at;
+        self.retry_delay_ms = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_bounded_however_often_a_job_fails() {
+        let mut history = History::default();
+        for attempt in 1..=100 {
+            history.record_failure(Failure::new("c", "t", &"é".repeat(10_000), attempt, 0), None);
+        }
+        assert_eq!((history.attempts, history.failures, history.errors.len()), (100, 100, MOST_FAILURES));
+        assert_eq!(history.errors.last().map(|failure| failure.attempt), Some(100));
+        assert!(history.to_json().len() < MOST_FAILURES * (LONGEST_MESSAGE_BYTES + 200));
+    }
+
+    #[test]
+    fn a_history_reads_back() {
+        let mut history = History { created_at: Some(5), ..History::default() };
+        let details = RawValue::from_string(r#"{"n":9007199254740993}"#.to_owned()).expect("JSON");
+        history.record_failure(Failure::new("c", "t", "m", 1, 0).with_details(Some(&details)), Some(7));
+        history.record_crash(Some(9));
+        let read = History::parse(&history.to_json()).expect("reads back");
+        assert_eq!(read.to_json(), history.to_json());
+        assert_eq!(read.current_attempt(), 3);
+        assert!(read.to_json().contains("9007199254740993"));
+    }
+}

@@ -1,0 +1,17 @@
+//! What a job is: its states, its retry policy, how it is asked for, stored and shown.
+//!
+//! Pure code, without Redis and without a clock of its own. The store (`crate::redis::jobs`) moves jobs about and
+//! asks this module what should happen.
+
+pub mod envelope;
+pub mod history;
+pub mod request;
+pub mod retry;
+pub mod state;
+pub mod view;
+
+pub use envelope::Envelope;
+pub use history::{Failure, History};
+pub use request::{NewJob, RequestError};
+pub use retry::{Policy, Verdict};
+pub use state::{Event, State};

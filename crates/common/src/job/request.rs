@@ -1,0 +1,305 @@
+//! An enqueue request, checked member by member and turned into an envelope.
+//!
+//! Options may stand in `options` (the HTTP binding) or at the top level (the core specification), but not in both.
+
+use serde_json::value::RawValue;
+
+use super::{
+    envelope::{Envelope, SYSTEM_MANAGED},
+    retry::{Policy, PolicyError},
+};
+use crate::{
+    id::JobId,
+    json::{Object, ObjectWriter},
+    name::{Priority, QueueName, quoted},
+    time::{self, Millis},
+};
+
+/// The queue of a job that names none.
+pub const DEFAULT_QUEUE: &str = "default";
+/// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
+pub const LONGEST_LIMIT_MS: u64 = 7 * 86_400_000;
+
+const OPTIONS: [&str; 12] = [
+    "queue",
+    "priority",
+    "delay_until",
+    "scheduled_at",
+    "expires_at",
+    "timeout_ms",
+    "visibility_timeout_ms",
+    "retry",
+    "unique",
+    "rate_limit",
+    "tags",
+    "metadata",
+];
+
+/// A job that may be stored.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// The id that the client chose, if it chose one.
+    pub id: Option<JobId>,
+    /// Where it goes.
+    pub queue: QueueName,
+    /// Before or after the others there.
+    pub priority: Priority,
+    /// When it may start, if that is in the future.
+    pub start_at: Option<Millis>,
+    /// Longest run of an attempt, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Lease of an attempt, in milliseconds, where it is not the default.
+    pub visibility_timeout_ms: Option<u64>,
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// What is stored.
+    pub envelope: Envelope,
+}
+
+/// A request that is refused; nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A member is missing or wrong; the message names it and says what is allowed.
+    #[error("{0}")]
+    Invalid(String),
+    /// The retry policy is wrong.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+fn invalid(message: impl Into<String>) -> RequestError {
+    RequestError::Invalid(message.into())
+}
+
+impl NewJob {
+    /// Checks a request body.
+    ///
+    /// # Errors
+    /// The first member that is missing or wrong.
+    pub fn parse(body: &Object<'_>, now: Millis) -> Result<Self, RequestError> {
+        let options = Options::of(body)?;
+        let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(name_error)).transpose()?;
+        let job_type = body.get("type").ok_or_else(|| invalid("type is required: a string such as \"email.send\""))?;
+        text(job_type, "type")?.parse::<crate::name::JobType>().map_err(name_error)?;
+        let args = body.get("args").ok_or_else(|| invalid("args is required: a JSON array, [] when there are none"))?;
+        require(args, "args", "a JSON array", '[')?;
+        if let Some(meta) = body.get("meta") {
+            require(meta, "meta", "a JSON object", '{')?;
+        }
+        let mut envelope = ObjectWriter::with_capacity(256);
+        envelope.raw("type", job_type.get()).raw("args", args.get());
+        for (name, value) in body.iter() {
+            let known = matches!(name, "type" | "args" | "options")
+                || OPTIONS.contains(&name)
+                || SYSTEM_MANAGED.contains(&name);
+            if !known {
+                envelope.raw(name, value.get());
+            }
+        }
+        Ok(Self {
+            id,
+            queue: options.queue()?,
+            priority: options.priority()?,
+            start_at: options.write_start(&mut envelope, now)?,
+            timeout_ms: options.write_limit(&mut envelope, "timeout_ms")?,
+            visibility_timeout_ms: options.write_limit(&mut envelope, "visibility_timeout_ms")?,
+            max_attempts: options.write_rest(&mut envelope, now)?,
+            envelope: Envelope::from_json(envelope.finish()),
+        })
+    }
+}
+
+/// The options of a request, wherever they stand.
+struct Options<'a> {
+    nested: Option<Object<'a>>,
+    body: &'a Object<'a>,
+}
+
+impl<'a> Options<'a> {
+    fn of(body: &'a Object<'_>) -> Result<Self, RequestError> {
+        let nested = body.get("options").map(|raw| {
+            require(raw, "options", "a JSON object", '{')?;
+            serde_json::from_str::<Object>(raw.get()).map_err(|error| invalid(format!("options: {error}")))
+        });
+        let options = Self { nested: nested.transpose()?, body };
+        match OPTIONS.iter().find(|name| options.in_nested(name).is_some() && body.get(name).is_some()) {
+            Some(name) => Err(invalid(format!("{name} is given both in options and at the top level; give it once"))),
+            None => Ok(options),
+        }
+    }
+
+    fn in_nested(&self, name: &str) -> Option<&'a RawValue> {
+        self.nested.as_ref().and_then(|nested| nested.get(name))
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.in_nested(name).or_else(|| self.body.get(name))
+    }
+
+    fn queue(&self) -> Result<QueueName, RequestError> {
+        self.get("queue")
+            .map_or_else(|| Ok(DEFAULT_QUEUE.to_owned()), |raw| text(raw, "queue"))?
+            .parse()
+            .map_err(name_error)
+    }
+
+    fn priority(&self) -> Result<Priority, RequestError> {
+        let Some(raw) = self.get("priority") else { return Ok(Priority::default()) };
+        let refused = || invalid(format!("priority must be an integer from -100 to 100, got {}", quoted(raw.get())));
+        let number: i64 = raw.get().parse().map_err(|_| refused())?;
+        Priority::try_from(number).map_err(|_| refused())
+    }
+
+    fn time(&self, name: &str, now: Millis) -> Result<Option<time::GivenTime>, RequestError> {
+        let Some(raw) = self.get(name) else { return Ok(None) };
+        time::parse_time(&text(raw, name)?, now).map(Some).map_err(|error| invalid(format!("{name} {error}")))
+    }
+
+    /// The start time: none when it has passed already, as if it had not been given.
+    fn write_start(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<Option<Millis>, RequestError> {
+        let (until, at) = (self.time("delay_until", now)?, self.time("scheduled_at", now)?);
+        if until.is_some() && at.is_some() {
+            return Err(invalid("delay_until and scheduled_at mean the same; give one of them"));
+        }
+        Ok(until.or(at).filter(|start| start.at > now).map(|start| {
+            envelope.text("scheduled_at", &start.text);
+            start.at
+        }))
+    }
+
+    fn write_limit(&self, envelope: &mut ObjectWriter, name: &str) -> Result<Option<u64>, RequestError> {
+        let Some(raw) = self.get(name) else { return Ok(None) };
+        let limit = raw.get().parse().ok().filter(|ms| (1..=LONGEST_LIMIT_MS).contains(ms));
+        let limit: u64 = limit.ok_or_else(|| {
+            invalid(format!(
+                "{name} must be an integer of milliseconds from 1 to {LONGEST_LIMIT_MS}, got {}",
+                quoted(raw.get())
+            ))
+        })?;
+        envelope.raw(name, raw.get());
+        Ok(Some(limit))
+    }
+
+    /// What is checked and kept; answers with the attempts that the retry policy allows.
+    fn write_rest(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<u32, RequestError> {
+        if let Some(expiry) = self.time("expires_at", now)? {
+            envelope.text("expires_at", &expiry.text);
+        }
+        let mut max_attempts = Policy::standard().max_attempts;
+        if let Some(raw) = self.get("retry") {
+            max_attempts = Policy::parse(raw)?.max_attempts;
+            envelope.raw("retry", raw.get());
+        }
+        for (name, shape, opening) in
+            [("unique", "a JSON object", '{'), ("rate_limit", "a JSON object", '{'), ("metadata", "a JSON object", '{')]
+        {
+            if let Some(raw) = self.get(name) {
+                require(raw, name, shape, opening)?;
+                envelope.raw(name, raw.get());
+            }
+        }
+        if let Some(raw) = self.get("tags") {
+            serde_json::from_str::<Vec<String>>(raw.get()).map_err(|_| invalid("tags must be an array of strings"))?;
+            envelope.raw("tags", raw.get());
+        }
+        Ok(max_attempts)
+    }
+}
+
+fn name_error(error: crate::name::NameError) -> RequestError {
+    RequestError::Invalid(error.to_string())
+}
+
+fn text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
+    serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
+}
+
+fn require(raw: &RawValue, name: &str, shape: &str, opening: char) -> Result<(), RequestError> {
+    if raw.get().starts_with(opening) {
+        Ok(())
+    } else {
+        Err(invalid(format!("{name} must be {shape}, got {}", quoted(raw.get()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(json: &str) -> Result<NewJob, RequestError> {
+        NewJob::parse(&serde_json::from_str(json).expect("an object"), 1_000)
+    }
+
+    #[test]
+    fn everything_a_client_sends_is_kept_byte_for_byte() {
+        let job = parse(
+            r#"{"type":"a.b","args":[1.0, {"z":1}],"meta":{"k":"v"},"x_n":9007199254740993,"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f",
+               "options":{"queue":"q","priority":7,"timeout_ms":5,"expires_at":"2099-12-31T23:59:59Z","tags":["t"]}}"#,
+        )
+        .expect("a job");
+        assert_eq!(
+            job.envelope.as_str(),
+            r#"{"type":"a.b","args":[1.0, {"z":1}],"meta":{"k":"v"},"x_n":9007199254740993,"timeout_ms":5,"expires_at":"2099-12-31T23:59:59Z","tags":["t"]}"#
+        );
+        assert_eq!((job.queue.as_str(), job.priority.get(), job.timeout_ms), ("q", 7, Some(5)));
+        assert_eq!(job.id.map(|id| id.to_string()).as_deref(), Some("019539a4-b68c-7def-8000-1a2b3c4d5e6f"));
+    }
+
+    #[test]
+    fn what_galley_manages_cannot_be_set() {
+        let job = parse(r#"{"type":"a","args":[],"state":"completed","attempt":9,"result":1,"created_at":"x"}"#)
+            .expect("a job");
+        assert_eq!(job.envelope.as_str(), r#"{"type":"a","args":[]}"#);
+    }
+
+    #[test]
+    fn a_start_in_the_past_is_as_if_absent() {
+        let job = parse(r#"{"type":"a","args":[],"scheduled_at":"1970-01-01T00:00:00Z"}"#).expect("a job");
+        assert_eq!((job.start_at, job.envelope.as_str()), (None, r#"{"type":"a","args":[]}"#));
+        assert_eq!(
+            parse(r#"{"type":"a","args":[],"options":{"delay_until":"+PT2S"}}"#).expect("a job").start_at,
+            Some(3_000)
+        );
+    }
+
+    #[test]
+    fn each_wrong_member_is_refused_by_name() {
+        for (json, expected) in [
+            (r"{}", "type is required"),
+            (r#"{"type":null,"args":[]}"#, "type is required"),
+            (r#"{"type":1,"args":[]}"#, "type must be a string"),
+            (r#"{"type":"A","args":[]}"#, "type must match"),
+            (r#"{"type":"a"}"#, "args is required"),
+            (r#"{"type":"a","args":{}}"#, "args must be a JSON array"),
+            (r#"{"type":"a","args":[],"id":""}"#, "id must be a lower-case UUIDv7"),
+            (r#"{"type":"a","args":[],"meta":[]}"#, "meta must be a JSON object"),
+            (r#"{"type":"a","args":[],"options":[]}"#, "options must be a JSON object"),
+            (r#"{"type":"a","args":[],"options":{"queue":"{x}"}}"#, "queue must match"),
+            (r#"{"type":"a","args":[],"options":{"priority":101}}"#, "priority must be an integer from -100 to 100"),
+            (r#"{"type":"a","args":[],"options":{"priority":1.5}}"#, "priority must be an integer"),
+            (r#"{"type":"a","args":[],"options":{"timeout_ms":0}}"#, "timeout_ms must be an integer"),
+            (r#"{"type":"a","args":[],"options":{"timeout_ms":"5"}}"#, "timeout_ms must be an integer"),
+            (r#"{"type":"a","args":[],"options":{"delay_until":"soon"}}"#, "delay_until must be"),
+            (r#"{"type":"a","args":[],"options":{"tags":"x"}}"#, "tags must be an array"),
+            (r#"{"type":"a","args":[],"queue":"a","options":{"queue":"b"}}"#, "queue is given both"),
+            (r#"{"type":"a","args":[],"retry":{"max_attempts":-1}}"#, "retry.max_attempts"),
+        ] {
+            let error = parse(json).expect_err(json).to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_envelope_is_always_readable(args in "[a-zA-Z0-9 \\\\\"{}\\[\\]é]{0,40}", extra in "[a-z_]{1,12}") {
+            let body = serde_json::json!({ "type": "a.b", "args": [args], "x": extra, (format!("x_{extra}")): [1, 2] }).to_string();
+            let job = parse(&body).expect("a job");
+            let parts = job.envelope.parts().expect("readable");
+            prop_assert_eq!(parts.job_type.as_str(), "a.b");
+            let read: Vec<String> = serde_json::from_str(parts.args.get()).expect("args");
+            prop_assert_eq!(read, vec![args]);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Retry policies of the Open Job Spec: whether another attempt follows a failure, and when.
+
+use std::{sync::LazyLock, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{json::Object, name::quoted, time};
+
+/// No retry comes sooner, so that a policy with an interval of zero cannot make a hot loop.
+pub const SHORTEST_DELAY: Duration = Duration::from_millis(100);
+
+/// How a job is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Attempts in all, the first included; 0 means the same as 1.
+    pub max_attempts: u32,
+    /// Delay before the first retry.
+    pub initial_interval: Duration,
+    /// What it grows by.
+    pub backoff_coefficient: f64,
+    /// How it grows.
+    pub growth: Growth,
+    /// No delay is longer.
+    pub max_interval: Duration,
+    /// Multiply delays by 0.5 to 1.5.
+    pub jitter: bool,
+    /// Error types, or prefixes ending in `.*`, after which no attempt follows.
+    pub non_retryable_errors: Vec<String>,
+    /// What becomes of a job that used up its attempts.
+    pub on_exhaustion: Exhaustion,
+}
+
+/// How delays grow with the number of the retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
+    /// `initial * coefficient^(n - 1)`
+    Exponential,
+    /// `initial * n`
+    Linear,
+    /// `initial`
+    Constant,
+    /// `initial * n^coefficient`
+    Polynomial,
+}
+
+/// What becomes of a job whose attempts are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exhaustion {
+    /// It is discarded.
+    Discard,
+    /// It is discarded and listed among the dead letters.
+    DeadLetter,
+}
+
+/// What follows a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another attempt after this delay.
+    Retry(Duration),
+    /// No other attempt; `dead_letter` says whether the job is listed.
+    Discard {
+        /// List it among the dead letters.
+        dead_letter: bool,
+    },
+}
+
+/// A policy that cannot be used; the message names the field and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("retry.{field} must {allowed}, got {got}")]
+pub struct PolicyError {
+    field: &'static str,
+    allowed: &'static str,
+    got: String,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            initial_interval: Duration::from_secs(1),
+            backoff_coefficient: 2.0,
+            growth: Growth::Exponential,
+            max_interval: Duration::from_mins(5),
+            jitter: true,
+            non_retryable_errors: Vec::new(),
+            on_exhaustion: Exhaustion::Discard,
+        }
+    }
+}
+
+static DEFAULT: LazyLock<Policy> = LazyLock::new(Policy::default);
+
+impl Policy {
+    /// The policy of jobs that bring none.
+    #[must_use]
+    pub fn standard() -> &'static Self {
+        &DEFAULT
+    }
+
+    /// Reads a policy; fields that are not given have the default.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn parse(raw: &RawValue) -> Result<Self, PolicyError> {
+        let wrong = || PolicyError { field: "policy", allowed: "be an object", got: quoted(raw.get()) };
+        let object: Object = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
+        let mut policy = Self::default();
+        for (name, value) in object.iter().filter(|(_, value)| value.get() != "null") {
+            policy.set(name, value)?;
+        }
+        Ok(policy)
+    }
+
+    fn set(&mut self, name: &str, value: &RawValue) -> Result<(), PolicyError> {
+        match name {
+            "max_attempts" => {
+                self.max_attempts = field(value, "max_attempts", "be an integer from 0 to 1000", |n: &u32| *n <= 1000)?
+            }
+            "initial_interval" => self.initial_interval = duration(value, "initial_interval")?,
+            "max_interval" => self.max_interval = duration(value, "max_interval")?,
+            "backoff_coefficient" => {
+                let allowed = "be a number from 1.0 to 100.0";
+                self.backoff_coefficient =
+                    field(value, "backoff_coefficient", allowed, |c: &f64| (1.0..=100.0).contains(c))?;
+            }
+            "jitter" => self.jitter = field(value, "jitter", "be true or false", |_: &bool| true)?,
+            "non_retryable_errors" => {
+                let allowed = "be an array of at most 100 strings of at most 255 characters";
+                self.non_retryable_errors = field(value, "non_retryable_errors", allowed, |list: &Vec<String>| {
+                    list.len() <= 100 && list.iter().all(|entry| entry.len() <= 255)
+                })?;
+            }
+            "on_exhaustion" => {
+                self.on_exhaustion =
+                    field(value, "on_exhaustion", "be \"discard\" or \"dead_letter\"", |_: &Exhaustion| true)?;
+            }
+            "backoff_strategy" | "backoff" => self.growth = growth(value)?,
+            _ => {} // unknown members are kept in the envelope and mean nothing here
+        }
+        Ok(())
+    }
+
+    /// What follows a failure, given how many failed before this one and a number of 0 to 1 for the jitter.
+    #[must_use]
+    pub fn after_failure(
+        &self,
+        earlier_failures: u32,
+        error_type: &str,
+        retryable: Option<bool>,
+        random: f64,
+    ) -> Verdict {
+        let exhausted = earlier_failures.saturating_add(1) >= self.max_attempts.max(1);
+        if exhausted || retryable == Some(false) || self.is_non_retryable(error_type) {
+            return Verdict::Discard { dead_letter: self.on_exhaustion == Exhaustion::DeadLetter };
+        }
+        Verdict::Retry(self.delay(earlier_failures + 1, random))
+    }
+
+    /// The delay before the n-th retry (1 is the first).
+    #[must_use]
+    pub fn delay(&self, retry: u32, random: f64) -> Duration {
+        let initial = self.initial_interval.as_secs_f64();
+        let n = f64::from(retry.max(1));
+        let raw = match self.growth {
+            Growth::Exponential => initial * self.backoff_coefficient.powf(n - 1.0),
+            Growth::Linear => initial * n,
+            Growth::Constant => initial,
+            Growth::Polynomial => initial * n.powf(self.backoff_coefficient),
+        };
+        let cap = self.max_interval.as_secs_f64();
+        let mut seconds = raw.min(cap);
+        if self.jitter {
+            seconds = (seconds * (0.5 + random.clamp(0.0, 1.0))).min(cap);
+        }
+        Duration::from_millis((seconds * 1000.0).round() as u64).max(SHORTEST_DELAY)
+    }
+
+    fn is_non_retryable(&self, error_type: &str) -> bool {
+        self.non_retryable_errors.iter().any(|entry| match entry.strip_suffix(".*") {
+            Some(prefix) => error_type.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
+            None => entry == error_type,
+        })
+    }
+}
+
+fn field<'a, T: Deserialize<'a>>(
+    value: &'a RawValue,
+    field: &'static str,
+    allowed: &'static str,
+    is_valid: impl Fn(&T) -> bool,
+) -> Result<T, PolicyError> {
+    serde_json::from_str(value.get()).ok().filter(is_valid).ok_or_else(|| PolicyError {
+        field,
+        allowed,
+        got: quoted(value.get()),
+    })
+}
+
+fn duration(value: &RawValue, name: &'static str) -> Result<Duration, PolicyError> {
+    let text: String = field(value, name, "be an ISO 8601 duration string such as \"PT1S\"", |_| true)?;
+    time::parse_duration(&text).map_err(|_| PolicyError {
+        field: name,
+        allowed: "be an ISO 8601 duration from PT0S to P3650D",
+        got: quoted(&text),
+    })
+}
+
+fn growth(value: &RawValue) -> Result<Growth, PolicyError> {
+    let allowed = "be \"exponential\", \"linear\", \"constant\" (or \"none\") or \"polynomial\"";
+    match value.get() {
+        "\"exponential\"" => Ok(Growth::Exponential),
+        "\"linear\"" => Ok(Growth::Linear),
+        "\"constant\"" | "\"none\"" => Ok(Growth::Constant),
+        "\"polynomial\"" => Ok(Growth::Polynomial),
+        other => Err(PolicyError { field: "backoff_strategy", allowed, got: quoted(other) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(json: &str) -> Result<Policy, PolicyError> {
+        Policy::parse(&RawValue::from_string(json.to_owned()).expect("JSON"))
+    }
+
+    fn delays(json: &str, retries: u32) -> Vec<u128> {
+        let policy = policy(json).expect("a policy");
+        (1..=retries).map(|n| policy.delay(n, 0.5).as_millis()).collect()
+    }
+
+    #[test]
+    fn delays_grow_as_the_specification_says() {
+        assert_eq!(delays(r#"{"jitter":false}"#, 10)[..4], [1000, 2000, 4000, 8000]);
+        assert_eq!(delays(r#"{"jitter":false}"#, 10)[9], 300_000);
+        assert_eq!(
+            delays(r#"{"jitter":false,"backoff_strategy":"linear","initial_interval":"PT5S"}"#, 3),
+            [5000, 10_000, 15_000]
+        );
+        assert_eq!(delays(r#"{"jitter":false,"backoff_coefficient":1.0}"#, 3), [1000, 1000, 1000]);
+        assert_eq!(
+            delays(r#"{"jitter":false,"backoff_strategy":"polynomial","backoff_coefficient":4.0}"#, 5),
+            [1000, 16_000, 81_000, 256_000, 300_000]
+        );
+    }
+
+    #[test]
+    fn an_interval_of_zero_cannot_make_a_hot_loop() {
+        assert_eq!(delays(r#"{"initial_interval":"PT0S"}"#, 2), [100, 100]);
+    }
+
+    #[test]
+    fn wrong_fields_are_refused_by_name() {
+        for (json, name) in [
+            (r#"{"max_attempts":-1}"#, "retry.max_attempts"),
+            (r#"{"max_attempts":1.5}"#, "retry.max_attempts"),
+            (r#"{"backoff_coefficient":0.5}"#, "retry.backoff_coefficient"),
+            (r#"{"initial_interval":"1s"}"#, "retry.initial_interval"),
+            (r#"{"initial_interval":1000}"#, "retry.initial_interval"),
+            (r#"{"non_retryable_errors":[1]}"#, "retry.non_retryable_errors"),
+            (r#"{"on_exhaustion":"explode"}"#, "retry.on_exhaustion"),
+            (r#"{"backoff_strategy":"fast"}"#, "retry.backoff_strategy"),
+            ("[]", "retry.policy"),
+        ] {
+            let error = policy(json).expect_err(json).to_string();
+            assert!(error.starts_with(name), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_listed_is_not_retried() {
+        let policy = policy(r#"{"non_retryable_errors":["FatalError","Auth.*"],"on_exhaustion":"dead_letter"}"#)
+            .expect("a policy");
+        let discarded = Verdict::Discard { dead_letter: true };
+        assert_eq!(policy.after_failure(0, "FatalError", None, 0.0), discarded);
+        assert_eq!(policy.after_failure(0, "Auth.TokenExpired", Some(true), 0.0), discarded);
+        assert!(matches!(policy.after_failure(0, "Authentic", None, 0.0), Verdict::Retry(_)));
+        assert!(matches!(policy.after_failure(0, "Auth", None, 0.0), Verdict::Retry(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn attempts_are_never_more_than_allowed(max in 0_u32..50, failures in 0_u32..60, random in 0.0..1.0_f64) {
+            let policy = Policy { max_attempts: max, ..Policy::default() };
+            let retries = matches!(policy.after_failure(failures, "x", None, random), Verdict::Retry(_));
+            prop_assert_eq!(retries, failures + 1 < max.max(1));
+        }
+
+        #[test]
+        fn delays_stay_within_the_floor_and_the_cap(
+            retry in 1_u32..2000, initial in 0_u64..100_000, cap in 100_u64..1_000_000,
+            coefficient in 1.0..100.0_f64, random in 0.0..1.0_f64, jitter in any::<bool>(),
+        ) {
+            for growth in [Growth::Exponential, Growth::Linear, Growth::Constant, Growth::Polynomial] {
+                let policy = Policy {
+                    initial_interval: Duration::from_millis(initial),
+                    max_interval: Duration::from_millis(cap),
+                    backoff_coefficient: coefficient,
+                    growth,
+                    jitter,
+                    ..Policy::default()
+                };
+                let delay = policy.delay(retry, random);
+                prop_assert!(delay >= SHORTEST_DELAY && delay <= Duration::from_millis(cap));
+            }
+        }
+
+        #[test]
+        fn no_json_makes_the_parser_panic(text in ".{0,80}") {
+            if let Ok(raw) = RawValue::from_string(text) {
+                let _ = Policy::parse(&raw);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A job as clients see it: what Galley manages, then the envelope, in one JSON object.
+
+use super::{envelope::Envelope, history::History, state::State};
+use crate::{
+    id::JobId,
+    json::ObjectWriter,
+    name::{Priority, QueueName},
+    time::{self, Millis},
+};
+
+/// Everything there is to show of a job.
+#[derive(Debug)]
+pub struct JobView<'a> {
+    /// Its id.
+    pub id: JobId,
+    /// Its state.
+    pub state: State,
+    /// Its queue.
+    pub queue: &'a QueueName,
+    /// Its priority there.
+    pub priority: Priority,
+    /// What the client asked for.
+    pub envelope: &'a Envelope,
+    /// What it has been through.
+    pub history: &'a History,
+    /// The attempt that runs or ran last; 0 before the first.
+    pub attempt: u32,
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// When it became available.
+    pub enqueued_at: Option<Millis>,
+    /// When the current or last attempt began.
+    pub started_at: Option<Millis>,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<Millis>,
+    /// When it ended, for terminal states.
+    pub ended_at: Option<Millis>,
+    /// Whether an ended job ran to its end: an expired job has no `completed_at`.
+    pub ran: bool,
+    /// The result, as JSON.
+    pub result: Option<&'a str>,
+    /// Who has it.
+    pub worker_id: Option<&'a str>,
+    /// The fencing token, shown only to who fetched the job.
+    pub token: Option<&'a str>,
+}
+
+impl<'a> JobView<'a> {
+    /// A view with what every job has; the rest is absent.
+    #[must_use]
+    pub fn new(
+        id: JobId,
+        state: State,
+        queue: &'a QueueName,
+        priority: Priority,
+        envelope: &'a Envelope,
+        history: &'a History,
+    ) -> Self {
+        Self {
+            id,
+            state,
+            queue,
+            priority,
+            envelope,
+            history,
+            attempt: history.attempts,
+            max_attempts: envelope.parts().map_or(0, |parts| parts.max_attempts()),
+            enqueued_at: None,
+            started_at: history.started_at,
+            next_attempt_at: None,
+            ended_at: None,
+            ran: true,
+            result: None,
+            worker_id: None,
+            token: None,
+        }
+    }
+
+    /// The JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let created_at =
+            self.history.created_at.unwrap_or_else(|| i64::try_from(self.id.milliseconds()).unwrap_or_default());
+        let mut out = ObjectWriter::with_capacity(self.envelope.as_str().len() + 320);
+        out.text("id", &self.id.to_string())
+            .text("state", self.state.as_str())
+            .text("queue", self.queue.as_str())
+            .number("priority", self.priority.get())
+            .number("attempt", self.attempt)
+            .number("max_attempts", self.max_attempts)
+            .text("created_at", &time::format(created_at));
+        self.write_times(&mut out);
+        if let Some(worker_id) = self.worker_id {
+            out.text("worker_id", worker_id);
+        }
+        if let Some(token) = self.token {
+            out.text("token", token);
+        }
+        if let Some(result) = self.result {
+            out.raw("result", result);
+        }
+        self.write_errors(&mut out);
+        out.splice(self.envelope.as_str());
+        out.finish()
+    }
+
+    fn write_times(&self, out: &mut ObjectWriter) {
+        let (completed, cancelled, discarded) = match self.state {
+            State::Completed => (self.ended_at, None, None),
+            State::Cancelled => (None, self.ended_at, None),
+            State::Discarded => (self.ended_at.filter(|_| self.ran), None, self.ended_at),
+            _ => (None, None, None),
+        };
+        for (name, at) in [
+            ("enqueued_at", self.enqueued_at),
+            ("started_at", self.started_at),
+            ("next_attempt_at", self.next_attempt_at),
+            ("completed_at", completed),
+            ("cancelled_at", cancelled),
+            ("discarded_at", discarded),
+        ] {
+            if let Some(at) = at {
+                out.text(name, &time::format(at));
+            }
+        }
+        if let Some(delay) = self.history.retry_delay_ms {
+            out.number("retry_delay_ms", delay);
+        }
+    }
+
+    /// `error` is the failure a job has not got over yet; `errors` is all of them.
+    fn write_errors(&self, out: &mut ObjectWriter) {
+        let Some(last) = self.history.errors.last() else { return };
+        if self.state != State::Completed
+            && let Ok(json) = serde_json::to_string(last)
+        {
+            out.raw("error", &json);
+        }
+        if let Ok(json) = serde_json::to_string(&self.history.errors) {
+            out.raw("errors", &json);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::history::Failure;
+
+    fn shown(state: State, history: &History, change: impl FnOnce(&mut JobView)) -> serde_json::Value {
+        let envelope = Envelope::from_json(r#"{"type":"a","args":[],"x":1}"#.to_owned());
+        let queue = "q".parse().expect("a name");
+        let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+        let mut view = JobView::new(id, state, &queue, Priority::default(), &envelope, history);
+        change(&mut view);
+        serde_json::from_str(&view.to_json()).expect("JSON")
+    }
+
+    #[test]
+    fn a_job_is_one_flat_object() {
+        let job = shown(State::Available, &History::default(), |_| {});
+        assert_eq!(job["x"], 1);
+        assert_eq!((job["attempt"].as_u64(), job["max_attempts"].as_u64()), (Some(0), Some(3)));
+        assert!(job.get("error").is_none() && job.get("completed_at").is_none());
+    }
+
+    #[test]
+    fn an_expired_job_was_discarded_but_never_completed() {
+        let job = shown(State::Discarded, &History::default(), |view| (view.ended_at, view.ran) = (Some(5), false));
+        assert!(job.get("completed_at").is_none() && job.get("discarded_at").is_some());
+        let job = shown(State::Discarded, &History::default(), |view| view.ended_at = Some(5));
+        assert!(job.get("completed_at").is_some() && job.get("discarded_at").is_some());
+    }
+
+    #[test]
+    fn a_success_clears_the_error_and_keeps_the_history() {
+        let mut history = History::default();
+        history.record_failure(Failure::new("c", "t", "m", 1, 0), None);
+        let job = shown(State::Completed, &history, |_| {});
+        assert!(job.get("error").is_none());
+        assert_eq!(job["errors"][0]["type"], "t");
+        assert_eq!(shown(State::Retryable, &history, |_| {})["error"]["message"], "m");
+    }
+}

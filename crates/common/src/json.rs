@@ -1,0 +1,249 @@
+//! JSON at the edge: checked for depth and duplicate names, then carried as the bytes that came.
+//!
+//! Payloads are never decoded and encoded again, so numbers, key order and unknown fields survive.
+//! `RawValue` accepts any nesting depth, hence the check here before anything else reads a body.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// JSON that is refused before anything looks at its meaning.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// Not JSON, or not text at all.
+    #[error("body is not valid JSON: {0}")]
+    Malformed(String),
+    /// Deeper than allowed.
+    #[error("body is nested too deeply: at most {limit} levels are allowed")]
+    TooDeep {
+        /// Levels allowed.
+        limit: usize,
+    },
+}
+
+/// Reads a body as a `T` after checking that it is UTF-8 and nested at most `depth_limit` levels deep.
+///
+/// # Errors
+/// Malformed or too deep; the message says where.
+pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Result<T, JsonError> {
+    let text = std::str::from_utf8(body).map_err(|error| JsonError::Malformed(format!("not UTF-8 ({error})")))?;
+    if depth(text) > depth_limit {
+        return Err(JsonError::TooDeep { limit: depth_limit });
+    }
+    serde_json::from_str(text).map_err(|error| JsonError::Malformed(error.to_string()))
+}
+
+/// How deeply the brackets of a JSON text are nested. Brackets inside strings do not count.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The members of a JSON object in their order, each value still the bytes that came.
+#[derive(Debug, Clone)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Object<'a> {
+    /// The value of a member, a `null` counting as absent.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value).filter(|value| value.get() != "null")
+    }
+
+    /// The members in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), *value))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
+                while let Some(Name(key)) = map.next_key()? {
+                    if members.iter().any(|(known, _)| *known == key) {
+                        return Err(A::Error::custom(format!("duplicate member {}", crate::name::quoted(&key))));
+                    }
+                    if members.len() == MOST_MEMBERS {
+                        return Err(A::Error::custom(format!("more than {MOST_MEMBERS} members")));
+                    }
+                    members.push((key, map.next_value()?));
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Members that one object at the edge may have. It bounds the search for duplicates.
+const MOST_MEMBERS: usize = 256;
+
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a member name")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Writes a JSON object member by member; values are either encoded here or carried as they are.
+#[derive(Debug)]
+pub struct ObjectWriter(String);
+
+impl Default for ObjectWriter {
+    fn default() -> Self {
+        Self(String::from("{"))
+    }
+}
+
+impl ObjectWriter {
+    /// An empty object with room for `capacity` bytes.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        let mut text = String::with_capacity(capacity);
+        text.push('{');
+        Self(text)
+    }
+
+    /// Adds a member whose value is JSON already.
+    pub fn raw(&mut self, name: &str, json: &str) -> &mut Self {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        push_string(&mut self.0, name);
+        self.0.push(':');
+        self.0.push_str(json);
+        self
+    }
+
+    /// Adds a string.
+    pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
+        let mut quoted = String::with_capacity(value.len() + 2);
+        push_string(&mut quoted, value);
+        self.raw(name, &quoted)
+    }
+
+    /// Adds a number.
+    pub fn number(&mut self, name: &str, value: impl Into<i128>) -> &mut Self {
+        let value: i128 = value.into();
+        self.raw(name, &value.to_string())
+    }
+
+    /// Adds every member of an object, itself given as JSON text `{...}` without space around it.
+    pub fn splice(&mut self, object: &str) -> &mut Self {
+        let members = object.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+        if !members.is_empty() {
+            if self.0.len() > 1 {
+                self.0.push(',');
+            }
+            self.0.push_str(members);
+        }
+        self
+    }
+
+    /// The finished object.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// Appends a JSON string.
+fn push_string(out: &mut String, value: &str) {
+    // Writing to a string cannot fail, and every &str is valid JSON string content once escaped
+    out.push_str(&serde_json::to_string(value).unwrap_or_else(|_| String::from("\"\"")));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        for (text, levels) in [("1", 0), ("[]", 1), ("[[{}]]", 3), (r#"["[[[[", "\"["]"#, 1), ("[1],[2]", 1)] {
+            assert_eq!(depth(text), levels, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_million_brackets_are_refused_without_overflowing_the_stack() {
+        let deep = "[".repeat(1_000_000);
+        assert_eq!(parse::<&RawValue>(deep.as_bytes(), 64).unwrap_err(), JsonError::TooDeep { limit: 64 });
+    }
+
+    #[test]
+    fn duplicate_members_are_refused() {
+        let error = parse::<Object>(br#"{"type":"a","\u0074ype":"b"}"#, 8).unwrap_err();
+        assert!(error.to_string().contains("duplicate member \"type\""), "{error}");
+    }
+
+    #[test]
+    fn values_keep_their_bytes() {
+        let object: Object =
+            parse(br#"{"a": 9007199254740993, "b": {"z":1, "a":1e400}, "c": null}"#, 8).expect("parses");
+        assert_eq!(object.get("a").map(RawValue::get), Some("9007199254740993"));
+        assert_eq!(object.get("b").map(RawValue::get), Some(r#"{"z":1, "a":1e400}"#));
+        assert!(object.get("c").is_none());
+    }
+
+    #[test]
+    fn an_object_is_written_member_by_member() {
+        let mut object = ObjectWriter::default();
+        object.text("a\"b", "c\n").number("n", -1).raw("r", "[1]").splice("{}").splice(r#"{"x":1,"y":2}"#);
+        assert_eq!(object.finish(), r#"{"a\"b":"c\n","n":-1,"r":[1],"x":1,"y":2}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse::<Object>(&bytes, 8);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What the three Galley services share.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`name`], [`id`] | names and ids as types that can only hold valid ones |
+//! | [`json`], [`time`] | JSON and times at the edge |
+//! | [`job`] | what a job is: pure code |
+
+pub mod id;
+pub mod job;
+pub mod json;
+pub mod name;
+pub mod settings;
+pub mod time;

@@ -1,0 +1,224 @@
+//! Names that come from users, as types that can only hold valid ones.
+//!
+//! Invariant: a value of these types is safe inside a Redis key, a log line and an error message. Whatever does
+//! not parse is refused at the edge with a message that says what is allowed; nothing is normalised or trimmed.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a name was refused: which kind of name, and what it may look like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must {allowed}, got {got}")]
+pub struct NameError {
+    what: &'static str,
+    allowed: &'static str,
+    got: String,
+}
+
+impl NameError {
+    pub(crate) fn new(what: &'static str, allowed: &'static str, got: &str) -> Self {
+        Self { what, allowed, got: quoted(got) }
+    }
+}
+
+/// The text in quotes with control characters escaped, cut after 64 characters: fit for an error message.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut short: String = text.chars().take(64).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $allowed:literal, $is_valid:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as it was given.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                if $is_valid(text) { Ok(Self(text.to_owned())) } else { Err(NameError::new($what, $allowed, text)) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                if $is_valid(&text) { Ok(Self(text)) } else { Err(NameError::new($what, $allowed, &text)) }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// A queue: `[a-z0-9][a-z0-9.-]*`, 1 to 128 characters (Open Job Spec core).
+    QueueName,
+    "queue",
+    "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 128 characters",
+    is_queue_name
+);
+name_type!(
+    /// A job type such as `email.send`: segments of lower-case letters, digits, `_` and `-`, joined by dots.
+    JobType,
+    "type",
+    "match ^[a-z][a-z0-9_-]*(\\.[a-z][a-z0-9_-]*)*$ and have 1 to 255 characters",
+    is_job_type
+);
+name_type!(
+    /// A channel: letters, digits and `. _ : -`, 1 to 128 characters, not starting with `galley:`.
+    ///
+    /// The bare name is also a Redis pub/sub channel, so Galley's own prefix is out of reach.
+    ChannelName,
+    "channel",
+    "match ^[A-Za-z0-9][A-Za-z0-9._:-]*$, have 1 to 128 characters and not start with \"galley:\"",
+    is_channel_name
+);
+name_type!(
+    /// Who fetched a job over HTTP: printable ASCII without spaces, 1 to 128 characters.
+    WorkerId,
+    "worker_id",
+    "be 1 to 128 printable ASCII characters without spaces",
+    is_worker_id
+);
+
+fn is_queue_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=128).contains(&bytes.len())
+        && (bytes[0].is_ascii_lowercase() || bytes[0].is_ascii_digit())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
+}
+
+fn is_job_type(text: &str) -> bool {
+    (1..=255).contains(&text.len())
+        && text.split('.').all(|segment| {
+            segment.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+                && segment.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+        })
+}
+
+fn is_channel_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=128).contains(&bytes.len())
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+        && !text.starts_with("galley:")
+}
+
+fn is_worker_id(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Within a queue a higher priority goes first: -100 to 100, 0 when not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+pub struct Priority(i8);
+
+impl Priority {
+    /// The lowest and the highest priority.
+    pub const BOUNDS: (i64, i64) = (-100, 100);
+
+    /// The number itself.
+    #[must_use]
+    pub fn get(self) -> i8 {
+        self.0
+    }
+}
+
+/// A priority out of bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("priority must be an integer from -100 to 100, got {0}")]
+pub struct PriorityError(i64);
+
+impl TryFrom<i64> for Priority {
+    type Error = PriorityError;
+    fn try_from(number: i64) -> Result<Self, PriorityError> {
+        let (lowest, highest) = Self::BOUNDS;
+        match i8::try_from(number) {
+            Ok(small) if (lowest..=highest).contains(&number) => Ok(Self(small)),
+            _ => Err(PriorityError(number)),
+        }
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_that_could_break_a_key_or_a_log_line_are_refused() {
+        for bad in ["", "A", "a b", "a\r\nb", "{a}", "a}", "../x", "a*", "-a", ".a", "ü", &"a".repeat(129)] {
+            assert!(bad.parse::<QueueName>().is_err(), "queue {bad:?}");
+        }
+        for bad in ["", "Email.Send", "email send", "1email.send", "email@send!", "a..b", ".a", "a.", "a.1"] {
+            assert!(bad.parse::<JobType>().is_err(), "type {bad:?}");
+        }
+        for bad in ["", "galley:wake", "a b", "a\nb", "{x}", "a*", "__keyspace@5__:x", ":a", &"c".repeat(129)] {
+            assert!(bad.parse::<ChannelName>().is_err(), "channel {bad:?}");
+        }
+        assert!("w 1".parse::<WorkerId>().is_err());
+    }
+
+    #[test]
+    fn the_names_of_the_seed_and_of_the_specification_are_accepted() {
+        assert!("default".parse::<QueueName>().is_ok());
+        assert!("0-a.b".parse::<QueueName>().is_ok());
+        assert!("retry.test.constant-backoff".parse::<JobType>().is_ok());
+        assert!("task:pubsub:channel".parse::<ChannelName>().is_ok());
+    }
+
+    #[test]
+    fn an_error_says_what_is_allowed_and_shows_the_text_escaped() {
+        let error = "a\r\nb".parse::<QueueName>().unwrap_err().to_string();
+        assert_eq!(error, r#"queue must match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 128 characters, got "a\r\nb""#);
+    }
+
+    proptest! {
+        #[test]
+        fn priorities_are_accepted_exactly_within_their_bounds(number in any::<i64>()) {
+            prop_assert_eq!(Priority::try_from(number).is_ok(), (-100..=100).contains(&number));
+        }
+
+        #[test]
+        fn no_accepted_name_holds_a_brace_a_space_or_a_control_character(text in ".{0,40}") {
+            let accepted = text.parse::<QueueName>().is_ok()
+                || text.parse::<JobType>().is_ok()
+                || text.parse::<ChannelName>().is_ok();
+            if accepted {
+                let breaks_out = text.contains(['{', '}', ' ', '*']) || text.chars().any(char::is_control);
+                prop_assert!(!breaks_out, "{}", text);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! From what was written to what may be used.
+
+use std::{fmt::Display, str::FromStr, time::Duration};
+
+use super::{
+    BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
+    PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, TelemetrySettings,
+    raw::{self, Raw},
+};
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingError {
+    /// A value that is not allowed.
+    #[error("setting {key} must be {allowed}, got {got}")]
+    Value {
+        /// The key, as `section.key`.
+        key: String,
+        /// What is allowed.
+        allowed: String,
+        /// What was there.
+        got: String,
+    },
+    /// A file that cannot be read, a wrong type or an unknown key.
+    #[error("settings cannot be read: {0}")]
+    Source(#[from] config::ConfigError),
+}
+
+fn refused(key: &str, allowed: impl Display, got: impl Display) -> SettingError {
+    SettingError::Value { key: key.to_owned(), allowed: allowed.to_string(), got: got.to_string() }
+}
+
+fn number<T: TryFrom<u64>>(key: &str, value: u64, least: u64, most: u64) -> Result<T, SettingError> {
+    let refused = || refused(key, format_args!("{least} to {most}"), value);
+    if (least..=most).contains(&value) { T::try_from(value).map_err(|_| refused()) } else { Err(refused()) }
+}
+
+fn millis(key: &str, value: u64, least: u64, most: u64) -> Result<Duration, SettingError> {
+    number(key, value, least, most).map(Duration::from_millis)
+}
+
+fn parsed<T: FromStr>(key: &str, value: &str, allowed: &str) -> Result<T, SettingError> {
+    value.parse().map_err(|_| refused(key, allowed, format_args!("{value:?}")))
+}
+
+fn names<T: FromStr<Err: Display>>(key: &str, values: &[String]) -> Result<Vec<T>, SettingError> {
+    // An empty variable is a list of one empty text
+    let written: Vec<&str> = values.iter().map(|value| value.trim()).filter(|value| !value.is_empty()).collect();
+    written
+        .into_iter()
+        .map(|value| {
+            value.parse().map_err(|error: T::Err| {
+                refused(key, format_args!("a list of names: {error}"), format_args!("{value:?}"))
+            })
+        })
+        .collect()
+}
+
+const ADDRESS: &str = "an address and port such as 127.0.0.1:8080";
+
+impl TryFrom<Raw> for Settings {
+    type Error = SettingError;
+
+    fn try_from(raw: Raw) -> Result<Self, SettingError> {
+        Ok(Self {
+            redis: redis(raw.redis)?,
+            gateway: gateway(&raw.gateway)?,
+            queue_worker: QueueWorkerSettings {
+                listen: parsed("queue_worker.listen", &raw.queue_worker.listen, ADDRESS)?,
+                queues: names("queue_worker.queues", &raw.queue_worker.queues)?,
+                concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
+                shutdown_grace: millis(
+                    "queue_worker.shutdown_grace_ms",
+                    raw.queue_worker.shutdown_grace_ms,
+                    0,
+                    3_600_000,
+                )?,
+            },
+            pubsub_worker: PubsubWorkerSettings {
+                listen: parsed("pubsub_worker.listen", &raw.pubsub_worker.listen, ADDRESS)?,
+                channels: names("pubsub_worker.channels", &raw.pubsub_worker.channels)?,
+                buffer_messages: number(
+                    "pubsub_worker.buffer_messages",
+                    raw.pubsub_worker.buffer_messages,
+                    1,
+                    1_000_000,
+                )?,
+            },
+            jobs: jobs(&raw.jobs)?,
+            queues: raw.queues.into_iter().map(queue).collect::<Result<_, _>>()?,
+            bridge: bridge(raw.bridge)?,
+            channels: ChannelSettings {
+                history_max: number("channels.history_max", raw.channels.history_max, 1, 100_000_000)?,
+                history_ttl: millis("channels.history_ttl_ms", raw.channels.history_ttl_ms, 1000, YEAR_MS)?,
+            },
+            maintenance: MaintenanceSettings {
+                office: millis("maintenance.office_ms", raw.maintenance.office_ms, 500, 600_000)?,
+                sweep: millis("maintenance.sweep_ms", raw.maintenance.sweep_ms, 50, 600_000)?,
+            },
+            telemetry: telemetry(raw.telemetry)?,
+            log: log(raw.log)?,
+        })
+    }
+}
+
+const YEAR_MS: u64 = 365 * 86_400_000;
+
+fn redis(raw: raw::Redis) -> Result<RedisSettings, SettingError> {
+    let url = RedisUrl(raw.url);
+    let is_known = ["redis://", "redis+unix://", "unix://"].iter().any(|scheme| url.expose().starts_with(scheme));
+    if !is_known || redis::Client::open(url.expose()).is_err() {
+        let allowed = "redis://[user:password@]host[:port]/db or redis+unix:///path?db=N";
+        return Err(refused("redis.url", allowed, format_args!("{url:?}")));
+    }
+    Ok(RedisSettings {
+        url,
+        connect_timeout: millis("redis.connect_timeout_ms", raw.connect_timeout_ms, 10, 60_000)?,
+        response_timeout: millis("redis.response_timeout_ms", raw.response_timeout_ms, 50, 60_000)?,
+        pool_size: number("redis.pool_size", raw.pool_size, 1, 1000)?,
+    })
+}
+
+fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
+    Ok(GatewaySettings {
+        listen: parsed("gateway.listen", &raw.listen, ADDRESS)?,
+        body_limit_bytes: number("gateway.body_limit_bytes", raw.body_limit_bytes, 1024, 64 << 20)?,
+        json_depth_limit: number("gateway.json_depth_limit", raw.json_depth_limit, 8, 1000)?,
+        head_timeout: millis("gateway.head_timeout_ms", raw.head_timeout_ms, 100, 600_000)?,
+        body_timeout: millis("gateway.body_timeout_ms", raw.body_timeout_ms, 100, 600_000)?,
+        shutdown_grace: millis("gateway.shutdown_grace_ms", raw.shutdown_grace_ms, 0, 600_000)?,
+        test_directives: raw.test_directives,
+    })
+}
+
+fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
+    Ok(JobSettings {
+        lease: millis("jobs.lease_ms", raw.lease_ms, 100, 86_400_000)?,
+        pull_lease: millis("jobs.pull_lease_ms", raw.pull_lease_ms, 100, 604_800_000)?,
+        crash_budget: number("jobs.crash_budget", raw.crash_budget, 0, 1000)?,
+        result_ttl: millis("jobs.result_ttl_ms", raw.result_ttl_ms, 1000, YEAR_MS)?,
+        dead_letter_ttl: millis("jobs.dead_letter_ttl_ms", raw.dead_letter_ttl_ms, 1000, YEAR_MS)?,
+        dead_letter_max: number("jobs.dead_letter_max", raw.dead_letter_max, 1, 10_000_000)?,
+        result_limit_bytes: number("jobs.result_limit_bytes", raw.result_limit_bytes, 1024, 64 << 20)?,
+        max_queues: number("jobs.max_queues", raw.max_queues, 1, 65_536)?,
+        events_max: number("jobs.events_max", raw.events_max, 100, 10_000_000)?,
+    })
+}
+
+fn queue((name, raw): (String, raw::Queue)) -> Result<(crate::name::QueueName, QueueLimits), SettingError> {
+    let key = format!("queues.{name}.max_depth");
+    let queue = parsed("queues", &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
+    let max_depth = raw.max_depth.map(|depth| number(&key, depth, 1, 1_000_000_000)).transpose()?;
+    Ok((queue, QueueLimits { max_depth }))
+}
+
+fn bridge(raw: raw::Bridge) -> Result<Option<BridgeSettings>, SettingError> {
+    if raw.list.is_empty() {
+        return Ok(None);
+    }
+    if raw.list.starts_with("galley:") || raw.list.len() > 512 || raw.list.chars().any(char::is_control) {
+        let allowed = "a Redis key of at most 512 bytes that does not start with \"galley:\"";
+        return Err(refused("bridge.list", allowed, format_args!("{:?}", raw.list)));
+    }
+    Ok(Some(BridgeSettings {
+        list: raw.list,
+        queue: parsed("bridge.queue", &raw.queue, "a queue name (^[a-z0-9][a-z0-9.-]*$)")?,
+        job_type: parsed("bridge.job_type", &raw.job_type, "a job type such as demo.task")?,
+    }))
+}
+
+fn telemetry(raw: raw::Telemetry) -> Result<TelemetrySettings, SettingError> {
+    let endpoint = Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty());
+    match endpoint {
+        Some(url) if !url.starts_with("http://") => {
+            let allowed = "empty, http://host:4317 (gRPC) or http://host:4318/v1/traces (HTTP)";
+            Err(refused("telemetry.otlp_endpoint", allowed, format_args!("{url:?}")))
+        }
+        otlp_endpoint => Ok(TelemetrySettings { otlp_endpoint }),
+    }
+}
+
+fn log(raw: raw::Log) -> Result<LogSettings, SettingError> {
+    let format = match raw.format.as_str() {
+        "auto" => LogFormat::Auto,
+        "pretty" => LogFormat::Pretty,
+        "json" => LogFormat::Json,
+        other => return Err(refused("log.format", "pretty, json or auto", format_args!("{other:?}"))),
+    };
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&raw.level) {
+        let allowed = format!("a filter such as info or warn,queue_worker=debug ({error})");
+        return Err(refused("log.level", allowed, format_args!("{:?}", raw.level)));
+    }
+    Ok(LogSettings { format, level: raw.level })
+}

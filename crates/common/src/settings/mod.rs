@@ -1,0 +1,306 @@
+//! Settings: `config/default.toml`, then the file named by `GALLEY_CONFIG`, then `GALLEY__SECTION__KEY`.
+//!
+//! [`raw`] is what was written, [`Settings`] what was checked. A value that is not allowed is an error that names
+//! the key, the value and what is allowed; so is a key that does not exist.
+
+mod check;
+mod raw;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use config::{Config, Environment, File, FileFormat};
+
+pub use check::SettingError;
+
+use crate::name::{ChannelName, JobType, QueueName};
+
+/// The defaults, as they stand in the repository.
+pub const DEFAULTS: &str = include_str!("../../../../config/default.toml");
+
+/// Checked settings, one struct per concern.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The store.
+    pub redis: RedisSettings,
+    /// The HTTP service.
+    pub gateway: GatewaySettings,
+    /// The service that runs jobs.
+    pub queue_worker: QueueWorkerSettings,
+    /// The service that hears channels.
+    pub pubsub_worker: PubsubWorkerSettings,
+    /// Jobs wherever they are handled.
+    pub jobs: JobSettings,
+    /// Limits of single queues.
+    pub queues: BTreeMap<QueueName, QueueLimits>,
+    /// The list whose elements become jobs.
+    pub bridge: Option<BridgeSettings>,
+    /// Channels and their history.
+    pub channels: ChannelSettings,
+    /// The upkeep of queues.
+    pub maintenance: MaintenanceSettings,
+    /// Traces.
+    pub telemetry: TelemetrySettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// Where it is. May hold a password: never log it.
+    pub url: RedisUrl,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer.
+    pub response_timeout: Duration,
+    /// Connections of the pool.
+    pub pool_size: usize,
+}
+
+/// A Redis URL that parsed. Its debug form leaves the password out.
+#[derive(Clone)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// The URL with whatever secrets it holds.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL without user and password, for logs.
+    #[must_use]
+    pub fn redacted(&self) -> String {
+        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+            _ => self.0.clone(),
+        }
+    }
+}
+
+impl std::fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+/// The HTTP service.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct GatewaySettings {
+    pub listen: SocketAddr,
+    pub body_limit_bytes: usize,
+    pub json_depth_limit: usize,
+    pub head_timeout: Duration,
+    pub body_timeout: Duration,
+    pub shutdown_grace: Duration,
+    pub test_directives: bool,
+}
+
+/// The service that runs jobs.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct QueueWorkerSettings {
+    pub listen: SocketAddr,
+    pub queues: Vec<QueueName>,
+    pub concurrency: usize,
+    pub shutdown_grace: Duration,
+}
+
+/// The service that hears channels.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct PubsubWorkerSettings {
+    pub listen: SocketAddr,
+    pub channels: Vec<ChannelName>,
+    pub buffer_messages: usize,
+}
+
+/// Jobs wherever they are handled.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct JobSettings {
+    pub lease: Duration,
+    pub pull_lease: Duration,
+    pub crash_budget: u32,
+    pub result_ttl: Duration,
+    pub dead_letter_ttl: Duration,
+    pub dead_letter_max: u64,
+    pub result_limit_bytes: usize,
+    pub max_queues: u64,
+    pub events_max: u64,
+}
+
+/// Limits of one queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueLimits {
+    /// Waiting jobs at most.
+    pub max_depth: Option<u64>,
+}
+
+/// The list whose elements become jobs.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct BridgeSettings {
+    pub list: String,
+    pub queue: QueueName,
+    pub job_type: JobType,
+}
+
+/// Channels and their history.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct ChannelSettings {
+    pub history_max: u64,
+    pub history_ttl: Duration,
+}
+
+/// The upkeep of queues.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct MaintenanceSettings {
+    pub office: Duration,
+    pub sweep: Duration,
+}
+
+/// Traces.
+#[derive(Debug, Clone)]
+pub struct TelemetrySettings {
+    /// Where spans go, if anywhere.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged, as tracing's `EnvFilter`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Settings {
+    /// Reads the settings of this process.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a key that does not exist or a value that is not allowed.
+    pub fn load() -> Result<Self, SettingError> {
+        let variables = std::env::vars().filter(|(name, _)| name.starts_with("GALLEY__")).collect();
+        Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), variables)
+    }
+
+    /// Reads settings from a file, if one is named, and variables.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn from_sources(
+        file: Option<&str>,
+        variables: std::collections::HashMap<String, String>,
+    ) -> Result<Self, SettingError> {
+        let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(path) = file {
+            builder = builder.add_source(File::new(path, FileFormat::Toml));
+        }
+        let environment = Environment::with_prefix("GALLEY")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("queue_worker.queues")
+            .with_list_parse_key("pubsub_worker.channels")
+            .source(Some(variables));
+        let raw: raw::Raw = builder.add_source(environment).build()?.try_deserialize()?;
+        Self::try_from(raw)
+    }
+
+    /// The depth limit of a queue, if it has one.
+    #[must_use]
+    pub fn max_depth(&self, queue: &QueueName) -> Option<u64> {
+        self.queues.get(queue).and_then(|limits| limits.max_depth)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn with(name: &str, value: &str) -> Result<Settings, SettingError> {
+        Settings::from_sources(None, HashMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn the_defaults_are_allowed_and_are_the_documented_ones() {
+        let settings = Settings::from_sources(None, HashMap::new()).expect("the defaults");
+        assert_eq!(settings.redis.url.expose(), "redis://127.0.0.1:6379/5");
+        assert_eq!(settings.gateway.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.jobs.lease, Duration::from_secs(30));
+        assert_eq!(settings.queue_worker.queues.len(), 3);
+        assert_eq!(settings.telemetry.otlp_endpoint, None);
+    }
+
+    #[test]
+    fn the_environment_wins() {
+        assert_eq!(
+            with("GALLEY__GATEWAY__LISTEN", "0.0.0.0:1").expect("allowed").gateway.listen.to_string(),
+            "0.0.0.0:1"
+        );
+        let queues = with("GALLEY__QUEUE_WORKER__QUEUES", "a,b-1").expect("allowed").queue_worker.queues;
+        assert_eq!(queues.iter().map(QueueName::as_str).collect::<Vec<_>>(), ["a", "b-1"]);
+        assert_eq!(with("GALLEY__QUEUE_WORKER__QUEUES", "a").expect("allowed").queue_worker.queues.len(), 1);
+        let settings = with("GALLEY__QUEUES__DEMO__MAX_DEPTH", "10").expect("allowed");
+        assert_eq!(settings.max_depth(&"demo".parse().expect("a name")), Some(10));
+    }
+
+    #[test]
+    fn each_bad_value_is_an_error_that_names_the_key_the_value_and_what_is_allowed() {
+        for (name, value, key, allowed) in [
+            ("GALLEY__REDIS__URL", "http://x", "redis.url", "redis://"),
+            ("GALLEY__REDIS__POOL_SIZE", "0", "redis.pool_size", "1 to 1000"),
+            ("GALLEY__GATEWAY__LISTEN", "8080", "gateway.listen", "an address and port"),
+            ("GALLEY__GATEWAY__BODY_LIMIT_BYTES", "1", "gateway.body_limit_bytes", "1024 to 67108864"),
+            ("GALLEY__QUEUE_WORKER__QUEUES", "A", "queue_worker.queues", "^[a-z0-9]"),
+            ("GALLEY__QUEUE_WORKER__CONCURRENCY", "0", "queue_worker.concurrency", "1 to 10000"),
+            ("GALLEY__JOBS__LEASE_MS", "5", "jobs.lease_ms", "100 to 86400000"),
+            ("GALLEY__LOG__FORMAT", "xml", "log.format", "pretty, json or auto"),
+            ("GALLEY__LOG__LEVEL", "a=b=c", "log.level", "a filter"),
+            ("GALLEY__TELEMETRY__OTLP_ENDPOINT", "jaeger", "telemetry.otlp_endpoint", "http://"),
+            ("GALLEY__QUEUES__DEMO__MAX_DEPTH", "0", "queues.demo.max_depth", "1 to 1000000000"),
+            ("GALLEY__BRIDGE__LIST", "galley:x", "bridge.list", "does not start with"),
+        ] {
+            let error = with(name, value).expect_err(name).to_string();
+            assert!(error.contains(key) && error.contains(value) && error.contains(allowed), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_and_a_key_that_does_not_exist_are_errors() {
+        let error = with("GALLEY__QUEUE_WORKER__CONCURRENCY", "many").expect_err("not a number").to_string();
+        assert!(error.contains("queue_worker.concurrency") && error.contains("many"), "{error}");
+        let error = with("GALLEY__GATEWAY__LISTN", "x").expect_err("a typo").to_string();
+        assert!(error.contains("listn"), "{error}");
+        let error = Settings::from_sources(Some("/no/such.toml"), HashMap::new()).expect_err("no file").to_string();
+        assert!(error.contains("/no/such.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let settings = with("GALLEY__REDIS__URL", "redis://user:secret@host:6379/5").expect("allowed");
+        assert!(!format!("{settings:?}").contains("secret"));
+        assert!(format!("{settings:?}").contains("host:6379/5"));
+        let error = with("GALLEY__REDIS__URL", "rediss://user:secret@host").expect_err("no TLS").to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+}

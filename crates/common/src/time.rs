@@ -1,0 +1,139 @@
+//! Times and durations as the Open Job Spec writes them.
+//!
+//! Times are RFC 3339, durations ISO 8601 (`PT1.5S`, `P1D`). A start time may also be a duration from now, with a
+//! plus sign (`+PT2S`). Inside Galley a time is milliseconds since 1970, taken from Redis's clock.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, fmt::strtime};
+
+use crate::name::quoted;
+
+/// Milliseconds since 1970.
+pub type Millis = i64;
+
+/// The last moment that RFC 3339 can write, 9999-12-31T23:59:59Z.
+pub const LAST_MILLIS: Millis = 253_402_300_799_000;
+
+/// A time or duration that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TimeError {
+    /// Neither RFC 3339 nor `+` and an ISO 8601 duration.
+    #[error("must be an RFC 3339 time or \"+\" and an ISO 8601 duration, got {0}")]
+    Time(String),
+    /// Not an ISO 8601 duration.
+    #[error("must be an ISO 8601 duration from PT0S to P3650D, got {0}")]
+    Duration(String),
+}
+
+/// `2026-11-22T10:00:00.123Z`.
+#[must_use]
+pub fn format(at: Millis) -> String {
+    let timestamp = Timestamp::from_millisecond(at.clamp(0, LAST_MILLIS)).unwrap_or_default();
+    strtime::format("%Y-%m-%dT%H:%M:%S.%3fZ", timestamp).unwrap_or_default()
+}
+
+/// Reads a duration of at most ten years. Years and months have no fixed length and are refused.
+///
+/// # Errors
+/// Anything else, negative durations included.
+pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
+    let refused = || TimeError::Duration(quoted(text));
+    // jiff also reads "1 hour" and other friendly forms, which the specification does not know
+    if !text.starts_with('P') {
+        return Err(refused());
+    }
+    let span: Span = text.parse().map_err(|_| refused())?;
+    if span.get_years() != 0 || span.get_months() != 0 {
+        return Err(refused());
+    }
+    let length: SignedDuration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
+    match Duration::try_from(length) {
+        Ok(length) if length <= Duration::from_secs(3650 * 86_400) => Ok(length),
+        _ => Err(refused()),
+    }
+}
+
+/// A point in time that a client gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenTime {
+    /// When it is.
+    pub at: Millis,
+    /// How to show it again: an absolute time as it was written, a relative one worked out.
+    pub text: String,
+}
+
+/// Reads an absolute time or one relative to `now`.
+///
+/// # Errors
+/// Anything that is neither.
+pub fn parse_time(text: &str, now: Millis) -> Result<GivenTime, TimeError> {
+    let refused = || TimeError::Time(quoted(text));
+    if let Some(duration) = text.strip_prefix('+') {
+        let length = parse_duration(duration).map_err(|_| refused())?;
+        let at = now + i64::try_from(length.as_millis()).map_err(|_| refused())?;
+        return Ok(GivenTime { at, text: format(at) });
+    }
+    // A date and a time with an offset, and nothing of the zone annotations that jiff reads too
+    if text.len() > 40 || text.contains('[') || !text.contains(['T', 't']) {
+        return Err(refused());
+    }
+    let at = text.parse::<Timestamp>().map_err(|_| refused())?.as_millisecond();
+    if (0..=LAST_MILLIS + 999).contains(&at) { Ok(GivenTime { at, text: text.to_owned() }) } else { Err(refused()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_of_the_specification_are_read() {
+        for (text, millis) in
+            [("PT1S", 1000), ("PT0.5S", 500), ("PT5M", 300_000), ("P1D", 86_400_000), ("P1W", 604_800_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_durations_are_refused() {
+        for bad in ["", "1s", "1 hour", "-PT1S", "P1Y", "P1M", "PT", "P99999D", "pt1s x"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_time_is_shown_as_it_was_written() {
+        let given = parse_time("2099-12-31T23:59:59Z", 0).expect("a time");
+        assert_eq!(given.text, "2099-12-31T23:59:59Z");
+        assert_eq!(format(given.at), "2099-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn a_relative_time_is_worked_out() {
+        let given = parse_time("+PT2S", 1_000).expect("a time");
+        assert_eq!((given.at, given.text.as_str()), (3_000, "1970-01-01T00:00:03.000Z"));
+    }
+
+    #[test]
+    fn other_times_are_refused() {
+        for bad in ["", "tomorrow", "2026-01-01", "+2s", "PT2S", "2026-01-01T00:00:00", "2026-01-01T00:00:00Z[UTC]"] {
+            assert!(parse_time(bad, 0).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_formatted_time_reads_back(at in 0..LAST_MILLIS) {
+            prop_assert_eq!(parse_time(&format(at), 0).map(|given| given.at), Ok(at));
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text in ".{0,60}") {
+            let _ = parse_time(&text, 0);
+            let _ = parse_duration(&text);
+        }
+    }
+}
