@@ -17,6 +17,9 @@ pub enum JsonError {
     /// Not JSON, or not text at all.
     #[error("body is not valid JSON: {0}")]
     Malformed(String),
+    /// JSON, but not what is expected here.
+    #[error("body has the wrong shape: {0}")]
+    Unexpected(String),
     /// Deeper than allowed.
     #[error("body is nested too deeply: at most {limit} levels are allowed")]
     TooDeep {
@@ -34,7 +37,10 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Resu
     if depth(text) > depth_limit {
         return Err(JsonError::TooDeep { limit: depth_limit });
     }
-    serde_json::from_str(text).map_err(|error| JsonError::Malformed(error.to_string()))
+    serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => JsonError::Unexpected(error.to_string()),
+        _ => JsonError::Malformed(error.to_string()),
+    })
 }
 
 /// How deeply the brackets of a JSON text are nested. Brackets inside strings do not count.

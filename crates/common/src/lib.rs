@@ -5,10 +5,17 @@
 //! | [`name`], [`id`] | names and ids as types that can only hold valid ones |
 //! | [`json`], [`time`] | JSON and times at the edge |
 //! | [`job`] | what a job is: pure code |
+//! | [`redis`] | the store |
+//! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
 
+pub mod cli;
 pub mod id;
 pub mod job;
 pub mod json;
 pub mod name;
+pub mod ops;
+pub mod redis;
 pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
 pub mod time;

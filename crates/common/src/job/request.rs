@@ -72,6 +72,14 @@ fn invalid(message: impl Into<String>) -> RequestError {
 }
 
 impl NewJob {
+    /// Whether a request says when something should happen, so that it matters which clock `now` is from.
+    #[must_use]
+    pub fn mentions_time(body: &Object<'_>) -> bool {
+        Options::of(body).is_ok_and(|options| {
+            ["delay_until", "scheduled_at", "expires_at"].into_iter().any(|name| options.get(name).is_some())
+        })
+    }
+
     /// Checks a request body.
     ///
     /// # Errors

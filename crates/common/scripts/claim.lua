@@ -1,0 +1,62 @@
+#!lua flags=allow-oom
+-- Hands out waiting jobs, the highest priority first, in order of arrival within a priority.
+-- KEYS: 1 priorities, 2 active, 3 leases, 4.. streams, highest priority first
+-- ARGV: 1 consumer, 2 most jobs, 3 "pull" or "worker", 4 lease ms given by the fetch or 0, 5 default lease ms,
+--       6 worker id or "", 7 wake channel, 8 wake message, 9.. the priority of each stream, then a token per job (pull)
+-- Returns {0} when the caller's list of streams is old, else {1, now ms, {{stream number, entry, fields, token}, ...}}.
+-- A lost answer leaves jobs claimed: a worker asks for its own again, a pulled job waits for its lease.
+local streams = #KEYS - 3
+if redis.call('SCARD', KEYS[1]) ~= streams then return { 0 } end
+local consumer, want, pull = ARGV[1], tonumber(ARGV[2]), ARGV[3] == 'pull'
+local now = now_ms()
+local jobs, soonest = {}, nil
+
+local function field(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+local function lease(stream, entry, fields)
+  local own, token = field(fields, 'v'), '-'
+  if not pull and not own then return '' end
+  local ms = tonumber(own or ARGV[5])
+  local deadline = 0
+  if pull then
+    if tonumber(ARGV[4]) > 0 then ms = tonumber(ARGV[4]) end
+    token = ARGV[8 + streams + #jobs + 1]
+    local timeout = field(fields, 't')
+    if timeout then deadline = now + tonumber(timeout) end
+  end
+  local member = ARGV[8 + stream] .. ':' .. entry
+  local due = now + ms
+  if deadline > 0 and deadline < due then due = deadline end
+  redis.call('HSET', KEYS[2], member, string.format('%s %d %d %d %s', token, now, ms, deadline, ARGV[6]))
+  redis.call('ZADD', KEYS[3], due, member)
+  if not soonest or due < soonest then soonest = due end
+  return token
+end
+
+for stream = 1, streams do
+  if want <= 0 then break end
+  local key = KEYS[3 + stream]
+  local reply = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', want, 'STREAMS', key, '>')
+  if reply and reply.err then
+    if not string.find(reply.err, 'NOGROUP', 1, true) then return redis.error_reply(reply.err) end
+    -- Somebody removed the stream or its group: everything in it counts as waiting
+    redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+    reply = redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', want, 'STREAMS', key, '>')
+  end
+  if reply then
+    for _, item in ipairs(reply[1][2]) do
+      local token = lease(stream, item[1], item[2])
+      jobs[#jobs + 1] = { stream, item[1], item[2], token }
+      want = want - 1
+    end
+  end
+end
+if soonest then
+  local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  if tonumber(first[2]) >= soonest then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
+end
+return { 1, now, jobs }

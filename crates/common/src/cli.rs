@@ -1,0 +1,63 @@
+//! The command line that all three binaries share: run, or check the health of one that runs.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+
+/// Settings come from `config/default.toml`, the file named by `GALLEY_CONFIG` and `GALLEY__SECTION__KEY`.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, Default, Subcommand)]
+pub enum Command {
+    /// Run the service (the default).
+    #[default]
+    Run,
+    /// Ask a running service on this machine whether it is ready; exit status 0 or 1.
+    Healthcheck,
+}
+
+impl Cli {
+    /// Reads the command line; ends the process for `--help`, `--version` and what it cannot read.
+    #[must_use]
+    pub fn command() -> Command {
+        Self::parse().command.unwrap_or_default()
+    }
+}
+
+/// Asks `/health/ready` of the service that listens on `listen`. Images have no shell and no curl, so the binary asks.
+///
+/// # Errors
+/// Nobody answers within two seconds, or the answer is not 200.
+pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(2);
+    let address = reachable(listen);
+    let mut stream =
+        TcpStream::connect_timeout(&address, limit).with_context(|| format!("nobody listens on {address}"))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut head = Vec::new();
+    stream.take(1024).read_to_end(&mut head).with_context(|| format!("no answer from {address}"))?;
+    let status = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+    if status.split_whitespace().nth(1) == Some("200") { Ok(()) } else { bail!("{address} answered {status:?}") }
+}
+
+/// An address that listens everywhere is asked through loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}

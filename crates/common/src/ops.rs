@@ -1,0 +1,59 @@
+//! Health and metrics over HTTP: `/health/live`, `/health/ready` and `/metrics`, the same in every service.
+//!
+//! Live means that the process answers. Ready means that it can do its work now: Redis answers, and whatever else
+//! the service says it needs. An orchestrator restarts what is not live and sends nothing to what is not ready.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use actix_web::{App, HttpResponse, HttpServer, dev::Server, http::header, web};
+use futures_util::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+
+/// Answers whether the service can work; the error says why not, for people.
+pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// Adds the three routes to an application.
+pub fn routes(config: &mut web::ServiceConfig, readiness: &Readiness, metrics: &PrometheusHandle) {
+    config
+        .app_data(web::Data::new(readiness.clone()))
+        .app_data(web::Data::new(metrics.clone()))
+        .route("/health/live", web::get().to(live))
+        .route("/health/ready", web::get().to(ready))
+        .route("/metrics", web::get().to(render));
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok" }))
+}
+
+async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+    match (readiness.as_ref())().await {
+        Ok(()) => HttpResponse::Ok().json(json!({ "status": "ok" })),
+        Err(reason) => HttpResponse::ServiceUnavailable()
+            .insert_header((header::RETRY_AFTER, "1"))
+            .json(json!({ "status": "unavailable", "reason": reason })),
+    }
+}
+
+async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.render())
+}
+
+/// The server of a worker, which has nothing else to serve. Its address may have port 0; the bound one is returned.
+///
+/// # Errors
+/// The address is taken.
+pub fn serve(
+    listen: SocketAddr,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+) -> std::io::Result<(Server, SocketAddr)> {
+    let server = HttpServer::new(move || App::new().configure(|config| routes(config, &readiness, &metrics)))
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .bind(listen)?;
+    let address = server.addrs().first().copied().unwrap_or(listen);
+    Ok((server.run(), address))
+}

@@ -1,0 +1,244 @@
+//! The list bridge: elements that any program pushes onto a Redis list become jobs.
+//!
+//! An element is moved to a list of elements on their way, then one script removes it there and adds the job. Whoever
+//! dies in between leaves it on its way, and [`Bridge::recover`] takes it up. Equal elements may stand for each
+//! other: as many jobs are made as elements were moved. Nothing polls: the move blocks until there is an element.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use redis::{FromRedisValue, Value};
+
+use super::{
+    Redis, StoreError, StoreResult,
+    dedicated::Dedicated,
+    events::Happened,
+    jobs::Jobs,
+    keys::{self, QueueKeys},
+    script,
+};
+use crate::{
+    id::JobId,
+    job::{Envelope, NewJob, Policy, State},
+    json::ObjectWriter,
+    name::Priority,
+    settings::BridgeSettings,
+};
+
+/// Elements moved in one go after the first.
+const BATCH: usize = 64;
+
+/// One list and the queue it feeds.
+#[derive(Clone)]
+pub struct Bridge {
+    jobs: Jobs,
+    settings: BridgeSettings,
+}
+
+impl Bridge {
+    /// The bridge of these settings.
+    #[must_use]
+    pub fn new(jobs: &Jobs, settings: &BridgeSettings) -> Self {
+        Self { jobs: jobs.clone(), settings: settings.clone() }
+    }
+
+    fn redis(&self) -> Redis {
+        self.jobs.redis().clone()
+    }
+
+    /// Waits up to `block` for an element and makes jobs of it and of those behind it; answers with how many.
+    ///
+    /// # Errors
+    /// Redis is unavailable: elements may be on their way, [`Bridge::recover`] finds them.
+    pub async fn take(&self, connection: &mut Dedicated, block: Duration) -> StoreResult<usize> {
+        let mut command = redis::cmd("BLMOVE");
+        // From the left, as the seed's BLPOP does
+        command
+            .arg(&self.settings.list)
+            .arg(keys::bridge(&self.settings.list))
+            .arg("LEFT")
+            .arg("RIGHT")
+            .arg(block.as_secs_f64());
+        let first: Option<Vec<u8>> = connection.query(&command).await?;
+        let Some(first) = first else { return Ok(0) };
+        self.deliver(&first).await?;
+        let mut taken = 1;
+        for element in self.more().await? {
+            self.deliver(&element).await?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    /// Moves what else is on the list, up to a batch, without waiting.
+    async fn more(&self) -> StoreResult<Vec<Vec<u8>>> {
+        let mut pipeline = redis::pipe();
+        for _ in 0..BATCH {
+            pipeline
+                .cmd("LMOVE")
+                .arg(&self.settings.list)
+                .arg(keys::bridge(&self.settings.list))
+                .arg("LEFT")
+                .arg("RIGHT");
+        }
+        let moved: Vec<Option<Vec<u8>>> = pipeline.query_async(&mut self.redis()).await?;
+        Ok(moved.into_iter().flatten().collect())
+    }
+
+    /// Makes jobs of elements that somebody moved and did not get any further with. Safe at any time, by anybody.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn recover(&self) -> StoreResult<usize> {
+        let mut recovered = 0;
+        loop {
+            let mut command = redis::cmd("LRANGE");
+            command.arg(keys::bridge(&self.settings.list)).arg(0).arg(BATCH - 1);
+            let elements: Vec<Vec<u8>> = command.query_async(&mut self.redis()).await?;
+            if elements.is_empty() {
+                return Ok(recovered);
+            }
+            for element in &elements {
+                self.deliver(element).await?;
+                recovered += 1;
+            }
+        }
+    }
+
+    /// Removes an element from those on their way and adds its job.
+    async fn deliver(&self, element: &[u8]) -> StoreResult<()> {
+        let new = self.job_of(element);
+        let (salt, fields) = super::jobs::new_fields(&new, None);
+        let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
+        for _ in 0..3 {
+            let reply: Value = script::BRIDGE
+                .key(keys::bridge(&self.settings.list))
+                .key(&stream)
+                .arg(element)
+                .arg(&fields)
+                .invoke_async(&mut self.redis())
+                .await?;
+            match Option::<String>::from_redis_value(reply)
+                .map_err(|error| StoreError::damaged(error.to_string()))?
+                .as_deref()
+            {
+                None => {
+                    if let Err(refused) = self.jobs.open_stream(&self.settings.queue, Priority::default()).await? {
+                        return Err(StoreError::damaged(format!(
+                            "queue {} cannot be made: {refused:?}",
+                            self.settings.queue
+                        )));
+                    }
+                }
+                Some("gone") => return Ok(()),
+                Some(entry) => {
+                    self.note(entry, salt, new);
+                    return Ok(());
+                }
+            }
+        }
+        Err(StoreError::damaged(format!("the stream of {} keeps vanishing", self.settings.queue)))
+    }
+
+    fn note(&self, entry: &str, salt: u32, new: NewJob) {
+        let id = entry.parse().ok().and_then(|entry| JobId::at(entry, &new.queue, new.priority, salt));
+        metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
+        if let Some(id) = id {
+            self.jobs.events.record(Happened::enqueued(&super::jobs::stored_new(id, new), State::Available));
+        }
+    }
+
+    fn job_of(&self, element: &[u8]) -> NewJob {
+        let mut envelope = ObjectWriter::default();
+        envelope.text("type", self.settings.job_type.as_str()).raw("args", &format!("[{}]", argument(element)));
+        NewJob {
+            id: None,
+            queue: self.settings.queue.clone(),
+            priority: Priority::default(),
+            start_at: None,
+            timeout_ms: None,
+            visibility_timeout_ms: None,
+            max_attempts: Policy::standard().max_attempts,
+            envelope: Envelope::from_json(envelope.finish()),
+        }
+    }
+}
+
+impl Redis {
+    /// Pushes an element onto a list, as the seed's page does.
+    ///
+    /// # Errors
+    /// Redis is unavailable: the element may have been pushed all the same.
+    pub async fn push_element(&self, list: &str, element: &[u8]) -> StoreResult<()> {
+        Ok(redis::cmd("LPUSH").arg(list).arg(element).exec_async(&mut self.clone()).await?)
+    }
+}
+
+/// An element as a JSON argument: a number as it is, other text as a string, other bytes as `{"base64": "..."}`.
+#[must_use]
+pub fn argument(element: &[u8]) -> String {
+    match std::str::from_utf8(element) {
+        // serde_json's number grammar is JSON's; the text itself is kept, so 1.0 stays 1.0
+        Ok(text) if is_number(text) => text.to_owned(),
+        Ok(text) => serde_json::to_string(text).unwrap_or_default(),
+        Err(_) => format!("{{\"base64\":\"{}\"}}", STANDARD.encode(element)),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        && text.ends_with(|last: char| last.is_ascii_digit())
+        && serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
+}
+
+/// The element that an argument was made of.
+#[must_use]
+pub fn element(argument: &str) -> Vec<u8> {
+    #[derive(serde::Deserialize)]
+    struct Bytes {
+        base64: String,
+    }
+    if let Ok(text) = serde_json::from_str::<String>(argument) {
+        return text.into_bytes();
+    }
+    let bytes = serde_json::from_str::<Bytes>(argument).ok().and_then(|bytes| STANDARD.decode(bytes.base64).ok());
+    bytes.unwrap_or_else(|| argument.as_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn elements_become_arguments_as_documented() {
+        for (bytes, json) in [
+            (&b"7"[..], "7"),
+            (b"-1.50", "-1.50"),
+            (b"9007199254740993", "9007199254740993"),
+            (b"007", "\"007\""),
+            (b"7 ", "\"7 \""),
+            (b"", "\"\""),
+            (b"{\"a\":1}", "\"{\\\"a\\\":1}\""),
+            (b"true", "\"true\""),
+            (b"\xff\x00", "{\"base64\":\"/wA=\"}"),
+        ] {
+            assert_eq!(argument(bytes), json);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_element_survives_the_way_there_and_back(bytes in proptest::collection::vec(any::<u8>(), 0..50)) {
+            let json = argument(&bytes);
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok());
+            prop_assert_eq!(element(&json), bytes);
+        }
+
+        #[test]
+        fn every_text_survives(text in ".{0,40}|-?[0-9]{1,30}(\\.[0-9]{1,5})?") {
+            prop_assert_eq!(element(&argument(text.as_bytes())), text.into_bytes());
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The connection of the hot path.
+//!
+//! One multiplexed connection, cloned by every caller, so that concurrent commands pipeline by themselves. When it
+//! breaks, the next command makes a new one; while Redis is away, commands fail at once instead of queueing, and a
+//! new attempt is made after a growing pause. An answer that does not come in time breaks the connection too: a
+//! black hole looks exactly like that. After a failover an old master still answers, so READONLY breaks it as well.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use backon::ExponentialBackoff;
+use deadpool_redis::Pool;
+use futures_util::FutureExt;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind,
+    RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use tokio::{runtime::Handle, sync::Mutex};
+
+use super::{dedicated::Dedicated, next_delay, reconnect_delays};
+use crate::settings::RedisSettings;
+
+/// A handle on Redis: clone it freely.
+#[derive(Clone)]
+pub struct Redis(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    settings: RedisSettings,
+    /// Connections live on this runtime, whichever thread asks for one: actix's own threads come and go.
+    runtime: Handle,
+    live: Arc<RwLock<Option<Live>>>,
+    dialling: Mutex<Dialling>,
+    pool: Pool,
+}
+
+#[derive(Clone)]
+struct Live {
+    generation: u64,
+    connection: MultiplexedConnection,
+}
+
+/// What is known of past attempts to connect. Held locked during one, so that there is one at a time.
+struct Dialling {
+    generation: u64,
+    delays: ExponentialBackoff,
+    failed: Option<(RedisError, Instant)>,
+}
+
+impl Redis {
+    /// Prepares to connect; nothing is connected until the first command, so Redis may be away.
+    ///
+    /// # Errors
+    /// The URL cannot be used. Must be called on a tokio runtime that outlives every clone.
+    pub fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
+        let mut info = settings.url.expose().into_connection_info()?;
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+        let config = timeouts(settings, settings.response_timeout);
+        let manager = deadpool_redis::Manager::new_with_config(info.clone(), config)?;
+        let pool = Pool::builder(manager)
+            .max_size(settings.pool_size)
+            .wait_timeout(Some(settings.response_timeout))
+            .create_timeout(Some(settings.connect_timeout))
+            .recycle_timeout(Some(settings.response_timeout))
+            .runtime(deadpool_redis::Runtime::Tokio1)
+            .build()?;
+        let dialling = Dialling { generation: 0, delays: reconnect_delays(), failed: None };
+        Ok(Self(Arc::new(Inner {
+            client: Client::open(info)?,
+            settings: settings.clone(),
+            runtime: Handle::current(),
+            live: Arc::default(),
+            dialling: Mutex::new(dialling),
+            pool,
+        })))
+    }
+
+    /// A connection from the pool, for work off the hot path that may be slow, such as listing.
+    ///
+    /// # Errors
+    /// None is free in time, or Redis cannot be reached.
+    pub async fn pooled(&self) -> Result<deadpool_redis::Connection, super::StoreError> {
+        let unavailable = |error: deadpool_redis::PoolError| match error {
+            deadpool_redis::PoolError::Backend(error) => error.into(),
+            other => super::StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
+        };
+        self.0.pool.get().await.map_err(unavailable)
+    }
+
+    /// A connection of its own for reads that block for up to `block`.
+    ///
+    /// # Errors
+    /// Redis cannot be reached.
+    pub async fn dedicated(&self, block: Duration) -> RedisResult<Dedicated> {
+        Dedicated::open(&self.0.client, &timeouts(&self.0.settings, block + self.0.settings.response_timeout)).await
+    }
+
+    /// The client, for subscriptions.
+    pub(super) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// The configuration of ordinary connections.
+    pub(super) fn config(&self) -> AsyncConnectionConfig {
+        timeouts(&self.0.settings, self.0.settings.response_timeout)
+    }
+
+    /// Longest wait for an answer.
+    #[must_use]
+    pub fn response_timeout(&self) -> Duration {
+        self.0.settings.response_timeout
+    }
+
+    async fn live(&self) -> RedisResult<Live> {
+        if let Some(live) = self.current() {
+            return Ok(live);
+        }
+        let mut dialling = self.0.dialling.lock().await;
+        if let Some(live) = self.current() {
+            return Ok(live);
+        }
+        if let Some((error, not_before)) = &dialling.failed
+            && Instant::now() < *not_before
+        {
+            return Err(error.clone());
+        }
+        self.dial(&mut dialling).await
+    }
+
+    fn current(&self) -> Option<Live> {
+        self.0.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn dial(&self, dialling: &mut Dialling) -> RedisResult<Live> {
+        let generation = dialling.generation + 1;
+        let shared = self.0.live.clone();
+        // A connection that closes while nobody uses it is forgotten at once, not found out by the next caller
+        let config = self.config().set_push_sender(move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                forget(&shared, generation);
+            }
+            Ok::<(), redis::aio::SendError>(())
+        });
+        let client = self.0.client.clone();
+        let dial = async move { client.get_multiplexed_async_connection_with_config(&config).await };
+        let result =
+            self.0.runtime.spawn(dial).await.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "stopping"))));
+        match result {
+            Ok(connection) => {
+                if dialling.failed.take().is_some() || generation > 1 {
+                    tracing::info!(generation, "connected to redis again");
+                }
+                dialling.generation = generation;
+                dialling.delays = reconnect_delays();
+                let live = Live { generation, connection };
+                *self.0.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+                Ok(live)
+            }
+            Err(error) => {
+                if dialling.failed.is_none() {
+                    tracing::warn!(%error, "redis cannot be reached");
+                }
+                let pause = next_delay(&mut dialling.delays);
+                dialling.failed = Some((error.clone(), Instant::now() + pause));
+                metrics::counter!("galley_redis_connect_failures_total").increment(1);
+                Err(error)
+            }
+        }
+    }
+
+    fn note<T>(&self, generation: u64, result: RedisResult<T>) -> RedisResult<T> {
+        if let Err(error) = &result
+            && breaks_connection(error)
+        {
+            tracing::warn!(%error, generation, "the connection to redis broke");
+            forget(&self.0.live, generation);
+        }
+        result
+    }
+}
+
+fn timeouts(settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.connect_timeout))
+        .set_response_timeout(Some(response))
+}
+
+fn forget(live: &RwLock<Option<Live>>, generation: u64) {
+    let mut live = live.write().unwrap_or_else(PoisonError::into_inner);
+    if live.as_ref().is_some_and(|live| live.generation == generation) {
+        *live = None;
+    }
+}
+
+fn breaks_connection(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || matches!(error.kind(), ErrorKind::Io | ErrorKind::Server(ServerErrorKind::ReadOnly))
+}
+
+impl ConnectionLike for Redis {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let mut live = self.live().await?;
+            let result = live.connection.send_packed_command(cmd).await;
+            self.note(live.generation, result)
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let mut live = self.live().await?;
+            let result = live.connection.send_packed_commands(pipeline, offset, count).await;
+            self.note(live.generation, result)
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.client.get_connection_info().redis_settings().db()
+    }
+}

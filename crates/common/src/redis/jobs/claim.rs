@@ -1,0 +1,284 @@
+//! Handing jobs out: to queue-workers, which name themselves in the stream's pending list, and over HTTP, where each
+//! attempt gets a token and a lease of its own.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
+
+use super::{
+    Jobs, enqueue, local_now,
+    stored::{Fields, Stored},
+    wake::Wake,
+};
+use crate::{
+    id::EntryId,
+    name::{Priority, QueueName, WorkerId},
+    redis::{StoreError, StoreResult, dedicated::Dedicated, keys, keys::QueueKeys, script},
+    time::Millis,
+};
+
+/// The consumer that holds everything fetched over HTTP.
+pub const PULL: &str = "pull";
+
+/// The name of a queue-worker process in pending lists. It carries the lease, so that whoever reclaims its jobs goes
+/// by the lease of the worker, not by its own settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumer {
+    name: String,
+    lease: Duration,
+}
+
+impl Consumer {
+    /// A name that nobody else has or had.
+    #[must_use]
+    pub fn new(lease: Duration) -> Self {
+        Self { name: format!("w-{}-{}", lease.as_millis(), uuid::Uuid::new_v4().simple()), lease }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long it may be silent.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Reads a name; none if it is not a queue-worker's.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (lease, _) = name.strip_prefix("w-")?.split_once('-')?;
+        Some(Self { name: name.to_owned(), lease: Duration::from_millis(lease.parse().ok()?) })
+    }
+}
+
+impl fmt::Display for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Who wants jobs and how many.
+#[derive(Debug, Clone, Copy)]
+pub enum Claim<'a> {
+    /// A queue-worker.
+    Worker {
+        /// Its name in pending lists.
+        consumer: &'a Consumer,
+        /// Its name for people.
+        worker: &'a WorkerId,
+    },
+    /// A program that fetches over HTTP.
+    Pull {
+        /// Who it says it is.
+        worker: Option<&'a WorkerId>,
+        /// The lease it asks for.
+        lease: Option<Duration>,
+    },
+}
+
+/// A job that was handed out.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The job.
+    pub job: Stored,
+    /// Its entry: part of every fence.
+    pub entry: EntryId,
+    /// The token of a pulled attempt.
+    pub token: Option<String>,
+    /// When it was handed out.
+    pub started_at: Millis,
+}
+
+impl Jobs {
+    /// Takes up to `most` jobs of a queue, highest priority first. `priorities` is what the caller knows of the queue's
+    /// streams; it is read again when it turns out to be old.
+    ///
+    /// # Errors
+    /// After [`StoreError::Unavailable`] jobs may have been taken all the same: a queue-worker asks for its own with
+    /// [`Jobs::own`], pulled ones come back when their lease is over.
+    pub async fn claim(
+        &self,
+        queue: &QueueName,
+        priorities: &mut Vec<Priority>,
+        most: usize,
+        by: Claim<'_>,
+    ) -> StoreResult<Vec<Claimed>> {
+        // A queue can get a new priority between reading them and claiming, but hardly twice
+        for _ in 0..3 {
+            if priorities.is_empty() {
+                *priorities = self.priorities(queue).await?;
+            }
+            if priorities.is_empty() || most == 0 {
+                return Ok(Vec::new());
+            }
+            let reply: Value =
+                self.claim_call(queue, priorities, most, by).invoke_async(&mut self.redis.clone()).await?;
+            if let Some(claimed) = read_claim(queue, priorities, reply)? {
+                return Ok(claimed);
+            }
+            priorities.clear();
+        }
+        Ok(Vec::new())
+    }
+
+    fn claim_call(
+        &self,
+        queue: &QueueName,
+        priorities: &[Priority],
+        most: usize,
+        by: Claim<'_>,
+    ) -> ScriptInvocation<'static> {
+        let keys = QueueKeys::new(queue);
+        let mut call = script::CLAIM.prepare_invoke();
+        call.key(keys.priorities()).key(keys.active()).key(keys.leases());
+        for priority in priorities {
+            call.key(keys.stream(*priority));
+        }
+        let (consumer, mode, lease, default, worker) = match by {
+            Claim::Worker { consumer, worker } => (consumer.name(), "worker", None, consumer.lease(), Some(worker)),
+            Claim::Pull { worker, lease } => (PULL, "pull", lease, self.settings.pull_lease, worker),
+        };
+        call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, millis)).arg(millis(default));
+        call.arg(worker.map_or("", WorkerId::as_str)).arg(keys::WAKE).arg(Wake::Due(queue.clone()).encode());
+        for priority in priorities {
+            call.arg(priority.get());
+        }
+        if mode == "pull" {
+            for _ in 0..most {
+                call.arg(uuid::Uuid::new_v4().simple().to_string());
+            }
+        }
+        call
+    }
+
+    /// What a queue-worker holds on a stream according to Redis: to find what was handed to it in an answer it never got.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn own(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        consumer: &Consumer,
+        most: usize,
+    ) -> StoreResult<Vec<Claimed>> {
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(most);
+        command.arg("STREAMS").arg(QueueKeys::new(queue).stream(priority)).arg("0");
+        let reply: Value = command.query_async(&mut self.redis.clone()).await?;
+        read_streams(&[(queue.clone(), priority)], reply)
+    }
+
+    /// Waits until a job arrives on one of the streams and takes it: one job, or in the moment between a claim that
+    /// found nothing and this, one of each stream.
+    ///
+    /// # Errors
+    /// As [`Jobs::claim`]; `Damaged` also when a stream or its group is gone.
+    pub async fn claim_blocking(
+        &self,
+        connection: &mut Dedicated,
+        streams: &[(QueueName, Priority)],
+        consumer: &Consumer,
+        block: Duration,
+    ) -> StoreResult<Vec<Claimed>> {
+        let reply: Value = connection.query(&blocking_read(streams, consumer, block)).await?;
+        read_streams(streams, reply)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn blocking_read(streams: &[(QueueName, Priority)], consumer: &Consumer, block: Duration) -> Cmd {
+    let mut command = redis::cmd("XREADGROUP");
+    command
+        .arg("GROUP")
+        .arg("workers")
+        .arg(consumer.name())
+        .arg("COUNT")
+        .arg(1)
+        .arg("BLOCK")
+        .arg(millis(block))
+        .arg("STREAMS");
+    for (queue, priority) in streams {
+        command.arg(QueueKeys::new(queue).stream(*priority));
+    }
+    for _ in streams {
+        command.arg(">");
+    }
+    command
+}
+
+/// The answer of `claim.lua`; none when the list of streams was old.
+fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<Vec<Claimed>>> {
+    type Job = (usize, String, Fields, String);
+    let mut parts = Vec::<Value>::from_redis_value(reply).map_err(parsing)?.into_iter();
+    if i64::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)? == 0 {
+        return Ok(None);
+    }
+    let started_at = Millis::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+    let jobs = Vec::<Job>::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+    let claimed = jobs.into_iter().filter_map(|(stream, entry, fields, token)| {
+        let priority = *priorities.get(stream.wrapping_sub(1))?;
+        let (job, entry) = readable(queue, priority, &entry, fields)?;
+        Some(Claimed { job, entry, token: Some(token).filter(|token| !token.is_empty() && token != "-"), started_at })
+    });
+    Ok(Some(claimed.collect()))
+}
+
+/// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from
+/// being worked on: it stays where it is, and is complained about each time.
+pub(super) fn readable(
+    queue: &QueueName,
+    priority: Priority,
+    entry: &str,
+    fields: Fields,
+) -> Option<(Stored, EntryId)> {
+    let read = enqueue::parse_entry(entry).and_then(|id| Ok((Stored::from_entry(queue, priority, id, fields)?, id)));
+    read.inspect_err(|error| {
+        tracing::error!(%queue, %priority, entry, %error, "a job cannot be read");
+        metrics::counter!("galley_damaged_jobs_total", "queue" => queue.to_string()).increment(1);
+    })
+    .ok()
+}
+
+/// The answer of XREADGROUP: entries by stream. An entry that was deleted meanwhile has no fields and is left out.
+fn read_streams(streams: &[(QueueName, Priority)], reply: Value) -> StoreResult<Vec<Claimed>> {
+    type Entries = Vec<(String, Option<Fields>)>;
+    let mut by_stream =
+        Option::<HashMap<String, Entries>>::from_redis_value(reply).map_err(parsing)?.unwrap_or_default();
+    let started_at = local_now();
+    let mut claimed = Vec::new();
+    for (queue, priority) in streams {
+        let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
+        claimed.extend(entries.into_iter().filter_map(|(entry, fields)| {
+            let (job, entry) = readable(queue, *priority, &entry, fields?)?;
+            Some(Claimed { job, entry, token: None, started_at })
+        }));
+    }
+    Ok(claimed)
+}
+
+pub(super) fn parsing(error: impl fmt::Display) -> StoreError {
+    StoreError::damaged(format!("an answer of an unexpected shape: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_carries_its_lease() {
+        let consumer = Consumer::new(Duration::from_millis(1500));
+        assert_eq!(Consumer::parse(consumer.name()), Some(consumer.clone()));
+        assert_ne!(Consumer::new(Duration::from_millis(1500)), consumer);
+        for other in [PULL, "", "w-", "w-x-1"] {
+            assert_eq!(Consumer::parse(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Dead letters: jobs that used up their attempts and asked to be kept for people to look at.
+
+use super::{Jobs, Located, stored::Ended, wake::Wake};
+use crate::{
+    id::JobId,
+    job::{Envelope, History},
+    name::{Priority, QueueName},
+    redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
+    time,
+};
+
+/// The most dead letters in one answer.
+pub(super) const MOST_LISTED: usize = 1000;
+
+#[derive(serde::Deserialize)]
+struct Kept {
+    priority: i64,
+    created_at: String,
+    timeout_ms: Option<u64>,
+    visibility_timeout_ms: Option<u64>,
+}
+
+impl Jobs {
+    /// The dead letters of all queues as JSON, the newest of each queue first, at most `limit`.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn dead_letters(&self, limit: usize) -> StoreResult<Vec<String>> {
+        let mut connection = self.redis.pooled().await?;
+        let mut found = Vec::new();
+        for queue in self.queues().await? {
+            let room = limit.min(MOST_LISTED).saturating_sub(found.len());
+            if room == 0 {
+                break;
+            }
+            let keys = QueueKeys::new(&queue);
+            let ids: Vec<String> =
+                redis::cmd("ZREVRANGE").arg(keys.dead()).arg(0).arg(room - 1).query_async(&mut connection).await?;
+            let ids: Vec<JobId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let mut command = redis::cmd("MGET");
+            for id in &ids {
+                command.arg(keys.result(id));
+            }
+            let texts: Vec<Option<String>> = command.query_async(&mut connection).await?;
+            for text in texts.into_iter().flatten() {
+                found.push(Ended::json_of(&text)?.to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes a dead letter available again, as if it had never been tried; its JSON, or none when there is no such one.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may have been made available all the same.
+    pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
+        let Some((queue, json)) = self.dead_letter(id).await? else { return Ok(None) };
+        let (priority, fields) = revived(id, &json)?;
+        let keys = QueueKeys::new(&queue);
+        let moved: i64 = script::REDRIVE
+            .key(keys.dead())
+            .key(keys.result(&id))
+            .key(keys.record(&id))
+            .key(keys.stream(priority))
+            .key(keys.priorities())
+            .arg(id.to_string())
+            .arg(priority.get())
+            .arg(keys::WAKE)
+            .arg(Wake::Stream(queue).encode())
+            .arg(fields)
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        if moved == 0 {
+            return Ok(None);
+        }
+        Ok(self.locate(id).await?.map(|located| located.to_json()))
+    }
+
+    /// Deletes a dead letter for good; false when there is no such one.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may have been deleted all the same.
+    pub async fn delete_dead_letter(&self, id: JobId) -> StoreResult<bool> {
+        let Some((queue, _)) = self.dead_letter(id).await? else { return Ok(false) };
+        let keys = QueueKeys::new(&queue);
+        let (removed, _): (i64, i64) = redis::pipe()
+            .atomic()
+            .cmd("ZREM")
+            .arg(keys.dead())
+            .arg(id.to_string())
+            .cmd("DEL")
+            .arg(keys.result(&id))
+            .query_async(&mut self.redis.clone())
+            .await?;
+        Ok(removed == 1)
+    }
+
+    async fn dead_letter(&self, id: JobId) -> StoreResult<Option<(QueueName, String)>> {
+        let Some((Located::Ended(json), queue)) = self.locate_in(id).await? else { return Ok(None) };
+        let score: Option<f64> = redis::cmd("ZSCORE")
+            .arg(QueueKeys::new(&queue).dead())
+            .arg(id.to_string())
+            .query_async(&mut self.redis.clone())
+            .await?;
+        Ok(score.map(|_| (queue, json)))
+    }
+}
+
+/// The priority and the fields of a dead letter's job, with a new history.
+fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Vec<String>)> {
+    let damaged = |what: String| StoreError::damaged(format!("dead letter {id}: {what}"));
+    let kept: Kept = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
+    let priority = Priority::try_from(kept.priority).map_err(|error| damaged(error.to_string()))?;
+    let envelope = Envelope::of_job(json).map_err(|error| damaged(error.to_string()))?;
+    let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
+    let history = History { created_at, ..History::default() };
+    let mut fields = vec!["e".to_owned(), envelope.as_str().to_owned(), "h".to_owned(), history.to_json()];
+    for (name, ms) in [("t", kept.timeout_ms), ("v", kept.visibility_timeout_ms)] {
+        if let Some(ms) = ms {
+            fields.extend([name.to_owned(), ms.to_string()]);
+        }
+    }
+    Ok((priority, fields))
+}

@@ -1,0 +1,305 @@
+//! New jobs.
+
+use redis::Script;
+
+use super::{
+    Jobs,
+    stored::{Stored, new_fields},
+    wake::Wake,
+};
+use crate::{
+    id::{EntryId, JobId, queue_tag},
+    job::{History, NewJob, State},
+    name::{Priority, QueueName},
+    redis::{
+        StoreError, StoreResult,
+        events::Happened,
+        keys::{self, QueueKeys},
+        script,
+    },
+    time::Millis,
+};
+
+/// How long an id that a client chose is remembered beyond the job's start, unless the job ends before.
+const CHOSEN_ID_TTL_MS: i64 = 90 * 86_400_000;
+/// A queue can vanish between making it and using it only if somebody empties Redis just then.
+const ATTEMPTS: usize = 3;
+
+/// A job that was stored.
+#[derive(Debug, Clone)]
+pub struct Enqueued {
+    /// The job.
+    pub job: Stored,
+    /// Available or scheduled.
+    pub state: State,
+}
+
+/// A job that was not stored, and nothing else was written either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// There is a job with that id.
+    Duplicate(JobId),
+    /// The queue holds as many waiting jobs as it may.
+    Full {
+        /// How many that is.
+        max_depth: u64,
+    },
+    /// There are as many queues as there may be.
+    TooManyQueues {
+        /// How many that is.
+        max_queues: u64,
+    },
+}
+
+enum Added {
+    Entry(EntryId),
+    Full,
+    NoStream,
+}
+
+impl Jobs {
+    /// Stores a job. `now` is the time its start was reckoned from.
+    ///
+    /// # Errors
+    /// After [`StoreError::Unavailable`] the job may have been stored all the same.
+    pub async fn enqueue(
+        &self,
+        new: NewJob,
+        traceparent: Option<String>,
+        now: Millis,
+    ) -> StoreResult<Result<Enqueued, Refused>> {
+        let outcome = if new.id.is_some() || new.start_at.is_some() {
+            self.create(new, traceparent, now).await?
+        } else {
+            self.add(new, traceparent).await?
+        };
+        if let Ok(enqueued) = &outcome {
+            metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
+            self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
+        }
+        Ok(outcome)
+    }
+
+    /// An ordinary job: one entry in a stream.
+    async fn add(&self, new: NewJob, traceparent: Option<String>) -> StoreResult<Result<Enqueued, Refused>> {
+        let (salt, fields) = new_fields(&new, traceparent.as_deref());
+        for _ in 0..ATTEMPTS {
+            let added = match self.limits.get(&new.queue).and_then(|limits| limits.max_depth) {
+                Some(max_depth) => self.add_bounded(&new, max_depth, &fields).await?,
+                None => self.add_entry(&new, &fields).await?,
+            };
+            match added {
+                Added::Entry(entry) => return self.added(new, traceparent, entry, salt).await.map(Ok),
+                Added::Full => {
+                    let max_depth = self.limits.get(&new.queue).and_then(|limits| limits.max_depth).unwrap_or(0);
+                    return Ok(Err(Refused::Full { max_depth }));
+                }
+                Added::NoStream => {
+                    if let Err(refused) = self.open_stream(&new.queue, new.priority).await? {
+                        return Ok(Err(refused));
+                    }
+                }
+            }
+        }
+        Err(StoreError::damaged(format!("the stream of {} keeps vanishing", new.queue)))
+    }
+
+    async fn add_entry(&self, new: &NewJob, fields: &[String]) -> StoreResult<Added> {
+        let stream = QueueKeys::new(&new.queue).stream(new.priority);
+        // NOMKSTREAM: a stream is made together with its group and its place in the registry, or not at all
+        let mut command = redis::cmd("XADD");
+        command.arg(stream).arg("NOMKSTREAM").arg("*").arg(fields);
+        let entry: Option<String> = command.query_async(&mut self.redis.clone()).await?;
+        entry.map_or(Ok(Added::NoStream), |entry| parse_entry(&entry).map(Added::Entry))
+    }
+
+    async fn add_bounded(&self, new: &NewJob, max_depth: u64, fields: &[String]) -> StoreResult<Added> {
+        let keys = QueueKeys::new(&new.queue);
+        let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
+        call.key(keys.stream(new.priority));
+        for priority in self.priorities(&new.queue).await?.into_iter().filter(|other| *other != new.priority) {
+            call.key(keys.stream(priority));
+        }
+        let answer: Option<String> = call.arg(max_depth).arg(fields).invoke_async(&mut self.redis.clone()).await?;
+        match answer.as_deref() {
+            None => Ok(Added::NoStream),
+            Some("full") => Ok(Added::Full),
+            Some(entry) => parse_entry(entry).map(Added::Entry),
+        }
+    }
+
+    async fn added(
+        &self,
+        new: NewJob,
+        traceparent: Option<String>,
+        entry: EntryId,
+        salt: u32,
+    ) -> StoreResult<Enqueued> {
+        let Some(id) = JobId::at(entry, &new.queue, new.priority, salt) else {
+            // Redis's clock stood still for 268 million jobs: without an id nobody could find this one
+            let stream = QueueKeys::new(&new.queue).stream(new.priority);
+            redis::cmd("XDEL").arg(stream).arg(entry.to_string()).exec_async(&mut self.redis.clone()).await?;
+            return Err(StoreError::damaged("redis's clock stands still"));
+        };
+        Ok(Enqueued { job: stored(id, new, traceparent, History::default(), false), state: State::Available })
+    }
+
+    /// A job with a record from the start.
+    async fn create(
+        &self,
+        new: NewJob,
+        traceparent: Option<String>,
+        now: Millis,
+    ) -> StoreResult<Result<Enqueued, Refused>> {
+        let id = match new.id {
+            Some(id) if self.locate(id).await?.is_some() => return Ok(Err(Refused::Duplicate(id))),
+            Some(id) => id,
+            None => JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue),
+        };
+        if let Err(refused) = self.register(&new.queue).await? {
+            return Ok(Err(refused));
+        }
+        if new.id.is_some() {
+            // Where to find it. Another job with this id in another queue was looked for above
+            let ttl = new.start_at.map_or(0, |start| start - now) + CHOSEN_ID_TTL_MS;
+            let key = keys::chosen_id(&id);
+            redis::cmd("SET")
+                .arg(key)
+                .arg(new.queue.as_str())
+                .arg("PX")
+                .arg(ttl)
+                .exec_async(&mut self.redis.clone())
+                .await?;
+        }
+        let start_at = new.start_at;
+        let history = History { created_at: new.id.map(|_| now), ..History::default() };
+        let job = stored(id, new, traceparent, history, true);
+        let keys = QueueKeys::new(&job.queue);
+        let (answer, _entry): (String, Option<String>) = script::CREATE
+            .key(keys.record(&id))
+            .key(keys.result(&id))
+            .key(keys.due())
+            .key(keys.stream(job.priority))
+            .key(keys.priorities())
+            .arg(id.to_string())
+            .arg(job.priority.get())
+            .arg(start_at.map(|at| at.to_string()).unwrap_or_default())
+            .arg(keys::WAKE)
+            .arg(Wake::Due(job.queue.clone()).encode())
+            .arg(Wake::Stream(job.queue.clone()).encode())
+            .arg(job.to_fields())
+            .invoke_async::<Vec<Option<String>>>(&mut self.redis.clone())
+            .await
+            .map(|answer| {
+                let mut answer = answer.into_iter().flatten();
+                (answer.next().unwrap_or_default(), answer.next())
+            })?;
+        if answer == "duplicate" {
+            return Ok(Err(Refused::Duplicate(id)));
+        }
+        let state = if start_at.is_some() { State::Scheduled } else { State::Available };
+        Ok(Ok(Enqueued { job, state }))
+    }
+
+    /// Makes the stream of a queue's priority, and the queue if it is new.
+    pub(in crate::redis) async fn open_stream(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+    ) -> StoreResult<Result<(), Refused>> {
+        if let Err(refused) = self.register(queue).await? {
+            return Ok(Err(refused));
+        }
+        let keys = QueueKeys::new(queue);
+        let script: &Script = &script::OPEN_STREAM;
+        let _: i64 = script
+            .key(keys.priorities())
+            .key(keys.stream(priority))
+            .arg(priority.get())
+            .arg(keys::WAKE)
+            .arg(Wake::Stream(queue.clone()).encode())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(Ok(()))
+    }
+
+    /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.
+    async fn register(&self, queue: &QueueName) -> StoreResult<Result<(), Refused>> {
+        let mut connection = self.redis.clone();
+        let (known, count): (Option<f64>, u64) = redis::pipe()
+            .cmd("ZSCORE")
+            .arg(keys::QUEUES)
+            .arg(queue.as_str())
+            .cmd("ZCARD")
+            .arg(keys::QUEUES)
+            .query_async(&mut connection)
+            .await?;
+        if known.is_some() {
+            return Ok(Ok(()));
+        }
+        let max_queues = self.settings.max_queues;
+        if count >= max_queues {
+            return Ok(Err(Refused::TooManyQueues { max_queues }));
+        }
+        redis::cmd("ZADD")
+            .arg(keys::QUEUES)
+            .arg(queue_tag(queue))
+            .arg(queue.as_str())
+            .exec_async(&mut connection)
+            .await?;
+        Ok(Ok(()))
+    }
+
+    /// The priorities that a queue has streams for, highest first.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn priorities(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
+        let members: Vec<String> =
+            redis::cmd("SMEMBERS").arg(QueueKeys::new(queue).priorities()).query_async(&mut self.redis.clone()).await?;
+        Ok(sorted_priorities(&members))
+    }
+
+    /// Makes sure that queues exist, so that a worker can wait on their streams.
+    ///
+    /// # Errors
+    /// Redis is unavailable, or there are too many queues.
+    pub async fn open_queues(&self, queues: &[QueueName]) -> StoreResult<()> {
+        for queue in queues {
+            if let Err(refused) = self.open_stream(queue, Priority::default()).await? {
+                return Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
+    let mut priorities: Vec<Priority> =
+        members.iter().filter_map(|member| Priority::try_from(member.parse::<i64>().ok()?).ok()).collect();
+    priorities.sort_unstable_by(|a, b| b.cmp(a));
+    priorities
+}
+
+pub(super) fn parse_entry(text: &str) -> StoreResult<EntryId> {
+    text.parse().map_err(|error: crate::id::EntryIdError| StoreError::damaged(error.to_string()))
+}
+
+/// A new, ordinary job as it is stored.
+pub(in crate::redis) fn stored_new(id: JobId, new: NewJob) -> Stored {
+    stored(id, new, None, History::default(), false)
+}
+
+fn stored(id: JobId, new: NewJob, traceparent: Option<String>, history: History, has_record: bool) -> Stored {
+    Stored {
+        id,
+        queue: new.queue,
+        priority: new.priority,
+        envelope: new.envelope,
+        history,
+        lease_ms: new.visibility_timeout_ms,
+        timeout_ms: new.timeout_ms,
+        traceparent,
+        has_record,
+    }
+}

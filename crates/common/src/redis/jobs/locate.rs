@@ -1,0 +1,258 @@
+//! Finding a job by its id, wherever it is.
+
+use redis::{FromRedisValue, Value};
+
+use super::{
+    Jobs,
+    claim::{parsing, readable},
+    enqueue::parse_entry,
+    local_now,
+    stored::{Ended, Fields, Stored},
+};
+use crate::{
+    id::{EntryId, JobId},
+    job::State,
+    name::{Priority, QueueName},
+    redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
+    time::Millis,
+};
+
+/// Where a job is.
+#[derive(Debug, Clone)]
+pub enum Located {
+    /// It is over; this is the JSON of the whole job.
+    Ended(String),
+    /// It waits in a record: scheduled, retryable or pending.
+    Parked {
+        /// The job.
+        job: Stored,
+        /// Which of the three.
+        state: State,
+        /// When it is due.
+        due: Option<Millis>,
+    },
+    /// It is in a stream: available, or active when somebody holds it.
+    Queued {
+        /// The job.
+        job: Stored,
+        /// Its entry.
+        entry: EntryId,
+        /// Who has it.
+        holder: Option<Holder>,
+    },
+}
+
+/// Who has a job.
+#[derive(Debug, Clone)]
+pub struct Holder {
+    /// The name in the pending list.
+    pub consumer: String,
+    /// When it was handed out, or last renewed if it is a queue-worker's and old.
+    pub since: Millis,
+    /// What the active hash says of the attempt, if it is there.
+    pub attempt: Option<Attempt>,
+}
+
+/// An attempt as the active hash has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its token; `-` when a queue-worker has it.
+    pub token: String,
+    /// When it began.
+    pub started_at: Millis,
+    /// When its `timeout_ms` is over, or 0.
+    pub deadline: Millis,
+    /// Who says to have it.
+    pub worker: String,
+}
+
+impl Attempt {
+    /// Reads `<token> <started ms> <lease ms> <deadline ms> <worker>`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(5, ' ');
+        let (token, started) = (parts.next()?.to_owned(), parts.next()?.parse().ok()?);
+        let (_lease, deadline) = (parts.next()?, parts.next()?.parse().ok()?);
+        Some(Self { token, started_at: started, deadline, worker: parts.next()?.to_owned() })
+    }
+}
+
+impl Located {
+    /// The state it is in.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self {
+            Self::Ended(json) => ended_state(json),
+            Self::Parked { state, .. } => *state,
+            Self::Queued { holder: None, .. } => State::Available,
+            Self::Queued { holder: Some(_), .. } => State::Active,
+        }
+    }
+
+    /// The JSON of the whole job.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        match self {
+            Self::Ended(json) => json.clone(),
+            Self::Parked { job, state, due } => {
+                let mut view = job.view(*state);
+                view.next_attempt_at = due.filter(|_| *state == State::Retryable);
+                view.to_json()
+            }
+            Self::Queued { job, entry, holder } => {
+                let mut view = job.view(self.state());
+                view.enqueued_at = i64::try_from(entry.milliseconds).ok();
+                if let Some(holder) = holder {
+                    view.attempt = job.history.current_attempt();
+                    view.started_at = Some(holder.started_at());
+                    view.worker_id = holder.worker();
+                }
+                view.to_json()
+            }
+        }
+    }
+}
+
+impl Holder {
+    /// When the attempt began, as far as is known.
+    #[must_use]
+    pub fn started_at(&self) -> Millis {
+        self.attempt.as_ref().map_or(self.since, |attempt| attempt.started_at)
+    }
+
+    /// Who has it, as it says itself.
+    #[must_use]
+    pub fn worker(&self) -> Option<&str> {
+        self.attempt.as_ref().map(|attempt| attempt.worker.as_str()).filter(|worker| !worker.is_empty())
+    }
+}
+
+/// The state in the JSON of a job that is over; it is the second member and Galley wrote it.
+fn ended_state(json: &str) -> State {
+    #[derive(serde::Deserialize)]
+    struct Only {
+        state: State,
+    }
+    serde_json::from_str::<Only>(json).map_or(State::Discarded, |only| only.state)
+}
+
+enum Seen {
+    Job(Located),
+    Elsewhere(Priority, EntryId),
+    Nothing,
+}
+
+impl Jobs {
+    /// Finds a job.
+    ///
+    /// # Errors
+    /// Redis is unavailable or the job is damaged.
+    pub async fn locate(&self, id: JobId) -> StoreResult<Option<Located>> {
+        Ok(self.locate_in(id).await?.map(|(located, _)| located))
+    }
+
+    /// Finds a job and its queue.
+    pub(super) async fn locate_in(&self, id: JobId) -> StoreResult<Option<(Located, QueueName)>> {
+        let mut connection = self.redis.clone();
+        let (tagged, chosen): (Vec<String>, Option<String>) = redis::pipe()
+            .cmd("ZRANGEBYSCORE")
+            .arg(keys::QUEUES)
+            .arg(id.tag())
+            .arg(id.tag())
+            .cmd("GET")
+            .arg(keys::chosen_id(&id))
+            .query_async(&mut connection)
+            .await?;
+        // A generated id tells its queue by a tag that several names may share; a chosen one was written down
+        for name in chosen.into_iter().chain(tagged) {
+            let Ok(queue) = name.parse::<QueueName>() else { continue };
+            if let Some(located) = self.locate_in_queue(id, &queue).await? {
+                return Ok(Some((located, queue)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
+        let mut place = id.address().map(|address| (address.priority, address.entry));
+        // A job can move between two looks, each time by somebody's hand
+        for _ in 0..8 {
+            match self.look(id, queue, place).await? {
+                Seen::Job(located) => return Ok(Some(located)),
+                Seen::Elsewhere(priority, entry) => place = Some((priority, entry)),
+                Seen::Nothing => return Ok(None),
+            }
+        }
+        Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
+    }
+
+    /// The job in a stream entry, if there is one that can be read.
+    pub(in crate::redis) async fn read_entry(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        entry: EntryId,
+    ) -> StoreResult<Option<Stored>> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
+        let found: Vec<(String, Fields)> = command.query_async(&mut self.redis.clone()).await?;
+        let readable =
+            |(entry, fields): (String, Fields)| readable(queue, priority, &entry, fields).map(|(job, _)| job);
+        Ok(found.into_iter().next().and_then(readable))
+    }
+
+    async fn look(&self, id: JobId, queue: &QueueName, place: Option<(Priority, EntryId)>) -> StoreResult<Seen> {
+        let keys = QueueKeys::new(queue);
+        let (priority, entry) = place.map_or((Priority::default(), None), |(priority, entry)| (priority, Some(entry)));
+        let reply: Vec<Value> = script::LOCATE
+            .key(keys.result(&id))
+            .key(keys.record(&id))
+            .key(keys.active())
+            .key(keys.stream(priority))
+            .arg(priority.get())
+            .arg(entry.map(|entry| entry.to_string()).unwrap_or_default())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        let mut parts = reply.into_iter();
+        let kind = String::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+        let mut next = || parts.next().unwrap_or_default();
+        match (kind.as_str(), entry) {
+            ("result", _) => {
+                let text = String::from_redis_value(next()).map_err(parsing)?;
+                Ok(Seen::Job(Located::Ended(Ended::json_of(&text)?.to_owned())))
+            }
+            ("record", _) => parked(id, queue, Fields::from_redis_value(next()).map_err(parsing)?).map(Seen::Job),
+            ("follow", _) => {
+                let priority = i64::from_redis_value(next()).map_err(parsing)?;
+                let entry = parse_entry(&String::from_redis_value(next()).map_err(parsing)?)?;
+                Ok(Seen::Elsewhere(Priority::try_from(priority).map_err(parsing)?, entry))
+            }
+            ("entry", Some(entry)) => {
+                let fields = Fields::from_redis_value(next()).map_err(parsing)?;
+                let pending = Vec::<(String, String, i64, i64)>::from_redis_value(next()).map_err(parsing)?;
+                let attempt = String::from_redis_value(next()).map_err(parsing)?;
+                let job = Stored::from_entry(queue, priority, entry, fields)?;
+                if job.id != id {
+                    return Ok(Seen::Nothing);
+                }
+                let holder = pending.into_iter().next().map(|(_, consumer, idle, _)| Holder {
+                    consumer,
+                    since: local_now() - idle,
+                    attempt: Attempt::parse(&attempt),
+                });
+                Ok(Seen::Job(Located::Queued { job, entry, holder }))
+            }
+            _ => Ok(Seen::Nothing),
+        }
+    }
+}
+
+fn parked(id: JobId, queue: &QueueName, fields: Fields) -> StoreResult<Located> {
+    let state = fields.get("s").and_then(|name| State::from_name(name));
+    let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
+    let priority =
+        fields.get("p").and_then(|text| text.parse::<i64>().ok()).and_then(|number| Priority::try_from(number).ok());
+    let due = fields.get("d").and_then(|text| text.parse().ok());
+    let job = Stored::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
+    Ok(Located::Parked { job, state, due })
+}

@@ -1,0 +1,114 @@
+//! Jobs in Redis.
+//!
+//! An ordinary job is one stream entry and nothing else until it is over: its id is its address (see [`crate::id`]).
+//! A job has a record only when it is not simply waiting for, or in, its first attempt: scheduled, retried, handed
+//! back, or with an id that the client chose. The record is the truth when it exists. A job that is over is one
+//! string with a TTL.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `enqueue` | new jobs, queues made on first use |
+//! | `claim` | hands jobs out, to queue-workers and over HTTP |
+//! | `settle` | ends attempts: finish, retry, requeue, heartbeat |
+//! | `locate` | finds a job by its id |
+//! | `cancel` | ends jobs from outside |
+//! | `dead_letter` | jobs that used up their attempts |
+//! | `stored` | a job as it is stored, and as it is shown when it is over |
+//! | `wake` | wake-up calls between processes |
+
+mod cancel;
+mod claim;
+mod dead_letter;
+mod enqueue;
+mod locate;
+mod settle;
+mod stored;
+pub mod wake;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    name::QueueName,
+    settings::{JobSettings, QueueLimits, Settings},
+    time::Millis,
+};
+
+pub use cancel::{Cancelled, NotCancelled};
+pub use claim::{Claim, Claimed, Consumer, PULL};
+pub(super) use enqueue::stored_new;
+pub use enqueue::{Enqueued, Refused};
+pub use locate::{Attempt, Holder, Located};
+pub use settle::{Completion, Fence, Recorded, Settled};
+pub(super) use stored::new_fields;
+pub use stored::{Ended, Stored};
+
+use super::{
+    Redis, StoreResult,
+    events::{EventLog, Happened},
+};
+
+/// The job store: clone it freely.
+#[derive(Clone)]
+pub struct Jobs {
+    pub(in crate::redis) redis: Redis,
+    pub(in crate::redis) settings: Arc<JobSettings>,
+    limits: Arc<BTreeMap<QueueName, QueueLimits>>,
+    pub(in crate::redis) events: EventLog,
+}
+
+impl Jobs {
+    /// The jobs in that Redis.
+    #[must_use]
+    pub fn new(redis: &Redis, settings: &Settings, events: EventLog) -> Self {
+        Self {
+            redis: redis.clone(),
+            settings: Arc::new(settings.jobs.clone()),
+            limits: Arc::new(settings.queues.clone()),
+            events,
+        }
+    }
+
+    /// What applies to all jobs.
+    #[must_use]
+    pub fn settings(&self) -> &JobSettings {
+        &self.settings
+    }
+
+    /// The Redis it is all in.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// Notes something that happened to a job.
+    pub fn record(&self, event: Happened) {
+        self.events.record(event);
+    }
+
+    /// The time on Redis's clock, which decides what is due.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn now(&self) -> StoreResult<Millis> {
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.redis.clone()).await?;
+        Ok(seconds * 1000 + micros / 1000)
+    }
+
+    /// Every queue there is, in no particular order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn queues(&self) -> StoreResult<Vec<QueueName>> {
+        let names: Vec<String> =
+            redis::cmd("ZRANGE").arg(super::keys::QUEUES).arg(0).arg(-1).query_async(&mut self.redis.clone()).await?;
+        // A name that does not parse was written by somebody else: it is not ours to touch
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+/// This process's clock, for times that are only shown.
+#[must_use]
+pub fn local_now() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

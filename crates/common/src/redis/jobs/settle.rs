@@ -1,0 +1,372 @@
+//! Ending attempts. Only the current attempt can be ended: every call is fenced, and a stale one changes nothing.
+
+use std::time::Duration;
+
+use super::{
+    Claimed, Consumer, Jobs, PULL,
+    stored::{Ended, Stored},
+    wake::Wake,
+};
+use crate::{
+    id::EntryId,
+    job::{Failure, State, Verdict},
+    name::{Priority, QueueName, WorkerId},
+    redis::{StoreResult, events::Happened, keys, keys::QueueKeys, script},
+    time::Millis,
+};
+
+/// Which attempt the caller means.
+#[derive(Debug, Clone)]
+pub enum Fence {
+    /// The one that a queue-worker holds, if it has been silent for so long.
+    Worker {
+        /// Its name in the pending list.
+        consumer: Consumer,
+        /// Least silence; zero when the worker itself asks.
+        silent_for: Duration,
+    },
+    /// One that was fetched over HTTP. What is given must match.
+    Pull {
+        /// Its token.
+        token: Option<String>,
+        /// Who fetched it.
+        worker: Option<WorkerId>,
+    },
+    /// One whose lease or time is over.
+    Lapsed {
+        /// Its token.
+        token: String,
+    },
+}
+
+impl Fence {
+    /// The fence of the worker that runs the job.
+    #[must_use]
+    pub fn of(consumer: &Consumer) -> Self {
+        Self::Worker { consumer: consumer.clone(), silent_for: Duration::ZERO }
+    }
+
+    fn args(&self) -> [String; 3] {
+        match self {
+            Self::Worker { consumer, silent_for } => {
+                ["worker".into(), consumer.to_string(), silent_for.as_millis().to_string()]
+            }
+            Self::Pull { token, worker } => [
+                "pull".into(),
+                token.clone().unwrap_or_default(),
+                worker.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ],
+            Self::Lapsed { token } => ["lapsed".into(), token.clone(), PULL.into()],
+        }
+    }
+}
+
+/// What became of a call that ends an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is ended.
+    Done,
+    /// An earlier call for the same attempt ended it: this one repeats a call whose answer was lost.
+    DoneBefore,
+    /// It is not the current attempt; nothing changed.
+    Stale,
+}
+
+impl Settled {
+    fn parse(text: &str) -> Self {
+        match text {
+            "done" => Self::Done,
+            "done_before" => Self::DoneBefore,
+            _ => Self::Stale,
+        }
+    }
+}
+
+/// How a failure was recorded.
+#[derive(Debug, Clone)]
+pub enum Recorded {
+    /// Another attempt follows.
+    Retry {
+        /// When.
+        due: Millis,
+        /// After how long, by the policy.
+        delay: Duration,
+    },
+    /// The job is over.
+    Discarded(Ended),
+    /// The attempt was not the current one; nothing changed.
+    Stale,
+}
+
+/// A result to record with others.
+#[derive(Debug)]
+pub struct Completion {
+    /// The job and its attempt.
+    pub claimed: Claimed,
+    /// What is left of it.
+    pub ended: Ended,
+    /// When it ended, on this process's clock.
+    pub ended_at: Millis,
+}
+
+impl Jobs {
+    /// Records the results of jobs of one stream that a queue-worker ran; `held` is the most it can hold of the stream.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same jobs.
+    pub async fn complete(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        consumer: &Consumer,
+        held: usize,
+        batch: &[Completion],
+    ) -> StoreResult<Vec<Settled>> {
+        let Some(first) = batch.iter().map(|completion| completion.claimed.entry).min() else { return Ok(Vec::new()) };
+        let last = batch.iter().map(|completion| completion.claimed.entry).max().unwrap_or(first);
+        let keys = QueueKeys::new(queue);
+        let mut call = script::COMPLETE_BATCH.prepare_invoke();
+        call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
+        for completion in batch {
+            call.key(keys.result(&completion.claimed.job.id));
+        }
+        for completion in batch.iter().filter(|completion| completion.claimed.job.has_record) {
+            call.key(keys.record(&completion.claimed.job.id));
+        }
+        let ttl = self.settings.result_ttl;
+        call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held.max(batch.len()));
+        call.arg(priority.get()).arg(ttl.as_millis().to_string());
+        let mut records = 0;
+        for completion in batch {
+            let entry = completion.claimed.entry;
+            records += usize::from(completion.claimed.job.has_record);
+            call.arg(entry.to_string()).arg(completion.ended.to_text(priority, entry));
+            call.arg(if completion.claimed.job.has_record { records } else { 0 });
+        }
+        let outcome: Vec<i64> = call.invoke_async(&mut self.redis.clone()).await?;
+        for completion in batch {
+            self.shorten_chosen_id(&completion.claimed.job, ttl).await;
+        }
+        let settled = outcome.into_iter().map(|code| match code {
+            1 => Settled::Done,
+            2 => Settled::DoneBefore,
+            _ => Settled::Stale,
+        });
+        Ok(settled.collect())
+    }
+
+    /// Ends a job: completed or discarded.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn finish(
+        &self,
+        job: &Stored,
+        entry: EntryId,
+        fence: &Fence,
+        ended: &Ended,
+        dead_letter: bool,
+    ) -> StoreResult<Settled> {
+        let keys = QueueKeys::new(&job.queue);
+        let ttl = if dead_letter { self.settings.dead_letter_ttl } else { self.settings.result_ttl };
+        let answer: String = script::FINISH
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .key(keys.record(&job.id))
+            .key(keys.result(&job.id))
+            .key(keys.dead())
+            .key(keys.stats())
+            .arg(entry.to_string())
+            .arg(keys::attempt(job.priority, entry))
+            .arg(&fence.args())
+            .arg(ended.state.as_str())
+            .arg(ended.to_text(job.priority, entry))
+            .arg(ttl.as_millis().to_string())
+            .arg(if dead_letter { job.id.to_string() } else { String::new() })
+            .arg(self.settings.dead_letter_max)
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        self.shorten_chosen_id(job, ttl).await;
+        Ok(Settled::parse(&answer))
+    }
+
+    /// Records that an attempt failed: the retry policy says what follows.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn fail(
+        &self,
+        claimed: &Claimed,
+        fence: &Fence,
+        failure: Failure,
+        retryable: Option<bool>,
+    ) -> StoreResult<Recorded> {
+        let policy = claimed.job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
+        let verdict =
+            policy.after_failure(claimed.job.history.failures, &failure.error_type, retryable, rand::random());
+        let mut job = claimed.job.clone();
+        job.history.record_failure(failure, Some(claimed.started_at));
+        match verdict {
+            Verdict::Retry(delay) => {
+                job.history.retry_delay_ms = u64::try_from(delay.as_millis()).ok();
+                let due = self.retry(&job, claimed.entry, fence, delay).await?;
+                Ok(due.map_or(Recorded::Stale, |due| Recorded::Retry { due, delay }))
+            }
+            Verdict::Discard { dead_letter } => {
+                job.history.retry_delay_ms = None;
+                let now = super::local_now();
+                let ended = Ended::discarded(&job, now);
+                match self.finish(&job, claimed.entry, fence, &ended, dead_letter).await? {
+                    Settled::Stale => Ok(Recorded::Stale),
+                    Settled::Done | Settled::DoneBefore => {
+                        self.events.record(Happened::discarded(&job, now));
+                        Ok(Recorded::Discarded(ended))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sets the time of the next attempt; none when the attempt was not the current one.
+    async fn retry(&self, job: &Stored, entry: EntryId, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
+        let keys = QueueKeys::new(&job.queue);
+        let answer: Vec<String> = script::RETRY
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .key(keys.record(&job.id))
+            .key(keys.due())
+            .key(keys.stats())
+            .arg(entry.to_string())
+            .arg(keys::attempt(job.priority, entry))
+            .arg(&fence.args())
+            .arg(job.id.to_string())
+            .arg(job.priority.get())
+            .arg(delay.as_millis().to_string())
+            .arg(keys::WAKE)
+            .arg(Wake::Due(job.queue.clone()).encode())
+            .arg(job.to_fields())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        let due = answer.get(1).and_then(|due| due.parse().ok());
+        if due.is_some() {
+            self.events.record(Happened::failed(job));
+        }
+        Ok(due)
+    }
+
+    /// Records that the worker of an attempt vanished: the job is available again at once, or discarded when that
+    /// happened too often.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn crash(&self, claimed: &Claimed, fence: &Fence) -> StoreResult<Settled> {
+        let mut job = claimed.job.clone();
+        job.history.record_crash(Some(claimed.started_at));
+        if job.history.crashes <= self.settings.crash_budget {
+            return self.requeue(&job, claimed.entry, fence).await;
+        }
+        let now = super::local_now();
+        let message = format!("{} workers vanished while they had this job", job.history.crashes);
+        let failure = Failure::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
+        job.history.errors.push(failure);
+        let policy = job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
+        let dead_letter = policy.on_exhaustion == crate::job::retry::Exhaustion::DeadLetter;
+        let settled = self.finish(&job, claimed.entry, fence, &Ended::discarded(&job, now), dead_letter).await?;
+        if settled == Settled::Done {
+            self.events.record(Happened::discarded(&job, now));
+        }
+        Ok(settled)
+    }
+
+    /// Hands a job back: available again, and the attempt is not spent.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn requeue(&self, job: &Stored, entry: EntryId, fence: &Fence) -> StoreResult<Settled> {
+        let keys = QueueKeys::new(&job.queue);
+        let answer: String = script::REQUEUE
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .key(keys.record(&job.id))
+            .arg(entry.to_string())
+            .arg(keys::attempt(job.priority, entry))
+            .arg(&fence.args())
+            .arg(job.id.to_string())
+            .arg(job.priority.get())
+            .arg(job.to_fields())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(Settled::parse(&answer))
+    }
+
+    /// Discards a job that was claimed after its `expires_at`.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn expire(&self, claimed: &Claimed, fence: &Fence) -> StoreResult<Settled> {
+        let now = super::local_now();
+        let ended = Ended::expired(&claimed.job, now);
+        let settled = self.finish(&claimed.job, claimed.entry, fence, &ended, false).await?;
+        if settled == Settled::Done {
+            self.events.record(Happened::ended(&claimed.job, State::Discarded, now));
+        }
+        Ok(settled)
+    }
+
+    /// Renews the lease of a job that was fetched over HTTP; false when that attempt is not the current one.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn heartbeat(&self, job: &Stored, entry: EntryId, fence: &Fence) -> StoreResult<bool> {
+        let keys = QueueKeys::new(&job.queue);
+        let [_, token, worker] = fence.args();
+        let renewed: i64 = script::HEARTBEAT
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .arg(entry.to_string())
+            .arg(keys::attempt(job.priority, entry))
+            .arg(token)
+            .arg(worker)
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(renewed == 1)
+    }
+
+    /// Renews jobs of one stream that a queue-worker runs, at most 100 at once; answers with those it no longer has.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn renew(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        consumer: &Consumer,
+        worker: &WorkerId,
+        held: &[(EntryId, Millis, Option<u64>)],
+    ) -> StoreResult<Vec<EntryId>> {
+        let keys = QueueKeys::new(queue);
+        let mut call = script::RENEW.prepare_invoke();
+        call.key(keys.stream(priority)).key(keys.active()).key(keys.leases());
+        call.arg(consumer.name()).arg(priority.get()).arg(worker.as_str());
+        for (entry, started_at, lease_ms) in held {
+            call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
+        }
+        let lost: Vec<String> = call.invoke_async(&mut self.redis.clone()).await?;
+        lost.iter().map(|entry| super::enqueue::parse_entry(entry)).collect()
+    }
+
+    /// An id that a client chose is forgotten with the job. If that fails the id stays for its own, longer TTL.
+    pub(super) async fn shorten_chosen_id(&self, job: &Stored, ttl: Duration) {
+        if job.has_record && job.history.created_at.is_some() {
+            let mut command = redis::cmd("PEXPIRE");
+            command.arg(keys::chosen_id(&job.id)).arg(ttl.as_millis().to_string());
+            if let Err(error) = command.exec_async(&mut self.redis.clone()).await {
+                tracing::debug!(%error, id = %job.id, "a chosen id keeps its long TTL");
+            }
+        }
+    }
+}

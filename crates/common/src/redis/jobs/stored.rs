@@ -1,0 +1,208 @@
+//! A job as it is stored, and what it leaves behind when it is over.
+
+use std::collections::HashMap;
+
+use crate::{
+    id::{EntryId, JobId, new_salt},
+    job::{Envelope, Failure, History, NewJob, State, view::JobView},
+    name::{Priority, QueueName},
+    redis::{StoreError, StoreResult, keys},
+    time::Millis,
+};
+
+/// A job out of a stream entry or a record.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its id.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its priority there.
+    pub priority: Priority,
+    /// What the client asked for.
+    pub envelope: Envelope,
+    /// What it has been through.
+    pub history: History,
+    /// Its own lease in milliseconds.
+    pub lease_ms: Option<u64>,
+    /// Longest run of an attempt in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// The trace it belongs to.
+    pub traceparent: Option<String>,
+    /// Whether it has a record.
+    pub has_record: bool,
+}
+
+/// Fields of a stream entry or record, as Redis gave them.
+pub(super) type Fields = HashMap<String, String>;
+
+impl Stored {
+    /// Reads the fields of a stream entry. The entry of an ordinary job holds only the salt of its id.
+    pub(super) fn from_entry(
+        queue: &QueueName,
+        priority: Priority,
+        entry: EntryId,
+        mut fields: Fields,
+    ) -> StoreResult<Self> {
+        let marker =
+            fields.remove("i").ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has no id")))?;
+        let (id, has_record) = if marker.len() == 36 {
+            (marker.parse().ok(), true)
+        } else {
+            (u32::from_str_radix(&marker, 16).ok().and_then(|salt| JobId::at(entry, queue, priority, salt)), false)
+        };
+        let id = id.ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has a bad id")))?;
+        Self::from_fields(id, queue, priority, fields, has_record)
+    }
+
+    /// Reads the fields of a record.
+    pub(super) fn from_fields(
+        id: JobId,
+        queue: &QueueName,
+        priority: Priority,
+        mut fields: Fields,
+        has_record: bool,
+    ) -> StoreResult<Self> {
+        let envelope = fields.remove("e").ok_or_else(|| StoreError::damaged(format!("job {id} has no envelope")))?;
+        let history = match fields.get("h") {
+            Some(text) => {
+                History::parse(text).map_err(|error| StoreError::damaged(format!("history of {id}: {error}")))?
+            }
+            None => History::default(),
+        };
+        let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
+        Ok(Self {
+            id,
+            queue: queue.clone(),
+            priority,
+            envelope: Envelope::from_json(envelope),
+            history,
+            lease_ms: number("v"),
+            timeout_ms: number("t"),
+            traceparent: fields.remove("c"),
+            has_record,
+        })
+    }
+
+    /// Fields and values to store it with, apart from its id.
+    pub(super) fn to_fields(&self) -> Vec<String> {
+        let mut fields = vec!["e".to_owned(), self.envelope.as_str().to_owned()];
+        let mut push = |name: &str, value: String| fields.extend([name.to_owned(), value]);
+        if !self.history.is_empty() {
+            push("h", self.history.to_json());
+        }
+        if let Some(ms) = self.lease_ms {
+            push("v", ms.to_string());
+        }
+        if let Some(ms) = self.timeout_ms {
+            push("t", ms.to_string());
+        }
+        if let Some(text) = &self.traceparent {
+            push("c", text.clone());
+        }
+        fields
+    }
+
+    /// A view of it in that state; see [`JobView`].
+    #[must_use]
+    pub fn view(&self, state: State) -> JobView<'_> {
+        JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history)
+    }
+
+    /// When it must have been started, if it says so and that is over.
+    #[must_use]
+    pub fn is_expired(&self, now: Millis) -> bool {
+        self.envelope.parts().ok().and_then(|parts| parts.expires_at).is_some_and(|at| at <= now)
+    }
+}
+
+/// The fields of a new, ordinary job, with the salt that its id will have.
+pub(in crate::redis) fn new_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
+    let salt = new_salt();
+    let mut fields = vec!["i".to_owned(), format!("{salt:x}"), "e".to_owned(), job.envelope.as_str().to_owned()];
+    let limits = [("v", job.visibility_timeout_ms), ("t", job.timeout_ms)];
+    for (name, ms) in limits.into_iter().filter_map(|(name, ms)| Some((name, ms?))) {
+        fields.extend([name.to_owned(), ms.to_string()]);
+    }
+    if let Some(text) = traceparent {
+        fields.extend(["c".to_owned(), text.to_owned()]);
+    }
+    (salt, fields)
+}
+
+/// What a job leaves behind: the JSON that clients see from then on.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// How it ended.
+    pub state: State,
+    /// The JSON of the whole job.
+    pub json: String,
+}
+
+impl Ended {
+    /// It succeeded.
+    #[must_use]
+    pub fn completed<'a>(job: &'a Stored, result: Option<&'a str>, started_at: Option<Millis>, now: Millis) -> Self {
+        Self::build(job, State::Completed, now, |view| {
+            view.attempt = job.history.current_attempt();
+            view.started_at = started_at;
+            view.result = result;
+        })
+    }
+
+    /// Its last attempt failed; the failure is in its history already.
+    #[must_use]
+    pub fn discarded(job: &Stored, now: Millis) -> Self {
+        Self::build(job, State::Discarded, now, |_| {})
+    }
+
+    /// It was not started in time.
+    #[must_use]
+    pub fn expired(job: &Stored, now: Millis) -> Self {
+        let mut job = job.clone();
+        job.history.errors.push(Failure::new(
+            "expired",
+            "expired",
+            "not started before expires_at",
+            job.history.attempts,
+            now,
+        ));
+        Self::build(&job, State::Discarded, now, |view| view.ran = false)
+    }
+
+    /// Somebody called it off, maybe in the middle of an attempt.
+    #[must_use]
+    pub fn cancelled(job: &Stored, running_since: Option<Millis>, now: Millis) -> Self {
+        Self::build(job, State::Cancelled, now, |view| {
+            if running_since.is_some() {
+                view.attempt = job.history.current_attempt();
+                view.started_at = running_since;
+            }
+        })
+    }
+
+    fn build<'a>(job: &'a Stored, state: State, now: Millis, change: impl FnOnce(&mut JobView<'a>)) -> Self {
+        let mut view = job.view(state);
+        change(&mut view);
+        // Two clocks are involved: what is shown must not run backwards
+        view.ended_at = Some(view.started_at.map_or(now, |started| started.max(now)));
+        Self { state, json: view.to_json() }
+    }
+
+    /// As it is stored: which attempt ended it, then the JSON.
+    pub(super) fn to_text(&self, priority: Priority, entry: EntryId) -> String {
+        format!("{}\n{}", keys::attempt(priority, entry), self.json)
+    }
+
+    /// As it is stored when no attempt was involved.
+    pub(super) fn to_text_without_attempt(&self) -> String {
+        format!("-\n{}", self.json)
+    }
+
+    /// The JSON in what was stored.
+    pub(super) fn json_of(text: &str) -> StoreResult<&str> {
+        text.split_once('\n')
+            .map(|(_, json)| json)
+            .ok_or_else(|| StoreError::damaged("a result without its first line"))
+    }
+}

@@ -1,0 +1,56 @@
+//! Wake-up calls between processes, over one pub/sub channel. They save waiting and carry no truth: who misses one
+//! finds out by itself, only later.
+
+use crate::{id::JobId, name::QueueName};
+
+/// A wake-up call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wake {
+    /// A queue got a stream that was not there before.
+    Stream(QueueName),
+    /// Something in a queue is due sooner than anything before.
+    Due(QueueName),
+    /// A job was cancelled: whoever runs it should stop.
+    Cancelled(JobId),
+}
+
+impl Wake {
+    /// The call as it is published.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        match self {
+            Self::Stream(queue) => format!("stream {queue}"),
+            Self::Due(queue) => format!("due {queue}"),
+            Self::Cancelled(id) => format!("cancelled {id}"),
+        }
+    }
+
+    /// The call that was heard, if it is one.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let (kind, rest) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
+        match kind {
+            "stream" => rest.parse().ok().map(Self::Stream),
+            "due" => rest.parse().ok().map(Self::Due),
+            "cancelled" => rest.parse().ok().map(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_understood_and_anything_else_ignored() {
+        let queue: QueueName = "a.b".parse().expect("a name");
+        let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+        for call in [Wake::Stream(queue.clone()), Wake::Due(queue), Wake::Cancelled(id)] {
+            assert_eq!(Wake::decode(call.encode().as_bytes()), Some(call));
+        }
+        for noise in [&b""[..], b"due", b"due {x}", b"what q", b"\xff\xff"] {
+            assert_eq!(Wake::decode(noise), None);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Attempts whose lease or time is over: fetched over HTTP, or of jobs with a lease of their own.
+//!
+//! A lease that ran out means that the worker vanished: the job is available again at once. A `timeout_ms` that ran
+//! out is a failure like any other and goes by the retry policy.
+
+use crate::{
+    id::EntryId,
+    job::Failure,
+    name::{Priority, QueueName},
+    redis::{
+        StoreResult,
+        jobs::{Attempt, Claimed, Fence, Jobs, local_now},
+        keys::QueueKeys,
+    },
+};
+
+/// Attempts of a queue in one turn.
+const BATCH: usize = 100;
+
+/// Settles attempts that lapsed, a batch at most.
+pub(super) async fn settle(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+    let keys = QueueKeys::new(queue);
+    let now = jobs.now().await?;
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    command.arg(keys.leases()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
+    let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
+    for member in members {
+        match read(jobs, queue, &keys, &member).await? {
+            Some((claimed, attempt)) => settle_one(jobs, &claimed, &attempt, now).await?,
+            None => forget(jobs, &keys, &member).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn settle_one(jobs: &Jobs, claimed: &Claimed, attempt: &Attempt, now: i64) -> StoreResult<()> {
+    let fence = Fence::Lapsed { token: attempt.token.clone() };
+    let (queue, id) = (&claimed.job.queue, claimed.job.id);
+    if attempt.deadline > 0 && attempt.deadline <= now {
+        let limit = claimed.job.timeout_ms.unwrap_or_default();
+        let message = format!("the attempt took longer than its timeout of {limit} ms");
+        let failure = Failure::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
+        let recorded = jobs.fail(claimed, &fence, failure, None).await?;
+        tracing::info!(%queue, %id, ?recorded, "attempt timed out");
+    } else {
+        let settled = jobs.crash(claimed, &fence).await?;
+        tracing::warn!(%queue, %id, worker = attempt.worker, ?settled, "lease ran out");
+        metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
+    }
+    Ok(())
+}
+
+/// The job and the attempt behind a lease; none when either is gone.
+async fn read(
+    jobs: &Jobs,
+    queue: &QueueName,
+    keys: &QueueKeys,
+    member: &str,
+) -> StoreResult<Option<(Claimed, Attempt)>> {
+    let Some((priority, entry)) = parse_member(member) else { return Ok(None) };
+    let text: Option<String> =
+        redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.redis.clone()).await?;
+    let Some(attempt) = text.as_deref().and_then(Attempt::parse) else { return Ok(None) };
+    let Some(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
+    let claimed = Claimed { job, entry, token: None, started_at: attempt.started_at };
+    Ok(Some((claimed, attempt)))
+}
+
+fn parse_member(member: &str) -> Option<(Priority, EntryId)> {
+    let (priority, entry) = member.split_once(':')?;
+    Some((Priority::try_from(priority.parse::<i64>().ok()?).ok()?, entry.parse().ok()?))
+}
+
+/// A lease without an attempt: its job ended, or somebody else's hands were in the data.
+async fn forget(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
+    let mut pipeline = redis::pipe();
+    pipeline.atomic().cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);
+    Ok(pipeline.exec_async(&mut jobs.redis.clone()).await?)
+}

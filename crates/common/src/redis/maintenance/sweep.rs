@@ -1,0 +1,84 @@
+//! What is looked over from time to time: jobs of queue-workers that vanished, workers without jobs, old dead letters.
+
+use std::time::Duration;
+
+use redis::{FromRedisValue, Value};
+
+use crate::{
+    name::{Priority, QueueName},
+    redis::{
+        StoreError, StoreResult,
+        jobs::{Claimed, Consumer, Fence, Jobs, local_now},
+        keys::QueueKeys,
+        script,
+    },
+};
+
+/// Jobs of one vanished worker in one turn.
+const BATCH: usize = 100;
+/// A worker that holds nothing is forgotten after this long.
+const FORGET_AFTER: Duration = Duration::from_hours(1);
+
+/// Looks over one queue. `trusted` says that silence means something: Redis was there to be talked to.
+pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trusted: bool) -> StoreResult<()> {
+    for priority in jobs.priorities(queue).await? {
+        if trusted {
+            reclaim(jobs, queue, priority).await?;
+        }
+        let _: i64 = script::PRUNE_CONSUMERS
+            .key(QueueKeys::new(queue).stream(priority))
+            .arg(FORGET_AFTER.as_millis().to_string())
+            .arg(BATCH)
+            .invoke_async(&mut jobs.redis.clone())
+            .await?;
+    }
+    prune_dead_letters(jobs, queue).await
+}
+
+/// Gives the jobs of queue-workers that have been silent for their lease to others.
+async fn reclaim(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<()> {
+    for consumer in silent_consumers(jobs, queue, priority).await? {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
+        command.arg(consumer.lease().as_millis().to_string()).arg("-").arg("+").arg(BATCH).arg(consumer.name());
+        let silent: Vec<(String, String, i64, i64)> = command.query_async(&mut jobs.redis.clone()).await?;
+        for (entry, _, idle, _) in silent {
+            let Ok(entry) = entry.parse() else { continue };
+            let Some(job) = jobs.read_entry(queue, priority, entry).await? else { continue };
+            let id = job.id;
+            let claimed = Claimed { job, entry, token: None, started_at: local_now() - idle };
+            let fence = Fence::Worker { consumer: consumer.clone(), silent_for: consumer.lease() };
+            let settled = jobs.crash(&claimed, &fence).await?;
+            tracing::warn!(%queue, %id, worker = consumer.name(), ?settled, "worker vanished, job reclaimed");
+            metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
+        }
+    }
+    Ok(())
+}
+
+/// Queue-workers that hold something and may have been silent for their lease.
+async fn silent_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<Consumer>> {
+    let mut command = redis::cmd("XINFO");
+    command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");
+    let reply: Value = match command.query_async(&mut jobs.redis.clone()).await.map_err(StoreError::from) {
+        Ok(reply) => reply,
+        // No such stream or group: nobody can hold anything
+        Err(StoreError::Refused(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let consumers = Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply)
+        .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let holding = consumers.into_iter().filter_map(|mut fields| {
+        let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
+        let name = String::from_redis_value(fields.remove("name")?).ok()?;
+        Consumer::parse(&name).filter(|_| pending > 0)
+    });
+    Ok(holding.collect())
+}
+
+async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+    let oldest = local_now() - i64::try_from(jobs.settings.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
+    let mut command = redis::cmd("ZREMRANGEBYSCORE");
+    command.arg(QueueKeys::new(queue).dead()).arg("-inf").arg(oldest);
+    Ok(command.exec_async(&mut jobs.redis.clone()).await?)
+}

@@ -1,0 +1,93 @@
+//! The store: one Redis, every key of it spelled in [`keys`], every change of state one script.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`connection`] | the connection of the hot path: shared, made again when it breaks, quick to say no |
+//! | [`dedicated`] | connections for blocking reads |
+//! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
+//! | [`server`] | what Galley requires of the server's configuration |
+//! | [`jobs`], [`bridge`], [`channels`], [`events`] | what is kept there |
+//! | [`maintenance`] | timers, lost leases, upkeep |
+//!
+//! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
+
+pub mod bridge;
+pub mod channels;
+pub mod connection;
+pub mod dedicated;
+pub mod events;
+pub mod jobs;
+pub mod keys;
+pub mod maintenance;
+mod script;
+pub mod server;
+pub mod subscriber;
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+pub use connection::Redis;
+
+/// What can go wrong with the store.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Redis cannot be reached, is starting, or did not answer in time. The command may have been carried out.
+    #[error("redis is unavailable: {0}")]
+    Unavailable(RedisError),
+    /// Redis is out of memory and refused a write. Nothing was written.
+    #[error("redis is out of memory")]
+    Full,
+    /// Redis answered with an error that waiting does not cure.
+    #[error("redis refused a command: {0}")]
+    Refused(RedisError),
+    /// Something that Galley did not write is where Galley's data should be.
+    #[error("unexpected data in redis: {0}")]
+    Damaged(String),
+}
+
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Io | ErrorKind::AuthenticationFailed => Self::Unavailable(error),
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown,
+            ) => Self::Unavailable(error),
+            _ if error.code() == Some("OOM") => Self::Full,
+            // BUSY: a script of somebody else runs too long; MISCONF: the disk is full or failed; both pass
+            _ if matches!(error.code(), Some("BUSY" | "MISCONF")) => Self::Unavailable(error),
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+impl StoreError {
+    pub(crate) fn damaged(what: impl Into<String>) -> Self {
+        Self::Damaged(what.into())
+    }
+}
+
+/// A result of the store.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Pauses between attempts to reach Redis: 50 ms to a second, doubling, with jitter, without end.
+#[must_use]
+pub fn reconnect_delays() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(1))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// The next pause; the delays above never end, and a second stands in if they did.
+pub fn next_delay(delays: &mut ExponentialBackoff) -> Duration {
+    delays.next().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(2))
+}

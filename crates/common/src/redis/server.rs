@@ -1,0 +1,142 @@
+//! What Galley requires of the server's configuration, and what it reports about durability.
+
+use std::collections::HashMap;
+
+use redis::InfoDict;
+
+use super::{Redis, StoreError, StoreResult};
+
+/// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// What the server is and how durable an acknowledgement is on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its version.
+    pub version: String,
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+}
+
+/// What an acknowledged write survives, by the server's own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing is promised: no append-only file.
+    Memory,
+    /// The append-only file is synced every second: a crash can cost about two seconds.
+    EverySecond,
+    /// Acknowledged means on that disk.
+    Always,
+    /// The server does not let us ask.
+    Unknown,
+}
+
+impl Durability {
+    /// The name in `/ojs/v1/health`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::EverySecond => "everysec",
+            Self::Always => "always",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A server that Galley must not be run on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ServerError {
+    /// Its settings would lose jobs.
+    #[error("this redis is not fit for Galley: {0}")]
+    Unfit(String),
+    /// It could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Redis {
+    /// Round trip to Redis.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub async fn ping(&self) -> StoreResult<()> {
+        Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
+    }
+
+    /// Looks at the server's version, eviction policy and durability.
+    ///
+    /// # Errors
+    /// It is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
+    pub async fn check_server(&self) -> Result<Server, ServerError> {
+        let mut connection = self.pooled().await?;
+        let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await.map_err(StoreError::from)?;
+        // A hosted Redis may forbid CONFIG: then its word is taken from INFO, which has the eviction policy
+        let config: HashMap<String, String> =
+            redis::cmd("CONFIG").arg("GET").arg("*append*").query_async(&mut connection).await.unwrap_or_default();
+        judge(&info, &config).map_err(ServerError::Unfit)
+    }
+}
+
+fn judge(info: &InfoDict, config: &HashMap<String, String>) -> Result<Server, String> {
+    let version: String = info.get("redis_version").unwrap_or_default();
+    let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST {
+        return Err(format!("version 7.0 or newer is needed, this is {version}"));
+    }
+    let policy: String = info.get("maxmemory_policy").unwrap_or_default();
+    if !policy.is_empty() && policy != "noeviction" {
+        return Err(format!("maxmemory-policy must be noeviction, it is {policy}: redis would throw jobs away"));
+    }
+    let setting = |name: &str| config.get(name).map(String::as_str);
+    if setting("appendfsync") == Some("always") && setting("no-appendfsync-on-rewrite") == Some("yes") {
+        return Err(String::from(
+            "appendfsync is always but no-appendfsync-on-rewrite is yes: acknowledged writes could be lost during a rewrite",
+        ));
+    }
+    let durability = match (info.get::<u8>("aof_enabled"), setting("appendfsync")) {
+        (Some(0), _) => Durability::Memory,
+        (Some(_), Some("always")) => Durability::Always,
+        (Some(_), Some("everysec")) => Durability::EverySecond,
+        (Some(_), Some(_)) => Durability::Memory,
+        _ => Durability::Unknown,
+    };
+    Ok(Server { version, durability })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(info: &str, config: &[(&str, &str)]) -> Result<Server, String> {
+        let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        judge(&InfoDict::new(info), &config)
+    }
+
+    #[test]
+    fn a_server_that_could_lose_jobs_is_refused() {
+        for (info, config, reason) in [
+            ("redis_version:6.2.1\r\n", &[][..], "7.0 or newer"),
+            ("redis_version:7.0.15\r\nmaxmemory_policy:allkeys-lru\r\n", &[], "noeviction"),
+            (
+                "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n",
+                &[("appendfsync", "always"), ("no-appendfsync-on-rewrite", "yes")],
+                "no-appendfsync-on-rewrite",
+            ),
+        ] {
+            let error = judged(info, config).expect_err(reason);
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn durability_is_what_the_server_says() {
+        let info = "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
+        let of = |config: &[(&str, &str)]| judged(info, config).expect("fit").durability;
+        assert_eq!(of(&[("appendfsync", "everysec")]), Durability::EverySecond);
+        assert_eq!(of(&[("appendfsync", "always")]), Durability::Always);
+        assert_eq!(of(&[]), Durability::Unknown);
+        let memory = judged("redis_version:9.1.2\r\naof_enabled:0\r\n", &[]).expect("fit").durability;
+        assert_eq!(memory, Durability::Memory);
+    }
+}

@@ -1,0 +1,66 @@
+//! Stopping in order: a signal becomes a token, and work in progress gets a limited time.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A token that is cancelled by the first SIGTERM or SIGINT. A second one ends the process at once.
+///
+/// # Errors
+/// The signals cannot be listened to.
+pub fn on_signal() -> std::io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = token.clone();
+    tokio::spawn(async move {
+        let mut name = "";
+        for _ in 0..2 {
+            name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if stop.is_cancelled() {
+                break;
+            }
+            tracing::info!(signal = name, "stopping; a second signal stops at once");
+            stop.cancel();
+        }
+        tracing::warn!(signal = name, "stopped at once by a second signal");
+        std::process::exit(130);
+    });
+    Ok(token)
+}
+
+/// Whether work in progress ended in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything ended.
+    Complete,
+    /// The limit passed with this many tasks still running.
+    TimedOut(usize),
+}
+
+/// Waits until every tracked task has ended, but no longer than `limit`.
+pub async fn drain(tasks: &TaskTracker, limit: Duration) -> Drained {
+    tasks.close();
+    match tokio::time::timeout(limit, tasks.wait()).await {
+        Ok(()) => Drained::Complete,
+        Err(_) => Drained::TimedOut(tasks.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_waits_for_tasks_and_gives_up_at_the_limit() {
+        let tasks = TaskTracker::new();
+        tasks.spawn(tokio::time::sleep(Duration::from_secs(1)));
+        assert_eq!(drain(&tasks, Duration::from_secs(2)).await, Drained::Complete);
+        tasks.reopen();
+        tasks.spawn(std::future::pending::<()>());
+        assert_eq!(drain(&tasks, Duration::from_secs(2)).await, Drained::TimedOut(1));
+    }
+}

@@ -1,0 +1,142 @@
+//! Logs and traces of a process, and the metrics it shows.
+//!
+//! Logs go to stdout through a thread of their own, so that a slow terminal cannot hold up a hot loop. Spans go to
+//! an OTLP receiver when one is named. The guard that [`start`] gives must be dropped last: it sends what is left.
+
+use std::{io::IsTerminal, time::Duration};
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use opentelemetry::{
+    propagation::{Extractor, Injector, TextMapPropagator},
+    trace::TracerProvider,
+};
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use tracing::Span;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
+
+/// Spans that Galley makes itself. The exporter's own HTTP must not be traced: it would never end.
+const TRACED: &str = "off,common=info,gateway=info,queue_worker=info,pubsub_worker=info";
+/// Longest wait for the last spans to be sent.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// Keeps logs and spans flowing; drop it last.
+#[must_use = "dropping it ends logging"]
+pub struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+    _logs: WorkerGuard,
+}
+
+/// Starts logging and tracing for the process.
+///
+/// # Errors
+/// Something else set them up already, or the exporter cannot be built.
+pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySettings) -> anyhow::Result<Telemetry> {
+    let (writer, logs) = NonBlockingBuilder::default().lossy(false).finish(std::io::stdout());
+    let pretty = match log.format {
+        LogFormat::Auto => std::io::stdout().is_terminal(),
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = if pretty {
+        lines.with_ansi(std::io::stdout().is_terminal()).with_target(false).boxed()
+    } else {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+    };
+    let provider = telemetry.otlp_endpoint.as_deref().map(|endpoint| exporter(service, endpoint)).transpose()?;
+    let spans = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(TRACED))
+    });
+    tracing_subscriber::registry()
+        .with(lines.with_filter(EnvFilter::try_new(&log.level)?))
+        .with(spans)
+        .try_init()
+        .context("logging was set up before")?;
+    Ok(Telemetry { provider, _logs: logs })
+}
+
+fn exporter(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    // A path means OTLP over HTTP, none means gRPC
+    let has_path = endpoint.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
+    let builder = opentelemetry_otlp::SpanExporter::builder();
+    let exporter = if has_path {
+        builder.with_http().with_endpoint(endpoint).with_timeout(FLUSH_LIMIT).build()
+    } else {
+        builder.with_tonic().with_endpoint(endpoint).with_timeout(FLUSH_LIMIT).build()
+    };
+    let exporter = exporter.with_context(|| format!("no exporter for {endpoint}"))?;
+    let resource = Resource::builder().with_service_name(service).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+impl Telemetry {
+    /// Sends the spans that are left, for at most three seconds, and ends logging.
+    pub async fn finish(self) {
+        if let Some(provider) = self.provider.clone() {
+            // The exporter blocks until everything is sent or the limit is reached
+            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_LIMIT)).await;
+        }
+    }
+}
+
+/// Makes a span part of the trace that a `traceparent` names. A text that is none changes nothing.
+pub fn continue_trace(span: &Span, traceparent: Option<&str>) {
+    struct One<'a>(&'a str);
+    impl Extractor for One<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            (key == "traceparent").then_some(self.0)
+        }
+        fn keys(&self) -> Vec<&str> {
+            vec!["traceparent"]
+        }
+    }
+    if let Some(text) = traceparent {
+        let context = TraceContextPropagator::new().extract(&One(text));
+        // Fails only where no exporter is set up, and then there is no trace to continue
+        let _ = span.set_parent(context);
+    }
+}
+
+/// The `traceparent` of a span, if spans are exported.
+#[must_use]
+pub fn traceparent_of(span: &Span) -> Option<String> {
+    #[derive(Default)]
+    struct One(Option<String>);
+    impl Injector for One {
+        fn set(&mut self, key: &str, value: String) {
+            if key == "traceparent" {
+                self.0 = Some(value);
+            }
+        }
+    }
+    let mut carrier = One::default();
+    TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
+    carrier.0
+}
+
+/// Upper bounds of the buckets of every duration, in seconds.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// Starts collecting metrics; the handle renders them as Prometheus text.
+///
+/// # Errors
+/// Something else set them up already.
+pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        // Histograms keep their samples until they are drained here
+        let mut ticks = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}

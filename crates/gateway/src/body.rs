@@ -1,0 +1,116 @@
+//! Request bodies: bounded in size, in time and, for JSON, in depth, before anything looks at them.
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::header::{self, HeaderMap},
+    web::{Bytes, BytesMut, Data},
+};
+use common::json;
+use futures_util::{StreamExt, future::LocalBoxFuture};
+use serde::Deserialize;
+
+use crate::{
+    error::{ApiError, Code},
+    startup::Services,
+};
+
+/// A body that is too large is still read up to this many times the limit, so that the client gets to see the answer
+/// instead of a broken connection.
+const DRAIN_FACTOR: usize = 8;
+
+/// Any body.
+pub(crate) struct Body(pub(crate) Bytes);
+
+impl FromRequest for Body {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let services = services(&request)?;
+            let settings = &services.settings.gateway;
+            refuse_encoding(request.headers())?;
+            let reading = read(payload, settings.body_limit_bytes);
+            let Ok(body) = tokio::time::timeout(settings.body_timeout, reading).await else {
+                let limit = settings.body_timeout.as_millis();
+                return Err(ApiError::new(Code::RequestTimeout, format!("the body did not arrive within {limit} ms")));
+            };
+            body.map(Self)
+        })
+    }
+}
+
+/// A body that must be JSON and say so. A page of another site can send forms and text without asking, but not JSON.
+pub(crate) struct JsonBody {
+    bytes: Bytes,
+    depth_limit: usize,
+}
+
+impl JsonBody {
+    /// The body as a `T`.
+    pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
+        if self.bytes.is_empty() {
+            return Err(ApiError::new(Code::InvalidPayload, "body is not valid JSON: it is empty"));
+        }
+        Ok(json::parse(&self.bytes, self.depth_limit)?)
+    }
+}
+
+impl FromRequest for JsonBody {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let body = Body::from_request(&request, payload);
+        Box::pin(async move {
+            let bytes = body.await?.0;
+            if !is_json(request.headers()) && !bytes.is_empty() {
+                return Err(ApiError::new(
+                    Code::UnsupportedMediaType,
+                    "Content-Type must be application/json or application/openjobspec+json",
+                ));
+            }
+            Ok(Self { bytes, depth_limit: services(&request)?.settings.gateway.json_depth_limit })
+        })
+    }
+}
+
+fn services(request: &HttpRequest) -> Result<Data<Services>, ApiError> {
+    let found = request.app_data::<Data<Services>>().cloned();
+    found.ok_or_else(|| ApiError::new(Code::Internal, "the service is not set up"))
+}
+
+fn refuse_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            Err(ApiError::new(Code::UnsupportedMediaType, "a Content-Encoding is not accepted: send the body as it is"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.eq_ignore_ascii_case("application/openjobspec+json")
+}
+
+async fn read(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+    let (mut body, mut length) = (BytesMut::new(), 0_usize);
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| ApiError::new(Code::InvalidPayload, "the body ended before it was complete"))?;
+        length = length.saturating_add(chunk.len());
+        if length <= limit {
+            body.extend_from_slice(&chunk);
+        } else if length > limit.saturating_mul(DRAIN_FACTOR) {
+            break;
+        }
+    }
+    if length > limit {
+        return Err(ApiError::new(Code::PayloadTooLarge, format!("the body must have at most {limit} bytes")));
+    }
+    Ok(body.freeze())
+}

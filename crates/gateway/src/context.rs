@@ -1,0 +1,139 @@
+//! What happens around every request: a request id, a span, metrics, standard headers, and errors in their shape.
+
+use std::time::Instant;
+
+use actix_web::{
+    Error, HttpMessage, HttpRequest,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+    middleware::Next,
+};
+use common::telemetry::{continue_trace, traceparent_of};
+use tracing::{Instrument, Span, field::Empty};
+
+use crate::error::{ApiError, Code};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
+
+/// The trace that a request belongs to, as a `traceparent`.
+#[derive(Clone)]
+pub(crate) struct Trace(Option<String>);
+
+impl Trace {
+    /// The trace of a request, to be carried along by the jobs it makes.
+    pub(crate) fn of(request: &HttpRequest) -> Option<String> {
+        request.extensions().get::<Self>().and_then(|trace| trace.0.clone())
+    }
+}
+
+/// The middleware.
+pub(crate) async fn around_request(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let request_id = request_id(&request);
+    let path = request.path().to_owned();
+    let method = request.method().clone();
+    let given = traceparent(request.headers().get("traceparent"));
+    let span = tracing::info_span!(
+        "http.request",
+        otel.name = %format_args!("{method} {}", request.match_pattern().unwrap_or_default()),
+        otel.kind = "server",
+        http.request.method = %method,
+        url.path = path,
+        http.response.status_code = Empty,
+        request_id,
+    );
+    continue_trace(&span, given.as_deref());
+    request.extensions_mut().insert(Trace(traceparent_of(&span).or(given)));
+    // Errors of handlers and extractors arrive as responses; the router has no others
+    let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
+    let mut response = in_shape(response, &path, &request_id);
+    finish_headers(&mut response, &path, &request_id);
+    note(&span, &response, started);
+    Ok(response)
+}
+
+/// Puts errors into the shape of their part of the interface, those of actix-web itself too.
+fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceResponse {
+    let status = response.status();
+    let ours = response.response().error().and_then(|error| error.as_error::<ApiError>().cloned());
+    let error = match (ours, status) {
+        (Some(error), _) => error,
+        _ if response.headers().contains_key(header::CONTENT_TYPE) => return response,
+        (None, StatusCode::NOT_FOUND) => ApiError::not_found(common::name::quoted(path)),
+        (None, StatusCode::METHOD_NOT_ALLOWED) => {
+            let method = response.request().method();
+            ApiError::new(Code::MethodNotAllowed, format!("{method} is not allowed on {}", common::name::quoted(path)))
+        }
+        (None, status) if status.is_client_error() => ApiError::invalid("the request cannot be read"),
+        _ => return response,
+    };
+    let rendered = error.render(path, request_id);
+    let (request, _) = response.into_parts();
+    ServiceResponse::new(request, rendered)
+}
+
+fn finish_headers(response: &mut ServiceResponse, path: &str, request_id: &str) {
+    let is_ojs = path.starts_with("/ojs");
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if is_ojs {
+        headers.insert(OJS_VERSION, HeaderValue::from_static("1.0"));
+    }
+}
+
+fn note(span: &Span, response: &ServiceResponse, started: Instant) {
+    let status = response.status().as_u16();
+    // The pattern, not the path: paths hold ids and would make a metric of each
+    let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
+    let method = response.request().method().as_str().to_owned();
+    span.record("http.response.status_code", status);
+    let labels = [("route", route), ("method", method), ("status", status.to_string())];
+    metrics::counter!("galley_http_requests_total", &labels).increment(1);
+    metrics::histogram!("galley_http_request_seconds", &labels[..1]).record(started.elapsed().as_secs_f64());
+}
+
+/// The client's id for the request if it is fit for logs and headers, else a new one.
+fn request_id(request: &ServiceRequest) -> String {
+    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    let is_fit = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    given.filter(is_fit).map_or_else(|| uuid::Uuid::now_v7().to_string(), ToOwned::to_owned)
+}
+
+/// A W3C `traceparent` of version 00 that is well-formed.
+fn traceparent(value: Option<&HeaderValue>) -> Option<String> {
+    let text = value?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let is_valid = matches!(parts[..], ["00", trace, parent, flags]
+        if is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2) && trace.contains(|c| c != '0') && parent.contains(|c| c != '0'));
+    is_valid.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_traceparent_is_carried_along() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent(Some(&HeaderValue::from_static(good))).as_deref(), Some(good));
+        for bad in ["", "00-x-y-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "ff-a-b-c"] {
+            assert_eq!(traceparent(Some(&HeaderValue::from_static(bad))), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! One table from error code to status, and two shapes: the Open Job Spec's error object under `/ojs`, RFC 9457
+//! problem details elsewhere. What went wrong inside goes to the log only.
+
+use std::fmt;
+
+use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
+use common::{
+    job::{RequestError, state::Conflict},
+    json::JsonError,
+    name::NameError,
+    redis::StoreError,
+};
+use serde_json::json;
+
+/// What a client can do wrong, and what can go wrong for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    InvalidPayload,
+    InvalidRequest,
+    InvalidPolicy,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    Conflict,
+    Duplicate,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    QueueFull,
+    TooManyQueues,
+    Unavailable,
+    StorageFull,
+    Internal,
+}
+
+/// A row of the table: code, type, status, whether the same request may succeed later, and a hint.
+struct Row(&'static str, &'static str, StatusCode, bool, &'static str);
+
+impl Code {
+    fn row(self) -> Row {
+        use StatusCode as S;
+        match self {
+            Self::InvalidPayload => {
+                Row("invalid_payload", "validation_error", S::BAD_REQUEST, false, "send a JSON object")
+            }
+            Self::InvalidRequest => {
+                Row("invalid_request", "validation_error", S::BAD_REQUEST, false, "the message says what is allowed")
+            }
+            Self::InvalidPolicy => Row(
+                "invalid_request",
+                "validation_error",
+                S::UNPROCESSABLE_ENTITY,
+                false,
+                "the message says what is allowed",
+            ),
+            Self::NotFound => Row(
+                "not_found",
+                "not_found",
+                S::NOT_FOUND,
+                false,
+                "check the path and the id; a job can be looked up until its TTL is over",
+            ),
+            Self::MethodNotAllowed => Row(
+                "method_not_allowed",
+                "invalid_request",
+                S::METHOD_NOT_ALLOWED,
+                false,
+                "see /ojs/manifest for the routes",
+            ),
+            Self::RequestTimeout => Row(
+                "request_timeout",
+                "invalid_request",
+                S::REQUEST_TIMEOUT,
+                true,
+                "send the whole body without pausing",
+            ),
+            Self::Conflict => Row("conflict", "conflict", S::CONFLICT, false, "look the job up: it has moved on"),
+            Self::Duplicate => {
+                Row("duplicate", "conflict", S::CONFLICT, false, "the job is there already; look it up by its id")
+            }
+            Self::PayloadTooLarge => Row(
+                "payload_too_large",
+                "validation_error",
+                S::PAYLOAD_TOO_LARGE,
+                false,
+                "keep large data elsewhere and send a reference",
+            ),
+            Self::UnsupportedMediaType => Row(
+                "unsupported_media_type",
+                "validation_error",
+                S::UNSUPPORTED_MEDIA_TYPE,
+                false,
+                "send Content-Type: application/json without Content-Encoding",
+            ),
+            Self::QueueFull => {
+                Row("queue_full", "backpressure", S::TOO_MANY_REQUESTS, true, "try again when workers have caught up")
+            }
+            Self::TooManyQueues => Row(
+                "too_many_queues",
+                "validation_error",
+                S::UNPROCESSABLE_ENTITY,
+                false,
+                "use fewer queues or raise jobs.max_queues",
+            ),
+            Self::Unavailable => Row(
+                "backend_unavailable",
+                "backend_error",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "try again; a request that was under way may have been carried out",
+            ),
+            Self::StorageFull => Row(
+                "backend_full",
+                "backend_error",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "nothing was written; try again later",
+            ),
+            Self::Internal => Row(
+                "backend_error",
+                "backend_error",
+                S::INTERNAL_SERVER_ERROR,
+                true,
+                "the log has more under the request id",
+            ),
+        }
+    }
+}
+
+/// An error on its way to a client.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    code: Code,
+    message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
+    pub(crate) fn not_found(what: impl fmt::Display) -> Self {
+        Self::new(Code::NotFound, format!("{what} does not exist"))
+    }
+
+    /// The whole response, in the shape of the part of the interface that the path belongs to.
+    pub(crate) fn render(&self, path: &str, request_id: &str) -> HttpResponse {
+        let Row(code, kind, status, retryable, hint) = self.code.row();
+        let mut response = HttpResponse::build(status);
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
+            response.insert_header((header::RETRY_AFTER, "1"));
+        }
+        if path.starts_with("/ojs") {
+            let docs_url = format!("/ojs/manifest#{code}");
+            let error = json!({
+                "code": code, "type": kind, "message": self.message, "retryable": retryable,
+                "hint": hint, "docs_url": docs_url, "request_id": request_id,
+            });
+            return response.content_type(super::routes::OJS_JSON).body(json!({ "error": error }).to_string());
+        }
+        let problem = json!({
+            "type": "about:blank", "title": status.canonical_reason().unwrap_or_default(), "status": status.as_u16(),
+            "detail": self.message, "code": code, "retryable": retryable, "hint": hint, "request_id": request_id,
+        });
+        response.content_type("application/problem+json").body(problem.to_string())
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.code.row().2
+    }
+
+    /// Only the status: `context` renders the body, because it knows the path and the request id.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status_code())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Unavailable(_) => Self::new(Code::Unavailable, "the store cannot be reached at the moment"),
+            StoreError::Full => Self::new(Code::StorageFull, "the store is out of memory"),
+            StoreError::Refused(_) | StoreError::Damaged(_) => {
+                tracing::error!(%error, "request failed inside");
+                Self::new(Code::Internal, "the request could not be carried out")
+            }
+        }
+    }
+}
+
+impl From<JsonError> for ApiError {
+    fn from(error: JsonError) -> Self {
+        let code = match error {
+            JsonError::Malformed(_) | JsonError::TooDeep { .. } => Code::InvalidPayload,
+            JsonError::Unexpected(_) => Code::InvalidRequest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<NameError> for ApiError {
+    fn from(error: NameError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let code = match error {
+            RequestError::Invalid(_) => Code::InvalidRequest,
+            RequestError::Policy(_) => Code::InvalidPolicy,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<Conflict> for ApiError {
+    fn from(conflict: Conflict) -> Self {
+        Self::new(Code::Conflict, conflict.to_string())
+    }
+}

@@ -1,0 +1,66 @@
+//! The routes, one file per resource.
+
+mod channels;
+mod dead_letters;
+mod events;
+mod jobs;
+mod seed;
+mod system;
+mod workers;
+
+use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
+
+use crate::error::ApiError;
+
+/// The media type of everything under `/ojs`.
+pub(crate) const OJS_JSON: &str = "application/openjobspec+json";
+
+type Answer = Result<HttpResponse, ApiError>;
+
+/// Adds every route.
+pub(crate) fn configure(config: &mut web::ServiceConfig) {
+    config
+        .route("/", web::get().to(seed::index))
+        .route("/prodcons", web::get().to(seed::prodcons))
+        .route("/pubsub", web::get().to(seed::pubsub))
+        .route("/ojs/manifest", web::get().to(system::manifest))
+        .route("/ojs/v1/health", web::get().to(system::health))
+        .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
+        .service(
+            web::resource("/ojs/v1/jobs/{id}").route(web::get().to(jobs::show)).route(web::delete().to(jobs::cancel)),
+        )
+        .service(web::resource("/ojs/v1/workers/fetch").route(web::post().to(workers::fetch)))
+        .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
+        .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
+        .service(web::resource("/ojs/v1/workers/heartbeat").route(web::post().to(workers::heartbeat)))
+        .service(web::resource("/ojs/v1/dead-letter").route(web::get().to(dead_letters::list)))
+        .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
+        .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
+        .service(web::resource("/ojs/v1/events").route(web::get().to(events::list)))
+        .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
+}
+
+/// A response of the Open Job Spec.
+fn ojs(status: StatusCode, json: String) -> HttpResponse {
+    ojs_builder(status).body(json)
+}
+
+fn ojs_builder(status: StatusCode) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response.content_type(OJS_JSON);
+    response
+}
+
+/// `{"job": ...}` around the JSON of a job.
+fn job_json(job: &str) -> String {
+    ["{\"job\":", job, "}"].concat()
+}
+
+/// A whole number in a query, within bounds.
+fn bounded(name: &str, given: Option<&str>, default: usize, most: usize) -> Result<usize, ApiError> {
+    let Some(text) = given else { return Ok(default) };
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| {
+        ApiError::invalid(format!("{name} must be an integer from 1 to {most}, got {}", common::name::quoted(text)))
+    })
+}

@@ -1,0 +1,54 @@
+//! The page that Galley grew from: two links, a list that workers take from, a channel that every subscriber hears.
+//! Routes, keys and bytes are the original's, so its own workers and listeners can take part.
+
+use actix_web::{HttpResponse, http::header, web};
+use common::{name::ChannelName, redis::StoreError};
+
+use super::Answer;
+use crate::startup::Services;
+
+const LIST: &str = "task:prodcons:queue";
+const CHANNEL: &str = "task:pubsub:channel";
+
+const PAGE: &str = r#"<!DOCTYPE html>
+<html lang="zh">
+<head><meta charset="utf-8"><title>Redis Message Queue</title></head>
+<body>
+<br>
+<center><h3>Redis Message Queue</h3>
+<br>
+<a href="/prodcons">生产消费者模式</a>
+<br>
+<br>
+<a href="/pubsub">发布订阅者模式</a>
+</center>
+</body>
+</html>
+"#;
+
+pub(super) async fn index() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE)
+}
+
+pub(super) async fn prodcons(services: web::Data<Services>) -> Answer {
+    let element: u8 = rand::random_range(0..10);
+    services.redis.push_element(LIST, element.to_string().as_bytes()).await?;
+    tracing::info!("lpush {LIST} -- {element}");
+    Ok(back())
+}
+
+pub(super) async fn pubsub(services: web::Data<Services>) -> Answer {
+    let element: u8 = rand::random_range(0..10);
+    let channel: ChannelName = CHANNEL.parse().map_err(|_| StoreError::Damaged(CHANNEL.to_owned()))?;
+    services.redis.publish(&services.settings.channels, &channel, element.to_string().as_bytes(), None).await?;
+    tracing::info!("publish {CHANNEL} -- {element}");
+    Ok(back())
+}
+
+fn back() -> HttpResponse {
+    // Each visit does something, so no cache may answer in our place
+    HttpResponse::Found()
+        .insert_header((header::LOCATION, "/"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .finish()
+}

@@ -1,0 +1,60 @@
+//! What this server is and how it is.
+
+use std::time::Instant;
+
+use actix_web::{HttpResponse, http::StatusCode, http::header, web};
+use common::redis::server::ServerError;
+use serde_json::json;
+
+use super::{ojs, ojs_builder};
+use crate::startup::Services;
+
+pub(super) async fn manifest() -> HttpResponse {
+    let manifest = json!({
+        "specversion": "1.0",
+        "ojs_version": "1.0",
+        "implementation": { "name": "galley", "version": env!("CARGO_PKG_VERSION"), "language": "rust" },
+        "conformance_level": 1,
+        "protocols": ["http"],
+        "backend": "redis",
+        "capabilities": {
+            "scheduled_jobs": true, "dead_letter": true, "priority_queues": true, "batch_enqueue": false,
+            "cron_jobs": false, "workflows": false, "unique_jobs": false, "rate_limiting": false,
+        },
+        "endpoints": {
+            "manifest": "/ojs/manifest",
+            "health": "/ojs/v1/health",
+            "jobs": "/ojs/v1/jobs",
+            "workers": "/ojs/v1/workers",
+            "dead_letter": "/ojs/v1/dead-letter",
+            "events": "/ojs/v1/events",
+        },
+    });
+    ojs(StatusCode::OK, manifest.to_string())
+}
+
+pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
+    let started = Instant::now();
+    match services.redis.check_server().await {
+        Ok(server) => {
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let backend = json!({
+                "type": "redis", "status": "connected", "version": server.version,
+                "durability": server.durability.as_str(), "latency_ms": millis,
+            });
+            let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
+            ojs(StatusCode::OK, health.to_string())
+        }
+        Err(error) => {
+            let reason = match error {
+                ServerError::Unfit(reason) => reason,
+                ServerError::Store(_) => "the store cannot be reached at the moment".to_owned(),
+            };
+            let backend = json!({ "type": "redis", "status": "unavailable", "reason": reason });
+            let health = json!({ "status": "unhealthy", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
+            ojs_builder(StatusCode::SERVICE_UNAVAILABLE)
+                .insert_header((header::RETRY_AFTER, "1"))
+                .body(health.to_string())
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Building the service and running it until it is told to stop.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use actix_web::{App, HttpServer, dev::Server, middleware, web};
+use anyhow::Context;
+use common::{
+    ops::{self, Readiness},
+    redis::{Redis, events::EventLog, jobs::Jobs, maintenance, server::ServerError},
+    settings::Settings,
+    telemetry,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{context, routes};
+
+/// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// What every handler may use.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) redis: Redis,
+    pub(crate) jobs: Jobs,
+    pub(crate) settings: Arc<Settings>,
+}
+
+/// A service that is bound to its address and not running yet.
+pub(crate) struct Application {
+    server: Server,
+    address: SocketAddr,
+    services: Services,
+    events: (CancellationToken, JoinHandle<()>),
+}
+
+impl Application {
+    /// Binds the address and prepares everything. Redis may be away; a Redis that would lose jobs is refused.
+    pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = telemetry::start_metrics()?;
+        let redis = Redis::new(&settings.redis)?;
+        match redis.check_server().await {
+            Ok(server) => {
+                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found")
+            }
+            Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
+            Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),
+        }
+        let stop_events = CancellationToken::new();
+        let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let services = Services {
+            jobs: Jobs::new(&redis, &settings, log),
+            redis: redis.clone(),
+            settings: Arc::new(settings.clone()),
+        };
+        let readiness: Readiness = Arc::new(move || Box::pin(ready(redis.clone())));
+        let shared = services.clone();
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::Data::new(shared.clone()))
+                .configure(|config| ops::routes(config, &readiness, &metrics))
+                .configure(routes::configure)
+                .wrap(middleware::from_fn(context::around_request))
+        })
+        .client_request_timeout(settings.gateway.head_timeout)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(settings.gateway.shutdown_grace.as_secs().max(1))
+        .disable_signals()
+        .bind(settings.gateway.listen)
+        .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
+        let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
+        Ok(Self { server: server.run(), address, services, events: (stop_events, writer) })
+    }
+
+    /// Serves until `stop` is cancelled, then finishes the requests in progress.
+    pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
+        tracing::info!(address = %self.address, redis = ?self.services.settings.redis.url, "gateway listens");
+        let upkeep = tokio::spawn(maintenance::run(
+            self.services.jobs.clone(),
+            self.services.settings.maintenance.clone(),
+            stop.clone(),
+        ));
+        let handle = self.server.handle();
+        let serving = tokio::spawn(self.server);
+        stop.cancelled().await;
+        handle.stop(true).await;
+        serving.await??;
+        upkeep.await?;
+        // The last to stop: everything above may still have events to write
+        let (stop_events, writer) = self.events;
+        stop_events.cancel();
+        writer.await?;
+        tracing::info!("gateway stopped");
+        Ok(())
+    }
+}
+
+async fn ready(redis: Redis) -> Result<(), String> {
+    redis.ping().await.map_err(|error| error.to_string())?;
+    match redis.check_server().await {
+        Err(ServerError::Unfit(reason)) => Err(reason),
+        _ => Ok(()),
+    }
+}
