@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`name`], [`id`] | names and ids as types that can only hold valid ones |
-//! | [`json`], [`time`] | JSON and times at the edge |
+//! | [`json`], [`time`], [`text`] | JSON, times and strangers' text at the edge |
 //! | [`job`] | what a job is: pure code |
 //! | [`redis`] | the store |
 //! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
@@ -18,4 +18,5 @@ pub mod redis;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
+pub mod text;
 pub mod time;

@@ -7,14 +7,15 @@ use std::{net::SocketAddr, sync::Arc};
 
 use actix_web::{App, HttpResponse, HttpServer, dev::Server, http::header, web};
 use futures_util::future::BoxFuture;
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
+
+use crate::telemetry::MetricsHandle;
 
 /// Answers whether the service can work; the error says why not, for people.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Adds the three routes to an application.
-pub fn routes(config: &mut web::ServiceConfig, readiness: &Readiness, metrics: &PrometheusHandle) {
+pub fn routes(config: &mut web::ServiceConfig, readiness: &Readiness, metrics: &MetricsHandle) {
     config
         .app_data(web::Data::new(readiness.clone()))
         .app_data(web::Data::new(metrics.clone()))
@@ -36,7 +37,7 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     }
 }
 
-async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
+async fn render(metrics: web::Data<MetricsHandle>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.render())
 }
 
@@ -47,7 +48,7 @@ async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
 pub fn serve(
     listen: SocketAddr,
     readiness: Readiness,
-    metrics: PrometheusHandle,
+    metrics: MetricsHandle,
 ) -> std::io::Result<(Server, SocketAddr)> {
     let server = HttpServer::new(move || App::new().configure(|config| routes(config, &readiness, &metrics)))
         .workers(1)

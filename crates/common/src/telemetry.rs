@@ -6,7 +6,8 @@
 use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusBuilder;
+pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;
 use opentelemetry::{
     propagation::{Extractor, Injector, TextMapPropagator},
     trace::TracerProvider,
@@ -127,7 +128,7 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 ///
 /// # Errors
 /// Something else set them up already.
-pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
     let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
     let upkeep = handle.clone();
     tokio::spawn(async move {

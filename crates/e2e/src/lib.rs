@@ -1,1 +1,11 @@
+//! Real parts for tests: a Redis server of one's own, Galley's own binaries, and waiting without sleeping.
+//!
+//! Nothing here knows the other crates: their integration tests use it too.
 
+mod redis_server;
+mod service;
+mod wait;
+
+pub use redis_server::{Persistence, RedisServer};
+pub use service::{Service, binary};
+pub use wait::{LIMIT, eventually, eventually_for};

@@ -75,9 +75,12 @@ impl StoreError {
 /// A result of the store.
 pub type StoreResult<T> = Result<T, StoreError>;
 
+/// An endless series of pauses.
+pub type Delays = ExponentialBackoff;
+
 /// Pauses between attempts to reach Redis: 50 ms to a second, doubling, with jitter, without end.
 #[must_use]
-pub fn reconnect_delays() -> ExponentialBackoff {
+pub fn reconnect_delays() -> Delays {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
@@ -88,6 +91,6 @@ pub fn reconnect_delays() -> ExponentialBackoff {
 }
 
 /// The next pause; the delays above never end, and a second stands in if they did.
-pub fn next_delay(delays: &mut ExponentialBackoff) -> Duration {
+pub fn next_delay(delays: &mut Delays) -> Duration {
     delays.next().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(2))
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
+use crate::name::WorkerId;
+
 use super::{
     BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
     PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, TelemetrySettings,
@@ -56,6 +58,17 @@ fn names<T: FromStr<Err: Display>>(key: &str, values: &[String]) -> Result<Vec<T
         .collect()
 }
 
+fn worker_name(given: String) -> Result<WorkerId, SettingError> {
+    let name = if given.is_empty() {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(100).collect();
+        format!("{host}-{}", std::process::id())
+    } else {
+        given
+    };
+    parsed("queue_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
+}
+
 const ADDRESS: &str = "an address and port such as 127.0.0.1:8080";
 
 impl TryFrom<Raw> for Settings {
@@ -68,6 +81,7 @@ impl TryFrom<Raw> for Settings {
             queue_worker: QueueWorkerSettings {
                 listen: parsed("queue_worker.listen", &raw.queue_worker.listen, ADDRESS)?,
                 queues: names("queue_worker.queues", &raw.queue_worker.queues)?,
+                name: worker_name(raw.queue_worker.name)?,
                 concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
                 shutdown_grace: millis(
                     "queue_worker.shutdown_grace_ms",

@@ -12,7 +12,7 @@ use config::{Config, Environment, File, FileFormat};
 
 pub use check::SettingError;
 
-use crate::name::{ChannelName, JobType, QueueName};
+use crate::name::{ChannelName, JobType, QueueName, WorkerId};
 
 /// The defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../../../../config/default.toml");
@@ -103,6 +103,7 @@ pub struct GatewaySettings {
 pub struct QueueWorkerSettings {
     pub listen: SocketAddr,
     pub queues: Vec<QueueName>,
+    pub name: WorkerId,
     pub concurrency: usize,
     pub shutdown_grace: Duration,
 }

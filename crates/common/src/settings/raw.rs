@@ -47,6 +47,7 @@ pub(super) struct Gateway {
 pub(super) struct QueueWorker {
     pub(super) listen: String,
     pub(super) queues: Vec<String>,
+    pub(super) name: String,
     pub(super) concurrency: u64,
     pub(super) shutdown_grace_ms: u64,
 }

@@ -4,6 +4,7 @@ mod channels;
 mod dead_letters;
 mod events;
 mod jobs;
+mod queues;
 mod seed;
 mod system;
 mod workers;
@@ -36,6 +37,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/dead-letter").route(web::get().to(dead_letters::list)))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
+        .service(web::resource("/ojs/v1/queues/{queue}/stats").route(web::get().to(queues::stats)))
         .service(web::resource("/ojs/v1/events").route(web::get().to(events::list)))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
 }

@@ -13,6 +13,7 @@
 //! | `locate` | finds a job by its id |
 //! | `cancel` | ends jobs from outside |
 //! | `dead_letter` | jobs that used up their attempts |
+//! | `stats` | how a queue is doing |
 //! | `stored` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
@@ -22,6 +23,7 @@ mod dead_letter;
 mod enqueue;
 mod locate;
 mod settle;
+mod stats;
 mod stored;
 pub mod wake;
 
@@ -39,6 +41,7 @@ pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
 pub use locate::{Attempt, Holder, Located};
 pub use settle::{Completion, Fence, Recorded, Settled};
+pub use stats::Stats;
 pub(super) use stored::new_fields;
 pub use stored::{Ended, Stored};
 

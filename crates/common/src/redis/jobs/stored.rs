@@ -70,12 +70,14 @@ impl Stored {
             }
             None => History::default(),
         };
+        let envelope = Envelope::from_json(envelope);
+        envelope.parts().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?;
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
         Ok(Self {
             id,
             queue: queue.clone(),
             priority,
-            envelope: Envelope::from_json(envelope),
+            envelope,
             history,
             lease_ms: number("v"),
             timeout_ms: number("t"),

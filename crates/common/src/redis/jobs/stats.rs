@@ -1,0 +1,71 @@
+//! How a queue is doing.
+
+use std::collections::HashMap;
+
+use super::Jobs;
+use crate::{
+    name::QueueName,
+    redis::{StoreResult, keys::QueueKeys},
+};
+
+/// Numbers of one queue, all of one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Jobs that wait for a worker.
+    pub available: u64,
+    /// Jobs that a worker has.
+    pub active: u64,
+    /// Jobs that wait for their time: scheduled and retryable.
+    pub waiting: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Jobs that succeeded, ever.
+    pub completed: u64,
+    /// Jobs that failed for good or expired, ever.
+    pub discarded: u64,
+    /// Jobs that were cancelled, ever.
+    pub cancelled: u64,
+}
+
+impl Jobs {
+    /// The numbers of a queue; zeros for one that does not exist.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn stats(&self, queue: &QueueName) -> StoreResult<Stats> {
+        let keys = QueueKeys::new(queue);
+        let priorities = self.priorities(queue).await?;
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        pipeline.cmd("HGETALL").arg(keys.stats()).cmd("ZCARD").arg(keys.due()).cmd("ZCARD").arg(keys.dead());
+        for priority in &priorities {
+            let stream = keys.stream(*priority);
+            pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(&stream).arg("workers");
+        }
+        let reply: Vec<redis::Value> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let mut reply = reply.into_iter();
+        let totals: HashMap<String, u64> = next(&mut reply)?;
+        let total = |name: &str| totals.get(name).copied().unwrap_or(0);
+        let mut stats = Stats {
+            waiting: next(&mut reply)?,
+            dead: next(&mut reply)?,
+            completed: total("completed"),
+            discarded: total("discarded"),
+            cancelled: total("cancelled"),
+            ..Stats::default()
+        };
+        for _ in &priorities {
+            let length: u64 = next(&mut reply)?;
+            let pending: Vec<redis::Value> = next(&mut reply)?;
+            let held =
+                pending.into_iter().next().map_or(Ok(0), redis::from_redis_value).map_err(super::claim::parsing)?;
+            stats.active += held;
+            stats.available += length.saturating_sub(held);
+        }
+        Ok(stats)
+    }
+}
+
+fn next<T: redis::FromRedisValue>(reply: &mut std::vec::IntoIter<redis::Value>) -> StoreResult<T> {
+    redis::from_redis_value(reply.next().unwrap_or_default()).map_err(super::claim::parsing)
+}

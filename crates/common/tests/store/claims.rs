@@ -1,0 +1,108 @@
+use std::{sync::Arc, time::Duration};
+
+use common::redis::jobs::Claim;
+use e2e::eventually;
+
+use crate::kit::{JOB, Kit, consumer, normal, queue};
+
+#[tokio::test]
+async fn two_workers_never_get_the_same_job() {
+    let kit = Kit::start();
+    for _ in 0..200 {
+        kit.enqueue(JOB).await;
+    }
+    let (a, b) = (consumer(), consumer());
+    let mut seen = std::collections::HashSet::new();
+    loop {
+        let (first, second) = tokio::join!(kit.claim(&a, 7), kit.claim(&b, 7));
+        if first.is_empty() && second.is_empty() {
+            break;
+        }
+        for claimed in first.into_iter().chain(second) {
+            assert!(seen.insert(claimed.job.id));
+        }
+    }
+    assert_eq!(seen.len(), 200);
+}
+
+#[tokio::test]
+async fn a_claim_on_a_queue_that_does_not_exist_finds_and_writes_nothing() {
+    let kit = Kit::start();
+    assert!(kit.pull(None).await.is_none());
+    assert!(kit.keys().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_of_streams_that_is_old_is_read_again() {
+    let kit = Kit::start();
+    kit.enqueue(JOB).await;
+    let consumer = consumer();
+    let worker = "w".parse().expect("a name");
+    let by = Claim::Worker { consumer: &consumer, worker: &worker };
+    let mut known = kit.jobs.priorities(&queue()).await.expect("redis runs");
+    kit.enqueue(r#"{"type":"a","args":[],"priority":50}"#).await;
+    let claimed = kit.jobs.claim(&queue(), &mut known, 1, by).await.expect("redis runs");
+    assert_eq!(claimed[0].job.priority.get(), 50);
+    assert_eq!(known.len(), 2);
+}
+
+#[tokio::test]
+async fn a_blocked_claim_gets_a_job_the_moment_it_arrives() {
+    let kit = Arc::new(Kit::start());
+    kit.jobs.open_queues(&[queue()]).await.expect("redis runs");
+    let blocked = {
+        let kit = kit.clone();
+        tokio::spawn(async move {
+            let mut connection = kit.redis.dedicated(Duration::from_secs(60)).await.expect("redis runs");
+            let streams = [(queue(), normal())];
+            kit.jobs.claim_blocking(&mut connection, &streams, &consumer(), Duration::from_secs(60)).await
+        })
+    };
+    eventually("somebody blocks", || async {
+        let info = kit.command(&["INFO", "clients"]).await;
+        format!("{info:?}").contains("blocked_clients:1").then_some(())
+    })
+    .await;
+    let id = kit.enqueue(JOB).await;
+    let claimed = blocked.await.expect("no panic").expect("redis runs");
+    assert_eq!(claimed.iter().map(|claimed| claimed.job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn a_worker_finds_what_was_handed_to_it_in_an_answer_it_never_got() {
+    let kit = Kit::start();
+    let id = kit.enqueue(JOB).await;
+    let consumer = consumer();
+    // The answer is thrown away
+    drop(kit.claim_one(&consumer).await);
+    let own = kit.jobs.own(&queue(), normal(), &consumer, 10).await.expect("redis runs");
+    assert_eq!(own.iter().map(|claimed| claimed.job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_does_not_keep_the_others_from_being_worked_on() {
+    let kit = Kit::start();
+    let first = kit.enqueue(JOB).await;
+    for broken in [&["nonsense", "1"][..], &["i", "zz", "e", "{}"], &["i", "1"], &["i", "1", "e", "{}", "h", "[]"]] {
+        kit.command(&[&["XADD", "galley:{default}:s:0", "*"], broken].concat()).await;
+    }
+    let last = kit.enqueue(JOB).await;
+    let claimed: Vec<_> = kit.claim(&consumer(), 10).await.into_iter().map(|claimed| claimed.job.id).collect();
+    assert_eq!(claimed, [first, last]);
+}
+
+#[tokio::test]
+async fn an_active_job_shows_who_has_it_and_since_when() {
+    let kit = Kit::start();
+    let id = kit.enqueue(JOB).await;
+    let worker = "puller-1".parse().expect("a name");
+    let by = Claim::Pull { worker: Some(&worker), lease: None };
+    kit.jobs.claim(&queue(), &mut Vec::new(), 1, by).await.expect("redis runs");
+    let job = kit.job(id).await;
+    assert_eq!(
+        (job["state"].as_str(), job["attempt"].as_u64(), job["worker_id"].as_str()),
+        (Some("active"), Some(1), Some("puller-1"))
+    );
+    assert!(job["started_at"].is_string());
+    assert_eq!(job, kit.job(id).await, "a second look shows the same");
+}

@@ -1,0 +1,94 @@
+use common::redis::{StoreError, jobs::Settled};
+use e2e::eventually;
+
+use crate::kit::{JOB, Kit, consumer, queue};
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_given_to_it_again() {
+    let kit = Kit::start();
+    let worker = consumer();
+    for _ in 0..3 {
+        kit.command(&["SCRIPT", "FLUSH"]).await;
+        kit.enqueue(JOB).await;
+        kit.command(&["SCRIPT", "FLUSH"]).await;
+        let claimed = kit.claim_one(&worker).await;
+        kit.command(&["SCRIPT", "FLUSH"]).await;
+        assert_eq!(kit.complete(&worker, &claimed, "1").await, Settled::Done);
+    }
+    assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").completed, 3);
+}
+
+#[tokio::test]
+async fn a_redis_that_was_emptied_is_set_up_again_on_demand() {
+    let kit = Kit::start();
+    let worker = consumer();
+    kit.enqueue(JOB).await;
+    kit.claim_one(&worker).await;
+    kit.command(&["FLUSHDB"]).await;
+    assert!(kit.claim(&worker, 1).await.is_empty());
+    let id = kit.enqueue(JOB).await;
+    assert_eq!(kit.claim_one(&worker).await.job.id, id);
+}
+
+#[tokio::test]
+async fn a_stream_without_its_group_hands_out_everything_in_it() {
+    let kit = Kit::start();
+    let id = kit.enqueue(JOB).await;
+    kit.command(&["XGROUP", "DESTROY", "galley:{default}:s:0", "workers"]).await;
+    assert_eq!(kit.claim_one(&consumer()).await.job.id, id);
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
+    let kit = Kit::start();
+    let worker = consumer();
+    let ids = [kit.enqueue(JOB).await, kit.enqueue(JOB).await, kit.enqueue(JOB).await];
+    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let now = kit.jobs.now().await.expect("redis runs");
+    let new = common::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
+    assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Full)));
+    let claimed = kit.claim(&worker, 3).await;
+    assert_eq!(kit.complete(&worker, &claimed[0], "1").await, Settled::Done);
+    let fence = crate::kit::fence(&worker);
+    kit.jobs.fail(&claimed[1], &fence, crate::kit::failure(1), None).await.expect("recorded");
+    assert_eq!(kit.jobs.requeue(&claimed[2].job, claimed[2].entry, &fence).await.expect("recorded"), Settled::Done);
+    assert_eq!(kit.state(ids[0]).await, "completed");
+    assert_eq!(kit.state(ids[1]).await, "retryable");
+    assert_eq!(kit.state(ids[2]).await, "available");
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_is_an_error_and_is_left_alone() {
+    let kit = Kit::start();
+    kit.command(&["SET", "galley:{default}:s:0", "not a stream"]).await;
+    let now = kit.jobs.now().await.expect("redis runs");
+    let new = common::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
+    assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Refused(_))));
+    let value = kit.command(&["GET", "galley:{default}:s:0"]).await;
+    assert_eq!(value, redis::Value::BulkString(b"not a stream".to_vec()));
+    kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;
+}
+
+#[tokio::test]
+async fn commands_fail_at_once_while_redis_is_away_and_work_again_after() {
+    let mut kit = Kit::start();
+    kit.enqueue(JOB).await;
+    kit.server.kill();
+    let error = kit.redis.ping().await.expect_err("redis is away");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    kit.server.start_again();
+    eventually("redis answers again", || async { kit.redis.ping().await.ok() }).await;
+    kit.enqueue(JOB).await;
+}
+
+#[tokio::test]
+async fn killed_connections_are_made_again() {
+    let kit = Kit::start();
+    for _ in 0..5 {
+        kit.redis.ping().await.expect("redis runs");
+        kit.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        // The command in which the loss shows may fail, the next ones not
+        eventually("redis answers again", || async { kit.redis.ping().await.ok() }).await;
+        kit.enqueue(JOB).await;
+    }
+}

@@ -1,0 +1,9 @@
+//! The store against a real Redis.
+
+mod bridge;
+mod channels;
+mod claims;
+mod enqueue;
+mod faults;
+mod kit;
+mod settle;

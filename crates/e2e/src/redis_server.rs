@@ -1,0 +1,169 @@
+//! A Redis server of a test's own: a free port, a folder of its own, gone at the end.
+
+use std::{
+    io::Read,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+/// What an acknowledged write survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// Nothing.
+    None,
+    /// A killed process: every write is in the append-only file before it is acknowledged.
+    Always,
+}
+
+/// A running server.
+pub struct RedisServer {
+    process: Option<Child>,
+    folder: TempDir,
+    port: u16,
+    persistence: Persistence,
+}
+
+impl RedisServer {
+    /// Starts a server that keeps nothing.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(Persistence::None)
+    }
+
+    /// Starts a server.
+    ///
+    /// # Panics
+    /// There is no server to start; `make test` sees to that.
+    #[must_use]
+    pub fn start_with(persistence: Persistence) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for redis");
+        // The port is free until somebody else takes it in the moment between: then another one
+        for _ in 0..10 {
+            let port = free_port();
+            if let Some(process) = spawn(folder.path(), port, persistence) {
+                return Self { process: Some(process), folder, port, persistence };
+            }
+        }
+        panic!("redis-server does not start; see {}", folder.path().display());
+    }
+
+    /// The URL of its database 5, as the seed has it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/5", self.port)
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection to its database 5.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        client.get_multiplexed_async_connection().await.expect("redis runs")
+    }
+
+    /// Kills it without warning.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("redis runs");
+        process.kill().expect("redis can be killed");
+        process.wait().expect("redis ends");
+    }
+
+    /// Starts it again, on the same port and data.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_again(&mut self) {
+        self.process = spawn(self.folder.path(), self.port, self.persistence);
+        assert!(self.process.is_some(), "redis-server does not start again");
+    }
+
+    /// Stops it in its tracks, connections and all, until [`RedisServer::thaw`].
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("redis runs");
+        kill(Pid::from_raw(i32::try_from(process.id()).expect("a pid")), signal).expect("redis can be signalled");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn spawn(folder: &Path, port: u16, persistence: Persistence) -> Option<Child> {
+    let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let mut command = Command::new(&program);
+    command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
+    command.args(["--save", "", "--logfile", "redis.log", "--daemonize", "no"]);
+    match persistence {
+        Persistence::None => command.args(["--appendonly", "no"]),
+        Persistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+    };
+    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut process = process.unwrap_or_else(|error| {
+        panic!("{program} cannot be started ({error}): install redis-server, or run the tests with `make test`")
+    });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if answers(port) {
+            return Some(process);
+        }
+        if process.try_wait().expect("a process").is_some() {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = process.kill();
+    None
+}
+
+/// Whether it answers a PING with a PONG: while it reads its data it answers otherwise.
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+    let mut answer = [0; 7];
+    std::io::Write::write_all(&mut stream, b"PING\r\n").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && &answer == b"+PONG\r\n"
+}

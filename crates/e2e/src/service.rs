@@ -1,0 +1,191 @@
+//! One of Galley's own processes, as users run it: only its environment, its log and its ports are known.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{LIMIT, RedisServer, eventually};
+
+/// A running process.
+pub struct Service {
+    name: &'static str,
+    process: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    address: SocketAddr,
+}
+
+/// Where a binary of the workspace is: beside the test's own.
+///
+/// # Panics
+/// It has not been built: `make test` does that.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: build it, or run the tests with `make test`", path.display());
+    path
+}
+
+impl Service {
+    /// Starts a binary on a Redis, on a port of its own, and waits until it says where it listens.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
+        Self::start_on(name, &redis.url(), variables).await
+    }
+
+    /// The same on a Redis URL.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_on(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(binary(name));
+        let section = name.to_uppercase().replace('-', "_");
+        command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
+        command.env("GALLEY__LOG__FORMAT", "json").envs(variables.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = command.spawn().expect("a binary of ours starts");
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let output = process.stdout.take().expect("stdout is piped");
+        let kept = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        let mut service = Self { name, process, lines, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        service.address = eventually(&format!("{name} listens"), || async {
+            let log = service.log();
+            log.iter().find_map(|line| line.get("address").and_then(Value::as_str)?.parse().ok())
+        })
+        .await;
+        service
+    }
+
+    /// `http://127.0.0.1:<port><path>`.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The messages it has logged so far.
+    #[must_use]
+    pub fn messages(&self) -> Vec<String> {
+        self.log().iter().filter_map(|line| line.get("message")?.as_str().map(ToOwned::to_owned)).collect()
+    }
+
+    /// How many messages begin with that.
+    #[must_use]
+    pub fn count(&self, beginning: &str) -> usize {
+        self.messages().iter().filter(|message| message.starts_with(beginning)).count()
+    }
+
+    /// Waits for a message that begins with that.
+    ///
+    /// # Panics
+    /// It does not come.
+    pub async fn logged(&self, beginning: &str) {
+        let what = format!("{} logs {beginning:?}", self.name);
+        eventually(&what, || async { (self.count(beginning) > 0).then_some(()) }).await;
+    }
+
+    /// Waits until `/health/ready` is 200.
+    ///
+    /// # Panics
+    /// It does not get ready.
+    pub async fn ready(&self) -> &Self {
+        let url = self.url("/health/ready");
+        eventually(&format!("{} is ready", self.name), || async {
+            reqwest::get(&url).await.ok().filter(|response| response.status() == 200).map(drop)
+        })
+        .await;
+        self
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.process.id()).expect("a pid")), signal).expect("a process of ours");
+    }
+
+    /// Kills it without warning, as `kill -9` does.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn kill(mut self) {
+        self.process.kill().expect("a process of ours");
+        self.process.wait().expect("a process of ours");
+    }
+
+    /// Sends SIGTERM and waits for its end.
+    ///
+    /// # Panics
+    /// It does not end.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// It does not end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("a process of ours") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} does not end", self.name);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// It cannot be asked.
+    pub fn runs(&mut self) -> bool {
+        self.process.try_wait().expect("a process of ours").is_none()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = lines.len().saturating_sub(40);
+            eprintln!("--- last lines of {}:\n{}", self.name, lines[last..].join("\n"));
+        }
+    }
+}

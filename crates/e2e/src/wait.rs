@@ -1,0 +1,37 @@
+//! Waiting for a condition, with a limit.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// How long a test waits for something that should happen soon. Generous: machines are slow and noisy, and a test that
+/// passes never waits this long.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until `check` gives something, and gives that.
+///
+/// # Panics
+/// Nothing came within [`LIMIT`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl FnMut() -> F) -> T {
+    eventually_for(LIMIT, what, check).await
+}
+
+/// The same with another limit.
+///
+/// # Panics
+/// Nothing came within the limit.
+pub async fn eventually_for<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! Feeding a queue from a Redis list, where this worker serves that queue.
+
+use std::{sync::Arc, time::Duration};
+
+use common::redis::{StoreError, StoreResult, bridge::Bridge, next_delay, reconnect_delays};
+use tokio_util::sync::CancellationToken;
+
+use crate::worker::Shared;
+
+/// Longest blocking move. It ends by itself so that a connection that died silently is found out.
+const BLOCK: Duration = Duration::from_secs(5);
+/// Pause between two tries to end it early.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// Takes elements until `stop` is cancelled.
+pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let Some(settings) = shared.settings.bridge.clone() else { return };
+    if !shared.settings.queue_worker.queues.contains(&settings.queue) {
+        return;
+    }
+    let bridge = Bridge::new(&shared.jobs, &settings);
+    let mut delays = reconnect_delays();
+    while !stop.is_cancelled() {
+        match feed(&shared, &bridge, &stop, &mut delays).await {
+            Ok(()) => return,
+            Err(error) => {
+                match &error {
+                    StoreError::Unavailable(_) => {
+                        tracing::debug!(%error, list = settings.list, "list bridge interrupted")
+                    }
+                    _ => tracing::warn!(%error, list = settings.list, "list bridge interrupted"),
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(next_delay(&mut delays)) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn feed(
+    shared: &Shared,
+    bridge: &Bridge,
+    stop: &CancellationToken,
+    delays: &mut common::redis::Delays,
+) -> StoreResult<()> {
+    let mut connection = shared.jobs.redis().dedicated(BLOCK).await?;
+    let recovered = bridge.recover().await?;
+    if recovered > 0 {
+        tracing::info!(recovered, "took up elements that were on their way from the list");
+    }
+    *delays = reconnect_delays();
+    let client_id = connection.client_id();
+    loop {
+        let take = bridge.take(&mut connection, BLOCK);
+        tokio::pin!(take);
+        tokio::select! {
+            taken = &mut take => drop(taken?),
+            () = stop.cancelled() => {
+                // An element may be in the answer: end the move on the server, then hear it out. The move may not
+                // have reached the server yet, so again until it ends
+                loop {
+                    let _ = shared.jobs.redis().clone().unblock(client_id).await;
+                    if let Ok(taken) = tokio::time::timeout(TRY_AGAIN, &mut take).await {
+                        return taken.map(drop);
+                    }
+                }
+            }
+        }
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Taking jobs: the permit first, then the claim, so that nothing is claimed that cannot run.
+//!
+//! While there is work, jobs are claimed without blocking, as many as there are permits. When there is none, one read
+//! blocks on all streams at once: no polling, and an arriving job is here after one round trip. That read may return a
+//! job of each stream if several arrive in the moment before it blocks; those without a permit wait for one here, with
+//! their leases renewed.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use common::{
+    name::{Priority, QueueName},
+    redis::{StoreError, StoreResult, dedicated::Dedicated, jobs::Claim, next_delay, reconnect_delays},
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use crate::{attempt::Runner, doorbell::Doorbell, worker::Shared};
+
+/// Longest blocking read. It ends by itself so that a connection that died silently is found out.
+const BLOCK: Duration = Duration::from_secs(5);
+/// Jobs claimed in one go.
+const BATCH: usize = 128;
+
+/// Claims jobs until `stop` is cancelled.
+pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorbell>, stop: CancellationToken) {
+    if shared.settings.queue_worker.queues.is_empty() {
+        stop.cancelled().await;
+        return;
+    }
+    let mut claimer = Claimer { shared, runner, doorbell, stop, priorities: HashMap::new(), blocking: None };
+    let mut delays = reconnect_delays();
+    while !claimer.stop.is_cancelled() {
+        // At the start, and after any trouble: queues may be gone, and jobs may have been handed to us unheard
+        if let Err(error) = claimer.recover().await {
+            claimer.pause(&error, next_delay(&mut delays)).await;
+            continue;
+        }
+        delays = reconnect_delays();
+        if let Err(error) = claimer.claim_until_stopped().await {
+            claimer.pause(&error, next_delay(&mut delays)).await;
+        }
+    }
+}
+
+struct Claimer {
+    shared: Arc<Shared>,
+    runner: Runner,
+    doorbell: Arc<Doorbell>,
+    stop: CancellationToken,
+    priorities: HashMap<QueueName, Vec<Priority>>,
+    blocking: Option<Dedicated>,
+}
+
+impl Claimer {
+    async fn pause(&mut self, error: &StoreError, delay: Duration) {
+        self.blocking = None;
+        self.priorities.clear();
+        match error {
+            StoreError::Unavailable(_) => tracing::debug!(%error, "claiming interrupted"),
+            _ => tracing::warn!(%error, "claiming interrupted"),
+        }
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+
+    async fn recover(&mut self) -> StoreResult<()> {
+        let queues = &self.shared.settings.queue_worker.queues;
+        self.shared.jobs.open_queues(queues).await?;
+        for queue in queues.clone() {
+            let priorities = self.shared.jobs.priorities(&queue).await?;
+            for priority in &priorities {
+                let most = self.shared.settings.queue_worker.concurrency * 2;
+                let own = self.shared.jobs.own(&queue, *priority, &self.shared.consumer, most).await?;
+                for claimed in own {
+                    let id = claimed.job.id;
+                    if self.runner.start(claimed, None) {
+                        tracing::info!(%queue, %id, "took up a job whose hand-over was lost");
+                    }
+                }
+            }
+            self.priorities.insert(queue, priorities);
+        }
+        Ok(())
+    }
+
+    async fn claim_until_stopped(&mut self) -> StoreResult<()> {
+        loop {
+            let permit = tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                permit = self.shared.permits.clone().acquire_owned() => permit,
+            };
+            let Ok(permit) = permit else { return Ok(()) };
+            let mut permits = self.more_permits(permit);
+            if self.doorbell.answer() {
+                self.priorities.clear();
+            }
+            if !self.claim(&mut permits).await? && !self.stop.is_cancelled() {
+                self.wait(permits.split_off(permits.len() - 1)).await?;
+            }
+        }
+    }
+
+    /// As many permits as are free, up to a batch.
+    fn more_permits(&self, first: OwnedSemaphorePermit) -> Vec<OwnedSemaphorePermit> {
+        let mut permits = vec![first];
+        while permits.len() < BATCH
+            && let Ok(permit) = self.shared.permits.clone().try_acquire_owned()
+        {
+            permits.push(permit);
+        }
+        permits
+    }
+
+    /// Claims without waiting, queue by queue, and starts what it got; false when there was nothing.
+    async fn claim(&mut self, permits: &mut Vec<OwnedSemaphorePermit>) -> StoreResult<bool> {
+        let shared = self.shared.clone();
+        let by = Claim::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
+        let mut found = false;
+        for queue in &shared.settings.queue_worker.queues {
+            if permits.is_empty() {
+                break;
+            }
+            let priorities = self.priorities.entry(queue.clone()).or_default();
+            for claimed in shared.jobs.claim(queue, priorities, permits.len(), by).await? {
+                found = true;
+                self.runner.start(claimed, permits.pop());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits for a job on any stream, or for the doorbell.
+    async fn wait(&mut self, mut permits: Vec<OwnedSemaphorePermit>) -> StoreResult<()> {
+        let streams: Vec<(QueueName, Priority)> = self
+            .priorities
+            .iter()
+            .flat_map(|(queue, priorities)| priorities.iter().map(|priority| (queue.clone(), *priority)))
+            .collect();
+        if streams.is_empty() {
+            return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
+        }
+        let mut connection = match self.blocking.take() {
+            Some(connection) => connection,
+            None => self.shared.jobs.redis().dedicated(BLOCK).await?,
+        };
+        let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
+        let read = jobs.claim_blocking(&mut connection, &streams, &self.shared.consumer, BLOCK);
+        let Some(arrived) = self.doorbell.while_blocked(client_id, read).await else {
+            self.blocking = Some(connection);
+            return Ok(());
+        };
+        // After an error the connection is not used again: its next answer could be this read's
+        for claimed in arrived? {
+            self.runner.start(claimed, permits.pop());
+        }
+        self.blocking = Some(connection);
+        Ok(())
+    }
+}

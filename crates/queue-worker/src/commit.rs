@@ -1,0 +1,77 @@
+//! Recording results, many in one script call.
+//!
+//! While one batch is on its way to Redis the next one collects, so batches are large under load and single at rest,
+//! and nothing ever waits for company. A batch whose answer is lost is sent again: the script knows its own results.
+
+use std::{collections::HashMap, sync::Arc};
+
+use common::redis::{
+    StoreError,
+    events::Happened,
+    jobs::{Completion, Settled},
+    next_delay, reconnect_delays,
+};
+use tokio::sync::mpsc;
+
+use crate::{in_flight::Stream, worker::Shared};
+
+/// Results in one script call.
+const BATCH: usize = 256;
+
+/// Records results until the last attempt is over.
+pub(crate) async fn run(shared: Arc<Shared>, mut finished: mpsc::Receiver<Completion>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while finished.recv_many(&mut batch, BATCH).await > 0 {
+        let mut streams: HashMap<Stream, Vec<Completion>> = HashMap::new();
+        for completion in batch.drain(..) {
+            let job = &completion.claimed.job;
+            streams.entry((job.queue.clone(), job.priority)).or_default().push(completion);
+        }
+        for (stream, completions) in streams {
+            record(&shared, &stream, &completions).await;
+        }
+    }
+}
+
+async fn record(shared: &Shared, stream: &Stream, completions: &[Completion]) {
+    let (queue, priority) = stream;
+    let mut delays = reconnect_delays();
+    let settled = loop {
+        // Everything we hold could be in this stream
+        let held = shared.in_flight.len();
+        match shared.jobs.complete(queue, *priority, &shared.consumer, held, completions).await {
+            Ok(settled) => break settled,
+            Err(StoreError::Unavailable(error)) => {
+                tracing::debug!(%error, results = completions.len(), "results not recorded yet");
+                tokio::time::sleep(next_delay(&mut delays)).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, results = completions.len(), "results cannot be recorded: the jobs will run again");
+                break vec![Settled::Stale; completions.len()];
+            }
+        }
+    };
+    for (completion, settled) in completions.iter().zip(settled) {
+        note(shared, completion, settled);
+    }
+}
+
+fn note(shared: &Shared, completion: &Completion, settled: Settled) {
+    let claimed = &completion.claimed;
+    let job = &claimed.job;
+    shared.in_flight.remove(&job.queue, job.priority, claimed.entry);
+    let outcome = match settled {
+        Settled::Done | Settled::DoneBefore => {
+            shared.jobs.record(Happened::completed(job, claimed.started_at, completion.ended_at));
+            "completed"
+        }
+        Settled::Stale => {
+            tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: the job had been given to another worker");
+            "stale"
+        }
+    };
+    metrics::counter!("galley_attempts_total", "queue" => job.queue.to_string(), "outcome" => outcome).increment(1);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
+    let seconds = (completion.ended_at - claimed.started_at).max(0) as f64 / 1000.0;
+    metrics::histogram!("galley_attempt_seconds", "queue" => job.queue.to_string()).record(seconds);
+}

@@ -1,0 +1,51 @@
+//! The handlers that the Open Job Spec's conformance document names.
+
+use std::time::Duration;
+
+use common::json::Object;
+
+use super::{Context, HandlerError, HandlerResult, Handlers};
+
+pub(super) fn register(handlers: &mut Handlers) {
+    handlers.add("test.echo", echo);
+    handlers.add("test.noop", |_| async { Ok(None) });
+    handlers.add("test.produce", produce);
+    handlers.add("test.fail_once", |context| fail_until(context, 2));
+    handlers.add("test.fail_twice", |context| fail_until(context, 3));
+    handlers.add("test.fail_always", |context| fail_until(context, u32::MAX));
+    handlers.add("test.slow", slow);
+    handlers.add("test.timeout", |_| std::future::pending());
+    handlers.add("test.panic", |_| async { panic!("test.panic panics") });
+}
+
+/// Returns its arguments.
+async fn echo(context: Context) -> HandlerResult {
+    let parts = context.envelope.parts().map_err(|error| HandlerError::bad_arguments(&error.to_string()))?;
+    Ok(Some(parts.args.get().to_owned()))
+}
+
+/// Returns its first argument.
+async fn produce(context: Context) -> HandlerResult {
+    Ok(context.args()?.first().map(|argument| argument.get().to_owned()))
+}
+
+async fn fail_until(context: Context, succeeds_at: u32) -> HandlerResult {
+    if context.attempt < succeeds_at {
+        return Err(HandlerError::failed(format!("attempt {} fails as it should", context.attempt)));
+    }
+    Ok(None)
+}
+
+/// Sleeps for the milliseconds in its first argument: a number, or `duration_ms` of an object.
+async fn slow(context: Context) -> HandlerResult {
+    let args = context.args()?;
+    let millis = args.first().and_then(|argument| {
+        let number = serde_json::from_str::<u64>(argument.get()).ok();
+        number.or_else(|| {
+            let object: Object = serde_json::from_str(argument.get()).ok()?;
+            serde_json::from_str(object.get("duration_ms")?.get()).ok()
+        })
+    });
+    tokio::time::sleep(Duration::from_millis(millis.unwrap_or(1000))).await;
+    Ok(None)
+}

@@ -1,0 +1,121 @@
+//! What this process holds: every job from the moment it is claimed until its end is recorded.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use common::{
+    id::{EntryId, JobId},
+    name::{Priority, QueueName},
+    redis::jobs::Claimed,
+    time::Millis,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// A stream.
+pub(crate) type Stream = (QueueName, Priority);
+/// An entry with the start of its attempt and the job's own lease in milliseconds.
+pub(crate) type Renewal = (EntryId, Millis, Option<u64>);
+
+#[derive(Default)]
+pub(crate) struct InFlight {
+    held: Mutex<HashMap<(Stream, EntryId), Held>>,
+    /// Rung when a job with a lease of its own arrives, which may be shorter than all others.
+    pub(crate) own_lease: Notify,
+}
+
+struct Held {
+    id: JobId,
+    started_at: Millis,
+    own_lease: Option<Duration>,
+    renewed: Instant,
+    gone: CancellationToken,
+}
+
+impl InFlight {
+    fn held(&self) -> MutexGuard<'_, HashMap<(Stream, EntryId), Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a claimed job. The token is cancelled when the job turns out not to be ours any more; none when it is
+    /// here already.
+    pub(crate) fn insert(&self, claimed: &Claimed) -> Option<CancellationToken> {
+        let mut held = self.held();
+        let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
+        if held.contains_key(&key) {
+            return None;
+        }
+        let gone = CancellationToken::new();
+        let own_lease = claimed.job.lease_ms.map(Duration::from_millis);
+        // With a lease of its own a job is renewed at once, so that the lease is known to Redis
+        let renewed = if own_lease.is_some() { Instant::now().checked_sub(Duration::from_hours(1)) } else { None };
+        held.insert(
+            key,
+            Held {
+                id: claimed.job.id,
+                started_at: claimed.started_at,
+                own_lease,
+                renewed: renewed.unwrap_or_else(Instant::now),
+                gone: gone.clone(),
+            },
+        );
+        if own_lease.is_some() {
+            self.own_lease.notify_one();
+        }
+        Some(gone)
+    }
+
+    /// Forgets a job: its end is recorded, or it is somebody else's.
+    pub(crate) fn remove(&self, queue: &QueueName, priority: Priority, entry: EntryId) {
+        self.held().remove(&((queue.clone(), priority), entry));
+    }
+
+    /// Tells whoever runs an entry that it is not ours any more.
+    pub(crate) fn lost(&self, stream: &Stream, entry: EntryId) {
+        if let Some(held) = self.held().get(&(stream.clone(), entry)) {
+            held.gone.cancel();
+        }
+    }
+
+    /// Tells whoever runs a job that it was cancelled.
+    pub(crate) fn cancelled(&self, id: JobId) {
+        for held in self.held().values().filter(|held| held.id == id) {
+            held.gone.cancel();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.held().len()
+    }
+
+    /// The shortest lease of those held and `lease`.
+    pub(crate) fn shortest_lease(&self, lease: Duration) -> Duration {
+        self.held().values().filter_map(|held| held.own_lease).min().map_or(lease, |own| own.min(lease))
+    }
+
+    /// What has not been renewed for a third of its lease, by stream.
+    pub(crate) fn to_renew(&self, lease: Duration) -> HashMap<Stream, Vec<Renewal>> {
+        let mut due: HashMap<Stream, Vec<Renewal>> = HashMap::new();
+        for ((stream, entry), held) in self.held().iter() {
+            let lease = held.own_lease.map_or(lease, |own| own.min(lease));
+            if held.renewed.elapsed() >= lease / 3 {
+                let own = held.own_lease.and_then(|own| u64::try_from(own.as_millis()).ok());
+                due.entry(stream.clone()).or_default().push((*entry, held.started_at, own));
+            }
+        }
+        due
+    }
+
+    /// Notes that entries were renewed.
+    pub(crate) fn renewed(&self, stream: &Stream, entries: &[Renewal]) {
+        let mut all = self.held();
+        for (entry, _, _) in entries {
+            if let Some(held) = all.get_mut(&(stream.clone(), *entry)) {
+                held.renewed = Instant::now();
+            }
+        }
+    }
+}

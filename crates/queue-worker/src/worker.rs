@@ -1,0 +1,140 @@
+//! One process: its parts, and the order in which they stop.
+//!
+//! claim (takes permits, then jobs) ─▶ attempt (runs a handler) ─▶ commit (records results, many at once).
+//! Beside them: renew keeps leases, doorbell hears wake-up calls, bridge feeds the queue of a list, and the upkeep that
+//! every process can do.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use common::{
+    ops::{self, Readiness},
+    redis::{
+        Redis,
+        events::EventLog,
+        jobs::{Consumer, Jobs},
+        maintenance,
+        server::ServerError,
+    },
+    settings::Settings,
+    shutdown::{self, Drained},
+    telemetry::{self, MetricsHandle},
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    attempt::Runner, bridge, claim, commit, doorbell::Doorbell, handlers::Handlers, in_flight::InFlight, renew,
+};
+
+/// After the grace: time for handing jobs back and for the last results to be recorded.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What all parts of the process share.
+pub(crate) struct Shared {
+    pub(crate) jobs: Jobs,
+    pub(crate) settings: Settings,
+    pub(crate) consumer: Consumer,
+    pub(crate) in_flight: InFlight,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) attempts: TaskTracker,
+    /// Cancelled when the grace is over: what still runs is handed back.
+    pub(crate) abandon: CancellationToken,
+}
+
+/// A worker that is ready to run.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    redis: Redis,
+    events: (CancellationToken, JoinHandle<()>),
+    metrics: MetricsHandle,
+}
+
+impl Worker {
+    /// Prepares everything. Redis may be away; a Redis that would lose jobs is refused.
+    pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = telemetry::start_metrics()?;
+        let redis = Redis::new(&settings.redis)?;
+        match redis.check_server().await {
+            Ok(server) => {
+                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found")
+            }
+            Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
+            Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),
+        }
+        let stop_events = CancellationToken::new();
+        let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let shared = Shared {
+            jobs: Jobs::new(&redis, &settings, log),
+            consumer: Consumer::new(settings.jobs.lease),
+            in_flight: InFlight::default(),
+            permits: Arc::new(Semaphore::new(settings.queue_worker.concurrency)),
+            attempts: TaskTracker::new(),
+            abandon: CancellationToken::new(),
+            settings,
+        };
+        Ok(Self { shared: Arc::new(shared), redis, events: (stop_events, writer), metrics })
+    }
+
+    /// Works until `stop` is cancelled, then finishes or hands back what it has.
+    pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let shared = &self.shared;
+        let worker = &shared.settings.queue_worker;
+        let redis = self.redis.clone();
+        let readiness: Readiness = Arc::new(move || {
+            let redis = redis.clone();
+            Box::pin(async move { redis.ping().await.map_err(|error| error.to_string()) })
+        });
+        let (server, address) = ops::serve(worker.listen, readiness, self.metrics)
+            .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
+        let (ops, serving) = (server.handle(), tokio::spawn(server));
+        let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
+        tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker runs");
+
+        let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
+        let committing = tokio::spawn(commit::run(shared.clone(), finished));
+        let keep = CancellationToken::new();
+        let renewing = tokio::spawn(renew::run(shared.clone(), keep.clone()));
+        let doorbell = Arc::new(Doorbell::default());
+        let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
+        let upkeep =
+            tokio::spawn(maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone()));
+        let bridging = tokio::spawn(bridge::run(shared.clone(), stop.clone()));
+        let runner = Runner::new(shared.clone(), Handlers::built_in(), completions);
+        let claiming = tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone()));
+
+        stop.cancelled().await;
+        // No new jobs; the runner goes with the claim loop, so its end of the channel closes when the attempts end
+        claiming.await?;
+        bridging.await?;
+        finish_attempts(shared).await;
+        if tokio::time::timeout(LAST_WORDS, committing).await.is_err() {
+            tracing::error!("results could not be recorded in time: the jobs will run again");
+        }
+        keep.cancel();
+        renewing.await?;
+        listening.await?;
+        upkeep.await?;
+        let (stop_events, writer) = self.events;
+        stop_events.cancel();
+        writer.await?;
+        ops.stop(false).await;
+        serving.await??;
+        tracing::info!("queue-worker stopped");
+        Ok(())
+    }
+}
+
+async fn finish_attempts(shared: &Shared) {
+    let grace = shared.settings.queue_worker.shutdown_grace;
+    if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
+        tracing::warn!(running, "the grace is over, jobs are handed back");
+        shared.abandon.cancel();
+        if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, LAST_WORDS).await {
+            tracing::error!(running, "jobs could not be handed back in time: their leases will run out");
+        }
+    }
+}
