@@ -1,0 +1,317 @@
+//! Whatever breaks: nothing that was acknowledged is lost, and everything carries on by itself.
+
+use std::time::{Duration, Instant};
+
+use e2e::{RedisServer, Service, eventually, eventually_for};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::kit::{Kit, job};
+
+/// How soon everything works again by itself after a fault is over.
+const SOON: Duration = Duration::from_secs(5);
+const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
+
+async fn works(kit: &Kit) {
+    eventually_for(SOON, "a job goes through", || async {
+        let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+        let response = request.body(job("test.noop", &json!([])).to_string()).send().await.ok()?;
+        (response.status() == 201).then_some(response)?.json::<Value>().await.ok()
+    })
+    .await;
+    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    eventually_for(SOON, "a new job is completed", || async {
+        (kit.job(&id).await["state"] == "completed").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
+    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
+    let doomed = kit.worker(&SHORT_LEASE).await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(kit.enqueue(&job("test.slow", &json!([1500]))).await);
+    }
+    for id in &ids {
+        kit.reaches(id, "active").await;
+    }
+    doomed.kill();
+    let _heir = kit.worker(&SHORT_LEASE).await;
+    for id in &ids {
+        let done = kit.reaches(id, "completed").await;
+        assert_eq!(done["attempt"], 2, "the first attempt went with its worker");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_done_since() {
+    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
+    let zombie = kit.worker(&SHORT_LEASE).await;
+    let id = kit.enqueue(&job("test.slow", &json!([800]))).await;
+    kit.reaches(&id, "active").await;
+    zombie.signal(Signal::SIGSTOP);
+    let _heir = kit.worker(&SHORT_LEASE).await;
+    let done = kit.reaches(&id, "completed").await;
+    assert_eq!(done["attempt"], 2);
+    zombie.signal(Signal::SIGCONT);
+    // It finds out one way or the other: when it renews or when it records
+    eventually("the zombie notices", || async {
+        (zombie.count("job is not ours any more") + zombie.count("a result came too late") > 0).then_some(())
+    })
+    .await;
+    assert_eq!(kit.job(&id).await, done, "nothing changed");
+    assert_eq!(
+        kit.command(&["HGET", "galley:{default}:stats", "completed"]).await,
+        redis::Value::BulkString(b"1".to_vec())
+    );
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_on() {
+    let mut kit = Kit::durable(&[]).await;
+    let worker = kit.worker(&[]).await;
+    let listener = kit.listener().await;
+    let mut ids = Vec::new();
+    for round in 0..3 {
+        // Running, waiting and scheduled when it happens
+        for _ in 0..5 {
+            ids.push(kit.enqueue(&job("test.slow", &json!([300]))).await);
+            ids.push(kit.enqueue(&json!({ "type": "test.echo", "args": [round], "scheduled_at": "+PT1S" })).await);
+            ids.push(
+                kit.enqueue(
+                    &json!({ "type": "test.fail_once", "args": [], "retry": { "initial_interval": "PT0.5S" } }),
+                )
+                .await,
+            );
+        }
+        kit.redis.kill();
+        let refused = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await;
+        assert_eq!(refused.status(), 503);
+        kit.redis.start_again();
+        works(&kit).await;
+        let heard = listener.count("Task get again");
+        eventually_for(SOON, "the listener hears again", || async {
+            kit.command(&["PUBLISH", "task:pubsub:channel", "again"]).await;
+            (listener.count("Task get again") > heard).then_some(())
+        })
+        .await;
+    }
+    for id in &ids {
+        kit.reaches(id, "completed").await;
+    }
+    assert!(listener.count("subscribed again") >= 3, "it says so");
+    assert_eq!(worker.count("a result came too late"), 0, "live workers keep their jobs over a restart");
+}
+
+#[tokio::test]
+async fn cut_connections_and_forgotten_scripts_are_survived() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[]).await;
+    let listener = kit.listener().await;
+    let mut ids = Vec::new();
+    let started = Instant::now();
+    for _ in 0..20 {
+        for _ in 0..5 {
+            let response = kit.post("/ojs/v1/jobs", &job("test.slow", &json!([100]))).await;
+            // A command in which the cut shows may fail: then nothing was acknowledged
+            if response.status() == 201 {
+                let answer: Value = response.json().await.expect("JSON");
+                ids.push(answer["job"]["id"].as_str().expect("an id").to_owned());
+            } else {
+                assert_eq!(response.status(), 503);
+            }
+        }
+        for kind in ["normal", "pubsub"] {
+            kit.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+        }
+        kit.command(&["SCRIPT", "FLUSH"]).await;
+    }
+    works(&kit).await;
+    for id in &ids {
+        let done = kit.reaches(id, "completed").await;
+        assert_eq!(done["attempt"], 1, "no lease ran out, so nothing ran twice");
+    }
+    assert!(ids.len() >= 40, "most were acknowledged: {} in {:?}", ids.len(), started.elapsed());
+    assert!(worker.count("took up a job whose hand-over was lost") <= ids.len());
+    eventually_for(SOON, "the listener hears", || async {
+        kit.command(&["PUBLISH", "task:pubsub:channel", "still there"]).await;
+        (listener.count("Task get still there") > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_was_emptied_is_set_up_again_by_those_that_wait_on_it() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    works(&kit).await;
+    kit.command(&["FLUSHALL"]).await;
+    works(&kit).await;
+    let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "demo", "scheduled_at": "+PT0.2S" })).await;
+    kit.reaches(&id, "completed").await;
+}
+
+#[tokio::test]
+async fn without_redis_requests_are_answered_503_and_the_processes_stay_up() {
+    let mut kit = Kit::start().await;
+    let (mut worker, mut listener) = (kit.worker(&[]).await, kit.listener().await);
+    kit.redis.kill();
+    let body = job("test.noop", &json!([]));
+    let requests = [
+        kit.post("/ojs/v1/jobs", &body).await,
+        kit.get("/ojs/v1/jobs/019539a4-b68c-7def-8000-1a2b3c4d5e6f").await,
+        kit.post("/ojs/v1/workers/fetch", &json!({ "queues": ["default"] })).await,
+        kit.get("/ojs/v1/health").await,
+        kit.get("/health/ready").await,
+        kit.get("/prodcons").await,
+        kit.post("/v1/channels/c/messages", &body).await,
+    ];
+    for response in requests {
+        assert_eq!(response.status(), 503, "{}", response.url());
+        assert!(response.headers().contains_key("retry-after"), "{}", response.url());
+    }
+    assert_eq!(kit.get("/health/live").await.status(), 200);
+    assert_eq!(kit.get("/").await.status(), 200);
+    for service in [&worker, &listener] {
+        eventually("it is not ready", || async {
+            let response = kit.http.get(service.url("/health/ready")).send().await.ok()?;
+            (response.status() == 503).then_some(())
+        })
+        .await;
+    }
+    assert!(worker.runs() && listener.runs());
+    kit.redis.start_again();
+    works(&kit).await;
+    worker.ready().await;
+    listener.ready().await;
+}
+
+#[tokio::test]
+async fn services_start_without_redis_and_begin_when_it_comes() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let gateway = Service::start("gateway", &redis, &[]).await;
+    let worker = Service::start("queue-worker", &redis, &[]).await;
+    let listener = Service::start("pubsub-worker", &redis, &[]).await;
+    redis.start_again();
+    for service in [&gateway, &worker, &listener] {
+        service.ready().await;
+    }
+    let kit = Kit { gateway, http: reqwest::Client::new(), redis };
+    works(&kit).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_froze_for_two_leases_does_not_cost_live_workers_their_jobs() {
+    let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "200")];
+    let kit = Kit::with(RedisServer::start(), &variables).await;
+    let worker = kit.worker(&variables).await;
+    let id = kit.enqueue(&job("test.slow", &json!([3000]))).await;
+    kit.reaches(&id, "active").await;
+    kit.redis.freeze();
+    let thawed = Instant::now() + Duration::from_millis(1300);
+    eventually("two leases have passed", || async { (Instant::now() >= thawed).then_some(()) }).await;
+    kit.redis.thaw();
+    let done = kit.reaches(&id, "completed").await;
+    assert_eq!(done["attempt"], 1);
+    assert_eq!(worker.count("job is not ours any more"), 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "1500")]).await;
+    let short = kit.enqueue(&job("test.slow", &json!([300]))).await;
+    let long = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
+    kit.reaches(&short, "active").await;
+    kit.reaches(&long, "active").await;
+    assert!(worker.terminate().await.success());
+    assert_eq!(kit.job(&short).await["state"], "completed");
+    let back = kit.job(&long).await;
+    assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)));
+    assert!(kit.fetch("default").await.is_some_and(|job| job["attempt"] == 1 && job["id"] == json!(long)));
+}
+
+#[tokio::test]
+async fn an_idle_worker_stops_at_once_and_takes_nothing_along() {
+    let kit = Kit::start().await;
+    for _ in 0..3 {
+        let worker = kit.worker(&[]).await;
+        let listener = kit.listener().await;
+        let started = Instant::now();
+        assert!(worker.terminate().await.success() && listener.terminate().await.success());
+        // Far below the five seconds that its blocking reads would take to end by themselves
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        kit.get("/prodcons").await;
+        kit.enqueue(&job("test.noop", &json!([]))).await;
+    }
+    let _worker = kit.worker(&[]).await;
+    for (queue, jobs) in [("default", 3), ("prodcons", 3)] {
+        eventually("all are completed", || async {
+            let stats: Value = kit.get(&format!("/ojs/v1/queues/{queue}/stats")).await.json().await.ok()?;
+            (stats["queue"]["completed"] == jobs).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
+    let kit = Kit::start().await;
+    let url = kit.gateway.url("/ojs/v1/jobs");
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (http, url) = (kit.http.clone(), url.clone());
+            tokio::spawn(async move {
+                let mut ids = Vec::new();
+                loop {
+                    let request = http.post(&url).header("content-type", "application/json");
+                    let Ok(response) = request.body(r#"{"type":"a","args":[]}"#).send().await else { return ids };
+                    let Ok(answer) = response.json::<Value>().await else { return ids };
+                    ids.push(answer["job"]["id"].as_str().expect("acknowledged").to_owned());
+                }
+            })
+        })
+        .collect();
+    eventually("there is load", || async {
+        let length: u64 =
+            redis::cmd("XLEN").arg("galley:{default}:s:0").query_async(&mut kit.redis.connection().await).await.ok()?;
+        (length > 200).then_some(())
+    })
+    .await;
+    let Kit { gateway, redis, http } = kit;
+    assert!(gateway.terminate().await.success());
+    let kit = Kit::with(redis, &[]).await;
+    drop(http);
+    for client in clients {
+        for id in client.await.expect("no refusal was taken for an acknowledgement") {
+            assert_eq!(kit.job(&id).await["state"], "available", "{id}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pulled_job_comes_back_when_its_lease_is_over() {
+    let kit = Kit::start().await;
+    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 300 })).await;
+    kit.fetch("default").await.expect("a job");
+    kit.reaches(&id, "available").await;
+    assert_eq!(kit.fetch("default").await.expect("a job")["attempt"], 2);
+}
+
+#[tokio::test]
+async fn a_redis_that_would_throw_jobs_away_is_refused() {
+    let kit = Kit::start().await;
+    kit.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    assert_eq!(kit.get("/health/ready").await.status(), 503);
+    let status = std::process::Command::new(e2e::binary("queue-worker"))
+        .env("GALLEY__REDIS__URL", kit.redis.url())
+        .env("GALLEY__QUEUE_WORKER__LISTEN", "127.0.0.1:0")
+        .output()
+        .expect("it starts");
+    assert!(!status.status.success());
+    let said = [status.stdout, status.stderr].concat();
+    assert!(String::from_utf8_lossy(&said).contains("maxmemory-policy must be noeviction"));
+}

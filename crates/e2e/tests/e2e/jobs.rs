@@ -1,0 +1,192 @@
+//! Jobs over HTTP, run by a queue-worker or pulled.
+
+use e2e::eventually;
+use serde_json::{Value, json};
+
+use crate::kit::{Kit, job};
+
+#[tokio::test]
+async fn a_job_is_run_and_its_result_can_be_looked_up() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let response = kit.post("/ojs/v1/jobs", &job("test.echo", &json!(["hello", { "n": 1 }]))).await;
+    assert_eq!(response.status(), 201);
+    let location = response.headers()["location"].to_str().expect("text").to_owned();
+    assert_eq!(response.headers()["content-type"], "application/openjobspec+json");
+    let id = location.rsplit('/').next().expect("an id");
+    let done = kit.reaches(id, "completed").await;
+    assert_eq!(done["result"], json!(["hello", { "n": 1 }]));
+    assert_eq!((&done["attempt"], &done["queue"]), (&json!(1), &json!("default")));
+}
+
+#[tokio::test]
+async fn failures_are_retried_by_their_policy_and_remembered() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let retry = json!({ "initial_interval": "PT0.1S", "jitter": false });
+    let once = kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": retry })).await;
+    let done = kit.reaches(&once, "completed").await;
+    assert_eq!((&done["attempt"], done["errors"].as_array().map(Vec::len)), (&json!(2), Some(1)));
+    assert!(done["error"].is_null(), "a success clears the error");
+
+    let policy = json!({ "max_attempts": 2, "initial_interval": "PT0.1S", "on_exhaustion": "dead_letter" });
+    let always = kit.enqueue(&json!({ "type": "test.fail_always", "args": [], "retry": policy })).await;
+    let dead = kit.reaches(&always, "discarded").await;
+    assert_eq!((&dead["attempt"], &dead["error"]["code"]), (&json!(2), &json!("handler_error")));
+    let listed: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
+    assert_eq!(listed["jobs"][0]["id"], json!(always));
+}
+
+#[tokio::test]
+async fn a_panic_a_timeout_and_an_unknown_type_are_failures_and_the_worker_lives_on() {
+    let kit = Kit::start().await;
+    let mut worker = kit.worker(&[]).await;
+    let once = json!({ "max_attempts": 1 });
+    for (job_type, code) in
+        [("test.panic", "handler_panic"), ("test.timeout", "timeout"), ("nobody.knows", "handler_not_found")]
+    {
+        let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": once, "timeout_ms": 200 })).await;
+        let job = kit.reaches(&id, "discarded").await;
+        assert_eq!(job["error"]["code"], code, "{job}");
+    }
+    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.reaches(&id, "completed").await;
+    assert!(worker.runs());
+}
+
+#[tokio::test]
+async fn a_scheduled_job_starts_when_its_time_has_come_and_not_before() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let id = kit.enqueue(&json!({ "type": "test.echo", "args": [], "scheduled_at": "+PT1S" })).await;
+    let scheduled = kit.job(&id).await;
+    assert_eq!(scheduled["state"], "scheduled");
+    let done = kit.reaches(&id, "completed").await;
+    assert!(done["started_at"].as_str() >= scheduled["scheduled_at"].as_str(), "{done}");
+}
+
+#[tokio::test]
+async fn a_job_with_a_higher_priority_wakes_a_worker_that_has_never_seen_it() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[]).await;
+    let first = kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.reaches(&first, "completed").await;
+    for priority in [100, 7, -100] {
+        let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "priority": priority })).await;
+        kit.reaches(&id, "completed").await;
+    }
+    assert_eq!(worker.count("claiming interrupted"), 0);
+}
+
+#[tokio::test]
+async fn a_running_job_that_is_cancelled_is_dropped_by_its_worker() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
+    let id = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
+    kit.reaches(&id, "active").await;
+    let url = kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
+    assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 200);
+    worker.logged("job is not ours any more").await;
+    // Its place is free again
+    let next = kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.reaches(&next, "completed").await;
+    assert_eq!(kit.job(&id).await["state"], "cancelled");
+    assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 409);
+}
+
+#[tokio::test]
+async fn a_queue_with_a_depth_limit_answers_429_until_there_is_room() {
+    let kit = Kit::with(e2e::RedisServer::start(), &[("GALLEY__QUEUES__DEMO__MAX_DEPTH", "2")]).await;
+    let dish = json!({ "type": "demo.dish", "args": [3], "queue": "demo" });
+    for _ in 0..2 {
+        assert_eq!(kit.post("/ojs/v1/jobs", &dish).await.status(), 201);
+    }
+    let refused = kit.post("/ojs/v1/jobs", &dish).await;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let error: Value = refused.json().await.expect("JSON");
+    assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("queue_full"), &json!(true)));
+    let worker = kit.worker(&[]).await;
+    worker.logged("吃货").await;
+    eventually("there is room", || async { (kit.post("/ojs/v1/jobs", &dish).await.status() == 201).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_pulled_job_is_fenced_by_its_token() {
+    let kit = Kit::start().await;
+    let id = kit.enqueue(&job("any.type", &json!([]))).await;
+    let old = kit.fetch("default").await.expect("a job");
+    let back = json!({ "job_id": id, "token": old["token"], "requeue": true });
+    assert_eq!(kit.post("/ojs/v1/workers/nack", &back).await.status(), 200);
+    let new = kit.fetch("default").await.expect("a job");
+    assert_eq!((&new["id"], &new["attempt"]), (&json!(id), &json!(1)), "handing back does not spend an attempt");
+    assert_ne!(old["token"], new["token"]);
+
+    let error = json!({ "code": "handler_error", "message": "zombie" });
+    let stale = [
+        ("ack", json!({ "job_id": id, "token": old["token"], "result": "zombie" })),
+        ("nack", json!({ "job_id": id, "token": old["token"], "error": error })),
+        ("heartbeat", json!({ "worker_id": "puller", "active_jobs": [id], "tokens": { (id.clone()): old["token"] } })),
+        ("ack", json!({ "job_id": id, "worker_id": "somebody-else" })),
+    ];
+    for (call, body) in stale {
+        assert_eq!(kit.post(&format!("/ojs/v1/workers/{call}"), &body).await.status(), 409, "{call} {body}");
+    }
+    assert_eq!(kit.job(&id).await["state"], "active");
+    let beat = json!({ "worker_id": "puller", "active_jobs": [id], "tokens": { (id.clone()): new["token"] } });
+    assert_eq!(kit.post("/ojs/v1/workers/heartbeat", &beat).await.status(), 200);
+    let ack = json!({ "job_id": id, "token": new["token"], "result": { "n": 1 } });
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    assert_eq!(kit.job(&id).await["result"], json!({ "n": 1 }));
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 409, "it is over");
+}
+
+#[tokio::test]
+async fn a_job_that_expired_while_it_waited_is_discarded_and_not_handed_out() {
+    let kit = Kit::start().await;
+    let id = kit.enqueue(&json!({ "type": "a", "args": [], "expires_at": "2001-01-01T00:00:00Z" })).await;
+    assert_eq!(kit.fetch("default").await, None);
+    let job = kit.job(&id).await;
+    assert_eq!((&job["state"], &job["error"]["code"]), (&json!("discarded"), &json!("expired")));
+    assert!(job["completed_at"].is_null());
+    let other = kit.enqueue(&json!({ "type": "test.noop", "args": [], "expires_at": "2001-01-01T00:00:00Z" })).await;
+    let _worker = kit.worker(&[]).await;
+    kit.reaches(&other, "discarded").await;
+}
+
+#[tokio::test]
+async fn events_tell_what_happened() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "demo" })).await;
+    kit.enqueue(&job("test.noop", &json!([]))).await;
+    let events = eventually("both events are there", || async {
+        let path = "/ojs/v1/events?types=job.enqueued,job.completed&queues=demo&limit=10";
+        let answer: Value = kit.get(path).await.json().await.ok()?;
+        answer["events"].as_array().filter(|events| events.len() == 2).cloned()
+    })
+    .await;
+    let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().expect("a type")).collect();
+    assert!(kinds.contains(&"job.enqueued") && kinds.contains(&"job.completed"));
+    assert!(events.iter().all(|event| event["data"]["job_id"] == json!(id)));
+}
+
+#[tokio::test]
+async fn metrics_and_health_are_there_on_every_service() {
+    let kit = Kit::start().await;
+    let (worker, listener) = (kit.worker(&[]).await, kit.listener().await);
+    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.reaches(&id, "completed").await;
+    for service in [&kit.gateway, &worker, &listener] {
+        for path in ["/health/live", "/health/ready"] {
+            assert_eq!(kit.http.get(service.url(path)).send().await.expect("an answer").status(), 200);
+        }
+    }
+    let text = |url: String| async { kit.http.get(url).send().await.expect("an answer").text().await.expect("text") };
+    let gateway = text(kit.gateway.url("/metrics")).await;
+    assert!(gateway.contains(r#"galley_jobs_enqueued_total{queue="default"} 1"#), "{gateway}");
+    assert!(gateway.contains(r#"route="/ojs/v1/jobs/{id}""#), "routes are patterns, not paths: {gateway}");
+    let worker = text(worker.url("/metrics")).await;
+    assert!(worker.contains(r#"galley_attempts_total{queue="default",outcome="completed"} 1"#), "{worker}");
+}

@@ -1,0 +1,11 @@
+//! Galley as its users meet it: real processes, real HTTP, a real Redis, a real browser.
+
+mod bad_input;
+mod browser;
+mod conformance;
+mod faults;
+mod jobs;
+mod kit;
+mod running;
+mod seed;
+mod tracing;

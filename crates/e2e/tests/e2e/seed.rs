@@ -1,0 +1,231 @@
+//! The seed's system, to the letter.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use e2e::{Service, eventually};
+use redis::AsyncCommands;
+
+use crate::kit::Kit;
+
+const LIST: &str = "task:prodcons:queue";
+const CHANNEL: &str = "task:pubsub:channel";
+
+#[tokio::test]
+async fn the_page_has_the_two_links_and_both_redirect_to_it() {
+    let kit = Kit::start().await;
+    let page = kit.get("/").await;
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    let page = page.text().await.expect("text");
+    assert!(
+        page.contains(r#"<a href="/prodcons">生产消费者模式</a>"#)
+            && page.contains(r#"<a href="/pubsub">发布订阅者模式</a>"#)
+    );
+    assert!(!page.contains("<script"));
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    for path in ["/prodcons", "/pubsub"] {
+        let response = client.get(kit.gateway.url(path)).send().await.expect("an answer");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["location"]),
+            (302, &"/".parse().expect("a header"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_raw_element_is_on_the_raw_list() {
+    let kit = Kit::start().await;
+    kit.get("/prodcons").await;
+    let elements: Vec<String> = kit.redis.connection().await.lrange(LIST, 0, -1).await.expect("redis runs");
+    assert!(matches!(elements.as_slice(), [digit] if digit.parse::<u8>().is_ok_and(|n| n < 10)), "{elements:?}");
+}
+
+/// Requests a path 50 times, 10 at a time, as `siege -c10 -r5` does, and counts the good answers.
+async fn siege(kit: &Kit, path: &str) -> usize {
+    let url = kit.gateway.url(path);
+    let visitors = (0..10).map(|_| {
+        let (client, url) = (kit.http.clone(), url.clone());
+        tokio::spawn(async move {
+            let mut good = 0;
+            for _ in 0..5 {
+                good += usize::from(client.get(&url).send().await.is_ok_and(|response| response.status() == 200));
+            }
+            good
+        })
+    });
+    let mut good = 0;
+    for visitor in visitors.collect::<Vec<_>>() {
+        good += visitor.await.expect("no panic");
+    }
+    good
+}
+
+#[tokio::test]
+async fn fifty_visits_are_fifty_elements_executed_once_each() {
+    let kit = Kit::start().await;
+    let workers = [kit.worker(&[]).await, kit.worker(&[]).await];
+    assert_eq!(siege(&kit, "/prodcons").await, 50);
+    let executed = || workers.iter().map(|worker| worker.count("Task get ")).sum::<usize>();
+    eventually("50 elements are executed", || async { (executed() >= 50).then_some(()) }).await;
+    eventually("50 jobs are completed", || async {
+        let stats: serde_json::Value = kit.get("/ojs/v1/queues/prodcons/stats").await.json().await.ok()?;
+        (stats["queue"]["completed"] == 50).then_some(())
+    })
+    .await;
+    let stats: serde_json::Value = kit.get("/ojs/v1/queues/prodcons/stats").await.json().await.expect("JSON");
+    assert_eq!((&stats["queue"]["available"], &stats["queue"]["active"]), (&0.into(), &0.into()));
+    // Every log line names its job: 50 executions, 50 jobs
+    let mut executions: BTreeMap<String, usize> = BTreeMap::new();
+    for line in workers.iter().flat_map(Service::log) {
+        if line["message"].as_str().is_some_and(|message| message.starts_with("Task get ")) {
+            *executions.entry(line["id"].as_str().expect("an id").to_owned()).or_default() += 1;
+        }
+    }
+    assert_eq!((executions.len(), executions.values().sum::<usize>()), (50, 50));
+}
+
+#[tokio::test]
+async fn fifty_visits_are_fifty_messages_at_each_subscriber() {
+    let kit = Kit::start().await;
+    let listeners = [kit.listener().await, kit.listener().await];
+    assert_eq!(siege(&kit, "/pubsub").await, 50);
+    for listener in &listeners {
+        eventually("50 messages are heard", || async { (listener.count("Task get ") >= 50).then_some(()) }).await;
+        assert_eq!(listener.count("Task get "), 50);
+    }
+    let tasks = |listener: &Service| -> Vec<String> {
+        listener.messages().into_iter().filter(|message| message.starts_with("Task get ")).collect()
+    };
+    assert_eq!(tasks(&listeners[0]), tasks(&listeners[1]), "the same messages in the same order");
+}
+
+#[tokio::test]
+async fn a_message_reaches_plain_subscribers_byte_for_byte_and_plain_publishers_are_heard() {
+    let kit = Kit::start().await;
+    let listener = kit.listener().await;
+    let client = redis::Client::open(kit.redis.url()).expect("a URL");
+    let mut subscriber = client.get_async_pubsub().await.expect("redis runs");
+    subscriber.subscribe(CHANNEL).await.expect("redis runs");
+    let body = b"\x00\xff \r\n{\"a\":1}".to_vec();
+    let url = kit.gateway.url(&format!("/v1/channels/{CHANNEL}/messages"));
+    let response = kit.http.post(url).body(body.clone()).send().await.expect("an answer");
+    assert_eq!(response.status(), 201);
+    let heard = futures_util::StreamExt::next(&mut subscriber.on_message()).await.expect("a message");
+    assert_eq!(heard.get_payload_bytes(), body);
+    kit.command(&["PUBLISH", CHANNEL, "from outside"]).await;
+    listener.logged("Task get from outside").await;
+    listener.logged("Task get \\u{0}\u{fffd} \\r\\n{\"a\":1}").await;
+}
+
+/// A Python program with redis-py, or none where that is missing.
+fn python(program: &str, url: &str) -> Option<Python> {
+    let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has_redis = Command::new(&python).args(["-c", "import redis"]).stderr(Stdio::null()).status();
+    if !has_redis.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: {python} has no redis package; `make test` installs it");
+        return None;
+    }
+    let mut process =
+        Command::new(python).args(["-u", "-c", program, url]).stdout(Stdio::piped()).spawn().expect("python starts");
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (kept, output) = (lines.clone(), process.stdout.take().expect("piped"));
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            kept.lock().expect("no panic").push(line);
+        }
+    });
+    Some(Python { process, lines })
+}
+
+struct Python {
+    process: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Python {
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const POPPER: &str = "
+import sys, redis
+rcon = redis.StrictRedis.from_url(sys.argv[1])
+print('ready')
+while True:
+    print('Task get', rcon.blpop('task:prodcons:queue', 0)[1].decode())
+";
+const PUSHER: &str = "
+import sys, redis
+rcon = redis.StrictRedis.from_url(sys.argv[1])
+for n in range(40):
+    rcon.lpush('task:prodcons:queue', 'python-%d' % n)
+print('pushed')
+";
+const SUBSCRIBER: &str = "
+import sys, redis
+ps = redis.StrictRedis.from_url(sys.argv[1]).pubsub()
+ps.subscribe('task:pubsub:channel')
+for i in ps.listen():
+    if i['type'] == 'subscribe':
+        print('ready')
+    if i['type'] == 'message':
+        print('Task get', i['data'].decode())
+";
+const PUBLISHER: &str = "
+import sys, redis
+rcon = redis.StrictRedis.from_url(sys.argv[1])
+for n in range(20):
+    rcon.publish('task:pubsub:channel', 'python-%d' % n)
+print('published')
+";
+
+#[tokio::test]
+async fn plain_redis_py_clients_push_and_pop_beside_the_worker() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[]).await;
+    let Some(popper) = python(POPPER, &kit.redis.url()) else { return };
+    eventually("the popper is ready", || async { popper.lines().contains(&"ready".to_owned()).then_some(()) }).await;
+    let _pusher = python(PUSHER, &kit.redis.url());
+    let got = || -> Vec<String> {
+        let all = popper.lines().into_iter().chain(worker.messages());
+        let mut tasks: Vec<String> = all.filter(|line| line.starts_with("Task get python-")).collect();
+        tasks.sort();
+        tasks
+    };
+    eventually("all 40 elements are taken", || async { (got().len() >= 40).then_some(()) }).await;
+    let mut expected: Vec<String> = (0..40).map(|n| format!("Task get python-{n}")).collect();
+    expected.sort();
+    assert_eq!(got(), expected, "each element went to exactly one of the two");
+}
+
+#[tokio::test]
+async fn plain_redis_py_clients_publish_and_subscribe_beside_the_worker() {
+    let kit = Kit::start().await;
+    let listener = kit.listener().await;
+    let Some(subscriber) = python(SUBSCRIBER, &kit.redis.url()) else { return };
+    eventually("the subscriber is ready", || async { subscriber.lines().contains(&"ready".to_owned()).then_some(()) })
+        .await;
+    let _publisher = python(PUBLISHER, &kit.redis.url());
+    for _ in 0..5 {
+        kit.get("/pubsub").await;
+    }
+    let tasks =
+        |lines: Vec<String>| -> Vec<String> { lines.into_iter().filter(|line| line.starts_with("Task get")).collect() };
+    eventually("25 messages are heard by both", || async {
+        (tasks(subscriber.lines()).len() >= 25 && tasks(listener.messages()).len() >= 25).then_some(())
+    })
+    .await;
+    assert_eq!(tasks(subscriber.lines()), tasks(listener.messages()), "both hear the same, in the same order");
+}
