@@ -85,8 +85,8 @@ impl JobId {
     #[must_use]
     pub fn address(&self) -> Option<Address> {
         let bits = self.0.as_u128();
-        let byte = (bits >> SALT_BITS) as u8;
-        let priority = Priority::try_from(i64::from(byte) - i64::from(PRIORITY_OFFSET)).ok()?;
+        let byte = (bits >> SALT_BITS & 0xff) as i64;
+        let priority = Priority::try_from(byte - i64::from(PRIORITY_OFFSET)).ok()?;
         let high = ((bits >> 64) & 0xfff) as u64;
         let low = ((bits >> 46) & 0xffff) as u64;
         Some(Address { entry: EntryId { milliseconds: self.milliseconds(), sequence: high << 16 | low }, priority })
@@ -95,13 +95,13 @@ impl JobId {
     /// The tag of the queue, if the id was generated.
     #[must_use]
     pub fn tag(&self) -> u16 {
-        (self.0.as_u128() >> 30) as u16
+        (self.0.as_u128() >> 30 & 0xffff) as u16
     }
 
     /// The salt, as it is kept in the stream entry.
     #[must_use]
     pub fn salt(&self) -> u32 {
-        (self.0.as_u128() as u32) & ((1 << SALT_BITS) - 1)
+        (self.0.as_u128() & ((1 << SALT_BITS) - 1)) as u32
     }
 
     /// The time in the id: milliseconds since 1970.

@@ -37,10 +37,19 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Resu
     if depth(text) > depth_limit {
         return Err(JsonError::TooDeep { limit: depth_limit });
     }
-    serde_json::from_str(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => JsonError::Unexpected(error.to_string()),
-        _ => JsonError::Malformed(error.to_string()),
-    })
+    let malformed = |error: serde_json::Error| JsonError::Malformed(error.to_string());
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        match error.inner().classify() {
+            // The path of the whole body is a dot, which would only puzzle
+            serde_json::error::Category::Data if path == "." => JsonError::Unexpected(error.inner().to_string()),
+            serde_json::error::Category::Data => JsonError::Unexpected(error.to_string()),
+            _ => malformed(error.into_inner()),
+        }
+    })?;
+    reader.end().map_err(malformed)?;
+    Ok(parsed)
 }
 
 /// How deeply the brackets of a JSON text are nested. Brackets inside strings do not count.

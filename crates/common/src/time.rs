@@ -49,7 +49,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
     }
     let length: SignedDuration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
     match Duration::try_from(length) {
-        Ok(length) if length <= Duration::from_secs(3650 * 86_400) => Ok(length),
+        Ok(length) if length <= Duration::from_hours(87600) => Ok(length),
         _ => Err(refused()),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Nothing here knows the other crates: their integration tests use it too.
 
+mod otlp;
 mod redis_server;
 mod service;
 mod wait;
 
+pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use redis_server::{Persistence, RedisServer};
 pub use service::{Service, binary};
 pub use wait::{LIMIT, eventually, eventually_for};

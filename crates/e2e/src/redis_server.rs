@@ -155,6 +155,7 @@ fn spawn(folder: &Path, port: u16, persistence: Persistence) -> Option<Child> {
         std::thread::sleep(Duration::from_millis(5));
     }
     let _ = process.kill();
+    let _ = process.wait();
     None
 }
 

@@ -41,7 +41,7 @@ impl Application {
         let redis = Redis::new(&settings.redis)?;
         match redis.check_server().await {
             Ok(server) => {
-                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found")
+                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
             }
             Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
             Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),

@@ -28,7 +28,7 @@ pub(crate) async fn run(redis: &Redis, settings: &PubsubWorkerSettings, hearing:
     while let Some(heard) = heard.recv().await {
         match heard {
             Heard::Subscribed if lost_before => {
-                tracing::info!(?channels, "subscribed again; messages in between were not heard")
+                tracing::info!(?channels, "subscribed again; messages in between were not heard");
             }
             Heard::Subscribed => tracing::info!(?channels, "subscribed"),
             Heard::Lost => {

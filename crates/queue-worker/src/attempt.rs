@@ -67,13 +67,14 @@ impl Runner {
     }
 
     async fn run(self, claimed: Claimed, permit: Option<OwnedSemaphorePermit>, gone: CancellationToken) {
-        let permit = match permit {
-            Some(permit) => Some(permit),
-            None => tokio::select! {
+        let permit = if let Some(permit) = permit {
+            Some(permit)
+        } else {
+            tokio::select! {
                 permit = self.shared.permits.clone().acquire_owned() => permit.ok(),
                 () = gone.cancelled() => None,
                 () = self.shared.abandon.cancelled() => None,
-            },
+            }
         };
         let outcome = self.outcome(&claimed, &gone).await;
         match outcome {

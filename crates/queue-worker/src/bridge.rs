@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::redis::{StoreError, StoreResult, bridge::Bridge, next_delay, reconnect_delays};
+use common::redis::{StoreResult, bridge::Bridge, next_delay, reconnect_delays};
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::Shared;
+use crate::worker::{Shared, note_interruption};
 
 /// Longest blocking move. It ends by itself so that a connection that died silently is found out.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -24,12 +24,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         match feed(&shared, &bridge, &stop, &mut delays).await {
             Ok(()) => return,
             Err(error) => {
-                match &error {
-                    StoreError::Unavailable(_) => {
-                        tracing::debug!(%error, list = settings.list, "list bridge interrupted")
-                    }
-                    _ => tracing::warn!(%error, list = settings.list, "list bridge interrupted"),
-                }
+                note_interruption("list bridge", &error);
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(next_delay(&mut delays)) => {}

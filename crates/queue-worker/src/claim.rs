@@ -14,10 +14,15 @@ use common::{
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::{attempt::Runner, doorbell::Doorbell, worker::Shared};
+use crate::{
+    attempt::Runner,
+    doorbell::Doorbell,
+    worker::{Shared, note_interruption},
+};
 
-/// Longest blocking read. It ends by itself so that a connection that died silently is found out.
-const BLOCK: Duration = Duration::from_secs(5);
+/// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
+/// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
+const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 /// Jobs claimed in one go.
 const BATCH: usize = 128;
 
@@ -55,10 +60,7 @@ impl Claimer {
     async fn pause(&mut self, error: &StoreError, delay: Duration) {
         self.blocking = None;
         self.priorities.clear();
-        match error {
-            StoreError::Unavailable(_) => tracing::debug!(%error, "claiming interrupted"),
-            _ => tracing::warn!(%error, "claiming interrupted"),
-        }
+        note_interruption("claiming", error);
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(delay) => {}
@@ -141,12 +143,13 @@ impl Claimer {
         if streams.is_empty() {
             return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
         }
+        let block = LONGEST_BLOCK.min(self.shared.consumer.lease() / 2);
         let mut connection = match self.blocking.take() {
             Some(connection) => connection,
-            None => self.shared.jobs.redis().dedicated(BLOCK).await?,
+            None => self.shared.jobs.redis().dedicated(block).await?,
         };
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
-        let read = jobs.claim_blocking(&mut connection, &streams, &self.shared.consumer, BLOCK);
+        let read = jobs.claim_blocking(&mut connection, &streams, &self.shared.consumer, block);
         let Some(arrived) = self.doorbell.while_blocked(client_id, read).await else {
             self.blocking = Some(connection);
             return Ok(());

@@ -73,7 +73,7 @@ impl Doorbell {
             match heard {
                 Some(Heard::Message { payload, .. }) => match Wake::decode(&payload) {
                     Some(Wake::Stream(queue)) if shared.settings.queue_worker.queues.contains(&queue) => {
-                        self.ring(&shared).await
+                        self.ring(&shared).await;
                     }
                     Some(Wake::Cancelled(id)) => shared.in_flight.cancelled(id),
                     _ => {}

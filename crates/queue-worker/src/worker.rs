@@ -10,7 +10,7 @@ use anyhow::Context;
 use common::{
     ops::{self, Readiness},
     redis::{
-        Redis,
+        Redis, StoreError,
         events::EventLog,
         jobs::{Consumer, Jobs},
         maintenance,
@@ -60,7 +60,7 @@ impl Worker {
         let redis = Redis::new(&settings.redis)?;
         match redis.check_server().await {
             Ok(server) => {
-                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found")
+                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
             }
             Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
             Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),
@@ -125,6 +125,15 @@ impl Worker {
         serving.await??;
         tracing::info!("queue-worker stopped");
         Ok(())
+    }
+}
+
+/// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
+pub(crate) fn note_interruption(what: &str, error: &StoreError) {
+    if matches!(error, StoreError::Unavailable(_)) {
+        tracing::debug!(%error, "{what} interrupted");
+    } else {
+        tracing::warn!(%error, "{what} interrupted");
     }
 }
 

@@ -38,6 +38,7 @@ pub struct History {
     pub errors: Vec<Failure>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }

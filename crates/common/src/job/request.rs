@@ -11,7 +11,7 @@ use super::{
 use crate::{
     id::JobId,
     json::{Object, ObjectWriter},
-    name::{Priority, QueueName, quoted},
+    name::{NameError, Priority, QueueName, quoted},
     time::{self, Millis},
 };
 
@@ -67,6 +67,12 @@ pub enum RequestError {
     Policy(#[from] PolicyError),
 }
 
+impl From<NameError> for RequestError {
+    fn from(error: NameError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
 fn invalid(message: impl Into<String>) -> RequestError {
     RequestError::Invalid(message.into())
 }
@@ -86,9 +92,9 @@ impl NewJob {
     /// The first member that is missing or wrong.
     pub fn parse(body: &Object<'_>, now: Millis) -> Result<Self, RequestError> {
         let options = Options::of(body)?;
-        let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(name_error)).transpose()?;
+        let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
         let job_type = body.get("type").ok_or_else(|| invalid("type is required: a string such as \"email.send\""))?;
-        text(job_type, "type")?.parse::<crate::name::JobType>().map_err(name_error)?;
+        text(job_type, "type")?.parse::<crate::name::JobType>().map_err(RequestError::from)?;
         let args = body.get("args").ok_or_else(|| invalid("args is required: a JSON array, [] when there are none"))?;
         require(args, "args", "a JSON array", '[')?;
         if let Some(meta) = body.get("meta") {
@@ -148,7 +154,7 @@ impl<'a> Options<'a> {
         self.get("queue")
             .map_or_else(|| Ok(DEFAULT_QUEUE.to_owned()), |raw| text(raw, "queue"))?
             .parse()
-            .map_err(name_error)
+            .map_err(RequestError::from)
     }
 
     fn priority(&self) -> Result<Priority, RequestError> {
@@ -212,10 +218,6 @@ impl<'a> Options<'a> {
         }
         Ok(max_attempts)
     }
-}
-
-fn name_error(error: crate::name::NameError) -> RequestError {
-    RequestError::Invalid(error.to_string())
 }
 
 fn text(raw: &RawValue, name: &str) -> Result<String, RequestError> {

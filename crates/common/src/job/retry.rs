@@ -116,7 +116,7 @@ impl Policy {
     fn set(&mut self, name: &str, value: &RawValue) -> Result<(), PolicyError> {
         match name {
             "max_attempts" => {
-                self.max_attempts = field(value, "max_attempts", "be an integer from 0 to 1000", |n: &u32| *n <= 1000)?
+                self.max_attempts = field(value, "max_attempts", "be an integer from 0 to 1000", |n: &u32| *n <= 1000)?;
             }
             "initial_interval" => self.initial_interval = duration(value, "initial_interval")?,
             "max_interval" => self.max_interval = duration(value, "max_interval")?,
@@ -174,7 +174,8 @@ impl Policy {
         if self.jitter {
             seconds = (seconds * (0.5 + random.clamp(0.0, 1.0))).min(cap);
         }
-        Duration::from_millis((seconds * 1000.0).round() as u64).max(SHORTEST_DELAY)
+        let millis = Duration::try_from_secs_f64(seconds).unwrap_or(self.max_interval).as_millis();
+        Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).max(SHORTEST_DELAY)
     }
 
     fn is_non_retryable(&self, error_type: &str) -> bool {

@@ -103,6 +103,7 @@ impl EventLog {
 
 async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<Happened>, stop: CancellationToken) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut per_entry = 1;
     loop {
         tokio::select! {
             biased;
@@ -118,9 +119,12 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<H
                 batch.push(event);
             }
         }
+        // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
+        per_entry = (per_entry * 7 + batch.len() as u64).div_ceil(8);
+        let entries_max = events_max.div_ceil(per_entry);
         let text = serde_json::to_string(&batch).unwrap_or_default();
         let mut command = redis::cmd("XADD");
-        command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(events_max).arg("*").arg("d").arg(text);
+        command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(entries_max).arg("*").arg("d").arg(text);
         if command.exec_async(&mut redis).await.is_err() {
             metrics::counter!("galley_events_dropped_total").increment(batch.len() as u64);
         }

@@ -50,8 +50,9 @@ pub enum StoreError {
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         match error.kind() {
-            ErrorKind::Io | ErrorKind::AuthenticationFailed => Self::Unavailable(error),
-            ErrorKind::Server(
+            ErrorKind::Io
+            | ErrorKind::AuthenticationFailed
+            | ErrorKind::Server(
                 ServerErrorKind::BusyLoading
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ReadOnly

@@ -37,6 +37,7 @@ pub enum Heard {
 }
 
 /// Hears channels until `stop` is cancelled; at most `buffer` messages wait to be taken.
+#[must_use]
 pub fn subscribe(
     redis: &Redis,
     channels: Vec<String>,

@@ -139,7 +139,7 @@ fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
         listen: parsed("gateway.listen", &raw.listen, ADDRESS)?,
         body_limit_bytes: number("gateway.body_limit_bytes", raw.body_limit_bytes, 1024, 64 << 20)?,
         json_depth_limit: number("gateway.json_depth_limit", raw.json_depth_limit, 8, 1000)?,
-        head_timeout: millis("gateway.head_timeout_ms", raw.head_timeout_ms, 100, 600_000)?,
+        head_timeout: millis("gateway.head_timeout_ms", raw.head_timeout_ms, 1000, 600_000)?,
         body_timeout: millis("gateway.body_timeout_ms", raw.body_timeout_ms, 100, 600_000)?,
         shutdown_grace: millis("gateway.shutdown_grace_ms", raw.shutdown_grace_ms, 0, 600_000)?,
         test_directives: raw.test_directives,

@@ -1,6 +1,6 @@
 //! Settings: `config/default.toml`, then the file named by `GALLEY_CONFIG`, then `GALLEY__SECTION__KEY`.
 //!
-//! [`raw`] is what was written, [`Settings`] what was checked. A value that is not allowed is an error that names
+//! `raw` is what was written, [`Settings`] what was checked. A value that is not allowed is an error that names
 //! the key, the value and what is allowed; so is a key that does not exist.
 
 mod check;

@@ -53,9 +53,9 @@ async fn a_blocked_claim_gets_a_job_the_moment_it_arrives() {
     let blocked = {
         let kit = kit.clone();
         tokio::spawn(async move {
-            let mut connection = kit.redis.dedicated(Duration::from_secs(60)).await.expect("redis runs");
+            let mut connection = kit.redis.dedicated(Duration::from_mins(1)).await.expect("redis runs");
             let streams = [(queue(), normal())];
-            kit.jobs.claim_blocking(&mut connection, &streams, &consumer(), Duration::from_secs(60)).await
+            kit.jobs.claim_blocking(&mut connection, &streams, &consumer(), Duration::from_mins(1)).await
         })
     };
     eventually("somebody blocks", || async {

@@ -1,6 +1,10 @@
 use std::collections::HashSet;
 
-use common::redis::jobs::Refused;
+use common::{
+    id::queue_tag,
+    name::QueueName,
+    redis::{events::EventFilter, jobs::Refused},
+};
 
 use crate::kit::{JOB, Kit, consumer, queue};
 
@@ -113,6 +117,34 @@ async fn a_waiting_job_with_200_bytes_of_arguments_costs_at_most_300_bytes() {
         .await
         .expect("redis runs");
     assert!(bytes / jobs <= 300, "{} bytes a job", bytes / jobs);
+}
+
+#[tokio::test]
+async fn jobs_of_two_queues_whose_names_share_a_tag_are_both_found() {
+    let kit = Kit::start();
+    let mut tags = std::collections::HashMap::new();
+    let (first, second) = (0..)
+        .find_map(|number| {
+            let name: QueueName = format!("queue-{number}").parse().expect("a name");
+            tags.insert(queue_tag(&name), name.clone()).map(|other| (other, name))
+        })
+        .expect("two of 65537 names share one of 65536 tags");
+    for queue in [first, second] {
+        let id = kit.enqueue(&format!(r#"{{"type":"a","args":[],"queue":"{queue}"}}"#)).await;
+        assert_eq!(kit.job(id).await["queue"], queue.as_str());
+    }
+}
+
+#[tokio::test]
+async fn events_are_bounded_by_their_number_however_many_share_an_entry() {
+    let kit = Kit::with(&[("GALLEY__JOBS__EVENTS_MAX", "1000")]);
+    for _ in 0..100 {
+        futures_util::future::join_all((0..200).map(|_| kit.enqueue(JOB))).await;
+    }
+    let filter = EventFilter { limit: 1_000_000, ..EventFilter::default() };
+    let events = kit.redis.events(&filter).await.expect("redis runs").len();
+    // "About": Redis drops whole nodes of a hundred entries, and an entry has up to 128 events
+    assert!(events < 19_000, "{events} of 20000");
 }
 
 #[tokio::test]

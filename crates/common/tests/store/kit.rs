@@ -37,7 +37,7 @@ impl Kit {
         all.insert("GALLEY__REDIS__URL".to_owned(), server.url());
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
-        let (log, _writer) = EventLog::start(&redis, 1000, CancellationToken::new());
+        let (log, _writer) = EventLog::start(&redis, settings.jobs.events_max, CancellationToken::new());
         let jobs = Jobs::new(&redis, &settings, log);
         Self { server, redis, jobs, settings }
     }

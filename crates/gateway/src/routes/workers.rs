@@ -1,7 +1,7 @@
 //! The pull protocol: programs in any language fetch jobs, keep them alive and report how they ended.
 //!
 //! Every fetched job carries a `token`. Whoever echoes it is sure to speak of the attempt it was given: a stale token
-//! is 409 and changes nothing. Without a token the worker_id must match, where both sides give one.
+//! is 409 and changes nothing. Without a token the `worker_id` must match, where both sides give one.
 
 use std::time::Duration;
 

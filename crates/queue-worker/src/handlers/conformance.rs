@@ -1,6 +1,9 @@
 //! The handlers that the Open Job Spec's conformance document names.
 
-use std::time::Duration;
+use std::{
+    future::{Ready, ready},
+    time::Duration,
+};
 
 use common::json::Object;
 
@@ -10,9 +13,9 @@ pub(super) fn register(handlers: &mut Handlers) {
     handlers.add("test.echo", echo);
     handlers.add("test.noop", |_| async { Ok(None) });
     handlers.add("test.produce", produce);
-    handlers.add("test.fail_once", |context| fail_until(context, 2));
-    handlers.add("test.fail_twice", |context| fail_until(context, 3));
-    handlers.add("test.fail_always", |context| fail_until(context, u32::MAX));
+    handlers.add("test.fail_once", |context| fail_until(&context, 2));
+    handlers.add("test.fail_twice", |context| fail_until(&context, 3));
+    handlers.add("test.fail_always", |context| fail_until(&context, u32::MAX));
     handlers.add("test.slow", slow);
     handlers.add("test.timeout", |_| std::future::pending());
     handlers.add("test.panic", |_| async { panic!("test.panic panics") });
@@ -29,11 +32,11 @@ async fn produce(context: Context) -> HandlerResult {
     Ok(context.args()?.first().map(|argument| argument.get().to_owned()))
 }
 
-async fn fail_until(context: Context, succeeds_at: u32) -> HandlerResult {
+fn fail_until(context: &Context, succeeds_at: u32) -> Ready<HandlerResult> {
     if context.attempt < succeeds_at {
-        return Err(HandlerError::failed(format!("attempt {} fails as it should", context.attempt)));
+        return ready(Err(HandlerError::failed(format!("attempt {} fails as it should", context.attempt))));
     }
-    Ok(None)
+    ready(Ok(None))
 }
 
 /// Sleeps for the milliseconds in its first argument: a number, or `duration_ms` of an object.

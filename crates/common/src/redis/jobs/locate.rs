@@ -137,7 +137,7 @@ fn ended_state(json: &str) -> State {
 }
 
 enum Seen {
-    Job(Located),
+    Job(Box<Located>),
     Elsewhere(Priority, EntryId),
     Nothing,
 }
@@ -178,7 +178,7 @@ impl Jobs {
         // A job can move between two looks, each time by somebody's hand
         for _ in 0..8 {
             match self.look(id, queue, place).await? {
-                Seen::Job(located) => return Ok(Some(located)),
+                Seen::Job(located) => return Ok(Some(*located)),
                 Seen::Elsewhere(priority, entry) => place = Some((priority, entry)),
                 Seen::Nothing => return Ok(None),
             }
@@ -219,9 +219,11 @@ impl Jobs {
         match (kind.as_str(), entry) {
             ("result", _) => {
                 let text = String::from_redis_value(next()).map_err(parsing)?;
-                Ok(Seen::Job(Located::Ended(Ended::json_of(&text)?.to_owned())))
+                Ok(Seen::Job(Box::new(Located::Ended(Ended::json_of(&text)?.to_owned()))))
             }
-            ("record", _) => parked(id, queue, Fields::from_redis_value(next()).map_err(parsing)?).map(Seen::Job),
+            ("record", _) => {
+                parked(id, queue, Fields::from_redis_value(next()).map_err(parsing)?).map(Box::new).map(Seen::Job)
+            }
             ("follow", _) => {
                 let priority = i64::from_redis_value(next()).map_err(parsing)?;
                 let entry = parse_entry(&String::from_redis_value(next()).map_err(parsing)?)?;
@@ -240,7 +242,7 @@ impl Jobs {
                     since: local_now() - idle,
                     attempt: Attempt::parse(&attempt),
                 });
-                Ok(Seen::Job(Located::Queued { job, entry, holder }))
+                Ok(Seen::Job(Box::new(Located::Queued { job, entry, holder })))
             }
             _ => Ok(Seen::Nothing),
         }

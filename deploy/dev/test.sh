@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# All tests. They start a Redis server each; this finds one, and installs redis-py for the tests of plain clients.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. deploy/dev/redis.sh
+
+find_redis_server
+export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
+if command -v python3 >/dev/null; then
+    install_python_packages redis
+    export GALLEY_TEST_PYTHON=$PWD/$folder/python/bin/python
+    [ "${folder#/}" = "$folder" ] || GALLEY_TEST_PYTHON=$folder/python/bin/python
+fi
+# The black-box tests run the binaries, so those come first
+cargo build --locked --workspace --bins
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked --workspace "$@"
+else
+    # Without nextest some tests that look at the clock share the machine: one at a time then
+    cargo test --locked --workspace "$@" -- --test-threads=1
+fi
+cargo test --locked --workspace --doc --quiet
