@@ -11,7 +11,9 @@ bin=${CARGO_TARGET_DIR:-target}/debug
 data=$(mktemp -d)
 pids=()
 stop() {
-    trap - EXIT INT TERM
+    # Another Ctrl-C must not leave half of it running
+    trap '' INT TERM
+    trap - EXIT
     local index
     for ((index = ${#pids[@]} - 1; index >= 0; index--)); do
         kill "${pids[index]}" 2>/dev/null || true

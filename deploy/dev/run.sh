@@ -12,7 +12,9 @@ build() {
 
 pids=()
 stop() {
-    trap - EXIT INT TERM
+    # Another Ctrl-C must not leave half of it running
+    trap '' INT TERM
+    trap - EXIT
     echo
     echo "stopping"
     # The services first, Redis last: they have things to write

@@ -14,10 +14,15 @@ use opentelemetry::{
 };
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tracing::Span;
+use tracing::{Metadata, Span};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
 
@@ -50,12 +55,14 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
+    // Events carry their ids themselves; spans are for the receiver of traces
+    let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
     let provider = telemetry.otlp_endpoint.as_deref().map(|endpoint| exporter(service, endpoint)).transpose()?;
     let spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(TRACED))
     });
     tracing_subscriber::registry()
-        .with(lines.with_filter(EnvFilter::try_new(&log.level)?))
+        .with(lines.with_filter(events))
         .with(spans)
         .try_init()
         .context("logging was set up before")?;

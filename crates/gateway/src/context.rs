@@ -75,6 +75,9 @@ fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceR
         (None, status) if status.is_client_error() => ApiError::invalid("the request cannot be read"),
         _ => return response,
     };
+    if let Some(cause) = error.cause() {
+        tracing::error!(request_id, path, cause, "request failed inside");
+    }
     let rendered = error.render(path, request_id);
     let (request, _) = response.into_parts();
     ServiceResponse::new(request, rendered)

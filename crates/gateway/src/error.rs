@@ -131,11 +131,23 @@ impl Code {
 pub(crate) struct ApiError {
     code: Code,
     message: String,
+    /// What went wrong inside: for the log, never for the client.
+    cause: Option<String>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), cause: None }
+    }
+
+    fn inside(cause: &StoreError) -> Self {
+        let message = "the request could not be carried out".to_owned();
+        Self { code: Code::Internal, message, cause: Some(cause.to_string()) }
+    }
+
+    /// What went wrong inside, if it did.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -191,10 +203,7 @@ impl From<StoreError> for ApiError {
         match &error {
             StoreError::Unavailable(_) => Self::new(Code::Unavailable, "the store cannot be reached at the moment"),
             StoreError::Full => Self::new(Code::StorageFull, "the store is out of memory"),
-            StoreError::Refused(_) | StoreError::Damaged(_) => {
-                tracing::error!(%error, "request failed inside");
-                Self::new(Code::Internal, "the request could not be carried out")
-            }
+            StoreError::Refused(_) | StoreError::Damaged(_) => Self::inside(&error),
         }
     }
 }

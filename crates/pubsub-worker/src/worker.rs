@@ -7,6 +7,7 @@ use std::sync::{
 
 use anyhow::Context;
 use common::{
+    name::ChannelName,
     ops::{self, Readiness},
     redis::{Redis, server::ServerError},
     settings::Settings,
@@ -36,7 +37,8 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let (server, address) = ops::serve(worker.listen, readiness, metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
     let (ops, serving) = (server.handle(), tokio::spawn(server));
-    tracing::info!(%address, channels = ?worker.channels, "pubsub-worker runs");
+    let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
+    tracing::info!(%address, channels = ?names, "pubsub-worker runs");
     follow::run(&redis, worker, &hearing, stop).await;
     ops.stop(false).await;
     serving.await??;

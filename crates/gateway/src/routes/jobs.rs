@@ -29,7 +29,6 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     let enqueued = services.jobs.enqueue(new, Trace::of(&request), now).await?.map_err(refused)?;
     let mut view = enqueued.job.view(enqueued.state);
     view.max_attempts = max_attempts;
-    view.enqueued_at = Some(i64::try_from(enqueued.job.id.milliseconds()).unwrap_or(now));
     let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
     Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json())))
 }

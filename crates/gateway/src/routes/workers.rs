@@ -82,7 +82,6 @@ async fn fetch_from(
 fn shown(claimed: &Claimed, worker: Option<&WorkerId>) -> String {
     let mut view = claimed.job.view(common::job::State::Active);
     view.attempt = claimed.job.history.current_attempt();
-    view.enqueued_at = i64::try_from(claimed.entry.milliseconds).ok();
     view.started_at = Some(claimed.started_at);
     view.worker_id = worker.map(WorkerId::as_str);
     view.token = claimed.token.as_deref();

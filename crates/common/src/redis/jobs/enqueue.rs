@@ -135,13 +135,15 @@ impl Jobs {
         entry: EntryId,
         salt: u32,
     ) -> StoreResult<Enqueued> {
+        let enqueued_at = i64::try_from(entry.milliseconds).ok();
         let Some(id) = JobId::at(entry, &new.queue, new.priority, salt) else {
             // Redis's clock stood still for 268 million jobs: without an id nobody could find this one
             let stream = QueueKeys::new(&new.queue).stream(new.priority);
             redis::cmd("XDEL").arg(stream).arg(entry.to_string()).exec_async(&mut self.redis.clone()).await?;
             return Err(StoreError::damaged("redis's clock stands still"));
         };
-        Ok(Enqueued { job: stored(id, new, traceparent, History::default(), false), state: State::Available })
+        let job = Stored { enqueued_at, ..stored(id, new, traceparent, History::default(), false) };
+        Ok(Enqueued { job, state: State::Available })
     }
 
     /// A job with a record from the start.
@@ -173,9 +175,9 @@ impl Jobs {
         }
         let start_at = new.start_at;
         let history = History { created_at: new.id.map(|_| now), ..History::default() };
-        let job = stored(id, new, traceparent, history, true);
+        let mut job = stored(id, new, traceparent, history, true);
         let keys = QueueKeys::new(&job.queue);
-        let (answer, _entry): (String, Option<String>) = script::CREATE
+        let (answer, entry): (String, Option<String>) = script::CREATE
             .key(keys.record(&id))
             .key(keys.result(&id))
             .key(keys.due())
@@ -198,6 +200,8 @@ impl Jobs {
             return Ok(Err(Refused::Duplicate(id)));
         }
         let state = if start_at.is_some() { State::Scheduled } else { State::Available };
+        let entry = entry.and_then(|entry| entry.parse::<EntryId>().ok());
+        job.enqueued_at = entry.and_then(|entry| i64::try_from(entry.milliseconds).ok());
         Ok(Ok(Enqueued { job, state }))
     }
 
@@ -301,5 +305,6 @@ fn stored(id: JobId, new: NewJob, traceparent: Option<String>, history: History,
         timeout_ms: new.timeout_ms,
         traceparent,
         has_record,
+        enqueued_at: None,
     }
 }

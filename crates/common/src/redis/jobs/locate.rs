@@ -99,9 +99,8 @@ impl Located {
                 view.next_attempt_at = due.filter(|_| *state == State::Retryable);
                 view.to_json()
             }
-            Self::Queued { job, entry, holder } => {
+            Self::Queued { job, holder, .. } => {
                 let mut view = job.view(self.state());
-                view.enqueued_at = i64::try_from(entry.milliseconds).ok();
                 if let Some(holder) = holder {
                     view.attempt = job.history.current_attempt();
                     view.started_at = Some(holder.started_at());

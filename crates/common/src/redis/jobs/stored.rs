@@ -31,6 +31,8 @@ pub struct Stored {
     pub traceparent: Option<String>,
     /// Whether it has a record.
     pub has_record: bool,
+    /// When it became available, if it is: the time of its stream entry.
+    pub enqueued_at: Option<Millis>,
 }
 
 /// Fields of a stream entry or record, as Redis gave them.
@@ -52,7 +54,9 @@ impl Stored {
             (u32::from_str_radix(&marker, 16).ok().and_then(|salt| JobId::at(entry, queue, priority, salt)), false)
         };
         let id = id.ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has a bad id")))?;
-        Self::from_fields(id, queue, priority, fields, has_record)
+        let mut job = Self::from_fields(id, queue, priority, fields, has_record)?;
+        job.enqueued_at = i64::try_from(entry.milliseconds).ok();
+        Ok(job)
     }
 
     /// Reads the fields of a record.
@@ -83,6 +87,7 @@ impl Stored {
             timeout_ms: number("t"),
             traceparent: fields.remove("c"),
             has_record,
+            enqueued_at: None,
         })
     }
 
@@ -108,7 +113,9 @@ impl Stored {
     /// A view of it in that state; see [`JobView`].
     #[must_use]
     pub fn view(&self, state: State) -> JobView<'_> {
-        JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history)
+        let mut view = JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history);
+        view.enqueued_at = self.enqueued_at;
+        view
     }
 
     /// When it must have been started, if it says so and that is over.
