@@ -39,17 +39,8 @@ pub(crate) async fn around_request(
     let started = Instant::now();
     let request_id = request_id(&request);
     let path = request.path().to_owned();
-    let method = request.method().clone();
     let given = traceparent(request.headers().get("traceparent"));
-    let span = tracing::info_span!(
-        "http.request",
-        otel.name = %format_args!("{method} {}", request.match_pattern().unwrap_or_default()),
-        otel.kind = "server",
-        http.request.method = %method,
-        url.path = path,
-        http.response.status_code = Empty,
-        request_id,
-    );
+    let span = request_span(&request, &request_id);
     continue_trace(&span, given.as_deref());
     request.extensions_mut().insert(Trace(traceparent_of(&span).or(given)));
     // Errors of handlers and extractors arrive as responses; the router has no others
@@ -58,6 +49,23 @@ pub(crate) async fn around_request(
     finish_headers(&mut response, &path, &request_id);
     note(&span, &response, started);
     Ok(response)
+}
+
+/// The span of a request. Probes come every few seconds and would bury everything else, so they have none.
+fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
+    let (method, path) = (request.method(), request.path());
+    if path.starts_with("/health/") || path == "/metrics" {
+        return Span::none();
+    }
+    tracing::info_span!(
+        "http.request",
+        otel.name = %format_args!("{method} {}", request.match_pattern().unwrap_or_default()),
+        otel.kind = "server",
+        http.request.method = %method,
+        url.path = path,
+        http.response.status_code = Empty,
+        request_id,
+    )
 }
 
 /// Puts errors into the shape of their part of the interface, those of actix-web itself too.
