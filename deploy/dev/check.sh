@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 tool() {
     command -v "$1" >/dev/null || cargo install --quiet --locked --debug --root "$folder/tools" "$1" --version "$2"
 }
-export PATH=$PWD/$folder/tools/bin:$PATH
+export PATH=$folder/tools/bin:$PATH
 
 step() { printf '== %s\n' "$*"; "$@"; }
 
@@ -20,6 +20,8 @@ step cargo machete
 tool cargo-deny 0.20.2
 # Advisories need the network beyond the registry; `cargo deny check advisories` where there is one
 step cargo deny --locked check bans licenses sources
+# One configuration for compose and Kubernetes; kustomize reads only what lies beside it
+step cmp deploy/redis.conf k8s/base/redis.conf
 for script in deploy/dev/*.sh .ci/run; do
     step bash -n "$script"
 done

@@ -7,22 +7,11 @@ cd "$(dirname "$0")/../.."
 dishes=${DISHES:-30}
 
 cargo build --quiet --workspace --bins
-bin=${CARGO_TARGET_DIR:-target}/debug
+bin=$target/debug
 data=$(mktemp -d)
-pids=()
-stop() {
-    # Another Ctrl-C must not leave half of it running
-    trap '' INT TERM
-    trap - EXIT
-    local index
-    for ((index = ${#pids[@]} - 1; index >= 0; index--)); do
-        kill "${pids[index]}" 2>/dev/null || true
-        wait "${pids[index]}" 2>/dev/null || true
-    done
-    rm -rf "$data"
-}
-trap stop EXIT
-trap 'exit 0' INT TERM
+: >"$data/gateway.log"
+trap 'stop_all; rm -rf "$data"' EXIT
+trap 'exit 0' INT TERM HUP
 
 if [ -z "${GALLEY__REDIS__URL:-}" ]; then
     find_redis_server

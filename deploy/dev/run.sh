@@ -5,41 +5,27 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
 
-build() {
-    echo "building (the first time takes some minutes)"
-    cargo build --quiet --workspace --bins
-}
-
-pids=()
-stop() {
-    # Another Ctrl-C must not leave half of it running
-    trap '' INT TERM
-    trap - EXIT
-    echo
-    echo "stopping"
-    # The services first, Redis last: they have things to write
-    local index
-    for ((index = ${#pids[@]} - 1; index >= 0; index--)); do
-        kill "${pids[index]}" 2>/dev/null || true
-        wait "${pids[index]}" 2>/dev/null || true
-    done
-}
-trap stop EXIT
-trap 'exit 0' INT TERM
+trap 'stop_all; echo stopped 2>/dev/null' EXIT
+trap 'exit 0' INT TERM HUP
 
 # start NAME PROGRAM...: in a session of its own, so that Ctrl-C reaches only this script, which stops all in order
 start() {
     local name=$1
     shift
-    setsid "$@" > >(sed -u "s/^/$(printf '%-14s' "$name")| /") 2>&1 &
+    setsid "$@" > >(trap '' INT TERM HUP; exec sed -u "s/^/$(printf '%-14s' "$name")| /") 2>&1 &
     pids+=("$!")
 }
 
 start_redis() {
     find_redis_server
-    local data port
-    data=$folder/redis
+    local data=$folder/redis port
     mkdir -p "$data"
+    # Two servers must never write to one append-only file
+    exec 9>"$data/lock"
+    if command -v flock >/dev/null && ! flock -n 9; then
+        echo "another make run uses $data: stop it, or set GALLEY__REDIS__URL" >&2
+        exit 1
+    fi
     for port in $(seq 6390 6490); do
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
@@ -50,34 +36,49 @@ start_redis() {
 # The listening address of a service: its setting, or the default
 address() {
     local variable=GALLEY__$1__LISTEN
-    echo "${!variable:-127.0.0.1:$2}"
+    local address=${!variable:-127.0.0.1:$2}
+    if [[ ! $address =~ ^[0-9.]+:[1-9][0-9]*$ ]]; then
+        echo "make run needs an IPv4 address and a fixed port in $variable, got $address" >&2
+        exit 1
+    fi
+    echo "$address"
+}
+
+is_ready() { # ADDRESS
+    timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET /health/ready HTTP/1.0\r\n\r\n" >&3 && grep -q "^HTTP/1.. 200" <&3' \
+        "${1%:*}" "${1##*:}" 2>/dev/null
 }
 
 wait_ready() { # NAME ADDRESS
     local attempt
     for attempt in $(seq 100); do
-        if (exec 3<>"/dev/tcp/${2%:*}/${2##*:}" && printf 'GET /health/ready HTTP/1.0\r\n\r\n' >&3 && grep -q '^HTTP/1.. 200' <&3) 2>/dev/null; then
+        # Its own process first: somebody else may answer on that port
+        kill -0 "${pids[-1]}" 2>/dev/null || break
+        if is_ready "$2" && sleep 0.1 && kill -0 "${pids[-1]}" 2>/dev/null; then
             return
         fi
-        kill -0 "${pids[-1]}" 2>/dev/null || break
         sleep 0.1
     done
+    sleep 0.2
     echo "$1 does not get ready at $2: see its log above" >&2
     exit 1
 }
 
-build
+gateway=$(address GATEWAY 8080)
+queue_worker=$(address QUEUE_WORKER 8081)
+pubsub_worker=$(address PUBSUB_WORKER 8082)
+echo "building (the first time takes some minutes)"
+cargo build --quiet --workspace --bins
 if [ -n "${GALLEY__REDIS__URL:-}" ]; then
-    echo "using the Redis that GALLEY__REDIS__URL names"
+    redis="the one that GALLEY__REDIS__URL names"
 else
     start_redis
+    redis=$GALLEY__REDIS__URL
 fi
-bin=${CARGO_TARGET_DIR:-target}/debug
 export GALLEY__LOG__FORMAT=${GALLEY__LOG__FORMAT:-pretty}
-gateway=$(address GATEWAY 8080)
-for service in gateway:$gateway queue-worker:$(address QUEUE_WORKER 8081) pubsub-worker:$(address PUBSUB_WORKER 8082); do
-    start "${service%%:*}" "$bin/${service%%:*}"
-    wait_ready "${service%%:*}" "${service#*:}"
+for service in "gateway=$gateway" "queue-worker=$queue_worker" "pubsub-worker=$pubsub_worker"; do
+    start "${service%%=*}" "$target/debug/${service%%=*}"
+    wait_ready "${service%%=*}" "${service#*=}"
 done
 
 cat <<READY
@@ -87,7 +88,7 @@ Galley runs:
   jobs      http://$gateway/ojs/v1/jobs
   health    http://$gateway/health/ready
   metrics   http://$gateway/metrics
-  redis     $GALLEY__REDIS__URL
+  redis     $redis
 
 Ctrl-C stops everything.
 

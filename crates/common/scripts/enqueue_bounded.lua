@@ -5,12 +5,5 @@
 -- Returns the entry's id, "full", or nil when the stream does not exist.
 -- Twice means two jobs, as with a plain XADD: the caller repeats it only when nothing was written.
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-local waiting = 0
-for _, stream in ipairs(KEYS) do
-  if redis.call('EXISTS', stream) == 1 then
-    local pending = redis.pcall('XPENDING', stream, 'workers')
-    waiting = waiting + redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
-  end
-end
-if waiting >= tonumber(ARGV[1]) then return 'full' end
+if waiting_in(1) >= tonumber(ARGV[1]) then return 'full' end
 return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))

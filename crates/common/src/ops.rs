@@ -5,23 +5,45 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use actix_web::{App, HttpResponse, HttpServer, dev::Server, http::header, web};
+use actix_web::{
+    App, FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder, dev::Server, http::header, web,
+};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
-use crate::telemetry::MetricsHandle;
+use crate::{redis::Redis, telemetry::MetricsHandle};
 
 /// Answers whether the service can work; the error says why not, for people.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// Ready as long as Redis answers and is fit for Galley.
+#[must_use]
+pub fn redis_is_fit(redis: &Redis) -> Readiness {
+    let redis = redis.clone();
+    Arc::new(move || {
+        let redis = redis.clone();
+        Box::pin(async move { redis.check_server().await.map(drop).map_err(|error| error.to_string()) })
+    })
+}
 
 /// Adds the three routes to an application.
 pub fn routes(config: &mut web::ServiceConfig, readiness: &Readiness, metrics: &MetricsHandle) {
     config
         .app_data(web::Data::new(readiness.clone()))
         .app_data(web::Data::new(metrics.clone()))
-        .route("/health/live", web::get().to(live))
-        .route("/health/ready", web::get().to(ready))
-        .route("/metrics", web::get().to(render));
+        .service(page("/health/live", live))
+        .service(page("/health/ready", ready))
+        .service(page("/metrics", render));
+}
+
+/// A resource that is only looked at: GET and HEAD.
+pub fn page<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args> + Copy,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path).route(web::get().to(handler)).route(web::head().to(handler))
 }
 
 async fn live() -> HttpResponse {

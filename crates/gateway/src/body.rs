@@ -54,7 +54,12 @@ impl JsonBody {
         if self.bytes.is_empty() {
             return Err(ApiError::new(Code::InvalidPayload, "body is not valid JSON: it is empty"));
         }
-        Ok(json::parse(&self.bytes, self.depth_limit)?)
+        let parsed = json::parse(&self.bytes, self.depth_limit)?;
+        // A struct could also be read from an array, member by member
+        if self.bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::invalid("body has the wrong shape: it must be a JSON object"));
+        }
+        Ok(parsed)
     }
 }
 

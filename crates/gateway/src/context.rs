@@ -7,7 +7,7 @@ use actix_web::{
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -53,7 +53,7 @@ pub(crate) async fn around_request(
 
 /// The span of a request. Probes come every few seconds and would bury everything else, so they have none.
 fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
-    let (method, path) = (request.method(), request.path());
+    let (method, path) = (standard_method(request.method()), request.path());
     if path.starts_with("/health/") || path == "/metrics" {
         return Span::none();
     }
@@ -61,7 +61,7 @@ fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
         "http.request",
         otel.name = %format_args!("{method} {}", request.match_pattern().unwrap_or_default()),
         otel.kind = "server",
-        http.request.method = %method,
+        http.request.method = method,
         url.path = path,
         http.response.status_code = Empty,
         request_id,
@@ -74,10 +74,13 @@ fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceR
     let ours = response.response().error().and_then(|error| error.as_error::<ApiError>().cloned());
     let error = match (ours, status) {
         (Some(error), _) => error,
-        _ if response.headers().contains_key(header::CONTENT_TYPE) => return response,
+        // An error of actix-web's own has no shape of ours even if it has a body; a handler's answer is as it should be
+        _ if response.response().error().is_none() && response.headers().contains_key(header::CONTENT_TYPE) => {
+            return response;
+        }
         (None, StatusCode::NOT_FOUND) => ApiError::not_found(common::name::quoted(path)),
         (None, StatusCode::METHOD_NOT_ALLOWED) => {
-            let method = response.request().method();
+            let method = standard_method(response.request().method());
             ApiError::new(Code::MethodNotAllowed, format!("{method} is not allowed on {}", common::name::quoted(path)))
         }
         (None, status) if status.is_client_error() => ApiError::invalid("the request cannot be read"),
@@ -86,9 +89,26 @@ fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceR
     if let Some(cause) = error.cause() {
         tracing::error!(request_id, path, cause, "request failed inside");
     }
-    let rendered = error.render(path, request_id);
+    let mut rendered = error.render(path, request_id);
+    if let Some(allowed) = response.headers().get(header::ALLOW) {
+        rendered.headers_mut().insert(header::ALLOW, allowed.clone());
+    }
     let (request, _) = response.into_parts();
     ServiceResponse::new(request, rendered)
+}
+
+/// A method for metrics and messages. Clients may send any word as one, of any length.
+fn standard_method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
 }
 
 fn finish_headers(response: &mut ServiceResponse, path: &str, request_id: &str) {
@@ -107,7 +127,7 @@ fn note(span: &Span, response: &ServiceResponse, started: Instant) {
     let status = response.status().as_u16();
     // The pattern, not the path: paths hold ids and would make a metric of each
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
-    let method = response.request().method().as_str().to_owned();
+    let method = standard_method(response.request().method()).to_owned();
     span.record("http.response.status_code", status);
     let labels = [("route", route), ("method", method), ("status", status.to_string())];
     metrics::counter!("galley_http_requests_total", &labels).increment(1);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use actix_web::{App, HttpServer, dev::Server, middleware, web};
 use anyhow::Context;
 use common::{
-    ops::{self, Readiness},
+    ops,
     redis::{Redis, events::EventLog, jobs::Jobs, maintenance, server::ServerError},
     settings::Settings,
     telemetry,
@@ -53,7 +53,7 @@ impl Application {
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),
         };
-        let readiness: Readiness = Arc::new(move || Box::pin(ready(redis.clone())));
+        let readiness = ops::redis_is_fit(&redis);
         let shared = services.clone();
         let server = HttpServer::new(move || {
             App::new()
@@ -64,7 +64,7 @@ impl Application {
         })
         .client_request_timeout(settings.gateway.head_timeout)
         .keep_alive(KEEP_ALIVE)
-        .shutdown_timeout(settings.gateway.shutdown_grace.as_secs().max(1))
+        .shutdown_timeout(settings.gateway.shutdown_grace.as_secs())
         .disable_signals()
         .bind(settings.gateway.listen)
         .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
@@ -92,13 +92,5 @@ impl Application {
         writer.await?;
         tracing::info!("gateway stopped");
         Ok(())
-    }
-}
-
-async fn ready(redis: Redis) -> Result<(), String> {
-    redis.ping().await.map_err(|error| error.to_string())?;
-    match redis.check_server().await {
-        Err(ServerError::Unfit(reason)) => Err(reason),
-        _ => Ok(()),
     }
 }

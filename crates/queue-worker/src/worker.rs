@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use common::{
-    ops::{self, Readiness},
+    ops,
     redis::{
         Redis, StoreError,
         events::EventLog,
@@ -83,12 +83,7 @@ impl Worker {
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
         let worker = &shared.settings.queue_worker;
-        let redis = self.redis.clone();
-        let readiness: Readiness = Arc::new(move || {
-            let redis = redis.clone();
-            Box::pin(async move { redis.ping().await.map_err(|error| error.to_string()) })
-        });
-        let (server, address) = ops::serve(worker.listen, readiness, self.metrics)
+        let (server, address) = ops::serve(worker.listen, ops::redis_is_fit(&self.redis), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (ops, serving) = (server.handle(), tokio::spawn(server));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();

@@ -6,31 +6,33 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+/// Functions that several scripts share.
 const FENCE: &str = include_str!("../../scripts/fence.lua");
+const DEPTH: &str = include_str!("../../scripts/depth.lua");
 
 macro_rules! script {
     ($name:ident, $file:literal) => {
         pub(super) static $name: LazyLock<Script> =
             LazyLock::new(|| Script::new(include_str!(concat!("../../scripts/", $file))));
     };
-    ($name:ident, $file:literal, fenced) => {
+    ($name:ident, $file:literal, with $shared:ident) => {
         pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(&fenced(include_str!(concat!("../../scripts/", $file)))));
+            LazyLock::new(|| Script::new(&joined($shared, include_str!(concat!("../../scripts/", $file)))));
     };
 }
 
 script!(OPEN_STREAM, "open_stream.lua");
-script!(ENQUEUE_BOUNDED, "enqueue_bounded.lua");
-script!(CREATE, "create.lua");
+script!(ENQUEUE_BOUNDED, "enqueue_bounded.lua", with DEPTH);
+script!(CREATE, "create.lua", with DEPTH);
 script!(PROMOTE, "promote.lua");
-script!(CLAIM, "claim.lua", fenced);
-script!(HEARTBEAT, "heartbeat.lua", fenced);
-script!(RENEW, "renew.lua", fenced);
+script!(CLAIM, "claim.lua", with FENCE);
+script!(HEARTBEAT, "heartbeat.lua", with FENCE);
+script!(RENEW, "renew.lua", with FENCE);
 script!(COMPLETE_BATCH, "complete_batch.lua");
-script!(FINISH, "finish.lua", fenced);
-script!(RETRY, "retry.lua", fenced);
-script!(REQUEUE, "requeue.lua", fenced);
-script!(CANCEL, "cancel.lua", fenced);
+script!(FINISH, "finish.lua", with FENCE);
+script!(RETRY, "retry.lua", with FENCE);
+script!(REQUEUE, "requeue.lua", with FENCE);
+script!(CANCEL, "cancel.lua", with FENCE);
 script!(LOCATE, "locate.lua");
 script!(REDRIVE, "redrive.lua");
 script!(BRIDGE, "bridge.lua");
@@ -38,8 +40,8 @@ script!(PUBLISH, "publish.lua");
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
 
-/// The script with the shared functions behind its first line, which has to stay first.
-fn fenced(text: &str) -> String {
+/// The script with shared functions behind its first line, which has to stay first.
+fn joined(shared: &str, text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-    format!("{first}\n{FENCE}\n{rest}")
+    format!("{first}\n{shared}\n{rest}")
 }

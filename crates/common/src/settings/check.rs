@@ -7,7 +7,7 @@ use crate::name::WorkerId;
 use super::{
     BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
     PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, TelemetrySettings,
-    raw::{self, Raw},
+    raw::{self, List, Raw, Whole},
 };
 
 /// Settings that cannot be used.
@@ -32,12 +32,12 @@ fn refused(key: &str, allowed: impl Display, got: impl Display) -> SettingError 
     SettingError::Value { key: key.to_owned(), allowed: allowed.to_string(), got: got.to_string() }
 }
 
-fn number<T: TryFrom<u64>>(key: &str, value: u64, least: u64, most: u64) -> Result<T, SettingError> {
+fn number<T: TryFrom<u64>>(key: &str, Whole(value): Whole, least: u64, most: u64) -> Result<T, SettingError> {
     let refused = || refused(key, format_args!("{least} to {most}"), value);
     if (least..=most).contains(&value) { T::try_from(value).map_err(|_| refused()) } else { Err(refused()) }
 }
 
-fn millis(key: &str, value: u64, least: u64, most: u64) -> Result<Duration, SettingError> {
+fn millis(key: &str, value: Whole, least: u64, most: u64) -> Result<Duration, SettingError> {
     number(key, value, least, most).map(Duration::from_millis)
 }
 
@@ -45,10 +45,8 @@ fn parsed<T: FromStr>(key: &str, value: &str, allowed: &str) -> Result<T, Settin
     value.parse().map_err(|_| refused(key, allowed, format_args!("{value:?}")))
 }
 
-fn names<T: FromStr<Err: Display>>(key: &str, values: &[String]) -> Result<Vec<T>, SettingError> {
-    // An empty variable is a list of one empty text
-    let written: Vec<&str> = values.iter().map(|value| value.trim()).filter(|value| !value.is_empty()).collect();
-    written
+fn names<T: FromStr<Err: Display>>(key: &str, list: &List) -> Result<Vec<T>, SettingError> {
+    list.names()
         .into_iter()
         .map(|value| {
             value.parse().map_err(|error: T::Err| {
@@ -141,7 +139,7 @@ fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
         json_depth_limit: number("gateway.json_depth_limit", raw.json_depth_limit, 8, 1000)?,
         head_timeout: millis("gateway.head_timeout_ms", raw.head_timeout_ms, 1000, 600_000)?,
         body_timeout: millis("gateway.body_timeout_ms", raw.body_timeout_ms, 100, 600_000)?,
-        shutdown_grace: millis("gateway.shutdown_grace_ms", raw.shutdown_grace_ms, 0, 600_000)?,
+        shutdown_grace: millis("gateway.shutdown_grace_ms", raw.shutdown_grace_ms, 1000, 600_000)?,
         test_directives: raw.test_directives,
     })
 }

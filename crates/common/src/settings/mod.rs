@@ -71,9 +71,11 @@ impl RedisUrl {
     /// The URL without user and password, for logs.
     #[must_use]
     pub fn redacted(&self) -> String {
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
-            _ => self.0.clone(),
+        // A query may hold a password too; user and password end at the last @ before it
+        let (base, query) = self.0.split_once('?').map_or((self.0.as_str(), ""), |(base, _)| (base, "?…"));
+        match (base.split_once("://"), base.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}{query}"),
+            _ => format!("{base}{query}"),
         }
     }
 }
@@ -197,8 +199,12 @@ impl Settings {
     /// # Errors
     /// A file that cannot be read, a key that does not exist or a value that is not allowed.
     pub fn load() -> Result<Self, SettingError> {
-        let variables = std::env::vars().filter(|(name, _)| name.starts_with("GALLEY__")).collect();
-        Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), variables)
+        // Variables of others may hold anything; ours are text, and what is not is shown as it can be and then refused
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with("GALLEY__"))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        });
+        Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), variables.collect())
     }
 
     /// Reads settings from a file, if one is named, and variables.
@@ -213,14 +219,8 @@ impl Settings {
         if let Some(path) = file {
             builder = builder.add_source(File::new(path, FileFormat::Toml));
         }
-        let environment = Environment::with_prefix("GALLEY")
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("queue_worker.queues")
-            .with_list_parse_key("pubsub_worker.channels")
-            .source(Some(variables));
+        let environment =
+            Environment::with_prefix("GALLEY").prefix_separator("__").separator("__").source(Some(variables));
         let raw: raw::Raw = builder.add_source(environment).build()?.try_deserialize()?;
         Self::try_from(raw)
     }
@@ -260,7 +260,12 @@ mod tests {
         );
         let queues = with("GALLEY__QUEUE_WORKER__QUEUES", "a,b-1").expect("allowed").queue_worker.queues;
         assert_eq!(queues.iter().map(QueueName::as_str).collect::<Vec<_>>(), ["a", "b-1"]);
-        assert_eq!(with("GALLEY__QUEUE_WORKER__QUEUES", "a").expect("allowed").queue_worker.queues.len(), 1);
+        for (written, queues) in [("a", 1), ("1", 1), (" a , b,", 2), ("", 0)] {
+            let settings = with("GALLEY__QUEUE_WORKER__QUEUES", written).expect("allowed");
+            assert_eq!(settings.queue_worker.queues.len(), queues, "{written:?}");
+        }
+        assert_eq!(with("GALLEY__QUEUE_WORKER__NAME", "007").expect("allowed").queue_worker.name.as_str(), "007");
+        assert!(with("GALLEY__GATEWAY__TEST_DIRECTIVES", "true").expect("allowed").gateway.test_directives);
         let settings = with("GALLEY__QUEUES__DEMO__MAX_DEPTH", "10").expect("allowed");
         assert_eq!(settings.max_depth(&"demo".parse().expect("a name")), Some(10));
     }
@@ -288,8 +293,10 @@ mod tests {
 
     #[test]
     fn a_value_of_the_wrong_type_and_a_key_that_does_not_exist_are_errors() {
-        let error = with("GALLEY__QUEUE_WORKER__CONCURRENCY", "many").expect_err("not a number").to_string();
-        assert!(error.contains("queue_worker.concurrency") && error.contains("many"), "{error}");
+        for value in ["many", "true", "2.6", "-1", "", "1e3"] {
+            let error = with("GALLEY__QUEUE_WORKER__CONCURRENCY", value).expect_err("not a whole number").to_string();
+            assert!(error.contains("queue_worker.concurrency") && error.contains(&format!("{value:?}")), "{error}");
+        }
         let error = with("GALLEY__GATEWAY__LISTN", "x").expect_err("a typo").to_string();
         assert!(error.contains("listn"), "{error}");
         let error = Settings::from_sources(Some("/no/such.toml"), HashMap::new()).expect_err("no file").to_string();
@@ -301,6 +308,8 @@ mod tests {
         let settings = with("GALLEY__REDIS__URL", "redis://user:secret@host:6379/5").expect("allowed");
         assert!(!format!("{settings:?}").contains("secret"));
         assert!(format!("{settings:?}").contains("host:6379/5"));
+        let settings = with("GALLEY__REDIS__URL", "redis+unix:///run/r.sock?db=5&pass=secret").expect("allowed");
+        assert!(!format!("{settings:?}").contains("secret"));
         let error = with("GALLEY__REDIS__URL", "rediss://user:secret@host").expect_err("no TLS").to_string();
         assert!(!error.contains("secret"), "{error}");
     }

@@ -1,8 +1,55 @@
 //! Settings as they were written: no value has been looked at yet.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Unexpected, Visitor},
+};
+
+/// A whole number, or text that is one: variables are always text. Nothing is rounded or guessed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Whole, E> {
+                u64::try_from(number).map(Whole).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Whole, E> {
+                text.parse().map(Whole).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+/// A list of names: an array in a file, comma-separated in a variable.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum List {
+    Array(Vec<String>),
+    Text(String),
+}
+
+impl List {
+    pub(super) fn names(&self) -> Vec<&str> {
+        let written: Vec<&str> = match self {
+            Self::Array(names) => names.iter().map(String::as_str).collect(),
+            Self::Text(text) => text.split(',').collect(),
+        };
+        written.into_iter().map(str::trim).filter(|name| !name.is_empty()).collect()
+    }
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,20 +72,20 @@ pub(super) struct Raw {
 #[serde(deny_unknown_fields)]
 pub(super) struct Redis {
     pub(super) url: String,
-    pub(super) connect_timeout_ms: u64,
-    pub(super) response_timeout_ms: u64,
-    pub(super) pool_size: u64,
+    pub(super) connect_timeout_ms: Whole,
+    pub(super) response_timeout_ms: Whole,
+    pub(super) pool_size: Whole,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Gateway {
     pub(super) listen: String,
-    pub(super) body_limit_bytes: u64,
-    pub(super) json_depth_limit: u64,
-    pub(super) head_timeout_ms: u64,
-    pub(super) body_timeout_ms: u64,
-    pub(super) shutdown_grace_ms: u64,
+    pub(super) body_limit_bytes: Whole,
+    pub(super) json_depth_limit: Whole,
+    pub(super) head_timeout_ms: Whole,
+    pub(super) body_timeout_ms: Whole,
+    pub(super) shutdown_grace_ms: Whole,
     pub(super) test_directives: bool,
 }
 
@@ -46,38 +93,38 @@ pub(super) struct Gateway {
 #[serde(deny_unknown_fields)]
 pub(super) struct QueueWorker {
     pub(super) listen: String,
-    pub(super) queues: Vec<String>,
+    pub(super) queues: List,
     pub(super) name: String,
-    pub(super) concurrency: u64,
-    pub(super) shutdown_grace_ms: u64,
+    pub(super) concurrency: Whole,
+    pub(super) shutdown_grace_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PubsubWorker {
     pub(super) listen: String,
-    pub(super) channels: Vec<String>,
-    pub(super) buffer_messages: u64,
+    pub(super) channels: List,
+    pub(super) buffer_messages: Whole,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Jobs {
-    pub(super) lease_ms: u64,
-    pub(super) pull_lease_ms: u64,
-    pub(super) crash_budget: u64,
-    pub(super) result_ttl_ms: u64,
-    pub(super) dead_letter_ttl_ms: u64,
-    pub(super) dead_letter_max: u64,
-    pub(super) result_limit_bytes: u64,
-    pub(super) max_queues: u64,
-    pub(super) events_max: u64,
+    pub(super) lease_ms: Whole,
+    pub(super) pull_lease_ms: Whole,
+    pub(super) crash_budget: Whole,
+    pub(super) result_ttl_ms: Whole,
+    pub(super) dead_letter_ttl_ms: Whole,
+    pub(super) dead_letter_max: Whole,
+    pub(super) result_limit_bytes: Whole,
+    pub(super) max_queues: Whole,
+    pub(super) events_max: Whole,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Queue {
-    pub(super) max_depth: Option<u64>,
+    pub(super) max_depth: Option<Whole>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,15 +138,15 @@ pub(super) struct Bridge {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Channels {
-    pub(super) history_max: u64,
-    pub(super) history_ttl_ms: u64,
+    pub(super) history_max: Whole,
+    pub(super) history_ttl_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Maintenance {
-    pub(super) office_ms: u64,
-    pub(super) sweep_ms: u64,
+    pub(super) office_ms: Whole,
+    pub(super) sweep_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]

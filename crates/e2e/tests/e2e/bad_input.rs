@@ -80,6 +80,8 @@ async fn worker_calls_with_wrong_bodies_are_refused() {
     let cases = [
         ("fetch", json!({}), 400, "queues"),
         ("fetch", json!({ "queues": "default" }), 400, "queues"),
+        ("fetch", json!([["default"], "w", 1, null]), 400, "JSON object"),
+        ("nack", json!([id, null, null, true, null]), 400, "JSON object"),
         ("fetch", json!({ "queues": [] }), 400, "queues must be"),
         ("fetch", json!({ "queues": ["{x}"] }), 400, "queue must match"),
         ("fetch", json!({ "queues": vec!["q"; 101] }), 400, "1 to 100"),
@@ -166,6 +168,41 @@ async fn unknown_paths_methods_and_ids_are_errors_in_the_shape_of_their_part() {
     for query in ["limit=0", "limit=x", "limit=1001", "limit=-1"] {
         assert_eq!(kit.get(&format!("/ojs/v1/events?{query}")).await.status(), 400, "{query}");
     }
+}
+
+#[tokio::test]
+async fn methods_are_what_they_should_be() {
+    let kit = Kit::start().await;
+    let send = |method: &str, path: &str| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a token");
+        kit.http.request(method, kit.gateway.url(path)).send()
+    };
+    for path in ["/", "/health/live", "/health/ready", "/metrics", "/ojs/manifest", "/ojs/v1/health", "/ojs/v1/events"]
+    {
+        assert_eq!(send("HEAD", path).await.expect("an answer").status(), 200, "HEAD {path}");
+        assert_eq!(send("POST", path).await.expect("an answer").status(), 405, "POST {path}");
+    }
+    assert_eq!(send("HEAD", "/prodcons").await.expect("an answer").status(), 405, "a visit does something");
+    let response = send("DELETE", "/ojs/v1/jobs").await.expect("an answer");
+    assert_eq!(response.headers()["allow"], "POST");
+    for number in 0..50 {
+        send(&format!("X{number}"), "/").await.expect("an answer");
+    }
+    let metrics = kit.get("/metrics").await.text().await.expect("text");
+    assert!(
+        metrics.contains(r#"method="other""#) && !metrics.contains(r#"method="X"#),
+        "a series for each word: {metrics}"
+    );
+}
+
+#[tokio::test]
+async fn errors_of_the_framework_have_the_standard_shape_too() {
+    let kit = Kit::start().await;
+    let response = kit.get("/ojs/v1/events?limit=1&limit=2").await;
+    assert_eq!(response.status(), 400);
+    assert_eq!(response.headers()["content-type"], "application/openjobspec+json");
+    let answer: Value = response.json().await.expect("JSON");
+    assert_eq!(answer["error"]["code"], "invalid_request");
 }
 
 #[tokio::test]

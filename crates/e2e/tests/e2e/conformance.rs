@@ -15,6 +15,10 @@ async fn alone_levels_0_and_1_pass() {
     let other = Service::start("gateway", &kit.redis, &directives).await;
     other.ready().await;
     let suites = concat!(env!("CARGO_MANIFEST_DIR"), "/ojs");
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no python3, which plays the suites");
+        return;
+    }
     let output = Command::new("python3")
         .arg(format!("{suites}/conformance.py"))
         .args(["--url", &kit.gateway.url("")])

@@ -11,6 +11,8 @@ mod workers;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
+use common::ops::page;
+
 use crate::error::ApiError;
 
 /// The media type of everything under `/ojs`.
@@ -21,24 +23,23 @@ type Answer = Result<HttpResponse, ApiError>;
 /// Adds every route.
 pub(crate) fn configure(config: &mut web::ServiceConfig) {
     config
-        .route("/", web::get().to(seed::index))
-        .route("/prodcons", web::get().to(seed::prodcons))
-        .route("/pubsub", web::get().to(seed::pubsub))
-        .route("/ojs/manifest", web::get().to(system::manifest))
-        .route("/ojs/v1/health", web::get().to(system::health))
+        .service(page("/", seed::index))
+        // Without HEAD: a visit does something
+        .service(web::resource("/prodcons").route(web::get().to(seed::prodcons)))
+        .service(web::resource("/pubsub").route(web::get().to(seed::pubsub)))
+        .service(page("/ojs/manifest", system::manifest))
+        .service(page("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
-        .service(
-            web::resource("/ojs/v1/jobs/{id}").route(web::get().to(jobs::show)).route(web::delete().to(jobs::cancel)),
-        )
+        .service(page("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
         .service(web::resource("/ojs/v1/workers/fetch").route(web::post().to(workers::fetch)))
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
         .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
         .service(web::resource("/ojs/v1/workers/heartbeat").route(web::post().to(workers::heartbeat)))
-        .service(web::resource("/ojs/v1/dead-letter").route(web::get().to(dead_letters::list)))
+        .service(page("/ojs/v1/dead-letter", dead_letters::list))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
-        .service(web::resource("/ojs/v1/queues/{queue}/stats").route(web::get().to(queues::stats)))
-        .service(web::resource("/ojs/v1/events").route(web::get().to(events::list)))
+        .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
+        .service(page("/ojs/v1/events", events::list))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
 }
 

@@ -30,6 +30,12 @@ use crate::{
 const MOST_QUEUES: usize = 100;
 const MOST_FETCHED: usize = 100;
 const MOST_BEATS: usize = 1000;
+/// Jobs claimed in one go: each may be as large as a request body.
+const CLAIMED_AT_ONCE: usize = 10;
+/// A fetch asks for no more once it has this much.
+const ENOUGH_BYTES: usize = 4 << 20;
+/// Expired jobs that one fetch clears away.
+const MOST_EXPIRED: usize = 100;
 
 #[derive(Deserialize)]
 struct Fetch {
@@ -47,13 +53,23 @@ pub(super) async fn fetch(services: web::Data<Services>, body: JsonBody) -> Answ
     let lease = request.visibility_timeout_ms.map(lease).transpose()?;
     let mut fetched = Vec::new();
     for queue in &queues {
-        fetch_from(&services, queue, Claim::Pull { worker: worker.as_ref(), lease }, count, &mut fetched).await?;
+        let by = Claim::Pull { worker: worker.as_ref(), lease };
+        match fetch_from(&services, queue, by, count, &mut fetched).await {
+            Ok(()) => {}
+            // What was handed out before must reach the client: it is leased to it
+            Err(error) if !fetched.is_empty() => {
+                tracing::warn!(%queue, %error, fetched = fetched.len(), "fetch cut short");
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
     let jobs: Vec<String> = fetched.iter().map(|claimed| shown(claimed, worker.as_ref())).collect();
     Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}]}}", jobs.join(","))))
 }
 
-/// Takes jobs of one queue until `count` are fetched. Jobs that expired while they waited are discarded on the way.
+/// Takes jobs of one queue until `count` are fetched, or enough bytes. Jobs that expired while they waited are discarded
+/// on the way, a bounded number of them.
 async fn fetch_from(
     services: &Services,
     queue: &QueueName,
@@ -61,9 +77,11 @@ async fn fetch_from(
     count: usize,
     fetched: &mut Vec<Claimed>,
 ) -> Result<(), ApiError> {
-    let mut priorities = Vec::new();
-    while fetched.len() < count {
-        let claimed = services.jobs.claim(queue, &mut priorities, count - fetched.len(), by).await?;
+    let (mut priorities, mut expired) = (Vec::new(), 0);
+    let size = |fetched: &[Claimed]| fetched.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum::<usize>();
+    while fetched.len() < count && expired < MOST_EXPIRED && size(fetched) < ENOUGH_BYTES {
+        let claimed =
+            services.jobs.claim(queue, &mut priorities, (count - fetched.len()).min(CLAIMED_AT_ONCE), by).await?;
         if claimed.is_empty() {
             break;
         }
@@ -71,6 +89,7 @@ async fn fetch_from(
             if claimed.job.is_expired(claimed.started_at) {
                 let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
                 services.jobs.expire(&claimed, &fence).await?;
+                expired += 1;
             } else {
                 fetched.push(claimed);
             }

@@ -11,6 +11,10 @@ use crate::{
 
 /// The most dead letters in one answer.
 pub(super) const MOST_LISTED: usize = 1000;
+/// Dead letters read in one go.
+const READ_AT_ONCE: usize = 20;
+/// An answer gets no more once it has this much.
+const ENOUGH_BYTES: usize = 8 << 20;
 
 #[derive(serde::Deserialize)]
 struct Kept {
@@ -21,32 +25,33 @@ struct Kept {
 }
 
 impl Jobs {
-    /// The dead letters of all queues as JSON, the newest of each queue first, at most `limit`.
+    /// The dead letters of all queues as JSON, the newest of each queue first, at most `limit` and about eight mebibytes.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn dead_letters(&self, limit: usize) -> StoreResult<Vec<String>> {
         let mut connection = self.redis.pooled().await?;
-        let mut found = Vec::new();
-        for queue in self.queues().await? {
-            let room = limit.min(MOST_LISTED).saturating_sub(found.len());
-            if room == 0 {
-                break;
+        let queues: Vec<QueueKeys> = self.queues().await?.iter().map(QueueKeys::new).collect();
+        let (limit, mut found, mut bytes) = (limit.min(MOST_LISTED), Vec::new(), 0);
+        for some in queues.chunks(500) {
+            let mut pipeline = redis::pipe();
+            for keys in some {
+                pipeline.cmd("ZREVRANGE").arg(keys.dead()).arg(0).arg(limit.saturating_sub(1));
             }
-            let keys = QueueKeys::new(&queue);
-            let ids: Vec<String> =
-                redis::cmd("ZREVRANGE").arg(keys.dead()).arg(0).arg(room - 1).query_async(&mut connection).await?;
-            let ids: Vec<JobId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
-            if ids.is_empty() {
-                continue;
-            }
-            let mut command = redis::cmd("MGET");
-            for id in &ids {
-                command.arg(keys.result(id));
-            }
-            let texts: Vec<Option<String>> = command.query_async(&mut connection).await?;
-            for text in texts.into_iter().flatten() {
-                found.push(Ended::json_of(&text)?.to_owned());
+            let listed: Vec<Vec<String>> = pipeline.query_async(&mut connection).await?;
+            let results = some.iter().zip(&listed).flat_map(|(keys, ids)| {
+                ids.iter().filter_map(|id| id.parse::<JobId>().ok()).map(|id| keys.result(&id))
+            });
+            // A few at a time: each may be as large as a request body
+            for results in results.collect::<Vec<String>>().chunks(READ_AT_ONCE) {
+                let texts: Vec<Option<String>> = redis::cmd("MGET").arg(results).query_async(&mut connection).await?;
+                for text in texts.into_iter().flatten() {
+                    if found.len() == limit || bytes >= ENOUGH_BYTES {
+                        return Ok(found);
+                    }
+                    bytes += text.len();
+                    found.push(Ended::json_of(&text)?.to_owned());
+                }
             }
         }
         Ok(found)

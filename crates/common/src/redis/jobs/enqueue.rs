@@ -1,6 +1,6 @@
 //! New jobs.
 
-use redis::Script;
+use redis::{Script, ScriptInvocation};
 
 use super::{
     Jobs,
@@ -84,14 +84,14 @@ impl Jobs {
     async fn add(&self, new: NewJob, traceparent: Option<String>) -> StoreResult<Result<Enqueued, Refused>> {
         let (salt, fields) = new_fields(&new, traceparent.as_deref());
         for _ in 0..ATTEMPTS {
-            let added = match self.limits.get(&new.queue).and_then(|limits| limits.max_depth) {
+            let added = match self.max_depth(&new.queue) {
                 Some(max_depth) => self.add_bounded(&new, max_depth, &fields).await?,
                 None => self.add_entry(&new, &fields).await?,
             };
             match added {
                 Added::Entry(entry) => return self.added(new, traceparent, entry, salt).await.map(Ok),
                 Added::Full => {
-                    let max_depth = self.limits.get(&new.queue).and_then(|limits| limits.max_depth).unwrap_or(0);
+                    let max_depth = self.max_depth(&new.queue).unwrap_or(0);
                     return Ok(Err(Refused::Full { max_depth }));
                 }
                 Added::NoStream => {
@@ -117,9 +117,7 @@ impl Jobs {
         let keys = QueueKeys::new(&new.queue);
         let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
         call.key(keys.stream(new.priority));
-        for priority in self.priorities(&new.queue).await?.into_iter().filter(|other| *other != new.priority) {
-            call.key(keys.stream(priority));
-        }
+        self.add_other_streams(&mut call, &new.queue, new.priority).await?;
         let answer: Option<String> = call.arg(max_depth).arg(fields).invoke_async(&mut self.redis.clone()).await?;
         match answer.as_deref() {
             None => Ok(Added::NoStream),
@@ -177,32 +175,47 @@ impl Jobs {
         let history = History { created_at: new.id.map(|_| now), ..History::default() };
         let mut job = stored(id, new, traceparent, history, true);
         let keys = QueueKeys::new(&job.queue);
-        let (answer, entry): (String, Option<String>) = script::CREATE
-            .key(keys.record(&id))
+        let max_depth = self.max_depth(&job.queue).unwrap_or(0);
+        let mut call = script::CREATE.prepare_invoke();
+        call.key(keys.record(&id))
             .key(keys.result(&id))
             .key(keys.due())
             .key(keys.stream(job.priority))
-            .key(keys.priorities())
-            .arg(id.to_string())
-            .arg(job.priority.get())
-            .arg(start_at.map(|at| at.to_string()).unwrap_or_default())
-            .arg(keys::WAKE)
-            .arg(Wake::Due(job.queue.clone()).encode())
-            .arg(Wake::Stream(job.queue.clone()).encode())
-            .arg(job.to_fields())
-            .invoke_async::<Vec<Option<String>>>(&mut self.redis.clone())
-            .await
-            .map(|answer| {
-                let mut answer = answer.into_iter().flatten();
-                (answer.next().unwrap_or_default(), answer.next())
-            })?;
-        if answer == "duplicate" {
-            return Ok(Err(Refused::Duplicate(id)));
+            .key(keys.priorities());
+        if max_depth > 0 && start_at.is_none() {
+            self.add_other_streams(&mut call, &job.queue, job.priority).await?;
+        }
+        call.arg(id.to_string()).arg(job.priority.get()).arg(start_at.map(|at| at.to_string()).unwrap_or_default());
+        call.arg(keys::WAKE).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
+        let answer: Vec<String> =
+            call.arg(max_depth).arg(job.to_fields()).invoke_async(&mut self.redis.clone()).await?;
+        match answer.first().map(String::as_str) {
+            Some("created") => {}
+            Some("full") => return Ok(Err(Refused::Full { max_depth })),
+            _ => return Ok(Err(Refused::Duplicate(id))),
         }
         let state = if start_at.is_some() { State::Scheduled } else { State::Available };
-        let entry = entry.and_then(|entry| entry.parse::<EntryId>().ok());
+        let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
         job.enqueued_at = entry.and_then(|entry| i64::try_from(entry.milliseconds).ok());
         Ok(Ok(Enqueued { job, state }))
+    }
+
+    fn max_depth(&self, queue: &QueueName) -> Option<u64> {
+        self.limits.get(queue).and_then(|limits| limits.max_depth)
+    }
+
+    /// The streams of a queue's other priorities: its depth limit counts them all.
+    async fn add_other_streams(
+        &self,
+        call: &mut ScriptInvocation<'_>,
+        queue: &QueueName,
+        priority: Priority,
+    ) -> StoreResult<()> {
+        let keys = QueueKeys::new(queue);
+        for other in self.priorities(queue).await?.into_iter().filter(|other| *other != priority) {
+            call.key(keys.stream(other));
+        }
+        Ok(())
     }
 
     /// Makes the stream of a queue's priority, and the queue if it is new.
