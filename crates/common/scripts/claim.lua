@@ -20,13 +20,14 @@ end
 local function lease(stream, entry, fields)
   local own, token = field(fields, 'v'), '-'
   if not pull and not own then return '' end
-  local ms = tonumber(own or ARGV[5])
+  -- Nothing may fail from here on: the entries are handed out already
+  local ms = tonumber(own or '') or tonumber(ARGV[5])
   local deadline = 0
   if pull then
     if tonumber(ARGV[4]) > 0 then ms = tonumber(ARGV[4]) end
     token = ARGV[8 + streams + #jobs + 1]
-    local timeout = field(fields, 't')
-    if timeout then deadline = now + tonumber(timeout) end
+    local timeout = tonumber(field(fields, 't') or '')
+    if timeout then deadline = now + timeout end
   end
   local member = ARGV[8 + stream] .. ':' .. entry
   local due = now + ms
@@ -45,6 +46,7 @@ for stream = 1, streams do
     if not string.find(reply.err, 'NOGROUP', 1, true) then return redis.error_reply(reply.err) end
     -- Somebody removed the stream or its group: everything in it counts as waiting
     redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+    redis.call('SADD', KEYS[1], ARGV[8 + stream])
     reply = redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', want, 'STREAMS', key, '>')
   end
   if reply then

@@ -16,6 +16,11 @@ for i = 1, jobs do
   local at = 6 + (i - 1) * 3
   local entry, result, record = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local member = ARGV[5] .. ':' .. entry
+  -- The count asked for above may have been used up by entries that the caller does not know: then each is asked for
+  if not held_entries[entry] and not pending.err then
+    local one = redis.call('XPENDING', KEYS[1], 'workers', entry, entry, 1, ARGV[1])
+    held_entries[entry] = #one == 1 or nil
+  end
   if held_entries[entry] then
     outcome[i] = 1
     held_entries[entry] = nil

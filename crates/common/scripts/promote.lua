@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Moves a job whose time has come into its stream.
 -- KEYS: 1 due, 2 record, 3 stream, 4 priorities
 -- ARGV: 1 id, 2 priority, 3 wake channel, 4 wake message

@@ -9,7 +9,7 @@ use common::{
     job::Failure,
     redis::{
         StoreError, StoreResult,
-        jobs::{Claimed, Completion, Ended, Fence, Recorded, Settled, local_now},
+        jobs::{Claimed, Completion, Ended, Fence, Settled, local_now},
         next_delay, reconnect_delays,
     },
     telemetry::continue_trace,
@@ -165,11 +165,7 @@ impl Runner {
                 let attempt = claimed.job.history.current_attempt();
                 let failure = Failure::new(&error.code, &error.error_type, &error.message, attempt, local_now());
                 let recorded = jobs.fail(claimed, &fence, failure, error.retryable).await?;
-                let next = match &recorded {
-                    Recorded::Retry { .. } => "retryable",
-                    Recorded::Discarded(_) => "discarded",
-                    Recorded::Stale => "stale",
-                };
+                let next = recorded.as_str();
                 tracing::warn!(%id, %queue, attempt, code = error.code, message = error.message, next, "attempt failed");
                 metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next)
                     .increment(1);

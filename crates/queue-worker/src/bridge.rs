@@ -1,14 +1,19 @@
 //! Feeding a queue from a Redis list, where this worker serves that queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use common::redis::{StoreResult, bridge::Bridge, next_delay, reconnect_delays};
+use common::redis::{StoreResult, bridge::Bridge, maintenance::note_interruption, next_delay, reconnect_delays};
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::{Shared, note_interruption};
+use crate::worker::Shared;
 
 /// Longest blocking move. It ends by itself so that a connection that died silently is found out.
 const BLOCK: Duration = Duration::from_secs(5);
+/// How often elements are looked for that somebody left on their way.
+const RECOVER_EVERY: Duration = Duration::from_secs(5);
 /// Pause between two tries to end it early.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
@@ -41,13 +46,18 @@ async fn feed(
     delays: &mut common::redis::Delays,
 ) -> StoreResult<()> {
     let mut connection = shared.jobs.redis().dedicated(BLOCK).await?;
-    let recovered = bridge.recover().await?;
-    if recovered > 0 {
-        tracing::info!(recovered, "took up elements that were on their way from the list");
-    }
-    *delays = reconnect_delays();
     let client_id = connection.client_id();
+    let mut recovered_at: Option<Instant> = None;
     loop {
+        // Another worker may have died with elements on their way, at any time
+        if recovered_at.is_none_or(|at| at.elapsed() >= RECOVER_EVERY) {
+            let recovered = bridge.recover().await?;
+            if recovered > 0 {
+                tracing::info!(recovered, "took up elements that were on their way from the list");
+            }
+            *delays = reconnect_delays();
+            recovered_at = Some(Instant::now());
+        }
         let take = bridge.take(&mut connection, BLOCK);
         tokio::pin!(take);
         tokio::select! {

@@ -9,22 +9,26 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use common::{
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, dedicated::Dedicated, jobs::Claim, next_delay, reconnect_delays},
+    redis::{
+        StoreError, StoreResult,
+        dedicated::Dedicated,
+        jobs::{Claim, Claimed},
+        maintenance::note_interruption,
+        next_delay, reconnect_delays,
+    },
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    attempt::Runner,
-    doorbell::Doorbell,
-    worker::{Shared, note_interruption},
-};
+use crate::{attempt::Runner, doorbell::Doorbell, worker::Shared};
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
 /// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
 const LONGEST_BLOCK: Duration = Duration::from_secs(5);
-/// Jobs claimed in one go.
+/// Most jobs claimed in one go.
 const BATCH: usize = 128;
+/// About the largest answer to a claim.
+const ENOUGH_BYTES: usize = 4 << 20;
 
 /// Claims jobs until `stop` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorbell>, stop: CancellationToken) {
@@ -32,7 +36,8 @@ pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorb
         stop.cancelled().await;
         return;
     }
-    let mut claimer = Claimer { shared, runner, doorbell, stop, priorities: HashMap::new(), blocking: None };
+    let mut claimer =
+        Claimer { shared, runner, doorbell, stop, priorities: HashMap::new(), blocking: None, batch: BATCH };
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
         // At the start, and after any trouble: queues may be gone, and jobs may have been handed to us unheard
@@ -54,6 +59,17 @@ struct Claimer {
     stop: CancellationToken,
     priorities: HashMap<QueueName, Vec<Priority>>,
     blocking: Option<Dedicated>,
+    /// Jobs claimed in one go at the moment.
+    batch: usize,
+}
+
+/// How many jobs to claim next time: fewer when they are large, so that an answer stays within a few mebibytes.
+fn next_batch(batch: usize, claimed: &[Claimed]) -> usize {
+    let bytes: usize = claimed.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum();
+    match claimed.len() {
+        0 => batch,
+        jobs => (ENOUGH_BYTES / (bytes / jobs).max(1)).clamp(1, BATCH),
+    }
 }
 
 impl Claimer {
@@ -67,22 +83,29 @@ impl Claimer {
         }
     }
 
+    /// Sees to it that there are streams to wait on, and takes up what was handed to us unheard. A queue that cannot be
+    /// opened, because Redis is full or something else is in its place, must not keep the others from being served.
     async fn recover(&mut self) -> StoreResult<()> {
-        let queues = &self.shared.settings.queue_worker.queues;
-        self.shared.jobs.open_queues(queues).await?;
-        for queue in queues.clone() {
-            let priorities = self.shared.jobs.priorities(&queue).await?;
+        let shared = self.shared.clone();
+        for queue in &shared.settings.queue_worker.queues {
+            let priorities = match shared.jobs.open_queue(queue).await {
+                Ok(priorities) => priorities,
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%queue, %error, "queue cannot be served for now");
+                    continue;
+                }
+            };
             for priority in &priorities {
-                let most = self.shared.settings.queue_worker.concurrency * 2;
-                let own = self.shared.jobs.own(&queue, *priority, &self.shared.consumer, most).await?;
-                for claimed in own {
+                let is_new = |entry| !shared.in_flight.contains(queue, *priority, entry);
+                for claimed in shared.jobs.own(queue, *priority, &shared.consumer, is_new).await? {
                     let id = claimed.job.id;
                     if self.runner.start(claimed, None) {
                         tracing::info!(%queue, %id, "took up a job whose hand-over was lost");
                     }
                 }
             }
-            self.priorities.insert(queue, priorities);
+            self.priorities.insert(queue.clone(), priorities);
         }
         Ok(())
     }
@@ -90,6 +113,7 @@ impl Claimer {
     async fn claim_until_stopped(&mut self) -> StoreResult<()> {
         loop {
             let permit = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return Ok(()),
                 permit = self.shared.permits.clone().acquire_owned() => permit,
             };
@@ -99,7 +123,10 @@ impl Claimer {
                 self.priorities.clear();
             }
             if !self.claim(&mut permits).await? && !self.stop.is_cancelled() {
-                self.wait(permits.split_off(permits.len() - 1)).await?;
+                let last = permits.pop();
+                // The others are free for what else waits for one
+                drop(permits);
+                self.wait(last).await?;
             }
         }
     }
@@ -107,7 +134,7 @@ impl Claimer {
     /// As many permits as are free, up to a batch.
     fn more_permits(&self, first: OwnedSemaphorePermit) -> Vec<OwnedSemaphorePermit> {
         let mut permits = vec![first];
-        while permits.len() < BATCH
+        while permits.len() < self.batch
             && let Ok(permit) = self.shared.permits.clone().try_acquire_owned()
         {
             permits.push(permit);
@@ -125,7 +152,9 @@ impl Claimer {
                 break;
             }
             let priorities = self.priorities.entry(queue.clone()).or_default();
-            for claimed in shared.jobs.claim(queue, priorities, permits.len(), by).await? {
+            let claimed = shared.jobs.claim(queue, priorities, permits.len().min(self.batch), by).await?;
+            self.batch = next_batch(self.batch, &claimed);
+            for claimed in claimed {
                 found = true;
                 self.runner.start(claimed, permits.pop());
             }
@@ -134,7 +163,7 @@ impl Claimer {
     }
 
     /// Waits for a job on any stream, or for the doorbell.
-    async fn wait(&mut self, mut permits: Vec<OwnedSemaphorePermit>) -> StoreResult<()> {
+    async fn wait(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> StoreResult<()> {
         let streams: Vec<(QueueName, Priority)> = self
             .priorities
             .iter()
@@ -156,7 +185,7 @@ impl Claimer {
         };
         // After an error the connection is not used again: its next answer could be this read's
         for claimed in arrived? {
-            self.runner.start(claimed, permits.pop());
+            self.runner.start(claimed, permit.take());
         }
         self.blocking = Some(connection);
         Ok(())

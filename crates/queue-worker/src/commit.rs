@@ -17,6 +17,8 @@ use crate::{in_flight::Stream, worker::Shared};
 
 /// Results in one script call.
 const BATCH: usize = 256;
+/// About the most bytes of results in one script call.
+const ENOUGH_BYTES: usize = 4 << 20;
 
 /// Records results until the last attempt is over.
 pub(crate) async fn run(shared: Arc<Shared>, mut finished: mpsc::Receiver<Completion>) {
@@ -28,9 +30,27 @@ pub(crate) async fn run(shared: Arc<Shared>, mut finished: mpsc::Receiver<Comple
             streams.entry((job.queue.clone(), job.priority)).or_default().push(completion);
         }
         for (stream, completions) in streams {
-            record(&shared, &stream, &completions).await;
+            for some in by_bytes(&completions) {
+                record(&shared, &stream, some).await;
+            }
         }
     }
+}
+
+/// Parts of at most about [`ENOUGH_BYTES`], or of a single result.
+fn by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
+    let (mut parts, mut rest) = (Vec::new(), completions);
+    let (mut taken, mut bytes) = (0, 0);
+    while taken < rest.len() {
+        bytes += rest[taken].ended.json.len();
+        taken += 1;
+        if bytes >= ENOUGH_BYTES || taken == rest.len() {
+            let (part, others) = rest.split_at(taken);
+            parts.push(part);
+            (rest, taken, bytes) = (others, 0, 0);
+        }
+    }
+    parts
 }
 
 async fn record(shared: &Shared, stream: &Stream, completions: &[Completion]) {

@@ -68,6 +68,10 @@ impl InFlight {
         Some(gone)
     }
 
+    pub(crate) fn contains(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> bool {
+        self.held().contains_key(&((queue.clone(), priority), entry))
+    }
+
     /// Forgets a job: its end is recorded, or it is somebody else's.
     pub(crate) fn remove(&self, queue: &QueueName, priority: Priority, entry: EntryId) {
         self.held().remove(&((queue.clone(), priority), entry));

@@ -10,7 +10,7 @@ use anyhow::Context;
 use common::{
     ops,
     redis::{
-        Redis, StoreError,
+        Redis,
         events::EventLog,
         jobs::{Consumer, Jobs},
         maintenance,
@@ -120,15 +120,6 @@ impl Worker {
         serving.await??;
         tracing::info!("queue-worker stopped");
         Ok(())
-    }
-}
-
-/// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
-pub(crate) fn note_interruption(what: &str, error: &StoreError) {
-    if matches!(error, StoreError::Unavailable(_)) {
-        tracing::debug!(%error, "{what} interrupted");
-    } else {
-        tracing::warn!(%error, "{what} interrupted");
     }
 }
 

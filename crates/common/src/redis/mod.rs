@@ -50,6 +50,8 @@ pub enum StoreError {
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         match error.kind() {
+            // Only twice in a row is NOSCRIPT seen here: somebody flushes scripts all the time
+            ErrorKind::Server(ServerErrorKind::NoScript) => Self::Unavailable(error),
             ErrorKind::Io
             | ErrorKind::AuthenticationFailed
             | ErrorKind::Server(
@@ -60,8 +62,8 @@ impl From<RedisError> for StoreError {
                 | ServerErrorKind::ClusterDown,
             ) => Self::Unavailable(error),
             _ if error.code() == Some("OOM") => Self::Full,
-            // BUSY: a script of somebody else runs too long; MISCONF: the disk is full or failed; both pass
-            _ if matches!(error.code(), Some("BUSY" | "MISCONF")) => Self::Unavailable(error),
+            // A script of somebody else runs too long, the disk is full or failed, replicas are away: all pass
+            _ if matches!(error.code(), Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Self::Unavailable(error),
             _ => Self::Refused(error),
         }
     }

@@ -64,6 +64,15 @@ impl Redis {
         Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
     }
 
+    /// How long the server has been up, rounded up: it counts whole seconds.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub async fn uptime_ms(&self) -> StoreResult<i64> {
+        let info: InfoDict = redis::cmd("INFO").arg("server").query_async(&mut self.clone()).await?;
+        Ok((info.get::<i64>("uptime_in_seconds").unwrap_or(0) + 1) * 1000)
+    }
+
     /// Looks at the server's version, eviction policy and durability.
     ///
     /// # Errors

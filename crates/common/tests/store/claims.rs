@@ -49,7 +49,7 @@ async fn a_list_of_streams_that_is_old_is_read_again() {
 #[tokio::test]
 async fn a_blocked_claim_gets_a_job_the_moment_it_arrives() {
     let kit = Arc::new(Kit::start());
-    kit.jobs.open_queues(&[queue()]).await.expect("redis runs");
+    kit.jobs.open_queue(&queue()).await.expect("redis runs");
     let blocked = {
         let kit = kit.clone();
         tokio::spawn(async move {
@@ -75,8 +75,40 @@ async fn a_worker_finds_what_was_handed_to_it_in_an_answer_it_never_got() {
     let consumer = consumer();
     // The answer is thrown away
     drop(kit.claim_one(&consumer).await);
-    let own = kit.jobs.own(&queue(), normal(), &consumer, 10).await.expect("redis runs");
+    let own = kit.jobs.own(&queue(), normal(), &consumer, |_| true).await.expect("redis runs");
     assert_eq!(own.iter().map(|claimed| claimed.job.id).collect::<Vec<_>>(), [id]);
+    // What is recorded meanwhile is not taken up again
+    let looked_at = std::cell::Cell::new(0);
+    assert_eq!(kit.complete(&consumer, &own[0], "1").await, common::redis::jobs::Settled::Done);
+    let count = |_| looked_at.replace(looked_at.get() + 1) < usize::MAX;
+    assert!(kit.jobs.own(&queue(), normal(), &consumer, count).await.expect("redis runs").is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_finds_its_own_jobs_page_by_page() {
+    let kit = Kit::start();
+    for _ in 0..50 {
+        kit.enqueue(JOB).await;
+    }
+    let consumer = consumer();
+    let held = kit.claim(&consumer, 50).await;
+    let known = held[7].entry;
+    let own = kit.jobs.own(&queue(), normal(), &consumer, |entry| entry != known).await.expect("redis runs");
+    assert_eq!(own.len(), 49);
+}
+
+#[tokio::test]
+async fn limits_that_are_no_numbers_do_not_keep_pulled_jobs_from_getting_a_lease() {
+    let kit = Kit::start();
+    kit.enqueue(JOB).await;
+    for broken in [["v", "abc"], ["t", "x"]] {
+        let entry = [&["XADD", "galley:{default}:s:0", "*", "i", "1", "e", r#"{"type":"a","args":[]}"#], &broken[..]];
+        kit.command(&entry.concat()).await;
+    }
+    let by = Claim::Pull { worker: None, lease: None };
+    let claimed = kit.jobs.claim(&queue(), &mut Vec::new(), 10, by).await.expect("redis runs");
+    assert_eq!(claimed.len(), 3);
+    assert_eq!(kit.command(&["ZCARD", "galley:{default}:leases"]).await, redis::Value::Int(3));
 }
 
 #[tokio::test]
@@ -86,6 +118,9 @@ async fn an_entry_that_cannot_be_read_does_not_keep_the_others_from_being_worked
     for broken in [&["nonsense", "1"][..], &["i", "zz", "e", "{}"], &["i", "1"], &["i", "1", "e", "{}", "h", "[]"]] {
         kit.command(&[&["XADD", "galley:{default}:s:0", "*"], broken].concat()).await;
     }
+    let mut binary = redis::cmd("XADD");
+    binary.arg("galley:{default}:s:0").arg("*").arg("i").arg("1").arg("e").arg(b"\xff\xfe").arg(b"\xff").arg("x");
+    binary.exec_async(&mut kit.server.connection().await).await.expect("redis runs");
     let last = kit.enqueue(JOB).await;
     let claimed: Vec<_> = kit.claim(&consumer(), 10).await.into_iter().map(|claimed| claimed.job.id).collect();
     assert_eq!(claimed, [first, last]);

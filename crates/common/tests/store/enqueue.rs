@@ -84,6 +84,7 @@ async fn a_queue_with_a_depth_limit_refuses_what_is_beyond_it_and_writes_nothing
     assert_eq!(kit.try_enqueue(high).await.map(drop), Err(Refused::Full { max_depth: 3 }), "the limit is the queue's");
     let chosen = r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#;
     assert_eq!(kit.try_enqueue(chosen).await.map(drop), Err(Refused::Full { max_depth: 3 }), "whoever chose the id");
+    assert!(!kit.keys().await.iter().any(|key| key.starts_with("galley:id:")), "nothing is left of a refused id");
     kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H"}"#).await;
     // A job that runs makes room: it is not waiting any more
     kit.claim_one(&consumer()).await;

@@ -58,6 +58,53 @@ async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
 }
 
 #[tokio::test]
+async fn a_full_redis_lets_due_jobs_go() {
+    let kit = Kit::start();
+    let id = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT0.2S"}"#).await;
+    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let upkeep = kit.upkeep();
+    eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
+    upkeep.end().await;
+}
+
+#[tokio::test]
+async fn what_a_vanished_worker_held_is_reclaimed_whatever_else_is_in_its_pending_list() {
+    let kit = Kit::with(&[("GALLEY__MAINTENANCE__SWEEP_MS", "100")]);
+    for _ in 0..250 {
+        kit.command(&["XADD", "galley:{default}:s:0", "*", "i", "no job"]).await;
+    }
+    kit.jobs.open_queue(&queue()).await.expect("redis runs");
+    let mut ghosts = Vec::new();
+    for _ in 0..150 {
+        ghosts.push(kit.enqueue(JOB).await);
+    }
+    let good = kit.enqueue(JOB).await;
+    let vanished = common::redis::jobs::Consumer::new(std::time::Duration::from_millis(100));
+    let held = kit.claim(&vanished, 500).await;
+    assert_eq!(held.len(), 151);
+    for claimed in held.iter().filter(|claimed| claimed.job.id != good) {
+        kit.command(&["XDEL", "galley:{default}:s:0", &claimed.entry.to_string()]).await;
+    }
+    let upkeep = kit.upkeep();
+    eventually("the job is available", || async { (kit.state(good).await == "available").then_some(()) }).await;
+    upkeep.end().await;
+    assert!(kit.jobs.locate(ghosts[0]).await.expect("redis runs").is_none());
+}
+
+#[tokio::test]
+async fn upkeep_goes_on_beside_a_queue_that_is_broken() {
+    let kit = Kit::start();
+    kit.command(&["ZADD", "galley:queues", "1", "broken"]).await;
+    kit.command(&["SET", "galley:{broken}:priorities", "not a set"]).await;
+    kit.command(&["ZADD", "galley:{default}:due", "1", "not an id"]).await;
+    let id = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT0.2S"}"#).await;
+    let upkeep = kit.upkeep();
+    eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
+    assert_eq!(kit.command(&["ZCARD", "galley:{default}:due"]).await, redis::Value::Int(0));
+    upkeep.end().await;
+}
+
+#[tokio::test]
 async fn a_key_of_the_wrong_type_is_an_error_and_is_left_alone() {
     let kit = Kit::start();
     kit.command(&["SET", "galley:{default}:s:0", "not a stream"]).await;

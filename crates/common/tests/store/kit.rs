@@ -11,6 +11,7 @@ use common::{
         Redis,
         events::EventLog,
         jobs::{Claim, Claimed, Completion, Consumer, Ended, Enqueued, Fence, Jobs, Refused, Settled, local_now},
+        maintenance,
     },
     settings::Settings,
 };
@@ -88,6 +89,13 @@ impl Kit {
         self.jobs.complete(queue, priority, consumer, 1, &[completion]).await.expect("redis runs")[0]
     }
 
+    /// Starts the upkeep.
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(maintenance::run(self.jobs.clone(), self.settings.maintenance.clone(), stop.clone()));
+        Upkeep { stop, task }
+    }
+
     /// Every key there is, for tests that nothing was written.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> =
@@ -103,6 +111,19 @@ impl Kit {
             command.arg(word);
         }
         command.query_async(&mut self.server.connection().await).await.expect("redis runs")
+    }
+}
+
+/// The upkeep while it runs.
+pub(crate) struct Upkeep {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Upkeep {
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic");
     }
 }
 

@@ -56,6 +56,22 @@ async fn a_zombie_worker_cannot_complete_or_fail_a_reclaimed_job() {
 }
 
 #[tokio::test]
+async fn a_zombie_does_not_shorten_the_life_of_a_chosen_id() {
+    let kit = Kit::start();
+    let id = kit.enqueue(r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#).await;
+    let (zombie, heir) = (consumer(), consumer());
+    let old = kit.claim_one(&zombie).await;
+    kit.jobs.crash(&old, &fence(&zombie)).await.expect("redis runs");
+    assert_eq!(kit.complete(&zombie, &old, "1").await, Settled::Stale);
+    let key = format!("galley:id:{id}");
+    let lives = |value: redis::Value| matches!(value, redis::Value::Int(ms) if ms > 80 * 86_400_000);
+    assert!(lives(kit.command(&["PTTL", &key]).await));
+    let new = kit.claim_one(&heir).await;
+    assert_eq!(kit.complete(&heir, &new, "1").await, Settled::Done);
+    assert!(!lives(kit.command(&["PTTL", &key]).await), "it goes with the result");
+}
+
+#[tokio::test]
 async fn a_worker_that_is_not_silent_is_not_robbed() {
     let kit = Kit::start();
     kit.enqueue(JOB).await;
@@ -112,12 +128,9 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
 /// Moves a parked job's time to now and runs the upkeep until it is available.
 async fn make_due(kit: &Kit, id: common::id::JobId) {
     kit.command(&["ZADD", "galley:{default}:due", "1", &id.to_string()]).await;
-    let stop = tokio_util::sync::CancellationToken::new();
-    let upkeep =
-        tokio::spawn(common::redis::maintenance::run(kit.jobs.clone(), kit.settings.maintenance.clone(), stop.clone()));
+    let upkeep = kit.upkeep();
     eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    stop.cancel();
-    upkeep.await.expect("no panic");
+    upkeep.end().await;
 }
 
 #[tokio::test]

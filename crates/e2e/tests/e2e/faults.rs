@@ -154,6 +154,42 @@ async fn a_redis_that_was_emptied_is_set_up_again_by_those_that_wait_on_it() {
 }
 
 #[tokio::test]
+async fn a_worker_that_starts_on_a_full_redis_works_off_what_is_there() {
+    let kit = Kit::start().await;
+    let waiting = kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await;
+    assert_eq!(refused.status(), 503);
+    let worker = Service::start("queue-worker", &kit.redis, &[]).await;
+    kit.reaches(&waiting, "completed").await;
+    assert!(worker.count("queue cannot be served for now") > 0, "queues that do not exist yet cannot be made");
+}
+
+#[tokio::test]
+async fn elements_that_a_worker_left_on_their_way_are_taken_up_by_one_that_lives() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[]).await;
+    kit.get("/prodcons").await;
+    worker.logged("Task get ").await;
+    kit.command(&["LPUSH", "galley:bridge:{task:prodcons:queue}", "left behind"]).await;
+    worker.logged("Task get left behind").await;
+}
+
+#[tokio::test]
+async fn large_jobs_and_results_go_through() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        ids.push(kit.enqueue(&job("test.echo", &json!(["x".repeat(900_000)]))).await);
+    }
+    for id in &ids {
+        let done = kit.reaches(id, "completed").await;
+        assert_eq!(done["result"][0].as_str().map(str::len), Some(900_000));
+    }
+}
+
+#[tokio::test]
 async fn without_redis_requests_are_answered_503_and_the_processes_stay_up() {
     let mut kit = Kit::start().await;
     let (mut worker, mut listener) = (kit.worker(&[]).await, kit.listener().await);

@@ -85,14 +85,13 @@ async fn fetch_from(
         if claimed.is_empty() {
             break;
         }
-        for claimed in claimed {
-            if claimed.job.is_expired(claimed.started_at) {
-                let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
-                services.jobs.expire(&claimed, &fence).await?;
-                expired += 1;
-            } else {
-                fetched.push(claimed);
-            }
+        let (late, fresh): (Vec<_>, Vec<_>) =
+            claimed.into_iter().partition(|claimed| claimed.job.is_expired(claimed.started_at));
+        fetched.extend(fresh);
+        for claimed in &late {
+            let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
+            services.jobs.expire(claimed, &fence).await?;
+            expired += 1;
         }
     }
     Ok(())

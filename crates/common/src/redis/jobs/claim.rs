@@ -20,6 +20,9 @@ use crate::{
 /// The consumer that holds everything fetched over HTTP.
 pub const PULL: &str = "pull";
 
+/// Entries that a consumer reads of its own in one go: each may be as large as a request body.
+const OWN_AT_ONCE: usize = 20;
+
 /// The name of a queue-worker process in pending lists. It carries the lease, so that whoever reclaims its jobs goes
 /// by the lease of the worker, not by its own settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +158,8 @@ impl Jobs {
         call
     }
 
-    /// What a queue-worker holds on a stream according to Redis: to find what was handed to it in an answer it never got.
+    /// What a queue-worker holds on a stream according to Redis, and `is_new` to it: to find what was handed to it in an
+    /// answer it never got.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -164,13 +168,34 @@ impl Jobs {
         queue: &QueueName,
         priority: Priority,
         consumer: &Consumer,
-        most: usize,
+        is_new: impl Fn(EntryId) -> bool,
     ) -> StoreResult<Vec<Claimed>> {
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(most);
-        command.arg("STREAMS").arg(QueueKeys::new(queue).stream(priority)).arg("0");
-        let reply: Value = command.query_async(&mut self.redis.clone()).await?;
-        read_streams(&[(queue.clone(), priority)], reply)
+        let stream = QueueKeys::new(queue).stream(priority);
+        let (mut after, mut found) = (String::from("0"), Vec::new());
+        loop {
+            let mut command = redis::cmd("XREADGROUP");
+            command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(OWN_AT_ONCE);
+            command.arg("STREAMS").arg(&stream).arg(&after);
+            let reply: Value = command.query_async(&mut self.redis.clone()).await?;
+            let (claimed, last) = read_own(queue, priority, &stream, reply)?;
+            for claimed in claimed.into_iter().filter(|claimed| is_new(claimed.entry)) {
+                // Its result may have been recorded since the answer was made, and then it is new only to memory
+                if self.holds(&stream, consumer, claimed.entry).await? {
+                    found.push(claimed);
+                }
+            }
+            match last {
+                Some(last) => after = last,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    async fn holds(&self, stream: &str, consumer: &Consumer, entry: EntryId) -> StoreResult<bool> {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(stream).arg("workers").arg(entry.to_string()).arg(entry.to_string()).arg(1).arg(consumer.name());
+        let held: Vec<Value> = command.query_async(&mut self.redis.clone()).await?;
+        Ok(!held.is_empty())
     }
 
     /// Waits until a job arrives on one of the streams and takes it: one job, or in the moment between a claim that
@@ -216,7 +241,7 @@ fn blocking_read(streams: &[(QueueName, Priority)], consumer: &Consumer, block: 
 
 /// The answer of `claim.lua`; none when the list of streams was old.
 fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<Vec<Claimed>>> {
-    type Job = (usize, String, Fields, String);
+    type Job = (usize, String, Value, String);
     let mut parts = Vec::<Value>::from_redis_value(reply).map_err(parsing)?.into_iter();
     if i64::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)? == 0 {
         return Ok(None);
@@ -233,13 +258,12 @@ fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> Store
 
 /// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from
 /// being worked on: it stays where it is, and is complained about each time.
-pub(super) fn readable(
-    queue: &QueueName,
-    priority: Priority,
-    entry: &str,
-    fields: Fields,
-) -> Option<(Stored, EntryId)> {
-    let read = enqueue::parse_entry(entry).and_then(|id| Ok((Stored::from_entry(queue, priority, id, fields)?, id)));
+pub(super) fn readable(queue: &QueueName, priority: Priority, entry: &str, fields: Value) -> Option<(Stored, EntryId)> {
+    let read = enqueue::parse_entry(entry).and_then(|id| {
+        // Entry by entry: bytes that are no text in one must not take the others along
+        let fields = Fields::from_redis_value(fields).map_err(parsing)?;
+        Ok((Stored::from_entry(queue, priority, id, fields)?, id))
+    });
     read.inspect_err(|error| {
         tracing::error!(%queue, %priority, entry, %error, "a job cannot be read");
         metrics::counter!("galley_damaged_jobs_total", "queue" => queue.to_string()).increment(1);
@@ -249,7 +273,7 @@ pub(super) fn readable(
 
 /// The answer of XREADGROUP: entries by stream. An entry that was deleted meanwhile has no fields and is left out.
 fn read_streams(streams: &[(QueueName, Priority)], reply: Value) -> StoreResult<Vec<Claimed>> {
-    type Entries = Vec<(String, Option<Fields>)>;
+    type Entries = Vec<(String, Value)>;
     let mut by_stream =
         Option::<HashMap<String, Entries>>::from_redis_value(reply).map_err(parsing)?.unwrap_or_default();
     let started_at = local_now();
@@ -257,11 +281,26 @@ fn read_streams(streams: &[(QueueName, Priority)], reply: Value) -> StoreResult<
     for (queue, priority) in streams {
         let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
         claimed.extend(entries.into_iter().filter_map(|(entry, fields)| {
-            let (job, entry) = readable(queue, *priority, &entry, fields?)?;
+            if fields == Value::Nil {
+                return None;
+            }
+            let (job, entry) = readable(queue, *priority, &entry, fields)?;
             Some(Claimed { job, entry, token: None, started_at })
         }));
     }
     Ok(claimed)
+}
+
+/// A page of a consumer's own entries, and the last of them, if there were any.
+fn read_own(
+    queue: &QueueName,
+    priority: Priority,
+    stream: &str,
+    reply: Value,
+) -> StoreResult<(Vec<Claimed>, Option<String>)> {
+    let page = Option::<HashMap<String, Vec<(String, Value)>>>::from_redis_value(reply.clone()).map_err(parsing)?;
+    let last = page.and_then(|mut page| page.remove(stream)?.pop()).map(|(entry, _)| entry);
+    Ok((read_streams(&[(queue.clone(), priority)], reply)?, last))
 }
 
 pub(super) fn parsing(error: impl fmt::Display) -> StoreError {

@@ -81,6 +81,7 @@ impl Jobs {
         if moved == 0 {
             return Ok(None);
         }
+        self.prolong_chosen_id(id).await?;
         Ok(self.locate(id).await?.map(|located| located.to_json()))
     }
 
@@ -91,15 +92,12 @@ impl Jobs {
     pub async fn delete_dead_letter(&self, id: JobId) -> StoreResult<bool> {
         let Some((queue, _)) = self.dead_letter(id).await? else { return Ok(false) };
         let keys = QueueKeys::new(&queue);
-        let (removed, _): (i64, i64) = redis::pipe()
-            .atomic()
-            .cmd("ZREM")
-            .arg(keys.dead())
-            .arg(id.to_string())
-            .cmd("DEL")
-            .arg(keys.result(&id))
-            .query_async(&mut self.redis.clone())
-            .await?;
+        let mut redis = self.redis.clone();
+        let removed: i64 = redis::cmd("ZREM").arg(keys.dead()).arg(id.to_string()).query_async(&mut redis).await?;
+        // Whoever takes it off the list owns the rest; a result that stays because we end here goes with its TTL
+        if removed == 1 {
+            redis::cmd("DEL").arg(keys.result(&id)).exec_async(&mut redis).await?;
+        }
         Ok(removed == 1)
     }
 

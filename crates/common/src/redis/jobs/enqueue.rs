@@ -159,19 +159,7 @@ impl Jobs {
         if let Err(refused) = self.register(&new.queue).await? {
             return Ok(Err(refused));
         }
-        if new.id.is_some() {
-            // Where to find it. Another job with this id in another queue was looked for above
-            let ttl = new.start_at.map_or(0, |start| start - now) + CHOSEN_ID_TTL_MS;
-            let key = keys::chosen_id(&id);
-            redis::cmd("SET")
-                .arg(key)
-                .arg(new.queue.as_str())
-                .arg("PX")
-                .arg(ttl)
-                .exec_async(&mut self.redis.clone())
-                .await?;
-        }
-        let start_at = new.start_at;
+        let (is_chosen, start_at) = (new.id.is_some(), new.start_at);
         let history = History { created_at: new.id.map(|_| now), ..History::default() };
         let mut job = stored(id, new, traceparent, history, true);
         let keys = QueueKeys::new(&job.queue);
@@ -190,14 +178,35 @@ impl Jobs {
         let answer: Vec<String> =
             call.arg(max_depth).arg(job.to_fields()).invoke_async(&mut self.redis.clone()).await?;
         match answer.first().map(String::as_str) {
-            Some("created") => {}
             Some("full") => return Ok(Err(Refused::Full { max_depth })),
-            _ => return Ok(Err(Refused::Duplicate(id))),
+            Some("created") if is_chosen => {
+                self.note_chosen_id(id, &job.queue, start_at.map_or(0, |start| start - now)).await?;
+            }
+            Some("created") => {}
+            _ => {
+                // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
+                self.note_chosen_id(id, &job.queue, 0).await?;
+                return Ok(Err(Refused::Duplicate(id)));
+            }
         }
         let state = if start_at.is_some() { State::Scheduled } else { State::Available };
         let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
         job.enqueued_at = entry.and_then(|entry| i64::try_from(entry.milliseconds).ok());
         Ok(Ok(Enqueued { job, state }))
+    }
+
+    /// Notes which queue an id that a client chose went to, unless it is noted already.
+    async fn note_chosen_id(&self, id: JobId, queue: &QueueName, starts_in: Millis) -> StoreResult<()> {
+        let mut command = redis::cmd("SET");
+        command.arg(keys::chosen_id(&id)).arg(queue.as_str()).arg("NX").arg("PX").arg(starts_in + CHOSEN_ID_TTL_MS);
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
+    }
+
+    /// Lets a noted id live on with a job that is revived.
+    pub(super) async fn prolong_chosen_id(&self, id: JobId) -> StoreResult<()> {
+        let mut command = redis::cmd("PEXPIRE");
+        command.arg(keys::chosen_id(&id)).arg(CHOSEN_ID_TTL_MS);
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
     }
 
     fn max_depth(&self, queue: &QueueName) -> Option<u64> {
@@ -277,17 +286,19 @@ impl Jobs {
         Ok(sorted_priorities(&members))
     }
 
-    /// Makes sure that queues exist, so that a worker can wait on their streams.
+    /// Makes sure that a queue exists, so that a worker can wait on its streams; answers with its priorities.
     ///
     /// # Errors
-    /// Redis is unavailable, or there are too many queues.
-    pub async fn open_queues(&self, queues: &[QueueName]) -> StoreResult<()> {
-        for queue in queues {
-            if let Err(refused) = self.open_stream(queue, Priority::default()).await? {
-                return Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}")));
-            }
+    /// Redis is unavailable or full, or there are too many queues.
+    pub async fn open_queue(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
+        let priorities = self.priorities(queue).await?;
+        if !priorities.is_empty() {
+            return Ok(priorities);
         }
-        Ok(())
+        match self.open_stream(queue, Priority::default()).await? {
+            Ok(()) => Ok(vec![Priority::default()]),
+            Err(refused) => Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}"))),
+        }
     }
 }
 

@@ -135,6 +135,15 @@ fn ended_state(json: &str) -> State {
     serde_json::from_str::<Only>(json).map_or(State::Discarded, |only| only.state)
 }
 
+/// What is in a stream entry.
+pub(in crate::redis) enum Entry {
+    Job(Box<Stored>),
+    /// Somebody deleted it.
+    Missing,
+    /// Something that is no job; it was complained about.
+    Unreadable,
+}
+
 enum Seen {
     Job(Box<Located>),
     Elsewhere(Priority, EntryId),
@@ -185,19 +194,18 @@ impl Jobs {
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
     }
 
-    /// The job in a stream entry, if there is one that can be read.
+    /// What is in a stream entry.
     pub(in crate::redis) async fn read_entry(
         &self,
         queue: &QueueName,
         priority: Priority,
         entry: EntryId,
-    ) -> StoreResult<Option<Stored>> {
+    ) -> StoreResult<Entry> {
         let mut command = redis::cmd("XRANGE");
         command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
-        let found: Vec<(String, Fields)> = command.query_async(&mut self.redis.clone()).await?;
-        let readable =
-            |(entry, fields): (String, Fields)| readable(queue, priority, &entry, fields).map(|(job, _)| job);
-        Ok(found.into_iter().next().and_then(readable))
+        let found: Vec<(String, Value)> = command.query_async(&mut self.redis.clone()).await?;
+        let Some((entry, fields)) = found.into_iter().next() else { return Ok(Entry::Missing) };
+        Ok(readable(queue, priority, &entry, fields).map_or(Entry::Unreadable, |(job, _)| Entry::Job(Box::new(job))))
     }
 
     async fn look(&self, id: JobId, queue: &QueueName, place: Option<(Priority, EntryId)>) -> StoreResult<Seen> {

@@ -39,6 +39,7 @@ pub use cancel::{Cancelled, NotCancelled};
 pub use claim::{Claim, Claimed, Consumer, PULL};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
+pub(super) use locate::Entry;
 pub use locate::{Attempt, Holder, Located};
 pub use settle::{Completion, Fence, Recorded, Settled};
 pub use stats::Stats;

@@ -46,6 +46,16 @@ impl Fence {
         Self::Worker { consumer: consumer.clone(), silent_for: Duration::ZERO }
     }
 
+    /// Whether whoever runs the attempt asks, and not the upkeep over its head: only the former may recognise what is
+    /// recorded as its own when it asks again.
+    fn is_the_attempts_own(&self) -> bool {
+        match self {
+            Self::Worker { silent_for, .. } => silent_for.is_zero(),
+            Self::Pull { .. } => true,
+            Self::Lapsed { .. } => false,
+        }
+    }
+
     fn args(&self) -> [String; 3] {
         match self {
             Self::Worker { consumer, silent_for } => {
@@ -98,6 +108,18 @@ pub enum Recorded {
     Stale,
 }
 
+impl Recorded {
+    /// The state of the job now, for logs and metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retryable",
+            Self::Discarded(_) => "discarded",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// A result to record with others.
 #[derive(Debug)]
 pub struct Completion {
@@ -144,15 +166,16 @@ impl Jobs {
             call.arg(if completion.claimed.job.has_record { records } else { 0 });
         }
         let outcome: Vec<i64> = call.invoke_async(&mut self.redis.clone()).await?;
-        for completion in batch {
-            self.shorten_chosen_id(&completion.claimed.job, ttl).await;
-        }
         let settled = outcome.into_iter().map(|code| match code {
             1 => Settled::Done,
             2 => Settled::DoneBefore,
             _ => Settled::Stale,
         });
-        Ok(settled.collect())
+        let settled: Vec<Settled> = settled.collect();
+        for (completion, _) in batch.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::Stale) {
+            self.shorten_chosen_id(&completion.claimed.job, ttl).await;
+        }
+        Ok(settled)
     }
 
     /// Ends a job: completed or discarded.
@@ -181,14 +204,21 @@ impl Jobs {
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
             .arg(ended.state.as_str())
-            .arg(ended.to_text(job.priority, entry))
+            .arg(if fence.is_the_attempts_own() {
+                ended.to_text(job.priority, entry)
+            } else {
+                ended.to_text_without_attempt()
+            })
             .arg(ttl.as_millis().to_string())
             .arg(if dead_letter { job.id.to_string() } else { String::new() })
             .arg(self.settings.dead_letter_max)
             .invoke_async(&mut self.redis.clone())
             .await?;
-        self.shorten_chosen_id(job, ttl).await;
-        Ok(Settled::parse(&answer))
+        let settled = Settled::parse(&answer);
+        if settled != Settled::Stale {
+            self.shorten_chosen_id(job, ttl).await;
+        }
+        Ok(settled)
     }
 
     /// Records that an attempt failed: the retry policy says what follows.

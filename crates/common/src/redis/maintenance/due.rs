@@ -25,6 +25,11 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let mut command = redis::cmd("ZRANGEBYSCORE");
     command.arg(keys.due()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
     let ids: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
+    for stranger in ids.iter().filter(|id| id.parse::<JobId>().is_err()) {
+        // Nothing of ours, and it would be due for ever
+        tracing::error!(%queue, member = crate::name::quoted(stranger), "not a job id among the due jobs, removed");
+        redis::cmd("ZREM").arg(keys.due()).arg(stranger).exec_async(&mut jobs.redis.clone()).await?;
+    }
     stream::iter(ids.iter().filter_map(|id| id.parse::<JobId>().ok()).map(Ok))
         .try_for_each_concurrent(AT_ONCE, |id| promote_one(jobs, queue, &keys, id))
         .await

@@ -3,37 +3,45 @@
 //! A lease that ran out means that the worker vanished: the job is available again at once. A `timeout_ms` that ran
 //! out is a failure like any other and goes by the retry policy.
 
+use super::Trust;
 use crate::{
     id::EntryId,
     job::Failure,
     name::{Priority, QueueName},
     redis::{
         StoreResult,
-        jobs::{Attempt, Claimed, Fence, Jobs, local_now},
+        jobs::{Attempt, Claimed, Entry, Fence, Jobs, local_now},
         keys::QueueKeys,
     },
+    time::Millis,
 };
 
 /// Attempts of a queue in one turn.
 const BATCH: usize = 100;
 
-/// Settles attempts that lapsed, a batch at most.
-pub(super) async fn settle(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+/// Settles attempts that lapsed, a batch at most. Answers with the milliseconds until it makes sense to look again, if
+/// some were spared because Redis was away.
+pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &Trust) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
     let now = jobs.now().await?;
     let mut command = redis::cmd("ZRANGEBYSCORE");
     command.arg(keys.leases()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
     let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
+    let mut spared = 0;
     for member in members {
-        match read(jobs, queue, &keys, &member).await? {
-            Some((claimed, attempt)) => settle_one(jobs, &claimed, &attempt, now).await?,
-            None => forget(jobs, &keys, &member).await?,
+        let Some((claimed, attempt)) = read(jobs, queue, &keys, &member).await? else {
+            forget(jobs, &keys, &member).await?;
+            continue;
+        };
+        match trust.counts_in(attempt.started_at, now) {
+            0 => settle_one(jobs, &claimed, &attempt, now).await?,
+            wait => spared = spared.max(wait),
         }
     }
-    Ok(())
+    Ok(spared)
 }
 
-async fn settle_one(jobs: &Jobs, claimed: &Claimed, attempt: &Attempt, now: i64) -> StoreResult<()> {
+async fn settle_one(jobs: &Jobs, claimed: &Claimed, attempt: &Attempt, now: Millis) -> StoreResult<()> {
     let fence = Fence::Lapsed { token: attempt.token.clone() };
     let (queue, id) = (&claimed.job.queue, claimed.job.id);
     if attempt.deadline > 0 && attempt.deadline <= now {
@@ -41,7 +49,7 @@ async fn settle_one(jobs: &Jobs, claimed: &Claimed, attempt: &Attempt, now: i64)
         let message = format!("the attempt took longer than its timeout of {limit} ms");
         let failure = Failure::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
         let recorded = jobs.fail(claimed, &fence, failure, None).await?;
-        tracing::info!(%queue, %id, ?recorded, "attempt timed out");
+        tracing::info!(%queue, %id, outcome = recorded.as_str(), "attempt timed out");
     } else {
         let settled = jobs.crash(claimed, &fence).await?;
         tracing::warn!(%queue, %id, worker = attempt.worker, ?settled, "lease ran out");
@@ -61,8 +69,8 @@ async fn read(
     let text: Option<String> =
         redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.redis.clone()).await?;
     let Some(attempt) = text.as_deref().and_then(Attempt::parse) else { return Ok(None) };
-    let Some(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
-    let claimed = Claimed { job, entry, token: None, started_at: attempt.started_at };
+    let Entry::Job(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
+    let claimed = Claimed { job: *job, entry, token: None, started_at: attempt.started_at };
     Ok(Some((claimed, attempt)))
 }
 

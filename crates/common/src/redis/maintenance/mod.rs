@@ -16,7 +16,7 @@ mod lapsed;
 mod sweep;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    StoreResult,
+    StoreError, StoreResult,
     jobs::{Jobs, wake::Wake},
     keys::{self, QueueKeys},
     script,
@@ -35,17 +35,18 @@ use crate::{name::QueueName, settings::MaintenanceSettings, time::Millis};
 /// Does the upkeep whenever the office is free, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
     let who = uuid::Uuid::new_v4().simple().to_string();
+    let mut trust = Trust::new(jobs.settings.lease / 2);
     while !stop.is_cancelled() {
-        match keep_office(&jobs, &who, settings.office).await {
-            Ok(true) => {
-                tracing::debug!("maintaining");
-                let maintainer = Maintainer::new(&jobs, &settings, &who);
-                if let Err(error) = maintainer.work(&stop).await {
-                    tracing::debug!(%error, "upkeep interrupted");
-                }
+        let result = match keep_office(&jobs, &who, settings.office).await {
+            Ok(true) => Maintainer::new(&jobs, &settings, &who, &mut trust).work(&stop).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            note_interruption("upkeep", &error);
+            if matches!(error, StoreError::Unavailable(_)) {
+                trust.redis_was_away();
             }
-            Ok(false) => {}
-            Err(error) => tracing::debug!(%error, "the maintainer's office cannot be asked for"),
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -53,6 +54,44 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
         }
     }
     resign(&jobs, &who).await;
+}
+
+/// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
+pub fn note_interruption(what: &str, error: &StoreError) {
+    if matches!(error, StoreError::Unavailable(_)) {
+        tracing::debug!(%error, "{what} interrupted");
+    } else {
+        tracing::warn!(%error, "{what} interrupted");
+    }
+}
+
+/// Whether a worker's silence means that it vanished. After an absence of Redis it does not: the worker could not report.
+/// It gets half a lease to do so.
+pub(super) struct Trust {
+    grace: Duration,
+    /// Since this moment Redis has been there long enough, as far as this process saw.
+    from: Instant,
+    /// When Redis started, on its own clock.
+    redis_since: Millis,
+}
+
+impl Trust {
+    fn new(grace: Duration) -> Self {
+        Self { grace, from: Instant::now(), redis_since: 0 }
+    }
+
+    fn redis_was_away(&mut self) {
+        self.from = Instant::now() + self.grace;
+    }
+
+    /// Milliseconds from `now` until the silence of somebody last heard of at `heard_at` counts; 0 if it counts.
+    fn counts_in(&self, heard_at: Millis, now: Millis) -> Millis {
+        let whole = |duration: Duration| Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX);
+        let seen = whole(self.from.saturating_duration_since(Instant::now()));
+        // Redis was started over since: whoever was heard of before may not have had the time to report again
+        let restarted = if heard_at < self.redis_since { self.redis_since + whole(self.grace) - now } else { 0 };
+        seen.max(restarted).max(0)
+    }
 }
 
 async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
@@ -74,24 +113,48 @@ async fn resign(jobs: &Jobs, who: &str) {
     }
 }
 
+/// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
+const AFTER_FAILURE_MS: Millis = 1000;
+
+/// What is due next in a queue, on Redis's clock.
+#[derive(Default)]
+struct Next {
+    due: Option<Millis>,
+    lapse: Option<Millis>,
+    /// Not before these, whatever is due.
+    no_due_before: Millis,
+    no_lapse_before: Millis,
+}
+
+impl Next {
+    fn due_at(&self) -> Option<Millis> {
+        self.due.map(|at| at.max(self.no_due_before))
+    }
+
+    fn lapse_at(&self) -> Option<Millis> {
+        self.lapse.map(|at| at.max(self.no_lapse_before))
+    }
+
+    fn at(&self) -> Option<Millis> {
+        self.due_at().into_iter().chain(self.lapse_at()).min()
+    }
+}
+
 /// One term of office.
 struct Maintainer<'a> {
     jobs: &'a Jobs,
     settings: &'a MaintenanceSettings,
     who: &'a str,
-    /// When something is due next in each queue, on Redis's clock.
-    next: HashMap<QueueName, Millis>,
+    trust: &'a mut Trust,
+    next: HashMap<QueueName, Next>,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
-    /// Before this moment silent workers are given the benefit of the doubt: Redis itself may have been away, and they
-    /// could not report.
-    trust_leases_from: Instant,
+    kept_at: Instant,
 }
 
 impl<'a> Maintainer<'a> {
-    fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str) -> Self {
-        let trust_leases_from = Instant::now() + jobs.settings.lease / 2;
-        Self { jobs, settings, who, next: HashMap::new(), clock: (0, Instant::now()), trust_leases_from }
+    fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
+        Self { jobs, settings, who, trust, next: HashMap::new(), clock: (0, Instant::now()), kept_at: Instant::now() }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled.
@@ -103,24 +166,26 @@ impl<'a> Maintainer<'a> {
         let mut sweep = tokio::time::interval(self.settings.sweep);
         office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
         self.read_all().await?;
         loop {
             let pause = self.until_next();
-            tokio::select! {
+            let goes_on = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = office.tick() => {
-                    if !keep_office(self.jobs, self.who, self.settings.office).await? {
-                        return Ok(());
-                    }
-                }
-                heard = calls.recv() => self.hear(heard, &mut calls).await?,
-                () = tokio::time::sleep(pause) => self.run_due().await?,
-                _ = sweep.tick() => {
-                    self.sweep().await?;
-                    self.read_all().await?;
-                }
+                _ = office.tick() => self.keep_office().await?,
+                heard = calls.recv() => self.hear(heard, &mut calls).await.map(|()| true)?,
+                () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
+                _ = sweep.tick() => self.sweep(stop).await?,
+            };
+            if !goes_on {
+                return Ok(());
             }
         }
+    }
+
+    async fn keep_office(&mut self) -> StoreResult<bool> {
+        self.kept_at = Instant::now();
+        keep_office(self.jobs, self.who, self.settings.office).await
     }
 
     fn now(&self) -> Millis {
@@ -129,7 +194,7 @@ impl<'a> Maintainer<'a> {
 
     fn until_next(&self) -> Duration {
         let far = Duration::from_hours(1);
-        let Some(next) = self.next.values().min() else { return far };
+        let Some(next) = self.next.values().filter_map(Next::at).min() else { return far };
         // A millisecond more: due times are whole milliseconds, and early is not due
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
@@ -160,11 +225,12 @@ impl<'a> Maintainer<'a> {
 
     async fn read_all(&mut self) -> StoreResult<()> {
         let queues = self.jobs.queues().await?;
-        self.next.retain(|queue, _| queues.contains(queue));
+        let known: HashSet<&QueueName> = queues.iter().collect();
+        self.next.retain(|queue, _| known.contains(queue));
         self.read(&queues).await
     }
 
-    /// Reads when something is due next in these queues.
+    /// Reads what is due next in these queues.
     async fn read(&mut self, queues: &[QueueName]) -> StoreResult<()> {
         for some in queues.chunks(500) {
             let mut pipeline = redis::pipe();
@@ -173,14 +239,12 @@ impl<'a> Maintainer<'a> {
                 pipeline.cmd("ZRANGE").arg(keys.due()).arg(0).arg(0).arg("WITHSCORES");
                 pipeline.cmd("ZRANGE").arg(keys.leases()).arg(0).arg(0).arg("WITHSCORES");
             }
-            let heads: Vec<Vec<(String, f64)>> = pipeline.query_async(&mut self.jobs.redis.clone()).await?;
+            let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut self.jobs.redis.clone()).await?;
             for (queue, heads) in some.iter().zip(heads.chunks(2)) {
                 #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-                let soonest = heads.iter().filter_map(|head| head.first()).map(|(_, score)| *score as Millis).min();
-                match soonest {
-                    Some(at) => self.next.insert(queue.clone(), at),
-                    None => self.next.remove(queue),
-                };
+                let score = |index: usize| heads.get(index)?.first().map(|(_, score)| *score as Millis);
+                let next = self.next.entry(queue.clone()).or_default();
+                (next.due, next.lapse) = (score(0), score(1));
             }
         }
         self.clock = (self.jobs.now().await?, Instant::now());
@@ -190,20 +254,76 @@ impl<'a> Maintainer<'a> {
     /// Handles what is due now, a bounded number per queue and turn, so that one queue cannot starve another.
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
+        let is_due = |next: &Next| next.at().is_some_and(|at| at <= now);
         let queues: Vec<QueueName> =
-            self.next.iter().filter(|(_, at)| **at <= now).map(|(queue, _)| queue.clone()).collect();
+            self.next.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect();
         for queue in &queues {
-            due::promote(self.jobs, queue).await?;
-            lapsed::settle(self.jobs, queue).await?;
+            let lapses = self.next.get(queue).and_then(Next::lapse_at).is_some_and(|at| at <= now);
+            if lapses {
+                let pause = lapsed::settle(self.jobs, queue, self.trust).await;
+                let pause = tolerate(queue, pause)?;
+                if let Some(next) = self.next.get_mut(queue) {
+                    next.no_lapse_before = now + pause;
+                }
+            }
+            let due = self.next.get(queue).and_then(Next::due_at).is_some_and(|at| at <= now);
+            if due {
+                let pause = due::promote(self.jobs, queue).await.map(|()| 0);
+                let pause = tolerate(queue, pause)?;
+                if let Some(next) = self.next.get_mut(queue) {
+                    next.no_due_before = now + pause;
+                }
+            }
         }
         self.read(&queues).await
     }
 
-    async fn sweep(&mut self) -> StoreResult<()> {
-        let trusted = Instant::now() >= self.trust_leases_from;
+    /// Looks over every queue; false when the office was lost meanwhile.
+    async fn sweep(&mut self, stop: &CancellationToken) -> StoreResult<bool> {
         for queue in self.jobs.queues().await? {
-            sweep::queue(self.jobs, &queue, trusted).await?;
+            if stop.is_cancelled() {
+                return Ok(true);
+            }
+            if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
+                return Ok(false);
+            }
+            let swept = sweep::queue(self.jobs, &queue, self.trust).await.map(|()| 0);
+            tolerate(&queue, swept)?;
         }
-        Ok(())
+        self.read_all().await?;
+        Ok(true)
+    }
+}
+
+/// Trouble of one queue must not keep the others from being looked after: it is logged, and the queue gets a pause.
+fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Millis> {
+    match result {
+        Err(error @ StoreError::Unavailable(_)) => Err(error),
+        Err(error) => {
+            tracing::error!(%queue, %error, "upkeep of a queue failed");
+            Ok(AFTER_FAILURE_MS)
+        }
+        ok => ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
+        let mut trust = Trust::new(Duration::from_secs(15));
+        assert_eq!(trust.counts_in(1_000, 50_000), 0);
+        trust.redis_was_away();
+        assert!((14_000..=15_000).contains(&trust.counts_in(1_000, 50_000)));
+    }
+
+    #[test]
+    fn silence_from_before_a_restart_of_redis_counts_half_a_lease_after_it() {
+        let trust = Trust { redis_since: 100_000, ..Trust::new(Duration::from_secs(15)) };
+        assert_eq!(trust.counts_in(99_000, 101_000), 14_000);
+        assert_eq!(trust.counts_in(99_000, 115_000), 0);
+        assert_eq!(trust.counts_in(100_500, 101_000), 0, "heard of since the restart");
     }
 }

@@ -4,26 +4,29 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
 
+use super::Trust;
 use crate::{
     name::{Priority, QueueName},
     redis::{
         StoreError, StoreResult,
-        jobs::{Claimed, Consumer, Fence, Jobs, local_now},
+        jobs::{Claimed, Consumer, Entry, Fence, Jobs, local_now},
         keys::QueueKeys,
         script,
     },
 };
 
-/// Jobs of one vanished worker in one turn.
+/// Jobs of one vanished worker in one page.
 const BATCH: usize = 100;
+/// Pages in one turn.
+const MOST_PAGES: usize = 20;
 /// A worker that holds nothing is forgotten after this long.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 
-/// Looks over one queue. `trusted` says that silence means something: Redis was there to be talked to.
-pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trusted: bool) -> StoreResult<()> {
+/// Looks over one queue.
+pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trust: &Trust) -> StoreResult<()> {
     for priority in jobs.priorities(queue).await? {
-        if trusted {
-            reclaim(jobs, queue, priority).await?;
+        for consumer in silent_consumers(jobs, queue, priority).await? {
+            reclaim(jobs, queue, priority, &consumer, trust).await?;
         }
         let _: i64 = script::PRUNE_CONSUMERS
             .key(QueueKeys::new(queue).stream(priority))
@@ -35,24 +38,59 @@ pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trusted: bool) -> Stor
     prune_dead_letters(jobs, queue).await
 }
 
-/// Gives the jobs of queue-workers that have been silent for their lease to others.
-async fn reclaim(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<()> {
-    for consumer in silent_consumers(jobs, queue, priority).await? {
+/// Gives the jobs that a queue-worker has been silent about for its lease to others, page by page.
+async fn reclaim(
+    jobs: &Jobs,
+    queue: &QueueName,
+    priority: Priority,
+    consumer: &Consumer,
+    trust: &Trust,
+) -> StoreResult<()> {
+    let mut after = String::from("-");
+    for _ in 0..MOST_PAGES {
         let mut command = redis::cmd("XPENDING");
         command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
-        command.arg(consumer.lease().as_millis().to_string()).arg("-").arg("+").arg(BATCH).arg(consumer.name());
+        command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
         let silent: Vec<(String, String, i64, i64)> = command.query_async(&mut jobs.redis.clone()).await?;
-        for (entry, _, idle, _) in silent {
-            let Ok(entry) = entry.parse() else { continue };
-            let Some(job) = jobs.read_entry(queue, priority, entry).await? else { continue };
-            let id = job.id;
-            let claimed = Claimed { job, entry, token: None, started_at: local_now() - idle };
-            let fence = Fence::Worker { consumer: consumer.clone(), silent_for: consumer.lease() };
-            let settled = jobs.crash(&claimed, &fence).await?;
-            tracing::warn!(%queue, %id, worker = consumer.name(), ?settled, "worker vanished, job reclaimed");
-            metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
+        let Some((last, ..)) = silent.last() else { return Ok(()) };
+        after = format!("({last}");
+        for (entry, _, idle, _) in &silent {
+            reclaim_one(jobs, queue, priority, consumer, (entry, *idle), trust).await?;
         }
     }
+    Ok(())
+}
+
+async fn reclaim_one(
+    jobs: &Jobs,
+    queue: &QueueName,
+    priority: Priority,
+    consumer: &Consumer,
+    (entry, idle): (&str, i64),
+    trust: &Trust,
+) -> StoreResult<()> {
+    let Ok(entry) = entry.parse() else { return Ok(()) };
+    let heard_at = jobs.now().await? - idle;
+    if trust.counts_in(heard_at, heard_at + idle) > 0 {
+        return Ok(());
+    }
+    let job = match jobs.read_entry(queue, priority, entry).await? {
+        Entry::Job(job) => *job,
+        Entry::Unreadable => return Ok(()),
+        Entry::Missing => {
+            // Deleted by hand: nobody can ever finish it, and it would keep its consumer for ever
+            let stream = QueueKeys::new(queue).stream(priority);
+            let mut command = redis::cmd("XACK");
+            command.arg(stream).arg("workers").arg(entry.to_string());
+            return Ok(command.exec_async(&mut jobs.redis.clone()).await?);
+        }
+    };
+    let id = job.id;
+    let claimed = Claimed { job, entry, token: None, started_at: heard_at };
+    let fence = Fence::Worker { consumer: consumer.clone(), silent_for: consumer.lease() };
+    let settled = jobs.crash(&claimed, &fence).await?;
+    tracing::warn!(%queue, %id, worker = consumer.name(), ?settled, "worker vanished, job reclaimed");
+    metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     Ok(())
 }
 
