@@ -6,7 +6,7 @@ use actix_web::{App, HttpServer, dev::Server, middleware, web};
 use anyhow::Context;
 use common::{
     ops,
-    redis::{Redis, events::EventLog, jobs::Jobs, maintenance, server::ServerError},
+    redis::{Redis, events::EventLog, jobs::Jobs, maintenance},
     settings::Settings,
     telemetry,
 };
@@ -39,13 +39,7 @@ impl Application {
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
-        match redis.check_server().await {
-            Ok(server) => {
-                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
-            }
-            Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
-            Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),
-        }
+        redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let services = Services {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use common::{
     name::ChannelName,
     ops::{self, Readiness},
-    redis::{Redis, server::ServerError},
+    redis::Redis,
     settings::Settings,
     telemetry,
 };
@@ -21,11 +21,7 @@ use crate::follow;
 pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = telemetry::start_metrics()?;
     let redis = Redis::new(&settings.redis)?;
-    match redis.check_server().await {
-        Ok(server) => tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found"),
-        Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
-        Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),
-    }
+    redis.check_at_start().await?;
     let worker = &settings.pubsub_worker;
     // Nothing to hear is heard perfectly
     let hearing = Arc::new(AtomicBool::new(worker.channels.is_empty()));

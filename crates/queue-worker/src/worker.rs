@@ -14,7 +14,6 @@ use common::{
         events::EventLog,
         jobs::{Consumer, Jobs},
         maintenance,
-        server::ServerError,
     },
     settings::Settings,
     shutdown::{self, Drained},
@@ -58,13 +57,7 @@ impl Worker {
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
-        match redis.check_server().await {
-            Ok(server) => {
-                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
-            }
-            Err(ServerError::Store(error)) => tracing::warn!(%error, "starting without redis"),
-            Err(unfit @ ServerError::Unfit(_)) => return Err(unfit.into()),
-        }
+        redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let shared = Shared {

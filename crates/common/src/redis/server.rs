@@ -64,6 +64,24 @@ impl Redis {
         Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
     }
 
+    /// Looks at the server when a process starts. One that is away may come later; one that would lose jobs is refused.
+    ///
+    /// # Errors
+    /// The server is unfit.
+    pub async fn check_at_start(&self) -> Result<(), ServerError> {
+        match self.check_server().await {
+            Ok(server) => {
+                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
+                Ok(())
+            }
+            Err(ServerError::Store(error)) => {
+                tracing::warn!(%error, "starting without redis");
+                Ok(())
+            }
+            Err(unfit @ ServerError::Unfit(_)) => Err(unfit),
+        }
+    }
+
     /// How long the server has been up, rounded up: it counts whole seconds.
     ///
     /// # Errors

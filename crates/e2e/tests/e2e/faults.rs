@@ -241,7 +241,16 @@ async fn services_start_without_redis_and_begin_when_it_comes() {
 
 #[tokio::test]
 async fn a_redis_that_froze_for_two_leases_does_not_cost_live_workers_their_jobs() {
-    let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "200")];
+    freeze("200").await;
+}
+
+#[tokio::test]
+async fn a_freeze_in_which_no_command_times_out_does_not_either() {
+    freeze("10000").await;
+}
+
+async fn freeze(response_timeout_ms: &str) {
+    let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", response_timeout_ms)];
     let kit = Kit::with(RedisServer::start(), &variables).await;
     let worker = kit.worker(&variables).await;
     let id = kit.enqueue(&job("test.slow", &json!([3000]))).await;

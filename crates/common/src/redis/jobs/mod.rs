@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `enqueue` | new jobs, queues made on first use |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
-//! | `settle` | ends attempts: finish, retry, requeue, heartbeat |
+//! | `settle` | ends attempts: finish, retry, requeue |
+//! | `lease` | keeps attempts alive |
 //! | `locate` | finds a job by its id |
 //! | `cancel` | ends jobs from outside |
 //! | `dead_letter` | jobs that used up their attempts |
@@ -21,6 +22,7 @@ mod cancel;
 mod claim;
 mod dead_letter;
 mod enqueue;
+mod lease;
 mod locate;
 mod settle;
 mod stats;

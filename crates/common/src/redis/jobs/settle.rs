@@ -56,7 +56,7 @@ impl Fence {
         }
     }
 
-    fn args(&self) -> [String; 3] {
+    pub(super) fn args(&self) -> [String; 3] {
         match self {
             Self::Worker { consumer, silent_for } => {
                 ["worker".into(), consumer.to_string(), silent_for.as_millis().to_string()]
@@ -344,49 +344,6 @@ impl Jobs {
             self.events.record(Happened::ended(&claimed.job, State::Discarded, now));
         }
         Ok(settled)
-    }
-
-    /// Renews the lease of a job that was fetched over HTTP; false when that attempt is not the current one.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn heartbeat(&self, job: &Stored, entry: EntryId, fence: &Fence) -> StoreResult<bool> {
-        let keys = QueueKeys::new(&job.queue);
-        let [_, token, worker] = fence.args();
-        let renewed: i64 = script::HEARTBEAT
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
-            .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
-            .arg(token)
-            .arg(worker)
-            .invoke_async(&mut self.redis.clone())
-            .await?;
-        Ok(renewed == 1)
-    }
-
-    /// Renews jobs of one stream that a queue-worker runs, at most 100 at once; answers with those it no longer has.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn renew(
-        &self,
-        queue: &QueueName,
-        priority: Priority,
-        consumer: &Consumer,
-        worker: &WorkerId,
-        held: &[(EntryId, Millis, Option<u64>)],
-    ) -> StoreResult<Vec<EntryId>> {
-        let keys = QueueKeys::new(queue);
-        let mut call = script::RENEW.prepare_invoke();
-        call.key(keys.stream(priority)).key(keys.active()).key(keys.leases());
-        call.arg(consumer.name()).arg(priority.get()).arg(worker.as_str());
-        for (entry, started_at, lease_ms) in held {
-            call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
-        }
-        let lost: Vec<String> = call.invoke_async(&mut self.redis.clone()).await?;
-        lost.iter().map(|entry| super::enqueue::parse_entry(entry)).collect()
     }
 
     /// An id that a client chose is forgotten with the job. If that fails the id stays for its own, longer TTL.

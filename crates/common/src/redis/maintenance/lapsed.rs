@@ -21,9 +21,9 @@ const BATCH: usize = 100;
 
 /// Settles attempts that lapsed, a batch at most. Answers with the milliseconds until it makes sense to look again, if
 /// some were spared because Redis was away.
-pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &Trust) -> StoreResult<Millis> {
+pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
-    let now = jobs.now().await?;
+    let now = trust.timed(jobs.now()).await?;
     let mut command = redis::cmd("ZRANGEBYSCORE");
     command.arg(keys.leases()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
     let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;

@@ -17,6 +17,7 @@ mod sweep;
 
 use std::{
     collections::{HashMap, HashSet},
+    future::Future,
     time::{Duration, Instant},
 };
 
@@ -37,16 +38,14 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     let who = uuid::Uuid::new_v4().simple().to_string();
     let mut trust = Trust::new(jobs.settings.lease / 2);
     while !stop.is_cancelled() {
-        let result = match keep_office(&jobs, &who, settings.office).await {
+        let result = match trust.timed(keep_office(&jobs, &who, settings.office)).await {
             Ok(true) => Maintainer::new(&jobs, &settings, &who, &mut trust).work(&stop).await,
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = result {
             note_interruption("upkeep", &error);
-            if matches!(error, StoreError::Unavailable(_)) {
-                trust.redis_was_away();
-            }
+            trust.away |= matches!(error, StoreError::Unavailable(_));
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -71,17 +70,27 @@ pub(super) struct Trust {
     grace: Duration,
     /// Since this moment Redis has been there long enough, as far as this process saw.
     from: Instant,
+    /// It was away when it was last asked.
+    away: bool,
     /// When Redis started, on its own clock.
     redis_since: Millis,
 }
 
 impl Trust {
     fn new(grace: Duration) -> Self {
-        Self { grace, from: Instant::now(), redis_since: 0 }
+        Self { grace, from: Instant::now(), away: false, redis_since: 0 }
     }
 
-    fn redis_was_away(&mut self) {
-        self.from = Instant::now() + self.grace;
+    /// Awaits an answer of Redis and judges by how it came: one that follows an absence, or that was long in coming,
+    /// tells that nobody could report meanwhile.
+    pub(super) async fn timed<T>(&mut self, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+        let asked = Instant::now();
+        let answer = call.await?;
+        if self.away || asked.elapsed() >= self.grace / 2 {
+            self.away = false;
+            self.from = Instant::now() + self.grace;
+        }
+        Ok(answer)
     }
 
     /// Milliseconds from `now` until the silence of somebody last heard of at `heard_at` counts; 0 if it counts.
@@ -185,7 +194,7 @@ impl<'a> Maintainer<'a> {
 
     async fn keep_office(&mut self) -> StoreResult<bool> {
         self.kept_at = Instant::now();
-        keep_office(self.jobs, self.who, self.settings.office).await
+        self.trust.timed(keep_office(self.jobs, self.who, self.settings.office)).await
     }
 
     fn now(&self) -> Millis {
@@ -311,11 +320,13 @@ fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Milli
 mod tests {
     use super::*;
 
-    #[test]
-    fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
+    #[tokio::test]
+    async fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
         let mut trust = Trust::new(Duration::from_secs(15));
+        trust.timed(async { Ok(()) }).await.expect("an answer");
         assert_eq!(trust.counts_in(1_000, 50_000), 0);
-        trust.redis_was_away();
+        trust.away = true;
+        trust.timed(async { Ok(()) }).await.expect("an answer");
         assert!((14_000..=15_000).contains(&trust.counts_in(1_000, 50_000)));
     }
 

@@ -23,7 +23,7 @@ const MOST_PAGES: usize = 20;
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 
 /// Looks over one queue.
-pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trust: &Trust) -> StoreResult<()> {
+pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) -> StoreResult<()> {
     for priority in jobs.priorities(queue).await? {
         for consumer in silent_consumers(jobs, queue, priority).await? {
             reclaim(jobs, queue, priority, &consumer, trust).await?;
@@ -44,14 +44,16 @@ async fn reclaim(
     queue: &QueueName,
     priority: Priority,
     consumer: &Consumer,
-    trust: &Trust,
+    trust: &mut Trust,
 ) -> StoreResult<()> {
     let mut after = String::from("-");
     for _ in 0..MOST_PAGES {
         let mut command = redis::cmd("XPENDING");
         command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
         command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
-        let silent: Vec<(String, String, i64, i64)> = command.query_async(&mut jobs.redis.clone()).await?;
+        let mut redis = jobs.redis.clone();
+        let asked = async { Ok(command.query_async(&mut redis).await?) };
+        let silent: Vec<(String, String, i64, i64)> = trust.timed(asked).await?;
         let Some((last, ..)) = silent.last() else { return Ok(()) };
         after = format!("({last}");
         for (entry, _, idle, _) in &silent {
