@@ -13,10 +13,10 @@ else
 fi
 # The black-box tests run the binaries, so those come first
 cargo build --locked --workspace --bins
+cargo test --locked --workspace --doc --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --workspace "$@"
 else
     # Without nextest some tests that look at the clock share the machine: one at a time then
-    cargo test --locked --workspace "$@" -- --test-threads=1
+    cargo test --locked --workspace --bins --lib --tests "$@" -- --test-threads=1
 fi
-cargo test --locked --workspace --doc --quiet

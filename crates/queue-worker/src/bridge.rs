@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::redis::{StoreResult, bridge::Bridge, maintenance::note_interruption, next_delay, reconnect_delays};
+use common::redis::{StoreResult, bridge::Bridge, next_delay, note_interruption, reconnect_delays};
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Shared;

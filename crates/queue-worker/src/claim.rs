@@ -13,8 +13,7 @@ use common::{
         StoreError, StoreResult,
         dedicated::Dedicated,
         jobs::{Claim, Claimed},
-        maintenance::note_interruption,
-        next_delay, reconnect_delays,
+        next_delay, note_interruption, reconnect_delays,
     },
 };
 use tokio::sync::OwnedSemaphorePermit;

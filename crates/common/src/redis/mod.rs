@@ -97,3 +97,12 @@ pub fn reconnect_delays() -> Delays {
 pub fn next_delay(delays: &mut Delays) -> Duration {
     delays.next().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(2))
 }
+
+/// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
+pub fn note_interruption(what: &str, error: &StoreError) {
+    if matches!(error, StoreError::Unavailable(_)) {
+        tracing::debug!(%error, "{what} interrupted");
+    } else {
+        tracing::warn!(%error, "{what} interrupted");
+    }
+}

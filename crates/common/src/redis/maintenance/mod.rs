@@ -28,7 +28,7 @@ use super::{
     StoreError, StoreResult,
     jobs::{Jobs, wake::Wake},
     keys::{self, QueueKeys},
-    script,
+    note_interruption, script,
     subscriber::{Heard, subscribe},
 };
 use crate::{name::QueueName, settings::MaintenanceSettings, time::Millis};
@@ -53,15 +53,6 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
         }
     }
     resign(&jobs, &who).await;
-}
-
-/// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
-pub fn note_interruption(what: &str, error: &StoreError) {
-    if matches!(error, StoreError::Unavailable(_)) {
-        tracing::debug!(%error, "{what} interrupted");
-    } else {
-        tracing::warn!(%error, "{what} interrupted");
-    }
 }
 
 /// Whether a worker's silence means that it vanished. After an absence of Redis it does not: the worker could not report.
