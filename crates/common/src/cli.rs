@@ -1,6 +1,7 @@
 //! The command line that all three binaries share: run, or check the health of one that runs.
 
 use std::{
+    future::Future,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     time::Duration,
@@ -8,18 +9,21 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::{settings::Settings, shutdown, telemetry};
 
 /// Settings come from `config/default.toml`, the file named by `GALLEY_CONFIG` and `GALLEY__SECTION__KEY`.
 #[derive(Debug, Parser)]
 #[command(version)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 /// What to do.
 #[derive(Debug, Clone, Copy, Default, Subcommand)]
-pub enum Command {
+enum Command {
     /// Run the service (the default).
     #[default]
     Run,
@@ -27,19 +31,37 @@ pub enum Command {
     Healthcheck,
 }
 
-impl Cli {
-    /// Reads the command line; ends the process for `--help`, `--version` and what it cannot read.
-    #[must_use]
-    pub fn command() -> Command {
-        Self::parse().command.unwrap_or_default()
+/// The whole life of a service's process: command line, settings, telemetry, `run` until a signal, and the last spans.
+///
+/// # Errors
+/// Settings that cannot be used, and whatever `run` ends with.
+pub async fn run_service<R>(
+    name: &'static str,
+    listen: impl Fn(&Settings) -> SocketAddr,
+    run: impl FnOnce(Settings, CancellationToken) -> R,
+) -> anyhow::Result<()>
+where
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let command = Cli::parse().command.unwrap_or_default();
+    let settings = Settings::load()?;
+    if let Command::Healthcheck = command {
+        return healthcheck(listen(&settings));
     }
+    let telemetry = telemetry::start(name, &settings.log, &settings.telemetry)?;
+    let result = match shutdown::on_signal() {
+        Ok(stop) => run(settings, stop).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = &result {
+        tracing::error!(error = format!("{error:#}"), "{name} stops");
+    }
+    telemetry.finish().await;
+    result
 }
 
 /// Asks `/health/ready` of the service that listens on `listen`. Images have no shell and no curl, so the binary asks.
-///
-/// # Errors
-/// Nobody answers within two seconds, or the answer is not 200.
-pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
+fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
     let limit = Duration::from_secs(2);
     let address = reachable(listen);
     let mut stream =

@@ -3,29 +3,9 @@
 mod follow;
 mod worker;
 
-use common::{
-    cli::{self, Cli, Command},
-    settings::Settings,
-    shutdown, telemetry,
-};
+use common::cli;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let command = Cli::command();
-    let settings = Settings::load()?;
-    if let Command::Healthcheck = command {
-        return cli::healthcheck(settings.pubsub_worker.listen);
-    }
-    let telemetry = telemetry::start("pubsub-worker", &settings.log, &settings.telemetry)?;
-    let result = run(settings).await;
-    if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "pubsub-worker stops");
-    }
-    telemetry.finish().await;
-    result
-}
-
-async fn run(settings: Settings) -> anyhow::Result<()> {
-    let stop = shutdown::on_signal()?;
-    worker::run(settings, stop).await
+    cli::run_service("pubsub-worker", |settings| settings.pubsub_worker.listen, worker::run).await
 }

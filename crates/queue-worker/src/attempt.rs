@@ -40,6 +40,8 @@ enum Outcome {
     Gone,
     /// The process stops: hand the job back.
     Abandoned,
+    /// It should have been started earlier.
+    Expired,
 }
 
 impl Runner {
@@ -50,7 +52,7 @@ impl Runner {
     /// Starts an attempt, which waits for a permit if it was not given one; false when it is here already.
     pub(crate) fn start(&self, claimed: Claimed, permit: Option<OwnedSemaphorePermit>) -> bool {
         let Some(gone) = self.shared.in_flight.insert(&claimed) else { return false };
-        let job_type = claimed.job.envelope.parts().map(|parts| parts.job_type.to_string()).unwrap_or_default();
+        let job_type = claimed.job.summary.job_type.as_str();
         let span = tracing::info_span!(
             "job.attempt",
             otel.name = %format_args!("process {job_type}"),
@@ -81,6 +83,7 @@ impl Runner {
             Outcome::Succeeded(result) => self.complete(claimed, result).await,
             Outcome::Failed(error) => self.settle(&claimed, &gone, &Step::Fail(error)).await,
             Outcome::Abandoned => self.settle(&claimed, &gone, &Step::Release).await,
+            Outcome::Expired => self.settle(&claimed, &gone, &Step::Expire).await,
             Outcome::Gone => {
                 tracing::info!(id = %claimed.job.id, "job is not ours any more, dropped");
                 self.forget(&claimed);
@@ -94,8 +97,7 @@ impl Runner {
             return Outcome::Abandoned;
         }
         if claimed.job.is_expired(claimed.started_at) {
-            self.settle(claimed, gone, &Step::Expire).await;
-            return Outcome::Gone;
+            return Outcome::Expired;
         }
         let timeout = claimed.job.timeout_ms.map(std::time::Duration::from_millis);
         let limit = async {

@@ -44,6 +44,17 @@ pub const SYSTEM_MANAGED: [&str; 22] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope(String);
 
+/// What is asked of an envelope again and again, read once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The job's type.
+    pub job_type: JobType,
+    /// The job must have been started by then.
+    pub expires_at: Option<Millis>,
+    /// Attempts in all that the retry policy allows.
+    pub max_attempts: u32,
+}
+
 /// Stored text that is not an envelope: somebody else wrote to Galley's keys.
 #[derive(Debug, thiserror::Error)]
 #[error("stored envelope cannot be read: {0}")]
@@ -123,10 +134,13 @@ impl Parts<'_> {
         self.retry.and_then(|raw| Policy::parse(raw).ok()).unwrap_or_default()
     }
 
-    /// Attempts in all that the policy allows.
+    /// What is asked again and again.
     #[must_use]
-    pub fn max_attempts(&self) -> u32 {
-        self.retry.map_or(Policy::standard().max_attempts, |raw| Policy::parse(raw).unwrap_or_default().max_attempts)
+    pub fn summary(&self) -> Summary {
+        let standard = Policy::standard().max_attempts;
+        let max_attempts =
+            self.retry.map_or(standard, |raw| Policy::parse(raw).map_or(standard, |policy| policy.max_attempts));
+        Summary { job_type: self.job_type.clone(), expires_at: self.expires_at, max_attempts }
     }
 
     /// The directive that the conformance suites plant in `metadata.test_directive`.

@@ -10,7 +10,7 @@ pub mod retry;
 pub mod state;
 pub mod view;
 
-pub use envelope::Envelope;
+pub use envelope::{Envelope, Summary};
 pub use history::{Failure, History};
 pub use request::{NewJob, RequestError};
 pub use retry::{Policy, Verdict};

@@ -5,13 +5,13 @@
 use serde_json::value::RawValue;
 
 use super::{
-    envelope::{Envelope, SYSTEM_MANAGED},
+    envelope::{Envelope, SYSTEM_MANAGED, Summary},
     retry::{Policy, PolicyError},
 };
 use crate::{
     id::JobId,
     json::{Object, ObjectWriter},
-    name::{NameError, Priority, QueueName, quoted},
+    name::{JobType, NameError, Priority, QueueName, quoted},
     time::{self, Millis},
 };
 
@@ -50,10 +50,10 @@ pub struct NewJob {
     pub timeout_ms: Option<u64>,
     /// Lease of an attempt, in milliseconds, where it is not the default.
     pub visibility_timeout_ms: Option<u64>,
-    /// Attempts in all.
-    pub max_attempts: u32,
     /// What is stored.
     pub envelope: Envelope,
+    /// What is asked of it again and again.
+    pub summary: Summary,
 }
 
 /// A request that is refused; nothing was written.
@@ -94,7 +94,7 @@ impl NewJob {
         let options = Options::of(body)?;
         let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
         let job_type = body.get("type").ok_or_else(|| invalid("type is required: a string such as \"email.send\""))?;
-        text(job_type, "type")?.parse::<crate::name::JobType>().map_err(RequestError::from)?;
+        let name: JobType = text(job_type, "type")?.parse()?;
         let args = body.get("args").ok_or_else(|| invalid("args is required: a JSON array, [] when there are none"))?;
         require(args, "args", "a JSON array", '[')?;
         if let Some(meta) = body.get("meta") {
@@ -110,15 +110,20 @@ impl NewJob {
                 envelope.raw(name, value.get());
             }
         }
+        let (queue, priority) = (options.queue()?, options.priority()?);
+        let start_at = options.write_start(&mut envelope, now)?;
+        let timeout_ms = options.write_limit(&mut envelope, "timeout_ms")?;
+        let visibility_timeout_ms = options.write_limit(&mut envelope, "visibility_timeout_ms")?;
+        let (expires_at, max_attempts) = options.write_rest(&mut envelope, now)?;
         Ok(Self {
             id,
-            queue: options.queue()?,
-            priority: options.priority()?,
-            start_at: options.write_start(&mut envelope, now)?,
-            timeout_ms: options.write_limit(&mut envelope, "timeout_ms")?,
-            visibility_timeout_ms: options.write_limit(&mut envelope, "visibility_timeout_ms")?,
-            max_attempts: options.write_rest(&mut envelope, now)?,
+            queue,
+            priority,
+            start_at,
+            timeout_ms,
+            visibility_timeout_ms,
             envelope: Envelope::from_json(envelope.finish()),
+            summary: Summary { job_type: name, expires_at, max_attempts },
         })
     }
 }
@@ -194,9 +199,10 @@ impl<'a> Options<'a> {
         Ok(Some(limit))
     }
 
-    /// What is checked and kept; answers with the attempts that the retry policy allows.
-    fn write_rest(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<u32, RequestError> {
-        if let Some(expiry) = self.time("expires_at", now)? {
+    /// What is checked and kept; answers with the expiry and the attempts that the retry policy allows.
+    fn write_rest(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<(Option<Millis>, u32), RequestError> {
+        let expiry = self.time("expires_at", now)?;
+        if let Some(expiry) = &expiry {
             envelope.text("expires_at", &expiry.text);
         }
         let mut max_attempts = Policy::standard().max_attempts;
@@ -216,7 +222,7 @@ impl<'a> Options<'a> {
             serde_json::from_str::<Vec<String>>(raw.get()).map_err(|_| invalid("tags must be an array of strings"))?;
             envelope.raw("tags", raw.get());
         }
-        Ok(max_attempts)
+        Ok((expiry.map(|expiry| expiry.at), max_attempts))
     }
 }
 
@@ -307,6 +313,7 @@ mod tests {
             let body = serde_json::json!({ "type": "a.b", "args": [args], "x": extra, (format!("x_{extra}")): [1, 2] }).to_string();
             let job = parse(&body).expect("a job");
             let parts = job.envelope.parts().expect("readable");
+            prop_assert_eq!(parts.summary(), job.summary.clone());
             prop_assert_eq!(parts.job_type.as_str(), "a.b");
             let read: Vec<String> = serde_json::from_str(parts.args.get()).expect("args");
             prop_assert_eq!(read, vec![args]);

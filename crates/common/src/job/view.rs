@@ -55,6 +55,7 @@ impl<'a> JobView<'a> {
         priority: Priority,
         envelope: &'a Envelope,
         history: &'a History,
+        max_attempts: u32,
     ) -> Self {
         Self {
             id,
@@ -64,7 +65,7 @@ impl<'a> JobView<'a> {
             envelope,
             history,
             attempt: history.attempts,
-            max_attempts: envelope.parts().map_or(0, |parts| parts.max_attempts()),
+            max_attempts,
             enqueued_at: None,
             started_at: history.started_at,
             next_attempt_at: None,
@@ -151,7 +152,7 @@ mod tests {
         let envelope = Envelope::from_json(r#"{"type":"a","args":[],"x":1}"#.to_owned());
         let queue = "q".parse().expect("a name");
         let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
-        let mut view = JobView::new(id, state, &queue, Priority::default(), &envelope, history);
+        let mut view = JobView::new(id, state, &queue, Priority::default(), &envelope, history, 3);
         change(&mut view);
         serde_json::from_str(&view.to_json()).expect("JSON")
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     id::JobId,
-    job::{Envelope, NewJob, Policy, State},
+    job::{Envelope, NewJob, Policy, State, Summary},
     json::ObjectWriter,
     name::Priority,
     settings::BridgeSettings,
@@ -158,8 +158,12 @@ impl Bridge {
             start_at: None,
             timeout_ms: None,
             visibility_timeout_ms: None,
-            max_attempts: Policy::standard().max_attempts,
             envelope: Envelope::from_json(envelope.finish()),
+            summary: Summary {
+                job_type: self.settings.job_type.clone(),
+                expires_at: None,
+                max_attempts: Policy::standard().max_attempts,
+            },
         }
     }
 }

@@ -37,8 +37,7 @@ pub struct Happened {
 
 impl Happened {
     fn new(kind: &str, job: &Stored, at: Millis, more: &[(&str, serde_json::Value)]) -> Self {
-        let job_type = job.envelope.parts().map(|parts| parts.job_type.to_string()).unwrap_or_default();
-        let mut data = json!({ "job_id": job.id, "job_type": job_type, "queue": job.queue });
+        let mut data = json!({ "job_id": job.id, "job_type": job.summary.job_type, "queue": job.queue });
         for (name, value) in more {
             data[*name] = value.clone();
         }

@@ -25,10 +25,8 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     // Start times are reckoned on Redis's clock, which decides when they have come
     let now = if NewJob::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
     let new = NewJob::parse(&members, now)?;
-    let max_attempts = new.max_attempts;
     let enqueued = services.jobs.enqueue(new, Trace::of(&request), now).await?.map_err(refused)?;
-    let mut view = enqueued.job.view(enqueued.state);
-    view.max_attempts = max_attempts;
+    let view = enqueued.job.view(enqueued.state);
     let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
     Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json())))
 }

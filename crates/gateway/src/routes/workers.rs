@@ -216,7 +216,7 @@ pub(super) async fn nack(services: web::Data<Services>, body: JsonBody) -> Answe
     }
     let event = if request.requeue { Event::Release } else { Event::Retry };
     let claimed = active(&services, id, event).await?;
-    let max_attempts = claimed.job.envelope.parts().map_or(0, |parts| parts.max_attempts());
+    let max_attempts = claimed.job.summary.max_attempts;
     let mut answer = ObjectWriter::default();
     let (id_text, attempt) = (id.to_string(), claimed.job.history.current_attempt());
     answer

@@ -8,7 +8,7 @@ use std::{any::Any, collections::HashMap, future::Future, pin::Pin, sync::Arc, t
 use common::{
     id::JobId,
     job::Envelope,
-    name::{QueueName, WorkerId},
+    name::{JobType, QueueName, WorkerId},
     redis::jobs::{Claimed, Jobs},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ pub(crate) struct Context {
     pub(crate) id: JobId,
     pub(crate) queue: QueueName,
     pub(crate) attempt: u32,
+    pub(crate) job_type: JobType,
     pub(crate) envelope: Envelope,
     pub(crate) worker: WorkerId,
     pub(crate) jobs: Jobs,
@@ -39,6 +40,7 @@ impl Context {
             id: claimed.job.id,
             queue: claimed.job.queue.clone(),
             attempt: claimed.job.history.current_attempt(),
+            job_type: claimed.job.summary.job_type.clone(),
             envelope: claimed.job.envelope.clone(),
             worker: shared.settings.queue_worker.name.clone(),
             jobs: shared.jobs.clone(),
@@ -77,7 +79,7 @@ impl HandlerError {
     }
 
     /// Another worker may know the type, or this one after an update.
-    fn not_found(job_type: &str) -> Self {
+    fn not_found(job_type: &JobType) -> Self {
         Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), None)
     }
 
@@ -118,10 +120,9 @@ impl Handlers {
 
     /// Runs the handler of a job's type.
     pub(crate) async fn run(&self, context: Context) -> HandlerResult {
-        let job_type = context.envelope.parts().map(|parts| parts.job_type.to_string()).unwrap_or_default();
-        match self.0.get(&job_type) {
+        match self.0.get(context.job_type.as_str()) {
             Some(handler) => handler(context).await,
-            None => Err(HandlerError::not_found(&job_type)),
+            None => Err(HandlerError::not_found(&context.job_type)),
         }
     }
 }

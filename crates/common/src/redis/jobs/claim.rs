@@ -177,16 +177,14 @@ impl Jobs {
             command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(OWN_AT_ONCE);
             command.arg("STREAMS").arg(&stream).arg(&after);
             let reply: Value = command.query_async(&mut self.redis.clone()).await?;
-            let (claimed, last) = read_own(queue, priority, &stream, reply)?;
-            for claimed in claimed.into_iter().filter(|claimed| is_new(claimed.entry)) {
+            let entries = read_streams(reply)?.remove(&stream).unwrap_or_default();
+            let Some((last, _)) = entries.last() else { return Ok(found) };
+            after.clone_from(last);
+            for claimed in handed_out(queue, priority, entries).filter(|claimed| is_new(claimed.entry)) {
                 // Its result may have been recorded since the answer was made, and then it is new only to memory
                 if self.holds(&stream, consumer, claimed.entry).await? {
                     found.push(claimed);
                 }
-            }
-            match last {
-                Some(last) => after = last,
-                None => return Ok(found),
             }
         }
     }
@@ -211,7 +209,12 @@ impl Jobs {
         block: Duration,
     ) -> StoreResult<Vec<Claimed>> {
         let reply: Value = connection.query(&blocking_read(streams, consumer, block)).await?;
-        read_streams(streams, reply)
+        let mut by_stream = read_streams(reply)?;
+        let arrived = streams.iter().flat_map(|(queue, priority)| {
+            let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
+            handed_out(queue, *priority, entries)
+        });
+        Ok(arrived.collect())
     }
 }
 
@@ -271,36 +274,18 @@ pub(super) fn readable(queue: &QueueName, priority: Priority, entry: &str, field
     .ok()
 }
 
-/// The answer of XREADGROUP: entries by stream. An entry that was deleted meanwhile has no fields and is left out.
-fn read_streams(streams: &[(QueueName, Priority)], reply: Value) -> StoreResult<Vec<Claimed>> {
-    type Entries = Vec<(String, Value)>;
-    let mut by_stream =
-        Option::<HashMap<String, Entries>>::from_redis_value(reply).map_err(parsing)?.unwrap_or_default();
-    let started_at = local_now();
-    let mut claimed = Vec::new();
-    for (queue, priority) in streams {
-        let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
-        claimed.extend(entries.into_iter().filter_map(|(entry, fields)| {
-            if fields == Value::Nil {
-                return None;
-            }
-            let (job, entry) = readable(queue, *priority, &entry, fields)?;
-            Some(Claimed { job, entry, token: None, started_at })
-        }));
-    }
-    Ok(claimed)
+/// The answer of XREADGROUP: entries by stream, none when there were none.
+fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
+    Ok(Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default())
 }
 
-/// A page of a consumer's own entries, and the last of them, if there were any.
-fn read_own(
-    queue: &QueueName,
-    priority: Priority,
-    stream: &str,
-    reply: Value,
-) -> StoreResult<(Vec<Claimed>, Option<String>)> {
-    let page = Option::<HashMap<String, Vec<(String, Value)>>>::from_redis_value(reply.clone()).map_err(parsing)?;
-    let last = page.and_then(|mut page| page.remove(stream)?.pop()).map(|(entry, _)| entry);
-    Ok((read_streams(&[(queue.clone(), priority)], reply)?, last))
+/// The jobs in entries of a stream. An entry that was deleted meanwhile has no fields and is left out.
+fn handed_out(queue: &QueueName, priority: Priority, entries: Vec<(String, Value)>) -> impl Iterator<Item = Claimed> {
+    let started_at = local_now();
+    entries.into_iter().filter(|(_, fields)| *fields != Value::Nil).filter_map(move |(entry, fields)| {
+        let (job, entry) = readable(queue, priority, &entry, fields)?;
+        Some(Claimed { job, entry, token: None, started_at })
+    })
 }
 
 pub(super) fn parsing(error: impl fmt::Display) -> StoreError {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     id::{EntryId, JobId, new_salt},
-    job::{Envelope, Failure, History, NewJob, State, view::JobView},
+    job::{Envelope, Failure, History, NewJob, State, Summary, view::JobView},
     name::{Priority, QueueName},
     redis::{StoreError, StoreResult, keys},
     time::Millis,
@@ -21,6 +21,8 @@ pub struct Stored {
     pub priority: Priority,
     /// What the client asked for.
     pub envelope: Envelope,
+    /// What is asked of it again and again.
+    pub summary: Summary,
     /// What it has been through.
     pub history: History,
     /// Its own lease in milliseconds.
@@ -75,13 +77,14 @@ impl Stored {
             None => History::default(),
         };
         let envelope = Envelope::from_json(envelope);
-        envelope.parts().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?;
+        let summary = envelope.parts().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?.summary();
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
         Ok(Self {
             id,
             queue: queue.clone(),
             priority,
             envelope,
+            summary,
             history,
             lease_ms: number("v"),
             timeout_ms: number("t"),
@@ -113,7 +116,9 @@ impl Stored {
     /// A view of it in that state; see [`JobView`].
     #[must_use]
     pub fn view(&self, state: State) -> JobView<'_> {
-        let mut view = JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history);
+        let max_attempts = self.summary.max_attempts;
+        let mut view =
+            JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history, max_attempts);
         view.enqueued_at = self.enqueued_at;
         view
     }
@@ -121,7 +126,7 @@ impl Stored {
     /// When it must have been started, if it says so and that is over.
     #[must_use]
     pub fn is_expired(&self, now: Millis) -> bool {
-        self.envelope.parts().ok().and_then(|parts| parts.expires_at).is_some_and(|at| at <= now)
+        self.summary.expires_at.is_some_and(|at| at <= now)
     }
 }
 
