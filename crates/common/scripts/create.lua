@@ -1,22 +1,45 @@
 #!lua
--- Creates a job that has a record from the start: scheduled, or with an id that the client chose.
--- KEYS: 1 record, 2 result, 3 due, 4 stream, 5 priorities, then every other stream of the queue
--- ARGV: 1 id, 2 priority, 3 due ms or "" for now, 4 wake channel, 5 wake message (due), 6 wake message (stream),
---       7 most waiting jobs or 0 for no limit, 8.. fields and values of the job
--- Returns {"created", entry or ""}, {"duplicate"}, or {"full"} when a job that starts now finds no room.
+-- Creates a job that has a record from the start.
+-- KEYS: 1 record, 2 result, 3 due, 4 pending, 5 timers, 6 stats, 7 holder of the uniqueness, 8 limit, 9 lane, 10 lanes,
+--       11 priorities, 12 stream, then every other stream of the queue if there is a depth limit
+-- ARGV: 1 id, 2 priority, 3 "now", "scheduled", "pending" or "lane", 4 start ms (scheduled) or creation ms (pending),
+--       5 ms at which the job expires or "", 6 wake channel, 7 wake message (due), 8 wake message (stream),
+--       9 most waiting jobs or 0 for no limit, 10 whom the caller saw hold the uniqueness, "" for nobody, or "-" for a
+--       job that need not be unique, 11 TTL of the uniqueness in ms, 12 key of the limit or "", 13 the limit or "",
+--       14.. fields and values of the job
+-- Returns {"created", entry or ""}, {"duplicate"}, {"held"} when another holds the uniqueness, or {"full"} when a job
+-- that starts now finds no room.
 -- May run twice: the second run finds the record.
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return { 'duplicate' } end
-if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 's', 'scheduled', 'p', ARGV[2], 'd', ARGV[3], unpack(ARGV, 8))
-  redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-  if redis.call('ZRANGE', KEYS[3], 0, 0)[1] == ARGV[1] then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
-  return { 'created', '' }
+local record, timers, priority, how = KEYS[1], KEYS[5], ARGV[2], ARGV[3]
+if redis.call('EXISTS', record, KEYS[2]) > 0 then return { 'duplicate' } end
+if ARGV[10] ~= '-' and (redis.call('GET', KEYS[7]) or '') ~= ARGV[10] then return { 'held' } end
+local starts_now = how == 'now' or how == 'lane'
+if starts_now and tonumber(ARGV[9]) > 0 and waiting_in(12, KEYS[6]) >= tonumber(ARGV[9]) then return { 'full' } end
+
+if ARGV[10] ~= '-' then redis.call('SET', KEYS[7], ARGV[1], 'PX', ARGV[11]) end
+if ARGV[5] ~= '' then
+  redis.call('ZADD', timers, ARGV[5], 'expire ' .. ARGV[1])
+  if redis.call('ZRANGE', timers, 0, 0)[1] == 'expire ' .. ARGV[1] then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
 end
-if tonumber(ARGV[7]) > 0 and waiting_in(4, { [5] = true }) >= tonumber(ARGV[7]) then return { 'full' } end
-if redis.call('EXISTS', KEYS[4]) == 0 then
-  redis.call('XGROUP', 'CREATE', KEYS[4], 'workers', '0', 'MKSTREAM')
+if ARGV[13] ~= '' then
+  local c, rl, rp, tl, tp = string.match(ARGV[13], '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
+  redis.call('HSET', KEYS[8], 'c', c, 'rl', rl, 'rp', rp, 'tl', tl, 'tp', tp)
+  redis.call('PEXPIRE', KEYS[8], 2592000000)
 end
-if redis.call('SADD', KEYS[5], ARGV[2]) == 1 then redis.call('PUBLISH', ARGV[4], ARGV[6]) end
-local entry = redis.call('XADD', KEYS[4], '*', 'i', ARGV[1], unpack(ARGV, 8))
-redis.call('HSET', KEYS[1], 's', 'queued', 'p', ARGV[2], 'x', entry)
-return { 'created', entry }
+if how == 'now' then
+  local entry = put(KEYS[12], KEYS[11], priority, ARGV[6], ARGV[8], { 'i', ARGV[1], unpack(ARGV, 14) })
+  note_entry(record, priority, entry)
+  return { 'created', entry }
+end
+if how == 'lane' then
+  redis.call('HSET', record, 's', 'held', 'p', priority, unpack(ARGV, 14))
+  line_up(KEYS[9], KEYS[10], KEYS[8], timers, KEYS[6], ARGV[1], priority, ARGV[12], now_ms())
+elseif how == 'pending' then
+  redis.call('HSET', record, 's', 'pending', 'p', priority, unpack(ARGV, 14))
+  redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
+else
+  redis.call('HSET', record, 's', 'scheduled', 'p', priority, 'd', ARGV[4], unpack(ARGV, 14))
+  redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+  if redis.call('ZRANGE', KEYS[3], 0, 0)[1] == ARGV[1] then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
+end
+return { 'created', '' }

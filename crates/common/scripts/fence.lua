@@ -1,10 +1,5 @@
 -- Put in front of every script that ends or extends an attempt.
 
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-
 -- An attempt in the active hash is "<token> <started ms> <lease ms> <deadline ms> <worker>".
 -- Token "-": a queue-worker has it, and its name in the pending list is the fence.
 local function attempt_of(active, member)
@@ -45,6 +40,13 @@ end
 local function take_out(stream, active, leases, entry, member)
   redis.call('XACK', stream, 'workers', entry)
   redis.call('XDEL', stream, entry)
-  redis.call('HDEL', active, member)
+  redis.call('HDEL', active, member, 'p:' .. member)
   redis.call('ZREM', leases, member)
+end
+
+-- What follows the end of a job, in its own script calls. A timer sees to it if the caller dies before.
+local function job_is_over(timers, held, id, follow_up)
+  redis.call('ZREM', timers, 'expire ' .. id)
+  redis.call('ZREM', held, id)
+  if follow_up == '1' then redis.call('ZADD', timers, now_ms() + 2000, 'after ' .. id) end
 end

@@ -3,7 +3,7 @@
 -- KEYS: 1 result, 2 record, 3 active, 4 stream
 -- ARGV: 1 priority of the stream, 2 entry that the id or the caller names, or ""
 -- Returns {"result", text}, {"record", fields}, {"follow", priority, entry} when the record names another entry,
--- {"entry", fields, pending, attempt} or {"none"}.
+-- {"entry", fields, pending, attempt, progress} or {"none"}.
 local result = redis.call('GET', KEYS[1])
 if result then return { 'result', result } end
 local record = redis.call('HGETALL', KEYS[2])
@@ -18,5 +18,6 @@ local entry = redis.call('XRANGE', KEYS[4], ARGV[2], ARGV[2])
 if #entry == 0 then return { 'none' } end
 local pending = redis.pcall('XPENDING', KEYS[4], 'workers', ARGV[2], ARGV[2], 1)
 if pending.err then pending = {} end
-local attempt = redis.call('HGET', KEYS[3], ARGV[1] .. ':' .. ARGV[2])
-return { 'entry', entry[1][2], pending, attempt or '' }
+local member = ARGV[1] .. ':' .. ARGV[2]
+local about = redis.call('HMGET', KEYS[3], member, 'p:' .. member)
+return { 'entry', entry[1][2], pending, about[1] or '', about[2] or '' }

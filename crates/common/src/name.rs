@@ -106,6 +106,14 @@ name_type!(
     is_worker_id
 );
 
+name_type!(
+    /// The key of a limit: letters, digits and `. _ : -`, 1 to 128 characters.
+    LimitKey,
+    "key",
+    "match ^[A-Za-z0-9][A-Za-z0-9._:-]*$ and have 1 to 128 characters",
+    is_limit_key
+);
+
 fn is_queue_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=128).contains(&bytes.len())
@@ -122,15 +130,25 @@ fn is_job_type(text: &str) -> bool {
 }
 
 fn is_channel_name(text: &str) -> bool {
+    is_limit_key(text) && !text.starts_with("galley:")
+}
+
+fn is_limit_key(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=128).contains(&bytes.len())
         && bytes[0].is_ascii_alphanumeric()
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
-        && !text.starts_with("galley:")
 }
 
 fn is_worker_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+impl LimitKey {
+    /// Stands in where a key is spelled that nobody uses: the name of no key a client can choose.
+    pub(crate) fn none() -> Self {
+        Self("-".to_owned())
+    }
 }
 
 /// Within a queue a higher priority goes first: -100 to 100, 0 when not said.

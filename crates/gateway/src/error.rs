@@ -8,7 +8,7 @@ use common::{
     job::{RequestError, state::Conflict},
     json::JsonError,
     name::NameError,
-    redis::StoreError,
+    redis::{StoreError, jobs::Refused},
 };
 use serde_json::json;
 
@@ -26,6 +26,11 @@ pub(crate) enum Code {
     PayloadTooLarge,
     UnsupportedMediaType,
     QueueFull,
+    QueueClosed,
+    QueueNotEmpty,
+    Unconfirmed,
+    IdempotencyConflict,
+    TooManyWaiters,
     TooManyQueues,
     Unavailable,
     StorageFull,
@@ -36,6 +41,7 @@ pub(crate) enum Code {
 struct Row(&'static str, &'static str, StatusCode, bool, &'static str);
 
 impl Code {
+    #[expect(clippy::too_many_lines, reason = "a table: one row for each code")]
     fn row(self) -> Row {
         use StatusCode as S;
         match self {
@@ -94,6 +100,37 @@ impl Code {
             Self::QueueFull => {
                 Row("queue_full", "backpressure", S::TOO_MANY_REQUESTS, true, "try again when workers have caught up")
             }
+            Self::QueueClosed => Row(
+                "queue_closed",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "try again when the queue is open, or use another",
+            ),
+            Self::QueueNotEmpty => {
+                Row("queue_not_empty", "conflict", S::CONFLICT, false, "purge it first, and let its running jobs end")
+            }
+            Self::Unconfirmed => Row(
+                "confirmation_required",
+                "validation_error",
+                S::BAD_REQUEST,
+                false,
+                "say which queue you mean: \"confirm\": \"<name of the queue>\"",
+            ),
+            Self::IdempotencyConflict => Row(
+                "idempotency_conflict",
+                "conflict",
+                S::CONFLICT,
+                false,
+                "use a new Idempotency-Key for a new request",
+            ),
+            Self::TooManyWaiters => Row(
+                "too_many_waiters",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "wait less, ask another gateway or raise gateway.max_waiters",
+            ),
             Self::TooManyQueues => Row(
                 "too_many_queues",
                 "validation_error",
@@ -237,5 +274,21 @@ impl From<RequestError> for ApiError {
 impl From<Conflict> for ApiError {
     fn from(conflict: Conflict) -> Self {
         Self::new(Code::Conflict, conflict.to_string())
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Duplicate(id) => Self::new(Code::Duplicate, format!("there is a job like it already: {id}")),
+            Refused::Ignored(_) => Self::new(Code::Duplicate, "there is a job like it already"),
+            Refused::Closed => Self::new(Code::QueueClosed, "the queue is closed: it takes no new jobs"),
+            Refused::Full { max_depth } => {
+                Self::new(Code::QueueFull, format!("the queue holds {max_depth} waiting jobs, which is its max_depth"))
+            }
+            Refused::TooManyQueues { max_queues } => {
+                Self::new(Code::TooManyQueues, format!("there are {max_queues} queues, which is jobs.max_queues"))
+            }
+        }
     }
 }

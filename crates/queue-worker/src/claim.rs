@@ -12,14 +12,14 @@ use common::{
     redis::{
         StoreError, StoreResult,
         dedicated::Dedicated,
-        jobs::{Claim, Claimed},
+        jobs::{Claim, Claimed, More},
         next_delay, note_interruption, reconnect_delays,
     },
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::{attempt::Runner, doorbell::Doorbell, worker::Shared};
+use crate::{attempt::Runner, bell, doorbell::Doorbell, turns::Turns, worker::Shared};
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
 /// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
@@ -35,8 +35,18 @@ pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorb
         stop.cancelled().await;
         return;
     }
-    let mut claimer =
-        Claimer { shared, runner, doorbell, stop, priorities: HashMap::new(), blocking: None, batch: BATCH };
+    let worker = &shared.settings.queue_worker;
+    let mut claimer = Claimer {
+        turns: Turns::new(&worker.queues, &worker.weights),
+        shared,
+        runner,
+        doorbell,
+        stop,
+        priorities: HashMap::new(),
+        more: HashMap::new(),
+        blocking: None,
+        batch: BATCH,
+    };
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
         // At the start, and after any trouble: queues may be gone, and jobs may have been handed to us unheard
@@ -56,7 +66,10 @@ struct Claimer {
     runner: Runner,
     doorbell: Arc<Doorbell>,
     stop: CancellationToken,
+    turns: Turns,
     priorities: HashMap<QueueName, Vec<Priority>>,
+    /// What the limits of a queue said last.
+    more: HashMap<QueueName, More>,
     blocking: Option<Dedicated>,
     /// Jobs claimed in one go at the moment.
     batch: usize,
@@ -146,14 +159,15 @@ impl Claimer {
         let shared = self.shared.clone();
         let by = Claim::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
         let mut found = false;
-        for queue in &shared.settings.queue_worker.queues {
+        for queue in self.turns.next() {
             if permits.is_empty() {
                 break;
             }
             let priorities = self.priorities.entry(queue.clone()).or_default();
-            let claimed = shared.jobs.claim(queue, priorities, permits.len().min(self.batch), by).await?;
-            self.batch = next_batch(self.batch, &claimed);
-            for claimed in claimed {
+            let batch = shared.jobs.claim(&queue, priorities, permits.len().min(self.batch), by).await?;
+            self.more.insert(queue, batch.more);
+            self.batch = next_batch(self.batch, &batch.jobs);
+            for claimed in batch.jobs {
                 found = true;
                 self.runner.start(claimed, permits.pop());
             }
@@ -161,23 +175,35 @@ impl Claimer {
         Ok(found)
     }
 
-    /// Waits for a job on any stream, or for the doorbell.
+    /// Waits for a job on any stream, for a limit to allow more, or for the doorbell.
     async fn wait(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> StoreResult<()> {
-        let streams: Vec<(QueueName, Priority)> = self
-            .priorities
-            .iter()
-            .flat_map(|(queue, priorities)| priorities.iter().map(|priority| (queue.clone(), *priority)))
-            .collect();
-        if streams.is_empty() {
+        let mut longest = LONGEST_BLOCK.min(self.shared.consumer.lease() / 2);
+        let (mut free, mut limited) = (Vec::new(), Vec::new());
+        for (queue, priorities) in &self.priorities {
+            let streams = priorities.iter().map(|priority| (queue.clone(), *priority));
+            match self.more.get(queue).copied().unwrap_or_default() {
+                More::Unlimited => free.extend(streams),
+                More::Limited => limited.extend(streams),
+                More::In(pause) => longest = longest.min(pause),
+                More::Paused => {}
+            }
+        }
+        if self.priorities.values().all(Vec::is_empty) {
             return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
         }
-        let block = LONGEST_BLOCK.min(self.shared.consumer.lease() / 2);
+        let _bell = (!limited.is_empty()).then(|| bell::watch(&self.shared, &self.doorbell, limited, LONGEST_BLOCK));
+        if free.is_empty() {
+            drop(permit);
+            self.doorbell.or_after(longest).await;
+            return Ok(());
+        }
         let mut connection = match self.blocking.take() {
             Some(connection) => connection,
-            None => self.shared.jobs.redis().dedicated(block).await?,
+            None => self.shared.jobs.redis().dedicated(LONGEST_BLOCK).await?,
         };
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
-        let read = jobs.claim_blocking(&mut connection, &streams, &self.shared.consumer, block);
+        let block = longest.max(Duration::from_millis(1));
+        let read = jobs.claim_blocking(&mut connection, &free, &self.shared.consumer, block);
         let Some(arrived) = self.doorbell.while_blocked(client_id, read).await else {
             self.blocking = Some(connection);
             return Ok(());

@@ -14,6 +14,7 @@ use common::redis::{
     keys,
     subscriber::{Heard, subscribe},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Shared;
@@ -28,6 +29,7 @@ const NOBODY: i64 = 0;
 pub(crate) struct Doorbell {
     rung: AtomicBool,
     blocked: AtomicI64,
+    noticed: Notify,
 }
 
 impl Doorbell {
@@ -45,9 +47,17 @@ impl Doorbell {
         result
     }
 
+    /// Waits until it rings, but no longer than that.
+    pub(crate) async fn or_after(&self, pause: Duration) {
+        if !self.rung.load(SeqCst) {
+            let _ = tokio::time::timeout(pause, self.noticed.notified()).await;
+        }
+    }
+
     /// Rings: the read that is blocked now ends, or the next one is not begun.
-    async fn ring(&self, shared: &Shared) {
+    pub(crate) async fn ring(&self, shared: &Shared) {
         self.rung.store(true, SeqCst);
+        self.noticed.notify_one();
         let mut redis = shared.jobs.redis().clone();
         while self.rung.load(SeqCst) {
             match self.blocked.load(SeqCst) {

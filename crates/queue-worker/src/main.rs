@@ -1,6 +1,7 @@
 //! Galley's worker for queues. `main` only wires: settings, telemetry, build, run until a signal.
 
 mod attempt;
+mod bell;
 mod bridge;
 mod claim;
 mod commit;
@@ -8,6 +9,7 @@ mod doorbell;
 mod handlers;
 mod in_flight;
 mod renew;
+mod turns;
 mod worker;
 
 use common::cli;

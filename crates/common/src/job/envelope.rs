@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::retry::Policy;
+use super::{
+    limit::JobLimit,
+    retry::Policy,
+    unique::{Dimensions, Unique},
+};
 use crate::{
     json::{Object, ObjectWriter},
-    name::JobType,
+    name::{JobType, QueueName},
     time::{self, Millis},
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 22] = [
+pub const SYSTEM_MANAGED: [&str; 24] = [
     "id",
     "state",
     "queue",
@@ -37,6 +41,8 @@ pub const SYSTEM_MANAGED: [&str; 22] = [
     "token",
     "lease_ms",
     "progress",
+    "progress_data",
+    "progress_at",
     "parent_results",
 ];
 
@@ -53,6 +59,21 @@ pub struct Summary {
     pub expires_at: Option<Millis>,
     /// Attempts in all that the retry policy allows.
     pub max_attempts: u32,
+    /// The job must be over this long after it was made.
+    pub total_timeout: Option<Duration>,
+    /// A limit of its queue or of its key.
+    pub limit: Option<JobLimit>,
+    /// Whether it has a uniqueness policy.
+    pub is_unique: bool,
+}
+
+impl Summary {
+    /// What an ordinary job of that type has.
+    #[must_use]
+    pub fn new(job_type: JobType) -> Self {
+        let max_attempts = Policy::standard().max_attempts;
+        Self { job_type, expires_at: None, max_attempts, total_timeout: None, limit: None, is_unique: false }
+    }
 }
 
 /// Stored text that is not an envelope: somebody else wrote to Galley's keys.
@@ -71,8 +92,13 @@ pub struct Parts<'a> {
     pub timeout: Option<Duration>,
     /// The job must have been started by then.
     pub expires_at: Option<Millis>,
+    /// The job must be over this long after it was made.
+    pub total_timeout: Option<Duration>,
     retry: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
+    meta: Option<&'a RawValue>,
+    unique: Option<&'a RawValue>,
+    rate_limit: Option<&'a RawValue>,
 }
 
 impl Envelope {
@@ -101,6 +127,20 @@ impl Envelope {
         Ok(Self(envelope.finish()))
     }
 
+    /// The same with that start time.
+    ///
+    /// # Errors
+    /// The stored text is damaged.
+    pub fn with_start(&self, scheduled_at: &str) -> Result<Self, EnvelopeError> {
+        let members: Object = serde_json::from_str(&self.0).map_err(|error| EnvelopeError(error.to_string()))?;
+        let mut envelope = ObjectWriter::with_capacity(self.0.len() + 48);
+        for (name, value) in members.iter().filter(|(name, _)| *name != "scheduled_at") {
+            envelope.raw(name, value.get());
+        }
+        envelope.text("scheduled_at", scheduled_at);
+        Ok(Self(envelope.finish()))
+    }
+
     /// Reads what Galley acts on.
     ///
     /// # Errors
@@ -112,10 +152,12 @@ impl Envelope {
             .get("type")
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
             .ok_or_else(|| broken("no valid type"))?;
+        let millis = |name: &str| members.get(name).and_then(|raw| raw.get().parse().ok()).map(Duration::from_millis);
         Ok(Parts {
             job_type,
             args: members.get("args").ok_or_else(|| broken("no args"))?,
-            timeout: members.get("timeout_ms").and_then(|raw| raw.get().parse().ok()).map(Duration::from_millis),
+            timeout: millis("timeout_ms"),
+            total_timeout: millis("total_timeout_ms"),
             expires_at: members
                 .get("expires_at")
                 .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
@@ -123,6 +165,9 @@ impl Envelope {
                 .map(|given| given.at),
             retry: members.get("retry"),
             metadata: members.get("metadata"),
+            meta: members.get("meta"),
+            unique: members.get("unique"),
+            rate_limit: members.get("rate_limit"),
         })
     }
 }
@@ -140,7 +185,21 @@ impl Parts<'_> {
         let standard = Policy::standard().max_attempts;
         let max_attempts =
             self.retry.map_or(standard, |raw| Policy::parse(raw).map_or(standard, |policy| policy.max_attempts));
-        Summary { job_type: self.job_type.clone(), expires_at: self.expires_at, max_attempts }
+        Summary {
+            job_type: self.job_type.clone(),
+            expires_at: self.expires_at,
+            max_attempts,
+            total_timeout: self.total_timeout,
+            limit: self.rate_limit.and_then(|raw| JobLimit::parse(raw).ok()),
+            is_unique: self.unique.is_some(),
+        }
+    }
+
+    /// The job's uniqueness policy, if it has one. It was checked when the job came in.
+    #[must_use]
+    pub fn unique(&self, queue: &QueueName) -> Option<Unique> {
+        let job = Dimensions { job_type: &self.job_type, queue: queue.as_str(), args: self.args, meta: self.meta };
+        Unique::parse(self.unique?, job).ok()
     }
 
     /// The directive that the conformance suites plant in `metadata.test_directive`.

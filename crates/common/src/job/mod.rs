@@ -5,13 +5,17 @@
 
 pub mod envelope;
 pub mod history;
+pub mod limit;
 pub mod request;
 pub mod retry;
 pub mod state;
+pub mod unique;
 pub mod view;
 
 pub use envelope::{Envelope, Summary};
 pub use history::{Failure, History};
+pub use limit::{JobLimit, KeyLimit, Rate};
 pub use request::{NewJob, RequestError};
 pub use retry::{Policy, Verdict};
 pub use state::{Event, State};
+pub use unique::{OnConflict, Unique};

@@ -2,11 +2,15 @@
 //!
 //! Options may stand in `options` (the HTTP binding) or at the top level (the core specification), but not in both.
 
+use std::time::Duration;
+
 use serde_json::value::RawValue;
 
 use super::{
     envelope::{Envelope, SYSTEM_MANAGED, Summary},
+    limit::JobLimit,
     retry::{Policy, PolicyError},
+    unique::{Dimensions, Unique},
 };
 use crate::{
     id::JobId,
@@ -20,7 +24,7 @@ pub const DEFAULT_QUEUE: &str = "default";
 /// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
 pub const LONGEST_LIMIT_MS: u64 = 7 * 86_400_000;
 
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 14] = [
     "queue",
     "priority",
     "delay_until",
@@ -28,6 +32,8 @@ const OPTIONS: [&str; 12] = [
     "expires_at",
     "timeout_ms",
     "visibility_timeout_ms",
+    "total_timeout_ms",
+    "pending",
     "retry",
     "unique",
     "rate_limit",
@@ -46,6 +52,10 @@ pub struct NewJob {
     pub priority: Priority,
     /// When it may start, if that is in the future.
     pub start_at: Option<Millis>,
+    /// Whether it waits to be activated.
+    pub is_pending: bool,
+    /// Its uniqueness policy.
+    pub unique: Option<Unique>,
     /// Longest run of an attempt, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// Lease of an attempt, in milliseconds, where it is not the default.
@@ -82,7 +92,9 @@ impl NewJob {
     #[must_use]
     pub fn mentions_time(body: &Object<'_>) -> bool {
         Options::of(body).is_ok_and(|options| {
-            ["delay_until", "scheduled_at", "expires_at"].into_iter().any(|name| options.get(name).is_some())
+            ["delay_until", "scheduled_at", "expires_at", "total_timeout_ms"]
+                .into_iter()
+                .any(|name| options.get(name).is_some())
         })
     }
 
@@ -114,16 +126,27 @@ impl NewJob {
         let start_at = options.write_start(&mut envelope, now)?;
         let timeout_ms = options.write_limit(&mut envelope, "timeout_ms")?;
         let visibility_timeout_ms = options.write_limit(&mut envelope, "visibility_timeout_ms")?;
-        let (expires_at, max_attempts) = options.write_rest(&mut envelope, now)?;
+        let mut summary = Summary::new(name);
+        summary.total_timeout = options.write_limit(&mut envelope, "total_timeout_ms")?.map(Duration::from_millis);
+        options.write_rest(&mut envelope, &mut summary, now)?;
+        let job = Dimensions { job_type: &summary.job_type, queue: queue.as_str(), args, meta: body.get("meta") };
+        let unique = options.write_unique(&mut envelope, job)?;
+        summary.is_unique = unique.is_some();
+        let is_pending = options.pending()?;
+        if is_pending && start_at.is_some() {
+            return Err(invalid("a pending job has no start time: it starts when it is activated"));
+        }
         Ok(Self {
             id,
             queue,
             priority,
             start_at,
+            is_pending,
+            unique,
             timeout_ms,
             visibility_timeout_ms,
             envelope: Envelope::from_json(envelope.finish()),
-            summary: Summary { job_type: name, expires_at, max_attempts },
+            summary,
         })
     }
 }
@@ -199,30 +222,45 @@ impl<'a> Options<'a> {
         Ok(Some(limit))
     }
 
-    /// What is checked and kept; answers with the expiry and the attempts that the retry policy allows.
-    fn write_rest(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<(Option<Millis>, u32), RequestError> {
+    fn pending(&self) -> Result<bool, RequestError> {
+        match self.get("pending").map(RawValue::get) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(invalid(format!("pending must be true or false, got {}", quoted(other)))),
+        }
+    }
+
+    fn write_unique(&self, envelope: &mut ObjectWriter, job: Dimensions<'_>) -> Result<Option<Unique>, RequestError> {
+        let Some(raw) = self.get("unique") else { return Ok(None) };
+        let unique = Unique::parse(raw, job).map_err(RequestError::Invalid)?;
+        envelope.raw("unique", raw.get());
+        Ok(Some(unique))
+    }
+
+    /// What is checked and kept, and what of it is asked again and again.
+    fn write_rest(&self, envelope: &mut ObjectWriter, summary: &mut Summary, now: Millis) -> Result<(), RequestError> {
         let expiry = self.time("expires_at", now)?;
         if let Some(expiry) = &expiry {
             envelope.text("expires_at", &expiry.text);
         }
-        let mut max_attempts = Policy::standard().max_attempts;
+        summary.expires_at = expiry.map(|expiry| expiry.at);
         if let Some(raw) = self.get("retry") {
-            max_attempts = Policy::parse(raw)?.max_attempts;
+            summary.max_attempts = Policy::parse(raw)?.max_attempts;
             envelope.raw("retry", raw.get());
         }
-        for (name, shape, opening) in
-            [("unique", "a JSON object", '{'), ("rate_limit", "a JSON object", '{'), ("metadata", "a JSON object", '{')]
-        {
-            if let Some(raw) = self.get(name) {
-                require(raw, name, shape, opening)?;
-                envelope.raw(name, raw.get());
-            }
+        if let Some(raw) = self.get("rate_limit") {
+            summary.limit = Some(JobLimit::parse(raw).map_err(RequestError::Invalid)?);
+            envelope.raw("rate_limit", raw.get());
+        }
+        if let Some(raw) = self.get("metadata") {
+            require(raw, "metadata", "a JSON object", '{')?;
+            envelope.raw("metadata", raw.get());
         }
         if let Some(raw) = self.get("tags") {
             serde_json::from_str::<Vec<String>>(raw.get()).map_err(|_| invalid("tags must be an array of strings"))?;
             envelope.raw("tags", raw.get());
         }
-        Ok((expiry.map(|expiry| expiry.at), max_attempts))
+        Ok(())
     }
 }
 

@@ -41,6 +41,8 @@ pub struct JobView<'a> {
     pub result: Option<&'a str>,
     /// Who has it.
     pub worker_id: Option<&'a str>,
+    /// How far the attempt has come: a JSON object of members to show.
+    pub progress: Option<&'a str>,
     /// The fencing token, shown only to who fetched the job.
     pub token: Option<&'a str>,
 }
@@ -73,6 +75,7 @@ impl<'a> JobView<'a> {
             ran: true,
             result: None,
             worker_id: None,
+            progress: None,
             token: None,
         }
     }
@@ -96,6 +99,9 @@ impl<'a> JobView<'a> {
         }
         if let Some(token) = self.token {
             out.text("token", token);
+        }
+        if let Some(progress) = self.progress {
+            out.splice(progress);
         }
         if let Some(result) = self.result {
             out.raw("result", result);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     id::JobId,
-    job::{Envelope, NewJob, Policy, State, Summary},
+    job::{Envelope, NewJob, State, Summary},
     json::ObjectWriter,
     name::Priority,
     settings::BridgeSettings,
@@ -156,14 +156,12 @@ impl Bridge {
             queue: self.settings.queue.clone(),
             priority: Priority::default(),
             start_at: None,
+            is_pending: false,
+            unique: None,
             timeout_ms: None,
             visibility_timeout_ms: None,
             envelope: Envelope::from_json(envelope.finish()),
-            summary: Summary {
-                job_type: self.settings.job_type.clone(),
-                expires_at: None,
-                max_attempts: Policy::standard().max_attempts,
-            },
+            summary: Summary::new(self.settings.job_type.clone()),
         }
     }
 }

@@ -4,11 +4,11 @@
 
 use crate::{
     id::{EntryId, JobId},
-    name::{ChannelName, Priority, QueueName},
+    name::{ChannelName, LimitKey, Priority, QueueName},
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 16] = [
+pub const PATTERNS: [&str; 26] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -19,7 +19,17 @@ pub const PATTERNS: [&str; 16] = [
     "galley:{<queue>}:r:<id>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:stats",
+    "galley:{<queue>}:timers",
+    "galley:{<queue>}:pending",
+    "galley:{<queue>}:control",
+    "galley:{<queue>}:unique:<fingerprint>",
+    "galley:{<queue>}:lanes",
+    "galley:{<queue>}:lane:<key>",
+    "galley:{<queue>}:held:<key>",
+    "galley:{<queue>}:limit:<key>",
+    "galley:{<queue>}:ended",
     "galley:id:<id>",
+    "galley:idempotency:<fingerprint>",
     "galley:bridge:{<list>}",
     "galley:{ch:<channel>}:m",
     "galley:events",
@@ -106,12 +116,72 @@ impl QueueKeys {
     pub fn stats(&self) -> String {
         self.key("stats")
     }
+
+    /// What is to be seen to at a time: a sorted set of `expire <id>`, `after <id>` and `lane <key>`.
+    #[must_use]
+    pub fn timers(&self) -> String {
+        self.key("timers")
+    }
+
+    /// Jobs that wait to be activated: a sorted set of ids, by when they were made.
+    #[must_use]
+    pub fn pending(&self) -> String {
+        self.key("pending")
+    }
+
+    /// Whether the queue is paused or closed, and its limits: a hash.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.key("control")
+    }
+
+    /// The job that stands in the way of others with that fingerprint: a string with a TTL.
+    #[must_use]
+    pub fn unique(&self, fingerprint: &str) -> String {
+        format!("{}unique:{fingerprint}", self.prefix)
+    }
+
+    /// Keys of limits that jobs wait for: a set.
+    #[must_use]
+    pub fn lanes(&self) -> String {
+        self.key("lanes")
+    }
+
+    /// Jobs that wait for the limit of a key: a sorted set of ids.
+    #[must_use]
+    pub fn lane(&self, key: &LimitKey) -> String {
+        format!("{}lane:{key}", self.prefix)
+    }
+
+    /// Jobs of a key that are in a stream: a sorted set of ids, by when they came there.
+    #[must_use]
+    pub fn held(&self, key: &LimitKey) -> String {
+        format!("{}held:{key}", self.prefix)
+    }
+
+    /// The limit of a key and what is left of it: a hash.
+    #[must_use]
+    pub fn limit(&self, key: &LimitKey) -> String {
+        format!("{}limit:{key}", self.prefix)
+    }
+
+    /// Ids of jobs that ended: a pub/sub channel for those who wait for one.
+    #[must_use]
+    pub fn ended(&self) -> String {
+        self.key("ended")
+    }
 }
 
 /// Which queue a client-chosen id went to: a string with a TTL.
 #[must_use]
 pub fn chosen_id(id: &JobId) -> String {
     format!("galley:id:{id}")
+}
+
+/// What became of a request with that idempotency key: a string with a TTL.
+#[must_use]
+pub fn idempotency(fingerprint: &str) -> String {
+    format!("galley:idempotency:{fingerprint}")
 }
 
 /// Elements on their way from a list to a queue: a list in the same slot.
@@ -156,6 +226,7 @@ mod tests {
         let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
         let keys = QueueKeys::new(&queue);
         let channel = "c".parse().expect("a name");
+        let key = "k".parse().expect("a key");
         let spelled = [
             keys.priorities(),
             keys.stream(Priority::default()),
@@ -166,6 +237,16 @@ mod tests {
             keys.result(&id),
             keys.dead(),
             keys.stats(),
+            keys.timers(),
+            keys.pending(),
+            keys.control(),
+            keys.unique("f"),
+            keys.lanes(),
+            keys.lane(&key),
+            keys.held(&key),
+            keys.limit(&key),
+            keys.ended(),
+            idempotency("f"),
             chosen_id(&id),
             bridge("l"),
             history(&channel),
@@ -181,6 +262,8 @@ mod tests {
                     .replace("<queue>", "q")
                     .replace("<priority>", "0")
                     .replace("<id>", &id.to_string())
+                    .replace("<fingerprint>", "f")
+                    .replace("<key>", "k")
                     .replace("<list>", "l")
                     .replace("<channel>", "c")
             })

@@ -7,41 +7,45 @@ use std::sync::LazyLock;
 use redis::Script;
 
 /// Functions that several scripts share.
+const CLOCK: &str = include_str!("../../scripts/clock.lua");
 const FENCE: &str = include_str!("../../scripts/fence.lua");
 const DEPTH: &str = include_str!("../../scripts/depth.lua");
+const PLACE: &str = include_str!("../../scripts/place.lua");
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(include_str!(concat!("../../scripts/", $file))));
-    };
-    ($name:ident, $file:literal, with $shared:ident) => {
-        pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(&joined($shared, include_str!(concat!("../../scripts/", $file)))));
+    ($name:ident, $file:literal $(, with $($shared:ident),+)?) => {
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(&joined(&[$($($shared),+)?], include_str!(concat!("../../scripts/", $file))))
+        });
     };
 }
 
 script!(OPEN_STREAM, "open_stream.lua");
 script!(ENQUEUE_BOUNDED, "enqueue_bounded.lua", with DEPTH);
-script!(CREATE, "create.lua", with DEPTH);
-script!(PROMOTE, "promote.lua");
-script!(CLAIM, "claim.lua", with FENCE);
-script!(HEARTBEAT, "heartbeat.lua", with FENCE);
-script!(RENEW, "renew.lua", with FENCE);
+script!(CREATE, "create.lua", with CLOCK, DEPTH, PLACE);
+script!(PROMOTE, "promote.lua", with CLOCK, PLACE);
+script!(LINE_UP, "line_up.lua", with CLOCK, PLACE);
+script!(ADMIT, "admit.lua", with CLOCK, PLACE);
+script!(CLAIM, "claim.lua", with CLOCK, FENCE);
+script!(HEARTBEAT, "heartbeat.lua", with CLOCK, FENCE);
+script!(PROGRESS, "progress.lua", with CLOCK, FENCE);
+script!(RENEW, "renew.lua", with CLOCK, FENCE);
 script!(COMPLETE_BATCH, "complete_batch.lua");
-script!(FINISH, "finish.lua", with FENCE);
-script!(RETRY, "retry.lua", with FENCE);
-script!(REQUEUE, "requeue.lua", with FENCE);
-script!(CANCEL, "cancel.lua", with FENCE);
+script!(FINISH, "finish.lua", with CLOCK, FENCE);
+script!(RETRY, "retry.lua", with CLOCK, FENCE);
+script!(REQUEUE, "requeue.lua", with CLOCK, FENCE, PLACE);
+script!(CANCEL, "cancel.lua", with CLOCK, FENCE);
+script!(DELETE_QUEUE, "delete_queue.lua");
+script!(RELEASE, "release.lua");
 script!(LOCATE, "locate.lua");
-script!(REDRIVE, "redrive.lua");
+script!(REDRIVE, "redrive.lua", with CLOCK, PLACE);
 script!(BRIDGE, "bridge.lua");
 script!(PUBLISH, "publish.lua");
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
 
 /// The script with shared functions behind its first line, which has to stay first.
-fn joined(shared: &str, text: &str) -> String {
+fn joined(shared: &[&str], text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-    format!("{first}\n{shared}\n{rest}")
+    format!("{first}\n{}\n{rest}", shared.concat())
 }

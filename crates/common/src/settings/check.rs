@@ -2,7 +2,10 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use crate::name::WorkerId;
+use crate::{
+    job::Rate,
+    name::{QueueName, WorkerId},
+};
 
 use super::{
     BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
@@ -79,6 +82,7 @@ impl TryFrom<Raw> for Settings {
             queue_worker: QueueWorkerSettings {
                 listen: parsed("queue_worker.listen", &raw.queue_worker.listen, ADDRESS)?,
                 queues: names("queue_worker.queues", &raw.queue_worker.queues)?,
+                weights: raw.queue_worker.weights.into_iter().map(weight).collect::<Result<_, _>>()?,
                 name: worker_name(raw.queue_worker.name)?,
                 concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
                 shutdown_grace: millis(
@@ -158,11 +162,20 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
     })
 }
 
-fn queue((name, raw): (String, raw::Queue)) -> Result<(crate::name::QueueName, QueueLimits), SettingError> {
-    let key = format!("queues.{name}.max_depth");
+fn queue((name, raw): (String, raw::Queue)) -> Result<(QueueName, QueueLimits), SettingError> {
     let queue = parsed("queues", &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
-    let max_depth = raw.max_depth.map(|depth| number(&key, depth, 1, 1_000_000_000)).transpose()?;
-    Ok((queue, QueueLimits { max_depth }))
+    let key = |limit: &str| format!("queues.{name}.{limit}");
+    let max_depth = raw.max_depth.map(|depth| number(&key("max_depth"), depth, 1, 1_000_000_000)).transpose()?;
+    let concurrency = raw.concurrency.map(|most| number(&key("concurrency"), most, 0, 1_000_000)).transpose()?;
+    let limit = raw.rate_limit.map(|limit| number(&key("rate_limit"), limit, 1, 1_000_000)).transpose()?;
+    let period_ms = raw.rate_period_ms.map_or(Ok(1000), |ms| number(&key("rate_period_ms"), ms, 1, 86_400_000))?;
+    let rate = limit.map(|limit| Rate { limit, period_ms });
+    Ok((queue, QueueLimits { max_depth, concurrency, rate }))
+}
+
+fn weight((name, weight): (String, Whole)) -> Result<(QueueName, u32), SettingError> {
+    let queue = parsed("queue_worker.weights", &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
+    Ok((queue, number(&format!("queue_worker.weights.{name}"), weight, 1, 1000)?))
 }
 
 fn bridge(raw: raw::Bridge) -> Result<Option<BridgeSettings>, SettingError> {

@@ -12,6 +12,7 @@ use config::{Config, Environment, File, FileFormat};
 
 pub use check::SettingError;
 
+use crate::job::Rate;
 use crate::name::{ChannelName, JobType, QueueName, WorkerId};
 
 /// The defaults, as they stand in the repository.
@@ -105,6 +106,7 @@ pub struct GatewaySettings {
 pub struct QueueWorkerSettings {
     pub listen: SocketAddr,
     pub queues: Vec<QueueName>,
+    pub weights: BTreeMap<QueueName, u32>,
     pub name: WorkerId,
     pub concurrency: usize,
     pub shutdown_grace: Duration,
@@ -139,6 +141,10 @@ pub struct JobSettings {
 pub struct QueueLimits {
     /// Waiting jobs at most.
     pub max_depth: Option<u64>,
+    /// Jobs that run at once, at most.
+    pub concurrency: Option<u32>,
+    /// How many may start in which time.
+    pub rate: Option<Rate>,
 }
 
 /// The list whose elements become jobs.

@@ -94,6 +94,8 @@ pub(super) struct Gateway {
 pub(super) struct QueueWorker {
     pub(super) listen: String,
     pub(super) queues: List,
+    #[serde(default)]
+    pub(super) weights: BTreeMap<String, Whole>,
     pub(super) name: String,
     pub(super) concurrency: Whole,
     pub(super) shutdown_grace_ms: Whole,
@@ -125,6 +127,9 @@ pub(super) struct Jobs {
 #[serde(deny_unknown_fields)]
 pub(super) struct Queue {
     pub(super) max_depth: Option<Whole>,
+    pub(super) concurrency: Option<Whole>,
+    pub(super) rate_limit: Option<Whole>,
+    pub(super) rate_period_ms: Option<Whole>,
 }
 
 #[derive(Debug, Deserialize)]

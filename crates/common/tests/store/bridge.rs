@@ -11,7 +11,7 @@ async fn elements_of_jobs(kit: &Kit) -> Vec<String> {
     let by = Claim::Worker { consumer: &consumer, worker: &worker };
     let queue = "prodcons".parse().expect("a name");
     let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1000, by).await.expect("redis runs");
-    claimed.iter().map(|claimed| claimed.job.envelope.parts().expect("readable").args.get().to_owned()).collect()
+    claimed.jobs.iter().map(|claimed| claimed.job.envelope.parts().expect("readable").args.get().to_owned()).collect()
 }
 
 #[tokio::test]

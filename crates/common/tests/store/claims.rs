@@ -41,7 +41,7 @@ async fn a_list_of_streams_that_is_old_is_read_again() {
     let by = Claim::Worker { consumer: &consumer, worker: &worker };
     let mut known = kit.jobs.priorities(&queue()).await.expect("redis runs");
     kit.enqueue(r#"{"type":"a","args":[],"priority":50}"#).await;
-    let claimed = kit.jobs.claim(&queue(), &mut known, 1, by).await.expect("redis runs");
+    let claimed = kit.jobs.claim(&queue(), &mut known, 1, by).await.expect("redis runs").jobs;
     assert_eq!(claimed[0].job.priority.get(), 50);
     assert_eq!(known.len(), 2);
 }
@@ -106,7 +106,7 @@ async fn limits_that_are_no_numbers_do_not_keep_pulled_jobs_from_getting_a_lease
         kit.command(&entry.concat()).await;
     }
     let by = Claim::Pull { worker: None, lease: None };
-    let claimed = kit.jobs.claim(&queue(), &mut Vec::new(), 10, by).await.expect("redis runs");
+    let claimed = kit.jobs.claim(&queue(), &mut Vec::new(), 10, by).await.expect("redis runs").jobs;
     assert_eq!(claimed.len(), 3);
     assert_eq!(kit.command(&["ZCARD", "galley:{default}:leases"]).await, redis::Value::Int(3));
 }

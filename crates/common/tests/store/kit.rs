@@ -69,7 +69,7 @@ impl Kit {
     pub(crate) async fn claim(&self, consumer: &Consumer, most: usize) -> Vec<Claimed> {
         let worker: WorkerId = "test-worker".parse().expect("a name");
         let by = Claim::Worker { consumer, worker: &worker };
-        self.jobs.claim(&queue(), &mut Vec::new(), most, by).await.expect("redis runs")
+        self.jobs.claim(&queue(), &mut Vec::new(), most, by).await.expect("redis runs").jobs
     }
 
     pub(crate) async fn claim_one(&self, consumer: &Consumer) -> Claimed {
@@ -79,7 +79,7 @@ impl Kit {
     /// Fetches one job of the default queue as a program over HTTP does.
     pub(crate) async fn pull(&self, lease: Option<Duration>) -> Option<Claimed> {
         let by = Claim::Pull { worker: None, lease };
-        self.jobs.claim(&queue(), &mut Vec::new(), 1, by).await.expect("redis runs").pop()
+        self.jobs.claim(&queue(), &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop()
     }
 
     pub(crate) async fn complete(&self, consumer: &Consumer, claimed: &Claimed, result: &str) -> Settled {

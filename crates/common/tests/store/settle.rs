@@ -93,12 +93,12 @@ async fn a_stale_token_changes_nothing_and_the_right_one_does() {
     let new = kit.pull(None).await.expect("a job");
     assert_ne!(old.token, new.token);
     // The stale token against the new entry, and the whole stale attempt
-    assert!(!kit.jobs.heartbeat(&new.job, new.entry, &by_token(&old.token)).await.expect("redis runs"));
-    assert!(!kit.jobs.heartbeat(&old.job, old.entry, &by_token(&old.token)).await.expect("redis runs"));
+    assert!(!kit.jobs.heartbeat(&new.job, new.entry, &by_token(&old.token), None).await.expect("redis runs"));
+    assert!(!kit.jobs.heartbeat(&old.job, old.entry, &by_token(&old.token), None).await.expect("redis runs"));
     let failed = kit.jobs.fail(&new, &by_token(&old.token), failure(1), None).await.expect("redis runs");
     assert!(matches!(failed, Recorded::Stale));
     assert_eq!(kit.state(id).await, "active");
-    assert!(kit.jobs.heartbeat(&new.job, new.entry, &by_token(&new.token)).await.expect("redis runs"));
+    assert!(kit.jobs.heartbeat(&new.job, new.entry, &by_token(&new.token), None).await.expect("redis runs"));
     assert_eq!(new.job.history.current_attempt(), 1, "handing back does not spend an attempt");
 }
 

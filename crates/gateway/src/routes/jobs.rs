@@ -13,34 +13,21 @@ use common::{
 };
 
 use super::{Answer, job_json, ojs, ojs_builder};
-use crate::{
-    body::JsonBody,
-    context::Trace,
-    error::{ApiError, Code},
-    startup::Services,
-};
+use crate::{body::JsonBody, context::Trace, error::ApiError, startup::Services};
 
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
     let members: Object = body.parse()?;
     // Start times are reckoned on Redis's clock, which decides when they have come
     let now = if NewJob::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
     let new = NewJob::parse(&members, now)?;
-    let enqueued = services.jobs.enqueue(new, Trace::of(&request), now).await?.map_err(refused)?;
+    let enqueued = match services.jobs.enqueue(new, Trace::of(&request), now).await? {
+        Ok(enqueued) => enqueued,
+        Err(Refused::Ignored(job)) => return Ok(ojs(StatusCode::OK, job_json(&job))),
+        Err(refused) => return Err(refused.into()),
+    };
     let view = enqueued.job.view(enqueued.state);
     let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
     Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json())))
-}
-
-fn refused(refused: Refused) -> ApiError {
-    match refused {
-        Refused::Duplicate(id) => ApiError::new(Code::Duplicate, format!("a job with id {id} exists")),
-        Refused::Full { max_depth } => {
-            ApiError::new(Code::QueueFull, format!("the queue holds {max_depth} waiting jobs, which is its max_depth"))
-        }
-        Refused::TooManyQueues { max_queues } => {
-            ApiError::new(Code::TooManyQueues, format!("there are {max_queues} queues, which is jobs.max_queues"))
-        }
-    }
 }
 
 pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
@@ -63,4 +50,12 @@ pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
 
 pub(super) fn unknown(id: &str) -> ApiError {
     ApiError::not_found(format_args!("job {}", common::name::quoted(id)))
+}
+
+pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    match services.jobs.activate(job_id(&id)?).await? {
+        Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
+        Err(NotCancelled::Unknown) => Err(unknown(&id)),
+        Err(NotCancelled::Conflict(conflict)) => Err(conflict.into()),
+    }
 }

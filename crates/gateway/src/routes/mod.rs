@@ -31,6 +31,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
         .service(page("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
+        .service(web::resource("/ojs/v1/jobs/{id}/activate").route(web::post().to(jobs::activate)))
         .service(web::resource("/ojs/v1/workers/fetch").route(web::post().to(workers::fetch)))
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
         .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
@@ -38,7 +39,14 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/v1/dead-letter", dead_letters::list))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
+        .service(page("/ojs/v1/queues", queues::list))
+        .service(page("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
         .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
+        .service(web::resource("/ojs/v1/queues/{queue}/pause").route(web::post().to(queues::pause)))
+        .service(web::resource("/ojs/v1/queues/{queue}/resume").route(web::post().to(queues::resume)))
+        .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
+        .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
+        .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
         .service(page("/ojs/v1/events", events::list))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
 }

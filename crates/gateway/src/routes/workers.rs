@@ -81,7 +81,7 @@ async fn fetch_from(
     let size = |fetched: &[Claimed]| fetched.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum::<usize>();
     while fetched.len() < count && expired < MOST_EXPIRED && size(fetched) < ENOUGH_BYTES {
         let claimed =
-            services.jobs.claim(queue, &mut priorities, (count - fetched.len()).min(CLAIMED_AT_ONCE), by).await?;
+            services.jobs.claim(queue, &mut priorities, (count - fetched.len()).min(CLAIMED_AT_ONCE), by).await?.jobs;
         if claimed.is_empty() {
             break;
         }
@@ -292,7 +292,7 @@ async fn renew(services: &Services, id: JobId, fence: &Fence) -> Result<Option<O
     let Some(Located::Queued { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
         return Ok(None);
     };
-    if holder.consumer != PULL || !services.jobs.heartbeat(&job, entry, fence).await? {
+    if holder.consumer != PULL || !services.jobs.heartbeat(&job, entry, fence, None).await? {
         return Ok(None);
     }
     if !services.settings.gateway.test_directives {

@@ -3,7 +3,8 @@
 use super::{Jobs, Located, local_now, stored::Ended, wake::Wake};
 use crate::{
     id::JobId,
-    job::{Event, State, state::Conflict},
+    job::{Event, state::Conflict},
+    name::LimitKey,
     redis::{StoreError, StoreResult, events::Happened, keys, keys::QueueKeys, script},
 };
 
@@ -32,26 +33,31 @@ impl Jobs {
             if let Err(conflict) = located.state().after(Event::Cancel) {
                 return Ok(Err(NotCancelled::Conflict(conflict)));
             }
-            if let Some(cancelled) = self.cancel_located(&located).await? {
-                return Ok(Ok(cancelled));
+            let (job, running_since) = match &located {
+                Located::Ended(_) => continue,
+                Located::Parked { job, .. } => (job, None),
+                Located::Queued { job, holder, .. } => (job, holder.as_ref().map(super::Holder::started_at)),
+            };
+            let ended = Ended::cancelled(job, running_since, local_now());
+            if self.end_from_outside(&located, &ended).await? {
+                return Ok(Ok(Cancelled(ended.json)));
             }
         }
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
     }
 
-    async fn cancel_located(&self, located: &Located) -> StoreResult<Option<Cancelled>> {
-        let now = local_now();
-        let (job, kind, place, started_at) = match located {
-            Located::Ended(_) => return Ok(None),
-            Located::Parked { job, state, .. } => (job, "record", vec![state.to_string()], None),
+    /// Ends a job that is not over; false when it is not where it was seen any more.
+    pub(super) async fn end_from_outside(&self, located: &Located, ended: &Ended) -> StoreResult<bool> {
+        let (job, kind, place) = match located {
+            Located::Ended(_) => return Ok(false),
+            Located::Parked { job, record_state, .. } => (job, "record", vec![record_state.clone()]),
             Located::Queued { job, entry, holder } => {
                 let consumer = holder.as_ref().map(|holder| holder.consumer.clone()).unwrap_or_default();
-                let place = vec![entry.to_string(), keys::attempt(job.priority, *entry), consumer];
-                (job, "entry", place, holder.as_ref().map(super::Holder::started_at))
+                (job, "entry", vec![entry.to_string(), keys::attempt(job.priority, *entry), consumer])
             }
         };
-        let ended = Ended::cancelled(job, started_at, now);
         let keys = QueueKeys::new(&job.queue);
+        let key = job.limit_key().cloned().unwrap_or_else(LimitKey::none);
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -59,22 +65,28 @@ impl Jobs {
             .key(keys.record(&job.id))
             .key(keys.result(&job.id))
             .key(keys.due())
+            .key(keys.pending())
+            .key(keys.timers())
+            .key(keys.lane(&key))
+            .key(keys.held(&key))
             .key(keys.stats())
             .arg(kind)
             .arg(job.id.to_string())
-            .arg(State::Cancelled.as_str())
+            .arg(ended.state.as_str())
             .arg(ended.to_text_without_attempt())
-            .arg(self.settings.result_ttl.as_millis().to_string())
+            .arg(self.result_ttl(job).as_millis().to_string())
             .arg(keys::WAKE)
             .arg(Wake::Cancelled(job.id).encode())
+            .arg(keys.ended())
+            .arg(u8::from(job.has_follow_up()))
             .arg(place)
             .invoke_async(&mut self.redis.clone())
             .await?;
         if answer != "done" {
-            return Ok(None);
+            return Ok(false);
         }
-        self.shorten_chosen_id(job, self.settings.result_ttl).await;
-        self.events.record(Happened::ended(job, State::Cancelled, now));
-        Ok(Some(Cancelled(ended.json)))
+        self.events.record(Happened::ended(job, ended.state, local_now()));
+        self.is_over(job, ended, self.settings.result_ttl).await;
+        Ok(true)
     }
 }

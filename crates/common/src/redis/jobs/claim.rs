@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     id::EntryId,
+    job::Rate,
     name::{Priority, QueueName, WorkerId},
     redis::{StoreError, StoreResult, dedicated::Dedicated, keys, keys::QueueKeys, script},
     time::Millis,
@@ -83,6 +84,29 @@ pub enum Claim<'a> {
     },
 }
 
+/// Jobs that were handed out, and what the queue's limits say to more.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The jobs.
+    pub jobs: Vec<Claimed>,
+    /// Whether and when there can be more.
+    pub more: More,
+}
+
+/// Whether and when a queue hands out more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum More {
+    /// It has no limits: as soon as there are jobs.
+    #[default]
+    Unlimited,
+    /// It has limits, which allow more: jobs must be claimed by asking, not by a blocking read.
+    Limited,
+    /// Its limits allow no more for so long.
+    In(Duration),
+    /// It is paused.
+    Paused,
+}
+
 /// A job that was handed out.
 #[derive(Debug, Clone)]
 pub struct Claimed {
@@ -109,14 +133,14 @@ impl Jobs {
         priorities: &mut Vec<Priority>,
         most: usize,
         by: Claim<'_>,
-    ) -> StoreResult<Vec<Claimed>> {
+    ) -> StoreResult<Batch> {
         // A queue can get a new priority between reading them and claiming, but hardly twice
         for _ in 0..3 {
             if priorities.is_empty() {
                 *priorities = self.priorities(queue).await?;
             }
             if priorities.is_empty() || most == 0 {
-                return Ok(Vec::new());
+                return Ok(Batch::default());
             }
             let reply: Value =
                 self.claim_call(queue, priorities, most, by).invoke_async(&mut self.redis.clone()).await?;
@@ -125,7 +149,7 @@ impl Jobs {
             }
             priorities.clear();
         }
-        Ok(Vec::new())
+        Ok(Batch::default())
     }
 
     fn claim_call(
@@ -137,7 +161,7 @@ impl Jobs {
     ) -> ScriptInvocation<'static> {
         let keys = QueueKeys::new(queue);
         let mut call = script::CLAIM.prepare_invoke();
-        call.key(keys.priorities()).key(keys.active()).key(keys.leases());
+        call.key(keys.priorities()).key(keys.active()).key(keys.leases()).key(keys.control());
         for priority in priorities {
             call.key(keys.stream(*priority));
         }
@@ -147,6 +171,9 @@ impl Jobs {
         };
         call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, millis)).arg(millis(default));
         call.arg(worker.map_or("", WorkerId::as_str)).arg(keys::WAKE).arg(Wake::Due(queue.clone()).encode());
+        let limits = self.limits.get(queue).copied().unwrap_or_default();
+        let rate = limits.rate.unwrap_or(Rate { limit: 0, period_ms: 1 });
+        call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
         for priority in priorities {
             call.arg(priority.get());
         }
@@ -218,6 +245,33 @@ impl Jobs {
     }
 }
 
+impl Jobs {
+    /// Waits for an entry on one of the streams that was handed to nobody yet, without taking it; false when none came.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn has_undelivered(
+        &self,
+        connection: &mut Dedicated,
+        streams: &[(QueueName, Priority)],
+        block: Duration,
+    ) -> StoreResult<bool> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS");
+        let mut delivered = Vec::with_capacity(streams.len());
+        for (queue, priority) in streams {
+            let stream = QueueKeys::new(queue).stream(*priority);
+            let groups: Vec<HashMap<String, Value>> =
+                redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(&mut self.redis.clone()).await?;
+            let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
+            delivered.push(last.map_or(Ok("0".to_owned()), String::from_redis_value).map_err(parsing)?);
+            read.arg(stream);
+        }
+        let reply: Value = connection.query(read.arg(delivered)).await?;
+        Ok(reply != Value::Nil)
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -243,7 +297,7 @@ fn blocking_read(streams: &[(QueueName, Priority)], consumer: &Consumer, block: 
 }
 
 /// The answer of `claim.lua`; none when the list of streams was old.
-fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<Vec<Claimed>>> {
+fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<Batch>> {
     type Job = (usize, String, Value, String);
     let mut parts = Vec::<Value>::from_redis_value(reply).map_err(parsing)?.into_iter();
     if i64::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)? == 0 {
@@ -256,7 +310,15 @@ fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> Store
         let (job, entry) = readable(queue, priority, &entry, fields)?;
         Some(Claimed { job, entry, token: Some(token).filter(|token| !token.is_empty() && token != "-"), started_at })
     });
-    Ok(Some(claimed.collect()))
+    let jobs = claimed.collect();
+    let again = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+    let more = match again {
+        -1 => More::Paused,
+        -2 => More::Limited,
+        0 => More::Unlimited,
+        millis => More::In(Duration::from_millis(u64::try_from(millis).unwrap_or(1000))),
+    };
+    Ok(Some(Batch { jobs, more }))
 }
 
 /// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from

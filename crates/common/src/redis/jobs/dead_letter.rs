@@ -3,8 +3,8 @@
 use super::{Jobs, Located, stored::Ended, wake::Wake};
 use crate::{
     id::JobId,
-    job::{Envelope, History},
-    name::{Priority, QueueName},
+    job::{Envelope, History, JobLimit},
+    name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
     time,
 };
@@ -63,18 +63,25 @@ impl Jobs {
     /// Redis is unavailable: it may have been made available all the same.
     pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
         let Some((queue, json)) = self.dead_letter(id).await? else { return Ok(None) };
-        let (priority, fields) = revived(id, &json)?;
+        let (priority, key, fields) = revived(id, &json)?;
         let keys = QueueKeys::new(&queue);
+        let lane = key.clone().unwrap_or_else(LimitKey::none);
         let moved: i64 = script::REDRIVE
             .key(keys.dead())
             .key(keys.result(&id))
             .key(keys.record(&id))
             .key(keys.stream(priority))
             .key(keys.priorities())
+            .key(keys.lane(&lane))
+            .key(keys.lanes())
+            .key(keys.limit(&lane))
+            .key(keys.timers())
+            .key(keys.stats())
             .arg(id.to_string())
             .arg(priority.get())
             .arg(keys::WAKE)
-            .arg(Wake::Stream(queue).encode())
+            .arg(Wake::Stream(queue.clone()).encode())
+            .arg(key.as_ref().map_or("", LimitKey::as_str))
             .arg(fields)
             .invoke_async(&mut self.redis.clone())
             .await?;
@@ -82,6 +89,9 @@ impl Jobs {
             return Ok(None);
         }
         self.prolong_chosen_id(id).await?;
+        if let Some(key) = &key {
+            self.admit(&queue, key).await?;
+        }
         Ok(self.locate(id).await?.map(|located| located.to_json()))
     }
 
@@ -112,12 +122,14 @@ impl Jobs {
     }
 }
 
-/// The priority and the fields of a dead letter's job, with a new history.
-fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Vec<String>)> {
+/// The priority, the key of the limit and the fields of a dead letter's job, with a new history.
+fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Option<LimitKey>, Vec<String>)> {
     let damaged = |what: String| StoreError::damaged(format!("dead letter {id}: {what}"));
     let kept: Kept = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
     let priority = Priority::try_from(kept.priority).map_err(|error| damaged(error.to_string()))?;
     let envelope = Envelope::of_job(json).map_err(|error| damaged(error.to_string()))?;
+    let summary = envelope.parts().map_err(|error| damaged(error.to_string()))?.summary();
+    let key = summary.limit.as_ref().and_then(JobLimit::key).cloned();
     let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
     let history = History { created_at, ..History::default() };
     let mut fields = vec!["e".to_owned(), envelope.as_str().to_owned(), "h".to_owned(), history.to_json()];
@@ -126,5 +138,8 @@ fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Vec<String>)> {
             fields.extend([name.to_owned(), ms.to_string()]);
         }
     }
-    Ok((priority, fields))
+    if let Some(key) = &key {
+        fields.extend(["l".to_owned(), key.to_string()]);
+    }
+    Ok((priority, key, fields))
 }

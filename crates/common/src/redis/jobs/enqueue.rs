@@ -1,27 +1,19 @@
 //! New jobs.
 
-use redis::{Script, ScriptInvocation};
+use redis::ScriptInvocation;
 
 use super::{
     Jobs,
     stored::{Stored, new_fields},
-    wake::Wake,
 };
 use crate::{
-    id::{EntryId, JobId, queue_tag},
-    job::{History, NewJob, State},
+    id::{EntryId, JobId},
+    job::{History, JobLimit, NewJob, State},
     name::{Priority, QueueName},
-    redis::{
-        StoreError, StoreResult,
-        events::Happened,
-        keys::{self, QueueKeys},
-        script,
-    },
+    redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys, script},
     time::Millis,
 };
 
-/// How long an id that a client chose is remembered beyond the job's start, unless the job ends before.
-const CHOSEN_ID_TTL_MS: i64 = 90 * 86_400_000;
 /// A queue can vanish between making it and using it only if somebody empties Redis just then.
 const ATTEMPTS: usize = 3;
 
@@ -35,10 +27,14 @@ pub struct Enqueued {
 }
 
 /// A job that was not stored, and nothing else was written either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// There is a job with that id.
+    /// There is a job with that id, or one that is the same by the job's uniqueness policy.
     Duplicate(JobId),
+    /// There is one that is the same, and the policy says to be content with it: its JSON.
+    Ignored(String),
+    /// The queue takes no new jobs for now.
+    Closed,
     /// The queue holds as many waiting jobs as it may.
     Full {
         /// How many that is.
@@ -49,6 +45,14 @@ pub enum Refused {
         /// How many that is.
         max_queues: u64,
     },
+}
+
+/// Whether a job is more than one entry in a stream.
+fn needs_record(new: &NewJob) -> bool {
+    let summary = &new.summary;
+    let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
+    let has_key = matches!(summary.limit, Some(JobLimit::Key(_)));
+    new.id.is_some() || new.start_at.is_some() || new.is_pending || new.unique.is_some() || has_timer || has_key
 }
 
 enum Added {
@@ -68,7 +72,13 @@ impl Jobs {
         traceparent: Option<String>,
         now: Millis,
     ) -> StoreResult<Result<Enqueued, Refused>> {
-        let outcome = if new.id.is_some() || new.start_at.is_some() {
+        if self.is_closed(&new.queue).await? {
+            return Ok(Err(Refused::Closed));
+        }
+        if let Some(JobLimit::Queue(rate)) = &new.summary.limit {
+            self.limit_queue(&new.queue, *rate).await?;
+        }
+        let outcome = if needs_record(&new) {
             self.create(new, traceparent, now).await?
         } else {
             self.add(new, traceparent).await?
@@ -116,7 +126,7 @@ impl Jobs {
     async fn add_bounded(&self, new: &NewJob, max_depth: u64, fields: &[String]) -> StoreResult<Added> {
         let keys = QueueKeys::new(&new.queue);
         let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
-        call.key(keys.stream(new.priority));
+        call.key(keys.stats()).key(keys.stream(new.priority));
         self.add_other_streams(&mut call, &new.queue, new.priority).await?;
         let answer: Option<String> = call.arg(max_depth).arg(fields).invoke_async(&mut self.redis.clone()).await?;
         match answer.as_deref() {
@@ -144,77 +154,12 @@ impl Jobs {
         Ok(Enqueued { job, state: State::Available })
     }
 
-    /// A job with a record from the start.
-    async fn create(
-        &self,
-        new: NewJob,
-        traceparent: Option<String>,
-        now: Millis,
-    ) -> StoreResult<Result<Enqueued, Refused>> {
-        let id = match new.id {
-            Some(id) if self.locate(id).await?.is_some() => return Ok(Err(Refused::Duplicate(id))),
-            Some(id) => id,
-            None => JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue),
-        };
-        if let Err(refused) = self.register(&new.queue).await? {
-            return Ok(Err(refused));
-        }
-        let (is_chosen, start_at) = (new.id.is_some(), new.start_at);
-        let history = History { created_at: new.id.map(|_| now), ..History::default() };
-        let mut job = stored(id, new, traceparent, history, true);
-        let keys = QueueKeys::new(&job.queue);
-        let max_depth = self.max_depth(&job.queue).unwrap_or(0);
-        let mut call = script::CREATE.prepare_invoke();
-        call.key(keys.record(&id))
-            .key(keys.result(&id))
-            .key(keys.due())
-            .key(keys.stream(job.priority))
-            .key(keys.priorities());
-        if max_depth > 0 && start_at.is_none() {
-            self.add_other_streams(&mut call, &job.queue, job.priority).await?;
-        }
-        call.arg(id.to_string()).arg(job.priority.get()).arg(start_at.map(|at| at.to_string()).unwrap_or_default());
-        call.arg(keys::WAKE).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
-        let answer: Vec<String> =
-            call.arg(max_depth).arg(job.to_fields()).invoke_async(&mut self.redis.clone()).await?;
-        match answer.first().map(String::as_str) {
-            Some("full") => return Ok(Err(Refused::Full { max_depth })),
-            Some("created") if is_chosen => {
-                self.note_chosen_id(id, &job.queue, start_at.map_or(0, |start| start - now)).await?;
-            }
-            Some("created") => {}
-            _ => {
-                // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
-                self.note_chosen_id(id, &job.queue, 0).await?;
-                return Ok(Err(Refused::Duplicate(id)));
-            }
-        }
-        let state = if start_at.is_some() { State::Scheduled } else { State::Available };
-        let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
-        job.enqueued_at = entry.and_then(|entry| i64::try_from(entry.milliseconds).ok());
-        Ok(Ok(Enqueued { job, state }))
-    }
-
-    /// Notes which queue an id that a client chose went to, unless it is noted already.
-    async fn note_chosen_id(&self, id: JobId, queue: &QueueName, starts_in: Millis) -> StoreResult<()> {
-        let mut command = redis::cmd("SET");
-        command.arg(keys::chosen_id(&id)).arg(queue.as_str()).arg("NX").arg("PX").arg(starts_in + CHOSEN_ID_TTL_MS);
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
-    }
-
-    /// Lets a noted id live on with a job that is revived.
-    pub(super) async fn prolong_chosen_id(&self, id: JobId) -> StoreResult<()> {
-        let mut command = redis::cmd("PEXPIRE");
-        command.arg(keys::chosen_id(&id)).arg(CHOSEN_ID_TTL_MS);
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
-    }
-
-    fn max_depth(&self, queue: &QueueName) -> Option<u64> {
+    pub(super) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
         self.limits.get(queue).and_then(|limits| limits.max_depth)
     }
 
     /// The streams of a queue's other priorities: its depth limit counts them all.
-    async fn add_other_streams(
+    pub(super) async fn add_other_streams(
         &self,
         call: &mut ScriptInvocation<'_>,
         queue: &QueueName,
@@ -226,87 +171,6 @@ impl Jobs {
         }
         Ok(())
     }
-
-    /// Makes the stream of a queue's priority, and the queue if it is new.
-    pub(in crate::redis) async fn open_stream(
-        &self,
-        queue: &QueueName,
-        priority: Priority,
-    ) -> StoreResult<Result<(), Refused>> {
-        if let Err(refused) = self.register(queue).await? {
-            return Ok(Err(refused));
-        }
-        let keys = QueueKeys::new(queue);
-        let script: &Script = &script::OPEN_STREAM;
-        let _: i64 = script
-            .key(keys.priorities())
-            .key(keys.stream(priority))
-            .arg(priority.get())
-            .arg(keys::WAKE)
-            .arg(Wake::Stream(queue.clone()).encode())
-            .invoke_async(&mut self.redis.clone())
-            .await?;
-        Ok(Ok(()))
-    }
-
-    /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.
-    async fn register(&self, queue: &QueueName) -> StoreResult<Result<(), Refused>> {
-        let mut connection = self.redis.clone();
-        let (known, count): (Option<f64>, u64) = redis::pipe()
-            .cmd("ZSCORE")
-            .arg(keys::QUEUES)
-            .arg(queue.as_str())
-            .cmd("ZCARD")
-            .arg(keys::QUEUES)
-            .query_async(&mut connection)
-            .await?;
-        if known.is_some() {
-            return Ok(Ok(()));
-        }
-        let max_queues = self.settings.max_queues;
-        if count >= max_queues {
-            return Ok(Err(Refused::TooManyQueues { max_queues }));
-        }
-        redis::cmd("ZADD")
-            .arg(keys::QUEUES)
-            .arg(queue_tag(queue))
-            .arg(queue.as_str())
-            .exec_async(&mut connection)
-            .await?;
-        Ok(Ok(()))
-    }
-
-    /// The priorities that a queue has streams for, highest first.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn priorities(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
-        let members: Vec<String> =
-            redis::cmd("SMEMBERS").arg(QueueKeys::new(queue).priorities()).query_async(&mut self.redis.clone()).await?;
-        Ok(sorted_priorities(&members))
-    }
-
-    /// Makes sure that a queue exists, so that a worker can wait on its streams; answers with its priorities.
-    ///
-    /// # Errors
-    /// Redis is unavailable or full, or there are too many queues.
-    pub async fn open_queue(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
-        let priorities = self.priorities(queue).await?;
-        if !priorities.is_empty() {
-            return Ok(priorities);
-        }
-        match self.open_stream(queue, Priority::default()).await? {
-            Ok(()) => Ok(vec![Priority::default()]),
-            Err(refused) => Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}"))),
-        }
-    }
-}
-
-pub(super) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
-    let mut priorities: Vec<Priority> =
-        members.iter().filter_map(|member| Priority::try_from(member.parse::<i64>().ok()?).ok()).collect();
-    priorities.sort_unstable_by(|a, b| b.cmp(a));
-    priorities
 }
 
 pub(super) fn parse_entry(text: &str) -> StoreResult<EntryId> {
@@ -318,7 +182,13 @@ pub(in crate::redis) fn stored_new(id: JobId, new: NewJob) -> Stored {
     stored(id, new, None, History::default(), false)
 }
 
-fn stored(id: JobId, new: NewJob, traceparent: Option<String>, history: History, has_record: bool) -> Stored {
+pub(super) fn stored(
+    id: JobId,
+    new: NewJob,
+    traceparent: Option<String>,
+    history: History,
+    has_record: bool,
+) -> Stored {
     Stored {
         id,
         queue: new.queue,

@@ -9,11 +9,18 @@ use crate::{
 };
 
 impl Jobs {
-    /// Renews the lease of a job that was fetched over HTTP; false when that attempt is not the current one.
+    /// Renews the lease of a job that was fetched over HTTP, and notes how far it has come if that is said: a JSON object
+    /// of members to show. False when that attempt is not the current one.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn heartbeat(&self, job: &Stored, entry: EntryId, fence: &Fence) -> StoreResult<bool> {
+    pub async fn heartbeat(
+        &self,
+        job: &Stored,
+        entry: EntryId,
+        fence: &Fence,
+        progress: Option<&str>,
+    ) -> StoreResult<bool> {
         let keys = QueueKeys::new(&job.queue);
         let [_, token, worker] = fence.args();
         let renewed: i64 = script::HEARTBEAT
@@ -24,9 +31,35 @@ impl Jobs {
             .arg(keys::attempt(job.priority, entry))
             .arg(token)
             .arg(worker)
+            .arg(progress.unwrap_or_default())
             .invoke_async(&mut self.redis.clone())
             .await?;
         Ok(renewed == 1)
+    }
+
+    /// Notes how far a job that a queue-worker runs has come; false when that attempt is not the current one.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn progress(
+        &self,
+        job: &Stored,
+        entry: EntryId,
+        consumer: &Consumer,
+        progress: &str,
+    ) -> StoreResult<bool> {
+        let keys = QueueKeys::new(&job.queue);
+        let noted: i64 = script::PROGRESS
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .arg(entry.to_string())
+            .arg(keys::attempt(job.priority, entry))
+            .arg(consumer.name())
+            .arg(progress)
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(noted == 1)
     }
 
     /// Renews jobs of one stream that a queue-worker runs, at most 100 at once; answers with those it no longer has.

@@ -22,12 +22,14 @@ use crate::{
 pub enum Located {
     /// It is over; this is the JSON of the whole job.
     Ended(String),
-    /// It waits in a record: scheduled, retryable or pending.
+    /// It waits in a record: scheduled, retryable, pending, or in a lane.
     Parked {
         /// The job.
         job: Stored,
-        /// Which of the three.
+        /// Which of them; available when it waits in the lane of its limit's key.
         state: State,
+        /// The state as the record spells it.
+        record_state: String,
         /// When it is due.
         due: Option<Millis>,
     },
@@ -51,6 +53,8 @@ pub struct Holder {
     pub since: Millis,
     /// What the active hash says of the attempt, if it is there.
     pub attempt: Option<Attempt>,
+    /// How far it has come, as JSON, if it said so.
+    pub progress: Option<String>,
 }
 
 /// An attempt as the active hash has it.
@@ -94,7 +98,7 @@ impl Located {
     pub fn to_json(&self) -> String {
         match self {
             Self::Ended(json) => json.clone(),
-            Self::Parked { job, state, due } => {
+            Self::Parked { job, state, due, .. } => {
                 let mut view = job.view(*state);
                 view.next_attempt_at = due.filter(|_| *state == State::Retryable);
                 view.to_json()
@@ -105,6 +109,7 @@ impl Located {
                     view.attempt = job.history.current_attempt();
                     view.started_at = Some(holder.started_at());
                     view.worker_id = holder.worker();
+                    view.progress = holder.progress.as_deref();
                 }
                 view.to_json()
             }
@@ -181,7 +186,7 @@ impl Jobs {
         Ok(None)
     }
 
-    async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
+    pub(super) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
         let mut place = id.address().map(|address| (address.priority, address.entry));
         // A job can move between two looks, each time by somebody's hand
         for _ in 0..8 {
@@ -240,6 +245,7 @@ impl Jobs {
                 let fields = Fields::from_redis_value(next()).map_err(parsing)?;
                 let pending = Vec::<(String, String, i64, i64)>::from_redis_value(next()).map_err(parsing)?;
                 let attempt = String::from_redis_value(next()).map_err(parsing)?;
+                let progress = String::from_redis_value(next()).map_err(parsing)?;
                 let job = Stored::from_entry(queue, priority, entry, fields)?;
                 if job.id != id {
                     return Ok(Seen::Nothing);
@@ -248,6 +254,7 @@ impl Jobs {
                     consumer,
                     since: local_now() - idle,
                     attempt: Attempt::parse(&attempt),
+                    progress: Some(progress).filter(|progress| !progress.is_empty()),
                 });
                 Ok(Seen::Job(Box::new(Located::Queued { job, entry, holder })))
             }
@@ -257,11 +264,12 @@ impl Jobs {
 }
 
 fn parked(id: JobId, queue: &QueueName, fields: Fields) -> StoreResult<Located> {
-    let state = fields.get("s").and_then(|name| State::from_name(name));
+    let record_state = fields.get("s").cloned().unwrap_or_default();
+    let state = if record_state == "held" { Some(State::Available) } else { State::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
     let priority =
         fields.get("p").and_then(|text| text.parse::<i64>().ok()).and_then(|number| Priority::try_from(number).ok());
     let due = fields.get("d").and_then(|text| text.parse().ok());
     let job = Stored::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
-    Ok(Located::Parked { job, state, due })
+    Ok(Located::Parked { job, state, record_state, due })
 }

@@ -7,23 +7,41 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `enqueue` | new jobs, queues made on first use |
+//! | `enqueue` | new jobs: an ordinary one is a stream entry |
+//! | `closed` | queues that take no new jobs |
+//! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
+//! | `chosen_id` | ids that clients chose |
+//! | `lane` | jobs that wait for the limit of their key |
+//! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `lease` | keeps attempts alive |
 //! | `locate` | finds a job by its id |
 //! | `cancel` | ends jobs from outside |
+//! | `expire` | ends jobs whose time is over |
+//! | `available` | jobs whose time has come, or that are activated |
+//! | `follow_up` | what the end of a job sets off |
 //! | `dead_letter` | jobs that used up their attempts |
+//! | `purge` | cancels what waits in a queue |
 //! | `stats` | how a queue is doing |
 //! | `stored` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
+mod available;
 mod cancel;
+mod chosen_id;
 mod claim;
+mod closed;
+mod create;
 mod dead_letter;
 mod enqueue;
+mod expire;
+mod follow_up;
+mod lane;
 mod lease;
 mod locate;
+mod purge;
+mod queues;
 mod settle;
 mod stats;
 mod stored;
@@ -38,11 +56,14 @@ use crate::{
 };
 
 pub use cancel::{Cancelled, NotCancelled};
-pub use claim::{Claim, Claimed, Consumer, PULL};
+pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
+pub(super) use lane::From;
 pub(super) use locate::Entry;
 pub use locate::{Attempt, Holder, Located};
+pub use purge::{Purge, Purged};
+pub use queues::Control;
 pub use settle::{Completion, Fence, Recorded, Settled};
 pub use stats::Stats;
 pub(super) use stored::new_fields;
@@ -59,6 +80,7 @@ pub struct Jobs {
     pub(in crate::redis) redis: Redis,
     pub(in crate::redis) settings: Arc<JobSettings>,
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
+    closed: Arc<closed::Closed>,
     pub(in crate::redis) events: EventLog,
 }
 
@@ -70,6 +92,7 @@ impl Jobs {
             redis: redis.clone(),
             settings: Arc::new(settings.jobs.clone()),
             limits: Arc::new(settings.queues.clone()),
+            closed: Arc::default(),
             events,
         }
     }
@@ -98,17 +121,6 @@ impl Jobs {
     pub async fn now(&self) -> StoreResult<Millis> {
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.redis.clone()).await?;
         Ok(seconds * 1000 + micros / 1000)
-    }
-
-    /// Every queue there is, in no particular order.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn queues(&self) -> StoreResult<Vec<QueueName>> {
-        let names: Vec<String> =
-            redis::cmd("ZRANGE").arg(super::keys::QUEUES).arg(0).arg(-1).query_async(&mut self.redis.clone()).await?;
-        // A name that does not parse was written by somebody else: it is not ours to touch
-        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     id::EntryId,
     job::{Failure, State, Verdict},
-    name::{Priority, QueueName, WorkerId},
+    name::{LimitKey, Priority, QueueName, WorkerId},
     redis::{StoreResult, events::Happened, keys, keys::QueueKeys, script},
     time::Millis,
 };
@@ -144,6 +144,31 @@ impl Jobs {
         held: usize,
         batch: &[Completion],
     ) -> StoreResult<Vec<Settled>> {
+        // Jobs whose end sets something off are ended one by one
+        let (plain, others): (Vec<&Completion>, Vec<&Completion>) =
+            batch.iter().partition(|completion| !completion.claimed.job.needs_care_at_the_end());
+        let mut settled =
+            self.complete_plain(queue, priority, consumer, held.max(batch.len()), &plain).await?.into_iter();
+        let mut care = Vec::with_capacity(others.len());
+        for Completion { claimed, ended, .. } in others {
+            care.push(self.finish(&claimed.job, claimed.entry, &Fence::of(consumer), ended, false).await?);
+        }
+        let mut care = care.into_iter();
+        let next = |completion: &Completion| {
+            let from = if completion.claimed.job.needs_care_at_the_end() { care.next() } else { settled.next() };
+            from.unwrap_or(Settled::Stale)
+        };
+        Ok(batch.iter().map(next).collect())
+    }
+
+    async fn complete_plain(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        consumer: &Consumer,
+        held: usize,
+        batch: &[&Completion],
+    ) -> StoreResult<Vec<Settled>> {
         let Some(first) = batch.iter().map(|completion| completion.claimed.entry).min() else { return Ok(Vec::new()) };
         let last = batch.iter().map(|completion| completion.claimed.entry).max().unwrap_or(first);
         let keys = QueueKeys::new(queue);
@@ -156,8 +181,8 @@ impl Jobs {
             call.key(keys.record(&completion.claimed.job.id));
         }
         let ttl = self.settings.result_ttl;
-        call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held.max(batch.len()));
-        call.arg(priority.get()).arg(ttl.as_millis().to_string());
+        call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held);
+        call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.ended());
         let mut records = 0;
         for completion in batch {
             let entry = completion.claimed.entry;
@@ -191,7 +216,7 @@ impl Jobs {
         dead_letter: bool,
     ) -> StoreResult<Settled> {
         let keys = QueueKeys::new(&job.queue);
-        let ttl = if dead_letter { self.settings.dead_letter_ttl } else { self.settings.result_ttl };
+        let ttl = if dead_letter { self.settings.dead_letter_ttl } else { self.result_ttl(job) };
         let answer: String = script::FINISH
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -200,6 +225,8 @@ impl Jobs {
             .key(keys.result(&job.id))
             .key(keys.dead())
             .key(keys.stats())
+            .key(keys.timers())
+            .key(keys.held(&job.limit_key().cloned().unwrap_or_else(LimitKey::none)))
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
@@ -210,13 +237,16 @@ impl Jobs {
                 ended.to_text_without_attempt()
             })
             .arg(ttl.as_millis().to_string())
-            .arg(if dead_letter { job.id.to_string() } else { String::new() })
+            .arg(job.id.to_string())
+            .arg(u8::from(dead_letter))
             .arg(self.settings.dead_letter_max)
+            .arg(keys.ended())
+            .arg(u8::from(job.has_follow_up()))
             .invoke_async(&mut self.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);
         if settled != Settled::Stale {
-            self.shorten_chosen_id(job, ttl).await;
+            self.is_over(job, ended, ttl).await;
         }
         Ok(settled)
     }
@@ -235,6 +265,7 @@ impl Jobs {
         let policy = claimed.job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
         let verdict =
             policy.after_failure(claimed.job.history.failures, &failure.error_type, retryable, rand::random());
+        let verdict = Self::within_deadline(&claimed.job, verdict);
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));
         match verdict {
@@ -258,6 +289,19 @@ impl Jobs {
         }
     }
 
+    /// An attempt that would begin after the job's deadline does not follow.
+    fn within_deadline(job: &Stored, verdict: Verdict) -> Verdict {
+        let delay = match verdict {
+            Verdict::Retry(delay) => i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+            discard @ Verdict::Discard { .. } => return discard,
+        };
+        let starts_at = super::local_now().saturating_add(delay);
+        if job.deadline().is_some_and(|deadline| deadline <= starts_at) {
+            return Verdict::Discard { dead_letter: job.wants_dead_letter() };
+        }
+        verdict
+    }
+
     /// Sets the time of the next attempt; none when the attempt was not the current one.
     async fn retry(&self, job: &Stored, entry: EntryId, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
         let keys = QueueKeys::new(&job.queue);
@@ -268,6 +312,8 @@ impl Jobs {
             .key(keys.record(&job.id))
             .key(keys.due())
             .key(keys.stats())
+            .key(keys.timers())
+            .key(keys.held(&job.limit_key().cloned().unwrap_or_else(LimitKey::none)))
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
@@ -276,12 +322,18 @@ impl Jobs {
             .arg(delay.as_millis().to_string())
             .arg(keys::WAKE)
             .arg(Wake::Due(job.queue.clone()).encode())
+            .arg(job.limit_key().map_or("", LimitKey::as_str))
             .arg(job.to_fields())
             .invoke_async(&mut self.redis.clone())
             .await?;
         let due = answer.get(1).and_then(|due| due.parse().ok());
         if due.is_some() {
             self.events.record(Happened::failed(job));
+            if let Some(key) = job.limit_key()
+                && let Err(error) = self.admit(&job.queue, key).await
+            {
+                tracing::debug!(%error, queue = %job.queue, "the upkeep has to let the next job of a key in");
+            }
         }
         Ok(due)
     }
@@ -301,8 +353,7 @@ impl Jobs {
         let message = format!("{} workers vanished while they had this job", job.history.crashes);
         let failure = Failure::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
         job.history.errors.push(failure);
-        let policy = job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
-        let dead_letter = policy.on_exhaustion == crate::job::retry::Exhaustion::DeadLetter;
+        let dead_letter = job.wants_dead_letter();
         let settled = self.finish(&job, claimed.entry, fence, &Ended::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {
             self.events.record(Happened::discarded(&job, now));
@@ -321,11 +372,14 @@ impl Jobs {
             .key(keys.active())
             .key(keys.leases())
             .key(keys.record(&job.id))
+            .key(keys.priorities())
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
             .arg(job.id.to_string())
             .arg(job.priority.get())
+            .arg(keys::WAKE)
+            .arg(Wake::Stream(job.queue.clone()).encode())
             .arg(job.to_fields())
             .invoke_async(&mut self.redis.clone())
             .await?;
@@ -344,16 +398,5 @@ impl Jobs {
             self.events.record(Happened::ended(&claimed.job, State::Discarded, now));
         }
         Ok(settled)
-    }
-
-    /// An id that a client chose is forgotten with the job. If that fails the id stays for its own, longer TTL.
-    pub(super) async fn shorten_chosen_id(&self, job: &Stored, ttl: Duration) {
-        if job.has_record && job.history.created_at.is_some() {
-            let mut command = redis::cmd("PEXPIRE");
-            command.arg(keys::chosen_id(&job.id)).arg(ttl.as_millis().to_string());
-            if let Err(error) = command.exec_async(&mut self.redis.clone()).await {
-                tracing::debug!(%error, id = %job.id, "a chosen id keeps its long TTL");
-            }
-        }
     }
 }

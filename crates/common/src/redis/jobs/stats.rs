@@ -17,6 +17,8 @@ pub struct Stats {
     pub active: u64,
     /// Jobs that wait for their time: scheduled and retryable.
     pub waiting: u64,
+    /// Jobs that wait to be activated.
+    pub pending: u64,
     /// Dead letters.
     pub dead: u64,
     /// Jobs that succeeded, ever.
@@ -25,6 +27,8 @@ pub struct Stats {
     pub discarded: u64,
     /// Jobs that were cancelled, ever.
     pub cancelled: u64,
+    /// Attempts that failed and were followed by another, ever.
+    pub retried: u64,
 }
 
 impl Jobs {
@@ -37,21 +41,33 @@ impl Jobs {
         let priorities = self.priorities(queue).await?;
         let mut pipeline = redis::pipe();
         pipeline.atomic();
-        pipeline.cmd("HGETALL").arg(keys.stats()).cmd("ZCARD").arg(keys.due()).cmd("ZCARD").arg(keys.dead());
+        pipeline
+            .cmd("HGETALL")
+            .arg(keys.stats())
+            .cmd("ZCARD")
+            .arg(keys.due())
+            .cmd("ZCARD")
+            .arg(keys.dead())
+            .cmd("ZCARD")
+            .arg(keys.pending());
         for priority in &priorities {
             let stream = keys.stream(*priority);
             pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(&stream).arg("workers");
         }
         let reply: Vec<redis::Value> = pipeline.query_async(&mut self.redis.clone()).await?;
         let mut reply = reply.into_iter();
-        let totals: HashMap<String, u64> = next(&mut reply)?;
-        let total = |name: &str| totals.get(name).copied().unwrap_or(0);
+        let totals: HashMap<String, i64> = next(&mut reply)?;
+        let total = |name: &str| totals.get(name).and_then(|total| u64::try_from(*total).ok()).unwrap_or(0);
         let mut stats = Stats {
             waiting: next(&mut reply)?,
             dead: next(&mut reply)?,
+            pending: next(&mut reply)?,
+            // Those that wait for the limit of their key
+            available: total("laned"),
             completed: total("completed"),
             discarded: total("discarded"),
             cancelled: total("cancelled"),
+            retried: total("retried"),
             ..Stats::default()
         };
         for _ in &priorities {

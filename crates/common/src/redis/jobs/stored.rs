@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::{
     id::{EntryId, JobId, new_salt},
-    job::{Envelope, Failure, History, NewJob, State, Summary, view::JobView},
-    name::{Priority, QueueName},
+    job::{Envelope, Failure, History, JobLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView},
+    name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys},
     time::Millis,
 };
@@ -110,7 +110,50 @@ impl Stored {
         if let Some(text) = &self.traceparent {
             push("c", text.clone());
         }
+        if let Some(key) = self.limit_key() {
+            push("l", key.to_string());
+        }
         fields
+    }
+
+    /// The key of its limit, if it has one.
+    #[must_use]
+    pub fn limit_key(&self) -> Option<&LimitKey> {
+        self.summary.limit.as_ref().and_then(JobLimit::key)
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub fn created_at(&self) -> Millis {
+        self.history.created_at.unwrap_or_else(|| i64::try_from(self.id.milliseconds()).unwrap_or_default())
+    }
+
+    /// When it must be over, if that was said.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Millis> {
+        let limit = i64::try_from(self.summary.total_timeout?.as_millis()).unwrap_or(i64::MAX);
+        Some(self.created_at().saturating_add(limit))
+    }
+
+    /// When the upkeep has to look whether its time is over.
+    pub(super) fn expiry_timer(&self) -> Option<Millis> {
+        self.summary.expires_at.into_iter().chain(self.deadline()).min()
+    }
+
+    /// Whether it is listed when its attempts are used up.
+    pub(super) fn wants_dead_letter(&self) -> bool {
+        let policy = self.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
+        policy.on_exhaustion == Exhaustion::DeadLetter
+    }
+
+    /// Whether its end is more than a result.
+    pub(super) fn needs_care_at_the_end(&self) -> bool {
+        self.has_follow_up() || self.expiry_timer().is_some()
+    }
+
+    /// Whether something follows its end: others wait for it to be over.
+    pub(super) fn has_follow_up(&self) -> bool {
+        self.summary.is_unique || self.limit_key().is_some()
     }
 
     /// A view of it in that state; see [`JobView`].
@@ -182,6 +225,23 @@ impl Ended {
             now,
         ));
         Self::build(&job, State::Discarded, now, |view| view.ran = false)
+    }
+
+    /// It was not over in time.
+    #[must_use]
+    pub fn overdue(job: &Stored, running_since: Option<Millis>, now: Millis) -> Self {
+        let mut job = job.clone();
+        let limit = job.summary.total_timeout.unwrap_or_default().as_millis();
+        let message = format!("not over within its total_timeout_ms of {limit} ms");
+        if running_since.is_some() {
+            job.history.attempts += 1;
+        }
+        job.history.errors.push(Failure::new("total_timeout", "total_timeout", &message, job.history.attempts, now));
+        Self::build(&job, State::Discarded, now, |view| {
+            if running_since.is_some() {
+                view.started_at = running_since;
+            }
+        })
     }
 
     /// Somebody called it off, maybe in the middle of an attempt.

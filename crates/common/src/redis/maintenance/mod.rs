@@ -9,11 +9,13 @@
 //! | `mod` | holding the office, and the clock of each queue |
 //! | `due` | scheduled and retryable jobs become available |
 //! | `lapsed` | attempts whose lease or time is over |
+//! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
 
 mod due;
 mod lapsed;
 mod sweep;
+mod timers;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -116,27 +118,41 @@ async fn resign(jobs: &Jobs, who: &str) {
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
 const AFTER_FAILURE_MS: Millis = 1000;
 
-/// What is due next in a queue, on Redis's clock.
-#[derive(Default)]
-struct Next {
-    due: Option<Millis>,
-    lapse: Option<Millis>,
-    /// Not before these, whatever is due.
-    no_due_before: Millis,
-    no_lapse_before: Millis,
+/// What there is to be seen to in a queue at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// Scheduled and retryable jobs.
+    Due,
+    /// Leases and times of attempts.
+    Lapse,
+    /// Everything else.
+    Timer,
 }
 
-impl Next {
-    fn due_at(&self) -> Option<Millis> {
-        self.due.map(|at| at.max(self.no_due_before))
-    }
+impl Task {
+    const ALL: [Self; 3] = [Self::Lapse, Self::Timer, Self::Due];
 
-    fn lapse_at(&self) -> Option<Millis> {
-        self.lapse.map(|at| at.max(self.no_lapse_before))
+    fn set(self, keys: &QueueKeys) -> String {
+        match self {
+            Self::Due => keys.due(),
+            Self::Lapse => keys.leases(),
+            Self::Timer => keys.timers(),
+        }
+    }
+}
+
+/// What is due next in a queue, on Redis's clock: for each task its time, and a time that it does not come before.
+#[derive(Default)]
+struct Next([(Option<Millis>, Millis); Task::ALL.len()]);
+
+impl Next {
+    fn task_at(&self, task: Task) -> Option<Millis> {
+        let (at, not_before) = self.0[task as usize];
+        at.map(|at| at.max(not_before))
     }
 
     fn at(&self) -> Option<Millis> {
-        self.due_at().into_iter().chain(self.lapse_at()).min()
+        Task::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
     }
 }
 
@@ -234,17 +250,19 @@ impl<'a> Maintainer<'a> {
     async fn read(&mut self, queues: &[QueueName]) -> StoreResult<()> {
         for some in queues.chunks(500) {
             let mut pipeline = redis::pipe();
-            for queue in some {
-                let keys = QueueKeys::new(queue);
-                pipeline.cmd("ZRANGE").arg(keys.due()).arg(0).arg(0).arg("WITHSCORES");
-                pipeline.cmd("ZRANGE").arg(keys.leases()).arg(0).arg(0).arg("WITHSCORES");
+            for keys in some.iter().map(QueueKeys::new) {
+                for task in Task::ALL {
+                    pipeline.cmd("ZRANGE").arg(task.set(&keys)).arg(0).arg(0).arg("WITHSCORES");
+                }
             }
             let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut self.jobs.redis.clone()).await?;
-            for (queue, heads) in some.iter().zip(heads.chunks(2)) {
-                #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-                let score = |index: usize| heads.get(index)?.first().map(|(_, score)| *score as Millis);
+            for (queue, heads) in some.iter().zip(heads.chunks(Task::ALL.len())) {
                 let next = self.next.entry(queue.clone()).or_default();
-                (next.due, next.lapse) = (score(0), score(1));
+                for (task, head) in Task::ALL.into_iter().zip(heads) {
+                    #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
+                    let score = head.first().map(|(_, score)| *score as Millis);
+                    next.0[task as usize].0 = score;
+                }
             }
         }
         self.clock = (self.jobs.now().await?, Instant::now());
@@ -258,20 +276,18 @@ impl<'a> Maintainer<'a> {
         let queues: Vec<QueueName> =
             self.next.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect();
         for queue in &queues {
-            let lapses = self.next.get(queue).and_then(Next::lapse_at).is_some_and(|at| at <= now);
-            if lapses {
-                let pause = lapsed::settle(self.jobs, queue, self.trust).await;
-                let pause = tolerate(queue, pause)?;
-                if let Some(next) = self.next.get_mut(queue) {
-                    next.no_lapse_before = now + pause;
+            for task in Task::ALL {
+                if self.next.get(queue).and_then(|next| next.task_at(task)).is_none_or(|at| at > now) {
+                    continue;
                 }
-            }
-            let due = self.next.get(queue).and_then(Next::due_at).is_some_and(|at| at <= now);
-            if due {
-                let pause = due::promote(self.jobs, queue).await.map(|()| 0);
+                let pause = match task {
+                    Task::Due => due::promote(self.jobs, queue).await.map(|()| 0),
+                    Task::Lapse => lapsed::settle(self.jobs, queue, self.trust).await,
+                    Task::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
+                };
                 let pause = tolerate(queue, pause)?;
                 if let Some(next) = self.next.get_mut(queue) {
-                    next.no_due_before = now + pause;
+                    next.0[task as usize].1 = now + pause;
                 }
             }
         }

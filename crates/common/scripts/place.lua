@@ -1,0 +1,41 @@
+-- Put in front of every script that makes a job available.
+
+-- Adds an entry to a stream, which is made with its group and its place among the priorities if it is missing.
+local function put(stream, priorities, priority, wake, message, fields)
+  if redis.call('EXISTS', stream) == 0 then
+    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+  end
+  if redis.call('SADD', priorities, priority) == 1 then redis.call('PUBLISH', wake, message) end
+  return redis.call('XADD', stream, '*', unpack(fields))
+end
+
+-- What of a record goes along into the stream; nil when there is no record.
+local function entry_fields(id, record)
+  local only_in_records = { s = true, p = true, d = true, k = true, x = true }
+  local fields = { 'i', id }
+  for i = 1, #record, 2 do
+    if not only_in_records[record[i]] then
+      fields[#fields + 1] = record[i]
+      fields[#fields + 1] = record[i + 1]
+    end
+  end
+  if #fields == 2 then return nil end
+  return fields
+end
+
+-- The record of a job that is in a stream now: everything else is in the entry.
+local function note_entry(record, priority, entry)
+  redis.call('DEL', record)
+  redis.call('HSET', record, 's', 'queued', 'p', priority, 'x', entry)
+end
+
+-- Puts a job behind the others with its key: highest priority first, then in order of arrival.
+local function line_up(lane, lanes, limit, timers, stats, id, priority, key, now)
+  local place = redis.call('HINCRBY', limit, 'seq', 1) - tonumber(priority) * 2 ^ 44
+  redis.call('PEXPIRE', limit, 2592000000)
+  redis.call('ZADD', lane, string.format('%.0f', place), id)
+  redis.call('SADD', lanes, key)
+  redis.call('HINCRBY', stats, 'laned', 1)
+  -- Whoever lined it up lets it in at once if it may; the upkeep does if that one dies
+  redis.call('ZADD', timers, 'LT', now + 1000, 'lane ' .. key)
+end

@@ -1,0 +1,205 @@
+//! Limits that jobs bring: how many with one key may run at once, and how often one may start.
+//!
+//! `rate_limit` with a `key` limits the jobs of a queue that share the key. Without one, `max_per_second` limits the
+//! whole queue. Rates are token buckets: after a pause as many jobs may start at once as the limit says.
+
+use serde_json::value::RawValue;
+
+use crate::{
+    json::Object,
+    name::{LimitKey, quoted},
+    time,
+};
+
+/// The most jobs of a key at once, and the most per period.
+const MOST: u32 = 1_000_000;
+
+/// So many in so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many may start.
+    pub limit: u32,
+    /// In how many milliseconds.
+    pub period_ms: u64,
+}
+
+/// What a job's `rate_limit` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobLimit {
+    /// A limit of the whole queue, as the last job that brought one had it.
+    Queue(Rate),
+    /// A limit of the queue's jobs with the same key.
+    Key(KeyLimit),
+}
+
+/// The limit of the jobs with one key; the last job that brought it has its say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyLimit {
+    /// The key.
+    pub key: LimitKey,
+    /// How many may run at once; 0 stops the key.
+    pub concurrency: Option<u32>,
+    /// How many may start, all at once if they like.
+    pub rate: Option<Rate>,
+    /// How many may start, evenly spaced.
+    pub throttle: Option<Rate>,
+}
+
+impl KeyLimit {
+    /// As the scripts read it: five numbers, `-1` or `0` for none.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let rate =
+            |rate: Option<Rate>| rate.map_or("0 0".to_owned(), |rate| format!("{} {}", rate.limit, rate.period_ms));
+        let concurrency = self.concurrency.map_or("-1".to_owned(), |most| most.to_string());
+        format!("{concurrency} {} {}", rate(self.rate), rate(self.throttle))
+    }
+}
+
+impl JobLimit {
+    /// The key, if there is one.
+    #[must_use]
+    pub fn key(&self) -> Option<&LimitKey> {
+        match self {
+            Self::Queue(_) => None,
+            Self::Key(limit) => Some(&limit.key),
+        }
+    }
+
+    /// Reads a job's `rate_limit`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what is allowed.
+    pub fn parse(raw: &RawValue) -> Result<Self, String> {
+        let object =
+            members(raw, "rate_limit", &["key", "concurrency", "rate", "throttle", "max_per_second", "on_limit"])?;
+        if let Some(action) = object.get("on_limit").filter(|action| action.get() != "\"wait\"") {
+            return Err(format!("rate_limit.on_limit must be \"wait\", got {}", quoted(action.get())));
+        }
+        let per_second = object.get("max_per_second").map(per_second).transpose()?;
+        let Some(key) = object.get("key") else {
+            let others = ["concurrency", "rate", "throttle"].into_iter().find(|name| object.get(name).is_some());
+            return match (per_second, others) {
+                (Some(rate), None) => Ok(Self::Queue(rate)),
+                _ => Err("rate_limit.key is required, unless rate_limit has max_per_second alone".to_owned()),
+            };
+        };
+        let key: String = serde_json::from_str(key.get())
+            .map_err(|_| format!("rate_limit.key must be a string, got {}", quoted(key.get())))?;
+        let rate = object.get("rate").map(|raw| Rate::parse(raw, "rate_limit.rate")).transpose()?;
+        if rate.is_some() && per_second.is_some() {
+            return Err("rate_limit.rate and rate_limit.max_per_second mean the same; give one of them".to_owned());
+        }
+        let limit = KeyLimit {
+            key: key.parse().map_err(|error| format!("rate_limit.{error}"))?,
+            concurrency: object.get("concurrency").map(|raw| concurrency(raw, "rate_limit.concurrency")).transpose()?,
+            rate: rate.or(per_second),
+            throttle: object.get("throttle").map(|raw| Rate::parse(raw, "rate_limit.throttle")).transpose()?,
+        };
+        if limit.concurrency.is_none() && limit.rate.is_none() && limit.throttle.is_none() {
+            return Err("rate_limit must have concurrency, rate, throttle or max_per_second beside its key".to_owned());
+        }
+        Ok(Self::Key(limit))
+    }
+}
+
+impl Rate {
+    /// Reads `{"limit": 100, "period": "PT1M"}`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what is allowed.
+    pub fn parse(raw: &RawValue, name: &str) -> Result<Self, String> {
+        let object = members(raw, name, &["limit", "period"])?;
+        let refused = |member: &str, allowed: &str| {
+            let got = object.get(member).map_or_else(|| "nothing".to_owned(), |raw| quoted(raw.get()));
+            format!("{name}.{member} must be {allowed}, got {got}")
+        };
+        let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MOST).contains(n));
+        let period = object
+            .get("period")
+            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+            .and_then(|text| time::parse_duration(&text).ok())
+            .and_then(|length| u64::try_from(length.as_millis()).ok())
+            .filter(|ms| (1..=86_400_000).contains(ms));
+        Ok(Self {
+            limit: limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MOST}")))?,
+            period_ms: period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?,
+        })
+    }
+}
+
+/// Reads how many may run at once.
+///
+/// # Errors
+/// What is allowed.
+pub fn concurrency(raw: &RawValue, name: &str) -> Result<u32, String> {
+    let number = raw.get().parse().ok().filter(|number| *number <= MOST);
+    number.ok_or_else(|| format!("{name} must be an integer from 0 to {MOST}, got {}", quoted(raw.get())))
+}
+
+fn per_second(raw: &RawValue) -> Result<Rate, String> {
+    let refused =
+        || format!("rate_limit.max_per_second must be a number from 0.001 to {MOST}, got {}", quoted(raw.get()));
+    let number: f64 = raw.get().parse().map_err(|_| refused())?;
+    if !(0.001..=f64::from(MOST)).contains(&number) {
+        return Err(refused());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bounds are checked above")]
+    let rate = if number < 1.0 {
+        Rate { limit: 1, period_ms: (1000.0 / number) as u64 }
+    } else {
+        Rate { limit: number as u32, period_ms: 1000 }
+    };
+    Ok(rate)
+}
+
+fn members<'a>(raw: &'a RawValue, name: &str, known: &[&str]) -> Result<Object<'a>, String> {
+    let object: Object = serde_json::from_str(raw.get())
+        .map_err(|_| format!("{name} must be a JSON object, got {}", quoted(raw.get())))?;
+    if let Some((member, _)) = object.iter().find(|(member, _)| !known.contains(member)) {
+        return Err(format!("{name} must have only the members {}, got {}", known.join(", "), quoted(member)));
+    }
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<JobLimit, String> {
+        JobLimit::parse(&RawValue::from_string(json.to_owned()).expect("JSON"))
+    }
+
+    #[test]
+    fn limits_are_of_the_queue_or_of_a_key() {
+        assert_eq!(parse(r#"{"max_per_second":1}"#), Ok(JobLimit::Queue(Rate { limit: 1, period_ms: 1000 })));
+        assert_eq!(parse(r#"{"max_per_second":0.5}"#), Ok(JobLimit::Queue(Rate { limit: 1, period_ms: 2000 })));
+        let keyed = r#"{"key":"tenant:1","concurrency":2,"rate":{"limit":100,"period":"PT1M"},"throttle":{"limit":5,"period":"PT1S"}}"#;
+        let Ok(JobLimit::Key(limit)) = parse(keyed) else { panic!("a key") };
+        assert_eq!(limit.encode(), "2 100 60000 5 1000");
+        let Ok(JobLimit::Key(limit)) = parse(r#"{"key":"a","concurrency":0}"#) else { panic!("a key") };
+        assert_eq!(limit.encode(), "0 0 0 0 0");
+    }
+
+    #[test]
+    fn each_wrong_limit_is_refused_by_name() {
+        for (json, expected) in [
+            ("1", "rate_limit must be a JSON object"),
+            ("{}", "rate_limit.key is required"),
+            (r#"{"concurrency":1}"#, "rate_limit.key is required"),
+            (r#"{"key":"a"}"#, "rate_limit must have concurrency"),
+            (r#"{"key":"{x}","concurrency":1}"#, "rate_limit.key must match"),
+            (r#"{"key":"a","concurrency":-1}"#, "rate_limit.concurrency must be"),
+            (r#"{"key":"a","rate":{"limit":0,"period":"PT1S"}}"#, "rate_limit.rate.limit must be"),
+            (r#"{"key":"a","rate":{"limit":1}}"#, "rate_limit.rate.period must be"),
+            (r#"{"key":"a","throttle":{"limit":1,"period":"P2D"}}"#, "rate_limit.throttle.period must be"),
+            (r#"{"max_per_second":0}"#, "rate_limit.max_per_second must be"),
+            (r#"{"max_per_second":"1"}"#, "rate_limit.max_per_second must be"),
+            (r#"{"key":"a","concurrency":1,"on_limit":"drop"}"#, "rate_limit.on_limit must be"),
+            (r#"{"key":"a","concurency":1}"#, "rate_limit must have only"),
+        ] {
+            let error = parse(json).expect_err(json);
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+}

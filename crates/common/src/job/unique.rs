@@ -1,0 +1,286 @@
+//! Unique jobs of the Open Job Spec: which jobs count as the same, and what happens to the second one.
+//!
+//! Two jobs of a queue are the same when their fingerprints are: SHA-256 over the canonical JSON (RFC 8785) of the
+//! chosen dimensions. The type is always one of them, and the queue is the scope.
+
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
+
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
+
+use super::State;
+use crate::{json::Object, name::JobType, name::quoted, time};
+
+/// The states in which an older job stands in the way when the policy names none.
+const DEFAULT_STATES: [State; 5] =
+    [State::Available, State::Active, State::Scheduled, State::Retryable, State::Pending];
+/// Names in `args_keys` and `meta_keys`.
+const MOST_KEYS: usize = 50;
+
+/// A checked policy, worked out for one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unique {
+    /// What is the same in jobs that are the same: 64 hex digits.
+    pub fingerprint: String,
+    /// How long after the older job was made it stands in the way; none for as long as its state does.
+    pub period: Option<Duration>,
+    /// In which states the older job stands in the way.
+    pub states: Vec<State>,
+    /// What happens then.
+    pub on_conflict: OnConflict,
+}
+
+/// What happens to a job when an older one is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is refused.
+    Reject,
+    /// The answer is the older job.
+    Ignore,
+    /// The older job is cancelled, unless it runs: then the new one is refused.
+    Replace,
+    /// The same, and the new job starts when the older one would have.
+    ReplaceExceptSchedule,
+}
+
+/// The parts of a job that a policy can look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Dimensions<'a> {
+    /// The job's type.
+    pub job_type: &'a JobType,
+    /// The queue's name.
+    pub queue: &'a str,
+    /// The arguments, a JSON array.
+    pub args: &'a RawValue,
+    /// The metadata, a JSON object.
+    pub meta: Option<&'a RawValue>,
+}
+
+impl Unique {
+    /// Reads a policy.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what is allowed.
+    pub fn parse(raw: &RawValue, job: Dimensions<'_>) -> Result<Self, String> {
+        let policy: Object = serde_json::from_str(raw.get())
+            .map_err(|_| format!("unique must be a JSON object, got {}", quoted(raw.get())))?;
+        let known = ["keys", "args_keys", "meta_keys", "period", "states", "on_conflict"];
+        if let Some((name, _)) = policy.iter().find(|(name, _)| !known.contains(name)) {
+            return Err(format!("unique must have only the members {}, got {}", known.join(", "), quoted(name)));
+        }
+        Ok(Self {
+            fingerprint: fingerprint(&policy, job)?,
+            period: policy.get("period").map(period).transpose()?,
+            states: policy.get("states").map_or_else(|| Ok(DEFAULT_STATES.to_vec()), states)?,
+            on_conflict: policy.get("on_conflict").map_or(Ok(OnConflict::Reject), on_conflict)?,
+        })
+    }
+}
+
+fn period(raw: &RawValue) -> Result<Duration, String> {
+    let allowed = "unique.period must be an ISO 8601 duration from PT0.001S to P3650D";
+    let text: String = serde_json::from_str(raw.get()).map_err(|_| format!("{allowed}, got {}", quoted(raw.get())))?;
+    let length = time::parse_duration(&text).map_err(|_| format!("{allowed}, got {}", quoted(&text)))?;
+    if length.is_zero() { Err(format!("{allowed}, got {}", quoted(&text))) } else { Ok(length) }
+}
+
+fn states(raw: &RawValue) -> Result<Vec<State>, String> {
+    let allowed = "unique.states must be a non-empty array of job states";
+    let names: Vec<String> =
+        serde_json::from_str(raw.get()).map_err(|_| format!("{allowed}, got {}", quoted(raw.get())))?;
+    let states: Option<Vec<State>> = names.iter().map(|name| State::from_name(name)).collect();
+    states.filter(|states| !states.is_empty()).ok_or_else(|| format!("{allowed}, got {}", quoted(raw.get())))
+}
+
+fn on_conflict(raw: &RawValue) -> Result<OnConflict, String> {
+    match raw.get() {
+        "\"reject\"" => Ok(OnConflict::Reject),
+        "\"ignore\"" => Ok(OnConflict::Ignore),
+        "\"replace\"" => Ok(OnConflict::Replace),
+        "\"replace_except_schedule\"" => Ok(OnConflict::ReplaceExceptSchedule),
+        other => Err(format!(
+            "unique.on_conflict must be \"reject\", \"ignore\", \"replace\" or \"replace_except_schedule\", got {}",
+            quoted(other)
+        )),
+    }
+}
+
+fn names(policy: &Object, member: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(raw) = policy.get(member) else { return Ok(None) };
+    let names: Option<Vec<String>> = serde_json::from_str(raw.get()).ok();
+    names.filter(|names| names.len() <= MOST_KEYS).map(Some).ok_or_else(|| {
+        format!("unique.{member} must be an array of at most {MOST_KEYS} strings, got {}", quoted(raw.get()))
+    })
+}
+
+fn fingerprint(policy: &Object, job: Dimensions<'_>) -> Result<String, String> {
+    let dimensions = names(policy, "keys")?.unwrap_or_default();
+    if let Some(unknown) = dimensions.iter().find(|name| !["type", "queue", "args", "meta"].contains(&name.as_str())) {
+        return Err(format!("unique.keys must name type, queue, args or meta, got {}", quoted(unknown)));
+    }
+    let has = |name: &str| dimensions.iter().any(|dimension| dimension == name);
+    let mut members: BTreeMap<&str, String> = BTreeMap::new();
+    members.insert("type", canonical_text(job.job_type.as_str()));
+    members.insert("queue", canonical_text(job.queue));
+    if has("args") {
+        members.insert("args", arguments(job.args, names(policy, "args_keys")?)?);
+    }
+    if has("meta") {
+        let chosen = names(policy, "meta_keys")?.filter(|names| !names.is_empty());
+        let chosen = chosen.ok_or("unique.meta_keys must name at least one member of meta when keys has \"meta\"")?;
+        members.insert("meta", chosen_members(job.meta, &chosen));
+    }
+    let text = write_object(members.iter().map(|(name, value)| (*name, value.as_str())));
+    Ok(Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    }))
+}
+
+/// All arguments, or the chosen ones: a position (`"0"`) or a member of an argument that is an object.
+fn arguments(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, String> {
+    let Some(chosen) = chosen else { return canonical(args) };
+    let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(|error| error.to_string())?;
+    let objects: Vec<Object> = list.iter().filter_map(|argument| serde_json::from_str(argument.get()).ok()).collect();
+    let mut members = BTreeMap::new();
+    for name in &chosen {
+        let by_position = name.parse::<usize>().ok().and_then(|position| list.get(position).copied());
+        let found = by_position.or_else(|| objects.iter().find_map(|object| object.get(name)));
+        let found = found.ok_or_else(|| {
+            format!("unique.args_keys must name positions or members of args, and {} is neither", quoted(name))
+        })?;
+        members.insert(name.as_str(), canonical(found)?);
+    }
+    Ok(write_object(members.iter().map(|(name, value)| (*name, value.as_str()))))
+}
+
+fn chosen_members(meta: Option<&RawValue>, chosen: &[String]) -> String {
+    let meta: Option<Object> = meta.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let members: BTreeMap<&str, String> = chosen
+        .iter()
+        .map(|name| {
+            let value = meta.as_ref().and_then(|meta| meta.get(name)).and_then(|value| canonical(value).ok());
+            (name.as_str(), value.unwrap_or_else(|| "null".to_owned()))
+        })
+        .collect();
+    write_object(members.iter().map(|(name, value)| (*name, value.as_str())))
+}
+
+/// JSON in one spelling: members sorted, strings in NFC, numbers by value. Integers keep all their digits.
+fn canonical(raw: &RawValue) -> Result<String, String> {
+    let text = raw.get();
+    match text.as_bytes().first() {
+        Some(b'{') => {
+            let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+            let members: Result<BTreeMap<String, String>, String> =
+                members.into_iter().map(|(name, value)| Ok((name, canonical(value)?))).collect();
+            Ok(write_object(members?.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+            let items: Result<Vec<String>, String> = items.into_iter().map(canonical).collect();
+            Ok(format!("[{}]", items?.join(",")))
+        }
+        Some(b'"') => {
+            serde_json::from_str::<String>(text).map(|text| canonical_text(&text)).map_err(|error| error.to_string())
+        }
+        Some(b't' | b'f' | b'n') | None => Ok(text.to_owned()),
+        _ => Ok(canonical_number(text)),
+    }
+}
+
+fn canonical_number(text: &str) -> String {
+    let is_integer = !text.contains(['.', 'e', 'E']);
+    match text.parse::<f64>() {
+        _ if is_integer && text != "-0" => text.to_owned(),
+        // 1.0 and 1e0 are 1; beyond 2^53 a float cannot tell neighbours apart, so the text decides
+        Ok(number) if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
+            format!("{number:.0}").replace("-0", "0")
+        }
+        Ok(number) if number.is_finite() => number.to_string(),
+        _ => text.to_owned(),
+    }
+}
+
+fn canonical_text(text: &str) -> String {
+    let normal: String = text.nfc().collect();
+    serde_json::to_string(&normal).unwrap_or_default()
+}
+
+fn write_object<'a>(members: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let members: Vec<String> = members.map(|(name, value)| format!("{}:{value}", canonical_text(name))).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).expect("JSON")
+    }
+
+    fn unique(policy: &str, args: &str, meta: &str) -> Result<Unique, String> {
+        let (job_type, args, meta) = ("a.b".parse().expect("a type"), raw(args), raw(meta));
+        let job = Dimensions { job_type: &job_type, queue: "q", args: &args, meta: Some(&meta) };
+        Unique::parse(&raw(policy), job)
+    }
+
+    fn same(policy: &str, a: &str, b: &str) -> bool {
+        unique(policy, a, "{}").expect("a policy").fingerprint == unique(policy, b, "{}").expect("a policy").fingerprint
+    }
+
+    #[test]
+    fn equal_arguments_are_equal_json() {
+        let by_args = r#"{"keys":["type","args"]}"#;
+        assert!(same(by_args, r#"[{"a":1,"b":[2,{"c":"é"}]}]"#, r#"[ {"b":[2.0,{"c":"e\u0301"}],"a":1e0} ]"#));
+        for (a, b) in [
+            ("[1]", "[2]"),
+            ("[1]", "[\"1\"]"),
+            ("[9007199254740992]", "[9007199254740993]"),
+            ("[]", "[[]]"),
+            ("[null]", "[]"),
+        ] {
+            assert!(!same(by_args, a, b), "{a} {b}");
+        }
+        assert!(same(r#"{"keys":["type"]}"#, "[1]", "[2]"), "by type alone");
+    }
+
+    #[test]
+    fn chosen_arguments_are_positions_or_members() {
+        assert!(same(r#"{"keys":["args"],"args_keys":["user"]}"#, r#"[{"user":1,"x":2}]"#, r#"[{"x":3,"user":1}]"#));
+        assert!(!same(r#"{"keys":["args"],"args_keys":["user"]}"#, r#"[{"user":1}]"#, r#"[{"user":2}]"#));
+        assert!(same(r#"{"keys":["args"],"args_keys":["0"]}"#, r#"["a",1]"#, r#"["a",2]"#));
+    }
+
+    #[test]
+    fn each_wrong_policy_is_refused_by_name() {
+        for (policy, expected) in [
+            ("[]", "unique must be a JSON object"),
+            (r#"{"kyes":[]}"#, "unique must have only the members"),
+            (r#"{"keys":["argz"]}"#, "unique.keys must name"),
+            (r#"{"keys":"args"}"#, "unique.keys must be an array"),
+            (r#"{"keys":["meta"]}"#, "unique.meta_keys must name"),
+            (r#"{"keys":["args"],"args_keys":["nobody"]}"#, "unique.args_keys must name"),
+            (r#"{"period":"1s"}"#, "unique.period must be"),
+            (r#"{"period":"PT0S"}"#, "unique.period must be"),
+            (r#"{"states":[]}"#, "unique.states must be"),
+            (r#"{"states":["waiting"]}"#, "unique.states must be"),
+            (r#"{"on_conflict":"explode"}"#, "unique.on_conflict must be"),
+        ] {
+            let error = unique(policy, "[1]", "{}").expect_err(policy);
+            assert!(error.starts_with(expected), "{policy}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_arguments_make_the_fingerprint_panic(text in ".{0,60}", policy in r#"\{"keys":\["(args|meta|type)"\]\}"#) {
+            let args = serde_json::json!([text, { (text.clone()): 1.5 }]).to_string();
+            let _ = unique(&policy, &args, "{}");
+        }
+    }
+}

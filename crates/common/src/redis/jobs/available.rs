@@ -1,0 +1,79 @@
+//! Making jobs available that waited for their time, or to be activated.
+
+use std::collections::BTreeMap;
+
+use super::{Jobs, Located, NotCancelled, lane::From, wake::Wake};
+use crate::{
+    id::JobId,
+    job::Event,
+    name::{LimitKey, Priority, QueueName},
+    redis::{
+        StoreError, StoreResult,
+        keys::{self, QueueKeys},
+        script,
+    },
+};
+
+/// Jobs in one script call.
+const AT_ONCE: usize = 50;
+
+impl Jobs {
+    /// Lets a pending job go; its JSON.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may have been let go all the same.
+    pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, NotCancelled>> {
+        let Some((located, queue)) = self.locate_in(id).await? else { return Ok(Err(NotCancelled::Unknown)) };
+        if let Err(conflict) = located.state().after(Event::Activate) {
+            return Ok(Err(NotCancelled::Conflict(conflict)));
+        }
+        self.make_available(&queue, &[id], From::Pending).await?;
+        let located: Option<Located> = self.locate(id).await?;
+        Ok(located.map(|located| located.to_json()).ok_or(NotCancelled::Unknown))
+    }
+
+    /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.
+    pub(in crate::redis) async fn make_available(
+        &self,
+        queue: &QueueName,
+        ids: &[JobId],
+        from: From,
+    ) -> StoreResult<u64> {
+        let keys = QueueKeys::new(queue);
+        let mut moved = 0;
+        for some in ids.chunks(AT_ONCE) {
+            let mut pipeline = redis::pipe();
+            for id in some {
+                pipeline.cmd("HMGET").arg(keys.record(id)).arg("p").arg("l");
+            }
+            let records: Vec<(Option<i64>, Option<String>)> = pipeline.query_async(&mut self.redis.clone()).await?;
+            let mut streams: BTreeMap<Priority, Vec<JobId>> = BTreeMap::new();
+            for (id, (priority, key)) in some.iter().zip(records) {
+                let priority = priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default();
+                match key.map(|key| key.parse::<LimitKey>()) {
+                    None => streams.entry(priority).or_default().push(*id),
+                    Some(Ok(key)) => moved += u64::from(self.line_up(queue, (*id, priority, &key), from).await?),
+                    Some(Err(error)) => return Err(StoreError::damaged(format!("record of {id}: {error}"))),
+                }
+            }
+            for (priority, ids) in streams {
+                moved += self.promote(queue, priority, &ids, from).await?;
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn promote(&self, queue: &QueueName, priority: Priority, ids: &[JobId], from: From) -> StoreResult<u64> {
+        let keys = QueueKeys::new(queue);
+        let mut call = script::PROMOTE.prepare_invoke();
+        call.key(from.set(&keys)).key(keys.priorities()).key(keys.stream(priority));
+        for id in ids {
+            call.key(keys.record(id));
+        }
+        call.arg(from.as_str()).arg(priority.get()).arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode());
+        for id in ids {
+            call.arg(id.to_string());
+        }
+        Ok(call.invoke_async(&mut self.redis.clone()).await?)
+    }
+}

@@ -1,0 +1,48 @@
+//! Queues that take no new jobs for now.
+//!
+//! An ordinary enqueue is one command that asks nothing, so whether a queue is closed is looked up beside it, once a second
+//! for each queue that is in use.
+
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use super::Jobs;
+use crate::{
+    name::QueueName,
+    redis::{StoreResult, keys::QueueKeys},
+};
+
+/// How long an answer is good for.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+/// Answers kept.
+const MOST: usize = 10_000;
+
+/// What was found out lately.
+#[derive(Default)]
+pub(super) struct Closed(RwLock<HashMap<QueueName, (bool, Instant)>>);
+
+impl Jobs {
+    /// Whether a queue takes no new jobs, as of the last second.
+    pub(super) async fn is_closed(&self, queue: &QueueName) -> StoreResult<bool> {
+        let known = self.closed.0.read().unwrap_or_else(PoisonError::into_inner).get(queue).copied();
+        if let Some((is_closed, at)) = known
+            && at.elapsed() < GOOD_FOR
+        {
+            return Ok(is_closed);
+        }
+        let is_closed: bool = redis::cmd("HEXISTS")
+            .arg(QueueKeys::new(queue).control())
+            .arg("closed")
+            .query_async(&mut self.redis.clone())
+            .await?;
+        let mut answers = self.closed.0.write().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= MOST {
+            answers.clear();
+        }
+        answers.insert(queue.clone(), (is_closed, Instant::now()));
+        Ok(is_closed)
+    }
+}

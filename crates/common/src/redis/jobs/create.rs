@@ -1,0 +1,191 @@
+//! New jobs that are more than an entry in a stream: they have a record from the start.
+
+use super::{Enqueued, Jobs, Located, Refused, chosen_id::CLAIM_TTL_MS, enqueue::stored, stored::Stored, wake::Wake};
+use crate::{
+    id::{EntryId, JobId},
+    job::{History, JobLimit, NewJob, OnConflict, State, Unique},
+    redis::{
+        StoreError, StoreResult,
+        keys::{self, QueueKeys},
+        script,
+    },
+    time::{self, Millis},
+};
+
+/// Looks at whoever holds the uniqueness: it can change between a look and the script, each time by somebody's hand.
+const LOOKS: usize = 8;
+
+/// Where a new job goes.
+enum Place {
+    Now,
+    Lane,
+    Pending,
+    Scheduled(Millis),
+}
+
+/// Whether a job may be made as far as its uniqueness goes.
+enum Uniqueness {
+    /// It may, if that is still who holds it.
+    Free(String),
+    /// It may not.
+    Conflict(Refused),
+    /// The older job was cancelled: look again.
+    Replaced,
+}
+
+impl Jobs {
+    /// Creates a job with a record.
+    pub(super) async fn create(
+        &self,
+        mut new: NewJob,
+        traceparent: Option<String>,
+        now: Millis,
+    ) -> StoreResult<Result<Enqueued, Refused>> {
+        let id = match new.id {
+            Some(id) if self.locate(id).await?.is_some() => return Ok(Err(Refused::Duplicate(id))),
+            Some(id) => id,
+            None => JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue),
+        };
+        if let Err(refused) = self.register(&new.queue).await? {
+            return Ok(Err(refused));
+        }
+        for _ in 0..LOOKS {
+            let holder = match self.uniqueness(&mut new).await? {
+                Uniqueness::Free(holder) => holder,
+                Uniqueness::Conflict(refused) => return Ok(Err(refused)),
+                Uniqueness::Replaced => continue,
+            };
+            if let Some(outcome) = self.create_as(id, new.clone(), &holder, traceparent.clone(), now).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(StoreError::damaged(format!("the uniqueness of a job of {} cannot be settled", new.queue)))
+    }
+
+    /// Creates it if the uniqueness is still held by that one; none when it is not.
+    async fn create_as(
+        &self,
+        id: JobId,
+        new: NewJob,
+        holder: &str,
+        traceparent: Option<String>,
+        now: Millis,
+    ) -> StoreResult<Option<Result<Enqueued, Refused>>> {
+        let place = match (&new.summary.limit, new.start_at) {
+            _ if new.is_pending => Place::Pending,
+            (_, Some(at)) => Place::Scheduled(at),
+            (Some(JobLimit::Key(_)), None) => Place::Lane,
+            _ => Place::Now,
+        };
+        let claim_ttl = CLAIM_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
+        let unique = new.unique.clone();
+        let history = History { created_at: new.id.map(|_| now), ..History::default() };
+        let has_chosen_id = new.id.is_some();
+        let mut job = stored(id, new, traceparent, history, true);
+        let answer = self.call_create(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
+        match answer.first().map(String::as_str) {
+            Some("full") => {
+                let max_depth = self.max_depth(&job.queue).unwrap_or(0);
+                return Ok(Some(Err(Refused::Full { max_depth })));
+            }
+            Some("held") => return Ok(None),
+            Some("created") if has_chosen_id => self.note_chosen_id(id, &job.queue, claim_ttl).await?,
+            Some("created") => {}
+            _ => {
+                // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
+                self.note_chosen_id(id, &job.queue, claim_ttl).await?;
+                return Ok(Some(Err(Refused::Duplicate(id))));
+            }
+        }
+        let state = match place {
+            Place::Now | Place::Lane => State::Available,
+            Place::Pending => State::Pending,
+            Place::Scheduled(_) => State::Scheduled,
+        };
+        if let (Place::Lane, Some(key)) = (&place, job.limit_key()) {
+            self.admit(&job.queue, key).await?;
+        }
+        let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
+        job.enqueued_at = match state {
+            State::Available => entry.map_or(Some(now), |entry| i64::try_from(entry.milliseconds).ok()),
+            _ => None,
+        };
+        Ok(Some(Ok(Enqueued { job, state })))
+    }
+
+    async fn call_create(
+        &self,
+        job: &Stored,
+        place: &Place,
+        (unique, holder, claim_ttl): (Option<&Unique>, &str, i64),
+        now: Millis,
+    ) -> StoreResult<Vec<String>> {
+        let keys = QueueKeys::new(&job.queue);
+        // A job without a limit never touches the keys of one
+        let key = job.limit_key().cloned().unwrap_or_else(crate::name::LimitKey::none);
+        let max_depth = self.max_depth(&job.queue).unwrap_or(0);
+        let mut call = script::CREATE.prepare_invoke();
+        call.key(keys.record(&job.id)).key(keys.result(&job.id)).key(keys.due()).key(keys.pending());
+        call.key(keys.timers()).key(keys.stats());
+        call.key(keys.unique(unique.map_or("-", |unique| unique.fingerprint.as_str())));
+        call.key(keys.limit(&key)).key(keys.lane(&key)).key(keys.lanes());
+        call.key(keys.priorities()).key(keys.stream(job.priority));
+        if max_depth > 0 && matches!(place, Place::Now | Place::Lane) {
+            self.add_other_streams(&mut call, &job.queue, job.priority).await?;
+        }
+        let (how, at) = match place {
+            Place::Now => ("now", String::new()),
+            Place::Lane => ("lane", String::new()),
+            Place::Pending => ("pending", now.to_string()),
+            Place::Scheduled(at) => ("scheduled", at.to_string()),
+        };
+        call.arg(job.id.to_string()).arg(job.priority.get()).arg(how).arg(at);
+        call.arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default());
+        call.arg(keys::WAKE).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
+        let unique_ttl = unique.and_then(|unique| i64::try_from(unique.period?.as_millis()).ok()).unwrap_or(claim_ttl);
+        call.arg(max_depth).arg(if unique.is_some() { holder } else { "-" }).arg(unique_ttl.max(1));
+        match &job.summary.limit {
+            Some(JobLimit::Key(limit)) => call.arg(limit.key.as_str()).arg(limit.encode()),
+            _ => call.arg("").arg(""),
+        };
+        Ok(call.arg(job.to_fields()).invoke_async(&mut self.redis.clone()).await?)
+    }
+
+    /// Who stands in the way of a job, and what its policy says to that.
+    async fn uniqueness(&self, new: &mut NewJob) -> StoreResult<Uniqueness> {
+        let Some(unique) = new.unique.clone() else { return Ok(Uniqueness::Free(String::new())) };
+        let key = QueueKeys::new(&new.queue).unique(&unique.fingerprint);
+        let holder: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.redis.clone()).await?;
+        let holder = holder.unwrap_or_default();
+        let Ok(id) = holder.parse::<JobId>() else { return Ok(Uniqueness::Free(holder)) };
+        let Some(located) = self.locate_in_queue(id, &new.queue).await? else { return Ok(Uniqueness::Free(holder)) };
+        let state = located.state();
+        if !unique.states.contains(&state) {
+            return Ok(Uniqueness::Free(holder));
+        }
+        match unique.on_conflict {
+            OnConflict::Ignore => Ok(Uniqueness::Conflict(Refused::Ignored(located.to_json()))),
+            OnConflict::Reject => Ok(Uniqueness::Conflict(Refused::Duplicate(id))),
+            // One that runs may have had effects already, and one that is over cannot be replaced
+            _ if state == State::Active => Ok(Uniqueness::Conflict(Refused::Duplicate(id))),
+            _ if state.is_terminal() => Ok(Uniqueness::Free(holder)),
+            OnConflict::ReplaceExceptSchedule => {
+                if let Located::Parked { state: State::Scheduled, due: Some(due), .. } = located {
+                    new.start_at = Some(due);
+                    new.envelope = new
+                        .envelope
+                        .with_start(&time::format(due))
+                        .map_err(|error| StoreError::damaged(error.to_string()))?;
+                }
+                self.replace(id).await
+            }
+            OnConflict::Replace => self.replace(id).await,
+        }
+    }
+
+    async fn replace(&self, older: JobId) -> StoreResult<Uniqueness> {
+        // Over or running meanwhile: the next look tells
+        let _ = self.cancel(older).await?;
+        Ok(Uniqueness::Replaced)
+    }
+}

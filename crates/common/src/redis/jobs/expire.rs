@@ -1,0 +1,51 @@
+//! Ending jobs whose time is over: not started by `expires_at`, or not over within `total_timeout_ms`.
+
+use super::{Jobs, Located, local_now, stored::Ended};
+use crate::{
+    id::JobId,
+    job::State,
+    name::QueueName,
+    redis::{StoreResult, keys::QueueKeys},
+    time::Millis,
+};
+
+impl Jobs {
+    /// Discards a job if its time is over, and sets the next time to look if there is one.
+    pub(in crate::redis) async fn expire_if_due(&self, queue: &QueueName, id: JobId, now: Millis) -> StoreResult<()> {
+        // The job may move between the look and the script, which then changes nothing
+        for _ in 0..8 {
+            let located = self.locate_in_queue(id, queue).await?;
+            let (job, running_since) = match &located {
+                None | Some(Located::Ended(_)) => return self.set_expiry(queue, id, None).await,
+                Some(Located::Parked { job, .. } | Located::Queued { job, holder: None, .. }) => (job, None),
+                Some(Located::Queued { job, holder: Some(holder), .. }) => (job, Some(holder.started_at())),
+            };
+            let is_overdue = job.deadline().is_some_and(|at| at <= now);
+            let is_expired = running_since.is_none() && job.is_expired(now);
+            let ended = if is_overdue {
+                Ended::overdue(job, running_since, local_now())
+            } else if is_expired {
+                Ended::expired(job, local_now())
+            } else {
+                let later = job.summary.expires_at.into_iter().chain(job.deadline()).filter(|at| *at > now).min();
+                return self.set_expiry(queue, id, later).await;
+            };
+            let Some(located) = &located else { return Ok(()) };
+            if self.end_from_outside(located, &ended).await? {
+                tracing::info!(%queue, %id, is_overdue, "job discarded: its time is over");
+                debug_assert_eq!(ended.state, State::Discarded);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_expiry(&self, queue: &QueueName, id: JobId, at: Option<Millis>) -> StoreResult<()> {
+        let (timers, member) = (QueueKeys::new(queue).timers(), format!("expire {id}"));
+        let command = match at {
+            Some(at) => redis::cmd("ZADD").arg(timers).arg(at).arg(member).to_owned(),
+            None => redis::cmd("ZREM").arg(timers).arg(member).to_owned(),
+        };
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
+    }
+}

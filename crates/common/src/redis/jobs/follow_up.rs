@@ -1,0 +1,71 @@
+//! What the end of a job sets off: others may have waited for it.
+//!
+//! The script that ends the job leaves a timer, so that the upkeep does this if whoever ended the job dies before. Each
+//! step may be done twice.
+
+use std::time::Duration;
+
+use super::{Jobs, Located, Stored, stored::Ended};
+use crate::{
+    id::JobId,
+    job::{Envelope, JobLimit},
+    name::QueueName,
+    redis::{StoreError, StoreResult, keys::QueueKeys, script},
+};
+
+/// A job whose end sets something off can be looked up at least this long, so that the upkeep can make up for it.
+const LEAST_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
+
+impl Jobs {
+    /// What the end of a job sets off.
+    pub(super) async fn is_over(&self, job: &Stored, ended: &Ended, ttl: Duration) {
+        self.shorten_chosen_id(job, ttl).await;
+        if job.has_follow_up() {
+            self.follow_up(&job.queue, job.id, &ended.json).await;
+        }
+    }
+
+    /// How long a job can be looked up when it is over: what follows its end has to find it too.
+    pub(super) fn result_ttl(&self, job: &Stored) -> Duration {
+        let ttl = self.settings.result_ttl;
+        if job.has_follow_up() { ttl.max(LEAST_FOLLOW_UP_TTL) } else { ttl }
+    }
+
+    /// Does it now. If that fails the upkeep does it in two seconds.
+    pub(super) async fn follow_up(&self, queue: &QueueName, id: JobId, json: &str) {
+        if let Err(error) = self.follow_up_now(queue, id, json).await {
+            tracing::debug!(%error, %queue, %id, "the upkeep has to see to what follows the end of a job");
+        }
+    }
+
+    /// Does what was left undone; a job that is gone leaves nothing to do.
+    pub(in crate::redis) async fn follow_up_late(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
+        match self.locate_in_queue(id, queue).await? {
+            Some(Located::Ended(json)) => self.follow_up_now(queue, id, &json).await,
+            _ => self.forget_follow_up(queue, id).await,
+        }
+    }
+
+    async fn follow_up_now(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
+        let damaged = |error: crate::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
+        let envelope = Envelope::of_job(json).map_err(damaged)?;
+        let parts = envelope.parts().map_err(damaged)?;
+        // As long as a state that it can be in for good is in the way, it stays in the way for its period
+        if let Some(unique) =
+            parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
+        {
+            let key = QueueKeys::new(queue).unique(&unique.fingerprint);
+            let _: i64 = script::RELEASE.key(key).arg(id.to_string()).invoke_async(&mut self.redis.clone()).await?;
+        }
+        if let Some(JobLimit::Key(limit)) = parts.summary().limit {
+            self.admit(queue, &limit.key).await?;
+        }
+        self.forget_follow_up(queue, id).await
+    }
+
+    async fn forget_follow_up(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
+        let mut command = redis::cmd("ZREM");
+        command.arg(QueueKeys::new(queue).timers()).arg(format!("after {id}"));
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
+    }
+}

@@ -1,0 +1,116 @@
+//! Jobs that wait for the limit of their key.
+//!
+//! A job with a key does not go straight into its stream: it lines up in the lane of its key, and is let in when the key's
+//! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
+//! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
+
+use super::{Jobs, wake::Wake};
+use crate::{
+    id::JobId,
+    name::{LimitKey, Priority, QueueName},
+    redis::{
+        StoreResult,
+        keys::{self, QueueKeys},
+        script,
+    },
+};
+
+/// Jobs let in by one call.
+const MOST: usize = 100;
+
+impl Jobs {
+    /// Lets jobs with a key into their streams as far as its limit allows.
+    pub(in crate::redis) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
+        for _ in 0..MOST {
+            let outcome = self.admit_first(queue, key).await?;
+            if outcome == "wait" || outcome == "empty" {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
+        let keys = QueueKeys::new(queue);
+        let mut redis = self.redis.clone();
+        let first: Vec<String> = redis::cmd("ZRANGE").arg(keys.lane(key)).arg(0).arg(0).query_async(&mut redis).await?;
+        let id = first.first().and_then(|id| id.parse::<JobId>().ok());
+        let (record, priority) = match id {
+            Some(id) => {
+                let record = keys.record(&id);
+                let priority: Option<i64> = redis::cmd("HGET").arg(&record).arg("p").query_async(&mut redis).await?;
+                (record, priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default())
+            }
+            None => (keys.lane(key), Priority::default()),
+        };
+        Ok(script::ADMIT
+            .key(keys.lane(key))
+            .key(keys.lanes())
+            .key(keys.held(key))
+            .key(keys.limit(key))
+            .key(keys.timers())
+            .key(keys.stats())
+            .key(keys.priorities())
+            .key(record)
+            .key(keys.stream(priority))
+            .arg(key.as_str())
+            .arg(first.first().map_or("", String::as_str))
+            .arg(priority.get())
+            .arg(keys::WAKE)
+            .arg(Wake::Stream(queue.clone()).encode())
+            .arg(Wake::Due(queue.clone()).encode())
+            .invoke_async(&mut redis)
+            .await?)
+    }
+
+    /// Moves a job whose time has come, or that is activated, into the lane of its key, and lets it in if that may be.
+    pub(in crate::redis) async fn line_up(
+        &self,
+        queue: &QueueName,
+        (id, priority, key): (JobId, Priority, &LimitKey),
+        from: From,
+    ) -> StoreResult<bool> {
+        let keys = QueueKeys::new(queue);
+        let moved: i64 = script::LINE_UP
+            .key(from.set(&keys))
+            .key(keys.record(&id))
+            .key(keys.lane(key))
+            .key(keys.lanes())
+            .key(keys.limit(key))
+            .key(keys.timers())
+            .key(keys.stats())
+            .arg(from.as_str())
+            .arg(id.to_string())
+            .arg(priority.get())
+            .arg(key.as_str())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        self.admit(queue, key).await?;
+        Ok(moved == 1)
+    }
+}
+
+/// Where a job waits until it becomes available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::redis) enum From {
+    /// For its time.
+    Due,
+    /// To be activated.
+    Pending,
+}
+
+impl From {
+    pub(in crate::redis) fn as_str(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Pending => "pending",
+        }
+    }
+
+    pub(in crate::redis) fn set(self, keys: &QueueKeys) -> String {
+        match self {
+            Self::Due => keys.due(),
+            Self::Pending => keys.pending(),
+        }
+    }
+}

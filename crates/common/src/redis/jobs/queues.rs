@@ -1,0 +1,237 @@
+//! The queues there are, and the streams they have.
+
+use std::collections::HashMap;
+
+use redis::Script;
+
+use super::{Jobs, Refused, wake::Wake};
+use crate::{
+    id::queue_tag,
+    job::Rate,
+    name::{Priority, QueueName},
+    redis::{
+        StoreError, StoreResult,
+        keys::{self, QueueKeys},
+        script,
+    },
+};
+
+/// How a queue is controlled: by the settings, and at run time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Control {
+    /// It hands out no jobs.
+    pub is_paused: bool,
+    /// It takes no new jobs.
+    pub is_closed: bool,
+    /// Jobs that run at once, at most.
+    pub concurrency: Option<u32>,
+    /// How many may start in which time.
+    pub rate: Option<Rate>,
+    /// Waiting jobs at most.
+    pub max_depth: Option<u64>,
+}
+
+impl Jobs {
+    /// Every queue there is, in no particular order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn queues(&self) -> StoreResult<Vec<QueueName>> {
+        let names: Vec<String> =
+            redis::cmd("ZRANGE").arg(keys::QUEUES).arg(0).arg(-1).query_async(&mut self.redis.clone()).await?;
+        // A name that does not parse was written by somebody else: it is not ours to touch
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Stops a queue from handing out jobs, or lets it go on. Workers hear of it within milliseconds.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may have been done all the same.
+    pub async fn pause(&self, queue: &QueueName, paused: bool) -> StoreResult<Result<(), Refused>> {
+        self.set_control(queue, "paused", paused).await
+    }
+
+    /// Closes a queue to new jobs while it works off those it has, or opens it again. Gateways notice within a second.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may have been done all the same.
+    pub async fn close(&self, queue: &QueueName, closed: bool) -> StoreResult<Result<(), Refused>> {
+        self.set_control(queue, "closed", closed).await
+    }
+
+    async fn set_control(&self, queue: &QueueName, field: &str, is_set: bool) -> StoreResult<Result<(), Refused>> {
+        if let Err(refused) = self.register(queue).await? {
+            return Ok(Err(refused));
+        }
+        let control = QueueKeys::new(queue).control();
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        if is_set {
+            pipeline.cmd("HSET").arg(control).arg(field).arg(1).ignore();
+        } else {
+            pipeline.cmd("HDEL").arg(control).arg(field).ignore();
+        }
+        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
+        Ok(Ok(pipeline.exec_async(&mut self.redis.clone()).await?))
+    }
+
+    /// How a queue is controlled at run time.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn control(&self, queue: &QueueName) -> StoreResult<Control> {
+        let fields: HashMap<String, String> =
+            redis::cmd("HGETALL").arg(QueueKeys::new(queue).control()).query_async(&mut self.redis.clone()).await?;
+        let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
+        let small = |name: &str| number(name).and_then(|number| u32::try_from(number).ok());
+        let rate = small("rl").zip(number("rp")).map(|(limit, period_ms)| Rate { limit, period_ms });
+        let settings = self.limits.get(queue).copied().unwrap_or_default();
+        Ok(Control {
+            is_paused: fields.contains_key("paused"),
+            is_closed: fields.contains_key("closed"),
+            concurrency: small("c").or(settings.concurrency),
+            rate: rate.or(settings.rate),
+            max_depth: settings.max_depth,
+        })
+    }
+
+    /// Sets the limits of a queue, in the place of those in the settings; what is not given is as the settings have it.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may have been done all the same.
+    pub async fn set_limits(
+        &self,
+        queue: &QueueName,
+        concurrency: Option<u32>,
+        rate: Option<Rate>,
+    ) -> StoreResult<Result<(), Refused>> {
+        if let Err(refused) = self.register(queue).await? {
+            return Ok(Err(refused));
+        }
+        let control = QueueKeys::new(queue).control();
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().cmd("HDEL").arg(&control).arg(&["c", "rl", "rp", "r", "ra"]).ignore();
+        if let Some(most) = concurrency {
+            pipeline.cmd("HSET").arg(&control).arg("c").arg(most).ignore();
+        }
+        if let Some(rate) = rate {
+            pipeline.cmd("HSET").arg(&control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
+        }
+        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
+        Ok(Ok(pipeline.exec_async(&mut self.redis.clone()).await?))
+    }
+
+    /// Deletes a queue that holds no jobs, and what is kept of it; false when it holds some. Results stay until their TTL
+    /// is over, but cannot be looked up any more.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again.
+    pub async fn delete_queue(&self, queue: &QueueName) -> StoreResult<bool> {
+        let keys = QueueKeys::new(queue);
+        let mut redis = self.redis.clone();
+        let mut call = script::DELETE_QUEUE.prepare_invoke();
+        call.key(keys.priorities()).key(keys.due()).key(keys.pending()).key(keys.timers()).key(keys.dead());
+        call.key(keys.active()).key(keys.leases()).key(keys.stats()).key(keys.control()).key(keys.lanes());
+        for priority in self.priorities(queue).await? {
+            call.key(keys.stream(priority));
+        }
+        let deleted: i64 = call.invoke_async(&mut redis).await?;
+        if deleted == 0 {
+            return Ok(false);
+        }
+        redis::cmd("ZREM").arg(keys::QUEUES).arg(queue.as_str()).exec_async(&mut redis).await?;
+        // A job may have come in between the two: then the queue is there again
+        if !self.priorities(queue).await?.is_empty() {
+            return self.register(queue).await.map(|_| false);
+        }
+        Ok(true)
+    }
+
+    /// Limits how often jobs of a queue start.
+    pub(super) async fn limit_queue(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
+        let mut command = redis::cmd("HSET");
+        command.arg(QueueKeys::new(queue).control()).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms);
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
+    }
+
+    /// Makes the stream of a queue's priority, and the queue if it is new.
+    pub(in crate::redis) async fn open_stream(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+    ) -> StoreResult<Result<(), Refused>> {
+        if let Err(refused) = self.register(queue).await? {
+            return Ok(Err(refused));
+        }
+        let keys = QueueKeys::new(queue);
+        let script: &Script = &script::OPEN_STREAM;
+        let _: i64 = script
+            .key(keys.priorities())
+            .key(keys.stream(priority))
+            .arg(priority.get())
+            .arg(keys::WAKE)
+            .arg(Wake::Stream(queue.clone()).encode())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(Ok(()))
+    }
+
+    /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.
+    pub(super) async fn register(&self, queue: &QueueName) -> StoreResult<Result<(), Refused>> {
+        let mut connection = self.redis.clone();
+        let (known, count): (Option<f64>, u64) = redis::pipe()
+            .cmd("ZSCORE")
+            .arg(keys::QUEUES)
+            .arg(queue.as_str())
+            .cmd("ZCARD")
+            .arg(keys::QUEUES)
+            .query_async(&mut connection)
+            .await?;
+        if known.is_some() {
+            return Ok(Ok(()));
+        }
+        let max_queues = self.settings.max_queues;
+        if count >= max_queues {
+            return Ok(Err(Refused::TooManyQueues { max_queues }));
+        }
+        redis::cmd("ZADD")
+            .arg(keys::QUEUES)
+            .arg(queue_tag(queue))
+            .arg(queue.as_str())
+            .exec_async(&mut connection)
+            .await?;
+        Ok(Ok(()))
+    }
+
+    /// The priorities that a queue has streams for, highest first.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn priorities(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
+        let members: Vec<String> =
+            redis::cmd("SMEMBERS").arg(QueueKeys::new(queue).priorities()).query_async(&mut self.redis.clone()).await?;
+        Ok(sorted_priorities(&members))
+    }
+
+    /// Makes sure that a queue exists, so that a worker can wait on its streams; answers with its priorities.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full, or there are too many queues.
+    pub async fn open_queue(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
+        let priorities = self.priorities(queue).await?;
+        if !priorities.is_empty() {
+            return Ok(priorities);
+        }
+        match self.open_stream(queue, Priority::default()).await? {
+            Ok(()) => Ok(vec![Priority::default()]),
+            Err(refused) => Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}"))),
+        }
+    }
+}
+
+pub(super) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
+    let mut priorities: Vec<Priority> =
+        members.iter().filter_map(|member| Priority::try_from(member.parse::<i64>().ok()?).ok()).collect();
+    priorities.sort_unstable_by(|a, b| b.cmp(a));
+    priorities
+}
