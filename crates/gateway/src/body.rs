@@ -29,15 +29,51 @@ impl FromRequest for Body {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let services = services(&request)?;
-            let settings = &services.settings.gateway;
-            refuse_encoding(request.headers())?;
-            let reading = read(payload, settings.body_limit_bytes);
-            let Ok(body) = tokio::time::timeout(settings.body_timeout, reading).await else {
-                let limit = settings.body_timeout.as_millis();
-                return Err(ApiError::new(Code::RequestTimeout, format!("the body did not arrive within {limit} ms")));
-            };
-            body.map(Self)
+            let limit = services(&request)?.settings.gateway.body_limit_bytes;
+            any_body(&request, payload, limit).await.map(Self)
+        })
+    }
+}
+
+async fn any_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+    let services = services(request)?;
+    refuse_encoding(request.headers())?;
+    let time = services.settings.gateway.body_timeout;
+    tokio::time::timeout(time, read(payload, limit)).await.unwrap_or_else(|_| {
+        Err(ApiError::new(Code::RequestTimeout, format!("the body did not arrive within {} ms", time.as_millis())))
+    })
+}
+
+async fn json_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<JsonBody, ApiError> {
+    let bytes = any_body(request, payload, limit).await?;
+    if !is_json(request.headers()) && !bytes.is_empty() {
+        return Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            "Content-Type must be application/json or application/openjobspec+json",
+        ));
+    }
+    Ok(JsonBody { bytes, depth_limit: services(request)?.settings.gateway.json_depth_limit })
+}
+
+/// The body of a batch: JSON as [`JsonBody`], but it may be larger.
+pub(crate) struct BatchBody(JsonBody);
+
+impl std::ops::Deref for BatchBody {
+    type Target = JsonBody;
+    fn deref(&self) -> &JsonBody {
+        &self.0
+    }
+}
+
+impl FromRequest for BatchBody {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let limit = services(&request)?.settings.gateway.batch_limit_bytes;
+            json_body(&request, payload, limit).await.map(Self)
         })
     }
 }
@@ -49,6 +85,11 @@ pub(crate) struct JsonBody {
 }
 
 impl JsonBody {
+    /// The bytes as they came.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The body as a `T`.
     pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         if self.bytes.is_empty() {
@@ -68,17 +109,10 @@ impl FromRequest for JsonBody {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        let body = Body::from_request(&request, payload);
+        let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let bytes = body.await?.0;
-            if !is_json(request.headers()) && !bytes.is_empty() {
-                return Err(ApiError::new(
-                    Code::UnsupportedMediaType,
-                    "Content-Type must be application/json or application/openjobspec+json",
-                ));
-            }
-            Ok(Self { bytes, depth_limit: services(&request)?.settings.gateway.json_depth_limit })
+            let limit = services(&request)?.settings.gateway.body_limit_bytes;
+            json_body(&request, payload, limit).await
         })
     }
 }

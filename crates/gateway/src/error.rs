@@ -30,6 +30,7 @@ pub(crate) enum Code {
     QueueNotEmpty,
     Unconfirmed,
     IdempotencyConflict,
+    IdempotencyInProgress,
     TooManyWaiters,
     TooManyQueues,
     Unavailable,
@@ -124,6 +125,13 @@ impl Code {
                 false,
                 "use a new Idempotency-Key for a new request",
             ),
+            Self::IdempotencyInProgress => Row(
+                "idempotency_in_progress",
+                "conflict",
+                S::CONFLICT,
+                true,
+                "try again with the same key when the first request has been answered",
+            ),
             Self::TooManyWaiters => Row(
                 "too_many_waiters",
                 "backpressure",
@@ -182,9 +190,33 @@ impl ApiError {
         Self { code: Code::Internal, message, cause: Some(cause.to_string()) }
     }
 
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
     /// What went wrong inside, if it did.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// Whether the request may have been carried out all the same.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        matches!(self.code, Code::Unavailable | Code::Internal)
+    }
+
+    /// The code and the message, for one of many in an answer.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let Row(code, kind, status, retryable, hint) = self.code.row();
+        json!({
+            "code": code, "type": kind, "status": status.as_u16(), "message": self.message, "retryable": retryable,
+            "hint": hint,
+        })
+    }
+
+    /// The same, saying which of many it is about.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -281,7 +313,8 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Duplicate(id) => Self::new(Code::Duplicate, format!("there is a job like it already: {id}")),
-            Refused::Ignored(_) => Self::new(Code::Duplicate, "there is a job like it already"),
+            Refused::Ignored { .. } => Self::new(Code::Duplicate, "there is a job like it already"),
+            Refused::SameInBatch => Self::new(Code::Duplicate, "another job of the batch is the same"),
             Refused::Closed => Self::new(Code::QueueClosed, "the queue is closed: it takes no new jobs"),
             Refused::Full { max_depth } => {
                 Self::new(Code::QueueFull, format!("the queue holds {max_depth} waiting jobs, which is its max_depth"))

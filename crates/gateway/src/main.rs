@@ -3,8 +3,10 @@
 mod body;
 mod context;
 mod error;
+mod idempotency;
 mod routes;
 mod startup;
+mod waiting;
 
 use common::cli;
 

@@ -13,7 +13,7 @@ use common::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context, routes};
+use crate::{context, routes, waiting::WaitingRoom};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -23,6 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 pub(crate) struct Services {
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
+    pub(crate) waiting: WaitingRoom,
     pub(crate) settings: Arc<Settings>,
 }
 
@@ -31,6 +32,8 @@ pub(crate) struct Application {
     server: Server,
     address: SocketAddr,
     services: Services,
+    /// Cancelled first: those who wait for a job are answered.
+    stop_waiting: CancellationToken,
     events: (CancellationToken, JoinHandle<()>),
 }
 
@@ -42,8 +45,10 @@ impl Application {
         redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let stop_waiting = CancellationToken::new();
         let services = Services {
             jobs: Jobs::new(&redis, &settings, log),
+            waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stop_waiting.clone()),
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),
         };
@@ -63,7 +68,7 @@ impl Application {
         .bind(settings.gateway.listen)
         .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
         let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
-        Ok(Self { server: server.run(), address, services, events: (stop_events, writer) })
+        Ok(Self { server: server.run(), address, services, stop_waiting, events: (stop_events, writer) })
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
@@ -77,6 +82,7 @@ impl Application {
         let handle = self.server.handle();
         let serving = tokio::spawn(self.server);
         stop.cancelled().await;
+        self.stop_waiting.cancel();
         handle.stop(true).await;
         serving.await??;
         upkeep.await?;

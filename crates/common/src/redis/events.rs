@@ -72,6 +72,13 @@ impl Happened {
         Self::new("job.discarded", job, at, &more)
     }
 
+    /// An attempt said how far it has come: a JSON object of members to show.
+    #[must_use]
+    pub fn progress(job: &Stored, shown: &str) -> Self {
+        let more = [("progress", serde_json::from_str(shown).unwrap_or_default())];
+        Self::new("job.progress", job, super::jobs::local_now(), &more)
+    }
+
     /// A job ended without an attempt ending it.
     #[must_use]
     pub fn ended(job: &Stored, state: State, at: Millis) -> Self {

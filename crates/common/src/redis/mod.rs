@@ -6,7 +6,7 @@
 //! | [`dedicated`] | connections for blocking reads |
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
 //! | [`server`] | what Galley requires of the server's configuration |
-//! | [`jobs`], [`bridge`], [`channels`], [`events`] | what is kept there |
+//! | [`jobs`], [`bridge`], [`channels`], [`events`], [`idempotency`] | what is kept there |
 //! | [`maintenance`] | timers, lost leases, upkeep |
 //!
 //! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
@@ -16,6 +16,7 @@ pub mod channels;
 pub mod connection;
 pub mod dedicated;
 pub mod events;
+pub mod idempotency;
 pub mod jobs;
 pub mod keys;
 pub mod maintenance;

@@ -5,8 +5,9 @@
 //! in time is dropped and counted: memory stays bounded, and plain pub/sub promises no more than that.
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -36,6 +37,36 @@ pub enum Heard {
     },
 }
 
+/// The channels to hear, which may change at any time. Clone it freely.
+#[derive(Debug, Clone, Default)]
+pub struct Channels(Arc<Wanted>);
+
+#[derive(Debug, Default)]
+struct Wanted {
+    names: Mutex<BTreeSet<String>>,
+    changed: Notify,
+}
+
+impl Channels {
+    /// Hears that one too from now on; [`Heard::Subscribed`] says when.
+    pub fn add(&self, name: String) {
+        if self.names().insert(name) {
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Does not hear it any more.
+    pub fn remove(&self, name: &str) {
+        if self.names().remove(name) {
+            self.0.changed.notify_one();
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Hears channels until `stop` is cancelled; at most `buffer` messages wait to be taken.
 #[must_use]
 pub fn subscribe(
@@ -44,44 +75,68 @@ pub fn subscribe(
     buffer: usize,
     stop: CancellationToken,
 ) -> mpsc::Receiver<Heard> {
+    let (wanted, heard) = subscribe_to_changing(redis, buffer, stop);
+    wanted.names().extend(channels);
+    wanted.0.changed.notify_one();
+    heard
+}
+
+/// The same with channels that change. As long as there are none there is no connection.
+#[must_use]
+pub fn subscribe_to_changing(
+    redis: &Redis,
+    buffer: usize,
+    stop: CancellationToken,
+) -> (Channels, mpsc::Receiver<Heard>) {
     let (sender, receiver) = mpsc::channel(buffer.max(2));
-    let redis = redis.clone();
+    let (redis, channels) = (redis.clone(), Channels::default());
+    let wanted = channels.clone();
     tokio::spawn(async move {
         let mut delays = reconnect_delays();
         while !stop.is_cancelled() && !sender.is_closed() {
             let result = tokio::select! {
                 () = stop.cancelled() => return,
-                result = listen(&redis, &channels, &sender, &mut delays) => result,
+                result = listen(&redis, &wanted, &sender, &mut delays) => result,
             };
             let Err(error) = result else { return };
-            tracing::debug!(%error, ?channels, "subscription interrupted");
+            tracing::debug!(%error, "subscription interrupted");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(next_delay(&mut delays)) => {}
             }
         }
     });
-    receiver
+    (channels, receiver)
 }
 
 /// One connection's life. Ends with an error when the connection does, with `Ok` when nobody listens any more.
 async fn listen(
     redis: &Redis,
-    channels: &[String],
+    channels: &Channels,
     sender: &mpsc::Sender<Heard>,
     delays: &mut backon::ExponentialBackoff,
 ) -> RedisResult<()> {
+    while channels.names().is_empty() {
+        tokio::select! {
+            () = sender.closed() => return Ok(()),
+            () = channels.0.changed.notified() => {}
+        }
+    }
     let gone = Arc::new(Notify::new());
     let dropped = Arc::new(AtomicU64::new(0));
     let push = forwarder(sender.clone(), gone.clone(), dropped.clone());
     let config = redis.config().set_push_sender(push);
-    let mut connection = redis.client().get_multiplexed_async_connection_with_config(&config).await?;
-    connection.subscribe(channels).await?;
-    *delays = reconnect_delays();
-    if sender.send(Heard::Subscribed).await.is_err() {
+    let mut listener = Listener {
+        connection: redis.client().get_multiplexed_async_connection_with_config(&config).await?,
+        channels,
+        heard: BTreeSet::new(),
+        sender,
+    };
+    if !listener.adjust().await? {
         return Ok(());
     }
-    let result = watch(&mut connection, &gone, &dropped, sender).await;
+    *delays = reconnect_delays();
+    let result = listener.watch(&gone, &dropped).await;
     // Waits for room: this one must not be dropped
     if sender.send(Heard::Lost).await.is_err() {
         return Ok(());
@@ -111,22 +166,44 @@ fn forwarder(
     }
 }
 
-async fn watch(
-    connection: &mut MultiplexedConnection,
-    gone: &Notify,
-    dropped: &AtomicU64,
-    sender: &mpsc::Sender<Heard>,
-) -> RedisResult<()> {
-    let closed = || redis::RedisError::from((redis::ErrorKind::Io, "connection closed"));
-    loop {
-        tokio::select! {
-            () = gone.notified() => return Err(closed()),
-            () = sender.closed() => return Ok(()),
-            () = tokio::time::sleep(PING_EVERY) => redis::cmd("PING").exec_async(connection).await?,
+/// A connection that hears channels.
+struct Listener<'a> {
+    connection: MultiplexedConnection,
+    channels: &'a Channels,
+    heard: BTreeSet<String>,
+    sender: &'a mpsc::Sender<Heard>,
+}
+
+impl Listener<'_> {
+    /// Hears what is wanted now and nothing else; false when nobody listens any more.
+    async fn adjust(&mut self) -> RedisResult<bool> {
+        let wanted = self.channels.names().clone();
+        let (new, old): (Vec<&String>, Vec<&String>) =
+            (wanted.difference(&self.heard).collect(), self.heard.difference(&wanted).collect());
+        if !old.is_empty() {
+            self.connection.unsubscribe(old).await?;
         }
-        let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            tracing::error!(lost, "messages dropped: they came faster than they were handled");
+        let is_news = !new.is_empty();
+        if is_news {
+            self.connection.subscribe(new).await?;
+        }
+        self.heard = wanted;
+        Ok(!is_news || self.sender.send(Heard::Subscribed).await.is_ok())
+    }
+
+    async fn watch(&mut self, gone: &Notify, dropped: &AtomicU64) -> RedisResult<()> {
+        let closed = || redis::RedisError::from((redis::ErrorKind::Io, "connection closed"));
+        loop {
+            tokio::select! {
+                () = gone.notified() => return Err(closed()),
+                () = self.sender.closed() => return Ok(()),
+                () = self.channels.0.changed.notified() => if !self.adjust().await? { return Ok(()) },
+                () = tokio::time::sleep(PING_EVERY) => redis::cmd("PING").exec_async(&mut self.connection).await?,
+            }
+            let lost = dropped.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::error!(lost, "messages dropped: they came faster than they were handled");
+            }
         }
     }
 }

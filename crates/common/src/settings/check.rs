@@ -144,6 +144,11 @@ fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
         head_timeout: millis("gateway.head_timeout_ms", raw.head_timeout_ms, 1000, 600_000)?,
         body_timeout: millis("gateway.body_timeout_ms", raw.body_timeout_ms, 100, 600_000)?,
         shutdown_grace: millis("gateway.shutdown_grace_ms", raw.shutdown_grace_ms, 1000, 600_000)?,
+        max_wait: millis("gateway.max_wait_ms", raw.max_wait_ms, 0, 600_000)?,
+        max_waiters: number("gateway.max_waiters", raw.max_waiters, 0, 1_000_000)?,
+        idempotency_ttl: millis("gateway.idempotency_ttl_ms", raw.idempotency_ttl_ms, 60_000, YEAR_MS)?,
+        batch_max_jobs: number("gateway.batch_max_jobs", raw.batch_max_jobs, 1, 10_000)?,
+        batch_limit_bytes: number("gateway.batch_limit_bytes", raw.batch_limit_bytes, 1024, 256 << 20)?,
         test_directives: raw.test_directives,
     })
 }

@@ -97,6 +97,11 @@ pub struct GatewaySettings {
     pub head_timeout: Duration,
     pub body_timeout: Duration,
     pub shutdown_grace: Duration,
+    pub max_wait: Duration,
+    pub max_waiters: usize,
+    pub idempotency_ttl: Duration,
+    pub batch_max_jobs: usize,
+    pub batch_limit_bytes: usize,
     pub test_directives: bool,
 }
 

@@ -86,6 +86,11 @@ pub(super) struct Gateway {
     pub(super) head_timeout_ms: Whole,
     pub(super) body_timeout_ms: Whole,
     pub(super) shutdown_grace_ms: Whole,
+    pub(super) max_wait_ms: Whole,
+    pub(super) max_waiters: Whole,
+    pub(super) idempotency_ttl_ms: Whole,
+    pub(super) batch_max_jobs: Whole,
+    pub(super) batch_limit_bytes: Whole,
     pub(super) test_directives: bool,
 }
 

@@ -1,5 +1,7 @@
 //! Jobs: enqueue, look up, cancel.
 
+use std::time::{Duration, Instant};
+
 use actix_web::{
     HttpRequest,
     http::{StatusCode, header},
@@ -9,29 +11,154 @@ use common::{
     id::JobId,
     job::NewJob,
     json::Object,
+    name::quoted,
     redis::jobs::{NotCancelled, Refused, local_now},
+    time::Millis,
 };
+use serde::Deserialize;
 
 use super::{Answer, job_json, ojs, ojs_builder};
-use crate::{body::JsonBody, context::Trace, error::ApiError, startup::Services};
+use crate::{
+    body::JsonBody,
+    context::Trace,
+    error::{ApiError, Code},
+    idempotency::{Repeatable, Seed, once},
+    startup::Services,
+};
+
+/// Pause between two tries to get into a full queue.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
-    let members: Object = body.parse()?;
-    // Start times are reckoned on Redis's clock, which decides when they have come
-    let now = if NewJob::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
-    let new = NewJob::parse(&members, now)?;
-    let enqueued = match services.jobs.enqueue(new, Trace::of(&request), now).await? {
-        Ok(enqueued) => enqueued,
-        Err(Refused::Ignored(job)) => return Ok(ojs(StatusCode::OK, job_json(&job))),
-        Err(refused) => return Err(refused.into()),
-    };
-    let view = enqueued.job.view(enqueued.state);
-    let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
-    Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json())))
+    let wait = preferred_wait(&request, &services)?;
+    once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
+        let members: Object = body.parse()?;
+        let (new, now) = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
+        let deadline = Instant::now() + wait.unwrap_or_default();
+        let accepted = accept_when_there_is_room(&services, new, Trace::of(&request), now, deadline).await?;
+        let location = format!("/ojs/v1/jobs/{}", accepted.id);
+        let status = if accepted.is_new { StatusCode::CREATED } else { StatusCode::OK };
+        let mut response = ojs_builder(status);
+        response.insert_header((header::LOCATION, location));
+        let mut json = accepted.json;
+        if let Some(wait) = wait {
+            response.insert_header(("preference-applied", format!("wait={}", wait.as_secs())));
+            let left = deadline.saturating_duration_since(Instant::now());
+            // It is stored: whatever becomes of the waiting, the answer is about a job that is there
+            match services.waiting.wait(&services.jobs, accepted.id, left).await {
+                Ok(located) => json = located.map_or(json, |located| located.to_json()),
+                Err(error) => tracing::debug!(%error, "the end of a job cannot be waited for"),
+            }
+        }
+        Ok(response.body(job_json(&json)))
+    })
+    .await
 }
 
-pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    let located = services.jobs.locate(job_id(&id)?).await?.ok_or_else(|| unknown(&id))?;
+/// A job that was stored, or the one that stands for it.
+pub(super) struct Accepted {
+    pub(super) id: JobId,
+    pub(super) json: String,
+    is_new: bool,
+}
+
+/// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
+pub(super) async fn parsed(
+    services: &Services,
+    members: &Object<'_>,
+    seed: Option<(Seed, usize)>,
+) -> Result<(NewJob, Millis), ApiError> {
+    // Start times are reckoned on Redis's clock, which decides when they have come
+    let now = if NewJob::mentions_time(members) { services.jobs.now().await? } else { local_now() };
+    let mut new = NewJob::parse(members, now)?;
+    if let (Some((seed, n)), None) = (seed, new.id) {
+        new.id = Some(JobId::derived(seed.milliseconds(), &new.queue, seed.nth(n)));
+    }
+    Ok((new, now))
+}
+
+/// Stores a job. One that was stored by the same request before is as good as new.
+pub(super) async fn accept(
+    services: &Services,
+    new: NewJob,
+    trace: Option<String>,
+    now: Millis,
+    is_seeded: bool,
+) -> Result<Accepted, ApiError> {
+    let own_id = new.id.filter(|_| is_seeded);
+    match services.jobs.enqueue(new, trace, now).await? {
+        Ok(enqueued) => {
+            let json = enqueued.job.view(enqueued.state).to_json();
+            Ok(Accepted { id: enqueued.job.id, json, is_new: true })
+        }
+        Err(Refused::Ignored { id, json }) => Ok(Accepted { id, json, is_new: false }),
+        Err(Refused::Duplicate(id)) if own_id == Some(id) => {
+            let located = services.jobs.locate(id).await?.ok_or_else(|| unknown(&id.to_string()))?;
+            Ok(Accepted { id, json: located.to_json(), is_new: true })
+        }
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+async fn accept_when_there_is_room(
+    services: &Services,
+    new: NewJob,
+    trace: Option<String>,
+    now: Millis,
+    deadline: Instant,
+) -> Result<Accepted, ApiError> {
+    let is_seeded = new.id.is_some();
+    loop {
+        match accept(services, new.clone(), trace.clone(), now, is_seeded).await {
+            Err(error) if error.code() == Code::QueueFull && Instant::now() < deadline => {
+                // Nobody tells when a job is taken: that would cost every claim. Those who wait ask again
+                tokio::time::sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// How long a client would like to wait: `Prefer: wait=N`, in seconds.
+fn preferred_wait(request: &HttpRequest, services: &Services) -> Result<Option<Duration>, ApiError> {
+    let preferences = request.headers().get_all("prefer").filter_map(|value| value.to_str().ok());
+    let wait = preferences.flat_map(|value| value.split([',', ';'])).find_map(|part| part.trim().strip_prefix("wait="));
+    let Some(text) = wait else { return Ok(None) };
+    let most = services.settings.gateway.max_wait.as_secs();
+    let seconds = text.trim_matches('"').parse().ok().filter(|seconds| *seconds <= most);
+    seconds.map(|seconds| Some(Duration::from_secs(seconds))).ok_or_else(|| {
+        ApiError::invalid(format!("Prefer: wait must be an integer of seconds from 0 to {most}, got {}", quoted(text)))
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Look {
+    wait_ms: Option<String>,
+}
+
+/// Shows a job; with `wait_ms` or `Prefer: wait` not before it has ended or the time is over.
+pub(super) async fn show(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    id: web::Path<String>,
+    query: web::Query<Look>,
+) -> Answer {
+    let most = u64::try_from(services.settings.gateway.max_wait.as_millis()).unwrap_or(u64::MAX);
+    let wait = match query.wait_ms.as_deref() {
+        None => preferred_wait(&request, &services)?,
+        Some(text) => Some(text.parse().ok().filter(|ms| *ms <= most).map(Duration::from_millis).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "wait_ms must be an integer of milliseconds from 0 to {most}, got {}",
+                quoted(text)
+            ))
+        })?),
+    };
+    let parsed = job_id(&id)?;
+    let located = match wait {
+        Some(limit) => services.waiting.wait(&services.jobs, parsed, limit).await?,
+        None => services.jobs.locate(parsed).await?,
+    };
+    let located = located.ok_or_else(|| unknown(&id))?;
     Ok(ojs(StatusCode::OK, job_json(&located.to_json())))
 }
 

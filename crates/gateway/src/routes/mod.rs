@@ -1,9 +1,11 @@
 //! The routes, one file per resource.
 
+mod batch;
 mod channels;
 mod dead_letters;
 mod events;
 mod jobs;
+mod progress;
 mod queues;
 mod seed;
 mod system;
@@ -30,7 +32,14 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/manifest", system::manifest))
         .service(page("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
+        .service(web::resource("/ojs/v1/jobs/batch").route(web::post().to(batch::enqueue)))
+        .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(batch::enqueue_lines)))
         .service(page("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
+        .service(
+            web::resource("/ojs/v1/jobs/{id}/progress")
+                .route(web::post().to(progress::report))
+                .route(web::put().to(progress::report)),
+        )
         .service(web::resource("/ojs/v1/jobs/{id}/activate").route(web::post().to(jobs::activate)))
         .service(web::resource("/ojs/v1/workers/fetch").route(web::post().to(workers::fetch)))
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))

@@ -315,7 +315,7 @@ async fn active(services: &Services, id: JobId, event: Event) -> Result<Claimed,
     Ok(Claimed { started_at: holder.started_at(), job, entry, token: None })
 }
 
-fn fence(token: Option<String>, worker_id: Option<String>) -> Result<Fence, ApiError> {
+pub(super) fn fence(token: Option<String>, worker_id: Option<String>) -> Result<Fence, ApiError> {
     let is_token = |token: &String| token.len() == 32 && token.bytes().all(|b| b.is_ascii_hexdigit());
     if token.as_ref().is_some_and(|token| !is_token(token)) {
         return Err(ApiError::invalid("token must be the one that came with the fetched job"));
@@ -329,6 +329,6 @@ fn id(text: &str) -> Result<JobId, ApiError> {
     })
 }
 
-fn stale(id: JobId) -> ApiError {
+pub(super) fn stale(id: JobId) -> ApiError {
     ApiError::new(Code::Conflict, format!("this attempt of job {id} is not the current one"))
 }

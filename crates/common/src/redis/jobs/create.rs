@@ -164,7 +164,7 @@ impl Jobs {
             return Ok(Uniqueness::Free(holder));
         }
         match unique.on_conflict {
-            OnConflict::Ignore => Ok(Uniqueness::Conflict(Refused::Ignored(located.to_json()))),
+            OnConflict::Ignore => Ok(Uniqueness::Conflict(Refused::Ignored { id, json: located.to_json() })),
             OnConflict::Reject => Ok(Uniqueness::Conflict(Refused::Duplicate(id))),
             // One that runs may have had effects already, and one that is over cannot be replaced
             _ if state == State::Active => Ok(Uniqueness::Conflict(Refused::Duplicate(id))),
@@ -180,6 +180,19 @@ impl Jobs {
                 self.replace(id).await
             }
             OnConflict::Replace => self.replace(id).await,
+        }
+    }
+
+    /// Whether nobody stands in the way of a job, or its policy has an answer to that.
+    pub(super) async fn is_alone(&self, job: &NewJob) -> StoreResult<Result<(), Refused>> {
+        let Some(unique) = &job.unique else { return Ok(Ok(())) };
+        if !matches!(unique.on_conflict, OnConflict::Reject | OnConflict::Ignore) {
+            return Ok(Ok(()));
+        }
+        match self.uniqueness(&mut job.clone()).await? {
+            Uniqueness::Conflict(Refused::Ignored { id, .. }) => Ok(Err(Refused::Duplicate(id))),
+            Uniqueness::Conflict(refused) => Ok(Err(refused)),
+            Uniqueness::Free(_) | Uniqueness::Replaced => Ok(Ok(())),
         }
     }
 

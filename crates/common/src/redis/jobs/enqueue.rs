@@ -31,8 +31,15 @@ pub struct Enqueued {
 pub enum Refused {
     /// There is a job with that id, or one that is the same by the job's uniqueness policy.
     Duplicate(JobId),
-    /// There is one that is the same, and the policy says to be content with it: its JSON.
-    Ignored(String),
+    /// There is one that is the same, and the policy says to be content with it.
+    Ignored {
+        /// The one that is there.
+        id: JobId,
+        /// Its JSON.
+        json: String,
+    },
+    /// Another job of the same batch is the same by its uniqueness policy.
+    SameInBatch,
     /// The queue takes no new jobs for now.
     Closed,
     /// The queue holds as many waiting jobs as it may.
@@ -48,7 +55,7 @@ pub enum Refused {
 }
 
 /// Whether a job is more than one entry in a stream.
-fn needs_record(new: &NewJob) -> bool {
+pub(super) fn needs_record(new: &NewJob) -> bool {
     let summary = &new.summary;
     let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
     let has_key = matches!(summary.limit, Some(JobLimit::Key(_)));
@@ -136,7 +143,7 @@ impl Jobs {
         }
     }
 
-    async fn added(
+    pub(super) async fn added(
         &self,
         new: NewJob,
         traceparent: Option<String>,

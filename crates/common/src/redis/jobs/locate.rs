@@ -165,7 +165,10 @@ impl Jobs {
     }
 
     /// Finds a job and its queue.
-    pub(super) async fn locate_in(&self, id: JobId) -> StoreResult<Option<(Located, QueueName)>> {
+    ///
+    /// # Errors
+    /// As [`Jobs::locate`].
+    pub async fn locate_in(&self, id: JobId) -> StoreResult<Option<(Located, QueueName)>> {
         let mut connection = self.redis.clone();
         let (tagged, chosen): (Vec<String>, Option<String>) = redis::pipe()
             .cmd("ZRANGEBYSCORE")

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `enqueue` | new jobs: an ordinary one is a stream entry |
 //! | `closed` | queues that take no new jobs |
+//! | `enqueue_all` | many new jobs, all or none |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
 //! | `chosen_id` | ids that clients chose |
 //! | `lane` | jobs that wait for the limit of their key |
@@ -35,6 +36,7 @@ mod closed;
 mod create;
 mod dead_letter;
 mod enqueue;
+mod enqueue_all;
 mod expire;
 mod follow_up;
 mod lane;
@@ -59,6 +61,7 @@ pub use cancel::{Cancelled, NotCancelled};
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
+pub use enqueue_all::BatchRefused;
 pub(super) use lane::From;
 pub(super) use locate::Entry;
 pub use locate::{Attempt, Holder, Located};

@@ -1,0 +1,94 @@
+//! Requests that must have one effect however often they are sent.
+//!
+//! The first request with a key notes what it asks for and a seed; ids of what it makes are derived from the seed, so that
+//! a repetition after a crash finds what is there already. When it is done it notes its answer, and repetitions get that.
+
+use std::time::Duration;
+
+use super::{Redis, StoreError, StoreResult, keys};
+
+/// A request with a key.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What tells requests with that key from all others: 64 hex digits.
+    pub fingerprint: String,
+    /// What tells the same request from another with the same key: 64 hex digits.
+    pub content: String,
+}
+
+/// What is known of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It was begun: by this call, or by an earlier one that has not come to an end or died.
+    Begun {
+        /// The seed of what it makes.
+        seed: u128,
+        /// Whether this call is the first.
+        is_first: bool,
+    },
+    /// It was answered.
+    Answered {
+        /// The status.
+        status: u16,
+        /// The body.
+        body: String,
+    },
+    /// The key belongs to another request.
+    Other,
+}
+
+impl Redis {
+    /// Begins a request, or finds out what became of it.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn begin_once(&self, request: &Request, ttl: Duration) -> StoreResult<Known> {
+        let seed = uuid::Uuid::now_v7().as_u128();
+        let mut command = redis::cmd("SET");
+        command.arg(keys::idempotency(&request.fingerprint)).arg(format!("{} {seed:032x}", request.content));
+        command.arg("NX").arg("GET").arg("PX").arg(ttl.as_millis().to_string());
+        let before: Option<String> = command.query_async(&mut self.clone()).await?;
+        let Some(before) = before else { return Ok(Known::Begun { seed, is_first: true }) };
+        let (head, body) = before.split_once('\n').map_or((before.as_str(), None), |(head, body)| (head, Some(body)));
+        let mut words = head.split(' ');
+        if words.next() != Some(&request.content) {
+            return Ok(Known::Other);
+        }
+        let seed = words.next().and_then(|word| u128::from_str_radix(word, 16).ok());
+        let seed = seed.ok_or_else(|| StoreError::damaged("an idempotency key without a seed"))?;
+        match (words.next().and_then(|word| word.parse().ok()), body) {
+            (Some(status), Some(body)) => Ok(Known::Answered { status, body: body.to_owned() }),
+            _ => Ok(Known::Begun { seed, is_first: false }),
+        }
+    }
+
+    /// Notes the answer to a request.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn answer_once(
+        &self,
+        request: &Request,
+        seed: u128,
+        ttl: Duration,
+        status: u16,
+        body: &str,
+    ) -> StoreResult<()> {
+        let mut command = redis::cmd("SET");
+        command.arg(keys::idempotency(&request.fingerprint));
+        command
+            .arg(format!("{} {seed:032x} {status}\n{body}", request.content))
+            .arg("PX")
+            .arg(ttl.as_millis().to_string());
+        Ok(command.exec_async(&mut self.clone()).await?)
+    }
+
+    /// Forgets a request that had no effect, so that it may be tried again.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn forget_once(&self, request: &Request) -> StoreResult<()> {
+        let mut command = redis::cmd("DEL");
+        Ok(command.arg(keys::idempotency(&request.fingerprint)).exec_async(&mut self.clone()).await?)
+    }
+}

@@ -1,0 +1,142 @@
+//! `Idempotency-Key`: a request that creates something has one effect however often it is sent, and every time the same
+//! answer. The same key with another request is refused.
+
+use std::{fmt::Write, future::Future};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::MessageBody,
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+};
+use common::redis::idempotency::{Known, Request};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    error::{ApiError, Code},
+    startup::Services,
+};
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const LONGEST_KEY: usize = 255;
+/// An answer that is longer is not kept: a repetition is carried out again, and finds what is there.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// What a request may be given to make its effects recognisable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seed(pub(crate) u128);
+
+impl Seed {
+    /// When the first request came, in milliseconds since 1970.
+    pub(crate) fn milliseconds(self) -> u64 {
+        u64::try_from(self.0 >> 80).unwrap_or_default()
+    }
+
+    /// The seed of the n-th thing that the request makes.
+    pub(crate) fn nth(self, n: usize) -> u64 {
+        let bytes: [u8; 32] = Sha256::digest(format!("{:032x} {n}", self.0)).into();
+        bytes[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
+/// Whether carrying a request out twice has the effect of once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeatable {
+    /// It has: what it makes is derived from the seed.
+    Yes,
+    /// It has not: a repetition has to wait for the answer.
+    No,
+}
+
+/// Carries a request out, or answers as before. `run` is given a seed if the request has a key.
+pub(crate) async fn once<F>(
+    request: &HttpRequest,
+    services: &Services,
+    body: &[u8],
+    repeatable: Repeatable,
+    run: impl FnOnce(Option<Seed>) -> F,
+) -> Result<HttpResponse, ApiError>
+where
+    F: Future<Output = Result<HttpResponse, ApiError>>,
+{
+    let Some(key) = request.headers().get(&KEY) else { return run(None).await };
+    let described = describe(request, key, body)?;
+    let ttl = services.settings.gateway.idempotency_ttl;
+    let seed = match services.redis.begin_once(&described, ttl).await? {
+        Known::Begun { is_first: false, .. } if repeatable == Repeatable::No => {
+            return Err(ApiError::new(
+                Code::IdempotencyInProgress,
+                "a request with this Idempotency-Key is being carried out, or broke off",
+            ));
+        }
+        Known::Begun { seed, .. } => seed,
+        Known::Answered { status, body } => return Ok(replayed(status, &body)),
+        Known::Other => {
+            return Err(ApiError::new(
+                Code::IdempotencyConflict,
+                "this Idempotency-Key was used for another request; a key is for one path and one body",
+            ));
+        }
+    };
+    match run(Some(Seed(seed))).await {
+        Ok(response) => keep(services, &described, seed, response).await,
+        Err(error) => {
+            // Nothing was made: the same key may try again. After a broken connection that is not sure
+            if !error.is_ambiguous() {
+                services.redis.forget_once(&described).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn describe(request: &HttpRequest, key: &HeaderValue, body: &[u8]) -> Result<Request, ApiError> {
+    let text = key.to_str().ok().filter(|text| (1..=LONGEST_KEY).contains(&text.len()));
+    let text = text.ok_or_else(|| {
+        ApiError::invalid(format!("Idempotency-Key must have 1 to {LONGEST_KEY} printable ASCII characters"))
+    })?;
+    let path = request.path();
+    let scope = format!("{} {path} {text}", request.method());
+    Ok(Request { fingerprint: hex(scope.as_bytes()), content: hex(body) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn replayed(status: u16, body: &str) -> HttpResponse {
+    let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::OK));
+    response.insert_header((REPLAYED, "true"));
+    let (content_type, json) = body.split_once('\n').unwrap_or(("application/json", body));
+    response.content_type(content_type.to_owned()).body(json.to_owned())
+}
+
+/// Notes the answer. If that fails the request has been carried out all the same, and a repetition finds what it made.
+async fn keep(
+    services: &Services,
+    described: &Request,
+    seed: u128,
+    response: HttpResponse,
+) -> Result<HttpResponse, ApiError> {
+    let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.to_owned();
+    let (head, body) = response.into_parts();
+    let Ok(bytes) = body.try_into_bytes() else {
+        return Err(ApiError::new(Code::Internal, "the request was carried out, but its answer cannot be shown"));
+    };
+    if bytes.len() <= LONGEST_ANSWER {
+        let text = format!("{kind}\n{}", String::from_utf8_lossy(&bytes));
+        let ttl = services.settings.gateway.idempotency_ttl;
+        if let Err(error) = services.redis.answer_once(described, seed, ttl, status, &text).await {
+            tracing::warn!(%error, "the answer to a request with an Idempotency-Key is not kept");
+        }
+    }
+    Ok(head.set_body(actix_web::body::BoxBody::new(bytes)))
+}

@@ -1,0 +1,193 @@
+//! Waiting for jobs to end: thousands of requests on one Redis connection.
+//!
+//! The scripts that end jobs publish their ids on the queue's channel. Whoever waits for a job first sees to it that the
+//! channel is heard and then looks at the job, so that an end in between is not missed; whenever a channel is heard anew,
+//! everybody looks again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use common::{
+    id::JobId,
+    name::QueueName,
+    redis::{
+        Redis, StoreResult,
+        jobs::{Jobs, Located},
+        keys::QueueKeys,
+        subscriber::{Channels, Heard, subscribe_to_changing},
+    },
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ApiError, Code};
+
+/// Messages heard and not looked at yet. More are dropped: see [`LOOK_AGAIN`].
+const BUFFER: usize = 4096;
+/// A message can be lost: so everybody looks again from time to time.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A channel is heard this much longer than somebody waits: the next one comes soon.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Those who wait. Clone it freely.
+#[derive(Clone)]
+pub(crate) struct WaitingRoom {
+    room: Arc<Room>,
+    channels: Channels,
+    most: usize,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Room {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: HashMap<JobId, (usize, Arc<Notify>)>,
+    queues: HashMap<QueueName, Listening>,
+    count: usize,
+}
+
+struct Listening {
+    waiting: usize,
+    empty_since: Instant,
+}
+
+impl Room {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the room; leaving it frees everything.
+struct Seat<'a> {
+    room: &'a Room,
+    id: JobId,
+    queue: QueueName,
+    ended: Arc<Notify>,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.room.waiting();
+        waiting.count -= 1;
+        if let Some((count, _)) = waiting.jobs.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.jobs.remove(&self.id);
+            }
+        }
+        if let Some(listening) = waiting.queues.get_mut(&self.queue) {
+            listening.waiting -= 1;
+            listening.empty_since = Instant::now();
+        }
+        metrics::gauge!("galley_waiters").set(f64::from(u32::try_from(waiting.count).unwrap_or(u32::MAX)));
+    }
+}
+
+impl WaitingRoom {
+    /// Opens the room. When `stop` is cancelled everybody is answered at once.
+    pub(crate) fn open(redis: &Redis, most: usize, stop: CancellationToken) -> Self {
+        let (channels, heard) = subscribe_to_changing(redis, BUFFER, stop.clone());
+        let room: Arc<Room> = Arc::default();
+        tokio::spawn(listen(room.clone(), channels.clone(), heard, stop.clone()));
+        Self { room, channels, most, stop }
+    }
+
+    /// Waits for a job to end, but no longer than that; the job as it is then, or none if there is none with that id.
+    pub(crate) async fn wait(&self, jobs: &Jobs, id: JobId, limit: Duration) -> Result<Option<Located>, ApiError> {
+        let deadline = Instant::now() + limit;
+        // Most often it is over already, or gone
+        let Some((located, queue)) = jobs.locate_in(id).await? else { return Ok(None) };
+        if located.state().is_terminal() || limit.is_zero() {
+            return Ok(Some(located));
+        }
+        let seat = self.sit_down(id, queue)?;
+        Ok(self.until_ended(jobs, &seat, deadline).await?)
+    }
+
+    async fn until_ended(&self, jobs: &Jobs, seat: &Seat<'_>, deadline: Instant) -> StoreResult<Option<Located>> {
+        loop {
+            let ended = seat.ended.notified();
+            tokio::pin!(ended);
+            // From here on no notice is missed
+            ended.as_mut().enable();
+            let located = jobs.locate(seat.id).await?;
+            let is_over = located.as_ref().is_none_or(|located| located.state().is_terminal());
+            if is_over || Instant::now() >= deadline || self.stop.is_cancelled() {
+                return Ok(located);
+            }
+            tokio::select! {
+                () = ended => {}
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    fn sit_down(&self, id: JobId, queue: QueueName) -> Result<Seat<'_>, ApiError> {
+        let mut waiting = self.room.waiting();
+        if waiting.count >= self.most {
+            let message = format!("{} requests wait already, which is gateway.max_waiters", waiting.count);
+            return Err(ApiError::new(Code::TooManyWaiters, message));
+        }
+        waiting.count += 1;
+        metrics::gauge!("galley_waiters").set(f64::from(u32::try_from(waiting.count).unwrap_or(u32::MAX)));
+        let (count, ended) = waiting.jobs.entry(id).or_default();
+        *count += 1;
+        let ended = ended.clone();
+        let listening =
+            waiting.queues.entry(queue.clone()).or_insert(Listening { waiting: 0, empty_since: Instant::now() });
+        listening.waiting += 1;
+        drop(waiting);
+        self.channels.add(QueueKeys::new(&queue).ended());
+        Ok(Seat { room: &self.room, id, queue, ended })
+    }
+}
+
+/// Hears which jobs ended and tells those who wait, until `stop` is cancelled.
+async fn listen(room: Arc<Room>, channels: Channels, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
+    let mut tidy = tokio::time::interval(LINGER);
+    loop {
+        let heard = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tidy.tick() => {
+                stop_listening(&room, &channels);
+                continue;
+            }
+            heard = heard.recv() => heard,
+        };
+        match heard {
+            Some(Heard::Message { payload, .. }) => {
+                let waiting = room.waiting();
+                let ids = std::str::from_utf8(&payload).unwrap_or_default().split(' ');
+                for (_, ended) in ids.filter_map(|id| waiting.jobs.get(&id.parse().ok()?)) {
+                    ended.notify_waiters();
+                }
+            }
+            // Jobs may have ended unheard
+            Some(Heard::Subscribed) => room.waiting().jobs.values().for_each(|(_, ended)| ended.notify_waiters()),
+            Some(Heard::Lost) => {}
+            None => return,
+        }
+    }
+}
+
+/// Channels of queues for which nobody has waited for a while are not heard any more.
+fn stop_listening(room: &Room, channels: &Channels) {
+    room.waiting().queues.retain(|queue, listening| {
+        let stays = listening.waiting > 0 || listening.empty_since.elapsed() < LINGER;
+        if !stays {
+            channels.remove(&QueueKeys::new(queue).ended());
+        }
+        stays
+    });
+}
