@@ -15,6 +15,8 @@
 //!
 //! The tag is a hash of the name rather than a number handed out by Redis: nothing has to be allocated or cached,
 //! and an empty Redis cannot make an old number mean another queue. Names that share a tag are both looked at.
+//!
+//! The jobs of a workflow have ids that follow from the workflow's: whoever makes one makes the same one.
 
 use std::{fmt, str::FromStr};
 
@@ -81,6 +83,13 @@ impl JobId {
         pack(now_milliseconds, random, queue_tag(queue), NO_ADDRESS, new_salt())
     }
 
+    /// An id that follows from what it is given: making it twice makes the same one. Of the seed 50 bits are used.
+    #[must_use]
+    pub fn derived(milliseconds: u64, queue: &QueueName, seed: u64) -> Self {
+        let (sequence, salt) = (seed & ((1 << SEQUENCE_BITS) - 1), seed >> SEQUENCE_BITS & ((1 << SALT_BITS) - 1));
+        pack(milliseconds, sequence, queue_tag(queue), NO_ADDRESS, u32::try_from(salt).unwrap_or_default())
+    }
+
     /// Where a generated id points, if it points anywhere.
     #[must_use]
     pub fn address(&self) -> Option<Address> {
@@ -130,13 +139,71 @@ fn pack(milliseconds: u64, sequence: u64, tag: u16, priority: u8, salt: u32) -> 
 impl FromStr for JobId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let uuid = Uuid::try_parse(text).ok().filter(|uuid| {
-            // Only the canonical spelling: ids are compared as text by clients
-            uuid.get_version_num() == 7
-                && uuid.get_variant() == Variant::RFC4122
-                && uuid.hyphenated().to_string() == text
-        });
-        uuid.map(Self).ok_or_else(|| NameError::new("id", "be a lower-case UUIDv7", text))
+        canonical(text).map(Self)
+    }
+}
+
+fn canonical(text: &str) -> Result<Uuid, NameError> {
+    let uuid = Uuid::try_parse(text).ok().filter(|uuid| {
+        // Only the canonical spelling: ids are compared as text by clients
+        uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 && uuid.hyphenated().to_string() == text
+    });
+    uuid.ok_or_else(|| NameError::new("id", "be a lower-case UUIDv7", text))
+}
+
+/// A workflow: a lower-case `UUIDv7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkflowId(Uuid);
+
+impl WorkflowId {
+    /// An id that nobody else has or had.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id of one of its jobs. Jobs of one workflow differ in the sequence, those of two in 50 bits of a hash.
+    #[must_use]
+    pub fn job(&self, index: u32, queue: &QueueName) -> JobId {
+        let bits = self.0.as_u128();
+        // The finalizer of splitmix64 over both halves
+        let mut seed = (bits >> 64) as u64 ^ (bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        seed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        seed = (seed ^ seed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        JobId::derived((bits >> 80) as u64, queue, (seed ^ seed >> 31).wrapping_add(u64::from(index)))
+    }
+}
+
+impl Default for WorkflowId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FromStr for WorkflowId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        canonical(text).map(Self)
+    }
+}
+
+impl TryFrom<String> for WorkflowId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<WorkflowId> for String {
+    fn from(id: WorkflowId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for WorkflowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
     }
 }
 
@@ -221,6 +288,19 @@ mod tests {
             prop_assert_eq!(id.address(), None);
             prop_assert_eq!(id.milliseconds(), ms);
         }
+    }
+
+    #[test]
+    fn the_jobs_of_a_workflow_have_ids_that_follow_from_it_and_differ() {
+        let (one, other) = (WorkflowId::new(), WorkflowId::new());
+        let queue = "default".parse().expect("a name");
+        let ids = |workflow: WorkflowId| (0..1003).map(|index| workflow.job(index, &queue)).collect::<Vec<_>>();
+        let all: std::collections::HashSet<JobId> = ids(one).into_iter().chain(ids(other)).collect();
+        assert_eq!(all.len(), 2006);
+        let first = ids(one)[0];
+        assert_eq!(first, one.job(0, &queue));
+        assert_eq!((first.address(), first.tag()), (None, queue_tag(&queue)));
+        assert_eq!(first.to_string().parse::<JobId>(), Ok(first));
     }
 
     #[test]

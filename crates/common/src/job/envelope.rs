@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 22] = [
+pub const SYSTEM_MANAGED: [&str; 24] = [
     "id",
     "state",
     "queue",
@@ -38,6 +38,8 @@ pub const SYSTEM_MANAGED: [&str; 22] = [
     "lease_ms",
     "progress",
     "parent_results",
+    "workflow_id",
+    "workflow_index",
 ];
 
 /// The stored JSON object.

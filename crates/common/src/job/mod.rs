@@ -9,6 +9,7 @@ pub mod request;
 pub mod retry;
 pub mod state;
 pub mod view;
+pub mod workflow;
 
 pub use envelope::{Envelope, Summary};
 pub use history::{Failure, History};

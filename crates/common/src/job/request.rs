@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     envelope::{Envelope, SYSTEM_MANAGED, Summary},
     retry::{Policy, PolicyError},
+    workflow::Membership,
 };
 use crate::{
     id::JobId,
@@ -50,6 +51,10 @@ pub struct NewJob {
     pub timeout_ms: Option<u64>,
     /// Lease of an attempt, in milliseconds, where it is not the default.
     pub visibility_timeout_ms: Option<u64>,
+    /// The workflow that it belongs to. Never out of a request.
+    pub workflow: Option<Membership>,
+    /// Results of the jobs before it in its workflow: a JSON array. Never out of a request.
+    pub parent_results: Option<String>,
     /// What is stored.
     pub envelope: Envelope,
     /// What is asked of it again and again.
@@ -65,6 +70,14 @@ pub enum RequestError {
     /// The retry policy is wrong.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A job of several is wrong.
+    #[error("{place}: {error}")]
+    In {
+        /// Which one, as `steps[1]`.
+        place: String,
+        /// What is wrong with it.
+        error: Box<RequestError>,
+    },
 }
 
 impl From<NameError> for RequestError {
@@ -122,6 +135,8 @@ impl NewJob {
             start_at,
             timeout_ms,
             visibility_timeout_ms,
+            workflow: None,
+            parent_results: None,
             envelope: Envelope::from_json(envelope.finish()),
             summary: Summary { job_type: name, expires_at, max_attempts },
         })

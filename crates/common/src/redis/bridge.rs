@@ -158,6 +158,8 @@ impl Bridge {
             start_at: None,
             timeout_ms: None,
             visibility_timeout_ms: None,
+            workflow: None,
+            parent_results: None,
             envelope: Envelope::from_json(envelope.finish()),
             summary: Summary {
                 job_type: self.settings.job_type.clone(),

@@ -152,18 +152,22 @@ impl Jobs {
         now: Millis,
     ) -> StoreResult<Result<Enqueued, Refused>> {
         let id = match new.id {
-            Some(id) if self.locate(id).await?.is_some() => return Ok(Err(Refused::Duplicate(id))),
+            Some(id) if new.workflow.is_none() && self.locate(id).await?.is_some() => {
+                return Ok(Err(Refused::Duplicate(id)));
+            }
             Some(id) => id,
             None => JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue),
         };
         if let Err(refused) = self.register(&new.queue).await? {
             return Ok(Err(refused));
         }
-        let (is_chosen, start_at) = (new.id.is_some(), new.start_at);
-        let history = History { created_at: new.id.map(|_| now), ..History::default() };
+        // The id of a workflow's job was not chosen: it leads to its queue, and making the job twice does nothing
+        let (is_chosen, start_at) = (new.id.is_some() && new.workflow.is_none(), new.start_at);
+        let history = History { created_at: is_chosen.then_some(now), ..History::default() };
         let mut job = stored(id, new, traceparent, history, true);
         let keys = QueueKeys::new(&job.queue);
-        let max_depth = self.max_depth(&job.queue).unwrap_or(0);
+        // There was room for a workflow when it was accepted: its jobs are let in
+        let max_depth = self.max_depth(&job.queue).filter(|_| job.workflow.is_none()).unwrap_or(0);
         let mut call = script::CREATE.prepare_invoke();
         call.key(keys.record(&id))
             .key(keys.result(&id))
@@ -183,6 +187,7 @@ impl Jobs {
                 self.note_chosen_id(id, &job.queue, start_at.map_or(0, |start| start - now)).await?;
             }
             Some("created") => {}
+            _ if !is_chosen => return Ok(Err(Refused::Duplicate(id))),
             _ => {
                 // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
                 self.note_chosen_id(id, &job.queue, 0).await?;
@@ -209,7 +214,7 @@ impl Jobs {
         Ok(command.exec_async(&mut self.redis.clone()).await?)
     }
 
-    fn max_depth(&self, queue: &QueueName) -> Option<u64> {
+    pub(in crate::redis) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
         self.limits.get(queue).and_then(|limits| limits.max_depth)
     }
 
@@ -329,6 +334,8 @@ fn stored(id: JobId, new: NewJob, traceparent: Option<String>, history: History,
         lease_ms: new.visibility_timeout_ms,
         timeout_ms: new.timeout_ms,
         traceparent,
+        workflow: new.workflow,
+        parent_results: new.parent_results,
         has_record,
         enqueued_at: None,
     }

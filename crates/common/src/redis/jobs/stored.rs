@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     id::{EntryId, JobId, new_salt},
-    job::{Envelope, Failure, History, NewJob, State, Summary, view::JobView},
+    job::{Envelope, Failure, History, NewJob, State, Summary, view::JobView, workflow::Membership},
     name::{Priority, QueueName},
     redis::{StoreError, StoreResult, keys},
     time::Millis,
@@ -31,6 +31,10 @@ pub struct Stored {
     pub timeout_ms: Option<u64>,
     /// The trace it belongs to.
     pub traceparent: Option<String>,
+    /// The workflow that it belongs to.
+    pub workflow: Option<Membership>,
+    /// Results of the jobs before it in its workflow: a JSON array.
+    pub parent_results: Option<String>,
     /// Whether it has a record.
     pub has_record: bool,
     /// When it became available, if it is: the time of its stream entry.
@@ -89,6 +93,8 @@ impl Stored {
             lease_ms: number("v"),
             timeout_ms: number("t"),
             traceparent: fields.remove("c"),
+            workflow: fields.remove("w").and_then(|text| text.parse().ok()),
+            parent_results: fields.remove("r"),
             has_record,
             enqueued_at: None,
         })
@@ -110,6 +116,12 @@ impl Stored {
         if let Some(text) = &self.traceparent {
             push("c", text.clone());
         }
+        if let Some(membership) = &self.workflow {
+            push("w", membership.to_string());
+        }
+        if let Some(results) = &self.parent_results {
+            push("r", results.clone());
+        }
         fields
     }
 
@@ -120,6 +132,8 @@ impl Stored {
         let mut view =
             JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history, max_attempts);
         view.enqueued_at = self.enqueued_at;
+        view.workflow = self.workflow;
+        view.parent_results = self.parent_results.as_deref();
         view
     }
 
@@ -209,7 +223,7 @@ impl Ended {
     }
 
     /// As it is stored when no attempt was involved.
-    pub(super) fn to_text_without_attempt(&self) -> String {
+    pub(in crate::redis) fn to_text_without_attempt(&self) -> String {
         format!("-\n{}", self.json)
     }
 
