@@ -7,7 +7,7 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
 use common::{
     job::{RequestError, state::Conflict},
     json::JsonError,
-    name::NameError,
+    name::{NameError, QueueName},
     redis::StoreError,
 };
 use serde_json::json;
@@ -143,6 +143,11 @@ impl ApiError {
     fn inside(cause: &StoreError) -> Self {
         let message = "the request could not be carried out".to_owned();
         Self { code: Code::Internal, message, cause: Some(cause.to_string()) }
+    }
+
+    /// The same, with the queue that it is about.
+    pub(crate) fn of_queue(self, queue: &QueueName) -> Self {
+        Self { message: format!("queue {queue}: {}", self.message), ..self }
     }
 
     /// What went wrong inside, if it did.

@@ -6,7 +6,7 @@
 //! | [`dedicated`] | connections for blocking reads |
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
 //! | [`server`] | what Galley requires of the server's configuration |
-//! | [`jobs`], [`bridge`], [`channels`], [`events`] | what is kept there |
+//! | [`jobs`], [`workflows`], [`bridge`], [`channels`], [`events`] | what is kept there |
 //! | [`maintenance`] | timers, lost leases, upkeep |
 //!
 //! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
@@ -22,6 +22,7 @@ pub mod maintenance;
 mod script;
 pub mod server;
 pub mod subscriber;
+pub mod workflows;
 
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json())))
 }
 
-fn refused(refused: Refused) -> ApiError {
+pub(super) fn refused(refused: Refused) -> ApiError {
     match refused {
         Refused::Duplicate(id) => ApiError::new(Code::Duplicate, format!("a job with id {id} exists")),
         Refused::Full { max_depth } => {

@@ -8,6 +8,7 @@ mod queues;
 mod seed;
 mod system;
 mod workers;
+mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
@@ -38,6 +39,8 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/v1/dead-letter", dead_letters::list))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
+        .service(page("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
+        .service(page("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)))
         .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
         .service(page("/ojs/v1/events", events::list))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));

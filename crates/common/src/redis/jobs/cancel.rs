@@ -75,6 +75,7 @@ impl Jobs {
         }
         self.shorten_chosen_id(job, self.settings.result_ttl).await;
         self.events.record(Happened::ended(job, State::Cancelled, now));
+        self.after_end(job, &ended.json).await;
         Ok(Some(Cancelled(ended.json)))
     }
 }

@@ -10,6 +10,7 @@
 //! | `enqueue` | new jobs, queues made on first use |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `settle` | ends attempts: finish, retry, requeue |
+//! | `after_end` | what follows from the end of a job |
 //! | `lease` | keeps attempts alive |
 //! | `locate` | finds a job by its id |
 //! | `cancel` | ends jobs from outside |
@@ -18,6 +19,7 @@
 //! | `stored` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
+mod after_end;
 mod cancel;
 mod claim;
 mod dead_letter;
@@ -33,7 +35,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     name::QueueName,
-    settings::{JobSettings, QueueLimits, Settings},
+    settings::{JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
 
@@ -58,6 +60,7 @@ use super::{
 pub struct Jobs {
     pub(in crate::redis) redis: Redis,
     pub(in crate::redis) settings: Arc<JobSettings>,
+    pub(in crate::redis) workflows: Arc<WorkflowSettings>,
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
     pub(in crate::redis) events: EventLog,
 }
@@ -69,6 +72,7 @@ impl Jobs {
         Self {
             redis: redis.clone(),
             settings: Arc::new(settings.jobs.clone()),
+            workflows: Arc::new(settings.workflows.clone()),
             limits: Arc::new(settings.queues.clone()),
             events,
         }

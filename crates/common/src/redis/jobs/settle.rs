@@ -174,6 +174,7 @@ impl Jobs {
         let settled: Vec<Settled> = settled.collect();
         for (completion, _) in batch.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::Stale) {
             self.shorten_chosen_id(&completion.claimed.job, ttl).await;
+            self.after_end(&completion.claimed.job, &completion.ended.json).await;
         }
         Ok(settled)
     }
@@ -217,6 +218,7 @@ impl Jobs {
         let settled = Settled::parse(&answer);
         if settled != Settled::Stale {
             self.shorten_chosen_id(job, ttl).await;
+            self.after_end(job, &ended.json).await;
         }
         Ok(settled)
     }

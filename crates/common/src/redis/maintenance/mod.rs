@@ -10,10 +10,12 @@
 //! | `due` | scheduled and retryable jobs become available |
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
+//! | `workflows` | workflows whose progress was cut off |
 
 mod due;
 mod lapsed;
 mod sweep;
+mod workflows;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -289,6 +291,15 @@ impl<'a> Maintainer<'a> {
             }
             let swept = sweep::queue(self.jobs, &queue, self.trust).await.map(|()| 0);
             tolerate(&queue, swept)?;
+        }
+        for id in self.jobs.workflows_to_check().await? {
+            if stop.is_cancelled() {
+                return Ok(true);
+            }
+            if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
+                return Ok(false);
+            }
+            workflows::check(self.jobs, id).await?;
         }
         self.read_all().await?;
         Ok(true)
