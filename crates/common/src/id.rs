@@ -166,12 +166,12 @@ impl WorkflowId {
     /// The id of one of its jobs. Jobs of one workflow differ in the sequence, those of two in 50 bits of a hash.
     #[must_use]
     pub fn job(&self, index: u32, queue: &QueueName) -> JobId {
-        let bits = self.0.as_u128();
+        let (high, low) = self.0.as_u64_pair();
         // The finalizer of splitmix64 over both halves
-        let mut seed = (bits >> 64) as u64 ^ (bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut seed = high ^ low.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         seed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         seed = (seed ^ seed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        JobId::derived((bits >> 80) as u64, queue, (seed ^ seed >> 31).wrapping_add(u64::from(index)))
+        JobId::derived(high >> 16, queue, (seed ^ seed >> 31).wrapping_add(u64::from(index)))
     }
 }
 

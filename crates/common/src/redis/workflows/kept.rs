@@ -16,6 +16,8 @@ use crate::{
     time::Millis,
 };
 
+type Texts = Vec<Option<String>>;
+
 /// A workflow at one moment.
 pub(super) struct Kept {
     pub(super) id: WorkflowId,
@@ -70,7 +72,6 @@ impl Jobs {
     /// Reads a workflow; none when there is no such one.
     pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<Kept>> {
         let (key, mut redis) = (keys::workflow(&id), self.redis.clone());
-        type Texts = Vec<Option<String>>;
         let mut command = redis::cmd("HMGET");
         let fixed: Texts = command.arg(&key).arg(&["y", "t", "o", "a", "g", "c"]).query_async(&mut redis).await?;
         let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent] = &fixed[..] else {
@@ -124,7 +125,7 @@ impl Jobs {
         for index in &indexes {
             command.arg(format!("j{index}"));
         }
-        let texts: Vec<Option<String>> = command.query_async(&mut self.redis.clone()).await?;
+        let texts: Texts = command.query_async(&mut self.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
         let mut clock = None;
         for (index, text) in indexes.into_iter().zip(texts) {
