@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Notes how many members of a workflow exist.
+-- Notes which jobs of a workflow were made.
 -- KEYS: 1 workflow
--- ARGV: 1 the members before this index exist
+-- ARGV: 1 the jobs before this index that must exist do
 -- Returns the state of the workflow if it is over, "gone" if there is no such one, else "".
 -- May run twice: the number only grows.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end

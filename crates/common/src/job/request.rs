@@ -280,8 +280,11 @@ mod tests {
 
     #[test]
     fn what_galley_manages_cannot_be_set() {
-        let job = parse(r#"{"type":"a","args":[],"state":"completed","attempt":9,"result":1,"created_at":"x"}"#)
-            .expect("a job");
+        let job = parse(
+            r#"{"type":"a","args":[],"state":"completed","attempt":9,"result":1,"created_at":"x",
+            "workflow_id":"x","workflow_index":1,"parent_results":[]}"#,
+        )
+        .expect("a job");
         assert_eq!(job.envelope.as_str(), r#"{"type":"a","args":[]}"#);
     }
 

@@ -40,6 +40,7 @@ script!(CREATE_WORKFLOW, "create_workflow.lua");
 script!(NOTE_STARTED, "note_started.lua");
 script!(RECORD_MEMBER, "record_member.lua");
 script!(END_WORKFLOW, "end_workflow.lua");
+script!(LOOK_AGAIN, "look_again.lua");
 script!(CANCEL_UNBORN, "cancel_unborn.lua");
 script!(PUBLISH, "publish.lua");
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");

@@ -245,18 +245,56 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
 
 #[tokio::test]
 async fn a_full_redis_records_ends_and_goes_on_when_there_is_room() {
-    let kit = brisk();
+    let kit = Kit::with(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50"), ("GALLEY__WORKFLOWS__CHECK_MS", "100")]);
     let id = start(&kit, &chain(2)).await;
     let step = pull(&kit, "default").await.expect("a step");
     kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let before = kit.keys().await;
+    let new = serde_json::from_str(r#"{"type":"chain","steps":[{"type":"a","args":[]}]}"#).expect("JSON");
+    let new = NewWorkflow::parse(&new, 1, 0).expect("valid");
+    assert!(matches!(kit.jobs.create_workflow(new, None, 0).await, Err(StoreError::Full)), "new ones are refused");
+    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.command(&["ZCARD", "galley:workflows"]).await, redis::Value::Int(1));
     succeed(&kit, &step, "7").await;
     assert_eq!(shown(&kit, id).await["steps_completed"], 1);
-    kit.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let_it_be_looked_at(&kit, id).await;
+    // It is to be looked at again soon; the upkeep finds Redis still full, and then not
+    let next = || async {
+        let next = kit.command(&["ZSCORE", "galley:workflows", &id.to_string()]).await;
+        redis::from_redis_value::<f64>(next).expect("it is looked after")
+    };
+    let first = next().await;
     let upkeep = kit.upkeep();
+    eventually("the upkeep has been there", || async { (next().await > first).then_some(()) }).await;
+    kit.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
     upkeep.end().await;
+}
+
+#[tokio::test]
+async fn a_workflow_can_be_cancelled_on_a_full_redis() {
+    let kit = Kit::start();
+    let id = start(&kit, &chain(2)).await;
+    succeed(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
+    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    kit.jobs.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
+    assert_eq!(state(&kit, id).await, "cancelled");
+    assert!(pull(&kit, "default").await.is_none());
+}
+
+#[tokio::test]
+async fn a_callback_that_ran_and_was_forgotten_is_not_run_again() {
+    let kit = Kit::start();
+    let callbacks = json!({ "on_complete": { "type": "a", "args": [], "queue": "done" } });
+    let id = start(&kit, &json!({ "type": "batch", "jobs": [job("a")], "callbacks": callbacks })).await;
+    succeed(&kit, &pull(&kit, "default").await.expect("a job"), "1").await;
+    let callback = pull(&kit, "done").await.expect("the callback");
+    succeed_silently(&kit, &callback, "1").await;
+    kit.command(&["DEL", &format!("galley:{{done}}:r:{}", callback.job.id)]).await;
+    kit.jobs.advance(id).await.expect("redis runs");
+    kit.jobs.check_workflow(id).await.expect("redis runs");
+    assert!(pull(&kit, "done").await.is_none());
+    assert_eq!(state(&kit, id).await, "failed");
 }
 
 #[tokio::test]

@@ -292,14 +292,15 @@ impl<'a> Maintainer<'a> {
             let swept = sweep::queue(self.jobs, &queue, self.trust).await.map(|()| 0);
             tolerate(&queue, swept)?;
         }
+        let mut looked_at = 0;
         for id in self.jobs.workflows_to_check().await? {
-            if stop.is_cancelled() {
-                return Ok(true);
+            if stop.is_cancelled() || looked_at >= workflows::ENOUGH_JOBS {
+                break;
             }
             if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
                 return Ok(false);
             }
-            workflows::check(self.jobs, id).await?;
+            looked_at += workflows::check(self.jobs, id).await?;
         }
         self.read_all().await?;
         Ok(true)

@@ -27,6 +27,8 @@ use crate::{
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// Members that are read and made before that is noted.
 const BATCH: usize = 50;
+/// Longest time between two looks of the upkeep, unless the setting is longer.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 /// Workflows that the upkeep looks at in one turn.
 const MOST_CHECKED: usize = 20;
 
@@ -57,7 +59,15 @@ impl Jobs {
             };
             // Most ends change nothing yet: a group goes on when the last of its members is over
             let goes_on = state.is_empty() && (kind == Kind::Chain.as_str() || ended >= members);
-            if goes_on { self.advance(membership.workflow).await } else { Ok(()) }
+            if !goes_on {
+                return Ok(());
+            }
+            let advanced = self.advance(membership.workflow).await;
+            if advanced.is_err() {
+                // Redis may be full. If this fails too, the time that was set before stands
+                let _ = self.look_again(membership.workflow, SOON.min(self.workflows.check)).await;
+            }
+            advanced
         })
     }
 
@@ -115,7 +125,7 @@ impl Jobs {
             for job in self.read_jobs(&kept, some.to_vec()).await? {
                 self.start(&kept, job, parents.clone()).await?;
             }
-            let existing = some.last().map_or(0, |last| last + 1).min(plan.members);
+            let existing = some.last().map_or(0, |last| last + 1);
             // It may have been called off meanwhile, by somebody who did not see what was just made
             match self.note_started(id, existing).await? {
                 None => {}
@@ -127,7 +137,7 @@ impl Jobs {
             }
         }
         if plan.state == WorkflowState::Running {
-            return self.look_again(id, self.workflows.check).await;
+            return self.look_again(id, self.check_after(&kept)).await;
         }
         if self.end_workflow(id, plan.state).await? == "done" {
             let (kind, state) = (kept.progress.kind.as_str(), plan.state.as_str());
@@ -164,7 +174,7 @@ impl Jobs {
         }
     }
 
-    /// Notes how many members exist; the state of the workflow if it is over, and as over counts one that is gone.
+    /// Notes that the jobs before an index exist; the state of the workflow if it is over, and as over counts one that is gone.
     async fn note_started(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
         let state: String =
             script::NOTE_STARTED.key(keys::workflow(&id)).arg(existing).invoke_async(&mut self.redis.clone()).await?;
@@ -184,16 +194,24 @@ impl Jobs {
         self.forget(id).await
     }
 
-    async fn forget(&self, id: WorkflowId) -> StoreResult<()> {
+    /// How long until the upkeep looks at a workflow that runs. The older it is, the longer its jobs seem to take, and
+    /// the less is to be had from looking at them often.
+    fn check_after(&self, kept: &Kept) -> Duration {
+        let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
+        self.workflows.check.max((age / 20).min(LONGEST_PAUSE))
+    }
+
+    pub(super) async fn forget(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.redis.clone()).await?)
     }
 
     /// Lets the upkeep look at a workflow after that time, on Redis's clock.
     pub(in crate::redis) async fn look_again(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
-        let at = self.now().await? + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
-        let mut command = redis::cmd("ZADD");
-        Ok(command.arg(keys::WORKFLOWS).arg(at).arg(id.to_string()).exec_async(&mut self.redis.clone()).await?)
+        let mut call = script::LOOK_AGAIN.key(keys::WORKFLOWS);
+        let call = call.arg(id.to_string()).arg(after.as_millis().to_string());
+        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
+        Ok(())
     }
 
     /// Workflows that the upkeep should look at now, a bounded number.
@@ -208,19 +226,22 @@ impl Jobs {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Takes up a workflow whose progress may have been cut off: records ends that nobody recorded, then goes on.
+    /// Takes up a workflow whose progress may have been cut off: records ends that nobody recorded, then goes on. Answers
+    /// with how many jobs it looked at.
     ///
     /// # Errors
     /// As [`Jobs::advance`].
-    pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<()> {
+    pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<usize> {
+        let mut looked_at = 0;
         if let Some(kept) = self.read_workflow(id).await?.filter(|kept| kept.over.is_none()) {
             for some in kept.open().chunks(BATCH) {
                 let jobs = self.read_jobs(&kept, some.to_vec()).await?;
                 let checks = stream::iter(jobs.into_iter().map(Ok));
                 checks.try_for_each_concurrent(AT_ONCE, |job| self.check_job(&kept, job)).await?;
+                looked_at += some.len();
             }
         }
-        self.advance(id).await
+        self.advance(id).await.map(|()| looked_at)
     }
 
     /// Records how a job ended if it is over. One that existed and is nowhere to be found counts as failed: what became

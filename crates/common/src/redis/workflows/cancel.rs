@@ -45,6 +45,7 @@ impl Jobs {
                 return Ok(Err(NotCancelledWorkflow::Over(state)));
             }
         }
+        // In case this is cut off
         self.look_again(id, advance::SOON).await?;
         if let Some(kept) = self.read_workflow(id).await? {
             let kind = kept.progress.kind.as_str();

@@ -25,7 +25,7 @@ pub(super) struct Kept {
     pub(super) about: String,
     pub(super) created_at: Millis,
     pub(super) traceparent: Option<String>,
-    /// The members before this one exist.
+    /// Of the jobs before this index those exist, or existed, that must.
     pub(super) existing: usize,
     /// How it ended and when, if it did.
     pub(super) over: Option<(WorkflowState, Millis)>,
@@ -92,14 +92,18 @@ impl Jobs {
         let mut progress = Progress::new(kind, total, &present);
         // All that changes, at one moment: whoever sees it not over sees every end that came before it was
         let mut command = redis::cmd("HMGET");
-        command.arg(&key).arg(&["n", "s", "f"]);
+        command.arg(&key).arg(&["n", "s", "f", "y"]);
         for index in 0..total + Callback::ALL.len() {
             command.arg(format!("e{index}"));
         }
         let changing: Texts = command.query_async(&mut redis).await?;
+        if changing.get(3).is_none_or(Option::is_none) {
+            // Redis was emptied between the two reads: this is not a workflow of which nothing has ended
+            return Ok(None);
+        }
         let number = |index: usize| changing.get(index)?.as_ref()?.parse::<i64>().ok();
         let state = changing.get(1).cloned().flatten().and_then(|name| WorkflowState::from_name(&name));
-        for (index, end) in changing.iter().skip(3).enumerate() {
+        for (index, end) in changing.iter().skip(4).enumerate() {
             if let Some(end) = end.as_deref().and_then(State::from_name).and_then(End::of) {
                 progress.note(index, end);
             }
@@ -109,7 +113,7 @@ impl Jobs {
             about: about.clone(),
             created_at: created_at.parse().unwrap_or_default(),
             traceparent: traceparent.clone(),
-            existing: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0).min(total),
+            existing: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
             over: state.map(|state| (state, number(2).unwrap_or_default())),
             progress,
         }))

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    StoreResult,
+    StoreError, StoreResult,
     jobs::{Jobs, Located, Refused},
     keys, script,
 };
@@ -66,13 +66,18 @@ impl Jobs {
         }
         // First its place among those looked after, so that nothing is out of sight
         self.look_again(id, advance::SOON.min(self.workflows.check)).await?;
-        let made: i64 = script::CREATE_WORKFLOW
-            .key(keys::workflow(&id))
-            .arg(fields(&new, traceparent, now))
-            .invoke_async(&mut self.redis.clone())
-            .await?;
-        if made == 0 {
-            return Ok(Err(NotCreated::Duplicate(id)));
+        let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
+        let call = call.arg(fields(&new, traceparent, now));
+        match call.invoke_async::<i64>(&mut self.redis.clone()).await.map_err(StoreError::from) {
+            Ok(0) => return Ok(Err(NotCreated::Duplicate(id))),
+            Ok(_) => {}
+            Err(error) => {
+                // Refused because Redis is full: nothing is to stay behind
+                if matches!(error, StoreError::Full) {
+                    self.forget(id).await?;
+                }
+                return Err(error);
+            }
         }
         metrics::counter!("galley_workflows_created_total", "type" => new.kind.as_str()).increment(1);
         self.advance(id).await?;
