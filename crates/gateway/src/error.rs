@@ -295,10 +295,12 @@ impl From<NameError> for ApiError {
 
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
-        let code = match error {
-            RequestError::Invalid(_) => Code::InvalidRequest,
-            RequestError::Policy(_) => Code::InvalidPolicy,
-        };
+        let mut innermost = &error;
+        while let RequestError::In { error, .. } = innermost {
+            innermost = error;
+        }
+        let code =
+            if matches!(innermost, RequestError::Policy(_)) { Code::InvalidPolicy } else { Code::InvalidRequest };
         Self::new(code, error.to_string())
     }
 }

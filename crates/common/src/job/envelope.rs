@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 24] = [
+pub const SYSTEM_MANAGED: [&str; 26] = [
     "id",
     "state",
     "queue",
@@ -44,6 +44,8 @@ pub const SYSTEM_MANAGED: [&str; 24] = [
     "progress_data",
     "progress_at",
     "parent_results",
+    "workflow_id",
+    "workflow_index",
 ];
 
 /// The stored JSON object.

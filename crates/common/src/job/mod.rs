@@ -11,6 +11,7 @@ pub mod retry;
 pub mod state;
 pub mod unique;
 pub mod view;
+pub mod workflow;
 
 pub use envelope::{Envelope, Summary};
 pub use history::{Failure, History};

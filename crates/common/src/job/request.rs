@@ -11,6 +11,7 @@ use super::{
     limit::JobLimit,
     retry::{Policy, PolicyError},
     unique::{Dimensions, Unique},
+    workflow::Membership,
 };
 use crate::{
     id::JobId,
@@ -60,6 +61,10 @@ pub struct NewJob {
     pub timeout_ms: Option<u64>,
     /// Lease of an attempt, in milliseconds, where it is not the default.
     pub visibility_timeout_ms: Option<u64>,
+    /// The workflow that it belongs to. Never out of a request.
+    pub workflow: Option<Membership>,
+    /// Results of the jobs before it in its workflow: a JSON array. Never out of a request.
+    pub parent_results: Option<String>,
     /// What is stored.
     pub envelope: Envelope,
     /// What is asked of it again and again.
@@ -75,6 +80,14 @@ pub enum RequestError {
     /// The retry policy is wrong.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A job of several is wrong.
+    #[error("{place}: {error}")]
+    In {
+        /// Which one, as `steps[1]`.
+        place: String,
+        /// What is wrong with it.
+        error: Box<RequestError>,
+    },
 }
 
 impl From<NameError> for RequestError {
@@ -145,6 +158,8 @@ impl NewJob {
             unique,
             timeout_ms,
             visibility_timeout_ms,
+            workflow: None,
+            parent_results: None,
             envelope: Envelope::from_json(envelope.finish()),
             summary,
         })
@@ -303,8 +318,11 @@ mod tests {
 
     #[test]
     fn what_galley_manages_cannot_be_set() {
-        let job = parse(r#"{"type":"a","args":[],"state":"completed","attempt":9,"result":1,"created_at":"x"}"#)
-            .expect("a job");
+        let job = parse(
+            r#"{"type":"a","args":[],"state":"completed","attempt":9,"result":1,"created_at":"x",
+            "workflow_id":"x","workflow_index":1,"parent_results":[]}"#,
+        )
+        .expect("a job");
         assert_eq!(job.envelope.as_str(), r#"{"type":"a","args":[]}"#);
     }
 

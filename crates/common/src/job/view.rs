@@ -1,6 +1,6 @@
 //! A job as clients see it: what Galley manages, then the envelope, in one JSON object.
 
-use super::{envelope::Envelope, history::History, state::State};
+use super::{envelope::Envelope, history::History, state::State, workflow::Membership};
 use crate::{
     id::JobId,
     json::ObjectWriter,
@@ -39,6 +39,10 @@ pub struct JobView<'a> {
     pub ran: bool,
     /// The result, as JSON.
     pub result: Option<&'a str>,
+    /// The workflow that it belongs to.
+    pub workflow: Option<Membership>,
+    /// Results of the jobs before it in its workflow, as JSON.
+    pub parent_results: Option<&'a str>,
     /// Who has it.
     pub worker_id: Option<&'a str>,
     /// How far the attempt has come: a JSON object of members to show.
@@ -74,6 +78,8 @@ impl<'a> JobView<'a> {
             ended_at: None,
             ran: true,
             result: None,
+            workflow: None,
+            parent_results: None,
             worker_id: None,
             progress: None,
             token: None,
@@ -105,6 +111,12 @@ impl<'a> JobView<'a> {
         }
         if let Some(result) = self.result {
             out.raw("result", result);
+        }
+        if let Some(membership) = self.workflow {
+            out.text("workflow_id", &membership.workflow.to_string()).number("workflow_index", membership.index);
+        }
+        if let Some(results) = self.parent_results {
+            out.raw("parent_results", results);
         }
         self.write_errors(&mut out);
         out.splice(self.envelope.as_str());

@@ -160,6 +160,8 @@ impl Bridge {
             unique: None,
             timeout_ms: None,
             visibility_timeout_ms: None,
+            workflow: None,
+            parent_results: None,
             envelope: Envelope::from_json(envelope.finish()),
             summary: Summary::new(self.settings.job_type.clone()),
         }

@@ -3,12 +3,12 @@
 //! Keys of a queue carry its name as hash tag, so that in a cluster they share a slot and one script may use them.
 
 use crate::{
-    id::{EntryId, JobId},
+    id::{EntryId, JobId, WorkflowId},
     name::{ChannelName, LimitKey, Priority, QueueName},
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 26] = [
+pub const PATTERNS: [&str; 28] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -30,6 +30,8 @@ pub const PATTERNS: [&str; 26] = [
     "galley:{<queue>}:ended",
     "galley:id:<id>",
     "galley:idempotency:<fingerprint>",
+    "galley:workflows",
+    "galley:{wf:<id>}:w",
     "galley:bridge:{<list>}",
     "galley:{ch:<channel>}:m",
     "galley:events",
@@ -39,6 +41,8 @@ pub const PATTERNS: [&str; 26] = [
 
 /// The queues there are: a sorted set, name by tag.
 pub const QUEUES: &str = "galley:queues";
+/// Workflows that are not over: a sorted set of ids, by when the upkeep looks at them next.
+pub const WORKFLOWS: &str = "galley:workflows";
 /// What happened: a capped stream.
 pub const EVENTS: &str = "galley:events";
 /// Who does the upkeep: a string with a TTL.
@@ -184,6 +188,12 @@ pub fn idempotency(fingerprint: &str) -> String {
     format!("galley:idempotency:{fingerprint}")
 }
 
+/// A workflow: a hash, with a TTL once it is over. A queue cannot be called `wf:...`.
+#[must_use]
+pub fn workflow(id: &WorkflowId) -> String {
+    format!("galley:{{wf:{id}}}:w")
+}
+
 /// Elements on their way from a list to a queue: a list in the same slot.
 #[must_use]
 pub fn bridge(list: &str) -> String {
@@ -248,6 +258,8 @@ mod tests {
             keys.ended(),
             idempotency("f"),
             chosen_id(&id),
+            workflow(&id.to_string().parse().expect("an id")),
+            WORKFLOWS.to_owned(),
             bridge("l"),
             history(&channel),
             QUEUES.to_owned(),

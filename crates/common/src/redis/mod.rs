@@ -6,7 +6,7 @@
 //! | [`dedicated`] | connections for blocking reads |
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
 //! | [`server`] | what Galley requires of the server's configuration |
-//! | [`jobs`], [`bridge`], [`channels`], [`events`], [`idempotency`] | what is kept there |
+//! | [`jobs`], [`workflows`], [`bridge`], [`channels`], [`events`], [`idempotency`] | what is kept there |
 //! | [`maintenance`] | timers, lost leases, upkeep |
 //!
 //! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
@@ -23,6 +23,7 @@ pub mod maintenance;
 mod script;
 pub mod server;
 pub mod subscriber;
+pub mod workflows;
 
 use std::time::Duration;
 

@@ -3,13 +3,14 @@
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use crate::{
-    job::Rate,
+    job::{Rate, workflow::MOST_JOBS},
     name::{QueueName, WorkerId},
 };
 
 use super::{
     BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
     PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, TelemetrySettings,
+    WorkflowSettings,
     raw::{self, List, Raw, Whole},
 };
 
@@ -103,6 +104,7 @@ impl TryFrom<Raw> for Settings {
                 )?,
             },
             jobs: jobs(&raw.jobs)?,
+            workflows: workflows(&raw.workflows)?,
             queues: raw.queues.into_iter().map(queue).collect::<Result<_, _>>()?,
             bridge: bridge(raw.bridge)?,
             channels: ChannelSettings {
@@ -164,6 +166,15 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
         result_limit_bytes: number("jobs.result_limit_bytes", raw.result_limit_bytes, 1024, 64 << 20)?,
         max_queues: number("jobs.max_queues", raw.max_queues, 1, 65_536)?,
         events_max: number("jobs.events_max", raw.events_max, 100, 10_000_000)?,
+    })
+}
+
+fn workflows(raw: &raw::Workflows) -> Result<WorkflowSettings, SettingError> {
+    let limit = number("workflows.results_limit_bytes", raw.results_limit_bytes, 65_536, 64 << 20)?;
+    Ok(WorkflowSettings {
+        max_jobs: number("workflows.max_jobs", raw.max_jobs, 1, MOST_JOBS)?,
+        results_limit_bytes: limit,
+        check: millis("workflows.check_ms", raw.check_ms, 100, 3_600_000)?,
     })
 }
 

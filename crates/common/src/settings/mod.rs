@@ -31,6 +31,8 @@ pub struct Settings {
     pub pubsub_worker: PubsubWorkerSettings,
     /// Jobs wherever they are handled.
     pub jobs: JobSettings,
+    /// Jobs that depend on each other.
+    pub workflows: WorkflowSettings,
     /// Limits of single queues.
     pub queues: BTreeMap<QueueName, QueueLimits>,
     /// The list whose elements become jobs.
@@ -139,6 +141,15 @@ pub struct JobSettings {
     pub result_limit_bytes: usize,
     pub max_queues: u64,
     pub events_max: u64,
+}
+
+/// Jobs that depend on each other.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct WorkflowSettings {
+    pub max_jobs: usize,
+    pub results_limit_bytes: u64,
+    pub check: Duration,
 }
 
 /// Limits of one queue.
@@ -291,6 +302,9 @@ mod tests {
             ("GALLEY__QUEUE_WORKER__QUEUES", "A", "queue_worker.queues", "^[a-z0-9]"),
             ("GALLEY__QUEUE_WORKER__CONCURRENCY", "0", "queue_worker.concurrency", "1 to 10000"),
             ("GALLEY__JOBS__LEASE_MS", "5", "jobs.lease_ms", "100 to 86400000"),
+            ("GALLEY__WORKFLOWS__MAX_JOBS", "1001", "workflows.max_jobs", "1 to 1000"),
+            ("GALLEY__WORKFLOWS__RESULTS_LIMIT_BYTES", "1", "workflows.results_limit_bytes", "65536 to 67108864"),
+            ("GALLEY__WORKFLOWS__CHECK_MS", "99", "workflows.check_ms", "100 to 3600000"),
             ("GALLEY__LOG__FORMAT", "xml", "log.format", "pretty, json or auto"),
             ("GALLEY__LOG__LEVEL", "a=b=c", "log.level", "a filter"),
             ("GALLEY__TELEMETRY__OTLP_ENDPOINT", "jaeger", "telemetry.otlp_endpoint", "http://"),

@@ -59,6 +59,7 @@ pub(super) struct Raw {
     pub(super) queue_worker: QueueWorker,
     pub(super) pubsub_worker: PubsubWorker,
     pub(super) jobs: Jobs,
+    pub(super) workflows: Workflows,
     #[serde(default)]
     pub(super) queues: BTreeMap<String, Queue>,
     pub(super) bridge: Bridge,
@@ -126,6 +127,14 @@ pub(super) struct Jobs {
     pub(super) result_limit_bytes: Whole,
     pub(super) max_queues: Whole,
     pub(super) events_max: Whole,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Workflows {
+    pub(super) max_jobs: Whole,
+    pub(super) results_limit_bytes: Whole,
+    pub(super) check_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,3 +7,5 @@ mod enqueue;
 mod faults;
 mod kit;
 mod settle;
+mod workflow_faults;
+mod workflows;

@@ -9,3 +9,4 @@ mod kit;
 mod running;
 mod seed;
 mod tracing;
+mod workflows;

@@ -10,6 +10,7 @@ mod queues;
 mod seed;
 mod system;
 mod workers;
+mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
@@ -50,6 +51,8 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
         .service(page("/ojs/v1/queues", queues::list))
         .service(page("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
+        .service(page("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
+        .service(page("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)))
         .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
         .service(web::resource("/ojs/v1/queues/{queue}/pause").route(web::post().to(queues::pause)))
         .service(web::resource("/ojs/v1/queues/{queue}/resume").route(web::post().to(queues::resume)))

@@ -78,7 +78,10 @@ async fn fetch_from(
     fetched: &mut Vec<Claimed>,
 ) -> Result<(), ApiError> {
     let (mut priorities, mut expired) = (Vec::new(), 0);
-    let size = |fetched: &[Claimed]| fetched.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum::<usize>();
+    let bytes = |claimed: &Claimed| {
+        claimed.job.envelope.as_str().len() + claimed.job.parent_results.as_ref().map_or(0, String::len)
+    };
+    let size = |fetched: &[Claimed]| fetched.iter().map(bytes).sum::<usize>();
     while fetched.len() < count && expired < MOST_EXPIRED && size(fetched) < ENOUGH_BYTES {
         let claimed =
             services.jobs.claim(queue, &mut priorities, (count - fetched.len()).min(CLAIMED_AT_ONCE), by).await?.jobs;

@@ -1,4 +1,5 @@
-//! The handlers that the Open Job Spec's conformance document names.
+//! The handlers that the Open Job Spec's conformance document names, and `test.gather`, which returns the results it was
+//! given by its workflow.
 
 use std::{
     future::{Ready, ready},
@@ -13,6 +14,7 @@ pub(super) fn register(handlers: &mut Handlers) {
     handlers.add("test.echo", echo);
     handlers.add("test.noop", |_| async { Ok(None) });
     handlers.add("test.produce", produce);
+    handlers.add("test.gather", |context| async move { Ok(Some(context.parent_results().to_owned())) });
     handlers.add("test.fail_once", |context| fail_until(&context, 2));
     handlers.add("test.fail_twice", |context| fail_until(&context, 3));
     handlers.add("test.fail_always", |context| fail_until(&context, u32::MAX));

@@ -27,6 +27,7 @@ pub(crate) struct Context {
     pub(crate) attempt: u32,
     pub(crate) job_type: JobType,
     pub(crate) envelope: Envelope,
+    parent_results: Option<String>,
     pub(crate) worker: WorkerId,
     pub(crate) jobs: Jobs,
     /// Cancelled when the job is: a handler that is in the middle of something may want to tidy up.
@@ -42,6 +43,7 @@ impl Context {
             attempt: claimed.job.history.current_attempt(),
             job_type: claimed.job.summary.job_type.clone(),
             envelope: claimed.job.envelope.clone(),
+            parent_results: claimed.job.parent_results.clone(),
             worker: shared.settings.queue_worker.name.clone(),
             jobs: shared.jobs.clone(),
             cancelled,
@@ -52,6 +54,11 @@ impl Context {
     fn args(&self) -> Result<Vec<Box<serde_json::value::RawValue>>, HandlerError> {
         let parts = self.envelope.parts().map_err(|error| HandlerError::bad_arguments(&error.to_string()))?;
         serde_json::from_str(parts.args.get()).map_err(|error| HandlerError::bad_arguments(&error.to_string()))
+    }
+
+    /// The results of the jobs before this one in its workflow: a JSON array, empty for a job that has none before it.
+    fn parent_results(&self) -> &str {
+        self.parent_results.as_deref().unwrap_or("[]")
     }
 }
 

@@ -42,7 +42,10 @@ impl Jobs {
         now: Millis,
     ) -> StoreResult<Result<Enqueued, Refused>> {
         let id = match new.id {
-            Some(id) if self.locate(id).await?.is_some() => return Ok(Err(Refused::Duplicate(id))),
+            // The id of a workflow's job was not chosen: making the job twice does nothing
+            Some(id) if new.workflow.is_none() && self.locate(id).await?.is_some() => {
+                return Ok(Err(Refused::Duplicate(id)));
+            }
             Some(id) => id,
             None => JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue),
         };
@@ -79,8 +82,8 @@ impl Jobs {
         };
         let claim_ttl = CLAIM_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
         let unique = new.unique.clone();
-        let history = History { created_at: new.id.map(|_| now), ..History::default() };
-        let has_chosen_id = new.id.is_some();
+        let has_chosen_id = new.id.is_some() && new.workflow.is_none();
+        let history = History { created_at: has_chosen_id.then_some(now), ..History::default() };
         let mut job = stored(id, new, traceparent, history, true);
         let answer = self.call_create(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
         match answer.first().map(String::as_str) {
@@ -91,6 +94,7 @@ impl Jobs {
             Some("held") => return Ok(None),
             Some("created") if has_chosen_id => self.note_chosen_id(id, &job.queue, claim_ttl).await?,
             Some("created") => {}
+            _ if !has_chosen_id => return Ok(Some(Err(Refused::Duplicate(id)))),
             _ => {
                 // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
                 self.note_chosen_id(id, &job.queue, claim_ttl).await?;
@@ -123,7 +127,8 @@ impl Jobs {
         let keys = QueueKeys::new(&job.queue);
         // A job without a limit never touches the keys of one
         let key = job.limit_key().cloned().unwrap_or_else(crate::name::LimitKey::none);
-        let max_depth = self.max_depth(&job.queue).unwrap_or(0);
+        // There was room for a workflow when it was accepted: its jobs are let in
+        let max_depth = self.max_depth(&job.queue).filter(|_| job.workflow.is_none()).unwrap_or(0);
         let mut call = script::CREATE.prepare_invoke();
         call.key(keys.record(&job.id)).key(keys.result(&job.id)).key(keys.due()).key(keys.pending());
         call.key(keys.timers()).key(keys.stats());

@@ -1,9 +1,11 @@
 //! Dead letters: jobs that used up their attempts and asked to be kept for people to look at.
 
+use serde_json::value::RawValue;
+
 use super::{Jobs, Located, stored::Ended, wake::Wake};
 use crate::{
-    id::JobId,
-    job::{Envelope, History, JobLimit},
+    id::{JobId, WorkflowId},
+    job::{Envelope, History, JobLimit, workflow::Membership},
     name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
     time,
@@ -22,6 +24,9 @@ struct Kept {
     created_at: String,
     timeout_ms: Option<u64>,
     visibility_timeout_ms: Option<u64>,
+    workflow_id: Option<WorkflowId>,
+    workflow_index: Option<u32>,
+    parent_results: Option<Box<RawValue>>,
 }
 
 impl Jobs {
@@ -137,6 +142,13 @@ fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Option<LimitKey>, Ve
         if let Some(ms) = ms {
             fields.extend([name.to_owned(), ms.to_string()]);
         }
+    }
+    // Its workflow took note of the first end and stays as it is; what it was given then it gets again
+    if let (Some(workflow), Some(index)) = (kept.workflow_id, kept.workflow_index) {
+        fields.extend(["w".to_owned(), Membership { workflow, index }.to_string()]);
+    }
+    if let Some(results) = kept.parent_results {
+        fields.extend(["r".to_owned(), results.get().to_owned()]);
     }
     if let Some(key) = &key {
         fields.extend(["l".to_owned(), key.to_string()]);

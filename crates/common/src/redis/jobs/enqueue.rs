@@ -79,7 +79,7 @@ impl Jobs {
         traceparent: Option<String>,
         now: Millis,
     ) -> StoreResult<Result<Enqueued, Refused>> {
-        if self.is_closed(&new.queue).await? {
+        if new.workflow.is_none() && self.is_closed(&new.queue).await? {
             return Ok(Err(Refused::Closed));
         }
         if let Some(JobLimit::Queue(rate)) = &new.summary.limit {
@@ -161,7 +161,7 @@ impl Jobs {
         Ok(Enqueued { job, state: State::Available })
     }
 
-    pub(super) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
+    pub(in crate::redis) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
         self.limits.get(queue).and_then(|limits| limits.max_depth)
     }
 
@@ -206,6 +206,8 @@ pub(super) fn stored(
         lease_ms: new.visibility_timeout_ms,
         timeout_ms: new.timeout_ms,
         traceparent,
+        workflow: new.workflow,
+        parent_results: new.parent_results,
         has_record,
         enqueued_at: None,
     }

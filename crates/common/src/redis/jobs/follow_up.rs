@@ -7,14 +7,21 @@ use std::time::Duration;
 
 use super::{Jobs, Located, Stored, stored::Ended};
 use crate::{
-    id::JobId,
-    job::{Envelope, JobLimit},
+    id::{JobId, WorkflowId},
+    job::{Envelope, JobLimit, workflow::Membership},
     name::QueueName,
     redis::{StoreError, StoreResult, keys::QueueKeys, script},
 };
 
 /// A job whose end sets something off can be looked up at least this long, so that the upkeep can make up for it.
 const LEAST_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
+
+/// The workflow that a job belongs to, as its JSON says.
+#[derive(serde::Deserialize)]
+struct Member {
+    workflow_id: Option<WorkflowId>,
+    workflow_index: Option<u32>,
+}
 
 impl Jobs {
     /// What the end of a job sets off.
@@ -59,6 +66,10 @@ impl Jobs {
         }
         if let Some(JobLimit::Key(limit)) = parts.summary().limit {
             self.admit(queue, &limit.key).await?;
+        }
+        let member: Member = serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
+        if let (Some(workflow), Some(index)) = (member.workflow_id, member.workflow_index) {
+            self.member_ended(Membership { workflow, index }, id, json).await?;
         }
         self.forget_follow_up(queue, id).await
     }

@@ -189,7 +189,8 @@ impl Jobs {
         Ok(None)
     }
 
-    pub(super) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
+    /// Finds a job of that queue.
+    pub(in crate::redis) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
         let mut place = id.address().map(|address| (address.priority, address.entry));
         // A job can move between two looks, each time by somebody's hand
         for _ in 0..8 {

@@ -53,7 +53,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     name::QueueName,
-    settings::{JobSettings, QueueLimits, Settings},
+    settings::{JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
 
@@ -82,6 +82,7 @@ use super::{
 pub struct Jobs {
     pub(in crate::redis) redis: Redis,
     pub(in crate::redis) settings: Arc<JobSettings>,
+    pub(in crate::redis) workflows: Arc<WorkflowSettings>,
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
     closed: Arc<closed::Closed>,
     pub(in crate::redis) events: EventLog,
@@ -94,6 +95,7 @@ impl Jobs {
         Self {
             redis: redis.clone(),
             settings: Arc::new(settings.jobs.clone()),
+            workflows: Arc::new(settings.workflows.clone()),
             limits: Arc::new(settings.queues.clone()),
             closed: Arc::default(),
             events,

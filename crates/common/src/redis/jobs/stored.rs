@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use crate::{
     id::{EntryId, JobId, new_salt},
-    job::{Envelope, Failure, History, JobLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView},
+    job::{
+        Envelope, Failure, History, JobLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView,
+        workflow::Membership,
+    },
     name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys},
     time::Millis,
@@ -31,6 +34,10 @@ pub struct Stored {
     pub timeout_ms: Option<u64>,
     /// The trace it belongs to.
     pub traceparent: Option<String>,
+    /// The workflow that it belongs to.
+    pub workflow: Option<Membership>,
+    /// Results of the jobs before it in its workflow: a JSON array.
+    pub parent_results: Option<String>,
     /// Whether it has a record.
     pub has_record: bool,
     /// When it became available, if it is: the time of its stream entry.
@@ -89,6 +96,8 @@ impl Stored {
             lease_ms: number("v"),
             timeout_ms: number("t"),
             traceparent: fields.remove("c"),
+            workflow: fields.remove("w").and_then(|text| text.parse().ok()),
+            parent_results: fields.remove("r"),
             has_record,
             enqueued_at: None,
         })
@@ -112,6 +121,12 @@ impl Stored {
         }
         if let Some(key) = self.limit_key() {
             push("l", key.to_string());
+        }
+        if let Some(membership) = &self.workflow {
+            push("w", membership.to_string());
+        }
+        if let Some(results) = &self.parent_results {
+            push("r", results.clone());
         }
         fields
     }
@@ -153,7 +168,7 @@ impl Stored {
 
     /// Whether something follows its end: others wait for it to be over.
     pub(super) fn has_follow_up(&self) -> bool {
-        self.summary.is_unique || self.limit_key().is_some()
+        self.summary.is_unique || self.limit_key().is_some() || self.workflow.is_some()
     }
 
     /// A view of it in that state; see [`JobView`].
@@ -163,6 +178,8 @@ impl Stored {
         let mut view =
             JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history, max_attempts);
         view.enqueued_at = self.enqueued_at;
+        view.workflow = self.workflow;
+        view.parent_results = self.parent_results.as_deref();
         view
     }
 
@@ -269,7 +286,7 @@ impl Ended {
     }
 
     /// As it is stored when no attempt was involved.
-    pub(super) fn to_text_without_attempt(&self) -> String {
+    pub(in crate::redis) fn to_text_without_attempt(&self) -> String {
         format!("-\n{}", self.json)
     }
 

@@ -11,11 +11,13 @@
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
+//! | `workflows` | workflows whose progress was cut off |
 
 mod due;
 mod lapsed;
 mod sweep;
 mod timers;
+mod workflows;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -305,6 +307,16 @@ impl<'a> Maintainer<'a> {
             }
             let swept = sweep::queue(self.jobs, &queue, self.trust).await.map(|()| 0);
             tolerate(&queue, swept)?;
+        }
+        let mut looked_at = 0;
+        for id in self.jobs.workflows_to_check().await? {
+            if stop.is_cancelled() || looked_at >= workflows::ENOUGH_JOBS {
+                break;
+            }
+            if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
+                return Ok(false);
+            }
+            looked_at += workflows::check(self.jobs, id).await?;
         }
         self.read_all().await?;
         Ok(true)

@@ -1,0 +1,179 @@
+//! Workflows: jobs that depend on each other. A chain runs one after another, a group all at once, a batch is a group
+//! with callbacks.
+//!
+//! Pure code: `request` checks what a client asks for, `progress` decides what must exist now and how the workflow is
+//! doing, `view` is what clients see. The store (`crate::redis::workflows`) carries it out.
+//!
+//! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after them.
+
+mod progress;
+mod request;
+mod view;
+
+use std::{fmt, str::FromStr};
+
+pub use progress::{End, Plan, Progress};
+pub use request::{Member, NewWorkflow};
+pub use view::{JobStatus, WorkflowView};
+
+use crate::{
+    id::WorkflowId,
+    name::{NameError, quoted},
+};
+
+/// The most jobs that the setting `workflows.max_jobs` can allow: they are written in one script call.
+pub const MOST_JOBS: u64 = 1000;
+
+/// What kind of workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One after another; each gets the results of those before it.
+    Chain,
+    /// All at once.
+    Group,
+    /// All at once, then callbacks, which get all results.
+    Batch,
+}
+
+impl Kind {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Chain, Self::Group, Self::Batch];
+
+    /// The name in the interface and in Redis.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chain => "chain",
+            Self::Group => "group",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// What its jobs are called.
+    #[must_use]
+    pub fn members(self) -> &'static str {
+        if self == Self::Chain { "steps" } else { "jobs" }
+    }
+}
+
+/// How a workflow is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkflowState {
+    /// Not over.
+    Running,
+    /// Every job that was to run succeeded.
+    Completed,
+    /// One did not.
+    Failed,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+impl WorkflowState {
+    /// The name in the interface and in Redis.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Running, Self::Completed, Self::Failed, Self::Cancelled].into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+impl fmt::Display for WorkflowState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A job that a batch starts when all its members are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callback {
+    /// In any case.
+    Complete,
+    /// When all of them succeeded.
+    Success,
+    /// When one of them did not.
+    Failure,
+}
+
+impl Callback {
+    /// All three, in the order in which they are started.
+    pub const ALL: [Self; 3] = [Self::Complete, Self::Success, Self::Failure];
+
+    /// The name in the interface.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "on_complete",
+            Self::Success => "on_success",
+            Self::Failure => "on_failure",
+        }
+    }
+
+    /// Its place behind the members.
+    #[must_use]
+    pub fn offset(self) -> usize {
+        match self {
+            Self::Complete => 0,
+            Self::Success => 1,
+            Self::Failure => 2,
+        }
+    }
+}
+
+/// Which job of which workflow: `<workflow id>:<index>` in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// The workflow.
+    pub workflow: WorkflowId,
+    /// The job's place in it.
+    pub index: u32,
+}
+
+impl fmt::Display for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.workflow, self.index)
+    }
+}
+
+impl FromStr for Membership {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        text.split_once(':')
+            .and_then(|(workflow, index)| Some(Self { workflow: workflow.parse().ok()?, index: index.parse().ok()? }))
+            .ok_or_else(|| NameError::new("membership", "be <workflow id>:<index>", &quoted(text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_memberships_lead_back_to_what_they_stand_for() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_name(kind.as_str()), Some(kind));
+        }
+        let membership = Membership { workflow: WorkflowId::new(), index: 7 };
+        assert_eq!(membership.to_string().parse(), Ok(membership));
+        for bad in ["", "7", "x:7", &format!("{}:", membership.workflow), &format!("{}:-1", membership.workflow)] {
+            assert!(bad.parse::<Membership>().is_err(), "{bad}");
+        }
+    }
+}

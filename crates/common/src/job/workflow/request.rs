@@ -1,0 +1,242 @@
+//! A request for a workflow, checked job by job.
+
+use serde_json::value::RawValue;
+
+use super::{Callback, Kind};
+use crate::{
+    id::WorkflowId,
+    job::request::{NewJob, RequestError},
+    json::{Object, ObjectWriter},
+    name::quoted,
+    time::Millis,
+};
+
+/// Longest `name`, in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// A workflow that may be stored.
+#[derive(Debug, Clone)]
+pub struct NewWorkflow {
+    /// The id that the client chose, if it chose one.
+    pub id: Option<WorkflowId>,
+    /// What kind it is.
+    pub kind: Kind,
+    /// `name` and `meta` as a JSON object, shown as they came.
+    pub about: String,
+    /// Its members, in order.
+    pub members: Vec<Member>,
+    /// Its callbacks.
+    pub callbacks: Vec<(Callback, Member)>,
+}
+
+/// A job of a workflow.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// As the client sent it. It is read again when it starts: times reckoned "from now" count from then.
+    pub json: String,
+    /// As it would start now.
+    pub job: NewJob,
+}
+
+fn invalid(message: impl Into<String>) -> RequestError {
+    RequestError::Invalid(message.into())
+}
+
+impl NewWorkflow {
+    /// Checks a request body.
+    ///
+    /// # Errors
+    /// The first member that is missing or wrong.
+    pub fn parse(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
+        let kind = kind(body)?;
+        let list = kind.members();
+        let callbacks_allowed = kind == Kind::Batch;
+        let allowed = |name: &str| {
+            ["id", "type", "name", "meta", list].contains(&name) || callbacks_allowed && name == "callbacks"
+        };
+        if let Some((name, _)) = body.iter().find(|(name, _)| !allowed(name)) {
+            let more = if callbacks_allowed { ", callbacks" } else { "" };
+            return Err(invalid(format!(
+                "a {} has id, type, name, meta, {list}{more}, and not {}",
+                kind.as_str(),
+                quoted(name)
+            )));
+        }
+        let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
+        let members = members(body, list, max_jobs, now)?;
+        let callbacks = if callbacks_allowed { callbacks(body, now)? } else { Vec::new() };
+        Ok(Self { id, kind, about: about(body)?, members, callbacks })
+    }
+
+    /// Whether a request says when something should happen, so that it matters which clock `now` is from.
+    #[must_use]
+    pub fn mentions_time(body: &Object<'_>) -> bool {
+        let lists = ["steps", "jobs"].into_iter().filter_map(|name| body.get(name));
+        let mut jobs = lists.filter_map(|raw| serde_json::from_str::<Vec<Object>>(raw.get()).ok()).flatten();
+        jobs.any(|job| NewJob::mentions_time(&job))
+    }
+}
+
+impl Member {
+    fn parse(raw: &RawValue, place: &str, now: Millis) -> Result<Self, RequestError> {
+        let inside = |error: RequestError| RequestError::In { place: place.to_owned(), error: Box::new(error) };
+        if !raw.get().starts_with('{') {
+            return Err(inside(invalid(format!("must be a job, which is a JSON object, got {}", quoted(raw.get())))));
+        }
+        let body: Object = serde_json::from_str(raw.get()).map_err(|error| inside(invalid(error.to_string())))?;
+        if let Some(name) = ["steps", "jobs", "callbacks"].into_iter().find(|name| body.get(name).is_some()) {
+            return Err(inside(invalid(format!("must be a job without {name}: workflows cannot be nested"))));
+        }
+        if body.get("depends_on").is_some() {
+            return Err(inside(invalid(
+                "must be a job without depends_on: the order of the array is the order of a chain",
+            )));
+        }
+        if body.get("id").is_some() {
+            return Err(inside(invalid("must be a job without id: the ids in a workflow follow from the workflow's")));
+        }
+        let job = NewJob::parse(&body, now).map_err(inside)?;
+        Ok(Self { json: raw.get().to_owned(), job })
+    }
+}
+
+fn kind(body: &Object<'_>) -> Result<Kind, RequestError> {
+    let allowed = "\"chain\", \"group\" or \"batch\"";
+    let raw = body.get("type").ok_or_else(|| invalid(format!("type is required: {allowed}")))?;
+    let name: Option<String> = serde_json::from_str(raw.get()).ok();
+    name.as_deref()
+        .and_then(Kind::from_name)
+        .ok_or_else(|| invalid(format!("type must be {allowed}, got {}", quoted(raw.get()))))
+}
+
+fn members(body: &Object<'_>, list: &str, max_jobs: usize, now: Millis) -> Result<Vec<Member>, RequestError> {
+    let wanted = format!("{list} must be a JSON array of 1 to {max_jobs} jobs");
+    let raw =
+        body.get(list).ok_or_else(|| invalid(format!("{list} is required: a JSON array of 1 to {max_jobs} jobs")))?;
+    let jobs: Vec<&RawValue> =
+        serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{wanted}, got {}", quoted(raw.get()))))?;
+    if !(1..=max_jobs).contains(&jobs.len()) {
+        return Err(invalid(format!("{wanted}, got {}", jobs.len())));
+    }
+    jobs.iter().enumerate().map(|(index, raw)| Member::parse(raw, &format!("{list}[{index}]"), now)).collect()
+}
+
+fn callbacks(body: &Object<'_>, now: Millis) -> Result<Vec<(Callback, Member)>, RequestError> {
+    let allowed = "a JSON object with on_complete, on_success, on_failure or several of them";
+    let raw = body.get("callbacks").ok_or_else(|| invalid(format!("callbacks is required: {allowed}")))?;
+    let given: Option<Object> = serde_json::from_str(raw.get()).ok();
+    let given = given.ok_or_else(|| invalid(format!("callbacks must be {allowed}, got {}", quoted(raw.get()))))?;
+    let known = |name: &str| Callback::ALL.iter().any(|callback| callback.as_str() == name);
+    if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
+        return Err(invalid(format!("callbacks must be {allowed}, got {}", quoted(name))));
+    }
+    let mut found = Vec::new();
+    for callback in Callback::ALL {
+        if let Some(raw) = given.get(callback.as_str()) {
+            found.push((callback, Member::parse(raw, &format!("callbacks.{}", callback.as_str()), now)?));
+        }
+    }
+    if found.is_empty() {
+        return Err(invalid(format!("callbacks must be {allowed}; without any, make it a group")));
+    }
+    Ok(found)
+}
+
+fn about(body: &Object<'_>) -> Result<String, RequestError> {
+    let mut about = ObjectWriter::default();
+    if let Some(raw) = body.get("name") {
+        let name = text(raw, "name")?;
+        if name.len() > LONGEST_NAME {
+            return Err(invalid(format!("name must have at most {LONGEST_NAME} bytes, got {}", name.len())));
+        }
+        about.raw("name", raw.get());
+    }
+    if let Some(raw) = body.get("meta") {
+        if !raw.get().starts_with('{') {
+            return Err(invalid(format!("meta must be a JSON object, got {}", quoted(raw.get()))));
+        }
+        about.raw("meta", raw.get());
+    }
+    Ok(about.finish())
+}
+
+fn text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
+    serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<NewWorkflow, RequestError> {
+        NewWorkflow::parse(&serde_json::from_str(json).expect("an object"), 3, 1_000)
+    }
+
+    #[test]
+    fn jobs_keep_their_bytes_and_their_own_queues_priorities_and_policies() {
+        let body = r#"{"type":"batch","name":"n","meta":{"k":1.0},"jobs":[{"type":"a", "args":[1.0]},
+            {"type":"b","args":[],"options":{"queue":"q","priority":7,"retry":{"max_attempts":1}}}],
+            "callbacks":{"on_failure":{"type":"c","args":[]},"on_complete":{"type":"d","args":[]}}}"#;
+        let workflow = parse(body).expect("a workflow");
+        assert_eq!((workflow.kind, workflow.about.as_str()), (Kind::Batch, r#"{"name":"n","meta":{"k":1.0}}"#));
+        assert_eq!(workflow.members[0].json, r#"{"type":"a", "args":[1.0]}"#);
+        let second = &workflow.members[1].job;
+        assert_eq!((second.queue.as_str(), second.priority.get(), second.summary.max_attempts), ("q", 7, 1));
+        let callbacks: Vec<_> = workflow.callbacks.iter().map(|(callback, _)| *callback).collect();
+        assert_eq!(callbacks, [Callback::Complete, Callback::Failure]);
+    }
+
+    #[test]
+    fn each_wrong_workflow_is_refused_with_what_is_allowed() {
+        let job = r#"{"type":"a","args":[]}"#;
+        for (json, expected) in [
+            ("{}".to_owned(), r#"type is required: "chain", "group" or "batch""#),
+            (r#"{"type":"dag"}"#.to_owned(), r#"type must be "chain", "group" or "batch""#),
+            (r#"{"type":1}"#.to_owned(), "type must be"),
+            (r#"{"type":"chain"}"#.to_owned(), "steps is required: a JSON array of 1 to 3 jobs"),
+            (r#"{"type":"chain","steps":[]}"#.to_owned(), "steps must be a JSON array of 1 to 3 jobs, got 0"),
+            (r#"{"type":"group","jobs":{}}"#.to_owned(), "jobs must be a JSON array of 1 to 3 jobs, got"),
+            (
+                format!(r#"{{"type":"group","jobs":[{job},{job},{job},{job}]}}"#),
+                "jobs must be a JSON array of 1 to 3 jobs, got 4",
+            ),
+            (
+                format!(r#"{{"type":"chain","jobs":[{job}]}}"#),
+                "a chain has id, type, name, meta, steps, and not \"jobs\"",
+            ),
+            (format!(r#"{{"type":"group","jobs":[{job}],"callbacks":{{}}}}"#), "a group has"),
+            (format!(r#"{{"type":"group","jobs":[{job},7]}}"#), "jobs[1]: must be a job"),
+            (r#"{"type":"chain","steps":[{"type":"A","args":[]}]}"#.to_owned(), "steps[0]: type must match"),
+            (
+                r#"{"type":"chain","steps":[{"type":"a","args":[],"depends_on":[]}]}"#.to_owned(),
+                "steps[0]: must be a job without depends_on",
+            ),
+            (
+                r#"{"type":"chain","steps":[{"type":"group","jobs":[]}]}"#.to_owned(),
+                "steps[0]: must be a job without jobs: workflows cannot be nested",
+            ),
+            (
+                r#"{"type":"chain","steps":[{"type":"a","args":[],"id":"x"}]}"#.to_owned(),
+                "steps[0]: must be a job without id",
+            ),
+            (
+                r#"{"type":"chain","steps":[{"type":"a","args":[],"retry":{"max_attempts":-1}}]}"#.to_owned(),
+                "steps[0]: retry.max_attempts",
+            ),
+            (format!(r#"{{"type":"batch","jobs":[{job}]}}"#), "callbacks is required: a JSON object with on_complete"),
+            (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":[]}}"#), "callbacks must be"),
+            (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{}}}}"#), "callbacks must be"),
+            (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{"on_end":{job}}}}}"#), "callbacks must be"),
+            (
+                format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{"on_success":{{}}}}}}"#),
+                "callbacks.on_success: type is required",
+            ),
+            (format!(r#"{{"type":"group","id":"x","jobs":[{job}]}}"#), "id must be a lower-case UUIDv7"),
+            (format!(r#"{{"type":"group","name":7,"jobs":[{job}]}}"#), "name must be a string"),
+            (format!(r#"{{"type":"group","meta":7,"jobs":[{job}]}}"#), "meta must be a JSON object"),
+        ] {
+            let error = parse(&json).expect_err(&json).to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A workflow as clients see it: its state, its numbers and all its jobs in one JSON object.
+
+use super::{Callback, Kind, WorkflowState};
+use crate::{
+    id::{JobId, WorkflowId},
+    job::State,
+    json::ObjectWriter,
+    time::{self, Millis},
+};
+
+/// A job of a workflow and how it is doing.
+#[derive(Debug, Clone)]
+pub struct JobStatus {
+    /// Its place.
+    pub index: usize,
+    /// Which callback it is, if it is one.
+    pub callback: Option<Callback>,
+    /// Its id, which it has before it starts.
+    pub id: JobId,
+    /// Its type.
+    pub job_type: String,
+    /// Its queue.
+    pub queue: String,
+    /// Its state; none while it has not started.
+    pub state: Option<State>,
+    /// Its result, as JSON.
+    pub result: Option<String>,
+}
+
+/// Everything there is to show of a workflow.
+#[derive(Debug, Clone)]
+pub struct WorkflowView {
+    /// Its id.
+    pub id: WorkflowId,
+    /// What kind it is.
+    pub kind: Kind,
+    /// How it is doing.
+    pub state: WorkflowState,
+    /// `name` and `meta`, as a JSON object.
+    pub about: String,
+    /// When it was made.
+    pub created_at: Millis,
+    /// When it was over, if it is.
+    pub ended_at: Option<Millis>,
+    /// How many members it has.
+    pub total: usize,
+    /// Members that succeeded, failed for good, were called off or will not start any more.
+    pub counts: [usize; 3],
+    /// Its members and callbacks; empty in a list of workflows.
+    pub jobs: Vec<JobStatus>,
+}
+
+impl WorkflowView {
+    /// The JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut out = ObjectWriter::default();
+        out.text("id", &self.id.to_string()).text("type", self.kind.as_str()).text("state", self.state.as_str());
+        out.splice(&self.about);
+        let number = |count: usize| i128::try_from(count).unwrap_or_default();
+        let [completed, failed, cancelled] = self.counts.map(number);
+        if self.kind == Kind::Chain {
+            out.number("steps_total", number(self.total)).number("steps_completed", completed);
+        }
+        out.number("jobs_total", number(self.total)).number("jobs_completed", completed);
+        out.number("jobs_failed", failed).number("jobs_cancelled", cancelled);
+        out.text("created_at", &time::format(self.created_at));
+        if let Some(at) = self.ended_at {
+            let name = if self.state == WorkflowState::Cancelled { "cancelled_at" } else { "completed_at" };
+            out.text(name, &time::format(at));
+        }
+        if !self.jobs.is_empty() {
+            let over = self.state != WorkflowState::Running;
+            let list = |callbacks: bool| {
+                let jobs = self.jobs.iter().filter(|job| job.callback.is_some() == callbacks);
+                format!("[{}]", jobs.map(|job| job.to_json(over)).collect::<Vec<_>>().join(","))
+            };
+            out.raw("members", &list(false));
+            if self.kind == Kind::Batch {
+                out.raw("callbacks", &list(true));
+            }
+        }
+        out.finish()
+    }
+}
+
+impl JobStatus {
+    /// A job that has not started is waiting, or `cancelled` when the workflow is over: it never will.
+    fn to_json(&self, over: bool) -> String {
+        let mut out = ObjectWriter::default();
+        match self.callback {
+            Some(callback) => out.text("on", callback.as_str()),
+            None => out.number("index", i128::try_from(self.index).unwrap_or_default()),
+        };
+        let unstarted = if over { State::Cancelled.as_str() } else { "waiting" };
+        out.text("id", &self.id.to_string()).text("type", &self.job_type).text("queue", &self.queue);
+        out.text("state", self.state.map_or(unstarted, State::as_str));
+        if let Some(result) = &self.result {
+            out.raw("result", result);
+        }
+        out.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_object_tells_the_status_of_every_job() {
+        let id = WorkflowId::new();
+        let queue = "q".parse().expect("a name");
+        let job = |index: u32, state, result: Option<&str>| JobStatus {
+            index: index as usize,
+            callback: None,
+            id: id.job(index, &queue),
+            job_type: "a".into(),
+            queue: "q".into(),
+            state,
+            result: result.map(str::to_owned),
+        };
+        let mut view = WorkflowView {
+            id,
+            kind: Kind::Chain,
+            state: WorkflowState::Running,
+            about: r#"{"name":"n"}"#.into(),
+            created_at: 0,
+            ended_at: None,
+            total: 2,
+            counts: [1, 0, 0],
+            jobs: vec![job(0, Some(State::Completed), Some("1.0")), job(1, None, None)],
+        };
+        let json = view.to_json();
+        assert!(json.contains(r#""steps_total":2,"steps_completed":1"#) && json.contains(r#""name":"n""#), "{json}");
+        assert!(json.contains(r#""result":1.0"#) && json.contains(r#""state":"waiting""#), "{json}");
+        (view.state, view.ended_at) = (WorkflowState::Failed, Some(5));
+        let json = view.to_json();
+        assert!(json.contains(r#""state":"cancelled""#) && json.contains("completed_at"), "{json}");
+    }
+}

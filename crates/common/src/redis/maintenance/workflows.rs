@@ -1,0 +1,22 @@
+//! Workflows whose progress may have been cut off, and ends that they did not hear of.
+
+use crate::{
+    id::WorkflowId,
+    redis::{StoreError, StoreResult, jobs::Jobs},
+};
+
+/// Jobs of workflows after which a turn looks at no further workflow.
+pub(super) const ENOUGH_JOBS: usize = 1000;
+
+/// Looks at one workflow and answers with how many jobs that took. Trouble of one must not keep the others from being
+/// looked after: it gets a pause.
+pub(super) async fn check(jobs: &Jobs, id: WorkflowId) -> StoreResult<usize> {
+    match jobs.check_workflow(id).await {
+        Ok(looked_at) => Ok(looked_at),
+        Err(error @ StoreError::Unavailable(_)) => Err(error),
+        Err(error) => {
+            tracing::error!(workflow = %id, %error, "upkeep of a workflow failed");
+            jobs.look_again(id, jobs.workflows.check).await.map(|()| 0)
+        }
+    }
+}

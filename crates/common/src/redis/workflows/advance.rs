@@ -1,0 +1,271 @@
+//! Taking a workflow as far as it can go.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use futures_util::{TryStreamExt, stream};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    super::{
+        StoreError, StoreResult,
+        jobs::{Jobs, Located, Refused, local_now},
+        keys, script,
+    },
+    AT_ONCE,
+    kept::{Kept, KeptJob},
+};
+use crate::{
+    id::{JobId, WorkflowId},
+    job::{
+        State,
+        workflow::{End, Kind, Membership, WorkflowState},
+    },
+};
+
+/// When the upkeep looks again at a workflow that something was just begun with.
+pub(super) const SOON: Duration = Duration::from_secs(5);
+/// Members that are read and made before that is noted.
+const BATCH: usize = 50;
+/// Longest time between two looks of the upkeep, unless the setting is longer.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// Workflows that the upkeep looks at in one turn.
+const MOST_CHECKED: usize = 20;
+
+/// What the JSON of a job that is over tells its workflow.
+#[derive(Deserialize)]
+struct Over<'a> {
+    state: State,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+}
+
+/// What `record_member.lua` says of the workflow.
+type Tally = (String, usize, usize, String);
+
+impl Jobs {
+    /// Records that a job of a workflow ended, and goes on with the workflow where something follows from it.
+    ///
+    /// Boxed: cancelling a workflow ends jobs, and ending a job goes on with its workflow.
+    pub(in crate::redis) fn member_ended<'a>(
+        &'a self,
+        membership: Membership,
+        job: JobId,
+        ended_json: &'a str,
+    ) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>> {
+        Box::pin(async move {
+            let Some((kind, members, ended, state)) = self.record_end(membership, job, ended_json).await? else {
+                return Ok(());
+            };
+            // Most ends change nothing yet: a group goes on when the last of its members is over
+            let goes_on = state.is_empty() && (kind == Kind::Chain.as_str() || ended >= members);
+            if !goes_on {
+                return Ok(());
+            }
+            let advanced = self.advance(membership.workflow).await;
+            if advanced.is_err() {
+                // Redis may be full. If this fails too, the time that was set before stands
+                let _ = self.look_again(membership.workflow, SOON.min(self.workflows.check)).await;
+            }
+            advanced
+        })
+    }
+
+    /// Records that a job of a workflow ended; none when there is no such workflow any more.
+    pub(super) async fn record_end(
+        &self,
+        membership: Membership,
+        job: JobId,
+        ended_json: &str,
+    ) -> StoreResult<Option<Tally>> {
+        let over: Over = serde_json::from_str(ended_json)
+            .map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
+        let Some(end) = End::of(over.state) else { return Ok(None) };
+        let result = over.result.filter(|_| end == End::Completed).map_or("", RawValue::get);
+        self.note_end(membership, job, end, result).await
+    }
+
+    pub(super) async fn note_end(
+        &self,
+        membership: Membership,
+        job: JobId,
+        end: End,
+        result: &str,
+    ) -> StoreResult<Option<Tally>> {
+        let tally: redis::Value = script::RECORD_MEMBER
+            .key(keys::workflow(&membership.workflow))
+            .arg(membership.index)
+            .arg(end.state().as_str())
+            .arg(result)
+            .arg(format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}"))
+            .arg(self.workflows.results_limit_bytes)
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        match tally {
+            redis::Value::Array(parts) if parts.is_empty() => Ok(None),
+            tally => redis::from_redis_value(tally).map(Some).map_err(|error| StoreError::damaged(error.to_string())),
+        }
+    }
+
+    /// Makes whatever of a workflow must exist by now, and ends it if it is over. May be called by anybody at any time.
+    ///
+    /// # Errors
+    /// Redis is unavailable, or a job cannot be made: the upkeep tries again.
+    pub async fn advance(&self, id: WorkflowId) -> StoreResult<()> {
+        let Some(kept) = self.read_workflow(id).await? else { return self.forget(id).await };
+        match kept.over {
+            Some((WorkflowState::Cancelled, _)) => return self.cancel_jobs(&kept).await,
+            Some(_) => return self.release(id).await,
+            None => {}
+        }
+        let plan = kept.progress.plan();
+        let missing: Vec<usize> = kept.open().into_iter().filter(|index| *index >= kept.existing).collect();
+        for some in missing.chunks(BATCH) {
+            let parents = self.parent_results(&kept, some).await?;
+            for job in self.read_jobs(&kept, some.to_vec()).await? {
+                self.start(&kept, job, parents.clone()).await?;
+            }
+            let existing = some.last().map_or(0, |last| last + 1);
+            // It may have been called off meanwhile, by somebody who did not see what was just made
+            match self.note_started(id, existing).await? {
+                None => {}
+                Some(WorkflowState::Cancelled) => {
+                    let Some(kept) = self.read_workflow(id).await? else { return Ok(()) };
+                    return self.cancel_jobs(&kept).await;
+                }
+                Some(_) => return Ok(()),
+            }
+        }
+        if plan.state == WorkflowState::Running {
+            return self.look_again(id, self.check_after(&kept)).await;
+        }
+        if self.end_workflow(id, plan.state).await? == "done" {
+            let (kind, state) = (kept.progress.kind.as_str(), plan.state.as_str());
+            metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
+            tracing::info!(workflow = %id, kind, state, "workflow is over");
+        }
+        self.release(id).await
+    }
+
+    /// What the jobs to be started are given: steps of a chain and callbacks get the results before them.
+    async fn parent_results(&self, kept: &Kept, starting: &[usize]) -> StoreResult<Option<String>> {
+        let before = match (kept.progress.kind, starting.first()) {
+            // A chain starts one at a time
+            (Kind::Chain, Some(index)) if *index > 0 => *index,
+            (Kind::Batch, Some(index)) if *index >= kept.total() => kept.total(),
+            _ => return Ok(None),
+        };
+        let results = self.read_results(kept.id, before).await?;
+        let results: Vec<String> = results.into_iter().map(|result| result.unwrap_or_else(|| "null".into())).collect();
+        Ok(Some(format!("[{}]", results.join(","))))
+    }
+
+    async fn start(&self, kept: &Kept, job: KeptJob, parent_results: Option<String>) -> StoreResult<()> {
+        let KeptJob { index, mut new, now } = job;
+        let id = kept.job_id(index, &new.queue);
+        new.id = Some(id);
+        new.workflow = Some(Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) });
+        new.parent_results = parent_results;
+        match self.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
+            Ok(_) => Ok(()),
+            Err(Refused::Duplicate(known)) if known == id => Ok(()),
+            // Another job stands in its way: it counts as called off, and the workflow goes on from there
+            Err(Refused::Duplicate(_) | Refused::Ignored { .. }) => {
+                self.cancel_job(kept, KeptJob { index, new, now }).await?;
+                self.look_again(kept.id, SOON).await
+            }
+            Err(refused) => {
+                Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", kept.id)))
+            }
+        }
+    }
+
+    /// Notes that the jobs before an index exist; the state of the workflow if it is over, and as over counts one that is gone.
+    async fn note_started(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
+        let state: String =
+            script::NOTE_STARTED.key(keys::workflow(&id)).arg(existing).invoke_async(&mut self.redis.clone()).await?;
+        Ok(if state == "gone" { Some(WorkflowState::Failed) } else { WorkflowState::from_name(&state) })
+    }
+
+    pub(super) async fn end_workflow(&self, id: WorkflowId, state: WorkflowState) -> StoreResult<String> {
+        let mut call = script::END_WORKFLOW.key(keys::workflow(&id));
+        Ok(call.arg(state.as_str()).arg(local_now()).invoke_async(&mut self.redis.clone()).await?)
+    }
+
+    /// Lets go of a workflow that is over and of which nothing is left to do.
+    pub(super) async fn release(&self, id: WorkflowId) -> StoreResult<()> {
+        let mut command = redis::cmd("PEXPIRE");
+        command.arg(keys::workflow(&id)).arg(self.settings.result_ttl.as_millis().to_string());
+        command.exec_async(&mut self.redis.clone()).await?;
+        self.forget(id).await
+    }
+
+    /// How long until the upkeep looks at a workflow that runs. The older it is, the longer its jobs seem to take, and
+    /// the less is to be had from looking at them often.
+    fn check_after(&self, kept: &Kept) -> Duration {
+        let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
+        self.workflows.check.max((age / 20).min(LONGEST_PAUSE))
+    }
+
+    pub(super) async fn forget(&self, id: WorkflowId) -> StoreResult<()> {
+        let mut command = redis::cmd("ZREM");
+        Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.redis.clone()).await?)
+    }
+
+    /// Lets the upkeep look at a workflow after that time, on Redis's clock.
+    pub(in crate::redis) async fn look_again(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
+        let mut call = script::LOOK_AGAIN.key(keys::WORKFLOWS);
+        let call = call.arg(id.to_string()).arg(after.as_millis().to_string());
+        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
+        Ok(())
+    }
+
+    /// Workflows that the upkeep should look at now, a bounded number.
+    pub(in crate::redis) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(keys::WORKFLOWS).arg("-inf").arg(self.now().await?).arg("LIMIT").arg(0).arg(MOST_CHECKED);
+        let ids: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
+        for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
+            tracing::error!(member = crate::name::quoted(stranger), "not a workflow among the workflows, removed");
+            redis::cmd("ZREM").arg(keys::WORKFLOWS).arg(stranger).exec_async(&mut self.redis.clone()).await?;
+        }
+        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// Takes up a workflow whose progress may have been cut off: records ends that nobody recorded, then goes on. Answers
+    /// with how many jobs it looked at.
+    ///
+    /// # Errors
+    /// As [`Jobs::advance`].
+    pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<usize> {
+        let mut looked_at = 0;
+        if let Some(kept) = self.read_workflow(id).await?.filter(|kept| kept.over.is_none()) {
+            for some in kept.open().chunks(BATCH) {
+                let jobs = self.read_jobs(&kept, some.to_vec()).await?;
+                let checks = stream::iter(jobs.into_iter().map(Ok));
+                checks.try_for_each_concurrent(AT_ONCE, |job| self.check_job(&kept, job)).await?;
+                looked_at += some.len();
+            }
+        }
+        self.advance(id).await.map(|()| looked_at)
+    }
+
+    /// Records how a job ended if it is over. One that existed and is nowhere to be found counts as failed: what became
+    /// of it will not be known, and running it again could be wrong.
+    async fn check_job(&self, kept: &Kept, KeptJob { index, new, .. }: KeptJob) -> StoreResult<()> {
+        let id = kept.job_id(index, &new.queue);
+        let membership = Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        match self.locate_in_queue(id, &new.queue).await? {
+            Some(Located::Ended(json)) => {
+                tracing::info!(workflow = %kept.id, %id, "an end that its workflow did not hear of");
+                self.record_end(membership, id, &json).await?;
+            }
+            None if index < kept.existing => {
+                tracing::warn!(workflow = %kept.id, %id, "a job of a workflow is gone without a trace: it counts as failed");
+                self.note_end(membership, id, End::Discarded, "").await?;
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Calling workflows off. It is marked first, so that nothing more is started; then the jobs that may exist are ended.
+
+use futures_util::{TryStreamExt, stream};
+
+use super::{
+    super::{
+        StoreError, StoreResult,
+        jobs::{Ended, Jobs, Located, NotCancelled, local_now, stored_new},
+        keys::QueueKeys,
+        script,
+    },
+    AT_ONCE, advance,
+    kept::{Kept, KeptJob},
+};
+use crate::{
+    id::{JobId, WorkflowId},
+    job::{
+        NewJob,
+        workflow::{End, Membership, WorkflowState},
+    },
+};
+
+/// A workflow that was not cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotCancelledWorkflow {
+    /// There is none with that id.
+    Unknown,
+    /// It is over already.
+    Over(WorkflowState),
+}
+
+impl Jobs {
+    /// Cancels a workflow that is not over, and every job of it that is not.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may be cancelled all the same, and then the upkeep ends what jobs are left.
+    pub async fn cancel_workflow(&self, id: WorkflowId) -> StoreResult<Result<(), NotCancelledWorkflow>> {
+        let answer = self.end_workflow(id, WorkflowState::Cancelled).await?;
+        match answer.as_str() {
+            "done" => {}
+            "gone" => return Ok(Err(NotCancelledWorkflow::Unknown)),
+            state => {
+                let state = WorkflowState::from_name(state);
+                let state = state.ok_or_else(|| StoreError::damaged(format!("workflow {id} is in no known state")))?;
+                return Ok(Err(NotCancelledWorkflow::Over(state)));
+            }
+        }
+        // In case this is cut off
+        self.look_again(id, advance::SOON).await?;
+        if let Some(kept) = self.read_workflow(id).await? {
+            let kind = kept.progress.kind.as_str();
+            metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => "cancelled").increment(1);
+            self.cancel_jobs(&kept).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Ends every job of a cancelled workflow that exists, or that somebody may be about to make: who makes one has seen
+    /// the workflow before it was cancelled, so it follows from the ends that are recorded now.
+    pub(super) async fn cancel_jobs(&self, kept: &Kept) -> StoreResult<()> {
+        let jobs = self.read_jobs(kept, kept.open()).await?;
+        let cancels = stream::iter(jobs.into_iter().map(Ok));
+        cancels.try_for_each_concurrent(AT_ONCE, |job| self.cancel_job(kept, job)).await?;
+        self.release(kept.id).await
+    }
+
+    pub(super) async fn cancel_job(&self, kept: &Kept, KeptJob { index, mut new, .. }: KeptJob) -> StoreResult<()> {
+        let id = kept.job_id(index, &new.queue);
+        let membership = Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        new.workflow = Some(membership);
+        // It may come to be between the look and the script
+        for _ in 0..3 {
+            match self.cancel(id).await? {
+                Ok(_) => {}
+                Err(NotCancelled::Unknown) => {
+                    if !self.cancel_unborn(id, new.clone()).await? {
+                        continue;
+                    }
+                }
+                Err(NotCancelled::Conflict(_)) => {
+                    if let Some(Located::Ended(json)) = self.locate_in_queue(id, &new.queue).await? {
+                        self.record_end(membership, id, &json).await?;
+                    }
+                    return Ok(());
+                }
+            }
+            return self.note_end(membership, id, End::Cancelled, "").await.map(drop);
+        }
+        Err(StoreError::damaged(format!("job {id} of workflow {} cannot be pinned down", kept.id)))
+    }
+
+    /// Ends a job before it exists; false when it does.
+    async fn cancel_unborn(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
+        let job = stored_new(id, new);
+        let keys = QueueKeys::new(&job.queue);
+        let ended: i64 = script::CANCEL_UNBORN
+            .key(keys.record(&id))
+            .key(keys.result(&id))
+            .arg(Ended::cancelled(&job, None, local_now()).to_text_without_attempt())
+            .arg(self.settings.result_ttl.as_millis().to_string())
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(ended == 1)
+    }
+}

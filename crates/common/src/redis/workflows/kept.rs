@@ -1,0 +1,162 @@
+//! What is kept of a workflow; `docs/redis.md` describes the fields.
+
+use super::super::{
+    StoreError, StoreResult,
+    jobs::{Jobs, local_now},
+    keys,
+};
+use crate::{
+    id::{JobId, WorkflowId},
+    job::{
+        NewJob, State,
+        workflow::{Callback, End, Kind, MOST_JOBS, Progress, WorkflowState},
+    },
+    json::Object,
+    name::QueueName,
+    time::Millis,
+};
+
+type Texts = Vec<Option<String>>;
+
+/// A workflow at one moment.
+pub(super) struct Kept {
+    pub(super) id: WorkflowId,
+    /// `name` and `meta` as a JSON object.
+    pub(super) about: String,
+    pub(super) created_at: Millis,
+    pub(super) traceparent: Option<String>,
+    /// Of the jobs before this index those exist, or existed, that must.
+    pub(super) existing: usize,
+    /// How it ended and when, if it did.
+    pub(super) over: Option<(WorkflowState, Millis)>,
+    pub(super) progress: Progress,
+}
+
+/// A job of a workflow, as it would start at that time.
+pub(super) struct KeptJob {
+    pub(super) index: usize,
+    pub(super) new: NewJob,
+    pub(super) now: Millis,
+}
+
+impl Kept {
+    /// How many members it has.
+    pub(super) fn total(&self) -> usize {
+        self.progress.members.len()
+    }
+
+    /// One more than the highest index that there can be.
+    pub(super) fn slots(&self) -> usize {
+        self.total() + Callback::ALL.len()
+    }
+
+    /// The indexes that have a job.
+    pub(super) fn indexes(&self) -> Vec<usize> {
+        let callbacks = Callback::ALL.iter().map(|callback| callback.offset());
+        let callbacks = callbacks.filter(|offset| self.progress.callbacks[*offset].is_some());
+        (0..self.total()).chain(callbacks.map(|offset| self.total() + offset)).collect()
+    }
+
+    /// The indexes of jobs that must exist, in the order in which they are started, and have not ended as far as is known.
+    pub(super) fn open(&self) -> Vec<usize> {
+        let plan = self.progress.plan();
+        plan.indexes(self.total()).filter(|index| self.progress.end(*index).is_none()).collect()
+    }
+
+    pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
+        self.id.job(u32::try_from(index).unwrap_or(u32::MAX), queue)
+    }
+}
+
+impl Jobs {
+    /// Reads a workflow; none when there is no such one.
+    pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<Kept>> {
+        let (key, mut redis) = (keys::workflow(&id), self.redis.clone());
+        let mut command = redis::cmd("HMGET");
+        let fixed: Texts = command.arg(&key).arg(&["y", "t", "o", "a", "g", "c"]).query_async(&mut redis).await?;
+        let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent] = &fixed[..] else {
+            return if fixed.iter().all(Option::is_none) { Ok(None) } else { Err(damaged(id, "lacks fields")) };
+        };
+        let kind = Kind::from_name(kind).ok_or_else(|| damaged(id, "is of no known kind"))?;
+        let total: usize = total
+            .parse()
+            .ok()
+            .filter(|total| (1..=MOST_JOBS).contains(&(*total as u64)))
+            .ok_or_else(|| damaged(id, "has a bad number of jobs"))?;
+        let present: Vec<Callback> = Callback::ALL
+            .into_iter()
+            .zip(callbacks.bytes())
+            .filter(|(_, digit)| *digit == b'1')
+            .map(|(c, _)| c)
+            .collect();
+        let mut progress = Progress::new(kind, total, &present);
+        // All that changes, at one moment: whoever sees it not over sees every end that came before it was
+        let mut command = redis::cmd("HMGET");
+        command.arg(&key).arg(&["n", "s", "f", "y"]);
+        for index in 0..total + Callback::ALL.len() {
+            command.arg(format!("e{index}"));
+        }
+        let changing: Texts = command.query_async(&mut redis).await?;
+        if changing.get(3).is_none_or(Option::is_none) {
+            // Redis was emptied between the two reads: this is not a workflow of which nothing has ended
+            return Ok(None);
+        }
+        let number = |index: usize| changing.get(index)?.as_ref()?.parse::<i64>().ok();
+        let state = changing.get(1).cloned().flatten().and_then(|name| WorkflowState::from_name(&name));
+        for (index, end) in changing.iter().skip(4).enumerate() {
+            if let Some(end) = end.as_deref().and_then(State::from_name).and_then(End::of) {
+                progress.note(index, end);
+            }
+        }
+        Ok(Some(Kept {
+            id,
+            about: about.clone(),
+            created_at: created_at.parse().unwrap_or_default(),
+            traceparent: traceparent.clone(),
+            existing: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
+            over: state.map(|state| (state, number(2).unwrap_or_default())),
+            progress,
+        }))
+    }
+
+    /// Reads jobs of a workflow.
+    pub(super) async fn read_jobs(&self, kept: &Kept, indexes: Vec<usize>) -> StoreResult<Vec<KeptJob>> {
+        if indexes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::workflow(&kept.id));
+        for index in &indexes {
+            command.arg(format!("j{index}"));
+        }
+        let texts: Texts = command.query_async(&mut self.redis.clone()).await?;
+        let mut jobs = Vec::with_capacity(indexes.len());
+        let mut clock = None;
+        for (index, text) in indexes.into_iter().zip(texts) {
+            let text = text.ok_or_else(|| damaged(kept.id, "lacks a job"))?;
+            let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
+            let now = match clock {
+                Some(now) => now,
+                None if NewJob::mentions_time(&body) => *clock.insert(self.now().await?),
+                None => local_now(),
+            };
+            let new = NewJob::parse(&body, now).map_err(|error| damaged(kept.id, &error.to_string()))?;
+            jobs.push(KeptJob { index, new, now });
+        }
+        Ok(jobs)
+    }
+
+    /// The results of the jobs before an index; none for those without.
+    pub(super) async fn read_results(&self, id: WorkflowId, before: usize) -> StoreResult<Vec<Option<String>>> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::workflow(&id));
+        for index in 0..before {
+            command.arg(format!("r{index}"));
+        }
+        Ok(command.query_async(&mut self.redis.clone()).await?)
+    }
+}
+
+fn damaged(id: WorkflowId, what: &str) -> StoreError {
+    StoreError::damaged(format!("workflow {id}: {what}"))
+}

@@ -1,0 +1,216 @@
+//! Workflows in Redis.
+//!
+//! A workflow is one hash: what the client asked for, and how its jobs ended so far. What follows from that is decided by
+//! [`Progress::plan`], and [`Jobs::advance`] carries it out: it makes what must exist and is not there, and nothing else.
+//! It may be called at any time, by anybody and by several at once: the id of a job follows from the workflow's, so a job
+//! that is made twice is made once. It is called when the workflow is made, when one of its jobs has ended, and by the
+//! upkeep, which also looks for ends that nobody recorded. So whatever is cut off is taken up again.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` | makes workflows, shows them |
+//! | `kept` | reads what is kept of one |
+//! | `advance` | takes a workflow as far as it can go |
+//! | `cancel` | calls workflows off |
+
+mod advance;
+mod cancel;
+mod kept;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    StoreError, StoreResult,
+    jobs::{Jobs, Located, Refused},
+    keys, script,
+};
+use crate::{
+    id::WorkflowId,
+    job::workflow::{Callback, End, JobStatus, Kind, Member, NewWorkflow, Progress, WorkflowState, WorkflowView},
+    name::QueueName,
+    time::Millis,
+};
+
+pub use cancel::NotCancelledWorkflow;
+
+use kept::{Kept, KeptJob};
+
+/// Commands under way at once for the jobs of one workflow.
+const AT_ONCE: usize = 32;
+
+/// A workflow that was not stored, and nothing else was written either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotCreated {
+    /// There is one with that id.
+    Duplicate(WorkflowId),
+    /// One of its jobs would be refused.
+    Refused(QueueName, Refused),
+}
+
+impl Jobs {
+    /// Stores a workflow and starts what starts at once.
+    ///
+    /// # Errors
+    /// After [`super::StoreError::Unavailable`] the workflow may have been stored all the same; then it goes its way.
+    pub async fn create_workflow(
+        &self,
+        new: NewWorkflow,
+        traceparent: Option<String>,
+        now: Millis,
+    ) -> StoreResult<Result<WorkflowId, NotCreated>> {
+        let id = new.id.unwrap_or_default();
+        if let Some(refused) = self.refusal(&new, id).await? {
+            return Ok(Err(refused));
+        }
+        // First its place among those looked after, so that nothing is out of sight
+        self.look_again(id, advance::SOON.min(self.workflows.check)).await?;
+        let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
+        let call = call.arg(fields(&new, traceparent, now));
+        match call.invoke_async::<i64>(&mut self.redis.clone()).await.map_err(StoreError::from) {
+            Ok(0) => return Ok(Err(NotCreated::Duplicate(id))),
+            Ok(_) => {}
+            Err(error) => {
+                // Refused because Redis is full: nothing is to stay behind
+                if matches!(error, StoreError::Full) {
+                    self.forget(id).await?;
+                }
+                return Err(error);
+            }
+        }
+        metrics::counter!("galley_workflows_created_total", "type" => new.kind.as_str()).increment(1);
+        self.advance(id).await?;
+        Ok(Ok(id))
+    }
+
+    /// Why a workflow is not taken, if it is not. Its jobs are let in later whatever the depth of their queues.
+    async fn refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<NotCreated>> {
+        let mut redis = self.redis.clone();
+        let exists: bool = redis::cmd("EXISTS").arg(keys::workflow(&id)).query_async(&mut redis).await?;
+        if exists {
+            return Ok(Some(NotCreated::Duplicate(id)));
+        }
+        let jobs = || new.members.iter().chain(new.callbacks.iter().map(|(_, member)| member));
+        let queues: BTreeSet<&QueueName> = jobs().map(|member| &member.job.queue).collect();
+        let names: Vec<&str> = queues.iter().map(|queue| queue.as_str()).collect();
+        let (known, count): (Vec<Option<f64>>, u64) = redis::pipe()
+            .cmd("ZMSCORE")
+            .arg(keys::QUEUES)
+            .arg(&names)
+            .cmd("ZCARD")
+            .arg(keys::QUEUES)
+            .query_async(&mut redis)
+            .await?;
+        let max_queues = self.settings.max_queues;
+        let more = known.iter().filter(|score| score.is_none()).count() as u64;
+        if let Some(queue) = queues.first()
+            && more > 0
+            && count + more > max_queues
+        {
+            return Ok(Some(NotCreated::Refused((*queue).clone(), Refused::TooManyQueues { max_queues })));
+        }
+        for (queue, wanted) in starting_now(new) {
+            let Some(max_depth) = self.max_depth(queue) else { continue };
+            if self.stats(queue).await?.available + wanted > max_depth {
+                return Ok(Some(NotCreated::Refused(queue.clone(), Refused::Full { max_depth })));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A workflow with all its jobs as they are now.
+    ///
+    /// # Errors
+    /// Redis is unavailable or the workflow is damaged.
+    pub async fn workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowView>> {
+        let Some(kept) = self.read_workflow(id).await? else { return Ok(None) };
+        let jobs = self.read_jobs(&kept, kept.indexes()).await?;
+        let planned: BTreeSet<usize> = kept.progress.plan().indexes(kept.total()).collect();
+        let (results, kept) = (self.read_results(id, kept.slots()).await?, &kept);
+        let shown = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| {
+            let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
+            async move { self.status(kept, job, exists, result).await }
+        });
+        let jobs: Vec<JobStatus> = shown.try_buffered(AT_ONCE).try_collect().await?;
+        Ok(Some(view(kept, jobs)))
+    }
+
+    async fn status(
+        &self,
+        kept: &Kept,
+        KeptJob { index, new, .. }: KeptJob,
+        exists: bool,
+        result: Option<String>,
+    ) -> StoreResult<JobStatus> {
+        let id = kept.job_id(index, &new.queue);
+        let state = match kept.progress.end(index) {
+            Some(end) => Some(end.state()),
+            None if exists => self.locate_in_queue(id, &new.queue).await?.map(|located: Located| located.state()),
+            None => None,
+        };
+        let callback = Callback::ALL.into_iter().find(|callback| kept.total() + callback.offset() == index);
+        let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
+        Ok(JobStatus { index, callback, id, job_type, queue, state, result })
+    }
+
+    /// Up to `limit` workflows that run, without their jobs, in no particular order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn running_workflows(&self, limit: usize) -> StoreResult<Vec<WorkflowView>> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(keys::WORKFLOWS).arg(0).arg(limit.saturating_sub(1));
+        let ids: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
+        let ids = ids.into_iter().filter_map(|id| id.parse::<WorkflowId>().ok());
+        let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(AT_ONCE);
+        let kept: Vec<Option<Kept>> = read.try_collect().await?;
+        Ok(kept.into_iter().flatten().filter(|kept| kept.over.is_none()).map(|kept| view(&kept, Vec::new())).collect())
+    }
+}
+
+/// How many jobs a workflow starts at once in each queue.
+fn starting_now(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
+    let first = if new.kind == Kind::Chain { 1 } else { new.members.len() };
+    let mut starting = BTreeMap::new();
+    for member in new.members.iter().take(first).filter(|member| member.job.start_at.is_none()) {
+        *starting.entry(&member.job.queue).or_default() += 1;
+    }
+    starting
+}
+
+fn fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<String> {
+    let has = |wanted| new.callbacks.iter().any(|(callback, _)| *callback == wanted);
+    let callbacks: String = Callback::ALL.map(|callback| if has(callback) { '1' } else { '0' }).into_iter().collect();
+    let mut fields: Vec<String> = ["y", new.kind.as_str(), "o", &callbacks, "g", &new.about].map(str::to_owned).into();
+    fields.extend(["t".to_owned(), new.members.len().to_string(), "a".to_owned(), now.to_string()]);
+    if let Some(text) = traceparent {
+        fields.extend(["c".to_owned(), text]);
+    }
+    let mut push = |index: usize, member: &Member| fields.extend([format!("j{index}"), member.json.clone()]);
+    for (index, member) in new.members.iter().enumerate() {
+        push(index, member);
+    }
+    for (callback, member) in &new.callbacks {
+        push(new.members.len() + callback.offset(), member);
+    }
+    fields
+}
+
+fn view(kept: &Kept, jobs: Vec<JobStatus>) -> WorkflowView {
+    let state = kept.over.map_or(WorkflowState::Running, |(state, _)| state);
+    let Progress { kind, members, .. } = &kept.progress;
+    let ended = |end| members.iter().filter(|member| **member == Some(end)).count();
+    let unstarted = if kept.over.is_some() { members.iter().filter(|member| member.is_none()).count() } else { 0 };
+    WorkflowView {
+        id: kept.id,
+        kind: *kind,
+        state,
+        about: kept.about.clone(),
+        created_at: kept.created_at,
+        ended_at: kept.over.map(|(_, at)| at),
+        total: kept.total(),
+        counts: [ended(End::Completed), ended(End::Discarded), ended(End::Cancelled) + unstarted],
+        jobs,
+    }
+}

@@ -1,0 +1,203 @@
+//! Workflows over HTTP, run by a queue-worker or pulled.
+
+use e2e::{RedisServer, Service, eventually};
+use serde_json::{Value, json};
+
+use crate::kit::{Kit, job};
+
+impl Kit {
+    async fn start_workflow(&self, body: &Value) -> Value {
+        let response = self.post("/ojs/v1/workflows", body).await;
+        assert_eq!(response.status(), 201);
+        let location = response.headers()["location"].to_str().expect("text").to_owned();
+        let answer: Value = response.json().await.expect("JSON");
+        assert_eq!(location, format!("/ojs/v1/workflows/{}", answer["workflow"]["id"].as_str().expect("an id")));
+        answer["workflow"].clone()
+    }
+
+    async fn workflow(&self, id: &Value) -> Value {
+        let path = format!("/ojs/v1/workflows/{}", id.as_str().expect("an id"));
+        let answer: Value = self.get(&path).await.json().await.expect("JSON");
+        answer["workflow"].clone()
+    }
+
+    async fn workflow_reaches(&self, id: &Value, state: &str) -> Value {
+        eventually(&format!("workflow {id} is {state}"), || async {
+            let workflow = self.workflow(id).await;
+            (workflow["state"] == state).then_some(workflow)
+        })
+        .await
+    }
+
+    async fn ack(&self, claimed: &Value, result: &Value) {
+        let body = json!({ "job_id": claimed["id"], "token": claimed["token"], "result": result });
+        assert_eq!(self.post("/ojs/v1/workers/ack", &body).await.status(), 200);
+    }
+
+    async fn cancel_workflow(&self, id: &Value) -> (u16, Value) {
+        let url = self.gateway.url(&format!("/ojs/v1/workflows/{}", id.as_str().expect("an id")));
+        let response = self.http.delete(url).send().await.expect("an answer");
+        (response.status().as_u16(), response.json().await.expect("JSON"))
+    }
+}
+
+#[tokio::test]
+async fn a_worker_runs_a_chain_and_each_step_gets_the_results_before_it() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let retry = json!({ "initial_interval": "PT0.05S" });
+    let steps = json!([
+        { "type": "test.echo", "args": [{ "n": 1 }] },
+        { "type": "test.fail_once", "args": [], "options": { "retry": retry, "priority": 5 } },
+        { "type": "test.gather", "args": [], "options": { "queue": "demo" } },
+    ]);
+    let body = json!({ "type": "chain", "name": "three", "meta": { "k": 1 }, "steps": steps });
+    let started = kit.start_workflow(&body).await;
+    assert_eq!((&started["state"], &started["steps_total"]), (&json!("running"), &json!(3)));
+    let over = kit.workflow_reaches(&started["id"], "completed").await;
+    assert_eq!(over["members"][2]["result"], json!([[{ "n": 1 }], null]));
+    assert_eq!((&over["name"], &over["meta"]["k"], &over["steps_completed"]), (&json!("three"), &json!(1), &json!(3)));
+    let last = kit.job(over["members"][2]["id"].as_str().expect("an id")).await;
+    assert_eq!((&last["workflow_id"], &last["workflow_index"]), (&started["id"], &json!(2)));
+    assert_eq!(last["parent_results"], json!([[{ "n": 1 }], null]));
+}
+
+#[tokio::test]
+async fn workers_run_a_batch_and_its_callbacks_get_all_results() {
+    let kit = Kit::start().await;
+    let workers = [kit.worker(&[]).await, kit.worker(&[]).await];
+    let mut jobs: Vec<Value> = (0..60).map(|n| job("test.produce", &json!([n]))).collect();
+    jobs.push(json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } }));
+    let callbacks = json!({
+        "on_complete": job("test.gather", &json!([])),
+        "on_success": job("test.gather", &json!([])),
+        "on_failure": job("test.noop", &json!([])),
+    });
+    let started = kit.start_workflow(&json!({ "type": "batch", "jobs": jobs, "callbacks": callbacks })).await;
+    let over = kit.workflow_reaches(&started["id"], "failed").await;
+    assert_eq!((&over["jobs_completed"], &over["jobs_failed"]), (&json!(60), &json!(1)));
+    let mut results: Vec<Value> = (0..60).map(|n| json!(n)).collect();
+    results.push(Value::Null);
+    assert_eq!(over["callbacks"][0]["result"], json!(results));
+    let states: Vec<&Value> = over["callbacks"].as_array().expect("an array").iter().map(|c| &c["state"]).collect();
+    assert_eq!(states, ["completed", "cancelled", "completed"]);
+    drop(workers);
+}
+
+#[tokio::test]
+async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status() {
+    let kit = Kit::start().await;
+    let steps = [job("a", &json!([])), job("b", &json!([])), job("c", &json!([]))];
+    let started = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
+    let first = kit.fetch("default").await.expect("a step");
+    assert!(first["parent_results"].is_null());
+    kit.ack(&first, &json!({ "report_id": 7 })).await;
+    let second = kit.fetch("default").await.expect("the next step, at once");
+    assert_eq!(second["parent_results"][0]["report_id"], 7);
+    let running = kit.workflow(&started["id"]).await;
+    let states: Vec<&Value> = running["members"].as_array().expect("an array").iter().map(|m| &m["state"]).collect();
+    assert_eq!(states, ["completed", "active", "waiting"]);
+    let listed: Value = kit.get("/ojs/v1/workflows?state=running&limit=5").await.json().await.expect("JSON");
+    assert_eq!(listed["workflows"][0]["id"], started["id"]);
+
+    let error = json!({ "code": "handler_error", "message": "no", "retryable": false });
+    let nack = json!({ "job_id": second["id"], "token": second["token"], "error": error });
+    assert_eq!(kit.post("/ojs/v1/workers/nack", &nack).await.status(), 200);
+    let over = kit.workflow(&started["id"]).await;
+    assert_eq!(
+        (&over["state"], &over["steps_completed"], &over["jobs_failed"]),
+        (&json!("failed"), &json!(1), &json!(1))
+    );
+    assert_eq!(kit.cancel_workflow(&started["id"]).await.0, 409);
+    let listed: Value = kit.get("/ojs/v1/workflows").await.json().await.expect("JSON");
+    assert_eq!(listed["workflows"], json!([]));
+}
+
+#[tokio::test]
+async fn cancelling_a_workflow_stops_what_runs_and_what_waits() {
+    let kit = Kit::start().await;
+    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
+    let jobs = [job("test.slow", &json!([600_000])), job("test.noop", &json!([])), job("test.noop", &json!([]))];
+    let started = kit.start_workflow(&json!({ "type": "group", "jobs": jobs })).await;
+    kit.reaches(started["members"][0]["id"].as_str().expect("an id"), "active").await;
+    let (status, answer) = kit.cancel_workflow(&started["id"]).await;
+    assert_eq!((status, &answer["workflow"]["state"]), (200, &json!("cancelled")));
+    assert_eq!(answer["workflow"]["jobs_cancelled"], 3);
+    worker.logged("job is not ours any more").await;
+    // Its place is free again, and nothing of the workflow is in front
+    let next = kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.reaches(&next, "completed").await;
+    assert_eq!(kit.cancel_workflow(&started["id"]).await.0, 409);
+    assert_eq!(kit.workflow(&started["id"]).await["jobs_cancelled"], 3);
+}
+
+#[tokio::test]
+async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
+    let kit = Kit::with(RedisServer::start(), &[]).await;
+    let brisk = [("GALLEY__JOBS__LEASE_MS", "500"), ("GALLEY__WORKFLOWS__CHECK_MS", "200")];
+    let doomed = kit.worker(&brisk).await;
+    let steps = [job("test.echo", &json!([1])), job("test.slow", &json!([400])), job("test.gather", &json!([]))];
+    let group: Vec<Value> = (0..20).map(|_| job("test.slow", &json!([300]))).collect();
+    let chain = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
+    let group = kit.start_workflow(&json!({ "type": "group", "jobs": group })).await;
+    kit.reaches(chain["members"][1]["id"].as_str().expect("an id"), "active").await;
+    doomed.kill();
+    let _heir = Service::start("queue-worker", &kit.redis, &brisk).await;
+    let over = kit.workflow_reaches(&chain["id"], "completed").await;
+    assert_eq!(over["members"][2]["result"], json!([[1], null]));
+    let over = kit.workflow_reaches(&group["id"], "completed").await;
+    assert_eq!(over["jobs_completed"], 20);
+}
+
+#[tokio::test]
+async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__WORKFLOWS__MAX_JOBS", "2")]).await;
+    let before = kit.keys().await;
+    let good = job("a", &json!([]));
+    for (body, status, code, message) in [
+        (json!({}), 400, "invalid_request", "type is required"),
+        (json!({ "type": "dag", "jobs": [good] }), 400, "invalid_request", "\"chain\", \"group\" or \"batch\""),
+        (json!({ "type": "chain", "steps": [] }), 400, "invalid_request", "steps must be a JSON array of 1 to 2 jobs"),
+        (json!({ "type": "group", "jobs": [good, good, good] }), 400, "invalid_request", "1 to 2 jobs, got 3"),
+        (
+            json!({ "type": "group", "jobs": [good, { "type": "A", "args": [] }] }),
+            400,
+            "invalid_request",
+            "jobs[1]: type must match",
+        ),
+        (
+            json!({ "type": "group", "jobs": [good, { "type": "chain", "steps": [] }] }),
+            400,
+            "invalid_request",
+            "cannot be nested",
+        ),
+        (json!({ "type": "batch", "jobs": [good] }), 400, "invalid_request", "callbacks is required"),
+        (
+            json!({ "type": "group", "jobs": [{ "type": "a", "args": [], "retry": { "max_attempts": -1 } }] }),
+            422,
+            "invalid_request",
+            "jobs[0]: retry.max_attempts",
+        ),
+    ] {
+        let response = kit.post("/ojs/v1/workflows", &body).await;
+        assert_eq!(response.status(), status, "{body}");
+        let answer: Value = response.json().await.expect("JSON");
+        let said = answer["error"]["message"].as_str().expect("a message");
+        assert!(answer["error"]["code"] == code && said.contains(message), "{body}: {said}");
+    }
+    assert_eq!(kit.get("/ojs/v1/workflows?state=failed").await.status(), 400);
+    assert_eq!(kit.get("/ojs/v1/workflows?limit=0").await.status(), 400);
+    for id in ["019539a4-b68c-7def-8000-1a2b3c4d5e6f", "no-id"] {
+        assert_eq!(kit.get(&format!("/ojs/v1/workflows/{id}")).await.status(), 404);
+        assert_eq!(kit.cancel_workflow(&json!(id)).await.0, 404);
+    }
+    assert_eq!(kit.keys().await, before);
+
+    let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f";
+    let body = json!({ "type": "chain", "id": id, "steps": [good] });
+    assert_eq!(kit.start_workflow(&body).await["id"], id);
+    let again = kit.post("/ojs/v1/workflows", &body).await;
+    assert_eq!(again.status(), 409);
+    let answer: Value = again.json().await.expect("JSON");
+    assert_eq!(answer["error"]["code"], "duplicate");
+}

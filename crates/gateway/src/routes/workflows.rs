@@ -1,0 +1,95 @@
+//! Workflows: start, look up, list, cancel.
+
+use actix_web::{
+    HttpRequest,
+    http::{StatusCode, header},
+    web,
+};
+use common::{
+    id::WorkflowId,
+    job::workflow::{NewWorkflow, WorkflowView},
+    json::Object,
+    name::quoted,
+    redis::{
+        jobs::local_now,
+        workflows::{NotCancelledWorkflow, NotCreated},
+    },
+};
+use serde::Deserialize;
+
+use super::{Answer, bounded, ojs, ojs_builder};
+use crate::{
+    body::JsonBody,
+    context::Trace,
+    error::{ApiError, Code},
+    startup::Services,
+};
+
+pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
+    let members: Object = body.parse()?;
+    let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
+    let new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
+    let id = match services.jobs.create_workflow(new, Trace::of(&request), now).await? {
+        Ok(id) => id,
+        Err(NotCreated::Duplicate(id)) => {
+            return Err(ApiError::new(Code::Duplicate, format!("a workflow with id {id} exists")));
+        }
+        Err(NotCreated::Refused(queue, why)) => return Err(ApiError::from(why).about(&format!("queue {queue}"))),
+    };
+    let location = format!("/ojs/v1/workflows/{id}");
+    let json = workflow_json(&look_up(&services, id).await?);
+    Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(json))
+}
+
+pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    Ok(ojs(StatusCode::OK, workflow_json(&look_up(&services, workflow_id(&id)?).await?)))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Query {
+    state: Option<String>,
+    limit: Option<String>,
+}
+
+/// Those that run. Others are looked up by their ids.
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+    if let Some(state) = query.state.as_deref().filter(|state| *state != "running") {
+        let got = quoted(state);
+        return Err(ApiError::invalid(format!(
+            "state must be running, got {got}: a workflow that is over can be looked up by its id"
+        )));
+    }
+    let limit = bounded("limit", query.limit.as_deref(), 50, 100)?;
+    let workflows = services.jobs.running_workflows(limit).await?;
+    let workflows: Vec<String> = workflows.iter().map(WorkflowView::to_json).collect();
+    Ok(ojs(StatusCode::OK, format!("{{\"workflows\":[{}]}}", workflows.join(","))))
+}
+
+pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    let parsed = workflow_id(&id)?;
+    match services.jobs.cancel_workflow(parsed).await? {
+        Ok(()) => Ok(ojs(StatusCode::OK, workflow_json(&look_up(&services, parsed).await?))),
+        Err(NotCancelledWorkflow::Unknown) => Err(unknown(&id)),
+        Err(NotCancelledWorkflow::Over(state)) => {
+            Err(ApiError::new(Code::Conflict, format!("a workflow that is {state} cannot be cancelled")))
+        }
+    }
+}
+
+async fn look_up(services: &Services, id: WorkflowId) -> Result<WorkflowView, ApiError> {
+    services.jobs.workflow(id).await?.ok_or_else(|| unknown(&id.to_string()))
+}
+
+/// `{"workflow": ...}`.
+fn workflow_json(workflow: &WorkflowView) -> String {
+    ["{\"workflow\":", &workflow.to_json(), "}"].concat()
+}
+
+/// An id in a path. What is no id cannot be the id of a workflow either.
+fn workflow_id(text: &str) -> Result<WorkflowId, ApiError> {
+    text.parse().map_err(|_| unknown(text))
+}
+
+fn unknown(id: &str) -> ApiError {
+    ApiError::not_found(format_args!("workflow {}", quoted(id)))
+}
