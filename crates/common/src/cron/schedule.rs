@@ -42,6 +42,13 @@ pub struct Schedule {
     zone: TimeZone,
 }
 
+/// What a search within a stretch found.
+enum Found {
+    Run(Timestamp),
+    ChangeFirst(Timestamp),
+    Never,
+}
+
 impl Schedule {
     /// Reads an expression and a time zone.
     ///
@@ -72,35 +79,36 @@ impl Schedule {
         for _ in 0..MOST_STRETCHES {
             let offset = self.zone.to_offset(from);
             let change = self.zone.following(from).next().map(|change| change.timestamp());
-            if let Some(at) = self.next_in_stretch(from, inclusive, offset, change)? {
-                return Some(at.as_millisecond());
+            match self.next_in_stretch(from, inclusive, offset, change) {
+                Found::Run(at) => return Some(at.as_millisecond()),
+                // The next stretch begins with the change itself
+                Found::ChangeFirst(change) => (from, inclusive) = (change, true),
+                Found::Never => return None,
             }
-            // The next stretch begins with the change itself
-            (from, inclusive) = (change?, true);
         }
         None
     }
 
-    /// The next run before the clock changes, or `Some(None)` when there is none before that; `None` if there is no
-    /// next run at all.
+    /// The next run, if it comes before the clock changes.
     fn next_in_stretch(
         &self,
         from: Timestamp,
         mut inclusive: bool,
         offset: Offset,
         change: Option<Timestamp>,
-    ) -> Option<Option<Timestamp>> {
-        let Expression::Calendar(calendar) = &self.expression else { return None };
+    ) -> Found {
+        let Expression::Calendar(calendar) = &self.expression else { return Found::Never };
         let mut local = offset.to_datetime(from);
         loop {
-            local = calendar.next(&local, inclusive)?;
-            let at = offset.to_timestamp(local).ok()?;
-            if change.is_some_and(|change| at >= change) {
-                return Some(None);
+            let Some(next) = calendar.next(&local, inclusive) else { return Found::Never };
+            let Ok(at) = offset.to_timestamp(next) else { return Found::Never };
+            if let Some(change) = change.filter(|change| at >= *change) {
+                return Found::ChangeFirst(change);
             }
-            if !calendar.is_fixed || !self.was_before(local, offset) {
-                return Some(Some(at));
+            if !calendar.is_fixed || !self.was_before(next, offset) {
+                return Found::Run(at);
             }
+            local = next;
             inclusive = false;
         }
     }
@@ -154,6 +162,9 @@ mod tests {
             .collect()
     }
 
+    /// An expression, a night as zone, beginning and end, and the runs in it.
+    type Row<'a> = (&'a str, (&'a str, &'a str, &'a str), &'a [&'a str]);
+
     /// The table of `docs/cron.md`: the nights in which the clock changes, from midnight to 05:00 on the wall.
     #[test]
     fn changes_of_the_clock_are_handled_as_the_table_says() {
@@ -163,7 +174,7 @@ mod tests {
         let york_autumn = ("America/New_York", "2026-11-01T03:59:59Z", "2026-11-01T10:00:00Z");
         let howe_spring = ("Australia/Lord_Howe", "2026-10-03T13:29:59Z", "2026-10-03T18:00:00Z");
         let howe_autumn = ("Australia/Lord_Howe", "2026-04-04T12:59:59Z", "2026-04-04T18:30:00Z");
-        let table: [(&str, (&str, &str, &str), &[&str]); 20] = [
+        let table: [Row; 20] = [
             // Skipped times do not run
             ("30 2 * * *", berlin_spring, &[]),
             ("0 2,3 * * *", berlin_spring, &["03:00:00+02:00"]),
