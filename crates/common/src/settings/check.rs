@@ -5,8 +5,9 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 use crate::name::WorkerId;
 
 use super::{
-    BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
-    PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, TelemetrySettings,
+    BridgeSettings, ChannelSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings,
+    MaintenanceSettings, PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings,
+    TelemetrySettings,
     raw::{self, List, Raw, Whole},
 };
 
@@ -100,6 +101,7 @@ impl TryFrom<Raw> for Settings {
             },
             jobs: jobs(&raw.jobs)?,
             queues: raw.queues.into_iter().map(queue).collect::<Result<_, _>>()?,
+            cron: cron(&raw.cron)?,
             bridge: bridge(raw.bridge)?,
             channels: ChannelSettings {
                 history_max: number("channels.history_max", raw.channels.history_max, 1, 100_000_000)?,
@@ -163,6 +165,14 @@ fn queue((name, raw): (String, raw::Queue)) -> Result<(crate::name::QueueName, Q
     let queue = parsed("queues", &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
     let max_depth = raw.max_depth.map(|depth| number(&key, depth, 1, 1_000_000_000)).transpose()?;
     Ok((queue, QueueLimits { max_depth }))
+}
+
+fn cron(raw: &raw::Cron) -> Result<CronSettings, SettingError> {
+    Ok(CronSettings {
+        max_entries: number("cron.max_entries", raw.max_entries, 1, 100_000)?,
+        catch_up_max: number("cron.catch_up_max", raw.catch_up_max, 1, 100)?,
+        catch_up_window: millis("cron.catch_up_window_ms", raw.catch_up_window_ms, 10_000, 604_800_000)?,
+    })
 }
 
 fn bridge(raw: raw::Bridge) -> Result<Option<BridgeSettings>, SettingError> {

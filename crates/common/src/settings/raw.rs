@@ -61,6 +61,7 @@ pub(super) struct Raw {
     pub(super) jobs: Jobs,
     #[serde(default)]
     pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) cron: Cron,
     pub(super) bridge: Bridge,
     pub(super) channels: Channels,
     pub(super) maintenance: Maintenance,
@@ -125,6 +126,14 @@ pub(super) struct Jobs {
 #[serde(deny_unknown_fields)]
 pub(super) struct Queue {
     pub(super) max_depth: Option<Whole>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cron {
+    pub(super) max_entries: Whole,
+    pub(super) catch_up_max: Whole,
+    pub(super) catch_up_window_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]

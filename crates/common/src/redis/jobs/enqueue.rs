@@ -197,6 +197,10 @@ impl Jobs {
 
     /// Notes which queue an id that a client chose went to, unless it is noted already.
     async fn note_chosen_id(&self, id: JobId, queue: &QueueName, starts_in: Millis) -> StoreResult<()> {
+        if id.tag() == queue_tag(queue) {
+            // Such as the id of a cron run: it names the queue itself
+            return Ok(());
+        }
         let mut command = redis::cmd("SET");
         command.arg(keys::chosen_id(&id)).arg(queue.as_str()).arg("NX").arg("PX").arg(starts_in + CHOSEN_ID_TTL_MS);
         Ok(command.exec_async(&mut self.redis.clone()).await?)

@@ -33,7 +33,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     name::QueueName,
-    settings::{JobSettings, QueueLimits, Settings},
+    settings::{CronSettings, JobSettings, QueueLimits, Settings},
     time::Millis,
 };
 
@@ -59,6 +59,7 @@ pub struct Jobs {
     pub(in crate::redis) redis: Redis,
     pub(in crate::redis) settings: Arc<JobSettings>,
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
+    pub(in crate::redis) cron: Arc<CronSettings>,
     pub(in crate::redis) events: EventLog,
 }
 
@@ -70,6 +71,7 @@ impl Jobs {
             redis: redis.clone(),
             settings: Arc::new(settings.jobs.clone()),
             limits: Arc::new(settings.queues.clone()),
+            cron: Arc::new(settings.cron.clone()),
             events,
         }
     }

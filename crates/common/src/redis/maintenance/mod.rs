@@ -7,10 +7,12 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | holding the office, and the clock of each queue |
+//! | `cron` | cron entries whose time has come |
 //! | `due` | scheduled and retryable jobs become available |
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
 
+mod cron;
 mod due;
 mod lapsed;
 mod sweep;
@@ -147,6 +149,7 @@ struct Maintainer<'a> {
     who: &'a str,
     trust: &'a mut Trust,
     next: HashMap<QueueName, Next>,
+    cron: cron::Timer,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
     kept_at: Instant,
@@ -154,7 +157,8 @@ struct Maintainer<'a> {
 
 impl<'a> Maintainer<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
-        Self { jobs, settings, who, trust, next: HashMap::new(), clock: (0, Instant::now()), kept_at: Instant::now() }
+        let (next, cron) = (HashMap::new(), cron::Timer::default());
+        Self { jobs, settings, who, trust, next, cron, clock: (0, Instant::now()), kept_at: Instant::now() }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled.
@@ -194,7 +198,7 @@ impl<'a> Maintainer<'a> {
 
     fn until_next(&self) -> Duration {
         let far = Duration::from_hours(1);
-        let Some(next) = self.next.values().filter_map(Next::at).min() else { return far };
+        let Some(next) = self.next.values().filter_map(Next::at).chain(self.cron.at()).min() else { return far };
         // A millisecond more: due times are whole milliseconds, and early is not due
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
@@ -204,13 +208,11 @@ impl<'a> Maintainer<'a> {
         let mut heard = heard;
         loop {
             match heard {
-                Some(Heard::Message { payload, .. }) => {
-                    if let Some(Wake::Due(queue)) = Wake::decode(&payload)
-                        && !queues.contains(&queue)
-                    {
-                        queues.push(queue);
-                    }
-                }
+                Some(Heard::Message { payload, .. }) => match Wake::decode(&payload) {
+                    Some(Wake::Due(queue)) if !queues.contains(&queue) => queues.push(queue),
+                    Some(Wake::Cron) => self.cron.is_stale = true,
+                    _ => {}
+                },
                 // Calls may have been missed
                 Some(Heard::Subscribed) => return self.read_all().await,
                 Some(Heard::Lost) | None => {}
@@ -227,6 +229,7 @@ impl<'a> Maintainer<'a> {
         let queues = self.jobs.queues().await?;
         let known: HashSet<&QueueName> = queues.iter().collect();
         self.next.retain(|queue, _| known.contains(queue));
+        self.cron.is_stale = true;
         self.read(&queues).await
     }
 
@@ -247,6 +250,7 @@ impl<'a> Maintainer<'a> {
                 (next.due, next.lapse) = (score(0), score(1));
             }
         }
+        self.cron.read(self.jobs).await?;
         self.clock = (self.jobs.now().await?, Instant::now());
         Ok(())
     }
@@ -275,6 +279,7 @@ impl<'a> Maintainer<'a> {
                 }
             }
         }
+        self.cron.run(self.jobs, now).await?;
         self.read(&queues).await
     }
 
