@@ -1,7 +1,7 @@
 //! Jobs: enqueue, look up, cancel.
 
 use actix_web::{
-    HttpRequest,
+    HttpRequest, HttpResponse,
     http::{StatusCode, header},
     web,
 };
@@ -9,7 +9,7 @@ use common::{
     id::JobId,
     job::NewJob,
     json::Object,
-    redis::jobs::{NotCancelled, Refused, local_now},
+    redis::jobs::{Enqueued, NotCancelled, Refused, local_now},
 };
 
 use super::{Answer, job_json, ojs, ojs_builder};
@@ -26,12 +26,17 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     let now = if NewJob::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
     let new = NewJob::parse(&members, now)?;
     let enqueued = services.jobs.enqueue(new, Trace::of(&request), now).await?.map_err(refused)?;
-    let view = enqueued.job.view(enqueued.state);
-    let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
-    Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json())))
+    Ok(created(&enqueued))
 }
 
-fn refused(refused: Refused) -> ApiError {
+/// 201 with the job and where to find it.
+pub(super) fn created(enqueued: &Enqueued) -> HttpResponse {
+    let view = enqueued.job.view(enqueued.state);
+    let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
+    ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json()))
+}
+
+pub(super) fn refused(refused: Refused) -> ApiError {
     match refused {
         Refused::Duplicate(id) => ApiError::new(Code::Duplicate, format!("a job with id {id} exists")),
         Refused::Full { max_depth } => {

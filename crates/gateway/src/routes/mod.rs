@@ -1,6 +1,7 @@
 //! The routes, one file per resource.
 
 mod channels;
+mod cron;
 mod dead_letters;
 mod events;
 mod jobs;
@@ -38,6 +39,16 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/v1/dead-letter", dead_letters::list))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
+        .service(page("/ojs/v1/cron", cron::list).route(web::post().to(cron::register)))
+        .service(
+            page("/ojs/v1/cron/{name}", cron::show)
+                .route(web::delete().to(cron::delete))
+                .route(web::patch().to(cron::switch)),
+        )
+        .service(web::resource("/ojs/v1/cron/{name}/enable").route(web::post().to(cron::enable)))
+        .service(web::resource("/ojs/v1/cron/{name}/disable").route(web::post().to(cron::disable)))
+        .service(web::resource("/ojs/v1/cron/{name}/trigger").route(web::post().to(cron::trigger)))
+        .service(page("/ojs/v1/cron/{name}/next", cron::next))
         .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
         .service(page("/ojs/v1/events", events::list))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));

@@ -19,7 +19,7 @@ pub(super) async fn manifest() -> HttpResponse {
         "backend": "redis",
         "capabilities": {
             "scheduled_jobs": true, "dead_letter": true, "priority_queues": true, "batch_enqueue": false,
-            "cron_jobs": false, "workflows": false, "unique_jobs": false, "rate_limiting": false,
+            "cron_jobs": true, "workflows": false, "unique_jobs": false, "rate_limiting": false,
         },
         "endpoints": {
             "manifest": "/ojs/manifest",
@@ -27,6 +27,7 @@ pub(super) async fn manifest() -> HttpResponse {
             "jobs": "/ojs/v1/jobs",
             "workers": "/ojs/v1/workers",
             "dead_letter": "/ojs/v1/dead-letter",
+            "cron": "/ojs/v1/cron",
             "events": "/ojs/v1/events",
         },
     });
