@@ -83,7 +83,8 @@ impl Entry {
         (entry.last_run_at, entry.last_job_id) = (self.last_run_at, self.last_job_id);
         (entry.run_count, entry.skipped_count) = (self.run_count, self.skipped_count);
         entry.missed_count = self.missed_count;
-        if entry.expression == self.expression && entry.timezone == self.timezone && entry.enabled && self.enabled {
+        let is_same = entry.expression == self.expression && entry.timezone == self.timezone;
+        if is_same && entry.enabled && self.next_run_at.is_some() {
             (entry.anchor, entry.next_run_at) = (self.anchor, self.next_run_at);
             if entry.overlap_policy == Overlap::Enqueue {
                 entry.waiting.clone_from(&self.waiting);

@@ -162,78 +162,72 @@ mod tests {
             .collect()
     }
 
-    /// An expression, a night as zone, beginning and end, and the runs in it.
-    type Row<'a> = (&'a str, (&'a str, &'a str, &'a str), &'a [&'a str]);
+    /// A zone, and a night in it in which the clock changes, from about midnight on.
+    type Night = (&'static str, &'static str, &'static str);
 
-    /// The table of `docs/cron.md`: the nights in which the clock changes, from midnight to 05:00 on the wall.
+    const BERLIN_SPRING: Night = ("Europe/Berlin", "2026-03-28T22:59:59Z", "2026-03-29T03:00:00Z");
+    const BERLIN_AUTUMN: Night = ("Europe/Berlin", "2026-10-24T21:59:59Z", "2026-10-25T04:00:00Z");
+    const YORK_SPRING: Night = ("America/New_York", "2026-03-08T04:59:59Z", "2026-03-08T09:00:00Z");
+    const YORK_AUTUMN: Night = ("America/New_York", "2026-11-01T03:59:59Z", "2026-11-01T10:00:00Z");
+    const HOWE_SPRING: Night = ("Australia/Lord_Howe", "2026-10-03T13:29:59Z", "2026-10-03T18:00:00Z");
+    const HOWE_AUTUMN: Night = ("Australia/Lord_Howe", "2026-04-04T12:59:59Z", "2026-04-04T18:30:00Z");
+
+    /// The table of `docs/cron.md`: an expression, a night, and the runs in it.
+    const TABLE: [(&str, Night, &[&str]); 20] = [
+        // Skipped times do not run
+        ("30 2 * * *", BERLIN_SPRING, &[]),
+        ("0 2,3 * * *", BERLIN_SPRING, &["03:00:00+02:00"]),
+        ("30 2 * * *", YORK_SPRING, &[]),
+        ("0 3 * * *", YORK_SPRING, &["03:00:00-04:00"]),
+        ("15 2 * * *", HOWE_SPRING, &[]),
+        ("30 2 * * *", HOWE_SPRING, &["02:30:00+11:00"]),
+        // Repeated times run once, the first time
+        ("30 2 * * *", BERLIN_AUTUMN, &["02:30:00+02:00"]),
+        ("0,30 2,3 * * *", BERLIN_AUTUMN, &["02:00:00+02:00", "02:30:00+02:00", "03:00:00+01:00", "03:30:00+01:00"]),
+        ("30 1 * * *", YORK_AUTUMN, &["01:30:00-04:00"]),
+        ("0 30 1 * * *", YORK_AUTUMN, &["01:30:00-04:00"]),
+        ("45 1 * * *", HOWE_AUTUMN, &["01:45:00+11:00"]),
+        ("0,30 1 * * *", HOWE_AUTUMN, &["01:00:00+11:00", "01:30:00+11:00"]),
+        // With a star among second, minute and hour, real time counts
+        ("*/30 1-3 * * *", BERLIN_SPRING, &["01:00:00+01:00", "01:30:00+01:00", "03:00:00+02:00", "03:30:00+02:00"]),
+        ("*/30 2 * * *", BERLIN_AUTUMN, &["02:00:00+02:00", "02:30:00+02:00", "02:00:00+01:00", "02:30:00+01:00"]),
+        (
+            "@hourly",
+            YORK_SPRING,
+            &["00:00:00-05:00", "01:00:00-05:00", "03:00:00-04:00", "04:00:00-04:00", "05:00:00-04:00"],
+        ),
+        (
+            "30 * * * *",
+            YORK_AUTUMN,
+            &[
+                "00:30:00-04:00",
+                "01:30:00-04:00",
+                "01:30:00-05:00",
+                "02:30:00-05:00",
+                "03:30:00-05:00",
+                "04:30:00-05:00",
+            ],
+        ),
+        ("0 */2 * * *", BERLIN_SPRING, &["00:00:00+01:00", "04:00:00+02:00"]),
+        ("*/15 2 * * *", HOWE_SPRING, &["02:30:00+11:00", "02:45:00+11:00"]),
+        (
+            "*/15 1 * * *",
+            HOWE_AUTUMN,
+            &[
+                "01:00:00+11:00",
+                "01:15:00+11:00",
+                "01:30:00+11:00",
+                "01:45:00+11:00",
+                "01:30:00+10:30",
+                "01:45:00+10:30",
+            ],
+        ),
+        ("0 0 25 10 *", BERLIN_AUTUMN, &["00:00:00+02:00"]),
+    ];
+
     #[test]
     fn changes_of_the_clock_are_handled_as_the_table_says() {
-        let berlin_spring = ("Europe/Berlin", "2026-03-28T22:59:59Z", "2026-03-29T03:00:00Z");
-        let berlin_autumn = ("Europe/Berlin", "2026-10-24T21:59:59Z", "2026-10-25T04:00:00Z");
-        let york_spring = ("America/New_York", "2026-03-08T04:59:59Z", "2026-03-08T09:00:00Z");
-        let york_autumn = ("America/New_York", "2026-11-01T03:59:59Z", "2026-11-01T10:00:00Z");
-        let howe_spring = ("Australia/Lord_Howe", "2026-10-03T13:29:59Z", "2026-10-03T18:00:00Z");
-        let howe_autumn = ("Australia/Lord_Howe", "2026-04-04T12:59:59Z", "2026-04-04T18:30:00Z");
-        let table: [Row; 20] = [
-            // Skipped times do not run
-            ("30 2 * * *", berlin_spring, &[]),
-            ("0 2,3 * * *", berlin_spring, &["03:00:00+02:00"]),
-            ("30 2 * * *", york_spring, &[]),
-            ("0 3 * * *", york_spring, &["03:00:00-04:00"]),
-            ("15 2 * * *", howe_spring, &[]),
-            ("30 2 * * *", howe_spring, &["02:30:00+11:00"]),
-            // Repeated times run once, the first time
-            ("30 2 * * *", berlin_autumn, &["02:30:00+02:00"]),
-            (
-                "0,30 2,3 * * *",
-                berlin_autumn,
-                &["02:00:00+02:00", "02:30:00+02:00", "03:00:00+01:00", "03:30:00+01:00"],
-            ),
-            ("30 1 * * *", york_autumn, &["01:30:00-04:00"]),
-            ("0 30 1 * * *", york_autumn, &["01:30:00-04:00"]),
-            ("45 1 * * *", howe_autumn, &["01:45:00+11:00"]),
-            ("0,30 1 * * *", howe_autumn, &["01:00:00+11:00", "01:30:00+11:00"]),
-            // With a star among second, minute and hour, real time counts
-            (
-                "*/30 1-3 * * *",
-                berlin_spring,
-                &["01:00:00+01:00", "01:30:00+01:00", "03:00:00+02:00", "03:30:00+02:00"],
-            ),
-            ("*/30 2 * * *", berlin_autumn, &["02:00:00+02:00", "02:30:00+02:00", "02:00:00+01:00", "02:30:00+01:00"]),
-            (
-                "@hourly",
-                york_spring,
-                &["00:00:00-05:00", "01:00:00-05:00", "03:00:00-04:00", "04:00:00-04:00", "05:00:00-04:00"],
-            ),
-            (
-                "30 * * * *",
-                york_autumn,
-                &[
-                    "00:30:00-04:00",
-                    "01:30:00-04:00",
-                    "01:30:00-05:00",
-                    "02:30:00-05:00",
-                    "03:30:00-05:00",
-                    "04:30:00-05:00",
-                ],
-            ),
-            ("0 */2 * * *", berlin_spring, &["00:00:00+01:00", "04:00:00+02:00"]),
-            ("*/15 2 * * *", howe_spring, &["02:30:00+11:00", "02:45:00+11:00"]),
-            (
-                "*/15 1 * * *",
-                howe_autumn,
-                &[
-                    "01:00:00+11:00",
-                    "01:15:00+11:00",
-                    "01:30:00+11:00",
-                    "01:45:00+11:00",
-                    "01:30:00+10:30",
-                    "01:45:00+10:30",
-                ],
-            ),
-            ("0 0 25 10 *", berlin_autumn, &["00:00:00+02:00"]),
-        ];
-        for (expression, (zone, from, to), expected) in table {
+        for (expression, (zone, from, to), expected) in TABLE {
             assert_eq!(runs(expression, zone, from, to), expected, "{expression} in {zone} from {from}");
         }
     }

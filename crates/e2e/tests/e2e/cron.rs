@@ -76,6 +76,45 @@ async fn a_run_is_skipped_while_the_job_of_the_last_one_is_not_over() {
 }
 
 #[tokio::test]
+async fn each_run_makes_one_job_though_the_process_that_makes_them_is_killed() {
+    let kit = Kit::start().await;
+    let mut body = entry("tick", "* * * * * *");
+    body["overlap_policy"] = json!("allow");
+    kit.register(&body).await;
+    let runs = |least: u64| {
+        let kit = &kit;
+        eventually("it runs", move || async move {
+            let shown = kit.cron("tick").await;
+            (shown["run_count"].as_u64()? >= least).then_some(shown)
+        })
+    };
+    let mut others = Vec::new();
+    for round in 1..=2 {
+        let other = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "nothing")]).await;
+        runs(2 * round).await;
+        others.push(other);
+    }
+    // Whoever has the office loses it now and then: one of these processes, then the others
+    others.pop().expect("a worker").kill();
+    kit.command(&["DEL", "galley:maintainer"]).await;
+    let seen = runs(6).await["run_count"].as_u64().expect("a number");
+    others.pop().expect("a worker").kill();
+    kit.command(&["DEL", "galley:maintainer"]).await;
+    runs(seen + 2).await;
+
+    kit.send(Method::POST, "/ojs/v1/cron/tick/disable").await;
+    let mut triggered = Vec::new();
+    while let Some(job) = kit.fetch("default").await {
+        triggered.push(job["metadata"]["cron_triggered_at"].as_str().expect("a time").to_owned());
+    }
+    let shown = kit.cron("tick").await;
+    assert_eq!(shown["run_count"].as_u64(), u64::try_from(triggered.len()).ok(), "{triggered:?}");
+    triggered.sort();
+    triggered.dedup();
+    assert_eq!(shown["run_count"].as_u64(), u64::try_from(triggered.len()).ok(), "{triggered:?}");
+}
+
+#[tokio::test]
 async fn both_shapes_of_a_request_are_understood_and_what_is_shown_can_be_sent_back() {
     let kit = Kit::start().await;
     let nested = json!({
