@@ -317,7 +317,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
         fn runs_come_one_after_another_and_match(
             expression in an_expression(),
@@ -337,6 +337,34 @@ mod tests {
                 prop_assert_eq!(schedule.next(next - 1, 0), Some(next), "nothing in between");
                 at = next;
             }
+        }
+
+        /// Against the slow way: every minute of a night, and for fixed times only the first of two that look alike.
+        #[test]
+        fn in_the_nights_the_runs_are_the_minutes_that_match(
+            fields in proptest::collection::vec("\\*|\\*/[1-9]|[0-3]|[1-5]?[0-9],[1-5]?[05]|1-3", 2),
+            night in proptest::sample::select(
+                &[BERLIN_SPRING, BERLIN_AUTUMN, YORK_SPRING, YORK_AUTUMN, HOWE_SPRING, HOWE_AUTUMN][..]
+            ),
+        ) {
+            let (zone, from, to) = night;
+            let (from, to) = (millis(from) + 1000, millis(to));
+            let schedule = Schedule::parse(&format!("{} {} * * *", fields[0], fields[1]), zone, from);
+            prop_assume!(schedule.is_ok());
+            let schedule = schedule.expect("allowed");
+            let Expression::Calendar(calendar) = &schedule.expression else { unreachable!() };
+            let mut seen = std::collections::HashSet::new();
+            let expected: Vec<Millis> = (from..=to)
+                .step_by(60_000)
+                .filter(|at| {
+                    let local = schedule.zone.to_datetime(Timestamp::from_millisecond(*at).expect("a time"));
+                    (seen.insert(local) || !calendar.is_fixed) && calendar.matches(&local)
+                })
+                .collect();
+            let found: Vec<Millis> = std::iter::successors(schedule.next(from - 1, 0), |at| schedule.next(*at, 0))
+                .take_while(|at| *at <= to)
+                .collect();
+            prop_assert_eq!(found, expected);
         }
 
         #[test]
