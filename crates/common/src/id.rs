@@ -90,6 +90,20 @@ impl JobId {
         pack(milliseconds, sequence, queue_tag(queue), NO_ADDRESS, u32::try_from(salt).unwrap_or_default())
     }
 
+    /// An id for a job that must be made only once, whoever makes it and however often it is tried: a moment, a queue
+    /// and 50 bits of a hash of what it is for.
+    #[must_use]
+    pub fn for_purpose(milliseconds: u64, queue: &QueueName, purpose: &str) -> Self {
+        let hash = purpose
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        // FNV mixes upwards only: fold the high bits down, as MurmurHash ends
+        let hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let hash = hash ^ hash >> 33;
+        let (sequence, salt) = (hash >> (64 - SEQUENCE_BITS), hash & ((1 << SALT_BITS) - 1));
+        pack(milliseconds, sequence, queue_tag(queue), NO_ADDRESS, u32::try_from(salt).unwrap_or_default())
+    }
+
     /// Where a generated id points, if it points anywhere.
     #[must_use]
     pub fn address(&self) -> Option<Address> {
@@ -301,6 +315,20 @@ mod tests {
         assert_eq!(first, one.job(0, &queue));
         assert_eq!((first.address(), first.tag()), (None, queue_tag(&queue)));
         assert_eq!(first.to_string().parse::<JobId>(), Ok(first));
+    }
+
+    #[test]
+    fn a_derived_id_is_the_same_for_the_same_purpose_and_another_for_any_other() {
+        let (a, b): (QueueName, QueueName) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
+        let id = JobId::for_purpose(1_000, &a, "x");
+        assert_eq!(id, JobId::for_purpose(1_000, &a, "x"));
+        assert_eq!((id.address(), id.tag(), id.milliseconds()), (None, queue_tag(&a), 1_000));
+        assert_eq!(id.to_string().parse::<JobId>(), Ok(id));
+        let all: std::collections::HashSet<JobId> = (0..10_000)
+            .map(|number| JobId::for_purpose(1_000, &a, &number.to_string()))
+            .chain([id, JobId::for_purpose(1_000, &b, "x"), JobId::for_purpose(1_001, &a, "x")])
+            .collect();
+        assert_eq!(all.len(), 10_003);
     }
 
     #[test]

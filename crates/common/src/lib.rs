@@ -5,10 +5,12 @@
 //! | [`name`], [`id`] | names and ids as types that can only hold valid ones |
 //! | [`json`], [`time`], [`text`] | JSON, times and strangers' text at the edge |
 //! | [`job`] | what a job is: pure code |
+//! | [`cron`] | jobs that are made again and again by the clock: pure code |
 //! | [`redis`] | the store |
 //! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
 
 pub mod cli;
+pub mod cron;
 pub mod id;
 pub mod job;
 pub mod json;

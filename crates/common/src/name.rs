@@ -105,6 +105,13 @@ name_type!(
     "be 1 to 128 printable ASCII characters without spaces",
     is_worker_id
 );
+name_type!(
+    /// A cron entry: `[a-z0-9][a-z0-9.-]*`, 1 to 255 characters (Open Job Spec cron).
+    CronName,
+    "name",
+    "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 255 characters",
+    is_cron_name
+);
 
 name_type!(
     /// The key of a limit: letters, digits and `. _ : -`, 1 to 128 characters.
@@ -115,8 +122,12 @@ name_type!(
 );
 
 fn is_queue_name(text: &str) -> bool {
+    text.len() <= 128 && is_cron_name(text)
+}
+
+fn is_cron_name(text: &str) -> bool {
     let bytes = text.as_bytes();
-    (1..=128).contains(&bytes.len())
+    (1..=255).contains(&bytes.len())
         && (bytes[0].is_ascii_lowercase() || bytes[0].is_ascii_digit())
         && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
 }

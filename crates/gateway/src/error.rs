@@ -33,6 +33,7 @@ pub(crate) enum Code {
     IdempotencyInProgress,
     TooManyWaiters,
     TooManyQueues,
+    TooManyCrons,
     Unavailable,
     StorageFull,
     Internal,
@@ -145,6 +146,13 @@ impl Code {
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "use fewer queues or raise jobs.max_queues",
+            ),
+            Self::TooManyCrons => Row(
+                "too_many_cron_entries",
+                "validation_error",
+                S::UNPROCESSABLE_ENTITY,
+                false,
+                "delete entries that are not needed or raise cron.max_entries",
             ),
             Self::Unavailable => Row(
                 "backend_unavailable",

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 28] = [
+pub const PATTERNS: [&str; 30] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -34,6 +34,8 @@ pub const PATTERNS: [&str; 28] = [
     "galley:{wf:<id>}:w",
     "galley:bridge:{<list>}",
     "galley:{ch:<channel>}:m",
+    "galley:{cron}:entries",
+    "galley:{cron}:next",
     "galley:events",
     "galley:maintainer",
     "galley:wake",
@@ -43,6 +45,10 @@ pub const PATTERNS: [&str; 28] = [
 pub const QUEUES: &str = "galley:queues";
 /// Workflows that are not over: a sorted set of ids, by when the upkeep looks at them next.
 pub const WORKFLOWS: &str = "galley:workflows";
+/// Cron entries: a hash, JSON by name.
+pub const CRON_ENTRIES: &str = "galley:{cron}:entries";
+/// When cron entries have to be looked at: a sorted set of names.
+pub const CRON_NEXT: &str = "galley:{cron}:next";
 /// What happened: a capped stream.
 pub const EVENTS: &str = "galley:events";
 /// Who does the upkeep: a string with a TTL.
@@ -263,6 +269,8 @@ mod tests {
             bridge("l"),
             history(&channel),
             QUEUES.to_owned(),
+            CRON_ENTRIES.to_owned(),
+            CRON_NEXT.to_owned(),
             EVENTS.to_owned(),
             MAINTAINER.to_owned(),
             WAKE.to_owned(),

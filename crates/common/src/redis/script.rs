@@ -49,6 +49,8 @@ script!(CANCEL_UNBORN, "cancel_unborn.lua");
 script!(PUBLISH, "publish.lua");
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
+script!(CRON_SAVE, "cron_save.lua");
+script!(CRON_REMOVE, "cron_remove.lua");
 
 /// The script with shared functions behind its first line, which has to stay first.
 fn joined(shared: &[&str], text: &str) -> String {

@@ -8,9 +8,9 @@ use crate::{
 };
 
 use super::{
-    BridgeSettings, ChannelSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
-    PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, TelemetrySettings,
-    WorkflowSettings,
+    BridgeSettings, ChannelSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings,
+    MaintenanceSettings, PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings,
+    TelemetrySettings, WorkflowSettings,
     raw::{self, List, Raw, Whole},
 };
 
@@ -106,6 +106,7 @@ impl TryFrom<Raw> for Settings {
             jobs: jobs(&raw.jobs)?,
             workflows: workflows(&raw.workflows)?,
             queues: raw.queues.into_iter().map(queue).collect::<Result<_, _>>()?,
+            cron: cron(&raw.cron)?,
             bridge: bridge(raw.bridge)?,
             channels: ChannelSettings {
                 history_max: number("channels.history_max", raw.channels.history_max, 1, 100_000_000)?,
@@ -192,6 +193,14 @@ fn queue((name, raw): (String, raw::Queue)) -> Result<(QueueName, QueueLimits), 
 fn weight((name, weight): (String, Whole)) -> Result<(QueueName, u32), SettingError> {
     let queue = parsed("queue_worker.weights", &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
     Ok((queue, number(&format!("queue_worker.weights.{name}"), weight, 1, 1000)?))
+}
+
+fn cron(raw: &raw::Cron) -> Result<CronSettings, SettingError> {
+    Ok(CronSettings {
+        max_entries: number("cron.max_entries", raw.max_entries, 1, 100_000)?,
+        catch_up_max: number("cron.catch_up_max", raw.catch_up_max, 1, 100)?,
+        catch_up_window: millis("cron.catch_up_window_ms", raw.catch_up_window_ms, 10_000, 604_800_000)?,
+    })
 }
 
 fn bridge(raw: raw::Bridge) -> Result<Option<BridgeSettings>, SettingError> {

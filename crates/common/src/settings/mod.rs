@@ -35,6 +35,8 @@ pub struct Settings {
     pub workflows: WorkflowSettings,
     /// Limits of single queues.
     pub queues: BTreeMap<QueueName, QueueLimits>,
+    /// Jobs that are made by the clock.
+    pub cron: CronSettings,
     /// The list whose elements become jobs.
     pub bridge: Option<BridgeSettings>,
     /// Channels and their history.
@@ -161,6 +163,15 @@ pub struct QueueLimits {
     pub concurrency: Option<u32>,
     /// How many may start in which time.
     pub rate: Option<Rate>,
+}
+
+/// Jobs that are made by the clock.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct CronSettings {
+    pub max_entries: u64,
+    pub catch_up_max: usize,
+    pub catch_up_window: Duration,
 }
 
 /// The list whose elements become jobs.
@@ -309,6 +320,9 @@ mod tests {
             ("GALLEY__LOG__LEVEL", "a=b=c", "log.level", "a filter"),
             ("GALLEY__TELEMETRY__OTLP_ENDPOINT", "jaeger", "telemetry.otlp_endpoint", "http://"),
             ("GALLEY__QUEUES__DEMO__MAX_DEPTH", "0", "queues.demo.max_depth", "1 to 1000000000"),
+            ("GALLEY__CRON__MAX_ENTRIES", "0", "cron.max_entries", "1 to 100000"),
+            ("GALLEY__CRON__CATCH_UP_MAX", "101", "cron.catch_up_max", "1 to 100"),
+            ("GALLEY__CRON__CATCH_UP_WINDOW_MS", "9", "cron.catch_up_window_ms", "10000 to 604800000"),
             ("GALLEY__BRIDGE__LIST", "galley:x", "bridge.list", "does not start with"),
         ] {
             let error = with(name, value).expect_err(name).to_string();

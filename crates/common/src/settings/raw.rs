@@ -62,6 +62,7 @@ pub(super) struct Raw {
     pub(super) workflows: Workflows,
     #[serde(default)]
     pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) cron: Cron,
     pub(super) bridge: Bridge,
     pub(super) channels: Channels,
     pub(super) maintenance: Maintenance,
@@ -144,6 +145,14 @@ pub(super) struct Queue {
     pub(super) concurrency: Option<Whole>,
     pub(super) rate_limit: Option<Whole>,
     pub(super) rate_period_ms: Option<Whole>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cron {
+    pub(super) max_entries: Whole,
+    pub(super) catch_up_max: Whole,
+    pub(super) catch_up_window_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,6 +3,7 @@
 mod bridge;
 mod channels;
 mod claims;
+mod cron;
 mod enqueue;
 mod faults;
 mod kit;

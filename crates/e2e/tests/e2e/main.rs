@@ -3,6 +3,7 @@
 mod bad_input;
 mod browser;
 mod conformance;
+mod cron;
 mod faults;
 mod jobs;
 mod kit;

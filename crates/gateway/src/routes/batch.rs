@@ -6,11 +6,9 @@ use actix_web::{
     web::{self, Bytes, BytesMut},
 };
 use common::{
-    job::NewJob,
     json::{self, Object},
     name::quoted,
     redis::jobs::BatchRefused,
-    time::Millis,
 };
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
@@ -19,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Answer,
-    jobs::{accept, parsed},
+    jobs::{Parsed, accept, parsed},
     ojs,
 };
 use crate::{
@@ -66,11 +64,10 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 async fn all_or_none(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<Seed>) -> Answer {
     let (mut new, mut now) = (Vec::with_capacity(jobs.len()), 0);
     for (n, raw) in jobs.iter().enumerate() {
-        let (job, at) = read(services, raw, seed.map(|seed| (seed, n)))
-            .await
-            .map_err(|error| error.about(&format!("jobs[{n}]")))?;
-        new.push(job);
-        now = at;
+        let read = read(services, raw, seed.map(|seed| (seed, n))).await;
+        let read = read.map_err(|error| error.about(&format!("jobs[{n}]")))?;
+        now = read.now;
+        new.push(read.new);
     }
     let stored = services.jobs.enqueue_all(new, trace, now, seed.is_some()).await?;
     let stored =
@@ -91,8 +88,8 @@ async fn one_by_one(services: &Services, jobs: &[&RawValue], trace: Option<Strin
 /// Stores one of many; its line of the answer.
 async fn one(services: &Services, raw: &RawValue, trace: Option<String>, seed: Option<(Seed, usize)>) -> String {
     let outcome = async {
-        let (new, now) = read(services, raw, seed).await?;
-        accept(services, new, trace, now, seed.is_some()).await
+        let read = read(services, raw, seed).await?;
+        accept(services, read, trace).await
     };
     match outcome.await {
         Ok(accepted) => ["{\"job\":", &accepted.json, "}"].concat(),
@@ -105,7 +102,7 @@ async fn one(services: &Services, raw: &RawValue, trace: Option<String>, seed: O
     }
 }
 
-async fn read(services: &Services, raw: &RawValue, seed: Option<(Seed, usize)>) -> Result<(NewJob, Millis), ApiError> {
+async fn read(services: &Services, raw: &RawValue, seed: Option<(Seed, usize)>) -> Result<Parsed, ApiError> {
     let limit = services.settings.gateway.body_limit_bytes;
     if raw.get().len() > limit {
         return Err(ApiError::new(Code::PayloadTooLarge, format!("a job must have at most {limit} bytes")));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{
-    HttpRequest,
+    HttpRequest, HttpResponse,
     http::{StatusCode, header},
     web,
 };
@@ -12,7 +12,7 @@ use common::{
     job::NewJob,
     json::Object,
     name::quoted,
-    redis::jobs::{NotCancelled, Refused, local_now},
+    redis::jobs::{Enqueued, NotCancelled, Refused, local_now},
     time::Millis,
 };
 use serde::Deserialize;
@@ -33,9 +33,9 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     let wait = preferred_wait(&request, &services)?;
     once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
         let members: Object = body.parse()?;
-        let (new, now) = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
+        let read = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();
-        let accepted = accept_when_there_is_room(&services, new, Trace::of(&request), now, deadline).await?;
+        let accepted = accept_when_there_is_room(&services, read, Trace::of(&request), deadline).await?;
         let location = format!("/ojs/v1/jobs/{}", accepted.id);
         let status = if accepted.is_new { StatusCode::CREATED } else { StatusCode::OK };
         let mut response = ojs_builder(status);
@@ -55,6 +55,13 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     .await
 }
 
+/// 201 with the job and where to find it.
+pub(super) fn created(enqueued: &Enqueued) -> HttpResponse {
+    let view = enqueued.job.view(enqueued.state);
+    let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
+    ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json()))
+}
+
 /// A job that was stored, or the one that stands for it.
 pub(super) struct Accepted {
     pub(super) id: JobId,
@@ -62,31 +69,36 @@ pub(super) struct Accepted {
     is_new: bool,
 }
 
+/// A request for a job that was checked.
+#[derive(Clone)]
+pub(super) struct Parsed {
+    pub(super) new: NewJob,
+    /// The time that its times were reckoned from.
+    pub(super) now: Millis,
+    /// Its id follows from a seed: a job that is there already was made by the same request before.
+    pub(super) is_seeded: bool,
+}
+
 /// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
 pub(super) async fn parsed(
     services: &Services,
     members: &Object<'_>,
     seed: Option<(Seed, usize)>,
-) -> Result<(NewJob, Millis), ApiError> {
+) -> Result<Parsed, ApiError> {
     // Start times are reckoned on Redis's clock, which decides when they have come
     let now = if NewJob::mentions_time(members) { services.jobs.now().await? } else { local_now() };
     let mut new = NewJob::parse(members, now)?;
-    if let (Some((seed, n)), None) = (seed, new.id) {
+    let seed = seed.filter(|_| new.id.is_none());
+    if let Some((seed, n)) = seed {
         new.id = Some(JobId::derived(seed.milliseconds(), &new.queue, seed.nth(n)));
     }
-    Ok((new, now))
+    Ok(Parsed { new, now, is_seeded: seed.is_some() })
 }
 
 /// Stores a job. One that was stored by the same request before is as good as new.
-pub(super) async fn accept(
-    services: &Services,
-    new: NewJob,
-    trace: Option<String>,
-    now: Millis,
-    is_seeded: bool,
-) -> Result<Accepted, ApiError> {
-    let own_id = new.id.filter(|_| is_seeded);
-    match services.jobs.enqueue(new, trace, now).await? {
+pub(super) async fn accept(services: &Services, read: Parsed, trace: Option<String>) -> Result<Accepted, ApiError> {
+    let own_id = read.new.id.filter(|_| read.is_seeded);
+    match services.jobs.enqueue(read.new, trace, read.now).await? {
         Ok(enqueued) => {
             let json = enqueued.job.view(enqueued.state).to_json();
             Ok(Accepted { id: enqueued.job.id, json, is_new: true })
@@ -102,14 +114,12 @@ pub(super) async fn accept(
 
 async fn accept_when_there_is_room(
     services: &Services,
-    new: NewJob,
+    read: Parsed,
     trace: Option<String>,
-    now: Millis,
     deadline: Instant,
 ) -> Result<Accepted, ApiError> {
-    let is_seeded = new.id.is_some();
     loop {
-        match accept(services, new.clone(), trace.clone(), now, is_seeded).await {
+        match accept(services, read.clone(), trace.clone()).await {
             Err(error) if error.code() == Code::QueueFull && Instant::now() < deadline => {
                 // Nobody tells when a job is taken: that would cost every claim. Those who wait ask again
                 tokio::time::sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;

@@ -2,6 +2,7 @@
 
 mod batch;
 mod channels;
+mod cron;
 mod dead_letters;
 mod events;
 mod jobs;
@@ -53,6 +54,16 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
         .service(page("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
         .service(page("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)))
+        .service(page("/ojs/v1/cron", cron::list).route(web::post().to(cron::register)))
+        .service(
+            page("/ojs/v1/cron/{name}", cron::show)
+                .route(web::delete().to(cron::delete))
+                .route(web::patch().to(cron::switch)),
+        )
+        .service(web::resource("/ojs/v1/cron/{name}/enable").route(web::post().to(cron::enable)))
+        .service(web::resource("/ojs/v1/cron/{name}/disable").route(web::post().to(cron::disable)))
+        .service(web::resource("/ojs/v1/cron/{name}/trigger").route(web::post().to(cron::trigger)))
+        .service(page("/ojs/v1/cron/{name}/next", cron::next))
         .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
         .service(web::resource("/ojs/v1/queues/{queue}/pause").route(web::post().to(queues::pause)))
         .service(web::resource("/ojs/v1/queues/{queue}/resume").route(web::post().to(queues::resume)))

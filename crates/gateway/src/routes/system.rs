@@ -19,7 +19,7 @@ pub(super) async fn manifest() -> HttpResponse {
         "backend": "redis",
         "capabilities": {
             "scheduled_jobs": true, "dead_letter": true, "priority_queues": true, "batch_enqueue": false,
-            "cron_jobs": false, "workflows": true, "unique_jobs": false, "rate_limiting": false,
+            "cron_jobs": true, "workflows": true, "unique_jobs": true, "rate_limiting": true,
         },
         "endpoints": {
             "manifest": "/ojs/manifest",
@@ -28,6 +28,7 @@ pub(super) async fn manifest() -> HttpResponse {
             "workers": "/ojs/v1/workers",
             "dead_letter": "/ojs/v1/dead-letter",
             "workflows": "/ojs/v1/workflows",
+            "cron": "/ojs/v1/cron",
             "events": "/ojs/v1/events",
         },
     });

@@ -53,7 +53,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     name::QueueName,
-    settings::{JobSettings, QueueLimits, Settings, WorkflowSettings},
+    settings::{CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
 
@@ -85,6 +85,7 @@ pub struct Jobs {
     pub(in crate::redis) workflows: Arc<WorkflowSettings>,
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
     closed: Arc<closed::Closed>,
+    pub(in crate::redis) cron: Arc<CronSettings>,
     pub(in crate::redis) events: EventLog,
 }
 
@@ -98,6 +99,7 @@ impl Jobs {
             workflows: Arc::new(settings.workflows.clone()),
             limits: Arc::new(settings.queues.clone()),
             closed: Arc::default(),
+            cron: Arc::new(settings.cron.clone()),
             events,
         }
     }

@@ -10,6 +10,8 @@ pub enum Wake {
     Stream(QueueName),
     /// Something in a queue is due sooner than anything before.
     Due(QueueName),
+    /// A cron entry has to be looked at sooner than any before.
+    Cron,
     /// A job was cancelled: whoever runs it should stop.
     Cancelled(JobId),
 }
@@ -21,6 +23,7 @@ impl Wake {
         match self {
             Self::Stream(queue) => format!("stream {queue}"),
             Self::Due(queue) => format!("due {queue}"),
+            Self::Cron => "cron entries".to_owned(),
             Self::Cancelled(id) => format!("cancelled {id}"),
         }
     }
@@ -32,6 +35,7 @@ impl Wake {
         match kind {
             "stream" => rest.parse().ok().map(Self::Stream),
             "due" => rest.parse().ok().map(Self::Due),
+            "cron" => (rest == "entries").then_some(Self::Cron),
             "cancelled" => rest.parse().ok().map(Self::Cancelled),
             _ => None,
         }
@@ -46,10 +50,10 @@ mod tests {
     fn a_call_is_understood_and_anything_else_ignored() {
         let queue: QueueName = "a.b".parse().expect("a name");
         let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
-        for call in [Wake::Stream(queue.clone()), Wake::Due(queue), Wake::Cancelled(id)] {
+        for call in [Wake::Stream(queue.clone()), Wake::Due(queue), Wake::Cron, Wake::Cancelled(id)] {
             assert_eq!(Wake::decode(call.encode().as_bytes()), Some(call));
         }
-        for noise in [&b""[..], b"due", b"due {x}", b"what q", b"\xff\xff"] {
+        for noise in [&b""[..], b"due", b"due {x}", b"cron", b"what q", b"\xff\xff"] {
             assert_eq!(Wake::decode(noise), None);
         }
     }

@@ -7,12 +7,14 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | holding the office, and the clock of each queue |
+//! | `cron` | cron entries whose time has come |
 //! | `due` | scheduled and retryable jobs become available |
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
 //! | `workflows` | workflows whose progress was cut off |
 
+mod cron;
 mod due;
 mod lapsed;
 mod sweep;
@@ -165,6 +167,7 @@ struct Maintainer<'a> {
     who: &'a str,
     trust: &'a mut Trust,
     next: HashMap<QueueName, Next>,
+    cron: cron::Timer,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
     kept_at: Instant,
@@ -172,7 +175,8 @@ struct Maintainer<'a> {
 
 impl<'a> Maintainer<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
-        Self { jobs, settings, who, trust, next: HashMap::new(), clock: (0, Instant::now()), kept_at: Instant::now() }
+        let (next, cron) = (HashMap::new(), cron::Timer::default());
+        Self { jobs, settings, who, trust, next, cron, clock: (0, Instant::now()), kept_at: Instant::now() }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled.
@@ -212,7 +216,7 @@ impl<'a> Maintainer<'a> {
 
     fn until_next(&self) -> Duration {
         let far = Duration::from_hours(1);
-        let Some(next) = self.next.values().filter_map(Next::at).min() else { return far };
+        let Some(next) = self.next.values().filter_map(Next::at).chain(self.cron.at()).min() else { return far };
         // A millisecond more: due times are whole milliseconds, and early is not due
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
@@ -222,13 +226,11 @@ impl<'a> Maintainer<'a> {
         let mut heard = heard;
         loop {
             match heard {
-                Some(Heard::Message { payload, .. }) => {
-                    if let Some(Wake::Due(queue)) = Wake::decode(&payload)
-                        && !queues.contains(&queue)
-                    {
-                        queues.push(queue);
-                    }
-                }
+                Some(Heard::Message { payload, .. }) => match Wake::decode(&payload) {
+                    Some(Wake::Due(queue)) if !queues.contains(&queue) => queues.push(queue),
+                    Some(Wake::Cron) => self.cron.is_stale = true,
+                    _ => {}
+                },
                 // Calls may have been missed
                 Some(Heard::Subscribed) => return self.read_all().await,
                 Some(Heard::Lost) | None => {}
@@ -245,6 +247,7 @@ impl<'a> Maintainer<'a> {
         let queues = self.jobs.queues().await?;
         let known: HashSet<&QueueName> = queues.iter().collect();
         self.next.retain(|queue, _| known.contains(queue));
+        self.cron.is_stale = true;
         self.read(&queues).await
     }
 
@@ -267,6 +270,7 @@ impl<'a> Maintainer<'a> {
                 }
             }
         }
+        self.cron.read(self.jobs).await?;
         self.clock = (self.jobs.now().await?, Instant::now());
         Ok(())
     }
@@ -293,6 +297,7 @@ impl<'a> Maintainer<'a> {
                 }
             }
         }
+        self.cron.run(self.jobs, now).await?;
         self.read(&queues).await
     }
 

@@ -1,0 +1,227 @@
+//! A request to register a cron entry, checked member by member.
+//!
+//! The job may stand in `job_template`, or flat beside the rest; the expression may be called `expression` or `cron`.
+//! What is shown of an entry has both, and may be sent back as it is.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Schedule, Template};
+use crate::{
+    job::RequestError,
+    json::Object,
+    name::{CronName, quoted},
+    time::Millis,
+};
+
+/// Largest entry as it is stored, in bytes. With `cron.max_entries` it bounds what all entries take.
+pub const LARGEST_BYTES: usize = 65_536;
+
+/// What members a request may have. Those that Galley manages are ignored, any other is a mistake.
+const KNOWN: [&str; 11] = [
+    "name",
+    "expression",
+    "cron",
+    "timezone",
+    "overlap_policy",
+    "enabled",
+    "description",
+    "job_template",
+    "type",
+    "args",
+    "options",
+];
+const SYSTEM_MANAGED: [&str; 8] = [
+    "next_run_at",
+    "last_run_at",
+    "last_job_id",
+    "run_count",
+    "skipped_count",
+    "missed_count",
+    "waiting_count",
+    "created_at",
+];
+
+/// What happens when a run comes while the job of the last one is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The run makes no job.
+    #[default]
+    Skip,
+    /// It makes one all the same.
+    Allow,
+    /// The last job is cancelled first.
+    CancelPrevious,
+    /// The run waits until the last job is over.
+    Enqueue,
+}
+
+/// A request that may be registered.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// What it is called, and replaced by.
+    pub name: CronName,
+    /// The expression as it was given.
+    pub expression: String,
+    /// The time zone as it was given.
+    pub timezone: String,
+    /// Both of them, read.
+    pub schedule: Schedule,
+    /// What happens when runs overlap.
+    pub overlap: Overlap,
+    /// Whether it runs.
+    pub enabled: bool,
+    /// For people.
+    pub description: Option<String>,
+    /// The job that it makes.
+    pub template: Template,
+}
+
+impl Definition {
+    /// Checks a request body.
+    ///
+    /// # Errors
+    /// The first member that is missing or wrong.
+    pub fn parse(body: &Object<'_>, now: Millis) -> Result<Self, RequestError> {
+        if let Some((name, _)) = body.iter().find(|(name, _)| !KNOWN.contains(name) && !SYSTEM_MANAGED.contains(name)) {
+            return Err(invalid(format!(
+                "{} is not a member of a cron entry: known are {}",
+                quoted(name),
+                KNOWN.join(", ")
+            )));
+        }
+        let name: CronName = text(body, "name")?
+            .ok_or_else(|| invalid("name is required: a string such as \"daily-report\""))?
+            .parse()?;
+        let expression = match (text(body, "expression")?, text(body, "cron")?) {
+            (Some(a), Some(b)) if a != b => {
+                return Err(invalid("expression and cron mean the same; give one of them"));
+            }
+            (a, b) => a.or(b).ok_or_else(|| invalid("expression is required: a string such as \"*/5 * * * *\""))?,
+        };
+        let timezone = text(body, "timezone")?.unwrap_or_else(|| "UTC".to_owned());
+        let schedule = Schedule::parse(&expression, &timezone, now).map_err(|error| invalid(error.to_string()))?;
+        Ok(Self {
+            name,
+            expression,
+            timezone,
+            schedule,
+            overlap: overlap(body)?,
+            enabled: flag(body, "enabled")?.unwrap_or(true),
+            description: text(body, "description")?,
+            template: template(body, now)?,
+        })
+    }
+}
+
+/// The one member of a request that switches an entry on or off.
+///
+/// # Errors
+/// It is missing or wrong.
+pub fn enabled(body: &Object<'_>) -> Result<bool, RequestError> {
+    if let Some((name, _)) = body.iter().find(|(name, _)| *name != "enabled") {
+        return Err(invalid(format!("{} cannot be changed alone: register the entry again", quoted(name))));
+    }
+    flag(body, "enabled")?.ok_or_else(|| invalid("enabled is required: true or false"))
+}
+
+fn template(body: &Object<'_>, now: Millis) -> Result<Template, RequestError> {
+    let flat = || body.iter().filter(|(name, _)| matches!(*name, "type" | "args" | "options"));
+    let Some(nested) = body.get("job_template") else { return Template::parse(flat(), now) };
+    require_object(nested, "job_template")?;
+    let nested: Object =
+        serde_json::from_str(nested.get()).map_err(|error| invalid(format!("job_template: {error}")))?;
+    for (name, value) in flat().filter(|(_, value)| value.get() != "null") {
+        if nested.get(name).map(RawValue::get) != Some(value.get()) {
+            return Err(invalid(format!("{name} is given both in job_template and beside it; give it once")));
+        }
+    }
+    Template::parse(nested.iter(), now)
+}
+
+fn overlap(body: &Object<'_>) -> Result<Overlap, RequestError> {
+    let Some(raw) = body.get("overlap_policy") else { return Ok(Overlap::default()) };
+    serde_json::from_str(raw.get()).map_err(|_| {
+        invalid(format!("overlap_policy must be skip, allow, cancel_previous or enqueue, got {}", quoted(raw.get())))
+    })
+}
+
+fn flag(body: &Object<'_>, name: &str) -> Result<Option<bool>, RequestError> {
+    body.get(name)
+        .map(|raw| {
+            serde_json::from_str(raw.get())
+                .map_err(|_| invalid(format!("{name} must be true or false, got {}", quoted(raw.get()))))
+        })
+        .transpose()
+}
+
+fn text(body: &Object<'_>, name: &str) -> Result<Option<String>, RequestError> {
+    body.get(name)
+        .map(|raw| {
+            serde_json::from_str(raw.get())
+                .map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
+        })
+        .transpose()
+}
+
+pub(super) fn require_object(raw: &RawValue, name: &str) -> Result<(), RequestError> {
+    if raw.get().starts_with('{') {
+        Ok(())
+    } else {
+        Err(invalid(format!("{name} must be a JSON object, got {}", quoted(raw.get()))))
+    }
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> RequestError {
+    RequestError::Invalid(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Definition, RequestError> {
+        Definition::parse(&serde_json::from_str(json).expect("an object"), 0)
+    }
+
+    #[test]
+    fn both_shapes_mean_the_same() {
+        let nested = parse(
+            r#"{"name":"n","expression":"@daily","job_template":{"type":"a.b","args":[1],"options":{"queue":"q"}}}"#,
+        )
+        .expect("allowed");
+        let flat =
+            parse(r#"{"name":"n","cron":"@daily","type":"a.b","args":[1],"options":{"queue":"q"}}"#).expect("allowed");
+        assert_eq!(nested.template.as_str(), flat.template.as_str());
+        assert_eq!((nested.timezone.as_str(), nested.overlap, nested.enabled), ("UTC", Overlap::Skip, true));
+        assert_eq!(
+            parse(r#"{"name":"n","cron":"@daily","type":"a"}"#).expect("allowed").template.as_str(),
+            r#"{"type":"a","args":[]}"#
+        );
+    }
+
+    #[test]
+    fn each_wrong_member_is_refused_by_name() {
+        for (json, expected) in [
+            (r"{}", "name is required"),
+            (r#"{"name":"A"}"#, "name must match"),
+            (r#"{"name":7}"#, "name must be a string"),
+            (r#"{"name":"n"}"#, "expression is required"),
+            (r#"{"name":"n","cron":"@daily","expression":"@hourly"}"#, "expression and cron mean the same"),
+            (r#"{"name":"n","cron":"x"}"#, "expression must be five fields"),
+            (r#"{"name":"n","cron":"0 0 30 2 *"}"#, "expression must match some time"),
+            (r#"{"name":"n","cron":"@daily","timezone":"EST"}"#, "timezone must be UTC or the IANA name"),
+            (r#"{"name":"n","cron":"@daily","overlap_policy":"queue"}"#, "overlap_policy must be skip, allow"),
+            (r#"{"name":"n","cron":"@daily","enabled":"yes"}"#, "enabled must be true or false"),
+            (r#"{"name":"n","cron":"@daily","description":1}"#, "description must be a string"),
+            (r#"{"name":"n","cron":"@daily"}"#, "type is required"),
+            (r#"{"name":"n","cron":"@daily","job_template":[]}"#, "job_template must be a JSON object"),
+            (r#"{"name":"n","cron":"@daily","type":"a","job_template":{"type":"b"}}"#, "type is given both"),
+            (r#"{"name":"n","cron":"@daily","type":"a","queue":"q"}"#, "\"queue\" is not a member"),
+        ] {
+            let error = parse(json).expect_err(json).to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+}

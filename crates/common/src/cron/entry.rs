@@ -1,0 +1,238 @@
+//! An entry as it is stored and shown, and what happens to it when its time has come.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Definition, Overlap, Schedule, Template, schedule::ScheduleError};
+use crate::{
+    id::JobId,
+    json::ObjectWriter,
+    name::CronName,
+    time::{self, Millis},
+};
+
+/// Runs that may wait for the one before them to end; later ones are skipped.
+pub const MOST_WAITING: usize = 100;
+/// Pause between two looks at whether the job that a run waits for is over. Its end leaves no trace to wait for.
+const LOOK_AGAIN_MS: Millis = 1000;
+
+/// A cron entry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: CronName,
+    expression: String,
+    timezone: String,
+    /// What happens when runs overlap.
+    pub overlap_policy: Overlap,
+    /// Whether it runs.
+    pub enabled: bool,
+    description: Option<String>,
+    /// The job that it makes.
+    pub template: Template,
+    created_at: Millis,
+    /// What `@every` counts from.
+    pub(super) anchor: Millis,
+    /// The next run, or one that is due; none when it is switched off.
+    pub next_run_at: Option<Millis>,
+    /// Runs that wait for the last job to end, the oldest first.
+    pub(super) waiting: Vec<Millis>,
+    /// The last run that made a job.
+    pub last_run_at: Option<Millis>,
+    /// That job.
+    pub last_job_id: Option<JobId>,
+    /// Runs that made a job.
+    pub run_count: u64,
+    /// Runs that made none, because of the overlap policy or because the queue had no room.
+    pub skipped_count: u64,
+    /// Runs that nobody was there for.
+    pub missed_count: u64,
+}
+
+impl Entry {
+    /// An entry that is registered for the first time.
+    #[must_use]
+    pub fn new(definition: Definition, now: Millis) -> Self {
+        let mut entry = Self {
+            name: definition.name,
+            expression: definition.expression,
+            timezone: definition.timezone,
+            overlap_policy: definition.overlap,
+            enabled: definition.enabled,
+            description: definition.description,
+            template: definition.template,
+            created_at: now,
+            anchor: now,
+            next_run_at: None,
+            waiting: Vec::new(),
+            last_run_at: None,
+            last_job_id: None,
+            run_count: 0,
+            skipped_count: 0,
+            missed_count: 0,
+        };
+        entry.next_run_at = definition.schedule.next(now, now).filter(|_| entry.enabled);
+        entry
+    }
+
+    /// The same entry registered again. Programs do that whenever they start: when the schedule stays the same, so do
+    /// its anchor and its next run.
+    #[must_use]
+    pub fn registered_again(&self, definition: Definition, now: Millis) -> Self {
+        let mut entry = Self::new(definition, now);
+        entry.created_at = self.created_at;
+        (entry.last_run_at, entry.last_job_id) = (self.last_run_at, self.last_job_id);
+        (entry.run_count, entry.skipped_count) = (self.run_count, self.skipped_count);
+        entry.missed_count = self.missed_count;
+        let is_same = entry.expression == self.expression && entry.timezone == self.timezone;
+        if is_same && entry.enabled && self.next_run_at.is_some() {
+            (entry.anchor, entry.next_run_at) = (self.anchor, self.next_run_at);
+            if entry.overlap_policy == Overlap::Enqueue {
+                entry.waiting.clone_from(&self.waiting);
+            }
+        }
+        entry
+    }
+
+    /// The same entry switched on or off. Runs that come while it is off are not missed: there are none.
+    ///
+    /// # Errors
+    /// The stored schedule is damaged.
+    pub fn switched(&self, enabled: bool, now: Millis) -> Result<Self, ScheduleError> {
+        let mut entry = self.clone();
+        if entry.enabled != enabled {
+            entry.enabled = enabled;
+            entry.waiting.clear();
+            entry.next_run_at = if enabled { self.schedule(now)?.next(now, self.anchor) } else { None };
+        }
+        Ok(entry)
+    }
+
+    /// Its schedule.
+    ///
+    /// # Errors
+    /// The stored schedule is damaged, or nothing matches it any more.
+    pub fn schedule(&self, now: Millis) -> Result<Schedule, ScheduleError> {
+        Schedule::parse(&self.expression, &self.timezone, now)
+    }
+
+    /// The next `count` runs after that moment.
+    ///
+    /// # Errors
+    /// The stored schedule is damaged.
+    pub fn next_runs(&self, now: Millis, count: usize) -> Result<Vec<String>, ScheduleError> {
+        let schedule = self.schedule(now)?;
+        let runs = std::iter::successors(schedule.next(now, self.anchor), |at| schedule.next(*at, self.anchor));
+        Ok(runs.take(count).map(|at| schedule.local(at)).collect())
+    }
+
+    /// When it has to be looked at: its next run, or sooner when one waits.
+    #[must_use]
+    pub fn look_at(&self, now: Millis) -> Option<Millis> {
+        let soon = (!self.waiting.is_empty()).then_some(now + LOOK_AGAIN_MS);
+        self.next_run_at.into_iter().chain(soon).min()
+    }
+
+    /// Whether another run may wait.
+    #[must_use]
+    pub fn has_room_to_wait(&self) -> bool {
+        self.waiting.len() < MOST_WAITING
+    }
+
+    /// Whether runs wait already: the next one comes after them.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The entry as clients see it, under the names of the suites and of the specification.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut out = ObjectWriter::with_capacity(2 * self.template.as_str().len() + 512);
+        out.text("name", self.name.as_str()).text("expression", &self.expression).text("cron", &self.expression);
+        out.text("timezone", &self.timezone);
+        out.raw("overlap_policy", &serde_json::to_string(&self.overlap_policy).unwrap_or_default());
+        out.raw("enabled", if self.enabled { "true" } else { "false" });
+        match &self.description {
+            Some(text) => out.text("description", text),
+            None => out.raw("description", "null"),
+        };
+        out.raw("job_template", self.template.as_str());
+        for (name, absent) in [("type", "null"), ("args", "[]"), ("options", "{}")] {
+            out.raw(name, self.template.member(name).map_or(absent, |value| value.get()));
+        }
+        for (name, at) in [("next_run_at", self.next_run_at), ("last_run_at", self.last_run_at)] {
+            match at {
+                Some(at) => out.text(name, &time::format(at)),
+                None => out.raw(name, "null"),
+            };
+        }
+        match self.last_job_id {
+            Some(id) => out.text("last_job_id", &id.to_string()),
+            None => out.raw("last_job_id", "null"),
+        };
+        out.number("run_count", self.run_count).number("skipped_count", self.skipped_count);
+        out.number("missed_count", self.missed_count).number("waiting_count", self.waiting.len() as u64);
+        out.text("created_at", &time::format(self.created_at));
+        out.finish()
+    }
+
+    /// Its expression, for events.
+    #[must_use]
+    pub fn expression(&self) -> &str {
+        &self.expression
+    }
+
+    /// Its time zone, for people.
+    #[must_use]
+    pub fn timezone(&self) -> &str {
+        &self.timezone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Millis = 3_600_000;
+
+    fn definition(more: &str, now: Millis) -> Definition {
+        let json = format!(r#"{{"name":"n","type":"a","cron":"@hourly"{more}}}"#);
+        Definition::parse(&serde_json::from_str(&json).expect("an object"), now).expect("allowed")
+    }
+
+    #[test]
+    fn registering_again_keeps_what_was_counted_and_an_unchanged_schedule_its_next_run() {
+        let mut entry = Entry::new(definition("", 5), 5);
+        entry.run_count = 7;
+        let again = entry.registered_again(definition("", 3 * HOUR), 3 * HOUR);
+        assert_eq!((again.run_count, again.created_at, again.next_run_at), (7, 5, Some(HOUR)));
+        let moved = entry.registered_again(definition(r#","timezone":"Asia/Kathmandu""#, 3 * HOUR), 3 * HOUR);
+        // In 1970 Nepal was five hours and a half ahead
+        assert_eq!((moved.run_count, moved.next_run_at), (7, Some(3 * HOUR + HOUR / 2)));
+    }
+
+    #[test]
+    fn an_entry_that_is_off_has_no_next_run_and_misses_none() {
+        let off = Entry::new(definition("", 5), 5).switched(false, 9).expect("a schedule");
+        assert_eq!((off.enabled, off.next_run_at, off.look_at(9)), (false, None, None));
+        let on = off.switched(true, 10 * HOUR).expect("a schedule");
+        assert_eq!((on.enabled, on.next_run_at, on.missed_count), (true, Some(11 * HOUR), 0));
+    }
+
+    #[test]
+    fn what_is_shown_has_the_names_of_the_suites_and_of_the_specification_and_can_be_sent_back() {
+        let entry = Entry::new(definition(r#","options":{"queue":"q"}"#, 5), 5);
+        let json = entry.to_json();
+        let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!((&shown["expression"], &shown["cron"]), (&"@hourly".into(), &"@hourly".into()));
+        assert_eq!((&shown["type"], &shown["job_template"]["options"]["queue"]), (&"a".into(), &"q".into()));
+        assert_eq!(
+            (&shown["overlap_policy"], &shown["next_run_at"]),
+            (&"skip".into(), &"1970-01-01T01:00:00.000Z".into())
+        );
+        let again = Definition::parse(&serde_json::from_str(&json).expect("an object"), 5).expect("allowed");
+        assert_eq!(again.template.as_str(), entry.template.as_str());
+        let stored: Entry = serde_json::from_str(&serde_json::to_string(&entry).expect("JSON")).expect("an entry");
+        assert_eq!(stored.to_json(), json);
+    }
+}

@@ -1,0 +1,198 @@
+//! Runs that are due become jobs, each exactly one, whoever makes it.
+//!
+//! First the job, whose id follows from the entry's name, the run and the queue, so that a second one like it is a
+//! duplicate; then the entry moves on, if it still is what was read. Whoever comes between the two makes the same job
+//! again, is told that it is there, and moves the entry on.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::{Crons, Saved, damaged, read};
+use crate::{
+    cron::{CatchUp, Entry, Outcome, Overlap, Turn, template::job_id},
+    id::JobId,
+    name::{CronName, quoted},
+    redis::{StoreError, StoreResult, events::Happened, jobs::Refused, keys},
+    time::{self, Millis},
+};
+
+/// Entries in one turn.
+const BATCH: usize = 64;
+/// Entries handled at once: their commands pipeline on the shared connection.
+const AT_ONCE: usize = 16;
+/// Turns of one entry in one go, each after somebody else changed it.
+const ATTEMPTS: usize = 8;
+
+/// What was decided of a run, and why.
+struct Decision(Outcome, &'static str);
+
+impl Crons<'_> {
+    /// Makes the jobs of runs that are due, for a bounded number of entries; answers how many had trouble of their own.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn fire_due(&self) -> StoreResult<usize> {
+        let now = self.jobs.now().await?;
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(keys::CRON_NEXT).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
+        let names: Vec<String> = command.query_async(&mut self.jobs.redis.clone()).await?;
+        let mut troubled = 0;
+        for some in names.chunks(AT_ONCE) {
+            for result in join_all(some.iter().map(|name| self.fire(name, now))).await {
+                match result {
+                    Ok(()) => {}
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%error, "a cron entry failed");
+                        troubled += 1;
+                    }
+                }
+            }
+            // Counting missed runs takes its time, and others are on this thread
+            tokio::task::yield_now().await;
+        }
+        Ok(troubled)
+    }
+
+    async fn fire(&self, name: &str, now: Millis) -> StoreResult<()> {
+        let Ok(name) = name.parse::<CronName>() else {
+            // Nothing of ours, and it would be due for ever
+            tracing::error!(cron = quoted(name), "not a name among the cron entries, removed");
+            return self.forget_time(name).await;
+        };
+        let mut made = None;
+        for _ in 0..ATTEMPTS {
+            let Some(raw) = self.raw(&name).await? else {
+                self.remove_if(name.as_str(), "").await?;
+                return Ok(());
+            };
+            let turn = read(&raw).map(|entry| (entry.turn(now, self.catch_up()), entry));
+            let Some((Ok(turn), entry)) = turn else {
+                // It would be due for ever. Registered again, it lives on
+                self.forget_time(name.as_str()).await?;
+                return Err(damaged(&name));
+            };
+            let (turn, decision) = match made {
+                // The job is made, and the entry was changed before it could move on: this run is not its next any more
+                Some((run, id)) if turn.run != Some(run) => {
+                    if entry.last_run_at.is_some_and(|last| last >= run) {
+                        return Ok(());
+                    }
+                    let turn = Turn { run: Some(run), has_waited: false, missed: 0, next: entry.next_run_at };
+                    (turn, Decision(Outcome::Fired(id), ""))
+                }
+                _ => (turn, self.decide(&entry, turn, now).await?),
+            };
+            let after = entry.after(turn, decision.0);
+            match self.save(&after, Some(&raw), now).await? {
+                Saved::Done => {
+                    self.note(&after, turn, &decision);
+                    // Behind a run that has waited longer: that one's time may have come
+                    if decision.0 != Outcome::Waits || turn.has_waited || !entry.has_waiting() {
+                        return Ok(());
+                    }
+                }
+                Saved::Before => return Ok(()),
+                Saved::Changed | Saved::Full => {}
+            }
+            if let (Outcome::Fired(id), Some(run)) = (decision.0, turn.run) {
+                made = Some((run, id));
+            }
+        }
+        // Others are at it; it is still due if they are not done
+        Ok(())
+    }
+
+    fn catch_up(&self) -> CatchUp {
+        let settings = &self.jobs.cron;
+        let window_ms = Millis::try_from(settings.catch_up_window.as_millis()).unwrap_or(Millis::MAX);
+        CatchUp { most: settings.catch_up_max, window_ms }
+    }
+
+    /// Makes the job of a run, if there is one and the overlap policy lets it.
+    async fn decide(&self, entry: &Entry, turn: Turn, now: Millis) -> StoreResult<Decision> {
+        let Some(run) = turn.run else { return Ok(Decision(Outcome::Nothing, "")) };
+        let mut new = match entry.template.job(&entry.name, run, now) {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(cron = %entry.name, %error, "the job of a cron entry is not allowed any more");
+                return Ok(Decision(Outcome::Skipped, "invalid_template"));
+            }
+        };
+        let id = job_id(&entry.name, run, &new.queue);
+        if let Some(decision) = self.overlap(entry, turn, id).await? {
+            return Ok(decision);
+        }
+        new.id = Some(id);
+        match self.jobs.enqueue(new, None, now).await? {
+            Ok(_) => Ok(Decision(Outcome::Fired(id), "")),
+            Err(Refused::Duplicate(known)) if known == id => Ok(Decision(Outcome::Fired(id), "")),
+            Err(Refused::Duplicate(_) | Refused::Ignored { .. }) => Ok(Decision(Outcome::Skipped, "unique")),
+            Err(refused) => {
+                tracing::warn!(cron = %entry.name, ?refused, "no room for the job of a cron entry");
+                Ok(Decision(Outcome::Skipped, "queue_full"))
+            }
+        }
+    }
+
+    /// What the overlap policy says instead of making the job; none when it lets it be made.
+    async fn overlap(&self, entry: &Entry, turn: Turn, id: JobId) -> StoreResult<Option<Decision>> {
+        let Some(last) = entry.last_job_id.filter(|last| *last != id) else { return Ok(None) };
+        if entry.overlap_policy == Overlap::Allow {
+            return Ok(None);
+        }
+        let queues_up = entry.overlap_policy == Overlap::Enqueue && !turn.has_waited && entry.has_waiting();
+        // A job that cannot be found any more is over since long
+        let runs = queues_up || self.jobs.locate(last).await?.is_some_and(|located| !located.state().is_terminal());
+        Ok(match entry.overlap_policy {
+            _ if !runs => None,
+            Overlap::Allow => None,
+            Overlap::Skip => Some(Decision(Outcome::Skipped, "overlap_skip")),
+            Overlap::CancelPrevious => {
+                // It may have ended just now: as well
+                let _ = self.jobs.cancel(last).await?;
+                None
+            }
+            Overlap::Enqueue if turn.has_waited || entry.has_room_to_wait() => Some(Decision(Outcome::Waits, "")),
+            Overlap::Enqueue => Some(Decision(Outcome::Skipped, "too_many_waiting")),
+        })
+    }
+
+    /// Forgets when to look at an entry that cannot be read.
+    async fn forget_time(&self, name: &str) -> StoreResult<()> {
+        let mut command = redis::cmd("ZREM");
+        Ok(command.arg(keys::CRON_NEXT).arg(name).exec_async(&mut self.jobs.redis.clone()).await?)
+    }
+
+    /// Says what happened; only who moved the entry on does.
+    fn note(&self, entry: &Entry, turn: Turn, decision: &Decision) {
+        if turn.missed > 0 {
+            metrics::counter!("galley_cron_missed_total").increment(turn.missed);
+            tracing::warn!(cron = %entry.name, missed = turn.missed, "runs of a cron entry were missed");
+        }
+        let Some(run) = turn.run else { return };
+        let mut data = json!({
+            "cron_name": entry.name, "cron_expression": entry.expression(), "timezone": entry.timezone(),
+            "scheduled_time": time::format(run),
+        });
+        let now = time::format(super::super::jobs::local_now());
+        let kind = match decision {
+            Decision(Outcome::Fired(id), _) => {
+                metrics::counter!("galley_cron_fired_total").increment(1);
+                data["job_id"] = json!(id);
+                data["job_type"] = json!(entry.template.member("type"));
+                data["run_count"] = json!(entry.run_count);
+                data["actual_time"] = json!(now);
+                "cron.triggered"
+            }
+            Decision(Outcome::Skipped, reason) => {
+                metrics::counter!("galley_cron_skipped_total").increment(1);
+                data["reason"] = json!(reason);
+                data["active_job_id"] = json!(entry.last_job_id);
+                "cron.skipped"
+            }
+            Decision(Outcome::Waits | Outcome::Nothing, _) => return,
+        };
+        self.jobs.record(Happened { kind: kind.to_owned(), time: now, data });
+    }
+}

@@ -1,0 +1,267 @@
+//! Cron entries: a hash of JSON by name, and a sorted set of when to look at each.
+//!
+//! Whoever changes an entry reads it, works out what it becomes and stores that only if it still is what was read
+//! (`cron_save.lua`). All that is known of an entry is in it, nothing in a process.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` | registers, shows, switches and removes entries; makes a job by hand |
+//! | `fire` | makes the jobs of runs that are due |
+
+mod fire;
+
+use redis::Value;
+
+use super::{
+    StoreError, StoreResult,
+    jobs::{Enqueued, Jobs, Refused, wake::Wake},
+    keys, script,
+};
+use crate::{
+    cron::{Definition, Entry, definition::LARGEST_BYTES},
+    name::{CronName, quoted},
+    time::Millis,
+};
+
+/// How often a change is tried while others change the same entry.
+const ATTEMPTS: usize = 16;
+/// Entries read at once for a page.
+const CHUNK: usize = 100;
+
+/// The cron entries in the Redis of a job store.
+pub struct Crons<'a> {
+    jobs: &'a Jobs,
+}
+
+/// An entry that was registered.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// The entry.
+    pub entry: Entry,
+    /// There was none of that name before.
+    pub is_new: bool,
+}
+
+/// An entry that was not registered; nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRegistered {
+    /// There are as many entries as there may be.
+    TooMany {
+        /// How many that is.
+        max_entries: u64,
+    },
+    /// It is too large.
+    TooLarge {
+        /// Bytes it may have.
+        most: usize,
+    },
+}
+
+/// Some of the entries, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// How many entries there are in all.
+    pub total: usize,
+    /// There are more after this one.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    Done,
+    Before,
+    Changed,
+    Full,
+}
+
+impl Jobs {
+    /// The cron entries.
+    #[must_use]
+    pub fn crons(&self) -> Crons<'_> {
+        Crons { jobs: self }
+    }
+}
+
+impl Crons<'_> {
+    /// Registers an entry, or changes the one of that name.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full.
+    pub async fn register(
+        &self,
+        definition: &Definition,
+        now: Millis,
+    ) -> StoreResult<Result<Registered, NotRegistered>> {
+        for _ in 0..ATTEMPTS {
+            let raw = self.raw(&definition.name).await?;
+            // What cannot be read is replaced as if it were not there
+            let entry = match raw.as_deref().and_then(read) {
+                Some(known) => known.registered_again(definition.clone(), now),
+                None => Entry::new(definition.clone(), now),
+            };
+            if encoded(&entry)?.len() > LARGEST_BYTES {
+                return Ok(Err(NotRegistered::TooLarge { most: LARGEST_BYTES }));
+            }
+            match self.save(&entry, raw.as_deref(), now).await? {
+                Saved::Done | Saved::Before => return Ok(Ok(Registered { entry, is_new: raw.is_none() })),
+                Saved::Full => {
+                    return Ok(Err(NotRegistered::TooMany { max_entries: self.jobs.cron.max_entries }));
+                }
+                Saved::Changed => {}
+            }
+        }
+        Err(restless(&definition.name))
+    }
+
+    /// An entry.
+    ///
+    /// # Errors
+    /// Redis is unavailable or the entry is damaged.
+    pub async fn get(&self, name: &CronName) -> StoreResult<Option<Entry>> {
+        self.raw(name).await?.map(|raw| read(&raw).ok_or_else(|| damaged(name))).transpose()
+    }
+
+    /// Entries by name, `limit` at most, those after a name.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn page(&self, after: Option<&str>, limit: usize, enabled: Option<bool>) -> StoreResult<Page> {
+        let mut connection = self.jobs.redis.pooled().await?;
+        let mut names: Vec<String> = redis::cmd("HKEYS").arg(keys::CRON_ENTRIES).query_async(&mut connection).await?;
+        names.sort_unstable();
+        let total = names.len();
+        let mut page = Page { total, ..Page::default() };
+        let rest = names.split_off(after.map_or(0, |after| names.partition_point(|name| name.as_str() <= after)));
+        for some in rest.chunks(CHUNK) {
+            let mut command = redis::cmd("HMGET");
+            let found: Vec<Option<String>> =
+                command.arg(keys::CRON_ENTRIES).arg(some).query_async(&mut connection).await?;
+            for (name, raw) in some.iter().zip(found) {
+                let Some(raw) = raw else { continue };
+                match read(&raw) {
+                    Some(entry) if enabled.is_none_or(|enabled| enabled == entry.enabled) => {
+                        if page.entries.len() == limit {
+                            page.next = page.entries.last().map(|last| last.name.to_string());
+                            return Ok(page);
+                        }
+                        page.entries.push(entry);
+                    }
+                    Some(_) => {}
+                    None => tracing::error!(cron = quoted(name), "a cron entry that cannot be read"),
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// Removes an entry; false when there is none. Its jobs stay what they are.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn remove(&self, name: &CronName) -> StoreResult<bool> {
+        for _ in 0..ATTEMPTS {
+            let Some(raw) = self.raw(name).await? else { return Ok(false) };
+            if self.remove_if(name.as_str(), &raw).await? {
+                return Ok(true);
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Switches an entry on or off; none when there is no such entry.
+    ///
+    /// # Errors
+    /// Redis is unavailable or the entry is damaged.
+    pub async fn switch(&self, name: &CronName, enabled: bool) -> StoreResult<Option<Entry>> {
+        for _ in 0..ATTEMPTS {
+            let now = self.jobs.now().await?;
+            let Some(raw) = self.raw(name).await? else { return Ok(None) };
+            let entry = read(&raw).ok_or_else(|| damaged(name))?;
+            let entry = entry.switched(enabled, now).map_err(|error| StoreError::damaged(error.to_string()))?;
+            match self.save(&entry, Some(&raw), now).await? {
+                Saved::Done | Saved::Before => return Ok(Some(entry)),
+                Saved::Changed | Saved::Full => {}
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Makes a job of an entry now, beside its schedule: it is not counted and no run waits for it. None when there is
+    /// no such entry.
+    ///
+    /// # Errors
+    /// As [`Jobs::enqueue`], or the entry is damaged.
+    pub async fn trigger(
+        &self,
+        name: &CronName,
+        traceparent: Option<String>,
+    ) -> StoreResult<Option<Result<Enqueued, Refused>>> {
+        let Some(entry) = self.get(name).await? else { return Ok(None) };
+        let now = self.jobs.now().await?;
+        let new = entry.template.job(name, now, now).map_err(|error| StoreError::damaged(error.to_string()))?;
+        self.jobs.enqueue(new, traceparent, now).await.map(Some)
+    }
+
+    async fn raw(&self, name: &CronName) -> StoreResult<Option<String>> {
+        let mut command = redis::cmd("HGET");
+        let raw: Value =
+            command.arg(keys::CRON_ENTRIES).arg(name.as_str()).query_async(&mut self.jobs.redis.clone()).await?;
+        match raw {
+            Value::Nil => Ok(None),
+            Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged(name)),
+            _ => Err(damaged(name)),
+        }
+    }
+
+    /// Stores an entry if what is stored still is `known`.
+    async fn save(&self, entry: &Entry, known: Option<&str>, now: Millis) -> StoreResult<Saved> {
+        let answer: String = script::CRON_SAVE
+            .key(keys::CRON_ENTRIES)
+            .key(keys::CRON_NEXT)
+            .arg(entry.name.as_str())
+            .arg(known.unwrap_or_default())
+            .arg(encoded(entry)?)
+            .arg(entry.look_at(now).map(|at| at.to_string()).unwrap_or_default())
+            .arg(self.jobs.cron.max_entries)
+            .arg(keys::WAKE)
+            .arg(Wake::Cron.encode())
+            .invoke_async(&mut self.jobs.redis.clone())
+            .await?;
+        match answer.as_str() {
+            "saved" => Ok(Saved::Done),
+            "before" => Ok(Saved::Before),
+            "full" => Ok(Saved::Full),
+            _ => Ok(Saved::Changed),
+        }
+    }
+
+    /// Removes an entry if what is stored still is `known`; `""` for a time without an entry.
+    async fn remove_if(&self, name: &str, known: &str) -> StoreResult<bool> {
+        let removed: i64 = script::CRON_REMOVE
+            .key(keys::CRON_ENTRIES)
+            .key(keys::CRON_NEXT)
+            .arg(name)
+            .arg(known)
+            .invoke_async(&mut self.jobs.redis.clone())
+            .await?;
+        Ok(removed == 1)
+    }
+}
+
+fn read(raw: &str) -> Option<Entry> {
+    serde_json::from_str(raw).ok()
+}
+
+fn encoded(entry: &Entry) -> StoreResult<String> {
+    serde_json::to_string(entry).map_err(|error| StoreError::damaged(error.to_string()))
+}
+
+fn damaged(name: &CronName) -> StoreError {
+    StoreError::damaged(format!("cron entry {name} cannot be read"))
+}
+
+fn restless(name: &CronName) -> StoreError {
+    StoreError::damaged(format!("cron entry {name} keeps changing"))
+}

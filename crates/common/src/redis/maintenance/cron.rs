@@ -1,0 +1,42 @@
+//! Cron entries whose time has come: one more timer of the maintainer.
+
+use crate::{
+    redis::{StoreResult, jobs::Jobs, keys},
+    time::Millis,
+};
+
+/// When the next cron entry has to be looked at, on Redis's clock. Read anew whenever it may have changed.
+#[derive(Default)]
+pub(super) struct Timer {
+    head: Option<Millis>,
+    not_before: Millis,
+    pub(super) is_stale: bool,
+}
+
+impl Timer {
+    pub(super) fn at(&self) -> Option<Millis> {
+        self.head.map(|at| at.max(self.not_before))
+    }
+
+    pub(super) async fn read(&mut self, jobs: &Jobs) -> StoreResult<()> {
+        if self.is_stale {
+            let mut command = redis::cmd("ZRANGE");
+            command.arg(keys::CRON_NEXT).arg(0).arg(0).arg("WITHSCORES");
+            let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.redis.clone()).await?;
+            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
+            let at = head.first().map(|(_, score)| *score as Millis);
+            (self.head, self.is_stale) = (at, false);
+        }
+        Ok(())
+    }
+
+    /// Fires what is due, a bounded number of entries.
+    pub(super) async fn run(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
+        if self.at().is_some_and(|at| at <= now) {
+            let troubled = jobs.crons().fire_due().await?;
+            self.not_before = if troubled > 0 { now + super::AFTER_FAILURE_MS } else { 0 };
+            self.is_stale = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! Cron entries: register, look up, switch, remove; make a job by hand.
+//!
+//! Answers have an entry under `cron`, as the suites want it, and under `cron_job`, as the specification says.
+
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use common::{
+    cron::{Definition, Entry, definition},
+    json::{Object, ObjectWriter},
+    name::{CronName, quoted},
+    redis::cron::NotRegistered,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Answer, bounded, jobs, ojs};
+use crate::{
+    body::JsonBody,
+    context::Trace,
+    error::{ApiError, Code},
+    startup::Services,
+};
+
+/// Entries in a page at most, and when nothing is said.
+const PAGE: usize = 1000;
+
+pub(super) async fn register(services: web::Data<Services>, body: JsonBody) -> Answer {
+    let members: Object = body.parse()?;
+    let now = services.jobs.now().await?;
+    let definition = Definition::parse(&members, now)?;
+    let registered = services.jobs.crons().register(&definition, now).await?.map_err(refused)?;
+    let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(one(status, &registered.entry))
+}
+
+fn refused(refused: NotRegistered) -> ApiError {
+    match refused {
+        NotRegistered::TooMany { max_entries } => ApiError::new(
+            Code::TooManyCrons,
+            format!("there are {max_entries} cron entries, which is cron.max_entries"),
+        ),
+        NotRegistered::TooLarge { most } => {
+            ApiError::new(Code::PayloadTooLarge, format!("a cron entry must have at most {most} bytes"))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Query {
+    enabled: Option<String>,
+    after: Option<String>,
+    limit: Option<String>,
+}
+
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+    let limit = bounded("limit", query.limit.as_deref(), PAGE, PAGE)?;
+    let enabled = match query.enabled.as_deref() {
+        None => None,
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        Some(other) => {
+            return Err(ApiError::invalid(format!("enabled must be true or false, got {}", quoted(other))));
+        }
+    };
+    let page = services.jobs.crons().page(query.after.as_deref(), limit, enabled).await?;
+    let entries: Vec<String> = page.entries.iter().map(Entry::to_json).collect();
+    let entries = format!("[{}]", entries.join(","));
+    let mut out = ObjectWriter::with_capacity(2 * entries.len() + 64);
+    out.raw("crons", &entries).raw("cron_jobs", &entries).number("count", page.entries.len() as u64);
+    out.number("total", page.total as u64);
+    if let Some(next) = &page.next {
+        out.text("next", next);
+    }
+    Ok(ojs(StatusCode::OK, out.finish()))
+}
+
+pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>) -> Answer {
+    let entry = services.jobs.crons().get(&cron_name(&name)?).await?.ok_or_else(|| unknown(&name))?;
+    Ok(one(StatusCode::OK, &entry))
+}
+
+pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String>) -> Answer {
+    let parsed = cron_name(&name)?;
+    if !services.jobs.crons().remove(&parsed).await? {
+        return Err(unknown(&name));
+    }
+    let answer = json!({ "deleted": true, "name": parsed, "cron": { "name": parsed } });
+    Ok(ojs(StatusCode::OK, answer.to_string()))
+}
+
+pub(super) async fn switch(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> Answer {
+    let members: Object = body.parse()?;
+    switched(&services, &name, definition::enabled(&members)?).await
+}
+
+pub(super) async fn enable(services: web::Data<Services>, name: web::Path<String>) -> Answer {
+    switched(&services, &name, true).await
+}
+
+pub(super) async fn disable(services: web::Data<Services>, name: web::Path<String>) -> Answer {
+    switched(&services, &name, false).await
+}
+
+async fn switched(services: &Services, name: &str, enabled: bool) -> Answer {
+    let entry = services.jobs.crons().switch(&cron_name(name)?, enabled).await?.ok_or_else(|| unknown(name))?;
+    Ok(one(StatusCode::OK, &entry))
+}
+
+pub(super) async fn trigger(request: HttpRequest, services: web::Data<Services>, name: web::Path<String>) -> Answer {
+    let made = services.jobs.crons().trigger(&cron_name(&name)?, Trace::of(&request)).await?;
+    let enqueued = made.ok_or_else(|| unknown(&name))??;
+    Ok(jobs::created(&enqueued))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Count {
+    count: Option<String>,
+}
+
+/// The next runs by its schedule, whether it is switched on or not.
+pub(super) async fn next(services: web::Data<Services>, name: web::Path<String>, query: web::Query<Count>) -> Answer {
+    let count = bounded("count", query.count.as_deref(), 10, 100)?;
+    let entry = services.jobs.crons().get(&cron_name(&name)?).await?.ok_or_else(|| unknown(&name))?;
+    let runs = entry
+        .next_runs(services.jobs.now().await?, count)
+        .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+    let answer =
+        json!({ "name": entry.name, "timezone": entry.timezone(), "enabled": entry.enabled, "next_runs": runs });
+    Ok(ojs(StatusCode::OK, answer.to_string()))
+}
+
+/// A name in a path. What is no name cannot be the name of an entry either.
+fn cron_name(text: &str) -> Result<CronName, ApiError> {
+    text.parse().map_err(|_| unknown(text))
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::not_found(format_args!("cron entry {}", quoted(name)))
+}
+
+fn one(status: StatusCode, entry: &Entry) -> HttpResponse {
+    let entry = entry.to_json();
+    let mut out = ObjectWriter::with_capacity(2 * entry.len() + 32);
+    out.raw("cron", &entry).raw("cron_job", &entry);
+    ojs(status, out.finish())
+}
