@@ -26,6 +26,7 @@ pub(crate) enum Code {
     PayloadTooLarge,
     UnsupportedMediaType,
     QueueFull,
+    TooManyStreams,
     TooManyQueues,
     Unavailable,
     StorageFull,
@@ -94,6 +95,13 @@ impl Code {
             Self::QueueFull => {
                 Row("queue_full", "backpressure", S::TOO_MANY_REQUESTS, true, "try again when workers have caught up")
             }
+            Self::TooManyStreams => Row(
+                "too_many_event_streams",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "try again later, at another gateway, or raise gateway.max_event_streams",
+            ),
             Self::TooManyQueues => Row(
                 "too_many_queues",
                 "validation_error",

@@ -2,8 +2,10 @@
 
 mod body;
 mod context;
+mod ending;
 mod error;
 mod routes;
+mod sse;
 mod startup;
 
 use common::cli;

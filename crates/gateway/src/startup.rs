@@ -6,7 +6,12 @@ use actix_web::{App, HttpServer, dev::Server, middleware, web};
 use anyhow::Context;
 use common::{
     ops,
-    redis::{Redis, events::EventLog, jobs::Jobs, maintenance},
+    redis::{
+        Redis,
+        events::{EventHub, EventLog},
+        jobs::Jobs,
+        maintenance,
+    },
     settings::Settings,
     telemetry,
 };
@@ -23,6 +28,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 pub(crate) struct Services {
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
+    pub(crate) events: EventHub,
     pub(crate) settings: Arc<Settings>,
 }
 
@@ -31,6 +37,7 @@ pub(crate) struct Application {
     server: Server,
     address: SocketAddr,
     services: Services,
+    streams: (CancellationToken, JoinHandle<()>),
     events: (CancellationToken, JoinHandle<()>),
 }
 
@@ -42,7 +49,10 @@ impl Application {
         redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let stop_streams = CancellationToken::new();
+        let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
         let services = Services {
+            events: hub,
             jobs: Jobs::new(&redis, &settings, log),
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),
@@ -63,7 +73,8 @@ impl Application {
         .bind(settings.gateway.listen)
         .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
         let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
-        Ok(Self { server: server.run(), address, services, events: (stop_events, writer) })
+        let (streams, events) = ((stop_streams, following), (stop_events, writer));
+        Ok(Self { server: server.run(), address, services, streams, events })
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
@@ -77,7 +88,11 @@ impl Application {
         let handle = self.server.handle();
         let serving = tokio::spawn(self.server);
         stop.cancelled().await;
+        // Streams never end by themselves, and would hold up the graceful stop
+        let (stop_streams, following) = self.streams;
+        stop_streams.cancel();
         handle.stop(true).await;
+        following.await?;
         serving.await??;
         upkeep.await?;
         // The last to stop: everything above may still have events to write

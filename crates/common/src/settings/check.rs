@@ -87,6 +87,7 @@ impl TryFrom<Raw> for Settings {
                     0,
                     3_600_000,
                 )?,
+                beat: millis("queue_worker.beat_ms", raw.queue_worker.beat_ms, 100, 600_000)?,
             },
             pubsub_worker: PubsubWorkerSettings {
                 listen: parsed("pubsub_worker.listen", &raw.pubsub_worker.listen, ADDRESS)?,
@@ -141,6 +142,8 @@ fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
         body_timeout: millis("gateway.body_timeout_ms", raw.body_timeout_ms, 100, 600_000)?,
         shutdown_grace: millis("gateway.shutdown_grace_ms", raw.shutdown_grace_ms, 1000, 600_000)?,
         test_directives: raw.test_directives,
+        max_event_streams: number("gateway.max_event_streams", raw.max_event_streams, 1, 100_000)?,
+        event_keep_alive: millis("gateway.event_keep_alive_ms", raw.event_keep_alive_ms, 100, 600_000)?,
     })
 }
 
@@ -155,6 +158,8 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
         result_limit_bytes: number("jobs.result_limit_bytes", raw.result_limit_bytes, 1024, 64 << 20)?,
         max_queues: number("jobs.max_queues", raw.max_queues, 1, 65_536)?,
         events_max: number("jobs.events_max", raw.events_max, 100, 10_000_000)?,
+        started_events: raw.started_events,
+        max_pull_workers: number("jobs.max_pull_workers", raw.max_pull_workers, 1, 1_000_000)?,
     })
 }
 

@@ -97,6 +97,8 @@ pub struct GatewaySettings {
     pub body_timeout: Duration,
     pub shutdown_grace: Duration,
     pub test_directives: bool,
+    pub max_event_streams: usize,
+    pub event_keep_alive: Duration,
 }
 
 /// The service that runs jobs.
@@ -108,6 +110,7 @@ pub struct QueueWorkerSettings {
     pub name: WorkerId,
     pub concurrency: usize,
     pub shutdown_grace: Duration,
+    pub beat: Duration,
 }
 
 /// The service that hears channels.
@@ -132,6 +135,8 @@ pub struct JobSettings {
     pub result_limit_bytes: usize,
     pub max_queues: u64,
     pub events_max: u64,
+    pub started_events: bool,
+    pub max_pull_workers: u64,
 }
 
 /// Limits of one queue.
@@ -280,6 +285,10 @@ mod tests {
             ("GALLEY__QUEUE_WORKER__QUEUES", "A", "queue_worker.queues", "^[a-z0-9]"),
             ("GALLEY__QUEUE_WORKER__CONCURRENCY", "0", "queue_worker.concurrency", "1 to 10000"),
             ("GALLEY__JOBS__LEASE_MS", "5", "jobs.lease_ms", "100 to 86400000"),
+            ("GALLEY__GATEWAY__MAX_EVENT_STREAMS", "0", "gateway.max_event_streams", "1 to 100000"),
+            ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "5", "gateway.event_keep_alive_ms", "100 to 600000"),
+            ("GALLEY__QUEUE_WORKER__BEAT_MS", "5", "queue_worker.beat_ms", "100 to 600000"),
+            ("GALLEY__JOBS__MAX_PULL_WORKERS", "0", "jobs.max_pull_workers", "1 to 1000000"),
             ("GALLEY__LOG__FORMAT", "xml", "log.format", "pretty, json or auto"),
             ("GALLEY__LOG__LEVEL", "a=b=c", "log.level", "a filter"),
             ("GALLEY__TELEMETRY__OTLP_ENDPOINT", "jaeger", "telemetry.otlp_endpoint", "http://"),

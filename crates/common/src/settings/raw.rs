@@ -87,6 +87,8 @@ pub(super) struct Gateway {
     pub(super) body_timeout_ms: Whole,
     pub(super) shutdown_grace_ms: Whole,
     pub(super) test_directives: bool,
+    pub(super) max_event_streams: Whole,
+    pub(super) event_keep_alive_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,6 +99,7 @@ pub(super) struct QueueWorker {
     pub(super) name: String,
     pub(super) concurrency: Whole,
     pub(super) shutdown_grace_ms: Whole,
+    pub(super) beat_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,6 +122,8 @@ pub(super) struct Jobs {
     pub(super) result_limit_bytes: Whole,
     pub(super) max_queues: Whole,
     pub(super) events_max: Whole,
+    pub(super) started_events: bool,
+    pub(super) max_pull_workers: Whole,
 }
 
 #[derive(Debug, Deserialize)]

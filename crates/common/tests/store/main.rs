@@ -4,6 +4,7 @@ mod bridge;
 mod channels;
 mod claims;
 mod enqueue;
+mod events;
 mod faults;
 mod kit;
 mod settle;

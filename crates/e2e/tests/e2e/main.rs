@@ -3,6 +3,7 @@
 mod bad_input;
 mod browser;
 mod conformance;
+mod events;
 mod faults;
 mod jobs;
 mod kit;

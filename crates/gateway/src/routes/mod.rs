@@ -40,6 +40,9 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
         .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
         .service(page("/ojs/v1/events", events::list))
+        .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
+        .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))
+        .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::of_queue)))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
 }
 

@@ -64,6 +64,9 @@ pub(super) async fn fetch(services: web::Data<Services>, body: JsonBody) -> Answ
             Err(error) => return Err(error),
         }
     }
+    for claimed in &fetched {
+        services.jobs.record_start(claimed, worker.as_ref());
+    }
     let jobs: Vec<String> = fetched.iter().map(|claimed| shown(claimed, worker.as_ref())).collect();
     Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}]}}", jobs.join(","))))
 }
