@@ -4,6 +4,7 @@ mod body;
 mod context;
 mod ending;
 mod error;
+mod pull_workers;
 mod routes;
 mod sse;
 mod startup;

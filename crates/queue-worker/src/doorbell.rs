@@ -46,7 +46,7 @@ impl Doorbell {
     }
 
     /// Rings: the read that is blocked now ends, or the next one is not begun.
-    async fn ring(&self, shared: &Shared) {
+    pub(crate) async fn ring(&self, shared: &Shared) {
         self.rung.store(true, SeqCst);
         let mut redis = shared.jobs.redis().clone();
         while self.rung.load(SeqCst) {
@@ -75,6 +75,7 @@ impl Doorbell {
                     Some(Wake::Stream(queue)) if shared.settings.queue_worker.queues.contains(&queue) => {
                         self.ring(&shared).await;
                     }
+                    Some(Wake::Directive(worker)) if worker == shared.key() => shared.presence.news.notify_one(),
                     Some(Wake::Cancelled(id)) => shared.in_flight.cancelled(id),
                     _ => {}
                 },

@@ -7,6 +7,7 @@ mod commit;
 mod doorbell;
 mod handlers;
 mod in_flight;
+mod presence;
 mod renew;
 mod worker;
 

@@ -5,10 +5,11 @@
 use crate::{
     id::{EntryId, JobId},
     name::{ChannelName, Priority, QueueName},
+    redis::workers::WorkerKey,
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 16] = [
+pub const PATTERNS: [&str; 19] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -23,6 +24,9 @@ pub const PATTERNS: [&str; 16] = [
     "galley:bridge:{<list>}",
     "galley:{ch:<channel>}:m",
     "galley:events",
+    "galley:workers",
+    "galley:worker:<worker>",
+    "galley:directive:<worker>",
     "galley:maintainer",
     "galley:wake",
 ];
@@ -31,6 +35,8 @@ pub const PATTERNS: [&str; 16] = [
 pub const QUEUES: &str = "galley:queues";
 /// What happened: a capped stream.
 pub const EVENTS: &str = "galley:events";
+/// The workers there are: a sorted set of ids, by when their last report stops counting.
+pub const WORKERS: &str = "galley:workers";
 /// Who does the upkeep: a string with a TTL.
 pub const MAINTAINER: &str = "galley:maintainer";
 /// Wake-up calls: a pub/sub channel, see [`super::jobs::wake`].
@@ -126,6 +132,18 @@ pub fn history(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:m")
 }
 
+/// What a worker reported last: a string with a TTL.
+#[must_use]
+pub fn worker(key: &WorkerKey) -> String {
+    format!("galley:worker:{}", key.as_str())
+}
+
+/// What is asked of a worker: a string with a TTL.
+#[must_use]
+pub fn directive(key: &WorkerKey) -> String {
+    format!("galley:directive:{}", key.as_str())
+}
+
 /// How an attempt is named in the active hash and among the leases.
 #[must_use]
 pub fn attempt(priority: Priority, entry: EntryId) -> String {
@@ -155,6 +173,7 @@ mod tests {
         let queue = "q".parse().expect("a name");
         let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
         let keys = QueueKeys::new(&queue);
+        let worker = "pull:w".parse().expect("a worker");
         let channel = "c".parse().expect("a name");
         let spelled = [
             keys.priorities(),
@@ -171,6 +190,9 @@ mod tests {
             history(&channel),
             QUEUES.to_owned(),
             EVENTS.to_owned(),
+            WORKERS.to_owned(),
+            super::worker(&worker),
+            directive(&worker),
             MAINTAINER.to_owned(),
             WAKE.to_owned(),
         ];
@@ -182,6 +204,7 @@ mod tests {
                     .replace("<priority>", "0")
                     .replace("<id>", &id.to_string())
                     .replace("<list>", "l")
+                    .replace("<worker>", "pull:w")
                     .replace("<channel>", "c")
             })
             .collect();

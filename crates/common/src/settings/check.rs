@@ -56,14 +56,15 @@ fn names<T: FromStr<Err: Display>>(key: &str, list: &List) -> Result<Vec<T>, Set
         .collect()
 }
 
+/// The name of this machine.
+#[must_use]
+pub fn hostname() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().chars().filter(char::is_ascii_graphic).take(100).collect()
+}
+
 fn worker_name(given: String) -> Result<WorkerId, SettingError> {
-    let name = if given.is_empty() {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(100).collect();
-        format!("{host}-{}", std::process::id())
-    } else {
-        given
-    };
+    let name = if given.is_empty() { format!("{}-{}", hostname(), std::process::id()) } else { given };
     parsed("queue_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
 }
 

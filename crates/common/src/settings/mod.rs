@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use config::{Config, Environment, File, FileFormat};
 
-pub use check::SettingError;
+pub use check::{SettingError, hostname};
 
 use crate::name::{ChannelName, JobType, QueueName, WorkerId};
 

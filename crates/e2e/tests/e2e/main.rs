@@ -10,3 +10,4 @@ mod kit;
 mod running;
 mod seed;
 mod tracing;
+mod workers;

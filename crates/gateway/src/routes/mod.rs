@@ -7,6 +7,7 @@ mod jobs;
 mod queues;
 mod seed;
 mod system;
+mod worker_list;
 mod workers;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
@@ -35,6 +36,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
         .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
         .service(web::resource("/ojs/v1/workers/heartbeat").route(web::post().to(workers::heartbeat)))
+        .service(page("/ojs/v1/workers", worker_list::list))
+        .service(page("/ojs/v1/workers/{id}", worker_list::show))
+        .service(web::resource("/ojs/v1/workers/{id}/quiet").route(web::post().to(worker_list::quiet)))
+        .service(web::resource("/ojs/v1/workers/{id}/resume").route(web::post().to(worker_list::resume)))
+        .service(web::resource("/ojs/v1/workers/{id}/terminate").route(web::post().to(worker_list::terminate)))
         .service(page("/ojs/v1/dead-letter", dead_letters::list))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
