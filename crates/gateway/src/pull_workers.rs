@@ -19,7 +19,7 @@ use common::{
 /// Each program's fetches, and its heartbeats, are noted no more often than this.
 const EVERY: Duration = Duration::from_secs(3);
 /// How long it stays on the list after the last one.
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 /// Programs remembered here; beyond that those are forgotten that were not heard of for a while.
 const MOST_REMEMBERED: usize = 10_000;
 /// Jobs kept of a heartbeat.
