@@ -233,7 +233,11 @@ async fn workers_are_listed_and_quiet_again_after_redis_was_away() {
         (answer["worker"]["state"] == "quiet").then_some(())
     })
     .await;
-    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let id = eventually("a job is taken again", || async {
+        let answer: Value = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await.json().await.ok()?;
+        answer["job"]["id"].as_str().map(ToOwned::to_owned)
+    })
+    .await;
     assert_eq!(kit.job(&id).await["state"], "available");
     direct(&kit, "eater", "resume").await;
     kit.reaches(&id, "completed").await;

@@ -27,6 +27,8 @@ use crate::{
 const BLOCK: Duration = Duration::from_secs(5);
 /// Entries read in one go.
 const PAGE: usize = 64;
+/// The same for a single reader that is behind: many may be so at the same time, and each keeps its own.
+const OWN_PAGE: usize = 8;
 /// Entries kept for readers that have not taken them yet, all readers together.
 const BUFFER: usize = 64;
 
@@ -179,9 +181,9 @@ impl EventHub {
         let is_free = self.0.readers.send_if_modified(|readers| {
             let is_free = readers.count < most;
             readers.count += usize::from(is_free);
+            readers.show();
             is_free
         });
-        self.0.show_count();
         is_free.then(|| Seat(self.0.clone()))
     }
 }
@@ -191,17 +193,20 @@ struct Seat(Arc<Inner>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.readers.send_modify(|readers| readers.count -= 1);
-        self.0.show_count();
+        self.0.readers.send_modify(|readers| {
+            readers.count -= 1;
+            readers.show();
+        });
+    }
+}
+
+impl Readers {
+    fn show(self) {
+        metrics::gauge!("galley_event_streams").set(u32::try_from(self.count).unwrap_or(u32::MAX));
     }
 }
 
 impl Inner {
-    fn show_count(&self) {
-        let count = u32::try_from(self.readers.borrow().count).unwrap_or(u32::MAX);
-        metrics::gauge!("galley_event_streams").set(count);
-    }
-
     fn last(&self) -> EntryId {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -365,7 +370,7 @@ impl Reader {
 
     /// Reads on from where it is. The entry it is at comes along, and so shows that nothing behind it is gone.
     async fn read_page(&mut self) {
-        match self.seat.0.redis.event_page(self.after.entry, PAGE).await {
+        match self.seat.0.redis.event_page(self.after.entry, OWN_PAGE).await {
             Ok(page) => {
                 let first = page.first().map(|batch| batch.entry);
                 if self.is_kept && first != Some(self.after.entry) {
