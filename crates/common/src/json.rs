@@ -177,9 +177,9 @@ impl ObjectWriter {
 
     /// Adds a string.
     pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
-        let mut quoted = String::with_capacity(value.len() + 2);
-        push_string(&mut quoted, value);
-        self.raw(name, &quoted)
+        self.raw(name, "");
+        push_string(&mut self.0, value);
+        self
     }
 
     /// Adds a number.
@@ -210,6 +210,13 @@ impl ObjectWriter {
 
 /// Appends a JSON string.
 fn push_string(out: &mut String, value: &str) {
+    // Most strings are names and times; there are several in every job and event
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(value);
+        out.push('"');
+        return;
+    }
     // Writing to a string cannot fail, and every &str is valid JSON string content once escaped
     out.push_str(&serde_json::to_string(value).unwrap_or_else(|_| String::from("\"\"")));
 }

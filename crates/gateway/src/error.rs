@@ -32,6 +32,7 @@ pub(crate) enum Code {
     IdempotencyConflict,
     IdempotencyInProgress,
     TooManyWaiters,
+    TooManyStreams,
     TooManyQueues,
     TooManyCrons,
     Unavailable,
@@ -139,6 +140,13 @@ impl Code {
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "wait less, ask another gateway or raise gateway.max_waiters",
+            ),
+            Self::TooManyStreams => Row(
+                "too_many_event_streams",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "try again later, at another gateway, or raise gateway.max_event_streams",
             ),
             Self::TooManyQueues => Row(
                 "too_many_queues",

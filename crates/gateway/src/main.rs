@@ -2,9 +2,12 @@
 
 mod body;
 mod context;
+mod ending;
 mod error;
 mod idempotency;
+mod pull_workers;
 mod routes;
+mod sse;
 mod startup;
 mod waiting;
 

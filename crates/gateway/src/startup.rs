@@ -6,14 +6,19 @@ use actix_web::{App, HttpServer, dev::Server, middleware, web};
 use anyhow::Context;
 use common::{
     ops,
-    redis::{Redis, events::EventLog, jobs::Jobs, maintenance},
+    redis::{
+        Redis,
+        events::{EventHub, EventLog},
+        jobs::Jobs,
+        maintenance,
+    },
     settings::Settings,
     telemetry,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context, routes, waiting::WaitingRoom};
+use crate::{context, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -24,6 +29,8 @@ pub(crate) struct Services {
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
     pub(crate) waiting: WaitingRoom,
+    pub(crate) events: EventHub,
+    pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
 }
 
@@ -34,6 +41,7 @@ pub(crate) struct Application {
     services: Services,
     /// Cancelled first: those who wait for a job are answered.
     stop_waiting: CancellationToken,
+    streams: (CancellationToken, JoinHandle<()>),
     events: (CancellationToken, JoinHandle<()>),
 }
 
@@ -46,7 +54,11 @@ impl Application {
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let stop_waiting = CancellationToken::new();
+        let stop_streams = CancellationToken::new();
+        let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
         let services = Services {
+            events: hub,
+            pull_workers: Arc::default(),
             jobs: Jobs::new(&redis, &settings, log),
             waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stop_waiting.clone()),
             redis: redis.clone(),
@@ -68,7 +80,8 @@ impl Application {
         .bind(settings.gateway.listen)
         .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
         let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
-        Ok(Self { server: server.run(), address, services, stop_waiting, events: (stop_events, writer) })
+        let (streams, events) = ((stop_streams, following), (stop_events, writer));
+        Ok(Self { server: server.run(), address, services, stop_waiting, streams, events })
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
@@ -83,7 +96,11 @@ impl Application {
         let serving = tokio::spawn(self.server);
         stop.cancelled().await;
         self.stop_waiting.cancel();
+        // Streams never end by themselves, and would hold up the graceful stop
+        let (stop_streams, following) = self.streams;
+        stop_streams.cancel();
         handle.stop(true).await;
+        following.await?;
         serving.await??;
         upkeep.await?;
         // The last to stop: everything above may still have events to write

@@ -99,6 +99,7 @@ impl Runner {
         if claimed.job.is_expired(claimed.started_at) {
             return Outcome::Expired;
         }
+        self.shared.jobs.record_start(claimed, Some(&self.shared.settings.queue_worker.name));
         let timeout = claimed.job.timeout_ms.map(std::time::Duration::from_millis);
         let limit = async {
             match timeout {

@@ -134,6 +134,11 @@ impl Claimer {
             if self.doorbell.answer() {
                 self.priorities.clear();
             }
+            if self.shared.presence.is_quiet() {
+                drop(permits);
+                self.shared.presence.until_awake(&self.stop).await;
+                continue;
+            }
             if !self.claim(&mut permits).await? && !self.stop.is_cancelled() {
                 let last = permits.pop();
                 // The others are free for what else waits for one

@@ -85,6 +85,7 @@ impl Doorbell {
                     Some(Wake::Stream(queue)) if shared.settings.queue_worker.queues.contains(&queue) => {
                         self.ring(&shared).await;
                     }
+                    Some(Wake::Directive(worker)) if worker == shared.key() => shared.presence.news.notify_one(),
                     Some(Wake::Cancelled(id)) => shared.in_flight.cancelled(id),
                     _ => {}
                 },

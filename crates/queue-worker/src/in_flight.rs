@@ -8,9 +8,12 @@ use std::{
 
 use common::{
     id::{EntryId, JobId},
-    name::{Priority, QueueName},
-    redis::jobs::Claimed,
-    time::Millis,
+    name::{JobType, Priority, QueueName},
+    redis::{
+        jobs::Claimed,
+        workers::{RunningDetails, RunningJob},
+    },
+    time::{self, Millis},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +32,8 @@ pub(crate) struct InFlight {
 
 struct Held {
     id: JobId,
+    job_type: JobType,
+    attempt: u32,
     started_at: Millis,
     own_lease: Option<Duration>,
     renewed: Instant,
@@ -56,6 +61,8 @@ impl InFlight {
             key,
             Held {
                 id: claimed.job.id,
+                job_type: claimed.job.summary.job_type.clone(),
+                attempt: claimed.job.history.current_attempt(),
                 started_at: claimed.started_at,
                 own_lease,
                 renewed: renewed.unwrap_or_else(Instant::now),
@@ -93,6 +100,23 @@ impl InFlight {
 
     pub(crate) fn len(&self) -> usize {
         self.held().len()
+    }
+
+    /// Those that are here for longest, at most so many.
+    pub(crate) fn longest(&self, most: usize) -> Vec<RunningJob> {
+        let all = self.held();
+        let mut held: Vec<_> = all.iter().collect();
+        held.sort_unstable_by_key(|(_, held)| held.started_at);
+        let shown = held.into_iter().take(most).map(|(((queue, _), _), held)| RunningJob {
+            id: held.id.to_string(),
+            more: Some(RunningDetails {
+                job_type: held.job_type.to_string(),
+                queue: queue.to_string(),
+                attempt: held.attempt,
+                started_at: time::format(held.started_at),
+            }),
+        });
+        shown.collect()
     }
 
     /// The shortest lease of those held and `lease`.

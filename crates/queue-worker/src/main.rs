@@ -8,6 +8,7 @@ mod commit;
 mod doorbell;
 mod handlers;
 mod in_flight;
+mod presence;
 mod renew;
 mod turns;
 mod worker;

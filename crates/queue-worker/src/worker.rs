@@ -1,7 +1,7 @@
 //! One process: its parts, and the order in which they stop.
 //!
 //! claim (takes permits, then jobs) ─▶ attempt (runs a handler) ─▶ commit (records results, many at once).
-//! Beside them: renew keeps leases, doorbell hears wake-up calls, bridge feeds the queue of a list, and the upkeep that
+//! Beside them: renew keeps leases, presence reports and hears directives, doorbell hears wake-up calls, bridge feeds the queue of a list, and the upkeep that
 //! every process can do.
 
 use std::{sync::Arc, time::Duration};
@@ -26,7 +26,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::Runner, bridge, claim, commit, doorbell::Doorbell, handlers::Handlers, in_flight::InFlight, renew,
+    attempt::Runner, bridge, claim, commit, doorbell::Doorbell, handlers::Handlers, in_flight::InFlight, presence,
+    presence::Presence, renew,
 };
 
 /// After the grace: time for handing jobs back and for the last results to be recorded.
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) consumer: Consumer,
     pub(crate) in_flight: InFlight,
+    pub(crate) presence: Presence,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) attempts: TaskTracker,
     /// Cancelled when the grace is over: what still runs is handed back.
@@ -64,6 +66,7 @@ impl Worker {
             jobs: Jobs::new(&redis, &settings, log),
             consumer: Consumer::new(settings.jobs.lease),
             in_flight: InFlight::default(),
+            presence: Presence::default(),
             permits: Arc::new(Semaphore::new(settings.queue_worker.concurrency)),
             attempts: TaskTracker::new(),
             abandon: CancellationToken::new(),
@@ -75,6 +78,8 @@ impl Worker {
     /// Works until `stop` is cancelled, then finishes or hands back what it has.
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
+        // Stopping by a directive must leave the next signal what it is: the first one
+        let stop = stop.child_token();
         let worker = &shared.settings.queue_worker;
         let (server, address) = ops::serve(worker.listen, ops::redis_is_fit(&self.redis), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
@@ -88,6 +93,8 @@ impl Worker {
         let renewing = tokio::spawn(renew::run(shared.clone(), keep.clone()));
         let doorbell = Arc::new(Doorbell::default());
         let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
+        let hearing = tokio::spawn(presence::hear_signals(shared.clone(), doorbell.clone(), stop.clone()));
+        let reporting = tokio::spawn(presence::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone()));
         let upkeep =
             tokio::spawn(maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone()));
         let bridging = tokio::spawn(bridge::run(shared.clone(), stop.clone()));
@@ -104,6 +111,8 @@ impl Worker {
         }
         keep.cancel();
         renewing.await?;
+        reporting.await?;
+        hearing.await?;
         listening.await?;
         upkeep.await?;
         let (stop_events, writer) = self.events;

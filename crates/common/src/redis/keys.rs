@@ -5,10 +5,11 @@
 use crate::{
     id::{EntryId, JobId, WorkflowId},
     name::{ChannelName, LimitKey, Priority, QueueName},
+    redis::workers::WorkerKey,
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 30] = [
+pub const PATTERNS: [&str; 33] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -37,6 +38,9 @@ pub const PATTERNS: [&str; 30] = [
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
+    "galley:workers",
+    "galley:worker:<worker>",
+    "galley:directive:<worker>",
     "galley:maintainer",
     "galley:wake",
 ];
@@ -51,6 +55,8 @@ pub const CRON_ENTRIES: &str = "galley:{cron}:entries";
 pub const CRON_NEXT: &str = "galley:{cron}:next";
 /// What happened: a capped stream.
 pub const EVENTS: &str = "galley:events";
+/// The workers there are: a sorted set of ids, by when their last report stops counting.
+pub const WORKERS: &str = "galley:workers";
 /// Who does the upkeep: a string with a TTL.
 pub const MAINTAINER: &str = "galley:maintainer";
 /// Wake-up calls: a pub/sub channel, see [`super::jobs::wake`].
@@ -212,6 +218,18 @@ pub fn history(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:m")
 }
 
+/// What a worker reported last: a string with a TTL.
+#[must_use]
+pub fn worker(key: &WorkerKey) -> String {
+    format!("galley:worker:{}", key.as_str())
+}
+
+/// What is asked of a worker: a string with a TTL.
+#[must_use]
+pub fn directive(key: &WorkerKey) -> String {
+    format!("galley:directive:{}", key.as_str())
+}
+
 /// How an attempt is named in the active hash and among the leases.
 #[must_use]
 pub fn attempt(priority: Priority, entry: EntryId) -> String {
@@ -241,6 +259,7 @@ mod tests {
         let queue = "q".parse().expect("a name");
         let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
         let keys = QueueKeys::new(&queue);
+        let worker = "pull:w".parse().expect("a worker");
         let channel = "c".parse().expect("a name");
         let key = "k".parse().expect("a key");
         let spelled = [
@@ -272,6 +291,9 @@ mod tests {
             CRON_ENTRIES.to_owned(),
             CRON_NEXT.to_owned(),
             EVENTS.to_owned(),
+            WORKERS.to_owned(),
+            super::worker(&worker),
+            directive(&worker),
             MAINTAINER.to_owned(),
             WAKE.to_owned(),
         ];
@@ -285,6 +307,7 @@ mod tests {
                     .replace("<fingerprint>", "f")
                     .replace("<key>", "k")
                     .replace("<list>", "l")
+                    .replace("<worker>", "pull:w")
                     .replace("<channel>", "c")
             })
             .collect();

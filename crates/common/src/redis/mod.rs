@@ -7,6 +7,7 @@
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
 //! | [`server`] | what Galley requires of the server's configuration |
 //! | [`jobs`], [`workflows`], [`cron`], [`bridge`], [`channels`], [`events`], [`idempotency`] | what is kept there |
+//! | [`workers`] | which workers there are, and what is asked of them |
 //! | [`maintenance`] | timers, lost leases, upkeep |
 //!
 //! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
@@ -24,6 +25,7 @@ pub mod maintenance;
 mod script;
 pub mod server;
 pub mod subscriber;
+pub mod workers;
 pub mod workflows;
 
 use std::time::Duration;

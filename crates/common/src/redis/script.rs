@@ -51,6 +51,8 @@ script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
 script!(CRON_SAVE, "cron_save.lua");
 script!(CRON_REMOVE, "cron_remove.lua");
+script!(EVENT_PLACE, "event_place.lua");
+script!(BEAT, "beat.lua");
 
 /// The script with shared functions behind its first line, which has to stay first.
 fn joined(shared: &[&str], text: &str) -> String {

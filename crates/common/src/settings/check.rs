@@ -60,14 +60,15 @@ fn names<T: FromStr<Err: Display>>(key: &str, list: &List) -> Result<Vec<T>, Set
         .collect()
 }
 
+/// The name of this machine.
+#[must_use]
+pub fn hostname() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().chars().filter(char::is_ascii_graphic).take(100).collect()
+}
+
 fn worker_name(given: String) -> Result<WorkerId, SettingError> {
-    let name = if given.is_empty() {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(100).collect();
-        format!("{host}-{}", std::process::id())
-    } else {
-        given
-    };
+    let name = if given.is_empty() { format!("{}-{}", hostname(), std::process::id()) } else { given };
     parsed("queue_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
 }
 
@@ -92,6 +93,7 @@ impl TryFrom<Raw> for Settings {
                     0,
                     3_600_000,
                 )?,
+                beat: millis("queue_worker.beat_ms", raw.queue_worker.beat_ms, 100, 600_000)?,
             },
             pubsub_worker: PubsubWorkerSettings {
                 listen: parsed("pubsub_worker.listen", &raw.pubsub_worker.listen, ADDRESS)?,
@@ -153,6 +155,8 @@ fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
         batch_max_jobs: number("gateway.batch_max_jobs", raw.batch_max_jobs, 1, 10_000)?,
         batch_limit_bytes: number("gateway.batch_limit_bytes", raw.batch_limit_bytes, 1024, 256 << 20)?,
         test_directives: raw.test_directives,
+        max_event_streams: number("gateway.max_event_streams", raw.max_event_streams, 1, 100_000)?,
+        event_keep_alive: millis("gateway.event_keep_alive_ms", raw.event_keep_alive_ms, 100, 600_000)?,
     })
 }
 
@@ -167,6 +171,8 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
         result_limit_bytes: number("jobs.result_limit_bytes", raw.result_limit_bytes, 1024, 64 << 20)?,
         max_queues: number("jobs.max_queues", raw.max_queues, 1, 65_536)?,
         events_max: number("jobs.events_max", raw.events_max, 100, 10_000_000)?,
+        started_events: raw.started_events,
+        max_pull_workers: number("jobs.max_pull_workers", raw.max_pull_workers, 1, 1_000_000)?,
     })
 }
 

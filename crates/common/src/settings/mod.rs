@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use config::{Config, Environment, File, FileFormat};
 
-pub use check::SettingError;
+pub use check::{SettingError, hostname};
 
 use crate::job::Rate;
 use crate::name::{ChannelName, JobType, QueueName, WorkerId};
@@ -107,6 +107,8 @@ pub struct GatewaySettings {
     pub batch_max_jobs: usize,
     pub batch_limit_bytes: usize,
     pub test_directives: bool,
+    pub max_event_streams: usize,
+    pub event_keep_alive: Duration,
 }
 
 /// The service that runs jobs.
@@ -119,6 +121,7 @@ pub struct QueueWorkerSettings {
     pub name: WorkerId,
     pub concurrency: usize,
     pub shutdown_grace: Duration,
+    pub beat: Duration,
 }
 
 /// The service that hears channels.
@@ -143,6 +146,8 @@ pub struct JobSettings {
     pub result_limit_bytes: usize,
     pub max_queues: u64,
     pub events_max: u64,
+    pub started_events: bool,
+    pub max_pull_workers: u64,
 }
 
 /// Jobs that depend on each other.
@@ -316,6 +321,10 @@ mod tests {
             ("GALLEY__WORKFLOWS__MAX_JOBS", "1001", "workflows.max_jobs", "1 to 1000"),
             ("GALLEY__WORKFLOWS__RESULTS_LIMIT_BYTES", "1", "workflows.results_limit_bytes", "65536 to 67108864"),
             ("GALLEY__WORKFLOWS__CHECK_MS", "99", "workflows.check_ms", "100 to 3600000"),
+            ("GALLEY__GATEWAY__MAX_EVENT_STREAMS", "0", "gateway.max_event_streams", "1 to 100000"),
+            ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "5", "gateway.event_keep_alive_ms", "100 to 600000"),
+            ("GALLEY__QUEUE_WORKER__BEAT_MS", "5", "queue_worker.beat_ms", "100 to 600000"),
+            ("GALLEY__JOBS__MAX_PULL_WORKERS", "0", "jobs.max_pull_workers", "1 to 1000000"),
             ("GALLEY__LOG__FORMAT", "xml", "log.format", "pretty, json or auto"),
             ("GALLEY__LOG__LEVEL", "a=b=c", "log.level", "a filter"),
             ("GALLEY__TELEMETRY__OTLP_ENDPOINT", "jaeger", "telemetry.otlp_endpoint", "http://"),

@@ -94,6 +94,8 @@ pub(super) struct Gateway {
     pub(super) batch_max_jobs: Whole,
     pub(super) batch_limit_bytes: Whole,
     pub(super) test_directives: bool,
+    pub(super) max_event_streams: Whole,
+    pub(super) event_keep_alive_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,6 +108,7 @@ pub(super) struct QueueWorker {
     pub(super) name: String,
     pub(super) concurrency: Whole,
     pub(super) shutdown_grace_ms: Whole,
+    pub(super) beat_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,6 +131,8 @@ pub(super) struct Jobs {
     pub(super) result_limit_bytes: Whole,
     pub(super) max_queues: Whole,
     pub(super) events_max: Whole,
+    pub(super) started_events: bool,
+    pub(super) max_pull_workers: Whole,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,6 +5,7 @@ mod channels;
 mod claims;
 mod cron;
 mod enqueue;
+mod events;
 mod faults;
 mod kit;
 mod settle;

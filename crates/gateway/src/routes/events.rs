@@ -1,34 +1,188 @@
-//! What happened to jobs lately.
+//! What happened to jobs: lately, as a list, and from now on, as a stream.
 
-use actix_web::{http::StatusCode, web};
-use common::redis::events::EventFilter;
+use actix_web::{
+    HttpRequest,
+    http::{Method, StatusCode, header},
+    web,
+};
+use common::{
+    id::{EntryId, JobId},
+    name::QueueName,
+    redis::{
+        events::{Event, EventFilter, Position, Start, TooManyReaders, is_ending},
+        jobs::Located,
+    },
+};
 use serde::Deserialize;
-use serde_json::json;
 
-use super::{Answer, bounded, ojs};
-use crate::startup::Services;
+use super::{
+    Answer, bounded,
+    jobs::{job_id, unknown},
+    ojs,
+};
+use crate::{
+    ending::{Ending, created_at},
+    error::{ApiError, Code},
+    sse::{self, EventStream},
+    startup::Services,
+};
+
+/// Names in a filter.
+const MOST_NAMES: usize = 100;
+/// Events in a list.
+const MOST_LISTED: usize = 1000;
+/// Clocks of gateways and of Redis may differ by this much, in milliseconds.
+const CLOCKS_DIFFER: u64 = 60_000;
 
 #[derive(Deserialize)]
 pub(super) struct Query {
     types: Option<String>,
     queues: Option<String>,
     limit: Option<String>,
+    after: Option<String>,
 }
 
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let list = |text: &Option<String>| -> Vec<String> {
-        text.iter()
-            .flat_map(|text| text.split(','))
-            .filter(|part| !part.is_empty())
-            .take(100)
-            .map(ToOwned::to_owned)
-            .collect()
-    };
-    let filter = EventFilter {
-        types: list(&query.types),
-        queues: list(&query.queues),
-        limit: bounded("limit", query.limit.as_deref(), 100, 1000)?,
-    };
-    let events = services.redis.events(&filter).await?;
-    Ok(ojs(StatusCode::OK, json!({ "events": events }).to_string()))
+impl Query {
+    fn filter(&self) -> Result<EventFilter, ApiError> {
+        let types = names(self.types.as_deref(), "types", |name| {
+            let is_type = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
+            let fits = name.len() <= 64 && name.bytes().all(is_type);
+            fits.then(|| name.to_owned()).ok_or_else(|| {
+                let got = common::name::quoted(name);
+                ApiError::invalid(format!(
+                    "types must be event types such as job.completed, separated by commas, got {got}"
+                ))
+            })
+        })?;
+        let queues = names(self.queues.as_deref(), "queues", |name| name.parse::<QueueName>().map_err(ApiError::from))?;
+        Ok(EventFilter { types, queues, job: None })
+    }
+
+    fn limit(&self) -> Result<usize, ApiError> {
+        bounded("limit", self.limit.as_deref(), 100, MOST_LISTED)
+    }
+
+    /// The event that the client saw last, by the header that browsers send when they come back, or else as it was asked.
+    fn after(&self, request: &HttpRequest) -> Result<Option<Position>, ApiError> {
+        let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
+        let given = header.filter(|text| !text.is_empty()).or(self.after.as_deref());
+        Ok(given.map(str::parse).transpose()?)
+    }
+}
+
+fn names<T>(given: Option<&str>, what: &str, parse: impl Fn(&str) -> Result<T, ApiError>) -> Result<Vec<T>, ApiError> {
+    let names: Vec<&str> = given.unwrap_or_default().split(',').filter(|name| !name.is_empty()).collect();
+    if names.len() > MOST_NAMES {
+        return Err(ApiError::invalid(format!("{what} must have at most {MOST_NAMES} names")));
+    }
+    names.into_iter().map(parse).collect()
+}
+
+/// Whether the client names a media type among those that it accepts.
+fn accepts(request: &HttpRequest, media_types: &[&str]) -> bool {
+    let given = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+    given.flat_map(|value| value.split(',')).any(|part| {
+        let essence = part.split(';').next().unwrap_or_default().trim();
+        media_types.iter().any(|media_type| essence.eq_ignore_ascii_case(media_type))
+    })
+}
+
+fn wants_stream(request: &HttpRequest) -> bool {
+    request.method() == Method::GET && accepts(request, &["text/event-stream"])
+}
+
+/// Where both can be had, a stream is what a client gets that does not ask for JSON.
+fn wants_list(request: &HttpRequest) -> bool {
+    !wants_stream(request) && accepts(request, &["application/json", super::OJS_JSON])
+}
+
+/// All events.
+pub(super) async fn list(request: HttpRequest, services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+    if wants_stream(&request) {
+        return stream(request, services, query).await;
+    }
+    let events = services.redis.events(&query.filter()?, Position::START.entry, query.limit()?).await?;
+    Ok(listed(&events))
+}
+
+/// All events as they happen.
+pub(super) async fn stream(request: HttpRequest, services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+    let (filter, after) = (query.filter()?, query.after(&request)?);
+    Ok(open(&services, filter, after.map_or(Start::Now, Start::After)).await?.into_response())
+}
+
+/// The events of a queue. One that does not exist yet is an empty one: it comes to be with its first job.
+pub(super) async fn of_queue(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    query: web::Query<Query>,
+) -> Answer {
+    let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter()? };
+    if wants_list(&request) {
+        return Ok(listed(&services.redis.events(&filter, Position::START.entry, query.limit()?).await?));
+    }
+    let start = query.after(&request)?.map_or(Start::Now, Start::After);
+    Ok(open(&services, filter, start).await?.into_response())
+}
+
+/// The events of a job, from its first one that is kept. The stream ends with the job.
+pub(super) async fn of_job(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    id: web::Path<String>,
+    query: web::Query<Query>,
+) -> Answer {
+    let (filter, after, limit) = (query.filter()?, query.after(&request)?, query.limit()?);
+    let job = job_id(&id)?;
+    let filter = EventFilter { job: Some(job), ..filter };
+    let located = services.jobs.locate(job).await?.ok_or_else(|| unknown(&id))?;
+    let since = u64::try_from(created_at(&located)).unwrap_or_default().saturating_sub(CLOCKS_DIFFER);
+    let first = EntryId { milliseconds: since, sequence: 0 };
+    if wants_list(&request) {
+        return Ok(listed(&services.redis.events(&filter, first, limit).await?));
+    }
+    if located.state().is_terminal() {
+        return finished(&services, &located, (job, first), &filter, after).await;
+    }
+    let start = after.map_or(Start::Since(since), Start::After);
+    let stream = open(&services, filter, start).await?;
+    Ok(stream.until_the_end_of(services.jobs.clone(), job).into_response())
+}
+
+/// What is known of a job that is over. A browser that comes back after the end is told to stay away: 204.
+async fn finished(
+    services: &Services,
+    located: &Located,
+    (job, first): (JobId, EntryId),
+    filter: &EventFilter,
+    after: Option<Position>,
+) -> Answer {
+    let everything = EventFilter { job: Some(job), ..EventFilter::default() };
+    let known = services.redis.events(&everything, first, MOST_LISTED).await?;
+    let is_new = |event: &&Event| after.is_none_or(|after| event.position > after);
+    let heard_of_the_end = known.iter().any(|event| is_ending(&event.kind));
+    let has_heard_it = after == Some(Position::END) || heard_of_the_end && !known.iter().any(|event| is_new(&event));
+    if after.is_some() && has_heard_it {
+        return Ok(actix_web::HttpResponse::NoContent().finish());
+    }
+    let ending = Ending::of(located).filter(|_| !heard_of_the_end);
+    Ok(sse::finished(known.iter().filter(is_new).filter(|event| filter.passes(event)), ending.as_ref()))
+}
+
+async fn open(services: &Services, filter: EventFilter, start: Start) -> Result<EventStream, ApiError> {
+    let settings = &services.settings.gateway;
+    let reader = services.events.read(start).await?.map_err(|TooManyReaders| {
+        let most = settings.max_event_streams;
+        ApiError::new(
+            Code::TooManyStreams,
+            format!("{most} clients follow events here, which is gateway.max_event_streams"),
+        )
+    })?;
+    Ok(EventStream::new(reader, filter, settings.event_keep_alive, settings.shutdown_grace))
+}
+
+fn listed(events: &[Event]) -> actix_web::HttpResponse {
+    let events: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
+    ojs(StatusCode::OK, format!("{{\"events\":[{}]}}", events.join(",")))
 }

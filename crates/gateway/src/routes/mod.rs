@@ -10,6 +10,7 @@ mod progress;
 mod queues;
 mod seed;
 mod system;
+mod worker_list;
 mod workers;
 mod workflows;
 
@@ -47,6 +48,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
         .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
         .service(web::resource("/ojs/v1/workers/heartbeat").route(web::post().to(workers::heartbeat)))
+        .service(page("/ojs/v1/workers", worker_list::list))
+        .service(page("/ojs/v1/workers/{id}", worker_list::show))
+        .service(web::resource("/ojs/v1/workers/{id}/quiet").route(web::post().to(worker_list::quiet)))
+        .service(web::resource("/ojs/v1/workers/{id}/resume").route(web::post().to(worker_list::resume)))
+        .service(web::resource("/ojs/v1/workers/{id}/terminate").route(web::post().to(worker_list::terminate)))
         .service(page("/ojs/v1/dead-letter", dead_letters::list))
         .service(web::resource("/ojs/v1/dead-letter/{id}").route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
@@ -71,6 +77,9 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
         .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
         .service(page("/ojs/v1/events", events::list))
+        .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
+        .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))
+        .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::of_queue)))
         .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
 }
 

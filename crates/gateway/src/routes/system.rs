@@ -20,6 +20,7 @@ pub(super) async fn manifest() -> HttpResponse {
         "capabilities": {
             "scheduled_jobs": true, "dead_letter": true, "priority_queues": true, "batch_enqueue": false,
             "cron_jobs": true, "workflows": true, "unique_jobs": true, "rate_limiting": true,
+            "events": true, "realtime": { "sse": true, "websocket": false }, "worker_management": true,
         },
         "endpoints": {
             "manifest": "/ojs/manifest",
@@ -30,6 +31,10 @@ pub(super) async fn manifest() -> HttpResponse {
             "workflows": "/ojs/v1/workflows",
             "cron": "/ojs/v1/cron",
             "events": "/ojs/v1/events",
+            "event_stream": "/ojs/v1/events/stream",
+            "job_events": "/ojs/v1/jobs/{id}/events",
+            "queue_events": "/ojs/v1/queues/{queue}/events",
+            "worker": "/ojs/v1/workers/{id}",
         },
     });
     ojs(StatusCode::OK, manifest.to_string())

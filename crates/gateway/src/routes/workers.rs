@@ -3,7 +3,7 @@
 //! Every fetched job carries a `token`. Whoever echoes it is sure to speak of the attempt it was given: a stale token
 //! is 409 and changes nothing. Without a token the `worker_id` must match, where both sides give one.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use actix_web::{http::StatusCode, web};
 use common::{
@@ -14,6 +14,7 @@ use common::{
     redis::{
         events::Happened,
         jobs::{Claim, Claimed, Ended, Fence, Located, PULL, Recorded, Settled, local_now},
+        workers::{RunningJob, WorkerState},
     },
     time,
 };
@@ -24,6 +25,7 @@ use super::{Answer, jobs::unknown, ojs};
 use crate::{
     body::JsonBody,
     error::{ApiError, Code},
+    pull_workers,
     startup::Services,
 };
 
@@ -51,6 +53,10 @@ pub(super) async fn fetch(services: web::Data<Services>, body: JsonBody) -> Answ
     let count = count(request.count)?;
     let worker = worker(request.worker_id)?;
     let lease = request.visibility_timeout_ms.map(lease).transpose()?;
+    if let Some(worker) = &worker {
+        let most = services.settings.jobs.max_pull_workers;
+        services.pull_workers.fetched(&services.redis, most, worker, &request.queues).await;
+    }
     let mut fetched = Vec::new();
     for queue in &queues {
         let by = Claim::Pull { worker: worker.as_ref(), lease };
@@ -63,6 +69,9 @@ pub(super) async fn fetch(services: web::Data<Services>, body: JsonBody) -> Answ
             }
             Err(error) => return Err(error),
         }
+    }
+    for claimed in &fetched {
+        services.jobs.record_start(claimed, worker.as_ref());
     }
     let jobs: Vec<String> = fetched.iter().map(|claimed| shown(claimed, worker.as_ref())).collect();
     Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}]}}", jobs.join(","))))
@@ -261,6 +270,10 @@ fn write_failure(answer: &mut ObjectWriter, id: JobId, recorded: &Recorded) -> R
 #[derive(Deserialize)]
 struct Beat {
     worker_id: Option<String>,
+    state: Option<String>,
+    hostname: Option<String>,
+    pid: Option<u32>,
+    concurrency: Option<usize>,
     #[serde(default, alias = "active_job_ids")]
     active_jobs: Vec<String>,
     #[serde(default)]
@@ -274,11 +287,11 @@ pub(super) async fn heartbeat(services: web::Data<Services>, body: JsonBody) -> 
     }
     let worker_id = beat.worker_id.ok_or_else(|| ApiError::invalid("worker_id is required"))?;
     let ids: Vec<JobId> = beat.active_jobs.iter().map(|text| id(text)).collect::<Result<_, _>>()?;
-    let (mut state, mut stale) = (String::from("running"), Vec::new());
+    let (mut planted, mut stale) = (None, Vec::new());
     for id in ids {
         let token = beat.tokens.get(&id.to_string()).cloned();
         match renew(&services, id, &fence(token, Some(worker_id.clone()))?).await? {
-            Some(Some(directive)) => state = directive,
+            Some(Some(directive)) => planted = Some(directive),
             Some(None) => {}
             None => stale.push(id),
         }
@@ -286,8 +299,33 @@ pub(super) async fn heartbeat(services: web::Data<Services>, body: JsonBody) -> 
     if !stale.is_empty() && stale.len() == beat.active_jobs.len() {
         return Err(ApiError::new(Code::Conflict, "none of active_jobs is this worker's any more"));
     }
+    let worker = WorkerId::try_from(worker_id)?;
+    let lost: HashSet<String> = stale.iter().map(ToString::to_string).collect();
+    let held = beat.active_jobs.into_iter().filter(|id| !lost.contains(id));
+    let jobs: Vec<RunningJob> = held.map(|id| RunningJob { id, more: None }).collect();
+    let noted = pull_workers::Beat {
+        state: beat.state.as_deref().and_then(reported_state),
+        hostname: beat.hostname.map(|name| name.chars().take(255).collect()),
+        pid: beat.pid,
+        concurrency: beat.concurrency,
+        active_jobs: jobs.len(),
+        jobs,
+    };
+    let most = services.settings.jobs.max_pull_workers;
+    let order = services.pull_workers.beat(&services.redis, most, &worker, noted).await?;
+    let asked = order.map_or("running", |order| order.directive.as_str());
+    let state = planted.as_deref().unwrap_or(asked);
     let answer = json!({ "state": state, "stale_jobs": stale, "server_time": time::format(local_now()) });
     Ok(ojs(StatusCode::OK, answer.to_string()))
+}
+
+fn reported_state(word: &str) -> Option<WorkerState> {
+    match word {
+        "running" => Some(WorkerState::Running),
+        "quiet" => Some(WorkerState::Quiet),
+        "terminate" => Some(WorkerState::Terminating),
+        _ => None,
+    }
 }
 
 /// Renews one lease: none when the attempt is stale, else the directive that the suites planted, if that is allowed.

@@ -175,14 +175,14 @@ impl Crons<'_> {
             "cron_name": entry.name, "cron_expression": entry.expression(), "timezone": entry.timezone(),
             "scheduled_time": time::format(run),
         });
-        let now = time::format(super::super::jobs::local_now());
+        let now = super::super::jobs::local_now();
         let kind = match decision {
             Decision(Outcome::Fired(id), _) => {
                 metrics::counter!("galley_cron_fired_total").increment(1);
                 data["job_id"] = json!(id);
                 data["job_type"] = json!(entry.template.member("type"));
                 data["run_count"] = json!(entry.run_count);
-                data["actual_time"] = json!(now);
+                data["actual_time"] = json!(time::format(now));
                 "cron.triggered"
             }
             Decision(Outcome::Skipped, reason) => {
@@ -193,6 +193,6 @@ impl Crons<'_> {
             }
             Decision(Outcome::Waits | Outcome::Nothing, _) => return,
         };
-        self.jobs.record(Happened { kind: kind.to_owned(), time: now, data });
+        self.jobs.record(Happened::about(kind, now, data.to_string()));
     }
 }

@@ -52,7 +52,7 @@ pub mod wake;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    name::QueueName,
+    name::{QueueName, WorkerId},
     settings::{CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
@@ -119,6 +119,13 @@ impl Jobs {
     /// Notes something that happened to a job.
     pub fn record(&self, event: Happened) {
         self.events.record(event);
+    }
+
+    /// Notes that an attempt begins, if that is wanted.
+    pub fn record_start(&self, claimed: &Claimed, worker: Option<&WorkerId>) {
+        if self.settings.started_events {
+            self.events.record(Happened::started(claimed, worker));
+        }
     }
 
     /// The time on Redis's clock, which decides what is due.

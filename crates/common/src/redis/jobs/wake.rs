@@ -1,7 +1,7 @@
 //! Wake-up calls between processes, over one pub/sub channel. They save waiting and carry no truth: who misses one
 //! finds out by itself, only later.
 
-use crate::{id::JobId, name::QueueName};
+use crate::{id::JobId, name::QueueName, redis::workers::WorkerKey};
 
 /// A wake-up call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Wake {
     Cron,
     /// A job was cancelled: whoever runs it should stop.
     Cancelled(JobId),
+    /// Something is asked of a worker.
+    Directive(WorkerKey),
 }
 
 impl Wake {
@@ -25,6 +27,7 @@ impl Wake {
             Self::Due(queue) => format!("due {queue}"),
             Self::Cron => "cron entries".to_owned(),
             Self::Cancelled(id) => format!("cancelled {id}"),
+            Self::Directive(worker) => format!("directive {}", worker.as_str()),
         }
     }
 
@@ -37,6 +40,7 @@ impl Wake {
             "due" => rest.parse().ok().map(Self::Due),
             "cron" => (rest == "entries").then_some(Self::Cron),
             "cancelled" => rest.parse().ok().map(Self::Cancelled),
+            "directive" => rest.parse().ok().map(Self::Directive),
             _ => None,
         }
     }
@@ -50,7 +54,10 @@ mod tests {
     fn a_call_is_understood_and_anything_else_ignored() {
         let queue: QueueName = "a.b".parse().expect("a name");
         let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
-        for call in [Wake::Stream(queue.clone()), Wake::Due(queue), Wake::Cron, Wake::Cancelled(id)] {
+        let worker = "pull:w".parse().expect("a worker");
+        let calls =
+            [Wake::Stream(queue.clone()), Wake::Due(queue), Wake::Cron, Wake::Cancelled(id), Wake::Directive(worker)];
+        for call in calls {
             assert_eq!(Wake::decode(call.encode().as_bytes()), Some(call));
         }
         for noise in [&b""[..], b"due", b"due {x}", b"cron", b"what q", b"\xff\xff"] {

@@ -1,0 +1,238 @@
+//! What happened to jobs: a capped stream that tools read. It is for observing, not the truth: under pressure or after
+//! a crash events are missing, and nothing in Galley acts on them.
+//!
+//! Events are collected for a few milliseconds and written many in one entry, so that they cost next to nothing.
+//! `read` reads them, `hub` follows them for many readers at once.
+
+mod hub;
+mod read;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use hub::{EventHub, Reader, Start, Told, TooManyReaders};
+pub use read::{Batch, Event, EventFilter, Position};
+
+use super::{
+    Redis,
+    jobs::{Claimed, Stored, local_now},
+    keys,
+};
+use crate::{
+    job::{Failure, State},
+    json::ObjectWriter,
+    name::WorkerId,
+    time,
+    time::Millis,
+};
+
+/// Events that wait to be written; more are dropped and counted.
+const BUFFER: usize = 16_384;
+/// Events in one entry.
+const BATCH: usize = 128;
+/// Longest wait for others to share an entry with.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// Something that happened to a job, on its way into the stream.
+#[derive(Debug)]
+pub struct Happened {
+    kind: &'static str,
+    at: Millis,
+    /// The job, and numbers of the event: JSON. There is an event or two for each job, so it is written once and at once.
+    data: String,
+}
+
+impl Happened {
+    fn new(kind: &'static str, job: &Stored, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> Self {
+        let mut data = ObjectWriter::with_capacity(192);
+        data.text("job_id", &job.id.to_string())
+            .text("job_type", job.summary.job_type.as_str())
+            .text("queue", job.queue.as_str());
+        more(&mut data);
+        Self { kind, at, data: data.finish() }
+    }
+
+    /// Something happened that is no change of one job: its data as a JSON object.
+    #[must_use]
+    pub fn about(kind: &'static str, at: Millis, data: String) -> Self {
+        Self { kind, at, data }
+    }
+
+    /// A job was stored.
+    #[must_use]
+    pub fn enqueued(job: &Stored, state: State) -> Self {
+        Self::new("job.enqueued", job, local_now(), |data| {
+            data.text("state", state.as_str());
+        })
+    }
+
+    /// An attempt began.
+    #[must_use]
+    pub fn started(claimed: &Claimed, worker: Option<&WorkerId>) -> Self {
+        Self::new("job.started", &claimed.job, local_now(), |data| {
+            data.number("attempt", claimed.job.history.current_attempt());
+            if let Some(worker) = worker {
+                data.text("worker_id", worker.as_str());
+            }
+        })
+    }
+
+    /// A job succeeded.
+    #[must_use]
+    pub fn completed(job: &Stored, started_at: Millis, ended_at: Millis) -> Self {
+        Self::new("job.completed", job, ended_at, |data| {
+            data.number("attempt", job.history.current_attempt()).number("duration_ms", (ended_at - started_at).max(0));
+        })
+    }
+
+    /// An attempt failed and another follows. The failure is in the job's history already.
+    #[must_use]
+    pub fn failed(job: &Stored) -> Self {
+        Self::new("job.failed", job, local_now(), |data| write_failure(data, job))
+    }
+
+    /// The last attempt failed. The failure is in the job's history already.
+    #[must_use]
+    pub fn discarded(job: &Stored, at: Millis) -> Self {
+        Self::new("job.discarded", job, at, |data| write_failure(data, job))
+    }
+
+    /// An attempt said how far it has come: a JSON object of members to show.
+    #[must_use]
+    pub fn progress(job: &Stored, shown: &str) -> Self {
+        Self::new("job.progress", job, local_now(), |data| {
+            data.splice(shown);
+        })
+    }
+
+    /// A job ended without an attempt ending it.
+    #[must_use]
+    pub fn ended(job: &Stored, state: State, at: Millis) -> Self {
+        Self::new(ending(state), job, at, |data| {
+            data.number("attempt", job.history.attempts);
+        })
+    }
+}
+
+/// The event of a job that came to its end in that state.
+#[must_use]
+pub fn ending(state: State) -> &'static str {
+    match state {
+        State::Completed => "job.completed",
+        State::Cancelled => "job.cancelled",
+        _ => "job.discarded",
+    }
+}
+
+/// Whether a job is over after an event of that type.
+#[must_use]
+pub fn is_ending(kind: &str) -> bool {
+    [State::Completed, State::Cancelled, State::Discarded].into_iter().any(|state| ending(state) == kind)
+}
+
+fn write_failure(data: &mut ObjectWriter, job: &Stored) {
+    data.number("attempt", job.history.attempts);
+    let last: Option<&Failure> = job.history.errors.last();
+    if let Some(json) = last.and_then(|failure| serde_json::to_string(failure).ok()) {
+        data.raw("error", &json);
+    }
+}
+
+/// Where events go. Clone it freely; recording never waits.
+#[derive(Debug, Clone)]
+pub struct EventLog(Arc<mpsc::Sender<Happened>>);
+
+impl EventLog {
+    /// Starts writing events until `stop` is cancelled and the last ones are written.
+    #[must_use]
+    pub fn start(redis: &Redis, events_max: u64, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, receiver) = mpsc::channel(BUFFER);
+        let task = tokio::spawn(write(redis.clone(), events_max, receiver, stop));
+        (Self(Arc::new(sender)), task)
+    }
+
+    /// Notes an event.
+    pub fn record(&self, event: Happened) {
+        if self.0.try_send(event).is_err() {
+            metrics::counter!("galley_events_dropped_total").increment(1);
+        }
+    }
+}
+
+async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<Happened>, stop: CancellationToken) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut per_entry = 1;
+    loop {
+        tokio::select! {
+            biased;
+            read = receiver.recv_many(&mut batch, BATCH) => if read == 0 { return },
+            () = stop.cancelled() => return,
+        }
+        if batch.len() < BATCH && !stop.is_cancelled() {
+            // Few so far: others may follow at once
+            tokio::time::sleep(LINGER).await;
+            while batch.len() < BATCH
+                && let Ok(event) = receiver.try_recv()
+            {
+                batch.push(event);
+            }
+        }
+        // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
+        per_entry = (per_entry * 7 + batch.len() as u64).div_ceil(8);
+        let entries_max = events_max.div_ceil(per_entry);
+        let mut command = redis::cmd("XADD");
+        command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(entries_max).arg("*").arg("d").arg(rendered(&batch));
+        if command.exec_async(&mut redis).await.is_err() {
+            metrics::counter!("galley_events_dropped_total").increment(batch.len() as u64);
+        }
+        batch.clear();
+    }
+}
+
+/// A JSON array of events.
+fn rendered(batch: &[Happened]) -> String {
+    let mut text = String::with_capacity(batch.iter().map(|event| event.data.len() + 96).sum());
+    text.push('[');
+    // Under load many events share a millisecond
+    let mut shown = (Millis::MIN, String::new());
+    for event in batch {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        if shown.0 != event.at {
+            shown = (event.at, time::format(event.at));
+        }
+        // Neither a type nor a time holds anything to escape
+        for part in ["{\"type\":\"", event.kind, "\",\"time\":\"", &shown.1, "\",\"data\":", &event.data, "}"] {
+            text.push_str(part);
+        }
+    }
+    text.push(']');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_a_batch_are_one_json_array() {
+        let event = |kind, at, data: &str| Happened { kind, at, data: data.to_owned() };
+        let batch = [event("job.enqueued", 5, r#"{"a":"\n"}"#), event("job.completed", 5, "{}"), event("x", 7, "{}")];
+        let read: serde_json::Value = serde_json::from_str(&rendered(&batch)).expect("JSON");
+        assert_eq!(read[0]["data"]["a"], "\n");
+        assert_eq!(read[1]["time"], "1970-01-01T00:00:00.005Z");
+        assert_eq!((&read[2]["type"], &read[2]["time"]), (&"x".into(), &"1970-01-01T00:00:00.007Z".into()));
+        assert_eq!(rendered(&[]), "[]");
+    }
+
+    #[test]
+    fn a_job_is_over_after_the_events_of_terminal_states_only() {
+        for state in State::ALL {
+            assert!(!state.is_terminal() || is_ending(ending(state)));
+        }
+        assert!(!is_ending("job.failed") && !is_ending("job.enqueued"));
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading events. Every event has a position: the entry of the stream it is in, and its place there. Positions grow,
+//! so whoever knows the last one it has seen can go on from there, at any gateway.
+
+use std::{borrow::Cow, collections::HashMap, fmt, str::FromStr};
+
+use redis::{FromRedisValue, Value};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    id::{EntryId, JobId},
+    json::ObjectWriter,
+    name::{NameError, QueueName},
+    redis::{Redis, StoreError, StoreResult, keys, script},
+};
+
+/// Entries looked through for one list.
+const MOST_ENTRIES: usize = 2_000;
+/// Entries read in one go: each may hold a hundred events.
+const ENTRIES_AT_ONCE: usize = 100;
+
+/// Where an event is: `<milliseconds>-<sequence>-<index>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The entry of the stream.
+    pub entry: EntryId,
+    /// The place in it.
+    pub index: usize,
+}
+
+impl Position {
+    /// Before every event.
+    pub const START: Self = Self { entry: EntryId { milliseconds: 0, sequence: 0 }, index: 0 };
+
+    /// After every event: where a stream is that has come to its end.
+    pub const END: Self = Self { entry: EntryId { milliseconds: u64::MAX, sequence: 0 }, index: 0 };
+
+    /// After everything in an entry.
+    #[must_use]
+    pub fn end_of(entry: EntryId) -> Self {
+        Self { entry, index: usize::MAX }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.entry, self.index)
+    }
+}
+
+impl FromStr for Position {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        // Digits only: what parses as a number may also begin with a plus sign
+        let number = |part: &str| part.parse().ok().filter(|_| part.bytes().all(|b| b.is_ascii_digit()));
+        let numbers: Option<Vec<u64>> = text.split('-').map(number).collect();
+        match numbers.as_deref() {
+            Some([milliseconds, sequence, index]) => {
+                let entry = EntryId { milliseconds: *milliseconds, sequence: *sequence };
+                Ok(Self { entry, index: usize::try_from(*index).unwrap_or(usize::MAX) })
+            }
+            _ => Err(NameError::new("position", "be the id of an event, such as 1764000000000-0-0", text)),
+        }
+    }
+}
+
+/// An event out of the stream.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Where it is; also its id.
+    pub position: Position,
+    /// `job.enqueued`, `job.started`, `job.completed`, `job.failed`, `job.discarded` or `job.cancelled`.
+    pub kind: String,
+    /// What it is about, if that is a job.
+    pub job: Option<JobId>,
+    /// The queue of that job.
+    pub queue: String,
+    /// The whole event as clients see it: JSON on one line.
+    pub json: String,
+}
+
+/// The events in one entry of the stream.
+#[derive(Debug)]
+pub struct Batch {
+    /// The entry.
+    pub entry: EntryId,
+    /// Its events, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// Which events to read.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only these types; empty for all.
+    pub types: Vec<String>,
+    /// Only these queues; empty for all.
+    pub queues: Vec<QueueName>,
+    /// Only this job.
+    pub job: Option<JobId>,
+}
+
+impl EventFilter {
+    /// Whether an event is wanted.
+    #[must_use]
+    pub fn passes(&self, event: &Event) -> bool {
+        self.job.is_none_or(|job| event.job == Some(job))
+            && (self.types.is_empty() || self.types.contains(&event.kind))
+            && (self.queues.is_empty() || self.queues.iter().any(|queue| queue.as_str() == event.queue))
+    }
+}
+
+/// Where an entry is in the stream as it is now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// It is still there.
+    pub(super) is_kept: bool,
+    /// The oldest entry that is kept and the newest.
+    pub(super) kept: Option<(EntryId, EntryId)>,
+}
+
+impl Redis {
+    /// The newest events that pass the filter, oldest first, and none older than `since`.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn events(&self, filter: &EventFilter, since: EntryId, limit: usize) -> StoreResult<Vec<Event>> {
+        let mut connection = self.pooled().await?;
+        let (mut before, mut found) = (String::from("+"), Vec::new());
+        for _ in 0..MOST_ENTRIES / ENTRIES_AT_ONCE {
+            let mut command = redis::cmd("XREVRANGE");
+            command.arg(keys::EVENTS).arg(&before).arg(since.to_string()).arg("COUNT").arg(ENTRIES_AT_ONCE);
+            let entries: Vec<(String, Value)> = command.query_async(&mut connection).await?;
+            let Some((last, _)) = entries.last() else { break };
+            before = format!("({last}");
+            for batch in read_batches(entries) {
+                for event in batch.events.into_iter().rev().filter(|event| filter.passes(event)) {
+                    if found.len() < limit {
+                        found.push(event);
+                    }
+                }
+            }
+            if found.len() == limit {
+                break;
+            }
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    /// Entries from that one on, itself included.
+    pub(super) async fn event_page(&self, from: EntryId, most: usize) -> StoreResult<Vec<Batch>> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(keys::EVENTS).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
+        let entries: Vec<(String, Value)> = command.query_async(&mut self.pooled().await?).await?;
+        Ok(read_batches(entries))
+    }
+
+    /// Where an entry is in the stream.
+    pub(super) async fn event_place(&self, entry: EntryId) -> StoreResult<Place> {
+        let (is_kept, first, last): (bool, String, String) =
+            script::EVENT_PLACE.key(keys::EVENTS).arg(entry.to_string()).invoke_async(&mut self.clone()).await?;
+        Ok(Place { is_kept, kept: first.parse().ok().zip(last.parse().ok()) })
+    }
+}
+
+/// Entries as Redis gives them. One that cannot be read was put there by somebody else, and holds no events.
+pub(super) fn read_batches(entries: Vec<(String, Value)>) -> Vec<Batch> {
+    let read = entries.into_iter().filter_map(|(entry, fields)| {
+        let entry: EntryId = entry.parse().ok()?;
+        let fields = HashMap::<String, String>::from_redis_value(fields).unwrap_or_default();
+        let texts: Vec<&RawValue> =
+            fields.get("d").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let events = texts.into_iter().enumerate();
+        Some(Batch { entry, events: events.filter_map(|(index, raw)| read_event(entry, index, raw)).collect() })
+    });
+    read.collect()
+}
+
+fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<Event> {
+    #[derive(Deserialize)]
+    struct Written<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Cow<'a, str>,
+        #[serde(borrow)]
+        data: About<'a>,
+    }
+    #[derive(Deserialize)]
+    struct About<'a> {
+        #[serde(default, borrow)]
+        job_id: Cow<'a, str>,
+        #[serde(default, borrow)]
+        queue: Cow<'a, str>,
+    }
+    let written: Written = serde_json::from_str(raw.get()).ok()?;
+    if !written.kind.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
+    }
+    let position = Position { entry, index };
+    let mut json = ObjectWriter::with_capacity(raw.get().len() + 128);
+    json.text("specversion", "1.0").text("id", &position.to_string()).text("source", "ojs://galley");
+    if !written.data.job_id.is_empty() {
+        json.text("subject", &written.data.job_id);
+    }
+    json.splice(raw.get());
+    let mut json = json.finish();
+    if json.contains(['\n', '\r']) {
+        // Ours have none; in JSON they are space, but in an event stream the end of a line
+        json = json.replace(['\n', '\r'], " ");
+    }
+    let job = written.data.job_id.parse().ok();
+    Some(Event { position, kind: written.kind.into_owned(), job, queue: written.data.queue.into_owned(), json })
+}
+
+/// The answer of XREAD.
+pub(super) fn read_tail(reply: Value) -> StoreResult<Vec<Batch>> {
+    let streams = Option::<HashMap<String, Vec<(String, Value)>>>::from_redis_value(reply)
+        .map_err(|error| StoreError::damaged(format!("an answer of an unexpected shape: {error}")))?;
+    Ok(read_batches(streams.unwrap_or_default().remove(keys::EVENTS).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_back_and_anything_else_is_refused() {
+        let position: Position = "1764000000000-3-17".parse().expect("a position");
+        assert_eq!(position.to_string(), "1764000000000-3-17");
+        assert!(Position::START < position && position < Position::end_of(position.entry));
+        for bad in
+            ["", "1", "1-2", "1-2-3-4", "a-1-1", "-1-1-1", "+1-1-1", "1-1-", "1 -1-1", "99999999999999999999-0-0"]
+        {
+            assert!(bad.parse::<Position>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_into_the_stream_breaks_nothing() {
+        let entry = |text: &str| {
+            let fields = Value::Array(vec![Value::BulkString(b"d".to_vec()), Value::BulkString(text.into())]);
+            ("5-0".to_owned(), fields)
+        };
+        for noise in ["", "no", "{}", "[1]", r#"[{"type":"a\nb","data":{}}]"#, r#"[{"type":5,"data":{}}]"#] {
+            let batches = read_batches(vec![entry(noise)]);
+            assert!(batches.iter().all(|batch| batch.events.is_empty()), "{noise}");
+        }
+        let batches =
+            read_batches(vec![entry("[{\"type\":\"a\",\n\"data\":{\"queue\":\"q\"}}, {\"type\":\"b\",\"data\":{}}]")]);
+        let events = &batches[0].events;
+        assert_eq!(
+            events[0].json,
+            r#"{"specversion":"1.0","id":"5-0-0","source":"ojs://galley","type":"a", "data":{"queue":"q"}}"#
+        );
+        assert_eq!((events[0].queue.as_str(), events[1].position.index), ("q", 1));
+    }
+}

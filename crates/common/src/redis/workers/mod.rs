@@ -1,0 +1,188 @@
+//! Which workers there are, what they do, and what is asked of them.
+//!
+//! Every worker reports from time to time; who falls silent drops off the list. A directive is kept beside the list
+//! until its worker has heard it, so that one who misses the wake-up call finds it with its next report.
+
+mod record;
+
+use std::time::Duration;
+
+pub use record::{Directive, Order, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
+
+use super::{
+    Redis, StoreResult,
+    jobs::{local_now, wake::Wake},
+    keys, script,
+};
+use crate::json::ObjectWriter;
+
+/// How long a directive waits for its worker; one to be quiet is kept as long as the worker reports.
+const DIRECTIVE_TTL: Duration = Duration::from_hours(1);
+/// Records read in one go.
+const READ_AT_ONCE: usize = 50;
+
+/// A worker on the list.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its id.
+    pub key: WorkerKey,
+    /// What it reported last.
+    pub record: WorkerRecord,
+    /// What is asked of it.
+    pub order: Option<Order>,
+}
+
+impl Listed {
+    /// The worker as clients see it.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut record = self.record.clone();
+        let mut out = ObjectWriter::default();
+        if self.key.is_pull() {
+            out.text("id", &record.name).text("kind", "pull");
+            // It may not say itself what it makes of it
+            match self.order.map(|order| order.directive) {
+                Some(Directive::Quiet) if record.state == WorkerState::Running => record.state = WorkerState::Quiet,
+                Some(Directive::Terminate) => record.state = WorkerState::Terminating,
+                _ => {}
+            }
+        } else {
+            out.text("id", self.key.as_str()).text("kind", "queue-worker").text("consumer", self.key.as_str());
+        }
+        if let Some(order) = self.order {
+            out.text("directive", order.directive.as_str());
+        }
+        out.splice(&record.to_json());
+        out.finish()
+    }
+}
+
+/// Which worker an id or name means.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// This one.
+    One(Box<Listed>),
+    /// So many have that name.
+    Several(usize),
+    /// None.
+    Nobody,
+}
+
+impl Redis {
+    /// A worker's report; answers with what is asked of it. It counts for `ttl`. `most` workers may be on the list for
+    /// this one to be put on it, if that is limited.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn report_worker(
+        &self,
+        key: &WorkerKey,
+        record: &WorkerRecord,
+        ttl: Duration,
+        most: Option<u64>,
+    ) -> StoreResult<Option<Order>> {
+        let order: String = script::BEAT
+            .key(keys::worker(key))
+            .key(keys::WORKERS)
+            .key(keys::directive(key))
+            .arg(key.as_str())
+            .arg(record.to_json())
+            .arg(ttl.as_millis().to_string())
+            .arg(most.unwrap_or(0))
+            .arg(DIRECTIVE_TTL.as_millis().to_string())
+            .invoke_async(&mut self.clone())
+            .await?;
+        Ok(order.parse().ok())
+    }
+
+    /// Takes a worker that stops off the list.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it drops off the list by itself.
+    pub async fn forget_worker(&self, key: &WorkerKey) -> StoreResult<()> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZREM").arg(keys::WORKERS).arg(key.as_str());
+        pipeline.cmd("DEL").arg(keys::worker(key)).arg(keys::directive(key));
+        Ok(pipeline.exec_async(&mut self.clone()).await?)
+    }
+
+    /// What is asked of a worker at the moment.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn order_for(&self, key: &WorkerKey) -> StoreResult<Option<Order>> {
+        let order: Option<String> = redis::cmd("GET").arg(keys::directive(key)).query_async(&mut self.clone()).await?;
+        Ok(order.and_then(|order| order.parse().ok()))
+    }
+
+    /// Asks something of a worker.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full: it may have been asked all the same.
+    pub async fn direct_worker(&self, key: &WorkerKey, directive: Directive) -> StoreResult<Order> {
+        let order = Order { directive, given_at: local_now() };
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("SET").arg(keys::directive(key)).arg(order.to_string());
+        pipeline.arg("PX").arg(DIRECTIVE_TTL.as_millis().to_string());
+        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Directive(key.clone()).encode());
+        pipeline.exec_async(&mut self.clone()).await?;
+        Ok(order)
+    }
+
+    /// The ids of all workers that are there, in their order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn worker_keys(&self) -> StoreResult<Vec<WorkerKey>> {
+        let mut connection = self.pooled().await?;
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(keys::WORKERS).arg(format!("({}", seconds * 1000 + micros / 1000)).arg("+inf");
+        let names: Vec<String> = command.query_async(&mut connection).await?;
+        let mut keys: Vec<WorkerKey> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// What these workers reported. Who has dropped off the list meanwhile is left out.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn workers(&self, keys: &[WorkerKey]) -> StoreResult<Vec<Listed>> {
+        let mut connection = self.pooled().await?;
+        let mut found = Vec::with_capacity(keys.len());
+        for some in keys.chunks(READ_AT_ONCE) {
+            let wanted: Vec<String> = some.iter().map(keys::worker).chain(some.iter().map(keys::directive)).collect();
+            let texts: Vec<Option<String>> = redis::cmd("MGET").arg(wanted).query_async(&mut connection).await?;
+            let (records, orders) = texts.split_at(some.len().min(texts.len()));
+            for (key, (record, order)) in some.iter().zip(records.iter().zip(orders)) {
+                if let Some(record) = record.as_deref().and_then(WorkerRecord::parse) {
+                    let order = order.as_deref().and_then(|order| order.parse().ok());
+                    found.push(Listed { key: key.clone(), record, order });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The worker with that id, or else with that name.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn find_worker(&self, id: &str) -> StoreResult<Found> {
+        if let Ok(key) = id.parse::<WorkerKey>()
+            && let Some(listed) = self.workers(&[key]).await?.pop()
+        {
+            return Ok(Found::One(Box::new(listed)));
+        }
+        // Programs that fetch over HTTP have no name besides their id
+        let keys: Vec<WorkerKey> = self.worker_keys().await?.into_iter().filter(|key| !key.is_pull()).collect();
+        let mut named = self.workers(&keys).await?;
+        named.retain(|listed| listed.record.name == id);
+        Ok(match (named.len(), named.pop()) {
+            (1, Some(listed)) => Found::One(Box::new(listed)),
+            (0, _) => Found::Nobody,
+            (several, _) => Found::Several(several),
+        })
+    }
+}

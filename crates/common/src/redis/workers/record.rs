@@ -1,0 +1,214 @@
+//! What a worker reports, and what can be asked of it.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{NameError, WorkerId},
+    redis::jobs::Consumer,
+    time::Millis,
+};
+
+/// The id of a worker on the list: a queue-worker's name in pending lists, or `pull:` and the id that a program which
+/// fetches over HTTP gives itself. So no program can pass for a queue-worker.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerKey(String);
+
+const PULL: &str = "pull:";
+
+impl WorkerKey {
+    /// A queue-worker's.
+    #[must_use]
+    pub fn of(consumer: &Consumer) -> Self {
+        Self(consumer.name().to_owned())
+    }
+
+    /// That of a program which fetches over HTTP.
+    #[must_use]
+    pub fn pull(worker: &WorkerId) -> Self {
+        Self(format!("{PULL}{worker}"))
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it fetches over HTTP.
+    #[must_use]
+    pub fn is_pull(&self) -> bool {
+        self.0.starts_with(PULL)
+    }
+}
+
+impl FromStr for WorkerKey {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text.strip_prefix(PULL) {
+            Some(worker) => worker.parse::<WorkerId>().map(|worker| Self::pull(&worker)),
+            // A bare name may be the id of a program too
+            None => match Consumer::parse(text) {
+                Some(consumer) if text.parse::<WorkerId>().is_ok() => Ok(Self::of(&consumer)),
+                _ => text.parse::<WorkerId>().map(|worker| Self::pull(&worker)),
+            },
+        }
+    }
+}
+
+/// What a worker does with new jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Takes them.
+    Running,
+    /// Takes none, and finishes those it has.
+    Quiet,
+    /// The same, and then ends.
+    Terminating,
+}
+
+/// A job that a worker has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunningJob {
+    /// Its id.
+    pub id: String,
+    /// What else is known of it.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<RunningDetails>,
+}
+
+/// What a queue-worker knows of a job that it runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is named as it is in a job")]
+pub struct RunningDetails {
+    #[serde(rename = "type")]
+    pub job_type: String,
+    pub queue: String,
+    pub attempt: u32,
+    pub started_at: String,
+}
+
+/// What a worker reports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// Its name for people.
+    pub name: String,
+    /// The machine it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Its process there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What it does with new jobs.
+    pub state: WorkerState,
+    /// The queues it works on.
+    #[serde(default)]
+    pub queues: Vec<String>,
+    /// Jobs that it takes at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<usize>,
+    /// How many it has.
+    #[serde(default)]
+    pub active_jobs: usize,
+    /// Those it has had for longest.
+    #[serde(default)]
+    pub jobs: Vec<RunningJob>,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it reported.
+    pub last_seen_at: String,
+}
+
+impl WorkerRecord {
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub(super) fn parse(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+}
+
+/// What can be asked of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Directive {
+    /// To take jobs again.
+    Running,
+    /// To take no new ones.
+    Quiet,
+    /// To finish those it has and end.
+    Terminate,
+}
+
+impl Directive {
+    /// The word for it, as the worker protocol has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Quiet => "quiet",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
+/// A directive that was given: `<directive> <ms>`. The time tells it from the same one given before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// What is asked.
+    pub directive: Directive,
+    /// When it was asked.
+    pub given_at: Millis,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.directive.as_str(), self.given_at)
+    }
+}
+
+impl FromStr for Order {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (word, given_at) = text.split_once(' ').ok_or(())?;
+        let directives = [Directive::Running, Directive::Quiet, Directive::Terminate];
+        let directive = directives.into_iter().find(|directive| directive.as_str() == word).ok_or(())?;
+        Ok(Self { directive, given_at: given_at.parse().map_err(|_| ())? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn no_program_can_take_the_place_of_a_queue_worker() {
+        let consumer = Consumer::new(Duration::from_secs(1));
+        let claimed: WorkerId = consumer.name().parse().expect("a name");
+        assert_ne!(WorkerKey::pull(&claimed), WorkerKey::of(&consumer));
+        for key in [WorkerKey::pull(&claimed), WorkerKey::of(&consumer)] {
+            assert_eq!(key.as_str().parse::<WorkerKey>(), Ok(key));
+        }
+        assert_eq!("w-1".parse::<WorkerKey>(), "pull:w-1".parse());
+        assert!("a b".parse::<WorkerKey>().is_err() && "pull:".parse::<WorkerKey>().is_err());
+        assert!("w-5-a b".parse::<WorkerKey>().is_err());
+    }
+
+    #[test]
+    fn an_order_reads_back_and_noise_is_none() {
+        let order = Order { directive: Directive::Quiet, given_at: 7 };
+        assert_eq!(order.to_string().parse(), Ok(order));
+        for noise in ["", "quiet", "quiet x", "dance 7"] {
+            assert_eq!(noise.parse::<Order>(), Err(()));
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Events as they happen: order, resuming, gaps, and what becomes of the streams when something breaks.
+
+use std::collections::BTreeSet;
+
+use e2e::{LIMIT, RedisServer, Service, eventually};
+use nix::sys::signal::Signal;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+use crate::kit::{Kit, job};
+
+const STREAM: &str = "/ojs/v1/events/stream";
+
+/// A client of an event stream.
+struct Sse {
+    response: Response,
+    text: String,
+}
+
+#[derive(Debug)]
+struct Message {
+    id: String,
+    event: String,
+    data: Value,
+}
+
+impl Sse {
+    async fn open(url: String, last: Option<&str>) -> Self {
+        let mut request = Client::new().get(url).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        Self { response, text: String::new() }
+    }
+
+    /// The next block of lines as it came; none at the end.
+    async fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.text = rest;
+                return Some(block);
+            }
+            let chunk = tokio::time::timeout(LIMIT, self.response.chunk()).await.expect("something comes in time");
+            self.text += std::str::from_utf8(&chunk.expect("no broken connection")?).expect("text");
+        }
+    }
+
+    /// The next message; none at the end.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            let block = self.block().await?;
+            let field = |name: &str| {
+                let mut lines = block.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                lines.next().unwrap_or_default().to_owned()
+            };
+            if !field("data").is_empty() {
+                let data = serde_json::from_str(&field("data")).expect("JSON");
+                return Some(Message { id: field("id"), event: field("event"), data });
+            }
+        }
+    }
+
+    async fn expect(&mut self, event: &str) -> Message {
+        let message = self.next().await.expect("the stream goes on");
+        assert_eq!(message.event, event, "{message:?}");
+        message
+    }
+
+    async fn rest(&mut self) -> Vec<Message> {
+        let mut all = Vec::new();
+        while let Some(message) = self.next().await {
+            all.push(message);
+        }
+        all
+    }
+}
+
+fn noop(queue: &str) -> Value {
+    json!({ "type": "test.noop", "args": [], "queue": queue })
+}
+
+#[tokio::test]
+async fn events_come_in_their_order_and_only_those_that_were_asked_for() {
+    let kit = Kit::start().await;
+    let mut all = Sse::open(kit.gateway.url("/ojs/v1/events"), None).await;
+    let mut some = Sse::open(kit.gateway.url(&format!("{STREAM}?types=job.enqueued&queues=a,b")), None).await;
+    let mut of_queue = Sse::open(kit.gateway.url("/ojs/v1/queues/a/events"), None).await;
+    let mut ids = Vec::new();
+    for queue in ["a", "c", "b", "a"] {
+        ids.push(kit.enqueue(&noop(queue)).await);
+    }
+    let mut positions = Vec::new();
+    for id in &ids {
+        let message = all.expect("job.enqueued").await;
+        assert_eq!((&message.data["data"]["job_id"], &message.data["subject"]), (&json!(id), &json!(id)));
+        assert_eq!(message.data["type"], "job.enqueued");
+        assert_eq!(message.data["id"], json!(message.id), "an event in the list can be gone on from too");
+        positions.push(message.id);
+    }
+    assert_eq!(positions.iter().collect::<BTreeSet<_>>().len(), 4, "{positions:?}");
+    for index in [0, 2, 3] {
+        assert_eq!(some.expect("job.enqueued").await.data["data"]["job_id"], json!(ids[index]));
+    }
+    let _worker = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "a")]).await;
+    let mut kinds = Vec::new();
+    for _ in 0..4 {
+        kinds.push(of_queue.next().await.expect("the stream goes on").event);
+    }
+    assert_eq!(kinds, ["job.enqueued", "job.enqueued", "job.completed", "job.completed"]);
+}
+
+#[tokio::test]
+async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
+    let kit = Kit::start().await;
+    let other = Service::start("gateway", &kit.redis, &[]).await;
+    other.ready().await;
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(kit.enqueue(&job("a", &json!([]))).await);
+    }
+    let seen = stream.expect("job.enqueued").await.id;
+    drop(stream);
+    for _ in 0..20 {
+        ids.push(kit.enqueue(&job("a", &json!([]))).await);
+    }
+    let by_query = format!("{STREAM}?after={seen}");
+    let mut streams = [
+        Sse::open(kit.gateway.url(STREAM), Some(&seen)).await,
+        Sse::open(other.url(STREAM), Some(&seen)).await,
+        Sse::open(other.url(&by_query), None).await,
+    ];
+    ids.push(kit.enqueue(&job("a", &json!([]))).await);
+    for stream in &mut streams {
+        let mut heard = Vec::new();
+        while heard.len() < ids.len() - 1 {
+            let message = stream.expect("job.enqueued").await;
+            heard.push(message.data["data"]["job_id"].as_str().expect("an id").to_owned());
+        }
+        assert_eq!(heard, ids[1..], "nothing is missing, nothing comes twice");
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_is_no_longer_kept_is_told_as_a_gap() {
+    let kit = Kit::start().await;
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    kit.enqueue(&job("a", &json!([]))).await;
+    let seen = stream.expect("job.enqueued").await.id;
+    for cut in [&["XTRIM", "galley:events", "MAXLEN", "0"][..], &["FLUSHALL"]] {
+        kit.command(cut).await;
+        let id = kit.enqueue(&job("a", &json!([]))).await;
+        let mut back = Sse::open(kit.gateway.url(STREAM), Some(&seen)).await;
+        assert_eq!(back.expect("gap").await.data["after"], json!(seen));
+        assert_eq!(back.expect("job.enqueued").await.data["data"]["job_id"], json!(id), "and then it goes on");
+        // Who was there all the time is told too that what it saw last is gone
+        assert!(stream.expect("gap").await.id.is_empty());
+        assert_eq!(stream.expect("job.enqueued").await.data["data"]["job_id"], json!(id));
+    }
+    let mut everything = Sse::open(kit.gateway.url(&format!("{STREAM}?after=0-0-0")), None).await;
+    everything.expect("job.enqueued").await;
+}
+
+#[tokio::test]
+async fn two_hundred_readers_cost_one_connection_to_redis() {
+    let kit = Kit::start().await;
+    let connections = async || {
+        let list = redis::cmd("CLIENT").arg("LIST").query_async(&mut kit.redis.connection().await).await;
+        let list: String = list.expect("redis runs");
+        list.lines().map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let following = |list: &[String]| list.iter().filter(|line| line.contains("cmd=xread ")).count();
+    let first = Sse::open(kit.gateway.url(STREAM), None).await;
+    eventually("it is followed", || async { (following(&connections().await) == 1).then_some(()) }).await;
+    let before = connections().await.len();
+    let mut streams = vec![first];
+    for _ in 1..200 {
+        streams.push(Sse::open(kit.gateway.url(STREAM), None).await);
+    }
+    let after = connections().await;
+    assert_eq!((following(&after), after.len()), (1, before), "{after:#?}");
+    kit.enqueue(&job("a", &json!([]))).await;
+    for stream in &mut streams {
+        stream.expect("job.enqueued").await;
+    }
+    let metrics = kit.get("/metrics").await.text().await.expect("text");
+    assert!(metrics.contains("galley_event_streams 200"), "{metrics}");
+}
+
+#[tokio::test]
+async fn nobody_follows_the_events_when_nobody_reads_them() {
+    let quick = [("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")];
+    let kit = Kit::with(RedisServer::start(), &quick).await;
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    assert_eq!(stream.block().await.as_deref(), Some("retry: 3000"));
+    assert_eq!(stream.block().await.as_deref(), Some(": keep-alive"));
+    drop(stream);
+    eventually("the connection is gone", || async {
+        let list: String =
+            redis::cmd("CLIENT").arg("LIST").query_async(&mut kit.redis.connection().await).await.ok()?;
+        (!list.contains("cmd=xread ")).then_some(())
+    })
+    .await;
+    // And it is there again for the next
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    kit.enqueue(&job("a", &json!([]))).await;
+    stream.expect("job.enqueued").await;
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
+    for redis in [RedisServer::start_with(e2e::Persistence::Always), RedisServer::start()] {
+        let mut kit = Kit::with(redis, &[]).await;
+        let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+        kit.enqueue(&job("a", &json!([]))).await;
+        stream.expect("job.enqueued").await;
+        kit.redis.kill();
+        assert_eq!(kit.post("/ojs/v1/jobs", &job("a", &json!([]))).await.status(), 503);
+        kit.redis.start_again();
+        let id = eventually("a job is taken again", || async {
+            let response = kit.post("/ojs/v1/jobs", &job("a", &json!([]))).await;
+            let answer: Value = response.json().await.ok()?;
+            answer["job"]["id"].as_str().map(ToOwned::to_owned)
+        })
+        .await;
+        loop {
+            let message = stream.next().await.expect("the stream goes on");
+            if message.data["data"]["job_id"] == json!(id) {
+                break;
+            }
+            assert_eq!(message.event, "gap");
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_do_not_hold_up_a_gateway_that_is_told_to_stop() {
+    let mut kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let mut streams = Vec::new();
+    for path in [STREAM, "/ojs/v1/queues/default/events", &format!("/ojs/v1/jobs/{id}/events")] {
+        streams.push(Sse::open(kit.gateway.url(path), None).await);
+    }
+    kit.gateway.signal(Signal::SIGTERM);
+    for stream in &mut streams {
+        let last = stream.rest().await.pop().expect("a last message");
+        assert_eq!((last.event.as_str(), &last.data["reason"]), ("server.shutdown", &json!("shutdown")));
+    }
+    assert!(kit.gateway.ended().await.success());
+}
+
+#[tokio::test]
+async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
+    let kit = Kit::start().await;
+    let retry = json!({ "initial_interval": "PT0.1S", "jitter": false });
+    let id = kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": retry })).await;
+    kit.enqueue(&job("test.noop", &json!([]))).await;
+    let path = format!("/ojs/v1/jobs/{id}/events");
+    let mut stream = Sse::open(kit.gateway.url(&path), None).await;
+    let _worker = kit.worker(&[("GALLEY__JOBS__STARTED_EVENTS", "true")]).await;
+    let live = stream.rest().await;
+    let kinds: Vec<_> = live.iter().map(|message| message.event.as_str()).collect();
+    assert_eq!(kinds, ["job.enqueued", "job.started", "job.failed", "job.started", "job.completed"]);
+    assert!(live.iter().all(|message| message.data["data"]["job_id"] == json!(id)));
+    assert_eq!(live[3].data["data"]["attempt"], 2);
+
+    // It is over: the same from what is kept, and then the end
+    let known = Sse::open(kit.gateway.url(&path), None).await.rest().await;
+    assert_eq!(
+        known.iter().map(|message| &message.id).collect::<Vec<_>>(),
+        live.iter().map(|m| &m.id).collect::<Vec<_>>()
+    );
+    let since = Sse::open(kit.gateway.url(&path), Some(&live[3].id)).await.rest().await;
+    assert_eq!(since.iter().map(|message| message.event.as_str()).collect::<Vec<_>>(), ["job.completed"]);
+    let again = kit.http.get(kit.gateway.url(&path)).header("last-event-id", &live[4].id).send().await;
+    assert_eq!(again.expect("an answer").status(), 204, "a browser that heard the end need not come back");
+    let list = kit.http.get(kit.gateway.url(&path)).header("accept", "application/json").send().await;
+    let list: Value = list.expect("an answer").json().await.expect("JSON");
+    assert_eq!(list["events"].as_array().map(Vec::len), Some(5));
+
+    // The events may be gone while the job is still known
+    kit.command(&["DEL", "galley:events"]).await;
+    let mut late = Sse::open(kit.gateway.url(&path), None).await.rest().await;
+    let last = late.pop().expect("how it ended");
+    assert_eq!((last.event.as_str(), &last.data["data"]["attempt"], late.len()), ("job.completed", &json!(2), 0));
+    let again = kit.http.get(kit.gateway.url(&path)).header("last-event-id", &last.id).send().await;
+    assert_eq!(again.expect("an answer").status(), 204);
+}
+
+#[tokio::test]
+async fn the_stream_of_a_job_ends_even_if_the_last_event_is_lost() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "200")]).await;
+    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let mut stream = Sse::open(kit.gateway.url(&format!("/ojs/v1/jobs/{id}/events")), None).await;
+    stream.expect("job.enqueued").await;
+    // Nothing can be written into it any more
+    kit.command(&["SET", "galley:events", "no stream"]).await;
+    let url = kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
+    assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 200);
+    let rest = stream.rest().await;
+    assert_eq!(rest.last().map(|message| message.event.as_str()), Some("job.cancelled"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_is_refused() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_EVENT_STREAMS", "2")]).await;
+    let many = vec!["q"; 101].join(",");
+    for (query, said) in [
+        ("after=x", "position must"),
+        ("after=1-2", "position must"),
+        ("after=%2B1-1-1", "position must"),
+        ("queues=A", "queue must match"),
+        ("types=job%20x", "types must be"),
+        (&format!("queues={many}"), "at most 100"),
+        ("after=1-1-1&after=2-2-2", "cannot be read"),
+    ] {
+        let response = kit.get(&format!("{STREAM}?{query}")).await;
+        assert_eq!(response.status(), 400, "{query}");
+        let error: Value = response.json().await.expect("JSON");
+        assert!(error["error"]["message"].as_str().is_some_and(|text| text.contains(said)), "{query}: {error}");
+    }
+    let last = kit.http.get(kit.gateway.url(STREAM)).header("last-event-id", "no").send().await;
+    assert_eq!(last.expect("an answer").status(), 400);
+    let unknown = "/ojs/v1/jobs/019539a4-b68c-7def-8000-1a2b3c4d5e6f/events";
+    assert_eq!(kit.get(unknown).await.status(), 404);
+    assert_eq!(kit.get("/ojs/v1/jobs/no/events").await.status(), 404);
+    assert_eq!(kit.get("/ojs/v1/queues/A/events").await.status(), 400);
+
+    let _streams = [Sse::open(kit.gateway.url(STREAM), None).await, Sse::open(kit.gateway.url(STREAM), None).await];
+    let refused = kit.get(STREAM).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    let error: Value = refused.json().await.expect("JSON");
+    assert_eq!(error["error"]["code"], "too_many_event_streams");
+    assert_eq!(kit.get("/ojs/v1/events").await.status(), 200, "the list costs nothing");
+}

@@ -1,0 +1,160 @@
+//! Programs that fetch over HTTP, as the list of workers has them: noted now and then, not with every request.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use common::{
+    name::WorkerId,
+    redis::{
+        Redis, StoreResult,
+        jobs::local_now,
+        workers::{Order, RunningJob, WorkerKey, WorkerRecord, WorkerState},
+    },
+    time,
+};
+
+/// Each program's fetches, and its heartbeats, are noted no more often than this.
+const EVERY: Duration = Duration::from_secs(3);
+/// How long it stays on the list after the last one.
+const TTL: Duration = Duration::from_mins(1);
+/// Programs remembered here; beyond that those are forgotten that were not heard of for a while.
+const MOST_REMEMBERED: usize = 10_000;
+/// Jobs kept of a heartbeat.
+const MOST_JOBS: usize = 50;
+
+/// What this gateway has noted lately.
+#[derive(Default)]
+pub(crate) struct PullWorkers(Mutex<Remembered>);
+
+#[derive(Default)]
+struct Remembered {
+    workers: HashMap<WorkerId, Noted>,
+    swept_at: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Noted {
+    fetch_at: Option<Instant>,
+    beat_at: Option<Instant>,
+    queues: Vec<String>,
+    beat: Beat,
+}
+
+/// What a program says of itself in a heartbeat.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Beat {
+    pub(crate) state: Option<WorkerState>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) active_jobs: usize,
+    pub(crate) jobs: Vec<RunningJob>,
+}
+
+impl PullWorkers {
+    /// Notes a fetch. That it is not noted is no reason not to fetch.
+    pub(crate) async fn fetched(&self, redis: &Redis, most: u64, worker: &WorkerId, queues: &[String]) {
+        let noted = self.note(worker, |noted| {
+            let is_due = is_due(&mut noted.fetch_at);
+            if is_due {
+                noted.queues = queues.to_vec();
+            }
+            is_due
+        });
+        if let Some(record) = noted
+            && let Err(error) = redis.report_worker(&WorkerKey::pull(worker), &record, TTL, Some(most)).await
+        {
+            tracing::debug!(%error, %worker, "fetch not noted");
+        }
+    }
+
+    /// Notes a heartbeat; answers with what is asked of the program.
+    pub(crate) async fn beat(
+        &self,
+        redis: &Redis,
+        most: u64,
+        worker: &WorkerId,
+        mut beat: Beat,
+    ) -> StoreResult<Option<Order>> {
+        beat.jobs.truncate(MOST_JOBS);
+        let noted = self.note(worker, |noted| {
+            let is_due = is_due(&mut noted.beat_at);
+            if is_due {
+                noted.beat = beat;
+            }
+            is_due
+        });
+        let key = WorkerKey::pull(worker);
+        match noted {
+            Some(record) => redis.report_worker(&key, &record, TTL, Some(most)).await,
+            None => redis.order_for(&key).await,
+        }
+    }
+
+    /// The report to send, if one is due.
+    fn note(&self, worker: &WorkerId, change: impl FnOnce(&mut Noted) -> bool) -> Option<WorkerRecord> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.workers.len() >= MOST_REMEMBERED && !all.workers.contains_key(worker) {
+            // A look at all of them takes long, and however many new names come it is not taken more often
+            if is_due(&mut all.swept_at) {
+                let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < EVERY);
+                all.workers.retain(|_, noted| is_recent(noted.fetch_at) || is_recent(noted.beat_at));
+            }
+            if all.workers.len() >= MOST_REMEMBERED {
+                return None;
+            }
+        }
+        let noted = all.workers.entry(worker.clone()).or_default();
+        change(noted).then(|| noted.record(worker))
+    }
+}
+
+fn is_due(at: &mut Option<Instant>) -> bool {
+    let is_due = at.is_none_or(|at| at.elapsed() >= EVERY);
+    if is_due {
+        *at = Some(Instant::now());
+    }
+    is_due
+}
+
+impl Noted {
+    fn record(&self, worker: &WorkerId) -> WorkerRecord {
+        let beat = self.beat.clone();
+        WorkerRecord {
+            name: worker.to_string(),
+            hostname: beat.hostname,
+            pid: beat.pid,
+            version: None,
+            state: beat.state.unwrap_or(WorkerState::Running),
+            queues: self.queues.clone(),
+            concurrency: beat.concurrency,
+            active_jobs: beat.active_jobs,
+            jobs: beat.jobs,
+            started_at: None,
+            last_seen_at: time::format(local_now()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_noted_now_and_then_and_only_so_many_are_remembered() {
+        let workers = PullWorkers::default();
+        let note = |name: &str| {
+            let worker: WorkerId = name.parse().expect("a name");
+            workers.note(&worker, |noted| is_due(&mut noted.fetch_at)).is_some()
+        };
+        assert!(note("w"));
+        assert!(!note("w"), "again at once");
+        for number in 0..MOST_REMEMBERED * 2 {
+            note(&number.to_string());
+        }
+        assert!(workers.0.lock().expect("no panic").workers.len() <= MOST_REMEMBERED);
+    }
+}

@@ -1,0 +1,171 @@
+//! Events as they happen: Server-Sent Events, one stream for each client.
+//!
+//! The browser's `EventSource` comes back by itself and says which event it saw last, so that nothing is missed or sent
+//! twice. Whatever is missing nevertheless, because it is no longer kept, is told as an event `gap`.
+
+use std::{convert::Infallible, time::Duration};
+
+use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web::Bytes};
+use common::redis::{
+    events::{Event, EventFilter, Position, Reader, Told, is_ending},
+    jobs::Jobs,
+};
+use futures_util::{Stream, stream};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::ending::Ending;
+
+/// How soon a client should come back, in milliseconds.
+const RETRY: &str = "retry: 3000\n\n";
+
+/// A stream on its way to a client.
+pub(crate) struct EventStream {
+    reader: Reader,
+    filter: EventFilter,
+    keep_alive: Duration,
+    /// Of one job: ends with it.
+    job: Option<(Jobs, common::id::JobId)>,
+    grace: Duration,
+    said_at: Instant,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Open,
+    Over,
+}
+
+/// The head of every answer with events in it.
+pub(crate) fn builder() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        // nginx would collect the answer until it is over
+        .insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
+/// A whole answer: these events, and that is all.
+pub(crate) fn finished<'a>(events: impl Iterator<Item = &'a Event>, last: Option<&Ending>) -> HttpResponse {
+    let mut text = RETRY.to_owned();
+    for event in events {
+        push(&mut text, event);
+    }
+    if let Some(ending) = last {
+        push_ending(&mut text, ending);
+    }
+    builder().body(text)
+}
+
+impl EventStream {
+    pub(crate) fn new(reader: Reader, filter: EventFilter, keep_alive: Duration, grace: Duration) -> Self {
+        Self { reader, filter, keep_alive, job: None, grace, said_at: Instant::now(), phase: Phase::Opening }
+    }
+
+    /// Ends when that job is over.
+    pub(crate) fn until_the_end_of(mut self, jobs: Jobs, id: common::id::JobId) -> Self {
+        self.job = Some((jobs, id));
+        self
+    }
+
+    pub(crate) fn into_response(self) -> HttpResponse {
+        builder().streaming(self.into_stream())
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
+        stream::unfold(self, |mut stream| async move {
+            let text = stream.next().await?;
+            Some((Ok(Bytes::from(text)), stream))
+        })
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        if self.phase == Phase::Over {
+            return None;
+        }
+        if self.phase == Phase::Opening {
+            self.phase = Phase::Open;
+            return Some(RETRY.to_owned());
+        }
+        loop {
+            let silent_until = self.said_at + self.keep_alive;
+            let text = match tokio::time::timeout_at(silent_until, self.reader.next()).await {
+                Ok(told) => self.text(&told),
+                Err(_) => self.sign_of_life().await,
+            };
+            if !text.is_empty() || self.phase == Phase::Over {
+                self.said_at = Instant::now();
+                return Some(text).filter(|text| !text.is_empty());
+            }
+        }
+    }
+
+    fn text(&mut self, told: &Told) -> String {
+        let mut text = String::new();
+        match told {
+            Told::Events(..) => {
+                for event in told.events().filter(|event| self.filter.job.is_none_or(|job| event.job == Some(job))) {
+                    if self.filter.passes(event) {
+                        push(&mut text, event);
+                    }
+                    if self.job.is_some() && is_ending(&event.kind) {
+                        self.phase = Phase::Over;
+                        break;
+                    }
+                }
+            }
+            Told::Gap(after) => push_gap(&mut text, *after),
+            Told::Stopped => {
+                let data = json!({ "reason": "shutdown", "grace_period_ms": self.grace.as_millis() });
+                push_fields(&mut text, None, "server.shutdown", &data.to_string());
+                self.phase = Phase::Over;
+            }
+        }
+        text
+    }
+
+    /// A comment, unless the job of this stream has ended unheard: then that.
+    async fn sign_of_life(&mut self) -> String {
+        if let Some((jobs, id)) = &self.job
+            && let Ok(located) = jobs.locate(*id).await
+            && let Some(ending) = located.as_ref().map_or_else(|| Some(Ending::forgotten(*id)), Ending::of)
+        {
+            self.phase = Phase::Over;
+            let mut text = String::new();
+            push_ending(&mut text, &ending);
+            return text;
+        }
+        ": keep-alive\n\n".to_owned()
+    }
+}
+
+fn push(text: &mut String, event: &Event) {
+    push_fields(text, Some(event.position), &event.kind, &event.json);
+}
+
+/// With a position by which we know a browser again that comes back although there is no more.
+fn push_ending(text: &mut String, ending: &Ending) {
+    push_fields(text, Some(Position::END), ending.kind, &ending.json);
+}
+
+fn push_gap(text: &mut String, after: Position) {
+    let message = "events after this position are missing: they are not kept any more";
+    let data = json!({ "type": "gap", "after": after.to_string(), "message": message });
+    push_fields(text, None, "gap", &data.to_string());
+}
+
+/// One message. Nothing given here holds the end of a line.
+fn push_fields(text: &mut String, position: Option<Position>, kind: &str, data: &str) {
+    if let Some(position) = position {
+        text.push_str("id: ");
+        text.push_str(&position.to_string());
+        text.push('\n');
+    }
+    for part in ["event: ", kind, "\ndata: ", data, "\n\n"] {
+        text.push_str(part);
+    }
+}

@@ -1,0 +1,154 @@
+//! Being known: the process reports what it does, and hears what is asked of it.
+//!
+//! Quiet means that no new jobs are claimed while those that run go on, leases and all. It is asked for over HTTP, or
+//! with SIGTSTP, and ended the same way or with SIGCONT; the last word counts.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    name::QueueName,
+    redis::{
+        StoreResult,
+        jobs::local_now,
+        workers::{Directive, Order, WorkerKey, WorkerRecord, WorkerState},
+    },
+    time,
+};
+use nix::sys::signal::Signal;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{doorbell::Doorbell, worker::Shared};
+
+/// A report counts for so many beats, but never less than a second.
+const BEATS: u32 = 3;
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+/// Jobs in a report: those that run for longest.
+const MOST_JOBS: usize = 50;
+
+/// What the rest of the process has to know of it.
+#[derive(Default)]
+pub(crate) struct Presence {
+    quiet: watch::Sender<bool>,
+    /// Something was asked, or has changed: the next report is due now.
+    pub(crate) news: Notify,
+}
+
+impl Presence {
+    /// Whether no new jobs may be claimed. To be asked after the doorbell was answered: it rings after this has changed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        *self.quiet.borrow()
+    }
+
+    /// Waits until jobs may be claimed, or `stop` is cancelled.
+    pub(crate) async fn until_awake(&self, stop: &CancellationToken) {
+        let mut quiet = self.quiet.subscribe();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = quiet.wait_for(|quiet| !quiet) => {}
+        }
+    }
+}
+
+/// Reports until `end` is cancelled, which comes after the last attempt. Cancels `stop` when it is asked to.
+pub(crate) async fn run(shared: Arc<Shared>, doorbell: Arc<Doorbell>, stop: CancellationToken, end: CancellationToken) {
+    let beat = shared.settings.queue_worker.beat;
+    let started_at = time::format(local_now());
+    let (mut known, mut told_of_the_stop) = (None, false);
+    loop {
+        told_of_the_stop |= stop.is_cancelled();
+        match report(&shared, &started_at, told_of_the_stop).await {
+            Ok(order) if order != known => {
+                known = order;
+                if let Some(order) = order {
+                    obey(&shared, &doorbell, order, &stop).await;
+                    // What has become of it is news too
+                    continue;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "not reported; tried again with the next beat"),
+        }
+        tokio::select! {
+            () = end.cancelled() => break,
+            () = stop.cancelled(), if !told_of_the_stop => {}
+            () = shared.presence.news.notified() => {}
+            () = tokio::time::sleep(beat) => {}
+        }
+    }
+    if let Err(error) = shared.jobs.redis().forget_worker(&shared.key()).await {
+        tracing::debug!(%error, "not taken off the list of workers; it drops off by itself");
+    }
+}
+
+async fn report(shared: &Shared, started_at: &str, stops: bool) -> StoreResult<Option<Order>> {
+    let worker = &shared.settings.queue_worker;
+    let state = match (stops, shared.presence.is_quiet()) {
+        (true, _) => WorkerState::Terminating,
+        (false, true) => WorkerState::Quiet,
+        (false, false) => WorkerState::Running,
+    };
+    let record = WorkerRecord {
+        name: worker.name.to_string(),
+        hostname: Some(common::settings::hostname()),
+        pid: Some(std::process::id()),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        state,
+        queues: worker.queues.iter().map(QueueName::to_string).collect(),
+        concurrency: Some(worker.concurrency),
+        active_jobs: shared.in_flight.len(),
+        jobs: shared.in_flight.longest(MOST_JOBS),
+        started_at: Some(started_at.to_owned()),
+        last_seen_at: time::format(local_now()),
+    };
+    let ttl = (worker.beat * BEATS).max(SHORTEST_TTL);
+    shared.jobs.redis().report_worker(&shared.key(), &record, ttl, None).await
+}
+
+async fn obey(shared: &Shared, doorbell: &Doorbell, order: Order, stop: &CancellationToken) {
+    match order.directive {
+        Directive::Running => set_quiet(shared, doorbell, false, "a directive").await,
+        Directive::Quiet => set_quiet(shared, doorbell, true, "a directive").await,
+        Directive::Terminate => {
+            tracing::info!("stopping by a directive");
+            stop.cancel();
+        }
+    }
+}
+
+async fn set_quiet(shared: &Shared, doorbell: &Doorbell, is_quiet: bool, by: &str) {
+    let has_changed = shared.presence.quiet.send_if_modified(|quiet| std::mem::replace(quiet, is_quiet) != is_quiet);
+    if has_changed {
+        let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
+        tracing::info!(by, "{says}");
+        shared.presence.news.notify_one();
+        // Ends the blocked read: it would take one more job
+        doorbell.ring(shared).await;
+    }
+}
+
+/// SIGTSTP and SIGCONT, until `stop` is cancelled.
+pub(crate) async fn hear_signals(shared: Arc<Shared>, doorbell: Arc<Doorbell>, stop: CancellationToken) {
+    let kind = |signal: Signal| SignalKind::from_raw(signal as i32);
+    let (Ok(mut pause), Ok(mut resume)) = (signal(kind(Signal::SIGTSTP)), signal(kind(Signal::SIGCONT))) else {
+        tracing::warn!("SIGTSTP and SIGCONT cannot be listened to");
+        return;
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = pause.recv() => set_quiet(&shared, &doorbell, true, "SIGTSTP").await,
+            _ = resume.recv() => set_quiet(&shared, &doorbell, false, "SIGCONT").await,
+        }
+    }
+}
+
+impl Shared {
+    /// The id of this process on the list of workers.
+    pub(crate) fn key(&self) -> WorkerKey {
+        WorkerKey::of(&self.consumer)
+    }
+}
