@@ -163,7 +163,7 @@ impl Jobs {
         }
         // The id of a workflow's job was not chosen: it leads to its queue, and making the job twice does nothing
         let (is_chosen, start_at) = (new.id.is_some() && new.workflow.is_none(), new.start_at);
-        let history = History { created_at: is_chosen.then_some(now), ..History::default() };
+        let history = History { created_at: new.id.map(|_| now), ..History::default() };
         let mut job = stored(id, new, traceparent, history, true);
         let keys = QueueKeys::new(&job.queue);
         // There was room for a workflow when it was accepted: its jobs are let in

@@ -350,7 +350,7 @@ impl Jobs {
 
     /// An id that a client chose is forgotten with the job. If that fails the id stays for its own, longer TTL.
     pub(super) async fn shorten_chosen_id(&self, job: &Stored, ttl: Duration) {
-        if job.has_record && job.history.created_at.is_some() {
+        if job.has_record && job.workflow.is_none() && job.history.created_at.is_some() {
             let mut command = redis::cmd("PEXPIRE");
             command.arg(keys::chosen_id(&job.id)).arg(ttl.as_millis().to_string());
             if let Err(error) = command.exec_async(&mut self.redis.clone()).await {
