@@ -115,8 +115,9 @@ async fn whoever_goes_on_with_a_workflow_at_once_makes_each_job_once() {
         let step = pull(&kit, "default").await.expect("a step");
         succeed_silently(&kit, &step, "1").await;
         kit.command(&["HSET", &hash(first), "e0", "completed", "k", "1"]).await;
-        let both =
-            [first, second].into_iter().flat_map(|id| [kit.jobs.advance(id), other.advance(id), kit.jobs.advance(id)]);
+        let both = [first, second]
+            .into_iter()
+            .flat_map(|id| vec![kit.jobs.advance(id), other.advance(id), kit.jobs.advance(id)]);
         for advanced in join_all(both).await {
             advanced.expect("redis runs");
         }

@@ -363,6 +363,17 @@ async fn a_workflow_that_is_not_taken_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_job_was_made_when_it_was_made_whatever_the_id_of_its_workflow_says() {
+    let kit = Kit::start();
+    let mut body = chain(1);
+    body["id"] = json!("019539a4-b68c-7def-8000-1a2b3c4d5e6f");
+    let id = start(&kit, &body).await;
+    let (workflow, step) = (shown(&kit, id).await, pull(&kit, "default").await.expect("a step"));
+    let job = kit.job(step.job.id).await;
+    assert!(job["created_at"].as_str() >= workflow["created_at"].as_str(), "{job} {workflow}");
+}
+
+#[tokio::test]
 async fn running_workflows_are_listed_and_those_that_are_over_are_not() {
     let kit = Kit::start();
     let (first, second) = (start(&kit, &chain(1)).await, start(&kit, &group(2)).await);

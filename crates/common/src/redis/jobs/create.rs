@@ -83,7 +83,7 @@ impl Jobs {
         let claim_ttl = CLAIM_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
         let unique = new.unique.clone();
         let has_chosen_id = new.id.is_some() && new.workflow.is_none();
-        let history = History { created_at: has_chosen_id.then_some(now), ..History::default() };
+        let history = History { created_at: new.id.map(|_| now), ..History::default() };
         let mut job = stored(id, new, traceparent, history, true);
         let answer = self.call_create(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
         match answer.first().map(String::as_str) {

@@ -245,8 +245,11 @@ impl Jobs {
             .invoke_async(&mut self.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);
-        if settled != Settled::Stale {
-            self.is_over(job, ended, ttl).await;
+        match settled {
+            Settled::Done => self.is_over(job, ended, ttl).await,
+            // What was recorded then may be another end than this one
+            Settled::DoneBefore if job.has_follow_up() => self.follow_up_late(&job.queue, job.id).await?,
+            Settled::DoneBefore | Settled::Stale => {}
         }
         Ok(settled)
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     id::{JobId, WorkflowId},
     job::{
-        NewJob,
+        NewJob, State,
         workflow::{End, Membership, WorkflowState},
     },
 };
@@ -56,12 +56,24 @@ impl Jobs {
     }
 
     /// Ends every job of a cancelled workflow that exists, or that somebody may be about to make: who makes one has seen
-    /// the workflow before it was cancelled, so it follows from the ends that are recorded now.
+    /// the workflow before it was cancelled, so it follows from the ends that are recorded now. Those that run come last:
+    /// a worker that is set free must not find another job of the same workflow.
     pub(super) async fn cancel_jobs(&self, kept: &Kept) -> StoreResult<()> {
         let jobs = self.read_jobs(kept, kept.open()).await?;
-        let cancels = stream::iter(jobs.into_iter().map(Ok));
+        let looks = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| self.cancel_unless_active(kept, job));
+        let active: Vec<Option<KeptJob>> = looks.try_buffered(AT_ONCE).try_collect().await?;
+        let cancels = stream::iter(active.into_iter().flatten().map(Ok));
         cancels.try_for_each_concurrent(AT_ONCE, |job| self.cancel_job(kept, job)).await?;
         self.release(kept.id).await
+    }
+
+    /// Ends a job, or gives it back because somebody has it.
+    async fn cancel_unless_active(&self, kept: &Kept, job: KeptJob) -> StoreResult<Option<KeptJob>> {
+        let located = self.locate_in_queue(kept.job_id(job.index, &job.new.queue), &job.new.queue).await?;
+        if located.is_some_and(|located| located.state() == State::Active) {
+            return Ok(Some(job));
+        }
+        self.cancel_job(kept, job).await.map(|()| None)
     }
 
     pub(super) async fn cancel_job(&self, kept: &Kept, KeptJob { index, mut new, .. }: KeptJob) -> StoreResult<()> {
