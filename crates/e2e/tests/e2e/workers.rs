@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::kit::{Kit, job};
 
+/// The next beat is out of reach: what happens sooner happens because of a call.
+const SLOW: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "600000");
 const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "100");
 
 async fn workers(kit: &Kit) -> Vec<Value> {
@@ -67,9 +69,8 @@ async fn the_list_tells_who_is_there_and_what_they_run() {
 #[tokio::test]
 async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_resumed() {
     let kit = Kit::start().await;
-    // The beat is far away: it obeys because it is called
     let lease = ("GALLEY__JOBS__LEASE_MS", "600");
-    let _eater = named(&kit, "eater", &[lease]).await;
+    let _eater = named(&kit, "eater", &[SLOW, lease]).await;
     let running = kit.enqueue(&job("test.slow", &json!([2000]))).await;
     kit.reaches(&running, "active").await;
     direct(&kit, "eater", "quiet").await;
@@ -86,7 +87,7 @@ async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_r
 #[tokio::test]
 async fn a_worker_that_is_told_to_terminate_finishes_what_it_has_and_ends() {
     let kit = Kit::start().await;
-    let mut eater = named(&kit, "eater", &[]).await;
+    let mut eater = named(&kit, "eater", &[SLOW]).await;
     let id = kit.enqueue(&job("test.slow", &json!([1000]))).await;
     kit.reaches(&id, "active").await;
     direct(&kit, "eater", "terminate").await;
@@ -102,7 +103,7 @@ async fn a_worker_that_is_told_to_terminate_finishes_what_it_has_and_ends() {
 #[tokio::test]
 async fn sigtstp_makes_a_worker_quiet_and_sigcont_lets_it_go_on() {
     let kit = Kit::start().await;
-    let eater = named(&kit, "eater", &[]).await;
+    let eater = named(&kit, "eater", &[SLOW]).await;
     for _ in 0..3 {
         eater.signal(Signal::SIGTSTP);
         is(&kit, "eater", "quiet").await;
