@@ -118,7 +118,7 @@ impl Code {
                 "validation_error",
                 S::BAD_REQUEST,
                 false,
-                "say which queue you mean: \"confirm\": \"<name of the queue>\"",
+                "the message says what confirm must be",
             ),
             Self::IdempotencyConflict => Row(
                 "idempotency_conflict",

@@ -4,6 +4,7 @@ mod bridge;
 mod channels;
 mod claims;
 mod cron;
+mod dead_letters;
 mod enqueue;
 mod events;
 mod faults;

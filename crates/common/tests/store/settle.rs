@@ -122,7 +122,10 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
     assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("discarded"), Some(3)));
     assert_eq!(job["errors"].as_array().map(Vec::len), Some(3));
     assert!(job["completed_at"].is_string() && job["discarded_at"].is_string());
-    assert!(kit.jobs.dead_letters(10).await.expect("redis runs").is_empty(), "on_exhaustion is discard");
+    assert!(
+        kit.jobs.dead_letters(&Default::default(), None, 10).await.expect("redis runs").found.is_empty(),
+        "on_exhaustion is discard"
+    );
 }
 
 /// Moves a parked job's time to now and runs the upkeep until it is available.
@@ -160,7 +163,7 @@ async fn crashes_spend_the_crash_budget_and_not_the_retries() {
     }
     let job = kit.job(id).await;
     assert_eq!(job["error"]["code"], "crash_budget_exhausted");
-    let listed = kit.jobs.dead_letters(10).await.expect("redis runs");
+    let listed = kit.jobs.dead_letters(&Default::default(), None, 10).await.expect("redis runs").found;
     assert_eq!(listed.len(), 1, "its policy asks for dead letters");
 }
 
@@ -209,8 +212,8 @@ async fn a_dead_letter_is_listed_and_can_be_tried_again_as_new_or_deleted() {
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
     kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
-    let listed = kit.jobs.dead_letters(10).await.expect("redis runs");
-    assert!(listed.len() == 1 && listed[0].contains(&id.to_string()), "{listed:?}");
+    let listed = kit.jobs.dead_letters(&Default::default(), None, 10).await.expect("redis runs").found;
+    assert!(listed.len() == 1 && listed[0].1.contains(&id.to_string()), "{listed:?}");
 
     let job = kit.jobs.redrive(id).await.expect("redis runs").expect("a dead letter");
     assert!(

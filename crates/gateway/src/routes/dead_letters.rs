@@ -1,6 +1,14 @@
-//! Dead letters: list, try again, delete.
+//! Dead letters: list, look at, try again, delete; one or all that have something in common.
+
+use std::collections::BTreeMap;
 
 use actix_web::{http::StatusCode, web};
+use common::{
+    id::JobId,
+    name::quoted,
+    redis::jobs::DeadLetterFilter,
+    time::{self, Millis},
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -9,17 +17,97 @@ use super::{
     jobs::{job_id, unknown},
     ojs,
 };
-use crate::startup::Services;
+use crate::{
+    body::JsonBody,
+    error::{ApiError, Code},
+    startup::Services,
+};
+
+/// Dead letters that one request tries again or deletes.
+const MOST: usize = 1000;
+
+/// What dead letters have in common.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    queue: Option<String>,
+    #[serde(rename = "type")]
+    job_type: Option<String>,
+    error_type: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+impl Filter {
+    fn checked(self) -> Result<DeadLetterFilter, ApiError> {
+        let moment = |name: &str, given: Option<String>| -> Result<Option<Millis>, ApiError> {
+            let Some(text) = given else { return Ok(None) };
+            let read = time::parse_time(&text, 0).ok().filter(|_| !text.starts_with('+'));
+            read.map(|given| Some(given.at))
+                .ok_or_else(|| ApiError::invalid(format!("{name} must be an RFC 3339 time, got {}", quoted(&text))))
+        };
+        let pattern = |name: &str, given: Option<String>| match given {
+            Some(text) if text.is_empty() || text.len() > 255 => {
+                Err(ApiError::invalid(format!("{name} must have 1 to 255 characters")))
+            }
+            given => Ok(given),
+        };
+        Ok(DeadLetterFilter {
+            queue: self.queue.map(|name| name.parse().map_err(ApiError::from)).transpose()?,
+            job_type: pattern("type", self.job_type)?,
+            error_type: pattern("error_type", self.error_type)?,
+            since: moment("since", self.since)?,
+            until: moment("until", self.until)?,
+        })
+    }
+}
 
 #[derive(Deserialize)]
 pub(super) struct Query {
+    queue: Option<String>,
+    #[serde(rename = "type")]
+    job_type: Option<String>,
+    error_type: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
     limit: Option<String>,
+    after: Option<String>,
 }
 
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let limit = bounded("limit", query.limit.as_deref(), 100, 1000)?;
-    let jobs = services.jobs.dead_letters(limit).await?;
-    Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}]}}", jobs.join(","))))
+    let Query { queue, job_type, error_type, since, until, limit, after } = query.into_inner();
+    let limit = bounded("limit", limit.as_deref(), 100, MOST)?;
+    let after = after.map(|text| {
+        text.parse().map_err(|()| ApiError::invalid(format!("after must be the next of a list, got {}", quoted(&text))))
+    });
+    let filter = Filter { queue, job_type, error_type, since, until }.checked()?;
+    let letters = services.jobs.dead_letters(&filter, after.transpose()?.as_ref(), limit).await?;
+    let jobs: Vec<String> = letters.found.into_iter().map(|(_, json)| json).collect();
+    let next = json!(letters.next.map(|next| next.to_string()));
+    Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))
+}
+
+pub(super) async fn stats(services: web::Data<Services>) -> Answer {
+    let stats = services.jobs.dead_letter_stats().await?;
+    let settings = &services.settings.jobs;
+    let by_queue: BTreeMap<String, u64> =
+        stats.by_queue.into_iter().map(|(queue, count)| (queue.to_string(), count)).collect();
+    let answer = json!({
+        "total": by_queue.values().sum::<u64>(),
+        "by_queue": by_queue,
+        "oldest_at": stats.oldest_at.map(time::format),
+        "newest_at": stats.newest_at.map(time::format),
+        "retention": {
+            "max_age_ms": u64::try_from(settings.dead_letter_ttl.as_millis()).unwrap_or(u64::MAX),
+            "max_count_per_queue": settings.dead_letter_max,
+        },
+    });
+    Ok(ojs(StatusCode::OK, answer.to_string()))
+}
+
+pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    let (_, job) = services.jobs.dead_letter(job_id(&id)?).await?.ok_or_else(|| unknown(&id))?;
+    Ok(ojs(StatusCode::OK, job_json(&job)))
 }
 
 pub(super) async fn retry(services: web::Data<Services>, id: web::Path<String>) -> Answer {
@@ -33,4 +121,58 @@ pub(super) async fn delete(services: web::Data<Services>, id: web::Path<String>)
         return Err(unknown(&id));
     }
     Ok(ojs(StatusCode::OK, json!({ "deleted": true, "id": parsed, "job_id": parsed }).to_string()))
+}
+
+/// A request about all dead letters that pass a filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Many {
+    #[serde(default)]
+    filter: Filter,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    confirm: bool,
+    limit: Option<usize>,
+}
+
+/// The dead letters that a request means, whether there may be more, and whether to leave them alone.
+struct Meant {
+    ids: Vec<JobId>,
+    more: bool,
+    dry_run: bool,
+}
+
+async fn meant(services: &Services, body: &JsonBody) -> Result<Meant, ApiError> {
+    let Many { filter, dry_run, confirm, limit } = body.parse()?;
+    if !confirm && !dry_run {
+        let message = "this is about all dead letters that pass the filter: confirm must be true, or dry_run";
+        return Err(ApiError::new(Code::Unconfirmed, message));
+    }
+    let limit = limit.unwrap_or(MOST);
+    if !(1..=MOST).contains(&limit) {
+        return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MOST}")));
+    }
+    let letters = services.jobs.dead_letters(&filter.checked()?, None, limit).await?;
+    let ids = letters.found.into_iter().map(|(id, _)| id).collect();
+    Ok(Meant { ids, more: letters.next.is_some(), dry_run })
+}
+
+pub(super) async fn retry_many(services: web::Data<Services>, body: JsonBody) -> Answer {
+    let meant = meant(&services, &body).await?;
+    let retried = if meant.dry_run { 0 } else { services.jobs.redrive_all(&meant.ids).await? };
+    Ok(ojs(StatusCode::OK, answer(&meant, "retried", retried)))
+}
+
+pub(super) async fn delete_many(services: web::Data<Services>, body: JsonBody) -> Answer {
+    let meant = meant(&services, &body).await?;
+    let deleted = if meant.dry_run { 0 } else { services.jobs.delete_dead_letters(&meant.ids).await? };
+    Ok(ojs(StatusCode::OK, answer(&meant, "deleted", deleted)))
+}
+
+fn answer(meant: &Meant, what: &str, count: usize) -> String {
+    json!({
+        "matched": meant.ids.len(), what: count, "dry_run": meant.dry_run, "job_ids": meant.ids, "more": meant.more,
+    })
+    .to_string()
 }

@@ -2,21 +2,14 @@
 
 use serde_json::value::RawValue;
 
-use super::{Jobs, Located, stored::Ended, wake::Wake};
+use super::{Jobs, Located, wake::Wake};
 use crate::{
     id::{JobId, WorkflowId},
-    job::{Envelope, History, JobLimit, workflow::Membership},
+    job::{Envelope, Failure, History, JobLimit, workflow::Membership},
     name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
     time,
 };
-
-/// The most dead letters in one answer.
-pub(super) const MOST_LISTED: usize = 1000;
-/// Dead letters read in one go.
-const READ_AT_ONCE: usize = 20;
-/// An answer gets no more once it has this much.
-const ENOUGH_BYTES: usize = 8 << 20;
 
 #[derive(serde::Deserialize)]
 struct Kept {
@@ -24,44 +17,14 @@ struct Kept {
     created_at: String,
     timeout_ms: Option<u64>,
     visibility_timeout_ms: Option<u64>,
+    #[serde(default)]
+    errors: Vec<Failure>,
     workflow_id: Option<WorkflowId>,
     workflow_index: Option<u32>,
     parent_results: Option<Box<RawValue>>,
 }
 
 impl Jobs {
-    /// The dead letters of all queues as JSON, the newest of each queue first, at most `limit` and about eight mebibytes.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn dead_letters(&self, limit: usize) -> StoreResult<Vec<String>> {
-        let mut connection = self.redis.pooled().await?;
-        let queues: Vec<QueueKeys> = self.queues().await?.iter().map(QueueKeys::new).collect();
-        let (limit, mut found, mut bytes) = (limit.min(MOST_LISTED), Vec::new(), 0);
-        for some in queues.chunks(500) {
-            let mut pipeline = redis::pipe();
-            for keys in some {
-                pipeline.cmd("ZREVRANGE").arg(keys.dead()).arg(0).arg(limit.saturating_sub(1));
-            }
-            let listed: Vec<Vec<String>> = pipeline.query_async(&mut connection).await?;
-            let results = some.iter().zip(&listed).flat_map(|(keys, ids)| {
-                ids.iter().filter_map(|id| id.parse::<JobId>().ok()).map(|id| keys.result(&id))
-            });
-            // A few at a time: each may be as large as a request body
-            for results in results.collect::<Vec<String>>().chunks(READ_AT_ONCE) {
-                let texts: Vec<Option<String>> = redis::cmd("MGET").arg(results).query_async(&mut connection).await?;
-                for text in texts.into_iter().flatten() {
-                    if found.len() == limit || bytes >= ENOUGH_BYTES {
-                        return Ok(found);
-                    }
-                    bytes += text.len();
-                    found.push(Ended::json_of(&text)?.to_owned());
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// Makes a dead letter available again, as if it had never been tried; its JSON, or none when there is no such one.
     ///
     /// # Errors
@@ -116,7 +79,11 @@ impl Jobs {
         Ok(removed == 1)
     }
 
-    async fn dead_letter(&self, id: JobId) -> StoreResult<Option<(QueueName, String)>> {
+    /// A dead letter's queue and JSON; none when there is no such one.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn dead_letter(&self, id: JobId) -> StoreResult<Option<(QueueName, String)>> {
         let Some((Located::Ended(json), queue)) = self.locate_in(id).await? else { return Ok(None) };
         let score: Option<f64> = redis::cmd("ZSCORE")
             .arg(QueueKeys::new(&queue).dead())
@@ -136,7 +103,8 @@ fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Option<LimitKey>, Ve
     let summary = envelope.parts().map_err(|error| damaged(error.to_string()))?.summary();
     let key = summary.limit.as_ref().and_then(JobLimit::key).cloned();
     let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
-    let history = History { created_at, ..History::default() };
+    // What went wrong before stays to be seen; the attempts begin anew
+    let history = History { created_at, errors: kept.errors, ..History::default() };
     let mut fields = vec!["e".to_owned(), envelope.as_str().to_owned(), "h".to_owned(), history.to_json()];
     for (name, ms) in [("t", kept.timeout_ms), ("v", kept.visibility_timeout_ms)] {
         if let Some(ms) = ms {

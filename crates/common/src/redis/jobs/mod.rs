@@ -24,6 +24,7 @@
 //! | `follow_up` | what the end of a job sets off |
 //! | `dead_letter` | jobs that used up their attempts |
 //! | `purge` | cancels what waits in a queue |
+//! | `dead_letters` | many of them at once |
 //! | `stats` | how a queue is doing |
 //! | `stored` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
@@ -35,6 +36,7 @@ mod claim;
 mod closed;
 mod create;
 mod dead_letter;
+mod dead_letters;
 mod enqueue;
 mod enqueue_all;
 mod expire;
@@ -59,6 +61,7 @@ use crate::{
 
 pub use cancel::{Cancelled, NotCancelled};
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
+pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
 pub use enqueue_all::BatchRefused;

@@ -1,0 +1,288 @@
+//! Dead letters by the many: looked for by what they have in common, tried again or deleted.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+
+use super::{Jobs, stored::Ended};
+use crate::{
+    id::JobId,
+    name::QueueName,
+    redis::{StoreResult, keys::QueueKeys},
+    time::Millis,
+};
+
+/// Dead letters looked at for one answer.
+const MOST_SCANNED: usize = 10_000;
+/// Dead letters read in one go: each may be as large as a request body.
+const READ_AT_ONCE: usize = 20;
+/// An answer gets no more once it has this much.
+const ENOUGH_BYTES: usize = 8 << 20;
+/// Dead letters tried again or deleted at once.
+const AT_ONCE: usize = 16;
+
+/// What dead letters have in common; what is not given does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    /// Their queue.
+    pub queue: Option<QueueName>,
+    /// Their type, or a beginning of it that ends in `.*`.
+    pub job_type: Option<String>,
+    /// The type of their last error, or a beginning of it that ends in `.*`.
+    pub error_type: Option<String>,
+    /// They died then or later.
+    pub since: Option<Millis>,
+    /// They died before.
+    pub until: Option<Millis>,
+}
+
+/// Where a list goes on: behind that dead letter of that queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    queue: QueueName,
+    died_at: Millis,
+    id: JobId,
+}
+
+/// Some dead letters.
+#[derive(Debug, Default)]
+pub struct DeadLetters {
+    /// Their ids and JSON: by queue, the newest of each first.
+    pub found: Vec<(JobId, String)>,
+    /// Where to go on, if there may be more.
+    pub next: Option<Cursor>,
+}
+
+/// How many dead letters there are.
+#[derive(Debug, Default)]
+pub struct DeadLetterStats {
+    /// In each queue that has some.
+    pub by_queue: BTreeMap<QueueName, u64>,
+    /// When the oldest died.
+    pub oldest_at: Option<Millis>,
+    /// When the newest died.
+    pub newest_at: Option<Millis>,
+}
+
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(rename = "type")]
+    job_type: &'a str,
+    #[serde(default, borrow)]
+    error: Option<SeenError<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SeenError<'a> {
+    #[serde(rename = "type", borrow)]
+    error_type: std::borrow::Cow<'a, str>,
+}
+
+impl DeadLetterFilter {
+    fn passes(&self, json: &str) -> bool {
+        let Ok(seen) = serde_json::from_str::<Seen>(json) else { return false };
+        let error_type = seen.error.map(|error| error.error_type).unwrap_or_default();
+        is_like(self.job_type.as_deref(), seen.job_type) && is_like(self.error_type.as_deref(), &error_type)
+    }
+}
+
+fn is_like(pattern: Option<&str>, text: &str) -> bool {
+    pattern.is_none_or(|pattern| match pattern.strip_suffix(".*") {
+        Some(prefix) => text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
+        None => pattern == text,
+    })
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.queue, self.died_at, self.id)
+    }
+}
+
+impl std::str::FromStr for Cursor {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('/');
+        let (queue, died_at, id) = (parts.next(), parts.next(), parts.next());
+        Ok(Self {
+            queue: queue.and_then(|queue| queue.parse().ok()).ok_or(())?,
+            died_at: died_at.and_then(|at| at.parse().ok()).ok_or(())?,
+            id: id.filter(|_| parts.next().is_none()).and_then(|id| id.parse().ok()).ok_or(())?,
+        })
+    }
+}
+
+impl Jobs {
+    /// Dead letters that pass the filter: by queue, the newest of each first, at most `limit` and about eight mebibytes.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> StoreResult<DeadLetters> {
+        let mut queues = match &filter.queue {
+            Some(queue) => vec![queue.clone()],
+            None => self.queues().await?,
+        };
+        queues.sort_unstable();
+        queues.retain(|queue| after.is_none_or(|after| *queue >= after.queue));
+        let (mut letters, mut scanned) = (DeadLetters::default(), 0);
+        for queue in queues {
+            let from = after.filter(|after| after.queue == queue);
+            let done = self.scan(&queue, filter, from, limit, &mut letters, &mut scanned).await?;
+            if !done {
+                return Ok(letters);
+            }
+        }
+        letters.next = None;
+        Ok(letters)
+    }
+
+    /// Adds the dead letters of one queue; false when there is enough.
+    async fn scan(
+        &self,
+        queue: &QueueName,
+        filter: &DeadLetterFilter,
+        after: Option<&Cursor>,
+        limit: usize,
+        letters: &mut DeadLetters,
+        scanned: &mut usize,
+    ) -> StoreResult<bool> {
+        let keys = QueueKeys::new(queue);
+        let mut connection = self.redis.pooled().await?;
+        let mut offset = self.place_after(&keys, filter, after).await?;
+        loop {
+            let mut command = redis::cmd("ZREVRANGEBYSCORE");
+            command
+                .arg(keys.dead())
+                .arg(newest(filter))
+                .arg(filter.since.map_or("-inf".to_owned(), |at| at.to_string()));
+            command.arg("WITHSCORES").arg("LIMIT").arg(offset).arg(READ_AT_ONCE);
+            let page: Vec<(String, f64)> = command.query_async(&mut connection).await?;
+            if page.is_empty() {
+                return Ok(true);
+            }
+            offset += page.len();
+            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
+            let page: Vec<(JobId, Millis)> =
+                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, at as Millis))).collect();
+            if page.is_empty() {
+                continue;
+            }
+            let results: Vec<String> = page.iter().map(|(id, _)| keys.result(id)).collect();
+            let texts: Vec<Option<String>> = redis::cmd("MGET").arg(results).query_async(&mut connection).await?;
+            for ((id, died_at), text) in page.into_iter().zip(texts) {
+                let bytes: usize = letters.found.iter().map(|(_, json)| json.len()).sum();
+                if letters.found.len() >= limit || bytes >= ENOUGH_BYTES || *scanned >= MOST_SCANNED {
+                    return Ok(false);
+                }
+                *scanned += 1;
+                letters.next = Some(Cursor { queue: queue.clone(), died_at, id });
+                let Some(text) = text else { continue };
+                let json = Ended::json_of(&text)?;
+                if filter.passes(json) {
+                    letters.found.push((id, json.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// How many dead letters of a queue come before the place where a list goes on.
+    async fn place_after(
+        &self,
+        keys: &QueueKeys,
+        filter: &DeadLetterFilter,
+        after: Option<&Cursor>,
+    ) -> StoreResult<usize> {
+        let Some(after) = after else { return Ok(0) };
+        let mut redis = self.redis.clone();
+        let rank: Option<usize> =
+            redis::cmd("ZREVRANK").arg(keys.dead()).arg(after.id.to_string()).query_async(&mut redis).await?;
+        // Those that the filter leaves out at the newer end are not counted by its range
+        let left_out: usize = match filter.until {
+            Some(until) => redis::cmd("ZCOUNT").arg(keys.dead()).arg(until).arg("+inf").query_async(&mut redis).await?,
+            None => 0,
+        };
+        let place = match rank {
+            Some(rank) => rank + 1,
+            // It is gone: from those that died before it on
+            None => {
+                redis::cmd("ZCOUNT")
+                    .arg(keys.dead())
+                    .arg(format!("({}", after.died_at))
+                    .arg("+inf")
+                    .query_async(&mut redis)
+                    .await?
+            }
+        };
+        Ok(place.saturating_sub(left_out))
+    }
+
+    /// Makes dead letters available again; how many it made.
+    ///
+    /// # Errors
+    /// Redis is unavailable: some may have been made available.
+    pub async fn redrive_all(&self, ids: &[JobId]) -> StoreResult<usize> {
+        let done: Vec<bool> = stream::iter(ids.iter().copied())
+            .map(|id| async move { self.redrive(id).await.map(|job| job.is_some()) })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(done.into_iter().filter(|done| *done).count())
+    }
+
+    /// Deletes dead letters for good; how many it deleted.
+    ///
+    /// # Errors
+    /// Redis is unavailable: some may have been deleted.
+    pub async fn delete_dead_letters(&self, ids: &[JobId]) -> StoreResult<usize> {
+        let done: Vec<bool> = stream::iter(ids.iter().copied())
+            .map(|id| self.delete_dead_letter(id))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(done.into_iter().filter(|done| *done).count())
+    }
+
+    /// How many dead letters there are.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn dead_letter_stats(&self) -> StoreResult<DeadLetterStats> {
+        let queues = self.queues().await?;
+        let mut stats = DeadLetterStats::default();
+        for some in queues.chunks(500) {
+            let mut pipeline = redis::pipe();
+            for keys in some.iter().map(QueueKeys::new) {
+                pipeline.cmd("ZCARD").arg(keys.dead());
+                pipeline.cmd("ZRANGE").arg(keys.dead()).arg(0).arg(0).arg("WITHSCORES");
+                pipeline.cmd("ZREVRANGE").arg(keys.dead()).arg(0).arg(0).arg("WITHSCORES");
+            }
+            let replies: Vec<redis::Value> = pipeline.query_async(&mut self.redis.pooled().await?).await?;
+            for (queue, replies) in some.iter().zip(replies.chunks(3)) {
+                let [count, oldest, newest] = replies else { continue };
+                let count: u64 = redis::from_redis_value(count.clone()).map_err(super::claim::parsing)?;
+                if count > 0 {
+                    stats.by_queue.insert(queue.clone(), count);
+                    stats.oldest_at = stats.oldest_at.into_iter().chain(died_at(oldest)).min();
+                    stats.newest_at = stats.newest_at.into_iter().chain(died_at(newest)).max();
+                }
+            }
+        }
+        Ok(stats)
+    }
+}
+
+fn newest(filter: &DeadLetterFilter) -> String {
+    filter.until.map_or_else(|| "+inf".to_owned(), |until| format!("({until}"))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
+fn died_at(head: &redis::Value) -> Option<Millis> {
+    let head: Vec<(String, f64)> = redis::from_redis_value(head.clone()).ok()?;
+    head.first().map(|(_, score)| *score as Millis)
+}

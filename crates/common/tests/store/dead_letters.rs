@@ -1,0 +1,99 @@
+use common::{
+    id::JobId,
+    job::Failure,
+    redis::jobs::{Claim, DeadLetterFilter, local_now},
+};
+
+use crate::kit::{Kit, consumer, fence};
+
+/// Lets a job of that queue and type die of that error.
+async fn die(kit: &Kit, queue: &str, job_type: &str, error_type: &str) -> JobId {
+    let body = format!(
+        r#"{{"type":"{job_type}","args":[],"queue":"{queue}","retry":{{"max_attempts":1,"on_exhaustion":"dead_letter"}}}}"#
+    );
+    let id = kit.enqueue(&body).await;
+    let (consumer, worker) = (consumer(), "w".parse().expect("a name"));
+    let by = Claim::Worker { consumer: &consumer, worker: &worker };
+    let queue = queue.parse().expect("a name");
+    let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop().expect("a job");
+    let failure = Failure::new("handler_error", error_type, "it failed", 1, local_now());
+    kit.jobs.fail(&claimed, &fence(&consumer), failure, None).await.expect("redis runs");
+    id
+}
+
+async fn found(kit: &Kit, filter: DeadLetterFilter) -> Vec<JobId> {
+    let letters = kit.jobs.dead_letters(&filter, None, 100).await.expect("redis runs");
+    let mut ids: Vec<JobId> = letters.found.into_iter().map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn dead_letters_are_found_by_what_they_have_in_common() {
+    let kit = Kit::start();
+    let mail = die(&kit, "mail", "email.send", "Smtp.Timeout").await;
+    let other_mail = die(&kit, "mail", "email.receive", "Imap.Timeout").await;
+    let bill = die(&kit, "billing", "invoice.send", "Smtp.Refused").await;
+    let by = |queue: Option<&str>, job_type: Option<&str>, error_type: Option<&str>| DeadLetterFilter {
+        queue: queue.map(|queue| queue.parse().expect("a name")),
+        job_type: job_type.map(ToOwned::to_owned),
+        error_type: error_type.map(ToOwned::to_owned),
+        ..DeadLetterFilter::default()
+    };
+    assert_eq!(found(&kit, by(Some("mail"), None, None)).await, [mail, other_mail]);
+    assert_eq!(found(&kit, by(None, Some("email.*"), None)).await, [mail, other_mail]);
+    assert_eq!(found(&kit, by(None, None, Some("Smtp.*"))).await, [mail, bill]);
+    assert_eq!(found(&kit, by(Some("mail"), Some("email.send"), Some("Smtp.Refused"))).await, []);
+    let later = DeadLetterFilter { since: Some(local_now() + 60_000), ..DeadLetterFilter::default() };
+    assert_eq!(found(&kit, later).await, []);
+    let before = DeadLetterFilter { until: Some(local_now() + 60_000), ..DeadLetterFilter::default() };
+    assert_eq!(found(&kit, before).await, [mail, other_mail, bill]);
+    let stats = kit.jobs.dead_letter_stats().await.expect("redis runs");
+    assert_eq!(stats.by_queue.into_values().collect::<Vec<_>>(), [1, 2]);
+    assert!(stats.oldest_at <= stats.newest_at && stats.oldest_at.is_some());
+}
+
+#[tokio::test]
+async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
+    let kit = Kit::start();
+    let mut ids = Vec::new();
+    for queue in ["a", "b"] {
+        for _ in 0..25 {
+            ids.push(die(&kit, queue, "x", "E").await);
+        }
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let letters = kit.jobs.dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
+        assert!(letters.found.len() <= 7);
+        seen.extend(letters.found.iter().map(|(id, _)| *id));
+        // The last one that was seen goes, and a new one dies: neither may make the list skip or repeat any
+        if seen.len() < 20 {
+            let last = *seen.last().expect("some");
+            kit.jobs.delete_dead_letter(last).await.expect("redis runs");
+            die(&kit, "a", "x", "E").await;
+        }
+        after = letters.next;
+        let Some(next) = &after else { break };
+        assert_eq!(next.to_string().parse(), Ok(next.clone()));
+    }
+    let distinct: std::collections::HashSet<JobId> = seen.iter().copied().collect();
+    assert_eq!(distinct.len(), seen.len(), "none twice");
+    assert!(ids.iter().all(|id| distinct.contains(id)), "none left out");
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
+    let kit = Kit::start();
+    let ids = [die(&kit, "q", "x", "E").await, die(&kit, "q", "x", "E").await];
+    assert_eq!(kit.jobs.redrive_all(&ids).await.expect("redis runs"), 2);
+    assert_eq!(kit.jobs.redrive_all(&ids).await.expect("redis runs"), 0, "they are none any more");
+    let job = kit.job(ids[0]).await;
+    assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("available"), Some(0)));
+    assert_eq!(job["errors"][0]["type"], "E");
+    die(&kit, "q", "x", "F").await;
+    let letters = kit.jobs.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").found;
+    let left: Vec<JobId> = letters.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(kit.jobs.delete_dead_letters(&left).await.expect("redis runs"), left.len());
+    assert!(kit.jobs.dead_letter_stats().await.expect("redis runs").by_queue.is_empty());
+}
