@@ -9,7 +9,7 @@ use crate::time::{self, Millis};
 
 /// Failures remembered; older ones are dropped first.
 const MOST_FAILURES: usize = 20;
-/// Bytes of a failure's message and of its details.
+/// Bytes of a failure's message, of its stack and of its details.
 const LONGEST_MESSAGE_BYTES: usize = 4096;
 
 /// The past of a job.
@@ -57,6 +57,9 @@ pub struct Failure {
     pub attempt: u32,
     /// When, as RFC 3339.
     pub occurred_at: String,
+    /// Where in the handler it happened, as its language shows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
     /// Whatever else the handler said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<RawValue>>,
@@ -72,8 +75,16 @@ impl Failure {
             message: shortened(message, LONGEST_MESSAGE_BYTES),
             attempt,
             occurred_at: time::format(now),
+            stack: None,
             details: None,
         }
+    }
+
+    /// The same with the stack, cut to what is kept.
+    #[must_use]
+    pub fn with_stack(mut self, stack: Option<&str>) -> Self {
+        self.stack = stack.filter(|stack| !stack.is_empty()).map(|stack| shortened(stack, LONGEST_MESSAGE_BYTES));
+        self
     }
 
     /// The same with details, unless they are too long to keep.
@@ -161,11 +172,12 @@ mod tests {
     fn a_history_reads_back() {
         let mut history = History { created_at: Some(5), ..History::default() };
         let details = RawValue::from_string(r#"{"n":9007199254740993}"#.to_owned()).expect("JSON");
-        history.record_failure(Failure::new("c", "t", "m", 1, 0).with_details(Some(&details)), Some(7));
+        let failure = Failure::new("c", "t", "m", 1, 0).with_details(Some(&details)).with_stack(Some("at main"));
+        history.record_failure(failure, Some(7));
         history.record_crash(Some(9));
         let read = History::parse(&history.to_json()).expect("reads back");
         assert_eq!(read.to_json(), history.to_json());
         assert_eq!(read.current_attempt(), 3);
-        assert!(read.to_json().contains("9007199254740993"));
+        assert!(read.to_json().contains("9007199254740993") && read.to_json().contains("at main"));
     }
 }

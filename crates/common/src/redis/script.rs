@@ -59,3 +59,63 @@ fn joined(shared: &[&str], text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     format!("{first}\n{}\n{rest}", shared.concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The scripts and what they share, by file name.
+    fn files() -> Vec<(String, String)> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
+        let files = std::fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file").path());
+        files.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text"))).collect()
+    }
+
+    /// The expression that a call of a command has in the place of its key.
+    fn key_of(call: &str) -> Option<&str> {
+        let mut words = call.split(',').map(|word| word.split(')').next().unwrap_or_default().trim());
+        let command = words.next()?.trim_matches('\'');
+        match command {
+            "TIME" | "PUBLISH" => None,
+            // The key follows a subcommand
+            "XGROUP" | "XINFO" => words.nth(1),
+            "XREADGROUP" => words.find(|word| *word == "'STREAMS'").and_then(|_| words.next()),
+            _ => words.next(),
+        }
+    }
+
+    /// Names that stand for a declared key: parameters of functions, which are given one, and locals set to one.
+    fn names_of_keys(text: &str) -> BTreeSet<&str> {
+        let mut names = BTreeSet::new();
+        for line in text.lines().map(str::trim) {
+            if let Some((_, rest)) = line.strip_prefix("local function ").and_then(|rest| rest.split_once('(')) {
+                names.extend(rest.trim_end_matches(')').split(',').map(str::trim));
+            } else if let Some((left, right)) = line.strip_prefix("local ").and_then(|rest| rest.split_once(" = ")) {
+                let pairs = left.split(", ").zip(right.split(", "));
+                names.extend(pairs.filter(|(_, value)| value.starts_with("KEYS[")).map(|(name, _)| name));
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn no_script_touches_a_key_that_it_did_not_declare() {
+        let mut calls = 0;
+        for (file, text) in files() {
+            let code: String =
+                text.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+            let names = names_of_keys(&code);
+            for call in code.split("redis.call(").skip(1).chain(code.split("redis.pcall(").skip(1)) {
+                let Some(key) = key_of(call) else { continue };
+                let is_declared = key.starts_with("KEYS[") || key.starts_with("unpack(KEYS") || names.contains(key);
+                assert!(
+                    is_declared || key == "unpack(records",
+                    "{file}: {key} in {}",
+                    call.lines().next().unwrap_or_default()
+                );
+                calls += 1;
+            }
+        }
+        assert!(calls > 100, "only {calls} calls were found");
+    }
+}

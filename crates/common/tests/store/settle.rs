@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use common::redis::jobs::{Consumer, Fence, NotCancelled, Recorded, Settled};
+use common::redis::jobs::{Consumer, DeadLetterFilter, Fence, NotCancelled, Recorded, Settled};
 use e2e::eventually;
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, normal, queue};
@@ -123,7 +123,7 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
     assert_eq!(job["errors"].as_array().map(Vec::len), Some(3));
     assert!(job["completed_at"].is_string() && job["discarded_at"].is_string());
     assert!(
-        kit.jobs.dead_letters(&Default::default(), None, 10).await.expect("redis runs").found.is_empty(),
+        kit.jobs.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").found.is_empty(),
         "on_exhaustion is discard"
     );
 }
@@ -163,7 +163,7 @@ async fn crashes_spend_the_crash_budget_and_not_the_retries() {
     }
     let job = kit.job(id).await;
     assert_eq!(job["error"]["code"], "crash_budget_exhausted");
-    let listed = kit.jobs.dead_letters(&Default::default(), None, 10).await.expect("redis runs").found;
+    let listed = kit.jobs.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").found;
     assert_eq!(listed.len(), 1, "its policy asks for dead letters");
 }
 
@@ -212,7 +212,7 @@ async fn a_dead_letter_is_listed_and_can_be_tried_again_as_new_or_deleted() {
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
     kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
-    let listed = kit.jobs.dead_letters(&Default::default(), None, 10).await.expect("redis runs").found;
+    let listed = kit.jobs.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").found;
     assert!(listed.len() == 1 && listed[0].1.contains(&id.to_string()), "{listed:?}");
 
     let job = kit.jobs.redrive(id).await.expect("redis runs").expect("a dead letter");

@@ -202,6 +202,10 @@ struct Reported<'a> {
     error_type: Option<String>,
     message: Option<String>,
     retryable: Option<bool>,
+    #[serde(alias = "stack_trace", alias = "backtrace")]
+    stack: Option<String>,
+    /// The limit of the job's key allows nothing before this time.
+    rate_limit_until: Option<String>,
     #[serde(borrow)]
     details: Option<&'a RawValue>,
 }
@@ -215,7 +219,9 @@ impl Reported<'_> {
         });
         let error_type = self.error_type.clone().or(in_details).unwrap_or_else(|| code.to_owned());
         let message = self.message.as_deref().unwrap_or_default();
-        Failure::new(code, &error_type, message, attempt, local_now()).with_details(self.details)
+        Failure::new(code, &error_type, message, attempt, local_now())
+            .with_details(self.details)
+            .with_stack(self.stack.as_deref())
     }
 }
 
@@ -238,6 +244,11 @@ pub(super) async fn nack(services: web::Data<Services>, body: JsonBody) -> Answe
         .number("max_attempts", max_attempts);
     match request.error {
         Some(error) if !request.requeue => {
+            if let Some(text) = &error.rate_limit_until {
+                let until = time::parse_time(text, services.jobs.now().await?)
+                    .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
+                services.jobs.hold_back(&claimed.job, until.at).await?;
+            }
             let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.retryable).await?;
             write_failure(&mut answer, id, &recorded)?;
         }

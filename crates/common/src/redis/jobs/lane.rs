@@ -4,7 +4,7 @@
 //! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
 //! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
 
-use super::{Jobs, wake::Wake};
+use super::{Jobs, Stored, wake::Wake};
 use crate::{
     id::JobId,
     name::{LimitKey, Priority, QueueName},
@@ -13,8 +13,11 @@ use crate::{
         keys::{self, QueueKeys},
         script,
     },
+    time::Millis,
 };
 
+/// Longest that a job can hold back others with its key.
+const LONGEST_HOLD_MS: Millis = 86_400_000;
 /// Jobs let in by one call.
 const MOST: usize = 100;
 
@@ -28,6 +31,19 @@ impl Jobs {
             }
         }
         Ok(())
+    }
+
+    /// Lets no job with the key of this one in before that time: what it wanted to use said so. A job without a key has
+    /// nobody to speak for.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn hold_back(&self, job: &Stored, until: Millis) -> StoreResult<()> {
+        let Some(key) = job.limit_key() else { return Ok(()) };
+        let until = until.min(super::local_now() + LONGEST_HOLD_MS);
+        let mut command = redis::cmd("HSET");
+        command.arg(QueueKeys::new(&job.queue).limit(key)).arg("until").arg(until);
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
     }
 
     async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
