@@ -25,7 +25,7 @@ pub const DEFAULT_QUEUE: &str = "default";
 /// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
 pub const LONGEST_LIMIT_MS: u64 = 7 * 86_400_000;
 
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 17] = [
     "queue",
     "priority",
     "delay_until",
@@ -34,6 +34,10 @@ const OPTIONS: [&str; 14] = [
     "timeout_ms",
     "visibility_timeout_ms",
     "total_timeout_ms",
+    // The same in seconds, as the core specification has them
+    "timeout",
+    "visibility_timeout",
+    "total_timeout",
     "pending",
     "retry",
     "unique",
@@ -105,7 +109,7 @@ impl NewJob {
     #[must_use]
     pub fn mentions_time(body: &Object<'_>) -> bool {
         Options::of(body).is_ok_and(|options| {
-            ["delay_until", "scheduled_at", "expires_at", "total_timeout_ms"]
+            ["delay_until", "scheduled_at", "expires_at", "total_timeout_ms", "total_timeout"]
                 .into_iter()
                 .any(|name| options.get(name).is_some())
         })
@@ -224,17 +228,28 @@ impl<'a> Options<'a> {
         }))
     }
 
+    /// A length of time: in milliseconds by that name, or in seconds by the name without `_ms`. Both are shown as given.
     fn write_limit(&self, envelope: &mut ObjectWriter, name: &str) -> Result<Option<u64>, RequestError> {
-        let Some(raw) = self.get(name) else { return Ok(None) };
-        let limit = raw.get().parse().ok().filter(|ms| (1..=LONGEST_LIMIT_MS).contains(ms));
+        let in_seconds = name.strip_suffix("_ms").unwrap_or(name);
+        let (raw, given_as, unit, ms_per_unit) = match (self.get(name), self.get(in_seconds)) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                return Err(invalid(format!("{name} and {in_seconds} mean the same; give one of them")));
+            }
+            (Some(raw), None) => (raw, name, "milliseconds", 1),
+            (None, Some(raw)) => (raw, in_seconds, "seconds", 1000),
+        };
+        let most = LONGEST_LIMIT_MS / ms_per_unit;
+        let limit = raw.get().parse().ok().filter(|length| (1..=most).contains(length));
         let limit: u64 = limit.ok_or_else(|| {
-            invalid(format!(
-                "{name} must be an integer of milliseconds from 1 to {LONGEST_LIMIT_MS}, got {}",
-                quoted(raw.get())
-            ))
+            invalid(format!("{given_as} must be an integer of {unit} from 1 to {most}, got {}", quoted(raw.get())))
         })?;
-        envelope.raw(name, raw.get());
-        Ok(Some(limit))
+        let ms = limit * ms_per_unit;
+        if given_as != name {
+            envelope.raw(given_as, raw.get());
+        }
+        envelope.raw(name, &ms.to_string());
+        Ok(Some(ms))
     }
 
     fn pending(&self) -> Result<bool, RequestError> {
@@ -353,6 +368,12 @@ mod tests {
             (r#"{"type":"a","args":[],"options":{"priority":1.5}}"#, "priority must be an integer"),
             (r#"{"type":"a","args":[],"options":{"timeout_ms":0}}"#, "timeout_ms must be an integer"),
             (r#"{"type":"a","args":[],"options":{"timeout_ms":"5"}}"#, "timeout_ms must be an integer"),
+            (r#"{"type":"a","args":[],"timeout":0}"#, "timeout must be an integer of seconds"),
+            (r#"{"type":"a","args":[],"timeout":1,"timeout_ms":1000}"#, "timeout_ms and timeout mean the same"),
+            (r#"{"type":"a","args":[],"pending":1}"#, "pending must be true or false"),
+            (r#"{"type":"a","args":[],"pending":true,"scheduled_at":"+PT1H"}"#, "a pending job has no start time"),
+            (r#"{"type":"a","args":[],"unique":{"keys":["argz"]}}"#, "unique.keys must name"),
+            (r#"{"type":"a","args":[],"rate_limit":{"concurrency":1}}"#, "rate_limit.key is required"),
             (r#"{"type":"a","args":[],"options":{"delay_until":"soon"}}"#, "delay_until must be"),
             (r#"{"type":"a","args":[],"options":{"tags":"x"}}"#, "tags must be an array"),
             (r#"{"type":"a","args":[],"queue":"a","options":{"queue":"b"}}"#, "queue is given both"),
@@ -361,6 +382,16 @@ mod tests {
             let error = parse(json).expect_err(json).to_string();
             assert!(error.starts_with(expected), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn limits_may_be_given_in_seconds() {
+        let job =
+            parse(r#"{"type":"a","args":[],"timeout":30,"options":{"visibility_timeout":60,"total_timeout":90}}"#)
+                .expect("a job");
+        assert_eq!((job.timeout_ms, job.visibility_timeout_ms), (Some(30_000), Some(60_000)));
+        assert_eq!(job.summary.total_timeout, Some(Duration::from_secs(90)));
+        assert!(job.envelope.as_str().contains(r#""timeout":30,"timeout_ms":30000"#), "{}", job.envelope.as_str());
     }
 
     proptest! {
