@@ -6,6 +6,7 @@
 pub mod envelope;
 pub mod history;
 pub mod limit;
+mod options;
 pub mod request;
 pub mod retry;
 pub mod state;

@@ -4,47 +4,24 @@
 
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-
 use super::{
     envelope::{Envelope, SYSTEM_MANAGED, Summary},
-    limit::JobLimit,
-    retry::{Policy, PolicyError},
+    options::{OPTIONS, Options, require, text},
+    retry::PolicyError,
     unique::{Dimensions, Unique},
     workflow::Membership,
 };
 use crate::{
     id::JobId,
     json::{Object, ObjectWriter},
-    name::{JobType, NameError, Priority, QueueName, quoted},
-    time::{self, Millis},
+    name::{JobType, NameError, Priority, QueueName},
+    time::Millis,
 };
 
 /// The queue of a job that names none.
 pub const DEFAULT_QUEUE: &str = "default";
 /// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
 pub const LONGEST_LIMIT_MS: u64 = 7 * 86_400_000;
-
-const OPTIONS: [&str; 17] = [
-    "queue",
-    "priority",
-    "delay_until",
-    "scheduled_at",
-    "expires_at",
-    "timeout_ms",
-    "visibility_timeout_ms",
-    "total_timeout_ms",
-    // The same in seconds, as the core specification has them
-    "timeout",
-    "visibility_timeout",
-    "total_timeout",
-    "pending",
-    "retry",
-    "unique",
-    "rate_limit",
-    "tags",
-    "metadata",
-];
 
 /// A job that may be stored.
 #[derive(Debug, Clone)]
@@ -100,7 +77,7 @@ impl From<NameError> for RequestError {
     }
 }
 
-fn invalid(message: impl Into<String>) -> RequestError {
+pub(super) fn invalid(message: impl Into<String>) -> RequestError {
     RequestError::Invalid(message.into())
 }
 
@@ -167,142 +144,6 @@ impl NewJob {
             envelope: Envelope::from_json(envelope.finish()),
             summary,
         })
-    }
-}
-
-/// The options of a request, wherever they stand.
-struct Options<'a> {
-    nested: Option<Object<'a>>,
-    body: &'a Object<'a>,
-}
-
-impl<'a> Options<'a> {
-    fn of(body: &'a Object<'_>) -> Result<Self, RequestError> {
-        let nested = body.get("options").map(|raw| {
-            require(raw, "options", "a JSON object", '{')?;
-            serde_json::from_str::<Object>(raw.get()).map_err(|error| invalid(format!("options: {error}")))
-        });
-        let options = Self { nested: nested.transpose()?, body };
-        match OPTIONS.iter().find(|name| options.in_nested(name).is_some() && body.get(name).is_some()) {
-            Some(name) => Err(invalid(format!("{name} is given both in options and at the top level; give it once"))),
-            None => Ok(options),
-        }
-    }
-
-    fn in_nested(&self, name: &str) -> Option<&'a RawValue> {
-        self.nested.as_ref().and_then(|nested| nested.get(name))
-    }
-
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.in_nested(name).or_else(|| self.body.get(name))
-    }
-
-    fn queue(&self) -> Result<QueueName, RequestError> {
-        self.get("queue")
-            .map_or_else(|| Ok(DEFAULT_QUEUE.to_owned()), |raw| text(raw, "queue"))?
-            .parse()
-            .map_err(RequestError::from)
-    }
-
-    fn priority(&self) -> Result<Priority, RequestError> {
-        let Some(raw) = self.get("priority") else { return Ok(Priority::default()) };
-        let refused = || invalid(format!("priority must be an integer from -100 to 100, got {}", quoted(raw.get())));
-        let number: i64 = raw.get().parse().map_err(|_| refused())?;
-        Priority::try_from(number).map_err(|_| refused())
-    }
-
-    fn time(&self, name: &str, now: Millis) -> Result<Option<time::GivenTime>, RequestError> {
-        let Some(raw) = self.get(name) else { return Ok(None) };
-        time::parse_time(&text(raw, name)?, now).map(Some).map_err(|error| invalid(format!("{name} {error}")))
-    }
-
-    /// The start time: none when it has passed already, as if it had not been given.
-    fn write_start(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<Option<Millis>, RequestError> {
-        let (until, at) = (self.time("delay_until", now)?, self.time("scheduled_at", now)?);
-        if until.is_some() && at.is_some() {
-            return Err(invalid("delay_until and scheduled_at mean the same; give one of them"));
-        }
-        Ok(until.or(at).filter(|start| start.at > now).map(|start| {
-            envelope.text("scheduled_at", &start.text);
-            start.at
-        }))
-    }
-
-    /// A length of time: in milliseconds by that name, or in seconds by the name without `_ms`. Both are shown as given.
-    fn write_limit(&self, envelope: &mut ObjectWriter, name: &str) -> Result<Option<u64>, RequestError> {
-        let in_seconds = name.strip_suffix("_ms").unwrap_or(name);
-        let (raw, given_as, unit, ms_per_unit) = match (self.get(name), self.get(in_seconds)) {
-            (None, None) => return Ok(None),
-            (Some(_), Some(_)) => {
-                return Err(invalid(format!("{name} and {in_seconds} mean the same; give one of them")));
-            }
-            (Some(raw), None) => (raw, name, "milliseconds", 1),
-            (None, Some(raw)) => (raw, in_seconds, "seconds", 1000),
-        };
-        let most = LONGEST_LIMIT_MS / ms_per_unit;
-        let limit = raw.get().parse().ok().filter(|length| (1..=most).contains(length));
-        let limit: u64 = limit.ok_or_else(|| {
-            invalid(format!("{given_as} must be an integer of {unit} from 1 to {most}, got {}", quoted(raw.get())))
-        })?;
-        let ms = limit * ms_per_unit;
-        if given_as != name {
-            envelope.raw(given_as, raw.get());
-        }
-        envelope.raw(name, &ms.to_string());
-        Ok(Some(ms))
-    }
-
-    fn pending(&self) -> Result<bool, RequestError> {
-        match self.get("pending").map(RawValue::get) {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(other) => Err(invalid(format!("pending must be true or false, got {}", quoted(other)))),
-        }
-    }
-
-    fn write_unique(&self, envelope: &mut ObjectWriter, job: Dimensions<'_>) -> Result<Option<Unique>, RequestError> {
-        let Some(raw) = self.get("unique") else { return Ok(None) };
-        let unique = Unique::parse(raw, job).map_err(RequestError::Invalid)?;
-        envelope.raw("unique", raw.get());
-        Ok(Some(unique))
-    }
-
-    /// What is checked and kept, and what of it is asked again and again.
-    fn write_rest(&self, envelope: &mut ObjectWriter, summary: &mut Summary, now: Millis) -> Result<(), RequestError> {
-        let expiry = self.time("expires_at", now)?;
-        if let Some(expiry) = &expiry {
-            envelope.text("expires_at", &expiry.text);
-        }
-        summary.expires_at = expiry.map(|expiry| expiry.at);
-        if let Some(raw) = self.get("retry") {
-            summary.max_attempts = Policy::parse(raw)?.max_attempts;
-            envelope.raw("retry", raw.get());
-        }
-        if let Some(raw) = self.get("rate_limit") {
-            summary.limit = Some(JobLimit::parse(raw).map_err(RequestError::Invalid)?);
-            envelope.raw("rate_limit", raw.get());
-        }
-        if let Some(raw) = self.get("metadata") {
-            require(raw, "metadata", "a JSON object", '{')?;
-            envelope.raw("metadata", raw.get());
-        }
-        if let Some(raw) = self.get("tags") {
-            serde_json::from_str::<Vec<String>>(raw.get()).map_err(|_| invalid("tags must be an array of strings"))?;
-            envelope.raw("tags", raw.get());
-        }
-        Ok(())
-    }
-}
-
-fn text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
-    serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
-}
-
-fn require(raw: &RawValue, name: &str, shape: &str, opening: char) -> Result<(), RequestError> {
-    if raw.get().starts_with(opening) {
-        Ok(())
-    } else {
-        Err(invalid(format!("{name} must be {shape}, got {}", quoted(raw.get()))))
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `settle` | ends attempts: finish, retry, requeue |
+//! | `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
 //! | `locate` | finds a job by its id |
 //! | `cancel` | ends jobs from outside |
@@ -40,6 +41,7 @@ mod dead_letters;
 mod enqueue;
 mod enqueue_all;
 mod expire;
+mod fence;
 mod follow_up;
 mod lane;
 mod lease;
@@ -65,12 +67,13 @@ pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
 pub use enqueue_all::BatchRefused;
+pub use fence::Fence;
 pub(super) use lane::From;
 pub(super) use locate::Entry;
 pub use locate::{Attempt, Holder, Located};
 pub use purge::{Purge, Purged};
 pub use queues::Control;
-pub use settle::{Completion, Fence, Recorded, Settled};
+pub use settle::{Completion, Recorded, Settled};
 pub use stats::Stats;
 pub(super) use stored::new_fields;
 pub use stored::{Ended, Stored};
