@@ -146,7 +146,8 @@ impl Lines {
     fn next(&mut self) -> Option<Value> {
         loop {
             let mut line = String::new();
-            if self.answer.read_line(&mut line).expect("an answer") == 0 {
+            // The last chunk is an empty one; whether the connection closes then is another matter
+            if self.answer.read_line(&mut line).expect("an answer") == 0 || line == "0\r\n" {
                 return None;
             }
             if line.starts_with('{') {
@@ -185,7 +186,7 @@ async fn five_thousand_lines_are_answered_in_order_with_bad_ones_in_between() {
         }
     }
     let expected: Vec<u64> = (0..5000).filter(|n| n % 10 != 3 && n % 10 != 7).collect();
-    assert_eq!(fetched(&kit, "default").await, expected);
+    assert!(fetched(&kit, "default").await == expected, "they arrive in their order");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use common::{
     job::NewJob,
     json::Object,
     name::quoted,
-    redis::jobs::{NotCancelled, Refused, local_now},
+    redis::jobs::{Enqueued, NotCancelled, Refused, local_now},
     time::Millis,
 };
 use serde::Deserialize;
@@ -79,7 +79,7 @@ pub(super) struct Parsed {
     /// The time that its times were reckoned from.
     pub(super) now: Millis,
     /// Its id follows from a seed: a job that is there already was made by the same request before.
-    pub(super) is_seeded: bool,
+    is_seeded: bool,
 }
 
 impl Parsed {
@@ -90,6 +90,11 @@ impl Parsed {
             new.id = Some(JobId::derived(seed.milliseconds(), &new.queue, seed.nth(n)));
         }
         Self { new, now, is_seeded: seed.is_some() }
+    }
+
+    /// The id, if it follows from a seed.
+    pub(super) fn own_id(&self) -> Option<JobId> {
+        self.new.id.filter(|_| self.is_seeded)
     }
 }
 
@@ -106,8 +111,18 @@ pub(super) async fn parsed(
 
 /// Stores a job. One that was stored by the same request before is as good as new.
 pub(super) async fn accept(services: &Services, read: Parsed, trace: Option<String>) -> Result<Accepted, ApiError> {
-    let own_id = read.new.id.filter(|_| read.is_seeded);
-    match services.jobs.enqueue(read.new, trace, read.now).await? {
+    let own_id = read.own_id();
+    let outcome = services.jobs.enqueue(read.new, trace, read.now).await?;
+    accepted(services, outcome, own_id).await
+}
+
+/// What became of a job, given the id that it was to have if that follows from a seed.
+pub(super) async fn accepted(
+    services: &Services,
+    outcome: Result<Enqueued, Refused>,
+    own_id: Option<JobId>,
+) -> Result<Accepted, ApiError> {
+    match outcome {
         Ok(enqueued) => {
             let json = enqueued.job.view(enqueued.state).to_json();
             Ok(Accepted { id: enqueued.job.id, json, is_new: true })

@@ -5,13 +5,13 @@
 
 use super::{
     Enqueued, Jobs, Refused,
-    enqueue::{needs_record, parse_entry, stored_new},
+    enqueue::{needs_record, stored_new},
     stored::new_fields,
 };
 use crate::{
     job::NewJob,
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys},
+    redis::{StoreError, StoreResult, keys::QueueKeys},
     time::Millis,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -165,11 +165,7 @@ impl Jobs {
         let mut stored = Vec::with_capacity(new.len());
         for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
-            let queue = job.queue.clone();
-            let enqueued = self.added(job, traceparent.clone(), parse_entry(&entry)?, salt).await?;
-            metrics::counter!("galley_jobs_enqueued_total", "queue" => queue.to_string()).increment(1);
-            self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
-            stored.push(enqueued);
+            stored.push(self.entered(job, traceparent.clone(), &entry, salt).await?);
         }
         Ok(Ok(stored))
     }
