@@ -8,10 +8,13 @@ use actix_web::{
     body::MessageBody,
     http::{
         StatusCode,
-        header::{HeaderName, HeaderValue},
+        header::{self, HeaderName, HeaderValue},
     },
 };
-use common::redis::idempotency::{Known, Request};
+use common::{
+    id::WorkflowId,
+    redis::idempotency::{Known, Request},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -27,12 +30,17 @@ const LONGEST_ANSWER: usize = 1 << 20;
 
 /// What a request may be given to make its effects recognisable.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seed(pub(crate) u128);
+pub(crate) struct Seed(u128);
 
 impl Seed {
     /// When the first request came, in milliseconds since 1970.
     pub(crate) fn milliseconds(self) -> u64 {
         u64::try_from(self.0 >> 80).unwrap_or_default()
+    }
+
+    /// The workflow that the request makes.
+    pub(crate) fn workflow(self) -> WorkflowId {
+        WorkflowId::derived(self.0)
     }
 
     /// The seed of the n-th thing that the request makes.
@@ -65,14 +73,14 @@ where
     let Some(key) = request.headers().get(&KEY) else { return run(None).await };
     let described = describe(request, key, body)?;
     let ttl = services.settings.gateway.idempotency_ttl;
-    let seed = match services.redis.begin_once(&described, ttl).await? {
+    let (seed, is_first) = match services.redis.begin_once(&described, ttl).await? {
         Known::Begun { is_first: false, .. } if repeatable == Repeatable::No => {
             return Err(ApiError::new(
                 Code::IdempotencyInProgress,
                 "a request with this Idempotency-Key is being carried out, or broke off",
             ));
         }
-        Known::Begun { seed, .. } => seed,
+        Known::Begun { seed, is_first } => (seed, is_first),
         Known::Answered { status, body } => return Ok(replayed(status, &body)),
         Known::Other => {
             return Err(ApiError::new(
@@ -84,9 +92,10 @@ where
     match run(Some(Seed(seed))).await {
         Ok(response) => keep(services, &described, seed, response).await,
         Err(error) => {
-            // Nothing was made: the same key may try again. After a broken connection that is not sure
-            if !error.is_ambiguous() {
-                services.redis.forget_once(&described).await?;
+            // Nothing was made: the same key may try again. After a broken connection that is not sure, nor when an
+            // earlier request broke off
+            if is_first && !error.is_ambiguous() {
+                services.redis.forget_once(&described, seed).await?;
             }
             Err(error)
         }
@@ -113,7 +122,11 @@ fn hex(bytes: &[u8]) -> String {
 fn replayed(status: u16, body: &str) -> HttpResponse {
     let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::OK));
     response.insert_header((REPLAYED, "true"));
-    let (content_type, json) = body.split_once('\n').unwrap_or(("application/json", body));
+    let (head, json) = body.split_once('\n').unwrap_or(("application/json", body));
+    let (content_type, location) = head.split_once('\t').unwrap_or((head, ""));
+    if !location.is_empty() {
+        response.insert_header((header::LOCATION, location));
+    }
     response.content_type(content_type.to_owned()).body(json.to_owned())
 }
 
@@ -125,14 +138,14 @@ async fn keep(
     response: HttpResponse,
 ) -> Result<HttpResponse, ApiError> {
     let status = response.status().as_u16();
-    let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.to_owned();
+    let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kept_headers = format!("{}\t{}", text(header::CONTENT_TYPE), text(header::LOCATION));
     let (head, body) = response.into_parts();
     let Ok(bytes) = body.try_into_bytes() else {
         return Err(ApiError::new(Code::Internal, "the request was carried out, but its answer cannot be shown"));
     };
     if bytes.len() <= LONGEST_ANSWER {
-        let text = format!("{kind}\n{}", String::from_utf8_lossy(&bytes));
+        let text = format!("{kept_headers}\n{}", String::from_utf8_lossy(&bytes));
         let ttl = services.settings.gateway.idempotency_ttl;
         if let Err(error) = services.redis.answer_once(described, seed, ttl, status, &text).await {
             tracing::warn!(%error, "the answer to a request with an Idempotency-Key is not kept");

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Redis, StoreError, StoreResult, keys};
+use super::{Redis, StoreError, StoreResult, keys, script};
 
 /// A request with a key.
 #[derive(Debug, Clone)]
@@ -83,12 +83,13 @@ impl Redis {
         Ok(command.exec_async(&mut self.clone()).await?)
     }
 
-    /// Forgets a request that had no effect, so that it may be tried again.
+    /// Forgets a request that had no effect, so that it may be tried again. One that was answered stays.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn forget_once(&self, request: &Request) -> StoreResult<()> {
-        let mut command = redis::cmd("DEL");
-        Ok(command.arg(keys::idempotency(&request.fingerprint)).exec_async(&mut self.clone()).await?)
+    pub async fn forget_once(&self, request: &Request, seed: u128) -> StoreResult<()> {
+        let mut call = script::FORGET_ONCE.key(keys::idempotency(&request.fingerprint));
+        call.arg(format!("{} {seed:032x}", request.content)).invoke_async::<i64>(&mut self.clone()).await?;
+        Ok(())
     }
 }

@@ -51,6 +51,7 @@ script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
 script!(CRON_SAVE, "cron_save.lua");
 script!(CRON_REMOVE, "cron_remove.lua");
+script!(FORGET_ONCE, "forget_once.lua");
 script!(EVENT_PLACE, "event_place.lua");
 script!(BEAT, "beat.lua");
 

@@ -1,15 +1,19 @@
 //! Galley as its users meet it: real processes, real HTTP, a real Redis, a real browser.
 
 mod bad_input;
+mod batches;
 mod browser;
 mod conformance;
 mod cron;
 mod events;
 mod faults;
+mod idempotency;
 mod jobs;
 mod kit;
+mod queues;
 mod running;
 mod seed;
 mod tracing;
+mod waiting;
 mod workers;
 mod workflows;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Answer,
-    jobs::{Parsed, accept, parsed},
+    jobs::{Accepted, Parsed, accepted, parsed},
     ojs,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     startup::Services,
 };
 
-/// Jobs under way at once: their commands pipeline on the shared connection, in their order.
+/// Jobs that are stored, and answered, in one go.
 const AT_ONCE: usize = 64;
 const NDJSON: &str = "application/x-ndjson";
 
@@ -77,21 +77,51 @@ async fn all_or_none(services: &Services, jobs: &[&RawValue], trace: Option<Stri
 }
 
 async fn one_by_one(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<Seed>) -> Answer {
-    let results: Vec<String> = stream::iter(jobs.iter().enumerate())
-        .map(|(n, raw)| one(services, raw, trace.clone(), seed.map(|seed| (seed, n))))
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
+    let wanted: Vec<Wanted> = jobs.iter().enumerate().map(|(n, raw)| (Ok(*raw), seed.map(|seed| (seed, n)))).collect();
+    let mut results = Vec::with_capacity(jobs.len());
+    for some in wanted.chunks(AT_ONCE) {
+        results.extend(store(services, some, trace.clone()).await);
+    }
     Ok(ojs(StatusCode::OK, format!("{{\"results\":[{}]}}", results.join(","))))
 }
 
-/// Stores one of many; its line of the answer.
-async fn one(services: &Services, raw: &RawValue, trace: Option<String>, seed: Option<(Seed, usize)>) -> String {
-    let outcome = async {
-        let read = read(services, raw, seed).await?;
-        accept(services, read, trace).await
-    };
-    match outcome.await {
+/// A job that somebody wants, or why it cannot be read.
+type Wanted<'a> = (Result<&'a RawValue, ApiError>, Option<(Seed, usize)>);
+
+/// Stores some of many, in their order; a line of the answer for each.
+async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>) -> Vec<String> {
+    let mut own_ids = Vec::with_capacity(wanted.len());
+    let mut new = Vec::with_capacity(wanted.len());
+    for (raw, seed) in wanted {
+        let read = match raw {
+            Ok(raw) => read(services, raw, *seed).await,
+            Err(error) => Err(error.clone()),
+        };
+        own_ids.push(read.map(|read| {
+            let own_id = read.own_id();
+            new.push((read.new, read.now));
+            own_id
+        }));
+    }
+    let mut outcomes = services.jobs.enqueue_each(new, trace).await.into_iter();
+    let mut lines = Vec::with_capacity(wanted.len());
+    for own_id in own_ids {
+        let outcome = match own_id {
+            Err(error) => Err(error),
+            Ok(own_id) => match outcomes.next() {
+                Some(Ok(outcome)) => accepted(services, outcome, own_id).await,
+                Some(Err(error)) => Err(error.into()),
+                None => Err(ApiError::new(Code::Internal, "the job was not stored")),
+            },
+        };
+        lines.push(line(outcome));
+    }
+    lines
+}
+
+/// The line of an answer.
+fn line(outcome: Result<Accepted, ApiError>) -> String {
+    match outcome {
         Ok(accepted) => ["{\"job\":", &accepted.json, "}"].concat(),
         Err(error) => {
             if let Some(cause) = error.cause() {
@@ -170,17 +200,10 @@ async fn answer_lines(
 ) -> bool {
     let depth = services.settings.gateway.json_depth_limit;
     let lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-    let mut results = stream::iter(lines)
-        .map(|line| async move {
-            match json::parse::<&RawValue>(line, depth) {
-                Ok(raw) => one(services, raw, trace.cloned(), None).await,
-                Err(error) => json!({ "error": ApiError::from(error).to_json() }).to_string(),
-            }
-        })
-        .buffered(AT_ONCE)
-        .ready_chunks(AT_ONCE);
-    while let Some(some) = results.next().await {
-        let mut text = some.join("\n");
+    let wanted: Vec<Wanted> =
+        lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
+    for some in wanted.chunks(AT_ONCE) {
+        let mut text = store(services, some, trace.cloned()).await.join("\n");
         text.push('\n');
         if answers.send(text.into()).await.is_err() {
             return false;

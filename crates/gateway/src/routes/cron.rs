@@ -12,24 +12,33 @@ use common::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, bounded, jobs, ojs};
+use super::{
+    Answer, bounded,
+    jobs::{Parsed, accept},
+    ojs,
+};
 use crate::{
-    body::JsonBody,
+    body::{Body, JsonBody},
     context::Trace,
     error::{ApiError, Code},
+    idempotency::{Repeatable, once},
     startup::Services,
 };
 
 /// Entries in a page at most, and when nothing is said.
 const PAGE: usize = 1000;
 
-pub(super) async fn register(services: web::Data<Services>, body: JsonBody) -> Answer {
-    let members: Object = body.parse()?;
-    let now = services.jobs.now().await?;
-    let definition = Definition::parse(&members, now)?;
-    let registered = services.jobs.crons().register(&definition, now).await?.map_err(refused)?;
-    let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(one(status, &registered.entry))
+/// Registering is repeatable by itself: an entry of that name is changed into what it is already.
+pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
+    once(&request, &services, body.bytes(), Repeatable::Yes, async |_| {
+        let members: Object = body.parse()?;
+        let now = services.jobs.now().await?;
+        let definition = Definition::parse(&members, now)?;
+        let registered = services.jobs.crons().register(&definition, now).await?.map_err(refused)?;
+        let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
+        Ok(one(status, &registered.entry))
+    })
+    .await
 }
 
 fn refused(refused: NotRegistered) -> ApiError {
@@ -105,10 +114,19 @@ async fn switched(services: &Services, name: &str, enabled: bool) -> Answer {
     Ok(one(StatusCode::OK, &entry))
 }
 
-pub(super) async fn trigger(request: HttpRequest, services: web::Data<Services>, name: web::Path<String>) -> Answer {
-    let made = services.jobs.crons().trigger(&cron_name(&name)?, Trace::of(&request)).await?;
-    let enqueued = made.ok_or_else(|| unknown(&name))??;
-    Ok(jobs::created(&enqueued))
+pub(super) async fn trigger(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    name: web::Path<String>,
+    body: Body,
+) -> Answer {
+    once(&request, &services, &body.0, Repeatable::Yes, async |seed| {
+        let by_hand = services.jobs.crons().by_hand(&cron_name(&name)?).await?;
+        let (new, now) = by_hand.ok_or_else(|| unknown(&name))?;
+        let read = Parsed::seeded(new, now, seed.map(|seed| (seed, 0)));
+        Ok(accept(&services, read, Trace::of(&request)).await?.into_response())
+    })
+    .await
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{StatusCode, header},
     web,
 };
@@ -36,10 +36,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         let read = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();
         let accepted = accept_when_there_is_room(&services, read, Trace::of(&request), deadline).await?;
-        let location = format!("/ojs/v1/jobs/{}", accepted.id);
-        let status = if accepted.is_new { StatusCode::CREATED } else { StatusCode::OK };
-        let mut response = ojs_builder(status);
-        response.insert_header((header::LOCATION, location));
+        let mut response = accepted.head();
         let mut json = accepted.json;
         if let Some(wait) = wait {
             response.insert_header(("preference-applied", format!("wait={}", wait.as_secs())));
@@ -55,18 +52,24 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     .await
 }
 
-/// 201 with the job and where to find it.
-pub(super) fn created(enqueued: &Enqueued) -> HttpResponse {
-    let view = enqueued.job.view(enqueued.state);
-    let location = format!("/ojs/v1/jobs/{}", enqueued.job.id);
-    ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(job_json(&view.to_json()))
-}
-
 /// A job that was stored, or the one that stands for it.
 pub(super) struct Accepted {
     pub(super) id: JobId,
     pub(super) json: String,
     is_new: bool,
+}
+
+impl Accepted {
+    /// 201 and where to find the job; 200 if it stands for another.
+    fn head(&self) -> HttpResponseBuilder {
+        let mut response = ojs_builder(if self.is_new { StatusCode::CREATED } else { StatusCode::OK });
+        response.insert_header((header::LOCATION, format!("/ojs/v1/jobs/{}", self.id)));
+        response
+    }
+
+    pub(super) fn into_response(self) -> HttpResponse {
+        self.head().body(job_json(&self.json))
+    }
 }
 
 /// A request for a job that was checked.
@@ -76,7 +79,23 @@ pub(super) struct Parsed {
     /// The time that its times were reckoned from.
     pub(super) now: Millis,
     /// Its id follows from a seed: a job that is there already was made by the same request before.
-    pub(super) is_seeded: bool,
+    is_seeded: bool,
+}
+
+impl Parsed {
+    /// A job whose id follows from the seed, unless it has one already.
+    pub(super) fn seeded(mut new: NewJob, now: Millis, seed: Option<(Seed, usize)>) -> Self {
+        let seed = seed.filter(|_| new.id.is_none());
+        if let Some((seed, n)) = seed {
+            new.id = Some(JobId::derived(seed.milliseconds(), &new.queue, seed.nth(n)));
+        }
+        Self { new, now, is_seeded: seed.is_some() }
+    }
+
+    /// The id, if it follows from a seed.
+    pub(super) fn own_id(&self) -> Option<JobId> {
+        self.new.id.filter(|_| self.is_seeded)
+    }
 }
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
@@ -87,28 +106,37 @@ pub(super) async fn parsed(
 ) -> Result<Parsed, ApiError> {
     // Start times are reckoned on Redis's clock, which decides when they have come
     let now = if NewJob::mentions_time(members) { services.jobs.now().await? } else { local_now() };
-    let mut new = NewJob::parse(members, now)?;
-    let seed = seed.filter(|_| new.id.is_none());
-    if let Some((seed, n)) = seed {
-        new.id = Some(JobId::derived(seed.milliseconds(), &new.queue, seed.nth(n)));
-    }
-    Ok(Parsed { new, now, is_seeded: seed.is_some() })
+    Ok(Parsed::seeded(NewJob::parse(members, now)?, now, seed))
 }
 
 /// Stores a job. One that was stored by the same request before is as good as new.
 pub(super) async fn accept(services: &Services, read: Parsed, trace: Option<String>) -> Result<Accepted, ApiError> {
-    let own_id = read.new.id.filter(|_| read.is_seeded);
-    match services.jobs.enqueue(read.new, trace, read.now).await? {
+    let own_id = read.own_id();
+    let outcome = services.jobs.enqueue(read.new, trace, read.now).await?;
+    accepted(services, outcome, own_id).await
+}
+
+/// What became of a job, given the id that it was to have if that follows from a seed.
+pub(super) async fn accepted(
+    services: &Services,
+    outcome: Result<Enqueued, Refused>,
+    own_id: Option<JobId>,
+) -> Result<Accepted, ApiError> {
+    match outcome {
         Ok(enqueued) => {
             let json = enqueued.job.view(enqueued.state).to_json();
             Ok(Accepted { id: enqueued.job.id, json, is_new: true })
         }
         Err(Refused::Ignored { id, json }) => Ok(Accepted { id, json, is_new: false }),
-        Err(Refused::Duplicate(id)) if own_id == Some(id) => {
-            let located = services.jobs.locate(id).await?.ok_or_else(|| unknown(&id.to_string()))?;
-            Ok(Accepted { id, json: located.to_json(), is_new: true })
+        Err(refused) => {
+            // Whatever is in the way now: the same request may have made it before
+            if let Some(id) = own_id
+                && let Some(located) = services.jobs.locate(id).await?
+            {
+                return Ok(Accepted { id, json: located.to_json(), is_new: true });
+            }
+            Err(refused.into())
         }
-        Err(refused) => Err(refused.into()),
     }
 }
 

@@ -22,23 +22,31 @@ use crate::{
     body::JsonBody,
     context::Trace,
     error::{ApiError, Code},
+    idempotency::{Repeatable, Seed, once},
     startup::Services,
 };
 
 pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
-    let members: Object = body.parse()?;
-    let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
-    let new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
-    let id = match services.jobs.create_workflow(new, Trace::of(&request), now).await? {
-        Ok(id) => id,
-        Err(NotCreated::Duplicate(id)) => {
-            return Err(ApiError::new(Code::Duplicate, format!("a workflow with id {id} exists")));
-        }
-        Err(NotCreated::Refused(queue, why)) => return Err(ApiError::from(why).about(&format!("queue {queue}"))),
-    };
-    let location = format!("/ojs/v1/workflows/{id}");
-    let json = workflow_json(&look_up(&services, id).await?);
-    Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(json))
+    once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
+        let members: Object = body.parse()?;
+        let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
+        let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
+        let own_id = seed.filter(|_| new.id.is_none()).map(Seed::workflow);
+        new.id = new.id.or(own_id);
+        let id = match services.jobs.create_workflow(new, Trace::of(&request), now).await? {
+            Ok(id) => id,
+            // The same request made it before
+            Err(NotCreated::Duplicate(id)) if own_id == Some(id) => id,
+            Err(NotCreated::Duplicate(id)) => {
+                return Err(ApiError::new(Code::Duplicate, format!("a workflow with id {id} exists")));
+            }
+            Err(NotCreated::Refused(queue, why)) => return Err(ApiError::from(why).about(&format!("queue {queue}"))),
+        };
+        let location = format!("/ojs/v1/workflows/{id}");
+        let json = workflow_json(&look_up(&services, id).await?);
+        Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(json))
+    })
+    .await
 }
 
 pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {

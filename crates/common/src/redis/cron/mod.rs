@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     cron::{Definition, Entry, definition::LARGEST_BYTES},
+    job::NewJob,
     name::{CronName, quoted},
     time::Millis,
 };
@@ -198,10 +199,19 @@ impl Crons<'_> {
         name: &CronName,
         traceparent: Option<String>,
     ) -> StoreResult<Option<Result<Enqueued, Refused>>> {
+        let Some((new, now)) = self.by_hand(name).await? else { return Ok(None) };
+        self.jobs.enqueue(new, traceparent, now).await.map(Some)
+    }
+
+    /// The job of an entry as it would be made now, and what time that is.
+    ///
+    /// # Errors
+    /// Redis is unavailable, or the entry is damaged.
+    pub async fn by_hand(&self, name: &CronName) -> StoreResult<Option<(NewJob, Millis)>> {
         let Some(entry) = self.get(name).await? else { return Ok(None) };
         let now = self.jobs.now().await?;
         let new = entry.template.job(name, now, now).map_err(|error| StoreError::damaged(error.to_string()))?;
-        self.jobs.enqueue(new, traceparent, now).await.map(Some)
+        Ok(Some((new, now)))
     }
 
     async fn raw(&self, name: &CronName) -> StoreResult<Option<String>> {

@@ -5,13 +5,13 @@
 
 use super::{
     Enqueued, Jobs, Refused,
-    enqueue::{needs_record, parse_entry},
+    enqueue::{needs_record, stored_new},
     stored::new_fields,
 };
 use crate::{
     job::NewJob,
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys},
+    redis::{StoreError, StoreResult, keys::QueueKeys},
     time::Millis,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -51,34 +51,56 @@ impl Jobs {
     async fn check_all(&self, new: &[NewJob], is_repeated_by_id: bool) -> StoreResult<Result<(), BatchRefused>> {
         let (mut ids, mut fingerprints, mut per_queue) = (HashSet::new(), HashSet::new(), BTreeMap::new());
         for (index, job) in new.iter().enumerate() {
-            let refused = |refused: Refused| Ok(Err(BatchRefused { index, refused }));
-            if self.is_closed(&job.queue).await? {
-                return refused(Refused::Closed);
+            if let Some(id) = job.id.filter(|id| !ids.insert(*id)) {
+                return Ok(Err(BatchRefused { index, refused: Refused::Duplicate(id) }));
             }
-            if let Some(id) = job.id
-                && (!ids.insert(id) || (!is_repeated_by_id && self.locate(id).await?.is_some()))
+            if let Some(unique) = &job.unique
+                && !fingerprints.insert((job.queue.clone(), unique.fingerprint.clone()))
             {
-                return refused(Refused::Duplicate(id));
+                return Ok(Err(BatchRefused { index, refused: Refused::SameInBatch }));
             }
-            if let Some(unique) = &job.unique {
-                if let Err(conflict) = self.is_alone(job).await? {
-                    return refused(conflict);
-                }
-                if !fingerprints.insert((job.queue.clone(), unique.fingerprint.clone())) {
-                    return refused(Refused::SameInBatch);
-                }
-            }
-            if job.start_at.is_none() && !job.is_pending {
-                let count: &mut u64 = per_queue.entry(job.queue.clone()).or_insert(0);
-                *count += 1;
-                if let Some(max_depth) = self.max_depth(&job.queue)
-                    && self.stats(&job.queue).await?.available + *count > max_depth
-                {
-                    return refused(Refused::Full { max_depth });
-                }
+            let Err(refused) = self.check(job, &mut per_queue, is_repeated_by_id).await? else { continue };
+            // Whatever is in the way of a job that was made before, perhaps itself: it is there
+            if !(is_repeated_by_id && self.is_there(job).await?) {
+                return Ok(Err(BatchRefused { index, refused }));
             }
         }
         Ok(Ok(()))
+    }
+
+    async fn check(
+        &self,
+        job: &NewJob,
+        per_queue: &mut BTreeMap<QueueName, u64>,
+        is_repeated_by_id: bool,
+    ) -> StoreResult<Result<(), Refused>> {
+        if self.is_closed(&job.queue).await? {
+            return Ok(Err(Refused::Closed));
+        }
+        if let Some(id) = job.id
+            && !is_repeated_by_id
+            && self.is_there(job).await?
+        {
+            return Ok(Err(Refused::Duplicate(id)));
+        }
+        if let Err(conflict) = self.is_alone(job).await? {
+            return Ok(Err(conflict));
+        }
+        if job.start_at.is_none() && !job.is_pending {
+            let count = per_queue.entry(job.queue.clone()).or_insert(0);
+            *count += 1;
+            if let Some(max_depth) = self.max_depth(&job.queue)
+                && self.stats(&job.queue).await?.available + *count > max_depth
+            {
+                return Ok(Err(Refused::Full { max_depth }));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn is_there(&self, job: &NewJob) -> StoreResult<bool> {
+        let Some(id) = job.id else { return Ok(false) };
+        Ok(self.locate(id).await?.is_some())
     }
 
     async fn enqueue_in_turn(
@@ -93,11 +115,15 @@ impl Jobs {
             let copy = job.clone();
             match self.enqueue(job, traceparent.clone(), now).await? {
                 Ok(enqueued) => stored.push(enqueued),
-                Err(Refused::Duplicate(id)) if is_repeated_by_id && copy.id == Some(id) => {
-                    let state = self.locate(id).await?.map_or(crate::job::State::Completed, |located| located.state());
-                    stored.push(Enqueued { job: super::enqueue::stored_new(id, copy), state });
-                }
                 Err(refused) => {
+                    if is_repeated_by_id
+                        && let Some(id) = copy.id
+                        && let Some(located) = self.locate(id).await?
+                    {
+                        let state = located.state();
+                        stored.push(Enqueued { job: stored_new(id, copy), state });
+                        continue;
+                    }
                     for enqueued in &stored {
                         let _ = self.cancel(enqueued.job.id).await?;
                     }
@@ -139,11 +165,7 @@ impl Jobs {
         let mut stored = Vec::with_capacity(new.len());
         for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
-            let queue = job.queue.clone();
-            let enqueued = self.added(job, traceparent.clone(), parse_entry(&entry)?, salt).await?;
-            metrics::counter!("galley_jobs_enqueued_total", "queue" => queue.to_string()).increment(1);
-            self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
-            stored.push(enqueued);
+            stored.push(self.entered(job, traceparent.clone(), &entry, salt).await?);
         }
         Ok(Ok(stored))
     }

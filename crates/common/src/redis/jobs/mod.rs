@@ -10,6 +10,7 @@
 //! | `enqueue` | new jobs: an ordinary one is a stream entry |
 //! | `closed` | queues that take no new jobs |
 //! | `enqueue_all` | many new jobs, all or none |
+//! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
 //! | `chosen_id` | ids that clients chose |
 //! | `lane` | jobs that wait for the limit of their key |
@@ -40,6 +41,7 @@ mod dead_letter;
 mod dead_letters;
 mod enqueue;
 mod enqueue_all;
+mod enqueue_each;
 mod expire;
 mod fence;
 mod follow_up;

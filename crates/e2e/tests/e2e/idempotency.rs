@@ -1,0 +1,182 @@
+//! `Idempotency-Key`: one effect and one answer however often a request is sent.
+
+use std::collections::BTreeSet;
+
+use e2e::RedisServer;
+use reqwest::Response;
+use serde_json::{Value, json};
+
+use crate::kit::{Kit, job};
+
+async fn send(kit: &Kit, path: &str, key: &str, body: &Value) -> Response {
+    let request = kit.http.post(kit.gateway.url(path)).header("content-type", "application/json");
+    request.header("idempotency-key", key).body(body.to_string()).send().await.expect("an answer")
+}
+
+fn is_replayed(response: &Response) -> bool {
+    response.headers().get("idempotency-replayed").is_some_and(|value| value == "true")
+}
+
+/// As if the gateway had died after it carried the request out and before it noted the answer.
+async fn forget_answers(kit: &Kit) {
+    for key in kit.keys().await.iter().filter(|key| key.starts_with("galley:idempotency:")) {
+        let redis::Value::BulkString(kept) = kit.command(&["GET", key]).await else { panic!("{key} is a string") };
+        let kept = String::from_utf8(kept).expect("text");
+        let words: Vec<&str> = kept.split_whitespace().take(2).collect();
+        kit.command(&["SET", key, &words.join(" "), "KEEPTTL"]).await;
+    }
+}
+
+async fn waiting(kit: &Kit, queue: &str) -> u64 {
+    let answer: Value = kit.get(&format!("/ojs/v1/queues/{queue}/stats")).await.json().await.expect("JSON");
+    answer["queue"]["available"].as_u64().expect("a number")
+}
+
+#[tokio::test]
+async fn the_same_request_is_answered_alike_and_makes_one_job() {
+    let kit = Kit::start().await;
+    let body = job("a.b", &json!([1]));
+    let first = send(&kit, "/ojs/v1/jobs", "order-1", &body).await;
+    assert!(first.status() == 201 && !is_replayed(&first));
+    let location = first.headers()["location"].clone();
+    let first = first.text().await.expect("text");
+    for _ in 0..3 {
+        let again = send(&kit, "/ojs/v1/jobs", "order-1", &body).await;
+        assert!(again.status() == 201 && is_replayed(&again));
+        assert_eq!(again.headers()["content-type"], "application/openjobspec+json");
+        assert_eq!(again.headers()["location"], location);
+        assert_eq!(again.text().await.expect("text"), first);
+    }
+    assert_eq!(waiting(&kit, "default").await, 1);
+    let other = send(&kit, "/ojs/v1/jobs", "order-2", &body).await;
+    assert!(other.status() == 201 && !is_replayed(&other), "another key is another request");
+    assert_eq!(waiting(&kit, "default").await, 2);
+}
+
+#[tokio::test]
+async fn fifty_at_once_make_one_job() {
+    let kit = Kit::start().await;
+    let body = job("a.b", &json!([1]));
+    let all = futures_util::future::join_all((0..50).map(|_| send(&kit, "/ojs/v1/jobs", "at-once", &body))).await;
+    let mut ids = BTreeSet::new();
+    for response in all {
+        assert_eq!(response.status(), 201);
+        let answer: Value = response.json().await.expect("JSON");
+        ids.insert(answer["job"]["id"].as_str().expect("an id").to_owned());
+    }
+    assert_eq!((ids.len(), waiting(&kit, "default").await), (1, 1));
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_one_body_and_one_path() {
+    let kit = Kit::start().await;
+    assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([1]))).await.status(), 201);
+    let other = send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([2]))).await;
+    assert_eq!(other.status(), 409);
+    let error: Value = other.json().await.expect("JSON");
+    assert_eq!(error["error"]["code"], "idempotency_conflict");
+    let batch = json!({ "jobs": [job("a", &json!([1]))] });
+    assert_eq!(send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await.status(), 201, "keys of other paths are others");
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused_and_nothing_is_written() {
+    let kit = Kit::start().await;
+    let before = kit.keys().await;
+    for key in ["", &"x".repeat(256)] {
+        let refused = send(&kit, "/ojs/v1/jobs", key, &job("a", &json!([]))).await;
+        assert_eq!(refused.status(), 400, "{} characters", key.len());
+    }
+    assert_eq!(kit.keys().await, before);
+    assert_eq!(send(&kit, "/ojs/v1/jobs", &"x".repeat(255), &job("a", &json!([]))).await.status(), 201);
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_does_not_burn_its_key() {
+    let kit = Kit::start().await;
+    let before = kit.keys().await;
+    assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &json!({ "type": "a" })).await.status(), 400);
+    assert_eq!(kit.keys().await, before);
+    let right = send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([]))).await;
+    assert!(right.status() == 201 && !is_replayed(&right));
+}
+
+#[tokio::test]
+async fn what_was_made_before_a_crash_is_found_by_whoever_repeats_the_request() {
+    let kit = Kit::start().await;
+    let cron = json!({ "name": "nightly", "expression": "0 3 * * *", "type": "a", "args": [] });
+    assert_eq!(send(&kit, "/ojs/v1/cron", "cron", &cron).await.status(), 201);
+    let unique = json!({ "type": "u", "args": [1], "unique": { "keys": ["args"] } });
+    let jobs = json!([job("a", &json!([1])), unique, { "type": "b", "args": [], "queue": "demo" }]);
+    let steps = json!([job("a", &json!([1])), job("b", &json!([2]))]);
+    let requests = [
+        ("/ojs/v1/jobs", job("a", &json!([1])), "/job/id"),
+        ("/ojs/v1/jobs", json!({ "type": "u", "args": [2], "unique": { "keys": ["args"] } }), "/job/id"),
+        ("/ojs/v1/jobs", json!({ "type": "a", "args": [], "scheduled_at": "+PT1H" }), "/job/id"),
+        ("/ojs/v1/jobs/batch", json!({ "jobs": jobs }), "/jobs/2/id"),
+        ("/ojs/v1/jobs/batch", json!({ "jobs": jobs, "mode": "per_item" }), "/results/0/job/id"),
+        ("/ojs/v1/workflows", json!({ "type": "chain", "steps": steps }), "/workflow/id"),
+        ("/ojs/v1/cron", cron, "/cron/name"),
+        ("/ojs/v1/cron/nightly/trigger", json!({}), "/job/id"),
+    ];
+    for (n, (path, body, id)) in requests.iter().enumerate() {
+        let first: Value = send(&kit, path, &format!("k{n}"), body).await.json().await.expect("JSON");
+        let made = first.pointer(id).unwrap_or_else(|| panic!("{path}: {first}")).clone();
+        let before = (waiting(&kit, "default").await, waiting(&kit, "demo").await);
+        forget_answers(&kit).await;
+        let again = send(&kit, path, &format!("k{n}"), body).await;
+        assert!(again.status().is_success() && !is_replayed(&again), "{path} {n}: {}", again.status());
+        let again: Value = again.json().await.expect("JSON");
+        assert_eq!(again.pointer(id), Some(&made), "{path}: {again}");
+        assert_eq!((waiting(&kit, "default").await, waiting(&kit, "demo").await), before, "{path} made more");
+        // From now on it is replayed again
+        assert!(is_replayed(&send(&kit, path, &format!("k{n}"), body).await), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_repetition_finds_its_jobs_although_the_queue_takes_no_more() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2")]).await;
+    let one = json!({ "type": "a", "args": [], "queue": "small" });
+    let batch =
+        json!({ "jobs": [{ "type": "a", "args": [], "queue": "full" }, { "type": "b", "args": [], "queue": "full" }] });
+    let id = |answer: &Value, at: &str| answer.pointer(at).cloned().unwrap_or_else(|| panic!("{answer}"));
+    let first: Value = send(&kit, "/ojs/v1/jobs", "one", &one).await.json().await.expect("JSON");
+    let many: Value = send(&kit, "/ojs/v1/jobs/batch", "many", &batch).await.json().await.expect("JSON");
+    kit.enqueue(&one).await;
+    assert_eq!(kit.post("/ojs/v1/jobs", &one).await.status(), 429, "it is full");
+    assert_eq!(kit.post("/ojs/v1/queues/full/drain", &json!({})).await.status(), 200);
+    e2e::eventually("it is closed", || async {
+        let extra = json!({ "type": "a", "args": [], "queue": "full", "scheduled_at": "+PT1H" });
+        (kit.post("/ojs/v1/jobs", &extra).await.status() == 503).then_some(())
+    })
+    .await;
+    forget_answers(&kit).await;
+    let again = send(&kit, "/ojs/v1/jobs", "one", &one).await;
+    assert_eq!(again.status(), 201);
+    assert_eq!(id(&again.json().await.expect("JSON"), "/job/id"), id(&first, "/job/id"));
+    let again = send(&kit, "/ojs/v1/jobs/batch", "many", &batch).await;
+    assert_eq!(again.status(), 201);
+    let again: Value = again.json().await.expect("JSON");
+    for n in 0..2 {
+        assert_eq!(id(&again, &format!("/jobs/{n}/id")), id(&many, &format!("/jobs/{n}/id")));
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_published_once_and_never_again_when_that_is_not_sure() {
+    let kit = Kit::start().await;
+    let path = "/v1/channels/news/messages";
+    let first = send(&kit, path, "k", &json!("hello")).await;
+    assert_eq!(first.status(), 201);
+    let first: Value = first.json().await.expect("JSON");
+    let again = send(&kit, path, "k", &json!("hello")).await;
+    assert!(again.status() == 201 && is_replayed(&again));
+    assert_eq!(again.json::<Value>().await.expect("JSON"), first);
+    forget_answers(&kit).await;
+    let unsure = send(&kit, path, "k", &json!("hello")).await;
+    assert_eq!(unsure.status(), 409);
+    let error: Value = unsure.json().await.expect("JSON");
+    assert_eq!(error["code"], "idempotency_in_progress");
+    assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(1));
+}

@@ -1,0 +1,225 @@
+//! Queues: looking at them, holding them back, emptying and deleting them.
+
+use e2e::{RedisServer, eventually};
+use serde_json::{Value, json};
+
+use crate::kit::Kit;
+
+const QUEUES: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
+
+fn work(job_type: &str) -> Value {
+    json!({ "type": job_type, "args": [], "queue": "work" })
+}
+
+async fn ask(kit: &Kit, method: reqwest::Method, path: &str, body: &Value) -> (u16, Value) {
+    let request = kit.http.request(method, kit.gateway.url(path)).header("content-type", "application/json");
+    let response = request.body(body.to_string()).send().await.expect("an answer");
+    (response.status().as_u16(), response.json().await.expect("JSON"))
+}
+
+async fn post(kit: &Kit, what: &str) -> Value {
+    let (status, answer) = ask(kit, reqwest::Method::POST, &format!("/ojs/v1/queues/work/{what}"), &json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["queue"].clone()
+}
+
+async fn stats(kit: &Kit) -> Value {
+    let answer: Value = kit.get("/ojs/v1/queues/work").await.json().await.expect("JSON");
+    answer["queue"].clone()
+}
+
+#[tokio::test]
+async fn queues_are_listed_page_by_page_with_what_is_in_them() {
+    let kit = Kit::start().await;
+    for (queue, count) in [("a", 1), ("b", 2), ("c", 3)] {
+        for _ in 0..count {
+            kit.enqueue(&json!({ "type": "t", "args": [], "queue": queue })).await;
+        }
+    }
+    kit.enqueue(&json!({ "type": "t", "args": [], "queue": "c", "scheduled_at": "+PT1H" })).await;
+    kit.enqueue(&json!({ "type": "t", "args": [], "queue": "c", "pending": true })).await;
+    kit.fetch("c").await.expect("a job");
+    let list = async |query: &str| -> Value {
+        let answer: Value = kit.get(&format!("/ojs/v1/queues{query}")).await.json().await.expect("JSON");
+        answer
+    };
+    let all = list("").await;
+    let shown: Vec<_> = all["queues"]
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|q| (q["name"].clone(), q["available"].clone()))
+        .collect();
+    assert_eq!(shown, [(json!("a"), json!(1)), (json!("b"), json!(2)), (json!("c"), json!(2))]);
+    let c = &all["queues"][2];
+    assert_eq!((&c["active"], &c["waiting"], &c["pending"]), (&json!(1), &json!(1), &json!(1)), "{c}");
+    let page = list("?limit=1&after=a").await;
+    assert_eq!((&page["queues"][0]["name"], &page["more"]), (&json!("b"), &json!(true)));
+    assert_eq!(list("?after=b").await["more"], json!(false));
+    let one: Value = kit.get("/ojs/v1/queues/c/stats").await.json().await.expect("JSON");
+    assert_eq!(&one["queue"], c);
+    for wrong in ["?limit=0", "?limit=1001", "?limit=x"] {
+        assert_eq!(kit.get(&format!("/ojs/v1/queues{wrong}")).await.status(), 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_queue_takes_jobs_and_hands_out_none() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "work,default")]).await;
+    assert_eq!(post(&kit, "pause").await["paused"], true);
+    let waiting = kit.enqueue(&work("test.noop")).await;
+    assert_eq!(kit.fetch("work").await, None);
+    // The worker has heard of it when a job of another queue goes through, and of this one none
+    for _ in 0..3 {
+        let other = kit.enqueue(&json!({ "type": "test.noop", "args": [] })).await;
+        kit.reaches(&other, "completed").await;
+    }
+    assert_eq!(kit.job(&waiting).await["state"], "available");
+    assert_eq!(post(&kit, "pause").await["paused"], true, "twice is once");
+    assert_eq!(post(&kit, "resume").await["paused"], false);
+    kit.reaches(&waiting, "completed").await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
+    let kit = Kit::start().await;
+    let mut old = Vec::new();
+    for _ in 0..5 {
+        old.push(kit.enqueue(&work("test.noop")).await);
+    }
+    assert_eq!(post(&kit, "drain").await["closed"], true);
+    let refused = eventually("new jobs are refused", || async {
+        let response = kit.post("/ojs/v1/jobs", &work("test.noop")).await;
+        (response.status() == 503).then_some(response)
+    })
+    .await;
+    assert!(refused.headers().contains_key("retry-after"));
+    let error: Value = refused.json().await.expect("JSON");
+    assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("queue_closed"), &json!(true)));
+    let batch = json!({ "jobs": [{ "type": "test.noop", "args": [] }, work("test.noop")] });
+    assert_eq!(kit.post("/ojs/v1/jobs/batch", &batch).await.status(), 503);
+    let _worker = kit.worker(&[QUEUES]).await;
+    for id in &old {
+        kit.reaches(id, "completed").await;
+    }
+    assert_eq!(stats(&kit).await["available"], 0);
+    assert_eq!(post(&kit, "resume").await["closed"], false);
+    eventually("it takes jobs again", || async {
+        (kit.post("/ojs/v1/jobs", &work("test.noop")).await.status() == 201).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_can_be_set_and_taken_away_at_run_time() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[QUEUES]).await;
+    let set = async |limits: Value| ask(&kit, reqwest::Method::PUT, "/ojs/v1/queues/work/limits", &limits).await;
+    for wrong in [
+        json!({ "concurrency": -1 }),
+        json!({ "concurrency": "2" }),
+        json!({ "rate": { "limit": 0, "period": "PT1S" } }),
+        json!({ "rate": { "limit": 1 } }),
+        json!({ "max_depth": 5 }),
+    ] {
+        let (status, answer) = set(wrong.clone()).await;
+        assert_eq!(status, 400, "{wrong}: {answer}");
+    }
+    let (status, answer) = set(json!({ "concurrency": 0 })).await;
+    assert_eq!((status, &answer["queue"]["limits"]["concurrency"]), (200, &json!(0)), "{answer}");
+    let stopped = kit.enqueue(&work("test.noop")).await;
+    assert_eq!(kit.fetch("work").await, None, "nobody gets it");
+    assert_eq!(kit.job(&stopped).await["state"], "available");
+    let (_, answer) = set(json!({ "rate": { "limit": 1, "period": "PT1H" } })).await;
+    let limits = &answer["queue"]["limits"];
+    assert_eq!(
+        (&limits["concurrency"], &limits["rate"]),
+        (&Value::Null, &json!({ "limit": 1, "period_ms": 3_600_000 }))
+    );
+    kit.reaches(&stopped, "completed").await;
+    let second = kit.enqueue(&work("test.noop")).await;
+    assert_eq!(kit.fetch("work").await, None, "one an hour is used up");
+    assert_eq!(kit.job(&second).await["state"], "available");
+    set(json!({})).await;
+    kit.reaches(&second, "completed").await;
+}
+
+#[tokio::test]
+async fn what_waits_in_a_queue_is_cancelled_only_when_somebody_means_it() {
+    let kit = Kit::start().await;
+    let ids = [
+        kit.enqueue(&work("t")).await,
+        kit.enqueue(&work("t")).await,
+        kit.enqueue(&json!({ "type": "t", "args": [], "queue": "work", "scheduled_at": "+PT1H" })).await,
+        kit.enqueue(&json!({ "type": "t", "args": [], "queue": "work", "pending": true })).await,
+        kit.enqueue(
+            &json!({ "type": "t", "args": [], "queue": "work", "rate_limit": { "key": "k", "concurrency": 0 } }),
+        )
+        .await,
+    ];
+    let running = kit.fetch("work").await.expect("a job");
+    assert_eq!(running["id"], json!(ids[0]));
+    let purge = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/work/jobs", &body).await;
+    for wrong in [json!({}), json!({ "confirm": "other" }), json!({ "confirm": true })] {
+        assert_eq!(purge(wrong.clone()).await.0, 400, "{wrong}");
+    }
+    let (_, answer) = purge(json!({})).await;
+    assert_eq!(answer["error"]["code"], "confirmation_required");
+    for wrong in [json!({ "states": ["active"] }), json!({ "states": [] }), json!({ "limit": 0 })] {
+        let mut body = wrong;
+        body["confirm"] = json!("work");
+        assert_eq!(purge(body.clone()).await.0, 400, "{body}");
+    }
+    assert_eq!(purge(json!({ "confirm": "work", "states": ["scheduled"] })).await.1["purged"], 1);
+    assert_eq!(kit.job(&ids[2]).await["state"], "cancelled");
+    let (status, answer) = purge(json!({ "confirm": "work" })).await;
+    assert_eq!((status, &answer["purged"], &answer["more"]), (200, &json!(3), &json!(false)), "{answer}");
+    for id in [&ids[1], &ids[3], &ids[4]] {
+        assert_eq!(kit.job(id).await["state"], "cancelled");
+    }
+    assert_eq!(kit.job(&ids[0]).await["state"], "active", "what runs is left alone");
+}
+
+#[tokio::test]
+async fn a_queue_is_deleted_when_it_holds_no_jobs() {
+    let kit = Kit::start().await;
+    kit.enqueue(&work("t")).await;
+    let delete = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/work", &body).await;
+    assert_eq!(delete(json!({})).await.0, 400);
+    let (status, answer) = delete(json!({ "confirm": "work" })).await;
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("queue_not_empty")));
+    let job = kit.fetch("work").await.expect("a job");
+    assert_eq!(delete(json!({ "confirm": "work" })).await.0, 409, "a job runs");
+    let ack = json!({ "job_id": job["id"], "token": job["token"] });
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    let (status, answer) = delete(json!({ "confirm": "work" })).await;
+    assert_eq!((status, &answer["deleted"]), (200, &json!(true)), "{answer}");
+    let listed: Value = kit.get("/ojs/v1/queues").await.json().await.expect("JSON");
+    assert_eq!(listed["queues"], json!([]));
+    // It comes to be again with its next job
+    let id = kit.enqueue(&work("test.noop")).await;
+    let _worker = kit.worker(&[QUEUES]).await;
+    kit.reaches(&id, "completed").await;
+}
+
+#[tokio::test]
+async fn a_producer_can_wait_for_room_in_a_full_queue() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__WORK__MAX_DEPTH", "1")]).await;
+    kit.enqueue(&work("t")).await;
+    let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+    let request = request.body(work("t").to_string());
+    let refused = request.try_clone().expect("clones").header("prefer", "wait=0").send().await.expect("an answer");
+    assert_eq!(refused.status(), 429);
+    let waiting = tokio::spawn(request.header("prefer", "wait=20").send());
+    // Whoever takes the first job makes room for the second; then there are two to be had
+    let first = kit.fetch("work").await.expect("a job");
+    let second = eventually("the other one comes in", || async { kit.fetch("work").await }).await;
+    assert_ne!(first["id"], second["id"]);
+    let ack = json!({ "job_id": second["id"], "token": second["token"], "result": 7 });
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    let answer = waiting.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.status(), 201);
+    let answer: Value = answer.json().await.expect("JSON");
+    assert_eq!((&answer["job"]["id"], &answer["job"]["result"]), (&second["id"], &json!(7)));
+}

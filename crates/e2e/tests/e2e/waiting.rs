@@ -1,0 +1,200 @@
+//! Waiting for jobs to end.
+
+use e2e::{LIMIT, RedisServer, eventually};
+use reqwest::Response;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::kit::{Kit, job};
+
+/// Longer than any test waits: whoever gets an answer got it because the job ended.
+const LONG: &str = "wait_ms=60000";
+
+/// Somebody who waits.
+struct Waiter(JoinHandle<Response>);
+
+impl Waiter {
+    fn of(kit: &Kit, id: &str) -> Self {
+        let (http, url) = (kit.http.clone(), kit.gateway.url(&format!("/ojs/v1/jobs/{id}?{LONG}")));
+        Self(tokio::spawn(async move { http.get(url).send().await.expect("an answer") }))
+    }
+
+    async fn answer(self) -> (u16, Value) {
+        let response = tokio::time::timeout(LIMIT, self.0).await.expect("answered in time").expect("no panic");
+        (response.status().as_u16(), response.json().await.expect("JSON"))
+    }
+}
+
+async fn waiters(kit: &Kit, count: usize) {
+    let line = format!("galley_waiters {count}");
+    eventually(&format!("{count} wait"), || async {
+        let metrics = kit.get("/metrics").await.text().await.ok()?;
+        metrics.lines().any(|found| found == line).then_some(())
+    })
+    .await;
+}
+
+async fn fetched(kit: &Kit) -> Value {
+    kit.enqueue(&job("any.type", &json!([]))).await;
+    kit.fetch("default").await.expect("a job")
+}
+
+fn id(job: &Value) -> &str {
+    job["id"].as_str().expect("an id")
+}
+
+#[tokio::test]
+async fn whoever_waits_is_answered_when_the_job_ends_however_it_ends() {
+    let kit = Kit::start().await;
+    let (done, failed, dropped) = (fetched(&kit).await, fetched(&kit).await, fetched(&kit).await);
+    let all = [Waiter::of(&kit, id(&done)), Waiter::of(&kit, id(&failed)), Waiter::of(&kit, id(&dropped))];
+    waiters(&kit, 3).await;
+    let ack = json!({ "job_id": id(&done), "token": done["token"], "result": [1] });
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    let error = json!({ "code": "handler_error", "message": "no", "retryable": false });
+    let nack = json!({ "job_id": id(&failed), "token": failed["token"], "error": error });
+    assert_eq!(kit.post("/ojs/v1/workers/nack", &nack).await.status(), 200);
+    let url = kit.gateway.url(&format!("/ojs/v1/jobs/{}", id(&dropped)));
+    assert_eq!(kit.http.delete(url).send().await.expect("an answer").status(), 200);
+    for (waiter, state) in all.into_iter().zip(["completed", "discarded", "cancelled"]) {
+        let (status, answer) = waiter.answer().await;
+        assert_eq!((status, &answer["job"]["state"]), (200, &json!(state)), "{answer}");
+    }
+    // A job that is over is answered without waiting
+    let (status, answer) = Waiter::of(&kit, id(&done)).answer().await;
+    assert_eq!((status, &answer["job"]["result"]), (200, &json!([1])));
+    waiters(&kit, 0).await;
+}
+
+#[tokio::test]
+async fn an_enqueue_that_prefers_to_wait_is_answered_with_the_result() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[]).await;
+    let send = async |wait: &str, body: Value| {
+        let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+        request.header("prefer", wait).body(body.to_string()).send().await.expect("an answer")
+    };
+    let response = send("respond-async, wait=20", job("test.echo", &json!(["x"]))).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["preference-applied"]),
+        (201, &"wait=20".parse().expect("a value"))
+    );
+    let answer: Value = response.json().await.expect("JSON");
+    assert_eq!((&answer["job"]["state"], &answer["job"]["result"]), (&json!("completed"), &json!(["x"])));
+    let again =
+        kit.http.get(kit.gateway.url(&format!("/ojs/v1/jobs/{}", id(&answer["job"])))).header("prefer", "wait=20");
+    let again: Value = again.send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(again["job"]["state"], "completed");
+    let failing = json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } });
+    let answer: Value = send("wait=20", failing).await.json().await.expect("JSON");
+    assert_eq!(answer["job"]["state"], "discarded", "{answer}");
+    // The time is over before the job is
+    let response = send("wait=0", job("test.slow", &json!([600_000]))).await;
+    assert_eq!(response.status(), 201);
+    for wrong in ["wait=61", "wait=soon", "wait=-1"] {
+        assert_eq!(send(wrong, job("test.noop", &json!([]))).await.status(), 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn waiting_has_its_limits() {
+    let kit = Kit::start().await;
+    let waiting = kit.enqueue(&job("a", &json!([]))).await;
+    for wrong in ["60001", "x", "-1", "1.5", ""] {
+        assert_eq!(kit.get(&format!("/ojs/v1/jobs/{waiting}?wait_ms={wrong}")).await.status(), 400, "{wrong:?}");
+    }
+    for over in ["0", "30"] {
+        let response = kit.get(&format!("/ojs/v1/jobs/{waiting}?wait_ms={over}")).await;
+        assert_eq!(response.status(), 200);
+        let answer: Value = response.json().await.expect("JSON");
+        assert_eq!(answer["job"]["state"], "available");
+    }
+    for nobody in ["019539a4-b68c-7def-8000-1a2b3c4d5e6f", "x"] {
+        assert_eq!(Waiter::of(&kit, nobody).answer().await.0, 404, "there is nothing to wait for");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_redis_comes_back_is_not_missed() {
+    let mut kit = Kit::durable(&[]).await;
+    let (one, two) = (fetched(&kit).await, fetched(&kit).await);
+    let both = [Waiter::of(&kit, id(&one)), Waiter::of(&kit, id(&two))];
+    waiters(&kit, 2).await;
+    kit.redis.kill();
+    kit.redis.start_again();
+    for job in [&one, &two] {
+        let ack = json!({ "job_id": id(job), "token": job["token"] });
+        // As soon as the gateway has a connection again, which may be before it hears again
+        eventually("it is acknowledged", || async {
+            (kit.post("/ojs/v1/workers/ack", &ack).await.status() == 200).then_some(())
+        })
+        .await;
+    }
+    for waiter in both {
+        let (status, answer) = waiter.answer().await;
+        assert_eq!((status, &answer["job"]["state"]), (200, &json!("completed")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn more_than_may_wait_are_refused_and_an_enqueue_is_not() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_WAITERS", "2")]).await;
+    let held = fetched(&kit).await;
+    let two = [Waiter::of(&kit, id(&held)), Waiter::of(&kit, id(&held))];
+    waiters(&kit, 2).await;
+    let third = kit.get(&format!("/ojs/v1/jobs/{}?{LONG}", id(&held))).await;
+    assert!(third.status() == 503 && third.headers().contains_key("retry-after"));
+    let error: Value = third.json().await.expect("JSON");
+    assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("too_many_waiters"), &json!(true)));
+    let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+    let stored = request.header("prefer", "wait=60").body(job("a", &json!([])).to_string()).send();
+    let stored = tokio::time::timeout(LIMIT, stored).await.expect("at once").expect("an answer");
+    assert_eq!(stored.status(), 201, "it is stored, and says so");
+    let ack = json!({ "job_id": id(&held), "token": held["token"] });
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    for waiter in two {
+        assert_eq!(waiter.answer().await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_told_to_stop_answers_those_who_wait() {
+    let kit = Kit::start().await;
+    let held = fetched(&kit).await;
+    let several: Vec<Waiter> = (0..5).map(|_| Waiter::of(&kit, id(&held))).collect();
+    waiters(&kit, 5).await;
+    let Kit { gateway, redis: _redis, .. } = kit;
+    assert!(gateway.terminate().await.success());
+    for waiter in several {
+        let (status, answer) = waiter.answer().await;
+        assert_eq!((status, &answer["job"]["state"]), (200, &json!("active")));
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_who_wait_need_one_more_connection_to_redis() {
+    let kit = Kit::start().await;
+    let clients = async || {
+        let redis::Value::VerbatimString { text, .. } = kit.command(&["CLIENT", "LIST"]).await else {
+            let redis::Value::BulkString(text) = kit.command(&["CLIENT", "LIST"]).await else { panic!("a list") };
+            return String::from_utf8(text).expect("text").lines().count();
+        };
+        text.lines().count()
+    };
+    let mut jobs = Vec::new();
+    for _ in 0..200 {
+        jobs.push(fetched(&kit).await);
+    }
+    let before = clients().await;
+    let all: Vec<Waiter> = jobs.iter().map(|job| Waiter::of(&kit, id(job))).collect();
+    waiters(&kit, 200).await;
+    let with = clients().await;
+    assert!(with <= before + 1, "{with} connections, and {before} without them");
+    for job in &jobs {
+        let ack = json!({ "job_id": id(job), "token": job["token"] });
+        assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    }
+    for waiter in all {
+        assert_eq!(waiter.answer().await.1["job"]["state"], "completed");
+    }
+}
