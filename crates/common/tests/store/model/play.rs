@@ -279,9 +279,11 @@ impl<'a> Play<'a> {
     async fn compare(&self, touched: Option<usize>) {
         let rows: Vec<Vec<String>> = self.dump.invoke_async(&mut self.kit.redis.clone()).await.expect("redis runs");
         let (found, expected) = (facts::found(rows), facts::expected(&self.world));
-        let missing: Vec<&String> = expected.iter().filter(|fact| !found.contains(fact)).collect();
-        let extra: Vec<&String> = found.iter().filter(|fact| !expected.contains(fact)).collect();
-        assert!(missing.is_empty() && extra.is_empty(), "missing {missing:#?}, too many {extra:#?}");
+        if found != expected {
+            let missing: Vec<&String> = expected.iter().filter(|fact| !found.contains(fact)).collect();
+            let extra: Vec<&String> = found.iter().filter(|fact| !expected.contains(fact)).collect();
+            panic!("missing {missing:#?}, too many {extra:#?}");
+        }
         assert_eq!(self.kit.jobs.stats(&queue()).await.expect("redis runs"), self.world.stats());
         let Some(job) = touched.map(|job| &self.world.jobs[job]).filter(|job| !job.is_gone) else { return };
         let located = self.kit.jobs.locate(job.id).await.expect("redis runs").expect("the job is there");
