@@ -9,6 +9,7 @@ mod enqueue;
 mod events;
 mod faults;
 mod kit;
+mod model;
 mod settle;
 mod workflow_faults;
 mod workflows;

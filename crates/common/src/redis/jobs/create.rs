@@ -106,7 +106,8 @@ impl Jobs {
             Place::Pending => State::Pending,
             Place::Scheduled(_) => State::Scheduled,
         };
-        if let (Place::Lane, Some(key)) = (&place, job.limit_key()) {
+        // Wherever the job itself waits: the limit it brought may let others in
+        if let Some(key) = job.limit_key() {
             self.admit(&job.queue, key).await?;
         }
         let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());

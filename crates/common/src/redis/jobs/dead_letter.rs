@@ -8,7 +8,7 @@ use crate::{
     job::{Envelope, Failure, History, JobLimit, workflow::Membership},
     name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
-    time,
+    time::{self, Millis},
 };
 
 #[derive(serde::Deserialize)]
@@ -31,7 +31,7 @@ impl Jobs {
     /// Redis is unavailable: it may have been made available all the same.
     pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
         let Some((queue, json)) = self.dead_letter(id).await? else { return Ok(None) };
-        let (priority, key, fields) = revived(id, &json)?;
+        let Revived { priority, key, expires, fields } = revived(id, &json, self.now().await?)?;
         let keys = QueueKeys::new(&queue);
         let lane = key.clone().unwrap_or_else(LimitKey::none);
         let moved: i64 = script::REDRIVE
@@ -50,6 +50,8 @@ impl Jobs {
             .arg(keys::WAKE)
             .arg(Wake::Stream(queue.clone()).encode())
             .arg(key.as_ref().map_or("", LimitKey::as_str))
+            .arg(expires.map(|at| at.to_string()).unwrap_or_default())
+            .arg(Wake::Due(queue.clone()).encode())
             .arg(fields)
             .invoke_async(&mut self.redis.clone())
             .await?;
@@ -94,8 +96,17 @@ impl Jobs {
     }
 }
 
-/// The priority, the key of the limit and the fields of a dead letter's job, with a new history.
-fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Option<LimitKey>, Vec<String>)> {
+/// A dead letter's job with a new history.
+struct Revived {
+    priority: Priority,
+    /// The key of its limit.
+    key: Option<LimitKey>,
+    /// When the upkeep has to look whether its time is over.
+    expires: Option<Millis>,
+    fields: Vec<String>,
+}
+
+fn revived(id: JobId, json: &str, now: Millis) -> StoreResult<Revived> {
     let damaged = |what: String| StoreError::damaged(format!("dead letter {id}: {what}"));
     let kept: Kept = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
     let priority = Priority::try_from(kept.priority).map_err(|error| damaged(error.to_string()))?;
@@ -103,6 +114,11 @@ fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Option<LimitKey>, Ve
     let summary = envelope.parts().map_err(|error| damaged(error.to_string()))?.summary();
     let key = summary.limit.as_ref().and_then(JobLimit::key).cloned();
     let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
+    let deadline = created_at
+        .zip(summary.total_timeout)
+        .map(|(made, limit)| made.saturating_add(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)));
+    // A time that is over already does not keep anybody from trying again
+    let expires = summary.expires_at.into_iter().chain(deadline).filter(|at| *at > now).min();
     // What went wrong before stays to be seen; the attempts begin anew
     let history = History { created_at, errors: kept.errors, ..History::default() };
     let mut fields = vec!["e".to_owned(), envelope.as_str().to_owned(), "h".to_owned(), history.to_json()];
@@ -121,5 +137,5 @@ fn revived(id: JobId, json: &str) -> StoreResult<(Priority, Option<LimitKey>, Ve
     if let Some(key) = &key {
         fields.extend(["l".to_owned(), key.to_string()]);
     }
-    Ok((priority, key, fields))
+    Ok(Revived { priority, key, expires, fields })
 }

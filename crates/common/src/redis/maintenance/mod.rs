@@ -61,6 +61,19 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     resign(&jobs, &who).await;
 }
 
+/// What the upkeep would do in a queue now if everything that is due were seen to at once, each a batch at most: for tests
+/// that need it to be over when it has been done.
+///
+/// # Errors
+/// Redis is unavailable.
+pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+    let mut trust = Trust::new(jobs.settings.lease / 2);
+    lapsed::settle(jobs, queue, &mut trust).await?;
+    sweep::queue(jobs, queue, &mut trust).await?;
+    timers::run(jobs, queue).await?;
+    due::promote(jobs, queue).await
+}
+
 /// Whether a worker's silence means that it vanished. After an absence of Redis it does not: the worker could not report.
 /// It gets half a lease to do so.
 pub(super) struct Trust {

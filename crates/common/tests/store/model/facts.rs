@@ -1,0 +1,177 @@
+//! Everything that is stored, as sentences: those that the model expects, and those that are found in Redis.
+//!
+//! Whatever is in Redis and means something becomes a sentence, so a job in two places, a record without a place or a lease
+//! without an attempt is a sentence too many.
+
+use std::collections::BTreeMap;
+
+use common::{
+    id::{EntryId, JobId},
+    job::State,
+    name::Priority,
+};
+
+use super::world::{Job, World};
+use crate::kit::queue;
+
+/// All keys of the queue. Rows are the key, its type and what it holds; entries are three texts: id, marker, consumer.
+pub(super) const DUMP: &str = r"
+local rows = {}
+for _, key in ipairs(redis.call('KEYS', 'galley:{default}:*')) do
+  local kind = redis.call('TYPE', key).ok
+  local held
+  if kind == 'string' then held = { redis.call('GETRANGE', key, 0, 150) }
+  elseif kind == 'hash' then held = redis.call('HGETALL', key)
+  elseif kind == 'set' then held = redis.call('SMEMBERS', key)
+  elseif kind == 'zset' then held = redis.call('ZRANGE', key, 0, -1)
+  else
+    held = {}
+    local consumers = {}
+    for _, item in ipairs(redis.call('XPENDING', key, 'workers', '-', '+', 1000)) do consumers[item[1]] = item[2] end
+    for _, item in ipairs(redis.call('XRANGE', key, '-', '+')) do
+      held[#held + 1] = item[1]
+      held[#held + 1] = item[2][2]
+      held[#held + 1] = consumers[item[1]] or ''
+      consumers[item[1]] = nil
+    end
+    for entry in pairs(consumers) do held[#held + 1] = entry; held[#held + 1] = 'deleted'; held[#held + 1] = '' end
+  end
+  rows[#rows + 1] = { key, kind, unpack(held) }
+end
+return rows";
+
+/// What should be there.
+pub(super) fn expected(world: &World) -> Vec<String> {
+    let mut facts = Vec::new();
+    let ids = |indexes: &mut dyn Iterator<Item = usize>| -> Vec<String> {
+        indexes
+            .map(|index| format!("{}{}", world.jobs[index].id, marker(world.jobs[index].state == State::Active)))
+            .collect()
+    };
+    for (priority, entries) in world.streams.iter().filter(|(_, entries)| !entries.is_empty()) {
+        facts.push(format!("stream {priority}: {}", ids(&mut entries.iter().copied()).join(" ")));
+    }
+    for (key, lane) in world.lanes.iter().filter(|(_, lane)| !lane.is_empty()) {
+        facts.push(format!("lane {key}: {}", ids(&mut lane.iter().copied()).join(" ")));
+        facts.push(format!("lane of {key} is known"));
+    }
+    for (key, held) in world.held.iter().filter(|(_, held)| !held.is_empty()) {
+        let mut held: Vec<String> = held.iter().map(|index| world.jobs[*index].id.to_string()).collect();
+        held.sort();
+        facts.push(format!("held {key}: {}", held.join(" ")));
+    }
+    facts.extend(world.limits.iter().map(|(key, most)| format!("limit {key}: {most}")));
+    // Of a fingerprint the test knows only who holds it
+    facts.extend(world.holders.values().map(|index| format!("unique: {}", world.jobs[*index].id)));
+    let laned: usize = world.lanes.values().map(Vec::len).sum();
+    facts.extend((laned > 0).then(|| format!("laned {laned}")));
+    facts.extend(world.is_paused.then(|| "paused".to_owned()));
+    for (index, job) in world.jobs.iter().enumerate().filter(|(_, job)| !job.is_gone) {
+        let in_lane = job.spec.limit.is_some_and(|(key, _)| world.lanes.get(key).is_some_and(|l| l.contains(&index)));
+        of_job(job, in_lane, &mut facts);
+    }
+    facts.sort();
+    facts
+}
+
+fn marker(is_active: bool) -> &'static str {
+    if is_active { "*" } else { "" }
+}
+
+fn of_job(job: &Job, in_lane: bool, facts: &mut Vec<String>) {
+    let (id, state) = (job.id, job.state);
+    match state {
+        State::Scheduled | State::Retryable => facts.push(format!("due {id}")),
+        State::Pending => facts.push(format!("pending {id}")),
+        State::Available | State::Active => {}
+        State::Completed | State::Cancelled | State::Discarded => facts.push(format!("result {id} {state}")),
+    }
+    if job.has_record {
+        let state = match state {
+            State::Available | State::Active => if in_lane { "held" } else { "queued" }.to_owned(),
+            parked => parked.to_string(),
+        };
+        facts.push(format!("record {id} {state}"));
+    }
+    if job.is_dead_letter {
+        facts.push(format!("dead {id}"));
+    }
+    if job.has_lease {
+        facts.push(format!("attempt {id}"));
+        facts.push(format!("lease {id}"));
+    }
+    if job.spec.deadline && !state.is_terminal() {
+        facts.push(format!("timer expire {id}"));
+    }
+}
+
+/// What is there.
+pub(super) fn found(rows: Vec<Vec<String>>) -> Vec<String> {
+    let mut facts = Vec::new();
+    let mut entries: BTreeMap<String, String> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row[1] == "stream") {
+        let priority = row[0].rsplit(':').next().unwrap_or_default();
+        let mut ids = Vec::new();
+        for entry in row[2..].chunks(3) {
+            let id = id_of(&entry[0], &entry[1], priority);
+            entries.insert(format!("{priority}:{}", entry[0]), id.clone());
+            ids.push(format!("{id}{}", marker(!entry[2].is_empty())));
+        }
+        if !ids.is_empty() {
+            facts.push(format!("stream {priority}: {}", ids.join(" ")));
+        }
+    }
+    for row in rows.iter().filter(|row| row[1] != "stream") {
+        let name = row[0].strip_prefix("galley:{default}:").unwrap_or(&row[0]);
+        of_key(name, &row[2..], &entries, &mut facts);
+    }
+    facts.sort();
+    facts
+}
+
+fn id_of(entry: &str, marker: &str, priority: &str) -> String {
+    if marker.len() == 36 || marker == "deleted" {
+        return marker.to_owned();
+    }
+    let entry: EntryId = entry.parse().expect("an entry");
+    let priority = Priority::try_from(priority.parse::<i64>().expect("a number")).expect("a priority");
+    let salt = u32::from_str_radix(marker, 16).expect("a salt");
+    JobId::at(entry, &queue(), priority, salt).expect("an id").to_string()
+}
+
+fn of_key(name: &str, held: &[String], entries: &BTreeMap<String, String>, facts: &mut Vec<String>) {
+    let (kind, rest) = name.split_once(':').unwrap_or((name, ""));
+    let fields: BTreeMap<&str, &str> = held.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+    let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+    let job_of = |member: &str| entries.get(member).map_or("none", String::as_str).to_owned();
+    match kind {
+        "due" | "pending" | "dead" => facts.extend(held.iter().map(|id| format!("{kind} {id}"))),
+        "lane" => facts.push(format!("lane {rest}: {}", held.join(" "))),
+        "lanes" => facts.extend(held.iter().map(|key| format!("lane of {key} is known"))),
+        "held" => {
+            let mut ids = held.to_vec();
+            ids.sort();
+            facts.push(format!("held {rest}: {}", ids.join(" ")));
+        }
+        "limit" => facts.push(format!("limit {rest}: {}", field("c"))),
+        "unique" => facts.push(format!("unique: {}", held[0])),
+        "stats" => facts.extend(Some(field("laned")).filter(|n| !["", "0"].contains(n)).map(|n| format!("laned {n}"))),
+        "control" => facts.extend(fields.contains_key("paused").then(|| "paused".to_owned())),
+        "j" => {
+            let elsewhere = field("s") == "queued" && job_of(&format!("{}:{}", field("p"), field("x"))) != rest;
+            facts.push(format!("record {rest} {}{}", field("s"), if elsewhere { " elsewhere" } else { "" }));
+        }
+        "r" => {
+            let state = held[0].split("\"state\":\"").nth(1).and_then(|text| text.split('"').next());
+            facts.push(format!("result {rest} {}", state.unwrap_or("?")));
+        }
+        "active" => facts.extend(fields.keys().map(|member| format!("attempt {}", job_of(member)))),
+        "leases" => facts.extend(held.iter().map(|member| format!("lease {}", job_of(member)))),
+        "timers" => {
+            // When a lane is looked at again is a matter of time
+            facts.extend(held.iter().filter(|timer| !timer.starts_with("lane ")).map(|timer| format!("timer {timer}")));
+        }
+        "priorities" => {}
+        other => facts.push(format!("{other} is no key that is known")),
+    }
+}

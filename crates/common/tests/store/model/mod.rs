@@ -1,0 +1,57 @@
+//! The store against a model: random operations on both, and everything compared after each.
+//!
+//! Time does not matter here: delays are hours, and what is due is made so by hand.
+
+mod facts;
+mod plan;
+mod play;
+mod world;
+
+use std::cell::Cell;
+
+use proptest::{
+    collection::vec,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+
+use crate::kit::Kit;
+use plan::{Op, an_op};
+use play::Play;
+
+/// Ten thousand operations and some, unless `MODEL_CASES` asks for more.
+const CASES: u32 = 40;
+
+#[test]
+fn ten_thousand_random_operations_leave_redis_as_the_model_says() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let kit = runtime.block_on(async { Kit::with(&[("GALLEY__JOBS__CRASH_BUDGET", "1")]) });
+    let cases = std::env::var("MODEL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES);
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 400,
+        max_shrink_time: 60_000,
+        ..Config::default()
+    };
+    let at = Cell::new(0);
+    let run = |ops: &[Op]| {
+        runtime.block_on(async {
+            let mut play = Play::new(&kit).await;
+            for (number, op) in ops.iter().enumerate() {
+                at.set(number);
+                play.play(op).await;
+            }
+        });
+    };
+    let outcome = TestRunner::new(config).run(&vec(an_op(), 255..=300), |ops| {
+        // What is compared panics: that is one failed case, to be made smaller
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&ops))).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
+            let done: Vec<&Op> = ops[..=at.get()].iter().filter(|op| !matches!(op, Op::Nothing)).collect();
+            TestCaseError::fail(format!("{text}\nafter {done:#?}"))
+        })
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
