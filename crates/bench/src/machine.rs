@@ -50,6 +50,14 @@ pub(crate) fn resident_bytes(process: u32) -> f64 {
     whole(kib(&format!("/proc/{process}/status"), "VmRSS") * 1024)
 }
 
+/// Milliseconds that the main thread of a process ran, and that it waited for a processor though it could have run: what
+/// others on the machine took from it.
+pub(crate) fn ran_and_waited_ms(process: u32) -> (f64, f64) {
+    let text = fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap_or_default();
+    let mut nanos = text.split_whitespace().map(|number| whole(number.parse().unwrap_or_default()) / 1e6);
+    (nanos.next().unwrap_or_default(), nanos.next().unwrap_or_default())
+}
+
 fn kib(path: &str, name: &str) -> u64 {
     field(path, name).and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or_default()
 }
