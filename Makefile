@@ -16,6 +16,9 @@ demo: ## The kitchen: 3 chefs, 2 eaters, a queue of at most 10 dishes
 test: ## All tests: unit, integration and black-box, on a Redis of their own
 	@deploy/dev/test.sh
 
+bench: ## Measure it on this machine, in release: prints a table and writes bench/results (docs/performance.md)
+	@deploy/dev/bench.sh
+
 check: ## Format, lints, licences and bans, unused dependencies, documentation
 	@deploy/dev/check.sh
 
@@ -31,4 +34,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test check fmt up down clean
+.PHONY: help run demo test bench check fmt up down clean

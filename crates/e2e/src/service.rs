@@ -25,14 +25,15 @@ pub struct Service {
     address: SocketAddr,
 }
 
-/// Where a binary of the workspace is: beside the test's own.
+/// Where a binary of the workspace is: beside the one that asks, a test or a program.
 ///
 /// # Panics
 /// It has not been built: `make test` does that.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let own = std::env::current_exe().expect("a program has a path");
+    let folder = own.parent().expect("target/<profile>/<program> or target/<profile>/deps/<test>");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
     let path = folder.join(name);
     assert!(path.exists(), "{} is missing: build it, or run the tests with `make test`", path.display());
     path
@@ -85,6 +86,12 @@ impl Service {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The id of its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What it has logged so far.

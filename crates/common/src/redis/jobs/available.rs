@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::try_join_all;
+
 use super::{Jobs, Located, NotCancelled, lane::From, wake::Wake};
 use crate::{
     id::JobId,
@@ -14,7 +16,7 @@ use crate::{
     },
 };
 
-/// Jobs in one script call.
+/// Jobs in one script call: fewer than what holds up others noticeably.
 const AT_ONCE: usize = 50;
 
 impl Jobs {
@@ -33,34 +35,36 @@ impl Jobs {
     }
 
     /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.
+    /// For at most a few hundred jobs: round trips are what it takes longest for, so they are asked about together, and
+    /// then moved together.
     pub(in crate::redis) async fn make_available(
         &self,
         queue: &QueueName,
         ids: &[JobId],
         from: From,
     ) -> StoreResult<u64> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
         let keys = QueueKeys::new(queue);
-        let mut moved = 0;
-        for some in ids.chunks(AT_ONCE) {
-            let mut pipeline = redis::pipe();
-            for id in some {
-                pipeline.cmd("HMGET").arg(keys.record(id)).arg("p").arg("l");
-            }
-            let records: Vec<(Option<i64>, Option<String>)> = pipeline.query_async(&mut self.redis.clone()).await?;
-            let mut streams: BTreeMap<Priority, Vec<JobId>> = BTreeMap::new();
-            for (id, (priority, key)) in some.iter().zip(records) {
-                let priority = priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default();
-                match key.map(|key| key.parse::<LimitKey>()) {
-                    None => streams.entry(priority).or_default().push(*id),
-                    Some(Ok(key)) => moved += u64::from(self.line_up(queue, (*id, priority, &key), from).await?),
-                    Some(Err(error)) => return Err(StoreError::damaged(format!("record of {id}: {error}"))),
-                }
-            }
-            for (priority, ids) in streams {
-                moved += self.promote(queue, priority, &ids, from).await?;
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            pipeline.cmd("HMGET").arg(keys.record(id)).arg("p").arg("l");
+        }
+        let records: Vec<(Option<i64>, Option<String>)> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let (mut moved, mut streams) = (0, BTreeMap::<Priority, Vec<JobId>>::new());
+        for (id, (priority, key)) in ids.iter().zip(records) {
+            let priority = priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default();
+            match key.map(|key| key.parse::<LimitKey>()) {
+                None => streams.entry(priority).or_default().push(*id),
+                Some(Ok(key)) => moved += u64::from(self.line_up(queue, (*id, priority, &key), from).await?),
+                Some(Err(error)) => return Err(StoreError::damaged(format!("record of {id}: {error}"))),
             }
         }
-        Ok(moved)
+        let calls = streams
+            .iter()
+            .flat_map(|(priority, ids)| ids.chunks(AT_ONCE).map(|some| self.promote(queue, *priority, some, from)));
+        Ok(moved + try_join_all(calls).await?.iter().sum::<u64>())
     }
 
     async fn promote(&self, queue: &QueueName, priority: Priority, ids: &[JobId], from: From) -> StoreResult<u64> {

@@ -1,0 +1,188 @@
+//! A Galley of a scenario's own: a Redis, a gateway, and workers when the scenario wants them.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use common::time::parse_time;
+use e2e::{Persistence, RedisServer, Service};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::http::Connection;
+
+/// Jobs in one request, as many as the gateway takes.
+const BATCH: usize = 1000;
+/// Requests at a time that are no part of what is measured.
+const AT_ONCE: usize = 4;
+
+/// What Redis writes down before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// Nothing: no append-only file.
+    None,
+    /// Everything: an append-only file, synced before every answer.
+    Always,
+}
+
+/// A running one; it ends with this value.
+pub(crate) struct Galley {
+    pub(crate) gateway: Service,
+    pub(crate) redis: RedisServer,
+}
+
+impl Galley {
+    pub(crate) async fn start(durability: Durability) -> Self {
+        let redis = RedisServer::start_with(match durability {
+            Durability::None => Persistence::None,
+            Durability::Always => Persistence::Always,
+        });
+        let gateway = Service::start("gateway", &redis, &[]).await;
+        gateway.ready().await;
+        Self { gateway, redis }
+    }
+
+    /// A queue-worker on these queues, with the defaults otherwise.
+    pub(crate) async fn worker(&self, queues: &str, variables: &[(&str, &str)]) -> Service {
+        let mut all = vec![("GALLEY__QUEUE_WORKER__QUEUES", queues), ("GALLEY__BRIDGE__LIST", "")];
+        all.extend_from_slice(variables);
+        let worker = Service::start("queue-worker", &self.redis, &all).await;
+        worker.ready().await;
+        worker
+    }
+
+    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        Connection::open(self.gateway.address()).await
+    }
+
+    /// Stores jobs in batches; their ids, in their order.
+    pub(crate) async fn enqueue_all(&self, jobs: &[String]) -> anyhow::Result<Vec<String>> {
+        let batches: Vec<Vec<String>> = stream::iter(jobs.chunks(BATCH).map(batch))
+            .map(|batch| async move {
+                let answer = self.connect().await?.post("/ojs/v1/jobs/batch", &batch).await?;
+                let answer: Value = serde_json::from_str(&answer)?;
+                let jobs = answer["jobs"].as_array().context("a batch is answered with its jobs")?;
+                jobs.iter().map(id_of).collect::<anyhow::Result<_>>()
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let ids = batches.concat();
+        ensure!(ids.len() == jobs.len(), "{} of {} jobs were stored", ids.len(), jobs.len());
+        Ok(ids)
+    }
+
+    /// The jobs with these ids, in their order.
+    pub(crate) async fn look_up(&self, ids: &[String]) -> anyhow::Result<Vec<Value>> {
+        let parts: Vec<Vec<Value>> = stream::iter(ids.chunks(BATCH))
+            .map(|ids| async move {
+                let mut connection = self.connect().await?;
+                let mut jobs = Vec::with_capacity(ids.len());
+                for id in ids {
+                    let mut answer: Value =
+                        serde_json::from_str(&connection.get(&format!("/ojs/v1/jobs/{id}")).await?)?;
+                    jobs.push(answer["job"].take());
+                }
+                anyhow::Ok(jobs)
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(parts.concat())
+    }
+
+    /// The id of Redis's process.
+    pub(crate) async fn redis_process(&self) -> anyhow::Result<u32> {
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.redis.connection().await).await?;
+        let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+        process.context("redis does not say which process it is")
+    }
+
+    /// The numbers of a queue.
+    pub(crate) async fn stats(&self, queue: &str) -> anyhow::Result<Stats> {
+        let answer = self.connect().await?.get(&format!("/ojs/v1/queues/{queue}/stats")).await?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        Ok(Stats(answer["queue"].take()))
+    }
+}
+
+/// The numbers of a queue, as the gateway shows them.
+pub(crate) struct Stats(Value);
+
+impl Stats {
+    pub(crate) fn completed(&self) -> u64 {
+        self.number("completed")
+    }
+
+    pub(crate) fn available(&self) -> u64 {
+        self.number("available")
+    }
+
+    /// Whether so many jobs completed, each once, and there is nothing else.
+    pub(crate) fn is_exactly(&self, completed: u64) -> bool {
+        let others = ["available", "active", "waiting", "pending", "dead", "discarded", "cancelled", "retried"];
+        self.completed() == completed && others.iter().all(|name| self.number(name) == 0)
+    }
+
+    pub(crate) fn line(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.0[name].as_u64().unwrap_or(u64::MAX)
+    }
+}
+
+/// A job that does nothing, with an argument of 200 bytes.
+pub(crate) fn noop(queue: &str) -> String {
+    json!({ "type": "test.noop", "args": ["x".repeat(200)], "options": { "queue": queue } }).to_string()
+}
+
+/// The same for a time in ms.
+pub(crate) fn noop_at(queue: &str, at: i64) -> String {
+    let at = common::time::format(at);
+    json!({ "type": "test.noop", "args": ["x".repeat(200)], "options": { "queue": queue, "scheduled_at": at } })
+        .to_string()
+}
+
+/// The body of a request with these jobs.
+pub(crate) fn batch(jobs: &[String]) -> String {
+    format!("{{\"jobs\":[{}]}}", jobs.join(","))
+}
+
+/// The id of a job that was shown.
+pub(crate) fn id_of(job: &Value) -> anyhow::Result<String> {
+    Ok(job["id"].as_str().context("a job has an id")?.to_owned())
+}
+
+/// A time in a job that was shown, in ms; none if it is not there.
+pub(crate) fn time_of(job: &Value, name: &str) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^52")]
+    parse_time(job[name].as_str()?, 0).ok().map(|given| given.at as f64)
+}
+
+/// Milliseconds since 1970, with what is below a millisecond.
+pub(crate) fn now_ms() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
+}
+
+/// Asks again and again, until the answer is yes or the time is over.
+pub(crate) async fn until<F: Future<Output = anyhow::Result<bool>>>(
+    limit: Duration,
+    every: Duration,
+    mut check: impl FnMut() -> F,
+) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if check().await? {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(every).await;
+    }
+}

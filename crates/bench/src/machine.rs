@@ -1,0 +1,79 @@
+//! The machine and the Redis that figures belong to: without them they mean nothing.
+
+use std::{fs, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::{galley::Durability, report::whole};
+
+/// What the figures were taken on.
+pub(crate) struct Machine {
+    cores: usize,
+    model: String,
+    memory_mib: u64,
+    redis: String,
+    durability: String,
+    /// Processes that ran or wanted to before the first scenario, on average over a minute: above 0 the machine was shared.
+    load: f64,
+}
+
+impl Machine {
+    pub(crate) fn line(&self) -> String {
+        let Self { cores, model, memory_mib, redis, durability, load } = self;
+        format!("{cores} cores ({model}), {memory_mib} MiB, load {load} before; {redis}, durability {durability}")
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "cores": self.cores, "model": self.model, "memory_mib": self.memory_mib, "load_before": self.load,
+            "redis": self.redis, "durability": self.durability,
+        })
+    }
+}
+
+pub(crate) fn describe(durability: Durability) -> Machine {
+    Machine {
+        cores: std::thread::available_parallelism().map_or(0, Into::into),
+        model: field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        memory_mib: kib("/proc/meminfo", "MemTotal") / 1024,
+        redis: redis_version(),
+        durability: durability.name(),
+        load: fs::read_to_string("/proc/loadavg")
+            .ok()
+            .and_then(|text| text.split(' ').next()?.parse().ok())
+            .unwrap_or_default(),
+    }
+}
+
+/// Memory that a process has in use, in bytes.
+pub(crate) fn resident_bytes(process: u32) -> f64 {
+    whole(kib(&format!("/proc/{process}/status"), "VmRSS") * 1024)
+}
+
+/// Milliseconds that the main thread of a process ran, and that it waited for a processor though it could have run: what
+/// others on the machine took from it.
+pub(crate) fn ran_and_waited_ms(process: u32) -> (f64, f64) {
+    let text = fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap_or_default();
+    let mut nanos = text.split_whitespace().map(|number| whole(number.parse().unwrap_or_default()) / 1e6);
+    (nanos.next().unwrap_or_default(), nanos.next().unwrap_or_default())
+}
+
+fn kib(path: &str, name: &str) -> u64 {
+    field(path, name).and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+/// The value behind `<name>:` in a file of the kernel.
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;
+    Some(value.trim().to_owned())
+}
+
+fn redis_version() -> String {
+    let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let version = text.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    let name = if text.starts_with("Redis") { "Redis" } else { "Valkey" };
+    format!("{name} {}", version.unwrap_or("of unknown version"))
+}

@@ -1,0 +1,97 @@
+//! Measures Galley on this machine: `bench all`, or one scenario. Run it with `make bench`.
+//!
+//! Each scenario has a Redis of its own and Galley's own release binaries, prints a table and adds to
+//! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
+//! status 1.
+
+mod galley;
+mod http;
+mod machine;
+mod report;
+mod schedule;
+mod storm;
+mod throughput;
+mod waiters;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{galley::Durability, report::Report};
+
+/// What to measure, and how.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What Redis writes down before it answers.
+    #[arg(long, global = true, value_enum, default_value_t = Durability::None)]
+    durability: Durability,
+    /// Where the results go.
+    #[arg(long, global = true, default_value = "bench/results")]
+    results: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Every scenario, one after the other.
+    All,
+    /// How late scheduled jobs start.
+    Schedule {
+        /// Jobs.
+        #[arg(long, default_value_t = schedule::JOBS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        jobs: u32,
+    },
+    /// Jobs that are due in one second, and what becomes of another queue meanwhile.
+    Storm {
+        /// Jobs.
+        #[arg(long, default_value_t = storm::JOBS, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
+        jobs: u32,
+    },
+    /// Clients that wait for results on one gateway.
+    Waiters {
+        /// Clients.
+        #[arg(long, default_value_t = waiters::CLIENTS, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        clients: u32,
+    },
+    /// Jobs taken and worked off per second, beside bare clients.
+    Throughput {
+        /// Rounds, of which the medians are shown.
+        #[arg(long, default_value_t = throughput::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=20))]
+        rounds: u32,
+    },
+}
+
+impl Command {
+    async fn run(self, durability: Durability) -> anyhow::Result<Vec<Report>> {
+        Ok(match self {
+            Self::All => vec![
+                schedule::run(durability, schedule::JOBS).await?,
+                storm::run(durability, storm::JOBS).await?,
+                waiters::run(durability, waiters::CLIENTS).await?,
+                throughput::run(durability, throughput::ROUNDS).await?,
+            ],
+            Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
+            Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
+            Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
+            Self::Throughput { rounds } => vec![throughput::run(durability, rounds).await?],
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let machine = machine::describe(cli.durability);
+    let reports = cli.command.run(cli.durability).await?;
+    let path = report::write(&cli.results, &machine, &reports)?;
+    println!("\n{}\n{}", machine.line(), path.display());
+    Ok(if reports.iter().all(Report::is_whole) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Durability {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,147 @@
+//! What was measured: a table to read, JSON to compare, and what went wrong.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use common::{redis::jobs::local_now, time};
+use serde_json::{Value, json};
+
+use crate::machine::Machine;
+
+/// The figures of one scenario.
+pub(crate) struct Report {
+    scenario: &'static str,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+    failures: Vec<String>,
+}
+
+struct Row {
+    what: String,
+    value: f64,
+    unit: &'static str,
+    goal: &'static str,
+}
+
+impl Report {
+    pub(crate) fn new(scenario: &'static str) -> Self {
+        println!("\n== {scenario}");
+        Self { scenario, rows: Vec::new(), notes: Vec::new(), failures: Vec::new() }
+    }
+
+    /// Adds a figure and prints it.
+    pub(crate) fn add(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
+        self.add_with_goal(what, value, unit, "");
+    }
+
+    /// The same beside the goal it is to be compared with.
+    pub(crate) fn add_with_goal(
+        &mut self,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        goal: &'static str,
+    ) {
+        let (what, value) = (what.into(), (value * 1000.0).round() / 1000.0);
+        let number = if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value}") };
+        println!("{}", format!("{what:<62} {number:>12} {unit:<10} {goal}").trim_end());
+        self.rows.push(Row { what, value, unit, goal });
+    }
+
+    /// The p50, p99 and maximum of some times.
+    pub(crate) fn add_times(&mut self, what: &str, times: &[f64], goal_of_p99: &'static str) {
+        let mut sorted = times.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        self.add(format!("{what}, p50"), percentile(&sorted, 50), "ms");
+        self.add_with_goal(format!("{what}, p99"), percentile(&sorted, 99), "ms", goal_of_p99);
+        self.add(format!("{what}, max"), percentile(&sorted, 100), "ms");
+    }
+
+    /// Adds something to know about the figures.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        let note = note.into();
+        println!("   {note}");
+        self.notes.push(note);
+    }
+
+    /// Adds a failure unless that holds.
+    pub(crate) fn check(&mut self, holds: bool, failure: impl FnOnce() -> String) {
+        if !holds {
+            let failure = failure();
+            println!("FAILED: {failure}");
+            self.failures.push(failure);
+        }
+    }
+
+    /// Whether nothing was lost.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    fn to_json(&self) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            let mut json = json!({ "what": row.what, "value": row.value, "unit": row.unit });
+            if !row.goal.is_empty() {
+                json["goal"] = row.goal.into();
+            }
+            json
+        });
+        json!({
+            "scenario": self.scenario, "figures": rows.collect::<Vec<_>>(), "notes": self.notes, "failures": self.failures,
+        })
+    }
+}
+
+/// Writes `<folder>/<date>.json`.
+pub(crate) fn write(folder: &Path, machine: &Machine, reports: &[Report]) -> anyhow::Result<PathBuf> {
+    let now = time::format(local_now());
+    // 2026-11-22T10:00:00.123Z as 2026-11-22T100000: colons are not welcome in file names
+    let date: String = now.chars().take_while(|c| *c != '.').filter(|c| *c != ':').collect();
+    let path = folder.join(format!("{date}.json"));
+    let scenarios: Vec<Value> = reports.iter().map(Report::to_json).collect();
+    let json = json!({ "date": now, "machine": machine.to_json(), "scenarios": scenarios });
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(&path, format!("{json:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The smallest value that so many percent of the sorted values do not exceed.
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}
+
+/// The one in the middle.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    percentile(&values, 50)
+}
+
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
+pub(crate) fn whole(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        for (sorted, percent, expected) in [
+            (&hundred[..], 50, 50.0),
+            (&hundred, 99, 99.0),
+            (&hundred, 100, 100.0),
+            (&[7.0], 1, 7.0),
+            (&[7.0], 99, 7.0),
+        ] {
+            assert!((percentile(sorted, percent) - expected).abs() < f64::EPSILON, "{percent} % of {sorted:?}");
+        }
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+    }
+}

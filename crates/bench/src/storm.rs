@@ -1,0 +1,160 @@
+//! Many jobs that are due in the same second, while another queue gets a few all the time: how long that takes, and what
+//! the other queue and Redis notice of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::ensure;
+use common::redis::jobs::local_now;
+use redis::aio::MultiplexedConnection;
+use serde_json::Value;
+use tokio::{
+    task::JoinSet,
+    time::{interval_at, sleep},
+};
+
+use crate::{
+    galley::{Durability, Galley, id_of, noop, noop_at, now_ms, time_of, until},
+    machine::ran_and_waited_ms,
+    report::{Report, whole},
+};
+
+pub(crate) const JOBS: u32 = 100_000;
+
+/// All jobs are stored by then, and the other queue was measured in peace for a while; more for more jobs.
+const LEAD_MS: i64 = 40_000;
+/// The least of that.
+const PEACE: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_mins(3);
+/// Senders of the other queue. Several, so that a slow answer does not slow down the rest: 50 jobs a second together.
+const SENDERS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Redis notes commands that take longer than 10 ms.
+const SLOW_US: u32 = 10_000;
+
+pub(crate) async fn run(durability: Durability, jobs: u32) -> anyhow::Result<Report> {
+    let mut report = Report::new("storm");
+    let galley = Arc::new(Galley::start(durability).await);
+    // Weights: neither queue goes before the other
+    let weights = [("GALLEY__QUEUE_WORKER__WEIGHTS__STORM", "1"), ("GALLEY__QUEUE_WORKER__WEIGHTS__OTHER", "1")];
+    let _worker = galley.worker("storm,other", &weights).await;
+
+    report.add("jobs", jobs.into(), "");
+    let due = local_now() + LEAD_MS * i64::from(jobs.div_ceil(JOBS));
+    store(&mut report, &galley, jobs, due).await?;
+    let left = u64::try_from(due - local_now()).map_or(Duration::ZERO, Duration::from_millis);
+    ensure!(left >= PEACE, "storing took so long that they are due in {left:?}: give it fewer jobs");
+
+    let mut redis = galley.redis.connection().await;
+    watch(&mut redis).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut senders = JoinSet::new();
+    for number in 0..SENDERS {
+        senders.spawn(send(galley.clone(), PAUSE / SENDERS * number, stop.clone()));
+    }
+    sleep(left).await;
+    let process = galley.redis_process().await?;
+    let (began, before) = (now_ms(), ran_and_waited_ms(process));
+    let is_over = || async { Ok(galley.stats("storm").await?.completed() >= u64::from(jobs)) };
+    until(LIMIT, Duration::from_millis(50), is_over).await?;
+    let (ended, after) = (now_ms(), ran_and_waited_ms(process));
+    let seconds = (ended - began) / 1000.0;
+    report.add("from the first due time until all were completed", seconds, "s");
+    report.add("jobs completed per second", f64::from(jobs) / seconds, "1/s");
+    report.add("Redis ran", after.0 - before.0, "ms");
+    report.add("Redis waited for a processor that others had", after.1 - before.1, "ms");
+    report.note("commands are timed by the clock on the wall: one that waits for a processor is slow too");
+    add_what_redis_noted(&mut report, &mut redis).await?;
+    stop.store(true, Relaxed);
+    // A job that was run twice would show by now
+    sleep(Duration::from_secs(2)).await;
+    let stats = galley.stats("storm").await?;
+    report.check(stats.is_exactly(jobs.into()), || format!("not every job completed exactly once: {}", stats.line()));
+    let mut sent = Vec::new();
+    for some in senders.join_all().await {
+        sent.extend(some?);
+    }
+    add_other_queue(&mut report, &galley, &sent, (began, ended)).await?;
+    Ok(report)
+}
+
+async fn store(report: &mut Report, galley: &Galley, jobs: u32, due: i64) -> anyhow::Result<()> {
+    let requests: Vec<String> = (0..jobs).map(|_| noop_at("storm", due + rand::random_range(0..1000))).collect();
+    let began = Instant::now();
+    galley.enqueue_all(&requests).await?;
+    report.add("storing them as scheduled jobs, 1,000 per request", began.elapsed().as_secs_f64(), "s");
+    Ok(())
+}
+
+/// Sends a job to the other queue every now and then until told to stop; when each was sent, and its id.
+async fn send(galley: Arc<Galley>, first: Duration, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<(f64, String)>> {
+    let mut connection = galley.connect().await?;
+    let mut ticks = interval_at(tokio::time::Instant::now() + first, PAUSE);
+    let (request, mut sent) = (noop("other"), Vec::new());
+    while !stop.load(Relaxed) {
+        ticks.tick().await;
+        let at = now_ms();
+        let answer: Value = serde_json::from_str(&connection.post("/ojs/v1/jobs", &request).await?)?;
+        sent.push((at, id_of(&answer["job"])?));
+    }
+    Ok(sent)
+}
+
+async fn add_other_queue(
+    report: &mut Report,
+    galley: &Galley,
+    sent: &[(f64, String)],
+    (began, ended): (f64, f64),
+) -> anyhow::Result<()> {
+    let ids: Vec<String> = sent.iter().map(|(_, id)| id.clone()).collect();
+    let (mut before, mut during, mut lost) = (Vec::new(), Vec::new(), 0);
+    for ((at, _), job) in sent.iter().zip(galley.look_up(&ids).await?) {
+        let Some(started) = time_of(&job, "started_at").filter(|_| job["state"] == "completed") else {
+            lost += 1;
+            continue;
+        };
+        // When it started is a whole millisecond, rounded down
+        let latency = (started - at).max(0.0);
+        if *at < began {
+            before.push(latency);
+        } else if *at < ended {
+            during.push(latency);
+        }
+    }
+    report.check(lost == 0, || format!("{lost} jobs of the other queue were not completed"));
+    report.add("other queue: jobs during the storm", whole(during.len() as u64), "");
+    report.add_times("other queue: enqueue to start, before", &before, "");
+    report.add_times("other queue: enqueue to start, during the storm", &during, "");
+    Ok(())
+}
+
+/// Tells Redis to note what takes long.
+async fn watch(redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
+    let mut settings = redis::pipe();
+    settings.cmd("CONFIG").arg("SET").arg("slowlog-log-slower-than").arg(SLOW_US).arg("slowlog-max-len").arg(1000);
+    settings.cmd("CONFIG").arg("SET").arg("latency-monitor-threshold").arg(SLOW_US / 1000);
+    settings.cmd("SLOWLOG").arg("RESET").cmd("LATENCY").arg("RESET");
+    Ok(settings.exec_async(redis).await?)
+}
+
+type SlowCommand = (i64, i64, i64, Vec<String>, String, String);
+
+async fn add_what_redis_noted(report: &mut Report, redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
+    let slow: Vec<SlowCommand> = redis::cmd("SLOWLOG").arg("GET").arg(1000).query_async(redis).await?;
+    report.add("commands of Redis over 10 ms", whole(slow.len() as u64), "");
+    if let Some((_, _, micros, command, ..)) = slow.iter().max_by_key(|(_, _, micros, ..)| *micros) {
+        report.add("the slowest of them", whole(u64::try_from(*micros)?) / 1000.0, "ms");
+        let beginning: Vec<&str> = command.iter().take(4).map(String::as_str).collect();
+        report.note(format!("the slowest command: {}", beginning.join(" ")));
+    }
+    let events: Vec<(String, i64, i64, i64)> = redis::cmd("LATENCY").arg("LATEST").query_async(redis).await?;
+    for (event, _, _, most) in events {
+        report.note(format!("Redis's latency monitor: {event}, at most {most} ms"));
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What Redis and this machine allow: a client that does with Redis what Galley does for the same jobs, and nothing else.
+
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use e2e::RedisServer;
+use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamReadReply};
+use tokio::sync::mpsc;
+
+const STREAM: &str = "bare:{s}";
+const GROUP: &str = "workers";
+const CONSUMER: &str = "bare";
+/// Entries in one read, as a queue-worker claims them.
+const READ: usize = 128;
+/// Batches read and not recorded yet: reading goes on while results are recorded.
+const AHEAD: usize = 4;
+/// About what a result of such a job takes in Redis.
+const RESULT_BYTES: usize = 400;
+/// Pipelines on their way at once.
+const PIPELINES: u32 = 4;
+
+pub(super) struct Client {
+    reading: MultiplexedConnection,
+    writing: MultiplexedConnection,
+}
+
+impl Client {
+    pub(super) async fn open(redis: &RedisServer) -> anyhow::Result<Self> {
+        let (mut reading, writing) = (redis.connection().await, redis.connection().await);
+        let _: () = reading.xgroup_create_mkstream(STREAM, GROUP, "0").await?;
+        Ok(Self { reading, writing })
+    }
+
+    /// Adds entries like those of jobs; entries per second.
+    pub(super) async fn fill(&self, entries: u32, per_pipeline: u32) -> anyhow::Result<f64> {
+        let envelope = format!("{{\"type\":\"test.noop\",\"args\":[\"{}\"]}}", "x".repeat(200));
+        let mut pipeline = redis::pipe();
+        for _ in 0..per_pipeline {
+            pipeline.cmd("XADD").arg(STREAM).arg("*").arg("i").arg("3fffff").arg("e").arg(&envelope).ignore();
+        }
+        let began = Instant::now();
+        let writers = (0..PIPELINES).map(|_| async {
+            let mut connection = self.writing.clone();
+            for _ in 0..entries / per_pipeline / PIPELINES {
+                pipeline.exec_async(&mut connection).await?;
+            }
+            anyhow::Ok(())
+        });
+        futures_util::future::try_join_all(writers).await?;
+        Ok(f64::from(entries) / began.elapsed().as_secs_f64())
+    }
+
+    /// Reads them all, looks whether they are still its own, acknowledges, deletes and stores a result for each; entries
+    /// per second.
+    pub(super) async fn work_off(&self, entries: u32) -> anyhow::Result<f64> {
+        let (batches, mut read) = mpsc::channel::<Vec<String>>(AHEAD);
+        let mut reading = self.reading.clone();
+        let began = Instant::now();
+        let reader = tokio::spawn(async move {
+            loop {
+                let mut command = redis::cmd("XREADGROUP");
+                command
+                    .arg("GROUP")
+                    .arg(GROUP)
+                    .arg(CONSUMER)
+                    .arg("COUNT")
+                    .arg(READ)
+                    .arg("STREAMS")
+                    .arg(STREAM)
+                    .arg(">");
+                let reply: Option<StreamReadReply> = command.query_async(&mut reading).await?;
+                let Some(stream) = reply.and_then(|reply| reply.keys.into_iter().next()) else { return anyhow::Ok(()) };
+                batches.send(stream.ids.into_iter().map(|entry| entry.id).collect()).await?;
+            }
+        });
+        let result = "r".repeat(RESULT_BYTES);
+        let (mut connection, mut done) = (self.writing.clone(), 0);
+        while let Some(ids) = read.recv().await {
+            record(&mut connection, &ids, &result).await?;
+            done += ids.len();
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        reader.await??;
+        ensure!(done == usize::try_from(entries)?, "the bare client read {done} of {entries} entries");
+        Ok(f64::from(entries) / seconds)
+    }
+}
+
+async fn record(connection: &mut MultiplexedConnection, ids: &[String], result: &str) -> anyhow::Result<()> {
+    let (first, last) = (ids.first().context("an entry")?, ids.last().context("an entry")?);
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XPENDING").arg(STREAM).arg(GROUP).arg(first).arg(last).arg(ids.len()).arg(CONSUMER);
+    pipeline.cmd("XACK").arg(STREAM).arg(GROUP).arg(ids).ignore().cmd("XDEL").arg(STREAM).arg(ids).ignore();
+    for id in ids {
+        pipeline.cmd("SET").arg(format!("bare:{{s}}:{id}")).arg(result).arg("EX").arg(86_400).ignore();
+    }
+    let (held,): (Vec<redis::Value>,) = pipeline.query_async(connection).await?;
+    ensure!(held.len() == ids.len(), "the bare client holds {} of {} entries", held.len(), ids.len());
+    Ok(())
+}

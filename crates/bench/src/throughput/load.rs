@@ -1,0 +1,67 @@
+//! The same request again and again, over many connections.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::ensure;
+use tokio::task::JoinSet;
+
+use crate::http::Connection;
+
+/// How long requests are counted.
+const TIME: Duration = Duration::from_secs(3);
+
+/// Sends it for a few seconds; answers per second.
+pub(super) async fn requests_per_second(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<f64> {
+    per_second(address, request, connections, u32::MAX, TIME).await
+}
+
+/// Sends it so many times; answers per second.
+pub(super) async fn count_per_second(
+    address: SocketAddr,
+    request: &str,
+    connections: u32,
+    count: u32,
+) -> anyhow::Result<f64> {
+    per_second(address, request, connections, count, super::LIMIT).await
+}
+
+async fn per_second(
+    address: SocketAddr,
+    request: &str,
+    connections: u32,
+    count: u32,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let request: Arc<str> = request.into();
+    let sent = Arc::new(AtomicU32::new(0));
+    let mut opened = Vec::new();
+    for _ in 0..connections {
+        opened.push(Connection::open(address).await?);
+    }
+    let began = Instant::now();
+    let mut senders = JoinSet::new();
+    for mut connection in opened {
+        let (request, sent) = (request.clone(), sent.clone());
+        senders.spawn(async move {
+            let mut answers = 0_u32;
+            while began.elapsed() < time && sent.fetch_add(1, Relaxed) < count {
+                let (status, body) = connection.send(&request).await?;
+                ensure!((200..300).contains(&status), "answered with {status}: {body}");
+                answers += 1;
+            }
+            Ok(answers)
+        });
+    }
+    let mut answers = 0;
+    for sender in senders.join_all().await {
+        answers += sender?;
+    }
+    Ok(f64::from(answers) / began.elapsed().as_secs_f64())
+}
