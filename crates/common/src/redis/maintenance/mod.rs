@@ -71,7 +71,7 @@ pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     lapsed::settle(jobs, queue, &mut trust).await?;
     sweep::queue(jobs, queue, &mut trust).await?;
     timers::run(jobs, queue).await?;
-    due::promote(jobs, queue).await
+    due::promote(jobs, queue, jobs.now().await?).await
 }
 
 /// Whether a worker's silence means that it vanished. After an absence of Redis it does not: the worker could not report.
