@@ -11,12 +11,13 @@ local first = redis.call('ZRANGE', lane, 0, 0)[1]
 if not first then
   redis.call('SREM', KEYS[2], ARGV[1])
   redis.call('ZREM', timers, timer)
+  redis.call('PEXPIRE', limit, 2592000000)
   return 'empty'
 end
 if first ~= ARGV[2] then return 'changed' end
 
 local now = now_ms()
-local policy = redis.call('HMGET', limit, 'c', 'rl', 'rp', 'tl', 'tp', 'until', 'r', 'ra', 't', 'ta')
+local policy = redis.call('HMGET', limit, 'c', 'rl', 'rp', 'tl', 'tp', 'until', 'r', 'ra', 't', 'ta', 'seen')
 for i = 1, #policy do policy[i] = tonumber(policy[i] or '') end
 local concurrency, pause = policy[1], policy[6]
 
@@ -28,7 +29,7 @@ end
 
 -- A token bucket: what is in it now, and when there will be a whole token
 local function bucket(tokens, at, most, per)
-  local filled = math.min(most, (tokens or most) + (now - (at or now)) * most / per)
+  local filled = math.min(most, (tokens or most) + math.max(0, now - (at or now)) * most / per)
   return filled, now + (1 - filled) * per / most
 end
 
@@ -62,8 +63,13 @@ if rate > 0 or throttle > 0 then
   end
   local most = throttle > 0 and 1 or rate
   local per = throttle > 0 and policy[5] / throttle or policy[3] / rate
-  if redis.call('ZCOUNT', held, '(' .. delivered, '+inf') >= most then
-    return wait_until(now + math.min(1000, math.max(50, per)))
+  local from, to = held_score(ARGV[3], delivered), held_score(ARGV[3], 0) + 2 ^ 42
+  local waiting = redis.call('ZCOUNT', held, string.format('(%.0f', from), string.format('(%.0f', to))
+  if waiting >= most then
+    -- While nobody takes any, looking often would find nothing new
+    local stands_still = policy[11] == tonumber(delivered)
+    redis.call('HSET', limit, 'seen', delivered)
+    return wait_until(now + (stands_still and 1000 or math.min(1000, math.max(50, per))))
   end
 end
 
@@ -76,6 +82,6 @@ if rate > 0 then redis.call('HSET', limit, 'r', string.format('%.6f', rate_token
 if throttle > 0 then redis.call('HSET', limit, 't', string.format('%.6f', throttle_tokens - 1), 'ta', now) end
 local entry = put(KEYS[9], KEYS[7], ARGV[3], ARGV[4], ARGV[5], fields)
 note_entry(KEYS[8], ARGV[3], entry)
-redis.call('ZADD', held, string.match(entry, '^(%d+)'), first)
+redis.call('ZADD', held, string.format('%.0f', held_score(ARGV[3], string.match(entry, '^(%d+)'))), first)
 redis.call('ZADD', timers, now + 1000, timer)
 return 'admitted'

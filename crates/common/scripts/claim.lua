@@ -33,7 +33,7 @@ if concurrency >= 0 then
   end
 end
 if rate > 0 then
-  tokens = math.min(rate, tokens + (now - tonumber(control[6] or now)) * rate / period)
+  tokens = math.min(rate, tokens + math.max(0, now - tonumber(control[6] or now)) * rate / period)
   if again == 0 then again = -2 end
   if tokens < want then
     want = math.max(0, math.floor(tokens))

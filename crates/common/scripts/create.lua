@@ -24,7 +24,8 @@ end
 if ARGV[13] ~= '' then
   local c, rl, rp, tl, tp = string.match(ARGV[13], '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
   redis.call('HSET', KEYS[8], 'c', c, 'rl', rl, 'rp', rp, 'tl', tl, 'tp', tp)
-  redis.call('PEXPIRE', KEYS[8], 2592000000)
+  -- Jobs that wait for it keep it for as long as they do
+  if redis.call('EXISTS', KEYS[9]) == 0 then redis.call('PEXPIRE', KEYS[8], 2592000000) end
 end
 if how == 'now' then
   local entry = put(KEYS[12], KEYS[11], priority, ARGV[6], ARGV[8], { 'i', ARGV[1], unpack(ARGV, 14) })
@@ -33,7 +34,7 @@ if how == 'now' then
 end
 if how == 'lane' then
   redis.call('HSET', record, 's', 'held', 'p', priority, unpack(ARGV, 14))
-  line_up(KEYS[9], KEYS[10], KEYS[8], timers, KEYS[6], ARGV[1], priority, ARGV[12], now_ms())
+  line_up(KEYS[9], KEYS[10], KEYS[8], timers, KEYS[6], ARGV[1], priority, ARGV[12], ARGV[13], now_ms())
 elseif how == 'pending' then
   redis.call('HSET', record, 's', 'pending', 'p', priority, unpack(ARGV, 14))
   redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])

@@ -47,6 +47,8 @@ end
 -- What follows the end of a job, in its own script calls. A timer sees to it if the caller dies before.
 local function job_is_over(timers, held, id, follow_up)
   redis.call('ZREM', timers, 'expire ' .. id)
-  redis.call('ZREM', held, id)
+  if redis.call('ZREM', held, id) == 1 then
+    redis.call('ZADD', timers, 'LT', now_ms() + 2000, 'lane ' .. string.match(held, ':held:(.+)$'))
+  end
   if follow_up == '1' then redis.call('ZADD', timers, now_ms() + 2000, 'after ' .. id) end
 end

@@ -29,13 +29,24 @@ local function note_entry(record, priority, entry)
   redis.call('HSET', record, 's', 'queued', 'p', priority, 'x', entry)
 end
 
--- Puts a job behind the others with its key: highest priority first, then in order of arrival.
-local function line_up(lane, lanes, limit, timers, stats, id, priority, key, now)
+-- Puts a job behind the others with its key: highest priority first, then in order of arrival. Its own limit counts where
+-- none is known any more.
+local function line_up(lane, lanes, limit, timers, stats, id, priority, key, policy, now)
+  if redis.call('HEXISTS', limit, 'c') == 0 then
+    local c, rl, rp, tl, tp = string.match(policy, '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
+    if c then redis.call('HSET', limit, 'c', c, 'rl', rl, 'rp', rp, 'tl', tl, 'tp', tp) end
+  end
   local place = redis.call('HINCRBY', limit, 'seq', 1) - tonumber(priority) * 2 ^ 44
-  redis.call('PEXPIRE', limit, 2592000000)
+  -- It stays as long as jobs wait for it: admit.lua sets the TTL when none does any more
+  redis.call('PERSIST', limit)
   redis.call('ZADD', lane, string.format('%.0f', place), id)
   redis.call('SADD', lanes, key)
   redis.call('HINCRBY', stats, 'laned', 1)
   -- Whoever lined it up lets it in at once if it may; the upkeep does if that one dies
   redis.call('ZADD', timers, 'LT', now + 1000, 'lane ' .. key)
+end
+
+-- The score of a job among those that its key holds: by stream, then by when it came there.
+local function held_score(priority, milliseconds)
+  return (tonumber(priority) + 100) * 2 ^ 42 + tonumber(milliseconds)
 end

@@ -129,6 +129,19 @@ impl Envelope {
         Ok(Self(envelope.finish()))
     }
 
+    /// The same without some members.
+    ///
+    /// # Errors
+    /// The stored text is damaged.
+    pub fn without(&self, names: &[&str]) -> Result<Self, EnvelopeError> {
+        let members: Object = serde_json::from_str(&self.0).map_err(|error| EnvelopeError(error.to_string()))?;
+        let mut envelope = ObjectWriter::with_capacity(self.0.len());
+        for (name, value) in members.iter().filter(|(name, _)| !names.contains(name)) {
+            envelope.raw(name, value.get());
+        }
+        Ok(Self(envelope.finish()))
+    }
+
     /// The same with that start time.
     ///
     /// # Errors

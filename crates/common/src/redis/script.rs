@@ -35,6 +35,8 @@ script!(FINISH, "finish.lua", with CLOCK, FENCE);
 script!(RETRY, "retry.lua", with CLOCK, FENCE);
 script!(REQUEUE, "requeue.lua", with CLOCK, FENCE, PLACE);
 script!(CANCEL, "cancel.lua", with CLOCK, FENCE);
+script!(DELAY_TIMER, "delay_timer.lua");
+script!(HOLD_BACK, "hold_back.lua", with CLOCK, FENCE);
 script!(DELETE_QUEUE, "delete_queue.lua");
 script!(RELEASE, "release.lua");
 script!(LOCATE, "locate.lua");

@@ -247,7 +247,7 @@ pub(super) async fn nack(services: web::Data<Services>, body: JsonBody) -> Answe
             if let Some(text) = &error.rate_limit_until {
                 let until = time::parse_time(text, services.jobs.now().await?)
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
-                services.jobs.hold_back(&claimed.job, until.at).await?;
+                services.jobs.hold_back(&claimed.job, claimed.entry, &fence, until.at).await?;
             }
             let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.retryable).await?;
             write_failure(&mut answer, id, &recorded)?;

@@ -125,14 +125,25 @@ impl Crons<'_> {
         }
         new.id = Some(id);
         match self.jobs.enqueue(new, None, now).await? {
-            Ok(_) => Ok(Decision(Outcome::Fired(id), "")),
-            Err(Refused::Duplicate(known)) if known == id => Ok(Decision(Outcome::Fired(id), "")),
+            Ok(_) => self.fired(entry, id).await,
+            Err(Refused::Duplicate(known)) if known == id => self.fired(entry, id).await,
             Err(Refused::Duplicate(_) | Refused::Ignored { .. }) => Ok(Decision(Outcome::Skipped, "unique")),
             Err(refused) => {
                 tracing::warn!(cron = %entry.name, ?refused, "no room for the job of a cron entry");
                 Ok(Decision(Outcome::Skipped, "queue_full"))
             }
         }
+    }
+
+    /// The job of a run is there: the one before goes, if the overlap policy says so.
+    async fn fired(&self, entry: &Entry, id: JobId) -> StoreResult<Decision> {
+        if let Some(last) = entry.last_job_id.filter(|last| *last != id)
+            && entry.overlap_policy == Overlap::CancelPrevious
+        {
+            // It may have ended just now: as well
+            let _ = self.jobs.cancel(last).await?;
+        }
+        Ok(Decision(Outcome::Fired(id), ""))
     }
 
     /// What the overlap policy says instead of making the job; none when it lets it be made.
@@ -148,11 +159,8 @@ impl Crons<'_> {
             _ if !runs => None,
             Overlap::Allow => None,
             Overlap::Skip => Some(Decision(Outcome::Skipped, "overlap_skip")),
-            Overlap::CancelPrevious => {
-                // It may have ended just now: as well
-                let _ = self.jobs.cancel(last).await?;
-                None
-            }
+            // When the new one is there
+            Overlap::CancelPrevious => None,
             Overlap::Enqueue if turn.has_waited || entry.has_room_to_wait() => Some(Decision(Outcome::Waits, "")),
             Overlap::Enqueue => Some(Decision(Outcome::Skipped, "too_many_waiting")),
         })

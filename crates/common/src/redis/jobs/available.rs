@@ -55,11 +55,13 @@ impl Jobs {
         let (mut moved, mut streams) = (0, BTreeMap::<Priority, Vec<JobId>>::new());
         for (id, (priority, key)) in ids.iter().zip(records) {
             let priority = priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default();
-            match key.map(|key| key.parse::<LimitKey>()) {
-                None => streams.entry(priority).or_default().push(*id),
-                Some(Ok(key)) => moved += u64::from(self.line_up(queue, (*id, priority, &key), from).await?),
-                Some(Err(error)) => return Err(StoreError::damaged(format!("record of {id}: {error}"))),
-            }
+            let Some(limit) = key else {
+                streams.entry(priority).or_default().push(*id);
+                continue;
+            };
+            let (key, policy) = limit.split_once(' ').unwrap_or((&limit, ""));
+            let key: LimitKey = key.parse().map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
+            moved += u64::from(self.line_up(queue, (*id, priority), (&key, policy), from).await?);
         }
         let calls = streams
             .iter()

@@ -1,9 +1,17 @@
 //! New jobs that are more than an entry in a stream: they have a record from the start.
 
-use super::{Enqueued, Jobs, Located, Refused, chosen_id::CLAIM_TTL_MS, enqueue::stored, stored::Stored, wake::Wake};
+use super::{
+    Enqueued, Jobs, Located, Refused,
+    chosen_id::CLAIM_TTL_MS,
+    enqueue::stored,
+    local_now,
+    stored::{Ended, Stored},
+    wake::Wake,
+};
 use crate::{
     id::{EntryId, JobId},
     job::{History, JobLimit, NewJob, OnConflict, State, Unique},
+    name::QueueName,
     redis::{
         StoreError, StoreResult,
         keys::{self, QueueKeys},
@@ -14,6 +22,14 @@ use crate::{
 
 /// Looks at whoever holds the uniqueness: it can change between a look and the script, each time by somebody's hand.
 const LOOKS: usize = 8;
+
+/// What goes wrong behind a write leaves it open what was done.
+pub(super) fn after_a_write(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Full => StoreError::Unavailable(redis::RedisError::from((redis::ErrorKind::Io, "out of memory"))),
+        other => other,
+    }
+}
 
 /// Where a new job goes.
 enum Place {
@@ -29,8 +45,8 @@ enum Uniqueness {
     Free(String),
     /// It may not.
     Conflict(Refused),
-    /// The older job was cancelled: look again.
-    Replaced,
+    /// It takes the place of that one, which is cancelled when it is there.
+    Replaces(JobId),
 }
 
 impl Jobs {
@@ -53,12 +69,15 @@ impl Jobs {
             return Ok(Err(refused));
         }
         for _ in 0..LOOKS {
-            let holder = match self.uniqueness(&mut new).await? {
-                Uniqueness::Free(holder) => holder,
+            let (holder, replaced) = match self.uniqueness(&mut new).await? {
+                Uniqueness::Free(holder) => (holder, None),
+                Uniqueness::Replaces(older) => (older.to_string(), Some(older)),
                 Uniqueness::Conflict(refused) => return Ok(Err(refused)),
-                Uniqueness::Replaced => continue,
             };
             if let Some(outcome) = self.create_as(id, new.clone(), &holder, traceparent.clone(), now).await? {
+                if let (Ok(_), Some(older)) = (&outcome, replaced) {
+                    self.give_way(older, &new.queue).await?;
+                }
                 return Ok(outcome);
             }
         }
@@ -92,8 +111,13 @@ impl Jobs {
                 return Ok(Some(Err(Refused::Full { max_depth })));
             }
             Some("held") => return Ok(None),
-            Some("created") if has_chosen_id => self.note_chosen_id(id, &job.queue, claim_ttl).await?,
-            Some("created") => {}
+            Some("created") => {
+                // Somebody may have deleted the queue while it was empty
+                self.keep_registered(&job.queue).await.map_err(after_a_write)?;
+                if has_chosen_id {
+                    self.note_chosen_id(id, &job.queue, claim_ttl).await.map_err(after_a_write)?;
+                }
+            }
             _ if !has_chosen_id => return Ok(Some(Err(Refused::Duplicate(id)))),
             _ => {
                 // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
@@ -164,7 +188,16 @@ impl Jobs {
         let holder: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.redis.clone()).await?;
         let holder = holder.unwrap_or_default();
         let Ok(id) = holder.parse::<JobId>() else { return Ok(Uniqueness::Free(holder)) };
-        let Some(located) = self.locate_in_queue(id, &new.queue).await? else { return Ok(Uniqueness::Free(holder)) };
+        if new.id == Some(id) {
+            // Made by an earlier call: it is not its own rival
+            return Ok(Uniqueness::Conflict(Refused::Duplicate(id)));
+        }
+        let Some(located) = self.locate_in_queue(id, &new.queue).await? else {
+            // Its result is gone, but it may be in the way for longer than that
+            let outlives_its_result = unique.period.is_some() && unique.states.iter().any(|state| state.is_terminal());
+            let conflict = Uniqueness::Conflict(Refused::Duplicate(id));
+            return Ok(if outlives_its_result { conflict } else { Uniqueness::Free(holder) });
+        };
         let state = located.state();
         if !unique.states.contains(&state) {
             return Ok(Uniqueness::Free(holder));
@@ -183,28 +216,32 @@ impl Jobs {
                         .with_start(&time::format(due))
                         .map_err(|error| StoreError::damaged(error.to_string()))?;
                 }
-                self.replace(id).await
+                Ok(Uniqueness::Replaces(id))
             }
-            OnConflict::Replace => self.replace(id).await,
+            OnConflict::Replace => Ok(Uniqueness::Replaces(id)),
         }
     }
 
     /// Whether nobody stands in the way of a job, or its policy has an answer to that.
     pub(super) async fn is_alone(&self, job: &NewJob) -> StoreResult<Result<(), Refused>> {
-        let Some(unique) = &job.unique else { return Ok(Ok(())) };
-        if !matches!(unique.on_conflict, OnConflict::Reject | OnConflict::Ignore) {
-            return Ok(Ok(()));
-        }
         match self.uniqueness(&mut job.clone()).await? {
             Uniqueness::Conflict(Refused::Ignored { id, .. }) => Ok(Err(Refused::Duplicate(id))),
             Uniqueness::Conflict(refused) => Ok(Err(refused)),
-            Uniqueness::Free(_) | Uniqueness::Replaced => Ok(Ok(())),
+            Uniqueness::Free(_) | Uniqueness::Replaces(_) => Ok(Ok(())),
         }
     }
 
-    async fn replace(&self, older: JobId) -> StoreResult<Uniqueness> {
-        // Over or running meanwhile: the next look tells
-        let _ = self.cancel(older).await?;
-        Ok(Uniqueness::Replaced)
+    /// Cancels a job that another took the place of. One that a worker took meanwhile came first, and runs.
+    async fn give_way(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
+        for _ in 0..LOOKS {
+            let Some(located) = self.locate_in_queue(id, queue).await? else { return Ok(()) };
+            let (Located::Parked { job, .. } | Located::Queued { job, holder: None, .. }) = &located else {
+                return Ok(());
+            };
+            if self.end_from_outside(&located, &Ended::cancelled(job, None, local_now())).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::{Jobs, Located, wake::Wake};
 use crate::{
     id::{JobId, WorkflowId},
-    job::{Envelope, Failure, History, JobLimit, workflow::Membership},
+    job::{Envelope, Failure, History, JobLimit, KeyLimit, workflow::Membership},
     name::{LimitKey, Priority, QueueName},
     redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
     time::{self, Millis},
@@ -31,9 +31,10 @@ impl Jobs {
     /// Redis is unavailable: it may have been made available all the same.
     pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
         let Some((queue, json)) = self.dead_letter(id).await? else { return Ok(None) };
-        let Revived { priority, key, expires, fields } = revived(id, &json, self.now().await?)?;
+        let Revived { priority, limit, expires, fields } = revived(id, &json, self.now().await?)?;
         let keys = QueueKeys::new(&queue);
-        let lane = key.clone().unwrap_or_else(LimitKey::none);
+        let key = limit.as_ref().map(|limit| &limit.key);
+        let lane = key.cloned().unwrap_or_else(LimitKey::none);
         let moved: i64 = script::REDRIVE
             .key(keys.dead())
             .key(keys.result(&id))
@@ -49,7 +50,8 @@ impl Jobs {
             .arg(priority.get())
             .arg(keys::WAKE)
             .arg(Wake::Stream(queue.clone()).encode())
-            .arg(key.as_ref().map_or("", LimitKey::as_str))
+            .arg(key.map_or("", LimitKey::as_str))
+            .arg(limit.as_ref().map(KeyLimit::encode).unwrap_or_default())
             .arg(expires.map(|at| at.to_string()).unwrap_or_default())
             .arg(Wake::Due(queue.clone()).encode())
             .arg(fields)
@@ -59,7 +61,7 @@ impl Jobs {
             return Ok(None);
         }
         self.prolong_chosen_id(id).await?;
-        if let Some(key) = &key {
+        if let Some(key) = key {
             self.admit(&queue, key).await?;
         }
         Ok(self.locate(id).await?.map(|located| located.to_json()))
@@ -99,8 +101,7 @@ impl Jobs {
 /// A dead letter's job with a new history.
 struct Revived {
     priority: Priority,
-    /// The key of its limit.
-    key: Option<LimitKey>,
+    limit: Option<KeyLimit>,
     /// When the upkeep has to look whether its time is over.
     expires: Option<Millis>,
     fields: Vec<String>,
@@ -112,13 +113,20 @@ fn revived(id: JobId, json: &str, now: Millis) -> StoreResult<Revived> {
     let priority = Priority::try_from(kept.priority).map_err(|error| damaged(error.to_string()))?;
     let envelope = Envelope::of_job(json).map_err(|error| damaged(error.to_string()))?;
     let summary = envelope.parts().map_err(|error| damaged(error.to_string()))?.summary();
-    let key = summary.limit.as_ref().and_then(JobLimit::key).cloned();
     let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
     let deadline = created_at
         .zip(summary.total_timeout)
         .map(|(made, limit)| made.saturating_add(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)));
     // A time that is over already does not keep anybody from trying again
     let expires = summary.expires_at.into_iter().chain(deadline).filter(|at| *at > now).min();
+    let mut over = Vec::new();
+    if summary.expires_at.is_some_and(|at| at <= now) {
+        over.push("expires_at");
+    }
+    if deadline.is_some_and(|at| at <= now) {
+        over.extend(["total_timeout_ms", "total_timeout"]);
+    }
+    let envelope = envelope.without(&over).map_err(|error| damaged(error.to_string()))?;
     // What went wrong before stays to be seen; the attempts begin anew
     let history = History { created_at, errors: kept.errors, ..History::default() };
     let mut fields = vec!["e".to_owned(), envelope.as_str().to_owned(), "h".to_owned(), history.to_json()];
@@ -134,8 +142,12 @@ fn revived(id: JobId, json: &str, now: Millis) -> StoreResult<Revived> {
     if let Some(results) = kept.parent_results {
         fields.extend(["r".to_owned(), results.get().to_owned()]);
     }
-    if let Some(key) = &key {
-        fields.extend(["l".to_owned(), key.to_string()]);
+    let limit = match summary.limit {
+        Some(JobLimit::Key(limit)) => Some(limit),
+        _ => None,
+    };
+    if let Some(limit) = &limit {
+        fields.extend(["l".to_owned(), format!("{} {}", limit.key, limit.encode())]);
     }
-    Ok(Revived { priority, key, expires, fields })
+    Ok(Revived { priority, limit, expires, fields })
 }

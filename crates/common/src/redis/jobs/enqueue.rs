@@ -4,11 +4,12 @@ use redis::ScriptInvocation;
 
 use super::{
     Jobs,
+    create::after_a_write,
     stored::{Stored, new_fields},
 };
 use crate::{
     id::{EntryId, JobId},
-    job::{History, JobLimit, NewJob, State},
+    job::{History, JobLimit, NewJob, State, Summary},
     name::{Priority, QueueName},
     redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys, script},
     time::Millis,
@@ -82,19 +83,25 @@ impl Jobs {
         if new.workflow.is_none() && self.is_closed(&new.queue).await? {
             return Ok(Err(Refused::Closed));
         }
-        if let Some(JobLimit::Queue(rate)) = &new.summary.limit {
-            self.limit_queue(&new.queue, *rate).await?;
-        }
         let outcome = if needs_record(&new) {
             self.create(new, traceparent, now).await?
         } else {
             self.add(new, traceparent).await?
         };
         if let Ok(enqueued) = &outcome {
+            self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
             metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
             self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
         }
         Ok(outcome)
+    }
+
+    /// The limit that a stored job brought for its queue.
+    pub(super) async fn apply_queue_limit(&self, summary: &Summary, queue: &QueueName) -> StoreResult<()> {
+        match &summary.limit {
+            Some(JobLimit::Queue(rate)) => self.limit_queue(queue, *rate).await.map_err(after_a_write),
+            _ => Ok(()),
+        }
     }
 
     /// An ordinary job: one entry in a stream.

@@ -5,10 +5,12 @@
 
 use super::{
     Enqueued, Jobs, Refused,
+    create::after_a_write,
     enqueue::{needs_record, stored_new},
     stored::new_fields,
 };
 use crate::{
+    id::JobId,
     job::NewJob,
     name::{Priority, QueueName},
     redis::{StoreError, StoreResult, keys::QueueKeys},
@@ -87,11 +89,13 @@ impl Jobs {
             return Ok(Err(conflict));
         }
         if job.start_at.is_none() && !job.is_pending {
-            let count = per_queue.entry(job.queue.clone()).or_insert(0);
-            *count += 1;
-            if let Some(max_depth) = self.max_depth(&job.queue)
-                && self.stats(&job.queue).await?.available + *count > max_depth
-            {
+            let Some(max_depth) = self.max_depth(&job.queue) else { return Ok(Ok(())) };
+            if !per_queue.contains_key(&job.queue) {
+                per_queue.insert(job.queue.clone(), self.stats(&job.queue).await?.available);
+            }
+            let depth = per_queue.entry(job.queue.clone()).or_default();
+            *depth += 1;
+            if *depth > max_depth {
                 return Ok(Err(Refused::Full { max_depth }));
             }
         }
@@ -110,12 +114,15 @@ impl Jobs {
         now: Millis,
         is_repeated_by_id: bool,
     ) -> StoreResult<Result<Vec<Enqueued>, BatchRefused>> {
-        let mut stored: Vec<Enqueued> = Vec::with_capacity(new.len());
+        let (mut stored, mut made) = (Vec::with_capacity(new.len()), Vec::new());
         for (index, job) in new.into_iter().enumerate() {
             let copy = job.clone();
-            match self.enqueue(job, traceparent.clone(), now).await? {
-                Ok(enqueued) => stored.push(enqueued),
-                Err(refused) => {
+            match self.enqueue(job, traceparent.clone(), now).await {
+                Ok(Ok(enqueued)) => {
+                    made.push(enqueued.job.id);
+                    stored.push(enqueued);
+                }
+                Ok(Err(refused)) => {
                     if is_repeated_by_id
                         && let Some(id) = copy.id
                         && let Some(located) = self.locate(id).await?
@@ -124,14 +131,25 @@ impl Jobs {
                         stored.push(Enqueued { job: stored_new(id, copy), state });
                         continue;
                     }
-                    for enqueued in &stored {
-                        let _ = self.cancel(enqueued.job.id).await?;
-                    }
+                    self.take_back(&made).await?;
                     return Ok(Err(BatchRefused { index, refused }));
+                }
+                Err(error) => {
+                    // A full Redis takes no more, but lets go of what was made
+                    let _ = self.take_back(&made).await;
+                    return Err(if made.is_empty() { error } else { after_a_write(error) });
                 }
             }
         }
         Ok(Ok(stored))
+    }
+
+    /// Cancels what this call made before it found that it cannot make all.
+    async fn take_back(&self, made: &[JobId]) -> StoreResult<()> {
+        for id in made {
+            let _ = self.cancel(*id).await?;
+        }
+        Ok(())
     }
 
     /// Ordinary jobs: one transaction.

@@ -5,7 +5,7 @@ use crate::{
     id::JobId,
     job::State,
     name::QueueName,
-    redis::{StoreResult, keys::QueueKeys},
+    redis::{StoreResult, keys::QueueKeys, script},
     time::Millis,
 };
 
@@ -41,11 +41,19 @@ impl Jobs {
     }
 
     async fn set_expiry(&self, queue: &QueueName, id: JobId, at: Option<Millis>) -> StoreResult<()> {
-        let (timers, member) = (QueueKeys::new(queue).timers(), format!("expire {id}"));
-        let command = match at {
-            Some(at) => redis::cmd("ZADD").arg(timers).arg(at).arg(member).to_owned(),
-            None => redis::cmd("ZREM").arg(timers).arg(member).to_owned(),
+        let member = format!("expire {id}");
+        let Some(at) = at else {
+            let mut command = redis::cmd("ZREM");
+            command.arg(QueueKeys::new(queue).timers()).arg(member);
+            return Ok(command.exec_async(&mut self.redis.clone()).await?);
         };
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        self.delay_timer(queue, &member, at).await
+    }
+
+    /// Sets the time of a timer that is there, also when Redis is full.
+    pub(in crate::redis) async fn delay_timer(&self, queue: &QueueName, timer: &str, at: Millis) -> StoreResult<()> {
+        let mut call = script::DELAY_TIMER.key(QueueKeys::new(queue).timers());
+        let _: i64 = call.arg(timer).arg(at).invoke_async(&mut self.redis.clone()).await?;
+        Ok(())
     }
 }

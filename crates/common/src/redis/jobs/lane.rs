@@ -4,9 +4,9 @@
 //! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
 //! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
 
-use super::{Jobs, Stored, wake::Wake};
+use super::{Fence, Jobs, Stored, wake::Wake};
 use crate::{
-    id::JobId,
+    id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
     redis::{
         StoreResult,
@@ -27,23 +27,33 @@ impl Jobs {
         for _ in 0..MOST {
             let outcome = self.admit_first(queue, key).await?;
             if outcome == "wait" || outcome == "empty" {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        // There are more: the upkeep goes on at once, after others had their turn
+        self.delay_timer(queue, &format!("lane {key}"), super::local_now()).await
     }
 
-    /// Lets no job with the key of this one in before that time: what it wanted to use said so. A job without a key has
-    /// nobody to speak for.
+    /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
+    /// key has nobody to speak for, and neither has an attempt that is not the current one.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn hold_back(&self, job: &Stored, until: Millis) -> StoreResult<()> {
+    pub async fn hold_back(&self, job: &Stored, entry: EntryId, fence: &Fence, until: Millis) -> StoreResult<()> {
         let Some(key) = job.limit_key() else { return Ok(()) };
-        let until = until.min(super::local_now() + LONGEST_HOLD_MS);
-        let mut command = redis::cmd("HSET");
-        command.arg(QueueKeys::new(&job.queue).limit(key)).arg("until").arg(until);
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        let keys = QueueKeys::new(&job.queue);
+        let _: i64 = script::HOLD_BACK
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .key(keys.limit(key))
+            .arg(entry.to_string())
+            .arg(keys::attempt(job.priority, entry))
+            .arg(&fence.args())
+            .arg(until.min(super::local_now() + LONGEST_HOLD_MS))
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        Ok(())
     }
 
     async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
@@ -83,7 +93,8 @@ impl Jobs {
     pub(in crate::redis) async fn line_up(
         &self,
         queue: &QueueName,
-        (id, priority, key): (JobId, Priority, &LimitKey),
+        (id, priority): (JobId, Priority),
+        (key, policy): (&LimitKey, &str),
         from: From,
     ) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
@@ -99,6 +110,7 @@ impl Jobs {
             .arg(id.to_string())
             .arg(priority.get())
             .arg(key.as_str())
+            .arg(policy)
             .invoke_async(&mut self.redis.clone())
             .await?;
         self.admit(queue, key).await?;

@@ -147,11 +147,21 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Limits how often jobs of a queue start.
+    /// Limits how often jobs of a queue start, as a job that is stored asks for.
     pub(super) async fn limit_queue(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
-        let mut command = redis::cmd("HSET");
-        command.arg(QueueKeys::new(queue).control()).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms);
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        let control = QueueKeys::new(queue).control();
+        let mut redis = self.redis.clone();
+        let known: (Option<u32>, Option<u64>) =
+            redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut redis).await?;
+        if known == (Some(rate.limit), Some(rate.period_ms)) {
+            return Ok(());
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        pipeline.cmd("HSET").arg(&control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
+        // Workers that wait for its jobs have to ask from now on
+        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
+        Ok(pipeline.exec_async(&mut redis).await?)
     }
 
     /// Makes the stream of a queue's priority, and the queue if it is new.
@@ -173,7 +183,16 @@ impl Jobs {
             .arg(Wake::Stream(queue.clone()).encode())
             .invoke_async(&mut self.redis.clone())
             .await?;
+        // Somebody may have deleted the queue while it was empty
+        self.keep_registered(queue).await?;
         Ok(Ok(()))
+    }
+
+    /// Puts a queue into the registry after something of it was written, should it have been deleted just before.
+    pub(super) async fn keep_registered(&self, queue: &QueueName) -> StoreResult<()> {
+        let mut command = redis::cmd("ZADD");
+        command.arg(keys::QUEUES).arg("NX").arg(queue_tag(queue)).arg(queue.as_str());
+        Ok(command.exec_async(&mut self.redis.clone()).await?)
     }
 
     /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.

@@ -192,7 +192,11 @@ impl Jobs {
         match settled {
             Settled::Done => self.is_over(job, ended, ttl).await,
             // What was recorded then may be another end than this one
-            Settled::DoneBefore if job.has_follow_up() => self.follow_up_late(&job.queue, job.id).await?,
+            Settled::DoneBefore if job.has_follow_up() => {
+                if let Err(error) = self.follow_up_late(&job.queue, job.id).await {
+                    tracing::debug!(%error, id = %job.id, "the upkeep has to see to what follows the end of a job");
+                }
+            }
             Settled::DoneBefore | Settled::Stale => {}
         }
         Ok(settled)

@@ -119,8 +119,8 @@ impl Stored {
         if let Some(text) = &self.traceparent {
             push("c", text.clone());
         }
-        if let Some(key) = self.limit_key() {
-            push("l", key.to_string());
+        if let Some(JobLimit::Key(limit)) = &self.summary.limit {
+            push("l", format!("{} {}", limit.key, limit.encode()));
         }
         if let Some(membership) = &self.workflow {
             push("w", membership.to_string());

@@ -269,7 +269,7 @@ impl<'a> Maintainer<'a> {
         let jobs = self.jobs;
         // Beside the rest, not after it: every round trip between two due times makes jobs late
         let clock = async { Ok((jobs.now().await?, Instant::now())) };
-        (_, self.clock) = tokio::try_join!(read_heads(jobs, queues, &mut self.next), clock)?;
+        ((), self.clock) = tokio::try_join!(read_heads(jobs, queues, &mut self.next), clock)?;
         self.cron.read(jobs).await
     }
 

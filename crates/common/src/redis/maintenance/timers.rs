@@ -4,12 +4,15 @@
 use crate::{
     id::JobId,
     name::{LimitKey, QueueName, quoted},
-    redis::{StoreResult, jobs::Jobs, keys::QueueKeys},
+    redis::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys},
     time::Millis,
 };
 
 /// Timers of a queue in one turn.
 const BATCH: usize = 100;
+
+/// When a timer is looked at again that could not be seen to.
+const AFTER_FAILURE_MS: Millis = 1000;
 
 /// A timer.
 enum Timer {
@@ -38,14 +41,24 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     command.arg(&timers).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
     let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
     for member in members {
-        match Timer::parse(&member) {
-            Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await?,
-            Some(Timer::FollowUp(id)) => jobs.follow_up_late(queue, id).await?,
-            Some(Timer::Lane(key)) => jobs.admit(queue, &key).await?,
+        let result = match Timer::parse(&member) {
+            Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
+            Some(Timer::FollowUp(id)) => jobs.follow_up_late(queue, id).await,
+            Some(Timer::Lane(key)) => jobs.admit(queue, &key).await,
             None => {
                 // Nothing of ours, and it would be due for ever
                 tracing::error!(%queue, member = quoted(&member), "not a timer among the timers, removed");
-                redis::cmd("ZREM").arg(&timers).arg(member).exec_async(&mut jobs.redis.clone()).await?;
+                redis::cmd("ZREM").arg(&timers).arg(&member).exec_async(&mut jobs.redis.clone()).await?;
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) => {}
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => {
+                // One must not hold up the others: a full Redis refuses new jobs, and nothing else
+                tracing::warn!(%queue, timer = quoted(&member), %error, "a timer is put off");
+                jobs.delay_timer(queue, &member, now + AFTER_FAILURE_MS).await?;
             }
         }
     }

@@ -119,11 +119,12 @@ impl Jobs {
             None => {}
         }
         let plan = kept.progress.plan();
+        let mut ended = false;
         let missing: Vec<usize> = kept.open().into_iter().filter(|index| *index >= kept.existing).collect();
         for some in missing.chunks(BATCH) {
             let parents = self.parent_results(&kept, some).await?;
             for job in self.read_jobs(&kept, some.to_vec()).await? {
-                self.start(&kept, job, parents.clone()).await?;
+                ended |= self.start(&kept, job, parents.clone()).await?;
             }
             let existing = some.last().map_or(0, |last| last + 1);
             // It may have been called off meanwhile, by somebody who did not see what was just made
@@ -137,7 +138,8 @@ impl Jobs {
             }
         }
         if plan.state == WorkflowState::Running {
-            return self.look_again(id, self.check_after(&kept)).await;
+            let after = if ended { SOON } else { self.check_after(&kept) };
+            return self.look_again(id, after).await;
         }
         if self.end_workflow(id, plan.state).await? == "done" {
             let (kind, state) = (kept.progress.kind.as_str(), plan.state.as_str());
@@ -160,19 +162,20 @@ impl Jobs {
         Ok(Some(format!("[{}]", results.join(","))))
     }
 
-    async fn start(&self, kept: &Kept, job: KeptJob, parent_results: Option<String>) -> StoreResult<()> {
+    /// Makes a job; true when it came to its end instead, because another stands in its way.
+    async fn start(&self, kept: &Kept, job: KeptJob, parent_results: Option<String>) -> StoreResult<bool> {
         let KeptJob { index, mut new, now } = job;
         let id = kept.job_id(index, &new.queue);
         new.id = Some(id);
         new.workflow = Some(Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) });
         new.parent_results = parent_results;
         match self.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
-            Ok(_) => Ok(()),
-            Err(Refused::Duplicate(known)) if known == id => Ok(()),
+            Ok(_) => Ok(false),
+            Err(Refused::Duplicate(known)) if known == id => Ok(false),
             // Another job stands in its way: it counts as called off, and the workflow goes on from there
             Err(Refused::Duplicate(_) | Refused::Ignored { .. }) => {
                 self.cancel_job(kept, KeptJob { index, new, now }).await?;
-                self.look_again(kept.id, SOON).await
+                Ok(true)
             }
             Err(refused) => {
                 Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", kept.id)))

@@ -24,7 +24,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     StoreError, StoreResult,
     jobs::{Jobs, Located, Refused},
-    keys, script,
+    keys, note_interruption, script,
 };
 use crate::{
     id::WorkflowId,
@@ -80,7 +80,10 @@ impl Jobs {
             }
         }
         metrics::counter!("galley_workflows_created_total", "type" => new.kind.as_str()).increment(1);
-        self.advance(id).await?;
+        // It is stored: what cannot be begun now the upkeep begins
+        if let Err(error) = self.advance(id).await {
+            note_interruption("beginning a workflow", &error);
+        }
         Ok(Ok(id))
     }
 
