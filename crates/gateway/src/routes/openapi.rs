@@ -1,4 +1,4 @@
-//! The whole interface, described for programs: OpenAPI 3.1, embedded in the binary.
+//! The whole interface, described for programs as an `OpenAPI` 3.1 document, which is embedded in the binary.
 
 use actix_web::HttpResponse;
 
