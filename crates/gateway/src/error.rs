@@ -187,6 +187,50 @@ impl Code {
     }
 }
 
+#[cfg(test)]
+impl Code {
+    /// Every code with its status.
+    pub(crate) fn all() -> Vec<(&'static str, u16)> {
+        let mut all = Vec::new();
+        let mut code = Some(Self::InvalidPayload);
+        while let Some(this) = code {
+            let Row(name, _, status, ..) = this.row();
+            all.push((name, status.as_u16()));
+            code = this.next();
+        }
+        all
+    }
+
+    /// The one behind it in the table: the compiler sees to it that none is left out.
+    fn next(self) -> Option<Self> {
+        Some(match self {
+            Self::InvalidPayload => Self::InvalidRequest,
+            Self::InvalidRequest => Self::InvalidPolicy,
+            Self::InvalidPolicy => Self::NotFound,
+            Self::NotFound => Self::MethodNotAllowed,
+            Self::MethodNotAllowed => Self::RequestTimeout,
+            Self::RequestTimeout => Self::Conflict,
+            Self::Conflict => Self::Duplicate,
+            Self::Duplicate => Self::PayloadTooLarge,
+            Self::PayloadTooLarge => Self::UnsupportedMediaType,
+            Self::UnsupportedMediaType => Self::QueueFull,
+            Self::QueueFull => Self::QueueClosed,
+            Self::QueueClosed => Self::QueueNotEmpty,
+            Self::QueueNotEmpty => Self::Unconfirmed,
+            Self::Unconfirmed => Self::IdempotencyConflict,
+            Self::IdempotencyConflict => Self::IdempotencyInProgress,
+            Self::IdempotencyInProgress => Self::TooManyWaiters,
+            Self::TooManyWaiters => Self::TooManyStreams,
+            Self::TooManyStreams => Self::TooManyQueues,
+            Self::TooManyQueues => Self::TooManyCrons,
+            Self::TooManyCrons => Self::Unavailable,
+            Self::Unavailable => Self::StorageFull,
+            Self::StorageFull => Self::Internal,
+            Self::Internal => return None,
+        })
+    }
+}
+
 /// An error on its way to a client.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {

@@ -180,3 +180,16 @@ async fn a_message_is_published_once_and_never_again_when_that_is_not_sure() {
     assert_eq!(error["code"], "idempotency_in_progress");
     assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(1));
 }
+
+#[tokio::test]
+async fn a_job_of_somebody_else_is_not_taken_for_the_batchs_own() {
+    let kit = Kit::start().await;
+    let taken = json!({ "type": "a", "args": ["first"], "id": "019539a4-b68c-7def-8000-1a2b3c4d5e6f" });
+    let id = kit.enqueue(&taken).await;
+    let mut other = taken;
+    other["args"] = json!(["second"]);
+    let batch = json!({ "jobs": [job("a", &json!([])), other] });
+    let refused = send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await;
+    assert_eq!(refused.status(), 409);
+    assert_eq!((&kit.job(&id).await["args"], waiting(&kit, "default").await), (&json!(["first"]), 1));
+}

@@ -1,5 +1,7 @@
 //! Many jobs in one request: all or none, each on its own, or a stream of lines without end.
 
+use std::collections::HashSet;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{StatusCode, header},
@@ -62,14 +64,15 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 }
 
 async fn all_or_none(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<Seed>) -> Answer {
-    let (mut new, mut now) = (Vec::with_capacity(jobs.len()), 0);
+    let (mut new, mut own_ids, mut now) = (Vec::with_capacity(jobs.len()), HashSet::new(), 0);
     for (n, raw) in jobs.iter().enumerate() {
         let read = read(services, raw, seed.map(|seed| (seed, n))).await;
         let read = read.map_err(|error| error.about(&format!("jobs[{n}]")))?;
         now = read.now;
+        own_ids.extend(read.own_id());
         new.push(read.new);
     }
-    let stored = services.jobs.enqueue_all(new, trace, now, seed.is_some()).await?;
+    let stored = services.jobs.enqueue_all(new, trace, now, &own_ids).await?;
     let stored =
         stored.map_err(|BatchRefused { index, refused }| ApiError::from(refused).about(&format!("jobs[{index}]")))?;
     let shown: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();

@@ -6,6 +6,7 @@ mod cron;
 mod dead_letters;
 mod events;
 mod jobs;
+mod openapi;
 mod progress;
 mod queues;
 mod seed;
@@ -32,6 +33,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         // Without HEAD: a visit does something
         .service(web::resource("/prodcons").route(web::get().to(seed::prodcons)))
         .service(web::resource("/pubsub").route(web::get().to(seed::pubsub)))
+        .service(page("/openapi.json", openapi::document))
         .service(page("/ojs/manifest", system::manifest))
         .service(page("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))

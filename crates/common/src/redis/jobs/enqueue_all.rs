@@ -4,7 +4,7 @@
 //! whether each can be made; if one cannot after all, because somebody was faster, those made before are cancelled.
 
 use super::{
-    Enqueued, Jobs, Refused,
+    Enqueued, Jobs, Located, Refused,
     create::after_a_write,
     enqueue::{needs_record, stored_new},
     stored::new_fields,
@@ -28,8 +28,8 @@ pub struct BatchRefused {
 }
 
 impl Jobs {
-    /// Stores all of the jobs, in their order, or none. With `is_repeated_by_id` a job whose id is there already counts as
-    /// stored: an earlier call made it.
+    /// Stores all of the jobs, in their order, or none. A job with one of `own_ids`, which nobody else can have, counts
+    /// as stored if it is there already: an earlier call made it.
     ///
     /// # Errors
     /// After [`StoreError::Unavailable`] some may have been stored.
@@ -38,19 +38,19 @@ impl Jobs {
         new: Vec<NewJob>,
         traceparent: Option<String>,
         now: Millis,
-        is_repeated_by_id: bool,
+        own_ids: &HashSet<JobId>,
     ) -> StoreResult<Result<Vec<Enqueued>, BatchRefused>> {
-        if let Err(refused) = self.check_all(&new, is_repeated_by_id).await? {
+        if let Err(refused) = self.check_all(&new, own_ids).await? {
             return Ok(Err(refused));
         }
         if new.iter().any(needs_record) {
-            return self.enqueue_in_turn(new, traceparent, now, is_repeated_by_id).await;
+            return self.enqueue_in_turn(new, traceparent, now, own_ids).await;
         }
         self.add_all(new, traceparent).await
     }
 
     /// Whether each job can be stored, as far as can be said beforehand.
-    async fn check_all(&self, new: &[NewJob], is_repeated_by_id: bool) -> StoreResult<Result<(), BatchRefused>> {
+    async fn check_all(&self, new: &[NewJob], own_ids: &HashSet<JobId>) -> StoreResult<Result<(), BatchRefused>> {
         let (mut ids, mut fingerprints, mut per_queue) = (HashSet::new(), HashSet::new(), BTreeMap::new());
         for (index, job) in new.iter().enumerate() {
             if let Some(id) = job.id.filter(|id| !ids.insert(*id)) {
@@ -61,9 +61,9 @@ impl Jobs {
             {
                 return Ok(Err(BatchRefused { index, refused: Refused::SameInBatch }));
             }
-            let Err(refused) = self.check(job, &mut per_queue, is_repeated_by_id).await? else { continue };
+            let Err(refused) = self.check(job, &mut per_queue, own_ids).await? else { continue };
             // Whatever is in the way of a job that was made before, perhaps itself: it is there
-            if !(is_repeated_by_id && self.is_there(job).await?) {
+            if self.made_before(job.id, own_ids).await?.is_none() {
                 return Ok(Err(BatchRefused { index, refused }));
             }
         }
@@ -74,14 +74,14 @@ impl Jobs {
         &self,
         job: &NewJob,
         per_queue: &mut BTreeMap<QueueName, u64>,
-        is_repeated_by_id: bool,
+        own_ids: &HashSet<JobId>,
     ) -> StoreResult<Result<(), Refused>> {
         if self.is_closed(&job.queue).await? {
             return Ok(Err(Refused::Closed));
         }
         if let Some(id) = job.id
-            && !is_repeated_by_id
-            && self.is_there(job).await?
+            && !own_ids.contains(&id)
+            && self.locate(id).await?.is_some()
         {
             return Ok(Err(Refused::Duplicate(id)));
         }
@@ -102,9 +102,11 @@ impl Jobs {
         Ok(Ok(()))
     }
 
-    async fn is_there(&self, job: &NewJob) -> StoreResult<bool> {
-        let Some(id) = job.id else { return Ok(false) };
-        Ok(self.locate(id).await?.is_some())
+    async fn made_before(&self, id: Option<JobId>, own_ids: &HashSet<JobId>) -> StoreResult<Option<Located>> {
+        match id.filter(|id| own_ids.contains(id)) {
+            Some(id) => self.locate(id).await,
+            None => Ok(None),
+        }
     }
 
     async fn enqueue_in_turn(
@@ -112,7 +114,7 @@ impl Jobs {
         new: Vec<NewJob>,
         traceparent: Option<String>,
         now: Millis,
-        is_repeated_by_id: bool,
+        own_ids: &HashSet<JobId>,
     ) -> StoreResult<Result<Vec<Enqueued>, BatchRefused>> {
         let (mut stored, mut made) = (Vec::with_capacity(new.len()), Vec::new());
         for (index, job) in new.into_iter().enumerate() {
@@ -123,9 +125,8 @@ impl Jobs {
                     stored.push(enqueued);
                 }
                 Ok(Err(refused)) => {
-                    if is_repeated_by_id
-                        && let Some(id) = copy.id
-                        && let Some(located) = self.locate(id).await?
+                    if let Some(id) = copy.id
+                        && let Some(located) = self.made_before(Some(id), own_ids).await?
                     {
                         let state = located.state();
                         stored.push(Enqueued { job: stored_new(id, copy), state });

@@ -1,0 +1,133 @@
+//! Limits of a key, limits of a queue, and turns.
+
+use e2e::{RedisServer, eventually, eventually_for};
+use serde_json::{Value, json};
+
+use crate::kit::Kit;
+
+const WORK: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
+
+fn slow(ms: u64, key: &str, concurrency: u32) -> Value {
+    let limit = json!({ "key": key, "concurrency": concurrency });
+    json!({ "type": "test.slow", "args": [ms], "queue": "work", "rate_limit": limit })
+}
+
+async fn stats(kit: &Kit, queue: &str) -> Value {
+    let answer: Value = kit.get(&format!("/ojs/v1/queues/{queue}")).await.json().await.expect("JSON");
+    answer["queue"].clone()
+}
+
+/// Waits until all are completed and gives the most that ran at the same time, by what each says of itself.
+async fn most_at_once(kit: &Kit, ids: &[String]) -> usize {
+    let mut runs = Vec::new();
+    for id in ids {
+        let done = kit.reaches(id, "completed").await;
+        let time = |name: &str| done[name].as_str().expect("a time").to_owned();
+        runs.push((time("started_at"), time("completed_at")));
+    }
+    let running_at = |moment: &String| runs.iter().filter(|(from, to)| from <= moment && moment < to).count();
+    runs.iter().map(|(from, _)| running_at(from)).max().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn jobs_of_a_key_never_run_more_than_its_limit_at_once_in_all_workers_together() {
+    let kit = Kit::start().await;
+    let (_one, _two) = (kit.worker(&[WORK]).await, kit.worker(&[WORK]).await);
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        ids.push(kit.enqueue(&slow(150, "tenant", 2)).await);
+    }
+    assert_eq!(most_at_once(&kit, &ids).await, 2, "and both places are used");
+}
+
+#[tokio::test]
+async fn a_tenant_with_many_slow_jobs_does_not_hold_up_another() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[WORK, ("GALLEY__QUEUE_WORKER__CONCURRENCY", "4")]).await;
+    let mut many = Vec::new();
+    for _ in 0..50 {
+        many.push(kit.enqueue(&slow(600_000, "a", 2)).await);
+    }
+    eventually("as many run as may", || async { (stats(&kit, "work").await["active"] == 2).then_some(()) }).await;
+    for _ in 0..3 {
+        let other = kit.enqueue(&slow(1, "b", 2)).await;
+        kit.reaches(&other, "completed").await;
+    }
+    let now = stats(&kit, "work").await;
+    assert_eq!((&now["active"], &now["completed"]), (&json!(2), &json!(3)), "{now}");
+    // Cancelling one that runs makes room for the next of its key
+    let url = kit.gateway.url(&format!("/ojs/v1/jobs/{}", many[0]));
+    assert_eq!(kit.http.delete(url).send().await.expect("an answer").status(), 200);
+    kit.reaches(&many[2], "active").await;
+    assert_eq!(kit.job(&many[3]).await["state"], "available");
+}
+
+#[tokio::test]
+async fn keys_hold_over_http_too_and_a_job_that_vanished_gives_its_place_back() {
+    let kit = Kit::start().await;
+    let keyed = json!({ "type": "a", "args": [], "visibility_timeout_ms": 300, "rate_limit": { "key": "k", "concurrency": 1 } });
+    let (first, second) = (kit.enqueue(&keyed).await, kit.enqueue(&keyed).await);
+    let one = kit.fetch("default").await.expect("a job");
+    assert_eq!((&one["id"], kit.fetch("default").await), (&json!(first), None));
+    // Nobody says a word: the lease runs out, and the job comes back to the place it has
+    let again = eventually("it comes back", || async { kit.fetch("default").await }).await;
+    assert_eq!((&again["id"], &again["attempt"]), (&json!(first), &json!(2)));
+    let ack = json!({ "job_id": first, "token": again["token"] });
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
+    let next = eventually("the next one's turn comes", || async { kit.fetch("default").await }).await;
+    assert_eq!(next["id"], json!(second));
+}
+
+#[tokio::test]
+async fn a_queues_concurrency_holds_in_all_workers_together() {
+    let limit = ("GALLEY__QUEUES__WORK__CONCURRENCY", "2");
+    let kit = Kit::with(RedisServer::start(), &[limit]).await;
+    let (_one, _two) = (kit.worker(&[WORK, limit]).await, kit.worker(&[WORK, limit]).await);
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        ids.push(kit.enqueue(&json!({ "type": "test.slow", "args": [150], "queue": "work" })).await);
+    }
+    assert_eq!(most_at_once(&kit, &ids).await, 2);
+}
+
+#[tokio::test]
+async fn a_rate_lets_no_more_start_than_it_says() {
+    let kit = Kit::start().await;
+    let _worker = kit.worker(&[WORK]).await;
+    let limited = json!({ "type": "test.noop", "args": [], "queue": "work", "rate_limit": { "key": "k", "rate": { "limit": 3, "period": "PT1H" } } });
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(kit.enqueue(&limited).await);
+    }
+    for id in &ids[..3] {
+        kit.reaches(id, "completed").await;
+    }
+    // Others go through meanwhile
+    let other = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "work" })).await;
+    kit.reaches(&other, "completed").await;
+    for id in &ids[3..] {
+        assert_eq!(kit.job(id).await["state"], "available");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_of_little_weight_is_not_starved_by_a_busy_one() {
+    let kit = Kit::start().await;
+    for n in 0..300 {
+        let queue = if n < 3 { "calm" } else { "busy" };
+        kit.enqueue(&json!({ "type": "test.slow", "args": [20], "queue": queue })).await;
+    }
+    let _worker = kit
+        .worker(&[
+            ("GALLEY__QUEUE_WORKER__QUEUES", "busy,calm"),
+            ("GALLEY__QUEUE_WORKER__CONCURRENCY", "1"),
+            ("GALLEY__QUEUE_WORKER__WEIGHTS__BUSY", "9"),
+        ])
+        .await;
+    eventually_for(e2e::LIMIT * 2, "the calm queue is worked off", || async {
+        (stats(&kit, "calm").await["completed"] == 3).then_some(())
+    })
+    .await;
+    let busy = stats(&kit, "busy").await;
+    assert!(busy["available"].as_u64() > Some(0), "while the busy one was still waiting: {busy}");
+}

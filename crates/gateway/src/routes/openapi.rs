@@ -1,0 +1,129 @@
+//! The whole interface, described for programs as an `OpenAPI` 3.1 document, which is embedded in the binary.
+
+use actix_web::HttpResponse;
+
+const DOCUMENT: &str = include_str!("../../openapi.json");
+
+pub(super) async fn document() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(DOCUMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const METHODS: [&str; 6] = ["get", "head", "post", "put", "patch", "delete"];
+
+    fn document() -> Value {
+        serde_json::from_str(DOCUMENT).expect("JSON")
+    }
+
+    /// The routes as the source has them: `get /ojs/v1/jobs/{id}`.
+    fn routes() -> BTreeSet<String> {
+        let ours = include_str!("mod.rs");
+        let shared = include_str!("../../../common/src/ops.rs");
+        let mut routes = BTreeSet::new();
+        for service in [ours, shared].into_iter().flat_map(|source| source.split(".service(").skip(1)) {
+            let path = service.split('"').nth(1).expect("a path");
+            let service = service.split_once(";\n").map_or(service, |(service, _)| service);
+            for method in METHODS {
+                let is_looked_at = service.trim_start().starts_with("page(") && ["get", "head"].contains(&method);
+                if is_looked_at || service.contains(&format!("web::{method}()")) {
+                    routes.insert(format!("{method} {path}"));
+                }
+            }
+        }
+        routes
+    }
+
+    fn visit(value: &Value, look: &mut impl FnMut(&str, &Value)) {
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    look(name, member);
+                    visit(member, look);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| visit(item, look)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_route_is_described_and_nothing_else_is() {
+        let document = document();
+        let mut described = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().expect("paths") {
+            for method in operations.as_object().expect("operations").keys() {
+                described.insert(format!("{method} {path}"));
+            }
+        }
+        let routes = routes();
+        assert!(routes.len() > 70, "the source was read: {routes:?}");
+        assert_eq!(routes.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new(), "not described");
+        assert_eq!(described.difference(&routes).collect::<Vec<_>>(), Vec::<&String>::new(), "no such route");
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_every_part_is_used() {
+        let document = document();
+        let mut used = BTreeSet::new();
+        visit(&document, &mut |name, value| {
+            if name == "$ref" {
+                let target = value.as_str().and_then(|text| text.strip_prefix('#')).expect("a reference inside");
+                assert!(document.pointer(target).is_some(), "{target} does not exist");
+                used.insert(target.to_owned());
+            }
+        });
+        for (kind, parts) in document["components"].as_object().expect("components") {
+            for part in parts.as_object().expect("parts").keys() {
+                assert!(used.contains(&format!("/components/{kind}/{part}")), "{kind}/{part} is not used");
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_answers_and_its_parameters_of_the_path() {
+        let document = document();
+        let mut names = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().expect("paths") {
+            for operation in operations.as_object().expect("operations").values() {
+                let name = operation["operationId"].as_str().expect("a name");
+                assert!(names.insert(name.to_owned()), "{name} twice");
+                assert!(operation["responses"].as_object().is_some_and(|answers| !answers.is_empty()), "{name}");
+                let parameters: Vec<&Value> = operation["parameters"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|parameter| {
+                        let reference = parameter["$ref"].as_str().and_then(|text| text.strip_prefix('#'));
+                        reference.and_then(|target| document.pointer(target)).unwrap_or(parameter)
+                    })
+                    .collect();
+                let in_path: BTreeSet<&str> =
+                    parameters.iter().filter(|p| p["in"] == "path").filter_map(|p| p["name"].as_str()).collect();
+                let wanted: BTreeSet<&str> =
+                    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+                assert_eq!(in_path, wanted, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_error_code_is_described_with_its_status() {
+        let document = document();
+        let codes = &document["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"];
+        for (code, status) in crate::error::Code::all() {
+            assert!(codes.as_array().is_some_and(|codes| codes.iter().any(|known| known == code)), "{code}");
+            let answer = &document["components"]["responses"][format!("E{status}")];
+            let described = answer["description"].as_str().unwrap_or_default();
+            // No operation of its own: any path may be asked with a method that it does not have
+            let is_everywhere = code == "method_not_allowed";
+            assert!(is_everywhere || described.split(", ").any(|known| known == code), "{code} under {status}");
+        }
+    }
+}
