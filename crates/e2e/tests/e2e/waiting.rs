@@ -1,5 +1,7 @@
 //! Waiting for jobs to end.
 
+use std::{io::Write, net::TcpStream};
+
 use e2e::{LIMIT, RedisServer, eventually};
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -169,6 +171,23 @@ async fn a_gateway_that_is_told_to_stop_answers_those_who_wait() {
         let (status, answer) = waiter.answer().await;
         assert_eq!((status, &answer["job"]["state"]), (200, &json!("active")));
     }
+}
+
+#[tokio::test]
+async fn those_who_hang_up_wait_no_longer() {
+    let kit = Kit::start().await;
+    let held = fetched(&kit).await;
+    let request = format!("GET /ojs/v1/jobs/{}?{LONG} HTTP/1.1\r\nHost: x\r\n\r\n", id(&held));
+    let clients: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = TcpStream::connect(kit.gateway.address()).expect("it listens");
+            stream.write_all(request.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    waiters(&kit, 50).await;
+    drop(clients);
+    waiters(&kit, 0).await;
 }
 
 #[tokio::test]
