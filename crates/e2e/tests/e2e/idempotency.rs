@@ -180,3 +180,26 @@ async fn a_message_is_published_once_and_never_again_when_that_is_not_sure() {
     assert_eq!(error["code"], "idempotency_in_progress");
     assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(1));
 }
+
+#[tokio::test]
+async fn a_repetition_tries_again_what_may_go_better_and_makes_nothing_twice() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1")]).await;
+    let small = json!({ "type": "a", "args": [], "queue": "small" });
+    let body = json!({ "jobs": [small, job("a", &json!([])), small], "mode": "per_item" });
+    let repeat = async || {
+        let response = send(&kit, "/ojs/v1/jobs/batch", "some", &body).await;
+        assert_eq!(response.status(), 200);
+        (is_replayed(&response), response.json::<Value>().await.expect("JSON"))
+    };
+    let (_, first) = repeat().await;
+    assert_eq!(first["results"][2]["error"]["code"], "queue_full", "{first}");
+    kit.fetch("small").await.expect("a job");
+    let (is_replayed, second) = repeat().await;
+    assert!(!is_replayed);
+    for n in 0..2 {
+        assert_eq!(second["results"][n]["job"]["id"], first["results"][n]["job"]["id"], "{second}");
+    }
+    assert!(second["results"][2]["job"]["id"].is_string(), "{second}");
+    assert_eq!((waiting(&kit, "small").await, waiting(&kit, "default").await), (1, 1));
+    assert!(repeat().await.0, "an answer without anything to try again is kept");
+}

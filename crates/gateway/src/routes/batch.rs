@@ -14,7 +14,7 @@ use crate::{
     body::BatchBody,
     context::Trace,
     error::{ApiError, Code},
-    idempotency::{Repeatable, Seed, once},
+    idempotency::{NotFinal, Repeatable, Seed, once},
     startup::Services,
 };
 
@@ -67,18 +67,37 @@ async fn all_or_none(services: &Services, jobs: &[&RawValue], trace: Option<Stri
 
 async fn one_by_one(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<Seed>) -> Answer {
     let wanted: Vec<Wanted> = jobs.iter().enumerate().map(|(n, raw)| (Ok(*raw), seed.map(|seed| (seed, n)))).collect();
-    let mut results = Vec::with_capacity(jobs.len());
+    let mut results = Lines::default();
     for some in wanted.chunks(AT_ONCE) {
-        results.extend(store(services, some, trace.clone()).await);
+        let stored = store(services, some, trace.clone()).await;
+        results.texts.extend(stored.texts);
+        results.are_final &= stored.are_final;
     }
-    Ok(ojs(StatusCode::OK, format!("{{\"results\":[{}]}}", results.join(","))))
+    let mut response = ojs(StatusCode::OK, format!("{{\"results\":[{}]}}", results.texts.join(",")));
+    if !results.are_final {
+        response.extensions_mut().insert(NotFinal);
+    }
+    Ok(response)
 }
 
 /// A job that somebody wants, or why it cannot be read.
 pub(super) type Wanted<'a> = (Result<&'a RawValue, ApiError>, Option<(Seed, usize)>);
 
+/// Lines of an answer, one for each job.
+pub(super) struct Lines {
+    pub(super) texts: Vec<String>,
+    /// None of the jobs may be stored if it is sent again.
+    pub(super) are_final: bool,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { texts: Vec::new(), are_final: true }
+    }
+}
+
 /// Stores some of many, in their order; a line of the answer for each.
-pub(super) async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>) -> Vec<String> {
+pub(super) async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>) -> Lines {
     let mut own_ids = Vec::with_capacity(wanted.len());
     let mut new = Vec::with_capacity(wanted.len());
     for (raw, seed) in wanted {
@@ -93,7 +112,7 @@ pub(super) async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Opt
         }));
     }
     let mut outcomes = services.jobs.enqueue_each(new, trace).await.into_iter();
-    let mut lines = Vec::with_capacity(wanted.len());
+    let mut lines = Lines::default();
     for own_id in own_ids {
         let outcome = match own_id {
             Err(error) => Err(error),
@@ -103,7 +122,8 @@ pub(super) async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Opt
                 None => Err(ApiError::new(Code::Internal, "the job was not stored")),
             },
         };
-        lines.push(line(outcome));
+        lines.are_final &= !outcome.as_ref().is_err_and(ApiError::is_retryable);
+        lines.texts.push(line(outcome));
     }
     lines
 }

@@ -107,7 +107,7 @@ impl Lines {
         let wanted: Vec<Wanted> =
             lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
         for some in wanted.chunks(AT_ONCE) {
-            let mut text = store(&self.services, some, self.trace.clone()).await.join("\n");
+            let mut text = store(&self.services, some, self.trace.clone()).await.texts.join("\n");
             text.push('\n');
             self.send(text).await?;
         }
