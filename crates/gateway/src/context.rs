@@ -18,6 +18,7 @@ use tracing::{Instrument, Span, field::Empty};
 use crate::error::{ApiError, Code};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
 
 /// The trace that a request belongs to, as a `traceparent`.
@@ -43,12 +44,26 @@ pub(crate) async fn around_request(
     let span = request_span(&request, &request_id);
     continue_trace(&span, given.as_deref());
     request.extensions_mut().insert(Trace(traceparent_of(&span).or(given)));
-    // Errors of handlers and extractors arrive as responses; the router has no others
-    let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
-    let mut response = in_shape(response, &path, &request_id);
+    let mut response = if is_of_another_site(&request) {
+        let message = "a page of another site must not change anything here";
+        let refused = ApiError::new(Code::CrossSiteRequest, message).render(&path, &request_id);
+        request.into_response(refused)
+    } else {
+        // Errors of handlers and extractors arrive as responses; the router has no others
+        let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
+        in_shape(response, &path, &request_id)
+    };
     finish_headers(&mut response, &path, &request_id);
     note(&span, &response, started);
     Ok(response)
+}
+
+/// Whether a browser says that a page of another site wants to change something. Such a page may send forms without
+/// asking, and many of the routes need no body that a form could not send. Programs say nothing of the kind.
+fn is_of_another_site(request: &ServiceRequest) -> bool {
+    let site = request.headers().get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    !is_safe && matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
 /// The span of a request. Probes come every few seconds and would bury everything else, so they have none.

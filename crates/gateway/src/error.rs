@@ -35,6 +35,7 @@ pub(crate) enum Code {
     TooManyStreams,
     TooManyQueues,
     TooManyCrons,
+    CrossSiteRequest,
     Unavailable,
     StorageFull,
     Internal,
@@ -162,6 +163,13 @@ impl Code {
                 false,
                 "delete entries that are not needed or raise cron.max_entries",
             ),
+            Self::CrossSiteRequest => Row(
+                "cross_site_request",
+                "invalid_request",
+                S::FORBIDDEN,
+                false,
+                "send it from a page of this origin, or from a program",
+            ),
             Self::Unavailable => Row(
                 "backend_unavailable",
                 "backend_error",
@@ -262,6 +270,11 @@ impl ApiError {
     /// Whether the request may have been carried out all the same.
     pub(crate) fn is_ambiguous(&self) -> bool {
         matches!(self.code, Code::Unavailable | Code::Internal)
+    }
+
+    /// Whether the same request may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.code.row().3
     }
 
     /// The code and the message, for one of many in an answer.

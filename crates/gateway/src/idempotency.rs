@@ -59,6 +59,10 @@ pub(crate) enum Repeatable {
     No,
 }
 
+/// In the extensions of an answer: something in it may go better later, so it is not kept, and a repetition of the request
+/// tries that again. What was made is found then by its seed.
+pub(crate) struct NotFinal;
+
 /// Carries a request out, or answers as before. `run` is given a seed if the request has a key.
 pub(crate) async fn once<F>(
     request: &HttpRequest,
@@ -90,6 +94,7 @@ where
         }
     };
     match run(Some(Seed(seed))).await {
+        Ok(response) if response.extensions().get::<NotFinal>().is_some() => Ok(response),
         Ok(response) => keep(services, &described, seed, response).await,
         Err(error) => {
             // Nothing was made: the same key may try again. After a broken connection that is not sure, nor when an

@@ -20,8 +20,10 @@ use common::{
 const EVERY: Duration = Duration::from_secs(3);
 /// How long it stays on the list after the last one.
 const TTL: Duration = Duration::from_mins(1);
-/// Programs remembered here; beyond that those are forgotten that were not heard of for a while.
+/// Programs remembered here; beyond that those are forgotten that were not heard of for a moment.
 const MOST_REMEMBERED: usize = 10_000;
+/// Queues kept of a fetch.
+const MOST_QUEUES: usize = 10;
 /// Jobs kept of a heartbeat.
 const MOST_JOBS: usize = 50;
 
@@ -33,6 +35,8 @@ pub(crate) struct PullWorkers(Mutex<Remembered>);
 struct Remembered {
     workers: HashMap<WorkerId, Noted>,
     swept_at: Option<Instant>,
+    /// When room was made last because there were too many.
+    squeezed_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -58,9 +62,9 @@ impl PullWorkers {
     /// Notes a fetch. That it is not noted is no reason not to fetch.
     pub(crate) async fn fetched(&self, redis: &Redis, most: u64, worker: &WorkerId, queues: &[String]) {
         let noted = self.note(worker, |noted| {
-            let is_due = is_due(&mut noted.fetch_at);
+            let is_due = is_due(&mut noted.fetch_at, EVERY);
             if is_due {
-                noted.queues = queues.to_vec();
+                noted.queues = queues.iter().take(MOST_QUEUES).cloned().collect();
             }
             is_due
         });
@@ -81,7 +85,7 @@ impl PullWorkers {
     ) -> StoreResult<Option<Order>> {
         beat.jobs.truncate(MOST_JOBS);
         let noted = self.note(worker, |noted| {
-            let is_due = is_due(&mut noted.beat_at);
+            let is_due = is_due(&mut noted.beat_at, EVERY);
             if is_due {
                 noted.beat = beat;
             }
@@ -97,11 +101,13 @@ impl PullWorkers {
     /// The report to send, if one is due.
     fn note(&self, worker: &WorkerId, change: impl FnOnce(&mut Noted) -> bool) -> Option<WorkerRecord> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A look at all of them takes long, and however many new names come it is not taken more often
+        if is_due(&mut all.swept_at, TTL) {
+            all.keep_heard_within(TTL);
+        }
         if all.workers.len() >= MOST_REMEMBERED && !all.workers.contains_key(worker) {
-            // A look at all of them takes long, and however many new names come it is not taken more often
-            if is_due(&mut all.swept_at) {
-                let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < EVERY);
-                all.workers.retain(|_, noted| is_recent(noted.fetch_at) || is_recent(noted.beat_at));
+            if is_due(&mut all.squeezed_at, EVERY) {
+                all.keep_heard_within(EVERY);
             }
             if all.workers.len() >= MOST_REMEMBERED {
                 return None;
@@ -112,8 +118,15 @@ impl PullWorkers {
     }
 }
 
-fn is_due(at: &mut Option<Instant>) -> bool {
-    let is_due = at.is_none_or(|at| at.elapsed() >= EVERY);
+impl Remembered {
+    fn keep_heard_within(&mut self, time: Duration) {
+        let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < time);
+        self.workers.retain(|_, noted| is_recent(noted.fetch_at) || is_recent(noted.beat_at));
+    }
+}
+
+fn is_due(at: &mut Option<Instant>, every: Duration) -> bool {
+    let is_due = at.is_none_or(|at| at.elapsed() >= every);
     if is_due {
         *at = Some(Instant::now());
     }
@@ -148,7 +161,7 @@ mod tests {
         let workers = PullWorkers::default();
         let note = |name: &str| {
             let worker: WorkerId = name.parse().expect("a name");
-            workers.note(&worker, |noted| is_due(&mut noted.fetch_at)).is_some()
+            workers.note(&worker, |noted| is_due(&mut noted.fetch_at, EVERY)).is_some()
         };
         assert!(note("w"));
         assert!(!note("w"), "again at once");
@@ -156,5 +169,16 @@ mod tests {
             note(&number.to_string());
         }
         assert!(workers.0.lock().expect("no panic").workers.len() <= MOST_REMEMBERED);
+    }
+
+    #[test]
+    fn programs_that_were_not_heard_of_for_long_are_forgotten() {
+        let Some(long_ago) = Instant::now().checked_sub(TTL) else { return };
+        let mut all = Remembered::default();
+        let noted = |at| Noted { fetch_at: Some(at), ..Noted::default() };
+        all.workers.insert("gone".parse().expect("a name"), noted(long_ago));
+        all.workers.insert("here".parse().expect("a name"), noted(Instant::now()));
+        all.keep_heard_within(TTL);
+        assert_eq!(all.workers.keys().map(WorkerId::as_str).collect::<Vec<_>>(), ["here"]);
     }
 }

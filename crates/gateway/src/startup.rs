@@ -32,6 +32,8 @@ pub(crate) struct Services {
     pub(crate) events: EventHub,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
+    /// Cancelled when the gateway stops: whatever takes as long as a client likes ends.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// A service that is bound to its address and not running yet.
@@ -39,8 +41,6 @@ pub(crate) struct Application {
     server: Server,
     address: SocketAddr,
     services: Services,
-    /// Cancelled first: those who wait for a job are answered.
-    stop_waiting: CancellationToken,
     streams: (CancellationToken, JoinHandle<()>),
     events: (CancellationToken, JoinHandle<()>),
 }
@@ -53,16 +53,17 @@ impl Application {
         redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
-        let stop_waiting = CancellationToken::new();
+        let stopping = CancellationToken::new();
         let stop_streams = CancellationToken::new();
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
         let services = Services {
             events: hub,
             pull_workers: Arc::default(),
             jobs: Jobs::new(&redis, &settings, log),
-            waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stop_waiting.clone()),
+            waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),
+            stopping,
         };
         let readiness = ops::redis_is_fit(&redis);
         let shared = services.clone();
@@ -73,6 +74,8 @@ impl Application {
                 .configure(routes::configure)
                 .wrap(middleware::from_fn(context::around_request))
         })
+        // Whoever hangs up while a request waits must not hold a seat until the time is over
+        .h1_allow_half_closed(false)
         .client_request_timeout(settings.gateway.head_timeout)
         .keep_alive(KEEP_ALIVE)
         .shutdown_timeout(settings.gateway.shutdown_grace.as_secs())
@@ -81,7 +84,7 @@ impl Application {
         .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
         let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
         let (streams, events) = ((stop_streams, following), (stop_events, writer));
-        Ok(Self { server: server.run(), address, services, stop_waiting, streams, events })
+        Ok(Self { server: server.run(), address, services, streams, events })
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
@@ -95,7 +98,8 @@ impl Application {
         let handle = self.server.handle();
         let serving = tokio::spawn(self.server);
         stop.cancelled().await;
-        self.stop_waiting.cancel();
+        // First: those who wait for a job are answered
+        self.services.stopping.cancel();
         // Streams never end by themselves, and would hold up the graceful stop
         let (stop_streams, following) = self.streams;
         stop_streams.cancel();

@@ -2,10 +2,10 @@
 //!
 //! The scripts that end jobs publish their ids on the queue's channel. Whoever waits for a job first sees to it that the
 //! channel is heard and then looks at the job, so that an end in between is not missed; whenever a channel is heard anew,
-//! everybody looks again.
+//! everybody who waits for a job of that queue looks again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -51,14 +51,35 @@ struct Room {
 
 #[derive(Default)]
 struct Waiting {
-    jobs: HashMap<JobId, (usize, Arc<Notify>)>,
+    jobs: HashMap<JobId, Awaited>,
     queues: HashMap<QueueName, Listening>,
     count: usize,
+}
+
+struct Awaited {
+    waiting: usize,
+    queue: QueueName,
+    ended: Arc<Notify>,
 }
 
 struct Listening {
     waiting: usize,
     empty_since: Instant,
+}
+
+impl Waiting {
+    /// Wakes those who wait for jobs of queues that are heard anew.
+    fn look_again(&self, channels: &[String]) {
+        let channels: HashSet<&str> = channels.iter().map(String::as_str).collect();
+        let is_heard = |queue: &&QueueName| channels.contains(QueueKeys::new(queue).ended().as_str());
+        let queues: HashSet<&QueueName> = self.queues.keys().filter(is_heard).collect();
+        let affected = self.jobs.values().filter(|awaited| queues.contains(&awaited.queue));
+        affected.for_each(|awaited| awaited.ended.notify_waiters());
+    }
+
+    fn show(&self) {
+        metrics::gauge!("galley_waiters").set(f64::from(u32::try_from(self.count).unwrap_or(u32::MAX)));
+    }
 }
 
 impl Room {
@@ -67,9 +88,20 @@ impl Room {
     }
 }
 
-/// A place in the room; leaving it frees everything.
+/// One of those that may wait.
+pub(crate) struct Place<'a>(&'a Room);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting();
+        waiting.count -= 1;
+        waiting.show();
+    }
+}
+
+/// A place at a job; leaving it frees everything.
 struct Seat<'a> {
-    room: &'a Room,
+    place: Place<'a>,
     id: JobId,
     queue: QueueName,
     ended: Arc<Notify>,
@@ -77,11 +109,10 @@ struct Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        let mut waiting = self.room.waiting();
-        waiting.count -= 1;
-        if let Some((count, _)) = waiting.jobs.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
+        let mut waiting = self.place.0.waiting();
+        if let Some(awaited) = waiting.jobs.get_mut(&self.id) {
+            awaited.waiting -= 1;
+            if awaited.waiting == 0 {
                 waiting.jobs.remove(&self.id);
             }
         }
@@ -89,7 +120,6 @@ impl Drop for Seat<'_> {
             listening.waiting -= 1;
             listening.empty_since = Instant::now();
         }
-        metrics::gauge!("galley_waiters").set(f64::from(u32::try_from(waiting.count).unwrap_or(u32::MAX)));
     }
 }
 
@@ -133,23 +163,32 @@ impl WaitingRoom {
         }
     }
 
-    fn sit_down(&self, id: JobId, queue: QueueName) -> Result<Seat<'_>, ApiError> {
+    /// Counts somebody who waits, for a job or for something else, if there may be more.
+    pub(crate) fn place(&self) -> Result<Place<'_>, ApiError> {
         let mut waiting = self.room.waiting();
         if waiting.count >= self.most {
             let message = format!("{} requests wait already, which is gateway.max_waiters", waiting.count);
             return Err(ApiError::new(Code::TooManyWaiters, message));
         }
         waiting.count += 1;
-        metrics::gauge!("galley_waiters").set(f64::from(u32::try_from(waiting.count).unwrap_or(u32::MAX)));
-        let (count, ended) = waiting.jobs.entry(id).or_default();
-        *count += 1;
-        let ended = ended.clone();
+        waiting.show();
+        drop(waiting);
+        Ok(Place(&self.room))
+    }
+
+    fn sit_down(&self, id: JobId, queue: QueueName) -> Result<Seat<'_>, ApiError> {
+        let place = self.place()?;
+        let mut waiting = self.room.waiting();
+        let new = || Awaited { waiting: 0, queue: queue.clone(), ended: Arc::default() };
+        let awaited = waiting.jobs.entry(id).or_insert_with(new);
+        awaited.waiting += 1;
+        let ended = awaited.ended.clone();
         let listening =
             waiting.queues.entry(queue.clone()).or_insert(Listening { waiting: 0, empty_since: Instant::now() });
         listening.waiting += 1;
         drop(waiting);
         self.channels.add(QueueKeys::new(&queue).ended());
-        Ok(Seat { room: &self.room, id, queue, ended })
+        Ok(Seat { place, id, queue, ended })
     }
 }
 
@@ -169,12 +208,12 @@ async fn listen(room: Arc<Room>, channels: Channels, mut heard: mpsc::Receiver<H
             Some(Heard::Message { payload, .. }) => {
                 let waiting = room.waiting();
                 let ids = std::str::from_utf8(&payload).unwrap_or_default().split(' ');
-                for (_, ended) in ids.filter_map(|id| waiting.jobs.get(&id.parse().ok()?)) {
-                    ended.notify_waiters();
+                for awaited in ids.filter_map(|id| waiting.jobs.get(&id.parse().ok()?)) {
+                    awaited.ended.notify_waiters();
                 }
             }
             // Jobs may have ended unheard
-            Some(Heard::Subscribed) => room.waiting().jobs.values().for_each(|(_, ended)| ended.notify_waiters()),
+            Some(Heard::Subscribed(channels)) => room.waiting().look_again(&channels),
             Some(Heard::Lost) => {}
             None => return,
         }

@@ -27,10 +27,10 @@ pub(crate) async fn run(redis: &Redis, settings: &PubsubWorkerSettings, hearing:
     // Ends when the subscription has stopped and its last message is taken
     while let Some(heard) = heard.recv().await {
         match heard {
-            Heard::Subscribed if lost_before => {
+            Heard::Subscribed(_) if lost_before => {
                 tracing::info!(?channels, "subscribed again; messages in between were not heard");
             }
-            Heard::Subscribed => tracing::info!(?channels, "subscribed"),
+            Heard::Subscribed(_) => tracing::info!(?channels, "subscribed"),
             Heard::Lost => {
                 tracing::warn!(?channels, "subscription lost, subscribing again");
                 metrics::counter!("galley_subscriptions_lost_total").increment(1);
@@ -39,7 +39,7 @@ pub(crate) async fn run(redis: &Redis, settings: &PubsubWorkerSettings, hearing:
             Heard::Message { ref channel, ref payload } => handle(channel, payload),
         }
         match heard {
-            Heard::Subscribed => hearing.store(true, SeqCst),
+            Heard::Subscribed(_) => hearing.store(true, SeqCst),
             Heard::Lost => hearing.store(false, SeqCst),
             Heard::Message { .. } => {}
         }

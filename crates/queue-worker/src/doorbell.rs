@@ -90,7 +90,7 @@ impl Doorbell {
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(Heard::Subscribed) => self.ring(&shared).await,
+                Some(Heard::Subscribed(_)) => self.ring(&shared).await,
                 Some(Heard::Lost) => {}
                 None => break,
             }

@@ -24,8 +24,9 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// What a subscriber hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// From here on messages are heard; what was published before this moment was not.
-    Subscribed,
+    /// From here on messages of these channels are heard; what was published there before this moment was not. After
+    /// [`Heard::Lost`] these are all channels, otherwise those that are new.
+    Subscribed(Vec<String>),
     /// The connection is gone; messages published now are not heard.
     Lost,
     /// A message.
@@ -183,12 +184,12 @@ impl Listener<'_> {
         if !old.is_empty() {
             self.connection.unsubscribe(old).await?;
         }
-        let is_news = !new.is_empty();
-        if is_news {
-            self.connection.subscribe(new).await?;
+        let news: Vec<String> = new.into_iter().cloned().collect();
+        if !news.is_empty() {
+            self.connection.subscribe(&news).await?;
         }
         self.heard = wanted;
-        Ok(!is_news || self.sender.send(Heard::Subscribed).await.is_ok())
+        Ok(news.is_empty() || self.sender.send(Heard::Subscribed(news)).await.is_ok())
     }
 
     async fn watch(&mut self, gone: &Notify, dropped: &AtomicU64) -> RedisResult<()> {

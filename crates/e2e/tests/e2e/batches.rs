@@ -247,6 +247,19 @@ async fn a_body_that_is_cut_off_stores_its_whole_lines_only() {
     assert_eq!(kit.post("/ojs/v1/jobs", &job("a", &json!([4]))).await.status(), 201);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_ends_a_stream_of_lines_and_says_so() {
+    let kit = Kit::start().await;
+    let mut lines = Lines::open(&kit);
+    lines.send("{\"type\":\"a\",\"args\":[1]}\n{\"type\":\"a\",");
+    assert_eq!(lines.next().expect("an answer")["job"]["args"], json!([1]));
+    let Kit { gateway, redis: _redis, .. } = kit;
+    let stopped = tokio::spawn(gateway.terminate());
+    assert_eq!(lines.next().expect("an answer")["error"]["code"], "backend_unavailable");
+    assert_eq!(lines.next(), None);
+    assert!(stopped.await.expect("no panic").success());
+}
+
 #[tokio::test]
 async fn a_stream_that_is_not_declared_as_lines_is_refused() {
     let kit = Kit::start().await;

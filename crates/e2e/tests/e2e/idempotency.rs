@@ -193,3 +193,26 @@ async fn a_job_of_somebody_else_is_not_taken_for_the_batchs_own() {
     assert_eq!(refused.status(), 409);
     assert_eq!((&kit.job(&id).await["args"], waiting(&kit, "default").await), (&json!(["first"]), 1));
 }
+
+#[tokio::test]
+async fn a_repetition_tries_again_what_may_go_better_and_makes_nothing_twice() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1")]).await;
+    let small = json!({ "type": "a", "args": [], "queue": "small" });
+    let body = json!({ "jobs": [small, job("a", &json!([])), small], "mode": "per_item" });
+    let repeat = async || {
+        let response = send(&kit, "/ojs/v1/jobs/batch", "some", &body).await;
+        assert_eq!(response.status(), 200);
+        (is_replayed(&response), response.json::<Value>().await.expect("JSON"))
+    };
+    let (_, first) = repeat().await;
+    assert_eq!(first["results"][2]["error"]["code"], "queue_full", "{first}");
+    kit.fetch("small").await.expect("a job");
+    let (is_replayed, second) = repeat().await;
+    assert!(!is_replayed);
+    for n in 0..2 {
+        assert_eq!(second["results"][n]["job"]["id"], first["results"][n]["job"]["id"], "{second}");
+    }
+    assert!(second["results"][2]["job"]["id"].is_string(), "{second}");
+    assert_eq!((waiting(&kit, "small").await, waiting(&kit, "default").await), (1, 1));
+    assert!(repeat().await.0, "an answer without anything to try again is kept");
+}

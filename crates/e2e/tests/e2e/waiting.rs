@@ -1,5 +1,7 @@
 //! Waiting for jobs to end.
 
+use std::{io::Write, net::TcpStream};
+
 use e2e::{LIMIT, RedisServer, eventually};
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -83,17 +85,42 @@ async fn an_enqueue_that_prefers_to_wait_is_answered_with_the_result() {
     assert_eq!((&answer["job"]["state"], &answer["job"]["result"]), (&json!("completed"), &json!(["x"])));
     let again =
         kit.http.get(kit.gateway.url(&format!("/ojs/v1/jobs/{}", id(&answer["job"])))).header("prefer", "wait=20");
-    let again: Value = again.send().await.expect("an answer").json().await.expect("JSON");
-    assert_eq!(again["job"]["state"], "completed");
+    let again = again.send().await.expect("an answer");
+    assert_eq!(again.headers()["preference-applied"], "wait=20");
+    assert_eq!(again.json::<Value>().await.expect("JSON")["job"]["state"], "completed");
     let failing = json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } });
     let answer: Value = send("wait=20", failing).await.json().await.expect("JSON");
     assert_eq!(answer["job"]["state"], "discarded", "{answer}");
     // The time is over before the job is
     let response = send("wait=0", job("test.slow", &json!([600_000]))).await;
     assert_eq!(response.status(), 201);
-    for wrong in ["wait=61", "wait=soon", "wait=-1"] {
-        assert_eq!(send(wrong, job("test.noop", &json!([]))).await.status(), 400, "{wrong}");
+    // A wish that cannot be met is none
+    for ignored in ["wait=soon", "wait=-1", "respond-async"] {
+        let response = send(ignored, job("test.noop", &json!([]))).await;
+        assert!(response.status() == 201 && !response.headers().contains_key("preference-applied"), "{ignored}");
     }
+    let response = send("WAIT = 61", job("test.noop", &json!([]))).await;
+    assert_eq!(response.headers()["preference-applied"], "wait=60", "the longest there is");
+}
+
+#[tokio::test]
+async fn waiting_for_room_in_a_full_queue_takes_a_place_and_ends_with_the_gateway() {
+    let small = [("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1"), ("GALLEY__GATEWAY__MAX_WAITERS", "1")];
+    let kit = Kit::with(RedisServer::start(), &small).await;
+    let body = json!({ "type": "a", "args": [], "queue": "small" });
+    kit.enqueue(&body).await;
+    let send = || {
+        let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+        request.header("prefer", "wait=60").body(body.to_string()).send()
+    };
+    let one = tokio::spawn(send());
+    waiters(&kit, 1).await;
+    let two: Value = send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(two["error"]["code"], "too_many_waiters");
+    let Kit { gateway, redis: _redis, .. } = kit;
+    assert!(gateway.terminate().await.success());
+    let one: Value = one.await.expect("no panic").expect("an answer").json().await.expect("JSON");
+    assert_eq!(one["error"]["code"], "queue_full");
 }
 
 #[tokio::test]
@@ -169,6 +196,23 @@ async fn a_gateway_that_is_told_to_stop_answers_those_who_wait() {
         let (status, answer) = waiter.answer().await;
         assert_eq!((status, &answer["job"]["state"]), (200, &json!("active")));
     }
+}
+
+#[tokio::test]
+async fn those_who_hang_up_wait_no_longer() {
+    let kit = Kit::start().await;
+    let held = fetched(&kit).await;
+    let request = format!("GET /ojs/v1/jobs/{}?{LONG} HTTP/1.1\r\nHost: x\r\n\r\n", id(&held));
+    let clients: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = TcpStream::connect(kit.gateway.address()).expect("it listens");
+            stream.write_all(request.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    waiters(&kit, 50).await;
+    drop(clients);
+    waiters(&kit, 0).await;
 }
 
 #[tokio::test]

@@ -1,21 +1,11 @@
-//! Many jobs in one request: all or none, each on its own, or a stream of lines without end.
+//! Many jobs in one request: all or none, or each on its own. `lines` has those that come as a stream without end.
 
 use std::collections::HashSet;
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::{StatusCode, header},
-    web::{self, Bytes, BytesMut},
-};
-use common::{
-    json::{self, Object},
-    name::quoted,
-    redis::jobs::BatchRefused,
-};
-use futures_util::{StreamExt, stream};
+use actix_web::{HttpRequest, http::StatusCode, web};
+use common::{json::Object, name::quoted, redis::jobs::BatchRefused};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::sync::mpsc;
 
 use super::{
     Answer,
@@ -26,13 +16,12 @@ use crate::{
     body::BatchBody,
     context::Trace,
     error::{ApiError, Code},
-    idempotency::{Repeatable, Seed, once},
+    idempotency::{NotFinal, Repeatable, Seed, once},
     startup::Services,
 };
 
 /// Jobs that are stored, and answered, in one go.
-const AT_ONCE: usize = 64;
-const NDJSON: &str = "application/x-ndjson";
+pub(super) const AT_ONCE: usize = 64;
 
 #[derive(Deserialize)]
 struct Batch<'a> {
@@ -81,18 +70,37 @@ async fn all_or_none(services: &Services, jobs: &[&RawValue], trace: Option<Stri
 
 async fn one_by_one(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<Seed>) -> Answer {
     let wanted: Vec<Wanted> = jobs.iter().enumerate().map(|(n, raw)| (Ok(*raw), seed.map(|seed| (seed, n)))).collect();
-    let mut results = Vec::with_capacity(jobs.len());
+    let mut results = Lines::default();
     for some in wanted.chunks(AT_ONCE) {
-        results.extend(store(services, some, trace.clone()).await);
+        let stored = store(services, some, trace.clone()).await;
+        results.texts.extend(stored.texts);
+        results.are_final &= stored.are_final;
     }
-    Ok(ojs(StatusCode::OK, format!("{{\"results\":[{}]}}", results.join(","))))
+    let mut response = ojs(StatusCode::OK, format!("{{\"results\":[{}]}}", results.texts.join(",")));
+    if !results.are_final {
+        response.extensions_mut().insert(NotFinal);
+    }
+    Ok(response)
 }
 
 /// A job that somebody wants, or why it cannot be read.
-type Wanted<'a> = (Result<&'a RawValue, ApiError>, Option<(Seed, usize)>);
+pub(super) type Wanted<'a> = (Result<&'a RawValue, ApiError>, Option<(Seed, usize)>);
+
+/// Lines of an answer, one for each job.
+pub(super) struct Lines {
+    pub(super) texts: Vec<String>,
+    /// None of the jobs may be stored if it is sent again.
+    pub(super) are_final: bool,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { texts: Vec::new(), are_final: true }
+    }
+}
 
 /// Stores some of many, in their order; a line of the answer for each.
-async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>) -> Vec<String> {
+pub(super) async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>) -> Lines {
     let mut own_ids = Vec::with_capacity(wanted.len());
     let mut new = Vec::with_capacity(wanted.len());
     for (raw, seed) in wanted {
@@ -107,7 +115,7 @@ async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>
         }));
     }
     let mut outcomes = services.jobs.enqueue_each(new, trace).await.into_iter();
-    let mut lines = Vec::with_capacity(wanted.len());
+    let mut lines = Lines::default();
     for own_id in own_ids {
         let outcome = match own_id {
             Err(error) => Err(error),
@@ -117,7 +125,8 @@ async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>
                 None => Err(ApiError::new(Code::Internal, "the job was not stored")),
             },
         };
-        lines.push(line(outcome));
+        lines.are_final &= !outcome.as_ref().is_err_and(ApiError::is_retryable);
+        lines.texts.push(line(outcome));
     }
     lines
 }
@@ -143,74 +152,4 @@ async fn read(services: &Services, raw: &RawValue, seed: Option<(Seed, usize)>) 
     let members: Object = serde_json::from_str(raw.get())
         .map_err(|error| ApiError::invalid(format!("a job must be a JSON object: {error}")))?;
     parsed(services, &members, seed).await
-}
-
-/// A body of lines, a job each, as long as it comes; a line of the answer for each, in their order.
-pub(super) async fn enqueue_lines(
-    request: HttpRequest,
-    services: web::Data<Services>,
-    mut payload: web::Payload,
-) -> Answer {
-    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON) {
-        return Err(ApiError::new(Code::UnsupportedMediaType, format!("Content-Type must be {NDJSON}")));
-    }
-    let trace = Trace::of(&request);
-    let (answers, lines) = mpsc::channel::<Bytes>(4);
-    // Lines are answered while others still come, so this outlives the handler
-    actix_web::rt::spawn(async move {
-        let mut rest = BytesMut::new();
-        let limit = services.settings.gateway.body_limit_bytes;
-        loop {
-            let next = tokio::time::timeout(services.settings.gateway.body_timeout, payload.next()).await;
-            let problem = match next {
-                Ok(Some(Ok(chunk))) => {
-                    rest.extend_from_slice(&chunk);
-                    let complete = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-                    let whole = rest.split_to(complete);
-                    if !answer_lines(&services, &whole, trace.as_ref(), &answers).await {
-                        return;
-                    }
-                    (rest.len() > limit).then(|| format!("a line must have at most {limit} bytes"))
-                }
-                Ok(None) => {
-                    answer_lines(&services, &rest, trace.as_ref(), &answers).await;
-                    return;
-                }
-                Ok(Some(Err(_))) => Some("the body broke off; an incomplete last line was not read".to_owned()),
-                Err(_) => Some("the body paused for too long; an incomplete last line was not read".to_owned()),
-            };
-            if let Some(problem) = problem {
-                let error = ApiError::new(Code::InvalidPayload, problem).to_json();
-                let _ = answers.send(format!("{}\n", json!({ "error": error })).into()).await;
-                return;
-            }
-        }
-    });
-    let body = stream::unfold(lines, |mut lines| async {
-        let line = lines.recv().await?;
-        Some((Ok::<Bytes, actix_web::Error>(line), lines))
-    });
-    Ok(HttpResponse::Ok().content_type(NDJSON).streaming(body))
-}
-
-/// Stores the job of each line; false when nobody wants to know any more.
-async fn answer_lines(
-    services: &Services,
-    lines: &[u8],
-    trace: Option<&String>,
-    answers: &mpsc::Sender<Bytes>,
-) -> bool {
-    let depth = services.settings.gateway.json_depth_limit;
-    let lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-    let wanted: Vec<Wanted> =
-        lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
-    for some in wanted.chunks(AT_ONCE) {
-        let mut text = store(services, some, trace.cloned()).await.join("\n");
-        text.push('\n');
-        if answers.send(text.into()).await.is_err() {
-            return false;
-        }
-    }
-    true
 }

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
-    http::{StatusCode, header},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap},
+    },
     web,
 };
 use common::{
@@ -26,11 +29,12 @@ use crate::{
     startup::Services,
 };
 
-/// Pause between two tries to get into a full queue.
+/// Pause between two tries to get into a full queue: it doubles from the first to the longest.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_AGAIN_AT_MOST: Duration = Duration::from_millis(800);
 
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
-    let wait = preferred_wait(&request, &services)?;
+    let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
     once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
         let members: Object = body.parse()?;
         let read = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
@@ -39,11 +43,13 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         let mut response = accepted.head();
         let mut json = accepted.json;
         if let Some(wait) = wait {
-            response.insert_header(("preference-applied", format!("wait={}", wait.as_secs())));
             let left = deadline.saturating_duration_since(Instant::now());
             // It is stored: whatever becomes of the waiting, the answer is about a job that is there
             match services.waiting.wait(&services.jobs, accepted.id, left).await {
-                Ok(located) => json = located.map_or(json, |located| located.to_json()),
+                Ok(located) => {
+                    response.insert_header(applied(wait));
+                    json = located.map_or(json, |located| located.to_json());
+                }
                 Err(error) => tracing::debug!(%error, "the end of a job cannot be waited for"),
             }
         }
@@ -146,27 +152,46 @@ async fn accept_when_there_is_room(
     trace: Option<String>,
     deadline: Instant,
 ) -> Result<Accepted, ApiError> {
+    let (mut place, mut pause) = (None, ASK_AGAIN);
     loop {
         match accept(services, read.clone(), trace.clone()).await {
-            Err(error) if error.code() == Code::QueueFull && Instant::now() < deadline => {
+            Err(error)
+                if error.code() == Code::QueueFull
+                    && Instant::now() < deadline
+                    && !services.stopping.is_cancelled() =>
+            {
+                if place.is_none() {
+                    place = Some(services.waiting.place()?);
+                }
                 // Nobody tells when a job is taken: that would cost every claim. Those who wait ask again
-                tokio::time::sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+                tokio::select! {
+                    () = services.stopping.cancelled() => return Err(error),
+                    () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
+                }
+                pause = (pause * 2).min(ASK_AGAIN_AT_MOST);
             }
             outcome => return outcome,
         }
     }
 }
 
-/// How long a client would like to wait: `Prefer: wait=N`, in seconds.
-fn preferred_wait(request: &HttpRequest, services: &Services) -> Result<Option<Duration>, ApiError> {
-    let preferences = request.headers().get_all("prefer").filter_map(|value| value.to_str().ok());
-    let wait = preferences.flat_map(|value| value.split([',', ';'])).find_map(|part| part.trim().strip_prefix("wait="));
-    let Some(text) = wait else { return Ok(None) };
-    let most = services.settings.gateway.max_wait.as_secs();
-    let seconds = text.trim_matches('"').parse().ok().filter(|seconds| *seconds <= most);
-    seconds.map(|seconds| Some(Duration::from_secs(seconds))).ok_or_else(|| {
-        ApiError::invalid(format!("Prefer: wait must be an integer of seconds from 0 to {most}, got {}", quoted(text)))
-    })
+/// How long a client would like to wait: `Prefer: wait=N`, in seconds. It is a wish: what cannot be read is no wish, and what
+/// is too long is cut. Of several the first one counts.
+fn preferred_wait(headers: &HeaderMap, most: Duration) -> Option<Duration> {
+    let preferences = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
+    let mut named = preferences.flat_map(|value| value.split(',')).filter_map(|preference| {
+        // Behind a semicolon are parameters of the preference
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').trim())
+    });
+    let digits = named.next().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))?;
+    // So many that they are no number any more are too long
+    Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)).min(Duration::from_secs(most.as_secs())))
+}
+
+/// Says that it was waited as the client likes.
+fn applied(wait: Duration) -> (&'static str, String) {
+    ("preference-applied", format!("wait={}", wait.as_secs()))
 }
 
 #[derive(Deserialize)]
@@ -182,22 +207,29 @@ pub(super) async fn show(
     query: web::Query<Look>,
 ) -> Answer {
     let most = u64::try_from(services.settings.gateway.max_wait.as_millis()).unwrap_or(u64::MAX);
-    let wait = match query.wait_ms.as_deref() {
-        None => preferred_wait(&request, &services)?,
-        Some(text) => Some(text.parse().ok().filter(|ms| *ms <= most).map(Duration::from_millis).ok_or_else(|| {
+    let demanded = query.wait_ms.as_deref().map(|text| {
+        text.parse().ok().filter(|ms| *ms <= most).map(Duration::from_millis).ok_or_else(|| {
             ApiError::invalid(format!(
                 "wait_ms must be an integer of milliseconds from 0 to {most}, got {}",
                 quoted(text)
             ))
-        })?),
+        })
+    });
+    let preferred = match demanded {
+        None => preferred_wait(request.headers(), services.settings.gateway.max_wait),
+        Some(_) => None,
     };
     let parsed = job_id(&id)?;
-    let located = match wait {
+    let located = match demanded.transpose()?.or(preferred) {
         Some(limit) => services.waiting.wait(&services.jobs, parsed, limit).await?,
         None => services.jobs.locate(parsed).await?,
     };
     let located = located.ok_or_else(|| unknown(&id))?;
-    Ok(ojs(StatusCode::OK, job_json(&located.to_json())))
+    let mut response = ojs_builder(StatusCode::OK);
+    if let Some(wait) = preferred {
+        response.insert_header(applied(wait));
+    }
+    Ok(response.body(job_json(&located.to_json())))
 }
 
 pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> Answer {
@@ -222,5 +254,35 @@ pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String
         Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
         Err(NotCancelled::Unknown) => Err(unknown(&id)),
         Err(NotCancelled::Conflict(conflict)) => Err(conflict.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn a_preference_to_wait_is_read_as_its_standard_has_it() {
+        let wait = |values: &[&'static str]| {
+            let prefer = |value: &&'static str| (HeaderName::from_static("prefer"), HeaderValue::from_static(value));
+            let headers: HeaderMap = values.iter().map(prefer).collect();
+            preferred_wait(&headers, Duration::from_secs(60)).map(|wait| wait.as_secs())
+        };
+        for (values, seconds) in [
+            (&["wait=20"][..], 20),
+            (&["respond-async, Wait = 20"], 20),
+            (&["respond-async", "wait=\"20\"; x=1"], 20),
+            (&["wait=20, wait=30"], 20),
+            (&["wait=0"], 0),
+            (&["wait=61"], 60),
+            (&["wait=99999999999999999999999"], 60),
+        ] {
+            assert_eq!(wait(values), Some(seconds), "{values:?}");
+        }
+        for values in [&[][..], &["wait"], &["wait="], &["wait=soon"], &["wait=-1"], &["x; wait=5"], &["waits=5"]] {
+            assert_eq!(wait(values), None, "{values:?}");
+        }
     }
 }

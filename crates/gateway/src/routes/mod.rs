@@ -6,6 +6,7 @@ mod cron;
 mod dead_letters;
 mod events;
 mod jobs;
+mod lines;
 mod openapi;
 mod progress;
 mod queues;
@@ -38,7 +39,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(page("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
         .service(web::resource("/ojs/v1/jobs/batch").route(web::post().to(batch::enqueue)))
-        .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(batch::enqueue_lines)))
+        .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(lines::enqueue)))
         .service(page("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
         .service(
             web::resource("/ojs/v1/jobs/{id}/progress")

@@ -32,6 +32,10 @@ use crate::{
 const BUFFER: usize = 16_384;
 /// Events in one entry.
 const BATCH: usize = 128;
+/// Bytes in one entry; a single event may have more.
+const ENTRY_BYTES: usize = 64 << 10;
+/// About what an event has besides its data, in bytes.
+const AROUND: usize = 96;
 /// Longest wait for others to share an entry with.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -134,8 +138,10 @@ pub fn is_ending(kind: &str) -> bool {
 
 fn write_failure(data: &mut ObjectWriter, job: &Stored) {
     data.number("attempt", job.history.attempts);
-    let last: Option<&Failure> = job.history.errors.last();
-    if let Some(json) = last.and_then(|failure| serde_json::to_string(failure).ok()) {
+    let Some(last) = job.history.errors.last() else { return };
+    // The job has the rest: a stack may be as large as a request, and events are read by the thousand
+    let shown = Failure { stack: None, details: None, ..last.clone() };
+    if let Ok(json) = serde_json::to_string(&shown) {
         data.raw("error", &json);
     }
 }
@@ -179,21 +185,36 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<H
                 batch.push(event);
             }
         }
-        // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
-        per_entry = (per_entry * 7 + batch.len() as u64).div_ceil(8);
-        let entries_max = events_max.div_ceil(per_entry);
-        let mut command = redis::cmd("XADD");
-        command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(entries_max).arg("*").arg("d").arg(rendered(&batch));
-        if command.exec_async(&mut redis).await.is_err() {
-            metrics::counter!("galley_events_dropped_total").increment(batch.len() as u64);
+        let mut left = &batch[..];
+        while !left.is_empty() {
+            let (entry, others) = left.split_at(fitting(left));
+            left = others;
+            // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
+            per_entry = (per_entry * 7 + entry.len() as u64).div_ceil(8);
+            let entries_max = events_max.div_ceil(per_entry);
+            let mut command = redis::cmd("XADD");
+            command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(entries_max).arg("*").arg("d").arg(rendered(entry));
+            if command.exec_async(&mut redis).await.is_err() {
+                metrics::counter!("galley_events_dropped_total").increment(entry.len() as u64);
+            }
         }
         batch.clear();
     }
 }
 
+/// How many of these events share the next entry: as many as it has room for, but one at least.
+fn fitting(events: &[Happened]) -> usize {
+    let mut bytes = 0;
+    let fit = events.iter().take_while(|event| {
+        bytes += event.data.len() + AROUND;
+        bytes <= ENTRY_BYTES
+    });
+    fit.count().max(1)
+}
+
 /// A JSON array of events.
 fn rendered(batch: &[Happened]) -> String {
-    let mut text = String::with_capacity(batch.iter().map(|event| event.data.len() + 96).sum());
+    let mut text = String::with_capacity(batch.iter().map(|event| event.data.len() + AROUND).sum());
     text.push('[');
     // Under load many events share a millisecond
     let mut shown = (Millis::MIN, String::new());
@@ -226,6 +247,16 @@ mod tests {
         assert_eq!(read[1]["time"], "1970-01-01T00:00:00.005Z");
         assert_eq!((&read[2]["type"], &read[2]["time"]), (&"x".into(), &"1970-01-01T00:00:00.007Z".into()));
         assert_eq!(rendered(&[]), "[]");
+    }
+
+    #[test]
+    fn an_entry_is_closed_when_it_is_large_and_has_one_event_at_least() {
+        let event = |bytes: usize| Happened { kind: "x", at: 0, data: format!("\"{}\"", "x".repeat(bytes)) };
+        assert_eq!(fitting(&[event(10), event(10)]), 2);
+        assert_eq!(fitting(&[event(ENTRY_BYTES), event(10)]), 1);
+        let many: Vec<Happened> = (0..100).map(|_| event(4000)).collect();
+        let first = fitting(&many);
+        assert!(first > 10 && rendered(&many[..first]).len() <= ENTRY_BYTES);
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl<'a> Maintainer<'a> {
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(Heard::Subscribed) => return self.read_all().await,
+                Some(Heard::Subscribed(_)) => return self.read_all().await,
                 Some(Heard::Lost) | None => {}
             }
             match calls.try_recv() {
