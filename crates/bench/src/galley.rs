@@ -94,6 +94,13 @@ impl Galley {
         Ok(parts.concat())
     }
 
+    /// The id of Redis's process.
+    pub(crate) async fn redis_process(&self) -> anyhow::Result<u32> {
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.redis.connection().await).await?;
+        let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+        process.context("redis does not say which process it is")
+    }
+
     /// The numbers of a queue.
     pub(crate) async fn stats(&self, queue: &str) -> anyhow::Result<Stats> {
         let answer = self.connect().await?.get(&format!("/ojs/v1/queues/{queue}/stats")).await?;
