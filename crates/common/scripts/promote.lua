@@ -11,7 +11,14 @@ for i = 5, #ARGV do
   if score and (ARGV[1] == 'pending' or tonumber(score) <= now) then
     local fields = entry_fields(id, redis.call('HGETALL', record))
     if fields then
-      note_entry(record, ARGV[2], put(KEYS[3], KEYS[2], ARGV[2], ARGV[3], ARGV[4], fields))
+      local entry
+      -- The first sees to it that there is a stream
+      if moved == 0 then
+        entry = put(KEYS[3], KEYS[2], ARGV[2], ARGV[3], ARGV[4], fields)
+      else
+        entry = redis.call('XADD', KEYS[3], '*', unpack(fields))
+      end
+      note_entry(record, ARGV[2], entry)
       moved = moved + 1
     end
     redis.call('ZREM', KEYS[1], id)

@@ -8,15 +8,15 @@ use crate::{
         jobs::{From, Jobs},
         keys::QueueKeys,
     },
+    time::Millis,
 };
 
 /// Jobs of a queue in one turn.
 const BATCH: usize = 200;
 
-/// Moves jobs that are due into their streams, a batch at most.
-pub(super) async fn promote(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+/// Moves jobs that are due into their streams, a batch at most. `now` may be behind Redis's clock but not ahead of it.
+pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> StoreResult<()> {
     let keys = QueueKeys::new(queue);
-    let now = jobs.now().await?;
     let mut command = redis::cmd("ZRANGEBYSCORE");
     command.arg(keys.due()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
     let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;

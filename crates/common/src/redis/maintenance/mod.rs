@@ -253,26 +253,11 @@ impl<'a> Maintainer<'a> {
 
     /// Reads what is due next in these queues.
     async fn read(&mut self, queues: &[QueueName]) -> StoreResult<()> {
-        for some in queues.chunks(500) {
-            let mut pipeline = redis::pipe();
-            for keys in some.iter().map(QueueKeys::new) {
-                for task in Task::ALL {
-                    pipeline.cmd("ZRANGE").arg(task.set(&keys)).arg(0).arg(0).arg("WITHSCORES");
-                }
-            }
-            let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut self.jobs.redis.clone()).await?;
-            for (queue, heads) in some.iter().zip(heads.chunks(Task::ALL.len())) {
-                let next = self.next.entry(queue.clone()).or_default();
-                for (task, head) in Task::ALL.into_iter().zip(heads) {
-                    #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-                    let score = head.first().map(|(_, score)| *score as Millis);
-                    next.0[task as usize].0 = score;
-                }
-            }
-        }
-        self.cron.read(self.jobs).await?;
-        self.clock = (self.jobs.now().await?, Instant::now());
-        Ok(())
+        let jobs = self.jobs;
+        // Beside the rest, not after it: every round trip between two due times makes jobs late
+        let clock = async { Ok((jobs.now().await?, Instant::now())) };
+        ((), self.clock) = tokio::try_join!(read_heads(jobs, queues, &mut self.next), clock)?;
+        self.cron.read(jobs).await
     }
 
     /// Handles what is due now, a bounded number per queue and turn, so that one queue cannot starve another.
@@ -287,7 +272,7 @@ impl<'a> Maintainer<'a> {
                     continue;
                 }
                 let pause = match task {
-                    Task::Due => due::promote(self.jobs, queue).await.map(|()| 0),
+                    Task::Due => due::promote(self.jobs, queue, self.now()).await.map(|()| 0),
                     Task::Lapse => lapsed::settle(self.jobs, queue, self.trust).await,
                     Task::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
                 };
@@ -326,6 +311,28 @@ impl<'a> Maintainer<'a> {
         self.read_all().await?;
         Ok(true)
     }
+}
+
+/// Reads what is due next in these queues.
+async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, Next>) -> StoreResult<()> {
+    for some in queues.chunks(500) {
+        let mut pipeline = redis::pipe();
+        for keys in some.iter().map(QueueKeys::new) {
+            for task in Task::ALL {
+                pipeline.cmd("ZRANGE").arg(task.set(&keys)).arg(0).arg(0).arg("WITHSCORES");
+            }
+        }
+        let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut jobs.redis.clone()).await?;
+        for (queue, heads) in some.iter().zip(heads.chunks(Task::ALL.len())) {
+            let times = next.entry(queue.clone()).or_default();
+            for (task, head) in Task::ALL.into_iter().zip(heads) {
+                #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
+                let score = head.first().map(|(_, score)| *score as Millis);
+                times.0[task as usize].0 = score;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Trouble of one queue must not keep the others from being looked after: it is logged, and the queue gets a pause.
