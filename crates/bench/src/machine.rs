@@ -50,12 +50,17 @@ pub(crate) fn resident_bytes(process: u32) -> f64 {
     whole(kib(&format!("/proc/{process}/status"), "VmRSS") * 1024)
 }
 
-/// Milliseconds that the main thread of a process ran, and that it waited for a processor though it could have run: what
-/// others on the machine took from it.
+/// Milliseconds that the threads of a process ran, and that they waited for a processor though they could have run: what
+/// others on the machine took from them.
 pub(crate) fn ran_and_waited_ms(process: u32) -> (f64, f64) {
-    let text = fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap_or_default();
-    let mut nanos = text.split_whitespace().map(|number| whole(number.parse().unwrap_or_default()) / 1e6);
-    (nanos.next().unwrap_or_default(), nanos.next().unwrap_or_default())
+    let (mut ran, mut waited) = (0.0, 0.0);
+    for task in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let mut millis = text.split_whitespace().map(|nanos| whole(nanos.parse().unwrap_or_default()) / 1e6);
+        ran += millis.next().unwrap_or_default();
+        waited += millis.next().unwrap_or_default();
+    }
+    (ran, waited)
 }
 
 fn kib(path: &str, name: &str) -> u64 {

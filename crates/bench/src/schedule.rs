@@ -14,6 +14,9 @@ pub(crate) const JOBS: u32 = 2000;
 /// The first job is due so long after the start, when all are stored.
 const LEAD_MS: i64 = 3000;
 const SPREAD_MS: i64 = 10_000;
+/// Pause between two looks at the clock.
+const CONTROL_MS: i64 = 5;
+const CONTROL: Duration = Duration::from_millis(CONTROL_MS.unsigned_abs());
 const LIMIT: Duration = Duration::from_mins(1);
 
 pub(crate) async fn run(durability: Durability, jobs: u32) -> anyhow::Result<Report> {
@@ -27,8 +30,10 @@ pub(crate) async fn run(durability: Durability, jobs: u32) -> anyhow::Result<Rep
     if local_now() >= first {
         report.note("some jobs were due before all were stored: they count as late");
     }
+    let control = tokio::spawn(late_timers());
     let is_over = || async { Ok(galley.stats("planned").await?.completed() >= u64::from(jobs)) };
     until(LIMIT, Duration::from_millis(200), is_over).await?;
+    let control = control.await?;
     let stats = galley.stats("planned").await?;
     report.check(stats.is_exactly(jobs.into()), || format!("not every job completed exactly once: {}", stats.line()));
     let shown = galley.look_up(&ids).await?;
@@ -41,5 +46,18 @@ pub(crate) async fn run(durability: Durability, jobs: u32) -> anyhow::Result<Rep
     report.check(lateness.len() == shown.len(), || "a job was never started".to_owned());
     report.add("jobs", jobs.into(), "");
     report.add_times("lateness", &lateness, "<= 20");
+    report.add_times("control: lateness of a bare timer meanwhile", &control, "");
     Ok(report)
+}
+
+/// How late a timer of this process is, every few milliseconds while jobs are due: what the machine alone makes late.
+async fn late_timers() -> Vec<f64> {
+    let mut late = Vec::new();
+    let first = tokio::time::Instant::now() + CONTROL;
+    let times = u32::try_from((LEAD_MS + SPREAD_MS) / CONTROL_MS).unwrap_or_default();
+    for at in (0..times).map(|number| first + CONTROL * number) {
+        tokio::time::sleep_until(at).await;
+        late.push(at.elapsed().as_secs_f64() * 1000.0);
+    }
+    late
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use e2e::RedisServer;
-use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamReadReply};
+use redis::{AsyncCommands, IntoConnectionInfo, aio::MultiplexedConnection, streams::StreamReadReply};
 use tokio::sync::mpsc;
 
 const STREAM: &str = "bare:{s}";
@@ -26,7 +26,13 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) async fn open(redis: &RedisServer) -> anyhow::Result<Self> {
-        let (mut reading, writing) = (redis.connection().await, redis.connection().await);
+        let mut info = redis.url().into_connection_info()?;
+        // As Galley has it: otherwise a small command waits for the answer to the one before
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        info = info.set_tcp_settings(tcp);
+        let client = redis::Client::open(info)?;
+        let mut reading = client.get_multiplexed_async_connection().await?;
+        let writing = client.get_multiplexed_async_connection().await?;
         let _: () = reading.xgroup_create_mkstream(STREAM, GROUP, "0").await?;
         Ok(Self { reading, writing })
     }

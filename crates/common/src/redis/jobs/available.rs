@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::try_join_all;
-
 use super::{Jobs, Located, NotCancelled, lane::From, wake::Wake};
 use crate::{
     id::JobId,
@@ -35,8 +33,7 @@ impl Jobs {
     }
 
     /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.
-    /// For at most a few hundred jobs: round trips are what it takes longest for, so they are asked about together, and
-    /// then moved together.
+    /// For at most a few hundred jobs: they are asked about in one round trip.
     pub(in crate::redis) async fn make_available(
         &self,
         queue: &QueueName,
@@ -53,9 +50,9 @@ impl Jobs {
         }
         let records: Vec<(Option<i64>, Option<String>)> = pipeline.query_async(&mut self.redis.clone()).await?;
         let (mut moved, mut streams) = (0, BTreeMap::<Priority, Vec<JobId>>::new());
-        for (id, (priority, key)) in ids.iter().zip(records) {
+        for (id, (priority, limit)) in ids.iter().zip(records) {
             let priority = priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default();
-            let Some(limit) = key else {
+            let Some(limit) = limit else {
                 streams.entry(priority).or_default().push(*id);
                 continue;
             };
@@ -63,10 +60,13 @@ impl Jobs {
             let key: LimitKey = key.parse().map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
             moved += u64::from(self.line_up(queue, (*id, priority), (&key, policy), from).await?);
         }
-        let calls = streams
-            .iter()
-            .flat_map(|(priority, ids)| ids.chunks(AT_ONCE).map(|some| self.promote(queue, *priority, some, from)));
-        Ok(moved + try_join_all(calls).await?.iter().sum::<u64>())
+        // One call after the other: sent together they would be carried out together, and everybody else wait for all
+        for (priority, ids) in streams {
+            for some in ids.chunks(AT_ONCE) {
+                moved += self.promote(queue, priority, some, from).await?;
+            }
+        }
+        Ok(moved)
     }
 
     async fn promote(&self, queue: &QueueName, priority: Priority, ids: &[JobId], from: From) -> StoreResult<u64> {
