@@ -9,6 +9,7 @@ mod events;
 mod faults;
 mod kit;
 mod model;
+mod reconcile;
 mod settle;
 mod workflow_faults;
 mod workflows;

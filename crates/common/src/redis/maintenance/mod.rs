@@ -12,11 +12,14 @@
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
+//! | `reconcile`, `suspects` | what is stored and cannot be |
 //! | `workflows` | workflows whose progress was cut off |
 
 mod cron;
 mod due;
 mod lapsed;
+mod reconcile;
+mod suspects;
 mod sweep;
 mod timers;
 mod workflows;
@@ -29,6 +32,8 @@ use std::{
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+pub use reconcile::{Cursor, CursorError, Report, Violation};
 
 use super::{
     StoreError, StoreResult,
@@ -135,6 +140,9 @@ async fn resign(jobs: &Jobs, who: &str) {
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
 const AFTER_FAILURE_MS: Millis = 1000;
 
+/// Things of a queue that are looked over in one sweep for what cannot be.
+const RECONCILED_AT_ONCE: usize = 200;
+
 /// What there is to be seen to in a queue at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
@@ -181,6 +189,7 @@ struct Maintainer<'a> {
     trust: &'a mut Trust,
     next: HashMap<QueueName, Next>,
     cron: cron::Timer,
+    round: reconcile::Round,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
     kept_at: Instant,
@@ -188,8 +197,9 @@ struct Maintainer<'a> {
 
 impl<'a> Maintainer<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
-        let (next, cron) = (HashMap::new(), cron::Timer::default());
-        Self { jobs, settings, who, trust, next, cron, clock: (0, Instant::now()), kept_at: Instant::now() }
+        let (next, cron, round) = (HashMap::new(), cron::Timer::default(), reconcile::Round::default());
+        let now = Instant::now();
+        Self { jobs, settings, who, trust, next, cron, round, clock: (0, now), kept_at: now }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled.
@@ -316,15 +326,21 @@ impl<'a> Maintainer<'a> {
 
     /// Looks over every queue; false when the office was lost meanwhile.
     async fn sweep(&mut self, stop: &CancellationToken) -> StoreResult<bool> {
-        for queue in self.jobs.queues().await? {
+        let queues = self.jobs.queues().await?;
+        for queue in &queues {
             if stop.is_cancelled() {
                 return Ok(true);
             }
             if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
                 return Ok(false);
             }
-            let swept = sweep::queue(self.jobs, &queue, self.trust).await.map(|()| 0);
-            tolerate(&queue, swept)?;
+            let swept = sweep::queue(self.jobs, queue, self.trust).await.map(|()| 0);
+            tolerate(queue, swept)?;
+        }
+        match self.round.slice(self.jobs, &queues, RECONCILED_AT_ONCE).await {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => tracing::error!(%error, "what is stored could not be looked over"),
+            Ok(()) => {}
         }
         let mut looked_at = 0;
         for id in self.jobs.workflows_to_check().await? {

@@ -78,6 +78,9 @@ impl<'a> Play<'a> {
             Op::Purge(states) => self.purge(states).await,
             Op::Upkeep => {
                 self.upkeep().await;
+                let report = self.kit.jobs.check(&queue(), true, maintenance::Cursor::start(), 100_000).await;
+                let report = report.expect("redis runs");
+                assert!(report.violations.is_empty() && report.next.is_none(), "{report:?}");
                 None
             }
         }
