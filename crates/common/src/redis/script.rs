@@ -41,7 +41,7 @@ script!(RECONCILE, "reconcile.lua", with CLOCK, PLACE);
 script!(RECOUNT, "recount.lua");
 script!(LIST_ENTRIES, "list_entries.lua");
 script!(LOCATE, "locate.lua");
-script!(REDRIVE, "redrive.lua", with CLOCK, PLACE);
+script!(REDRIVE, "redrive.lua", with CLOCK, FENCE, PLACE);
 script!(BRIDGE, "bridge.lua");
 script!(CREATE_WORKFLOW, "create_workflow.lua");
 script!(NOTE_STARTED, "note_started.lua");
