@@ -42,7 +42,11 @@ use super::{
     note_interruption, script,
     subscriber::{Heard, subscribe},
 };
-use crate::{name::QueueName, settings::MaintenanceSettings, time::Millis};
+use crate::{
+    name::{QueueName, quoted},
+    settings::MaintenanceSettings,
+    time::Millis,
+};
 
 /// Does the upkeep whenever the office is free, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
@@ -139,6 +143,8 @@ async fn resign(jobs: &Jobs, who: &str) {
 
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
 const AFTER_FAILURE_MS: Millis = 1000;
+/// And before a single job is.
+const PUT_OFF_MS: Millis = 60_000;
 
 /// Things of a queue that are looked over in one sweep for what cannot be.
 const RECONCILED_AT_ONCE: usize = 200;
@@ -367,6 +373,18 @@ fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Milli
         }
         ok => ok,
     }
+}
+
+/// Trouble of one job must not keep the others of its queue from being seen to: it is logged and put off.
+async fn put_off(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
+    let error = match outcome {
+        Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_))) => error,
+        other => return other,
+    };
+    tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
+    let at = jobs.now().await? + PUT_OFF_MS;
+    let mut command = redis::cmd("ZADD");
+    Ok(command.arg(set).arg("XX").arg(at).arg(member).exec_async(&mut jobs.redis.clone()).await?)
 }
 
 #[cfg(test)]

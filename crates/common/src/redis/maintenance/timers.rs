@@ -1,6 +1,7 @@
 //! What is to be seen to at a time: jobs that expire, what follows the end of a job if whoever ended it died, and limits
 //! that allow more.
 
+use super::put_off;
 use crate::{
     id::JobId,
     name::{LimitKey, QueueName, quoted},
@@ -38,16 +39,18 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     command.arg(&timers).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
     let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
     for member in members {
-        match Timer::parse(&member) {
-            Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await?,
-            Some(Timer::FollowUp(id)) => jobs.follow_up_late(queue, id).await?,
-            Some(Timer::Lane(key)) => jobs.admit(queue, &key).await?,
+        let seen_to = match Timer::parse(&member) {
+            Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
+            Some(Timer::FollowUp(id)) => jobs.follow_up_late(queue, id).await,
+            Some(Timer::Lane(key)) => jobs.admit(queue, &key).await,
             None => {
                 // Nothing of ours, and it would be due for ever
                 tracing::error!(%queue, member = quoted(&member), "not a timer among the timers, removed");
                 redis::cmd("ZREM").arg(&timers).arg(member).exec_async(&mut jobs.redis.clone()).await?;
+                continue;
             }
-        }
+        };
+        put_off(jobs, &timers, &member, seen_to).await?;
     }
     Ok(())
 }
