@@ -12,8 +12,9 @@ use crate::{
     time::{self, Millis},
 };
 
-/// Looks at whoever holds the uniqueness: it can change between a look and the script, each time by somebody's hand.
-const LOOKS: usize = 8;
+/// Looks at whoever holds the uniqueness: it can change between a look and the script, each time because somebody else got
+/// further. So many may replace each other at once.
+const LOOKS: usize = 256;
 
 /// Where a new job goes.
 enum Place {
@@ -100,6 +101,10 @@ impl Jobs {
                 self.note_chosen_id(id, &job.queue, claim_ttl).await?;
                 return Ok(Some(Err(Refused::Duplicate(id))));
             }
+        }
+        // It may have been deleted between the registration and this
+        if answer.get(2).is_some_and(|new| new == "new") {
+            self.enroll(&job.queue).await?;
         }
         let state = match place {
             Place::Now | Place::Lane => State::Available,

@@ -83,7 +83,9 @@ impl Jobs {
             return Ok(Err(Refused::Closed));
         }
         if let Some(JobLimit::Queue(rate)) = &new.summary.limit {
-            self.limit_queue(&new.queue, *rate).await?;
+            if let Err(refused) = self.limit_queue(&new.queue, *rate).await? {
+                return Ok(Err(refused));
+            }
         }
         let outcome = if needs_record(&new) {
             self.create(new, traceparent, now).await?

@@ -9,7 +9,7 @@ use super::{
     stored::new_fields,
 };
 use crate::{
-    job::NewJob,
+    job::{JobLimit, NewJob},
     name::{Priority, QueueName},
     redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys},
     time::Millis,
@@ -119,6 +119,13 @@ impl Jobs {
         for (queue, priority) in &streams {
             if let Err(refused) = self.open_stream(queue, *priority).await? {
                 let index = new.iter().position(|job| job.queue == *queue).unwrap_or_default();
+                return Ok(Err(BatchRefused { index, refused }));
+            }
+        }
+        for (index, job) in new.iter().enumerate() {
+            if let Some(JobLimit::Queue(rate)) = &job.summary.limit
+                && let Err(refused) = self.limit_queue(&job.queue, *rate).await?
+            {
                 return Ok(Err(BatchRefused { index, refused }));
             }
         }
