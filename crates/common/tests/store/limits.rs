@@ -37,7 +37,8 @@ async fn several_workers_never_have_more_of_a_key_than_it_allows() {
             most.set(most.get().max(running.get()));
             for claimed in claimed {
                 // Counted before Redis can hand out the next
-                (running.set(running.get() - 1), done.set(done.get() + 1));
+                running.set(running.get() - 1);
+                done.set(done.get() + 1);
                 kit.complete(&worker, &claimed, "1").await;
             }
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use common::{
     id::JobId,
     redis::{
-        jobs::Claim,
+        jobs::{Claim, Settled},
         maintenance::{self, Cursor},
     },
 };
@@ -233,13 +233,15 @@ async fn a_busy_queue_is_healthy_however_often_it_is_looked_over() {
         for turn in 0..60 {
             let _ = kit.try_enqueue(bodies[(turn + number) % bodies.len()]).await;
             for claimed in kit.claim(&worker, 2).await {
-                match (turn + number) % 3 {
-                    0 => drop(kit.complete(&worker, &claimed, "1").await),
-                    1 => drop(kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs")),
-                    _ => {
-                        drop(kit.jobs.requeue(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs"))
+                let settled = match (turn + number) % 3 {
+                    0 => kit.complete(&worker, &claimed, "1").await,
+                    1 => {
+                        let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await;
+                        if recorded.expect("redis runs").as_str() == "stale" { Settled::Stale } else { Settled::Done }
                     }
-                }
+                    _ => kit.jobs.requeue(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs"),
+                };
+                assert_ne!(settled, Settled::DoneBefore);
             }
             let by = Claim::Pull { worker: None, lease: Some(Duration::from_mins(1)) };
             let pulled = kit.jobs.claim(&queue(), &mut Vec::new(), 1, by).await.expect("redis runs").jobs;

@@ -6,6 +6,7 @@ mod conformance;
 mod cron;
 mod events;
 mod faults;
+mod fsck;
 mod jobs;
 mod kit;
 mod running;

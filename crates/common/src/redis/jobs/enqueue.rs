@@ -82,10 +82,10 @@ impl Jobs {
         if new.workflow.is_none() && self.is_closed(&new.queue).await? {
             return Ok(Err(Refused::Closed));
         }
-        if let Some(JobLimit::Queue(rate)) = &new.summary.limit {
-            if let Err(refused) = self.limit_queue(&new.queue, *rate).await? {
-                return Ok(Err(refused));
-            }
+        if let Some(JobLimit::Queue(rate)) = &new.summary.limit
+            && let Err(refused) = self.limit_queue(&new.queue, *rate).await?
+        {
+            return Ok(Err(refused));
         }
         let outcome = if needs_record(&new) {
             self.create(new, traceparent, now).await?

@@ -15,6 +15,7 @@
 //! | `lane` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
+//! | `fence` | which attempt a call means |
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `lease` | keeps attempts alive |
 //! | `locate` | finds a job by its id |
@@ -38,6 +39,7 @@ mod dead_letter;
 mod enqueue;
 mod enqueue_all;
 mod expire;
+mod fence;
 mod follow_up;
 mod lane;
 mod lease;
@@ -62,12 +64,13 @@ pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
 pub use enqueue_all::BatchRefused;
+pub use fence::Fence;
 pub(super) use lane::From;
 pub(super) use locate::Entry;
 pub use locate::{Attempt, Holder, Located};
 pub use purge::{Purge, Purged};
 pub use queues::Control;
-pub use settle::{Completion, Fence, Recorded, Settled};
+pub use settle::{Completion, Recorded, Settled};
 pub use stats::Stats;
 pub(super) use stored::new_fields;
 pub use stored::{Ended, Stored};

@@ -3,73 +3,17 @@
 use std::time::Duration;
 
 use super::{
-    Claimed, Consumer, Jobs, PULL,
+    Claimed, Consumer, Fence, Jobs,
     stored::{Ended, Stored},
     wake::Wake,
 };
 use crate::{
     id::EntryId,
     job::{Failure, State, Verdict},
-    name::{LimitKey, Priority, QueueName, WorkerId},
+    name::{LimitKey, Priority, QueueName},
     redis::{StoreResult, events::Happened, keys, keys::QueueKeys, script},
     time::Millis,
 };
-
-/// Which attempt the caller means.
-#[derive(Debug, Clone)]
-pub enum Fence {
-    /// The one that a queue-worker holds, if it has been silent for so long.
-    Worker {
-        /// Its name in the pending list.
-        consumer: Consumer,
-        /// Least silence; zero when the worker itself asks.
-        silent_for: Duration,
-    },
-    /// One that was fetched over HTTP. What is given must match.
-    Pull {
-        /// Its token.
-        token: Option<String>,
-        /// Who fetched it.
-        worker: Option<WorkerId>,
-    },
-    /// One whose lease or time is over.
-    Lapsed {
-        /// Its token.
-        token: String,
-    },
-}
-
-impl Fence {
-    /// The fence of the worker that runs the job.
-    #[must_use]
-    pub fn of(consumer: &Consumer) -> Self {
-        Self::Worker { consumer: consumer.clone(), silent_for: Duration::ZERO }
-    }
-
-    /// Whether whoever runs the attempt asks, and not the upkeep over its head: only the former may recognise what is
-    /// recorded as its own when it asks again.
-    fn is_the_attempts_own(&self) -> bool {
-        match self {
-            Self::Worker { silent_for, .. } => silent_for.is_zero(),
-            Self::Pull { .. } => true,
-            Self::Lapsed { .. } => false,
-        }
-    }
-
-    pub(super) fn args(&self) -> [String; 3] {
-        match self {
-            Self::Worker { consumer, silent_for } => {
-                ["worker".into(), consumer.to_string(), silent_for.as_millis().to_string()]
-            }
-            Self::Pull { token, worker } => [
-                "pull".into(),
-                token.clone().unwrap_or_default(),
-                worker.as_ref().map(ToString::to_string).unwrap_or_default(),
-            ],
-            Self::Lapsed { token } => ["lapsed".into(), token.clone(), PULL.into()],
-        }
-    }
-}
 
 /// What became of a call that ends an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

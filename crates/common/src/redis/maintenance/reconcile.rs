@@ -147,19 +147,8 @@ impl Jobs {
             report.violations.extend(confirmed.into_iter().map(|(_, violation)| violation));
         }
         report.next = cursor;
-        self.note(queue, &report);
+        note(queue, &report.violations);
         Ok(report)
-    }
-
-    fn note(&self, queue: &QueueName, report: &Report) {
-        for Violation { kind, what, is_repaired } in &report.violations {
-            tracing::warn!(%queue, kind, what, is_repaired, "something is stored that cannot be");
-            metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
-                .increment(1);
-            if *is_repaired {
-                metrics::counter!("galley_invariant_repairs_total").increment(1);
-            }
-        }
     }
 
     async fn look_at_all(
@@ -246,10 +235,22 @@ impl Jobs {
         let mut violations = Vec::new();
         for queue in queues {
             let found = self.check_registered(&queue, true).await?;
-            self.note(&queue, &Report { violations: found.iter().cloned().collect(), ..Report::default() });
+            note(&queue, found.as_slice());
             violations.extend(found);
         }
         Ok((next, violations))
+    }
+}
+
+/// Counts and logs what was found.
+fn note(queue: &QueueName, violations: &[Violation]) {
+    for Violation { kind, what, is_repaired } in violations {
+        tracing::warn!(%queue, kind, what, is_repaired, "something is stored that cannot be");
+        metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
+            .increment(1);
+        if *is_repaired {
+            metrics::counter!("galley_invariant_repairs_total").increment(1);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use common::{
 
 use super::plan::{Spec, Start};
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that is compared")]
 pub(super) struct Job {
     pub(super) id: JobId,
     pub(super) spec: Spec,
@@ -130,7 +131,7 @@ impl World {
 
     /// Into its stream, or behind the others with its key.
     fn make_available(&mut self, index: usize) {
-        let Some((key, _)) = self.jobs[index].spec.limit else { return self.to_stream(index) };
+        let Some((key, _)) = self.jobs[index].spec.limit else { return self.add_to_stream(index) };
         let (jobs, priority) = (&self.jobs, self.jobs[index].spec.priority);
         let lane = self.lanes.entry(key).or_default();
         let place = lane.iter().position(|other| jobs[*other].spec.priority < priority).unwrap_or(lane.len());
@@ -138,7 +139,7 @@ impl World {
         self.admit(key);
     }
 
-    fn to_stream(&mut self, index: usize) {
+    fn add_to_stream(&mut self, index: usize) {
         self.streams.entry(self.jobs[index].spec.priority).or_default().push(index);
     }
 
@@ -150,7 +151,7 @@ impl World {
         {
             let first = lane.remove(0);
             self.held.entry(key).or_default().insert(first);
-            self.to_stream(first);
+            self.add_to_stream(first);
         }
     }
 
@@ -238,7 +239,7 @@ impl World {
             entries.retain(|other| *other != index);
         }
         (self.jobs[index].has_record, self.jobs[index].has_lease) = (true, false);
-        self.to_stream(index);
+        self.add_to_stream(index);
     }
 
     pub(super) fn cancel(&mut self, index: usize) -> bool {
