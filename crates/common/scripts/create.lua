@@ -7,12 +7,13 @@
 --       9 most waiting jobs or 0 for no limit, 10 whom the caller saw hold the uniqueness, "" for nobody, or "-" for a
 --       job that need not be unique, 11 TTL of the uniqueness in ms, 12 key of the limit or "", 13 the limit or "",
 --       14.. fields and values of the job
--- Returns {"created", entry or ""}, {"duplicate"}, {"held"} when another holds the uniqueness, or {"full"} when a job
+-- Returns {"created", entry or "", "new" when the queue had no streams before, else ""}, {"duplicate"}, {"held"} when another holds the uniqueness, or {"full"} when a job
 -- that starts now finds no room.
 -- May run twice: the second run finds the record.
 local record, timers, priority, how = KEYS[1], KEYS[5], ARGV[2], ARGV[3]
 if redis.call('EXISTS', record, KEYS[2]) > 0 then return { 'duplicate' } end
 if ARGV[10] ~= '-' and (redis.call('GET', KEYS[7]) or '') ~= ARGV[10] then return { 'held' } end
+local new = redis.call('EXISTS', KEYS[11]) == 0 and 'new' or ''
 local starts_now = how == 'now' or how == 'lane'
 if starts_now and tonumber(ARGV[9]) > 0 and waiting_in(12, KEYS[6]) >= tonumber(ARGV[9]) then return { 'full' } end
 
@@ -30,7 +31,7 @@ end
 if how == 'now' then
   local entry = put(KEYS[12], KEYS[11], priority, ARGV[6], ARGV[8], { 'i', ARGV[1], unpack(ARGV, 14) })
   note_entry(record, priority, entry)
-  return { 'created', entry }
+  return { 'created', entry, new }
 end
 if how == 'lane' then
   redis.call('HSET', record, 's', 'held', 'p', priority, unpack(ARGV, 14))
@@ -43,4 +44,4 @@ else
   redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
   if redis.call('ZRANGE', KEYS[3], 0, 0)[1] == ARGV[1] then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
 end
-return { 'created', '' }
+return { 'created', '', new }

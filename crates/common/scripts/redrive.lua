@@ -13,10 +13,7 @@ else
   redis.call('HSET', KEYS[3], 's', 'held', 'p', ARGV[2], unpack(ARGV, 9))
   line_up(KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], ARGV[1], ARGV[2], ARGV[5], ARGV[6], now_ms())
 end
-if ARGV[7] ~= '' then
-  redis.call('ZADD', KEYS[9], ARGV[7], 'expire ' .. ARGV[1])
-  if redis.call('ZRANGE', KEYS[9], 0, 0)[1] == 'expire ' .. ARGV[1] then redis.call('PUBLISH', ARGV[3], ARGV[8]) end
-end
+expire_at(KEYS[9], ARGV[1], ARGV[7], ARGV[3], ARGV[8])
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[1], ARGV[1])
 return 1

@@ -75,6 +75,12 @@ impl QueueKeys {
         Self { prefix: format!("galley:{{{queue}}}:") }
     }
 
+    /// What they all begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     fn key(&self, name: &str) -> String {
         [&self.prefix, name].concat()
     }

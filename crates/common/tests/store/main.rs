@@ -1,15 +1,22 @@
 //! The store against a real Redis.
 
+mod batches;
 mod bridge;
 mod channels;
 mod claims;
 mod cron;
 mod dead_letters;
+mod deadlines;
 mod enqueue;
 mod events;
 mod faults;
 mod kit;
+mod limits;
 mod model;
+mod pending;
+mod queues;
+mod reconcile;
 mod settle;
+mod unique;
 mod workflow_faults;
 mod workflows;

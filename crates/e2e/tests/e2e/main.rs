@@ -7,6 +7,7 @@ mod conformance;
 mod cron;
 mod events;
 mod faults;
+mod fsck;
 mod idempotency;
 mod jobs;
 mod kit;

@@ -268,7 +268,7 @@ mod tests {
         let wait = |values: &[&'static str]| {
             let prefer = |value: &&'static str| (HeaderName::from_static("prefer"), HeaderValue::from_static(value));
             let headers: HeaderMap = values.iter().map(prefer).collect();
-            preferred_wait(&headers, Duration::from_secs(60)).map(|wait| wait.as_secs())
+            preferred_wait(&headers, Duration::from_mins(1)).map(|wait| wait.as_secs())
         };
         for (values, seconds) in [
             (&["wait=20"][..], 20),

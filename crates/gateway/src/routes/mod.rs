@@ -5,6 +5,7 @@ mod channels;
 mod cron;
 mod dead_letters;
 mod events;
+mod fsck;
 mod jobs;
 mod lines;
 mod openapi;
@@ -81,6 +82,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
         .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
         .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
+        .service(page("/ojs/v1/admin/fsck", fsck::report).route(web::post().to(fsck::repair)))
         .service(page("/ojs/v1/events", events::list))
         .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
         .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))

@@ -20,8 +20,9 @@ use crate::{
     time::{self, Millis},
 };
 
-/// Looks at whoever holds the uniqueness: it can change between a look and the script, each time by somebody's hand.
-const LOOKS: usize = 8;
+/// Looks at whoever holds the uniqueness: it can change between a look and the script, each time because somebody else got
+/// further. So many may replace each other at once.
+const LOOKS: usize = 256;
 
 /// What goes wrong behind a write leaves it open what was done.
 pub(super) fn after_a_write(error: StoreError) -> StoreError {
@@ -112,8 +113,6 @@ impl Jobs {
             }
             Some("held") => return Ok(None),
             Some("created") => {
-                // Somebody may have deleted the queue while it was empty
-                self.keep_registered(&job.queue).await.map_err(after_a_write)?;
                 if has_chosen_id {
                     self.note_chosen_id(id, &job.queue, claim_ttl).await.map_err(after_a_write)?;
                 }
@@ -124,6 +123,10 @@ impl Jobs {
                 self.note_chosen_id(id, &job.queue, claim_ttl).await?;
                 return Ok(Some(Err(Refused::Duplicate(id))));
             }
+        }
+        // It may have been deleted between the registration and this
+        if answer.get(2).is_some_and(|new| new == "new") {
+            self.enroll(&job.queue).await.map_err(after_a_write)?;
         }
         let state = match place {
             Place::Now | Place::Lane => State::Available,

@@ -133,7 +133,7 @@ impl Jobs {
         let (mut letters, mut scanned) = (DeadLetters::default(), 0);
         for queue in queues {
             let from = after.filter(|after| after.queue == queue);
-            let done = self.scan(&queue, filter, from, limit, &mut letters, &mut scanned).await?;
+            let done = self.scan_dead(&queue, filter, from, limit, &mut letters, &mut scanned).await?;
             if !done {
                 return Ok(letters);
             }
@@ -143,7 +143,7 @@ impl Jobs {
     }
 
     /// Adds the dead letters of one queue; false when there is enough.
-    async fn scan(
+    async fn scan_dead(
         &self,
         queue: &QueueName,
         filter: &DeadLetterFilter,

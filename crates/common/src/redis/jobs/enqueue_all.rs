@@ -61,7 +61,7 @@ impl Jobs {
             {
                 return Ok(Err(BatchRefused { index, refused: Refused::SameInBatch }));
             }
-            let Err(refused) = self.check(job, &mut per_queue, own_ids).await? else { continue };
+            let Err(refused) = self.check_one(job, &mut per_queue, own_ids).await? else { continue };
             // Whatever is in the way of a job that was made before, perhaps itself: it is there
             if self.made_before(job.id, own_ids).await?.is_none() {
                 return Ok(Err(BatchRefused { index, refused }));
@@ -70,7 +70,7 @@ impl Jobs {
         Ok(Ok(()))
     }
 
-    async fn check(
+    async fn check_one(
         &self,
         job: &NewJob,
         per_queue: &mut BTreeMap<QueueName, u64>,

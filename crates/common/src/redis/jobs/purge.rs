@@ -14,6 +14,8 @@ use crate::{
 
 /// Jobs under way at once: their scripts pipeline on the shared connection.
 const AT_ONCE: usize = 32;
+/// Parked jobs looked at in one go.
+const PAGE: usize = 500;
 
 /// Which jobs to cancel.
 #[derive(Debug, Clone)]
@@ -62,18 +64,38 @@ impl Jobs {
             }
         }
         if purge.states.contains(&State::Scheduled) || purge.states.contains(&State::Retryable) {
-            for id in self.members(&keys.due(), purge.limit - ids.len()).await? {
-                let state: Option<String> =
-                    redis::cmd("HGET").arg(keys.record(&id)).arg("s").query_async(&mut self.redis.clone()).await?;
-                if state.and_then(|name| State::from_name(&name)).is_some_and(|state| purge.states.contains(&state)) {
-                    ids.push(id);
-                }
-            }
+            ids.extend(self.parked(&keys, purge, purge.limit - ids.len()).await?);
         }
         if purge.states.contains(&State::Pending) {
             ids.extend(self.members(&keys.pending(), purge.limit - ids.len()).await?);
         }
         Ok(ids)
+    }
+
+    /// Scheduled or retryable jobs, as they are asked for: the set has both.
+    async fn parked(&self, keys: &QueueKeys, purge: &Purge, most: usize) -> StoreResult<Vec<JobId>> {
+        let (mut found, mut from) = (Vec::new(), 0);
+        while found.len() < most {
+            let mut command = redis::cmd("ZRANGE");
+            command.arg(keys.due()).arg(from).arg(from + PAGE - 1);
+            let page: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
+            let ids: Vec<JobId> = page.iter().filter_map(|id| id.parse().ok()).collect();
+            let mut pipeline = redis::pipe();
+            for id in &ids {
+                pipeline.cmd("HGET").arg(keys.record(id)).arg("s");
+            }
+            let states: Vec<Option<String>> = pipeline.query_async(&mut self.redis.clone()).await?;
+            let is_wanted = |name: &Option<String>| {
+                name.as_deref().and_then(State::from_name).is_some_and(|state| purge.states.contains(&state))
+            };
+            found.extend(ids.into_iter().zip(&states).filter(|(_, state)| is_wanted(state)).map(|(id, _)| id));
+            if page.len() < PAGE {
+                break;
+            }
+            from += PAGE;
+        }
+        found.truncate(most);
+        Ok(found)
     }
 
     async fn members(&self, set: &str, most: usize) -> StoreResult<Vec<JobId>> {

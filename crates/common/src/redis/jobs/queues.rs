@@ -139,10 +139,17 @@ impl Jobs {
         if deleted == 0 {
             return Ok(false);
         }
-        redis::cmd("ZREM").arg(keys::QUEUES).arg(queue.as_str()).exec_async(&mut redis).await?;
-        // A job may have come in between the two: then the queue is there again
-        if !self.priorities(queue).await?.is_empty() {
-            return self.register(queue).await.map(|_| false);
+        let (_, came_in): (i64, u64) = redis::pipe()
+            .cmd("ZREM")
+            .arg(keys::QUEUES)
+            .arg(queue.as_str())
+            .cmd("EXISTS")
+            .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.lanes()])
+            .query_async(&mut redis)
+            .await?;
+        // A job may have come in between: then the queue is there again. One that comes later puts it there itself
+        if came_in > 0 {
+            return self.enroll(queue).await.map(|()| false);
         }
         Ok(true)
     }
@@ -175,7 +182,7 @@ impl Jobs {
         }
         let keys = QueueKeys::new(queue);
         let script: &Script = &script::OPEN_STREAM;
-        let _: i64 = script
+        let is_new: i64 = script
             .key(keys.priorities())
             .key(keys.stream(priority))
             .arg(priority.get())
@@ -183,15 +190,16 @@ impl Jobs {
             .arg(Wake::Stream(queue.clone()).encode())
             .invoke_async(&mut self.redis.clone())
             .await?;
-        // Somebody may have deleted the queue while it was empty
-        self.keep_registered(queue).await?;
+        if is_new == 1 {
+            self.enroll(queue).await?;
+        }
         Ok(Ok(()))
     }
 
-    /// Puts a queue into the registry after something of it was written, should it have been deleted just before.
-    pub(super) async fn keep_registered(&self, queue: &QueueName) -> StoreResult<()> {
+    /// Puts a queue that has a job into the registry, whatever it was before: it may have been deleted just then.
+    pub(super) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
-        command.arg(keys::QUEUES).arg("NX").arg(queue_tag(queue)).arg(queue.as_str());
+        command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
         Ok(command.exec_async(&mut self.redis.clone()).await?)
     }
 
@@ -213,13 +221,7 @@ impl Jobs {
         if count >= max_queues {
             return Ok(Err(Refused::TooManyQueues { max_queues }));
         }
-        redis::cmd("ZADD")
-            .arg(keys::QUEUES)
-            .arg(queue_tag(queue))
-            .arg(queue.as_str())
-            .exec_async(&mut connection)
-            .await?;
-        Ok(Ok(()))
+        self.enroll(queue).await.map(Ok)
     }
 
     /// The priorities that a queue has streams for, highest first.

@@ -274,6 +274,7 @@ impl Jobs {
             .arg(keys::WAKE)
             .arg(Wake::Due(job.queue.clone()).encode())
             .arg(job.limit_key().map_or("", LimitKey::as_str))
+            .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(job.to_fields())
             .invoke_async(&mut self.redis.clone())
             .await?;
@@ -324,6 +325,7 @@ impl Jobs {
             .key(keys.leases())
             .key(keys.record(&job.id))
             .key(keys.priorities())
+            .key(keys.timers())
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
@@ -331,6 +333,8 @@ impl Jobs {
             .arg(job.priority.get())
             .arg(keys::WAKE)
             .arg(Wake::Stream(job.queue.clone()).encode())
+            .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
+            .arg(Wake::Due(job.queue.clone()).encode())
             .arg(job.to_fields())
             .invoke_async(&mut self.redis.clone())
             .await?;

@@ -1,10 +1,11 @@
 //! Scheduled and retryable jobs whose time has come become available.
 
+use super::put_off;
 use crate::{
     id::JobId,
     name::{QueueName, quoted},
     redis::{
-        StoreResult,
+        StoreError, StoreResult,
         jobs::{From, Jobs},
         keys::QueueKeys,
     },
@@ -30,7 +31,21 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> Stor
             redis::cmd("ZREM").arg(keys.due()).arg(member).exec_async(&mut jobs.redis.clone()).await?;
         }
     }
-    let moved = jobs.make_available(queue, &ids, From::Due).await?;
+    let moved = match jobs.make_available(queue, &ids, From::Due).await {
+        // One of them is the cause
+        Err(StoreError::Damaged(_) | StoreError::Refused(_)) => one_by_one(jobs, queue, &ids).await?,
+        moved => moved?,
+    };
     metrics::counter!("galley_jobs_promoted_total", "queue" => queue.to_string()).increment(moved);
     Ok(())
+}
+
+async fn one_by_one(jobs: &Jobs, queue: &QueueName, ids: &[JobId]) -> StoreResult<u64> {
+    let (due, mut all) = (QueueKeys::new(queue).due(), 0);
+    for id in ids {
+        let moved = jobs.make_available(queue, &[*id], From::Due).await;
+        all += moved.as_ref().copied().unwrap_or(0);
+        put_off(jobs, &due, &id.to_string(), moved.map(drop)).await?;
+    }
+    Ok(all)
 }

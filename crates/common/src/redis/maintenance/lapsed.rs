@@ -3,7 +3,7 @@
 //! A lease that ran out means that the worker vanished: the job is available again at once. A `timeout_ms` that ran
 //! out is a failure like any other and goes by the retry policy.
 
-use super::Trust;
+use super::{Trust, put_off};
 use crate::{
     id::EntryId,
     job::Failure,
@@ -34,7 +34,10 @@ pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) ->
             continue;
         };
         match trust.counts_in(attempt.started_at, now) {
-            0 => settle_one(jobs, &claimed, &attempt, now).await?,
+            0 => {
+                let settled = settle_one(jobs, &claimed, &attempt, now).await;
+                put_off(jobs, &keys.leases(), &member, settled).await?;
+            }
             wait => spared = spared.max(wait),
         }
     }

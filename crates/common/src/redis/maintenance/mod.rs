@@ -12,23 +12,31 @@
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
 //! | `sweep` | queue-workers that vanished, dead letters that are too old |
+//! | `reconcile`, `suspects` | what is stored and cannot be |
+//! | `trust` | whether a worker's silence means that it vanished |
 //! | `workflows` | workflows whose progress was cut off |
 
 mod cron;
 mod due;
 mod lapsed;
+mod reconcile;
+mod suspects;
 mod sweep;
 mod timers;
+mod trust;
 mod workflows;
 
 use std::{
     collections::{HashMap, HashSet},
-    future::Future,
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use trust::Trust;
+
+pub use reconcile::{Cursor, CursorError, Report, Violation};
 
 use super::{
     StoreError, StoreResult,
@@ -37,7 +45,11 @@ use super::{
     note_interruption, script,
     subscriber::{Heard, subscribe},
 };
-use crate::{name::QueueName, settings::MaintenanceSettings, time::Millis};
+use crate::{
+    name::{QueueName, quoted},
+    settings::MaintenanceSettings,
+    time::Millis,
+};
 
 /// Does the upkeep whenever the office is free, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
@@ -74,45 +86,6 @@ pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     due::promote(jobs, queue, jobs.now().await?).await
 }
 
-/// Whether a worker's silence means that it vanished. After an absence of Redis it does not: the worker could not report.
-/// It gets half a lease to do so.
-pub(super) struct Trust {
-    grace: Duration,
-    /// Since this moment Redis has been there long enough, as far as this process saw.
-    from: Instant,
-    /// It was away when it was last asked.
-    away: bool,
-    /// When Redis started, on its own clock.
-    redis_since: Millis,
-}
-
-impl Trust {
-    fn new(grace: Duration) -> Self {
-        Self { grace, from: Instant::now(), away: false, redis_since: 0 }
-    }
-
-    /// Awaits an answer of Redis and judges by how it came: one that follows an absence, or that was long in coming,
-    /// tells that nobody could report meanwhile.
-    pub(super) async fn timed<T>(&mut self, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
-        let asked = Instant::now();
-        let answer = call.await?;
-        if self.away || asked.elapsed() >= self.grace / 2 {
-            self.away = false;
-            self.from = Instant::now() + self.grace;
-        }
-        Ok(answer)
-    }
-
-    /// Milliseconds from `now` until the silence of somebody last heard of at `heard_at` counts; 0 if it counts.
-    fn counts_in(&self, heard_at: Millis, now: Millis) -> Millis {
-        let whole = |duration: Duration| Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX);
-        let seen = whole(self.from.saturating_duration_since(Instant::now()));
-        // Redis was started over since: whoever was heard of before may not have had the time to report again
-        let restarted = if heard_at < self.redis_since { self.redis_since + whole(self.grace) - now } else { 0 };
-        seen.max(restarted).max(0)
-    }
-}
-
 async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
     let held: i64 = script::KEEP_OFFICE
         .key(keys::MAINTAINER)
@@ -134,6 +107,11 @@ async fn resign(jobs: &Jobs, who: &str) {
 
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
 const AFTER_FAILURE_MS: Millis = 1000;
+/// And before a single job is.
+const PUT_OFF_MS: Millis = 60_000;
+
+/// Things of a queue that are looked over in one sweep for what cannot be.
+const RECONCILED_AT_ONCE: usize = 200;
 
 /// What there is to be seen to in a queue at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +159,7 @@ struct Maintainer<'a> {
     trust: &'a mut Trust,
     next: HashMap<QueueName, Next>,
     cron: cron::Timer,
+    round: reconcile::Round,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
     kept_at: Instant,
@@ -188,8 +167,9 @@ struct Maintainer<'a> {
 
 impl<'a> Maintainer<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
-        let (next, cron) = (HashMap::new(), cron::Timer::default());
-        Self { jobs, settings, who, trust, next, cron, clock: (0, Instant::now()), kept_at: Instant::now() }
+        let (next, cron, round) = (HashMap::new(), cron::Timer::default(), reconcile::Round::default());
+        let now = Instant::now();
+        Self { jobs, settings, who, trust, next, cron, round, clock: (0, now), kept_at: now }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled.
@@ -301,15 +281,21 @@ impl<'a> Maintainer<'a> {
 
     /// Looks over every queue; false when the office was lost meanwhile.
     async fn sweep(&mut self, stop: &CancellationToken) -> StoreResult<bool> {
-        for queue in self.jobs.queues().await? {
+        let queues = self.jobs.queues().await?;
+        for queue in &queues {
             if stop.is_cancelled() {
                 return Ok(true);
             }
             if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
                 return Ok(false);
             }
-            let swept = sweep::queue(self.jobs, &queue, self.trust).await.map(|()| 0);
-            tolerate(&queue, swept)?;
+            let swept = sweep::queue(self.jobs, queue, self.trust).await.map(|()| 0);
+            tolerate(queue, swept)?;
+        }
+        match self.round.slice(self.jobs, &queues, RECONCILED_AT_ONCE).await {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => tracing::error!(%error, "what is stored could not be looked over"),
+            Ok(()) => {}
         }
         let mut looked_at = 0;
         for id in self.jobs.workflows_to_check().await? {
@@ -360,25 +346,16 @@ fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Milli
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
-        let mut trust = Trust::new(Duration::from_secs(15));
-        trust.timed(async { Ok(()) }).await.expect("an answer");
-        assert_eq!(trust.counts_in(1_000, 50_000), 0);
-        trust.away = true;
-        trust.timed(async { Ok(()) }).await.expect("an answer");
-        assert!((14_000..=15_000).contains(&trust.counts_in(1_000, 50_000)));
-    }
-
-    #[test]
-    fn silence_from_before_a_restart_of_redis_counts_half_a_lease_after_it() {
-        let trust = Trust { redis_since: 100_000, ..Trust::new(Duration::from_secs(15)) };
-        assert_eq!(trust.counts_in(99_000, 101_000), 14_000);
-        assert_eq!(trust.counts_in(99_000, 115_000), 0);
-        assert_eq!(trust.counts_in(100_500, 101_000), 0, "heard of since the restart");
-    }
+/// Trouble of one job must not keep the others of its queue from being seen to: it is logged and put off.
+async fn put_off(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
+    let error = match outcome {
+        Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::Full)) => error,
+        other => return other,
+    };
+    tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
+    let at = jobs.now().await? + PUT_OFF_MS;
+    // Also on a full Redis, which is what it may be put off for
+    let mut call = script::DELAY_TIMER.key(set);
+    let _: i64 = call.arg(member).arg(at).invoke_async(&mut jobs.redis.clone()).await?;
+    Ok(())
 }

@@ -1,18 +1,16 @@
 //! What is to be seen to at a time: jobs that expire, what follows the end of a job if whoever ended it died, and limits
 //! that allow more.
 
+use super::put_off;
 use crate::{
     id::JobId,
     name::{LimitKey, QueueName, quoted},
-    redis::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys},
+    redis::{StoreResult, jobs::Jobs, keys::QueueKeys},
     time::Millis,
 };
 
 /// Timers of a queue in one turn.
 const BATCH: usize = 100;
-
-/// When a timer is looked at again that could not be seen to.
-const AFTER_FAILURE_MS: Millis = 1000;
 
 /// A timer.
 enum Timer {
@@ -52,15 +50,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
                 Ok(())
             }
         };
-        match result {
-            Ok(()) => {}
-            Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            Err(error) => {
-                // One must not hold up the others: a full Redis refuses new jobs, and nothing else
-                tracing::warn!(%queue, timer = quoted(&member), %error, "a timer is put off");
-                jobs.delay_timer(queue, &member, now + AFTER_FAILURE_MS).await?;
-            }
-        }
+        put_off(jobs, &timers, &member, result).await?;
     }
     Ok(())
 }

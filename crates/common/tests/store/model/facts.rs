@@ -106,7 +106,7 @@ fn of_job(job: &Job, in_lane: bool, facts: &mut Vec<String>) {
 }
 
 /// What is there.
-pub(super) fn found(rows: Vec<Vec<String>>) -> Vec<String> {
+pub(super) fn found(rows: &[Vec<String>]) -> Vec<String> {
     let mut facts = Vec::new();
     let mut entries: BTreeMap<String, String> = BTreeMap::new();
     for row in rows.iter().filter(|row| row[1] == "stream") {

@@ -19,7 +19,7 @@ use plan::{Op, an_op};
 use play::Play;
 
 /// Ten thousand operations and some, unless `MODEL_CASES` asks for more.
-const CASES: u32 = 40;
+const CASES: u32 = 80;
 
 #[test]
 fn ten_thousand_random_operations_leave_redis_as_the_model_says() {
@@ -43,7 +43,7 @@ fn ten_thousand_random_operations_leave_redis_as_the_model_says() {
             }
         });
     };
-    let outcome = TestRunner::new(config).run(&vec(an_op(), 255..=300), |ops| {
+    let outcome = TestRunner::new(config).run(&vec(an_op(), 128..=150), |ops| {
         // What is compared panics: that is one failed case, to be made smaller
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&ops))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().map_or("a panic", String::as_str);

@@ -10,6 +10,7 @@ use common::{
 
 use super::plan::{Spec, Start};
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that is compared")]
 pub(super) struct Job {
     pub(super) id: JobId,
     pub(super) spec: Spec,
@@ -59,7 +60,7 @@ impl World {
         {
             return Outcome::Duplicate(job.id);
         }
-        let mut start = spec.start;
+        let (mut start, mut replaced) = (spec.start, None);
         if let Some((args, policy)) = spec.unique
             && let Some(older) = self.holders.get(&args).copied().filter(|older| !self.jobs[*older].state.is_terminal())
         {
@@ -73,9 +74,8 @@ impl World {
             if policy == "replace_except_schedule" && state == State::Scheduled && start == Start::Now {
                 start = Start::Scheduled;
             }
-            if id.is_some() {
-                self.cancel(older);
-            }
+            // It is there before the older one goes
+            replaced = id.map(|_| older);
         }
         let state = match start {
             Start::Now => State::Available,
@@ -84,6 +84,9 @@ impl World {
         };
         if let Some(id) = id {
             self.store(spec.clone(), id, state);
+        }
+        if let Some(older) = replaced {
+            self.cancel(older);
         }
         Outcome::Stored(state)
     }
@@ -130,7 +133,7 @@ impl World {
 
     /// Into its stream, or behind the others with its key.
     fn make_available(&mut self, index: usize) {
-        let Some((key, _)) = self.jobs[index].spec.limit else { return self.to_stream(index) };
+        let Some((key, _)) = self.jobs[index].spec.limit else { return self.add_to_stream(index) };
         let (jobs, priority) = (&self.jobs, self.jobs[index].spec.priority);
         let lane = self.lanes.entry(key).or_default();
         let place = lane.iter().position(|other| jobs[*other].spec.priority < priority).unwrap_or(lane.len());
@@ -138,7 +141,7 @@ impl World {
         self.admit(key);
     }
 
-    fn to_stream(&mut self, index: usize) {
+    fn add_to_stream(&mut self, index: usize) {
         self.streams.entry(self.jobs[index].spec.priority).or_default().push(index);
     }
 
@@ -150,7 +153,7 @@ impl World {
         {
             let first = lane.remove(0);
             self.held.entry(key).or_default().insert(first);
-            self.to_stream(first);
+            self.add_to_stream(first);
         }
     }
 
@@ -238,7 +241,7 @@ impl World {
             entries.retain(|other| *other != index);
         }
         (self.jobs[index].has_record, self.jobs[index].has_lease) = (true, false);
-        self.to_stream(index);
+        self.add_to_stream(index);
     }
 
     pub(super) fn cancel(&mut self, index: usize) -> bool {

@@ -1,0 +1,296 @@
+//! Looks over what is stored for what cannot be: a job in two places or in none, a lease without an attempt.
+//!
+//! A queue is looked over in slices, each a bounded number of things. What looks wrong is looked at again a moment later,
+//! in one script that mends it as well: a job may just be moving. Only what neither loses nor doubles a job is mended, the
+//! rest is reported.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::suspects::{self, Suspect};
+use crate::{
+    id::queue_tag,
+    name::QueueName,
+    redis::{StoreResult, jobs::Jobs, keys, keys::QueueKeys, script},
+};
+
+/// How long something has to look wrong.
+const MOMENT: Duration = Duration::from_millis(100);
+/// Looks under way at once: their scripts pipeline on the shared connection.
+const AT_ONCE: usize = 32;
+/// Lanes of a queue beyond which they are not counted: one script would take too long.
+const MOST_LANES: usize = 1000;
+
+/// Something that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// What kind of thing, as in the metric.
+    pub kind: String,
+    /// Where: the place and the id of the job, or what else is known.
+    pub what: String,
+    /// Whether it is mended.
+    pub is_repaired: bool,
+}
+
+/// What a slice showed.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What was wrong.
+    pub violations: Vec<Violation>,
+    /// How many things were looked at.
+    pub looked_at: usize,
+    /// Where to go on; none when the queue is done.
+    pub next: Option<Cursor>,
+}
+
+/// What of a queue is looked over, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Streams,
+    Due,
+    Pending,
+    Leases,
+    Active,
+    Timers,
+    /// Records, lanes, and what keys hold.
+    Keys,
+}
+
+impl Phase {
+    const ALL: [Self; 7] =
+        [Self::Streams, Self::Due, Self::Pending, Self::Leases, Self::Active, Self::Timers, Self::Keys];
+    const NAMES: [&str; 7] = ["streams", "due", "pending", "leases", "active", "timers", "keys"];
+
+    fn next(self) -> Option<Self> {
+        Self::ALL.get(self as usize + 1).copied()
+    }
+}
+
+/// Where a slice ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    pub(super) phase: Phase,
+    /// The place within it; empty at its beginning.
+    pub(super) at: String,
+}
+
+impl Cursor {
+    /// Where everything begins.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { phase: Phase::Streams, at: String::new() }
+    }
+
+    /// The place behind a page of this phase: `at` in it, or the beginning of the next.
+    pub(super) fn after(phase: Phase, at: Option<String>) -> Option<Self> {
+        match at {
+            Some(at) => Some(Self { phase, at }),
+            None => phase.next().map(|phase| Self { phase, at: String::new() }),
+        }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Phase::NAMES[self.phase as usize], self.at)
+    }
+}
+
+/// A cursor that no report gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cursor must be one that an earlier answer gave")]
+pub struct CursorError;
+
+impl FromStr for Cursor {
+    type Err = CursorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, at) = text.split_once('/').ok_or(CursorError)?;
+        let phase = Phase::NAMES.iter().position(|known| *known == name).ok_or(CursorError)?;
+        let is_place = at.is_empty()
+            || match Phase::ALL[phase] {
+                Phase::Streams => suspects::parse_place(at).is_some(),
+                _ => at.parse::<u64>().is_ok(),
+            };
+        if is_place { Ok(Self { phase: Phase::ALL[phase], at: at.to_owned() }) } else { Err(CursorError) }
+    }
+}
+
+impl Jobs {
+    /// Looks over a slice of a queue, about `limit` things from `cursor` on, and mends what can be mended if that is wanted.
+    ///
+    /// # Errors
+    /// Redis is unavailable: some may have been mended.
+    pub async fn check(&self, queue: &QueueName, repair: bool, cursor: Cursor, limit: usize) -> StoreResult<Report> {
+        let mut report = Report::default();
+        if cursor == Cursor::start() {
+            report.violations.extend(self.check_registered(queue, repair).await?);
+            report.violations.extend(self.check_laned(queue, repair).await?);
+        }
+        let mut cursor = Some(cursor);
+        let mut found = Vec::new();
+        while let Some(from) = cursor.take() {
+            let (some, next) = self.suspects(queue, &from, limit - report.looked_at.min(limit - 1)).await?;
+            report.looked_at += some.len().max(1);
+            found.extend(some);
+            cursor = next;
+            if report.looked_at >= limit {
+                break;
+            }
+        }
+        let wrong = self.look_at_all(queue, found, false).await?;
+        if !wrong.is_empty() {
+            tokio::time::sleep(MOMENT).await;
+            let again = wrong.into_iter().map(|(suspect, _)| suspect).collect();
+            let confirmed = self.look_at_all(queue, again, repair).await?;
+            report.violations.extend(confirmed.into_iter().map(|(_, violation)| violation));
+        }
+        report.next = cursor;
+        note(queue, &report.violations);
+        Ok(report)
+    }
+
+    async fn look_at_all(
+        &self,
+        queue: &QueueName,
+        suspects: Vec<Suspect>,
+        repair: bool,
+    ) -> StoreResult<Vec<(Suspect, Violation)>> {
+        let looks = suspects.into_iter().map(|suspect| async move {
+            let seen = self.look_at(queue, &suspect, repair).await?;
+            let violation = seen.map(|(kind, is_repaired)| Violation { kind, what: suspect.to_string(), is_repaired });
+            StoreResult::Ok(violation.map(|violation| (suspect, violation)))
+        });
+        // In their order: what is mended first can be what another one rests on
+        let seen: Vec<Option<(Suspect, Violation)>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        Ok(seen.into_iter().flatten().collect())
+    }
+
+    /// A queue that has something and is not in the registry is out of everybody's sight.
+    async fn check_registered(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
+        let is_out_of_sight = async || -> StoreResult<bool> {
+            let keys = QueueKeys::new(queue);
+            let (known, held): (Option<f64>, u64) = redis::pipe()
+                .cmd("ZSCORE")
+                .arg(keys::QUEUES)
+                .arg(queue.as_str())
+                .cmd("EXISTS")
+                .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.lanes()])
+                .query_async(&mut self.redis.clone())
+                .await?;
+            Ok(known.is_none() && held > 0)
+        };
+        if !is_out_of_sight().await? {
+            return Ok(None);
+        }
+        tokio::time::sleep(MOMENT).await;
+        if !is_out_of_sight().await? {
+            return Ok(None);
+        }
+        if repair {
+            let mut command = redis::cmd("ZADD");
+            command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
+            command.exec_async(&mut self.redis.clone()).await?;
+        }
+        Ok(Some(Violation { kind: "queue_unregistered".into(), what: queue.to_string(), is_repaired: repair }))
+    }
+
+    /// The counter of jobs in lanes.
+    async fn check_laned(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
+        let keys = QueueKeys::new(queue);
+        let mut redis = self.redis.clone();
+        let number: usize = redis::cmd("SCARD").arg(keys.lanes()).query_async(&mut redis).await?;
+        if number > MOST_LANES {
+            return Ok(None);
+        }
+        let lanes: Vec<String> = redis::cmd("SMEMBERS").arg(keys.lanes()).query_async(&mut redis).await?;
+        let mut call = script::RECOUNT.prepare_invoke();
+        call.key(keys.stats()).key(keys.lanes());
+        for key in lanes.iter().filter_map(|key| key.parse().ok()) {
+            call.key(keys.lane(&key));
+        }
+        // The lanes and their counter change in the same scripts: one look is enough
+        let is_right: i64 = call.arg(u8::from(repair)).invoke_async(&mut redis).await?;
+        let what = "jobs in lanes".to_owned();
+        Ok((is_right == 0).then(|| Violation { kind: "laned_counter".into(), what, is_repaired: repair }))
+    }
+
+    /// Looks for queues that are not in the registry among a bounded number of keys; answers with where to go on, 0 when
+    /// all were seen.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn check_registry(&self, from: u64, limit: usize) -> StoreResult<(u64, Vec<Violation>)> {
+        let mut command = redis::cmd("SCAN");
+        command.arg(from).arg("MATCH").arg("galley:{*}:*").arg("COUNT").arg(limit);
+        let (next, found): (u64, Vec<String>) = command.query_async(&mut self.redis.clone()).await?;
+        let name = |key: &String| -> Option<QueueName> {
+            let (name, what) = key.strip_prefix("galley:{")?.split_once("}:")?;
+            if ["priorities", "due", "pending", "lanes"].contains(&what) { name.parse().ok() } else { None }
+        };
+        let mut queues: Vec<QueueName> = found.iter().filter_map(name).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        let mut violations = Vec::new();
+        for queue in queues {
+            let found = self.check_registered(&queue, true).await?;
+            note(&queue, found.as_slice());
+            violations.extend(found);
+        }
+        Ok((next, violations))
+    }
+}
+
+/// Counts and logs what was found.
+fn note(queue: &QueueName, violations: &[Violation]) {
+    for Violation { kind, what, is_repaired } in violations {
+        tracing::warn!(%queue, kind, what, is_repaired, "something is stored that cannot be");
+        metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
+            .increment(1);
+        if *is_repaired {
+            metrics::counter!("galley_invariant_repairs_total").increment(1);
+        }
+    }
+}
+
+/// Where the upkeep is on its round over all queues: one slice at a time.
+#[derive(Default)]
+pub(super) struct Round {
+    /// Queues that come before this one, or are it, are done.
+    queue: Option<QueueName>,
+    cursor: Option<Cursor>,
+    registry: u64,
+}
+
+impl Round {
+    /// Looks over one slice of one queue, and a slice of all keys for queues out of sight.
+    pub(super) async fn slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
+        (self.registry, _) = jobs.check_registry(self.registry, limit).await?;
+        let is_behind = |queue: &&QueueName| self.queue.as_ref().is_none_or(|done| *queue > done);
+        let under_way = self.queue.as_ref().filter(|queue| self.cursor.is_some() && queues.contains(queue));
+        let next = queues.iter().filter(is_behind).min().or_else(|| queues.iter().min());
+        let Some(queue) = under_way.or(next).cloned() else { return Ok(()) };
+        let cursor = if self.queue.as_ref() == Some(&queue) { self.cursor.take() } else { None };
+        self.queue = Some(queue.clone());
+        // Should this fail, the queue is begun anew on the next round
+        self.cursor = None;
+        self.cursor = jobs.check(&queue, true, cursor.unwrap_or_else(Cursor::start), limit).await?.next;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_and_nothing_else_does() {
+        for text in ["streams/", "streams/-5:12-0", "due/17", "keys/0"] {
+            assert_eq!(text.parse::<Cursor>().map(|cursor| cursor.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "due", "due/x", "streams/5", "other/1", "streams/0:1-0 \r\n"] {
+            assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
+        }
+    }
+}

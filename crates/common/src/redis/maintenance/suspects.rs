@@ -1,0 +1,251 @@
+//! What there is of a queue, a page at a time, and a look at one of those things.
+
+use std::{collections::HashMap, fmt};
+
+use redis::Value;
+
+use super::reconcile::{Cursor, Phase};
+use crate::{
+    id::{EntryId, JobId},
+    name::{LimitKey, Priority, QueueName},
+    redis::{StoreResult, jobs::Jobs, keys::QueueKeys, script},
+};
+
+/// Something to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Suspect {
+    Due(JobId),
+    Pending(JobId),
+    Lane(LimitKey, JobId),
+    Held(LimitKey, JobId),
+    Expire(JobId),
+    Record(JobId),
+    /// An entry, the job in it, and whether that has a record.
+    Entry(Priority, EntryId, JobId, bool),
+    Attempt(Priority, EntryId),
+}
+
+impl Suspect {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Due(_) => "due",
+            Self::Pending(_) => "pending",
+            Self::Lane(..) => "lane",
+            Self::Held(..) => "held",
+            Self::Expire(_) => "expire",
+            Self::Record(_) => "record",
+            Self::Entry(..) => "entry",
+            Self::Attempt(..) => "attempt",
+        }
+    }
+
+    fn id(&self) -> Option<JobId> {
+        match self {
+            Self::Due(id) | Self::Pending(id) | Self::Lane(_, id) | Self::Held(_, id) => Some(*id),
+            Self::Expire(id) | Self::Record(id) | Self::Entry(_, _, id, _) => Some(*id),
+            Self::Attempt(..) => None,
+        }
+    }
+
+    fn place(&self) -> Option<(Priority, EntryId)> {
+        match self {
+            Self::Entry(priority, entry, ..) | Self::Attempt(priority, entry) => Some((*priority, *entry)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Suspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())?;
+        if let Some((priority, entry)) = self.place() {
+            write!(f, " {priority}:{entry}")?;
+        }
+        self.id().map_or(Ok(()), |id| write!(f, " {id}"))
+    }
+}
+
+/// Reads `<priority>:<entry>`.
+pub(super) fn parse_place(text: &str) -> Option<(Priority, EntryId)> {
+    let (priority, entry) = text.split_once(':')?;
+    Some((Priority::try_from(priority.parse::<i64>().ok()?).ok()?, entry.parse().ok()?))
+}
+
+type Page = (Vec<Suspect>, Option<Cursor>);
+
+impl Jobs {
+    /// Up to about `limit` things from a place on, and the place behind them.
+    pub(super) async fn suspects(&self, queue: &QueueName, from: &Cursor, limit: usize) -> StoreResult<Page> {
+        let keys = QueueKeys::new(queue);
+        let ids = |members: Vec<String>, suspect: fn(JobId) -> Suspect| {
+            members.iter().filter_map(|id| id.parse().ok()).map(suspect).collect::<Vec<Suspect>>()
+        };
+        let attempts = |members: Vec<String>| {
+            members.iter().filter_map(|member| parse_place(member)).map(|(p, e)| Suspect::Attempt(p, e)).collect()
+        };
+        let (found, at) = match from.phase {
+            Phase::Streams => self.entries(queue, &from.at, limit).await?,
+            Phase::Due => {
+                self.scan("ZSCAN", &keys.due(), from, limit).await.map(|(m, at)| (ids(m, Suspect::Due), at))?
+            }
+            Phase::Pending => {
+                self.scan("ZSCAN", &keys.pending(), from, limit).await.map(|(m, at)| (ids(m, Suspect::Pending), at))?
+            }
+            Phase::Leases => self.scan("ZSCAN", &keys.leases(), from, limit).await.map(|(m, at)| (attempts(m), at))?,
+            Phase::Active => self.scan("HSCAN", &keys.active(), from, limit).await.map(|(m, at)| (attempts(m), at))?,
+            Phase::Timers => {
+                let (mut members, at) = self.scan("ZSCAN", &keys.timers(), from, limit).await?;
+                members = members.iter().filter_map(|timer| timer.strip_prefix("expire ").map(str::to_owned)).collect();
+                (ids(members, Suspect::Expire), at)
+            }
+            Phase::Keys => self.keys_of(&keys, from, limit).await?,
+        };
+        Ok((found, Cursor::after(from.phase, at)))
+    }
+
+    /// Members of a sorted set or a hash, without what belongs to them.
+    async fn scan(
+        &self,
+        command: &str,
+        key: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> StoreResult<(Vec<String>, Option<String>)> {
+        let mut scan = redis::cmd(command);
+        scan.arg(key).arg(if from.at.is_empty() { "0" } else { &from.at }).arg("COUNT").arg(limit);
+        let (next, found): (String, Vec<String>) = scan.query_async(&mut self.redis.clone()).await?;
+        let members = found.into_iter().step_by(2).collect();
+        Ok((members, Some(next).filter(|next| next != "0")))
+    }
+
+    /// Entries of the queue's streams, the highest priority first.
+    async fn entries(&self, queue: &QueueName, at: &str, limit: usize) -> StoreResult<(Vec<Suspect>, Option<String>)> {
+        let after = parse_place(at);
+        let (keys, mut found) = (QueueKeys::new(queue), Vec::new());
+        let rest = self.priorities(queue).await?;
+        for priority in rest.into_iter().filter(|priority| after.is_none_or(|(last, _)| *priority <= last)) {
+            let start = match after {
+                Some((last, entry)) if last == priority => format!("({entry}"),
+                _ => "-".to_owned(),
+            };
+            let most = limit - found.len();
+            let listed: Vec<(String, String)> = script::LIST_ENTRIES
+                .key(keys.stream(priority))
+                .arg(start)
+                .arg(most)
+                .invoke_async(&mut self.redis.clone())
+                .await?;
+            let last = listed.last().map(|(entry, _)| format!("{priority}:{entry}"));
+            let is_full = listed.len() == most;
+            found.extend(listed.iter().filter_map(|(entry, marker)| entry_of(queue, priority, entry, marker)));
+            if is_full {
+                return Ok((found, last));
+            }
+        }
+        Ok((found, None))
+    }
+
+    /// Records, and the front of lanes and of what keys hold: what does not belong there stays behind when others go, so it
+    /// comes to the front.
+    async fn keys_of(
+        &self,
+        keys: &QueueKeys,
+        from: &Cursor,
+        limit: usize,
+    ) -> StoreResult<(Vec<Suspect>, Option<String>)> {
+        let prefix = keys.prefix();
+        let mut redis = self.redis.clone();
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(if from.at.is_empty() { "0" } else { &from.at }).arg("MATCH").arg(format!("{prefix}*"));
+        let (next, names): (String, Vec<String>) = scan.arg("COUNT").arg(limit).query_async(&mut redis).await?;
+        let mut found = Vec::new();
+        for name in names.iter().filter_map(|name| name.strip_prefix(prefix)) {
+            let (set, suspect): (String, fn(LimitKey, JobId) -> Suspect) = match name.split_once(':') {
+                Some(("j", id)) => {
+                    found.extend(id.parse().ok().map(Suspect::Record));
+                    continue;
+                }
+                Some(("lane", key)) => (key.to_owned(), Suspect::Lane),
+                Some(("held", key)) => (key.to_owned(), Suspect::Held),
+                _ => continue,
+            };
+            let Ok(key) = set.parse::<LimitKey>() else { continue };
+            let mut front = redis::cmd("ZRANGE");
+            front.arg([prefix, name].concat()).arg(0).arg(limit.saturating_sub(1));
+            let ids: Vec<String> = front.query_async(&mut redis).await?;
+            found.extend(ids.iter().filter_map(|id| id.parse().ok()).map(|id| suspect(key.clone(), id)));
+        }
+        Ok((found, Some(next).filter(|next| next != "0")))
+    }
+
+    /// What is wrong with it, and whether that is mended.
+    pub(super) async fn look_at(
+        &self,
+        queue: &QueueName,
+        suspect: &Suspect,
+        repair: bool,
+    ) -> StoreResult<Option<(String, bool)>> {
+        let keys = QueueKeys::new(queue);
+        let mut redis = self.redis.clone();
+        let mut record = HashMap::new();
+        if let Some(id) = suspect.id() {
+            let mut command = redis::cmd("HMGET");
+            command.arg(keys.record(&id)).arg(&["s", "p", "x", "l"]);
+            let fields: Vec<Option<String>> = command.query_async(&mut redis).await?;
+            record = ["s", "p", "x", "l"].into_iter().zip(fields).filter_map(|(n, v)| Some((n, v?))).collect();
+        }
+        let said = |name: &str| record.get(name).map_or("", String::as_str);
+        let key = match suspect {
+            Suspect::Lane(key, _) | Suspect::Held(key, _) => Some(key.clone()),
+            _ => said("l").parse().ok(),
+        };
+        let lane = key.clone().unwrap_or_else(LimitKey::none);
+        let priority = said("p").parse::<i64>().ok().and_then(|number| Priority::try_from(number).ok());
+        let id = suspect.id();
+        let none = || keys.priorities();
+        let place = suspect.place();
+        let answer: Vec<Value> = script::RECONCILE
+            .key(id.map_or_else(none, |id| keys.record(&id)))
+            .key(id.map_or_else(none, |id| keys.result(&id)))
+            .key(keys.due())
+            .key(keys.pending())
+            .key(keys.timers())
+            .key(keys.stats())
+            .key(keys.lane(&lane))
+            .key(keys.lanes())
+            .key(keys.held(&lane))
+            .key(keys.limit(&lane))
+            .key(keys.active())
+            .key(keys.leases())
+            .key(keys.stream(priority.unwrap_or_default()))
+            .key(keys.stream(place.map(|(priority, _)| priority).unwrap_or_default()))
+            .arg(suspect.kind())
+            .arg(u8::from(repair))
+            .arg(id.map(|id| id.to_string()).unwrap_or_default())
+            .arg(key.as_ref().map_or("", LimitKey::as_str))
+            .arg(&[said("s"), said("p"), said("x")])
+            .arg(place.map(|(_, entry)| entry.to_string()).unwrap_or_default())
+            .arg(place.map(|(priority, entry)| crate::redis::keys::attempt(priority, entry)).unwrap_or_default())
+            .arg(u8::from(matches!(suspect, Suspect::Entry(.., true))))
+            .invoke_async(&mut redis)
+            .await?;
+        let mut parts = answer.into_iter();
+        let Some(kind) = parts.next() else { return Ok(None) };
+        let parsing = |error: redis::ParsingError| crate::redis::StoreError::damaged(error.to_string());
+        let kind: String = redis::from_redis_value(kind).map_err(parsing)?;
+        let mended: i64 = redis::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+        Ok(Some((kind, mended == 1)))
+    }
+}
+
+/// An entry that holds no job is somebody else's: who claims it complains.
+fn entry_of(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Suspect> {
+    let entry: EntryId = entry.parse().ok()?;
+    let has_record = marker.len() == 36;
+    let id = if has_record {
+        marker.parse().ok()?
+    } else {
+        JobId::at(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?
+    };
+    Some(Suspect::Entry(priority, entry, id, has_record))
+}

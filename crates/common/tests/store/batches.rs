@@ -1,0 +1,85 @@
+use common::{
+    job::NewJob,
+    json::Object,
+    redis::jobs::{BatchRefused, Enqueued, Refused},
+};
+
+use crate::kit::{JOB, Kit, consumer, queue};
+
+async fn enqueue_all(kit: &Kit, bodies: &[&str]) -> Result<Vec<Enqueued>, BatchRefused> {
+    let now = kit.jobs.now().await.expect("redis runs");
+    let parse = |body: &&str| {
+        let members: Object = serde_json::from_str(body).expect("JSON");
+        NewJob::parse(&members, now).expect("a valid request")
+    };
+    let new = bodies.iter().map(parse).collect();
+    kit.jobs.enqueue_all(new, None, now, false).await.expect("redis runs")
+}
+
+const CHOSEN: &str = r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#;
+const UNIQUE: &str = r#"{"type":"a","args":[],"unique":{}}"#;
+
+#[tokio::test]
+async fn one_job_that_is_there_already_keeps_a_whole_batch_out() {
+    let kit = Kit::start();
+    kit.enqueue(CHOSEN).await;
+    kit.enqueue(UNIQUE).await;
+    let before = kit.keys().await;
+    for (bodies, index) in [([JOB, JOB, CHOSEN], 2), ([JOB, UNIQUE, JOB], 1)] {
+        let refused = enqueue_all(&kit, &bodies).await.expect_err("refused");
+        assert_eq!(refused.index, index);
+        assert!(matches!(refused.refused, Refused::Duplicate(_)));
+        assert_eq!(kit.keys().await, before);
+        assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").available, 2);
+    }
+}
+
+#[tokio::test]
+async fn two_jobs_of_a_batch_that_are_the_same_keep_it_out() {
+    let kit = Kit::start();
+    let refused = enqueue_all(&kit, &[JOB, UNIQUE, UNIQUE]).await.expect_err("refused");
+    assert_eq!(refused, BatchRefused { index: 2, refused: Refused::SameInBatch });
+    let refused = enqueue_all(&kit, &[CHOSEN, JOB, CHOSEN]).await.expect_err("refused");
+    assert_eq!(refused.index, 2);
+    assert!(kit.keys().await.is_empty(), "{:?}", kit.keys().await);
+}
+
+#[tokio::test]
+async fn jobs_of_a_batch_come_in_their_order_within_each_priority_and_queue() {
+    let kit = Kit::start();
+    let body = |number: usize, priority: usize, queue: &str| {
+        format!(r#"{{"type":"a","args":[{number}],"priority":{priority},"queue":"{queue}"}}"#)
+    };
+    let bodies: Vec<String> =
+        (0..30).map(|number| body(number, number % 3, if number % 5 == 0 { "other" } else { "default" })).collect();
+    let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    let stored = enqueue_all(&kit, &bodies).await.expect("stored");
+    assert_eq!(stored.len(), 30);
+    let mut expected: Vec<_> = stored.iter().filter(|enqueued| enqueued.job.queue == queue()).collect();
+    expected.sort_by_key(|enqueued| -enqueued.job.priority.get());
+    let claimed = kit.claim(&consumer(), 100).await;
+    let ids = |jobs: &mut dyn Iterator<Item = common::id::JobId>| jobs.collect::<Vec<_>>();
+    assert_eq!(
+        ids(&mut claimed.iter().map(|claimed| claimed.job.id)),
+        ids(&mut expected.iter().map(|enqueued| enqueued.job.id))
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_goes_beyond_the_depth_limit_is_refused_as_a_whole() {
+    let kit = Kit::with(&[("GALLEY__QUEUES__DEFAULT__MAX_DEPTH", "3")]);
+    kit.enqueue(JOB).await;
+    let refused = enqueue_all(&kit, &[JOB, JOB, JOB]).await.expect_err("refused");
+    assert_eq!(refused, BatchRefused { index: 2, refused: Refused::Full { max_depth: 3 } });
+    assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").available, 1);
+    enqueue_all(&kit, &[JOB, JOB]).await.expect("there is room for two");
+}
+
+#[tokio::test]
+async fn a_limit_of_the_queue_counts_also_when_it_comes_in_a_batch() {
+    let kit = Kit::start();
+    let limited = r#"{"type":"a","args":[],"rate_limit":{"max_per_second":7}}"#;
+    enqueue_all(&kit, &[JOB, limited]).await.expect("stored");
+    let rate = kit.jobs.control(&queue()).await.expect("redis runs").rate.expect("a rate");
+    assert_eq!((rate.limit, rate.period_ms), (7, 1000));
+}

@@ -1,0 +1,191 @@
+use std::{cell::Cell, time::Duration};
+
+use common::{
+    job::Rate,
+    redis::{
+        jobs::{Batch, Claim, More},
+        maintenance,
+    },
+};
+
+use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
+
+fn keyed(key: &str, limit: &str) -> String {
+    format!(r#"{{"type":"a","args":[],"rate_limit":{{"key":"{key}",{limit}}}}}"#)
+}
+
+async fn step(kit: &Kit) {
+    maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
+}
+
+async fn available(kit: &Kit) -> u64 {
+    kit.jobs.stats(&queue()).await.expect("redis runs").available
+}
+
+#[tokio::test]
+async fn several_workers_never_have_more_of_a_key_than_it_allows() {
+    let kit = Kit::start();
+    for _ in 0..40 {
+        kit.enqueue(&keyed("a", r#""concurrency":2"#)).await;
+    }
+    let (running, most, done) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let work = async || {
+        let worker = consumer();
+        while done.get() < 40 {
+            let claimed = kit.claim(&worker, 5).await;
+            running.set(running.get() + claimed.len());
+            most.set(most.get().max(running.get()));
+            for claimed in claimed {
+                // Counted before Redis can hand out the next
+                running.set(running.get() - 1);
+                done.set(done.get() + 1);
+                kit.complete(&worker, &claimed, "1").await;
+            }
+        }
+    };
+    tokio::join!(work(), work(), work(), work());
+    assert_eq!((most.get(), done.get(), available(&kit).await), (2, 40, 0));
+}
+
+#[tokio::test]
+async fn a_key_with_a_hundred_jobs_does_not_hold_up_another() {
+    let kit = Kit::start();
+    for _ in 0..100 {
+        kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
+    }
+    let other = kit.enqueue(&keyed("b", r#""concurrency":1"#)).await;
+    let worker = consumer();
+    let claimed = kit.claim(&worker, 10).await;
+    assert_eq!(claimed.len(), 2, "one of each key");
+    assert_eq!(claimed[1].job.id, other);
+    assert_eq!(available(&kit).await, 99);
+}
+
+#[tokio::test]
+async fn jobs_of_a_key_come_by_priority_then_in_order_of_arrival() {
+    let kit = Kit::start();
+    let mut expected = Vec::new();
+    for priority in [0, -5, 7, 0, 7, -5] {
+        let limit = format!(r#""concurrency":1}},"priority":{priority},"meta":{{"n":1"#);
+        expected.push((priority, kit.enqueue(&keyed("a", &limit)).await));
+    }
+    // The first was let in before the others came
+    expected[1..].sort_by_key(|(priority, _)| -priority);
+    let worker = consumer();
+    for (_, id) in expected {
+        let claimed = kit.claim_one(&worker).await;
+        assert_eq!(claimed.job.id, id);
+        kit.complete(&worker, &claimed, "1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_rate_lets_so_many_in_and_the_next_when_time_has_passed() {
+    let cases =
+        [(r#""rate":{"limit":2,"period":"PT1H"}"#, 2, "ra"), (r#""throttle":{"limit":2,"period":"PT1H"}"#, 1, "ta")];
+    for (limit, first, time) in cases {
+        let kit = Kit::start();
+        for _ in 0..4 {
+            kit.enqueue(&keyed("a", limit)).await;
+        }
+        let worker = consumer();
+        assert_eq!(kit.claim(&worker, 10).await.len(), first, "{limit}");
+        step(&kit).await;
+        assert_eq!(kit.claim(&worker, 10).await.len(), 0, "{limit}");
+        // Half an hour ago
+        let past = (kit.jobs.now().await.expect("redis runs") - 1_800_100).to_string();
+        kit.command(&["HSET", "galley:{default}:limit:a", time, &past]).await;
+        kit.command(&["ZADD", "galley:{default}:timers", "1", "lane a"]).await;
+        step(&kit).await;
+        assert_eq!(kit.claim(&worker, 10).await.len(), 1, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
+    let kit = Kit::start();
+    let limit = r#""concurrency":1},"retry":{"max_attempts":2,"initial_interval":"PT5H","max_interval":"PT5H""#;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(kit.enqueue(&keyed("a", limit)).await);
+    }
+    kit.jobs.cancel(ids[1]).await.expect("redis runs").expect("it is in its lane");
+    assert_eq!(available(&kit).await, 3);
+    let worker = consumer();
+    let first = kit.claim_one(&worker).await;
+    kit.jobs.fail(&first, &fence(&worker), failure(1), None).await.expect("redis runs");
+    let third = kit.claim_one(&worker).await;
+    assert_eq!((first.job.id, third.job.id), (ids[0], ids[2]), "a retry gives its place up");
+    kit.command(&["ZADD", "galley:{default}:due", "1", &ids[0].to_string()]).await;
+    step(&kit).await;
+    assert!(kit.claim(&worker, 10).await.is_empty(), "a retry whose time has come lines up");
+    kit.jobs.cancel(ids[2]).await.expect("redis runs").expect("it runs");
+    assert_eq!(kit.claim_one(&worker).await.job.id, ids[3]);
+}
+
+#[tokio::test]
+async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_upkeep() {
+    let kit = Kit::start();
+    let first = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
+    let second = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
+    let worker = consumer();
+    let claimed = kit.claim_one(&worker).await;
+    // Stopped by the limit as it would be by the death
+    kit.command(&["HSET", "galley:{default}:limit:a", "c", "0"]).await;
+    kit.complete(&worker, &claimed, "1").await;
+    kit.command(&["HSET", "galley:{default}:limit:a", "c", "1"]).await;
+    kit.command(&["ZADD", "galley:{default}:timers", "1", &format!("after {first}")]).await;
+    assert!(kit.claim(&worker, 1).await.is_empty());
+    step(&kit).await;
+    assert_eq!(kit.claim_one(&worker).await.job.id, second);
+}
+
+#[tokio::test]
+async fn a_limit_of_none_stops_a_key_until_a_job_brings_another_even_one_for_later() {
+    let kit = Kit::start();
+    let stopped = kit.enqueue(&keyed("a", r#""concurrency":0"#)).await;
+    let worker = consumer();
+    assert!(kit.claim(&worker, 1).await.is_empty());
+    kit.enqueue(&keyed("a", r#""concurrency":1},"scheduled_at":"+PT1H","meta":{"n":1"#)).await;
+    assert_eq!(kit.claim_one(&worker).await.job.id, stopped);
+}
+
+async fn pull(kit: &Kit, most: usize) -> Batch {
+    let by = Claim::Pull { worker: None, lease: None };
+    kit.jobs.claim(&queue(), &mut Vec::new(), most, by).await.expect("redis runs")
+}
+
+#[tokio::test]
+async fn a_queue_hands_out_as_many_at_once_as_the_settings_or_whoever_sets_it_later_say() {
+    let kit = Kit::with(&[("GALLEY__QUEUES__DEFAULT__CONCURRENCY", "2")]);
+    for _ in 0..9 {
+        kit.enqueue(JOB).await;
+    }
+    let batch = pull(&kit, 5).await;
+    assert_eq!((batch.jobs.len(), batch.more), (2, More::Limited));
+    let batch = pull(&kit, 5).await;
+    assert_eq!(batch.jobs.len(), 0);
+    assert!(matches!(batch.more, More::In(_)), "{:?}", batch.more);
+    kit.jobs.set_limits(&queue(), Some(3), None).await.expect("redis runs").expect("room");
+    assert_eq!(pull(&kit, 5).await.jobs.len(), 1);
+    kit.jobs.set_limits(&queue(), None, None).await.expect("redis runs").expect("room");
+    assert_eq!(pull(&kit, 5).await.jobs.len(), 0, "as the settings have it again");
+    kit.jobs.pause(&queue(), true).await.expect("redis runs").expect("room");
+    assert_eq!(pull(&kit, 5).await.more, More::Paused);
+}
+
+#[tokio::test]
+async fn a_queue_starts_as_many_in_a_period_as_its_rate_says() {
+    let kit = Kit::start();
+    for _ in 0..9 {
+        kit.enqueue(JOB).await;
+    }
+    let rate = Rate { limit: 4, period_ms: 3_600_000 };
+    kit.jobs.set_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+    assert_eq!((pull(&kit, 3).await.jobs.len(), pull(&kit, 3).await.jobs.len()), (3, 1));
+    let More::In(pause) = pull(&kit, 3).await.more else { panic!("it says when") };
+    assert!(pause <= Duration::from_mins(15), "{pause:?}");
+    let past = (kit.jobs.now().await.expect("redis runs") - 1_800_000).to_string();
+    kit.command(&["HSET", "galley:{default}:control", "ra", &past]).await;
+    assert_eq!(pull(&kit, 9).await.jobs.len(), 2);
+}

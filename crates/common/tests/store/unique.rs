@@ -1,0 +1,117 @@
+use common::redis::{jobs::Refused, maintenance};
+use e2e::eventually;
+use futures_util::future::join_all;
+
+use crate::kit::{Kit, consumer, failure, fence, queue};
+
+fn body(policy: &str) -> String {
+    format!(r#"{{"type":"a","args":[],"unique":{{{policy}}}}}"#)
+}
+
+fn on_conflict(what: &str) -> String {
+    body(&format!(r#""on_conflict":"{what}""#))
+}
+
+#[tokio::test]
+async fn a_job_that_is_the_same_as_another_is_refused_or_answered_with_it() {
+    let kit = Kit::start();
+    let first = kit.enqueue(&on_conflict("reject")).await;
+    assert_eq!(kit.try_enqueue(&on_conflict("reject")).await.map(drop), Err(Refused::Duplicate(first)));
+    let ignored = kit.try_enqueue(&on_conflict("ignore")).await.map(drop);
+    assert!(matches!(ignored, Err(Refused::Ignored { id, .. }) if id == first));
+    assert_eq!(kit.claim(&consumer(), 10).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_is_replaced_and_one_that_runs_is_not() {
+    let kit = Kit::start();
+    let older = kit.enqueue(&on_conflict("replace")).await;
+    let newer = kit.enqueue(&on_conflict("replace")).await;
+    assert_eq!((kit.state(older).await, kit.state(newer).await), ("cancelled".into(), "available".into()));
+    kit.claim_one(&consumer()).await;
+    assert_eq!(kit.try_enqueue(&on_conflict("replace")).await.map(drop), Err(Refused::Duplicate(newer)));
+    assert_eq!(kit.state(newer).await, "active");
+}
+
+#[tokio::test]
+async fn a_replacement_can_keep_the_time_of_the_job_that_it_replaces() {
+    let kit = Kit::start();
+    let scheduled = r#"{"type":"a","args":[],"scheduled_at":"+PT1H","unique":{}}"#;
+    let older = kit.enqueue(scheduled).await;
+    let time = kit.job(older).await["scheduled_at"].clone();
+    let newer = kit.enqueue(&on_conflict("replace_except_schedule")).await;
+    assert_eq!((kit.state(older).await, kit.state(newer).await), ("cancelled".into(), "scheduled".into()));
+    assert_eq!(kit.job(newer).await["scheduled_at"], time);
+    kit.enqueue(&on_conflict("replace")).await;
+    assert_eq!(kit.claim(&consumer(), 10).await.len(), 1, "a plain replacement starts as it says");
+}
+
+#[tokio::test]
+async fn an_older_job_stands_in_the_way_for_its_period_and_in_its_states() {
+    let kit = Kit::start();
+    let short = body(r#""period":"PT0.2S""#);
+    kit.enqueue(&short).await;
+    eventually("the period is over", || async { kit.try_enqueue(&short).await.ok() }).await;
+    let waiting = r#"{"type":"b","args":[],"unique":{"states":["available"]},"priority":5}"#;
+    let first = kit.enqueue(waiting).await;
+    assert_eq!(kit.try_enqueue(waiting).await.map(drop), Err(Refused::Duplicate(first)));
+    kit.claim_one(&consumer()).await;
+    kit.enqueue(waiting).await;
+    let for_good = r#"{"type":"c","args":[],"unique":{"states":["available","active","completed"]},"priority":9}"#;
+    let first = kit.enqueue(for_good).await;
+    let worker = consumer();
+    kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
+    assert_eq!(kit.try_enqueue(for_good).await.map(drop), Err(Refused::Duplicate(first)), "it is completed");
+}
+
+#[tokio::test]
+async fn of_fifty_that_are_the_same_at_once_one_is_stored() {
+    let kit = Kit::start();
+    let attempts = join_all((0..50).map(|_| kit.try_enqueue(r#"{"type":"a","args":[],"unique":{}}"#))).await;
+    assert_eq!(attempts.iter().filter(|attempt| attempt.is_ok()).count(), 1);
+    assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").available, 1);
+}
+
+#[tokio::test]
+async fn of_fifty_that_replace_each_other_at_once_one_is_left() {
+    let kit = Kit::start();
+    let policy = on_conflict("replace");
+    let attempts = join_all((0..50).map(|_| kit.try_enqueue(&policy))).await;
+    assert!(attempts.iter().all(Result::is_ok), "each had its turn");
+    let stats = kit.jobs.stats(&queue()).await.expect("redis runs");
+    assert_eq!((stats.available, stats.cancelled), (1, 49));
+}
+
+#[tokio::test]
+async fn whatever_ends_a_job_makes_way_for_the_next() {
+    let kit = Kit::start();
+    let policy = r#"{"type":"a","args":[],"unique":{},"retry":{"max_attempts":1}}"#;
+    let worker = consumer();
+    let completed = kit.enqueue(policy).await;
+    kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
+    let discarded = kit.enqueue(policy).await;
+    let claimed = kit.claim_one(&worker).await;
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    let cancelled = kit.enqueue(policy).await;
+    kit.jobs.cancel(cancelled).await.expect("redis runs").expect("can be cancelled");
+    kit.enqueue(policy).await;
+    for (id, state) in [(completed, "completed"), (discarded, "discarded"), (cancelled, "cancelled")] {
+        assert_eq!(kit.state(id).await, state);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_upkeep() {
+    let kit = Kit::start();
+    let policy = r#"{"type":"a","args":[],"unique":{}}"#;
+    let id = kit.enqueue(policy).await.to_string();
+    let holder = kit.keys().await.into_iter().find(|key| key.contains(":unique:")).expect("a holder");
+    let worker = consumer();
+    kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
+    // As the end alone leaves it
+    kit.command(&["SET", &holder, &id]).await;
+    kit.command(&["ZADD", "galley:{default}:timers", "1", &format!("after {id}")]).await;
+    maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
+    assert!(!kit.keys().await.contains(&holder));
+    assert_eq!(kit.command(&["ZCARD", "galley:{default}:timers"]).await, redis::Value::Int(0));
+}
