@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod kit;
 mod model;
+mod purge;
 mod settle;
 mod workflow_faults;
 mod workflows;
