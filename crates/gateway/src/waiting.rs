@@ -14,7 +14,7 @@ use common::{
     id::JobId,
     name::QueueName,
     redis::{
-        Redis, StoreResult,
+        Redis, StoreError, StoreResult,
         jobs::{Jobs, Located},
         keys::QueueKeys,
         subscriber::{Channels, Heard, subscribe_to_changing},
@@ -32,6 +32,8 @@ use crate::error::{ApiError, Code};
 const BUFFER: usize = 4096;
 /// A message can be lost: so everybody looks again from time to time.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The same when Redis did not answer.
+const AFTER_TROUBLE: Duration = Duration::from_secs(1);
 /// A channel is heard this much longer than somebody waits: the next one comes soon.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -150,14 +152,19 @@ impl WaitingRoom {
             tokio::pin!(ended);
             // From here on no notice is missed
             ended.as_mut().enable();
-            let located = jobs.locate(seat.id).await?;
-            let is_over = located.as_ref().is_none_or(|located| located.state().is_terminal());
+            let found = jobs.locate(seat.id).await;
+            let (is_over, pause) = match &found {
+                Ok(located) => (located.as_ref().is_none_or(|located| located.state().is_terminal()), LOOK_AGAIN),
+                // Whoever is ready to wait can wait for Redis to come back
+                Err(StoreError::Unavailable(_)) => (false, AFTER_TROUBLE),
+                Err(_) => (true, LOOK_AGAIN),
+            };
             if is_over || Instant::now() >= deadline || self.stop.is_cancelled() {
-                return Ok(located);
+                return found;
             }
             tokio::select! {
                 () = ended => {}
-                () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)) => {}
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
                 () = self.stop.cancelled() => {}
             }
         }

@@ -19,7 +19,7 @@ use common::{
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::{attempt::Runner, bell, doorbell::Doorbell, turns::Turns, worker::Shared};
+use crate::{attempt::Runner, bell::Bell, doorbell::Doorbell, turns::Turns, worker::Shared};
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
 /// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
@@ -45,6 +45,7 @@ pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorb
         priorities: HashMap::new(),
         more: HashMap::new(),
         blocking: None,
+        bell: None,
         batch: BATCH,
     };
     let mut delays = reconnect_delays();
@@ -71,6 +72,8 @@ struct Claimer {
     /// What the limits of a queue said last.
     more: HashMap<QueueName, More>,
     blocking: Option<Dedicated>,
+    /// Rings for jobs of queues with limits.
+    bell: Option<Bell>,
     /// Jobs claimed in one go at the moment.
     batch: usize,
 }
@@ -87,6 +90,7 @@ fn next_batch(batch: usize, claimed: &[Claimed]) -> usize {
 impl Claimer {
     async fn pause(&mut self, error: &StoreError, delay: Duration) {
         self.blocking = None;
+        self.bell = None;
         self.priorities.clear();
         note_interruption("claiming", error);
         tokio::select! {
@@ -180,6 +184,18 @@ impl Claimer {
         Ok(found)
     }
 
+    /// Sees to it that the doorbell rings for a job on one of these streams.
+    fn watch(&mut self, mut limited: Vec<(QueueName, Priority)>) {
+        if limited.is_empty() {
+            return;
+        }
+        limited.sort_unstable();
+        match &self.bell {
+            Some(bell) if bell.is_for(&limited) => bell.arm(),
+            _ => self.bell = Some(Bell::new(&self.shared, &self.doorbell, limited, LONGEST_BLOCK)),
+        }
+    }
+
     /// Waits for a job on any stream, for a limit to allow more, or for the doorbell.
     async fn wait(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> StoreResult<()> {
         let mut longest = LONGEST_BLOCK.min(self.shared.consumer.lease() / 2);
@@ -196,7 +212,7 @@ impl Claimer {
         if self.priorities.values().all(Vec::is_empty) {
             return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
         }
-        let _bell = (!limited.is_empty()).then(|| bell::watch(&self.shared, &self.doorbell, limited, LONGEST_BLOCK));
+        self.watch(limited);
         if free.is_empty() {
             drop(permit);
             self.doorbell.or_after(longest).await;

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use common::{
     job::NewJob,
     json::Object,
@@ -13,7 +15,7 @@ async fn enqueue_all(kit: &Kit, bodies: &[&str]) -> Result<Vec<Enqueued>, BatchR
         NewJob::parse(&members, now).expect("a valid request")
     };
     let new = bodies.iter().map(parse).collect();
-    kit.jobs.enqueue_all(new, None, now, false).await.expect("redis runs")
+    kit.jobs.enqueue_all(new, None, now, &HashSet::new()).await.expect("redis runs")
 }
 
 const CHOSEN: &str = r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#;

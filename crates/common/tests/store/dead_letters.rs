@@ -97,3 +97,28 @@ async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
     assert_eq!(kit.jobs.delete_dead_letters(&left).await.expect("redis runs"), left.len());
     assert!(kit.jobs.dead_letter_stats().await.expect("redis runs").by_queue.is_empty());
 }
+
+#[tokio::test]
+async fn a_list_that_finds_little_among_much_stops_and_says_where_to_go_on() {
+    let kit = Kit::start();
+    let wanted = die(&kit, "q", "wanted", "E").await;
+    let large = format!(r#"{{"type":"large","args":["{}"],"#, "x".repeat(1_000_000));
+    for _ in 0..40 {
+        let body = format!(r#"{large}"queue":"q","retry":{{"max_attempts":1,"on_exhaustion":"dead_letter"}}}}"#);
+        kit.enqueue(&body).await;
+    }
+    let (consumer, worker) = (consumer(), "w".parse().expect("a name"));
+    let by = Claim::Worker { consumer: &consumer, worker: &worker };
+    let queue = "q".parse().expect("a name");
+    for _ in 0..40 {
+        let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop();
+        let failure = Failure::new("handler_error", "E", "it failed", 1, local_now());
+        kit.jobs.fail(&claimed.expect("a job"), &fence(&consumer), failure, None).await.expect("redis runs");
+    }
+    let filter = DeadLetterFilter { job_type: Some("wanted".to_owned()), ..DeadLetterFilter::default() };
+    let first = kit.jobs.dead_letters(&filter, None, 10).await.expect("redis runs");
+    assert!(first.found.is_empty() && first.next.is_some(), "40 MB are more than it looks through");
+    let second = kit.jobs.dead_letters(&filter, first.next.as_ref(), 10).await.expect("redis runs");
+    assert_eq!(second.found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [wanted]);
+    assert_eq!(second.next, None);
+}

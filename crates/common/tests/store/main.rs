@@ -14,6 +14,7 @@ mod kit;
 mod limits;
 mod model;
 mod pending;
+mod purge;
 mod queues;
 mod reconcile;
 mod settle;

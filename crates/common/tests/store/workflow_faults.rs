@@ -89,7 +89,8 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
     let mut new = new.expect("valid");
     let id = WorkflowId::new();
     new.id = Some(id);
-    assert!(matches!(kit.jobs.create_workflow(new, None, now).await, Err(StoreError::Refused(_))));
+    // It is stored, so that is the answer: somebody who hears otherwise would make it twice
+    assert!(kit.jobs.create_workflow(new, None, now).await.expect("redis runs").is_ok());
     assert_eq!(kit.command(&["XLEN", "galley:{default}:s:0"]).await, redis::Value::Int(60));
     kit.command(&["DEL", "galley:{stuck}:s:0"]).await;
     let_it_be_looked_at(&kit, id).await;

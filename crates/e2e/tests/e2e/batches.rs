@@ -159,14 +159,18 @@ impl Lines {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_lines_are_answered_in_order_with_bad_ones_in_between() {
+    use std::fmt::Write;
+
     let kit = Kit::start().await;
-    let lines = (0..5000).map(|n| match n % 10 {
-        3 => "{\"type\":\n".to_owned(),
-        // Blank lines have no answer
-        7 => format!("\r\n  \n{{\"type\":\"Bad\",\"args\":[{n}]}}\n"),
-        _ => format!("{{\"type\":\"a\",\"args\":[{n}]}}\n"),
-    });
-    let body: String = lines.collect();
+    let mut body = String::new();
+    for n in 0..5000 {
+        match n % 10 {
+            3 => body.push_str("{\"type\":\n"),
+            // Blank lines have no answer
+            7 => writeln!(body, "\r\n  \n{{\"type\":\"Bad\",\"args\":[{n}]}}").expect("a string"),
+            _ => writeln!(body, "{{\"type\":\"a\",\"args\":[{n}]}}").expect("a string"),
+        }
+    }
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs/stream")).header("content-type", "application/x-ndjson");
     let response = request.body(body).send().await.expect("an answer");
     assert_eq!(

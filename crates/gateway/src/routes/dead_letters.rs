@@ -6,7 +6,7 @@ use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
     name::quoted,
-    redis::jobs::DeadLetterFilter,
+    redis::jobs::{Cursor, DeadLetterFilter},
     time::{self, Millis},
 };
 use serde::Deserialize;
@@ -77,14 +77,21 @@ pub(super) struct Query {
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
     let Query { queue, job_type, error_type, since, until, limit, after } = query.into_inner();
     let limit = bounded("limit", limit.as_deref(), 100, MOST)?;
-    let after = after.map(|text| {
-        text.parse().map_err(|()| ApiError::invalid(format!("after must be the next of a list, got {}", quoted(&text))))
-    });
+    let after = place(after)?;
     let filter = Filter { queue, job_type, error_type, since, until }.checked()?;
-    let letters = services.jobs.dead_letters(&filter, after.transpose()?.as_ref(), limit).await?;
+    let letters = services.jobs.dead_letters(&filter, after.as_ref(), limit).await?;
     let jobs: Vec<String> = letters.found.into_iter().map(|(_, json)| json).collect();
     let next = json!(letters.next.map(|next| next.to_string()));
     Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))
+}
+
+/// Where to go on.
+fn place(after: Option<String>) -> Result<Option<Cursor>, ApiError> {
+    let read = |text: String| {
+        let refused = |()| ApiError::invalid(format!("after must be the next of an answer, got {}", quoted(&text)));
+        text.parse().map_err(refused)
+    };
+    after.map(read).transpose()
 }
 
 pub(super) async fn stats(services: web::Data<Services>) -> Answer {
@@ -134,17 +141,18 @@ struct Many {
     #[serde(default)]
     confirm: bool,
     limit: Option<usize>,
+    after: Option<String>,
 }
 
-/// The dead letters that a request means, whether there may be more, and whether to leave them alone.
+/// The dead letters that a request means, where to go on if there may be more, and whether to leave them alone.
 struct Meant {
     ids: Vec<JobId>,
-    more: bool,
+    next: Option<Cursor>,
     dry_run: bool,
 }
 
 async fn meant(services: &Services, body: &JsonBody) -> Result<Meant, ApiError> {
-    let Many { filter, dry_run, confirm, limit } = body.parse()?;
+    let Many { filter, dry_run, confirm, limit, after } = body.parse()?;
     if !confirm && !dry_run {
         let message = "this is about all dead letters that pass the filter: confirm must be true, or dry_run";
         return Err(ApiError::new(Code::Unconfirmed, message));
@@ -153,9 +161,10 @@ async fn meant(services: &Services, body: &JsonBody) -> Result<Meant, ApiError> 
     if !(1..=MOST).contains(&limit) {
         return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MOST}")));
     }
-    let letters = services.jobs.dead_letters(&filter.checked()?, None, limit).await?;
+    let after = place(after)?;
+    let letters = services.jobs.dead_letters(&filter.checked()?, after.as_ref(), limit).await?;
     let ids = letters.found.into_iter().map(|(id, _)| id).collect();
-    Ok(Meant { ids, more: letters.next.is_some(), dry_run })
+    Ok(Meant { ids, next: letters.next, dry_run })
 }
 
 pub(super) async fn retry_many(services: web::Data<Services>, body: JsonBody) -> Answer {
@@ -172,7 +181,8 @@ pub(super) async fn delete_many(services: web::Data<Services>, body: JsonBody) -
 
 fn answer(meant: &Meant, what: &str, count: usize) -> String {
     json!({
-        "matched": meant.ids.len(), what: count, "dry_run": meant.dry_run, "job_ids": meant.ids, "more": meant.more,
+        "matched": meant.ids.len(), what: count, "dry_run": meant.dry_run, "job_ids": meant.ids,
+        "more": meant.next.is_some(), "next": meant.next.as_ref().map(ToString::to_string),
     })
     .to_string()
 }

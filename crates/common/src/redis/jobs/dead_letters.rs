@@ -15,6 +15,10 @@ use crate::{
 
 /// Dead letters looked at for one answer.
 const MOST_SCANNED: usize = 10_000;
+/// Their bytes, about.
+const MOST_SCANNED_BYTES: usize = 32 << 20;
+/// Queues looked at in one go.
+const QUEUES_AT_ONCE: usize = 500;
 /// Dead letters read in one go: each may be as large as a request body.
 const READ_AT_ONCE: usize = 20;
 /// An answer gets no more once it has this much.
@@ -130,96 +134,19 @@ impl Jobs {
         };
         queues.sort_unstable();
         queues.retain(|queue| after.is_none_or(|after| *queue >= after.queue));
-        let (mut letters, mut scanned) = (DeadLetters::default(), 0);
-        for queue in queues {
-            let from = after.filter(|after| after.queue == queue);
-            let done = self.scan_dead(&queue, filter, from, limit, &mut letters, &mut scanned).await?;
-            if !done {
-                return Ok(letters);
-            }
-        }
-        letters.next = None;
-        Ok(letters)
-    }
-
-    /// Adds the dead letters of one queue; false when there is enough.
-    async fn scan_dead(
-        &self,
-        queue: &QueueName,
-        filter: &DeadLetterFilter,
-        after: Option<&Cursor>,
-        limit: usize,
-        letters: &mut DeadLetters,
-        scanned: &mut usize,
-    ) -> StoreResult<bool> {
-        let keys = QueueKeys::new(queue);
-        let mut connection = self.redis.pooled().await?;
-        let mut offset = self.place_after(&keys, filter, after).await?;
-        loop {
-            let mut command = redis::cmd("ZREVRANGEBYSCORE");
-            command
-                .arg(keys.dead())
-                .arg(newest(filter))
-                .arg(filter.since.map_or("-inf".to_owned(), |at| at.to_string()));
-            command.arg("WITHSCORES").arg("LIMIT").arg(offset).arg(READ_AT_ONCE);
-            let page: Vec<(String, f64)> = command.query_async(&mut connection).await?;
-            if page.is_empty() {
-                return Ok(true);
-            }
-            offset += page.len();
-            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-            let page: Vec<(JobId, Millis)> =
-                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, at as Millis))).collect();
-            if page.is_empty() {
-                continue;
-            }
-            let results: Vec<String> = page.iter().map(|(id, _)| keys.result(id)).collect();
-            let texts: Vec<Option<String>> = redis::cmd("MGET").arg(results).query_async(&mut connection).await?;
-            for ((id, died_at), text) in page.into_iter().zip(texts) {
-                let bytes: usize = letters.found.iter().map(|(_, json)| json.len()).sum();
-                if letters.found.len() >= limit || bytes >= ENOUGH_BYTES || *scanned >= MOST_SCANNED {
-                    return Ok(false);
-                }
-                *scanned += 1;
-                letters.next = Some(Cursor { queue: queue.clone(), died_at, id });
-                let Some(text) = text else { continue };
-                let json = Ended::json_of(&text)?;
-                if filter.passes(json) {
-                    letters.found.push((id, json.to_owned()));
+        let connection = self.redis.pooled().await?;
+        let mut scan =
+            Scan { filter, limit, connection, letters: DeadLetters::default(), scanned: 0, read: 0, kept: 0 };
+        for some in queues.chunks(QUEUES_AT_ONCE) {
+            for queue in scan.with_letters(some).await? {
+                let from = after.filter(|after| after.queue == *queue);
+                if !scan.queue(queue, from).await? {
+                    return Ok(scan.letters);
                 }
             }
         }
-    }
-
-    /// How many dead letters of a queue come before the place where a list goes on.
-    async fn place_after(
-        &self,
-        keys: &QueueKeys,
-        filter: &DeadLetterFilter,
-        after: Option<&Cursor>,
-    ) -> StoreResult<usize> {
-        let Some(after) = after else { return Ok(0) };
-        let mut redis = self.redis.clone();
-        let rank: Option<usize> =
-            redis::cmd("ZREVRANK").arg(keys.dead()).arg(after.id.to_string()).query_async(&mut redis).await?;
-        // Those that the filter leaves out at the newer end are not counted by its range
-        let left_out: usize = match filter.until {
-            Some(until) => redis::cmd("ZCOUNT").arg(keys.dead()).arg(until).arg("+inf").query_async(&mut redis).await?,
-            None => 0,
-        };
-        let place = match rank {
-            Some(rank) => rank + 1,
-            // It is gone: from those that died before it on
-            None => {
-                redis::cmd("ZCOUNT")
-                    .arg(keys.dead())
-                    .arg(format!("({}", after.died_at))
-                    .arg("+inf")
-                    .query_async(&mut redis)
-                    .await?
-            }
-        };
-        Ok(place.saturating_sub(left_out))
+        scan.letters.next = None;
+        Ok(scan.letters)
     }
 
     /// Makes dead letters available again; how many it made.
@@ -255,7 +182,7 @@ impl Jobs {
     pub async fn dead_letter_stats(&self) -> StoreResult<DeadLetterStats> {
         let queues = self.queues().await?;
         let mut stats = DeadLetterStats::default();
-        for some in queues.chunks(500) {
+        for some in queues.chunks(QUEUES_AT_ONCE) {
             let mut pipeline = redis::pipe();
             for keys in some.iter().map(QueueKeys::new) {
                 pipeline.cmd("ZCARD").arg(keys.dead());
@@ -274,6 +201,106 @@ impl Jobs {
             }
         }
         Ok(stats)
+    }
+}
+
+/// Looking through dead letters.
+struct Scan<'a> {
+    filter: &'a DeadLetterFilter,
+    limit: usize,
+    connection: deadpool_redis::Connection,
+    letters: DeadLetters,
+    /// Letters looked at, and their bytes.
+    scanned: usize,
+    read: usize,
+    /// Bytes of those that were found.
+    kept: usize,
+}
+
+impl Scan<'_> {
+    /// The queues that have any.
+    async fn with_letters<'q>(&mut self, queues: &'q [QueueName]) -> StoreResult<Vec<&'q QueueName>> {
+        let mut pipeline = redis::pipe();
+        for queue in queues {
+            pipeline.cmd("ZCARD").arg(QueueKeys::new(queue).dead());
+        }
+        let counts: Vec<u64> = pipeline.query_async(&mut self.connection).await?;
+        Ok(queues.iter().zip(counts).filter(|(_, count)| *count > 0).map(|(queue, _)| queue).collect())
+    }
+
+    fn is_enough(&self) -> bool {
+        self.letters.found.len() >= self.limit
+            || self.kept >= ENOUGH_BYTES
+            || self.scanned >= MOST_SCANNED
+            || self.read >= MOST_SCANNED_BYTES
+    }
+
+    /// Adds the dead letters of one queue; false when there is enough.
+    async fn queue(&mut self, queue: &QueueName, after: Option<&Cursor>) -> StoreResult<bool> {
+        let keys = QueueKeys::new(queue);
+        let mut offset = self.place_after(&keys, after).await?;
+        loop {
+            let mut command = redis::cmd("ZREVRANGEBYSCORE");
+            let oldest = self.filter.since.map_or("-inf".to_owned(), |at| at.to_string());
+            command.arg(keys.dead()).arg(newest(self.filter)).arg(oldest);
+            command.arg("WITHSCORES").arg("LIMIT").arg(offset).arg(READ_AT_ONCE);
+            let page: Vec<(String, f64)> = command.query_async(&mut self.connection).await?;
+            if page.is_empty() {
+                return Ok(true);
+            }
+            if self.is_enough() {
+                return Ok(false);
+            }
+            offset += page.len();
+            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
+            let page: Vec<(JobId, Millis)> =
+                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, at as Millis))).collect();
+            if page.is_empty() {
+                continue;
+            }
+            let results: Vec<String> = page.iter().map(|(id, _)| keys.result(id)).collect();
+            let texts: Vec<Option<String>> = redis::cmd("MGET").arg(results).query_async(&mut self.connection).await?;
+            for ((id, died_at), text) in page.into_iter().zip(texts) {
+                if self.is_enough() {
+                    return Ok(false);
+                }
+                self.letters.next = Some(Cursor { queue: queue.clone(), died_at, id });
+                self.look_at(id, text.as_deref())?;
+            }
+        }
+    }
+
+    fn look_at(&mut self, id: JobId, text: Option<&str>) -> StoreResult<()> {
+        self.scanned += 1;
+        let Some(text) = text else { return Ok(()) };
+        self.read += text.len();
+        let json = Ended::json_of(text)?;
+        if self.filter.passes(json) {
+            self.kept += json.len();
+            self.letters.found.push((id, json.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// How many dead letters of a queue come before the place where a list goes on.
+    async fn place_after(&mut self, keys: &QueueKeys, after: Option<&Cursor>) -> StoreResult<usize> {
+        let Some(after) = after else { return Ok(0) };
+        let redis = &mut self.connection;
+        let rank: Option<usize> =
+            redis::cmd("ZREVRANK").arg(keys.dead()).arg(after.id.to_string()).query_async(redis).await?;
+        // Those that the filter leaves out at the newer end are not counted by its range
+        let left_out: usize = match self.filter.until {
+            Some(until) => redis::cmd("ZCOUNT").arg(keys.dead()).arg(until).arg("+inf").query_async(redis).await?,
+            None => 0,
+        };
+        let place = if let Some(rank) = rank {
+            rank + 1
+        } else {
+            // It is gone: from those that died before it on
+            let newer = format!("({}", after.died_at);
+            redis::cmd("ZCOUNT").arg(keys.dead()).arg(newer).arg("+inf").query_async(redis).await?
+        };
+        Ok(place.saturating_sub(left_out))
     }
 }
 
