@@ -80,11 +80,16 @@ impl Jobs {
             command.arg(keys.due()).arg(from).arg(from + PAGE - 1);
             let page: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
             let ids: Vec<JobId> = page.iter().filter_map(|id| id.parse().ok()).collect();
+            if page.is_empty() {
+                break;
+            }
             let mut pipeline = redis::pipe();
             for id in &ids {
                 pipeline.cmd("HGET").arg(keys.record(id)).arg("s");
             }
-            let states: Vec<Option<String>> = pipeline.query_async(&mut self.redis.clone()).await?;
+            // A pipeline of nothing is an error
+            let states: Vec<Option<String>> =
+                if ids.is_empty() { Vec::new() } else { pipeline.query_async(&mut self.redis.clone()).await? };
             let is_wanted = |name: &Option<String>| {
                 name.as_deref().and_then(State::from_name).is_some_and(|state| purge.states.contains(&state))
             };
