@@ -50,7 +50,7 @@ end
 if what == 'due' or what == 'pending' or what == 'lane' then
   local set = ({ due = KEYS[3], pending = KEYS[4], lane = KEYS[7] })[what]
   if not redis.call('ZSCORE', set, id) then return {} end
-  if state and parked_in[state] == set and (what ~= 'lane' or record[6] == key) then
+  if state and parked_in[state] == set and (what ~= 'lane' or string.match(record[6] or '', '^%S+') == key) then
     if what ~= 'lane' or redis.call('SISMEMBER', KEYS[8], key) == 1 then return {} end
     return found('lane_unlisted', true, function()
       redis.call('SADD', KEYS[8], key)
@@ -87,7 +87,8 @@ if what == 'record' then
   local can_park = parked_in[state] and record[5] and (parked_in[state] ~= KEYS[3] or tonumber(record[4] or ''))
   return found('record_without_place', can_park and (state ~= 'held' or key ~= ''), function()
     if state == 'held' then
-      line_up(KEYS[7], KEYS[8], KEYS[10], KEYS[5], KEYS[6], id, record[2], key, now_ms())
+      line_up(KEYS[7], KEYS[8], KEYS[10], KEYS[5], KEYS[6], id, record[2], key,
+        string.match(record[6] or '', ' (.+)$') or '', now_ms())
     else
       redis.call('ZADD', parked_in[state], state == 'pending' and now_ms() or record[4], id)
     end

@@ -53,6 +53,9 @@ async fn a_purge_cancels_what_it_is_asked_to_and_says_whether_there_is_more() {
 #[tokio::test]
 async fn a_purge_of_retries_finds_them_behind_any_number_of_scheduled_jobs() {
     let kit = Kit::start();
+    let purge = Purge { states: vec![State::Retryable], limit: 5 };
+    let purged = kit.jobs.purge(&queue(), &purge).await.expect("redis runs");
+    assert_eq!((purged.count, purged.more), (0, false), "there is nothing yet");
     let id = kit.enqueue(RETRIED).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
@@ -60,7 +63,6 @@ async fn a_purge_of_retries_finds_them_behind_any_number_of_scheduled_jobs() {
     for _ in 0..10 {
         kit.enqueue(SCHEDULED).await;
     }
-    let purge = Purge { states: vec![State::Retryable], limit: 5 };
     let purged = kit.jobs.purge(&queue(), &purge).await.expect("redis runs");
     assert_eq!((purged.count, purged.more), (1, false));
     assert_eq!(kit.state(id).await, "cancelled");

@@ -184,7 +184,9 @@ impl Jobs {
         let mut stored = Vec::with_capacity(new.len());
         for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
-            stored.push(self.entered(job, traceparent.clone(), &entry, salt).await?);
+            let enqueued = self.entered(job, traceparent.clone(), &entry, salt).await?;
+            self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
+            stored.push(enqueued);
         }
         Ok(Ok(stored))
     }

@@ -197,7 +197,7 @@ impl Jobs {
         let said = |name: &str| record.get(name).map_or("", String::as_str);
         let key = match suspect {
             Suspect::Lane(key, _) | Suspect::Held(key, _) => Some(key.clone()),
-            _ => said("l").parse().ok(),
+            _ => said("l").split(' ').next().and_then(|key| key.parse().ok()),
         };
         let lane = key.clone().unwrap_or_else(LimitKey::none);
         let priority = said("p").parse::<i64>().ok().and_then(|number| Priority::try_from(number).ok());

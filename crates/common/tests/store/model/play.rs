@@ -280,16 +280,26 @@ impl<'a> Play<'a> {
     }
 
     async fn compare(&self, touched: Option<usize>) {
-        let rows: Vec<Vec<String>> = self.dump.invoke_async(&mut self.kit.redis.clone()).await.expect("redis runs");
+        let touched = touched.map(|job| &self.world.jobs[job]).filter(|job| !job.is_gone);
+        let (mut redis, queue) = (self.kit.redis.clone(), queue());
+        let locate = async {
+            match touched {
+                Some(job) => self.kit.jobs.locate(job.id).await,
+                None => Ok(None),
+            }
+        };
+        let dumped = self.dump.invoke_async(&mut redis);
+        let (rows, stats, located) = tokio::join!(dumped, self.kit.jobs.stats(&queue), locate);
+        let rows: Vec<Vec<String>> = rows.expect("redis runs");
         let (found, expected) = (facts::found(&rows), facts::expected(&self.world));
         if found != expected {
             let missing: Vec<&String> = expected.iter().filter(|fact| !found.contains(fact)).collect();
             let extra: Vec<&String> = found.iter().filter(|fact| !expected.contains(fact)).collect();
             panic!("missing {missing:#?}, too many {extra:#?}");
         }
-        assert_eq!(self.kit.jobs.stats(&queue()).await.expect("redis runs"), self.world.stats());
-        let Some(job) = touched.map(|job| &self.world.jobs[job]).filter(|job| !job.is_gone) else { return };
-        let located = self.kit.jobs.locate(job.id).await.expect("redis runs").expect("the job is there");
+        assert_eq!(stats.expect("redis runs"), self.world.stats());
+        let Some(job) = touched else { return };
+        let located = located.expect("redis runs").expect("the job is there");
         assert_eq!(located.state(), job.state);
         match &located {
             Located::Ended(json) => {
