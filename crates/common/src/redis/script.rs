@@ -115,7 +115,7 @@ mod tests {
                 let Some(key) = key_of(call) else { continue };
                 let is_declared = key.starts_with("KEYS[") || key.starts_with("unpack(KEYS") || names.contains(key);
                 // Gathered from KEYS by complete_batch and reconcile
-                let is_gathered = ["unpack(records", "parked_in[state]"].contains(&key);
+                let is_gathered = ["unpack(records", "parked_in[state]", "set"].contains(&key);
                 assert!(is_declared || is_gathered, "{file}: {key} in {}", call.lines().next().unwrap_or_default());
                 calls += 1;
             }
