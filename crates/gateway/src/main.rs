@@ -1,6 +1,7 @@
 //! Galley's HTTP interface. `main` only wires: settings, telemetry, build, run until a signal.
 
 mod body;
+mod code;
 mod context;
 mod ending;
 mod error;
