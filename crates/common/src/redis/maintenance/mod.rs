@@ -54,16 +54,22 @@ use crate::{
 /// Does the upkeep whenever the office is free, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
     let who = uuid::Uuid::new_v4().simple().to_string();
-    let mut trust = Trust::new(jobs.settings.lease / 2);
+    let grace = jobs.settings.lease / 2;
+    // One for the timers, one for the sweep, which goes on beside them
+    let (mut trust, mut sweep_trust) = (Trust::new(grace), Trust::new(grace));
     while !stop.is_cancelled() {
         let result = match trust.timed(keep_office(&jobs, &who, settings.office)).await {
-            Ok(true) => Maintainer::new(&jobs, &settings, &who, &mut trust).work(&stop).await,
+            Ok(true) => {
+                let sweep = Sweep { jobs: &jobs, trust: &mut sweep_trust, round: reconcile::Round::default() };
+                Maintainer::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop).await
+            }
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = result {
             note_interruption("upkeep", &error);
-            trust.away |= matches!(error, StoreError::Unavailable(_));
+            let is_away = matches!(error, StoreError::Unavailable(_));
+            (trust.away, sweep_trust.away) = (trust.away | is_away, sweep_trust.away | is_away);
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -159,29 +165,30 @@ struct Maintainer<'a> {
     trust: &'a mut Trust,
     next: HashMap<QueueName, Next>,
     cron: cron::Timer,
-    round: reconcile::Round,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
-    kept_at: Instant,
 }
 
 impl<'a> Maintainer<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
-        let (next, cron, round) = (HashMap::new(), cron::Timer::default(), reconcile::Round::default());
-        let now = Instant::now();
-        Self { jobs, settings, who, trust, next, cron, round, clock: (0, now), kept_at: now }
+        let (next, cron) = (HashMap::new(), cron::Timer::default());
+        Self { jobs, settings, who, trust, next, cron, clock: (0, Instant::now()) }
     }
 
-    /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled.
-    async fn work(mut self, stop: &CancellationToken) -> StoreResult<()> {
+    /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled. The sweep, which can take long, goes
+    /// on beside the timers, so that nothing that is due waits for it.
+    async fn work(mut self, mut sweep: Sweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
         let listening = CancellationToken::new();
         let _ends_with_the_term = listening.clone().drop_guard();
         let mut calls = subscribe(&self.jobs.redis, vec![keys::WAKE.to_owned()], 1024, listening);
         let mut office = tokio::time::interval(self.settings.office / 3);
-        let mut sweep = tokio::time::interval(self.settings.sweep);
+        let mut look_again = tokio::time::interval(self.settings.sweep);
         office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
+        sweep.trust.redis_since = self.trust.redis_since;
+        let sweeping = sweep.run(self.settings.sweep);
+        tokio::pin!(sweeping);
         self.read_all().await?;
         loop {
             let pause = self.until_next();
@@ -190,7 +197,9 @@ impl<'a> Maintainer<'a> {
                 _ = office.tick() => self.keep_office().await?,
                 heard = calls.recv() => self.hear(heard, &mut calls).await.map(|()| true)?,
                 () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
-                _ = sweep.tick() => self.sweep(stop).await?,
+                // Calls may be missed
+                _ = look_again.tick() => self.read_all().await.map(|()| true)?,
+                ended = &mut sweeping => return ended,
             };
             if !goes_on {
                 return Ok(());
@@ -199,7 +208,6 @@ impl<'a> Maintainer<'a> {
     }
 
     async fn keep_office(&mut self) -> StoreResult<bool> {
-        self.kept_at = Instant::now();
         self.trust.timed(keep_office(self.jobs, self.who, self.settings.office)).await
     }
 
@@ -278,17 +286,29 @@ impl<'a> Maintainer<'a> {
         self.cron.run(self.jobs, now).await?;
         self.read(&queues).await
     }
+}
 
-    /// Looks over every queue; false when the office was lost meanwhile.
-    async fn sweep(&mut self, stop: &CancellationToken) -> StoreResult<bool> {
+/// What is looked over from time to time.
+struct Sweep<'a> {
+    jobs: &'a Jobs,
+    trust: &'a mut Trust,
+    round: reconcile::Round,
+}
+
+impl Sweep<'_> {
+    /// Looks over everything again and again; ends when Redis is lost, or when it is dropped with the office.
+    async fn run(&mut self, every: Duration) -> StoreResult<()> {
+        let mut turn = tokio::time::interval(every);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            self.turn().await?;
+        }
+    }
+
+    async fn turn(&mut self) -> StoreResult<()> {
         let queues = self.jobs.queues().await?;
         for queue in &queues {
-            if stop.is_cancelled() {
-                return Ok(true);
-            }
-            if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
-                return Ok(false);
-            }
             let swept = sweep::queue(self.jobs, queue, self.trust).await.map(|()| 0);
             tolerate(queue, swept)?;
         }
@@ -299,16 +319,12 @@ impl<'a> Maintainer<'a> {
         }
         let mut looked_at = 0;
         for id in self.jobs.workflows_to_check().await? {
-            if stop.is_cancelled() || looked_at >= workflows::ENOUGH_JOBS {
+            if looked_at >= workflows::ENOUGH_JOBS {
                 break;
-            }
-            if self.kept_at.elapsed() >= self.settings.office / 3 && !self.keep_office().await? {
-                return Ok(false);
             }
             looked_at += workflows::check(self.jobs, id).await?;
         }
-        self.read_all().await?;
-        Ok(true)
+        Ok(())
     }
 }
 
