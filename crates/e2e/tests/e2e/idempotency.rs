@@ -205,14 +205,16 @@ async fn a_repetition_tries_again_what_may_go_better_and_makes_nothing_twice() {
         (is_replayed(&response), response.json::<Value>().await.expect("JSON"))
     };
     let (_, first) = repeat().await;
-    assert_eq!(first["results"][2]["error"]["code"], "queue_full", "{first}");
+    // Jobs with ids of their own may overtake one another: either of the two may have got the place
+    let full = [0, 2].into_iter().find(|n| first["results"][*n]["error"]["code"] == "queue_full");
+    let full = full.expect("one finds no place");
     kit.fetch("small").await.expect("a job");
     let (is_replayed, second) = repeat().await;
     assert!(!is_replayed);
-    for n in 0..2 {
+    for n in (0..3).filter(|n| *n != full) {
         assert_eq!(second["results"][n]["job"]["id"], first["results"][n]["job"]["id"], "{second}");
     }
-    assert!(second["results"][2]["job"]["id"].is_string(), "{second}");
+    assert!(second["results"][full]["job"]["id"].is_string(), "{second}");
     assert_eq!((waiting(&kit, "small").await, waiting(&kit, "default").await), (1, 1));
     assert!(repeat().await.0, "an answer without anything to try again is kept");
 }
