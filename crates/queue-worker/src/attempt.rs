@@ -167,7 +167,7 @@ impl Runner {
             Step::Fail(error) => {
                 let attempt = claimed.job.history.current_attempt();
                 let failure = Failure::new(&error.code, &error.error_type, &error.message, attempt, local_now());
-                let recorded = jobs.fail(claimed, &fence, failure, error.retryable).await?;
+                let recorded = jobs.fail(claimed, &fence, failure, error.advice).await?;
                 let next = recorded.as_str();
                 tracing::warn!(%id, %queue, attempt, code = error.code, message = error.message, next, "attempt failed");
                 metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next)

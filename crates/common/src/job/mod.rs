@@ -18,6 +18,6 @@ pub use envelope::{Envelope, Summary};
 pub use history::{Failure, History};
 pub use limit::{JobLimit, KeyLimit, Rate};
 pub use request::{NewJob, RequestError};
-pub use retry::{Policy, Verdict};
+pub use retry::{Advice, Policy, Verdict};
 pub use state::{Event, State};
 pub use unique::{OnConflict, Unique};

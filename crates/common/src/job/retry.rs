@@ -9,6 +9,8 @@ use crate::{json::Object, name::quoted, time};
 
 /// No retry comes sooner, so that a policy with an interval of zero cannot make a hot loop.
 pub const SHORTEST_DELAY: Duration = Duration::from_millis(100);
+/// No retry that a handler asks for comes later: what an endpoint answers must not park a job for ever.
+pub const LONGEST_ADVISED_DELAY: Duration = Duration::from_hours(24);
 
 /// How a job is tried again.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +54,20 @@ pub enum Exhaustion {
     Discard,
     /// It is discarded and listed among the dead letters.
     DeadLetter,
+}
+
+/// What whoever ran an attempt that failed says about another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Advice {
+    /// Nothing: the job's policy decides.
+    #[default]
+    ByPolicy,
+    /// If the policy allows another attempt, then after this long instead of the policy's delay.
+    After(Duration),
+    /// Another attempt would fail too.
+    Never,
+    /// The same, and nobody needs to look at it: it does not become a dead letter.
+    Discard,
 }
 
 /// What follows a failure.
@@ -144,18 +160,18 @@ impl Policy {
 
     /// What follows a failure, given how many failed before this one and a number of 0 to 1 for the jitter.
     #[must_use]
-    pub fn after_failure(
-        &self,
-        earlier_failures: u32,
-        error_type: &str,
-        retryable: Option<bool>,
-        random: f64,
-    ) -> Verdict {
+    pub fn after_failure(&self, earlier_failures: u32, error_type: &str, advice: Advice, random: f64) -> Verdict {
+        if advice == Advice::Discard {
+            return Verdict::Discard { dead_letter: false };
+        }
         let exhausted = earlier_failures.saturating_add(1) >= self.max_attempts.max(1);
-        if exhausted || retryable == Some(false) || self.is_non_retryable(error_type) {
+        if exhausted || advice == Advice::Never || self.is_non_retryable(error_type) {
             return Verdict::Discard { dead_letter: self.on_exhaustion == Exhaustion::DeadLetter };
         }
-        Verdict::Retry(self.delay(earlier_failures + 1, random))
+        match advice {
+            Advice::After(delay) => Verdict::Retry(delay.clamp(SHORTEST_DELAY, LONGEST_ADVISED_DELAY)),
+            _ => Verdict::Retry(self.delay(earlier_failures + 1, random)),
+        }
     }
 
     /// The delay before the n-th retry (1 is the first).
@@ -277,17 +293,30 @@ mod tests {
         let policy = policy(r#"{"non_retryable_errors":["FatalError","Auth.*"],"on_exhaustion":"dead_letter"}"#)
             .expect("a policy");
         let discarded = Verdict::Discard { dead_letter: true };
-        assert_eq!(policy.after_failure(0, "FatalError", None, 0.0), discarded);
-        assert_eq!(policy.after_failure(0, "Auth.TokenExpired", Some(true), 0.0), discarded);
-        assert!(matches!(policy.after_failure(0, "Authentic", None, 0.0), Verdict::Retry(_)));
-        assert!(matches!(policy.after_failure(0, "Auth", None, 0.0), Verdict::Retry(_)));
+        assert_eq!(policy.after_failure(0, "FatalError", Advice::ByPolicy, 0.0), discarded);
+        assert_eq!(policy.after_failure(0, "Auth.TokenExpired", Advice::ByPolicy, 0.0), discarded);
+        assert!(matches!(policy.after_failure(0, "Authentic", Advice::ByPolicy, 0.0), Verdict::Retry(_)));
+        assert!(matches!(policy.after_failure(0, "Auth", Advice::ByPolicy, 0.0), Verdict::Retry(_)));
+    }
+
+    #[test]
+    fn a_handler_can_say_when_or_that_no_other_attempt_follows() {
+        let policy = policy(r#"{"max_attempts":2,"on_exhaustion":"dead_letter"}"#).expect("a policy");
+        let after = |advice| policy.after_failure(0, "x", advice, 0.0);
+        let in_an_hour = Advice::After(Duration::from_hours(1));
+        assert_eq!(after(in_an_hour), Verdict::Retry(Duration::from_hours(1)));
+        assert_eq!(after(Advice::After(Duration::ZERO)), Verdict::Retry(SHORTEST_DELAY));
+        assert_eq!(after(Advice::After(Duration::MAX)), Verdict::Retry(LONGEST_ADVISED_DELAY));
+        assert_eq!(policy.after_failure(1, "x", in_an_hour, 0.0), Verdict::Discard { dead_letter: true });
+        assert_eq!(after(Advice::Never), Verdict::Discard { dead_letter: true });
+        assert_eq!(after(Advice::Discard), Verdict::Discard { dead_letter: false });
     }
 
     proptest! {
         #[test]
         fn attempts_are_never_more_than_allowed(max in 0_u32..50, failures in 0_u32..60, random in 0.0..1.0_f64) {
             let policy = Policy { max_attempts: max, ..Policy::default() };
-            let retries = matches!(policy.after_failure(failures, "x", None, random), Verdict::Retry(_));
+            let retries = matches!(policy.after_failure(failures, "x", Advice::ByPolicy, random), Verdict::Retry(_));
             prop_assert_eq!(retries, failures + 1 < max.max(1));
         }
 

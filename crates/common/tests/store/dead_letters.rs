@@ -1,6 +1,6 @@
 use common::{
     id::JobId,
-    job::Failure,
+    job::{Advice, Failure},
     redis::jobs::{Claim, DeadLetterFilter, local_now},
 };
 
@@ -17,7 +17,7 @@ async fn die(kit: &Kit, queue: &str, job_type: &str, error_type: &str) -> JobId 
     let queue = queue.parse().expect("a name");
     let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop().expect("a job");
     let failure = Failure::new("handler_error", error_type, "it failed", 1, local_now());
-    kit.jobs.fail(&claimed, &fence(&consumer), failure, None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&consumer), failure, Advice::ByPolicy).await.expect("redis runs");
     id
 }
 
@@ -113,7 +113,10 @@ async fn a_list_that_finds_little_among_much_stops_and_says_where_to_go_on() {
     for _ in 0..40 {
         let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop();
         let failure = Failure::new("handler_error", "E", "it failed", 1, local_now());
-        kit.jobs.fail(&claimed.expect("a job"), &fence(&consumer), failure, None).await.expect("redis runs");
+        kit.jobs
+            .fail(&claimed.expect("a job"), &fence(&consumer), failure, Advice::ByPolicy)
+            .await
+            .expect("redis runs");
     }
     let filter = DeadLetterFilter { job_type: Some("wanted".to_owned()), ..DeadLetterFilter::default() };
     let first = kit.jobs.dead_letters(&filter, None, 10).await.expect("redis runs");

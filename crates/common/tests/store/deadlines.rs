@@ -1,3 +1,4 @@
+use common::job::Advice;
 use common::redis::{
     jobs::{Recorded, Settled},
     maintenance,
@@ -41,7 +42,7 @@ async fn a_job_that_waits_for_its_next_attempt_is_discarded_when_its_time_is_ove
     let id = kit.enqueue(RETRIED).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     is_discarded(&kit, id, "expired").await;
 }
 
@@ -61,7 +62,7 @@ async fn a_job_whose_time_was_over_while_it_ran_is_not_tried_again() {
         if is_handed_back {
             kit.jobs.requeue(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs");
         } else {
-            kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+            kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
         }
         is_discarded(&kit, id, "expired").await;
     }
@@ -85,7 +86,7 @@ async fn an_attempt_that_would_start_after_the_deadline_does_not_follow() {
     let id = kit.enqueue(&format!(r#"{{"type":"a","args":[],"total_timeout_ms":60000,{retry}}}"#)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     assert!(matches!(recorded, Recorded::Discarded(_)), "{recorded:?}");
     assert_eq!(kit.state(id).await, "discarded");
 }

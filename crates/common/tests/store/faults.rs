@@ -1,3 +1,4 @@
+use common::job::Advice;
 use common::redis::{StoreError, jobs::Settled};
 use e2e::eventually;
 
@@ -50,7 +51,7 @@ async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
     let claimed = kit.claim(&worker, 3).await;
     assert_eq!(kit.complete(&worker, &claimed[0], "1").await, Settled::Done);
     let fence = crate::kit::fence(&worker);
-    kit.jobs.fail(&claimed[1], &fence, crate::kit::failure(1), None).await.expect("recorded");
+    kit.jobs.fail(&claimed[1], &fence, crate::kit::failure(1), Advice::ByPolicy).await.expect("recorded");
     assert_eq!(kit.jobs.requeue(&claimed[2].job, claimed[2].entry, &fence).await.expect("recorded"), Settled::Done);
     assert_eq!(kit.state(ids[0]).await, "completed");
     assert_eq!(kit.state(ids[1]).await, "retryable");

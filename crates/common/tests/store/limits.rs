@@ -1,7 +1,7 @@
 use std::{cell::Cell, time::Duration};
 
 use common::{
-    job::Rate,
+    job::{Advice, Rate},
     redis::{
         jobs::{Batch, Claim, More},
         maintenance,
@@ -113,7 +113,7 @@ async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
     assert_eq!(available(&kit).await, 3);
     let worker = consumer();
     let first = kit.claim_one(&worker).await;
-    kit.jobs.fail(&first, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&first, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     let third = kit.claim_one(&worker).await;
     assert_eq!((first.job.id, third.job.id), (ids[0], ids[2]), "a retry gives its place up");
     kit.command(&["ZADD", "galley:{default}:due", "1", &ids[0].to_string()]).await;

@@ -1,7 +1,7 @@
 //! Cancelling what waits in a queue.
 
 use common::{
-    job::State,
+    job::{Advice, State},
     redis::jobs::{Purge, Purged},
 };
 
@@ -22,7 +22,7 @@ async fn jobs_are_found_behind_others_in_a_state_that_is_not_meant() {
     let id = kit.enqueue(&format!(r#"{{"type":"a","args":[],"retry":{retry}}}"#)).await;
     let consumer = consumer();
     let claimed = kit.claim_one(&consumer).await;
-    kit.jobs.fail(&claimed, &fence(&consumer), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&consumer), failure(1), Advice::ByPolicy).await.expect("redis runs");
     assert_eq!(kit.state(id).await, "retryable");
     assert_eq!(purge(&kit, &[State::Retryable], 1).await, Purged { count: 1, more: true });
     assert_eq!(kit.state(id).await, "cancelled");

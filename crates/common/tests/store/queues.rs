@@ -1,5 +1,5 @@
 use common::{
-    job::State,
+    job::{Advice, State},
     name::QueueName,
     redis::jobs::{Purge, Refused},
 };
@@ -59,7 +59,7 @@ async fn a_purge_of_retries_finds_them_behind_any_number_of_scheduled_jobs() {
     let id = kit.enqueue(RETRIED).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     for _ in 0..10 {
         kit.enqueue(SCHEDULED).await;
     }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use common::{
     id::JobId,
+    job::Advice,
     redis::{
         jobs::{Claim, Settled},
         maintenance::{self, Cursor},
@@ -56,7 +57,7 @@ async fn a_job_in_every_place_at_once_is_nothing_to_report() {
     }
     let worker = consumer();
     let held = kit.claim(&worker, 3).await;
-    kit.jobs.fail(&held[0], &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&held[0], &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     kit.jobs.requeue(&held[1].job, held[1].entry, &fence(&worker)).await.expect("redis runs");
     kit.pull(None).await.expect("a job");
     assert_eq!(check(&kit, true).await, []);
@@ -236,7 +237,7 @@ async fn a_busy_queue_is_healthy_however_often_it_is_looked_over() {
                 let settled = match (turn + number) % 3 {
                     0 => kit.complete(&worker, &claimed, "1").await,
                     1 => {
-                        let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await;
+                        let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await;
                         if recorded.expect("redis runs").as_str() == "stale" { Settled::Stale } else { Settled::Done }
                     }
                     _ => kit.jobs.requeue(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs"),

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use common::job::Advice;
 use common::redis::jobs::{Consumer, DeadLetterFilter, Fence, NotCancelled, Recorded, Settled};
 use e2e::eventually;
 
@@ -44,7 +45,7 @@ async fn a_zombie_worker_cannot_complete_or_fail_a_reclaimed_job() {
     assert_eq!(new.job.id, id);
     assert_eq!(kit.complete(&zombie, &old, "\"zombie\"").await, Settled::Stale);
     assert!(matches!(
-        kit.jobs.fail(&old, &fence(&zombie), failure(1), None).await.expect("redis runs"),
+        kit.jobs.fail(&old, &fence(&zombie), failure(1), Advice::ByPolicy).await.expect("redis runs"),
         Recorded::Stale
     ));
     assert_eq!(kit.jobs.requeue(&old.job, old.entry, &fence(&zombie)).await.expect("redis runs"), Settled::DoneBefore);
@@ -95,7 +96,7 @@ async fn a_stale_token_changes_nothing_and_the_right_one_does() {
     // The stale token against the new entry, and the whole stale attempt
     assert!(!kit.jobs.heartbeat(&new.job, new.entry, &by_token(&old.token), None).await.expect("redis runs"));
     assert!(!kit.jobs.heartbeat(&old.job, old.entry, &by_token(&old.token), None).await.expect("redis runs"));
-    let failed = kit.jobs.fail(&new, &by_token(&old.token), failure(1), None).await.expect("redis runs");
+    let failed = kit.jobs.fail(&new, &by_token(&old.token), failure(1), Advice::ByPolicy).await.expect("redis runs");
     assert!(matches!(failed, Recorded::Stale));
     assert_eq!(kit.state(id).await, "active");
     assert!(kit.jobs.heartbeat(&new.job, new.entry, &by_token(&new.token), None).await.expect("redis runs"));
@@ -110,7 +111,8 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
     for attempt in 1..=3 {
         let claimed = kit.claim_one(&consumer).await;
         assert_eq!(claimed.job.history.current_attempt(), attempt);
-        let recorded = kit.jobs.fail(&claimed, &fence(&consumer), failure(attempt), None).await.expect("redis runs");
+        let recorded =
+            kit.jobs.fail(&claimed, &fence(&consumer), failure(attempt), Advice::ByPolicy).await.expect("redis runs");
         if attempt < 3 {
             let Recorded::Retry { delay, .. } = recorded else { panic!("{recorded:?}") };
             assert_eq!(delay, Duration::from_hours(u64::from(attempt)));
@@ -142,8 +144,8 @@ async fn a_failure_whose_answer_was_lost_is_recorded_once() {
     kit.enqueue(NO_JITTER).await;
     let consumer = consumer();
     let claimed = kit.claim_one(&consumer).await;
-    let first = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), None).await.expect("redis runs");
-    let second = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), None).await.expect("redis runs");
+    let first = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), Advice::ByPolicy).await.expect("redis runs");
+    let second = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), Advice::ByPolicy).await.expect("redis runs");
     match (first, second) {
         (Recorded::Retry { due: first, .. }, Recorded::Retry { due: second, .. }) => assert_eq!(first, second),
         other => panic!("{other:?}"),
@@ -174,7 +176,7 @@ async fn a_job_can_be_cancelled_wherever_it_is_and_its_worker_cannot_end_it_any_
     let scheduled = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H"}"#).await;
     let retryable = kit.enqueue(NO_JITTER).await;
     let claimed = kit.claim_one(&worker).await;
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     let active = kit.enqueue(JOB).await;
     let held = kit.claim_one(&worker).await;
     let pulled = kit.enqueue(JOB).await;
@@ -211,7 +213,7 @@ async fn a_dead_letter_is_listed_and_can_be_tried_again_as_new_or_deleted() {
     let id = kit.enqueue(body).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     let listed = kit.jobs.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").found;
     assert!(listed.len() == 1 && listed[0].1.contains(&id.to_string()), "{listed:?}");
 
@@ -224,7 +226,7 @@ async fn a_dead_letter_is_listed_and_can_be_tried_again_as_new_or_deleted() {
     let again = kit.claim_one(&worker).await;
     assert_eq!((again.job.id, again.job.history.current_attempt(), again.job.timeout_ms), (id, 1, Some(5000)));
 
-    kit.jobs.fail(&again, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&again, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     assert!(kit.jobs.delete_dead_letter(id).await.expect("redis runs"));
     assert!(!kit.jobs.delete_dead_letter(id).await.expect("redis runs"));
     assert!(kit.jobs.locate(id).await.expect("redis runs").is_none());
@@ -240,7 +242,7 @@ async fn dead_letters_are_capped() {
             kit.enqueue(r#"{"type":"a","args":[],"retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}}"#).await,
         );
         let claimed = kit.claim_one(&worker).await;
-        kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+        kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     }
     assert_eq!(kit.command(&["ZCARD", "galley:{default}:dead"]).await, redis::Value::Int(2));
 }

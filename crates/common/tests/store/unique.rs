@@ -1,3 +1,4 @@
+use common::job::Advice;
 use common::redis::{jobs::Refused, maintenance};
 use e2e::eventually;
 use futures_util::future::join_all;
@@ -91,7 +92,7 @@ async fn whatever_ends_a_job_makes_way_for_the_next() {
     kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
     let discarded = kit.enqueue(policy).await;
     let claimed = kit.claim_one(&worker).await;
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     let cancelled = kit.enqueue(policy).await;
     kit.jobs.cancel(cancelled).await.expect("redis runs").expect("can be cancelled");
     kit.enqueue(policy).await;

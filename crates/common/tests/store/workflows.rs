@@ -1,6 +1,6 @@
 use common::{
     id::WorkflowId,
-    job::{Failure, State, workflow::NewWorkflow},
+    job::{Advice, Failure, State, workflow::NewWorkflow},
     redis::{
         jobs::{Claim, Claimed, Ended, Fence, Recorded, Refused, Settled, local_now},
         workflows::{NotCancelledWorkflow, NotCreated},
@@ -46,7 +46,7 @@ pub(crate) async fn succeed(kit: &Kit, claimed: &Claimed, result: &str) {
 
 pub(crate) async fn fail(kit: &Kit, claimed: &Claimed) -> Recorded {
     let failure = Failure::new("handler_error", "handler_error", "it failed", 1, local_now());
-    kit.jobs.fail(claimed, &token(claimed), failure, Some(false)).await.expect("redis runs")
+    kit.jobs.fail(claimed, &token(claimed), failure, Advice::Never).await.expect("redis runs")
 }
 
 fn token(claimed: &Claimed) -> Fence {
@@ -143,7 +143,7 @@ async fn a_step_that_will_be_tried_again_has_not_ended() {
     let id = start(&kit, &chain(2)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), None).await.expect("redis runs");
+    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
     assert!(matches!(recorded, Recorded::Retry { .. }));
     let shown = shown(&kit, id).await;
     assert_eq!((&shown["state"], &shown["members"][0]["state"]), (&json!("running"), &json!("retryable")));
@@ -160,7 +160,7 @@ async fn what_a_step_was_given_survives_handing_back_and_retries() {
     kit.jobs.requeue(&claimed.job, claimed.entry, &token(&claimed)).await.expect("redis runs");
     let claimed = pull(&kit, "default").await.expect("a step");
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
-    kit.jobs.fail(&claimed, &token(&claimed), failure(1), None).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &token(&claimed), failure(1), Advice::ByPolicy).await.expect("redis runs");
     let upkeep = kit.upkeep();
     let claimed = e2e::eventually("the retry", || pull(&kit, "default")).await;
     upkeep.end().await;

@@ -8,7 +8,7 @@ use std::{collections::HashSet, time::Duration};
 use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
-    job::{Event, Failure, request::LONGEST_LIMIT_MS},
+    job::{Advice, Event, Failure, request::LONGEST_LIMIT_MS},
     json::{Object, ObjectWriter},
     name::{QueueName, WorkerId},
     redis::{
@@ -211,6 +211,10 @@ struct Reported<'a> {
 }
 
 impl Reported<'_> {
+    fn advice(&self) -> Advice {
+        if self.retryable == Some(false) { Advice::Never } else { Advice::ByPolicy }
+    }
+
     fn failure(&self, attempt: u32) -> Failure {
         let code = self.code.as_deref().unwrap_or("handler_error");
         let in_details = self.details.and_then(|raw| {
@@ -249,7 +253,7 @@ pub(super) async fn nack(services: web::Data<Services>, body: JsonBody) -> Answe
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
                 services.jobs.hold_back(&claimed.job, claimed.entry, &fence, until.at).await?;
             }
-            let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.retryable).await?;
+            let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.advice()).await?;
             write_failure(&mut answer, id, &recorded)?;
         }
         _ => match services.jobs.requeue(&claimed.job, claimed.entry, &fence).await? {

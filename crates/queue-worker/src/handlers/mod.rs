@@ -7,7 +7,7 @@ use std::{any::Any, collections::HashMap, future::Future, pin::Pin, sync::Arc, t
 
 use common::{
     id::JobId,
-    job::Envelope,
+    job::{Advice, Envelope},
     name::{JobType, QueueName, WorkerId},
     redis::jobs::{Claimed, Jobs},
 };
@@ -68,40 +68,43 @@ pub(crate) struct HandlerError {
     pub(crate) code: String,
     pub(crate) error_type: String,
     pub(crate) message: String,
-    /// `Some(false)`: another attempt would fail too.
-    pub(crate) retryable: Option<bool>,
+    pub(crate) advice: Advice,
 }
 
 impl HandlerError {
-    fn new(code: &str, message: impl Into<String>, retryable: Option<bool>) -> Self {
-        Self { code: code.to_owned(), error_type: code.to_owned(), message: message.into(), retryable }
+    fn new(code: &str, message: impl Into<String>, advice: Advice) -> Self {
+        Self { code: code.to_owned(), error_type: code.to_owned(), message: message.into(), advice }
     }
 
     fn failed(message: impl Into<String>) -> Self {
-        Self::new("handler_error", message, None)
+        Self::new("handler_error", message, Advice::ByPolicy)
     }
 
     fn bad_arguments(message: &str) -> Self {
-        Self::new("invalid_payload", message, Some(false))
+        Self::new("invalid_payload", message, Advice::Never)
     }
 
     /// Another worker may know the type, or this one after an update.
     fn not_found(job_type: &JobType) -> Self {
-        Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), None)
+        Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), Advice::ByPolicy)
     }
 
     pub(crate) fn timed_out(limit: Duration) -> Self {
-        Self::new("timeout", format!("the attempt took longer than its timeout of {} ms", limit.as_millis()), None)
+        Self::new(
+            "timeout",
+            format!("the attempt took longer than its timeout of {} ms", limit.as_millis()),
+            Advice::ByPolicy,
+        )
     }
 
     pub(crate) fn result_too_large(limit: usize) -> Self {
-        Self::new("result_too_large", format!("the result has more than {limit} bytes"), Some(false))
+        Self::new("result_too_large", format!("the result has more than {limit} bytes"), Advice::Never)
     }
 
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
-        Self::new("handler_panic", format!("the handler panicked: {text}"), None)
+        Self::new("handler_panic", format!("the handler panicked: {text}"), Advice::ByPolicy)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     id::EntryId,
-    job::{Failure, State, Verdict},
+    job::{Advice, Failure, State, Verdict},
     name::{LimitKey, Priority, QueueName},
     redis::{StoreResult, events::Happened, keys, keys::QueueKeys, script},
     time::Millis,
@@ -211,11 +211,10 @@ impl Jobs {
         claimed: &Claimed,
         fence: &Fence,
         failure: Failure,
-        retryable: Option<bool>,
+        advice: Advice,
     ) -> StoreResult<Recorded> {
         let policy = claimed.job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
-        let verdict =
-            policy.after_failure(claimed.job.history.failures, &failure.error_type, retryable, rand::random());
+        let verdict = policy.after_failure(claimed.job.history.failures, &failure.error_type, advice, rand::random());
         let verdict = Self::within_deadline(&claimed.job, verdict);
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));

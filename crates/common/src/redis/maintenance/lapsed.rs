@@ -6,7 +6,7 @@
 use super::{Trust, put_off};
 use crate::{
     id::EntryId,
-    job::Failure,
+    job::{Advice, Failure},
     name::{Priority, QueueName},
     redis::{
         StoreResult,
@@ -51,7 +51,7 @@ async fn settle_one(jobs: &Jobs, claimed: &Claimed, attempt: &Attempt, now: Mill
         let limit = claimed.job.timeout_ms.unwrap_or_default();
         let message = format!("the attempt took longer than its timeout of {limit} ms");
         let failure = Failure::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
-        let recorded = jobs.fail(claimed, &fence, failure, None).await?;
+        let recorded = jobs.fail(claimed, &fence, failure, Advice::ByPolicy).await?;
         tracing::info!(%queue, %id, outcome = recorded.as_str(), "attempt timed out");
     } else {
         let settled = jobs.crash(claimed, &fence).await?;

@@ -1,5 +1,8 @@
 //! What the test does: random operations, each on one of the jobs that it makes sense for.
 
+use std::time::Duration;
+
+use common::job::Advice;
 use proptest::{prelude::*, sample::select};
 
 /// An operation. A `usize` picks one of the jobs that it is for; when there is none nothing is done.
@@ -13,7 +16,7 @@ pub(super) enum Op {
         most: usize,
     },
     Complete(usize),
-    Fail(usize, Option<bool>),
+    Fail(usize, Advice),
     Requeue(usize),
     /// The worker vanishes, and the upkeep finds out.
     Crash(usize),
@@ -133,14 +136,15 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
     let which = || any::<u16>().prop_map(usize::from);
     let by = prop_oneof![2 => (0..2_usize).prop_map(By::Worker), 1 => Just(By::Pull)];
     let late = select(vec![Late::Complete, Late::Fail, Late::Requeue, Late::Crash, Late::NotMine]);
-    let retryable = select(vec![None, None, Some(true), Some(false)]);
+    let after = Advice::After(Duration::from_mins(1));
+    let advice = select(vec![Advice::ByPolicy, Advice::ByPolicy, after, Advice::Never, Advice::Discard]);
     let states = select(vec![vec!["available"], vec!["scheduled"], vec!["retryable", "pending"]]);
     prop_oneof![
         1 => Just(Op::Nothing),
         30 => a_spec().prop_map(Op::Enqueue),
         16 => (by, 1..=5_usize).prop_map(|(by, most)| Op::Claim { by, most }),
         8 => which().prop_map(Op::Complete),
-        10 => (which(), retryable).prop_map(|(which, retryable)| Op::Fail(which, retryable)),
+        10 => (which(), advice).prop_map(|(which, advice)| Op::Fail(which, advice)),
         4 => which().prop_map(Op::Requeue),
         5 => which().prop_map(Op::Crash),
         6 => which().prop_map(Op::Cancel),

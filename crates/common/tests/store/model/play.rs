@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use common::{
-    job::State,
+    job::{Advice, State},
     redis::{
         jobs::{
             Claim, Claimed, Consumer, Ended, Fence, Located, NotCancelled, Purge, Recorded, Refused, Settled, local_now,
@@ -61,7 +61,7 @@ impl<'a> Play<'a> {
             Op::Enqueue(spec) => self.enqueue(spec).await,
             Op::Claim { by, most } => self.claim(*by, *most).await,
             Op::Complete(which) => self.complete(*which).await,
-            Op::Fail(which, retryable) => self.fail(*which, *retryable).await,
+            Op::Fail(which, advice) => self.fail(*which, *advice).await,
             Op::Requeue(which) => self.requeue(*which).await,
             Op::Crash(which) => self.crash(*which).await,
             Op::Cancel(which) => self.cancel(*which).await,
@@ -149,8 +149,8 @@ impl<'a> Play<'a> {
         }
     }
 
-    async fn settle_fail(&self, attempt: &Attempt, fence: &Fence, retryable: Option<bool>) -> Recorded {
-        self.kit.jobs.fail(&attempt.claimed, fence, failure(1), retryable).await.expect("redis runs")
+    async fn settle_fail(&self, attempt: &Attempt, fence: &Fence, advice: Advice) -> Recorded {
+        self.kit.jobs.fail(&attempt.claimed, fence, failure(1), advice).await.expect("redis runs")
     }
 
     async fn complete(&mut self, which: usize) -> Option<usize> {
@@ -160,10 +160,10 @@ impl<'a> Play<'a> {
         Some(attempt.job)
     }
 
-    async fn fail(&mut self, which: usize, retryable: Option<bool>) -> Option<usize> {
+    async fn fail(&mut self, which: usize, advice: Advice) -> Option<usize> {
         let attempt = self.attempt(which)?;
-        let recorded = self.settle_fail(&attempt, &self.fence(&attempt), retryable).await;
-        self.world.fail(attempt.job, retryable);
+        let recorded = self.settle_fail(&attempt, &self.fence(&attempt), advice).await;
+        self.world.fail(attempt.job, advice);
         assert_eq!(recorded.as_str(), self.world.jobs[attempt.job].state.as_str());
         Some(attempt.job)
     }
@@ -261,7 +261,7 @@ impl<'a> Play<'a> {
             }
             Late::Crash => Some(self.kit.jobs.crash(claimed, &fence).await.expect("redis runs")),
             Late::Fail | Late::NotMine => {
-                self.settle_fail(&attempt, &fence, None).await;
+                self.settle_fail(&attempt, &fence, Advice::ByPolicy).await;
                 None
             }
         };
@@ -275,7 +275,7 @@ impl<'a> Play<'a> {
             By::Worker(number) => Fence::of(&self.workers[1 - number]),
             By::Pull => Fence::Pull { token: Some("guessed".to_owned()), worker: None },
         };
-        assert_eq!(self.settle_fail(&attempt, &fence, None).await.as_str(), "stale");
+        assert_eq!(self.settle_fail(&attempt, &fence, Advice::ByPolicy).await.as_str(), "stale");
         Some(attempt.job)
     }
 

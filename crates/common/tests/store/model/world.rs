@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
     id::JobId,
-    job::{Event, State},
+    job::{Advice, Event, State},
     redis::jobs::Stats,
 };
 
@@ -207,11 +207,14 @@ impl World {
         self.end(index, Event::Succeed);
     }
 
-    pub(super) fn fail(&mut self, index: usize, retryable: Option<bool>) {
+    pub(super) fn fail(&mut self, index: usize, advice: Advice) {
         let job = &mut self.jobs[index];
         (job.attempts, job.failures) = (job.attempts + 1, job.failures + 1);
-        if job.failures >= job.spec.max_attempts || retryable == Some(false) {
-            return self.discard(index);
+        let is_last = matches!(advice, Advice::Never | Advice::Discard);
+        if job.failures >= job.spec.max_attempts || is_last {
+            self.discard(index);
+            self.jobs[index].is_dead_letter &= advice != Advice::Discard;
+            return;
         }
         job.has_record = true;
         self.step(index, Event::Retry);
