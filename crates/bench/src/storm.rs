@@ -139,6 +139,7 @@ async fn watch(redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
     settings.cmd("CONFIG").arg("SET").arg("slowlog-log-slower-than").arg(SLOW_US).arg("slowlog-max-len").arg(1000);
     settings.cmd("CONFIG").arg("SET").arg("latency-monitor-threshold").arg(SLOW_US / 1000);
     settings.cmd("SLOWLOG").arg("RESET").cmd("LATENCY").arg("RESET");
+    settings.cmd("CONFIG").arg("RESETSTAT");
     Ok(settings.exec_async(redis).await?)
 }
 
@@ -152,9 +153,24 @@ async fn add_what_redis_noted(report: &mut Report, redis: &mut MultiplexedConnec
         let beginning: Vec<&str> = command.iter().take(4).map(String::as_str).collect();
         report.note(format!("the slowest command: {}", beginning.join(" ")));
     }
+    add_script_times(report, redis).await?;
     let events: Vec<(String, i64, i64, i64)> = redis::cmd("LATENCY").arg("LATEST").query_async(redis).await?;
     for (event, _, _, most) in events {
         report.note(format!("Redis's latency monitor: {event}, at most {most} ms"));
+    }
+    Ok(())
+}
+
+/// How long calls of scripts took, by Redis's own histogram: one long call among very many is one that was interrupted.
+async fn add_script_times(report: &mut Report, redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
+    // Of each bound in microseconds how many calls took no longer
+    type Histogram = (String, u64, String, Vec<(u64, u64)>);
+    let (_, (_, calls, _, upto)): (String, Histogram) =
+        redis::cmd("LATENCY").arg("HISTOGRAM").arg("evalsha").query_async(redis).await?;
+    report.add("calls of scripts", whole(calls), "");
+    for (name, of_1000) in [("99 %", 990), ("99.9 %", 999)] {
+        let within = upto.iter().find(|(_, count)| count * 1000 >= calls * of_1000);
+        report.add(format!("{name} of them took at most"), whole(within.map_or(0, |(bound, _)| *bound)) / 1000.0, "ms");
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Jobs in one script call: fewer than what holds up others noticeably.
-const AT_ONCE: usize = 50;
+/// Jobs in one script call, each some seven commands: fewer than what holds up others noticeably.
+const AT_ONCE: usize = 20;
 
 impl Jobs {
     /// Lets a pending job go; its JSON.
