@@ -11,6 +11,8 @@ use crate::time::{self, Millis};
 const MOST_FAILURES: usize = 20;
 /// Bytes of a failure's message, of its stack and of its details.
 const LONGEST_MESSAGE_BYTES: usize = 4096;
+/// Bytes of the newest failure's output. Earlier ones keep as much of it as of a message.
+pub const LONGEST_OUTPUT_BYTES: usize = 64 << 10;
 
 /// The past of a job.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -60,6 +62,9 @@ pub struct Failure {
     /// Where in the handler it happened, as its language shows that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<String>,
+    /// The end of what the handler wrote for people while it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// Whatever else the handler said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<RawValue>>,
@@ -76,8 +81,16 @@ impl Failure {
             attempt,
             occurred_at: time::format(now),
             stack: None,
+            output: None,
             details: None,
         }
+    }
+
+    /// The same with the end of what the handler wrote.
+    #[must_use]
+    pub fn with_output(mut self, output: &str) -> Self {
+        self.output = Some(ending(output, LONGEST_OUTPUT_BYTES)).filter(|output| !output.is_empty());
+        self
     }
 
     /// The same with the stack, cut to what is kept.
@@ -101,6 +114,14 @@ fn shortened(text: &str, bytes: usize) -> String {
         end -= 1;
     }
     text[..end].to_owned()
+}
+
+fn ending(text: &str, bytes: usize) -> String {
+    let mut start = text.len().saturating_sub(bytes);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
 }
 
 impl History {
@@ -139,6 +160,9 @@ impl History {
         self.attempts += 1;
         self.failures += 1;
         self.started_at = started_at;
+        if let Some(output) = self.errors.last_mut().and_then(|last| last.output.as_mut()) {
+            *output = ending(output, LONGEST_MESSAGE_BYTES);
+        }
         self.errors.push(failure);
         let excess = self.errors.len().saturating_sub(MOST_FAILURES);
         self.errors.drain(..excess);
@@ -166,6 +190,20 @@ mod tests {
         assert_eq!((history.attempts, history.failures, history.errors.len()), (100, 100, MOST_FAILURES));
         assert_eq!(history.errors.last().map(|failure| failure.attempt), Some(100));
         assert!(history.to_json().len() < MOST_FAILURES * (LONGEST_MESSAGE_BYTES + 200));
+    }
+
+    #[test]
+    fn only_the_newest_failure_keeps_its_whole_output() {
+        let mut history = History::default();
+        for attempt in 1..=3 {
+            let output = format!("{}the end {attempt}", "é".repeat(LONGEST_OUTPUT_BYTES));
+            history.record_failure(Failure::new("c", "t", "m", attempt, 0).with_output(&output), None);
+        }
+        let outputs: Vec<&str> = history.errors.iter().filter_map(|failure| failure.output.as_deref()).collect();
+        assert!(outputs.iter().zip(1..).all(|(output, attempt)| output.ends_with(&format!("the end {attempt}"))));
+        let lengths: Vec<usize> = outputs.iter().map(|output| output.len()).collect();
+        assert!(lengths[0] <= LONGEST_MESSAGE_BYTES && lengths[1] <= LONGEST_MESSAGE_BYTES, "{lengths:?}");
+        assert!((LONGEST_OUTPUT_BYTES - 1..=LONGEST_OUTPUT_BYTES).contains(&lengths[2]), "{lengths:?}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ script!(CLAIM, "claim.lua", with CLOCK, FENCE);
 script!(HEARTBEAT, "heartbeat.lua", with CLOCK, FENCE);
 script!(PROGRESS, "progress.lua", with CLOCK, FENCE);
 script!(RENEW, "renew.lua", with CLOCK, FENCE);
+script!(LEND, "lend.lua", with CLOCK, FENCE);
 script!(COMPLETE_BATCH, "complete_batch.lua");
 script!(FINISH, "finish.lua", with CLOCK, FENCE);
 script!(RETRY, "retry.lua", with CLOCK, FENCE);

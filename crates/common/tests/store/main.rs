@@ -11,6 +11,7 @@ mod enqueue;
 mod events;
 mod faults;
 mod kit;
+mod lend;
 mod limits;
 mod model;
 mod pending;

@@ -140,7 +140,7 @@ fn write_failure(data: &mut ObjectWriter, job: &Stored) {
     data.number("attempt", job.history.attempts);
     let Some(last) = job.history.errors.last() else { return };
     // The job has the rest: a stack may be as large as a request, and events are read by the thousand
-    let shown = Failure { stack: None, details: None, ..last.clone() };
+    let shown = Failure { stack: None, output: None, details: None, ..last.clone() };
     if let Ok(json) = serde_json::to_string(&shown) {
         data.raw("error", &json);
     }

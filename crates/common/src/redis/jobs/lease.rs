@@ -1,6 +1,8 @@
 //! Keeping attempts alive. Like ending them it is fenced: who lost a job is told so and changes nothing.
 
-use super::{Consumer, Fence, Jobs, Stored, enqueue::parse_entry};
+use std::time::Duration;
+
+use super::{Claimed, Consumer, Fence, Jobs, PULL, Stored, enqueue::parse_entry, wake::Wake};
 use crate::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
@@ -60,6 +62,69 @@ impl Jobs {
             .invoke_async(&mut self.redis.clone())
             .await?;
         Ok(noted == 1)
+    }
+
+    /// Gives the attempt of a queue-worker a token, with which another program may end it over HTTP too; false when it is
+    /// not the current one.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same token.
+    pub async fn lend(
+        &self,
+        claimed: &Claimed,
+        consumer: &Consumer,
+        worker: &WorkerId,
+        token: &str,
+    ) -> StoreResult<bool> {
+        self.lend_or_hand_over(claimed, consumer, worker, token, Duration::ZERO).await
+    }
+
+    /// Hands the attempt of a queue-worker over to whoever knows the token: it is leased for so long from now on, as if it
+    /// had been fetched over HTTP. False when it is not the current one.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same token.
+    pub async fn hand_over(
+        &self,
+        claimed: &Claimed,
+        consumer: &Consumer,
+        worker: &WorkerId,
+        token: &str,
+        lease: Duration,
+    ) -> StoreResult<bool> {
+        self.lend_or_hand_over(claimed, consumer, worker, token, lease.max(Duration::from_millis(1))).await
+    }
+
+    async fn lend_or_hand_over(
+        &self,
+        claimed: &Claimed,
+        consumer: &Consumer,
+        worker: &WorkerId,
+        token: &str,
+        lease: Duration,
+    ) -> StoreResult<bool> {
+        let (job, keys) = (&claimed.job, QueueKeys::new(&claimed.job.queue));
+        let timeout = job.timeout_ms.and_then(|ms| Millis::try_from(ms).ok());
+        let lent: i64 = script::LEND
+            .key(keys.stream(job.priority))
+            .key(keys.active())
+            .key(keys.leases())
+            .arg(claimed.entry.to_string())
+            .arg(keys::attempt(job.priority, claimed.entry))
+            .arg(consumer.name())
+            .arg(token)
+            .arg(claimed.started_at)
+            .arg(timeout.map_or(0, |limit| claimed.started_at.saturating_add(limit)))
+            .arg(worker.as_str())
+            .arg(lease.as_millis().to_string())
+            .arg(PULL)
+            .invoke_async(&mut self.redis.clone())
+            .await?;
+        if lent == 1 && !lease.is_zero() {
+            let wake = Wake::Due(job.queue.clone()).encode();
+            redis::cmd("PUBLISH").arg(keys::WAKE).arg(wake).exec_async(&mut self.redis.clone()).await?;
+        }
+        Ok(lent == 1)
     }
 
     /// Renews jobs of one stream that a queue-worker runs, at most 100 at once; answers with those it no longer has.

@@ -1,0 +1,111 @@
+//! How far an attempt has come, as it is kept and shown.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    json::ObjectWriter,
+    time::{self, Millis},
+};
+
+/// Largest data of a report, in bytes of JSON.
+pub const MOST_BYTES: usize = 4096;
+
+/// A report of an attempt.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// From 0 to 1.
+    number: Option<f64>,
+    /// Whatever the handler wants people to see: a JSON object.
+    data: Option<Box<RawValue>>,
+}
+
+/// A report that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProgressError {
+    /// Neither a number nor data.
+    #[error("progress (a number from 0 to 1) or data (a JSON object) is required")]
+    Empty,
+    /// Data that is no object, or too large.
+    #[error("data must be a JSON object of at most {MOST_BYTES} bytes, got {0} bytes")]
+    Data(usize),
+}
+
+/// What was kept of the report before.
+#[derive(Deserialize, Default)]
+struct Kept {
+    progress: Option<f64>,
+    progress_data: Option<Box<RawValue>>,
+}
+
+impl Progress {
+    /// Checks a report. A number outside of 0 to 1 is taken for the nearest that is inside.
+    ///
+    /// # Errors
+    /// There is nothing in it, or its data cannot be kept.
+    pub fn new(number: Option<f64>, data: Option<&RawValue>) -> Result<Self, ProgressError> {
+        if number.is_none() && data.is_none() {
+            return Err(ProgressError::Empty);
+        }
+        let data = data.filter(|data| data.get() != "null");
+        if let Some(data) = data.filter(|data| !data.get().starts_with('{') || data.get().len() > MOST_BYTES) {
+            return Err(ProgressError::Data(data.get().len()));
+        }
+        let number = number.filter(|number| !number.is_nan()).map(|number| number.clamp(0.0, 1.0));
+        Ok(Self { number, data: data.map(ToOwned::to_owned) })
+    }
+
+    /// The JSON object to keep, given the one that was kept before: a bar that goes backwards puzzles, so the highest
+    /// number stays, and data stays until there is other.
+    #[must_use]
+    pub fn after(&self, before: Option<&str>, now: Millis) -> String {
+        let before: Kept = before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let mut shown = ObjectWriter::default();
+        let number = match (self.number, before.progress) {
+            (Some(now), Some(before)) => Some(now.max(before)),
+            (now, before) => now.or(before),
+        };
+        if let Some(number) = number {
+            shown.raw("progress", &number.to_string());
+        }
+        if let Some(data) = self.data.as_ref().or(before.progress_data.as_ref()) {
+            shown.raw("progress_data", data.get());
+        }
+        shown.text("progress_at", &time::format(now));
+        shown.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).expect("JSON")
+    }
+
+    #[test]
+    fn a_number_never_goes_back_and_data_stays_until_there_is_other() {
+        let report = |number, data: Option<&str>, before: Option<&str>| {
+            let data = data.map(raw);
+            Progress::new(number, data.as_deref()).expect("a report").after(before, 0)
+        };
+        let first = report(Some(0.5), Some(r#"{"row":1}"#), None);
+        assert_eq!(first, r#"{"progress":0.5,"progress_data":{"row":1},"progress_at":"1970-01-01T00:00:00.000Z"}"#);
+        let second = report(Some(0.25), None, Some(&first));
+        assert_eq!(second, first);
+        assert!(report(Some(7.0), None, Some(&first)).starts_with(r#"{"progress":1,"progress_data":{"row":1}"#));
+        assert!(
+            report(None, Some(r#"{"row":2}"#), Some(&first))
+                .starts_with(r#"{"progress":0.5,"progress_data":{"row":2}"#)
+        );
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        assert_eq!(Progress::new(None, None).err(), Some(ProgressError::Empty));
+        assert_eq!(Progress::new(None, Some(&raw("[1]"))).err(), Some(ProgressError::Data(3)));
+        let large = raw(&format!("{{\"a\":\"{}\"}}", "x".repeat(MOST_BYTES)));
+        assert_eq!(Progress::new(Some(0.5), Some(&large)).err(), Some(ProgressError::Data(MOST_BYTES + 8)));
+    }
+}

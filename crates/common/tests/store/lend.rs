@@ -1,0 +1,90 @@
+//! Attempts of a queue-worker that another program may end, or takes over.
+
+use std::time::Duration;
+
+use common::{
+    job::Advice,
+    name::WorkerId,
+    redis::jobs::{Ended, Fence, Recorded, Settled, local_now},
+};
+use e2e::eventually;
+
+use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn worker() -> WorkerId {
+    "w".parse().expect("a name")
+}
+
+fn token(token: &str) -> Fence {
+    Fence::Pull { token: Some(token.to_owned()), worker: None }
+}
+
+#[tokio::test]
+async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
+    let kit = Kit::start();
+    let consumer = consumer();
+    for by_token in [true, false] {
+        let id = kit.enqueue(JOB).await;
+        let claimed = kit.claim_one(&consumer).await;
+        for _ in 0..2 {
+            assert!(kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN).await.expect("redis runs"));
+        }
+        let renewed = [(claimed.entry, claimed.started_at, None)];
+        let lost = kit.jobs.renew(&queue(), claimed.job.priority, &consumer, &worker(), &renewed).await;
+        assert!(lost.expect("redis runs").is_empty(), "the worker has it still");
+        let ended = Ended::completed(&claimed.job, Some("\"token\""), Some(claimed.started_at), local_now());
+        let finish = async |fence: &Fence| {
+            kit.jobs.finish(&claimed.job, claimed.entry, fence, &ended, false).await.expect("redis runs")
+        };
+        assert_eq!(finish(&token("ffffffffffffffffffffffffffffffff")).await, Settled::Stale);
+        if by_token {
+            assert_eq!(finish(&token(TOKEN)).await, Settled::Done);
+            assert_ne!(kit.complete(&consumer, &claimed, "\"worker\"").await, Settled::Done);
+        } else {
+            assert_eq!(kit.complete(&consumer, &claimed, "\"worker\"").await, Settled::Done);
+            assert_ne!(finish(&token(TOKEN)).await, Settled::Done);
+        }
+        assert_eq!(kit.job(id).await["result"], if by_token { "token" } else { "worker" });
+        assert!(!kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN).await.expect("redis runs"), "it is over");
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_handed_over_is_its_tokens_alone() {
+    let kit = Kit::start();
+    let consumer = consumer();
+    let id = kit.enqueue(JOB).await;
+    let claimed = kit.claim_one(&consumer).await;
+    let hour = Duration::from_hours(1);
+    for _ in 0..2 {
+        assert!(kit.jobs.hand_over(&claimed, &consumer, &worker(), TOKEN, hour).await.expect("redis runs"));
+    }
+    let recorded = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), Advice::ByPolicy).await;
+    assert!(matches!(recorded.expect("redis runs"), Recorded::Stale));
+    assert_eq!(kit.complete(&consumer, &claimed, "1").await, Settled::Stale);
+    let job = kit.job(id).await;
+    assert_eq!((job["state"].as_str(), job["worker_id"].as_str()), (Some("active"), Some("w")));
+    assert!(kit.jobs.heartbeat(&claimed.job, claimed.entry, &token(TOKEN), None).await.expect("redis runs"));
+    let ended = Ended::completed(&claimed.job, Some("2"), Some(claimed.started_at), local_now());
+    let settled = kit.jobs.finish(&claimed.job, claimed.entry, &token(TOKEN), &ended, false).await;
+    assert_eq!(settled.expect("redis runs"), Settled::Done);
+    assert_eq!(kit.job(id).await["result"], 2);
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_handed_over_comes_back_when_nobody_is_heard_of() {
+    let kit = Kit::start();
+    let upkeep = kit.upkeep();
+    let consumer = consumer();
+    let id = kit.enqueue(JOB).await;
+    let claimed = kit.claim_one(&consumer).await;
+    let moment = Duration::from_millis(50);
+    assert!(kit.jobs.hand_over(&claimed, &consumer, &worker(), TOKEN, moment).await.expect("redis runs"));
+    eventually("the job is available again", || async { (kit.state(id).await == "available").then_some(()) }).await;
+    assert!(!kit.jobs.hand_over(&claimed, &consumer, &worker(), TOKEN, moment).await.expect("redis runs"));
+    let again = kit.claim_one(&consumer).await;
+    assert_eq!((again.job.id, again.job.history.crashes), (id, 1));
+    upkeep.end().await;
+}
