@@ -57,12 +57,12 @@ impl KeyLimit {
 }
 
 impl JobLimit {
-    /// The key, if there is one.
+    /// The limit of a key, if it is one.
     #[must_use]
-    pub fn key(&self) -> Option<&LimitKey> {
+    pub fn of_key(&self) -> Option<&KeyLimit> {
         match self {
             Self::Queue(_) => None,
-            Self::Key(limit) => Some(&limit.key),
+            Self::Key(limit) => Some(limit),
         }
     }
 

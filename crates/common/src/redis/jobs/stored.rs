@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::{
     id::{EntryId, JobId, new_salt},
     job::{
-        Envelope, Failure, History, JobLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView,
+        Envelope, Failure, History, JobLimit, KeyLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView,
         workflow::Membership,
     },
     name::{LimitKey, Priority, QueueName},
@@ -119,7 +119,7 @@ impl Stored {
         if let Some(text) = &self.traceparent {
             push("c", text.clone());
         }
-        if let Some(JobLimit::Key(limit)) = &self.summary.limit {
+        if let Some(limit) = self.key_limit() {
             push("l", format!("{} {}", limit.key, limit.encode()));
         }
         if let Some(membership) = &self.workflow {
@@ -131,10 +131,15 @@ impl Stored {
         fields
     }
 
+    /// The limit that it shares with the jobs with the same key, if it has one.
+    pub(super) fn key_limit(&self) -> Option<&KeyLimit> {
+        self.summary.limit.as_ref().and_then(JobLimit::of_key)
+    }
+
     /// The key of its limit, if it has one.
     #[must_use]
     pub fn limit_key(&self) -> Option<&LimitKey> {
-        self.summary.limit.as_ref().and_then(JobLimit::key)
+        self.key_limit().map(|limit| &limit.key)
     }
 
     /// When it was made.
