@@ -156,9 +156,9 @@ fn is_worker_id(text: &str) -> bool {
 }
 
 impl LimitKey {
-    /// Stands in where a key is spelled that nobody uses: the name of no key a client can choose.
-    pub(crate) fn none() -> Self {
-        Self("-".to_owned())
+    /// The key, or what stands in for one where keys are spelled that nobody uses: no client can choose it.
+    pub(crate) fn or_none(key: Option<&Self>) -> Self {
+        key.cloned().unwrap_or_else(|| Self("-".to_owned()))
     }
 }
 

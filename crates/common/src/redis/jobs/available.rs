@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Jobs, Located, NotCancelled, lane::From, wake::Wake};
 use crate::{
     id::JobId,
-    job::Event,
-    name::{LimitKey, Priority, QueueName},
+    job::{Event, KeyLimit},
+    name::{Priority, QueueName},
     redis::{
         StoreError, StoreResult,
         keys::{self, QueueKeys},
@@ -56,8 +56,8 @@ impl Jobs {
                 streams.entry(priority).or_default().push(*id);
                 continue;
             };
-            let (key, policy) = limit.split_once(' ').unwrap_or((&limit, ""));
-            let key: LimitKey = key.parse().map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
+            let (key, policy) = KeyLimit::split_field(&limit)
+                .map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
             moved += u64::from(self.line_up(queue, (*id, priority), (&key, policy), from).await?);
         }
         // One call after the other: sent together they would be carried out together, and everybody else wait for all

@@ -57,7 +57,7 @@ impl Jobs {
             }
         };
         let keys = QueueKeys::new(&job.queue);
-        let key = job.limit_key().cloned().unwrap_or_else(LimitKey::none);
+        let key = LimitKey::or_none(job.limit_key());
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())

@@ -34,7 +34,7 @@ impl Jobs {
         let job = revived(id, queue, &json, self.now().await?)?;
         let keys = QueueKeys::new(&job.queue);
         let limit = job.key_limit();
-        let lane = limit.map_or_else(LimitKey::none, |limit| limit.key.clone());
+        let lane = LimitKey::or_none(job.limit_key());
         let moved: i64 = script::REDRIVE
             .key(keys.dead())
             .key(keys.result(&id))

@@ -120,7 +120,7 @@ impl Stored {
             push("c", text.clone());
         }
         if let Some(limit) = self.key_limit() {
-            push("l", format!("{} {}", limit.key, limit.encode()));
+            push("l", limit.to_field());
         }
         if let Some(membership) = &self.workflow {
             push("w", membership.to_string());

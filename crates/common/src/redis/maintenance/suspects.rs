@@ -7,6 +7,7 @@ use redis::Value;
 use super::reconcile::{Cursor, Phase};
 use crate::{
     id::{EntryId, JobId},
+    job::KeyLimit,
     name::{LimitKey, Priority, QueueName},
     redis::{StoreResult, jobs::Jobs, keys::QueueKeys, script},
 };
@@ -197,9 +198,9 @@ impl Jobs {
         let said = |name: &str| record.get(name).map_or("", String::as_str);
         let key = match suspect {
             Suspect::Lane(key, _) | Suspect::Held(key, _) => Some(key.clone()),
-            _ => said("l").split(' ').next().and_then(|key| key.parse().ok()),
+            _ => KeyLimit::split_field(said("l")).ok().map(|(key, _)| key),
         };
-        let lane = key.clone().unwrap_or_else(LimitKey::none);
+        let lane = LimitKey::or_none(key.as_ref());
         let priority = said("p").parse::<i64>().ok().and_then(|number| Priority::try_from(number).ok());
         let id = suspect.id();
         let none = || keys.priorities();
