@@ -175,6 +175,12 @@ impl Priority {
     pub fn get(self) -> i8 {
         self.0
     }
+
+    /// The priority that a key or a record spells; none if that is none.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::try_from(text.parse::<i64>().ok()?).ok()
+    }
 }
 
 /// A priority out of bounds.
@@ -237,6 +243,7 @@ mod tests {
         #[test]
         fn priorities_are_accepted_exactly_within_their_bounds(number in any::<i64>()) {
             prop_assert_eq!(Priority::try_from(number).is_ok(), (-100..=100).contains(&number));
+            prop_assert_eq!(Priority::from_text(&number.to_string()), Priority::try_from(number).ok());
         }
 
         #[test]

@@ -142,8 +142,7 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn now(&self) -> StoreResult<Millis> {
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.redis.clone()).await?;
-        Ok(seconds * 1000 + micros / 1000)
+        self.redis.now().await
     }
 }
 

@@ -256,8 +256,7 @@ fn set_rate(change: &mut Pipeline, control: &str, rate: Rate) {
 }
 
 pub(super) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
-    let mut priorities: Vec<Priority> =
-        members.iter().filter_map(|member| Priority::try_from(member.parse::<i64>().ok()?).ok()).collect();
+    let mut priorities: Vec<Priority> = members.iter().filter_map(|member| Priority::from_text(member)).collect();
     priorities.sort_unstable_by(|a, b| b.cmp(a));
     priorities
 }

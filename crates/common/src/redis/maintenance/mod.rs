@@ -44,6 +44,7 @@ use super::{
     keys::{self, QueueKeys},
     note_interruption, script,
     subscriber::{Heard, subscribe},
+    timed::time_of_first,
 };
 use crate::{
     name::{QueueName, quoted},
@@ -341,9 +342,7 @@ async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueN
         for (queue, heads) in some.iter().zip(heads.chunks(Task::ALL.len())) {
             let times = next.entry(queue.clone()).or_default();
             for (task, head) in Task::ALL.into_iter().zip(heads) {
-                #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-                let score = head.first().map(|(_, score)| *score as Millis);
-                times.0[task as usize].0 = score;
+                times.0[task as usize].0 = time_of_first(head);
             }
         }
     }
@@ -370,8 +369,5 @@ async fn put_off(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>)
     };
     tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
     let at = jobs.now().await? + PUT_OFF_MS;
-    // Also on a full Redis, which is what it may be put off for
-    let mut call = script::DELAY_TIMER.key(set);
-    let _: i64 = call.arg(member).arg(at).invoke_async(&mut jobs.redis.clone()).await?;
-    Ok(())
+    jobs.redis.put_off(set, member, at).await
 }

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::suspects::{self, Suspect};
+use super::suspects::Suspect;
 use crate::{
     id::queue_tag,
     name::QueueName,
@@ -110,7 +110,7 @@ impl FromStr for Cursor {
         let phase = Phase::NAMES.iter().position(|known| *known == name).ok_or(CursorError)?;
         let is_place = at.is_empty()
             || match Phase::ALL[phase] {
-                Phase::Streams => suspects::parse_place(at).is_some(),
+                Phase::Streams => keys::parse_attempt(at).is_some(),
                 _ => at.parse::<u64>().is_ok(),
             };
         if is_place { Ok(Self { phase: Phase::ALL[phase], at: at.to_owned() }) } else { Err(CursorError) }

@@ -9,7 +9,7 @@ use crate::{
     id::{EntryId, JobId},
     job::KeyLimit,
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreResult, jobs::Jobs, keys::QueueKeys, script},
+    redis::{StoreResult, jobs::Jobs, keys, keys::QueueKeys, script},
 };
 
 /// Something to look at.
@@ -60,16 +60,10 @@ impl fmt::Display for Suspect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         if let Some((priority, entry)) = self.place() {
-            write!(f, " {priority}:{entry}")?;
+            write!(f, " {}", keys::attempt(priority, entry))?;
         }
         self.id().map_or(Ok(()), |id| write!(f, " {id}"))
     }
-}
-
-/// Reads `<priority>:<entry>`.
-pub(super) fn parse_place(text: &str) -> Option<(Priority, EntryId)> {
-    let (priority, entry) = text.split_once(':')?;
-    Some((Priority::try_from(priority.parse::<i64>().ok()?).ok()?, entry.parse().ok()?))
 }
 
 type Page = (Vec<Suspect>, Option<Cursor>);
@@ -82,7 +76,11 @@ impl Jobs {
             members.iter().filter_map(|id| id.parse().ok()).map(suspect).collect::<Vec<Suspect>>()
         };
         let attempts = |members: Vec<String>| {
-            members.iter().filter_map(|member| parse_place(member)).map(|(p, e)| Suspect::Attempt(p, e)).collect()
+            members
+                .iter()
+                .filter_map(|member| keys::parse_attempt(member))
+                .map(|(p, e)| Suspect::Attempt(p, e))
+                .collect()
         };
         let (found, at) = match from.phase {
             Phase::Streams => self.entries(queue, &from.at, limit).await?,
@@ -121,7 +119,7 @@ impl Jobs {
 
     /// Entries of the queue's streams, the highest priority first.
     async fn entries(&self, queue: &QueueName, at: &str, limit: usize) -> StoreResult<(Vec<Suspect>, Option<String>)> {
-        let after = parse_place(at);
+        let after = keys::parse_attempt(at);
         let (keys, mut found) = (QueueKeys::new(queue), Vec::new());
         let rest = self.priorities(queue).await?;
         for priority in rest.into_iter().filter(|priority| after.is_none_or(|(last, _)| *priority <= last)) {
@@ -201,7 +199,7 @@ impl Jobs {
             _ => KeyLimit::split_field(said("l")).ok().map(|(key, _)| key),
         };
         let lane = LimitKey::or_none(key.as_ref());
-        let priority = said("p").parse::<i64>().ok().and_then(|number| Priority::try_from(number).ok());
+        let priority = Priority::from_text(said("p"));
         let id = suspect.id();
         let none = || keys.priorities();
         let place = suspect.place();
@@ -226,7 +224,7 @@ impl Jobs {
             .arg(key.as_ref().map_or("", LimitKey::as_str))
             .arg(&[said("s"), said("p"), said("x")])
             .arg(place.map(|(_, entry)| entry.to_string()).unwrap_or_default())
-            .arg(place.map(|(priority, entry)| crate::redis::keys::attempt(priority, entry)).unwrap_or_default())
+            .arg(place.map(|(priority, entry)| keys::attempt(priority, entry)).unwrap_or_default())
             .arg(u8::from(matches!(suspect, Suspect::Entry(.., true))))
             .invoke_async(&mut redis)
             .await?;

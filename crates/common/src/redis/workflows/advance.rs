@@ -225,9 +225,7 @@ impl Jobs {
 
     /// Workflows that the upkeep should look at now, a bounded number.
     pub(in crate::redis) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(keys::WORKFLOWS).arg("-inf").arg(self.now().await?).arg("LIMIT").arg(0).arg(MOST_CHECKED);
-        let ids: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
+        let ids = self.redis.due_by(keys::WORKFLOWS, self.now().await?, MOST_CHECKED).await?;
         for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
             tracing::error!(member = crate::name::quoted(stranger), "not a workflow among the workflows, removed");
             redis::cmd("ZREM").arg(keys::WORKFLOWS).arg(stranger).exec_async(&mut self.redis.clone()).await?;
