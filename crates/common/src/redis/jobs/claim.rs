@@ -354,7 +354,7 @@ fn handed_out(queue: &QueueName, priority: Priority, entries: Vec<(String, Value
     })
 }
 
-pub(super) fn parsing(error: impl fmt::Display) -> StoreError {
+pub(in crate::redis) fn parsing(error: impl fmt::Display) -> StoreError {
     StoreError::damaged(format!("an answer of an unexpected shape: {error}"))
 }
 

@@ -65,6 +65,7 @@ use crate::{
 };
 
 pub use cancel::{Cancelled, NotCancelled};
+pub(super) use claim::parsing;
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
 pub(super) use enqueue::stored_new;
@@ -78,8 +79,8 @@ pub use purge::{Purge, Purged};
 pub use queues::Control;
 pub use settle::{Completion, Recorded, Settled};
 pub use stats::Stats;
-pub(super) use stored::new_fields;
 pub use stored::{Ended, Stored};
+pub(super) use stored::{new_fields, read_marker};
 
 use super::{
     Redis, StoreResult,

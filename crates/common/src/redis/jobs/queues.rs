@@ -198,7 +198,7 @@ impl Jobs {
     }
 
     /// Puts a queue that has a job into the registry, whatever it was before: it may have been deleted just then.
-    pub(super) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
+    pub(in crate::redis) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
         command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
         Ok(command.exec_async(&mut self.redis.clone()).await?)

@@ -10,7 +10,6 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::suspects::Suspect;
 use crate::{
-    id::queue_tag,
     name::QueueName,
     redis::{StoreResult, jobs::Jobs, keys, keys::QueueKeys, script},
 };
@@ -189,9 +188,7 @@ impl Jobs {
             return Ok(None);
         }
         if repair {
-            let mut command = redis::cmd("ZADD");
-            command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
-            command.exec_async(&mut self.redis.clone()).await?;
+            self.enroll(queue).await?;
         }
         Ok(Some(Violation { kind: "queue_unregistered".into(), what: queue.to_string(), is_repaired: repair }))
     }

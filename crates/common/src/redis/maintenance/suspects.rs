@@ -9,7 +9,13 @@ use crate::{
     id::{EntryId, JobId},
     job::KeyLimit,
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreResult, jobs::Jobs, keys, keys::QueueKeys, script},
+    redis::{
+        StoreResult,
+        jobs::{Jobs, parsing, read_marker},
+        keys,
+        keys::QueueKeys,
+        script,
+    },
 };
 
 /// Something to look at.
@@ -230,7 +236,6 @@ impl Jobs {
             .await?;
         let mut parts = answer.into_iter();
         let Some(kind) = parts.next() else { return Ok(None) };
-        let parsing = |error: redis::ParsingError| crate::redis::StoreError::damaged(error.to_string());
         let kind: String = redis::from_redis_value(kind).map_err(parsing)?;
         let mended: i64 = redis::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
         Ok(Some((kind, mended == 1)))
@@ -240,11 +245,6 @@ impl Jobs {
 /// An entry that holds no job is somebody else's: who claims it complains.
 fn entry_of(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Suspect> {
     let entry: EntryId = entry.parse().ok()?;
-    let has_record = marker.len() == 36;
-    let id = if has_record {
-        marker.parse().ok()?
-    } else {
-        JobId::at(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?
-    };
+    let (id, has_record) = read_marker(queue, priority, entry, marker)?;
     Some(Suspect::Entry(priority, entry, id, has_record))
 }
