@@ -56,7 +56,6 @@ script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
 script!(CRON_SAVE, "cron_save.lua", with CLOCK);
 script!(CRON_REMOVE, "cron_remove.lua");
-script!(FORGET_ONCE, "forget_once.lua");
 script!(EVENT_PLACE, "event_place.lua");
 script!(BEAT, "beat.lua", with CLOCK);
 

@@ -105,11 +105,8 @@ async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool
 
 /// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
 async fn resign(jobs: &Jobs, who: &str) {
-    let mut redis = jobs.redis.clone();
-    let holder: Result<Option<String>, _> = redis::cmd("GET").arg(keys::MAINTAINER).query_async(&mut redis).await;
-    if matches!(holder, Ok(Some(holder)) if holder == who) {
-        let _ = redis::cmd("DEL").arg(keys::MAINTAINER).exec_async(&mut redis).await;
-    }
+    let mut call = script::RELEASE.key(keys::MAINTAINER);
+    let _ = call.arg(who).invoke_async::<i64>(&mut jobs.redis.clone()).await;
 }
 
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
