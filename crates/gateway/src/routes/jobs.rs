@@ -15,7 +15,7 @@ use common::{
     job::NewJob,
     json::Object,
     name::quoted,
-    redis::jobs::{Enqueued, NotCancelled, Refused, local_now},
+    redis::jobs::{Enqueued, NotMoved, Refused, local_now},
     time::Millis,
 };
 use serde::Deserialize;
@@ -233,10 +233,19 @@ pub(super) async fn show(
 }
 
 pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    match services.jobs.cancel(job_id(&id)?).await? {
-        Ok(cancelled) => Ok(ojs(StatusCode::OK, job_json(&cancelled.0))),
-        Err(NotCancelled::Unknown) => Err(unknown(&id)),
-        Err(NotCancelled::Conflict(conflict)) => Err(conflict.into()),
+    moved(&id, services.jobs.cancel(job_id(&id)?).await?)
+}
+
+pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    moved(&id, services.jobs.activate(job_id(&id)?).await?)
+}
+
+/// What became of a job that was to get into another state.
+fn moved(id: &str, outcome: Result<String, NotMoved>) -> Answer {
+    match outcome {
+        Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
+        Err(NotMoved::Unknown) => Err(unknown(id)),
+        Err(NotMoved::Conflict(conflict)) => Err(conflict.into()),
     }
 }
 
@@ -247,14 +256,6 @@ pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
 
 pub(super) fn unknown(id: &str) -> ApiError {
     ApiError::not_found(format_args!("job {}", common::name::quoted(id)))
-}
-
-pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    match services.jobs.activate(job_id(&id)?).await? {
-        Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
-        Err(NotCancelled::Unknown) => Err(unknown(&id)),
-        Err(NotCancelled::Conflict(conflict)) => Err(conflict.into()),
-    }
 }
 
 #[cfg(test)]

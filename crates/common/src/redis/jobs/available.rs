@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Jobs, Located, NotCancelled, lane::From, wake::Wake};
+use super::{Jobs, Located, NotMoved, lane::From, wake::Wake};
 use crate::{
     id::JobId,
     job::{Event, KeyLimit},
@@ -22,14 +22,14 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: it may have been let go all the same.
-    pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, NotCancelled>> {
-        let Some((located, queue)) = self.locate_in(id).await? else { return Ok(Err(NotCancelled::Unknown)) };
+    pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, NotMoved>> {
+        let Some((located, queue)) = self.locate_in(id).await? else { return Ok(Err(NotMoved::Unknown)) };
         if let Err(conflict) = located.state().after(Event::Activate) {
-            return Ok(Err(NotCancelled::Conflict(conflict)));
+            return Ok(Err(NotMoved::Conflict(conflict)));
         }
         self.make_available(&queue, &[id], From::Pending).await?;
         let located: Option<Located> = self.locate(id).await?;
-        Ok(located.map(|located| located.to_json()).ok_or(NotCancelled::Unknown))
+        Ok(located.map(|located| located.to_json()).ok_or(NotMoved::Unknown))
     }
 
     /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.

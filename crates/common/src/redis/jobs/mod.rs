@@ -64,7 +64,7 @@ use crate::{
     time::Millis,
 };
 
-pub use cancel::{Cancelled, NotCancelled};
+pub use cancel::NotMoved;
 pub(super) use claim::parsing;
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};

@@ -5,7 +5,7 @@ use futures_util::{TryStreamExt, stream};
 use super::{
     super::{
         StoreError, StoreResult,
-        jobs::{Ended, Jobs, Located, NotCancelled, local_now, stored_new},
+        jobs::{Ended, Jobs, Located, NotMoved, local_now, stored_new},
         keys::QueueKeys,
         script,
     },
@@ -84,12 +84,12 @@ impl Jobs {
         for _ in 0..3 {
             match self.cancel(id).await? {
                 Ok(_) => {}
-                Err(NotCancelled::Unknown) => {
+                Err(NotMoved::Unknown) => {
                     if !self.cancel_unborn(id, new.clone()).await? {
                         continue;
                     }
                 }
-                Err(NotCancelled::Conflict(_)) => {
+                Err(NotMoved::Conflict(_)) => {
                     if let Some(Located::Ended(json)) = self.locate_in_queue(id, &new.queue).await? {
                         self.record_end(membership, id, &json).await?;
                     }
