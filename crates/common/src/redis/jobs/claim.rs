@@ -340,8 +340,8 @@ pub(super) fn readable(queue: &QueueName, priority: Priority, entry: &str, field
     .ok()
 }
 
-/// The answer of XREADGROUP: entries by stream, none when there were none.
-fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
+/// The answer of XREADGROUP and XREAD: entries by stream, none when there were none.
+pub(in crate::redis) fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
     Ok(Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default())
 }
 

@@ -65,8 +65,8 @@ use crate::{
 };
 
 pub use cancel::NotMoved;
-pub(super) use claim::parsing;
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
+pub(super) use claim::{parsing, read_streams};
 pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};

@@ -16,7 +16,7 @@ use crate::{
     id::{JobId, WorkflowId},
     job::{
         NewJob, State,
-        workflow::{End, Membership, WorkflowState},
+        workflow::{End, WorkflowState},
     },
 };
 
@@ -78,7 +78,7 @@ impl Jobs {
 
     pub(super) async fn cancel_job(&self, kept: &Kept, KeptJob { index, mut new, .. }: KeptJob) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
-        let membership = Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let membership = kept.membership(index);
         new.workflow = Some(membership);
         // It may come to be between the look and the script
         for _ in 0..3 {

@@ -9,7 +9,7 @@ use crate::{
     id::{JobId, WorkflowId},
     job::{
         NewJob, State,
-        workflow::{Callback, End, Kind, MOST_JOBS, Progress, WorkflowState},
+        workflow::{Callback, End, Kind, MOST_JOBS, Membership, Progress, WorkflowState},
     },
     json::Object,
     name::QueueName,
@@ -64,7 +64,12 @@ impl Kept {
     }
 
     pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
-        self.id.job(u32::try_from(index).unwrap_or(u32::MAX), queue)
+        self.id.job(self.membership(index).index, queue)
+    }
+
+    /// What the job with that index has to know of the workflow.
+    pub(super) fn membership(&self, index: usize) -> Membership {
+        Membership { workflow: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 }
 
