@@ -15,7 +15,7 @@ use common::{
     job::NewJob,
     json::Object,
     name::quoted,
-    redis::jobs::{Enqueued, NotMoved, Refused, local_now},
+    redis::jobs::{Enqueued, NotMoved, Reckoning, Refused},
     time::Millis,
 };
 use serde::Deserialize;
@@ -37,7 +37,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
     once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
         let members: Object = body.parse()?;
-        let read = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
+        let read = parsed(&mut Reckoning::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();
         let accepted = accept_when_there_is_room(&services, read, Trace::of(&request), deadline).await?;
         let mut response = accepted.head();
@@ -106,12 +106,11 @@ impl Parsed {
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
 pub(super) async fn parsed(
-    services: &Services,
+    reckoning: &mut Reckoning<'_>,
     members: &Object<'_>,
     seed: Option<(Seed, usize)>,
 ) -> Result<Parsed, ApiError> {
-    // Start times are reckoned on Redis's clock, which decides when they have come
-    let now = if NewJob::mentions_time(members) { services.jobs.now().await? } else { local_now() };
+    let now = reckoning.now_for(members).await?;
     Ok(Parsed::seeded(NewJob::parse(members, now)?, now, seed))
 }
 

@@ -59,6 +59,8 @@ pub mod wake;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    job::NewJob,
+    json::Object,
     name::{QueueName, WorkerId},
     settings::{CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
@@ -144,6 +146,33 @@ impl Jobs {
     /// Redis is unavailable.
     pub async fn now(&self) -> StoreResult<Millis> {
         self.redis.now().await
+    }
+}
+
+/// The time that the times in requests are reckoned from, which belong together: asked once, and only if one has any.
+pub struct Reckoning<'a> {
+    jobs: &'a Jobs,
+    now: Option<Millis>,
+}
+
+impl<'a> Reckoning<'a> {
+    /// Of requests that follow at once.
+    #[must_use]
+    pub fn new(jobs: &'a Jobs) -> Self {
+        Self { jobs, now: None }
+    }
+
+    /// The time for a request. Start times are reckoned on Redis's clock, which decides when they have come; for a request
+    /// without any the clock of this process will do.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn now_for(&mut self, body: &Object<'_>) -> StoreResult<Millis> {
+        match self.now {
+            Some(now) => Ok(now),
+            None if NewJob::mentions_time(body) => Ok(*self.now.insert(self.jobs.now().await?)),
+            None => Ok(local_now()),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::{
     StoreError, StoreResult,
-    jobs::{Jobs, local_now},
+    jobs::{Jobs, Reckoning},
     keys,
 };
 use crate::{
@@ -136,15 +136,11 @@ impl Jobs {
         }
         let texts: Texts = command.query_async(&mut self.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
-        let mut clock = None;
+        let mut reckoning = Reckoning::new(self);
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(kept.id, "lacks a job"))?;
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
-            let now = match clock {
-                Some(now) => now,
-                None if NewJob::mentions_time(&body) => *clock.insert(self.now().await?),
-                None => local_now(),
-            };
+            let now = reckoning.now_for(&body).await?;
             let new = NewJob::parse(&body, now).map_err(|error| damaged(kept.id, &error.to_string()))?;
             jobs.push(KeptJob { index, new, now });
         }
