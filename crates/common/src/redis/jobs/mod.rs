@@ -16,7 +16,6 @@
 //! | `lane` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
-//! | `fence` | which attempt a call means |
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
