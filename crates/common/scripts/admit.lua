@@ -23,7 +23,7 @@ local concurrency, pause = policy[1], policy[6]
 
 local function wait_until(at)
   redis.call('ZADD', timers, string.format('%.0f', math.ceil(at)), timer)
-  if redis.call('ZRANGE', timers, 0, 0)[1] == timer then redis.call('PUBLISH', ARGV[4], ARGV[6]) end
+  wake_if_first(timers, timer, ARGV[4], ARGV[6])
   return 'wait'
 end
 

@@ -5,8 +5,7 @@
 --       or 0, 5 how long a directive to be quiet is kept beyond the last report in ms
 -- Returns the directive, or ''.
 -- May run twice: it says the same again.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)
 if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
 local most = tonumber(ARGV[4])

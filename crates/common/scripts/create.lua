@@ -18,13 +18,9 @@ local starts_now = how == 'now' or how == 'lane'
 if starts_now and tonumber(ARGV[9]) > 0 and waiting_in(12, KEYS[6]) >= tonumber(ARGV[9]) then return { 'full' } end
 
 if ARGV[10] ~= '-' then redis.call('SET', KEYS[7], ARGV[1], 'PX', ARGV[11]) end
-if ARGV[5] ~= '' then
-  redis.call('ZADD', timers, ARGV[5], 'expire ' .. ARGV[1])
-  if redis.call('ZRANGE', timers, 0, 0)[1] == 'expire ' .. ARGV[1] then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
-end
+expire_at(timers, ARGV[1], ARGV[5], ARGV[6], ARGV[7])
 if ARGV[13] ~= '' then
-  local c, rl, rp, tl, tp = string.match(ARGV[13], '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
-  redis.call('HSET', KEYS[8], 'c', c, 'rl', rl, 'rp', rp, 'tl', tl, 'tp', tp)
+  set_policy(KEYS[8], ARGV[13])
   -- Jobs that wait for it keep it for as long as they do
   if redis.call('EXISTS', KEYS[9]) == 0 then redis.call('PEXPIRE', KEYS[8], 2592000000) end
 end
@@ -42,6 +38,6 @@ elseif how == 'pending' then
 else
   redis.call('HSET', record, 's', 'scheduled', 'p', priority, 'd', ARGV[4], unpack(ARGV, 14))
   redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
-  if redis.call('ZRANGE', KEYS[3], 0, 0)[1] == ARGV[1] then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
+  wake_if_first(KEYS[3], ARGV[1], ARGV[6], ARGV[7])
 end
 return { 'created', '', new }

@@ -16,6 +16,6 @@ if ARGV[4] == '' then
   redis.call('ZREM', KEYS[2], ARGV[1])
 else
   redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
-  if redis.call('ZRANGE', KEYS[2], 0, 0)[1] == ARGV[1] then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
+  wake_if_first(KEYS[2], ARGV[1], ARGV[6], ARGV[7])
 end
 return 'saved'

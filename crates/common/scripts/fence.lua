@@ -44,13 +44,6 @@ local function take_out(stream, active, leases, entry, member)
   redis.call('ZREM', leases, member)
 end
 
--- Has the upkeep look whether the job's time is over; it does not while an attempt runs.
-local function expire_at(timers, id, at, wake, message)
-  if at == '' then return end
-  redis.call('ZADD', timers, at, 'expire ' .. id)
-  if redis.call('ZRANGE', timers, 0, 0)[1] == 'expire ' .. id then redis.call('PUBLISH', wake, message) end
-end
-
 -- What follows the end of a job, in its own script calls. A timer sees to it if the caller dies before.
 local function job_is_over(timers, held, id, follow_up)
   redis.call('ZREM', timers, 'expire ' .. id)

@@ -29,13 +29,16 @@ local function note_entry(record, priority, entry)
   redis.call('HSET', record, 's', 'queued', 'p', priority, 'x', entry)
 end
 
+-- Notes the limit of a key as a job brought it: most at once or -1, rate and its ms, throttle and its ms.
+local function set_policy(limit, policy)
+  local c, rl, rp, tl, tp = string.match(policy, '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if c then redis.call('HSET', limit, 'c', c, 'rl', rl, 'rp', rp, 'tl', tl, 'tp', tp) end
+end
+
 -- Puts a job behind the others with its key: highest priority first, then in order of arrival. Its own limit counts where
 -- none is known any more.
 local function line_up(lane, lanes, limit, timers, stats, id, priority, key, policy, now)
-  if redis.call('HEXISTS', limit, 'c') == 0 then
-    local c, rl, rp, tl, tp = string.match(policy, '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
-    if c then redis.call('HSET', limit, 'c', c, 'rl', rl, 'rp', rp, 'tl', tl, 'tp', tp) end
-  end
+  if redis.call('HEXISTS', limit, 'c') == 0 then set_policy(limit, policy) end
   local place = redis.call('HINCRBY', limit, 'seq', 1) - tonumber(priority) * 2 ^ 44
   -- It stays as long as jobs wait for it: admit.lua sets the TTL when none does any more
   redis.call('PERSIST', limit)

@@ -13,8 +13,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     if info[i] == 'last-generated-id' then epoch = string.match(info[i + 1], '^(%d+)%-') end
   end
 else
-  local t = redis.call('TIME')
-  epoch = string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))
+  epoch = string.format('%d', now_ms())
 end
 local position = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], epoch .. '-*', 'b', ARGV[2], unpack(ARGV, 5))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])

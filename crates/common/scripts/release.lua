@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
--- Forgets that a job stands in the way of others like it, if it still does.
--- KEYS: 1 holder of the uniqueness
--- ARGV: 1 id
--- Returns 1 when it was forgotten, else 0.
+-- Gives up what somebody holds (the uniqueness of a job that is over, a request that had no effect, an office), if it still
+-- is theirs.
+-- KEYS: 1 what is held
+-- ARGV: 1 what stands there as long as it is theirs
+-- Returns 1 when it was given up, else 0.
 -- May run twice: the second run finds another holder, or none.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])

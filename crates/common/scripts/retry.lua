@@ -23,5 +23,5 @@ if ARGV[11] ~= '' then
   redis.call('ZADD', KEYS[7], 'LT', now + 1000, 'lane ' .. ARGV[11])
 end
 expire_at(KEYS[7], ARGV[6], ARGV[12], ARGV[9], ARGV[10])
-if redis.call('ZRANGE', KEYS[5], 0, 0)[1] == ARGV[6] then redis.call('PUBLISH', ARGV[9], ARGV[10]) end
+wake_if_first(KEYS[5], ARGV[6], ARGV[9], ARGV[10])
 return { 'done', due }

@@ -156,9 +156,9 @@ fn is_worker_id(text: &str) -> bool {
 }
 
 impl LimitKey {
-    /// Stands in where a key is spelled that nobody uses: the name of no key a client can choose.
-    pub(crate) fn none() -> Self {
-        Self("-".to_owned())
+    /// The key, or what stands in for one where keys are spelled that nobody uses: no client can choose it.
+    pub(crate) fn or_none(key: Option<&Self>) -> Self {
+        key.cloned().unwrap_or_else(|| Self("-".to_owned()))
     }
 }
 
@@ -174,6 +174,12 @@ impl Priority {
     #[must_use]
     pub fn get(self) -> i8 {
         self.0
+    }
+
+    /// The priority that a key or a record spells; none if that is none.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::try_from(text.parse::<i64>().ok()?).ok()
     }
 }
 
@@ -237,6 +243,7 @@ mod tests {
         #[test]
         fn priorities_are_accepted_exactly_within_their_bounds(number in any::<i64>()) {
             prop_assert_eq!(Priority::try_from(number).is_ok(), (-100..=100).contains(&number));
+            prop_assert_eq!(Priority::from_text(&number.to_string()), Priority::try_from(number).ok());
         }
 
         #[test]

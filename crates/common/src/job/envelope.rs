@@ -121,12 +121,7 @@ impl Envelope {
     /// # Errors
     /// The text is no JSON object.
     pub fn of_job(job_json: &str) -> Result<Self, EnvelopeError> {
-        let members: Object = serde_json::from_str(job_json).map_err(|error| EnvelopeError(error.to_string()))?;
-        let mut envelope = ObjectWriter::with_capacity(job_json.len());
-        for (name, value) in members.iter().filter(|(name, _)| !SYSTEM_MANAGED.contains(name)) {
-            envelope.raw(name, value.get());
-        }
-        Ok(Self(envelope.finish()))
+        Ok(Self(kept(job_json, |name| !SYSTEM_MANAGED.contains(&name))?.finish()))
     }
 
     /// The same without some members.
@@ -134,12 +129,7 @@ impl Envelope {
     /// # Errors
     /// The stored text is damaged.
     pub fn without(&self, names: &[&str]) -> Result<Self, EnvelopeError> {
-        let members: Object = serde_json::from_str(&self.0).map_err(|error| EnvelopeError(error.to_string()))?;
-        let mut envelope = ObjectWriter::with_capacity(self.0.len());
-        for (name, value) in members.iter().filter(|(name, _)| !names.contains(name)) {
-            envelope.raw(name, value.get());
-        }
-        Ok(Self(envelope.finish()))
+        Ok(Self(kept(&self.0, |name| !names.contains(&name))?.finish()))
     }
 
     /// The same with that start time.
@@ -147,11 +137,7 @@ impl Envelope {
     /// # Errors
     /// The stored text is damaged.
     pub fn with_start(&self, scheduled_at: &str) -> Result<Self, EnvelopeError> {
-        let members: Object = serde_json::from_str(&self.0).map_err(|error| EnvelopeError(error.to_string()))?;
-        let mut envelope = ObjectWriter::with_capacity(self.0.len() + 48);
-        for (name, value) in members.iter().filter(|(name, _)| *name != "scheduled_at") {
-            envelope.raw(name, value.get());
-        }
+        let mut envelope = kept(&self.0, |name| name != "scheduled_at")?;
         envelope.text("scheduled_at", scheduled_at);
         Ok(Self(envelope.finish()))
     }
@@ -162,7 +148,7 @@ impl Envelope {
     /// The stored text is damaged.
     pub fn parts(&self) -> Result<Parts<'_>, EnvelopeError> {
         let broken = |what: &str| EnvelopeError(what.to_owned());
-        let members: Object = serde_json::from_str(&self.0).map_err(|error| EnvelopeError(error.to_string()))?;
+        let members = members(&self.0)?;
         let job_type: JobType = members
             .get("type")
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
@@ -185,6 +171,20 @@ impl Envelope {
             rate_limit: members.get("rate_limit"),
         })
     }
+}
+
+fn members(json: &str) -> Result<Object<'_>, EnvelopeError> {
+    serde_json::from_str(json).map_err(|error| EnvelopeError(error.to_string()))
+}
+
+/// The members with the names to keep, in their order.
+fn kept(json: &str, is_kept: impl Fn(&str) -> bool) -> Result<ObjectWriter, EnvelopeError> {
+    let members = members(json)?;
+    let mut envelope = ObjectWriter::with_capacity(json.len());
+    for (name, value) in members.iter().filter(|(name, _)| is_kept(name)) {
+        envelope.raw(name, value.get());
+    }
+    Ok(envelope)
 }
 
 impl Parts<'_> {
@@ -234,6 +234,15 @@ mod tests {
         let job = r#"{"id":"x","state":"completed","attempt":2,"type":"a.b","args":[1e3],"x_n":9007199254740993,"result":{}}"#;
         let envelope = Envelope::of_job(job).expect("an envelope");
         assert_eq!(envelope.as_str(), r#"{"type":"a.b","args":[1e3],"x_n":9007199254740993}"#);
+    }
+
+    #[test]
+    fn an_envelope_loses_members_and_gets_a_start_and_the_rest_stays_byte_for_byte() {
+        let envelope = Envelope::from_json(r#"{"type":"a","scheduled_at":"x","args":[1.50],"a":1}"#.to_owned());
+        let without = envelope.without(&["a", "b"]).expect("an envelope");
+        assert_eq!(without.as_str(), r#"{"type":"a","scheduled_at":"x","args":[1.50]}"#);
+        let moved = envelope.with_start("y").expect("an envelope");
+        assert_eq!(moved.as_str(), r#"{"type":"a","args":[1.50],"a":1,"scheduled_at":"y"}"#);
     }
 
     #[test]

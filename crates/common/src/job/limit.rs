@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::Object,
-    name::{LimitKey, quoted},
+    name::{LimitKey, NameError, quoted},
     time,
 };
 
@@ -54,15 +54,30 @@ impl KeyLimit {
         let concurrency = self.concurrency.map_or("-1".to_owned(), |most| most.to_string());
         format!("{concurrency} {} {}", rate(self.rate), rate(self.throttle))
     }
+
+    /// As a record has it: the key, a space, and the limit as the scripts read it.
+    #[must_use]
+    pub fn to_field(&self) -> String {
+        format!("{} {}", self.key, self.encode())
+    }
+
+    /// The key, and the limit as the scripts read it, in the field of a record.
+    ///
+    /// # Errors
+    /// What stands where the key should is none.
+    pub fn split_field(field: &str) -> Result<(LimitKey, &str), NameError> {
+        let (key, limit) = field.split_once(' ').unwrap_or((field, ""));
+        Ok((key.parse()?, limit))
+    }
 }
 
 impl JobLimit {
-    /// The key, if there is one.
+    /// The limit of a key, if it is one.
     #[must_use]
-    pub fn key(&self) -> Option<&LimitKey> {
+    pub fn of_key(&self) -> Option<&KeyLimit> {
         match self {
             Self::Queue(_) => None,
-            Self::Key(limit) => Some(&limit.key),
+            Self::Key(limit) => Some(limit),
         }
     }
 
@@ -177,8 +192,19 @@ mod tests {
         let keyed = r#"{"key":"tenant:1","concurrency":2,"rate":{"limit":100,"period":"PT1M"},"throttle":{"limit":5,"period":"PT1S"}}"#;
         let Ok(JobLimit::Key(limit)) = parse(keyed) else { panic!("a key") };
         assert_eq!(limit.encode(), "2 100 60000 5 1000");
+        let field = limit.to_field();
+        assert_eq!(field, "tenant:1 2 100 60000 5 1000", "stored, and to be read for as long as jobs wait");
+        assert_eq!(KeyLimit::split_field(&field), Ok((limit.key, "2 100 60000 5 1000")));
         let Ok(JobLimit::Key(limit)) = parse(r#"{"key":"a","concurrency":0}"#) else { panic!("a key") };
         assert_eq!(limit.encode(), "0 0 0 0 0");
+    }
+
+    #[test]
+    fn a_field_without_a_limit_has_a_key_and_one_without_a_key_is_refused() {
+        assert_eq!(KeyLimit::split_field("a").map(|(key, limit)| (key.to_string(), limit)), Ok(("a".to_owned(), "")));
+        for field in ["", " 1 0 0 0 0", "{a} 1 0 0 0 0"] {
+            assert!(KeyLimit::split_field(field).is_err(), "{field}");
+        }
     }
 
     #[test]

@@ -242,6 +242,13 @@ pub fn attempt(priority: Priority, entry: EntryId) -> String {
     format!("{priority}:{entry}")
 }
 
+/// The attempt of that name.
+#[must_use]
+pub fn parse_attempt(name: &str) -> Option<(Priority, EntryId)> {
+    let (priority, entry) = name.split_once(':')?;
+    Some((Priority::from_text(priority)?, entry.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

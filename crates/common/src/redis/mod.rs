@@ -5,6 +5,7 @@
 //! | [`connection`] | the connection of the hot path: shared, made again when it breaks, quick to say no |
 //! | [`dedicated`] | connections for blocking reads |
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
+//! | `timed` | what is to be seen to at a time |
 //! | [`server`] | what Galley requires of the server's configuration |
 //! | [`jobs`], [`workflows`], [`cron`], [`bridge`], [`channels`], [`events`], [`idempotency`] | what is kept there |
 //! | [`workers`] | which workers there are, and what is asked of them |
@@ -25,6 +26,7 @@ pub mod maintenance;
 mod script;
 pub mod server;
 pub mod subscriber;
+mod timed;
 pub mod workers;
 pub mod workflows;
 

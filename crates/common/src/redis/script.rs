@@ -44,22 +44,21 @@ script!(RECONCILE, "reconcile.lua", with CLOCK, PLACE);
 script!(RECOUNT, "recount.lua");
 script!(LIST_ENTRIES, "list_entries.lua");
 script!(LOCATE, "locate.lua");
-script!(REDRIVE, "redrive.lua", with CLOCK, FENCE, PLACE);
+script!(REDRIVE, "redrive.lua", with CLOCK, PLACE);
 script!(BRIDGE, "bridge.lua");
 script!(CREATE_WORKFLOW, "create_workflow.lua");
 script!(NOTE_STARTED, "note_started.lua");
 script!(RECORD_MEMBER, "record_member.lua");
 script!(END_WORKFLOW, "end_workflow.lua");
-script!(LOOK_AGAIN, "look_again.lua");
+script!(LOOK_AGAIN, "look_again.lua", with CLOCK);
 script!(CANCEL_UNBORN, "cancel_unborn.lua");
-script!(PUBLISH, "publish.lua");
+script!(PUBLISH, "publish.lua", with CLOCK);
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
-script!(CRON_SAVE, "cron_save.lua");
+script!(CRON_SAVE, "cron_save.lua", with CLOCK);
 script!(CRON_REMOVE, "cron_remove.lua");
-script!(FORGET_ONCE, "forget_once.lua");
 script!(EVENT_PLACE, "event_place.lua");
-script!(BEAT, "beat.lua");
+script!(BEAT, "beat.lua", with CLOCK);
 
 /// The script with shared functions behind its first line, which has to stay first.
 fn joined(shared: &[&str], text: &str) -> String {

@@ -1,10 +1,11 @@
 use common::{
     id::JobId,
     job::{Advice, Failure},
-    redis::jobs::{Claim, DeadLetterFilter, local_now},
+    redis::jobs::{Claim, DeadLetterFilter, Settled, local_now},
 };
+use e2e::eventually;
 
-use crate::kit::{Kit, consumer, fence};
+use crate::kit::{Kit, consumer, failure, fence};
 
 /// Lets a job of that queue and type die of that error.
 async fn die(kit: &Kit, queue: &str, job_type: &str, error_type: &str) -> JobId {
@@ -124,4 +125,53 @@ async fn a_list_that_finds_little_among_much_stops_and_says_where_to_go_on() {
     let second = kit.jobs.dead_letters(&filter, first.next.as_ref(), 10).await.expect("redis runs");
     assert_eq!(second.found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [wanted]);
     assert_eq!(second.next, None);
+}
+
+/// A dead letter that had so long to be over, and a bit longer to be started; if that is short, both are over.
+async fn dead_with(kit: &Kit, ms: i64) -> JobId {
+    let retry = r#""retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}"#;
+    let limit = r#""rate_limit":{"key":"k","concurrency":1},"timeout_ms":5000,"visibility_timeout_ms":7000"#;
+    let times = format!(r#""expires_at":"+PT{}.1S","total_timeout_ms":{ms}"#, ms / 1000);
+    let id = kit.enqueue(&format!(r#"{{"type":"a","args":["keep me"],{times},{limit},{retry}}}"#)).await;
+    let worker = consumer();
+    let claimed = kit.claim_one(&worker).await;
+    if ms < 1000 {
+        let expires_at = claimed.job.summary.expires_at.expect("a time");
+        eventually("its time is over", || async {
+            (kit.jobs.now().await.expect("redis runs") > expires_at).then_some(())
+        })
+        .await;
+    }
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
+    id
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_tried_again_keeps_its_limits_and_loses_the_times_that_are_over() {
+    let kit = Kit::start();
+    for (ms, keeps_times) in [(1, false), (3_600_000, true)] {
+        let id = dead_with(&kit, ms).await;
+        let job = kit.jobs.redrive(id).await.expect("redis runs").expect("a dead letter");
+        for member in ["\"expires_at\"", "\"total_timeout_ms\""] {
+            assert_eq!(job.contains(member), keeps_times, "{member} in {job}");
+        }
+        let timer = kit.command(&["ZSCORE", "galley:{default}:timers", &format!("expire {id}")]).await;
+        assert_eq!(timer != redis::Value::Nil, keeps_times, "{timer:?}");
+
+        let worker = consumer();
+        let again = kit.claim_one(&worker).await;
+        assert_eq!((again.job.id, again.job.timeout_ms, again.job.lease_ms), (id, Some(5000), Some(7000)));
+        assert_eq!(again.job.limit_key().map(ToString::to_string).as_deref(), Some("k"));
+        assert_eq!((again.job.history.attempts, again.job.history.errors.len()), (0, 1), "its error is to be seen");
+        let held = kit.command(&["ZSCORE", "galley:{default}:held:k", &id.to_string()]).await;
+        assert!(held != redis::Value::Nil, "its key counts it");
+        if keeps_times {
+            let expires_at = again.job.summary.expires_at.expect("a time");
+            let deadline = again.job.created_at() + ms;
+            assert_eq!(again.job.deadline(), Some(deadline));
+            let at: f64 = redis::from_redis_value(timer).expect("a time");
+            assert_eq!(at.to_string(), deadline.min(expires_at).to_string());
+        }
+        assert_eq!(kit.complete(&worker, &again, "1").await, Settled::Done);
+    }
 }

@@ -1,4 +1,4 @@
-use common::{job::State, redis::jobs::NotCancelled};
+use common::{job::State, redis::jobs::NotMoved};
 
 use crate::kit::{JOB, Kit, consumer, queue};
 
@@ -13,10 +13,10 @@ async fn a_pending_job_waits_until_it_is_activated_once() {
     assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").pending, 1);
     let json = kit.jobs.activate(id).await.expect("redis runs").expect("it is pending");
     assert!(json.contains(r#""state":"available""#), "{json}");
-    assert!(matches!(kit.jobs.activate(id).await.expect("redis runs"), Err(NotCancelled::Conflict(_))));
+    assert!(matches!(kit.jobs.activate(id).await.expect("redis runs"), Err(NotMoved::Conflict(_))));
     assert_eq!(kit.claim(&worker, 9).await.len(), 1);
     let unknown = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
-    assert_eq!(kit.jobs.activate(unknown).await.expect("redis runs").map(drop), Err(NotCancelled::Unknown));
+    assert_eq!(kit.jobs.activate(unknown).await.expect("redis runs").map(drop), Err(NotMoved::Unknown));
 }
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn a_pending_job_can_be_cancelled_and_is_never_started() {
     let id = kit.enqueue(PENDING).await;
     kit.jobs.cancel(id).await.expect("redis runs").expect("it is pending");
     let refused = kit.jobs.activate(id).await.expect("redis runs").map(drop);
-    assert!(matches!(refused, Err(NotCancelled::Conflict(conflict)) if conflict.state == State::Cancelled));
+    assert!(matches!(refused, Err(NotMoved::Conflict(conflict)) if conflict.state == State::Cancelled));
     kit.enqueue(JOB).await;
     assert_eq!(kit.claim(&consumer(), 9).await.len(), 1);
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use common::job::Advice;
-use common::redis::jobs::{Consumer, DeadLetterFilter, Fence, NotCancelled, Recorded, Settled};
+use common::redis::jobs::{Consumer, DeadLetterFilter, Fence, NotMoved, Recorded, Settled};
 use e2e::eventually;
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, normal, queue};
@@ -195,7 +195,7 @@ async fn a_job_can_be_cancelled_wherever_it_is_and_its_worker_cannot_end_it_any_
         assert_eq!(job["state"], "cancelled", "was {state}");
         assert!(job["cancelled_at"].is_string() && job["completed_at"].is_null());
         let again = kit.jobs.cancel(id).await.expect("redis runs").map(drop);
-        assert!(matches!(again, Err(NotCancelled::Conflict(_))), "{again:?}");
+        assert!(matches!(again, Err(NotMoved::Conflict(_))), "{again:?}");
     }
     assert_eq!(kit.complete(&worker, &held, "1").await, Settled::Stale);
     let stats = kit.jobs.stats(&queue()).await.expect("redis runs");

@@ -275,3 +275,16 @@ async fn a_stream_that_is_not_declared_as_lines_is_refused() {
     }
     assert_eq!(kit.keys().await, before);
 }
+
+#[tokio::test]
+async fn the_times_in_a_batch_are_reckoned_from_one_moment() {
+    let kit = Kit::start().await;
+    let jobs: Vec<Value> = (0..60).map(|n| json!({ "type": "a", "args": [n], "scheduled_at": "+PT1H" })).collect();
+    for (mode, pointer, inner) in [("atomic", "/jobs", ""), ("per_item", "/results", "/job")] {
+        let answer: Value = kit.post(PATH, &json!({ "jobs": jobs, "mode": mode })).await.json().await.expect("JSON");
+        let stored = answer.pointer(pointer).and_then(Value::as_array).expect("jobs");
+        let start = |job: &Value| job.pointer(&format!("{inner}/scheduled_at")).cloned().expect("a time");
+        assert_eq!(stored.len(), jobs.len());
+        assert!(stored.iter().all(|job| start(job) == start(&stored[0])), "{mode}: {answer}");
+    }
+}

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::kit::Kit;
 
-const QUEUES: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
+const QUEUES: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "orders");
 
-fn work(job_type: &str) -> Value {
-    json!({ "type": job_type, "args": [], "queue": "work" })
+fn order(job_type: &str) -> Value {
+    json!({ "type": job_type, "args": [], "queue": "orders" })
 }
 
 async fn ask(kit: &Kit, method: reqwest::Method, path: &str, body: &Value) -> (u16, Value) {
@@ -18,13 +18,13 @@ async fn ask(kit: &Kit, method: reqwest::Method, path: &str, body: &Value) -> (u
 }
 
 async fn post(kit: &Kit, what: &str) -> Value {
-    let (status, answer) = ask(kit, reqwest::Method::POST, &format!("/ojs/v1/queues/work/{what}"), &json!({})).await;
+    let (status, answer) = ask(kit, reqwest::Method::POST, &format!("/ojs/v1/queues/orders/{what}"), &json!({})).await;
     assert_eq!(status, 200, "{answer}");
     answer["queue"].clone()
 }
 
 async fn stats(kit: &Kit) -> Value {
-    let answer: Value = kit.get("/ojs/v1/queues/work").await.json().await.expect("JSON");
+    let answer: Value = kit.get("/ojs/v1/queues/orders").await.json().await.expect("JSON");
     answer["queue"].clone()
 }
 
@@ -66,10 +66,10 @@ async fn queues_are_listed_page_by_page_with_what_is_in_them() {
 #[tokio::test]
 async fn a_paused_queue_takes_jobs_and_hands_out_none() {
     let kit = Kit::start().await;
-    let _worker = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "work,default")]).await;
+    let _worker = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "orders,default")]).await;
     assert_eq!(post(&kit, "pause").await["paused"], true);
-    let waiting = kit.enqueue(&work("test.noop")).await;
-    assert_eq!(kit.fetch("work").await, None);
+    let waiting = kit.enqueue(&order("test.noop")).await;
+    assert_eq!(kit.fetch("orders").await, None);
     // The worker has heard of it when a job of another queue goes through, and of this one none
     for _ in 0..3 {
         let other = kit.enqueue(&json!({ "type": "test.noop", "args": [] })).await;
@@ -86,18 +86,18 @@ async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
     let kit = Kit::start().await;
     let mut old = Vec::new();
     for _ in 0..5 {
-        old.push(kit.enqueue(&work("test.noop")).await);
+        old.push(kit.enqueue(&order("test.noop")).await);
     }
     assert_eq!(post(&kit, "drain").await["closed"], true);
     let refused = eventually("new jobs are refused", || async {
-        let response = kit.post("/ojs/v1/jobs", &work("test.noop")).await;
+        let response = kit.post("/ojs/v1/jobs", &order("test.noop")).await;
         (response.status() == 503).then_some(response)
     })
     .await;
     assert!(refused.headers().contains_key("retry-after"));
     let error: Value = refused.json().await.expect("JSON");
     assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("queue_closed"), &json!(true)));
-    let batch = json!({ "jobs": [{ "type": "test.noop", "args": [] }, work("test.noop")] });
+    let batch = json!({ "jobs": [{ "type": "test.noop", "args": [] }, order("test.noop")] });
     assert_eq!(kit.post("/ojs/v1/jobs/batch", &batch).await.status(), 503);
     let _worker = kit.worker(&[QUEUES]).await;
     for id in &old {
@@ -106,7 +106,7 @@ async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
     assert_eq!(stats(&kit).await["available"], 0);
     assert_eq!(post(&kit, "resume").await["closed"], false);
     eventually("it takes jobs again", || async {
-        (kit.post("/ojs/v1/jobs", &work("test.noop")).await.status() == 201).then_some(())
+        (kit.post("/ojs/v1/jobs", &order("test.noop")).await.status() == 201).then_some(())
     })
     .await;
 }
@@ -115,7 +115,7 @@ async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
 async fn limits_can_be_set_and_taken_away_at_run_time() {
     let kit = Kit::start().await;
     let _worker = kit.worker(&[QUEUES]).await;
-    let set = async |limits: Value| ask(&kit, reqwest::Method::PUT, "/ojs/v1/queues/work/limits", &limits).await;
+    let set = async |limits: Value| ask(&kit, reqwest::Method::PUT, "/ojs/v1/queues/orders/limits", &limits).await;
     for wrong in [
         json!({ "concurrency": -1 }),
         json!({ "concurrency": "2" }),
@@ -128,8 +128,8 @@ async fn limits_can_be_set_and_taken_away_at_run_time() {
     }
     let (status, answer) = set(json!({ "concurrency": 0 })).await;
     assert_eq!((status, &answer["queue"]["limits"]["concurrency"]), (200, &json!(0)), "{answer}");
-    let stopped = kit.enqueue(&work("test.noop")).await;
-    assert_eq!(kit.fetch("work").await, None, "nobody gets it");
+    let stopped = kit.enqueue(&order("test.noop")).await;
+    assert_eq!(kit.fetch("orders").await, None, "nobody gets it");
     assert_eq!(kit.job(&stopped).await["state"], "available");
     let (_, answer) = set(json!({ "rate": { "limit": 1, "period": "PT1H" } })).await;
     let limits = &answer["queue"]["limits"];
@@ -138,8 +138,8 @@ async fn limits_can_be_set_and_taken_away_at_run_time() {
         (&Value::Null, &json!({ "limit": 1, "period_ms": 3_600_000 }))
     );
     kit.reaches(&stopped, "completed").await;
-    let second = kit.enqueue(&work("test.noop")).await;
-    assert_eq!(kit.fetch("work").await, None, "one an hour is used up");
+    let second = kit.enqueue(&order("test.noop")).await;
+    assert_eq!(kit.fetch("orders").await, None, "one an hour is used up");
     assert_eq!(kit.job(&second).await["state"], "available");
     set(json!({})).await;
     kit.reaches(&second, "completed").await;
@@ -149,18 +149,18 @@ async fn limits_can_be_set_and_taken_away_at_run_time() {
 async fn what_waits_in_a_queue_is_cancelled_only_when_somebody_means_it() {
     let kit = Kit::start().await;
     let ids = [
-        kit.enqueue(&work("t")).await,
-        kit.enqueue(&work("t")).await,
-        kit.enqueue(&json!({ "type": "t", "args": [], "queue": "work", "scheduled_at": "+PT1H" })).await,
-        kit.enqueue(&json!({ "type": "t", "args": [], "queue": "work", "pending": true })).await,
+        kit.enqueue(&order("t")).await,
+        kit.enqueue(&order("t")).await,
+        kit.enqueue(&json!({ "type": "t", "args": [], "queue": "orders", "scheduled_at": "+PT1H" })).await,
+        kit.enqueue(&json!({ "type": "t", "args": [], "queue": "orders", "pending": true })).await,
         kit.enqueue(
-            &json!({ "type": "t", "args": [], "queue": "work", "rate_limit": { "key": "k", "concurrency": 0 } }),
+            &json!({ "type": "t", "args": [], "queue": "orders", "rate_limit": { "key": "k", "concurrency": 0 } }),
         )
         .await,
     ];
-    let running = kit.fetch("work").await.expect("a job");
+    let running = kit.fetch("orders").await.expect("a job");
     assert_eq!(running["id"], json!(ids[0]));
-    let purge = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/work/jobs", &body).await;
+    let purge = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/orders/jobs", &body).await;
     for wrong in [json!({}), json!({ "confirm": "other" }), json!({ "confirm": true })] {
         assert_eq!(purge(wrong.clone()).await.0, 400, "{wrong}");
     }
@@ -168,12 +168,12 @@ async fn what_waits_in_a_queue_is_cancelled_only_when_somebody_means_it() {
     assert_eq!(answer["error"]["code"], "confirmation_required");
     for wrong in [json!({ "states": ["active"] }), json!({ "states": [] }), json!({ "limit": 0 })] {
         let mut body = wrong;
-        body["confirm"] = json!("work");
+        body["confirm"] = json!("orders");
         assert_eq!(purge(body.clone()).await.0, 400, "{body}");
     }
-    assert_eq!(purge(json!({ "confirm": "work", "states": ["scheduled"] })).await.1["purged"], 1);
+    assert_eq!(purge(json!({ "confirm": "orders", "states": ["scheduled"] })).await.1["purged"], 1);
     assert_eq!(kit.job(&ids[2]).await["state"], "cancelled");
-    let (status, answer) = purge(json!({ "confirm": "work" })).await;
+    let (status, answer) = purge(json!({ "confirm": "orders" })).await;
     assert_eq!((status, &answer["purged"], &answer["more"]), (200, &json!(3), &json!(false)), "{answer}");
     for id in [&ids[1], &ids[3], &ids[4]] {
         assert_eq!(kit.job(id).await["state"], "cancelled");
@@ -184,37 +184,37 @@ async fn what_waits_in_a_queue_is_cancelled_only_when_somebody_means_it() {
 #[tokio::test]
 async fn a_queue_is_deleted_when_it_holds_no_jobs() {
     let kit = Kit::start().await;
-    kit.enqueue(&work("t")).await;
-    let delete = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/work", &body).await;
+    kit.enqueue(&order("t")).await;
+    let delete = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/orders", &body).await;
     assert_eq!(delete(json!({})).await.0, 400);
-    let (status, answer) = delete(json!({ "confirm": "work" })).await;
+    let (status, answer) = delete(json!({ "confirm": "orders" })).await;
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("queue_not_empty")));
-    let job = kit.fetch("work").await.expect("a job");
-    assert_eq!(delete(json!({ "confirm": "work" })).await.0, 409, "a job runs");
+    let job = kit.fetch("orders").await.expect("a job");
+    assert_eq!(delete(json!({ "confirm": "orders" })).await.0, 409, "a job runs");
     let ack = json!({ "job_id": job["id"], "token": job["token"] });
     assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
-    let (status, answer) = delete(json!({ "confirm": "work" })).await;
+    let (status, answer) = delete(json!({ "confirm": "orders" })).await;
     assert_eq!((status, &answer["deleted"]), (200, &json!(true)), "{answer}");
     let listed: Value = kit.get("/ojs/v1/queues").await.json().await.expect("JSON");
     assert_eq!(listed["queues"], json!([]));
     // It comes to be again with its next job
-    let id = kit.enqueue(&work("test.noop")).await;
+    let id = kit.enqueue(&order("test.noop")).await;
     let _worker = kit.worker(&[QUEUES]).await;
     kit.reaches(&id, "completed").await;
 }
 
 #[tokio::test]
 async fn a_producer_can_wait_for_room_in_a_full_queue() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__WORK__MAX_DEPTH", "1")]).await;
-    kit.enqueue(&work("t")).await;
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__ORDERS__MAX_DEPTH", "1")]).await;
+    kit.enqueue(&order("t")).await;
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
-    let request = request.body(work("t").to_string());
+    let request = request.body(order("t").to_string());
     let refused = request.try_clone().expect("clones").header("prefer", "wait=0").send().await.expect("an answer");
     assert_eq!(refused.status(), 429);
     let waiting = tokio::spawn(request.header("prefer", "wait=20").send());
     // Whoever takes the first job makes room for the second; then there are two to be had
-    let first = kit.fetch("work").await.expect("a job");
-    let second = eventually("the other one comes in", || async { kit.fetch("work").await }).await;
+    let first = kit.fetch("orders").await.expect("a job");
+    let second = eventually("the other one comes in", || async { kit.fetch("orders").await }).await;
     assert_ne!(first["id"], second["id"]);
     let ack = json!({ "job_id": second["id"], "token": second["token"], "result": 7 });
     assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use actix_web::{HttpRequest, http::StatusCode, web};
-use common::{json::Object, name::quoted, redis::jobs::BatchRefused};
+use common::{
+    json::Object,
+    name::quoted,
+    redis::jobs::{BatchRefused, Reckoning},
+};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
@@ -54,8 +58,9 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 
 async fn all_or_none(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<Seed>) -> Answer {
     let (mut new, mut own_ids, mut now) = (Vec::with_capacity(jobs.len()), HashSet::new(), 0);
+    let mut reckoning = Reckoning::new(&services.jobs);
     for (n, raw) in jobs.iter().enumerate() {
-        let read = read(services, raw, seed.map(|seed| (seed, n))).await;
+        let read = read(services, &mut reckoning, raw, seed.map(|seed| (seed, n))).await;
         let read = read.map_err(|error| error.about(&format!("jobs[{n}]")))?;
         now = read.now;
         own_ids.extend(read.own_id());
@@ -101,11 +106,12 @@ impl Default for Lines {
 
 /// Stores some of many, in their order; a line of the answer for each.
 pub(super) async fn store(services: &Services, wanted: &[Wanted<'_>], trace: Option<String>) -> Lines {
+    let mut reckoning = Reckoning::new(&services.jobs);
     let mut own_ids = Vec::with_capacity(wanted.len());
     let mut new = Vec::with_capacity(wanted.len());
     for (raw, seed) in wanted {
         let read = match raw {
-            Ok(raw) => read(services, raw, *seed).await,
+            Ok(raw) => read(services, &mut reckoning, raw, *seed).await,
             Err(error) => Err(error.clone()),
         };
         own_ids.push(read.map(|read| {
@@ -144,12 +150,17 @@ fn line(outcome: Result<Accepted, ApiError>) -> String {
     }
 }
 
-async fn read(services: &Services, raw: &RawValue, seed: Option<(Seed, usize)>) -> Result<Parsed, ApiError> {
+async fn read(
+    services: &Services,
+    reckoning: &mut Reckoning<'_>,
+    raw: &RawValue,
+    seed: Option<(Seed, usize)>,
+) -> Result<Parsed, ApiError> {
     let limit = services.settings.gateway.body_limit_bytes;
     if raw.get().len() > limit {
         return Err(ApiError::new(Code::PayloadTooLarge, format!("a job must have at most {limit} bytes")));
     }
     let members: Object = serde_json::from_str(raw.get())
         .map_err(|error| ApiError::invalid(format!("a job must be a JSON object: {error}")))?;
-    parsed(services, &members, seed).await
+    parsed(reckoning, &members, seed).await
 }

@@ -15,7 +15,7 @@ use common::{
     job::NewJob,
     json::Object,
     name::quoted,
-    redis::jobs::{Enqueued, NotCancelled, Refused, local_now},
+    redis::jobs::{Enqueued, NotMoved, Reckoning, Refused},
     time::Millis,
 };
 use serde::Deserialize;
@@ -37,7 +37,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
     once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
         let members: Object = body.parse()?;
-        let read = parsed(&services, &members, seed.map(|seed| (seed, 0))).await?;
+        let read = parsed(&mut Reckoning::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();
         let accepted = accept_when_there_is_room(&services, read, Trace::of(&request), deadline).await?;
         let mut response = accepted.head();
@@ -106,12 +106,11 @@ impl Parsed {
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
 pub(super) async fn parsed(
-    services: &Services,
+    reckoning: &mut Reckoning<'_>,
     members: &Object<'_>,
     seed: Option<(Seed, usize)>,
 ) -> Result<Parsed, ApiError> {
-    // Start times are reckoned on Redis's clock, which decides when they have come
-    let now = if NewJob::mentions_time(members) { services.jobs.now().await? } else { local_now() };
+    let now = reckoning.now_for(members).await?;
     Ok(Parsed::seeded(NewJob::parse(members, now)?, now, seed))
 }
 
@@ -233,10 +232,19 @@ pub(super) async fn show(
 }
 
 pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    match services.jobs.cancel(job_id(&id)?).await? {
-        Ok(cancelled) => Ok(ojs(StatusCode::OK, job_json(&cancelled.0))),
-        Err(NotCancelled::Unknown) => Err(unknown(&id)),
-        Err(NotCancelled::Conflict(conflict)) => Err(conflict.into()),
+    moved(&id, services.jobs.cancel(job_id(&id)?).await?)
+}
+
+pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    moved(&id, services.jobs.activate(job_id(&id)?).await?)
+}
+
+/// What became of a job that was to get into another state.
+fn moved(id: &str, outcome: Result<String, NotMoved>) -> Answer {
+    match outcome {
+        Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
+        Err(NotMoved::Unknown) => Err(unknown(id)),
+        Err(NotMoved::Conflict(conflict)) => Err(conflict.into()),
     }
 }
 
@@ -247,14 +255,6 @@ pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
 
 pub(super) fn unknown(id: &str) -> ApiError {
     ApiError::not_found(format_args!("job {}", common::name::quoted(id)))
-}
-
-pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    match services.jobs.activate(job_id(&id)?).await? {
-        Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
-        Err(NotCancelled::Unknown) => Err(unknown(&id)),
-        Err(NotCancelled::Conflict(conflict)) => Err(conflict.into()),
-    }
 }
 
 #[cfg(test)]

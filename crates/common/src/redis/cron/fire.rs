@@ -33,9 +33,7 @@ impl Crons<'_> {
     /// Redis is unavailable.
     pub async fn fire_due(&self) -> StoreResult<usize> {
         let now = self.jobs.now().await?;
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(keys::CRON_NEXT).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
-        let names: Vec<String> = command.query_async(&mut self.jobs.redis.clone()).await?;
+        let names = self.jobs.redis.due_by(keys::CRON_NEXT, now, BATCH).await?;
         let mut troubled = 0;
         for some in names.chunks(AT_ONCE) {
             for result in join_all(some.iter().map(|name| self.fire(name, now))).await {

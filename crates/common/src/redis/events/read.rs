@@ -11,7 +11,7 @@ use crate::{
     id::{EntryId, JobId},
     json::ObjectWriter,
     name::{NameError, QueueName},
-    redis::{Redis, StoreError, StoreResult, keys, script},
+    redis::{Redis, StoreResult, jobs::read_streams, keys, script},
 };
 
 /// Entries looked through for one list.
@@ -213,9 +213,7 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<Event> {
 
 /// The answer of XREAD.
 pub(super) fn read_tail(reply: Value) -> StoreResult<Vec<Batch>> {
-    let streams = Option::<HashMap<String, Vec<(String, Value)>>>::from_redis_value(reply)
-        .map_err(|error| StoreError::damaged(format!("an answer of an unexpected shape: {error}")))?;
-    Ok(read_batches(streams.unwrap_or_default().remove(keys::EVENTS).unwrap_or_default()))
+    Ok(read_batches(read_streams(reply)?.remove(keys::EVENTS).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Jobs, Located, NotCancelled, lane::From, wake::Wake};
+use super::{Jobs, Located, NotMoved, lane::From, wake::Wake};
 use crate::{
     id::JobId,
-    job::Event,
-    name::{LimitKey, Priority, QueueName},
+    job::{Event, KeyLimit},
+    name::{Priority, QueueName},
     redis::{
         StoreError, StoreResult,
         keys::{self, QueueKeys},
@@ -22,14 +22,14 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: it may have been let go all the same.
-    pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, NotCancelled>> {
-        let Some((located, queue)) = self.locate_in(id).await? else { return Ok(Err(NotCancelled::Unknown)) };
+    pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, NotMoved>> {
+        let Some((located, queue)) = self.locate_in(id).await? else { return Ok(Err(NotMoved::Unknown)) };
         if let Err(conflict) = located.state().after(Event::Activate) {
-            return Ok(Err(NotCancelled::Conflict(conflict)));
+            return Ok(Err(NotMoved::Conflict(conflict)));
         }
         self.make_available(&queue, &[id], From::Pending).await?;
         let located: Option<Located> = self.locate(id).await?;
-        Ok(located.map(|located| located.to_json()).ok_or(NotCancelled::Unknown))
+        Ok(located.map(|located| located.to_json()).ok_or(NotMoved::Unknown))
     }
 
     /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.
@@ -56,8 +56,8 @@ impl Jobs {
                 streams.entry(priority).or_default().push(*id);
                 continue;
             };
-            let (key, policy) = limit.split_once(' ').unwrap_or((&limit, ""));
-            let key: LimitKey = key.parse().map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
+            let (key, policy) = KeyLimit::split_field(&limit)
+                .map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
             moved += u64::from(self.line_up(queue, (*id, priority), (&key, policy), from).await?);
         }
         // One call after the other: sent together they would be carried out together, and everybody else wait for all

@@ -8,30 +8,26 @@ use crate::{
     redis::{StoreError, StoreResult, events::Happened, keys, keys::QueueKeys, script},
 };
 
-/// A job that was cancelled: its JSON.
-#[derive(Debug, Clone)]
-pub struct Cancelled(pub String);
-
-/// A job that was not cancelled.
+/// A job that was not moved on from the state it is in: cancelled or activated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotCancelled {
+pub enum NotMoved {
     /// There is none with that id.
     Unknown,
-    /// It is over already.
+    /// Its state does not allow it.
     Conflict(Conflict),
 }
 
 impl Jobs {
-    /// Cancels a job that is not over. A worker that runs it is told to stop, and cannot record an outcome any more.
+    /// Cancels a job that is not over; its JSON. A worker that runs it is told to stop, and cannot record an outcome any more.
     ///
     /// # Errors
     /// Redis is unavailable: the job may have been cancelled all the same.
-    pub async fn cancel(&self, id: JobId) -> StoreResult<Result<Cancelled, NotCancelled>> {
+    pub async fn cancel(&self, id: JobId) -> StoreResult<Result<String, NotMoved>> {
         // The job may move between the look and the script, which then changes nothing
         for _ in 0..8 {
-            let Some(located) = self.locate(id).await? else { return Ok(Err(NotCancelled::Unknown)) };
+            let Some(located) = self.locate(id).await? else { return Ok(Err(NotMoved::Unknown)) };
             if let Err(conflict) = located.state().after(Event::Cancel) {
-                return Ok(Err(NotCancelled::Conflict(conflict)));
+                return Ok(Err(NotMoved::Conflict(conflict)));
             }
             let (job, running_since) = match &located {
                 Located::Ended(_) => continue,
@@ -40,7 +36,7 @@ impl Jobs {
             };
             let ended = Ended::cancelled(job, running_since, local_now());
             if self.end_from_outside(&located, &ended).await? {
-                return Ok(Ok(Cancelled(ended.json)));
+                return Ok(Ok(ended.json));
             }
         }
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
@@ -57,7 +53,7 @@ impl Jobs {
             }
         };
         let keys = QueueKeys::new(&job.queue);
-        let key = job.limit_key().cloned().unwrap_or_else(LimitKey::none);
+        let key = LimitKey::or_none(job.limit_key());
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
+use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
     Jobs, enqueue, local_now,
@@ -261,15 +261,19 @@ impl Jobs {
         let mut delivered = Vec::with_capacity(streams.len());
         for (queue, priority) in streams {
             let stream = QueueKeys::new(queue).stream(*priority);
-            let groups: Vec<HashMap<String, Value>> =
-                redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(&mut self.redis.clone()).await?;
-            let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
-            delivered.push(last.map_or(Ok("0".to_owned()), String::from_redis_value).map_err(parsing)?);
+            delivered.push(last_delivered(&mut self.redis.clone(), &stream).await?);
             read.arg(stream);
         }
         let reply: Value = connection.query(read.arg(delivered)).await?;
         Ok(reply != Value::Nil)
     }
+}
+
+/// The last entry of a stream that was handed to anybody; `0-0` when none was.
+pub(super) async fn last_delivered(redis: &mut impl ConnectionLike, stream: &str) -> StoreResult<String> {
+    let groups: Vec<HashMap<String, Value>> = redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(redis).await?;
+    let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
+    last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(parsing)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -336,8 +340,8 @@ pub(super) fn readable(queue: &QueueName, priority: Priority, entry: &str, field
     .ok()
 }
 
-/// The answer of XREADGROUP: entries by stream, none when there were none.
-fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
+/// The answer of XREADGROUP and XREAD: entries by stream, none when there were none.
+pub(in crate::redis) fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
     Ok(Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default())
 }
 
@@ -350,7 +354,7 @@ fn handed_out(queue: &QueueName, priority: Priority, entries: Vec<(String, Value
     })
 }
 
-pub(super) fn parsing(error: impl fmt::Display) -> StoreError {
+pub(in crate::redis) fn parsing(error: impl fmt::Display) -> StoreError {
     StoreError::damaged(format!("an answer of an unexpected shape: {error}"))
 }
 

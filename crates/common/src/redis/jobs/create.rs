@@ -11,7 +11,7 @@ use super::{
 use crate::{
     id::{EntryId, JobId},
     job::{History, JobLimit, NewJob, OnConflict, State, Unique},
-    name::QueueName,
+    name::{LimitKey, QueueName},
     redis::{
         StoreError, StoreResult,
         keys::{self, QueueKeys},
@@ -154,7 +154,7 @@ impl Jobs {
     ) -> StoreResult<Vec<String>> {
         let keys = QueueKeys::new(&job.queue);
         // A job without a limit never touches the keys of one
-        let key = job.limit_key().cloned().unwrap_or_else(crate::name::LimitKey::none);
+        let key = LimitKey::or_none(job.limit_key());
         // There was room for a workflow when it was accepted: its jobs are let in
         let max_depth = self.max_depth(&job.queue).filter(|_| job.workflow.is_none()).unwrap_or(0);
         let mut call = script::CREATE.prepare_invoke();
@@ -177,9 +177,9 @@ impl Jobs {
         call.arg(keys::WAKE).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
         let unique_ttl = unique.and_then(|unique| i64::try_from(unique.period?.as_millis()).ok()).unwrap_or(claim_ttl);
         call.arg(max_depth).arg(if unique.is_some() { holder } else { "-" }).arg(unique_ttl.max(1));
-        match &job.summary.limit {
-            Some(JobLimit::Key(limit)) => call.arg(limit.key.as_str()).arg(limit.encode()),
-            _ => call.arg("").arg(""),
+        match job.key_limit() {
+            Some(limit) => call.arg(limit.key.as_str()).arg(limit.encode()),
+            None => call.arg("").arg(""),
         };
         Ok(call.arg(job.to_fields()).invoke_async(&mut self.redis.clone()).await?)
     }

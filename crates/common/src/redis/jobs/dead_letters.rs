@@ -9,7 +9,11 @@ use super::{Jobs, stored::Ended};
 use crate::{
     id::JobId,
     name::QueueName,
-    redis::{StoreResult, keys::QueueKeys},
+    redis::{
+        StoreResult,
+        keys::QueueKeys,
+        timed::{time_of, time_of_first},
+    },
     time::Millis,
 };
 
@@ -252,9 +256,8 @@ impl Scan<'_> {
                 return Ok(false);
             }
             offset += page.len();
-            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
             let page: Vec<(JobId, Millis)> =
-                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, at as Millis))).collect();
+                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, time_of(at)))).collect();
             if page.is_empty() {
                 continue;
             }
@@ -308,8 +311,7 @@ fn newest(filter: &DeadLetterFilter) -> String {
     filter.until.map_or_else(|| "+inf".to_owned(), |until| format!("({until}"))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
 fn died_at(head: &redis::Value) -> Option<Millis> {
-    let head: Vec<(String, f64)> = redis::from_redis_value(head.clone()).ok()?;
-    head.first().map(|(_, score)| *score as Millis)
+    let head: Vec<(redis::Value, f64)> = redis::from_redis_value(head.clone()).ok()?;
+    time_of_first(&head)
 }

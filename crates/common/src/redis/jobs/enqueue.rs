@@ -1,6 +1,6 @@
 //! New jobs.
 
-use redis::ScriptInvocation;
+use redis::{Cmd, ScriptInvocation};
 
 use super::{
     Jobs,
@@ -129,11 +129,7 @@ impl Jobs {
     }
 
     async fn add_entry(&self, new: &NewJob, fields: &[String]) -> StoreResult<Added> {
-        let stream = QueueKeys::new(&new.queue).stream(new.priority);
-        // NOMKSTREAM: a stream is made together with its group and its place in the registry, or not at all
-        let mut command = redis::cmd("XADD");
-        command.arg(stream).arg("NOMKSTREAM").arg("*").arg(fields);
-        let entry: Option<String> = command.query_async(&mut self.redis.clone()).await?;
+        let entry: Option<String> = addition(new, fields).query_async(&mut self.redis.clone()).await?;
         entry.map_or(Ok(Added::NoStream), |entry| parse_entry(&entry).map(Added::Entry))
     }
 
@@ -185,6 +181,14 @@ impl Jobs {
         }
         Ok(())
     }
+}
+
+/// Adds an ordinary job to its stream; nil when there is no such stream.
+pub(super) fn addition(new: &NewJob, fields: &[String]) -> Cmd {
+    // NOMKSTREAM: a stream is made together with its group and its place in the registry, or not at all
+    let mut command = redis::cmd("XADD");
+    command.arg(QueueKeys::new(&new.queue).stream(new.priority)).arg("NOMKSTREAM").arg("*").arg(fields);
+    command
 }
 
 pub(super) fn parse_entry(text: &str) -> StoreResult<EntryId> {

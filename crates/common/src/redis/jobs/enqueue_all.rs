@@ -6,14 +6,14 @@
 use super::{
     Enqueued, Jobs, Located, Refused,
     create::after_a_write,
-    enqueue::{needs_record, stored_new},
+    enqueue::{addition, needs_record, stored_new},
     stored::new_fields,
 };
 use crate::{
     id::JobId,
     job::NewJob,
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, keys::QueueKeys},
+    redis::{StoreError, StoreResult},
     time::Millis,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -173,12 +173,7 @@ impl Jobs {
         for job in &new {
             let (salt, fields) = new_fields(job, traceparent.as_deref());
             salts.push(salt);
-            pipeline
-                .cmd("XADD")
-                .arg(QueueKeys::new(&job.queue).stream(job.priority))
-                .arg("NOMKSTREAM")
-                .arg("*")
-                .arg(fields);
+            pipeline.add_command(addition(job, &fields));
         }
         let entries: Vec<Option<String>> = pipeline.query_async(&mut self.redis.clone()).await?;
         let mut stored = Vec::with_capacity(new.len());

@@ -7,12 +7,12 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     Enqueued, Jobs, Refused,
-    enqueue::{needs_record, parse_entry},
+    enqueue::{addition, needs_record, parse_entry},
     stored::new_fields,
 };
 use crate::{
     job::NewJob,
-    redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys},
+    redis::{StoreError, StoreResult, events::Happened},
     time::Millis,
 };
 
@@ -62,8 +62,7 @@ impl Jobs {
         for (job, _) in &new {
             let (salt, fields) = new_fields(job, traceparent.map(String::as_str));
             salts.push(salt);
-            let stream = QueueKeys::new(&job.queue).stream(job.priority);
-            pipeline.cmd("XADD").arg(stream).arg("NOMKSTREAM").arg("*").arg(fields);
+            pipeline.add_command(addition(job, &fields));
         }
         let answers = pipeline.query_async(&mut self.redis.clone()).await;
         let answers: Vec<redis::RedisResult<Option<String>>> = match answers {

@@ -5,7 +5,7 @@ use crate::{
     id::JobId,
     job::State,
     name::QueueName,
-    redis::{StoreResult, keys::QueueKeys, script},
+    redis::{StoreResult, keys::QueueKeys},
     time::Millis,
 };
 
@@ -47,13 +47,6 @@ impl Jobs {
             command.arg(QueueKeys::new(queue).timers()).arg(member);
             return Ok(command.exec_async(&mut self.redis.clone()).await?);
         };
-        self.delay_timer(queue, &member, at).await
-    }
-
-    /// Sets the time of a timer that is there, also when Redis is full.
-    pub(in crate::redis) async fn delay_timer(&self, queue: &QueueName, timer: &str, at: Millis) -> StoreResult<()> {
-        let mut call = script::DELAY_TIMER.key(QueueKeys::new(queue).timers());
-        let _: i64 = call.arg(timer).arg(at).invoke_async(&mut self.redis.clone()).await?;
-        Ok(())
+        self.redis.put_off(&QueueKeys::new(queue).timers(), &member, at).await
     }
 }

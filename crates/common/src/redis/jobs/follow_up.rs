@@ -28,7 +28,7 @@ impl Jobs {
     pub(super) async fn is_over(&self, job: &Stored, ended: &Ended, ttl: Duration) {
         self.shorten_chosen_id(job, ttl).await;
         if job.has_follow_up() {
-            self.follow_up(&job.queue, job.id, &ended.json).await;
+            or_the_upkeep(&job.queue, job.id, self.follow_up_now(&job.queue, job.id, &ended.json).await);
         }
     }
 
@@ -38,11 +38,9 @@ impl Jobs {
         if job.has_follow_up() { ttl.max(LEAST_FOLLOW_UP_TTL) } else { ttl }
     }
 
-    /// Does it now. If that fails the upkeep does it in two seconds.
-    pub(super) async fn follow_up(&self, queue: &QueueName, id: JobId, json: &str) {
-        if let Err(error) = self.follow_up_now(queue, id, json).await {
-            tracing::debug!(%error, %queue, %id, "the upkeep has to see to what follows the end of a job");
-        }
+    /// Does what may have been left undone by whoever recorded the end.
+    pub(super) async fn follow_up_again(&self, queue: &QueueName, id: JobId) {
+        or_the_upkeep(queue, id, self.follow_up_late(queue, id).await);
     }
 
     /// Does what was left undone; a job that is gone leaves nothing to do.
@@ -78,5 +76,12 @@ impl Jobs {
         let mut command = redis::cmd("ZREM");
         command.arg(QueueKeys::new(queue).timers()).arg(format!("after {id}"));
         Ok(command.exec_async(&mut self.redis.clone()).await?)
+    }
+}
+
+/// What fails now the upkeep does in two seconds.
+fn or_the_upkeep(queue: &QueueName, id: JobId, done: StoreResult<()>) {
+    if let Err(error) = done {
+        tracing::debug!(%error, %queue, %id, "the upkeep has to see to what follows the end of a job");
     }
 }

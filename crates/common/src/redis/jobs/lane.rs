@@ -31,7 +31,8 @@ impl Jobs {
             }
         }
         // There are more: the upkeep goes on at once, after others had their turn
-        self.delay_timer(queue, &format!("lane {key}"), super::local_now()).await
+        let timers = QueueKeys::new(queue).timers();
+        self.redis.put_off(&timers, &format!("lane {key}"), super::local_now()).await
     }
 
     /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a

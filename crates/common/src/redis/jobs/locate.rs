@@ -271,8 +271,7 @@ fn parked(id: JobId, queue: &QueueName, fields: Fields) -> StoreResult<Located> 
     let record_state = fields.get("s").cloned().unwrap_or_default();
     let state = if record_state == "held" { Some(State::Available) } else { State::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
-    let priority =
-        fields.get("p").and_then(|text| text.parse::<i64>().ok()).and_then(|number| Priority::try_from(number).ok());
+    let priority = fields.get("p").and_then(|text| Priority::from_text(text));
     let due = fields.get("d").and_then(|text| text.parse().ok());
     let job = Stored::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
     Ok(Located::Parked { job, state, record_state, due })

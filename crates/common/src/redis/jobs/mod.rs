@@ -16,7 +16,6 @@
 //! | `lane` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
-//! | `fence` | which attempt a call means |
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
@@ -59,13 +58,16 @@ pub mod wake;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    job::NewJob,
+    json::Object,
     name::{QueueName, WorkerId},
     settings::{CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
 
-pub use cancel::{Cancelled, NotCancelled};
+pub use cancel::NotMoved;
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
+pub(super) use claim::{parsing, read_streams};
 pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
@@ -78,8 +80,8 @@ pub use purge::{Purge, Purged};
 pub use queues::Control;
 pub use settle::{Completion, Recorded, Settled};
 pub use stats::Stats;
-pub(super) use stored::new_fields;
 pub use stored::{Ended, Stored};
+pub(super) use stored::{new_fields, read_marker};
 
 use super::{
     Redis, StoreResult,
@@ -142,8 +144,34 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn now(&self) -> StoreResult<Millis> {
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.redis.clone()).await?;
-        Ok(seconds * 1000 + micros / 1000)
+        self.redis.now().await
+    }
+}
+
+/// The time that the times in requests are reckoned from, which belong together: asked once, and only if one has any.
+pub struct Reckoning<'a> {
+    jobs: &'a Jobs,
+    now: Option<Millis>,
+}
+
+impl<'a> Reckoning<'a> {
+    /// Of requests that follow at once.
+    #[must_use]
+    pub fn new(jobs: &'a Jobs) -> Self {
+        Self { jobs, now: None }
+    }
+
+    /// The time for a request. Start times are reckoned on Redis's clock, which decides when they have come; for a request
+    /// without any the clock of this process will do.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn now_for(&mut self, body: &Object<'_>) -> StoreResult<Millis> {
+        match self.now {
+            Some(now) => Ok(now),
+            None if NewJob::mentions_time(body) => Ok(*self.now.insert(self.jobs.now().await?)),
+            None => Ok(local_now()),
+        }
     }
 }
 

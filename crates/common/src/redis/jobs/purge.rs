@@ -4,7 +4,7 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
 
-use super::{Jobs, Stored, claim::parsing, enqueue::parse_entry};
+use super::{Jobs, Stored, claim::last_delivered, enqueue::parse_entry};
 use crate::{
     id::JobId,
     job::State,
@@ -100,10 +100,7 @@ impl Scan<'_> {
             return Ok(());
         }
         let stream = self.keys.stream(priority);
-        let groups: Vec<std::collections::HashMap<String, Value>> =
-            redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(&mut self.redis).await?;
-        let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
-        let mut last = last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(parsing)?;
+        let mut last = last_delivered(&mut self.redis, &stream).await?;
         while self.left() > 0 {
             let mut command = redis::cmd("XRANGE");
             command.arg(&stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(ENTRIES.min(self.left()));

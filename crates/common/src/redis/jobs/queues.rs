@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use redis::Script;
+use redis::{Pipeline, Script};
 
 use super::{Jobs, Refused, wake::Wake};
 use crate::{
@@ -64,15 +64,21 @@ impl Jobs {
             return Ok(Err(refused));
         }
         let control = QueueKeys::new(queue).control();
-        let mut pipeline = redis::pipe();
-        pipeline.atomic();
+        let mut change = redis::pipe();
         if is_set {
-            pipeline.cmd("HSET").arg(control).arg(field).arg(1).ignore();
+            change.cmd("HSET").arg(control).arg(field).arg(1).ignore();
         } else {
-            pipeline.cmd("HDEL").arg(control).arg(field).ignore();
+            change.cmd("HDEL").arg(control).arg(field).ignore();
         }
-        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
-        Ok(Ok(pipeline.exec_async(&mut self.redis.clone()).await?))
+        self.change_control(queue, change).await.map(Ok)
+    }
+
+    /// Changes at once how a queue is controlled, and tells workers that wait for its jobs: from now on they may have to
+    /// ask, or need not any more.
+    async fn change_control(&self, queue: &QueueName, mut change: Pipeline) -> StoreResult<()> {
+        change.atomic();
+        change.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
+        Ok(change.exec_async(&mut self.redis.clone()).await?)
     }
 
     /// How a queue is controlled at run time.
@@ -109,16 +115,15 @@ impl Jobs {
             return Ok(Err(refused));
         }
         let control = QueueKeys::new(queue).control();
-        let mut pipeline = redis::pipe();
-        pipeline.atomic().cmd("HDEL").arg(&control).arg(&["c", "rl", "rp", "r", "ra"]).ignore();
+        let mut change = redis::pipe();
+        change.cmd("HDEL").arg(&control).arg(&["c", "rl", "rp", "r", "ra"]).ignore();
         if let Some(most) = concurrency {
-            pipeline.cmd("HSET").arg(&control).arg("c").arg(most).ignore();
+            change.cmd("HSET").arg(&control).arg("c").arg(most).ignore();
         }
         if let Some(rate) = rate {
-            pipeline.cmd("HSET").arg(&control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
+            set_rate(&mut change, &control, rate);
         }
-        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
-        Ok(Ok(pipeline.exec_async(&mut self.redis.clone()).await?))
+        self.change_control(queue, change).await.map(Ok)
     }
 
     /// Deletes a queue that holds no jobs, and what is kept of it; false when it holds some. Results stay until their TTL
@@ -157,18 +162,14 @@ impl Jobs {
     /// Limits how often jobs of a queue start, as a job that is stored asks for.
     pub(super) async fn limit_queue(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
         let control = QueueKeys::new(queue).control();
-        let mut redis = self.redis.clone();
         let known: (Option<u32>, Option<u64>) =
-            redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut redis).await?;
+            redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut self.redis.clone()).await?;
         if known == (Some(rate.limit), Some(rate.period_ms)) {
             return Ok(());
         }
-        let mut pipeline = redis::pipe();
-        pipeline.atomic();
-        pipeline.cmd("HSET").arg(&control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
-        // Workers that wait for its jobs have to ask from now on
-        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
-        Ok(pipeline.exec_async(&mut redis).await?)
+        let mut change = redis::pipe();
+        set_rate(&mut change, &control, rate);
+        self.change_control(queue, change).await
     }
 
     /// Makes the stream of a queue's priority, and the queue if it is new.
@@ -197,7 +198,7 @@ impl Jobs {
     }
 
     /// Puts a queue that has a job into the registry, whatever it was before: it may have been deleted just then.
-    pub(super) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
+    pub(in crate::redis) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
         command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
         Ok(command.exec_async(&mut self.redis.clone()).await?)
@@ -250,9 +251,12 @@ impl Jobs {
     }
 }
 
+fn set_rate(change: &mut Pipeline, control: &str, rate: Rate) {
+    change.cmd("HSET").arg(control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
+}
+
 pub(super) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
-    let mut priorities: Vec<Priority> =
-        members.iter().filter_map(|member| Priority::try_from(member.parse::<i64>().ok()?).ok()).collect();
+    let mut priorities: Vec<Priority> = members.iter().filter_map(|member| Priority::from_text(member)).collect();
     priorities.sort_unstable_by(|a, b| b.cmp(a));
     priorities
 }

@@ -89,20 +89,21 @@ impl Jobs {
         batch: &[Completion],
     ) -> StoreResult<Vec<Settled>> {
         // Jobs whose end sets something off are ended one by one
-        let (plain, others): (Vec<&Completion>, Vec<&Completion>) =
-            batch.iter().partition(|completion| !completion.claimed.job.needs_care_at_the_end());
-        let mut settled =
+        let need_care: Vec<bool> =
+            batch.iter().map(|completion| completion.claimed.job.needs_care_at_the_end()).collect();
+        let plain = batch.iter().zip(&need_care).filter(|(_, needs_care)| !**needs_care);
+        let plain: Vec<&Completion> = plain.map(|(completion, _)| completion).collect();
+        let mut recorded =
             self.complete_plain(queue, priority, consumer, held.max(batch.len()), &plain).await?.into_iter();
-        let mut care = Vec::with_capacity(others.len());
-        for Completion { claimed, ended, .. } in others {
-            care.push(self.finish(&claimed.job, claimed.entry, &Fence::of(consumer), ended, false).await?);
+        let mut settled = Vec::with_capacity(batch.len());
+        for (Completion { claimed, ended, .. }, needs_care) in batch.iter().zip(need_care) {
+            settled.push(if needs_care {
+                self.finish(&claimed.job, claimed.entry, &Fence::of(consumer), ended, false).await?
+            } else {
+                recorded.next().unwrap_or(Settled::Stale)
+            });
         }
-        let mut care = care.into_iter();
-        let next = |completion: &Completion| {
-            let from = if completion.claimed.job.needs_care_at_the_end() { care.next() } else { settled.next() };
-            from.unwrap_or(Settled::Stale)
-        };
-        Ok(batch.iter().map(next).collect())
+        Ok(settled)
     }
 
     async fn complete_plain(
@@ -170,7 +171,7 @@ impl Jobs {
             .key(keys.dead())
             .key(keys.stats())
             .key(keys.timers())
-            .key(keys.held(&job.limit_key().cloned().unwrap_or_else(LimitKey::none)))
+            .key(keys.held(&LimitKey::or_none(job.limit_key())))
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
@@ -192,11 +193,7 @@ impl Jobs {
         match settled {
             Settled::Done => self.is_over(job, ended, ttl).await,
             // What was recorded then may be another end than this one
-            Settled::DoneBefore if job.has_follow_up() => {
-                if let Err(error) = self.follow_up_late(&job.queue, job.id).await {
-                    tracing::debug!(%error, id = %job.id, "the upkeep has to see to what follows the end of a job");
-                }
-            }
+            Settled::DoneBefore if job.has_follow_up() => self.follow_up_again(&job.queue, job.id).await,
             Settled::DoneBefore | Settled::Stale => {}
         }
         Ok(settled)
@@ -263,7 +260,7 @@ impl Jobs {
             .key(keys.due())
             .key(keys.stats())
             .key(keys.timers())
-            .key(keys.held(&job.limit_key().cloned().unwrap_or_else(LimitKey::none)))
+            .key(keys.held(&LimitKey::or_none(job.limit_key())))
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())

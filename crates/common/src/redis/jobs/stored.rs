@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::{
     id::{EntryId, JobId, new_salt},
     job::{
-        Envelope, Failure, History, JobLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView,
+        Envelope, Failure, History, JobLimit, KeyLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView,
         workflow::Membership,
     },
     name::{LimitKey, Priority, QueueName},
@@ -57,12 +57,8 @@ impl Stored {
     ) -> StoreResult<Self> {
         let marker =
             fields.remove("i").ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has no id")))?;
-        let (id, has_record) = if marker.len() == 36 {
-            (marker.parse().ok(), true)
-        } else {
-            (u32::from_str_radix(&marker, 16).ok().and_then(|salt| JobId::at(entry, queue, priority, salt)), false)
-        };
-        let id = id.ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has a bad id")))?;
+        let (id, has_record) = read_marker(queue, priority, entry, &marker)
+            .ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has a bad id")))?;
         let mut job = Self::from_fields(id, queue, priority, fields, has_record)?;
         job.enqueued_at = i64::try_from(entry.milliseconds).ok();
         Ok(job)
@@ -119,8 +115,8 @@ impl Stored {
         if let Some(text) = &self.traceparent {
             push("c", text.clone());
         }
-        if let Some(JobLimit::Key(limit)) = &self.summary.limit {
-            push("l", format!("{} {}", limit.key, limit.encode()));
+        if let Some(limit) = self.key_limit() {
+            push("l", limit.to_field());
         }
         if let Some(membership) = &self.workflow {
             push("w", membership.to_string());
@@ -131,10 +127,15 @@ impl Stored {
         fields
     }
 
+    /// The limit that it shares with the jobs with the same key, if it has one.
+    pub(super) fn key_limit(&self) -> Option<&KeyLimit> {
+        self.summary.limit.as_ref().and_then(JobLimit::of_key)
+    }
+
     /// The key of its limit, if it has one.
     #[must_use]
     pub fn limit_key(&self) -> Option<&LimitKey> {
-        self.summary.limit.as_ref().and_then(JobLimit::key)
+        self.key_limit().map(|limit| &limit.key)
     }
 
     /// When it was made.
@@ -188,6 +189,19 @@ impl Stored {
     pub fn is_expired(&self, now: Millis) -> bool {
         self.summary.expires_at.is_some_and(|at| at <= now)
     }
+}
+
+/// The id that an entry says its job has, and whether the job has a record: only then it is the id itself, else its salt.
+pub(in crate::redis) fn read_marker(
+    queue: &QueueName,
+    priority: Priority,
+    entry: EntryId,
+    marker: &str,
+) -> Option<(JobId, bool)> {
+    if marker.len() == 36 {
+        return Some((marker.parse().ok()?, true));
+    }
+    Some((JobId::at(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
 }
 
 /// The fields of a new, ordinary job, with the salt that its id will have.

@@ -1,7 +1,7 @@
 //! Cron entries whose time has come: one more timer of the maintainer.
 
 use crate::{
-    redis::{StoreResult, jobs::Jobs, keys},
+    redis::{StoreResult, jobs::Jobs, keys, timed::time_of_first},
     time::Millis,
 };
 
@@ -23,9 +23,7 @@ impl Timer {
             let mut command = redis::cmd("ZRANGE");
             command.arg(keys::CRON_NEXT).arg(0).arg(0).arg("WITHSCORES");
             let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.redis.clone()).await?;
-            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-            let at = head.first().map(|(_, score)| *score as Millis);
-            (self.head, self.is_stale) = (at, false);
+            (self.head, self.is_stale) = (time_of_first(&head), false);
         }
         Ok(())
     }

@@ -18,9 +18,7 @@ const BATCH: usize = 200;
 /// Moves jobs that are due into their streams, a batch at most. `now` may be behind Redis's clock but not ahead of it.
 pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> StoreResult<()> {
     let keys = QueueKeys::new(queue);
-    let mut command = redis::cmd("ZRANGEBYSCORE");
-    command.arg(keys.due()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
-    let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
+    let members = jobs.redis.due_by(&keys.due(), now, BATCH).await?;
     let mut ids = Vec::with_capacity(members.len());
     for member in members {
         if let Ok(id) = member.parse::<JobId>() {

@@ -5,13 +5,12 @@
 
 use super::{Trust, put_off};
 use crate::{
-    id::EntryId,
     job::{Advice, Failure},
-    name::{Priority, QueueName},
+    name::QueueName,
     redis::{
         StoreResult,
         jobs::{Attempt, Claimed, Entry, Fence, Jobs, local_now},
-        keys::QueueKeys,
+        keys::{self, QueueKeys},
     },
     time::Millis,
 };
@@ -24,11 +23,8 @@ const BATCH: usize = 100;
 pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
     let now = trust.timed(jobs.now()).await?;
-    let mut command = redis::cmd("ZRANGEBYSCORE");
-    command.arg(keys.leases()).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
-    let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
     let mut spared = 0;
-    for member in members {
+    for member in jobs.redis.due_by(&keys.leases(), now, BATCH).await? {
         let Some((claimed, attempt)) = read(jobs, queue, &keys, &member).await? else {
             forget(jobs, &keys, &member).await?;
             continue;
@@ -68,18 +64,13 @@ async fn read(
     keys: &QueueKeys,
     member: &str,
 ) -> StoreResult<Option<(Claimed, Attempt)>> {
-    let Some((priority, entry)) = parse_member(member) else { return Ok(None) };
+    let Some((priority, entry)) = keys::parse_attempt(member) else { return Ok(None) };
     let text: Option<String> =
         redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.redis.clone()).await?;
     let Some(attempt) = text.as_deref().and_then(Attempt::parse) else { return Ok(None) };
     let Entry::Job(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
     let claimed = Claimed { job: *job, entry, token: None, started_at: attempt.started_at };
     Ok(Some((claimed, attempt)))
-}
-
-fn parse_member(member: &str) -> Option<(Priority, EntryId)> {
-    let (priority, entry) = member.split_once(':')?;
-    Some((Priority::try_from(priority.parse::<i64>().ok()?).ok()?, entry.parse().ok()?))
 }
 
 /// A lease without an attempt: its job ended, or somebody else's hands were in the data.

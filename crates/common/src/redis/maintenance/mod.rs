@@ -44,6 +44,7 @@ use super::{
     keys::{self, QueueKeys},
     note_interruption, script,
     subscriber::{Heard, subscribe},
+    timed::time_of_first,
 };
 use crate::{
     name::{QueueName, quoted},
@@ -104,11 +105,8 @@ async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool
 
 /// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
 async fn resign(jobs: &Jobs, who: &str) {
-    let mut redis = jobs.redis.clone();
-    let holder: Result<Option<String>, _> = redis::cmd("GET").arg(keys::MAINTAINER).query_async(&mut redis).await;
-    if matches!(holder, Ok(Some(holder)) if holder == who) {
-        let _ = redis::cmd("DEL").arg(keys::MAINTAINER).exec_async(&mut redis).await;
-    }
+    let mut call = script::RELEASE.key(keys::MAINTAINER);
+    let _ = call.arg(who).invoke_async::<i64>(&mut jobs.redis.clone()).await;
 }
 
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
@@ -341,9 +339,7 @@ async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueN
         for (queue, heads) in some.iter().zip(heads.chunks(Task::ALL.len())) {
             let times = next.entry(queue.clone()).or_default();
             for (task, head) in Task::ALL.into_iter().zip(heads) {
-                #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-                let score = head.first().map(|(_, score)| *score as Millis);
-                times.0[task as usize].0 = score;
+                times.0[task as usize].0 = time_of_first(head);
             }
         }
     }
@@ -370,8 +366,5 @@ async fn put_off(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>)
     };
     tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
     let at = jobs.now().await? + PUT_OFF_MS;
-    // Also on a full Redis, which is what it may be put off for
-    let mut call = script::DELAY_TIMER.key(set);
-    let _: i64 = call.arg(member).arg(at).invoke_async(&mut jobs.redis.clone()).await?;
-    Ok(())
+    jobs.redis.put_off(set, member, at).await
 }

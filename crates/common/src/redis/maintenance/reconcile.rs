@@ -8,9 +8,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::suspects::{self, Suspect};
+use super::suspects::Suspect;
 use crate::{
-    id::queue_tag,
     name::QueueName,
     redis::{StoreResult, jobs::Jobs, keys, keys::QueueKeys, script},
 };
@@ -110,7 +109,7 @@ impl FromStr for Cursor {
         let phase = Phase::NAMES.iter().position(|known| *known == name).ok_or(CursorError)?;
         let is_place = at.is_empty()
             || match Phase::ALL[phase] {
-                Phase::Streams => suspects::parse_place(at).is_some(),
+                Phase::Streams => keys::parse_attempt(at).is_some(),
                 _ => at.parse::<u64>().is_ok(),
             };
         if is_place { Ok(Self { phase: Phase::ALL[phase], at: at.to_owned() }) } else { Err(CursorError) }
@@ -189,9 +188,7 @@ impl Jobs {
             return Ok(None);
         }
         if repair {
-            let mut command = redis::cmd("ZADD");
-            command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
-            command.exec_async(&mut self.redis.clone()).await?;
+            self.enroll(queue).await?;
         }
         Ok(Some(Violation { kind: "queue_unregistered".into(), what: queue.to_string(), is_repaired: repair }))
     }

@@ -7,8 +7,15 @@ use redis::Value;
 use super::reconcile::{Cursor, Phase};
 use crate::{
     id::{EntryId, JobId},
+    job::KeyLimit,
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreResult, jobs::Jobs, keys::QueueKeys, script},
+    redis::{
+        StoreResult,
+        jobs::{Jobs, parsing, read_marker},
+        keys,
+        keys::QueueKeys,
+        script,
+    },
 };
 
 /// Something to look at.
@@ -59,16 +66,10 @@ impl fmt::Display for Suspect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         if let Some((priority, entry)) = self.place() {
-            write!(f, " {priority}:{entry}")?;
+            write!(f, " {}", keys::attempt(priority, entry))?;
         }
         self.id().map_or(Ok(()), |id| write!(f, " {id}"))
     }
-}
-
-/// Reads `<priority>:<entry>`.
-pub(super) fn parse_place(text: &str) -> Option<(Priority, EntryId)> {
-    let (priority, entry) = text.split_once(':')?;
-    Some((Priority::try_from(priority.parse::<i64>().ok()?).ok()?, entry.parse().ok()?))
 }
 
 type Page = (Vec<Suspect>, Option<Cursor>);
@@ -81,7 +82,11 @@ impl Jobs {
             members.iter().filter_map(|id| id.parse().ok()).map(suspect).collect::<Vec<Suspect>>()
         };
         let attempts = |members: Vec<String>| {
-            members.iter().filter_map(|member| parse_place(member)).map(|(p, e)| Suspect::Attempt(p, e)).collect()
+            members
+                .iter()
+                .filter_map(|member| keys::parse_attempt(member))
+                .map(|(p, e)| Suspect::Attempt(p, e))
+                .collect()
         };
         let (found, at) = match from.phase {
             Phase::Streams => self.entries(queue, &from.at, limit).await?,
@@ -120,7 +125,7 @@ impl Jobs {
 
     /// Entries of the queue's streams, the highest priority first.
     async fn entries(&self, queue: &QueueName, at: &str, limit: usize) -> StoreResult<(Vec<Suspect>, Option<String>)> {
-        let after = parse_place(at);
+        let after = keys::parse_attempt(at);
         let (keys, mut found) = (QueueKeys::new(queue), Vec::new());
         let rest = self.priorities(queue).await?;
         for priority in rest.into_iter().filter(|priority| after.is_none_or(|(last, _)| *priority <= last)) {
@@ -197,10 +202,10 @@ impl Jobs {
         let said = |name: &str| record.get(name).map_or("", String::as_str);
         let key = match suspect {
             Suspect::Lane(key, _) | Suspect::Held(key, _) => Some(key.clone()),
-            _ => said("l").split(' ').next().and_then(|key| key.parse().ok()),
+            _ => KeyLimit::split_field(said("l")).ok().map(|(key, _)| key),
         };
-        let lane = key.clone().unwrap_or_else(LimitKey::none);
-        let priority = said("p").parse::<i64>().ok().and_then(|number| Priority::try_from(number).ok());
+        let lane = LimitKey::or_none(key.as_ref());
+        let priority = Priority::from_text(said("p"));
         let id = suspect.id();
         let none = || keys.priorities();
         let place = suspect.place();
@@ -225,13 +230,12 @@ impl Jobs {
             .arg(key.as_ref().map_or("", LimitKey::as_str))
             .arg(&[said("s"), said("p"), said("x")])
             .arg(place.map(|(_, entry)| entry.to_string()).unwrap_or_default())
-            .arg(place.map(|(priority, entry)| crate::redis::keys::attempt(priority, entry)).unwrap_or_default())
+            .arg(place.map(|(priority, entry)| keys::attempt(priority, entry)).unwrap_or_default())
             .arg(u8::from(matches!(suspect, Suspect::Entry(.., true))))
             .invoke_async(&mut redis)
             .await?;
         let mut parts = answer.into_iter();
         let Some(kind) = parts.next() else { return Ok(None) };
-        let parsing = |error: redis::ParsingError| crate::redis::StoreError::damaged(error.to_string());
         let kind: String = redis::from_redis_value(kind).map_err(parsing)?;
         let mended: i64 = redis::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
         Ok(Some((kind, mended == 1)))
@@ -241,11 +245,6 @@ impl Jobs {
 /// An entry that holds no job is somebody else's: who claims it complains.
 fn entry_of(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Suspect> {
     let entry: EntryId = entry.parse().ok()?;
-    let has_record = marker.len() == 36;
-    let id = if has_record {
-        marker.parse().ok()?
-    } else {
-        JobId::at(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?
-    };
+    let (id, has_record) = read_marker(queue, priority, entry, marker)?;
     Some(Suspect::Entry(priority, entry, id, has_record))
 }

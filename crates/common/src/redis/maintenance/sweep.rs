@@ -9,7 +9,7 @@ use crate::{
     name::{Priority, QueueName},
     redis::{
         StoreError, StoreResult,
-        jobs::{Claimed, Consumer, Entry, Fence, Jobs, local_now},
+        jobs::{Claimed, Consumer, Entry, Fence, Jobs, local_now, parsing},
         keys::QueueKeys,
         script,
     },
@@ -106,8 +106,7 @@ async fn silent_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) ->
         Err(StoreError::Refused(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let consumers = Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply)
-        .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let consumers = Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(parsing)?;
     let holding = consumers.into_iter().filter_map(|mut fields| {
         let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
         let name = String::from_redis_value(fields.remove("name")?).ok()?;

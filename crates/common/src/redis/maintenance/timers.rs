@@ -6,7 +6,6 @@ use crate::{
     id::JobId,
     name::{LimitKey, QueueName, quoted},
     redis::{StoreResult, jobs::Jobs, keys::QueueKeys},
-    time::Millis,
 };
 
 /// Timers of a queue in one turn.
@@ -34,11 +33,8 @@ impl Timer {
 /// Sees to what is due, a batch at most.
 pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let timers = QueueKeys::new(queue).timers();
-    let now: Millis = jobs.now().await?;
-    let mut command = redis::cmd("ZRANGEBYSCORE");
-    command.arg(&timers).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(BATCH);
-    let members: Vec<String> = command.query_async(&mut jobs.redis.clone()).await?;
-    for member in members {
+    let now = jobs.now().await?;
+    for member in jobs.redis.due_by(&timers, now, BATCH).await? {
         let result = match Timer::parse(&member) {
             Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
             Some(Timer::FollowUp(id)) => jobs.follow_up_late(queue, id).await,

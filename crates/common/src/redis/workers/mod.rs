@@ -134,11 +134,9 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn worker_keys(&self) -> StoreResult<Vec<WorkerKey>> {
-        let mut connection = self.pooled().await?;
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(keys::WORKERS).arg(format!("({}", seconds * 1000 + micros / 1000)).arg("+inf");
-        let names: Vec<String> = command.query_async(&mut connection).await?;
+        command.arg(keys::WORKERS).arg(format!("({}", self.now().await?)).arg("+inf");
+        let names: Vec<String> = command.query_async(&mut self.pooled().await?).await?;
         let mut keys: Vec<WorkerKey> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
         keys.sort_unstable();
         Ok(keys)

@@ -167,7 +167,7 @@ impl Jobs {
         let KeptJob { index, mut new, now } = job;
         let id = kept.job_id(index, &new.queue);
         new.id = Some(id);
-        new.workflow = Some(Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) });
+        new.workflow = Some(kept.membership(index));
         new.parent_results = parent_results;
         match self.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
             Ok(_) => Ok(false),
@@ -225,9 +225,7 @@ impl Jobs {
 
     /// Workflows that the upkeep should look at now, a bounded number.
     pub(in crate::redis) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(keys::WORKFLOWS).arg("-inf").arg(self.now().await?).arg("LIMIT").arg(0).arg(MOST_CHECKED);
-        let ids: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
+        let ids = self.redis.due_by(keys::WORKFLOWS, self.now().await?, MOST_CHECKED).await?;
         for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
             tracing::error!(member = crate::name::quoted(stranger), "not a workflow among the workflows, removed");
             redis::cmd("ZREM").arg(keys::WORKFLOWS).arg(stranger).exec_async(&mut self.redis.clone()).await?;
@@ -257,7 +255,7 @@ impl Jobs {
     /// of it will not be known, and running it again could be wrong.
     async fn check_job(&self, kept: &Kept, KeptJob { index, new, .. }: KeptJob) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
-        let membership = Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let membership = kept.membership(index);
         match self.locate_in_queue(id, &new.queue).await? {
             Some(Located::Ended(json)) => {
                 tracing::info!(workflow = %kept.id, %id, "an end that its workflow did not hear of");

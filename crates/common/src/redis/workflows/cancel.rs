@@ -5,7 +5,7 @@ use futures_util::{TryStreamExt, stream};
 use super::{
     super::{
         StoreError, StoreResult,
-        jobs::{Ended, Jobs, Located, NotCancelled, local_now, stored_new},
+        jobs::{Ended, Jobs, Located, NotMoved, local_now, stored_new},
         keys::QueueKeys,
         script,
     },
@@ -16,7 +16,7 @@ use crate::{
     id::{JobId, WorkflowId},
     job::{
         NewJob, State,
-        workflow::{End, Membership, WorkflowState},
+        workflow::{End, WorkflowState},
     },
 };
 
@@ -78,18 +78,18 @@ impl Jobs {
 
     pub(super) async fn cancel_job(&self, kept: &Kept, KeptJob { index, mut new, .. }: KeptJob) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
-        let membership = Membership { workflow: kept.id, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let membership = kept.membership(index);
         new.workflow = Some(membership);
         // It may come to be between the look and the script
         for _ in 0..3 {
             match self.cancel(id).await? {
                 Ok(_) => {}
-                Err(NotCancelled::Unknown) => {
+                Err(NotMoved::Unknown) => {
                     if !self.cancel_unborn(id, new.clone()).await? {
                         continue;
                     }
                 }
-                Err(NotCancelled::Conflict(_)) => {
+                Err(NotMoved::Conflict(_)) => {
                     if let Some(Located::Ended(json)) = self.locate_in_queue(id, &new.queue).await? {
                         self.record_end(membership, id, &json).await?;
                     }

@@ -2,14 +2,14 @@
 
 use super::super::{
     StoreError, StoreResult,
-    jobs::{Jobs, local_now},
+    jobs::{Jobs, Reckoning},
     keys,
 };
 use crate::{
     id::{JobId, WorkflowId},
     job::{
         NewJob, State,
-        workflow::{Callback, End, Kind, MOST_JOBS, Progress, WorkflowState},
+        workflow::{Callback, End, Kind, MOST_JOBS, Membership, Progress, WorkflowState},
     },
     json::Object,
     name::QueueName,
@@ -64,7 +64,12 @@ impl Kept {
     }
 
     pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
-        self.id.job(u32::try_from(index).unwrap_or(u32::MAX), queue)
+        self.id.job(self.membership(index).index, queue)
+    }
+
+    /// What the job with that index has to know of the workflow.
+    pub(super) fn membership(&self, index: usize) -> Membership {
+        Membership { workflow: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 }
 
@@ -131,15 +136,11 @@ impl Jobs {
         }
         let texts: Texts = command.query_async(&mut self.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
-        let mut clock = None;
+        let mut reckoning = Reckoning::new(self);
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(kept.id, "lacks a job"))?;
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
-            let now = match clock {
-                Some(now) => now,
-                None if NewJob::mentions_time(&body) => *clock.insert(self.now().await?),
-                None => local_now(),
-            };
+            let now = reckoning.now_for(&body).await?;
             let new = NewJob::parse(&body, now).map_err(|error| damaged(kept.id, &error.to_string()))?;
             jobs.push(KeptJob { index, new, now });
         }

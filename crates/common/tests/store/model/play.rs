@@ -6,7 +6,7 @@ use common::{
     job::{Advice, State},
     redis::{
         jobs::{
-            Claim, Claimed, Consumer, Ended, Fence, Located, NotCancelled, Purge, Recorded, Refused, Settled, local_now,
+            Claim, Claimed, Consumer, Ended, Fence, Located, NotMoved, Purge, Recorded, Refused, Settled, local_now,
         },
         maintenance,
     },
@@ -204,7 +204,7 @@ impl<'a> Play<'a> {
     async fn cancel(&mut self, which: usize) -> Option<usize> {
         let job = self.job(which, &[])?;
         let outcome = self.kit.jobs.cancel(self.world.jobs[job].id).await.expect("redis runs");
-        assert!(!matches!(outcome, Err(NotCancelled::Unknown)), "the job is there");
+        assert!(!matches!(outcome, Err(NotMoved::Unknown)), "the job is there");
         assert_eq!(outcome.is_ok(), self.world.cancel(job));
         Some(job)
     }
