@@ -4,6 +4,8 @@ mod attempt;
 mod bell;
 mod bridge;
 mod claim;
+#[doc(hidden)]
+pub mod command;
 mod commit;
 mod doorbell;
 mod handlers;
@@ -20,6 +22,8 @@ use common::cli;
 /// # Errors
 /// Settings that cannot be used, and what keeps the worker from working.
 pub fn main() -> anyhow::Result<()> {
+    // Before anything else: this process may have been started to become a program
+    command::launch::intercept();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli::run_service(
         "queue-worker",
         |settings| settings.queue_worker.listen,

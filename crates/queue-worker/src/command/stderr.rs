@@ -1,0 +1,211 @@
+//! What a program says on its standard error: lines of progress, and diagnostics of which the end is kept.
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+use tokio::{process::ChildStderr, sync::watch};
+
+use super::pipes::read_all;
+
+/// The end of stderr that is kept with an error.
+pub const KEPT_STDERR_BYTES: usize = 64 << 10;
+/// A line of progress that is longer is none.
+const LONGEST_PROGRESS_BYTES: usize = 4096;
+const PROGRESS: &[u8] = b"@progress";
+
+/// How far a program is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// From 0 to 100.
+    pub percent: f64,
+    /// In the program's words, at most some 4000 bytes.
+    pub message: Option<String>,
+}
+
+impl Progress {
+    /// Reads a line: `@progress 40` or `@progress {"percent": 40, "message": "..."}`.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(line.strip_prefix(PROGRESS)?).ok()?;
+        let given = text.trim();
+        if !text.starts_with([' ', '\t']) {
+            return None;
+        }
+        let (percent, message) = if given.starts_with('{') {
+            let object: Value = serde_json::from_str(given).ok()?;
+            let message = match object.get("message") {
+                None | Some(Value::Null) => None,
+                Some(message) => Some(message.as_str()?.to_owned()),
+            };
+            (object.get("percent")?.as_f64()?, message)
+        } else {
+            (given.parse().ok()?, None)
+        };
+        (0.0..=100.0).contains(&percent).then_some(Self { percent, message })
+    }
+}
+
+/// Takes stderr in as it comes.
+pub(super) struct Diagnostics {
+    kept: VecDeque<u8>,
+    /// The beginning of a line that may become one of progress.
+    line: Vec<u8>,
+    /// Whether the current line still may.
+    may_be_progress: bool,
+    progress: watch::Sender<Option<Progress>>,
+}
+
+impl Diagnostics {
+    pub(super) fn new(progress: watch::Sender<Option<Progress>>) -> Self {
+        Self { kept: VecDeque::new(), line: Vec::new(), may_be_progress: true, progress }
+    }
+
+    pub(super) async fn read(&mut self, stderr: ChildStderr) {
+        read_all(stderr, |chunk| self.take(chunk)).await;
+    }
+
+    /// The end of what was said, without lines of progress.
+    pub(super) fn finish(mut self) -> String {
+        self.end_line();
+        let bytes = self.kept.make_contiguous();
+        // Of a character that was cut in two the second half says nothing
+        let cut = bytes.iter().take(3).take_while(|byte| (0x80..0xC0).contains(*byte)).count();
+        String::from_utf8_lossy(&bytes[cut..]).into_owned()
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            let is_end = piece.ends_with(b"\n");
+            if self.may_be_progress {
+                self.line.extend_from_slice(piece);
+                let compared = self.line.len().min(PROGRESS.len());
+                if self.line[..compared] != PROGRESS[..compared] || self.line.len() > LONGEST_PROGRESS_BYTES {
+                    self.keep_line();
+                    self.may_be_progress = false;
+                }
+            } else {
+                self.keep(piece);
+            }
+            if is_end {
+                self.end_line();
+            }
+        }
+    }
+
+    /// A line is complete.
+    fn end_line(&mut self) {
+        match Progress::parse(&self.line) {
+            Some(progress) => {
+                self.line.clear();
+                self.progress.send_replace(Some(progress));
+            }
+            None => self.keep_line(),
+        }
+        self.may_be_progress = true;
+    }
+
+    fn keep_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        self.keep(&line);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(KEPT_STDERR_BYTES)..];
+        let surplus = (self.kept.len() + bytes.len()).saturating_sub(KEPT_STDERR_BYTES);
+        self.kept.drain(..surplus);
+        self.kept.extend(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is kept and every progress that is told, when stderr comes in pieces of so many bytes.
+    fn taken(stderr: &[u8], piece_bytes: usize) -> (String, Vec<Progress>) {
+        let (sender, mut receiver) = watch::channel(None);
+        let mut diagnostics = Diagnostics::new(sender);
+        let mut told = Vec::new();
+        for piece in stderr.chunks(piece_bytes) {
+            diagnostics.take(piece);
+            if receiver.has_changed().expect("the sender is here") {
+                told.extend(receiver.borrow_and_update().clone());
+            }
+        }
+        let kept = diagnostics.finish();
+        // The sender is gone, but not what it sent last
+        let last = receiver.borrow().clone().filter(|last| told.last() != Some(last));
+        told.extend(last);
+        (kept, told)
+    }
+
+    fn percents(stderr: &str) -> Vec<f64> {
+        taken(stderr.as_bytes(), 1).1.iter().map(|progress| progress.percent).collect()
+    }
+
+    #[test]
+    fn progress_is_told_and_the_rest_is_kept_however_the_bytes_come() {
+        let stderr = "begin\n@progress 40\n@prog\n@progress {\"percent\":62.5,\"message\":\"半分\"}\nend";
+        for piece_bytes in [1, 2, 3, 7, 1000] {
+            let (kept, told) = taken(stderr.as_bytes(), piece_bytes);
+            assert_eq!(kept, "begin\n@prog\nend", "in pieces of {piece_bytes}");
+            let last = Progress { percent: 62.5, message: Some("半分".to_owned()) };
+            assert_eq!(told.last(), Some(&last), "in pieces of {piece_bytes}");
+        }
+        assert_eq!(percents(stderr), [40.0, 62.5]);
+    }
+
+    #[test]
+    fn a_last_line_without_a_newline_counts() {
+        assert_eq!(percents("@progress 99"), [99.0]);
+    }
+
+    #[test]
+    fn both_ends_of_the_scale_are_progress() {
+        assert_eq!(percents("@progress 0\n@progress\t100\r\n"), [0.0, 100.0]);
+    }
+
+    #[test]
+    fn what_is_no_progress_is_ignored_and_stays() {
+        for line in [
+            "@progress",
+            "@progress ",
+            "@progress40",
+            "@progress -1",
+            "@progress 100.1",
+            "@progress NaN",
+            "@progress inf",
+            "@progress 40 %",
+            "@progress {\"percent\":\"40\"}",
+            "@progress {\"percent\":40",
+            "@progress {\"message\":\"half\"}",
+            "@progress {\"percent\":40,\"message\":1}",
+            " @progress 40",
+            "x@progress 40",
+        ] {
+            let (kept, told) = taken(format!("{line}\n").as_bytes(), 5);
+            assert_eq!((kept, told), (format!("{line}\n"), vec![]));
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_for_progress_is_not_held_back() {
+        let (sender, _receiver) = watch::channel(None);
+        let mut diagnostics = Diagnostics::new(sender);
+        for _ in 0..100 {
+            diagnostics.take(b"@progress ");
+            diagnostics.take(&[b'0'; 1000]);
+            assert!(diagnostics.line.len() <= LONGEST_PROGRESS_BYTES);
+        }
+        assert!(diagnostics.kept.len() > LONGEST_PROGRESS_BYTES);
+    }
+
+    #[test]
+    fn the_end_is_kept_and_begins_with_a_whole_character() {
+        let long: String = "半".repeat(KEPT_STDERR_BYTES);
+        for piece_bytes in [1000, 1 << 20] {
+            let (kept, _) = taken(long.as_bytes(), piece_bytes);
+            assert_eq!(kept.len(), KEPT_STDERR_BYTES - KEPT_STDERR_BYTES % 3);
+            assert!(kept.chars().all(|character| character == '半'));
+        }
+    }
+}
