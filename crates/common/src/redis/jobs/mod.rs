@@ -16,6 +16,7 @@
 //! | `lane` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
+//! | `arrivals` | waits for jobs without taking them |
 //! | `fence` | which attempt a call means |
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `fence` | which attempt a call is about |
@@ -32,6 +33,7 @@
 //! | `stored` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
+mod arrivals;
 mod available;
 mod cancel;
 mod chosen_id;
@@ -64,6 +66,7 @@ use crate::{
     time::Millis,
 };
 
+pub use arrivals::Watched;
 pub use cancel::{Cancelled, NotCancelled};
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};

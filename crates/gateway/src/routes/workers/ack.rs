@@ -1,4 +1,4 @@
-//! A job is done.
+//! Jobs are done.
 
 use actix_web::{http::StatusCode, web};
 use common::{
@@ -12,16 +12,23 @@ use common::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{active, fence, id, stale};
+use super::{active, fence, id, settle, stale};
 use crate::{
-    body::JsonBody,
+    body::BatchBody,
     error::{ApiError, Code},
     routes::{Answer, ojs},
     startup::Services,
 };
 
 #[derive(Deserialize)]
-struct Ack<'a> {
+struct Acks<'a> {
+    #[serde(borrow)]
+    acks: Option<Vec<&'a RawValue>>,
+    worker_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Ack<'a> {
     job_id: String,
     worker_id: Option<String>,
     token: Option<String>,
@@ -29,12 +36,31 @@ struct Ack<'a> {
     result: Option<&'a RawValue>,
 }
 
-pub(in crate::routes) async fn ack(services: web::Data<Services>, body: JsonBody) -> Answer {
-    let request: Ack = body.parse()?;
+/// One job, or several as `{"acks": [...]}`.
+pub(in crate::routes) async fn ack(services: web::Data<Services>, body: BatchBody) -> Answer {
+    let Acks { acks: Some(items), worker_id } = body.parse()? else {
+        return Ok(ojs(StatusCode::OK, one(&services, body.parse()?).await?));
+    };
+    settle::bounded("acks", &items)?;
+    let worker = worker_id.as_deref();
+    super::worker(worker_id.clone())?;
+    let results = settle::each(&items, async |raw| one(&services, read(raw, worker)?).await).await;
+    Ok(ojs(StatusCode::OK, format!("{{\"results\":{results}}}")))
+}
+
+/// One of several; the worker is that of all of them unless it says another.
+pub(super) fn read<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<Ack<'a>, ApiError> {
+    let mut ack: Ack = settle::item(raw)?;
+    ack.worker_id = ack.worker_id.or_else(|| worker.map(ToOwned::to_owned));
+    Ok(ack)
+}
+
+/// Records that a job is done; the JSON of the answer.
+pub(super) async fn one(services: &Services, request: Ack<'_>) -> Result<String, ApiError> {
     let fence = fence(request.token, request.worker_id)?;
     let id = id(&request.job_id)?;
-    let result = result(&services, request.result)?;
-    let claimed = active(&services, id, Event::Succeed).await?;
+    let result = result(services, request.result)?;
+    let claimed = active(services, id, Event::Succeed).await?;
     let now = local_now();
     let ended = Ended::completed(&claimed.job, result, Some(claimed.started_at), now);
     match services.jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await? {
@@ -45,7 +71,7 @@ pub(in crate::routes) async fn ack(services: web::Data<Services>, body: JsonBody
     let answer = json!({
         "acknowledged": true, "id": id, "job_id": id, "state": "completed", "completed_at": time::format(now),
     });
-    Ok(ojs(StatusCode::OK, answer.to_string()))
+    Ok(answer.to_string())
 }
 
 fn result<'a>(services: &Services, given: Option<&'a RawValue>) -> Result<Option<&'a str>, ApiError> {

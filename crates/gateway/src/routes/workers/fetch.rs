@@ -1,4 +1,9 @@
 //! Handing jobs out to programs that ask for them.
+//!
+//! A fetch may bring along how earlier jobs ended (`acks`, `nacks`), so that a program under load needs one request for
+//! each job, or for each batch: it is the fetch that has them and not the other way round, because the one who asks for the
+//! next jobs has any number of outcomes to tell, of both kinds. They are recorded before anything is taken, and answered
+//! whatever becomes of the rest.
 
 use std::time::Duration;
 
@@ -6,13 +11,19 @@ use actix_web::{http::StatusCode, web};
 use common::{
     job::request::LONGEST_LIMIT_MS,
     name::{QueueName, WorkerId},
-    redis::jobs::{Claim, Claimed, Fence},
+    redis::jobs::Claimed,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::worker;
+use super::{
+    ack, nack,
+    settle::{self, MOST_SETTLED},
+    take::{self, Wanted},
+    worker,
+};
 use crate::{
-    body::JsonBody,
+    body::BatchBody,
     error::ApiError,
     routes::{Answer, ojs},
     startup::Services,
@@ -20,81 +31,72 @@ use crate::{
 
 const MOST_QUEUES: usize = 100;
 const MOST_FETCHED: usize = 100;
-/// Jobs claimed in one go: each may be as large as a request body.
-const CLAIMED_AT_ONCE: usize = 10;
-/// A fetch asks for no more once it has this much.
-const ENOUGH_BYTES: usize = 4 << 20;
-/// Expired jobs that one fetch clears away.
-const MOST_EXPIRED: usize = 100;
 
 #[derive(Deserialize)]
-struct Fetch {
+struct Fetch<'a> {
     queues: Vec<String>,
     worker_id: Option<String>,
     count: Option<u64>,
     visibility_timeout_ms: Option<u64>,
+    wait_ms: Option<u64>,
+    #[serde(borrow)]
+    acks: Option<Vec<&'a RawValue>>,
+    #[serde(borrow)]
+    nacks: Option<Vec<&'a RawValue>>,
 }
 
-pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBody) -> Answer {
+pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: BatchBody) -> Answer {
     let request: Fetch = body.parse()?;
-    let queues = queues(&request.queues)?;
-    let count = count(request.count)?;
-    let worker = worker(request.worker_id)?;
-    let lease = request.visibility_timeout_ms.map(lease).transpose()?;
+    let worker = worker(request.worker_id.clone())?;
+    let wanted = Wanted {
+        queues: queues(&request.queues)?,
+        count: count(request.count)?,
+        worker: worker.clone(),
+        lease: request.visibility_timeout_ms.map(lease).transpose()?,
+    };
+    let wait = wait(request.wait_ms, services.settings.gateway.max_wait)?;
+    let settled = settle(&services, &request).await?;
     if let Some(worker) = &worker {
         let most = services.settings.jobs.max_pull_workers;
         services.pull_workers.fetched(&services.redis, most, worker, &request.queues).await;
     }
-    let mut fetched = Vec::new();
-    for queue in &queues {
-        let by = Claim::Pull { worker: worker.as_ref(), lease };
-        match fetch_from(&services, queue, by, count, &mut fetched).await {
-            Ok(()) => {}
-            // What was handed out before must reach the client: it is leased to it
-            Err(error) if !fetched.is_empty() => {
-                tracing::warn!(%queue, %error, fetched = fetched.len(), "fetch cut short");
-                break;
-            }
-            Err(error) => return Err(error),
+    let taken = take::take(&services, wanted, wait).await;
+    let mut members = Vec::with_capacity(4);
+    let jobs = match taken {
+        Ok(jobs) => jobs,
+        // What was recorded before must be answered
+        Err(error) if !settled.is_empty() => {
+            members.push(settle::error(&error));
+            Vec::new()
         }
-    }
-    for claimed in &fetched {
+        Err(error) => return Err(error),
+    };
+    for claimed in &jobs {
         services.jobs.record_start(claimed, worker.as_ref());
     }
-    let jobs: Vec<String> = fetched.iter().map(|claimed| shown(claimed, worker.as_ref())).collect();
-    Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}]}}", jobs.join(","))))
+    let jobs: Vec<String> = jobs.iter().map(|claimed| shown(claimed, worker.as_ref())).collect();
+    members.push(format!("\"jobs\":[{}]", jobs.join(",")));
+    members.extend(settled);
+    Ok(ojs(StatusCode::OK, format!("{{{}}}", members.join(","))))
 }
 
-/// Takes jobs of one queue until `count` are fetched, or enough bytes. Jobs that expired while they waited are discarded
-/// on the way, a bounded number of them.
-async fn fetch_from(
-    services: &Services,
-    queue: &QueueName,
-    by: Claim<'_>,
-    count: usize,
-    fetched: &mut Vec<Claimed>,
-) -> Result<(), ApiError> {
-    let (mut priorities, mut expired) = (Vec::new(), 0);
-    let bytes = |claimed: &Claimed| {
-        claimed.job.envelope.as_str().len() + claimed.job.parent_results.as_ref().map_or(0, String::len)
-    };
-    let size = |fetched: &[Claimed]| fetched.iter().map(bytes).sum::<usize>();
-    while fetched.len() < count && expired < MOST_EXPIRED && size(fetched) < ENOUGH_BYTES {
-        let claimed =
-            services.jobs.claim(queue, &mut priorities, (count - fetched.len()).min(CLAIMED_AT_ONCE), by).await?.jobs;
-        if claimed.is_empty() {
-            break;
-        }
-        let (late, fresh): (Vec<_>, Vec<_>) =
-            claimed.into_iter().partition(|claimed| claimed.job.is_expired(claimed.started_at));
-        fetched.extend(fresh);
-        for claimed in &late {
-            let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
-            services.jobs.expire(claimed, &fence).await?;
-            expired += 1;
-        }
+/// Records what the request brought along; a member of the answer for each kind that it brought.
+async fn settle(services: &Services, request: &Fetch<'_>) -> Result<Vec<String>, ApiError> {
+    let count = |items: Option<&Vec<&RawValue>>| items.map_or(0, Vec::len);
+    if count(request.acks.as_ref()) + count(request.nacks.as_ref()) > MOST_SETTLED {
+        return Err(ApiError::invalid(format!("acks and nacks must together have at most {MOST_SETTLED} items")));
     }
-    Ok(())
+    let worker = request.worker_id.as_deref();
+    let mut members = Vec::new();
+    if let Some(acks) = &request.acks {
+        let results = settle::each(acks, async |raw| ack::one(services, ack::read(raw, worker)?).await).await;
+        members.push(format!("\"acks\":{results}"));
+    }
+    if let Some(nacks) = &request.nacks {
+        let results = settle::each(nacks, async |raw| nack::one(services, nack::read(raw, worker)?).await).await;
+        members.push(format!("\"nacks\":{results}"));
+    }
+    Ok(members)
 }
 
 fn shown(claimed: &Claimed, worker: Option<&WorkerId>) -> String {
@@ -128,4 +130,13 @@ fn lease(ms: u64) -> Result<Duration, ApiError> {
             "visibility_timeout_ms must be an integer of milliseconds from 1 to {LONGEST_LIMIT_MS}"
         )))
     }
+}
+
+fn wait(ms: Option<u64>, most: Duration) -> Result<Duration, ApiError> {
+    let wait = Duration::from_millis(ms.unwrap_or_default());
+    if wait > most {
+        let most = most.as_millis();
+        return Err(ApiError::invalid(format!("wait_ms must be an integer of milliseconds from 0 to {most}")));
+    }
+    Ok(wait)
 }

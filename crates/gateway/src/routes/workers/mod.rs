@@ -7,6 +7,8 @@ mod ack;
 mod fetch;
 mod heartbeat;
 mod nack;
+mod settle;
+mod take;
 
 use common::{
     id::JobId,

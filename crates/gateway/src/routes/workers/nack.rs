@@ -1,4 +1,4 @@
-//! A job failed, or is handed back.
+//! Jobs failed, or are handed back.
 
 use actix_web::{http::StatusCode, web};
 use common::{
@@ -11,16 +11,23 @@ use common::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{active, fence, id, stale};
+use super::{active, fence, id, settle, stale};
 use crate::{
-    body::JsonBody,
+    body::BatchBody,
     error::ApiError,
     routes::{Answer, ojs},
     startup::Services,
 };
 
 #[derive(Deserialize)]
-struct Nack<'a> {
+struct Nacks<'a> {
+    #[serde(borrow)]
+    nacks: Option<Vec<&'a RawValue>>,
+    worker_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Nack<'a> {
     job_id: String,
     worker_id: Option<String>,
     token: Option<String>,
@@ -60,15 +67,34 @@ impl Reported<'_> {
     }
 }
 
-pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBody) -> Answer {
-    let request: Nack = body.parse()?;
+/// One job, or several as `{"nacks": [...]}`.
+pub(in crate::routes) async fn nack(services: web::Data<Services>, body: BatchBody) -> Answer {
+    let Nacks { nacks: Some(items), worker_id } = body.parse()? else {
+        return Ok(ojs(StatusCode::OK, one(&services, body.parse()?).await?));
+    };
+    settle::bounded("nacks", &items)?;
+    let worker = worker_id.as_deref();
+    super::worker(worker_id.clone())?;
+    let results = settle::each(&items, async |raw| one(&services, read(raw, worker)?).await).await;
+    Ok(ojs(StatusCode::OK, format!("{{\"results\":{results}}}")))
+}
+
+/// One of several; the worker is that of all of them unless it says another.
+pub(super) fn read<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<Nack<'a>, ApiError> {
+    let mut nack: Nack = settle::item(raw)?;
+    nack.worker_id = nack.worker_id.or_else(|| worker.map(ToOwned::to_owned));
+    Ok(nack)
+}
+
+/// Records that a job failed, or hands it back; the JSON of the answer.
+pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String, ApiError> {
     let fence = fence(request.token, request.worker_id)?;
     let id = id(&request.job_id)?;
     if request.error.is_none() && !request.requeue {
         return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
     }
     let event = if request.requeue { Event::Release } else { Event::Retry };
-    let claimed = active(&services, id, event).await?;
+    let claimed = active(services, id, event).await?;
     let max_attempts = claimed.job.summary.max_attempts;
     let mut answer = ObjectWriter::default();
     let (id_text, attempt) = (id.to_string(), claimed.job.history.current_attempt());
@@ -92,7 +118,7 @@ pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBod
             Settled::DoneBefore | Settled::Stale => return Err(stale(id)),
         },
     }
-    Ok(ojs(StatusCode::OK, answer.finish()))
+    Ok(answer.finish())
 }
 
 fn write_failure(answer: &mut ObjectWriter, id: JobId, recorded: &Recorded) -> Result<(), ApiError> {
