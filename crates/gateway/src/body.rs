@@ -6,7 +6,7 @@ use actix_web::{
     http::header::{self, HeaderMap},
     web::{Bytes, BytesMut, Data},
 };
-use common::json;
+use common::json::{self, JsonError};
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::Deserialize;
 
@@ -95,12 +95,14 @@ impl JsonBody {
         if self.bytes.is_empty() {
             return Err(ApiError::new(Code::InvalidPayload, "body is not valid JSON: it is empty"));
         }
-        let parsed = json::parse(&self.bytes, self.depth_limit)?;
+        let parsed = json::parse(&self.bytes, self.depth_limit);
         // A struct could also be read from an array, member by member
-        if self.bytes.trim_ascii_start().first() != Some(&b'{') {
+        if self.bytes.trim_ascii_start().first() != Some(&b'{')
+            && matches!(parsed, Ok(_) | Err(JsonError::Unexpected(_)))
+        {
             return Err(ApiError::invalid("body has the wrong shape: it must be a JSON object"));
         }
-        Ok(parsed)
+        Ok(parsed?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Galley's HTTP interface. `main` only wires: settings, telemetry, build, run until a signal.
 
+mod arrivals;
 mod body;
 mod code;
 mod context;

@@ -18,7 +18,7 @@ use common::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
+use crate::{arrivals::Arrivals, context, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -29,6 +29,7 @@ pub(crate) struct Services {
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
     pub(crate) waiting: WaitingRoom,
+    pub(crate) arrivals: Arrivals,
     pub(crate) events: EventHub,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
@@ -56,10 +57,12 @@ impl Application {
         let stopping = CancellationToken::new();
         let stop_streams = CancellationToken::new();
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
+        let jobs = Jobs::new(&redis, &settings, log);
         let services = Services {
             events: hub,
             pull_workers: Arc::default(),
-            jobs: Jobs::new(&redis, &settings, log),
+            arrivals: Arrivals::open(&jobs, stopping.clone()),
+            jobs,
             waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),

@@ -1,5 +1,6 @@
 //! Galley as its users meet it: real processes, real HTTP, a real Redis, a real browser.
 
+mod acks;
 mod bad_input;
 mod batches;
 mod browser;
@@ -13,6 +14,7 @@ mod jobs;
 mod kit;
 mod limits;
 mod progress;
+mod pull;
 mod queues;
 mod running;
 mod seed;

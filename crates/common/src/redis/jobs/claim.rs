@@ -245,30 +245,6 @@ impl Jobs {
     }
 }
 
-impl Jobs {
-    /// Waits for an entry on one of the streams that was handed to nobody yet, without taking it; false when none came.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn has_undelivered(
-        &self,
-        connection: &mut Dedicated,
-        streams: &[(QueueName, Priority)],
-        block: Duration,
-    ) -> StoreResult<bool> {
-        let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS");
-        let mut delivered = Vec::with_capacity(streams.len());
-        for (queue, priority) in streams {
-            let stream = QueueKeys::new(queue).stream(*priority);
-            delivered.push(last_delivered(&mut self.redis.clone(), &stream).await?);
-            read.arg(stream);
-        }
-        let reply: Value = connection.query(read.arg(delivered)).await?;
-        Ok(reply != Value::Nil)
-    }
-}
-
 /// The last entry of a stream that was handed to anybody; `0-0` when none was.
 pub(super) async fn last_delivered(redis: &mut impl ConnectionLike, stream: &str) -> StoreResult<String> {
     let groups: Vec<HashMap<String, Value>> = redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(redis).await?;
@@ -276,7 +252,7 @@ pub(super) async fn last_delivered(redis: &mut impl ConnectionLike, stream: &str
     last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(parsing)
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -16,6 +16,7 @@
 //! | `lane` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
+//! | `arrivals` | waits for jobs without taking them |
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
@@ -31,6 +32,7 @@
 //! | `stored` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
+mod arrivals;
 mod available;
 mod cancel;
 mod chosen_id;
@@ -65,6 +67,7 @@ use crate::{
     time::Millis,
 };
 
+pub use arrivals::Watched;
 pub use cancel::NotMoved;
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
 pub(super) use claim::{parsing, read_streams};

@@ -1,0 +1,137 @@
+//! Waiting for jobs without taking them: a plain read that blocks from where handing out has come to.
+//!
+//! It serves those for whom a blocking claim would be wrong: queues with limits, which a claim must ask, and many who
+//! wait at once, of whom nobody can say beforehand who gets the job.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::{FromRedisValue, RedisResult, Value};
+
+use super::{
+    Jobs,
+    claim::{millis, parsing},
+    queues::sorted_priorities,
+};
+use crate::{
+    name::{Priority, QueueName},
+    redis::{StoreError, StoreResult, dedicated::Dedicated, keys::QueueKeys},
+};
+
+/// Where nothing was handed out yet.
+const START: &str = "0";
+
+/// A stream, and the last entry of it that was handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// The queue.
+    pub queue: QueueName,
+    /// Whose stream of it.
+    pub priority: Priority,
+    delivered: String,
+}
+
+impl Jobs {
+    /// The streams of these queues, each where handing out has come to, in two round trips. What is not there, or is not
+    /// what it should be, is left out.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn to_watch<'a>(&self, queues: impl IntoIterator<Item = &'a QueueName>) -> StoreResult<Vec<Watched>> {
+        let queues: Vec<&QueueName> = queues.into_iter().collect();
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for queue in &queues {
+            pipeline.cmd("SMEMBERS").arg(QueueKeys::new(queue).priorities());
+        }
+        let members: Vec<RedisResult<Vec<String>>> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let mut streams = Vec::new();
+        for (queue, members) in queues.into_iter().zip(members) {
+            let priorities = sorted_priorities(&in_its_place(members)?.unwrap_or_default());
+            streams.extend(priorities.into_iter().map(|priority| (queue.clone(), priority)));
+        }
+        self.positions(streams).await
+    }
+
+    async fn positions(&self, streams: Vec<(QueueName, Priority)>) -> StoreResult<Vec<Watched>> {
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for (queue, priority) in &streams {
+            pipeline.cmd("XINFO").arg("GROUPS").arg(QueueKeys::new(queue).stream(*priority));
+        }
+        let groups: Vec<RedisResult<Vec<HashMap<String, Value>>>> =
+            pipeline.query_async(&mut self.redis.clone()).await?;
+        let mut watched = Vec::with_capacity(streams.len());
+        for ((queue, priority), groups) in streams.into_iter().zip(groups) {
+            let Some(groups) = in_its_place(groups)? else { continue };
+            let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
+            let last = last.and_then(|last| String::from_redis_value(last).ok());
+            watched.push(Watched { queue, priority, delivered: last.unwrap_or_else(|| START.to_owned()) });
+        }
+        Ok(watched)
+    }
+
+    /// Waits for an entry on one of the streams that was not handed out when they were looked up, without taking it;
+    /// the queues that have one, none when the time was over.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn arrivals(
+        &self,
+        connection: &mut Dedicated,
+        streams: &[Watched],
+        block: Duration,
+    ) -> StoreResult<Vec<QueueName>> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS");
+        let keys: Vec<String> =
+            streams.iter().map(|watched| QueueKeys::new(&watched.queue).stream(watched.priority)).collect();
+        read.arg(&keys);
+        for watched in streams {
+            read.arg(&watched.delivered);
+        }
+        let reply: Value = connection.query(&read).await?;
+        let arrived: HashMap<String, Value> = Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default();
+        let mut queues: Vec<QueueName> = streams
+            .iter()
+            .zip(keys)
+            .filter(|(_, key)| arrived.contains_key(key))
+            .map(|(watched, _)| watched.queue.clone())
+            .collect();
+        queues.dedup();
+        Ok(queues)
+    }
+
+    /// Waits for an entry on one of the streams that was handed to nobody yet, without taking it; false when none came.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn has_undelivered(
+        &self,
+        connection: &mut Dedicated,
+        streams: &[(QueueName, Priority)],
+        block: Duration,
+    ) -> StoreResult<bool> {
+        let watched = self.positions(streams.to_vec()).await?;
+        Ok(!self.arrivals(connection, &watched, block).await?.is_empty())
+    }
+}
+
+/// What was found, or none where there is something else that Galley did not put there. It must not keep the others from
+/// being watched.
+fn in_its_place<T: Default>(found: RedisResult<T>) -> StoreResult<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        // Nothing is there: whatever comes into its place is new
+        Err(error) if error.code() == Some("ERR") => Ok(Some(T::default())),
+        Err(error) => match StoreError::from(error) {
+            error @ StoreError::Unavailable(_) => Err(error),
+            error => {
+                tracing::warn!(%error, "a queue cannot be watched");
+                Ok(None)
+            }
+        },
+    }
+}

@@ -1,0 +1,102 @@
+//! Signs of life: leases are renewed, and directives given.
+
+use std::collections::HashSet;
+
+use actix_web::{http::StatusCode, web};
+use common::{
+    id::JobId,
+    name::WorkerId,
+    redis::{
+        jobs::{Fence, Located, PULL, local_now},
+        workers::{RunningJob, WorkerState},
+    },
+    time,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{fence, id};
+use crate::{
+    body::JsonBody,
+    error::{ApiError, Code},
+    pull_workers,
+    routes::{Answer, ojs},
+    startup::Services,
+};
+
+const MOST_BEATS: usize = 1000;
+
+#[derive(Deserialize)]
+struct Beat {
+    worker_id: Option<String>,
+    state: Option<String>,
+    hostname: Option<String>,
+    pid: Option<u32>,
+    concurrency: Option<usize>,
+    #[serde(default, alias = "active_job_ids")]
+    active_jobs: Vec<String>,
+    #[serde(default)]
+    tokens: std::collections::HashMap<String, String>,
+}
+
+pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: JsonBody) -> Answer {
+    let beat: Beat = body.parse()?;
+    if beat.active_jobs.len() > MOST_BEATS {
+        return Err(ApiError::invalid(format!("active_jobs must have at most {MOST_BEATS} ids")));
+    }
+    let worker_id = beat.worker_id.ok_or_else(|| ApiError::invalid("worker_id is required"))?;
+    let ids: Vec<JobId> = beat.active_jobs.iter().map(|text| id(text)).collect::<Result<_, _>>()?;
+    let (mut planted, mut stale) = (None, Vec::new());
+    for id in ids {
+        let token = beat.tokens.get(&id.to_string()).cloned();
+        match renew(&services, id, &fence(token, Some(worker_id.clone()))?).await? {
+            Some(Some(directive)) => planted = Some(directive),
+            Some(None) => {}
+            None => stale.push(id),
+        }
+    }
+    if !stale.is_empty() && stale.len() == beat.active_jobs.len() {
+        return Err(ApiError::new(Code::Conflict, "none of active_jobs is this worker's any more"));
+    }
+    let worker = WorkerId::try_from(worker_id)?;
+    let lost: HashSet<String> = stale.iter().map(ToString::to_string).collect();
+    let held = beat.active_jobs.into_iter().filter(|id| !lost.contains(id));
+    let jobs: Vec<RunningJob> = held.map(|id| RunningJob { id, more: None }).collect();
+    let noted = pull_workers::Beat {
+        state: beat.state.as_deref().and_then(reported_state),
+        hostname: beat.hostname.map(|name| name.chars().take(255).collect()),
+        pid: beat.pid,
+        concurrency: beat.concurrency,
+        active_jobs: jobs.len(),
+        jobs,
+    };
+    let most = services.settings.jobs.max_pull_workers;
+    let order = services.pull_workers.beat(&services.redis, most, &worker, noted).await?;
+    let asked = order.map_or("running", |order| order.directive.as_str());
+    let state = planted.as_deref().unwrap_or(asked);
+    let answer = json!({ "state": state, "stale_jobs": stale, "server_time": time::format(local_now()) });
+    Ok(ojs(StatusCode::OK, answer.to_string()))
+}
+
+fn reported_state(word: &str) -> Option<WorkerState> {
+    match word {
+        "running" => Some(WorkerState::Running),
+        "quiet" => Some(WorkerState::Quiet),
+        "terminate" => Some(WorkerState::Terminating),
+        _ => None,
+    }
+}
+
+/// Renews one lease: none when the attempt is stale, else the directive that the suites planted, if that is allowed.
+async fn renew(services: &Services, id: JobId, fence: &Fence) -> Result<Option<Option<String>>, ApiError> {
+    let Some(Located::Queued { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
+        return Ok(None);
+    };
+    if holder.consumer != PULL || !services.jobs.heartbeat(&job, entry, fence, None).await? {
+        return Ok(None);
+    }
+    if !services.settings.gateway.test_directives {
+        return Ok(Some(None));
+    }
+    Ok(Some(job.envelope.parts().ok().and_then(|parts| parts.test_directive())))
+}
