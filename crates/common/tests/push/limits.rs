@@ -128,3 +128,21 @@ async fn dropping_a_push_closes_its_connection_and_frees_its_place() {
         post(&endpoint).await.expect("a place, and a closed breaker");
     }
 }
+
+#[tokio::test]
+async fn a_trial_that_is_dropped_leaves_its_turn_to_another() {
+    let server = Server::start([Reply::new(500, "", ""), Reply::Hang, Reply::ok("1")]).await;
+    let open = Duration::from_mins(30);
+    let endpoint = endpoint(&server, |settings| settings.breaker = BreakerSettings { failures: 1, open });
+    assert_eq!(failed(&endpoint).await.code, "push_server_error");
+    pass(open).await;
+    let trial = tokio::spawn({
+        let endpoint = endpoint.clone();
+        async move { post(&endpoint).await }
+    });
+    server.has_requests(2).await;
+    assert_eq!(failed(&endpoint).await.code, "push_breaker_open", "one tries at a time");
+    trial.abort();
+    assert!(trial.await.is_err_and(|error| error.is_cancelled()));
+    post(&endpoint).await.expect("another may try");
+}
