@@ -7,6 +7,7 @@
 //! | [`job`] | what a job is: pure code |
 //! | [`cron`] | jobs that are made again and again by the clock: pure code |
 //! | [`redis`] | the store |
+//! | [`push`] | requests to endpoints of others, who are not trusted |
 //! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
 
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod job;
 pub mod json;
 pub mod name;
 pub mod ops;
+pub mod push;
 pub mod redis;
 pub mod settings;
 pub mod shutdown;

@@ -1,0 +1,162 @@
+//! What comes back: a result, a refusal, or too much.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, header::RETRY_AFTER};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::error::{Failure, Kind};
+use crate::json;
+
+/// Nothing is put off for longer, whatever a receiver asks for.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// How much is read of an answer that is no success, in bytes.
+const EXCERPT_BYTES: usize = 4096;
+
+/// How much of that is shown.
+const EXCERPT_CHARACTERS: usize = 256;
+
+/// Levels that a result may be nested: as deep as what clients may send by default.
+const DEPTH_LIMIT: usize = 64;
+
+/// An answer with a status of 2xx.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// 200 to 299. A 202 may mean that the work is not done yet.
+    pub status: u16,
+    /// JSON as it came; other text as a JSON string; nothing for an empty body or one that is not UTF-8.
+    pub body: Option<Box<RawValue>>,
+}
+
+/// Reads the body of a success, up to a limit.
+pub(super) async fn read_result(body: Incoming, limit_bytes: usize) -> Result<Option<Box<RawValue>>, Failure> {
+    match Limited::new(body, limit_bytes).collect().await {
+        Ok(collected) => result(&collected.to_bytes(), limit_bytes),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit_bytes)),
+        Err(error) => Err(Failure::new(Kind::Broken, format!("the answer broke off: {error}"))),
+    }
+}
+
+fn too_large(limit_bytes: usize) -> Failure {
+    Failure::new(Kind::AnswerTooLarge, format!("the answer has more than {limit_bytes} bytes"))
+}
+
+/// A receiver that answers `OK` has done the work: to call that a failure would do it again.
+fn result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>>, Failure> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    if let Ok(json) = json::parse::<&RawValue>(bytes, DEPTH_LIMIT) {
+        return Ok(Some(json.to_owned()));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
+    match to_raw_value(text) {
+        // Escapes make it longer
+        Ok(json) if json.get().len() <= limit_bytes => Ok(Some(json)),
+        _ => Err(too_large(limit_bytes)),
+    }
+}
+
+/// Reads the beginning of an answer that is no success, whatever comes of it.
+pub(super) async fn read_excerpt(mut body: Incoming, into: &mut Vec<u8>) {
+    while into.len() < EXCERPT_BYTES {
+        let Some(Ok(frame)) = body.frame().await else { break };
+        if let Some(data) = frame.data_ref() {
+            into.extend_from_slice(&data[..data.len().min(EXCERPT_BYTES - into.len())]);
+        }
+    }
+}
+
+/// The beginning of an answer as text for a message, without what was sent and is nobody's business: error pages like to
+/// repeat it.
+pub(super) fn excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = &'a SecretString>) -> String {
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    for secret in hidden {
+        text = text.replace(secret.expose_secret(), "***");
+    }
+    let printable: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let words: Vec<&str> = printable.split_whitespace().collect();
+    words.join(" ").chars().take(EXCERPT_CHARACTERS).collect()
+}
+
+/// How long the receiver wants to be left alone: seconds or a date. A date that is over says nothing.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?
+    };
+    (!wait.is_zero()).then_some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(bytes: &[u8]) -> Option<String> {
+        result(bytes, 40).expect("small enough").map(|json| json.get().to_owned())
+    }
+
+    #[test]
+    fn json_is_kept_as_it_came_and_text_as_a_string() {
+        for (body, expected) in [
+            (&b""[..], None),
+            (b" \r\n", None),
+            (br#"{"a": 9007199254740993, "a":1e400}"#, Some(r#"{"a": 9007199254740993, "a":1e400}"#)),
+            (b"null\n", Some("null")),
+            (b"OK", Some(r#""OK""#)),
+            (b"{} {}", Some(r#""{} {}""#)),
+            (b"\xff\xfe", None),
+        ] {
+            assert_eq!(shown(body).as_deref(), expected, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_that_no_client_could_read_is_text() {
+        let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        let json = result(deep.as_bytes(), 1000).expect("small enough").expect("a result");
+        assert_eq!(json.get(), format!("\"{deep}\""));
+    }
+
+    #[test]
+    fn text_must_be_small_as_json_too() {
+        assert_eq!(result(&[1; 10], 40).expect_err("60 bytes of escapes").kind, Kind::AnswerTooLarge);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_failure_is_short_printable_and_without_secrets() {
+        let secret = SecretString::from("geheim".to_owned());
+        assert_eq!(excerpt(b"a\x1b[31m\r\n  b\xff token=geheim", [&secret]), "a [31m b\u{fffd} token=***");
+        assert_eq!(excerpt(&[b'x'; 4096], []).chars().count(), EXCERPT_CHARACTERS);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_at_most_a_day() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
+        for (text, seconds) in [
+            ("120", Some(120)),
+            (" 1 ", Some(1)),
+            ("0", None),
+            ("99999999999999999999999", Some(86_400)),
+            ("86401", Some(86_400)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sunday, 06-Nov-94 08:50:37 GMT", Some(60)),
+            ("Sat, 06 Nov 2094 08:50:37 GMT", Some(86_400)),
+            ("Sun, 06 Nov 1994 08:49:36 GMT", None),
+            ("-5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().expect("a value"))]);
+            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{text:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! A circuit breaker: leaves a receiver alone that failed several times in a row. Pure; the clock is an argument.
+//!
+//! Closed, it lets everything pass and counts failures in a row. Open, it lets nothing pass until its time is over; then one
+//! request tries, and what becomes of that closes it or opens it again. What began before the last change of state has no
+//! say any more: a hundred requests that time out together open it once.
+
+use std::time::{Duration, Instant};
+
+/// When a breaker opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// Failures in a row that open it: 1 to 1000.
+    pub failures: u32,
+    /// How long it stays open: 1 ms to a day.
+    pub open: Duration,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self { failures: 5, open: Duration::from_secs(30) }
+    }
+}
+
+/// What became of a request that was let pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver answers.
+    Good,
+    /// It does not.
+    Bad,
+    /// It asks to be left alone for this long.
+    BadFor(Duration),
+    /// Nothing was learnt: the request was dropped, or never sent.
+    Unknown,
+}
+
+/// Leave to send one request. What became of it is to be recorded, whatever it was.
+#[derive(Debug)]
+#[must_use = "what became of the request is to be recorded"]
+pub struct Pass {
+    turn: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Instant },
+    Trying,
+}
+
+/// The breaker of one endpoint.
+#[derive(Debug)]
+pub struct Breaker {
+    settings: BreakerSettings,
+    state: State,
+    /// Counts changes of state, so that late news can be told.
+    turn: u64,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(settings: BreakerSettings) -> Self {
+        Self { settings, state: State::Closed { failures: 0 }, turn: 0 }
+    }
+
+    /// Asks for leave to send a request.
+    ///
+    /// # Errors
+    /// It is open: how long to wait before asking again.
+    pub fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
+        match self.state {
+            State::Closed { .. } => {}
+            State::Open { until } if now < until => return Err(until - now),
+            State::Open { .. } => self.change(State::Trying),
+            // How the trial ends is not known; if badly, it opens for this long
+            State::Trying => return Err(self.settings.open),
+        }
+        Ok(Pass { turn: self.turn })
+    }
+
+    /// Records what became of a request.
+    #[expect(clippy::needless_pass_by_value, reason = "a pass is used up: nothing is recorded twice")]
+    pub fn record(&mut self, pass: Pass, outcome: Outcome, now: Instant) {
+        if pass.turn != self.turn {
+            return;
+        }
+        match (self.state, outcome) {
+            // Nothing passes while it is open
+            (State::Open { .. }, _) | (State::Closed { .. }, Outcome::Unknown) => {}
+            (State::Closed { .. }, Outcome::Good) => self.state = State::Closed { failures: 0 },
+            (State::Closed { failures }, Outcome::Bad) if failures + 1 < self.settings.failures => {
+                self.state = State::Closed { failures: failures + 1 };
+            }
+            (_, Outcome::Bad) => self.change(State::Open { until: now + self.settings.open }),
+            (_, Outcome::BadFor(wait)) => self.change(State::Open { until: now + wait }),
+            (State::Trying, Outcome::Good) => self.change(State::Closed { failures: 0 }),
+            // Somebody else may try
+            (State::Trying, Outcome::Unknown) => self.change(State::Open { until: now }),
+        }
+    }
+
+    fn change(&mut self, state: State) {
+        self.state = state;
+        self.turn += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, open: Duration::from_millis(100) };
+
+    fn after(start: Instant, millis: u64) -> Instant {
+        start + Duration::from_millis(millis)
+    }
+
+    fn fail(breaker: &mut Breaker, times: u32, now: Instant) {
+        for _ in 0..times {
+            let pass = breaker.admit(now).expect("closed");
+            breaker.record(pass, Outcome::Bad, now);
+        }
+    }
+
+    #[test]
+    fn it_opens_after_failures_in_a_row_and_one_request_tries_when_its_time_is_over() {
+        let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        fail(&mut breaker, 2, start);
+        let pass = breaker.admit(start).expect("closed");
+        breaker.record(pass, Outcome::Good, start);
+        fail(&mut breaker, 3, start);
+        assert_eq!(breaker.admit(after(start, 40)).expect_err("open"), Duration::from_millis(60));
+        let trial = breaker.admit(after(start, 100)).expect("its time is over");
+        assert_eq!(breaker.admit(after(start, 100)).expect_err("one trial"), SETTINGS.open);
+        breaker.record(trial, Outcome::Bad, after(start, 110));
+        assert_eq!(breaker.admit(after(start, 110)).expect_err("open again"), SETTINGS.open);
+        let trial = breaker.admit(after(start, 210)).expect("its time is over");
+        breaker.record(trial, Outcome::Good, after(start, 220));
+        fail(&mut breaker, 2, after(start, 220));
+        assert!(breaker.admit(after(start, 220)).is_ok(), "closed, and the count begins anew");
+    }
+
+    #[test]
+    fn a_trial_that_was_dropped_leaves_its_place_to_another() {
+        let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        fail(&mut breaker, 3, start);
+        let trial = breaker.admit(after(start, 100)).expect("its time is over");
+        breaker.record(trial, Outcome::Unknown, after(start, 100));
+        assert!(breaker.admit(after(start, 100)).is_ok());
+    }
+
+    #[test]
+    fn what_began_before_it_opened_neither_closes_it_nor_keeps_it_open() {
+        let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        let late: Vec<Pass> = (0..2).map(|_| breaker.admit(start).expect("closed")).collect();
+        fail(&mut breaker, 3, start);
+        for (pass, outcome) in late.into_iter().zip([Outcome::Good, Outcome::Bad]) {
+            breaker.record(pass, outcome, after(start, 50));
+            assert_eq!(breaker.admit(after(start, 50)).expect_err("open"), Duration::from_millis(50));
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_asks_to_be_left_alone_is() {
+        let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        let pass = breaker.admit(start).expect("closed");
+        breaker.record(pass, Outcome::BadFor(Duration::from_secs(7)), start);
+        assert_eq!(breaker.admit(start).expect_err("open"), Duration::from_secs(7));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Admit,
+        /// Which of the requests under way, and what became of it.
+        Record(usize, Outcome),
+        Pass(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let outcome = prop_oneof![
+            1 => Just(Outcome::Good),
+            4 => Just(Outcome::Bad),
+            1 => (0_u64..300).prop_map(|millis| Outcome::BadFor(Duration::from_millis(millis))),
+            1 => Just(Outcome::Unknown),
+        ];
+        let step = prop_oneof![
+            3 => Just(Step::Admit),
+            3 => (0_usize..8, outcome).prop_map(|(which, outcome)| Step::Record(which, outcome)),
+            1 => (0_u64..150).prop_map(Step::Pass),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_stays_shut_and_never_lets_two_try(steps in steps()) {
+            let (mut breaker, mut now) = (Breaker::new(SETTINGS), Instant::now());
+            let mut under_way: Vec<Pass> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Admit => {
+                        let was = breaker.state;
+                        match breaker.admit(now) {
+                            Ok(pass) => {
+                                prop_assert!(was != State::Trying, "two tried at once");
+                                under_way.push(pass);
+                            }
+                            Err(wait) => prop_assert!(!wait.is_zero()),
+                        }
+                    }
+                    Step::Record(which, outcome) if !under_way.is_empty() => {
+                        let pass = under_way.swap_remove(which % under_way.len());
+                        let (was, is_late) = (breaker.state, pass.turn != breaker.turn);
+                        breaker.record(pass, outcome, now);
+                        prop_assert!(!is_late || breaker.state == was, "late news changed it");
+                        if let State::Closed { failures } = breaker.state {
+                            prop_assert!(failures < SETTINGS.failures);
+                        }
+                    }
+                    Step::Record(..) => {}
+                    Step::Pass(millis) => now += Duration::from_millis(millis),
+                }
+            }
+            // Whatever happened: when all have ended and time has passed, somebody may try
+            for pass in under_way {
+                breaker.record(pass, Outcome::Unknown, now);
+            }
+            prop_assert!(breaker.admit(now + Duration::from_millis(300)).is_ok());
+        }
+    }
+}

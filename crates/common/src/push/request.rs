@@ -1,0 +1,158 @@
+//! One request, from what is to be sent to what goes over the wire.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
+};
+use http_body_util::Full;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::{
+    EndpointSettings,
+    error::{Failure, Kind},
+    settings,
+    signature::sign,
+};
+
+/// Headers of one request, names and values together.
+pub const MOST_HEADER_BYTES: usize = 16 * 1024;
+/// Longest `webhook-id`.
+pub const LONGEST_ID_BYTES: usize = 256;
+
+const AGENT: &str = concat!("galley/", env!("CARGO_PKG_VERSION"));
+
+/// What the HTTP binding of `CloudEvents` encodes in the value of a `ce-` header.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// What is sent once.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The `webhook-id`: the same for every attempt, so that receivers can tell repetitions.
+    pub id: &'a str,
+    /// Values for the placeholders of the URL.
+    pub values: &'a [(&'a str, &'a str)],
+    /// Such as `ce-*`, `traceparent` and `content-type`, which is `application/json` if it is not here. The values of `ce-*`
+    /// may be any text: they are encoded as `CloudEvents` has it. The fixed headers of the endpoint come before these.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The body, signed and sent as it is.
+    pub body: Bytes,
+}
+
+/// The request as it is sent now: signatures are of this moment.
+pub(super) fn build(
+    request: &Request<'_>,
+    settings: &EndpointSettings,
+    now: SystemTime,
+) -> Result<http::Request<Full<Bytes>>, Failure> {
+    let invalid = |message: String| Failure::new(Kind::RequestInvalid, message);
+    let uri = settings.url.expand(request.values).map_err(|error| invalid(error.to_string()))?;
+    let mut built = http::Request::new(Full::new(request.body.clone()));
+    *built.method_mut() = Method::POST;
+    *built.uri_mut() = uri;
+    let headers = built.headers_mut();
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    add(headers, request.headers).map_err(invalid)?;
+    for (name, value) in settings.headers.map() {
+        headers.insert(name, value.clone());
+    }
+    add_signature(headers, request, settings, now).map_err(invalid)?;
+    Ok(built)
+}
+
+fn add(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {
+    let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MOST_HEADER_BYTES {
+        return Err(format!("headers must have at most {MOST_HEADER_BYTES} bytes together, got {bytes}"));
+    }
+    for (name, text) in given {
+        let name = settings::header_name(name).map_err(|allowed| format!("a request must have {allowed}"))?;
+        let value = if name.as_str().starts_with("ce-") {
+            HeaderValue::try_from(utf8_percent_encode(text, ENCODED).to_string())
+        } else {
+            HeaderValue::from_str(text)
+        };
+        headers.insert(&name, value.map_err(|_| format!("header {name} must have visible characters"))?);
+    }
+    Ok(())
+}
+
+fn add_signature(
+    headers: &mut HeaderMap,
+    request: &Request<'_>,
+    settings: &EndpointSettings,
+    now: SystemTime,
+) -> Result<(), String> {
+    let id = request.id;
+    // A full stop could move the border between id and timestamp in what is signed
+    let is_allowed =
+        (1..=LONGEST_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'.');
+    if !is_allowed {
+        return Err(format!(
+            "an id must have 1 to {LONGEST_ID_BYTES} visible ASCII characters and no full stop, got {}",
+            crate::name::quoted(id)
+        ));
+    }
+    let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut insert = |name: &'static str, value: &str| {
+        let value = HeaderValue::from_str(value).map_err(|error| error.to_string())?;
+        headers.insert(HeaderName::from_static(name), value);
+        Ok(())
+    };
+    insert("webhook-id", id)?;
+    insert("webhook-timestamp", &timestamp.to_string())?;
+    if settings.secrets.is_empty() {
+        return Ok(());
+    }
+    insert("webhook-signature", &sign(&settings.secrets, id, timestamp, &request.body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::push::{FixedHeaders, UrlTemplate};
+
+    fn headers(id: &str, given: &[(&str, &str)]) -> Result<HeaderMap, String> {
+        let mut settings = EndpointSettings::new(UrlTemplate::parse("http://a.test/", &[]).expect("allowed"));
+        settings.headers = FixedHeaders::parse([("authorization", "Bearer x")]).expect("allowed");
+        let request = Request { id, values: &[], headers: given, body: Bytes::new() };
+        let now = UNIX_EPOCH + std::time::Duration::from_millis(5_999);
+        build(&request, &settings, now).map(|built| built.headers().clone()).map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn a_request_says_what_it_is_and_fixed_headers_come_first() {
+        let sent = headers("j-1", &[("Authorization", "Bearer y"), ("traceparent", "00-1"), ("ce-type", "é \"%\n")]);
+        let sent = sent.expect("allowed");
+        for (name, value) in [
+            ("authorization", "Bearer x"),
+            ("traceparent", "00-1"),
+            ("ce-type", "%C3%A9%20%22%25%0A"),
+            ("content-type", "application/json"),
+            ("webhook-id", "j-1"),
+            ("webhook-timestamp", "5"),
+        ] {
+            assert_eq!(sent.get(name).map(HeaderValue::as_bytes), Some(value.as_bytes()), "{name}");
+        }
+        assert!(!sent.contains_key("webhook-signature"), "there is no secret to sign with");
+        let sent = headers("j-1", &[("content-type", "text/plain")]).expect("allowed");
+        assert_eq!(sent["content-type"], "text/plain");
+    }
+
+    #[test]
+    fn ids_and_headers_that_could_be_taken_for_something_else_are_refused() {
+        for id in ["", "a.b", "a b", "a\r\nb", "é", &"a".repeat(257)] {
+            assert!(headers(id, &[]).expect_err(id).starts_with("an id must"), "{id}");
+        }
+        let long = "x".repeat(MOST_HEADER_BYTES);
+        for (name, value) in
+            [("webhook-id", "x"), ("host", "x"), ("a\r\n", "x"), ("a", "x\r\ny: z"), ("ce-a", long.as_str())]
+        {
+            assert!(headers("a", &[(name, value)]).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What an endpoint is made of, checked once.
+
+use std::{net::IpAddr, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use url::Host;
+
+use super::{address, breaker::BreakerSettings, network::Network, signature::Secret, template::UrlTemplate};
+use crate::name::quoted;
+
+/// Secrets at a time: the new one, and the old one while they are exchanged.
+pub const MOST_SECRETS: usize = 2;
+/// Fixed headers of an endpoint.
+pub const MOST_HEADERS: usize = 32;
+/// No push takes longer.
+pub const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
+/// No endpoint is used by more requests at a time.
+pub const MOST_CONCURRENT: usize = 10_000;
+/// No answer may be larger.
+pub const LARGEST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Where and how to push.
+#[derive(Debug, Clone)]
+pub struct EndpointSettings {
+    /// Where to.
+    pub url: UrlTemplate,
+    /// What to sign with: none, one, or two while they are exchanged.
+    pub secrets: Vec<Secret>,
+    /// For everything: waiting for a place, connecting, sending, the whole answer. 1 ms to an hour.
+    pub timeout: Duration,
+    /// For a connection with TLS, the resolution of its name included. 1 ms to an hour.
+    pub connect_timeout: Duration,
+    /// Whether this machine and private networks may be connected to.
+    pub allow_private: bool,
+    /// Requests at a time: 1 to 10000. Others wait for a place.
+    pub concurrency: usize,
+    /// When to leave the receiver alone.
+    pub breaker: BreakerSettings,
+    /// Sent with every request, such as `authorization`.
+    pub headers: FixedHeaders,
+    /// Largest answer, and largest result: 1 to 16777216 bytes.
+    pub answer_limit_bytes: usize,
+}
+
+impl EndpointSettings {
+    /// The defaults: 15 s, of which 3 s to connect, 16 at a time, at most 1 MiB back, public addresses only, unsigned.
+    #[must_use]
+    pub fn new(url: UrlTemplate) -> Self {
+        Self {
+            url,
+            secrets: Vec::new(),
+            timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(3),
+            allow_private: false,
+            concurrency: 16,
+            breaker: BreakerSettings::default(),
+            headers: FixedHeaders::default(),
+            answer_limit_bytes: 1024 * 1024,
+        }
+    }
+
+    pub(super) fn check(&self, network: &Network) -> Result<(), EndpointError> {
+        let timeouts = Duration::from_millis(1)..=LONGEST_TIMEOUT;
+        let opens = Duration::from_millis(1)..=Duration::from_hours(24);
+        for (is_allowed, allowed) in [
+            (self.secrets.len() <= MOST_SECRETS, "at most 2 secrets"),
+            (timeouts.contains(&self.timeout), "a timeout of 1 ms to an hour"),
+            (timeouts.contains(&self.connect_timeout), "a connect_timeout of 1 ms to an hour"),
+            ((1..=MOST_CONCURRENT).contains(&self.concurrency), "a concurrency of 1 to 10000"),
+            ((1..=1000).contains(&self.breaker.failures), "a breaker with 1 to 1000 failures"),
+            (opens.contains(&self.breaker.open), "a breaker that is open for 1 ms to 24 hours"),
+            (
+                (1..=LARGEST_ANSWER_BYTES).contains(&self.answer_limit_bytes),
+                "a limit of answers of 1 to 16777216 bytes",
+            ),
+            (
+                !self.url.is_https() || network.has_roots(),
+                "root certificates to use https: install ca-certificates or set SSL_CERT_FILE",
+            ),
+        ] {
+            if !is_allowed {
+                return Err(EndpointError(allowed.to_owned()));
+            }
+        }
+        // Not the only place where addresses are looked at, but one where somebody reads the message
+        let spelled = match self.url.host() {
+            Host::Ipv4(v4) => IpAddr::from(*v4),
+            Host::Ipv6(v6) => IpAddr::from(*v6),
+            Host::Domain(_) => return Ok(()),
+        };
+        address::check(spelled, self.allow_private).map_err(|error| EndpointError(format!("another address: {error}")))
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an endpoint must have {0}")]
+pub struct EndpointError(String);
+
+/// Headers that are sent with every request. Their values are not shown.
+#[derive(Debug, Clone, Default)]
+pub struct FixedHeaders(HeaderMap);
+
+impl FixedHeaders {
+    /// Headers by name and value.
+    ///
+    /// # Errors
+    /// Not a header, one that Galley sets itself, one that is there twice, or too many.
+    pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, EndpointError> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name = header_name(name).map_err(EndpointError)?;
+            let mut value = HeaderValue::from_str(value)
+                .map_err(|_| EndpointError(format!("visible characters in the value of header {name}")))?;
+            value.set_sensitive(true);
+            if map.insert(&name, value).is_some() {
+                return Err(EndpointError(format!("header {name} once")));
+            }
+            if map.len() > MOST_HEADERS {
+                return Err(EndpointError(format!("at most {MOST_HEADERS} headers")));
+            }
+        }
+        Ok(Self(map))
+    }
+
+    pub(super) fn map(&self) -> &HeaderMap {
+        &self.0
+    }
+}
+
+/// What follows from the request itself, or would change what is sent behind it.
+const RESERVED: [&str; 14] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+
+/// A header that is not Galley's to set.
+pub(super) fn header_name(name: &str) -> Result<HeaderName, String> {
+    let parsed = HeaderName::try_from(name).map_err(|_| format!("a header name of letters, got {}", quoted(name)))?;
+    if RESERVED.contains(&parsed.as_str()) {
+        return Err(format!("no header {parsed}: it is set by Galley or not at all"));
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::push::Names;
+
+    fn check(url: &str, change: impl FnOnce(&mut EndpointSettings)) -> Result<(), String> {
+        let mut settings = EndpointSettings::new(UrlTemplate::parse(url, &["type"]).expect(url));
+        change(&mut settings);
+        let network = Network::new(Names::System, []).expect("TLS");
+        settings.check(&network).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn bounds_are_kept_and_named() {
+        let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().expect("a secret");
+        assert_eq!(check("http://a.test/", |_| ()), Ok(()));
+        let refused = |result: Result<(), String>, word: &str| {
+            let error = result.expect_err(word);
+            assert!(error.starts_with("an endpoint must have ") && error.contains(word), "{error}");
+        };
+        refused(check("http://a.test/", |s| s.secrets = vec![secret; 3]), "at most 2 secrets");
+        refused(check("http://a.test/", |s| s.timeout = Duration::ZERO), "a timeout");
+        refused(check("http://a.test/", |s| s.timeout = Duration::from_secs(3601)), "a timeout");
+        refused(check("http://a.test/", |s| s.connect_timeout = Duration::ZERO), "a connect_timeout");
+        refused(check("http://a.test/", |s| s.concurrency = 0), "a concurrency");
+        refused(check("http://a.test/", |s| s.breaker.failures = 0), "failures");
+        refused(check("http://a.test/", |s| s.breaker.open = Duration::ZERO), "open for");
+        refused(check("http://a.test/", |s| s.answer_limit_bytes = 0), "answers");
+        refused(check("https://a.test/", |_| ()), "SSL_CERT_FILE");
+    }
+
+    #[test]
+    fn an_address_that_will_be_refused_is_refused_at_once() {
+        for url in ["http://127.0.0.1/", "http://[::1]:8080/{type}", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/"] {
+            assert!(check(url, |_| ()).expect_err(url).contains("is refused"));
+            assert_eq!(check(url, |settings| settings.allow_private = true), Ok(()));
+        }
+        for url in ["http://169.254.169.254/", "http://2852039166/", "http://[fd00:ec2::254]/", "http://0/"] {
+            assert!(check(url, |settings| settings.allow_private = true).expect_err(url).contains("is refused"));
+        }
+    }
+
+    #[test]
+    fn headers_are_ordinary_ones_and_their_values_are_not_shown() {
+        for (name, value) in [
+            ("Host", "a"),
+            ("Webhook-Signature", "v1,x"),
+            ("content-length", "1"),
+            ("", "x"),
+            ("a b", "x"),
+            ("a", "x\r\nb: c"),
+        ] {
+            assert!(FixedHeaders::parse([(name, value)]).is_err(), "{name}");
+        }
+        assert!(FixedHeaders::parse([("a", "1"), ("A", "2")]).is_err(), "twice");
+        let headers = FixedHeaders::parse([("Authorization", "Bearer geheim")]).expect("allowed");
+        assert!(!format!("{headers:?}").contains("geheim"));
+    }
+}

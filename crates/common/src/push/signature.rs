@@ -1,0 +1,213 @@
+//! Signatures as Standard Webhooks has them, with a shared secret: `v1,` and HMAC-SHA256 over `<id>.<timestamp>.<body>`.
+//!
+//! Leaves out asymmetric signatures (`v1a`).
+
+use std::str::FromStr;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde::Deserialize;
+use sha2::Sha256;
+
+/// How far the clocks of sender and receiver may be apart, in seconds. What is older may be a replay.
+pub const TOLERANCE_SECONDS: u64 = 300;
+
+const PREFIX: &str = "whsec_";
+const VERSION: &str = "v1,";
+
+/// A secret that sender and receiver share: `whsec_` and 24 to 64 bytes in base64. It is never shown.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Secret(SecretSlice<u8>);
+
+/// A secret that cannot be used. Says nothing of what was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a signing secret must be {PREFIX} and 24 to 64 bytes in base64")]
+pub struct SecretError;
+
+impl FromStr for Secret {
+    type Err = SecretError;
+
+    /// The prefix may be missing, as with the libraries of Standard Webhooks.
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        let bytes = STANDARD.decode(text.strip_prefix(PREFIX).unwrap_or(text)).map_err(|_| SecretError)?;
+        let secret = SecretSlice::from(bytes);
+        if (24..=64).contains(&secret.expose_secret().len()) { Ok(Self(secret)) } else { Err(SecretError) }
+    }
+}
+
+impl TryFrom<String> for Secret {
+    type Error = SecretError;
+
+    fn try_from(text: String) -> Result<Self, SecretError> {
+        SecretString::from(text).expose_secret().parse()
+    }
+}
+
+impl Secret {
+    /// As people write it, without the prefix: to be looked for in texts that must not have it.
+    pub(super) fn in_base64(&self) -> SecretString {
+        STANDARD.encode(self.0.expose_secret()).into()
+    }
+
+    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
+        // HMAC takes keys of any length: the library's error cannot occur, and an empty MAC would fit nothing
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
+        for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+/// The value of `webhook-signature`: a signature with each secret. A receiver needs one that fits, so both the old and the new
+/// secret work while they are exchanged.
+#[must_use]
+pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: u64, body: &[u8]) -> String {
+    let timestamp = timestamp_seconds.to_string();
+    let mut all = String::with_capacity(48 * secrets.len());
+    for secret in secrets {
+        if !all.is_empty() {
+            all.push(' ');
+        }
+        all.push_str(VERSION);
+        STANDARD.encode_string(secret.mac(id, &timestamp, body).finalize().into_bytes(), &mut all);
+    }
+    all
+}
+
+/// The three headers as they came.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// `webhook-id`
+    pub id: &'a str,
+    /// `webhook-timestamp`
+    pub timestamp: &'a str,
+    /// `webhook-signature`
+    pub signature: &'a str,
+}
+
+/// Why a request is not to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Untrusted {
+    /// The timestamp is no number.
+    #[error("webhook-timestamp must be seconds since 1970")]
+    NoTimestamp,
+    /// The timestamp is too far away.
+    #[error("webhook-timestamp must be within {TOLERANCE_SECONDS} s of now")]
+    NotNow,
+    /// No signature fits.
+    #[error("webhook-signature must have a v1 signature of this id, timestamp and body with a known secret")]
+    NoMatch,
+}
+
+/// Whether a request was signed with one of the secrets, within [`TOLERANCE_SECONDS`] of now. For receivers in Rust.
+///
+/// # Errors
+/// Why it is not to be trusted.
+pub fn verify(secrets: &[Secret], signed: Signed<'_>, body: &[u8], now_seconds: u64) -> Result<(), Untrusted> {
+    let timestamp: u64 = signed.timestamp.parse().map_err(|_| Untrusted::NoTimestamp)?;
+    if timestamp.abs_diff(now_seconds) > TOLERANCE_SECONDS {
+        return Err(Untrusted::NotNow);
+    }
+    let signatures = signed.signature.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix(VERSION)?).ok());
+    for signature in signatures {
+        for secret in secrets {
+            // Compares in constant time
+            if secret.mac(signed.id, signed.timestamp, body).verify_slice(&signature).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+    Err(Untrusted::NoMatch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors that the libraries of Standard Webhooks test themselves with: secret, id, timestamp, body, signature.
+    const PUBLISHED: [(&str, &str, u64, &str, &str); 2] = [
+        (
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
+        (
+            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+            1_649_367_553,
+            r#"{"email":"test@example.com","username":"test_user"}"#,
+            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+        ),
+    ];
+
+    fn secret(text: &str) -> Secret {
+        text.parse().expect("a secret")
+    }
+
+    #[test]
+    fn the_published_vectors_are_made_and_accepted() {
+        for (key, id, timestamp, body, signature) in PUBLISHED {
+            assert_eq!(sign(&[secret(key)], id, timestamp, body.as_bytes()), signature);
+            let signed = Signed { id, timestamp: &timestamp.to_string(), signature };
+            assert_eq!(verify(&[secret(key)], signed, body.as_bytes(), timestamp), Ok(()));
+            let bare = key.strip_prefix("whsec_").expect("a prefix");
+            assert_eq!(verify(&[secret(bare)], signed, body.as_bytes(), timestamp), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_changed_body_id_or_timestamp_a_wrong_key_and_a_replay_are_rejected() {
+        let (key, id, timestamp, body, signature) = PUBLISHED[0];
+        let (keys, other) = ([secret(key)], [secret(PUBLISHED[1].0)]);
+        let at = timestamp.to_string();
+        let next = (timestamp + 1).to_string();
+        let good = Signed { id, timestamp: &at, signature };
+        let body = body.as_bytes();
+        assert_eq!(verify(&keys, good, br#"{"test": 2432232315}"#, timestamp), Err(Untrusted::NoMatch));
+        assert_eq!(verify(&keys, Signed { id: "msg_x", ..good }, body, timestamp), Err(Untrusted::NoMatch));
+        assert_eq!(verify(&keys, Signed { timestamp: &next, ..good }, body, timestamp), Err(Untrusted::NoMatch));
+        assert_eq!(verify(&other, good, body, timestamp), Err(Untrusted::NoMatch));
+        assert_eq!(verify(&[], good, body, timestamp), Err(Untrusted::NoMatch));
+        assert_eq!(verify(&keys, good, body, timestamp + TOLERANCE_SECONDS), Ok(()));
+        assert_eq!(verify(&keys, good, body, timestamp + TOLERANCE_SECONDS + 1), Err(Untrusted::NotNow));
+        assert_eq!(verify(&keys, good, body, timestamp - TOLERANCE_SECONDS - 1), Err(Untrusted::NotNow));
+        for text in ["", "-1", "1e9", "99999999999999999999"] {
+            assert_eq!(verify(&keys, Signed { timestamp: text, ..good }, body, timestamp), Err(Untrusted::NoTimestamp));
+        }
+        for text in ["", "v1,", "v1", &signature[..9], &signature[3..], &signature.replacen("v1", "v2", 1)] {
+            let result = verify(&keys, Signed { signature: text, ..good }, body, timestamp);
+            assert_eq!(result, Err(Untrusted::NoMatch), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn while_secrets_are_exchanged_a_receiver_may_know_either() {
+        let (old, new) = (secret(PUBLISHED[0].0), secret(PUBLISHED[1].0));
+        let signature = sign(&[new.clone(), old.clone()], "a", 5, b"\xff\x00");
+        assert_eq!(signature.split(' ').count(), 2);
+        let signed = Signed { id: "a", timestamp: "5", signature: &signature };
+        for known in [[old], [new]] {
+            assert_eq!(verify(&known, signed, b"\xff\x00", 5), Ok(()));
+        }
+    }
+
+    #[test]
+    fn secrets_have_24_to_64_bytes_and_are_shown_by_nothing() {
+        for (length, is_allowed) in [(0, false), (23, false), (24, true), (64, true), (65, false)] {
+            let text = format!("whsec_{}", STANDARD.encode(vec![b'k'; length]));
+            assert_eq!(text.parse::<Secret>().is_ok(), is_allowed, "{length}");
+        }
+        let bad = "whsec_this is not base64!!".parse::<Secret>().expect_err("not base64").to_string();
+        assert!(!bad.contains("this"), "{bad}");
+        let json = serde_json::from_str::<Secret>(r#""whsec_geheim""#).expect_err("too short").to_string();
+        assert!(!json.contains("geheim"), "{json}");
+        let shown = format!("{:?}", secret(PUBLISHED[0].0));
+        assert!(shown.contains("REDACTED") && !shown.contains("MfKQ") && !shown.contains("49, 242"), "{shown}");
+    }
+}

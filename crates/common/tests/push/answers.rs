@@ -1,0 +1,139 @@
+//! What becomes of an answer.
+
+use std::time::Duration;
+
+use common::push::{Answer, Retry};
+
+use crate::kit::{Reply, Server, endpoint, failed, post, settings};
+
+async fn answered(reply: Reply) -> Answer {
+    let server = Server::start([reply]).await;
+    post(&endpoint(&server.url("/"))).await.expect("a success")
+}
+
+#[tokio::test]
+async fn a_success_has_its_status_and_its_body() {
+    for (reply, status, body) in [
+        (Reply::ok(r#"{"n": 9007199254740993}"#), 200, Some(r#"{"n": 9007199254740993}"#)),
+        (Reply::new(202, "", r#"{"later":true}"#), 202, Some(r#"{"later":true}"#)),
+        (Reply::Raw(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()), 204, None),
+        (Reply::ok(""), 200, None),
+        (Reply::new(200, "content-type: text/plain\r\n", "OK"), 200, Some(r#""OK""#)),
+        (
+            Reply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n".to_vec()),
+            200,
+            Some("[1]"),
+        ),
+        (
+            Reply::Raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\n7".to_vec()),
+            201,
+            Some("7"),
+        ),
+    ] {
+        let answer = answered(reply.clone()).await;
+        assert_eq!((answer.status, answer.body.as_ref().map(|json| json.get())), (status, body), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_method_path_and_body_and_a_connection_is_used_again() {
+    let server = Server::start([Reply::ok("1")]).await;
+    let endpoint = endpoint(&server.url("/work/{type}?q={type}"));
+    post(&endpoint).await.expect("a success");
+    post(&endpoint).await.expect("a success");
+    let requests = server.requests();
+    assert!(requests[0].head.starts_with("POST /work/a.b?q=a.b HTTP/1.1\r\n"), "{}", requests[0].head);
+    assert_eq!(requests[0].body, br#"{"args":[1]}"#);
+    assert_eq!(requests[0].header("host"), Some(server.address.to_string().as_str()));
+    assert_eq!(requests[0].header("accept-encoding"), None);
+    assert_eq!((requests.len(), server.connections()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_failure_has_the_code_of_its_status_and_says_what_follows() {
+    let seconds = |seconds| Retry::After(Duration::from_secs(seconds));
+    for (status, headers, code, retry) in [
+        (301, "location: /x\r\n", "push_redirected", Retry::Never),
+        (304, "", "push_redirected", Retry::Never),
+        (400, "", "push_rejected", Retry::Never),
+        (404, "retry-after: 5\r\n", "push_rejected", Retry::Never),
+        (410, "", "push_rejected", Retry::Never),
+        (408, "", "push_deferred", Retry::ByPolicy),
+        (409, "", "push_deferred", Retry::ByPolicy),
+        (425, "", "push_deferred", Retry::ByPolicy),
+        (429, "", "push_rate_limited", Retry::ByPolicy),
+        (429, "retry-after: 7\r\n", "push_rate_limited", seconds(7)),
+        (500, "", "push_server_error", Retry::ByPolicy),
+        (503, "Retry-After: 1000000\r\n", "push_server_error", seconds(86_400)),
+        (503, "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "push_server_error", Retry::ByPolicy),
+        (503, "retry-after: Mon, 06 Nov 2180 08:49:37 GMT\r\n", "push_server_error", seconds(86_400)),
+        (799, "", "push_server_error", Retry::ByPolicy),
+    ] {
+        let server = Server::start([Reply::new(status, headers, "because\x1b\r\nof that")]).await;
+        let error = failed(&endpoint(&server.url("/"))).await;
+        assert_eq!((error.code, error.retry, error.status), (code, retry, Some(status)), "{status} {headers}");
+        if status != 304 {
+            let expected = format!("push to http://{}: answered with status {status}: because of that", server.address);
+            assert_eq!(error.message, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_told_apart() {
+    for (reply, code, status) in [
+        (Reply::Close, "push_answer_broken", None),
+        (Reply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "push_answer_broken", None),
+        (Reply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()), "push_answer_broken", None),
+        (
+            Reply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec()),
+            "push_answer_broken",
+            Some(200),
+        ),
+    ] {
+        let server = Server::start([reply]).await;
+        let error = failed(&endpoint(&server.url("/"))).await;
+        assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
+    }
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nfffffff\r\n";
+
+#[tokio::test]
+async fn a_huge_and_an_endless_answer_end_at_the_limit() {
+    let huge = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n";
+    for reply in [Reply::ok(&"1".repeat(1_048_577)), Reply::Endless(CHUNKED), Reply::Endless(huge)] {
+        let server = Server::start([reply]).await;
+        let error = failed(&endpoint(&server.url("/"))).await;
+        assert_eq!((error.code, error.retry, error.status), ("push_answer_too_large", Retry::Never, Some(200)));
+        e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+    }
+    let most = "1".repeat(1_048_576);
+    assert_eq!(answered(Reply::ok(&most)).await.body.map(|json| json.get().len()), Some(most.len()));
+}
+
+#[tokio::test]
+async fn an_endless_failure_is_a_failure_with_an_excerpt() {
+    let server = Server::start([Reply::Endless("HTTP/1.1 500 X\r\n\r\n")]).await;
+    let error = failed(&endpoint(&server.url("/"))).await;
+    assert_eq!((error.code, error.status), ("push_server_error", Some(500)));
+    assert!(error.message.ends_with(&format!(": {}", "x".repeat(256))), "{}", error.message);
+}
+
+#[tokio::test]
+async fn silence_and_a_trickle_end_with_the_time() {
+    for (reply, code, status) in [
+        (Reply::Hang, "push_timeout", None),
+        (Reply::Trickle("HTTP/1.1 200 OK\r\nx: "), "push_timeout", None),
+        (Reply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "push_timeout", Some(200)),
+        (Reply::Trickle("HTTP/1.1 500 X\r\n\r\n"), "push_server_error", Some(500)),
+    ] {
+        let server = Server::start([reply]).await;
+        let mut settings = settings(&server.url("/"));
+        settings.timeout = Duration::from_millis(400);
+        let endpoint = common::push::Endpoint::new(settings, &crate::kit::network()).expect("allowed");
+        let error = failed(&endpoint).await;
+        assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
+        e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+    }
+}

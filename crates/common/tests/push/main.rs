@@ -1,0 +1,8 @@
+//! HTTP push against receivers of every kind: good, slow, broken, hostile.
+
+mod abuse;
+mod answers;
+mod kit;
+mod limits;
+mod signing;
+mod tls;

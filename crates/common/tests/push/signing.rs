@@ -1,0 +1,102 @@
+//! Signatures as a receiver finds them, in Rust and with the code of the document in Python.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use common::push::{
+    Endpoint, Request, Secret,
+    signature::{Signed, Untrusted, verify},
+};
+use serde_json::json;
+
+use crate::kit::{Received, Reply, SECRET, Server, network, secret, settings};
+
+const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+async fn received(secrets: Vec<Secret>) -> Received {
+    let server = Server::start([Reply::ok("1")]).await;
+    let settings = common::push::EndpointSettings { secrets, ..settings(&server.url("/")) };
+    let endpoint = Endpoint::new(settings, &network()).expect("allowed");
+    let headers = [("ce-type", "a.b"), ("ce-subject", "饭 \"1\""), ("traceparent", "00-1-2-01")];
+    let body = Bytes::from_static(b"{\"n\": 1.0}\xff");
+    endpoint.post(Request { id: "job-1", values: &[], headers: &headers, body }).await.expect("a success");
+    server.requests().remove(0)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+fn signed(received: &Received) -> Signed<'_> {
+    let header = |name| received.header(name).expect(name);
+    Signed { id: header("webhook-id"), timestamp: header("webhook-timestamp"), signature: header("webhook-signature") }
+}
+
+#[tokio::test]
+async fn a_request_is_signed_with_each_secret() {
+    let new: Secret = NEW.parse().expect("a secret");
+    let received = received(vec![new.clone(), secret()]).await;
+    for (known, result) in [
+        (vec![secret()], Ok(())),
+        (vec![new], Ok(())),
+        (vec!["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".parse().expect("a secret")], Err(Untrusted::NoMatch)),
+    ] {
+        assert_eq!(verify(&known, signed(&received), &received.body, now()), result);
+    }
+    assert_eq!(verify(&[secret()], signed(&received), b"{\"n\": 1}\xff", now()), Err(Untrusted::NoMatch));
+    assert_eq!(verify(&[secret()], signed(&received), &received.body, now() + 400), Err(Untrusted::NotNow));
+    assert_eq!(received.header("ce-type"), Some("a.b"));
+    assert_eq!(received.header("ce-subject"), Some("%E9%A5%AD%20%221%22"));
+    assert_eq!(received.header("traceparent"), Some("00-1-2-01"));
+}
+
+#[tokio::test]
+async fn without_a_secret_there_is_no_signature() {
+    let received = received(vec![]).await;
+    assert_eq!(received.header("webhook-signature"), None);
+    assert_eq!(received.header("webhook-id"), Some("job-1"));
+}
+
+/// Whether the function of the document takes a request for one of Galley's.
+fn python_says(secrets: &[&str], headers: &serde_json::Value, body: &[u8]) -> String {
+    let document = include_str!("../../../../docs/push.md");
+    let code = document.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("code");
+    let program = format!(
+        "{code}\nimport json, sys\ncase = json.load(sys.stdin)\n\
+         print(is_from_galley(case['secrets'], case['headers'], bytes(case['body'])))"
+    );
+    let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let mut child = Command::new(python)
+        .args(["-c", &program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python");
+    let case = json!({ "secrets": secrets, "headers": headers, "body": body });
+    child.stdin.take().expect("a pipe").write_all(case.to_string().as_bytes()).expect("python reads");
+    let output = child.wait_with_output().expect("python ends");
+    assert!(output.status.success(), "python failed");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn the_documents_ten_lines_of_python_verify_a_request() {
+    let received = received(vec![NEW.parse().expect("a secret"), secret()]).await;
+    let header = |name| received.header(name).expect(name);
+    let headers = json!({
+        "webhook-id": header("webhook-id"),
+        "webhook-timestamp": header("webhook-timestamp"),
+        "webhook-signature": header("webhook-signature"),
+    });
+    assert_eq!(python_says(&[SECRET], &headers, &received.body), "True");
+    assert_eq!(python_says(&[NEW], &headers, &received.body), "True");
+    assert_eq!(python_says(&[SECRET], &headers, b"{}"), "False");
+    assert_eq!(python_says(&["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"], &headers, &received.body), "False");
+    let mut old = headers;
+    old["webhook-timestamp"] = json!((now() - 400).to_string());
+    assert_eq!(python_says(&[SECRET], &old, &received.body), "False");
+}
