@@ -6,7 +6,7 @@ use common::{
     json::ObjectWriter,
     redis::{
         events::Happened,
-        jobs::{Located, PULL, local_now},
+        jobs::{Located, local_now},
     },
 };
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::{
     Answer,
     jobs::{job_id, unknown},
     ojs,
-    workers::{fence, stale},
+    workers::{fence, is_theirs, stale},
 };
 use crate::{body::JsonBody, error::ApiError, startup::Services};
 
@@ -39,7 +39,7 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     let located = services.jobs.locate(id).await?.ok_or_else(|| unknown(&path))?;
     let Located::Queued { job, entry, holder: Some(holder) } = located else { return Err(stale(id)) };
     let shown = progress.after(holder.progress.as_deref(), local_now());
-    if holder.consumer != PULL || !services.jobs.heartbeat(&job, entry, &fence, Some(&shown)).await? {
+    if !is_theirs(&holder, &fence) || !services.jobs.heartbeat(&job, entry, &fence, Some(&shown)).await? {
         return Err(stale(id));
     }
     services.jobs.record(Happened::progress(&job, &shown));

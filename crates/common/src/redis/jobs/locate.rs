@@ -57,6 +57,9 @@ pub struct Holder {
     pub progress: Option<String>,
 }
 
+/// The token of an attempt that is a queue-worker's alone.
+const NO_TOKEN: &str = "-";
+
 /// An attempt as the active hash has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -71,6 +74,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Whether another program than the queue-worker that has it knows its token.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.token != NO_TOKEN
+    }
+
     /// Reads `<token> <started ms> <lease ms> <deadline ms> <worker>`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

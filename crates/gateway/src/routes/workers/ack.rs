@@ -60,7 +60,7 @@ pub(super) async fn one(services: &Services, request: Ack<'_>) -> Result<String,
     let fence = fence(request.token, request.worker_id)?;
     let id = id(&request.job_id)?;
     let result = result(services, request.result)?;
-    let claimed = active(services, id, Event::Succeed).await?;
+    let claimed = active(services, id, Event::Succeed, &fence).await?;
     let now = local_now();
     let ended = Ended::completed(&claimed.job, result, Some(claimed.started_at), now);
     match services.jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await? {

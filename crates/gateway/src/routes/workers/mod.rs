@@ -14,7 +14,7 @@ use common::{
     id::JobId,
     job::Event,
     name::WorkerId,
-    redis::jobs::{Claimed, Fence, Located, PULL},
+    redis::jobs::{Attempt, Claimed, Fence, Holder, Located, PULL},
 };
 
 use super::jobs::unknown;
@@ -28,18 +28,25 @@ pub(super) use fetch::fetch;
 pub(super) use heartbeat::heartbeat;
 pub(super) use nack::nack;
 
-/// The attempt of an active job, or why there is none.
-async fn active(services: &Services, id: JobId, event: Event) -> Result<Claimed, ApiError> {
+/// The attempt of an active job that the caller may end, or why there is none.
+async fn active(services: &Services, id: JobId, event: Event, fence: &Fence) -> Result<Claimed, ApiError> {
     let located = services.jobs.locate(id).await?.ok_or_else(|| unknown(&id.to_string()))?;
     located.state().after(event)?;
     let Located::Queued { job, entry, holder: Some(holder) } = located else { return Err(stale(id)) };
-    if holder.consumer != PULL {
+    if !is_theirs(&holder, fence) {
         return Err(ApiError::new(
             Code::Conflict,
             format!("job {id} is run by a queue-worker, which reports for itself"),
         ));
     }
     Ok(Claimed { started_at: holder.started_at(), job, entry, token: None })
+}
+
+/// Whether an attempt is for programs to report on: one that was fetched, or one of a queue-worker that lent it to whoever
+/// has the token.
+pub(in crate::routes) fn is_theirs(holder: &Holder, fence: &Fence) -> bool {
+    let is_lent = || holder.attempt.as_ref().is_some_and(Attempt::is_lent);
+    holder.consumer == PULL || (matches!(fence, Fence::Pull { token: Some(_), .. }) && is_lent())
 }
 
 pub(in crate::routes) fn fence(token: Option<String>, worker_id: Option<String>) -> Result<Fence, ApiError> {

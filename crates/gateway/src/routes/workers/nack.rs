@@ -98,7 +98,7 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
         return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
     }
     let event = if request.requeue { Event::Release } else { Event::Retry };
-    let claimed = active(services, id, event).await?;
+    let claimed = active(services, id, event, &fence).await?;
     let max_attempts = claimed.job.summary.max_attempts;
     let mut answer = ObjectWriter::default();
     let (id_text, attempt) = (id.to_string(), claimed.job.history.current_attempt());
