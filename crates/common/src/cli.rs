@@ -1,4 +1,4 @@
-//! The command line that all three binaries share: run, or check the health of one that runs.
+//! The command line that the binaries share: run, or check the health of one that runs.
 
 use std::{
     future::Future,
@@ -48,6 +48,21 @@ where
     if let Command::Healthcheck = command {
         return healthcheck(listen(&settings));
     }
+    serve(name, settings, run).await
+}
+
+/// The same behind the command line: telemetry, `run` until a signal, and the last spans.
+///
+/// # Errors
+/// Whatever `run` ends with.
+pub async fn serve<R>(
+    name: &'static str,
+    settings: Settings,
+    run: impl FnOnce(Settings, CancellationToken) -> R,
+) -> anyhow::Result<()>
+where
+    R: Future<Output = anyhow::Result<()>>,
+{
     let telemetry = telemetry::start(name, &settings.log, &settings.telemetry)?;
     let result = match shutdown::on_signal() {
         Ok(stop) => run(settings, stop).await,
@@ -61,7 +76,10 @@ where
 }
 
 /// Asks `/health/ready` of the service that listens on `listen`. Images have no shell and no curl, so the binary asks.
-fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It is not ready, or nobody listens.
+pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
     let limit = Duration::from_secs(2);
     let address = reachable(listen);
     let mut stream =

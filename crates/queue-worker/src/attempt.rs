@@ -1,12 +1,12 @@
 //! One attempt: run the handler, within its limits, and see to it that the outcome is recorded.
 //!
 //! A job whose attempt is not the current one any more (cancelled, or reclaimed because Redis did not hear from us) is
-//! dropped where it is: its outcome could not be recorded anyway.
+//! stopped: its outcome could not be recorded anyway. A handler that listens for that gets a moment to tidy up, others are
+//! dropped where they wait.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use common::{
-    job::Failure,
     redis::{
         StoreError, StoreResult,
         jobs::{Claimed, Completion, Ended, Fence, Settled, local_now},
@@ -15,12 +15,15 @@ use common::{
     telemetry::continue_trace,
 };
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    handlers::{Context, HandlerError, Handlers},
+    doorbell::Doorbell,
+    handlers::{Context, Done, HandlerError, HandlerResult},
+    places::Place,
+    rules::Dispatch,
     worker::Shared,
 };
 
@@ -28,7 +31,8 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Runner {
     shared: Arc<Shared>,
-    handlers: Arc<Handlers>,
+    dispatch: Arc<Dispatch>,
+    doorbell: Arc<Doorbell>,
     completions: mpsc::Sender<Completion>,
 }
 
@@ -36,6 +40,11 @@ pub(crate) struct Runner {
 enum Outcome {
     Succeeded(Option<String>),
     Failed(HandlerError),
+    /// Another program goes on with it.
+    HandedOver {
+        token: String,
+        lease: Duration,
+    },
     /// Not the current attempt any more: nothing can be recorded.
     Gone,
     /// The process stops: hand the job back.
@@ -44,13 +53,25 @@ enum Outcome {
     Expired,
 }
 
+/// Why a handler is stopped.
+enum Stop {
+    Gone,
+    TimedOut(Duration),
+    Abandoned,
+}
+
 impl Runner {
-    pub(crate) fn new(shared: Arc<Shared>, handlers: Handlers, completions: mpsc::Sender<Completion>) -> Self {
-        Self { shared, handlers: Arc::new(handlers), completions }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        dispatch: Arc<Dispatch>,
+        doorbell: Arc<Doorbell>,
+        completions: mpsc::Sender<Completion>,
+    ) -> Self {
+        Self { shared, dispatch, doorbell, completions }
     }
 
-    /// Starts an attempt, which waits for a permit if it was not given one; false when it is here already.
-    pub(crate) fn start(&self, claimed: Claimed, permit: Option<OwnedSemaphorePermit>) -> bool {
+    /// Starts an attempt, which waits for a place if it was not given one; false when it is here already.
+    pub(crate) fn start(&self, claimed: Claimed, place: Option<Place>) -> bool {
         let Some(gone) = self.shared.in_flight.insert(&claimed) else { return false };
         let job_type = claimed.job.summary.job_type.as_str();
         let span = tracing::info_span!(
@@ -64,35 +85,43 @@ impl Runner {
         );
         continue_trace(&span, claimed.job.traceparent.as_deref());
         let runner = self.clone();
-        self.shared.attempts.spawn(async move { runner.run(claimed, permit, gone).await }.instrument(span));
+        self.shared.attempts.spawn(async move { runner.run(claimed, place, gone).await }.instrument(span));
         true
     }
 
-    async fn run(self, claimed: Claimed, permit: Option<OwnedSemaphorePermit>, gone: CancellationToken) {
-        let permit = if let Some(permit) = permit {
-            Some(permit)
+    async fn run(self, claimed: Claimed, place: Option<Place>, gone: CancellationToken) {
+        let queue = claimed.job.queue.clone();
+        let place = if let Some(place) = place {
+            Some(place)
         } else {
             tokio::select! {
-                permit = self.shared.permits.clone().acquire_owned() => permit.ok(),
+                place = self.shared.places.wait(&queue) => place,
                 () = gone.cancelled() => None,
                 () = self.shared.abandon.cancelled() => None,
             }
         };
+        let claimed = Arc::new(claimed);
         let outcome = self.outcome(&claimed, &gone).await;
         match outcome {
-            Outcome::Succeeded(result) => self.complete(claimed, result).await,
+            Outcome::Succeeded(result) => self.complete(Arc::unwrap_or_clone(claimed), result).await,
             Outcome::Failed(error) => self.settle(&claimed, &gone, &Step::Fail(error)).await,
+            Outcome::HandedOver { token, lease } => {
+                self.settle(&claimed, &gone, &Step::HandOver { token, lease }).await;
+            }
             Outcome::Abandoned => self.settle(&claimed, &gone, &Step::Release).await,
             Outcome::Expired => self.settle(&claimed, &gone, &Step::Expire).await,
             Outcome::Gone => {
-                tracing::info!(id = %claimed.job.id, "job is not ours any more, dropped");
+                tracing::info!(id = %claimed.job.id, "job is not ours any more, stopped");
                 self.forget(&claimed);
             }
         }
-        drop(permit);
+        if place.is_some_and(|place| self.shared.places.give_back(&queue, place)) {
+            // Its queue was not listened to while all its places were taken
+            self.doorbell.ring(&self.shared).await;
+        }
     }
 
-    async fn outcome(&self, claimed: &Claimed, gone: &CancellationToken) -> Outcome {
+    async fn outcome(&self, claimed: &Arc<Claimed>, gone: &CancellationToken) -> Outcome {
         if self.shared.abandon.is_cancelled() {
             return Outcome::Abandoned;
         }
@@ -100,30 +129,51 @@ impl Runner {
             return Outcome::Expired;
         }
         self.shared.jobs.record_start(claimed, Some(&self.shared.settings.queue_worker.name));
-        let timeout = claimed.job.timeout_ms.map(std::time::Duration::from_millis);
         let limit = async {
-            match timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
+            match claimed.job.timeout_ms.map(Duration::from_millis) {
+                Some(limit) => {
+                    tokio::time::sleep(limit).await;
+                    limit
+                }
                 None => std::future::pending().await,
             }
         };
-        let context = Context::new(claimed, &self.shared, gone.child_token());
+        let stopped = CancellationToken::new();
+        let context = Context::new(claimed.clone(), self.shared.clone(), stopped.clone());
         // A handler that panics must not take the others along
-        let handler = AssertUnwindSafe(self.handlers.run(context)).catch_unwind();
-        tokio::select! {
+        let handler = AssertUnwindSafe(self.dispatch.run(context.clone())).catch_unwind();
+        tokio::pin!(handler);
+        let stop = tokio::select! {
             biased;
-            () = gone.cancelled() => Outcome::Gone,
-            result = handler => self.judge(result.unwrap_or_else(|panic| Err(HandlerError::panicked(panic.as_ref())))),
-            () = limit => Outcome::Failed(HandlerError::timed_out(timeout.unwrap_or_default())),
-            () = self.shared.abandon.cancelled() => Outcome::Abandoned,
+            () = gone.cancelled() => Stop::Gone,
+            result = &mut handler => return self.judge(unwound(result)),
+            limit = limit => Stop::TimedOut(limit),
+            () = self.shared.abandon.cancelled() => Stop::Abandoned,
+        };
+        stopped.cancel();
+        let last_words = tokio::time::timeout(context.grace(), &mut handler).await.ok().map(unwound);
+        match stop {
+            Stop::Gone => Outcome::Gone,
+            Stop::TimedOut(limit) => {
+                let output = last_words.and_then(Result::err).and_then(HandlerError::into_output);
+                Outcome::Failed(HandlerError::timed_out(limit).with_output(output.unwrap_or_default()))
+            }
+            // What it has done is done
+            Stop::Abandoned => match last_words {
+                Some(Ok(done)) => self.judge(Ok(done)),
+                _ => Outcome::Abandoned,
+            },
         }
     }
 
-    fn judge(&self, result: Result<Option<String>, HandlerError>) -> Outcome {
+    fn judge(&self, result: HandlerResult) -> Outcome {
         let limit = self.shared.jobs.settings().result_limit_bytes;
         match result {
-            Ok(Some(result)) if result.len() > limit => Outcome::Failed(HandlerError::result_too_large(limit)),
-            Ok(result) => Outcome::Succeeded(result),
+            Ok(Done::Result(Some(result))) if result.len() > limit => {
+                Outcome::Failed(HandlerError::result_too_large(limit))
+            }
+            Ok(Done::Result(result)) => Outcome::Succeeded(result),
+            Ok(Done::Later { token, lease }) => Outcome::HandedOver { token, lease },
             Err(error) => Outcome::Failed(error),
         }
     }
@@ -166,12 +216,16 @@ impl Runner {
         match step {
             Step::Fail(error) => {
                 let attempt = claimed.job.history.current_attempt();
-                let failure = Failure::new(&error.code, &error.error_type, &error.message, attempt, local_now());
-                let recorded = jobs.fail(claimed, &fence, failure, error.advice).await?;
+                let recorded = jobs.fail(claimed, &fence, error.failure(attempt, local_now()), error.advice()).await?;
                 let next = recorded.as_str();
-                tracing::warn!(%id, %queue, attempt, code = error.code, message = error.message, next, "attempt failed");
+                tracing::warn!(%id, %queue, attempt, code = error.code(), message = %error, next, "attempt failed");
                 metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next)
                     .increment(1);
+            }
+            Step::HandOver { token, lease } => {
+                let worker = &self.shared.settings.queue_worker.name;
+                let is_ours = jobs.hand_over(claimed, &self.shared.consumer, worker, token, *lease).await?;
+                tracing::info!(%id, %queue, is_ours, "job handed over to its endpoint");
             }
             Step::Release => {
                 let settled = jobs.requeue(&claimed.job, claimed.entry, &fence).await?;
@@ -191,9 +245,15 @@ impl Runner {
     }
 }
 
+/// What a handler came to that may have panicked.
+fn unwound(result: Result<HandlerResult, Box<dyn std::any::Any + Send>>) -> HandlerResult {
+    result.unwrap_or_else(|panic| Err(HandlerError::panicked(panic.as_ref())))
+}
+
 /// What to record of an attempt that did not succeed.
 enum Step {
     Fail(HandlerError),
+    HandOver { token: String, lease: Duration },
     Release,
     Expire,
 }

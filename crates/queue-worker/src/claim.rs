@@ -1,8 +1,8 @@
-//! Taking jobs: the permit first, then the claim, so that nothing is claimed that cannot run.
+//! Taking jobs: the place first, then the claim, so that nothing is claimed that cannot run.
 //!
-//! While there is work, jobs are claimed without blocking, as many as there are permits. When there is none, one read
+//! While there is work, jobs are claimed without blocking, as many as there are places. When there is none, one read
 //! blocks on all streams at once: no polling, and an arriving job is here after one round trip. That read may return a
-//! job of each stream if several arrive in the moment before it blocks; those without a permit wait for one here, with
+//! job of each stream if several arrive in the moment before it blocks; those without a place wait for one here, with
 //! their leases renewed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -16,10 +16,16 @@ use common::{
         next_delay, note_interruption, reconnect_delays,
     },
 };
-use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{attempt::Runner, bell::Bell, doorbell::Doorbell, turns::Turns, worker::Shared};
+use crate::{
+    attempt::Runner,
+    bell::Bell,
+    doorbell::Doorbell,
+    places::{AnyPlace, Place},
+    turns::Turns,
+    worker::{Shared, Until},
+};
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
 /// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
@@ -48,6 +54,11 @@ pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorb
         bell: None,
         batch: BATCH,
     };
+    let bells = TaskTracker::new();
+    if claimer.shared.until == Until::Empty {
+        let (shared, doorbell, stop) = (claimer.shared.clone(), claimer.doorbell.clone(), claimer.stop.clone());
+        bells.spawn(async move { stop.run_until_cancelled(ring_when_empty(&shared, &doorbell)).await });
+    }
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
         // At the start, and after any trouble: queues may be gone, and jobs may have been handed to us unheard
@@ -59,6 +70,14 @@ pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorb
         if let Err(error) = claimer.claim_until_stopped().await {
             claimer.pause(&error, next_delay(&mut delays)).await;
         }
+    }
+}
+
+/// A read that is blocked does not notice by itself that there is nothing left to wait for.
+async fn ring_when_empty(shared: &Shared, doorbell: &Doorbell) {
+    loop {
+        shared.in_flight.emptied.notified().await;
+        doorbell.ring(shared).await;
     }
 }
 
@@ -128,58 +147,96 @@ impl Claimer {
 
     async fn claim_until_stopped(&mut self) -> StoreResult<()> {
         loop {
-            let permit = tokio::select! {
+            let place = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                permit = self.shared.permits.clone().acquire_owned() => permit,
+                place = self.shared.places.any() => place,
             };
-            let Ok(permit) = permit else { return Ok(()) };
-            let mut permits = self.more_permits(permit);
+            let Some(place) = place else { return Ok(()) };
+            let mut places = self.more_places(place);
             if self.doorbell.answer() {
                 self.priorities.clear();
             }
             if self.shared.presence.is_quiet() {
-                drop(permits);
+                drop(places);
                 self.shared.presence.until_awake(&self.stop).await;
                 continue;
             }
-            if !self.claim(&mut permits).await? && !self.stop.is_cancelled() {
-                let last = permits.pop();
+            // Before the claim: what runs may have made jobs until it ended
+            let was_idle = self.shared.in_flight.is_empty();
+            let found = self.claim(&mut places).await?;
+            if self.is_enough(found, was_idle).await? {
+                self.stop.cancel();
+            }
+            if !found && !self.stop.is_cancelled() {
+                let last = places.pop();
                 // The others are free for what else waits for one
-                drop(permits);
+                drop(places);
                 self.wait(last).await?;
             }
         }
     }
 
-    /// As many permits as are free, up to a batch.
-    fn more_permits(&self, first: OwnedSemaphorePermit) -> Vec<OwnedSemaphorePermit> {
-        let mut permits = vec![first];
-        while permits.len() < self.batch
-            && let Ok(permit) = self.shared.permits.clone().try_acquire_owned()
-        {
-            permits.push(permit);
+    /// Whether a worker that does not work until it is stopped has done what it was started for.
+    async fn is_enough(&mut self, found: bool, was_idle: bool) -> StoreResult<bool> {
+        match (self.shared.until, found) {
+            (Until::Stopped, _) | (Until::Empty, true) => Ok(false),
+            (Until::One, true) => {
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    () = self.shared.in_flight.until_empty() => {}
+                }
+                Ok(true)
+            }
+            (Until::One, false) => Ok(true),
+            (Until::Empty, false) => Ok(was_idle && !self.is_held_back().await?),
         }
-        permits
+    }
+
+    /// Whether jobs wait for a limit of their queue, which are not handed out now but will be.
+    async fn is_held_back(&self) -> StoreResult<bool> {
+        for (queue, _) in self.more.iter().filter(|(_, more)| matches!(more, More::In(_))) {
+            if self.shared.jobs.stats(queue).await?.available > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// As many places as are free, up to a batch.
+    fn more_places(&self, first: AnyPlace) -> Vec<AnyPlace> {
+        let most = if self.shared.until == Until::One { 1 } else { self.batch };
+        let mut places = vec![first];
+        while places.len() < most
+            && let Some(place) = self.shared.places.another()
+        {
+            places.push(place);
+        }
+        places
     }
 
     /// Claims without waiting, queue by queue, and starts what it got; false when there was nothing.
-    async fn claim(&mut self, permits: &mut Vec<OwnedSemaphorePermit>) -> StoreResult<bool> {
+    async fn claim(&mut self, places: &mut Vec<AnyPlace>) -> StoreResult<bool> {
         let shared = self.shared.clone();
         let by = Claim::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
         let mut found = false;
         for queue in self.turns.next() {
-            if permits.is_empty() {
+            if places.is_empty() {
                 break;
             }
+            let mut taken = shared.places.of_queue(&queue, places, self.batch);
+            if taken.is_empty() {
+                continue;
+            }
             let priorities = self.priorities.entry(queue.clone()).or_default();
-            let batch = shared.jobs.claim(&queue, priorities, permits.len().min(self.batch), by).await?;
+            let batch = shared.jobs.claim(&queue, priorities, taken.len(), by).await?;
             self.more.insert(queue, batch.more);
             self.batch = next_batch(self.batch, &batch.jobs);
             for claimed in batch.jobs {
                 found = true;
-                self.runner.start(claimed, permits.pop());
+                self.runner.start(claimed, taken.pop());
             }
+            places.extend(taken.into_iter().map(Place::into_any));
         }
         Ok(found)
     }
@@ -197,10 +254,11 @@ impl Claimer {
     }
 
     /// Waits for a job on any stream, for a limit to allow more, or for the doorbell.
-    async fn wait(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> StoreResult<()> {
+    async fn wait(&mut self, place: Option<AnyPlace>) -> StoreResult<()> {
         let mut longest = LONGEST_BLOCK.min(self.shared.consumer.lease() / 2);
         let (mut free, mut limited) = (Vec::new(), Vec::new());
-        for (queue, priorities) in &self.priorities {
+        // A queue whose places are all taken is listened to again when one is given back
+        for (queue, priorities) in self.priorities.iter().filter(|(queue, _)| self.shared.places.has_room(queue)) {
             let streams = priorities.iter().map(|priority| (queue.clone(), *priority));
             match self.more.get(queue).copied().unwrap_or_default() {
                 More::Unlimited => free.extend(streams),
@@ -214,7 +272,7 @@ impl Claimer {
         }
         self.watch(limited);
         if free.is_empty() {
-            drop(permit);
+            drop(place);
             self.doorbell.or_after(longest).await;
             return Ok(());
         }
@@ -229,9 +287,11 @@ impl Claimer {
             self.blocking = Some(connection);
             return Ok(());
         };
+        let (shared, mut places) = (self.shared.clone(), Vec::from_iter(place));
         // After an error the connection is not used again: its next answer could be this read's
         for claimed in arrived? {
-            self.runner.start(claimed, permit.take());
+            let place = shared.places.of_queue(&claimed.job.queue, &mut places, 1).pop();
+            self.runner.start(claimed, place);
         }
         self.blocking = Some(connection);
         Ok(())

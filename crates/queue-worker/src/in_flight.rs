@@ -28,6 +28,8 @@ pub(crate) struct InFlight {
     held: Mutex<HashMap<(Stream, EntryId), Held>>,
     /// Rung when a job with a lease of its own arrives, which may be shorter than all others.
     pub(crate) own_lease: Notify,
+    /// Rung when the last job is gone.
+    pub(crate) emptied: Notify,
 }
 
 struct Held {
@@ -81,7 +83,21 @@ impl InFlight {
 
     /// Forgets a job: its end is recorded, or it is somebody else's.
     pub(crate) fn remove(&self, queue: &QueueName, priority: Priority, entry: EntryId) {
-        self.held().remove(&((queue.clone(), priority), entry));
+        let mut held = self.held();
+        if held.remove(&((queue.clone(), priority), entry)).is_some() && held.is_empty() {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Waits until no job is here.
+    pub(crate) async fn until_empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Tells whoever runs an entry that it is not ours any more.
@@ -96,6 +112,10 @@ impl InFlight {
         for held in self.held().values().filter(|held| held.id == id) {
             held.gone.cancel();
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held().is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {

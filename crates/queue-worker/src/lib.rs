@@ -1,32 +1,47 @@
 //! Galley's worker for queues: takes jobs, runs their handlers and records how they ended.
+//!
+//! As a library it runs handlers in Rust:
+//!
+//! ```no_run
+//! use queue_worker::{Context, HandlerError, Worker};
+//!
+//! async fn send(context: Context, (to, subject): (String, String)) -> Result<usize, HandlerError> {
+//!     if to.is_empty() {
+//!         return Err(HandlerError::not_retryable("nobody to send it to"));
+//!     }
+//!     context.progress(0.5).await?;
+//!     Ok(subject.len())
+//! }
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     Worker::builder()
+//!         .handler("email.send", send)
+//!         .handler("email.count", |_context, addresses: Vec<String>| async move { Ok(addresses.len()) })
+//!         .main()
+//! }
+//! ```
 
 mod attempt;
 mod bell;
 mod bridge;
+mod builder;
 mod claim;
 #[doc(hidden)]
 pub mod command;
+mod command_line;
 mod commit;
 mod doorbell;
 mod handlers;
 mod in_flight;
+mod places;
 mod presence;
 mod renew;
+mod rules;
 mod turns;
 mod worker;
 
-use common::cli;
-
-/// The life of a worker's process: command line, settings, telemetry, jobs until a signal.
-///
-/// # Errors
-/// Settings that cannot be used, and what keeps the worker from working.
-pub fn main() -> anyhow::Result<()> {
-    // Before anything else: this process may have been started to become a program
-    command::launch::intercept();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli::run_service(
-        "queue-worker",
-        |settings| settings.queue_worker.listen,
-        async |settings, stop| worker::Worker::build(settings).await?.run_until(stop).await,
-    ))
-}
+pub use builder::Builder;
+pub use common::{id::JobId, job::Advice, name::JobType, name::QueueName, settings::Settings};
+pub use handlers::{Context, ContextError, HandlerError};
+pub use tokio_util::sync::CancellationToken;
+pub use worker::{Until, Worker};

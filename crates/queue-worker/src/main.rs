@@ -1,5 +1,5 @@
-//! The worker with the handlers that come with it.
+//! The worker with the handlers that come with it, and its rules.
 
 fn main() -> anyhow::Result<()> {
-    queue_worker::main()
+    queue_worker::Worker::builder().main()
 }

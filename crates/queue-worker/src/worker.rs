@@ -1,8 +1,8 @@
 //! One process: its parts, and the order in which they stop.
 //!
-//! claim (takes permits, then jobs) ─▶ attempt (runs a handler) ─▶ commit (records results, many at once).
-//! Beside them: renew keeps leases, presence reports and hears directives, doorbell hears wake-up calls, bridge feeds the queue of a list, and the upkeep that
-//! every process can do.
+//! claim (takes places, then jobs) ─▶ attempt (runs a handler) ─▶ commit (records results, many at once).
+//! Beside them: renew keeps leases, presence reports and hears directives, doorbell hears wake-up calls, rules are read again
+//! on a signal, bridge feeds the queue of a list, and the upkeep that every process can do.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,19 +19,38 @@ use common::{
     shutdown::{self, Drained},
     telemetry::{self, MetricsHandle},
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::Runner, bridge, claim, commit, doorbell::Doorbell, handlers::Handlers, in_flight::InFlight, presence,
-    presence::Presence, renew,
+    attempt::Runner,
+    bridge,
+    builder::Builder,
+    claim, commit,
+    doorbell::Doorbell,
+    handlers::Handlers,
+    in_flight::InFlight,
+    places::Places,
+    presence,
+    presence::Presence,
+    renew,
+    rules::{self, Dispatch, InForce},
 };
 
 /// After the grace: time for handing jobs back and for the last results to be recorded.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long a worker works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Until {
+    /// Until it is told to stop.
+    #[default]
+    Stopped,
+    /// Until its queues have no job left that can run now, and none runs. What is scheduled for later is not waited for.
+    Empty,
+    /// For one job, if one is there.
+    One,
+}
 
 /// What all parts of the process share.
 pub(crate) struct Shared {
@@ -40,23 +59,33 @@ pub(crate) struct Shared {
     pub(crate) consumer: Consumer,
     pub(crate) in_flight: InFlight,
     pub(crate) presence: Presence,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) places: Places,
+    pub(crate) until: Until,
     pub(crate) attempts: TaskTracker,
     /// Cancelled when the grace is over: what still runs is handed back.
     pub(crate) abandon: CancellationToken,
 }
 
 /// A worker that is ready to run.
-pub(crate) struct Worker {
+pub struct Worker {
     shared: Arc<Shared>,
+    dispatch: Arc<Dispatch>,
     redis: Redis,
     events: (CancellationToken, JoinHandle<()>),
     metrics: MetricsHandle,
 }
 
 impl Worker {
+    /// A worker with the handlers that come with it; add your own.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
     /// Prepares everything. Redis may be away; a Redis that would lose jobs is refused.
-    pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
+    pub(crate) async fn build(settings: Settings, handlers: Handlers, until: Until) -> anyhow::Result<Self> {
+        let rules = InForce::load(settings.queue_worker.rules.as_deref(), &handlers)?;
+        let dispatch = Arc::new(Dispatch { handlers, rules });
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
         redis.check_at_start().await?;
@@ -67,16 +96,20 @@ impl Worker {
             consumer: Consumer::new(settings.jobs.lease),
             in_flight: InFlight::default(),
             presence: Presence::default(),
-            permits: Arc::new(Semaphore::new(settings.queue_worker.concurrency)),
+            places: Places::new(settings.queue_worker.concurrency, &settings.queue_worker.queue_concurrency),
+            until,
             attempts: TaskTracker::new(),
             abandon: CancellationToken::new(),
             settings,
         };
-        Ok(Self { shared: Arc::new(shared), redis, events: (stop_events, writer), metrics })
+        Ok(Self { shared: Arc::new(shared), dispatch, redis, events: (stop_events, writer), metrics })
     }
 
     /// Works until `stop` is cancelled, then finishes or hands back what it has.
-    pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Health and metrics cannot be served where the settings say, or a part of the worker panicked.
+    pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
         // Stopping by a directive must leave the next signal what it is: the first one
         let stop = stop.child_token();
@@ -98,7 +131,8 @@ impl Worker {
         let upkeep =
             tokio::spawn(maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone()));
         let bridging = tokio::spawn(bridge::run(shared.clone(), stop.clone()));
-        let runner = Runner::new(shared.clone(), Handlers::built_in(), completions);
+        let reloading = tokio::spawn(rules::on_signal(self.dispatch.clone(), stop.clone()));
+        let runner = Runner::new(shared.clone(), self.dispatch.clone(), doorbell.clone(), completions);
         let claiming = tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone()));
 
         stop.cancelled().await;
@@ -113,6 +147,7 @@ impl Worker {
         renewing.await?;
         reporting.await?;
         hearing.await?;
+        reloading.await?;
         listening.await?;
         upkeep.await?;
         let (stop_events, writer) = self.events;
@@ -130,7 +165,8 @@ async fn finish_attempts(shared: &Shared) {
     if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
         tracing::warn!(running, "the grace is over, jobs are handed back");
         shared.abandon.cancel();
-        if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, LAST_WORDS).await {
+        let last_words = shared.settings.queue_worker.stop_grace + LAST_WORDS;
+        if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, last_words).await {
             tracing::error!(running, "jobs could not be handed back in time: their leases will run out");
         }
     }

@@ -1,6 +1,6 @@
 //! From what was written to what may be used.
 
-use std::{fmt::Display, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::{
     job::{Rate, workflow::MOST_JOBS},
@@ -84,7 +84,13 @@ impl TryFrom<Raw> for Settings {
             queue_worker: QueueWorkerSettings {
                 listen: parsed("queue_worker.listen", &raw.queue_worker.listen, ADDRESS)?,
                 queues: names("queue_worker.queues", &raw.queue_worker.queues)?,
-                weights: raw.queue_worker.weights.into_iter().map(weight).collect::<Result<_, _>>()?,
+                weights: of_queues("queue_worker.weights", raw.queue_worker.weights, 1000)?,
+                queue_concurrency: of_queues(
+                    "queue_worker.queue_concurrency",
+                    raw.queue_worker.queue_concurrency,
+                    10_000,
+                )?,
+                rules: Some(raw.queue_worker.rules).filter(|path| !path.is_empty()).map(PathBuf::from),
                 name: worker_name(raw.queue_worker.name)?,
                 concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
                 shutdown_grace: millis(
@@ -93,6 +99,7 @@ impl TryFrom<Raw> for Settings {
                     0,
                     3_600_000,
                 )?,
+                stop_grace: millis("queue_worker.stop_grace_ms", raw.queue_worker.stop_grace_ms, 0, 60_000)?,
                 beat: millis("queue_worker.beat_ms", raw.queue_worker.beat_ms, 100, 600_000)?,
             },
             pubsub_worker: PubsubWorkerSettings {
@@ -196,9 +203,17 @@ fn queue((name, raw): (String, raw::Queue)) -> Result<(QueueName, QueueLimits), 
     Ok((queue, QueueLimits { max_depth, concurrency, rate }))
 }
 
-fn weight((name, weight): (String, Whole)) -> Result<(QueueName, u32), SettingError> {
-    let queue = parsed("queue_worker.weights", &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
-    Ok((queue, number(&format!("queue_worker.weights.{name}"), weight, 1, 1000)?))
+/// Numbers from 1 to `most` of single queues.
+fn of_queues<T: TryFrom<u64>>(
+    key: &str,
+    written: BTreeMap<String, Whole>,
+    most: u64,
+) -> Result<BTreeMap<QueueName, T>, SettingError> {
+    let of_queue = |(name, value): (String, Whole)| {
+        let queue = parsed(key, &name, "a table of queue names (^[a-z0-9][a-z0-9.-]*$)")?;
+        Ok((queue, number(&format!("{key}.{name}"), value, 1, most)?))
+    };
+    written.into_iter().map(of_queue).collect()
 }
 
 fn cron(raw: &raw::Cron) -> Result<CronSettings, SettingError> {

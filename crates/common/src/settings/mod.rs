@@ -6,7 +6,7 @@
 mod check;
 mod raw;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use config::{Config, Environment, File, FileFormat};
 
@@ -120,7 +120,10 @@ pub struct QueueWorkerSettings {
     pub weights: BTreeMap<QueueName, u32>,
     pub name: WorkerId,
     pub concurrency: usize,
+    pub queue_concurrency: BTreeMap<QueueName, usize>,
+    pub rules: Option<PathBuf>,
     pub shutdown_grace: Duration,
+    pub stop_grace: Duration,
     pub beat: Duration,
 }
 
@@ -317,6 +320,9 @@ mod tests {
             ("GALLEY__GATEWAY__BODY_LIMIT_BYTES", "1", "gateway.body_limit_bytes", "1024 to 67108864"),
             ("GALLEY__QUEUE_WORKER__QUEUES", "A", "queue_worker.queues", "^[a-z0-9]"),
             ("GALLEY__QUEUE_WORKER__CONCURRENCY", "0", "queue_worker.concurrency", "1 to 10000"),
+            ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "60001", "queue_worker.stop_grace_ms", "0 to 60000"),
+            ("GALLEY__QUEUE_WORKER__QUEUE_CONCURRENCY__A", "0", "queue_worker.queue_concurrency.a", "1 to 10000"),
+            ("GALLEY__QUEUE_WORKER__WEIGHTS__A", "1001", "queue_worker.weights.a", "1 to 1000"),
             ("GALLEY__JOBS__LEASE_MS", "5", "jobs.lease_ms", "100 to 86400000"),
             ("GALLEY__WORKFLOWS__MAX_JOBS", "1001", "workflows.max_jobs", "1 to 1000"),
             ("GALLEY__WORKFLOWS__RESULTS_LIMIT_BYTES", "1", "workflows.results_limit_bytes", "65536 to 67108864"),

@@ -106,8 +106,12 @@ pub(super) struct QueueWorker {
     #[serde(default)]
     pub(super) weights: BTreeMap<String, Whole>,
     pub(super) name: String,
+    #[serde(default)]
+    pub(super) queue_concurrency: BTreeMap<String, Whole>,
+    pub(super) rules: String,
     pub(super) concurrency: Whole,
     pub(super) shutdown_grace_ms: Whole,
+    pub(super) stop_grace_ms: Whole,
     pub(super) beat_ms: Whole,
 }
 

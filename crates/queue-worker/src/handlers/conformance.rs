@@ -7,14 +7,17 @@ use std::{
 };
 
 use common::json::Object;
+use serde_json::value::RawValue;
 
-use super::{Context, HandlerError, HandlerResult, Handlers};
+use super::{Context, HandlerError, Handlers, arguments};
+
+type Answer = Result<Option<String>, HandlerError>;
 
 pub(super) fn register(handlers: &mut Handlers) {
     handlers.add("test.echo", echo);
     handlers.add("test.noop", |_| async { Ok(None) });
     handlers.add("test.produce", produce);
-    handlers.add("test.gather", |context| async move { Ok(Some(context.parent_results().to_owned())) });
+    handlers.add("test.gather", |context| async move { Ok(Some(context.parent_results_json().to_owned())) });
     handlers.add("test.fail_once", |context| fail_until(&context, 2));
     handlers.add("test.fail_twice", |context| fail_until(&context, 3));
     handlers.add("test.fail_always", |context| fail_until(&context, u32::MAX));
@@ -23,27 +26,31 @@ pub(super) fn register(handlers: &mut Handlers) {
     handlers.add("test.panic", |_| async { panic!("test.panic panics") });
 }
 
+/// The arguments, each as the JSON that came.
+fn each_argument(context: &Context) -> Result<Vec<Box<RawValue>>, HandlerError> {
+    arguments(&context.args()?)
+}
+
 /// Returns its arguments.
-async fn echo(context: Context) -> HandlerResult {
-    let parts = context.envelope.parts().map_err(|error| HandlerError::bad_arguments(&error.to_string()))?;
-    Ok(Some(parts.args.get().to_owned()))
+async fn echo(context: Context) -> Answer {
+    Ok(Some(context.args()?.get().to_owned()))
 }
 
 /// Returns its first argument.
-async fn produce(context: Context) -> HandlerResult {
-    Ok(context.args()?.first().map(|argument| argument.get().to_owned()))
+async fn produce(context: Context) -> Answer {
+    Ok(each_argument(&context)?.first().map(|argument| argument.get().to_owned()))
 }
 
-fn fail_until(context: &Context, succeeds_at: u32) -> Ready<HandlerResult> {
-    if context.attempt < succeeds_at {
-        return ready(Err(HandlerError::failed(format!("attempt {} fails as it should", context.attempt))));
+fn fail_until(context: &Context, succeeds_at: u32) -> Ready<Answer> {
+    if context.attempt() < succeeds_at {
+        return ready(Err(HandlerError::retryable(format!("attempt {} fails as it should", context.attempt()))));
     }
     ready(Ok(None))
 }
 
 /// Sleeps for the milliseconds in its first argument: a number, or `duration_ms` of an object.
-async fn slow(context: Context) -> HandlerResult {
-    let args = context.args()?;
+async fn slow(context: Context) -> Answer {
+    let args = each_argument(&context)?;
     let millis = args.first().and_then(|argument| {
         let number = serde_json::from_str::<u64>(argument.get()).ok();
         number.or_else(|| {

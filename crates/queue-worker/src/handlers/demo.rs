@@ -4,32 +4,32 @@ use std::time::Duration;
 
 use common::{redis::bridge, text};
 
-use super::{Context, HandlerError, HandlerResult, Handlers};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{Context, HandlerError, Handlers};
 
 pub(super) fn register(handlers: &mut Handlers) {
-    handlers.add("demo.task", task);
-    handlers.add("demo.dish", dish);
+    handlers.add_typed("demo.task", task);
+    handlers.add_typed("demo.dish", dish);
 }
 
 /// Logs `Task get 7` as the seed's worker does; the result is the element.
-async fn task(context: Context) -> HandlerResult {
-    let args = context.args()?;
-    let [argument] = args.as_slice() else { return Err(HandlerError::bad_arguments("demo.task takes one argument")) };
+async fn task(context: Context, (argument,): (Box<RawValue>,)) -> Result<Box<RawValue>, HandlerError> {
     let element = bridge::element(argument.get());
-    tracing::info!(id = %context.id, "Task get {}", text::printable(&element));
-    Ok(Some(argument.get().to_owned()))
+    tracing::info!(id = %context.id(), "Task get {}", text::printable(&element));
+    Ok(argument)
+}
+
+#[derive(Serialize)]
+struct Eaten {
+    ate: u64,
 }
 
 /// An eater eats a dish and says how many are left, in the seed's words.
-async fn dish(context: Context) -> HandlerResult {
-    let args = context.args()?;
-    let [dish] = args.as_slice() else {
-        return Err(HandlerError::bad_arguments("demo.dish takes one argument, the dish"));
-    };
-    let dish: u64 =
-        serde_json::from_str(dish.get()).map_err(|error| HandlerError::bad_arguments(&error.to_string()))?;
-    let stats = context.jobs.stats(&context.queue).await.map_err(|error| HandlerError::failed(error.to_string()))?;
-    tracing::info!("吃货{} 吃了 {dish} 饭 --- 还有 {} 饭可以吃", context.worker, stats.available);
+async fn dish(context: Context, (dish,): (u64,)) -> Result<Eaten, HandlerError> {
+    let stats = context.jobs().stats(context.queue()).await?;
+    tracing::info!("吃货{} 吃了 {dish} 饭 --- 还有 {} 饭可以吃", context.worker(), stats.available);
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..1000))).await;
-    Ok(Some(format!("{{\"ate\":{dish}}}")))
+    Ok(Eaten { ate: dish })
 }

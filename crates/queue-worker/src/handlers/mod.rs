@@ -1,138 +1,129 @@
-//! What runs a job: a handler for each job type.
+//! What runs a job: a handler for each job type, written in Rust.
 
+pub(crate) mod command;
 mod conformance;
+mod context;
 mod demo;
+mod error;
+pub(crate) mod http;
 
-use std::{any::Any, collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use common::{
-    id::JobId,
-    job::{Advice, Envelope},
-    name::{JobType, QueueName, WorkerId},
-    redis::jobs::{Claimed, Jobs},
-};
-use tokio_util::sync::CancellationToken;
+use common::name::JobType;
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::worker::Shared;
+pub(crate) use error::arguments;
 
-/// A result is JSON or nothing.
-pub(crate) type HandlerResult = Result<Option<String>, HandlerError>;
+pub use context::{Context, ContextError};
+pub use error::HandlerError;
+
+/// What a handler came to.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// It succeeded; the result is JSON or nothing.
+    Result(Option<String>),
+    /// Another program goes on with it, and ends the attempt with the token it was given.
+    Later {
+        token: String,
+        /// How long it may be silent.
+        lease: Duration,
+    },
+}
+
+pub(crate) type HandlerResult = Result<Done, HandlerError>;
 type Running = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 type Handler = Arc<dyn Fn(Context) -> Running + Send + Sync>;
 
-/// What a handler is given.
-pub(crate) struct Context {
-    pub(crate) id: JobId,
-    pub(crate) queue: QueueName,
-    pub(crate) attempt: u32,
-    pub(crate) job_type: JobType,
-    pub(crate) envelope: Envelope,
-    parent_results: Option<String>,
-    pub(crate) worker: WorkerId,
-    pub(crate) jobs: Jobs,
-    /// Cancelled when the job is: a handler that is in the middle of something may want to tidy up.
-    #[expect(dead_code, reason = "the built-in handlers have nothing to tidy up")]
-    pub(crate) cancelled: CancellationToken,
-}
-
-impl Context {
-    pub(crate) fn new(claimed: &Claimed, shared: &Shared, cancelled: CancellationToken) -> Self {
-        Self {
-            id: claimed.job.id,
-            queue: claimed.job.queue.clone(),
-            attempt: claimed.job.history.current_attempt(),
-            job_type: claimed.job.summary.job_type.clone(),
-            envelope: claimed.job.envelope.clone(),
-            parent_results: claimed.job.parent_results.clone(),
-            worker: shared.settings.queue_worker.name.clone(),
-            jobs: shared.jobs.clone(),
-            cancelled,
-        }
-    }
-
-    /// The arguments, each as the JSON that came.
-    fn args(&self) -> Result<Vec<Box<serde_json::value::RawValue>>, HandlerError> {
-        let parts = self.envelope.parts().map_err(|error| HandlerError::bad_arguments(&error.to_string()))?;
-        serde_json::from_str(parts.args.get()).map_err(|error| HandlerError::bad_arguments(&error.to_string()))
-    }
-
-    /// The results of the jobs before this one in its workflow: a JSON array, empty for a job that has none before it.
-    fn parent_results(&self) -> &str {
-        self.parent_results.as_deref().unwrap_or("[]")
-    }
-}
-
-/// How a handler failed.
-#[derive(Debug, Clone)]
-pub(crate) struct HandlerError {
-    pub(crate) code: String,
-    pub(crate) error_type: String,
-    pub(crate) message: String,
-    pub(crate) advice: Advice,
-}
-
-impl HandlerError {
-    fn new(code: &str, message: impl Into<String>, advice: Advice) -> Self {
-        Self { code: code.to_owned(), error_type: code.to_owned(), message: message.into(), advice }
-    }
-
-    fn failed(message: impl Into<String>) -> Self {
-        Self::new("handler_error", message, Advice::ByPolicy)
-    }
-
-    fn bad_arguments(message: &str) -> Self {
-        Self::new("invalid_payload", message, Advice::Never)
-    }
-
-    /// Another worker may know the type, or this one after an update.
-    fn not_found(job_type: &JobType) -> Self {
-        Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), Advice::ByPolicy)
-    }
-
-    pub(crate) fn timed_out(limit: Duration) -> Self {
-        Self::new(
-            "timeout",
-            format!("the attempt took longer than its timeout of {} ms", limit.as_millis()),
-            Advice::ByPolicy,
-        )
-    }
-
-    pub(crate) fn result_too_large(limit: usize) -> Self {
-        Self::new("result_too_large", format!("the result has more than {limit} bytes"), Advice::Never)
-    }
-
-    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
-        Self::new("handler_panic", format!("the handler panicked: {text}"), Advice::ByPolicy)
-    }
-}
-
-/// The handlers of this process, by job type.
+/// Handlers in Rust, by the type of the jobs that they run.
+#[derive(Clone, Default)]
 pub(crate) struct Handlers(HashMap<String, Handler>);
 
 impl Handlers {
     /// Those that come with the worker: the seed's kitchen and what the conformance suites name.
     pub(crate) fn built_in() -> Self {
-        let mut handlers = Self(HashMap::new());
+        let mut handlers = Self::default();
         demo::register(&mut handlers);
         conformance::register(&mut handlers);
         handlers
     }
 
+    /// Adds a handler that answers with JSON as it is.
     fn add<F, R>(&mut self, job_type: &str, handler: F)
     where
         F: Fn(Context) -> R + Send + Sync + 'static,
-        R: Future<Output = HandlerResult> + Send + 'static,
+        R: Future<Output = Result<Option<String>, HandlerError>> + Send + 'static,
     {
-        self.0.insert(job_type.to_owned(), Arc::new(move |context| Box::pin(handler(context))));
+        let handler = move |context| -> Running {
+            let running = handler(context);
+            Box::pin(async move { running.await.map(Done::Result) })
+        };
+        self.0.insert(job_type.to_owned(), Arc::new(handler));
     }
 
-    /// Runs the handler of a job's type.
-    pub(crate) async fn run(&self, context: Context) -> HandlerResult {
-        match self.0.get(context.job_type.as_str()) {
+    /// Adds a handler whose arguments and result are types.
+    pub(crate) fn add_typed<A, R, F, Fut>(&mut self, job_type: &str, handler: F)
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize,
+        F: Fn(Context, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.add(job_type, move |context: Context| {
+            let handler = handler.clone();
+            async move {
+                let arguments = arguments(&context.args()?)?;
+                let result = handler(context, arguments).await?;
+                to_json(&result)
+            }
+        });
+    }
+
+    /// The same for one that does not await: it runs on a thread of its own.
+    pub(crate) fn add_blocking<A, R, F>(&mut self, job_type: &str, handler: F)
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        F: Fn(Context, A) -> Result<R, HandlerError> + Send + Sync + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.add_typed(job_type, move |context, arguments| {
+            let handler = handler.clone();
+            async move {
+                match tokio::task::spawn_blocking(move || handler(context, arguments)).await {
+                    Ok(result) => result,
+                    // A panic there is a panic here
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => Err(HandlerError::retryable("the process stops")),
+                    },
+                }
+            }
+        });
+    }
+
+    pub(crate) fn contains(&self, job_type: &str) -> bool {
+        self.0.contains_key(job_type)
+    }
+
+    /// Others go before those that are here.
+    pub(crate) fn overridden_by(mut self, others: &Self) -> Self {
+        self.0.extend(others.0.iter().map(|(name, handler)| (name.clone(), handler.clone())));
+        self
+    }
+
+    /// Runs the handler of that name.
+    pub(crate) async fn run(&self, name: &str, context: Context) -> HandlerResult {
+        match self.0.get(name) {
             Some(handler) => handler(context).await,
-            None => Err(HandlerError::not_found(&context.job_type)),
+            None => Err(HandlerError::not_found(&JobType::clone(context.job_type()))),
         }
     }
+}
+
+/// A result as JSON; nothing and null are no result.
+fn to_json(result: &impl Serialize) -> Result<Option<String>, HandlerError> {
+    let json = serde_json::to_string(result)
+        .map_err(|error| HandlerError::not_retryable(format!("the result is not JSON: {error}")))?;
+    Ok(Some(json).filter(|json| json != "null"))
 }

@@ -1,0 +1,209 @@
+//! How handlers fail, and what they say about another attempt.
+
+use std::{any::Any, error::Error, fmt, time::Duration};
+
+use common::{
+    job::{Advice, Failure},
+    name::JobType,
+    time::Millis,
+};
+use serde_json::value::RawValue;
+
+/// How a handler failed. Any error becomes one with `?`: retried as the job's policy says, its type is the Rust type's name.
+#[derive(Debug, Clone)]
+pub struct HandlerError(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
+    code: String,
+    error_type: String,
+    message: String,
+    advice: Advice,
+    stack: Option<String>,
+    output: Option<String>,
+    details: Option<Box<RawValue>>,
+}
+
+impl HandlerError {
+    pub(crate) fn new(code: &str, message: impl Into<String>, advice: Advice) -> Self {
+        let (code, error_type) = (code.to_owned(), code.to_owned());
+        let message = message.into();
+        Self(Box::new(Parts { code, error_type, message, advice, stack: None, output: None, details: None }))
+    }
+
+    /// It may go well another time: the job's retry policy decides.
+    pub fn retryable(message: impl Into<String>) -> Self {
+        Self::new("handler_error", message, Advice::ByPolicy)
+    }
+
+    /// Another attempt would fail too: the job is discarded, and becomes a dead letter if its policy says so.
+    pub fn not_retryable(message: impl Into<String>) -> Self {
+        Self::new("handler_error", message, Advice::Never)
+    }
+
+    /// It may go well after that time, from 100 ms to a day: this goes before the delay of the job's policy, which still
+    /// says how many attempts there are.
+    pub fn retry_after(delay: Duration, message: impl Into<String>) -> Self {
+        Self::new("handler_error", message, Advice::After(delay))
+    }
+
+    /// The job makes no sense any more: it is discarded, and nobody needs to look at it.
+    pub fn discard(message: impl Into<String>) -> Self {
+        Self::new("handler_error", message, Advice::Discard)
+    }
+
+    /// The same with a code for programs, such as `card_declined`; at most 255 bytes are kept.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.0.code = code.into();
+        self
+    }
+
+    /// The same with a type: what `non_retryable_errors` of the job's policy is compared with.
+    #[must_use]
+    pub fn with_type(mut self, error_type: impl Into<String>) -> Self {
+        self.0.error_type = error_type.into();
+        self
+    }
+
+    /// The same with JSON to look at, at most 4,096 bytes.
+    #[must_use]
+    pub fn with_details(mut self, details: &impl serde::Serialize) -> Self {
+        self.0.details = serde_json::value::to_raw_value(details).ok();
+        self
+    }
+
+    pub(crate) fn with_output(mut self, output: String) -> Self {
+        self.0.output = Some(output).filter(|output| !output.is_empty());
+        self
+    }
+
+    pub(crate) fn into_output(self) -> Option<String> {
+        self.0.output
+    }
+
+    pub(crate) fn bad_arguments(message: &str) -> Self {
+        Self::new("invalid_payload", message, Advice::Never)
+    }
+
+    /// Another worker may know the type, or this one after an update.
+    pub(crate) fn not_found(job_type: &JobType) -> Self {
+        Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), Advice::ByPolicy)
+    }
+
+    pub(crate) fn timed_out(limit: Duration) -> Self {
+        let message = format!("the attempt took longer than its timeout of {} ms", limit.as_millis());
+        Self::new("timeout", message, Advice::ByPolicy)
+    }
+
+    pub(crate) fn result_too_large(limit: usize) -> Self {
+        Self::new("result_too_large", format!("the result has more than {limit} bytes"), Advice::Never)
+    }
+
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
+        Self::new("handler_panic", format!("the handler panicked: {text}"), Advice::ByPolicy)
+    }
+
+    /// The code for programs.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    /// What it says about another attempt.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        self.0.advice
+    }
+
+    pub(crate) fn failure(&self, attempt: u32, now: Millis) -> Failure {
+        let Parts { code, error_type, message, stack, output, details, .. } = &*self.0;
+        Failure::new(code, error_type, message, attempt, now)
+            .with_stack(stack.as_deref())
+            .with_output(output.as_deref().unwrap_or_default())
+            .with_details(details.as_deref())
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        let mut causes = Vec::new();
+        let mut next = error.source();
+        while let Some(cause) = next.filter(|_| causes.len() < MOST_CAUSES) {
+            causes.push(format!("caused by: {cause}"));
+            next = cause.source();
+        }
+        let error_type = std::any::type_name::<E>().replace("::", ".");
+        let mut failed = Self::retryable(error.to_string()).with_type(error_type);
+        failed.0.stack = Some(causes.join("\n")).filter(|text| !text.is_empty());
+        failed
+    }
+}
+
+/// Causes of an error that are kept.
+const MOST_CAUSES: usize = 16;
+
+/// Reads the arguments of a job.
+pub(crate) fn arguments<A: serde::de::DeserializeOwned>(args: &RawValue) -> Result<A, HandlerError> {
+    let mut reader = serde_json::Deserializer::from_str(args.get());
+    serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| HandlerError::bad_arguments(&format!("the arguments are not what the handler takes: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_becomes_one_with_its_type_and_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot send")]
+        struct Sending(#[source] std::io::Error);
+        fn send() -> Result<(), HandlerError> {
+            Err(Sending(std::io::Error::other("the line is dead")))?
+        }
+        let failure = send().expect_err("it fails").failure(1, 0);
+        assert_eq!((failure.code.as_str(), failure.message.as_str()), ("handler_error", "cannot send"));
+        assert!(
+            failure.error_type.ends_with("Sending") && !failure.error_type.contains("::"),
+            "{}",
+            failure.error_type
+        );
+        assert_eq!(failure.stack.as_deref(), Some("caused by: the line is dead"));
+    }
+
+    #[test]
+    fn each_kind_says_what_follows() {
+        let minute = Duration::from_mins(1);
+        for (error, advice) in [
+            (HandlerError::retryable("x"), Advice::ByPolicy),
+            (HandlerError::not_retryable("x"), Advice::Never),
+            (HandlerError::retry_after(minute, "x"), Advice::After(minute)),
+            (HandlerError::discard("x"), Advice::Discard),
+        ] {
+            assert_eq!(error.advice(), advice);
+        }
+        let error = HandlerError::discard("x").with_code("gone").with_details(&[1, 2]);
+        let failure = error.failure(3, 0);
+        assert_eq!((failure.code.as_str(), failure.attempt), ("gone", 3));
+        assert_eq!(failure.details.map(|details| details.get().to_owned()).as_deref(), Some("[1,2]"));
+    }
+
+    #[test]
+    fn arguments_of_another_shape_are_an_error_that_says_where() {
+        let args = RawValue::from_string(r#"["a",{"to":5}]"#.to_owned()).expect("JSON");
+        let read: (String, std::collections::BTreeMap<String, u8>) = arguments(&args).expect("they fit");
+        assert_eq!(read.1["to"], 5);
+        let error = arguments::<(String, std::collections::BTreeMap<String, bool>)>(&args).expect_err("they do not");
+        assert_eq!((error.code(), error.advice()), ("invalid_payload", Advice::Never));
+        assert!(error.to_string().contains("to"), "{error}");
+    }
+}

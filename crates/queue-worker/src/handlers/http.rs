@@ -1,0 +1,143 @@
+//! Doing a job by sending it to an endpoint: `docs/push.md` says what it gets and what its answers mean.
+//!
+//! The endpoint may answer 202 and finish later: it is given a token with which it ends the attempt over HTTP.
+
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+
+use common::{
+    job::Advice,
+    push::{
+        BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Request, Retry, Secret,
+        UrlTemplate,
+    },
+    time,
+};
+
+use super::{Context, ContextError, Done, HandlerError, HandlerResult};
+
+/// "Accepted": the work is not done yet.
+const ACCEPTED: u16 = 202;
+
+/// What a rule says of an endpoint. Holds secrets: it has no debug form.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct HttpSettings {
+    pub(crate) url: String,
+    pub(crate) secrets: Vec<String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) timeout_ms: u64,
+    pub(crate) connect_timeout_ms: u64,
+    /// Silence of an endpoint that answered 202, until the job is given to it again.
+    pub(crate) callback_timeout_ms: u64,
+    pub(crate) allow_private: bool,
+    pub(crate) concurrency: u64,
+    pub(crate) breaker_failures: u64,
+    pub(crate) breaker_open_ms: u64,
+    pub(crate) answer_limit_bytes: u64,
+}
+
+/// An endpoint that jobs are sent to.
+pub(crate) struct HttpRule {
+    settings: HttpSettings,
+    endpoint: Endpoint,
+}
+
+/// How this process reaches others: certificates are read once.
+fn network() -> Result<&'static Network, String> {
+    static NETWORK: OnceLock<Result<Network, String>> = OnceLock::new();
+    NETWORK.get_or_init(|| Network::system().map_err(|error| error.to_string())).as_ref().map_err(Clone::clone)
+}
+
+impl HttpRule {
+    /// Checks what a rule says; the error is for people.
+    pub(crate) fn new(settings: HttpSettings) -> Result<Self, String> {
+        let url = UrlTemplate::parse(&settings.url, &["type", "queue"]).map_err(|error| error.to_string())?;
+        let secrets = settings.secrets.iter().map(|secret| secret.parse::<Secret>());
+        let headers = settings.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let endpoint = EndpointSettings {
+            secrets: secrets.collect::<Result<_, _>>().map_err(|error| error.to_string())?,
+            timeout: Duration::from_millis(settings.timeout_ms),
+            connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
+            allow_private: settings.allow_private,
+            concurrency: count(settings.concurrency),
+            breaker: BreakerSettings {
+                failures: u32::try_from(settings.breaker_failures).unwrap_or(u32::MAX),
+                open: Duration::from_millis(settings.breaker_open_ms),
+            },
+            headers: FixedHeaders::parse(headers).map_err(|error| error.to_string())?,
+            answer_limit_bytes: count(settings.answer_limit_bytes),
+            ..EndpointSettings::new(url)
+        };
+        let endpoint = Endpoint::new(endpoint, network()?).map_err(|error| error.to_string())?;
+        Ok(Self { settings, endpoint })
+    }
+
+    pub(crate) fn settings(&self) -> &HttpSettings {
+        &self.settings
+    }
+
+    pub(crate) async fn run(&self, context: &Context) -> HandlerResult {
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        // Before the endpoint knows it: its answer may be on its way before that of this request
+        context.lend(&token).await.map_err(|error| match error {
+            // Not the endpoint's fault, and not the job's
+            ContextError::Unavailable(_) => HandlerError::retryable(error.to_string()).with_code("redis_unavailable"),
+            error => HandlerError::retryable(error.to_string()),
+        })?;
+        let (id, attempt) = (context.id().to_string(), context.attempt().to_string());
+        let (job_type, queue) = (context.job_type().as_str(), context.queue().as_str());
+        let source = format!("/galley/queues/{queue}");
+        let created_at = time::format(context.claimed().job.created_at());
+        let deadline = context.deadline_ms().map(time::format);
+        let mut headers = vec![
+            ("ce-specversion", "1.0"),
+            ("ce-id", id.as_str()),
+            ("ce-source", &source),
+            ("ce-type", job_type),
+            ("ce-time", &created_at),
+            ("galley-job-id", &id),
+            ("galley-queue", queue),
+            ("galley-attempt", &attempt),
+            ("galley-token", &token),
+        ];
+        headers.extend(deadline.as_deref().map(|deadline| ("galley-deadline", deadline)));
+        headers.extend(context.traceparent().map(|traceparent| ("traceparent", traceparent)));
+        let request = Request {
+            id: &id,
+            values: &[("type", job_type), ("queue", queue)],
+            headers: &headers,
+            body: context.job_json(Some(&token)).into(),
+        };
+        let answer = self.endpoint.post(request).await.map_err(failed)?;
+        if answer.status == ACCEPTED {
+            return Ok(Done::Later { token, lease: Duration::from_millis(self.settings.callback_timeout_ms) });
+        }
+        let result = answer.body.map(|body| body.get().to_owned());
+        Ok(Done::Result(result.filter(|result| result != "null")))
+    }
+
+    pub(crate) fn in_words(&self) -> String {
+        let settings = &self.settings;
+        let signed = match settings.secrets.len() {
+            0 => "not signed".to_owned(),
+            1 => "signed with a secret".to_owned(),
+            secrets => format!("signed with {secrets} secrets"),
+        };
+        let private = if settings.allow_private { "private addresses allowed" } else { "public addresses only" };
+        format!(
+            "sends it by POST to {} ({signed}, {private}, {} at a time, answer within {} ms)",
+            self.endpoint.origin(),
+            settings.concurrency,
+            settings.timeout_ms
+        )
+    }
+}
+
+fn failed(error: PushError) -> HandlerError {
+    let advice = match error.retry {
+        Retry::ByPolicy => Advice::ByPolicy,
+        Retry::Never => Advice::Never,
+        Retry::After(delay) => Advice::After(delay),
+    };
+    HandlerError::new(error.code, error.message, advice)
+}

@@ -1,0 +1,42 @@
+//! What the rules do, in words: `queue-worker check`.
+
+use std::fmt::Write;
+
+use common::name::JobType;
+
+use super::{Action, Rules};
+use crate::handlers::Handlers;
+
+impl Action {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Handler(name) => format!("runs the handler {name}"),
+            Self::Http(rule) => rule.in_words(),
+            Self::Command(rule) => rule.in_words(),
+        }
+    }
+}
+
+/// What is done with jobs of these types, or of all rules when there are none; and whether each type is run by something.
+pub(crate) fn check(rules: &Rules, handlers: &Handlers, types: &[JobType]) -> (String, bool) {
+    let mut text = String::new();
+    if types.is_empty() {
+        for rule in &rules.0 {
+            let _ = writeln!(text, "{} (line {}): {}", rule.pattern.as_str(), rule.line, rule.action.in_words());
+        }
+        let _ = writeln!(text, "any other type: runs the handler of that name, if there is one");
+    }
+    let mut all_are_run = true;
+    for job_type in types {
+        let by = match rules.first_for(job_type) {
+            Some(rule) => format!("rule {} (line {}) {}", rule.pattern.as_str(), rule.line, rule.action.in_words()),
+            None if handlers.contains(job_type.as_str()) => "no rule: runs the handler of that name".to_owned(),
+            None => {
+                all_are_run = false;
+                "no rule and no handler: fails with handler_not_found".to_owned()
+            }
+        };
+        let _ = writeln!(text, "{job_type}: {by}");
+    }
+    (text, all_are_run)
+}

@@ -1,0 +1,74 @@
+//! Which jobs are run how: the rules of a file, the first that matches a job's type counts, then the handlers in Rust.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `file` | reads the file; every problem has its line |
+//! | `pattern` | which types a rule is for |
+//! | `reload` | the rules in force, which a signal replaces |
+//! | `describe` | what a rule does, in words |
+
+mod describe;
+mod file;
+mod pattern;
+mod reload;
+
+use std::sync::Arc;
+
+use common::name::JobType;
+
+pub(crate) use describe::check;
+pub(crate) use file::RulesError;
+use pattern::Pattern;
+pub(crate) use reload::{InForce, on_signal};
+
+use crate::handlers::{Context, HandlerResult, Handlers, command::CommandRule, http::HttpRule};
+
+/// The rules of a file, in its order.
+#[derive(Default)]
+pub(crate) struct Rules(Vec<Rule>);
+
+struct Rule {
+    /// Where it begins in the file, from 1.
+    line: usize,
+    pattern: Pattern,
+    action: Action,
+}
+
+/// What a rule does with a job.
+#[derive(Clone)]
+enum Action {
+    /// Runs the handler in Rust of that name.
+    Handler(String),
+    /// Sends it to an endpoint.
+    Http(Arc<HttpRule>),
+    /// Gives it to a program.
+    Command(Arc<CommandRule>),
+}
+
+impl Rules {
+    fn first_for(&self, job_type: &JobType) -> Option<&Rule> {
+        self.0.iter().find(|rule| rule.pattern.matches(job_type.as_str()))
+    }
+
+    /// What is to be done with jobs of a type; without a rule that is the handler of that name, if there is one.
+    fn action_for(&self, job_type: &JobType) -> Action {
+        self.first_for(job_type).map_or_else(|| Action::Handler(job_type.to_string()), |rule| rule.action.clone())
+    }
+}
+
+/// How jobs are run in this process.
+pub(crate) struct Dispatch {
+    pub(crate) handlers: Handlers,
+    pub(crate) rules: InForce,
+}
+
+impl Dispatch {
+    /// Runs a job. Rules that are replaced meanwhile are not felt by it.
+    pub(crate) async fn run(&self, context: Context) -> HandlerResult {
+        match self.rules.now().action_for(context.job_type()) {
+            Action::Handler(name) => self.handlers.run(&name, context).await,
+            Action::Http(rule) => rule.run(&context).await,
+            Action::Command(rule) => rule.run(&context).await,
+        }
+    }
+}
