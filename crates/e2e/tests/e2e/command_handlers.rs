@@ -1,5 +1,7 @@
 //! Jobs that are given to programs: what they are told, what becomes of them, and that nothing of them is left over.
 
+use std::time::{Duration, Instant};
+
 use e2e::{Mark, RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -213,6 +215,8 @@ async fn a_worker_that_is_told_to_stop_lets_programs_finish_within_its_grace() {
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     worker.signal(Signal::SIGTERM);
     worker.logged("stopping").await;
+    let well_into_it = Instant::now() + Duration::from_millis(500);
+    eventually("its grace has begun", || async { (Instant::now() >= well_into_it).then_some(()) }).await;
     programs.folder.touch("gate");
     assert!(worker.ended().await.success());
     let done = kit.job(&id).await;

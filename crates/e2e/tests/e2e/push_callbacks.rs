@@ -1,8 +1,11 @@
 //! Endpoints that answer 202 and finish later, with the token that they were given.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use e2e::{Receiver, Reply};
+use e2e::{Receiver, Reply, eventually};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -106,4 +109,57 @@ async fn an_endpoint_that_has_accepted_a_job_that_is_cancelled_cannot_end_it() {
     let late = json!({ "job_id": id, "token": token(&receiver, 0), "result": 1 });
     assert_eq!(call(&kit, "ack", &late).await, 409);
     assert_eq!(kit.job(&id).await["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_how_far_it_is_keeps_its_job_for_longer_than_its_silence_would_be_borne() {
+    let kit = Kit::start().await;
+    let receiver = Receiver::start([accepted()]).await;
+    let (worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
+    let id = kit.enqueue(&job("a", &json!([]))).await;
+    worker.logged("job handed over").await;
+    let token = token(&receiver, 0);
+    let over = Instant::now() + Duration::from_millis(2500);
+    let mut progress = 0.0;
+    eventually("two and a half times as long has passed", || {
+        progress += 0.001;
+        let body = json!({ "token": token, "progress": progress });
+        let (kit, id) = (&kit, &id);
+        async move {
+            let response = kit.post(&format!("/ojs/v1/jobs/{id}/progress"), &body).await;
+            assert_eq!(response.status(), 200);
+            (Instant::now() >= over).then_some(())
+        }
+    })
+    .await;
+    assert_eq!(call(&kit, "ack", &json!({ "job_id": id, "token": token })).await, 200);
+    assert_eq!((&kit.job(&id).await["attempt"], receiver.requests().len()), (&json!(1), 1));
+}
+
+#[tokio::test]
+async fn the_time_of_a_job_is_over_for_an_endpoint_that_has_accepted_it_too() {
+    let kit = Kit::start().await;
+    let receiver = Receiver::start([accepted()]).await;
+    let (_worker, _rules) = pushing(&kit, &receiver, "").await;
+    let mut body = once("a");
+    body["timeout_ms"] = json!(1000);
+    let id = kit.enqueue(&body).await;
+    let late = kit.reaches(&id, "discarded").await;
+    assert_eq!((&late["error"]["code"], &late["attempt"]), (&json!("timeout"), &json!(1)), "{late}");
+    let ack = json!({ "job_id": id, "token": token(&receiver, 0) });
+    assert_eq!(call(&kit, "ack", &ack).await, 409);
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_worker_was_killed_before_it_answered_can_end_its_job_all_the_same() {
+    let kit = Kit::start().await;
+    let receiver = Receiver::start([Reply::Hang]).await;
+    let (worker, _rules) = pushing(&kit, &receiver, "").await;
+    let id = kit.enqueue(&job("a", &json!([]))).await;
+    receiver.has_requests(1).await;
+    worker.kill();
+    let ack = json!({ "job_id": id, "token": token(&receiver, 0), "result": "done" });
+    assert_eq!(call(&kit, "ack", &ack).await, 200);
+    let done = kit.job(&id).await;
+    assert_eq!((&done["state"], &done["result"], &done["attempt"]), (&json!("completed"), &json!("done"), &json!(1)));
 }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use common::push::{
@@ -229,6 +229,8 @@ async fn a_worker_that_is_told_to_stop_waits_for_answers_within_its_grace() {
     receiver.has_requests(1).await;
     worker.signal(Signal::SIGTERM);
     worker.logged("stopping").await;
+    let well_into_it = Instant::now() + Duration::from_millis(500);
+    eventually("its grace has begun", || async { (Instant::now() >= well_into_it).then_some(()) }).await;
     gate.add_permits(1);
     assert!(worker.ended().await.success());
     let done = kit.job(&id).await;
