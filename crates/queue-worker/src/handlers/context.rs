@@ -135,7 +135,10 @@ impl Context {
 
     /// The same for a handler that needs so long to tidy up.
     pub(crate) fn cancellation_within(&self, grace: Duration) -> CancellationToken {
-        self.0.grace_ms.fetch_max(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        for longest in [&self.0.grace_ms, &self.0.shared.longest_grace_ms] {
+            longest.fetch_max(grace_ms, Relaxed);
+        }
         self.0.stop.clone()
     }
 
