@@ -213,9 +213,28 @@ impl Jobs {
         failure: Failure,
         retryable: Option<bool>,
     ) -> StoreResult<Recorded> {
+        self.fail_for(claimed, fence, failure, retryable, None).await
+    }
+
+    /// The same; if another attempt follows, then after so long, whatever the policy says.
+    ///
+    /// # Errors
+    /// As [`Jobs::fail`].
+    pub async fn fail_for(
+        &self,
+        claimed: &Claimed,
+        fence: &Fence,
+        failure: Failure,
+        retryable: Option<bool>,
+        pause: Option<Duration>,
+    ) -> StoreResult<Recorded> {
         let policy = claimed.job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
         let verdict =
             policy.after_failure(claimed.job.history.failures, &failure.error_type, retryable, rand::random());
+        let verdict = match verdict {
+            Verdict::Retry(delay) => Verdict::Retry(pause.unwrap_or(delay)),
+            discard @ Verdict::Discard { .. } => discard,
+        };
         let verdict = Self::within_deadline(&claimed.job, verdict);
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));

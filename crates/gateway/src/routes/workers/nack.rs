@@ -1,9 +1,11 @@
 //! Jobs failed, or are handed back.
 
+use std::time::Duration;
+
 use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
-    job::{Event, Failure},
+    job::{Event, Failure, request::LONGEST_LIMIT_MS},
     json::{Object, ObjectWriter},
     redis::jobs::{Recorded, Settled, local_now},
     time,
@@ -44,6 +46,8 @@ struct Reported<'a> {
     error_type: Option<String>,
     message: Option<String>,
     retryable: Option<bool>,
+    /// When the next attempt follows, in the place of the policy's delay.
+    retry_after_ms: Option<u64>,
     #[serde(alias = "stack_trace", alias = "backtrace")]
     stack: Option<String>,
     /// The limit of the job's key allows nothing before this time.
@@ -93,6 +97,7 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
     if request.error.is_none() && !request.requeue {
         return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
     }
+    let pause = request.error.as_ref().and_then(|error| error.retry_after_ms).map(pause).transpose()?;
     let event = if request.requeue { Event::Release } else { Event::Retry };
     let claimed = active(services, id, event).await?;
     let max_attempts = claimed.job.summary.max_attempts;
@@ -110,7 +115,8 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
                 services.jobs.hold_back(&claimed.job, claimed.entry, &fence, until.at).await?;
             }
-            let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.retryable).await?;
+            let failure = error.failure(attempt);
+            let recorded = services.jobs.fail_for(&claimed, &fence, failure, error.retryable, pause).await?;
             write_failure(&mut answer, id, &recorded)?;
         }
         _ => match services.jobs.requeue(&claimed.job, claimed.entry, &fence).await? {
@@ -119,6 +125,15 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
         },
     }
     Ok(answer.finish())
+}
+
+fn pause(ms: u64) -> Result<Duration, ApiError> {
+    if ms <= LONGEST_LIMIT_MS {
+        return Ok(Duration::from_millis(ms));
+    }
+    Err(ApiError::invalid(format!(
+        "error.retry_after_ms must be an integer of milliseconds from 0 to {LONGEST_LIMIT_MS}"
+    )))
 }
 
 fn write_failure(answer: &mut ObjectWriter, id: JobId, recorded: &Recorded) -> Result<(), ApiError> {
