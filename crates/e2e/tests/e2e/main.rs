@@ -4,6 +4,7 @@ mod acks;
 mod bad_input;
 mod batches;
 mod browser;
+mod clients;
 mod conformance;
 mod cron;
 mod events;
