@@ -263,6 +263,7 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing(language: Language) {
     snippets.is_under_way(&id).await;
     doomed.signal(Signal::SIGKILL);
     assert!(!doomed.ended().await.success());
+    snippets.kit.reaches(&id, "available").await;
     let _other = snippets.worker();
     let done = snippets.kit.reaches(&id, "completed").await;
     assert_eq!(done["result"].as_array().map(Vec::len), Some(10));
