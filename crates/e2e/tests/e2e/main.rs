@@ -4,6 +4,7 @@ mod acks;
 mod bad_input;
 mod batches;
 mod browser;
+mod clients;
 mod command_handlers;
 mod conformance;
 mod cron;

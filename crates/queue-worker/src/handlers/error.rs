@@ -42,7 +42,7 @@ impl HandlerError {
         Self::new("handler_error", in_full(message), Advice::Never)
     }
 
-    /// It may go well after that time, from 100 ms to a day: this goes before the delay of the job's policy, which still
+    /// It may go well after that time, from 100 ms to a week: this goes before the delay of the job's policy, which still
     /// says how many attempts there are.
     pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
         Self::new("handler_error", in_full(message), Advice::After(delay))
