@@ -71,27 +71,31 @@ async fn record(shared: &Shared, stream: &Stream, completions: &[Completion]) {
             }
         }
     };
+    // One look-up of each metric for all of them
+    let seconds = metrics::histogram!("galley_attempt_seconds", "queue" => queue.to_string());
+    let mut stale = 0;
     for (completion, settled) in completions.iter().zip(settled) {
-        note(shared, completion, settled);
+        stale += u64::from(!note(shared, completion, settled));
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
+        seconds.record((completion.ended_at - completion.claimed.started_at).max(0) as f64 / 1000.0);
+    }
+    for (outcome, count) in [("completed", completions.len() as u64 - stale), ("stale", stale)] {
+        if count > 0 {
+            metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => outcome)
+                .increment(count);
+        }
     }
 }
 
-fn note(shared: &Shared, completion: &Completion, settled: Settled) {
+/// Forgets a job, and tells of its end; false when it was too late to record it.
+fn note(shared: &Shared, completion: &Completion, settled: Settled) -> bool {
     let claimed = &completion.claimed;
     let job = &claimed.job;
     shared.in_flight.remove(&job.queue, job.priority, claimed.entry);
-    let outcome = match settled {
-        Settled::Done | Settled::DoneBefore => {
-            shared.jobs.record(Happened::completed(job, claimed.started_at, completion.ended_at));
-            "completed"
-        }
-        Settled::Stale => {
-            tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: the job had been given to another worker");
-            "stale"
-        }
-    };
-    metrics::counter!("galley_attempts_total", "queue" => job.queue.to_string(), "outcome" => outcome).increment(1);
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
-    let seconds = (completion.ended_at - claimed.started_at).max(0) as f64 / 1000.0;
-    metrics::histogram!("galley_attempt_seconds", "queue" => job.queue.to_string()).record(seconds);
+    if settled == Settled::Stale {
+        tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: the job had been given to another worker");
+        return false;
+    }
+    shared.jobs.record(Happened::completed(job, claimed.started_at, completion.ended_at));
+    true
 }
