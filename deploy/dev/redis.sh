@@ -39,6 +39,18 @@ install_python_packages() {
     "$folder/python/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
+# Installs the compiler that clients/typescript names, the same way; sets TSC to it. False where that cannot be done.
+install_typescript() {
+    command -v node >/dev/null && command -v npm >/dev/null || return 1
+    mkdir -p "$folder/typescript"
+    if ! cmp -s clients/typescript/package.json "$folder/typescript/package.json"; then
+        rm -rf "$folder/typescript/node_modules"
+        cp clients/typescript/package.json "$folder/typescript/"
+    fi
+    TSC=$folder/typescript/node_modules/.bin/tsc
+    [ -x "$TSC" ] || (cd "$folder/typescript" && npm install --silent --no-audit --no-fund --no-package-lock)
+}
+
 # stop_all: ends what start_in_background started, the last first. A second Ctrl-C, or a terminal that is gone, must not
 # leave half of it running.
 pids=()

@@ -2,20 +2,24 @@
 
 use std::{
     future::Future,
+    process::{Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use common::time::parse_time;
+use common::{redis::keys::QueueKeys, time::parse_time};
 use e2e::{Persistence, RedisServer, Service};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use crate::http::Connection;
 
 /// Jobs in one request, as many as the gateway takes.
 const BATCH: usize = 1000;
+/// Longest wait for what is measured by its count.
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// Requests at a time that are no part of what is measured.
 const AT_ONCE: usize = 4;
 
@@ -99,6 +103,34 @@ impl Galley {
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.redis.connection().await).await?;
         let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
         process.context("redis does not say which process it is")
+    }
+
+    /// Waits until so many jobs of a queue completed; how many did per second, from the first that is seen to the last.
+    pub(crate) async fn completed_per_second(&self, queue: &str, jobs: u32) -> anyhow::Result<f64> {
+        let stats = QueueKeys::new(&queue.parse()?).stats();
+        let (mut redis, mut first, deadline) = (self.redis.connection().await, None, Instant::now() + LIMIT);
+        loop {
+            // Asked of Redis itself: the gateway needs several commands for it
+            let completed: Option<u32> = redis.hget(&stats, "completed").await?;
+            let (completed, now) = (completed.unwrap_or(0), Instant::now());
+            let (first_count, first_at) = match first {
+                None if completed > 0 => *first.insert((completed, now)),
+                None => (0, now),
+                Some(first) => first,
+            };
+            if completed >= jobs || now >= deadline {
+                return Ok(f64::from(completed - first_count) / now.duration_since(first_at).as_secs_f64());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Lets Redis go before everything else on the machine, as if it had a processor of its own; false when that is not
+    /// allowed, or there is no `chrt` to say it with.
+    pub(crate) async fn prefer_redis(&self) -> anyhow::Result<bool> {
+        let process = self.redis_process().await?.to_string();
+        let asked = Command::new("chrt").args(["--fifo", "--pid", "1", &process]).stderr(Stdio::null()).status();
+        Ok(asked.is_ok_and(|status| status.success()))
     }
 
     /// The numbers of a queue.

@@ -4,6 +4,7 @@
 //! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
 //! status 1.
 
+mod commands;
 mod galley;
 mod http;
 mod machine;
@@ -55,6 +56,12 @@ enum Command {
         #[arg(long, default_value_t = waiters::CLIENTS, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         clients: u32,
     },
+    /// Jobs done by a program per second, beside a bare client.
+    Commands {
+        /// Rounds, of which the medians are shown.
+        #[arg(long, default_value_t = commands::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=20))]
+        rounds: u32,
+    },
     /// Jobs taken and worked off per second, beside bare clients.
     Throughput {
         /// Rounds, of which the medians are shown.
@@ -71,10 +78,12 @@ impl Command {
                 storm::run(durability, storm::JOBS).await?,
                 waiters::run(durability, waiters::CLIENTS).await?,
                 throughput::run(durability, throughput::ROUNDS).await?,
+                commands::run(durability, commands::ROUNDS).await?,
             ],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
+            Self::Commands { rounds } => vec![commands::run(durability, rounds).await?],
             Self::Throughput { rounds } => vec![throughput::run(durability, rounds).await?],
         })
     }

@@ -2,12 +2,16 @@
 //!
 //! Nothing here knows the other crates: their integration tests use it too.
 
+mod mark;
 mod otlp;
+mod receiver;
 mod redis_server;
 mod service;
 mod wait;
 
+pub use mark::Mark;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
+pub use receiver::{Received, Receiver, Reply};
 pub use redis_server::{Persistence, RedisServer};
 pub use service::{Service, binary};
 pub use wait::{LIMIT, eventually, eventually_for};

@@ -53,8 +53,19 @@ impl Service {
     /// # Panics
     /// It does not start.
     pub async fn start_on(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, &name.to_uppercase().replace('-', "_"), redis_url, variables).await
+    }
+
+    /// The same for a queue-worker with handlers of its own, whose binary has another name.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_worker(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).await
+    }
+
+    async fn spawn(name: &'static str, section: &str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary(name));
-        let section = name.to_uppercase().replace('-', "_");
         command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
         command.env("GALLEY__LOG__FORMAT", "json").envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());

@@ -45,6 +45,11 @@ enum Outcome {
         token: String,
         lease: Duration,
     },
+    /// To be tried later, as if it had not been tried now.
+    NotNow {
+        delay: Duration,
+        why: String,
+    },
     /// Not the current attempt any more: nothing can be recorded.
     Gone,
     /// The process stops: hand the job back.
@@ -108,6 +113,7 @@ impl Runner {
             Outcome::HandedOver { token, lease } => {
                 self.settle(&claimed, &gone, &Step::HandOver { token, lease }).await;
             }
+            Outcome::NotNow { delay, why } => self.settle(&claimed, &gone, &Step::PutBack { delay, why }).await,
             Outcome::Abandoned => self.settle(&claimed, &gone, &Step::Release).await,
             Outcome::Expired => self.settle(&claimed, &gone, &Step::Expire).await,
             Outcome::Gone => {
@@ -173,6 +179,7 @@ impl Runner {
                 Outcome::Failed(HandlerError::result_too_large(limit))
             }
             Ok(Done::Result(result)) => Outcome::Succeeded(result),
+            Ok(Done::NotNow { delay, why }) => Outcome::NotNow { delay, why },
             Ok(Done::Later { token, lease }) => Outcome::HandedOver { token, lease },
             Err(error) => Outcome::Failed(error),
         }
@@ -227,6 +234,10 @@ impl Runner {
                 let is_ours = jobs.hand_over(claimed, &self.shared.consumer, worker, token, *lease).await?;
                 tracing::info!(%id, %queue, is_ours, "job handed over to its endpoint");
             }
+            Step::PutBack { delay, why } => {
+                let due = jobs.put_back(claimed, &fence, *delay).await?;
+                tracing::info!(%id, %queue, why, is_ours = due.is_some(), "job put back for a while");
+            }
             Step::Release => {
                 let settled = jobs.requeue(&claimed.job, claimed.entry, &fence).await?;
                 tracing::info!(%id, %queue, ?settled, "job handed back");
@@ -254,6 +265,7 @@ fn unwound(result: Result<HandlerResult, Box<dyn std::any::Any + Send>>) -> Hand
 enum Step {
     Fail(HandlerError),
     HandOver { token: String, lease: Duration },
+    PutBack { delay: Duration, why: String },
     Release,
     Expire,
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::{in_flight::Stream, worker::Shared};
 
 /// Results in one script call.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 /// About the most bytes of results in one script call.
 const ENOUGH_BYTES: usize = 4 << 20;
 

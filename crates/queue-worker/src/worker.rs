@@ -4,7 +4,13 @@
 //! Beside them: renew keeps leases, presence reports and hears directives, doorbell hears wake-up calls, rules are read again
 //! on a signal, bridge feeds the queue of a list, and the upkeep that every process can do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use common::{
@@ -61,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) presence: Presence,
     pub(crate) places: Places,
     pub(crate) until: Until,
+    /// The longest that a handler here may take to tidy up, in milliseconds.
+    pub(crate) longest_grace_ms: AtomicU64,
     pub(crate) attempts: TaskTracker,
     /// Cancelled when the grace is over: what still runs is handed back.
     pub(crate) abandon: CancellationToken,
@@ -98,6 +106,7 @@ impl Worker {
             presence: Presence::default(),
             places: Places::new(settings.queue_worker.concurrency, &settings.queue_worker.queue_concurrency),
             until,
+            longest_grace_ms: AtomicU64::new(0),
             attempts: TaskTracker::new(),
             abandon: CancellationToken::new(),
             settings,
@@ -165,7 +174,7 @@ async fn finish_attempts(shared: &Shared) {
     if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
         tracing::warn!(running, "the grace is over, jobs are handed back");
         shared.abandon.cancel();
-        let last_words = shared.settings.queue_worker.stop_grace + LAST_WORDS;
+        let last_words = Duration::from_millis(shared.longest_grace_ms.load(Relaxed)) + LAST_WORDS;
         if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, last_words).await {
             tracing::error!(running, "jobs could not be handed back in time: their leases will run out");
         }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::ensure;
 use tokio::task::JoinSet;
 
-use crate::http::Connection;
+use crate::{galley::LIMIT, http::Connection};
 
 /// How long requests are counted.
 const TIME: Duration = Duration::from_secs(3);
@@ -29,7 +29,7 @@ pub(super) async fn count_per_second(
     connections: u32,
     count: u32,
 ) -> anyhow::Result<f64> {
-    per_second(address, request, connections, count, super::LIMIT).await
+    per_second(address, request, connections, count, LIMIT).await
 }
 
 async fn per_second(

@@ -4,11 +4,7 @@
 mod bare;
 mod load;
 
-use std::time::{Duration, Instant};
-
 use anyhow::ensure;
-use common::{name::QueueName, redis::keys::QueueKeys};
-use redis::AsyncCommands;
 
 use crate::{
     galley::{Durability, Galley, batch, noop},
@@ -25,7 +21,6 @@ const BATCH: u32 = 100;
 /// Connections of the single enqueues, and of the batches.
 const SINGLE: u32 = 64;
 const BATCHES: u32 = 8;
-const LIMIT: Duration = Duration::from_mins(2);
 
 /// Everything of one round, per second.
 struct Round {
@@ -85,24 +80,8 @@ async fn round(report: &mut Report, durability: Durability) -> anyhow::Result<Ro
 
 /// Lets a worker work off what the batches left; jobs per second from its first result to the last.
 async fn processed(galley: &Galley) -> anyhow::Result<f64> {
-    let queue: QueueName = "batched".parse()?;
-    let (stats, mut redis) = (QueueKeys::new(&queue).stats(), galley.redis.connection().await);
     let worker = galley.worker("batched", &[]).await;
-    let (mut first, deadline) = (None, Instant::now() + LIMIT);
-    loop {
-        // Asked of Redis itself: the gateway needs several commands for it
-        let completed: Option<u32> = redis.hget(&stats, "completed").await?;
-        let (completed, now) = (completed.unwrap_or(0), Instant::now());
-        let (first_count, first_at) = match first {
-            None if completed > 0 => *first.insert((completed, now)),
-            None => (0, now),
-            Some(first) => first,
-        };
-        if completed >= JOBS || now >= deadline {
-            let seconds = now.duration_since(first_at).as_secs_f64();
-            worker.terminate().await;
-            return Ok(f64::from(completed - first_count) / seconds);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let rate = galley.completed_per_second("batched", JOBS).await?;
+    worker.terminate().await;
+    Ok(rate)
 }

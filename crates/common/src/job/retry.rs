@@ -10,7 +10,7 @@ use crate::{json::Object, name::quoted, time};
 /// No retry comes sooner, so that a policy with an interval of zero cannot make a hot loop.
 pub const SHORTEST_DELAY: Duration = Duration::from_millis(100);
 /// No retry that a handler asks for comes later: what an endpoint answers must not park a job for ever.
-pub const LONGEST_ADVISED_DELAY: Duration = Duration::from_hours(24);
+pub const LONGEST_ADVISED_DELAY: Duration = Duration::from_hours(7 * 24);
 
 /// How a job is tried again.
 #[derive(Debug, Clone, PartialEq)]

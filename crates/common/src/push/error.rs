@@ -17,6 +17,8 @@ pub struct PushError {
     pub retry: Retry,
     /// The status, if there was an answer.
     pub status: Option<u16>,
+    /// Whether the receiver was asked: not while the breaker is open.
+    pub was_sent: bool,
 }
 
 /// Whether and when another attempt may follow.
@@ -157,7 +159,8 @@ impl From<Failure> for PushError {
             (Retry::ByPolicy, Some(wait)) => Retry::After(wait),
             (retry, _) => retry,
         };
-        Self { code: failure.kind.code(), message: failure.message, retry, status: failure.status }
+        let was_sent = failure.kind != Kind::BreakerOpen;
+        Self { code: failure.kind.code(), message: failure.message, retry, status: failure.status, was_sent }
     }
 }
 

@@ -16,7 +16,7 @@ fn address(text: &str) -> IpAddr {
 /// Tries to push to a URL as a stranger could have chosen it. Most are refused when the endpoint is made.
 async fn push(url: &str, network: &Network, allow_private: bool) -> Result<(), Option<PushError>> {
     let mut settings = EndpointSettings { allow_private, ..EndpointSettings::new(template(url)) };
-    settings.connect_timeout = Duration::from_millis(200);
+    settings.connect_timeout = Duration::from_secs(1);
     match Endpoint::new(settings, network) {
         Ok(endpoint) => post(&endpoint).await.map(drop).map_err(Some),
         Err(error) => {
@@ -169,7 +169,7 @@ async fn no_message_and_no_debug_shows_a_secret() {
         let server = Server::start([reply]).await;
         for url in [server.url(url), format!("http://{plain}/geheim-3")] {
             let mut settings = settings(&url);
-            settings.timeout = Duration::from_millis(500);
+            settings.timeout = Duration::from_secs(2);
             settings.headers = FixedHeaders::parse(headers).expect("allowed");
             settings.secrets = vec![secret()];
             shown.push(format!("{settings:?}"));

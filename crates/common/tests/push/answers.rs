@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use common::push::{Answer, Retry};
+use common::push::{Answer, Endpoint, EndpointSettings, Retry};
 
-use crate::kit::{Reply, Server, endpoint, failed, post, settings};
+use crate::kit::{Reply, Server, endpoint, failed, network, post, settings};
 
 async fn answered(reply: Reply) -> Answer {
     let server = Server::start([reply]).await;
@@ -120,20 +120,24 @@ async fn an_endless_failure_is_a_failure_with_an_excerpt() {
     assert!(error.message.ends_with(&format!(": {}", "x".repeat(256))), "{}", error.message);
 }
 
+/// Long enough for a head to come on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+async fn ends_with_the_time(reply: Reply, code: &str, status: Option<u16>) {
+    let server = Server::start([reply]).await;
+    let settings = EndpointSettings { timeout: TIMEOUT, ..settings(&server.url("/")) };
+    let endpoint = Endpoint::new(settings, &network()).expect("allowed");
+    let error = failed(&endpoint).await;
+    assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
+    e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+}
+
 #[tokio::test]
 async fn silence_and_a_trickle_end_with_the_time() {
-    for (reply, code, status) in [
-        (Reply::Hang, "push_timeout", None),
-        (Reply::Trickle("HTTP/1.1 200 OK\r\nx: "), "push_timeout", None),
-        (Reply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "push_timeout", Some(200)),
-        (Reply::Trickle("HTTP/1.1 500 X\r\n\r\n"), "push_server_error", Some(500)),
-    ] {
-        let server = Server::start([reply]).await;
-        let mut settings = settings(&server.url("/"));
-        settings.timeout = Duration::from_millis(400);
-        let endpoint = common::push::Endpoint::new(settings, &crate::kit::network()).expect("allowed");
-        let error = failed(&endpoint).await;
-        assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
-        e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
-    }
+    tokio::join!(
+        ends_with_the_time(Reply::Hang, "push_timeout", None),
+        ends_with_the_time(Reply::Trickle("HTTP/1.1 200 OK\r\nx: "), "push_timeout", None),
+        ends_with_the_time(Reply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "push_timeout", Some(200)),
+        ends_with_the_time(Reply::Trickle("HTTP/1.1 500 X\r\n\r\n"), "push_server_error", Some(500)),
+    );
 }

@@ -40,7 +40,7 @@ async fn who_finds_no_place_in_time_is_not_sent_and_says_nothing_of_the_receiver
     let server = Server::start([Reply::Hang, Reply::ok("1")]).await;
     let endpoint = endpoint(&server, |settings| {
         settings.concurrency = 1;
-        settings.timeout = Duration::from_millis(500);
+        settings.timeout = Duration::from_secs(2);
         settings.breaker.failures = 1;
     });
     {

@@ -81,7 +81,7 @@ async fn a_handshake_that_does_not_end_is_given_up() {
     // Takes the connection and says nothing: it waits for the end of a head that never comes
     let silent = Server::start([Reply::Hang]).await;
     let url = format!("https://here.test:{}/", silent.address.port());
-    let settings = EndpointSettings { connect_timeout: Duration::from_millis(300), ..settings(&url) };
+    let settings = EndpointSettings { connect_timeout: Duration::from_secs(1), ..settings(&url) };
     let error = failed(&Endpoint::new(settings, &network(&certificate)).expect("allowed")).await;
     assert_eq!(error.code, "push_connect_timeout", "{}", error.message);
     e2e::eventually("a closed connection", || async { (silent.closed() == 1).then_some(()) }).await;

@@ -88,3 +88,22 @@ async fn an_attempt_that_was_handed_over_comes_back_when_nobody_is_heard_of() {
     assert_eq!((again.job.id, again.job.history.crashes), (id, 1));
     upkeep.end().await;
 }
+
+#[tokio::test]
+async fn a_job_that_is_put_back_comes_again_in_its_time_and_has_spent_no_attempt() {
+    let kit = Kit::start();
+    let upkeep = kit.upkeep();
+    let consumer = consumer();
+    let id = kit.enqueue(JOB).await;
+    let claimed = kit.claim_one(&consumer).await;
+    let put_back =
+        async || kit.jobs.put_back(&claimed, &fence(&consumer), Duration::from_millis(200)).await.expect("redis runs");
+    let due = put_back().await.expect("it is ours");
+    assert_eq!(put_back().await, Some(due), "an answer that was lost");
+    eventually("the job is available again", || async { (kit.state(id).await == "available").then_some(()) }).await;
+    assert!(kit.jobs.now().await.expect("redis runs") >= due);
+    let again = kit.claim_one(&consumer).await;
+    assert_eq!((again.job.id, again.job.history.current_attempt()), (id, 1));
+    assert_eq!(put_back().await, None, "the attempt before this one is over");
+    upkeep.end().await;
+}

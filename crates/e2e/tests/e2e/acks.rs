@@ -110,6 +110,25 @@ async fn failures_and_jobs_that_are_handed_back_go_in_one_request() {
 }
 
 #[tokio::test]
+async fn a_failure_may_say_when_the_next_attempt_follows() {
+    let kit = Kit::start().await;
+    let body = json!({ "type": "any.type", "args": [], "retry": { "initial_interval": "PT1H", "max_attempts": 2 } });
+    kit.enqueue(&body).await;
+    let held = kit.fetch("default").await.expect("a job");
+    for (pause, status) in [(json!(604_800_001), 400), (json!(-1), 400), (json!("1"), 400), (json!(0), 200)] {
+        let error = json!({ "message": "later", "retry_after_ms": pause });
+        let nack = json!({ "job_id": held["id"], "token": held["token"], "error": error });
+        assert_eq!(call(&kit, "nack", &nack).await.0, status, "{pause}");
+    }
+    let body = json!({ "queues": ["default"], "wait_ms": 15_000 });
+    let again = call(&kit, "fetch", &body).await.1["jobs"][0].clone();
+    assert_eq!((&again["id"], &again["attempt"]), (&held["id"], &json!(2)));
+    let error = json!({ "message": "later", "retry_after_ms": 0 });
+    let nack = json!({ "job_id": again["id"], "token": again["token"], "error": error });
+    assert_eq!(call(&kit, "nack", &nack).await.1["state"], "discarded", "there are no more attempts for that");
+}
+
+#[tokio::test]
 async fn a_fetch_brings_along_how_jobs_ended_and_gets_the_next() {
     let kit = Kit::start().await;
     let jobs = fetched(&kit, 2).await;

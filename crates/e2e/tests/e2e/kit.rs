@@ -1,8 +1,15 @@
 //! A gateway and workers on a Redis of their own.
 
-use e2e::{Persistence, RedisServer, Service, eventually};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Output, Stdio},
+};
+
+use e2e::{LIMIT, Persistence, RedisServer, Service, binary, eventually};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 pub(crate) struct Kit {
     pub(crate) gateway: Service,
@@ -33,6 +40,21 @@ impl Kit {
         let worker = Service::start("queue-worker", &self.redis, variables).await;
         worker.ready().await;
         worker
+    }
+
+    /// Runs a queue-worker's binary to its end, with arguments.
+    pub(crate) async fn run_worker(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = tokio::process::Command::new(binary("queue-worker"));
+        command.args(args).env("GALLEY__REDIS__URL", self.redis.url()).env("GALLEY__LOG__FORMAT", "json");
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(LIMIT, command.output()).await;
+        output.expect("it ends in time").expect("a binary of ours starts")
+    }
+
+    /// Cancels a job.
+    pub(crate) async fn cancel(&self, id: &str) {
+        let url = self.gateway.url(&format!("/ojs/v1/jobs/{id}"));
+        assert_eq!(self.http.delete(url).send().await.expect("the gateway answers").status(), 200);
     }
 
     pub(crate) async fn listener(&self) -> Service {
@@ -101,3 +123,59 @@ impl Kit {
 pub(crate) fn job(job_type: &str, args: &Value) -> Value {
     json!({ "type": job_type, "args": args })
 }
+
+/// Where a worker's rules are, beside whatever else a test keeps in files.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// With rules.
+    pub(crate) fn with_rules(rules: &str) -> Self {
+        let folder = Self::new();
+        folder.write_rules(rules);
+        folder
+    }
+
+    pub(crate) fn write_rules(&self, rules: &str) {
+        self.write("rules.toml", rules);
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a file");
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).expect("it is there");
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The same as text.
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.path(name).into_os_string().into_string().expect("UTF-8")
+    }
+
+    /// What is in a file; nothing if it is not there.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// Makes a file that somebody waits for.
+    pub(crate) fn touch(&self, name: &str) {
+        self.write(name, "");
+    }
+
+    /// Waits until a file has that in it.
+    pub(crate) async fn has(&self, name: &str, text: &str) {
+        let what = format!("{name} has {text:?}");
+        eventually(&what, || async { self.read(name).contains(text).then_some(()) }).await;
+    }
+}
+
+/// The setting that names the rules.
+pub(crate) const RULES: &str = "GALLEY__QUEUE_WORKER__RULES";

@@ -61,13 +61,16 @@ async fn fetch(kit: &Kit, body: &Value) -> (u16, Value) {
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 
-async fn connections(kit: &Kit) -> usize {
-    let text = match kit.command(&["CLIENT", "LIST"]).await {
+async fn client_list(kit: &Kit) -> String {
+    match kit.command(&["CLIENT", "LIST"]).await {
         redis::Value::VerbatimString { text, .. } => text,
         redis::Value::BulkString(text) => String::from_utf8(text).expect("text"),
         other => panic!("a list, not {other:?}"),
-    };
-    text.lines().count()
+    }
+}
+
+async fn connections(kit: &Kit) -> usize {
+    client_list(kit).await.lines().count()
 }
 
 fn args(n: usize) -> Value {
@@ -207,6 +210,40 @@ async fn a_client_that_hung_up_gets_no_job() {
     let stats: Value = kit.get("/ojs/v1/queues/default").await.json().await.expect("JSON");
     assert_eq!(kit.job(&second).await["state"], "available");
     assert_eq!(stats["queue"]["active"], 2, "the one of before and the one that was handed out: {stats}");
+}
+
+#[tokio::test]
+async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_unspent() {
+    let kit = Kit::start().await;
+    kit.enqueue(&args(1)).await;
+    let stream = "galley:{default}:s:0";
+    let mut redis = kit.redis.connection().await;
+    let read = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query_async(&mut redis).await;
+    let entries: Vec<(String, Vec<Vec<u8>>)> = read.expect("redis runs");
+    let held = kit.fetch("default").await.expect("a job");
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &json!({ "job_id": held["id"] })).await.status(), 200);
+    let waiter = Waiter::of(&kit, &["default"]);
+    waiters(&kit, 1).await;
+    // The job arrives, and in the same moment nothing may be written any more: the claim hangs
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XADD").arg(stream).arg("*").arg(&entries[0].1).ignore();
+    pipeline.cmd("CLIENT").arg("PAUSE").arg(LONG_MS).arg("WRITE").ignore();
+    pipeline.exec_async(&mut redis).await.expect("redis runs");
+    eventually("the claim hangs", || async {
+        let text = client_list(&kit).await;
+        text.lines().any(|line| line.contains("cmd=evalsha") && line.contains("flags=b")).then_some(())
+    })
+    .await;
+    waiter.0.abort();
+    waiters(&kit, 0).await;
+    kit.command(&["CLIENT", "UNPAUSE"]).await;
+    eventually("it was claimed and handed back", || async {
+        let records = kit.keys().await.iter().filter(|key| key.starts_with("galley:{default}:j:")).count();
+        (records == 1).then_some(())
+    })
+    .await;
+    let job = kit.fetch("default").await.expect("it is available");
+    assert_eq!(job["attempt"], 1, "it is the first attempt that counts");
 }
 
 #[tokio::test]

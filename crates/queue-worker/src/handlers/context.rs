@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -39,7 +39,8 @@ struct Attempt {
     grace_ms: AtomicU64,
     /// The progress that was said last.
     shown: Mutex<Option<String>>,
-    traceparent: Option<String>,
+    span: tracing::Span,
+    traceparent: OnceLock<Option<String>>,
 }
 
 /// Why something that a handler says was not noted.
@@ -64,15 +65,14 @@ impl From<StoreError> for ContextError {
 
 impl Context {
     pub(crate) fn new(claimed: Arc<Claimed>, shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        // Without an exporter there is no span to tell, and the trace of the client goes on as it came
-        let traceparent = traceparent_of(&tracing::Span::current()).or_else(|| claimed.job.traceparent.clone());
         Self(Arc::new(Attempt {
             claimed,
             shared,
             stop,
             grace_ms: AtomicU64::new(0),
             shown: Mutex::default(),
-            traceparent,
+            span: tracing::Span::current(),
+            traceparent: OnceLock::new(),
         }))
     }
 
@@ -135,7 +135,10 @@ impl Context {
 
     /// The same for a handler that needs so long to tidy up.
     pub(crate) fn cancellation_within(&self, grace: Duration) -> CancellationToken {
-        self.0.grace_ms.fetch_max(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        for longest in [&self.0.grace_ms, &self.0.shared.longest_grace_ms] {
+            longest.fetch_max(grace_ms, Relaxed);
+        }
         self.0.stop.clone()
     }
 
@@ -146,7 +149,9 @@ impl Context {
     /// The trace that the attempt belongs to, as a W3C `traceparent`.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
-        self.0.traceparent.as_deref()
+        // Without an exporter there is no span to tell, and the trace of the client goes on as it came
+        let known = || traceparent_of(&self.0.span).or_else(|| self.0.claimed.job.traceparent.clone());
+        self.0.traceparent.get_or_init(known).as_deref()
     }
 
     /// The arguments: a JSON array, as it came.

@@ -10,6 +10,7 @@ use common::{
 use serde_json::value::RawValue;
 
 /// How a handler failed. Any error becomes one with `?`: retried as the job's policy says, its type is the Rust type's name.
+/// What is no [`Error`], as `anyhow`'s, does with `map_err(HandlerError::retryable)`, or another of those below.
 #[derive(Debug, Clone)]
 pub struct HandlerError(Box<Parts>);
 
@@ -32,24 +33,24 @@ impl HandlerError {
     }
 
     /// It may go well another time: the job's retry policy decides.
-    pub fn retryable(message: impl Into<String>) -> Self {
-        Self::new("handler_error", message, Advice::ByPolicy)
+    pub fn retryable(message: impl fmt::Display) -> Self {
+        Self::new("handler_error", in_full(message), Advice::ByPolicy)
     }
 
     /// Another attempt would fail too: the job is discarded, and becomes a dead letter if its policy says so.
-    pub fn not_retryable(message: impl Into<String>) -> Self {
-        Self::new("handler_error", message, Advice::Never)
+    pub fn not_retryable(message: impl fmt::Display) -> Self {
+        Self::new("handler_error", in_full(message), Advice::Never)
     }
 
-    /// It may go well after that time, from 100 ms to a day: this goes before the delay of the job's policy, which still
+    /// It may go well after that time, from 100 ms to a week: this goes before the delay of the job's policy, which still
     /// says how many attempts there are.
-    pub fn retry_after(delay: Duration, message: impl Into<String>) -> Self {
-        Self::new("handler_error", message, Advice::After(delay))
+    pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
+        Self::new("handler_error", in_full(message), Advice::After(delay))
     }
 
     /// The job makes no sense any more: it is discarded, and nobody needs to look at it.
-    pub fn discard(message: impl Into<String>) -> Self {
-        Self::new("handler_error", message, Advice::Discard)
+    pub fn discard(message: impl fmt::Display) -> Self {
+        Self::new("handler_error", in_full(message), Advice::Discard)
     }
 
     /// The same with a code for programs, such as `card_declined`; at most 255 bytes are kept.
@@ -148,14 +149,27 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     }
 }
 
+/// `{:#}` is how errors that are no [`Error`] show their causes too; for everything else it makes no difference.
+fn in_full(message: impl fmt::Display) -> String {
+    format!("{message:#}")
+}
+
 /// Causes of an error that are kept.
 const MOST_CAUSES: usize = 16;
 
-/// Reads the arguments of a job.
+/// Reads the arguments of a job. A handler that takes none has `()` for them, which JSON calls null.
 pub(crate) fn arguments<A: serde::de::DeserializeOwned>(args: &RawValue) -> Result<A, HandlerError> {
     let mut reader = serde_json::Deserializer::from_str(args.get());
-    serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| HandlerError::bad_arguments(&format!("the arguments are not what the handler takes: {error}")))
+    serde_path_to_error::deserialize(&mut reader).or_else(|error| {
+        let nothing = if has_none(args) { serde_json::from_str("null").ok() } else { None };
+        let message = || format!("the arguments are not what the handler takes: {error}");
+        nothing.ok_or_else(|| HandlerError::bad_arguments(&message()))
+    })
+}
+
+fn has_none(args: &RawValue) -> bool {
+    let inside = args.get().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
 #[cfg(test)]
@@ -205,5 +219,23 @@ mod tests {
         let error = arguments::<(String, std::collections::BTreeMap<String, bool>)>(&args).expect_err("they do not");
         assert_eq!((error.code(), error.advice()), ("invalid_payload", Advice::Never));
         assert!(error.to_string().contains("to"), "{error}");
+    }
+
+    #[test]
+    fn a_handler_may_take_no_arguments_and_is_not_given_any() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("JSON");
+        for none in ["[]", "[ ]", "[\n]"] {
+            arguments::<()>(&raw(none)).expect("there are none");
+            arguments::<(String,)>(&raw(none)).expect_err("there is one missing");
+        }
+        let error = arguments::<()>(&raw("[1]")).expect_err("there is one");
+        assert_eq!(error.code(), "invalid_payload");
+    }
+
+    #[test]
+    fn whatever_can_be_shown_can_be_a_message_with_all_of_its_causes() {
+        let error = anyhow::anyhow!("the line is dead").context("cannot send");
+        assert_eq!(HandlerError::not_retryable(error).to_string(), "cannot send: the line is dead");
+        assert_eq!(HandlerError::retryable("a text").to_string(), "a text");
     }
 }

@@ -108,7 +108,15 @@ impl HttpRule {
             headers: &headers,
             body: context.job_json(Some(&token)).into(),
         };
-        let answer = self.endpoint.post(request).await.map_err(failed)?;
+        let answer = match self.endpoint.post(request).await {
+            Ok(answer) => answer,
+            // It was not asked at all. Not all come back at the same moment
+            Err(PushError { retry: Retry::After(delay), message, was_sent: false, .. }) => {
+                let delay = delay.mul_f64(rand::random_range(1.0..1.5));
+                return Ok(Done::NotNow { delay, why: message });
+            }
+            Err(error) => return Err(failed(error)),
+        };
         if answer.status == ACCEPTED {
             return Ok(Done::Later { token, lease: Duration::from_millis(self.settings.callback_timeout_ms) });
         }

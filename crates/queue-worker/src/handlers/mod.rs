@@ -22,6 +22,8 @@ pub use error::HandlerError;
 pub(crate) enum Done {
     /// It succeeded; the result is JSON or nothing.
     Result(Option<String>),
+    /// It cannot be tried now, and that is not its fault: no attempt is spent.
+    NotNow { delay: Duration, why: String },
     /// Another program goes on with it, and ends the attempt with the token it was given.
     Later {
         token: String,

@@ -207,9 +207,9 @@ impl Reader<'_> {
             ),
             allow_private: http.allow_private,
             concurrency: self.number("concurrency", http.concurrency, 50, 1, 10_000),
-            breaker_failures: self.number("breaker_failures", http.breaker_failures, 10, 1, 10_000),
+            breaker_failures: self.number("breaker_failures", http.breaker_failures, 10, 1, 1000),
             breaker_open_ms: self.number("breaker_open_ms", http.breaker_open_ms, 30_000, 100, 3_600_000),
-            answer_limit_bytes: self.number("answer_limit_bytes", http.answer_limit_bytes, 1 << 20, 1, 64 << 20),
+            answer_limit_bytes: self.number("answer_limit_bytes", http.answer_limit_bytes, 1 << 20, 1, 16 << 20),
         };
         let same = before.0.iter().find_map(|rule| match &rule.action {
             Action::Http(rule) if *rule.settings() == settings => Some(rule.clone()),
@@ -342,6 +342,30 @@ stop_grace_ms = 600001
         }
         let many = "[[rule]]\ntype = \"a\"\nhandler = \"test.noop\"\n".repeat(MOST_RULES + 1);
         assert!(problems(&many)[0].contains("at most 1000 rules"));
+    }
+
+    #[test]
+    fn the_rules_in_the_document_can_be_used_and_its_tables_are_the_bounds() {
+        let document = include_str!("../../../../docs/handlers.md");
+        let (_, rest) = document.split_once("```toml\n").expect("an example");
+        let rules = parse(rest.split("```").next().expect("its end")).expect("rules");
+        assert_eq!(rules.0.len(), 3);
+        for (table, rest) in [("http", "url = \"http://example.com/\""), ("command", "program = \"true\"")] {
+            let (_, below) = document.split_once(&format!("### `{table}`")).expect(table);
+            for line in below.lines().skip(2).take_while(|line| !line.is_empty()) {
+                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+                let [_, key, _, allowed, ..] = cells.as_slice() else { panic!("{line}") };
+                let Some((least, most)) = allowed.split_once(" to ") else { continue };
+                let (Ok(least), Ok(most)) = (least.parse::<u64>(), most.parse::<u64>()) else { continue };
+                let key = key.trim_matches('`');
+                let with = |value: u64| {
+                    problems(&format!("[[rule]]\ntype = \"a\"\n[rule.{table}]\n{rest}\n{key} = {value}\n"))
+                };
+                assert!(with(least).is_empty() && with(most).is_empty(), "{table}.{key} {:?}", with(most));
+                assert!(!with(most + 1).is_empty(), "{table}.{key}");
+                assert!(least == 0 || !with(least - 1).is_empty(), "{table}.{key}");
+            }
+        }
     }
 
     #[test]

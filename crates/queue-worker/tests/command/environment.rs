@@ -51,7 +51,7 @@ async fn arguments_reach_a_program_as_they_are() {
 async fn a_program_runs_where_it_should_and_leaves_no_core() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().canonicalize().expect("a path");
-    let trial = Trial::shell("printf '[\"%s\", %s]' \"$(pwd -P)\" \"$(ulimit -c)\"");
+    let trial = Trial::shell("printf '[\"%s\", %s]' \"$(pwd -P)\" \"$(ulimit -Hc)\"");
     let result = trial.with(|settings| settings.directory = Some(path.clone())).result().await;
     assert_eq!(result, Some(format!("[\"{}\", 0]", path.display())));
 }

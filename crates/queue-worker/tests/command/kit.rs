@@ -1,70 +1,21 @@
 //! Trials of programs, each marked by a variable that all of its processes inherit, so that none can be left over unseen.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use e2e::{LIMIT, eventually};
+use e2e::LIMIT;
+pub(crate) use e2e::Mark;
 use queue_worker::command::{Ending, Failure, Input, Program, ProgramSettings, Progress};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-
-const MARK: &str = "GALLEY_TEST_MARK";
 
 /// The worker's binary.
 pub(crate) fn worker_binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_queue-worker"))
 }
 
-/// A value that no other process has in its environment.
-pub(crate) struct Mark(String);
-
-impl Mark {
-    pub(crate) fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()))
-    }
-
-    /// The variable.
-    pub(crate) fn variable(&self) -> (&'static str, &str) {
-        (MARK, &self.0)
-    }
-
-    /// The command lines of all processes that have it.
-    pub(crate) fn processes(&self) -> Vec<String> {
-        let searched = format!("{MARK}={}", self.0);
-        let folders = fs::read_dir("/proc").expect("there is /proc").flatten().map(|entry| entry.path());
-        folders
-            .filter(|folder| fs::read(folder.join("environ")).is_ok_and(|text| has_variable(&text, &searched)))
-            .map(|folder| fs::read(folder.join("cmdline")).unwrap_or_default())
-            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-            .collect()
-    }
-
-    /// Waits until one of the processes has become the program whose command line begins with that.
-    pub(crate) async fn runs(&self, beginning: &str) {
-        let is_there = || self.processes().iter().any(|line| line.starts_with(beginning));
-        eventually(&format!("{beginning:?} runs"), || async { is_there().then_some(()) }).await;
-    }
-
-    /// Waits until there is none of them, nor a child of this process that is dead but not reaped.
-    pub(crate) async fn nothing_is_left(&self) {
-        let what = format!("no process of {MARK}={} is left", self.0);
-        eventually(&what, || async { (self.processes().is_empty() && zombies() == 0).then_some(()) }).await;
-    }
-}
-
-fn has_variable(environment: &[u8], variable: &str) -> bool {
-    environment.split(|byte| *byte == 0).any(|text| text == variable.as_bytes())
-}
-
-/// Children of this process that nobody has reaped.
-fn zombies() -> usize {
-    let own = std::process::id().to_string();
-    let folders = fs::read_dir("/proc").expect("there is /proc").flatten().map(|entry| entry.path());
-    let is_zombie = |stat: &str| {
-        // "42 (name) Z 41 ...", and a name may have anything in it
-        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        fields.next() == Some("Z") && fields.next() == Some(&own)
-    };
-    folders.filter(|folder| fs::read_to_string(folder.join("stat")).is_ok_and(|stat| is_zombie(&stat))).count()
+/// Waits until no process of a trial is left, reaped by this process if it was its child.
+pub(crate) async fn nothing_is_left_of(mark: &Mark) {
+    mark.nothing_is_left_by(std::process::id()).await;
 }
 
 /// A program and what it is given.
@@ -163,14 +114,14 @@ impl Running {
     /// Waits for its end, after which nothing is left of it.
     pub(crate) async fn ended(self) -> Ending {
         let ending = tokio::time::timeout(LIMIT, self.ending).await.expect("it ends in time").expect("no panic");
-        self.mark.nothing_is_left().await;
+        nothing_is_left_of(&self.mark).await;
         ending
     }
 
     /// Drops it where it is.
     pub(crate) async fn dropped(self) {
         self.ending.abort();
-        self.mark.nothing_is_left().await;
+        nothing_is_left_of(&self.mark).await;
     }
 
     /// Its processes.

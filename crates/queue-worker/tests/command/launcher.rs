@@ -6,7 +6,7 @@ use common::job::Advice;
 use e2e::{LIMIT, eventually};
 use queue_worker::command::{Ending, code, launch::FIRST_ARGUMENT};
 
-use crate::kit::{Mark, Trial, worker_binary};
+use crate::kit::{Mark, Trial, nothing_is_left_of, worker_binary};
 
 #[tokio::test]
 async fn a_program_dies_with_a_worker_that_is_killed() {
@@ -21,7 +21,7 @@ async fn a_program_dies_with_a_worker_that_is_killed() {
     mark.runs("sleep 1001").await;
     worker.kill().expect("a process of ours");
     worker.wait().expect("a process of ours");
-    mark.nothing_is_left().await;
+    nothing_is_left_of(&mark).await;
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_program_outlives_the_thread_that_ran_it_first() {
     std::fs::write(&go, "5\n").expect("a file");
     let ending = runtime.block_on(async { tokio::time::timeout(LIMIT, running).await });
     assert_eq!(ending.expect("it ends"), Ending::Succeeded(Some("5".to_owned())));
-    runtime.block_on(trial.mark.nothing_is_left());
+    runtime.block_on(nothing_is_left_of(&trial.mark));
 }
 
 #[tokio::test]

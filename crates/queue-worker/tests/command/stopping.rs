@@ -10,7 +10,7 @@ use std::{
 use e2e::eventually;
 use queue_worker::command::Ending;
 
-use crate::kit::{NEVER, Trial};
+use crate::kit::{NEVER, Trial, nothing_is_left_of};
 
 /// Says that it is ready, then runs until a signal ends it.
 const FOREVER: &str = "echo @progress 1 >&2; while :; do sleep 1000; done";
@@ -140,7 +140,7 @@ async fn dropped_after(polls: usize, trial: Trial, is_stopped: bool) -> bool {
     });
     let is_over = poll_at_most(polls, program.run(input)).await.is_some();
     stopping.await.expect("no panic");
-    trial.mark.nothing_is_left().await;
+    nothing_is_left_of(&trial.mark).await;
     is_over
 }
 

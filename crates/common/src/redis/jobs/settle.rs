@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     id::EntryId,
-    job::{Advice, Failure, State, Verdict},
+    job::{
+        Advice, Failure, State, Verdict,
+        retry::{LONGEST_ADVISED_DELAY, SHORTEST_DELAY},
+    },
     name::{LimitKey, Priority, QueueName},
     redis::{StoreResult, events::Happened, keys, keys::QueueKeys, script},
     time::Millis,
@@ -218,8 +221,11 @@ impl Jobs {
         match verdict {
             Verdict::Retry(delay) => {
                 job.history.retry_delay_ms = u64::try_from(delay.as_millis()).ok();
-                let due = self.retry(&job, claimed.entry, fence, delay).await?;
-                Ok(due.map_or(Recorded::Stale, |due| Recorded::Retry { due, delay }))
+                let Some(due) = self.retry(&job, claimed.entry, fence, delay).await? else {
+                    return Ok(Recorded::Stale);
+                };
+                self.events.record(Happened::failed(&job));
+                Ok(Recorded::Retry { due, delay })
             }
             Verdict::Discard { dead_letter } => {
                 job.history.retry_delay_ms = None;
@@ -234,6 +240,16 @@ impl Jobs {
                 }
             }
         }
+    }
+
+    /// Puts a job back for a while because it cannot be tried now: the attempt is not spent. When it is due; none when the
+    /// attempt was not the current one.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn put_back(&self, claimed: &Claimed, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
+        let delay = delay.clamp(SHORTEST_DELAY, LONGEST_ADVISED_DELAY);
+        self.retry(&claimed.job, claimed.entry, fence, delay).await
     }
 
     /// An attempt that would begin after the job's deadline does not follow.
@@ -275,13 +291,11 @@ impl Jobs {
             .invoke_async(&mut self.redis.clone())
             .await?;
         let due = answer.get(1).and_then(|due| due.parse().ok());
-        if due.is_some() {
-            self.events.record(Happened::failed(job));
-            if let Some(key) = job.limit_key()
-                && let Err(error) = self.admit(&job.queue, key).await
-            {
-                tracing::debug!(%error, queue = %job.queue, "the upkeep has to let the next job of a key in");
-            }
+        if due.is_some()
+            && let Some(key) = job.limit_key()
+            && let Err(error) = self.admit(&job.queue, key).await
+        {
+            tracing::debug!(%error, queue = %job.queue, "the upkeep has to let the next job of a key in");
         }
         Ok(due)
     }

@@ -1,9 +1,11 @@
 //! Jobs failed, or are handed back.
 
+use std::time::Duration;
+
 use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
-    job::{Advice, Event, Failure},
+    job::{Advice, Event, Failure, request::LONGEST_LIMIT_MS},
     json::{Object, ObjectWriter},
     redis::jobs::{Recorded, Settled, local_now},
     time,
@@ -44,6 +46,8 @@ struct Reported<'a> {
     error_type: Option<String>,
     message: Option<String>,
     retryable: Option<bool>,
+    /// When the next attempt follows, in the place of the policy's delay.
+    retry_after_ms: Option<u64>,
     #[serde(alias = "stack_trace", alias = "backtrace")]
     stack: Option<String>,
     /// The limit of the job's key allows nothing before this time.
@@ -53,8 +57,12 @@ struct Reported<'a> {
 }
 
 impl Reported<'_> {
-    fn advice(&self) -> Advice {
-        if self.retryable == Some(false) { Advice::Never } else { Advice::ByPolicy }
+    fn advice(&self, pause: Option<Duration>) -> Advice {
+        match (self.retryable, pause) {
+            (Some(false), _) => Advice::Never,
+            (_, Some(pause)) => Advice::After(pause),
+            (_, None) => Advice::ByPolicy,
+        }
     }
 
     fn failure(&self, attempt: u32) -> Failure {
@@ -97,6 +105,7 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
     if request.error.is_none() && !request.requeue {
         return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
     }
+    let pause = request.error.as_ref().and_then(|error| error.retry_after_ms).map(pause).transpose()?;
     let event = if request.requeue { Event::Release } else { Event::Retry };
     let claimed = active(services, id, event, &fence).await?;
     let max_attempts = claimed.job.summary.max_attempts;
@@ -114,7 +123,7 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
                 services.jobs.hold_back(&claimed.job, claimed.entry, &fence, until.at).await?;
             }
-            let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.advice()).await?;
+            let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.advice(pause)).await?;
             write_failure(&mut answer, id, &recorded)?;
         }
         _ => match services.jobs.requeue(&claimed.job, claimed.entry, &fence).await? {
@@ -123,6 +132,15 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
         },
     }
     Ok(answer.finish())
+}
+
+fn pause(ms: u64) -> Result<Duration, ApiError> {
+    if ms <= LONGEST_LIMIT_MS {
+        return Ok(Duration::from_millis(ms));
+    }
+    Err(ApiError::invalid(format!(
+        "error.retry_after_ms must be an integer of milliseconds from 0 to {LONGEST_LIMIT_MS}"
+    )))
 }
 
 fn write_failure(answer: &mut ObjectWriter, id: JobId, recorded: &Recorded) -> Result<(), ApiError> {

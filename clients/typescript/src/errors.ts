@@ -1,0 +1,52 @@
+/** What can go wrong, and what a handler can say. */
+
+import type { Job } from "./http.js";
+
+/** The gateway refused a request. */
+export class GalleyError extends Error {
+  override name = "GalleyError";
+
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly retryable = false,
+  ) {
+    super(`${code} (${status}): ${message}`);
+  }
+}
+
+/** The gateway cannot be reached, or cannot do its work now. It may have done it all the same. */
+export class Unavailable extends GalleyError {
+  override name = "Unavailable";
+
+  constructor(message: string, status = 503, code = "unavailable") {
+    super(status, code, message, true);
+  }
+}
+
+/** A job was discarded or cancelled. */
+export class JobFailed extends Error {
+  override name = "JobFailed";
+
+  constructor(readonly job: Job) {
+    const error = job.errors?.at(-1) ?? job.error;
+    super(`job ${job.id} is ${job.state}: ${error?.message ?? "no error was recorded"}`);
+  }
+}
+
+/** Thrown by a handler: the attempt failed. The next one, if there is one, follows after that time. */
+export class Retry extends Error {
+  override name = "Retry";
+  readonly afterMs: number | undefined;
+
+  constructor(message = "try again", options: { afterMs?: number } = {}) {
+    super(message);
+    this.afterMs = options.afterMs;
+  }
+}
+
+/** Thrown by a handler: the job failed for good. */
+export class NoRetry extends Error {
+  override name = "NoRetry";
+}

@@ -1,0 +1,116 @@
+/** Requests to a gateway, and pauses between them. */
+
+import { GalleyError, Unavailable } from "./errors.js";
+
+declare const process: { env: Record<string, string | undefined> } | undefined;
+
+/** Time for an answer on top of what is waited for. */
+const ANSWER_MS = 10_000;
+/** Pauses between attempts to reach the gateway: full jitter up to twice as long each time. */
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+
+/** A job as the gateway shows it. */
+export interface Job {
+  id: string;
+  type: string;
+  state: "available" | "scheduled" | "pending" | "active" | "retryable" | "completed" | "cancelled" | "discarded";
+  queue: string;
+  args: unknown[];
+  attempt: number;
+  max_attempts: number;
+  result?: unknown;
+  error?: Failure;
+  errors?: Failure[];
+  progress?: number;
+  timeout_ms?: number;
+  token?: string;
+  [member: string]: unknown;
+}
+
+export interface Failure {
+  code?: string;
+  type?: string;
+  message?: string;
+  [member: string]: unknown;
+}
+
+export interface Call {
+  method: string;
+  path: string;
+  body?: unknown;
+  /** How long the answer may take on purpose. */
+  waitMs?: number;
+  headers?: Record<string, string>;
+  signal?: AbortSignal;
+}
+
+export class Gateway {
+  private readonly url: string;
+
+  constructor(url?: string) {
+    const environment = typeof process === "undefined" ? undefined : process.env["GALLEY_URL"];
+    this.url = (url ?? (environment || "http://127.0.0.1:8080")).replace(/\/+$/, "");
+    // Complains about what is no URL
+    new URL(this.url);
+  }
+
+  async call<T>({ method, path, body, waitMs = 0, headers = {}, signal }: Call): Promise<T> {
+    // undefined is no JSON: JSON.stringify leaves it out, and says nothing of it
+    const request: RequestInit = { method, headers: { "content-type": "application/json", ...headers } };
+    if (body !== undefined) request.body = JSON.stringify(body);
+    const limit = new AbortController();
+    const timer = setTimeout(() => limit.abort(new Error("no answer in time")), waitMs + ANSWER_MS);
+    const hangUp = () => limit.abort(signal?.reason);
+    signal?.addEventListener("abort", hangUp, { once: true });
+    if (signal?.aborted) hangUp();
+    try {
+      const response = await fetch(this.url + path, { ...request, signal: limit.signal });
+      return read<T>(response.status, await response.text());
+    } catch (error) {
+      if (error instanceof GalleyError) throw error;
+      const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+      throw new Unavailable(`the gateway cannot be reached: ${String(cause)}`);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", hangUp);
+    }
+  }
+}
+
+function read<T>(status: number, text: string): T {
+  let content: unknown = {};
+  try {
+    content = text === "" ? {} : JSON.parse(text);
+  } catch {
+    // Whatever stands in between answered: the status says enough
+  }
+  if (status < 400) return content as T;
+  const error = (content as { error?: { code?: string; message?: string; retryable?: boolean } }).error ?? {};
+  const { code = "unknown", message = `answered with ${status}` } = error;
+  if (status >= 500 || status === 408 || status === 429) throw new Unavailable(message, status, code);
+  throw new GalleyError(status, code, message, error.retryable === true);
+}
+
+/** Growing pauses with jitter. */
+export function pauses(): () => number {
+  let longest = FIRST_PAUSE_MS;
+  return () => {
+    longest = Math.min(longest * 2, LONGEST_PAUSE_MS);
+    return Math.random() * longest;
+  };
+}
+
+/** Waits that long, or until the signal. */
+export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal?.addEventListener("abort", done, { once: true });
+  });
+}

@@ -1,0 +1,341 @@
+/**
+ * Working on jobs.
+ *
+ * A job is asked for only when there is room for it. Heartbeats keep alive what is held; the answer to a result brings
+ * the next job along; how a job ended is told until the gateway has heard it or the lease is over.
+ */
+
+import { GalleyError, NoRetry, Retry, Unavailable } from "./errors.js";
+import { type Failure, Gateway, type Job, pauses, sleep } from "./http.js";
+
+declare const process:
+  | { pid: number; on(signal: string, f: () => void): void; off(signal: string, f: () => void): void }
+  | undefined;
+
+/** How long a fetch waits for a job. */
+const WAIT_MS = 20_000;
+/** Jobs fetched, or handed back, in one request. */
+const MOST_FETCHED = 100;
+/** Ids in one heartbeat. */
+const MOST_BEATS = 1000;
+/** Longest pause between heartbeats. */
+const LONGEST_BEAT_MS = 10_000;
+/** Characters of a stack that are sent along with a failure. */
+const MOST_STACK = 16_000;
+
+export interface WorkerOptions {
+  url?: string;
+  queues?: string[];
+  /** Jobs at a time. */
+  concurrency?: number;
+  /** After so long without a sign of life a job is given to somebody else; heartbeats come three times as often. */
+  leaseMs?: number;
+  /** How long running jobs have to finish when the worker is stopped; then they are handed back, unspent. */
+  graceMs?: number;
+  id?: string;
+}
+
+/** A running attempt, as its handler sees it. */
+export interface Context {
+  readonly job: Job;
+  readonly id: string;
+  /** 1 for the first one. */
+  readonly attempt: number;
+  /** Proves whose attempt it is: a stale one can change nothing. */
+  readonly token: string;
+  /** When the job's `timeout_ms` is over. */
+  readonly deadline: Date | undefined;
+  /** Aborted when nobody wants the result: cancelled, timed out, given to another, or this worker ends. */
+  readonly signal: AbortSignal;
+  /** Notes how far the job has come, 0 to 100. */
+  progress(percent: number, message?: string): Promise<void>;
+}
+
+export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
+
+type Settled = { kind: "acks"; body: { result: unknown } } | { kind: "nacks"; body: { error: Record<string, unknown> } };
+type Results = { error?: Failure & { retryable?: boolean } }[];
+
+interface Attempt extends Context {
+  readonly aborter: AbortController;
+  leaseUntil: number;
+  isGivenUp: boolean;
+}
+
+export class Worker {
+  readonly id: string;
+  private readonly gateway: Gateway;
+  private readonly queues: string[];
+  private readonly concurrency: number;
+  private readonly leaseMs: number;
+  private readonly graceMs: number;
+  private readonly handlers = new Map<string, Handler<any[], unknown>>();
+  private readonly active = new Set<Attempt>();
+  private readonly stopping = new AbortController();
+  private readonly hurry = new AbortController();
+  private isQuiet = false;
+  /** Called when there is room, when the worker goes on after it was quiet, and when a job is over. */
+  private changed: () => void = () => {};
+
+  constructor(options: WorkerOptions = {}) {
+    this.gateway = new Gateway(options.url);
+    this.queues = options.queues ?? ["default"];
+    this.concurrency = options.concurrency ?? 1;
+    this.leaseMs = options.leaseMs ?? 30_000;
+    this.graceMs = options.graceMs ?? 25_000;
+    this.id = options.id ?? `node-${crypto.randomUUID()}`;
+    if (!(this.concurrency >= 1 && this.leaseMs >= 1 && this.graceMs >= 0)) {
+      throw new RangeError("concurrency and leaseMs must be at least 1, graceMs not negative");
+    }
+  }
+
+  /** Registers a handler for jobs of a type; it is called with the context and the job's `args`. */
+  job<A extends unknown[], R = unknown>(type: string, handler: Handler<A, R>): this {
+    this.handlers.set(type, handler as unknown as Handler<any[], unknown>);
+    return this;
+  }
+
+  /** Works until SIGTERM, SIGINT, `stop()` or a directive to terminate. */
+  async run(): Promise<void> {
+    const caught = () => this.stop();
+    const signals = ["SIGTERM", "SIGINT"];
+    if (typeof process !== "undefined") for (const signal of signals) process.on(signal, caught);
+    const over = new AbortController();
+    const beating = this.beat(over.signal);
+    await this.fetch();
+    const deadline = Date.now() + this.graceMs;
+    while (this.active.size > 0 && Date.now() < deadline && !this.hurry.signal.aborted) {
+      await this.change(deadline - Date.now());
+    }
+    await this.handBack();
+    over.abort();
+    await beating;
+    if (typeof process !== "undefined") for (const signal of signals) process.off(signal, caught);
+  }
+
+  /** Lets running jobs finish and ends; called twice, it hands them back at once. */
+  stop(): void {
+    if (this.stopping.signal.aborted) this.hurry.abort();
+    this.stopping.abort();
+    this.changed();
+  }
+
+  private change(ms = 2 ** 31 - 1): Promise<void> {
+    const changed = new AbortController();
+    this.changed = () => changed.abort();
+    return sleep(ms, changed.signal);
+  }
+
+  private get goesOn(): boolean {
+    return !this.isQuiet && !this.stopping.signal.aborted;
+  }
+
+  private wanted(count: number, waitMs: number): Record<string, unknown> {
+    const { queues, id, leaseMs } = this;
+    return { queues, count, worker_id: id, visibility_timeout_ms: leaseMs, wait_ms: waitMs };
+  }
+
+  private async fetch(): Promise<void> {
+    const { signal } = this.stopping;
+    let pause = pauses();
+    while (!signal.aborted) {
+      const free = Math.min(this.concurrency - this.active.size, MOST_FETCHED);
+      if (free <= 0 || this.isQuiet) {
+        await this.change();
+        continue;
+      }
+      try {
+        const path = "/ojs/v1/workers/fetch";
+        const body = this.wanted(free, WAIT_MS);
+        const { jobs } = await this.gateway.call<{ jobs: Job[] }>({ method: "POST", path, body, waitMs: WAIT_MS, signal });
+        jobs.forEach((job) => this.start(job));
+        pause = pauses();
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof Unavailable)) console.error("galley: cannot fetch:", error);
+        await sleep(pause(), signal);
+      }
+    }
+  }
+
+  private start(job: Job): void {
+    const attempt = this.attempt(job);
+    // Another attempt of the same job, if it is still busy here, has been given up by the gateway
+    for (const other of this.active) if (other.id === attempt.id) giveUp(other);
+    this.active.add(attempt);
+    void this.work(attempt);
+  }
+
+  private attempt(job: Job): Attempt {
+    const aborter = new AbortController();
+    const token = job.token ?? "";
+    const deadline = job.timeout_ms === undefined ? undefined : new Date(Date.now() + job.timeout_ms);
+    const leaseUntil = Date.now() + this.leaseMs;
+    const progress = async (percent: number, message?: string) => {
+      const body = { progress: percent / 100, token, worker_id: this.id, ...(message === undefined ? {} : { data: { message } }) };
+      try {
+        await this.gateway.call({ method: "POST", path: `/ojs/v1/jobs/${job.id}/progress`, body });
+      } catch (error) {
+        if (error instanceof Unavailable) return;
+        if (!(error instanceof GalleyError && [404, 409].includes(error.status))) throw error;
+        aborter.abort(error);
+      }
+    };
+    const { id, attempt } = job;
+    return { job, id, attempt, token, deadline, signal: aborter.signal, progress, aborter, leaseUntil, isGivenUp: false };
+  }
+
+  private async work(attempt: Attempt): Promise<void> {
+    const { timeout_ms } = attempt.job;
+    const late = () => attempt.aborter.abort(new Error("the job's time is over"));
+    const timer = timeout_ms === undefined ? undefined : setTimeout(late, Math.min(timeout_ms, 2 ** 31 - 1));
+    const settled = await this.handle(attempt);
+    clearTimeout(timer);
+    const next = await this.settle(attempt, settled);
+    this.active.delete(attempt);
+    if (next !== undefined) this.start(next);
+    this.changed();
+  }
+
+  private async handle(attempt: Attempt): Promise<Settled> {
+    const { type, args } = attempt.job;
+    const handler = this.handlers.get(type);
+    if (handler === undefined) {
+      return failure("handler_not_found", "HandlerNotFound", `no handler for jobs of type ${type}`);
+    }
+    try {
+      const result = (await handler(attempt, ...args)) ?? null;
+      // Here, so that what cannot be sent is a failure of the handler
+      JSON.stringify(result);
+      return { kind: "acks", body: { result } };
+    } catch (thrown) {
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      const stack = (error.stack ?? "").slice(0, MOST_STACK);
+      if (error instanceof Retry) {
+        const after = error.afterMs === undefined ? {} : { retry_after_ms: Math.max(0, Math.round(error.afterMs)) };
+        return failure("handler_error", error.name, error.message, { retryable: true, ...after });
+      }
+      const more = error instanceof NoRetry ? { stack, retryable: false } : { stack };
+      return failure("handler_error", error.name, error.message, more);
+    }
+  }
+
+  /** Tells how an attempt ended until somebody has heard it or the lease is over; the next job, if there is one. */
+  private async settle(attempt: Attempt, settled: Settled): Promise<Job | undefined> {
+    const pause = pauses();
+    // Once a job came along with an answer nothing more is asked for
+    let [next, isPassedOn]: [Job | undefined, boolean] = [undefined, false];
+    while (!attempt.isGivenUp && Date.now() < attempt.leaseUntil) {
+      const { jobs, error } = await this.send(attempt, settled, next === undefined && !isPassedOn && this.goesOn);
+      next ??= jobs[0];
+      if (error?.code === "payload_too_large" && settled.kind === "acks") {
+        settled = failure("result_too_large", "ResultTooLarge", error.message ?? "", { retryable: false });
+        continue;
+      }
+      if (error?.retryable !== true) break;
+      if (next !== undefined) {
+        // It has a lease of its own, and must not wait until this one is told. No more is fetched before one is over
+        this.start(next);
+        next = undefined;
+        isPassedOn = true;
+      }
+      await sleep(pause());
+    }
+    return next;
+  }
+
+  private async send(attempt: Attempt, { kind, body }: Settled, fetches: boolean): Promise<{ jobs: Job[]; error?: Results[number]["error"] }> {
+    const items = { [kind]: [{ job_id: attempt.id, token: attempt.token, ...body }] };
+    try {
+      if (fetches) {
+        type Answer = { jobs: Job[] } & Partial<Record<"acks" | "nacks", Results>>;
+        const path = "/ojs/v1/workers/fetch";
+        const answer = await this.gateway.call<Answer>({ method: "POST", path, body: { ...this.wanted(1, 0), ...items } });
+        return { jobs: answer.jobs, ...(answer[kind]?.[0] ?? {}) };
+      }
+      const path = `/ojs/v1/workers/${kind === "acks" ? "ack" : "nack"}`;
+      const answer = await this.gateway.call<{ results: Results }>({ method: "POST", path, body: { ...items, worker_id: this.id } });
+      return { jobs: [], ...(answer.results[0] ?? {}) };
+    } catch (error) {
+      if (!(error instanceof GalleyError)) throw error;
+      return { jobs: [], error: { code: error.code, message: error.message, retryable: error.retryable } };
+    }
+  }
+
+  private async beat(over: AbortSignal): Promise<void> {
+    const every = Math.min(this.leaseMs / 3, LONGEST_BEAT_MS);
+    let pause = every;
+    for (;;) {
+      await sleep(pause, over);
+      if (over.aborted) return;
+      pause = every;
+      const held = [...this.active].filter((attempt) => !attempt.isGivenUp);
+      for (let start = 0; start === 0 || start < held.length; start += MOST_BEATS) {
+        try {
+          await this.beatFor(held.slice(start, start + MOST_BEATS));
+        } catch {
+          pause = Math.min(every, 200 + 800 * Math.random());
+        }
+      }
+    }
+  }
+
+  private async beatFor(held: Attempt[]): Promise<void> {
+    const sent = Date.now();
+    const body = {
+      worker_id: this.id,
+      active_jobs: held.map(({ id }) => id),
+      tokens: Object.fromEntries(held.map(({ id, token }) => [id, token])),
+      state: this.stopping.signal.aborted ? "terminate" : this.isQuiet ? "quiet" : "running",
+      pid: typeof process === "undefined" ? undefined : process.pid,
+      concurrency: this.concurrency,
+    };
+    let answer: { state?: string; stale_jobs: string[] };
+    try {
+      answer = await this.gateway.call({ method: "POST", path: "/ojs/v1/workers/heartbeat", body });
+    } catch (error) {
+      if (!(error instanceof GalleyError && error.status === 409)) throw error;
+      answer = { stale_jobs: body.active_jobs };
+    }
+    for (const attempt of held) {
+      if (answer.stale_jobs.includes(attempt.id)) {
+        attempt.aborter.abort(new Error("this attempt is not the current one any more"));
+      } else {
+        attempt.leaseUntil = sent + this.leaseMs;
+      }
+    }
+    if (answer.state === "terminate" && !this.stopping.signal.aborted) this.stop();
+    else if (answer.state !== undefined) this.isQuiet = answer.state === "quiet";
+    this.changed();
+  }
+
+  /** Makes what still runs available again; the attempt is not spent. */
+  private async handBack(): Promise<void> {
+    const left = [...this.active].filter((attempt) => !attempt.isGivenUp);
+    left.forEach(giveUp);
+    for (let start = 0; start < left.length; start += MOST_FETCHED) {
+      const some = left.slice(start, start + MOST_FETCHED);
+      const nacks = some.map(({ id, token }) => ({ job_id: id, token, requeue: true }));
+      const deadline = Math.min(...some.map(({ leaseUntil }) => leaseUntil));
+      const pause = pauses();
+      while (Date.now() < deadline) {
+        try {
+          await this.gateway.call({ method: "POST", path: "/ojs/v1/workers/nack", body: { nacks, worker_id: this.id } });
+          break;
+        } catch (error) {
+          if (!(error instanceof Unavailable)) throw error;
+          await sleep(pause());
+        }
+      }
+    }
+  }
+}
+
+function giveUp(attempt: Attempt): void {
+  attempt.isGivenUp = true;
+  attempt.aborter.abort(new Error("this worker does not finish the job"));
+}
+
+function failure(code: string, type: string, message: string, more: Record<string, unknown> = {}): Settled {
+  return { kind: "nacks", body: { error: { code, type, message, ...more } } };
+}

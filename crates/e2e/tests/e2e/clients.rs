@@ -1,0 +1,383 @@
+//! The clients in `clients/`: the snippets of their READMEs, as they are, with real gateways. Each test is run for each
+//! language.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Instant,
+};
+
+use e2e::{LIMIT, RedisServer, Service, eventually};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::kit::{Kit, job};
+
+/// Leases and timeouts are looked at often, and it is noted when an attempt begins.
+const SETTINGS: [(&str, &str); 2] =
+    [("GALLEY__MAINTENANCE__SWEEP_MS", "100"), ("GALLEY__JOBS__STARTED_EVENTS", "true")];
+
+#[derive(Clone, Copy)]
+enum Language {
+    Python,
+    TypeScript,
+}
+
+/// The snippets of a language in a folder, and a gateway for them.
+struct Snippets {
+    language: Language,
+    folder: TempDir,
+    kit: Kit,
+}
+
+impl Snippets {
+    /// None where the language's tools are missing; `make test` installs them where it can.
+    async fn of(language: Language) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        match language {
+            Language::Python => unpack(language, folder.path()),
+            Language::TypeScript => {
+                let Ok(tsc) = std::env::var("GALLEY_TEST_TSC") else {
+                    eprintln!("GALLEY_TEST_TSC is not set: skipped");
+                    return None;
+                };
+                compile(&tsc, folder.path());
+            }
+        }
+        Some(Self { language, folder, kit: Kit::with(RedisServer::start(), &SETTINGS).await })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = match self.language {
+            Language::Python => {
+                let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+                let mut command = Command::new(python);
+                command.arg(format!("{program}.py")).env("PYTHONPATH", clients().join("python"));
+                command.env("PYTHONDONTWRITEBYTECODE", "1");
+                command
+            }
+            Language::TypeScript => {
+                let mut command = Command::new("node");
+                command.arg(format!("{program}.js"));
+                command
+            }
+        };
+        command.current_dir(self.folder.path()).env("GALLEY_URL", self.kit.gateway.url("")).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the worker of the README.
+    fn worker(&self) -> Program {
+        Program(self.command("worker").spawn().expect("its language is installed"))
+    }
+
+    /// Enqueues a job for it.
+    async fn enqueue(&self, job_type: &str, args: Value, more: Value) -> String {
+        let mut body = job(job_type, &args);
+        let members = body.as_object_mut().expect("an object");
+        members.insert("queue".to_owned(), json!("mail"));
+        members.extend(more.as_object().expect("an object").clone());
+        self.kit.enqueue(&body).await
+    }
+
+    /// Enqueues a report that takes long, and waits until a worker has come so far with it.
+    async fn running_report(&self, more: Value) -> String {
+        let id = self.enqueue("report.build", json!([1000, 0.05]), more).await;
+        self.is_under_way(&id).await;
+        id
+    }
+
+    async fn is_under_way(&self, id: &str) {
+        eventually("the report is under way", || async { self.kit.job(id).await["progress"].as_f64() }).await;
+    }
+}
+
+/// A running worker.
+struct Program(Child);
+
+impl Program {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")), signal).expect("a process of ours");
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().expect("a process of ours") {
+                return status;
+            }
+            assert!(started.elapsed() < LIMIT, "the worker does not end");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn clients() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients")
+}
+
+/// Writes each fenced block of the README whose first line is a comment with a file's name to that file.
+fn unpack(language: Language, folder: &Path) {
+    let (name, fence, comment) = match language {
+        Language::Python => ("python", "```python\n", "# "),
+        Language::TypeScript => ("typescript", "```ts\n", "// "),
+    };
+    let readme = std::fs::read_to_string(clients().join(name).join("README.md")).expect("a README");
+    let mut files = 0;
+    for block in readme.split(fence).skip(1) {
+        let snippet = block.split("```").next().expect("an end");
+        let file = snippet.lines().next().and_then(|line| line.strip_prefix(comment)).expect("a file's name");
+        std::fs::write(folder.join(file), snippet).expect("written");
+        files += 1;
+    }
+    assert_eq!(files, 2, "a worker and a program that enqueues");
+}
+
+/// Compiles the client as a package beside the snippets, then the snippets.
+fn compile(tsc: &str, folder: &Path) {
+    let package = folder.join("node_modules/galley");
+    std::fs::create_dir_all(&package).expect("a folder");
+    std::fs::copy(clients().join("typescript/package.json"), package.join("package.json")).expect("copied");
+    std::fs::write(folder.join("package.json"), r#"{"type":"module"}"#).expect("written");
+    unpack(Language::TypeScript, folder);
+    let run = |command: &mut Command| {
+        let Output { status, stdout, .. } = command.output().expect("node is installed");
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stdout));
+    };
+    run(Command::new(tsc).arg("-p").arg(clients().join("typescript")).arg("--outDir").arg(package.join("dist")));
+    let options = json!({
+        "strict": true, "module": "nodenext", "target": "es2022", "lib": ["es2022", "dom"], "types": [],
+    });
+    let project = json!({ "compilerOptions": options, "files": ["worker.ts", "enqueue.ts"] });
+    std::fs::write(folder.join("tsconfig.json"), project.to_string()).expect("written");
+    run(Command::new(tsc).arg("-p").arg(folder));
+}
+
+macro_rules! in_each_language {
+    ($($test:ident),+ $(,)?) => {
+        mod python {
+            $(#[tokio::test] async fn $test() { super::$test(super::Language::Python).await; })+
+        }
+        mod typescript {
+            $(#[tokio::test] async fn $test() { super::$test(super::Language::TypeScript).await; })+
+        }
+    };
+}
+
+in_each_language!(
+    the_readme_does_what_it_says,
+    failures_are_retried_or_not_as_the_handler_says,
+    a_job_that_runs_past_its_timeout_is_stopped_and_the_worker_lives_on,
+    a_job_that_is_cancelled_while_it_runs_is_stopped,
+    a_worker_that_is_killed_in_mid_job_loses_nothing,
+    a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent,
+    a_worker_that_is_told_to_terminate_by_a_directive_ends,
+    a_large_result_arrives_and_one_that_is_too_large_is_a_failure_that_says_so,
+    two_workers_share_the_work_and_nothing_is_lost_or_done_twice,
+    a_worker_carries_on_when_the_gateway_was_away,
+);
+
+async fn the_readme_does_what_it_says(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let _worker = snippets.worker();
+    let output = snippets.command("enqueue").stdout(Stdio::piped()).spawn().expect("it starts");
+    let output = tokio::task::spawn_blocking(|| output.wait_with_output()).await.expect("no panic").expect("output");
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(
+        printed.to_lowercase().lines().collect::<Vec<_>>(),
+        ["hello", "discarded nobody is no address", "cancelled"]
+    );
+}
+
+async fn failures_are_retried_or_not_as_the_handler_says(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let _worker = snippets.worker();
+    let to = "ada@example.org";
+    let busy = snippets.enqueue("email.send", json!([to, { "subject": "s", "server": "busy" }]), json!({})).await;
+    let nobody = snippets.enqueue("email.send", json!(["nobody", {}]), json!({})).await;
+    let once = json!({ "retry": { "max_attempts": 1 } });
+    let broken = snippets.enqueue("email.send", json!([to, {}]), once.clone()).await;
+    let unknown = snippets.enqueue("email.burn", json!([]), once).await;
+    let done = snippets.kit.reaches(&busy, "completed").await;
+    assert_eq!((&done["attempt"], &done["errors"][0]["type"]), (&json!(2), &json!("Retry")));
+    assert_eq!(done["errors"][0]["message"], "the mail server is busy");
+    let failed = snippets.kit.reaches(&nobody, "discarded").await;
+    assert_eq!((&failed["attempt"], &failed["max_attempts"]), (&json!(1), &json!(3)));
+    assert_eq!(failed["errors"][0]["type"], "NoRetry");
+    let failed = snippets.kit.reaches(&broken, "discarded").await["errors"][0].clone();
+    let error_type = if matches!(language, Language::Python) { "KeyError" } else { "TypeError" };
+    assert_eq!(failed["type"], error_type);
+    assert!(failed["message"].as_str().is_some_and(|text| !text.is_empty()));
+    assert!(failed["stack"].as_str().is_some_and(|stack| stack.contains("worker.")), "{failed}");
+    let failed = snippets.kit.reaches(&unknown, "discarded").await;
+    assert_eq!(failed["errors"][0]["code"], "handler_not_found");
+}
+
+async fn a_job_that_runs_past_its_timeout_is_stopped_and_the_worker_lives_on(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let _worker = snippets.worker();
+    let limits = json!({ "timeout_ms": 500, "retry": { "max_attempts": 1 } });
+    for _ in 0..4 {
+        snippets.enqueue("report.build", json!([1000, 0.05]), limits.clone()).await;
+    }
+    let id = snippets.enqueue("report.build", json!([1000, 0.05]), limits).await;
+    let failed = snippets.kit.reaches(&id, "discarded").await;
+    assert_eq!(failed["errors"][0]["code"], "timeout", "{failed}");
+    // All of its places are free again
+    let id = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
+    snippets.kit.reaches(&id, "completed").await;
+}
+
+async fn a_job_that_is_cancelled_while_it_runs_is_stopped(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let _worker = snippets.worker();
+    let id = snippets.running_report(json!({})).await;
+    let url = snippets.kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
+    assert_eq!(snippets.kit.http.delete(url).send().await.expect("an answer").status(), 200);
+    eventually("the worker has let go of it", || async {
+        let answer: Value = snippets.kit.get("/ojs/v1/workers").await.json().await.ok()?;
+        let worker = answer["workers"].as_array()?.first()?;
+        (worker["active_jobs"] == 0 && worker["concurrency"] == 4).then_some(())
+    })
+    .await;
+    assert_eq!(snippets.kit.job(&id).await["state"], "cancelled");
+}
+
+async fn a_worker_that_is_killed_in_mid_job_loses_nothing(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let mut doomed = snippets.worker();
+    let id = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
+    snippets.is_under_way(&id).await;
+    doomed.signal(Signal::SIGKILL);
+    assert!(!doomed.ended().await.success());
+    snippets.kit.reaches(&id, "available").await;
+    let _other = snippets.worker();
+    let done = snippets.kit.reaches(&id, "completed").await;
+    assert_eq!(done["result"].as_array().map(Vec::len), Some(10));
+}
+
+async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let mut worker = snippets.worker();
+    let short = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
+    let long = snippets.running_report(json!({})).await;
+    worker.signal(Signal::SIGTERM);
+    // The signal has arrived when the fetch that waits is given up
+    eventually("nobody waits", || async {
+        let metrics = snippets.kit.get("/metrics").await.text().await.ok()?;
+        metrics.lines().any(|line| line == "galley_waiters 0").then_some(())
+    })
+    .await;
+    let after = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
+    assert!(worker.ended().await.success());
+    assert_eq!(snippets.kit.job(&short).await["state"], "completed");
+    assert_eq!(snippets.kit.job(&after).await["state"], "available", "nothing more was fetched");
+    let back = snippets.kit.job(&long).await;
+    assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)), "{back}");
+    // Twice is at once
+    let mut worker = snippets.worker();
+    snippets.is_under_way(&long).await;
+    assert_eq!(snippets.kit.job(&long).await["attempt"], 1);
+    worker.signal(Signal::SIGTERM);
+    eventually("it says that it ends", || async {
+        let answer: Value = snippets.kit.get("/ojs/v1/workers").await.json().await.ok()?;
+        worker_state(&answer, "terminating")
+    })
+    .await;
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.ended().await.success());
+    assert_eq!(snippets.kit.job(&long).await["state"], "available");
+}
+
+fn worker_state(list: &Value, state: &str) -> Option<String> {
+    let mut workers = list["workers"].as_array()?.iter();
+    workers.find(|worker| worker["state"] == state)?["id"].as_str().map(ToOwned::to_owned)
+}
+
+async fn a_worker_that_is_told_to_terminate_by_a_directive_ends(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let mut worker = snippets.worker();
+    let list = async || snippets.kit.get("/ojs/v1/workers").await.json::<Value>().await.ok();
+    let id = eventually("it is listed", || async { worker_state(&list().await?, "running") }).await;
+    let direct = async |what: &str| {
+        let path = format!("/ojs/v1/workers/{id}/{what}");
+        assert_eq!(snippets.kit.post(&path, &json!({})).await.status(), 200);
+    };
+    direct("quiet").await;
+    eventually("it is quiet", || async { worker_state(&list().await?, "quiet") }).await;
+    direct("terminate").await;
+    assert!(worker.ended().await.success());
+}
+
+async fn a_large_result_arrives_and_one_that_is_too_large_is_a_failure_that_says_so(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let _worker = snippets.worker();
+    let large = snippets.enqueue("report.build", json!([100, 0]), json!({})).await;
+    let done = snippets.kit.reaches(&large, "completed").await;
+    let pages = done["result"].as_array().expect("pages");
+    assert!(pages.len() == 100 && pages.iter().all(|page| page.as_str().is_some_and(|text| text.len() == 10_000)));
+    let huge = snippets.enqueue("report.build", json!([200, 0]), json!({})).await;
+    let failed = snippets.kit.reaches(&huge, "discarded").await;
+    assert_eq!((&failed["errors"][0]["code"], &failed["attempt"]), (&json!("result_too_large"), &json!(1)), "{failed}");
+}
+
+async fn two_workers_share_the_work_and_nothing_is_lost_or_done_twice(language: Language) {
+    let Some(snippets) = Snippets::of(language).await else { return };
+    let _workers = [snippets.worker(), snippets.worker()];
+    let kit = &snippets.kit;
+    eventually("both are there", || async {
+        let answer: Value = kit.get("/ojs/v1/workers").await.json().await.ok()?;
+        (answer["pagination"]["total"] == 2).then_some(())
+    })
+    .await;
+    let mail =
+        |n: usize| json!({ "type": "email.send", "args": [format!("{n}@x"), { "subject": "s" }], "queue": "mail" });
+    let jobs: Vec<Value> = (0..300).map(mail).collect();
+    let response = kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await;
+    let answer: Value = response.json().await.expect("JSON");
+    for (n, job) in answer["jobs"].as_array().expect("jobs").iter().enumerate() {
+        let done = kit.reaches(job["id"].as_str().expect("an id"), "completed").await;
+        assert_eq!((&done["attempt"], &done["result"]["to"]), (&json!(1), &json!(format!("{n}@x"))));
+    }
+    let stats: Value = kit.get("/ojs/v1/queues/mail").await.json().await.expect("JSON");
+    assert_eq!((&stats["queue"]["completed"], &stats["queue"]["active"]), (&json!(300), &json!(0)), "{stats}");
+    let all = eventually("all beginnings are noted", || async {
+        let answer: Value = kit.get("/ojs/v1/events?types=job.started&limit=1000").await.json().await.ok()?;
+        answer["events"].as_array().filter(|events| events.len() >= 300).cloned()
+    })
+    .await;
+    assert_eq!(all.len(), 300, "each was begun once");
+    let workers: HashSet<&str> = all.iter().filter_map(|event| event["data"]["worker_id"].as_str()).collect();
+    assert_eq!(workers.len(), 2, "both had some");
+}
+
+async fn a_worker_carries_on_when_the_gateway_was_away(language: Language) {
+    let Some(mut snippets) = Snippets::of(language).await else { return };
+    let _worker = snippets.worker();
+    let id = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
+    snippets.is_under_way(&id).await;
+    let address = snippets.kit.gateway.address().to_string();
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("GALLEY__GATEWAY__LISTEN", &address));
+    // A port cannot be taken again while the old one still has it
+    let elsewhere = Service::start("gateway", &snippets.kit.redis, &SETTINGS).await;
+    std::mem::replace(&mut snippets.kit.gateway, elsewhere).kill();
+    snippets.kit.gateway = Service::start("gateway", &snippets.kit.redis, &settings).await;
+    let done = snippets.kit.reaches(&id, "completed").await;
+    assert_eq!(done["attempt"], 1);
+    let id = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
+    snippets.kit.reaches(&id, "completed").await;
+}

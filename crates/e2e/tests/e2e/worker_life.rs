@@ -1,0 +1,224 @@
+//! A worker from its start to its end: its rules, `check`, `--once`, `--drain`, and how many jobs it runs at a time.
+
+use e2e::eventually;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::kit::{Folder, Kit, RULES, job};
+
+fn shell(job_type: &str, script: &str) -> String {
+    let script = json!(script);
+    format!("[[rule]]\ntype = \"{job_type}\"\ncommand = {{ program = \"/bin/sh\", args = [\"-c\", {script}] }}\n")
+}
+
+#[tokio::test]
+async fn rules_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
+    let kit = Kit::start().await;
+    let folder = Folder::with_rules(&shell("first", "echo 1"));
+    let worker = kit.worker(&[(RULES, &folder.text("rules.toml"))]).await;
+    let run = async |job_type: &str| {
+        let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": { "max_attempts": 1 } })).await;
+        eventually(&format!("{job_type} ends"), || async {
+            let job = kit.job(&id).await;
+            let ended = ["completed", "discarded"].contains(&job["state"].as_str()?);
+            ended.then(|| if job["error"].is_null() { job["result"].clone() } else { job["error"]["code"].clone() })
+        })
+        .await
+    };
+    assert_eq!((run("first").await, run("second").await), (json!(1), json!("handler_not_found")));
+
+    folder.write_rules(&(shell("first", "echo 10") + &shell("second", "echo 2")));
+    worker.signal(Signal::SIGHUP);
+    worker.logged("rules read again").await;
+    assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
+
+    folder.write_rules("[[rule]]\ntype = \"first\"\nhandler = \"no.such\"\n");
+    worker.signal(Signal::SIGHUP);
+    worker.logged("the rules stay as they were").await;
+    let said = worker.log().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    assert!(said.contains("rules.toml:3: ") && said.contains("no.such"), "{said}");
+    assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
+
+    folder.remove("rules.toml");
+    worker.signal(Signal::SIGHUP);
+    eventually("it says so again", || async { (worker.count("the rules stay as they were") == 2).then_some(()) }).await;
+    assert_eq!(run("second").await, 2);
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_starts() {
+    let kit = Kit::start().await;
+    let folder = Folder::with_rules(
+        "[[rule]]\ntype = \"Big\"\nhandler = \"test.noop\"\n\n[[rule]]\ntype = \"a\"\n\n\
+         [[rule]]\ntype = \"b\"\nhttp = { url = \"ftp://example.com/\" }\n\n\
+         [[rule]]\ntype = \"c\"\nhttp = { url = \"https://example.com/\", secrets = [\"env:NO_SUCH_SECRET\"] }\n",
+    );
+    let rules = folder.text("rules.toml");
+    let id = kit.enqueue(&job("a", &json!([]))).await;
+    for args in [&[][..], &["run"], &["--drain"], &["check"]] {
+        let refused = kit.run_worker(args, &[(RULES, &rules)]).await;
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        for problem in [
+            "rules.toml:2: type must be a job type",
+            "rules.toml:5: a rule must have exactly one of handler, http and command",
+            "rules.toml:10: ",
+            "rules.toml:14: the variable NO_SUCH_SECRET is not set",
+        ] {
+            assert!(said.contains(problem), "{args:?}: {problem} in {said}");
+        }
+    }
+    let gone = kit.run_worker(&[], &[(RULES, &folder.text("elsewhere.toml"))]).await;
+    assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("elsewhere.toml"));
+    assert_eq!(kit.job(&id).await["attempt"], 0);
+}
+
+#[tokio::test]
+async fn check_says_what_is_done_with_a_type_and_shows_no_secret() {
+    let kit = Kit::start().await;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let folder = Folder::with_rules(&format!(
+        "[[rule]]\ntype = \"email.*\"\nhttp = {{ url = \"https://example.com/hidden\", secrets = [\"{secret}\"] }}\n\n\
+         [[rule]]\ntype = \"image.resize\"\n[rule.command]\nprogram = \"resize\"\nargs = [\"--fast\"]\n\
+         env = {{ KEY = \"of-the-program\" }}\n\n\
+         [[rule]]\ntype = \"email.send\"\nhandler = \"test.noop\"\n",
+    ));
+    let rules = folder.text("rules.toml");
+    let check = async |types: &[&str]| {
+        let args = [&["check"], types].concat();
+        let output = kit.run_worker(&args, &[(RULES, &rules)]).await;
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let (code, said) = check(&["email.send", "image.resize", "test.echo"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<_> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("email.send: rule email.* (line 1) sends it by POST to https://example.com"),
+        "{said}"
+    );
+    assert!(lines[1].starts_with("image.resize: rule image.resize (line 5) gives it to the program"), "{said}");
+    assert_eq!(lines[2], "test.echo: no rule: runs the handler of that name");
+    let (code, said) = check(&["nobody.knows", "test.echo"]).await;
+    assert_eq!(code, Some(1), "for scripts");
+    assert!(said.contains("nobody.knows: no rule and no handler: fails with handler_not_found"), "{said}");
+    let (code, said) = check(&[]).await;
+    assert_eq!((code, said.lines().count()), (Some(0), 4), "each rule, and the rest: {said}");
+    assert!(![secret, "hidden", "of-the-program"].iter().any(|word| said.contains(word)), "{said}");
+    let (code, _) = check(&["Not A Type"]).await;
+    assert_eq!(code, Some(2), "as with any wrong command line");
+}
+
+async fn states(kit: &Kit, ids: &[String]) -> Vec<String> {
+    let mut states = Vec::new();
+    for id in ids {
+        states.push(kit.job(id).await["state"].as_str().expect("a state").to_owned());
+    }
+    states
+}
+
+#[tokio::test]
+async fn once_runs_one_job_and_finishes_it_however_long_it_takes() {
+    let kit = Kit::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(kit.enqueue(&job("test.slow", &json!([1000]))).await);
+    }
+    let short = ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "100");
+    let output = kit.run_worker(&["--once"], &[short]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(states(&kit, &ids).await, ["completed", "available", "available"]);
+    assert_eq!(kit.job(&ids[0]).await["attempt"], 1, "not handed back in between");
+    assert_eq!(kit.job(&ids[1]).await["attempt"], 0);
+}
+
+#[tokio::test]
+async fn drain_runs_everything_that_is_there_and_what_that_makes() {
+    let kit = Kit::start().await;
+    let url = kit.gateway.url("/ojs/v1/jobs");
+    // Makes a job of its own kind, one less each time, and takes longer than the worker takes to find its queues empty
+    let script = format!(
+        "import json, sys, time, urllib.request\nleft = json.load(sys.stdin)['args'][0]\ntime.sleep(0.3)\n\
+         if left:\n body = json.dumps({{'type': 'makes.more', 'args': [left - 1]}}).encode()\n \
+         headers = {{'content-type': 'application/json'}}\n \
+         urllib.request.urlopen(urllib.request.Request('{url}', body, headers)).read()\nprint(left)"
+    );
+    let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let (python, args) = (json!(python), json!(["-c", script]));
+    let folder = Folder::with_rules(&format!(
+        "[[rule]]\ntype = \"makes.more\"\ncommand = {{ program = {python}, args = {args} }}\n"
+    ));
+    let mut ids = vec![kit.enqueue(&job("makes.more", &json!([2]))).await];
+    for n in 0..5 {
+        ids.push(kit.enqueue(&json!({ "type": "test.echo", "args": [n], "queue": "demo" })).await);
+    }
+    let later = json!({ "type": "test.noop", "args": [], "scheduled_at": "+PT1H" });
+    let later = kit.enqueue(&later).await;
+    let output = kit.run_worker(&["--drain"], &[(RULES, &folder.text("rules.toml"))]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(states(&kit, &ids).await.iter().all(|state| state == "completed"));
+    let stats: Value = kit.get("/ojs/v1/queues/default/stats").await.json().await.expect("JSON");
+    assert_eq!((&stats["queue"]["completed"], &stats["queue"]["available"]), (&json!(3), &json!(0)), "{stats}");
+    assert_eq!(kit.job(&later).await["state"], "scheduled", "it is not waited for");
+}
+
+#[tokio::test]
+async fn once_and_drain_end_when_there_is_nothing_to_do() {
+    let kit = Kit::start().await;
+    for args in [&["--once"][..], &["--drain"], &["run", "--drain"]] {
+        let output = kit.run_worker(args, &[]).await;
+        assert!(output.status.success(), "{args:?} {}", String::from_utf8_lossy(&output.stdout));
+    }
+    let both = kit.run_worker(&["--once", "--drain"], &[]).await;
+    assert_eq!(both.status.code(), Some(2));
+}
+
+/// The most that were under way at once, of lines that say who began and who ended.
+fn most_at_once(lines: &str, queue: &str) -> i32 {
+    let (mut now, mut most) = (0, 0);
+    for line in lines.lines() {
+        match line.split_at(1) {
+            ("+", name) if name == queue => now += 1,
+            ("-", name) if name == queue => now -= 1,
+            _ => {}
+        }
+        most = most.max(now);
+    }
+    most
+}
+
+#[tokio::test]
+async fn a_queue_with_a_limit_never_runs_more_than_that_while_others_go_on() {
+    let kit = Kit::start().await;
+    let folder = Folder::new();
+    let here = folder.text("");
+    let script = format!(
+        "cd '{here}'; echo +$GALLEY_QUEUE >> log; until [ -e gate ]; do sleep 0.02; done; echo -$GALLEY_QUEUE >> log"
+    );
+    folder.write_rules(&shell("*", &script));
+    let mut ids = Vec::new();
+    // The one with the limit is asked first, and full before the other's turn
+    for (queue, jobs) in [("few", 6), ("many", 4)] {
+        for _ in 0..jobs {
+            ids.push(kit.enqueue(&json!({ "type": "a", "args": [], "queue": queue })).await);
+        }
+    }
+    let worker = kit
+        .worker(&[
+            (RULES, &folder.text("rules.toml")),
+            ("GALLEY__QUEUE_WORKER__QUEUES", "few,many"),
+            ("GALLEY__QUEUE_WORKER__CONCURRENCY", "10"),
+            ("GALLEY__QUEUE_WORKER__QUEUE_CONCURRENCY__FEW", "2"),
+        ])
+        .await;
+    eventually("all of the others run", || async { (folder.read("log").matches("+many").count() == 4).then_some(()) })
+        .await;
+    folder.has("log", "+few").await;
+    folder.touch("gate");
+    for id in &ids {
+        kit.reaches(id, "completed").await;
+    }
+    let log = folder.read("log");
+    assert_eq!((log.matches("+few").count(), log.matches("-few").count()), (6, 6));
+    assert_eq!((most_at_once(&log, "few"), most_at_once(&log, "many")), (2, 4), "{log}");
+    drop(worker);
+}

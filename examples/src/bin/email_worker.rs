@@ -1,0 +1,134 @@
+//! A worker of one's own: its handlers send mail, into files of the folder `OUTBOX`.
+//!
+//! Each handler shows something else. What all of them have in common: a handler may run more than once for the same job,
+//! so what it does twice must come to the same as doing it once.
+
+use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
+
+use queue_worker::{Context, ContextError, HandlerError, Worker};
+use serde::{Deserialize, Serialize};
+use tokio::{fs, select, time::sleep};
+
+fn main() -> anyhow::Result<()> {
+    // The command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules come with it
+    Worker::builder()
+        .handler("email.send", send)
+        .handler("email.newsletter", newsletter)
+        .handler("email.from_template", from_template)
+        .blocking_handler("email.render", render)
+        // A job without arguments, or with any number of the same type, needs no function of its own
+        .handler("email.addresses", |_, addresses: BTreeSet<String>| async move { Ok(addresses) })
+        .handler("email.count", |context: Context, (): ()| async move { count(&context) })
+        .main()
+}
+
+/// Arguments are read as types: what does not fit is a failure that says where, and no other attempt follows.
+#[derive(Deserialize)]
+struct Email {
+    subject: String,
+    body: String,
+}
+
+/// A result is anything that serde can write as JSON.
+#[derive(Serialize)]
+struct Sent {
+    file: PathBuf,
+    attempt: u32,
+}
+
+/// One mail. Whether another attempt follows is for the error to say.
+async fn send(context: Context, (to, email): (String, Email)) -> Result<Sent, HandlerError> {
+    let Some((_, host)) = to.split_once('@') else {
+        // It would fail again: the job is discarded now, and becomes a dead letter if its policy says so
+        return Err(HandlerError::not_retryable("an address has an @").with_code("bad_address").with_details(&to));
+    };
+    match host {
+        // The job makes no sense any more, and nobody has to look at it
+        "unsubscribed.example" => return Err(HandlerError::discard("whoever has left gets no mail")),
+        // This goes before the delay of the job's retry policy
+        "busy.example" => return Err(HandlerError::retry_after(Duration::from_mins(10), "the mailbox is busy")),
+        // When, and how often, is for the retry policy
+        "flaky.example" if context.attempt() == 1 => return Err(HandlerError::retryable("the server hung up")),
+        _ => {}
+    }
+    let mut text = format!("To: {to}\nSubject: {}\n", email.subject);
+    // Of two attempts at the same job the later one has the greater token: a store that compares them can refuse the other
+    let _ = writeln!(text, "Fencing-Token: {}", context.fencing_token());
+    // The span that the work of the receiver belongs under
+    if let Some(traceparent) = context.traceparent() {
+        let _ = writeln!(text, "Traceparent: {traceparent}");
+    }
+    let _ = writeln!(text, "\n{}", email.body);
+    // The id is the same in every attempt: a mail that is sent twice is there once
+    let file = outbox(&context, "mail");
+    // A mail cannot be called back, so this asks once more whether the job is still this worker's
+    context.heartbeat().await?;
+    fs::write(&file, text).await?;
+    Ok(Sent { file, attempt: context.attempt() })
+}
+
+/// What people see while it runs, beside the number.
+#[derive(Serialize)]
+struct Reached<'a> {
+    last: &'a str,
+}
+
+/// Many mails, one after the other: it tells how far it is, and tidies up when it is told to stop.
+async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Result<usize, HandlerError> {
+    // Fires when the job is cancelled or lost, when its time is over, and when the worker stops. Whoever asks for it gets
+    // `queue_worker.stop_grace_ms` for what comes then; without it the handler would be dropped where it waits
+    let stop = context.cancellation();
+    // Another attempt may have begun elsewhere when this one is told to stop: neither tidies up what is the other's
+    let draft = outbox(&context, &format!("{}.draft", context.attempt()));
+    let mut sent = String::new();
+    for (before, address) in to.iter().enumerate() {
+        let _ = writeln!(sent, "{address}");
+        fs::write(&draft, &sent).await?;
+        #[expect(clippy::cast_precision_loss, reason = "nobody has so many subscribers")]
+        let progress = (before + 1) as f64 / to.len() as f64;
+        let noted = context.progress_with(Some(progress), &Reached { last: address }).await;
+        // Redis being away is no reason to stop; the job being somebody else's is
+        let is_over = matches!(noted, Err(ContextError::Stale));
+        let is_stopped = is_over
+            || select! {
+                () = stop.cancelled() => true,
+                () = sleep(Duration::from_millis(pause_ms)) => false,
+            };
+        if is_stopped {
+            fs::remove_file(&draft).await?;
+            return Err(HandlerError::retryable("stopped half-way"));
+        }
+    }
+    fs::rename(&draft, outbox(&context, "newsletter")).await?;
+    Ok(to.len())
+}
+
+/// Any error becomes one with `?`: its Rust type is the error's type, and the retry policy decides.
+async fn from_template(_context: Context, (file, name): (PathBuf, String)) -> Result<String, HandlerError> {
+    let template = fs::read_to_string(file).await?;
+    Ok(template.replace("{name}", &name))
+}
+
+/// A job may ask for anything.
+const LONGEST_BYTES: usize = 1 << 30;
+
+/// Computes instead of waiting, so it has a thread of its own. A panic is a failure of this job and of nothing else.
+fn render(_context: Context, (template, repeat): (String, usize)) -> Result<String, HandlerError> {
+    assert!(!template.is_empty(), "nobody writes empty templates");
+    if template.len().saturating_mul(repeat) > LONGEST_BYTES {
+        return Err(HandlerError::not_retryable(format!("at most {LONGEST_BYTES} bytes can be rendered")));
+    }
+    Ok(template.repeat(repeat))
+}
+
+/// In a workflow: what the jobs before this one have returned.
+fn count(context: &Context) -> Result<usize, HandlerError> {
+    let lists: Vec<Vec<String>> = context.parent_results()?;
+    Ok(lists.into_iter().flatten().collect::<BTreeSet<_>>().len())
+}
+
+/// The file of a job, named after it.
+fn outbox(context: &Context, kind: &str) -> PathBuf {
+    let folder = std::env::var_os("OUTBOX").map_or_else(std::env::temp_dir, PathBuf::from);
+    folder.join(format!("{}.{kind}", context.id()))
+}
