@@ -5,6 +5,7 @@
 //! | [`name`], [`id`] | names and ids as types that can only hold valid ones |
 //! | [`json`], [`time`], [`text`] | JSON, times and strangers' text at the edge |
 //! | [`job`] | what a job is: pure code |
+//! | [`message`] | what a message is: pure code |
 //! | [`cron`] | jobs that are made again and again by the clock: pure code |
 //! | [`redis`] | the store |
 //! | [`push`] | requests to endpoints of others, who are not trusted |
@@ -15,6 +16,7 @@ pub mod cron;
 pub mod id;
 pub mod job;
 pub mod json;
+pub mod message;
 pub mod name;
 pub mod ops;
 pub mod push;

@@ -21,6 +21,9 @@ pub enum TimeError {
     /// Neither RFC 3339 nor `+` and an ISO 8601 duration.
     #[error("must be an RFC 3339 time or \"+\" and an ISO 8601 duration, got {0}")]
     Time(String),
+    /// Neither RFC 3339 nor `-` and an ISO 8601 duration.
+    #[error("must be an RFC 3339 time or \"-\" and an ISO 8601 duration, got {0}")]
+    Past(String),
     /// Not an ISO 8601 duration.
     #[error("must be an ISO 8601 duration from PT0S to P3650D, got {0}")]
     Duration(String),
@@ -82,6 +85,22 @@ pub fn parse_time(text: &str, now: Millis) -> Result<GivenTime, TimeError> {
     if (0..=LAST_MILLIS + 999).contains(&at) { Ok(GivenTime { at, text: text.to_owned() }) } else { Err(refused()) }
 }
 
+/// Reads a time in the past: an absolute one, or `-` and a duration before `now`.
+///
+/// # Errors
+/// Anything that is neither.
+pub fn parse_past(text: &str, now: Millis) -> Result<Millis, TimeError> {
+    let refused = || TimeError::Past(quoted(text));
+    if let Some(duration) = text.strip_prefix('-') {
+        let length = parse_duration(duration).map_err(|_| refused())?;
+        return Ok(now.saturating_sub(i64::try_from(length.as_millis()).unwrap_or(i64::MAX)).max(0));
+    }
+    if text.starts_with('+') {
+        return Err(refused());
+    }
+    parse_time(text, now).map(|given| given.at).map_err(|_| refused())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -115,6 +134,16 @@ mod tests {
     fn a_relative_time_is_worked_out() {
         let given = parse_time("+PT2S", 1_000).expect("a time");
         assert_eq!((given.at, given.text.as_str()), (3_000, "1970-01-01T00:00:03.000Z"));
+    }
+
+    #[test]
+    fn a_time_in_the_past_is_absolute_or_so_long_ago() {
+        assert_eq!(parse_past("-PT2S", 5_000), Ok(3_000));
+        assert_eq!(parse_past("-P1D", 5_000), Ok(0));
+        assert_eq!(parse_past("1970-01-01T00:00:01Z", 5_000), Ok(1_000));
+        for bad in ["", "-", "+PT2S", "PT2S", "--PT2S", "yesterday", "5"] {
+            assert!(parse_past(bad, 5_000).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -35,6 +35,22 @@ impl FromRequest for Body {
     }
 }
 
+/// Any body that holds many things, and so may be larger.
+pub(crate) struct LargeBody(pub(crate) Bytes);
+
+impl FromRequest for LargeBody {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let limit = services(&request)?.settings.gateway.batch_limit_bytes;
+            any_body(&request, payload, limit).await.map(Self)
+        })
+    }
+}
+
 async fn any_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
     let services = services(request)?;
     refuse_encoding(request.headers())?;

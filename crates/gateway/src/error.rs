@@ -7,8 +7,9 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
 use common::{
     job::{RequestError, state::Conflict},
     json::JsonError,
+    message::MessageError,
     name::NameError,
-    redis::{StoreError, jobs::Refused},
+    redis::{StoreError, channels::TooManyChannels, jobs::Refused},
 };
 use serde_json::json;
 
@@ -133,6 +134,23 @@ impl From<JsonError> for ApiError {
             JsonError::Unexpected(_) => Code::InvalidRequest,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<MessageError> for ApiError {
+    fn from(error: MessageError) -> Self {
+        let code = match error {
+            MessageError::Invalid(_) => Code::InvalidRequest,
+            MessageError::TooLarge { .. } => Code::PayloadTooLarge,
+            MessageError::Unsupported(_) => Code::UnsupportedMediaType,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<TooManyChannels> for ApiError {
+    fn from(TooManyChannels { most }: TooManyChannels) -> Self {
+        Self::new(Code::TooManyChannels, format!("there are {most} channels, which is channels.max_channels"))
     }
 }
 

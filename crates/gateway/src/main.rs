@@ -7,6 +7,8 @@ mod context;
 mod ending;
 mod error;
 mod idempotency;
+mod message_socket;
+mod message_stream;
 mod pull_workers;
 mod routes;
 mod sse;

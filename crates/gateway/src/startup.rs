@@ -1,13 +1,16 @@
 //! Building the service and running it until it is told to stop.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 
-use actix_web::{App, HttpServer, dev::Server, middleware, web};
+use actix_web::{App, HttpServer, dev::Server, middleware, rt::net::TcpStream, web};
 use anyhow::Context;
 use common::{
+    message::NewMessage,
+    name::ChannelName,
     ops,
     redis::{
         Redis,
+        channels::{ChannelHub, Published},
         events::{EventHub, EventLog},
         jobs::Jobs,
         maintenance,
@@ -15,10 +18,11 @@ use common::{
     settings::Settings,
     telemetry,
 };
+use socket2::SockRef;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{arrivals::Arrivals, context, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
+use crate::{arrivals::Arrivals, context, error::ApiError, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -31,10 +35,18 @@ pub(crate) struct Services {
     pub(crate) waiting: WaitingRoom,
     pub(crate) arrivals: Arrivals,
     pub(crate) events: EventHub,
+    pub(crate) channels: ChannelHub,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: whatever takes as long as a client likes ends.
     pub(crate) stopping: CancellationToken,
+}
+
+impl Services {
+    /// Publishes a message.
+    pub(crate) async fn publish(&self, channel: &ChannelName, message: &NewMessage<'_>) -> Result<Published, ApiError> {
+        Ok(self.redis.publish(&self.settings.channels, channel, message).await??)
+    }
 }
 
 /// A service that is bound to its address and not running yet.
@@ -42,7 +54,7 @@ pub(crate) struct Application {
     server: Server,
     address: SocketAddr,
     services: Services,
-    streams: (CancellationToken, JoinHandle<()>),
+    streams: (CancellationToken, [JoinHandle<()>; 2]),
     events: (CancellationToken, JoinHandle<()>),
 }
 
@@ -57,9 +69,11 @@ impl Application {
         let stopping = CancellationToken::new();
         let stop_streams = CancellationToken::new();
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
+        let (channels, hearing) = ChannelHub::start(&redis, &settings.channels, stop_streams.clone());
         let jobs = Jobs::new(&redis, &settings, log);
         let services = Services {
             events: hub,
+            channels,
             pull_workers: Arc::default(),
             arrivals: Arrivals::open(&jobs, stopping.clone()),
             jobs,
@@ -69,7 +83,7 @@ impl Application {
             stopping,
         };
         let readiness = ops::redis_is_fit(&redis);
-        let shared = services.clone();
+        let (shared, stall) = (services.clone(), settings.channels.stall);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
@@ -79,6 +93,8 @@ impl Application {
         })
         // Whoever hangs up while a request waits must not hold a seat until the time is over
         .h1_allow_half_closed(false)
+        // Somebody who takes nothing must not be waited for: the kernel knows best who that is
+        .on_connect(move |connection, _| give_up_after(connection, stall))
         .client_request_timeout(settings.gateway.head_timeout)
         .keep_alive(KEEP_ALIVE)
         .shutdown_timeout(settings.gateway.shutdown_grace.as_secs())
@@ -86,7 +102,7 @@ impl Application {
         .bind(settings.gateway.listen)
         .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
         let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
-        let (streams, events) = ((stop_streams, following), (stop_events, writer));
+        let (streams, events) = ((stop_streams, [following, hearing]), (stop_events, writer));
         Ok(Self { server: server.run(), address, services, streams, events })
     }
 
@@ -107,7 +123,9 @@ impl Application {
         let (stop_streams, following) = self.streams;
         stop_streams.cancel();
         handle.stop(true).await;
-        following.await?;
+        for hub in following {
+            hub.await?;
+        }
         serving.await??;
         upkeep.await?;
         // The last to stop: everything above may still have events to write
@@ -116,5 +134,14 @@ impl Application {
         writer.await?;
         tracing::info!("gateway stopped");
         Ok(())
+    }
+}
+
+/// Has the kernel break a connection whose other end has not taken what was sent for that long.
+fn give_up_after(connection: &dyn Any, stall: Duration) {
+    if let Some(stream) = connection.downcast_ref::<TcpStream>()
+        && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(stall))
+    {
+        tracing::debug!(%error, "a client that takes nothing cannot be cut off");
     }
 }

@@ -14,13 +14,13 @@ use backon::ExponentialBackoff;
 use deadpool_redis::Pool;
 use futures_util::FutureExt;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind,
-    RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::Mutex};
 
-use super::{dedicated::Dedicated, next_delay, reconnect_delays};
+use super::{dedicated::Dedicated, keys, next_delay, reconnect_delays, script};
 use crate::settings::RedisSettings;
 
 /// A handle on Redis: clone it freely.
@@ -35,6 +35,8 @@ struct Inner {
     live: Arc<RwLock<Option<Live>>>,
     dialling: Mutex<Dialling>,
     pool: Pool,
+    /// The epoch of messages, and the connection that it was asked on.
+    epoch: Mutex<Option<(u64, u64)>>,
 }
 
 #[derive(Clone)]
@@ -42,6 +44,9 @@ struct Live {
     generation: u64,
     connection: MultiplexedConnection,
 }
+
+/// One connection and no other: it fails when that is gone, instead of going on with the next.
+pub(super) struct Pinned(Live);
 
 /// What is known of past attempts to connect. Held locked during one, so that there is one at a time.
 struct Dialling {
@@ -77,6 +82,7 @@ impl Redis {
             live: Arc::default(),
             dialling: Mutex::new(dialling),
             pool,
+            epoch: Mutex::new(None),
         })))
     }
 
@@ -171,6 +177,33 @@ impl Redis {
                 Err(error)
             }
         }
+    }
+
+    /// The connection as it is now, with the epoch of the data behind it, which is found out once for each connection.
+    pub(super) async fn pinned_with_epoch(&self) -> RedisResult<(Pinned, u64)> {
+        let live = self.live().await?;
+        let mut known = self.0.epoch.lock().await;
+        if let Some((generation, epoch)) = *known
+            && generation == live.generation
+        {
+            return Ok((Pinned(live), epoch));
+        }
+        let mut connection = live.connection.clone();
+        let result = script::SETTLE_EPOCH.key(keys::EPOCH).invoke_async(&mut connection).await;
+        let epoch: u64 = self.note(live.generation, result)?;
+        *known = Some((live.generation, epoch));
+        Ok((Pinned(live), epoch))
+    }
+
+    /// Runs a script on one connection.
+    pub(super) async fn run_pinned<T: FromRedisValue>(
+        &self,
+        call: &ScriptInvocation<'_>,
+        Pinned(live): Pinned,
+    ) -> RedisResult<T> {
+        let mut connection = live.connection;
+        let result = call.invoke_async(&mut connection).await;
+        self.note(live.generation, result)
     }
 
     fn note<T>(&self, generation: u64, result: RedisResult<T>) -> RedisResult<T> {

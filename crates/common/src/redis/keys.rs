@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 33] = [
+pub const PATTERNS: [&str; 37] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -34,7 +34,11 @@ pub const PATTERNS: [&str; 33] = [
     "galley:workflows",
     "galley:{wf:<id>}:w",
     "galley:bridge:{<list>}",
+    "galley:channels",
+    "galley:epoch",
     "galley:{ch:<channel>}:m",
+    "galley:{ch:<channel>}:state",
+    "galley:{ch:<channel>}:live",
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
@@ -53,6 +57,11 @@ pub const WORKFLOWS: &str = "galley:workflows";
 pub const CRON_ENTRIES: &str = "galley:{cron}:entries";
 /// When cron entries have to be looked at: a sorted set of names.
 pub const CRON_NEXT: &str = "galley:{cron}:next";
+/// The channels there are: a sorted set of names, by when they were last seen to be in use. Under the same name a pub/sub
+/// channel: names that are new.
+pub const CHANNELS: &str = "galley:channels";
+/// From when on messages are numbered anew, and of which data that is true: a string.
+pub const EPOCH: &str = "galley:epoch";
 /// What happened: a capped stream.
 pub const EVENTS: &str = "galley:events";
 /// The workers there are: a sorted set of ids, by when their last report stops counting.
@@ -224,6 +233,24 @@ pub fn history(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:m")
 }
 
+/// The epoch of a channel, and when it was last registered: a hash with a TTL.
+#[must_use]
+pub fn channel_state(channel: &ChannelName) -> String {
+    format!("galley:{{ch:{channel}}}:state")
+}
+
+/// Messages with their positions, for gateways: a pub/sub channel.
+#[must_use]
+pub fn live(channel: &ChannelName) -> String {
+    format!("galley:{{ch:{channel}}}:live")
+}
+
+/// The channel whose messages a gateway hears there.
+#[must_use]
+pub fn channel_of_live(name: &str) -> Option<ChannelName> {
+    name.strip_prefix("galley:{ch:")?.strip_suffix("}:live")?.parse().ok()
+}
+
 /// What a worker reported last: a string with a TTL.
 #[must_use]
 pub fn worker(key: &WorkerKey) -> String {
@@ -300,6 +327,10 @@ mod tests {
             WORKFLOWS.to_owned(),
             bridge("l"),
             history(&channel),
+            channel_state(&channel),
+            live(&channel),
+            CHANNELS.to_owned(),
+            EPOCH.to_owned(),
             QUEUES.to_owned(),
             CRON_ENTRIES.to_owned(),
             CRON_NEXT.to_owned(),

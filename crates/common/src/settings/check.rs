@@ -117,10 +117,7 @@ impl TryFrom<Raw> for Settings {
             queues: raw.queues.into_iter().map(queue).collect::<Result<_, _>>()?,
             cron: cron(&raw.cron)?,
             bridge: bridge(raw.bridge)?,
-            channels: ChannelSettings {
-                history_max: number("channels.history_max", raw.channels.history_max, 1, 100_000_000)?,
-                history_ttl: millis("channels.history_ttl_ms", raw.channels.history_ttl_ms, 1000, YEAR_MS)?,
-            },
+            channels: channels(&raw.channels)?,
             maintenance: MaintenanceSettings {
                 office: millis("maintenance.office_ms", raw.maintenance.office_ms, 500, 600_000)?,
                 sweep: millis("maintenance.sweep_ms", raw.maintenance.sweep_ms, 50, 600_000)?,
@@ -180,6 +177,19 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
         events_max: number("jobs.events_max", raw.events_max, 100, 10_000_000)?,
         started_events: raw.started_events,
         max_pull_workers: number("jobs.max_pull_workers", raw.max_pull_workers, 1, 1_000_000)?,
+    })
+}
+
+fn channels(raw: &raw::Channels) -> Result<ChannelSettings, SettingError> {
+    Ok(ChannelSettings {
+        history_max: number("channels.history_max", raw.history_max, 1, 100_000_000)?,
+        history_ttl: millis("channels.history_ttl_ms", raw.history_ttl_ms, 1000, YEAR_MS)?,
+        max_channels: number("channels.max_channels", raw.max_channels, 1, 1_000_000)?,
+        plain: names("channels.plain", &raw.plain)?,
+        max_readers: number("channels.max_readers", raw.max_readers, 1, 1_000_000)?,
+        ring_bytes: number("channels.ring_bytes", raw.ring_bytes, 0, 64 << 20)?,
+        rings_bytes: number("channels.rings_bytes", raw.rings_bytes, 1 << 20, 16 << 30)?,
+        stall: millis("channels.stall_ms", raw.stall_ms, 1000, 600_000)?,
     })
 }
 

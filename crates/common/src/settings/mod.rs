@@ -197,6 +197,12 @@ pub struct BridgeSettings {
 pub struct ChannelSettings {
     pub history_max: u64,
     pub history_ttl: Duration,
+    pub max_channels: u64,
+    pub plain: Vec<ChannelName>,
+    pub max_readers: usize,
+    pub ring_bytes: usize,
+    pub rings_bytes: usize,
+    pub stall: Duration,
 }
 
 /// The upkeep of queues.
@@ -338,6 +344,12 @@ mod tests {
             ("GALLEY__CRON__MAX_ENTRIES", "0", "cron.max_entries", "1 to 100000"),
             ("GALLEY__CRON__CATCH_UP_MAX", "101", "cron.catch_up_max", "1 to 100"),
             ("GALLEY__CRON__CATCH_UP_WINDOW_MS", "9", "cron.catch_up_window_ms", "10000 to 604800000"),
+            ("GALLEY__CHANNELS__MAX_CHANNELS", "0", "channels.max_channels", "1 to 1000000"),
+            ("GALLEY__CHANNELS__PLAIN", "a b", "channels.plain", "^[A-Za-z0-9]"),
+            ("GALLEY__CHANNELS__MAX_READERS", "0", "channels.max_readers", "1 to 1000000"),
+            ("GALLEY__CHANNELS__RING_BYTES", "67108865", "channels.ring_bytes", "0 to 67108864"),
+            ("GALLEY__CHANNELS__RINGS_BYTES", "1", "channels.rings_bytes", "1048576 to 17179869184"),
+            ("GALLEY__CHANNELS__STALL_MS", "5", "channels.stall_ms", "1000 to 600000"),
             ("GALLEY__BRIDGE__LIST", "galley:x", "bridge.list", "does not start with"),
         ] {
             let error = with(name, value).expect_err(name).to_string();

@@ -177,6 +177,13 @@ pub(super) struct Bridge {
 pub(super) struct Channels {
     pub(super) history_max: Whole,
     pub(super) history_ttl_ms: Whole,
+    #[expect(clippy::struct_field_names, reason = "the fields are the keys as they are written")]
+    pub(super) max_channels: Whole,
+    pub(super) plain: List,
+    pub(super) max_readers: Whole,
+    pub(super) ring_bytes: Whole,
+    pub(super) rings_bytes: Whole,
+    pub(super) stall_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]

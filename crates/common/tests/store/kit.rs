@@ -32,7 +32,10 @@ impl Kit {
     }
 
     pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
-        let server = RedisServer::start();
+        Self::on(RedisServer::start(), variables)
+    }
+
+    pub(crate) fn on(server: RedisServer, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         all.insert("GALLEY__REDIS__URL".to_owned(), server.url());

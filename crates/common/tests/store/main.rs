@@ -2,6 +2,8 @@
 
 mod batches;
 mod bridge;
+mod channel_history;
+mod channel_hub;
 mod channels;
 mod claims;
 mod cron;

@@ -21,6 +21,8 @@ use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
 use common::ops::page;
 
+pub(crate) use channels::parse_since;
+
 use crate::error::ApiError;
 
 /// The media type of everything under `/ojs`.
@@ -87,7 +89,13 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
         .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))
         .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::of_queue)))
-        .service(web::resource("/v1/channels/{channel}/messages").route(web::post().to(channels::publish)));
+        .service(page("/v1/channels", channels::list))
+        .service(web::resource("/v1/channels/{channel}/stream").route(web::get().to(channels::one)))
+        .service(web::resource("/v1/stream").route(web::get().to(channels::many)))
+        .service(web::resource("/v1/ws").route(web::get().to(channels::connect)))
+        .service(page("/v1/channels/{channel}", channels::show))
+        .service(page("/v1/channels/{channel}/messages", channels::history).route(web::post().to(channels::publish)))
+        .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_many)));
 }
 
 /// A response of the Open Job Spec.

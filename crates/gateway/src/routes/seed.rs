@@ -2,7 +2,7 @@
 //! Routes, keys and bytes are the original's, so its own workers and listeners can take part.
 
 use actix_web::{HttpResponse, http::header, web};
-use common::{name::ChannelName, redis::StoreError};
+use common::{message::NewMessage, name::ChannelName, redis::StoreError};
 
 use super::Answer;
 use crate::startup::Services;
@@ -40,7 +40,8 @@ pub(super) async fn prodcons(services: web::Data<Services>) -> Answer {
 pub(super) async fn pubsub(services: web::Data<Services>) -> Answer {
     let element: u8 = rand::random_range(0..10);
     let channel: ChannelName = CHANNEL.parse().map_err(|_| StoreError::Damaged(CHANNEL.to_owned()))?;
-    services.redis.publish(&services.settings.channels, &channel, element.to_string().as_bytes(), None).await?;
+    let element = element.to_string();
+    services.publish(&channel, &NewMessage::plain(element.as_bytes())).await?;
     tracing::info!("publish {CHANNEL} -- {element}");
     Ok(back())
 }

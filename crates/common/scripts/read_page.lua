@@ -1,0 +1,33 @@
+#!lua flags=no-writes
+-- A page of a channel's history.
+-- KEYS: 1 history
+-- ARGV: 1 after this position, 2 messages at most, 3 bytes of bodies after which it ends
+-- Returns {newest position ever or '', 1 if ARGV[1] is kept else 0, the newest that is kept before ARGV[1] or '',
+--          1 if there is more else 0, entries}.
+-- May run twice: it only reads.
+local after, most, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local AT_ONCE = 8
+local head = ''
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then head = info[i + 1] end
+  end
+end
+local before = redis.call('XREVRANGE', KEYS[1], after, '-', 'COUNT', 2)
+local is_kept = before[1] ~= nil and before[1][1] == after
+local newest_before = before[is_kept and 2 or 1]
+local found, bytes, from, is_more = {}, 0, '(' .. after, 1
+while #found < most and bytes < limit and is_more == 1 do
+  local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(AT_ONCE, most - #found))
+  if #entries == 0 then is_more = 0 end
+  for _, entry in ipairs(entries) do
+    if bytes < limit then
+      found[#found + 1] = entry
+      for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
+      from = '(' .. entry[1]
+    end
+  end
+end
+if #found > 0 and found[#found][1] == head then is_more = 0 end
+return { head, is_kept and 1 or 0, newest_before and newest_before[1] or '', is_more, found }

@@ -1,0 +1,290 @@
+//! `CloudEvents` 1.0 over HTTP. In binary mode attributes are headers `ce-...` and the body is the data; in structured mode
+//! the body is the whole event as JSON. Both are checked here; what was sent as body stays the body.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
+
+use super::{LONGEST_ATTRIBUTES, MessageError, NewMessage};
+use crate::{
+    json::{self, Object, ObjectWriter},
+    name::quoted,
+    time,
+};
+
+/// The media type of one event in structured mode.
+pub const STRUCTURED: &str = "application/cloudevents+json";
+/// The media type of several.
+pub const BATCH: &str = "application/cloudevents-batch+json";
+/// What the headers of binary mode begin with.
+const PREFIX: &str = "ce-";
+const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+/// Attributes of one event.
+const MOST_ATTRIBUTES: usize = 64;
+/// Longest name of an attribute: the specification says 20, others are more generous.
+const LONGEST_NAME: usize = 64;
+
+/// Whether a media type belongs to `CloudEvents`: then it is one of those above, or not known here.
+#[must_use]
+pub fn is_cloud_events(essence: &str) -> bool {
+    let prefix = "application/cloudevents";
+    essence.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// The attributes that headers give, as JSON; none if there are no such headers.
+///
+/// # Errors
+/// They are not those of an event of version 1.0.
+pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Option<String>, MessageError> {
+    let mut given: Vec<(&str, String)> = Vec::new();
+    for (header, value) in headers {
+        let Some(name) = header.strip_prefix(PREFIX) else { continue };
+        check_name(name).map_err(|error| MessageError::invalid(format!("header {}: {error}", quoted(header))))?;
+        if ["datacontenttype", "data", "data_base64"].contains(&name) {
+            return Err(MessageError::invalid(format!(
+                "{header} is not an attribute in binary mode: use Content-Type"
+            )));
+        }
+        if given.iter().any(|(known, _)| *known == name) {
+            return Err(MessageError::invalid(format!("{header} must be given once")));
+        }
+        let text = decoded(value).ok_or_else(|| {
+            MessageError::invalid(format!(
+                "{header} must be printable ASCII, with anything else percent-encoded as UTF-8"
+            ))
+        })?;
+        given.push((name, text));
+    }
+    if given.is_empty() {
+        return Ok(None);
+    }
+    check_count(given.len())?;
+    for name in REQUIRED {
+        if !given.iter().any(|(known, _)| *known == name) {
+            return Err(MessageError::invalid(format!(
+                "a CloudEvent in binary mode must have the header {PREFIX}{name}"
+            )));
+        }
+    }
+    let mut attributes = ObjectWriter::default();
+    for (name, value) in &given {
+        check_value(name, value)?;
+        attributes.text(name, value);
+    }
+    bounded(attributes.finish()).map(Some)
+}
+
+/// A value of a header: quotes around it and percent-encoding are undone.
+fn decoded(value: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        return None;
+    }
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let unquoted = inner.map_or(Cow::Borrowed(text), |inner| Cow::Owned(unescaped(inner)));
+    Some(percent_decode_str(&unquoted).decode_utf8().ok()?.into_owned())
+}
+
+fn unescaped(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut plain = String::with_capacity(text.len());
+    while let Some(character) = characters.next() {
+        plain.extend(if character == '\\' { characters.next() } else { Some(character) });
+    }
+    plain
+}
+
+/// An event in structured mode: the body as it came, and the attributes in it.
+///
+/// # Errors
+/// It is not an event of version 1.0.
+pub fn structured(body: &[u8], depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
+    let members: Object =
+        json::parse(body, depth_limit).map_err(|error| MessageError::invalid(format!("a CloudEvent: {error}")))?;
+    Ok(NewMessage {
+        body: Cow::Borrowed(body),
+        content_type: Some(Cow::Borrowed(STRUCTURED)),
+        attributes: Some(attributes_of(&members)?),
+    })
+}
+
+fn attributes_of(members: &Object<'_>) -> Result<String, MessageError> {
+    if members.get("data").is_some() && members.get("data_base64").is_some() {
+        return Err(MessageError::invalid("a CloudEvent must not have both data and data_base64"));
+    }
+    if let Some(data) = members.get("data_base64") {
+        let text = string_of(data).ok_or_else(|| MessageError::invalid("data_base64 must be a string"))?;
+        super::item::decode_base64(&text)?;
+    }
+    for name in REQUIRED {
+        if members.get(name).is_none() {
+            return Err(MessageError::invalid(format!("a CloudEvent must have the attribute {name}")));
+        }
+    }
+    let mut attributes = ObjectWriter::default();
+    let mut count = 0;
+    for (name, value) in members.iter().filter(|(name, _)| !["data", "data_base64"].contains(name)) {
+        check_name(name)?;
+        if value.get() == "null" {
+            continue;
+        }
+        let is_other = value.get() == "true" || value.get() == "false" || value.get().parse::<i32>().is_ok();
+        match string_of(value) {
+            Some(text) => check_value(name, &text)?,
+            None if is_other && !is_text(name) => {}
+            None => {
+                let kinds = if is_text(name) { "a string" } else { "a string, a boolean or a 32-bit integer" };
+                return Err(MessageError::invalid(format!("the attribute {name} must be {kinds}")));
+            }
+        }
+        attributes.raw(name, value.get());
+        count += 1;
+    }
+    check_count(count)?;
+    bounded(attributes.finish())
+}
+
+fn string_of(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// The attributes that the specification itself defines are all text.
+fn is_text(name: &str) -> bool {
+    REQUIRED.contains(&name) || ["datacontenttype", "dataschema", "subject", "time"].contains(&name)
+}
+
+fn check_name(name: &str) -> Result<(), MessageError> {
+    let is_fit =
+        (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if is_fit {
+        return Ok(());
+    }
+    Err(MessageError::invalid(format!(
+        "the name of an attribute must have 1 to {LONGEST_NAME} lower-case letters and digits, got {}",
+        quoted(name)
+    )))
+}
+
+fn check_value(name: &str, value: &str) -> Result<(), MessageError> {
+    let must =
+        |what: &str| Err(MessageError::invalid(format!("the attribute {name} must {what}, got {}", quoted(value))));
+    if is_text(name) && value.is_empty() {
+        return must("not be empty");
+    }
+    if value.chars().any(char::is_control) {
+        return must("have no control characters");
+    }
+    match name {
+        "specversion" if value != "1.0" => must("be 1.0"),
+        "time" if value.starts_with('+') || time::parse_time(value, 0).is_err() => must("be an RFC 3339 time"),
+        "source" | "dataschema" if value.contains(char::is_whitespace) => must("be a URI"),
+        _ => Ok(()),
+    }
+}
+
+fn check_count(count: usize) -> Result<(), MessageError> {
+    if count <= MOST_ATTRIBUTES {
+        return Ok(());
+    }
+    Err(MessageError::invalid(format!("a CloudEvent must have at most {MOST_ATTRIBUTES} attributes")))
+}
+
+fn bounded(attributes: String) -> Result<String, MessageError> {
+    if attributes.len() <= LONGEST_ATTRIBUTES {
+        return Ok(attributes);
+    }
+    Err(MessageError::invalid(format!("the attributes of a CloudEvent must have at most {LONGEST_ATTRIBUTES} bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary(headers: &[(&str, &str)]) -> Result<Option<String>, MessageError> {
+        from_headers(headers.iter().map(|(name, value)| (*name, value.as_bytes())))
+    }
+
+    const GOOD: [(&str, &str); 4] =
+        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/kitchen"), ("ce-type", "dish.ready")];
+
+    #[test]
+    fn binary_mode_has_its_attributes_in_headers() {
+        let mut headers = GOOD.to_vec();
+        headers.extend([
+            ("content-type", "text/plain"),
+            ("ce-subject", "%E9%A5%AD%20%22a%22"),
+            ("ce-x1", "\"a \\\"b\""),
+        ]);
+        assert_eq!(
+            binary(&headers).expect("an event").as_deref(),
+            Some(
+                r#"{"specversion":"1.0","id":"1","source":"/kitchen","type":"dish.ready","subject":"饭 \"a\"","x1":"a \"b"}"#
+            )
+        );
+        assert_eq!(binary(&[("content-type", "text/plain")]), Ok(None));
+    }
+
+    #[test]
+    fn headers_that_are_not_those_of_an_event_are_refused_with_what_is_allowed() {
+        for missing in 0..GOOD.len() {
+            let mut headers = GOOD.to_vec();
+            let (name, _) = headers.remove(missing);
+            let error = binary(&headers).expect_err(name).to_string();
+            assert!(error.contains(&format!("must have the header {name}")), "{error}");
+        }
+        for (name, value, said) in [
+            ("ce-specversion", "0.3", "specversion must be 1.0"),
+            ("ce-id", "", "id must not be empty"),
+            ("ce-source", "a b", "source must be a URI"),
+            ("ce-time", "yesterday", "time must be an RFC 3339 time"),
+            ("ce-time", "+PT1S", "time must be an RFC 3339 time"),
+            ("ce-datacontenttype", "text/plain", "use Content-Type"),
+            ("ce-my_name", "x", "lower-case letters and digits"),
+            ("ce-", "x", "lower-case letters and digits"),
+            ("ce-subject", "a%0Ab", "no control characters"),
+            ("ce-subject", "%ff", "percent-encoded as UTF-8"),
+        ] {
+            let mut headers: Vec<_> = GOOD.into_iter().filter(|(known, _)| *known != name).collect();
+            headers.push((name, value));
+            let error = binary(&headers).expect_err(name).to_string();
+            assert!(error.contains(said), "{name}: {error}");
+        }
+        let twice = [&GOOD[..], &GOOD[1..2]].concat();
+        assert!(binary(&twice).expect_err("twice").to_string().contains("ce-id must be given once"));
+    }
+
+    #[test]
+    fn structured_mode_keeps_the_body_and_takes_the_attributes_out_of_it() {
+        let body = br#"{ "specversion":"1.0", "id":"1","source":"/k","type":"t", "n":1, "is":true, "none":null, "data":{"a":1e400}}"#;
+        let message = structured(body, 64).expect("an event");
+        assert_eq!((&*message.body, message.content_type.as_deref()), (&body[..], Some(STRUCTURED)));
+        assert_eq!(
+            message.attributes.as_deref(),
+            Some(r#"{"specversion":"1.0","id":"1","source":"/k","type":"t","n":1,"is":true}"#)
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_not_an_event_is_refused_with_what_is_allowed() {
+        let with = |more: &str| format!(r#"{{"specversion":"1.0","id":"1","source":"/k","type":"t"{more}}}"#);
+        for (body, said) in [
+            (String::new(), "not valid JSON"),
+            ("[]".to_owned(), "a JSON object"),
+            (r#"{"specversion":"1.0","source":"/k","type":"t"}"#.to_owned(), "must have the attribute id"),
+            (r#"{"specversion":"1.1","id":"1","source":"/k","type":"t"}"#.to_owned(), "must be 1.0"),
+            (r#"{"specversion":"1.0","id":1,"source":"/k","type":"t"}"#.to_owned(), "id must be a string"),
+            (with(r#","data":1,"data_base64":"AA==""#), "both data and data_base64"),
+            (with(r#","data_base64":"?""#), "base64"),
+            (with(r#","data_base64":1"#), "data_base64 must be a string"),
+            (with(r#","Up":"x""#), "lower-case letters and digits"),
+            (with(r#","x":{}"#), "a string, a boolean or a 32-bit integer"),
+            (with(r#","x":4294967296"#), "a string, a boolean or a 32-bit integer"),
+            (with(r#","time":"noon""#), "RFC 3339"),
+            (with(&format!(r#","x":"{}""#, "a".repeat(LONGEST_ATTRIBUTES))), "at most 16384 bytes"),
+        ] {
+            let error = structured(body.as_bytes(), 64).expect_err(&body).to_string();
+            assert!(error.contains(said), "{body}: {error}");
+        }
+    }
+}

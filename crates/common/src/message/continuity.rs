@@ -1,0 +1,172 @@
+//! Whether anything is missing behind a position, from what the history shows around it. Pure: what is told to readers
+//! rests on this.
+
+use super::Position;
+use crate::json::ObjectWriter;
+
+/// Messages that are missing: they are not kept any more, or Redis has lost them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The last position before them.
+    pub from: Position,
+    /// The first one behind them, if there is one yet.
+    pub to: Option<Position>,
+    /// How many there are, if that can be known.
+    pub count: Option<u64>,
+}
+
+impl Gap {
+    /// The gap as clients see it.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut json = ObjectWriter::default();
+        self.write(&mut json);
+        json.finish()
+    }
+
+    /// Its members.
+    pub fn write(&self, json: &mut ObjectWriter) {
+        json.text("from", &self.from.to_string());
+        match self.to {
+            Some(to) => json.text("to", &to.to_string()),
+            None => json.raw("to", "null"),
+        };
+        match self.count {
+            Some(count) => json.number("count", count),
+            None => json.raw("count", "null"),
+        };
+    }
+}
+
+/// What the history shows around a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The position itself is kept.
+    pub is_kept: bool,
+    /// The newest that is kept before it.
+    pub before: Option<Position>,
+    /// The oldest that is kept behind it.
+    pub next: Option<Position>,
+    /// The newest there ever was; none if there is no history.
+    pub head: Option<Position>,
+}
+
+/// What that means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Continuity {
+    /// Nothing is missing.
+    Whole,
+    /// Something is missing, or may be.
+    Gap(Gap),
+    /// The position is not one of this history: of another channel, or of messages that Redis has lost without a trace.
+    Unknown,
+}
+
+/// Whether anything is missing behind a position.
+#[must_use]
+pub fn behind(after: Position, around: Surroundings) -> Continuity {
+    let gap = |count| Continuity::Gap(Gap { from: after, to: around.next, count });
+    // Who begins at the beginning of what is kept has nothing to miss
+    if after == Position::START || around.is_kept || around.next == Some(after.next()) {
+        return Continuity::Whole;
+    }
+    let Some(head) = around.head else { return gap(None) };
+    match (around.before, around.next) {
+        // All of it was trimmed, and the newest was this one
+        (_, None) if after == head => Continuity::Whole,
+        (_, None) if after < head => gap((after.epoch == head.epoch).then(|| head.sequence - after.sequence)),
+        (_, None) => Continuity::Unknown,
+        (None, Some(next)) => gap((after.epoch == next.epoch).then(|| next.sequence - after.sequence - 1)),
+        // Beyond the end of its epoch as it is kept: Redis came back with less
+        (Some(before), Some(next)) if before.epoch == after.epoch => {
+            gap((after.epoch == next.epoch).then(|| next.sequence - after.sequence - 1))
+        }
+        (Some(_), Some(_)) => Continuity::Unknown,
+    }
+}
+
+/// Where to go on from a position behind which something is missing or that is not known: nothing that is kept and later
+/// is left out, and what is earlier does not come again.
+#[must_use]
+pub fn resume_from(after: Position, around: Surroundings) -> Position {
+    if around.is_kept {
+        return after;
+    }
+    match around.next {
+        Some(next) if next == after.next() => after,
+        Some(_) => around.before.unwrap_or(Position::START),
+        None => around.head.unwrap_or(Position::START),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: u64, sequence: u64) -> Position {
+        Position { epoch, sequence }
+    }
+
+    /// What a history with these positions shows.
+    fn around(kept: &[Position], head: Option<Position>, after: Position) -> Surroundings {
+        Surroundings {
+            is_kept: kept.contains(&after),
+            before: kept.iter().copied().filter(|position| *position < after).max(),
+            next: kept.iter().copied().filter(|position| *position > after).min(),
+            head,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_seen_and_nothing_else_is() {
+        let gap = |from, to, count| Continuity::Gap(Gap { from, to, count });
+        // Epoch 5 was trimmed to 3.., epoch 9 follows
+        let kept = [at(5, 3), at(5, 4), at(9, 0), at(9, 1)];
+        for (after, expected) in [
+            (Position::START, Continuity::Whole),
+            (at(5, 3), Continuity::Whole),
+            (at(5, 2), Continuity::Whole),
+            (at(5, 1), gap(at(5, 1), Some(at(5, 3)), Some(1))),
+            (at(5, 4), Continuity::Whole),
+            (at(5, 9), gap(at(5, 9), Some(at(9, 0)), None)),
+            (at(4, 7), gap(at(4, 7), Some(at(5, 3)), None)),
+            (at(7, 0), Continuity::Unknown),
+            (at(9, 1), Continuity::Whole),
+            (at(9, 2), Continuity::Unknown),
+            (at(12, 0), Continuity::Unknown),
+        ] {
+            assert_eq!(behind(after, around(&kept, Some(at(9, 1)), after)), expected, "{after}");
+        }
+    }
+
+    #[test]
+    fn an_empty_history_has_lost_whatever_was_after_a_position() {
+        let after = at(5, 2);
+        let lost = Continuity::Gap(Gap { from: after, to: None, count: None });
+        assert_eq!(behind(after, around(&[], None, after)), lost, "redis was emptied");
+        assert_eq!(behind(after, around(&[], Some(after), after)), Continuity::Whole, "all was trimmed");
+        let some = Continuity::Gap(Gap { from: after, to: None, count: Some(3) });
+        assert_eq!(behind(after, around(&[], Some(at(5, 5)), after)), some);
+        assert_eq!(behind(Position::START, around(&[], None, Position::START)), Continuity::Whole);
+        let ahead = at(5, 6);
+        assert_eq!(behind(ahead, around(&[], Some(at(5, 5)), ahead)), Continuity::Unknown);
+    }
+
+    #[test]
+    fn whoever_cannot_go_on_where_it_was_goes_on_behind_the_newest_before_it() {
+        let kept = [at(5, 3), at(5, 4), at(9, 0)];
+        for (after, expected) in
+            [(at(5, 3), at(5, 3)), (at(5, 1), Position::START), (at(5, 9), at(5, 4)), (at(99, 0), at(9, 0))]
+        {
+            assert_eq!(resume_from(after, around(&kept, Some(at(9, 0)), after)), expected, "{after}");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_shown_with_what_is_known_of_it() {
+        let gap = Gap { from: at(5, 1), to: None, count: None };
+        assert_eq!(gap.to_json(), r#"{"from":"5-1","to":null,"count":null}"#);
+        let gap = Gap { from: at(5, 1), to: Some(at(5, 3)), count: Some(1) };
+        assert_eq!(gap.to_json(), r#"{"from":"5-1","to":"5-3","count":1}"#);
+    }
+}

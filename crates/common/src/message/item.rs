@@ -1,0 +1,114 @@
+//! One message of many in a request: `{"data": ..., "content_type": ...}` or `{"data_base64": ...}`, as the history shows
+//! messages, or a `CloudEvent`.
+
+use std::borrow::Cow;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::value::RawValue;
+
+use super::{MessageError, NewMessage, check_content_type, cloud_event, is_json};
+use crate::{
+    json::{self, Object},
+    name::quoted,
+};
+
+/// Reads one message of a batch.
+///
+/// # Errors
+/// It has another shape; the text says which is allowed.
+pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
+    let members: Object =
+        json::parse(item.get().as_bytes(), depth_limit).map_err(|error| MessageError::invalid(error.to_string()))?;
+    let known = ["data", "data_base64", "content_type"];
+    if let Some((name, _)) = members.iter().find(|(name, _)| !known.contains(name)) {
+        return Err(MessageError::invalid(format!(
+            "a message must have data or data_base64, perhaps content_type and nothing else, got {}",
+            quoted(name)
+        )));
+    }
+    let content_type = members.get("content_type").map(text).transpose()?;
+    content_type.as_deref().map_or(Ok(()), check_content_type)?;
+    // Where the data is, null counts as data: it is JSON
+    let data = members.iter().find(|(name, _)| *name == "data").map(|(_, value)| value);
+    let (body, implied) = match (data, members.get("data_base64")) {
+        (Some(data), None) => of_json(data, content_type.as_deref())?,
+        (None, Some(data)) => (Cow::Owned(decode_base64(&text(data)?)?), None),
+        _ => return Err(MessageError::invalid("a message must have either data or data_base64")),
+    };
+    let content_type = content_type.map(Cow::Owned).or(implied.map(Cow::Borrowed));
+    Ok(NewMessage { body, content_type, attributes: None })
+}
+
+/// Reads one event of a batch of `CloudEvents`.
+///
+/// # Errors
+/// It is not an event of version 1.0.
+pub fn parse_event(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
+    cloud_event::structured(item.get().as_bytes(), depth_limit)
+}
+
+/// A string is text, unless it is said to be JSON; anything else is JSON.
+fn of_json<'a>(
+    data: &'a RawValue,
+    content_type: Option<&str>,
+) -> Result<(Cow<'a, [u8]>, Option<&'static str>), MessageError> {
+    let is_string = data.get().starts_with('"');
+    match content_type {
+        Some(content_type) if is_json(content_type) => Ok((Cow::Borrowed(data.get().as_bytes()), None)),
+        _ if is_string => Ok((Cow::Owned(text(data)?.into_bytes()), None)),
+        Some(_) => Err(MessageError::invalid("data must be a string, unless content_type is JSON")),
+        None => Ok((Cow::Borrowed(data.get().as_bytes()), Some("application/json"))),
+    }
+}
+
+fn text(value: &RawValue) -> Result<String, MessageError> {
+    serde_json::from_str(value.get())
+        .map_err(|_| MessageError::invalid("content_type, data_base64 and data as text must be strings"))
+}
+
+pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, MessageError> {
+    BASE64_STANDARD.decode(text).map_err(|_| MessageError::invalid("data_base64 must be base64 with its padding"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<(Vec<u8>, Option<String>), MessageError> {
+        let raw: &RawValue = serde_json::from_str(text).expect("JSON");
+        let message = parse(raw, 8)?;
+        Ok((message.body.into_owned(), message.content_type.map(Cow::into_owned)))
+    }
+
+    #[test]
+    fn a_message_is_text_json_or_bytes() {
+        for (item, body, content_type) in [
+            (r#"{"data":"7"}"#, &b"7"[..], None),
+            (r#"{"data":{"b":1, "a":1e400}}"#, br#"{"b":1, "a":1e400}"#, Some("application/json")),
+            (r#"{"data":null}"#, b"null", Some("application/json")),
+            (r#"{"data":"7","content_type":"application/json"}"#, br#""7""#, Some("application/json")),
+            (r#"{"data":"<a/>","content_type":"text/xml"}"#, b"<a/>", Some("text/xml")),
+            (r#"{"data_base64":"AP8="}"#, b"\x00\xff", None),
+        ] {
+            assert_eq!(parsed(item), Ok((body.to_vec(), content_type.map(ToOwned::to_owned))), "{item}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for (item, said) in [
+            ("{}", "either data or data_base64"),
+            (r#"{"data":1,"data_base64":"AA=="}"#, "either data or data_base64"),
+            (r#"{"data":1,"type":"x"}"#, "nothing else"),
+            (r#"{"data":1,"content_type":"text/plain"}"#, "data must be a string"),
+            (r#"{"data_base64":"A"}"#, "base64"),
+            (r#"{"data_base64":1}"#, "must be strings"),
+            (r#"{"data":1,"content_type":"a\nb"}"#, "printable"),
+            ("7", "a JSON object"),
+            (r#"{"data":[[[[[[[[1]]]]]]]]}"#, "too deeply"),
+        ] {
+            let error = parsed(item).expect_err(item).to_string();
+            assert!(error.contains(said), "{item}: {error}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a message is: bytes, perhaps with a content type, perhaps a `CloudEvent`. Pure: no IO.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`Position`] | where a message is in the history of its channel |
+//! | [`cloud_event`] | `CloudEvents` 1.0 in the modes that HTTP knows |
+//! | [`Stored`] | a message as it is kept, and as clients see it |
+//! | [`continuity`] | whether anything is missing behind a position |
+//! | [`ChannelPattern`], [`Resume`] | several channels in one stream, and where it is in all of them |
+//! | [`item`] | one of many in a request |
+//!
+//! Invariant: a body is never decoded and encoded again. What subscribers get is what was sent.
+
+pub mod cloud_event;
+pub mod continuity;
+pub mod item;
+mod pattern;
+mod position;
+mod resume;
+mod stored;
+
+use std::borrow::Cow;
+
+pub use pattern::ChannelPattern;
+pub use position::Position;
+pub use resume::Resume;
+pub use stored::{Stored, plain_to_json};
+
+/// Longest content type that is kept with a message, in bytes.
+pub const LONGEST_CONTENT_TYPE: usize = 255;
+/// Longest context attributes of a `CloudEvent` that are kept with a message, in bytes of JSON.
+pub const LONGEST_ATTRIBUTES: usize = 16_384;
+
+/// A message to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMessage<'a> {
+    /// What subscribers get.
+    pub body: Cow<'a, [u8]>,
+    /// What the body is, if that was said.
+    pub content_type: Option<Cow<'a, str>>,
+    /// The context attributes of a `CloudEvent`: a JSON object.
+    pub attributes: Option<String>,
+}
+
+impl<'a> NewMessage<'a> {
+    /// Bytes of which nothing else is known.
+    #[must_use]
+    pub fn plain(body: &'a [u8]) -> Self {
+        Self { body: Cow::Borrowed(body), content_type: None, attributes: None }
+    }
+}
+
+/// A message that cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Something in it is not allowed; the text says what is.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is longer than a message may be.
+    #[error("a message must have at most {limit} bytes")]
+    TooLarge {
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// An encoding of `CloudEvents` that is not known here.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl MessageError {
+    fn invalid(text: impl Into<String>) -> Self {
+        Self::Invalid(text.into())
+    }
+}
+
+/// Refuses a content type that could not be kept or would break a header or a log line.
+///
+/// # Errors
+/// It is empty, too long or not printable ASCII.
+pub fn check_content_type(text: &str) -> Result<(), MessageError> {
+    let is_fit = (1..=LONGEST_CONTENT_TYPE).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if is_fit {
+        return Ok(());
+    }
+    Err(MessageError::invalid(format!(
+        "Content-Type must have at most {LONGEST_CONTENT_TYPE} characters, and these printable ASCII"
+    )))
+}
+
+/// The type and subtype of a content type, without its parameters.
+#[must_use]
+pub fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether bodies of that content type are JSON.
+#[must_use]
+pub fn is_json(content_type: &str) -> bool {
+    let essence = essence(content_type).to_ascii_lowercase();
+    essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_known_by_its_content_type() {
+        for json in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json", "text/json"]
+        {
+            assert!(is_json(json), "{json}");
+        }
+        for other in ["", "text/plain", "application/jsonl", "application/json-seq", "json"] {
+            assert!(!is_json(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Where a message is in the history of its channel: `<epoch>-<sequence>`.
+//!
+//! The messages of an epoch are numbered without gaps from 0, so whoever knows a position sees whether the next one
+//! follows it. An epoch is a moment in milliseconds; a later one begins when the history began anew, or when Redis may have
+//! lost some of it.
+
+use std::{fmt, str::FromStr};
+
+use crate::name::NameError;
+
+/// A position in the history of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// When the numbering began, in milliseconds since 1970.
+    pub epoch: u64,
+    /// The number in its epoch, from 0.
+    pub sequence: u64,
+}
+
+impl Position {
+    /// Before every message: `0-0`.
+    pub const START: Self = Self { epoch: 0, sequence: 0 };
+
+    /// The position of the message behind this one in the same epoch.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { sequence: self.sequence.saturating_add(1), ..self }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.sequence)
+    }
+}
+
+impl FromStr for Position {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        // Digits only: what parses as a number may also begin with a plus sign
+        let number = |part: &str| part.parse().ok().filter(|_| part.bytes().all(|b| b.is_ascii_digit()));
+        let parts = text.split_once('-');
+        parts
+            .and_then(|(epoch, sequence)| Some(Self { epoch: number(epoch)?, sequence: number(sequence)? }))
+            .ok_or_else(|| NameError::new("position", "be the id of a message, such as 1764000000000-0", text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_back_and_anything_else_is_refused() {
+        let position: Position = "1764000000000-17".parse().expect("a position");
+        assert_eq!(position.to_string(), "1764000000000-17");
+        assert!(Position::START < position && position < position.next());
+        assert!(position.next() < Position { epoch: 1_764_000_000_001, sequence: 0 });
+        for bad in ["", "1", "-", "1-", "-1", "1-2-3", "a-1", "+1-1", "1-+1", " 1-1", "99999999999999999999-0"] {
+            assert!(bad.parse::<Position>().is_err(), "{bad:?}");
+        }
+    }
+}

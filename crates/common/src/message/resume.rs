@@ -1,0 +1,103 @@
+//! Where a stream of several channels is, as one opaque id: a tilde, then 18 bytes for each channel in base64url.
+//!
+//! A channel is known by a hash of its name, so that an id of a hundred channels still fits in a header.
+
+use std::str::FromStr;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use super::Position;
+use crate::name::{ChannelName, NameError};
+
+/// What tells such an id from a position.
+const MARK: char = '~';
+/// Bytes of each of the three numbers of a channel.
+const WIDTH: usize = 6;
+/// Channels in one id.
+const MOST: usize = 1000;
+
+/// Positions in several channels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resume(Vec<(u64, Position)>);
+
+impl Resume {
+    /// The position in a channel, if it was among them.
+    #[must_use]
+    pub fn position(&self, channel: &ChannelName) -> Option<Position> {
+        let hash = hash(channel);
+        self.0.iter().find(|(known, _)| *known == hash).map(|(_, position)| *position)
+    }
+
+    /// Whether it is of none of these channels, though it is of some.
+    #[must_use]
+    pub fn is_of_others(&self, channels: &[ChannelName]) -> bool {
+        !self.0.is_empty() && !channels.is_empty() && channels.iter().all(|channel| self.position(channel).is_none())
+    }
+
+    /// The id of these positions.
+    #[must_use]
+    pub fn id<'a>(positions: impl Iterator<Item = (&'a ChannelName, &'a Position)>) -> String {
+        let mut bytes = Vec::new();
+        for (channel, position) in positions {
+            for number in [hash(channel), position.epoch, position.sequence] {
+                bytes.extend(&number.to_be_bytes()[8 - WIDTH..]);
+            }
+        }
+        let mut id = String::with_capacity(1 + bytes.len() * 4 / 3);
+        id.push(MARK);
+        BASE64_URL_SAFE_NO_PAD.encode_string(bytes, &mut id);
+        id
+    }
+}
+
+impl FromStr for Resume {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let refused = || NameError::new("position", "be the id of a message of a stream of several channels", text);
+        let encoded = text.strip_prefix(MARK).filter(|encoded| encoded.len() <= MOST * WIDTH * 4);
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(encoded.ok_or_else(refused)?).map_err(|_| refused())?;
+        let (channels, rest) = bytes.as_chunks::<{ 3 * WIDTH }>();
+        if !rest.is_empty() {
+            return Err(refused());
+        }
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let read = |entry: &[u8; 3 * WIDTH]| {
+            let position = Position { epoch: number(&entry[WIDTH..2 * WIDTH]), sequence: number(&entry[2 * WIDTH..]) };
+            (number(&entry[..WIDTH]), position)
+        };
+        Ok(Self(channels.iter().map(read).collect()))
+    }
+}
+
+/// FNV-1a, cut to 48 bits.
+fn hash(channel: &ChannelName) -> u64 {
+    let hash = channel
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash >> 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_and_anything_else_is_refused() {
+        let names: Vec<ChannelName> =
+            ["a", "b", "task:pubsub:channel"].map(|name| name.parse().expect("a name")).into();
+        let positions: Vec<Position> =
+            (0..3).map(|n| Position { epoch: 1_764_000_000_000 + n, sequence: n * 1_000_000_007 }).collect();
+        let id = Resume::id(names.iter().zip(&positions));
+        assert_eq!(id.len(), 1 + 3 * 24);
+        assert_eq!("~".parse(), Ok(Resume::default()), "a stream in which there is no channel yet");
+        let resume: Resume = id.parse().expect("an id");
+        for (name, position) in names.iter().zip(positions) {
+            assert_eq!(resume.position(name), Some(position));
+        }
+        assert_eq!(resume.position(&"c".parse().expect("a name")), None);
+        for bad in ["", "1764000000000-0", "~AAAA", "~?", &format!("~{}", "A".repeat(24 * 1001))] {
+            assert!(bad.parse::<Resume>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A message as it is kept, and as clients see it.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::value::RawValue;
+
+use super::{Position, is_json};
+use crate::{
+    json::{self, ObjectWriter},
+    name::ChannelName,
+    time::{self, Millis},
+};
+
+/// Levels of JSON that are shown as JSON; what is deeper, which many readers of JSON refuse, is shown as text.
+const DEPTH_LIMIT: usize = 64;
+
+/// A message with its place in the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it is; also its id.
+    pub position: Position,
+    /// When it was published, in milliseconds.
+    pub at: Millis,
+    /// What it is, if that was said.
+    pub content_type: Option<String>,
+    /// The context attributes of a `CloudEvent`: a JSON object.
+    pub attributes: Option<String>,
+    /// Its bytes.
+    pub body: Vec<u8>,
+}
+
+impl Stored {
+    /// Reads what `publish.lua` sends to gateways: a line of numbers, then content type, attributes and body.
+    #[must_use]
+    pub fn from_frame(frame: &[u8]) -> Option<Self> {
+        let end = frame.iter().position(|byte| *byte == b'\n')?;
+        let mut words = std::str::from_utf8(&frame[..end]).ok()?.split(' ');
+        let position = words.next()?.parse().ok()?;
+        let at = words.next()?.parse().ok()?;
+        let mut length = || words.next()?.parse::<usize>().ok();
+        let (of_type, of_attributes) = (length()?, length()?);
+        let (content_type, rest) = frame[end + 1..].split_at_checked(of_type)?;
+        let (attributes, body) = rest.split_at_checked(of_attributes)?;
+        let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty());
+        let (content_type, attributes) = (text(content_type), text(attributes));
+        Some(Self { position, at, content_type, attributes, body: body.to_vec() })
+    }
+
+    /// The message as clients see it, on one line.
+    #[must_use]
+    pub fn to_json(&self, channel: &ChannelName) -> String {
+        let mut json = ObjectWriter::with_capacity(self.body.len() + 256);
+        json.text("id", &self.position.to_string())
+            .text("channel", channel.as_str())
+            .text("time", &time::format(self.at));
+        show(&mut json, self.content_type.as_deref(), self.attributes.as_deref(), &self.body);
+        on_one_line(json.finish())
+    }
+}
+
+/// A message that somebody published with plain Redis, as clients see it: it has no position, and is not kept.
+#[must_use]
+pub fn plain_to_json(channel: &ChannelName, body: &[u8], at: Millis) -> String {
+    let mut json = ObjectWriter::with_capacity(body.len() + 128);
+    json.raw("id", "null").text("channel", channel.as_str()).text("time", &time::format(at));
+    show(&mut json, None, None, body);
+    on_one_line(json.finish())
+}
+
+fn show(json: &mut ObjectWriter, content_type: Option<&str>, attributes: Option<&str>, body: &[u8]) {
+    if let Some(content_type) = content_type {
+        json.text("content_type", content_type);
+    }
+    // What somebody else wrote into the history must not break what is around it
+    if let Some(attributes) = attributes.filter(|text| json::parse::<&RawValue>(text.as_bytes(), DEPTH_LIMIT).is_ok()) {
+        json.raw("attributes", attributes);
+    }
+    let inline = content_type.filter(|content_type| is_json(content_type));
+    let inline = inline.and_then(|_| json::parse::<&RawValue>(body, DEPTH_LIMIT).ok());
+    match (inline, std::str::from_utf8(body)) {
+        (Some(raw), _) => json.raw("data", raw.get()),
+        (None, Ok(text)) => json.text("data", text),
+        (None, Err(_)) => json.text("data_base64", &BASE64_STANDARD.encode(body)),
+    };
+}
+
+/// Ends of lines in JSON are space between its parts, but in an event stream the end of a field.
+fn on_one_line(json: String) -> String {
+    if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], " ") } else { json }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(content_type: Option<&str>, body: &[u8]) -> Stored {
+        Stored {
+            position: Position { epoch: 5, sequence: 1 },
+            at: 1_000,
+            content_type: content_type.map(ToOwned::to_owned),
+            attributes: None,
+            body: body.to_vec(),
+        }
+    }
+
+    #[test]
+    fn data_is_shown_as_json_as_text_or_as_base64() {
+        let channel = "c".parse().expect("a name");
+        let json = Some("application/json");
+        for (content_type, body, shown) in [
+            (None, &b"7"[..], r#""data":"7""#),
+            (json, b"{\"a\":\n1e400}", r#""content_type":"application/json","data":{"a": 1e400}"#),
+            (json, b"{no", r#""content_type":"application/json","data":"{no""#),
+            (json, b"1\n2", r#""content_type":"application/json","data":"1\n2""#),
+            (None, b"\x00\xff", r#""data_base64":"AP8=""#),
+        ] {
+            let expected = format!(r#"{{"id":"5-1","channel":"c","time":"1970-01-01T00:00:01.000Z",{shown}}}"#);
+            assert_eq!(stored(content_type, body).to_json(&channel), expected);
+        }
+        let deep = [b"[".repeat(65), b"]".repeat(65)].concat();
+        assert!(stored(json, &deep).to_json(&channel).contains(r#""data":"[["#));
+        let odd = Stored { attributes: Some("}".to_owned()), ..stored(None, b"") };
+        assert!(!odd.to_json(&channel).contains("attributes"));
+    }
+
+    #[test]
+    fn a_frame_reads_back_and_one_that_is_cut_off_is_none() {
+        let frame = b"5-1 1000 3 2\na/b{}\n\x00";
+        let message = Stored::from_frame(frame).expect("a message");
+        let expected = Stored { attributes: Some("{}".to_owned()), ..stored(Some("a/b"), b"\n\x00") };
+        assert_eq!(message, expected);
+        for bad in
+            [&b""[..], b"\n", b"5-1 1000 3 2\na/b", b"5-1 1000 99999999999999999999 0\n", b"x 1 0 0\n", b"5-1 1 0\n"]
+        {
+            assert_eq!(Stored::from_frame(bad), None);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The history of a channel, page by page. A page says whether anything is missing before it.
+
+use std::collections::HashMap;
+
+use redis::{FromRedisValue, Value};
+
+use crate::{
+    message::{
+        Position, Stored,
+        continuity::{self, Continuity, Gap, Surroundings},
+    },
+    name::ChannelName,
+    redis::{Redis, StoreResult, keys, script},
+    time::Millis,
+};
+
+/// Bytes of messages after which a page ends: it has one message at least, however long that is.
+pub const PAGE_BYTES: usize = 1 << 20;
+/// Epochs that are looked through for a time; each is a restart of Redis.
+const MOST_EPOCHS: usize = 1000;
+/// What the rate of a channel is counted over, in milliseconds.
+const RATE_WINDOW_MS: Millis = 60_000;
+
+/// A page of a history.
+#[derive(Debug)]
+pub struct Page {
+    /// Whether anything is missing behind the position that was asked for.
+    pub continuity: Continuity,
+    /// The messages, oldest first.
+    pub messages: Vec<Stored>,
+    /// Everything up to here was read.
+    pub after: Position,
+    /// There is more behind it.
+    pub is_more: bool,
+}
+
+impl Page {
+    /// What is missing behind `asked`, if anything is or may be.
+    #[must_use]
+    pub fn gap(&self, asked: Position) -> Option<Gap> {
+        match self.continuity {
+            Continuity::Whole => None,
+            Continuity::Gap(gap) => Some(gap),
+            Continuity::Unknown => {
+                Some(Gap { from: asked, to: self.messages.first().map(|message| message.position), count: None })
+            }
+        }
+    }
+}
+
+type Entries = Vec<(String, Value)>;
+
+/// What is known of a channel.
+#[derive(Debug)]
+pub struct ChannelInfo {
+    /// The newest position there ever was.
+    pub head: Position,
+    /// The oldest message that is kept.
+    pub first: Option<Position>,
+    /// Messages that are kept.
+    pub length: u64,
+    /// Memory that they take in Redis, about.
+    pub bytes: u64,
+    /// When the newest that is kept was published.
+    pub last_at: Option<Millis>,
+    /// Messages published in the last minute that are kept.
+    pub per_minute: u64,
+}
+
+impl Redis {
+    /// The messages behind a position, at most so many.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn channel_page(&self, channel: &ChannelName, after: Position, most: usize) -> StoreResult<Page> {
+        self.channel_page_within(channel, after, most, PAGE_BYTES).await
+    }
+
+    /// The same with a limit of bytes; one message may be longer.
+    pub(super) async fn channel_page_within(
+        &self,
+        channel: &ChannelName,
+        after: Position,
+        most: usize,
+        bytes: usize,
+    ) -> StoreResult<Page> {
+        let mut call = script::READ_PAGE.key(keys::history(channel));
+        call.arg(after.to_string()).arg(most).arg(bytes);
+        let (head, is_kept, before, is_more, entries): (String, bool, String, bool, Vec<(String, Value)>) =
+            call.invoke_async(&mut self.clone()).await?;
+        let positions: Vec<Position> = entries.iter().filter_map(|(id, _)| id.parse().ok()).collect();
+        let around = Surroundings {
+            is_kept,
+            before: before.parse().ok(),
+            next: positions.first().copied(),
+            head: head.parse().ok(),
+        };
+        let messages: Vec<Stored> = entries.into_iter().filter_map(|(id, fields)| stored(&id, fields)).collect();
+        let last = positions.last().copied();
+        let after_all = last.unwrap_or_else(|| continuity::resume_from(after, around));
+        Ok(Page { continuity: continuity::behind(after, around), messages, after: after_all, is_more })
+    }
+
+    /// Where to begin in order to get what was published at that time and later.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn channel_since(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
+        Ok(self.find_time(channel, at).await?.map_or(Position::START, |(position, _)| position))
+    }
+
+    async fn find_time(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
+        let mut call = script::FIND_TIME.key(keys::history(channel));
+        let found: Option<(String, u64)> = call.arg(at).arg(MOST_EPOCHS).invoke_async(&mut self.clone()).await?;
+        Ok(found.map(|(position, count)| (position.parse().unwrap_or(Position::START), count)))
+    }
+
+    /// The newest position there ever was in a channel.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn channel_head(&self, channel: &ChannelName) -> StoreResult<Option<Position>> {
+        // A page that asks for nothing
+        let mut call = script::READ_PAGE.key(keys::history(channel));
+        call.arg(Position::START.to_string()).arg(0).arg(0);
+        let (head, _, _, _, _): (String, Value, Value, Value, Value) = call.invoke_async(&mut self.clone()).await?;
+        Ok(head.parse().ok())
+    }
+
+    /// What is known of a channel; none if it has no history.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn channel_info(&self, channel: &ChannelName) -> StoreResult<Option<ChannelInfo>> {
+        let key = keys::history(channel);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
+        pipeline.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
+        pipeline.cmd("XLEN").arg(&key).cmd("MEMORY").arg("USAGE").arg(&key);
+        let mut connection = self.pooled().await?;
+        let (newest, oldest, length, bytes): (Entries, Entries, u64, Option<u64>) =
+            pipeline.query_async(&mut connection).await?;
+        let Some(head) = self.channel_head(channel).await? else { return Ok(None) };
+        let newest = newest.into_iter().next().and_then(|(id, fields)| stored(&id, fields));
+        let first = oldest.first().and_then(|(id, _)| id.parse().ok());
+        let now = self.now().await?;
+        let per_minute = self.find_time(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
+        let last_at = newest.map(|message| message.at);
+        Ok(Some(ChannelInfo { head, first, length, bytes: bytes.unwrap_or_default(), last_at, per_minute }))
+    }
+
+    /// The time on Redis's clock, by which messages are dated.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn clock(&self) -> StoreResult<Millis> {
+        self.now().await
+    }
+}
+
+/// A message out of the history. One that Galley did not write may have anything in it.
+fn stored(id: &str, fields: Value) -> Option<Stored> {
+    let position = id.parse().ok()?;
+    let mut fields = HashMap::<String, Vec<u8>>::from_redis_value(fields).unwrap_or_default();
+    let mut text = |name: &str| fields.remove(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let at = text("a").and_then(|text| text.parse().ok()).unwrap_or_default();
+    let (content_type, attributes) = (text("t"), text("h"));
+    Some(Stored { position, at, content_type, attributes, body: fields.remove("b").unwrap_or_default() })
+}

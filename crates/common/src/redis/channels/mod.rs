@@ -1,0 +1,94 @@
+//! Channels: a message goes into the channel's history, with its position to all gateways, and byte for byte to
+//! everybody who subscribes to the bare channel name, Galley or not.
+//!
+//! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
+//! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
+//! for many readers, `reader` is one of these.
+
+mod cursor;
+mod history;
+mod hub;
+mod reader;
+mod registry;
+mod ring;
+
+pub use cursor::Told;
+pub use history::{ChannelInfo, PAGE_BYTES, Page};
+pub use hub::ChannelHub;
+pub use reader::{MOST_CHANNELS, Reader, Start, TooManyRead};
+pub use ring::Shown;
+
+use super::{Redis, StoreResult, keys, script};
+use crate::{
+    message::{NewMessage, Position},
+    name::ChannelName,
+    settings::ChannelSettings,
+};
+
+/// A message that was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its position in the channel's history.
+    pub position: Position,
+    /// Subscribers of the bare channel that Redis handed it to.
+    pub receivers: u64,
+}
+
+/// There are as many channels as there may be, and this would be a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyChannels {
+    /// `channels.max_channels`.
+    pub most: u64,
+}
+
+impl Redis {
+    /// Publishes a message.
+    ///
+    /// # Errors
+    /// Redis is unavailable: the message may have been published all the same.
+    pub async fn publish(
+        &self,
+        settings: &ChannelSettings,
+        channel: &ChannelName,
+        message: &NewMessage<'_>,
+    ) -> StoreResult<Result<Published, TooManyChannels>> {
+        let sent = match self.send(settings, channel, message, false).await? {
+            Some(sent) => sent,
+            // A new channel, or one whose history is gone
+            None if !self.register(settings, channel).await? => {
+                return Ok(Err(TooManyChannels { most: settings.max_channels }));
+            }
+            None => {
+                let sent = self.send(settings, channel, message, true).await?;
+                sent.ok_or_else(|| super::StoreError::damaged("a registered channel that is to be registered"))?
+            }
+        };
+        metrics::counter!("galley_messages_published_total").increment(1);
+        let (position, receivers, is_due) = sent;
+        if is_due && let Err(error) = self.register(settings, channel).await {
+            tracing::debug!(%error, %channel, "not noted as being in use");
+        }
+        let position = position.parse().map_err(|_| super::StoreError::damaged(position))?;
+        Ok(Ok(Published { position, receivers }))
+    }
+
+    /// None if the channel has to be registered first.
+    async fn send(
+        &self,
+        settings: &ChannelSettings,
+        channel: &ChannelName,
+        message: &NewMessage<'_>,
+        is_registered: bool,
+    ) -> StoreResult<Option<(String, u64, bool)>> {
+        let mut call = script::PUBLISH.prepare_invoke();
+        call.key(keys::history(channel)).key(keys::channel_state(channel));
+        call.arg(channel.as_str()).arg(keys::live(channel));
+        // The epoch is that of the very connection: a server that came back with less is another connection
+        let (connection, epoch) = self.pinned_with_epoch().await?;
+        call.arg(epoch).arg(settings.history_max).arg(settings.history_ttl.as_millis().to_string());
+        call.arg(registry::note_again_after(settings).as_millis().to_string()).arg(u8::from(is_registered));
+        call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
+        call.arg(message.attributes.as_deref().unwrap_or_default());
+        Ok(self.run_pinned(&call, connection).await?)
+    }
+}

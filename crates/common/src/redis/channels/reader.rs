@@ -1,0 +1,230 @@
+//! One reader of any number of channels, which may come and go; those that fit a pattern come by themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+};
+
+use futures_util::{Stream, stream};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_stream::{StreamExt, StreamMap};
+
+use super::{
+    cursor::{Cursor, Told},
+    hub::{ChannelHub, Inner, Seat},
+};
+use crate::{
+    message::{ChannelPattern, Position, Resume},
+    name::ChannelName,
+    redis::{StoreResult, note_interruption},
+    time::Millis,
+};
+
+/// Channels that one reader may read.
+pub const MOST_CHANNELS: usize = 100;
+
+/// More channels than one reader may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyRead;
+
+/// Where to begin in a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With what is published from now on.
+    Now,
+    /// Behind a position. What is missing there is told as a gap.
+    After(Position),
+    /// With what was published at that time and is kept.
+    Since(Millis),
+}
+
+/// A reader. What it holds of messages is bounded, however slow it is.
+pub struct Reader {
+    hub: Arc<Inner>,
+    streams: StreamMap<ChannelName, Pin<Box<dyn Stream<Item = Told> + Send>>>,
+    positions: BTreeMap<ChannelName, Position>,
+    patterns: Vec<ChannelPattern>,
+    names: Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
+    resume: Resume,
+    left_out: BTreeSet<ChannelName>,
+    newly_left_out: Vec<ChannelName>,
+    /// Names heard of that have not been looked at: a call that is given up must not lose one.
+    unseen: Vec<ChannelName>,
+    is_list_due: bool,
+    _seat: Seat,
+}
+
+impl ChannelHub {
+    /// A reader of nothing yet; none if there are as many as there may be.
+    #[must_use]
+    pub fn reader(&self) -> Option<Reader> {
+        Some(Reader {
+            _seat: self.0.take_seat()?,
+            hub: self.0.clone(),
+            streams: StreamMap::new(),
+            positions: BTreeMap::new(),
+            patterns: Vec::new(),
+            names: None,
+            resume: Resume::default(),
+            left_out: BTreeSet::new(),
+            newly_left_out: Vec::new(),
+            unseen: Vec::new(),
+            is_list_due: false,
+        })
+    }
+}
+
+impl Reader {
+    /// Reads one more channel. From the moment this returns nothing escapes. One that is read already goes on as it is.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn add(&mut self, channel: &ChannelName, start: Start) -> StoreResult<Result<(), TooManyRead>> {
+        if self.streams.contains_key(channel) {
+            return Ok(Ok(()));
+        }
+        if self.streams.len() >= MOST_CHANNELS {
+            return Ok(Err(TooManyRead));
+        }
+        let hold = self.hub.follow(channel);
+        let after = match start {
+            Start::After(position) => position,
+            Start::Since(at) => self.hub.redis.channel_since(channel, at).await?,
+            Start::Now => {
+                let heard = hold.0.ring().head;
+                match heard {
+                    Some(head) => head,
+                    None => self.hub.redis.channel_head(channel).await?.unwrap_or(Position::START),
+                }
+            }
+        };
+        let cursor = Cursor::new(&self.hub, hold, after);
+        let told = stream::unfold(cursor, async |mut cursor| Some((cursor.next().await, cursor)));
+        self.streams.insert(channel.clone(), Box::pin(told));
+        self.positions.insert(channel.clone(), after);
+        Ok(Ok(()))
+    }
+
+    /// Reads all channels that fit a pattern: those that are there from `start`, those that come later from their
+    /// beginning. Of a stream that goes on somewhere, `resume` says which had been there.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn add_pattern(
+        &mut self,
+        pattern: ChannelPattern,
+        start: Start,
+        resume: Option<&Resume>,
+    ) -> StoreResult<Result<(), TooManyRead>> {
+        self.names.get_or_insert_with(|| self.hub.names.subscribe());
+        self.hub.hear_of_new();
+        for channel in self.hub.redis.all_channels().await? {
+            if !pattern.fits(&channel) {
+                continue;
+            }
+            let start = match resume {
+                Some(resume) => Start::After(resume.position(&channel).unwrap_or(Position::START)),
+                None => start,
+            };
+            if self.add(&channel, start).await?.is_err() {
+                return Ok(Err(TooManyRead));
+            }
+        }
+        self.resume = resume.cloned().unwrap_or_default();
+        self.patterns.push(pattern);
+        Ok(Ok(()))
+    }
+
+    /// Reads a channel no more; false if it was not read.
+    pub fn remove(&mut self, channel: &ChannelName) -> bool {
+        self.positions.remove(channel);
+        self.streams.remove(channel).is_some()
+    }
+
+    /// Reads what fits a pattern no more, unless it fits another one that is read; false if it was not read.
+    pub fn remove_pattern(&mut self, pattern: &ChannelPattern) -> bool {
+        let before = self.patterns.len();
+        self.patterns.retain(|known| known != pattern);
+        let fitting: Vec<ChannelName> = self.positions.keys().filter(|name| pattern.fits(name)).cloned().collect();
+        for channel in fitting {
+            if !self.patterns.iter().any(|other| other.fits(&channel)) {
+                self.remove(&channel);
+            }
+        }
+        self.patterns.len() < before
+    }
+
+    /// What is read, and where.
+    #[must_use]
+    pub fn positions(&self) -> &BTreeMap<ChannelName, Position> {
+        &self.positions
+    }
+
+    /// What comes next. A call that is given up loses nothing.
+    pub async fn next(&mut self) -> Told {
+        let stop = self.hub.stop.clone();
+        loop {
+            if let Err(error) = self.join_new().await {
+                // The next sweep names them again
+                note_interruption("joining channels", &error);
+                self.unseen.clear();
+                self.is_list_due = false;
+            }
+            if let Some(channel) = self.newly_left_out.pop() {
+                return Told::LeftOut(channel);
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Told::Stopped,
+                heard = new_names(&mut self.names) => match heard {
+                    Some(names) => self.note_names(&names),
+                    None => self.is_list_due = true,
+                },
+                Some((channel, told)) = self.streams.next() => {
+                    if let Told::Message(message) = &told && let Some(position) = message.position {
+                        self.positions.insert(channel, position);
+                    }
+                    return told;
+                }
+            }
+        }
+    }
+
+    fn note_names(&mut self, names: &[ChannelName]) {
+        let is_new = |name: &&ChannelName| {
+            !self.streams.contains_key(*name)
+                && !self.left_out.contains(*name)
+                && self.patterns.iter().any(|pattern| pattern.fits(name))
+        };
+        self.unseen = names.iter().filter(is_new).chain(&self.unseen).cloned().collect();
+    }
+
+    /// Channels that are new and fit join from their beginning.
+    async fn join_new(&mut self) -> StoreResult<()> {
+        if self.is_list_due {
+            let names = self.hub.redis.all_channels().await?;
+            self.is_list_due = false;
+            self.note_names(&names);
+        }
+        while let Some(name) = self.unseen.last().cloned() {
+            let start = self.resume.position(&name).unwrap_or(Position::START);
+            if self.add(&name, Start::After(start)).await?.is_err() && self.left_out.insert(name.clone()) {
+                self.newly_left_out.push(name);
+            }
+            self.unseen.pop();
+        }
+        Ok(())
+    }
+}
+
+/// Never comes for who reads no pattern.
+async fn new_names(names: &mut Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>) -> Option<Arc<Vec<ChannelName>>> {
+    let Some(names) = names else { return std::future::pending().await };
+    match names.recv().await {
+        Ok(heard) => Some(heard),
+        Err(RecvError::Lagged(_)) => None,
+        // With the hub, which is found out elsewhere
+        Err(RecvError::Closed) => std::future::pending().await,
+    }
+}

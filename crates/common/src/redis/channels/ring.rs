@@ -1,0 +1,226 @@
+//! The newest messages of a channel, for all of its readers at once: a reader is a number in here, not a queue.
+//!
+//! Invariant: behind `base` nothing is missing up to `head`. Whatever breaks that empties the ring and begins a new era, and
+//! readers find out in the history what it means for them. Bounded in bytes, alone and together with all other rings.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use crate::{message::Position, name::ChannelName};
+
+/// Memory of a message besides its text, about.
+const OVERHEAD_BYTES: usize = 256;
+
+/// A message as readers get it.
+#[derive(Debug)]
+pub struct Shown {
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its position; none if it was published with plain Redis.
+    pub position: Option<Position>,
+    /// The message as clients see it, on one line.
+    pub json: String,
+}
+
+/// What a ring may hold.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    /// Bytes of one ring.
+    pub(super) each: usize,
+    /// Bytes of all together.
+    pub(super) all: usize,
+    /// Bytes in all of them now.
+    pub(super) used: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Ring {
+    items: VecDeque<Arc<Shown>>,
+    /// The number of the oldest item.
+    first: u64,
+    bytes: usize,
+    budget: Budget,
+    /// What is later than this and at most `head` is in the ring; none until the channel is followed.
+    base: Option<Position>,
+    /// The newest position that went through.
+    pub(super) head: Option<Position>,
+    /// Grows when positions lose their meaning.
+    pub(super) era: u64,
+    /// The newest position heard of while the history is being read.
+    pub(super) wanted: Option<Position>,
+    pub(super) is_under_repair: bool,
+}
+
+/// What is at a number.
+pub(super) enum Taken {
+    Item(Arc<Shown>),
+    Nothing,
+    /// It has left the ring.
+    Gone,
+}
+
+impl Ring {
+    pub(super) fn new(budget: Budget) -> Self {
+        Self {
+            items: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            budget,
+            base: None,
+            head: None,
+            era: 0,
+            wanted: None,
+            is_under_repair: false,
+        }
+    }
+
+    /// Begins behind a position, with nothing in it. Whoever was in it has to look where it is.
+    pub(super) fn begin(&mut self, at: Position) {
+        while self.drop_oldest() {}
+        // Also those who had taken everything are behind now
+        self.first += 1;
+        self.era += 1;
+        (self.base, self.head) = (Some(at), Some(at));
+    }
+
+    /// Adds the message behind `head`, or one without a position.
+    pub(super) fn push(&mut self, item: Arc<Shown>) {
+        self.head = item.position.or(self.head);
+        let size = size(&item);
+        self.bytes += size;
+        self.budget.used.fetch_add(size, Relaxed);
+        self.items.push_back(item);
+        while self.bytes > self.budget.each || self.budget.used.load(Relaxed) > self.budget.all {
+            if !self.drop_oldest() {
+                break;
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let Some(item) = self.items.pop_front() else { return false };
+        self.first += 1;
+        let size = size(&item);
+        self.bytes -= size;
+        self.budget.used.fetch_sub(size, Relaxed);
+        self.base = item.position.or(self.base);
+        true
+    }
+
+    pub(super) fn take(&self, number: u64) -> Taken {
+        let Some(index) = number.checked_sub(self.first) else { return Taken::Gone };
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        self.items.get(index).map_or(Taken::Nothing, |item| Taken::Item(item.clone()))
+    }
+
+    /// The number from which a reader goes on that has everything up to a position, if that is possible.
+    pub(super) fn join(&self, after: Position, era: u64) -> Option<u64> {
+        if self.era != era || self.base.is_none_or(|base| after < base) {
+            return None;
+        }
+        let is_known = |item: &Arc<Shown>| item.position.is_some_and(|position| position <= after);
+        let skipped = self.items.iter().rposition(is_known).map_or(0, |index| index + 1);
+        Some(self.first + u64::try_from(skipped).unwrap_or_default())
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        self.base.is_some()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+fn size(item: &Shown) -> usize {
+    item.json.len() + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> Position {
+        Position { epoch: 5, sequence }
+    }
+
+    fn item(sequence: Option<u64>, length: usize) -> Arc<Shown> {
+        let channel = "c".parse().expect("a name");
+        Arc::new(Shown { channel, position: sequence.map(at), json: "x".repeat(length) })
+    }
+
+    fn ring(each: usize, all: usize) -> Ring {
+        let mut ring = Ring::new(Budget { each, all, used: Arc::default() });
+        ring.begin(at(0));
+        ring
+    }
+
+    fn positions(ring: &Ring, mut number: u64) -> Vec<Option<u64>> {
+        let mut found = Vec::new();
+        while let Taken::Item(item) = ring.take(number) {
+            found.push(item.position.map(|position| position.sequence));
+            number += 1;
+        }
+        found
+    }
+
+    #[test]
+    fn whoever_has_everything_up_to_the_oldest_joins_behind_what_it_has() {
+        let mut ring = ring(10_000, 10_000);
+        for sequence in [Some(1), Some(2), None, Some(3)] {
+            ring.push(item(sequence, 1));
+        }
+        for (after, expected) in [
+            (0, vec![Some(1), Some(2), None, Some(3)]),
+            (1, vec![Some(2), None, Some(3)]),
+            (2, vec![None, Some(3)]),
+            (3, vec![]),
+            (9, vec![]),
+        ] {
+            let number = ring.join(at(after), ring.era).expect("in the ring");
+            assert_eq!(positions(&ring, number), expected, "after {after}");
+        }
+        assert_eq!(ring.join(Position::START, ring.era), None);
+        assert_eq!(ring.join(at(1), ring.era + 1), None);
+    }
+
+    #[test]
+    fn a_ring_is_bounded_alone_and_with_others_and_who_is_left_behind_knows() {
+        let mut ring = ring(3 * (OVERHEAD_BYTES + 100), usize::MAX);
+        let start = ring.join(at(0), ring.era).expect("in the ring");
+        for sequence in 1..=5 {
+            ring.push(item(Some(sequence), 100));
+        }
+        assert!(matches!(ring.take(start), Taken::Gone));
+        assert_eq!(ring.join(at(1), ring.era), None);
+        let number = ring.join(at(2), ring.era).expect("in the ring");
+        assert_eq!(positions(&ring, number), [Some(3), Some(4), Some(5)]);
+        assert_eq!(ring.budget.used.load(Relaxed), 3 * (OVERHEAD_BYTES + 100));
+
+        let budget = Budget { all: OVERHEAD_BYTES, ..ring.budget.clone() };
+        let mut other = Ring::new(budget);
+        other.begin(at(0));
+        other.push(item(Some(1), 1));
+        assert!(other.items.is_empty() && other.head == Some(at(1)), "there is no room for it");
+        drop((ring, other));
+    }
+
+    #[test]
+    fn a_new_era_leaves_everybody_behind() {
+        let mut ring = ring(10_000, 10_000);
+        ring.push(item(Some(1), 1));
+        let (number, era) = (ring.join(at(1), ring.era).expect("in the ring"), ring.era);
+        ring.begin(at(9));
+        assert!(matches!(ring.take(number), Taken::Gone));
+        assert_eq!(ring.join(at(9), era), None);
+        assert!(ring.join(at(9), ring.era).is_some());
+        assert_eq!(ring.budget.used.load(Relaxed), 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! Many readers of channels on one subscription: what it loses, what rings cannot hold, and channels that come later.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use common::{
+    message::Position,
+    redis::channels::{ChannelHub, MOST_CHANNELS, Reader, Start, Told, TooManyRead},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    channels::{channel, publish},
+    kit::Kit,
+};
+
+fn hub(kit: &Kit) -> (ChannelHub, CancellationToken) {
+    let stop = CancellationToken::new();
+    (ChannelHub::start(&kit.redis, &kit.settings.channels, stop.clone()).0, stop)
+}
+
+async fn next(reader: &mut Reader) -> Told {
+    tokio::time::timeout(e2e::LIMIT, reader.next()).await.expect("something comes in time")
+}
+
+async fn position(reader: &mut Reader) -> Position {
+    match next(reader).await {
+        Told::Message(message) => message.position.expect("a position"),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn reading(hub: &ChannelHub, name: &str, start: Start) -> Reader {
+    let mut reader = hub.reader().expect("a seat");
+    reader.add(&channel(name), start).await.expect("redis runs").expect("few");
+    reader
+}
+
+/// A message that is in the history and that nobody is sent.
+async fn add_silently(kit: &Kit, position: Position) {
+    kit.command(&["XADD", "galley:{ch:c}:m", &position.to_string(), "b", "x", "a", "1"]).await;
+}
+
+#[tokio::test]
+async fn what_pub_sub_loses_is_read_in_the_history() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut readers = [reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    let first = publish(&kit, &channel("c"), b"1").await.position;
+    let mut expected = vec![first];
+    for _ in 0..300 {
+        expected.push(expected.last().expect("one").next());
+        add_silently(&kit, expected[expected.len() - 1]).await;
+    }
+    expected.push(publish(&kit, &channel("c"), b"2").await.position);
+    // The last one is missed by nobody, so it is found by looking
+    expected.push(expected.last().expect("one").next());
+    add_silently(&kit, expected[expected.len() - 1]).await;
+    for reader in &mut readers {
+        for position_of in &expected {
+            assert_eq!(position(reader).await, *position_of);
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_that_a_small_ring_leaves_behind_miss_nothing() {
+    let kit = Kit::with(&[("GALLEY__CHANNELS__RING_BYTES", "1000")]);
+    let (hub, _stop) = hub(&kit);
+    let mut reader = reading(&hub, "c", Start::After(Position::START)).await;
+    let mut expected = Vec::new();
+    for _ in 0..200 {
+        expected.push(publish(&kit, &channel("c"), b"x").await.position);
+    }
+    let mut late = reading(&hub, "c", Start::After(expected[99])).await;
+    for position_of in &expected {
+        assert_eq!(position(&mut reader).await, *position_of);
+    }
+    expected.push(publish(&kit, &channel("c"), b"x").await.position);
+    for position_of in &expected[100..] {
+        assert_eq!(position(&mut late).await, *position_of);
+    }
+    assert_eq!(position(&mut reader).await, expected[200]);
+}
+
+#[tokio::test]
+async fn a_history_that_is_gone_is_a_gap_for_all_readers_once() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut readers = [reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    let seen = publish(&kit, &channel("c"), b"1").await.position;
+    for reader in &mut readers {
+        assert_eq!(position(reader).await, seen);
+    }
+    kit.command(&["FLUSHALL"]).await;
+    let new = [publish(&kit, &channel("c"), b"2").await.position, publish(&kit, &channel("c"), b"3").await.position];
+    for reader in &mut readers {
+        let Told::Gap { gap, .. } = next(reader).await else { panic!("a gap") };
+        assert_eq!(gap.from, seen);
+        assert_eq!([position(reader).await, position(reader).await], new);
+    }
+}
+
+#[tokio::test]
+async fn channels_that_come_later_join_a_pattern_and_one_too_many_is_said_to_be_left_out() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut reader = hub.reader().expect("a seat");
+    let pattern = "c.*".parse().expect("a pattern");
+    reader.add_pattern(pattern, Start::Now, None).await.expect("redis runs").expect("few");
+    let mut expected = BTreeSet::new();
+    for number in 0..MOST_CHANNELS {
+        expected.insert(format!("c.{number}"));
+        publish(&kit, &channel(&format!("c.{number}")), b"x").await;
+        publish(&kit, &channel(&format!("d.{number}")), b"x").await;
+    }
+    let mut heard = BTreeSet::new();
+    for _ in 0..MOST_CHANNELS {
+        let Told::Message(message) = next(&mut reader).await else { panic!("a message") };
+        assert!(heard.insert(message.channel.to_string()), "twice");
+    }
+    assert_eq!(heard, expected);
+    publish(&kit, &channel("c.more"), b"x").await;
+    assert!(matches!(next(&mut reader).await, Told::LeftOut(name) if name.as_str() == "c.more"));
+    assert_eq!(reader.add(&channel("other"), Start::Now).await.expect("redis runs"), Err(TooManyRead));
+    assert!(reader.remove(&channel("c.1")) && !reader.remove(&channel("c.1")));
+    assert_eq!(reader.add(&channel("other"), Start::Now).await.expect("redis runs"), Ok(()));
+}
+
+#[tokio::test]
+async fn there_are_no_more_readers_than_there_may_be_and_all_end_with_the_hub() {
+    let kit = Kit::with(&[("GALLEY__CHANNELS__MAX_READERS", "2")]);
+    let (hub, stop) = hub(&kit);
+    let mut readers = vec![reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    assert!(hub.reader().is_none());
+    drop(readers.pop());
+    readers.push(hub.reader().expect("a seat is free again"));
+    assert_eq!(hub.readers_of(&channel("c")), 1);
+    let still = tokio::time::timeout(Duration::ZERO, readers[0].next()).await;
+    assert!(still.is_err(), "there is nothing to read");
+    stop.cancel();
+    for reader in &mut readers {
+        assert!(matches!(next(reader).await, Told::Stopped));
+    }
+}

@@ -1,0 +1,269 @@
+//! Channels as event streams: nothing is lost or doubled, whatever breaks.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use e2e::{RedisServer, Service, eventually};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{kit::Kit, sse::Sse};
+
+const STREAM: &str = "/v1/channels/orders/stream";
+
+async fn try_publish(kit: &Kit, gateway: &Service, channel: &str, body: &str) -> Option<String> {
+    let url = gateway.url(&format!("/v1/channels/{channel}/messages"));
+    let response = kit.http.post(url).body(body.to_owned()).send().await.ok()?;
+    let answer: Value = response.json().await.ok()?;
+    answer["id"].as_str().map(ToOwned::to_owned)
+}
+
+async fn publish(kit: &Kit, channel: &str, body: &str) -> String {
+    try_publish(kit, &kit.gateway, channel, body).await.expect("it is published")
+}
+
+async fn publish_all(kit: &Kit, numbers: std::ops::Range<usize>) -> Vec<String> {
+    for number in numbers.clone() {
+        publish(kit, "orders", &number.to_string()).await;
+    }
+    numbers.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn whoever_comes_back_to_another_gateway_gets_every_message_once_and_in_order() {
+    let kit = Kit::start().await;
+    let other = Service::start("gateway", &kit.redis, &[]).await;
+    other.ready().await;
+    let doomed = Service::start("gateway", &kit.redis, &[]).await;
+    doomed.ready().await;
+    let mut stream = Sse::open(doomed.url(STREAM), None).await;
+    let mut expected = publish_all(&kit, 0..20).await;
+    let mut heard = stream.messages(7).await;
+    doomed.kill();
+    // What had reached us before is ours
+    while let Some(event) = stream.next().await {
+        heard.push(event.data["data"].as_str().expect("text").to_owned());
+    }
+    expected.extend(publish_all(&kit, 20..40).await);
+    let mut stream = Sse::open(other.url(STREAM), Some(&stream.last_id)).await;
+    expected.extend(publish_all(&kit, 40..60).await);
+    heard.extend(stream.messages(60 - heard.len()).await);
+    assert_eq!(heard, expected);
+    let by_query = format!("{STREAM}?last_event_id={}", stream.last_id);
+    let mut stream = Sse::open(kit.gateway.url(&by_query), None).await;
+    assert_eq!(publish_all(&kit, 60..61).await, stream.messages(1).await);
+}
+
+#[tokio::test]
+async fn a_stream_begins_now_or_at_a_time_and_an_id_is_there_before_the_first_message() {
+    let kit = Kit::start().await;
+    publish_all(&kit, 0..3).await;
+    let now = Sse::open(kit.gateway.url(STREAM), None).await;
+    let id = now.last_id.clone();
+    drop(now);
+    publish_all(&kit, 3..5).await;
+    let mut back = Sse::open(kit.gateway.url(STREAM), Some(&id)).await;
+    assert_eq!(back.messages(2).await, ["3", "4"]);
+    let mut all = Sse::open(kit.gateway.url(&format!("{STREAM}?since=-PT1H")), None).await;
+    assert_eq!(all.messages(5).await, ["0", "1", "2", "3", "4"]);
+    // Of a channel that does not exist yet everything is new
+    let early = Sse::open(kit.gateway.url("/v1/channels/new/stream"), None).await;
+    publish(&kit, "new", "first").await;
+    let mut back = Sse::open(kit.gateway.url("/v1/channels/new/stream"), Some(&early.last_id)).await;
+    assert_eq!(back.messages(1).await, ["first"]);
+}
+
+#[tokio::test]
+async fn streams_go_on_whatever_happens_to_the_subscription_or_to_redis() {
+    let mut kit = Kit::durable(&[]).await;
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let mut expected = publish_all(&kit, 0..5).await;
+    for round in 0..3 {
+        kit.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        expected.extend(publish_all(&kit, 100 * round + 10..100 * round + 20).await);
+    }
+    assert_eq!(stream.messages(35).await, expected);
+    kit.redis.kill();
+    kit.redis.start_again();
+    eventually("a message is taken again", || try_publish(&kit, &kit.gateway, "orders", "after")).await;
+    let rest = stream.messages(1).await;
+    assert_eq!(rest, ["after"], "what was acknowledged was kept, so there is no gap");
+}
+
+#[tokio::test]
+async fn readers_are_told_of_the_gap_when_redis_comes_back_empty() {
+    let mut kit = Kit::start().await;
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let seen = publish(&kit, "orders", "lost").await;
+    stream.messages(1).await;
+    kit.redis.kill();
+    kit.redis.start_again();
+    eventually("a message is taken again", || try_publish(&kit, &kit.gateway, "orders", "new")).await;
+    assert_eq!(stream.expect("gap").await["from"], json!(seen));
+    assert_eq!(stream.messages(1).await, ["new"]);
+    let mut back = Sse::open(kit.gateway.url(STREAM), Some(&seen)).await;
+    let gap = back.expect("gap").await;
+    assert_eq!((&gap["channel"], &gap["from"], &gap["count"]), (&json!("orders"), &json!(seen), &Value::Null));
+    assert_eq!(back.messages(1).await, ["new"]);
+    // A position of nowhere is told in the same way: a browser would not come back after an error
+    let mut odd = Sse::open(kit.gateway.url(STREAM), Some("9999999999999-7")).await;
+    assert_eq!(odd.expect("gap").await["from"], json!("9999999999999-7"));
+    publish(&kit, "orders", "more").await;
+    assert_eq!(odd.messages(1).await, ["more"]);
+}
+
+#[tokio::test]
+async fn two_hundred_readers_of_a_channel_cost_one_subscription() {
+    let kit = Kit::start().await;
+    let mut streams = Vec::new();
+    for _ in 0..200 {
+        streams.push(Sse::open(kit.gateway.url(STREAM), None).await);
+    }
+    publish(&kit, "orders", "7").await;
+    for stream in &mut streams {
+        assert_eq!(stream.messages(1).await, ["7"]);
+    }
+    let list: String =
+        redis::cmd("CLIENT").arg("LIST").query_async(&mut kit.redis.connection().await).await.expect("redis runs");
+    let subscribed = |line: &&str| line.split(' ').any(|word| word.starts_with("sub=") && word != "sub=0");
+    let clients: Vec<&str> = list.lines().filter(subscribed).filter(|line| line.contains("subscribe")).collect();
+    let counts = kit.command(&["PUBSUB", "NUMSUB", "galley:{ch:orders}:live"]).await;
+    assert!(format!("{counts:?}").contains("int(1)"), "{counts:?} {clients:#?}");
+    let shown: Value = kit.get("/v1/channels/orders").await.json().await.expect("JSON");
+    assert_eq!(shown["channel"]["readers"], 200);
+    drop(streams);
+    eventually("the readers are gone", || async {
+        let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
+        (shown["channel"]["readers"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_channels_and_those_that_come_later_are_in_one_stream_with_one_id() {
+    let kit = Kit::start().await;
+    let other = Service::start("gateway", &kit.redis, &[]).await;
+    other.ready().await;
+    publish(&kit, "eu.a", "old").await;
+    let path = "/v1/stream?channel=eu.*&channel=us";
+    let mut stream = Sse::open(kit.gateway.url(path), None).await;
+    let mut heard = Vec::new();
+    for (channel, body) in [("eu.a", "1"), ("us", "2"), ("asia", "no"), ("eu.b", "3"), ("eu.b", "4")] {
+        publish(&kit, channel, body).await;
+        if channel != "asia" {
+            let data = stream.expect("message").await;
+            heard.push((data["channel"].as_str().expect("a name").to_owned(), data["data"].clone()));
+        }
+    }
+    let expected = [("eu.a", "1"), ("us", "2"), ("eu.b", "3"), ("eu.b", "4")];
+    assert_eq!(heard, expected.map(|(channel, body)| (channel.to_owned(), json!(body))));
+    let id = stream.last_id.clone();
+    drop(stream);
+    for (channel, body) in [("us", "5"), ("eu.b", "6"), ("eu.c", "7"), ("eu.c", "8")] {
+        publish(&kit, channel, body).await;
+    }
+    let mut stream = Sse::open(other.url(path), Some(&id)).await;
+    let mut heard = stream.messages(4).await;
+    heard.sort();
+    assert_eq!(heard, ["5", "6", "7", "8"], "each once, those of the channel that came meanwhile too");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_with_what_is_allowed() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__CHANNELS__MAX_READERS", "1")]).await;
+    publish(&kit, "orders", "1").await;
+    let many = "channel=a&".repeat(101);
+    let of_others = Sse::open(kit.gateway.url("/v1/stream?channel=others"), None).await;
+    for (path, status, said) in [
+        ("/v1/channels/a%20b/stream", 400, "channel must match"),
+        ("/v1/channels/a/stream?last_event_id=x", 400, "position must be"),
+        ("/v1/channels/a/stream?since=x", 400, "since must be"),
+        ("/v1/channels/a/stream?from=x", 400, "the parameters are"),
+        ("/v1/stream", 400, "1 to 100 channels"),
+        (&format!("/v1/stream?{many}"), 400, "1 to 100 channels, got 101"),
+        ("/v1/stream?channel=a&last_event_id=1-1", 400, "stream of several channels"),
+        (&format!("/v1/stream?channel=a&last_event_id={}", of_others.last_id), 400, "is of another channel"),
+        ("/v1/stream?channel=a%3F*", 400, "channel pattern must"),
+        (STREAM, 503, "channels.max_readers"),
+    ] {
+        let response = kit.get(path).await;
+        let got = response.status();
+        let problem: Value = response.json().await.expect("JSON");
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(got == status && detail.contains(said), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_history_waits_for_the_next_message() {
+    let kit = Kit::start().await;
+    let id = publish(&kit, "orders", "1").await;
+    let url = kit.gateway.url(&format!("/v1/channels/orders/messages?after={id}&wait_ms=20000"));
+    let waiting = tokio::spawn(kit.http.get(url).send());
+    eventually("somebody waits", || async {
+        let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
+        (shown["channel"]["readers"] == 1).then_some(())
+    })
+    .await;
+    publish(&kit, "orders", "2").await;
+    let answer: Value = waiting.await.expect("no panic").expect("an answer").json().await.expect("JSON");
+    assert_eq!(answer["messages"][0]["data"], "2");
+    let next = answer["next"].as_str().expect("an id");
+    let path = format!("/v1/channels/orders/messages?after={next}&wait_ms=10");
+    let nothing: Value = kit.get(&path).await.json().await.expect("JSON");
+    assert_eq!((&nothing["messages"], &nothing["next"]), (&json!([]), &answer["next"]));
+    assert_eq!(kit.get("/v1/channels/orders/messages?wait_ms=600001").await.status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_takes_nothing_holds_up_nobody_and_is_cut_off() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__CHANNELS__STALL_MS", "1000")]).await;
+    let mut slow = TcpStream::connect(kit.gateway.address()).expect("it listens");
+    slow.write_all(format!("GET {STREAM} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("sent");
+    slow.read_exact(&mut [0; 12]).expect("an answer begins");
+    let mut quick = Sse::open(kit.gateway.url(STREAM), None).await;
+    // More than all buffers on the way hold
+    let body = "x".repeat(1_000_000);
+    for _ in 0..30 {
+        publish(&kit, "orders", &body).await;
+        assert_eq!(quick.messages(1).await, [body.as_str()]);
+    }
+    eventually("only the quick one is left", || async {
+        let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
+        (shown["channel"]["readers"] == 1).then_some(())
+    })
+    .await;
+    drop(slow);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_ends_its_streams_and_says_when_to_come_back() {
+    let mut kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    kit.gateway.signal(Signal::SIGTERM);
+    let last = stream.block().await.expect("a last word");
+    let retry: u64 = last.strip_prefix("retry: ").and_then(|text| text.parse().ok()).expect("a pause");
+    assert!((500..=5000).contains(&retry));
+    assert!(stream.block().await.is_none());
+    assert!(kit.gateway.ended().await.success());
+}
+
+#[tokio::test]
+async fn plain_publishers_are_heard_once_beside_messages_with_positions() {
+    let kit = Kit::start().await;
+    let mut stream = Sse::open(kit.gateway.url("/v1/channels/task:pubsub:channel/stream"), None).await;
+    for round in 0..5 {
+        publish(&kit, "task:pubsub:channel", &format!("ours {round}")).await;
+        kit.command(&["PUBLISH", "task:pubsub:channel", &format!("theirs {round}")]).await;
+        let ours = stream.expect("message").await;
+        assert!(ours["id"].is_string() && ours["data"] == json!(format!("ours {round}")), "{ours}");
+        let theirs = stream.expect("message").await;
+        assert!(theirs["id"].is_null() && theirs["data"] == json!(format!("theirs {round}")), "{theirs}");
+    }
+    let quick = [("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")];
+    let other = Service::start("gateway", &kit.redis, &quick).await;
+    let mut silent = Sse::open(other.url(STREAM), None).await;
+    assert_eq!(silent.block().await.as_deref(), Some(": keep-alive"));
+}

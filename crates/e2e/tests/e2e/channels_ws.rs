@@ -1,0 +1,164 @@
+//! Channels over a WebSocket.
+
+use e2e::{LIMIT, RedisServer, Service};
+use futures_util::{SinkExt, StreamExt};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest},
+};
+
+use crate::kit::Kit;
+
+struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+fn url(gateway: &Service) -> String {
+    gateway.url("/v1/ws").replacen("http", "ws", 1)
+}
+
+impl Socket {
+    async fn open(gateway: &Service) -> Self {
+        Self(connect_async(url(gateway)).await.expect("a websocket").0)
+    }
+
+    async fn send(&mut self, frame: &str) {
+        self.0.send(Message::text(frame)).await.expect("sent");
+    }
+
+    /// The next frame that says something; none when the server closes.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            match tokio::time::timeout(LIMIT, self.0.next()).await.expect("in time")?.expect("no broken connection") {
+                Message::Text(text) => return Some(serde_json::from_str(&text).expect("JSON")),
+                Message::Close(_) => return None,
+                _ => {}
+            }
+        }
+    }
+
+    async fn expect(&mut self, kind: &str) -> Value {
+        let frame = self.next().await.expect("it goes on");
+        assert_eq!(frame["type"], kind, "{frame}");
+        frame
+    }
+
+    async fn ask(&mut self, frame: &Value) -> Value {
+        self.send(&frame.to_string()).await;
+        self.next().await.expect("an answer")
+    }
+}
+
+async fn publish(kit: &Kit, channel: &str, body: &str) -> String {
+    let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
+    let response = kit.http.post(url).body(body.to_owned()).send().await.expect("an answer");
+    let answer: Value = response.json().await.expect("JSON");
+    answer["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn channels_are_subscribed_and_left_while_it_is_open() {
+    let kit = Kit::start().await;
+    let old = publish(&kit, "a", "old").await;
+    let mut socket = Socket::open(&kit.gateway).await;
+    let answer = socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    assert_eq!(answer, json!({ "type": "subscribed", "channel": "a", "after": old }));
+    socket.ask(&json!({ "type": "subscribe", "channel": "eu.*" })).await;
+    for (channel, body) in [("a", "1"), ("other", "no"), ("eu.x", "2")] {
+        let id = publish(&kit, channel, body).await;
+        if channel != "other" {
+            let message = socket.expect("message").await;
+            assert_eq!((&message["id"], &message["data"]), (&json!(id), &json!(body)));
+        }
+    }
+    for channel in ["a", "eu.*"] {
+        let answer = socket.ask(&json!({ "type": "unsubscribe", "channel": channel })).await;
+        assert_eq!(answer, json!({ "type": "unsubscribed", "channel": channel }));
+    }
+    publish(&kit, "a", "unheard").await;
+    publish(&kit, "eu.x", "unheard").await;
+    let answer = socket.ask(&json!({ "type": "subscribe", "channel": "b", "since": "-PT1H" })).await;
+    assert_eq!(answer["type"], "subscribed");
+    publish(&kit, "b", "3").await;
+    assert_eq!(socket.expect("message").await["data"], "3");
+}
+
+#[tokio::test]
+async fn whoever_comes_back_elsewhere_goes_on_where_it_was() {
+    let kit = Kit::start().await;
+    let other = Service::start("gateway", &kit.redis, &[]).await;
+    let mut socket = Socket::open(&kit.gateway).await;
+    socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    let id = publish(&kit, "a", "1").await;
+    socket.expect("message").await;
+    drop(socket);
+    publish(&kit, "a", "2").await;
+    let mut socket = Socket::open(&other).await;
+    socket.ask(&json!({ "type": "subscribe", "channel": "a", "after": id })).await;
+    publish(&kit, "a", "3").await;
+    assert_eq!(socket.expect("message").await["data"], "2");
+    assert_eq!(socket.expect("message").await["data"], "3");
+    kit.command(&["XTRIM", "galley:{ch:a}:m", "MAXLEN", "1"]).await;
+    let mut late = Socket::open(&other).await;
+    late.ask(&json!({ "type": "subscribe", "channel": "a", "after": id })).await;
+    let gap = late.expect("gap").await;
+    assert_eq!((&gap["channel"], &gap["from"], &gap["count"]), (&json!("a"), &json!(id), &json!(1)));
+    assert_eq!(late.expect("message").await["data"], "3");
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
+    let kit = Kit::start().await;
+    let mut socket = Socket::open(&kit.gateway).await;
+    for (frame, said) in [
+        ("no", "not valid JSON"),
+        (r#"{"type":"subscribe"}"#, "type and channel"),
+        (r#"{"type":"shout","channel":"a"}"#, "subscribe or unsubscribe"),
+        (r#"{"type":"subscribe","channel":"a b"}"#, "channel must match"),
+        (r#"{"type":"subscribe","channel":"a","after":"x"}"#, "position must"),
+        (r#"{"type":"subscribe","channel":"a","since":"x"}"#, "since must"),
+        (r#"{"type":"subscribe","channel":"a*","after":"1-1"}"#, "after is for one channel"),
+        (r#"{"type":"unsubscribe","channel":"a"}"#, "not subscribed"),
+    ] {
+        socket.send(frame).await;
+        let answer = socket.expect("error").await;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(said), "{frame}: {answer}");
+    }
+    let answer = socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    assert_eq!(answer["type"], "subscribed");
+    socket.send(&"x".repeat(20_000)).await;
+    while socket.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_and_more_readers_than_there_may_be_are_refused() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__CHANNELS__MAX_READERS", "1")]).await;
+    let status = async |origin: Option<&'static str>| {
+        let mut request = url(&kit.gateway).into_client_request().expect("a request");
+        if let Some(origin) = origin {
+            request.headers_mut().insert("origin", origin.parse().expect("a header"));
+        }
+        match connect_async(request).await {
+            Err(Error::Http(response)) => response.status().as_u16(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(status(Some("https://elsewhere.example")).await, 403);
+    let _first = Socket::open(&kit.gateway).await;
+    assert_eq!(status(None).await, 503);
+    assert_eq!(kit.get("/v1/ws").await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_says_so() {
+    let mut kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let mut socket = Socket::open(&kit.gateway).await;
+    socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    kit.gateway.signal(Signal::SIGTERM);
+    assert!(socket.expect("closing").await["retry_ms"].is_number());
+    assert!(socket.next().await.is_none());
+    drop(socket);
+    assert!(kit.gateway.ended().await.success());
+}

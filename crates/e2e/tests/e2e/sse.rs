@@ -1,0 +1,77 @@
+//! A client of event streams.
+
+use e2e::LIMIT;
+use reqwest::{Client, Response};
+use serde_json::Value;
+
+pub(crate) struct Sse {
+    response: Response,
+    text: String,
+    /// The id that a browser would come back with.
+    pub(crate) last_id: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) event: String,
+    pub(crate) data: Value,
+}
+
+impl Sse {
+    /// Opens a stream and reads how it begins: from then on nothing escapes it.
+    pub(crate) async fn open(url: String, last: Option<&str>) -> Self {
+        let mut request = Client::new().get(url).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut stream = Self { response, text: String::new(), last_id: String::new() };
+        let first = stream.block().await.expect("a beginning");
+        assert!(first.starts_with("retry: 3000\nid: "), "{first}");
+        stream
+    }
+
+    /// The next block of lines as it came; none at the end, however the connection ended.
+    pub(crate) async fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.text = rest;
+                if let Some(id) = block.lines().find_map(|line| line.strip_prefix("id: ")) {
+                    id.clone_into(&mut self.last_id);
+                }
+                return Some(block);
+            }
+            let chunk = tokio::time::timeout(LIMIT, self.response.chunk()).await.expect("something comes in time");
+            self.text += std::str::from_utf8(&chunk.ok()??).expect("text");
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            let block = self.block().await?;
+            let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            if !field("data: ").is_empty() {
+                let data = serde_json::from_str(field("data: ")).expect("JSON");
+                return Some(Event { event: field("event: ").to_owned(), data });
+            }
+        }
+    }
+
+    pub(crate) async fn expect(&mut self, event: &str) -> Value {
+        let next = self.next().await.expect("the stream goes on");
+        assert_eq!(next.event, event, "{next:?}");
+        next.data
+    }
+
+    /// The data of the next messages, which must come without anything in between.
+    pub(crate) async fn messages(&mut self, count: usize) -> Vec<String> {
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            all.push(self.expect("message").await["data"].as_str().expect("text").to_owned());
+        }
+        all
+    }
+}

@@ -1,0 +1,253 @@
+//! A WebSocket: channels are subscribed and left while it is open, over the same cursors as the event streams. All frames
+//! are JSON text. What the client does not take is not gathered for it.
+
+use std::{future::Future, time::Duration};
+
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, Session};
+use common::{
+    json::{self, Object, ObjectWriter},
+    message::{ChannelPattern, Position},
+    name::ChannelName,
+    redis::channels::{Reader, Start, Told},
+};
+use serde::de::IgnoredAny;
+use tokio::time::Instant;
+
+use crate::{
+    error::{ApiError, Code},
+    routes::parse_since,
+    startup::Services,
+};
+
+/// Longest frame of a client.
+pub(crate) const FRAME_LIMIT_BYTES: usize = 16 * 1024;
+/// Levels of JSON in it.
+const DEPTH_LIMIT: usize = 8;
+/// Pings that may go unanswered.
+const SILENT_PINGS: u32 = 2;
+/// How soon clients should come back when the gateway stops, in milliseconds: spread, so that not all come at once.
+const RETRY_AFTER_STOP_MS: std::ops::RangeInclusive<u64> = 500..=5000;
+
+/// An open connection.
+pub(crate) struct MessageSocket {
+    pub(crate) services: Services,
+    pub(crate) reader: Reader,
+    pub(crate) session: Session,
+}
+
+/// Why it is over.
+enum Over {
+    /// The client has gone, or takes nothing.
+    Gone,
+    /// It is told why.
+    Closing(CloseCode, &'static str),
+}
+
+impl From<Closed> for Over {
+    fn from(_: Closed) -> Self {
+        Self::Gone
+    }
+}
+
+impl MessageSocket {
+    /// Serves it until it is over.
+    pub(crate) async fn run(mut self, mut frames: AggregatedMessageStream) {
+        let every = self.services.settings.gateway.event_keep_alive;
+        let mut ping_at = Instant::now() + every;
+        let mut silent_pings = 0;
+        let over = loop {
+            let result = tokio::select! {
+                frame = frames.recv() => {
+                    silent_pings = 0;
+                    match frame {
+                        Some(Ok(frame)) => self.answer(frame).await,
+                        Some(Err(_)) => Err(Over::Closing(CloseCode::Protocol, "a frame that cannot be read, or is too long")),
+                        None => Err(Over::Gone),
+                    }
+                }
+                told = self.reader.next() => self.tell(&told).await,
+                () = tokio::time::sleep_until(ping_at) => {
+                    ping_at = Instant::now() + every;
+                    silent_pings += 1;
+                    if silent_pings > SILENT_PINGS {
+                        Err(Over::Closing(CloseCode::Policy, "no answer to a ping"))
+                    } else {
+                        self.send(async |session| session.ping(b"").await).await
+                    }
+                }
+            };
+            if let Err(over) = result {
+                break over;
+            }
+        };
+        if let Over::Closing(code, why) = over {
+            let reason = CloseReason { code, description: Some(why.to_owned()) };
+            let _ = tokio::time::timeout(self.services.settings.channels.stall, self.session.close(Some(reason))).await;
+        }
+    }
+
+    /// Sends something, unless the client takes nothing for too long.
+    async fn send(&mut self, send: impl AsyncFnOnce(&mut Session) -> Result<(), Closed>) -> Result<(), Over> {
+        let stall = self.services.settings.channels.stall;
+        within(stall, send(&mut self.session)).await
+    }
+
+    async fn say(&mut self, json: String) -> Result<(), Over> {
+        self.send(async |session| session.text(json).await).await
+    }
+
+    async fn tell(&mut self, told: &Told) -> Result<(), Over> {
+        let mut json = ObjectWriter::default();
+        match told {
+            Told::Message(message) => {
+                json.text("type", "message").splice(&message.json);
+            }
+            Told::Gap { channel, gap } => {
+                json.text("type", "gap").text("channel", channel.as_str());
+                gap.write(&mut json);
+            }
+            Told::LeftOut(channel) => {
+                let error = ApiError::from(common::redis::channels::TooManyRead);
+                return self.say(refusal(&error, Some(channel.as_str()))).await;
+            }
+            Told::Stopped => {
+                json.text("type", "closing").number("retry_ms", rand::random_range(RETRY_AFTER_STOP_MS));
+                self.say(json.finish()).await?;
+                return Err(Over::Closing(CloseCode::Restart, "the gateway stops"));
+            }
+        }
+        self.say(json.finish()).await
+    }
+
+    async fn answer(&mut self, frame: AggregatedMessage) -> Result<(), Over> {
+        match frame {
+            AggregatedMessage::Text(text) => {
+                let answer = self.carry_out(text.as_bytes()).await;
+                self.say(answer).await
+            }
+            AggregatedMessage::Ping(bytes) => self.send(async |session| session.pong(&bytes).await).await,
+            AggregatedMessage::Pong(_) => Ok(()),
+            AggregatedMessage::Binary(_) => Err(Over::Closing(CloseCode::Unsupported, "frames must be JSON text")),
+            AggregatedMessage::Close(_) => Err(Over::Closing(CloseCode::Normal, "")),
+        }
+    }
+
+    /// What a client asks for, and the answer to it.
+    async fn carry_out(&mut self, text: &[u8]) -> String {
+        let asked = match Asked::parse(text) {
+            Ok(asked) => asked,
+            Err(error) => return refusal(&error, None),
+        };
+        let result = match asked.action.as_str() {
+            "subscribe" => self.subscribe(&asked).await,
+            "unsubscribe" => self.unsubscribe(&asked.channel),
+            _ => Err(ApiError::invalid("type must be subscribe or unsubscribe")),
+        };
+        result.unwrap_or_else(|error| refusal(&error, Some(&asked.channel)))
+    }
+
+    async fn subscribe(&mut self, asked: &Asked) -> Result<String, ApiError> {
+        let start = match (&asked.after, &asked.since) {
+            (Some(_), Some(_)) => return Err(ApiError::invalid("give either after or since")),
+            (Some(after), None) => Start::After(after.parse::<Position>()?),
+            (None, Some(since)) => Start::Since(parse_since(&self.services, since).await?),
+            (None, None) => Start::Now,
+        };
+        let mut json = ObjectWriter::default();
+        json.text("type", "subscribed").text("channel", &asked.channel);
+        if asked.channel.contains('*') {
+            if asked.after.is_some() {
+                return Err(ApiError::invalid("after is for one channel: a pattern begins with since, or now"));
+            }
+            let pattern: ChannelPattern = asked.channel.parse()?;
+            self.reader.add_pattern(pattern, start, None).await??;
+        } else {
+            let channel: ChannelName = asked.channel.parse()?;
+            self.reader.add(&channel, start).await??;
+            let after = self.reader.positions().get(&channel).copied().unwrap_or(Position::START);
+            json.text("after", &after.to_string());
+        }
+        Ok(json.finish())
+    }
+
+    fn unsubscribe(&mut self, channel: &str) -> Result<String, ApiError> {
+        let is_read = if channel.contains('*') {
+            self.reader.remove_pattern(&channel.parse()?)
+        } else {
+            self.reader.remove(&channel.parse()?)
+        };
+        if !is_read {
+            return Err(ApiError::new(Code::NotFound, format!("{channel} is not subscribed")));
+        }
+        let mut json = ObjectWriter::default();
+        json.text("type", "unsubscribed").text("channel", channel);
+        Ok(json.finish())
+    }
+}
+
+async fn within(stall: Duration, sent: impl Future<Output = Result<(), Closed>>) -> Result<(), Over> {
+    Ok(tokio::time::timeout(stall, sent).await.map_err(|_| Over::Gone)??)
+}
+
+fn refusal(error: &ApiError, channel: Option<&str>) -> String {
+    let mut json = ObjectWriter::default();
+    json.text("type", "error");
+    if let Some(channel) = channel {
+        json.text("channel", channel);
+    }
+    json.raw("error", &error.to_json().to_string());
+    json.finish()
+}
+
+/// What a client asks for.
+struct Asked {
+    action: String,
+    channel: String,
+    after: Option<String>,
+    since: Option<String>,
+}
+
+impl Asked {
+    fn parse(text: &[u8]) -> Result<Self, ApiError> {
+        let members: Object = json::parse(text, DEPTH_LIMIT)?;
+        let mut known = [("type", None), ("channel", None), ("after", None), ("since", None)];
+        for (name, value) in members.iter() {
+            let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else {
+                let allowed = "the members are type, channel, after and since";
+                return Err(ApiError::invalid(format!("{allowed}, got {}", common::name::quoted(name))));
+            };
+            let text: Option<String> = serde_json::from_str(value.get()).ok();
+            let is_null = serde_json::from_str::<Option<IgnoredAny>>(value.get()).is_ok_and(|value| value.is_none());
+            if text.is_none() && !is_null {
+                return Err(ApiError::invalid(format!("{name} must be a string")));
+            }
+            slot.1 = text;
+        }
+        let [action, channel, after, since] = known.map(|(_, value)| value);
+        let (Some(action), Some(channel)) = (action, channel) else {
+            return Err(ApiError::invalid("a frame must have type and channel"));
+        };
+        Ok(Self { action, channel, after, since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_is_not_understood_is_refused_with_what_is_allowed() {
+        let asked = Asked::parse(br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#).expect("a frame");
+        assert_eq!((asked.channel.as_str(), asked.after.as_deref(), asked.since), ("a", Some("1-1"), None));
+        for (bad, said) in [
+            ("", "not valid JSON"),
+            ("[]", "a JSON object"),
+            (r#"{"type":"subscribe"}"#, "type and channel"),
+            (r#"{"type":1,"channel":"a"}"#, "type must be a string"),
+            (r#"{"type":"subscribe","chanel":"a"}"#, "the members are"),
+        ] {
+            let error = Asked::parse(bad.as_bytes()).err().expect(bad).to_string();
+            assert!(error.contains(said), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Which channels there are, and what is known of each.
+
+use actix_web::{HttpResponse, web};
+use common::{name::ChannelName, redis::channels::ChannelInfo, time};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    error::ApiError,
+    routes::{Answer, bounded},
+    startup::Services,
+};
+
+/// Channels on a page that does not say how many.
+const USUAL_PAGE: usize = 50;
+/// Channels on a page: each is looked at.
+const LARGEST_PAGE: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Query {
+    after: Option<String>,
+    limit: Option<String>,
+}
+
+/// Channels by name. One whose history is gone is left out, so a page may have fewer than were asked for, and `next` says
+/// whether there are more.
+pub(crate) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+    let most = bounded("limit", query.limit.as_deref(), USUAL_PAGE, LARGEST_PAGE)?;
+    let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
+    let names = services.redis.channels(after.as_ref(), most).await?;
+    let mut channels = Vec::with_capacity(names.len());
+    for name in &names {
+        if let Some(info) = services.redis.channel_info(name).await? {
+            channels.push(shown(&services, name, &info));
+        }
+    }
+    let next = names.last().filter(|_| names.len() == most);
+    Ok(HttpResponse::Ok().json(json!({ "channels": channels, "next": next })))
+}
+
+/// One channel.
+pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> Answer {
+    let channel: ChannelName = channel.parse()?;
+    let info = services.redis.channel_info(&channel).await?;
+    let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
+    Ok(HttpResponse::Ok().json(json!({ "channel": shown(&services, &channel, &info) })))
+}
+
+fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo) -> Value {
+    json!({
+        "name": name,
+        "head": info.head.to_string(),
+        "first": info.first.map(|position| position.to_string()),
+        "length": info.length,
+        "bytes": info.bytes,
+        "last_published_at": info.last_at.map(time::format),
+        "messages_per_minute": info.per_minute,
+        "readers": services.channels.readers_of(name),
+    })
+}

@@ -1,0 +1,56 @@
+//! Channels: messages, and who hears them.
+
+mod history;
+mod list;
+mod publish;
+mod stream;
+mod ws;
+
+pub(super) use history::history;
+pub(super) use list::{list, show};
+pub(super) use publish::{publish, publish_many};
+pub(super) use stream::{many, one};
+pub(super) use ws::connect;
+
+use common::{
+    name::ChannelName,
+    redis::channels::{MOST_CHANNELS, Reader, TooManyRead},
+    time::{self, Millis},
+};
+
+use crate::{
+    error::{ApiError, Code},
+    startup::Services,
+};
+
+/// The moment that `since` means.
+pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Millis, ApiError> {
+    let now = services.redis.clock().await?;
+    time::parse_past(since, now).map_err(|error| ApiError::invalid(format!("since {error}")))
+}
+
+/// A reader, if there may be one more.
+fn reader(services: &Services) -> Result<Reader, ApiError> {
+    services.channels.reader().ok_or_else(|| {
+        let most = services.settings.channels.max_readers;
+        ApiError::new(
+            Code::TooManyReaders,
+            format!("{most} streams of messages are open, which is channels.max_readers"),
+        )
+    })
+}
+
+impl From<TooManyRead> for ApiError {
+    fn from(_: TooManyRead) -> Self {
+        Self::invalid(format!("a stream may have at most {MOST_CHANNELS} channels"))
+    }
+}
+
+/// A position that is not one of that channel.
+fn unknown_position(channel: &ChannelName, given: &str) -> ApiError {
+    let given = common::name::quoted(given);
+    let message = format!(
+        "{given} is not the id of a message of {channel}: it is of another channel, or of messages that redis has lost"
+    );
+    ApiError::new(Code::UnknownPosition, message)
+}

@@ -1,0 +1,129 @@
+//! Publishing: one message, whatever its body is, or many at once. A body that is said to be a `CloudEvent` has to be one.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+use common::{
+    json,
+    message::{MessageError, NewMessage, check_content_type, cloud_event, essence, item},
+    name::ChannelName,
+    redis::channels::Published,
+};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    body::{Body, LargeBody},
+    error::{ApiError, Code},
+    idempotency::{Repeatable, once},
+    routes::Answer,
+    startup::Services,
+};
+
+/// Messages in one request.
+const MOST_MESSAGES: usize = 100;
+
+/// The body is the message, whatever it is. A message that may have been published is not published again: with an
+/// `Idempotency-Key` a repetition has to wait for the answer to the first request.
+pub(crate) async fn publish(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    channel: web::Path<String>,
+    body: Body,
+) -> Answer {
+    let channel: ChannelName = channel.parse()?;
+    let message = message(&request, &body.0, services.settings.gateway.json_depth_limit)?;
+    once(&request, &services, &body.0, Repeatable::No, async |_| {
+        let published = services.publish(&channel, &message).await?;
+        Ok(HttpResponse::Created().json(answer(&channel, &published)))
+    })
+    .await
+}
+
+fn answer(channel: &ChannelName, published: &Published) -> Value {
+    json!({ "id": published.position.to_string(), "channel": channel, "receivers": published.receivers })
+}
+
+/// What the client said of its body: nothing, a content type, or that it is an event.
+fn message<'a>(request: &'a HttpRequest, body: &'a [u8], depth_limit: usize) -> Result<NewMessage<'a>, MessageError> {
+    let content_type = content_type(request)?;
+    let kind = essence(content_type.unwrap_or_default());
+    if cloud_event::is_cloud_events(kind) {
+        if kind.eq_ignore_ascii_case(cloud_event::STRUCTURED) {
+            let message = cloud_event::structured(body, depth_limit)?;
+            return Ok(NewMessage { content_type: content_type.map(Into::into), ..message });
+        }
+        return Err(MessageError::Unsupported(format!(
+            "a CloudEvent must be sent as {}, or with ce- headers; {} goes to the path that ends in /batch",
+            cloud_event::STRUCTURED,
+            cloud_event::BATCH
+        )));
+    }
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let attributes = cloud_event::from_headers(headers)?;
+    Ok(NewMessage { body: body.into(), content_type: content_type.map(Into::into), attributes })
+}
+
+fn content_type(request: &HttpRequest) -> Result<Option<&str>, MessageError> {
+    let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(None) };
+    // Some clients send an empty header instead of none
+    let text = value.to_str().unwrap_or("\u{fffd}");
+    if text.is_empty() { Ok(None) } else { check_content_type(text).map(|()| Some(text)) }
+}
+
+/// Many messages, in their order. Each has an outcome of its own.
+pub(crate) async fn publish_many(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    channel: web::Path<String>,
+    body: LargeBody,
+) -> Answer {
+    let channel: ChannelName = channel.parse()?;
+    let kind = essence(content_type(&request)?.unwrap_or_default()).to_ascii_lowercase();
+    let parse = match kind.as_str() {
+        "application/json" => item::parse,
+        cloud_event::BATCH => item::parse_event,
+        _ => {
+            let message = format!("Content-Type must be application/json or {}", cloud_event::BATCH);
+            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+        }
+    };
+    let gateway = &services.settings.gateway;
+    // One level is the array around the messages
+    let items: Vec<&RawValue> = json::parse(&body.0, gateway.json_depth_limit + 1)?;
+    if !(1..=MOST_MESSAGES).contains(&items.len()) {
+        let message = format!("a batch must have 1 to {MOST_MESSAGES} messages, got {}", items.len());
+        return Err(ApiError::invalid(message));
+    }
+    once(&request, &services, &body.0, Repeatable::No, async |_| {
+        let mut results = Vec::with_capacity(items.len());
+        for item in &items {
+            let message = parse(item, gateway.json_depth_limit)
+                .and_then(|message| within(gateway.body_limit_bytes, message))
+                .map_err(ApiError::from);
+            let outcome = match message {
+                Ok(message) => services.publish(&channel, &message).await,
+                Err(error) => Err(error),
+            };
+            results.push(outcome.map_or_else(|error| refused(&error), |published| accepted(&channel, &published)));
+        }
+        Ok(HttpResponse::Ok().json(json!({ "results": results })))
+    })
+    .await
+}
+
+fn within(limit: usize, message: NewMessage<'_>) -> Result<NewMessage<'_>, MessageError> {
+    if message.body.len() > limit { Err(MessageError::TooLarge { limit }) } else { Ok(message) }
+}
+
+fn accepted(channel: &ChannelName, published: &Published) -> Value {
+    let mut outcome = answer(channel, published);
+    outcome["status"] = StatusCode::CREATED.as_u16().into();
+    outcome
+}
+
+fn refused(error: &ApiError) -> Value {
+    let error = error.to_json();
+    json!({ "status": error["status"], "error": error })
+}

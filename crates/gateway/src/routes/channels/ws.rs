@@ -1,0 +1,74 @@
+//! The way to a WebSocket. A browser lets a page of any site open one, so a page of another site is sent away here.
+
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderMap},
+    rt, web,
+};
+
+use super::reader;
+use crate::{
+    error::{ApiError, Code},
+    message_socket::{FRAME_LIMIT_BYTES, MessageSocket},
+    routes::Answer,
+    startup::Services,
+};
+
+/// Opens a WebSocket.
+pub(crate) async fn connect(request: HttpRequest, services: web::Data<Services>, body: web::Payload) -> Answer {
+    if is_of_another_site(request.headers()) {
+        return Err(ApiError::new(Code::CrossSiteRequest, "a page of another site must not read channels here"));
+    }
+    let reader = reader(&services)?;
+    let (response, session, frames) = actix_ws::handle(&request, body)
+        .map_err(|_| ApiError::invalid("this path is for WebSocket: send the headers of its handshake"))?;
+    let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
+    let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
+    let socket = MessageSocket { services: services.get_ref().clone(), reader, session };
+    rt::spawn(socket.run(frames));
+    Ok(response)
+}
+
+/// Browsers say where a page comes from; programs do not.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if text("sec-fetch-site").is_some_and(|site| ["cross-site", "same-site"].contains(&site)) {
+        return true;
+    }
+    let Some(origin) = text(header::ORIGIN.as_str()) else { return false };
+    let (scheme, of_page) = origin.split_once("://").unwrap_or_default();
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return true,
+    };
+    let here = text(header::HOST.as_str()).unwrap_or_default();
+    let bare = |host: &str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+    bare(of_page) != bare(here)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn a_page_of_another_site_is_known_by_its_headers() {
+        for (given, is_foreign) in [
+            (vec![("host", "a:1")], false),
+            (vec![("host", "a:1"), ("origin", "http://a:1")], false),
+            (vec![("host", "A"), ("origin", "https://a:443")], false),
+            (vec![("host", "a:80"), ("origin", "http://a")], false),
+            (vec![("host", "a:1"), ("origin", "http://a:2")], true),
+            (vec![("host", "a"), ("origin", "http://a.b")], true),
+            (vec![("host", "a"), ("origin", "null")], true),
+            (vec![("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "same-site")], true),
+            (vec![("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "same-origin")], false),
+        ] {
+            let pairs =
+                given.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            assert_eq!(is_of_another_site(&pairs.collect()), is_foreign, "{given:?}");
+        }
+    }
+}
