@@ -231,7 +231,7 @@ impl Runner {
             }
             Step::HandOver { token, lease } => {
                 let worker = &self.shared.settings.queue_worker.name;
-                let is_ours = jobs.hand_over(claimed, &self.shared.consumer, worker, token, *lease).await?;
+                let is_ours = jobs.lend(claimed, &self.shared.consumer, worker, token, Some(*lease)).await?;
                 tracing::info!(%id, %queue, is_ours, "job handed over to its endpoint");
             }
             Step::PutBack { delay, why } => {

@@ -1,4 +1,4 @@
-//! URLs with placeholders: `https://example.com/work/{type}`.
+//! URLs with placeholders: `https://example.com/jobs/{type}`.
 //!
 //! Scheme, host and port are fixed, so no value can choose where a request goes. A value becomes part of one segment of the
 //! path, or of one value of the query, whatever characters it has. What is parsed here is an `http` or `https` URL without
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_value_is_part_of_one_segment_or_of_one_value_of_the_query() {
         for (template, value, expected) in [
-            ("https://a.test/work/{type}", "email.send", "https://a.test/work/email.send"),
+            ("https://a.test/jobs/{type}", "email.send", "https://a.test/jobs/email.send"),
             ("https://a.test/{queue}/{type}", "a/b?c#d", "https://a.test/q/a%2Fb%3Fc%23d"),
             ("http://a.test:81?t={type}&x=1", "a&b=c d", "http://a.test:81/?t=a%26b%3Dc%20d&x=1"),
             ("http://a.test/{type}", "饭", "http://a.test/%E9%A5%AD"),

@@ -38,11 +38,11 @@ async fn a_success_has_its_status_and_its_body() {
 #[tokio::test]
 async fn a_request_has_method_path_and_body_and_a_connection_is_used_again() {
     let server = Server::start([Reply::ok("1")]).await;
-    let endpoint = endpoint(&server.url("/work/{type}?q={type}"));
+    let endpoint = endpoint(&server.url("/jobs/{type}?q={type}"));
     post(&endpoint).await.expect("a success");
     post(&endpoint).await.expect("a success");
     let requests = server.requests();
-    assert!(requests[0].head.starts_with("POST /work/a.b?q=a.b HTTP/1.1\r\n"), "{}", requests[0].head);
+    assert!(requests[0].head.starts_with("POST /jobs/a.b?q=a.b HTTP/1.1\r\n"), "{}", requests[0].head);
     assert_eq!(requests[0].body, br#"{"args":[1]}"#);
     assert_eq!(requests[0].header("host"), Some(server.address.to_string().as_str()));
     assert_eq!(requests[0].header("accept-encoding"), None);

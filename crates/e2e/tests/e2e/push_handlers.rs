@@ -22,7 +22,7 @@ const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GAL
 
 /// A rule that sends jobs of a type to an endpoint on this machine.
 pub(crate) fn rule(job_type: &str, receiver: &Receiver, more: &str) -> String {
-    let url = receiver.url("/work/{type}");
+    let url = receiver.url("/jobs/{type}");
     format!("[[rule]]\ntype = \"{job_type}\"\nhttp = {{ url = \"{url}\", allow_private = true{more} }}\n")
 }
 
@@ -60,7 +60,7 @@ async fn an_endpoint_is_sent_the_job_signed_and_its_answer_is_the_result() {
     assert!(shown.contains(r#""result":{"exact": 9007199254740993, "n": 1.0}"#), "byte for byte: {shown}");
 
     let request = &receiver.requests()[0];
-    assert!(request.head.starts_with("POST /work/email.send HTTP/1.1"), "{}", request.head);
+    assert!(request.head.starts_with("POST /jobs/email.send HTTP/1.1"), "{}", request.head);
     for (name, value) in [
         ("webhook-id", id),
         ("ce-specversion", "1.0"),

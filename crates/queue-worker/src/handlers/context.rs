@@ -246,7 +246,7 @@ impl Context {
 
     /// Gives the attempt a token, with which another program may end it.
     pub(crate) async fn lend(&self, token: &str) -> Result<(), ContextError> {
-        let lent = self.jobs().lend(self.claimed(), &self.0.shared.consumer, self.worker(), token).await?;
+        let lent = self.jobs().lend(self.claimed(), &self.0.shared.consumer, self.worker(), token, None).await?;
         if lent { Ok(()) } else { Err(ContextError::Stale) }
     }
 

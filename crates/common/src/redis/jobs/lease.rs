@@ -64,8 +64,9 @@ impl Jobs {
         Ok(noted == 1)
     }
 
-    /// Gives the attempt of a queue-worker a token, with which another program may end it over HTTP too; false when it is
-    /// not the current one.
+    /// Gives the attempt of a queue-worker a token, with which another program may end it over HTTP too. With a lease it is
+    /// handed over to that program altogether: leased for so long from now on, as if it had been fetched over HTTP. False
+    /// when it is not the current one.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same token.
@@ -75,33 +76,7 @@ impl Jobs {
         consumer: &Consumer,
         worker: &WorkerId,
         token: &str,
-    ) -> StoreResult<bool> {
-        self.lend_or_hand_over(claimed, consumer, worker, token, Duration::ZERO).await
-    }
-
-    /// Hands the attempt of a queue-worker over to whoever knows the token: it is leased for so long from now on, as if it
-    /// had been fetched over HTTP. False when it is not the current one.
-    ///
-    /// # Errors
-    /// Redis is unavailable: call again with the same token.
-    pub async fn hand_over(
-        &self,
-        claimed: &Claimed,
-        consumer: &Consumer,
-        worker: &WorkerId,
-        token: &str,
-        lease: Duration,
-    ) -> StoreResult<bool> {
-        self.lend_or_hand_over(claimed, consumer, worker, token, lease.max(Duration::from_millis(1))).await
-    }
-
-    async fn lend_or_hand_over(
-        &self,
-        claimed: &Claimed,
-        consumer: &Consumer,
-        worker: &WorkerId,
-        token: &str,
-        lease: Duration,
+        lease: Option<Duration>,
     ) -> StoreResult<bool> {
         let (job, keys) = (&claimed.job, QueueKeys::new(&claimed.job.queue));
         let timeout = job.timeout_ms.and_then(|ms| Millis::try_from(ms).ok());
@@ -116,11 +91,11 @@ impl Jobs {
             .arg(claimed.started_at)
             .arg(timeout.map_or(0, |limit| claimed.started_at.saturating_add(limit)))
             .arg(worker.as_str())
-            .arg(lease.as_millis().to_string())
+            .arg(lease.map_or(0, |lease| lease.as_millis().max(1)).to_string())
             .arg(PULL)
             .invoke_async(&mut self.redis.clone())
             .await?;
-        if lent == 1 && !lease.is_zero() {
+        if lent == 1 && lease.is_some() {
             let wake = Wake::Due(job.queue.clone()).encode();
             redis::cmd("PUBLISH").arg(keys::WAKE).arg(wake).exec_async(&mut self.redis.clone()).await?;
         }
