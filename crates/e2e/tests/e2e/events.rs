@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use e2e::{LIMIT, RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::kit::{Kit, job};
+use crate::{
+    kit::{Kit, job},
+    sse,
+};
 
 const STREAM: &str = "/ojs/v1/events/stream";
 
@@ -26,15 +29,7 @@ struct Message {
 
 impl Sse {
     async fn open(url: String, last: Option<&str>) -> Self {
-        let mut request = Client::new().get(url).header("accept", "text/event-stream");
-        if let Some(last) = last {
-            request = request.header("last-event-id", last);
-        }
-        let response = request.send().await.expect("an answer");
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        assert_eq!(response.headers()["cache-control"], "no-store");
-        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        let response = sse::connect(url, last).await;
         Self { response, text: String::new() }
     }
 

@@ -20,13 +20,7 @@ pub(crate) struct Event {
 impl Sse {
     /// Opens a stream and reads how it begins: from then on nothing escapes it.
     pub(crate) async fn open(url: String, last: Option<&str>) -> Self {
-        let mut request = Client::new().get(url).header("accept", "text/event-stream");
-        if let Some(last) = last {
-            request = request.header("last-event-id", last);
-        }
-        let response = request.send().await.expect("an answer");
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let response = connect(url, last).await;
         let mut stream = Self { response, text: String::new(), last_id: String::new() };
         let first = stream.block().await.expect("a beginning");
         assert!(first.starts_with("retry: 3000\nid: "), "{first}");
@@ -74,4 +68,18 @@ impl Sse {
         }
         all
     }
+}
+
+/// Opens a stream of events, behind the id that was seen last.
+pub(crate) async fn connect(url: String, last: Option<&str>) -> Response {
+    let mut request = Client::new().get(url).header("accept", "text/event-stream");
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    response
 }
