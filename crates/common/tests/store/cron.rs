@@ -12,6 +12,11 @@ use serde_json::Value;
 use crate::kit::{Kit, consumer};
 
 const EVERY_MINUTE: &str = r#"{"name":"tick","cron":"* * * * *","type":"test.tick","args":[1]}"#;
+
+/// For tests that make the runs themselves: no other comes in between, wherever in a minute they are.
+fn once_a_year() -> String {
+    EVERY_MINUTE.replace("* * * * *", "0 0 1 1 *")
+}
 const MINUTE: Millis = 60_000;
 
 impl Kit {
@@ -114,7 +119,7 @@ async fn a_job_of_a_run_is_an_ordinary_one_that_names_its_entry() {
 #[tokio::test]
 async fn a_run_is_skipped_while_the_last_job_is_not_over_in_whatever_state() {
     let kit = Kit::start();
-    kit.register(EVERY_MINUTE).await;
+    kit.register(&once_a_year()).await;
     kit.due_since(3000).await;
     kit.fire_due().await;
     kit.due_since(2000).await;
@@ -135,7 +140,7 @@ async fn a_run_is_skipped_while_the_last_job_is_not_over_in_whatever_state() {
 #[tokio::test]
 async fn the_last_job_is_cancelled_first_where_the_policy_says_so() {
     let kit = Kit::start();
-    kit.register(&EVERY_MINUTE.replace("\"type\"", r#""overlap_policy":"cancel_previous","type""#)).await;
+    kit.register(&once_a_year().replace("\"type\"", r#""overlap_policy":"cancel_previous","type""#)).await;
     kit.due_since(2000).await;
     kit.fire_due().await;
     let first = kit.claim_one(&consumer()).await.job.id;
@@ -147,9 +152,7 @@ async fn the_last_job_is_cancelled_first_where_the_policy_says_so() {
 #[tokio::test]
 async fn a_run_that_must_not_overlap_waits_until_the_last_job_is_over() {
     let kit = Kit::start();
-    // Only the runs that the test makes: the upkeep goes by the clock
-    let once_a_year = EVERY_MINUTE.replace("* * * * *", "0 0 1 1 *");
-    kit.register(&once_a_year.replace("\"type\"", r#""overlap_policy":"enqueue","type""#)).await;
+    kit.register(&once_a_year().replace("\"type\"", r#""overlap_policy":"enqueue","type""#)).await;
     let worker = consumer();
     kit.due_since(3000).await;
     kit.fire_due().await;
