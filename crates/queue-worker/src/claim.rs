@@ -16,7 +16,7 @@ use common::{
         next_delay, note_interruption, reconnect_delays,
     },
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Runner,
@@ -54,10 +54,9 @@ pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorb
         bell: None,
         batch: BATCH,
     };
-    let bells = TaskTracker::new();
     if claimer.shared.until == Until::Empty {
         let (shared, doorbell, stop) = (claimer.shared.clone(), claimer.doorbell.clone(), claimer.stop.clone());
-        bells.spawn(async move { stop.run_until_cancelled(ring_when_empty(&shared, &doorbell)).await });
+        tokio::spawn(async move { stop.run_until_cancelled(ring_when_empty(&shared, &doorbell)).await });
     }
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
@@ -178,7 +177,7 @@ impl Claimer {
     }
 
     /// Whether a worker that does not work until it is stopped has done what it was started for.
-    async fn is_enough(&mut self, found: bool, was_idle: bool) -> StoreResult<bool> {
+    async fn is_enough(&self, found: bool, was_idle: bool) -> StoreResult<bool> {
         match (self.shared.until, found) {
             (Until::Stopped, _) | (Until::Empty, true) => Ok(false),
             (Until::One, true) => {
