@@ -6,6 +6,7 @@
 //! | [`json`], [`time`], [`text`] | JSON, times and strangers' text at the edge |
 //! | [`job`] | what a job is: pure code |
 //! | [`message`] | what a message is: pure code |
+//! | [`subscription`] | what a durable subscription is: pure code |
 //! | [`cron`] | jobs that are made again and again by the clock: pure code |
 //! | [`redis`] | the store |
 //! | [`push`] | requests to endpoints of others, who are not trusted |
@@ -23,6 +24,7 @@ pub mod push;
 pub mod redis;
 pub mod settings;
 pub mod shutdown;
+pub mod subscription;
 pub mod telemetry;
 pub mod text;
 pub mod time;

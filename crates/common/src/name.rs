@@ -114,6 +114,14 @@ name_type!(
 );
 
 name_type!(
+    /// A subscription: `[a-z0-9][a-z0-9.-]*`, 1 to 64 characters, so that its queue has a name too.
+    SubscriptionName,
+    "name",
+    "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 64 characters",
+    is_subscription_name
+);
+
+name_type!(
     /// The key of a limit: letters, digits and `. _ : -`, 1 to 128 characters.
     LimitKey,
     "key",
@@ -123,6 +131,10 @@ name_type!(
 
 fn is_queue_name(text: &str) -> bool {
     text.len() <= 128 && is_cron_name(text)
+}
+
+fn is_subscription_name(text: &str) -> bool {
+    text.len() <= 64 && is_cron_name(text)
 }
 
 fn is_cron_name(text: &str) -> bool {

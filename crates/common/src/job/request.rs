@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{
     envelope::{Envelope, SYSTEM_MANAGED, Summary},
+    history::Failure,
     options::{OPTIONS, Options, require, text},
     retry::PolicyError,
     unique::{Dimensions, Unique},
@@ -46,6 +47,8 @@ pub struct NewJob {
     pub workflow: Option<Membership>,
     /// Results of the jobs before it in its workflow: a JSON array. Never out of a request.
     pub parent_results: Option<String>,
+    /// How the attempt failed that was made before there was a job. Never out of a request.
+    pub failure: Option<Failure>,
     /// What is stored.
     pub envelope: Envelope,
     /// What is asked of it again and again.
@@ -141,6 +144,7 @@ impl NewJob {
             visibility_timeout_ms,
             workflow: None,
             parent_results: None,
+            failure: None,
             envelope: Envelope::from_json(envelope.finish()),
             summary,
         })

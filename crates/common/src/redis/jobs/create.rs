@@ -103,7 +103,10 @@ impl Jobs {
         let claim_ttl = CLAIM_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
         let unique = new.unique.clone();
         let has_chosen_id = new.id.is_some() && new.workflow.is_none();
-        let history = History { created_at: new.id.map(|_| now), ..History::default() };
+        let mut history = History { created_at: new.id.map(|_| now), ..History::default() };
+        if let Some(failure) = new.failure.clone() {
+            history.record_failure(failure, None);
+        }
         let mut job = stored(id, new, traceparent, history, true);
         let answer = self.call_create(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
         match answer.first().map(String::as_str) {

@@ -1,0 +1,220 @@
+//! A message that could not be delivered at once goes on as a job: retries, delays and dead letters are the job engine's.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{QueueTarget, Subscription};
+use crate::{
+    id::JobId,
+    job::{Failure, NewJob, RequestError},
+    json::{Object, ObjectWriter},
+    message::{Position, Stored},
+    name::{ChannelName, QueueName, SubscriptionName},
+    time::{self, Millis},
+};
+
+/// The type of the jobs that failed deliveries become.
+pub const JOB_TYPE: &str = "message.deliver";
+
+/// A message on its way through the job engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redelivery {
+    /// Where it was published.
+    pub channel: ChannelName,
+    /// The message, byte for byte.
+    pub message: Stored,
+    /// There is no use in another attempt.
+    pub is_hopeless: bool,
+}
+
+#[derive(Deserialize)]
+struct Written<'a> {
+    channel: ChannelName,
+    id: String,
+    published_ms: Millis,
+    content_type: Option<String>,
+    #[serde(borrow)]
+    attributes: Option<&'a RawValue>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    #[serde(default)]
+    give_up: bool,
+}
+
+impl Redelivery {
+    /// The job that carries it, to start at a time; making it twice makes it once.
+    ///
+    /// # Errors
+    /// It is too large for a job.
+    pub fn job(
+        &self,
+        subscription: &Subscription,
+        start_at: Millis,
+        failure: Failure,
+        now: Millis,
+    ) -> Result<NewJob, RequestError> {
+        let mut options = ObjectWriter::default();
+        options.text("queue", subscription.queue().as_str()).raw("retry", subscription.retry.get());
+        let mut job = ObjectWriter::with_capacity(self.message.body.len() + 512);
+        job.text("type", JOB_TYPE).raw("args", &format!("[{}]", self.to_json(&subscription.name)));
+        job.raw("options", &options.finish());
+        let mut new = parsed(&job.finish(), now)?;
+        new.id = Some(job_id(&subscription.name, &subscription.queue(), &self.channel, &self.message));
+        new.start_at = Some(start_at);
+        new.failure = Some(failure);
+        Ok(new)
+    }
+
+    fn to_json(&self, subscription: &SubscriptionName) -> String {
+        let message = &self.message;
+        let mut json = ObjectWriter::with_capacity(message.body.len() + 256);
+        json.text("subscription", subscription.as_str()).text("channel", self.channel.as_str());
+        json.text("id", &message.position.to_string()).text("time", &time::format(message.at));
+        json.number("published_ms", message.at);
+        if let Some(content_type) = &message.content_type {
+            json.text("content_type", content_type);
+        }
+        let attributes = message.attributes.as_deref().filter(|text| serde_json::from_str::<&RawValue>(text).is_ok());
+        if let Some(attributes) = attributes {
+            json.raw("attributes", attributes);
+        }
+        // Text stays readable, unless that takes more room than base64
+        match std::str::from_utf8(&message.body) {
+            Ok(text) if !text.contains(|c: char| c.is_control() && !"\n\r\t".contains(c)) => json.text("body", text),
+            _ => json.text("body_base64", &BASE64_STANDARD.encode(&message.body)),
+        };
+        if self.is_hopeless {
+            json.raw("give_up", "true");
+        }
+        json.finish()
+    }
+
+    /// Reads the arguments of such a job; none if they are of something else.
+    #[must_use]
+    pub fn from_args(args: &RawValue) -> Option<Self> {
+        let [written]: [Written; 1] = serde_json::from_str(args.get()).ok()?;
+        let position: Position = written.id.parse().ok()?;
+        let body = match (written.body, written.body_base64) {
+            (Some(text), None) => text.into_bytes(),
+            (None, Some(base64)) => BASE64_STANDARD.decode(base64).ok()?,
+            _ => return None,
+        };
+        let message = Stored {
+            position,
+            at: written.published_ms,
+            content_type: written.content_type,
+            attributes: written.attributes.map(|raw| raw.get().to_owned()),
+            body,
+        };
+        Some(Self { channel: written.channel, message, is_hopeless: written.give_up })
+    }
+}
+
+impl QueueTarget {
+    /// The job that a message becomes; making it twice makes it once.
+    ///
+    /// # Errors
+    /// It is too large for a job.
+    pub fn job(
+        &self,
+        subscription: &SubscriptionName,
+        channel: &ChannelName,
+        message: &Stored,
+        now: Millis,
+    ) -> Result<NewJob, RequestError> {
+        let mut new = parsed(&self.request(&message.to_json(channel)), now)?;
+        new.id = Some(job_id(subscription, &self.queue, channel, message));
+        Ok(new)
+    }
+
+    /// The enqueue request for a message as JSON.
+    pub(super) fn request(&self, message: &str) -> String {
+        let mut options = ObjectWriter::default();
+        options.text("queue", self.queue.as_str());
+        if let Some(given) = &self.options {
+            options.splice(given.get());
+        }
+        let mut job = ObjectWriter::with_capacity(message.len() + 256);
+        job.text("type", self.job_type.as_str()).raw("args", &format!("[{message}]")).raw("options", &options.finish());
+        job.finish()
+    }
+}
+
+fn parsed(request: &str, now: Millis) -> Result<NewJob, RequestError> {
+    let members: Object = serde_json::from_str(request).map_err(|error| RequestError::Invalid(error.to_string()))?;
+    NewJob::parse(&members, now)
+}
+
+/// The id of the job that a message of a channel becomes.
+fn job_id(subscription: &SubscriptionName, queue: &QueueName, channel: &ChannelName, message: &Stored) -> JobId {
+    let purpose = format!("subscription {subscription} {channel} {}", message.position);
+    JobId::for_purpose(u64::try_from(message.at).unwrap_or_default(), queue, &purpose)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::subscription::Request;
+
+    fn subscription() -> Subscription {
+        let json = br#"{"channels":["c"],"deliver":{"log":{}}}"#;
+        Request::parse(json, 8, 0)
+            .and_then(|request| request.apply("s".parse().expect("a name"), None, 0))
+            .expect("one")
+    }
+
+    fn failure() -> Failure {
+        Failure::new("push_timeout", "push_timeout", "no answer", 1, 0)
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_comes_back_byte_for_byte(
+            body: Vec<u8>, content_type in proptest::option::of("[ -~]{1,20}"), is_hopeless: bool, is_event: bool,
+        ) {
+            let message = Stored {
+                position: Position { epoch: 5, sequence: 6 },
+                at: 7,
+                content_type,
+                attributes: is_event.then(|| r#"{"type":"a","n":1}"#.to_owned()),
+                body,
+            };
+            let sent = Redelivery { channel: "c".parse().expect("a name"), message, is_hopeless };
+            let job = sent.job(&subscription(), 9_000, failure(), 8).expect("a job");
+            prop_assert_eq!((job.queue.as_str(), job.start_at), ("sub.s", Some(9_000)));
+            let parts = job.envelope.parts().expect("an envelope");
+            let args = parts.args;
+            prop_assert_eq!(Redelivery::from_args(args), Some(sent));
+        }
+    }
+
+    #[test]
+    fn a_message_becomes_one_job_however_often() {
+        let message = |sequence| Stored {
+            position: Position { epoch: 5, sequence },
+            at: 7,
+            content_type: None,
+            attributes: None,
+            body: b"x".to_vec(),
+        };
+        let job = |channel: &str, sequence| {
+            let target = QueueTarget {
+                queue: "q".parse().expect("a name"),
+                job_type: "t".parse().expect("a type"),
+                options: None,
+            };
+            let channel = channel.parse().expect("a name");
+            target.job(&"s".parse().expect("a name"), &channel, &message(sequence), 9).expect("a job")
+        };
+        assert_eq!(job("c", 1).id, job("c", 1).id);
+        assert_ne!(job("c", 1).id, job("c", 2).id);
+        assert_ne!(job("c", 1).id, job("d", 1).id);
+        assert_eq!(
+            job("c", 1).envelope.as_str(),
+            r#"{"type":"t","args":[{"id":"5-1","channel":"c","time":"1970-01-01T00:00:00.007Z","data":"x"}]}"#
+        );
+    }
+}

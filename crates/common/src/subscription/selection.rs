@@ -1,0 +1,105 @@
+//! Which channels a subscription has: some by name, some by pattern.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{message::ChannelPattern, name::ChannelName};
+
+/// Names and patterns of one subscription.
+pub const MOST_SELECTED: usize = 100;
+
+/// Names and patterns, at least one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Selection {
+    names: Vec<ChannelName>,
+    patterns: Vec<ChannelPattern>,
+}
+
+impl Selection {
+    /// Those channels that are called by name.
+    #[must_use]
+    pub fn names(&self) -> &[ChannelName] {
+        &self.names
+    }
+
+    /// Whether channels that nobody has named yet may belong to it.
+    #[must_use]
+    pub fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// Whether it has that channel.
+    #[must_use]
+    pub fn fits(&self, channel: &ChannelName) -> bool {
+        self.names.contains(channel) || self.patterns.iter().any(|pattern| pattern.fits(channel))
+    }
+
+    /// The one channel that it has, if it can only ever have one.
+    #[must_use]
+    pub fn only(&self) -> Option<&ChannelName> {
+        match (self.names.as_slice(), self.patterns.as_slice()) {
+            ([name], []) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl TryFrom<Vec<String>> for Selection {
+    type Error = String;
+
+    fn try_from(texts: Vec<String>) -> Result<Self, String> {
+        if !(1..=MOST_SELECTED).contains(&texts.len()) {
+            return Err(format!("must have 1 to {MOST_SELECTED} channels or patterns, got {}", texts.len()));
+        }
+        let mut selection = Self { names: Vec::new(), patterns: Vec::new() };
+        for text in texts {
+            if text.contains('*') {
+                let pattern: ChannelPattern = text.parse().map_err(|error| format!("{error}"))?;
+                if !selection.patterns.contains(&pattern) {
+                    selection.patterns.push(pattern);
+                }
+            } else {
+                let name: ChannelName = text.parse().map_err(|error| format!("{error}"))?;
+                if !selection.names.contains(&name) {
+                    selection.names.push(name);
+                }
+            }
+        }
+        Ok(selection)
+    }
+}
+
+impl From<Selection> for Vec<String> {
+    fn from(selection: Selection) -> Self {
+        let names = selection.names.iter().map(ToString::to_string);
+        names.chain(selection.patterns.iter().map(ToString::to_string)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selection(texts: &[&str]) -> Result<Selection, String> {
+        texts.iter().map(ToString::to_string).collect::<Vec<_>>().try_into()
+    }
+
+    #[test]
+    fn names_and_patterns_select_channels() {
+        let some = selection(&["invoices", "orders.*", "invoices"]).expect("allowed");
+        for (name, fits) in [("invoices", true), ("orders.new", true), ("orders", false), ("invoices.new", false)] {
+            assert_eq!(some.fits(&name.parse().expect("a name")), fits, "{name}");
+        }
+        assert_eq!(Vec::from(some.clone()), ["invoices", "orders.*"], "once each");
+        assert_eq!(some.only(), None);
+        assert_eq!(selection(&["a"]).expect("allowed").only().map(ChannelName::as_str), Some("a"));
+    }
+
+    #[test]
+    fn others_are_refused() {
+        assert!(selection(&[]).expect_err("none").contains("1 to 100"));
+        assert!(selection(&["a"; 101]).expect_err("too many").contains("1 to 100"));
+        assert!(selection(&["galley:epoch"]).expect_err("ours").contains("galley:"));
+        assert!(selection(&["a b*"]).expect_err("a blank").contains("channel pattern"));
+    }
+}

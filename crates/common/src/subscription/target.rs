@@ -1,0 +1,110 @@
+//! Where a subscription's messages go.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    name::{JobType, QueueName},
+    push::{Endpoint, EndpointError, EndpointSettings, FixedHeaders, Network, UrlTemplate},
+};
+
+/// What a URL may have placeholders for.
+pub(super) const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
+
+/// A command is called like a queue.
+pub type CommandName = QueueName;
+
+/// Where messages go. Holds secrets: it has no debug form.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// To somebody else's endpoint, signed.
+    Http(HttpTarget),
+    /// Into a queue, as a job.
+    Queue(QueueTarget),
+    /// To a program that the worker's own configuration knows by that name.
+    Command(CommandName),
+    /// Into the worker's log.
+    Log {},
+}
+
+/// An endpoint.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct HttpTarget {
+    /// Where to.
+    pub url: String,
+    /// What to sign with: one, or two while they are exchanged.
+    pub secrets: Vec<String>,
+    /// Sent with every request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// For the whole answer.
+    pub timeout_ms: u64,
+    /// Requests at a time, of one worker.
+    pub concurrency: usize,
+}
+
+/// Jobs to make.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct QueueTarget {
+    /// Where they go.
+    pub queue: QueueName,
+    /// What they are.
+    #[serde(rename = "type")]
+    pub job_type: JobType,
+    /// As an enqueue has them, except for what Galley itself sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Box<RawValue>>,
+}
+
+impl Target {
+    /// The target as clients see it: secrets are left out, and of headers only the names are shown.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Http(http) => {
+                let headers: BTreeMap<&String, Value> = http.headers.keys().map(|name| (name, Value::Null)).collect();
+                json!({"http": {
+                    "url": http.url,
+                    "headers": headers,
+                    "timeout_ms": http.timeout_ms,
+                    "concurrency": http.concurrency,
+                }})
+            }
+            other => serde_json::to_value(other).unwrap_or_default(),
+        }
+    }
+}
+
+impl HttpTarget {
+    /// An endpoint with connections of its own.
+    ///
+    /// # Errors
+    /// Something in it is not allowed; the text says what is.
+    pub fn endpoint(&self, allow_private: bool, network: &Network) -> Result<Endpoint, String> {
+        let url = UrlTemplate::parse(&self.url, &PLACEHOLDERS).map_err(|error| error.to_string())?;
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let readable = |error: EndpointError| error.to_string();
+        let settings = EndpointSettings {
+            secrets: self
+                .secrets
+                .iter()
+                .map(|secret| secret.parse())
+                .collect::<Result<_, crate::push::signature::SecretError>>()
+                .map_err(|error| error.to_string())?,
+            timeout: Duration::from_millis(self.timeout_ms),
+            allow_private,
+            concurrency: self.concurrency,
+            headers: FixedHeaders::parse(headers).map_err(readable)?,
+            // Nobody reads it
+            answer_limit_bytes: ANSWER_LIMIT_BYTES,
+            ..EndpointSettings::new(url)
+        };
+        Endpoint::new(settings, network).map_err(readable)
+    }
+}
+
+/// Answers have no use beyond their status.
+const ANSWER_LIMIT_BYTES: usize = 1 << 20;
