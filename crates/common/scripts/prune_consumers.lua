@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Forgets queue-workers that are gone and hold nothing.
+-- Forgets workers that are gone and hold nothing.
 -- KEYS: 1 stream
--- ARGV: 1 silent for at least ms, 2 most to forget
+-- ARGV: 1 silent for at least ms, 2 most to forget, 3 group
 -- Returns how many were forgotten.
 -- May run twice; a worker that was forgotten too early is known again when it reads.
-local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], 'workers')
+local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[3])
 if consumers.err then return 0 end
 local forgotten = 0
 for _, consumer in ipairs(consumers) do
@@ -12,7 +12,7 @@ for _, consumer in ipairs(consumers) do
   for i = 1, #consumer, 2 do fields[consumer[i]] = consumer[i + 1] end
   -- Deleting a consumer drops what it holds, so only one that holds nothing, seen in the same moment
   if fields.pending == 0 and fields.idle >= tonumber(ARGV[1]) and forgotten < tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', fields.name)
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[3], fields.name)
     forgotten = forgotten + 1
   end
 end

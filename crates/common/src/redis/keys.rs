@@ -4,12 +4,12 @@
 
 use crate::{
     id::{EntryId, JobId, WorkflowId},
-    name::{ChannelName, LimitKey, Priority, QueueName},
+    name::{ChannelName, LimitKey, Priority, QueueName, SubscriptionName, WorkerId},
     redis::workers::WorkerKey,
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 37] = [
+pub const PATTERNS: [&str; 42] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -39,6 +39,11 @@ pub const PATTERNS: [&str; 37] = [
     "galley:{ch:<channel>}:m",
     "galley:{ch:<channel>}:state",
     "galley:{ch:<channel>}:live",
+    "galley:{ch:<channel>}:sub:<name>",
+    "galley:subscriptions",
+    "galley:sub:<name>",
+    "galley:sub:<name>:workers",
+    "galley:sub:<name>:at:<instance>",
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
@@ -60,6 +65,8 @@ pub const CRON_NEXT: &str = "galley:{cron}:next";
 /// The channels there are: a sorted set of names, by when they were last seen to be in use. Under the same name a pub/sub
 /// channel: names that are new.
 pub const CHANNELS: &str = "galley:channels";
+/// Subscriptions: a hash, JSON by name. The field of no name says that there is such a list.
+pub const SUBSCRIPTIONS: &str = "galley:subscriptions";
 /// From when on messages are numbered anew, and of which data that is true: a string.
 pub const EPOCH: &str = "galley:epoch";
 /// What happened: a capped stream.
@@ -263,6 +270,30 @@ pub fn directive(key: &WorkerKey) -> String {
     format!("galley:directive:{}", key.as_str())
 }
 
+/// Where a subscription is in a channel, and who delivers it in order: a hash with a TTL.
+#[must_use]
+pub fn cursor(channel: &ChannelName, subscription: &SubscriptionName) -> String {
+    format!("galley:{{ch:{channel}}}:sub:{subscription}")
+}
+
+/// What became of a subscription's messages: a hash of figures.
+#[must_use]
+pub fn figures(subscription: &SubscriptionName) -> String {
+    format!("galley:sub:{subscription}")
+}
+
+/// The workers of a broadcast: a sorted set of names, by when each noted where it is.
+#[must_use]
+pub fn broadcast_workers(subscription: &SubscriptionName) -> String {
+    format!("galley:sub:{subscription}:workers")
+}
+
+/// Where one worker of a broadcast is: a hash with a TTL, positions by channel.
+#[must_use]
+pub fn checkpoint(subscription: &SubscriptionName, instance: &WorkerId) -> String {
+    format!("galley:sub:{subscription}:at:{}", instance.as_str())
+}
+
 /// How an attempt is named in the active hash and among the leases.
 #[must_use]
 pub fn attempt(priority: Priority, entry: EntryId) -> String {
@@ -302,6 +333,7 @@ mod tests {
         let worker = "pull:w".parse().expect("a worker");
         let channel = "c".parse().expect("a name");
         let key = "k".parse().expect("a key");
+        let subscription = "n".parse().expect("a name");
         let spelled = [
             keys.priorities(),
             keys.stream(Priority::default()),
@@ -329,6 +361,11 @@ mod tests {
             history(&channel),
             channel_state(&channel),
             live(&channel),
+            cursor(&channel, &subscription),
+            SUBSCRIPTIONS.to_owned(),
+            figures(&subscription),
+            broadcast_workers(&subscription),
+            checkpoint(&subscription, &"i".parse().expect("an instance")),
             CHANNELS.to_owned(),
             EPOCH.to_owned(),
             QUEUES.to_owned(),
@@ -353,6 +390,8 @@ mod tests {
                     .replace("<list>", "l")
                     .replace("<worker>", "pull:w")
                     .replace("<channel>", "c")
+                    .replace("<name>", "n")
+                    .replace("<instance>", "i")
             })
             .collect();
         assert_eq!(filled, spelled.into_iter().collect());

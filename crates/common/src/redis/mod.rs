@@ -7,7 +7,7 @@
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
 //! | `timed` | what is to be seen to at a time |
 //! | [`server`] | what Galley requires of the server's configuration |
-//! | [`jobs`], [`workflows`], [`cron`], [`bridge`], [`channels`], [`events`], [`idempotency`] | what is kept there |
+//! | [`jobs`], [`workflows`], [`cron`], [`bridge`], [`channels`], [`subscriptions`], [`events`], [`idempotency`] | what is kept there |
 //! | [`workers`] | which workers there are, and what is asked of them |
 //! | [`maintenance`] | timers, lost leases, upkeep |
 //!
@@ -26,6 +26,7 @@ pub mod maintenance;
 mod script;
 pub mod server;
 pub mod subscriber;
+pub mod subscriptions;
 mod timed;
 pub mod workers;
 pub mod workflows;

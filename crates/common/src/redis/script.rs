@@ -11,6 +11,7 @@ const CLOCK: &str = include_str!("../../scripts/clock.lua");
 const FENCE: &str = include_str!("../../scripts/fence.lua");
 const DEPTH: &str = include_str!("../../scripts/depth.lua");
 const PLACE: &str = include_str!("../../scripts/place.lua");
+const FIGURES: &str = include_str!("../../scripts/figures.lua");
 
 macro_rules! script {
     ($name:ident, $file:literal $(, with $($shared:ident),+)?) => {
@@ -57,6 +58,18 @@ script!(SETTLE_EPOCH, "settle_epoch.lua", with CLOCK);
 script!(READ_PAGE, "read_page.lua");
 script!(FIND_TIME, "find_time.lua");
 script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
+script!(SAVE_SUBSCRIPTION, "save_subscription.lua");
+script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
+script!(OPEN_GROUP, "open_group.lua");
+script!(READ_GROUP, "read_group.lua");
+script!(ACK_MESSAGES, "ack_messages.lua", with CLOCK, FIGURES);
+script!(TAKE_OVER, "take_over.lua");
+script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK);
+script!(HOLD_UP, "hold_up.lua", with CLOCK, FIGURES);
+script!(SEEK, "seek.lua");
+script!(PROGRESS_OF, "progress_of.lua");
+script!(NOTE_FAILURE, "note_failure.lua", with CLOCK, FIGURES);
+script!(CHECKPOINT, "checkpoint.lua", with CLOCK, FIGURES);
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
 script!(CRON_SAVE, "cron_save.lua", with CLOCK);

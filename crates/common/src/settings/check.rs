@@ -10,7 +10,7 @@ use crate::{
 use super::{
     BridgeSettings, ChannelSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings,
     MaintenanceSettings, PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings,
-    TelemetrySettings, WorkflowSettings,
+    SubscriptionSettings, TelemetrySettings, WorkflowSettings,
     raw::{self, List, Raw, Whole},
 };
 
@@ -72,6 +72,12 @@ fn worker_name(given: String) -> Result<WorkerId, SettingError> {
     parsed("queue_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
 }
 
+/// A worker that comes back under the same name goes on where it was, so there is nothing in it that changes.
+fn instance_name(given: String) -> Result<WorkerId, SettingError> {
+    let name = if given.is_empty() { hostname() } else { given };
+    parsed("pubsub_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
+}
+
 const ADDRESS: &str = "an address and port such as 127.0.0.1:8080";
 
 impl TryFrom<Raw> for Settings {
@@ -105,6 +111,14 @@ impl TryFrom<Raw> for Settings {
             pubsub_worker: PubsubWorkerSettings {
                 listen: parsed("pubsub_worker.listen", &raw.pubsub_worker.listen, ADDRESS)?,
                 channels: names("pubsub_worker.channels", &raw.pubsub_worker.channels)?,
+                subscriptions: raw.pubsub_worker.subscriptions,
+                name: instance_name(raw.pubsub_worker.name)?,
+                shutdown_grace: millis(
+                    "pubsub_worker.shutdown_grace_ms",
+                    raw.pubsub_worker.shutdown_grace_ms,
+                    0,
+                    3_600_000,
+                )?,
                 buffer_messages: number(
                     "pubsub_worker.buffer_messages",
                     raw.pubsub_worker.buffer_messages,
@@ -118,6 +132,7 @@ impl TryFrom<Raw> for Settings {
             cron: cron(&raw.cron)?,
             bridge: bridge(raw.bridge)?,
             channels: channels(&raw.channels)?,
+            subscriptions: subscriptions(&raw.subscriptions)?,
             maintenance: MaintenanceSettings {
                 office: millis("maintenance.office_ms", raw.maintenance.office_ms, 500, 600_000)?,
                 sweep: millis("maintenance.sweep_ms", raw.maintenance.sweep_ms, 50, 600_000)?,
@@ -190,6 +205,15 @@ fn channels(raw: &raw::Channels) -> Result<ChannelSettings, SettingError> {
         ring_bytes: number("channels.ring_bytes", raw.ring_bytes, 0, 64 << 20)?,
         rings_bytes: number("channels.rings_bytes", raw.rings_bytes, 1 << 20, 16 << 30)?,
         stall: millis("channels.stall_ms", raw.stall_ms, 1000, 600_000)?,
+    })
+}
+
+fn subscriptions(raw: &raw::Subscriptions) -> Result<SubscriptionSettings, SettingError> {
+    Ok(SubscriptionSettings {
+        max: number("subscriptions.max", raw.max, 1, 100_000)?,
+        disable_after: millis("subscriptions.disable_after_ms", raw.disable_after_ms, 60_000, YEAR_MS)?,
+        checkpoint_ttl: millis("subscriptions.checkpoint_ttl_ms", raw.checkpoint_ttl_ms, 60_000, YEAR_MS)?,
+        allow_private: raw.allow_private,
     })
 }
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub bridge: Option<BridgeSettings>,
     /// Channels and their history.
     pub channels: ChannelSettings,
+    /// Durable subscriptions.
+    pub subscriptions: SubscriptionSettings,
     /// The upkeep of queues.
     pub maintenance: MaintenanceSettings,
     /// Traces.
@@ -133,7 +135,20 @@ pub struct QueueWorkerSettings {
 pub struct PubsubWorkerSettings {
     pub listen: SocketAddr,
     pub channels: Vec<ChannelName>,
+    pub subscriptions: bool,
+    pub name: WorkerId,
+    pub shutdown_grace: Duration,
     pub buffer_messages: usize,
+}
+
+/// Durable subscriptions.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
+pub struct SubscriptionSettings {
+    pub max: u64,
+    pub disable_after: Duration,
+    pub checkpoint_ttl: Duration,
+    pub allow_private: bool,
 }
 
 /// Jobs wherever they are handled.

@@ -65,6 +65,7 @@ pub(super) struct Raw {
     pub(super) cron: Cron,
     pub(super) bridge: Bridge,
     pub(super) channels: Channels,
+    pub(super) subscriptions: Subscriptions,
     pub(super) maintenance: Maintenance,
     pub(super) telemetry: Telemetry,
     pub(super) log: Log,
@@ -120,7 +121,19 @@ pub(super) struct QueueWorker {
 pub(super) struct PubsubWorker {
     pub(super) listen: String,
     pub(super) channels: List,
+    pub(super) subscriptions: bool,
+    pub(super) name: String,
+    pub(super) shutdown_grace_ms: Whole,
     pub(super) buffer_messages: Whole,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Subscriptions {
+    pub(super) max: Whole,
+    pub(super) disable_after_ms: Whole,
+    pub(super) checkpoint_ttl_ms: Whole,
+    pub(super) allow_private: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -71,7 +71,9 @@ pub enum State {
 pub enum Begin {
     /// With everything that is kept.
     Earliest,
-    /// With what was published at that time, on Redis's clock, and later.
+    /// With what is published from now on; this is now, on Redis's clock.
+    Now(Millis),
+    /// With what was published at that time and later.
     Since(Millis),
     /// Behind that position.
     After(Position),

@@ -93,7 +93,7 @@ impl Start {
     #[must_use]
     pub fn begin(self, now: Millis) -> Begin {
         match self {
-            Self::New => Begin::Since(now),
+            Self::New => Begin::Now(now),
             Self::Earliest => Begin::Earliest,
             Self::After(position) => Begin::After(position),
             Self::Since(at) => Begin::Since(at),
@@ -373,7 +373,7 @@ mod tests {
         let made =
             parse(r#"{"channels":["orders.*"],"deliver":{"http":{"url":"https://a.test/x"}}}"#).expect("allowed");
         assert_eq!((made.mode, made.ordering, made.state), (Mode::Shared, Ordering::None, State::Active));
-        assert_eq!((made.ack_deadline_ms, made.max_in_flight, made.begin), (30_000, 64, Begin::Since(5_000)));
+        assert_eq!((made.ack_deadline_ms, made.max_in_flight, made.begin), (30_000, 64, Begin::Now(5_000)));
         assert_eq!((made.policy().max_attempts, made.queue().as_str()), (10, "sub.s"));
         let target = http(&made);
         assert_eq!((target.timeout_ms, target.concurrency, target.secrets.len()), (15_000, 16, 1));
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn it_begins_where_it_is_told_to() {
         for (start, begin) in [
-            ("new", Begin::Since(5_000)),
+            ("new", Begin::Now(5_000)),
             ("earliest", Begin::Earliest),
             ("7-2", Begin::After(Position { epoch: 7, sequence: 2 })),
             ("-PT1S", Begin::Since(4_000)),
@@ -410,7 +410,7 @@ mod tests {
         let (before_target, after_target) = (http(&before), http(&after));
         assert_eq!(after_target.secrets, before_target.secrets);
         assert_eq!(after_target.headers["authorization"], "Bearer geheim");
-        assert_eq!((after.created_at, after.updated_at, after.begin), (5_000, 9_000, Begin::Since(5_000)));
+        assert_eq!((after.created_at, after.updated_at, after.begin), (5_000, 9_000, Begin::Now(5_000)));
         let stored = serde_json::to_string(&before).expect("JSON");
         let read: Subscription = serde_json::from_str(&stored).expect("a subscription");
         assert_eq!(serde_json::to_string(&read).expect("JSON"), stored);

@@ -159,7 +159,7 @@ impl Redis {
 }
 
 /// A message out of the history. One that Galley did not write may have anything in it.
-fn stored(id: &str, fields: Value) -> Option<Stored> {
+pub(in crate::redis) fn stored(id: &str, fields: Value) -> Option<Stored> {
     let position = id.parse().ok()?;
     let mut fields = HashMap::<String, Vec<u8>>::from_redis_value(fields).unwrap_or_default();
     let mut text = |name: &str| fields.remove(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

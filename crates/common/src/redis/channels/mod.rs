@@ -13,6 +13,7 @@ mod registry;
 mod ring;
 
 pub use cursor::Told;
+pub(super) use history::stored;
 pub use history::{ChannelInfo, PAGE_BYTES, Page};
 pub use hub::ChannelHub;
 pub use reader::{MOST_CHANNELS, Reader, Start, TooManyRead};

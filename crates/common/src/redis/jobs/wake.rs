@@ -16,6 +16,8 @@ pub enum Wake {
     Cancelled(JobId),
     /// Something is asked of a worker.
     Directive(WorkerKey),
+    /// The list of subscriptions has changed, or messages of one wait for another worker.
+    Subscriptions,
 }
 
 impl Wake {
@@ -28,6 +30,7 @@ impl Wake {
             Self::Cron => "cron entries".to_owned(),
             Self::Cancelled(id) => format!("cancelled {id}"),
             Self::Directive(worker) => format!("directive {}", worker.as_str()),
+            Self::Subscriptions => "subscriptions changed".to_owned(),
         }
     }
 
@@ -40,6 +43,7 @@ impl Wake {
             "due" => rest.parse().ok().map(Self::Due),
             "cron" => (rest == "entries").then_some(Self::Cron),
             "cancelled" => rest.parse().ok().map(Self::Cancelled),
+            "subscriptions" => (rest == "changed").then_some(Self::Subscriptions),
             "directive" => rest.parse().ok().map(Self::Directive),
             _ => None,
         }
@@ -55,8 +59,14 @@ mod tests {
         let queue: QueueName = "a.b".parse().expect("a name");
         let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
         let worker = "pull:w".parse().expect("a worker");
-        let calls =
-            [Wake::Stream(queue.clone()), Wake::Due(queue), Wake::Cron, Wake::Cancelled(id), Wake::Directive(worker)];
+        let calls = [
+            Wake::Stream(queue.clone()),
+            Wake::Due(queue),
+            Wake::Cron,
+            Wake::Cancelled(id),
+            Wake::Directive(worker),
+            Wake::Subscriptions,
+        ];
         for call in calls {
             assert_eq!(Wake::decode(call.encode().as_bytes()), Some(call));
         }

@@ -32,6 +32,7 @@ pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) -> 
             .key(QueueKeys::new(queue).stream(priority))
             .arg(FORGET_AFTER.as_millis().to_string())
             .arg(BATCH)
+            .arg("workers")
             .invoke_async(&mut jobs.redis.clone())
             .await?;
     }

@@ -1,0 +1,33 @@
+#!lua flags=no-writes
+-- How far a reader of a channel is.
+-- KEYS: 1 history, 2 cursor
+-- ARGV: 1 group or '', 2 position, or '' for that of the cursor, 3 epochs looked through at most
+-- Returns {position or '', newest position ever or '', messages behind the position, messages handed out and not done with,
+--          attempts at the next message that failed, when it is tried again in ms or 0, what went wrong or ''}.
+-- Positions of an epoch have no gaps, so messages are counted by subtracting.
+-- May run twice: it only reads.
+local LAST = '-18446744073709551615'
+local known = redis.call('HMGET', KEYS[2], 'd', 'n', 'w', 'e')
+local position = ARGV[2] ~= '' and ARGV[2] or known[1] or ''
+local attempts, at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
+if redis.call('EXISTS', KEYS[1]) == 0 then return { position, '', 0, 0, attempts, at, problem } end
+local head = ''
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then head = info[i + 1] end
+end
+local lag, from = 0, position == '' and '-' or '(' .. position
+for _ = 1, tonumber(ARGV[3]) do
+  local first = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
+  if not first then break end
+  local epoch, low = string.match(first[1], '^(%d+)%-(%d+)$')
+  local last = redis.call('XREVRANGE', KEYS[1], epoch .. LAST, '-', 'COUNT', 1)[1]
+  lag = lag + tonumber(string.match(last[1], '%-(%d+)$')) - tonumber(low) + 1
+  from = '(' .. epoch .. LAST
+end
+local pending = 0
+if ARGV[1] ~= '' then
+  local summary = redis.pcall('XPENDING', KEYS[1], ARGV[1])
+  if not summary.err then pending = summary[1] end
+end
+return { position, head, lag, pending, attempts, at, problem }

@@ -1,0 +1,64 @@
+#!lua
+-- Hands messages of channels to a worker, in order within each, and tells what is missing before them.
+-- KEYS: history and cursor of each channel
+-- ARGV: 1 group, 2 consumer, 3 messages at most, 4 bytes of messages after which it ends, 5 TTL of a cursor in ms
+-- Returns for each channel that was looked at {its number, how, position before, the newest kept before that or '', entries,
+-- 1 if there may be more}; how is "closed" when the group has to be opened first, "empty", "read", or "gap" when the
+-- first entry does not follow the position before.
+-- A lost answer leaves messages handed out: a worker looks for its own after an error.
+local AT_ONCE = 8
+local want, bytes, limit = tonumber(ARGV[3]), 0, tonumber(ARGV[4])
+local out = {}
+
+local function follows(position, entry)
+  local epoch, sequence = string.match(position, '^(%d+)%-(%d+)$')
+  return entry == epoch .. '-' .. string.format('%.0f', tonumber(sequence) + 1)
+end
+
+for number = 1, #KEYS / 2 do
+  local history, cursor = KEYS[2 * number - 1], KEYS[2 * number]
+  if want <= 0 or bytes >= limit then break end
+  local position = redis.call('HGET', cursor, 'd')
+  local following = position and redis.call('XRANGE', history, '(' .. position, '+', 'COUNT', 1)[1]
+  if not position then
+    out[#out + 1] = { number, 'closed', '', '', {}, 0 }
+  elseif not following then
+    out[#out + 1] = { number, 'empty', position, '', {}, 0 }
+  else
+    local how, before = 'read', ''
+    if position ~= '0-0' and not follows(position, following[1]) then
+      local kept = redis.call('XREVRANGE', history, position, '-', 'COUNT', 1)[1]
+      before = kept and kept[1] or ''
+      if before ~= position then how = 'gap' end
+    end
+    local entries, more = {}, 1
+    while want > 0 and bytes < limit and more == 1 do
+      local count = math.min(AT_ONCE, want)
+      local reply = redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', count, 'STREAMS', history, '>')
+      if reply and reply.err then
+        if not string.find(reply.err, 'NOGROUP', 1, true) then return redis.error_reply(reply.err) end
+        how, more = 'closed', 0
+      elseif not reply then
+        more = 0
+      else
+        local got = reply[1][2]
+        for _, entry in ipairs(got) do
+          entries[#entries + 1] = entry
+          for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
+        end
+        want = want - #got
+        if #got < count then more = 0 end
+      end
+    end
+    if #entries > 0 then
+      redis.call('HSET', cursor, 'd', entries[#entries][1])
+      redis.call('PEXPIRE', cursor, ARGV[5])
+    elseif how ~= 'closed' then
+      -- The group is beyond its cursor: somebody else moved it
+      redis.call('XGROUP', 'SETID', history, ARGV[1], position)
+      more = 1
+    end
+    out[#out + 1] = { number, how, position, before, entries, more }
+  end
+end
+return out

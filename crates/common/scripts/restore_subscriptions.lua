@@ -1,0 +1,10 @@
+#!lua
+-- Puts subscriptions back that a worker still knows, if Redis has lost all of them.
+-- KEYS: 1 subscriptions
+-- ARGV: 1 wake channel, 2 wake message, 3.. names and subscriptions
+-- Returns 1 if they were put back.
+-- May run twice, and by several workers: one is the first.
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], '', '1', unpack(ARGV, 3))
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return 1

@@ -1,0 +1,32 @@
+#!lua
+-- Hands out messages again whose worker has been silent, or those that a worker was handed without hearing of it.
+-- KEYS: 1 history
+-- ARGV: 1 group, 2 consumer, 3 least silence in ms, 4 messages at most, 5 bytes after which it ends,
+--       6 whose they are, or '' for anybody's
+-- Returns {entries, how often each was handed out before, positions that are not kept any more}.
+-- A lost answer leaves them handed out: a worker looks for its own after an error.
+local arguments = { 'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4] }
+if ARGV[6] ~= '' then arguments[#arguments + 1] = ARGV[6] end
+local function pending(history)
+  return redis.pcall('XPENDING', history, unpack(arguments, 3))
+end
+local waiting = pending(KEYS[1])
+if waiting.err then
+  if string.find(waiting.err, 'NOGROUP', 1, true) then return { {}, {}, {} } end
+  return redis.error_reply(waiting.err)
+end
+local entries, times, lost, bytes = {}, {}, {}, 0
+for _, item in ipairs(waiting) do
+  if bytes >= tonumber(ARGV[5]) then break end
+  local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], item[1])
+  local entry = claimed[1]
+  if entry then
+    entries[#entries + 1] = entry
+    times[#times + 1] = item[4]
+    for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
+  else
+    redis.call('XACK', KEYS[1], ARGV[1], item[1])
+    lost[#lost + 1] = item[1]
+  end
+end
+return { entries, times, lost }

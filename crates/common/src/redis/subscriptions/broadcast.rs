@@ -1,0 +1,85 @@
+//! Every worker of a broadcast reads by itself and notes where it is, so that it goes on there when it comes back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Subscriptions, position::read, position_of};
+use crate::{
+    message::Position,
+    name::{ChannelName, WorkerId},
+    redis::{StoreResult, keys, script},
+    subscription::{Begin, Subscription},
+    time::Millis,
+};
+
+/// Where a worker of a broadcast is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Everything up to there was delivered to it.
+    pub positions: BTreeMap<ChannelName, Position>,
+    /// Messages delivered since the last time this was noted.
+    pub delivered: u64,
+    /// Messages that were not wanted since then.
+    pub filtered: u64,
+}
+
+impl Subscriptions {
+    /// Where a worker was when it went, if it was there since the subscription was last told where to go on.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn checkpoint(
+        &self,
+        subscription: &Subscription,
+        instance: &WorkerId,
+    ) -> StoreResult<Option<Checkpoint>> {
+        let fields: HashMap<String, String> = redis::cmd("HGETALL")
+            .arg(keys::checkpoint(&subscription.name, instance))
+            .query_async(&mut self.redis().clone())
+            .await?;
+        if fields.get("") != Some(&subscription.generation.to_string()) {
+            return Ok(None);
+        }
+        let positions = fields.iter().filter_map(|(channel, position)| Some((channel.parse().ok()?, read(position))));
+        Ok(Some(Checkpoint { positions: positions.collect(), ..Checkpoint::default() }))
+    }
+
+    /// Notes where a worker is.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may get messages again.
+    pub async fn note_checkpoint(
+        &self,
+        subscription: &Subscription,
+        instance: &WorkerId,
+        checkpoint: &Checkpoint,
+    ) -> StoreResult<()> {
+        let mut call = script::CHECKPOINT.key(keys::checkpoint(&subscription.name, instance));
+        call.key(keys::broadcast_workers(&subscription.name)).key(keys::figures(&subscription.name));
+        call.arg(instance.as_str()).arg(subscription.generation);
+        call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
+        call.arg(checkpoint.delivered).arg(checkpoint.filtered);
+        for (channel, position) in &checkpoint.positions {
+            call.arg(channel.as_str()).arg(position.to_string());
+        }
+        let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
+        Ok(())
+    }
+
+    /// Where a worker that was not there before begins in a channel: where the subscription begins, but not with what was
+    /// published before the worker was there, unless that is wanted.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn broadcast_begin(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        there_since: Millis,
+    ) -> StoreResult<Position> {
+        let begin = match subscription.begin {
+            Begin::Now(at) => Begin::Since(at.max(there_since)),
+            other => other,
+        };
+        position_of(self.redis(), channel, begin).await
+    }
+}

@@ -1,0 +1,401 @@
+//! Durable subscriptions: which there are, and where each of them is in its channels.
+//!
+//! A shared subscription reads through a consumer group on the history of each channel, so that each message is handed to one
+//! worker and comes to another one when that one vanishes. Beside the group there is a cursor: it shows what is missing before
+//! a message, and outlives a group that was lost. In order, one worker at a time holds the cursor. The workers of a
+//! broadcast read by themselves, and each notes where it is.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` | makes, changes, shows and removes subscriptions |
+//! | `position` | opens channels for one, closes them, goes somewhere else |
+//! | `shared` | hands messages out, takes them over, notes that they are done with |
+//! | `ordered` | lets one worker at a time deliver a channel |
+//! | `broadcast` | notes where each worker is |
+//! | `progress` | shows how far it is and how it does |
+
+mod broadcast;
+mod ordered;
+mod position;
+mod progress;
+mod shared;
+
+use std::{collections::HashMap, sync::Arc};
+
+use redis::{ScriptInvocation, Value};
+
+use super::{
+    Redis, StoreError, StoreResult,
+    events::Happened,
+    jobs::{Jobs, Purge, wake::Wake},
+    keys, script,
+};
+use crate::{
+    job,
+    json::ObjectWriter,
+    message::Position,
+    name::{ChannelName, SubscriptionName},
+    settings::{Settings, SubscriptionSettings},
+    subscription::{Begin, Refused, Request, Start, State, Subscription},
+};
+
+pub use broadcast::Checkpoint;
+pub use ordered::{Held, InOrder};
+pub use position::Opened;
+pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
+pub use shared::{Given, TakenOver};
+
+/// How often a change is tried while others change the same subscription.
+const ATTEMPTS: usize = 16;
+/// Jobs that are cancelled in one go when a subscription is removed.
+const PURGED_AT_ONCE: usize = 1000;
+
+/// The subscriptions in the Redis of a job store. Clone it freely.
+#[derive(Clone)]
+pub struct Subscriptions {
+    pub(super) jobs: Jobs,
+    settings: Arc<SubscriptionSettings>,
+    /// TTL of a cursor: it outlives the history that it is about.
+    cursor_ttl_ms: u64,
+}
+
+/// What became of a request.
+pub struct Put {
+    /// The subscription as it is now.
+    pub subscription: Subscription,
+    /// There was none of that name before.
+    pub is_new: bool,
+}
+
+/// A request that was not carried out; nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotPut {
+    /// Something in it is not allowed.
+    Refused(Refused),
+    /// There are as many subscriptions as there may be.
+    TooMany {
+        /// How many that is.
+        max: u64,
+    },
+}
+
+/// The subscriptions there are.
+pub struct Known {
+    /// Each as it is stored, too: whoever compares knows whether it has changed.
+    pub subscriptions: Vec<(Subscription, String)>,
+    /// There never were any, or Redis has lost them.
+    pub is_blank: bool,
+}
+
+impl Subscriptions {
+    /// The subscriptions in that Redis.
+    #[must_use]
+    pub fn new(jobs: &Jobs, settings: &Settings) -> Self {
+        let cursor_ttl = settings.channels.history_ttl * 2;
+        Self {
+            jobs: jobs.clone(),
+            settings: Arc::new(settings.subscriptions.clone()),
+            cursor_ttl_ms: u64::try_from(cursor_ttl.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The Redis it is all in.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        self.jobs.redis()
+    }
+
+    /// The jobs that messages become.
+    #[must_use]
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// What applies to all of them.
+    #[must_use]
+    pub fn settings(&self) -> &SubscriptionSettings {
+        &self.settings
+    }
+
+    /// Makes a subscription, or changes the one of that name. One that is there goes on where it is; channels that are new
+    /// to it begin now.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full.
+    pub async fn put(
+        &self,
+        name: &SubscriptionName,
+        body: &[u8],
+        depth_limit: usize,
+    ) -> StoreResult<Result<Put, NotPut>> {
+        for _ in 0..ATTEMPTS {
+            let now = self.jobs.now().await?;
+            let raw = self.raw(name).await?;
+            // What cannot be read is replaced as if it were not there
+            let before = raw.as_deref().and_then(read);
+            let applied = Request::parse(body, depth_limit, now)
+                .and_then(|request| Ok((request.start(), request.apply(name.clone(), before.as_ref(), now)?)));
+            let (start, subscription) = match applied {
+                Ok(applied) => applied,
+                Err(refused) => return Ok(Err(NotPut::Refused(refused))),
+            };
+            if raw.is_none() && self.count().await? >= self.settings.max {
+                return Ok(Err(NotPut::TooMany { max: self.settings.max }));
+            }
+            self.begin_channels(&subscription, before.as_ref(), start).await?;
+            match self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?.as_str() {
+                "saved" | "before" => {
+                    if let Some(before) = &before {
+                        self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
+                    }
+                    return Ok(Ok(Put { subscription, is_new: raw.is_none() }));
+                }
+                "full" => return Ok(Err(NotPut::TooMany { max: self.settings.max })),
+                _ => {}
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Opens the channels that are there and new to a subscription, so that from the moment it is made nothing escapes.
+    async fn begin_channels(
+        &self,
+        subscription: &Subscription,
+        before: Option<&Subscription>,
+        start: Start,
+    ) -> StoreResult<()> {
+        for channel in self.redis().all_channels().await? {
+            let is_known = before.is_some_and(|before| before.channels.fits(&channel));
+            if is_known || !subscription.channels.fits(&channel) {
+                continue;
+            }
+            if before.is_none() {
+                // What an earlier subscription of that name left behind does not count
+                self.seek_channel(subscription, &channel, start).await?;
+            } else {
+                self.seek_channel(subscription, &channel, Start::New).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A subscription.
+    ///
+    /// # Errors
+    /// Redis is unavailable or the subscription is damaged.
+    pub async fn get(&self, name: &SubscriptionName) -> StoreResult<Option<Subscription>> {
+        self.raw(name).await?.map(|raw| read(&raw).ok_or_else(|| damaged(name))).transpose()
+    }
+
+    /// All subscriptions, by name. What cannot be read is left out and logged.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn all(&self) -> StoreResult<Known> {
+        let mut connection = self.redis().pooled().await?;
+        let all: HashMap<String, String> =
+            redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
+        let mut known = Known { is_blank: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
+        for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
+            match read(&raw) {
+                Some(subscription) => known.subscriptions.push((subscription, raw)),
+                None => tracing::warn!(name, "a subscription that cannot be read is left alone"),
+            }
+        }
+        known.subscriptions.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        Ok(known)
+    }
+
+    /// Puts subscriptions back, as they were stored, if Redis has lost all of them; true if it had.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn restore(&self, lost: &[(Subscription, String)]) -> StoreResult<bool> {
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        let mut call = script::RESTORE_SUBSCRIPTIONS.key(keys::SUBSCRIPTIONS);
+        call.arg(keys::WAKE).arg(Wake::Subscriptions.encode());
+        for (subscription, raw) in lost {
+            call.arg(subscription.name.as_str()).arg(raw);
+        }
+        Ok(call.invoke_async(&mut self.redis().clone()).await?)
+    }
+
+    /// Lets messages be delivered or not, for a reason; none if there is no such subscription. Failed deliveries wait too.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn set_state(
+        &self,
+        name: &SubscriptionName,
+        state: State,
+        reason: Option<&str>,
+    ) -> StoreResult<Option<Subscription>> {
+        let changed = self
+            .change(name, |subscription| {
+                subscription.state = state;
+                subscription.reason = reason.map(ToOwned::to_owned);
+            })
+            .await?;
+        let Some(changed) = changed else { return Ok(None) };
+        if self.jobs.pause(&changed.queue(), state != State::Active).await?.is_err() {
+            tracing::warn!(subscription = %name, "its queue can be neither made nor paused: there are too many");
+        }
+        if state == State::Active {
+            // What was seen before does not count against it
+            let _: i64 = redis::cmd("HDEL")
+                .arg(keys::figures(name))
+                .arg("failing")
+                .query_async(&mut self.redis().clone())
+                .await?;
+        }
+        Ok(Some(changed))
+    }
+
+    /// Gives up on a subscription's target, once, and says so in an event.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn disable(&self, name: &SubscriptionName, reason: &str) -> StoreResult<()> {
+        if self.get(name).await?.is_none_or(|subscription| subscription.state == State::Disabled) {
+            return Ok(());
+        }
+        self.set_state(name, State::Disabled, Some(reason)).await?;
+        metrics::counter!("galley_subscriptions_disabled_total", "subscription" => name.to_string()).increment(1);
+        tracing::error!(subscription = %name, reason, "subscription disabled");
+        self.record(name, "subscription.disabled", |data| {
+            data.text("reason", reason);
+        });
+        Ok(())
+    }
+
+    /// Notes an event of a subscription.
+    pub fn record(&self, name: &SubscriptionName, kind: &'static str, more: impl FnOnce(&mut ObjectWriter)) {
+        let mut data = ObjectWriter::default();
+        data.text("subscription", name.as_str());
+        more(&mut data);
+        self.jobs.record(Happened::about(kind, super::jobs::local_now(), data.finish()));
+    }
+
+    /// Changes a subscription, whatever others change meanwhile; none if there is none.
+    pub(super) async fn change(
+        &self,
+        name: &SubscriptionName,
+        change: impl Fn(&mut Subscription),
+    ) -> StoreResult<Option<Subscription>> {
+        for _ in 0..ATTEMPTS {
+            let Some(raw) = self.raw(name).await? else { return Ok(None) };
+            let mut subscription = read(&raw).ok_or_else(|| damaged(name))?;
+            change(&mut subscription);
+            subscription.updated_at = self.jobs.now().await?;
+            if self.save(name, Some(&raw), Some(&encoded(&subscription)?)).await? != "changed" {
+                return Ok(Some(subscription));
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Removes a subscription with everything that belongs to it; false if there is none. Its failed deliveries are cancelled.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn delete(&self, name: &SubscriptionName) -> StoreResult<bool> {
+        for _ in 0..ATTEMPTS {
+            let Some(raw) = self.raw(name).await? else { return Ok(false) };
+            if self.save(name, Some(&raw), None).await? == "changed" {
+                continue;
+            }
+            let Some(subscription) = read(&raw) else { return Ok(true) };
+            self.leave_channels(&subscription, |_| false).await?;
+            let queue = subscription.queue();
+            let states = vec![job::State::Available, job::State::Scheduled, job::State::Retryable];
+            let purge = Purge { states, limit: PURGED_AT_ONCE };
+            loop {
+                let purged = self.jobs.purge(&queue, &purge).await?;
+                // What cannot be cancelled has a worker, who finds out by itself
+                if !purged.more || purged.count == 0 {
+                    break;
+                }
+            }
+            // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
+            self.jobs.delete_queue(&queue).await?;
+            let keys = [keys::figures(name), keys::broadcast_workers(name)];
+            let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
+            return Ok(true);
+        }
+        Err(restless(name))
+    }
+
+    async fn raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {
+        let mut command = redis::cmd("HGET");
+        let raw: Value =
+            command.arg(keys::SUBSCRIPTIONS).arg(name.as_str()).query_async(&mut self.redis().clone()).await?;
+        match raw {
+            Value::Nil => Ok(None),
+            Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged(name)),
+            _ => Err(damaged(name)),
+        }
+    }
+
+    async fn count(&self) -> StoreResult<u64> {
+        let fields: u64 = redis::cmd("HLEN").arg(keys::SUBSCRIPTIONS).query_async(&mut self.redis().clone()).await?;
+        Ok(fields.saturating_sub(1))
+    }
+
+    /// Stores or removes a subscription if what is stored still is `known`.
+    async fn save(&self, name: &SubscriptionName, known: Option<&str>, new: Option<&str>) -> StoreResult<String> {
+        let mut call = script::SAVE_SUBSCRIPTION.key(keys::SUBSCRIPTIONS);
+        call.arg(name.as_str()).arg(known.unwrap_or_default()).arg(new.unwrap_or_default()).arg(self.settings.max);
+        call.arg(keys::WAKE).arg(Wake::Subscriptions.encode());
+        Ok(call.invoke_async(&mut self.redis().clone()).await?)
+    }
+
+    /// Calls workers of subscriptions to look at what there is.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn wake(&self) -> StoreResult<()> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(keys::WAKE).arg(Wake::Subscriptions.encode());
+        let _: i64 = command.query_async(&mut self.redis().clone()).await?;
+        Ok(())
+    }
+
+    /// A call about a channel of a subscription: its history and its cursor come first.
+    fn call(
+        &self,
+        script: &'static redis::Script,
+        subscription: &Subscription,
+        channel: &ChannelName,
+    ) -> ScriptInvocation<'static> {
+        let mut call = script.key(keys::history(channel));
+        call.key(keys::cursor(channel, &subscription.name));
+        call
+    }
+}
+
+fn read(raw: &str) -> Option<Subscription> {
+    serde_json::from_str(raw).ok()
+}
+
+fn encoded(subscription: &Subscription) -> StoreResult<String> {
+    serde_json::to_string(subscription).map_err(|error| StoreError::damaged(error.to_string()))
+}
+
+fn damaged(name: &SubscriptionName) -> StoreError {
+    StoreError::damaged(format!("subscription {name} cannot be read"))
+}
+
+fn restless(name: &SubscriptionName) -> StoreError {
+    StoreError::damaged(format!("subscription {name} keeps changing"))
+}
+
+/// Where a channel begins.
+async fn position_of(redis: &Redis, channel: &ChannelName, begin: Begin) -> StoreResult<Position> {
+    match begin {
+        Begin::Earliest => Ok(Position::START),
+        Begin::After(position) => Ok(position),
+        Begin::Now(at) | Begin::Since(at) => redis.channel_since(channel, at).await,
+    }
+}

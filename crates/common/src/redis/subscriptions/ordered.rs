@@ -1,0 +1,151 @@
+//! A channel in order: one worker at a time holds it, delivers its messages one by one, and moves its cursor on.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::{
+    Subscriptions,
+    position::read,
+    shared::{gap, messages},
+};
+use crate::{
+    message::{Position, Stored, continuity::Gap},
+    name::{ChannelName, WorkerId},
+    redis::{StoreResult, keys, script},
+    subscription::Subscription,
+};
+
+/// Messages that are handed out in one go, to be delivered one by one.
+const AT_ONCE: usize = 16;
+/// About their bytes.
+const BYTES_AT_ONCE: usize = 1 << 20;
+/// What went wrong is kept so far, in characters.
+const LONGEST_PROBLEM: usize = 500;
+
+/// A worker's hold on a channel. It is a fence: whoever has an older one can move nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held(String);
+
+/// What a channel in order has for a worker.
+#[derive(Debug)]
+pub enum InOrder {
+    /// The channel has to be opened first.
+    Closed,
+    /// The channel is this worker's, with the messages that come next. There are none if none were asked for.
+    Next {
+        /// Its hold on the channel.
+        held: Held,
+        /// The messages, oldest first.
+        messages: Vec<Stored>,
+        /// What is missing before them.
+        gap: Option<Gap>,
+        /// How often the first of them has failed.
+        failures: u32,
+    },
+    /// There is nothing; the channel is nobody's.
+    Empty,
+    /// The next message failed, and is tried again after this long; the channel is nobody's.
+    Wait(Duration),
+    /// Another worker has it, for so long unless it goes on.
+    Taken(Duration),
+    /// It was taken away, or moved.
+    Lost,
+}
+
+impl Subscriptions {
+    /// Asks for a channel, and for what comes next in it.
+    ///
+    /// # Errors
+    /// Redis is unavailable: the channel may be this worker's all the same.
+    pub async fn take_in_order(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        worker: &WorkerId,
+        lease: Duration,
+    ) -> StoreResult<InOrder> {
+        self.in_order(subscription, channel, worker, lease, None, AT_ONCE).await
+    }
+
+    /// Notes that everything up to a position is delivered, and asks for what comes next if that is wanted.
+    ///
+    /// # Errors
+    /// Redis is unavailable: what was delivered may come again.
+    pub async fn advance(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        worker: &WorkerId,
+        lease: Duration,
+        (held, delivered, more): (&Held, Position, bool),
+    ) -> StoreResult<InOrder> {
+        let most = if more { AT_ONCE } else { 0 };
+        self.in_order(subscription, channel, worker, lease, Some((held, delivered)), most).await
+    }
+
+    async fn in_order(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        worker: &WorkerId,
+        lease: Duration,
+        done: Option<(&Held, Position)>,
+        most: usize,
+    ) -> StoreResult<InOrder> {
+        let mut call = self.call(&script::TAKE_IN_ORDER, subscription, channel);
+        call.arg(subscription.group()).arg(worker.as_str()).arg(lease.as_millis().to_string());
+        match done {
+            Some((held, position)) => call.arg(&held.0).arg(position.to_string()),
+            None => call.arg("").arg(""),
+        };
+        call.arg(most).arg(BYTES_AT_ONCE).arg(self.cursor_ttl_ms);
+        type Taken = (String, String, String, String, Vec<(String, Value)>, u64, u32);
+        let (how, token, position, before, entries, ms, failures): Taken =
+            call.invoke_async(&mut self.redis().clone()).await?;
+        Ok(match how.as_str() {
+            "closed" => InOrder::Closed,
+            "empty" => InOrder::Empty,
+            "wait" => InOrder::Wait(Duration::from_millis(ms)),
+            "held" => InOrder::Taken(Duration::from_millis(ms)),
+            "read" | "gap" => InOrder::Next {
+                held: Held(token),
+                gap: (how == "gap").then(|| gap(&position, &before, &entries)).flatten(),
+                messages: messages(entries),
+                failures,
+            },
+            _ => InOrder::Lost,
+        })
+    }
+
+    /// Notes that the next message of a channel failed, or was not tried at all if nothing went wrong, and is tried again
+    /// after so long; how often it has failed, none when the channel is not this worker's any more.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it may be tried again sooner.
+    pub async fn hold_up(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        worker: &WorkerId,
+        (held, delay, problem): (&Held, Duration, Option<&str>),
+    ) -> StoreResult<Option<u32>> {
+        let mut call = script::HOLD_UP.key(keys::cursor(channel, &subscription.name));
+        let problem: String = problem.unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
+        call.key(keys::figures(&subscription.name));
+        call.arg(worker.as_str()).arg(&held.0).arg(delay.as_millis().to_string()).arg(problem);
+        let failures: i64 = call.invoke_async(&mut self.redis().clone()).await?;
+        Ok(u32::try_from(failures).ok())
+    }
+
+    /// Where a subscription is in a channel, if it has begun there.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn position(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<Position>> {
+        let mut command = redis::cmd("HGET");
+        command.arg(keys::cursor(channel, &subscription.name)).arg("d");
+        let position: Option<String> = command.query_async(&mut self.redis().clone()).await?;
+        Ok(position.map(|position| read(&position)))
+    }
+}

@@ -1,0 +1,134 @@
+//! Opening channels for a subscription, closing them, and going on somewhere else.
+
+use super::{Subscriptions, position_of};
+use crate::{
+    message::Position,
+    name::{ChannelName, SubscriptionName},
+    redis::{StoreResult, keys, script},
+    subscription::{Begin, Start, Subscription},
+};
+
+/// Messages handed out that are given up in one call.
+const GIVEN_UP_AT_ONCE: usize = 200;
+
+/// A channel that a subscription may read now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Everything up to here was handed out.
+    pub position: Position,
+    /// The consumer group had been lost: it was made again where the cursor was.
+    pub was_lost: bool,
+}
+
+impl Subscriptions {
+    /// The channels there are that a subscription has, the first ones by the alphabet.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn channels_of(&self, subscription: &Subscription) -> StoreResult<Vec<ChannelName>> {
+        let mut channels = self.redis().all_channels().await?;
+        channels.retain(|channel| subscription.channels.fits(channel));
+        channels.sort();
+        Ok(channels)
+    }
+
+    /// Opens a channel for a subscription where it should begin; none if it has no history yet.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn open(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<Opened>> {
+        let position = position_of(self.redis(), channel, subscription.begin).await?;
+        let mut call = self.call(&script::OPEN_GROUP, subscription, channel);
+        call.key(keys::channel_state(channel));
+        call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
+        let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
+        let opened = opened.map(|(position, was_lost)| Opened { position: read(&position), was_lost });
+        if opened.is_some_and(|opened| opened.was_lost) {
+            metrics::counter!("galley_subscription_groups_lost_total").increment(1);
+            tracing::warn!(subscription = %subscription.name, %channel, "its group was lost and is made again");
+        }
+        Ok(opened)
+    }
+
+    /// Lets a subscription go on somewhere else, in one channel or in all; none if there is no such subscription. Messages
+    /// that failed before stay in its queue.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn seek(
+        &self,
+        name: &SubscriptionName,
+        start: Start,
+        channel: Option<&ChannelName>,
+    ) -> StoreResult<Option<Subscription>> {
+        let now = self.jobs.now().await?;
+        let changed = self
+            .change(name, |subscription| {
+                // The workers of a broadcast begin anew
+                subscription.generation += 1;
+                if channel.is_none() {
+                    subscription.begin = start.begin(now);
+                }
+            })
+            .await?;
+        let Some(subscription) = changed else { return Ok(None) };
+        match channel {
+            Some(channel) => self.seek_channel(&subscription, channel, start).await?,
+            None => {
+                for channel in self.channels_of(&subscription).await? {
+                    self.seek_channel(&subscription, &channel, start).await?;
+                }
+            }
+        }
+        self.wake().await?;
+        Ok(Some(subscription))
+    }
+
+    pub(super) async fn seek_channel(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        start: Start,
+    ) -> StoreResult<()> {
+        let target = match start {
+            Start::New => String::new(),
+            Start::Earliest => position_of(self.redis(), channel, Begin::Earliest).await?.to_string(),
+            Start::After(position) => position.to_string(),
+            Start::Since(at) => position_of(self.redis(), channel, Begin::Since(at)).await?.to_string(),
+        };
+        loop {
+            let mut call = self.call(&script::SEEK, subscription, channel);
+            call.key(keys::channel_state(channel));
+            call.arg(subscription.group()).arg(&target).arg(self.cursor_ttl_ms).arg(GIVEN_UP_AT_ONCE);
+            let more: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
+            if !more.is_some_and(|(_, more)| more) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Leaves the channels of a subscription that it does not keep.
+    pub(super) async fn leave_channels(
+        &self,
+        subscription: &Subscription,
+        keeps: impl Fn(&ChannelName) -> bool,
+    ) -> StoreResult<()> {
+        for channel in self.channels_of(subscription).await? {
+            if !keeps(&channel) {
+                let mut pipeline = redis::pipe();
+                pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::history(&channel)).arg(subscription.group());
+                pipeline.cmd("DEL").arg(keys::cursor(&channel, &subscription.name));
+                // A history that is gone has no groups
+                pipeline.ignore_errors();
+                let mut connection = self.redis().pooled().await?;
+                let _: redis::Value = pipeline.query_async(&mut connection).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is no position was not written here: it is before everything.
+pub(super) fn read(position: &str) -> Position {
+    position.parse().unwrap_or(Position::START)
+}

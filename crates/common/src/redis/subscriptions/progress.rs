@@ -1,0 +1,160 @@
+//! How far a subscription is, and how it does.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Subscriptions;
+use crate::{
+    message::Position,
+    name::{ChannelName, WorkerId},
+    redis::{StoreResult, keys, script},
+    subscription::{Mode, Ordering, Subscription},
+    time::Millis,
+};
+
+/// Epochs that are counted through; each is a restart of Redis.
+const MOST_EPOCHS: usize = 1000;
+
+/// What became of a subscription's messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Delivered at the first attempt, or in order. Of a broadcast by all workers together.
+    pub delivered: u64,
+    /// Not wanted by the filter.
+    pub filtered: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// When something was delivered last.
+    pub last_delivered_at: Option<Millis>,
+    /// Since when nothing but failures was seen.
+    pub failing_since: Option<Millis>,
+}
+
+/// How far a subscription is in a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelProgress {
+    /// Which.
+    pub channel: ChannelName,
+    /// Everything up to here was handed out; in order, delivered.
+    pub position: Option<Position>,
+    /// The newest position there ever was.
+    pub head: Option<Position>,
+    /// Messages that are kept and were not handed out.
+    pub lag: u64,
+    /// Messages that were handed out and are not done with.
+    pub in_flight: u64,
+    /// What holds up a channel in order.
+    pub held_up: Option<HeldUp>,
+}
+
+/// What holds up a channel in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldUp {
+    /// How often its next message has failed.
+    pub failures: u32,
+    /// When it is tried again.
+    pub next_attempt_at: Millis,
+    /// What went wrong last.
+    pub problem: String,
+}
+
+/// How far one worker of a broadcast is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lagging {
+    /// Its name.
+    pub worker: WorkerId,
+    /// When it noted that last.
+    pub seen_at: Millis,
+    /// Messages that it has not delivered, in all channels.
+    pub lag: u64,
+}
+
+impl Subscriptions {
+    /// What became of the messages.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn figures(&self, subscription: &Subscription) -> StoreResult<Figures> {
+        let fields: HashMap<String, i64> =
+            redis::cmd("HGETALL").arg(keys::figures(&subscription.name)).query_async(&mut self.redis().clone()).await?;
+        let count = |name: &str| fields.get(name).and_then(|count| u64::try_from(*count).ok()).unwrap_or_default();
+        Ok(Figures {
+            delivered: count("delivered"),
+            filtered: count("filtered"),
+            failed: count("failed"),
+            last_delivered_at: fields.get("at").copied(),
+            failing_since: fields.get("failing").copied(),
+        })
+    }
+
+    /// How far it is in a channel.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn progress(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<ChannelProgress> {
+        let group = match (subscription.mode, subscription.ordering) {
+            (Mode::Shared, Ordering::None) => subscription.group(),
+            _ => String::new(),
+        };
+        self.progress_from(subscription, channel, &group, "").await
+    }
+
+    async fn progress_from(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        group: &str,
+        position: &str,
+    ) -> StoreResult<ChannelProgress> {
+        let mut call = self.call(&script::PROGRESS_OF, subscription, channel);
+        call.arg(group).arg(position).arg(MOST_EPOCHS);
+        let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
+            call.invoke_async(&mut self.redis().clone()).await?;
+        let position: Option<Position> = position.parse().ok();
+        let held_up = (failures > 0).then_some(HeldUp { failures, next_attempt_at: at, problem });
+        Ok(ChannelProgress { channel: channel.clone(), position, head: head.parse().ok(), lag, in_flight, held_up })
+    }
+
+    /// How far each worker of a broadcast is.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn broadcast_progress(&self, subscription: &Subscription) -> StoreResult<Vec<Lagging>> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(keys::broadcast_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
+        let seen: BTreeMap<String, Millis> = command.query_async(&mut self.redis().clone()).await?;
+        let channels = self.channels_of(subscription).await?;
+        let mut all = Vec::with_capacity(seen.len());
+        for (worker, seen_at) in seen {
+            let Ok(worker) = worker.parse::<WorkerId>() else { continue };
+            let Some(checkpoint) = self.checkpoint(subscription, &worker).await? else { continue };
+            let mut lag = 0;
+            for channel in &channels {
+                let position = checkpoint.positions.get(channel).copied().unwrap_or(Position::START);
+                lag += self.progress_from(subscription, channel, "", &position.to_string()).await?.lag;
+            }
+            all.push(Lagging { worker, seen_at, lag });
+        }
+        Ok(all)
+    }
+
+    /// The subscriptions that have a channel.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn of_channel(&self, channel: &ChannelName) -> StoreResult<Vec<Subscription>> {
+        let known = self.all().await?.subscriptions;
+        let mut of_it: Vec<Subscription> = known.into_iter().map(|(subscription, _)| subscription).collect();
+        of_it.retain(|subscription| subscription.channels.fits(channel));
+        Ok(of_it)
+    }
+
+    /// Notes that a delivery failed; for how many milliseconds nothing but failures was seen.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn note_failure(&self, subscription: &Subscription) -> StoreResult<Millis> {
+        let call = script::NOTE_FAILURE.key(keys::figures(&subscription.name));
+        let (since, now): (Millis, Millis) = call.invoke_async(&mut self.redis().clone()).await?;
+        Ok((now - since).max(0))
+    }
+}

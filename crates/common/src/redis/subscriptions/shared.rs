@@ -1,0 +1,181 @@
+//! A message goes to one worker, side by side with others, and to another one if that one vanishes.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::{Subscriptions, position::read};
+use crate::{
+    message::{
+        Position, Stored,
+        continuity::{self, Continuity, Gap, Surroundings},
+    },
+    name::{ChannelName, WorkerId},
+    redis::{StoreResult, channels::stored, keys, script},
+    subscription::Subscription,
+};
+
+/// About the bytes of messages that are handed out in one go.
+const BYTES_AT_ONCE: usize = 4 << 20;
+/// Messages that are acknowledged in one call.
+const ACKED_AT_ONCE: usize = 1_000;
+/// Workers that are forgotten in one call.
+const FORGOTTEN_AT_ONCE: usize = 100;
+/// A message that is given back counts as held for this long, so that the next one who looks takes it.
+const SILENT_MS: u64 = 1_000_000_000;
+
+/// What a channel had for a worker.
+#[derive(Debug)]
+pub struct Given {
+    /// Which of the channels that were asked for.
+    pub number: usize,
+    /// The messages, oldest first.
+    pub messages: Vec<Stored>,
+    /// What is missing before them.
+    pub gap: Option<Gap>,
+    /// There may be more.
+    pub is_more: bool,
+    /// The channel has to be opened first.
+    pub is_closed: bool,
+}
+
+/// Messages of a worker that was silent.
+#[derive(Debug, Default)]
+pub struct TakenOver {
+    /// The messages, and how often each was handed out before.
+    pub messages: Vec<(Stored, u32)>,
+    /// They were handed out, not done with, and are not kept any more.
+    pub lost: Vec<Position>,
+}
+
+impl Subscriptions {
+    /// Hands messages of channels to a worker, at most so many in all. Channels that are not in the answer were not looked at.
+    ///
+    /// # Errors
+    /// After [`crate::redis::StoreError::Unavailable`] messages may have been handed out all the same: see [`Subscriptions::take_over`].
+    pub async fn read(
+        &self,
+        subscription: &Subscription,
+        channels: &[ChannelName],
+        worker: &WorkerId,
+        most: usize,
+    ) -> StoreResult<Vec<Given>> {
+        let mut call = script::READ_GROUP.prepare_invoke();
+        for channel in channels {
+            call.key(keys::history(channel)).key(keys::cursor(channel, &subscription.name));
+        }
+        call.arg(subscription.group()).arg(worker.as_str()).arg(most).arg(BYTES_AT_ONCE).arg(self.cursor_ttl_ms);
+        type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
+        let read: Vec<Read> = call.invoke_async(&mut self.redis().clone()).await?;
+        let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| Given {
+            number: number.saturating_sub(1),
+            gap: (how == "gap").then(|| gap(&position, &before, &entries)).flatten(),
+            is_closed: how == "closed",
+            messages: messages(entries),
+            is_more,
+        });
+        Ok(given.collect())
+    }
+
+    /// Notes that messages of a channel are done with: so many of them were delivered, the others were not wanted.
+    ///
+    /// # Errors
+    /// Redis is unavailable: they may come again.
+    pub async fn ack(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        delivered: &[Position],
+        unwanted: &[Position],
+    ) -> StoreResult<()> {
+        let all: Vec<(&Position, bool)> =
+            delivered.iter().map(|position| (position, true)).chain(unwanted.iter().map(|p| (p, false))).collect();
+        for some in all.chunks(ACKED_AT_ONCE) {
+            let of_delivered = some.iter().filter(|(_, is_delivered)| *is_delivered).count();
+            let mut call = script::ACK_MESSAGES.key(keys::history(channel));
+            call.key(keys::figures(&subscription.name));
+            call.arg(subscription.group()).arg(of_delivered).arg(some.len() - of_delivered);
+            for (position, _) in some {
+                call.arg(position.to_string());
+            }
+            let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes messages of workers that were silent for so long; of one worker, whoever that is, if it is named.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn take_over(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        worker: &WorkerId,
+        (silent, of, most): (Duration, Option<&WorkerId>, usize),
+    ) -> StoreResult<TakenOver> {
+        let mut call = script::TAKE_OVER.key(keys::history(channel));
+        call.arg(subscription.group()).arg(worker.as_str()).arg(silent.as_millis().to_string());
+        call.arg(most).arg(BYTES_AT_ONCE).arg(of.map_or("", WorkerId::as_str));
+        let (entries, times, lost): (Vec<(String, Value)>, Vec<u32>, Vec<String>) =
+            call.invoke_async(&mut self.redis().clone()).await?;
+        let messages = entries
+            .into_iter()
+            .zip(times)
+            .filter_map(|((id, fields), times)| Some((stored(&id, fields)?, times)))
+            .collect();
+        Ok(TakenOver { messages, lost: lost.iter().map(|position| read(position)).collect() })
+    }
+
+    /// Gives messages back that a worker will not deliver: the next one who looks takes them over.
+    ///
+    /// # Errors
+    /// Redis is unavailable: they are taken over when the deadline has passed.
+    pub async fn give_back(
+        &self,
+        subscription: &Subscription,
+        worker: &WorkerId,
+        messages: &[(ChannelName, Position)],
+    ) -> StoreResult<()> {
+        let mut pipeline = redis::pipe();
+        for (channel, position) in messages {
+            pipeline.cmd("XCLAIM").arg(keys::history(channel)).arg(subscription.group()).arg(worker.as_str());
+            pipeline.arg(0).arg(position.to_string()).arg("IDLE").arg(SILENT_MS).arg("JUSTID").ignore();
+        }
+        let mut connection = self.redis().pooled().await?;
+        Ok(pipeline.query_async(&mut connection).await?)
+    }
+
+    /// Forgets workers that hold nothing of a channel and were silent for so long.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn forget_workers(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        silent: Duration,
+    ) -> StoreResult<()> {
+        let mut call = script::PRUNE_CONSUMERS.key(keys::history(channel));
+        call.arg(silent.as_millis().to_string()).arg(FORGOTTEN_AT_ONCE).arg(subscription.group());
+        let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
+        Ok(())
+    }
+}
+
+/// The messages of entries. One that Galley did not write may have anything in it.
+pub(super) fn messages(entries: Vec<(String, Value)>) -> Vec<Stored> {
+    entries.into_iter().filter_map(|(id, fields)| stored(&id, fields)).collect()
+}
+
+/// What is missing between a position and the entries that come next.
+pub(super) fn gap(position: &str, before: &str, entries: &[(String, Value)]) -> Option<Gap> {
+    let next: Option<Position> = entries.first().and_then(|(id, _)| id.parse().ok());
+    let after = read(position);
+    let around = Surroundings { is_kept: before == position, before: before.parse().ok(), next, head: next };
+    match continuity::behind(after, around) {
+        Continuity::Whole => None,
+        Continuity::Gap(gap) => Some(gap),
+        Continuity::Unknown => Some(Gap { from: after, to: next, count: None }),
+    }
+}
