@@ -197,10 +197,11 @@ impl Subscriptions {
             redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
         let mut known = Known { is_blank: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
-            match read(&raw) {
-                Some(subscription) => known.subscriptions.push((subscription, raw)),
-                None => tracing::warn!(name, "a subscription that cannot be read is left alone"),
-            }
+            let Some(subscription) = read(&raw) else {
+                tracing::warn!(name, "a subscription that cannot be read is left alone");
+                continue;
+            };
+            known.subscriptions.push((subscription, raw));
         }
         known.subscriptions.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         Ok(known)
@@ -361,18 +362,17 @@ impl Subscriptions {
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }
+}
 
-    /// A call about a channel of a subscription: its history and its cursor come first.
-    fn call(
-        &self,
-        script: &'static redis::Script,
-        subscription: &Subscription,
-        channel: &ChannelName,
-    ) -> ScriptInvocation<'static> {
-        let mut call = script.key(keys::history(channel));
-        call.key(keys::cursor(channel, &subscription.name));
-        call
-    }
+/// A call about a channel of a subscription: its history and its cursor come first.
+fn about(
+    script: &'static redis::Script,
+    subscription: &Subscription,
+    channel: &ChannelName,
+) -> ScriptInvocation<'static> {
+    let mut call = script.key(keys::history(channel));
+    call.key(keys::cursor(channel, &subscription.name));
+    call
 }
 
 fn read(raw: &str) -> Option<Subscription> {

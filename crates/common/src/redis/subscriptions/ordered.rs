@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{
-    Subscriptions,
+    Subscriptions, about,
     position::read,
     shared::{gap, messages},
 };
@@ -22,6 +22,9 @@ const AT_ONCE: usize = 16;
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// What went wrong is kept so far, in characters.
 const LONGEST_PROBLEM: usize = 500;
+
+/// What `take_in_order.lua` answers.
+type Taken = (String, String, String, String, Vec<(String, Value)>, u64, u32);
 
 /// A worker's hold on a channel. It is a fence: whoever has an older one can move nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +96,13 @@ impl Subscriptions {
         done: Option<(&Held, Position)>,
         most: usize,
     ) -> StoreResult<InOrder> {
-        let mut call = self.call(&script::TAKE_IN_ORDER, subscription, channel);
+        let mut call = about(&script::TAKE_IN_ORDER, subscription, channel);
         call.arg(subscription.group()).arg(worker.as_str()).arg(lease.as_millis().to_string());
         match done {
             Some((held, position)) => call.arg(&held.0).arg(position.to_string()),
             None => call.arg("").arg(""),
         };
         call.arg(most).arg(BYTES_AT_ONCE).arg(self.cursor_ttl_ms);
-        type Taken = (String, String, String, String, Vec<(String, Value)>, u64, u32);
         let (how, token, position, before, entries, ms, failures): Taken =
             call.invoke_async(&mut self.redis().clone()).await?;
         Ok(match how.as_str() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Subscriptions;
+use super::{Subscriptions, about};
 use crate::{
     message::Position,
     name::{ChannelName, WorkerId},
@@ -105,7 +105,7 @@ impl Subscriptions {
         group: &str,
         position: &str,
     ) -> StoreResult<ChannelProgress> {
-        let mut call = self.call(&script::PROGRESS_OF, subscription, channel);
+        let mut call = about(&script::PROGRESS_OF, subscription, channel);
         call.arg(group).arg(position).arg(MOST_EPOCHS);
         let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
             call.invoke_async(&mut self.redis().clone()).await?;

@@ -24,6 +24,9 @@ const FORGOTTEN_AT_ONCE: usize = 100;
 /// A message that is given back counts as held for this long, so that the next one who looks takes it.
 const SILENT_MS: u64 = 1_000_000_000;
 
+/// What `read_group.lua` answers of a channel.
+type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
+
 /// What a channel had for a worker.
 #[derive(Debug)]
 pub struct Given {
@@ -65,7 +68,6 @@ impl Subscriptions {
             call.key(keys::history(channel)).key(keys::cursor(channel, &subscription.name));
         }
         call.arg(subscription.group()).arg(worker.as_str()).arg(most).arg(BYTES_AT_ONCE).arg(self.cursor_ttl_ms);
-        type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
         let read: Vec<Read> = call.invoke_async(&mut self.redis().clone()).await?;
         let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| Given {
             number: number.saturating_sub(1),
