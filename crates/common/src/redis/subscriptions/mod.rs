@@ -11,10 +11,12 @@
 //! | `position` | opens channels for one, closes them, goes somewhere else |
 //! | `shared` | hands messages out, takes them over, notes that they are done with |
 //! | `ordered` | lets one worker at a time deliver a channel |
+//! | `members` | which workers there are, and who delivers which channel in order |
 //! | `broadcast` | notes where each worker is |
 //! | `progress` | shows how far it is and how it does |
 
 mod broadcast;
+mod members;
 mod ordered;
 mod position;
 mod progress;
@@ -40,10 +42,11 @@ use crate::{
 };
 
 pub use broadcast::Checkpoint;
+pub use members::Members;
 pub use ordered::{Held, InOrder};
 pub use position::Opened;
 pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
-pub use shared::{Given, TakenOver};
+pub use shared::{Done, Given, TakenOver};
 
 /// How often a change is tried while others change the same subscription.
 const ATTEMPTS: usize = 16;
@@ -321,7 +324,7 @@ impl Subscriptions {
             }
             // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
             self.jobs.delete_queue(&queue).await?;
-            let keys = [keys::figures(name), keys::broadcast_workers(name)];
+            let keys = [keys::figures(name), keys::subscription_workers(name)];
             let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
             return Ok(true);
         }

@@ -120,7 +120,7 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn broadcast_progress(&self, subscription: &Subscription) -> StoreResult<Vec<Lagging>> {
         let mut command = redis::cmd("ZRANGE");
-        command.arg(keys::broadcast_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
+        command.arg(keys::subscription_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
         let seen: BTreeMap<String, Millis> = command.query_async(&mut self.redis().clone()).await?;
         let channels = self.channels_of(subscription).await?;
         let mut all = Vec::with_capacity(seen.len());
