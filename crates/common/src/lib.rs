@@ -9,9 +9,11 @@
 //! | [`cron`] | jobs that are made again and again by the clock: pure code |
 //! | [`redis`] | the store |
 //! | [`push`] | requests to endpoints of others, who are not trusted |
+//! | [`command`] | programs that do the work, which are trusted but fail in every way |
 //! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
 
 pub mod cli;
+pub mod command;
 pub mod cron;
 pub mod id;
 pub mod job;

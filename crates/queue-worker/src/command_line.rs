@@ -1,11 +1,10 @@
 //! The command line of a worker: run it, or ask what its rules do.
 
 use clap::{Args, Parser, Subcommand};
-use common::{cli, name::JobType, settings::Settings};
+use common::{cli, command::launch, name::JobType, settings::Settings};
 
 use crate::{
     builder::Builder,
-    command::launch,
     rules::{InForce, check},
     worker::Until,
 };

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, time::Duration};
 
-use common::{job::Advice, time};
+use common::{
+    command::{Ending, Failure, Input, Program, ProgramSettings, Progress},
+    job::Advice,
+    time,
+};
 use tokio::sync::watch;
 
 use super::{Context, ContextError, Done, HandlerError, HandlerResult};
-use crate::command::{Ending, Failure, Input, Program, ProgramSettings, Progress};
 
 /// Reports of progress that follow one another faster are not all noted.
 const BETWEEN_REPORTS: Duration = Duration::from_millis(200);

@@ -2,9 +2,11 @@
 
 use std::process::{Command, Stdio};
 
-use common::job::Advice;
+use common::{
+    command::{Ending, code, launch::FIRST_ARGUMENT},
+    job::Advice,
+};
 use e2e::{LIMIT, eventually};
-use queue_worker::command::{Ending, code, launch::FIRST_ARGUMENT};
 
 use crate::kit::{Mark, Trial, nothing_is_left_of, worker_binary};
 

@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
-use common::{
+use crate::{
     job::Advice,
     json::{self, JsonError},
     text::printable,
