@@ -1,5 +1,6 @@
 //! Galley's worker for channels. `main` only wires: settings, telemetry, build, run until a signal.
 
+mod commands;
 mod follow;
 mod worker;
 

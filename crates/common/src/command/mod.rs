@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `settings` | what files say of a program |
 //! | `configured` | a program of a file, within its time; [`Program`] alone runs until `stop` is cancelled |
+//! | `commands` | the file of those that subscriptions name |
 //! | `group`, [`launch`] | starting one, with limits, in a process group |
 //! | `pipes`, `stderr`, `ending` | what it reads and says, and what its end means |
 //!
 //! Not here: which work is done by which program, and what is recorded.
 
+mod commands;
 mod configured;
 mod ending;
 mod group;
@@ -37,6 +39,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    commands::Commands,
     configured::Command,
     ending::{Ending, Failure, code},
     settings::{CommandSettings, WrittenCommand},

@@ -1,4 +1,4 @@
-//! What files say of programs: the same words wherever one is described.
+//! What files say of programs: the same words in the rules of queue-worker and in the commands of pubsub-worker.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -28,6 +28,8 @@ pub struct CommandSettings {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenCommand {
+    /// For those that are named in a file of commands.
+    pub(super) name: Option<Spanned<String>>,
     program: Spanned<String>,
     #[serde(default)]
     args: Vec<String>,
@@ -38,7 +40,7 @@ pub struct WrittenCommand {
     directory: Option<PathBuf>,
     timeout_ms: Option<Spanned<u64>>,
     stop_grace_ms: Option<Spanned<u64>>,
-    output_limit_bytes: Option<Spanned<u64>>,
+    pub(super) output_limit_bytes: Option<Spanned<u64>>,
     memory_limit_bytes: Option<Spanned<u64>>,
     cpu_limit_ms: Option<Spanned<u64>>,
     #[serde(default)]
@@ -46,9 +48,12 @@ pub struct WrittenCommand {
 }
 
 impl WrittenCommand {
-    /// What is said of a program, within the bounds of everything that can be said.
+    /// What is said of a program that has no name of its own, within the bounds of everything that can be said.
     #[must_use]
     pub fn read(self, reader: &mut Reader<'_>) -> CommandSettings {
+        if let Some(name) = self.name {
+            reader.refuse(name.span().start, "a command has a name only in a file of commands");
+        }
         CommandSettings {
             program: self.program.into_inner(),
             args: self.args,

@@ -72,6 +72,11 @@ fn worker_name(given: String) -> Result<WorkerId, SettingError> {
     parsed("queue_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
 }
 
+/// A path, unless it is empty.
+fn path(given: String) -> Option<PathBuf> {
+    Some(given).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 const ADDRESS: &str = "an address and port such as 127.0.0.1:8080";
 
 impl TryFrom<Raw> for Settings {
@@ -90,7 +95,7 @@ impl TryFrom<Raw> for Settings {
                     raw.queue_worker.queue_concurrency,
                     10_000,
                 )?,
-                rules: Some(raw.queue_worker.rules).filter(|path| !path.is_empty()).map(PathBuf::from),
+                rules: path(raw.queue_worker.rules),
                 name: worker_name(raw.queue_worker.name)?,
                 concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
                 shutdown_grace: millis(
@@ -105,6 +110,7 @@ impl TryFrom<Raw> for Settings {
             pubsub_worker: PubsubWorkerSettings {
                 listen: parsed("pubsub_worker.listen", &raw.pubsub_worker.listen, ADDRESS)?,
                 channels: names("pubsub_worker.channels", &raw.pubsub_worker.channels)?,
+                commands: path(raw.pubsub_worker.commands),
                 buffer_messages: number(
                     "pubsub_worker.buffer_messages",
                     raw.pubsub_worker.buffer_messages,

@@ -120,6 +120,7 @@ pub(super) struct QueueWorker {
 pub(super) struct PubsubWorker {
     pub(super) listen: String,
     pub(super) channels: List,
+    pub(super) commands: String,
     pub(super) buffer_messages: Whole,
 }
 

@@ -1,10 +1,11 @@
 //! Programs as files describe them: within their time, and with what they write discarded.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use common::{
-    command::{Command, CommandSettings, Ending, Input, StandardOutput, code},
+    command::{Command, CommandSettings, Commands, Ending, Input, StandardOutput, code},
     job::Advice,
+    name::CommandName,
 };
 use e2e::LIMIT;
 use tokio::sync::watch;
@@ -93,4 +94,20 @@ async fn what_is_written_is_discarded_whatever_it_is_and_however_much() {
     let ending = Trial::shell(script).with(|settings| settings.output = StandardOutput::Discarded).run().await;
     assert_eq!(ending, Ending::Succeeded(None));
     nothing_is_left_of(&mark).await;
+}
+
+#[test]
+fn commands_are_loaded_from_a_file_and_problems_name_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("commands.toml");
+    fs::write(&path, "[[command]]\nname = \"a\"\nprogram = \"true\"\n").expect("a file");
+    let a: CommandName = "a".parse().expect("a name");
+    assert!(Commands::load(&path).expect("a command").get(&a).is_some());
+    fs::write(&path, "[[command]]\nname = \"A\"\nprogram = \"true\"\n\n[[command]]\nprogram = \"\"\n").expect("a file");
+    let error = Commands::load(&path).expect_err("problems").to_string();
+    let lines: Vec<_> = error.lines().collect();
+    let begins = |line: &str, number: usize| line.starts_with(&format!("{}:{number}: ", path.display()));
+    assert!(lines.len() == 3 && begins(lines[0], 2) && begins(lines[1], 5) && begins(lines[2], 5), "{error}");
+    let error = Commands::load(Path::new("/no/such.toml")).expect_err("no file").to_string();
+    assert!(error.starts_with("/no/such.toml: the commands cannot be read: "), "{error}");
 }
