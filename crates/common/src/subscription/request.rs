@@ -7,14 +7,14 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    Begin, CommandName, Filter, HttpTarget, Mode, Ordering, QueueTarget, Selection, State, Subscription, Target,
+    Begin, Filter, HttpTarget, Mode, Ordering, QueueTarget, Selection, State, Subscription, Target,
     target::PLACEHOLDERS,
 };
 use crate::{
     job::{NewJob, Policy},
     json::{self, JsonError},
     message::Position,
-    name::{JobType, QueueName, SubscriptionName, quoted},
+    name::{CommandName, JobType, QueueName, SubscriptionName, quoted},
     push::{MOST_SECRETS, UrlTemplate},
     time::{self, Millis},
 };
@@ -447,7 +447,7 @@ mod tests {
             (r#"{"channels":["a"],"deliver":{"mail":{}}}"#, "one of http, queue, command and log"),
             (r#"{"channels":["a"],"deliver":{"log":{"level":1}}}"#, "unknown field `level`"),
             (r#"{"channels":["a"],"deliver":{"log":{},"command":"x"}}"#, "one of http, queue"),
-            (r#"{"channels":["a"],"deliver":{"command":"/bin/sh"}}"#, "queue must match"),
+            (r#"{"channels":["a"],"deliver":{"command":"/bin/sh"}}"#, "command must match"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"ftp://a"}}}"#, "deliver.http.url must begin with http"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/{type}"}}}"#, "deliver.http.url must"),
             (
