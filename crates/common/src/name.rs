@@ -120,7 +120,7 @@ name_type!(
     "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 64 characters",
     is_subscription_name
 );
-
+name_type!(
     /// A command that subscriptions name: `[a-z0-9][a-z0-9.-]*`, 1 to 128 characters.
     CommandName,
     "command",
