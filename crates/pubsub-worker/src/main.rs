@@ -2,6 +2,8 @@
 
 mod commands;
 mod follow;
+mod subscriptions;
+mod targets;
 mod worker;
 
 use common::{cli, command::launch};

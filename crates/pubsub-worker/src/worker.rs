@@ -1,4 +1,4 @@
-//! One process: it hears its channels and shows whether it does; it knows the programs that subscriptions can name.
+//! One process: it hears its channels, delivers the messages of subscriptions, and shows whether it does.
 
 use std::sync::{
     Arc,
@@ -7,15 +7,26 @@ use std::sync::{
 
 use anyhow::Context;
 use common::{
-    name::ChannelName,
+    command::Commands,
+    in_force::InForce,
+    name::{ChannelName, WorkerId},
     ops::{self, Readiness},
-    redis::Redis,
+    push::Network,
+    redis::{
+        Redis, arrivals::Arrivals, events::EventLog, jobs::Jobs, maintenance, next_delay, reconnect_delays,
+        subscriptions::Subscriptions,
+    },
     settings::Settings,
     telemetry,
+    time::Millis,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{commands, follow};
+use crate::{
+    commands, follow,
+    subscriptions::{self, Bell, Process},
+    targets::Means,
+};
 
 /// Works until `stop` is cancelled. Redis may be away at the start and at any time.
 pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
@@ -26,23 +37,89 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     redis.check_at_start().await?;
     // Nothing to hear is heard perfectly
     let hearing = Arc::new(AtomicBool::new(worker.channels.is_empty()));
-    let shown = hearing.clone();
-    let readiness: Readiness = Arc::new(move || {
-        let hears = shown.load(SeqCst);
-        Box::pin(async move { if hears { Ok(()) } else { Err("not subscribed at the moment".to_owned()) } })
-    });
-    let (server, address) = ops::serve(worker.listen, readiness, metrics)
+    let (server, address) = ops::serve(worker.listen, readiness(&redis, &hearing), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
     let (ops, serving) = (server.handle(), tokio::spawn(server));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before it says that it runs: from then on SIGHUP is no longer its end
     let reloading = tokio::spawn(commands::on_signal(commands.clone(), stop.clone()));
-    let number_of_commands = commands.now().len();
-    tracing::info!(%address, channels = ?names, commands = number_of_commands, "pubsub-worker runs");
-    follow::run(&redis, worker, &hearing, stop).await;
+    let events = CancellationToken::new();
+    let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
+    let jobs = Jobs::new(&redis, &settings, log);
+    let upkeep = tokio::spawn(maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone()));
+    tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.now().len(), "pubsub-worker runs");
+    let delivering = deliver(&settings, jobs, commands, stop.clone());
+    tokio::join!(follow::run(&redis, worker, &hearing, stop.clone()), delivering);
     reloading.await?;
+    upkeep.await?;
+    events.cancel();
+    writing.await?;
     ops.stop(false).await;
     serving.await??;
     tracing::info!("pubsub-worker stopped");
     Ok(())
+}
+
+/// Ready as long as it hears its channels; where there are none, as long as Redis is fit.
+fn readiness(redis: &Redis, hearing: &Arc<AtomicBool>) -> Readiness {
+    let (hearing, redis_is_fit) = (hearing.clone(), ops::redis_is_fit(redis));
+    Arc::new(move || {
+        let hears = hearing.load(SeqCst);
+        let redis_is_fit = redis_is_fit.clone();
+        Box::pin(async move {
+            if !hears {
+                return Err("not subscribed at the moment".to_owned());
+            }
+            redis_is_fit().await
+        })
+    })
+}
+
+/// Delivers subscriptions until `stop` is cancelled, if that is wanted.
+async fn deliver(settings: &Settings, jobs: Jobs, commands: Arc<InForce<Commands>>, stop: CancellationToken) {
+    let worker = &settings.pubsub_worker;
+    if !worker.subscriptions {
+        return stop.cancelled().await;
+    }
+    let Some(there_since) = now(&jobs, &stop).await else { return };
+    // Those who wait for jobs and rings go on until the last delivery has ended
+    let until_the_end = CancellationToken::new();
+    let _end = until_the_end.clone().drop_guard();
+    let process = Process {
+        store: Subscriptions::new(&jobs, settings),
+        bell: Bell::hang(jobs.redis(), until_the_end.clone()),
+        arrivals: Arrivals::open(&jobs, until_the_end),
+        name: worker.name.clone(),
+        worker: consumer(&worker.name),
+        means: Means {
+            jobs: jobs.clone(),
+            commands,
+            network: Network::system().map_err(|error| error.to_string()),
+            allow_private: settings.subscriptions.allow_private,
+        },
+        there_since,
+        crash_budget: settings.jobs.crash_budget,
+        abandon: CancellationToken::new(),
+        jobs,
+    };
+    subscriptions::run(Arc::new(process), worker.shutdown_grace, stop).await;
+}
+
+/// The time on Redis's clock; none when the worker stops before it is known.
+async fn now(jobs: &Jobs, stop: &CancellationToken) -> Option<Millis> {
+    let mut delays = reconnect_delays();
+    loop {
+        match jobs.now().await {
+            Ok(now) => return Some(now),
+            Err(_) => stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await?,
+        }
+    }
+}
+
+/// The name of this process among those that read for a subscription.
+fn consumer(name: &WorkerId) -> WorkerId {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let short: String = name.as_str().chars().take(100).collect();
+    // A name that was cut is a name
+    format!("{short}-{}", &random[..16]).parse().unwrap_or_else(|_| name.clone())
 }

@@ -1,0 +1,180 @@
+//! Durable subscriptions: which there are, and a runner for each that is active.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` | starts and stops runners as the list of subscriptions changes, and puts it back when Redis lost it |
+//! | `bell` | hears where there may be something new |
+//! | `runner` | what all ways to deliver share: places, attempts, what follows a failure |
+//! | `shared` | one worker gets a message |
+//! | `ordered` | one worker has a channel |
+//! | `broadcast` | every worker gets a message |
+//! | `lanes` | channels side by side, each by one task at a time |
+//! | `retries` | what failed before |
+
+mod bell;
+mod broadcast;
+mod lanes;
+mod ordered;
+mod retries;
+mod runner;
+mod shared;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use common::{
+    json::ObjectWriter,
+    name::SubscriptionName,
+    redis::{StoreResult, next_delay, note_interruption, reconnect_delays},
+    subscription::{Mode, Ordering, State, Subscription},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use bell::Bell;
+pub(crate) use runner::Process;
+use runner::Runner;
+
+/// Rings and changes can be missed: everything is looked at again this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// After the grace: time for what is under way to be given back.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
+/// Delivers subscriptions until `stop` is cancelled, then finishes what is under way or gives it back.
+pub(crate) async fn run(process: Arc<Process>, grace: Duration, stop: CancellationToken) {
+    let mut subscriptions = Running { process: process.clone(), runners: HashMap::new(), known: Vec::new() };
+    let mut delays = reconnect_delays();
+    while !stop.is_cancelled() {
+        let wait = match subscriptions.look().await {
+            Ok(()) => {
+                delays = reconnect_delays();
+                SWEEP_EVERY
+            }
+            Err(error) => {
+                note_interruption("looking for subscriptions", &error);
+                next_delay(&mut delays)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = process.bell.list_changed() => {}
+            () = tokio::time::sleep(wait) => process.bell.everywhere(),
+        }
+    }
+    let ending = subscriptions.stop();
+    tokio::pin!(ending);
+    if tokio::time::timeout(grace, &mut ending).await.is_err() {
+        tracing::warn!("the grace is over, messages are given back");
+        process.abandon.cancel();
+        if tokio::time::timeout(LAST_WORDS, ending).await.is_err() {
+            tracing::error!("messages could not be given back in time: they wait for their deadline");
+        }
+    }
+}
+
+struct Running {
+    process: Arc<Process>,
+    runners: HashMap<SubscriptionName, One>,
+    /// What the list had when it was last seen.
+    known: Vec<(Subscription, String)>,
+}
+
+/// A runner, and the subscription that it was made for.
+struct One {
+    stored: String,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts and stops runners so that there is one for each subscription that is active.
+    async fn look(&mut self) -> StoreResult<()> {
+        let found = self.process.store.all().await?;
+        if found.is_blank && !self.known.is_empty() {
+            return self.restore().await;
+        }
+        self.known = found.subscriptions;
+        let known: HashMap<&SubscriptionName, &String> =
+            self.known.iter().map(|(subscription, stored)| (&subscription.name, stored)).collect();
+        // Paused ones have a runner that does nothing, so that what is under way ends in one place
+        self.runners.retain(|name, one| {
+            let stays = known.contains_key(name);
+            if !stays {
+                one.stop.cancel();
+            }
+            stays
+        });
+        for (subscription, stored) in &self.known {
+            if self.runners.get(&subscription.name).is_some_and(|one| one.stored == *stored) {
+                continue;
+            }
+            let before = self.runners.remove(&subscription.name).map(|one| {
+                one.stop.cancel();
+                one.task
+            });
+            let stop = CancellationToken::new();
+            let task = tokio::spawn(run_one(self.process.clone(), subscription.clone(), stop.clone(), before));
+            self.runners.insert(subscription.name.clone(), One { stored: stored.clone(), stop, task });
+        }
+        Ok(())
+    }
+
+    /// Redis has lost the list: what this process knows of it is put back, unless another one was faster.
+    async fn restore(&mut self) -> StoreResult<()> {
+        if self.process.store.restore(&self.known).await? {
+            let names: Vec<&str> = self.known.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
+            tracing::error!(?names, "redis had lost all subscriptions: they were put back");
+            for (subscription, _) in &self.known {
+                let name = subscription.name.to_string();
+                metrics::counter!("galley_subscriptions_restored_total", "subscription" => name).increment(1);
+                self.process.store.record(&subscription.name, "subscription.restored", |_: &mut ObjectWriter| {});
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(self) {
+        for one in self.runners.values() {
+            one.stop.cancel();
+        }
+        for one in self.runners.into_values() {
+            if let Err(error) = one.task.await {
+                tracing::error!(%error, "a subscription failed");
+            }
+        }
+    }
+}
+
+/// Delivers one subscription until it is stopped; begins when the runner before it has ended.
+async fn run_one(
+    process: Arc<Process>,
+    subscription: Subscription,
+    stop: CancellationToken,
+    before: Option<JoinHandle<()>>,
+) {
+    if let Some(before) = before
+        && let Err(error) = before.await
+    {
+        tracing::error!(subscription = %subscription.name, %error, "a subscription failed");
+    }
+    if subscription.state != State::Active {
+        return;
+    }
+    let subscription = Arc::new(subscription);
+    let runner = match Runner::new(&process, subscription.clone(), stop) {
+        Ok(runner) => Arc::new(runner),
+        Err(problem) => {
+            tracing::error!(subscription = %subscription.name, problem, "a subscription cannot be delivered here");
+            return;
+        }
+    };
+    tracing::info!(subscription = %subscription.name, "subscription served");
+    let door = process.bell.door(&subscription.channels);
+    let delivering = async {
+        match (subscription.mode, subscription.ordering) {
+            (Mode::Shared, Ordering::None) => shared::run(runner.clone(), door).await,
+            (Mode::Shared, Ordering::Channel) => ordered::run(runner.clone(), door).await,
+            (Mode::Broadcast, _) => broadcast::run(runner.clone(), door).await,
+        }
+    };
+    tokio::join!(delivering, retries::run(runner.clone()));
+}

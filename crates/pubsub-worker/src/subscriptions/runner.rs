@@ -1,0 +1,256 @@
+//! What all ways to deliver a subscription share: its target, its places, and what follows a failure.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use common::{
+    job::{Failure as Recorded, Verdict},
+    json::ObjectWriter,
+    message::{Stored, continuity::Gap},
+    name::{ChannelName, WorkerId},
+    push::Room,
+    redis::{
+        StoreError, StoreResult,
+        arrivals::Arrivals,
+        jobs::{Jobs, Refused, local_now},
+        next_delay, note_interruption, reconnect_delays,
+        subscriptions::Subscriptions,
+    },
+    subscription::{Redelivery, Subscription},
+    time::Millis,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::bell::Bell;
+use crate::targets::{Deliverer, Delivery, Failure, Means, NotDelivered};
+
+/// A worker may be silent this much longer than its longest delivery, before others take its messages.
+const TAKE_OVER_GRACE: Duration = Duration::from_secs(5);
+
+/// What the subscriptions of a process share.
+pub(crate) struct Process {
+    pub(crate) store: Subscriptions,
+    pub(crate) jobs: Jobs,
+    pub(crate) means: Means,
+    pub(crate) bell: Bell,
+    pub(crate) arrivals: Arrivals,
+    /// The name by which it is known when it comes back.
+    pub(crate) name: WorkerId,
+    /// A name that nobody else has or had.
+    pub(crate) worker: WorkerId,
+    /// Since when it is there, on Redis's clock.
+    pub(crate) there_since: Millis,
+    /// Workers that may vanish while they have a message.
+    pub(crate) crash_budget: u32,
+    /// Cancelled when the grace is over: what is under way is given back.
+    pub(crate) abandon: CancellationToken,
+}
+
+/// Delivers one subscription.
+pub(crate) struct Runner {
+    pub(crate) process: Arc<Process>,
+    pub(crate) subscription: Arc<Subscription>,
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) stop: CancellationToken,
+    deliverer: Deliverer,
+    /// Nothing new is read before that: the target is to be left alone.
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl Runner {
+    /// Makes one; the error is for people.
+    pub(crate) fn new(
+        process: &Arc<Process>,
+        subscription: Arc<Subscription>,
+        stop: CancellationToken,
+    ) -> Result<Self, String> {
+        let deliverer = Deliverer::new(&subscription, &process.means)?;
+        Ok(Self {
+            process: process.clone(),
+            places: Arc::new(Semaphore::new(deliverer.places())),
+            subscription,
+            stop,
+            deliverer,
+            rests_until: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn store(&self) -> &Subscriptions {
+        &self.process.store
+    }
+
+    pub(crate) fn worker(&self) -> &WorkerId {
+        &self.process.worker
+    }
+
+    /// After so much silence a worker's messages are taken from it.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.subscription.ack_deadline_ms) + TAKE_OVER_GRACE
+    }
+
+    /// Waits for a place, and until the target may be asked; none when this runner stops. The flag says whether more
+    /// places make sense.
+    pub(crate) async fn place(&self) -> Option<(OwnedSemaphorePermit, bool)> {
+        let place = self.stop.run_until_cancelled(self.places.clone().acquire_owned()).await?.ok()?;
+        loop {
+            let rest = {
+                let rests_until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+                rests_until.map(|until| until.saturating_duration_since(Instant::now())).filter(|rest| !rest.is_zero())
+            };
+            let wait = match (rest, self.deliverer.room()) {
+                (Some(rest), _) | (None, Room::In(rest)) => rest,
+                (None, Room::Trial) => return Some((place, false)),
+                (None, Room::Free) => return Some((place, true)),
+            };
+            self.stop.run_until_cancelled(tokio::time::sleep(wait)).await?;
+        }
+    }
+
+    /// One more place, if there is one.
+    pub(crate) fn another_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
+    /// Tries to deliver a message once, and notes what that says of the target.
+    pub(crate) async fn deliver(
+        &self,
+        channel: &ChannelName,
+        message: &Stored,
+        attempt: u32,
+    ) -> Result<(), NotDelivered> {
+        let delivery = Delivery { channel, message, attempt };
+        let delivered = self.deliverer.deliver(delivery, &self.process.abandon).await;
+        let outcome = match &delivered {
+            Ok(()) => "delivered",
+            Err(NotDelivered::Later { .. }) => "later",
+            Err(NotDelivered::Failed(_)) => "failed",
+            Err(NotDelivered::Abandoned) => "abandoned",
+        };
+        let name = self.subscription.name.to_string();
+        metrics::counter!("galley_deliveries_total", "subscription" => name, "outcome" => outcome).increment(1);
+        match &delivered {
+            Err(NotDelivered::Later { delay, why }) => {
+                tracing::debug!(subscription = %self.subscription.name, why, "not delivered now");
+                *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + *delay);
+            }
+            Err(NotDelivered::Failed(failure)) => self.note_failure(channel, message, attempt, failure).await,
+            Ok(()) | Err(NotDelivered::Abandoned) => {}
+        }
+        delivered
+    }
+
+    async fn note_failure(&self, channel: &ChannelName, message: &Stored, attempt: u32, failure: &Failure) {
+        let (name, id, code) = (&self.subscription.name, message.position, &failure.code);
+        tracing::warn!(subscription = %name, %channel, %id, attempt, code, message = failure.message, "not delivered");
+        let noted = async {
+            let failing_for = self.store().note_failure(&self.subscription).await?;
+            let limit = self.store().settings().disable_after;
+            if failure.is_gone {
+                let reason = "the endpoint answered 410: it is gone";
+                return self.store().disable(name, reason).await;
+            }
+            if u128::try_from(failing_for).unwrap_or_default() >= limit.as_millis() {
+                let reason = format!("nothing but failures for {} hours", limit.as_secs() / 3600);
+                return self.store().disable(name, &reason).await;
+            }
+            Ok(())
+        };
+        if let Err(error) = noted.await {
+            note_interruption("noting a failed delivery", &error);
+        }
+    }
+
+    /// Lets a message go on as a job after an attempt that failed, or was not made. Repeats that until it is done: what comes
+    /// out is false only when the process stops before.
+    pub(crate) async fn hand_on(
+        &self,
+        channel: &ChannelName,
+        message: &Stored,
+        why: &NotDelivered,
+        attempt: u32,
+    ) -> bool {
+        let (failure, delay, is_hopeless) = match why {
+            NotDelivered::Abandoned => return false,
+            NotDelivered::Later { delay, .. } => (None, *delay, false),
+            NotDelivered::Failed(failure) => {
+                let policy = self.subscription.policy();
+                let verdict = policy.after_failure(attempt - 1, &failure.code, failure.advice, rand::random());
+                let recorded = recorded(failure, attempt);
+                match verdict {
+                    Verdict::Retry(delay) => (Some(recorded), delay, false),
+                    // It is shown as a dead letter, which only a job can become
+                    Verdict::Discard { .. } => (Some(recorded), Duration::ZERO, true),
+                }
+            }
+        };
+        let redelivery = Redelivery { channel: channel.clone(), message: message.clone(), is_hopeless };
+        let mut delays = reconnect_delays();
+        loop {
+            match self.make_job(&redelivery, delay, failure.clone()).await {
+                Ok(Ok(())) => return true,
+                Ok(Err(problem)) => {
+                    self.give_up(channel, message, &problem);
+                    return true;
+                }
+                Err(error) => {
+                    note_interruption("keeping a message that was not delivered", &error);
+                    let pause = tokio::time::sleep(next_delay(&mut delays));
+                    if self.process.abandon.run_until_cancelled(pause).await.is_none() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the job; the inner error says why there cannot be one.
+    async fn make_job(
+        &self,
+        redelivery: &Redelivery,
+        delay: Duration,
+        failure: Option<Recorded>,
+    ) -> StoreResult<Result<(), String>> {
+        let now = self.process.jobs.now().await?;
+        let at = now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+        let job = match redelivery.job(&self.subscription, at, failure, now) {
+            Ok(job) => job,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        match self.process.jobs.enqueue(job, None, now).await? {
+            Ok(_) | Err(Refused::Duplicate(_)) => Ok(Ok(())),
+            // Somebody closed the queue, or there are too many: that may change
+            Err(refused) => {
+                Err(StoreError::Damaged(format!("{} takes no job: {refused:?}", self.subscription.queue())))
+            }
+        }
+    }
+
+    /// A message that can be neither delivered nor kept.
+    fn give_up(&self, channel: &ChannelName, message: &Stored, problem: &str) {
+        let (name, id) = (&self.subscription.name, message.position);
+        tracing::error!(subscription = %name, %channel, %id, problem, "a message was given up");
+        metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
+    }
+
+    /// Messages are missing that this subscription would have had.
+    pub(crate) fn note_gap(&self, channel: &ChannelName, gap: &Gap) {
+        let name = &self.subscription.name;
+        metrics::counter!("galley_subscription_gaps_total", "subscription" => name.to_string()).increment(1);
+        tracing::error!(subscription = %name, %channel, gap = gap.to_json(), "messages are missing");
+        self.store().record(name, "subscription.gap", |data: &mut ObjectWriter| {
+            data.text("channel", channel.as_str());
+            gap.write(data);
+        });
+    }
+}
+
+/// A failure as the history of a job has it.
+pub(crate) fn recorded(failure: &Failure, attempt: u32) -> Recorded {
+    Recorded::new(&failure.code, &failure.code, &failure.message, attempt, local_now()).with_output(&failure.output)
+}

@@ -1,0 +1,92 @@
+//! To an endpoint: `docs/subscriptions.md` says what it gets, `docs/push.md` what its answers mean.
+
+use common::{
+    id::JobId,
+    job::Advice,
+    json::Object,
+    message::{cloud_event, essence},
+    push::{Endpoint, Request, Retry},
+    subscription::Subscription,
+    time,
+};
+
+use super::{Delivery, Failure, NotDelivered};
+
+/// "Gone": whoever listened there does not any more.
+const GONE: u16 = 410;
+/// The type of a message that is no event.
+const MESSAGE: &str = "message";
+
+pub(super) async fn deliver(
+    subscription: &Subscription,
+    endpoint: &Endpoint,
+    delivery: Delivery<'_>,
+) -> Result<(), NotDelivered> {
+    let Delivery { channel, message, attempt } = delivery;
+    let (position, attempt) = (message.position.to_string(), attempt.to_string());
+    let published_at = time::format(message.at);
+    let content_type = message.content_type.as_deref().unwrap_or("application/octet-stream");
+    let mut headers = vec![
+        ("content-type".to_owned(), content_type.to_owned()),
+        ("galley-subscription".to_owned(), subscription.name.to_string()),
+        ("galley-channel".to_owned(), channel.to_string()),
+        ("galley-message-id".to_owned(), position.clone()),
+        ("galley-message-time".to_owned(), published_at.clone()),
+        ("galley-attempt".to_owned(), attempt),
+    ];
+    let attributes = message.attributes.as_deref().and_then(|text| serde_json::from_str::<Object>(text).ok());
+    let is_structured = essence(content_type) == cloud_event::STRUCTURED;
+    match attributes {
+        // The body has them
+        Some(_) if is_structured => {}
+        Some(attributes) => {
+            for (name, value) in attributes.iter() {
+                let text: String = serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned());
+                headers.push((format!("ce-{name}"), text));
+            }
+        }
+        None => {
+            let source = format!("/galley/channels/{channel}");
+            for (name, value) in [
+                ("specversion", "1.0"),
+                ("id", &position),
+                ("source", &source),
+                ("type", MESSAGE),
+                ("time", &published_at),
+            ] {
+                headers.push((format!("ce-{name}"), value.to_owned()));
+            }
+        }
+    }
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let request = Request {
+        id: &webhook_id(subscription, delivery),
+        values: &[("subscription", subscription.name.as_str()), ("channel", channel.as_str())],
+        headers: &headers,
+        body: message.body.clone().into(),
+    };
+    match endpoint.post(request).await {
+        Ok(_) => Ok(()),
+        // It was not asked at all. Not all come back at the same moment
+        Err(error) if !error.was_sent && matches!(error.retry, Retry::After(_)) => {
+            let Retry::After(delay) = error.retry else { return Ok(()) };
+            Err(NotDelivered::Later { delay: delay.mul_f64(rand::random_range(1.0..1.5)), why: error.message })
+        }
+        Err(error) => {
+            let advice = match error.retry {
+                Retry::ByPolicy => Advice::ByPolicy,
+                Retry::Never => Advice::Never,
+                Retry::After(delay) => Advice::After(delay),
+            };
+            let is_gone = error.status == Some(GONE);
+            let (code, message) = (error.code.to_owned(), error.message);
+            Err(NotDelivered::Failed(Failure { code, message, advice, output: String::new(), is_gone }))
+        }
+    }
+}
+
+/// The same for every attempt, another one for every other message and subscription: receivers tell repetitions by it.
+fn webhook_id(subscription: &Subscription, Delivery { channel, message, .. }: Delivery<'_>) -> String {
+    let purpose = format!("webhook {} {channel} {}", subscription.name, message.position);
+    JobId::for_purpose(u64::try_from(message.at).unwrap_or_default(), &subscription.queue(), &purpose).to_string()
+}
