@@ -14,6 +14,7 @@ use common::{
         events::{EventHub, EventLog},
         jobs::Jobs,
         maintenance,
+        subscriptions::Subscriptions,
     },
     settings::Settings,
     telemetry,
@@ -36,6 +37,7 @@ pub(crate) struct Services {
     pub(crate) arrivals: Arrivals,
     pub(crate) events: EventHub,
     pub(crate) channels: ChannelHub,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: whatever takes as long as a client likes ends.
@@ -75,6 +77,7 @@ impl Application {
             events: hub,
             channels,
             pull_workers: Arc::default(),
+            subscriptions: Subscriptions::new(&jobs, &settings),
             arrivals: Arrivals::open(&jobs, stopping.clone()),
             jobs,
             waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stopping.clone()),
