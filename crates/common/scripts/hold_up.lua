@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Notes that the next message of a channel that is delivered in order has failed, and gives the channel back.
--- KEYS: 1 cursor, 2 figures of the subscription
+-- KEYS: 1 cursor
 -- ARGV: 1 worker, 2 token, 3 ms until it is tried again, 4 what went wrong, or '' when it was not tried at all
 -- Returns how often it has failed in a row, or -1 when another has the channel.
 -- May run twice: the second time the channel is another's.
@@ -10,7 +10,4 @@ redis.call('HSET', KEYS[1], 'w', string.format('%.0f', now_ms() + tonumber(ARGV[
 redis.call('HDEL', KEYS[1], 'o', 'u')
 if ARGV[4] == '' then return 0 end
 redis.call('HSET', KEYS[1], 'e', ARGV[4])
-redis.call('HINCRBY', KEYS[2], 'failed', 1)
-redis.call('HSETNX', KEYS[2], 'failing', string.format('%.0f', now_ms()))
-keep_figures(KEYS[2])
 return redis.call('HINCRBY', KEYS[1], 'n', 1)

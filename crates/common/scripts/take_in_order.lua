@@ -1,9 +1,9 @@
 #!lua
 -- Lets one worker at a time deliver a channel in order: gives it the channel, moves its cursor on, hands out what follows.
--- KEYS: 1 history, 2 cursor
+-- KEYS: 1 history, 2 cursor, 3 figures of the subscription
 -- ARGV: 1 group, 2 worker, 3 ms after which a silent worker loses the channel, 4 its token or '' to ask for the channel,
 --       5 position that was delivered or '', 6 messages at most, 7 bytes of messages after which it ends, 8 TTL of the
---       cursor in ms
+--       cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
 -- Returns {how, token, position before, the newest kept before that or '', entries, ms, attempts}; how is "closed" when
 -- the group has to be opened first, "lost" when another has the channel or it was moved, "held" when another has it for
 -- so many ms, "wait" when a message failed and is tried again in so many ms, "empty" when there is nothing and the
@@ -26,6 +26,12 @@ if ARGV[5] ~= '' then
   redis.call('HDEL', KEYS[2], 'n', 'w', 'e')
   redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
   known[5], known[6] = false, false
+  if ARGV[9] ~= '' then redis.call('HINCRBY', KEYS[3], ARGV[9], 1) end
+  if ARGV[9] == 'delivered' then
+    redis.call('HSET', KEYS[3], 'at', string.format('%.0f', now))
+    redis.call('HDEL', KEYS[3], 'failing')
+  end
+  keep_figures(KEYS[3])
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[8])
 local wait = (tonumber(known[5]) or 0) - now

@@ -10,11 +10,15 @@
 //! | [`cron`] | jobs that are made again and again by the clock: pure code |
 //! | [`redis`] | the store |
 //! | [`push`] | requests to endpoints of others, who are not trusted |
+//! | [`command`] | programs that do the work, which are trusted but fail in every way |
+//! | [`written`], [`in_force`] | files that describe things, and what they say from now on |
 //! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
 
 pub mod cli;
+pub mod command;
 pub mod cron;
 pub mod id;
+pub mod in_force;
 pub mod job;
 pub mod json;
 pub mod message;
@@ -28,3 +32,4 @@ pub mod subscription;
 pub mod telemetry;
 pub mod text;
 pub mod time;
+pub mod written;

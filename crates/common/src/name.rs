@@ -120,7 +120,13 @@ name_type!(
     "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 64 characters",
     is_subscription_name
 );
-
+name_type!(
+    /// A command that subscriptions name: `[a-z0-9][a-z0-9.-]*`, 1 to 128 characters.
+    CommandName,
+    "command",
+    "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 128 characters",
+    is_queue_name
+);
 name_type!(
     /// The key of a limit: letters, digits and `. _ : -`, 1 to 128 characters.
     LimitKey,

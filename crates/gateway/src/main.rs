@@ -1,6 +1,5 @@
 //! Galley's HTTP interface. `main` only wires: settings, telemetry, build, run until a signal.
 
-mod arrivals;
 mod body;
 mod code;
 mod context;

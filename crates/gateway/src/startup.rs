@@ -10,6 +10,7 @@ use common::{
     ops,
     redis::{
         Redis,
+        arrivals::Arrivals,
         channels::{ChannelHub, Published},
         events::{EventHub, EventLog},
         jobs::Jobs,
@@ -23,7 +24,7 @@ use socket2::SockRef;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{arrivals::Arrivals, context, error::ApiError, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
+use crate::{context, error::ApiError, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

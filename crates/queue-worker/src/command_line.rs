@@ -1,14 +1,9 @@
 //! The command line of a worker: run it, or ask what its rules do.
 
 use clap::{Args, Parser, Subcommand};
-use common::{cli, name::JobType, settings::Settings};
+use common::{cli, command::launch, name::JobType, settings::Settings};
 
-use crate::{
-    builder::Builder,
-    command::launch,
-    rules::{InForce, check},
-    worker::Until,
-};
+use crate::{builder::Builder, rules, worker::Until};
 
 /// Takes jobs out of Galley's queues, runs their handlers and records how they ended.
 ///
@@ -84,8 +79,8 @@ pub(crate) fn run(builder: Builder) -> anyhow::Result<()> {
 
 fn check_rules(builder: Builder, settings: &Settings, types: &[JobType]) -> anyhow::Result<()> {
     let handlers = builder.handlers()?;
-    let rules = InForce::load(settings.queue_worker.rules.as_deref(), &handlers)?;
-    let (text, all_are_run) = check(&rules.now(), &handlers, types);
+    let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
+    let (text, all_are_run) = rules::check(&rules.now(), &handlers, types);
     print!("{text}");
     anyhow::ensure!(all_are_run, "not every type is run by something");
     Ok(())

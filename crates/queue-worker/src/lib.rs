@@ -26,8 +26,6 @@ mod bell;
 mod bridge;
 mod builder;
 mod claim;
-#[doc(hidden)]
-pub mod command;
 mod command_line;
 mod commit;
 mod doorbell;

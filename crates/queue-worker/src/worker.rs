@@ -40,7 +40,7 @@ use crate::{
     presence,
     presence::Presence,
     renew,
-    rules::{self, Dispatch, InForce},
+    rules::{self, Dispatch},
 };
 
 /// After the grace: time for handing jobs back and for the last results to be recorded.
@@ -92,7 +92,7 @@ impl Worker {
 
     /// Prepares everything. Redis may be away; a Redis that would lose jobs is refused.
     pub(crate) async fn build(settings: Settings, handlers: Handlers, until: Until) -> anyhow::Result<Self> {
-        let rules = InForce::load(settings.queue_worker.rules.as_deref(), &handlers)?;
+        let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
         let dispatch = Arc::new(Dispatch { handlers, rules });
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;

@@ -6,6 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+/// While one request tries, others may ask again this soon.
+const UNDER_TRIAL: Duration = Duration::from_millis(200);
+
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerSettings {
@@ -32,6 +35,17 @@ pub enum Outcome {
     BadFor(Duration),
     /// Nothing was learnt: the request was dropped, or never sent.
     Unknown,
+}
+
+/// How many requests there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Any number.
+    Free,
+    /// One, which tries.
+    Trial,
+    /// None, for so long.
+    In(Duration),
 }
 
 /// Leave to send one request. What became of it is to be recorded, whatever it was.
@@ -77,6 +91,17 @@ impl Breaker {
             State::Trying => return Err(self.settings.open),
         }
         Ok(Pass { turn: self.turn })
+    }
+
+    /// What it would say to requests now, without asking for leave.
+    #[must_use]
+    pub fn room(&self, now: Instant) -> Room {
+        match self.state {
+            State::Closed { .. } => Room::Free,
+            State::Open { until } if now < until => Room::In(until - now),
+            State::Open { .. } => Room::Trial,
+            State::Trying => Room::In(UNDER_TRIAL.min(self.settings.open)),
+        }
     }
 
     /// Records what became of a request.
@@ -133,7 +158,10 @@ mod tests {
         breaker.record(pass, Outcome::Good, start);
         fail(&mut breaker, 3, start);
         assert_eq!(breaker.admit(after(start, 40)).expect_err("open"), Duration::from_millis(60));
+        assert_eq!(breaker.room(after(start, 40)), Room::In(Duration::from_millis(60)));
+        assert_eq!(breaker.room(after(start, 100)), Room::Trial);
         let trial = breaker.admit(after(start, 100)).expect("its time is over");
+        assert_eq!(breaker.room(after(start, 100)), Room::In(SETTINGS.open));
         assert_eq!(breaker.admit(after(start, 100)).expect_err("one trial"), SETTINGS.open);
         breaker.record(trial, Outcome::Bad, after(start, 110));
         assert_eq!(breaker.admit(after(start, 110)).expect_err("open again"), SETTINGS.open);

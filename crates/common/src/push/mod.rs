@@ -38,7 +38,7 @@ use tokio::{
 
 pub use self::{
     answer::{Answer, LONGEST_RETRY_AFTER},
-    breaker::BreakerSettings,
+    breaker::{BreakerSettings, Room},
     error::{PushError, Retry},
     network::{Names, Network, Script},
     request::{LONGEST_ID_BYTES, MOST_HEADER_BYTES, Request},
@@ -112,6 +112,12 @@ impl Endpoint {
     #[must_use]
     pub fn origin(&self) -> &str {
         self.settings.url.origin()
+    }
+
+    /// How many requests the receiver would be sent now: none while it is left alone.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).room(now())
     }
 
     /// Sends a request once, within the endpoint's timeout. Dropping the future closes the connection, and what the receiver

@@ -282,9 +282,9 @@ pub fn figures(subscription: &SubscriptionName) -> String {
     format!("galley:sub:{subscription}")
 }
 
-/// The workers of a broadcast: a sorted set of names, by when each noted where it is.
+/// The workers of a subscription in order, or of a broadcast: a sorted set of names, by when each was there last.
 #[must_use]
-pub fn broadcast_workers(subscription: &SubscriptionName) -> String {
+pub fn subscription_workers(subscription: &SubscriptionName) -> String {
     format!("galley:sub:{subscription}:workers")
 }
 
@@ -364,7 +364,7 @@ mod tests {
             cursor(&channel, &subscription),
             SUBSCRIPTIONS.to_owned(),
             figures(&subscription),
-            broadcast_workers(&subscription),
+            subscription_workers(&subscription),
             checkpoint(&subscription, &"i".parse().expect("an instance")),
             CHANNELS.to_owned(),
             EPOCH.to_owned(),

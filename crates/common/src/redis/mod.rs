@@ -5,6 +5,7 @@
 //! | [`connection`] | the connection of the hot path: shared, made again when it breaks, quick to say no |
 //! | [`dedicated`] | connections for blocking reads |
 //! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
+//! | [`arrivals`] | waiting for jobs, for many at once |
 //! | `timed` | what is to be seen to at a time |
 //! | [`server`] | what Galley requires of the server's configuration |
 //! | [`jobs`], [`workflows`], [`cron`], [`bridge`], [`channels`], [`subscriptions`], [`events`], [`idempotency`] | what is kept there |
@@ -13,6 +14,7 @@
 //!
 //! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
 
+pub mod arrivals;
 pub mod bridge;
 pub mod channels;
 pub mod connection;

@@ -78,6 +78,11 @@ fn instance_name(given: String) -> Result<WorkerId, SettingError> {
     parsed("pubsub_worker.name", &name, "1 to 128 printable ASCII characters without spaces")
 }
 
+/// A path, unless it is empty.
+fn path(given: String) -> Option<PathBuf> {
+    Some(given).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 const ADDRESS: &str = "an address and port such as 127.0.0.1:8080";
 
 impl TryFrom<Raw> for Settings {
@@ -96,7 +101,7 @@ impl TryFrom<Raw> for Settings {
                     raw.queue_worker.queue_concurrency,
                     10_000,
                 )?,
-                rules: Some(raw.queue_worker.rules).filter(|path| !path.is_empty()).map(PathBuf::from),
+                rules: path(raw.queue_worker.rules),
                 name: worker_name(raw.queue_worker.name)?,
                 concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
                 shutdown_grace: millis(
@@ -119,6 +124,7 @@ impl TryFrom<Raw> for Settings {
                     0,
                     3_600_000,
                 )?,
+                commands: path(raw.pubsub_worker.commands),
                 buffer_messages: number(
                     "pubsub_worker.buffer_messages",
                     raw.pubsub_worker.buffer_messages,

@@ -138,6 +138,7 @@ pub struct PubsubWorkerSettings {
     pub subscriptions: bool,
     pub name: WorkerId,
     pub shutdown_grace: Duration,
+    pub commands: Option<PathBuf>,
     pub buffer_messages: usize,
 }
 
@@ -312,6 +313,7 @@ mod tests {
         assert_eq!(settings.jobs.lease, Duration::from_secs(30));
         assert_eq!(settings.queue_worker.queues.len(), 3);
         assert_eq!(settings.telemetry.otlp_endpoint, None);
+        assert_eq!((settings.queue_worker.rules, settings.pubsub_worker.commands), (None, None));
     }
 
     #[test]
@@ -330,6 +332,8 @@ mod tests {
         assert!(with("GALLEY__GATEWAY__TEST_DIRECTIVES", "true").expect("allowed").gateway.test_directives);
         let settings = with("GALLEY__QUEUES__DEMO__MAX_DEPTH", "10").expect("allowed");
         assert_eq!(settings.max_depth(&"demo".parse().expect("a name")), Some(10));
+        let commands = with("GALLEY__PUBSUB_WORKER__COMMANDS", "a.toml").expect("allowed").pubsub_worker.commands;
+        assert_eq!(commands.as_deref(), Some(std::path::Path::new("a.toml")));
     }
 
     #[test]

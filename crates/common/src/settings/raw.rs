@@ -124,6 +124,7 @@ pub(super) struct PubsubWorker {
     pub(super) subscriptions: bool,
     pub(super) name: String,
     pub(super) shutdown_grace_ms: Whole,
+    pub(super) commands: String,
     pub(super) buffer_messages: Whole,
 }
 

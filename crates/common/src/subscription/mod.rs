@@ -22,7 +22,7 @@ pub use filter::Filter;
 pub use redelivery::{JOB_TYPE, Redelivery};
 pub use request::{Refused, Request, Start};
 pub use selection::{MOST_SELECTED, Selection};
-pub use target::{CommandName, HttpTarget, QueueTarget, Target};
+pub use target::{HttpTarget, QueueTarget, Target};
 
 use crate::{
     job::Policy,

@@ -43,7 +43,8 @@ struct Written<'a> {
 }
 
 impl Redelivery {
-    /// The job that carries it, to start at a time; making it twice makes it once.
+    /// The job that carries it, to start at a time, with the failure of the attempt before it if there was one. Making it twice makes
+    /// it once.
     ///
     /// # Errors
     /// It is too large for a job.
@@ -51,7 +52,7 @@ impl Redelivery {
         &self,
         subscription: &Subscription,
         start_at: Millis,
-        failure: Failure,
+        failure: Option<Failure>,
         now: Millis,
     ) -> Result<NewJob, RequestError> {
         let mut options = ObjectWriter::default();
@@ -62,7 +63,7 @@ impl Redelivery {
         let mut new = parsed(&job.finish(), now)?;
         new.id = Some(job_id(&subscription.name, &subscription.queue(), &self.channel, &self.message));
         new.start_at = Some(start_at);
-        new.failure = Some(failure);
+        new.failure = failure;
         Ok(new)
     }
 
@@ -183,7 +184,7 @@ mod tests {
                 body,
             };
             let sent = Redelivery { channel: "c".parse().expect("a name"), message, is_hopeless };
-            let job = sent.job(&subscription(), 9_000, failure(), 8).expect("a job");
+            let job = sent.job(&subscription(), 9_000, Some(failure()), 8).expect("a job");
             prop_assert_eq!((job.queue.as_str(), job.start_at), ("sub.s", Some(9_000)));
             let parts = job.envelope.parts().expect("an envelope");
             let args = parts.args;

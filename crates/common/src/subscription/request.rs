@@ -344,7 +344,7 @@ mod tests {
             (r#"{"channels":["a"],"deliver":{"mail":{}}}"#, "one of http, queue, command and log"),
             (r#"{"channels":["a"],"deliver":{"log":{"level":1}}}"#, "unknown field `level`"),
             (r#"{"channels":["a"],"deliver":{"log":{},"command":"x"}}"#, "one of http, queue"),
-            (r#"{"channels":["a"],"deliver":{"command":"/bin/sh"}}"#, "queue must match"),
+            (r#"{"channels":["a"],"deliver":{"command":"/bin/sh"}}"#, "command must match"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"ftp://a"}}}"#, "deliver.http.url must begin with http"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/{type}"}}}"#, "deliver.http.url must"),
             (

@@ -6,15 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    name::{JobType, QueueName},
+    name::{CommandName, JobType, QueueName},
     push::{Endpoint, EndpointError, EndpointSettings, FixedHeaders, Network, UrlTemplate},
 };
 
 /// What a URL may have placeholders for.
 pub(super) const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
-
-/// A command is called like a queue.
-pub type CommandName = QueueName;
 
 /// Where messages go. Holds secrets: it has no debug form.
 #[derive(Clone, Serialize, Deserialize)]

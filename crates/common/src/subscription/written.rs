@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    CommandName, HttpTarget, QueueTarget, Target,
+    HttpTarget, QueueTarget, Target,
     request::{AT_ONCE, Refused, invalid, within},
     target::PLACEHOLDERS,
 };
 use crate::{
     job::NewJob,
     json::{self, JsonError},
-    name::{JobType, QueueName, quoted},
+    name::{CommandName, JobType, QueueName, quoted},
     push::{MOST_SECRETS, UrlTemplate},
     time::Millis,
 };

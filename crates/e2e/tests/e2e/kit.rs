@@ -44,7 +44,12 @@ impl Kit {
 
     /// Runs a queue-worker's binary to its end, with arguments.
     pub(crate) async fn run_worker(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
-        let mut command = tokio::process::Command::new(binary("queue-worker"));
+        self.run("queue-worker", args, variables).await
+    }
+
+    /// The same for another binary.
+    pub(crate) async fn run(&self, name: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = tokio::process::Command::new(binary(name));
         command.args(args).env("GALLEY__REDIS__URL", self.redis.url()).env("GALLEY__LOG__FORMAT", "json");
         command.envs(variables.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(LIMIT, command.output()).await;

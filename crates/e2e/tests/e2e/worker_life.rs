@@ -1,10 +1,12 @@
-//! A worker from its start to its end: its rules, `check`, `--once`, `--drain`, and how many jobs it runs at a time.
+//! A worker from its start to its end: its rules or commands, `check`, `--once`, `--drain`, and how many jobs it runs at a time.
 
-use e2e::eventually;
+use e2e::{RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::kit::{Folder, Kit, RULES, job};
+
+const COMMANDS: &str = "GALLEY__PUBSUB_WORKER__COMMANDS";
 
 fn shell(job_type: &str, script: &str) -> String {
     let script = json!(script);
@@ -71,6 +73,68 @@ async fn rules_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_st
     let gone = kit.run_worker(&[], &[(RULES, &folder.text("elsewhere.toml"))]).await;
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("elsewhere.toml"));
     assert_eq!(kit.job(&id).await["attempt"], 0);
+}
+
+#[tokio::test]
+async fn commands_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
+    let redis = RedisServer::start();
+    let folder = Folder::new();
+    let named = |name: &str| format!("[[command]]\nname = \"{name}\"\nprogram = \"true\"\n");
+    folder.write("commands.toml", &named("first"));
+    let mut worker = Service::start("pubsub-worker", &redis, &[(COMMANDS, &folder.text("commands.toml"))]).await;
+    let commands_of = |worker: &Service, message: &str| {
+        let is_it = |line: &Value| line["message"] == message;
+        worker.log().into_iter().rfind(is_it).map(|line| line["commands"].clone())
+    };
+    assert_eq!(commands_of(&worker, "pubsub-worker runs"), Some(json!(1)));
+
+    folder.write("commands.toml", &(named("first") + &named("second")));
+    worker.signal(Signal::SIGHUP);
+    worker.logged("commands read again").await;
+    assert_eq!(commands_of(&worker, "commands read again"), Some(json!(2)));
+
+    folder.write("commands.toml", &(named("first") + &named("First")));
+    worker.signal(Signal::SIGHUP);
+    worker.logged("the commands stay as they were").await;
+    let said = worker.log().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    assert!(said.contains("commands.toml:5: command must match"), "{said}");
+
+    folder.remove("commands.toml");
+    worker.signal(Signal::SIGHUP);
+    eventually("it says so again", || async { (worker.count("the commands stay as they were") == 2).then_some(()) })
+        .await;
+    assert_eq!(worker.count("commands read again"), 1);
+    assert!(worker.runs());
+
+    let mut without = Service::start("pubsub-worker", &redis, &[]).await;
+    assert_eq!(commands_of(&without, "pubsub-worker runs"), Some(json!(0)));
+    without.signal(Signal::SIGHUP);
+    without.logged("there is no file of commands to read again").await;
+    assert!(without.runs());
+}
+
+#[tokio::test]
+async fn commands_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_starts() {
+    let kit = Kit::start().await;
+    let folder = Folder::new();
+    folder.write(
+        "commands.toml",
+        "[[command]]\nname = \"Big\"\nprogram = \"true\"\n\n[[command]]\nprogram = \"true\"\ntimeout_ms = 0\n\n\
+         [[command]]\nname = \"a\"\nprogram = \"true\"\n\n[[command]]\nname = \"a\"\nprogram = \"true\"\n",
+    );
+    let refused = kit.run("pubsub-worker", &[], &[(COMMANDS, &folder.text("commands.toml"))]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    for problem in [
+        "commands.toml:2: command must match ^[a-z0-9][a-z0-9.-]*$",
+        "commands.toml:5: a command must have a name",
+        "commands.toml:7: timeout_ms must be 1 to 604800000, got 0",
+        "commands.toml:14: there is a command named a on line 10 already",
+    ] {
+        assert!(said.contains(problem), "{problem} in {said}");
+    }
+    let gone = kit.run("pubsub-worker", &[], &[(COMMANDS, &folder.text("elsewhere.toml"))]).await;
+    assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("elsewhere.toml"));
 }
 
 #[tokio::test]

@@ -5,14 +5,14 @@ use std::fmt::Write;
 use common::name::JobType;
 
 use super::{Action, Rules};
-use crate::handlers::Handlers;
+use crate::handlers::{Handlers, command};
 
 impl Action {
     fn in_words(&self) -> String {
         match self {
             Self::Handler(name) => format!("runs the handler {name}"),
             Self::Http(rule) => rule.in_words(),
-            Self::Command(rule) => rule.in_words(),
+            Self::Command(command) => command::in_words(command.settings()),
         }
     }
 }

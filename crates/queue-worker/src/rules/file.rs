@@ -1,14 +1,11 @@
 //! Reading the file of rules. Everything that is wrong with it is said at once, each with its line.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use common::{
+    command::{Command, StandardOutput, WrittenCommand},
+    written::{self, FileError, Reader},
+};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -16,44 +13,13 @@ use super::{Action, Rule, Rules, pattern};
 use crate::{
     handlers::{
         Handlers,
-        command::{CommandRule, CommandSettings},
         http::{HttpRule, HttpSettings},
     },
     rules::pattern::Pattern,
 };
 
-/// Largest file.
-const MOST_BYTES: u64 = 1 << 20;
 /// Rules in it: each job looks through them.
 const MOST_RULES: usize = 1000;
-
-/// Rules that cannot be used: a line for each problem.
-#[derive(Debug)]
-pub(crate) struct RulesError {
-    path: String,
-    problems: Vec<Problem>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Problem {
-    line: usize,
-    what: String,
-}
-
-impl std::error::Error for RulesError {}
-
-impl fmt::Display for RulesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Problem { line, what }) in self.problems.iter().enumerate() {
-            let separator = if number == 0 { "" } else { "\n" };
-            match line {
-                0 => write!(f, "{separator}{}: {what}", self.path)?,
-                line => write!(f, "{separator}{}:{line}: {what}", self.path)?,
-            }
-        }
-        Ok(())
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,104 +57,58 @@ struct WrittenHttp {
     answer_limit_bytes: Option<Spanned<u64>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenCommand {
-    program: Spanned<String>,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    #[serde(default)]
-    pass_env: Vec<String>,
-    directory: Option<PathBuf>,
-    timeout_ms: Option<Spanned<u64>>,
-    stop_grace_ms: Option<Spanned<u64>>,
-    output_limit_bytes: Option<Spanned<u64>>,
-    memory_limit_bytes: Option<Spanned<u64>>,
-    cpu_limit_ms: Option<Spanned<u64>>,
-    #[serde(default)]
-    not_retryable_exit_codes: Vec<Spanned<u8>>,
-}
-
 impl Rules {
     /// Reads a file. Rules that are the same as before stay what they are, with the state of their endpoints.
     ///
     /// # Errors
     /// The file cannot be read, or something in it cannot be used.
-    pub(crate) fn load(path: &Path, handlers: &Handlers, before: &Self) -> Result<Self, RulesError> {
-        let shown = path.display().to_string();
-        let unreadable = |what: String| RulesError {
-            path: shown.clone(),
-            problems: vec![Problem { line: 0, what: format!("the rules cannot be read: {what}") }],
-        };
-        let mut text = String::new();
-        let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
-        file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
-        if text.len() as u64 > MOST_BYTES {
-            return Err(unreadable(format!("the file has more than {MOST_BYTES} bytes")));
-        }
-        Self::parse(&text, handlers, before).map_err(|problems| RulesError { path: shown, problems })
+    pub(crate) fn load(path: &Path, handlers: &Handlers, before: &Self) -> Result<Self, FileError> {
+        written::load(path, "rules", |reader, written| Self::read(reader, written, handlers, before))
     }
 
-    fn parse(text: &str, handlers: &Handlers, before: &Self) -> Result<Self, Vec<Problem>> {
-        let mut reader = Reader { text, problems: Vec::new() };
-        let written: Written = match toml::from_str(text) {
-            Ok(written) => written,
-            Err(error) => {
-                let at = error.span().map_or(0, |span| span.start);
-                reader.refuse(at, error.message());
-                return Err(reader.problems);
-            }
-        };
+    fn read(reader: &mut Reader<'_>, written: Written, handlers: &Handlers, before: &Self) -> Self {
         if let Some(rule) = written.rules.get(MOST_RULES) {
             reader.refuse(rule.span().start, format!("there can be at most {MOST_RULES} rules"));
         }
-        let rules = written.rules.into_iter().filter_map(|rule| reader.rule(rule, handlers, before)).collect();
-        if reader.problems.is_empty() { Ok(Self(rules)) } else { Err(reader.problems) }
+        let mut rules = RuleReader { reader, handlers, before };
+        Self(written.rules.into_iter().filter_map(|rule| rules.rule(rule)).collect())
     }
 }
 
-struct Reader<'a> {
-    text: &'a str,
-    problems: Vec<Problem>,
+/// Reads one rule after another.
+struct RuleReader<'a, 'text> {
+    reader: &'a mut Reader<'text>,
+    handlers: &'a Handlers,
+    before: &'a Rules,
 }
 
-impl Reader<'_> {
-    fn line(&self, at: usize) -> usize {
-        self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
-    }
-
-    fn refuse(&mut self, at: usize, what: impl Into<String>) {
-        let line = self.line(at);
-        self.problems.push(Problem { line, what: what.into() });
-    }
-
-    fn rule(&mut self, rule: Spanned<WrittenRule>, handlers: &Handlers, before: &Rules) -> Option<Rule> {
+impl RuleReader<'_, '_> {
+    fn rule(&mut self, rule: Spanned<WrittenRule>) -> Option<Rule> {
         let at = rule.span().start;
         let rule = rule.into_inner();
         let pattern = Pattern::parse(rule.pattern.get_ref());
         if pattern.is_none() {
-            self.refuse(rule.pattern.span().start, format!("type must be {}", pattern::ALLOWED));
+            self.reader.refuse(rule.pattern.span().start, format!("type must be {}", pattern::ALLOWED));
         }
         let action = match (rule.handler, rule.http, rule.command) {
             (Some(name), None, None) => {
-                if !handlers.contains(name.get_ref()) {
-                    self.refuse(name.span().start, format!("there is no handler {:?} in this worker", name.get_ref()));
+                if !self.handlers.contains(name.get_ref()) {
+                    self.reader
+                        .refuse(name.span().start, format!("there is no handler {:?} in this worker", name.get_ref()));
                 }
                 Some(Action::Handler(name.into_inner()))
             }
-            (None, Some(http), None) => self.http(http, before),
-            (None, None, Some(command)) => self.command(command, before),
+            (None, Some(http), None) => self.http(http),
+            (None, None, Some(command)) => self.command(command),
             _ => {
-                self.refuse(at, "a rule must have exactly one of handler, http and command");
+                self.reader.refuse(at, "a rule must have exactly one of handler, http and command");
                 None
             }
         };
-        Some(Rule { line: self.line(at), pattern: pattern?, action: action? })
+        Some(Rule { line: self.reader.line(at), pattern: pattern?, action: action? })
     }
 
-    fn http(&mut self, written: Spanned<WrittenHttp>, before: &Rules) -> Option<Action> {
+    fn http(&mut self, written: Spanned<WrittenHttp>) -> Option<Action> {
         let at = written.span().start;
         let http = written.into_inner();
         let headers = http.headers.into_iter().map(|(name, value)| (name, self.resolved(&value))).collect();
@@ -196,9 +116,9 @@ impl Reader<'_> {
             url: http.url.into_inner(),
             secrets: http.secrets.iter().map(|secret| self.resolved(secret)).collect(),
             headers,
-            timeout_ms: self.number("timeout_ms", http.timeout_ms, 30_000, 1, 3_600_000),
-            connect_timeout_ms: self.number("connect_timeout_ms", http.connect_timeout_ms, 5000, 1, 60_000),
-            callback_timeout_ms: self.number(
+            timeout_ms: self.reader.number("timeout_ms", http.timeout_ms, 30_000, 1, 3_600_000),
+            connect_timeout_ms: self.reader.number("connect_timeout_ms", http.connect_timeout_ms, 5000, 1, 60_000),
+            callback_timeout_ms: self.reader.number(
                 "callback_timeout_ms",
                 http.callback_timeout_ms,
                 3_600_000,
@@ -206,63 +126,37 @@ impl Reader<'_> {
                 604_800_000,
             ),
             allow_private: http.allow_private,
-            concurrency: self.number("concurrency", http.concurrency, 50, 1, 10_000),
-            breaker_failures: self.number("breaker_failures", http.breaker_failures, 10, 1, 1000),
-            breaker_open_ms: self.number("breaker_open_ms", http.breaker_open_ms, 30_000, 100, 3_600_000),
-            answer_limit_bytes: self.number("answer_limit_bytes", http.answer_limit_bytes, 1 << 20, 1, 16 << 20),
+            concurrency: self.reader.number("concurrency", http.concurrency, 50, 1, 10_000),
+            breaker_failures: self.reader.number("breaker_failures", http.breaker_failures, 10, 1, 1000),
+            breaker_open_ms: self.reader.number("breaker_open_ms", http.breaker_open_ms, 30_000, 100, 3_600_000),
+            answer_limit_bytes: self.reader.number("answer_limit_bytes", http.answer_limit_bytes, 1 << 20, 1, 16 << 20),
         };
-        let same = before.0.iter().find_map(|rule| match &rule.action {
+        let same = self.before.0.iter().find_map(|rule| match &rule.action {
             Action::Http(rule) if *rule.settings() == settings => Some(rule.clone()),
             _ => None,
         });
         let rule = same.map_or_else(|| HttpRule::new(settings).map(Arc::new), Ok);
-        rule.map(Action::Http).map_err(|problem| self.refuse(at, problem)).ok()
+        rule.map(Action::Http).map_err(|problem| self.reader.refuse(at, problem)).ok()
     }
 
-    fn command(&mut self, written: Spanned<WrittenCommand>, before: &Rules) -> Option<Action> {
+    fn command(&mut self, written: Spanned<WrittenCommand>) -> Option<Action> {
         let at = written.span().start;
-        let command = written.into_inner();
-        let settings = CommandSettings {
-            program: command.program.into_inner(),
-            args: command.args,
-            env: command.env,
-            pass_env: command.pass_env,
-            directory: command.directory,
-            timeout_ms: self.number("timeout_ms", command.timeout_ms, 3_600_000, 1, 604_800_000),
-            stop_grace_ms: self.number("stop_grace_ms", command.stop_grace_ms, 5000, 0, 600_000),
-            output_limit_bytes: self.number("output_limit_bytes", command.output_limit_bytes, 1 << 20, 1, 64 << 20),
-            memory_limit_bytes: self.limit("memory_limit_bytes", command.memory_limit_bytes, 1 << 20, 1 << 50),
-            cpu_limit_ms: self.limit("cpu_limit_ms", command.cpu_limit_ms, 1000, 604_800_000),
-            not_retryable_exit_codes: command.not_retryable_exit_codes.into_iter().map(Spanned::into_inner).collect(),
-        };
-        let same = before.0.iter().find_map(|rule| match &rule.action {
-            Action::Command(rule) if *rule.settings() == settings => Some(rule.clone()),
+        let settings = written.into_inner().read(self.reader);
+        let same = self.before.0.iter().find_map(|rule| match &rule.action {
+            Action::Command(command) if *command.settings() == settings => Some(command.clone()),
             _ => None,
         });
-        let rule = same.map_or_else(|| CommandRule::new(settings).map(Arc::new), Ok);
-        rule.map(Action::Command).map_err(|problem| self.refuse(at, problem)).ok()
+        let command = same.map_or_else(|| Command::new(settings, StandardOutput::Result).map(Arc::new), Ok);
+        command.map(Action::Command).map_err(|problem| self.reader.refuse(at, problem)).ok()
     }
 
     /// A text, or what the variable has that it names: `env:NAME` keeps secrets out of the file.
     fn resolved(&mut self, value: &Spanned<String>) -> String {
         let Some(name) = value.get_ref().strip_prefix("env:") else { return value.get_ref().clone() };
         std::env::var(name).unwrap_or_else(|_| {
-            self.refuse(value.span().start, format!("the variable {name} is not set"));
+            self.reader.refuse(value.span().start, format!("the variable {name} is not set"));
             String::new()
         })
-    }
-
-    fn number(&mut self, name: &str, given: Option<Spanned<u64>>, default: u64, least: u64, most: u64) -> u64 {
-        self.limit(name, given, least, most).unwrap_or(default)
-    }
-
-    fn limit(&mut self, name: &str, given: Option<Spanned<u64>>, least: u64, most: u64) -> Option<u64> {
-        let given = given?;
-        let number = *given.get_ref();
-        if !(least..=most).contains(&number) {
-            self.refuse(given.span().start, format!("{name} must be {least} to {most}, got {number}"));
-        }
-        Some(number)
     }
 }
 
@@ -270,8 +164,10 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
-        Rules::parse(text, &Handlers::built_in(), &Rules::default())
+    fn parse(text: &str) -> Result<Rules, Vec<written::Problem>> {
+        let read =
+            |reader: &mut Reader<'_>, written| Rules::read(reader, written, &Handlers::built_in(), &Rules::default());
+        written::parse(text, read)
     }
 
     fn problems(text: &str) -> Vec<String> {
@@ -336,6 +232,7 @@ stop_grace_ms = 600001
             ("[[rules]]\n", 1),
             ("[[rule]\n", 1),
             ("[[rule]]\ntype = \"a\"\nhttp = { url = \"http://a/\", timeout_ms = -1 }\n", 3),
+            ("[[rule]]\ntype = \"a\"\n[rule.command]\nprogram = \"true\"\nname = \"a\"\n", 5),
         ] {
             let found = problems(text);
             assert!(found.len() == 1 && found[0].starts_with(&format!("{line}: ")), "{text}: {found:?}");

@@ -14,14 +14,13 @@ mod reload;
 
 use std::sync::Arc;
 
-use common::name::JobType;
+use common::{command::Command, in_force::InForce, name::JobType};
 
 pub(crate) use describe::check;
-pub(crate) use file::RulesError;
 use pattern::Pattern;
-pub(crate) use reload::{InForce, on_signal};
+pub(crate) use reload::{load, on_signal};
 
-use crate::handlers::{Context, HandlerResult, Handlers, command::CommandRule, http::HttpRule};
+use crate::handlers::{Context, HandlerResult, Handlers, command, http::HttpRule};
 
 /// The rules of a file, in its order.
 #[derive(Default)]
@@ -42,7 +41,7 @@ enum Action {
     /// Sends it to an endpoint.
     Http(Arc<HttpRule>),
     /// Gives it to a program.
-    Command(Arc<CommandRule>),
+    Command(Arc<Command>),
 }
 
 impl Rules {
@@ -59,7 +58,7 @@ impl Rules {
 /// How jobs are run in this process.
 pub(crate) struct Dispatch {
     pub(crate) handlers: Handlers,
-    pub(crate) rules: InForce,
+    pub(crate) rules: InForce<Rules>,
 }
 
 impl Dispatch {
@@ -68,7 +67,7 @@ impl Dispatch {
         match self.rules.now().action_for(context.job_type()) {
             Action::Handler(name) => self.handlers.run(&name, context).await,
             Action::Http(rule) => rule.run(&context).await,
-            Action::Command(rule) => rule.run(&context).await,
+            Action::Command(command) => command::run(&command, &context).await,
         }
     }
 }

@@ -54,7 +54,7 @@ impl Subscriptions {
         checkpoint: &Checkpoint,
     ) -> StoreResult<()> {
         let mut call = script::CHECKPOINT.key(keys::checkpoint(&subscription.name, instance));
-        call.key(keys::broadcast_workers(&subscription.name)).key(keys::figures(&subscription.name));
+        call.key(keys::subscription_workers(&subscription.name)).key(keys::figures(&subscription.name));
         call.arg(instance.as_str()).arg(subscription.generation);
         call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
         call.arg(checkpoint.delivered).arg(checkpoint.filtered);

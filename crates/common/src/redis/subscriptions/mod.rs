@@ -12,10 +12,12 @@
 //! | `position` | opens channels for one, closes them, goes somewhere else |
 //! | `shared` | hands messages out, takes them over, notes that they are done with |
 //! | `ordered` | lets one worker at a time deliver a channel |
+//! | `members` | which workers there are, and who delivers which channel in order |
 //! | `broadcast` | notes where each worker is |
 //! | `progress` | shows how far it is and how it does |
 
 mod broadcast;
+mod members;
 mod ordered;
 mod position;
 mod progress;
@@ -42,11 +44,12 @@ use crate::{
 };
 
 pub use broadcast::Checkpoint;
+pub use members::Members;
 pub use ordered::{Held, InOrder};
 pub use position::Opened;
 pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
 pub use put::{NotPut, Put};
-pub use shared::{Given, TakenOver};
+pub use shared::{Done, Given, TakenOver};
 
 /// How often a change is tried while others change the same subscription.
 const ATTEMPTS: usize = 16;
@@ -118,10 +121,11 @@ impl Subscriptions {
             redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
         let mut known = Known { is_blank: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
-            match read(&raw) {
-                Some(subscription) => known.subscriptions.push((subscription, raw)),
-                None => tracing::warn!(name, "a subscription that cannot be read is left alone"),
-            }
+            let Some(subscription) = read(&raw) else {
+                tracing::warn!(name, "a subscription that cannot be read is left alone");
+                continue;
+            };
+            known.subscriptions.push((subscription, raw));
         }
         known.subscriptions.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         Ok(known)
@@ -241,7 +245,7 @@ impl Subscriptions {
             }
             // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
             self.jobs.delete_queue(&queue).await?;
-            let keys = [keys::figures(name), keys::broadcast_workers(name)];
+            let keys = [keys::figures(name), keys::subscription_workers(name)];
             let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
             return Ok(true);
         }
@@ -282,18 +286,17 @@ impl Subscriptions {
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }
+}
 
-    /// A call about a channel of a subscription: its history and its cursor come first.
-    fn call(
-        &self,
-        script: &'static redis::Script,
-        subscription: &Subscription,
-        channel: &ChannelName,
-    ) -> ScriptInvocation<'static> {
-        let mut call = script.key(keys::history(channel));
-        call.key(keys::cursor(channel, &subscription.name));
-        call
-    }
+/// A call about a channel of a subscription: its history and its cursor come first.
+fn about(
+    script: &'static redis::Script,
+    subscription: &Subscription,
+    channel: &ChannelName,
+) -> ScriptInvocation<'static> {
+    let mut call = script.key(keys::history(channel));
+    call.key(keys::cursor(channel, &subscription.name));
+    call
 }
 
 fn read(raw: &str) -> Option<Subscription> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{
-    Subscriptions,
+    Done, Subscriptions, about,
     position::read,
     shared::{gap, messages},
 };
@@ -22,6 +22,9 @@ const AT_ONCE: usize = 16;
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// What went wrong is kept so far, in characters.
 const LONGEST_PROBLEM: usize = 500;
+
+/// What `take_in_order.lua` answers.
+type Taken = (String, String, String, String, Vec<(String, Value)>, u64, u32);
 
 /// A worker's hold on a channel. It is a fence: whoever has an older one can move nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +71,7 @@ impl Subscriptions {
         self.in_order(subscription, channel, worker, lease, None, AT_ONCE).await
     }
 
-    /// Notes that everything up to a position is delivered, and asks for what comes next if that is wanted.
+    /// Notes that everything up to a position is done with, and asks for what comes next if that is wanted.
     ///
     /// # Errors
     /// Redis is unavailable: what was delivered may come again.
@@ -78,10 +81,10 @@ impl Subscriptions {
         channel: &ChannelName,
         worker: &WorkerId,
         lease: Duration,
-        (held, delivered, more): (&Held, Position, bool),
+        (held, position, done, more): (&Held, Position, Done, bool),
     ) -> StoreResult<InOrder> {
         let most = if more { AT_ONCE } else { 0 };
-        self.in_order(subscription, channel, worker, lease, Some((held, delivered)), most).await
+        self.in_order(subscription, channel, worker, lease, Some((held, position, done)), most).await
     }
 
     async fn in_order(
@@ -90,17 +93,22 @@ impl Subscriptions {
         channel: &ChannelName,
         worker: &WorkerId,
         lease: Duration,
-        done: Option<(&Held, Position)>,
+        done: Option<(&Held, Position, Done)>,
         most: usize,
     ) -> StoreResult<InOrder> {
-        let mut call = self.call(&script::TAKE_IN_ORDER, subscription, channel);
+        let mut call = about(&script::TAKE_IN_ORDER, subscription, channel);
+        call.key(keys::figures(&subscription.name));
         call.arg(subscription.group()).arg(worker.as_str()).arg(lease.as_millis().to_string());
         match done {
-            Some((held, position)) => call.arg(&held.0).arg(position.to_string()),
+            Some((held, position, _)) => call.arg(&held.0).arg(position.to_string()),
             None => call.arg("").arg(""),
         };
         call.arg(most).arg(BYTES_AT_ONCE).arg(self.cursor_ttl_ms);
-        type Taken = (String, String, String, String, Vec<(String, Value)>, u64, u32);
+        call.arg(match done {
+            Some((_, _, Done::Delivered)) => "delivered",
+            Some((_, _, Done::Unwanted)) => "filtered",
+            _ => "",
+        });
         let (how, token, position, before, entries, ms, failures): Taken =
             call.invoke_async(&mut self.redis().clone()).await?;
         Ok(match how.as_str() {
@@ -132,7 +140,6 @@ impl Subscriptions {
     ) -> StoreResult<Option<u32>> {
         let mut call = script::HOLD_UP.key(keys::cursor(channel, &subscription.name));
         let problem: String = problem.unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
-        call.key(keys::figures(&subscription.name));
         call.arg(worker.as_str()).arg(&held.0).arg(delay.as_millis().to_string()).arg(problem);
         let failures: i64 = call.invoke_async(&mut self.redis().clone()).await?;
         Ok(u32::try_from(failures).ok())

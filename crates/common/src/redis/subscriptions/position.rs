@@ -1,6 +1,6 @@
 //! Opening channels for a subscription, closing them, and going on somewhere else.
 
-use super::{Subscriptions, position_of};
+use super::{Subscriptions, about, position_of};
 use crate::{
     message::Position,
     name::{ChannelName, SubscriptionName},
@@ -38,7 +38,7 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn open(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<Opened>> {
         let position = position_of(self.redis(), channel, subscription.begin).await?;
-        let mut call = self.call(&script::OPEN_GROUP, subscription, channel);
+        let mut call = about(&script::OPEN_GROUP, subscription, channel);
         call.key(keys::channel_state(channel));
         call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
         let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
@@ -97,7 +97,7 @@ impl Subscriptions {
             Start::Since(at) => position_of(self.redis(), channel, Begin::Since(at)).await?.to_string(),
         };
         loop {
-            let mut call = self.call(&script::SEEK, subscription, channel);
+            let mut call = about(&script::SEEK, subscription, channel);
             call.key(keys::channel_state(channel));
             call.arg(subscription.group()).arg(&target).arg(self.cursor_ttl_ms).arg(GIVEN_UP_AT_ONCE);
             let more: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Subscriptions;
+use super::{Subscriptions, about};
 use crate::{
     message::Position,
     name::{ChannelName, WorkerId},
@@ -105,7 +105,7 @@ impl Subscriptions {
         group: &str,
         position: &str,
     ) -> StoreResult<ChannelProgress> {
-        let mut call = self.call(&script::PROGRESS_OF, subscription, channel);
+        let mut call = about(&script::PROGRESS_OF, subscription, channel);
         call.arg(group).arg(position).arg(MOST_EPOCHS);
         let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
             call.invoke_async(&mut self.redis().clone()).await?;
@@ -124,7 +124,7 @@ impl Subscriptions {
         channels: &[&ChannelName],
     ) -> StoreResult<Vec<Lagging>> {
         let mut command = redis::cmd("ZRANGE");
-        command.arg(keys::broadcast_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
+        command.arg(keys::subscription_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
         let seen: BTreeMap<String, Millis> = command.query_async(&mut self.redis().clone()).await?;
         let mut all = Vec::with_capacity(seen.len());
         for (worker, seen_at) in seen {

@@ -24,6 +24,20 @@ const FORGOTTEN_AT_ONCE: usize = 100;
 /// A message that is given back counts as held for this long, so that the next one who looks takes it.
 const SILENT_MS: u64 = 1_000_000_000;
 
+/// What `read_group.lua` answers of a channel.
+type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
+
+/// What was done with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It was delivered.
+    Delivered,
+    /// The filter does not want it.
+    Unwanted,
+    /// It failed, and goes on as a job.
+    HandedOn,
+}
+
 /// What a channel had for a worker.
 #[derive(Debug)]
 pub struct Given {
@@ -65,7 +79,6 @@ impl Subscriptions {
             call.key(keys::history(channel)).key(keys::cursor(channel, &subscription.name));
         }
         call.arg(subscription.group()).arg(worker.as_str()).arg(most).arg(BYTES_AT_ONCE).arg(self.cursor_ttl_ms);
-        type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
         let read: Vec<Read> = call.invoke_async(&mut self.redis().clone()).await?;
         let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| Given {
             number: number.saturating_sub(1),
@@ -77,7 +90,7 @@ impl Subscriptions {
         Ok(given.collect())
     }
 
-    /// Notes that messages of a channel are done with: so many of them were delivered, the others were not wanted.
+    /// Notes that messages of a channel are done with.
     ///
     /// # Errors
     /// Redis is unavailable: they may come again.
@@ -85,16 +98,13 @@ impl Subscriptions {
         &self,
         subscription: &Subscription,
         channel: &ChannelName,
-        delivered: &[Position],
-        unwanted: &[Position],
+        done: &[(Position, Done)],
     ) -> StoreResult<()> {
-        let all: Vec<(&Position, bool)> =
-            delivered.iter().map(|position| (position, true)).chain(unwanted.iter().map(|p| (p, false))).collect();
-        for some in all.chunks(ACKED_AT_ONCE) {
-            let of_delivered = some.iter().filter(|(_, is_delivered)| *is_delivered).count();
+        for some in done.chunks(ACKED_AT_ONCE) {
+            let count = |how: Done| some.iter().filter(|(_, done)| *done == how).count();
             let mut call = script::ACK_MESSAGES.key(keys::history(channel));
             call.key(keys::figures(&subscription.name));
-            call.arg(subscription.group()).arg(of_delivered).arg(some.len() - of_delivered);
+            call.arg(subscription.group()).arg(count(Done::Delivered)).arg(count(Done::Unwanted));
             for (position, _) in some {
                 call.arg(position.to_string());
             }

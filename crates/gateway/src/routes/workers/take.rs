@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use actix_web::web;
 use common::{
     name::{QueueName, WorkerId},
-    redis::jobs::{Claim, Claimed, Fence},
+    redis::{
+        arrivals::{Left, MOST_QUEUES, TooManyWatched},
+        jobs::{Claim, Claimed, Fence},
+    },
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    arrivals::Left,
     error::{ApiError, Code},
     startup::Services,
 };
@@ -152,4 +154,11 @@ async fn take_from(
         }
     }
     Ok(Left::Perhaps)
+}
+
+impl From<TooManyWatched> for ApiError {
+    fn from(_: TooManyWatched) -> Self {
+        let message = format!("this gateway watches at most {MOST_QUEUES} queues for those who wait");
+        Self::new(Code::TooManyWaiters, message)
+    }
 }

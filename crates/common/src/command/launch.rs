@@ -29,7 +29,7 @@ const CPU_GRACE_SECONDS: rlim_t = 1;
 static SPEAKS: AtomicBool = AtomicBool::new(false);
 
 /// Becomes a program if that is what this process was started for; else comes back at once. To be called first thing in
-/// `main`: every program is started through here.
+/// `main`, before there is a runtime: every program is started through here.
 pub fn intercept() {
     SPEAKS.store(true, Ordering::Relaxed);
     let mut args = std::env::args_os().skip(1);
@@ -67,7 +67,9 @@ pub(super) struct Limits {
 /// This process's binary, if it is known to be a launcher.
 pub(super) fn own_binary() -> Result<PathBuf, String> {
     if !SPEAKS.load(Ordering::Relaxed) {
-        return Err("the main function of this worker has to call queue_worker::main first".to_owned());
+        let needs = "the main function of this binary has to begin with common::command::launch::intercept, as \
+                     queue_worker::Builder::main does";
+        return Err(needs.to_owned());
     }
     if cfg!(target_os = "linux") {
         // Still this binary when the file was replaced by an update

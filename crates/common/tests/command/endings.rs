@@ -2,8 +2,10 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use common::job::Advice;
-use queue_worker::command::{Ending, Program, ProgramSettings, code};
+use common::{
+    command::{Ending, Program, ProgramSettings, code},
+    job::Advice,
+};
 
 use crate::kit::Trial;
 

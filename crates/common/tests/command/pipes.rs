@@ -1,7 +1,9 @@
 //! Programs that write or read much, little, slowly or not at all.
 
-use common::job::Advice;
-use queue_worker::command::{Ending, KEPT_STDERR_BYTES, Progress, code};
+use common::{
+    command::{Ending, KEPT_STDERR_BYTES, Progress, code},
+    job::Advice,
+};
 
 use crate::kit::{NEVER, Trial};
 

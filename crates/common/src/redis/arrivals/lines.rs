@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::{
     name::QueueName,
     redis::jobs::{More, Watched},
 };
@@ -25,7 +25,7 @@ pub(super) type Ticket = u64;
 
 /// What is left in a queue, as far as somebody who fetched has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
+pub enum Left {
     /// Nothing, and what its limits say to more.
     Nothing(More),
     /// There may be more.

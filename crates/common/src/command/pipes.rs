@@ -45,9 +45,10 @@ impl Output {
         Self { bytes: Vec::new(), limit, is_too_large: false }
     }
 
-    /// Reads to the end. What is beyond the limit is dropped, after `too_large` was cancelled: the program shall be able to
-    /// hear that it has to stop instead of being stuck in writing.
-    pub(super) async fn read(&mut self, stdout: ChildStdout, too_large: &CancellationToken) {
+    /// Reads to the end, if there is anything to read. What is beyond the limit is dropped, after `too_large` was
+    /// cancelled: the program shall be able to hear that it has to stop instead of being stuck in writing.
+    pub(super) async fn read(&mut self, stdout: Option<ChildStdout>, too_large: &CancellationToken) {
+        let Some(stdout) = stdout else { return };
         read_all(stdout, |chunk| {
             if self.is_too_large {
                 return;

@@ -1,23 +1,34 @@
-//! Doing a job with a program: the job on its standard input, the result on its standard output, `docs/commands.md` for
-//! those who write one.
+//! Doing work with a program: a job or a message on its standard input, the result of a job on its standard output,
+//! `docs/commands.md` for those who write one.
 //!
 //! What always holds: no shell is involved; nothing that the program does or leaves undone keeps an attempt from ending
 //! or takes the worker along; when [`Program::run`] has returned, or its future was dropped, the program's process group
 //! has been killed and the program reaped. What is kept of its output is bounded, and it is read to the end however long.
 //!
-//! Not here: which job is done by which program, timeouts (whoever runs a program cancels `stop`), and what is recorded.
+//! | module | what it is |
+//! |---|---|
+//! | `settings` | what files say of a program |
+//! | `configured` | a program of a file, within its time; [`Program`] alone runs until `stop` is cancelled |
+//! | `commands` | the file of those that subscriptions name |
+//! | `group`, [`launch`] | starting one, with limits, in a process group |
+//! | `pipes`, `stderr`, `ending` | what it reads and says, and what its end means |
+//!
+//! Not here: which work is done by which program, and what is recorded.
 
+mod commands;
+mod configured;
 mod ending;
 mod group;
 pub mod launch;
 mod pipes;
+mod settings;
 mod stderr;
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     pin::{Pin, pin},
-    process::{Command, Stdio},
+    process::{self, Stdio},
     time::Duration,
 };
 
@@ -28,7 +39,10 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    commands::Commands,
+    configured::Command,
     ending::{Ending, Failure, code},
+    settings::{CommandSettings, WrittenCommand},
     stderr::{KEPT_STDERR_BYTES, Progress},
 };
 use self::{group::Group, launch::Limits, pipes::Output, stderr::Diagnostics};
@@ -49,7 +63,7 @@ pub struct ProgramSettings {
     pub program: String,
     /// Its arguments, as they are.
     pub args: Vec<String>,
-    /// Variables for it. Those that the worker gives with a job win.
+    /// Variables for it. Those that the worker gives with the work win.
     pub env: BTreeMap<String, String>,
     /// The names of variables of the worker that it may see besides `PATH` and its like.
     pub pass_env: Vec<String>,
@@ -57,6 +71,8 @@ pub struct ProgramSettings {
     pub directory: Option<PathBuf>,
     /// From SIGTERM to SIGKILL.
     pub stop_grace: Duration,
+    /// What becomes of what it writes.
+    pub output: StandardOutput,
     /// The longest result.
     pub output_limit_bytes: usize,
     /// Address space of each of its processes.
@@ -80,6 +96,7 @@ impl ProgramSettings {
             pass_env: Vec::new(),
             directory: None,
             stop_grace: Duration::from_secs(5),
+            output: StandardOutput::Result,
             output_limit_bytes: 1 << 20,
             memory_limit_bytes: None,
             cpu_limit: None,
@@ -89,16 +106,25 @@ impl ProgramSettings {
     }
 }
 
+/// What becomes of a program's standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandardOutput {
+    /// It is the result: JSON, or nothing.
+    Result,
+    /// Nobody reads it.
+    Discarded,
+}
+
 /// A program whose settings can be used.
 #[derive(Debug)]
 pub struct Program(ProgramSettings);
 
-/// One job for a program.
+/// One piece of work for a program.
 #[derive(Debug)]
 pub struct Input {
     /// What it reads.
     pub stdin: Vec<u8>,
-    /// Variables that tell it about the job.
+    /// Variables that tell it about the work.
     pub env: Vec<(&'static str, String)>,
     /// Cancelled when it has to stop, for whatever reason.
     pub stop: CancellationToken,
@@ -189,20 +215,24 @@ impl Program {
     }
 
     /// The launcher's command line, which becomes the program.
-    fn command(&self, env: &[(&'static str, String)], token: &launch::Token) -> Result<Command, String> {
+    fn command(&self, env: &[(&'static str, String)], token: &launch::Token) -> Result<process::Command, String> {
         let settings = &self.0;
         let launcher = match &settings.launcher {
             Some(launcher) => launcher.clone(),
             None => launch::own_binary()?,
         };
-        let mut command = Command::new(launcher);
+        let mut command = process::Command::new(launcher);
         let limits = Limits { memory_bytes: settings.memory_limit_bytes, cpu: settings.cpu_limit };
         launch::describe(&mut command, token, limits, settings.directory.as_deref(), &settings.program, &settings.args);
         command.env_clear();
         let passed = PASSED_VARIABLES.into_iter().chain(settings.pass_env.iter().map(String::as_str));
         command.envs(passed.filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(&settings.env).envs(env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let stdout = match settings.output {
+            StandardOutput::Result => Stdio::piped(),
+            StandardOutput::Discarded => Stdio::null(),
+        };
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
         Ok(command)
     }
 }

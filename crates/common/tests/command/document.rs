@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use queue_worker::command::{Ending, code};
+use common::command::{Ending, code};
 use tempfile::TempDir;
 
 use crate::kit::{NEVER, Trial};

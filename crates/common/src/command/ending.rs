@@ -1,8 +1,8 @@
-//! What a program's end means for its job. Pure, but for what is logged.
+//! What a program's end means for its work. Pure.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
-use common::{
+use crate::{
     job::Advice,
     json::{self, JsonError},
     text::printable,
@@ -27,6 +27,8 @@ pub mod code {
     pub const NOT_STARTED: &str = "command_not_started";
     /// It asked to be run again later.
     pub const TRY_AGAIN: &str = "command_try_again";
+    /// It took longer than it may.
+    pub const TIMEOUT: &str = "timeout";
     /// What it wrote is not JSON.
     pub const INVALID_RESULT: &str = "invalid_result";
     /// It wrote too much.
@@ -64,6 +66,12 @@ impl Ending {
     /// Another attempt may find it installed, or find room for one more process.
     pub(super) fn not_started(message: String) -> Self {
         Self::failed(code::NOT_STARTED, message, Advice::ByPolicy, "")
+    }
+
+    /// It was stopped because its time was over.
+    pub(super) fn too_late(timeout_ms: u64, stderr: &str) -> Self {
+        let message = format!("the program took longer than {timeout_ms} ms");
+        Self::failed(code::TIMEOUT, message, Advice::ByPolicy, stderr)
     }
 
     fn failed(code: &'static str, message: String, advice: Advice, stderr: &str) -> Self {

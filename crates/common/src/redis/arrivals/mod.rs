@@ -1,4 +1,4 @@
-//! Waiting for jobs to arrive: thousands of programs that fetch, two Redis connections.
+//! Waiting for jobs to arrive: thousands who wait, two Redis connections.
 //!
 //! `lines` has who waits for what and whose turn it is, `watch` is the task that reads. Whoever waits takes no job before
 //! they are called, and nobody is called before there is one: neither polls.
@@ -11,30 +11,27 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    name::QueueName,
-    redis::{
-        jobs::Jobs,
-        keys,
-        subscriber::{Channels, subscribe_to_changing},
-    },
-};
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ApiError, Code};
+use super::{
+    jobs::Jobs,
+    keys,
+    subscriber::{Channels, subscribe_to_changing},
+};
+use crate::name::QueueName;
 use lines::{Lines, Ticket};
 
-pub(crate) use lines::Left;
+pub use lines::Left;
 
-/// Queues that all who wait at this gateway may wait for together: all of them are in one read.
-const MOST_QUEUES: usize = 4096;
+/// Queues that all who wait in this process may wait for together: all of them are in one read.
+pub const MOST_QUEUES: usize = 4096;
 /// Wake-up calls heard and not looked at yet. More are dropped: everything is looked at again from time to time.
 const BUFFER: usize = 1024;
 
 /// Those who wait for jobs. Clone it freely.
 #[derive(Clone)]
-pub(crate) struct Arrivals {
+pub struct Arrivals {
     hall: Arc<Hall>,
     /// Wake-up calls are heard from when somebody waits first.
     channels: Channels,
@@ -65,8 +62,12 @@ impl Hall {
     }
 }
 
+/// More queues than can be watched: [`MOST_QUEUES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyWatched;
+
 /// A place in line. Whoever leaves it will not be called any more.
-pub(crate) struct Seat {
+pub struct Seat {
     hall: Arc<Hall>,
     ticket: Ticket,
     called: Arc<Notify>,
@@ -74,7 +75,8 @@ pub(crate) struct Seat {
 
 impl Arrivals {
     /// Watches queues for those who wait, until `stop` is cancelled.
-    pub(crate) fn open(jobs: &Jobs, stop: CancellationToken) -> Self {
+    #[must_use]
+    pub fn open(jobs: &Jobs, stop: CancellationToken) -> Self {
         let (channels, heard) = subscribe_to_changing(jobs.redis(), BUFFER, stop.clone());
         let hall: Arc<Hall> = Arc::default();
         tokio::spawn(watch::listen(hall.clone(), heard, stop.clone()));
@@ -83,38 +85,39 @@ impl Arrivals {
     }
 
     /// Lines up for jobs of these queues. From here on no arrival is missed.
-    pub(crate) fn sit_down(&self, queues: &[QueueName]) -> Result<Seat, ApiError> {
+    ///
+    /// # Errors
+    /// Others wait for as many queues as may be watched.
+    pub fn sit_down(&self, queues: &[QueueName]) -> Result<Seat, TooManyWatched> {
         let joined = self.hall.change(|lines| {
             let has_room = lines.queues() + lines.new_among(queues) <= MOST_QUEUES;
             has_room.then(|| lines.join(queues))
         });
-        let Some((ticket, called)) = joined else {
-            let message = format!("this gateway watches at most {MOST_QUEUES} queues for those who wait");
-            return Err(ApiError::new(Code::TooManyWaiters, message));
-        };
+        let (ticket, called) = joined.ok_or(TooManyWatched)?;
         self.channels.add(keys::WAKE.to_owned());
         Ok(Seat { hall: self.hall.clone(), ticket, called })
     }
 
     /// Where to run what must be finished though nobody may wait for it any more.
-    pub(crate) fn runtime(&self) -> &Handle {
+    #[must_use]
+    pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
 }
 
 impl Seat {
     /// Waits to be called: then a job has arrived, which somebody else may have taken already.
-    pub(crate) async fn called(&self) {
+    pub async fn called(&self) {
         self.called.notified().await;
     }
 
     /// Tells what is left. With `got_something` the next in line are called, and this seat is free.
-    pub(crate) fn looked(&self, left: &[(QueueName, Left)], got_something: bool) {
+    pub fn looked(&self, left: &[(QueueName, Left)], got_something: bool) {
         self.hall.change(|lines| lines.looked(self.ticket, left, got_something, Instant::now()));
     }
 
     /// Tells that these queues could not be looked into; nobody tries before that pause is over.
-    pub(crate) fn failed(&self, queues: &[QueueName], pause: Duration) {
+    pub fn failed(&self, queues: &[QueueName], pause: Duration) {
         let left: Vec<(QueueName, Left)> = queues.iter().map(|queue| (queue.clone(), Left::Unknown(pause))).collect();
         self.looked(&left, false);
     }

@@ -2,9 +2,11 @@
 
 use std::process::{Command, Stdio};
 
-use common::job::Advice;
+use common::{
+    command::{Ending, code, launch::FIRST_ARGUMENT},
+    job::Advice,
+};
 use e2e::{LIMIT, eventually};
-use queue_worker::command::{Ending, code, launch::FIRST_ARGUMENT};
 
 use crate::kit::{Mark, Trial, nothing_is_left_of, worker_binary};
 
@@ -26,13 +28,23 @@ async fn a_program_dies_with_a_worker_that_is_killed() {
 
 #[test]
 fn a_program_is_not_started_when_its_worker_is_gone_already() {
-    let mut launcher = Command::new(worker_binary());
-    // Its parent is this test, which is not the first process of the machine
-    launcher.args([FIRST_ARGUMENT, "token ", "1", "", "", "", "echo", "started"]);
-    let output = launcher.stdin(Stdio::null()).output().expect("the binary is built");
-    assert_eq!(output.status.code(), Some(127));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "token the worker is gone\n");
+    for worker in ["queue-worker", "pubsub-worker"] {
+        let mut launcher = Command::new(e2e::binary(worker));
+        // Its parent is this test, which is not the first process of the machine
+        launcher.args([FIRST_ARGUMENT, "token ", "1", "", "", "", "echo", "started"]);
+        let output = launcher.stdin(Stdio::null()).output().expect("the binary is built");
+        assert_eq!(output.status.code(), Some(127), "{worker}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{worker}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "token the worker is gone\n", "{worker}");
+    }
+}
+
+#[tokio::test]
+async fn either_worker_starts_programs() {
+    for worker in ["queue-worker", "pubsub-worker"] {
+        let trial = Trial::shell("echo 5").with(|settings| settings.launcher = Some(e2e::binary(worker)));
+        assert_eq!(trial.result().await.as_deref(), Some("5"), "{worker}");
+    }
 }
 
 #[test]
@@ -70,7 +82,7 @@ fn a_program_outlives_the_thread_that_ran_it_first() {
 async fn a_binary_that_is_no_launcher_is_not_started_as_one() {
     let failure = Trial::shell("exit 0").with(|settings| settings.launcher = None).failure().await;
     assert_eq!((failure.code, failure.advice), (code::NOT_STARTED, Advice::ByPolicy));
-    assert!(failure.message.contains("queue_worker::main first"), "{}", failure.message);
+    assert!(failure.message.contains("has to begin with common::command::launch::intercept"), "{}", failure.message);
 }
 
 #[tokio::test]

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::Hall;
+use crate::{
     name::QueueName,
     redis::{
         StoreResult,
@@ -12,10 +16,6 @@ use common::{
         subscriber::Heard,
     },
 };
-use tokio::{sync::mpsc, time::Instant};
-use tokio_util::sync::CancellationToken;
-
-use super::Hall;
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out; then everything is
 /// looked up anew, because wake-up calls can be lost.

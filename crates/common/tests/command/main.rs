@@ -1,5 +1,6 @@
 //! Jobs done by programs: real programs, started through the worker's own binary.
 
+mod configured;
 mod document;
 mod endings;
 mod environment;

@@ -33,12 +33,13 @@ pub(super) struct Group {
 /// The worker's ends of the pipes.
 pub(super) struct Pipes {
     pub(super) stdin: ChildStdin,
-    pub(super) stdout: ChildStdout,
+    /// None when it is not a pipe.
+    pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: ChildStderr,
 }
 
 impl Group {
-    /// Starts a command, all three of whose streams are pipes, in a group of its own.
+    /// Starts a command, whose streams are pipes but for its output, which may be something else, in a group of its own.
     pub(super) async fn start(mut command: Command) -> io::Result<(Self, Pipes)> {
         command.process_group(0);
         // Heard before there is a process: its end cannot be missed
@@ -86,12 +87,12 @@ impl Leader {
 
     fn pipes(&mut self) -> io::Result<Pipes> {
         let streams = self.child.as_mut().map(|child| (child.stdin.take(), child.stdout.take(), child.stderr.take()));
-        let Some((Some(stdin), Some(stdout), Some(stderr))) = streams else {
-            return Err(io::Error::other("stdin, stdout and stderr have to be pipes"));
+        let Some((Some(stdin), stdout, Some(stderr))) = streams else {
+            return Err(io::Error::other("stdin and stderr have to be pipes"));
         };
         Ok(Pipes {
             stdin: ChildStdin::from_std(stdin)?,
-            stdout: ChildStdout::from_std(stdout)?,
+            stdout: stdout.map(ChildStdout::from_std).transpose()?,
             stderr: ChildStderr::from_std(stderr)?,
         })
     }

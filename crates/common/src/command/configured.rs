@@ -1,0 +1,92 @@
+//! A program as a file describes it, and the time that it has.
+
+use std::{path::PathBuf, pin::pin, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{CommandSettings, Ending, Input, Program, ProgramSettings, StandardOutput};
+
+/// After its grace a program is killed and what it wrote is read: whoever stops one waits for that too.
+const AFTER_GRACE: Duration = Duration::from_secs(12);
+
+/// A program that work is given to.
+#[derive(Debug)]
+pub struct Command {
+    settings: CommandSettings,
+    program: Program,
+}
+
+impl Command {
+    /// Checks what a file says; `output` is what becomes of what the program writes.
+    ///
+    /// # Errors
+    /// A setting that can never work, for people.
+    pub fn new(settings: CommandSettings, output: StandardOutput) -> Result<Self, String> {
+        let given = settings.clone();
+        let program = Program::new(ProgramSettings {
+            args: given.args,
+            env: given.env,
+            pass_env: given.pass_env,
+            directory: given.directory,
+            stop_grace: Duration::from_millis(given.stop_grace_ms),
+            output,
+            output_limit_bytes: usize::try_from(given.output_limit_bytes).unwrap_or(usize::MAX),
+            memory_limit_bytes: given.memory_limit_bytes,
+            cpu_limit: given.cpu_limit_ms.map(Duration::from_millis),
+            not_retryable_exit_codes: given.not_retryable_exit_codes.into_iter().map(i32::from).collect(),
+            ..ProgramSettings::new(given.program)
+        });
+        Ok(Self { program: program.map_err(|error| error.to_string())?, settings })
+    }
+
+    /// Has it started by another binary whose `main` calls [`launch::intercept`](super::launch::intercept).
+    #[must_use]
+    pub fn launched_by(mut self, launcher: PathBuf) -> Self {
+        self.program.0.launcher = Some(launcher);
+        self
+    }
+
+    /// What the file says.
+    #[must_use]
+    pub fn settings(&self) -> &CommandSettings {
+        &self.settings
+    }
+
+    /// The longest that it may run.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.settings.timeout_ms)
+    }
+
+    /// The longest that it may take to end once it is told to stop.
+    #[must_use]
+    pub fn longest_stop(&self) -> Duration {
+        Duration::from_millis(self.settings.stop_grace_ms) + AFTER_GRACE
+    }
+
+    /// Runs the program to its end within its time. Nobody hears how far it is.
+    pub async fn run(&self, stdin: Vec<u8>, env: Vec<(&'static str, String)>, stop: CancellationToken) -> Ending {
+        self.run_reporting(Input { stdin, env, stop, progress: watch::Sender::new(None) }).await
+    }
+
+    /// The same for whoever listens to its progress. [`Ending::Stopped`] is for a `stop` from outside; when its time is over
+    /// it has failed with [`code::TIMEOUT`](super::code::TIMEOUT).
+    pub async fn run_reporting(&self, input: Input) -> Ending {
+        let asked = input.stop;
+        let stop = asked.child_token();
+        let mut running = pin!(self.program.run(Input { stop: stop.clone(), ..input }));
+        let (ending, is_late) = tokio::select! {
+            ending = &mut running => (ending, false),
+            () = sleep(self.timeout()) => {
+                let is_late = !asked.is_cancelled();
+                stop.cancel();
+                (running.await, is_late)
+            }
+        };
+        match ending {
+            Ending::Stopped { stderr } if is_late => Ending::too_late(self.settings.timeout_ms, &stderr),
+            ending => ending,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Which workers a subscription has now: they agree on who delivers which channel in order without talking to each other.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use super::Subscriptions;
+use crate::{
+    name::{ChannelName, WorkerId},
+    redis::{StoreResult, keys},
+    subscription::Subscription,
+};
+
+/// The workers of a subscription.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members(Vec<WorkerId>);
+
+impl Members {
+    /// Whether a channel is that worker's to deliver. Every worker that knows the same members answers the same, and when one
+    /// comes or goes only the channels that it gets or had change hands.
+    #[must_use]
+    pub fn prefer(&self, worker: &WorkerId, channel: &ChannelName) -> bool {
+        let weight = |member: &WorkerId| {
+            let mut hasher = DefaultHasher::new();
+            (member.as_str(), channel.as_str()).hash(&mut hasher);
+            hasher.finish()
+        };
+        self.0.iter().max_by_key(|member| weight(member)).is_none_or(|preferred| preferred == worker)
+    }
+}
+
+impl Subscriptions {
+    /// Reports that a worker is there, and says who else is; whoever was silent for so long is not.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn join(&self, subscription: &Subscription, worker: &WorkerId, silent: Duration) -> StoreResult<Members> {
+        let now = self.jobs.now().await?;
+        let gone = now - i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
+        let key = keys::subscription_workers(&subscription.name);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZADD").arg(&key).arg(now).arg(worker.as_str()).ignore();
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(gone).ignore();
+        pipeline.cmd("PEXPIRE").arg(&key).arg(silent.as_millis().to_string()).ignore();
+        pipeline.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
+        let mut connection = self.redis().pooled().await?;
+        let (members,): (Vec<String>,) = pipeline.query_async(&mut connection).await?;
+        Ok(Members(members.into_iter().filter_map(|member| member.parse().ok()).collect()))
+    }
+
+    /// Reports that a worker goes.
+    ///
+    /// # Errors
+    /// Redis is unavailable: it is known for some time yet.
+    pub async fn leave(&self, subscription: &Subscription, worker: &WorkerId) -> StoreResult<()> {
+        let mut command = redis::cmd("ZREM");
+        command.arg(keys::subscription_workers(&subscription.name)).arg(worker.as_str());
+        let _: i64 = command.query_async(&mut self.redis().clone()).await?;
+        Ok(())
+    }
+
+    /// Notes that a failed delivery has succeeded.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn note_recovery(&self, subscription: &Subscription) -> StoreResult<()> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(keys::figures(&subscription.name)).arg("failing");
+        let _: i64 = command.query_async(&mut self.redis().clone()).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(names: &[&str]) -> Members {
+        Members(names.iter().map(|name| name.parse().expect("a name")).collect())
+    }
+
+    #[test]
+    fn each_channel_is_one_members_and_stays_when_others_go() {
+        let channels: Vec<ChannelName> = (0..300).map(|n| format!("c{n}").parse().expect("a name")).collect();
+        let (three, two) = (members(&["a", "b", "c"]), members(&["a", "b"]));
+        let mut of_each = [0; 3];
+        for channel in &channels {
+            let preferred: Vec<usize> = (0..3).filter(|n| three.prefer(&three.0[*n], channel)).collect();
+            assert_eq!(preferred.len(), 1);
+            of_each[preferred[0]] += 1;
+            if preferred[0] < 2 {
+                assert!(two.prefer(&two.0[preferred[0]], channel), "it stays where it is");
+            }
+        }
+        assert!(of_each.iter().all(|count| *count > 50), "{of_each:?}");
+        assert!(Members::default().prefer(&"a".parse().expect("a name"), &channels[0]), "nobody else is known");
+    }
+}
