@@ -30,7 +30,8 @@ impl ApiError {
         Self { code, message: message.into(), cause: None }
     }
 
-    fn inside(cause: &StoreError) -> Self {
+    /// Something went wrong inside that the client cannot help.
+    pub(crate) fn failed(cause: impl fmt::Display) -> Self {
         let message = "the request could not be carried out".to_owned();
         Self { code: Code::Internal, message, cause: Some(cause.to_string()) }
     }
@@ -122,7 +123,7 @@ impl From<StoreError> for ApiError {
         match &error {
             StoreError::Unavailable(_) => Self::new(Code::Unavailable, "the store cannot be reached at the moment"),
             StoreError::Full => Self::new(Code::StorageFull, "the store is out of memory"),
-            StoreError::Refused(_) | StoreError::Damaged(_) => Self::inside(&error),
+            StoreError::Refused(_) | StoreError::Damaged(_) => Self::failed(&error),
         }
     }
 }

@@ -15,6 +15,7 @@ use common::{
         events::{EventHub, EventLog},
         jobs::Jobs,
         maintenance,
+        subscriptions::Subscriptions,
     },
     settings::Settings,
     telemetry,
@@ -37,6 +38,7 @@ pub(crate) struct Services {
     pub(crate) arrivals: Arrivals,
     pub(crate) events: EventHub,
     pub(crate) channels: ChannelHub,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: whatever takes as long as a client likes ends.
@@ -76,6 +78,7 @@ impl Application {
             events: hub,
             channels,
             pull_workers: Arc::default(),
+            subscriptions: Subscriptions::new(&jobs, &settings),
             arrivals: Arrivals::open(&jobs, stopping.clone()),
             jobs,
             waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stopping.clone()),

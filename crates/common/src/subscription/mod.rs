@@ -13,6 +13,7 @@ mod redelivery;
 mod request;
 mod selection;
 mod target;
+mod written;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};

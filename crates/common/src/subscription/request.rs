@@ -1,43 +1,29 @@
 //! What a client asks for, checked member by member, and what becomes of the subscription that was there before.
 
-use std::collections::BTreeMap;
-
-use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{
-    Begin, Filter, HttpTarget, Mode, Ordering, QueueTarget, Selection, State, Subscription, Target,
-    target::PLACEHOLDERS,
-};
+use super::{Begin, Filter, Mode, Ordering, Selection, State, Subscription, written::WrittenTarget};
 use crate::{
-    job::{NewJob, Policy},
-    json::{self, JsonError},
+    job::Policy,
+    json,
     message::Position,
-    name::{CommandName, JobType, QueueName, SubscriptionName, quoted},
-    push::{MOST_SECRETS, UrlTemplate},
+    name::{SubscriptionName, quoted},
     time::{self, Millis},
 };
 
 /// Bounds of `ack_deadline_ms`.
 const ACK_DEADLINES_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 const DEFAULT_ACK_DEADLINE_MS: u64 = 30_000;
-/// An endpoint's timeout, where the deadline is not shorter.
-const DEFAULT_TIMEOUT_MS: u64 = 15_000;
 /// Bounds of `max_in_flight` and of an endpoint's `concurrency`.
-const AT_ONCE: std::ops::RangeInclusive<u64> = 1..=1_000;
+pub(super) const AT_ONCE: std::ops::RangeInclusive<u64> = 1..=1_000;
 const DEFAULT_IN_FLIGHT: u64 = 64;
-const DEFAULT_CONCURRENCY: u64 = 16;
 const LONGEST_DESCRIPTION: usize = 1_000;
 /// 5 s, 20 s, 80 s, ... up to ten hours: some 30 hours in all.
 const DEFAULT_RETRY: &str = concat!(
     r#"{"max_attempts":10,"initial_interval":"PT5S","backoff_coefficient":4.0,"max_interval":"PT10H","#,
     r#""on_exhaustion":"dead_letter"}"#
 );
-/// Bytes of a secret that Galley makes.
-const SECRET_BYTES: usize = 32;
-/// The job type of a queue target that names none.
-const DEFAULT_JOB_TYPE: &str = "message";
 
 /// A request that is refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +36,7 @@ pub enum Refused {
     Fixed(&'static str),
 }
 
-fn invalid(message: impl Into<String>) -> Refused {
+pub(super) fn invalid(message: impl Into<String>) -> Refused {
     Refused::Invalid(message.into())
 }
 
@@ -107,7 +93,7 @@ struct Written {
     channels: Selection,
     deliver: Box<RawValue>,
     mode: Option<Mode>,
-    filter: Option<Filter>,
+    filter: Option<Box<RawValue>>,
     ordering: Option<Ordering>,
     ack_deadline_ms: Option<u64>,
     max_in_flight: Option<u64>,
@@ -131,40 +117,10 @@ struct Written {
     _progress: Option<IgnoredAny>,
 }
 
-enum WrittenTarget {
-    Http(WrittenHttp),
-    Queue(WrittenQueue),
-    Command(CommandName),
-    Log(Nothing),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenHttp {
-    url: String,
-    secrets: Option<Vec<String>>,
-    #[serde(default)]
-    headers: BTreeMap<String, Option<String>>,
-    timeout_ms: Option<u64>,
-    concurrency: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenQueue {
-    queue: QueueName,
-    #[serde(rename = "type")]
-    job_type: Option<JobType>,
-    options: Option<Box<RawValue>>,
-}
-
 /// A request that may be carried out.
 pub struct Request {
     written: Written,
+    filter: Filter,
     deliver: WrittenTarget,
     start: Option<Start>,
 }
@@ -175,11 +131,13 @@ impl Request {
     /// # Errors
     /// The first member that is missing or wrong.
     pub fn parse(body: &[u8], depth_limit: usize, now: Millis) -> Result<Self, Refused> {
+        let json::Unrepeated = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(invalid("a subscription must be a JSON object"));
+        }
         let written: Written = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
         let deliver = WrittenTarget::parse(&written.deliver)?;
-        if let Some(filter) = &written.filter {
-            filter.check().map_err(|problem| invalid(format!("filter: {problem}")))?;
-        }
+        let filter = written.filter.as_deref().map(read_filter).transpose()?.unwrap_or_default();
         if let Some(retry) = &written.retry {
             Policy::parse(retry).map_err(|error| invalid(error.to_string()))?;
         }
@@ -194,13 +152,19 @@ impl Request {
                 "ordering channel goes with mode shared: a broadcast is in order at each worker already",
             ));
         }
-        Ok(Self { written, deliver, start })
+        Ok(Self { written, filter, deliver, start })
     }
 
     /// Where it is to begin if it is new.
     #[must_use]
     pub fn start(&self) -> Start {
         self.start.unwrap_or_default()
+    }
+
+    /// Whether Galley makes a secret for it, which its owner has to be told.
+    #[must_use]
+    pub fn needs_secret(&self, before: Option<&Subscription>) -> bool {
+        self.deliver.needs_secret(before.map(|before| &before.deliver))
     }
 
     /// The subscription that it makes of the one that was there. One that is there goes on where it is, as it is, and keeps
@@ -215,7 +179,7 @@ impl Request {
         now: Millis,
     ) -> Result<Subscription, Refused> {
         let start = self.start();
-        let Self { written, deliver, .. } = self;
+        let Self { written, filter, deliver, .. } = self;
         let (mode, ordering) = (written.mode.unwrap_or_default(), written.ordering.unwrap_or_default());
         if before.is_some_and(|before| before.mode != mode) {
             return Err(Refused::Fixed("mode"));
@@ -232,7 +196,7 @@ impl Request {
             description: written.description,
             channels: written.channels,
             mode,
-            filter: written.filter.unwrap_or_default(),
+            filter,
             ordering,
             ack_deadline_ms,
             max_in_flight,
@@ -248,6 +212,20 @@ impl Request {
     }
 }
 
+fn read_filter(raw: &RawValue) -> Result<Filter, Refused> {
+    // Its parts could also be read from arrays, member by member
+    if !raw.get().starts_with('{') {
+        return Err(invalid("filter must be an object with attributes, data or both"));
+    }
+    // How deep the whole body is was checked before
+    let filter: Filter = json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
+        json::JsonError::Unexpected(text) => invalid(format!("filter: {text}")),
+        other => invalid(format!("filter: {other}")),
+    })?;
+    filter.check().map_err(|problem| invalid(format!("filter: {problem}")))?;
+    Ok(filter)
+}
+
 /// A position belongs to one channel.
 pub(super) fn check_start(start: Option<Start>, channels: &Selection) -> Result<(), Refused> {
     match start {
@@ -258,7 +236,7 @@ pub(super) fn check_start(start: Option<Start>, channels: &Selection) -> Result<
     }
 }
 
-fn within(name: &str, given: u64, allowed: &std::ops::RangeInclusive<u64>) -> Result<usize, Refused> {
+pub(super) fn within(name: &str, given: u64, allowed: &std::ops::RangeInclusive<u64>) -> Result<usize, Refused> {
     let refused = || {
         let (least, most) = (allowed.start(), allowed.end());
         invalid(format!("{name} must be an integer from {least} to {most}, got {given}"))
@@ -266,96 +244,10 @@ fn within(name: &str, given: u64, allowed: &std::ops::RangeInclusive<u64>) -> Re
     if allowed.contains(&given) { usize::try_from(given).map_err(|_| refused()) } else { Err(refused()) }
 }
 
-impl WrittenTarget {
-    fn parse(raw: &RawValue) -> Result<Self, Refused> {
-        let allowed = || {
-            let got = quoted(raw.get());
-            invalid(format!("deliver must be an object with one of http, queue, command and log, got {got}"))
-        };
-        let members: json::Object = serde_json::from_str(raw.get()).map_err(|_| allowed())?;
-        let mut members = members.iter();
-        let (Some((kind, target)), None) = (members.next(), members.next()) else { return Err(allowed()) };
-        match kind {
-            "http" => of_kind(kind, target).map(Self::Http),
-            "queue" => of_kind(kind, target).map(Self::Queue),
-            "command" => of_kind(kind, target).map(Self::Command),
-            "log" => of_kind(kind, target).map(Self::Log),
-            _ => Err(allowed()),
-        }
-    }
-
-    fn checked(self, before: Option<&Target>, ack_deadline_ms: u64, now: Millis) -> Result<Target, Refused> {
-        Ok(match self {
-            Self::Http(http) => {
-                let before = before.and_then(|before| if let Target::Http(http) = before { Some(http) } else { None });
-                Target::Http(http.checked(before, ack_deadline_ms)?)
-            }
-            Self::Queue(queue) => Target::Queue(queue.checked(now)?),
-            Self::Command(name) => Target::Command(name),
-            Self::Log(Nothing {}) => Target::Log {},
-        })
-    }
-}
-
-fn of_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, Refused> {
-    // How deep the whole body is was checked before
-    json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
-        JsonError::Unexpected(text) => invalid(format!("deliver.{kind}: {text}")),
-        other => invalid(format!("deliver.{kind}: {other}")),
-    })
-}
-
-impl WrittenHttp {
-    fn checked(self, before: Option<&HttpTarget>, ack_deadline_ms: u64) -> Result<HttpTarget, Refused> {
-        UrlTemplate::parse(&self.url, &PLACEHOLDERS).map_err(|error| invalid(format!("deliver.http.{error}")))?;
-        let timeout_ms = self.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS.min(ack_deadline_ms));
-        within("deliver.http.timeout_ms (not beyond ack_deadline_ms)", timeout_ms, &(1..=ack_deadline_ms))?;
-        let concurrency = self.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
-        let concurrency = within("deliver.http.concurrency", concurrency, &AT_ONCE)?;
-        let mut headers = BTreeMap::new();
-        for (name, value) in self.headers {
-            let kept = || before.and_then(|before| before.headers.get(&name).cloned());
-            let value = value.or_else(kept).ok_or_else(|| {
-                invalid(format!("deliver.http.headers: {} must have a value: there is none to keep", quoted(&name)))
-            })?;
-            headers.insert(name, value);
-        }
-        let secrets = match (self.secrets, before) {
-            (Some(secrets), _) if !(1..=MOST_SECRETS).contains(&secrets.len()) => {
-                return Err(invalid(format!("deliver.http.secrets must have 1 to {MOST_SECRETS} secrets")));
-            }
-            (Some(secrets), _) => secrets,
-            (None, Some(before)) => before.secrets.clone(),
-            (None, None) => vec![new_secret()],
-        };
-        Ok(HttpTarget { url: self.url, secrets, headers, timeout_ms, concurrency })
-    }
-}
-
-fn new_secret() -> String {
-    format!("whsec_{}", BASE64_STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
-}
-
-impl WrittenQueue {
-    fn checked(self, now: Millis) -> Result<QueueTarget, Refused> {
-        let job_type = match self.job_type {
-            Some(job_type) => job_type,
-            None => DEFAULT_JOB_TYPE.parse().map_err(|error| invalid(format!("{error}")))?,
-        };
-        if self.options.as_ref().is_some_and(|options| !options.get().starts_with('{')) {
-            return Err(invalid("deliver.queue.options must be a JSON object"));
-        }
-        let target = QueueTarget { queue: self.queue, job_type, options: self.options };
-        let request = target.request("{}");
-        let members = serde_json::from_str(&request).map_err(|error| invalid(format!("deliver.queue: {error}")))?;
-        NewJob::parse(&members, now).map_err(|error| invalid(format!("deliver.queue.options: {error}")))?;
-        Ok(target)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subscription::{HttpTarget, Target};
 
     fn parse(json: &str) -> Result<Subscription, Refused> {
         Request::parse(json.as_bytes(), 16, 5_000)?.apply("s".parse().expect("a name"), None, 5_000)
@@ -420,7 +312,12 @@ mod tests {
     fn each_wrong_member_is_refused_by_name() {
         let log = r#""deliver":{"log":{}}"#;
         for (json, said) in [
-            ("[]", "expected struct"),
+            ("[]", "must be a JSON object"),
+            (r#"[["a"],{"log":{}}]"#, "must be a JSON object"),
+            (r#"{"channels":["a"],"deliver":{"http":["http://a/"]}}"#, "deliver.http must be a JSON object"),
+            (r#"{"channels":["a"],"channels":["b"],"deliver":{"log":{}}}"#, "duplicate member"),
+            (&format!(r#"{{"channels":["a"],{log},"filter":[{{"type":"a"}}]}}"#), "filter must be an object"),
+            (&format!(r#"{{"channels":["a"],{log},"filter":{{"data":{{"/a":1,"/a":2}}}}}}"#), "duplicate member"),
             ("{}", "missing field `channels`"),
             (r#"{"channels":["a"]}"#, "missing field `deliver`"),
             (&format!(r#"{{"channels":[],{log}}}"#), "1 to 100 channels"),

@@ -12,6 +12,7 @@ mod openapi;
 mod progress;
 mod queues;
 mod seed;
+mod subscriptions;
 mod system;
 mod worker_list;
 mod workers;
@@ -95,7 +96,16 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/v1/ws").route(web::get().to(channels::connect)))
         .service(page("/v1/channels/{channel}", channels::show))
         .service(page("/v1/channels/{channel}/messages", channels::history).route(web::post().to(channels::publish)))
-        .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_many)));
+        .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_many)))
+        .service(page("/v1/subscriptions", subscriptions::list))
+        .service(
+            page("/v1/subscriptions/{name}", subscriptions::show)
+                .route(web::put().to(subscriptions::put))
+                .route(web::delete().to(subscriptions::delete)),
+        )
+        .service(web::resource("/v1/subscriptions/{name}/pause").route(web::post().to(subscriptions::pause)))
+        .service(web::resource("/v1/subscriptions/{name}/resume").route(web::post().to(subscriptions::resume)))
+        .service(web::resource("/v1/subscriptions/{name}/seek").route(web::post().to(subscriptions::seek)));
 }
 
 /// A response of the Open Job Spec.

@@ -7,7 +7,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | makes, changes, shows and removes subscriptions |
+//! | `mod` | shows, changes and removes subscriptions |
+//! | `put` | makes them, or replaces what was asked for |
 //! | `position` | opens channels for one, closes them, goes somewhere else |
 //! | `shared` | hands messages out, takes them over, notes that they are done with |
 //! | `ordered` | lets one worker at a time deliver a channel |
@@ -20,6 +21,7 @@ mod members;
 mod ordered;
 mod position;
 mod progress;
+mod put;
 mod shared;
 
 use std::{collections::HashMap, sync::Arc};
@@ -38,7 +40,7 @@ use crate::{
     message::Position,
     name::{ChannelName, SubscriptionName},
     settings::{Settings, SubscriptionSettings},
-    subscription::{Begin, Refused, Request, Start, State, Subscription},
+    subscription::{Begin, State, Subscription},
 };
 
 pub use broadcast::Checkpoint;
@@ -46,6 +48,7 @@ pub use members::Members;
 pub use ordered::{Held, InOrder};
 pub use position::Opened;
 pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
+pub use put::{NotPut, Put};
 pub use shared::{Done, Given, TakenOver};
 
 /// How often a change is tried while others change the same subscription.
@@ -60,26 +63,6 @@ pub struct Subscriptions {
     settings: Arc<SubscriptionSettings>,
     /// TTL of a cursor: it outlives the history that it is about.
     cursor_ttl_ms: u64,
-}
-
-/// What became of a request.
-pub struct Put {
-    /// The subscription as it is now.
-    pub subscription: Subscription,
-    /// There was none of that name before.
-    pub is_new: bool,
-}
-
-/// A request that was not carried out; nothing was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotPut {
-    /// Something in it is not allowed.
-    Refused(Refused),
-    /// There are as many subscriptions as there may be.
-    TooMany {
-        /// How many that is.
-        max: u64,
-    },
 }
 
 /// The subscriptions there are.
@@ -118,68 +101,6 @@ impl Subscriptions {
     #[must_use]
     pub fn settings(&self) -> &SubscriptionSettings {
         &self.settings
-    }
-
-    /// Makes a subscription, or changes the one of that name. One that is there goes on where it is; channels that are new
-    /// to it begin now.
-    ///
-    /// # Errors
-    /// Redis is unavailable or full.
-    pub async fn put(
-        &self,
-        name: &SubscriptionName,
-        body: &[u8],
-        depth_limit: usize,
-    ) -> StoreResult<Result<Put, NotPut>> {
-        for _ in 0..ATTEMPTS {
-            let now = self.jobs.now().await?;
-            let raw = self.raw(name).await?;
-            // What cannot be read is replaced as if it were not there
-            let before = raw.as_deref().and_then(read);
-            let applied = Request::parse(body, depth_limit, now)
-                .and_then(|request| Ok((request.start(), request.apply(name.clone(), before.as_ref(), now)?)));
-            let (start, subscription) = match applied {
-                Ok(applied) => applied,
-                Err(refused) => return Ok(Err(NotPut::Refused(refused))),
-            };
-            if raw.is_none() && self.count().await? >= self.settings.max {
-                return Ok(Err(NotPut::TooMany { max: self.settings.max }));
-            }
-            self.begin_channels(&subscription, before.as_ref(), start).await?;
-            match self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?.as_str() {
-                "saved" | "before" => {
-                    if let Some(before) = &before {
-                        self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
-                    }
-                    return Ok(Ok(Put { subscription, is_new: raw.is_none() }));
-                }
-                "full" => return Ok(Err(NotPut::TooMany { max: self.settings.max })),
-                _ => {}
-            }
-        }
-        Err(restless(name))
-    }
-
-    /// Opens the channels that are there and new to a subscription, so that from the moment it is made nothing escapes.
-    async fn begin_channels(
-        &self,
-        subscription: &Subscription,
-        before: Option<&Subscription>,
-        start: Start,
-    ) -> StoreResult<()> {
-        for channel in self.redis().all_channels().await? {
-            let is_known = before.is_some_and(|before| before.channels.fits(&channel));
-            if is_known || !subscription.channels.fits(&channel) {
-                continue;
-            }
-            if before.is_none() {
-                // What an earlier subscription of that name left behind does not count
-                self.seek_channel(subscription, &channel, start).await?;
-            } else {
-                self.seek_channel(subscription, &channel, Start::New).await?;
-            }
-        }
-        Ok(())
     }
 
     /// A subscription.

@@ -64,7 +64,7 @@ pub struct Lagging {
     pub worker: WorkerId,
     /// When it noted that last.
     pub seen_at: Millis,
-    /// Messages that it has not delivered, in all channels.
+    /// Messages that it has not delivered.
     pub lag: u64,
 }
 
@@ -114,21 +114,24 @@ impl Subscriptions {
         Ok(ChannelProgress { channel: channel.clone(), position, head: head.parse().ok(), lag, in_flight, held_up })
     }
 
-    /// How far each worker of a broadcast is.
+    /// How far each worker of a broadcast is in those channels, all together.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn broadcast_progress(&self, subscription: &Subscription) -> StoreResult<Vec<Lagging>> {
+    pub async fn broadcast_progress(
+        &self,
+        subscription: &Subscription,
+        channels: &[&ChannelName],
+    ) -> StoreResult<Vec<Lagging>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(keys::subscription_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
         let seen: BTreeMap<String, Millis> = command.query_async(&mut self.redis().clone()).await?;
-        let channels = self.channels_of(subscription).await?;
         let mut all = Vec::with_capacity(seen.len());
         for (worker, seen_at) in seen {
             let Ok(worker) = worker.parse::<WorkerId>() else { continue };
             let Some(checkpoint) = self.checkpoint(subscription, &worker).await? else { continue };
             let mut lag = 0;
-            for channel in &channels {
+            for &channel in channels {
                 let position = checkpoint.positions.get(channel).copied().unwrap_or(Position::START);
                 lag += self.progress_from(subscription, channel, "", &position.to_string()).await?.lag;
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::ApiError,
-    routes::{Answer, bounded},
+    routes::{Answer, bounded, subscriptions::of_channel},
     startup::Services,
 };
 
@@ -39,12 +39,16 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<Query>
     Ok(HttpResponse::Ok().json(json!({ "channels": channels, "next": next })))
 }
 
-/// One channel.
+/// One channel, with the subscriptions that have it.
 pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> Answer {
     let channel: ChannelName = channel.parse()?;
     let info = services.redis.channel_info(&channel).await?;
     let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
-    Ok(HttpResponse::Ok().json(json!({ "channel": shown(&services, &channel, &info) })))
+    let mut shown = shown(&services, &channel, &info);
+    let (subscriptions, total) = of_channel(&services, &channel).await?;
+    shown["subscriptions"] = subscriptions.into();
+    shown["subscriptions_total"] = total.into();
+    Ok(HttpResponse::Ok().json(json!({ "channel": shown })))
 }
 
 fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo) -> Value {

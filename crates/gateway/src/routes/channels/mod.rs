@@ -47,7 +47,7 @@ impl From<TooManyRead> for ApiError {
 }
 
 /// A position that is not one of that channel.
-fn unknown_position(channel: &ChannelName, given: &str) -> ApiError {
+pub(super) fn unknown_position(channel: &ChannelName, given: &str) -> ApiError {
     let given = common::name::quoted(given);
     let message = format!(
         "{given} is not the id of a message of {channel}: it is of another channel, or of messages that redis has lost"

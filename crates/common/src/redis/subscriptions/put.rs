@@ -1,0 +1,152 @@
+//! Making a subscription, or changing the one of that name into what is asked for now.
+
+use super::{ATTEMPTS, Subscriptions, encoded, read, restless};
+use crate::{
+    message::{Position, continuity::Continuity},
+    name::{ChannelName, SubscriptionName},
+    redis::StoreResult,
+    subscription::{Refused, Request, Start, Subscription, Target},
+};
+
+/// What became of a request.
+pub struct Put {
+    /// The subscription as it is now.
+    pub subscription: Subscription,
+    /// There was none of that name before.
+    pub is_new: bool,
+    /// What Galley signs with, if it made that now: nobody else knows it yet.
+    pub secret: Option<String>,
+}
+
+/// A request that was not carried out; nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotPut {
+    /// Something in it is not allowed.
+    Refused(Refused),
+    /// It is to begin at a position that the channel does not know.
+    UnknownPosition {
+        /// Which channel.
+        channel: ChannelName,
+        /// Which position.
+        position: Position,
+    },
+    /// There are as many subscriptions as there may be.
+    TooMany {
+        /// How many that is.
+        max: u64,
+    },
+}
+
+impl Subscriptions {
+    /// Makes a subscription, or changes the one of that name. One that is there goes on where it is; channels that are new
+    /// to it begin now.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full.
+    pub async fn put(
+        &self,
+        name: &SubscriptionName,
+        body: &[u8],
+        depth_limit: usize,
+    ) -> StoreResult<Result<Put, NotPut>> {
+        self.put_if(name, body, depth_limit, |_| Ok(())).await
+    }
+
+    /// The same if its target is allowed; the text says what is.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full.
+    pub async fn put_if(
+        &self,
+        name: &SubscriptionName,
+        body: &[u8],
+        depth_limit: usize,
+        is_allowed: impl Fn(&Target) -> Result<(), String>,
+    ) -> StoreResult<Result<Put, NotPut>> {
+        for _ in 0..ATTEMPTS {
+            let now = self.jobs.now().await?;
+            let raw = self.raw(name).await?;
+            // What cannot be read is replaced as if it were not there
+            let before = raw.as_deref().and_then(read);
+            let applied = Request::parse(body, depth_limit, now).and_then(|request| {
+                let (start, needs_secret) = (request.start(), request.needs_secret(before.as_ref()));
+                let subscription = request.apply(name.clone(), before.as_ref(), now)?;
+                is_allowed(&subscription.deliver).map_err(Refused::Invalid)?;
+                Ok((start, needs_secret, subscription))
+            });
+            let (start, needs_secret, subscription) = match applied {
+                Ok(applied) => applied,
+                Err(refused) => return Ok(Err(NotPut::Refused(refused))),
+            };
+            if before.is_none()
+                && let Some(unknown) = self.unknown_begin(&subscription, start).await?
+            {
+                return Ok(Err(unknown));
+            }
+            if raw.is_none() && self.count().await? >= self.settings.max {
+                return Ok(Err(NotPut::TooMany { max: self.settings.max }));
+            }
+            self.begin_channels(&subscription, before.as_ref(), start).await?;
+            match self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?.as_str() {
+                "saved" | "before" => {
+                    if let Some(before) = &before {
+                        self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
+                    }
+                    let secret = secret_of(&subscription).filter(|_| needs_secret);
+                    return Ok(Ok(Put { subscription, is_new: raw.is_none(), secret }));
+                }
+                "full" => return Ok(Err(NotPut::TooMany { max: self.settings.max })),
+                _ => {}
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Why a subscription cannot begin where it should, if it cannot.
+    async fn unknown_begin(&self, subscription: &Subscription, start: Start) -> StoreResult<Option<NotPut>> {
+        let (Start::After(position), Some(channel)) = (start, subscription.channels.only()) else { return Ok(None) };
+        let is_known = self.is_known(channel, position).await?;
+        Ok((!is_known).then(|| NotPut::UnknownPosition { channel: channel.clone(), position }))
+    }
+
+    /// Whether a position is one of a channel's history, or may have been.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn is_known(&self, channel: &ChannelName, position: Position) -> StoreResult<bool> {
+        // Without a history nothing could tell, and a position that is none would hide what is published later
+        if position != Position::START && self.redis().channel_head(channel).await?.is_none() {
+            return Ok(false);
+        }
+        Ok(self.redis().channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
+    }
+
+    /// Opens the channels that are there and new to a subscription, so that from the moment it is made nothing escapes.
+    async fn begin_channels(
+        &self,
+        subscription: &Subscription,
+        before: Option<&Subscription>,
+        start: Start,
+    ) -> StoreResult<()> {
+        for channel in self.redis().all_channels().await? {
+            let is_known = before.is_some_and(|before| before.channels.fits(&channel));
+            if is_known || !subscription.channels.fits(&channel) {
+                continue;
+            }
+            if before.is_none() {
+                // What an earlier subscription of that name left behind does not count
+                self.seek_channel(subscription, &channel, start).await?;
+            } else {
+                self.seek_channel(subscription, &channel, Start::New).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn secret_of(subscription: &Subscription) -> Option<String> {
+    match &subscription.deliver {
+        Target::Http(http) => http.secrets.first().cloned(),
+        _ => None,
+    }
+}

@@ -1,0 +1,168 @@
+//! Where messages are to go, as a client writes it; checked member by member. What is refused is not repeated in the message:
+//! there are secrets in it.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    HttpTarget, QueueTarget, Target,
+    request::{AT_ONCE, Refused, invalid, within},
+    target::PLACEHOLDERS,
+};
+use crate::{
+    job::NewJob,
+    json::{self, JsonError},
+    name::{CommandName, JobType, QueueName, quoted},
+    push::{MOST_SECRETS, UrlTemplate},
+    time::Millis,
+};
+
+/// An endpoint's timeout, where the deadline is not shorter.
+const DEFAULT_TIMEOUT_MS: u64 = 15_000;
+const DEFAULT_CONCURRENCY: u64 = 16;
+/// Bytes of a secret that Galley makes.
+const SECRET_BYTES: usize = 32;
+/// The job type of a queue target that names none.
+const DEFAULT_JOB_TYPE: &str = "message";
+
+/// A target that was read and has its bounds checked when it is known what was there before.
+pub(super) enum WrittenTarget {
+    Http(WrittenHttp),
+    Queue(WrittenQueue),
+    Command(CommandName),
+    Log(Nothing),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenHttp {
+    url: String,
+    // Whatever is wrong in these is not repeated
+    secrets: Option<Box<RawValue>>,
+    headers: Option<Box<RawValue>>,
+    timeout_ms: Option<u64>,
+    concurrency: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenQueue {
+    queue: QueueName,
+    #[serde(rename = "type")]
+    job_type: Option<JobType>,
+    options: Option<Box<RawValue>>,
+}
+
+impl WrittenTarget {
+    pub(super) fn parse(raw: &RawValue) -> Result<Self, Refused> {
+        let allowed = || invalid("deliver must be an object with one of http, queue, command and log");
+        let members: json::Object = serde_json::from_str(raw.get()).map_err(|_| allowed())?;
+        let mut members = members.iter();
+        let (Some((kind, target)), None) = (members.next(), members.next()) else { return Err(allowed()) };
+        match kind {
+            "command" => of_kind(kind, target).map(Self::Command),
+            "http" | "queue" | "log" if !target.get().starts_with('{') => {
+                // Else it could be read from an array, member by member
+                Err(invalid(format!("deliver.{kind} must be a JSON object")))
+            }
+            "http" => of_kind(kind, target).map(Self::Http),
+            "queue" => of_kind(kind, target).map(Self::Queue),
+            "log" => of_kind(kind, target).map(Self::Log),
+            _ => Err(allowed()),
+        }
+    }
+
+    /// Whether Galley would have to make a secret for it.
+    pub(super) fn needs_secret(&self, before: Option<&Target>) -> bool {
+        matches!(self, Self::Http(http) if http.secrets.is_none()) && !matches!(before, Some(Target::Http(_)))
+    }
+
+    pub(super) fn checked(self, before: Option<&Target>, ack_deadline_ms: u64, now: Millis) -> Result<Target, Refused> {
+        Ok(match self {
+            Self::Http(http) => {
+                let before = before.and_then(|before| if let Target::Http(http) = before { Some(http) } else { None });
+                Target::Http(http.checked(before, ack_deadline_ms)?)
+            }
+            Self::Queue(queue) => Target::Queue(queue.checked(now)?),
+            Self::Command(name) => Target::Command(name),
+            Self::Log(Nothing {}) => Target::Log {},
+        })
+    }
+}
+
+fn of_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, Refused> {
+    // How deep the whole body is was checked before
+    json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
+        JsonError::Unexpected(text) => invalid(format!("deliver.{kind}: {text}")),
+        other => invalid(format!("deliver.{kind}: {other}")),
+    })
+}
+
+impl WrittenHttp {
+    fn checked(self, before: Option<&HttpTarget>, ack_deadline_ms: u64) -> Result<HttpTarget, Refused> {
+        UrlTemplate::parse(&self.url, &PLACEHOLDERS).map_err(|error| invalid(format!("deliver.http.{error}")))?;
+        let timeout_ms = self.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS.min(ack_deadline_ms));
+        within("deliver.http.timeout_ms (not beyond ack_deadline_ms)", timeout_ms, &(1..=ack_deadline_ms))?;
+        let concurrency = self.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
+        let concurrency = within("deliver.http.concurrency", concurrency, &AT_ONCE)?;
+        let headers = self.headers.map(|raw| headers(&raw, before)).transpose()?.unwrap_or_default();
+        let secrets = match (self.secrets, before) {
+            (Some(raw), _) => secrets(&raw)?,
+            (None, Some(before)) => before.secrets.clone(),
+            (None, None) => vec![new_secret()],
+        };
+        Ok(HttpTarget { url: self.url, secrets, headers, timeout_ms, concurrency })
+    }
+}
+
+fn headers(raw: &RawValue, before: Option<&HttpTarget>) -> Result<BTreeMap<String, String>, Refused> {
+    let allowed =
+        || invalid("deliver.http.headers must be an object of strings, or null for a value that is there already");
+    let members: json::Object = serde_json::from_str(raw.get()).map_err(|_| allowed())?;
+    let mut headers = BTreeMap::new();
+    for (name, value) in members.iter() {
+        let value: Option<String> = serde_json::from_str(value.get()).map_err(|_| allowed())?;
+        let kept = || before.and_then(|before| before.headers.get(name).cloned());
+        let value = value.or_else(kept).ok_or_else(|| {
+            invalid(format!("deliver.http.headers: {} must have a value: there is none to keep", quoted(name)))
+        })?;
+        headers.insert(name.to_owned(), value);
+    }
+    Ok(headers)
+}
+
+fn secrets(raw: &RawValue) -> Result<Vec<String>, Refused> {
+    let secrets: Option<Vec<String>> = serde_json::from_str(raw.get()).ok();
+    let secrets = secrets.filter(|secrets| (1..=MOST_SECRETS).contains(&secrets.len()));
+    secrets.ok_or_else(|| {
+        invalid(format!("deliver.http.secrets must be an array of 1 to {MOST_SECRETS} secrets, whsec_ and base64 each"))
+    })
+}
+
+fn new_secret() -> String {
+    format!("whsec_{}", BASE64_STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
+}
+
+impl WrittenQueue {
+    fn checked(self, now: Millis) -> Result<QueueTarget, Refused> {
+        let job_type = match self.job_type {
+            Some(job_type) => job_type,
+            None => DEFAULT_JOB_TYPE.parse().map_err(|error| invalid(format!("{error}")))?,
+        };
+        if self.options.as_ref().is_some_and(|options| !options.get().starts_with('{')) {
+            return Err(invalid("deliver.queue.options must be a JSON object"));
+        }
+        let target = QueueTarget { queue: self.queue, job_type, options: self.options };
+        let request = target.request("{}");
+        let members = serde_json::from_str(&request).map_err(|error| invalid(format!("deliver.queue: {error}")))?;
+        NewJob::parse(&members, now).map_err(|error| invalid(format!("deliver.queue.options: {error}")))?;
+        Ok(target)
+    }
+}

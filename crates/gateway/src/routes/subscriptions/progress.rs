@@ -1,0 +1,143 @@
+//! How far subscriptions are, as clients see it.
+
+use common::{
+    name::ChannelName,
+    redis::{
+        StoreResult,
+        subscriptions::{ChannelProgress, Lagging},
+    },
+    subscription::{Mode, Subscription},
+    time,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::{error::ApiError, startup::Services};
+
+/// Channels that are looked at side by side.
+const AT_ONCE: usize = 32;
+/// Channels of a subscription that are shown: those with the greatest lag.
+const MOST_CHANNELS: usize = 100;
+/// Workers of a broadcast that are shown: those with the greatest lag.
+const MOST_WORKERS: usize = 100;
+/// Subscriptions of a channel that are shown, by name.
+const MOST_SUBSCRIPTIONS: usize = 100;
+
+/// How much is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    Totals,
+    Channels,
+}
+
+/// The progress of a subscription. `channels` are all there are.
+pub(super) async fn of(
+    services: &Services,
+    subscription: &Subscription,
+    channels: &[ChannelName],
+    detail: Detail,
+) -> Result<Value, ApiError> {
+    let store = &services.subscriptions;
+    let figures = store.figures(subscription).await?;
+    let queue = services.jobs.stats(&subscription.queue()).await?;
+    let channels: Vec<&ChannelName> = channels.iter().filter(|channel| subscription.channels.fits(channel)).collect();
+    let reached = Reached::of(services, subscription, &channels).await?;
+    let mut shown = json!({
+        "delivered": figures.delivered,
+        "filtered": figures.filtered,
+        "failed": figures.failed,
+        "last_delivered_at": figures.last_delivered_at.map(time::format),
+        "failing_since": figures.failing_since.map(time::format),
+        "lag": reached.lag(),
+        "in_flight": reached.in_flight(),
+        "retrying": queue.available + queue.active + queue.waiting,
+        "dead": queue.dead,
+        "channels_total": channels.len(),
+    });
+    if detail == Detail::Channels {
+        match reached {
+            Reached::Shared(mut channels) => {
+                channels.sort_by(|a, b| b.lag.cmp(&a.lag).then_with(|| a.channel.cmp(&b.channel)));
+                channels.truncate(MOST_CHANNELS);
+                shown["channels"] = channels.iter().map(of_one).collect();
+            }
+            Reached::Broadcast(mut workers) => {
+                workers.sort_by(|a, b| b.lag.cmp(&a.lag).then_with(|| a.worker.cmp(&b.worker)));
+                shown["workers_total"] = workers.len().into();
+                workers.truncate(MOST_WORKERS);
+                shown["workers"] = workers.iter().map(of_worker).collect();
+            }
+        }
+    }
+    Ok(shown)
+}
+
+/// How far a subscription is: the workers of a broadcast are each somewhere else.
+enum Reached {
+    Shared(Vec<ChannelProgress>),
+    Broadcast(Vec<Lagging>),
+}
+
+impl Reached {
+    async fn of(services: &Services, subscription: &Subscription, channels: &[&ChannelName]) -> StoreResult<Self> {
+        let store = &services.subscriptions;
+        if subscription.mode == Mode::Broadcast {
+            return Ok(Self::Broadcast(store.broadcast_progress(subscription, channels).await?));
+        }
+        let channels = stream::iter(channels).map(|channel| store.progress(subscription, channel));
+        Ok(Self::Shared(channels.buffered(AT_ONCE).try_collect().await?))
+    }
+
+    /// Messages that are yet to be delivered; of a broadcast to the worker that has the most of them before it.
+    fn lag(&self) -> u64 {
+        match self {
+            Self::Shared(channels) => channels.iter().map(|channel| channel.lag).sum(),
+            Self::Broadcast(workers) => workers.iter().map(|worker| worker.lag).max().unwrap_or_default(),
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        match self {
+            Self::Shared(channels) => channels.iter().map(|channel| channel.in_flight).sum(),
+            Self::Broadcast(_) => 0,
+        }
+    }
+}
+
+fn of_one(progress: &ChannelProgress) -> Value {
+    let mut shown = json!({
+        "channel": progress.channel,
+        "position": progress.position.map(|position| position.to_string()),
+        "head": progress.head.map(|position| position.to_string()),
+        "lag": progress.lag,
+        "in_flight": progress.in_flight,
+    });
+    if let Some(held_up) = &progress.held_up {
+        shown["held_up"] = json!({
+            "failures": held_up.failures,
+            "next_attempt_at": time::format(held_up.next_attempt_at),
+            "problem": held_up.problem,
+        });
+    }
+    shown
+}
+
+fn of_worker(worker: &Lagging) -> Value {
+    json!({ "worker": worker.worker, "seen_at": time::format(worker.seen_at), "lag": worker.lag })
+}
+
+/// The subscriptions that have a channel, the first ones by name, and how many there are.
+pub(crate) async fn of_channel(services: &Services, channel: &ChannelName) -> StoreResult<(Vec<Value>, usize)> {
+    let subscriptions = services.subscriptions.of_channel(channel).await?;
+    let shown = stream::iter(subscriptions.iter().take(MOST_SUBSCRIPTIONS)).map(async |subscription| {
+        let reached = Reached::of(services, subscription, &[channel]).await?;
+        StoreResult::Ok(json!({
+            "name": subscription.name,
+            "mode": subscription.mode,
+            "state": subscription.state,
+            "lag": reached.lag(),
+            "in_flight": reached.in_flight(),
+        }))
+    });
+    Ok((shown.buffered(AT_ONCE).try_collect().await?, subscriptions.len()))
+}
