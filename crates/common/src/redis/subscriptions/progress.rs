@@ -1,6 +1,6 @@
 //! How far a subscription is, and how it does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::{Subscriptions, about};
 use crate::{
@@ -125,10 +125,13 @@ impl Subscriptions {
     ) -> StoreResult<Vec<Lagging>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(keys::subscription_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
-        let seen: BTreeMap<String, Millis> = command.query_async(&mut self.redis().clone()).await?;
+        let seen: Vec<(String, f64)> = command.query_async(&mut self.redis().clone()).await?;
         let mut all = Vec::with_capacity(seen.len());
         for (worker, seen_at) in seen {
             let Ok(worker) = worker.parse::<WorkerId>() else { continue };
+            // Milliseconds since 1970 are whole numbers that a float holds exactly
+            #[expect(clippy::cast_possible_truncation, reason = "see above")]
+            let seen_at = seen_at as Millis;
             let Some(checkpoint) = self.checkpoint(subscription, &worker).await? else { continue };
             let mut lag = 0;
             for &channel in channels {

@@ -1,0 +1,283 @@
+//! What subscriptions deliver, and where: endpoints, queues, programs, the log; filters; failures that become jobs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::push::{
+    Secret,
+    signature::{Signed, verify},
+};
+use e2e::{Receiver, Reply, Service, eventually};
+use serde_json::{Value, json};
+
+use crate::kit::{Folder, Kit};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// Endpoints of tests are on this machine.
+pub(crate) const PRIVATE: (&str, &str) = ("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true");
+/// A policy that does not keep tests waiting.
+const SOON: &str = r#"{"max_attempts":3,"initial_interval":"PT0.05S","jitter":false,"on_exhaustion":"dead_letter"}"#;
+
+/// A gateway and a worker for subscriptions.
+pub(crate) async fn started() -> (Kit, Service) {
+    let kit = Kit::with(e2e::RedisServer::start(), &[PRIVATE]).await;
+    let worker = worker(&kit, &[]).await;
+    (kit, worker)
+}
+
+pub(crate) async fn worker(kit: &Kit, variables: &[(&str, &str)]) -> Service {
+    let variables: Vec<(&str, &str)> = variables.iter().copied().chain([PRIVATE]).collect();
+    let worker = Service::start("pubsub-worker", &kit.redis, &variables).await;
+    worker.ready().await;
+    worker
+}
+
+pub(crate) async fn put(kit: &Kit, name: &str, body: &Value) -> Value {
+    let url = kit.gateway.url(&format!("/v1/subscriptions/{name}"));
+    let request = kit.http.put(url).header("content-type", "application/json").body(body.to_string());
+    let response = request.send().await.expect("the gateway answers");
+    let status = response.status();
+    let text = response.text().await.expect("text");
+    assert!(status.is_success(), "{status}: {text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+pub(crate) async fn publish(kit: &Kit, channel: &str, content_type: &str, body: &str) -> String {
+    let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
+    let request = kit.http.post(url).header("content-type", content_type).body(body.to_owned());
+    let answer: Value = request.send().await.expect("the gateway answers").json().await.expect("JSON");
+    answer["id"].as_str().expect("an id").to_owned()
+}
+
+pub(crate) async fn progress(kit: &Kit, name: &str) -> Value {
+    let answer: Value = kit.get(&format!("/v1/subscriptions/{name}")).await.json().await.expect("JSON");
+    answer["subscription"]["progress"].clone()
+}
+
+/// Waits until a figure of a subscription is that.
+pub(crate) async fn figure(kit: &Kit, name: &str, figure: &str, wanted: u64) -> Value {
+    let what = format!("{figure} of {name} is {wanted}");
+    eventually(&what, || async {
+        let progress = progress(kit, name).await;
+        (progress[figure] == json!(wanted)).then_some(progress)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_the_bytes_signed_and_told_what_they_are() {
+    let (kit, _worker) = started().await;
+    let receiver = Receiver::start([Reply::ok("1")]).await;
+    let target = json!({ "url": receiver.url("/hooks/{channel}"), "secrets": [SECRET], "headers": { "x-key": "k" } });
+    put(&kit, "hook", &json!({ "channels": ["orders.*"], "deliver": { "http": target } })).await;
+    let id = publish(&kit, "orders.new", "text/plain", " not JSON \u{0}").await;
+    receiver.has_requests(1).await;
+    let request = &receiver.requests()[0];
+    assert!(request.head.starts_with("POST /hooks/orders.new HTTP/1.1"), "{}", request.head);
+    assert_eq!(request.body, b" not JSON \0", "byte for byte");
+    for (name, value) in [
+        ("content-type", "text/plain"),
+        ("galley-subscription", "hook"),
+        ("galley-channel", "orders.new"),
+        ("galley-message-id", &id),
+        ("galley-attempt", "1"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", &id),
+        ("ce-source", "/galley/channels/orders.new"),
+        ("ce-type", "message"),
+        ("x-key", "k"),
+    ] {
+        assert_eq!(request.header(name), Some(value), "{name}");
+    }
+    let header = |name| request.header(name).expect(name);
+    let secrets: [Secret; 1] = [SECRET.parse().expect("a secret")];
+    let signed = Signed {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    assert_eq!(verify(&secrets, signed, &request.body, now), Ok(()));
+    figure(&kit, "hook", "delivered", 1).await;
+}
+
+#[tokio::test]
+async fn an_event_is_delivered_as_an_event() {
+    let (kit, _worker) = started().await;
+    let receiver = Receiver::start([Reply::ok("1"), Reply::ok("1")]).await;
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "events", &json!({ "channels": ["c"], "deliver": target, "max_in_flight": 1 })).await;
+    let request = kit.http.post(kit.gateway.url("/v1/channels/c/messages")).body("{}");
+    let request = request.header("content-type", "application/json").header("ce-specversion", "1.0");
+    let request = request.header("ce-id", "7").header("ce-source", "/shop").header("ce-type", "order.paid");
+    assert!(request.send().await.expect("an answer").status().is_success());
+    receiver.has_requests(1).await;
+    let event = r#"{"specversion":"1.0","id":"8","source":"/shop","type":"order.paid","data":{"n":1}}"#;
+    publish(&kit, "c", "application/cloudevents+json", event).await;
+    receiver.has_requests(2).await;
+    let requests = receiver.requests();
+    let (binary, structured) = (&requests[0], &requests[1]);
+    assert_eq!((binary.header("ce-id"), binary.header("ce-type")), (Some("7"), Some("order.paid")));
+    assert_eq!(structured.header("content-type"), Some("application/cloudevents+json"));
+    assert_eq!((structured.header("ce-id"), structured.body.as_slice()), (None, event.as_bytes()));
+}
+
+#[tokio::test]
+async fn only_what_the_filter_wants_is_delivered() {
+    let (kit, worker) = started().await;
+    let filter = json!({ "data": { "/kind": { "any_of": ["a", "b"] }, "/path": { "prefix": "/x" } } });
+    put(&kit, "some", &json!({ "channels": ["c"], "deliver": { "log": {} }, "filter": filter })).await;
+    for body in [r#"{"kind":"a","path":"/x/1"}"#, r#"{"kind":"c","path":"/x"}"#, "no", r#"{"kind":"b","path":"/y"}"#] {
+        publish(&kit, "c", "application/json", body).await;
+    }
+    publish(&kit, "c", "application/json", r#"{"kind":"b","path":"/x"}"#).await;
+    let progress = figure(&kit, "some", "delivered", 2).await;
+    let filtered = figure(&kit, "some", "filtered", 3).await;
+    assert_eq!((&filtered["lag"], &filtered["in_flight"], &progress["failed"]), (&json!(0), &json!(0), &json!(0)));
+    assert_eq!(worker.count("message {"), 2);
+}
+
+#[tokio::test]
+async fn a_failed_delivery_becomes_a_job_and_holds_nobody_up() {
+    let (kit, _worker) = started().await;
+    let replies = [Reply::new(500, "", "out of order"), Reply::ok("1"), Reply::ok("1")];
+    let receiver = Receiver::start(replies).await;
+    let retry: Value = serde_json::from_str(SOON).expect("JSON");
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry, "max_in_flight": 1 })).await;
+    let first = publish(&kit, "c", "text/plain", "first").await;
+    receiver.has_requests(1).await;
+    publish(&kit, "c", "text/plain", "second").await;
+    receiver.has_requests(3).await;
+    let requests = receiver.requests();
+    let again: Vec<_> = requests.iter().filter(|request| request.header("galley-message-id") == Some(&first)).collect();
+    assert_eq!((again.len(), again[1].header("galley-attempt")), (2, Some("2")));
+    assert_eq!(again[0].header("webhook-id"), again[1].header("webhook-id"), "for receivers to tell");
+    assert_eq!(again[0].body, again[1].body);
+    let progress = figure(&kit, "hook", "retrying", 0).await;
+    assert_eq!(
+        (&progress["failed"], &progress["dead"], &progress["failing_since"]),
+        (&json!(1), &json!(0), &json!(null))
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_never_passes_is_a_dead_letter_that_can_be_tried_again() {
+    let (kit, _worker) = started().await;
+    let broken = || Reply::new(500, "", "");
+    let receiver = Receiver::start([broken(), broken(), broken(), Reply::ok("1")]).await;
+    let retry: Value = serde_json::from_str(SOON).expect("JSON");
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry })).await;
+    publish(&kit, "c", "text/plain", "it").await;
+    figure(&kit, "hook", "dead", 1).await;
+    assert_eq!(receiver.requests().len(), 3, "max_attempts counts the first");
+    let dead: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
+    let job = &dead["jobs"][0];
+    assert_eq!(
+        (&job["type"], &job["queue"], &job["attempt"]),
+        (&json!("message.deliver"), &json!("sub.hook"), &json!(3))
+    );
+    assert_eq!((&job["args"][0]["body"], job["errors"].as_array().map(Vec::len)), (&json!("it"), Some(3)));
+    let id = job["id"].as_str().expect("an id");
+    assert!(kit.post(&format!("/ojs/v1/dead-letter/{id}/retry"), &json!({})).await.status().is_success());
+    receiver.has_requests(4).await;
+    kit.reaches(id, "completed").await;
+}
+
+#[tokio::test]
+async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone_disables() {
+    let (kit, _worker) = started().await;
+    let receiver = Receiver::start([Reply::new(422, "", "no"), Reply::new(410, "", "gone"), Reply::ok("1")]).await;
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target })).await;
+    publish(&kit, "c", "text/plain", "refused").await;
+    figure(&kit, "hook", "dead", 1).await;
+    assert_eq!(receiver.requests().len(), 1, "no other attempt");
+    publish(&kit, "c", "text/plain", "gone").await;
+    eventually("it is disabled", || async {
+        let answer: Value = kit.get("/v1/subscriptions/hook").await.json().await.expect("JSON");
+        (answer["subscription"]["state"] == "disabled").then_some(())
+    })
+    .await;
+    eventually("an event says so", || async {
+        let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
+        let events = events["events"].as_array().cloned().unwrap_or_default();
+        events.iter().any(|event| event["type"] == "subscription.disabled").then_some(())
+    })
+    .await;
+    publish(&kit, "c", "text/plain", "later").await;
+    figure(&kit, "hook", "lag", 1).await;
+    assert!(kit.post("/v1/subscriptions/hook/resume", &json!({})).await.status().is_success());
+    figure(&kit, "hook", "lag", 0).await;
+    receiver.has_requests(3).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_asks_to_be_left_alone_is_and_gets_everything_later() {
+    let (kit, _worker) = started().await;
+    let broken = || Reply::new(429, "retry-after: 1\r\n", "");
+    let replies = std::iter::repeat_with(broken).take(3).chain(std::iter::repeat_with(|| Reply::ok("1")).take(100));
+    let receiver = Receiver::start(replies.collect::<Vec<_>>()).await;
+    let retry = json!({ "max_attempts": 20, "initial_interval": "PT0.05S", "jitter": false });
+    let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 1 } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry, "max_in_flight": 1 })).await;
+    for number in 0..20 {
+        publish(&kit, "c", "text/plain", &number.to_string()).await;
+    }
+    let all = || {
+        let requests = receiver.requests();
+        let bodies: std::collections::BTreeSet<Vec<u8>> = requests.into_iter().map(|request| request.body).collect();
+        bodies.len() == 20
+    };
+    eventually("all were sent", || async { all().then_some(()) }).await;
+    figure(&kit, "hook", "lag", 0).await;
+    figure(&kit, "hook", "retrying", 0).await;
+    figure(&kit, "hook", "dead", 0).await;
+}
+
+#[tokio::test]
+async fn a_message_becomes_a_job_of_a_queue_once() {
+    let (kit, worker) = started().await;
+    let target = json!({ "queue": { "queue": "mails", "type": "test.echo", "options": { "priority": 5 } } });
+    put(&kit, "mails", &json!({ "channels": ["c"], "deliver": target })).await;
+    let id = publish(&kit, "c", "application/json", r#"{"to":1e2}"#).await;
+    figure(&kit, "mails", "delivered", 1).await;
+    // Told to begin anew, it makes no second job of the same message
+    let sought = kit.post("/v1/subscriptions/mails/seek", &json!({ "to": "earliest" })).await;
+    assert!(sought.status().is_success());
+    figure(&kit, "mails", "delivered", 2).await;
+    let fetch = json!({ "queues": ["mails"], "count": 10 });
+    let fetched = kit.post("/ojs/v1/workers/fetch", &fetch).await.text().await.expect("text");
+    let answer: Value = serde_json::from_str(&fetched).expect("JSON");
+    let jobs = answer["jobs"].as_array().expect("jobs");
+    assert_eq!((jobs.len(), &jobs[0]["type"], &jobs[0]["priority"]), (1, &json!("test.echo"), &json!(5)));
+    let message = &jobs[0]["args"][0];
+    assert_eq!((&message["id"], &message["channel"]), (&json!(id), &json!("c")));
+    assert!(fetched.contains(r#""data":{"to":1e2}"#), "byte for byte: {fetched}");
+    drop(worker);
+}
+
+#[tokio::test]
+async fn a_program_gets_the_body_and_its_failure_is_kept_with_what_it_said() {
+    let kit = Kit::with(e2e::RedisServer::start(), &[PRIVATE]).await;
+    let folder = Folder::new();
+    let script = r#"printf '%s %s %s: ' "$GALLEY_SUBSCRIPTION" "$GALLEY_CHANNEL" "$GALLEY_ATTEMPT" >> "$1"
+cat >> "$1"
+echo >> "$1"
+if [ "$GALLEY_ATTEMPT" = 1 ]; then echo no luck >&2; exit 1; fi
+"#;
+    folder.write("take.sh", script);
+    let args = json!([folder.text("take.sh"), folder.text("seen")]);
+    folder.write("commands.toml", &format!("[[command]]\nname = \"take\"\nprogram = \"sh\"\nargs = {args}\n"));
+    let _worker = worker(&kit, &[("GALLEY__PUBSUB_WORKER__COMMANDS", &folder.text("commands.toml"))]).await;
+    let retry: Value = serde_json::from_str(SOON).expect("JSON");
+    put(&kit, "run", &json!({ "channels": ["c"], "deliver": { "command": "take" }, "retry": retry })).await;
+    publish(&kit, "c", "text/plain", "body").await;
+    let expected = "run c 1: body\nrun c 2: body\n";
+    eventually("both attempts", || async { (folder.read("seen") == expected).then_some(()) }).await;
+    let progress = figure(&kit, "run", "retrying", 0).await;
+    assert_eq!((&progress["failed"], &progress["dead"]), (&json!(1), &json!(0)));
+    put(&kit, "unknown", &json!({ "channels": ["c"], "deliver": { "command": "other" }, "retry": { "max_attempts": 1, "on_exhaustion": "dead_letter" } })).await;
+    publish(&kit, "c", "text/plain", "x").await;
+    figure(&kit, "unknown", "dead", 1).await;
+}

@@ -1,0 +1,320 @@
+//! Subscriptions and their workers: sharing, order, broadcasts, and whatever breaks.
+
+use std::collections::BTreeMap;
+
+use e2e::{Receiver, RedisServer, Reply, Service, eventually, eventually_for};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    kit::Kit,
+    subscriptions_delivery::{PRIVATE, figure, progress, publish, put, started, worker},
+};
+
+/// Deadlines that do not keep tests waiting.
+const SHORT: u64 = 1_000;
+
+async fn publish_all(kit: &Kit, channel: &str, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        publish(kit, channel, "text/plain", &number.to_string()).await;
+    }
+}
+
+/// How often each body was logged by a worker, as `message <body>`.
+fn logged(worker: &Service) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for message in worker.messages() {
+        if let Some(body) = message.strip_prefix("message ") {
+            *counts.entry(body.to_owned()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+fn all_once(numbers: std::ops::Range<usize>) -> BTreeMap<String, usize> {
+    numbers.map(|number| (number.to_string(), 1)).collect()
+}
+
+fn together<'a>(workers: impl IntoIterator<Item = &'a Service>) -> BTreeMap<String, usize> {
+    let mut all: BTreeMap<String, usize> = BTreeMap::new();
+    for worker in workers {
+        for (body, count) in logged(worker) {
+            *all.entry(body).or_default() += count;
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn shared_goes_to_one_worker_and_broadcast_to_each() {
+    let (kit, one) = started().await;
+    let two = worker(&kit, &[("GALLEY__PUBSUB_WORKER__NAME", "two")]).await;
+    let broadcast = json!({ "channels": ["b"], "deliver": { "log": {} }, "mode": "broadcast" });
+    put(&kit, "shared", &json!({ "channels": ["s.*"], "deliver": { "log": {} } })).await;
+    put(&kit, "all", &broadcast).await;
+    for number in 0..40 {
+        publish(&kit, &format!("s.{}", number % 4), "text/plain", &number.to_string()).await;
+    }
+    figure(&kit, "shared", "delivered", 40).await;
+    assert_eq!(together([&one, &two]), all_once(0..40));
+    let before = (logged(&one), logged(&two));
+    publish_all(&kit, "b", 100..120).await;
+    for (worker, before) in [(&one, before.0), (&two, before.1)] {
+        let expected: BTreeMap<String, usize> = before.into_iter().chain(all_once(100..120)).collect();
+        eventually("each hears all", || async { (logged(worker) == expected).then_some(()) }).await;
+    }
+    figure(&kit, "all", "delivered", 40).await;
+    let workers = progress(&kit, "all").await["workers"].as_array().map(Vec::len);
+    assert_eq!(workers, Some(2));
+}
+
+#[tokio::test]
+async fn a_worker_of_a_broadcast_goes_on_where_it_was() {
+    let (kit, one) = started().await;
+    put(&kit, "all", &json!({ "channels": ["b"], "deliver": { "log": {} }, "mode": "broadcast" })).await;
+    publish_all(&kit, "b", 0..5).await;
+    eventually("it hears them", || async { (logged(&one) == all_once(0..5)).then_some(()) }).await;
+    assert!(one.terminate().await.success());
+    publish_all(&kit, "b", 5..10).await;
+    let again = worker(&kit, &[]).await;
+    eventually("it hears the others", || async { (logged(&again) == all_once(5..10)).then_some(()) }).await;
+    // A worker that was not there before begins now
+    let new = worker(&kit, &[("GALLEY__PUBSUB_WORKER__NAME", "new")]).await;
+    new.logged("subscription served").await;
+    publish_all(&kit, "b", 10..12).await;
+    eventually("it hears what is new", || async { (logged(&new) == all_once(10..12)).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn messages_of_a_worker_that_is_killed_are_taken_over() {
+    let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
+    // The first worker's requests are never answered
+    let receiver = Receiver::start([Reply::Hang, Reply::Hang, Reply::Hang].into_iter().chain(ok(100))).await;
+    let doomed = worker(&kit, &[]).await;
+    let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 3 } });
+    let body = json!({ "channels": ["c"], "deliver": target, "ack_deadline_ms": SHORT });
+    put(&kit, "hook", &body).await;
+    publish_all(&kit, "c", 0..3).await;
+    receiver.has_requests(3).await;
+    doomed.kill();
+    assert_eq!(progress(&kit, "hook").await["in_flight"], json!(3));
+    let _heir = worker(&kit, &[]).await;
+    // Longer than the deadline and the grace
+    eventually_for(std::time::Duration::from_secs(30), "they are taken over", || async {
+        let progress = progress(&kit, "hook").await;
+        (progress["delivered"] == json!(3) && progress["in_flight"] == json!(0)).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.requests().len(), 6);
+}
+
+fn ok(times: usize) -> impl Iterator<Item = Reply> {
+    std::iter::repeat_with(|| Reply::ok("1")).take(times)
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_finishes_or_gives_back() {
+    let (kit, first) = started().await;
+    let receiver = Receiver::start([Reply::Hang].into_iter().chain(ok(10))).await;
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "max_in_flight": 1 })).await;
+    first.logged("subscription served").await;
+    let hasty = worker(&kit, &[("GALLEY__PUBSUB_WORKER__SHUTDOWN_GRACE_MS", "0")]).await;
+    hasty.logged("subscription served").await;
+    assert!(first.terminate().await.success(), "it has nothing");
+    publish(&kit, "c", "text/plain", "x").await;
+    receiver.has_requests(1).await;
+    let heir = worker(&kit, &[]).await;
+    heir.logged("subscription served").await;
+    assert!(hasty.terminate().await.success());
+    // At once, long before the deadline of 30 s is over
+    figure(&kit, "hook", "delivered", 1).await;
+    assert_eq!(receiver.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn in_order_stays_in_order_while_workers_come_go_and_fail() {
+    let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
+    let broken = || Reply::new(500, "", "");
+    let receiver = Receiver::start(ok(10).chain([broken(), broken()]).chain(ok(500))).await;
+    let target = json!({ "http": { "url": receiver.url("/{channel}") } });
+    let retry = json!({ "initial_interval": "PT0.05S", "jitter": false });
+    let body = json!({ "channels": ["o.*"], "deliver": target, "ordering": "channel", "retry": retry, "ack_deadline_ms": SHORT });
+    let first = worker(&kit, &[]).await;
+    put(&kit, "order", &body).await;
+    let channels = ["o.a", "o.b", "o.c"];
+    let publish_some = async |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            for channel in channels {
+                publish(&kit, channel, "text/plain", &format!("{number:03}")).await;
+            }
+        }
+    };
+    publish_some(0..10).await;
+    let second = worker(&kit, &[]).await;
+    publish_some(10..20).await;
+    first.kill();
+    publish_some(20..30).await;
+    let third = worker(&kit, &[]).await;
+    assert!(second.terminate().await.success());
+    publish_some(30..40).await;
+    eventually_for(std::time::Duration::from_secs(60), "all are delivered", || async {
+        let progress = progress(&kit, "order").await;
+        (progress["lag"] == json!(0)).then_some(())
+    })
+    .await;
+    for channel in channels {
+        let line = format!("POST /{channel} ");
+        let requests = receiver.requests().into_iter().filter(|request| request.head.starts_with(&line));
+        let mut bodies: Vec<String> = requests.map(|request| String::from_utf8(request.body).expect("text")).collect();
+        // A repetition follows what it repeats: nothing is overtaken
+        assert!(bodies.is_sorted(), "{channel}: {bodies:?}");
+        bodies.dedup();
+        let expected: Vec<String> = (0..40).map(|number| format!("{number:03}")).collect();
+        assert_eq!(bodies, expected, "{channel}");
+    }
+    drop(third);
+}
+
+#[tokio::test]
+async fn in_order_a_failure_holds_up_its_channel_until_somebody_skips_it() {
+    let (kit, _worker) = started().await;
+    let broken = Reply::new(500, "", "never this");
+    let receiver = Receiver::start(std::iter::repeat_n(broken, 50).collect::<Vec<_>>()).await;
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    let retry = json!({ "initial_interval": "PT0.05S", "max_interval": "PT0.1S", "jitter": false });
+    put(&kit, "order", &json!({ "channels": ["c"], "deliver": target, "ordering": "channel", "retry": retry })).await;
+    let stuck = publish(&kit, "c", "text/plain", "stuck").await;
+    publish(&kit, "c", "text/plain", "behind").await;
+    let held_up = eventually("it is held up", || async {
+        let progress = progress(&kit, "order").await;
+        let held_up = progress["channels"][0]["held_up"].clone();
+        (held_up["failures"].as_u64()? >= 2).then_some(held_up)
+    })
+    .await;
+    assert!(held_up["problem"].as_str().is_some_and(|text| text.contains("never this")), "{held_up}");
+    assert!(receiver.requests().iter().all(|request| request.body == b"stuck"), "one at a time");
+    let skipped = kit.post("/v1/subscriptions/order/seek", &json!({ "to": stuck })).await;
+    assert!(skipped.status().is_success());
+    eventually("the next one is tried", || async {
+        receiver.requests().iter().any(|request| request.body == b"behind").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pausing_changing_and_removing_take_effect_while_it_runs() {
+    let (kit, worker) = started().await;
+    let body = json!({ "channels": ["c"], "deliver": { "log": {} } });
+    put(&kit, "s", &body).await;
+    publish_all(&kit, "c", 0..3).await;
+    figure(&kit, "s", "delivered", 3).await;
+    assert!(kit.post("/v1/subscriptions/s/pause", &json!({})).await.status().is_success());
+    eventually("nobody delivers it", || async {
+        publish(&kit, "c", "text/plain", "x").await;
+        (progress(&kit, "s").await["lag"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    assert!(kit.post("/v1/subscriptions/s/resume", &json!({})).await.status().is_success());
+    figure(&kit, "s", "lag", 0).await;
+    // Another channel besides, from now on
+    publish(&kit, "d", "text/plain", "before").await;
+    put(&kit, "s", &json!({ "channels": ["c", "d"], "deliver": { "log": {} } })).await;
+    publish(&kit, "d", "text/plain", "after").await;
+    worker.logged("message after").await;
+    assert_eq!(worker.count("message before"), 0);
+    let url = kit.gateway.url("/v1/subscriptions/s");
+    assert!(kit.http.delete(url).send().await.expect("an answer").status().is_success());
+    publish(&kit, "c", "text/plain", "unheard").await;
+    put(&kit, "s", &body).await;
+    publish(&kit, "c", "text/plain", "heard").await;
+    worker.logged("message heard").await;
+    assert_eq!(worker.count("message unheard"), 0, "it was made anew, and begins anew");
+}
+
+#[tokio::test]
+async fn deliveries_go_on_whatever_happens_to_connections_scripts_or_redis() {
+    let mut kit = Kit::durable(&[PRIVATE]).await;
+    let one = worker(&kit, &[]).await;
+    let two = worker(&kit, &[("GALLEY__PUBSUB_WORKER__NAME", "two")]).await;
+    put(&kit, "s", &json!({ "channels": ["c"], "deliver": { "log": {} } })).await;
+    put(&kit, "o", &json!({ "channels": ["c"], "deliver": { "log": {} }, "ordering": "channel" })).await;
+    let mut count = 0;
+    for command in
+        [&["CLIENT", "KILL", "TYPE", "pubsub"][..], &["CLIENT", "KILL", "TYPE", "normal"], &["SCRIPT", "FLUSH"]]
+    {
+        publish_all(&kit, "c", count..count + 10).await;
+        kit.command(command).await;
+        publish_all(&kit, "c", count + 10..count + 20).await;
+        count += 20;
+    }
+    kit.redis.kill();
+    kit.redis.start_again();
+    eventually("a message is taken again", || async {
+        let url = kit.gateway.url("/v1/channels/c/messages");
+        let response = kit.http.post(url).body("again").send().await.ok()?;
+        response.status().is_success().then_some(())
+    })
+    .await;
+    publish_all(&kit, "c", count..count + 10).await;
+    count += 10;
+    for name in ["s", "o"] {
+        figure(&kit, name, "lag", 0).await;
+        eventually("nothing is under way", || async {
+            (progress(&kit, name).await["in_flight"] == json!(0)).then_some(())
+        })
+        .await;
+    }
+    let all = together([&one, &two]);
+    for number in 0..count {
+        let times = all.get(&number.to_string()).copied().unwrap_or_default();
+        assert!(times >= 2, "{number} was delivered {times} times to two subscriptions");
+    }
+}
+
+#[tokio::test]
+async fn subscriptions_are_put_back_when_redis_has_lost_everything() {
+    let (mut kit, worker) = started().await;
+    put(&kit, "s", &json!({ "channels": ["c.*"], "deliver": { "log": {} } })).await;
+    publish(&kit, "c.1", "text/plain", "before").await;
+    worker.logged("message before").await;
+    kit.redis.kill();
+    kit.redis.start_again();
+    worker.logged("redis had lost all subscriptions: they were put back").await;
+    let published = eventually("a message is taken", || async {
+        let url = kit.gateway.url("/v1/channels/c.1/messages");
+        let response = kit.http.post(url).body("after").send().await.ok()?;
+        response.json::<Value>().await.ok()?["id"].as_str().map(ToOwned::to_owned)
+    })
+    .await;
+    worker.logged("message after").await;
+    let progress = figure(&kit, "s", "lag", 0).await;
+    assert_eq!(progress["channels"][0]["position"], json!(published));
+    eventually("an event says so", || async {
+        let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
+        let events = events["events"].as_array().cloned().unwrap_or_default();
+        events.iter().any(|event| event["type"] == "subscription.restored").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lost_group_is_made_again_where_it_was_and_a_gap_is_told() {
+    let (kit, worker) = started().await;
+    put(&kit, "s", &json!({ "channels": ["c"], "deliver": { "log": {} } })).await;
+    publish_all(&kit, "c", 0..5).await;
+    figure(&kit, "s", "delivered", 5).await;
+    worker.signal(Signal::SIGSTOP);
+    publish_all(&kit, "c", 5..10).await;
+    kit.command(&["XGROUP", "DESTROY", "galley:{ch:c}:m", "sub:s"]).await;
+    kit.command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "3"]).await;
+    worker.signal(Signal::SIGCONT);
+    worker.logged("message 9").await;
+    let expected: Vec<usize> = (0..5).chain(7..10).collect();
+    let expected: BTreeMap<String, usize> = expected.into_iter().map(|number| (number.to_string(), 1)).collect();
+    eventually("what is kept is delivered", || async { (logged(&worker) == expected).then_some(()) }).await;
+    worker.logged("its group was lost and is made again").await;
+    worker.logged("messages are missing").await;
+    let gap = worker.log().into_iter().find(|line| line["message"] == "messages are missing").expect("logged");
+    assert!(gap["gap"].as_str().is_some_and(|gap| gap.contains(r#""count":2"#)), "{gap}");
+}
