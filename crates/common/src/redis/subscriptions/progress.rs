@@ -1,6 +1,6 @@
 //! How far a subscription is, and how it does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::{Subscriptions, about};
 use crate::{
@@ -125,7 +125,7 @@ impl Subscriptions {
     ) -> StoreResult<Vec<Lagging>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(keys::subscription_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
-        let seen: BTreeMap<String, Millis> = command.query_async(&mut self.redis().clone()).await?;
+        let seen: Vec<(String, f64)> = command.query_async(&mut self.redis().clone()).await?;
         let mut all = Vec::with_capacity(seen.len());
         for (worker, seen_at) in seen {
             let Ok(worker) = worker.parse::<WorkerId>() else { continue };
@@ -135,7 +135,8 @@ impl Subscriptions {
                 let position = checkpoint.positions.get(channel).copied().unwrap_or(Position::START);
                 lag += self.progress_from(subscription, channel, "", &position.to_string()).await?.lag;
             }
-            all.push(Lagging { worker, seen_at, lag });
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds, as `checkpoint.lua` writes them")]
+            all.push(Lagging { worker, seen_at: seen_at as Millis, lag });
         }
         Ok(all)
     }
