@@ -5,7 +5,9 @@
 -- May run twice: figures may count a little more then.
 local now = now_ms()
 if redis.call('HGET', KEYS[1], '') ~= ARGV[2] then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], '', ARGV[2], unpack(ARGV, 6))
+redis.call('HSET', KEYS[1], '', ARGV[2])
+-- One by one: there may be more than Lua passes on at once
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[3]))

@@ -5,6 +5,8 @@
 -- Returns 1 if they were put back.
 -- May run twice, and by several workers: one is the first.
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], '', '1', unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], '', '1')
+-- One by one: there may be more than Lua passes on at once
+for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return 1

@@ -87,13 +87,15 @@ impl Subscriptions {
                 return Ok(Err(NotPut::TooMany { max: self.settings.max }));
             }
             self.begin_channels(&subscription, before.as_ref(), start).await?;
-            match self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?.as_str() {
+            let saved = self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?;
+            match saved.as_str() {
                 "saved" | "before" => {
                     if let Some(before) = &before {
                         self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
                     }
                     let secret = secret_of(&subscription).filter(|_| needs_secret);
-                    return Ok(Ok(Put { subscription, is_new: raw.is_none(), secret }));
+                    let is_new = raw.is_none() && saved == "saved";
+                    return Ok(Ok(Put { subscription, is_new, secret }));
                 }
                 "full" => return Ok(Err(NotPut::TooMany { max: self.settings.max })),
                 _ => {}

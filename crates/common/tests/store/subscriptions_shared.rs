@@ -1,0 +1,343 @@
+//! Messages of shared subscriptions: handing them out, taking them over, what is missing, and groups that Redis lost.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use common::{
+    message::{Position, continuity::Gap},
+    name::ChannelName,
+    redis::subscriptions::{Done, TakenOver},
+    subscription::Subscription,
+};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use crate::{
+    channels::channel,
+    subscriptions::{Desk, beginning, name, worker_id},
+};
+
+const GROUP: &str = "sub:s";
+const HISTORY: &str = "galley:{ch:c}:m";
+const CURSOR: &str = "galley:{ch:c}:sub:s";
+
+async fn take_over(
+    desk: &Desk,
+    subscription: &Subscription,
+    of: Option<&str>,
+    worker: &str,
+    silent: Duration,
+) -> TakenOver {
+    let of = of.map(worker_id);
+    let how = (silent, of.as_ref(), 100);
+    desk.store.take_over(subscription, &channel("c"), &worker_id(worker), how).await.expect("redis runs")
+}
+
+fn taken(over: &TakenOver) -> Vec<(Position, u32)> {
+    over.messages.iter().map(|(message, times)| (message.position, *times)).collect()
+}
+
+/// Lets a worker have been silent for an hour.
+async fn silence(desk: &Desk, worker: &str, positions: &[Position]) {
+    for position in positions {
+        let position = position.to_string();
+        let words = ["XCLAIM", HISTORY, GROUP, worker, "0", &position, "IDLE", "3600000", "JUSTID"];
+        desk.kit.command(&words).await;
+    }
+}
+
+#[tokio::test]
+async fn each_message_goes_to_one_worker_and_counts_until_it_is_done_with() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    let positions = desk.publish(&c, &["0", "1", "2", "3"]).await;
+    assert_eq!(desk.progress(&subscription, &c).await, (4, 0));
+    let some = desk.read_some(&subscription, &c, "v", 3).await;
+    assert_eq!((some.messages.len(), some.gap), (3, None));
+    assert_eq!(desk.progress(&subscription, &c).await, (1, 3));
+    assert_eq!(desk.texts(&subscription, &c, "w").await, ["3"]);
+    assert_eq!(desk.texts(&subscription, &c, "w").await, Vec::<String>::new());
+    let done = [(positions[0], Done::Delivered), (positions[1], Done::Unwanted), (positions[2], Done::HandedOn)];
+    for _ in 0..2 {
+        desk.store.ack(&subscription, &c, &done).await.expect("redis runs");
+    }
+    assert_eq!(desk.progress(&subscription, &c).await, (0, 1));
+    let figures = desk.store.figures(&subscription).await.expect("redis runs");
+    assert_eq!((figures.delivered, figures.filtered), (1, 1), "what is acknowledged twice counts once");
+    assert!(figures.last_delivered_at.is_some());
+}
+
+#[tokio::test]
+async fn channels_are_read_in_turn_up_to_a_bound() {
+    let desk = Desk::start();
+    let subscription = desk.put(&beginning("c*", "new")).await;
+    let channels: Vec<ChannelName> = (0..3).map(|number| channel(&format!("c{number}"))).collect();
+    for of in &channels {
+        desk.publish(of, &["x"; 20]).await;
+        desk.store.open(&subscription, of).await.expect("redis runs").expect("it has a history");
+    }
+    let given = desk.store.read(&subscription, &channels, &worker_id("w"), 30).await.expect("redis runs");
+    let given: Vec<_> = given.iter().map(|given| (given.number, given.messages.len())).collect();
+    assert_eq!(given, [(0, 20), (1, 10)], "the third was not looked at");
+}
+
+#[tokio::test]
+async fn what_was_trimmed_under_a_group_is_told_as_a_gap_before_what_is_read() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    let positions = desk.publish(&c, &["0", "1", "2", "3", "4"]).await;
+    assert_eq!(desk.read_some(&subscription, &c, "w", 1).await.messages[0].position, positions[0]);
+    desk.kit.command(&["XTRIM", HISTORY, "MAXLEN", "2"]).await;
+    let given = desk.read(&subscription, &c, "w").await;
+    assert_eq!(given.gap, Some(Gap { from: positions[0], to: Some(positions[3]), count: Some(2) }));
+    assert_eq!(given.messages.len(), 2);
+    desk.publish(&c, &["5"]).await;
+    let next = desk.read(&subscription, &c, "w").await;
+    assert_eq!((next.messages.len(), next.gap), (1, None), "it is told once");
+    // Everything that came meanwhile is gone
+    desk.publish(&c, &["6", "7"]).await;
+    desk.kit.command(&["XTRIM", HISTORY, "MAXLEN", "0"]).await;
+    assert_eq!(desk.read(&subscription, &c, "w").await.messages.len(), 0);
+    let eighth = desk.publish(&c, &["8"]).await[0];
+    let given = desk.read(&subscription, &c, "w").await;
+    assert_eq!(given.gap.map(|gap| (gap.to, gap.count)), Some((Some(eighth), Some(2))));
+}
+
+#[tokio::test]
+async fn a_history_that_begins_again_is_read_from_its_beginning_with_a_gap() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    let old = desk.publish(&c, &["0", "1"]).await;
+    assert_eq!(desk.read(&subscription, &c, "w").await.messages.len(), 2);
+    desk.kit.command(&["DEL", HISTORY]).await;
+    let new = desk.publish(&c, &["2"]).await[0];
+    let given = desk.read(&subscription, &c, "w").await;
+    assert_eq!(given.messages.first().map(|message| message.position), Some(new));
+    assert_eq!(given.gap, Some(Gap { from: old[1], to: Some(new), count: None }));
+}
+
+#[tokio::test]
+async fn a_group_or_a_cursor_that_redis_lost_loses_no_message_that_was_not_handed_out() {
+    for (lost, expected, is_told) in [
+        (vec![vec!["XGROUP", "DESTROY", HISTORY, GROUP]], vec!["2", "3"], true),
+        (vec![vec!["DEL", CURSOR]], vec!["0", "1", "2", "3"], false),
+        (vec![vec!["XGROUP", "DESTROY", HISTORY, GROUP], vec!["DEL", CURSOR]], vec!["0", "1", "2", "3"], false),
+        (vec![vec!["XGROUP", "SETID", HISTORY, GROUP, "$"]], vec!["2", "3"], false),
+    ] {
+        let desk = Desk::start();
+        let c = channel("c");
+        let subscription = desk.put(&beginning("c", "new")).await;
+        let positions = desk.publish(&c, &["0", "1"]).await;
+        assert_eq!(desk.texts(&subscription, &c, "w").await, ["0", "1"]);
+        desk.ack(&subscription, &c, &positions).await;
+        desk.publish(&c, &["2", "3"]).await;
+        for words in &lost {
+            desk.kit.command(words).await;
+        }
+        let first = desk.store.read(&subscription, std::slice::from_ref(&c), &worker_id("w"), 100).await;
+        if first.expect("redis runs")[0].is_closed {
+            let opened = desk.store.open(&subscription, &c).await.expect("redis runs").expect("it has a history");
+            assert_eq!(opened.was_lost, is_told, "{lost:?}");
+        }
+        assert_eq!(desk.texts(&subscription, &c, "w").await, expected, "{lost:?}");
+        desk.publish(&c, &["4"]).await;
+        assert_eq!(desk.texts(&subscription, &c, "w").await, ["4"], "{lost:?}");
+    }
+}
+
+#[tokio::test]
+async fn messages_of_a_silent_worker_are_taken_over_and_it_is_told_how_often_and_what_is_lost() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    let positions = desk.publish(&c, &["0", "1", "2"]).await;
+    assert_eq!(desk.read(&subscription, &c, "dead").await.messages.len(), 3);
+    let minute = Duration::from_mins(1);
+    let over = take_over(&desk, &subscription, None, "w", minute).await;
+    assert!(over.messages.is_empty() && over.lost.is_empty(), "it was not silent for so long: {over:?}");
+    silence(&desk, "dead", &positions).await;
+    assert_eq!(taken(&take_over(&desk, &subscription, Some("w"), "w", minute).await), [], "they are not its own");
+    let over = take_over(&desk, &subscription, None, "w", minute).await;
+    assert_eq!(taken(&over), [(positions[0], 1), (positions[1], 1), (positions[2], 1)]);
+    assert_eq!(over.messages[2].0.body, b"2");
+    assert!(take_over(&desk, &subscription, None, "v", minute).await.messages.is_empty(), "they are taken");
+    // One is done with, one is not kept any more
+    desk.ack(&subscription, &c, &positions[2..]).await;
+    desk.kit.command(&["XDEL", HISTORY, &positions[0].to_string()]).await;
+    silence(&desk, "w", &positions[1..2]).await;
+    // What is deleted cannot be claimed by hand, so it is as old as it is
+    let over = take_over(&desk, &subscription, None, "v", Duration::ZERO).await;
+    assert_eq!((taken(&over), over.lost), (vec![(positions[1], 2)], vec![positions[0]]));
+    assert_eq!(desk.progress(&subscription, &c).await, (0, 1), "what is lost is not in flight");
+}
+
+#[tokio::test]
+async fn a_worker_finds_what_it_was_handed_without_hearing_of_it() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    let positions = desk.publish(&c, &["0", "1"]).await;
+    for worker in ["w", "v"] {
+        assert_eq!(desk.read_some(&subscription, &c, worker, 1).await.messages.len(), 1, "the answer is lost");
+    }
+    let own = take_over(&desk, &subscription, Some("w"), "w", Duration::ZERO).await;
+    assert_eq!(taken(&own), [(positions[0], 1)], "only its own");
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_taken_over_at_once_and_does_not_count_as_handed_out_again() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    let positions = desk.publish(&c, &["0", "1", "2"]).await;
+    assert_eq!(desk.read(&subscription, &c, "w").await.messages.len(), 3);
+    desk.ack(&subscription, &c, &positions[..1]).await;
+    let back: Vec<_> = positions[..2].iter().map(|position| (c.clone(), *position)).collect();
+    desk.store.give_back(&subscription, &worker_id("w"), &back).await.expect("redis runs");
+    let over = take_over(&desk, &subscription, None, "v", Duration::from_hours(1)).await;
+    assert_eq!(taken(&over), [(positions[1], 1)], "neither what is done with nor what is kept");
+}
+
+#[tokio::test]
+async fn a_worker_that_holds_nothing_is_forgotten_and_one_that_does_is_not() {
+    let desk = Desk::start();
+    let c = channel("c");
+    let subscription = desk.put(&beginning("c", "new")).await;
+    desk.publish(&c, &["0", "1"]).await;
+    let given = desk.read_some(&subscription, &c, "done", 1).await;
+    desk.ack(&subscription, &c, &[given.messages[0].position]).await;
+    assert_eq!(desk.texts(&subscription, &c, "busy").await, ["1"]);
+    desk.store.forget_workers(&subscription, &c, Duration::ZERO).await.expect("redis runs");
+    let consumers = format!("{:?}", desk.kit.command(&["XINFO", "CONSUMERS", HISTORY, GROUP]).await);
+    assert!(consumers.contains("busy") && !consumers.contains("done"), "{consumers}");
+}
+
+/// What happens to a subscription with three workers.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Publish(usize),
+    Read(usize, usize),
+    /// A worker is done with so many of the messages that it knows of.
+    Ack(usize, usize),
+    /// A worker forgets what it was handed, and stays silent.
+    Crash(usize),
+    TakeOver(usize),
+    /// The group is lost while nothing is in flight.
+    LoseGroup,
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (1..4_usize).prop_map(Step::Publish),
+        3 => (0..3_usize, 1..12_usize).prop_map(|(worker, most)| Step::Read(worker, most)),
+        3 => (0..3_usize, 1..6_usize).prop_map(|(worker, most)| Step::Ack(worker, most)),
+        1 => (0..3_usize).prop_map(Step::Crash),
+        1 => (0..3_usize).prop_map(Step::TakeOver),
+        1 => Just(Step::LoseGroup),
+    ]
+}
+
+/// A subscription, what its workers know of, and what has become of each message.
+struct Play<'a> {
+    desk: &'a Desk,
+    subscription: Subscription,
+    held: [Vec<Position>; 3],
+    published: Vec<Position>,
+    delivered: BTreeSet<Position>,
+    acked: BTreeSet<Position>,
+}
+
+const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
+
+impl Play<'_> {
+    async fn step(&mut self, step: Step) {
+        let c = channel("c");
+        match step {
+            Step::Publish(count) => self.published.extend(self.desk.publish(&c, &vec!["x"; count]).await),
+            Step::Read(worker, most) => {
+                if self.published.is_empty() {
+                    return;
+                }
+                self.desk.store.open(&self.subscription, &c).await.expect("redis runs").expect("it has a history");
+                let channels = std::slice::from_ref(&c);
+                let given = self.desk.store.read(&self.subscription, channels, &worker_id(WORKERS[worker]), most).await;
+                let given = given.expect("redis runs").remove(0);
+                assert!(!given.is_closed && given.gap.is_none() && given.messages.len() <= most, "{given:?}");
+                let positions: Vec<Position> = given.messages.iter().map(|message| message.position).collect();
+                assert!(positions.iter().all(|position| !self.delivered.contains(position)), "handed out twice");
+                self.hand(worker, &positions);
+            }
+            Step::Ack(worker, most) => {
+                let most = most.min(self.held[worker].len());
+                let done: Vec<Position> = self.held[worker].drain(..most).collect();
+                self.desk.ack(&self.subscription, &c, &done).await;
+                self.acked.extend(done);
+            }
+            Step::Crash(worker) => self.held[worker].clear(),
+            Step::TakeOver(worker) => {
+                // Others may still be at it: whoever takes over cannot know
+                let over = take_over(self.desk, &self.subscription, None, WORKERS[worker], Duration::ZERO).await;
+                assert!(over.lost.is_empty(), "{over:?}");
+                let positions: Vec<Position> = over.messages.iter().map(|(message, _)| message.position).collect();
+                self.held[worker].retain(|position| !positions.contains(position));
+                self.hand(worker, &positions);
+            }
+            Step::LoseGroup => {
+                if self.delivered == self.acked && !self.published.is_empty() {
+                    self.desk.kit.command(&["XGROUP", "DESTROY", HISTORY, GROUP]).await;
+                }
+            }
+        }
+        let unread = self.published.len() - self.delivered.len();
+        let progress = self.desk.progress(&self.subscription, &c).await;
+        assert_eq!(progress, (unread as u64, (self.delivered.len() - self.acked.len()) as u64), "after {step:?}");
+    }
+
+    fn hand(&mut self, worker: usize, positions: &[Position]) {
+        let again: Vec<_> = positions.iter().filter(|position| self.acked.contains(position)).collect();
+        assert!(again.is_empty(), "{again:?} were done with");
+        self.delivered.extend(positions);
+        self.held[worker].extend(positions);
+    }
+}
+
+#[test]
+fn every_message_is_delivered_and_none_that_is_done_with_comes_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let desk = runtime.block_on(async { Desk::start() });
+    let config = Config { cases: 60, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&vec(a_step(), 30..60), |steps| {
+        runtime.block_on(async {
+            desk.kit.command(&["FLUSHALL"]).await;
+            let subscription = desk.put(&beginning("c", "new")).await;
+            let mut play = Play {
+                desk: &desk,
+                subscription,
+                held: Default::default(),
+                published: Vec::new(),
+                delivered: BTreeSet::new(),
+                acked: BTreeSet::new(),
+            };
+            for step in steps {
+                play.step(step).await;
+            }
+            // All crash but one, who works off what there is
+            for step in [Step::Crash(0), Step::Crash(1), Step::Crash(2), Step::TakeOver(0), Step::Read(0, 1000)] {
+                play.step(step).await;
+            }
+            assert_eq!(play.delivered.len(), play.published.len(), "some were never delivered");
+            play.step(Step::Ack(0, 1000)).await;
+            assert_eq!(play.acked.len(), play.published.len());
+            assert!(desk.store.delete(&name()).await.expect("redis runs"));
+        });
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
