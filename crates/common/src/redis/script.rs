@@ -10,6 +10,7 @@ use redis::Script;
 const CLOCK: &str = include_str!("../../scripts/clock.lua");
 const FENCE: &str = include_str!("../../scripts/fence.lua");
 const DEPTH: &str = include_str!("../../scripts/depth.lua");
+const SEEK: &str = include_str!("../../scripts/seek.lua");
 const PLACE: &str = include_str!("../../scripts/place.lua");
 
 macro_rules! script {
@@ -55,7 +56,8 @@ script!(CANCEL_UNBORN, "cancel_unborn.lua");
 script!(PUBLISH, "publish.lua", with CLOCK);
 script!(SETTLE_EPOCH, "settle_epoch.lua", with CLOCK);
 script!(READ_PAGE, "read_page.lua");
-script!(FIND_TIME, "find_time.lua");
+script!(FIND_TIME, "find_time.lua", with SEEK);
+script!(TRIM_CHANNEL, "trim_channel.lua", with CLOCK, SEEK);
 script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");
 script!(KEEP_OFFICE, "keep_office.lua");
@@ -88,7 +90,7 @@ mod tests {
         match command {
             "TIME" | "PUBLISH" => None,
             // The key follows a subcommand
-            "XGROUP" | "XINFO" => words.nth(1),
+            "XGROUP" | "XINFO" | "MEMORY" => words.nth(1),
             "XREADGROUP" => words.find(|word| *word == "'STREAMS'").and_then(|_| words.next()),
             _ => words.next(),
         }

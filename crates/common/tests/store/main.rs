@@ -20,6 +20,7 @@ mod pending;
 mod purge;
 mod queues;
 mod reconcile;
+mod retention;
 mod settle;
 mod unique;
 mod workflow_faults;

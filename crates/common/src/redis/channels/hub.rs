@@ -2,7 +2,7 @@
 //! messages into the ring of that channel.
 //!
 //! Pub/sub may lose messages. So the task looks whether positions follow one another, and reads in the history what is
-//! missing: when they do not, when a channel is heard anew, and every [`SWEEP_EVERY`], because the last message of all is
+//! missing: when they do not, when a channel is heard anew, and every `channels.sweep_ms`, because the last message of all is
 //! missed by nobody. What cannot be read any more is a gap, which each reader finds in the history by itself.
 
 use std::{
@@ -37,8 +37,6 @@ use crate::{
 
 /// Messages heard and not looked at yet. More are dropped, and then read in the history.
 const BUFFER: usize = 1024;
-/// How often it is looked whether the last message of a channel was heard.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// A channel is heard this much longer than somebody reads it.
 const LINGER: Duration = Duration::from_secs(10);
 /// Pages of histories that are read at a time, for all readers together.
@@ -159,7 +157,7 @@ impl Inner {
     }
 
     async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<Heard>) {
-        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        let mut sweep = tokio::time::interval(self.settings.sweep);
         let mut sweeping: Option<JoinHandle<()>> = None;
         loop {
             let heard = tokio::select! {

@@ -39,7 +39,7 @@ impl Redis {
     }
 
     /// Every name on the list: at most `channels.max_channels`, each a hundred bytes or so.
-    pub(super) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
+    pub(in crate::redis) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
         let mut connection = self.pooled().await?;
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::CHANNELS).arg(0).arg(-1).query_async(&mut connection).await?;

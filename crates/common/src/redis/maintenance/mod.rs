@@ -1,4 +1,4 @@
-//! Upkeep: jobs that are due, leases that are over, workers that vanished.
+//! Upkeep: jobs that are due, leases that are over, workers that vanished, histories that grew.
 //!
 //! Every gateway and queue-worker runs [`run`]; one of them holds the office at a time, none is special. Correctness
 //! never rests on the office: every step is fenced by a script and harmless when two do it. Nothing polls for due
@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mod` | holding the office, and the clock of each queue |
 //! | `cron` | cron entries whose time has come |
+//! | `channels` | histories of channels, of which only so much is kept |
 //! | `due` | scheduled and retryable jobs become available |
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
@@ -16,6 +17,7 @@
 //! | `trust` | whether a worker's silence means that it vanished |
 //! | `workflows` | workflows whose progress was cut off |
 
+mod channels;
 mod cron;
 mod due;
 mod lapsed;
@@ -186,6 +188,7 @@ impl<'a> Maintainer<'a> {
         self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
         sweep.trust.redis_since = self.trust.redis_since;
         let sweeping = sweep.run(self.settings.sweep);
+        let mut trimming = Box::pin(channels::run(self.jobs, self.settings.channels));
         tokio::pin!(sweeping);
         self.read_all().await?;
         loop {
@@ -198,6 +201,7 @@ impl<'a> Maintainer<'a> {
                 // Calls may be missed
                 _ = look_again.tick() => self.read_all().await.map(|()| true)?,
                 ended = &mut sweeping => return ended,
+                ended = &mut trimming => return ended,
             };
             if !goes_on {
                 return Ok(());

@@ -1,0 +1,36 @@
+-- Put in front of the scripts that look for a time in a channel's history. Positions hold no time, but messages do, and those
+-- of an epoch are numbered without gaps: so halving finds it.
+
+local BEHIND_ALL = '-18446744073709551615'
+
+local function split(id)
+  local epoch, sequence = string.match(id, '^(%d+)%-(%d+)$')
+  return epoch, tonumber(sequence)
+end
+
+local function join(epoch, sequence)
+  return epoch .. '-' .. string.format('%.0f', sequence)
+end
+
+local function published_at(entry)
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'a' then return tonumber(entry[2][i + 1]) or 0 end
+  end
+  return 0
+end
+
+-- The newest message of an epoch that has one.
+local function last_of(history, epoch)
+  return redis.call('XREVRANGE', history, epoch .. BEHIND_ALL, '-', 'COUNT', 1)[1]
+end
+
+-- The sequence of the first message of an epoch, of those from `low` to `high`, that was published at a time or later;
+-- the last one was.
+local function first_at(history, epoch, low, high, at)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local entry = redis.call('XRANGE', history, join(epoch, middle), '+', 'COUNT', 1)[1]
+    if published_at(entry) >= at then high = middle else low = middle + 1 end
+  end
+  return low
+end
