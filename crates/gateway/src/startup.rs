@@ -88,7 +88,7 @@ impl Application {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
                 .configure(|config| ops::routes(config, &readiness, &metrics))
-                .configure(routes::configure)
+                .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
                 .wrap(middleware::from_fn(context::around_request))
         })
         // Whoever hangs up while a request waits must not hold a seat until the time is over
