@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 37] = [
+pub const PATTERNS: [&str; 38] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -39,6 +39,7 @@ pub const PATTERNS: [&str; 37] = [
     "galley:{ch:<channel>}:m",
     "galley:{ch:<channel>}:state",
     "galley:{ch:<channel>}:live",
+    "galley:probe:<gateway>",
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
@@ -251,6 +252,12 @@ pub fn channel_of_live(name: &str) -> Option<ChannelName> {
     name.strip_prefix("galley:{ch:")?.strip_suffix("}:live")?.parse().ok()
 }
 
+/// What a gateway sends itself, to see whether it hears: a pub/sub channel.
+#[must_use]
+pub fn probe(gateway: &uuid::Uuid) -> String {
+    format!("galley:probe:{}", gateway.simple())
+}
+
 /// What a worker reported last: a string with a TTL.
 #[must_use]
 pub fn worker(key: &WorkerKey) -> String {
@@ -329,6 +336,7 @@ mod tests {
             history(&channel),
             channel_state(&channel),
             live(&channel),
+            probe(&uuid::Uuid::nil()),
             CHANNELS.to_owned(),
             EPOCH.to_owned(),
             QUEUES.to_owned(),
@@ -353,6 +361,7 @@ mod tests {
                     .replace("<list>", "l")
                     .replace("<worker>", "pull:w")
                     .replace("<channel>", "c")
+                    .replace("<gateway>", &"0".repeat(32))
             })
             .collect();
         assert_eq!(filled, spelled.into_iter().collect());

@@ -1,11 +1,19 @@
 //! Many readers of channels on one subscription: what it loses, what rings cannot hold, and channels that come later.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use common::{
     message::Position,
-    redis::channels::{ChannelHub, MOST_CHANNELS, Reader, Start, Told, TooManyRead},
+    redis::{
+        Redis,
+        channels::{ChannelHub, MOST_CHANNELS, Reader, Start, Told, TooManyRead},
+    },
+    settings::Settings,
 };
+use e2e::DeafProxy;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -152,5 +160,62 @@ async fn there_are_no_more_readers_than_there_may_be_and_all_end_with_the_hub() 
     stop.cancel();
     for reader in &mut readers {
         assert!(matches!(next(reader).await, Told::Stopped));
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_read_in_the_history_without_waiting_for_a_look() {
+    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000")]);
+    let (hub, _stop) = hub(&kit);
+    let mut reader = reading(&hub, "c", Start::Now).await;
+    let first = publish(&kit, &channel("c"), b"x").await.position;
+    assert_eq!(position(&mut reader).await, first);
+    // At once, so that they come faster than anybody can look at them
+    let flood = "for i = 1, ARGV[1] do
+        local id = redis.call('XADD', KEYS[1], ARGV[2] .. '-*', 'b', 'x', 'a', '1')
+        redis.call('PUBLISH', 'galley:{ch:c}:live', id .. ' 1 0 0\\nx')
+    end";
+    let count = 9000;
+    kit.command(&["EVAL", flood, "1", "galley:{ch:c}:m", &count.to_string(), &first.epoch.to_string()]).await;
+    let mut expected = first;
+    for _ in 0..count {
+        expected = expected.next();
+        assert_eq!(position(&mut reader).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody_reads() {
+    let mut kit = Kit::with(&[]);
+    let way = DeafProxy::start(&kit.server).await;
+    let variables = [("URL", way.url()), ("RESPONSE_TIMEOUT_MS", "500".to_owned())];
+    let mut all: HashMap<String, String> =
+        variables.map(|(name, value)| (format!("GALLEY__REDIS__{name}"), value)).into_iter().collect();
+    all.insert("GALLEY__CHANNELS__PROBE_MS".to_owned(), "100".to_owned());
+    all.insert("GALLEY__CHANNELS__SWEEP_MS".to_owned(), "3600000".to_owned());
+    kit.settings = Settings::from_sources(None, all).expect("allowed settings");
+    kit.redis = Redis::new(&kit.settings.redis).expect("a URL");
+    let (hub, _stop) = hub(&kit);
+    let is_heard = async |wanted: bool| {
+        e2e::eventually("it is known", || async { (hub.trouble().is_none() == wanted).then_some(()) }).await;
+    };
+    is_heard(true).await;
+    way.deafen();
+    is_heard(false).await;
+    way.let_new_ones_hear();
+    is_heard(true).await;
+    let mut reader = reading(&hub, "c", Start::Now).await;
+    let mut expected = vec![publish(&kit, &channel("c"), b"x").await.position];
+    assert_eq!(position(&mut reader).await, expected[0]);
+    way.deafen();
+    for _ in 0..3 {
+        expected.push(publish(&kit, &channel("c"), b"x").await.position);
+    }
+    is_heard(false).await;
+    way.let_new_ones_hear();
+    is_heard(true).await;
+    expected.push(publish(&kit, &channel("c"), b"x").await.position);
+    for position_of in &expected[1..] {
+        assert_eq!(position(&mut reader).await, *position_of);
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, broadcast, mpsc, watch},
+    sync::{Semaphore, broadcast, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -30,12 +30,12 @@ use crate::{
         Redis, StoreResult,
         jobs::local_now,
         keys, next_delay, note_interruption, reconnect_delays,
-        subscriber::{Channels, Heard, subscribe_to_changing},
+        subscriber::{Channels, Heard, Inbox, Probe, subscribe_with_probe},
     },
     settings::ChannelSettings,
 };
 
-/// Messages heard and not looked at yet. More are dropped, and then read in the history.
+/// Messages heard and not looked at yet; their bytes are bounded too. More are dropped, and then read in the history.
 const BUFFER: usize = 1024;
 /// A channel is heard this much longer than somebody reads it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -60,6 +60,7 @@ pub(super) struct Inner {
     pub(super) names: broadcast::Sender<Arc<Vec<ChannelName>>>,
     followed: Mutex<HashMap<ChannelName, Arc<Followed>>>,
     channels: Channels,
+    probe: Probe,
     budget: Budget,
 }
 
@@ -101,7 +102,7 @@ impl ChannelHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
     pub fn start(redis: &Redis, settings: &ChannelSettings, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let (channels, heard) = subscribe_to_changing(redis, BUFFER, stop.clone());
+        let (channels, heard, probe) = subscribe_with_probe(redis, BUFFER, settings.probe, stop.clone());
         let budget = Budget { each: settings.ring_bytes, all: settings.rings_bytes, used: Arc::default() };
         let inner = Arc::new(Inner {
             redis: redis.clone(),
@@ -112,9 +113,16 @@ impl ChannelHub {
             names: broadcast::Sender::new(NAMES),
             followed: Mutex::default(),
             channels,
+            probe,
             budget,
         });
         (Self(inner.clone()), tokio::spawn(inner.run(heard)))
+    }
+
+    /// Why messages that are published are not heard here; none if they are.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.0.probe.trouble()
     }
 
     /// How many read a channel here.
@@ -156,7 +164,7 @@ impl Inner {
         self.channels.add(keys::CHANNELS.to_owned());
     }
 
-    async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<Heard>) {
+    async fn run(self: Arc<Self>, mut inbox: Inbox) {
         let mut sweep = tokio::time::interval(self.settings.sweep);
         let mut sweeping: Option<JoinHandle<()>> = None;
         loop {
@@ -169,7 +177,7 @@ impl Inner {
                     }
                     continue;
                 }
-                heard = heard.recv() => heard,
+                heard = inbox.recv() => heard,
             };
             match heard {
                 Some(Heard::Message { channel, payload }) => self.hear(&channel, &payload),
@@ -177,6 +185,8 @@ impl Inner {
                 Some(Heard::Lost) => metrics::counter!("galley_subscriptions_lost_total").increment(1),
                 None => return,
             }
+            // What found no room is in the history
+            self.look(&inbox.take_missed());
         }
     }
 

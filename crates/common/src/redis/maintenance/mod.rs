@@ -33,7 +33,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use trust::Trust;
@@ -45,7 +44,7 @@ use super::{
     jobs::{Jobs, wake::Wake},
     keys::{self, QueueKeys},
     note_interruption, script,
-    subscriber::{Heard, subscribe},
+    subscriber::{Heard, Inbox, subscribe},
     timed::time_of_first,
 };
 use crate::{
@@ -224,7 +223,7 @@ impl<'a> Maintainer<'a> {
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
 
-    async fn hear(&mut self, heard: Option<Heard>, calls: &mut mpsc::Receiver<Heard>) -> StoreResult<()> {
+    async fn hear(&mut self, heard: Option<Heard>, calls: &mut Inbox) -> StoreResult<()> {
         let mut queues = Vec::new();
         let mut heard = heard;
         loop {
@@ -239,8 +238,8 @@ impl<'a> Maintainer<'a> {
                 Some(Heard::Lost) | None => {}
             }
             match calls.try_recv() {
-                Ok(more) => heard = Some(more),
-                Err(_) => break,
+                Some(more) => heard = Some(more),
+                None => break,
             }
         }
         self.read(&queues).await
