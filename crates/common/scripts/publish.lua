@@ -2,12 +2,13 @@
 -- Adds a message to a channel's history and sends it to whoever listens.
 -- KEYS: 1 history, 2 state
 -- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 messages kept, about, 5 TTL in ms, 6 register again after ms,
---       7 1 if it was registered just now, 8 body, 9 content type or '', 10 attributes or ''
+--       7 1 if it was registered just now, 8 body, 9 content type or '', 10 attributes or '', 11 messages kept if there are
+--       subscriptions, which the state says in `s`
 -- Returns {position, listeners, 1 if it is to be registered again}, or nil: it has to be registered first.
 -- Positions of a channel are <epoch>-0, <epoch>-1, ...: contiguous, so a gap can be seen. A history that begins again,
 -- and one of which Redis may have lost the end, goes on in a later epoch.
 -- Twice means two messages: the caller does not repeat it.
-local known = redis.call('HMGET', KEYS[2], 'e', 'g')
+local known = redis.call('HMGET', KEYS[2], 'e', 'g', 's')
 local now, epoch = now_ms(), tonumber(known[1]) or 0
 local begins = redis.call('EXISTS', KEYS[1]) == 0
 if begins and ARGV[7] ~= '1' then return false end
@@ -28,7 +29,7 @@ if ARGV[10] ~= '' then
   fields[#fields + 1] = 'h'
   fields[#fields + 1] = ARGV[10]
 end
-local position = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], epoch_now .. '-*', unpack(fields))
+local position = redis.call('XADD', KEYS[1], 'MAXLEN', '~', known[3] and ARGV[11] or ARGV[4], epoch_now .. '-*', unpack(fields))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local is_due = ARGV[7] ~= '1' and now - (tonumber(known[2]) or 0) > tonumber(ARGV[6])
 if is_due or ARGV[7] == '1' then

@@ -1,30 +1,36 @@
-#!lua
--- Lets a subscription go on somewhere else in a channel. Whoever delivers it in order loses the channel.
--- KEYS: 1 history, 2 cursor, 3 state of the channel
--- ARGV: 1 group, 2 position to go on behind, or '' for the newest, 3 TTL of the cursor in ms, 4 messages that are given up in one
---       call
--- Returns {position, 1 if messages before it are still handed out: then it is to be called again}, or nil if there is no
--- history.
--- May run twice: it goes to the same place.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('DEL', KEYS[2])
-  return false
+-- Put in front of the scripts that look for a time in a channel's history. Positions hold no time, but messages do, and those
+-- of an epoch are numbered without gaps: so halving finds it.
+
+local BEHIND_ALL = '-18446744073709551615'
+
+local function split(id)
+  local epoch, sequence = string.match(id, '^(%d+)%-(%d+)$')
+  return epoch, tonumber(sequence)
 end
-local position = ARGV[2]
-if position == '' then
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then position = info[i + 1] end
+
+local function join(epoch, sequence)
+  return epoch .. '-' .. string.format('%.0f', sequence)
+end
+
+local function published_at(entry)
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'a' then return tonumber(entry[2][i + 1]) or 0 end
   end
+  return 0
 end
-redis.call('HSET', KEYS[2], 'd', position)
-redis.call('HDEL', KEYS[2], 'o', 'u', 'n', 'w', 'e')
-redis.call('HINCRBY', KEYS[2], 'k', 1)
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-redis.call('HSET', KEYS[3], 's', '1')
-local moved = redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
-if type(moved) == 'table' and moved.err then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position) end
--- What is handed out and lies before is done with
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', position, ARGV[4])
-for _, item in ipairs(pending) do redis.call('XACK', KEYS[1], ARGV[1], item[1]) end
-return { position, #pending == tonumber(ARGV[4]) and 1 or 0 }
+
+-- The newest message of an epoch that has one.
+local function last_of(history, epoch)
+  return redis.call('XREVRANGE', history, epoch .. BEHIND_ALL, '-', 'COUNT', 1)[1]
+end
+
+-- The sequence of the first message of an epoch, of those from `low` to `high`, that was published at a time or later;
+-- the last one was.
+local function first_at(history, epoch, low, high, at)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local entry = redis.call('XRANGE', history, join(epoch, middle), '+', 'COUNT', 1)[1]
+    if published_at(entry) >= at then high = middle else low = middle + 1 end
+  end
+  return low
+end

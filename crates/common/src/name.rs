@@ -120,6 +120,7 @@ name_type!(
     "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 64 characters",
     is_subscription_name
 );
+
 name_type!(
     /// A command that subscriptions name: `[a-z0-9][a-z0-9.-]*`, 1 to 128 characters.
     CommandName,
@@ -127,6 +128,16 @@ name_type!(
     "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 128 characters",
     is_queue_name
 );
+
+name_type!(
+    /// Where a page comes from, as browsers say it: `https://app.example.com`, `http://127.0.0.1:3000`.
+    Origin,
+    "origin",
+    "be scheme, host and port as browsers send them, such as https://app.example.com: http or https, lower case, no path, no \
+     usual port (80, 443)",
+    is_origin
+);
+
 name_type!(
     /// The key of a limit: letters, digits and `. _ : -`, 1 to 128 characters.
     LimitKey,
@@ -167,6 +178,12 @@ fn is_limit_key(text: &str) -> bool {
     (1..=128).contains(&bytes.len())
         && bytes[0].is_ascii_alphanumeric()
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+}
+
+fn is_origin(text: &str) -> bool {
+    let is_web = text.starts_with("http://") || text.starts_with("https://");
+    // What is a pattern elsewhere is none here, and parses
+    is_web && !text.contains('*') && url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
 }
 
 fn is_worker_id(text: &str) -> bool {
@@ -241,6 +258,21 @@ mod tests {
             assert!(bad.parse::<ChannelName>().is_err(), "channel {bad:?}");
         }
         assert!("w 1".parse::<WorkerId>().is_err());
+        for bad in [
+            "",
+            "*",
+            "null",
+            "a.b",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "https://A",
+            "https://a:443",
+            "https://*.a",
+            "ws://a",
+        ] {
+            assert!(bad.parse::<Origin>().is_err(), "origin {bad:?}");
+        }
     }
 
     #[test]
@@ -249,6 +281,9 @@ mod tests {
         assert!("0-a.b".parse::<QueueName>().is_ok());
         assert!("retry.test.constant-backoff".parse::<JobType>().is_ok());
         assert!("task:pubsub:channel".parse::<ChannelName>().is_ok());
+        for origin in ["https://app.example.com", "http://127.0.0.1:3000", "http://[::1]:8080", "https://a:80"] {
+            assert!(origin.parse::<Origin>().is_ok(), "{origin}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod mark;
 mod otlp;
+mod proxy;
 mod receiver;
 mod redis_server;
 mod service;
@@ -11,6 +12,7 @@ mod wait;
 
 pub use mark::Mark;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
+pub use proxy::DeafProxy;
 pub use receiver::{Received, Receiver, Reply};
 pub use redis_server::{Persistence, RedisServer};
 pub use service::{Service, binary};

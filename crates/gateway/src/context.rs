@@ -105,8 +105,11 @@ fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceR
         tracing::error!(request_id, path, cause, "request failed inside");
     }
     let mut rendered = error.render(path, request_id);
-    if let Some(allowed) = response.headers().get(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allowed.clone());
+    for (name, value) in response.headers() {
+        // A page of another site that may read here may also read why it was refused
+        if [header::ALLOW, header::VARY].contains(name) || name.as_str().starts_with("access-control-") {
+            rendered.headers_mut().append(name.clone(), value.clone());
+        }
     }
     let (request, _) = response.into_parts();
     ServiceResponse::new(request, rendered)

@@ -7,7 +7,7 @@ use anyhow::Context;
 use common::{
     message::NewMessage,
     name::ChannelName,
-    ops,
+    ops::{self, Readiness},
     redis::{
         Redis,
         arrivals::Arrivals,
@@ -86,13 +86,13 @@ impl Application {
             settings: Arc::new(settings.clone()),
             stopping,
         };
-        let readiness = ops::redis_is_fit(&redis);
+        let readiness = readiness(&redis, &services.channels);
         let (shared, stall) = (services.clone(), settings.channels.stall);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
                 .configure(|config| ops::routes(config, &readiness, &metrics))
-                .configure(routes::configure)
+                .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
                 .wrap(middleware::from_fn(context::around_request))
         })
         // Whoever hangs up while a request waits must not hold a seat until the time is over
@@ -139,6 +139,18 @@ impl Application {
         tracing::info!("gateway stopped");
         Ok(())
     }
+}
+
+/// Ready as long as Redis is fit, and what is published is heard here.
+fn readiness(redis: &Redis, channels: &ChannelHub) -> Readiness {
+    let (redis_is_fit, channels) = (ops::redis_is_fit(redis), channels.clone());
+    Arc::new(move || {
+        let (fit, channels) = (redis_is_fit(), channels.clone());
+        Box::pin(async move {
+            fit.await?;
+            channels.trouble().map_or(Ok(()), |trouble| Err(format!("channels are not heard: {trouble}")))
+        })
+    })
 }
 
 /// Has the kernel break a connection whose other end has not taken what was sent for that long.

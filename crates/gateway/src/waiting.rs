@@ -17,13 +17,10 @@ use common::{
         Redis, StoreError, StoreResult,
         jobs::{Jobs, Located},
         keys::QueueKeys,
-        subscriber::{Channels, Heard, subscribe_to_changing},
+        subscriber::{Channels, Heard, Inbox, subscribe_to_changing},
     },
 };
-use tokio::{
-    sync::{Notify, mpsc},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiError, Code};
@@ -200,7 +197,7 @@ impl WaitingRoom {
 }
 
 /// Hears which jobs ended and tells those who wait, until `stop` is cancelled.
-async fn listen(room: Arc<Room>, channels: Channels, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
+async fn listen(room: Arc<Room>, channels: Channels, mut heard: Inbox, stop: CancellationToken) {
     let mut tidy = tokio::time::interval(LINGER);
     loop {
         let heard = tokio::select! {

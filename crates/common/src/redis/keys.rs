@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 42] = [
+pub const PATTERNS: [&str; 43] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -44,6 +44,7 @@ pub const PATTERNS: [&str; 42] = [
     "galley:sub:<name>",
     "galley:sub:<name>:workers",
     "galley:sub:<name>:at:<instance>",
+    "galley:probe:<gateway>",
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
@@ -258,6 +259,12 @@ pub fn channel_of_live(name: &str) -> Option<ChannelName> {
     name.strip_prefix("galley:{ch:")?.strip_suffix("}:live")?.parse().ok()
 }
 
+/// What a gateway sends itself, to see whether it hears: a pub/sub channel.
+#[must_use]
+pub fn probe(gateway: &uuid::Uuid) -> String {
+    format!("galley:probe:{}", gateway.simple())
+}
+
 /// What a worker reported last: a string with a TTL.
 #[must_use]
 pub fn worker(key: &WorkerKey) -> String {
@@ -366,6 +373,7 @@ mod tests {
             figures(&subscription),
             subscription_workers(&subscription),
             checkpoint(&subscription, &"i".parse().expect("an instance")),
+            probe(&uuid::Uuid::nil()),
             CHANNELS.to_owned(),
             EPOCH.to_owned(),
             QUEUES.to_owned(),
@@ -392,6 +400,7 @@ mod tests {
                     .replace("<channel>", "c")
                     .replace("<name>", "n")
                     .replace("<instance>", "i")
+                    .replace("<gateway>", &"0".repeat(32))
             })
             .collect();
         assert_eq!(filled, spelled.into_iter().collect());

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`connection`] | the connection of the hot path: shared, made again when it breaks, quick to say no |
 //! | [`dedicated`] | connections for blocking reads |
-//! | [`subscriber`] | subscriptions that survive whatever happens to their connection |
+//! | [`subscriber`], `inbox`, `probe` | subscriptions that survive whatever happens to their connection |
 //! | [`arrivals`] | waiting for jobs, for many at once |
 //! | `timed` | what is to be seen to at a time |
 //! | [`server`] | what Galley requires of the server's configuration |
@@ -22,9 +22,11 @@ pub mod cron;
 pub mod dedicated;
 pub mod events;
 pub mod idempotency;
+mod inbox;
 pub mod jobs;
 pub mod keys;
 pub mod maintenance;
+mod probe;
 mod script;
 pub mod server;
 pub mod subscriber;

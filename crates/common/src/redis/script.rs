@@ -10,6 +10,7 @@ use redis::Script;
 const CLOCK: &str = include_str!("../../scripts/clock.lua");
 const FENCE: &str = include_str!("../../scripts/fence.lua");
 const DEPTH: &str = include_str!("../../scripts/depth.lua");
+const SEEK: &str = include_str!("../../scripts/seek.lua");
 const PLACE: &str = include_str!("../../scripts/place.lua");
 const FIGURES: &str = include_str!("../../scripts/figures.lua");
 
@@ -56,7 +57,8 @@ script!(CANCEL_UNBORN, "cancel_unborn.lua");
 script!(PUBLISH, "publish.lua", with CLOCK);
 script!(SETTLE_EPOCH, "settle_epoch.lua", with CLOCK);
 script!(READ_PAGE, "read_page.lua");
-script!(FIND_TIME, "find_time.lua");
+script!(FIND_TIME, "find_time.lua", with SEEK);
+script!(TRIM_CHANNEL, "trim_channel.lua", with CLOCK, SEEK);
 script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "save_subscription.lua");
 script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
@@ -66,7 +68,7 @@ script!(ACK_MESSAGES, "ack_messages.lua", with CLOCK, FIGURES);
 script!(TAKE_OVER, "take_over.lua");
 script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK, FIGURES);
 script!(HOLD_UP, "hold_up.lua", with CLOCK);
-script!(SEEK, "seek.lua");
+script!(SEEK_GROUP, "seek_group.lua");
 script!(PROGRESS_OF, "progress_of.lua");
 script!(NOTE_FAILURE, "note_failure.lua", with CLOCK, FIGURES);
 script!(CHECKPOINT, "checkpoint.lua", with CLOCK, FIGURES);
@@ -101,7 +103,7 @@ mod tests {
         match command {
             "TIME" | "PUBLISH" => None,
             // The key follows a subcommand
-            "XGROUP" | "XINFO" => words.nth(1),
+            "XGROUP" | "XINFO" | "MEMORY" => words.nth(1),
             "XREADGROUP" => words.find(|word| *word == "'STREAMS'").and_then(|_| words.next()),
             _ => words.next(),
         }

@@ -2,22 +2,24 @@
 //!
 //! Redis forgets a subscriber that was away, so being away is reported: [`Heard::Lost`] and, once heard again,
 //! [`Heard::Subscribed`]. A connection that is open but dead is found out by a ping. What the reader does not take
-//! in time is dropped and counted: memory stays bounded, and plain pub/sub promises no more than that.
+//! in time is dropped, counted and named: memory stays bounded, and plain pub/sub promises no more than that.
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use redis::{Msg, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Redis, next_delay, reconnect_delays};
+use super::{
+    Redis,
+    inbox::{Slot, inbox},
+    next_delay, reconnect_delays,
+};
+pub use super::{inbox::Inbox, probe::Probe};
 
 const PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,7 @@ pub struct Channels(Arc<Wanted>);
 struct Wanted {
     names: Mutex<BTreeSet<String>>,
     changed: Notify,
+    renewals: watch::Sender<()>,
 }
 
 impl Channels {
@@ -63,6 +66,11 @@ impl Channels {
         }
     }
 
+    /// Has the connection made anew, if there is one.
+    pub(super) fn renew(&self) {
+        self.0.renewals.send_replace(());
+    }
+
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,12 +78,7 @@ impl Channels {
 
 /// Hears channels until `stop` is cancelled; at most `buffer` messages wait to be taken.
 #[must_use]
-pub fn subscribe(
-    redis: &Redis,
-    channels: Vec<String>,
-    buffer: usize,
-    stop: CancellationToken,
-) -> mpsc::Receiver<Heard> {
+pub fn subscribe(redis: &Redis, channels: Vec<String>, buffer: usize, stop: CancellationToken) -> Inbox {
     let (wanted, heard) = subscribe_to_changing(redis, buffer, stop);
     wanted.names().extend(channels);
     wanted.0.changed.notify_one();
@@ -84,20 +87,35 @@ pub fn subscribe(
 
 /// The same with channels that change. As long as there are none there is no connection.
 #[must_use]
-pub fn subscribe_to_changing(
+pub fn subscribe_to_changing(redis: &Redis, buffer: usize, stop: CancellationToken) -> (Channels, Inbox) {
+    start(redis, buffer, None, stop)
+}
+
+/// The same with a probe every so often, so that there is always a connection.
+#[must_use]
+pub fn subscribe_with_probe(
     redis: &Redis,
     buffer: usize,
+    every: Duration,
     stop: CancellationToken,
-) -> (Channels, mpsc::Receiver<Heard>) {
-    let (sender, receiver) = mpsc::channel(buffer.max(2));
+) -> (Channels, Inbox, Probe) {
+    let probe = Probe::new();
+    let (channels, inbox) = start(redis, buffer, Some(probe.clone()), stop.clone());
+    channels.add(probe.channel().to_owned());
+    tokio::spawn(probe.clone().run(redis.clone(), channels.clone(), every, stop));
+    (channels, inbox, probe)
+}
+
+fn start(redis: &Redis, buffer: usize, probe: Option<Probe>, stop: CancellationToken) -> (Channels, Inbox) {
+    let (slot, inbox) = inbox(buffer);
     let (redis, channels) = (redis.clone(), Channels::default());
     let wanted = channels.clone();
     tokio::spawn(async move {
         let mut delays = reconnect_delays();
-        while !stop.is_cancelled() && !sender.is_closed() {
+        while !stop.is_cancelled() && !slot.is_closed() {
             let result = tokio::select! {
                 () = stop.cancelled() => return,
-                result = listen(&redis, &wanted, &sender, &mut delays) => result,
+                result = listen(&redis, &wanted, &slot, probe.as_ref(), &mut delays) => result,
             };
             let Err(error) = result else { return };
             tracing::debug!(%error, "subscription interrupted");
@@ -107,60 +125,54 @@ pub fn subscribe_to_changing(
             }
         }
     });
-    (channels, receiver)
+    (channels, inbox)
 }
 
 /// One connection's life. Ends with an error when the connection does, with `Ok` when nobody listens any more.
 async fn listen(
     redis: &Redis,
     channels: &Channels,
-    sender: &mpsc::Sender<Heard>,
+    slot: &Slot,
+    probe: Option<&Probe>,
     delays: &mut backon::ExponentialBackoff,
 ) -> RedisResult<()> {
     while channels.names().is_empty() {
         tokio::select! {
-            () = sender.closed() => return Ok(()),
+            () = slot.closed() => return Ok(()),
             () = channels.0.changed.notified() => {}
         }
     }
     let gone = Arc::new(Notify::new());
-    let dropped = Arc::new(AtomicU64::new(0));
-    let push = forwarder(sender.clone(), gone.clone(), dropped.clone());
+    let push = forwarder(slot.clone(), probe.cloned(), gone.clone());
     let config = redis.config().set_push_sender(push);
     let mut listener = Listener {
         connection: redis.client().get_multiplexed_async_connection_with_config(&config).await?,
         channels,
         heard: BTreeSet::new(),
-        sender,
+        slot,
+        probe,
     };
     if !listener.adjust().await? {
         return Ok(());
     }
     *delays = reconnect_delays();
-    let result = listener.watch(&gone, &dropped).await;
+    let result = listener.watch(&gone).await;
     // Waits for room: this one must not be dropped
-    if sender.send(Heard::Lost).await.is_err() {
-        return Ok(());
-    }
-    result
+    if slot.send(Heard::Lost).await { result } else { Ok(()) }
 }
 
 fn forwarder(
-    sender: mpsc::Sender<Heard>,
+    slot: Slot,
+    probe: Option<Probe>,
     gone: Arc<Notify>,
-    dropped: Arc<AtomicU64>,
 ) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |push: PushInfo| {
         if push.kind == PushKind::Disconnection {
             gone.notify_one();
         } else if let Some(message) = Msg::from_push_info(push) {
-            let heard = Heard::Message {
-                channel: message.get_channel_name().to_owned(),
-                payload: message.get_payload_bytes().to_vec(),
-            };
-            if sender.try_send(heard).is_err() {
-                dropped.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("galley_messages_dropped_total").increment(1);
+            match probe.as_ref().filter(|probe| probe.channel() == message.get_channel_name()) {
+                Some(probe) => probe.hear(message.get_payload_bytes()),
+                None => slot.offer(message.get_channel_name(), message.get_payload_bytes()),
             }
         }
         Ok(())
@@ -172,7 +184,8 @@ struct Listener<'a> {
     connection: MultiplexedConnection,
     channels: &'a Channels,
     heard: BTreeSet<String>,
-    sender: &'a mpsc::Sender<Heard>,
+    slot: &'a Slot,
+    probe: Option<&'a Probe>,
 }
 
 impl Listener<'_> {
@@ -189,19 +202,24 @@ impl Listener<'_> {
             self.connection.subscribe(&news).await?;
         }
         self.heard = wanted;
-        Ok(news.is_empty() || self.sender.send(Heard::Subscribed(news)).await.is_ok())
+        if let Some(probe) = self.probe.filter(|probe| news.iter().any(|name| name == probe.channel())) {
+            probe.subscribed();
+        }
+        Ok(news.is_empty() || self.slot.send(Heard::Subscribed(news)).await)
     }
 
-    async fn watch(&mut self, gone: &Notify, dropped: &AtomicU64) -> RedisResult<()> {
+    async fn watch(&mut self, gone: &Notify) -> RedisResult<()> {
         let closed = || redis::RedisError::from((redis::ErrorKind::Io, "connection closed"));
+        let mut renewals = self.channels.0.renewals.subscribe();
         loop {
             tokio::select! {
                 () = gone.notified() => return Err(closed()),
-                () = self.sender.closed() => return Ok(()),
+                Ok(()) = renewals.changed() => return Err(closed()),
+                () = self.slot.closed() => return Ok(()),
                 () = self.channels.0.changed.notified() => if !self.adjust().await? { return Ok(()) },
                 () = tokio::time::sleep(PING_EVERY) => redis::cmd("PING").exec_async(&mut self.connection).await?,
             }
-            let lost = dropped.swap(0, Ordering::Relaxed);
+            let lost = self.slot.take_dropped();
             if lost > 0 {
                 tracing::error!(lost, "messages dropped: they came faster than they were handled");
             }

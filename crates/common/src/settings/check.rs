@@ -8,9 +8,10 @@ use crate::{
 };
 
 use super::{
-    BridgeSettings, ChannelSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings,
-    MaintenanceSettings, PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings,
-    SubscriptionSettings, TelemetrySettings, WorkflowSettings,
+    BridgeSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
+    PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, SubscriptionSettings,
+    TelemetrySettings, WorkflowSettings,
+    channels::channels,
     raw::{self, List, Raw, Whole},
 };
 
@@ -32,16 +33,21 @@ pub enum SettingError {
     Source(#[from] config::ConfigError),
 }
 
-fn refused(key: &str, allowed: impl Display, got: impl Display) -> SettingError {
+pub(super) fn refused(key: &str, allowed: impl Display, got: impl Display) -> SettingError {
     SettingError::Value { key: key.to_owned(), allowed: allowed.to_string(), got: got.to_string() }
 }
 
-fn number<T: TryFrom<u64>>(key: &str, Whole(value): Whole, least: u64, most: u64) -> Result<T, SettingError> {
+pub(super) fn number<T: TryFrom<u64>>(
+    key: &str,
+    Whole(value): Whole,
+    least: u64,
+    most: u64,
+) -> Result<T, SettingError> {
     let refused = || refused(key, format_args!("{least} to {most}"), value);
     if (least..=most).contains(&value) { T::try_from(value).map_err(|_| refused()) } else { Err(refused()) }
 }
 
-fn millis(key: &str, value: Whole, least: u64, most: u64) -> Result<Duration, SettingError> {
+pub(super) fn millis(key: &str, value: Whole, least: u64, most: u64) -> Result<Duration, SettingError> {
     number(key, value, least, most).map(Duration::from_millis)
 }
 
@@ -49,7 +55,7 @@ fn parsed<T: FromStr>(key: &str, value: &str, allowed: &str) -> Result<T, Settin
     value.parse().map_err(|_| refused(key, allowed, format_args!("{value:?}")))
 }
 
-fn names<T: FromStr<Err: Display>>(key: &str, list: &List) -> Result<Vec<T>, SettingError> {
+pub(super) fn names<T: FromStr<Err: Display>>(key: &str, list: &List) -> Result<Vec<T>, SettingError> {
     list.names()
         .into_iter()
         .map(|value| {
@@ -137,11 +143,12 @@ impl TryFrom<Raw> for Settings {
             queues: raw.queues.into_iter().map(queue).collect::<Result<_, _>>()?,
             cron: cron(&raw.cron)?,
             bridge: bridge(raw.bridge)?,
-            channels: channels(&raw.channels)?,
+            channels: channels(raw.channels)?,
             subscriptions: subscriptions(&raw.subscriptions)?,
             maintenance: MaintenanceSettings {
                 office: millis("maintenance.office_ms", raw.maintenance.office_ms, 500, 600_000)?,
                 sweep: millis("maintenance.sweep_ms", raw.maintenance.sweep_ms, 50, 600_000)?,
+                channels: millis("maintenance.channels_ms", raw.maintenance.channels_ms, 50, 600_000)?,
             },
             telemetry: telemetry(raw.telemetry)?,
             log: log(raw.log)?,
@@ -149,7 +156,7 @@ impl TryFrom<Raw> for Settings {
     }
 }
 
-const YEAR_MS: u64 = 365 * 86_400_000;
+pub(super) const YEAR_MS: u64 = 365 * 86_400_000;
 
 fn redis(raw: raw::Redis) -> Result<RedisSettings, SettingError> {
     let url = RedisUrl(raw.url);
@@ -182,6 +189,7 @@ fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
         test_directives: raw.test_directives,
         max_event_streams: number("gateway.max_event_streams", raw.max_event_streams, 1, 100_000)?,
         event_keep_alive: millis("gateway.event_keep_alive_ms", raw.event_keep_alive_ms, 100, 600_000)?,
+        allowed_origins: names("gateway.allowed_origins", &raw.allowed_origins)?,
     })
 }
 
@@ -198,19 +206,6 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
         events_max: number("jobs.events_max", raw.events_max, 100, 10_000_000)?,
         started_events: raw.started_events,
         max_pull_workers: number("jobs.max_pull_workers", raw.max_pull_workers, 1, 1_000_000)?,
-    })
-}
-
-fn channels(raw: &raw::Channels) -> Result<ChannelSettings, SettingError> {
-    Ok(ChannelSettings {
-        history_max: number("channels.history_max", raw.history_max, 1, 100_000_000)?,
-        history_ttl: millis("channels.history_ttl_ms", raw.history_ttl_ms, 1000, YEAR_MS)?,
-        max_channels: number("channels.max_channels", raw.max_channels, 1, 1_000_000)?,
-        plain: names("channels.plain", &raw.plain)?,
-        max_readers: number("channels.max_readers", raw.max_readers, 1, 1_000_000)?,
-        ring_bytes: number("channels.ring_bytes", raw.ring_bytes, 0, 64 << 20)?,
-        rings_bytes: number("channels.rings_bytes", raw.rings_bytes, 1 << 20, 16 << 30)?,
-        stall: millis("channels.stall_ms", raw.stall_ms, 1000, 600_000)?,
     })
 }
 

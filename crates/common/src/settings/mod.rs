@@ -3,6 +3,7 @@
 //! `raw` is what was written, [`Settings`] what was checked. A value that is not allowed is an error that names
 //! the key, the value and what is allowed; so is a key that does not exist.
 
+mod channels;
 mod check;
 mod raw;
 
@@ -10,10 +11,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use config::{Config, Environment, File, FileFormat};
 
+pub use channels::{Cap, ChannelSettings, Retention, RetentionRules};
 pub use check::{SettingError, hostname};
 
 use crate::job::Rate;
-use crate::name::{ChannelName, JobType, QueueName, WorkerId};
+use crate::name::{ChannelName, JobType, Origin, QueueName, WorkerId};
 
 /// The defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../../../../config/default.toml");
@@ -111,6 +113,7 @@ pub struct GatewaySettings {
     pub test_directives: bool,
     pub max_event_streams: usize,
     pub event_keep_alive: Duration,
+    pub allowed_origins: Vec<Origin>,
 }
 
 /// The service that runs jobs.
@@ -207,26 +210,13 @@ pub struct BridgeSettings {
     pub job_type: JobType,
 }
 
-/// Channels and their history.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
-pub struct ChannelSettings {
-    pub history_max: u64,
-    pub history_ttl: Duration,
-    pub max_channels: u64,
-    pub plain: Vec<ChannelName>,
-    pub max_readers: usize,
-    pub ring_bytes: usize,
-    pub rings_bytes: usize,
-    pub stall: Duration,
-}
-
 /// The upkeep of queues.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
 pub struct MaintenanceSettings {
     pub office: Duration,
     pub sweep: Duration,
+    pub channels: Duration,
 }
 
 /// Traces.
@@ -369,6 +359,14 @@ mod tests {
             ("GALLEY__CHANNELS__RING_BYTES", "67108865", "channels.ring_bytes", "0 to 67108864"),
             ("GALLEY__CHANNELS__RINGS_BYTES", "1", "channels.rings_bytes", "1048576 to 17179869184"),
             ("GALLEY__CHANNELS__STALL_MS", "5", "channels.stall_ms", "1000 to 600000"),
+            ("GALLEY__CHANNELS__SWEEP_MS", "99", "channels.sweep_ms", "100 to 3600000"),
+            ("GALLEY__CHANNELS__PROBE_MS", "99", "channels.probe_ms", "100 to 600000"),
+            ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "5", "channels.history_max_age_ms", "0 (no limit) or 1000"),
+            ("GALLEY__CHANNELS__HISTORY_MAX_BYTES", "5", "channels.history_max_bytes", "0 (no limit) or 65536"),
+            ("GALLEY__CHANNELS__CAP_MESSAGES", "0", "channels.cap_messages", "1 to 100000000"),
+            ("GALLEY__CHANNELS__CAP_BYTES", "5", "channels.cap_bytes", "65536 to 1099511627776"),
+            ("GALLEY__MAINTENANCE__CHANNELS_MS", "5", "maintenance.channels_ms", "50 to 600000"),
+            ("GALLEY__GATEWAY__ALLOWED_ORIGINS", "*", "gateway.allowed_origins", "https://app.example.com"),
             ("GALLEY__BRIDGE__LIST", "galley:x", "bridge.list", "does not start with"),
         ] {
             let error = with(name, value).expect_err(name).to_string();

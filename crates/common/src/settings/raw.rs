@@ -97,6 +97,7 @@ pub(super) struct Gateway {
     pub(super) test_directives: bool,
     pub(super) max_event_streams: Whole,
     pub(super) event_keep_alive_ms: Whole,
+    pub(super) allowed_origins: List,
 }
 
 #[derive(Debug, Deserialize)]
@@ -190,7 +191,11 @@ pub(super) struct Bridge {
 #[serde(deny_unknown_fields)]
 pub(super) struct Channels {
     pub(super) history_max: Whole,
+    pub(super) history_max_age_ms: Whole,
+    pub(super) history_max_bytes: Whole,
     pub(super) history_ttl_ms: Whole,
+    pub(super) cap_messages: Whole,
+    pub(super) cap_bytes: Whole,
     #[expect(clippy::struct_field_names, reason = "the fields are the keys as they are written")]
     pub(super) max_channels: Whole,
     pub(super) plain: List,
@@ -198,13 +203,27 @@ pub(super) struct Channels {
     pub(super) ring_bytes: Whole,
     pub(super) rings_bytes: Whole,
     pub(super) stall_ms: Whole,
+    pub(super) sweep_ms: Whole,
+    pub(super) probe_ms: Whole,
+    #[serde(default)]
+    pub(super) retention: BTreeMap<String, Retention>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Retention {
+    pub(super) messages: Option<Whole>,
+    pub(super) age_ms: Option<Whole>,
+    pub(super) bytes: Option<Whole>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the fields are the keys as they are written")]
 pub(super) struct Maintenance {
     pub(super) office_ms: Whole,
     pub(super) sweep_ms: Whole,
+    pub(super) channels_ms: Whole,
 }
 
 #[derive(Debug, Deserialize)]

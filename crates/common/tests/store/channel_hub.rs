@@ -1,11 +1,19 @@
 //! Many readers of channels on one subscription: what it loses, what rings cannot hold, and channels that come later.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use common::{
     message::Position,
-    redis::channels::{ChannelHub, MOST_CHANNELS, Reader, Start, Told, TooManyRead},
+    redis::{
+        Redis,
+        channels::{ChannelHub, MOST_CHANNELS, Reader, Start, Told, TooManyRead},
+    },
+    settings::Settings,
 };
+use e2e::DeafProxy;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -35,6 +43,29 @@ async fn reading(hub: &ChannelHub, name: &str, start: Start) -> Reader {
     reader
 }
 
+/// Publishes at once, and keeps this thread, which the hub runs on, until Redis has sent everything: so it comes faster than
+/// anybody can look at it.
+fn flood(kit: &Kit, count: u64, epoch: u64) {
+    let script = "for i = 1, ARGV[1] do
+        local id = redis.call('XADD', KEYS[1], ARGV[2] .. '-*', 'b', 'x', 'a', '1')
+        redis.call('PUBLISH', 'galley:{ch:c}:live', id .. ' 1 0 0\\nx')
+    end";
+    let mut redis =
+        redis::Client::open(kit.server.url()).and_then(|client| client.get_connection()).expect("redis runs");
+    let mut call = redis::cmd("EVAL");
+    call.arg(script).arg(1).arg("galley:{ch:c}:m").arg(count).arg(epoch).exec(&mut redis).expect("redis runs");
+    let deadline = std::time::Instant::now() + e2e::LIMIT;
+    let mut list = redis::cmd("CLIENT");
+    list.arg("LIST").arg("TYPE").arg("PUBSUB");
+    loop {
+        let subscribers: String = list.query(&mut redis).expect("redis runs");
+        if subscribers.contains(" omem=0 ") {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is not sent: {subscribers}");
+    }
+}
+
 /// A message that is in the history and that nobody is sent.
 async fn add_silently(kit: &Kit, position: Position) {
     kit.command(&["XADD", "galley:{ch:c}:m", &position.to_string(), "b", "x", "a", "1"]).await;
@@ -57,11 +88,20 @@ async fn what_pub_sub_loses_is_read_in_the_history() {
             assert_eq!(position(reader).await, *position_of);
         }
     }
-    // The last one is missed by nobody, so it is found by looking
-    let last = expected[expected.len() - 1].next();
-    add_silently(&kit, last).await;
-    for reader in &mut readers {
-        assert_eq!(position(reader).await, last);
+}
+
+#[tokio::test]
+async fn the_last_message_of_all_is_found_by_looking_if_nobody_heard_it() {
+    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
+    let (hub, _stop) = hub(&kit);
+    let mut readers = [reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    let mut last = publish(&kit, &channel("c"), b"heard").await.position;
+    for _ in 0..3 {
+        for reader in &mut readers {
+            assert_eq!(position(reader).await, last);
+        }
+        last = last.next();
+        add_silently(&kit, last).await;
     }
 }
 
@@ -143,5 +183,58 @@ async fn there_are_no_more_readers_than_there_may_be_and_all_end_with_the_hub() 
     stop.cancel();
     for reader in &mut readers {
         assert!(matches!(next(reader).await, Told::Stopped));
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_read_in_the_history_without_waiting_for_a_look() {
+    // A ring that leaves nobody behind: who is behind reads the history anyway
+    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000"), ("GALLEY__CHANNELS__RING_BYTES", "16777216")]);
+    let (hub, _stop) = hub(&kit);
+    let mut reader = reading(&hub, "c", Start::Now).await;
+    let first = publish(&kit, &channel("c"), b"x").await.position;
+    assert_eq!(position(&mut reader).await, first);
+    let count = 2000;
+    flood(&kit, count, first.epoch);
+    let mut expected = first;
+    for _ in 0..count {
+        expected = expected.next();
+        assert_eq!(position(&mut reader).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody_reads() {
+    let mut kit = Kit::with(&[]);
+    let way = DeafProxy::start(&kit.server).await;
+    let variables = [("URL", way.url()), ("RESPONSE_TIMEOUT_MS", "500".to_owned())];
+    let mut all: HashMap<String, String> =
+        variables.map(|(name, value)| (format!("GALLEY__REDIS__{name}"), value)).into_iter().collect();
+    all.insert("GALLEY__CHANNELS__PROBE_MS".to_owned(), "100".to_owned());
+    all.insert("GALLEY__CHANNELS__SWEEP_MS".to_owned(), "3600000".to_owned());
+    kit.settings = Settings::from_sources(None, all).expect("allowed settings");
+    kit.redis = Redis::new(&kit.settings.redis).expect("a URL");
+    let (hub, _stop) = hub(&kit);
+    let is_heard = async |wanted: bool| {
+        e2e::eventually("it is known", || async { (hub.trouble().is_none() == wanted).then_some(()) }).await;
+    };
+    is_heard(true).await;
+    way.deafen();
+    is_heard(false).await;
+    way.let_new_ones_hear();
+    is_heard(true).await;
+    let mut reader = reading(&hub, "c", Start::Now).await;
+    let mut expected = vec![publish(&kit, &channel("c"), b"x").await.position];
+    assert_eq!(position(&mut reader).await, expected[0]);
+    way.deafen();
+    for _ in 0..3 {
+        expected.push(publish(&kit, &channel("c"), b"x").await.position);
+    }
+    is_heard(false).await;
+    way.let_new_ones_hear();
+    is_heard(true).await;
+    expected.push(publish(&kit, &channel("c"), b"x").await.position);
+    for position_of in &expected[1..] {
+        assert_eq!(position(&mut reader).await, *position_of);
     }
 }

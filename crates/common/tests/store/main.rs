@@ -20,6 +20,7 @@ mod pending;
 mod purge;
 mod queues;
 mod reconcile;
+mod retention;
 mod settle;
 mod subscriptions;
 mod subscriptions_ordered;

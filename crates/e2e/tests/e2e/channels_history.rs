@@ -60,6 +60,7 @@ async fn channels_are_listed_and_shown() {
     let one = json_of(kit.get("/v1/channels/a").await).await;
     assert_eq!((&one["channel"]["head"], &one["channel"]["first"]), (&json!(id), &json!(id)));
     assert_eq!((&one["channel"]["length"], &one["channel"]["messages_per_minute"]), (&json!(1), &json!(1)));
+    assert_eq!(one["channel"]["retention"], json!({ "messages": 10000, "age_ms": null, "bytes": null }));
     let page = json_of(kit.get("/v1/channels?limit=1").await).await;
     assert_eq!((&page["channels"][0]["name"], &page["next"]), (&json!("a"), &json!("a")));
     let page = json_of(kit.get("/v1/channels?after=a").await).await;

@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use e2e::{RedisServer, Service, eventually};
+use e2e::{DeafProxy, RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -266,4 +266,32 @@ async fn plain_publishers_are_heard_once_beside_messages_with_positions() {
     let other = Service::start("gateway", &kit.redis, &quick).await;
     let mut silent = Sse::open(other.url(STREAM), None).await;
     assert_eq!(silent.block().await.as_deref(), Some(": keep-alive"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_readers_miss_nothing() {
+    let kit = Kit::start().await;
+    let way = DeafProxy::start(&kit.redis).await;
+    let quick = [("GALLEY__CHANNELS__PROBE_MS", "100"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "500")];
+    let deaf = Service::start_on("gateway", &way.url(), &quick).await;
+    let mut stream = Sse::open(deaf.ready().await.url(STREAM), None).await;
+    let mut expected = publish_all(&kit, 0..3).await;
+    assert_eq!(stream.messages(3).await, expected);
+    way.deafen();
+    let reason = eventually("it is not ready", || async {
+        let response = reqwest::get(deaf.url("/health/ready")).await.ok()?;
+        if response.status() != 503 {
+            return None;
+        }
+        response.json::<Value>().await.ok()?["reason"].as_str().map(ToOwned::to_owned)
+    })
+    .await;
+    assert!(reason.contains("channels are not heard") && reason.contains("500 ms"), "{reason}");
+    expected = publish_all(&kit, 3..6).await;
+    way.let_new_ones_hear();
+    deaf.ready().await;
+    expected.extend(publish_all(&kit, 6..9).await);
+    assert_eq!(stream.messages(6).await, expected);
+    let metrics = reqwest::get(deaf.url("/metrics")).await.expect("an answer").text().await.expect("text");
+    assert!(metrics.contains("galley_probe_seconds") && metrics.contains("galley_probes_lost_total"), "{metrics}");
 }

@@ -152,6 +152,20 @@ async fn a_page_of_another_site_and_more_readers_than_there_may_be_are_refused()
 }
 
 #[tokio::test]
+async fn a_page_of_a_site_that_is_allowed_may_open_one() {
+    let allowed = [("GALLEY__GATEWAY__ALLOWED_ORIGINS", "https://app.example.com,http://localhost:3000")];
+    let kit = Kit::with(RedisServer::start(), &allowed).await;
+    for (origin, may) in
+        [("http://localhost:3000", true), ("https://app.example.com", true), ("http://app.example.com", false)]
+    {
+        let mut request = url(&kit.gateway).into_client_request().expect("a request");
+        request.headers_mut().insert("origin", origin.parse().expect("a header"));
+        request.headers_mut().insert("sec-fetch-site", "cross-site".parse().expect("a header"));
+        assert_eq!(connect_async(request).await.is_ok(), may, "{origin}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_stops_says_so() {
     let mut kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
     let mut socket = Socket::open(&kit.gateway).await;

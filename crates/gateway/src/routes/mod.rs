@@ -3,6 +3,7 @@
 mod batch;
 mod channels;
 mod cron;
+mod cross_origin;
 mod dead_letters;
 mod events;
 mod fsck;
@@ -20,7 +21,7 @@ mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
-use common::ops::page;
+use common::{name::Origin, ops::page};
 
 pub(crate) use channels::parse_since;
 
@@ -31,8 +32,9 @@ pub(crate) const OJS_JSON: &str = "application/openjobspec+json";
 
 type Answer = Result<HttpResponse, ApiError>;
 
-/// Adds every route.
-pub(crate) fn configure(config: &mut web::ServiceConfig) {
+/// Adds every route. Pages of these other sites may read channels.
+pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
+    let readable = || cross_origin::readable_by(origins);
     config
         .service(page("/", seed::index))
         // Without HEAD: a visit does something
@@ -90,12 +92,16 @@ pub(crate) fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
         .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))
         .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::of_queue)))
-        .service(page("/v1/channels", channels::list))
-        .service(web::resource("/v1/channels/{channel}/stream").route(web::get().to(channels::one)))
-        .service(web::resource("/v1/stream").route(web::get().to(channels::many)))
+        .service(page("/v1/channels", channels::list).wrap(readable()))
+        .service(web::resource("/v1/channels/{channel}/stream").route(web::get().to(channels::one)).wrap(readable()))
+        .service(web::resource("/v1/stream").route(web::get().to(channels::many)).wrap(readable()))
         .service(web::resource("/v1/ws").route(web::get().to(channels::connect)))
-        .service(page("/v1/channels/{channel}", channels::show))
-        .service(page("/v1/channels/{channel}/messages", channels::history).route(web::post().to(channels::publish)))
+        .service(page("/v1/channels/{channel}", channels::show).wrap(readable()))
+        .service(
+            page("/v1/channels/{channel}/messages", channels::history)
+                .route(web::post().to(channels::publish))
+                .wrap(readable()),
+        )
         .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_many)))
         .service(page("/v1/subscriptions", subscriptions::list))
         .service(

@@ -16,11 +16,11 @@ use common::{
         Redis,
         jobs::wake::Wake,
         keys,
-        subscriber::{Channels, Heard, subscribe_to_changing},
+        subscriber::{Channels, Heard, Inbox, subscribe_to_changing},
     },
     subscription::Selection,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Rings that were heard and not passed on yet. More are dropped, and found out later.
@@ -96,8 +96,8 @@ impl Bell {
         self.0.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn listen(self, mut heard: mpsc::Receiver<Heard>) {
-        while let Some(heard) = heard.recv().await {
+    async fn listen(self, mut inbox: Inbox) {
+        while let Some(heard) = inbox.recv().await {
             match heard {
                 Heard::Message { channel, payload } if channel == keys::WAKE => {
                     if Wake::decode(&payload) == Some(Wake::Subscriptions) {
@@ -123,6 +123,15 @@ impl Bell {
                     }
                 }
                 Heard::Lost => metrics::counter!("galley_subscriptions_lost_total").increment(1),
+            }
+            // What found no room rings all the same
+            for channel in inbox.take_missed() {
+                if keys::channel_of_live(&channel).is_some() {
+                    self.ring(&channel);
+                } else {
+                    self.0.list_changed.notify_one();
+                    self.everywhere();
+                }
             }
         }
     }

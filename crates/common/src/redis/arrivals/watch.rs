@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Hall;
@@ -13,7 +13,7 @@ use crate::{
         dedicated::Dedicated,
         jobs::{Jobs, Watched, wake::Wake},
         next_delay, note_interruption, reconnect_delays,
-        subscriber::Heard,
+        subscriber::{Heard, Inbox},
     },
 };
 
@@ -24,7 +24,7 @@ const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(2);
 
 /// Hears of new streams and of queues that go on, until `stop` is cancelled.
-pub(super) async fn listen(hall: Arc<Hall>, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
+pub(super) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: CancellationToken) {
     loop {
         let heard = tokio::select! {
             () = stop.cancelled() => return,

@@ -2,7 +2,7 @@
 //! messages into the ring of that channel.
 //!
 //! Pub/sub may lose messages. So the task looks whether positions follow one another, and reads in the history what is
-//! missing: when they do not, when a channel is heard anew, and every [`SWEEP_EVERY`], because the last message of all is
+//! missing: when they do not, when a channel is heard anew, and every `channels.sweep_ms`, because the last message of all is
 //! missed by nobody. What cannot be read any more is a gap, which each reader finds in the history by itself.
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, broadcast, mpsc, watch},
+    sync::{Semaphore, broadcast, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -30,15 +30,13 @@ use crate::{
         Redis, StoreResult,
         jobs::local_now,
         keys, next_delay, note_interruption, reconnect_delays,
-        subscriber::{Channels, Heard, subscribe_to_changing},
+        subscriber::{Channels, Heard, Inbox, Probe, subscribe_with_probe},
     },
     settings::ChannelSettings,
 };
 
-/// Messages heard and not looked at yet. More are dropped, and then read in the history.
+/// Messages heard and not looked at yet; their bytes are bounded too. More are dropped, and then read in the history.
 const BUFFER: usize = 1024;
-/// How often it is looked whether the last message of a channel was heard.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// A channel is heard this much longer than somebody reads it.
 const LINGER: Duration = Duration::from_secs(10);
 /// Pages of histories that are read at a time, for all readers together.
@@ -62,6 +60,7 @@ pub(super) struct Inner {
     pub(super) names: broadcast::Sender<Arc<Vec<ChannelName>>>,
     followed: Mutex<HashMap<ChannelName, Arc<Followed>>>,
     channels: Channels,
+    probe: Probe,
     budget: Budget,
 }
 
@@ -103,7 +102,7 @@ impl ChannelHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
     pub fn start(redis: &Redis, settings: &ChannelSettings, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let (channels, heard) = subscribe_to_changing(redis, BUFFER, stop.clone());
+        let (channels, heard, probe) = subscribe_with_probe(redis, BUFFER, settings.probe, stop.clone());
         let budget = Budget { each: settings.ring_bytes, all: settings.rings_bytes, used: Arc::default() };
         let inner = Arc::new(Inner {
             redis: redis.clone(),
@@ -114,9 +113,16 @@ impl ChannelHub {
             names: broadcast::Sender::new(NAMES),
             followed: Mutex::default(),
             channels,
+            probe,
             budget,
         });
         (Self(inner.clone()), tokio::spawn(inner.run(heard)))
+    }
+
+    /// Why messages that are published are not heard here; none if they are.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.0.probe.trouble()
     }
 
     /// How many read a channel here.
@@ -158,8 +164,8 @@ impl Inner {
         self.channels.add(keys::CHANNELS.to_owned());
     }
 
-    async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<Heard>) {
-        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    async fn run(self: Arc<Self>, mut inbox: Inbox) {
+        let mut sweep = tokio::time::interval(self.settings.sweep);
         let mut sweeping: Option<JoinHandle<()>> = None;
         loop {
             let heard = tokio::select! {
@@ -171,7 +177,7 @@ impl Inner {
                     }
                     continue;
                 }
-                heard = heard.recv() => heard,
+                heard = inbox.recv() => heard,
             };
             match heard {
                 Some(Heard::Message { channel, payload }) => self.hear(&channel, &payload),
@@ -179,6 +185,8 @@ impl Inner {
                 Some(Heard::Lost) => metrics::counter!("galley_subscriptions_lost_total").increment(1),
                 None => return,
             }
+            // What found no room is in the history
+            self.look(&inbox.take_missed());
         }
     }
 

@@ -3,13 +3,14 @@
 //!
 //! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
 //! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
-//! for many readers, `reader` is one of these.
+//! for many readers, `reader` is one of these. `retention` trims histories.
 
 mod cursor;
 mod history;
 mod hub;
 mod reader;
 mod registry;
+mod retention;
 mod ring;
 
 pub use cursor::Told;
@@ -17,6 +18,7 @@ pub(super) use history::stored;
 pub use history::{ChannelInfo, PAGE_BYTES, Page};
 pub use hub::ChannelHub;
 pub use reader::{MOST_CHANNELS, Reader, Start, TooManyRead};
+pub use retention::{Overtaken, Trimmed};
 pub use ring::Shown;
 
 use super::{Redis, StoreResult, keys, script};
@@ -86,10 +88,11 @@ impl Redis {
         call.arg(channel.as_str()).arg(keys::live(channel));
         // The epoch is that of the very connection: a server that came back with less is another connection
         let (connection, epoch) = self.pinned_with_epoch().await?;
-        call.arg(epoch).arg(settings.history_max).arg(settings.history_ttl.as_millis().to_string());
+        let most = settings.retention.of(channel).messages;
+        call.arg(epoch).arg(most).arg(settings.history_ttl.as_millis().to_string());
         call.arg(registry::note_again_after(settings).as_millis().to_string()).arg(u8::from(is_registered));
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
-        call.arg(message.attributes.as_deref().unwrap_or_default());
+        call.arg(message.attributes.as_deref().unwrap_or_default()).arg(most.max(settings.retention.cap().messages));
         Ok(self.run_pinned(&call, connection).await?)
     }
 }

@@ -63,7 +63,7 @@ use crate::{
     job::NewJob,
     json::Object,
     name::{QueueName, WorkerId},
-    settings::{CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
+    settings::{ChannelSettings, CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
 
@@ -100,6 +100,8 @@ pub struct Jobs {
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
     closed: Arc<closed::Closed>,
     pub(in crate::redis) cron: Arc<CronSettings>,
+    /// For the upkeep, which sees to channels too.
+    pub(in crate::redis) channels: Arc<ChannelSettings>,
     pub(in crate::redis) events: EventLog,
 }
 
@@ -114,6 +116,7 @@ impl Jobs {
             limits: Arc::new(settings.queues.clone()),
             closed: Arc::default(),
             cron: Arc::new(settings.cron.clone()),
+            channels: Arc::new(settings.channels.clone()),
             events,
         }
     }

@@ -1,4 +1,4 @@
-//! Upkeep: jobs that are due, leases that are over, workers that vanished.
+//! Upkeep: jobs that are due, leases that are over, workers that vanished, histories that grew.
 //!
 //! Every gateway and queue-worker runs [`run`]; one of them holds the office at a time, none is special. Correctness
 //! never rests on the office: every step is fenced by a script and harmless when two do it. Nothing polls for due
@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mod` | holding the office, and the clock of each queue |
 //! | `cron` | cron entries whose time has come |
+//! | `channels` | histories of channels, of which only so much is kept |
 //! | `due` | scheduled and retryable jobs become available |
 //! | `lapsed` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
@@ -16,6 +17,7 @@
 //! | `trust` | whether a worker's silence means that it vanished |
 //! | `workflows` | workflows whose progress was cut off |
 
+mod channels;
 mod cron;
 mod due;
 mod lapsed;
@@ -31,7 +33,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use trust::Trust;
@@ -43,7 +44,7 @@ use super::{
     jobs::{Jobs, wake::Wake},
     keys::{self, QueueKeys},
     note_interruption, script,
-    subscriber::{Heard, subscribe},
+    subscriber::{Heard, Inbox, subscribe},
     timed::time_of_first,
 };
 use crate::{
@@ -186,6 +187,7 @@ impl<'a> Maintainer<'a> {
         self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
         sweep.trust.redis_since = self.trust.redis_since;
         let sweeping = sweep.run(self.settings.sweep);
+        let mut trimming = Box::pin(channels::run(self.jobs, self.settings.channels));
         tokio::pin!(sweeping);
         self.read_all().await?;
         loop {
@@ -198,6 +200,7 @@ impl<'a> Maintainer<'a> {
                 // Calls may be missed
                 _ = look_again.tick() => self.read_all().await.map(|()| true)?,
                 ended = &mut sweeping => return ended,
+                ended = &mut trimming => return ended,
             };
             if !goes_on {
                 return Ok(());
@@ -220,7 +223,7 @@ impl<'a> Maintainer<'a> {
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
 
-    async fn hear(&mut self, heard: Option<Heard>, calls: &mut mpsc::Receiver<Heard>) -> StoreResult<()> {
+    async fn hear(&mut self, heard: Option<Heard>, calls: &mut Inbox) -> StoreResult<()> {
         let mut queues = Vec::new();
         let mut heard = heard;
         loop {
@@ -235,8 +238,8 @@ impl<'a> Maintainer<'a> {
                 Some(Heard::Lost) | None => {}
             }
             match calls.try_recv() {
-                Ok(more) => heard = Some(more),
-                Err(_) => break,
+                Some(more) => heard = Some(more),
+                None => break,
             }
         }
         self.read(&queues).await

@@ -97,7 +97,7 @@ impl Subscriptions {
             Start::Since(at) => position_of(self.redis(), channel, Begin::Since(at)).await?.to_string(),
         };
         loop {
-            let mut call = about(&script::SEEK, subscription, channel);
+            let mut call = about(&script::SEEK_GROUP, subscription, channel);
             call.key(keys::channel_state(channel));
             call.arg(subscription.group()).arg(&target).arg(self.cursor_ttl_ms).arg(GIVEN_UP_AT_ONCE);
             let more: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;

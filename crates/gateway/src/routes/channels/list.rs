@@ -52,6 +52,7 @@ pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<Strin
 }
 
 fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo) -> Value {
+    let kept = services.settings.channels.retention.of(name);
     json!({
         "name": name,
         "head": info.head.to_string(),
@@ -61,5 +62,10 @@ fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo) -> Value {
         "last_published_at": info.last_at.map(time::format),
         "messages_per_minute": info.per_minute,
         "readers": services.channels.readers_of(name),
+        "retention": {
+            "messages": kept.messages,
+            "age_ms": kept.age.and_then(|age| u64::try_from(age.as_millis()).ok()),
+            "bytes": kept.bytes,
+        },
     })
 }

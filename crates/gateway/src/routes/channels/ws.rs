@@ -5,6 +5,7 @@ use actix_web::{
     http::header::{self, HeaderMap},
     rt, web,
 };
+use common::name::Origin;
 
 use super::reader;
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 
 /// Opens a WebSocket.
 pub(crate) async fn connect(request: HttpRequest, services: web::Data<Services>, body: web::Payload) -> Answer {
-    if is_of_another_site(request.headers()) {
+    if is_of_another_site(request.headers(), &services.settings.gateway.allowed_origins) {
         return Err(ApiError::new(Code::CrossSiteRequest, "a page of another site must not read channels here"));
     }
     let reader = reader(&services)?;
@@ -29,13 +30,17 @@ pub(crate) async fn connect(request: HttpRequest, services: web::Data<Services>,
     Ok(response)
 }
 
-/// Browsers say where a page comes from; programs do not.
-fn is_of_another_site(headers: &HeaderMap) -> bool {
+/// Browsers say where a page comes from; programs do not. Pages of those other sites may come.
+fn is_of_another_site(headers: &HeaderMap, allowed: &[Origin]) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let origin = text(header::ORIGIN.as_str());
+    if origin.is_some_and(|origin| allowed.iter().any(|allowed| allowed.as_str() == origin)) {
+        return false;
+    }
     if text("sec-fetch-site").is_some_and(|site| ["cross-site", "same-site"].contains(&site)) {
         return true;
     }
-    let Some(origin) = text(header::ORIGIN.as_str()) else { return false };
+    let Some(origin) = origin else { return false };
     let (scheme, of_page) = origin.split_once("://").unwrap_or_default();
     let port = match scheme {
         "http" => ":80",
@@ -55,6 +60,7 @@ mod tests {
 
     #[test]
     fn a_page_of_another_site_is_known_by_its_headers() {
+        let allowed: [Origin; 1] = ["https://app.b:8443".parse().expect("an origin")];
         for (given, is_foreign) in [
             (vec![("host", "a:1")], false),
             (vec![("host", "a:1"), ("origin", "http://a:1")], false),
@@ -65,10 +71,14 @@ mod tests {
             (vec![("host", "a"), ("origin", "null")], true),
             (vec![("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "same-site")], true),
             (vec![("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "same-origin")], false),
+            (vec![("host", "a"), ("origin", "https://app.b:8443"), ("sec-fetch-site", "cross-site")], false),
+            (vec![("host", "a"), ("origin", "http://app.b:8443")], true),
+            (vec![("host", "a"), ("origin", "https://app.b")], true),
+            (vec![("host", "a"), ("sec-fetch-site", "cross-site")], true),
         ] {
             let pairs =
                 given.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            assert_eq!(is_of_another_site(&pairs.collect()), is_foreign, "{given:?}");
+            assert_eq!(is_of_another_site(&pairs.collect(), &allowed), is_foreign, "{given:?}");
         }
     }
 }

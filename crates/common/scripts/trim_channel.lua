@@ -1,0 +1,153 @@
+#!lua flags=allow-oom
+-- Trims a channel's history to what is kept of it, but not beyond what subscriptions still need: what they have out, and what is
+-- behind the last that they were given. What they hold back beyond the cap goes all the same, and is told of.
+-- KEYS: 1 history, 2 state
+-- ARGV: 1 messages kept, 2 their age in ms or 0, 3 their bytes or 0, 4 messages that subscriptions may hold back, 5 their bytes,
+--       6 messages trimmed at most, 7 bytes trimmed at most, about, 8 TTL in ms
+-- Returns {messages trimmed, 1 if there is more to trim, 1 if the channel is to be noted as in use, {subscription, messages
+--          that it lost or -1 if that cannot be known, ...}}, or nil: no history.
+-- One call trims in one epoch, where messages are numbered without gaps: so a number of messages is a position.
+-- May run twice: the second one finds nothing to trim, and where the history began is noted in the state, as `f`: what was lost
+-- before that has been told.
+local SAMPLES = 100
+
+local function is_before(a, b)
+  local a_epoch, a_sequence = split(a)
+  local b_epoch, b_sequence = split(b)
+  if a_epoch ~= b_epoch then return tonumber(a_epoch) < tonumber(b_epoch) end
+  return a_sequence < b_sequence
+end
+
+local function later(a, b)
+  return is_before(a, b) and b or a
+end
+
+local function next_to(id)
+  local epoch, sequence = split(id)
+  return join(epoch, sequence + 1)
+end
+
+-- Messages from a position up to and without another; nil if that cannot be known.
+local function between(from, to)
+  if not is_before(from, to) then return 0 end
+  local epoch, sequence = split(from)
+  local to_epoch, to_sequence = split(to)
+  return epoch == to_epoch and to_sequence - sequence or nil
+end
+
+local function newest_ever(history)
+  local info = redis.call('XINFO', 'STREAM', history)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] end
+  end
+end
+
+-- The subscriptions, with the first message that each needs of those from `start` on.
+local function subscriptions(history, start)
+  local found = {}
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', history)) do
+    local fields = {}
+    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
+    local name = string.match(fields['name'], '^sub:(.+)$')
+    if name then
+      local sub = { name = name, group = fields['name'], last = fields['last-delivered-id'] }
+      local waiting = redis.call('XRANGE', history, '(' .. sub.last, '+', 'COUNT', 1)[1]
+      local out = redis.call('XPENDING', history, sub.group, start, '+', 1)[1]
+      sub.needed = waiting and waiting[1]
+      if out and not (sub.needed and is_before(sub.needed, out[1])) then sub.needed = out[1] end
+      found[#found + 1] = sub
+    end
+  end
+  return found
+end
+
+-- What a subscription lost of the messages from a position up to and without another: those that it had out, and those that it
+-- had not been given.
+local function lost_by(history, sub, from, to, most)
+  if not is_before(from, to) then return 0 end
+  local out = #redis.call('XPENDING', history, sub.group, from, '(' .. to, most + 1)
+  local unseen = between(later(next_to(sub.last), from), to)
+  if out > most or not unseen then return -1 end
+  return out + unseen
+end
+
+-- The position to which the limits would trim in this call, the one to which they do at any rate, whether there may be more to
+-- trim behind it, and the most that one call trims.
+local function limits(history, first, now)
+  local epoch, low = split(first[1])
+  local last = last_of(history, epoch)
+  local _, high = split(last[1])
+  local all, length = high - low + 1, redis.call('XLEN', history)
+  local weight = redis.call('MEMORY', 'USAGE', history, 'SAMPLES', SAMPLES)
+  local mean = math.max(1, weight / length)
+  local most = math.max(1, math.min(tonumber(ARGV[6]), math.floor(tonumber(ARGV[7]) / mean)))
+  local function over(limit)
+    return limit == 0 and 0 or math.min(length - 1, math.floor(math.max(0, weight - limit) / mean))
+  end
+  local heavy = over(tonumber(ARGV[3]))
+  local own = math.max(0, length - tonumber(ARGV[1]), heavy)
+  local oldest = now - tonumber(ARGV[2])
+  if ARGV[2] ~= '0' and published_at(last) < oldest then
+    -- What is behind this epoch is looked at in the next call
+    own = math.max(all, length)
+  elseif ARGV[2] ~= '0' and published_at(first) < oldest then
+    own = math.max(own, first_at(history, epoch, low, high, oldest) - low)
+  end
+  local forced = math.min(own, math.max(0, length - tonumber(ARGV[4]), over(tonumber(ARGV[5]))))
+  local reach = math.min(all, most)
+  local function position(count)
+    return join(epoch, low + math.min(count, reach))
+  end
+  -- How long messages are is a guess, which gets better with each call
+  return position(own), position(forced), own > reach or heavy > 0, most
+end
+
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local start = first and first[1] or next_to(newest_ever(KEYS[1]))
+local subs = subscriptions(KEYS[1], start)
+local cut, is_more, most, trimmed = start, false, tonumber(ARGV[6]), 0
+if first then
+  local own, forced, goes_on, at_once = limits(KEYS[1], first, now_ms())
+  cut, most = own, at_once
+  for _, sub in ipairs(subs) do
+    if sub.needed and is_before(sub.needed, cut) then cut = sub.needed end
+  end
+  cut = later(cut, forced)
+  if is_before(start, cut) then trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '=', cut) end
+  is_more = trimmed > 0 and (goes_on or is_before(cut, own))
+end
+
+local state = redis.call('HMGET', KEYS[2], 's', 'f')
+local told, is_needed = {}, false
+for _, sub in ipairs(subs) do
+  local from, is_open = start, false
+  if state[2] then
+    from, is_open = string.gsub(state[2], '^>', '')
+    -- It was empty, so nothing of an epoch that began since has been told
+    if is_open == 1 and split(from) ~= split(start) then from = split(start) .. '-0' end
+  elseif split(sub.last) == split(start) and is_before(next_to(sub.last), start) then
+    from = next_to(sub.last)
+  end
+  local lost = lost_by(KEYS[1], sub, from, cut, most)
+  if lost ~= 0 then
+    told[#told + 1] = sub.name
+    told[#told + 1] = lost
+  end
+  is_needed = is_needed or sub.needed
+end
+if #subs > 0 then
+  local kept = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  local begins = kept and kept[1] or '>' .. next_to(newest_ever(KEYS[1]))
+  if state[1] ~= '1' or state[2] ~= begins then redis.call('HSET', KEYS[2], 's', '1', 'f', begins) end
+elseif state[1] or state[2] then
+  redis.call('HDEL', KEYS[2], 's', 'f')
+end
+
+-- What a subscription still needs does not expire
+local is_due = is_needed and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[8]) / 2
+if is_due then
+  redis.call('PEXPIRE', KEYS[1], ARGV[8])
+  redis.call('PEXPIRE', KEYS[2], ARGV[8])
+end
+return { trimmed, is_more and 1 or 0, is_due and 1 or 0, told }

@@ -1,0 +1,51 @@
+//! Histories of channels are trimmed to what is kept of them.
+
+use std::time::Duration;
+
+use crate::{
+    name::ChannelName,
+    redis::{StoreError, StoreResult, channels::Overtaken, jobs::Jobs},
+};
+
+/// Calls for one channel in one round: what they leave is seen to in the next.
+const MOST_CALLS: usize = 100;
+
+/// Looks at every channel again and again; ends when Redis is lost, or when it is dropped with the office.
+pub(super) async fn run(jobs: &Jobs, every: Duration) -> StoreResult<()> {
+    let mut round = tokio::time::interval(every);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        round.tick().await;
+        for channel in jobs.redis.all_channels().await? {
+            match trim(jobs, &channel).await {
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
+                Ok(()) => {}
+            }
+        }
+    }
+}
+
+/// One short call after the other, so that nobody waits for long.
+async fn trim(jobs: &Jobs, channel: &ChannelName) -> StoreResult<()> {
+    for _ in 0..MOST_CALLS {
+        let trimmed = jobs.redis.trim_channel(&jobs.channels, channel).await?;
+        if trimmed.messages > 0 {
+            tracing::debug!(%channel, messages = trimmed.messages, "history trimmed");
+            metrics::counter!("galley_messages_trimmed_total").increment(trimmed.messages);
+        }
+        trimmed.overtaken.iter().for_each(|overtaken| tell(channel, overtaken));
+        if !trimmed.is_more {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn tell(channel: &ChannelName, Overtaken { subscription, lost }: &Overtaken) {
+    let lost_or_unknown = lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
+    tracing::warn!(%channel, subscription, lost = lost_or_unknown, "a subscription lost messages: it held back too many");
+    // Of which it is not known how many they are, at least one
+    let labels = [("subscription", subscription.clone())];
+    metrics::counter!("galley_subscription_overtaken_total", &labels).increment(lost.unwrap_or(1));
+}

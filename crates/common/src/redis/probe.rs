@@ -1,0 +1,135 @@
+//! Whether a subscription hears what is published. A connection may be open and answer, and hear nothing all the same: so a
+//! number is published on a channel of one's own and has to come back. If it does not, the subscription is made anew.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Redis, StoreError, keys, subscriber::Channels};
+
+/// What became of a probe.
+enum Outcome {
+    Heard(Duration),
+    /// It was not published.
+    Unsent(StoreError),
+    Unheard,
+    /// The subscription was made anew meanwhile: the next one tells.
+    Overtaken,
+}
+
+/// Probes a subscription. Clone it freely.
+#[derive(Debug, Clone)]
+pub struct Probe(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    channel: String,
+    /// The newest number that came back.
+    heard: watch::Sender<u64>,
+    /// It is heard from now on: time for a probe.
+    subscribed: Notify,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Probe {
+    /// A probe on a channel that no other process has.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner {
+            channel: keys::probe(&uuid::Uuid::new_v4()),
+            heard: watch::Sender::new(0),
+            subscribed: Notify::new(),
+            trouble: Mutex::new(Some("no message of our own has been heard yet".to_owned())),
+        }))
+    }
+
+    /// Why what is published is not heard; none if it is.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn channel(&self) -> &str {
+        &self.0.channel
+    }
+
+    /// A message of the channel. It goes no further: what is full elsewhere must not look like silence.
+    pub(super) fn hear(&self, payload: &[u8]) {
+        if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
+            self.0.heard.send_replace(number);
+        }
+    }
+
+    /// The channel is heard from now on.
+    pub(super) fn subscribed(&self) {
+        self.0.subscribed.notify_one();
+    }
+
+    /// Probes again and again until `stop` is cancelled.
+    pub(super) async fn run(self, redis: Redis, channels: Channels, every: Duration, stop: CancellationToken) {
+        // As long as any answer may take
+        let limit = redis.response_timeout();
+        let mut heard_at = Instant::now();
+        for number in 1.. {
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = self.wait_and_send(&redis, number, every, limit) => outcome,
+            };
+            let trouble = match outcome {
+                Outcome::Heard(took) => {
+                    metrics::histogram!("galley_probe_seconds").record(took.as_secs_f64());
+                    heard_at = Instant::now();
+                    self.note(None);
+                    continue;
+                }
+                Outcome::Overtaken if heard_at.elapsed() < every + limit => continue,
+                Outcome::Overtaken => "the subscription breaks again and again".to_owned(),
+                Outcome::Unsent(error) => error.to_string(),
+                Outcome::Unheard => {
+                    metrics::counter!("galley_probes_lost_total").increment(1);
+                    channels.renew();
+                    format!("a message of our own was not heard within {} ms", limit.as_millis())
+                }
+            };
+            self.note(Some(trouble));
+        }
+    }
+
+    /// Waits until it is time, or the channel is heard anew; then sends the number and waits for it.
+    async fn wait_and_send(&self, redis: &Redis, number: u64, every: Duration, limit: Duration) -> Outcome {
+        let _ = tokio::time::timeout(every, self.0.subscribed.notified()).await;
+        let (sent_at, mut heard) = (Instant::now(), self.0.heard.subscribe());
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(&self.0.channel).arg(number);
+        if let Err(error) = publish.exec_async(&mut redis.clone()).await {
+            return Outcome::Unsent(error.into());
+        }
+        tokio::select! {
+            biased;
+            Ok(_) = heard.wait_for(|heard| *heard == number) => Outcome::Heard(sent_at.elapsed()),
+            () = self.0.subscribed.notified() => {
+                self.subscribed();
+                Outcome::Overtaken
+            }
+            () = tokio::time::sleep(limit) => Outcome::Unheard,
+        }
+    }
+
+    /// Says it once when it begins, and once when it is over.
+    fn note(&self, trouble: Option<String>) {
+        let mut known = self.lock();
+        match (&*known, &trouble) {
+            (None, Some(trouble)) => tracing::warn!(trouble, "messages are not heard"),
+            (Some(_), None) => tracing::info!("messages are heard"),
+            _ => {}
+        }
+        *known = trouble;
+    }
+}
