@@ -4,9 +4,9 @@
 //! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
 //! status 1.
 
+mod channels_check;
 mod commands;
 mod galley;
-mod http;
 mod machine;
 mod report;
 mod schedule;
@@ -17,6 +17,7 @@ mod waiters;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use e2e::http;
 
 use crate::{galley::Durability, report::Report};
 
@@ -62,6 +63,8 @@ enum Command {
         #[arg(long, default_value_t = commands::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=20))]
         rounds: u32,
     },
+    /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
+    ChannelsCheck(channels_check::Options),
     /// Jobs taken and worked off per second, beside bare clients.
     Throughput {
         /// Rounds, of which the medians are shown.
@@ -84,6 +87,7 @@ impl Command {
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
             Self::Commands { rounds } => vec![commands::run(durability, rounds).await?],
+            Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
             Self::Throughput { rounds } => vec![throughput::run(durability, rounds).await?],
         })
     }
