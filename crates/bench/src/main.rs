@@ -4,6 +4,7 @@
 //! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
 //! status 1.
 
+mod channels;
 mod channels_check;
 mod commands;
 mod galley;
@@ -35,7 +36,7 @@ struct Cli {
     results: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Every scenario, one after the other.
     All,
@@ -63,6 +64,8 @@ enum Command {
         #[arg(long, default_value_t = commands::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=20))]
         rounds: u32,
     },
+    /// Readers of a channel, and publishing, beside servers in Node and a bare client.
+    Channels(channels::Options),
     /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
     ChannelsCheck(channels_check::Options),
     /// Jobs taken and worked off per second, beside bare clients.
@@ -82,11 +85,13 @@ impl Command {
                 waiters::run(durability, waiters::CLIENTS).await?,
                 throughput::run(durability, throughput::ROUNDS).await?,
                 commands::run(durability, commands::ROUNDS).await?,
+                channels::run(durability, &channels::Options::default()).await?,
             ],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
             Self::Commands { rounds } => vec![commands::run(durability, rounds).await?],
+            Self::Channels(options) => vec![channels::run(durability, &options).await?],
             Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
             Self::Throughput { rounds } => vec![throughput::run(durability, rounds).await?],
         })
@@ -96,6 +101,7 @@ impl Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
+    machine::allow_open_files()?;
     let machine = machine::describe(cli.durability);
     let reports = cli.command.run(cli.durability).await?;
     let path = report::write(&cli.results, &machine, &reports)?;
