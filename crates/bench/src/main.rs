@@ -11,6 +11,7 @@ mod galley;
 mod machine;
 mod report;
 mod schedule;
+mod slow_reader;
 mod storm;
 mod throughput;
 mod waiters;
@@ -66,6 +67,8 @@ enum Command {
     },
     /// Readers of a channel, and publishing, beside servers in Node and a bare client.
     Channels(channels::Options),
+    /// What readers notice of others who take one byte a second.
+    SlowReader(slow_reader::Options),
     /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
     ChannelsCheck(channels_check::Options),
     /// Jobs taken and worked off per second, beside bare clients.
@@ -86,12 +89,14 @@ impl Command {
                 throughput::run(durability, throughput::ROUNDS).await?,
                 commands::run(durability, commands::ROUNDS).await?,
                 channels::run(durability, &channels::Options::default()).await?,
+                slow_reader::run(durability, slow_reader::Options::default()).await?,
             ],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
             Self::Commands { rounds } => vec![commands::run(durability, rounds).await?],
             Self::Channels(options) => vec![channels::run(durability, &options).await?],
+            Self::SlowReader(options) => vec![slow_reader::run(durability, options).await?],
             Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
             Self::Throughput { rounds } => vec![throughput::run(durability, rounds).await?],
         })

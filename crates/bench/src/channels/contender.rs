@@ -14,7 +14,7 @@ pub(super) const CHANNEL: &str = "news";
 
 /// Which of them, and how its readers read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     EventStream,
     WebSocket,
     Ws,
@@ -38,7 +38,7 @@ impl Kind {
     }
 
     /// How a client begins.
-    pub(super) fn steps(self) -> Vec<Step> {
+    pub(crate) fn steps(self) -> Vec<Step> {
         let end: &[u8] = b"\r\n\r\n";
         match self {
             Self::EventStream => {
@@ -103,13 +103,13 @@ impl Contender {
 }
 
 /// How messages get there: over HTTP to Galley, with `PUBLISH` to Redis otherwise.
-pub(super) enum Publisher {
+pub(crate) enum Publisher {
     Http(Connection),
     Redis(MultiplexedConnection),
 }
 
 impl Publisher {
-    pub(super) async fn publish(&mut self, body: &str) -> anyhow::Result<()> {
+    pub(crate) async fn publish(&mut self, body: &str) -> anyhow::Result<()> {
         match self {
             Self::Http(connection) => {
                 // Text, as peers get it: without a content type

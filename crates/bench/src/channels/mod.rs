@@ -1,7 +1,7 @@
 //! Channels: what many readers cost and how soon they hear, beside servers in Node that send the same to as many; and what
 //! publishing costs, beside a bare client.
 
-pub(crate) mod audience;
+mod audience;
 mod contender;
 mod fan_out;
 mod peers;
@@ -12,9 +12,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Args;
 
-use self::{
-    contender::Kind,
-    fan_out::{Figures, MESSAGE_BYTES, measure},
+use self::fan_out::{Figures, MESSAGE_BYTES, measure};
+pub(crate) use self::{
+    audience::{Audience, message},
+    contender::{Kind, Publisher},
 };
 use crate::{
     galley::{Durability, Galley},
