@@ -15,7 +15,8 @@ use rand::{
 };
 use tokio::time::sleep;
 
-use super::{Plan, readers::Reader, stage::Cast};
+use super::{LOOK_EVERY, Plan, readers::Reader, stage::Cast};
+use crate::LIMIT;
 
 /// Between two faults, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 200..1200;
@@ -123,8 +124,16 @@ fn cut(readers: &[Arc<Reader>], random: &mut StdRng) -> u64 {
     chosen.map(|reader| reader.cut()).count() as u64
 }
 
+/// Waits for something to cut: after the fault before, gateways may still be on their way back.
 async fn cut_by_redis(cast: &Cast, kind: &str) -> anyhow::Result<u64> {
-    let mut command = redis::cmd("CLIENT");
-    command.arg("KILL").arg("TYPE").arg(kind);
-    Ok(command.query_async(&mut cast.redis.connection().await).await?)
+    let mut redis = cast.redis.connection().await;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let mut command = redis::cmd("CLIENT");
+        let cut: u64 = command.arg("KILL").arg("TYPE").arg(kind).query_async(&mut redis).await?;
+        if cut > 0 || Instant::now() >= deadline {
+            return Ok(cut);
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
