@@ -32,6 +32,15 @@ pub(crate) enum Durability {
     Always,
 }
 
+impl Durability {
+    pub(crate) fn persistence(self) -> Persistence {
+        match self {
+            Self::None => Persistence::None,
+            Self::Always => Persistence::Always,
+        }
+    }
+}
+
 /// A running one; it ends with this value.
 pub(crate) struct Galley {
     pub(crate) gateway: Service,
@@ -40,11 +49,13 @@ pub(crate) struct Galley {
 
 impl Galley {
     pub(crate) async fn start(durability: Durability) -> Self {
-        let redis = RedisServer::start_with(match durability {
-            Durability::None => Persistence::None,
-            Durability::Always => Persistence::Always,
-        });
-        let gateway = Service::start("gateway", &redis, &[]).await;
+        Self::start_with(durability, &[]).await
+    }
+
+    /// The same with other settings of the gateway.
+    pub(crate) async fn start_with(durability: Durability, variables: &[(&str, &str)]) -> Self {
+        let redis = RedisServer::start_with(durability.persistence());
+        let gateway = Service::start("gateway", &redis, variables).await;
         gateway.ready().await;
         Self { gateway, redis }
     }

@@ -2,6 +2,7 @@
 
 use std::{fs, process::Command};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::{galley::Durability, report::whole};
@@ -61,6 +62,17 @@ pub(crate) fn ran_and_waited_ms(process: u32) -> (f64, f64) {
         waited += millis.next().unwrap_or_default();
     }
     (ran, waited)
+}
+
+/// Lets this process and those that it starts open as many files as they may.
+pub(crate) fn allow_open_files() -> anyhow::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
+
+/// How many files a process may open.
+pub(crate) fn open_files() -> anyhow::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
 
 fn kib(path: &str, name: &str) -> u64 {

@@ -4,12 +4,14 @@
 //! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
 //! status 1.
 
+mod channels;
+mod channels_check;
 mod commands;
 mod galley;
-mod http;
 mod machine;
 mod report;
 mod schedule;
+mod slow_reader;
 mod storm;
 mod throughput;
 mod waiters;
@@ -17,6 +19,7 @@ mod waiters;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use e2e::http;
 
 use crate::{galley::Durability, report::Report};
 
@@ -34,7 +37,7 @@ struct Cli {
     results: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Every scenario, one after the other.
     All,
@@ -62,6 +65,12 @@ enum Command {
         #[arg(long, default_value_t = commands::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=20))]
         rounds: u32,
     },
+    /// Readers of a channel, and publishing, beside servers in Node and a bare client.
+    Channels(channels::Options),
+    /// What readers notice of others who take one byte a second.
+    SlowReader(slow_reader::Options),
+    /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
+    ChannelsCheck(channels_check::Options),
     /// Jobs taken and worked off per second, beside bare clients.
     Throughput {
         /// Rounds, of which the medians are shown.
@@ -79,11 +88,16 @@ impl Command {
                 waiters::run(durability, waiters::CLIENTS).await?,
                 throughput::run(durability, throughput::ROUNDS).await?,
                 commands::run(durability, commands::ROUNDS).await?,
+                channels::run(durability, &channels::Options::default()).await?,
+                slow_reader::run(durability, slow_reader::Options::default()).await?,
             ],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
             Self::Commands { rounds } => vec![commands::run(durability, rounds).await?],
+            Self::Channels(options) => vec![channels::run(durability, &options).await?],
+            Self::SlowReader(options) => vec![slow_reader::run(durability, options).await?],
+            Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
             Self::Throughput { rounds } => vec![throughput::run(durability, rounds).await?],
         })
     }
@@ -92,6 +106,7 @@ impl Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
+    machine::allow_open_files()?;
     let machine = machine::describe(cli.durability);
     let reports = cli.command.run(cli.durability).await?;
     let path = report::write(&cli.results, &machine, &reports)?;

@@ -114,10 +114,15 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// The one in the middle.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+/// The same of values in any order.
+pub(crate) fn percentile_of(mut values: Vec<f64>, percent: usize) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    percentile(&values, 50)
+    percentile(&values, percent)
+}
+
+/// The one in the middle.
+pub(crate) fn median(values: Vec<f64>) -> f64 {
+    percentile_of(values, 50)
 }
 
 /// A count as a figure.

@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows the other crates: their integration tests use it too.
 
+pub mod channels_check;
+pub mod http;
 mod mark;
 mod otlp;
 mod proxy;

@@ -18,7 +18,7 @@ use crate::{galley::LIMIT, http::Connection};
 const TIME: Duration = Duration::from_secs(3);
 
 /// Sends it for a few seconds; answers per second.
-pub(super) async fn requests_per_second(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<f64> {
+pub(crate) async fn requests_per_second(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<f64> {
     per_second(address, request, connections, u32::MAX, TIME).await
 }
 

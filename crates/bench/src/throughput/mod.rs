@@ -6,6 +6,7 @@ mod load;
 
 use anyhow::ensure;
 
+pub(crate) use self::load::requests_per_second;
 use crate::{
     galley::{Durability, Galley, batch, noop},
     http,
@@ -60,9 +61,9 @@ pub(crate) async fn run(durability: Durability, rounds: u32) -> anyhow::Result<R
 async fn round(report: &mut Report, durability: Durability) -> anyhow::Result<Round> {
     let galley = Galley::start(durability).await;
     let address = galley.gateway.address();
-    let live = load::requests_per_second(address, "GET /health/live HTTP/1.1\r\nhost: bench\r\n\r\n", SINGLE).await?;
+    let live = requests_per_second(address, "GET /health/live HTTP/1.1\r\nhost: bench\r\n\r\n", SINGLE).await?;
     let request = http::post("/ojs/v1/jobs", &noop("single"));
-    let single = load::requests_per_second(address, &request, SINGLE).await?;
+    let single = requests_per_second(address, &request, SINGLE).await?;
     let jobs: Vec<String> = (0..BATCH).map(|_| noop("batched")).collect();
     let request = http::post("/ojs/v1/jobs/batch", &batch(&jobs));
     let batches = f64::from(BATCH) * load::count_per_second(address, &request, BATCHES, JOBS / BATCH).await?;

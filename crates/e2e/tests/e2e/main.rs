@@ -4,6 +4,7 @@ mod acks;
 mod bad_input;
 mod batches;
 mod browser;
+mod channels_check;
 mod channels_cross_origin;
 mod channels_document;
 mod channels_history;

@@ -16,13 +16,17 @@ const LIMIT: Duration = Duration::from_secs(90);
 const MOST_BYTES: usize = 64 << 20;
 
 /// A connection that is kept open.
-pub(crate) struct Connection {
+pub struct Connection {
     stream: BufReader<TcpStream>,
     line: String,
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.context("the gateway takes no connection")?;
         stream.set_nodelay(true)?;
         // Small: there are thousands of them
@@ -30,15 +34,21 @@ impl Connection {
     }
 
     /// The body of a 200.
-    pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<String> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+    ///
+    /// # Errors
+    /// The answer is another, or there is none.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<String> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: galley\r\n\r\n");
         let (status, body) = self.send(&request).await?;
         ensure!(status == 200, "GET {path} was answered with {status}: {body}");
         Ok(body)
     }
 
     /// The body of a 201 or 200.
-    pub(crate) async fn post(&mut self, path: &str, json: &str) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// The answer is another, or there is none.
+    pub async fn post(&mut self, path: &str, json: &str) -> anyhow::Result<String> {
         let request = post(path, json);
         let (status, body) = self.send(&request).await?;
         ensure!(status == 201 || status == 200, "POST {path} was answered with {status}: {body}");
@@ -46,7 +56,10 @@ impl Connection {
     }
 
     /// Sends a request as it is; the status and the body of the answer.
-    pub(crate) async fn send(&mut self, request: &str) -> anyhow::Result<(u16, String)> {
+    ///
+    /// # Errors
+    /// No answer came, or none that is understood: whether the request was carried out is not known.
+    pub async fn send(&mut self, request: &str) -> anyhow::Result<(u16, String)> {
         timeout(LIMIT, self.exchange(request)).await.context("no answer")?
     }
 
@@ -82,9 +95,10 @@ impl Connection {
 }
 
 /// A request with a JSON body.
-pub(crate) fn post(path: &str, json: &str) -> String {
+#[must_use]
+pub fn post(path: &str, json: &str) -> String {
     format!(
-        "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{json}",
+        "POST {path} HTTP/1.1\r\nhost: galley\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{json}",
         json.len()
     )
 }

@@ -1,0 +1,127 @@
+//! Servers that send what is published to everybody who listens: Galley, and the peers that do the same.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use e2e::{RedisServer, http::Connection};
+use redis::{AsyncCommands, aio::MultiplexedConnection};
+
+use super::{audience::Step, peers::Peer};
+use crate::galley::{Durability, Galley};
+
+/// The channel.
+pub(super) const CHANNEL: &str = "news";
+
+/// Which of them, and how its readers read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    EventStream,
+    WebSocket,
+    Ws,
+    SocketIo,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = [Self::EventStream, Self::WebSocket, Self::Ws, Self::SocketIo];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::EventStream => "event streams",
+            Self::WebSocket => "WebSockets",
+            Self::Ws => "Node ws",
+            Self::SocketIo => "socket.io",
+        }
+    }
+
+    pub(super) fn is_peer(self) -> bool {
+        matches!(self, Self::Ws | Self::SocketIo)
+    }
+
+    /// How a client begins.
+    pub(crate) fn steps(self) -> Vec<Step> {
+        let end: &[u8] = b"\r\n\r\n";
+        match self {
+            Self::EventStream => {
+                let request = format!("GET /v1/channels/{CHANNEL}/stream HTTP/1.1\r\nhost: galley\r\n\r\n");
+                vec![(request.into_bytes(), b"\nid: ")]
+            }
+            Self::WebSocket => {
+                let frame = format!(r#"{{"type":"subscribe","channel":"{CHANNEL}"}}"#);
+                vec![(upgrade("/v1/ws"), end), (text_frame(&frame), b"subscribed")]
+            }
+            Self::Ws => vec![(upgrade("/"), end)],
+            // Engine.IO's handshake is `0{...}`, then Socket.IO's connection to the main namespace is `40`
+            Self::SocketIo => {
+                vec![(upgrade("/socket.io/?EIO=4&transport=websocket"), b"0{\"sid\""), (text_frame("40"), b"40{")]
+            }
+        }
+    }
+}
+
+fn upgrade(path: &str) -> Vec<u8> {
+    let fixed = "upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13";
+    // Anything of sixteen bytes in base64
+    let key = "MDEyMzQ1Njc4OWFiY2RlZg==";
+    format!("GET {path} HTTP/1.1\r\nhost: galley\r\n{fixed}\r\nsec-websocket-key: {key}\r\n\r\n").into_bytes()
+}
+
+/// A short text in one frame, masked with zeros: clients have to mask.
+fn text_frame(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).unwrap_or_default();
+    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+/// One that runs.
+pub(super) struct Contender {
+    pub(super) address: SocketAddr,
+    pub(super) process: u32,
+    pub(super) publisher: Publisher,
+    _running: Running,
+}
+
+#[expect(dead_code, reason = "they run as long as they are held")]
+enum Running {
+    Galley(Box<Galley>),
+    Peer(Box<(Peer, RedisServer)>),
+}
+
+impl Contender {
+    pub(super) async fn start(kind: Kind, durability: Durability) -> anyhow::Result<Self> {
+        if !kind.is_peer() {
+            let galley = Galley::start_with(durability, &[("GALLEY__CHANNELS__MAX_READERS", "100000")]).await;
+            let (address, process) = (galley.gateway.address(), galley.gateway.process_id());
+            let publisher = Publisher::Http(galley.connect().await?);
+            return Ok(Self { address, process, publisher, _running: Running::Galley(Box::new(galley)) });
+        }
+        let redis = RedisServer::start_with(durability.persistence());
+        let script = if kind == Kind::Ws { "ws.mjs" } else { "socket-io.mjs" };
+        let peer = Peer::start(script, &redis.url()).await.with_context(|| kind.name())?;
+        let publisher = Publisher::Redis(redis.connection().await);
+        let (address, process) = (peer.address, peer.process_id().context("it has ended")?);
+        Ok(Self { address, process, publisher, _running: Running::Peer(Box::new((peer, redis))) })
+    }
+}
+
+/// How messages get there: over HTTP to Galley, with `PUBLISH` to Redis otherwise.
+pub(crate) enum Publisher {
+    Http(Connection),
+    Redis(MultiplexedConnection),
+}
+
+impl Publisher {
+    pub(crate) async fn publish(&mut self, body: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Http(connection) => {
+                // Text, as peers get it: without a content type
+                let request = format!(
+                    "POST /v1/channels/{CHANNEL}/messages HTTP/1.1\r\nhost: galley\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let (status, answer) = connection.send(&request).await?;
+                ensure!(status == 201, "publishing was answered with {status}: {answer}");
+            }
+            Self::Redis(redis) => redis.publish::<_, _, ()>(CHANNEL, body).await?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! One channel and many readers: how much is delivered, how soon, and what it costs the server.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::{
+    audience::{Audience, message},
+    contender::{Contender, Kind},
+};
+use crate::{
+    galley::Durability,
+    machine::{ran_and_waited_ms, resident_bytes},
+    report::{Report, whole},
+};
+
+/// Bytes of a message.
+pub(super) const MESSAGE_BYTES: usize = 256;
+/// Deliveries per second when the time they take is measured: what every contender can do.
+const PACED_DELIVERIES: u32 = 10_000;
+/// Messages per second to a single reader.
+const MOST_PER_SECOND: u32 = 200;
+/// Messages on their way at most when it is measured how many are delivered.
+const AHEAD: u64 = 8;
+/// No message for so long, and the rest is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Messages before anything is measured.
+const WARM_UP: u32 = 3;
+/// Freshly opened connections come to rest.
+const REST: Duration = Duration::from_millis(500);
+
+/// What came of one contender with so many readers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Figures {
+    pub(super) delivered_per_second: f64,
+    pub(super) cpu_micros_per_delivery: f64,
+    pub(super) bytes_per_connection: f64,
+    pub(super) times: Vec<f64>,
+}
+
+/// Measures one, each part for that long.
+pub(super) async fn measure(
+    report: &mut Report,
+    kind: Kind,
+    durability: Durability,
+    readers: u32,
+    time: Duration,
+) -> anyhow::Result<Figures> {
+    let mut contender = Contender::start(kind, durability).await?;
+    // The first connections cost what is there once
+    let first = Audience::gather(contender.address, 1, &kind.steps()).await?;
+    contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+    first.wait_for(1, PATIENCE).await;
+    first.leave().await;
+    sleep(REST).await;
+    let before = resident_bytes(contender.process);
+    let audience = Audience::gather(contender.address, readers, &kind.steps()).await?;
+    sleep(REST).await;
+    let bytes_per_connection = (resident_bytes(contender.process) - before) / f64::from(readers);
+
+    for _ in 0..WARM_UP {
+        contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+    }
+    let warm = audience.wait_for(audience.size() * u64::from(WARM_UP), PATIENCE).await;
+    ensure!(warm == audience.size() * u64::from(WARM_UP), "{}: {warm} deliveries to {readers} readers", kind.name());
+    audience.take_count();
+    let times = paced(report, kind, &mut contender, &audience, time).await?;
+    let (delivered_per_second, cpu_micros_per_delivery) =
+        at_most(report, kind, &mut contender, &audience, time).await?;
+    audience.leave().await;
+    Ok(Figures { delivered_per_second, cpu_micros_per_delivery, bytes_per_connection, times })
+}
+
+/// Publishes at a pace that leaves everybody time; how long messages took.
+async fn paced(
+    report: &mut Report,
+    kind: Kind,
+    contender: &mut Contender,
+    audience: &Audience,
+    time: Duration,
+) -> anyhow::Result<Vec<f64>> {
+    let readers = u32::try_from(audience.size())?;
+    let rate = (PACED_DELIVERIES / readers).clamp(1, MOST_PER_SECOND);
+    let mut ticks = interval(Duration::from_secs(1) / rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    audience.start_timing();
+    let (began, mut published) = (Instant::now(), 0);
+    while began.elapsed() < time {
+        ticks.tick().await;
+        contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+        published += 1;
+    }
+    all_arrive(report, kind, audience, published).await;
+    Ok(audience.stop_timing())
+}
+
+/// Publishes as fast as all readers take it; deliveries per second, and microseconds of processor time of the server for one.
+async fn at_most(
+    report: &mut Report,
+    kind: Kind,
+    contender: &mut Contender,
+    audience: &Audience,
+    time: Duration,
+) -> anyhow::Result<(f64, f64)> {
+    let (began, mut published) = (Instant::now(), 0);
+    let (ran, _) = ran_and_waited_ms(contender.process);
+    while began.elapsed() < time {
+        let due = audience.size() * u64::saturating_sub(published + 1, AHEAD);
+        ensure!(audience.wait_for(due, PATIENCE).await >= due, "{}: deliveries stopped", kind.name());
+        contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+        published += 1;
+    }
+    let delivered = whole(all_arrive(report, kind, audience, published).await);
+    let (ran_then, _) = ran_and_waited_ms(contender.process);
+    Ok((delivered / began.elapsed().as_secs_f64(), (ran_then - ran) * 1000.0 / delivered))
+}
+
+/// Waits for the rest; how many came.
+async fn all_arrive(report: &mut Report, kind: Kind, audience: &Audience, published: u64) -> u64 {
+    let expected = audience.size() * published;
+    let came = audience.wait_for(expected, PATIENCE).await;
+    let (gone, name) = (audience.gone(), kind.name());
+    report.check(came == expected, || format!("{name}: {came} of {expected} deliveries, {gone} readers gone"));
+    audience.take_count()
+}

@@ -1,0 +1,82 @@
+//! What publishing costs, beside a bare client that adds to a stream and publishes in one pipeline.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use redis::{IntoConnectionInfo, aio::MultiplexedConnection};
+use tokio::task::JoinSet;
+
+use super::{contender::CHANNEL, fan_out::MESSAGE_BYTES};
+use crate::{galley::Galley, http, report::whole, throughput::requests_per_second};
+
+/// Requests, and pipelines, at a time.
+pub(super) const AT_ONCE: u32 = 64;
+/// How long each is counted.
+const TIME: Duration = Duration::from_secs(3);
+/// Messages that the bare client keeps, about: as many as Galley.
+const KEPT: u32 = 10_000;
+
+/// What came of one round.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Round {
+    pub(super) http_per_second: f64,
+    pub(super) bare_per_second: f64,
+    /// Of one call of the script, in Redis.
+    pub(super) script_micros: f64,
+    /// Of one `XADD` and one `PUBLISH`, in Redis.
+    pub(super) bare_micros: f64,
+}
+
+pub(super) async fn round(galley: &Galley) -> anyhow::Result<Round> {
+    let mut redis = galley.redis.connection().await;
+    let body = "x".repeat(MESSAGE_BYTES);
+    let request = http::post(&format!("/v1/channels/{CHANNEL}/messages"), &format!("\"{}\"", &body[2..]));
+    reset(&mut redis).await?;
+    let http_per_second = requests_per_second(galley.gateway.address(), &request, AT_ONCE).await?;
+    let script_micros = micros_per_call(&mut redis, "evalsha").await?;
+    reset(&mut redis).await?;
+    let bare_per_second = bare(galley, &body).await?;
+    let bare_micros = micros_per_call(&mut redis, "xadd").await? + micros_per_call(&mut redis, "publish").await?;
+    Ok(Round { http_per_second, bare_per_second, script_micros, bare_micros })
+}
+
+/// Pipelines per second, many at a time over one connection, as the gateway does it.
+async fn bare(galley: &Galley, body: &str) -> anyhow::Result<f64> {
+    let mut info = galley.redis.url().into_connection_info()?;
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    info = info.set_tcp_settings(tcp);
+    let connection = redis::Client::open(info)?.get_multiplexed_async_connection().await?;
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XADD").arg("bare").arg("MAXLEN").arg("~").arg(KEPT).arg("*").arg("b").arg(body).ignore();
+    pipeline.cmd("PUBLISH").arg("bare").arg(body).ignore();
+    let began = Instant::now();
+    let mut publishers = JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (mut connection, pipeline) = (connection.clone(), pipeline.clone());
+        publishers.spawn(async move {
+            let mut count = 0_u64;
+            while began.elapsed() < TIME {
+                pipeline.exec_async(&mut connection).await?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        });
+    }
+    let mut count = 0;
+    for publisher in publishers.join_all().await {
+        count += publisher?;
+    }
+    Ok(whole(count) / began.elapsed().as_secs_f64())
+}
+
+async fn reset(redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
+    Ok(redis::cmd("CONFIG").arg("RESETSTAT").exec_async(redis).await?)
+}
+
+/// How long a call of a command takes in Redis, by its own account.
+async fn micros_per_call(redis: &mut MultiplexedConnection, command: &str) -> anyhow::Result<f64> {
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await?;
+    let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+    let field = line.and_then(|line| line.split(',').find_map(|field| field.strip_prefix("usec_per_call=")));
+    Ok(field.with_context(|| format!("redis has not counted {command}"))?.parse()?)
+}

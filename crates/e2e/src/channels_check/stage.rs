@@ -1,0 +1,109 @@
+//! The processes of a run: what is where, for those who only use it, and what can be broken, for those who break it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use super::{
+    readers::mark_of,
+    verdict::{History, Position},
+};
+use crate::{Persistence, RedisServer, Service, http::Connection};
+
+/// Messages on a page of a history: as many as there may be.
+const PAGE: u32 = 1000;
+
+/// A gateway that keeps everything, and says often that it is there.
+const VARIABLES: [(&str, &str); 2] =
+    [("GALLEY__CHANNELS__HISTORY_MAX", "10000000"), ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "1000")];
+
+/// Where gateways are at the moment.
+pub(super) struct Stage(RwLock<Vec<Option<SocketAddr>>>);
+
+/// The processes themselves.
+pub(super) struct Cast {
+    pub(super) stage: Arc<Stage>,
+    gateways: Vec<Option<Service>>,
+    // Dropped last: the gateways outlive nothing they need
+    pub(super) redis: RedisServer,
+}
+
+impl Cast {
+    /// All that is acknowledged survives a kill of Redis.
+    pub(super) async fn start(gateways: u32) -> Self {
+        let redis = RedisServer::start_with(Persistence::Always);
+        let addresses = (0..gateways).map(|_| None).collect();
+        let gateways = (0..gateways).map(|_| None).collect();
+        let mut cast = Self { stage: Arc::new(Stage(RwLock::new(addresses))), gateways, redis };
+        for index in 0..cast.gateways.len() {
+            cast.start_gateway(index).await;
+        }
+        cast
+    }
+
+    pub(super) fn gateways(&self) -> usize {
+        self.gateways.len()
+    }
+
+    /// Takes a gateway away, to be ended somehow.
+    pub(super) fn take_gateway(&mut self, index: usize) -> Option<Service> {
+        self.stage.set(index, None);
+        self.gateways[index].take()
+    }
+
+    pub(super) async fn start_gateway(&mut self, index: usize) {
+        let gateway = Service::start("gateway", &self.redis, &VARIABLES).await;
+        gateway.ready().await;
+        self.stage.set(index, Some(gateway.address()));
+        self.gateways[index] = Some(gateway);
+    }
+}
+
+impl Stage {
+    fn set(&self, index: usize, address: Option<SocketAddr>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)[index] = address;
+    }
+
+    /// One of the gateways that are there, if possible not the one that somebody just had.
+    pub(super) fn pick(&self, number: usize, not: Option<SocketAddr>) -> Option<SocketAddr> {
+        let addresses = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let there: Vec<SocketAddr> = addresses.iter().flatten().copied().collect();
+        let others: Vec<SocketAddr> = there.iter().copied().filter(|address| Some(*address) != not).collect();
+        let choice = if others.is_empty() { there } else { others };
+        choice.get(number.checked_rem(choice.len())?).copied()
+    }
+
+    /// The whole history of a channel, page by page.
+    pub(super) async fn history(&self, channel: &str) -> anyhow::Result<History> {
+        #[derive(Deserialize)]
+        struct Page {
+            messages: Vec<Kept>,
+            next: String,
+            more: bool,
+            gap: Option<serde_json::Value>,
+        }
+        #[derive(Deserialize)]
+        struct Kept {
+            id: String,
+            data: String,
+        }
+        let mut connection = Connection::open(self.pick(0, None).context("no gateway")?).await?;
+        let (mut history, mut after) = (History::new(), "0-0".to_owned());
+        loop {
+            let path = format!("/v1/channels/{channel}/messages?limit={PAGE}&after={after}");
+            let page: Page = serde_json::from_str(&connection.get(&path).await?)?;
+            ensure!(page.gap.is_none(), "it has a gap behind {after}");
+            for kept in &page.messages {
+                history.push((kept.id.parse::<Position>()?, mark_of(channel, &kept.data)?));
+            }
+            if !page.more {
+                return Ok(history);
+            }
+            after = page.next;
+        }
+    }
+}
