@@ -138,8 +138,7 @@ impl Subscriptions {
                 let position = checkpoint.positions.get(channel).copied().unwrap_or(Position::START);
                 lag += self.progress_from(subscription, channel, "", &position.to_string()).await?.lag;
             }
-            #[expect(clippy::cast_possible_truncation, reason = "milliseconds, as `checkpoint.lua` writes them")]
-            all.push(Lagging { worker, seen_at: seen_at as Millis, lag });
+            all.push(Lagging { worker, seen_at, lag });
         }
         Ok(all)
     }
