@@ -158,7 +158,7 @@ async fn in_order_stays_in_order_while_workers_come_go_and_fail() {
     let third = worker(&kit, &[]).await;
     assert!(second.terminate().await.success());
     publish_some(30..40).await;
-    eventually_for(std::time::Duration::from_secs(60), "all are delivered", || async {
+    eventually_for(std::time::Duration::from_mins(1), "all are delivered", || async {
         let progress = progress(&kit, "order").await;
         (progress["lag"] == json!(0)).then_some(())
     })
