@@ -29,6 +29,8 @@ mod running;
 mod rust_handlers;
 mod seed;
 mod sse;
+mod subscriptions_api;
+mod subscriptions_document;
 mod timing;
 mod tracing;
 mod waiting;
