@@ -31,6 +31,7 @@ mod seed;
 mod sse;
 mod subscriptions_api;
 mod subscriptions_document;
+mod subscriptions_refused;
 mod timing;
 mod tracing;
 mod waiting;
