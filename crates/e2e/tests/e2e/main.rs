@@ -34,6 +34,7 @@ mod sse;
 mod subscriptions_api;
 mod subscriptions_delivery;
 mod subscriptions_document;
+mod subscriptions_refused;
 mod subscriptions_workers;
 mod timing;
 mod tracing;
