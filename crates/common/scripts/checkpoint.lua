@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- Notes how far one worker of a broadcast is.
 -- KEYS: 1 its checkpoint, 2 workers of the broadcast, 3 figures of the subscription
--- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 delivered since the last time, 5 not wanted since then, 6.. channels and positions
+-- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 delivered since the last time, 5 not wanted since then, 6 1 if these are
+--       all channels, 7.. channels and positions
+-- Returns 1 if something was noted in that generation before, else 0: then all channels are to be noted.
 -- May run twice: figures may count a little more then.
 local now = now_ms()
-if redis.call('HGET', KEYS[1], '') ~= ARGV[2] then redis.call('DEL', KEYS[1]) end
+local is_known = redis.call('HGET', KEYS[1], '') == ARGV[2]
+if not is_known or ARGV[6] == '1' then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], '', ARGV[2])
 -- One by one: there may be more than Lua passes on at once
-for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 7, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[3]))
@@ -19,4 +22,4 @@ if ARGV[4] ~= '0' then
 end
 if ARGV[5] ~= '0' then redis.call('HINCRBY', KEYS[3], 'filtered', ARGV[5]) end
 if ARGV[4] ~= '0' or ARGV[5] ~= '0' then keep_figures(KEYS[3]) end
-return 1
+return is_known and 1 or 0

@@ -65,6 +65,7 @@ script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
 script!(OPEN_GROUP, "open_group.lua");
 script!(READ_GROUP, "read_group.lua");
 script!(ACK_MESSAGES, "ack_messages.lua", with CLOCK, FIGURES);
+script!(FIND_SILENT, "find_silent.lua");
 script!(TAKE_OVER, "take_over.lua");
 script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK, FIGURES);
 script!(HOLD_UP, "hold_up.lua", with CLOCK);

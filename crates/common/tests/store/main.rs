@@ -24,6 +24,7 @@ mod retention;
 mod settle;
 mod subscriptions;
 mod subscriptions_ordered;
+mod subscriptions_races;
 mod subscriptions_shared;
 mod unique;
 mod workflow_faults;

@@ -183,7 +183,7 @@ async fn going_somewhere_else_takes_the_channel_away() {
 
 fn checkpoint(positions: &[(&str, Position)], delivered: u64, filtered: u64) -> Checkpoint {
     let positions = positions.iter().map(|(name, position)| (channel(name), *position));
-    Checkpoint { positions: positions.collect(), delivered, filtered }
+    Checkpoint { positions: positions.collect(), delivered, filtered, is_whole: false }
 }
 
 #[tokio::test]

@@ -187,6 +187,17 @@ impl Door {
         self.rung.ring(|ring| ring.everywhere = true);
     }
 
+    /// Listens to a channel no longer: it is there no more.
+    pub(crate) fn forget(&self, channel: &ChannelName) {
+        let mut doors = self.bell.doors();
+        let Some(listeners) = doors.by_channel.get_mut(channel) else { return };
+        listeners.retain(|(id, _)| *id != self.id);
+        if listeners.is_empty() {
+            doors.by_channel.remove(channel);
+            self.bell.0.channels.remove(&keys::live(channel));
+        }
+    }
+
     /// Listens to a channel.
     pub(crate) fn listen_to(&self, channel: &ChannelName) {
         let mut doors = self.bell.doors();

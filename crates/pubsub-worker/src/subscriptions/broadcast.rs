@@ -2,6 +2,7 @@
 //! there when it comes back under its name.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,6 +13,8 @@ use common::{
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint},
 };
 
+use tokio::time::Instant;
+
 use super::{
     bell::Door,
     lanes::{self, Again},
@@ -21,20 +24,43 @@ use crate::targets::NotDelivered;
 
 /// Messages that are read of a channel in one go.
 const AT_ONCE: usize = 64;
-/// How often it is noted where this worker is.
+/// How often it is noted where this worker is now, if it went on.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is noted that it is there at all.
+const SAY_EVERY: Duration = Duration::from_secs(15);
+/// How often all of its places are noted, and those forgotten whose channels are there no more.
+const NOTE_ALL_EVERY: Duration = Duration::from_hours(1);
 /// A message that fails is tried so often here, with pauses of at most so long; then it goes on as a job.
 const ATTEMPTS_HERE: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 struct Broadcast {
     runner: Arc<Runner>,
-    at: Mutex<Checkpoint>,
+    at: Mutex<Place>,
+}
+
+/// Where this worker is.
+#[derive(Default)]
+struct Place {
+    positions: BTreeMap<ChannelName, Position>,
+    /// Channels in which that is not noted yet.
+    changed: BTreeSet<ChannelName>,
+    delivered: u64,
+    filtered: u64,
+}
+
+impl Place {
+    fn set(&mut self, channel: &ChannelName, position: Position) {
+        if self.positions.insert(channel.clone(), position) != Some(position) {
+            self.changed.insert(channel.clone());
+        }
+    }
 }
 
 /// Delivers until the runner is stopped.
 pub(super) async fn run(runner: Arc<Runner>, door: Door) {
-    let Some(at) = find_place(&runner).await else { return };
+    let Some(found) = find_place(&runner).await else { return };
+    let at = Place { positions: found.positions, ..Place::default() };
     let broadcast = Arc::new(Broadcast { runner: runner.clone(), at: Mutex::new(at) });
     let noting = tokio::spawn(broadcast.clone().note_until_stopped());
     let work = |channel| {
@@ -46,7 +72,7 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
         tracing::error!(%error, "noting where a broadcast is failed");
     }
     // The last deliveries ended after that
-    if let Err(error) = broadcast.note().await {
+    if let Err(error) = broadcast.note_to_the_end().await {
         note_interruption("noting where a broadcast is", &error);
     }
 }
@@ -66,28 +92,66 @@ async fn find_place(runner: &Runner) -> Option<Checkpoint> {
 }
 
 impl Broadcast {
-    fn at(&self) -> MutexGuard<'_, Checkpoint> {
+    fn at(&self) -> MutexGuard<'_, Place> {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn note_until_stopped(self: Arc<Self>) {
+        let (mut say_at, mut all_at) = (Instant::now(), Instant::now());
         loop {
             let pause = tokio::time::sleep(NOTE_EVERY);
             if self.runner.stop.run_until_cancelled(pause).await.is_none() {
                 return;
             }
-            if let Err(error) = self.note().await {
-                note_interruption("noting where a broadcast is", &error);
+            let (now, has_news) = (Instant::now(), !self.at().changed.is_empty());
+            let noted = if all_at <= now {
+                self.note_all().await.map(|()| all_at = now + NOTE_ALL_EVERY)
+            } else if has_news || say_at <= now {
+                self.note_to_the_end().await
+            } else {
+                continue;
+            };
+            match noted {
+                Ok(()) => say_at = now + SAY_EVERY,
+                Err(error) => note_interruption("noting where a broadcast is", &error),
             }
         }
     }
 
-    async fn note(&self) -> StoreResult<()> {
+    /// Notes what has changed; everything if Redis has lost what was noted before.
+    async fn note_to_the_end(&self) -> StoreResult<()> {
+        if self.note(false).await? { Ok(()) } else { self.note(true).await.map(drop) }
+    }
+
+    /// Forgets channels that are there no more, and notes all the others.
+    async fn note_all(&self) -> StoreResult<()> {
+        let before: Vec<ChannelName> = self.at().positions.keys().cloned().collect();
+        let there: BTreeSet<ChannelName> =
+            self.runner.store().channels_of(&self.runner.subscription).await?.into_iter().collect();
+        {
+            let mut at = self.at();
+            // Those that came meanwhile stay
+            for gone in before.iter().filter(|channel| !there.contains(channel)) {
+                at.positions.remove(gone);
+                at.changed.remove(gone);
+            }
+        }
+        self.note(true).await.map(drop)
+    }
+
+    /// False if nothing was noted before.
+    async fn note(&self, is_whole: bool) -> StoreResult<bool> {
         let checkpoint = {
             let mut at = self.at();
-            let checkpoint = at.clone();
-            (at.delivered, at.filtered) = (0, 0);
-            checkpoint
+            let changed = std::mem::take(&mut at.changed);
+            let positions = if is_whole {
+                at.positions.clone()
+            } else {
+                let position = |channel: ChannelName| at.positions.get(&channel).map(|position| (channel, *position));
+                changed.into_iter().filter_map(position).collect()
+            };
+            let (delivered, filtered) = (std::mem::take(&mut at.delivered), std::mem::take(&mut at.filtered));
+            Checkpoint { positions, delivered, filtered, is_whole }
         };
         let runner = &self.runner;
         let noted = runner.store().note_checkpoint(&runner.subscription, &runner.process.name, &checkpoint).await;
@@ -95,6 +159,7 @@ impl Broadcast {
             let mut at = self.at();
             at.delivered += checkpoint.delivered;
             at.filtered += checkpoint.filtered;
+            at.changed.extend(checkpoint.positions.into_keys());
         }
         noted
     }
@@ -121,7 +186,7 @@ impl Broadcast {
         } else {
             let since = runner.process.there_since;
             let begin = runner.store().broadcast_begin(&runner.subscription, channel, since).await?;
-            self.at().positions.insert(channel.clone(), begin);
+            self.at().set(channel, begin);
             begin
         };
         loop {
@@ -140,7 +205,7 @@ impl Broadcast {
             }
             if page.messages.is_empty() {
                 after = page.after;
-                self.at().positions.insert(channel.clone(), after);
+                self.at().set(channel, after);
             }
             if !page.is_more {
                 return Ok(None);
@@ -167,8 +232,7 @@ impl Broadcast {
                 Err(why) if attempt >= ATTEMPTS_HERE || is_final(&why) => {
                     let is_kept = runner.hand_on(channel, message, &why, attempt).await;
                     if is_kept {
-                        let mut at = self.at();
-                        at.positions.insert(channel.clone(), message.position);
+                        self.at().set(channel, message.position);
                     }
                     return (!is_kept).then_some(Duration::from_secs(1));
                 }
@@ -186,7 +250,7 @@ impl Broadcast {
 
     fn passed(&self, channel: &ChannelName, position: Position, is_delivered: bool) {
         let mut at = self.at();
-        at.positions.insert(channel.clone(), position);
+        at.set(channel, position);
         if is_delivered { at.delivered += 1 } else { at.filtered += 1 }
     }
 }

@@ -26,6 +26,7 @@ where
     let mut lanes = Lanes::default();
     let mut tasks: JoinSet<(ChannelName, Again)> = JoinSet::new();
     let mut find = Some(Duration::ZERO);
+    let mut known = BTreeSet::new();
     let mut delays = reconnect_delays();
     loop {
         let next = lanes.next_due();
@@ -40,6 +41,7 @@ where
             ring = door.rung() => {
                 for channel in ring.channels {
                     door.listen_to(&channel);
+                    known.insert(channel.clone());
                     lanes.ring(channel);
                 }
                 if ring.everywhere {
@@ -49,6 +51,8 @@ where
             () = after(find) => match runner.store().channels_of(&runner.subscription).await {
                 Ok(channels) => {
                     (find, delays) = (None, reconnect_delays());
+                    let before = std::mem::replace(&mut known, channels.iter().cloned().collect());
+                    before.difference(&known).for_each(|gone| door.forget(gone));
                     for channel in channels {
                         door.listen_to(&channel);
                         lanes.ring(channel);
@@ -87,9 +91,34 @@ async fn until(at: Option<Instant>) {
     }
 }
 
+/// Channels that wait for their turn, each once.
+#[derive(Default)]
+pub(super) struct Line {
+    first_to_last: VecDeque<ChannelName>,
+    all: HashSet<ChannelName>,
+}
+
+impl Line {
+    pub(super) fn push(&mut self, channel: ChannelName) {
+        if self.all.insert(channel.clone()) {
+            self.first_to_last.push_back(channel);
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<ChannelName> {
+        let channel = self.first_to_last.pop_front()?;
+        self.all.remove(&channel);
+        Some(channel)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first_to_last.is_empty()
+    }
+}
+
 #[derive(Default)]
 struct Lanes {
-    ready: VecDeque<ChannelName>,
+    ready: Line,
     busy: HashSet<ChannelName>,
     /// They rang while somebody was at them.
     rang: HashSet<ChannelName>,
@@ -100,13 +129,13 @@ impl Lanes {
     fn ring(&mut self, channel: ChannelName) {
         if self.busy.contains(&channel) {
             self.rang.insert(channel);
-        } else if !self.ready.contains(&channel) {
-            self.ready.push_back(channel);
+        } else {
+            self.ready.push(channel);
         }
     }
 
     fn start(&mut self) -> Option<ChannelName> {
-        let channel = self.ready.pop_front()?;
+        let channel = self.ready.pop()?;
         self.busy.insert(channel.clone());
         Some(channel)
     }

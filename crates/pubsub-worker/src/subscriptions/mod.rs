@@ -28,7 +28,7 @@ use common::{
     subscription::{Mode, Ordering, State, Subscription},
 };
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use bell::Bell;
 pub(crate) use runner::Process;
@@ -36,12 +36,15 @@ use runner::Runner;
 
 /// Rings and changes can be missed: everything is looked at again this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// How often it is tried to sweep up after a subscription that was removed, with pauses of up to a second.
+const SWEEPS: usize = 60;
 /// After the grace: time for what is under way to be given back.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// Delivers subscriptions until `stop` is cancelled, then finishes what is under way or gives it back.
 pub(crate) async fn run(process: Arc<Process>, grace: Duration, stop: CancellationToken) {
-    let mut subscriptions = Running { process: process.clone(), runners: HashMap::new(), known: Vec::new() };
+    let mut subscriptions =
+        Running { process: process.clone(), runners: HashMap::new(), known: Vec::new(), leaving: TaskTracker::new() };
     let mut delays = reconnect_delays();
     while !stop.is_cancelled() {
         let wait = match subscriptions.look().await {
@@ -76,10 +79,13 @@ struct Running {
     runners: HashMap<SubscriptionName, One>,
     /// What the list had when it was last seen.
     known: Vec<(Subscription, String)>,
+    /// Runners of subscriptions that were removed.
+    leaving: TaskTracker,
 }
 
 /// A runner, and the subscription that it was made for.
 struct One {
+    subscription: Subscription,
     stored: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -96,13 +102,10 @@ impl Running {
         let known: HashMap<&SubscriptionName, &String> =
             self.known.iter().map(|(subscription, stored)| (&subscription.name, stored)).collect();
         // Paused ones have a runner that does nothing, so that what is under way ends in one place
-        self.runners.retain(|name, one| {
-            let stays = known.contains_key(name);
-            if !stays {
-                one.stop.cancel();
-            }
-            stays
-        });
+        for (_, one) in self.runners.extract_if(|name, _| !known.contains_key(name)) {
+            one.stop.cancel();
+            self.leaving.spawn(sweep_up(self.process.clone(), one));
+        }
         for (subscription, stored) in &self.known {
             if self.runners.get(&subscription.name).is_some_and(|one| one.stored == *stored) {
                 continue;
@@ -113,7 +116,8 @@ impl Running {
             });
             let stop = CancellationToken::new();
             let task = tokio::spawn(run_one(self.process.clone(), subscription.clone(), stop.clone(), before));
-            self.runners.insert(subscription.name.clone(), One { stored: stored.clone(), stop, task });
+            let one = One { subscription: subscription.clone(), stored: stored.clone(), stop, task };
+            self.runners.insert(subscription.name.clone(), one);
         }
         Ok(())
     }
@@ -140,6 +144,27 @@ impl Running {
             if let Err(error) = one.task.await {
                 tracing::error!(%error, "a subscription failed");
             }
+        }
+        self.leaving.close();
+        self.leaving.wait().await;
+    }
+}
+
+/// Removes what a runner wrote of a subscription after that was removed: the last who served it leaves nothing.
+async fn sweep_up(process: Arc<Process>, one: One) {
+    let name = &one.subscription.name;
+    if let Err(error) = one.task.await {
+        tracing::error!(subscription = %name, %error, "a subscription failed");
+    }
+    let mut delays = reconnect_delays();
+    for _ in 0..SWEEPS {
+        match process.store.sweep_up(&one.subscription).await {
+            Ok(_) => return,
+            Err(error) => note_interruption("sweeping up after a subscription", &error),
+        }
+        let pause = tokio::time::sleep(next_delay(&mut delays));
+        if process.abandon.run_until_cancelled(pause).await.is_none() {
+            return;
         }
     }
 }

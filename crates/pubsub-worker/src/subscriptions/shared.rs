@@ -2,7 +2,7 @@
 //! note many at once that they are done with. Messages of workers that vanished are taken over.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,17 +21,18 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{bell::Door, runner::Runner};
+use super::{bell::Door, lanes::Line, runner::Runner};
 use crate::targets::{Failure, NotDelivered};
 
 /// Channels that are read in one go.
-const CHANNELS_AT_ONCE: usize = 16;
+const CHANNELS_AT_ONCE: usize = 64;
 /// Messages that are read in one go.
 const MESSAGES_AT_ONCE: usize = 128;
 /// Messages that are done with and not noted yet, beyond those that wait for it with their place.
 const NOTES: usize = 256;
-/// Between two looks for messages of workers that vanished.
-const LOOK_FOR_SILENT: Duration = Duration::from_secs(5);
+/// Between two looks for messages of workers that vanished: half of the time after which they are taken over, within bounds.
+const SOONEST_LOOK: Duration = Duration::from_secs(5);
+const LATEST_LOOK: Duration = Duration::from_secs(30);
 /// Between two looks for workers that can be forgotten, and how long such a one was silent.
 const FORGET: Duration = Duration::from_hours(1);
 
@@ -57,7 +58,7 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
         tasks: tasks.clone(),
         notes,
         channels: BTreeSet::new(),
-        ready: VecDeque::new(),
+        ready: Line::default(),
         is_unsure: true,
         look_at: Instant::now(),
         forget_at: Instant::now() + FORGET,
@@ -93,7 +94,7 @@ struct Reader {
     /// All channels of the subscription.
     channels: BTreeSet<ChannelName>,
     /// Those that may have something.
-    ready: VecDeque<ChannelName>,
+    ready: Line,
     /// Something may have been handed to this worker that it did not hear of.
     is_unsure: bool,
     look_at: Instant,
@@ -110,7 +111,8 @@ impl Reader {
         }
         if self.look_at <= Instant::now() {
             self.take_over(self.runner.lease(), false).await?;
-            self.look_at = Instant::now() + LOOK_FOR_SILENT.mul_f64(rand::random_range(0.8..1.2));
+            let pause = (self.runner.lease() / 2).clamp(SOONEST_LOOK, LATEST_LOOK);
+            self.look_at = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
         }
         let (runner, look_at) = (self.runner.clone(), self.look_at);
         let place = async { if self.ready.is_empty() { std::future::pending().await } else { runner.place().await } };
@@ -123,7 +125,7 @@ impl Reader {
                 }
                 for channel in ring.channels {
                     self.know(&channel);
-                    self.make_ready(channel);
+                    self.ready.push(channel);
                 }
                 Ok(())
             }
@@ -137,9 +139,18 @@ impl Reader {
 
     /// All channels may have something, and there may be others.
     async fn find_channels(&mut self) -> StoreResult<()> {
-        for channel in self.runner.store().channels_of(&self.runner.subscription).await? {
+        let found = self.runner.store().channels_of(&self.runner.subscription).await?;
+        let gone: Vec<ChannelName> = {
+            let found: HashSet<&ChannelName> = found.iter().collect();
+            self.channels.iter().filter(|channel| !found.contains(channel)).cloned().collect()
+        };
+        for channel in gone {
+            self.channels.remove(&channel);
+            self.door.forget(&channel);
+        }
+        for channel in found {
             self.know(&channel);
-            self.make_ready(channel);
+            self.ready.push(channel);
         }
         if self.forget_at <= Instant::now() {
             for channel in &self.channels {
@@ -156,12 +167,6 @@ impl Reader {
         }
     }
 
-    fn make_ready(&mut self, channel: ChannelName) {
-        if !self.ready.contains(&channel) {
-            self.ready.push_back(channel);
-        }
-    }
-
     /// Reads what comes next in channels that may have something.
     async fn read(&mut self, place: OwnedSemaphorePermit, more: bool) -> StoreResult<()> {
         let mut places = vec![place];
@@ -169,14 +174,13 @@ impl Reader {
             let Some(another) = self.runner.another_place() else { break };
             places.push(another);
         }
-        let count = self.ready.len().min(CHANNELS_AT_ONCE);
-        let channels: Vec<ChannelName> = self.ready.drain(..count).collect();
+        let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNELS_AT_ONCE).collect();
         let (runner, subscription) = (self.runner.clone(), &self.runner.subscription);
         let read = runner.store().read(subscription, &channels, runner.worker(), places.len()).await;
         let given = match read {
             Ok(given) => given,
             Err(error) => {
-                self.ready.extend(channels);
+                channels.into_iter().for_each(|channel| self.ready.push(channel));
                 return Err(error);
             }
         };
@@ -187,7 +191,7 @@ impl Reader {
         }
         for (number, channel) in channels.into_iter().enumerate() {
             if !looked_at.contains(&number) {
-                self.make_ready(channel);
+                self.ready.push(channel);
             }
         }
         Ok(())
@@ -209,7 +213,7 @@ impl Reader {
         }
         // One without a history rings when it has one
         if given.is_more || given.is_closed && is_open {
-            self.make_ready(channel);
+            self.ready.push(channel);
         }
         Ok(())
     }
@@ -217,7 +221,8 @@ impl Reader {
     /// Takes messages of workers that were silent for so long, or of this one, that it did not hear of.
     async fn take_over(&mut self, silent: Duration, own: bool) -> StoreResult<()> {
         let runner = self.runner.clone();
-        for channel in self.channels.clone() {
+        let (of, channels) = (own.then(|| runner.worker()), self.channels.iter().cloned().collect::<Vec<_>>());
+        for channel in runner.store().with_silent(&runner.subscription, &channels, silent, of).await? {
             loop {
                 let mut places: Vec<OwnedSemaphorePermit> =
                     std::iter::from_fn(|| runner.another_place()).take(MESSAGES_AT_ONCE).collect();
@@ -225,7 +230,6 @@ impl Reader {
                 if most == 0 {
                     return Ok(());
                 }
-                let of = own.then(|| runner.worker());
                 let taken = runner
                     .store()
                     .take_over(&runner.subscription, &channel, runner.worker(), (silent, of, most))
@@ -333,7 +337,9 @@ async fn note(shared: Arc<Shared>, mut noted: mpsc::Receiver<(Place, Done)>) {
             channels.entry(channel).or_default().push((position, done));
         }
         for (channel, done) in channels {
-            if note_channel(&shared.runner, &channel, &done).await {
+            let is_noted = note_channel(&shared.runner, &channel, &done).await;
+            // What Redis refuses to note comes again when the deadline has passed
+            if is_noted || !shared.runner.process.abandon.is_cancelled() {
                 let mut in_flight = shared.in_flight();
                 for (position, _) in done {
                     in_flight.remove(&(channel.clone(), position));

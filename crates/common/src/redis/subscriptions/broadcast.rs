@@ -20,6 +20,8 @@ pub struct Checkpoint {
     pub delivered: u64,
     /// Messages that were not wanted since then.
     pub filtered: u64,
+    /// These are all channels: what was noted of others is forgotten.
+    pub is_whole: bool,
 }
 
 impl Subscriptions {
@@ -43,7 +45,8 @@ impl Subscriptions {
         Ok(Some(Checkpoint { positions: positions.collect(), ..Checkpoint::default() }))
     }
 
-    /// Notes where a worker is.
+    /// Notes where a worker is, in some of its channels or in all. False if nothing was noted before that still counts: then
+    /// all of them are to be noted.
     ///
     /// # Errors
     /// Redis is unavailable: it may get messages again.
@@ -52,17 +55,16 @@ impl Subscriptions {
         subscription: &Subscription,
         instance: &WorkerId,
         checkpoint: &Checkpoint,
-    ) -> StoreResult<()> {
+    ) -> StoreResult<bool> {
         let mut call = script::CHECKPOINT.key(keys::checkpoint(&subscription.name, instance));
         call.key(keys::subscription_workers(&subscription.name)).key(keys::figures(&subscription.name));
         call.arg(instance.as_str()).arg(subscription.generation);
         call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
-        call.arg(checkpoint.delivered).arg(checkpoint.filtered);
+        call.arg(checkpoint.delivered).arg(checkpoint.filtered).arg(u8::from(checkpoint.is_whole));
         for (channel, position) in &checkpoint.positions {
             call.arg(channel.as_str()).arg(position.to_string());
         }
-        let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
-        Ok(())
+        Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 
     /// Where a worker that was not there before begins in a channel: where the subscription begins, but not with what was

@@ -42,6 +42,13 @@ impl Subscriptions {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZADD").arg(&key).arg(now).arg(worker.as_str()).ignore();
         pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(gone).ignore();
+        // Redis has set its clock back: who is there says so again, and who is gone must not stay until it is that late again
+        pipeline
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(&key)
+            .arg(format!("({}", now.saturating_add(now - gone)))
+            .arg("+inf")
+            .ignore();
         pipeline.cmd("PEXPIRE").arg(&key).arg(silent.as_millis().to_string()).ignore();
         pipeline.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
         let mut connection = self.redis().pooled().await?;

@@ -41,6 +41,7 @@ use crate::{
     name::{ChannelName, SubscriptionName},
     settings::{Settings, SubscriptionSettings},
     subscription::{Begin, State, Subscription},
+    text::printable,
 };
 
 pub use broadcast::Checkpoint;
@@ -117,15 +118,16 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn all(&self) -> StoreResult<Known> {
         let mut connection = self.redis().pooled().await?;
-        let all: HashMap<String, String> =
+        let all: HashMap<Vec<u8>, Vec<u8>> =
             redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
         let mut known = Known { is_blank: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
-            let Some(subscription) = read(&raw) else {
-                tracing::warn!(name, "a subscription that cannot be read is left alone");
-                continue;
-            };
-            known.subscriptions.push((subscription, raw));
+            let found = String::from_utf8(raw).ok().and_then(|raw| Some((read(&raw)?, raw)));
+            // One under another's name would be served twice
+            match found.filter(|(subscription, _)| subscription.name.as_str().as_bytes() == name) {
+                Some(found) => known.subscriptions.push(found),
+                None => tracing::warn!(name = printable(&name), "a subscription that cannot be read is left alone"),
+            }
         }
         known.subscriptions.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         Ok(known)
@@ -164,8 +166,16 @@ impl Subscriptions {
             })
             .await?;
         let Some(changed) = changed else { return Ok(None) };
-        if self.jobs.pause(&changed.queue(), state != State::Active).await?.is_err() {
-            tracing::warn!(subscription = %name, "its queue can be neither made nor paused: there are too many");
+        let mut state_now = state;
+        for _ in 0..ATTEMPTS {
+            if self.jobs.pause(&changed.queue(), state_now != State::Active).await?.is_err() {
+                tracing::warn!(subscription = %name, "its queue can be neither made nor paused: there are too many");
+            }
+            // Somebody else may have changed both in between: whoever is the last to change the queue sees it
+            match self.get(name).await? {
+                Some(now) if now.state != state_now => state_now = now.state,
+                _ => break,
+            }
         }
         if state == State::Active {
             // What was seen before does not count against it
@@ -231,25 +241,45 @@ impl Subscriptions {
             if self.save(name, Some(&raw), None).await? == "changed" {
                 continue;
             }
-            let Some(subscription) = read(&raw) else { return Ok(true) };
-            self.leave_channels(&subscription, |_| false).await?;
-            let queue = subscription.queue();
-            let states = vec![job::State::Available, job::State::Scheduled, job::State::Retryable];
-            let purge = Purge { states, limit: PURGED_AT_ONCE };
-            loop {
-                let purged = self.jobs.purge(&queue, &purge).await?;
-                // What cannot be cancelled has a worker, who finds out by itself
-                if !purged.more || purged.count == 0 {
-                    break;
-                }
+            if let Some(subscription) = read(&raw) {
+                self.clear(&subscription).await?;
             }
-            // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
-            self.jobs.delete_queue(&queue).await?;
-            let keys = [keys::figures(name), keys::subscription_workers(name)];
-            let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
             return Ok(true);
         }
         Err(restless(name))
+    }
+
+    /// Removes what was written late of a subscription that is removed: by whoever served it, once that is over, as nobody
+    /// else would. False if there is a subscription of that name.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn sweep_up(&self, removed: &Subscription) -> StoreResult<bool> {
+        if self.raw(&removed.name).await?.is_some() {
+            return Ok(false);
+        }
+        self.clear(removed).await?;
+        Ok(true)
+    }
+
+    /// Removes everything that belongs to a subscription but itself.
+    async fn clear(&self, subscription: &Subscription) -> StoreResult<()> {
+        self.leave_channels(subscription, |_| false).await?;
+        let (name, queue) = (&subscription.name, subscription.queue());
+        let states = vec![job::State::Available, job::State::Scheduled, job::State::Retryable];
+        let purge = Purge { states, limit: PURGED_AT_ONCE };
+        loop {
+            let purged = self.jobs.purge(&queue, &purge).await?;
+            // What cannot be cancelled has a worker, who finds out by itself
+            if !purged.more || purged.count == 0 {
+                break;
+            }
+        }
+        // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
+        self.jobs.delete_queue(&queue).await?;
+        let keys = [keys::figures(name), keys::subscription_workers(name)];
+        let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
+        Ok(())
     }
 
     async fn raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {

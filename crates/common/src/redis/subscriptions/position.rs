@@ -4,7 +4,7 @@ use super::{Subscriptions, about, position_of};
 use crate::{
     message::Position,
     name::{ChannelName, SubscriptionName},
-    redis::{StoreResult, keys, script},
+    redis::{StoreError, StoreResult, keys, script},
     subscription::{Begin, Start, Subscription},
 };
 
@@ -32,7 +32,8 @@ impl Subscriptions {
         Ok(channels)
     }
 
-    /// Opens a channel for a subscription where it should begin; none if it has no history yet.
+    /// Opens a channel for a subscription where it should begin; none if it has no history yet, or if the subscription has
+    /// been removed or has left the channel.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -43,6 +44,11 @@ impl Subscriptions {
         call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
         let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
         let opened = opened.map(|(position, was_lost)| Opened { position: read(&position), was_lost });
+        // Asked afterwards: who removes it later leaves this channel, too. Nobody else would ever close it again
+        if opened.is_some() && !self.still_has(subscription, channel).await? {
+            self.leave_channel(subscription, channel).await?;
+            return Ok(None);
+        }
         if opened.is_some_and(|opened| opened.was_lost) {
             metrics::counter!("galley_subscription_groups_lost_total").increment(1);
             tracing::warn!(subscription = %subscription.name, %channel, "its group was lost and is made again");
@@ -80,6 +86,9 @@ impl Subscriptions {
                 }
             }
         }
+        if self.sweep_up(&subscription).await? {
+            return Ok(None);
+        }
         self.wake().await?;
         Ok(Some(subscription))
     }
@@ -115,16 +124,30 @@ impl Subscriptions {
     ) -> StoreResult<()> {
         for channel in self.channels_of(subscription).await? {
             if !keeps(&channel) {
-                let mut pipeline = redis::pipe();
-                pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::history(&channel)).arg(subscription.group());
-                pipeline.cmd("DEL").arg(keys::cursor(&channel, &subscription.name));
-                // A history that is gone has no groups
-                pipeline.ignore_errors();
-                let mut connection = self.redis().pooled().await?;
-                let _: redis::Value = pipeline.query_async(&mut connection).await?;
+                self.leave_channel(subscription, &channel).await?;
             }
         }
         Ok(())
+    }
+
+    async fn leave_channel(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<()> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::history(channel)).arg(subscription.group());
+        pipeline.cmd("DEL").arg(keys::cursor(channel, &subscription.name));
+        // A history that is gone has no groups
+        pipeline.ignore_errors();
+        let mut connection = self.redis().pooled().await?;
+        let _: redis::Value = pipeline.query_async(&mut connection).await?;
+        Ok(())
+    }
+
+    async fn still_has(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<bool> {
+        match self.get(&subscription.name).await {
+            Ok(now) => Ok(now.is_some_and(|now| now.channels.fits(channel))),
+            // It is there, whatever it is
+            Err(StoreError::Damaged(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }
 

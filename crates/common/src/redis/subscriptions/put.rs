@@ -1,12 +1,17 @@
 //! Making a subscription, or changing the one of that name into what is asked for now.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::{ATTEMPTS, Subscriptions, encoded, read, restless};
 use crate::{
     message::{Position, continuity::Continuity},
     name::{ChannelName, SubscriptionName},
-    redis::StoreResult,
+    redis::{StoreResult, keys},
     subscription::{Refused, Request, Start, Subscription, Target},
 };
+
+/// Channels whose newest message is looked up side by side.
+const HEADS_AT_ONCE: usize = 32;
 
 /// What became of a request.
 pub struct Put {
@@ -86,12 +91,22 @@ impl Subscriptions {
             if raw.is_none() && self.count().await? >= self.settings.max {
                 return Ok(Err(NotPut::TooMany { max: self.settings.max }));
             }
-            self.begin_channels(&subscription, before.as_ref(), start).await?;
+            let begins = self.begins(&subscription, before.as_ref(), start).await?;
+            // Somebody else may have made it meanwhile: what was published since then must not be passed over
+            if self.raw(name).await? != raw {
+                continue;
+            }
+            for (channel, start) in begins {
+                self.seek_channel(&subscription, &channel, start).await?;
+            }
             let saved = self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?;
             match saved.as_str() {
                 "saved" | "before" => {
-                    if let Some(before) = &before {
-                        self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
+                    match &before {
+                        Some(before) => {
+                            self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
+                        }
+                        None => self.forget_the_last(&subscription).await?,
                     }
                     let secret = secret_of(&subscription).filter(|_| needs_secret);
                     let is_new = raw.is_none() && saved == "saved";
@@ -123,24 +138,35 @@ impl Subscriptions {
         Ok(self.redis().channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
     }
 
-    /// Opens the channels that are there and new to a subscription, so that from the moment it is made nothing escapes.
-    async fn begin_channels(
+    /// Where the channels begin that are there and new to a subscription: they are opened before it is made, so that from
+    /// that moment on nothing escapes. What an earlier subscription of that name left behind does not count.
+    async fn begins(
         &self,
         subscription: &Subscription,
         before: Option<&Subscription>,
         start: Start,
-    ) -> StoreResult<()> {
-        for channel in self.redis().all_channels().await? {
-            let is_known = before.is_some_and(|before| before.channels.fits(&channel));
-            if is_known || !subscription.channels.fits(&channel) {
-                continue;
-            }
-            if before.is_none() {
-                // What an earlier subscription of that name left behind does not count
-                self.seek_channel(subscription, &channel, start).await?;
-            } else {
-                self.seek_channel(subscription, &channel, Start::New).await?;
-            }
+    ) -> StoreResult<Vec<(ChannelName, Start)>> {
+        let mut channels = self.channels_of(subscription).await?;
+        channels.retain(|channel| !before.is_some_and(|before| before.channels.fits(channel)));
+        let start = if before.is_none() { start } else { Start::New };
+        let begins = stream::iter(channels).map(async |channel| {
+            // What is the newest now may not be later; behind none is everything
+            let start = match start {
+                Start::New => self.redis().channel_head(&channel).await?.map_or(Start::Earliest, Start::After),
+                other => other,
+            };
+            StoreResult::Ok((channel, start))
+        });
+        begins.buffered(HEADS_AT_ONCE).try_collect().await
+    }
+
+    /// What the last subscription of that name left behind, or whoever served it wrote late, is not this one's.
+    async fn forget_the_last(&self, subscription: &Subscription) -> StoreResult<()> {
+        let _: i64 =
+            redis::cmd("DEL").arg(keys::figures(&subscription.name)).query_async(&mut self.redis().clone()).await?;
+        let queue = subscription.queue();
+        if self.jobs.control(&queue).await?.is_paused {
+            drop(self.jobs.pause(&queue, false).await?);
         }
         Ok(())
     }

@@ -19,6 +19,8 @@ use crate::{
 const BYTES_AT_ONCE: usize = 4 << 20;
 /// Messages that are acknowledged in one call.
 const ACKED_AT_ONCE: usize = 1_000;
+/// Channels that are looked at in one call for messages of silent workers.
+const LOOKED_AT_AT_ONCE: usize = 128;
 /// Workers that are forgotten in one call.
 const FORGOTTEN_AT_ONCE: usize = 100;
 /// A message that is given back counts as held for this long, so that the next one who looks takes it.
@@ -111,6 +113,30 @@ impl Subscriptions {
             let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
         }
         Ok(())
+    }
+
+    /// Those channels that have messages of workers that were silent for so long, or of one worker if it is named.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn with_silent(
+        &self,
+        subscription: &Subscription,
+        channels: &[ChannelName],
+        silent: Duration,
+        of: Option<&WorkerId>,
+    ) -> StoreResult<Vec<ChannelName>> {
+        let mut found = Vec::new();
+        for some in channels.chunks(LOOKED_AT_AT_ONCE) {
+            let mut call = script::FIND_SILENT.prepare_invoke();
+            for channel in some {
+                call.key(keys::history(channel));
+            }
+            call.arg(subscription.group()).arg(silent.as_millis().to_string()).arg(of.map_or("", WorkerId::as_str));
+            let numbers: Vec<usize> = call.invoke_async(&mut self.redis().clone()).await?;
+            found.extend(numbers.into_iter().filter_map(|number| some.get(number.checked_sub(1)?).cloned()));
+        }
+        Ok(found)
     }
 
     /// Takes messages of workers that were silent for so long; of one worker, whoever that is, if it is named.

@@ -1,0 +1,163 @@
+//! What comes late or at the same time: several makers of one subscription, workers that do not know yet that it is gone, and
+//! what one of the same name finds afterwards.
+
+use std::time::Duration;
+
+use common::{
+    name::{ChannelName, SubscriptionName},
+    redis::subscriptions::Checkpoint,
+    subscription::State,
+};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use crate::{
+    channels::channel,
+    subscriptions::{Desk, beginning, bodies, name, worker_id},
+};
+
+/// Rounds in which makers meet: most of them show whether one undoes what another has begun.
+const ROUNDS: usize = 20;
+
+#[tokio::test]
+async fn of_several_makers_at_once_none_hides_what_follows_the_first() {
+    let desk = Desk::start();
+    let c = channel("c");
+    desk.publish(&c, &["before"]).await;
+    for round in 0..ROUNDS {
+        let name: SubscriptionName = format!("s{round}").parse().expect("a name");
+        let body = beginning("c", "new");
+        let mut makers: FuturesUnordered<_> = (0..6).map(|_| desk.store.put(&name, body.as_bytes(), 64)).collect();
+        let first = makers.next().await.expect("there are six").expect("redis runs").expect("allowed");
+        desk.publish(&c, &["after"]).await;
+        while let Some(made) = makers.next().await {
+            made.expect("redis runs").expect("allowed");
+        }
+        let given = desk.read(&first.subscription, &c, "w").await;
+        assert_eq!(bodies(&given), ["after"], "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_late_opens_nothing_of_one_that_is_removed_or_has_left_the_channel() {
+    let desk = Desk::start();
+    let (c, d) = (channel("c"), channel("d"));
+    desk.publish(&c, &["0"]).await;
+    desk.publish(&d, &["0"]).await;
+    let no_groups = redis::Value::Array(Vec::new());
+    let before = desk.put(&beginning("*", "new")).await;
+    desk.put(&beginning("c", "new")).await;
+    let groups_of_d = ["XINFO", "GROUPS", "galley:{ch:d}:m"];
+    assert_eq!(desk.kit.command(&groups_of_d).await, no_groups);
+    assert_eq!(desk.store.open(&before, &d).await.expect("redis runs"), None, "it has left the channel");
+    assert_eq!(desk.kit.command(&groups_of_d).await, no_groups);
+    assert!(desk.store.open(&before, &c).await.expect("redis runs").is_some());
+    assert!(desk.store.delete(&name()).await.expect("redis runs"));
+    let keys = desk.kit.keys().await;
+    assert_eq!(desk.store.open(&before, &c).await.expect("redis runs"), None, "it is removed");
+    assert_eq!(desk.kit.command(&["XINFO", "GROUPS", "galley:{ch:c}:m"]).await, no_groups);
+    assert_eq!(desk.kit.keys().await, keys);
+}
+
+#[tokio::test]
+async fn what_is_written_late_is_swept_up_and_the_next_of_that_name_inherits_nothing() {
+    let desk = Desk::start();
+    let before = desk.put(&beginning("c", "new")).await;
+    let keys = desk.kit.keys().await;
+    assert!(!desk.store.sweep_up(&before).await.expect("redis runs"), "it is there");
+    assert!(desk.store.delete(&name()).await.expect("redis runs"));
+    let late = async || {
+        desk.store.note_failure(&before).await.expect("redis runs");
+        desk.kit.jobs.pause(&before.queue(), true).await.expect("redis runs").expect("allowed");
+    };
+    late().await;
+    assert!(desk.store.sweep_up(&before).await.expect("redis runs"));
+    assert_eq!(desk.kit.keys().await, keys, "nothing but the list");
+    late().await;
+    let after = desk.put(&beginning("c", "new")).await;
+    assert_eq!(desk.store.figures(&after).await.expect("redis runs").failing_since, None);
+    assert!(!desk.kit.jobs.control(&after.queue()).await.expect("redis runs").is_paused);
+}
+
+#[tokio::test]
+async fn the_queue_waits_exactly_when_the_subscription_does_whoever_was_last() {
+    let desk = Desk::start();
+    let made = desk.put(&beginning("c", "new")).await;
+    for round in 0..ROUNDS {
+        let states = [State::Paused, State::Active, State::Paused, State::Active];
+        let mut changes: FuturesUnordered<_> =
+            states.into_iter().map(|state| desk.store.set_state(&made.name, state, None)).collect();
+        while let Some(changed) = changes.next().await {
+            changed.expect("redis runs").expect("it is there");
+        }
+        let state = desk.store.get(&name()).await.expect("redis runs").expect("it is there").state;
+        let is_paused = desk.kit.jobs.control(&made.queue()).await.expect("redis runs").is_paused;
+        assert_eq!(is_paused, state == State::Paused, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_text_hides_no_other_subscription() {
+    let desk = Desk::start();
+    desk.put(&beginning("c", "new")).await;
+    let script = r"redis.call('HSET', KEYS[1], 'odd', '\255', '\254', '{}', 'other', redis.call('HGET', KEYS[1], 's'))";
+    desk.kit.command(&["EVAL", script, "1", "galley:subscriptions"]).await;
+    let known = desk.store.all().await.expect("one that is damaged is left alone").subscriptions;
+    let names: Vec<&str> = known.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
+    assert_eq!(names, ["s"], "and so is one that is stored under another's name");
+}
+
+#[tokio::test]
+async fn whoever_was_seen_in_the_future_is_gone_when_redis_has_set_its_clock_back() {
+    let desk = Desk::start();
+    let made = desk.put(&beginning("c", "new")).await;
+    desk.kit.command(&["ZADD", "galley:sub:s:workers", "99999999999999", "ghost"]).await;
+    let worker = worker_id("w");
+    let members = desk.store.join(&made, &worker, Duration::from_secs(10)).await.expect("redis runs");
+    let channels: Vec<ChannelName> = (0..30).map(|number| channel(&format!("c{number}"))).collect();
+    assert!(channels.iter().all(|channel| members.prefer(&worker, channel)));
+}
+
+#[tokio::test]
+async fn a_worker_of_a_broadcast_notes_what_has_changed_and_hears_when_the_rest_is_lost() {
+    let desk = Desk::start();
+    let (c, d) = (channel("c"), channel("d"));
+    let (at_c, at_d) = (desk.publish(&c, &["0"]).await[0], desk.publish(&d, &["0"]).await[0]);
+    let made = desk.put(r#"{"channels":["c","d"],"deliver":{"log":{}},"mode":"broadcast"}"#).await;
+    let worker = worker_id("w");
+    let note = async |positions: &[(&ChannelName, _)], is_whole| {
+        let positions = positions.iter().map(|(channel, position)| ((*channel).clone(), *position)).collect();
+        let checkpoint = Checkpoint { positions, is_whole, ..Checkpoint::default() };
+        desk.store.note_checkpoint(&made, &worker, &checkpoint).await.expect("redis runs")
+    };
+    let noted = async || {
+        let found = desk.store.checkpoint(&made, &worker).await.expect("redis runs").expect("it was noted");
+        found.positions.len()
+    };
+    assert!(!note(&[(&c, at_c), (&d, at_d)], true).await, "nothing was noted before");
+    assert!(note(&[(&c, at_c)], false).await);
+    assert_eq!(noted().await, 2, "what has not changed stays");
+    assert!(note(&[(&c, at_c)], true).await);
+    assert_eq!(noted().await, 1, "what is whole has no more");
+    desk.kit.command(&["FLUSHDB"]).await;
+    assert!(!note(&[(&d, at_d)], false).await, "all the rest is lost");
+}
+
+#[tokio::test]
+async fn channels_with_silent_messages_are_found_among_many() {
+    let desk = Desk::start();
+    let made = desk.put(&beginning("c*", "new")).await;
+    let channels: Vec<ChannelName> = (0..300).map(|number| channel(&format!("c{number}"))).collect();
+    for at in [7, 299] {
+        desk.publish(&channels[at], &["x"]).await;
+        assert_eq!(desk.read(&made, &channels[at], "w").await.messages.len(), 1);
+    }
+    let find = async |silent, of: Option<&str>| {
+        let of = of.map(worker_id);
+        let found = desk.store.with_silent(&made, &channels, silent, of.as_ref()).await.expect("redis runs");
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(find(Duration::ZERO, None).await, ["c7", "c299"]);
+    assert_eq!(find(Duration::ZERO, Some("w")).await, ["c7", "c299"]);
+    assert!(find(Duration::ZERO, Some("v")).await.is_empty());
+    assert!(find(Duration::from_hours(1), None).await.is_empty());
+}
