@@ -190,13 +190,13 @@ impl Endpoint {
 
 /// What became of a request, and when: before the answer was on its way.
 async fn answer(stream: &mut TcpStream, whim: Whim) -> (Response, Instant) {
-    if let Whim::AcceptLate(late) = whim {
-        let gone = timeout(late, stream.read(&mut [0; 1])).await;
-        if gone.is_ok() {
-            return (Response::Unheard, Instant::now());
-        }
-    }
+    let late = if let Whim::AcceptLate(late) = whim { late } else { Duration::ZERO };
+    // Nothing comes before the answer but the end of the connection: then nobody would hear it
+    let gone = timeout(late, stream.read(&mut [0; 1])).await;
     let ended = Instant::now();
+    if gone.is_ok() {
+        return (Response::Unheard, ended);
+    }
     let (bytes, response) = match whim {
         Whim::Accept | Whim::AcceptLate(_) => (ACCEPTED, Response::Accepted),
         Whim::Refuse => (OUT_OF_ORDER, Response::Refused),
