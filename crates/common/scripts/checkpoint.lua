@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Notes how far one worker of a broadcast is.
 -- KEYS: 1 its checkpoint, 2 workers of the broadcast, 3 figures of the subscription
--- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 delivered since the last time, 5 not wanted since then, 6.. channels and positions
+-- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 delivered since the last time, 5 not wanted since then, 6.. fields and what
+--       they are: channels and positions, and since when the worker is there
 -- May run twice: figures may count a little more then.
 local now = now_ms()
 if redis.call('HGET', KEYS[1], '') ~= ARGV[2] then redis.call('DEL', KEYS[1]) end

@@ -34,7 +34,9 @@ struct Broadcast {
 
 /// Delivers until the runner is stopped.
 pub(super) async fn run(runner: Arc<Runner>, door: Door) {
-    let Some(at) = find_place(&runner).await else { return };
+    let Some(mut at) = find_place(&runner).await else { return };
+    // One that comes back was there when channels began that are new to it
+    at.there_since.get_or_insert(runner.process.there_since);
     let broadcast = Arc::new(Broadcast { runner: runner.clone(), at: Mutex::new(at) });
     let noting = tokio::spawn(broadcast.clone().note_until_stopped());
     let work = |channel| {
@@ -72,12 +74,13 @@ impl Broadcast {
 
     async fn note_until_stopped(self: Arc<Self>) {
         loop {
+            // At once too: should it be killed in a moment, it was there all the same
+            if let Err(error) = self.note().await {
+                note_interruption("noting where a broadcast is", &error);
+            }
             let pause = tokio::time::sleep(NOTE_EVERY);
             if self.runner.stop.run_until_cancelled(pause).await.is_none() {
                 return;
-            }
-            if let Err(error) = self.note().await {
-                note_interruption("noting where a broadcast is", &error);
             }
         }
     }
@@ -119,7 +122,7 @@ impl Broadcast {
         let mut after = if let Some(position) = known {
             position
         } else {
-            let since = runner.process.there_since;
+            let since = self.at().there_since.unwrap_or(runner.process.there_since);
             let begin = runner.store().broadcast_begin(&runner.subscription, channel, since).await?;
             self.at().positions.insert(channel.clone(), begin);
             begin
