@@ -92,7 +92,11 @@ impl Endpoint {
         let serving = endpoint.clone();
         tokio::spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
-                tokio::spawn(serving.clone().serve(stream, peer));
+                let serving = serving.clone();
+                tokio::spawn(async move {
+                    serving.serve(stream, peer).await;
+                    serving.peers.forget(peer);
+                });
             }
         });
         Ok(endpoint)
@@ -117,17 +121,22 @@ impl Endpoint {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
-        // A worker may connect before it is known which process it is
-        let known = timeout(LIMIT, async {
-            loop {
-                match self.peers.worker_at(peer, self.address) {
-                    Some(worker) => return worker,
-                    None => sleep(LOOK_EVERY).await,
-                }
+    /// Whose connection it is. A worker may connect before it is known which process it is.
+    async fn worker_at(&self, peer: SocketAddr) -> Option<usize> {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            let (peers, here) = (self.peers.clone(), self.address);
+            let found = tokio::task::spawn_blocking(move || peers.worker_at(peer, here)).await;
+            if let Ok(Some(worker)) = found {
+                return Some(worker);
             }
-        });
-        let Ok(worker) = known.await else { return };
+            sleep(LOOK_EVERY).await;
+        }
+        None
+    }
+
+    async fn serve(&self, mut stream: TcpStream, peer: SocketAddr) {
+        let Some(worker) = self.worker_at(peer).await else { return };
         let _ = stream.set_nodelay(true);
         while let Some(received) = read_request(&mut stream).await {
             let began = Instant::now();

@@ -13,48 +13,69 @@ const LOCAL: usize = 1;
 const REMOTE: usize = 2;
 const INODE: usize = 9;
 
-/// The processes that workers were and are, by process id.
+/// The processes of workers, and whose connections there are.
 #[derive(Default)]
-pub(super) struct Peers(Mutex<HashMap<u32, usize>>);
+pub(super) struct Peers(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// By process id.
+    processes: HashMap<u32, usize>,
+    /// By the address that they come from: looked up for all at once, as they come all at once when a worker starts.
+    connections: HashMap<String, usize>,
+}
 
 impl Peers {
-    /// A worker is that process now.
+    /// A worker is that process from now on.
     pub(super) fn add(&self, process: u32, worker: usize) {
-        self.processes().insert(process, worker);
+        let mut known = self.known();
+        known.processes.retain(|_, other| *other != worker);
+        known.processes.insert(process, worker);
     }
 
-    /// Whose connection it is; none if it is no worker's that is known and there.
+    /// Whose connection it is; none if it is no worker's that is known and there. Takes a while.
     pub(super) fn worker_at(&self, peer: SocketAddr, here: SocketAddr) -> Option<usize> {
-        let socket = format!("socket:[{}]", socket_between(peer, here)?);
-        let processes = self.processes();
-        processes.iter().find(|(process, _)| has_open(**process, &socket)).map(|(_, worker)| *worker)
+        let mut known = self.known();
+        let (address, here) = (in_table(peer)?, in_table(here)?);
+        if !known.connections.contains_key(&address) {
+            known.connections = connections(&known.processes, &here);
+        }
+        known.connections.get(&address).copied()
     }
 
-    fn processes(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+    /// The connection is closed: another one may come from there.
+    pub(super) fn forget(&self, peer: SocketAddr) {
+        if let Some(address) = in_table(peer) {
+            self.known().connections.remove(&address);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The number of the socket of whoever is at `peer` and talks to `here`.
-fn socket_between(peer: SocketAddr, here: SocketAddr) -> Option<String> {
-    let (local, remote) = (in_table(peer)?, in_table(here)?);
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    table.lines().find_map(|line| {
+/// The addresses from which processes talk to `here`.
+fn connections(processes: &HashMap<u32, usize>, here: &str) -> HashMap<String, usize> {
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    for (process, worker) in processes {
+        let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        let targets = files.filter_map(|file| fs::read_link(file.path()).ok()?.into_os_string().into_string().ok());
+        owners.extend(targets.filter(|target| target.starts_with("socket:")).map(|target| (target, *worker)));
+    }
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let of_line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let is_it = fields.get(LOCAL) == Some(&local.as_str()) && fields.get(REMOTE) == Some(&remote.as_str());
-        is_it.then(|| fields.get(INODE).map(|inode| (*inode).to_owned()))?
-    })
+        let owner = owners.get(&format!("socket:[{}]", fields.get(INODE)?))?;
+        (*fields.get(REMOTE)? == here).then_some((fields.get(LOCAL)?.to_string(), *owner))
+    };
+    table.lines().filter_map(of_line).collect()
 }
 
 /// An address as `/proc/net/tcp` has it.
 fn in_table(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()))
-}
-
-fn has_open(process: u32, socket: &str) -> bool {
-    let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
-    files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == socket))
 }
 
 #[cfg(test)]
@@ -75,5 +96,8 @@ mod tests {
         peers.add(std::process::id(), 7);
         assert_eq!(peers.worker_at(peer, here), Some(7));
         assert_eq!(peers.worker_at(here, here), None, "no such connection");
+        drop(client);
+        peers.forget(peer);
+        assert_eq!(peers.worker_at(peer, here), None, "it is closed");
     }
 }

@@ -23,8 +23,9 @@ use crate::http::Connection;
 /// Longest wait until everything has been delivered after the last fault: order may have piled up behind workers that were
 /// killed, and goes on one message at a time.
 const SETTLE: Duration = Duration::from_mins(5);
-/// A worker that has a message may be silent so long: the shortest that there is, so that messages change hands.
-const ACK_DEADLINE_MS: u64 = 1_000;
+/// A worker that has a message may be silent so long: so short that messages change hands, and so long that a machine that is
+/// short of processors answers in time.
+const ACK_DEADLINE_MS: u64 = 2_000;
 /// One channel in so many goes to the broadcast: each of its messages is a request of every worker.
 const BROADCAST_ONE_IN: usize = 4;
 /// Channels of the broadcast at most: as many as a subscription may name.
