@@ -2,7 +2,7 @@
 //! when what broke: nothing may be missing, in order nothing may overtake, and what comes twice has to have a cause.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -107,6 +107,7 @@ pub fn judge_deliveries(
     let mut tally = Tally::default();
     let mut is_accepted = vec![false; history.len()];
     let mut before: HashMap<Position, &Delivery> = HashMap::with_capacity(history.len());
+    let mut failed: HashSet<(Position, u32)> = HashSet::new();
     let mut strange = Vec::new();
     for delivery in deliveries {
         let (position, mark) = (delivery.position, delivery.mark);
@@ -116,11 +117,16 @@ pub fn judge_deliveries(
             Err(_) => strange.push(format!("{mark} came as {position}, where the history has nothing")),
         }
         if let Some(earlier) = before.insert(position, delivery) {
-            let cause = cause_of(earlier, delivery, strikes, deadline);
+            // It may be on its way as a job already when it is handed out anew
+            let is_retry = delivery.attempt > 1 && failed.contains(&(position, delivery.attempt - 1));
+            let cause = if is_retry { Cause::NotAccepted } else { cause_of(earlier, delivery, strikes, deadline) };
             *tally.again.entry(cause).or_default() += 1;
             if cause == Cause::Unexplained {
                 tally.unexplained.push(doubled(earlier, delivery));
             }
+        }
+        if delivery.response != Response::Accepted {
+            failed.insert((position, delivery.attempt));
         }
     }
     tally.accepted = is_accepted.iter().filter(|is_accepted| **is_accepted).count() as u64;

@@ -95,6 +95,20 @@ fn what_comes_again_after_no_success_is_explained_by_that() {
 }
 
 #[test]
+fn the_retry_of_what_failed_is_explained_even_if_it_was_handed_out_and_accepted_meanwhile() {
+    let clock = Clock::new();
+    let mut all = clock.all();
+    all[4].response = Response::Refused;
+    all.push(clock.delivery(200, 4, Response::Accepted));
+    let retry = |attempt| Delivery { attempt, ..clock.delivery(500, 4, Response::Accepted) };
+    let again = |attempt| judge(&[all.clone(), vec![retry(attempt)]].concat(), &[]).again;
+    assert_eq!(again(2), BTreeMap::from([(Cause::NotAccepted, 2)]));
+    for attempt in [1, 3] {
+        assert_eq!(again(attempt), BTreeMap::from([(Cause::NotAccepted, 1), (Cause::Unexplained, 1)]), "{attempt}");
+    }
+}
+
+#[test]
 fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and_by_nothing_else() {
     let clock = Clock::new();
     let mut all = clock.all();
