@@ -1,10 +1,13 @@
 //! Whether channels lose nothing while everything breaks: three gateways, hundreds of readers, and kills for a minute. What is
 //! lost, doubled or out of order is a failure, with its detail.
 
-use clap::Args;
-use e2e::channels_check::{Plan, run as check};
+use clap::{ArgAction, Args};
+use e2e::channels_check::{Delivered, Plan, delivered::Cause, run as check};
 
 use crate::report::{Report, whole};
+
+/// Messages that came again for no known reason, and are told of.
+const MOST_DETAILS: usize = 20;
 
 /// What is run.
 #[derive(Debug, Clone, Copy, Args)]
@@ -27,6 +30,12 @@ pub(crate) struct Options {
     /// Gateways.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     gateways: u32,
+    /// Workers that deliver subscriptions.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    workers: u32,
+    /// Whether there are subscriptions and their workers.
+    #[arg(long, default_value_t = true, action = ArgAction::Set)]
+    subscriptions: bool,
     /// Where the faults come from; random if it is not said.
     #[arg(long)]
     seed: Option<u64>,
@@ -34,14 +43,16 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
     let mut report = Report::new("channels-check");
-    let Options { seconds, rate, sse, ws, channels, gateways, seed } = options;
+    let Options { seconds, rate, sse, ws, channels, gateways, workers, subscriptions, seed } = options;
+    let workers = if subscriptions { workers } else { 0 };
     let seed = seed.unwrap_or_else(rand::random);
     report.note(format!("{gateways} gateways, {channels} channels, {sse} event streams, {ws} WebSockets"));
+    report.note(format!("{workers} pubsub-workers; a broadcast takes a quarter of the channels"));
     report.note(format!(
         "{rate} messages/s for {seconds} s; Redis keeps an append-only file, synced before every answer"
     ));
     report.note(format!("--seed {seed}"));
-    let outcome = check(&Plan { seconds, rate, sse, ws, channels, gateways, seed }).await?;
+    let outcome = check(&Plan { seconds, rate, sse, ws, channels, gateways, workers, seed }).await?;
     for (what, count) in [
         ("messages published", outcome.published),
         ("messages acknowledged", outcome.acknowledged),
@@ -58,8 +69,27 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
     for (fault, hits) in &outcome.faults {
         report.add(fault.name(), whole(*hits), "");
     }
+    for delivered in &outcome.subscriptions {
+        add(&mut report, delivered);
+    }
     for finding in &outcome.findings {
         report.check(false, || finding.clone());
     }
     Ok(report)
+}
+
+/// What a subscription delivered.
+fn add(report: &mut Report, Delivered { name, tally }: &Delivered) {
+    report.add(&format!("{name}: messages delivered"), whole(tally.accepted), "");
+    for (cause, count) in &tally.again {
+        let why = match cause {
+            Cause::NotAccepted => "after a request that was not accepted".to_owned(),
+            Cause::Broken(fault) => format!("though accepted, around {}", fault.name()),
+            Cause::Unexplained => "though accepted, for no known reason".to_owned(),
+        };
+        report.add(&format!("{name}: delivered again {why}"), whole(*count), "");
+    }
+    for text in tally.unexplained.iter().take(MOST_DETAILS) {
+        report.note(format!("{name}: {text}"));
+    }
 }

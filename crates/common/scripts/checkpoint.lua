@@ -2,7 +2,7 @@
 -- Notes how far one worker of a broadcast is.
 -- KEYS: 1 its checkpoint, 2 workers of the broadcast, 3 figures of the subscription
 -- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 delivered since the last time, 5 not wanted since then, 6 1 if these are
---       all channels, 7.. channels and positions
+--       all channels, 7.. fields and what they are: channels and positions, and since when the worker is there
 -- Returns 1 if something was noted in that generation before, else 0: then all channels are to be noted.
 -- May run twice: figures may count a little more then.
 local now = now_ms()

@@ -183,7 +183,7 @@ async fn going_somewhere_else_takes_the_channel_away() {
 
 fn checkpoint(positions: &[(&str, Position)], delivered: u64, filtered: u64) -> Checkpoint {
     let positions = positions.iter().map(|(name, position)| (channel(name), *position));
-    Checkpoint { positions: positions.collect(), delivered, filtered, is_whole: false }
+    Checkpoint { positions: positions.collect(), there_since: Some(7), delivered, filtered, is_whole: false }
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn workers_of_a_broadcast_that_goes_somewhere_else_begin_anew() {
     // What it notes from then on is of the new start, and nothing of the old one stays
     desk.store.note_checkpoint(&sought, &worker, &checkpoint(&[], 0, 0)).await.expect("redis runs");
     let now = desk.store.checkpoint(&sought, &worker).await.expect("redis runs");
-    assert_eq!(now, Some(Checkpoint::default()));
+    assert_eq!(now, Some(checkpoint(&[], 0, 0)));
     // One that has not heard of it yet does not bring the old place back
     desk.store.note_checkpoint(&subscription, &worker, &here).await.expect("redis runs");
     assert_eq!(desk.store.checkpoint(&sought, &worker).await.expect("redis runs"), None);

@@ -15,7 +15,7 @@ use rand::{
 };
 use tokio::time::sleep;
 
-use super::{LOOK_EVERY, Plan, readers::Reader, stage::Cast};
+use super::{LOOK_EVERY, Plan, delivered::Strike, readers::Reader, stage::Cast};
 use crate::LIMIT;
 
 /// Between two faults, in milliseconds.
@@ -40,6 +40,10 @@ pub enum Fault {
     CutCommands,
     /// Readers lose their connections.
     CutReaders,
+    /// A pubsub-worker is killed and comes back under its name.
+    KillWorker,
+    /// A pubsub-worker is told to stop, and comes back under its name.
+    StopWorker,
 }
 
 impl Fault {
@@ -51,6 +55,13 @@ impl Fault {
         Self::CutCommands,
         Self::CutReaders,
     ];
+    /// These are the first to strike: others take over long after.
+    const OF_WORKERS: [Self; 2] = [Self::KillWorker, Self::StopWorker];
+
+    /// Whether a message that was delivered may come again after it: that it was delivered could not be noted.
+    pub(super) fn makes_come_again(self) -> bool {
+        matches!(self, Self::KillWorker | Self::StopWorker | Self::KillRedis | Self::CutCommands)
+    }
 
     /// It in words.
     #[must_use]
@@ -62,23 +73,54 @@ impl Fault {
             Self::CutSubscriptions => "subscriptions cut by Redis",
             Self::CutCommands => "other connections cut by Redis",
             Self::CutReaders => "connections of readers cut",
+            Self::KillWorker => "pubsub-workers killed",
+            Self::StopWorker => "pubsub-workers told to stop",
         }
     }
 }
 
-/// Lets faults strike until the time is over and each has struck; how much each has hit.
-pub(super) async fn strike(plan: &Plan, cast: &mut Cast, readers: &[Arc<Reader>]) -> anyhow::Result<Vec<(Fault, u64)>> {
+/// What struck.
+#[derive(Default)]
+pub(super) struct Struck {
+    /// How much each fault has hit.
+    pub(super) hits: BTreeMap<Fault, u64>,
+    /// What struck when, one after the other.
+    pub(super) strikes: Vec<Strike>,
+}
+
+/// What a fault has hit.
+struct Hit {
+    count: u64,
+    /// The worker, if it was one.
+    worker: Option<usize>,
+}
+
+impl Hit {
+    fn of(count: u64) -> Self {
+        Self { count, worker: None }
+    }
+}
+
+/// Lets faults strike until the time is over and each has struck.
+pub(super) async fn strike(plan: &Plan, cast: &mut Cast, readers: &[Arc<Reader>]) -> anyhow::Result<Struck> {
     let mut random = StdRng::seed_from_u64(plan.seed);
     let until = Instant::now() + Duration::from_secs(plan.seconds.into());
-    let mut hits: BTreeMap<Fault, u64> = Fault::ALL.into_iter().map(|fault| (fault, 0)).collect();
     let mut first = Fault::ALL.to_vec();
     first.shuffle(&mut random);
+    if plan.workers > 0 {
+        first.extend(Fault::OF_WORKERS);
+    }
+    let all = first.clone();
+    let mut struck = Struck { hits: all.iter().map(|fault| (*fault, 0)).collect(), ..Struck::default() };
     while Instant::now() < until || !first.is_empty() {
         sleep(Duration::from_millis(random.random_range(PAUSE_MS))).await;
-        let fault = first.pop().or_else(|| Fault::ALL.choose(&mut random).copied()).context("there are faults")?;
-        *hits.entry(fault).or_default() += strike_once(fault, cast, readers, &mut random).await?;
+        let fault = first.pop().or_else(|| all.choose(&mut random).copied()).context("there are faults")?;
+        let from = Instant::now();
+        let hit = strike_once(fault, cast, readers, &mut random).await?;
+        *struck.hits.entry(fault).or_default() += hit.count;
+        struck.strikes.push(Strike { fault, worker: hit.worker, from, to: Instant::now() });
     }
-    Ok(hits.into_iter().collect())
+    Ok(struck)
 }
 
 async fn strike_once(
@@ -86,22 +128,34 @@ async fn strike_once(
     cast: &mut Cast,
     readers: &[Arc<Reader>],
     random: &mut StdRng,
-) -> anyhow::Result<u64> {
-    let index = random.random_range(0..cast.gateways());
+) -> anyhow::Result<Hit> {
     let away = Duration::from_millis(random.random_range(AWAY_MS));
     Ok(match fault {
-        Fault::KillGateway => {
-            cast.take_gateway(index).context("a gateway")?.kill();
-            sleep(away).await;
-            cast.start_gateway(index).await;
-            1
-        }
-        Fault::StopGateway => {
+        Fault::KillGateway | Fault::StopGateway => {
+            let index = random.random_range(0..cast.gateways());
             let gateway = cast.take_gateway(index).context("a gateway")?;
-            gateway.signal(Signal::SIGTERM);
-            gateway.terminate().await;
+            if fault == Fault::KillGateway {
+                gateway.kill();
+                sleep(away).await;
+            } else {
+                // Twice: it does not wait for its readers
+                gateway.signal(Signal::SIGTERM);
+                gateway.terminate().await;
+            }
             cast.start_gateway(index).await;
-            1
+            Hit::of(1)
+        }
+        Fault::KillWorker | Fault::StopWorker => {
+            let index = random.random_range(0..cast.workers());
+            let worker = cast.take_worker(index).context("a worker")?;
+            if fault == Fault::KillWorker {
+                worker.kill();
+                sleep(away).await;
+            } else {
+                worker.terminate().await;
+            }
+            cast.start_worker(index).await;
+            Hit { count: 1, worker: Some(index) }
         }
         Fault::KillRedis => {
             cast.redis.kill();
@@ -111,11 +165,11 @@ async fn strike_once(
             }
             sleep(away).await;
             tokio::task::block_in_place(|| cast.redis.start_again());
-            1
+            Hit::of(1)
         }
-        Fault::CutSubscriptions => cut_by_redis(cast, "pubsub").await?,
-        Fault::CutCommands => cut_by_redis(cast, "normal").await?,
-        Fault::CutReaders => cut(readers, random),
+        Fault::CutSubscriptions => Hit::of(cut_by_redis(cast, "pubsub").await?),
+        Fault::CutCommands => Hit::of(cut_by_redis(cast, "normal").await?),
+        Fault::CutReaders => Hit::of(cut(readers, random)),
     })
 }
 

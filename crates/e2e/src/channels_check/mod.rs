@@ -4,11 +4,15 @@
 //!
 //! The faults follow from a seed. When exactly they strike does not: a run is not repeatable to the letter.
 
+pub mod delivered;
+mod endpoint;
 mod faults;
+mod peers;
 mod publishers;
 mod readers;
 mod sse;
 mod stage;
+mod subscriptions;
 pub mod verdict;
 mod ws;
 
@@ -26,9 +30,13 @@ use tokio::task::JoinSet;
 
 pub use self::faults::Fault;
 use self::{
+    delivered::Tally,
+    endpoint::Endpoint,
+    faults::Struck,
     publishers::{Publication, Publisher},
     readers::Reader,
     stage::{Cast, Stage},
+    subscriptions::Subscriptions,
     verdict::{Answer, History, Position, judge_history, judge_reader},
 };
 
@@ -58,6 +66,8 @@ pub struct Plan {
     pub channels: u32,
     /// Gateways.
     pub gateways: u32,
+    /// Workers that deliver subscriptions; without any there are none.
+    pub workers: u32,
     /// Where the faults come from.
     pub seed: u64,
 }
@@ -85,8 +95,19 @@ pub struct Outcome {
     pub silent: u64,
     /// How often each fault struck, and what it hit.
     pub faults: Vec<(Fault, u64)>,
+    /// What subscriptions delivered.
+    pub subscriptions: Vec<Delivered>,
     /// What is wrong, one line each.
     pub findings: Vec<String>,
+}
+
+/// What a subscription delivered.
+#[derive(Debug)]
+pub struct Delivered {
+    /// Which.
+    pub name: &'static str,
+    /// What that means.
+    pub tally: Tally,
 }
 
 /// Runs it.
@@ -98,7 +119,7 @@ pub struct Outcome {
 /// A process of it does not start.
 pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
     ensure!(plan.gateways > 0 && plan.channels > 0 && plan.rate > 0, "it needs gateways, channels and messages");
-    let mut cast = Cast::start(plan.gateways).await;
+    let mut cast = Cast::start(plan.gateways, plan.workers).await;
     let stage = cast.stage.clone();
     let channels: Vec<String> = (0..plan.channels).map(|number| format!("check.{number}")).collect();
     let readers = readers_of(plan, &channels);
@@ -109,11 +130,13 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
     }
     ensure!(wait_for_all(&readers, Reader::is_open).await, "not every reader found a gateway");
 
+    let subscriptions = subscribe(plan, &cast, &channels).await?;
     let mut publishing = JoinSet::new();
     for publisher in Publisher::all(plan.rate, &channels, plan.seed) {
         publishing.spawn(publisher.publish_until(is_over.clone(), stage.clone()));
     }
-    let mut outcome = Outcome { faults: faults::strike(plan, &mut cast, &readers).await?, ..Outcome::default() };
+    let Struck { hits, strikes } = faults::strike(plan, &mut cast, &readers).await?;
+    let mut outcome = Outcome { faults: hits.into_iter().collect(), ..Outcome::default() };
     is_over.store(true, Relaxed);
     let mut publications: Vec<Publication> = publishing.join_all().await.into_iter().flatten().collect();
     // Twice, so that what comes again although everybody has it shows too
@@ -125,8 +148,31 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
         }
     }
     reading.shutdown().await;
-    judge(&mut outcome, &stage, &channels, &publications, &readers).await?;
+    if let Some(subscriptions) = &subscriptions {
+        outcome.findings.extend(subscriptions.settle().await?);
+    }
+    let histories = histories(&stage, &channels).await?;
+    judge(&mut outcome, &histories, &channels, &publications);
+    judge_readers(&mut outcome, &histories, &readers);
+    if let Some(subscriptions) = &subscriptions {
+        outcome.subscriptions = subscriptions.judge(&histories, &strikes).await?;
+        for Delivered { name, tally } in &outcome.subscriptions {
+            outcome.findings.extend(tally.findings.iter().map(|finding| format!("{name}: {finding}")));
+        }
+    }
+    bound(&mut outcome.findings);
     Ok(outcome)
+}
+
+/// Makes the subscriptions, if there is somebody to deliver them, and waits until all of these do.
+async fn subscribe(plan: &Plan, cast: &Cast, channels: &[String]) -> anyhow::Result<Option<Subscriptions>> {
+    if plan.workers == 0 {
+        return Ok(None);
+    }
+    let endpoint = Endpoint::start(channels, cast.peers.clone(), plan.seed).await?;
+    let subscriptions = Subscriptions::make(cast.stage.clone(), endpoint, channels, cast.workers()).await?;
+    subscriptions.wait_for_workers().await?;
+    Ok(Some(subscriptions))
 }
 
 fn readers_of(plan: &Plan, channels: &[String]) -> Vec<Arc<Reader>> {
@@ -156,27 +202,37 @@ async fn wait_for_all(readers: &[Arc<Reader>], is_so: impl Fn(&Reader) -> bool) 
     false
 }
 
-/// Reads the histories and compares everything with them.
-async fn judge(
-    outcome: &mut Outcome,
-    stage: &Stage,
-    channels: &[String],
-    publications: &[Publication],
-    readers: &[Arc<Reader>],
-) -> anyhow::Result<()> {
-    let mut histories: HashMap<&str, History> = HashMap::new();
-    for (channel, number) in channels.iter().zip(0..) {
+async fn histories<'a>(stage: &Stage, channels: &'a [String]) -> anyhow::Result<HashMap<&'a str, History>> {
+    let mut histories = HashMap::new();
+    for channel in channels {
         let history = stage.history(channel).await.with_context(|| format!("the history of {channel}"))?;
+        histories.insert(channel.as_str(), history);
+    }
+    Ok(histories)
+}
+
+/// Compares what was published with the histories.
+fn judge(outcome: &mut Outcome, histories: &HashMap<&str, History>, channels: &[String], publications: &[Publication]) {
+    for (channel, number) in channels.iter().zip(0..) {
+        let history = &histories[channel.as_str()];
         let published: Vec<_> =
             publications.iter().filter(|one| one.channel == number).map(|one| (one.mark, one.answer)).collect();
-        outcome.findings.extend(judge_history(channel, &history, &published));
+        outcome.findings.extend(judge_history(channel, history, &published));
         outcome.kept += history.len() as u64;
-        histories.insert(channel, history);
     }
     outcome.published = publications.len() as u64;
     let acknowledged = publications.iter().filter(|one| matches!(one.answer, Answer::Acknowledged(_))).count();
     outcome.acknowledged = acknowledged as u64;
     outcome.unknown = outcome.published - outcome.acknowledged;
+    for (fault, hits) in &outcome.faults {
+        if *hits == 0 {
+            outcome.findings.push(format!("a planned fault never struck: {}", fault.name()));
+        }
+    }
+}
+
+/// Compares what readers heard with the histories.
+fn judge_readers(outcome: &mut Outcome, histories: &HashMap<&str, History>, readers: &[Arc<Reader>]) {
     for reader in readers {
         let log = reader.log();
         outcome.resumes += log.resumes;
@@ -190,17 +246,14 @@ async fn judge(
             outcome.findings.extend(judged.findings.iter().map(|text| format!("{} of {channel}: {text}", reader.name)));
         }
     }
-    for (fault, hits) in &outcome.faults {
-        if *hits == 0 {
-            outcome.findings.push(format!("a planned fault never struck: {}", fault.name()));
-        }
-    }
-    let more = outcome.findings.len().saturating_sub(MOST_FINDINGS);
+}
+
+fn bound(findings: &mut Vec<String>) {
+    let more = findings.len().saturating_sub(MOST_FINDINGS);
     if more > 0 {
-        outcome.findings.truncate(MOST_FINDINGS);
-        outcome.findings.push(format!("and {more} more"));
+        findings.truncate(MOST_FINDINGS);
+        findings.push(format!("and {more} more"));
     }
-    Ok(())
 }
 
 /// Positions of what was published last, by channel.

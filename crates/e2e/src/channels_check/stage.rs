@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::{
+    peers::Peers,
     readers::mark_of,
     verdict::{History, Position},
 };
@@ -18,8 +19,15 @@ use crate::{Persistence, RedisServer, Service, http::Connection};
 const PAGE: u32 = 1000;
 
 /// A gateway that keeps everything, and says often that it is there.
-const VARIABLES: [(&str, &str); 2] =
-    [("GALLEY__CHANNELS__HISTORY_MAX", "10000000"), ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "1000")];
+const VARIABLES: [(&str, &str); 3] = [
+    ("GALLEY__CHANNELS__HISTORY_MAX", "10000000"),
+    ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "1000"),
+    ("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true"),
+];
+
+/// A worker that delivers to this machine, and soon gives back what it has when it is told to stop.
+const OF_WORKERS: [(&str, &str); 2] =
+    [("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true"), ("GALLEY__PUBSUB_WORKER__SHUTDOWN_GRACE_MS", "200")];
 
 /// Where gateways are at the moment.
 pub(super) struct Stage(RwLock<Vec<Option<SocketAddr>>>);
@@ -27,20 +35,27 @@ pub(super) struct Stage(RwLock<Vec<Option<SocketAddr>>>);
 /// The processes themselves.
 pub(super) struct Cast {
     pub(super) stage: Arc<Stage>,
+    pub(super) peers: Arc<Peers>,
     gateways: Vec<Option<Service>>,
-    // Dropped last: the gateways outlive nothing they need
+    workers: Vec<Option<Service>>,
+    // Dropped last: the others outlive nothing they need
     pub(super) redis: RedisServer,
 }
 
 impl Cast {
     /// All that is acknowledged survives a kill of Redis.
-    pub(super) async fn start(gateways: u32) -> Self {
+    pub(super) async fn start(gateways: u32, workers: u32) -> Self {
         let redis = RedisServer::start_with(Persistence::Always);
         let addresses = (0..gateways).map(|_| None).collect();
         let gateways = (0..gateways).map(|_| None).collect();
-        let mut cast = Self { stage: Arc::new(Stage(RwLock::new(addresses))), gateways, redis };
+        let workers = (0..workers).map(|_| None).collect();
+        let stage = Arc::new(Stage(RwLock::new(addresses)));
+        let mut cast = Self { stage, peers: Arc::default(), gateways, workers, redis };
         for index in 0..cast.gateways.len() {
             cast.start_gateway(index).await;
+        }
+        for index in 0..cast.workers.len() {
+            cast.start_worker(index).await;
         }
         cast
     }
@@ -60,6 +75,24 @@ impl Cast {
         gateway.ready().await;
         self.stage.set(index, Some(gateway.address()));
         self.gateways[index] = Some(gateway);
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Takes a worker away, to be ended somehow.
+    pub(super) fn take_worker(&mut self, index: usize) -> Option<Service> {
+        self.workers[index].take()
+    }
+
+    /// Starts a worker under the name that it has each time.
+    pub(super) async fn start_worker(&mut self, index: usize) {
+        let name = format!("w{}", index + 1);
+        let variables = [&OF_WORKERS[..], &[("GALLEY__PUBSUB_WORKER__NAME", &name)]].concat();
+        let worker = Service::start("pubsub-worker", &self.redis, &variables).await;
+        self.peers.add(worker.process_id(), index);
+        self.workers[index] = Some(worker);
     }
 }
 

@@ -86,6 +86,18 @@ async fn a_worker_of_a_broadcast_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_worker_of_a_broadcast_that_comes_back_gets_what_channels_began_with_while_it_was_away() {
+    let (kit, one) = started().await;
+    put(&kit, "all", &json!({ "channels": ["b.*"], "deliver": { "log": {} }, "mode": "broadcast" })).await;
+    eventually("it takes part", || async { (progress(&kit, "all").await["workers_total"] == json!(1)).then_some(()) })
+        .await;
+    one.kill();
+    publish_all(&kit, "b.new", 0..5).await;
+    let again = worker(&kit, &[]).await;
+    eventually("it hears them", || async { (logged(&again) == all_once(0..5)).then_some(()) }).await;
+}
+
+#[tokio::test]
 async fn messages_of_a_worker_that_is_killed_are_taken_over() {
     let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
     // The first worker's requests are never answered

@@ -11,8 +11,8 @@ use common::{
     message::{Position, Stored},
     name::ChannelName,
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint},
+    time::Millis,
 };
-
 use tokio::time::Instant;
 
 use super::{
@@ -45,6 +45,8 @@ struct Place {
     positions: BTreeMap<ChannelName, Position>,
     /// Channels in which that is not noted yet.
     changed: BTreeSet<ChannelName>,
+    /// When it was there first.
+    there_since: Millis,
     delivered: u64,
     filtered: u64,
 }
@@ -60,7 +62,9 @@ impl Place {
 /// Delivers until the runner is stopped.
 pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     let Some(found) = find_place(&runner).await else { return };
-    let at = Place { positions: found.positions, ..Place::default() };
+    // One that comes back was there when channels began that are new to it
+    let there_since = found.there_since.unwrap_or(runner.process.there_since);
+    let at = Place { positions: found.positions, there_since, ..Place::default() };
     let broadcast = Arc::new(Broadcast { runner: runner.clone(), at: Mutex::new(at) });
     let noting = tokio::spawn(broadcast.clone().note_until_stopped());
     let work = |channel| {
@@ -99,21 +103,23 @@ impl Broadcast {
     async fn note_until_stopped(self: Arc<Self>) {
         let (mut say_at, mut all_at) = (Instant::now(), Instant::now());
         loop {
-            let pause = tokio::time::sleep(NOTE_EVERY);
-            if self.runner.stop.run_until_cancelled(pause).await.is_none() {
-                return;
-            }
+            // At once too: should it be killed in a moment, it was there all the same
             let (now, has_news) = (Instant::now(), !self.at().changed.is_empty());
             let noted = if all_at <= now {
                 self.note_all().await.map(|()| all_at = now + NOTE_ALL_EVERY)
             } else if has_news || say_at <= now {
                 self.note_to_the_end().await
             } else {
-                continue;
+                Ok(())
             };
             match noted {
-                Ok(()) => say_at = now + SAY_EVERY,
+                Ok(()) if has_news || say_at <= now => say_at = now + SAY_EVERY,
+                Ok(()) => {}
                 Err(error) => note_interruption("noting where a broadcast is", &error),
+            }
+            let pause = tokio::time::sleep(NOTE_EVERY);
+            if self.runner.stop.run_until_cancelled(pause).await.is_none() {
+                return;
             }
         }
     }
@@ -151,7 +157,7 @@ impl Broadcast {
                 changed.into_iter().filter_map(position).collect()
             };
             let (delivered, filtered) = (std::mem::take(&mut at.delivered), std::mem::take(&mut at.filtered));
-            Checkpoint { positions, delivered, filtered, is_whole }
+            Checkpoint { positions, there_since: Some(at.there_since), delivered, filtered, is_whole }
         };
         let runner = &self.runner;
         let noted = runner.store().note_checkpoint(&runner.subscription, &runner.process.name, &checkpoint).await;
@@ -184,7 +190,7 @@ impl Broadcast {
         let mut after = if let Some(position) = known {
             position
         } else {
-            let since = runner.process.there_since;
+            let since = self.at().there_since;
             let begin = runner.store().broadcast_begin(&runner.subscription, channel, since).await?;
             self.at().set(channel, begin);
             begin

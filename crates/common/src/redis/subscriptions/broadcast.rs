@@ -11,11 +11,16 @@ use crate::{
     time::Millis,
 };
 
+/// The field of a checkpoint that says since when the worker is there. No channel has such a name.
+const SINCE: &str = " since";
+
 /// Where a worker of a broadcast is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Everything up to there was delivered to it.
     pub positions: BTreeMap<ChannelName, Position>,
+    /// When it was there first: in channels without a position it begins there. None if that is not known.
+    pub there_since: Option<Millis>,
     /// Messages delivered since the last time this was noted.
     pub delivered: u64,
     /// Messages that were not wanted since then.
@@ -42,7 +47,8 @@ impl Subscriptions {
             return Ok(None);
         }
         let positions = fields.iter().filter_map(|(channel, position)| Some((channel.parse().ok()?, read(position))));
-        Ok(Some(Checkpoint { positions: positions.collect(), ..Checkpoint::default() }))
+        let there_since = fields.get(SINCE).and_then(|since| since.parse().ok());
+        Ok(Some(Checkpoint { positions: positions.collect(), there_since, ..Checkpoint::default() }))
     }
 
     /// Notes where a worker is, in some of its channels or in all. False if nothing was noted before that still counts: then
@@ -61,6 +67,9 @@ impl Subscriptions {
         call.arg(instance.as_str()).arg(subscription.generation);
         call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
         call.arg(checkpoint.delivered).arg(checkpoint.filtered).arg(u8::from(checkpoint.is_whole));
+        if let Some(since) = checkpoint.there_since {
+            call.arg(SINCE).arg(since);
+        }
         for (channel, position) in &checkpoint.positions {
             call.arg(channel.as_str()).arg(position.to_string());
         }

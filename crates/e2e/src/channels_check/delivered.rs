@@ -1,0 +1,235 @@
+//! What the deliveries of a subscription mean. Pure functions of the history of a channel, what came at the endpoint, and
+//! when what broke: nothing may be missing, in order nothing may overtake, and what comes twice has to have a cause.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use super::{
+    faults::Fault,
+    verdict::{Mark, Position},
+};
+
+/// Findings of one kind about one channel of a subscription that are spelled out; the rest is counted.
+const MOST_FINDINGS: usize = 10;
+
+/// One request to the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery {
+    /// Which message.
+    pub position: Position,
+    /// Who published it, by its body.
+    pub mark: Mark,
+    /// Which attempt the sender says it is.
+    pub attempt: u32,
+    /// Who sent it.
+    pub worker: usize,
+    /// When it had come.
+    pub began: Instant,
+    /// When it was answered, or not any more.
+    pub ended: Instant,
+    /// What it was answered.
+    pub response: Response,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Response {
+    /// 200.
+    Accepted,
+    /// 500.
+    Refused,
+    /// The endpoint closed the connection.
+    HungUp,
+    /// The sender closed it, or was gone.
+    Unheard,
+}
+
+/// Something that broke.
+#[derive(Debug, Clone, Copy)]
+pub struct Strike {
+    /// What.
+    pub fault: Fault,
+    /// The worker, if it was one.
+    pub worker: Option<usize>,
+    /// From when.
+    pub from: Instant,
+    /// Until when.
+    pub to: Instant,
+}
+
+/// Why a message came again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It had not been accepted.
+    NotAccepted,
+    /// It had been, and before that could have been noted something broke.
+    Broken(Fault),
+    /// Nothing that is known.
+    Unexplained,
+}
+
+/// What came of a subscription.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Messages that were accepted, and for a broadcast by which worker.
+    pub accepted: u64,
+    /// Messages that came again, each time, by cause.
+    pub again: BTreeMap<Cause, u64>,
+    /// Those without a cause, in detail.
+    pub unexplained: Vec<String>,
+    /// What is wrong, one line each.
+    pub findings: Vec<String>,
+}
+
+impl Tally {
+    /// Adds what came of another channel or worker.
+    pub fn add(&mut self, of: &str, other: Self) {
+        self.accepted += other.accepted;
+        for (cause, count) in other.again {
+            *self.again.entry(cause).or_default() += count;
+        }
+        self.unexplained.extend(other.unexplained.iter().map(|text| format!("{of}: {text}")));
+        self.findings.extend(other.findings.iter().map(|text| format!("{of}: {text}")));
+    }
+}
+
+/// Compares what came of a channel, in the order in which it began, with its history. What broke within `deadline` after a
+/// message was accepted explains that it comes again.
+#[must_use]
+pub fn judge_deliveries(
+    history: &[(Position, Mark)],
+    deliveries: &[Delivery],
+    strikes: &[Strike],
+    deadline: Duration,
+) -> Tally {
+    let mut tally = Tally::default();
+    let mut is_accepted = vec![false; history.len()];
+    let mut before: HashMap<Position, &Delivery> = HashMap::with_capacity(history.len());
+    let mut failed: HashSet<(Position, u32)> = HashSet::new();
+    let mut strange = Vec::new();
+    for delivery in deliveries {
+        let (position, mark) = (delivery.position, delivery.mark);
+        match history.binary_search_by_key(&position, |(position, _)| *position) {
+            Ok(index) if history[index].1 == mark => is_accepted[index] |= delivery.response == Response::Accepted,
+            Ok(index) => strange.push(format!("{mark} came as {position}, where the history has {}", history[index].1)),
+            Err(_) => strange.push(format!("{mark} came as {position}, where the history has nothing")),
+        }
+        if let Some(earlier) = before.insert(position, delivery) {
+            // It may be on its way as a job already when it is handed out anew
+            let is_retry = delivery.attempt > 1 && failed.contains(&(position, delivery.attempt - 1));
+            let cause = if is_retry { Cause::NotAccepted } else { cause_of(earlier, delivery, strikes, deadline) };
+            *tally.again.entry(cause).or_default() += 1;
+            if cause == Cause::Unexplained {
+                tally.unexplained.push(doubled(earlier, delivery));
+            }
+        }
+        if delivery.response != Response::Accepted {
+            failed.insert((position, delivery.attempt));
+        }
+    }
+    tally.accepted = is_accepted.iter().filter(|is_accepted| **is_accepted).count() as u64;
+    let missing = history.iter().zip(is_accepted).filter(|(_, is_accepted)| !is_accepted);
+    let missing = missing.map(|((position, mark), _)| match before.get(position) {
+        None => format!("{mark} at {position} was never delivered"),
+        Some(last) => format!("{mark} at {position} was delivered, and given up after {:?}", last.response),
+    });
+    push_all(&mut tally.findings, missing.collect());
+    push_all(&mut tally.findings, strange);
+    tally
+}
+
+fn cause_of(earlier: &Delivery, again: &Delivery, strikes: &[Strike], deadline: Duration) -> Cause {
+    if earlier.response != Response::Accepted {
+        return Cause::NotAccepted;
+    }
+    let broken = strikes.iter().find(|strike| {
+        let is_theirs = strike.worker.is_none_or(|worker| worker == earlier.worker);
+        let is_then = strike.to >= earlier.began && strike.from <= again.began.min(earlier.ended + deadline);
+        strike.fault.makes_come_again() && is_theirs && is_then
+    });
+    broken.map_or(Cause::Unexplained, |strike| Cause::Broken(strike.fault))
+}
+
+fn doubled(earlier: &Delivery, again: &Delivery) -> String {
+    let (mark, position) = (again.mark, again.position);
+    let later = again.began.saturating_duration_since(earlier.ended);
+    format!(
+        "{mark} at {position} was accepted from worker {} (attempt {}), and came again {later:?} later from worker {} \
+         (attempt {})",
+        earlier.worker, earlier.attempt, again.worker, again.attempt
+    )
+}
+
+/// Of a channel in order: a message comes when all before it have been accepted, and not any more when one behind it has.
+/// What is wrong, one line each.
+#[must_use]
+pub fn judge_order(history: &[(Position, Mark)], deliveries: &[Delivery]) -> Vec<String> {
+    let mut events: Vec<(Instant, bool, &Delivery)> = Vec::with_capacity(deliveries.len() * 2);
+    for delivery in deliveries {
+        events.push((delivery.began, false, delivery));
+        if delivery.response == Response::Accepted {
+            events.push((delivery.ended, true, delivery));
+        }
+    }
+    // What is accepted in the moment that another one comes was accepted before
+    events.sort_by_key(|(at, is_accepted, _)| (*at, !is_accepted));
+    let (mut findings, mut is_accepted, mut accepted) = (Vec::new(), vec![false; history.len()], 0);
+    let mut newest = None;
+    for (_, is_end, delivery) in events {
+        let Ok(index) = history.binary_search_by_key(&delivery.position, |(position, _)| *position) else { continue };
+        if is_end {
+            is_accepted[index] = true;
+            newest = newest.max(Some(index));
+            while is_accepted.get(accepted).copied().unwrap_or_default() {
+                accepted += 1;
+            }
+            continue;
+        }
+        let (position, worker) = (delivery.position, delivery.worker);
+        if index > accepted {
+            let waits = history[accepted].0;
+            findings.push(format!("worker {worker} delivered {position} before {waits} was accepted"));
+        }
+        if let Some(later) = newest.filter(|newest| *newest > index) {
+            let later = history[later].0;
+            findings.push(format!("worker {worker} delivered {position} after {later} had been accepted"));
+        }
+    }
+    let mut told = Vec::new();
+    push_all(&mut told, findings);
+    told
+}
+
+/// Of a queue: each message of a channel is one job. What is wrong, one line each.
+#[must_use]
+pub fn judge_jobs(history: &[(Position, Mark)], jobs: &[Position]) -> Vec<String> {
+    let mut counts: BTreeMap<Position, u64> = BTreeMap::new();
+    for position in jobs {
+        *counts.entry(*position).or_default() += 1;
+    }
+    let mut wrong = Vec::new();
+    for (position, mark) in history {
+        match counts.remove(position).unwrap_or_default() {
+            1 => {}
+            count => wrong.push(format!("{mark} at {position} became {count} jobs")),
+        }
+    }
+    wrong.extend(counts.keys().map(|position| format!("there is a job for {position}, where the history has nothing")));
+    let mut told = Vec::new();
+    push_all(&mut told, wrong);
+    told
+}
+
+fn push_all(told: &mut Vec<String>, mut findings: Vec<String>) {
+    let more = findings.len().saturating_sub(MOST_FINDINGS);
+    findings.truncate(MOST_FINDINGS);
+    told.append(&mut findings);
+    if more > 0 {
+        told.push(format!("and {more} more of this kind"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

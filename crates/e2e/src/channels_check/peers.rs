@@ -1,0 +1,103 @@
+//! Which worker a connection comes from: the kernel knows whose socket is at its other end. All workers of a subscription
+//! send the same requests, so there is nothing in these that tells it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Where in a line of `/proc/net/tcp` the addresses are, and the socket's number.
+const LOCAL: usize = 1;
+const REMOTE: usize = 2;
+const INODE: usize = 9;
+
+/// The processes of workers, and whose connections there are.
+#[derive(Default)]
+pub(super) struct Peers(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// By process id.
+    processes: HashMap<u32, usize>,
+    /// By the address that they come from: looked up for all at once, as they come all at once when a worker starts.
+    connections: HashMap<String, usize>,
+}
+
+impl Peers {
+    /// A worker is that process from now on.
+    pub(super) fn add(&self, process: u32, worker: usize) {
+        let mut known = self.known();
+        known.processes.retain(|_, other| *other != worker);
+        known.processes.insert(process, worker);
+    }
+
+    /// Whose connection it is; none if it is no worker's that is known and there. Takes a while.
+    pub(super) fn worker_at(&self, peer: SocketAddr, here: SocketAddr) -> Option<usize> {
+        let mut known = self.known();
+        let (address, here) = (in_table(peer)?, in_table(here)?);
+        if !known.connections.contains_key(&address) {
+            known.connections = connections(&known.processes, &here);
+        }
+        known.connections.get(&address).copied()
+    }
+
+    /// The connection is closed: another one may come from there.
+    pub(super) fn forget(&self, peer: SocketAddr) {
+        if let Some(address) = in_table(peer) {
+            self.known().connections.remove(&address);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The addresses from which processes talk to `here`.
+fn connections(processes: &HashMap<u32, usize>, here: &str) -> HashMap<String, usize> {
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    for (process, worker) in processes {
+        let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        let targets = files.filter_map(|file| fs::read_link(file.path()).ok()?.into_os_string().into_string().ok());
+        owners.extend(targets.filter(|target| target.starts_with("socket:")).map(|target| (target, *worker)));
+    }
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let of_line = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let owner = owners.get(&format!("socket:[{}]", fields.get(INODE)?))?;
+        (*fields.get(REMOTE)? == here).then_some((fields.get(LOCAL)?.to_string(), *owner))
+    };
+    table.lines().filter_map(of_line).collect()
+}
+
+/// An address as `/proc/net/tcp` has it.
+fn in_table(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_its_owners_and_nobodys_when_the_owner_is_not_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (peer, here) = (client.local_addr().expect("an address"), listener.local_addr().expect("bound"));
+        let peers = Peers::default();
+        assert_eq!(peers.worker_at(peer, here), None, "nobody is known");
+        // Process 1 is there and has other things open
+        peers.add(1, 3);
+        peers.add(std::process::id(), 7);
+        assert_eq!(peers.worker_at(peer, here), Some(7));
+        assert_eq!(peers.worker_at(here, here), None, "no such connection");
+        drop(client);
+        peers.forget(peer);
+        assert_eq!(peers.worker_at(peer, here), None, "it is closed");
+    }
+}
