@@ -53,7 +53,8 @@ impl MessageSocket {
     /// Serves it until it is over.
     pub(crate) async fn run(mut self, mut frames: AggregatedMessageStream) {
         let every = self.services.settings.gateway.event_keep_alive;
-        let mut ping_at = Instant::now() + every;
+        let ping = tokio::time::sleep(every);
+        tokio::pin!(ping);
         let mut silent_pings = 0;
         let over = loop {
             let result = tokio::select! {
@@ -66,8 +67,8 @@ impl MessageSocket {
                     }
                 }
                 told = self.reader.next() => self.tell(&told).await,
-                () = tokio::time::sleep_until(ping_at) => {
-                    ping_at = Instant::now() + every;
+                () = &mut ping => {
+                    ping.as_mut().reset(Instant::now() + every);
                     silent_pings += 1;
                     if silent_pings > SILENT_PINGS {
                         Err(Over::Closing(CloseCode::Policy, "no answer to a ping"))
@@ -100,7 +101,7 @@ impl MessageSocket {
         let mut json = ObjectWriter::default();
         match told {
             Told::Message(message) => {
-                json.text("type", "message").splice(&message.json);
+                json.text("type", "message").splice(message.json());
             }
             Told::Gap { channel, gap } => {
                 json.text("type", "gap").text("channel", channel.as_str());

@@ -4,7 +4,7 @@
 //! sent twice. What is missing nevertheless is told as an event `gap`. A slow client is waited for by nobody: its stream is
 //! read from the history as fast as the client takes it.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use actix_web::{HttpResponse, web::Bytes};
 use common::{
@@ -13,7 +13,7 @@ use common::{
     redis::channels::{Reader, Told},
 };
 use futures_util::{Stream, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::sse;
 
@@ -29,6 +29,8 @@ pub(crate) struct MessageStream {
     is_single: bool,
     keep_alive: Duration,
     said_at: Instant,
+    /// Looks whether it is time for a sign of life. A message does not move it: that would cost more than looking again.
+    silence: Pin<Box<Sleep>>,
     phase: Phase,
 }
 
@@ -41,7 +43,8 @@ enum Phase {
 
 impl MessageStream {
     pub(crate) fn new(reader: Reader, is_single: bool, keep_alive: Duration) -> Self {
-        Self { reader, is_single, keep_alive, said_at: Instant::now(), phase: Phase::Opening }
+        let silence = Box::pin(tokio::time::sleep(keep_alive));
+        Self { reader, is_single, keep_alive, said_at: Instant::now(), silence, phase: Phase::Opening }
     }
 
     pub(crate) fn into_response(self) -> HttpResponse {
@@ -50,28 +53,38 @@ impl MessageStream {
 
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
         stream::unfold(self, |mut stream| async move {
-            let text = stream.next().await?;
-            Some((Ok(Bytes::from(text)), stream))
+            let bytes = stream.next().await?;
+            Some((Ok(bytes), stream))
         })
     }
 
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Over => return None,
             Phase::Opening => {
                 self.phase = Phase::Open;
                 // Whoever leaves before the first message comes back to this
-                return Some(format!("retry: {RETRY_MS}\nid: {}\n\n", self.id()));
+                return Some(format!("retry: {RETRY_MS}\nid: {}\n\n", self.id()).into());
             }
             Phase::Open => {}
         }
-        let silent_until = self.said_at + self.keep_alive;
-        let text = match tokio::time::timeout_at(silent_until, self.reader.next()).await {
-            Ok(told) => self.text(&told),
-            Err(_) => ": keep-alive\n\n".to_owned(),
-        };
-        self.said_at = Instant::now();
-        Some(text)
+        loop {
+            let bytes = tokio::select! {
+                biased;
+                told = self.reader.next() => self.bytes(&told),
+                () = self.silence.as_mut() => {
+                    let silent_until = self.said_at + self.keep_alive;
+                    if silent_until > Instant::now() {
+                        self.silence.as_mut().reset(silent_until);
+                        continue;
+                    }
+                    self.silence.as_mut().reset(Instant::now() + self.keep_alive);
+                    Bytes::from_static(b": keep-alive\n\n")
+                }
+            };
+            self.said_at = Instant::now();
+            return Some(bytes);
+        }
     }
 
     fn id(&self) -> String {
@@ -82,13 +95,14 @@ impl MessageStream {
         }
     }
 
-    fn text(&mut self, told: &Told) -> String {
-        match told {
-            Told::Message(message) if message.position.is_some() => {
-                format!("id: {}\nevent: message\ndata: {}\n\n", self.id(), message.json)
+    fn bytes(&mut self, told: &Told) -> Bytes {
+        let text = match told {
+            // Whoever comes back behind one without a position is where it was before
+            Told::Message(message) if self.is_single || message.position.is_none() => return message.event(),
+            Told::Message(message) => {
+                let id = format!("id: {}\n", self.id());
+                return [id.as_bytes(), &message.event_without_id()].concat().into();
             }
-            // Whoever comes back is where it was before
-            Told::Message(message) => format!("event: message\ndata: {}\n\n", message.json),
             Told::Gap { channel, gap } => {
                 let mut json = ObjectWriter::default();
                 json.text("channel", channel.as_str());
@@ -105,6 +119,7 @@ impl MessageStream {
                 self.phase = Phase::Over;
                 format!("retry: {}\n\n", rand::random_range(RETRY_AFTER_STOP_MS))
             }
-        }
+        };
+        text.into()
     }
 }

@@ -45,7 +45,7 @@ async fn positions_are_contiguous_and_a_subscriber_hears_the_bytes_as_they_are()
 }
 
 #[tokio::test]
-async fn a_history_is_capped_and_has_a_ttl() {
+async fn a_history_is_capped() {
     let kit = Kit::with(&[("GALLEY__CHANNELS__HISTORY_MAX", "100")]);
     let channel: ChannelName = "c".parse().expect("a name");
     for _ in 0..1000 {
@@ -54,7 +54,47 @@ async fn a_history_is_capped_and_has_a_ttl() {
     let kept = kit.command(&["XLEN", "galley:{ch:c}:m"]).await;
     // "About": Redis drops whole nodes of a hundred entries
     assert!(matches!(kept, redis::Value::Int(n) if (100..=300).contains(&n)), "{kept:?}");
-    assert!(matches!(kit.command(&["PTTL", "galley:{ch:c}:m"]).await, redis::Value::Int(ms) if ms > 0));
+}
+
+/// How long the history and the state of the channel `c` are there, in ms.
+async fn ttls(kit: &Kit) -> [i64; 2] {
+    let ttl = async |key| match kit.command(&["PTTL", key]).await {
+        redis::Value::Int(ms) => ms,
+        other => panic!("{other:?}"),
+    };
+    [ttl("galley:{ch:c}:m").await, ttl("galley:{ch:c}:state").await]
+}
+
+#[tokio::test]
+async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
+    let mut kit = Kit::start();
+    let channel = channel("c");
+    let is_kept = async |kit: &Kit, least: i64| {
+        publish(kit, &channel, b"x").await;
+        // What the test itself takes is not more than this
+        let (least, most) = (least - 60_000, least + least / 4);
+        let found = ttls(kit).await;
+        assert!(found.iter().all(|ttl| (least..=most).contains(ttl)), "{found:?}, not {least} to {most}");
+    };
+    let week = 604_800_000;
+    is_kept(&kit, week).await;
+    // As if a part of it had passed
+    let (left, state) = ((week - 120_000).to_string(), "galley:{ch:c}:state");
+    let goes = (common::redis::jobs::local_now() + week - 120_000).to_string();
+    for command in [["PEXPIRE", "galley:{ch:c}:m", &left], ["PEXPIRE", state, &left]] {
+        kit.command(&command).await;
+    }
+    kit.command(&["HSET", state, "x", &goes]).await;
+    is_kept(&kit, week).await;
+    for ttl in [2 * week, week] {
+        kit.settings.channels.history_ttl = std::time::Duration::from_millis(ttl.unsigned_abs());
+        is_kept(&kit, ttl).await;
+    }
+    // One that begins again though the state is as it was
+    kit.command(&["DEL", "galley:{ch:c}:m"]).await;
+    is_kept(&kit, week).await;
+    kit.command(&["DEL", state]).await;
+    is_kept(&kit, week).await;
 }
 
 #[tokio::test]

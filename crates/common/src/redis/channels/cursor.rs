@@ -1,18 +1,25 @@
 //! Where one reader is in one channel: at a number in the ring while it keeps up, else at a position in the history, page
 //! by page, until it has caught up. It waits for nobody and nobody waits for it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::sync::watch;
+use tokio::time::Sleep;
 
 use super::{
-    hub::{Hold, Inner, shown},
+    history::Page,
+    hub::{Followed, Hold, Inner, shown},
     ring::{Shown, Taken},
 };
 use crate::{
     message::{Position, continuity::Gap},
     name::ChannelName,
-    redis::{Delays, next_delay, note_interruption, reconnect_delays},
+    redis::{next_delay, note_interruption, reconnect_delays},
 };
 
 /// Messages that one reader who is behind holds at a time.
@@ -43,72 +50,97 @@ pub enum Told {
 pub(super) struct Cursor {
     inner: Arc<Inner>,
     hold: Hold,
-    changed: watch::Receiver<()>,
+    /// Where it waits for changes of the ring.
+    place: usize,
     /// Everything up to here was told.
     after: Position,
-    /// The next item of the ring; none while it reads the history.
-    number: Option<u64>,
     pending: VecDeque<Told>,
-    delays: Delays,
+    source: Source,
+}
+
+/// Where the next message comes from.
+enum Source {
+    /// The ring, at this number.
+    Ring(u64),
+    /// The history.
+    History,
+    Reading(Pin<Box<dyn Future<Output = Read> + Send>>),
+    /// The history, when the ring has changed since, or after a while.
+    Resting(u64, Pin<Box<Sleep>>),
+}
+
+/// What was read, and what the ring was like before.
+struct Read {
+    page: Page,
+    era: u64,
+    changes: u64,
 }
 
 impl Cursor {
     /// Begins behind a position.
     pub(super) fn new(inner: &Arc<Inner>, hold: Hold, after: Position) -> Self {
-        let changed = hold.0.changed.subscribe();
-        let (pending, delays) = (VecDeque::new(), reconnect_delays());
-        Self { inner: inner.clone(), hold, changed, after, number: None, pending, delays }
+        let place = hold.0.ring().enter();
+        Self { inner: inner.clone(), hold, place, after, pending: VecDeque::new(), source: Source::History }
     }
 
-    /// What comes next.
-    pub(super) async fn next(&mut self) -> Told {
+    /// What comes next. Whoever polled last is woken when there may be something, and when the hub stops.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         loop {
             if let Some(told) = self.pending.pop_front() {
                 if let Told::Message(message) = &told {
                     self.after = message.position.unwrap_or(self.after);
                 }
-                return told;
+                return Poll::Ready(told);
             }
-            // What changes from here on is noticed
-            self.changed.borrow_and_update();
-            let Some(number) = self.number else {
-                self.read_page().await;
-                continue;
-            };
-            let taken = self.hold.0.ring().take(number);
-            match taken {
-                Taken::Item(item) => {
-                    self.number = Some(number + 1);
-                    match item.position {
-                        Some(position) if position <= self.after => continue,
-                        Some(position) => self.after = position,
-                        None => {}
+            match &mut self.source {
+                Source::Ring(number) => {
+                    let mut ring = self.hold.0.ring();
+                    match ring.take(*number) {
+                        Taken::Item(item) => {
+                            *number += 1;
+                            match item.position {
+                                Some(position) if position <= self.after => continue,
+                                Some(position) => self.after = position,
+                                None => {}
+                            }
+                            return Poll::Ready(Told::Message(item));
+                        }
+                        Taken::Nothing => {
+                            ring.wait(self.place, cx.waker());
+                            return Poll::Pending;
+                        }
+                        Taken::Gone => {}
                     }
-                    return Told::Message(item);
+                    drop(ring);
+                    self.source = Source::History;
                 }
-                // It ends with the hub only, and that is found out elsewhere
-                Taken::Nothing => drop(self.changed.changed().await),
-                Taken::Gone => self.number = None,
+                Source::History => {
+                    let read = read(self.inner.clone(), self.hold.0.clone(), self.after);
+                    self.source = Source::Reading(Box::pin(read));
+                }
+                Source::Reading(reading) => {
+                    // The hub may stop meanwhile
+                    self.hold.0.ring().wait(self.place, cx.waker());
+                    let Poll::Ready(read) = reading.as_mut().poll(cx) else { return Poll::Pending };
+                    self.source = self.go_on(read);
+                }
+                Source::Resting(changes, until) => {
+                    let mut ring = self.hold.0.ring();
+                    ring.wait(self.place, cx.waker());
+                    let is_changed = ring.changes != *changes;
+                    drop(ring);
+                    if !is_changed && until.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.source = Source::History;
+                }
             }
         }
     }
 
-    async fn read_page(&mut self) {
-        let era = self.hold.0.ring().era;
+    /// Takes a page in; where what is behind it comes from.
+    fn go_on(&mut self, Read { page, era, changes }: Read) -> Source {
         let name = &self.hold.0.name;
-        let page = {
-            let _permit = self.inner.pages.acquire().await;
-            self.inner.redis.channel_page_within(name, self.after, OWN_PAGE, OWN_PAGE_BYTES).await
-        };
-        let page = match page {
-            Ok(page) => page,
-            Err(error) => {
-                note_interruption("reading a channel", &error);
-                tokio::time::sleep(next_delay(&mut self.delays)).await;
-                return;
-            }
-        };
-        self.delays = reconnect_delays();
         if let Some(gap) = page.gap(self.after) {
             self.pending.push_back(Told::Gap { channel: name.clone(), gap });
         }
@@ -117,19 +149,46 @@ impl Cursor {
             self.after = page.after;
         }
         if page.is_more {
-            return;
+            return Source::History;
         }
         let (number, is_followed) = {
             let ring = self.hold.0.ring();
             (ring.join(page.after, era), ring.is_followed())
         };
-        self.number = number;
-        if number.is_none() && self.pending.is_empty() {
-            if is_followed {
-                // The ring has gone on meanwhile, or goes by a history that is gone
-                self.inner.repair(&self.hold.0, None);
+        match number {
+            Some(number) => return Source::Ring(number),
+            None if !self.pending.is_empty() => return Source::History,
+            // The ring has gone on meanwhile, or goes by a history that is gone
+            None if is_followed => self.inner.repair(&self.hold.0, None),
+            None => {}
+        }
+        Source::Resting(changes, Box::pin(tokio::time::sleep(LOOK_AGAIN)))
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.hold.0.ring().leave(self.place);
+    }
+}
+
+async fn read(inner: Arc<Inner>, followed: Arc<Followed>, after: Position) -> Read {
+    let mut delays = reconnect_delays();
+    loop {
+        let (era, changes) = {
+            let ring = followed.ring();
+            (ring.era, ring.changes)
+        };
+        let page = {
+            let _permit = inner.pages.acquire().await;
+            inner.redis.channel_page_within(&followed.name, after, OWN_PAGE, OWN_PAGE_BYTES).await
+        };
+        match page {
+            Ok(page) => return Read { page, era, changes },
+            Err(error) => {
+                note_interruption("reading a channel", &error);
+                tokio::time::sleep(next_delay(&mut delays)).await;
             }
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.changed.changed()).await;
         }
     }
 }

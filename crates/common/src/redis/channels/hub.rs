@@ -10,13 +10,14 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    task::Waker,
     time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, broadcast, watch},
+    sync::{Semaphore, broadcast},
     task::JoinHandle,
     time::Instant,
 };
@@ -54,6 +55,8 @@ pub(super) struct Inner {
     pub(super) redis: Redis,
     pub(super) settings: ChannelSettings,
     pub(super) stop: CancellationToken,
+    /// As `stop`, but costs readers nothing to look at. All are woken after it was set.
+    pub(super) is_stopped: AtomicBool,
     pub(super) pages: Semaphore,
     pub(super) readers: AtomicUsize,
     /// Names that are new, or all of them when some may have been missed.
@@ -68,7 +71,6 @@ pub(super) struct Inner {
 pub(super) struct Followed {
     pub(super) name: ChannelName,
     ring: Mutex<Ring>,
-    pub(super) changed: watch::Sender<()>,
     readers: Mutex<(usize, Instant)>,
     /// The message that comes next on the bare name is the one that was just heard with its position.
     owed: Mutex<Option<u64>>,
@@ -87,6 +89,13 @@ impl Drop for Hold {
 impl Followed {
     pub(super) fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has all readers look again.
+    fn tell(&self) {
+        // Woken readers want the ring
+        let waiting = self.ring().change();
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     fn readers(&self) -> MutexGuard<'_, (usize, Instant)> {
@@ -108,6 +117,7 @@ impl ChannelHub {
             redis: redis.clone(),
             settings: settings.clone(),
             stop,
+            is_stopped: AtomicBool::new(false),
             pages: Semaphore::new(PAGES_AT_ONCE),
             readers: AtomicUsize::new(0),
             names: broadcast::Sender::new(NAMES),
@@ -144,7 +154,6 @@ impl Inner {
             Arc::new(Followed {
                 name: name.clone(),
                 ring: Mutex::new(Ring::new(self.budget.clone())),
-                changed: watch::Sender::default(),
                 readers: Mutex::new((0, Instant::now())),
                 owed: Mutex::default(),
             })
@@ -164,7 +173,14 @@ impl Inner {
         self.channels.add(keys::CHANNELS.to_owned());
     }
 
-    async fn run(self: Arc<Self>, mut inbox: Inbox) {
+    async fn run(self: Arc<Self>, inbox: Inbox) {
+        self.listen(inbox).await;
+        self.is_stopped.store(true, SeqCst);
+        let all: Vec<Arc<Followed>> = self.followed().values().cloned().collect();
+        all.iter().for_each(|followed| followed.tell());
+    }
+
+    async fn listen(self: &Arc<Self>, mut inbox: Inbox) {
         let mut sweep = tokio::time::interval(self.settings.sweep);
         let mut sweeping: Option<JoinHandle<()>> = None;
         loop {
@@ -218,7 +234,7 @@ impl Inner {
         if is_next {
             ring.push(shown(&name, &message));
             drop(ring);
-            followed.changed.send_replace(());
+            followed.tell();
         } else if ring.is_under_repair || ring.head.is_none_or(|head| position > head) {
             drop(ring);
             self.repair(&followed, Some(position));
@@ -235,8 +251,8 @@ impl Inner {
             return;
         }
         let json = plain_to_json(&followed.name, payload, local_now());
-        followed.ring().push(Arc::new(Shown { channel: followed.name.clone(), position: None, json }));
-        followed.changed.send_replace(());
+        followed.ring().push(Arc::new(Shown::new(followed.name.clone(), None, &json)));
+        followed.tell();
     }
 
     /// Reads in the history what may be missing, unless that is under way.
@@ -288,7 +304,7 @@ impl Inner {
                 }
             };
             drop(permit);
-            followed.changed.send_replace(());
+            followed.tell();
             let mut ring = followed.ring();
             if !is_more && ring.wanted.is_none_or(|wanted| wanted != Position::START && Some(wanted) <= ring.head) {
                 ring.is_under_repair = false;
@@ -362,7 +378,7 @@ impl Drop for Seat {
 
 pub(super) fn shown(channel: &ChannelName, message: &Stored) -> Arc<Shown> {
     let json = message.to_json(channel);
-    Arc::new(Shown { channel: channel.clone(), position: Some(message.position), json })
+    Arc::new(Shown::new(channel.clone(), Some(message.position), &json))
 }
 
 fn fingerprint(bytes: &[u8]) -> u64 {

@@ -89,10 +89,14 @@ impl Redis {
         // The epoch is that of the very connection: a server that came back with less is another connection
         let (connection, epoch) = self.pinned_with_epoch().await?;
         let most = settings.retention.of(channel).messages;
-        call.arg(epoch).arg(most).arg(settings.history_ttl.as_millis().to_string());
-        call.arg(registry::note_again_after(settings).as_millis().to_string()).arg(u8::from(is_registered));
+        call.arg(epoch).arg(most).arg(most.max(settings.retention.cap().messages));
+        call.arg(settings.history_ttl.as_millis().to_string());
+        call.arg(registry::note_again_after(settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
-        call.arg(message.attributes.as_deref().unwrap_or_default()).arg(most.max(settings.retention.cap().messages));
+        call.arg(message.attributes.as_deref().unwrap_or_default());
+        if is_registered {
+            call.arg(1);
+        }
         Ok(self.run_pinned(&call, connection).await?)
     }
 }

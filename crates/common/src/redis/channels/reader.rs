@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    pin::Pin,
-    sync::Arc,
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    task::{Context, Poll},
 };
 
-use futures_util::{Stream, stream};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio_stream::{StreamExt, StreamMap};
 
 use super::{
     cursor::{Cursor, Told},
@@ -42,7 +41,9 @@ pub enum Start {
 /// A reader. What it holds of messages is bounded, however slow it is.
 pub struct Reader {
     hub: Arc<Inner>,
-    streams: StreamMap<ChannelName, Pin<Box<dyn Stream<Item = Told> + Send>>>,
+    cursors: Vec<(ChannelName, Cursor)>,
+    /// The cursor that is asked first.
+    turn: usize,
     positions: BTreeMap<ChannelName, Position>,
     patterns: Vec<ChannelPattern>,
     names: Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
@@ -62,7 +63,8 @@ impl ChannelHub {
         Some(Reader {
             _seat: self.0.take_seat()?,
             hub: self.0.clone(),
-            streams: StreamMap::new(),
+            cursors: Vec::new(),
+            turn: 0,
             positions: BTreeMap::new(),
             patterns: Vec::new(),
             names: None,
@@ -81,10 +83,10 @@ impl Reader {
     /// # Errors
     /// Redis is unavailable.
     pub async fn add(&mut self, channel: &ChannelName, start: Start) -> StoreResult<Result<(), TooManyRead>> {
-        if self.streams.contains_key(channel) {
+        if self.positions.contains_key(channel) {
             return Ok(Ok(()));
         }
-        if self.streams.len() >= MOST_CHANNELS {
+        if self.cursors.len() >= MOST_CHANNELS {
             return Ok(Err(TooManyRead));
         }
         let hold = self.hub.follow(channel);
@@ -99,9 +101,7 @@ impl Reader {
                 }
             }
         };
-        let cursor = Cursor::new(&self.hub, hold, after);
-        let told = stream::unfold(cursor, async |mut cursor| Some((cursor.next().await, cursor)));
-        self.streams.insert(channel.clone(), Box::pin(told));
+        self.cursors.push((channel.clone(), Cursor::new(&self.hub, hold, after)));
         self.positions.insert(channel.clone(), after);
         Ok(Ok(()))
     }
@@ -138,8 +138,8 @@ impl Reader {
 
     /// Reads a channel no more; false if it was not read.
     pub fn remove(&mut self, channel: &ChannelName) -> bool {
-        self.positions.remove(channel);
-        self.streams.remove(channel).is_some()
+        self.cursors.retain(|(name, _)| name != channel);
+        self.positions.remove(channel).is_some()
     }
 
     /// Reads what fits a pattern no more, unless it fits another one that is read; false if it was not read.
@@ -163,7 +163,6 @@ impl Reader {
 
     /// What comes next. A call that is given up loses nothing.
     pub async fn next(&mut self) -> Told {
-        let stop = self.hub.stop.clone();
         loop {
             if let Err(error) = self.join_new().await {
                 // The next sweep names them again
@@ -174,26 +173,32 @@ impl Reader {
             if let Some(channel) = self.newly_left_out.pop() {
                 return Told::LeftOut(channel);
             }
+            let Self { hub, names, cursors, turn, .. } = self;
+            let is_idle = cursors.is_empty();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Told::Stopped,
-                heard = new_names(&mut self.names) => match heard {
+                heard = new_names(names) => match heard {
                     Some(names) => self.note_names(&names),
                     None => self.is_list_due = true,
                 },
-                Some((channel, told)) = self.streams.next() => {
-                    if let Told::Message(message) = &told && let Some(position) = message.position {
-                        self.positions.insert(channel, position);
+                told = poll_fn(|cx| poll_all(hub, cursors, turn, cx)) => {
+                    if let Told::Message(message) = &told
+                        && let Some(position) = message.position
+                        && let Some(known) = self.positions.get_mut(&message.channel)
+                    {
+                        *known = position;
                     }
                     return told;
                 }
+                // Nobody else would wake it
+                () = hub.stop.cancelled(), if is_idle => return Told::Stopped,
             }
         }
     }
 
     fn note_names(&mut self, names: &[ChannelName]) {
         let is_new = |name: &&ChannelName| {
-            !self.streams.contains_key(*name)
+            !self.positions.contains_key(*name)
                 && !self.left_out.contains(*name)
                 && self.patterns.iter().any(|pattern| pattern.fits(name))
         };
@@ -216,6 +221,23 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What comes next in any of them, each in its turn.
+fn poll_all(hub: &Inner, cursors: &mut [(ChannelName, Cursor)], turn: &mut usize, cx: &mut Context<'_>) -> Poll<Told> {
+    let is_stopped = || hub.is_stopped.load(SeqCst);
+    if is_stopped() {
+        return Poll::Ready(Told::Stopped);
+    }
+    for offset in 0..cursors.len() {
+        let index = (*turn + offset) % cursors.len();
+        if let Poll::Ready(told) = cursors[index].1.poll_next(cx) {
+            *turn = index + 1;
+            return Poll::Ready(told);
+        }
+    }
+    // From here on the cursors are woken when it is set
+    if is_stopped() { Poll::Ready(Told::Stopped) } else { Poll::Pending }
 }
 
 /// Never comes for who reads no pattern.

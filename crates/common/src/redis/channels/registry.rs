@@ -9,7 +9,7 @@ use crate::{
     settings::ChannelSettings,
 };
 
-/// How long a channel that is in use goes without being noted again.
+/// How long a channel that is in use goes without being noted again, and without its TTLs being set.
 pub(super) fn note_again_after(settings: &ChannelSettings) -> Duration {
     settings.history_ttl / 4
 }

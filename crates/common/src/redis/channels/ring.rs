@@ -5,11 +5,16 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::Waker,
 };
+
+use bytes::Bytes;
+use slab::Slab;
 
 use crate::{message::Position, name::ChannelName};
 
@@ -23,8 +28,39 @@ pub struct Shown {
     pub channel: ChannelName,
     /// Its position; none if it was published with plain Redis.
     pub position: Option<Position>,
+    /// Made once for all readers: the event, and where in it the fields without the id and the message begin.
+    event: Bytes,
+    fields: usize,
+    json: Range<usize>,
+}
+
+impl Shown {
+    /// A message that clients see as `json`, which must be on one line.
+    pub(super) fn new(channel: ChannelName, position: Option<Position>, json: &str) -> Self {
+        let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
+        let begin = format!("{id}event: message\ndata: ");
+        let end = begin.len() + json.len();
+        let event = Bytes::from([&begin, json, "\n\n"].concat());
+        Self { channel, position, event, fields: id.len(), json: begin.len()..end }
+    }
+
     /// The message as clients see it, on one line.
-    pub json: String,
+    #[must_use]
+    pub fn json(&self) -> &str {
+        std::str::from_utf8(&self.event[self.json.clone()]).unwrap_or_default()
+    }
+
+    /// The same as a server-sent event, with its position as id if it has one.
+    #[must_use]
+    pub fn event(&self) -> Bytes {
+        self.event.clone()
+    }
+
+    /// The event without an id.
+    #[must_use]
+    pub fn event_without_id(&self) -> Bytes {
+        self.event.slice(self.fields..)
+    }
 }
 
 /// What a ring may hold.
@@ -54,6 +90,10 @@ pub(super) struct Ring {
     /// The newest position heard of while the history is being read.
     pub(super) wanted: Option<Position>,
     pub(super) is_under_repair: bool,
+    /// Grows whenever readers should look again.
+    pub(super) changes: u64,
+    /// One place for each reader; who is in it is woken by the next change.
+    waiting: Slab<Option<Waker>>,
 }
 
 /// What is at a number.
@@ -76,6 +116,8 @@ impl Ring {
             era: 0,
             wanted: None,
             is_under_repair: false,
+            changes: 0,
+            waiting: Slab::new(),
         }
     }
 
@@ -128,6 +170,30 @@ impl Ring {
         Some(self.first + u64::try_from(skipped).unwrap_or_default())
     }
 
+    /// A place to wait in, for a reader.
+    pub(super) fn enter(&mut self) -> usize {
+        self.waiting.insert(None)
+    }
+
+    pub(super) fn leave(&mut self, place: usize) {
+        self.waiting.try_remove(place);
+    }
+
+    /// Has a reader woken by the next change. Whoever holds the ring when it looks and then waits misses none.
+    pub(super) fn wait(&mut self, place: usize, waker: &Waker) {
+        match self.waiting.get_mut(place) {
+            Some(Some(known)) => known.clone_from(waker),
+            Some(none) => *none = Some(waker.clone()),
+            None => {}
+        }
+    }
+
+    /// Something has changed: who is to be woken.
+    pub(super) fn change(&mut self) -> Vec<Waker> {
+        self.changes += 1;
+        self.waiting.iter_mut().filter_map(|(_, waker)| waker.take()).collect()
+    }
+
     pub(super) fn is_followed(&self) -> bool {
         self.base.is_some()
     }
@@ -140,7 +206,7 @@ impl Drop for Ring {
 }
 
 fn size(item: &Shown) -> usize {
-    item.json.len() + OVERHEAD_BYTES
+    item.event.len() + OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -153,7 +219,9 @@ mod tests {
 
     fn item(sequence: Option<u64>, length: usize) -> Arc<Shown> {
         let channel = "c".parse().expect("a name");
-        Arc::new(Shown { channel, position: sequence.map(at), json: "x".repeat(length) })
+        let shown = Shown::new(channel, sequence.map(at), "");
+        let filling = "x".repeat(length.saturating_sub(shown.event.len()));
+        Arc::new(Shown::new(shown.channel, shown.position, &filling))
     }
 
     fn ring(each: usize, all: usize) -> Ring {
@@ -210,6 +278,42 @@ mod tests {
         other.push(item(Some(1), 1));
         assert!(other.items.is_empty() && other.head == Some(at(1)), "there is no room for it");
         drop((ring, other));
+    }
+
+    #[test]
+    fn a_message_is_an_event_with_its_id_or_without() {
+        let event = |shown: &Shown| [shown.event(), shown.event_without_id()].map(|bytes| bytes.to_vec());
+        let shown = Shown::new("c".parse().expect("a name"), Some(at(7)), r#"{"data":"饭"}"#);
+        let fields = "event: message\ndata: {\"data\":\"饭\"}\n\n";
+        assert_eq!(event(&shown), [format!("id: 5-7\n{fields}").into_bytes(), fields.into()]);
+        assert_eq!(shown.json(), r#"{"data":"饭"}"#);
+        let plain = Shown::new(shown.channel, None, "{}");
+        assert_eq!(event(&plain), [b"event: message\ndata: {}\n\n"; 2]);
+    }
+
+    #[test]
+    fn a_change_wakes_once_who_waits_and_nobody_who_left() {
+        let mut ring = ring(10_000, 10_000);
+        let (task, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let (stays, leaves) = (ring.enter(), ring.enter());
+        ring.wait(stays, &other.clone().into());
+        ring.wait(stays, &task.clone().into());
+        ring.wait(leaves, &other.clone().into());
+        ring.leave(leaves);
+        for _ in 0..2 {
+            ring.change().into_iter().for_each(Waker::wake);
+        }
+        assert_eq!((task.0.load(Relaxed), other.0.load(Relaxed), ring.changes), (1, 0, 2));
+        assert_eq!(ring.enter(), leaves, "places are used again");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
     }
 
     #[test]
