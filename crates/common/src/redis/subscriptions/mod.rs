@@ -124,10 +124,11 @@ impl Subscriptions {
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
             let found = String::from_utf8(raw).ok().and_then(|raw| Some((read(&raw)?, raw)));
             // One under another's name would be served twice
-            match found.filter(|(subscription, _)| subscription.name.as_str().as_bytes() == name) {
-                Some(found) => known.subscriptions.push(found),
-                None => tracing::warn!(name = printable(&name), "a subscription that cannot be read is left alone"),
+            let found = found.filter(|(subscription, _)| subscription.name.as_str().as_bytes() == name);
+            if found.is_none() {
+                tracing::warn!(name = printable(&name), "a subscription that cannot be read is left alone");
             }
+            known.subscriptions.extend(found);
         }
         known.subscriptions.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         Ok(known)
