@@ -180,7 +180,9 @@ impl Reader {
         let given = match read {
             Ok(given) => given,
             Err(error) => {
-                channels.into_iter().for_each(|channel| self.ready.push(channel));
+                for channel in channels {
+                    self.ready.push(channel);
+                }
                 return Err(error);
             }
         };

@@ -177,7 +177,9 @@ impl Inner {
         self.listen(inbox).await;
         self.is_stopped.store(true, SeqCst);
         let all: Vec<Arc<Followed>> = self.followed().values().cloned().collect();
-        all.iter().for_each(|followed| followed.tell());
+        for followed in &all {
+            followed.tell();
+        }
     }
 
     async fn listen(self: &Arc<Self>, mut inbox: Inbox) {
