@@ -80,14 +80,14 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
 
 /// What a subscription delivered.
 fn add(report: &mut Report, Delivered { name, tally }: &Delivered) {
-    report.add(&format!("{name}: messages delivered"), whole(tally.accepted), "");
+    report.add(format!("{name}: messages delivered"), whole(tally.accepted), "");
     for (cause, count) in &tally.again {
         let why = match cause {
             Cause::NotAccepted => "after a request that was not accepted".to_owned(),
             Cause::Broken(fault) => format!("though accepted, around {}", fault.name()),
             Cause::Unexplained => "though accepted, for no known reason".to_owned(),
         };
-        report.add(&format!("{name}: delivered again {why}"), whole(*count), "");
+        report.add(format!("{name}: delivered again {why}"), whole(*count), "");
     }
     for text in tally.unexplained.iter().take(MOST_DETAILS) {
         report.note(format!("{name}: {text}"));
