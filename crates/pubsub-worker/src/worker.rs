@@ -20,11 +20,12 @@ use common::{
     telemetry,
     time::Millis,
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands, follow,
-    subscriptions::{self, Bell, Process},
+    subscriptions::{self, Bell, LOOKS_AT_ONCE, Process},
     targets::Means,
 };
 
@@ -100,6 +101,7 @@ async fn deliver(settings: &Settings, jobs: Jobs, commands: Arc<InForce<Commands
         there_since,
         crash_budget: settings.jobs.crash_budget,
         abandon: CancellationToken::new(),
+        looks: Semaphore::new(LOOKS_AT_ONCE),
         jobs,
     };
     subscriptions::run(Arc::new(process), worker.shutdown_grace, stop).await;

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use common::{
@@ -25,6 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Rings that were heard and not passed on yet. More are dropped, and found out later.
 const BUFFER: usize = 4096;
+
+/// All doors are rung at in this time, unless there are very many.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// Those with many channels ask Redis a lot when they are rung at for everything.
+const BETWEEN_DOORS: Duration = Duration::from_millis(50);
 
 /// Rings for subscriptions. Clone it freely.
 #[derive(Clone)]
@@ -57,6 +63,8 @@ pub(crate) struct Ring {
     pub(crate) channels: BTreeSet<ChannelName>,
     /// In all channels, and there may be other channels.
     pub(crate) everywhere: bool,
+    /// A worker may have given messages back.
+    pub(crate) given_back: bool,
 }
 
 /// Where a subscription is rung for.
@@ -101,8 +109,9 @@ impl Bell {
             match heard {
                 Heard::Message { channel, payload } if channel == keys::WAKE => {
                     if Wake::decode(&payload) == Some(Wake::Subscriptions) {
+                        // One that was changed begins anew; of the others only what was given back concerns anybody
                         self.0.list_changed.notify_one();
-                        self.everywhere();
+                        self.given_back();
                     }
                 }
                 Heard::Message { channel, payload } if channel == keys::CHANNELS => {
@@ -155,10 +164,33 @@ impl Bell {
         }
     }
 
-    /// Rings for everything.
-    pub(crate) fn everywhere(&self) {
+    fn everywhere(&self) {
         for (_, rung) in self.doors().all.values() {
             rung.ring(|ring| ring.everywhere = true);
+        }
+    }
+
+    fn given_back(&self) {
+        for (_, rung) in self.doors().all.values() {
+            rung.ring(|ring| ring.given_back = true);
+        }
+    }
+
+    /// Rings for everything every so often, at one door after the other, until `stop` is cancelled: rings can be missed.
+    pub(crate) async fn sweep(self, stop: CancellationToken) {
+        loop {
+            let doors: Vec<Arc<Rung>> = self.doors().all.values().map(|(_, rung)| rung.clone()).collect();
+            let count = u32::try_from(doors.len()).unwrap_or(u32::MAX).max(1);
+            let pause = (SWEEP_EVERY / count).max(BETWEEN_DOORS);
+            for door in doors {
+                door.ring(|ring| ring.everywhere = true);
+                if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return;
+                }
+            }
+            if count == 1 && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
         }
     }
 }
@@ -175,7 +207,7 @@ impl Door {
     pub(crate) async fn rung(&self) -> Ring {
         loop {
             let ring = std::mem::take(&mut *self.rung.for_what.lock().unwrap_or_else(PoisonError::into_inner));
-            if ring.everywhere || !ring.channels.is_empty() {
+            if ring.everywhere || ring.given_back || !ring.channels.is_empty() {
                 return ring;
             }
             self.rung.notify.notified().await;

@@ -191,12 +191,16 @@ impl Broadcast {
             position
         } else {
             let since = self.at().there_since;
+            let _look = runner.look().await;
             let begin = runner.store().broadcast_begin(&runner.subscription, channel, since).await?;
             self.at().set(channel, begin);
             begin
         };
         loop {
-            let page = redis.channel_page(channel, after, AT_ONCE).await?;
+            let page = {
+                let _look = runner.look().await;
+                redis.channel_page(channel, after, AT_ONCE).await?
+            };
             if let Some(gap) = page.gap(after) {
                 runner.note_gap(channel, &gap);
             }

@@ -8,7 +8,7 @@ use std::{
 
 use common::{
     name::ChannelName,
-    redis::{next_delay, note_interruption, reconnect_delays},
+    redis::{StoreResult, next_delay, note_interruption, reconnect_delays},
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -48,7 +48,7 @@ where
                     find = Some(Duration::ZERO);
                 }
             }
-            () = after(find) => match runner.store().channels_of(&runner.subscription).await {
+            () = after(find) => match channels(runner).await {
                 Ok(channels) => {
                     (find, delays) = (None, reconnect_delays());
                     let before = std::mem::replace(&mut known, channels.iter().cloned().collect());
@@ -75,6 +75,11 @@ where
         }
     }
     while tasks.join_next().await.is_some() {}
+}
+
+async fn channels(runner: &Runner) -> StoreResult<Vec<ChannelName>> {
+    let _look = runner.look().await;
+    runner.store().channels_of(&runner.subscription).await
 }
 
 async fn after(delay: Option<Duration>) {

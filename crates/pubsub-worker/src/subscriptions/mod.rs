@@ -31,11 +31,11 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use bell::Bell;
-pub(crate) use runner::Process;
 use runner::Runner;
+pub(crate) use runner::{LOOKS_AT_ONCE, Process};
 
-/// Rings and changes can be missed: everything is looked at again this often.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// Changes can be missed: the list is looked at again this often.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How often it is tried to sweep up after a subscription that was removed, with pauses of up to a second.
 const SWEEPS: usize = 60;
 /// After the grace: time for what is under way to be given back.
@@ -46,11 +46,12 @@ pub(crate) async fn run(process: Arc<Process>, grace: Duration, stop: Cancellati
     let mut subscriptions =
         Running { process: process.clone(), runners: HashMap::new(), known: Vec::new(), leaving: TaskTracker::new() };
     let mut delays = reconnect_delays();
+    tokio::spawn(process.bell.clone().sweep(stop.clone()));
     while !stop.is_cancelled() {
         let wait = match subscriptions.look().await {
             Ok(()) => {
                 delays = reconnect_delays();
-                SWEEP_EVERY
+                LOOK_EVERY
             }
             Err(error) => {
                 note_interruption("looking for subscriptions", &error);
@@ -60,7 +61,7 @@ pub(crate) async fn run(process: Arc<Process>, grace: Duration, stop: Cancellati
         tokio::select! {
             () = stop.cancelled() => {}
             () = process.bell.list_changed() => {}
-            () = tokio::time::sleep(wait) => process.bell.everywhere(),
+            () = tokio::time::sleep(wait) => {}
         }
     }
     let ending = subscriptions.stop();

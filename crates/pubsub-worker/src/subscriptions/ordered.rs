@@ -111,7 +111,10 @@ impl Lane {
     async fn drain(&self) -> StoreResult<Again> {
         let (runner, lease) = (&self.runner, self.runner.lease());
         let (store, subscription, channel) = (runner.store(), &runner.subscription, &self.channel);
-        let mut taken = store.take_in_order(subscription, channel, runner.worker(), lease).await?;
+        let mut taken = {
+            let _look = runner.look().await;
+            store.take_in_order(subscription, channel, runner.worker(), lease).await?
+        };
         loop {
             match taken {
                 InOrder::Next { held, messages, gap, failures } => {

@@ -22,7 +22,7 @@ use common::{
     time::Millis,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,13 @@ pub(crate) struct Process {
     pub(crate) crash_budget: u32,
     /// Cancelled when the grace is over: what is under way is given back.
     pub(crate) abandon: CancellationToken,
+    /// Looks for messages that are under way at a time: hundreds of subscriptions with hundreds of channels each that look all at
+    /// once must not wait for each other until their connection counts as broken.
+    pub(crate) looks: Semaphore,
 }
+
+/// See [`Process::looks`].
+pub(crate) const LOOKS_AT_ONCE: usize = 16;
 
 /// Delivers one subscription.
 pub(crate) struct Runner {
@@ -83,6 +89,11 @@ impl Runner {
 
     pub(crate) fn store(&self) -> &Subscriptions {
         &self.process.store
+    }
+
+    /// Waits until this process may look into Redis once more. To be held while it does.
+    pub(crate) async fn look(&self) -> Option<SemaphorePermit<'_>> {
+        self.process.looks.acquire().await.ok()
     }
 
     pub(crate) fn worker(&self) -> &WorkerId {

@@ -123,6 +123,9 @@ impl Reader {
                 if ring.everywhere {
                     self.find_channels().await?;
                 }
+                if ring.given_back {
+                    self.look_at = Instant::now();
+                }
                 for channel in ring.channels {
                     self.know(&channel);
                     self.ready.push(channel);
@@ -139,7 +142,10 @@ impl Reader {
 
     /// All channels may have something, and there may be others.
     async fn find_channels(&mut self) -> StoreResult<()> {
-        let found = self.runner.store().channels_of(&self.runner.subscription).await?;
+        let found = {
+            let _look = self.runner.look().await;
+            self.runner.store().channels_of(&self.runner.subscription).await?
+        };
         let gone: Vec<ChannelName> = {
             let found: HashSet<&ChannelName> = found.iter().collect();
             self.channels.iter().filter(|channel| !found.contains(channel)).cloned().collect()
@@ -176,7 +182,9 @@ impl Reader {
         }
         let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNELS_AT_ONCE).collect();
         let (runner, subscription) = (self.runner.clone(), &self.runner.subscription);
+        let look = runner.look().await;
         let read = runner.store().read(subscription, &channels, runner.worker(), places.len()).await;
+        drop(look);
         let given = match read {
             Ok(given) => given,
             Err(error) => {
@@ -208,8 +216,10 @@ impl Reader {
         if let Some(gap) = &given.gap {
             self.runner.note_gap(&channel, gap);
         }
-        let is_open =
-            !given.is_closed || self.runner.store().open(&self.runner.subscription, &channel).await?.is_some();
+        let is_open = !given.is_closed || {
+            let _look = self.runner.look().await;
+            self.runner.store().open(&self.runner.subscription, &channel).await?.is_some()
+        };
         for message in given.messages {
             self.deliver(channel.clone(), message, 1, places.pop()).await;
         }
@@ -224,7 +234,11 @@ impl Reader {
     async fn take_over(&mut self, silent: Duration, own: bool) -> StoreResult<()> {
         let runner = self.runner.clone();
         let (of, channels) = (own.then(|| runner.worker()), self.channels.iter().cloned().collect::<Vec<_>>());
-        for channel in runner.store().with_silent(&runner.subscription, &channels, silent, of).await? {
+        let silent_in = {
+            let _look = runner.look().await;
+            runner.store().with_silent(&runner.subscription, &channels, silent, of).await?
+        };
+        for channel in silent_in {
             loop {
                 let mut places: Vec<OwnedSemaphorePermit> =
                     std::iter::from_fn(|| runner.another_place()).take(MESSAGES_AT_ONCE).collect();
