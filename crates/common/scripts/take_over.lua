@@ -18,12 +18,9 @@ end
 local entries, times, lost, bytes = {}, {}, {}, 0
 for _, item in ipairs(waiting) do
   if bytes >= tonumber(ARGV[5]) then break end
-  local claim = { 'XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], item[1] }
   -- Whoever finds its own has not vanished
-  if ARGV[6] == ARGV[2] then
-    claim[7], claim[8] = 'RETRYCOUNT', item[4]
-  end
-  local claimed = redis.call(unpack(claim))
+  local count = ARGV[6] == ARGV[2] and { 'RETRYCOUNT', item[4] } or {}
+  local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], item[1], unpack(count))
   local entry = claimed[1]
   if entry then
     entries[#entries + 1] = entry

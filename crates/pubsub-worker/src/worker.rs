@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands, follow,
-    subscriptions::{self, Bell, LOOKS_AT_ONCE, Process},
+    subscriptions::{self, Bell, LOOKS_AT_ONCE, Process, ROOM_KIB},
     targets::Means,
 };
 
@@ -102,6 +102,7 @@ async fn deliver(settings: &Settings, jobs: Jobs, commands: Arc<InForce<Commands
         crash_budget: settings.jobs.crash_budget,
         abandon: CancellationToken::new(),
         looks: Semaphore::new(LOOKS_AT_ONCE),
+        room: Arc::new(Semaphore::new(ROOM_KIB)),
         jobs,
     };
     subscriptions::run(Arc::new(process), worker.shutdown_grace, stop).await;

@@ -192,7 +192,7 @@ async fn a_worker_finds_what_it_was_handed_without_hearing_of_it() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_is_taken_over_at_once_and_does_not_count_as_handed_out_again() {
+async fn what_is_given_back_is_taken_over_at_once_as_if_it_had_never_been_handed_out() {
     let desk = Desk::start();
     let c = channel("c");
     let subscription = desk.put(&beginning("c", "new")).await;
@@ -202,7 +202,7 @@ async fn what_is_given_back_is_taken_over_at_once_and_does_not_count_as_handed_o
     let back: Vec<_> = positions[..2].iter().map(|position| (c.clone(), *position)).collect();
     desk.store.give_back(&subscription, &worker_id("w"), &back).await.expect("redis runs");
     let over = take_over(&desk, &subscription, None, "v", Duration::from_hours(1)).await;
-    assert_eq!(taken(&over), [(positions[1], 1)], "neither what is done with nor what is kept");
+    assert_eq!(taken(&over), [(positions[1], 0)], "neither what is done with nor what is kept, and nobody vanished");
 }
 
 #[tokio::test]

@@ -120,6 +120,30 @@ async fn messages_of_a_worker_that_is_killed_are_taken_over() {
     assert_eq!(receiver.requests().len(), 6);
 }
 
+#[tokio::test]
+async fn a_message_that_every_worker_vanishes_with_is_a_dead_letter() {
+    let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
+    let receiver = Receiver::start([Reply::Hang].into_iter().chain(ok(10))).await;
+    let no_budget = ("GALLEY__JOBS__CRASH_BUDGET", "0");
+    let doomed = worker(&kit, &[no_budget]).await;
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "ack_deadline_ms": SHORT })).await;
+    publish(&kit, "c", "text/plain", "deadly").await;
+    receiver.has_requests(1).await;
+    doomed.kill();
+    let _heir = worker(&kit, &[no_budget]).await;
+    publish(&kit, "c", "text/plain", "harmless").await;
+    eventually_for(std::time::Duration::from_secs(30), "it is a dead letter", || async {
+        (progress(&kit, "hook").await["dead"] == json!(1)).then_some(())
+    })
+    .await;
+    let dead: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
+    let job = &dead["jobs"][0];
+    assert_eq!(job["args"][0]["body"], json!("deadly"));
+    assert_eq!(job["errors"][0]["code"], json!("crash_budget_exhausted"), "{job}");
+    assert_eq!(receiver.requests().len(), 2, "nobody else had it, and the other one was delivered");
+}
+
 fn ok(times: usize) -> impl Iterator<Item = Reply> {
     std::iter::repeat_with(|| Reply::ok("1")).take(times)
 }

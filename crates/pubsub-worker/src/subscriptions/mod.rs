@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use bell::Bell;
 use runner::Runner;
-pub(crate) use runner::{LOOKS_AT_ONCE, Process};
+pub(crate) use runner::{LOOKS_AT_ONCE, Process, ROOM_KIB};
 
 /// Changes can be missed: the list is looked at again this often.
 const LOOK_EVERY: Duration = Duration::from_secs(15);

@@ -53,7 +53,12 @@ pub(crate) struct Process {
     /// Looks for messages that are under way at a time: hundreds of subscriptions with hundreds of channels each that look all at
     /// once must not wait for each other until their connection counts as broken.
     pub(crate) looks: Semaphore,
+    /// Room for messages that are under way, in kibibytes.
+    pub(crate) room: Arc<Semaphore>,
 }
+
+/// See [`Process::room`]: messages of a mebibyte, a thousand of them at a time, must not be more than a worker has memory for.
+pub(crate) const ROOM_KIB: usize = 128 * 1024;
 
 /// See [`Process::looks`].
 pub(crate) const LOOKS_AT_ONCE: usize = 16;
@@ -89,6 +94,12 @@ impl Runner {
 
     pub(crate) fn store(&self) -> &Subscriptions {
         &self.process.store
+    }
+
+    /// Waits until there is room for so many bytes more; none when this runner stops.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let room = self.process.room.clone().acquire_many_owned(kibibytes(bytes));
+        self.stop.run_until_cancelled(room).await?.ok()
     }
 
     /// Waits until this process may look into Redis once more. To be held while it does.
@@ -259,6 +270,11 @@ impl Runner {
             gap.write(data);
         });
     }
+}
+
+/// Kibibytes, begun ones counting as whole, within the room that there is.
+pub(crate) fn kibibytes(bytes: usize) -> u32 {
+    u32::try_from((bytes / 1024 + 1).min(ROOM_KIB)).unwrap_or(u32::MAX)
 }
 
 /// A failure as the history of a job has it.

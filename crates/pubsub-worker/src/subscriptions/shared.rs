@@ -12,7 +12,7 @@ use common::{
     name::ChannelName,
     redis::{
         StoreError, StoreResult, next_delay, note_interruption, reconnect_delays,
-        subscriptions::{Done, Given},
+        subscriptions::{BYTES_AT_ONCE, Done, Given},
     },
 };
 use tokio::{
@@ -21,7 +21,11 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{bell::Door, lanes::Line, runner::Runner};
+use super::{
+    bell::Door,
+    lanes::Line,
+    runner::{Runner, kibibytes},
+};
 use crate::targets::{Failure, NotDelivered};
 
 /// Channels that are read in one go.
@@ -35,6 +39,9 @@ const SOONEST_LOOK: Duration = Duration::from_secs(5);
 const LATEST_LOOK: Duration = Duration::from_secs(30);
 /// Between two looks for workers that can be forgotten, and how long such a one was silent.
 const FORGET: Duration = Duration::from_hours(1);
+
+/// What a message takes up while it is under way: a place, and room for its bytes.
+type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 /// Where a message is.
 type Place = (ChannelName, Position);
@@ -182,6 +189,7 @@ impl Reader {
         }
         let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNELS_AT_ONCE).collect();
         let (runner, subscription) = (self.runner.clone(), &self.runner.subscription);
+        let Some(mut room) = runner.room(BYTES_AT_ONCE).await else { return Ok(()) };
         let look = runner.look().await;
         let read = runner.store().read(subscription, &channels, runner.worker(), places.len()).await;
         drop(look);
@@ -197,7 +205,7 @@ impl Reader {
         let looked_at: HashSet<usize> = given.iter().map(|given| given.number).collect();
         for given in given {
             let Some(channel) = channels.get(given.number).cloned() else { continue };
-            self.start(channel, given, &mut places).await?;
+            self.start(channel, given, &mut places, &mut room).await?;
         }
         for (number, channel) in channels.into_iter().enumerate() {
             if !looked_at.contains(&number) {
@@ -212,6 +220,7 @@ impl Reader {
         channel: ChannelName,
         given: Given,
         places: &mut Vec<OwnedSemaphorePermit>,
+        room: &mut OwnedSemaphorePermit,
     ) -> StoreResult<()> {
         if let Some(gap) = &given.gap {
             self.runner.note_gap(&channel, gap);
@@ -221,7 +230,8 @@ impl Reader {
             self.runner.store().open(&self.runner.subscription, &channel).await?.is_some()
         };
         for message in given.messages {
-            self.deliver(channel.clone(), message, 1, places.pop()).await;
+            let share = room.split(kibibytes(message.body.len()) as usize);
+            self.deliver(channel.clone(), message, 0, (places.pop(), share)).await;
         }
         // One without a history rings when it has one
         if given.is_more || given.is_closed && is_open {
@@ -264,7 +274,9 @@ impl Reader {
                     }
                     started += 1;
                     tracing::info!(subscription = %runner.subscription.name, %channel, id = %message.position, times, "taken over");
-                    self.deliver(channel.clone(), message, times, places.pop()).await;
+                    // Its own were handed out to itself
+                    let vanished = if own { times.saturating_sub(1) } else { times };
+                    self.deliver(channel.clone(), message, vanished, (places.pop(), None)).await;
                 }
                 // Its own come again as long as it has them
                 if is_whole || own && started == 0 {
@@ -275,8 +287,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Starts to deliver a message that was handed out so many times.
-    async fn deliver(&self, channel: ChannelName, message: Stored, times: u32, place: Option<OwnedSemaphorePermit>) {
+    /// Starts to deliver a message with which so many workers have vanished.
+    async fn deliver(&self, channel: ChannelName, message: Stored, vanished: u32, held: Held) {
         let key = (channel.clone(), message.position);
         if !self.shared.in_flight().insert(key.clone()) {
             return;
@@ -288,8 +300,8 @@ impl Reader {
         }
         let (runner, notes) = (self.runner.clone(), self.notes.clone());
         self.tasks.spawn(async move {
-            let done = deliver(&runner, &channel, &message, times).await;
-            drop(place);
+            let done = deliver(&runner, &channel, &message, vanished).await;
+            drop(held);
             // Without a note it is given back at the end
             if let Some(done) = done {
                 let _ = notes.send((key, done)).await;
@@ -299,11 +311,11 @@ impl Reader {
 }
 
 /// Delivers a message, or lets it go on as a job; none if neither could be done.
-async fn deliver(runner: &Runner, channel: &ChannelName, message: &Stored, times: u32) -> Option<Done> {
-    if times > runner.process.crash_budget + 1 {
-        let problem = format!("{} workers vanished while they had this message", times - 1);
+async fn deliver(runner: &Runner, channel: &ChannelName, message: &Stored, vanished: u32) -> Option<Done> {
+    if vanished > runner.process.crash_budget {
+        let problem = format!("{vanished} workers vanished while they had this message");
         let why = Failure::hopeless("crash_budget_exhausted", problem);
-        return runner.hand_on(channel, message, &why, times).await.then_some(Done::HandedOn);
+        return runner.hand_on(channel, message, &why, vanished).await.then_some(Done::HandedOn);
     }
     match runner.deliver(channel, message, 1).await {
         Ok(()) => Some(Done::Delivered),

@@ -50,7 +50,7 @@ pub use ordered::{Held, InOrder};
 pub use position::Opened;
 pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
 pub use put::{NotPut, Put};
-pub use shared::{Done, Given, TakenOver};
+pub use shared::{BYTES_AT_ONCE, Done, Given, TakenOver};
 
 /// How often a change is tried while others change the same subscription.
 const ATTEMPTS: usize = 16;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// About the bytes of messages that are handed out in one go.
-const BYTES_AT_ONCE: usize = 4 << 20;
+pub const BYTES_AT_ONCE: usize = 4 << 20;
 /// Messages that are acknowledged in one call.
 const ACKED_AT_ONCE: usize = 1_000;
 /// Channels that are looked at in one call for messages of silent workers.
@@ -58,7 +58,7 @@ pub struct Given {
 /// Messages of a worker that was silent.
 #[derive(Debug, Default)]
 pub struct TakenOver {
-    /// The messages, and how often each was handed out before.
+    /// The messages, and how often each was handed out before, unless it was given back since.
     pub messages: Vec<(Stored, u32)>,
     /// They were handed out, not done with, and are not kept any more.
     pub lost: Vec<Position>,
@@ -176,7 +176,9 @@ impl Subscriptions {
         let mut pipeline = redis::pipe();
         for (channel, position) in messages {
             pipeline.cmd("XCLAIM").arg(keys::history(channel)).arg(subscription.group()).arg(worker.as_str());
-            pipeline.arg(0).arg(position.to_string()).arg("IDLE").arg(SILENT_MS).arg("JUSTID").ignore();
+            pipeline.arg(0).arg(position.to_string()).arg("IDLE").arg(SILENT_MS);
+            // Nobody has vanished
+            pipeline.arg("RETRYCOUNT").arg(0).arg("JUSTID").ignore();
         }
         let mut connection = self.redis().pooled().await?;
         Ok(pipeline.query_async(&mut connection).await?)
