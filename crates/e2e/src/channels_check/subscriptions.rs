@@ -1,7 +1,7 @@
 //! The durable subscriptions of a run: what they are, waiting until they are through, and what came of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::{
     Delivered, LOOK_EVERY,
-    delivered::{Strike, Tally, judge_deliveries, judge_jobs, judge_order},
+    delivered::{Delivery, Response, Strike, Tally, judge_deliveries, judge_jobs, judge_order},
     endpoint::Endpoint,
     stage::Stage,
     verdict::{History, Position},
@@ -30,6 +30,8 @@ const ACK_DEADLINE_MS: u64 = 2_000;
 const BROADCAST_ONE_IN: usize = 4;
 /// Channels of the broadcast at most: as many as a subscription may name.
 const MOST_BROADCAST: usize = 100;
+/// A worker of a broadcast tries a message so often before it goes on as a job (`pubsub-worker/src/subscriptions/broadcast.rs`).
+const ATTEMPTS_OF_A_BROADCAST: u32 = 3;
 /// Jobs that are fetched in one go, as many as there may be.
 const FETCHED_AT_ONCE: usize = 100;
 /// Nothing explains that some messages came again: so many pass, as long as nothing is lost. Noting that a message was accepted
@@ -138,7 +140,7 @@ impl Subscriptions {
             self.channels.iter().zip(&deliveries).step_by(BROADCAST_ONE_IN).take(MOST_BROADCAST)
         {
             for worker in 0..self.workers {
-                let of_it: Vec<_> = deliveries.iter().filter(|one| one.worker == worker).copied().collect();
+                let of_it = of_worker(deliveries, worker);
                 let judged = judge_deliveries(&histories[channel.as_str()], &of_it, strikes, deadline);
                 tally.add(&format!("{channel} at worker {worker}"), judged);
             }
@@ -246,4 +248,17 @@ fn delivered(name: &'static str, mut tally: Tally) -> Delivered {
         tally.findings.extend(tally.unexplained.iter().take(MOST_UNEXPLAINED).cloned());
     }
     Delivered { name, tally }
+}
+
+/// What a worker of a broadcast delivered. A message that failed there several times in a row went on as a job, which any worker
+/// may have delivered in its place.
+fn of_worker(deliveries: &[Delivery], worker: usize) -> Vec<Delivery> {
+    let own = || deliveries.iter().filter(|one| one.worker == worker);
+    let tried: HashSet<Position> = own().map(|one| one.position).collect();
+    let accepted: HashSet<Position> =
+        own().filter(|one| one.response == Response::Accepted).map(|one| one.position).collect();
+    let is_in_its_place = |one: &&Delivery| {
+        one.attempt > ATTEMPTS_OF_A_BROADCAST && tried.contains(&one.position) && !accepted.contains(&one.position)
+    };
+    deliveries.iter().filter(|one| one.worker == worker || is_in_its_place(one)).copied().collect()
 }

@@ -66,6 +66,10 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     let there_since = found.there_since.unwrap_or(runner.process.there_since);
     let at = Place { positions: found.positions, there_since, ..Place::default() };
     let broadcast = Arc::new(Broadcast { runner: runner.clone(), at: Mutex::new(at) });
+    // Before it delivers anything: should it be killed in a moment, it was there all the same
+    if broadcast.note_first().await.is_none() {
+        return;
+    }
     let noting = tokio::spawn(broadcast.clone().note_until_stopped());
     let work = |channel| {
         let broadcast = broadcast.clone();
@@ -100,10 +104,19 @@ impl Broadcast {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that this worker is there; none when it stops before that is done.
+    async fn note_first(&self) -> Option<()> {
+        let mut delays = reconnect_delays();
+        while let Err(error) = self.note_all().await {
+            note_interruption("noting where a broadcast is", &error);
+            self.runner.stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await?;
+        }
+        Some(())
+    }
+
     async fn note_until_stopped(self: Arc<Self>) {
-        let (mut say_at, mut all_at) = (Instant::now(), Instant::now());
+        let (mut say_at, mut all_at) = (Instant::now() + SAY_EVERY, Instant::now() + NOTE_ALL_EVERY);
         loop {
-            // At once too: should it be killed in a moment, it was there all the same
             let (now, has_news) = (Instant::now(), !self.at().changed.is_empty());
             let noted = if all_at <= now {
                 self.note_all().await.map(|()| all_at = now + NOTE_ALL_EVERY)
