@@ -4,21 +4,27 @@
 //! breaks, the next command makes a new one; while Redis is away, commands fail at once instead of queueing, and a
 //! new attempt is made after a growing pause. An answer that does not come in time breaks the connection too: a
 //! black hole looks exactly like that. After a failover an old master still answers, so READONLY breaks it as well.
+//!
+//! Nothing that a caller awaits here is locked meanwhile: a caller may be dropped, or be kept and not be polled for a long time,
+//! and nobody else must wait for that.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use backon::ExponentialBackoff;
 use deadpool_redis::Pool;
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
     PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
-use tokio::{runtime::Handle, sync::Mutex};
+use tokio::runtime::Handle;
 
 use super::{dedicated::Dedicated, keys, next_delay, reconnect_delays, script};
 use crate::settings::RedisSettings;
@@ -35,9 +41,12 @@ struct Inner {
     live: Arc<RwLock<Option<Live>>>,
     dialling: Mutex<Dialling>,
     pool: Pool,
-    /// The epoch of messages, and the connection that it was asked on.
-    epoch: Mutex<Option<(u64, u64)>>,
+    /// The epoch of messages, and the connection that it is asked on.
+    epoch: Mutex<Option<(u64, Awaited<u64>)>>,
 }
+
+/// What many may wait for. Whoever of them is polled has it go on for all.
+type Awaited<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
 
 #[derive(Clone)]
 struct Live {
@@ -48,11 +57,12 @@ struct Live {
 /// One connection and no other: it fails when that is gone, instead of going on with the next.
 pub(super) struct Pinned(Live);
 
-/// What is known of past attempts to connect. Held locked during one, so that there is one at a time.
+/// What is known of past attempts to connect, and the one that is being made: there is one at a time.
 struct Dialling {
     generation: u64,
     delays: ExponentialBackoff,
     failed: Option<(RedisError, Instant)>,
+    under_way: Option<Awaited<Live>>,
 }
 
 impl Redis {
@@ -74,7 +84,7 @@ impl Redis {
             .recycle_timeout(Some(settings.response_timeout))
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()?;
-        let dialling = Dialling { generation: 0, delays: reconnect_delays(), failed: None };
+        let dialling = Dialling { generation: 0, delays: reconnect_delays(), failed: None, under_way: None };
         Ok(Self(Arc::new(Inner {
             client: Client::open(info)?,
             settings: settings.clone(),
@@ -126,24 +136,37 @@ impl Redis {
         if let Some(live) = self.current() {
             return Ok(live);
         }
-        let mut dialling = self.0.dialling.lock().await;
-        if let Some(live) = self.current() {
-            return Ok(live);
-        }
-        if let Some((error, not_before)) = &dialling.failed
-            && Instant::now() < *not_before
-        {
-            return Err(error.clone());
-        }
-        self.dial(&mut dialling).await
+        let dial = {
+            let mut dialling = self.dialling();
+            if let Some(live) = self.current() {
+                return Ok(live);
+            }
+            if let Some(dial) = &dialling.under_way {
+                dial.clone()
+            } else {
+                if let Some((error, not_before)) = &dialling.failed
+                    && Instant::now() < *not_before
+                {
+                    return Err(error.clone());
+                }
+                let dial = self.dial(dialling.generation + 1);
+                dialling.under_way = Some(dial.clone());
+                dial
+            }
+        };
+        dial.await
+    }
+
+    fn dialling(&self) -> MutexGuard<'_, Dialling> {
+        self.0.dialling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> Option<Live> {
         self.0.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn dial(&self, dialling: &mut Dialling) -> RedisResult<Live> {
-        let generation = dialling.generation + 1;
+    /// Connects on its own, whether or not anybody waits for it.
+    fn dial(&self, generation: u64) -> Awaited<Live> {
         let shared = self.0.live.clone();
         // A connection that closes while nobody uses it is forgotten at once, not found out by the next caller
         let config = self.config().set_push_sender(move |push: PushInfo| {
@@ -152,10 +175,17 @@ impl Redis {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let client = self.0.client.clone();
-        let dial = async move { client.get_multiplexed_async_connection_with_config(&config).await };
-        let result =
-            self.0.runtime.spawn(dial).await.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "stopping"))));
+        let (redis, client) = (self.clone(), self.0.client.clone());
+        let dial = self.0.runtime.spawn(async move {
+            let dialled = client.get_multiplexed_async_connection_with_config(&config).await;
+            redis.dialled(generation, dialled)
+        });
+        dial.map(|live| live.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "stopping"))))).boxed().shared()
+    }
+
+    fn dialled(&self, generation: u64, result: RedisResult<MultiplexedConnection>) -> RedisResult<Live> {
+        let mut dialling = self.dialling();
+        dialling.under_way = None;
         match result {
             Ok(connection) => {
                 if dialling.failed.take().is_some() || generation > 1 {
@@ -182,17 +212,29 @@ impl Redis {
     /// The connection as it is now, with the epoch of the data behind it, which is found out once for each connection.
     pub(super) async fn pinned_with_epoch(&self) -> RedisResult<(Pinned, u64)> {
         let live = self.live().await?;
-        let mut known = self.0.epoch.lock().await;
-        if let Some((generation, epoch)) = *known
-            && generation == live.generation
-        {
-            return Ok((Pinned(live), epoch));
+        let asked = {
+            let mut known = self.epoch();
+            match &*known {
+                Some((generation, asked)) if *generation == live.generation => asked.clone(),
+                _ => {
+                    let mut connection = live.connection.clone();
+                    let ask = async move { script::SETTLE_EPOCH.key(keys::EPOCH).invoke_async(&mut connection).await };
+                    let asked = ask.boxed().shared();
+                    *known = Some((live.generation, asked.clone()));
+                    asked
+                }
+            }
+        };
+        let epoch = self.note(live.generation, asked.await);
+        if epoch.is_err() {
+            // It may be another answer next time
+            self.epoch().take_if(|(generation, _)| *generation == live.generation);
         }
-        let mut connection = live.connection.clone();
-        let result = script::SETTLE_EPOCH.key(keys::EPOCH).invoke_async(&mut connection).await;
-        let epoch: u64 = self.note(live.generation, result)?;
-        *known = Some((live.generation, epoch));
-        Ok((Pinned(live), epoch))
+        Ok((Pinned(live), epoch?))
+    }
+
+    fn epoch(&self) -> MutexGuard<'_, Option<(u64, Awaited<u64>)>> {
+        self.0.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a script on one connection.

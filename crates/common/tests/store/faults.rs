@@ -1,8 +1,13 @@
 use common::job::Advice;
 use common::redis::{StoreError, jobs::Settled};
-use e2e::eventually;
+use e2e::{LIMIT, eventually};
+use futures_util::FutureExt;
+use tokio::time::timeout;
 
-use crate::kit::{JOB, Kit, consumer, queue};
+use crate::{
+    channels::publish,
+    kit::{JOB, Kit, consumer, queue},
+};
 
 #[tokio::test]
 async fn scripts_that_redis_forgot_are_given_to_it_again() {
@@ -139,4 +144,18 @@ async fn killed_connections_are_made_again() {
         eventually("redis answers again", || async { kit.redis.ping().await.ok() }).await;
         kit.enqueue(JOB).await;
     }
+}
+
+#[tokio::test]
+async fn who_is_not_polled_any_more_keeps_nobody_waiting() {
+    let kit = Kit::start();
+    let channel = "c".parse().expect("a name");
+    let mut first = Box::pin(kit.redis.ping());
+    assert!((&mut first).now_or_never().is_none(), "it has to connect first");
+    timeout(LIMIT, kit.redis.ping()).await.expect("another may use the connection").expect("redis runs");
+    let mut second = Box::pin(publish(&kit, &channel, b"a"));
+    assert!((&mut second).now_or_never().is_none(), "it has to ask for the epoch first");
+    timeout(LIMIT, publish(&kit, &channel, b"b")).await.expect("another may publish");
+    first.await.expect("redis runs");
+    second.await;
 }

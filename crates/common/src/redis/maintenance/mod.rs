@@ -63,7 +63,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
         let result = match trust.timed(keep_office(&jobs, &who, settings.office)).await {
             Ok(true) => {
                 let sweep = Sweep { jobs: &jobs, trust: &mut sweep_trust, round: reconcile::Round::default() };
-                Maintainer::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop).await
+                Box::pin(Maintainer::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop)).await
             }
             Ok(false) => Ok(()),
             Err(error) => Err(error),
@@ -186,25 +186,28 @@ impl<'a> Maintainer<'a> {
         look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
         sweep.trust.redis_since = self.trust.redis_since;
-        let sweeping = sweep.run(self.settings.sweep);
-        let mut trimming = Box::pin(channels::run(self.jobs, self.settings.channels));
-        tokio::pin!(sweeping);
-        self.read_all().await?;
-        loop {
-            let pause = self.until_next();
-            let goes_on = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = office.tick() => self.keep_office().await?,
-                heard = calls.recv() => self.hear(heard, &mut calls).await.map(|()| true)?,
-                () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
-                // Calls may be missed
-                _ = look_again.tick() => self.read_all().await.map(|()| true)?,
-                ended = &mut sweeping => return ended,
-                ended = &mut trimming => return ended,
-            };
-            if !goes_on {
-                return Ok(());
+        let (sweeping, trimming) = (sweep.run(self.settings.sweep), channels::run(self.jobs, self.settings.channels));
+        let timers = async {
+            self.read_all().await?;
+            loop {
+                let pause = self.until_next();
+                let goes_on = tokio::select! {
+                    () = stop.cancelled() => false,
+                    _ = office.tick() => self.keep_office().await?,
+                    heard = calls.recv() => self.hear(heard, &mut calls).await.map(|()| true)?,
+                    () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
+                    // Calls may be missed
+                    _ = look_again.tick() => self.read_all().await.map(|()| true)?,
+                };
+                if !goes_on {
+                    return Ok(());
+                }
             }
+        };
+        tokio::select! {
+            ended = timers => ended,
+            ended = sweeping => ended,
+            ended = trimming => ended,
         }
     }
 
