@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-/// While one request tries, others may ask again this soon.
+/// While one request tries, others may ask again this soon; later, when it has tried for longer already.
 const UNDER_TRIAL: Duration = Duration::from_millis(200);
 
 /// When a breaker opens, and for how long.
@@ -59,7 +59,7 @@ pub struct Pass {
 enum State {
     Closed { failures: u32 },
     Open { until: Instant },
-    Trying,
+    Trying { since: Instant },
 }
 
 /// The breaker of one endpoint.
@@ -86,9 +86,8 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => {}
             State::Open { until } if now < until => return Err(until - now),
-            State::Open { .. } => self.change(State::Trying),
-            // How the trial ends is not known; if badly, it opens for this long
-            State::Trying => return Err(self.settings.open),
+            State::Open { .. } => self.change(State::Trying { since: now }),
+            State::Trying { since } => return Err(self.under_trial(since, now)),
         }
         Ok(Pass { turn: self.turn })
     }
@@ -100,7 +99,7 @@ impl Breaker {
             State::Closed { .. } => Room::Free,
             State::Open { until } if now < until => Room::In(until - now),
             State::Open { .. } => Room::Trial,
-            State::Trying => Room::In(UNDER_TRIAL.min(self.settings.open)),
+            State::Trying { since } => Room::In(self.under_trial(since, now)),
         }
     }
 
@@ -119,10 +118,16 @@ impl Breaker {
             }
             (_, Outcome::Bad) => self.change(State::Open { until: now + self.settings.open }),
             (_, Outcome::BadFor(wait)) => self.change(State::Open { until: now + wait }),
-            (State::Trying, Outcome::Good) => self.change(State::Closed { failures: 0 }),
+            (State::Trying { .. }, Outcome::Good) => self.change(State::Closed { failures: 0 }),
             // Somebody else may try
-            (State::Trying, Outcome::Unknown) => self.change(State::Open { until: now }),
+            (State::Trying { .. }, Outcome::Unknown) => self.change(State::Open { until: now }),
         }
+    }
+
+    /// How the trial ends is not known. Mostly soon: whoever waits for as long as it has lasted is not late by much, and asks a
+    /// few times only.
+    fn under_trial(&self, since: Instant, now: Instant) -> Duration {
+        now.saturating_duration_since(since).max(UNDER_TRIAL).min(self.settings.open)
     }
 
     fn change(&mut self, state: State) {
@@ -161,7 +166,7 @@ mod tests {
         assert_eq!(breaker.room(after(start, 40)), Room::In(Duration::from_millis(60)));
         assert_eq!(breaker.room(after(start, 100)), Room::Trial);
         let trial = breaker.admit(after(start, 100)).expect("its time is over");
-        assert_eq!(breaker.room(after(start, 100)), Room::In(SETTINGS.open));
+        assert_eq!(breaker.room(after(start, 100)), Room::In(SETTINGS.open), "it opens for less than a trial may last");
         assert_eq!(breaker.admit(after(start, 100)).expect_err("one trial"), SETTINGS.open);
         breaker.record(trial, Outcome::Bad, after(start, 110));
         assert_eq!(breaker.admit(after(start, 110)).expect_err("open again"), SETTINGS.open);
@@ -169,6 +174,21 @@ mod tests {
         breaker.record(trial, Outcome::Good, after(start, 220));
         fail(&mut breaker, 2, after(start, 220));
         assert!(breaker.admit(after(start, 220)).is_ok(), "closed, and the count begins anew");
+    }
+
+    #[test]
+    fn while_one_request_tries_others_ask_again_soon_and_later_the_longer_it_takes() {
+        let settings = BreakerSettings { failures: 1, open: Duration::from_secs(30) };
+        let (mut breaker, start) = (Breaker::new(settings), Instant::now());
+        fail(&mut breaker, 1, start);
+        let trial = breaker.admit(after(start, 30_000)).expect("its time is over");
+        for (lasted, wait) in [(0, 200), (150, 200), (1_000, 1_000), (29_000, 29_000), (60_000, 30_000)] {
+            let (now, wait) = (after(start, 30_000 + lasted), Duration::from_millis(wait));
+            assert_eq!(breaker.admit(now).expect_err("one trial"), wait, "{lasted} ms");
+            assert_eq!(breaker.room(now), Room::In(wait), "{lasted} ms");
+        }
+        breaker.record(trial, Outcome::Good, after(start, 90_000));
+        assert_eq!(breaker.room(after(start, 90_000)), Room::Free);
     }
 
     #[test]
@@ -233,7 +253,7 @@ mod tests {
                         let was = breaker.state;
                         match breaker.admit(now) {
                             Ok(pass) => {
-                                prop_assert!(was != State::Trying, "two tried at once");
+                                prop_assert!(!matches!(was, State::Trying { .. }), "two tried at once");
                                 under_way.push(pass);
                             }
                             Err(wait) => prop_assert!(!wait.is_zero()),

@@ -182,14 +182,14 @@ impl Bell {
             let doors: Vec<Arc<Rung>> = self.doors().all.values().map(|(_, rung)| rung.clone()).collect();
             let count = u32::try_from(doors.len()).unwrap_or(u32::MAX).max(1);
             let pause = (SWEEP_EVERY / count).max(BETWEEN_DOORS);
+            if doors.is_empty() && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
             for door in doors {
                 door.ring(|ring| ring.everywhere = true);
                 if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                     return;
                 }
-            }
-            if count == 1 && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
             }
         }
     }

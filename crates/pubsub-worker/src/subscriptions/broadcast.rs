@@ -93,7 +93,7 @@ async fn find_place(runner: &Runner) -> Option<Checkpoint> {
             Ok(place) => return Some(place.unwrap_or_default()),
             Err(error) => {
                 note_interruption("looking where a broadcast was", &error);
-                runner.stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await?;
+                runner.pause(next_delay(&mut delays)).await?;
             }
         }
     }
@@ -109,7 +109,7 @@ impl Broadcast {
         let mut delays = reconnect_delays();
         while let Err(error) = self.note_all().await {
             note_interruption("noting where a broadcast is", &error);
-            self.runner.stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await?;
+            self.runner.pause(next_delay(&mut delays)).await?;
         }
         Some(())
     }
@@ -130,8 +130,7 @@ impl Broadcast {
                 Ok(()) => {}
                 Err(error) => note_interruption("noting where a broadcast is", &error),
             }
-            let pause = tokio::time::sleep(NOTE_EVERY);
-            if self.runner.stop.run_until_cancelled(pause).await.is_none() {
+            if self.runner.pause(NOTE_EVERY).await.is_none() {
                 return;
             }
         }
@@ -190,7 +189,7 @@ impl Broadcast {
                 Ok(again) => return again,
                 Err(error) => {
                     note_interruption("reading for a broadcast", &error);
-                    self.runner.stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await?;
+                    self.runner.pause(next_delay(&mut delays)).await?;
                 }
             }
         }
@@ -261,8 +260,7 @@ impl Broadcast {
                 }
                 Err(_) => {
                     let pause = runner.subscription.policy().delay(attempt, rand::random()).min(LONGEST_PAUSE);
-                    let is_over = runner.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
-                    if is_over {
+                    if runner.pause(pause).await.is_none() {
                         return Some(pause);
                     }
                     attempt += 1;

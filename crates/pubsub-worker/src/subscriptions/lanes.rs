@@ -64,7 +64,7 @@ where
                 }
             },
             () = until(next) => lanes.make_due_ready(),
-            Some((place, _)) = runner.place(), if has_ready => if let Some(channel) = lanes.start() {
+            Some(place) = runner.places(1), if has_ready => if let Some(channel) = lanes.start() {
                 let working = work(channel.clone());
                 tasks.spawn(async move {
                     let again = working.await;

@@ -60,7 +60,7 @@ async fn report(runner: Arc<Runner>, door: Arc<Door>, members: watch::Sender<Opt
             }
             Err(error) => note_interruption("looking for other workers", &error),
         }
-        runner.stop.run_until_cancelled(tokio::time::sleep(REPORT_EVERY)).await;
+        runner.pause(REPORT_EVERY).await;
     }
     let left = async {
         store.leave(subscription, runner.worker()).await?;
@@ -100,8 +100,7 @@ impl Lane {
                 Ok(again) => return again,
                 Err(error) => {
                     note_interruption("delivering in order", &error);
-                    let pause = tokio::time::sleep(next_delay(&mut delays));
-                    self.runner.stop.run_until_cancelled(pause).await?;
+                    self.runner.pause(next_delay(&mut delays)).await?;
                 }
             }
         }

@@ -33,7 +33,7 @@ pub(super) async fn run(runner: Arc<Runner>) {
         let result = work(&runner, &tasks).await;
         if let Err(error) = result {
             note_interruption("taking failed deliveries", &error);
-            runner.stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await;
+            runner.pause(next_delay(&mut delays)).await;
         } else {
             delays = reconnect_delays();
         }
@@ -78,12 +78,7 @@ async fn take_all(
 ) -> StoreResult<Option<Left>> {
     let queue = runner.subscription.queue();
     loop {
-        let Some((place, more)) = runner.place().await else { return Ok(None) };
-        let mut places = vec![place];
-        while more && places.len() < AT_ONCE {
-            let Some(another) = runner.another_place() else { break };
-            places.push(another);
-        }
+        let Some(mut places) = runner.places(AT_ONCE).await else { return Ok(None) };
         let lease = Some(runner.lease());
         let by = Claim::Pull { worker: Some(runner.worker()), lease };
         let batch = runner.process.jobs.claim(&queue, priorities, places.len(), by).await?;

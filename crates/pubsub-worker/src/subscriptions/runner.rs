@@ -1,9 +1,6 @@
 //! What all ways to deliver a subscription share: its target, its places, and what follows a failure.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use common::{
     job::{Failure as Recorded, Verdict},
@@ -21,10 +18,7 @@ use common::{
     subscription::{Redelivery, Subscription},
     time::Millis,
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
-    time::Instant,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
@@ -70,8 +64,6 @@ pub(crate) struct Runner {
     pub(crate) places: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
     deliverer: Deliverer,
-    /// Nothing new is read before that: the target is to be left alone.
-    rests_until: Mutex<Option<Instant>>,
 }
 
 impl Runner {
@@ -88,7 +80,6 @@ impl Runner {
             subscription,
             stop,
             deliverer,
-            rests_until: Mutex::default(),
         })
     }
 
@@ -116,21 +107,25 @@ impl Runner {
         Duration::from_millis(self.subscription.ack_deadline_ms) + TAKE_OVER_GRACE
     }
 
-    /// Waits for a place, and until the target may be asked; none when this runner stops. The flag says whether more
-    /// places make sense.
-    pub(crate) async fn place(&self) -> Option<(OwnedSemaphorePermit, bool)> {
+    /// Waits; none when this runner stops.
+    pub(crate) async fn pause(&self, delay: Duration) -> Option<()> {
+        self.stop.run_until_cancelled(tokio::time::sleep(delay)).await
+    }
+
+    /// Waits for a place, and until the target may be asked. Takes as many more as there are and the target has room for, up to
+    /// so many; none when this runner stops.
+    pub(crate) async fn places(&self, most: usize) -> Option<Vec<OwnedSemaphorePermit>> {
         let place = self.stop.run_until_cancelled(self.places.clone().acquire_owned()).await?.ok()?;
         loop {
-            let rest = {
-                let rests_until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-                rests_until.map(|until| until.saturating_duration_since(Instant::now())).filter(|rest| !rest.is_zero())
+            let wait = match self.deliverer.room() {
+                Room::In(wait) => wait,
+                Room::Trial => return Some(vec![place]),
+                Room::Free => {
+                    let more = std::iter::from_fn(|| self.another_place());
+                    return Some(std::iter::once(place).chain(more).take(most).collect());
+                }
             };
-            let wait = match (rest, self.deliverer.room()) {
-                (Some(rest), _) | (None, Room::In(rest)) => rest,
-                (None, Room::Trial) => return Some((place, false)),
-                (None, Room::Free) => return Some((place, true)),
-            };
-            self.stop.run_until_cancelled(tokio::time::sleep(wait)).await?;
+            self.pause(wait).await?;
         }
     }
 
@@ -157,9 +152,8 @@ impl Runner {
         let name = self.subscription.name.to_string();
         metrics::counter!("galley_deliveries_total", "subscription" => name, "outcome" => outcome).increment(1);
         match &delivered {
-            Err(NotDelivered::Later { delay, why }) => {
+            Err(NotDelivered::Later { why, .. }) => {
                 tracing::debug!(subscription = %self.subscription.name, why, "not delivered now");
-                *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + *delay);
             }
             Err(NotDelivered::Failed(failure)) => self.note_failure(channel, message, attempt, failure).await,
             Ok(()) | Err(NotDelivered::Abandoned) => {}

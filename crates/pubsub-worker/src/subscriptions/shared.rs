@@ -77,8 +77,7 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
             Err(error) => {
                 reader.is_unsure = true;
                 note_interruption("reading for a subscription", &error);
-                let pause = tokio::time::sleep(next_delay(&mut delays));
-                reader.runner.stop.run_until_cancelled(pause).await;
+                reader.runner.pause(next_delay(&mut delays)).await;
             }
         }
     }
@@ -122,7 +121,9 @@ impl Reader {
             self.look_at = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
         }
         let (runner, look_at) = (self.runner.clone(), self.look_at);
-        let place = async { if self.ready.is_empty() { std::future::pending().await } else { runner.place().await } };
+        let places = async {
+            if self.ready.is_empty() { std::future::pending().await } else { runner.places(MESSAGES_AT_ONCE).await }
+        };
         tokio::select! {
             biased;
             () = runner.stop.cancelled() => Ok(()),
@@ -140,8 +141,8 @@ impl Reader {
                 Ok(())
             }
             () = tokio::time::sleep_until(look_at) => Ok(()),
-            place = place => match place {
-                Some((place, more)) => self.read(place, more).await,
+            places = places => match places {
+                Some(places) => self.read(places).await,
                 None => Ok(()),
             },
         }
@@ -181,12 +182,7 @@ impl Reader {
     }
 
     /// Reads what comes next in channels that may have something.
-    async fn read(&mut self, place: OwnedSemaphorePermit, more: bool) -> StoreResult<()> {
-        let mut places = vec![place];
-        while more && places.len() < MESSAGES_AT_ONCE {
-            let Some(another) = self.runner.another_place() else { break };
-            places.push(another);
-        }
+    async fn read(&mut self, mut places: Vec<OwnedSemaphorePermit>) -> StoreResult<()> {
         let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNELS_AT_ONCE).collect();
         let (runner, subscription) = (self.runner.clone(), &self.runner.subscription);
         let Some(mut room) = runner.room(BYTES_AT_ONCE).await else { return Ok(()) };

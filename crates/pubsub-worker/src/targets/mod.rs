@@ -14,10 +14,12 @@ use common::{
     name::{ChannelName, CommandName},
     push::{Endpoint, Network, Room},
     redis::jobs::Jobs,
-    subscription::{QueueTarget, Subscription, Target},
+    subscription::{Subscription, Target},
     text::printable,
 };
 use tokio_util::sync::CancellationToken;
+
+use self::queue::Queue;
 
 /// One attempt.
 #[derive(Clone, Copy)]
@@ -73,7 +75,7 @@ pub(crate) struct Deliverer {
 
 enum Live {
     Http(Box<Endpoint>),
-    Queue(QueueTarget, Jobs),
+    Queue(Box<Queue>),
     Command(CommandName, Arc<InForce<Commands>>),
     Log,
 }
@@ -95,7 +97,7 @@ impl Deliverer {
                 let network = means.network.as_ref().map_err(Clone::clone)?;
                 Live::Http(Box::new(target.endpoint(means.allow_private, network)?))
             }
-            Target::Queue(target) => Live::Queue(target.clone(), means.jobs.clone()),
+            Target::Queue(target) => Live::Queue(Box::new(Queue::new(target.clone(), means.jobs.clone()))),
             Target::Command(name) => Live::Command(name.clone(), means.commands.clone()),
             Target::Log {} => Live::Log,
         };
@@ -115,7 +117,8 @@ impl Deliverer {
     pub(crate) fn room(&self) -> Room {
         match &self.live {
             Live::Http(endpoint) => endpoint.room(),
-            _ => Room::Free,
+            Live::Queue(queue) => queue.room(),
+            Live::Command(..) | Live::Log => Room::Free,
         }
     }
 
@@ -133,7 +136,7 @@ impl Deliverer {
         let attempt = async {
             match &self.live {
                 Live::Http(endpoint) => http::deliver(&self.subscription, endpoint, delivery).await,
-                Live::Queue(target, jobs) => queue::deliver(&self.subscription, target, jobs, delivery).await,
+                Live::Queue(queue) => queue.deliver(&self.subscription, delivery).await,
                 Live::Log | Live::Command(..) => {
                     log(&self.subscription, delivery);
                     Ok(())

@@ -1,9 +1,13 @@
 //! Into a queue, as a job: whoever works there has it exactly once, however often this is tried.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use common::{
     job::Advice,
+    push::Room,
     redis::{
         StoreError,
         jobs::{Jobs, Refused, local_now},
@@ -11,28 +15,53 @@ use common::{
     subscription::{QueueTarget, Subscription},
 };
 
+use tokio::time::Instant;
+
 use super::{Delivery, Failure, NotDelivered};
 
 /// A queue that takes nothing now is asked again after this long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-pub(super) async fn deliver(
-    subscription: &Subscription,
-    target: &QueueTarget,
-    jobs: &Jobs,
-    delivery: Delivery<'_>,
-) -> Result<(), NotDelivered> {
-    let Delivery { channel, message, .. } = delivery;
-    let now = local_now();
-    let job = target
-        .job(&subscription.name, channel, message, now)
-        .map_err(|error| Failure::of("no_job", error.to_string(), Advice::Never))?;
-    let later = |why: String| NotDelivered::Later { delay: ASK_AGAIN, why };
-    match jobs.enqueue(job, traceparent(delivery), now).await {
-        Ok(Ok(_) | Err(Refused::Duplicate(_))) => Ok(()),
-        Ok(Err(refused)) => Err(later(format!("the queue {} takes no job: {refused:?}", target.queue))),
-        Err(error @ (StoreError::Unavailable(_) | StoreError::Full)) => Err(later(error.to_string())),
-        Err(error) => Err(Failure::of("not_enqueued", error.to_string(), Advice::ByPolicy)),
+pub(super) struct Queue {
+    target: QueueTarget,
+    jobs: Jobs,
+    /// It took nothing, and is left alone until then.
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl Queue {
+    pub(super) fn new(target: QueueTarget, jobs: Jobs) -> Self {
+        Self { target, jobs, rests_until: Mutex::default() }
+    }
+
+    pub(super) fn room(&self) -> Room {
+        let rests_until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = rests_until.map(|until| until.saturating_duration_since(Instant::now()));
+        rest.filter(|rest| !rest.is_zero()).map_or(Room::Free, Room::In)
+    }
+
+    pub(super) async fn deliver(
+        &self,
+        subscription: &Subscription,
+        delivery: Delivery<'_>,
+    ) -> Result<(), NotDelivered> {
+        let Delivery { channel, message, .. } = delivery;
+        let now = local_now();
+        let job = self
+            .target
+            .job(&subscription.name, channel, message, now)
+            .map_err(|error| Failure::of("no_job", error.to_string(), Advice::Never))?;
+        match self.jobs.enqueue(job, traceparent(delivery), now).await {
+            Ok(Ok(_) | Err(Refused::Duplicate(_))) => Ok(()),
+            Ok(Err(refused)) => Err(self.rest(format!("the queue {} takes no job: {refused:?}", self.target.queue))),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Full)) => Err(self.rest(error.to_string())),
+            Err(error) => Err(Failure::of("not_enqueued", error.to_string(), Advice::ByPolicy)),
+        }
+    }
+
+    fn rest(&self, why: String) -> NotDelivered {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + ASK_AGAIN);
+        NotDelivered::Later { delay: ASK_AGAIN, why }
     }
 }
 
