@@ -6,12 +6,7 @@
 -- May run twice: a cursor that is there stays where it is.
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 local position = ARGV[2]
-if position == '' then
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then position = info[i + 1] end
-  end
-end
+if position == '' then position = newest_ever(KEYS[1]) end
 local is_new = redis.call('HSETNX', KEYS[2], 'd', position)
 position = redis.call('HGET', KEYS[2], 'd')
 redis.call('PEXPIRE', KEYS[2], ARGV[3])

@@ -11,11 +11,7 @@ local known = redis.call('HMGET', KEYS[2], 'd', 'n', 'w', 'e')
 local position = ARGV[2] ~= '' and ARGV[2] or known[1] or ''
 local attempts, at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
 if redis.call('EXISTS', KEYS[1]) == 0 then return { position, '', 0, 0, attempts, at, problem } end
-local head = ''
-local info = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #info, 2 do
-  if info[i] == 'last-generated-id' then head = info[i + 1] end
-end
+local head = newest_ever(KEYS[1])
 local lag, from = 0, position == '' and '-' or '(' .. position
 for _ = 1, tonumber(ARGV[3]) do
   local first = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]

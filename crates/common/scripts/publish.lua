@@ -16,10 +16,7 @@ if is_registered and redis.call('EXISTS', KEYS[1]) == 0 then
   epoch = string.format('%.0f', math.max(now, (tonumber(epoch) or 0) + 1))
 elseif not epoch then
   if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then epoch = string.match(info[i + 1], '^(%d+)%-') end
-  end
+  epoch = string.match(newest_ever(KEYS[1]), '^(%d+)%-')
 end
 if tonumber(epoch) < tonumber(ARGV[3]) then epoch = ARGV[3] end
 

@@ -7,13 +7,7 @@
 -- May run twice: it only reads.
 local after, most, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local AT_ONCE = 8
-local head = ''
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then head = info[i + 1] end
-  end
-end
+local head = redis.call('EXISTS', KEYS[1]) == 1 and newest_ever(KEYS[1]) or ''
 local before = redis.call('XREVRANGE', KEYS[1], after, '-', 'COUNT', 2)
 local is_kept = before[1] ~= nil and before[1][1] == after
 local newest_before = before[is_kept and 2 or 1]

@@ -11,12 +11,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   return false
 end
 local position = ARGV[2]
-if position == '' then
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then position = info[i + 1] end
-  end
-end
+if position == '' then position = newest_ever(KEYS[1]) end
 redis.call('HSET', KEYS[2], 'd', position)
 redis.call('HDEL', KEYS[2], 'o', 'u', 'n', 'w', 'e')
 redis.call('HINCRBY', KEYS[2], 'k', 1)

@@ -35,13 +35,6 @@ local function between(from, to)
   return epoch == to_epoch and to_sequence - sequence or nil
 end
 
-local function newest_ever(history)
-  local info = redis.call('XINFO', 'STREAM', history)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return info[i + 1] end
-  end
-end
-
 -- The subscriptions, with the first message that each needs of those from `start` on.
 local function subscriptions(history, start)
   local found = {}

@@ -1,0 +1,151 @@
+//! The keys of a queue, and how attempts are named in them.
+
+use crate::{
+    id::{EntryId, JobId},
+    name::{LimitKey, Priority, QueueName},
+};
+
+/// The keys of one queue.
+#[derive(Debug, Clone)]
+pub struct QueueKeys {
+    prefix: String,
+}
+
+impl QueueKeys {
+    /// The keys of that queue.
+    #[must_use]
+    pub fn new(queue: &QueueName) -> Self {
+        Self { prefix: format!("galley:{{{queue}}}:") }
+    }
+
+    /// What they all begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn key(&self, name: &str) -> String {
+        [&self.prefix, name].concat()
+    }
+
+    /// Priorities in use: a set.
+    #[must_use]
+    pub fn priorities(&self) -> String {
+        self.key("priorities")
+    }
+
+    /// Jobs of one priority that wait or run: a stream with the consumer group `workers`.
+    #[must_use]
+    pub fn stream(&self, priority: Priority) -> String {
+        format!("{}s:{priority}", self.prefix)
+    }
+
+    /// Attempts that began elsewhere than in a queue-worker's first seconds: a hash, by `<priority>:<entry>`.
+    #[must_use]
+    pub fn active(&self) -> String {
+        self.key("active")
+    }
+
+    /// When those attempts lapse: a sorted set.
+    #[must_use]
+    pub fn leases(&self) -> String {
+        self.key("leases")
+    }
+
+    /// When scheduled and retryable jobs are due: a sorted set of ids.
+    #[must_use]
+    pub fn due(&self) -> String {
+        self.key("due")
+    }
+
+    /// The record of a job that is not simply waiting for, or in, its first attempt: a hash.
+    #[must_use]
+    pub fn record(&self, id: &JobId) -> String {
+        format!("{}j:{id}", self.prefix)
+    }
+
+    /// A job that is over: a string with a TTL.
+    #[must_use]
+    pub fn result(&self, id: &JobId) -> String {
+        format!("{}r:{id}", self.prefix)
+    }
+
+    /// Dead letters: a sorted set of ids, by when they died.
+    #[must_use]
+    pub fn dead(&self) -> String {
+        self.key("dead")
+    }
+
+    /// Totals: a hash of counters.
+    #[must_use]
+    pub fn stats(&self) -> String {
+        self.key("stats")
+    }
+
+    /// What is to be seen to at a time: a sorted set of `expire <id>`, `after <id>` and `lane <key>`.
+    #[must_use]
+    pub fn timers(&self) -> String {
+        self.key("timers")
+    }
+
+    /// Jobs that wait to be activated: a sorted set of ids, by when they were made.
+    #[must_use]
+    pub fn pending(&self) -> String {
+        self.key("pending")
+    }
+
+    /// Whether the queue is paused or closed, and its limits: a hash.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.key("control")
+    }
+
+    /// The job that stands in the way of others with that fingerprint: a string with a TTL.
+    #[must_use]
+    pub fn unique(&self, fingerprint: &str) -> String {
+        format!("{}unique:{fingerprint}", self.prefix)
+    }
+
+    /// Keys of limits that jobs wait for: a set.
+    #[must_use]
+    pub fn lanes(&self) -> String {
+        self.key("lanes")
+    }
+
+    /// Jobs that wait for the limit of a key: a sorted set of ids.
+    #[must_use]
+    pub fn lane(&self, key: &LimitKey) -> String {
+        format!("{}lane:{key}", self.prefix)
+    }
+
+    /// Jobs of a key that are in a stream: a sorted set of ids, by when they came there.
+    #[must_use]
+    pub fn held(&self, key: &LimitKey) -> String {
+        format!("{}held:{key}", self.prefix)
+    }
+
+    /// The limit of a key and what is left of it: a hash.
+    #[must_use]
+    pub fn limit(&self, key: &LimitKey) -> String {
+        format!("{}limit:{key}", self.prefix)
+    }
+
+    /// Ids of jobs that ended: a pub/sub channel for those who wait for one.
+    #[must_use]
+    pub fn ended(&self) -> String {
+        self.key("ended")
+    }
+}
+
+/// How an attempt is named in the active hash and among the leases.
+#[must_use]
+pub fn attempt(priority: Priority, entry: EntryId) -> String {
+    format!("{priority}:{entry}")
+}
+
+/// The attempt of that name.
+#[must_use]
+pub fn parse_attempt(name: &str) -> Option<(Priority, EntryId)> {
+    let (priority, entry) = name.split_once(':')?;
+    Some((Priority::from_text(priority)?, entry.parse().ok()?))
+}
