@@ -69,6 +69,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
     for (fault, hits) in &outcome.faults {
         report.add(fault.name(), whole(*hits), "");
     }
+    if workers > 0 {
+        report.add("until subscriptions had everything", outcome.settled_in.as_secs_f64(), "s");
+    }
     for delivered in &outcome.subscriptions {
         add(&mut report, delivered);
     }

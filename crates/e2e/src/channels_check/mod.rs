@@ -97,6 +97,8 @@ pub struct Outcome {
     pub faults: Vec<(Fault, u64)>,
     /// What subscriptions delivered.
     pub subscriptions: Vec<Delivered>,
+    /// How long they took for what was left after the last fault.
+    pub settled_in: Duration,
     /// What is wrong, one line each.
     pub findings: Vec<String>,
 }
@@ -149,7 +151,9 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
     }
     reading.shutdown().await;
     if let Some(subscriptions) = &subscriptions {
+        let settling = Instant::now();
         outcome.findings.extend(subscriptions.settle().await?);
+        outcome.settled_in = settling.elapsed();
     }
     let histories = histories(&stage, &channels).await?;
     judge(&mut outcome, &histories, &channels, &publications);
