@@ -10,5 +10,5 @@ export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
 # Thousands of clients, each with a connection of its own
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 echo "building (the first time takes some minutes)"
-cargo build --quiet --locked --release --bins --package bench --package gateway --package queue-worker
+cargo build --quiet --locked --release --bins --package bench --package gateway --package queue-worker --package pubsub-worker
 exec "$target/release/bench" "${@:-all}"

@@ -107,6 +107,7 @@ pub fn judge_deliveries(
     let mut tally = Tally::default();
     let mut is_accepted = vec![false; history.len()];
     let mut before: HashMap<Position, &Delivery> = HashMap::with_capacity(history.len());
+    let mut handed_out: HashMap<Position, &Delivery> = HashMap::with_capacity(history.len());
     let mut failed: HashSet<(Position, u32)> = HashSet::new();
     let mut strange = Vec::new();
     for delivery in deliveries {
@@ -119,11 +120,22 @@ pub fn judge_deliveries(
         if let Some(earlier) = before.insert(position, delivery) {
             // It may be on its way as a job already when it is handed out anew
             let is_retry = delivery.attempt > 1 && failed.contains(&(position, delivery.attempt - 1));
-            let cause = if is_retry { Cause::NotAccepted } else { cause_of(earlier, delivery, strikes, deadline) };
+            // One that failed goes on as a job, and whoever had it may break before that is noted
+            let first = handed_out.get(&position).filter(|_| delivery.attempt == 1).copied();
+            let cause = match cause_of(earlier, delivery, strikes, deadline) {
+                _ if is_retry => Cause::NotAccepted,
+                Cause::Unexplained => {
+                    first.map_or(Cause::Unexplained, |first| broken(first, delivery, strikes, deadline))
+                }
+                cause => cause,
+            };
             *tally.again.entry(cause).or_default() += 1;
             if cause == Cause::Unexplained {
                 tally.unexplained.push(doubled(earlier, delivery));
             }
+        }
+        if delivery.attempt == 1 {
+            handed_out.insert(position, delivery);
         }
         if delivery.response != Response::Accepted {
             failed.insert((position, delivery.attempt));
@@ -144,6 +156,11 @@ fn cause_of(earlier: &Delivery, again: &Delivery, strikes: &[Strike], deadline: 
     if earlier.response != Response::Accepted {
         return Cause::NotAccepted;
     }
+    broken(earlier, again, strikes, deadline)
+}
+
+/// What broke before it could be noted what had become of a message.
+fn broken(earlier: &Delivery, again: &Delivery, strikes: &[Strike], deadline: Duration) -> Cause {
     let broken = strikes.iter().find(|strike| {
         let is_theirs = strike.worker.is_none_or(|worker| worker == earlier.worker);
         let is_then = strike.to >= earlier.began && strike.from <= again.began.min(earlier.ended + deadline);

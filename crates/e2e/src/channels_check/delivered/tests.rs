@@ -109,6 +109,19 @@ fn the_retry_of_what_failed_is_explained_even_if_it_was_handed_out_and_accepted_
 }
 
 #[test]
+fn what_is_handed_out_anew_though_its_retry_was_accepted_is_explained_by_what_broke_whoever_had_it_first() {
+    let clock = Clock::new();
+    let mut all = clock.all();
+    // It fails at worker 0, goes on as a job, passes at worker 1, and comes again as if nothing had been
+    all[4].response = Response::Refused;
+    all.push(Delivery { attempt: 2, worker: 1, ..clock.delivery(300, 4, Response::Accepted) });
+    all.push(clock.delivery(500, 4, Response::Accepted));
+    let again = |worker| judge(&all, &[clock.strike(Fault::KillWorker, Some(worker), 100, 120)]).again;
+    assert_eq!(again(0), BTreeMap::from([(Cause::NotAccepted, 1), (Cause::Broken(Fault::KillWorker), 1)]));
+    assert_eq!(again(1), BTreeMap::from([(Cause::NotAccepted, 1), (Cause::Unexplained, 1)]), "of its own it had none");
+}
+
+#[test]
 fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and_by_nothing_else() {
     let clock = Clock::new();
     let mut all = clock.all();
