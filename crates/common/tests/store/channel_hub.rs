@@ -14,6 +14,7 @@ use common::{
     settings::Settings,
 };
 use e2e::DeafProxy;
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -236,5 +237,37 @@ async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody
     expected.push(publish(&kit, &channel("c"), b"x").await.position);
     for position_of in &expected[1..] {
         assert_eq!(position(&mut reader).await, *position_of);
+    }
+}
+
+#[tokio::test]
+async fn readers_that_are_not_polled_keep_no_page_from_others() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let names: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
+    for name in &names {
+        publish(&kit, &channel(name), b"x").await;
+    }
+    // Their clients take nothing: each is asked once
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut reader = hub.reader().expect("a seat");
+        for name in &names {
+            reader.add(&channel(name), Start::After(Position::START)).await.expect("redis runs").expect("few");
+        }
+        assert!(Box::pin(reader.next()).now_or_never().is_none(), "nothing is read yet");
+        slow.push(reader);
+    }
+    let mut other = reading(&hub, "c0", Start::After(Position::START)).await;
+    position(&mut other).await;
+    // Nor do they miss anything when they go on
+    for reader in &mut slow {
+        let mut heard = BTreeSet::new();
+        while heard.len() < names.len() {
+            match next(reader).await {
+                Told::Message(message) => assert!(heard.insert(message.channel.clone()), "twice"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::time::Sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     history::Page,
@@ -64,7 +65,9 @@ enum Source {
     Ring(u64),
     /// The history.
     History,
-    Reading(Pin<Box<dyn Future<Output = Read> + Send>>),
+    /// A page of it is read by a task of its own: a reader whose client takes nothing is not polled, and would keep its turn
+    /// from others.
+    Reading(AbortOnDropHandle<Read>),
     /// The history, when the ring has changed since, or after a while.
     Resting(u64, Pin<Box<Sleep>>),
 }
@@ -83,8 +86,14 @@ impl Cursor {
         Self { inner: inner.clone(), hold, place, after, pending: VecDeque::new(), source: Source::History }
     }
 
-    /// What comes next. Whoever polled last is woken when there may be something, and when the hub stops.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+    /// Whether it has a page of the history, or is about to.
+    pub(super) fn has_page(&self) -> bool {
+        !self.pending.is_empty() || matches!(self.source, Source::Reading(_))
+    }
+
+    /// What comes next. Whoever polled last is woken when there may be something, and when the hub stops; but not when it would
+    /// have to read a page and may not.
+    pub(super) fn poll_next(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<Told> {
         loop {
             if let Some(told) = self.pending.pop_front() {
                 if let Told::Message(message) = &told {
@@ -114,15 +123,20 @@ impl Cursor {
                     drop(ring);
                     self.source = Source::History;
                 }
+                Source::History if !may_read => return Poll::Pending,
                 Source::History => {
                     let read = read(self.inner.clone(), self.hold.0.clone(), self.after);
-                    self.source = Source::Reading(Box::pin(read));
+                    self.source = Source::Reading(AbortOnDropHandle::new(self.inner.runtime.spawn(read)));
                 }
                 Source::Reading(reading) => {
                     // The hub may stop meanwhile
                     self.hold.0.ring().wait(self.place, cx.waker());
-                    let Poll::Ready(read) = reading.as_mut().poll(cx) else { return Poll::Pending };
-                    self.source = self.go_on(read);
+                    let Poll::Ready(read) = Pin::new(reading).poll(cx) else { return Poll::Pending };
+                    self.source = match read {
+                        Ok(read) => self.go_on(read),
+                        // It failed, or the process ends
+                        Err(_) => rest(0),
+                    };
                 }
                 Source::Resting(changes, until) => {
                     let mut ring = self.hold.0.ring();
@@ -162,8 +176,12 @@ impl Cursor {
             None if is_followed => self.inner.repair(&self.hold.0, None),
             None => {}
         }
-        Source::Resting(changes, Box::pin(tokio::time::sleep(LOOK_AGAIN)))
+        rest(changes)
     }
+}
+
+fn rest(changes: u64) -> Source {
+    Source::Resting(changes, Box::pin(tokio::time::sleep(LOOK_AGAIN)))
 }
 
 impl Drop for Cursor {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, broadcast},
     task::JoinHandle,
     time::Instant,
@@ -58,6 +59,8 @@ pub(super) struct Inner {
     /// As `stop`, but costs readers nothing to look at. All are woken after it was set.
     pub(super) is_stopped: AtomicBool,
     pub(super) pages: Semaphore,
+    /// Where pages are read.
+    pub(super) runtime: Handle,
     pub(super) readers: AtomicUsize,
     /// Names that are new, or all of them when some may have been missed.
     pub(super) names: broadcast::Sender<Arc<Vec<ChannelName>>>,
@@ -119,6 +122,7 @@ impl ChannelHub {
             stop,
             is_stopped: AtomicBool::new(false),
             pages: Semaphore::new(PAGES_AT_ONCE),
+            runtime: Handle::current(),
             readers: AtomicUsize::new(0),
             names: broadcast::Sender::new(NAMES),
             followed: Mutex::default(),

@@ -23,6 +23,9 @@ use crate::{
 /// Channels that one reader may read.
 pub const MOST_CHANNELS: usize = 100;
 
+/// Pages of histories that one reader has at a time, whichever channels they are of.
+const OWN_PAGES: usize = 4;
+
 /// More channels than one reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyRead;
@@ -229,11 +232,24 @@ fn poll_all(hub: &Inner, cursors: &mut [(ChannelName, Cursor)], turn: &mut usize
     if is_stopped() {
         return Poll::Ready(Told::Stopped);
     }
-    for offset in 0..cursors.len() {
-        let index = (*turn + offset) % cursors.len();
-        if let Poll::Ready(told) = cursors[index].1.poll_next(cx) {
-            *turn = index + 1;
-            return Poll::Ready(told);
+    let mut pages = cursors.iter().filter(|(_, cursor)| cursor.has_page()).count();
+    loop {
+        let mut is_refused = false;
+        for offset in 0..cursors.len() {
+            let index = (*turn + offset) % cursors.len();
+            let cursor = &mut cursors[index].1;
+            let others = pages - usize::from(cursor.has_page());
+            let may_read = others < OWN_PAGES;
+            if let Poll::Ready(told) = cursor.poll_next(may_read, cx) {
+                *turn = index + 1;
+                return Poll::Ready(told);
+            }
+            pages = others + usize::from(cursor.has_page());
+            is_refused |= !may_read;
+        }
+        // The others wake it, unless they are done with theirs by now
+        if !is_refused || pages >= OWN_PAGES {
+            break;
         }
     }
     // From here on the cursors are woken when it is set
