@@ -23,8 +23,8 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
             if stop.is_cancelled() {
                 break;
             }
-            tracing::info!(signal = name, "stopping; a second signal stops at once");
             stop.cancel();
+            tracing::info!(signal = name, "stopping; a second signal stops at once");
         }
         tracing::warn!(signal = name, "stopped at once by a second signal");
         std::process::exit(130);

@@ -1,9 +1,9 @@
 //! Logs and traces of a process, and the metrics it shows.
 //!
-//! Logs go to stdout through a thread of their own, so that a slow terminal cannot hold up a hot loop. Spans go to
+//! Logs go to stdout through a thread of their own, so that nothing waits for whoever reads them. Spans go to
 //! an OTLP receiver when one is named. The guard that [`start`] gives must be dropped last: it sends what is left.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{io::IsTerminal, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -14,8 +14,9 @@ use opentelemetry::{
 };
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use tokio::sync::oneshot;
 use tracing::{Metadata, Span};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -28,14 +29,20 @@ use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
 
 /// Spans that Galley makes itself. The exporter's own HTTP must not be traced: it would never end.
 const TRACED: &str = "off,common=info,gateway=info,queue_worker=info,pubsub_worker=info";
+/// Lines that wait for whoever reads them. More are lost, and counted.
+const LINES: usize = 16_384;
+/// How many were lost.
+static LOST_LINES: OnceLock<ErrorCounter> = OnceLock::new();
 /// Longest wait for the last spans to be sent.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+/// Longest wait for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Keeps logs and spans flowing; drop it last.
 #[must_use = "dropping it ends logging"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
-    _logs: WorkerGuard,
+    logs: WorkerGuard,
 }
 
 /// Starts logging and tracing for the process.
@@ -43,7 +50,10 @@ pub struct Telemetry {
 /// # Errors
 /// Something else set them up already, or the exporter cannot be built.
 pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySettings) -> anyhow::Result<Telemetry> {
-    let (writer, logs) = NonBlockingBuilder::default().lossy(false).finish(std::io::stdout());
+    // A reader that stops reading must not stop the service
+    let (writer, logs) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(std::io::stdout());
+    let _ = LOST_LINES.set(writer.error_counter());
     let pretty = match log.format {
         LogFormat::Auto => std::io::stdout().is_terminal(),
         LogFormat::Pretty => true,
@@ -66,7 +76,7 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
         .with(spans)
         .try_init()
         .context("logging was set up before")?;
-    Ok(Telemetry { provider, _logs: logs })
+    Ok(Telemetry { provider, logs })
 }
 
 fn exporter(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
@@ -84,12 +94,20 @@ fn exporter(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerPr
 }
 
 impl Telemetry {
-    /// Sends the spans that are left, for at most three seconds, and ends logging.
+    /// Sends the spans that are left and writes the lines that are, for a few seconds at most, and ends logging.
     pub async fn finish(self) {
-        if let Some(provider) = self.provider.clone() {
+        if let Some(provider) = self.provider {
             // The exporter blocks until everything is sent or the limit is reached
-            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_LIMIT)).await;
+            let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_LIMIT));
+            let _ = tokio::time::timeout(FLUSH_LIMIT + LAST_LINES, ending).await;
         }
+        // It says on stdout that it cannot write there, and waits until that is written
+        let (tell, ended) = oneshot::channel();
+        std::thread::spawn(move || {
+            drop(self.logs);
+            let _ = tell.send(());
+        });
+        let _ = tokio::time::timeout(LAST_LINES, ended).await;
     }
 }
 
@@ -144,6 +162,8 @@ pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
         loop {
             ticks.tick().await;
             upkeep.run_upkeep();
+            let lost = LOST_LINES.get().map_or(0, ErrorCounter::dropped_lines);
+            metrics::counter!("galley_log_lines_lost_total").absolute(u64::try_from(lost).unwrap_or(u64::MAX));
         }
     });
     Ok(handle)

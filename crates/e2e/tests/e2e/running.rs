@@ -1,6 +1,16 @@
 //! Starting, checking and configuring the binaries.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
+use e2e::{RedisServer, eventually};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::kit::Kit;
 
@@ -53,4 +63,63 @@ async fn an_address_that_is_taken_ends_the_process_with_a_message_that_says_so()
     assert!(!output.status.success());
     let said = [output.stdout, output.stderr].concat();
     assert!(String::from_utf8_lossy(&said).contains("gateway.listen: cannot listen on"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_log_nobody_reads_goes_on_and_stops_when_it_is_told_to() {
+    let redis = RedisServer::start();
+    let mut worker = Command::new(e2e::binary("pubsub-worker"))
+        .env("GALLEY__REDIS__URL", redis.url())
+        .env("GALLEY__PUBSUB_WORKER__LISTEN", "127.0.0.1:0")
+        .env("GALLEY__LOG__FORMAT", "json")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // It is kept open, and not read any more
+    let mut log = BufReader::new(worker.stdout.take().expect("it is piped"));
+    let address: SocketAddr = loop {
+        let mut line = String::new();
+        log.read_line(&mut line).expect("it logs");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if let Some(address) = line.get("address").and_then(serde_json::Value::as_str) {
+            break address.parse().expect("an address");
+        }
+    };
+    eventually("it is ready", || async {
+        let answer = reqwest::get(format!("http://{address}/health/ready")).await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    let mut connection = redis.connection().await;
+    let mut messages = redis::pipe();
+    for _ in 0..1000 {
+        messages.publish("task:pubsub:channel", "x".repeat(200)).ignore();
+    }
+    let lost = || async {
+        let metrics = reqwest::get(format!("http://{address}/metrics")).await.ok()?.text().await.ok()?;
+        metrics.lines().find_map(|line| line.strip_prefix("galley_log_lines_lost_total ")?.parse::<u64>().ok())
+    };
+    // More than it keeps until somebody reads
+    eventually("lines are lost, and it says so", || {
+        let (mut connection, messages) = (connection.clone(), messages.clone());
+        async move {
+            messages.exec_async(&mut connection).await.expect("redis runs");
+            lost().await.filter(|lost| *lost > 0)
+        }
+    })
+    .await;
+    let _: i64 = redis::cmd("PUBLISH")
+        .arg("task:pubsub:channel")
+        .arg("x")
+        .query_async(&mut connection)
+        .await
+        .expect("redis runs");
+    kill(Pid::from_raw(worker.id().try_into().expect("a process")), Signal::SIGTERM).expect("it runs");
+    let ended = eventually("it stops", || {
+        let ended = worker.try_wait().expect("ours");
+        async move { ended }
+    })
+    .await;
+    assert!(ended.success(), "{ended}");
+    drop(log);
 }
