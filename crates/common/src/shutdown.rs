@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A token that is cancelled by the first SIGTERM or SIGINT. A second one ends the process at once.
@@ -32,6 +35,28 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     Ok(token)
 }
 
+/// Watches a part of the process without which the rest must not go on as if nothing were: should it end before `stop` is
+/// cancelled, it cancels that. The handle that comes back gives what the part gave, a panic too.
+#[must_use = "how it ended is in the handle"]
+pub fn vital<T: Send + 'static>(part: &'static str, task: JoinHandle<T>, stop: &CancellationToken) -> JoinHandle<T> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let ended = task.await;
+        if !stop.is_cancelled() {
+            tracing::error!(part, "a part ended that must not: the process stops");
+            stop.cancel();
+        }
+        match ended {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Its runtime is at its end, and this with it
+                Err(_) => std::future::pending().await,
+            },
+        }
+    })
+}
+
 /// Whether work in progress ended in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
@@ -53,6 +78,21 @@ pub async fn drain(tasks: &TaskTracker, limit: Duration) -> Drained {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_too_soon_ends_the_process_and_says_how() {
+        let stop = CancellationToken::new();
+        let part = vital("a part", tokio::spawn(async { panic!("broken") }), &stop);
+        stop.cancelled().await;
+        let error: tokio::task::JoinError = tokio::time::timeout(Duration::from_secs(20), part)
+            .await
+            .expect("it ends")
+            .map(|(): ()| ())
+            .expect_err("it panicked");
+        assert!(error.is_panic());
+        let part = vital("a part", tokio::spawn(async { 7 }), &stop);
+        assert_eq!(part.await.expect("it ended"), 7, "after the stop it may");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn draining_waits_for_tasks_and_gives_up_at_the_limit() {

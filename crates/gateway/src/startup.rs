@@ -18,6 +18,7 @@ use common::{
         subscriptions::Subscriptions,
     },
     settings::Settings,
+    shutdown::vital,
     telemetry,
 };
 use socket2::SockRef;
@@ -113,27 +114,26 @@ impl Application {
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(address = %self.address, redis = ?self.services.settings.redis.url, "gateway listens");
-        let upkeep = tokio::spawn(maintenance::run(
-            self.services.jobs.clone(),
-            self.services.settings.maintenance.clone(),
-            stop.clone(),
-        ));
+        let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
+        let upkeep = vital("upkeep", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
         let handle = self.server.handle();
-        let serving = tokio::spawn(self.server);
+        let serving = vital("HTTP server", tokio::spawn(self.server), &stop);
+        let (stop_streams, hubs) = self.streams;
+        let hubs = hubs.map(|hub| vital("hub of streams", hub, &stop));
+        let (stop_events, writer) = self.events;
+        let writer = vital("log of events", writer, &stop);
         stop.cancelled().await;
         // First: those who wait for a job are answered
         self.services.stopping.cancel();
         // Streams never end by themselves, and would hold up the graceful stop
-        let (stop_streams, following) = self.streams;
         stop_streams.cancel();
         handle.stop(true).await;
-        for hub in following {
+        for hub in hubs {
             hub.await?;
         }
         serving.await??;
         upkeep.await?;
         // The last to stop: everything above may still have events to write
-        let (stop_events, writer) = self.events;
         stop_events.cancel();
         writer.await?;
         tracing::info!("gateway stopped");

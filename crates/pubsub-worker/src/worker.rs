@@ -17,6 +17,7 @@ use common::{
         subscriptions::Subscriptions,
     },
     settings::Settings,
+    shutdown::vital,
     telemetry,
     time::Millis,
 };
@@ -40,14 +41,15 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let hearing = Arc::new(AtomicBool::new(worker.channels.is_empty()));
     let (server, address) = ops::serve(worker.listen, readiness(&redis, &hearing), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
-    let (ops, serving) = (server.handle(), tokio::spawn(server));
+    let (ops, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before it says that it runs: from then on SIGHUP is no longer its end
     let reloading = tokio::spawn(commands::on_signal(commands.clone(), stop.clone()));
     let events = CancellationToken::new();
     let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
     let jobs = Jobs::new(&redis, &settings, log);
-    let upkeep = tokio::spawn(maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone()));
+    let upkeep = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
+    let upkeep = vital("upkeep", tokio::spawn(upkeep), &stop);
     tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.now().len(), "pubsub-worker runs");
     let delivering = deliver(&settings, jobs, commands, stop.clone());
     tokio::join!(follow::run(&redis, worker, &hearing, stop.clone()), delivering);

@@ -22,7 +22,7 @@ use common::{
         maintenance,
     },
     settings::Settings,
-    shutdown::{self, Drained},
+    shutdown::{self, Drained, vital},
     telemetry::{self, MetricsHandle},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -125,24 +125,26 @@ impl Worker {
         let worker = &shared.settings.queue_worker;
         let (server, address) = ops::serve(worker.listen, ops::redis_is_fit(&self.redis), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
-        let (ops, serving) = (server.handle(), tokio::spawn(server));
+        let (ops, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker runs");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
-        let committing = tokio::spawn(commit::run(shared.clone(), finished));
+        let vital = |part, task| vital(part, task, &stop);
+        let committing = vital("commit", tokio::spawn(commit::run(shared.clone(), finished)));
         let keep = CancellationToken::new();
-        let renewing = tokio::spawn(renew::run(shared.clone(), keep.clone()));
+        let renewing = vital("renewal of leases", tokio::spawn(renew::run(shared.clone(), keep.clone())));
         let doorbell = Arc::new(Doorbell::default());
         let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
         let hearing = tokio::spawn(presence::hear_signals(shared.clone(), doorbell.clone(), stop.clone()));
-        let reporting = tokio::spawn(presence::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone()));
-        let upkeep =
-            tokio::spawn(maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone()));
+        let reporting = presence::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone());
+        let reporting = vital("presence", tokio::spawn(reporting));
+        let upkeep = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
+        let upkeep = vital("upkeep", tokio::spawn(upkeep));
         let bridging = tokio::spawn(bridge::run(shared.clone(), stop.clone()));
         let reloading = tokio::spawn(rules::on_signal(self.dispatch.clone(), stop.clone()));
         let runner = Runner::new(shared.clone(), self.dispatch.clone(), doorbell.clone(), completions);
-        let claiming = tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone()));
+        let claiming = vital("claim", tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone())));
 
         stop.cancelled().await;
         // No new jobs; the runner goes with the claim loop, so its end of the channel closes when the attempts end

@@ -180,7 +180,12 @@ impl Redis {
             let dialled = client.get_multiplexed_async_connection_with_config(&config).await;
             redis.dialled(generation, dialled)
         });
-        dial.map(|live| live.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "stopping"))))).boxed().shared()
+        let redis = self.clone();
+        let broken_off = move |_| {
+            redis.dialling().under_way = None;
+            Err(RedisError::from((ErrorKind::Io, "connecting was broken off")))
+        };
+        dial.map(|live| live.unwrap_or_else(broken_off)).boxed().shared()
     }
 
     fn dialled(&self, generation: u64, result: RedisResult<MultiplexedConnection>) -> RedisResult<Live> {
