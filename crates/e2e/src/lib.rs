@@ -16,6 +16,6 @@ pub use mark::Mark;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use proxy::DeafProxy;
 pub use receiver::{Received, Receiver, Reply};
-pub use redis_server::{Persistence, RedisServer};
+pub use redis_server::{Persistence, RedisServer, patient};
 pub use service::{Service, binary};
 pub use wait::{LIMIT, eventually, eventually_for};

@@ -12,7 +12,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
+
+use crate::LIMIT;
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +76,7 @@ impl RedisServer {
     /// It is not running.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
-        client.get_multiplexed_async_connection().await.expect("redis runs")
+        client.get_multiplexed_async_connection_with_config(&patient()).await.expect("redis runs")
     }
 
     /// Kills it without warning.
@@ -124,6 +127,13 @@ impl Drop for RedisServer {
             let _ = process.wait();
         }
     }
+}
+
+/// For connections of tests and benchmarks: by default answers are waited for no longer than half a second, and a machine that
+/// is short of processors has longer pauses.
+#[must_use]
+pub fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT))
 }
 
 fn free_port() -> u16 {

@@ -45,7 +45,7 @@ async fn bare(galley: &Galley, body: &str) -> anyhow::Result<f64> {
     let mut info = galley.redis.url().into_connection_info()?;
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     info = info.set_tcp_settings(tcp);
-    let connection = redis::Client::open(info)?.get_multiplexed_async_connection().await?;
+    let connection = redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&e2e::patient()).await?;
     let mut pipeline = redis::pipe();
     pipeline.cmd("XADD").arg("bare").arg("MAXLEN").arg("~").arg(KEPT).arg("*").arg("b").arg(body).ignore();
     pipeline.cmd("PUBLISH").arg("bare").arg(body).ignore();

@@ -31,8 +31,8 @@ impl Client {
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         info = info.set_tcp_settings(tcp);
         let client = redis::Client::open(info)?;
-        let mut reading = client.get_multiplexed_async_connection().await?;
-        let writing = client.get_multiplexed_async_connection().await?;
+        let mut reading = client.get_multiplexed_async_connection_with_config(&e2e::patient()).await?;
+        let writing = client.get_multiplexed_async_connection_with_config(&e2e::patient()).await?;
         let _: () = reading.xgroup_create_mkstream(STREAM, GROUP, "0").await?;
         Ok(Self { reading, writing })
     }
