@@ -77,12 +77,20 @@ pub fn parse_time(text: &str, now: Millis) -> Result<GivenTime, TimeError> {
         let at = now + i64::try_from(length.as_millis()).map_err(|_| refused())?;
         return Ok(GivenTime { at, text: format(at) });
     }
-    // A date and a time with an offset, and nothing of the zone annotations that jiff reads too
-    if text.len() > 40 || text.contains('[') || !text.contains(['T', 't']) {
-        return Err(refused());
-    }
-    let at = text.parse::<Timestamp>().map_err(|_| refused())?.as_millisecond();
+    let at = timestamp(text).ok_or_else(refused)?.as_millisecond();
     if (0..=LAST_MILLIS + 999).contains(&at) { Ok(GivenTime { at, text: text.to_owned() }) } else { Err(refused()) }
+}
+
+/// Whether a text is a time of any year as RFC 3339 writes it.
+#[must_use]
+pub fn is_rfc_3339(text: &str) -> bool {
+    text.bytes().next().is_some_and(|first| first.is_ascii_digit()) && timestamp(text).is_some()
+}
+
+/// A date and a time with an offset, and nothing of the zone annotations that jiff reads too.
+fn timestamp(text: &str) -> Option<Timestamp> {
+    let is_fit = text.len() <= 40 && !text.contains('[') && text.contains(['T', 't']);
+    if is_fit { text.parse().ok() } else { None }
 }
 
 /// Reads a time in the past: an absolute one, or `-` and a duration before `now`.
