@@ -17,7 +17,7 @@ pub use cursor::Told;
 pub(super) use history::stored;
 pub use history::{ChannelInfo, PAGE_BYTES, Page};
 pub use hub::ChannelHub;
-pub use reader::{MOST_CHANNELS, Reader, Start, TooManyRead};
+pub use reader::{Left, MOST_CHANNELS, MOST_LEFT, MOST_PATTERNS, Reader, Start, TooManyRead};
 pub use retention::{Overtaken, Trimmed};
 pub use ring::Shown;
 
