@@ -32,6 +32,12 @@ pub fn is_cloud_events(essence: &str) -> bool {
     essence.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
+/// Whether a header is an attribute of binary mode, or is meant to be.
+#[must_use]
+pub fn is_attribute(header: &str) -> bool {
+    header.starts_with(PREFIX)
+}
+
 /// The attributes that headers give, as JSON; none if there are no such headers.
 ///
 /// # Errors

@@ -118,6 +118,12 @@ pub fn channel_state(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:state")
 }
 
+/// What became of the message that a request with an idempotency key publishes as its n-th: a string with a TTL.
+#[must_use]
+pub fn published(channel: &ChannelName, seed: u128, nth: usize) -> String {
+    format!("galley:{{ch:{channel}}}:once:{seed:032x}-{nth}")
+}
+
 /// Messages with their positions, for gateways: a pub/sub channel.
 #[must_use]
 pub fn live(channel: &ChannelName) -> String {
