@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, fmt::strtime};
+use jiff::{
+    SignedDuration, Span, SpanRelativeTo, Timestamp,
+    fmt::{strtime, temporal::Pieces},
+};
 
 use crate::name::quoted;
 
@@ -77,12 +80,25 @@ pub fn parse_time(text: &str, now: Millis) -> Result<GivenTime, TimeError> {
         let at = now + i64::try_from(length.as_millis()).map_err(|_| refused())?;
         return Ok(GivenTime { at, text: format(at) });
     }
-    // A date and a time with an offset, and nothing of the zone annotations that jiff reads too
-    if text.len() > 40 || text.contains('[') || !text.contains(['T', 't']) {
+    if !is_date_and_time(text) {
         return Err(refused());
     }
     let at = text.parse::<Timestamp>().map_err(|_| refused())?.as_millisecond();
     if (0..=LAST_MILLIS + 999).contains(&at) { Ok(GivenTime { at, text: text.to_owned() }) } else { Err(refused()) }
+}
+
+/// Whether a text is a time of any year as RFC 3339 writes it.
+#[must_use]
+pub fn is_rfc_3339(text: &str) -> bool {
+    // The last hours of the year 9999 are no timestamp of jiff's
+    let parsed = Pieces::parse(text).ok().filter(|_| is_date_and_time(text));
+    text.bytes().next().is_some_and(|first| first.is_ascii_digit())
+        && parsed.is_some_and(|pieces| pieces.time().is_some() && pieces.offset().is_some())
+}
+
+/// A date and a time, and nothing of the zone annotations that jiff reads too.
+fn is_date_and_time(text: &str) -> bool {
+    text.len() <= 40 && !text.contains('[') && text.contains(['T', 't'])
 }
 
 /// Reads a time in the past: an absolute one, or `-` and a duration before `now`.

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a request that creates something has one effect however often it is sent, and every time the same
 //! answer. The same key with another request is refused.
 
-use std::{fmt::Write, future::Future};
+use std::{fmt::Write, future::Future, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -13,6 +13,7 @@ use actix_web::{
 };
 use common::{
     id::WorkflowId,
+    redis::channels::Once,
     redis::idempotency::{Known, Request},
 };
 use sha2::{Digest, Sha256};
@@ -30,7 +31,7 @@ const LONGEST_ANSWER: usize = 1 << 20;
 
 /// What a request may be given to make its effects recognisable.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seed(u128);
+pub(crate) struct Seed(u128, Duration);
 
 impl Seed {
     /// When the first request came, in milliseconds since 1970.
@@ -43,6 +44,11 @@ impl Seed {
         WorkflowId::derived(self.0)
     }
 
+    /// What the n-th message that the request publishes is known by.
+    pub(crate) fn once(self, nth: usize) -> Once {
+        Once { seed: self.0, nth, ttl: self.1 }
+    }
+
     /// The seed of the n-th thing that the request makes.
     pub(crate) fn nth(self, n: usize) -> u64 {
         let bytes: [u8; 32] = Sha256::digest(format!("{:032x} {n}", self.0)).into();
@@ -50,50 +56,36 @@ impl Seed {
     }
 }
 
-/// Whether carrying a request out twice has the effect of once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeatable {
-    /// It has: what it makes is derived from the seed.
-    Yes,
-    /// It has not: a repetition has to wait for the answer.
-    No,
-}
-
 /// In the extensions of an answer: something in it may go better later, so it is not kept, and a repetition of the request
 /// tries that again. What was made is found then by its seed.
 pub(crate) struct NotFinal;
 
-/// Carries a request out, or answers as before. `run` is given a seed if the request has a key.
+/// Carries a request out, or answers as before. `run` is given a seed if the request has a key; what it makes has to follow
+/// from it, because it is run again when nobody knows what became of it. Requests with a key are the same if they have the
+/// same `content`.
 pub(crate) async fn once<F>(
     request: &HttpRequest,
     services: &Services,
-    body: &[u8],
-    repeatable: Repeatable,
+    content: &[&[u8]],
     run: impl FnOnce(Option<Seed>) -> F,
 ) -> Result<HttpResponse, ApiError>
 where
     F: Future<Output = Result<HttpResponse, ApiError>>,
 {
     let Some(key) = request.headers().get(&KEY) else { return run(None).await };
-    let described = describe(request, key, body)?;
+    let described = describe(request, key, content)?;
     let ttl = services.settings.gateway.idempotency_ttl;
     let (seed, is_first) = match services.redis.begin_once(&described, ttl).await? {
-        Known::Begun { is_first: false, .. } if repeatable == Repeatable::No => {
-            return Err(ApiError::new(
-                Code::IdempotencyInProgress,
-                "a request with this Idempotency-Key is being carried out, or broke off",
-            ));
-        }
         Known::Begun { seed, is_first } => (seed, is_first),
         Known::Answered { status, body } => return Ok(replayed(status, &body)),
         Known::Other => {
             return Err(ApiError::new(
                 Code::IdempotencyConflict,
-                "this Idempotency-Key was used for another request; a key is for one path and one body",
+                "this Idempotency-Key was used for another request; a key is for one path and one content",
             ));
         }
     };
-    match run(Some(Seed(seed))).await {
+    match run(Some(Seed(seed, ttl))).await {
         Ok(response) if response.extensions().get::<NotFinal>().is_some() => Ok(response),
         Ok(response) => keep(services, &described, seed, response).await,
         Err(error) => {
@@ -107,18 +99,26 @@ where
     }
 }
 
-fn describe(request: &HttpRequest, key: &HeaderValue, body: &[u8]) -> Result<Request, ApiError> {
+fn describe(request: &HttpRequest, key: &HeaderValue, content: &[&[u8]]) -> Result<Request, ApiError> {
     let text = key.to_str().ok().filter(|text| (1..=LONGEST_KEY).contains(&text.len()));
     let text = text.ok_or_else(|| {
         ApiError::invalid(format!("Idempotency-Key must have 1 to {LONGEST_KEY} printable ASCII characters"))
     })?;
     let path = request.path();
     let scope = format!("{} {path} {text}", request.method());
-    Ok(Request { fingerprint: hex(scope.as_bytes()), content: hex(body) })
+    Ok(Request { fingerprint: hex(&[scope.as_bytes()]), content: hex(content) })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+/// Requests to one path have as many parts each, so what is one part cannot be taken for two.
+fn hex(parts: &[&[u8]]) -> String {
+    let mut digest = Sha256::new();
+    for (n, part) in parts.iter().enumerate() {
+        if n > 0 {
+            digest.update((parts[n - 1].len() as u64).to_be_bytes());
+        }
+        digest.update(part);
+    }
+    digest.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })

@@ -1,14 +1,14 @@
 //! A WebSocket: channels are subscribed and left while it is open, over the same cursors as the event streams. All frames
 //! are JSON text. What the client does not take is not gathered for it.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, io, time::Duration};
 
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, Session};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
 use common::{
     json::{self, Object, ObjectWriter},
     message::{ChannelPattern, Position},
     name::ChannelName,
-    redis::channels::{Reader, Start, Told},
+    redis::channels::{Left, MOST_LEFT, Reader, Start, Told},
 };
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::{
     error::{ApiError, Code},
     routes::parse_since,
+    sse::retry_after_stop_ms,
     startup::Services,
 };
 
@@ -25,8 +26,6 @@ pub(crate) const FRAME_LIMIT_BYTES: usize = 16 * 1024;
 const DEPTH_LIMIT: usize = 8;
 /// Pings that may go unanswered.
 const SILENT_PINGS: u32 = 2;
-/// How soon clients should come back when the gateway stops, in milliseconds: spread, so that not all come at once.
-const RETRY_AFTER_STOP_MS: std::ops::RangeInclusive<u64> = 500..=5000;
 
 /// An open connection.
 pub(crate) struct MessageSocket {
@@ -62,7 +61,7 @@ impl MessageSocket {
                     silent_pings = 0;
                     match frame {
                         Some(Ok(frame)) => self.answer(frame).await,
-                        Some(Err(_)) => Err(Over::Closing(CloseCode::Protocol, "a frame that cannot be read, or is too long")),
+                        Some(Err(error)) => Err(unreadable(&error)),
                         None => Err(Over::Gone),
                     }
                 }
@@ -112,7 +111,7 @@ impl MessageSocket {
                 return self.say(refusal(&error, Some(channel.as_str()))).await;
             }
             Told::Stopped => {
-                json.text("type", "closing").number("retry_ms", rand::random_range(RETRY_AFTER_STOP_MS));
+                json.text("type", "closing").number("retry_ms", retry_after_stop_ms());
                 self.say(json.finish()).await?;
                 return Err(Over::Closing(CloseCode::Restart, "the gateway stops"));
             }
@@ -161,7 +160,7 @@ impl MessageSocket {
                 return Err(ApiError::invalid("after is for one channel: a pattern begins with since, or now"));
             }
             let pattern: ChannelPattern = asked.channel.parse()?;
-            self.reader.add_pattern(pattern, start, None).await??;
+            self.reader.add_pattern(pattern, start).await??;
         } else {
             let channel: ChannelName = asked.channel.parse()?;
             self.reader.add(&channel, start).await??;
@@ -172,13 +171,18 @@ impl MessageSocket {
     }
 
     fn unsubscribe(&mut self, channel: &str) -> Result<String, ApiError> {
-        let is_read = if channel.contains('*') {
-            self.reader.remove_pattern(&channel.parse()?)
+        let left = if channel.contains('*') {
+            if self.reader.remove_pattern(&channel.parse()?) { Left::Left } else { Left::NotRead }
         } else {
             self.reader.remove(&channel.parse()?)
         };
-        if !is_read {
-            return Err(ApiError::new(Code::NotFound, format!("{channel} is not subscribed")));
+        match left {
+            Left::Left => {}
+            Left::NotRead => return Err(ApiError::new(Code::NotFound, format!("{channel} is not subscribed"))),
+            Left::TooMany => {
+                let message = format!("at most {MOST_LEFT} channels of patterns may be left: leave the pattern");
+                return Err(ApiError::invalid(message));
+            }
         }
         let mut json = ObjectWriter::default();
         json.text("type", "unsubscribed").text("channel", channel);
@@ -188,6 +192,19 @@ impl MessageSocket {
 
 async fn within(stall: Duration, sent: impl Future<Output = Result<(), Closed>>) -> Result<(), Over> {
     Ok(tokio::time::timeout(stall, sent).await.map_err(|_| Over::Gone)??)
+}
+
+fn unreadable(error: &ProtocolError) -> Over {
+    let too_long = Over::Closing(CloseCode::Size, "a frame must have at most 16 KiB");
+    match error {
+        ProtocolError::Overflow => too_long,
+        // Pieces that are too long together
+        ProtocolError::Io(error) if error.kind() == io::ErrorKind::Other => too_long,
+        ProtocolError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Over::Closing(CloseCode::Invalid, "frames must be UTF-8")
+        }
+        _ => Over::Closing(CloseCode::Protocol, "a frame that cannot be read"),
+    }
 }
 
 fn refusal(error: &ApiError, channel: Option<&str>) -> String {

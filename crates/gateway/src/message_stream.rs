@@ -9,7 +9,7 @@ use std::{convert::Infallible, pin::Pin, time::Duration};
 use actix_web::{HttpResponse, web::Bytes};
 use common::{
     json::ObjectWriter,
-    message::{Position, Resume},
+    message::Position,
     redis::channels::{Reader, Told},
 };
 use futures_util::{Stream, stream};
@@ -19,8 +19,6 @@ use crate::sse;
 
 /// How soon a client should come back, in milliseconds.
 const RETRY_MS: u64 = 3000;
-/// The same when the gateway stops: spread, so that not all come to another one at once.
-const RETRY_AFTER_STOP_MS: std::ops::RangeInclusive<u64> = 500..=5000;
 
 /// A stream on its way to a client.
 pub(crate) struct MessageStream {
@@ -91,7 +89,7 @@ impl MessageStream {
         if self.is_single {
             self.reader.positions().values().next().copied().unwrap_or(Position::START).to_string()
         } else {
-            Resume::id(self.reader.positions().iter())
+            self.reader.resume_id()
         }
     }
 
@@ -117,7 +115,7 @@ impl MessageStream {
             }
             Told::Stopped => {
                 self.phase = Phase::Over;
-                format!("retry: {}\n\n", rand::random_range(RETRY_AFTER_STOP_MS))
+                format!("retry: {}\n\n", sse::retry_after_stop_ms())
             }
         };
         text.into()

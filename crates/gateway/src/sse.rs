@@ -19,6 +19,12 @@ use crate::ending::Ending;
 /// How soon a client should come back, in milliseconds.
 const RETRY: &str = "retry: 3000\n\n";
 
+/// How soon clients should come back when the gateway stops, in milliseconds: spread, so that not all come to another one
+/// at once.
+pub(crate) fn retry_after_stop_ms() -> u64 {
+    rand::random_range(500..=5000)
+}
+
 /// A stream on its way to a client.
 pub(crate) struct EventStream {
     reader: Reader,

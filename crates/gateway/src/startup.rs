@@ -11,7 +11,7 @@ use common::{
     redis::{
         Redis,
         arrivals::Arrivals,
-        channels::{ChannelHub, Published},
+        channels::{ChannelHub, Once, Published},
         events::{EventHub, EventLog},
         jobs::Jobs,
         maintenance,
@@ -48,8 +48,13 @@ pub(crate) struct Services {
 
 impl Services {
     /// Publishes a message.
-    pub(crate) async fn publish(&self, channel: &ChannelName, message: &NewMessage<'_>) -> Result<Published, ApiError> {
-        Ok(self.redis.publish(&self.settings.channels, channel, message).await??)
+    pub(crate) async fn publish(
+        &self,
+        channel: &ChannelName,
+        message: &NewMessage<'_>,
+        once: Option<Once>,
+    ) -> Result<Published, ApiError> {
+        Ok(self.redis.publish_once(&self.settings.channels, channel, message, once).await??)
     }
 }
 

@@ -32,6 +32,12 @@ pub fn is_cloud_events(essence: &str) -> bool {
     essence.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
+/// Whether a header is an attribute of binary mode, or is meant to be.
+#[must_use]
+pub fn is_attribute(header: &str) -> bool {
+    header.starts_with(PREFIX)
+}
+
 /// The attributes that headers give, as JSON; none if there are no such headers.
 ///
 /// # Errors
@@ -177,7 +183,7 @@ fn check_value(name: &str, value: &str) -> Result<(), MessageError> {
     }
     match name {
         "specversion" if value != "1.0" => must("be 1.0"),
-        "time" if value.starts_with('+') || time::parse_time(value, 0).is_err() => must("be an RFC 3339 time"),
+        "time" if !time::is_rfc_3339(value) => must("be an RFC 3339 time"),
         "source" | "dataschema" if value.contains(char::is_whitespace) => must("be a URI"),
         _ => Ok(()),
     }
@@ -223,6 +229,10 @@ mod tests {
             )
         );
         assert_eq!(binary(&[("content-type", "text/plain")]), Ok(None));
+        for time in ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59.5+01:00", "9999-12-31T23:59:59.9999999Z"] {
+            headers = [&GOOD[..], &[("ce-time", time)]].concat();
+            assert!(binary(&headers).is_ok(), "{time}");
+        }
     }
 
     #[test]
@@ -239,6 +249,8 @@ mod tests {
             ("ce-source", "a b", "source must be a URI"),
             ("ce-time", "yesterday", "time must be an RFC 3339 time"),
             ("ce-time", "+PT1S", "time must be an RFC 3339 time"),
+            ("ce-time", "-000001-01-01T00:00:00Z", "time must be an RFC 3339 time"),
+            ("ce-time", "2026-01-01", "time must be an RFC 3339 time"),
             ("ce-datacontenttype", "text/plain", "use Content-Type"),
             ("ce-my_name", "x", "lower-case letters and digits"),
             ("ce-", "x", "lower-case letters and digits"),

@@ -62,15 +62,22 @@ pub enum Continuity {
     Unknown,
 }
 
-/// Whether anything is missing behind a position.
+/// Whether anything is missing behind a position. Behind [`Position::START`] the count is of the epoch that is kept: of one
+/// before it nothing shows how much there was.
 #[must_use]
 pub fn behind(after: Position, around: Surroundings) -> Continuity {
     let gap = |count| Continuity::Gap(Gap { from: after, to: around.next, count });
-    // Who begins at the beginning of what is kept has nothing to miss
-    if after == Position::START || around.is_kept || around.next == Some(after.next()) {
+    if around.is_kept || around.next == Some(after.next()) {
         return Continuity::Whole;
     }
-    let Some(head) = around.head else { return gap(None) };
+    let Some(head) = around.head else {
+        return if after == Position::START { Continuity::Whole } else { gap(None) };
+    };
+    if after == Position::START {
+        // An epoch begins with 0, so the first one that is kept says how many were in front of it
+        let missing = around.next.map_or(head.sequence.saturating_add(1), |next| next.sequence);
+        return if missing == 0 { Continuity::Whole } else { gap(Some(missing)) };
+    }
     match (around.before, around.next) {
         // All of it was trimmed, and the newest was this one
         (_, None) if after == head => Continuity::Whole,
@@ -123,7 +130,7 @@ mod tests {
         // Epoch 5 was trimmed to 3.., epoch 9 follows
         let kept = [at(5, 3), at(5, 4), at(9, 0), at(9, 1)];
         for (after, expected) in [
-            (Position::START, Continuity::Whole),
+            (Position::START, gap(Position::START, Some(at(5, 3)), Some(3))),
             (at(5, 3), Continuity::Whole),
             (at(5, 2), Continuity::Whole),
             (at(5, 1), gap(at(5, 1), Some(at(5, 3)), Some(1))),
@@ -137,6 +144,18 @@ mod tests {
         ] {
             assert_eq!(behind(after, around(&kept, Some(at(9, 1)), after)), expected, "{after}");
         }
+    }
+
+    #[test]
+    fn whoever_was_there_before_the_first_message_misses_what_was_in_front_of_the_first_that_is_kept() {
+        let start = Position::START;
+        let behind_start = |kept: &[Position], head| behind(start, around(kept, head, start));
+        assert_eq!(behind_start(&[], None), Continuity::Whole, "there is nothing yet");
+        assert_eq!(behind_start(&[at(5, 0), at(5, 1)], Some(at(5, 1))), Continuity::Whole);
+        let some = Continuity::Gap(Gap { from: start, to: Some(at(5, 1)), count: Some(1) });
+        assert_eq!(behind_start(&[at(5, 1)], Some(at(5, 1))), some);
+        let all = Continuity::Gap(Gap { from: start, to: None, count: Some(2) });
+        assert_eq!(behind_start(&[], Some(at(5, 1))), all);
     }
 
     #[test]

@@ -34,12 +34,19 @@ impl Resume {
         !self.0.is_empty() && !channels.is_empty() && channels.iter().all(|channel| self.position(channel).is_none())
     }
 
-    /// The id of these positions.
+    /// The id of these positions, and of others in channels that are not among them.
     #[must_use]
-    pub fn id<'a>(positions: impl Iterator<Item = (&'a ChannelName, &'a Position)>) -> String {
-        let mut bytes = Vec::new();
-        for (channel, position) in positions {
-            for number in [hash(channel), position.epoch, position.sequence] {
+    pub fn id<'a>(positions: impl Iterator<Item = (&'a ChannelName, &'a Position)>, others: Option<&Self>) -> String {
+        let mut all: Vec<(u64, Position)> = positions.map(|(channel, position)| (hash(channel), *position)).collect();
+        let here = all.len();
+        for other in others.map_or(&[][..], |others| &others.0) {
+            if all.len() < MOST && !all[..here].iter().any(|(channel, _)| *channel == other.0) {
+                all.push(*other);
+            }
+        }
+        let mut bytes = Vec::with_capacity(all.len() * 3 * WIDTH);
+        for (channel, position) in all {
+            for number in [channel, position.epoch, position.sequence] {
                 bytes.extend(&number.to_be_bytes()[8 - WIDTH..]);
             }
         }
@@ -88,14 +95,19 @@ mod tests {
             ["a", "b", "task:pubsub:channel"].map(|name| name.parse().expect("a name")).into();
         let positions: Vec<Position> =
             (0..3).map(|n| Position { epoch: 1_764_000_000_000 + n, sequence: n * 1_000_000_007 }).collect();
-        let id = Resume::id(names.iter().zip(&positions));
+        let id = Resume::id(names.iter().zip(&positions), None);
         assert_eq!(id.len(), 1 + 3 * 24);
         assert_eq!("~".parse(), Ok(Resume::default()), "a stream in which there is no channel yet");
         let resume: Resume = id.parse().expect("an id");
-        for (name, position) in names.iter().zip(positions) {
-            assert_eq!(resume.position(name), Some(position));
+        for (name, position) in names.iter().zip(&positions) {
+            assert_eq!(resume.position(name), Some(*position));
         }
         assert_eq!(resume.position(&"c".parse().expect("a name")), None);
+        let moved = [(&names[1], &Position::START)];
+        let merged: Resume = Resume::id(moved.into_iter(), Some(&resume)).parse().expect("an id");
+        let of = |index: usize| merged.position(&names[index]);
+        assert_eq!([of(0), of(1), of(2)], [Some(positions[0]), Some(Position::START), Some(positions[2])]);
+        assert_eq!(merged.0.len(), 3);
         for bad in ["", "1764000000000-0", "~AAAA", "~?", &format!("~{}", "A".repeat(24 * 1001))] {
             assert!(bad.parse::<Resume>().is_err(), "{bad}");
         }

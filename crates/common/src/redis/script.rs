@@ -71,7 +71,7 @@ script!(TAKE_OVER, "take_over.lua");
 script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK, FIGURES);
 script!(HOLD_UP, "hold_up.lua", with CLOCK);
 script!(SEEK_GROUP, "seek_group.lua", with NEWEST);
-script!(PROGRESS_OF, "progress_of.lua", with NEWEST);
+script!(PROGRESS_OF, "progress_of.lua", with NEWEST, SEEK);
 script!(NOTE_FAILURE, "note_failure.lua", with CLOCK, FIGURES);
 script!(CHECKPOINT, "checkpoint.lua", with CLOCK, FIGURES);
 script!(PRUNE_CONSUMERS, "prune_consumers.lua");

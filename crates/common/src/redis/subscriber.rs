@@ -191,17 +191,22 @@ struct Listener<'a> {
 impl Listener<'_> {
     /// Hears what is wanted now and nothing else; false when nobody listens any more.
     async fn adjust(&mut self) -> RedisResult<bool> {
-        let wanted = self.channels.names().clone();
-        let (new, old): (Vec<&String>, Vec<&String>) =
-            (wanted.difference(&self.heard).collect(), self.heard.difference(&wanted).collect());
+        // There may be very many, of which few have changed: only these are copied
+        let (news, old): (Vec<String>, Vec<String>) = {
+            let wanted = self.channels.names();
+            let (news, old) = (wanted.difference(&self.heard), self.heard.difference(&wanted));
+            (news.cloned().collect(), old.cloned().collect())
+        };
         if !old.is_empty() {
-            self.connection.unsubscribe(old).await?;
+            self.connection.unsubscribe(&old).await?;
+            for name in &old {
+                self.heard.remove(name);
+            }
         }
-        let news: Vec<String> = new.into_iter().cloned().collect();
         if !news.is_empty() {
             self.connection.subscribe(&news).await?;
+            self.heard.extend(news.iter().cloned());
         }
-        self.heard = wanted;
         if let Some(probe) = self.probe.filter(|probe| news.iter().any(|name| name == probe.channel())) {
             probe.subscribed();
         }

@@ -6,10 +6,10 @@ use std::{
 };
 
 use common::{
-    message::Position,
+    message::{ChannelPattern, Position, Resume},
     redis::{
         Redis,
-        channels::{ChannelHub, MOST_CHANNELS, Reader, Start, Told, TooManyRead},
+        channels::{ChannelHub, Left, MOST_CHANNELS, MOST_PATTERNS, Reader, Start, Told, TooManyRead},
     },
     settings::Settings,
 };
@@ -150,7 +150,7 @@ async fn channels_that_come_later_join_a_pattern_and_one_too_many_is_said_to_be_
     let (hub, _stop) = hub(&kit);
     let mut reader = hub.reader().expect("a seat");
     let pattern = "c.*".parse().expect("a pattern");
-    reader.add_pattern(pattern, Start::Now, None).await.expect("redis runs").expect("few");
+    reader.add_pattern(pattern, Start::Now).await.expect("redis runs").expect("few");
     let mut expected = BTreeSet::new();
     for number in 0..MOST_CHANNELS {
         expected.insert(format!("c.{number}"));
@@ -166,8 +166,122 @@ async fn channels_that_come_later_join_a_pattern_and_one_too_many_is_said_to_be_
     publish(&kit, &channel("c.more"), b"x").await;
     assert!(matches!(next(&mut reader).await, Told::LeftOut(name) if name.as_str() == "c.more"));
     assert_eq!(reader.add(&channel("other"), Start::Now).await.expect("redis runs"), Err(TooManyRead));
-    assert!(reader.remove(&channel("c.1")) && !reader.remove(&channel("c.1")));
+    assert_eq!([reader.remove(&channel("c.1")), reader.remove(&channel("c.1"))], [Left::Left, Left::NotRead]);
+    assert!(matches!(next(&mut reader).await, Told::Message(message) if message.channel.as_str() == "c.more"));
+    assert_eq!(reader.remove(&channel("c.more")), Left::Left);
     assert_eq!(reader.add(&channel("other"), Start::Now).await.expect("redis runs"), Ok(()));
+}
+
+fn pattern(text: &str) -> ChannelPattern {
+    text.parse().expect("a pattern")
+}
+
+#[tokio::test]
+async fn a_pattern_that_is_refused_changes_nothing_and_asking_twice_is_asking_once() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut reader = hub.reader().expect("a seat");
+    for number in 0..=MOST_CHANNELS {
+        publish(&kit, &channel(&format!("c.{number}")), b"x").await;
+    }
+    let refused = reader.add_pattern(pattern("c.*"), Start::Now).await.expect("redis runs");
+    assert_eq!((refused, reader.positions().len()), (Err(TooManyRead), 0));
+    assert!(!reader.remove_pattern(&pattern("c.*")));
+    for _ in 0..2 {
+        assert_eq!(reader.add_pattern(pattern("c.1*"), Start::Now).await.expect("redis runs"), Ok(()));
+        assert_eq!(reader.positions().len(), 12);
+    }
+    for number in 1..MOST_PATTERNS {
+        let more = pattern(&format!("d.{number}.*"));
+        assert_eq!(reader.add_pattern(more, Start::Now).await.expect("redis runs"), Ok(()));
+    }
+    assert_eq!(reader.add_pattern(pattern("e.*"), Start::Now).await.expect("redis runs"), Err(TooManyRead));
+    assert!(reader.remove_pattern(&pattern("c.1*")) && !reader.remove_pattern(&pattern("c.1*")));
+    assert!(reader.positions().is_empty());
+}
+
+#[tokio::test]
+async fn a_pattern_that_cannot_be_read_to_the_end_is_undone() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut reader = hub.reader().expect("a seat");
+    publish(&kit, &channel("c.1"), b"x").await;
+    publish(&kit, &channel("c.2"), b"x").await;
+    kit.command(&["DEL", "galley:{ch:c.2}:m"]).await;
+    kit.command(&["SET", "galley:{ch:c.2}:m", "no history"]).await;
+    assert!(reader.add_pattern(pattern("c.*"), Start::Now).await.is_err());
+    assert!(reader.positions().is_empty() && !reader.remove_pattern(&pattern("c.*")));
+}
+
+#[tokio::test]
+async fn a_channel_that_was_left_stays_away_and_one_that_was_asked_for_by_name_stays() {
+    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
+    let (hub, _stop) = hub(&kit);
+    let mut reader = hub.reader().expect("a seat");
+    for name in ["c.1", "c.2", "c.3"] {
+        publish(&kit, &channel(name), b"x").await;
+    }
+    assert_eq!(reader.add_pattern(pattern("c.*"), Start::Now).await.expect("redis runs"), Ok(()));
+    assert_eq!(reader.add(&channel("c.2"), Start::Now).await.expect("redis runs"), Ok(()));
+    assert_eq!(reader.remove(&channel("c.1")), Left::Left);
+    let names = |reader: &Reader| reader.positions().keys().map(ToString::to_string).collect::<Vec<_>>();
+    // Only the next sweep, which names all channels, finds these
+    for name in ["c.4", "c.5"] {
+        kit.command(&["XADD", &format!("galley:{{ch:{name}}}:m"), "5-0", "b", "x", "a", "1"]).await;
+        kit.command(&["ZADD", "galley:channels", "1", name]).await;
+        assert!(matches!(next(&mut reader).await, Told::Message(message) if message.channel.as_str() == name));
+        assert!(!names(&reader).contains(&"c.1".to_owned()));
+    }
+    assert!(reader.remove_pattern(&pattern("c.*")));
+    assert_eq!(names(&reader), ["c.2"]);
+    // A pattern that is asked for anew has it again
+    assert_eq!(reader.add_pattern(pattern("c*"), Start::Now).await.expect("redis runs"), Ok(()));
+    assert_eq!(names(&reader), ["c.1", "c.2", "c.3", "c.4", "c.5"]);
+}
+
+#[tokio::test]
+async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_had() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut had = Vec::new();
+    for number in 0..MOST_CHANNELS + 20 {
+        let name = channel(&format!("c.{number}"));
+        let position = publish(&kit, &name, b"x").await.position;
+        // The last ones of the list
+        if number >= 30 {
+            had.push((name, position));
+        }
+    }
+    let id = Resume::id(had.iter().map(|(name, position)| (name, position)), None);
+    let mut reader = hub.reader().expect("a seat");
+    reader.go_on(vec![pattern("c.*")], id.parse().expect("an id"));
+    assert_eq!(reader.resume_id().parse::<Resume>(), id.parse(), "whoever leaves at once comes back to the same");
+    let mut left_out = BTreeSet::new();
+    while left_out.len() < 20 {
+        match next(&mut reader).await {
+            Told::LeftOut(name) => drop(left_out.insert(name)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(had.iter().all(|(name, position)| reader.positions().get(name) == Some(position)));
+    assert_eq!(reader.positions().len(), MOST_CHANNELS);
+}
+
+#[tokio::test]
+async fn whoever_was_there_before_the_first_message_is_told_what_is_not_kept_any_more() {
+    let kit = Kit::start();
+    let (hub, _stop) = hub(&kit);
+    let mut positions = Vec::new();
+    for _ in 0..5 {
+        positions.push(publish(&kit, &channel("c"), b"x").await.position);
+    }
+    kit.command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "2"]).await;
+    let mut back = reading(&hub, "c", Start::After(Position::START)).await;
+    let Told::Gap { gap, .. } = next(&mut back).await else { panic!("a gap") };
+    assert_eq!((gap.from, gap.to, gap.count), (Position::START, Some(positions[3]), Some(3)));
+    assert_eq!([position(&mut back).await, position(&mut back).await], positions[3..]);
+    let mut since = reading(&hub, "c", Start::Since(0)).await;
+    assert_eq!([position(&mut since).await, position(&mut since).await], positions[3..], "it asked for what is kept");
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use common::{
     message::{NewMessage, Position},
     name::ChannelName,
     redis::{
         Redis,
-        channels::{Published, TooManyChannels},
+        channels::{Once, Published, TooManyChannels},
+        keys,
         subscriber::{Heard, subscribe, subscribe_to_changing},
     },
 };
@@ -182,6 +185,31 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
     let sent = other.publish(&kit.settings.channels, &channel, &NewMessage::plain(b"3")).await.expect("redis runs");
     assert_eq!(sent.expect("a channel that may be").position, after.next());
     assert_eq!(publish(&kit, &channel, b"4").await.position, after.next().next());
+}
+
+#[tokio::test]
+async fn a_message_that_is_published_once_is_found_by_whoever_repeats_it() {
+    let kit = Kit::start();
+    let channel = channel("c");
+    let mut heard = subscribe(&kit.redis, vec![channel.to_string()], 100, CancellationToken::new());
+    assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec![channel.to_string()])));
+    let ttl = Duration::from_mins(1);
+    let publish_as = async |nth| {
+        let once = Some(Once { seed: 7, nth, ttl });
+        let sent = kit.redis.publish_once(&kit.settings.channels, &channel, &NewMessage::plain(b"x"), once).await;
+        sent.expect("redis runs").expect("a channel that may be")
+    };
+    let first = publish_as(0).await;
+    assert_eq!((publish_as(0).await, first.receivers), (first, 1));
+    assert_eq!(publish_as(1).await.position, first.position.next());
+    // Also when the history is gone meanwhile
+    kit.command(&["DEL", "galley:{ch:c}:m", "galley:{ch:c}:state"]).await;
+    assert_eq!(publish_as(0).await, first);
+    assert_eq!(kit.command(&["EXISTS", "galley:{ch:c}:m"]).await, redis::Value::Int(0));
+    let redis::Value::Int(left) = kit.command(&["PTTL", &keys::published(&channel, 7, 0)]).await else {
+        panic!("a TTL")
+    };
+    assert!((1..=60_000).contains(&left), "{left}");
 }
 
 #[tokio::test]

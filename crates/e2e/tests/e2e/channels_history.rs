@@ -48,6 +48,12 @@ async fn messages_are_shown_as_what_they_are_and_pages_lead_through_all_of_them(
     let gap = json_of(kit.get(&format!("/v1/channels/c/messages?after={}", ids[0])).await).await;
     assert_eq!(gap["gap"], json!({ "from": ids[0], "to": ids[3], "count": 2 }));
     assert_eq!(gap["messages"], json!([messages[3]]));
+    let gap = json_of(kit.get("/v1/channels/c/messages?after=0-0").await).await;
+    assert_eq!(gap["gap"], json!({ "from": "0-0", "to": ids[3], "count": 3 }));
+    for asks_for_what_there_is in ["", "?since=-PT1H"] {
+        let whole = json_of(kit.get(&format!("/v1/channels/c/messages{asks_for_what_there_is}")).await).await;
+        assert_eq!((&whole["messages"], whole.get("gap")), (&json!([messages[3]]), None));
+    }
 }
 
 #[tokio::test]

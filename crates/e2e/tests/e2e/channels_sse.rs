@@ -93,6 +93,37 @@ async fn streams_go_on_whatever_happens_to_the_subscription_or_to_redis() {
 }
 
 #[tokio::test]
+async fn whoever_comes_back_while_redis_is_away_is_let_in_and_goes_on_where_it_was() {
+    let mut kit = Kit::durable(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]).await;
+    let paths = [&format!("{STREAM}?since=-PT1H"), "/v1/stream?channel=orders&channel=in.*&since=-PT1H"];
+    let mut ids = Vec::new();
+    for path in paths {
+        let mut stream = Sse::open(kit.gateway.url(path), None).await;
+        for channel in ["orders", "in.a"].into_iter().take(1 + ids.len()) {
+            publish(&kit, channel, "seen").await;
+            while stream.expect("message").await["channel"] != channel {}
+        }
+        ids.push(stream.last_id);
+    }
+    // The first stream has not seen the second one's
+    kit.redis.kill();
+    let mut streams = Vec::new();
+    for (path, id) in paths.into_iter().zip(&ids) {
+        let stream = Sse::open(kit.gateway.url(path), Some(id)).await;
+        // In what order its channels are in it means nothing
+        assert_eq!(stream.last_id.len(), id.len(), "whoever leaves at once comes back to the same");
+        streams.push(stream);
+    }
+    kit.redis.start_again();
+    eventually("a message is taken again", || try_publish(&kit, &kit.gateway, "orders", "1")).await;
+    eventually("a message is taken again", || try_publish(&kit, &kit.gateway, "in.a", "2")).await;
+    assert_eq!(streams[0].messages(2).await, ["seen", "1"]);
+    let mut heard = streams[1].messages(2).await;
+    heard.sort();
+    assert_eq!(heard, ["1", "2"]);
+}
+
+#[tokio::test]
 async fn readers_are_told_of_the_gap_when_redis_comes_back_empty() {
     let mut kit = Kit::start().await;
     let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;

@@ -164,21 +164,65 @@ async fn a_repetition_finds_its_jobs_although_the_queue_takes_no_more() {
 }
 
 #[tokio::test]
-async fn a_message_is_published_once_and_never_again_when_that_is_not_sure() {
+async fn a_message_is_published_once_whatever_became_of_the_answer() {
     let kit = Kit::start().await;
-    let path = "/v1/channels/news/messages";
-    let first = send(&kit, path, "k", &json!("hello")).await;
-    assert_eq!(first.status(), 201);
-    let first: Value = first.json().await.expect("JSON");
-    let again = send(&kit, path, "k", &json!("hello")).await;
-    assert!(again.status() == 201 && is_replayed(&again));
-    assert_eq!(again.json::<Value>().await.expect("JSON"), first);
-    forget_answers(&kit).await;
-    let unsure = send(&kit, path, "k", &json!("hello")).await;
-    assert_eq!(unsure.status(), 409);
-    let error: Value = unsure.json().await.expect("JSON");
-    assert_eq!(error["code"], "idempotency_in_progress");
-    assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(1));
+    let many = json!([{ "data": 1 }, { "data": 2 }]);
+    for (path, body, status) in [("", json!("hello"), 201), ("/batch", many, 200)] {
+        let path = format!("/v1/channels/news/messages{path}");
+        let first = send(&kit, &path, "k", &body).await;
+        assert_eq!(first.status(), status);
+        let first: Value = first.json().await.expect("JSON");
+        let again = send(&kit, &path, "k", &body).await;
+        assert!(again.status() == status && is_replayed(&again));
+        assert_eq!(again.json::<Value>().await.expect("JSON"), first);
+        forget_answers(&kit).await;
+        let again = send(&kit, &path, "k", &body).await;
+        assert!(again.status() == status && !is_replayed(&again));
+        assert_eq!(again.json::<Value>().await.expect("JSON"), first);
+    }
+    assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(3));
+}
+
+#[tokio::test]
+async fn a_message_that_found_no_room_is_published_by_whoever_repeats_the_request() {
+    let kit = Kit::start().await;
+    let publish = async |path: &str, body: &Value| {
+        let response = send(&kit, &format!("/v1/channels/news/messages{path}"), "k", body).await;
+        (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
+    };
+    let many = json!([{ "data": 1 }, 2]);
+    for (path, body) in [("", json!("hello")), ("/batch", many)] {
+        // Not so little that what is known of the request could not be noted
+        kit.command(&["ACL", "SETUSER", "default", "-xadd"]).await;
+        let (_, refused) = publish(path, &body).await;
+        assert!(refused["status"] == 500 || refused["results"][0]["status"] == 500, "{refused}");
+        kit.command(&["ACL", "SETUSER", "default", "+xadd"]).await;
+        let (status, answer) = publish(path, &body).await;
+        assert!(status < 300 && (path.is_empty() || answer["results"][0]["status"] == 201), "{answer}");
+        assert!(path.is_empty() || answer["results"][1]["status"] == 400, "{answer}");
+    }
+    assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(2));
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_what_is_said_of_a_message_too() {
+    let kit = Kit::start().await;
+    let event = [("ce-specversion", "1.0"), ("ce-source", "/k"), ("ce-type", "a"), ("ce-id", "1")];
+    let publish = async |content_type: &str, id: &str| {
+        let request = kit.http.post(kit.gateway.url("/v1/channels/news/messages")).header("idempotency-key", "k");
+        let request = event[..3].iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.header("ce-id", id).header("content-type", content_type);
+        request.body("1").send().await.expect("an answer")
+    };
+    assert_eq!(publish("text/plain", "1").await.status(), 201);
+    for _ in 0..10 {
+        assert!(is_replayed(&publish("text/plain", "1").await), "whatever the order of the headers");
+    }
+    for (content_type, id) in [("text/plain", "2"), ("application/json", "1")] {
+        let other = publish(content_type, id).await;
+        assert_eq!(other.status(), 409);
+        assert_eq!(other.json::<Value>().await.expect("JSON")["code"], "idempotency_conflict");
+    }
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
     body::BatchBody,
     context::Trace,
     error::{ApiError, Code},
-    idempotency::{NotFinal, Repeatable, Seed, once},
+    idempotency::{NotFinal, Seed, once},
     startup::Services,
 };
 
@@ -36,7 +36,7 @@ struct Batch<'a> {
 
 /// `{"jobs": [...], "mode": "atomic"}`: all are stored or none. With `"per_item"` each has an answer of its own.
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: BatchBody) -> Answer {
-    once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
+    once(&request, &services, &[body.bytes()], async |seed| {
         let batch: Batch = body.parse()?;
         let most = services.settings.gateway.batch_max_jobs;
         if !(1..=most).contains(&batch.jobs.len()) {

@@ -21,7 +21,7 @@ use crate::{
     body::{Body, JsonBody},
     context::Trace,
     error::{ApiError, Code},
-    idempotency::{Repeatable, once},
+    idempotency::once,
     startup::Services,
 };
 
@@ -30,7 +30,7 @@ const PAGE: usize = 1000;
 
 /// Registering is repeatable by itself: an entry of that name is changed into what it is already.
 pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
-    once(&request, &services, body.bytes(), Repeatable::Yes, async |_| {
+    once(&request, &services, &[body.bytes()], async |_| {
         let members: Object = body.parse()?;
         let now = services.jobs.now().await?;
         let definition = Definition::parse(&members, now)?;
@@ -120,7 +120,7 @@ pub(super) async fn trigger(
     name: web::Path<String>,
     body: Body,
 ) -> Answer {
-    once(&request, &services, &body.0, Repeatable::Yes, async |seed| {
+    once(&request, &services, &[&body.0], async |seed| {
         let by_hand = services.jobs.crons().by_hand(&cron_name(&name)?).await?;
         let (new, now) = by_hand.ok_or_else(|| unknown(&name))?;
         let read = Parsed::seeded(new, now, seed.map(|seed| (seed, 0)));

@@ -25,7 +25,7 @@ use crate::{
     body::JsonBody,
     context::Trace,
     error::{ApiError, Code},
-    idempotency::{Repeatable, Seed, once},
+    idempotency::{Seed, once},
     startup::Services,
 };
 
@@ -35,7 +35,7 @@ const ASK_AGAIN_AT_MOST: Duration = Duration::from_millis(800);
 
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
     let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
-    once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
+    once(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let read = parsed(&mut Reckoning::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();

@@ -41,7 +41,7 @@ pub(super) async fn pubsub(services: web::Data<Services>) -> Answer {
     let element: u8 = rand::random_range(0..10);
     let channel: ChannelName = CHANNEL.parse().map_err(|_| StoreError::Damaged(CHANNEL.to_owned()))?;
     let element = element.to_string();
-    services.publish(&channel, &NewMessage::plain(element.as_bytes())).await?;
+    services.publish(&channel, &NewMessage::plain(element.as_bytes()), None).await?;
     tracing::info!("publish {CHANNEL} -- {element}");
     Ok(back())
 }

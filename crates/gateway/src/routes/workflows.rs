@@ -22,12 +22,12 @@ use crate::{
     body::JsonBody,
     context::Trace,
     error::{ApiError, Code},
-    idempotency::{Repeatable, Seed, once},
+    idempotency::{Seed, once},
     startup::Services,
 };
 
 pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
-    once(&request, &services, body.bytes(), Repeatable::Yes, async |seed| {
+    once(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;

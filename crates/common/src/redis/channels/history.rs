@@ -109,6 +109,21 @@ impl Redis {
         Ok(self.find_time(channel, at).await?.map_or(Position::START, |(position, _)| position))
     }
 
+    /// The same for somebody who asks for what is kept, and misses nothing that is not.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn channel_kept_since(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
+        let since = self.channel_since(channel, at).await?;
+        if since != Position::START {
+            return Ok(since);
+        }
+        let oldest = self.channel_page_within(channel, Position::START, 1, 1).await?;
+        let oldest = oldest.messages.first().map(|message| message.position);
+        let before = |oldest: Position| oldest.sequence.checked_sub(1).map(|sequence| Position { sequence, ..oldest });
+        Ok(oldest.and_then(before).unwrap_or(Position::START))
+    }
+
     async fn find_time(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
         let mut call = script::FIND_TIME.key(keys::history(channel));
         let found: Option<(String, u64)> = call.arg(at).arg(MOST_EPOCHS).invoke_async(&mut self.clone()).await?;

@@ -17,9 +17,11 @@ pub use cursor::Told;
 pub(super) use history::stored;
 pub use history::{ChannelInfo, PAGE_BYTES, Page};
 pub use hub::ChannelHub;
-pub use reader::{MOST_CHANNELS, Reader, Start, TooManyRead};
+pub use reader::{Left, MOST_CHANNELS, MOST_LEFT, MOST_PATTERNS, Reader, Start, TooManyRead};
 pub use retention::{Overtaken, Trimmed};
 pub use ring::Shown;
+
+use std::time::Duration;
 
 use super::{Redis, StoreResult, keys, script};
 use crate::{
@@ -35,6 +37,17 @@ pub struct Published {
     pub position: Position,
     /// Subscribers of the bare channel that Redis handed it to.
     pub receivers: u64,
+}
+
+/// What a message is known by when the request that publishes it is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Once {
+    /// The seed of the request.
+    pub seed: u128,
+    /// Which of its messages it is.
+    pub nth: usize,
+    /// How long it is known.
+    pub ttl: Duration,
 }
 
 /// There are as many channels as there may be, and this would be a new one.
@@ -55,14 +68,28 @@ impl Redis {
         channel: &ChannelName,
         message: &NewMessage<'_>,
     ) -> StoreResult<Result<Published, TooManyChannels>> {
-        let sent = match self.send(settings, channel, message, false).await? {
+        self.publish_once(settings, channel, message, None).await
+    }
+
+    /// Publishes a message, unless it was published before as that one.
+    ///
+    /// # Errors
+    /// Redis is unavailable: the message may have been published all the same.
+    pub async fn publish_once(
+        &self,
+        settings: &ChannelSettings,
+        channel: &ChannelName,
+        message: &NewMessage<'_>,
+        once: Option<Once>,
+    ) -> StoreResult<Result<Published, TooManyChannels>> {
+        let sent = match self.send(settings, channel, message, (false, once)).await? {
             Some(sent) => sent,
             // A new channel, or one whose history is gone
             None if !self.register(settings, channel).await? => {
                 return Ok(Err(TooManyChannels { most: settings.max_channels }));
             }
             None => {
-                let sent = self.send(settings, channel, message, true).await?;
+                let sent = self.send(settings, channel, message, (true, once)).await?;
                 sent.ok_or_else(|| super::StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
@@ -81,10 +108,13 @@ impl Redis {
         settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-        is_registered: bool,
+        (is_registered, once): (bool, Option<Once>),
     ) -> StoreResult<Option<(String, u64, bool)>> {
         let mut call = script::PUBLISH.prepare_invoke();
         call.key(keys::history(channel)).key(keys::channel_state(channel));
+        if let Some(Once { seed, nth, .. }) = once {
+            call.key(keys::published(channel, seed, nth));
+        }
         call.arg(channel.as_str()).arg(keys::live(channel));
         // The epoch is that of the very connection: a server that came back with less is another connection
         let (connection, epoch) = self.pinned_with_epoch().await?;
@@ -94,8 +124,9 @@ impl Redis {
         call.arg(registry::note_again_after(settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
         call.arg(message.attributes.as_deref().unwrap_or_default());
-        if is_registered {
-            call.arg(1);
+        call.arg(u8::from(is_registered));
+        if let Some(Once { ttl, .. }) = once {
+            call.arg(ttl.as_millis().to_string());
         }
         Ok(self.run_pinned(&call, connection).await?)
     }

@@ -11,7 +11,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
     cursor::{Cursor, Told},
-    hub::{ChannelHub, Inner, Seat},
+    hub::{ChannelHub, Hold, Inner, Seat},
 };
 use crate::{
     message::{ChannelPattern, Position, Resume},
@@ -22,13 +22,28 @@ use crate::{
 
 /// Channels that one reader may read.
 pub const MOST_CHANNELS: usize = 100;
+/// Patterns that one reader may read.
+pub const MOST_PATTERNS: usize = 100;
+/// Channels of patterns that one reader may have left.
+pub const MOST_LEFT: usize = 1000;
 
 /// Pages of histories that one reader has at a time, whichever channels they are of.
 const OWN_PAGES: usize = 4;
 
-/// More channels than one reader may read.
+/// More channels, or patterns, than one reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyRead;
+
+/// What became of a channel that is to be read no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It is not read any more, also if a pattern fits it.
+    Left,
+    /// It was not read.
+    NotRead,
+    /// A pattern fits it, and [`MOST_LEFT`] channels of patterns have been left: it is still read.
+    TooMany,
+}
 
 /// Where to begin in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +63,18 @@ pub struct Reader {
     /// The cursor that is asked first.
     turn: usize,
     positions: BTreeMap<ChannelName, Position>,
+    /// Those that were asked for by name: they stay when a pattern goes.
+    by_name: BTreeSet<ChannelName>,
     patterns: Vec<ChannelPattern>,
+    /// Left, though a pattern fits them.
+    left: BTreeSet<ChannelName>,
     names: Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
     resume: Resume,
+    /// The channels there are have been looked at for patterns. Until then `resume` says where it is in those that fit.
+    is_listed: bool,
+    is_list_due: bool,
     left_out: BTreeSet<ChannelName>,
     newly_left_out: Vec<ChannelName>,
-    /// Names heard of that have not been looked at: a call that is given up must not lose one.
-    unseen: Vec<ChannelName>,
-    is_list_due: bool,
     _seat: Seat,
 }
 
@@ -69,13 +88,15 @@ impl ChannelHub {
             cursors: Vec::new(),
             turn: 0,
             positions: BTreeMap::new(),
+            by_name: BTreeSet::new(),
             patterns: Vec::new(),
+            left: BTreeSet::new(),
             names: None,
             resume: Resume::default(),
+            is_listed: true,
+            is_list_due: false,
             left_out: BTreeSet::new(),
             newly_left_out: Vec::new(),
-            unseen: Vec::new(),
-            is_list_due: false,
         })
     }
 }
@@ -86,16 +107,115 @@ impl Reader {
     /// # Errors
     /// Redis is unavailable.
     pub async fn add(&mut self, channel: &ChannelName, start: Start) -> StoreResult<Result<(), TooManyRead>> {
-        if self.positions.contains_key(channel) {
+        if !self.positions.contains_key(channel) {
+            if self.is_full() {
+                return Ok(Err(TooManyRead));
+            }
+            self.begin(channel, start).await?;
+            self.left.remove(channel);
+            self.left_out.remove(channel);
+        }
+        self.by_name.insert(channel.clone());
+        Ok(Ok(()))
+    }
+
+    /// Reads all channels that fit a pattern: those that are there from `start`, those that come later from their
+    /// beginning. One that is read already goes on as it is, and so does the pattern. What is refused, or fails, changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn add_pattern(&mut self, pattern: ChannelPattern, start: Start) -> StoreResult<Result<(), TooManyRead>> {
+        if self.patterns.contains(&pattern) {
             return Ok(Ok(()));
         }
-        if self.cursors.len() >= MOST_CHANNELS {
+        if self.patterns.len() >= MOST_PATTERNS {
             return Ok(Err(TooManyRead));
         }
+        // Before the list is read, so that none comes in between
+        self.hear_of_new();
+        let mut new = self.hub.redis.all_channels().await?;
+        new.retain(|channel| pattern.fits(channel) && !self.positions.contains_key(channel));
+        if self.cursors.len() + new.len() > MOST_CHANNELS {
+            return Ok(Err(TooManyRead));
+        }
+        for channel in &new {
+            if let Err(error) = self.begin(channel, start).await {
+                for channel in &new {
+                    self.drop_channel(channel);
+                }
+                return Err(error);
+            }
+        }
+        self.left.retain(|channel| !pattern.fits(channel));
+        self.patterns.push(pattern);
+        Ok(Ok(()))
+    }
+
+    /// Reads the channels that fit patterns, at most [`MOST_PATTERNS`], from where another stream was; those that it did not
+    /// have have come since then. Redis may be away: then they join when it is back. If they are too many those go on that
+    /// the other stream had.
+    pub fn go_on(&mut self, patterns: Vec<ChannelPattern>, resume: Resume) {
+        self.hear_of_new();
+        (self.patterns, self.resume) = (patterns, resume);
+        (self.is_listed, self.is_list_due) = (false, true);
+    }
+
+    /// Reads a channel no more, whatever patterns fit it.
+    pub fn remove(&mut self, channel: &ChannelName) -> Left {
+        if !self.positions.contains_key(channel) {
+            return Left::NotRead;
+        }
+        if self.fits(channel) {
+            if self.left.len() >= MOST_LEFT {
+                return Left::TooMany;
+            }
+            self.left.insert(channel.clone());
+        }
+        self.drop_channel(channel);
+        self.use_free_places();
+        Left::Left
+    }
+
+    /// Reads what fits a pattern no more, unless it fits another one that is read or was asked for by name; false if it was
+    /// not read.
+    pub fn remove_pattern(&mut self, pattern: &ChannelPattern) -> bool {
+        let before = self.patterns.len();
+        self.patterns.retain(|known| known != pattern);
+        if self.patterns.len() == before {
+            return false;
+        }
+        let goes = |name: &&ChannelName| !self.by_name.contains(*name) && !self.fits(name);
+        let going: Vec<ChannelName> = self.positions.keys().filter(goes).cloned().collect();
+        for channel in &going {
+            self.drop_channel(channel);
+        }
+        let patterns = &self.patterns;
+        let still_fits = |name: &ChannelName| patterns.iter().any(|pattern| pattern.fits(name));
+        self.left.retain(still_fits);
+        self.left_out.retain(still_fits);
+        self.use_free_places();
+        true
+    }
+
+    fn is_full(&self) -> bool {
+        self.cursors.len() >= MOST_CHANNELS
+    }
+
+    fn fits(&self, channel: &ChannelName) -> bool {
+        self.patterns.iter().any(|pattern| pattern.fits(channel))
+    }
+
+    fn hear_of_new(&mut self) {
+        self.names.get_or_insert_with(|| self.hub.names.subscribe());
+        self.hub.hear_of_new();
+    }
+
+    async fn begin(&mut self, channel: &ChannelName, start: Start) -> StoreResult<()> {
         let hold = self.hub.follow(channel);
         let after = match start {
             Start::After(position) => position,
-            Start::Since(at) => self.hub.redis.channel_since(channel, at).await?,
+            Start::Since(at) => self.hub.redis.channel_kept_since(channel, at).await?,
             Start::Now => {
                 let heard = hold.0.ring().head;
                 match heard {
@@ -104,58 +224,24 @@ impl Reader {
                 }
             }
         };
+        self.read_on(channel, hold, after);
+        Ok(())
+    }
+
+    fn read_on(&mut self, channel: &ChannelName, hold: Hold, after: Position) {
         self.cursors.push((channel.clone(), Cursor::new(&self.hub, hold, after)));
         self.positions.insert(channel.clone(), after);
-        Ok(Ok(()))
     }
 
-    /// Reads all channels that fit a pattern: those that are there from `start`, those that come later from their
-    /// beginning. Of a stream that goes on somewhere, `resume` says which had been there.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn add_pattern(
-        &mut self,
-        pattern: ChannelPattern,
-        start: Start,
-        resume: Option<&Resume>,
-    ) -> StoreResult<Result<(), TooManyRead>> {
-        self.names.get_or_insert_with(|| self.hub.names.subscribe());
-        self.hub.hear_of_new();
-        for channel in self.hub.redis.all_channels().await? {
-            if !pattern.fits(&channel) {
-                continue;
-            }
-            let start = match resume {
-                Some(resume) => Start::After(resume.position(&channel).unwrap_or(Position::START)),
-                None => start,
-            };
-            if self.add(&channel, start).await?.is_err() {
-                return Ok(Err(TooManyRead));
-            }
-        }
-        self.resume = resume.cloned().unwrap_or_default();
-        self.patterns.push(pattern);
-        Ok(Ok(()))
-    }
-
-    /// Reads a channel no more; false if it was not read.
-    pub fn remove(&mut self, channel: &ChannelName) -> bool {
+    fn drop_channel(&mut self, channel: &ChannelName) {
         self.cursors.retain(|(name, _)| name != channel);
-        self.positions.remove(channel).is_some()
+        self.positions.remove(channel);
+        self.by_name.remove(channel);
     }
 
-    /// Reads what fits a pattern no more, unless it fits another one that is read; false if it was not read.
-    pub fn remove_pattern(&mut self, pattern: &ChannelPattern) -> bool {
-        let before = self.patterns.len();
-        self.patterns.retain(|known| known != pattern);
-        let fitting: Vec<ChannelName> = self.positions.keys().filter(|name| pattern.fits(name)).cloned().collect();
-        for channel in fitting {
-            if !self.patterns.iter().any(|other| other.fits(&channel)) {
-                self.remove(&channel);
-            }
-        }
-        self.patterns.len() < before
+    /// Those that were left out join when there is room.
+    fn use_free_places(&mut self) {
+        self.is_list_due |= !self.left_out.is_empty() && !self.is_full();
     }
 
     /// What is read, and where.
@@ -164,13 +250,22 @@ impl Reader {
         &self.positions
     }
 
+    /// The id of a stream that has come this far.
+    #[must_use]
+    pub fn resume_id(&self) -> String {
+        let unlisted = (!self.is_listed).then_some(&self.resume);
+        Resume::id(self.positions.iter(), unlisted)
+    }
+
     /// What comes next. A call that is given up loses nothing.
     pub async fn next(&mut self) -> Told {
         loop {
-            if let Err(error) = self.join_new().await {
-                // The next sweep names them again
-                note_interruption("joining channels", &error);
-                self.unseen.clear();
+            if self.is_list_due {
+                match self.hub.redis.all_channels().await {
+                    Ok(names) => self.look_at_all(&names),
+                    // The next sweep names them, or whoever hears of channels again
+                    Err(error) => note_interruption("joining channels", &error),
+                }
                 self.is_list_due = false;
             }
             if let Some(channel) = self.newly_left_out.pop() {
@@ -181,8 +276,8 @@ impl Reader {
             tokio::select! {
                 biased;
                 heard = new_names(names) => match heard {
-                    Some(names) => self.note_names(&names),
-                    None => self.is_list_due = true,
+                    Some(names) if self.is_listed => self.join_new(names.iter()),
+                    _ => self.is_list_due = true,
                 },
                 told = poll_fn(|cx| poll_all(hub, cursors, turn, cx)) => {
                     if let Told::Message(message) = &told
@@ -199,30 +294,35 @@ impl Reader {
         }
     }
 
-    fn note_names(&mut self, names: &[ChannelName]) {
-        let is_new = |name: &&ChannelName| {
-            !self.positions.contains_key(*name)
-                && !self.left_out.contains(*name)
-                && self.patterns.iter().any(|pattern| pattern.fits(name))
-        };
-        self.unseen = names.iter().filter(is_new).chain(&self.unseen).cloned().collect();
+    fn look_at_all(&mut self, names: &[ChannelName]) {
+        let there: BTreeSet<&ChannelName> = names.iter().collect();
+        self.left_out.retain(|name| there.contains(name));
+        // What the other stream had comes first: the places may not suffice
+        let (known, new): (Vec<&ChannelName>, Vec<&ChannelName>) =
+            names.iter().partition(|name| self.resume.position(name).is_some());
+        self.join_new(known.into_iter().chain(new));
+        self.is_listed = true;
     }
 
     /// Channels that are new and fit join from their beginning.
-    async fn join_new(&mut self) -> StoreResult<()> {
-        if self.is_list_due {
-            let names = self.hub.redis.all_channels().await?;
-            self.is_list_due = false;
-            self.note_names(&names);
-        }
-        while let Some(name) = self.unseen.last().cloned() {
-            let start = self.resume.position(&name).unwrap_or(Position::START);
-            if self.add(&name, Start::After(start)).await?.is_err() && self.left_out.insert(name.clone()) {
-                self.newly_left_out.push(name);
+    fn join_new<'a>(&mut self, names: impl Iterator<Item = &'a ChannelName>) {
+        for name in names {
+            if self.positions.contains_key(name) || self.left.contains(name) || !self.fits(name) {
+                continue;
             }
-            self.unseen.pop();
+            if self.is_full() {
+                if self.left_out.insert(name.clone()) {
+                    self.newly_left_out.push(name.clone());
+                }
+                continue;
+            }
+            self.left_out.remove(name);
+            let after = self.resume.position(name).unwrap_or(Position::START);
+            let hold = self.hub.follow(name);
+            self.read_on(name, hold, after);
         }
-        Ok(())
+        // Names that are gone are forgotten when all are looked at
+        self.is_list_due |= self.left_out.len() as u64 > self.hub.settings.max_channels;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 43] = [
+pub const PATTERNS: [&str; 44] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -41,6 +41,7 @@ pub const PATTERNS: [&str; 43] = [
     "galley:epoch",
     "galley:{ch:<channel>}:m",
     "galley:{ch:<channel>}:state",
+    "galley:{ch:<channel>}:once:<seed>-<n>",
     "galley:{ch:<channel>}:live",
     "galley:{ch:<channel>}:sub:<name>",
     "galley:subscriptions",
@@ -116,6 +117,12 @@ pub fn history(channel: &ChannelName) -> String {
 #[must_use]
 pub fn channel_state(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:state")
+}
+
+/// What became of the message that a request with an idempotency key publishes as its n-th: a string with a TTL.
+#[must_use]
+pub fn published(channel: &ChannelName, seed: u128, nth: usize) -> String {
+    format!("galley:{{ch:{channel}}}:once:{seed:032x}-{nth}")
 }
 
 /// Messages with their positions, for gateways: a pub/sub channel.
@@ -226,6 +233,7 @@ mod tests {
             bridge("l"),
             history(&channel),
             channel_state(&channel),
+            published(&channel, 7, 0),
             live(&channel),
             cursor(&channel, &subscription),
             SUBSCRIPTIONS.to_owned(),
@@ -253,6 +261,7 @@ mod tests {
                     .replace("<priority>", "0")
                     .replace("<id>", &id.to_string())
                     .replace("<fingerprint>", "f")
+                    .replace("<seed>-<n>", "00000000000000000000000000000007-0")
                     .replace("<key>", "k")
                     .replace("<list>", "l")
                     .replace("<worker>", "pull:w")

@@ -89,6 +89,8 @@ impl Subscriptions {
     ) -> StoreResult<Position> {
         let begin = match subscription.begin {
             Begin::Now(at) => Begin::Since(at.max(there_since)),
+            // Whatever there is: what is not kept any more is not missed
+            Begin::Earliest => return self.redis().channel_kept_since(channel, 0).await,
             other => other,
         };
         position_of(self.redis(), channel, begin).await

@@ -5,7 +5,10 @@ use std::time::Duration;
 use actix_web::{HttpResponse, web};
 use common::{
     json::ObjectWriter,
-    message::{Position, continuity::Continuity},
+    message::{
+        Position,
+        continuity::{Continuity, Gap},
+    },
     name::{ChannelName, quoted},
     redis::channels::{Page, Start, Told},
 };
@@ -42,20 +45,26 @@ pub(crate) async fn history(
     let most = bounded("limit", query.limit.as_deref(), USUAL_PAGE, LARGEST_PAGE)?;
     let wait = query.wait(&services)?;
     let asked = begin(&services, &channel, &query).await?;
+    // Who does not say where it was asks for what there is
+    let gap = |asked, page: &Page| page.gap(asked).filter(|_| query.says_where());
     let page = services.redis.channel_page(&channel, asked, most).await?;
     if page.continuity == Continuity::Unknown {
         return Err(unknown_position(&channel, &asked.to_string()));
     }
-    if !wait.is_zero() && page.messages.is_empty() && page.gap(asked).is_none() {
+    if !wait.is_zero() && page.messages.is_empty() && gap(asked, &page).is_none() {
         let after = page.after;
         something_to_read(&services, &channel, after, wait).await?;
         let page = services.redis.channel_page(&channel, after, most).await?;
-        return Ok(shown(&channel, after, &page));
+        return Ok(shown(&channel, &page, gap(after, &page)));
     }
-    Ok(shown(&channel, asked, &page))
+    Ok(shown(&channel, &page, gap(asked, &page)))
 }
 
 impl Query {
+    fn says_where(&self) -> bool {
+        self.after.is_some() || self.since.is_some()
+    }
+
     fn wait(&self, services: &Services) -> Result<Duration, ApiError> {
         let most = services.settings.gateway.max_wait.as_millis();
         let Some(text) = &self.wait_ms else { return Ok(Duration::ZERO) };
@@ -99,18 +108,18 @@ async fn begin(services: &Services, channel: &ChannelName, query: &Query) -> Res
         (Some(after), None) => Ok(after.parse()?),
         (None, Some(since)) => {
             let at = parse_since(services, since).await?;
-            Ok(services.redis.channel_since(channel, at).await?)
+            Ok(services.redis.channel_kept_since(channel, at).await?)
         }
         (None, None) => Ok(Position::START),
     }
 }
 
-fn shown(channel: &ChannelName, asked: Position, page: &Page) -> HttpResponse {
+fn shown(channel: &ChannelName, page: &Page, gap: Option<Gap>) -> HttpResponse {
     let messages: Vec<String> = page.messages.iter().map(|message| message.to_json(channel)).collect();
     let mut json = ObjectWriter::with_capacity(messages.iter().map(String::len).sum::<usize>() + 256);
     json.raw("messages", &format!("[{}]", messages.join(",")));
     json.text("next", &page.after.to_string()).raw("more", if page.is_more { "true" } else { "false" });
-    if let Some(gap) = page.gap(asked) {
+    if let Some(gap) = gap {
         json.raw("gap", &gap.to_json());
     }
     HttpResponse::Ok().content_type("application/json").body(json.finish())

@@ -14,7 +14,7 @@ pub(super) use ws::connect;
 
 use common::{
     name::ChannelName,
-    redis::channels::{MOST_CHANNELS, Reader, TooManyRead},
+    redis::channels::{MOST_CHANNELS, MOST_PATTERNS, Reader, TooManyRead},
     time::{self, Millis},
 };
 
@@ -42,7 +42,7 @@ fn reader(services: &Services) -> Result<Reader, ApiError> {
 
 impl From<TooManyRead> for ApiError {
     fn from(_: TooManyRead) -> Self {
-        Self::invalid(format!("a stream may have at most {MOST_CHANNELS} channels"))
+        Self::invalid(format!("a stream may have at most {MOST_CHANNELS} channels and {MOST_PATTERNS} patterns"))
     }
 }
 

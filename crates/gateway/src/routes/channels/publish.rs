@@ -16,7 +16,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     body::{Body, LargeBody},
     error::{ApiError, Code},
-    idempotency::{Repeatable, once},
+    idempotency::{NotFinal, once},
     routes::Answer,
     startup::Services,
 };
@@ -24,8 +24,7 @@ use crate::{
 /// Messages in one request.
 const MOST_MESSAGES: usize = 100;
 
-/// The body is the message, whatever it is. A message that may have been published is not published again: with an
-/// `Idempotency-Key` a repetition has to wait for the answer to the first request.
+/// The body is the message, whatever it is, and what headers say of it belongs to it.
 pub(crate) async fn publish(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -34,11 +33,26 @@ pub(crate) async fn publish(
 ) -> Answer {
     let channel: ChannelName = channel.parse()?;
     let message = message(&request, &body.0, services.settings.gateway.json_depth_limit)?;
-    once(&request, &services, &body.0, Repeatable::No, async |_| {
-        let published = services.publish(&channel, &message).await?;
+    let (kind, attributes) = said_of_body(&request);
+    once(&request, &services, &[kind, &attributes, &body.0], async |seed| {
+        let published = services.publish(&channel, &message, seed.map(|seed| seed.once(0))).await?;
         Ok(HttpResponse::Created().json(answer(&channel, &published)))
     })
     .await
+}
+
+/// The content type and the attributes that headers give, in an order that does not depend on theirs.
+fn said_of_body(request: &HttpRequest) -> (&[u8], Vec<u8>) {
+    let headers = request.headers();
+    let mut attributes: Vec<(&str, &[u8])> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .filter(|(name, _)| cloud_event::is_attribute(name))
+        .collect();
+    attributes.sort_unstable();
+    let lines = attributes.into_iter().map(|(name, value)| [name.as_bytes(), b":", value, b"\n"].concat());
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    (kind, lines.flatten().collect())
 }
 
 fn answer(channel: &ChannelName, published: &Published) -> Value {
@@ -96,19 +110,25 @@ pub(crate) async fn publish_many(
         let message = format!("a batch must have 1 to {MOST_MESSAGES} messages, got {}", items.len());
         return Err(ApiError::invalid(message));
     }
-    once(&request, &services, &body.0, Repeatable::No, async |_| {
+    once(&request, &services, &[kind.as_bytes(), &body.0], async |seed| {
         let mut results = Vec::with_capacity(items.len());
-        for item in &items {
+        let mut are_final = true;
+        for (nth, item) in items.iter().enumerate() {
             let message = parse(item, gateway.json_depth_limit)
                 .and_then(|message| within(gateway.body_limit_bytes, message))
                 .map_err(ApiError::from);
             let outcome = match message {
-                Ok(message) => services.publish(&channel, &message).await,
+                Ok(message) => services.publish(&channel, &message, seed.map(|seed| seed.once(nth))).await,
                 Err(error) => Err(error),
             };
+            are_final &= !outcome.as_ref().is_err_and(|error| error.is_retryable() || error.is_ambiguous());
             results.push(outcome.map_or_else(|error| refused(&error), |published| accepted(&channel, &published)));
         }
-        Ok(HttpResponse::Ok().json(json!({ "results": results })))
+        let mut response = HttpResponse::Ok().json(json!({ "results": results }));
+        if !are_final {
+            response.extensions_mut().insert(NotFinal);
+        }
+        Ok(response)
     })
     .await
 }

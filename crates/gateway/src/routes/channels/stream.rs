@@ -98,15 +98,23 @@ pub(crate) async fn many(request: HttpRequest, services: web::Data<Services>, pa
             None => ApiError::new(Code::UnknownPosition, "this is the id of another stream"),
         });
     }
-    let usual = asked.start(&services).await?;
     let mut reader = reader(&services)?;
+    let was_at = |name| resume.as_ref().and_then(|resume| resume.position(name));
+    let is_new = names.iter().any(|name| was_at(name).is_none());
+    // Whoever comes back while Redis is away needs nothing of it: a browser would not come again after an error
+    let usual = if is_new || resume.is_none() { Some(asked.start(&services).await?) } else { None };
     for name in &names {
         // One that the client did not read before begins like any other
-        let start = resume.as_ref().and_then(|resume| resume.position(name)).map_or(usual, Start::After);
+        let start = was_at(name).map(Start::After).or(usual).unwrap_or(Start::Now);
         reader.add(name, start).await??;
     }
-    for pattern in patterns {
-        reader.add_pattern(pattern, usual, resume.as_ref()).await??;
+    match resume {
+        Some(resume) if !patterns.is_empty() => reader.go_on(patterns, resume),
+        _ => {
+            for pattern in patterns {
+                reader.add_pattern(pattern, usual.unwrap_or(Start::Now)).await??;
+            }
+        }
     }
     Ok(MessageStream::new(reader, false, services.settings.gateway.event_keep_alive).into_response())
 }
