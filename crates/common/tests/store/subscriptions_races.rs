@@ -198,3 +198,20 @@ async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_bec
     assert_eq!(hand_on(&desk, &another).await, Ok(()));
     cancel().await;
 }
+
+#[tokio::test]
+async fn only_whoever_knows_it_as_it_is_gives_up_on_a_target() {
+    let desk = Desk::start();
+    let old = desk.put(&beginning("c", "new")).await;
+    let state = async || desk.store.get(&name()).await.expect("redis runs").expect("it is there").state;
+    // Somebody mends it, and an answer of the old target comes late
+    let mended = desk.put(&beginning("c*", "new")).await;
+    desk.store.disable(&old, "gone").await.expect("redis runs");
+    assert_eq!(state().await, State::Active);
+    desk.store.disable(&mended, "gone").await.expect("redis runs");
+    assert_eq!(state().await, State::Disabled);
+    let resumed = desk.store.set_state(&name(), State::Active, None).await.expect("redis runs").expect("it is there");
+    desk.store.disable(&mended, "gone").await.expect("redis runs");
+    assert_eq!(state().await, State::Active);
+    assert!(resumed.updated_at > mended.updated_at, "however fast one change follows another");
+}

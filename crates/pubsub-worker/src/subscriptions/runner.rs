@@ -169,11 +169,11 @@ impl Runner {
             let limit = self.store().settings().disable_after;
             if failure.is_gone {
                 let reason = "the endpoint answered 410: it is gone";
-                return self.store().disable(name, reason).await;
+                return self.store().disable(&self.subscription, reason).await;
             }
             if u128::try_from(failing_for).unwrap_or_default() >= limit.as_millis() {
                 let reason = format!("nothing but failures for {} hours", limit.as_secs() / 3600);
-                return self.store().disable(name, &reason).await;
+                return self.store().disable(&self.subscription, &reason).await;
             }
             Ok(())
         };
