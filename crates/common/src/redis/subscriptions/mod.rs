@@ -174,6 +174,9 @@ impl Subscriptions {
         if state == State::Active {
             // What was seen before does not count against it. First of all: otherwise the first failure could disable it again
             self.note_recovery(name).await?;
+            if let Some(before) = self.get(name).await? {
+                self.try_at_once(&before).await?;
+            }
         }
         let changed = self
             .change(name, |subscription| {
@@ -283,7 +286,8 @@ impl Subscriptions {
         Ok(true)
     }
 
-    /// Removes everything that belongs to a subscription but itself.
+    /// Removes everything that belongs to a subscription but itself, dead letters, and where workers of a broadcast were: these
+    /// go when their time is over.
     async fn clear(&self, subscription: &Subscription) -> StoreResult<()> {
         self.leave_channels(subscription, |_| false).await?;
         let (name, queue) = (&subscription.name, subscription.queue());

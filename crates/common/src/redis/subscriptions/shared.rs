@@ -29,6 +29,9 @@ const SILENT_MS: u64 = 1_000_000_000;
 /// What `read_group.lua` answers of a channel.
 type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
 
+/// What `take_over.lua` answers.
+type Taken = (Vec<(String, Value)>, Vec<u32>, Vec<String>, String);
+
 /// What was done with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
@@ -168,8 +171,7 @@ impl Subscriptions {
         call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
         call.arg(most).arg(BYTES_AT_ONCE).arg(of.map_or("", WorkerId::as_str));
         call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));
-        let (entries, times, lost, seen): (Vec<(String, Value)>, Vec<u32>, Vec<String>, String) =
-            call.invoke_async(&mut self.redis().clone()).await?;
+        let (entries, times, lost, seen): Taken = call.invoke_async(&mut self.redis().clone()).await?;
         let messages = entries
             .into_iter()
             .zip(times)
