@@ -23,6 +23,8 @@ for number = 1, #KEYS / 2 do
   if not position then
     out[#out + 1] = { number, 'closed', '', '', {}, 0 }
   elseif not following then
+    -- A channel that is quiet for long keeps its place
+    if redis.call('PTTL', cursor) < tonumber(ARGV[5]) / 2 then redis.call('PEXPIRE', cursor, ARGV[5]) end
     out[#out + 1] = { number, 'empty', position, '', {}, 0 }
   else
     local how, before = 'read', ''

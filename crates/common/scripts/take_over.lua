@@ -2,22 +2,24 @@
 -- Hands out messages again whose worker has been silent, or those that a worker was handed without hearing of it.
 -- KEYS: 1 history
 -- ARGV: 1 group, 2 consumer, 3 least silence in ms, 4 messages at most, 5 bytes after which it ends,
---       6 whose they are, or '' for anybody's
--- Returns {entries, how often each was handed out before, positions that are not kept any more}.
+--       6 whose they are, or '' for anybody's, 7 where to begin: '-', or '(' and a position to begin behind
+-- Returns {entries, how often each was handed out before, positions that are not kept any more, the position up to which was
+-- looked if there may be more behind it, else ''}.
 -- A lost answer leaves them handed out: a worker looks for its own after an error.
-local arguments = { 'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4] }
+local arguments = { 'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], ARGV[7], '+', ARGV[4] }
 if ARGV[6] ~= '' then arguments[#arguments + 1] = ARGV[6] end
 local function pending(history)
   return redis.pcall('XPENDING', history, unpack(arguments, 3))
 end
 local waiting = pending(KEYS[1])
 if waiting.err then
-  if string.find(waiting.err, 'NOGROUP', 1, true) then return { {}, {}, {} } end
+  if string.find(waiting.err, 'NOGROUP', 1, true) then return { {}, {}, {}, '' } end
   return redis.error_reply(waiting.err)
 end
-local entries, times, lost, bytes = {}, {}, {}, 0
+local entries, times, lost, bytes, seen = {}, {}, {}, 0, 0
 for _, item in ipairs(waiting) do
   if bytes >= tonumber(ARGV[5]) then break end
+  seen = seen + 1
   -- Whoever finds its own has not vanished
   local count = ARGV[6] == ARGV[2] and { 'RETRYCOUNT', item[4] } or {}
   local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], item[1], unpack(count))
@@ -31,4 +33,5 @@ for _, item in ipairs(waiting) do
     lost[#lost + 1] = item[1]
   end
 end
-return { entries, times, lost }
+local is_whole = seen == #waiting and seen < tonumber(ARGV[4])
+return { entries, times, lost, is_whole and '' or waiting[seen][1] }

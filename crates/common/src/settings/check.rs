@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr, time
 use crate::{
     job::{Rate, workflow::MOST_JOBS},
     name::{QueueName, WorkerId},
+    redis::arrivals::MOST_QUEUES,
 };
 
 use super::{
@@ -211,7 +212,7 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
 
 fn subscriptions(raw: &raw::Subscriptions) -> Result<SubscriptionSettings, SettingError> {
     Ok(SubscriptionSettings {
-        max: number("subscriptions.max", raw.max, 1, 100_000)?,
+        max: number("subscriptions.max", raw.max, 1, MOST_QUEUES as u64)?,
         disable_after: millis("subscriptions.disable_after_ms", raw.disable_after_ms, 60_000, YEAR_MS)?,
         checkpoint_ttl: millis("subscriptions.checkpoint_ttl_ms", raw.checkpoint_ttl_ms, 60_000, YEAR_MS)?,
         allow_private: raw.allow_private,

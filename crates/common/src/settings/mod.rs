@@ -351,6 +351,7 @@ mod tests {
             ("GALLEY__TELEMETRY__OTLP_ENDPOINT", "jaeger", "telemetry.otlp_endpoint", "http://"),
             ("GALLEY__QUEUES__DEMO__MAX_DEPTH", "0", "queues.demo.max_depth", "1 to 1000000000"),
             ("GALLEY__CRON__MAX_ENTRIES", "0", "cron.max_entries", "1 to 100000"),
+            ("GALLEY__SUBSCRIPTIONS__MAX", "4097", "subscriptions.max", "1 to 4096"),
             ("GALLEY__CRON__CATCH_UP_MAX", "101", "cron.catch_up_max", "1 to 100"),
             ("GALLEY__CRON__CATCH_UP_WINDOW_MS", "9", "cron.catch_up_window_ms", "10000 to 604800000"),
             ("GALLEY__CHANNELS__MAX_CHANNELS", "0", "channels.max_channels", "1 to 1000000"),

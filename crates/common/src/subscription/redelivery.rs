@@ -44,7 +44,7 @@ struct Written<'a> {
 
 impl Redelivery {
     /// The job that carries it, to start at a time, with the failure of the attempt before it if there was one. Making it twice makes
-    /// it once.
+    /// it once, until the subscription is told to go on somewhere else.
     ///
     /// # Errors
     /// It is too large for a job.
@@ -61,7 +61,10 @@ impl Redelivery {
         job.text("type", JOB_TYPE).raw("args", &format!("[{}]", self.to_json(&subscription.name)));
         job.raw("options", &options.finish());
         let mut new = parsed(&job.finish(), now)?;
-        new.id = Some(job_id(&subscription.name, &subscription.queue(), &self.channel, &self.message));
+        // A message that comes again after a seek, or for another subscription of that name, is another delivery: the end of
+        // the job before must not stand in its way
+        let by = format!("{} {}", subscription.name, subscription.generation);
+        new.id = Some(job_id(&by, &subscription.queue(), &self.channel, &self.message));
         new.start_at = Some(start_at);
         new.failure = failure;
         Ok(new)
@@ -125,7 +128,7 @@ impl QueueTarget {
         now: Millis,
     ) -> Result<NewJob, RequestError> {
         let mut new = parsed(&self.request(&message.to_json(channel)), now)?;
-        new.id = Some(job_id(subscription, &self.queue, channel, message));
+        new.id = Some(job_id(subscription.as_str(), &self.queue, channel, message));
         Ok(new)
     }
 
@@ -148,8 +151,8 @@ fn parsed(request: &str, now: Millis) -> Result<NewJob, RequestError> {
 }
 
 /// The id of the job that a message of a channel becomes.
-fn job_id(subscription: &SubscriptionName, queue: &QueueName, channel: &ChannelName, message: &Stored) -> JobId {
-    let purpose = format!("subscription {subscription} {channel} {}", message.position);
+fn job_id(by: &str, queue: &QueueName, channel: &ChannelName, message: &Stored) -> JobId {
+    let purpose = format!("subscription {by} {channel} {}", message.position);
     JobId::for_purpose(u64::try_from(message.at).unwrap_or_default(), queue, &purpose)
 }
 

@@ -206,7 +206,8 @@ impl Request {
             begin: before.map_or(start.begin(now), |before| before.begin),
             generation: before.map_or(u64::try_from(now).unwrap_or_default(), |before| before.generation),
             created_at: before.map_or(now, |before| before.created_at),
-            updated_at: now,
+            // It tells one change from the next
+            updated_at: before.map_or(now, |before| now.max(before.updated_at + 1)),
             name,
         })
     }

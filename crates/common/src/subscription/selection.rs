@@ -16,18 +16,6 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Those channels that are called by name.
-    #[must_use]
-    pub fn names(&self) -> &[ChannelName] {
-        &self.names
-    }
-
-    /// Whether channels that nobody has named yet may belong to it.
-    #[must_use]
-    pub fn has_patterns(&self) -> bool {
-        !self.patterns.is_empty()
-    }
-
     /// Whether it has that channel.
     #[must_use]
     pub fn fits(&self, channel: &ChannelName) -> bool {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use common::{
     message::{Position, continuity::Gap},
     redis::subscriptions::{Checkpoint, Done, Held, InOrder},
-    subscription::{Start, Subscription},
+    subscription::{Start, State, Subscription},
 };
 
 use crate::{
@@ -139,6 +139,28 @@ async fn a_message_that_fails_holds_its_channel_up_until_it_passes() {
     let (_, texts, failures) = next(advance(&desk, &subscription, "v", &held, positions[0], true).await);
     assert_eq!((texts, failures), (vec!["1".to_owned()], 0), "the next one has not failed");
     assert_eq!(desk.store.progress(&subscription, &c).await.expect("redis runs").held_up, None);
+}
+
+#[tokio::test]
+async fn what_waits_does_not_wait_for_a_target_that_was_changed_or_mended() {
+    let desk = Desk::start();
+    let subscription = desk.put(IN_ORDER).await;
+    desk.publish(&channel("c"), &["0"]).await;
+    let fail = async || {
+        let (held, ..) = next(take(&desk, &subscription, "w").await);
+        hold_up(&desk, &subscription, "w", &held, Some("no")).await.expect("it was held");
+        assert!(matches!(take(&desk, &subscription, "w").await, InOrder::Wait(_)));
+    };
+    fail().await;
+    desk.put(&IN_ORDER.replace(r#""c""#, r#""c","d""#)).await;
+    assert!(matches!(take(&desk, &subscription, "w").await, InOrder::Wait(_)), "the target is the same");
+    desk.put(&IN_ORDER.replace(r#"{"log":{}}"#, r#"{"command":"index"}"#)).await;
+    fail().await;
+    for state in [State::Paused, State::Active] {
+        desk.store.set_state(&name(), state, None).await.expect("redis runs").expect("it is there");
+    }
+    let (_, texts, failures) = next(take(&desk, &subscription, "w").await);
+    assert_eq!((texts, failures), (vec!["0".to_owned()], 2), "it is shown what went wrong before");
 }
 
 #[tokio::test]

@@ -4,9 +4,14 @@
 use std::time::Duration;
 
 use common::{
+    job,
+    message::Position,
     name::{ChannelName, SubscriptionName},
-    redis::subscriptions::Checkpoint,
-    subscription::State,
+    redis::{
+        jobs::{Purge, Refused},
+        subscriptions::Checkpoint,
+    },
+    subscription::{Redelivery, Start, State, Subscription},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
@@ -160,4 +165,53 @@ async fn channels_with_silent_messages_are_found_among_many() {
     assert_eq!(find(Duration::ZERO, Some("w")).await, ["c7", "c299"]);
     assert!(find(Duration::ZERO, Some("v")).await.is_empty());
     assert!(find(Duration::from_hours(1), None).await.is_empty());
+}
+
+/// Lets the first message of `c` go on as a job of a subscription.
+async fn hand_on(desk: &Desk, subscription: &Subscription) -> Result<(), Refused> {
+    let page = desk.kit.redis.channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
+    let message = page.messages.into_iter().next().expect("there is one");
+    let redelivery = Redelivery { channel: channel("c"), message, is_hopeless: false };
+    let now = desk.kit.jobs.now().await.expect("redis runs");
+    let job = redelivery.job(subscription, now, None, now).expect("a job");
+    desk.kit.jobs.enqueue(job, None, now).await.expect("redis runs").map(drop)
+}
+
+#[tokio::test]
+async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_becomes_another_job() {
+    let desk = Desk::start();
+    let made = desk.put(&beginning("c", "new")).await;
+    desk.publish(&channel("c"), &["0"]).await;
+    assert_eq!(hand_on(&desk, &made).await, Ok(()));
+    assert!(matches!(hand_on(&desk, &made).await, Err(Refused::Duplicate(_))), "however often it is tried");
+    // Its end is kept for a while, and would stand in the way
+    let cancel = async || {
+        let purge = Purge { states: vec![job::State::Scheduled, job::State::Available], limit: 10 };
+        assert_eq!(desk.kit.jobs.purge(&made.queue(), &purge).await.expect("redis runs").count, 1);
+    };
+    cancel().await;
+    assert!(matches!(hand_on(&desk, &made).await, Err(Refused::Duplicate(_))), "it is over");
+    let sought = desk.store.seek(&name(), Start::Earliest, None).await.expect("redis runs").expect("it is there");
+    assert_eq!(hand_on(&desk, &sought).await, Ok(()));
+    assert!(desk.store.delete(&name()).await.expect("redis runs"));
+    let another = desk.put(&beginning("c", "earliest")).await;
+    assert_eq!(hand_on(&desk, &another).await, Ok(()));
+    cancel().await;
+}
+
+#[tokio::test]
+async fn only_whoever_knows_it_as_it_is_gives_up_on_a_target() {
+    let desk = Desk::start();
+    let old = desk.put(&beginning("c", "new")).await;
+    let state = async || desk.store.get(&name()).await.expect("redis runs").expect("it is there").state;
+    // Somebody mends it, and an answer of the old target comes late
+    let mended = desk.put(&beginning("c*", "new")).await;
+    desk.store.disable(&old, "gone").await.expect("redis runs");
+    assert_eq!(state().await, State::Active);
+    desk.store.disable(&mended, "gone").await.expect("redis runs");
+    assert_eq!(state().await, State::Disabled);
+    let resumed = desk.store.set_state(&name(), State::Active, None).await.expect("redis runs").expect("it is there");
+    desk.store.disable(&mended, "gone").await.expect("redis runs");
+    assert_eq!(state().await, State::Active);
+    assert!(resumed.updated_at > mended.updated_at, "however fast one change follows another");
 }

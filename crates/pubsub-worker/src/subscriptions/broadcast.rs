@@ -8,6 +8,7 @@ use std::{
 };
 
 use common::{
+    job::{Advice, Policy},
     message::{Position, Stored},
     name::ChannelName,
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint},
@@ -18,9 +19,9 @@ use tokio::time::Instant;
 use super::{
     bell::Door,
     lanes::{self, Again},
-    runner::Runner,
+    runner::{LONGEST_LATER, Runner},
 };
-use crate::targets::NotDelivered;
+use crate::targets::{Delivery, NotDelivered};
 
 /// Messages that are read of a channel in one go.
 const AT_ONCE: usize = 64;
@@ -250,20 +251,20 @@ impl Broadcast {
                     return None;
                 }
                 Err(NotDelivered::Abandoned) => return Some(Duration::from_secs(1)),
-                Err(NotDelivered::Later { delay, .. }) => return Some(delay),
-                Err(why) if attempt >= ATTEMPTS_HERE || is_final(&why) => {
-                    let is_kept = runner.hand_on(channel, message, &why, attempt).await;
+                Err(NotDelivered::Later { delay, .. }) => return Some(delay.min(LONGEST_LATER)),
+                Err(why) => {
+                    if let Some(pause) = pause(&runner.subscription.policy(), &why, attempt) {
+                        if runner.pause(pause).await.is_none() {
+                            return Some(pause);
+                        }
+                        attempt += 1;
+                        continue;
+                    }
+                    let is_kept = runner.hand_on(Delivery { channel, message, attempt }, &why, None).await;
                     if is_kept {
                         self.at().set(channel, message.position);
                     }
                     return (!is_kept).then_some(Duration::from_secs(1));
-                }
-                Err(_) => {
-                    let pause = runner.subscription.policy().delay(attempt, rand::random()).min(LONGEST_PAUSE);
-                    if runner.pause(pause).await.is_none() {
-                        return Some(pause);
-                    }
-                    attempt += 1;
                 }
             }
         }
@@ -276,6 +277,36 @@ impl Broadcast {
     }
 }
 
-fn is_final(why: &NotDelivered) -> bool {
-    matches!(why, NotDelivered::Failed(failure) if failure.advice == common::job::Advice::Never)
+/// How long to wait here before the next attempt at a message that has failed so often; none if it is to go on as a job.
+fn pause(policy: &Policy, why: &NotDelivered, attempt: u32) -> Option<Duration> {
+    let NotDelivered::Failed(failure) = why else { return None };
+    match failure.advice {
+        _ if attempt >= ATTEMPTS_HERE => None,
+        Advice::ByPolicy => Some(policy.delay(attempt, rand::random()).min(LONGEST_PAUSE)),
+        // The channel does not wait for longer than that, and the endpoint is not asked sooner
+        Advice::After(delay) => Some(delay).filter(|delay| *delay <= LONGEST_PAUSE),
+        Advice::Never | Advice::Discard => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::targets::Failure;
+
+    #[test]
+    fn a_message_waits_here_for_a_moment_and_goes_on_as_a_job_when_that_is_not_enough() {
+        let policy = Policy { initial_interval: Duration::from_hours(1), jitter: false, ..Policy::default() };
+        let second = Duration::from_secs(1);
+        for (advice, attempt, expected) in [
+            (Advice::ByPolicy, 1, Some(LONGEST_PAUSE)),
+            (Advice::ByPolicy, ATTEMPTS_HERE, None),
+            (Advice::Never, 1, None),
+            (Advice::After(second), 1, Some(second)),
+            (Advice::After(LONGEST_PAUSE + second), 1, None),
+        ] {
+            let why = Failure::of("code", "message", advice);
+            assert_eq!(pause(&policy, &why, attempt), expected, "{advice:?} {attempt}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Channels side by side, each by one task at a time: for deliveries that keep the order of a channel.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -10,12 +10,18 @@ use common::{
     name::ChannelName,
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{Id, JoinSet},
+    time::Instant,
+};
 
 use super::{bell::Door, runner::Runner};
 
-/// When a channel is to be looked at again, besides whenever it rings.
+/// After so long a channel is to be looked at again, whether it rings before or not; without it, when it rings.
 pub(super) type Again = Option<Duration>;
+
+/// After a failure in this program a channel is looked at again this soon.
+const AFTER_A_PANIC: Again = Some(Duration::from_secs(1));
 
 /// Works on channels until the runner is stopped, each with `work`, then waits for what is under way.
 pub(super) async fn run<F, Fut>(runner: &Arc<Runner>, door: &Door, work: F)
@@ -25,7 +31,8 @@ where
 {
     let mut lanes = Lanes::default();
     let mut tasks: JoinSet<(ChannelName, Again)> = JoinSet::new();
-    let mut find = Some(Duration::ZERO);
+    let mut working_on: HashMap<Id, ChannelName> = HashMap::new();
+    let mut find_at = Some(Instant::now());
     let mut known = BTreeSet::new();
     let mut delays = reconnect_delays();
     loop {
@@ -34,9 +41,17 @@ where
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(ended) = tasks.join_next() => match ended {
-                Ok((channel, again)) => lanes.ended(channel, again),
-                Err(error) => tracing::error!(%error, "delivering a channel failed"),
+            Some(ended) = tasks.join_next_with_id() => match ended {
+                Ok((id, (channel, again))) => {
+                    working_on.remove(&id);
+                    lanes.ended(channel, again);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "delivering a channel failed");
+                    if let Some(channel) = working_on.remove(&error.id()) {
+                        lanes.ended(channel, AFTER_A_PANIC);
+                    }
+                }
             },
             ring = door.rung() => {
                 for channel in ring.channels {
@@ -45,32 +60,33 @@ where
                     lanes.ring(channel);
                 }
                 if ring.everywhere {
-                    find = Some(Duration::ZERO);
+                    find_at = Some(Instant::now());
                 }
             }
-            () = after(find) => match channels(runner).await {
+            () = until(find_at) => match channels(runner).await {
                 Ok(channels) => {
-                    (find, delays) = (None, reconnect_delays());
+                    (find_at, delays) = (None, reconnect_delays());
                     let before = std::mem::replace(&mut known, channels.iter().cloned().collect());
                     before.difference(&known).for_each(|gone| door.forget(gone));
                     for channel in channels {
                         door.listen_to(&channel);
-                        lanes.ring(channel);
+                        lanes.look(channel);
                     }
                 }
                 Err(error) => {
                     note_interruption("looking for channels", &error);
-                    find = Some(next_delay(&mut delays));
+                    find_at = Some(Instant::now() + next_delay(&mut delays));
                 }
             },
             () = until(next) => lanes.make_due_ready(),
             Some(place) = runner.places(1), if has_ready => if let Some(channel) = lanes.start() {
-                let working = work(channel.clone());
-                tasks.spawn(async move {
+                let (working, of) = (work(channel.clone()), channel.clone());
+                let task = tasks.spawn(async move {
                     let again = working.await;
                     drop(place);
-                    (channel, again)
+                    (of, again)
                 });
+                working_on.insert(task.id(), channel);
             },
         }
     }
@@ -80,13 +96,6 @@ where
 async fn channels(runner: &Runner) -> StoreResult<Vec<ChannelName>> {
     let _look = runner.look().await;
     runner.store().channels_of(&runner.subscription).await
-}
-
-async fn after(delay: Option<Duration>) {
-    match delay {
-        Some(delay) => tokio::time::sleep(delay).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn until(at: Option<Instant>) {
@@ -127,16 +136,28 @@ struct Lanes {
     busy: HashSet<ChannelName>,
     /// They rang while somebody was at them.
     rang: HashSet<ChannelName>,
+    /// They are looked at then, and not before: what is new waits behind what has to wait.
     due: BTreeSet<(Instant, ChannelName)>,
+    /// When each of these is due.
+    due_at: HashMap<ChannelName, Instant>,
 }
 
 impl Lanes {
+    /// There is something new in a channel.
     fn ring(&mut self, channel: ChannelName) {
         if self.busy.contains(&channel) {
             self.rang.insert(channel);
-        } else {
+        } else if !self.due_at.contains_key(&channel) {
             self.ready.push(channel);
         }
+    }
+
+    /// Whatever a channel waits for, it is looked at: it may have been moved, or be another worker's now.
+    fn look(&mut self, channel: ChannelName) {
+        if let Some(at) = self.due_at.remove(&channel) {
+            self.due.remove(&(at, channel.clone()));
+        }
+        self.ring(channel);
     }
 
     fn start(&mut self) -> Option<ChannelName> {
@@ -150,7 +171,9 @@ impl Lanes {
         match again {
             Some(delay) if !delay.is_zero() => {
                 self.rang.remove(&channel);
-                self.due.insert((Instant::now() + delay, channel));
+                let at = Instant::now() + delay;
+                self.due_at.insert(channel.clone(), at);
+                self.due.insert((at, channel));
             }
             Some(_) => self.ring(channel),
             None if self.rang.remove(&channel) => self.ring(channel),
@@ -169,6 +192,7 @@ impl Lanes {
                 self.due.insert((at, channel));
                 return;
             }
+            self.due_at.remove(&channel);
             self.ring(channel);
         }
     }
@@ -197,5 +221,31 @@ mod tests {
         assert_eq!(lanes.start(), Some(channel.clone()));
         lanes.ended(channel, None);
         assert_eq!((lanes.start(), lanes.next_due()), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_that_has_to_wait_waits_however_often_it_rings() {
+        let channel: ChannelName = "c".parse().expect("a name");
+        let mut lanes = Lanes::default();
+        let begin = Instant::now();
+        let fail = |lanes: &mut Lanes, seconds| {
+            assert_eq!(lanes.start(), Some(channel.clone()));
+            lanes.ended(channel.clone(), Some(Duration::from_secs(seconds)));
+        };
+        lanes.ring(channel.clone());
+        fail(&mut lanes, 60);
+        for _ in 0..3 {
+            lanes.ring(channel.clone());
+            assert_eq!(lanes.start(), None, "it waits");
+        }
+        // Somebody may have moved it: it is looked at, and waits again
+        lanes.look(channel.clone());
+        fail(&mut lanes, 300);
+        assert_eq!((lanes.due.len(), lanes.next_due()), (1, Some(begin + Duration::from_mins(5))));
+        tokio::time::sleep(Duration::from_secs(301)).await;
+        lanes.make_due_ready();
+        lanes.make_due_ready();
+        fail(&mut lanes, 1);
+        assert_eq!((lanes.due.len(), lanes.due_at.len(), lanes.start()), (1, 1, None));
     }
 }

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
+    job::{Advice, Policy},
     message::Stored,
     name::ChannelName,
     redis::{
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     bell::Door,
     lanes::{self, Again},
-    runner::Runner,
+    runner::{LONGEST_LATER, Runner},
 };
 use crate::targets::NotDelivered;
 
@@ -26,7 +27,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 const SILENT: Duration = Duration::from_secs(10);
 /// Another has a channel that should be this worker's: it is asked for again this soon.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Failures are tried again at least this often, whatever the policy says: nothing goes on behind them.
+/// Failures are tried again at least this often, whatever the policy says, unless the endpoint says when: nothing goes on behind
+/// them.
 const LONGEST_DELAY: Duration = Duration::from_mins(5);
 
 /// Delivers until the runner is stopped.
@@ -75,6 +77,14 @@ struct Lane {
     runner: Arc<Runner>,
     channel: ChannelName,
     known: watch::Receiver<Option<Members>>,
+}
+
+/// How long a message waits that has failed so often.
+fn delay(policy: &Policy, advice: Advice, attempt: u32) -> Duration {
+    match advice {
+        Advice::After(delay) => delay,
+        _ => policy.delay(attempt, rand::random()).min(LONGEST_DELAY),
+    }
 }
 
 /// What follows a message.
@@ -151,9 +161,11 @@ impl Lane {
                 match runner.deliver(channel, &message, attempt).await {
                     Ok(()) => Done::Delivered,
                     Err(NotDelivered::Abandoned) => return self.hold_up(held, Duration::ZERO, None).await,
-                    Err(NotDelivered::Later { delay, .. }) => return self.hold_up(held, delay, None).await,
+                    Err(NotDelivered::Later { delay, .. }) => {
+                        return self.hold_up(held, delay.min(LONGEST_LATER), None).await;
+                    }
                     Err(NotDelivered::Failed(failure)) => {
-                        let delay = subscription.policy().delay(attempt, rand::random()).min(LONGEST_DELAY);
+                        let delay = delay(&subscription.policy(), failure.advice, attempt);
                         return self.hold_up(held, delay, Some(&failure.message)).await;
                     }
                 }
@@ -178,5 +190,24 @@ impl Lane {
         // When the channel is another's now there is nothing to wait for
         let is_ours = !runner.stop.is_cancelled() && self.is_ours();
         Ok(Next::Stop(is_ours.then_some(delay.max(Duration::from_millis(1)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_in_order_waits_as_its_endpoint_says_and_otherwise_not_for_long() {
+        let day = Duration::from_hours(24);
+        let policy = Policy { initial_interval: day, max_interval: day, jitter: false, ..Policy::default() };
+        for (advice, expected) in [
+            (Advice::ByPolicy, LONGEST_DELAY),
+            (Advice::Never, LONGEST_DELAY),
+            (Advice::After(Duration::from_secs(1)), Duration::from_secs(1)),
+            (Advice::After(day), day),
+        ] {
+            assert_eq!(delay(&policy, advice, 1), expected, "{advice:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use common::{
         StoreError, StoreResult,
         arrivals::{Left, Seat},
         events::Happened,
-        jobs::{Claim, Claimed, Ended, Fence, local_now},
+        jobs::{Claim, Claimed, Ended, Fence, Settled, local_now},
         next_delay, note_interruption, reconnect_delays,
     },
     subscription::Redelivery,
@@ -138,9 +138,12 @@ async fn record(runner: &Runner, claimed: &Claimed, step: &Step) -> StoreResult<
         Step::Complete => {
             let now = local_now();
             let ended = Ended::completed(&claimed.job, None, Some(claimed.started_at), now);
-            jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await?;
+            if jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await? == Settled::Stale {
+                // It is somebody else's, who says how it ended
+                return Ok(());
+            }
             jobs.record(Happened::completed(&claimed.job, claimed.started_at, now));
-            runner.store().note_recovery(&runner.subscription).await?;
+            runner.store().note_recovery(&runner.subscription.name).await?;
         }
         Step::Fail(failure, advice) => drop(jobs.fail(claimed, &fence, failure.clone(), *advice).await?),
         Step::PutBack(delay) => drop(jobs.put_back(claimed, &fence, *delay).await?),

@@ -27,6 +27,10 @@ use crate::targets::{Deliverer, Delivery, Failure, Means, NotDelivered};
 /// A worker may be silent this much longer than its longest delivery, before others take its messages.
 const TAKE_OVER_GRACE: Duration = Duration::from_secs(5);
 
+/// A channel whose message was not tried asks for a place again this soon. Whoever gives places knows how long the target has to be
+/// left alone; nobody else does, and nothing has to be undone when it is another one.
+pub(crate) const LONGEST_LATER: Duration = Duration::from_millis(500);
+
 /// What the subscriptions of a process share.
 pub(crate) struct Process {
     pub(crate) store: Subscriptions,
@@ -169,11 +173,11 @@ impl Runner {
             let limit = self.store().settings().disable_after;
             if failure.is_gone {
                 let reason = "the endpoint answered 410: it is gone";
-                return self.store().disable(name, reason).await;
+                return self.store().disable(&self.subscription, reason).await;
             }
             if u128::try_from(failing_for).unwrap_or_default() >= limit.as_millis() {
                 let reason = format!("nothing but failures for {} hours", limit.as_secs() / 3600);
-                return self.store().disable(name, &reason).await;
+                return self.store().disable(&self.subscription, &reason).await;
             }
             Ok(())
         };
@@ -183,13 +187,13 @@ impl Runner {
     }
 
     /// Lets a message go on as a job after an attempt that failed, or was not made. Repeats that until it is done: what comes
-    /// out is false only when the process stops before.
+    /// out is false only when this runner stops before. Room that it takes up is given back when that takes longer: others
+    /// must not wait for a queue that takes nothing.
     pub(crate) async fn hand_on(
         &self,
-        channel: &ChannelName,
-        message: &Stored,
+        Delivery { channel, message, attempt }: Delivery<'_>,
         why: &NotDelivered,
-        attempt: u32,
+        mut room: Option<OwnedSemaphorePermit>,
     ) -> bool {
         let (failure, delay, is_hopeless) = match why {
             NotDelivered::Abandoned => return false,
@@ -216,8 +220,8 @@ impl Runner {
                 }
                 Err(error) => {
                     note_interruption("keeping a message that was not delivered", &error);
-                    let pause = tokio::time::sleep(next_delay(&mut delays));
-                    if self.process.abandon.run_until_cancelled(pause).await.is_none() {
+                    drop(room.take());
+                    if self.pause(next_delay(&mut delays)).await.is_none() {
                         return false;
                     }
                 }

@@ -22,6 +22,37 @@ pub(super) async fn deliver(
     endpoint: &Endpoint,
     delivery: Delivery<'_>,
 ) -> Result<(), NotDelivered> {
+    let Delivery { channel, message, .. } = delivery;
+    let headers = headers(subscription, delivery);
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let request = Request {
+        id: &webhook_id(subscription, delivery),
+        values: &[("subscription", subscription.name.as_str()), ("channel", channel.as_str())],
+        headers: &headers,
+        body: message.body.clone().into(),
+    };
+    match endpoint.post(request).await {
+        Ok(_) => Ok(()),
+        // It was not asked at all. Not all come back at the same moment
+        Err(error) if !error.was_sent && matches!(error.retry, Retry::After(_)) => {
+            let Retry::After(delay) = error.retry else { return Ok(()) };
+            Err(NotDelivered::Later { delay: delay.mul_f64(rand::random_range(1.0..1.5)), why: error.message })
+        }
+        Err(error) => {
+            let advice = match error.retry {
+                Retry::ByPolicy => Advice::ByPolicy,
+                Retry::Never => Advice::Never,
+                Retry::After(delay) => Advice::After(delay),
+            };
+            let is_gone = error.status == Some(GONE);
+            let (code, message) = (error.code.to_owned(), error.message);
+            Err(NotDelivered::Failed(Failure { code, message, advice, output: String::new(), is_gone }))
+        }
+    }
+}
+
+/// What an endpoint is told of a message beside its body.
+fn headers(subscription: &Subscription, delivery: Delivery<'_>) -> Vec<(String, String)> {
     let Delivery { channel, message, attempt } = delivery;
     let (position, attempt) = (message.position.to_string(), attempt.to_string());
     let published_at = time::format(message.at);
@@ -58,31 +89,7 @@ pub(super) async fn deliver(
             }
         }
     }
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let request = Request {
-        id: &webhook_id(subscription, delivery),
-        values: &[("subscription", subscription.name.as_str()), ("channel", channel.as_str())],
-        headers: &headers,
-        body: message.body.clone().into(),
-    };
-    match endpoint.post(request).await {
-        Ok(_) => Ok(()),
-        // It was not asked at all. Not all come back at the same moment
-        Err(error) if !error.was_sent && matches!(error.retry, Retry::After(_)) => {
-            let Retry::After(delay) = error.retry else { return Ok(()) };
-            Err(NotDelivered::Later { delay: delay.mul_f64(rand::random_range(1.0..1.5)), why: error.message })
-        }
-        Err(error) => {
-            let advice = match error.retry {
-                Retry::ByPolicy => Advice::ByPolicy,
-                Retry::Never => Advice::Never,
-                Retry::After(delay) => Advice::After(delay),
-            };
-            let is_gone = error.status == Some(GONE);
-            let (code, message) = (error.code.to_owned(), error.message);
-            Err(NotDelivered::Failed(Failure { code, message, advice, output: String::new(), is_gone }))
-        }
-    }
+    headers
 }
 
 /// The same for every attempt, another one for every other message and subscription: receivers tell repetitions by it.

@@ -61,7 +61,7 @@ impl Failure {
         Self::of(code, message, Advice::Never)
     }
 
-    fn of(code: &str, message: impl Into<String>, advice: Advice) -> NotDelivered {
+    pub(crate) fn of(code: &str, message: impl Into<String>, advice: Advice) -> NotDelivered {
         let (code, message) = (code.to_owned(), message.into());
         NotDelivered::Failed(Self { code, message, advice, output: String::new(), is_gone: false })
     }
@@ -129,28 +129,35 @@ impl Deliverer {
         abandon: &CancellationToken,
     ) -> Result<(), NotDelivered> {
         let deadline = Duration::from_millis(self.subscription.ack_deadline_ms);
-        // A program is told to end, and waited for
-        if let Live::Command(name, commands) = &self.live {
-            return command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await;
-        }
-        let attempt = async {
-            match &self.live {
-                Live::Http(endpoint) => http::deliver(&self.subscription, endpoint, delivery).await,
-                Live::Queue(queue) => queue.deliver(&self.subscription, delivery).await,
-                Live::Log | Live::Command(..) => {
-                    log(&self.subscription, delivery);
-                    Ok(())
-                }
+        match &self.live {
+            Live::Http(endpoint) => {
+                within(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery)).await
             }
-        };
-        tokio::select! {
-            biased;
-            delivered = tokio::time::timeout(deadline, attempt) => delivered.unwrap_or_else(|_| {
-                let message = format!("not delivered within {} ms", deadline.as_millis());
-                Err(Failure::of("timeout", message, Advice::ByPolicy))
-            }),
-            () = abandon.cancelled() => Err(NotDelivered::Abandoned),
+            Live::Queue(queue) => within(deadline, abandon, queue.deliver(&self.subscription, delivery)).await,
+            // A program is told to end, and waited for
+            Live::Command(name, commands) => {
+                command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await
+            }
+            Live::Log => {
+                log(&self.subscription, delivery);
+                Ok(())
+            }
         }
+    }
+}
+
+async fn within(
+    deadline: Duration,
+    abandon: &CancellationToken,
+    attempt: impl Future<Output = Result<(), NotDelivered>>,
+) -> Result<(), NotDelivered> {
+    tokio::select! {
+        biased;
+        delivered = tokio::time::timeout(deadline, attempt) => delivered.unwrap_or_else(|_| {
+            let message = format!("not delivered within {} ms", deadline.as_millis());
+            Err(Failure::of("timeout", message, Advice::ByPolicy))
+        }),
+        () = abandon.cancelled() => Err(NotDelivered::Abandoned),
     }
 }
 

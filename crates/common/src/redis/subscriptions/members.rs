@@ -1,9 +1,8 @@
 //! Which workers a subscription has now: they agree on who delivers which channel in order without talking to each other.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 use super::Subscriptions;
 use crate::{
@@ -21,11 +20,9 @@ impl Members {
     /// comes or goes only the channels that it gets or had change hands.
     #[must_use]
     pub fn prefer(&self, worker: &WorkerId, channel: &ChannelName) -> bool {
-        let weight = |member: &WorkerId| {
-            let mut hasher = DefaultHasher::new();
-            (member.as_str(), channel.as_str()).hash(&mut hasher);
-            hasher.finish()
-        };
+        // A hash that is the same in every build: workers of two versions share a subscription while one replaces the other. No name
+        // has a blank
+        let weight = |member: &WorkerId| Sha256::digest(format!("{member} {channel}"));
         self.0.iter().max_by_key(|member| weight(member)).is_none_or(|preferred| preferred == worker)
     }
 }
@@ -63,17 +60,6 @@ impl Subscriptions {
     pub async fn leave(&self, subscription: &Subscription, worker: &WorkerId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         command.arg(keys::subscription_workers(&subscription.name)).arg(worker.as_str());
-        let _: i64 = command.query_async(&mut self.redis().clone()).await?;
-        Ok(())
-    }
-
-    /// Notes that a failed delivery has succeeded.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn note_recovery(&self, subscription: &Subscription) -> StoreResult<()> {
-        let mut command = redis::cmd("HDEL");
-        command.arg(keys::figures(&subscription.name)).arg("failing");
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }

@@ -50,7 +50,7 @@ pub use ordered::{Held, InOrder};
 pub use position::Opened;
 pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
 pub use put::{NotPut, Put};
-pub use shared::{BYTES_AT_ONCE, Done, Given, TakenOver};
+pub use shared::{BYTES_AT_ONCE, Done, Given, Silent, TakenOver};
 
 /// How often a change is tried while others change the same subscription.
 const ATTEMPTS: usize = 16;
@@ -160,10 +160,32 @@ impl Subscriptions {
         state: State,
         reason: Option<&str>,
     ) -> StoreResult<Option<Subscription>> {
+        self.set_state_if(name, state, reason, |_| true).await
+    }
+
+    /// The same if the subscription, as it is now, is meant.
+    async fn set_state_if(
+        &self,
+        name: &SubscriptionName,
+        state: State,
+        reason: Option<&str>,
+        is_meant: impl Fn(&Subscription) -> bool,
+    ) -> StoreResult<Option<Subscription>> {
+        if state == State::Active {
+            // What was seen before does not count against it. First of all: otherwise the first failure could disable it again
+            self.note_recovery(name).await?;
+            if let Some(before) = self.get(name).await? {
+                self.try_at_once(&before).await?;
+            }
+        }
         let changed = self
             .change(name, |subscription| {
-                subscription.state = state;
-                subscription.reason = reason.map(ToOwned::to_owned);
+                let is_meant = is_meant(subscription);
+                if is_meant {
+                    subscription.state = state;
+                    subscription.reason = reason.map(ToOwned::to_owned);
+                }
+                is_meant
             })
             .await?;
         let Some(changed) = changed else { return Ok(None) };
@@ -178,26 +200,22 @@ impl Subscriptions {
                 _ => break,
             }
         }
-        if state == State::Active {
-            // What was seen before does not count against it
-            let _: i64 = redis::cmd("HDEL")
-                .arg(keys::figures(name))
-                .arg("failing")
-                .query_async(&mut self.redis().clone())
-                .await?;
-        }
         Ok(Some(changed))
     }
 
-    /// Gives up on a subscription's target, once, and says so in an event.
+    /// Gives up on a subscription's target, once, and says so in an event; not if it was changed since: what an old target said
+    /// is not held against the new one.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn disable(&self, name: &SubscriptionName, reason: &str) -> StoreResult<()> {
-        if self.get(name).await?.is_none_or(|subscription| subscription.state == State::Disabled) {
+    pub async fn disable(&self, known: &Subscription, reason: &str) -> StoreResult<()> {
+        let name = &known.name;
+        let is_as_known = |now: &Subscription| {
+            now.state != State::Disabled && (now.created_at, now.updated_at) == (known.created_at, known.updated_at)
+        };
+        if self.set_state_if(name, State::Disabled, Some(reason), is_as_known).await?.is_none() {
             return Ok(());
         }
-        self.set_state(name, State::Disabled, Some(reason)).await?;
         metrics::counter!("galley_subscriptions_disabled_total", "subscription" => name.to_string()).increment(1);
         tracing::error!(subscription = %name, reason, "subscription disabled");
         self.record(name, "subscription.disabled", |data| {
@@ -214,17 +232,22 @@ impl Subscriptions {
         self.jobs.record(Happened::about(kind, super::jobs::local_now(), data.finish()));
     }
 
-    /// Changes a subscription, whatever others change meanwhile; none if there is none.
+    /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after
+    /// all.
     pub(super) async fn change(
         &self,
         name: &SubscriptionName,
-        change: impl Fn(&mut Subscription),
+        change: impl Fn(&mut Subscription) -> bool,
     ) -> StoreResult<Option<Subscription>> {
         for _ in 0..ATTEMPTS {
             let Some(raw) = self.raw(name).await? else { return Ok(None) };
             let mut subscription = read(&raw).ok_or_else(|| damaged(name))?;
-            change(&mut subscription);
-            subscription.updated_at = self.jobs.now().await?;
+            let before = subscription.updated_at;
+            if !change(&mut subscription) {
+                return Ok(None);
+            }
+            // It tells one change from the next
+            subscription.updated_at = self.jobs.now().await?.max(before + 1);
             if self.save(name, Some(&raw), Some(&encoded(&subscription)?)).await? != "changed" {
                 return Ok(Some(subscription));
             }
@@ -263,7 +286,8 @@ impl Subscriptions {
         Ok(true)
     }
 
-    /// Removes everything that belongs to a subscription but itself.
+    /// Removes everything that belongs to a subscription but itself, dead letters, and where workers of a broadcast were: these
+    /// go when their time is over.
     async fn clear(&self, subscription: &Subscription) -> StoreResult<()> {
         self.leave_channels(subscription, |_| false).await?;
         let (name, queue) = (&subscription.name, subscription.queue());

@@ -13,13 +13,15 @@ use crate::{
     message::{Position, Stored, continuity::Gap},
     name::{ChannelName, WorkerId},
     redis::{StoreResult, keys, script},
-    subscription::Subscription,
+    subscription::{Ordering, Subscription},
 };
 
 /// Messages that are handed out in one go, to be delivered one by one.
 const AT_ONCE: usize = 16;
 /// About their bytes.
 const BYTES_AT_ONCE: usize = 1 << 20;
+/// Channels that need not wait any more, in one go.
+const FREED_AT_ONCE: usize = 1_000;
 /// What went wrong is kept so far, in characters.
 const LONGEST_PROBLEM: usize = 500;
 
@@ -143,6 +145,23 @@ impl Subscriptions {
         call.arg(worker.as_str()).arg(&held.0).arg(delay.as_millis().to_string()).arg(problem);
         let failures: i64 = call.invoke_async(&mut self.redis().clone()).await?;
         Ok(u32::try_from(failures).ok())
+    }
+
+    /// Lets what failed in order be tried at once in all channels: the target is another one now, or was mended.
+    pub(super) async fn try_at_once(&self, subscription: &Subscription) -> StoreResult<()> {
+        if subscription.ordering != Ordering::Channel {
+            return Ok(());
+        }
+        let channels = self.channels_of(subscription).await?;
+        for some in channels.chunks(FREED_AT_ONCE) {
+            let mut pipeline = redis::pipe();
+            for channel in some {
+                pipeline.cmd("HDEL").arg(keys::cursor(channel, &subscription.name)).arg("w").ignore();
+            }
+            let mut connection = self.redis().pooled().await?;
+            let () = pipeline.query_async(&mut connection).await?;
+        }
+        Ok(())
     }
 
     /// Where a subscription is in a channel, if it has begun there.

@@ -75,6 +75,7 @@ impl Subscriptions {
                 if channel.is_none() {
                     subscription.begin = start.begin(now);
                 }
+                true
             })
             .await?;
         let Some(subscription) = changed else { return Ok(None) };

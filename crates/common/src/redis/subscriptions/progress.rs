@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Subscriptions, about};
 use crate::{
     message::Position,
-    name::{ChannelName, WorkerId},
+    name::{ChannelName, SubscriptionName, WorkerId},
     redis::{StoreResult, keys, script},
     subscription::{Mode, Ordering, Subscription},
     time::Millis,
@@ -162,5 +162,16 @@ impl Subscriptions {
         let call = script::NOTE_FAILURE.key(keys::figures(&subscription.name));
         let (since, now): (Millis, Millis) = call.invoke_async(&mut self.redis().clone()).await?;
         Ok((now - since).max(0))
+    }
+
+    /// Notes that its target works: failures before that do not count any more.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn note_recovery(&self, name: &SubscriptionName) -> StoreResult<()> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(keys::figures(name)).arg("failing");
+        let _: i64 = command.query_async(&mut self.redis().clone()).await?;
+        Ok(())
     }
 }

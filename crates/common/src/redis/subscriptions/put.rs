@@ -105,6 +105,11 @@ impl Subscriptions {
                     match &before {
                         Some(before) => {
                             self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
+                            if serde_json::to_value(&before.deliver).ok()
+                                != serde_json::to_value(&subscription.deliver).ok()
+                            {
+                                self.try_at_once(&subscription).await?;
+                            }
                         }
                         None => self.forget_the_last(&subscription).await?,
                     }

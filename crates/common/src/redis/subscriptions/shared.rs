@@ -29,6 +29,9 @@ const SILENT_MS: u64 = 1_000_000_000;
 /// What `read_group.lua` answers of a channel.
 type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
 
+/// What `take_over.lua` answers.
+type Taken = (Vec<(String, Value)>, Vec<u32>, Vec<String>, String);
+
 /// What was done with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
@@ -62,6 +65,19 @@ pub struct TakenOver {
     pub messages: Vec<(Stored, u32)>,
     /// They were handed out, not done with, and are not kept any more.
     pub lost: Vec<Position>,
+    /// Up to where was looked, if there may be more behind that.
+    pub more_behind: Option<Position>,
+}
+
+/// Which messages are taken over.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent<'a> {
+    /// Those of workers that were silent for so long.
+    pub at_least: Duration,
+    /// Of one worker, whoever that is, if it is named.
+    pub of: Option<&'a WorkerId>,
+    /// Those behind a position.
+    pub behind: Option<Position>,
 }
 
 impl Subscriptions {
@@ -139,7 +155,7 @@ impl Subscriptions {
         Ok(found)
     }
 
-    /// Takes messages of workers that were silent for so long; of one worker, whoever that is, if it is named.
+    /// Takes messages of workers that were silent, at most so many.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -148,19 +164,21 @@ impl Subscriptions {
         subscription: &Subscription,
         channel: &ChannelName,
         worker: &WorkerId,
-        (silent, of, most): (Duration, Option<&WorkerId>, usize),
+        Silent { at_least, of, behind }: Silent<'_>,
+        most: usize,
     ) -> StoreResult<TakenOver> {
         let mut call = script::TAKE_OVER.key(keys::history(channel));
-        call.arg(subscription.group()).arg(worker.as_str()).arg(silent.as_millis().to_string());
+        call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
         call.arg(most).arg(BYTES_AT_ONCE).arg(of.map_or("", WorkerId::as_str));
-        let (entries, times, lost): (Vec<(String, Value)>, Vec<u32>, Vec<String>) =
-            call.invoke_async(&mut self.redis().clone()).await?;
+        call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));
+        let (entries, times, lost, seen): Taken = call.invoke_async(&mut self.redis().clone()).await?;
         let messages = entries
             .into_iter()
             .zip(times)
             .filter_map(|((id, fields), times)| Some((stored(&id, fields)?, times)))
             .collect();
-        Ok(TakenOver { messages, lost: lost.iter().map(|position| read(position)).collect() })
+        let lost = lost.iter().map(|position| read(position)).collect();
+        Ok(TakenOver { messages, lost, more_behind: seen.parse().ok() })
     }
 
     /// Gives messages back that a worker will not deliver: the next one who looks takes them over.

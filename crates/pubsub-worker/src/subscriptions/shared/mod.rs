@@ -1,17 +1,28 @@
 //! A message goes to one worker of the subscription, side by side with others: read as many as there are places, deliver each,
 //! note many at once that they are done with. Messages of workers that vanished are taken over.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` | reads, and delivers |
+//! | `in_flight` | which messages this process has |
+//! | `notes` | notes what is done with, gives back what is not |
+//! | `taking_over` | takes what others, or this worker, were handed and do not deliver |
+
+mod in_flight;
+mod notes;
+mod taking_over;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use common::{
-    message::{Position, Stored},
+    message::Stored,
     name::ChannelName,
     redis::{
-        StoreError, StoreResult, next_delay, note_interruption, reconnect_delays,
+        StoreResult, next_delay, note_interruption, reconnect_delays,
         subscriptions::{BYTES_AT_ONCE, Done, Given},
     },
 };
@@ -21,19 +32,21 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use self::{
+    in_flight::{InFlight, Place},
+    notes::NOTES,
+};
 use super::{
     bell::Door,
     lanes::Line,
     runner::{Runner, kibibytes},
 };
-use crate::targets::{Failure, NotDelivered};
+use crate::targets::{Delivery, Failure, NotDelivered};
 
 /// Channels that are read in one go.
 const CHANNELS_AT_ONCE: usize = 64;
 /// Messages that are read in one go.
 const MESSAGES_AT_ONCE: usize = 128;
-/// Messages that are done with and not noted yet, beyond those that wait for it with their place.
-const NOTES: usize = 256;
 /// Between two looks for messages of workers that vanished: half of the time after which they are taken over, within bounds.
 const SOONEST_LOOK: Duration = Duration::from_secs(5);
 const LATEST_LOOK: Duration = Duration::from_secs(30);
@@ -43,24 +56,15 @@ const FORGET: Duration = Duration::from_hours(1);
 /// What a message takes up while it is under way: a place, and room for its bytes.
 type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
-/// Where a message is.
-type Place = (ChannelName, Position);
-
-struct Shared {
-    runner: Arc<Runner>,
-    /// Messages that this process has.
-    in_flight: Mutex<HashSet<Place>>,
-}
-
 /// Delivers until the runner is stopped, then finishes what it has.
 pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     let (notes, noted) = mpsc::channel(NOTES);
-    let shared = Arc::new(Shared { runner: runner.clone(), in_flight: Mutex::default() });
-    let noting = tokio::spawn(note(shared.clone(), noted));
+    let in_flight = Arc::<InFlight>::default();
+    let noting = tokio::spawn(notes::note(runner.clone(), in_flight.clone(), noted));
     let tasks = TaskTracker::new();
     let mut reader = Reader {
-        runner,
-        shared: shared.clone(),
+        runner: runner.clone(),
+        in_flight: in_flight.clone(),
         door,
         tasks: tasks.clone(),
         notes,
@@ -88,12 +92,12 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     if let Err(error) = noting.await {
         tracing::error!(%error, "noting what was delivered failed");
     }
-    shared.give_back().await;
+    notes::give_back(&runner, &in_flight).await;
 }
 
 struct Reader {
     runner: Arc<Runner>,
-    shared: Arc<Shared>,
+    in_flight: Arc<InFlight>,
     door: Door,
     tasks: TaskTracker,
     notes: mpsc::Sender<(Place, Done)>,
@@ -112,11 +116,11 @@ impl Reader {
     async fn step(&mut self) -> StoreResult<()> {
         if self.is_unsure {
             self.find_channels().await?;
-            self.take_over(Duration::ZERO, true).await?;
+            self.find_own().await?;
             self.is_unsure = false;
         }
         if self.look_at <= Instant::now() {
-            self.take_over(self.runner.lease(), false).await?;
+            self.take_over().await?;
             let pause = (self.runner.lease() / 2).clamp(SOONEST_LOOK, LATEST_LOOK);
             self.look_at = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
         }
@@ -128,15 +132,16 @@ impl Reader {
             biased;
             () = runner.stop.cancelled() => Ok(()),
             ring = self.door.rung() => {
-                if ring.everywhere {
-                    self.find_channels().await?;
-                }
+                // What may fail comes last: nobody rings twice
                 if ring.given_back {
                     self.look_at = Instant::now();
                 }
                 for channel in ring.channels {
                     self.know(&channel);
                     self.ready.push(channel);
+                }
+                if ring.everywhere {
+                    self.find_channels().await?;
                 }
                 Ok(())
             }
@@ -236,157 +241,49 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes messages of workers that were silent for so long, or of this one, that it did not hear of.
-    async fn take_over(&mut self, silent: Duration, own: bool) -> StoreResult<()> {
-        let runner = self.runner.clone();
-        let (of, channels) = (own.then(|| runner.worker()), self.channels.iter().cloned().collect::<Vec<_>>());
-        let silent_in = {
-            let _look = runner.look().await;
-            runner.store().with_silent(&runner.subscription, &channels, silent, of).await?
-        };
-        for channel in silent_in {
-            loop {
-                let mut places: Vec<OwnedSemaphorePermit> =
-                    std::iter::from_fn(|| runner.another_place()).take(MESSAGES_AT_ONCE).collect();
-                let most = if own { MESSAGES_AT_ONCE } else { places.len() };
-                if most == 0 {
-                    return Ok(());
-                }
-                let taken = runner
-                    .store()
-                    .take_over(&runner.subscription, &channel, runner.worker(), (silent, of, most))
-                    .await?;
-                let is_whole = taken.messages.len() + taken.lost.len() < most;
-                for position in &taken.lost {
-                    let (name, id) = (&runner.subscription.name, position);
-                    tracing::error!(subscription = %name, %channel, %id, "a message is not kept any more and was not delivered");
-                    metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string())
-                        .increment(1);
-                }
-                let mut started = 0;
-                for (message, times) in taken.messages {
-                    if self.shared.has(&channel, message.position) {
-                        continue;
-                    }
-                    started += 1;
-                    tracing::info!(subscription = %runner.subscription.name, %channel, id = %message.position, times, "taken over");
-                    // Its own were handed out to itself
-                    let vanished = if own { times.saturating_sub(1) } else { times };
-                    self.deliver(channel.clone(), message, vanished, (places.pop(), None)).await;
-                }
-                // Its own come again as long as it has them
-                if is_whole || own && started == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Starts to deliver a message with which so many workers have vanished.
     async fn deliver(&self, channel: ChannelName, message: Stored, vanished: u32, held: Held) {
-        let key = (channel.clone(), message.position);
-        if !self.shared.in_flight().insert(key.clone()) {
-            return;
-        }
+        let Some(under_way) = self.in_flight.begin((channel.clone(), message.position)) else { return };
         if !self.runner.subscription.filter.fits(&message) {
-            // Nobody waits for it: when the process stops it is given back
-            let _ = self.notes.send((key, Done::Unwanted)).await;
+            if let Some(place) = under_way.ended() {
+                // Nobody waits for it: when the process stops it is given back
+                let _ = self.notes.send((place, Done::Unwanted)).await;
+            }
             return;
         }
         let (runner, notes) = (self.runner.clone(), self.notes.clone());
         self.tasks.spawn(async move {
-            let done = deliver(&runner, &channel, &message, vanished).await;
-            drop(held);
+            let (place, room) = held;
+            let done = deliver(&runner, &channel, &message, vanished, room).await;
+            drop(place);
             // Without a note it is given back at the end
-            if let Some(done) = done {
-                let _ = notes.send((key, done)).await;
+            if let (Some(place), Some(done)) = (under_way.ended(), done) {
+                let _ = notes.send((place, done)).await;
             }
         });
     }
 }
 
 /// Delivers a message, or lets it go on as a job; none if neither could be done.
-async fn deliver(runner: &Runner, channel: &ChannelName, message: &Stored, vanished: u32) -> Option<Done> {
+async fn deliver(
+    runner: &Runner,
+    channel: &ChannelName,
+    message: &Stored,
+    vanished: u32,
+    room: Option<OwnedSemaphorePermit>,
+) -> Option<Done> {
     if vanished > runner.process.crash_budget {
         let problem = format!("{vanished} workers vanished while they had this message");
         let why = Failure::hopeless("crash_budget_exhausted", problem);
-        return runner.hand_on(channel, message, &why, vanished).await.then_some(Done::HandedOn);
+        let delivery = Delivery { channel, message, attempt: vanished };
+        return runner.hand_on(delivery, &why, room).await.then_some(Done::HandedOn);
     }
     match runner.deliver(channel, message, 1).await {
         Ok(()) => Some(Done::Delivered),
         Err(why @ (NotDelivered::Failed(_) | NotDelivered::Later { .. })) => {
-            runner.hand_on(channel, message, &why, 1).await.then_some(Done::HandedOn)
+            let delivery = Delivery { channel, message, attempt: 1 };
+            runner.hand_on(delivery, &why, room).await.then_some(Done::HandedOn)
         }
         Err(NotDelivered::Abandoned) => None,
-    }
-}
-
-impl Shared {
-    fn in_flight(&self) -> MutexGuard<'_, HashSet<Place>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has(&self, channel: &ChannelName, position: Position) -> bool {
-        self.in_flight().contains(&(channel.clone(), position))
-    }
-
-    /// What was not delivered is another worker's, at once.
-    async fn give_back(&self) {
-        let left: Vec<Place> = self.in_flight().drain().collect();
-        if left.is_empty() {
-            return;
-        }
-        let store = self.runner.store();
-        let given = async {
-            store.give_back(&self.runner.subscription, self.runner.worker(), &left).await?;
-            store.wake().await
-        };
-        let (name, messages) = (&self.runner.subscription.name, left.len());
-        match given.await {
-            Ok(()) => tracing::info!(subscription = %name, messages, "messages given back"),
-            Err(error) => {
-                tracing::warn!(subscription = %name, messages, %error, "messages wait for their deadline");
-            }
-        }
-    }
-}
-
-/// Notes that messages are done with, as many at a time as have gathered.
-async fn note(shared: Arc<Shared>, mut noted: mpsc::Receiver<(Place, Done)>) {
-    let mut batch = Vec::with_capacity(NOTES);
-    while noted.recv_many(&mut batch, NOTES).await > 0 {
-        let mut channels: HashMap<ChannelName, Vec<(Position, Done)>> = HashMap::new();
-        for ((channel, position), done) in batch.drain(..) {
-            channels.entry(channel).or_default().push((position, done));
-        }
-        for (channel, done) in channels {
-            let is_noted = note_channel(&shared.runner, &channel, &done).await;
-            // What Redis refuses to note comes again when the deadline has passed
-            if is_noted || !shared.runner.process.abandon.is_cancelled() {
-                let mut in_flight = shared.in_flight();
-                for (position, _) in done {
-                    in_flight.remove(&(channel.clone(), position));
-                }
-            }
-        }
-    }
-}
-
-/// False when the process stops before Redis has heard of it.
-async fn note_channel(runner: &Runner, channel: &ChannelName, done: &[(Position, Done)]) -> bool {
-    let mut delays = reconnect_delays();
-    loop {
-        match runner.store().ack(&runner.subscription, channel, done).await {
-            Ok(()) => return true,
-            Err(error) => {
-                note_interruption("noting what was delivered", &error);
-                let pause = tokio::time::sleep(next_delay(&mut delays));
-                let goes_on = runner.process.abandon.run_until_cancelled(pause).await.is_some();
-                if !goes_on || !matches!(error, StoreError::Unavailable(_)) {
-                    return false;
-                }
-            }
-        }
     }
 }

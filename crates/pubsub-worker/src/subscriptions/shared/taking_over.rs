@@ -1,0 +1,83 @@
+//! Messages that were handed out and are not delivered: those of workers that vanished or gave them back, and those that this
+//! worker was handed in an answer that it did not get.
+
+use std::time::Duration;
+
+use common::{
+    message::Position,
+    name::{ChannelName, WorkerId},
+    redis::{StoreResult, subscriptions::Silent},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{MESSAGES_AT_ONCE, Reader};
+
+impl Reader {
+    /// Takes messages of workers that were silent for too long.
+    pub(super) async fn take_over(&self) -> StoreResult<()> {
+        let (runner, at_least) = (&self.runner, self.runner.lease());
+        for channel in self.with_silent(at_least, None).await? {
+            let mut behind = None;
+            loop {
+                // Not only if one is free just now: under load what is new would take every one of them until there is no more
+                let Some(places) = runner.places(MESSAGES_AT_ONCE).await else { return Ok(()) };
+                let most = places.len();
+                behind = self.take(&channel, Silent { at_least, of: None, behind }, most, places).await?;
+                if behind.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes messages of this worker that it did not hear of. They do not wait for places: they were handed out for some.
+    pub(super) async fn find_own(&self) -> StoreResult<()> {
+        let (runner, own) = (&self.runner, Some(self.runner.worker()));
+        for channel in self.with_silent(Duration::ZERO, own).await? {
+            let mut behind = None;
+            loop {
+                let places = std::iter::from_fn(|| runner.another_place()).take(MESSAGES_AT_ONCE).collect();
+                let silent = Silent { at_least: Duration::ZERO, of: own, behind };
+                behind = self.take(&channel, silent, MESSAGES_AT_ONCE, places).await?;
+                if behind.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn with_silent(&self, at_least: Duration, of: Option<&WorkerId>) -> StoreResult<Vec<ChannelName>> {
+        let channels: Vec<ChannelName> = self.channels.iter().cloned().collect();
+        let _look = self.runner.look().await;
+        self.runner.store().with_silent(&self.runner.subscription, &channels, at_least, of).await
+    }
+
+    /// Takes at most so many messages of a channel; behind where there may be more.
+    async fn take(
+        &self,
+        channel: &ChannelName,
+        silent: Silent<'_>,
+        most: usize,
+        mut places: Vec<OwnedSemaphorePermit>,
+    ) -> StoreResult<Option<Position>> {
+        let (runner, name) = (&self.runner, &self.runner.subscription.name);
+        let taken = runner.store().take_over(&runner.subscription, channel, runner.worker(), silent, most).await?;
+        for id in &taken.lost {
+            tracing::error!(subscription = %name, %channel, %id, "a message is not kept any more and was not delivered");
+            metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
+        }
+        for (message, times) in taken.messages {
+            let id = message.position;
+            if self.in_flight.has(&(channel.clone(), id)) {
+                continue;
+            }
+            tracing::info!(subscription = %name, %channel, %id, times, "taken over");
+            // Its own were handed out to itself
+            let vanished = if silent.of.is_some() { times.saturating_sub(1) } else { times };
+            self.deliver(channel.clone(), message, vanished, (places.pop(), None)).await;
+        }
+        Ok(taken.more_behind)
+    }
+}
