@@ -273,6 +273,8 @@ async fn a_worker_that_joins_a_broadcast_begins_with_what_is_published_from_then
     assert_eq!(begin(&subscription, 0).await, "0-0", "it was there before the subscription");
     let earliest = desk.store.seek(&name(), Start::Earliest, None).await.expect("redis runs").expect("it is there");
     assert_eq!(begin(&earliest, created + 2000).await, "0-0");
+    desk.kit.command(&["XTRIM", key, "MAXLEN", "1"]).await;
+    assert_eq!(begin(&earliest, 0).await, "1-1", "it asked for what there is, so nothing is missing in front of it");
 }
 
 #[tokio::test]
