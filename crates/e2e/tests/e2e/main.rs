@@ -35,6 +35,7 @@ mod subscriptions_api;
 mod subscriptions_delivery;
 mod subscriptions_document;
 mod subscriptions_refused;
+mod subscriptions_trouble;
 mod subscriptions_workers;
 mod timing;
 mod tracing;

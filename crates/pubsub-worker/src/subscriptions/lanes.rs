@@ -11,7 +11,7 @@ use common::{
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays},
 };
 use tokio::{
-    task::{Id, JoinSet},
+    task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 
@@ -31,7 +31,6 @@ where
 {
     let mut lanes = Lanes::default();
     let mut tasks: JoinSet<(ChannelName, Again)> = JoinSet::new();
-    let mut working_on: HashMap<Id, ChannelName> = HashMap::new();
     let mut find_at = Some(Instant::now());
     let mut known = BTreeSet::new();
     let mut delays = reconnect_delays();
@@ -41,18 +40,7 @@ where
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(ended) = tasks.join_next_with_id() => match ended {
-                Ok((id, (channel, again))) => {
-                    working_on.remove(&id);
-                    lanes.ended(channel, again);
-                }
-                Err(error) => {
-                    tracing::error!(%error, "delivering a channel failed");
-                    if let Some(channel) = working_on.remove(&error.id()) {
-                        lanes.ended(channel, AFTER_A_PANIC);
-                    }
-                }
-            },
+            Some(task) = tasks.join_next_with_id() => lanes.task_ended(task),
             ring = door.rung() => {
                 for channel in ring.channels {
                     door.listen_to(&channel);
@@ -86,7 +74,7 @@ where
                     drop(place);
                     (of, again)
                 });
-                working_on.insert(task.id(), channel);
+                lanes.tasks.insert(task.id(), channel);
             },
         }
     }
@@ -134,6 +122,8 @@ impl Line {
 struct Lanes {
     ready: Line,
     busy: HashSet<ChannelName>,
+    /// At which of these each task is.
+    tasks: HashMap<Id, ChannelName>,
     /// They rang while somebody was at them.
     rang: HashSet<ChannelName>,
     /// They are looked at then, and not before: what is new waits behind what has to wait.
@@ -164,6 +154,21 @@ impl Lanes {
         let channel = self.ready.pop()?;
         self.busy.insert(channel.clone());
         Some(channel)
+    }
+
+    fn task_ended(&mut self, task: Result<(Id, (ChannelName, Again)), JoinError>) {
+        match task {
+            Ok((id, (channel, again))) => {
+                self.tasks.remove(&id);
+                self.ended(channel, again);
+            }
+            Err(error) => {
+                tracing::error!(%error, "delivering a channel failed");
+                if let Some(channel) = self.tasks.remove(&error.id()) {
+                    self.ended(channel, AFTER_A_PANIC);
+                }
+            }
+        }
     }
 
     fn ended(&mut self, channel: ChannelName, again: Again) {
@@ -247,5 +252,21 @@ mod tests {
         lanes.make_due_ready();
         fail(&mut lanes, 1);
         assert_eq!((lanes.due.len(), lanes.due_at.len(), lanes.start()), (1, 1, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_whose_task_panics_is_looked_at_again() {
+        let channel: ChannelName = "c".parse().expect("a name");
+        let (mut lanes, mut tasks) = (Lanes::default(), JoinSet::new());
+        lanes.ring(channel.clone());
+        assert_eq!(lanes.start(), Some(channel.clone()));
+        let task = tasks.spawn(async { panic!("on purpose") });
+        lanes.tasks.insert(task.id(), channel.clone());
+        lanes.task_ended(tasks.join_next_with_id().await.expect("there is one"));
+        assert_eq!(lanes.start(), None, "not at once");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        lanes.make_due_ready();
+        assert_eq!(lanes.start(), Some(channel));
+        assert!(lanes.tasks.is_empty());
     }
 }

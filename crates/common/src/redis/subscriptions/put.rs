@@ -103,14 +103,7 @@ impl Subscriptions {
             match saved.as_str() {
                 "saved" | "before" => {
                     match &before {
-                        Some(before) => {
-                            self.leave_channels(before, |channel| subscription.channels.fits(channel)).await?;
-                            if serde_json::to_value(&before.deliver).ok()
-                                != serde_json::to_value(&subscription.deliver).ok()
-                            {
-                                self.try_at_once(&subscription).await?;
-                            }
-                        }
+                        Some(before) => self.follow_up(before, &subscription).await?,
                         None => self.forget_the_last(&subscription).await?,
                     }
                     let secret = secret_of(&subscription).filter(|_| needs_secret);
@@ -122,6 +115,15 @@ impl Subscriptions {
             }
         }
         Err(restless(name))
+    }
+
+    /// What follows from a change.
+    async fn follow_up(&self, before: &Subscription, now: &Subscription) -> StoreResult<()> {
+        self.leave_channels(before, |channel| now.channels.fits(channel)).await?;
+        if serde_json::to_value(&before.deliver).ok() != serde_json::to_value(&now.deliver).ok() {
+            self.try_at_once(now).await?;
+        }
+        Ok(())
     }
 
     /// Why a subscription cannot begin where it should, if it cannot.
