@@ -6,7 +6,6 @@
 --          attempts at the next message that failed, when it is tried again in ms or 0, what went wrong or ''}.
 -- Positions of an epoch have no gaps, so messages are counted by subtracting.
 -- May run twice: it only reads.
-local LAST = '-18446744073709551615'
 local known = redis.call('HMGET', KEYS[2], 'd', 'n', 'w', 'e')
 local position = ARGV[2] ~= '' and ARGV[2] or known[1] or ''
 local attempts, at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
@@ -16,10 +15,10 @@ local lag, from = 0, position == '' and '-' or '(' .. position
 for _ = 1, tonumber(ARGV[3]) do
   local first = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
   if not first then break end
-  local epoch, low = string.match(first[1], '^(%d+)%-(%d+)$')
-  local last = redis.call('XREVRANGE', KEYS[1], epoch .. LAST, '-', 'COUNT', 1)[1]
-  lag = lag + tonumber(string.match(last[1], '%-(%d+)$')) - tonumber(low) + 1
-  from = '(' .. epoch .. LAST
+  local epoch, low = split(first[1])
+  local _, high = split(last_of(KEYS[1], epoch)[1])
+  lag = lag + high - low + 1
+  from = '(' .. epoch .. BEHIND_ALL
 end
 local pending = 0
 if ARGV[1] ~= '' then

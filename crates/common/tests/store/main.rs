@@ -23,6 +23,7 @@ mod reconcile;
 mod retention;
 mod settle;
 mod subscriptions;
+mod subscriptions_gaps;
 mod subscriptions_ordered;
 mod subscriptions_races;
 mod subscriptions_shared;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use common::{
-    message::{Position, Stored},
+    message::{Position, Stored, continuity::Gap},
     name::ChannelName,
     redis::{
         StoreError, StoreResult, next_delay, note_interruption, reconnect_delays,
@@ -263,6 +263,9 @@ impl Reader {
                     metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string())
                         .increment(1);
                 }
+                // Whoever was handed the message behind it may not have heard of it
+                let unheard = |gap: &&Gap| gap.to.is_some_and(|to| !self.shared.has(&channel, to));
+                taken.gaps.iter().filter(unheard).for_each(|gap| runner.note_gap(&channel, gap));
                 let mut started = 0;
                 for (message, times) in taken.messages {
                     if self.shared.has(&channel, message.position) {

@@ -109,6 +109,23 @@ impl Redis {
         Ok(self.find_time(channel, at).await?.map_or(Position::START, |(position, _)| position))
     }
 
+    /// Where to begin in order to get everything that is kept, and nothing else.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub(in crate::redis) async fn channel_begin(&self, channel: &ChannelName) -> StoreResult<Position> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(keys::history(channel)).arg("-").arg("+").arg("COUNT").arg(1);
+        let first: Entries = command.query_async(&mut self.clone()).await?;
+        let first: Option<Position> = first.first().and_then(|(id, _)| id.parse().ok());
+        match first {
+            Some(Position { sequence: 0, .. }) => Ok(Position::START),
+            Some(Position { epoch, sequence }) => Ok(Position { epoch, sequence: sequence - 1 }),
+            // All of it may have been trimmed
+            None => Ok(self.channel_head(channel).await?.unwrap_or(Position::START)),
+        }
+    }
+
     async fn find_time(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
         let mut call = script::FIND_TIME.key(keys::history(channel));
         let found: Option<(String, u64)> = call.arg(at).arg(MOST_EPOCHS).invoke_async(&mut self.clone()).await?;

@@ -349,7 +349,8 @@ fn restless(name: &SubscriptionName) -> StoreError {
 /// Where a channel begins.
 async fn position_of(redis: &Redis, channel: &ChannelName, begin: Begin) -> StoreResult<Position> {
     match begin {
-        Begin::Earliest => Ok(Position::START),
+        // Behind what is not kept any more, which nobody asked for
+        Begin::Earliest => redis.channel_begin(channel).await,
         Begin::After(position) => Ok(position),
         Begin::Now(at) | Begin::Since(at) => redis.channel_since(channel, at).await,
     }
