@@ -65,6 +65,7 @@ script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "save_subscription.lua");
 script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
 script!(OPEN_GROUP, "open_group.lua", with NEWEST);
+script!(JOIN_CHANNEL, "join_channel.lua");
 script!(READ_GROUP, "read_group.lua", with FOLLOWS);
 script!(ACK_MESSAGES, "ack_messages.lua", with CLOCK, FIGURES);
 script!(FIND_SILENT, "find_silent.lua");

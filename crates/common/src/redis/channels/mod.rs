@@ -21,7 +21,7 @@ pub use reader::{MOST_CHANNELS, Reader, Start, TooManyRead};
 pub use retention::{Overtaken, Trimmed};
 pub use ring::Shown;
 
-use super::{Redis, StoreResult, keys, script};
+use super::{Redis, StoreResult, keys, script, subscriptions::Joining};
 use crate::{
     message::{NewMessage, Position},
     name::ChannelName,
@@ -55,14 +55,17 @@ impl Redis {
         channel: &ChannelName,
         message: &NewMessage<'_>,
     ) -> StoreResult<Result<Published, TooManyChannels>> {
-        let sent = match self.send(settings, channel, message, false).await? {
+        let sent = match self.send(settings, channel, message, None).await? {
             Some(sent) => sent,
             // A new channel, or one whose history is gone
             None if !self.register(settings, channel).await? => {
                 return Ok(Err(TooManyChannels { most: settings.max_channels }));
             }
             None => {
-                let sent = self.send(settings, channel, message, true).await?;
+                // Its subscriptions have it from this message on, also if no worker runs
+                let joining = self.joining(channel).await;
+                let sent = self.send(settings, channel, message, Some(&joining)).await?;
+                joining.finish(self, settings, channel).await;
                 sent.ok_or_else(|| super::StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
@@ -75,13 +78,13 @@ impl Redis {
         Ok(Ok(Published { position, receivers }))
     }
 
-    /// None if the channel has to be registered first.
+    /// None if the channel has to be registered first; if it was just now, it has those who join it.
     async fn send(
         &self,
         settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-        is_registered: bool,
+        registered: Option<&Joining>,
     ) -> StoreResult<Option<(String, u64, bool)>> {
         let mut call = script::PUBLISH.prepare_invoke();
         call.key(keys::history(channel)).key(keys::channel_state(channel));
@@ -94,8 +97,8 @@ impl Redis {
         call.arg(registry::note_again_after(settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
         call.arg(message.attributes.as_deref().unwrap_or_default());
-        if is_registered {
-            call.arg(1);
+        if let Some(joining) = registered {
+            call.arg(1).arg(u8::from(joining.holds_back()));
         }
         Ok(self.run_pinned(&call, connection).await?)
     }
