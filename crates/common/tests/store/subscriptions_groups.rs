@@ -12,7 +12,7 @@ use redis::Value;
 
 use crate::{
     channels::channel,
-    subscriptions::{Desk, beginning, bodies, name, worker_id},
+    subscriptions::{Desk, beginning, bodies, name},
 };
 
 const BROADCAST: &str = r#"{"channels":["c*"],"deliver":{"log":{}},"mode":"broadcast"}"#;
@@ -171,7 +171,6 @@ async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
     assert!(!exists(&desk, "galley:{ch:c}:sub:nobody").await);
     upkeep.end().await;
     assert_eq!(bodies(&desk.read(&shared, &c, "w").await), ["0", "1"]);
-    let _ = worker_id("w");
 }
 
 #[tokio::test]
