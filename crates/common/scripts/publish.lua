@@ -3,7 +3,8 @@
 -- KEYS: 1 history, 2 state, 3 what became of this message, if the request may be repeated
 -- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 messages kept, about, 5 the same if there are subscriptions, which the
 --       state says in `s`, 6 the least TTL in ms, 7 how much longer it is made, in ms, 8 body, 9 content type or '',
---       10 attributes or '', 11 1 if the channel was registered just now else 0, 12 TTL of KEYS[3] in ms
+--       10 attributes or '', 11 1 if the channel was registered just now else 0, 12 1 if it has subscriptions then else 0, 13 TTL of
+--       KEYS[3] in ms
 -- Returns {position, listeners, 1 if it is to be registered again}, or nil: it has to be registered first.
 -- Positions of a channel are <epoch>-0, <epoch>-1, ...: contiguous, so a gap can be seen. A history that begins again,
 -- and one of which Redis may have lost the end, goes on in a later epoch.
@@ -50,7 +51,10 @@ local most = least + tonumber(ARGV[7])
 -- More than the most: the setting or the clock was changed
 local is_due = is_registered or expires < now + least or expires > now + most
 if is_due then
-  redis.call('HSET', KEYS[2], 'e', epoch, 'x', string.format('%.0f', now + most))
+  local state = { 'e', epoch, 'x', string.format('%.0f', now + most) }
+  -- Spares what they need from trimming before they have their groups
+  if ARGV[12] == '1' then state[5], state[6] = 's', '1' end
+  redis.call('HSET', KEYS[2], unpack(state))
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', most))
   redis.call('PEXPIRE', KEYS[2], string.format('%.0f', most))
 elseif known[1] ~= epoch then
@@ -60,5 +64,5 @@ end
 local head = position .. ' ' .. at .. ' ' .. #content_type .. ' ' .. #attributes
 redis.call('PUBLISH', ARGV[2], head .. '\n' .. content_type .. attributes .. body)
 local listeners = redis.call('PUBLISH', ARGV[1], body)
-if KEYS[3] then redis.call('SET', KEYS[3], position .. ' ' .. listeners, 'PX', ARGV[12]) end
+if KEYS[3] then redis.call('SET', KEYS[3], position .. ' ' .. listeners, 'PX', ARGV[13]) end
 return { position, listeners, is_due and not is_registered and 1 or 0 }

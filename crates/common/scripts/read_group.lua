@@ -5,14 +5,20 @@
 -- Returns for each channel that was looked at {its number, how, position before, the newest kept before that or '', entries,
 -- 1 if there may be more}; how is "closed" when the group has to be opened first, "empty", "read", or "gap" when the
 -- first entry does not follow the position before.
--- A lost answer leaves messages handed out: a worker looks for its own after an error.
-local AT_ONCE = 8
+-- A lost answer leaves messages handed out: a worker looks for its own after an error. What was missing before one of them is
+-- kept in the cursor, as `g`, so that whoever takes that message over is told, too.
+local AT_ONCE, MOST_GAPS = 8, 16
 local want, bytes, limit = tonumber(ARGV[3]), 0, tonumber(ARGV[4])
 local out = {}
 
-local function follows(position, entry)
-  local epoch, sequence = string.match(position, '^(%d+)%-(%d+)$')
-  return entry == epoch .. '-' .. string.format('%.0f', tonumber(sequence) + 1)
+-- Adds a gap to those that are kept, and drops those whose next message is done with.
+local function keep_gap(history, cursor, gap, to)
+  local kept = { gap .. ' ' .. to }
+  for known, first in string.gmatch(redis.call('HGET', cursor, 'g') or '', '(%S+ %S+) (%S+)') do
+    local is_out = #kept < MOST_GAPS and first ~= to and redis.call('XPENDING', history, ARGV[1], first, first, 1)[1]
+    if is_out then kept[#kept + 1] = known .. ' ' .. first end
+  end
+  redis.call('HSET', cursor, 'g', table.concat(kept, ' '))
 end
 
 for number = 1, #KEYS / 2 do
@@ -27,12 +33,7 @@ for number = 1, #KEYS / 2 do
     if redis.call('PTTL', cursor) < tonumber(ARGV[5]) / 2 then redis.call('PEXPIRE', cursor, ARGV[5]) end
     out[#out + 1] = { number, 'empty', position, '', {}, 0 }
   else
-    local how, before = 'read', ''
-    if position ~= '0-0' and not follows(position, following[1]) then
-      local kept = redis.call('XREVRANGE', history, position, '-', 'COUNT', 1)[1]
-      before = kept and kept[1] or ''
-      if before ~= position then how = 'gap' end
-    end
+    local how, before = look_between(history, position, following[1])
     local entries, more = {}, 1
     while want > 0 and bytes < limit and more == 1 do
       local count = math.min(AT_ONCE, want)
@@ -53,12 +54,13 @@ for number = 1, #KEYS / 2 do
       end
     end
     if #entries > 0 then
+      if how == 'gap' then keep_gap(history, cursor, position .. ' ' .. (before == '' and '-' or before), entries[1][1]) end
       redis.call('HSET', cursor, 'd', entries[#entries][1])
       redis.call('PEXPIRE', cursor, ARGV[5])
     elseif how ~= 'closed' then
       -- The group is beyond its cursor: somebody else moved it
       redis.call('XGROUP', 'SETID', history, ARGV[1], position)
-      more = 1
+      how, more = 'read', 1
     end
     out[#out + 1] = { number, how, position, before, entries, more }
   end

@@ -6,14 +6,15 @@
 --          1 if there is more else 0, entries}.
 -- May run twice: it only reads.
 local after, most, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local AT_ONCE = 8
+-- Messages may be long, and what is read beyond the limit is read in vain
+local AT_ONCE = 64
 local head = redis.call('EXISTS', KEYS[1]) == 1 and newest_ever(KEYS[1]) or ''
 local before = redis.call('XREVRANGE', KEYS[1], after, '-', 'COUNT', 2)
 local is_kept = before[1] ~= nil and before[1][1] == after
 local newest_before = before[is_kept and 2 or 1]
-local found, bytes, from, is_more = {}, 0, '(' .. after, 1
+local found, bytes, from, is_more, count = {}, 0, '(' .. after, 1, 1
 while #found < most and bytes < limit and is_more == 1 do
-  local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(AT_ONCE, most - #found))
+  local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(count, most - #found))
   if #entries == 0 then is_more = 0 end
   for _, entry in ipairs(entries) do
     if bytes < limit then
@@ -22,6 +23,8 @@ while #found < most and bytes < limit and is_more == 1 do
       from = '(' .. entry[1]
     end
   end
+  local mean = math.max(1, bytes / math.max(1, #found))
+  count = math.max(1, math.min(AT_ONCE, 2 * count, math.ceil((limit - bytes) / mean)))
 end
 if #found > 0 and found[#found][1] == head then is_more = 0 end
 return { head, is_kept and 1 or 0, newest_before and newest_before[1] or '', is_more, found }

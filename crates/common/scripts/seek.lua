@@ -1,5 +1,5 @@
--- Put in front of the scripts that look for a time in a channel's history, or count in it. Positions hold no time, but
--- messages do, and those of an epoch are numbered without gaps: so halving finds it.
+-- Put in front of the scripts that count messages of a channel's history or look for a time in it. Those of an epoch are numbered
+-- without gaps, so subtracting counts them. Positions hold no time, but messages do, so halving finds it.
 
 local BEHIND_ALL = '-18446744073709551615'
 

@@ -13,7 +13,7 @@ end
 local position = ARGV[2]
 if position == '' then position = newest_ever(KEYS[1]) end
 redis.call('HSET', KEYS[2], 'd', position)
-redis.call('HDEL', KEYS[2], 'o', 'u', 'n', 'w', 'e')
+redis.call('HDEL', KEYS[2], 'o', 'u', 'n', 'w', 'e', 'g')
 redis.call('HINCRBY', KEYS[2], 'k', 1)
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('HSET', KEYS[3], 's', '1')

@@ -53,12 +53,5 @@ if #entries == 0 and tonumber(ARGV[6]) > 0 then
 end
 redis.call('HSET', KEYS[2], 'o', ARGV[2], 'u', string.format('%.0f', now + tonumber(ARGV[3])))
 local how, before = 'read', ''
-if #entries > 0 and position ~= '0-0' then
-  local epoch, sequence = string.match(position, '^(%d+)%-(%d+)$')
-  if entries[1][1] ~= epoch .. '-' .. string.format('%.0f', tonumber(sequence) + 1) then
-    local kept = redis.call('XREVRANGE', KEYS[1], position, '-', 'COUNT', 1)[1]
-    before = kept and kept[1] or ''
-    if before ~= position then how = 'gap' end
-  end
-end
+if #entries > 0 then how, before = look_between(KEYS[1], position, entries[1][1]) end
 return { how, token, position, before, entries, 0, tonumber(known[6]) or 0 }

@@ -1,10 +1,11 @@
 #!lua
 -- Hands out messages again whose worker has been silent, or those that a worker was handed without hearing of it.
--- KEYS: 1 history
+-- KEYS: 1 history, 2 cursor
 -- ARGV: 1 group, 2 consumer, 3 least silence in ms, 4 messages at most, 5 bytes after which it ends,
 --       6 whose they are, or '' for anybody's, 7 where to begin: '-', or '(' and a position to begin behind
--- Returns {entries, how often each was handed out before, positions that are not kept any more, the position up to which was
--- looked if there may be more behind it, else ''}.
+-- Returns {entries, how often each was handed out before, positions that are not kept any more, {position, the newest kept
+--          before that or '', first message behind what was missing there, ...}, the position up to which was looked if there
+--          may be more behind it, else ''}: a gap is told again with the message behind it.
 -- A lost answer leaves them handed out: a worker looks for its own after an error.
 local arguments = { 'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], ARGV[7], '+', ARGV[4] }
 if ARGV[6] ~= '' then arguments[#arguments + 1] = ARGV[6] end
@@ -13,17 +14,24 @@ local function pending(history)
 end
 local waiting = pending(KEYS[1])
 if waiting.err then
-  if string.find(waiting.err, 'NOGROUP', 1, true) then return { {}, {}, {}, '' } end
+  if string.find(waiting.err, 'NOGROUP', 1, true) then return { {}, {}, {}, {}, '' } end
   return redis.error_reply(waiting.err)
 end
-local entries, times, lost, bytes, seen = {}, {}, {}, 0, 0
+local entries, times, lost, gaps, bytes, seen = {}, {}, {}, {}, 0, 0
+local missing = {}
+for position, before, to in string.gmatch(redis.call('HGET', KEYS[2], 'g') or '', '(%S+) (%S+) (%S+)') do
+  missing[to] = { position, before == '-' and '' or before }
+end
 for _, item in ipairs(waiting) do
   if bytes >= tonumber(ARGV[5]) then break end
   seen = seen + 1
   -- Whoever finds its own has not vanished
   local count = ARGV[6] == ARGV[2] and { 'RETRYCOUNT', item[4] } or {}
   local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], item[1], unpack(count))
-  local entry = claimed[1]
+  local entry, gap = claimed[1], missing[item[1]]
+  if gap then
+    for _, word in ipairs({ gap[1], gap[2], item[1] }) do gaps[#gaps + 1] = word end
+  end
   if entry then
     entries[#entries + 1] = entry
     times[#times + 1] = item[4]
@@ -34,4 +42,4 @@ for _, item in ipairs(waiting) do
   end
 end
 local is_whole = seen == #waiting and seen < tonumber(ARGV[4])
-return { entries, times, lost, is_whole and '' or waiting[seen][1] }
+return { entries, times, lost, gaps, is_whole and '' or waiting[seen][1] }

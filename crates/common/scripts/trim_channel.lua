@@ -5,7 +5,7 @@
 -- ARGV: 1 messages kept, 2 their age in ms or 0, 3 their bytes or 0, 4 messages that subscriptions may hold back, 5 their bytes,
 --       6 messages trimmed at most, 7 bytes trimmed at most, about, 8 TTL in ms
 -- Returns {messages trimmed, 1 if there is more to trim, 1 if the channel is to be noted as in use, {subscription, messages
---          that it lost or -1 if that cannot be known, ...}}, or nil: no history.
+--          that it lost or -1 if that cannot be known, ...}, the subscriptions that have groups}, or nil: no history.
 -- One call trims in one epoch, where messages are numbered without gaps: so a number of messages is a position.
 -- May run twice: the second one finds nothing to trim, and where the history began is noted in the state, as `f`: what was lost
 -- before that has been told.
@@ -112,7 +112,7 @@ if first then
 end
 
 local state = redis.call('HMGET', KEYS[2], 's', 'f')
-local told, is_needed = {}, false
+local told, names, is_needed = {}, {}, false
 for _, sub in ipairs(subs) do
   local from, is_open = start, false
   if state[2] then
@@ -127,6 +127,7 @@ for _, sub in ipairs(subs) do
     told[#told + 1] = sub.name
     told[#told + 1] = lost
   end
+  names[#names + 1] = sub.name
   is_needed = is_needed or sub.needed
 end
 if #subs > 0 then
@@ -143,4 +144,4 @@ if is_due then
   redis.call('PEXPIRE', KEYS[1], ARGV[8])
   redis.call('PEXPIRE', KEYS[2], ARGV[8])
 end
-return { trimmed, is_more and 1 or 0, is_due and 1 or 0, told }
+return { trimmed, is_more and 1 or 0, is_due and 1 or 0, told, names }

@@ -13,6 +13,7 @@ const DEPTH: &str = include_str!("../../scripts/depth.lua");
 const SEEK: &str = include_str!("../../scripts/seek.lua");
 const PLACE: &str = include_str!("../../scripts/place.lua");
 const NEWEST: &str = include_str!("../../scripts/newest.lua");
+const FOLLOWS: &str = include_str!("../../scripts/follows.lua");
 const FIGURES: &str = include_str!("../../scripts/figures.lua");
 
 macro_rules! script {
@@ -64,11 +65,12 @@ script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "save_subscription.lua");
 script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
 script!(OPEN_GROUP, "open_group.lua", with NEWEST);
-script!(READ_GROUP, "read_group.lua");
+script!(JOIN_CHANNEL, "join_channel.lua");
+script!(READ_GROUP, "read_group.lua", with FOLLOWS);
 script!(ACK_MESSAGES, "ack_messages.lua", with CLOCK, FIGURES);
 script!(FIND_SILENT, "find_silent.lua");
 script!(TAKE_OVER, "take_over.lua");
-script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK, FIGURES);
+script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK, FIGURES, FOLLOWS);
 script!(HOLD_UP, "hold_up.lua", with CLOCK);
 script!(SEEK_GROUP, "seek_group.lua", with NEWEST);
 script!(PROGRESS_OF, "progress_of.lua", with NEWEST, SEEK);

@@ -4,6 +4,10 @@ use common::{
     message::{NewMessage, Position, continuity::Continuity},
     redis::channels::PAGE_BYTES,
 };
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
 
 use crate::{
     channels::{channel, publish},
@@ -36,6 +40,69 @@ async fn pages_follow_one_another_and_a_page_of_long_messages_ends_early() {
     assert_eq!((page.messages.len(), page.is_more), (2, true));
     let page = kit.redis.channel_page(&long, page.after, 100).await.expect("redis runs");
     assert_eq!((page.messages.len(), page.is_more), (2, true));
+}
+
+/// Hears what scripts ask a Redis for.
+struct Monitor(BufReader<TcpStream>);
+
+impl Monitor {
+    async fn start(kit: &Kit) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", kit.server.port())).await.expect("redis runs");
+        stream.write_all(b"MONITOR\r\n").await.expect("redis runs");
+        let mut monitor = Self(BufReader::new(stream));
+        assert_eq!(monitor.line().await, "+OK\r\n");
+        monitor
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.expect("redis runs");
+        line
+    }
+
+    /// How many entries each XRANGE of a script has asked for until now.
+    async fn counts(&mut self, kit: &Kit) -> Vec<usize> {
+        kit.command(&["ECHO", "until now"]).await;
+        let mut counts = Vec::new();
+        loop {
+            let line = self.line().await;
+            if line.contains("until now") {
+                return counts;
+            }
+            let asked = line.trim_end().to_uppercase();
+            if let Some((_, count)) = asked.split_once("\"XRANGE\"").and_then(|(_, rest)| rest.split_once("\"COUNT\" "))
+            {
+                counts.push(count.trim_matches('"').parse().expect("a number"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_messages_of_any_length_has_as_many_as_fit_and_reads_few_in_vain() {
+    let kit = Kit::start();
+    let c = channel("c");
+    // Long ones, short ones, and long ones again
+    let lengths: Vec<usize> = [400_000; 4].into_iter().chain([10; 300]).chain([400_000; 4]).collect();
+    let mut positions = Vec::new();
+    for length in &lengths {
+        positions.push(publish(&kit, &c, &vec![b'x'; *length]).await.position);
+    }
+    let mut monitor = Monitor::start(&kit).await;
+    let (mut after, mut read) = (Position::START, 0);
+    while read < lengths.len() {
+        let page = kit.redis.channel_page(&c, after, 1000).await.expect("redis runs");
+        let found: Vec<Position> = page.messages.iter().map(|message| message.position).collect();
+        assert_eq!(found, positions[read..read + found.len()]);
+        let bytes: usize = page.messages.iter().map(|message| message.body.len()).sum();
+        assert!(found.len() == lengths.len() - read || bytes >= PAGE_BYTES, "{} {bytes}", found.len());
+        (after, read) = (page.after, read + found.len());
+        assert_eq!(page.is_more, read < lengths.len());
+    }
+    // What the script asked for of the long ones at the beginning: how many at once
+    let asked = monitor.counts(&kit).await;
+    assert_eq!(asked[..2], [1, 2], "{asked:?}");
+    assert!(asked.len() < 30, "and the short ones many at a time: {asked:?}");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ mod retention;
 mod settle;
 mod subscriptions;
 mod subscriptions_cursor;
+mod subscriptions_gaps;
+mod subscriptions_groups;
 mod subscriptions_ordered;
 mod subscriptions_races;
 mod subscriptions_shared;

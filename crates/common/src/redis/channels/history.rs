@@ -114,14 +114,27 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn channel_kept_since(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
-        let since = self.channel_since(channel, at).await?;
-        if since != Position::START {
-            return Ok(since);
+        match self.channel_since(channel, at).await? {
+            Position::START => self.channel_begin(channel).await,
+            since => Ok(since),
         }
-        let oldest = self.channel_page_within(channel, Position::START, 1, 1).await?;
-        let oldest = oldest.messages.first().map(|message| message.position);
-        let before = |oldest: Position| oldest.sequence.checked_sub(1).map(|sequence| Position { sequence, ..oldest });
-        Ok(oldest.and_then(before).unwrap_or(Position::START))
+    }
+
+    /// Where to begin in order to get everything that is kept, and nothing else.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub(in crate::redis) async fn channel_begin(&self, channel: &ChannelName) -> StoreResult<Position> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(keys::history(channel)).arg("-").arg("+").arg("COUNT").arg(1);
+        let first: Entries = command.query_async(&mut self.clone()).await?;
+        let first: Option<Position> = first.first().and_then(|(id, _)| id.parse().ok());
+        match first {
+            Some(Position { sequence: 0, .. }) => Ok(Position::START),
+            Some(Position { epoch, sequence }) => Ok(Position { epoch, sequence: sequence - 1 }),
+            // All of it may have been trimmed
+            None => Ok(self.channel_head(channel).await?.unwrap_or(Position::START)),
+        }
     }
 
     async fn find_time(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {

@@ -23,7 +23,7 @@ pub use ring::Shown;
 
 use std::time::Duration;
 
-use super::{Redis, StoreResult, keys, script};
+use super::{Redis, StoreResult, keys, script, subscriptions::Joining};
 use crate::{
     message::{NewMessage, Position},
     name::ChannelName,
@@ -82,14 +82,17 @@ impl Redis {
         message: &NewMessage<'_>,
         once: Option<Once>,
     ) -> StoreResult<Result<Published, TooManyChannels>> {
-        let sent = match self.send(settings, channel, message, (false, once)).await? {
+        let sent = match self.send(settings, channel, message, (None, once)).await? {
             Some(sent) => sent,
             // A new channel, or one whose history is gone
             None if !self.register(settings, channel).await? => {
                 return Ok(Err(TooManyChannels { most: settings.max_channels }));
             }
             None => {
-                let sent = self.send(settings, channel, message, (true, once)).await?;
+                // Its subscriptions have it from this message on, also if no worker runs
+                let joining = self.joining(channel).await;
+                let sent = self.send(settings, channel, message, (Some(&joining), once)).await?;
+                joining.finish(self, settings, channel).await;
                 sent.ok_or_else(|| super::StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
@@ -102,13 +105,13 @@ impl Redis {
         Ok(Ok(Published { position, receivers }))
     }
 
-    /// None if the channel has to be registered first.
+    /// None if the channel has to be registered first; if it was just now, it has those who join it.
     async fn send(
         &self,
         settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-        (is_registered, once): (bool, Option<Once>),
+        (registered, once): (Option<&Joining>, Option<Once>),
     ) -> StoreResult<Option<(String, u64, bool)>> {
         let mut call = script::PUBLISH.prepare_invoke();
         call.key(keys::history(channel)).key(keys::channel_state(channel));
@@ -124,7 +127,7 @@ impl Redis {
         call.arg(registry::note_again_after(settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
         call.arg(message.attributes.as_deref().unwrap_or_default());
-        call.arg(u8::from(is_registered));
+        call.arg(u8::from(registered.is_some())).arg(u8::from(registered.is_some_and(Joining::holds_back)));
         if let Some(Once { ttl, .. }) = once {
             call.arg(ttl.as_millis().to_string());
         }

@@ -16,6 +16,9 @@ const AT_ONCE: usize = 10_000;
 /// Their bytes, about: giving back long messages costs Redis more.
 const AT_ONCE_BYTES: usize = 64 << 20;
 
+/// What `trim_channel.lua` answers.
+type Answer = (u64, bool, bool, Vec<String>, Vec<String>);
+
 /// What became of a history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trimmed {
@@ -25,6 +28,8 @@ pub struct Trimmed {
     pub is_more: bool,
     /// Subscriptions that lost messages since the last call.
     pub overtaken: Vec<Overtaken>,
+    /// The subscriptions that have groups on it.
+    pub subscriptions: Vec<String>,
 }
 
 /// A subscription that lost messages, because it held back more than the cap.
@@ -48,8 +53,8 @@ impl Redis {
         call.key(keys::history(channel)).key(keys::channel_state(channel));
         call.arg(kept.messages).arg(kept.age.map_or_else(|| "0".to_owned(), millis)).arg(kept.bytes.unwrap_or(0));
         call.arg(cap.messages).arg(cap.bytes).arg(AT_ONCE).arg(AT_ONCE_BYTES).arg(millis(settings.history_ttl));
-        let answer: Option<(u64, bool, bool, Vec<String>)> = call.invoke_async(&mut self.clone()).await?;
-        let Some((messages, is_more, is_due, told)) = answer else { return Ok(Trimmed::default()) };
+        let answer: Option<Answer> = call.invoke_async(&mut self.clone()).await?;
+        let Some((messages, is_more, is_due, told, subscriptions)) = answer else { return Ok(Trimmed::default()) };
         if is_due && !self.register(settings, channel).await? {
             tracing::warn!(%channel, "not on the list of channels, which is full, although a subscription needs it");
         }
@@ -57,6 +62,6 @@ impl Redis {
             let lost: i64 = pair[1].parse().map_err(|_| StoreError::damaged(&pair[1]))?;
             Ok(Overtaken { subscription: pair[0].clone(), lost: u64::try_from(lost).ok() })
         });
-        Ok(Trimmed { messages, is_more, overtaken: overtaken.collect::<StoreResult<_>>()? })
+        Ok(Trimmed { messages, is_more, overtaken: overtaken.collect::<StoreResult<_>>()?, subscriptions })
     }
 }

@@ -1,10 +1,15 @@
-//! Histories of channels are trimmed to what is kept of them.
+//! Histories of channels are trimmed to what is kept of them, and lose the groups that no subscription has.
 
 use std::time::Duration;
 
 use crate::{
     name::ChannelName,
-    redis::{StoreError, StoreResult, channels::Overtaken, jobs::Jobs},
+    redis::{
+        StoreError, StoreResult,
+        channels::Overtaken,
+        jobs::Jobs,
+        subscriptions::{Groups, Orphans},
+    },
 };
 
 /// Calls for one channel in one round: what they leave is seen to in the next.
@@ -14,20 +19,24 @@ const MOST_CALLS: usize = 100;
 pub(super) async fn run(jobs: &Jobs, every: Duration) -> StoreResult<()> {
     let mut round = tokio::time::interval(every);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut orphans = Orphans::default();
     loop {
         round.tick().await;
+        let groups = jobs.redis.groups().await?;
         for channel in jobs.redis.all_channels().await? {
-            match trim(jobs, &channel).await {
+            match trim(jobs, &channel, &groups, &mut orphans).await {
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
                 Ok(()) => {}
             }
         }
+        orphans.end_round();
     }
 }
 
 /// One short call after the other, so that nobody waits for long.
-async fn trim(jobs: &Jobs, channel: &ChannelName) -> StoreResult<()> {
+async fn trim(jobs: &Jobs, channel: &ChannelName, groups: &Groups, orphans: &mut Orphans) -> StoreResult<()> {
+    let mut subscriptions = Vec::new();
     for _ in 0..MOST_CALLS {
         let trimmed = jobs.redis.trim_channel(&jobs.channels, channel).await?;
         if trimmed.messages > 0 {
@@ -35,8 +44,14 @@ async fn trim(jobs: &Jobs, channel: &ChannelName) -> StoreResult<()> {
             metrics::counter!("galley_messages_trimmed_total").increment(trimmed.messages);
         }
         trimmed.overtaken.iter().for_each(|overtaken| tell(channel, overtaken));
+        subscriptions = trimmed.subscriptions;
         if !trimmed.is_more {
             break;
+        }
+    }
+    for name in subscriptions.into_iter().filter(|name| !groups.may_have(name, channel)) {
+        if orphans.is_seen_again(channel, &name) && jobs.redis.destroy_orphan(channel, &name).await? {
+            tracing::warn!(%channel, subscription = name, "a group that no subscription has is destroyed");
         }
     }
     Ok(())

@@ -10,6 +10,8 @@
 //! | `mod` | shows, changes and removes subscriptions |
 //! | `put` | makes them, or replaces what was asked for |
 //! | `position` | opens channels for one, closes them, goes somewhere else |
+//! | `join` | channels that are new: their subscriptions have them from the first message on |
+//! | `groups` | which groups nobody has any more |
 //! | `shared` | hands messages out, takes them over, notes that they are done with |
 //! | `ordered` | lets one worker at a time deliver a channel |
 //! | `members` | which workers there are, and who delivers which channel in order |
@@ -17,6 +19,8 @@
 //! | `progress` | shows how far it is and how it does |
 
 mod broadcast;
+mod groups;
+mod join;
 mod members;
 mod ordered;
 mod position;
@@ -45,6 +49,8 @@ use crate::{
 };
 
 pub use broadcast::Checkpoint;
+pub(super) use groups::{Groups, Orphans};
+pub(super) use join::Joining;
 pub use members::Members;
 pub use ordered::{Held, InOrder};
 pub use position::Opened;
@@ -55,7 +61,7 @@ pub use shared::{BYTES_AT_ONCE, Done, Given, Silent, TakenOver};
 /// How often a change is tried while others change the same subscription.
 const ATTEMPTS: usize = 16;
 /// Jobs that are cancelled in one go when a subscription is removed.
-const PURGED_AT_ONCE: usize = 1000;
+const PURGED_AT_ONCE: usize = 200;
 
 /// The subscriptions in the Redis of a job store. Clone it freely.
 #[derive(Clone)]
@@ -78,11 +84,10 @@ impl Subscriptions {
     /// The subscriptions in that Redis.
     #[must_use]
     pub fn new(jobs: &Jobs, settings: &Settings) -> Self {
-        let cursor_ttl = settings.channels.history_ttl * 2;
         Self {
             jobs: jobs.clone(),
             settings: Arc::new(settings.subscriptions.clone()),
-            cursor_ttl_ms: u64::try_from(cursor_ttl.as_millis()).unwrap_or(u64::MAX),
+            cursor_ttl_ms: join::cursor_ttl_ms(&settings.channels),
         }
     }
 
@@ -287,18 +292,30 @@ impl Subscriptions {
     }
 
     /// Removes everything that belongs to a subscription but itself, dead letters, and where workers of a broadcast were: these
-    /// go when their time is over.
+    /// go when their time is over. It can take long, and ends when there is one of that name again: what is there from then on is
+    /// that one's.
     async fn clear(&self, subscription: &Subscription) -> StoreResult<()> {
-        self.leave_channels(subscription, |_| false).await?;
         let (name, queue) = (&subscription.name, subscription.queue());
+        for channel in self.channels_of(subscription).await? {
+            if self.raw(name).await?.is_some() {
+                return Ok(());
+            }
+            self.redis().leave_channel(&channel, name).await?;
+        }
         let states = vec![job::State::Available, job::State::Scheduled, job::State::Retryable];
         let purge = Purge { states, limit: PURGED_AT_ONCE };
         loop {
+            if self.raw(name).await?.is_some() {
+                return Ok(());
+            }
             let purged = self.jobs.purge(&queue, &purge).await?;
             // What cannot be cancelled has a worker, who finds out by itself
             if !purged.more || purged.count == 0 {
                 break;
             }
+        }
+        if self.raw(name).await?.is_some() {
+            return Ok(());
         }
         // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
         self.jobs.delete_queue(&queue).await?;
@@ -373,7 +390,8 @@ fn restless(name: &SubscriptionName) -> StoreError {
 /// Where a channel begins.
 async fn position_of(redis: &Redis, channel: &ChannelName, begin: Begin) -> StoreResult<Position> {
     match begin {
-        Begin::Earliest => Ok(Position::START),
+        // Behind what is not kept any more, which nobody asked for
+        Begin::Earliest => redis.channel_begin(channel).await,
         Begin::After(position) => Ok(position),
         Begin::Now(at) | Begin::Since(at) => redis.channel_since(channel, at).await,
     }

@@ -5,7 +5,7 @@ use crate::{
     message::Position,
     name::{ChannelName, SubscriptionName},
     redis::{StoreError, StoreResult, keys, script},
-    subscription::{Begin, Start, Subscription},
+    subscription::{Begin, Mode, Start, Subscription},
 };
 
 /// Messages handed out that are given up in one call.
@@ -45,8 +45,8 @@ impl Subscriptions {
         let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
         let opened = opened.map(|(position, was_lost)| Opened { position: read(&position), was_lost });
         // Asked afterwards: who removes it later leaves this channel, too. Nobody else would ever close it again
-        if opened.is_some() && !self.still_has(subscription, channel).await? {
-            self.leave_channel(subscription, channel).await?;
+        if opened.is_some() && !self.still_has(&subscription.name, channel).await? {
+            self.redis().leave_channel(channel, &subscription.name).await?;
             return Ok(None);
         }
         if opened.is_some_and(|opened| opened.was_lost) {
@@ -80,6 +80,7 @@ impl Subscriptions {
             .await?;
         let Some(subscription) = changed else { return Ok(None) };
         match channel {
+            _ if subscription.mode == Mode::Broadcast => self.leave_channels(&subscription, |_| false).await?,
             Some(channel) => self.seek_channel(&subscription, channel, start).await?,
             None => {
                 for channel in self.channels_of(&subscription).await? {
@@ -94,6 +95,7 @@ impl Subscriptions {
         Ok(Some(subscription))
     }
 
+    /// Not for a broadcast: it would have groups that nobody ever moves.
     pub(super) async fn seek_channel(
         &self,
         subscription: &Subscription,
@@ -125,25 +127,14 @@ impl Subscriptions {
     ) -> StoreResult<()> {
         for channel in self.channels_of(subscription).await? {
             if !keeps(&channel) {
-                self.leave_channel(subscription, &channel).await?;
+                self.redis().leave_channel(&channel, &subscription.name).await?;
             }
         }
         Ok(())
     }
 
-    async fn leave_channel(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<()> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::history(channel)).arg(subscription.group());
-        pipeline.cmd("DEL").arg(keys::cursor(channel, &subscription.name));
-        // A history that is gone has no groups
-        pipeline.ignore_errors();
-        let mut connection = self.redis().pooled().await?;
-        let _: redis::Value = pipeline.query_async(&mut connection).await?;
-        Ok(())
-    }
-
-    async fn still_has(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<bool> {
-        match self.get(&subscription.name).await {
+    pub(super) async fn still_has(&self, name: &SubscriptionName, channel: &ChannelName) -> StoreResult<bool> {
+        match self.get(name).await {
             Ok(now) => Ok(now.is_some_and(|now| now.channels.fits(channel))),
             // It is there, whatever it is
             Err(StoreError::Damaged(_)) => Ok(true),

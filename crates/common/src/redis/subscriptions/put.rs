@@ -1,5 +1,7 @@
 //! Making a subscription, or changing the one of that name into what is asked for now.
 
+use std::collections::BTreeSet;
+
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{ATTEMPTS, Subscriptions, encoded, read, restless};
@@ -7,7 +9,7 @@ use crate::{
     message::{Position, continuity::Continuity},
     name::{ChannelName, SubscriptionName},
     redis::{StoreResult, keys},
-    subscription::{Refused, Request, Start, Subscription, Target},
+    subscription::{Mode, Refused, Request, Start, Subscription, Target},
 };
 
 /// Channels whose newest message is looked up side by side.
@@ -68,6 +70,23 @@ impl Subscriptions {
         depth_limit: usize,
         is_allowed: impl Fn(&Target) -> Result<(), String>,
     ) -> StoreResult<Result<Put, NotPut>> {
+        let mut begun = BTreeSet::new();
+        let put = self.try_put(name, body, depth_limit, is_allowed, &mut begun).await;
+        if !matches!(put, Ok(Ok(_))) {
+            self.leave_begun(name, &begun).await;
+        }
+        put
+    }
+
+    /// Notes the channels that it has begun: if nothing comes of it they are to be left again.
+    async fn try_put(
+        &self,
+        name: &SubscriptionName,
+        body: &[u8],
+        depth_limit: usize,
+        is_allowed: impl Fn(&Target) -> Result<(), String>,
+        begun: &mut BTreeSet<ChannelName>,
+    ) -> StoreResult<Result<Put, NotPut>> {
         for _ in 0..ATTEMPTS {
             let now = self.jobs.now().await?;
             let raw = self.raw(name).await?;
@@ -97,15 +116,13 @@ impl Subscriptions {
                 continue;
             }
             for (channel, start) in begins {
+                begun.insert(channel.clone());
                 self.seek_channel(&subscription, &channel, start).await?;
             }
             let saved = self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?;
             match saved.as_str() {
                 "saved" | "before" => {
-                    match &before {
-                        Some(before) => self.follow_up(before, &subscription).await?,
-                        None => self.forget_the_last(&subscription).await?,
-                    }
+                    self.clear_before(&subscription, before.as_ref()).await?;
                     let secret = secret_of(&subscription).filter(|_| needs_secret);
                     let is_new = raw.is_none() && saved == "saved";
                     return Ok(Ok(Put { subscription, is_new, secret }));
@@ -153,18 +170,51 @@ impl Subscriptions {
         before: Option<&Subscription>,
         start: Start,
     ) -> StoreResult<Vec<(ChannelName, Start)>> {
+        if subscription.mode == Mode::Broadcast {
+            return Ok(Vec::new());
+        }
         let mut channels = self.channels_of(subscription).await?;
         channels.retain(|channel| !before.is_some_and(|before| before.channels.fits(channel)));
         let start = if before.is_none() { start } else { Start::New };
         let begins = stream::iter(channels).map(async |channel| {
             // What is the newest now may not be later; behind none is everything
             let start = match start {
-                Start::New => self.redis().channel_head(&channel).await?.map_or(Start::Earliest, Start::After),
+                Start::New => {
+                    self.redis().channel_head(&channel).await?.map_or(Start::After(Position::START), Start::After)
+                }
                 other => other,
             };
             StoreResult::Ok((channel, start))
         });
         begins.buffered(HEADS_AT_ONCE).try_collect().await
+    }
+
+    /// What was there before and is not the subscription's any more goes.
+    async fn clear_before(&self, subscription: &Subscription, before: Option<&Subscription>) -> StoreResult<()> {
+        if subscription.mode == Mode::Broadcast {
+            // It may have had groups in an earlier version, or when it was shared and could not be read
+            self.leave_channels(subscription, |_| false).await?;
+        }
+        match before {
+            Some(before) => self.follow_up(before, subscription).await,
+            None => self.forget_the_last(subscription).await,
+        }
+    }
+
+    /// Leaves channels that were begun in vain. Others may have made the subscription meanwhile, and what cannot be done now the
+    /// upkeep does.
+    async fn leave_begun(&self, name: &SubscriptionName, begun: &BTreeSet<ChannelName>) {
+        for channel in begun {
+            let left = match self.still_has(name, channel).await {
+                Ok(true) => Ok(()),
+                Ok(false) => self.redis().leave_channel(channel, name).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = left {
+                tracing::debug!(subscription = %name, %channel, %error, "a channel that was begun in vain is not left yet");
+                return;
+            }
+        }
     }
 
     /// What the last subscription of that name left behind, or whoever served it wrote late, is not this one's.

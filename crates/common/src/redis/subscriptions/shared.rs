@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::{Subscriptions, position::read};
+use super::{Subscriptions, about, position::read};
 use crate::{
     message::{
         Position, Stored,
@@ -30,7 +30,7 @@ const SILENT_MS: u64 = 1_000_000_000;
 type Read = (usize, String, String, String, Vec<(String, Value)>, bool);
 
 /// What `take_over.lua` answers.
-type Taken = (Vec<(String, Value)>, Vec<u32>, Vec<String>, String);
+type Taken = (Vec<(String, Value)>, Vec<u32>, Vec<String>, Vec<String>, String);
 
 /// What was done with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct TakenOver {
     pub messages: Vec<(Stored, u32)>,
     /// They were handed out, not done with, and are not kept any more.
     pub lost: Vec<Position>,
+    /// What was missing before some of them. Whether the worker that they were handed to first has heard of it nobody knows.
+    pub gaps: Vec<Gap>,
     /// Up to where was looked, if there may be more behind that.
     pub more_behind: Option<Position>,
 }
@@ -167,18 +169,20 @@ impl Subscriptions {
         Silent { at_least, of, behind }: Silent<'_>,
         most: usize,
     ) -> StoreResult<TakenOver> {
-        let mut call = script::TAKE_OVER.key(keys::history(channel));
+        let mut call = about(&script::TAKE_OVER, subscription, channel);
         call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
         call.arg(most).arg(BYTES_AT_ONCE).arg(of.map_or("", WorkerId::as_str));
         call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));
-        let (entries, times, lost, seen): Taken = call.invoke_async(&mut self.redis().clone()).await?;
+        let (entries, times, lost, missing, seen): Taken = call.invoke_async(&mut self.redis().clone()).await?;
+        let gaps = missing.chunks_exact(3).filter_map(|gap| gap_before(&gap[0], &gap[1], gap[2].parse().ok()));
+        let gaps = gaps.collect();
         let messages = entries
             .into_iter()
             .zip(times)
             .filter_map(|((id, fields), times)| Some((stored(&id, fields)?, times)))
             .collect();
         let lost = lost.iter().map(|position| read(position)).collect();
-        Ok(TakenOver { messages, lost, more_behind: seen.parse().ok() })
+        Ok(TakenOver { messages, lost, gaps, more_behind: seen.parse().ok() })
     }
 
     /// Gives messages back that a worker will not deliver: the next one who looks takes them over.
@@ -226,8 +230,15 @@ pub(super) fn messages(entries: Vec<(String, Value)>) -> Vec<Stored> {
 
 /// What is missing between a position and the entries that come next.
 pub(super) fn gap(position: &str, before: &str, entries: &[(String, Value)]) -> Option<Gap> {
-    let next: Option<Position> = entries.first().and_then(|(id, _)| id.parse().ok());
+    gap_before(position, before, entries.first().and_then(|(id, _)| id.parse().ok()))
+}
+
+fn gap_before(position: &str, before: &str, next: Option<Position>) -> Option<Gap> {
     let after = read(position);
+    if after == Position::START {
+        // Of whoever did not ask for what there is: the first ones were published and not handed out
+        return Some(Gap { from: after, to: next, count: next.map(|next| next.sequence) });
+    }
     let around = Surroundings { is_kept: before == position, before: before.parse().ok(), next, head: next };
     match continuity::behind(after, around) {
         Continuity::Whole => None,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use common::{
-    message::Position,
+    message::{Position, continuity::Gap},
     name::{ChannelName, WorkerId},
     redis::{StoreResult, subscriptions::Silent},
 };
@@ -68,6 +68,9 @@ impl Reader {
             tracing::error!(subscription = %name, %channel, %id, "a message is not kept any more and was not delivered");
             metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
         }
+        // Whoever was handed the message behind it may not have heard of it
+        let unheard = |gap: &&Gap| gap.to.is_some_and(|to| !self.in_flight.has(&(channel.clone(), to)));
+        taken.gaps.iter().filter(unheard).for_each(|gap| runner.note_gap(channel, gap));
         for (message, times) in taken.messages {
             let id = message.position;
             if self.in_flight.has(&(channel.clone(), id)) {
