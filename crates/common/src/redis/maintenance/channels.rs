@@ -1,6 +1,6 @@
 //! Histories of channels are trimmed to what is kept of them, and lose the groups that no subscription has.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use crate::{
     name::ChannelName,
@@ -8,6 +8,7 @@ use crate::{
         StoreError, StoreResult,
         channels::Overtaken,
         jobs::Jobs,
+        note_interruption,
         subscriptions::{Groups, Orphans},
     },
 };
@@ -15,23 +16,30 @@ use crate::{
 /// Calls for one channel in one round: what they leave is seen to in the next.
 const MOST_CALLS: usize = 100;
 
-/// Looks at every channel again and again; ends when Redis is lost, or when it is dropped with the office.
-pub(super) async fn run(jobs: &Jobs, every: Duration) -> StoreResult<()> {
+/// Looks at every channel again and again. Trouble with it must not end the rest of the upkeep.
+pub(super) async fn run(jobs: &Jobs, every: Duration) -> Infallible {
     let mut round = tokio::time::interval(every);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut orphans = Orphans::default();
     loop {
         round.tick().await;
-        let groups = jobs.redis.groups().await?;
-        for channel in jobs.redis.all_channels().await? {
-            match trim(jobs, &channel, &groups, &mut orphans).await {
-                Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
-                Ok(()) => {}
-            }
+        match look_at_all(jobs, &mut orphans).await {
+            Ok(()) => orphans.end_round(),
+            Err(error) => note_interruption("upkeep of channels", &error),
         }
-        orphans.end_round();
     }
+}
+
+async fn look_at_all(jobs: &Jobs, orphans: &mut Orphans) -> StoreResult<()> {
+    let groups = jobs.redis.groups().await?;
+    for channel in jobs.redis.all_channels().await? {
+        match trim(jobs, &channel, &groups, orphans).await {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// One short call after the other, so that nobody waits for long.

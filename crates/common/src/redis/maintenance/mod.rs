@@ -207,7 +207,7 @@ impl<'a> Maintainer<'a> {
         tokio::select! {
             ended = timers => ended,
             ended = sweeping => ended,
-            ended = trimming => ended,
+            never = trimming => match never {},
         }
     }
 
