@@ -146,12 +146,29 @@ impl Service {
         self
     }
 
-    /// Sends a signal.
+    /// Sends a signal. With SIGSTOP it does nothing any more when this returns.
     ///
     /// # Panics
     /// It is gone.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.process.id()).expect("a pid")), signal).expect("a process of ours");
+        if signal == Signal::SIGSTOP {
+            let deadline = Instant::now() + LIMIT;
+            while !self.is_stopped() {
+                assert!(Instant::now() < deadline, "{} does not stop", self.name);
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Whether each of its threads is stopped: a signal takes its time.
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("a process of ours");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name before the state may have anything in it
+            stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
+        })
     }
 
     /// Kills it without warning, as `kill -9` does.
