@@ -3,7 +3,7 @@
 use e2e::channels_check::{Plan, run};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_reader_hears_what_was_acknowledged_once_and_in_order_whatever_breaks() {
+async fn alone_every_reader_hears_what_was_acknowledged_once_and_in_order_whatever_breaks() {
     let plan =
         Plan { seconds: 7, rate: 300, sse: 20, ws: 6, channels: 4, gateways: 3, workers: 3, seed: rand::random() };
     let outcome = run(&plan).await.expect("it can be run");

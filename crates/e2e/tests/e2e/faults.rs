@@ -240,12 +240,12 @@ async fn services_start_without_redis_and_begin_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_redis_that_froze_for_two_leases_does_not_cost_live_workers_their_jobs() {
+async fn alone_a_redis_that_froze_for_two_leases_does_not_cost_live_workers_their_jobs() {
     freeze("200").await;
 }
 
 #[tokio::test]
-async fn a_freeze_in_which_no_command_times_out_does_not_either() {
+async fn alone_a_freeze_in_which_no_command_times_out_does_not_either() {
     freeze("10000").await;
 }
 
