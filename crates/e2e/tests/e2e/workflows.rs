@@ -136,7 +136,7 @@ async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
     let kit = Kit::with(RedisServer::start(), &[]).await;
     let brisk = [("GALLEY__JOBS__LEASE_MS", "500"), ("GALLEY__WORKFLOWS__CHECK_MS", "200")];
     let doomed = kit.worker(&brisk).await;
-    let steps = [job("test.echo", &json!([1])), job("test.slow", &json!([400])), job("test.gather", &json!([]))];
+    let steps = [job("test.echo", &json!([1])), job("test.slow", &json!([2000])), job("test.gather", &json!([]))];
     let group: Vec<Value> = (0..20).map(|_| job("test.slow", &json!([300]))).collect();
     let chain = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
     let group = kit.start_workflow(&json!({ "type": "group", "jobs": group })).await;
