@@ -5,12 +5,8 @@
 --       5 most entries, 6 wake channel, 7 wake message
 -- Returns "saved", "before" when it is stored like that already, "changed", or "full" when there is no room for another.
 -- May run twice: the second run finds it stored.
-local found = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if found ~= ARGV[2] then
-  if found == ARGV[3] then return 'before' end
-  return 'changed'
-end
-if found == '' and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then return 'full' end
+local problem = obstacle(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[5])
+if problem then return problem end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 if ARGV[4] == '' then
   redis.call('ZREM', KEYS[2], ARGV[1])

@@ -6,12 +6,8 @@
 -- Returns "saved", "before" when it is like that already, "changed", or "full" when there is no room for another.
 -- The field "" says that the list was begun: one that has vanished without it was lost.
 -- May run twice: the second run finds it stored.
-local found = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if found ~= ARGV[2] then
-  if found == ARGV[3] then return 'before' end
-  return 'changed'
-end
-if found == '' and redis.call('HLEN', KEYS[1]) > tonumber(ARGV[4]) then return 'full' end
+local problem = obstacle(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4] + 1)
+if problem then return problem end
 redis.call('HSET', KEYS[1], '', '1')
 if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
 redis.call('PUBLISH', ARGV[5], ARGV[6])

@@ -38,12 +38,10 @@ end
 -- The subscriptions, with the first message that each needs of those from `start` on.
 local function subscriptions(history, start)
   local found = {}
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', history)) do
-    local fields = {}
-    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-    local name = string.match(fields['name'], '^sub:(.+)$')
+  for _, group in ipairs(groups_of(history)) do
+    local name = string.match(group['name'], '^sub:(.+)$')
     if name then
-      local sub = { name = name, group = fields['name'], last = fields['last-delivered-id'] }
+      local sub = { name = name, group = group['name'], last = group['last-delivered-id'] }
       local waiting = redis.call('XRANGE', history, '(' .. sub.last, '+', 'COUNT', 1)[1]
       local out = redis.call('XPENDING', history, sub.group, start, '+', 1)[1]
       sub.needed = waiting and waiting[1]
