@@ -53,7 +53,7 @@ impl Service {
     /// # Panics
     /// It does not start.
     pub async fn start_on(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, &name.to_uppercase().replace('-', "_"), redis_url, variables).await
+        Self::spawn(name, &section(name), redis_url, variables).listens().await
     }
 
     /// The same for a queue-worker with handlers of its own, whose binary has another name.
@@ -61,10 +61,32 @@ impl Service {
     /// # Panics
     /// It does not start.
     pub async fn start_worker(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).await
+        Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).listens().await
     }
 
-    async fn spawn(name: &'static str, section: &str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
+    /// Starts a binary of ours, which does not listen yet: see [`Service::listens`].
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn begin(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, &section(name), &redis.url(), variables)
+    }
+
+    /// Waits until it does.
+    ///
+    /// # Panics
+    /// It does not in time.
+    pub async fn listens(mut self) -> Self {
+        self.address = eventually(&format!("{} listens", self.name), || async {
+            let log = self.log();
+            log.iter().find_map(|line| line.get("address").and_then(Value::as_str)?.parse().ok())
+        })
+        .await;
+        self
+    }
+
+    fn spawn(name: &'static str, section: &str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary(name));
         command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
         command.env("GALLEY__LOG__FORMAT", "json").envs(variables.iter().copied());
@@ -78,13 +100,7 @@ impl Service {
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        let mut service = Self { name, process, lines, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        service.address = eventually(&format!("{name} listens"), || async {
-            let log = service.log();
-            log.iter().find_map(|line| line.get("address").and_then(Value::as_str)?.parse().ok())
-        })
-        .await;
-        service
+        Self { name, process, lines, address: SocketAddr::from(([127, 0, 0, 1], 0)) }
     }
 
     /// `http://127.0.0.1:<port><path>`.
@@ -223,4 +239,9 @@ impl Drop for Service {
             eprintln!("--- last lines of {}:\n{}", self.name, lines[last..].join("\n"));
         }
     }
+}
+
+/// The section of the settings that a service has.
+fn section(name: &str) -> String {
+    name.to_uppercase().replace('-', "_")
 }

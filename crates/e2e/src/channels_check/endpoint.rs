@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     LOOK_EVERY,
     delivered::{Delivery, Response},
-    peers::Peers,
+    peers::{Peers, Whose},
     readers::mark_of,
     verdict::Position,
 };
@@ -121,17 +121,18 @@ impl Endpoint {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose connection it is. A worker may connect before it is known which process it is.
+    /// Whose connection it is; none when whoever had it is gone.
     async fn worker_at(&self, peer: SocketAddr) -> Option<usize> {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
             let (peers, here) = (self.peers.clone(), self.address);
-            let found = tokio::task::spawn_blocking(move || peers.worker_at(peer, here)).await;
-            if let Ok(Some(worker)) = found {
-                return Some(worker);
+            match tokio::task::spawn_blocking(move || peers.whose(peer, here)).await {
+                Ok(Whose::Workers(worker)) => return Some(worker),
+                Ok(Whose::Unknown) => sleep(LOOK_EVERY).await,
+                Ok(Whose::Nobodys) | Err(_) => return None,
             }
-            sleep(LOOK_EVERY).await;
         }
+        self.find(format!("it is not known whose a connection from {peer} was"));
         None
     }
 

@@ -12,6 +12,8 @@ use std::{
 const LOCAL: usize = 1;
 const REMOTE: usize = 2;
 const INODE: usize = 9;
+/// The number of a socket that no process has any more.
+const CLOSED: &str = "0";
 
 /// The processes of workers, and whose connections there are.
 #[derive(Default)]
@@ -22,7 +24,17 @@ struct Known {
     /// By process id.
     processes: HashMap<u32, usize>,
     /// By the address that they come from: looked up for all at once, as they come all at once when a worker starts.
-    connections: HashMap<String, usize>,
+    connections: HashMap<String, Whose>,
+}
+
+/// Whose a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    Workers(usize),
+    /// Somebody's, perhaps a worker's that the kernel does not show yet.
+    Unknown,
+    /// Whoever had it has closed it, or is gone.
+    Nobodys,
 }
 
 impl Peers {
@@ -33,14 +45,14 @@ impl Peers {
         known.processes.insert(process, worker);
     }
 
-    /// Whose connection it is; none if it is no worker's that is known and there. Takes a while.
-    pub(super) fn worker_at(&self, peer: SocketAddr, here: SocketAddr) -> Option<usize> {
+    /// Whose connection it is. Takes a while.
+    pub(super) fn whose(&self, peer: SocketAddr, here: SocketAddr) -> Whose {
         let mut known = self.known();
-        let (address, here) = (in_table(peer)?, in_table(here)?);
-        if !known.connections.contains_key(&address) {
+        let (Some(address), Some(here)) = (in_table(peer), in_table(here)) else { return Whose::Nobodys };
+        if !matches!(known.connections.get(&address), Some(Whose::Workers(_))) {
             known.connections = connections(&known.processes, &here);
         }
-        known.connections.get(&address).copied()
+        known.connections.get(&address).copied().unwrap_or(Whose::Nobodys)
     }
 
     /// The connection is closed: another one may come from there.
@@ -56,7 +68,7 @@ impl Peers {
 }
 
 /// The addresses from which processes talk to `here`.
-fn connections(processes: &HashMap<u32, usize>, here: &str) -> HashMap<String, usize> {
+fn connections(processes: &HashMap<u32, usize>, here: &str) -> HashMap<String, Whose> {
     let mut owners: HashMap<String, usize> = HashMap::new();
     for (process, worker) in processes {
         let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
@@ -66,8 +78,9 @@ fn connections(processes: &HashMap<u32, usize>, here: &str) -> HashMap<String, u
     let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let of_line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let owner = owners.get(&format!("socket:[{}]", fields.get(INODE)?))?;
-        (*fields.get(REMOTE)? == here).then_some((fields.get(LOCAL)?.to_string(), *owner))
+        let inode = *fields.get(INODE)?;
+        let owner = owners.get(&format!("socket:[{inode}]")).map_or(Whose::Unknown, |worker| Whose::Workers(*worker));
+        (*fields.get(REMOTE)? == here && inode != CLOSED).then_some((fields.get(LOCAL)?.to_string(), owner))
     };
     table.lines().filter_map(of_line).collect()
 }
@@ -90,14 +103,14 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (peer, here) = (client.local_addr().expect("an address"), listener.local_addr().expect("bound"));
         let peers = Peers::default();
-        assert_eq!(peers.worker_at(peer, here), None, "nobody is known");
+        assert_eq!(peers.whose(peer, here), Whose::Unknown, "nobody is known");
         // Process 1 is there and has other things open
         peers.add(1, 3);
         peers.add(std::process::id(), 7);
-        assert_eq!(peers.worker_at(peer, here), Some(7));
-        assert_eq!(peers.worker_at(here, here), None, "no such connection");
+        assert_eq!(peers.whose(peer, here), Whose::Workers(7));
+        assert_eq!(peers.whose(here, here), Whose::Nobodys, "no such connection");
         drop(client);
         peers.forget(peer);
-        assert_eq!(peers.worker_at(peer, here), None, "it is closed");
+        assert_eq!(peers.whose(peer, here), Whose::Nobodys, "it is closed");
     }
 }

@@ -90,9 +90,10 @@ impl Cast {
     pub(super) async fn start_worker(&mut self, index: usize) {
         let name = format!("w{}", index + 1);
         let variables = [&OF_WORKERS[..], &[("GALLEY__PUBSUB_WORKER__NAME", &name)]].concat();
-        let worker = Service::start("pubsub-worker", &self.redis, &variables).await;
+        let worker = Service::begin("pubsub-worker", &self.redis, &variables);
+        // It delivers before anybody else knows that it listens
         self.peers.add(worker.process_id(), index);
-        self.workers[index] = Some(worker);
+        self.workers[index] = Some(worker.listens().await);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The durable subscriptions of a run: what they are, waiting until they are through, and what came of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -251,17 +251,14 @@ fn delivered(name: &'static str, mut tally: Tally) -> Delivered {
 }
 
 /// What a worker of a broadcast delivered. A message that failed there several times in a row went on as a job, which any worker
-/// may have delivered in its place. Attempts of which the endpoint could not tell in time whose they were are not noted, so there
-/// may be none of its own. Jobs count attempts anew: one that comes to a worker again after it was accepted from it is a job, too.
+/// may have delivered in its place.
 fn of_worker(deliveries: &[Delivery], worker: usize) -> Vec<Delivery> {
-    let mut accepted: HashMap<(usize, Position), Instant> = HashMap::new();
-    for one in deliveries.iter().filter(|one| one.response == Response::Accepted) {
-        accepted.entry((one.worker, one.position)).or_insert(one.began);
-    }
-    let is_job = |one: &Delivery| {
-        let earlier = accepted.get(&(one.worker, one.position)).is_some_and(|began| *began < one.began);
-        one.attempt > ATTEMPTS_OF_A_BROADCAST || one.attempt > 1 && earlier
-    };
-    let is_in_its_place = |one: &Delivery| is_job(one) && !accepted.contains_key(&(worker, one.position));
-    deliveries.iter().filter(|one| one.worker == worker || is_in_its_place(one)).copied().collect()
+    let is_its_own = |one: &Delivery| one.worker == worker;
+    let accepted: HashSet<Position> = deliveries
+        .iter()
+        .filter(|one| is_its_own(one) && one.response == Response::Accepted)
+        .map(|one| one.position)
+        .collect();
+    let is_in_its_place = |one: &Delivery| one.attempt > ATTEMPTS_OF_A_BROADCAST && !accepted.contains(&one.position);
+    deliveries.iter().filter(|one| is_its_own(one) || is_in_its_place(one)).copied().collect()
 }
