@@ -47,8 +47,8 @@ pub struct NewJob {
     pub workflow: Option<Membership>,
     /// Results of the jobs before it in its workflow: a JSON array. Never out of a request.
     pub parent_results: Option<String>,
-    /// How the attempt failed that was made before there was a job. Never out of a request.
-    pub failure: Option<Failure>,
+    /// How the attempts failed that were made before there was a job. Never out of a request.
+    pub failures: Vec<Failure>,
     /// What is stored.
     pub envelope: Envelope,
     /// What is asked of it again and again.
@@ -144,7 +144,7 @@ impl NewJob {
             visibility_timeout_ms,
             workflow: None,
             parent_results: None,
-            failure: None,
+            failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
             summary,
         })

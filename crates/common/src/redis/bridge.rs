@@ -162,7 +162,7 @@ impl Bridge {
             visibility_timeout_ms: None,
             workflow: None,
             parent_results: None,
-            failure: None,
+            failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
             summary: Summary::new(self.settings.job_type.clone()),
         }

@@ -43,8 +43,8 @@ struct Written<'a> {
 }
 
 impl Redelivery {
-    /// The job that carries it, to start at a time, with the failure of the attempt before it if there was one. Making it twice makes
-    /// it once, until the subscription is told to go on somewhere else.
+    /// The job that carries it, to start at a time, with the failures of the attempts before it. Making it twice makes it once,
+    /// until the subscription is told to go on somewhere else.
     ///
     /// # Errors
     /// It is too large for a job.
@@ -52,7 +52,7 @@ impl Redelivery {
         &self,
         subscription: &Subscription,
         start_at: Millis,
-        failure: Option<Failure>,
+        failures: Vec<Failure>,
         now: Millis,
     ) -> Result<NewJob, RequestError> {
         let mut options = ObjectWriter::default();
@@ -66,7 +66,7 @@ impl Redelivery {
         let by = format!("{} {}", subscription.name, subscription.generation);
         new.id = Some(job_id(&by, &subscription.queue(), &self.channel, &self.message));
         new.start_at = Some(start_at);
-        new.failure = failure;
+        new.failures = failures;
         Ok(new)
     }
 
@@ -187,7 +187,7 @@ mod tests {
                 body,
             };
             let sent = Redelivery { channel: "c".parse().expect("a name"), message, is_hopeless };
-            let job = sent.job(&subscription(), 9_000, Some(failure()), 8).expect("a job");
+            let job = sent.job(&subscription(), 9_000, vec![failure()], 8).expect("a job");
             prop_assert_eq!((job.queue.as_str(), job.start_at), ("sub.s", Some(9_000)));
             let parts = job.envelope.parts().expect("an envelope");
             let args = parts.args;

@@ -173,7 +173,7 @@ async fn hand_on(desk: &Desk, subscription: &Subscription) -> Result<(), Refused
     let message = page.messages.into_iter().next().expect("there is one");
     let redelivery = Redelivery { channel: channel("c"), message, is_hopeless: false };
     let now = desk.kit.jobs.now().await.expect("redis runs");
-    let job = redelivery.job(subscription, now, None, now).expect("a job");
+    let job = redelivery.job(subscription, now, Vec::new(), now).expect("a job");
     desk.kit.jobs.enqueue(job, None, now).await.expect("redis runs").map(drop)
 }
 

@@ -185,6 +185,29 @@ async fn a_message_that_never_passes_is_a_dead_letter_that_can_be_tried_again() 
 }
 
 #[tokio::test]
+async fn attempts_are_counted_on_when_a_message_of_a_broadcast_goes_on_as_a_job() {
+    let (kit, _worker) = started().await;
+    // Fewer than a worker tries by itself, and more
+    for most in [2_u32, 5] {
+        let receiver = Receiver::start((0..10).map(|_| Reply::new(500, "", ""))).await;
+        let mut retry: Value = serde_json::from_str(SOON).expect("JSON");
+        retry["max_attempts"] = json!(most);
+        let (name, target) = (format!("hook-{most}"), json!({ "http": { "url": receiver.url("/") } }));
+        put(&kit, &name, &json!({ "channels": [name], "mode": "broadcast", "deliver": target, "retry": retry })).await;
+        publish(&kit, &name, "text/plain", "it").await;
+        figure(&kit, &name, "dead", 1).await;
+        let requests = receiver.requests();
+        let attempts: Vec<u32> =
+            requests.iter().filter_map(|request| request.header("galley-attempt")?.parse().ok()).collect();
+        assert_eq!(attempts, (1..=most).collect::<Vec<_>>());
+        let dead: Value = kit.get(&format!("/ojs/v1/dead-letter?queue=sub.{name}")).await.json().await.expect("JSON");
+        let job = &dead["jobs"][0];
+        assert_eq!((&job["queue"], &job["attempt"]), (&json!(format!("sub.{name}")), &json!(most)));
+        assert_eq!(job["errors"].as_array().map(Vec::len), usize::try_from(most).ok());
+    }
+}
+
+#[tokio::test]
 async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone_disables() {
     let (kit, _worker) = started().await;
     let receiver = Receiver::start([Reply::new(422, "", "no"), Reply::new(410, "", "gone"), Reply::ok("1")]).await;

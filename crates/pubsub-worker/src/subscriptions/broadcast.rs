@@ -8,7 +8,7 @@ use std::{
 };
 
 use common::{
-    job::{Advice, Policy},
+    job::{Advice, Policy, Verdict},
     message::{Position, Stored},
     name::ChannelName,
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint},
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use super::{
     bell::Door,
     lanes::{self, Again},
-    runner::{LONGEST_LATER, Runner},
+    runner::{LONGEST_LATER, Runner, recorded},
 };
-use crate::targets::{Delivery, NotDelivered};
+use crate::targets::{Delivery, Failure, NotDelivered};
 
 /// Messages that are read of a channel in one go.
 const AT_ONCE: usize = 64;
@@ -243,29 +243,29 @@ impl Broadcast {
             self.passed(channel, message.position, false);
             return None;
         }
-        let mut attempt = 1;
+        let mut failures = Vec::new();
         loop {
-            match runner.deliver(channel, message, attempt).await {
+            let attempt = u32::try_from(failures.len()).unwrap_or(ATTEMPTS_HERE) + 1;
+            let why = match runner.deliver(channel, message, attempt).await {
                 Ok(()) => {
                     self.passed(channel, message.position, true);
                     return None;
                 }
                 Err(NotDelivered::Abandoned) => return Some(Duration::from_secs(1)),
                 Err(NotDelivered::Later { delay, .. }) => return Some(delay.min(LONGEST_LATER)),
-                Err(why) => {
-                    if let Some(pause) = pause(&runner.subscription.policy(), &why, attempt) {
-                        if runner.pause(pause).await.is_none() {
-                            return Some(pause);
-                        }
-                        attempt += 1;
-                        continue;
-                    }
-                    let is_kept = runner.hand_on(Delivery { channel, message, attempt }, &why, None).await;
-                    if is_kept {
-                        self.at().set(channel, message.position);
-                    }
-                    return (!is_kept).then_some(Duration::from_secs(1));
+                Err(NotDelivered::Failed(failure)) => failure,
+            };
+            let Some(pause) = pause(&runner.subscription.policy(), &why, attempt) else {
+                let (delivery, why) = (Delivery { channel, message, attempt }, NotDelivered::Failed(why));
+                let is_kept = runner.hand_on(delivery, &why, failures, None).await;
+                if is_kept {
+                    self.at().set(channel, message.position);
                 }
+                return (!is_kept).then_some(Duration::from_secs(1));
+            };
+            failures.push(recorded(&why, attempt));
+            if runner.pause(pause).await.is_none() {
+                return Some(pause);
             }
         }
     }
@@ -277,36 +277,37 @@ impl Broadcast {
     }
 }
 
-/// How long to wait here before the next attempt at a message that has failed so often; none if it is to go on as a job.
-fn pause(policy: &Policy, why: &NotDelivered, attempt: u32) -> Option<Duration> {
-    let NotDelivered::Failed(failure) = why else { return None };
-    match failure.advice {
+/// How long to wait here before the next attempt at a message, of which so many have failed; none if it is to go on as a job.
+fn pause(policy: &Policy, failure: &Failure, attempt: u32) -> Option<Duration> {
+    let verdict = policy.after_failure(attempt - 1, &failure.code, failure.advice, rand::random());
+    match (verdict, failure.advice) {
         _ if attempt >= ATTEMPTS_HERE => None,
-        Advice::ByPolicy => Some(policy.delay(attempt, rand::random()).min(LONGEST_PAUSE)),
         // The channel does not wait for longer than that, and the endpoint is not asked sooner
-        Advice::After(delay) => Some(delay).filter(|delay| *delay <= LONGEST_PAUSE),
-        Advice::Never | Advice::Discard => None,
+        (Verdict::Retry(delay), Advice::After(_)) => Some(delay).filter(|delay| *delay <= LONGEST_PAUSE),
+        (Verdict::Retry(delay), _) => Some(delay.min(LONGEST_PAUSE)),
+        (Verdict::Discard { .. }, _) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::targets::Failure;
 
     #[test]
     fn a_message_waits_here_for_a_moment_and_goes_on_as_a_job_when_that_is_not_enough() {
-        let policy = Policy { initial_interval: Duration::from_hours(1), jitter: false, ..Policy::default() };
-        let second = Duration::from_secs(1);
-        for (advice, attempt, expected) in [
-            (Advice::ByPolicy, 1, Some(LONGEST_PAUSE)),
-            (Advice::ByPolicy, ATTEMPTS_HERE, None),
-            (Advice::Never, 1, None),
-            (Advice::After(second), 1, Some(second)),
-            (Advice::After(LONGEST_PAUSE + second), 1, None),
+        let patient = Policy { initial_interval: Duration::from_hours(1), jitter: false, ..Policy::default() };
+        let (twice, second) = (Policy { max_attempts: 2, ..patient.clone() }, Duration::from_secs(1));
+        for (policy, advice, attempt, expected) in [
+            (&patient, Advice::ByPolicy, 1, Some(LONGEST_PAUSE)),
+            (&patient, Advice::ByPolicy, ATTEMPTS_HERE, None),
+            (&patient, Advice::Never, 1, None),
+            (&patient, Advice::After(second), 1, Some(second)),
+            (&patient, Advice::After(LONGEST_PAUSE + second), 1, None),
+            (&twice, Advice::ByPolicy, 1, Some(LONGEST_PAUSE)),
+            (&twice, Advice::ByPolicy, 2, None),
         ] {
-            let why = Failure::of("code", "message", advice);
-            assert_eq!(pause(&policy, &why, attempt), expected, "{advice:?} {attempt}");
+            let NotDelivered::Failed(failure) = Failure::of("code", "message", advice) else { panic!("it failed") };
+            assert_eq!(pause(policy, &failure, attempt), expected, "{advice:?} {attempt}");
         }
     }
 }

@@ -100,19 +100,19 @@ enum Step {
     Complete,
     Fail(Recorded, Advice),
     PutBack(Duration),
+    GiveUp,
     HandBack,
 }
 
 async fn attempt(runner: &Runner, claimed: Claimed) {
     let attempt = claimed.job.history.current_attempt();
-    let refused =
-        |code: &str, message: &str| Step::Fail(Recorded::new(code, code, message, attempt, local_now()), Advice::Never);
     let redelivery = claimed.job.envelope.parts().ok().and_then(|parts| Redelivery::from_args(parts.args));
     let step = match redelivery {
-        None => refused("invalid_message", "the arguments of this job are not a message of a subscription"),
-        Some(redelivery) if redelivery.is_hopeless && claimed.job.history.failures > 0 => {
-            refused("not_retryable", "no other attempt follows the failure before this")
+        None => {
+            let (code, message) = ("invalid_message", "the arguments of this job are not a message of a subscription");
+            Step::Fail(Recorded::new(code, code, message, attempt, local_now()), Advice::Never)
         }
+        Some(redelivery) if redelivery.is_hopeless && claimed.job.history.failures > 0 => Step::GiveUp,
         Some(redelivery) => match runner.deliver(&redelivery.channel, &redelivery.message, attempt).await {
             Ok(()) => Step::Complete,
             Err(NotDelivered::Later { delay, .. }) => Step::PutBack(delay),
@@ -146,6 +146,7 @@ async fn record(runner: &Runner, claimed: &Claimed, step: &Step) -> StoreResult<
             runner.store().note_recovery(&runner.subscription.name).await?;
         }
         Step::Fail(failure, advice) => drop(jobs.fail(claimed, &fence, failure.clone(), *advice).await?),
+        Step::GiveUp => drop(jobs.give_up(claimed, &fence).await?),
         Step::PutBack(delay) => drop(jobs.put_back(claimed, &fence, *delay).await?),
         Step::HandBack => drop(jobs.requeue(&claimed.job, claimed.entry, &fence).await?),
     }

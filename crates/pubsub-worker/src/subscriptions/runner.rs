@@ -186,33 +186,35 @@ impl Runner {
         }
     }
 
-    /// Lets a message go on as a job after an attempt that failed, or was not made. Repeats that until it is done: what comes
+    /// Lets a message go on as a job after an attempt that failed, or was not made, and after `earlier` ones that failed. Repeats that until it is done: what comes
     /// out is false only when this runner stops before. Room that it takes up is given back when that takes longer: others
     /// must not wait for a queue that takes nothing.
     pub(crate) async fn hand_on(
         &self,
         Delivery { channel, message, attempt }: Delivery<'_>,
         why: &NotDelivered,
+        earlier: Vec<Recorded>,
         mut room: Option<OwnedSemaphorePermit>,
     ) -> bool {
-        let (failure, delay, is_hopeless) = match why {
+        let mut failures = earlier;
+        let (delay, is_hopeless) = match why {
             NotDelivered::Abandoned => return false,
-            NotDelivered::Later { delay, .. } => (None, *delay, false),
+            NotDelivered::Later { delay, .. } => (*delay, false),
             NotDelivered::Failed(failure) => {
                 let policy = self.subscription.policy();
                 let verdict = policy.after_failure(attempt - 1, &failure.code, failure.advice, rand::random());
-                let recorded = recorded(failure, attempt);
+                failures.push(recorded(failure, attempt));
                 match verdict {
-                    Verdict::Retry(delay) => (Some(recorded), delay, false),
+                    Verdict::Retry(delay) => (delay, false),
                     // It is shown as a dead letter, which only a job can become
-                    Verdict::Discard { .. } => (Some(recorded), Duration::ZERO, true),
+                    Verdict::Discard { .. } => (Duration::ZERO, true),
                 }
             }
         };
         let redelivery = Redelivery { channel: channel.clone(), message: message.clone(), is_hopeless };
         let mut delays = reconnect_delays();
         loop {
-            match self.make_job(&redelivery, delay, failure.clone()).await {
+            match self.make_job(&redelivery, delay, failures.clone()).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(problem)) => {
                     self.give_up(channel, message, &problem);
@@ -234,11 +236,11 @@ impl Runner {
         &self,
         redelivery: &Redelivery,
         delay: Duration,
-        failure: Option<Recorded>,
+        failures: Vec<Recorded>,
     ) -> StoreResult<Result<(), String>> {
         let now = self.process.jobs.now().await?;
         let at = now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
-        let job = match redelivery.job(&self.subscription, at, failure, now) {
+        let job = match redelivery.job(&self.subscription, at, failures, now) {
             Ok(job) => job,
             Err(error) => return Ok(Err(error.to_string())),
         };

@@ -104,7 +104,7 @@ impl Jobs {
         let unique = new.unique.clone();
         let has_chosen_id = new.id.is_some() && new.workflow.is_none();
         let mut history = History { created_at: new.id.map(|_| now), ..History::default() };
-        if let Some(failure) = new.failure.clone() {
+        for failure in new.failures.iter().cloned() {
             history.record_failure(failure, None);
         }
         let mut job = stored(id, new, traceparent, history, true);

@@ -227,17 +227,34 @@ impl Jobs {
                 self.events.record(Happened::failed(&job));
                 Ok(Recorded::Retry { due, delay })
             }
-            Verdict::Discard { dead_letter } => {
-                job.history.retry_delay_ms = None;
-                let now = super::local_now();
-                let ended = Ended::discarded(&job, now);
-                match self.finish(&job, claimed.entry, fence, &ended, dead_letter).await? {
-                    Settled::Stale => Ok(Recorded::Stale),
-                    Settled::Done | Settled::DoneBefore => {
-                        self.events.record(Happened::discarded(&job, now));
-                        Ok(Recorded::Discarded(ended))
-                    }
-                }
+            Verdict::Discard { dead_letter } => self.discard(job, claimed.entry, fence, dead_letter).await,
+        }
+    }
+
+    /// Ends a job without another attempt, as its last failure was for good.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same arguments.
+    pub async fn give_up(&self, claimed: &Claimed, fence: &Fence) -> StoreResult<Recorded> {
+        let dead_letter = claimed.job.wants_dead_letter();
+        self.discard(claimed.job.clone(), claimed.entry, fence, dead_letter).await
+    }
+
+    async fn discard(
+        &self,
+        mut job: Stored,
+        entry: EntryId,
+        fence: &Fence,
+        dead_letter: bool,
+    ) -> StoreResult<Recorded> {
+        job.history.retry_delay_ms = None;
+        let now = super::local_now();
+        let ended = Ended::discarded(&job, now);
+        match self.finish(&job, entry, fence, &ended, dead_letter).await? {
+            Settled::Stale => Ok(Recorded::Stale),
+            Settled::Done | Settled::DoneBefore => {
+                self.events.record(Happened::discarded(&job, now));
+                Ok(Recorded::Discarded(ended))
             }
         }
     }

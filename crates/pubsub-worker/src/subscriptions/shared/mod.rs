@@ -276,13 +276,13 @@ async fn deliver(
         let problem = format!("{vanished} workers vanished while they had this message");
         let why = Failure::hopeless("crash_budget_exhausted", problem);
         let delivery = Delivery { channel, message, attempt: vanished };
-        return runner.hand_on(delivery, &why, room).await.then_some(Done::HandedOn);
+        return runner.hand_on(delivery, &why, Vec::new(), room).await.then_some(Done::HandedOn);
     }
     match runner.deliver(channel, message, 1).await {
         Ok(()) => Some(Done::Delivered),
         Err(why @ (NotDelivered::Failed(_) | NotDelivered::Later { .. })) => {
             let delivery = Delivery { channel, message, attempt: 1 };
-            runner.hand_on(delivery, &why, room).await.then_some(Done::HandedOn)
+            runner.hand_on(delivery, &why, Vec::new(), room).await.then_some(Done::HandedOn)
         }
         Err(NotDelivered::Abandoned) => None,
     }
