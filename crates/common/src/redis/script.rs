@@ -65,6 +65,7 @@ script!(READ_PAGE, "read_page.lua", with NEWEST);
 script!(FIND_TIME, "find_time.lua", with SEEK);
 script!(TRIM_CHANNEL, "trim_channel.lua", with CLOCK, GROUPS, NEWEST, SEEK);
 script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
+script!(NOTE_READERS, "note_readers.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "save_subscription.lua", with OBSTACLE);
 script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
 script!(OPEN_GROUP, "open_group.lua", with GROUPS, JOIN, NEWEST);

@@ -228,6 +228,34 @@ async fn what_cannot_be_read_is_refused_with_what_is_allowed() {
 }
 
 #[tokio::test]
+async fn the_readers_of_all_gateways_are_counted_also_after_redis_has_lost_everything() {
+    let kit = Kit::start().await;
+    let other = Service::start("gateway", &kit.redis, &[]).await;
+    let here = Sse::open(kit.gateway.url(STREAM), None).await;
+    let there = [Sse::open(other.url(STREAM), None).await, Sse::open(other.url(STREAM), None).await];
+    let counted = async |readers: u64| {
+        publish(&kit, "orders", "it").await;
+        eventually(&format!("{readers} readers"), || async {
+            let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
+            let listed: Value = kit.get("/v1/channels").await.json().await.ok()?;
+            (shown["channel"]["readers"] == readers && listed["channels"][0]["readers"] == readers).then_some(())
+        })
+        .await;
+    };
+    counted(3).await;
+    kit.command(&["FLUSHALL"]).await;
+    counted(3).await;
+    drop(here);
+    counted(2).await;
+    drop(there);
+    counted(0).await;
+    let _last = Sse::open(other.url(STREAM), None).await;
+    counted(1).await;
+    assert!(other.terminate().await.success());
+    counted(0).await;
+}
+
+#[tokio::test]
 async fn a_history_waits_for_the_next_message() {
     let kit = Kit::start().await;
     let id = publish(&kit, "orders", "1").await;

@@ -23,6 +23,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::ring::{Budget, Ring, Shown};
 use crate::{
@@ -53,6 +54,8 @@ const NAMES: usize = 64;
 pub struct ChannelHub(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
+    /// By which others know it.
+    pub(super) id: Uuid,
     pub(super) redis: Redis,
     pub(super) settings: ChannelSettings,
     pub(super) stop: CancellationToken,
@@ -117,6 +120,7 @@ impl ChannelHub {
         let (channels, heard, probe) = subscribe_with_probe(redis, BUFFER, settings.probe, stop.clone());
         let budget = Budget { each: settings.ring_bytes, all: settings.rings_bytes, used: Arc::default() };
         let inner = Arc::new(Inner {
+            id: Uuid::new_v4(),
             redis: redis.clone(),
             settings: settings.clone(),
             stop,
@@ -138,17 +142,23 @@ impl ChannelHub {
     pub fn trouble(&self) -> Option<String> {
         self.0.probe.trouble()
     }
-
-    /// How many read a channel here.
-    #[must_use]
-    pub fn readers_of(&self, channel: &ChannelName) -> usize {
-        self.0.followed().get(channel).map_or(0, |followed| followed.readers().0)
-    }
 }
 
 impl Inner {
     fn followed(&self) -> MutexGuard<'_, HashMap<ChannelName, Arc<Followed>>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many read a channel here.
+    pub(super) fn readers_here(&self, channel: &ChannelName) -> usize {
+        self.followed().get(channel).map_or(0, |followed| followed.readers().0)
+    }
+
+    /// How many read here, of each channel that anybody reads.
+    pub(super) fn all_readers(&self) -> HashMap<ChannelName, usize> {
+        let all = self.followed();
+        let readers = all.iter().map(|(name, followed)| (name.clone(), followed.readers().0));
+        readers.filter(|(_, readers)| *readers > 0).collect()
     }
 
     /// Follows a channel for one more reader.
@@ -178,7 +188,7 @@ impl Inner {
     }
 
     async fn run(self: Arc<Self>, inbox: Inbox) {
-        self.listen(inbox).await;
+        tokio::join!(self.listen(inbox), self.note_readers());
         self.is_stopped.store(true, SeqCst);
         let all: Vec<Arc<Followed>> = self.followed().values().cloned().collect();
         for followed in &all {

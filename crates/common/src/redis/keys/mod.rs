@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 44] = [
+pub const PATTERNS: [&str; 46] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -49,6 +49,8 @@ pub const PATTERNS: [&str; 44] = [
     "galley:sub:<name>:workers",
     "galley:sub:<name>:at:<instance>",
     "galley:probe:<gateway>",
+    "galley:readers",
+    "galley:readers:<gateway>",
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
@@ -70,6 +72,8 @@ pub const CRON_NEXT: &str = "galley:{cron}:next";
 /// The channels there are: a sorted set of names, by when they were last seen to be in use. Under the same name a pub/sub
 /// channel: names that are new.
 pub const CHANNELS: &str = "galley:channels";
+/// Gateways that noted how many read channels there: a sorted set with a TTL, by when they did.
+pub const READERS: &str = "galley:readers";
 /// Subscriptions: a hash, JSON by name. The field of no name says that there is such a list.
 pub const SUBSCRIPTIONS: &str = "galley:subscriptions";
 /// From when on messages are numbered anew, and of which data that is true: a string.
@@ -141,6 +145,12 @@ pub fn channel_of_live(name: &str) -> Option<ChannelName> {
 #[must_use]
 pub fn probe(gateway: &uuid::Uuid) -> String {
     format!("galley:probe:{}", gateway.simple())
+}
+
+/// How many read which channels at a gateway: a hash with a TTL.
+#[must_use]
+pub fn readers(gateway: &uuid::Uuid) -> String {
+    format!("galley:readers:{}", gateway.simple())
 }
 
 /// What a worker reported last: a string with a TTL.
@@ -241,6 +251,8 @@ mod tests {
             subscription_workers(&subscription),
             checkpoint(&subscription, &"i".parse().expect("an instance")),
             probe(&uuid::Uuid::nil()),
+            READERS.to_owned(),
+            readers(&uuid::Uuid::nil()),
             CHANNELS.to_owned(),
             EPOCH.to_owned(),
             QUEUES.to_owned(),

@@ -29,10 +29,11 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<Query>
     let most = bounded("limit", query.limit.as_deref(), USUAL_PAGE, LARGEST_PAGE)?;
     let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
     let names = services.redis.channels(after.as_ref(), most).await?;
+    let readers = services.channels.readers_of(&names).await?;
     let mut channels = Vec::with_capacity(names.len());
-    for name in &names {
+    for (name, readers) in names.iter().zip(readers) {
         if let Some(info) = services.redis.channel_info(name).await? {
-            channels.push(shown(&services, name, &info));
+            channels.push(shown(&services, name, &info, readers));
         }
     }
     let next = names.last().filter(|_| names.len() == most);
@@ -44,14 +45,15 @@ pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<Strin
     let channel: ChannelName = channel.parse()?;
     let info = services.redis.channel_info(&channel).await?;
     let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
-    let mut shown = shown(&services, &channel, &info);
+    let readers = services.channels.readers_of(std::slice::from_ref(&channel)).await?;
+    let mut shown = shown(&services, &channel, &info, readers.iter().sum());
     let (subscriptions, total) = of_channel(&services, &channel).await?;
     shown["subscriptions"] = subscriptions.into();
     shown["subscriptions_total"] = total.into();
     Ok(HttpResponse::Ok().json(json!({ "channel": shown })))
 }
 
-fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo) -> Value {
+fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo, readers: usize) -> Value {
     let kept = services.settings.channels.retention.of(name);
     json!({
         "name": name,
@@ -61,7 +63,7 @@ fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo) -> Value {
         "bytes": info.bytes,
         "last_published_at": info.last_at.map(time::format),
         "messages_per_minute": info.per_minute,
-        "readers": services.channels.readers_of(name),
+        "readers": readers,
         "retention": {
             "messages": kept.messages,
             "age_ms": kept.age.and_then(|age| u64::try_from(age.as_millis()).ok()),

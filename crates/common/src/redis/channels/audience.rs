@@ -1,0 +1,132 @@
+//! How many read each channel at all gateways together: every gateway notes for the others how many read here.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::hub::{ChannelHub, Inner};
+use crate::{
+    name::ChannelName,
+    redis::{Redis, StoreResult, keys, note_interruption, script},
+};
+
+/// How often it is noted what has changed.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is noted that this gateway is there at all, and how long that counts.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+const COUNTS_FOR: Duration = Duration::from_secs(30);
+/// Channels that are noted in one call.
+const NOTED_AT_ONCE: usize = 1000;
+/// Gateways that are asked for.
+const MOST_GATEWAYS: isize = 1000;
+
+/// How many read a channel, by channel.
+type Readers = HashMap<ChannelName, usize>;
+
+impl ChannelHub {
+    /// How many read channels, at all gateways: what others noted up to a second ago, and those that are here now.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn readers_of(&self, channels: &[ChannelName]) -> StoreResult<Vec<usize>> {
+        let mut readers: Vec<usize> = channels.iter().map(|channel| self.0.readers_here(channel)).collect();
+        if channels.is_empty() {
+            return Ok(readers);
+        }
+        for noted in self.0.redis.noted_readers(&self.0.id, channels).await? {
+            for (readers, noted) in readers.iter_mut().zip(noted) {
+                *readers += noted.unwrap_or_default();
+            }
+        }
+        Ok(readers)
+    }
+}
+
+impl Inner {
+    /// Notes how many read here until the hub stops; then nobody does.
+    pub(super) async fn note_readers(&self) {
+        let (mut noted, mut say_at) = (None, Instant::now());
+        while self.stop.run_until_cancelled(tokio::time::sleep(NOTE_EVERY)).await.is_some() {
+            let news = self.news(noted.as_ref());
+            if noted.is_some() && news.is_empty() && Instant::now() < say_at {
+                continue;
+            }
+            let is_whole = noted.is_none();
+            match self.redis.note_readers(&self.id, &news, is_whole).await {
+                Ok(is_known) if is_known || is_whole => {
+                    let noted: &mut Readers = noted.get_or_insert_default();
+                    noted.extend(news);
+                    noted.retain(|_, readers| *readers > 0);
+                    say_at = Instant::now() + SAY_EVERY;
+                }
+                // Redis has lost it
+                Ok(_) => noted = None,
+                Err(error) => {
+                    note_interruption("noting how many read channels", &error);
+                    noted = None;
+                }
+            }
+        }
+        if let Err(error) = self.redis.forget_readers(&self.id).await {
+            tracing::debug!(%error, "that nobody reads here any more shows in half a minute");
+        }
+    }
+
+    /// Channels that more or fewer read than was noted; all that anybody reads when nothing was.
+    fn news(&self, noted: Option<&Readers>) -> Readers {
+        let mut news = self.all_readers();
+        if let Some(noted) = noted {
+            let gone = noted.keys().filter(|channel| !news.contains_key(*channel)).cloned().collect::<Vec<_>>();
+            news.retain(|channel, readers| noted.get(channel) != Some(readers));
+            news.extend(gone.into_iter().map(|channel| (channel, 0)));
+        }
+        news
+    }
+}
+
+impl Redis {
+    /// What other gateways noted of channels.
+    async fn noted_readers(&self, but: &Uuid, channels: &[ChannelName]) -> StoreResult<Vec<Vec<Option<usize>>>> {
+        let mut connection = self.clone();
+        let mut command = redis::cmd("ZRANGE");
+        let gateways: Vec<String> =
+            command.arg(keys::READERS).arg(0).arg(MOST_GATEWAYS - 1).query_async(&mut connection).await?;
+        let mut pipeline = redis::pipe();
+        for gateway in gateways.iter().filter_map(|id| Uuid::parse_str(id).ok()).filter(|id| id != but) {
+            let command = pipeline.cmd("HMGET").arg(keys::readers(&gateway));
+            for channel in channels {
+                command.arg(channel.as_str());
+            }
+        }
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(pipeline.query_async(&mut connection).await?)
+    }
+
+    /// Notes how many read channels at a gateway, or all of its channels. False if nothing was noted before that still counts:
+    /// then all of them are to be noted.
+    async fn note_readers(&self, gateway: &Uuid, news: &Readers, is_whole: bool) -> StoreResult<bool> {
+        let news: Vec<(&ChannelName, &usize)> = news.iter().collect();
+        let mut is_known = true;
+        // Without news it is said that it is there
+        for number in 0..news.len().div_ceil(NOTED_AT_ONCE).max(1) {
+            let mut call = script::NOTE_READERS.key(keys::readers(gateway));
+            call.key(keys::READERS).arg(gateway.simple().to_string()).arg(COUNTS_FOR.as_millis().to_string());
+            call.arg(u8::from(is_whole && number == 0));
+            for (channel, readers) in news.iter().skip(number * NOTED_AT_ONCE).take(NOTED_AT_ONCE) {
+                call.arg(channel.as_str()).arg(**readers);
+            }
+            is_known &= call.invoke_async::<bool>(&mut self.clone()).await?;
+        }
+        Ok(is_known)
+    }
+
+    async fn forget_readers(&self, gateway: &Uuid) -> StoreResult<()> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("DEL").arg(keys::readers(gateway)).ignore();
+        pipeline.cmd("ZREM").arg(keys::READERS).arg(gateway.simple().to_string()).ignore();
+        pipeline.query_async(&mut self.clone()).await.map_err(Into::into)
+    }
+}
