@@ -20,7 +20,11 @@ fn url(gateway: &Service) -> String {
 
 impl Socket {
     async fn open(gateway: &Service) -> Self {
-        Self(connect_async(url(gateway)).await.expect("a websocket").0)
+        Self::open_at(url(gateway)).await
+    }
+
+    async fn open_at(url: String) -> Self {
+        Self(connect_async(url).await.expect("a websocket").0)
     }
 
     async fn send(&mut self, frame: &str) {
@@ -120,13 +124,53 @@ async fn whoever_comes_back_elsewhere_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_client_with_a_window_gets_no_more_than_it_has_acknowledged_room_for() {
+    let mut kit = Kit::start().await;
+    for window in ["0", "1001", "x"] {
+        assert_eq!(kit.get(&format!("/v1/ws?window={window}")).await.status(), 400);
+    }
+    let mut socket = Socket::open_at(format!("{}?window=2", url(&kit.gateway))).await;
+    for channel in ["a", "b"] {
+        socket.ask(&json!({ "type": "subscribe", "channel": channel })).await;
+    }
+    let mut ids = Vec::new();
+    for (channel, body) in [("a", "1"), ("a", "2"), ("a", "3"), ("a", "4")] {
+        ids.push(publish(&kit, channel, body).await);
+    }
+    let ack = |id: &str| json!({ "type": "ack", "channel": "a", "id": id });
+    for expected in ["1", "2"] {
+        assert_eq!(socket.expect("message").await["data"], expected);
+    }
+    // Answers come though messages do not
+    let refused = socket.ask(&ack(&ids[2])).await;
+    assert!(refused["error"]["message"].as_str().is_some_and(|text| text.contains("was not sent here")), "{refused}");
+    assert_eq!(socket.ask(&json!({ "type": "unsubscribe", "channel": "b" })).await["type"], "unsubscribed");
+    socket.send(&ack(&ids[0]).to_string()).await;
+    assert_eq!(socket.expect("message").await["data"], "3");
+    // Once more changes nothing, and one stands for those before it
+    socket.send(&ack(&ids[0]).to_string()).await;
+    assert_eq!(socket.ask(&json!({ "type": "subscribe", "channel": "b" })).await["type"], "subscribed");
+    socket.send(&ack(&ids[2]).to_string()).await;
+    assert_eq!(socket.expect("message").await["data"], "4");
+    publish(&kit, "b", "5").await;
+    assert_eq!(socket.expect("message").await["data"], "5");
+    // It is full, and told all the same
+    kit.gateway.signal(Signal::SIGTERM);
+    socket.expect("closing").await;
+    assert!(socket.next().await.is_none());
+    assert!(kit.gateway.ended().await.success());
+}
+
+#[tokio::test]
 async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
     let kit = Kit::start().await;
     let mut socket = Socket::open(&kit.gateway).await;
     for (frame, said) in [
         ("no", "not valid JSON"),
         (r#"{"type":"subscribe"}"#, "type and channel"),
-        (r#"{"type":"shout","channel":"a"}"#, "subscribe or unsubscribe"),
+        (r#"{"type":"shout","channel":"a"}"#, "subscribe, unsubscribe or ack"),
+        (r#"{"type":"ack","channel":"a","id":"1-0"}"#, "/v1/ws?window"),
+        (r#"{"type":"ack","channel":"a"}"#, "id of a message"),
         (r#"{"type":"subscribe","channel":"a b"}"#, "channel must match"),
         (r#"{"type":"subscribe","channel":"a","after":"x"}"#, "position must"),
         (r#"{"type":"subscribe","channel":"a","since":"x"}"#, "since must"),

@@ -7,25 +7,42 @@ use actix_web::{
 };
 use common::name::Origin;
 
+use serde::Deserialize;
+
 use super::reader;
 use crate::{
     error::{ApiError, Code},
-    message_socket::{FRAME_LIMIT_BYTES, MessageSocket},
-    routes::Answer,
+    message_socket::{FRAME_LIMIT_BYTES, LARGEST_WINDOW, MessageSocket, Window},
+    routes::{Answer, bounded},
     startup::Services,
 };
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Query {
+    window: Option<String>,
+}
+
 /// Opens a WebSocket.
-pub(crate) async fn connect(request: HttpRequest, services: web::Data<Services>, body: web::Payload) -> Answer {
+pub(crate) async fn connect(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    query: web::Query<Query>,
+    body: web::Payload,
+) -> Answer {
     if is_of_another_site(request.headers(), &services.settings.gateway.allowed_origins) {
         return Err(ApiError::new(Code::CrossSiteRequest, "a page of another site must not read channels here"));
     }
+    let window = match query.window.as_deref() {
+        Some(given) => Some(Window::new(bounded("window", Some(given), 1, LARGEST_WINDOW)?)),
+        None => None,
+    };
     let reader = reader(&services)?;
     let (response, session, frames) = actix_ws::handle(&request, body)
         .map_err(|_| ApiError::invalid("this path is for WebSocket: send the headers of its handshake"))?;
     let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
     let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
-    let socket = MessageSocket { services: services.get_ref().clone(), reader, session };
+    let socket = MessageSocket { services: services.get_ref().clone(), reader, session, window };
     rt::spawn(socket.run(frames));
     Ok(response)
 }

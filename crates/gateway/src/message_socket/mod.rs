@@ -1,18 +1,22 @@
 //! A WebSocket: channels are subscribed and left while it is open, over the same cursors as the event streams. All frames
 //! are JSON text. What the client does not take is not gathered for it.
 
+mod asked;
+mod window;
+
 use std::{future::Future, io, time::Duration};
 
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
 use common::{
-    json::{self, Object, ObjectWriter},
+    json::ObjectWriter,
     message::{ChannelPattern, Position},
     name::ChannelName,
     redis::channels::{Left, MOST_LEFT, Reader, Start, Told},
 };
-use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
+pub(crate) use self::window::{LARGEST_WINDOW, Window};
+use self::{asked::Asked, window::NotSent};
 use crate::{
     error::{ApiError, Code},
     routes::parse_since,
@@ -22,8 +26,6 @@ use crate::{
 
 /// Longest frame of a client.
 pub(crate) const FRAME_LIMIT_BYTES: usize = 16 * 1024;
-/// Levels of JSON in it.
-const DEPTH_LIMIT: usize = 8;
 /// Pings that may go unanswered.
 const SILENT_PINGS: u32 = 2;
 
@@ -32,6 +34,8 @@ pub(crate) struct MessageSocket {
     pub(crate) services: Services,
     pub(crate) reader: Reader,
     pub(crate) session: Session,
+    /// None: whatever it takes.
+    pub(crate) window: Option<Window>,
 }
 
 /// Why it is over.
@@ -55,7 +59,9 @@ impl MessageSocket {
         let ping = tokio::time::sleep(every);
         tokio::pin!(ping);
         let mut silent_pings = 0;
+        let stopping = self.services.stopping.clone();
         let over = loop {
+            let is_full = self.window.as_ref().is_some_and(Window::is_full);
             let result = tokio::select! {
                 frame = frames.recv() => {
                     silent_pings = 0;
@@ -65,7 +71,8 @@ impl MessageSocket {
                         None => Err(Over::Gone),
                     }
                 }
-                told = self.reader.next() => self.tell(&told).await,
+                told = self.reader.next(), if !is_full => self.tell(&told).await,
+                () = stopping.cancelled(), if is_full => self.tell(&Told::Stopped).await,
                 () = &mut ping => {
                     ping.as_mut().reset(Instant::now() + every);
                     silent_pings += 1;
@@ -101,6 +108,9 @@ impl MessageSocket {
         match told {
             Told::Message(message) => {
                 json.text("type", "message").splice(message.json());
+                if let (Some(window), Some(position)) = (&mut self.window, message.position) {
+                    window.sent(&message.channel, position);
+                }
             }
             Told::Gap { channel, gap } => {
                 json.text("type", "gap").text("channel", channel.as_str());
@@ -122,7 +132,7 @@ impl MessageSocket {
     async fn answer(&mut self, frame: AggregatedMessage) -> Result<(), Over> {
         match frame {
             AggregatedMessage::Text(text) => {
-                let answer = self.carry_out(text.as_bytes()).await;
+                let Some(answer) = self.carry_out(text.as_bytes()).await else { return Ok(()) };
                 self.say(answer).await
             }
             AggregatedMessage::Ping(bytes) => self.send(async |session| session.pong(&bytes).await).await,
@@ -132,18 +142,32 @@ impl MessageSocket {
         }
     }
 
-    /// What a client asks for, and the answer to it.
-    async fn carry_out(&mut self, text: &[u8]) -> String {
+    /// What a client asks for, and the answer to it if there is one.
+    async fn carry_out(&mut self, text: &[u8]) -> Option<String> {
         let asked = match Asked::parse(text) {
             Ok(asked) => asked,
-            Err(error) => return refusal(&error, None),
+            Err(error) => return Some(refusal(&error, None)),
         };
         let result = match asked.action.as_str() {
-            "subscribe" => self.subscribe(&asked).await,
-            "unsubscribe" => self.unsubscribe(&asked.channel),
-            _ => Err(ApiError::invalid("type must be subscribe or unsubscribe")),
+            "subscribe" => self.subscribe(&asked).await.map(Some),
+            "unsubscribe" => self.unsubscribe(&asked.channel).map(Some),
+            "ack" => self.acknowledge(&asked).map(|()| None),
+            _ => Err(ApiError::invalid("type must be subscribe, unsubscribe or ack")),
         };
-        result.unwrap_or_else(|error| refusal(&error, Some(&asked.channel)))
+        result.unwrap_or_else(|error| Some(refusal(&error, Some(&asked.channel))))
+    }
+
+    fn acknowledge(&mut self, asked: &Asked) -> Result<(), ApiError> {
+        let (channel, id) = (asked.channel.parse::<ChannelName>()?, asked.id.as_deref());
+        let id: Position = id.ok_or_else(|| ApiError::invalid("an ack must have the id of a message"))?.parse()?;
+        let Some(window) = &mut self.window else {
+            let message =
+                format!("nothing is to be acknowledged without a window: /v1/ws?window=1 to {LARGEST_WINDOW}");
+            return Err(ApiError::invalid(message));
+        };
+        window.acknowledge(&channel, id).map_err(|NotSent| {
+            ApiError::invalid(format!("{id} was not sent here, nor anything of that channel that is newer"))
+        })
     }
 
     async fn subscribe(&mut self, asked: &Asked) -> Result<String, ApiError> {
@@ -184,6 +208,9 @@ impl MessageSocket {
                 return Err(ApiError::invalid(message));
             }
         }
+        if let Some(window) = &mut self.window {
+            window.forget(|channel| self.reader.positions().contains_key(channel));
+        }
         let mut json = ObjectWriter::default();
         json.text("type", "unsubscribed").text("channel", channel);
         Ok(json.finish())
@@ -215,57 +242,4 @@ fn refusal(error: &ApiError, channel: Option<&str>) -> String {
     }
     json.raw("error", &error.to_json().to_string());
     json.finish()
-}
-
-/// What a client asks for.
-struct Asked {
-    action: String,
-    channel: String,
-    after: Option<String>,
-    since: Option<String>,
-}
-
-impl Asked {
-    fn parse(text: &[u8]) -> Result<Self, ApiError> {
-        let members: Object = json::parse(text, DEPTH_LIMIT)?;
-        let mut known = [("type", None), ("channel", None), ("after", None), ("since", None)];
-        for (name, value) in members.iter() {
-            let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else {
-                let allowed = "the members are type, channel, after and since";
-                return Err(ApiError::invalid(format!("{allowed}, got {}", common::name::quoted(name))));
-            };
-            let text: Option<String> = serde_json::from_str(value.get()).ok();
-            let is_null = serde_json::from_str::<Option<IgnoredAny>>(value.get()).is_ok_and(|value| value.is_none());
-            if text.is_none() && !is_null {
-                return Err(ApiError::invalid(format!("{name} must be a string")));
-            }
-            slot.1 = text;
-        }
-        let [action, channel, after, since] = known.map(|(_, value)| value);
-        let (Some(action), Some(channel)) = (action, channel) else {
-            return Err(ApiError::invalid("a frame must have type and channel"));
-        };
-        Ok(Self { action, channel, after, since })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_that_is_not_understood_is_refused_with_what_is_allowed() {
-        let asked = Asked::parse(br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#).expect("a frame");
-        assert_eq!((asked.channel.as_str(), asked.after.as_deref(), asked.since), ("a", Some("1-1"), None));
-        for (bad, said) in [
-            ("", "not valid JSON"),
-            ("[]", "a JSON object"),
-            (r#"{"type":"subscribe"}"#, "type and channel"),
-            (r#"{"type":1,"channel":"a"}"#, "type must be a string"),
-            (r#"{"type":"subscribe","chanel":"a"}"#, "the members are"),
-        ] {
-            let error = Asked::parse(bad.as_bytes()).err().expect(bad).to_string();
-            assert!(error.contains(said), "{bad}: {error}");
-        }
-    }
 }

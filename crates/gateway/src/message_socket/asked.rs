@@ -1,0 +1,63 @@
+//! A frame of a client.
+
+use common::json::{self, Object};
+use serde::de::IgnoredAny;
+
+use crate::error::ApiError;
+
+/// Levels of JSON in it.
+const DEPTH_LIMIT: usize = 8;
+
+/// What a client asks for.
+pub(super) struct Asked {
+    pub(super) action: String,
+    pub(super) channel: String,
+    pub(super) after: Option<String>,
+    pub(super) since: Option<String>,
+    pub(super) id: Option<String>,
+}
+
+impl Asked {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, ApiError> {
+        let members: Object = json::parse(text, DEPTH_LIMIT)?;
+        let mut known = [("type", None), ("channel", None), ("after", None), ("since", None), ("id", None)];
+        for (name, value) in members.iter() {
+            let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else {
+                let allowed = "the members are type, channel, after, since and id";
+                return Err(ApiError::invalid(format!("{allowed}, got {}", common::name::quoted(name))));
+            };
+            let text: Option<String> = serde_json::from_str(value.get()).ok();
+            let is_null = serde_json::from_str::<Option<IgnoredAny>>(value.get()).is_ok_and(|value| value.is_none());
+            if text.is_none() && !is_null {
+                return Err(ApiError::invalid(format!("{name} must be a string")));
+            }
+            slot.1 = text;
+        }
+        let [action, channel, after, since, id] = known.map(|(_, value)| value);
+        let (Some(action), Some(channel)) = (action, channel) else {
+            return Err(ApiError::invalid("a frame must have type and channel"));
+        };
+        Ok(Self { action, channel, after, since, id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_is_not_understood_is_refused_with_what_is_allowed() {
+        let asked = Asked::parse(br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#).expect("a frame");
+        assert_eq!((asked.channel.as_str(), asked.after.as_deref(), asked.since), ("a", Some("1-1"), None));
+        for (bad, said) in [
+            ("", "not valid JSON"),
+            ("[]", "a JSON object"),
+            (r#"{"type":"subscribe"}"#, "type and channel"),
+            (r#"{"type":1,"channel":"a"}"#, "type must be a string"),
+            (r#"{"type":"subscribe","chanel":"a"}"#, "the members are"),
+        ] {
+            let error = Asked::parse(bad.as_bytes()).err().expect(bad).to_string();
+            assert!(error.contains(said), "{bad}: {error}");
+        }
+    }
+}
