@@ -313,6 +313,13 @@ async fn a_gateway_that_stops_ends_its_streams_and_says_when_to_come_back() {
 async fn plain_publishers_are_heard_once_beside_messages_with_positions() {
     let kit = Kit::start().await;
     let mut stream = Sse::open(kit.gateway.url("/v1/channels/task:pubsub:channel/stream"), None).await;
+    // Until then what is published comes out of the history, and what is not kept does not come
+    eventually("both are heard", || async {
+        let live = "galley:{ch:task:pubsub:channel}:live";
+        let counts = kit.command(&["PUBSUB", "NUMSUB", "task:pubsub:channel", live]).await;
+        (format!("{counts:?}").matches("int(1)").count() == 2).then_some(())
+    })
+    .await;
     for round in 0..5 {
         publish(&kit, "task:pubsub:channel", &format!("ours {round}")).await;
         kit.command(&["PUBLISH", "task:pubsub:channel", &format!("theirs {round}")]).await;

@@ -1,6 +1,11 @@
-//! How many read each channel at all gateways together: every gateway notes for the others how many read here.
+//! Who reads: how many there are here, of whom there may be so many, and how many read each channel at all gateways together: every
+//! gateway notes that for the others.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -46,16 +51,17 @@ impl ChannelHub {
 impl Inner {
     /// Notes how many read here until the hub stops; then nobody does.
     pub(super) async fn note_readers(&self) {
-        let (mut noted, mut say_at) = (None, Instant::now());
+        let (mut noted, mut say_at) = (Some(Readers::new()), Instant::now());
         while self.stop.run_until_cancelled(tokio::time::sleep(NOTE_EVERY)).await.is_some() {
             let news = self.news(noted.as_ref());
-            if noted.is_some() && news.is_empty() && Instant::now() < say_at {
+            // Where nobody reads there is nothing to say
+            let is_whole = noted.as_ref().is_none_or(Readers::is_empty);
+            if noted.is_some() && news.is_empty() && (is_whole || Instant::now() < say_at) {
                 continue;
             }
-            let is_whole = noted.is_none();
             match self.redis.note_readers(&self.id, &news, is_whole).await {
                 Ok(is_known) if is_known || is_whole => {
-                    let noted: &mut Readers = noted.get_or_insert_default();
+                    let noted = noted.get_or_insert_default();
                     noted.extend(news);
                     noted.retain(|_, readers| *readers > 0);
                     say_at = Instant::now() + SAY_EVERY;
@@ -82,6 +88,33 @@ impl Inner {
             news.extend(gone.into_iter().map(|channel| (channel, 0)));
         }
         news
+    }
+}
+
+impl Inner {
+    /// One more reader, if there may be one.
+    pub(super) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
+        let most = self.settings.max_readers;
+        let taken = self.readers.fetch_update(SeqCst, SeqCst, |count| (count < most).then_some(count + 1));
+        taken.is_ok().then(|| {
+            self.show_readers();
+            Seat(self.clone())
+        })
+    }
+
+    fn show_readers(&self) {
+        let count = self.readers.load(SeqCst);
+        metrics::gauge!("galley_channel_readers").set(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
+/// A reader's place among those that may be.
+pub(super) struct Seat(Arc<Inner>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, SeqCst);
+        self.0.show_readers();
     }
 }
 

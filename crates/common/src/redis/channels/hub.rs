@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -25,7 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::ring::{Budget, Ring, Shown};
+use super::{
+    plain::Plain,
+    ring::{Budget, Ring, Shown},
+};
 use crate::{
     message::{Position, Stored, plain_to_json},
     name::ChannelName,
@@ -78,8 +80,8 @@ pub(super) struct Followed {
     pub(super) name: ChannelName,
     ring: Mutex<Ring>,
     readers: Mutex<(usize, Instant)>,
-    /// The message that comes next on the bare name is the one that was just heard with its position.
-    owed: Mutex<Option<u64>>,
+    /// Whoever holds the ring may take this, not the other way round.
+    plain: Mutex<Plain>,
 }
 
 /// A reader's hold on a channel.
@@ -108,8 +110,8 @@ impl Followed {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn owed(&self) -> MutexGuard<'_, Option<u64>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn plain(&self) -> MutexGuard<'_, Plain> {
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,21 +165,23 @@ impl Inner {
 
     /// Follows a channel for one more reader.
     pub(super) fn follow(&self, name: &ChannelName) -> Hold {
+        let is_plain = self.settings.plain.contains(name);
         let mut all = self.followed();
         let new = || {
             Arc::new(Followed {
                 name: name.clone(),
                 ring: Mutex::new(Ring::new(self.budget.clone())),
                 readers: Mutex::new((0, Instant::now())),
-                owed: Mutex::default(),
+                plain: Mutex::new(Plain::new(is_plain)),
             })
         };
         let followed = all.entry(name.clone()).or_insert_with(new).clone();
         followed.readers().0 += 1;
-        if self.settings.plain.contains(name) {
+        self.channels.add(keys::live(name));
+        // After that: a message that is heard without its position is told as somebody else's
+        if is_plain {
             self.channels.add(name.to_string());
         }
-        self.channels.add(keys::live(name));
         drop(all);
         Hold(followed)
     }
@@ -211,14 +215,14 @@ impl Inner {
                 }
                 heard = inbox.recv() => heard,
             };
+            // What found no room is in the history. Before the rest is looked at: it may be a copy of that
+            self.look(&inbox.take_missed());
             match heard {
                 Some(Heard::Message { channel, payload }) => self.hear(&channel, &payload),
                 Some(Heard::Subscribed(channels)) => self.look(&channels),
                 Some(Heard::Lost) => metrics::counter!("galley_subscriptions_lost_total").increment(1),
                 None => return,
             }
-            // What found no room is in the history
-            self.look(&inbox.take_missed());
         }
     }
 
@@ -243,7 +247,7 @@ impl Inner {
         let Some(name) = keys::channel_of_live(channel) else { return self.hear_plain(channel, payload) };
         let Some(followed) = self.followed().get(&name).cloned() else { return };
         let Some(message) = Stored::from_frame(payload) else { return };
-        *followed.owed() = Some(fingerprint(&message.body));
+        followed.plain().heard(&message.body);
         let position = message.position;
         let mut ring = followed.ring();
         let is_next = !ring.is_under_repair && ring.head.is_some_and(|head| position == head.next());
@@ -263,12 +267,17 @@ impl Inner {
         else {
             return;
         };
-        if followed.owed().take() == Some(fingerprint(payload)) {
+        if followed.plain().is_copy(payload) {
             return;
         }
         let json = plain_to_json(&followed.name, payload, local_now());
-        followed.ring().push(Arc::new(Shown::new(followed.name.clone(), None, &json)));
-        followed.tell();
+        let shown = Arc::new(Shown::new(followed.name.clone(), None, &json));
+        let mut ring = followed.ring();
+        if !(ring.is_under_repair && followed.plain().hold(payload, &shown)) {
+            ring.push(shown);
+            drop(ring);
+            followed.tell();
+        }
     }
 
     /// Reads in the history what may be missing, unless that is under way.
@@ -311,6 +320,7 @@ impl Inner {
                 Some(head) => {
                     let page = self.redis.channel_page(&followed.name, head, REPAIR_PAGE).await?;
                     let mut ring = followed.ring();
+                    page.messages.iter().for_each(|message| followed.plain().read(&message.body));
                     if page.gap(head).is_some() {
                         ring.begin(page.after);
                     } else {
@@ -324,6 +334,9 @@ impl Inner {
             let mut ring = followed.ring();
             if !is_more && ring.wanted.is_none_or(|wanted| wanted != Position::START && Some(wanted) <= ring.head) {
                 ring.is_under_repair = false;
+                followed.plain().take_held().for_each(|shown| ring.push(shown));
+                drop(ring);
+                followed.tell();
                 return Ok(());
             }
         }
@@ -365,40 +378,9 @@ impl Inner {
             Err(error) => note_interruption("listing channels", &error),
         }
     }
-
-    /// One more reader, if there may be one.
-    pub(super) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
-        let most = self.settings.max_readers;
-        let taken = self.readers.fetch_update(SeqCst, SeqCst, |count| (count < most).then_some(count + 1));
-        taken.is_ok().then(|| {
-            self.show_readers();
-            Seat(self.clone())
-        })
-    }
-
-    fn show_readers(&self) {
-        let count = self.readers.load(SeqCst);
-        metrics::gauge!("galley_channel_readers").set(u32::try_from(count).unwrap_or(u32::MAX));
-    }
-}
-
-/// A reader's place among those that may be.
-pub(super) struct Seat(Arc<Inner>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.readers.fetch_sub(1, SeqCst);
-        self.0.show_readers();
-    }
 }
 
 pub(super) fn shown(channel: &ChannelName, message: &Stored) -> Arc<Shown> {
     let json = message.to_json(channel);
     Arc::new(Shown::new(channel.clone(), Some(message.position), &json))
-}
-
-fn fingerprint(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
 }

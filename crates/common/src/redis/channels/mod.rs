@@ -3,12 +3,14 @@
 //!
 //! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
 //! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
-//! for many readers, `reader` is one of these, `audience` counts them. `retention` trims histories.
+//! for many readers, `reader` is one of these, `audience` counts them, `plain` tells apart
+//! what comes on the bare name. `retention` trims histories.
 
 mod audience;
 mod cursor;
 mod history;
 mod hub;
+mod plain;
 mod reader;
 mod registry;
 mod retention;

@@ -10,8 +10,9 @@ use std::{
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
+    audience::Seat,
     cursor::{Cursor, Told},
-    hub::{ChannelHub, Hold, Inner, Seat},
+    hub::{ChannelHub, Hold, Inner},
 };
 use crate::{
     message::{ChannelPattern, Position, Resume},
