@@ -79,7 +79,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// The members of a JSON object in their order, each value still the bytes that came.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Object<'a> {

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{Begin, Filter, Mode, Ordering, Selection, State, Subscription, written::WrittenTarget};
 use crate::{
     job::Policy,
-    json,
+    json::{self, Object, ObjectWriter},
     message::Position,
     name::{SubscriptionName, quoted},
     time::{self, Millis},
@@ -190,7 +190,6 @@ impl Request {
         let ack_deadline_ms = written.ack_deadline_ms.unwrap_or(DEFAULT_ACK_DEADLINE_MS);
         within("ack_deadline_ms", ack_deadline_ms, &ACK_DEADLINES_MS)?;
         let max_in_flight = within("max_in_flight", written.max_in_flight.unwrap_or(DEFAULT_IN_FLIGHT), &AT_ONCE)?;
-        let default_retry = || RawValue::from_string(DEFAULT_RETRY.to_owned()).unwrap_or_default();
         Ok(Subscription {
             deliver: deliver.checked(before.map(|before| &before.deliver), ack_deadline_ms, now)?,
             description: written.description,
@@ -200,7 +199,7 @@ impl Request {
             ordering,
             ack_deadline_ms,
             max_in_flight,
-            retry: written.retry.unwrap_or_else(default_retry),
+            retry: with_defaults(written.retry.as_deref()),
             state: before.map_or(State::Active, |before| before.state),
             reason: before.and_then(|before| before.reason.clone()),
             begin: before.map_or(start.begin(now), |before| before.begin),
@@ -211,6 +210,22 @@ impl Request {
             name,
         })
     }
+}
+
+/// A retry policy in which every member that is not given is what subscriptions have, not what jobs have: nobody waits for a message,
+/// so one that was tried in vain must not vanish.
+fn with_defaults(given: Option<&RawValue>) -> Box<RawValue> {
+    let given: Object = given.and_then(|given| serde_json::from_str(given.get()).ok()).unwrap_or_default();
+    let usual: Object = serde_json::from_str(DEFAULT_RETRY).unwrap_or_default();
+    let mut retry = ObjectWriter::default();
+    for (name, value) in given.iter().filter(|(_, value)| value.get() != "null") {
+        retry.raw(name, value.get());
+    }
+    let is_given = |name: &str| given.get(name).is_some_and(|value| value.get() != "null");
+    for (name, value) in usual.iter().filter(|(name, _)| !is_given(name)) {
+        retry.raw(name, value.get());
+    }
+    RawValue::from_string(retry.finish()).unwrap_or_default()
 }
 
 fn read_filter(raw: &RawValue) -> Result<Filter, Refused> {
@@ -271,6 +286,10 @@ mod tests {
         let target = http(&made);
         assert_eq!((target.timeout_ms, target.concurrency, target.secrets.len()), (15_000, 16, 1));
         assert!(target.secrets[0].parse::<crate::push::Secret>().is_ok(), "a secret is made");
+        let retry = r#"{"channels":["a"],"deliver":{"log":{}},"retry":{"max_attempts":3,"max_interval":null}}"#;
+        let policy = parse(retry).expect("allowed").policy();
+        let usual = Policy { max_attempts: 3, ..made.policy() };
+        assert_eq!(policy, usual, "what is not said of retries is as usual, too");
         let short = r#"{"channels":["a"],"deliver":{"http":{"url":"https://a.test/x"}},"ack_deadline_ms":2000}"#;
         assert_eq!(http(&parse(short).expect("allowed")).timeout_ms, 2_000);
     }

@@ -208,6 +208,68 @@ async fn attempts_are_counted_on_when_a_message_of_a_broadcast_goes_on_as_a_job(
 }
 
 #[tokio::test]
+async fn messages_of_a_broadcast_that_fail_one_after_the_other_all_become_jobs() {
+    let (kit, _worker) = started().await;
+    // As many in a row as a target may have before it is left alone: the second message is in the middle of its attempts then
+    let receiver = Receiver::start((0..5).map(|_| Reply::new(500, "", ""))).await;
+    let mut retry: Value = serde_json::from_str(SOON).expect("JSON");
+    retry["max_attempts"] = json!(20);
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "all", &json!({ "channels": ["c"], "mode": "broadcast", "deliver": target, "retry": retry })).await;
+    for body in ["0", "1"] {
+        publish(&kit, "c", "text/plain", body).await;
+    }
+    figure(&kit, "all", "retrying", 2).await;
+    figure(&kit, "all", "lag", 0).await;
+    assert_eq!(receiver.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_was_refused_for_good_has_all_its_attempts_when_it_is_tried_again() {
+    let (kit, _worker) = started().await;
+    let replies = [Reply::new(422, "", "no"), Reply::new(503, "", "not now"), Reply::ok("1")];
+    let receiver = Receiver::start(replies).await;
+    let retry: Value = serde_json::from_str(SOON).expect("JSON");
+    let target = json!({ "http": { "url": receiver.url("/") } });
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry })).await;
+    publish(&kit, "c", "text/plain", "it").await;
+    figure(&kit, "hook", "dead", 1).await;
+    let dead: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
+    let (id, errors) = (dead["jobs"][0]["id"].as_str().expect("an id"), &dead["jobs"][0]["errors"]);
+    assert_eq!(errors.as_array().map(Vec::len), Some(1), "the refusal, and nothing made up: {errors}");
+    assert!(kit.post(&format!("/ojs/v1/dead-letter/{id}/retry"), &json!({})).await.status().is_success());
+    kit.reaches(id, "completed").await;
+    assert_eq!(receiver.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_target_that_has_failed_for_too_long_is_given_up_with_an_event() {
+    let (kit, _worker) = started().await;
+    let receiver = Receiver::start([Reply::new(500, "", "")]).await;
+    put(&kit, "hook", &json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/") } } })).await;
+    // As if nothing but failures had been seen for five days
+    kit.command(&["HSET", "galley:sub:hook", "failing", "1000"]).await;
+    publish(&kit, "c", "text/plain", "it").await;
+    let reason = eventually("it is disabled", || async {
+        let answer: Value = kit.get("/v1/subscriptions/hook").await.json().await.expect("JSON");
+        let is_disabled = answer["subscription"]["state"] == "disabled";
+        is_disabled.then(|| answer["subscription"]["reason"].as_str().map(ToOwned::to_owned))?
+    })
+    .await;
+    assert_eq!(reason, "nothing but failures for 120 hours");
+    has_event(&kit, "subscription.disabled").await;
+}
+
+async fn has_event(kit: &Kit, kind: &str) {
+    eventually("an event says so", || async {
+        let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
+        let events = events["events"].as_array().cloned().unwrap_or_default();
+        events.iter().any(|event| event["type"] == kind).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone_disables() {
     let (kit, _worker) = started().await;
     let receiver = Receiver::start([Reply::new(422, "", "no"), Reply::new(410, "", "gone"), Reply::ok("1")]).await;
@@ -222,12 +284,7 @@ async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone
         (answer["subscription"]["state"] == "disabled").then_some(())
     })
     .await;
-    eventually("an event says so", || async {
-        let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
-        let events = events["events"].as_array().cloned().unwrap_or_default();
-        events.iter().any(|event| event["type"] == "subscription.disabled").then_some(())
-    })
-    .await;
+    has_event(&kit, "subscription.disabled").await;
     publish(&kit, "c", "text/plain", "later").await;
     figure(&kit, "hook", "lag", 1).await;
     assert!(kit.post("/v1/subscriptions/hook/resume", &json!({})).await.status().is_success());

@@ -8,8 +8,8 @@ use std::{
 };
 
 use common::{
-    job::{Advice, Policy, Verdict},
-    message::{Position, Stored},
+    job::{Advice, Failure as Recorded, Policy, Verdict},
+    message::{Position, Stored, continuity::Gap},
     name::ChannelName,
     redis::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint},
     time::Millis,
@@ -46,6 +46,8 @@ struct Place {
     positions: BTreeMap<ChannelName, Position>,
     /// Channels in which that is not noted yet.
     changed: BTreeSet<ChannelName>,
+    /// The gap that was told last, if its next message has not been delivered yet.
+    told: BTreeMap<ChannelName, Gap>,
     /// When it was there first.
     there_since: Millis,
     delivered: u64,
@@ -56,7 +58,13 @@ impl Place {
     fn set(&mut self, channel: &ChannelName, position: Position) {
         if self.positions.insert(channel.clone(), position) != Some(position) {
             self.changed.insert(channel.clone());
+            self.told.remove(channel);
         }
+    }
+
+    /// Whether a gap was not told yet: one is found each time that its next message cannot be delivered.
+    fn is_news(&mut self, channel: &ChannelName, gap: &Gap) -> bool {
+        self.told.insert(channel.clone(), *gap) != Some(*gap)
     }
 }
 
@@ -214,7 +222,7 @@ impl Broadcast {
                 let _look = runner.look().await;
                 redis.channel_page(channel, after, AT_ONCE).await?
             };
-            if let Some(gap) = page.gap(after) {
+            if let Some(gap) = page.gap(after).filter(|gap| self.at().is_news(channel, gap)) {
                 runner.note_gap(channel, &gap);
             }
             for message in &page.messages {
@@ -252,22 +260,31 @@ impl Broadcast {
                     return None;
                 }
                 Err(NotDelivered::Abandoned) => return Some(Duration::from_secs(1)),
+                // Attempts that were made count: they must not begin anew each time that the target is left alone
+                Err(later @ NotDelivered::Later { .. }) if !failures.is_empty() => {
+                    return self.hand_on(Delivery { channel, message, attempt }, &later, failures).await;
+                }
                 Err(NotDelivered::Later { delay, .. }) => return Some(delay.min(LONGEST_LATER)),
                 Err(NotDelivered::Failed(failure)) => failure,
             };
             let Some(pause) = pause(&runner.subscription.policy(), &why, attempt) else {
-                let (delivery, why) = (Delivery { channel, message, attempt }, NotDelivered::Failed(why));
-                let is_kept = runner.hand_on(delivery, &why, failures, None).await;
-                if is_kept {
-                    self.at().set(channel, message.position);
-                }
-                return (!is_kept).then_some(Duration::from_secs(1));
+                let why = NotDelivered::Failed(why);
+                return self.hand_on(Delivery { channel, message, attempt }, &why, failures).await;
             };
             failures.push(recorded(&why, attempt));
             if runner.pause(pause).await.is_none() {
                 return Some(pause);
             }
         }
+    }
+
+    /// Lets a message go on as a job, after earlier failures; a pause when that cannot be done.
+    async fn hand_on(&self, delivery: Delivery<'_>, why: &NotDelivered, earlier: Vec<Recorded>) -> Option<Duration> {
+        let is_kept = self.runner.hand_on(delivery, why, earlier, None).await;
+        if is_kept {
+            self.at().set(delivery.channel, delivery.message.position);
+        }
+        (!is_kept).then_some(Duration::from_secs(1))
     }
 
     fn passed(&self, channel: &ChannelName, position: Position, is_delivered: bool) {

@@ -105,14 +105,18 @@ enum Step {
 }
 
 async fn attempt(runner: &Runner, claimed: Claimed) {
-    let attempt = claimed.job.history.current_attempt();
+    let history = &claimed.job.history;
+    let attempt = history.current_attempt();
     let redelivery = claimed.job.envelope.parts().ok().and_then(|parts| Redelivery::from_args(parts.args));
     let step = match redelivery {
         None => {
             let (code, message) = ("invalid_message", "the arguments of this job are not a message of a subscription");
             Step::Fail(Recorded::new(code, code, message, attempt, local_now()), Advice::Never)
         }
-        Some(redelivery) if redelivery.is_hopeless && claimed.job.history.failures > 0 => Step::GiveUp,
+        // Not when somebody wanted it to be tried again since: then attempts were begun here
+        Some(redelivery) if redelivery.is_hopeless && history.failures > 0 && history.started_at.is_none() => {
+            Step::GiveUp
+        }
         Some(redelivery) => match runner.deliver(&redelivery.channel, &redelivery.message, attempt).await {
             Ok(()) => Step::Complete,
             Err(NotDelivered::Later { delay, .. }) => Step::PutBack(delay),
