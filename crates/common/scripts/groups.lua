@@ -1,4 +1,4 @@
--- Fields of what Redis says of each group of a history, by name.
+-- What Redis says of each group of a history: its fields.
 local function groups_of(history)
   local found = {}
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', history)) do

@@ -1,11 +1,15 @@
+-- What each group of a history was given last.
+local function last_given(history)
+  local given = {}
+  for _, group in ipairs(groups_of(history)) do given[group['name']] = group['last-delivered-id'] end
+  return given
+end
+
 -- Lets a subscription read a channel, behind a position if it was not there before: a cursor or a group that is there stays where it
 -- is, and a cursor that is gone is made again where the group is, which knows what was handed out as well.
 -- Returns its `position`, whether the cursor `is_new` and whether the group `is_made`; or nothing and an error of Redis.
-local function join_group(history, state, cursor, group, position, ttl_ms)
-  for _, outlived in ipairs(groups_of(history)) do
-    if outlived['name'] == group then position = outlived['last-delivered-id'] end
-  end
-  local is_new = redis.call('HSETNX', cursor, 'd', position) == 1
+local function join_group(history, state, cursor, group, position, ttl_ms, given)
+  local is_new = redis.call('HSETNX', cursor, 'd', given[group] or position) == 1
   position = redis.call('HGET', cursor, 'd')
   redis.call('PEXPIRE', cursor, ttl_ms)
   -- Spares what the group needs from trimming

@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua
 -- Notes how many read which channels at a gateway.
 -- KEYS: 1 its readers, 2 gateways
 -- ARGV: 1 gateway, 2 how long that counts in ms, 3 1 if these are all channels, 4.. channels and how many read them
