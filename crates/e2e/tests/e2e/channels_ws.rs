@@ -1,6 +1,6 @@
 //! Channels over a WebSocket.
 
-use e2e::{LIMIT, RedisServer, Service};
+use e2e::{LIMIT, RedisServer, Service, eventually};
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -33,13 +33,16 @@ impl Socket {
 
     /// The next frame that says something; none when the server closes.
     async fn next(&mut self) -> Option<Value> {
-        loop {
-            match tokio::time::timeout(LIMIT, self.0.next()).await.expect("in time")?.expect("no broken connection") {
-                Message::Text(text) => return Some(serde_json::from_str(&text).expect("JSON")),
-                Message::Close(_) => return None,
-                _ => {}
+        let next = async {
+            loop {
+                match self.0.next().await?.expect("no broken connection") {
+                    Message::Text(text) => return Some(serde_json::from_str(&text).expect("JSON")),
+                    Message::Close(_) => return None,
+                    _ => {}
+                }
             }
-        }
+        };
+        tokio::time::timeout(LIMIT, next).await.expect("in time")
     }
 
     /// Why the server closes.
@@ -162,6 +165,62 @@ async fn a_client_with_a_window_gets_no_more_than_it_has_acknowledged_room_for()
 }
 
 #[tokio::test]
+async fn a_client_who_takes_nothing_is_cut_off_and_few_bytes_wait_for_it() {
+    let variables = [("GALLEY__CHANNELS__STALL_MS", "1500"), ("GALLEY__CHANNELS__RING_BYTES", "1000000")];
+    let kit = Kit::with(RedisServer::start(), &variables).await;
+    let mut slow = Socket::open(&kit.gateway).await;
+    slow.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    let mut quick = Socket::open(&kit.gateway).await;
+    quick.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    // More than all buffers on the way hold
+    let body = "x".repeat(1_000_000);
+    for _ in 0..30 {
+        publish(&kit, "a", &body).await;
+        assert_eq!(quick.expect("message").await["data"], json!(body));
+    }
+    has_readers(&kit, "a", 1).await;
+    // What was on its way, and no more: the kernel's buffers and a few messages
+    let mut taken = 0;
+    while let Ok(Some(Ok(Message::Text(_)))) = tokio::time::timeout(LIMIT, slow.0.next()).await {
+        taken += 1;
+    }
+    assert!(taken < 20, "{taken} messages were gathered for it");
+}
+
+#[tokio::test]
+async fn a_client_who_leaves_pings_unanswered_is_told_so_and_left() {
+    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")]).await;
+    publish(&kit, "a", "x").await;
+    let mut socket = Socket::open(&kit.gateway).await;
+    socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
+    has_readers(&kit, "a", 1).await;
+    // Nobody reads on this side, so nothing is answered
+    has_readers(&kit, "a", 0).await;
+    assert_eq!(socket.end().await, Some(CloseCode::Policy));
+}
+
+#[tokio::test]
+async fn a_position_that_is_not_known_is_told_as_a_gap_as_in_event_streams() {
+    let kit = Kit::start().await;
+    publish(&kit, "a", "1").await;
+    let mut socket = Socket::open(&kit.gateway).await;
+    let asked = json!({ "type": "subscribe", "channel": "a", "after": "9999999999999-0" });
+    assert_eq!(socket.ask(&asked).await["type"], "subscribed");
+    let gap = socket.expect("gap").await;
+    assert_eq!((&gap["channel"], &gap["from"]), (&json!("a"), &json!("9999999999999-0")));
+    publish(&kit, "a", "2").await;
+    assert_eq!(socket.expect("message").await["data"], "2");
+}
+
+async fn has_readers(kit: &Kit, channel: &str, readers: u64) {
+    eventually(&format!("{readers} readers"), || async {
+        let shown: Value = kit.get(&format!("/v1/channels/{channel}")).await.json().await.ok()?;
+        (shown["channel"]["readers"] == readers).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
     let kit = Kit::start().await;
     let mut socket = Socket::open(&kit.gateway).await;
@@ -169,7 +228,7 @@ async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
         ("no", "not valid JSON"),
         (r#"{"type":"subscribe"}"#, "type and channel"),
         (r#"{"type":"shout","channel":"a"}"#, "subscribe, unsubscribe or ack"),
-        (r#"{"type":"ack","channel":"a","id":"1-0"}"#, "/v1/ws?window"),
+        (r#"{"type":"ack","channel":"a","id":"1-0"}"#, "not subscribed"),
         (r#"{"type":"ack","channel":"a"}"#, "id of a message"),
         (r#"{"type":"subscribe","channel":"a b"}"#, "channel must match"),
         (r#"{"type":"subscribe","channel":"a","after":"x"}"#, "position must"),
@@ -184,6 +243,8 @@ async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
     }
     let answer = socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
     assert_eq!(answer["type"], "subscribed");
+    let answer = socket.ask(&json!({ "type": "ack", "channel": "a", "id": "1-0" })).await;
+    assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("/v1/ws?window")), "{answer}");
     socket.send(&"x".repeat(20_000)).await;
     assert_eq!(socket.end().await, Some(CloseCode::Size));
 }

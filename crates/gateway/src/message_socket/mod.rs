@@ -2,6 +2,7 @@
 //! are JSON text. What the client does not take is not gathered for it.
 
 mod asked;
+mod outbox;
 mod window;
 
 use std::{future::Future, io, time::Duration};
@@ -15,8 +16,11 @@ use common::{
 };
 use tokio::time::Instant;
 
-pub(crate) use self::window::{LARGEST_WINDOW, Window};
 use self::{asked::Asked, window::NotSent};
+pub(crate) use self::{
+    outbox::Outbox,
+    window::{LARGEST_WINDOW, Window},
+};
 use crate::{
     error::{ApiError, Code},
     routes::parse_since,
@@ -28,12 +32,15 @@ use crate::{
 pub(crate) const FRAME_LIMIT_BYTES: usize = 16 * 1024;
 /// Pings that may go unanswered.
 const SILENT_PINGS: u32 = 2;
+/// A window that is full for so long has nothing kept ready for it.
+const REST_AFTER: Duration = Duration::from_secs(2);
 
 /// An open connection.
 pub(crate) struct MessageSocket {
     pub(crate) services: Services,
     pub(crate) reader: Reader,
     pub(crate) session: Session,
+    pub(crate) outbox: Outbox,
     /// None: whatever it takes.
     pub(crate) window: Option<Window>,
 }
@@ -60,8 +67,15 @@ impl MessageSocket {
         tokio::pin!(ping);
         let mut silent_pings = 0;
         let stopping = self.services.stopping.clone();
+        let rest = tokio::time::sleep(REST_AFTER);
+        tokio::pin!(rest);
+        let mut was_full = false;
         let over = loop {
             let is_full = self.window.as_ref().is_some_and(Window::is_full);
+            if is_full && !was_full {
+                rest.as_mut().reset(Instant::now() + REST_AFTER);
+            }
+            was_full = is_full;
             let result = tokio::select! {
                 frame = frames.recv() => {
                     silent_pings = 0;
@@ -73,6 +87,10 @@ impl MessageSocket {
                 }
                 told = self.reader.next(), if !is_full => self.tell(&told).await,
                 () = stopping.cancelled(), if is_full => self.tell(&Told::Stopped).await,
+                () = &mut rest, if is_full && !rest.is_elapsed() => {
+                    self.reader.rest();
+                    Ok(())
+                }
                 () = &mut ping => {
                     ping.as_mut().reset(Instant::now() + every);
                     silent_pings += 1;
@@ -100,7 +118,12 @@ impl MessageSocket {
     }
 
     async fn say(&mut self, json: String) -> Result<(), Over> {
-        self.send(async |session| session.text(json).await).await
+        let outbox = self.outbox.clone();
+        self.send(async |session| {
+            outbox.put(json.len()).await;
+            session.text(json).await
+        })
+        .await
     }
 
     async fn tell(&mut self, told: &Told) -> Result<(), Over> {
@@ -160,6 +183,9 @@ impl MessageSocket {
     fn acknowledge(&mut self, asked: &Asked) -> Result<(), ApiError> {
         let (channel, id) = (asked.channel.parse::<ChannelName>()?, asked.id.as_deref());
         let id: Position = id.ok_or_else(|| ApiError::invalid("an ack must have the id of a message"))?.parse()?;
+        if !self.reader.positions().contains_key(&channel) {
+            return Err(not_subscribed(channel.as_str()));
+        }
         let Some(window) = &mut self.window else {
             let message =
                 format!("nothing is to be acknowledged without a window: /v1/ws?window=1 to {LARGEST_WINDOW}");
@@ -202,7 +228,7 @@ impl MessageSocket {
         };
         match left {
             Left::Left => {}
-            Left::NotRead => return Err(ApiError::new(Code::NotFound, format!("{channel} is not subscribed"))),
+            Left::NotRead => return Err(not_subscribed(channel)),
             Left::TooMany => {
                 let message = format!("at most {MOST_LEFT} channels of patterns may be left: leave the pattern");
                 return Err(ApiError::invalid(message));
@@ -232,6 +258,10 @@ fn unreadable(error: &ProtocolError) -> Over {
         }
         _ => Over::Closing(CloseCode::Protocol, "a frame that cannot be read"),
     }
+}
+
+fn not_subscribed(channel: &str) -> ApiError {
+    ApiError::new(Code::NotFound, format!("{channel} is not subscribed"))
 }
 
 fn refusal(error: &ApiError, channel: Option<&str>) -> String {

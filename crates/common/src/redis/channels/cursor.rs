@@ -91,6 +91,16 @@ impl Cursor {
         !self.pending.is_empty() || matches!(self.source, Source::Reading(_))
     }
 
+    /// Keeps nothing ready of what was read and not told: it is read again when somebody asks.
+    pub(super) fn rest(&mut self) {
+        // Behind a gap without a message it has moved on: nobody would find that gap again
+        let is_gap_alone = matches!(self.pending.make_contiguous(), [Told::Gap { .. }]);
+        if self.has_page() && !is_gap_alone {
+            self.pending = VecDeque::new();
+            self.source = Source::History;
+        }
+    }
+
     /// What comes next. Whoever polled last is woken when there may be something, and when the hub stops; but not when it would
     /// have to read a page and may not.
     pub(super) fn poll_next(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<Told> {

@@ -2,6 +2,7 @@
 
 use actix_web::{
     HttpRequest,
+    body::MessageBody,
     http::header::{self, HeaderMap},
     rt, web,
 };
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use super::reader;
 use crate::{
     error::{ApiError, Code},
-    message_socket::{FRAME_LIMIT_BYTES, LARGEST_WINDOW, MessageSocket, Window},
+    message_socket::{FRAME_LIMIT_BYTES, LARGEST_WINDOW, MessageSocket, Outbox, Window},
     routes::{Answer, bounded},
     startup::Services,
 };
@@ -42,9 +43,11 @@ pub(crate) async fn connect(
         .map_err(|_| ApiError::invalid("this path is for WebSocket: send the headers of its handshake"))?;
     let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
     let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
-    let socket = MessageSocket { services: services.get_ref().clone(), reader, session, window };
+    let outbox = Outbox::default();
+    let socket =
+        MessageSocket { services: services.get_ref().clone(), reader, session, outbox: outbox.clone(), window };
     rt::spawn(socket.run(frames));
-    Ok(response)
+    Ok(response.map_body(|_, body| outbox.watch(body).boxed()))
 }
 
 /// Browsers say where a page comes from; programs do not. Pages of those other sites may come.
