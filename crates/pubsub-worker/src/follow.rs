@@ -1,47 +1,86 @@
 //! Hearing channels: every replica hears every message, whoever published it, and logs it in the seed's words.
 //!
 //! Redis forgets subscribers that are away, so what is published during a gap is not heard here. The gap itself is
-//! never silent: it is logged, counted, and shown in readiness.
+//! never silent: it is logged, counted, and shown in readiness. So is a connection that is open and hears nothing.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
 
 use common::{
     name::ChannelName,
     redis::{
         Redis,
-        subscriber::{Heard, subscribe},
+        subscriber::{Heard, Inbox, Probe, subscribe_with_probe},
     },
-    settings::PubsubWorkerSettings,
+    settings::Settings,
 };
 use tokio_util::sync::CancellationToken;
 
-/// Follows channels until `stop` is cancelled and what was heard before is handled.
-pub(crate) async fn run(redis: &Redis, settings: &PubsubWorkerSettings, hearing: &AtomicBool, stop: CancellationToken) {
-    if settings.channels.is_empty() {
-        stop.cancelled().await;
-        return;
+/// The subscription to the worker's channels.
+pub(crate) struct Following {
+    names: Vec<String>,
+    heard: Inbox,
+    state: Hearing,
+}
+
+/// Whether they are heard. Clone it freely.
+#[derive(Clone)]
+pub(crate) struct Hearing {
+    is_subscribed: Arc<AtomicBool>,
+    probe: Probe,
+}
+
+impl Hearing {
+    /// Why they are not; none if they are.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let is_subscribed = self.is_subscribed.load(SeqCst);
+        if is_subscribed { self.probe.trouble() } else { Some("not subscribed at the moment".to_owned()) }
     }
-    let channels: Vec<String> = settings.channels.iter().map(ChannelName::to_string).collect();
-    let mut heard = subscribe(redis, channels.clone(), settings.buffer_messages, stop);
-    let mut lost_before = false;
-    // Ends when the subscription has stopped and its last message is taken
-    while let Some(heard) = heard.recv().await {
-        match heard {
-            Heard::Subscribed(_) if lost_before => {
-                tracing::info!(?channels, "subscribed again; messages in between were not heard");
-            }
-            Heard::Subscribed(_) => tracing::info!(?channels, "subscribed"),
-            Heard::Lost => {
-                tracing::warn!(?channels, "subscription lost, subscribing again");
-                metrics::counter!("galley_subscriptions_lost_total").increment(1);
-                lost_before = true;
-            }
-            Heard::Message { ref channel, ref payload } => handle(channel, payload),
+}
+
+impl Following {
+    /// Subscribes to them until `stop` is cancelled; none if there are none.
+    pub(crate) fn start(redis: &Redis, settings: &Settings, stop: CancellationToken) -> Option<Self> {
+        let worker = &settings.pubsub_worker;
+        let names: Vec<String> = worker.channels.iter().map(ChannelName::to_string).collect();
+        if names.is_empty() {
+            return None;
         }
-        match heard {
-            Heard::Subscribed(_) => hearing.store(true, SeqCst),
-            Heard::Lost => hearing.store(false, SeqCst),
-            Heard::Message { .. } => {}
+        let (channels, heard, probe) =
+            subscribe_with_probe(redis, worker.buffer_messages, settings.channels.probe, stop);
+        channels.add_all(names.clone());
+        Some(Self { names, heard, state: Hearing { is_subscribed: Arc::default(), probe } })
+    }
+
+    pub(crate) fn hearing(&self) -> Hearing {
+        self.state.clone()
+    }
+
+    /// Ends when the subscription has stopped and its last message is handled.
+    pub(crate) async fn run(mut self) {
+        let (channels, is_subscribed) = (&self.names, &self.state.is_subscribed);
+        let mut lost_before = false;
+        while let Some(heard) = self.heard.recv().await {
+            match heard {
+                Heard::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
+                Heard::Subscribed(_) => {
+                    if lost_before {
+                        tracing::info!(?channels, "subscribed again; messages in between were not heard");
+                    } else {
+                        tracing::info!(?channels, "subscribed");
+                    }
+                    is_subscribed.store(true, SeqCst);
+                }
+                Heard::Lost => {
+                    tracing::warn!(?channels, "subscription lost, subscribing again");
+                    metrics::counter!("galley_subscriptions_lost_total").increment(1);
+                    is_subscribed.store(false, SeqCst);
+                    lost_before = true;
+                }
+                Heard::Message { ref channel, ref payload } => handle(channel, payload),
+            }
         }
     }
 }

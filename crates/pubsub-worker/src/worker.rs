@@ -1,9 +1,6 @@
 //! One process: it hears its channels, delivers the messages of subscriptions, and shows whether it does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
-};
+use std::sync::Arc;
 
 use anyhow::Context;
 use common::{
@@ -25,7 +22,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commands, follow,
+    commands,
+    follow::{Following, Hearing},
     subscriptions::{self, Bell, LOOKS_AT_ONCE, Process, ROOM_KIB},
     targets::Means,
 };
@@ -37,9 +35,10 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let metrics = telemetry::start_metrics()?;
     let redis = Redis::new(&settings.redis)?;
     redis.check_at_start().await?;
+    let following = Following::start(&redis, &settings, stop.clone());
     // Nothing to hear is heard perfectly
-    let hearing = Arc::new(AtomicBool::new(worker.channels.is_empty()));
-    let (server, address) = ops::serve(worker.listen, readiness(&redis, &hearing), metrics)
+    let hearing = following.as_ref().map(Following::hearing);
+    let (server, address) = ops::serve(worker.listen, readiness(&redis, hearing), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
     let (ops, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
@@ -52,7 +51,12 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let upkeep = vital("upkeep", tokio::spawn(upkeep), &stop);
     tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.now().len(), "pubsub-worker runs");
     let delivering = deliver(&settings, jobs, commands, stop.clone());
-    tokio::join!(follow::run(&redis, worker, &hearing, stop.clone()), delivering);
+    tokio::join!(delivering, async {
+        match following {
+            Some(following) => following.run().await,
+            None => stop.cancelled().await,
+        }
+    });
     reloading.await?;
     upkeep.await?;
     events.cancel();
@@ -64,16 +68,16 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
 }
 
 /// Ready as long as it hears its channels; where there are none, as long as Redis is fit.
-fn readiness(redis: &Redis, hearing: &Arc<AtomicBool>) -> Readiness {
-    let (hearing, redis_is_fit) = (hearing.clone(), ops::redis_is_fit(redis));
+fn readiness(redis: &Redis, hearing: Option<Hearing>) -> Readiness {
+    let redis_is_fit = ops::redis_is_fit(redis);
     Arc::new(move || {
-        let hears = hearing.load(SeqCst);
+        let trouble = hearing.as_ref().and_then(Hearing::trouble);
         let redis_is_fit = redis_is_fit.clone();
         Box::pin(async move {
-            if !hears {
-                return Err("not subscribed at the moment".to_owned());
+            match trouble {
+                Some(trouble) => Err(format!("channels are not heard: {trouble}")),
+                None => redis_is_fit().await,
             }
-            redis_is_fit().await
         })
     })
 }
@@ -90,7 +94,7 @@ async fn deliver(settings: &Settings, jobs: Jobs, commands: Arc<InForce<Commands
     let _end = until_the_end.clone().drop_guard();
     let process = Process {
         store: Subscriptions::new(&jobs, settings),
-        bell: Bell::hang(jobs.redis(), until_the_end.clone()),
+        bell: Bell::hang(jobs.redis(), settings.channels.probe, until_the_end.clone()),
         arrivals: Arrivals::open(&jobs, until_the_end),
         name: worker.name.clone(),
         worker: consumer(&worker.name),

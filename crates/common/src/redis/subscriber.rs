@@ -54,7 +54,15 @@ struct Wanted {
 impl Channels {
     /// Hears that one too from now on; [`Heard::Subscribed`] says when.
     pub fn add(&self, name: String) {
-        if self.names().insert(name) {
+        self.add_all([name]);
+    }
+
+    /// The same with several, which are heard from the same moment on.
+    pub fn add_all(&self, new: impl IntoIterator<Item = String>) {
+        let mut names = self.names();
+        let before = names.len();
+        names.extend(new);
+        if names.len() > before {
             self.0.changed.notify_one();
         }
     }
@@ -80,16 +88,18 @@ impl Channels {
 #[must_use]
 pub fn subscribe(redis: &Redis, channels: Vec<String>, buffer: usize, stop: CancellationToken) -> Inbox {
     let (wanted, heard) = subscribe_to_changing(redis, buffer, stop);
-    wanted.names().extend(channels);
-    wanted.0.changed.notify_one();
+    wanted.add_all(channels);
     heard
 }
 
 /// The same with channels that change. As long as there are none there is no connection.
 #[must_use]
 pub fn subscribe_to_changing(redis: &Redis, buffer: usize, stop: CancellationToken) -> (Channels, Inbox) {
-    start(redis, buffer, None, stop)
+    start(redis, buffer, (None, None), stop)
 }
+
+/// Looks at each message in the order in which they come, before anything is dropped; false for what nobody wants.
+pub(super) type Sieve = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
 
 /// The same with a probe every so often, so that there is always a connection.
 #[must_use]
@@ -99,14 +109,30 @@ pub fn subscribe_with_probe(
     every: Duration,
     stop: CancellationToken,
 ) -> (Channels, Inbox, Probe) {
+    subscribe_with_sieve(redis, buffer, every, None, stop)
+}
+
+/// The same without what a sieve takes out.
+pub(super) fn subscribe_with_sieve(
+    redis: &Redis,
+    buffer: usize,
+    every: Duration,
+    sieve: Option<Sieve>,
+    stop: CancellationToken,
+) -> (Channels, Inbox, Probe) {
     let probe = Probe::new();
-    let (channels, inbox) = start(redis, buffer, Some(probe.clone()), stop.clone());
+    let (channels, inbox) = start(redis, buffer, (Some(probe.clone()), sieve), stop.clone());
     channels.add(probe.channel().to_owned());
     tokio::spawn(probe.clone().run(redis.clone(), channels.clone(), every, stop));
     (channels, inbox, probe)
 }
 
-fn start(redis: &Redis, buffer: usize, probe: Option<Probe>, stop: CancellationToken) -> (Channels, Inbox) {
+fn start(
+    redis: &Redis,
+    buffer: usize,
+    checks: (Option<Probe>, Option<Sieve>),
+    stop: CancellationToken,
+) -> (Channels, Inbox) {
     let (slot, inbox) = inbox(buffer);
     let (redis, channels) = (redis.clone(), Channels::default());
     let wanted = channels.clone();
@@ -115,7 +141,7 @@ fn start(redis: &Redis, buffer: usize, probe: Option<Probe>, stop: CancellationT
         while !stop.is_cancelled() && !slot.is_closed() {
             let result = tokio::select! {
                 () = stop.cancelled() => return,
-                result = listen(&redis, &wanted, &slot, probe.as_ref(), &mut delays) => result,
+                result = listen(&redis, &wanted, &slot, &checks, &mut delays) => result,
             };
             let Err(error) = result else { return };
             tracing::debug!(%error, "subscription interrupted");
@@ -133,7 +159,7 @@ async fn listen(
     redis: &Redis,
     channels: &Channels,
     slot: &Slot,
-    probe: Option<&Probe>,
+    (probe, sieve): &(Option<Probe>, Option<Sieve>),
     delays: &mut backon::ExponentialBackoff,
 ) -> RedisResult<()> {
     while channels.names().is_empty() {
@@ -143,14 +169,14 @@ async fn listen(
         }
     }
     let gone = Arc::new(Notify::new());
-    let push = forwarder(slot.clone(), probe.cloned(), gone.clone());
+    let push = forwarder(slot.clone(), probe.clone(), sieve.clone(), gone.clone());
     let config = redis.config().set_push_sender(push);
     let mut listener = Listener {
         connection: redis.client().get_multiplexed_async_connection_with_config(&config).await?,
         channels,
         heard: BTreeSet::new(),
         slot,
-        probe,
+        probe: probe.as_ref(),
     };
     if !listener.adjust().await? {
         return Ok(());
@@ -164,15 +190,18 @@ async fn listen(
 fn forwarder(
     slot: Slot,
     probe: Option<Probe>,
+    sieve: Option<Sieve>,
     gone: Arc<Notify>,
 ) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |push: PushInfo| {
         if push.kind == PushKind::Disconnection {
             gone.notify_one();
         } else if let Some(message) = Msg::from_push_info(push) {
-            match probe.as_ref().filter(|probe| probe.channel() == message.get_channel_name()) {
-                Some(probe) => probe.hear(message.get_payload_bytes()),
-                None => slot.offer(message.get_channel_name(), message.get_payload_bytes()),
+            let (channel, payload) = (message.get_channel_name(), message.get_payload_bytes());
+            if let Some(probe) = probe.as_ref().filter(|probe| probe.channel() == channel) {
+                probe.hear(payload);
+            } else if sieve.as_ref().is_none_or(|sieve| sieve(channel, payload)) {
+                slot.offer(channel, payload);
             }
         }
         Ok(())

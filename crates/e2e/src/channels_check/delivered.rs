@@ -131,7 +131,7 @@ pub fn judge_deliveries(
             };
             *tally.again.entry(cause).or_default() += 1;
             if cause == Cause::Unexplained {
-                tally.unexplained.push(doubled(earlier, delivery));
+                tally.unexplained.push(doubled(earlier, delivery, strikes));
             }
         }
         if delivery.attempt == 1 {
@@ -169,13 +169,25 @@ fn broken(earlier: &Delivery, again: &Delivery, strikes: &[Strike], deadline: Du
     broken.map_or(Cause::Unexplained, |strike| Cause::Broken(strike.fault))
 }
 
-fn doubled(earlier: &Delivery, again: &Delivery) -> String {
+fn doubled(earlier: &Delivery, again: &Delivery, strikes: &[Strike]) -> String {
     let (mark, position) = (again.mark, again.position);
     let later = again.began.saturating_duration_since(earlier.ended);
+    let seconds = |at: Instant| {
+        if at < earlier.ended { -(earlier.ended - at).as_secs_f32() } else { (at - earlier.ended).as_secs_f32() }
+    };
+    let near = strikes.iter().filter(|strike| (-10.0..10.0).contains(&seconds(strike.from)));
+    let near = near.map(|strike| {
+        let (from, to) = (seconds(strike.from), seconds(strike.to));
+        format!("; {} {:?} from {from:.2} to {to:.2} s", strike.fault.name(), strike.worker)
+    });
     format!(
         "{mark} at {position} was accepted from worker {} (attempt {}), and came again {later:?} later from worker {} \
-         (attempt {})",
-        earlier.worker, earlier.attempt, again.worker, again.attempt
+         (attempt {}){}",
+        earlier.worker,
+        earlier.attempt,
+        again.worker,
+        again.attempt,
+        near.collect::<String>()
     )
 }
 

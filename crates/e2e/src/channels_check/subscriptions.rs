@@ -254,11 +254,15 @@ fn delivered(name: &'static str, mut tally: Tally) -> Delivered {
 /// may have delivered in its place.
 fn of_worker(deliveries: &[Delivery], worker: usize) -> Vec<Delivery> {
     let is_its_own = |one: &Delivery| one.worker == worker;
+    let is_job = |one: &Delivery| one.attempt > ATTEMPTS_OF_A_BROADCAST;
+    let tried: HashSet<Position> =
+        deliveries.iter().filter(|one| is_its_own(one) && !is_job(one)).map(|one| one.position).collect();
     let accepted: HashSet<Position> = deliveries
         .iter()
         .filter(|one| is_its_own(one) && one.response == Response::Accepted)
         .map(|one| one.position)
         .collect();
-    let is_in_its_place = |one: &Delivery| one.attempt > ATTEMPTS_OF_A_BROADCAST && !accepted.contains(&one.position);
+    let is_in_its_place =
+        |one: &Delivery| is_job(one) && tried.contains(&one.position) && !accepted.contains(&one.position);
     deliveries.iter().filter(|one| is_its_own(one) || is_in_its_place(one)).copied().collect()
 }

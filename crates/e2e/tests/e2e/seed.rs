@@ -7,8 +7,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use e2e::{Service, eventually};
+use e2e::{DeafProxy, Service, eventually};
 use redis::AsyncCommands;
+use serde_json::Value;
 
 use crate::kit::Kit;
 
@@ -208,6 +209,30 @@ async fn plain_redis_py_clients_push_and_pop_beside_the_worker() {
     let mut expected: Vec<String> = (0..40).map(|n| format!("Task get python-{n}")).collect();
     expected.sort();
     assert_eq!(got(), expected, "each element went to exactly one of the two");
+}
+
+#[tokio::test]
+async fn a_worker_that_hears_nothing_says_so_and_subscribes_anew() {
+    let kit = Kit::start().await;
+    let way = DeafProxy::start(&kit.redis).await;
+    let quick = [("GALLEY__CHANNELS__PROBE_MS", "100"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "500")];
+    let listener = Service::start_on("pubsub-worker", &way.url(), &quick).await;
+    listener.ready().await;
+    way.deafen();
+    eventually("it is not ready", || async {
+        let response = reqwest::get(listener.url("/health/ready")).await.ok()?;
+        let reason: Value = response.json().await.ok()?;
+        reason["reason"].as_str()?.contains("was not heard within 500 ms").then_some(())
+    })
+    .await;
+    way.let_new_ones_hear();
+    listener.logged("subscribed again; messages in between were not heard").await;
+    listener.ready().await;
+    kit.get("/pubsub").await;
+    eventually("it hears", || async {
+        listener.messages().iter().any(|line| line.starts_with("Task get ")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use common::{
         Redis,
         jobs::wake::Wake,
         keys,
-        subscriber::{Channels, Heard, Inbox, subscribe_to_changing},
+        subscriber::{Channels, Heard, Inbox, subscribe_with_probe},
     },
     subscription::Selection,
 };
@@ -76,10 +76,9 @@ pub(crate) struct Door {
 
 impl Bell {
     /// Listens until `stop` is cancelled.
-    pub(crate) fn hang(redis: &Redis, stop: CancellationToken) -> Self {
-        let (channels, heard) = subscribe_to_changing(redis, BUFFER, stop);
-        channels.add(keys::WAKE.to_owned());
-        channels.add(keys::CHANNELS.to_owned());
+    pub(crate) fn hang(redis: &Redis, probe: Duration, stop: CancellationToken) -> Self {
+        let (channels, heard, _) = subscribe_with_probe(redis, BUFFER, probe, stop);
+        channels.add_all([keys::WAKE.to_owned(), keys::CHANNELS.to_owned()]);
         let inner = Inner { channels, next: AtomicU64::new(0), doors: Mutex::default(), list_changed: Notify::new() };
         let bell = Self(Arc::new(inner));
         tokio::spawn(bell.clone().listen(heard));

@@ -2,8 +2,8 @@
 //! gateway notes that for the others.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -29,6 +29,23 @@ const MOST_GATEWAYS: isize = 1000;
 /// How many read a channel, by channel.
 type Readers = HashMap<ChannelName, usize>;
 
+/// Channels that more or fewer read than when somebody last looked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Changed(Arc<Mutex<HashSet<ChannelName>>>);
+
+impl Changed {
+    pub(super) fn note(&self, channel: &ChannelName) {
+        let mut changed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !changed.contains(channel) {
+            changed.insert(channel.clone());
+        }
+    }
+
+    fn take(&self) -> HashSet<ChannelName> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl ChannelHub {
     /// How many read channels, at all gateways: what others noted up to a second ago, and those that are here now.
     ///
@@ -50,27 +67,33 @@ impl ChannelHub {
 
 impl Inner {
     /// Notes how many read here until the hub stops; then nobody does.
-    pub(super) async fn note_readers(&self) {
-        let (mut noted, mut say_at) = (Some(Readers::new()), Instant::now());
-        while self.stop.run_until_cancelled(tokio::time::sleep(NOTE_EVERY)).await.is_some() {
-            let news = self.news(noted.as_ref());
+    pub(super) async fn note_readers(self: Arc<Self>) {
+        // What is noted; none if that is not known
+        let (mut noted, mut pause, mut say_at) = (Some(HashSet::new()), NOTE_EVERY, Instant::now());
+        while self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            let is_whole = noted.as_ref().is_none_or(HashSet::is_empty);
+            let news = self.news(noted.as_ref(), is_whole);
             // Where nobody reads there is nothing to say
-            let is_whole = noted.as_ref().is_none_or(Readers::is_empty);
             if noted.is_some() && news.is_empty() && (is_whole || Instant::now() < say_at) {
                 continue;
             }
             match self.redis.note_readers(&self.id, &news, is_whole).await {
-                Ok(is_known) if is_known || is_whole => {
+                Ok(true) => {
                     let noted = noted.get_or_insert_default();
-                    noted.extend(news);
-                    noted.retain(|_, readers| *readers > 0);
-                    say_at = Instant::now() + SAY_EVERY;
+                    for (channel, readers) in news {
+                        if readers > 0 {
+                            noted.insert(channel)
+                        } else {
+                            noted.remove(&channel)
+                        };
+                    }
+                    (pause, say_at) = (NOTE_EVERY, Instant::now() + SAY_EVERY);
                 }
                 // Redis has lost it
-                Ok(_) => noted = None,
+                Ok(false) => noted = None,
                 Err(error) => {
                     note_interruption("noting how many read channels", &error);
-                    noted = None;
+                    (noted, pause) = (None, SAY_EVERY);
                 }
             }
         }
@@ -79,15 +102,20 @@ impl Inner {
         }
     }
 
-    /// Channels that more or fewer read than was noted; all that anybody reads when nothing was.
-    fn news(&self, noted: Option<&Readers>) -> Readers {
-        let mut news = self.all_readers();
-        if let Some(noted) = noted {
-            let gone = noted.keys().filter(|channel| !news.contains_key(*channel)).cloned().collect::<Vec<_>>();
-            news.retain(|channel, readers| noted.get(channel) != Some(readers));
-            news.extend(gone.into_iter().map(|channel| (channel, 0)));
+    /// How many read the channels in which that has changed, or all. Not more channels than there may be: readers may wait for any
+    /// that there never will be.
+    fn news(&self, noted: Option<&HashSet<ChannelName>>, is_whole: bool) -> Readers {
+        let changed = self.changed.take();
+        let most = usize::try_from(self.settings.max_channels).unwrap_or(usize::MAX);
+        if is_whole {
+            return self.all_readers(most);
         }
-        news
+        let count = noted.map_or(0, HashSet::len);
+        let is_noted = |channel: &ChannelName| noted.is_some_and(|noted| noted.contains(channel));
+        let (known, new): (Vec<ChannelName>, Vec<ChannelName>) = changed.into_iter().partition(is_noted);
+        let fitting = known.into_iter().chain(new.into_iter().take(most.saturating_sub(count)));
+        let readers = fitting.map(|channel| (self.readers_here(&channel), channel));
+        readers.map(|(readers, channel)| (channel, readers)).collect()
     }
 }
 
@@ -142,18 +170,21 @@ impl Redis {
     /// then all of them are to be noted.
     async fn note_readers(&self, gateway: &Uuid, news: &Readers, is_whole: bool) -> StoreResult<bool> {
         let news: Vec<(&ChannelName, &usize)> = news.iter().collect();
-        let mut is_known = true;
         // Without news it is said that it is there
         for number in 0..news.len().div_ceil(NOTED_AT_ONCE).max(1) {
+            let begins = is_whole && number == 0;
             let mut call = script::NOTE_READERS.key(keys::readers(gateway));
             call.key(keys::READERS).arg(gateway.simple().to_string()).arg(COUNTS_FOR.as_millis().to_string());
-            call.arg(u8::from(is_whole && number == 0));
+            call.arg(u8::from(begins));
             for (channel, readers) in news.iter().skip(number * NOTED_AT_ONCE).take(NOTED_AT_ONCE) {
                 call.arg(channel.as_str()).arg(**readers);
             }
-            is_known &= call.invoke_async::<bool>(&mut self.clone()).await?;
+            let is_known: bool = call.invoke_async(&mut self.clone()).await?;
+            if !is_known && !begins {
+                return Ok(false);
+            }
         }
-        Ok(is_known)
+        Ok(true)
     }
 
     async fn forget_readers(&self, gateway: &Uuid) -> StoreResult<()> {

@@ -63,7 +63,7 @@ pub struct ChannelInfo {
     pub bytes: u64,
     /// When the newest that is kept was published.
     pub last_at: Option<Millis>,
-    /// Messages published in the last minute that are kept.
+    /// Messages published in the last minute. Where less than a minute is kept: as many as that would be in a minute.
     pub per_minute: u64,
 }
 
@@ -169,11 +169,12 @@ impl Redis {
         let (newest, oldest, length, bytes): (Entries, Entries, u64, Option<u64>) =
             pipeline.query_async(&mut connection).await?;
         let Some(head) = self.channel_head(channel).await? else { return Ok(None) };
-        let newest = newest.into_iter().next().and_then(|(id, fields)| stored(&id, fields));
-        let first = oldest.first().and_then(|(id, _)| id.parse().ok());
+        let read = |entries: Entries| entries.into_iter().next().and_then(|(id, fields)| stored(&id, fields));
+        let (newest, oldest) = (read(newest), read(oldest));
         let now = self.now().await?;
-        let per_minute = self.find_time(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
-        let last_at = newest.map(|message| message.at);
+        let kept = self.find_time(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
+        let per_minute = oldest.as_ref().map_or(0, |oldest| per_minute(kept, oldest, now));
+        let (first, last_at) = (oldest.map(|message| message.position), newest.map(|message| message.at));
         Ok(Some(ChannelInfo { head, first, length, bytes: bytes.unwrap_or_default(), last_at, per_minute }))
     }
 
@@ -186,6 +187,17 @@ impl Redis {
     }
 }
 
+/// How many messages come in a minute, given how many of the last are kept and which of all is the oldest.
+fn per_minute(kept: u64, oldest: &Stored, now: Millis) -> u64 {
+    let age = (now - oldest.at).max(1);
+    let is_trimmed = oldest.position.sequence > 0;
+    if !is_trimmed || age >= RATE_WINDOW_MS {
+        return kept;
+    }
+    let per_minute = u128::from(kept) * u128::from(RATE_WINDOW_MS.unsigned_abs()) / u128::from(age.unsigned_abs());
+    u64::try_from(per_minute).unwrap_or(u64::MAX)
+}
+
 /// A message out of the history. One that Galley did not write may have anything in it.
 pub(in crate::redis) fn stored(id: &str, fields: Value) -> Option<Stored> {
     let position = id.parse().ok()?;
@@ -194,4 +206,29 @@ pub(in crate::redis) fn stored(id: &str, fields: Value) -> Option<Stored> {
     let at = text("a").and_then(|text| text.parse().ok()).unwrap_or_default();
     let (content_type, attributes) = (text("t"), text("h"));
     Some(Stored { position, at, content_type, attributes, body: fields.remove("b").unwrap_or_default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_channel_does_not_end_at_what_is_kept_of_it() {
+        let oldest = |sequence: u64, at: Millis| Stored {
+            position: Position { epoch: 1, sequence },
+            at,
+            content_type: None,
+            attributes: None,
+            body: Vec::new(),
+        };
+        for (kept, oldest, expected) in [
+            (100, oldest(0, 95_000), 100),
+            (100, oldest(900, 95_000), 1_200),
+            (100, oldest(900, 40_000), 100),
+            (100, oldest(900, 100_000), 6_000_000),
+            (100, oldest(900, 100_500), 6_000_000),
+        ] {
+            assert_eq!(per_minute(kept, &oldest, 100_000), expected);
+        }
+    }
 }

@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    plain::Plain,
+    audience::Changed,
+    plain::Copies,
     ring::{Budget, Ring, Shown},
 };
 use crate::{
@@ -35,7 +36,7 @@ use crate::{
         Redis, StoreResult,
         jobs::local_now,
         keys, next_delay, note_interruption, reconnect_delays,
-        subscriber::{Channels, Heard, Inbox, Probe, subscribe_with_probe},
+        subscriber::{Channels, Heard, Inbox, Probe, subscribe_with_sieve},
     },
     settings::ChannelSettings,
 };
@@ -70,6 +71,8 @@ pub(super) struct Inner {
     /// Names that are new, or all of them when some may have been missed.
     pub(super) names: broadcast::Sender<Arc<Vec<ChannelName>>>,
     followed: Mutex<HashMap<ChannelName, Arc<Followed>>>,
+    /// Channels that more or fewer read than a moment ago.
+    pub(super) changed: Changed,
     channels: Channels,
     probe: Probe,
     budget: Budget,
@@ -80,8 +83,7 @@ pub(super) struct Followed {
     pub(super) name: ChannelName,
     ring: Mutex<Ring>,
     readers: Mutex<(usize, Instant)>,
-    /// Whoever holds the ring may take this, not the other way round.
-    plain: Mutex<Plain>,
+    changed: Changed,
 }
 
 /// A reader's hold on a channel.
@@ -91,6 +93,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut readers = self.0.readers();
         *readers = (readers.0 - 1, Instant::now());
+        drop(readers);
+        self.0.changed.note(&self.0.name);
     }
 }
 
@@ -109,17 +113,16 @@ impl Followed {
     fn readers(&self) -> MutexGuard<'_, (usize, Instant)> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn plain(&self) -> MutexGuard<'_, Plain> {
-        self.plain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl ChannelHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
     pub fn start(redis: &Redis, settings: &ChannelSettings, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let (channels, heard, probe) = subscribe_with_probe(redis, BUFFER, settings.probe, stop.clone());
+        let copies = (!settings.plain.is_empty()).then(|| Copies::new(&settings.plain));
+        let sieve =
+            copies.map(|copies| Arc::new(move |name: &str, payload: &[u8]| copies.is_wanted(name, payload)) as _);
+        let (channels, heard, probe) = subscribe_with_sieve(redis, BUFFER, settings.probe, sieve, stop.clone());
         let budget = Budget { each: settings.ring_bytes, all: settings.rings_bytes, used: Arc::default() };
         let inner = Arc::new(Inner {
             id: Uuid::new_v4(),
@@ -132,6 +135,7 @@ impl ChannelHub {
             readers: AtomicUsize::new(0),
             names: broadcast::Sender::new(NAMES),
             followed: Mutex::default(),
+            changed: Changed::default(),
             channels,
             probe,
             budget,
@@ -156,33 +160,31 @@ impl Inner {
         self.followed().get(channel).map_or(0, |followed| followed.readers().0)
     }
 
-    /// How many read here, of each channel that anybody reads.
-    pub(super) fn all_readers(&self) -> HashMap<ChannelName, usize> {
+    /// How many read here, of so many of the channels that anybody reads.
+    pub(super) fn all_readers(&self, most: usize) -> HashMap<ChannelName, usize> {
         let all = self.followed();
-        let readers = all.iter().map(|(name, followed)| (name.clone(), followed.readers().0));
-        readers.filter(|(_, readers)| *readers > 0).collect()
+        let readers = all.iter().map(|(name, followed)| (name, followed.readers().0));
+        readers.filter(|(_, readers)| *readers > 0).take(most).map(|(name, readers)| (name.clone(), readers)).collect()
     }
 
     /// Follows a channel for one more reader.
     pub(super) fn follow(&self, name: &ChannelName) -> Hold {
-        let is_plain = self.settings.plain.contains(name);
         let mut all = self.followed();
         let new = || {
             Arc::new(Followed {
                 name: name.clone(),
                 ring: Mutex::new(Ring::new(self.budget.clone())),
                 readers: Mutex::new((0, Instant::now())),
-                plain: Mutex::new(Plain::new(is_plain)),
+                changed: self.changed.clone(),
             })
         };
         let followed = all.entry(name.clone()).or_insert_with(new).clone();
         followed.readers().0 += 1;
-        self.channels.add(keys::live(name));
-        // After that: a message that is heard without its position is told as somebody else's
-        if is_plain {
-            self.channels.add(name.to_string());
-        }
+        // From the same moment on: a message that is heard without its position is told as somebody else's
+        let bare = self.settings.plain.contains(name).then(|| name.to_string());
+        self.channels.add_all(bare.into_iter().chain([keys::live(name)]));
         drop(all);
+        self.changed.note(name);
         Hold(followed)
     }
 
@@ -192,11 +194,15 @@ impl Inner {
     }
 
     async fn run(self: Arc<Self>, inbox: Inbox) {
-        tokio::join!(self.listen(inbox), self.note_readers());
+        let noting = tokio::spawn(self.clone().note_readers());
+        self.listen(inbox).await;
         self.is_stopped.store(true, SeqCst);
         let all: Vec<Arc<Followed>> = self.followed().values().cloned().collect();
         for followed in &all {
             followed.tell();
+        }
+        if let Err(error) = noting.await {
+            tracing::error!(%error, "noting how many read channels failed");
         }
     }
 
@@ -215,14 +221,14 @@ impl Inner {
                 }
                 heard = inbox.recv() => heard,
             };
-            // What found no room is in the history. Before the rest is looked at: it may be a copy of that
-            self.look(&inbox.take_missed());
             match heard {
                 Some(Heard::Message { channel, payload }) => self.hear(&channel, &payload),
                 Some(Heard::Subscribed(channels)) => self.look(&channels),
                 Some(Heard::Lost) => metrics::counter!("galley_subscriptions_lost_total").increment(1),
                 None => return,
             }
+            // What found no room is in the history
+            self.look(&inbox.take_missed());
         }
     }
 
@@ -247,7 +253,6 @@ impl Inner {
         let Some(name) = keys::channel_of_live(channel) else { return self.hear_plain(channel, payload) };
         let Some(followed) = self.followed().get(&name).cloned() else { return };
         let Some(message) = Stored::from_frame(payload) else { return };
-        followed.plain().heard(&message.body);
         let position = message.position;
         let mut ring = followed.ring();
         let is_next = !ring.is_under_repair && ring.head.is_some_and(|head| position == head.next());
@@ -267,17 +272,9 @@ impl Inner {
         else {
             return;
         };
-        if followed.plain().is_copy(payload) {
-            return;
-        }
         let json = plain_to_json(&followed.name, payload, local_now());
-        let shown = Arc::new(Shown::new(followed.name.clone(), None, &json));
-        let mut ring = followed.ring();
-        if !(ring.is_under_repair && followed.plain().hold(payload, &shown)) {
-            ring.push(shown);
-            drop(ring);
-            followed.tell();
-        }
+        followed.ring().push(Arc::new(Shown::new(followed.name.clone(), None, &json)));
+        followed.tell();
     }
 
     /// Reads in the history what may be missing, unless that is under way.
@@ -320,7 +317,6 @@ impl Inner {
                 Some(head) => {
                     let page = self.redis.channel_page(&followed.name, head, REPAIR_PAGE).await?;
                     let mut ring = followed.ring();
-                    page.messages.iter().for_each(|message| followed.plain().read(&message.body));
                     if page.gap(head).is_some() {
                         ring.begin(page.after);
                     } else {
@@ -334,9 +330,6 @@ impl Inner {
             let mut ring = followed.ring();
             if !is_more && ring.wanted.is_none_or(|wanted| wanted != Position::START && Some(wanted) <= ring.head) {
                 ring.is_under_repair = false;
-                followed.plain().take_held().for_each(|shown| ring.push(shown));
-                drop(ring);
-                followed.tell();
                 return Ok(());
             }
         }
@@ -372,8 +365,17 @@ impl Inner {
         }
     }
 
+    /// Channels there are, and those where plain publishers are heard: they need no history.
+    pub(super) async fn all_names(&self) -> StoreResult<Vec<ChannelName>> {
+        let mut names = self.redis.all_channels().await?;
+        let plain: Vec<ChannelName> =
+            self.settings.plain.iter().filter(|name| !names.contains(name)).cloned().collect();
+        names.extend(plain);
+        Ok(names)
+    }
+
     async fn tell_all_names(self: Arc<Self>) {
-        match self.redis.all_channels().await {
+        match self.all_names().await {
             Ok(names) => drop(self.names.send(Arc::new(names))),
             Err(error) => note_interruption("listing channels", &error),
         }

@@ -3,8 +3,8 @@
 //!
 //! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
 //! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
-//! for many readers, `reader` is one of these, `audience` counts them, `plain` tells apart
-//! what comes on the bare name. `retention` trims histories.
+//! for many readers, `reader` is one of these, `audience` counts them, `plain` tells
+//! copies of messages from what others publish. `retention` trims histories.
 
 mod audience;
 mod cursor;

@@ -1,84 +1,43 @@
-//! What comes on the bare name of a channel: a copy of each message of Galley's, which readers have with its position, and what
-//! others publish with plain Redis.
+//! Where the bare name of a channel is heard, for what others publish with plain Redis, a message of Galley's comes twice: with its
+//! position, and right behind that byte for byte on the bare name. One script publishes both, so nothing of the channel comes
+//! between them on a connection.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{Mutex, PoisonError},
 };
 
-use super::ring::Shown;
+use crate::{message::Stored, name::ChannelName, redis::keys};
 
-/// Bytes that wait until it is known whose they are.
-const MOST_HELD_BYTES: usize = 1 << 20;
-/// Messages of the history whose copies may still come.
-const MOST_READ: usize = 256;
-
-/// What is known of the messages on a bare name.
-#[derive(Debug)]
-pub(super) struct Plain {
-    /// Whether the bare name is heard at all.
-    is_heard: bool,
-    /// The message that comes next is the one that was just heard with its position.
-    owed: Option<u64>,
-    /// Came while the history is read: what had a position and was not heard may be among them.
-    held: Vec<(u64, Arc<Shown>)>,
-    /// What was found there.
-    read: VecDeque<u64>,
+/// Tells copies from what others published, in the order in which all of it comes.
+pub(super) struct Copies {
+    bare: HashSet<String>,
+    /// Names of channels by where they are heard with positions.
+    live: HashMap<String, String>,
+    /// The copy that comes next: its channel and what its bytes are.
+    owed: Mutex<Option<(String, u64)>>,
 }
 
-impl Plain {
-    pub(super) fn new(is_heard: bool) -> Self {
-        Self { is_heard, owed: None, held: Vec::new(), read: VecDeque::new() }
+impl Copies {
+    pub(super) fn new(plain: &[ChannelName]) -> Self {
+        let bare = plain.iter().map(ToString::to_string).collect();
+        let live = plain.iter().map(|name| (keys::live(name), name.to_string())).collect();
+        Self { bare, live, owed: Mutex::default() }
     }
 
-    /// A message was heard with its position: its copy comes next.
-    pub(super) fn heard(&mut self, body: &[u8]) {
-        if self.is_heard {
-            self.owed = Some(fingerprint(body));
-        }
-    }
-
-    /// Whether this is the copy of the message that was heard just before.
-    pub(super) fn is_copy(&mut self, body: &[u8]) -> bool {
-        self.owed.take() == Some(fingerprint(body))
-    }
-
-    /// Keeps a message until the history has been read, unless it is a copy of what was found there; false if there is no room.
-    pub(super) fn hold(&mut self, body: &[u8], shown: &Arc<Shown>) -> bool {
-        let fingerprint = fingerprint(body);
-        if let Some(index) = self.read.iter().position(|read| *read == fingerprint) {
-            self.read.remove(index);
+    /// False for the copy of a message that came just before.
+    pub(super) fn is_wanted(&self, channel: &str, payload: &[u8]) -> bool {
+        let owed = || self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = self.live.get(channel) {
+            *owed() = Stored::from_frame(payload).map(|message| (name.clone(), fingerprint(&message.body)));
             return true;
         }
-        let held: usize = self.held.iter().map(|(_, shown)| shown.json().len()).sum();
-        let has_room = held + shown.json().len() <= MOST_HELD_BYTES;
-        if has_room {
-            self.held.push((fingerprint, shown.clone()));
+        if !self.bare.contains(channel) {
+            return true;
         }
-        has_room
-    }
-
-    /// A message was read in the history: its copy may be among what is held, or still come.
-    pub(super) fn read(&mut self, body: &[u8]) {
-        if !self.is_heard {
-            return;
-        }
-        let read = fingerprint(body);
-        if let Some(index) = self.held.iter().position(|(held, _)| *held == read) {
-            self.held.remove(index);
-            return;
-        }
-        if self.read.len() >= MOST_READ {
-            self.read.pop_front();
-        }
-        self.read.push_back(read);
-    }
-
-    /// The history has been read: what is left is somebody else's.
-    pub(super) fn take_held(&mut self) -> impl Iterator<Item = Arc<Shown>> + use<> {
-        self.read.clear();
-        std::mem::take(&mut self.held).into_iter().map(|(_, shown)| shown)
+        let is_copy = owed().take().is_some_and(|(name, bytes)| name == channel && bytes == fingerprint(payload));
+        !is_copy
     }
 }
 
@@ -92,33 +51,26 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn shown(body: &str) -> Arc<Shown> {
-        Arc::new(Shown::new("c".parse().expect("a name"), None, body))
-    }
-
     #[test]
-    fn a_copy_is_known_by_what_was_heard_before_or_read_since() {
-        let mut plain = Plain::new(true);
-        plain.heard(b"a");
-        assert!(plain.is_copy(b"a"));
-        assert!(!plain.is_copy(b"a"), "once");
-        for body in ["a", "b", "b"] {
-            assert!(plain.hold(body.as_bytes(), &shown(body)));
+    fn only_the_copy_right_behind_a_message_is_not_wanted() {
+        let name: ChannelName = "a".parse().expect("a name");
+        let copies = Copies::new(std::slice::from_ref(&name));
+        let live = keys::live(&name);
+        let frame = b"1-0 5 0 0\nbody";
+        assert_eq!(Stored::from_frame(frame).map(|message| message.body), Some(b"body".to_vec()));
+        for (channel, payload, is_wanted) in [
+            ("a", &b"body"[..], true),
+            (&live, frame, true),
+            ("other", b"body", true),
+            ("a", b"body", false),
+            ("a", b"body", true),
+            (&live, frame, true),
+            ("a", b"else", true),
+            ("a", b"body", true),
+            (&live, b"no frame", true),
+            ("a", b"no frame", true),
+        ] {
+            assert_eq!(copies.is_wanted(channel, payload), is_wanted, "{channel}");
         }
-        plain.read(b"b");
-        plain.read(b"other");
-        let left: Vec<String> = plain.take_held().map(|shown| shown.json().to_owned()).collect();
-        assert_eq!(left, ["a", "b"]);
-        plain.read(b"c");
-        assert!(plain.hold(b"c", &shown("c")), "its copy came later");
-        assert_eq!(plain.take_held().count(), 0);
-    }
-
-    #[test]
-    fn what_waits_is_bounded() {
-        let mut plain = Plain::new(true);
-        let body = "x".repeat(MOST_HELD_BYTES / 2);
-        let held = (0..5).filter(|_| plain.hold(body.as_bytes(), &shown(&body))).count();
-        assert_eq!(held, 2);
     }
 }

@@ -135,7 +135,7 @@ impl Reader {
         }
         // Before the list is read, so that none comes in between
         self.hear_of_new();
-        let mut new = self.hub.redis.all_channels().await?;
+        let mut new = self.hub.all_names().await?;
         new.retain(|channel| pattern.fits(channel) && !self.positions.contains_key(channel));
         if self.cursors.len() + new.len() > MOST_CHANNELS {
             return Ok(Err(TooManyRead));
@@ -258,11 +258,18 @@ impl Reader {
         Resume::id(self.positions.iter(), unlisted)
     }
 
+    /// Keeps nothing ready, as nobody asks for what comes next for a while.
+    pub fn rest(&mut self) {
+        for (_, cursor) in &mut self.cursors {
+            cursor.rest();
+        }
+    }
+
     /// What comes next. A call that is given up loses nothing.
     pub async fn next(&mut self) -> Told {
         loop {
             if self.is_list_due {
-                match self.hub.redis.all_channels().await {
+                match self.hub.all_names().await {
                     Ok(names) => self.look_at_all(&names),
                     // The next sweep names them, or whoever hears of channels again
                     Err(error) => note_interruption("joining channels", &error),
