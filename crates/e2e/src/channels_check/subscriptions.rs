@@ -30,8 +30,6 @@ const ACK_DEADLINE_MS: u64 = 2_000;
 const BROADCAST_ONE_IN: usize = 4;
 /// Channels of the broadcast at most: as many as a subscription may name.
 const MOST_BROADCAST: usize = 100;
-/// A worker of a broadcast tries a message so often before it goes on as a job (`pubsub-worker/src/subscriptions/broadcast.rs`).
-const ATTEMPTS_OF_A_BROADCAST: u32 = 3;
 /// Jobs that are fetched in one go, as many as there may be.
 const FETCHED_AT_ONCE: usize = 100;
 /// Nothing explains that some messages came again: so many pass, as long as nothing is lost. Noting that a message was accepted
@@ -250,19 +248,22 @@ fn delivered(name: &'static str, mut tally: Tally) -> Delivered {
     Delivered { name, tally }
 }
 
-/// What a worker of a broadcast delivered. A message that failed there several times in a row went on as a job, which any worker
-/// may have delivered in its place.
+/// What a worker of a broadcast delivered. A message that failed there goes on as a job, which any worker may deliver in its place, with
+/// the attempt that comes next: it did not make the one before that itself. Attempts that timed out before the endpoint had read them
+/// are not noted, so there may be none of the worker's own.
 fn of_worker(deliveries: &[Delivery], worker: usize) -> Vec<Delivery> {
     let is_its_own = |one: &Delivery| one.worker == worker;
-    let is_job = |one: &Delivery| one.attempt > ATTEMPTS_OF_A_BROADCAST;
-    let tried: HashSet<Position> =
-        deliveries.iter().filter(|one| is_its_own(one) && !is_job(one)).map(|one| one.position).collect();
+    let failed: HashSet<(usize, Position, u32)> = deliveries
+        .iter()
+        .filter(|one| one.response != Response::Accepted)
+        .map(|one| (one.worker, one.position, one.attempt))
+        .collect();
+    let is_job = |one: &Delivery| one.attempt > 1 && !failed.contains(&(one.worker, one.position, one.attempt - 1));
     let accepted: HashSet<Position> = deliveries
         .iter()
         .filter(|one| is_its_own(one) && one.response == Response::Accepted)
         .map(|one| one.position)
         .collect();
-    let is_in_its_place =
-        |one: &Delivery| is_job(one) && tried.contains(&one.position) && !accepted.contains(&one.position);
+    let is_in_its_place = |one: &Delivery| is_job(one) && !accepted.contains(&one.position);
     deliveries.iter().filter(|one| is_its_own(one) || is_in_its_place(one)).copied().collect()
 }
