@@ -7,6 +7,8 @@
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 local position = ARGV[2]
 if position == '' then position = newest_ever(KEYS[1]) end
-local joined, problem = join_group(KEYS[1], KEYS[3], KEYS[2], ARGV[1], position, ARGV[3], last_given(KEYS[1]))
+-- Spares what the group needs from trimming
+redis.call('HSET', KEYS[3], 's', '1')
+local joined, problem = join_group(KEYS[1], KEYS[2], ARGV[1], position, ARGV[3], last_given(KEYS[1]))
 if problem then return problem end
 return { joined.position, joined.is_made and not joined.is_new and 1 or 0 }

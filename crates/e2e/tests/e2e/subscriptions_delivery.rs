@@ -260,7 +260,7 @@ async fn a_target_that_has_failed_for_too_long_is_given_up_with_an_event() {
     has_event(&kit, "subscription.disabled").await;
 }
 
-async fn has_event(kit: &Kit, kind: &str) {
+pub(crate) async fn has_event(kit: &Kit, kind: &str) {
     eventually("an event says so", || async {
         let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
         let events = events["events"].as_array().cloned().unwrap_or_default();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     kit::Kit,
-    subscriptions_delivery::{PRIVATE, figure, progress, publish, put, started, worker},
+    subscriptions_delivery::{PRIVATE, figure, has_event, progress, publish, put, started, worker},
 };
 
 /// Deadlines that do not keep tests waiting.
@@ -326,12 +326,7 @@ async fn subscriptions_are_put_back_when_redis_has_lost_everything() {
     worker.logged("message after").await;
     let progress = figure(&kit, "s", "lag", 0).await;
     assert_eq!(progress["channels"][0]["position"], json!(published));
-    eventually("an event says so", || async {
-        let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
-        let events = events["events"].as_array().cloned().unwrap_or_default();
-        events.iter().any(|event| event["type"] == "subscription.restored").then_some(())
-    })
-    .await;
+    has_event(&kit, "subscription.restored").await;
 }
 
 #[tokio::test]

@@ -186,9 +186,9 @@ impl Runner {
         }
     }
 
-    /// Lets a message go on as a job after an attempt that failed, or was not made, and after `earlier` ones that failed. Repeats that until it is done: what comes
-    /// out is false only when this runner stops before. Room that it takes up is given back when that takes longer: others
-    /// must not wait for a queue that takes nothing.
+    /// Lets a message go on as a job after an attempt that failed, or was not made, and after `earlier` ones that failed. Repeats
+    /// that until it is done: what comes out is false only when this runner stops before. Room that it takes up is given back when
+    /// that takes longer: others must not wait for a queue that takes nothing.
     pub(crate) async fn hand_on(
         &self,
         Delivery { channel, message, attempt }: Delivery<'_>,

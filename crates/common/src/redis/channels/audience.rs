@@ -114,12 +114,13 @@ impl Inner {
         let is_noted = |channel: &ChannelName| noted.is_some_and(|noted| noted.contains(channel));
         let (known, new): (Vec<ChannelName>, Vec<ChannelName>) = changed.into_iter().partition(is_noted);
         let fitting = known.into_iter().chain(new.into_iter().take(most.saturating_sub(count)));
-        let readers = fitting.map(|channel| (self.readers_here(&channel), channel));
-        readers.map(|(readers, channel)| (channel, readers)).collect()
+        let counted = |channel: ChannelName| {
+            let readers = self.readers_here(&channel);
+            (channel, readers)
+        };
+        fitting.map(counted).collect()
     }
-}
 
-impl Inner {
     /// One more reader, if there may be one.
     pub(super) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
         let most = self.settings.max_readers;
