@@ -166,11 +166,7 @@ async fn two_hundred_readers_of_a_channel_cost_one_subscription() {
     let shown: Value = kit.get("/v1/channels/orders").await.json().await.expect("JSON");
     assert_eq!(shown["channel"]["readers"], 200);
     drop(streams);
-    eventually("the readers are gone", || async {
-        let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
-        (shown["channel"]["readers"] == 0).then_some(())
-    })
-    .await;
+    kit.has_readers("orders", 0).await;
 }
 
 #[tokio::test]
@@ -262,11 +258,7 @@ async fn a_history_waits_for_the_next_message() {
     let id = publish(&kit, "orders", "1").await;
     let url = kit.gateway.url(&format!("/v1/channels/orders/messages?after={id}&wait_ms=20000"));
     let waiting = tokio::spawn(kit.http.get(url).send());
-    eventually("somebody waits", || async {
-        let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
-        (shown["channel"]["readers"] == 1).then_some(())
-    })
-    .await;
+    kit.has_readers("orders", 1).await;
     publish(&kit, "orders", "2").await;
     let answer: Value = waiting.await.expect("no panic").expect("an answer").json().await.expect("JSON");
     assert_eq!(answer["messages"][0]["data"], "2");
@@ -290,11 +282,7 @@ async fn a_reader_who_takes_nothing_holds_up_nobody_and_is_cut_off() {
         publish(&kit, "orders", &body).await;
         assert_eq!(quick.messages(1).await, [body.as_str()]);
     }
-    eventually("only the quick one is left", || async {
-        let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
-        (shown["channel"]["readers"] == 1).then_some(())
-    })
-    .await;
+    kit.has_readers("orders", 1).await;
     drop(slow);
 }
 

@@ -1,6 +1,6 @@
 //! Channels over a WebSocket.
 
-use e2e::{LIMIT, RedisServer, Service, eventually};
+use e2e::{LIMIT, RedisServer, Service};
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -178,7 +178,7 @@ async fn a_client_who_takes_nothing_is_cut_off_and_few_bytes_wait_for_it() {
         publish(&kit, "a", &body).await;
         assert_eq!(quick.expect("message").await["data"], json!(body));
     }
-    has_readers(&kit, "a", 1).await;
+    kit.has_readers("a", 1).await;
     // What was on its way, and no more: the kernel's buffers and a few messages
     let mut taken = 0;
     while let Ok(Some(Ok(Message::Text(_)))) = tokio::time::timeout(LIMIT, slow.0.next()).await {
@@ -193,9 +193,9 @@ async fn a_client_who_leaves_pings_unanswered_is_told_so_and_left() {
     publish(&kit, "a", "x").await;
     let mut socket = Socket::open(&kit.gateway).await;
     socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
-    has_readers(&kit, "a", 1).await;
+    kit.has_readers("a", 1).await;
     // Nobody reads on this side, so nothing is answered
-    has_readers(&kit, "a", 0).await;
+    kit.has_readers("a", 0).await;
     assert_eq!(socket.end().await, Some(CloseCode::Policy));
 }
 
@@ -210,14 +210,6 @@ async fn a_position_that_is_not_known_is_told_as_a_gap_as_in_event_streams() {
     assert_eq!((&gap["channel"], &gap["from"]), (&json!("a"), &json!("9999999999999-0")));
     publish(&kit, "a", "2").await;
     assert_eq!(socket.expect("message").await["data"], "2");
-}
-
-async fn has_readers(kit: &Kit, channel: &str, readers: u64) {
-    eventually(&format!("{readers} readers"), || async {
-        let shown: Value = kit.get(&format!("/v1/channels/{channel}")).await.json().await.ok()?;
-        (shown["channel"]["readers"] == readers).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -100,6 +100,15 @@ impl Kit {
         .await
     }
 
+    /// Waits until so many read a channel.
+    pub(crate) async fn has_readers(&self, channel: &str, readers: u64) {
+        eventually(&format!("{readers} readers of {channel}"), || async {
+            let shown: Value = self.get(&format!("/v1/channels/{channel}")).await.json().await.ok()?;
+            (shown["channel"]["readers"] == readers).then_some(())
+        })
+        .await;
+    }
+
     /// Fetches a job as a program over HTTP does.
     pub(crate) async fn fetch(&self, queue: &str) -> Option<Value> {
         let body = json!({ "queues": [queue], "worker_id": "puller" });
