@@ -21,7 +21,7 @@ if [ -z "${GALLEY__REDIS__URL:-}" ]; then
 fi
 export GALLEY__QUEUES__DEMO__MAX_DEPTH=10 GALLEY__LOG__FORMAT=json
 export GALLEY__GATEWAY__LISTEN=127.0.0.1:0 GALLEY__QUEUE_WORKER__LISTEN=127.0.0.1:0
-export GALLEY__QUEUE_WORKER__QUEUES=demo GALLEY__QUEUE_WORKER__CONCURRENCY=1
+export GALLEY__QUEUE_WORKER__QUEUES=demo GALLEY__QUEUE_WORKER__CONCURRENCY=1 GALLEY__QUEUE_WORKER__DEMO_HANDLERS=true
 
 setsid "$bin/gateway" >"$data/gateway.log" 2>&1 &
 pids+=("$!")
@@ -36,4 +36,4 @@ for _ in $(seq 100); do
     [ -z "$gateway" ] || break
     sleep 0.1
 done
-"$bin/kitchen" "http://$gateway" "$dishes"
+"$bin/producer-consumer-demo" "http://$gateway" "$dishes"

@@ -76,6 +76,7 @@ else
     redis=$GALLEY__REDIS__URL
 fi
 export GALLEY__LOG__FORMAT=${GALLEY__LOG__FORMAT:-pretty}
+export GALLEY__QUEUE_WORKER__DEMO_HANDLERS=${GALLEY__QUEUE_WORKER__DEMO_HANDLERS:-true}
 for service in "gateway=$gateway" "queue-worker=$queue_worker" "pubsub-worker=$pubsub_worker"; do
     start "${service%%=*}" "$target/debug/${service%%=*}"
     wait_ready "${service%%=*}" "${service#*=}"

@@ -5,14 +5,16 @@ use std::{
     process::{Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
+use testkit::redis;
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use common::{redis::keys::QueueKeys, time::parse_time};
-use e2e::{Persistence, RedisServer, Service};
+use common::time::parse_time;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use redis::AsyncCommands;
 use serde_json::{Value, json};
+use store::keys::QueueKeys;
+use testkit::redis::AsyncCommands;
+use testkit::{Persistence, RedisServer, Service};
 
 use crate::http::Connection;
 

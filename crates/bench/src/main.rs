@@ -19,9 +19,9 @@ mod waiters;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use e2e::http;
+use testkit::http;
 
-use crate::{galley::Durability, report::Report};
+use self::{galley::Durability, report::Report};
 
 /// What to measure, and how.
 #[derive(Debug, Parser)]

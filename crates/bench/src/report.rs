@@ -6,8 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use common::{redis::jobs::local_now, time};
+use common::time;
 use serde_json::{Value, json};
+use store::jobs::local_now;
 
 use crate::machine::Machine;
 

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use common::redis::jobs::local_now;
+use store::jobs::local_now;
 
 use crate::{
     galley::{Durability, Galley, noop_at, time_of, until},

@@ -8,11 +8,12 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use testkit::redis;
 
 use anyhow::ensure;
-use common::redis::jobs::local_now;
-use redis::aio::MultiplexedConnection;
 use serde_json::Value;
+use store::jobs::local_now;
+use testkit::redis::aio::MultiplexedConnection;
 use tokio::{
     task::JoinSet,
     time::{interval_at, sleep},

@@ -4,10 +4,11 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use testkit::redis;
 
 use anyhow::{Context, ensure};
-use redis::aio::MultiplexedConnection;
 use serde_json::Value;
+use testkit::redis::aio::MultiplexedConnection;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{

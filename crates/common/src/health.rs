@@ -11,20 +11,10 @@ use actix_web::{
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
-use crate::{redis::Redis, telemetry::MetricsHandle};
+use crate::telemetry::MetricsHandle;
 
 /// Answers whether the service can work; the error says why not, for people.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
-
-/// Ready as long as Redis answers and is fit for Galley.
-#[must_use]
-pub fn redis_is_fit(redis: &Redis) -> Readiness {
-    let redis = redis.clone();
-    Arc::new(move || {
-        let redis = redis.clone();
-        Box::pin(async move { redis.check_server().await.map(drop).map_err(|error| error.to_string()) })
-    })
-}
 
 /// Adds the three routes to an application.
 pub fn routes(config: &mut web::ServiceConfig, readiness: &Readiness, metrics: &MetricsHandle) {

@@ -1,35 +1,33 @@
-//! What the three Galley services share.
+//! The foundation under every other crate: names, ids, JSON and times at the edge, and what a process needs to run.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`name`], [`id`] | names and ids as types that can only hold valid ones |
-//! | [`json`], [`time`], [`text`] | JSON, times and strangers' text at the edge |
-//! | [`job`] | what a job is: pure code |
-//! | [`message`] | what a message is: pure code |
-//! | [`subscription`] | what a durable subscription is: pure code |
-//! | [`cron`] | jobs that are made again and again by the clock: pure code |
-//! | [`redis`] | the store |
-//! | [`push`] | requests to endpoints of others, who are not trusted |
-//! | [`command`] | programs that do the work, which are trusted but fail in every way |
-//! | [`written`], [`in_force`] | files that describe things, and what they say from now on |
-//! | [`settings`], [`telemetry`], [`shutdown`], [`cli`], [`ops`] | what every service needs to run |
+//! | [`name`], [`id`], [`channel_pattern`], [`rate`] | values from users as types that can only hold valid ones |
+//! | [`json`], [`time`], [`text`] | JSON, times and untrusted text at the edge |
+//! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
+//! | [`config_file`] | TOML files of rules and commands, with a line for each problem |
+//! | [`reloadable`] | the content of such a file that is in use, read again on SIGHUP |
+//! | [`telemetry`], [`health`], [`shutdown`], [`cli`] | logs, traces and metrics; health routes; stopping; the command line |
+//!
+//! The last two rows are behind the feature `service`. Without it the crate has no async or network dependency, which is
+//! what `model` needs.
 
+pub mod channel_pattern;
+#[cfg(feature = "service")]
 pub mod cli;
-pub mod command;
-pub mod cron;
+pub mod config_file;
+#[cfg(feature = "service")]
+pub mod health;
 pub mod id;
-pub mod in_force;
-pub mod job;
 pub mod json;
-pub mod message;
 pub mod name;
-pub mod ops;
-pub mod push;
-pub mod redis;
+pub mod rate;
+#[cfg(feature = "service")]
+pub mod reloadable;
 pub mod settings;
+#[cfg(feature = "service")]
 pub mod shutdown;
-pub mod subscription;
+#[cfg(feature = "service")]
 pub mod telemetry;
 pub mod text;
 pub mod time;
-pub mod written;

@@ -17,7 +17,9 @@ pub struct NameError {
 }
 
 impl NameError {
-    pub(crate) fn new(what: &'static str, allowed: &'static str, got: &str) -> Self {
+    /// A refusal: the kind of name, what it must look like, and what came instead.
+    #[must_use]
+    pub fn new(what: &'static str, allowed: &'static str, got: &str) -> Self {
         Self { what, allowed, got: quoted(got) }
     }
 }
@@ -192,7 +194,8 @@ fn is_worker_id(text: &str) -> bool {
 
 impl LimitKey {
     /// The key, or what stands in for one where keys are spelled that nobody uses: no client can choose it.
-    pub(crate) fn or_none(key: Option<&Self>) -> Self {
+    #[must_use]
+    pub fn or_none(key: Option<&Self>) -> Self {
         key.cloned().unwrap_or_else(|| Self("-".to_owned()))
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::written::FileError;
+use crate::config_file::FileError;
 
 /// What is in force from now on. Whoever has taken it before keeps what was taken.
 #[derive(Debug)]
@@ -89,10 +89,10 @@ pub fn on_hang_up(stop: CancellationToken, mut then: impl FnMut()) -> impl Futur
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::written;
+    use crate::config_file;
 
     fn broken() -> FileError {
-        written::load(Path::new("/no/such.toml"), "rules", |_, (): ()| ()).expect_err("there is no such file")
+        config_file::load(Path::new("/no/such.toml"), "rules", |_, (): ()| ()).expect_err("there is no such file")
     }
 
     #[test]

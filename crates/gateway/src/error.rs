@@ -4,14 +4,13 @@
 use std::fmt;
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
-use common::{
+use common::{json::JsonError, name::NameError};
+use model::{
     job::{RequestError, state::Conflict},
-    json::JsonError,
     message::MessageError,
-    name::NameError,
-    redis::{StoreError, channels::TooManyChannels, jobs::Refused},
 };
 use serde_json::json;
+use store::{StoreError, channels::TooManyChannels, jobs::Refused};
 
 pub(crate) use crate::code::Code;
 use crate::code::Row;
@@ -91,7 +90,7 @@ impl ApiError {
                 "code": code, "type": kind, "message": self.message, "retryable": retryable,
                 "hint": hint, "docs_url": docs_url, "request_id": request_id,
             });
-            return response.content_type(super::routes::OJS_JSON).body(json!({ "error": error }).to_string());
+            return response.content_type(crate::routes::OJS_JSON).body(json!({ "error": error }).to_string());
         }
         let problem = json!({
             "type": "about:blank", "title": status.canonical_reason().unwrap_or_default(), "status": status.as_u16(),

@@ -11,12 +11,12 @@ use actix_web::{
         header::{self, HeaderName, HeaderValue},
     },
 };
-use common::{
-    id::WorkflowId,
-    redis::channels::Once,
-    redis::idempotency::{Known, Request},
-};
+use common::id::WorkflowId;
 use sha2::{Digest, Sha256};
+use store::{
+    channels::Once,
+    idempotency::{Known, Request},
+};
 
 use crate::{
     error::{ApiError, Code},

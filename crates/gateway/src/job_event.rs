@@ -4,10 +4,10 @@
 use common::{
     id::JobId,
     json::ObjectWriter,
-    redis::{events::ending, jobs::Located},
     time::{self, Millis},
 };
 use serde::Deserialize;
+use store::{events::ending, jobs::Located};
 
 /// The end of a job.
 pub(crate) struct Ending {
@@ -51,7 +51,7 @@ impl Ending {
         let id = id.to_string();
         let mut data = ObjectWriter::default();
         data.text("job_id", &id);
-        let now = time::format(common::redis::jobs::local_now());
+        let now = time::format(store::jobs::local_now());
         Self::new("job.forgotten", &id, &now, &data.finish())
     }
 

@@ -10,15 +10,12 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    id::JobId,
-    name::QueueName,
-    redis::{
-        Redis, StoreError, StoreResult,
-        jobs::{Jobs, Located},
-        keys::QueueKeys,
-        subscriber::{Channels, Heard, Inbox, subscribe_to_changing},
-    },
+use common::{id::JobId, name::QueueName};
+use store::{
+    Redis, StoreError, StoreResult,
+    connection::notifier::{Channels, Heard, Inbox, subscribe_to_changing},
+    jobs::{Jobs, Located},
+    keys::QueueKeys,
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;

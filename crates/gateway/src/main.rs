@@ -3,16 +3,16 @@
 mod body;
 mod code;
 mod context;
-mod ending;
 mod error;
 mod idempotency;
+mod job_event;
+mod job_waiters;
 mod message_socket;
 mod message_stream;
 mod pull_workers;
 mod routes;
 mod sse;
 mod startup;
-mod waiting;
 
 use common::cli;
 

@@ -7,12 +7,10 @@
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use actix_web::{HttpResponse, web::Bytes};
-use common::{
-    json::ObjectWriter,
-    message::Position,
-    redis::channels::{Reader, Told},
-};
+use common::json::ObjectWriter;
 use futures_util::{Stream, stream};
+use model::message::Position;
+use store::channels::{Reader, Told};
 use tokio::time::{Instant, Sleep};
 
 use crate::sse;

@@ -6,14 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    name::WorkerId,
-    redis::{
-        Redis, StoreResult,
-        jobs::local_now,
-        workers::{Order, RunningJob, WorkerKey, WorkerRecord, WorkerState},
-    },
-    time,
+use common::{name::WorkerId, time};
+use store::{
+    Redis, StoreResult,
+    jobs::local_now,
+    workers::{Order, RunningJob, WorkerKey, WorkerRecord, WorkerState},
 };
 
 /// Each program's fetches, and its heartbeats, are noted no more often than this.

@@ -6,15 +6,15 @@
 use std::{convert::Infallible, time::Duration};
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web::Bytes};
-use common::redis::{
+use futures_util::{Stream, stream};
+use serde_json::json;
+use store::{
     events::{Event, EventFilter, Position, Reader, Told, is_ending},
     jobs::Jobs,
 };
-use futures_util::{Stream, stream};
-use serde_json::json;
 use tokio::time::Instant;
 
-use crate::ending::Ending;
+use crate::job_event::Ending;
 
 /// How soon a client should come back, in milliseconds.
 const RETRY: &str = "retry: 3000\n\n";

@@ -5,27 +5,27 @@ use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 use actix_web::{App, HttpServer, dev::Server, middleware, rt::net::TcpStream, web};
 use anyhow::Context;
 use common::{
-    message::NewMessage,
+    health::{self, Readiness},
     name::ChannelName,
-    ops::{self, Readiness},
-    redis::{
-        Redis,
-        arrivals::Arrivals,
-        channels::{ChannelHub, Once, Published},
-        events::{EventHub, EventLog},
-        jobs::Jobs,
-        maintenance,
-        subscriptions::Subscriptions,
-    },
     settings::Settings,
     shutdown::vital,
     telemetry,
 };
+use model::message::NewMessage;
 use socket2::SockRef;
+use store::{
+    Redis,
+    channels::{ChannelHub, Once, Published},
+    events::{EventHub, EventLog},
+    jobs::Jobs,
+    long_poll::Arrivals,
+    maintenance,
+    subscriptions::Subscriptions,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context, error::ApiError, pull_workers::PullWorkers, routes, waiting::WaitingRoom};
+use crate::{context, error::ApiError, job_waiters::WaitingRoom, pull_workers::PullWorkers, routes};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -97,7 +97,7 @@ impl Application {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
-                .configure(|config| ops::routes(config, &readiness, &metrics))
+                .configure(|config| health::routes(config, &readiness, &metrics))
                 .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
                 .wrap(middleware::from_fn(context::around_request))
         })
@@ -148,7 +148,7 @@ impl Application {
 
 /// Ready as long as Redis is fit, and what is published is heard here.
 fn readiness(redis: &Redis, channels: &ChannelHub) -> Readiness {
-    let (redis_is_fit, channels) = (ops::redis_is_fit(redis), channels.clone());
+    let (redis_is_fit, channels) = (redis.readiness(), channels.clone());
     Arc::new(move || {
         let (fit, channels) = (redis_is_fit(), channels.clone());
         Box::pin(async move {

@@ -10,7 +10,7 @@ use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::{Host, Url};
 
-use crate::name::quoted;
+use common::name::quoted;
 
 /// Longest URL, in bytes, with all values in it. Many servers take no longer one.
 const LONGEST_URL_BYTES: usize = 8192;
@@ -117,11 +117,15 @@ impl UrlTemplate {
         &self.origin
     }
 
-    pub(super) fn host(&self) -> &Host {
+    /// The host, as the URL standard reads it.
+    #[must_use]
+    pub fn host(&self) -> &Host {
         &self.host
     }
 
-    pub(super) fn is_https(&self) -> bool {
+    /// Whether it needs TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
         self.is_https
     }
 }

@@ -8,13 +8,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use common::{
-    name::ChannelName,
-    redis::{
-        Redis,
-        subscriber::{Heard, Inbox, Probe, subscribe_with_probe},
-    },
-    settings::Settings,
+use common::{name::ChannelName, settings::Settings};
+use store::{
+    Redis,
+    connection::notifier::{Heard, Inbox, Probe, subscribe_with_probe},
 };
 use tokio_util::sync::CancellationToken;
 

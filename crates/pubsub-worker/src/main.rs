@@ -6,7 +6,8 @@ mod subscriptions;
 mod targets;
 mod worker;
 
-use common::{cli, command::launch};
+use common::cli;
+use delivery::command::launch;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

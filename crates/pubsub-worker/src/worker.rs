@@ -4,19 +4,18 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::{
-    command::Commands,
-    in_force::InForce,
+    health::{self, Readiness},
     name::{ChannelName, WorkerId},
-    ops::{self, Readiness},
-    push::Network,
-    redis::{
-        Redis, arrivals::Arrivals, events::EventLog, jobs::Jobs, maintenance, next_delay, reconnect_delays,
-        subscriptions::Subscriptions,
-    },
+    reloadable::InForce,
     settings::Settings,
     shutdown::vital,
     telemetry,
     time::Millis,
+};
+use delivery::{command::Commands, http::Network};
+use store::{
+    Redis, events::EventLog, jobs::Jobs, long_poll::Arrivals, maintenance, next_delay, reconnect_delays,
+    subscriptions::Subscriptions,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -38,9 +37,9 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let following = Following::start(&redis, &settings, stop.clone());
     // Nothing to hear is heard perfectly
     let hearing = following.as_ref().map(Following::hearing);
-    let (server, address) = ops::serve(worker.listen, readiness(&redis, hearing), metrics)
+    let (server, address) = health::serve(worker.listen, readiness(&redis, hearing), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
-    let (ops, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
+    let (health, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before it says that it runs: from then on SIGHUP is no longer its end
     let reloading = tokio::spawn(commands::on_signal(commands.clone(), stop.clone()));
@@ -61,7 +60,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     upkeep.await?;
     events.cancel();
     writing.await?;
-    ops.stop(false).await;
+    health.stop(false).await;
     serving.await??;
     tracing::info!("pubsub-worker stopped");
     Ok(())
@@ -69,7 +68,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
 
 /// Ready as long as it hears its channels; where there are none, as long as Redis is fit.
 fn readiness(redis: &Redis, hearing: Option<Hearing>) -> Readiness {
-    let redis_is_fit = ops::redis_is_fit(redis);
+    let redis_is_fit = redis.readiness();
     Arc::new(move || {
         let trouble = hearing.as_ref().and_then(Hearing::trouble);
         let redis_is_fit = redis_is_fit.clone();

@@ -1,63 +1,42 @@
-//! The handlers that the Open Job Spec's conformance document names, and `test.gather`, which returns the results it was
-//! given by its workflow.
+//! The handlers that the Open Job Spec's conformance suites name, and `test.gather`, which returns the results that its
+//! workflow gave it.
 
-use std::{
-    future::{Ready, ready},
-    time::Duration,
-};
+use std::{future::ready, time::Duration};
 
-use common::json::Object;
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
+use serde_json::{Value, value::RawValue};
+use worker::{Builder, Context, HandlerError};
 
-use super::{Context, HandlerError, Handlers, arguments};
+type Arguments = Vec<Box<RawValue>>;
 
-type Answer = Result<Option<String>, HandlerError>;
-
-pub(super) fn register(handlers: &mut Handlers) {
-    handlers.add("test.echo", echo);
-    handlers.add("test.noop", |_| async { Ok(None) });
-    handlers.add("test.produce", produce);
-    handlers.add("test.gather", |context| async move { Ok(Some(context.parent_results_json().to_owned())) });
-    handlers.add("test.fail_once", |context| fail_until(&context, 2));
-    handlers.add("test.fail_twice", |context| fail_until(&context, 3));
-    handlers.add("test.fail_always", |context| fail_until(&context, u32::MAX));
-    handlers.add("test.slow", slow);
-    handlers.add("test.timeout", |_| std::future::pending());
-    handlers.add("test.panic", |_| async { panic!("test.panic panics") });
+pub(super) fn register(builder: Builder) -> Builder {
+    builder
+        .handler("test.echo", |_, arguments: Box<RawValue>| ready(Ok(arguments)))
+        .handler("test.noop", |_, _: IgnoredAny| ready(Ok(())))
+        .handler("test.produce", |_, arguments: Arguments| ready(Ok(arguments.into_iter().next())))
+        .handler("test.gather", |context, _: IgnoredAny| ready(context.parent_results::<Box<RawValue>>()))
+        .handler("test.fail_once", |context, _: IgnoredAny| ready(fail_until(&context, 2)))
+        .handler("test.fail_twice", |context, _: IgnoredAny| ready(fail_until(&context, 3)))
+        .handler("test.fail_always", |context, _: IgnoredAny| ready(fail_until(&context, u32::MAX)))
+        .handler("test.slow", slow)
+        .handler("test.timeout", |_, _: IgnoredAny| std::future::pending::<Result<(), HandlerError>>())
+        .handler("test.panic", |_, _: IgnoredAny| async { panics() })
 }
 
-/// The arguments, each as the JSON that came.
-fn each_argument(context: &Context) -> Result<Vec<Box<RawValue>>, HandlerError> {
-    arguments(&context.args()?)
+fn panics() -> Result<(), HandlerError> {
+    panic!("test.panic panics")
 }
 
-/// Returns its arguments.
-async fn echo(context: Context) -> Answer {
-    Ok(Some(context.args()?.get().to_owned()))
-}
-
-/// Returns its first argument.
-async fn produce(context: Context) -> Answer {
-    Ok(each_argument(&context)?.first().map(|argument| argument.get().to_owned()))
-}
-
-fn fail_until(context: &Context, succeeds_at: u32) -> Ready<Answer> {
+fn fail_until(context: &Context, succeeds_at: u32) -> Result<(), HandlerError> {
     if context.attempt() < succeeds_at {
-        return ready(Err(HandlerError::retryable(format!("attempt {} fails as it should", context.attempt()))));
+        return Err(HandlerError::retryable(format!("attempt {} fails as it should", context.attempt())));
     }
-    ready(Ok(None))
+    Ok(())
 }
 
 /// Sleeps for the milliseconds in its first argument: a number, or `duration_ms` of an object.
-async fn slow(context: Context) -> Answer {
-    let args = each_argument(&context)?;
-    let millis = args.first().and_then(|argument| {
-        let number = serde_json::from_str::<u64>(argument.get()).ok();
-        number.or_else(|| {
-            let object: Object = serde_json::from_str(argument.get()).ok()?;
-            serde_json::from_str(object.get("duration_ms")?.get()).ok()
-        })
-    });
+async fn slow(_: Context, arguments: Vec<Value>) -> Result<(), HandlerError> {
+    let millis = arguments.first().and_then(|first| first.as_u64().or_else(|| first.get("duration_ms")?.as_u64()));
     tokio::time::sleep(Duration::from_millis(millis.unwrap_or(1000))).await;
-    Ok(None)
+    Ok(())
 }

@@ -1,23 +1,24 @@
-//! The seed's handlers: a task off the list, and a dish that takes a random time to eat.
+//! The handlers of the original demo: a task from the list, and a dish that takes a random time to eat.
 
 use std::time::Duration;
 
-use common::{redis::bridge, text};
-
 use serde::Serialize;
 use serde_json::value::RawValue;
+use worker::{Builder, Context, HandlerError, list_element};
 
-use super::{Context, HandlerError, Handlers};
-
-pub(super) fn register(handlers: &mut Handlers) {
-    handlers.add_typed("demo.task", task);
-    handlers.add_typed("demo.dish", dish);
+/// The job that the list bridge makes of each element.
+pub(super) fn register_task(builder: Builder) -> Builder {
+    builder.handler("demo.task", task)
 }
 
-/// Logs `Task get 7` as the seed's worker does; the result is the element.
+/// The dish that an eater eats.
+pub(super) fn register_dish(builder: Builder) -> Builder {
+    builder.handler("demo.dish", dish)
+}
+
+/// Logs `Task get 7` as the original worker does; the result is the element.
 async fn task(context: Context, (argument,): (Box<RawValue>,)) -> Result<Box<RawValue>, HandlerError> {
-    let element = bridge::element(argument.get());
-    tracing::info!(id = %context.id(), "Task get {}", text::printable(&element));
+    tracing::info!(id = %context.id(), "Task get {}", list_element(&argument));
     Ok(argument)
 }
 
@@ -26,10 +27,10 @@ struct Eaten {
     ate: u64,
 }
 
-/// An eater eats a dish and says how many are left, in the seed's words.
+/// An eater eats a dish and says how many are left, in the words of the original demo.
 async fn dish(context: Context, (dish,): (u64,)) -> Result<Eaten, HandlerError> {
-    let stats = context.jobs().stats(context.queue()).await?;
-    tracing::info!("吃货{} 吃了 {dish} 饭 --- 还有 {} 饭可以吃", context.worker(), stats.available);
+    let left = context.waiting_jobs().await?;
+    tracing::info!("吃货{} 吃了 {dish} 饭 --- 还有 {left} 饭可以吃", context.worker());
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..1000))).await;
     Ok(Eaten { ate: dish })
 }

@@ -1,37 +1,34 @@
-//! The store: one Redis, every key of it spelled in [`keys`], every change of state one script.
+//! The store: the only crate that knows Redis. Every key is spelled in [`keys`], every state change is one Lua script.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`connection`] | the connection of the hot path: shared, made again when it breaks, quick to say no |
-//! | [`dedicated`] | connections for blocking reads |
-//! | [`subscriber`], `inbox`, `probe` | subscriptions that survive whatever happens to their connection |
-//! | [`arrivals`] | waiting for jobs, for many at once |
-//! | `timed` | what is to be seen to at a time |
-//! | [`server`] | what Galley requires of the server's configuration |
-//! | [`jobs`], [`workflows`], [`cron`], [`bridge`], [`channels`], [`subscriptions`], [`events`], [`idempotency`] | what is kept there |
-//! | [`workers`] | which workers there are, and what is asked of them |
-//! | [`maintenance`] | timers, lost leases, upkeep |
+//! | [`connection`] | connections: hot, dedicated, pub/sub; Redis's clock; what the server must be |
+//! | [`keys`] | every key and pub/sub channel; `docs/redis.md` describes them |
+//! | [`jobs`] | enqueue, claim, settle, cancel, look up jobs |
+//! | [`rate_limits`] | jobs with a concurrency key or a rate limit |
+//! | [`long_poll`] | fetches that wait for jobs |
+//! | [`workflows`], [`cron`], [`list_bridge`], [`idempotency`] | what else makes jobs |
+//! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
+//! | [`events`] | what happened to jobs, for observers |
+//! | [`workers`] | which workers exist, and directives for them |
+//! | [`maintenance`] | leader election, and the services that the leader runs |
+//! | `script`, `lua/` | how scripts are loaded, and the preludes that several share |
 //!
-//! A command that failed may have been carried out: only what may run twice is repeated, and who repeats it says why.
+//! A command that failed may have been carried out: repeat only what may run twice, and say why it may.
 
-pub mod arrivals;
-pub mod bridge;
 pub mod channels;
 pub mod connection;
 pub mod cron;
-pub mod dedicated;
 pub mod events;
 pub mod idempotency;
-mod inbox;
 pub mod jobs;
 pub mod keys;
+pub mod list_bridge;
+pub mod long_poll;
 pub mod maintenance;
-mod probe;
+pub mod rate_limits;
 mod script;
-pub mod server;
-pub mod subscriber;
 pub mod subscriptions;
-mod timed;
 pub mod workers;
 pub mod workflows;
 
@@ -40,7 +37,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-pub use connection::Redis;
+pub use connection::client::Redis;
 
 /// What can go wrong with the store.
 #[derive(Debug, Clone, thiserror::Error)]

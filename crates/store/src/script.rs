@@ -7,85 +7,85 @@ use std::sync::LazyLock;
 use redis::Script;
 
 /// Functions that several scripts share.
-const CLOCK: &str = include_str!("../../scripts/clock.lua");
-const FENCE: &str = include_str!("../../scripts/fence.lua");
-const DEPTH: &str = include_str!("../../scripts/depth.lua");
-const SEEK: &str = include_str!("../../scripts/seek.lua");
-const PLACE: &str = include_str!("../../scripts/place.lua");
-const NEWEST: &str = include_str!("../../scripts/newest.lua");
-const GROUPS: &str = include_str!("../../scripts/groups.lua");
-const JOIN: &str = include_str!("../../scripts/join.lua");
-const OBSTACLE: &str = include_str!("../../scripts/obstacle.lua");
-const FOLLOWS: &str = include_str!("../../scripts/follows.lua");
-const FIGURES: &str = include_str!("../../scripts/figures.lua");
+const CLOCK: &str = include_str!("lua/clock.lua");
+const FENCE: &str = include_str!("lua/fence.lua");
+const DEPTH: &str = include_str!("lua/depth.lua");
+const SEEK: &str = include_str!("lua/seek.lua");
+const STREAM_ENTRY: &str = include_str!("lua/stream_entry.lua");
+const LAST_ID: &str = include_str!("lua/last_id.lua");
+const GROUPS: &str = include_str!("lua/groups.lua");
+const JOIN: &str = include_str!("lua/join.lua");
+const COMPARE_AND_SET: &str = include_str!("lua/compare_and_set.lua");
+const FOLLOWS: &str = include_str!("lua/follows.lua");
+const COUNTERS: &str = include_str!("lua/counters.lua");
 
 macro_rules! script {
     ($name:ident, $file:literal $(, with $($shared:ident),+)?) => {
-        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(&joined(&[$($($shared),+)?], include_str!(concat!("../../scripts/", $file))))
+        pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(&joined(&[$($($shared),+)?], include_str!($file)))
         });
     };
 }
 
-script!(OPEN_STREAM, "open_stream.lua");
-script!(ENQUEUE_BOUNDED, "enqueue_bounded.lua", with DEPTH);
-script!(CREATE, "create.lua", with CLOCK, DEPTH, PLACE);
-script!(PROMOTE, "promote.lua", with CLOCK, PLACE);
-script!(LINE_UP, "line_up.lua", with CLOCK, PLACE);
-script!(ADMIT, "admit.lua", with CLOCK, PLACE);
-script!(CLAIM, "claim.lua", with CLOCK, FENCE);
-script!(HEARTBEAT, "heartbeat.lua", with CLOCK, FENCE);
-script!(PROGRESS, "progress.lua", with CLOCK, FENCE);
-script!(RENEW, "renew.lua", with CLOCK, FENCE);
-script!(LEND, "lend.lua", with CLOCK, FENCE);
-script!(COMPLETE_BATCH, "complete_batch.lua");
-script!(FINISH, "finish.lua", with CLOCK, FENCE);
-script!(RETRY, "retry.lua", with CLOCK, FENCE);
-script!(REQUEUE, "requeue.lua", with CLOCK, FENCE, PLACE);
-script!(CANCEL, "cancel.lua", with CLOCK, FENCE);
-script!(DELAY_TIMER, "delay_timer.lua");
-script!(HOLD_BACK, "hold_back.lua", with CLOCK, FENCE);
-script!(DELETE_QUEUE, "delete_queue.lua");
-script!(RELEASE, "release.lua");
-script!(RECONCILE, "reconcile.lua", with CLOCK, PLACE);
-script!(RECOUNT, "recount.lua");
-script!(LIST_ENTRIES, "list_entries.lua");
-script!(LOCATE, "locate.lua");
-script!(REDRIVE, "redrive.lua", with CLOCK, PLACE);
-script!(BRIDGE, "bridge.lua");
-script!(CREATE_WORKFLOW, "create_workflow.lua");
-script!(NOTE_STARTED, "note_started.lua");
-script!(RECORD_MEMBER, "record_member.lua");
-script!(END_WORKFLOW, "end_workflow.lua");
-script!(LOOK_AGAIN, "look_again.lua", with CLOCK);
-script!(CANCEL_UNBORN, "cancel_unborn.lua");
-script!(PUBLISH, "publish.lua", with CLOCK, NEWEST);
-script!(SETTLE_EPOCH, "settle_epoch.lua", with CLOCK);
-script!(READ_PAGE, "read_page.lua", with NEWEST);
-script!(FIND_TIME, "find_time.lua", with SEEK);
-script!(TRIM_CHANNEL, "trim_channel.lua", with CLOCK, GROUPS, NEWEST, SEEK);
-script!(REGISTER_CHANNEL, "register_channel.lua", with CLOCK);
-script!(NOTE_READERS, "note_readers.lua", with CLOCK);
-script!(SAVE_SUBSCRIPTION, "save_subscription.lua", with OBSTACLE);
-script!(RESTORE_SUBSCRIPTIONS, "restore_subscriptions.lua");
-script!(OPEN_GROUP, "open_group.lua", with GROUPS, JOIN, NEWEST);
-script!(JOIN_CHANNEL, "join_channel.lua", with GROUPS, JOIN);
-script!(READ_GROUP, "read_group.lua", with FOLLOWS);
-script!(ACK_MESSAGES, "ack_messages.lua", with CLOCK, FIGURES);
-script!(FIND_SILENT, "find_silent.lua");
-script!(TAKE_OVER, "take_over.lua");
-script!(TAKE_IN_ORDER, "take_in_order.lua", with CLOCK, FIGURES, FOLLOWS);
-script!(HOLD_UP, "hold_up.lua", with CLOCK);
-script!(SEEK_GROUP, "seek_group.lua", with NEWEST);
-script!(PROGRESS_OF, "progress_of.lua", with NEWEST, SEEK);
-script!(NOTE_FAILURE, "note_failure.lua", with CLOCK, FIGURES);
-script!(CHECKPOINT, "checkpoint.lua", with CLOCK, FIGURES);
-script!(PRUNE_CONSUMERS, "prune_consumers.lua");
-script!(KEEP_OFFICE, "keep_office.lua");
-script!(CRON_SAVE, "cron_save.lua", with CLOCK, OBSTACLE);
-script!(CRON_REMOVE, "cron_remove.lua");
-script!(EVENT_PLACE, "event_place.lua");
-script!(BEAT, "beat.lua", with CLOCK);
+script!(OPEN_STREAM, "jobs/open_stream.lua");
+script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
+script!(CREATE, "jobs/create.lua", with CLOCK, DEPTH, STREAM_ENTRY);
+script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);
+script!(ENQUEUE_FOR_KEY, "rate_limits/enqueue_for_key.lua", with CLOCK, STREAM_ENTRY);
+script!(ADMIT, "rate_limits/admit.lua", with CLOCK, STREAM_ENTRY);
+script!(CLAIM, "jobs/claim.lua", with CLOCK, FENCE);
+script!(HEARTBEAT, "jobs/heartbeat.lua", with CLOCK, FENCE);
+script!(PROGRESS, "jobs/progress.lua", with CLOCK, FENCE);
+script!(RENEW, "jobs/renew.lua", with CLOCK, FENCE);
+script!(ISSUE_CALLBACK_TOKEN, "jobs/issue_callback_token.lua", with CLOCK, FENCE);
+script!(COMPLETE_BATCH, "jobs/complete_batch.lua");
+script!(FINISH, "jobs/finish.lua", with CLOCK, FENCE);
+script!(RETRY, "jobs/retry.lua", with CLOCK, FENCE);
+script!(SNOOZE, "jobs/snooze.lua", with CLOCK, FENCE, STREAM_ENTRY);
+script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE);
+script!(DELAY_TIMER, "connection/delay_timer.lua");
+script!(PAUSE_KEY, "rate_limits/pause_key.lua", with CLOCK, FENCE);
+script!(DELETE_QUEUE, "jobs/delete_queue.lua");
+script!(DELETE_IF_EQUAL, "connection/delete_if_equal.lua");
+script!(CHECK_ONE, "maintenance/check_one.lua", with CLOCK, STREAM_ENTRY);
+script!(RECOUNT, "maintenance/recount.lua");
+script!(LIST_ENTRIES, "maintenance/list_entries.lua");
+script!(LOCATE, "jobs/locate.lua");
+script!(REDRIVE, "jobs/redrive.lua", with CLOCK, STREAM_ENTRY);
+script!(BRIDGE, "list_bridge/bridge.lua");
+script!(CREATE_WORKFLOW, "workflows/create_workflow.lua");
+script!(NOTE_STARTED, "workflows/note_started.lua");
+script!(RECORD_MEMBER, "workflows/record_member.lua");
+script!(END_WORKFLOW, "workflows/end_workflow.lua");
+script!(RESCHEDULE, "workflows/reschedule.lua", with CLOCK);
+script!(CANCEL_BEFORE_CREATE, "workflows/cancel_before_create.lua");
+script!(PUBLISH, "channels/publish.lua", with CLOCK, LAST_ID);
+script!(SETTLE_EPOCH, "connection/settle_epoch.lua", with CLOCK);
+script!(READ_PAGE, "channels/read_page.lua", with LAST_ID);
+script!(FIND_TIME, "channels/find_time.lua", with SEEK);
+script!(TRIM_CHANNEL, "channels/trim_channel.lua", with CLOCK, GROUPS, LAST_ID, SEEK);
+script!(REGISTER_CHANNEL, "channels/register_channel.lua", with CLOCK);
+script!(NOTE_READERS, "channels/note_readers.lua", with CLOCK);
+script!(SAVE_SUBSCRIPTION, "subscriptions/save_subscription.lua", with COMPARE_AND_SET);
+script!(RESTORE_SUBSCRIPTIONS, "subscriptions/restore_subscriptions.lua");
+script!(OPEN_GROUP, "subscriptions/open_group.lua", with GROUPS, JOIN, LAST_ID);
+script!(JOIN_CHANNEL, "subscriptions/join_channel.lua", with GROUPS, JOIN);
+script!(READ_GROUP, "subscriptions/read_group.lua", with FOLLOWS);
+script!(ACK_MESSAGES, "subscriptions/ack_messages.lua", with CLOCK, COUNTERS);
+script!(FIND_IDLE, "subscriptions/find_idle.lua");
+script!(RECLAIM, "subscriptions/reclaim.lua");
+script!(TAKE_IN_ORDER, "subscriptions/take_in_order.lua", with CLOCK, COUNTERS, FOLLOWS);
+script!(BLOCK_CHANNEL, "subscriptions/block_channel.lua", with CLOCK);
+script!(SEEK_GROUP, "subscriptions/seek_group.lua", with LAST_ID);
+script!(PROGRESS_OF, "subscriptions/progress_of.lua", with LAST_ID, SEEK);
+script!(NOTE_FAILURE, "subscriptions/note_failure.lua", with CLOCK, COUNTERS);
+script!(CHECKPOINT, "subscriptions/checkpoint.lua", with CLOCK, COUNTERS);
+script!(PRUNE_CONSUMERS, "subscriptions/prune_consumers.lua");
+script!(ACQUIRE_LEADERSHIP, "maintenance/acquire_leadership.lua");
+script!(SAVE_CRON_ENTRY, "cron/save_entry.lua", with CLOCK, COMPARE_AND_SET);
+script!(REMOVE_CRON_ENTRY, "cron/remove_entry.lua");
+script!(EVENT_POSITION, "events/event_position.lua");
+script!(REPORT, "workers/report.lua", with CLOCK);
 
 /// The script with shared functions behind its first line, which has to stay first.
 fn joined(shared: &[&str], text: &str) -> String {
@@ -99,9 +99,14 @@ mod tests {
 
     /// The scripts and what they share, by file name.
     fn files() -> Vec<(String, String)> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
-        let files = std::fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file").path());
-        files.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text"))).collect()
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let folders = std::fs::read_dir(source).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let files =
+            folders.filter(|path| path.is_dir()).flat_map(|folder| std::fs::read_dir(folder).expect("a folder"));
+        let scripts = files
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|x| x == "lua"));
+        scripts.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text"))).collect()
     }
 
     /// The expression that a call of a command has in the place of its key.

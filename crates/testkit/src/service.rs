@@ -89,7 +89,8 @@ impl Service {
     fn spawn(name: &'static str, section: &str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary(name));
         command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
-        command.env("GALLEY__LOG__FORMAT", "json").envs(variables.iter().copied());
+        command.env("GALLEY__LOG__FORMAT", "json").env("GALLEY__QUEUE_WORKER__DEMO_HANDLERS", "true");
+        command.envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut process = command.spawn().expect("a binary of ours starts");
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();

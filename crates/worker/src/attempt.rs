@@ -6,24 +6,22 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use common::{
-    redis::{
-        StoreError, StoreResult,
-        jobs::{Claimed, Completion, Ended, Fence, Settled, local_now},
-        next_delay, reconnect_delays,
-    },
-    telemetry::continue_trace,
-};
+use common::telemetry::continue_trace;
 use futures_util::FutureExt;
+use store::{
+    StoreError, StoreResult,
+    jobs::{Claimed, Completion, Ended, Fence, Settled, local_now},
+    next_delay, reconnect_delays,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    doorbell::Doorbell,
     handlers::{Context, Done, HandlerError, HandlerResult},
-    places::Place,
     rules::Dispatch,
+    slots::Place,
+    wakeup::Doorbell,
     worker::Shared,
 };
 

@@ -5,7 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::redis::{StoreResult, bridge::Bridge, next_delay, note_interruption, reconnect_delays};
+use common::text::printable;
+use serde_json::value::RawValue;
+use store::{
+    StoreResult,
+    list_bridge::{Bridge, element},
+    next_delay, note_interruption, reconnect_delays,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Shared;
@@ -43,7 +49,7 @@ async fn feed(
     shared: &Shared,
     bridge: &Bridge,
     stop: &CancellationToken,
-    delays: &mut common::redis::Delays,
+    delays: &mut store::Delays,
 ) -> StoreResult<()> {
     let mut connection = shared.jobs.redis().dedicated(BLOCK).await?;
     let client_id = connection.client_id();
@@ -77,4 +83,10 @@ async fn feed(
             return Ok(());
         }
     }
+}
+
+/// The list element that an argument was made of, printable.
+#[must_use]
+pub fn list_element(argument: &RawValue) -> String {
+    printable(&element(argument.get()))
 }

@@ -17,7 +17,10 @@ pub struct Builder {
     own: Handlers,
     problems: Vec<String>,
     until: Until,
+    configure: Option<Configure>,
 }
+
+type Configure = Box<dyn FnOnce(Builder, &Settings) -> Builder + Send>;
 
 impl Builder {
     /// Adds a handler for jobs of a type. The arguments of a job, a JSON array, are read as `A`: a tuple, as a rule. What
@@ -61,6 +64,13 @@ impl Builder {
         }
     }
 
+    /// Adds handlers that depend on the settings, which are read after the builder was made.
+    #[must_use]
+    pub fn configure(mut self, configure: impl FnOnce(Self, &Settings) -> Self + Send + 'static) -> Self {
+        self.configure = Some(Box::new(configure));
+        self
+    }
+
     /// Lets it work for so long instead of until it is stopped.
     #[must_use]
     pub fn until(mut self, until: Until) -> Self {
@@ -74,7 +84,8 @@ impl Builder {
     /// Two handlers for a type, settings or rules that cannot be used, or a Redis that would lose jobs.
     pub async fn build(self, settings: Settings) -> anyhow::Result<Worker> {
         let until = self.until;
-        Worker::build(settings, self.handlers()?, until).await
+        let handlers = self.handlers(&settings)?;
+        Worker::build(settings, handlers, until).await
     }
 
     /// The whole life of a worker's process: its command line, settings, telemetry, and jobs until a signal. For the
@@ -86,14 +97,19 @@ impl Builder {
         command_line::run(self)
     }
 
-    pub(crate) fn handlers(self) -> anyhow::Result<Handlers> {
+    pub(crate) fn handlers(mut self, settings: &Settings) -> anyhow::Result<Handlers> {
+        if let Some(configure) = self.configure.take() {
+            self = configure(self, settings);
+        }
         anyhow::ensure!(self.problems.is_empty(), "{}", self.problems.join("; "));
-        Ok(Handlers::built_in().overridden_by(&self.own))
+        Ok(self.own)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     async fn nothing(_: Context, (): ()) -> Result<(), HandlerError> {
@@ -102,11 +118,17 @@ mod tests {
 
     #[test]
     fn a_type_that_is_none_and_two_handlers_for_one_are_errors() {
-        let problem = |builder: Builder| builder.handlers().err().map(|error| error.to_string()).unwrap_or_default();
+        let settings = Settings::from_sources(None, HashMap::new()).expect("the defaults");
+        let problem =
+            |builder: Builder| builder.handlers(&settings).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(problem(Builder::default().handler("Email", nothing)).contains("type must match"));
         assert!(problem(Builder::default().handler("a", nothing).handler("a", nothing)).contains("two handlers for a"));
-        let own =
-            Builder::default().handler("test.echo", nothing).handlers().expect("own ones go before those built in");
-        assert!(own.contains("test.noop"));
+        let configured = Builder::default().handler("a", nothing).configure(|builder, _| builder.handler("b", nothing));
+        let handlers = configured.handlers(&settings).expect("two handlers");
+        assert!(handlers.contains("a") && handlers.contains("b"));
+        assert!(
+            problem(Builder::default().configure(|builder, _| builder.handler("B", nothing)))
+                .contains("type must match")
+        );
     }
 }

@@ -7,23 +7,21 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use common::{
-    name::{Priority, QueueName},
-    redis::{
-        StoreError, StoreResult,
-        dedicated::Dedicated,
-        jobs::{Claim, Claimed, More},
-        next_delay, note_interruption, reconnect_delays,
-    },
+use common::name::{Priority, QueueName};
+use store::{
+    StoreError, StoreResult,
+    connection::dedicated::Dedicated,
+    jobs::{Claim, Claimed, More},
+    next_delay, note_interruption, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Runner,
-    bell::Bell,
-    doorbell::Doorbell,
-    places::{AnyPlace, Place},
-    turns::Turns,
+    limited_queue_watcher::Bell,
+    queue_selector::Turns,
+    slots::{AnyPlace, Place},
+    wakeup::Doorbell,
     worker::{Shared, Until},
 };
 

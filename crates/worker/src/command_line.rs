@@ -1,7 +1,8 @@
 //! The command line of a worker: run it, or ask what its rules do.
 
 use clap::{Args, Parser, Subcommand};
-use common::{cli, command::launch, name::JobType, settings::Settings};
+use common::{cli, name::JobType, settings::Settings};
+use delivery::command::launch;
 
 use crate::{builder::Builder, rules, worker::Until};
 
@@ -78,7 +79,7 @@ pub(crate) fn run(builder: Builder) -> anyhow::Result<()> {
 }
 
 fn check_rules(builder: Builder, settings: &Settings, types: &[JobType]) -> anyhow::Result<()> {
-    let handlers = builder.handlers()?;
+    let handlers = builder.handlers(settings)?;
     let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
     let (text, all_are_run) = rules::check(&rules.now(), &handlers, types);
     print!("{text}");

@@ -5,23 +5,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{
-    name::QueueName,
-    redis::{
-        StoreResult,
-        jobs::local_now,
-        workers::{Directive, Order, WorkerKey, WorkerRecord, WorkerState},
-    },
-    time,
-};
+use common::{name::QueueName, time};
 use nix::sys::signal::Signal;
+use store::{
+    StoreResult,
+    jobs::local_now,
+    workers::{Directive, Order, WorkerKey, WorkerRecord, WorkerState},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, watch},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{doorbell::Doorbell, worker::Shared};
+use crate::{wakeup::Doorbell, worker::Shared};
 
 /// A report counts for so many beats, but never less than a second.
 const BEATS: u32 = 3;

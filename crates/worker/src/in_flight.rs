@@ -9,11 +9,11 @@ use std::{
 use common::{
     id::{EntryId, JobId},
     name::{JobType, Priority, QueueName},
-    redis::{
-        jobs::Claimed,
-        workers::{RunningDetails, RunningJob},
-    },
     time::{self, Millis},
+};
+use store::{
+    jobs::Claimed,
+    workers::{RunningDetails, RunningJob},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::redis::StoreResult;
+use store::StoreResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -3,7 +3,7 @@
 //! As a library it runs handlers in Rust:
 //!
 //! ```no_run
-//! use queue_worker::{Context, HandlerError, Worker};
+//! use worker::{Context, HandlerError, Worker};
 //!
 //! async fn send(context: Context, (to, subject): (String, String)) -> Result<usize, HandlerError> {
 //!     if to.is_empty() {
@@ -22,24 +22,30 @@
 //! ```
 
 mod attempt;
-mod bell;
 mod bridge;
 mod builder;
 mod claim;
 mod command_line;
-mod commit;
-mod doorbell;
 mod handlers;
+mod heartbeat;
 mod in_flight;
-mod places;
-mod presence;
-mod renew;
+mod lease_renewal;
+mod limited_queue_watcher;
+mod queue_selector;
+mod results;
 mod rules;
-mod turns;
+mod slots;
+mod wakeup;
 mod worker;
 
+pub use bridge::list_element;
 pub use builder::Builder;
-pub use common::{id::JobId, job::Advice, name::JobType, name::QueueName, settings::Settings};
+pub use common::{
+    id::JobId,
+    name::{JobType, QueueName},
+    settings::Settings,
+};
 pub use handlers::{Context, ContextError, HandlerError};
+pub use model::job::Advice;
 pub use tokio_util::sync::CancellationToken;
 pub use worker::{Until, Worker};

@@ -9,14 +9,12 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    name::{Priority, QueueName},
-    redis::{StoreResult, dedicated::Dedicated, next_delay, note_interruption, reconnect_delays},
-};
+use common::name::{Priority, QueueName};
+use store::{StoreResult, connection::dedicated::Dedicated, next_delay, note_interruption, reconnect_delays};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{doorbell::Doorbell, worker::Shared};
+use crate::{wakeup::Doorbell, worker::Shared};
 
 /// Rings when there is a job on one of the streams that nobody has taken. It keeps its connection from one time to the
 /// next, and stops when it is dropped.

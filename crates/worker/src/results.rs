@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use common::redis::{
+use store::{
     StoreError,
     events::Happened,
     jobs::{Completion, Settled},

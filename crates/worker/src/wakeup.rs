@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
-use common::redis::{
-    jobs::wake::Wake,
+use store::{
+    connection::{
+        notification::Wake,
+        notifier::{Heard, subscribe},
+    },
     keys,
-    subscriber::{Heard, subscribe},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

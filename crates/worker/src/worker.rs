@@ -14,16 +14,16 @@ use std::{
 
 use anyhow::Context;
 use common::{
-    ops,
-    redis::{
-        Redis,
-        events::EventLog,
-        jobs::{Consumer, Jobs},
-        maintenance,
-    },
+    health,
     settings::Settings,
     shutdown::{self, Drained, vital},
     telemetry::{self, MetricsHandle},
+};
+use store::{
+    Redis,
+    events::EventLog,
+    jobs::{Consumer, Jobs},
+    maintenance,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,15 +32,14 @@ use crate::{
     attempt::Runner,
     bridge,
     builder::Builder,
-    claim, commit,
-    doorbell::Doorbell,
+    claim,
     handlers::Handlers,
+    heartbeat::{self, Presence},
     in_flight::InFlight,
-    places::Places,
-    presence,
-    presence::Presence,
-    renew,
+    lease_renewal, results,
     rules::{self, Dispatch},
+    slots::Places,
+    wakeup::Doorbell,
 };
 
 /// After the grace: time for handing jobs back and for the last results to be recorded.
@@ -123,21 +122,21 @@ impl Worker {
         // Stopping by a directive must leave the next signal what it is: the first one
         let stop = stop.child_token();
         let worker = &shared.settings.queue_worker;
-        let (server, address) = ops::serve(worker.listen, ops::redis_is_fit(&self.redis), self.metrics)
+        let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
-        let (ops, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
+        let (health, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker runs");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
         let vital = |part, task| vital(part, task, &stop);
-        let committing = vital("commit", tokio::spawn(commit::run(shared.clone(), finished)));
+        let committing = vital("commit", tokio::spawn(results::run(shared.clone(), finished)));
         let keep = CancellationToken::new();
-        let renewing = vital("renewal of leases", tokio::spawn(renew::run(shared.clone(), keep.clone())));
+        let renewing = vital("renewal of leases", tokio::spawn(lease_renewal::run(shared.clone(), keep.clone())));
         let doorbell = Arc::new(Doorbell::default());
         let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
-        let hearing = tokio::spawn(presence::hear_signals(shared.clone(), doorbell.clone(), stop.clone()));
-        let reporting = presence::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone());
+        let hearing = tokio::spawn(heartbeat::hear_signals(shared.clone(), doorbell.clone(), stop.clone()));
+        let reporting = heartbeat::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone());
         let reporting = vital("presence", tokio::spawn(reporting));
         let upkeep = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
         let upkeep = vital("upkeep", tokio::spawn(upkeep));
@@ -164,7 +163,7 @@ impl Worker {
         let (stop_events, writer) = self.events;
         stop_events.cancel();
         writer.await?;
-        ops.stop(false).await;
+        health.stop(false).await;
         serving.await??;
         tracing::info!("queue-worker stopped");
         Ok(())

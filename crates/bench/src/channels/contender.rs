@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, ensure};
-use e2e::{RedisServer, http::Connection};
-use redis::{AsyncCommands, aio::MultiplexedConnection};
+use testkit::redis::{AsyncCommands, aio::MultiplexedConnection};
+use testkit::{RedisServer, http::Connection};
 
 use super::{audience::Step, peers::Peer};
 use crate::galley::{Durability, Galley};

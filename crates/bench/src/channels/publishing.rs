@@ -1,9 +1,10 @@
 //! What publishing costs, beside a bare client that adds to a stream and publishes in one pipeline.
 
 use std::time::{Duration, Instant};
+use testkit::redis;
 
 use anyhow::Context;
-use redis::{IntoConnectionInfo, aio::MultiplexedConnection};
+use testkit::redis::{IntoConnectionInfo, aio::MultiplexedConnection};
 use tokio::task::JoinSet;
 
 use super::{contender::CHANNEL, fan_out::MESSAGE_BYTES};
@@ -45,7 +46,8 @@ async fn bare(galley: &Galley, body: &str) -> anyhow::Result<f64> {
     let mut info = galley.redis.url().into_connection_info()?;
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     info = info.set_tcp_settings(tcp);
-    let connection = redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&e2e::patient()).await?;
+    let connection =
+        redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&testkit::patient()).await?;
     let mut pipeline = redis::pipe();
     pipeline.cmd("XADD").arg("bare").arg("MAXLEN").arg("~").arg(KEPT).arg("*").arg("b").arg(body).ignore();
     pipeline.cmd("PUBLISH").arg("bare").arg(body).ignore();

@@ -1,10 +1,11 @@
 //! What Redis and this machine allow: a client that does with Redis what Galley does for the same jobs, and nothing else.
 
 use std::time::Instant;
+use testkit::redis;
 
 use anyhow::{Context, ensure};
-use e2e::RedisServer;
-use redis::{AsyncCommands, IntoConnectionInfo, aio::MultiplexedConnection, streams::StreamReadReply};
+use testkit::RedisServer;
+use testkit::redis::{AsyncCommands, IntoConnectionInfo, aio::MultiplexedConnection, streams::StreamReadReply};
 use tokio::sync::mpsc;
 
 const STREAM: &str = "bare:{s}";
@@ -31,8 +32,8 @@ impl Client {
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         info = info.set_tcp_settings(tcp);
         let client = redis::Client::open(info)?;
-        let mut reading = client.get_multiplexed_async_connection_with_config(&e2e::patient()).await?;
-        let writing = client.get_multiplexed_async_connection_with_config(&e2e::patient()).await?;
+        let mut reading = client.get_multiplexed_async_connection_with_config(&testkit::patient()).await?;
+        let writing = client.get_multiplexed_async_connection_with_config(&testkit::patient()).await?;
         let _: () = reading.xgroup_create_mkstream(STREAM, GROUP, "0").await?;
         Ok(Self { reading, writing })
     }

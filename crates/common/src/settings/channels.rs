@@ -7,7 +7,7 @@ use super::{
     check::{YEAR_MS, millis, names, number, refused},
     raw,
 };
-use crate::{message::ChannelPattern, name::ChannelName};
+use crate::{channel_pattern::ChannelPattern, name::ChannelName};
 
 /// Channels and their history.
 #[derive(Debug, Clone)]

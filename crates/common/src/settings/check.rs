@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
+use url::Url;
+
 use crate::{
-    job::{Rate, workflow::MOST_JOBS},
     name::{QueueName, WorkerId},
-    redis::arrivals::MOST_QUEUES,
+    rate::Rate,
 };
 
 use super::{
-    BridgeSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MaintenanceSettings,
-    PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings, RedisUrl, Settings, SubscriptionSettings,
-    TelemetrySettings, WorkflowSettings,
+    BridgeSettings, CronSettings, GatewaySettings, JobSettings, LogFormat, LogSettings, MAX_WATCHED_QUEUES,
+    MAX_WORKFLOW_JOBS, MaintenanceSettings, PubsubWorkerSettings, QueueLimits, QueueWorkerSettings, RedisSettings,
+    RedisUrl, Settings, SubscriptionSettings, TelemetrySettings, WorkflowSettings,
     channels::channels,
     raw::{self, List, Raw, Whole},
 };
@@ -109,6 +110,7 @@ impl TryFrom<Raw> for Settings {
                     10_000,
                 )?,
                 rules: path(raw.queue_worker.rules),
+                demo_handlers: raw.queue_worker.demo_handlers,
                 name: worker_name(raw.queue_worker.name)?,
                 concurrency: number("queue_worker.concurrency", raw.queue_worker.concurrency, 1, 10_000)?,
                 shutdown_grace: millis(
@@ -161,8 +163,7 @@ pub(super) const YEAR_MS: u64 = 365 * 86_400_000;
 
 fn redis(raw: raw::Redis) -> Result<RedisSettings, SettingError> {
     let url = RedisUrl(raw.url);
-    let is_known = ["redis://", "redis+unix://", "unix://"].iter().any(|scheme| url.expose().starts_with(scheme));
-    if !is_known || redis::Client::open(url.expose()).is_err() {
+    if !is_redis_url(url.expose()) {
         let allowed = "redis://[user:password@]host[:port]/db or redis+unix:///path?db=N";
         return Err(refused("redis.url", allowed, format_args!("{url:?}")));
     }
@@ -172,6 +173,17 @@ fn redis(raw: raw::Redis) -> Result<RedisSettings, SettingError> {
         response_timeout: millis("redis.response_timeout_ms", raw.response_timeout_ms, 50, 60_000)?,
         pool_size: number("redis.pool_size", raw.pool_size, 1, 1000)?,
     })
+}
+
+/// Whether the client will take it: the store parses it again, this one knows the setting's name.
+fn is_redis_url(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else { return false };
+    let database = url.path().trim_start_matches('/');
+    match url.scheme() {
+        "redis" => url.has_host() && (database.is_empty() || database.parse::<u32>().is_ok()),
+        "redis+unix" | "unix" => !database.is_empty(),
+        _ => false,
+    }
 }
 
 fn gateway(raw: &raw::Gateway) -> Result<GatewaySettings, SettingError> {
@@ -212,7 +224,7 @@ fn jobs(raw: &raw::Jobs) -> Result<JobSettings, SettingError> {
 
 fn subscriptions(raw: &raw::Subscriptions) -> Result<SubscriptionSettings, SettingError> {
     Ok(SubscriptionSettings {
-        max: number("subscriptions.max", raw.max, 1, MOST_QUEUES as u64)?,
+        max: number("subscriptions.max", raw.max, 1, MAX_WATCHED_QUEUES as u64)?,
         disable_after: millis("subscriptions.disable_after_ms", raw.disable_after_ms, 60_000, YEAR_MS)?,
         checkpoint_ttl: millis("subscriptions.checkpoint_ttl_ms", raw.checkpoint_ttl_ms, 60_000, YEAR_MS)?,
         allow_private: raw.allow_private,
@@ -222,7 +234,7 @@ fn subscriptions(raw: &raw::Subscriptions) -> Result<SubscriptionSettings, Setti
 fn workflows(raw: &raw::Workflows) -> Result<WorkflowSettings, SettingError> {
     let limit = number("workflows.results_limit_bytes", raw.results_limit_bytes, 65_536, 64 << 20)?;
     Ok(WorkflowSettings {
-        max_jobs: number("workflows.max_jobs", raw.max_jobs, 1, MOST_JOBS)?,
+        max_jobs: number("workflows.max_jobs", raw.max_jobs, 1, MAX_WORKFLOW_JOBS)?,
         results_limit_bytes: limit,
         check: millis("workflows.check_ms", raw.check_ms, 100, 3_600_000)?,
     })

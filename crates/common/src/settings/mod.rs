@@ -14,8 +14,8 @@ use config::{Config, Environment, File, FileFormat};
 pub use channels::{Cap, ChannelSettings, Retention, RetentionRules};
 pub use check::{SettingError, hostname};
 
-use crate::job::Rate;
 use crate::name::{ChannelName, JobType, Origin, QueueName, WorkerId};
+use crate::rate::Rate;
 
 /// The defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../../../../config/default.toml");
@@ -127,6 +127,7 @@ pub struct QueueWorkerSettings {
     pub concurrency: usize,
     pub queue_concurrency: BTreeMap<QueueName, usize>,
     pub rules: Option<PathBuf>,
+    pub demo_handlers: bool,
     pub shutdown_grace: Duration,
     pub stop_grace: Duration,
     pub beat: Duration,
@@ -154,6 +155,11 @@ pub struct SubscriptionSettings {
     pub checkpoint_ttl: Duration,
     pub allow_private: bool,
 }
+
+/// The largest `workflows.max_jobs`: the jobs of a workflow are written in one script call.
+pub const MAX_WORKFLOW_JOBS: u64 = 1000;
+/// Queues that one process can watch for those who wait, and the largest `subscriptions.max`: each has a queue of retries.
+pub const MAX_WATCHED_QUEUES: usize = 4096;
 
 /// Jobs wherever they are handled.
 #[derive(Debug, Clone)]

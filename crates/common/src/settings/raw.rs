@@ -111,6 +111,7 @@ pub(super) struct QueueWorker {
     #[serde(default)]
     pub(super) queue_concurrency: BTreeMap<String, Whole>,
     pub(super) rules: String,
+    pub(super) demo_handlers: bool,
     pub(super) concurrency: Whole,
     pub(super) shutdown_grace_ms: Whole,
     pub(super) stop_grace_ms: Whole,

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Command, StandardOutput, WrittenCommand};
-use crate::{
+use common::{
+    config_file::{FileError, Reader},
     name::CommandName,
-    written::{self, FileError, Reader},
 };
 
 /// Commands in a file.
@@ -35,7 +35,7 @@ impl Commands {
     /// # Errors
     /// The file cannot be read, or something in it cannot be used: every problem with its line.
     pub fn load(path: &Path) -> Result<Self, FileError> {
-        written::load(path, "commands", Self::read)
+        common::config_file::load(path, "commands", Self::read)
     }
 
     /// The command of a name, if there is one.
@@ -113,8 +113,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Commands, Vec<String>> {
-        let shown = |problem: &written::Problem| format!("{}: {}", problem.line, problem.what);
-        written::parse(text, Commands::read).map_err(|problems| problems.iter().map(shown).collect())
+        let shown = |problem: &common::config_file::Problem| format!("{}: {}", problem.line, problem.what);
+        common::config_file::parse(text, Commands::read).map_err(|problems| problems.iter().map(shown).collect())
     }
 
     #[test]

@@ -8,21 +8,21 @@
 //! | module | what it is |
 //! |---|---|
 //! | `settings` | what files say of a program |
-//! | `configured` | a program of a file, within its time; [`Program`] alone runs until `stop` is cancelled |
+//! | `timed` | a program of a file, within its time; [`Program`] alone runs until `stop` is cancelled |
 //! | `commands` | the file of those that subscriptions name |
 //! | `group`, [`launch`] | starting one, with limits, in a process group |
-//! | `pipes`, `stderr`, `ending` | what it reads and says, and what its end means |
+//! | `pipes`, `stderr`, `outcome` | what it reads and says, and what its end means |
 //!
 //! Not here: which work is done by which program, and what is recorded.
 
 mod commands;
-mod configured;
-mod ending;
 mod group;
 pub mod launch;
+mod outcome;
 mod pipes;
 mod settings;
 mod stderr;
+mod timed;
 
 use std::{
     collections::BTreeMap,
@@ -40,10 +40,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     commands::Commands,
-    configured::Command,
-    ending::{Ending, Failure, code},
+    outcome::{Ending, Failure, code},
     settings::{CommandSettings, WrittenCommand},
     stderr::{KEPT_STDERR_BYTES, Progress},
+    timed::Command,
 };
 use self::{group::Group, launch::Limits, pipes::Output, stderr::Diagnostics};
 

@@ -2,11 +2,11 @@
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
-use crate::{
-    job::Advice,
+use common::{
     json::{self, JsonError},
     text::printable,
 };
+use model::job::Advice;
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::written::Reader;
+use common::config_file::Reader;
 
 /// What a file says of a program. See `docs/handlers.md` for bounds and defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::error::{Failure, Kind};
-use crate::json;
+use common::json;
 
 /// Nothing is put off for longer, whatever a receiver asks for.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);

@@ -5,11 +5,11 @@ use std::{net::IpAddr, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Host;
 
-use super::{address, breaker::BreakerSettings, network::Network, signature::Secret, template::UrlTemplate};
-use crate::name::quoted;
+use super::{address, breaker::BreakerSettings, network::Network, signature::Secret};
+use common::name::quoted;
+use model::subscription::MAX_SECRETS;
+use model::url_template::UrlTemplate;
 
-/// Secrets at a time: the new one, and the old one while they are exchanged.
-pub const MOST_SECRETS: usize = 2;
 /// Fixed headers of an endpoint.
 pub const MOST_HEADERS: usize = 32;
 /// No push takes longer.
@@ -63,7 +63,7 @@ impl EndpointSettings {
         let timeouts = Duration::from_millis(1)..=LONGEST_TIMEOUT;
         let opens = Duration::from_millis(1)..=Duration::from_hours(24);
         for (is_allowed, allowed) in [
-            (self.secrets.len() <= MOST_SECRETS, "at most 2 secrets"),
+            (self.secrets.len() <= MAX_SECRETS, "at most 2 secrets"),
             (timeouts.contains(&self.timeout), "a timeout of 1 ms to an hour"),
             (timeouts.contains(&self.connect_timeout), "a connect_timeout of 1 ms to an hour"),
             ((1..=MOST_CONCURRENT).contains(&self.concurrency), "a concurrency of 1 to 10000"),
@@ -158,7 +158,7 @@ pub(super) fn header_name(name: &str) -> Result<HeaderName, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::push::Names;
+    use crate::http::Names;
 
     fn check(url: &str, change: impl FnOnce(&mut EndpointSettings)) -> Result<(), String> {
         let mut settings = EndpointSettings::new(UrlTemplate::parse(url, &["type"]).expect(url));

@@ -9,12 +9,12 @@
 pub mod address;
 mod answer;
 pub mod breaker;
+mod endpoint_settings;
 mod error;
 mod network;
 mod request;
-mod settings;
 pub mod signature;
-mod template;
+mod subscription_target;
 
 use std::{
     fmt,
@@ -39,21 +39,21 @@ use tokio::{
 pub use self::{
     answer::{Answer, LONGEST_RETRY_AFTER},
     breaker::{BreakerSettings, Room},
+    endpoint_settings::{
+        EndpointError, EndpointSettings, FixedHeaders, LARGEST_ANSWER_BYTES, LONGEST_TIMEOUT, MOST_CONCURRENT,
+        MOST_HEADERS,
+    },
     error::{PushError, Retry},
     network::{Names, Network, Script},
     request::{LONGEST_ID_BYTES, MOST_HEADER_BYTES, Request},
-    settings::{
-        EndpointError, EndpointSettings, FixedHeaders, LARGEST_ANSWER_BYTES, LONGEST_TIMEOUT, MOST_CONCURRENT,
-        MOST_HEADERS, MOST_SECRETS,
-    },
     signature::Secret,
-    template::{UrlError, UrlTemplate},
 };
 use self::{
     breaker::{Breaker, Outcome, Pass},
     error::{Failure, Health, Kind},
     network::{ConnectError, Connector, causes},
 };
+pub use model::url_template::{UrlError, UrlTemplate};
 
 /// An idle connection is kept this long: less than most servers and balancers keep it.
 const IDLE: Duration = Duration::from_secs(20);

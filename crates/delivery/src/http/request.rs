@@ -11,9 +11,8 @@ use http_body_util::Full;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{
-    EndpointSettings,
+    EndpointSettings, endpoint_settings,
     error::{Failure, Kind},
-    settings,
     signature::sign,
 };
 
@@ -70,7 +69,7 @@ fn add(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {
         return Err(format!("headers must have at most {MOST_HEADER_BYTES} bytes together, got {bytes}"));
     }
     for (name, text) in given {
-        let name = settings::header_name(name).map_err(|allowed| format!("a request must have {allowed}"))?;
+        let name = endpoint_settings::header_name(name).map_err(|allowed| format!("a request must have {allowed}"))?;
         let value = if name.as_str().starts_with("ce-") {
             HeaderValue::try_from(utf8_percent_encode(text, ENCODED).to_string())
         } else {
@@ -94,7 +93,7 @@ fn add_signature(
     if !is_allowed {
         return Err(format!(
             "an id must have 1 to {LONGEST_ID_BYTES} visible ASCII characters and no full stop, got {}",
-            crate::name::quoted(id)
+            common::name::quoted(id)
         ));
     }
     let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -114,7 +113,8 @@ fn add_signature(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::push::{FixedHeaders, UrlTemplate};
+    use crate::http::FixedHeaders;
+    use model::url_template::UrlTemplate;
 
     fn headers(id: &str, given: &[(&str, &str)]) -> Result<HeaderMap, String> {
         let mut settings = EndpointSettings::new(UrlTemplate::parse("http://a.test/", &[]).expect("allowed"));

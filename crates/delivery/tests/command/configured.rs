@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use common::{
-    command::{Command, CommandSettings, Commands, Ending, Input, StandardOutput, code},
-    job::Advice,
-    name::CommandName,
-};
-use e2e::LIMIT;
+use common::name::CommandName;
+use delivery::command::{Command, CommandSettings, Commands, Ending, Input, StandardOutput, code};
+use model::job::Advice;
+use testkit::LIMIT;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

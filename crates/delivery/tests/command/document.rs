@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use common::command::{Ending, code};
+use delivery::command::{Ending, code};
 use tempfile::TempDir;
 
 use crate::kit::{NEVER, Trial};
@@ -34,7 +34,7 @@ async fn the_python_example_does_what_is_said_of_it() {
 
     let wrong = Trial::new(program, &[]).with(|settings| settings.not_retryable_exit_codes = vec![65]);
     let failure = wrong.reading(job("[1]")).failure().await;
-    assert_eq!((failure.code, failure.advice), (code::FAILED, common::job::Advice::Never));
+    assert_eq!((failure.code, failure.advice), (code::FAILED, model::job::Advice::Never));
     assert_eq!(failure.message, "the program ended with exit code 65: every argument has to be a text");
 
     let mut endless = Trial::new(program, &[]).with(|settings| settings.stop_grace = NEVER);

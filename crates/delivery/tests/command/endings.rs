@@ -2,10 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use common::{
-    command::{Ending, Program, ProgramSettings, code},
-    job::Advice,
-};
+use delivery::command::{Ending, Program, ProgramSettings, code};
+use model::job::Advice;
 
 use crate::kit::Trial;
 

@@ -2,15 +2,15 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use common::command::{Ending, Failure, Input, Program, ProgramSettings, Progress};
-use e2e::LIMIT;
-pub(crate) use e2e::Mark;
+use delivery::command::{Ending, Failure, Input, Program, ProgramSettings, Progress};
+use testkit::LIMIT;
+pub(crate) use testkit::Mark;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// The worker's binary.
 pub(crate) fn worker_binary() -> PathBuf {
-    e2e::binary("queue-worker")
+    testkit::binary("queue-worker")
 }
 
 /// Waits until no process of a trial is left, reaped by this process if it was its child.

@@ -2,11 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use common::{
-    command::{Ending, code, launch::FIRST_ARGUMENT},
-    job::Advice,
-};
-use e2e::{LIMIT, eventually};
+use delivery::command::{Ending, code, launch::FIRST_ARGUMENT};
+use model::job::Advice;
+use testkit::{LIMIT, eventually};
 
 use crate::kit::{Mark, Trial, nothing_is_left_of, worker_binary};
 
@@ -29,7 +27,7 @@ async fn a_program_dies_with_a_worker_that_is_killed() {
 #[test]
 fn a_program_is_not_started_when_its_worker_is_gone_already() {
     for worker in ["queue-worker", "pubsub-worker"] {
-        let mut launcher = Command::new(e2e::binary(worker));
+        let mut launcher = Command::new(testkit::binary(worker));
         // Its parent is this test, which is not the first process of the machine
         launcher.args([FIRST_ARGUMENT, "token ", "1", "", "", "", "echo", "started"]);
         let output = launcher.stdin(Stdio::null()).output().expect("the binary is built");
@@ -42,7 +40,7 @@ fn a_program_is_not_started_when_its_worker_is_gone_already() {
 #[tokio::test]
 async fn either_worker_starts_programs() {
     for worker in ["queue-worker", "pubsub-worker"] {
-        let trial = Trial::shell("echo 5").with(|settings| settings.launcher = Some(e2e::binary(worker)));
+        let trial = Trial::shell("echo 5").with(|settings| settings.launcher = Some(testkit::binary(worker)));
         assert_eq!(trial.result().await.as_deref(), Some("5"), "{worker}");
     }
 }
@@ -82,7 +80,7 @@ fn a_program_outlives_the_thread_that_ran_it_first() {
 async fn a_binary_that_is_no_launcher_is_not_started_as_one() {
     let failure = Trial::shell("exit 0").with(|settings| settings.launcher = None).failure().await;
     assert_eq!((failure.code, failure.advice), (code::NOT_STARTED, Advice::ByPolicy));
-    assert!(failure.message.contains("has to begin with common::command::launch::intercept"), "{}", failure.message);
+    assert!(failure.message.contains("has to begin with delivery::command::launch::intercept"), "{}", failure.message);
 }
 
 #[tokio::test]

@@ -1,9 +1,7 @@
 //! Programs that write or read much, little, slowly or not at all.
 
-use common::{
-    command::{Ending, KEPT_STDERR_BYTES, Progress, code},
-    job::Advice,
-};
+use delivery::command::{Ending, KEPT_STDERR_BYTES, Progress, code};
+use model::job::Advice;
 
 use crate::kit::{NEVER, Trial};
 

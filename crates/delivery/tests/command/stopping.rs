@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use common::command::Ending;
-use e2e::eventually;
+use delivery::command::Ending;
+use testkit::eventually;
 
 use crate::kit::{NEVER, Trial, nothing_is_left_of};
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use common::push::{Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Retry, Script};
+use delivery::http::{Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Retry, Script};
 
 use crate::kit::{Reply, SECRET, Server, endpoint, failed, network, post, scripted, secret, settings, template};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::push::{Answer, Endpoint, EndpointSettings, Retry};
+use delivery::http::{Answer, Endpoint, EndpointSettings, Retry};
 
 use crate::kit::{Reply, Server, endpoint, failed, network, post, settings};
 
@@ -106,7 +106,7 @@ async fn a_huge_and_an_endless_answer_end_at_the_limit() {
         let server = Server::start([reply]).await;
         let error = failed(&endpoint(&server.url("/"))).await;
         assert_eq!((error.code, error.retry, error.status), ("push_answer_too_large", Retry::Never, Some(200)));
-        e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+        testkit::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
     }
     let most = "1".repeat(1_048_576);
     assert_eq!(answered(Reply::ok(&most)).await.body.map(|json| json.get().len()), Some(most.len()));
@@ -129,7 +129,7 @@ async fn ends_with_the_time(reply: Reply, code: &str, status: Option<u16>) {
     let endpoint = Endpoint::new(settings, &network()).expect("allowed");
     let error = failed(&endpoint).await;
     assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
-    e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+    testkit::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
 }
 
 #[tokio::test]

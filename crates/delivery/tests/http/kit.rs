@@ -1,10 +1,9 @@
 //! Endpoints and networks for tests, and the receiver that they are pushed to.
 
 use bytes::Bytes;
-use common::push::{
-    Answer, Endpoint, EndpointSettings, Names, Network, PushError, Request, Script, Secret, UrlTemplate,
-};
-pub(crate) use e2e::{Received, Receiver as Server, Reply};
+use delivery::http::{Answer, Endpoint, EndpointSettings, Names, Network, PushError, Request, Script, Secret};
+use model::url_template::UrlTemplate;
+pub(crate) use testkit::{Received, Receiver as Server, Reply};
 
 /// A secret that anybody may know.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -31,8 +30,8 @@ pub(crate) fn template(url: &str) -> UrlTemplate {
 pub(crate) fn settings(url: &str) -> EndpointSettings {
     EndpointSettings {
         allow_private: true,
-        timeout: e2e::LIMIT,
-        connect_timeout: e2e::LIMIT,
+        timeout: testkit::LIMIT,
+        connect_timeout: testkit::LIMIT,
         ..EndpointSettings::new(template(url))
     }
 }

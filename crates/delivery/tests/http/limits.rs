@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::push::{BreakerSettings, Endpoint, EndpointSettings, Retry};
+use delivery::http::{BreakerSettings, Endpoint, EndpointSettings, Retry};
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
@@ -124,7 +124,7 @@ async fn dropping_a_push_closes_its_connection_and_frees_its_place() {
         server.has_requests(1).await;
         push.abort();
         assert!(push.await.is_err_and(|error| error.is_cancelled()));
-        e2e::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+        testkit::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
         post(&endpoint).await.expect("a place, and a closed breaker");
     }
 }

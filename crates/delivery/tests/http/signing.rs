@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::push::{
+use delivery::http::{
     Endpoint, Request, Secret,
     signature::{Signed, Untrusted, verify},
 };
@@ -19,7 +19,7 @@ const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 async fn received(secrets: Vec<Secret>) -> Received {
     let server = Server::start([Reply::ok("1")]).await;
-    let settings = common::push::EndpointSettings { secrets, ..settings(&server.url("/")) };
+    let settings = delivery::http::EndpointSettings { secrets, ..settings(&server.url("/")) };
     let endpoint = Endpoint::new(settings, &network()).expect("allowed");
     let headers = [("ce-type", "a.b"), ("ce-subject", "饭 \"1\""), ("traceparent", "00-1-2-01")];
     let body = Bytes::from_static(b"{\"n\": 1.0}\xff");

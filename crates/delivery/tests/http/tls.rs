@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::push::{Endpoint, EndpointSettings, Names, Network, Script};
+use delivery::http::{Endpoint, EndpointSettings, Names, Network, Script};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{
@@ -84,5 +84,5 @@ async fn a_handshake_that_does_not_end_is_given_up() {
     let settings = EndpointSettings { connect_timeout: Duration::from_secs(1), ..settings(&url) };
     let error = failed(&Endpoint::new(settings, &network(&certificate)).expect("allowed")).await;
     assert_eq!(error.code, "push_connect_timeout", "{}", error.message);
-    e2e::eventually("a closed connection", || async { (silent.closed() == 1).then_some(()) }).await;
+    testkit::eventually("a closed connection", || async { (silent.closed() == 1).then_some(()) }).await;
 }

@@ -22,10 +22,7 @@ use super::{
     readers::mark_of,
     verdict::Position,
 };
-use crate::{
-    LIMIT,
-    receiver::{Received, read_request},
-};
+use testkit::{LIMIT, Received, read_request};
 
 /// Of a thousand requests so many are refused, so many are not answered, and so many are answered late.
 const REFUSED: u32 = 15;

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use testkit::redis;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
@@ -16,7 +17,7 @@ use rand::{
 use tokio::time::sleep;
 
 use super::{LOOK_EVERY, Plan, delivered::Strike, readers::Reader, stage::Cast};
-use crate::LIMIT;
+use testkit::LIMIT;
 
 /// Between two faults, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 200..1200;

@@ -21,7 +21,7 @@ use super::{
     stage::Stage,
     verdict::{Answer, Mark, Position},
 };
-use crate::http::Connection;
+use testkit::http::Connection;
 
 /// Publishers at most; each publishes so many messages a second.
 const MOST: u32 = 64;

@@ -13,7 +13,7 @@ use super::{
     readers::mark_of,
     verdict::{History, Position},
 };
-use crate::{Persistence, RedisServer, Service, http::Connection};
+use testkit::{Persistence, RedisServer, Service, http::Connection};
 
 /// Messages on a page of a history: as many as there may be.
 const PAGE: u32 = 1000;

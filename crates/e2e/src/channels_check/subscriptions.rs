@@ -18,7 +18,7 @@ use super::{
     stage::Stage,
     verdict::{History, Position},
 };
-use crate::http::Connection;
+use testkit::http::Connection;
 
 /// Longest wait until everything has been delivered after the last fault: order may have piled up behind workers that were
 /// killed, and goes on one message at a time.

@@ -240,7 +240,7 @@ fn raw(kit: &Kit, bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_lying_clients_are_cut_off() {
     let limits = [("GALLEY__GATEWAY__HEAD_TIMEOUT_MS", "1000"), ("GALLEY__GATEWAY__BODY_TIMEOUT_MS", "300")];
-    let kit = Kit::with(e2e::RedisServer::start(), &limits).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &limits).await;
     let before = kit.keys().await;
     let head = "POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     assert!(raw(&kit, b"POST /ojs/v1/jobs HTTP/1.1\r\nHos").starts_with("HTTP/1.1 408"), "half a head");

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use e2e::RedisServer;
 use serde_json::{Value, json};
+use testkit::RedisServer;
 
 use crate::kit::{Kit, job};
 

@@ -5,9 +5,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use e2e::eventually;
 use fantoccini::{ClientBuilder, Locator};
 use serde_json::json;
+use testkit::eventually;
 
 use crate::kit::Kit;
 

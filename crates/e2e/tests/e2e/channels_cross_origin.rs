@@ -1,8 +1,8 @@
 //! Pages of other sites, as browsers let them: they ask first, and what they may read has to say so.
 
-use e2e::RedisServer;
 use reqwest::{Method, Response};
 use serde_json::Value;
+use testkit::RedisServer;
 
 use crate::kit::Kit;
 

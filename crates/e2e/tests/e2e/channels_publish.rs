@@ -3,6 +3,7 @@
 use futures_util::StreamExt;
 use reqwest::Response;
 use serde_json::{Value, json};
+use testkit::redis;
 
 use crate::kit::Kit;
 
@@ -29,7 +30,7 @@ async fn subscriber(kit: &Kit, channel: &str) -> redis::aio::PubSub {
 }
 
 async fn next(subscriber: &mut redis::aio::PubSub) -> Vec<u8> {
-    let message = tokio::time::timeout(e2e::LIMIT, subscriber.on_message().next()).await.expect("in time");
+    let message = tokio::time::timeout(testkit::LIMIT, subscriber.on_message().next()).await.expect("in time");
     message.expect("a message").get_payload_bytes().to_vec()
 }
 
@@ -139,7 +140,7 @@ async fn the_same_key_publishes_many_messages_once() {
 
 #[tokio::test]
 async fn there_are_no_more_channels_than_there_may_be() {
-    let kit = Kit::with(e2e::RedisServer::start(), &[("GALLEY__CHANNELS__MAX_CHANNELS", "1")]).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__CHANNELS__MAX_CHANNELS", "1")]).await;
     assert_eq!(publish(&kit, PATH, &[], b"1").await.status(), 201);
     let response = publish(&kit, "/v1/channels/others/messages", &[], b"1").await;
     let (status, detail) = problem(response).await;

@@ -5,10 +5,11 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
 };
+use testkit::redis;
 
-use e2e::{DeafProxy, RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{DeafProxy, RedisServer, Service, eventually};
 
 use crate::{kit::Kit, sse::Sse};
 

@@ -1,9 +1,9 @@
 //! Channels over a WebSocket.
 
-use e2e::{LIMIT, RedisServer, Service};
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{LIMIT, RedisServer, Service};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,

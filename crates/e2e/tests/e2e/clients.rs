@@ -8,13 +8,13 @@ use std::{
     time::Instant,
 };
 
-use e2e::{LIMIT, RedisServer, Service, eventually};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::{LIMIT, RedisServer, Service, eventually};
 
 use crate::kit::{Kit, job};
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Mark, RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{Mark, RedisServer, Service, eventually};
 
 use crate::kit::{Folder, Kit, RULES, job};
 

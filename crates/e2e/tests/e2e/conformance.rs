@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use e2e::{RedisServer, Service};
+use testkit::{RedisServer, Service};
 
 use crate::kit::Kit;
 

@@ -1,8 +1,8 @@
 //! Cron entries over HTTP.
 
-use e2e::{RedisServer, eventually};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use testkit::{RedisServer, eventually};
 
 use crate::kit::Kit;
 

@@ -1,11 +1,12 @@
 //! Events as they happen: order, resuming, gaps, and what becomes of the streams when something breaks.
 
 use std::collections::BTreeSet;
+use testkit::redis;
 
-use e2e::{LIMIT, RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use reqwest::Response;
 use serde_json::{Value, json};
+use testkit::{LIMIT, RedisServer, Service, eventually};
 
 use crate::{
     kit::{Kit, job},
@@ -210,7 +211,7 @@ async fn nobody_follows_the_events_when_nobody_reads_them() {
 
 #[tokio::test]
 async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
-    for redis in [RedisServer::start_with(e2e::Persistence::Always), RedisServer::start()] {
+    for redis in [RedisServer::start_with(testkit::Persistence::Always), RedisServer::start()] {
         let mut kit = Kit::with(redis, &[]).await;
         let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
         kit.enqueue(&job("a", &json!([]))).await;

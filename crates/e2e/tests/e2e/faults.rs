@@ -1,10 +1,11 @@
 //! Whatever breaks: nothing that was acknowledged is lost, and everything carries on by itself.
 
 use std::time::{Duration, Instant};
+use testkit::redis;
 
-use e2e::{RedisServer, Service, eventually, eventually_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{RedisServer, Service, eventually, eventually_for};
 
 use crate::kit::{Kit, job};
 
@@ -351,7 +352,7 @@ async fn a_redis_that_would_throw_jobs_away_is_refused() {
     let kit = Kit::start().await;
     kit.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     assert_eq!(kit.get("/health/ready").await.status(), 503);
-    let status = std::process::Command::new(e2e::binary("queue-worker"))
+    let status = std::process::Command::new(testkit::binary("queue-worker"))
         .env("GALLEY__REDIS__URL", kit.redis.url())
         .env("GALLEY__QUEUE_WORKER__LISTEN", "127.0.0.1:0")
         .output()

@@ -7,7 +7,7 @@ use crate::kit::{Kit, job};
 #[tokio::test]
 async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
     // The upkeep must not be faster
-    let redis = e2e::RedisServer::start();
+    let redis = testkit::RedisServer::start();
     let kit = Kit::with(redis, &[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]).await;
     kit.enqueue(&job("test.echo", &json!([]))).await;
     let mut scheduled = job("test.echo", &json!([]));

@@ -1,10 +1,11 @@
 //! `Idempotency-Key`: one effect and one answer however often a request is sent.
 
 use std::collections::BTreeSet;
+use testkit::redis;
 
-use e2e::RedisServer;
 use reqwest::Response;
 use serde_json::{Value, json};
+use testkit::RedisServer;
 
 use crate::kit::{Kit, job};
 
@@ -146,7 +147,7 @@ async fn a_repetition_finds_its_jobs_although_the_queue_takes_no_more() {
     kit.enqueue(&one).await;
     assert_eq!(kit.post("/ojs/v1/jobs", &one).await.status(), 429, "it is full");
     assert_eq!(kit.post("/ojs/v1/queues/full/drain", &json!({})).await.status(), 200);
-    e2e::eventually("it is closed", || async {
+    testkit::eventually("it is closed", || async {
         let extra = json!({ "type": "a", "args": [], "queue": "full", "scheduled_at": "+PT1H" });
         (kit.post("/ojs/v1/jobs", &extra).await.status() == 503).then_some(())
     })

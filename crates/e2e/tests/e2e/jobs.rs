@@ -1,7 +1,7 @@
 //! Jobs over HTTP, run by a queue-worker or pulled.
 
-use e2e::eventually;
 use serde_json::{Value, json};
+use testkit::eventually;
 
 use crate::kit::{Kit, job};
 
@@ -96,7 +96,7 @@ async fn a_running_job_that_is_cancelled_is_dropped_by_its_worker() {
 
 #[tokio::test]
 async fn a_queue_with_a_depth_limit_answers_429_until_there_is_room() {
-    let kit = Kit::with(e2e::RedisServer::start(), &[("GALLEY__QUEUES__DEMO__MAX_DEPTH", "2")]).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__QUEUES__DEMO__MAX_DEPTH", "2")]).await;
     let dish = json!({ "type": "demo.dish", "args": [3], "queue": "demo" });
     for _ in 0..2 {
         assert_eq!(kit.post("/ojs/v1/jobs", &dish).await.status(), 201);

@@ -5,11 +5,12 @@ use std::{
     path::PathBuf,
     process::{Output, Stdio},
 };
+use testkit::redis;
 
-use e2e::{LIMIT, Persistence, RedisServer, Service, binary, eventually};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::{LIMIT, Persistence, RedisServer, Service, binary, eventually};
 
 pub(crate) struct Kit {
     pub(crate) gateway: Service,

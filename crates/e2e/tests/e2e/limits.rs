@@ -1,7 +1,7 @@
 //! Limits of a key, limits of a queue, and turns.
 
-use e2e::{RedisServer, eventually, eventually_for};
 use serde_json::{Value, json};
+use testkit::{RedisServer, eventually, eventually_for};
 
 use crate::kit::Kit;
 
@@ -124,7 +124,7 @@ async fn a_queue_of_little_weight_is_not_starved_by_a_busy_one() {
             ("GALLEY__QUEUE_WORKER__WEIGHTS__BUSY", "9"),
         ])
         .await;
-    eventually_for(e2e::LIMIT * 2, "the calm queue is worked off", || async {
+    eventually_for(testkit::LIMIT * 2, "the calm queue is worked off", || async {
         (stats(&kit, "calm").await["completed"] == 3).then_some(())
     })
     .await;

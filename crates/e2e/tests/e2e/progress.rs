@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::eventually;
 use serde_json::{Value, json};
+use testkit::eventually;
 
 use crate::kit::{Kit, job};
 

@@ -1,10 +1,11 @@
 //! Programs that fetch: waiting for jobs, and telling how several ended at once.
 
 use std::{collections::HashSet, io::Write, net::TcpStream};
+use testkit::redis;
 
-use e2e::{LIMIT, RedisServer, eventually};
 use reqwest::Response;
 use serde_json::{Value, json};
+use testkit::{LIMIT, RedisServer, eventually};
 use tokio::task::JoinHandle;
 
 use crate::kit::{Kit, job};
@@ -160,7 +161,7 @@ async fn those_who_wait_are_served_in_the_order_in_which_they_came_and_one_job_w
 #[tokio::test]
 async fn several_gateways_share_what_arrives() {
     let kit = Kit::start().await;
-    let other = e2e::Service::start("gateway", &kit.redis, &[]).await;
+    let other = testkit::Service::start("gateway", &kit.redis, &[]).await;
     let all: Vec<Waiter> = (0..20)
         .map(|n| {
             let url = if n % 2 == 0 { &kit.gateway } else { &other }.url("/ojs/v1/workers/fetch");
@@ -312,7 +313,7 @@ async fn a_gateway_that_is_told_to_stop_answers_those_who_wait_and_one_that_is_k
     for waiter in all {
         assert_eq!(waiter.answer().await, (200, json!({ "jobs": [] })));
     }
-    let gateway = e2e::Service::start("gateway", &redis, &[]).await;
+    let gateway = testkit::Service::start("gateway", &redis, &[]).await;
     let kit = Kit { gateway, http, redis };
     let waiter = Waiter::of(&kit, &["default"]);
     waiters(&kit, 1).await;
@@ -320,7 +321,7 @@ async fn a_gateway_that_is_told_to_stop_answers_those_who_wait_and_one_that_is_k
     gateway.kill();
     let cut = tokio::time::timeout(LIMIT, waiter.0).await.expect("in time").expect("no panic");
     assert!(cut.is_err(), "the connection is gone");
-    let gateway = e2e::Service::start("gateway", &redis, &[]).await;
+    let gateway = testkit::Service::start("gateway", &redis, &[]).await;
     let kit = Kit { gateway, http, redis };
     let id = kit.enqueue(&args(1)).await;
     let (_, answer) = fetch(&kit, &json!({ "queues": ["default"], "wait_ms": LONG_MS })).await;

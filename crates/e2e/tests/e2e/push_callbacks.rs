@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Receiver, Reply, eventually};
 use serde_json::{Value, json};
+use testkit::{Receiver, Reply, eventually};
 use tokio::sync::Semaphore;
 
 use crate::{

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use common::push::{
+use delivery::http::{
     Secret,
     signature::{Signed, verify},
 };
-use e2e::{Received, Receiver, RedisServer, Reply, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{Received, Receiver, RedisServer, Reply, Service, eventually};
 use tokio::sync::Semaphore;
 
 use crate::kit::{Folder, Kit, RULES, job};

@@ -1,7 +1,7 @@
 //! Queues: looking at them, holding them back, emptying and deleting them.
 
-use e2e::{RedisServer, eventually};
 use serde_json::{Value, json};
+use testkit::{RedisServer, eventually};
 
 use crate::kit::Kit;
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{RedisServer, Service, eventually};
 
 use crate::kit::{Folder, Kit, job};
 

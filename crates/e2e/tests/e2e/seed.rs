@@ -6,10 +6,11 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
 };
+use testkit::redis;
 
-use e2e::{DeafProxy, Service, eventually};
-use redis::AsyncCommands;
 use serde_json::Value;
+use testkit::redis::AsyncCommands;
+use testkit::{DeafProxy, Service, eventually};
 
 use crate::kit::Kit;
 

@@ -1,8 +1,8 @@
 //! A client of event streams.
 
-use e2e::LIMIT;
 use reqwest::{Client, Response};
 use serde_json::Value;
+use testkit::LIMIT;
 
 pub(crate) struct Sse {
     response: Response,

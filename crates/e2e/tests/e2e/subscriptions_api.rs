@@ -1,8 +1,9 @@
 //! Durable subscriptions over HTTP: making, watching, steering and removing them.
 
-use e2e::{RedisServer, Service};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use testkit::redis;
+use testkit::{RedisServer, Service};
 
 use crate::kit::Kit;
 

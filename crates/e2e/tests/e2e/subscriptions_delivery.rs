@@ -2,12 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::push::{
+use delivery::http::{
     Secret,
     signature::{Signed, verify},
 };
-use e2e::{Receiver, Reply, Service, eventually};
 use serde_json::{Value, json};
+use testkit::{Receiver, Reply, Service, eventually};
 
 use crate::kit::{Folder, Kit};
 
@@ -19,7 +19,7 @@ const SOON: &str = r#"{"max_attempts":3,"initial_interval":"PT0.05S","jitter":fa
 
 /// A gateway and a worker for subscriptions.
 pub(crate) async fn started() -> (Kit, Service) {
-    let kit = Kit::with(e2e::RedisServer::start(), &[PRIVATE]).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &[PRIVATE]).await;
     let worker = worker(&kit, &[]).await;
     (kit, worker)
 }
@@ -339,7 +339,7 @@ async fn a_message_becomes_a_job_of_a_queue_once() {
 
 #[tokio::test]
 async fn a_program_gets_the_body_and_its_failure_is_kept_with_what_it_said() {
-    let kit = Kit::with(e2e::RedisServer::start(), &[PRIVATE]).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &[PRIVATE]).await;
     let folder = Folder::new();
     let script = r#"printf '%s %s %s: ' "$GALLEY_SUBSCRIPTION" "$GALLEY_CHANNEL" "$GALLEY_ATTEMPT" >> "$1"
 cat >> "$1"

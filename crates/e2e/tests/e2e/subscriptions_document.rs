@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use e2e::RedisServer;
 use serde_json::Value;
+use testkit::RedisServer;
 
 use crate::kit::Kit;
 

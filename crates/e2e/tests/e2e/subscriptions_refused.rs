@@ -1,8 +1,9 @@
 //! What of durable subscriptions is refused over HTTP: with what is allowed, and with nothing written.
 
-use e2e::{RedisServer, Service};
 use reqwest::Method;
 use serde_json::{Value, json};
+use testkit::redis;
+use testkit::{RedisServer, Service};
 
 use crate::{
     kit::Kit,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use e2e::{Receiver, RedisServer, Reply, eventually_for};
 use futures_util::{StreamExt, stream};
 use serde_json::json;
+use testkit::{Receiver, RedisServer, Reply, eventually_for};
 
 use crate::{
     kit::Kit,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use e2e::{Receiver, RedisServer, Reply, Service, eventually, eventually_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{Receiver, RedisServer, Reply, Service, eventually, eventually_for};
 
 use crate::{
     kit::Kit,

@@ -1,7 +1,7 @@
 //! When jobs start and when their time is over. Cancelling is in `jobs`.
 
-use e2e::eventually;
 use serde_json::{Value, json};
+use testkit::eventually;
 
 use crate::kit::{Kit, job};
 

@@ -1,7 +1,7 @@
 //! Traces: one from the request to the worker that runs the job.
 
-use e2e::{OtlpReceiver, eventually};
 use serde_json::{Value, json};
+use testkit::{OtlpReceiver, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kit::{Kit, job};
@@ -11,7 +11,7 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
     let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
     let endpoint = receiver.url();
     let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
-    let kit = Kit::with(e2e::RedisServer::start(), &variables).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &variables).await;
     let worker = kit.worker(&variables).await;
     let (trace_id, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
@@ -38,7 +38,7 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
 async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/v1/traces", listener.local_addr().expect("an address"));
-    let kit = Kit::with(e2e::RedisServer::start(), &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", &url)]).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", &url)]).await;
     let _worker = kit.worker(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")]).await;
     let id = kit.enqueue(&job("test.noop", &json!([]))).await;
     kit.reaches(&id, "completed").await;

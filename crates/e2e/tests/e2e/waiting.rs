@@ -1,10 +1,11 @@
 //! Waiting for jobs to end.
 
 use std::{io::Write, net::TcpStream};
+use testkit::redis;
 
-use e2e::{LIMIT, RedisServer, eventually};
 use reqwest::Response;
 use serde_json::{Value, json};
+use testkit::{LIMIT, RedisServer, eventually};
 use tokio::task::JoinHandle;
 
 use crate::kit::{Kit, job};

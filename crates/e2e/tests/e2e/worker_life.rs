@@ -1,8 +1,8 @@
 //! A worker from its start to its end: its rules or commands, `check`, `--once`, `--drain`, and how many jobs it runs at a time.
 
-use e2e::{RedisServer, Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{RedisServer, Service, eventually};
 
 use crate::kit::{Folder, Kit, RULES, job};
 

@@ -1,8 +1,8 @@
 //! The list of workers, and telling them to be quiet, to go on and to end.
 
-use e2e::{Service, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testkit::{Service, eventually};
 
 use crate::kit::{Kit, job};
 
@@ -209,7 +209,7 @@ async fn a_program_that_fetches_is_on_the_list_and_hears_directives_with_its_hea
 
 #[tokio::test]
 async fn programs_that_fetch_cannot_fill_redis() {
-    let kit = Kit::with(e2e::RedisServer::start(), &[("GALLEY__JOBS__MAX_PULL_WORKERS", "3")]).await;
+    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__JOBS__MAX_PULL_WORKERS", "3")]).await;
     for number in 0..10 {
         let body = json!({ "queues": ["default"], "worker_id": format!("w{number}") });
         assert_eq!(kit.post("/ojs/v1/workers/fetch", &body).await.status(), 200);

@@ -1,7 +1,7 @@
 //! Workflows over HTTP, run by a queue-worker or pulled.
 
-use e2e::{RedisServer, Service, eventually};
 use serde_json::{Value, json};
+use testkit::{RedisServer, Service, eventually};
 
 use crate::kit::{Kit, job};
 

@@ -8,12 +8,9 @@ mod window;
 use std::{future::Future, io, time::Duration};
 
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
-use common::{
-    json::ObjectWriter,
-    message::{ChannelPattern, Position},
-    name::ChannelName,
-    redis::channels::{Left, MOST_LEFT, Reader, Start, Told},
-};
+use common::{channel_pattern::ChannelPattern, json::ObjectWriter, name::ChannelName};
+use model::message::Position;
+use store::channels::{Left, MOST_LEFT, Reader, Start, Told};
 use tokio::time::Instant;
 
 use self::{asked::Asked, window::NotSent};
@@ -140,7 +137,7 @@ impl MessageSocket {
                 gap.write(&mut json);
             }
             Told::LeftOut(channel) => {
-                let error = ApiError::from(common::redis::channels::TooManyRead);
+                let error = ApiError::from(store::channels::TooManyRead);
                 return self.say(refusal(&error, Some(channel.as_str()))).await;
             }
             Told::Stopped => {

@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use common::{message::Position, name::ChannelName};
+use common::name::ChannelName;
+use model::message::Position;
 
 /// Messages that a window may have.
 pub(crate) const LARGEST_WINDOW: usize = 1000;

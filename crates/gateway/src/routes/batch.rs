@@ -3,13 +3,10 @@
 use std::collections::HashSet;
 
 use actix_web::{HttpRequest, http::StatusCode, web};
-use common::{
-    json::Object,
-    name::quoted,
-    redis::jobs::{BatchRefused, Reckoning},
-};
+use common::{json::Object, name::quoted};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use store::jobs::{BatchRefused, Reckoning};
 
 use super::{
     Answer,

@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{http::StatusCode, web};
-use common::{
-    name::QueueName,
-    redis::maintenance::{Cursor, Violation},
-};
+use common::name::QueueName;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store::maintenance::{Cursor, Violation};
 
 use super::{Answer, ojs};
 use crate::{body::JsonBody, error::ApiError, startup::Services};
@@ -50,8 +48,7 @@ pub(super) async fn repair(services: web::Data<Services>, body: JsonBody) -> Ans
 async fn look_over(services: &Services, queue: Option<&str>, cursor: Option<&str>, repair: bool) -> Answer {
     let queue: QueueName = queue.ok_or_else(|| ApiError::invalid("queue is required: the name of a queue"))?.parse()?;
     let start = cursor.map_or(Ok(Cursor::start()), str::parse);
-    let mut next =
-        Some(start.map_err(|error: common::redis::maintenance::CursorError| ApiError::invalid(error.to_string()))?);
+    let mut next = Some(start.map_err(|error: store::maintenance::CursorError| ApiError::invalid(error.to_string()))?);
     let (began, mut violations, mut looked_at) = (Instant::now(), Vec::new(), 0);
     while let Some(from) = next.take() {
         let report = services.jobs.check(&queue, repair, from, SLICE).await?;

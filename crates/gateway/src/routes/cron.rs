@@ -4,13 +4,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use common::{
-    cron::{Definition, Entry, definition},
     json::{Object, ObjectWriter},
     name::{CronName, quoted},
-    redis::cron::NotRegistered,
 };
+use model::cron::{Definition, Entry, definition};
 use serde::Deserialize;
 use serde_json::json;
+use store::cron::NotRegistered;
 
 use super::{
     Answer, bounded,

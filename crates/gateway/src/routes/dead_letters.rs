@@ -6,11 +6,11 @@ use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
     name::quoted,
-    redis::jobs::{Cursor, DeadLetterFilter},
     time::{self, Millis},
 };
 use serde::Deserialize;
 use serde_json::json;
+use store::jobs::{Cursor, DeadLetterFilter};
 
 use super::{
     Answer, bounded, job_json,

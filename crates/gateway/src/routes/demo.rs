@@ -2,7 +2,9 @@
 //! Routes, keys and bytes are the original's, so its own workers and listeners can take part.
 
 use actix_web::{HttpResponse, http::header, web};
-use common::{message::NewMessage, name::ChannelName, redis::StoreError};
+use common::name::ChannelName;
+use model::message::NewMessage;
+use store::StoreError;
 
 use super::Answer;
 use crate::startup::Services;

@@ -8,12 +8,12 @@ use actix_web::{
 use common::{
     id::{EntryId, JobId},
     name::QueueName,
-    redis::{
-        events::{Event, EventFilter, Position, Start, TooManyReaders, is_ending},
-        jobs::Located,
-    },
 };
 use serde::Deserialize;
+use store::{
+    events::{Event, EventFilter, Position, Start, TooManyReaders, is_ending},
+    jobs::Located,
+};
 
 use super::{
     Answer, bounded,
@@ -21,8 +21,8 @@ use super::{
     ojs,
 };
 use crate::{
-    ending::{Ending, created_at},
     error::{ApiError, Code},
+    job_event::{Ending, created_at},
     sse::{self, EventStream},
     startup::Services,
 };

@@ -10,15 +10,10 @@ use actix_web::{
     },
     web,
 };
-use common::{
-    id::JobId,
-    job::NewJob,
-    json::Object,
-    name::quoted,
-    redis::jobs::{Enqueued, NotMoved, Reckoning, Refused},
-    time::Millis,
-};
+use common::{id::JobId, json::Object, name::quoted, time::Millis};
+use model::job::NewJob;
 use serde::Deserialize;
+use store::jobs::{Enqueued, NotMoved, Reckoning, Refused};
 
 use super::{Answer, job_json, ojs, ojs_builder};
 use crate::{

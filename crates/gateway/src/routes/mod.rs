@@ -2,17 +2,17 @@
 
 mod batch;
 mod channels;
+mod consistency_check;
 mod cron;
 mod cross_origin;
 mod dead_letters;
+mod demo;
 mod events;
-mod fsck;
 mod jobs;
-mod lines;
+mod ndjson;
 mod openapi;
 mod progress;
 mod queues;
-mod seed;
 mod subscriptions;
 mod system;
 mod worker_list;
@@ -21,7 +21,7 @@ mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
-use common::{name::Origin, ops::page};
+use common::{health::page, name::Origin};
 
 pub(crate) use channels::parse_since;
 
@@ -36,16 +36,16 @@ type Answer = Result<HttpResponse, ApiError>;
 pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
     let readable = || cross_origin::readable_by(origins);
     config
-        .service(page("/", seed::index))
+        .service(page("/", demo::index))
         // Without HEAD: a visit does something
-        .service(web::resource("/prodcons").route(web::get().to(seed::prodcons)))
-        .service(web::resource("/pubsub").route(web::get().to(seed::pubsub)))
+        .service(web::resource("/prodcons").route(web::get().to(demo::prodcons)))
+        .service(web::resource("/pubsub").route(web::get().to(demo::pubsub)))
         .service(page("/openapi.json", openapi::document))
         .service(page("/ojs/manifest", system::manifest))
         .service(page("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
         .service(web::resource("/ojs/v1/jobs/batch").route(web::post().to(batch::enqueue)))
-        .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(lines::enqueue)))
+        .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(ndjson::enqueue)))
         .service(page("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
         .service(
             web::resource("/ojs/v1/jobs/{id}/progress")
@@ -87,7 +87,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
         .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
         .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
         .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
-        .service(page("/ojs/v1/admin/fsck", fsck::report).route(web::post().to(fsck::repair)))
+        .service(page("/ojs/v1/admin/fsck", consistency_check::report).route(web::post().to(consistency_check::repair)))
         .service(page("/ojs/v1/events", events::list))
         .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
         .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))

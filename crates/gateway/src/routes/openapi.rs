@@ -25,7 +25,7 @@ mod tests {
     /// The routes as the source has them: `get /ojs/v1/jobs/{id}`.
     fn routes() -> BTreeSet<String> {
         let ours = include_str!("mod.rs");
-        let shared = include_str!("../../../common/src/ops.rs");
+        let shared = include_str!("../../../common/src/health.rs");
         let mut routes = BTreeSet::new();
         for service in [ours, shared].into_iter().flat_map(|source| source.split(".service(").skip(1)) {
             let path = service.split('"').nth(1).expect("a path");

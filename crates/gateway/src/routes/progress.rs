@@ -1,16 +1,14 @@
 //! How far a running job has come.
 
 use actix_web::{http::StatusCode, web};
-use common::{
-    job::Progress,
-    json::ObjectWriter,
-    redis::{
-        events::Happened,
-        jobs::{Located, local_now},
-    },
-};
+use common::json::ObjectWriter;
+use model::job::Progress;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use store::{
+    events::Happened,
+    jobs::{Located, local_now},
+};
 
 use super::{
     Answer,

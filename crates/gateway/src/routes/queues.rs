@@ -2,13 +2,13 @@
 
 use actix_web::{http::StatusCode, web};
 use common::{
-    job::{Rate, State, limit},
     json::Object,
     name::{QueueName, quoted},
-    redis::jobs::{Control, Purge, Stats},
 };
+use model::job::{State, limit};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
+use store::jobs::{Control, Purge, Stats};
 
 use super::{Answer, bounded, ojs};
 use crate::{
@@ -94,7 +94,7 @@ pub(super) async fn set_limits(services: web::Data<Services>, queue: web::Path<S
         return Err(ApiError::invalid(format!("limits are concurrency and rate, got {}", quoted(name))));
     }
     let concurrency = limits.get("concurrency").map(|raw| limit::concurrency(raw, "concurrency")).transpose();
-    let rate = limits.get("rate").map(|raw: &RawValue| Rate::parse(raw, "rate")).transpose();
+    let rate = limits.get("rate").map(|raw: &RawValue| limit::parse_rate(raw, "rate")).transpose();
     let (concurrency, rate) = (concurrency.map_err(ApiError::invalid)?, rate.map_err(ApiError::invalid)?);
     services.jobs.set_limits(&queue, concurrency, rate).await??;
     answer(&services, &queue).await

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use actix_web::{HttpResponse, http::StatusCode, http::header, web};
-use common::redis::server::ServerError;
 use serde_json::json;
+use store::connection::server::ServerError;
 
 use super::{ojs, ojs_builder};
 use crate::startup::Services;

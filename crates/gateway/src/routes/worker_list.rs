@@ -1,9 +1,9 @@
 //! The workers there are: what they do, and what is asked of them.
 
 use actix_web::{http::StatusCode, web};
-use common::redis::workers::{Directive, Found, Listed, WorkerKey};
 use serde::Deserialize;
 use serde_json::json;
+use store::workers::{Directive, Found, Listed, WorkerKey};
 
 use super::{Answer, bounded, ojs};
 use crate::{

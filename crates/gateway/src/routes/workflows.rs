@@ -5,17 +5,13 @@ use actix_web::{
     http::{StatusCode, header},
     web,
 };
-use common::{
-    id::WorkflowId,
-    job::workflow::{NewWorkflow, WorkflowView},
-    json::Object,
-    name::quoted,
-    redis::{
-        jobs::local_now,
-        workflows::{NotCancelledWorkflow, NotCreated},
-    },
-};
+use common::{id::WorkflowId, json::Object, name::quoted};
+use model::workflow::{NewWorkflow, WorkflowView};
 use serde::Deserialize;
+use store::{
+    jobs::local_now,
+    workflows::{NotCancelledWorkflow, NotCreated},
+};
 
 use super::{Answer, bounded, ojs, ojs_builder};
 use crate::{

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Schedule, Template};
-use crate::{
-    job::RequestError,
+use crate::job::RequestError;
+use common::{
     json::Object,
     name::{CronName, quoted},
     time::Millis,

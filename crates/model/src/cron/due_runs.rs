@@ -1,7 +1,7 @@
 //! What is to be done with an entry at some moment, and what becomes of it.
 
 use super::{Entry, schedule::ScheduleError};
-use crate::{id::JobId, time::Millis};
+use common::{id::JobId, time::Millis};
 
 /// Missed runs that are counted in one go; the rest is for the next turn.
 const MOST_IN_A_TURN: usize = 500;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Definition, Overlap, Schedule, Template, schedule::ScheduleError};
-use crate::{
+use common::{
     id::JobId,
     json::ObjectWriter,
     name::CronName,

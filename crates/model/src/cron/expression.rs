@@ -11,7 +11,7 @@ use croner::{
 };
 use jiff::civil::DateTime;
 
-use crate::{name::quoted, time::Millis};
+use common::{name::quoted, time::Millis};
 
 /// An expression that is refused; the message says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

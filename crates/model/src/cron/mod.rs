@@ -1,6 +1,6 @@
 //! Jobs that are made again and again by the clock: when they run, how they are asked for, and what is kept of them.
 //!
-//! Pure code, without Redis and without a clock of its own. `crate::redis::cron` keeps the entries and makes the jobs;
+//! Pure code, without Redis and without a clock of its own. `store::cron` keeps the entries and makes the jobs;
 //! `docs/cron.md` describes what users may rely on.
 //!
 //! | file | what it is |
@@ -10,17 +10,17 @@
 //! | `definition` | a request to register an entry, checked member by member |
 //! | `template` | the job that an entry makes |
 //! | `entry` | an entry as it is stored and shown |
-//! | `turn` | what is to be done with an entry when its time has come |
+//! | `due_runs` | what is to be done with an entry when its time has come |
 
 pub mod definition;
+pub mod due_runs;
 pub mod entry;
 pub mod expression;
 pub mod schedule;
 pub mod template;
-pub mod turn;
 
 pub use definition::{Definition, Overlap};
+pub use due_runs::{CatchUp, Outcome, Turn};
 pub use entry::Entry;
 pub use schedule::Schedule;
 pub use template::Template;
-pub use turn::{CatchUp, Outcome, Turn};

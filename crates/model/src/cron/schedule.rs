@@ -11,7 +11,7 @@ use jiff::{
 };
 
 use super::expression::{Expression, ExpressionError};
-use crate::{
+use common::{
     name::quoted,
     time::{LAST_MILLIS, Millis},
 };

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::definition::{invalid, require_object};
-use crate::{
+use crate::job::{NewJob, RequestError};
+use common::{
     id::JobId,
-    job::{NewJob, RequestError},
     json::{Object, ObjectWriter},
     name::{CronName, QueueName},
     time::{self, Millis},

@@ -12,7 +12,7 @@ use super::{
     retry::Policy,
     unique::{Dimensions, Unique},
 };
-use crate::{
+use common::{
     json::{Object, ObjectWriter},
     name::{JobType, QueueName},
     time::{self, Millis},

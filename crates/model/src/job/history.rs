@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::time::{self, Millis};
+use common::time::{self, Millis};
 
 /// Failures remembered; older ones are dropped first.
 const MOST_FAILURES: usize = 20;

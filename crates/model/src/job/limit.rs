@@ -5,23 +5,15 @@
 
 use serde_json::value::RawValue;
 
-use crate::{
+use common::{
     json::Object,
     name::{LimitKey, NameError, quoted},
+    rate::Rate,
     time,
 };
 
 /// The most jobs of a key at once, and the most per period.
 const MOST: u32 = 1_000_000;
-
-/// So many in so long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// How many may start.
-    pub limit: u32,
-    /// In how many milliseconds.
-    pub period_ms: u64,
-}
 
 /// What a job's `rate_limit` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +93,7 @@ impl JobLimit {
         };
         let key: String = serde_json::from_str(key.get())
             .map_err(|_| format!("rate_limit.key must be a string, got {}", quoted(key.get())))?;
-        let rate = object.get("rate").map(|raw| Rate::parse(raw, "rate_limit.rate")).transpose()?;
+        let rate = object.get("rate").map(|raw| parse_rate(raw, "rate_limit.rate")).transpose()?;
         if rate.is_some() && per_second.is_some() {
             return Err("rate_limit.rate and rate_limit.max_per_second mean the same; give one of them".to_owned());
         }
@@ -109,7 +101,7 @@ impl JobLimit {
             key: key.parse().map_err(|error| format!("rate_limit.{error}"))?,
             concurrency: object.get("concurrency").map(|raw| concurrency(raw, "rate_limit.concurrency")).transpose()?,
             rate: rate.or(per_second),
-            throttle: object.get("throttle").map(|raw| Rate::parse(raw, "rate_limit.throttle")).transpose()?,
+            throttle: object.get("throttle").map(|raw| parse_rate(raw, "rate_limit.throttle")).transpose()?,
         };
         if limit.concurrency.is_none() && limit.rate.is_none() && limit.throttle.is_none() {
             return Err("rate_limit must have concurrency, rate, throttle or max_per_second beside its key".to_owned());
@@ -118,29 +110,27 @@ impl JobLimit {
     }
 }
 
-impl Rate {
-    /// Reads `{"limit": 100, "period": "PT1M"}`.
-    ///
-    /// # Errors
-    /// What is wrong with it, and what is allowed.
-    pub fn parse(raw: &RawValue, name: &str) -> Result<Self, String> {
-        let object = members(raw, name, &["limit", "period"])?;
-        let refused = |member: &str, allowed: &str| {
-            let got = object.get(member).map_or_else(|| "nothing".to_owned(), |raw| quoted(raw.get()));
-            format!("{name}.{member} must be {allowed}, got {got}")
-        };
-        let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MOST).contains(n));
-        let period = object
-            .get("period")
-            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
-            .and_then(|text| time::parse_duration(&text).ok())
-            .and_then(|length| u64::try_from(length.as_millis()).ok())
-            .filter(|ms| (1..=86_400_000).contains(ms));
-        Ok(Self {
-            limit: limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MOST}")))?,
-            period_ms: period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?,
-        })
-    }
+/// Reads `{"limit": 100, "period": "PT1M"}`.
+///
+/// # Errors
+/// What is wrong with it, and what is allowed.
+pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
+    let object = members(raw, name, &["limit", "period"])?;
+    let refused = |member: &str, allowed: &str| {
+        let got = object.get(member).map_or_else(|| "nothing".to_owned(), |raw| quoted(raw.get()));
+        format!("{name}.{member} must be {allowed}, got {got}")
+    };
+    let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MOST).contains(n));
+    let period = object
+        .get("period")
+        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+        .and_then(|text| time::parse_duration(&text).ok())
+        .and_then(|length| u64::try_from(length.as_millis()).ok())
+        .filter(|ms| (1..=86_400_000).contains(ms));
+    Ok(Rate {
+        limit: limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MOST}")))?,
+        period_ms: period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?,
+    })
 }
 
 /// Reads how many may run at once.

@@ -1,6 +1,6 @@
 //! What a job is: its states, its retry policy, how it is asked for, stored and shown.
 //!
-//! Pure code, without Redis and without a clock of its own. The store (`crate::redis::jobs`) moves jobs about and
+//! Pure code, without Redis and without a clock of its own. The store (`store::jobs`) moves jobs about and
 //! asks this module what should happen.
 
 pub mod envelope;
@@ -13,11 +13,10 @@ pub mod retry;
 pub mod state;
 pub mod unique;
 pub mod view;
-pub mod workflow;
 
 pub use envelope::{Envelope, Summary};
 pub use history::{Failure, History};
-pub use limit::{JobLimit, KeyLimit, Rate};
+pub use limit::{JobLimit, KeyLimit};
 pub use progress::Progress;
 pub use request::{NewJob, RequestError};
 pub use retry::{Advice, Policy, Verdict};

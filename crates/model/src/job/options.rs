@@ -9,7 +9,7 @@ use super::{
     retry::Policy,
     unique::{Dimensions, Unique},
 };
-use crate::{
+use common::{
     json::{Object, ObjectWriter},
     name::{Priority, QueueName, quoted},
     time::{self, Millis},

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{
+use common::{
     json::ObjectWriter,
     time::{self, Millis},
 };

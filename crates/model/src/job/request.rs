@@ -10,9 +10,9 @@ use super::{
     options::{OPTIONS, Options, require, text},
     retry::PolicyError,
     unique::{Dimensions, Unique},
-    workflow::Membership,
 };
-use crate::{
+use crate::workflow::Membership;
+use common::{
     id::JobId,
     json::{Object, ObjectWriter},
     name::{JobType, NameError, Priority, QueueName},

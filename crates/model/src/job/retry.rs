@@ -5,7 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{json::Object, name::quoted, time};
+use common::{json::Object, name::quoted, time};
 
 /// No retry comes sooner, so that a policy with an interval of zero cannot make a hot loop.
 pub const SHORTEST_DELAY: Duration = Duration::from_millis(100);

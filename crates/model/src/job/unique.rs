@@ -10,7 +10,11 @@ use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
 use super::State;
-use crate::{json::Object, name::JobType, name::quoted, time};
+use common::{
+    json::Object,
+    name::{JobType, quoted},
+    time,
+};
 
 /// The states in which an older job stands in the way when the policy names none.
 const DEFAULT_STATES: [State; 5] =

@@ -1,7 +1,8 @@
 //! A job as clients see it: what Galley manages, then the envelope, in one JSON object.
 
-use super::{envelope::Envelope, history::History, state::State, workflow::Membership};
-use crate::{
+use super::{envelope::Envelope, history::History, state::State};
+use crate::workflow::Membership;
+use common::{
     id::JobId,
     json::ObjectWriter,
     name::{Priority, QueueName},

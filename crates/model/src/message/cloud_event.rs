@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use super::{LONGEST_ATTRIBUTES, MessageError, NewMessage};
-use crate::{
+use common::{
     json::{self, Object, ObjectWriter},
     name::quoted,
     time,

@@ -2,7 +2,7 @@
 //! rests on this.
 
 use super::Position;
-use crate::json::ObjectWriter;
+use common::json::ObjectWriter;
 
 /// Messages that are missing: they are not kept any more, or Redis has lost them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::value::RawValue;
 
 use super::{MessageError, NewMessage, check_content_type, cloud_event, is_json};
-use crate::{
+use common::{
     json::{self, Object},
     name::quoted,
 };

@@ -14,14 +14,12 @@
 pub mod cloud_event;
 pub mod continuity;
 pub mod item;
-mod pattern;
 mod position;
 mod resume;
 mod stored;
 
 use std::borrow::Cow;
 
-pub use pattern::ChannelPattern;
 pub use position::Position;
 pub use resume::Resume;
 pub use stored::{Stored, plain_to_json};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::Position;
-use crate::name::{ChannelName, NameError};
+use common::name::{ChannelName, NameError};
 
 /// What tells such an id from a position.
 const MARK: char = '~';

@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::value::RawValue;
 
 use super::{Position, is_json};
-use crate::{
+use common::{
     json::{self, ObjectWriter},
     name::ChannelName,
     time::{self, Millis},

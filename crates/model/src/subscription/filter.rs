@@ -6,11 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
-use crate::{
-    json,
-    message::{Stored, cloud_event, essence, is_json},
-    name::quoted,
-};
+use crate::message::{Stored, cloud_event, essence, is_json};
+use common::{json, name::quoted};
 
 /// Conditions of one filter.
 const MOST_CONDITIONS: usize = 32;

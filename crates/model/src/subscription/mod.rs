@@ -13,7 +13,7 @@ mod redelivery;
 mod request;
 mod selection;
 mod target;
-mod written;
+mod target_spec;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -22,11 +22,10 @@ pub use filter::Filter;
 pub use redelivery::{JOB_TYPE, Redelivery};
 pub use request::{Refused, Request, Start};
 pub use selection::{MOST_SELECTED, Selection};
-pub use target::{HttpTarget, QueueTarget, Target};
+pub use target::{HttpTarget, MAX_SECRETS, PLACEHOLDERS, QueueTarget, Target};
 
-use crate::{
-    job::Policy,
-    message::Position,
+use crate::{job::Policy, message::Position};
+use common::{
     name::{QueueName, SubscriptionName},
     time::{self, Millis},
 };

@@ -6,10 +6,12 @@ use serde_json::value::RawValue;
 
 use super::{QueueTarget, Subscription};
 use crate::{
-    id::JobId,
     job::{Failure, NewJob, RequestError},
-    json::{Object, ObjectWriter},
     message::{Position, Stored},
+};
+use common::{
+    id::JobId,
+    json::{Object, ObjectWriter},
     name::{ChannelName, QueueName, SubscriptionName},
     time::{self, Millis},
 };

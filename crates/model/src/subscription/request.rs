@@ -3,11 +3,10 @@
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{Begin, Filter, Mode, Ordering, Selection, State, Subscription, written::WrittenTarget};
-use crate::{
-    job::Policy,
+use super::{Begin, Filter, Mode, Ordering, Selection, State, Subscription, target_spec::WrittenTarget};
+use crate::{job::Policy, message::Position};
+use common::{
     json::{self, Object, ObjectWriter},
-    message::Position,
     name::{SubscriptionName, quoted},
     time::{self, Millis},
 };
@@ -285,7 +284,10 @@ mod tests {
         assert_eq!((made.policy().max_attempts, made.queue().as_str()), (10, "sub.s"));
         let target = http(&made);
         assert_eq!((target.timeout_ms, target.concurrency, target.secrets.len()), (15_000, 16, 1));
-        assert!(target.secrets[0].parse::<crate::push::Secret>().is_ok(), "a secret is made");
+        assert!(
+            target.secrets[0].starts_with("whsec_") && target.secrets[0].len() == 50,
+            "32 bytes in base64 are made"
+        );
         let retry = r#"{"channels":["a"],"deliver":{"log":{}},"retry":{"max_attempts":3,"max_interval":null}}"#;
         let policy = parse(retry).expect("allowed").policy();
         let usual = Policy { max_attempts: 3, ..made.policy() };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{message::ChannelPattern, name::ChannelName};
+use common::{channel_pattern::ChannelPattern, name::ChannelName};
 
 /// Names and patterns of one subscription.
 pub const MOST_SELECTED: usize = 100;

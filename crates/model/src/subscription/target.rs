@@ -1,17 +1,16 @@
 //! Where a subscription's messages go.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{
-    name::{CommandName, JobType, QueueName},
-    push::{Endpoint, EndpointError, EndpointSettings, FixedHeaders, Network, UrlTemplate},
-};
+use common::name::{CommandName, JobType, QueueName};
 
+/// Secrets at a time: the new one, and the old one during a rotation.
+pub const MAX_SECRETS: usize = 2;
 /// What a URL may have placeholders for.
-pub(super) const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
+pub const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
 
 /// Where messages go. Holds secrets: it has no debug form.
 #[derive(Clone, Serialize, Deserialize)]
@@ -74,34 +73,3 @@ impl Target {
         }
     }
 }
-
-impl HttpTarget {
-    /// An endpoint with connections of its own.
-    ///
-    /// # Errors
-    /// Something in it is not allowed; the text says what is.
-    pub fn endpoint(&self, allow_private: bool, network: &Network) -> Result<Endpoint, String> {
-        let url = UrlTemplate::parse(&self.url, &PLACEHOLDERS).map_err(|error| error.to_string())?;
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let readable = |error: EndpointError| error.to_string();
-        let settings = EndpointSettings {
-            secrets: self
-                .secrets
-                .iter()
-                .map(|secret| secret.parse())
-                .collect::<Result<_, crate::push::signature::SecretError>>()
-                .map_err(|error| error.to_string())?,
-            timeout: Duration::from_millis(self.timeout_ms),
-            allow_private,
-            concurrency: self.concurrency,
-            headers: FixedHeaders::parse(headers).map_err(readable)?,
-            // Nobody reads it
-            answer_limit_bytes: ANSWER_LIMIT_BYTES,
-            ..EndpointSettings::new(url)
-        };
-        Endpoint::new(settings, network).map_err(readable)
-    }
-}
-
-/// Answers have no use beyond their status.
-const ANSWER_LIMIT_BYTES: usize = 1 << 20;

@@ -12,11 +12,10 @@ use super::{
     request::{AT_ONCE, Refused, invalid, within},
     target::PLACEHOLDERS,
 };
-use crate::{
-    job::NewJob,
+use crate::{job::NewJob, subscription::MAX_SECRETS, url_template::UrlTemplate};
+use common::{
     json::{self, JsonError},
     name::{CommandName, JobType, QueueName, quoted},
-    push::{MOST_SECRETS, UrlTemplate},
     time::Millis,
 };
 
@@ -140,9 +139,9 @@ fn headers(raw: &RawValue, before: Option<&HttpTarget>) -> Result<BTreeMap<Strin
 
 fn secrets(raw: &RawValue) -> Result<Vec<String>, Refused> {
     let secrets: Option<Vec<String>> = serde_json::from_str(raw.get()).ok();
-    let secrets = secrets.filter(|secrets| (1..=MOST_SECRETS).contains(&secrets.len()));
+    let secrets = secrets.filter(|secrets| (1..=MAX_SECRETS).contains(&secrets.len()));
     secrets.ok_or_else(|| {
-        invalid(format!("deliver.http.secrets must be an array of 1 to {MOST_SECRETS} secrets, whsec_ and base64 each"))
+        invalid(format!("deliver.http.secrets must be an array of 1 to {MAX_SECRETS} secrets, whsec_ and base64 each"))
     })
 }
 

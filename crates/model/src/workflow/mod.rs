@@ -2,7 +2,7 @@
 //! with callbacks.
 //!
 //! Pure code: `request` checks what a client asks for, `progress` decides what must exist now and how the workflow is
-//! doing, `view` is what clients see. The store (`crate::redis::workflows`) carries it out.
+//! doing, `view` is what clients see. The store (`store::workflows`) carries it out.
 //!
 //! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after them.
 
@@ -16,13 +16,10 @@ pub use progress::{End, Plan, Progress};
 pub use request::{Member, NewWorkflow};
 pub use view::{JobStatus, WorkflowView};
 
-use crate::{
+use common::{
     id::WorkflowId,
     name::{NameError, quoted},
 };
-
-/// The most jobs that the setting `workflows.max_jobs` can allow: they are written in one script call.
-pub const MOST_JOBS: u64 = 1000;
 
 /// What kind of workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

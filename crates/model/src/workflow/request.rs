@@ -3,9 +3,9 @@
 use serde_json::value::RawValue;
 
 use super::{Callback, Kind};
-use crate::{
+use crate::job::request::{NewJob, RequestError};
+use common::{
     id::WorkflowId,
-    job::request::{NewJob, RequestError},
     json::{Object, ObjectWriter},
     name::quoted,
     time::Millis,

@@ -1,9 +1,9 @@
 //! A workflow as clients see it: its state, its numbers and all its jobs in one JSON object.
 
 use super::{Callback, Kind, WorkflowState};
-use crate::{
+use crate::job::State;
+use common::{
     id::{JobId, WorkflowId},
-    job::State,
     json::ObjectWriter,
     time::{self, Millis},
 };

@@ -7,18 +7,17 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use common::{name::ChannelName, time::Millis};
+use model::{
     job::{Advice, Failure as Recorded, Policy, Verdict},
     message::{Position, Stored, continuity::Gap},
-    name::ChannelName,
-    redis::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint},
-    time::Millis,
 };
+use store::{StoreResult, next_delay, note_interruption, reconnect_delays, subscriptions::Checkpoint};
 use tokio::time::Instant;
 
 use super::{
-    bell::Door,
-    lanes::{self, Again},
+    channel_tasks::{self, Again},
+    message_notifier::Door,
     runner::{LONGEST_LATER, Runner, recorded},
 };
 use crate::targets::{Delivery, Failure, NotDelivered};
@@ -84,7 +83,7 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
         let broadcast = broadcast.clone();
         async move { broadcast.work(&channel).await }
     };
-    lanes::run(&runner, &door, work).await;
+    channel_tasks::run(&runner, &door, work).await;
     if let Err(error) = noting.await {
         tracing::error!(%error, "noting where a broadcast is failed");
     }

@@ -6,16 +6,14 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    name::ChannelName,
-    redis::{StoreResult, next_delay, note_interruption, reconnect_delays},
-};
+use common::name::ChannelName;
+use store::{StoreResult, next_delay, note_interruption, reconnect_delays};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 
-use super::{bell::Door, runner::Runner};
+use super::{message_notifier::Door, runner::Runner};
 
 /// After so long a channel is to be looked at again, whether it rings before or not; without it, when it rings.
 pub(super) type Again = Option<Duration>;

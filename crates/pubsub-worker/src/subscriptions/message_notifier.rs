@@ -11,15 +11,15 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    name::ChannelName,
-    redis::{
-        Redis,
-        jobs::wake::Wake,
-        keys,
-        subscriber::{Channels, Heard, Inbox, subscribe_with_probe},
+use common::name::ChannelName;
+use model::subscription::Selection;
+use store::{
+    Redis,
+    connection::{
+        notification::Wake,
+        notifier::{Channels, Heard, Inbox, subscribe_with_probe},
     },
-    subscription::Selection,
+    keys,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

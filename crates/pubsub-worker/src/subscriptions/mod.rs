@@ -3,17 +3,17 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | starts and stops runners as the list of subscriptions changes, and puts it back when Redis lost it |
-//! | `bell` | hears where there may be something new |
+//! | `message_notifier` | hears where there may be something new |
 //! | `runner` | what all ways to deliver share: places, attempts, what follows a failure |
 //! | `shared` | one worker gets a message |
 //! | `ordered` | one worker has a channel |
 //! | `broadcast` | every worker gets a message |
-//! | `lanes` | channels side by side, each by one task at a time |
+//! | `channel_tasks` | channels side by side, each by one task at a time |
 //! | `retries` | what failed before |
 
-mod bell;
 mod broadcast;
-mod lanes;
+mod channel_tasks;
+mod message_notifier;
 mod ordered;
 mod retries;
 mod runner;
@@ -21,16 +21,13 @@ mod shared;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use common::{
-    json::ObjectWriter,
-    name::SubscriptionName,
-    redis::{StoreResult, next_delay, note_interruption, reconnect_delays},
-    subscription::{Mode, Ordering, State, Subscription},
-};
+use common::{json::ObjectWriter, name::SubscriptionName};
+use model::subscription::{Mode, Ordering, State, Subscription};
+use store::{StoreResult, next_delay, note_interruption, reconnect_delays};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use bell::Bell;
+pub(crate) use message_notifier::Bell;
 use runner::Runner;
 pub(crate) use runner::{LOOKS_AT_ONCE, Process, ROOM_KIB};
 

@@ -4,20 +4,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{
+use common::name::ChannelName;
+use model::{
     job::{Advice, Policy},
     message::Stored,
-    name::ChannelName,
-    redis::{
-        StoreResult, next_delay, note_interruption, reconnect_delays,
-        subscriptions::{Done, Held, InOrder, Members},
-    },
+};
+use store::{
+    StoreResult, next_delay, note_interruption, reconnect_delays,
+    subscriptions::{Done, Held, InOrder, Members},
 };
 use tokio::sync::watch;
 
 use super::{
-    bell::Door,
-    lanes::{self, Again},
+    channel_tasks::{self, Again},
+    message_notifier::Door,
     runner::{LONGEST_LATER, Runner},
 };
 use crate::targets::NotDelivered;
@@ -36,7 +36,7 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     let (members, known) = watch::channel(None);
     let door = Arc::new(door);
     let reporting = tokio::spawn(report(runner.clone(), door.clone(), members));
-    lanes::run(&runner, &door, |channel| {
+    channel_tasks::run(&runner, &door, |channel| {
         let (runner, known) = (runner.clone(), known.clone());
         async move {
             let lane = Lane { runner, channel, known };

@@ -3,17 +3,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{
+use common::name::Priority;
+use model::{
     job::{Advice, Failure as Recorded},
-    name::Priority,
-    redis::{
-        StoreError, StoreResult,
-        arrivals::{Left, Seat},
-        events::Happened,
-        jobs::{Claim, Claimed, Ended, Fence, Settled, local_now},
-        next_delay, note_interruption, reconnect_delays,
-    },
     subscription::Redelivery,
+};
+use store::{
+    StoreError, StoreResult,
+    events::Happened,
+    jobs::{Claim, Claimed, Ended, Fence, Settled, local_now},
+    long_poll::{Left, Seat},
+    next_delay, note_interruption, reconnect_delays,
 };
 use tokio_util::task::TaskTracker;
 

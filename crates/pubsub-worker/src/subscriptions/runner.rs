@@ -3,25 +3,27 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    job::{Failure as Recorded, Verdict},
     json::ObjectWriter,
-    message::{Stored, continuity::Gap},
     name::{ChannelName, WorkerId},
-    push::Room,
-    redis::{
-        StoreError, StoreResult,
-        arrivals::Arrivals,
-        jobs::{Jobs, Refused, local_now},
-        next_delay, note_interruption, reconnect_delays,
-        subscriptions::Subscriptions,
-    },
-    subscription::{Redelivery, Subscription},
     time::Millis,
+};
+use delivery::http::Room;
+use model::{
+    job::{Failure as Recorded, Verdict},
+    message::{Stored, continuity::Gap},
+    subscription::{Redelivery, Subscription},
+};
+use store::{
+    StoreError, StoreResult,
+    jobs::{Jobs, Refused, local_now},
+    long_poll::Arrivals,
+    next_delay, note_interruption, reconnect_delays,
+    subscriptions::Subscriptions,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::bell::Bell;
+use super::message_notifier::Bell;
 use crate::targets::{Deliverer, Delivery, Failure, Means, NotDelivered};
 
 /// A worker may be silent this much longer than its longest delivery, before others take its messages.

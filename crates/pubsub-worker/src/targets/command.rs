@@ -2,14 +2,9 @@
 
 use std::time::Duration;
 
-use common::{
-    command::{Commands, Ending},
-    in_force::InForce,
-    job::Advice,
-    name::CommandName,
-    subscription::Subscription,
-    time,
-};
+use common::{name::CommandName, reloadable::InForce, time};
+use delivery::command::{Commands, Ending};
+use model::{job::Advice, subscription::Subscription};
 use tokio_util::sync::CancellationToken;
 
 use super::{Delivery, Failure, NotDelivered};

@@ -1,13 +1,11 @@
 //! To an endpoint: `docs/subscriptions.md` says what it gets, `docs/push.md` what its answers mean.
 
-use common::{
-    id::JobId,
+use common::{id::JobId, json::Object, time};
+use delivery::http::{Endpoint, Request, Retry};
+use model::{
     job::Advice,
-    json::Object,
     message::{cloud_event, essence},
-    push::{Endpoint, Request, Retry},
     subscription::Subscription,
-    time,
 };
 
 use super::{Delivery, Failure, NotDelivered};

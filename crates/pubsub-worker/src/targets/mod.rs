@@ -7,16 +7,20 @@ mod queue;
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    command::Commands,
-    in_force::InForce,
-    job::Advice,
-    message::Stored,
     name::{ChannelName, CommandName},
-    push::{Endpoint, Network, Room},
-    redis::jobs::Jobs,
-    subscription::{Subscription, Target},
+    reloadable::InForce,
     text::printable,
 };
+use delivery::{
+    command::Commands,
+    http::{Endpoint, Network, Room},
+};
+use model::{
+    job::Advice,
+    message::Stored,
+    subscription::{Subscription, Target},
+};
+use store::jobs::Jobs;
 use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
@@ -95,7 +99,7 @@ impl Deliverer {
         let live = match &subscription.deliver {
             Target::Http(target) => {
                 let network = means.network.as_ref().map_err(Clone::clone)?;
-                Live::Http(Box::new(target.endpoint(means.allow_private, network)?))
+                Live::Http(Box::new(Endpoint::for_target(target, means.allow_private, network)?))
             }
             Target::Queue(target) => Live::Queue(Box::new(Queue::new(target.clone(), means.jobs.clone()))),
             Target::Command(name) => Live::Command(name.clone(), means.commands.clone()),

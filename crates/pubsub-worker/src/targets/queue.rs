@@ -5,14 +5,14 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use delivery::http::Room;
+use model::{
     job::Advice,
-    push::Room,
-    redis::{
-        StoreError,
-        jobs::{Jobs, Refused, local_now},
-    },
     subscription::{QueueTarget, Subscription},
+};
+use store::{
+    StoreError,
+    jobs::{Jobs, Refused, local_now},
 };
 
 use tokio::time::Instant;

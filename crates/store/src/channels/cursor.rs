@@ -17,11 +17,9 @@ use super::{
     hub::{Followed, Hold, Inner, shown},
     ring::{Shown, Taken},
 };
-use crate::{
-    message::{Position, continuity::Gap},
-    name::ChannelName,
-    redis::{next_delay, note_interruption, reconnect_delays},
-};
+use crate::{next_delay, note_interruption, reconnect_delays};
+use common::name::ChannelName;
+use model::message::{Position, continuity::Gap};
 
 /// Messages that one reader who is behind holds at a time.
 const OWN_PAGE: usize = 32;

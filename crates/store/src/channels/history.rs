@@ -4,14 +4,11 @@ use std::collections::HashMap;
 
 use redis::{FromRedisValue, Value};
 
-use crate::{
-    message::{
-        Position, Stored,
-        continuity::{self, Continuity, Gap, Surroundings},
-    },
-    name::ChannelName,
-    redis::{Redis, StoreResult, keys, script},
-    time::Millis,
+use crate::{Redis, StoreResult, keys, script};
+use common::{name::ChannelName, time::Millis};
+use model::message::{
+    Position, Stored,
+    continuity::{self, Continuity, Gap, Surroundings},
 };
 
 /// Bytes of messages after which a page ends: it has one message at least, however long that is.
@@ -124,7 +121,7 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub(in crate::redis) async fn channel_begin(&self, channel: &ChannelName) -> StoreResult<Position> {
+    pub(crate) async fn channel_begin(&self, channel: &ChannelName) -> StoreResult<Position> {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::history(channel)).arg("-").arg("+").arg("COUNT").arg(1);
         let first: Entries = command.query_async(&mut self.clone()).await?;
@@ -199,7 +196,7 @@ fn per_minute(kept: u64, oldest: &Stored, now: Millis) -> u64 {
 }
 
 /// A message out of the history. One that Galley did not write may have anything in it.
-pub(in crate::redis) fn stored(id: &str, fields: Value) -> Option<Stored> {
+pub(crate) fn stored(id: &str, fields: Value) -> Option<Stored> {
     let position = id.parse().ok()?;
     let mut fields = HashMap::<String, Vec<u8>>::from_redis_value(fields).unwrap_or_default();
     let mut text = |name: &str| fields.remove(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

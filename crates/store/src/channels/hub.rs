@@ -25,21 +25,18 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    audience::Changed,
     plain::Copies,
+    reader_counts::Changed,
     ring::{Budget, Ring, Shown},
 };
 use crate::{
-    message::{Position, Stored, plain_to_json},
-    name::ChannelName,
-    redis::{
-        Redis, StoreResult,
-        jobs::local_now,
-        keys, next_delay, note_interruption, reconnect_delays,
-        subscriber::{Channels, Heard, Inbox, Probe, subscribe_with_sieve},
-    },
-    settings::ChannelSettings,
+    Redis, StoreResult,
+    connection::notifier::{Channels, Heard, Inbox, Probe, subscribe_with_sieve},
+    jobs::local_now,
+    keys, next_delay, note_interruption, reconnect_delays,
 };
+use common::{name::ChannelName, settings::ChannelSettings};
+use model::message::{Position, Stored, plain_to_json};
 
 /// Messages heard and not looked at yet; their bytes are bounded too. More are dropped, and then read in the history.
 const BUFFER: usize = 1024;

@@ -3,15 +3,15 @@
 //!
 //! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
 //! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
-//! for many readers, `reader` is one of these, `audience` counts them, `plain` tells
+//! for many readers, `reader` is one of these, `reader_counts` counts them, `plain` tells
 //! copies of messages from what others publish. `retention` trims histories.
 
-mod audience;
 mod cursor;
 mod history;
 mod hub;
 mod plain;
 mod reader;
+mod reader_counts;
 mod registry;
 mod retention;
 mod ring;
@@ -26,12 +26,9 @@ pub use ring::Shown;
 
 use std::time::Duration;
 
-use super::{Redis, StoreResult, keys, script, subscriptions::Joining};
-use crate::{
-    message::{NewMessage, Position},
-    name::ChannelName,
-    settings::ChannelSettings,
-};
+use crate::{Redis, StoreResult, keys, script, subscriptions::Joining};
+use common::{name::ChannelName, settings::ChannelSettings};
+use model::message::{NewMessage, Position};
 
 /// A message that was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +93,7 @@ impl Redis {
                 let joining = self.joining(channel).await;
                 let sent = self.send(settings, channel, message, (Some(&joining), once)).await?;
                 joining.finish(self, settings, channel).await;
-                sent.ok_or_else(|| super::StoreError::damaged("a registered channel that is to be registered"))?
+                sent.ok_or_else(|| crate::StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
         metrics::counter!("galley_messages_published_total").increment(1);
@@ -104,7 +101,7 @@ impl Redis {
         if is_due && let Err(error) = self.register(settings, channel).await {
             tracing::debug!(%error, %channel, "not noted as being in use");
         }
-        let position = position.parse().map_err(|_| super::StoreError::damaged(position))?;
+        let position = position.parse().map_err(|_| crate::StoreError::damaged(position))?;
         Ok(Ok(Published { position, receivers }))
     }
 

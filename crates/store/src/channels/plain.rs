@@ -8,7 +8,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{message::Stored, name::ChannelName, redis::keys};
+use crate::keys;
+use common::name::ChannelName;
+use model::message::Stored;
 
 /// Tells copies from what others published, in the order in which all of it comes.
 pub(super) struct Copies {

@@ -10,16 +10,13 @@ use std::{
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
-    audience::Seat,
     cursor::{Cursor, Told},
     hub::{ChannelHub, Hold, Inner},
+    reader_counts::Seat,
 };
-use crate::{
-    message::{ChannelPattern, Position, Resume},
-    name::ChannelName,
-    redis::{StoreResult, note_interruption},
-    time::Millis,
-};
+use crate::{StoreResult, note_interruption};
+use common::{channel_pattern::ChannelPattern, name::ChannelName, time::Millis};
+use model::message::{Position, Resume};
 
 /// Channels that one reader may read.
 pub const MOST_CHANNELS: usize = 100;

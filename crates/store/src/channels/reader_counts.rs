@@ -11,10 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::hub::{ChannelHub, Inner};
-use crate::{
-    name::ChannelName,
-    redis::{Redis, StoreResult, keys, note_interruption, script},
-};
+use crate::{Redis, StoreResult, keys, note_interruption, script};
+use common::name::ChannelName;
 
 /// How often it is noted what has changed.
 const NOTE_EVERY: Duration = Duration::from_secs(1);

@@ -3,11 +3,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    name::ChannelName,
-    redis::{Redis, StoreResult, keys, script},
-    settings::ChannelSettings,
-};
+use crate::{Redis, StoreResult, keys, script};
+use common::{name::ChannelName, settings::ChannelSettings};
 
 /// How long a channel that is in use goes without being noted again, and without its TTLs being set.
 pub(super) fn note_again_after(settings: &ChannelSettings) -> Duration {
@@ -39,7 +36,7 @@ impl Redis {
     }
 
     /// Every name on the list: at most `channels.max_channels`, each a hundred bytes or so.
-    pub(in crate::redis) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
+    pub(crate) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
         let mut connection = self.pooled().await?;
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::CHANNELS).arg(0).arg(-1).query_async(&mut connection).await?;

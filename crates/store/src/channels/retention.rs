@@ -5,11 +5,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    name::ChannelName,
-    redis::{Redis, StoreError, StoreResult, keys, script},
-    settings::ChannelSettings,
-};
+use crate::{Redis, StoreError, StoreResult, keys, script};
+use common::{name::ChannelName, settings::ChannelSettings};
 
 /// Messages trimmed in one call.
 const AT_ONCE: usize = 10_000;

@@ -16,7 +16,8 @@ use std::{
 use bytes::Bytes;
 use slab::Slab;
 
-use crate::{message::Position, name::ChannelName};
+use common::name::ChannelName;
+use model::message::Position;
 
 /// Memory of a message besides its text, about.
 const OVERHEAD_BYTES: usize = 256;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::subscriber::Heard;
+use super::notifier::Heard;
 
 /// Bytes of messages that wait at a time; one may be longer if none but it waits.
 const WAITING_BYTES: u32 = 32 << 20;
@@ -22,7 +22,7 @@ pub struct Inbox {
 
 /// Where to put it.
 #[derive(Debug, Clone)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     sender: mpsc::Sender<Letter>,
     room: Arc<Semaphore>,
     missed: Arc<Missed>,
@@ -46,7 +46,7 @@ impl Missed {
 }
 
 /// An inbox for at most so many messages.
-pub(super) fn inbox(messages: usize) -> (Slot, Inbox) {
+pub(crate) fn inbox(messages: usize) -> (Slot, Inbox) {
     let (sender, receiver) = mpsc::channel(messages.max(2));
     let missed: Arc<Missed> = Arc::default();
     let room = Arc::new(Semaphore::new(usize::try_from(WAITING_BYTES).unwrap_or(usize::MAX)));
@@ -55,7 +55,7 @@ pub(super) fn inbox(messages: usize) -> (Slot, Inbox) {
 
 impl Slot {
     /// Puts in a message, or drops it if there is no room.
-    pub(super) fn offer(&self, channel: &str, payload: &[u8]) {
+    pub(crate) fn offer(&self, channel: &str, payload: &[u8]) {
         let bytes = u32::try_from(channel.len() + payload.len()).unwrap_or(u32::MAX).min(WAITING_BYTES);
         // Held while it is tried: who takes what is in the way asks for this afterwards, and must not be too early
         let mut missed = self.missed.get();
@@ -71,21 +71,21 @@ impl Slot {
     }
 
     /// Puts in what must not be dropped; false if nobody reads any more.
-    pub(super) async fn send(&self, heard: Heard) -> bool {
+    pub(crate) async fn send(&self, heard: Heard) -> bool {
         self.sender.send(Letter { heard, _room: None }).await.is_ok()
     }
 
     /// Returns when nobody reads any more.
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.sender.closed().await;
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
     /// How many were dropped since this was asked.
-    pub(super) fn take_dropped(&self) -> u64 {
+    pub(crate) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.missed.get().0)
     }
 }

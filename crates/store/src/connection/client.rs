@@ -26,8 +26,9 @@ use redis::{
 };
 use tokio::runtime::Handle;
 
-use super::{dedicated::Dedicated, keys, next_delay, reconnect_delays, script};
-use crate::settings::RedisSettings;
+use super::dedicated::Dedicated;
+use crate::{keys, next_delay, reconnect_delays, script};
+use common::settings::RedisSettings;
 
 /// A handle on Redis: clone it freely.
 #[derive(Clone)]
@@ -55,7 +56,7 @@ struct Live {
 }
 
 /// One connection and no other: it fails when that is gone, instead of going on with the next.
-pub(super) struct Pinned(Live);
+pub(crate) struct Pinned(Live);
 
 /// What is known of past attempts to connect, and the one that is being made: there is one at a time.
 struct Dialling {
@@ -100,10 +101,10 @@ impl Redis {
     ///
     /// # Errors
     /// None is free in time, or Redis cannot be reached.
-    pub async fn pooled(&self) -> Result<deadpool_redis::Connection, super::StoreError> {
+    pub async fn pooled(&self) -> Result<deadpool_redis::Connection, crate::StoreError> {
         let unavailable = |error: deadpool_redis::PoolError| match error {
             deadpool_redis::PoolError::Backend(error) => error.into(),
-            other => super::StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
+            other => crate::StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
         };
         self.0.pool.get().await.map_err(unavailable)
     }
@@ -117,12 +118,12 @@ impl Redis {
     }
 
     /// The client, for subscriptions.
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.0.client
     }
 
     /// The configuration of ordinary connections.
-    pub(super) fn config(&self) -> AsyncConnectionConfig {
+    pub(crate) fn config(&self) -> AsyncConnectionConfig {
         timeouts(&self.0.settings, self.0.settings.response_timeout)
     }
 
@@ -215,7 +216,7 @@ impl Redis {
     }
 
     /// The connection as it is now, with the epoch of the data behind it, which is found out once for each connection.
-    pub(super) async fn pinned_with_epoch(&self) -> RedisResult<(Pinned, u64)> {
+    pub(crate) async fn pinned_with_epoch(&self) -> RedisResult<(Pinned, u64)> {
         let live = self.live().await?;
         let asked = {
             let mut known = self.epoch();
@@ -243,7 +244,7 @@ impl Redis {
     }
 
     /// Runs a script on one connection.
-    pub(super) async fn run_pinned<T: FromRedisValue>(
+    pub(crate) async fn run_pinned<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
         Pinned(live): Pinned,

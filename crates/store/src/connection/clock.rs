@@ -1,24 +1,24 @@
 //! Times on Redis's clock, and sorted sets of what is to be seen to at a time: their scores are whole milliseconds.
 
-use super::{Redis, StoreResult, script};
-use crate::time::Millis;
+use crate::{Redis, StoreResult, script};
+use common::time::Millis;
 
 impl Redis {
     /// The time on Redis's clock, which decides what is due.
-    pub(super) async fn now(&self) -> StoreResult<Millis> {
+    pub(crate) async fn now(&self) -> StoreResult<Millis> {
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.clone()).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
     /// What of a set is due by then, the earliest first, at most so many.
-    pub(super) async fn due_by(&self, set: &str, now: Millis, most: usize) -> StoreResult<Vec<String>> {
+    pub(crate) async fn due_by(&self, set: &str, now: Millis, most: usize) -> StoreResult<Vec<String>> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(set).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(most);
         Ok(command.query_async(&mut self.clone()).await?)
     }
 
     /// Sets the time of something that is in a set, also when Redis is full.
-    pub(super) async fn put_off(&self, set: &str, member: &str, at: Millis) -> StoreResult<()> {
+    pub(crate) async fn put_off(&self, set: &str, member: &str, at: Millis) -> StoreResult<()> {
         let _: i64 = script::DELAY_TIMER.key(set).arg(member).arg(at).invoke_async(&mut self.clone()).await?;
         Ok(())
     }
@@ -26,11 +26,11 @@ impl Redis {
 
 /// The time that a score is.
 #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-pub(super) fn time_of(score: f64) -> Millis {
+pub(crate) fn time_of(score: f64) -> Millis {
     score as Millis
 }
 
 /// The time of the one that comes first, if there is one.
-pub(super) fn time_of_first(head: &[(redis::Value, f64)]) -> Option<Millis> {
+pub(crate) fn time_of_first(head: &[(redis::Value, f64)]) -> Option<Millis> {
     head.first().map(|(_, score)| time_of(*score))
 }

@@ -5,7 +5,7 @@
 
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 
-use super::Redis;
+use crate::Redis;
 
 /// A connection for one blocking read at a time.
 pub struct Dedicated {
@@ -14,7 +14,7 @@ pub struct Dedicated {
 }
 
 impl Dedicated {
-    pub(super) async fn open(client: &Client, config: &AsyncConnectionConfig) -> RedisResult<Self> {
+    pub(crate) async fn open(client: &Client, config: &AsyncConnectionConfig) -> RedisResult<Self> {
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
         let client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
         Ok(Self { connection, client_id })

@@ -1,7 +1,8 @@
 //! Wake-up calls between processes, over one pub/sub channel. They save waiting and carry no truth: who misses one
 //! finds out by itself, only later.
 
-use crate::{id::JobId, name::QueueName, redis::workers::WorkerKey};
+use crate::workers::WorkerKey;
+use common::{id::JobId, name::QueueName};
 
 /// A wake-up call.
 #[derive(Debug, Clone, PartialEq, Eq)]

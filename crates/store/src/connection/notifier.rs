@@ -14,12 +14,9 @@ use redis::{Msg, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Redis,
-    inbox::{Slot, inbox},
-    next_delay, reconnect_delays,
-};
-pub use super::{inbox::Inbox, probe::Probe};
+use super::bounded_channel::{Slot, inbox};
+pub use super::{bounded_channel::Inbox, probe::Probe};
+use crate::{Redis, next_delay, reconnect_delays};
 
 const PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -75,7 +72,7 @@ impl Channels {
     }
 
     /// Has the connection made anew, if there is one.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.0.renewals.send_replace(());
     }
 
@@ -99,7 +96,7 @@ pub fn subscribe_to_changing(redis: &Redis, buffer: usize, stop: CancellationTok
 }
 
 /// Looks at each message in the order in which they come, before anything is dropped; false for what nobody wants.
-pub(super) type Sieve = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
+pub(crate) type Sieve = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
 
 /// The same with a probe every so often, so that there is always a connection.
 #[must_use]
@@ -113,7 +110,7 @@ pub fn subscribe_with_probe(
 }
 
 /// The same without what a sieve takes out.
-pub(super) fn subscribe_with_sieve(
+pub(crate) fn subscribe_with_sieve(
     redis: &Redis,
     buffer: usize,
     every: Duration,

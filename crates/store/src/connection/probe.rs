@@ -9,7 +9,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Redis, StoreError, keys, subscriber::Channels};
+use super::notifier::Channels;
+use crate::{Redis, StoreError, keys};
 
 /// What became of a probe.
 enum Outcome {
@@ -37,7 +38,7 @@ struct Inner {
 
 impl Probe {
     /// A probe on a channel that no other process has.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
             channel: keys::probe(&uuid::Uuid::new_v4()),
             heard: watch::Sender::new(0),
@@ -56,24 +57,24 @@ impl Probe {
         self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn channel(&self) -> &str {
+    pub(crate) fn channel(&self) -> &str {
         &self.0.channel
     }
 
     /// A message of the channel. It goes no further: what is full elsewhere must not look like silence.
-    pub(super) fn hear(&self, payload: &[u8]) {
+    pub(crate) fn hear(&self, payload: &[u8]) {
         if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
             self.0.heard.send_replace(number);
         }
     }
 
     /// The channel is heard from now on.
-    pub(super) fn subscribed(&self) {
+    pub(crate) fn subscribed(&self) {
         self.0.subscribed.notify_one();
     }
 
     /// Probes again and again until `stop` is cancelled.
-    pub(super) async fn run(self, redis: Redis, channels: Channels, every: Duration, stop: CancellationToken) {
+    pub(crate) async fn run(self, redis: Redis, channels: Channels, every: Duration, stop: CancellationToken) {
         // As long as any answer may take
         let limit = redis.response_timeout();
         let mut heard_at = Instant::now();

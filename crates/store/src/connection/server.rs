@@ -1,10 +1,12 @@
 //! What Galley requires of the server's configuration, and what it reports about durability.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
+
+use common::health::Readiness;
 
 use redis::InfoDict;
 
-use super::{Redis, StoreError, StoreResult};
+use crate::{Redis, StoreError, StoreResult};
 
 /// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
 const OLDEST: (u32, u32) = (7, 0);
@@ -62,6 +64,16 @@ impl Redis {
     /// It does not answer in time.
     pub async fn ping(&self) -> StoreResult<()> {
         Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
+    }
+
+    /// Ready as long as Redis answers and is fit for Galley.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let redis = self.clone();
+        Arc::new(move || {
+            let redis = redis.clone();
+            Box::pin(async move { redis.check_server().await.map(drop).map_err(|error| error.to_string()) })
+        })
     }
 
     /// Looks at the server when a process starts. One that is away may come later; one that would lose jobs is refused.

@@ -6,22 +6,25 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | registers, shows, switches and removes entries; makes a job by hand |
-//! | `fire` | makes the jobs of runs that are due |
+//! | `runs` | makes the jobs of runs that are due |
 
-mod fire;
+mod runs;
 
 use redis::Value;
 
-use super::{
+use crate::{
     StoreError, StoreResult,
-    jobs::{Enqueued, Jobs, Refused, wake::Wake},
+    connection::notification::Wake,
+    jobs::{Enqueued, Jobs, Refused},
     keys, script,
 };
-use crate::{
-    cron::{Definition, Entry, definition::LARGEST_BYTES},
-    job::NewJob,
+use common::{
     name::{CronName, quoted},
     time::Millis,
+};
+use model::{
+    cron::{Definition, Entry, definition::LARGEST_BYTES},
+    job::NewJob,
 };
 
 /// How often a change is tried while others change the same entry.
@@ -227,7 +230,7 @@ impl Crons<'_> {
 
     /// Stores an entry if what is stored still is `known`.
     async fn save(&self, entry: &Entry, known: Option<&str>, now: Millis) -> StoreResult<Saved> {
-        let answer: String = script::CRON_SAVE
+        let answer: String = script::SAVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)
             .key(keys::CRON_NEXT)
             .arg(entry.name.as_str())
@@ -249,7 +252,7 @@ impl Crons<'_> {
 
     /// Removes an entry if what is stored still is `known`; `""` for a time without an entry.
     async fn remove_if(&self, name: &str, known: &str) -> StoreResult<bool> {
-        let removed: i64 = script::CRON_REMOVE
+        let removed: i64 = script::REMOVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)
             .key(keys::CRON_NEXT)
             .arg(name)

@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Crons, Saved, damaged, read};
-use crate::{
-    cron::{CatchUp, Entry, Outcome, Overlap, Turn, template::job_id},
+use crate::{StoreError, StoreResult, events::Happened, jobs::Refused, keys};
+use common::{
     id::JobId,
     name::{CronName, quoted},
-    redis::{StoreError, StoreResult, events::Happened, jobs::Refused, keys},
     time::{self, Millis},
 };
+use model::cron::{CatchUp, Entry, Outcome, Overlap, Turn, template::job_id};
 
 /// Entries in one turn.
 const BATCH: usize = 64;
@@ -181,7 +181,7 @@ impl Crons<'_> {
             "cron_name": entry.name, "cron_expression": entry.expression(), "timezone": entry.timezone(),
             "scheduled_time": time::format(run),
         });
-        let now = super::super::jobs::local_now();
+        let now = crate::jobs::local_now();
         let kind = match decision {
             Decision(Outcome::Fired(id), _) => {
                 metrics::counter!("galley_cron_fired_total").increment(1);

@@ -18,10 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::read::{Batch, Event, Position, read_tail};
-use crate::{
-    id::EntryId,
-    redis::{Delays, Redis, StoreError, StoreResult, keys, next_delay, note_interruption, reconnect_delays},
-};
+use crate::{Delays, Redis, StoreError, StoreResult, keys, next_delay, note_interruption, reconnect_delays};
+use common::id::EntryId;
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out.
 const BLOCK: Duration = Duration::from_secs(5);

@@ -15,18 +15,17 @@ use tokio_util::sync::CancellationToken;
 pub use hub::{EventHub, Reader, Start, Told, TooManyReaders};
 pub use read::{Batch, Event, EventFilter, Position};
 
-use super::{
+use crate::{
     Redis,
     jobs::{Claimed, Stored, local_now},
     keys,
 };
-use crate::{
-    job::{Failure, State},
+use common::{
     json::ObjectWriter,
     name::WorkerId,
-    time,
-    time::Millis,
+    time::{self, Millis},
 };
+use model::job::{Failure, State};
 
 /// Events that wait to be written; more are dropped and counted.
 const BUFFER: usize = 16_384;

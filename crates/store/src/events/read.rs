@@ -7,11 +7,11 @@ use redis::{FromRedisValue, Value};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{
+use crate::{Redis, StoreResult, jobs::read_streams, keys, script};
+use common::{
     id::{EntryId, JobId},
     json::ObjectWriter,
     name::{NameError, QueueName},
-    redis::{Redis, StoreResult, jobs::read_streams, keys, script},
 };
 
 /// Entries looked through for one list.
@@ -158,7 +158,7 @@ impl Redis {
     /// Where an entry is in the stream.
     pub(super) async fn event_place(&self, entry: EntryId) -> StoreResult<Place> {
         let (is_kept, first, last): (bool, String, String) =
-            script::EVENT_PLACE.key(keys::EVENTS).arg(entry.to_string()).invoke_async(&mut self.clone()).await?;
+            script::EVENT_POSITION.key(keys::EVENTS).arg(entry.to_string()).invoke_async(&mut self.clone()).await?;
         Ok(Place { is_kept, kept: first.parse().ok().zip(last.parse().ok()) })
     }
 }

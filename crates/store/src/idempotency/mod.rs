@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Redis, StoreError, StoreResult, keys, script};
+use crate::{Redis, StoreError, StoreResult, keys, script};
 
 /// A request with a key.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn forget_once(&self, request: &Request, seed: u128) -> StoreResult<()> {
-        let mut call = script::RELEASE.key(keys::idempotency(&request.fingerprint));
+        let mut call = script::DELETE_IF_EQUAL.key(keys::idempotency(&request.fingerprint));
         call.arg(format!("{} {seed:032x}", request.content)).invoke_async::<i64>(&mut self.clone()).await?;
         Ok(())
     }

@@ -1,12 +1,15 @@
 //! Ending jobs from outside, wherever they are.
 
-use super::{Jobs, Located, local_now, stored::Ended, wake::Wake};
+use super::{Jobs, Located, local_now, record::Ended};
+use crate::connection::notification::Wake;
 use crate::{
-    id::JobId,
-    job::{Event, state::Conflict},
-    name::LimitKey,
-    redis::{StoreError, StoreResult, events::Happened, keys, keys::QueueKeys, script},
+    StoreError, StoreResult,
+    events::Happened,
+    keys::{self, QueueKeys},
+    script,
 };
+use common::{id::JobId, name::LimitKey};
+use model::job::{Event, state::Conflict};
 
 /// A job that was not moved on from the state it is in: cancelled or activated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

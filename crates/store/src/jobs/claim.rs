@@ -7,14 +7,19 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
     Jobs, enqueue, local_now,
-    stored::{Fields, Stored},
-    wake::Wake,
+    record::{Fields, Stored},
 };
+use crate::connection::notification::Wake;
 use crate::{
+    StoreError, StoreResult,
+    connection::dedicated::Dedicated,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::EntryId,
-    job::Rate,
     name::{Priority, QueueName, WorkerId},
-    redis::{StoreError, StoreResult, dedicated::Dedicated, keys, keys::QueueKeys, script},
+    rate::Rate,
     time::Millis,
 };
 
@@ -252,7 +257,7 @@ pub(super) async fn last_delivered(redis: &mut impl ConnectionLike, stream: &str
     last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(parsing)
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -303,7 +308,7 @@ fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> Store
 
 /// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from
 /// being worked on: it stays where it is, and is complained about each time.
-pub(super) fn readable(queue: &QueueName, priority: Priority, entry: &str, fields: Value) -> Option<(Stored, EntryId)> {
+pub(crate) fn readable(queue: &QueueName, priority: Priority, entry: &str, fields: Value) -> Option<(Stored, EntryId)> {
     let read = enqueue::parse_entry(entry).and_then(|id| {
         // Entry by entry: bytes that are no text in one must not take the others along
         let fields = Fields::from_redis_value(fields).map_err(parsing)?;
@@ -317,7 +322,7 @@ pub(super) fn readable(queue: &QueueName, priority: Priority, entry: &str, field
 }
 
 /// The answer of XREADGROUP and XREAD: entries by stream, none when there were none.
-pub(in crate::redis) fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
+pub(crate) fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
     Ok(Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default())
 }
 
@@ -330,7 +335,7 @@ fn handed_out(queue: &QueueName, priority: Priority, entries: Vec<(String, Value
     })
 }
 
-pub(in crate::redis) fn parsing(error: impl fmt::Display) -> StoreError {
+pub(crate) fn parsing(error: impl fmt::Display) -> StoreError {
     StoreError::damaged(format!("an answer of an unexpected shape: {error}"))
 }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{Jobs, Stored};
-use crate::{
+use crate::{StoreResult, keys};
+use common::{
     id::{JobId, queue_tag},
     name::QueueName,
-    redis::{StoreResult, keys},
     time::Millis,
 };
 

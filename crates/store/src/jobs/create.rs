@@ -2,23 +2,23 @@
 
 use super::{
     Enqueued, Jobs, Located, Refused,
-    chosen_id::CLAIM_TTL_MS,
+    client_ids::CLAIM_TTL_MS,
     enqueue::stored,
     local_now,
-    stored::{Ended, Stored},
-    wake::Wake,
+    record::{Ended, Stored},
 };
+use crate::connection::notification::Wake;
 use crate::{
+    StoreError, StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::{EntryId, JobId},
-    job::{History, JobLimit, NewJob, OnConflict, State, Unique},
     name::{LimitKey, QueueName},
-    redis::{
-        StoreError, StoreResult,
-        keys::{self, QueueKeys},
-        script,
-    },
     time::{self, Millis},
 };
+use model::job::{History, JobLimit, NewJob, OnConflict, State, Unique};
 
 /// Looks at whoever holds the uniqueness: it can change between a look and the script, each time because somebody else got
 /// further. So many may replace each other at once.

@@ -2,13 +2,21 @@
 
 use serde_json::value::RawValue;
 
-use super::{Jobs, Located, Stored, wake::Wake};
+use super::{Jobs, Located, Stored};
+use crate::connection::notification::Wake;
 use crate::{
+    StoreError, StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::{JobId, WorkflowId},
-    job::{Envelope, Failure, History, KeyLimit, workflow::Membership},
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
     time::{self, Millis},
+};
+use model::{
+    job::{Envelope, Failure, History, KeyLimit},
+    workflow::Membership,
 };
 
 #[derive(serde::Deserialize)]

@@ -5,17 +5,13 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 
-use super::{Jobs, stored::Ended};
+use super::{Jobs, record::Ended};
 use crate::{
-    id::JobId,
-    name::QueueName,
-    redis::{
-        StoreResult,
-        keys::QueueKeys,
-        timed::{time_of, time_of_first},
-    },
-    time::Millis,
+    StoreResult,
+    connection::clock::{time_of, time_of_first},
+    keys::QueueKeys,
 };
+use common::{id::JobId, name::QueueName, time::Millis};
 
 /// Dead letters looked at for one answer.
 const MOST_SCANNED: usize = 10_000;

@@ -5,15 +5,15 @@ use redis::{Cmd, ScriptInvocation};
 use super::{
     Jobs,
     create::after_a_write,
-    stored::{Stored, new_fields},
+    record::{Stored, new_fields},
 };
-use crate::{
+use crate::{StoreError, StoreResult, events::Happened, keys::QueueKeys, script};
+use common::{
     id::{EntryId, JobId},
-    job::{History, JobLimit, NewJob, State, Summary},
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, events::Happened, keys::QueueKeys, script},
     time::Millis,
 };
+use model::job::{History, JobLimit, NewJob, State, Summary};
 
 /// A queue can vanish between making it and using it only if somebody empties Redis just then.
 const ATTEMPTS: usize = 3;
@@ -164,7 +164,7 @@ impl Jobs {
         Ok(Enqueued { job, state: State::Available })
     }
 
-    pub(in crate::redis) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
+    pub(crate) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
         self.limits.get(queue).and_then(|limits| limits.max_depth)
     }
 
@@ -192,11 +192,11 @@ pub(super) fn addition(new: &NewJob, fields: &[String]) -> Cmd {
 }
 
 pub(super) fn parse_entry(text: &str) -> StoreResult<EntryId> {
-    text.parse().map_err(|error: crate::id::EntryIdError| StoreError::damaged(error.to_string()))
+    text.parse().map_err(|error: common::id::EntryIdError| StoreError::damaged(error.to_string()))
 }
 
 /// A new, ordinary job as it is stored.
-pub(in crate::redis) fn stored_new(id: JobId, new: NewJob) -> Stored {
+pub(crate) fn stored_new(id: JobId, new: NewJob) -> Stored {
     stored(id, new, None, History::default(), false)
 }
 

@@ -7,15 +7,15 @@ use super::{
     Enqueued, Jobs, Located, Refused,
     create::after_a_write,
     enqueue::{addition, needs_record, stored_new},
-    stored::new_fields,
+    record::new_fields,
 };
-use crate::{
+use crate::{StoreError, StoreResult};
+use common::{
     id::JobId,
-    job::NewJob,
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult},
     time::Millis,
 };
+use model::job::NewJob;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A batch that was refused because of one of its jobs; nothing was stored.

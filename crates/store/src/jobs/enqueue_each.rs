@@ -8,13 +8,11 @@ use futures_util::{StreamExt, stream};
 use super::{
     Enqueued, Jobs, Refused,
     enqueue::{addition, needs_record, parse_entry},
-    stored::new_fields,
+    record::new_fields,
 };
-use crate::{
-    job::NewJob,
-    redis::{StoreError, StoreResult, events::Happened},
-    time::Millis,
-};
+use crate::{StoreError, StoreResult, events::Happened};
+use common::time::Millis;
+use model::job::NewJob;
 
 /// Jobs with a record under way at once.
 const AT_ONCE: usize = 64;

@@ -1,17 +1,13 @@
 //! Ending jobs whose time is over: not started by `expires_at`, or not over within `total_timeout_ms`.
 
-use super::{Jobs, Located, local_now, stored::Ended};
-use crate::{
-    id::JobId,
-    job::State,
-    name::QueueName,
-    redis::{StoreResult, keys::QueueKeys},
-    time::Millis,
-};
+use super::{Jobs, Located, local_now, record::Ended};
+use crate::{StoreResult, keys::QueueKeys};
+use common::{id::JobId, name::QueueName, time::Millis};
+use model::job::State;
 
 impl Jobs {
     /// Discards a job if its time is over, and sets the next time to look if there is one.
-    pub(in crate::redis) async fn expire_if_due(&self, queue: &QueueName, id: JobId, now: Millis) -> StoreResult<()> {
+    pub(crate) async fn expire_if_due(&self, queue: &QueueName, id: JobId, now: Millis) -> StoreResult<()> {
         // The job may move between the look and the script, which then changes nothing
         for _ in 0..8 {
             let located = self.locate_in_queue(id, queue).await?;

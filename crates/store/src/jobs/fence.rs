@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Consumer, PULL};
-use crate::name::WorkerId;
+use common::name::WorkerId;
 
 /// Which attempt the caller means.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl Fence {
 
     /// Whether whoever runs the attempt asks, and not the upkeep over its head: only the former may recognise what is
     /// recorded as its own when it asks again.
-    pub(super) fn is_the_attempts_own(&self) -> bool {
+    pub(crate) fn is_the_attempts_own(&self) -> bool {
         match self {
             Self::Worker { silent_for, .. } => silent_for.is_zero(),
             Self::Pull { .. } => true,
@@ -46,7 +46,7 @@ impl Fence {
         }
     }
 
-    pub(super) fn args(&self) -> [String; 3] {
+    pub(crate) fn args(&self) -> [String; 3] {
         match self {
             Self::Worker { consumer, silent_for } => {
                 ["worker".into(), consumer.to_string(), silent_for.as_millis().to_string()]

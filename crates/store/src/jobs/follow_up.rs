@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
-use super::{Jobs, Located, Stored, stored::Ended};
-use crate::{
+use super::{Jobs, Located, Stored, record::Ended};
+use crate::{StoreError, StoreResult, keys::QueueKeys, script};
+use common::{
     id::{JobId, WorkflowId},
-    job::{Envelope, JobLimit, workflow::Membership},
     name::QueueName,
-    redis::{StoreError, StoreResult, keys::QueueKeys, script},
+};
+use model::{
+    job::{Envelope, JobLimit},
+    workflow::Membership,
 };
 
 /// A job whose end sets something off can be looked up at least this long, so that the upkeep can make up for it.
@@ -44,7 +47,7 @@ impl Jobs {
     }
 
     /// Does what was left undone; a job that is gone leaves nothing to do.
-    pub(in crate::redis) async fn follow_up_late(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
+    pub(crate) async fn follow_up_late(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         match self.locate_in_queue(id, queue).await? {
             Some(Located::Ended(json)) => self.follow_up_now(queue, id, &json).await,
             _ => self.forget_follow_up(queue, id).await,
@@ -52,7 +55,7 @@ impl Jobs {
     }
 
     async fn follow_up_now(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
-        let damaged = |error: crate::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
+        let damaged = |error: model::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
         let envelope = Envelope::of_job(json).map_err(damaged)?;
         let parts = envelope.parts().map_err(damaged)?;
         // As long as a state that it can be in for good is in the way, it stays in the way for its period
@@ -60,7 +63,8 @@ impl Jobs {
             parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
         {
             let key = QueueKeys::new(queue).unique(&unique.fingerprint);
-            let _: i64 = script::RELEASE.key(key).arg(id.to_string()).invoke_async(&mut self.redis.clone()).await?;
+            let _: i64 =
+                script::DELETE_IF_EQUAL.key(key).arg(id.to_string()).invoke_async(&mut self.redis.clone()).await?;
         }
         if let Some(JobLimit::Key(limit)) = parts.summary().limit {
             self.admit(queue, &limit.key).await?;

@@ -10,10 +10,8 @@ use std::{
 };
 
 use super::Jobs;
-use crate::{
-    name::QueueName,
-    redis::{StoreResult, keys::QueueKeys},
-};
+use crate::{StoreResult, keys::QueueKeys};
+use common::name::QueueName;
 
 /// How long an answer is good for.
 const GOOD_FOR: Duration = Duration::from_secs(1);

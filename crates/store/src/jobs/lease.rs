@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Claimed, Consumer, Fence, Jobs, PULL, Stored, enqueue::parse_entry, wake::Wake};
+use super::{Claimed, Consumer, Fence, Jobs, PULL, Stored, enqueue::parse_entry};
+use crate::connection::notification::Wake;
 use crate::{
+    StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
-    redis::{StoreResult, keys, keys::QueueKeys, script},
     time::Millis,
 };
 
@@ -80,7 +85,7 @@ impl Jobs {
     ) -> StoreResult<bool> {
         let (job, keys) = (&claimed.job, QueueKeys::new(&claimed.job.queue));
         let timeout = job.timeout_ms.and_then(|ms| Millis::try_from(ms).ok());
-        let lent: i64 = script::LEND
+        let lent: i64 = script::ISSUE_CALLBACK_TOKEN
             .key(keys.stream(job.priority))
             .key(keys.active())
             .key(keys.leases())

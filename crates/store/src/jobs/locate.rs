@@ -7,15 +7,19 @@ use super::{
     claim::{parsing, readable},
     enqueue::parse_entry,
     local_now,
-    stored::{Ended, Fields, Stored},
+    record::{Ended, Fields, Stored},
 };
 use crate::{
+    StoreError, StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::{EntryId, JobId},
-    job::State,
     name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, keys, keys::QueueKeys, script},
     time::Millis,
 };
+use model::job::State;
 
 /// Where a job is.
 #[derive(Debug, Clone)]
@@ -150,7 +154,7 @@ fn ended_state(json: &str) -> State {
 }
 
 /// What is in a stream entry.
-pub(in crate::redis) enum Entry {
+pub(crate) enum Entry {
     Job(Box<Stored>),
     /// Somebody deleted it.
     Missing,
@@ -199,7 +203,7 @@ impl Jobs {
     }
 
     /// Finds a job of that queue.
-    pub(in crate::redis) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
+    pub(crate) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
         let mut place = id.address().map(|address| (address.priority, address.entry));
         // A job can move between two looks, each time by somebody's hand
         for _ in 0..8 {
@@ -213,12 +217,7 @@ impl Jobs {
     }
 
     /// What is in a stream entry.
-    pub(in crate::redis) async fn read_entry(
-        &self,
-        queue: &QueueName,
-        priority: Priority,
-        entry: EntryId,
-    ) -> StoreResult<Entry> {
+    pub(crate) async fn read_entry(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> StoreResult<Entry> {
         let mut command = redis::cmd("XRANGE");
         command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
         let found: Vec<(String, Value)> = command.query_async(&mut self.redis.clone()).await?;

@@ -1,6 +1,6 @@
 //! Jobs in Redis.
 //!
-//! An ordinary job is one stream entry and nothing else until it is over: its id is its address (see [`crate::id`]).
+//! An ordinary job is one stream entry and nothing else until it is over: its id is its address (see [`common::id`]).
 //! A job has a record only when it is not simply waiting for, or in, its first attempt: scheduled, retried, handed
 //! back, or with an id that the client chose. The record is the truth when it exists. A job that is over is one
 //! string with a TTL.
@@ -8,11 +8,11 @@
 //! | file | what it does |
 //! |---|---|
 //! | `enqueue` | new jobs: an ordinary one is a stream entry |
-//! | `closed` | queues that take no new jobs |
+//! | `full_queues` | queues that take no new jobs |
 //! | `enqueue_all` | many new jobs, all or none |
 //! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
-//! | `chosen_id` | ids that clients chose |
+//! | `client_ids` | ids that clients chose |
 //! | `lane` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
@@ -23,21 +23,18 @@
 //! | `locate` | finds a job by its id |
 //! | `cancel` | ends jobs from outside |
 //! | `expire` | ends jobs whose time is over |
-//! | `available` | jobs whose time has come, or that are activated |
+//! | `promote` | jobs whose time has come, or that are activated |
 //! | `follow_up` | what the end of a job sets off |
 //! | `dead_letter` | jobs that used up their attempts |
 //! | `purge` | cancels what waits in a queue |
 //! | `dead_letters` | many of them at once |
 //! | `stats` | how a queue is doing |
-//! | `stored` | a job as it is stored, and as it is shown when it is over |
+//! | `record` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
-mod arrivals;
-mod available;
 mod cancel;
-mod chosen_id;
 mod claim;
-mod closed;
+mod client_ids;
 mod create;
 mod dead_letter;
 mod dead_letters;
@@ -47,46 +44,45 @@ mod enqueue_each;
 mod expire;
 mod fence;
 mod follow_up;
-mod lane;
+mod full_queues;
 mod lease;
 mod locate;
+mod promote;
 mod purge;
 mod queues;
+mod record;
 mod settle;
 mod stats;
-mod stored;
-pub mod wake;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{
-    job::NewJob,
+use common::{
     json::Object,
     name::{QueueName, WorkerId},
     settings::{ChannelSettings, CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
     time::Millis,
 };
+use model::job::NewJob;
 
-pub use arrivals::Watched;
 pub use cancel::NotMoved;
 pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
-pub(super) use claim::{parsing, read_streams};
+pub(crate) use claim::{millis, parsing, read_streams};
 pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
 pub(super) use enqueue::stored_new;
 pub use enqueue::{Enqueued, Refused};
 pub use enqueue_all::BatchRefused;
 pub use fence::Fence;
-pub(super) use lane::From;
 pub(super) use locate::Entry;
 pub use locate::{Attempt, Holder, Located};
 pub use purge::{Purge, Purged};
 pub use queues::Control;
+pub(crate) use queues::sorted_priorities;
+pub use record::{Ended, Stored};
+pub(super) use record::{new_fields, read_marker};
 pub use settle::{Completion, Recorded, Settled};
 pub use stats::Stats;
-pub use stored::{Ended, Stored};
-pub(super) use stored::{new_fields, read_marker};
 
-use super::{
+use crate::{
     Redis, StoreResult,
     events::{EventLog, Happened},
 };
@@ -94,15 +90,15 @@ use super::{
 /// The job store: clone it freely.
 #[derive(Clone)]
 pub struct Jobs {
-    pub(in crate::redis) redis: Redis,
-    pub(in crate::redis) settings: Arc<JobSettings>,
-    pub(in crate::redis) workflows: Arc<WorkflowSettings>,
+    pub(crate) redis: Redis,
+    pub(crate) settings: Arc<JobSettings>,
+    pub(crate) workflows: Arc<WorkflowSettings>,
     limits: Arc<BTreeMap<QueueName, QueueLimits>>,
-    closed: Arc<closed::Closed>,
-    pub(in crate::redis) cron: Arc<CronSettings>,
+    closed: Arc<full_queues::Closed>,
+    pub(crate) cron: Arc<CronSettings>,
     /// For the upkeep, which sees to channels too.
-    pub(in crate::redis) channels: Arc<ChannelSettings>,
-    pub(in crate::redis) events: EventLog,
+    pub(crate) channels: Arc<ChannelSettings>,
+    pub(crate) events: EventLog,
 }
 
 impl Jobs {

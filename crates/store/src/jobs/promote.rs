@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Jobs, Located, NotMoved, lane::From, wake::Wake};
+use super::{Jobs, Located, NotMoved};
 use crate::{
-    id::JobId,
-    job::{Event, KeyLimit},
-    name::{Priority, QueueName},
-    redis::{
-        StoreError, StoreResult,
-        keys::{self, QueueKeys},
-        script,
-    },
+    StoreError, StoreResult,
+    keys::{self, QueueKeys},
+    script,
 };
+use crate::{connection::notification::Wake, rate_limits::From};
+use common::{
+    id::JobId,
+    name::{Priority, QueueName},
+};
+use model::job::{Event, KeyLimit};
 
 /// Jobs in one script call, each some seven commands: fewer than what holds up others noticeably.
 const AT_ONCE: usize = 20;
@@ -34,12 +35,7 @@ impl Jobs {
 
     /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.
     /// For at most a few hundred jobs: they are asked about in one round trip.
-    pub(in crate::redis) async fn make_available(
-        &self,
-        queue: &QueueName,
-        ids: &[JobId],
-        from: From,
-    ) -> StoreResult<u64> {
+    pub(crate) async fn make_available(&self, queue: &QueueName, ids: &[JobId], from: From) -> StoreResult<u64> {
         if ids.is_empty() {
             return Ok(0);
         }

@@ -5,12 +5,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
 
 use super::{Jobs, Stored, claim::last_delivered, enqueue::parse_entry};
-use crate::{
+use crate::{StoreResult, keys::QueueKeys};
+use common::{
     id::JobId,
-    job::State,
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreResult, keys::QueueKeys},
 };
+use model::job::State;
 
 /// Jobs under way at once: their scripts pipeline on the shared connection.
 const AT_ONCE: usize = 32;
@@ -108,7 +108,7 @@ impl Scan<'_> {
             let Some((newest, _)) = entries.last() else { break };
             last.clone_from(newest);
             let id = |(entry, fields): (String, Value)| {
-                let fields = super::stored::Fields::from_redis_value(fields).ok()?;
+                let fields = super::record::Fields::from_redis_value(fields).ok()?;
                 Stored::from_entry(queue, priority, parse_entry(&entry).ok()?, fields).ok().map(|job| job.id)
             };
             self.ids.extend(entries.into_iter().filter_map(id));

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 
 use redis::{Pipeline, Script};
 
-use super::{Jobs, Refused, wake::Wake};
+use super::{Jobs, Refused};
+use crate::connection::notification::Wake;
 use crate::{
+    StoreError, StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::queue_tag,
-    job::Rate,
     name::{Priority, QueueName},
-    redis::{
-        StoreError, StoreResult,
-        keys::{self, QueueKeys},
-        script,
-    },
+    rate::Rate,
 };
 
 /// How a queue is controlled: by the settings, and at run time.
@@ -173,11 +174,7 @@ impl Jobs {
     }
 
     /// Makes the stream of a queue's priority, and the queue if it is new.
-    pub(in crate::redis) async fn open_stream(
-        &self,
-        queue: &QueueName,
-        priority: Priority,
-    ) -> StoreResult<Result<(), Refused>> {
+    pub(crate) async fn open_stream(&self, queue: &QueueName, priority: Priority) -> StoreResult<Result<(), Refused>> {
         if let Err(refused) = self.register(queue).await? {
             return Ok(Err(refused));
         }
@@ -198,7 +195,7 @@ impl Jobs {
     }
 
     /// Puts a queue that has a job into the registry, whatever it was before: it may have been deleted just then.
-    pub(in crate::redis) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
+    pub(crate) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
         command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
         Ok(command.exec_async(&mut self.redis.clone()).await?)
@@ -255,7 +252,7 @@ fn set_rate(change: &mut Pipeline, control: &str, rate: Rate) {
     change.cmd("HSET").arg(control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
 }
 
-pub(super) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
+pub(crate) fn sorted_priorities(members: &[String]) -> Vec<Priority> {
     let mut priorities: Vec<Priority> = members.iter().filter_map(|member| Priority::from_text(member)).collect();
     priorities.sort_unstable_by(|a, b| b.cmp(a));
     priorities

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use crate::{
+use crate::{StoreError, StoreResult, keys};
+use common::{
     id::{EntryId, JobId, new_salt},
-    job::{
-        Envelope, Failure, History, JobLimit, KeyLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView,
-        workflow::Membership,
-    },
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreError, StoreResult, keys},
     time::Millis,
+};
+use model::{
+    job::{Envelope, Failure, History, JobLimit, KeyLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView},
+    workflow::Membership,
 };
 
 /// A job out of a stream entry or a record.
@@ -192,7 +192,7 @@ impl Stored {
 }
 
 /// The id that an entry says its job has, and whether the job has a record: only then it is the id itself, else its salt.
-pub(in crate::redis) fn read_marker(
+pub(crate) fn read_marker(
     queue: &QueueName,
     priority: Priority,
     entry: EntryId,
@@ -205,7 +205,7 @@ pub(in crate::redis) fn read_marker(
 }
 
 /// The fields of a new, ordinary job, with the salt that its id will have.
-pub(in crate::redis) fn new_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
+pub(crate) fn new_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
     let salt = new_salt();
     let mut fields = vec!["i".to_owned(), format!("{salt:x}"), "e".to_owned(), job.envelope.as_str().to_owned()];
     let limits = [("v", job.visibility_timeout_ms), ("t", job.timeout_ms)];
@@ -300,7 +300,7 @@ impl Ended {
     }
 
     /// As it is stored when no attempt was involved.
-    pub(in crate::redis) fn to_text_without_attempt(&self) -> String {
+    pub(crate) fn to_text_without_attempt(&self) -> String {
         format!("-\n{}", self.json)
     }
 

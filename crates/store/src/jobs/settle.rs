@@ -4,18 +4,23 @@ use std::time::Duration;
 
 use super::{
     Claimed, Consumer, Fence, Jobs,
-    stored::{Ended, Stored},
-    wake::Wake,
+    record::{Ended, Stored},
 };
+use crate::connection::notification::Wake;
 use crate::{
+    StoreResult,
+    events::Happened,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
     id::EntryId,
-    job::{
-        Advice, Failure, State, Verdict,
-        retry::{LONGEST_ADVISED_DELAY, SHORTEST_DELAY},
-    },
     name::{LimitKey, Priority, QueueName},
-    redis::{StoreResult, events::Happened, keys, keys::QueueKeys, script},
     time::Millis,
+};
+use model::job::{
+    Advice, Failure, State, Verdict,
+    retry::{LONGEST_ADVISED_DELAY, SHORTEST_DELAY},
 };
 
 /// What became of a call that ends an attempt.
@@ -346,7 +351,7 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn requeue(&self, job: &Stored, entry: EntryId, fence: &Fence) -> StoreResult<Settled> {
         let keys = QueueKeys::new(&job.queue);
-        let answer: String = script::REQUEUE
+        let answer: String = script::SNOOZE
             .key(keys.stream(job.priority))
             .key(keys.active())
             .key(keys.leases())

@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 
 use super::Jobs;
-use crate::{
-    name::QueueName,
-    redis::{StoreResult, keys::QueueKeys},
-};
+use crate::{StoreResult, keys::QueueKeys};
+use common::name::QueueName;
 
 /// Numbers of one queue, all of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,10 +5,10 @@
 mod queue;
 
 pub use self::queue::{QueueKeys, attempt, parse_attempt};
-use crate::{
+use crate::workers::WorkerKey;
+use common::{
     id::{JobId, WorkflowId},
     name::{ChannelName, SubscriptionName, WorkerId},
-    redis::workers::WorkerKey,
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
@@ -84,7 +84,7 @@ pub const EVENTS: &str = "galley:events";
 pub const WORKERS: &str = "galley:workers";
 /// Who does the upkeep: a string with a TTL.
 pub const MAINTAINER: &str = "galley:maintainer";
-/// Wake-up calls: a pub/sub channel, see [`super::jobs::wake`].
+/// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
 pub const WAKE: &str = "galley:wake";
 
 /// Which queue a client-chosen id went to: a string with a TTL.
@@ -194,11 +194,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::name::Priority;
+    use common::name::Priority;
 
     #[test]
     fn every_key_is_in_the_document_and_the_document_has_no_other() {
-        let document = include_str!("../../../../../docs/redis.md");
+        let document = include_str!("../../../../docs/redis.md");
         let documented: BTreeSet<&str> = document
             .lines()
             .filter_map(|line| line.strip_prefix("| `galley:"))

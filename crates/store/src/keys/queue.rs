@@ -1,6 +1,6 @@
 //! The keys of a queue, and how attempts are named in them.
 
-use crate::{
+use common::{
     id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
 };

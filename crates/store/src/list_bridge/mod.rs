@@ -9,21 +9,16 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use redis::{FromRedisValue, Value};
 
-use super::{
+use crate::{
     Redis, StoreError, StoreResult,
-    dedicated::Dedicated,
+    connection::dedicated::Dedicated,
     events::Happened,
     jobs::Jobs,
     keys::{self, QueueKeys},
     script,
 };
-use crate::{
-    id::JobId,
-    job::{Envelope, NewJob, State, Summary},
-    json::ObjectWriter,
-    name::Priority,
-    settings::BridgeSettings,
-};
+use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings};
+use model::job::{Envelope, NewJob, State, Summary};
 
 /// Elements moved in one go after the first.
 const BATCH: usize = 64;
@@ -108,7 +103,7 @@ impl Bridge {
     /// Removes an element from those on their way and adds its job.
     async fn deliver(&self, element: &[u8]) -> StoreResult<()> {
         let new = self.job_of(element);
-        let (salt, fields) = super::jobs::new_fields(&new, None);
+        let (salt, fields) = crate::jobs::new_fields(&new, None);
         let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
         for _ in 0..3 {
             let reply: Value = script::BRIDGE
@@ -144,7 +139,7 @@ impl Bridge {
         let id = entry.parse().ok().and_then(|entry| JobId::at(entry, &new.queue, new.priority, salt));
         metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
         if let Some(id) = id {
-            self.jobs.events.record(Happened::enqueued(&super::jobs::stored_new(id, new), State::Available));
+            self.jobs.events.record(Happened::enqueued(&crate::jobs::stored_new(id, new), State::Available));
         }
     }
 

@@ -1,10 +1,12 @@
 //! Waiting for jobs to arrive: thousands who wait, two Redis connections.
 //!
-//! `lines` has who waits for what and whose turn it is, `watch` is the task that reads. Whoever waits takes no job before
+//! `wait_queue` has who waits for what and whose turn it is, `watcher` is the task that reads. Whoever waits takes no job before
 //! they are called, and nobody is called before there is one: neither polls.
 
-mod lines;
-mod watch;
+mod new_entries;
+
+mod wait_queue;
+mod watcher;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,18 +16,17 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
+use crate::{
+    connection::notifier::{Channels, subscribe_to_changing},
     jobs::Jobs,
     keys,
-    subscriber::{Channels, subscribe_to_changing},
 };
-use crate::name::QueueName;
-use lines::{Lines, Ticket};
+use common::name::QueueName;
+use common::settings::MAX_WATCHED_QUEUES;
+use wait_queue::{Lines, Ticket};
 
-pub use lines::Left;
+pub use wait_queue::Left;
 
-/// Queues that all who wait in this process may wait for together: all of them are in one read.
-pub const MOST_QUEUES: usize = 4096;
 /// Wake-up calls heard and not looked at yet. More are dropped: everything is looked at again from time to time.
 const BUFFER: usize = 1024;
 
@@ -62,7 +63,7 @@ impl Hall {
     }
 }
 
-/// More queues than can be watched: [`MOST_QUEUES`].
+/// More queues than can be watched: [`MAX_WATCHED_QUEUES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyWatched;
 
@@ -79,8 +80,8 @@ impl Arrivals {
     pub fn open(jobs: &Jobs, stop: CancellationToken) -> Self {
         let (channels, heard) = subscribe_to_changing(jobs.redis(), BUFFER, stop.clone());
         let hall: Arc<Hall> = Arc::default();
-        tokio::spawn(watch::listen(hall.clone(), heard, stop.clone()));
-        tokio::spawn(watch::run(hall.clone(), jobs.clone(), stop));
+        tokio::spawn(watcher::listen(hall.clone(), heard, stop.clone()));
+        tokio::spawn(watcher::run(hall.clone(), jobs.clone(), stop));
         Self { hall, channels, runtime: Handle::current() }
     }
 
@@ -90,7 +91,7 @@ impl Arrivals {
     /// Others wait for as many queues as may be watched.
     pub fn sit_down(&self, queues: &[QueueName]) -> Result<Seat, TooManyWatched> {
         let joined = self.hall.change(|lines| {
-            let has_room = lines.queues() + lines.new_among(queues) <= MOST_QUEUES;
+            let has_room = lines.queues() + lines.new_among(queues) <= MAX_WATCHED_QUEUES;
             has_room.then(|| lines.join(queues))
         });
         let (ticket, called) = joined.ok_or(TooManyWatched)?;

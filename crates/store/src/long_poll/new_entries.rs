@@ -7,15 +7,9 @@ use std::{collections::HashMap, time::Duration};
 
 use redis::{FromRedisValue, RedisResult, Value};
 
-use super::{
-    Jobs,
-    claim::{millis, parsing},
-    queues::sorted_priorities,
-};
-use crate::{
-    name::{Priority, QueueName},
-    redis::{StoreError, StoreResult, dedicated::Dedicated, keys::QueueKeys},
-};
+use crate::jobs::{Jobs, millis, parsing, sorted_priorities};
+use crate::{StoreError, StoreResult, connection::dedicated::Dedicated, keys::QueueKeys};
+use common::name::{Priority, QueueName};
 
 /// Where nothing was handed out yet.
 const START: &str = "0";

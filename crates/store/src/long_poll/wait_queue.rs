@@ -11,17 +11,15 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    name::QueueName,
-    redis::jobs::{More, Watched},
-};
+use crate::{jobs::More, long_poll::new_entries::Watched};
+use common::name::QueueName;
 use tokio::{sync::Notify, time::Instant};
 
 /// A paused queue says when it goes on; that message can be lost, so it is looked into from time to time.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Somebody who waits. The first to come has the smallest.
-pub(super) type Ticket = u64;
+pub(crate) type Ticket = u64;
 
 /// What is left in a queue, as far as somebody who fetched has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +33,7 @@ pub enum Left {
 }
 
 #[derive(Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     queues: HashMap<QueueName, Line>,
     waiting: HashMap<Ticket, Waiting>,
     tickets: Ticket,
@@ -76,17 +74,17 @@ struct Waiting {
 
 impl Lines {
     /// How many queues somebody waits for.
-    pub(super) fn queues(&self) -> usize {
+    pub(crate) fn queues(&self) -> usize {
         self.queues.len()
     }
 
     /// How many of these are not among them.
-    pub(super) fn new_among(&self, queues: &[QueueName]) -> usize {
+    pub(crate) fn new_among(&self, queues: &[QueueName]) -> usize {
         queues.iter().filter(|queue| !self.queues.contains_key(queue)).count()
     }
 
     /// Lines somebody up for all of these queues.
-    pub(super) fn join(&mut self, queues: &[QueueName]) -> (Ticket, Arc<Notify>) {
+    pub(crate) fn join(&mut self, queues: &[QueueName]) -> (Ticket, Arc<Notify>) {
         self.tickets += 1;
         let called: Arc<Notify> = Arc::default();
         for queue in queues {
@@ -99,7 +97,7 @@ impl Lines {
     }
 
     /// Somebody waits no longer. What was left to them is left to the watch.
-    pub(super) fn leave(&mut self, ticket: Ticket) {
+    pub(crate) fn leave(&mut self, ticket: Ticket) {
         let Some(left) = self.waiting.remove(&ticket) else { return };
         for queue in left.queues {
             let Some(line) = self.queues.get_mut(&queue) else { continue };
@@ -115,7 +113,7 @@ impl Lines {
     }
 
     /// Somebody who was called has looked, and tells what is left. Whoever got something waits no longer.
-    pub(super) fn looked(&mut self, ticket: Ticket, left: &[(QueueName, Left)], got_something: bool, now: Instant) {
+    pub(crate) fn looked(&mut self, ticket: Ticket, left: &[(QueueName, Left)], got_something: bool, now: Instant) {
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
             waiting.is_looking = false;
         }
@@ -156,7 +154,7 @@ impl Lines {
     }
 
     /// A job arrived in a queue that was watched.
-    pub(super) fn arrived(&mut self, queue: &QueueName) {
+    pub(crate) fn arrived(&mut self, queue: &QueueName) {
         if self.queues.get(queue).is_some_and(|line| matches!(line.watch, Watch::Set(_))) {
             self.call(queue);
         }
@@ -181,7 +179,7 @@ impl Lines {
     }
 
     /// A queue may have streams that are not watched, or goes on after it was paused.
-    pub(super) fn changed(&mut self, queue: &QueueName) {
+    pub(crate) fn changed(&mut self, queue: &QueueName) {
         let Some(line) = self.queues.get_mut(queue) else { return };
         if matches!(line.watch, Watch::Called) {
             line.has_news = true;
@@ -192,7 +190,7 @@ impl Lines {
     }
 
     /// Nothing that is known of any queue counts any more.
-    pub(super) fn all_changed(&mut self) {
+    pub(crate) fn all_changed(&mut self) {
         let queues: Vec<QueueName> = self.queues.keys().cloned().collect();
         for queue in &queues {
             self.changed(queue);
@@ -200,7 +198,7 @@ impl Lines {
     }
 
     /// Watches those again whose time has come; when that of the next one is.
-    pub(super) fn release(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn release(&mut self, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         for line in self.queues.values_mut() {
             match line.watch {
@@ -213,7 +211,7 @@ impl Lines {
     }
 
     /// The queues whose streams have to be looked up.
-    pub(super) fn ask(&mut self) -> Vec<QueueName> {
+    pub(crate) fn ask(&mut self) -> Vec<QueueName> {
         let unset = self.queues.iter_mut().filter(|(_, line)| matches!(line.watch, Watch::Unset));
         unset
             .map(|(queue, line)| {
@@ -224,7 +222,7 @@ impl Lines {
     }
 
     /// The streams that were looked up for these queues.
-    pub(super) fn set(&mut self, asked: &[QueueName], streams: Vec<Watched>) {
+    pub(crate) fn set(&mut self, asked: &[QueueName], streams: Vec<Watched>) {
         let mut by_queue: HashMap<QueueName, Vec<Watched>> = HashMap::new();
         for stream in streams {
             by_queue.entry(stream.queue.clone()).or_default().push(stream);
@@ -238,7 +236,7 @@ impl Lines {
     }
 
     /// The streams to watch, those of a queue behind each other.
-    pub(super) fn watched(&self) -> Vec<Watched> {
+    pub(crate) fn watched(&self) -> Vec<Watched> {
         let streams = self.queues.values().filter_map(|line| match &line.watch {
             Watch::Set(streams) => Some(streams),
             _ => None,
@@ -247,7 +245,7 @@ impl Lines {
     }
 
     /// Whether the watch has to look at the lines again, said once.
-    pub(super) fn stirred(&mut self) -> bool {
+    pub(crate) fn stirred(&mut self) -> bool {
         std::mem::take(&mut self.is_stirred)
     }
 }

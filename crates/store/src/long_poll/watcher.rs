@@ -7,15 +7,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Hall;
 use crate::{
-    name::QueueName,
-    redis::{
-        StoreResult,
+    StoreResult,
+    connection::{
         dedicated::Dedicated,
-        jobs::{Jobs, Watched, wake::Wake},
-        next_delay, note_interruption, reconnect_delays,
-        subscriber::{Heard, Inbox},
+        notification::Wake,
+        notifier::{Heard, Inbox},
     },
+    jobs::Jobs,
+    long_poll::new_entries::Watched,
+    next_delay, note_interruption, reconnect_delays,
 };
+use common::name::QueueName;
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out; then everything is
 /// looked up anew, because wake-up calls can be lost.
@@ -24,7 +26,7 @@ const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(2);
 
 /// Hears of new streams and of queues that go on, until `stop` is cancelled.
-pub(super) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: CancellationToken) {
+pub(crate) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: CancellationToken) {
     loop {
         let heard = tokio::select! {
             () = stop.cancelled() => return,
@@ -45,7 +47,7 @@ pub(super) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: Cancellation
 }
 
 /// Watches until `stop` is cancelled.
-pub(super) async fn run(hall: Arc<Hall>, jobs: Jobs, stop: CancellationToken) {
+pub(crate) async fn run(hall: Arc<Hall>, jobs: Jobs, stop: CancellationToken) {
     let (mut delays, mut connection) = (reconnect_delays(), None);
     loop {
         // Nothing is lost with a read that takes nothing

@@ -4,19 +4,18 @@ use std::{collections::HashMap, fmt};
 
 use redis::Value;
 
-use super::reconcile::{Cursor, Phase};
+use super::consistency_checker::{Cursor, Phase};
 use crate::{
-    id::{EntryId, JobId},
-    job::KeyLimit,
-    name::{LimitKey, Priority, QueueName},
-    redis::{
-        StoreResult,
-        jobs::{Jobs, parsing, read_marker},
-        keys,
-        keys::QueueKeys,
-        script,
-    },
+    StoreResult,
+    jobs::{Jobs, parsing, read_marker},
+    keys::{self, QueueKeys},
+    script,
 };
+use common::{
+    id::{EntryId, JobId},
+    name::{LimitKey, Priority, QueueName},
+};
+use model::job::KeyLimit;
 
 /// Something to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,7 +208,7 @@ impl Jobs {
         let id = suspect.id();
         let none = || keys.priorities();
         let place = suspect.place();
-        let answer: Vec<Value> = script::RECONCILE
+        let answer: Vec<Value> = script::CHECK_ONE
             .key(id.map_or_else(none, |id| keys.record(&id)))
             .key(id.map_or_else(none, |id| keys.result(&id)))
             .key(keys.due())

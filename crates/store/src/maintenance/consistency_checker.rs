@@ -8,11 +8,14 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::suspects::Suspect;
+use super::candidates::Suspect;
 use crate::{
-    name::QueueName,
-    redis::{StoreResult, jobs::Jobs, keys, keys::QueueKeys, script},
+    StoreResult,
+    jobs::Jobs,
+    keys::{self, QueueKeys},
+    script,
 };
+use common::name::QueueName;
 
 /// How long something has to look wrong.
 const MOMENT: Duration = Duration::from_millis(100);

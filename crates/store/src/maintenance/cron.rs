@@ -1,9 +1,7 @@
 //! Cron entries whose time has come: one more timer of the maintainer.
 
-use crate::{
-    redis::{StoreResult, jobs::Jobs, keys, timed::time_of_first},
-    time::Millis,
-};
+use crate::{StoreResult, connection::clock::time_of_first, jobs::Jobs, keys};
+use common::time::Millis;
 
 /// When the next cron entry has to be looked at, on Redis's clock. Read anew whenever it may have changed.
 #[derive(Default)]

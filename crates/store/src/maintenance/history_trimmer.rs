@@ -3,15 +3,13 @@
 use std::{convert::Infallible, time::Duration};
 
 use crate::{
-    name::ChannelName,
-    redis::{
-        StoreError, StoreResult,
-        channels::Overtaken,
-        jobs::Jobs,
-        note_interruption,
-        subscriptions::{Groups, Orphans},
-    },
+    StoreError, StoreResult,
+    channels::Overtaken,
+    jobs::Jobs,
+    note_interruption,
+    subscriptions::{Groups, Orphans},
 };
+use common::name::ChannelName;
 
 /// Calls for one channel in one round: what they leave is seen to in the next.
 const MOST_CALLS: usize = 100;

@@ -5,15 +5,12 @@
 
 use super::{Trust, put_off};
 use crate::{
-    job::{Advice, Failure},
-    name::QueueName,
-    redis::{
-        StoreResult,
-        jobs::{Attempt, Claimed, Entry, Fence, Jobs, local_now},
-        keys::{self, QueueKeys},
-    },
-    time::Millis,
+    StoreResult,
+    jobs::{Attempt, Claimed, Entry, Fence, Jobs, local_now},
+    keys::{self, QueueKeys},
 };
+use common::{name::QueueName, time::Millis};
+use model::job::{Advice, Failure};
 
 /// Attempts of a queue in one turn.
 const BATCH: usize = 100;

@@ -8,24 +8,24 @@
 //! |---|---|
 //! | `mod` | holding the office, and the clock of each queue |
 //! | `cron` | cron entries whose time has come |
-//! | `channels` | histories of channels, of which only so much is kept |
-//! | `due` | scheduled and retryable jobs become available |
-//! | `lapsed` | attempts whose lease or time is over |
+//! | `history_trimmer` | histories of channels, of which only so much is kept |
+//! | `scheduler` | scheduled and retryable jobs become available |
+//! | `lease_reaper` | attempts whose lease or time is over |
 //! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
-//! | `sweep` | queue-workers that vanished, dead letters that are too old |
-//! | `reconcile`, `suspects` | what is stored and cannot be |
-//! | `trust` | whether a worker's silence means that it vanished |
+//! | `worker_reaper` | queue-workers that vanished, dead letters that are too old |
+//! | `consistency_checker`, `candidates` | what is stored and cannot be |
+//! | `outage_grace` | whether a worker's silence means that it vanished |
 //! | `workflows` | workflows whose progress was cut off |
 
-mod channels;
+mod candidates;
+mod consistency_checker;
 mod cron;
-mod due;
-mod lapsed;
-mod reconcile;
-mod suspects;
-mod sweep;
+mod history_trimmer;
+mod lease_reaper;
+mod outage_grace;
+mod scheduler;
 mod timers;
-mod trust;
+mod worker_reaper;
 mod workflows;
 
 use std::{
@@ -35,19 +35,22 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use trust::Trust;
+use outage_grace::Trust;
 
-pub use reconcile::{Cursor, CursorError, Report, Violation};
+pub use consistency_checker::{Cursor, CursorError, Report, Violation};
 
-use super::{
+use crate::{
     StoreError, StoreResult,
-    jobs::{Jobs, wake::Wake},
+    connection::{
+        clock::time_of_first,
+        notification::Wake,
+        notifier::{Heard, Inbox, subscribe},
+    },
+    jobs::Jobs,
     keys::{self, QueueKeys},
     note_interruption, script,
-    subscriber::{Heard, Inbox, subscribe},
-    timed::time_of_first,
 };
-use crate::{
+use common::{
     name::{QueueName, quoted},
     settings::MaintenanceSettings,
     time::Millis,
@@ -62,7 +65,8 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     while !stop.is_cancelled() {
         let result = match trust.timed(keep_office(&jobs, &who, settings.office)).await {
             Ok(true) => {
-                let sweep = Sweep { jobs: &jobs, trust: &mut sweep_trust, round: reconcile::Round::default() };
+                let sweep =
+                    Sweep { jobs: &jobs, trust: &mut sweep_trust, round: consistency_checker::Round::default() };
                 Box::pin(Maintainer::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop)).await
             }
             Ok(false) => Ok(()),
@@ -88,14 +92,14 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
 /// Redis is unavailable.
 pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let mut trust = Trust::new(jobs.settings.lease / 2);
-    lapsed::settle(jobs, queue, &mut trust).await?;
-    sweep::queue(jobs, queue, &mut trust).await?;
+    lease_reaper::settle(jobs, queue, &mut trust).await?;
+    worker_reaper::queue(jobs, queue, &mut trust).await?;
     timers::run(jobs, queue).await?;
-    due::promote(jobs, queue, jobs.now().await?).await
+    scheduler::promote(jobs, queue, jobs.now().await?).await
 }
 
 async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
-    let held: i64 = script::KEEP_OFFICE
+    let held: i64 = script::ACQUIRE_LEADERSHIP
         .key(keys::MAINTAINER)
         .arg(who)
         .arg(term.as_millis().to_string())
@@ -106,7 +110,7 @@ async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool
 
 /// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
 async fn resign(jobs: &Jobs, who: &str) {
-    let mut call = script::RELEASE.key(keys::MAINTAINER);
+    let mut call = script::DELETE_IF_EQUAL.key(keys::MAINTAINER);
     let _ = call.arg(who).invoke_async::<i64>(&mut jobs.redis.clone()).await;
 }
 
@@ -186,7 +190,8 @@ impl<'a> Maintainer<'a> {
         look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
         sweep.trust.redis_since = self.trust.redis_since;
-        let (sweeping, trimming) = (sweep.run(self.settings.sweep), channels::run(self.jobs, self.settings.channels));
+        let (sweeping, trimming) =
+            (sweep.run(self.settings.sweep), history_trimmer::run(self.jobs, self.settings.channels));
         let timers = async {
             self.read_all().await?;
             loop {
@@ -277,8 +282,8 @@ impl<'a> Maintainer<'a> {
                     continue;
                 }
                 let pause = match task {
-                    Task::Due => due::promote(self.jobs, queue, self.now()).await.map(|()| 0),
-                    Task::Lapse => lapsed::settle(self.jobs, queue, self.trust).await,
+                    Task::Due => scheduler::promote(self.jobs, queue, self.now()).await.map(|()| 0),
+                    Task::Lapse => lease_reaper::settle(self.jobs, queue, self.trust).await,
                     Task::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
                 };
                 let pause = tolerate(queue, pause)?;
@@ -296,7 +301,7 @@ impl<'a> Maintainer<'a> {
 struct Sweep<'a> {
     jobs: &'a Jobs,
     trust: &'a mut Trust,
-    round: reconcile::Round,
+    round: consistency_checker::Round,
 }
 
 impl Sweep<'_> {
@@ -313,7 +318,7 @@ impl Sweep<'_> {
     async fn turn(&mut self) -> StoreResult<()> {
         let queues = self.jobs.queues().await?;
         for queue in &queues {
-            let swept = sweep::queue(self.jobs, queue, self.trust).await.map(|()| 0);
+            let swept = worker_reaper::queue(self.jobs, queue, self.trust).await.map(|()| 0);
             tolerate(queue, swept)?;
         }
         match self.round.slice(self.jobs, &queues, RECONCILED_AT_ONCE).await {

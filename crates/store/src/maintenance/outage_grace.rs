@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{redis::StoreResult, time::Millis};
+use crate::StoreResult;
+use common::time::Millis;
 
 /// Whether a worker's silence means that it vanished. After an absence of Redis it does not: the worker could not report.
 /// It gets half a lease to do so.

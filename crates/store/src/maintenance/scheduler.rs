@@ -1,14 +1,10 @@
 //! Scheduled and retryable jobs whose time has come become available.
 
 use super::put_off;
-use crate::{
+use crate::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys, rate_limits::From};
+use common::{
     id::JobId,
     name::{QueueName, quoted},
-    redis::{
-        StoreError, StoreResult,
-        jobs::{From, Jobs},
-        keys::QueueKeys,
-    },
     time::Millis,
 };
 

@@ -2,10 +2,10 @@
 //! that allow more.
 
 use super::put_off;
-use crate::{
+use crate::{StoreResult, jobs::Jobs, keys::QueueKeys};
+use common::{
     id::JobId,
     name::{LimitKey, QueueName, quoted},
-    redis::{StoreResult, jobs::Jobs, keys::QueueKeys},
 };
 
 /// Timers of a queue in one turn.

@@ -6,14 +6,12 @@ use redis::{FromRedisValue, Value};
 
 use super::Trust;
 use crate::{
-    name::{Priority, QueueName},
-    redis::{
-        StoreError, StoreResult,
-        jobs::{Claimed, Consumer, Entry, Fence, Jobs, local_now, parsing},
-        keys::QueueKeys,
-        script,
-    },
+    StoreError, StoreResult,
+    jobs::{Claimed, Consumer, Entry, Fence, Jobs, local_now, parsing},
+    keys::QueueKeys,
+    script,
 };
+use common::name::{Priority, QueueName};
 
 /// Jobs of one vanished worker in one page.
 const BATCH: usize = 100;

@@ -1,9 +1,7 @@
 //! Workflows whose progress may have been cut off, and ends that they did not hear of.
 
-use crate::{
-    id::WorkflowId,
-    redis::{StoreError, StoreResult, jobs::Jobs},
-};
+use crate::{StoreError, StoreResult, jobs::Jobs};
+use common::id::WorkflowId;
 
 /// Jobs of workflows after which a turn looks at no further workflow.
 pub(super) const ENOUGH_JOBS: usize = 1000;

@@ -4,15 +4,18 @@
 //! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
 //! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
 
-use super::{Fence, Jobs, Stored, wake::Wake};
 use crate::{
+    StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
+use crate::{
+    connection::notification::Wake,
+    jobs::{Fence, Jobs, Stored},
+};
+use common::{
     id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
-    redis::{
-        StoreResult,
-        keys::{self, QueueKeys},
-        script,
-    },
     time::Millis,
 };
 
@@ -23,7 +26,7 @@ const MOST: usize = 100;
 
 impl Jobs {
     /// Lets jobs with a key into their streams as far as its limit allows.
-    pub(in crate::redis) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
+    pub(crate) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
         for _ in 0..MOST {
             let outcome = self.admit_first(queue, key).await?;
             if outcome == "wait" || outcome == "empty" {
@@ -32,7 +35,7 @@ impl Jobs {
         }
         // There are more: the upkeep goes on at once, after others had their turn
         let timers = QueueKeys::new(queue).timers();
-        self.redis.put_off(&timers, &format!("lane {key}"), super::local_now()).await
+        self.redis.put_off(&timers, &format!("lane {key}"), crate::jobs::local_now()).await
     }
 
     /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
@@ -43,7 +46,7 @@ impl Jobs {
     pub async fn hold_back(&self, job: &Stored, entry: EntryId, fence: &Fence, until: Millis) -> StoreResult<()> {
         let Some(key) = job.limit_key() else { return Ok(()) };
         let keys = QueueKeys::new(&job.queue);
-        let _: i64 = script::HOLD_BACK
+        let _: i64 = script::PAUSE_KEY
             .key(keys.stream(job.priority))
             .key(keys.active())
             .key(keys.leases())
@@ -51,7 +54,7 @@ impl Jobs {
             .arg(entry.to_string())
             .arg(keys::attempt(job.priority, entry))
             .arg(&fence.args())
-            .arg(until.min(super::local_now() + LONGEST_HOLD_MS))
+            .arg(until.min(crate::jobs::local_now() + LONGEST_HOLD_MS))
             .invoke_async(&mut self.redis.clone())
             .await?;
         Ok(())
@@ -91,7 +94,7 @@ impl Jobs {
     }
 
     /// Moves a job whose time has come, or that is activated, into the lane of its key, and lets it in if that may be.
-    pub(in crate::redis) async fn line_up(
+    pub(crate) async fn line_up(
         &self,
         queue: &QueueName,
         (id, priority): (JobId, Priority),
@@ -99,7 +102,7 @@ impl Jobs {
         from: From,
     ) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
-        let moved: i64 = script::LINE_UP
+        let moved: i64 = script::ENQUEUE_FOR_KEY
             .key(from.set(&keys))
             .key(keys.record(&id))
             .key(keys.lane(key))
@@ -121,7 +124,7 @@ impl Jobs {
 
 /// Where a job waits until it becomes available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::redis) enum From {
+pub(crate) enum From {
     /// For its time.
     Due,
     /// To be activated.
@@ -129,14 +132,14 @@ pub(in crate::redis) enum From {
 }
 
 impl From {
-    pub(in crate::redis) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Due => "due",
             Self::Pending => "pending",
         }
     }
 
-    pub(in crate::redis) fn set(self, keys: &QueueKeys) -> String {
+    pub(crate) fn set(self, keys: &QueueKeys) -> String {
         match self {
             Self::Due => keys.due(),
             Self::Pending => keys.pending(),

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Subscriptions, position::read, position_of};
-use crate::{
-    message::Position,
+use crate::{StoreResult, keys, script};
+use common::{
     name::{ChannelName, WorkerId},
-    redis::{StoreResult, keys, script},
-    subscription::{Begin, Subscription},
     time::Millis,
+};
+use model::{
+    message::Position,
+    subscription::{Begin, Subscription},
 };
 
 /// The field of a checkpoint that says since when the worker is there. No channel has such a name.

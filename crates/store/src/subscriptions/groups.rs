@@ -5,11 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
-use crate::{
-    name::{ChannelName, SubscriptionName},
-    redis::{Redis, StoreResult, keys},
-    subscription::{Begin, Mode, Selection, group_of},
-};
+use crate::{Redis, StoreResult, keys};
+use common::name::{ChannelName, SubscriptionName};
+use model::subscription::{Begin, Mode, Selection, group_of};
 
 /// Subscriptions that are read in one call, about: there may be very many.
 const READ_AT_ONCE: usize = 1000;
@@ -40,7 +38,7 @@ impl Outline {
 }
 
 /// Which groups there should be.
-pub(in crate::redis) struct Groups {
+pub(crate) struct Groups {
     /// None for a subscription that cannot be read.
     outlines: HashMap<String, Option<Outline>>,
     /// The list was never begun, or Redis has lost it: then workers put it back.
@@ -50,7 +48,7 @@ pub(in crate::redis) struct Groups {
 impl Groups {
     /// Whether a subscription may have a group on a channel.
     #[must_use]
-    pub(in crate::redis) fn may_have(&self, name: &str, channel: &ChannelName) -> bool {
+    pub(crate) fn may_have(&self, name: &str, channel: &ChannelName) -> bool {
         self.is_blank
             || self
                 .outlines
@@ -62,14 +60,14 @@ impl Groups {
 /// Groups that were seen without a subscription. A subscription that is being made has its groups first, so one that is seen
 /// once is not without one yet.
 #[derive(Default)]
-pub(in crate::redis) struct Orphans {
+pub(crate) struct Orphans {
     last_round: HashSet<(ChannelName, String)>,
     this_round: HashSet<(ChannelName, String)>,
 }
 
 impl Orphans {
     /// Notes such a group; whether it was one in the last round, too.
-    pub(in crate::redis) fn is_seen_again(&mut self, channel: &ChannelName, name: &str) -> bool {
+    pub(crate) fn is_seen_again(&mut self, channel: &ChannelName, name: &str) -> bool {
         let group = (channel.clone(), name.to_owned());
         if self.last_round.contains(&group) {
             return true;
@@ -81,7 +79,7 @@ impl Orphans {
     }
 
     /// Every channel was looked at.
-    pub(in crate::redis) fn end_round(&mut self) {
+    pub(crate) fn end_round(&mut self) {
         self.last_round = std::mem::take(&mut self.this_round);
     }
 }
@@ -91,7 +89,7 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub(in crate::redis) async fn groups(&self) -> StoreResult<Groups> {
+    pub(crate) async fn groups(&self) -> StoreResult<Groups> {
         let mut groups = Groups { outlines: HashMap::new(), is_blank: true };
         self.scan_subscriptions(|name, raw| {
             groups.is_blank = false;
@@ -125,7 +123,7 @@ impl Redis {
     }
 
     /// Destroys a group that no subscription has, with its cursor; false if there is one, or if the group is not Galley's.
-    pub(in crate::redis) async fn destroy_orphan(&self, channel: &ChannelName, name: &str) -> StoreResult<bool> {
+    pub(crate) async fn destroy_orphan(&self, channel: &ChannelName, name: &str) -> StoreResult<bool> {
         let Ok(name) = name.parse::<SubscriptionName>() else { return Ok(false) };
         let left = self.leave_unless_wanted(channel, &[name]).await?;
         Ok(left > 0)

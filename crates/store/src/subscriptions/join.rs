@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 
 use super::groups::Outline;
-use crate::{
-    message::Position,
+use crate::{Redis, StoreResult, keys, script};
+use common::{
     name::{ChannelName, SubscriptionName},
-    redis::{Redis, StoreResult, keys, script},
     settings::ChannelSettings,
+};
+use model::{
+    message::Position,
     subscription::{Begin, group_of},
 };
 
@@ -19,7 +21,7 @@ use crate::{
 const JOINED_AT_ONCE: usize = 100;
 
 /// The subscriptions that are to have a new channel, and where each begins.
-pub(in crate::redis) struct Joining {
+pub(crate) struct Joining {
     /// None if they could not be read.
     begins: Option<BTreeMap<SubscriptionName, Position>>,
 }
@@ -27,12 +29,12 @@ pub(in crate::redis) struct Joining {
 impl Joining {
     /// Whether the channel has subscriptions, or may have some.
     #[must_use]
-    pub(in crate::redis) fn holds_back(&self) -> bool {
+    pub(crate) fn holds_back(&self) -> bool {
         self.begins.as_ref().is_none_or(|begins| !begins.is_empty())
     }
 
     /// Makes their groups, once there is a history.
-    pub(in crate::redis) async fn finish(&self, redis: &Redis, settings: &ChannelSettings, channel: &ChannelName) {
+    pub(crate) async fn finish(&self, redis: &Redis, settings: &ChannelSettings, channel: &ChannelName) {
         let begins: Vec<_> = self.begins.iter().flatten().collect();
         for some in begins.chunks(JOINED_AT_ONCE) {
             if let Err(error) = redis.join_channel(settings, channel, some).await {
@@ -50,7 +52,7 @@ pub(super) fn cursor_ttl_ms(settings: &ChannelSettings) -> u64 {
 
 impl Redis {
     /// The subscriptions that are to have a channel that is new.
-    pub(in crate::redis) async fn joining(&self, channel: &ChannelName) -> Joining {
+    pub(crate) async fn joining(&self, channel: &ChannelName) -> Joining {
         let mut begins = BTreeMap::new();
         let read = self
             .scan_subscriptions(|name, raw| {

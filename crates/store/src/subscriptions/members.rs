@@ -5,11 +5,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::Subscriptions;
-use crate::{
-    name::{ChannelName, WorkerId},
-    redis::{StoreResult, keys},
-    subscription::Subscription,
-};
+use crate::{StoreResult, keys};
+use common::name::{ChannelName, WorkerId};
+use model::subscription::Subscription;
 
 /// The workers of a subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

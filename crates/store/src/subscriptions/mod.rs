@@ -32,20 +32,23 @@ use std::{collections::HashMap, sync::Arc};
 
 use redis::{ScriptInvocation, Value};
 
-use super::{
+use crate::{
     Redis, StoreError, StoreResult,
+    connection::notification::Wake,
     events::Happened,
-    jobs::{Jobs, Purge, wake::Wake},
+    jobs::{Jobs, Purge},
     keys, script,
 };
-use crate::{
-    job,
+use common::{
     json::ObjectWriter,
-    message::Position,
     name::{ChannelName, SubscriptionName},
     settings::{Settings, SubscriptionSettings},
-    subscription::{Begin, State, Subscription},
     text::printable,
+};
+use model::{
+    job,
+    message::Position,
+    subscription::{Begin, State, Subscription},
 };
 
 pub use broadcast::Checkpoint;
@@ -234,7 +237,7 @@ impl Subscriptions {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
         more(&mut data);
-        self.jobs.record(Happened::about(kind, super::jobs::local_now(), data.finish()));
+        self.jobs.record(Happened::about(kind, crate::jobs::local_now(), data.finish()));
     }
 
     /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after

@@ -9,10 +9,10 @@ use super::{
     position::read,
     shared::{gap, messages},
 };
-use crate::{
+use crate::{StoreResult, keys, script};
+use common::name::{ChannelName, WorkerId};
+use model::{
     message::{Position, Stored, continuity::Gap},
-    name::{ChannelName, WorkerId},
-    redis::{StoreResult, keys, script},
     subscription::{Ordering, Subscription},
 };
 
@@ -140,7 +140,7 @@ impl Subscriptions {
         worker: &WorkerId,
         (held, delay, problem): (&Held, Duration, Option<&str>),
     ) -> StoreResult<Option<u32>> {
-        let mut call = script::HOLD_UP.key(keys::cursor(channel, &subscription.name));
+        let mut call = script::BLOCK_CHANNEL.key(keys::cursor(channel, &subscription.name));
         let problem: String = problem.unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
         call.arg(worker.as_str()).arg(&held.0).arg(delay.as_millis().to_string()).arg(problem);
         let failures: i64 = call.invoke_async(&mut self.redis().clone()).await?;

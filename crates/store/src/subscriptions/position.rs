@@ -1,10 +1,10 @@
 //! Opening channels for a subscription, closing them, and going on somewhere else.
 
 use super::{Subscriptions, about, position_of};
-use crate::{
+use crate::{StoreError, StoreResult, keys, script};
+use common::name::{ChannelName, SubscriptionName};
+use model::{
     message::Position,
-    name::{ChannelName, SubscriptionName},
-    redis::{StoreError, StoreResult, keys, script},
     subscription::{Begin, Mode, Start, Subscription},
 };
 

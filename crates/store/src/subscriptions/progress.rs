@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use super::{Subscriptions, about};
-use crate::{
-    message::Position,
+use crate::{StoreResult, keys, script};
+use common::{
     name::{ChannelName, SubscriptionName, WorkerId},
-    redis::{StoreResult, keys, script},
-    subscription::{Mode, Ordering, Subscription},
     time::Millis,
+};
+use model::{
+    message::Position,
+    subscription::{Mode, Ordering, Subscription},
 };
 
 /// Epochs that are counted through; each is a restart of Redis.

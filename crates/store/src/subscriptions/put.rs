@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{ATTEMPTS, Subscriptions, encoded, read, restless};
-use crate::{
+use crate::{StoreResult, keys};
+use common::name::{ChannelName, SubscriptionName};
+use model::{
     message::{Position, continuity::Continuity},
-    name::{ChannelName, SubscriptionName},
-    redis::{StoreResult, keys},
     subscription::{Mode, Refused, Request, Start, Subscription, Target},
 };
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{Subscriptions, about, position::read};
-use crate::{
+use crate::{StoreResult, channels::stored, keys, script};
+use common::name::{ChannelName, WorkerId};
+use model::{
     message::{
         Position, Stored,
         continuity::{self, Continuity, Gap, Surroundings},
     },
-    name::{ChannelName, WorkerId},
-    redis::{StoreResult, channels::stored, keys, script},
     subscription::Subscription,
 };
 
@@ -86,7 +86,7 @@ impl Subscriptions {
     /// Hands messages of channels to a worker, at most so many in all. Channels that are not in the answer were not looked at.
     ///
     /// # Errors
-    /// After [`crate::redis::StoreError::Unavailable`] messages may have been handed out all the same: see [`Subscriptions::take_over`].
+    /// After [`crate::StoreError::Unavailable`] messages may have been handed out all the same: see [`Subscriptions::take_over`].
     pub async fn read(
         &self,
         subscription: &Subscription,
@@ -146,7 +146,7 @@ impl Subscriptions {
     ) -> StoreResult<Vec<ChannelName>> {
         let mut found = Vec::new();
         for some in channels.chunks(LOOKED_AT_AT_ONCE) {
-            let mut call = script::FIND_SILENT.prepare_invoke();
+            let mut call = script::FIND_IDLE.prepare_invoke();
             for channel in some {
                 call.key(keys::history(channel));
             }
@@ -169,7 +169,7 @@ impl Subscriptions {
         Silent { at_least, of, behind }: Silent<'_>,
         most: usize,
     ) -> StoreResult<TakenOver> {
-        let mut call = about(&script::TAKE_OVER, subscription, channel);
+        let mut call = about(&script::RECLAIM, subscription, channel);
         call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
         call.arg(most).arg(BYTES_AT_ONCE).arg(of.map_or("", WorkerId::as_str));
         call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));

@@ -3,18 +3,14 @@
 //! Every worker reports from time to time; who falls silent drops off the list. A directive is kept beside the list
 //! until its worker has heard it, so that one who misses the wake-up call finds it with its next report.
 
-mod record;
+mod report;
 
 use std::time::Duration;
 
-pub use record::{Directive, Order, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
+pub use report::{Directive, Order, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
 
-use super::{
-    Redis, StoreResult,
-    jobs::{local_now, wake::Wake},
-    keys, script,
-};
-use crate::json::ObjectWriter;
+use crate::{Redis, StoreResult, connection::notification::Wake, jobs::local_now, keys, script};
+use common::json::ObjectWriter;
 
 /// How long a directive waits for its worker; one to be quiet is kept as long as the worker reports.
 const DIRECTIVE_TTL: Duration = Duration::from_hours(1);
@@ -81,7 +77,7 @@ impl Redis {
         ttl: Duration,
         most: Option<u64>,
     ) -> StoreResult<Option<Order>> {
-        let order: String = script::BEAT
+        let order: String = script::REPORT
             .key(keys::worker(key))
             .key(keys::WORKERS)
             .key(keys::directive(key))

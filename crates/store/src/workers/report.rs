@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use crate::jobs::Consumer;
+use common::{
     name::{NameError, WorkerId},
-    redis::jobs::Consumer,
     time::Millis,
 };
 

@@ -7,20 +7,18 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    super::{
-        StoreError, StoreResult,
-        jobs::{Jobs, Located, Refused, local_now},
-        keys, script,
-    },
     AT_ONCE,
-    kept::{Kept, KeptJob},
+    record::{Kept, KeptJob},
 };
 use crate::{
-    id::{JobId, WorkflowId},
-    job::{
-        State,
-        workflow::{End, Kind, Membership, WorkflowState},
-    },
+    StoreError, StoreResult,
+    jobs::{Jobs, Located, Refused, local_now},
+    keys, script,
+};
+use common::id::{JobId, WorkflowId};
+use model::{
+    job::State,
+    workflow::{End, Kind, Membership, WorkflowState},
 };
 
 /// When the upkeep looks again at a workflow that something was just begun with.
@@ -47,7 +45,7 @@ impl Jobs {
     /// Records that a job of a workflow ended, and goes on with the workflow where something follows from it.
     ///
     /// Boxed: cancelling a workflow ends jobs, and ending a job goes on with its workflow.
-    pub(in crate::redis) fn member_ended<'a>(
+    pub(crate) fn member_ended<'a>(
         &'a self,
         membership: Membership,
         job: JobId,
@@ -216,18 +214,18 @@ impl Jobs {
     }
 
     /// Lets the upkeep look at a workflow after that time, on Redis's clock.
-    pub(in crate::redis) async fn look_again(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
-        let mut call = script::LOOK_AGAIN.key(keys::WORKFLOWS);
+    pub(crate) async fn look_again(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
+        let mut call = script::RESCHEDULE.key(keys::WORKFLOWS);
         let call = call.arg(id.to_string()).arg(after.as_millis().to_string());
         let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(())
     }
 
     /// Workflows that the upkeep should look at now, a bounded number.
-    pub(in crate::redis) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
+    pub(crate) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
         let ids = self.redis.due_by(keys::WORKFLOWS, self.now().await?, MOST_CHECKED).await?;
         for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
-            tracing::error!(member = crate::name::quoted(stranger), "not a workflow among the workflows, removed");
+            tracing::error!(member = common::name::quoted(stranger), "not a workflow among the workflows, removed");
             redis::cmd("ZREM").arg(keys::WORKFLOWS).arg(stranger).exec_async(&mut self.redis.clone()).await?;
         }
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())

@@ -3,21 +3,19 @@
 use futures_util::{TryStreamExt, stream};
 
 use super::{
-    super::{
-        StoreError, StoreResult,
-        jobs::{Ended, Jobs, Located, NotMoved, local_now, stored_new},
-        keys::QueueKeys,
-        script,
-    },
     AT_ONCE, advance,
-    kept::{Kept, KeptJob},
+    record::{Kept, KeptJob},
 };
 use crate::{
-    id::{JobId, WorkflowId},
-    job::{
-        NewJob, State,
-        workflow::{End, WorkflowState},
-    },
+    StoreError, StoreResult,
+    jobs::{Ended, Jobs, Located, NotMoved, local_now, stored_new},
+    keys::QueueKeys,
+    script,
+};
+use common::id::{JobId, WorkflowId};
+use model::{
+    job::{NewJob, State},
+    workflow::{End, WorkflowState},
 };
 
 /// A workflow that was not cancelled.
@@ -105,7 +103,7 @@ impl Jobs {
     async fn cancel_unborn(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
         let job = stored_new(id, new);
         let keys = QueueKeys::new(&job.queue);
-        let ended: i64 = script::CANCEL_UNBORN
+        let ended: i64 = script::CANCEL_BEFORE_CREATE
             .key(keys.record(&id))
             .key(keys.result(&id))
             .arg(Ended::cancelled(&job, None, local_now()).to_text_without_attempt())

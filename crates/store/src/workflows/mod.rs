@@ -9,33 +9,29 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | makes workflows, shows them |
-//! | `kept` | reads what is kept of one |
+//! | `record` | reads what is kept of one |
 //! | `advance` | takes a workflow as far as it can go |
 //! | `cancel` | calls workflows off |
 
 mod advance;
 mod cancel;
-mod kept;
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{
+use crate::{
     StoreError, StoreResult,
     jobs::{Jobs, Located, Refused},
     keys, note_interruption, script,
 };
-use crate::{
-    id::WorkflowId,
-    job::workflow::{Callback, End, JobStatus, Kind, Member, NewWorkflow, Progress, WorkflowState, WorkflowView},
-    name::QueueName,
-    time::Millis,
-};
+use common::{id::WorkflowId, name::QueueName, time::Millis};
+use model::workflow::{Callback, End, JobStatus, Kind, Member, NewWorkflow, Progress, WorkflowState, WorkflowView};
 
 pub use cancel::NotCancelledWorkflow;
 
-use kept::{Kept, KeptJob};
+use record::{Kept, KeptJob};
 
 /// Commands under way at once for the jobs of one workflow.
 const AT_ONCE: usize = 32;
@@ -53,7 +49,7 @@ impl Jobs {
     /// Stores a workflow and starts what starts at once.
     ///
     /// # Errors
-    /// After [`super::StoreError::Unavailable`] the workflow may have been stored all the same; then it goes its way.
+    /// After [`crate::StoreError::Unavailable`] the workflow may have been stored all the same; then it goes its way.
     pub async fn create_workflow(
         &self,
         new: NewWorkflow,

@@ -1,19 +1,20 @@
 //! What is kept of a workflow; `docs/redis.md` describes the fields.
 
-use super::super::{
+use crate::{
     StoreError, StoreResult,
     jobs::{Jobs, Reckoning},
     keys,
 };
-use crate::{
+use common::settings::MAX_WORKFLOW_JOBS;
+use common::{
     id::{JobId, WorkflowId},
-    job::{
-        NewJob, State,
-        workflow::{Callback, End, Kind, MOST_JOBS, Membership, Progress, WorkflowState},
-    },
     json::Object,
     name::QueueName,
     time::Millis,
+};
+use model::{
+    job::{NewJob, State},
+    workflow::{Callback, End, Kind, Membership, Progress, WorkflowState},
 };
 
 type Texts = Vec<Option<String>>;
@@ -86,7 +87,7 @@ impl Jobs {
         let total: usize = total
             .parse()
             .ok()
-            .filter(|total| (1..=MOST_JOBS).contains(&(*total as u64)))
+            .filter(|total| (1..=MAX_WORKFLOW_JOBS).contains(&(*total as u64)))
             .ok_or_else(|| damaged(id, "has a bad number of jobs"))?;
         let present: Vec<Callback> = Callback::ALL
             .into_iter()

@@ -1,10 +1,8 @@
 use std::collections::HashSet;
 
-use common::{
-    job::NewJob,
-    json::Object,
-    redis::jobs::{BatchRefused, Enqueued, Refused},
-};
+use common::json::Object;
+use model::job::NewJob;
+use store::jobs::{BatchRefused, Enqueued, Refused};
 
 use crate::kit::{JOB, Kit, consumer, queue};
 

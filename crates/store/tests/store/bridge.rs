@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use common::redis::{bridge::Bridge, jobs::Claim};
+use store::{jobs::Claim, list_bridge::Bridge};
 
 use crate::kit::{Kit, consumer};
 

@@ -1,9 +1,7 @@
 //! The history of a channel: pages, times, and what is missing.
 
-use common::{
-    message::{NewMessage, Position, continuity::Continuity},
-    redis::channels::PAGE_BYTES,
-};
+use model::message::{NewMessage, Position, continuity::Continuity};
+use store::channels::PAGE_BYTES;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -132,7 +130,7 @@ async fn what_is_missing_behind_a_position_is_seen_in_redis_itself() {
         positions.push(publish(&kit, &c, b"x").await.position);
     }
     let behind = async |after: Position| kit.redis.channel_page(&c, after, 10).await.expect("redis runs");
-    let gap = |page: &common::redis::channels::Page, after| page.gap(after).map(|gap| (gap.from, gap.to, gap.count));
+    let gap = |page: &store::channels::Page, after| page.gap(after).map(|gap| (gap.from, gap.to, gap.count));
     kit.command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "2"]).await;
     for (index, expected) in [(0, Some(2)), (1, Some(1)), (2, None), (3, None), (4, None)] {
         let page = behind(positions[index]).await;

@@ -5,16 +5,14 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    message::{ChannelPattern, Position, Resume},
-    redis::{
-        Redis,
-        channels::{ChannelHub, Left, MOST_CHANNELS, MOST_PATTERNS, Reader, Start, Told, TooManyRead},
-    },
-    settings::Settings,
-};
-use e2e::DeafProxy;
+use common::{channel_pattern::ChannelPattern, settings::Settings};
 use futures_util::FutureExt;
+use model::message::{Position, Resume};
+use store::{
+    Redis,
+    channels::{ChannelHub, Left, MOST_CHANNELS, MOST_PATTERNS, Reader, Start, Told, TooManyRead},
+};
+use testkit::DeafProxy;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,7 +26,7 @@ fn hub(kit: &Kit) -> (ChannelHub, CancellationToken) {
 }
 
 async fn next(reader: &mut Reader) -> Told {
-    tokio::time::timeout(e2e::LIMIT, reader.next()).await.expect("something comes in time")
+    tokio::time::timeout(testkit::LIMIT, reader.next()).await.expect("something comes in time")
 }
 
 async fn position(reader: &mut Reader) -> Position {
@@ -55,7 +53,7 @@ fn flood(kit: &Kit, count: u64, epoch: u64) {
         redis::Client::open(kit.server.url()).and_then(|client| client.get_connection()).expect("redis runs");
     let mut call = redis::cmd("EVAL");
     call.arg(script).arg(1).arg("galley:{ch:c}:m").arg(count).arg(epoch).exec(&mut redis).expect("redis runs");
-    let deadline = std::time::Instant::now() + e2e::LIMIT;
+    let deadline = std::time::Instant::now() + testkit::LIMIT;
     let mut list = redis::cmd("CLIENT");
     list.arg("LIST").arg("TYPE").arg("PUBSUB");
     loop {
@@ -335,7 +333,7 @@ async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody
     kit.redis = Redis::new(&kit.settings.redis).expect("a URL");
     let (hub, _stop) = hub(&kit);
     let is_heard = async |wanted: bool| {
-        e2e::eventually("it is known", || async { (hub.trouble().is_none() == wanted).then_some(()) }).await;
+        testkit::eventually("it is known", || async { (hub.trouble().is_none() == wanted).then_some(()) }).await;
     };
     is_heard(true).await;
     way.deafen();

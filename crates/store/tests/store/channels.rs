@@ -1,16 +1,14 @@
 use std::time::Duration;
 
-use common::{
-    message::{NewMessage, Position},
-    name::ChannelName,
-    redis::{
-        Redis,
-        channels::{Once, Published, TooManyChannels},
-        keys,
-        subscriber::{Heard, subscribe, subscribe_to_changing},
-    },
+use common::name::ChannelName;
+use model::message::{NewMessage, Position};
+use store::{
+    Redis,
+    channels::{Once, Published, TooManyChannels},
+    connection::notifier::{Heard, subscribe, subscribe_to_changing},
+    keys,
 };
-use e2e::{Persistence, RedisServer};
+use testkit::{Persistence, RedisServer};
 use tokio_util::sync::CancellationToken;
 
 use crate::kit::Kit;
@@ -83,7 +81,7 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
     is_kept(&kit, week).await;
     // As if a part of it had passed
     let (left, state) = ((week - 120_000).to_string(), "galley:{ch:c}:state");
-    let goes = (common::redis::jobs::local_now() + week - 120_000).to_string();
+    let goes = (store::jobs::local_now() + week - 120_000).to_string();
     for command in [["PEXPIRE", "galley:{ch:c}:m", &left], ["PEXPIRE", state, &left]] {
         kit.command(&command).await;
     }
@@ -171,7 +169,7 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
     let before = publish(&kit, &channel, b"1").await.position;
     kit.server.kill();
     kit.server.start_again();
-    let after = e2e::eventually("a message is taken again", || async {
+    let after = testkit::eventually("a message is taken again", || async {
         kit.redis.publish(&kit.settings.channels, &channel, &NewMessage::plain(b"2")).await.ok()?.ok()
     })
     .await

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
-use common::redis::jobs::Claim;
-use e2e::eventually;
+use store::jobs::Claim;
+use testkit::eventually;
 
 use crate::kit::{JOB, Kit, consumer, normal, queue};
 
@@ -79,7 +79,7 @@ async fn a_worker_finds_what_was_handed_to_it_in_an_answer_it_never_got() {
     assert_eq!(own.iter().map(|claimed| claimed.job.id).collect::<Vec<_>>(), [id]);
     // What is recorded meanwhile is not taken up again
     let looked_at = std::cell::Cell::new(0);
-    assert_eq!(kit.complete(&consumer, &own[0], "1").await, common::redis::jobs::Settled::Done);
+    assert_eq!(kit.complete(&consumer, &own[0], "1").await, store::jobs::Settled::Done);
     let count = |_| looked_at.replace(looked_at.get() + 1) < usize::MAX;
     assert!(kit.jobs.own(&queue(), normal(), &consumer, count).await.expect("redis runs").is_empty());
 }

@@ -1,13 +1,11 @@
 use std::time::Duration;
 
-use common::{
-    cron::Definition,
-    redis::cron::{NotRegistered, Registered},
-    time::Millis,
-};
-use e2e::eventually;
+use common::time::Millis;
 use futures_util::future::join_all;
+use model::cron::Definition;
 use serde_json::Value;
+use store::cron::{NotRegistered, Registered};
+use testkit::eventually;
 
 use crate::kit::{Kit, consumer};
 

@@ -1,9 +1,7 @@
-use common::{
-    id::JobId,
-    job::{Advice, Failure},
-    redis::jobs::{Claim, DeadLetterFilter, Settled, local_now},
-};
-use e2e::eventually;
+use common::id::JobId;
+use model::job::{Advice, Failure};
+use store::jobs::{Claim, DeadLetterFilter, Settled, local_now};
+use testkit::eventually;
 
 use crate::kit::{Kit, consumer, failure, fence};
 

@@ -1,9 +1,9 @@
-use common::job::Advice;
-use common::redis::{
+use model::job::Advice;
+use store::{
     jobs::{Recorded, Settled},
     maintenance,
 };
-use e2e::eventually;
+use testkit::eventually;
 
 use crate::kit::{Kit, consumer, failure, fence, queue};
 

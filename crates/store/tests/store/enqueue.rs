@@ -1,12 +1,9 @@
 use std::collections::HashSet;
 
-use common::{
-    id::queue_tag,
-    name::QueueName,
-    redis::{
-        events::{EventFilter, Position},
-        jobs::Refused,
-    },
+use common::{id::queue_tag, name::QueueName};
+use store::{
+    events::{EventFilter, Position},
+    jobs::Refused,
 };
 
 use crate::kit::{JOB, Kit, consumer, queue};

@@ -1,10 +1,8 @@
 //! Following the events: what a slow reader gets.
 
-use common::{
-    id::EntryId,
-    redis::events::{EventHub, Position, Reader, Start, Told, TooManyReaders},
-};
-use e2e::{LIMIT, eventually};
+use common::id::EntryId;
+use store::events::{EventHub, Position, Reader, Start, Told, TooManyReaders};
+use testkit::{LIMIT, eventually};
 use tokio_util::sync::CancellationToken;
 
 use crate::kit::Kit;

@@ -1,7 +1,7 @@
-use common::job::Advice;
-use common::redis::{StoreError, jobs::Settled};
-use e2e::{LIMIT, eventually};
 use futures_util::FutureExt;
+use model::job::Advice;
+use store::{StoreError, jobs::Settled};
+use testkit::{LIMIT, eventually};
 use tokio::time::timeout;
 
 use crate::{
@@ -51,7 +51,7 @@ async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
     let ids = [kit.enqueue(JOB).await, kit.enqueue(JOB).await, kit.enqueue(JOB).await];
     kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let now = kit.jobs.now().await.expect("redis runs");
-    let new = common::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
+    let new = model::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
     assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Full)));
     let claimed = kit.claim(&worker, 3).await;
     assert_eq!(kit.complete(&worker, &claimed[0], "1").await, Settled::Done);
@@ -85,7 +85,7 @@ async fn what_a_vanished_worker_held_is_reclaimed_whatever_else_is_in_its_pendin
         ghosts.push(kit.enqueue(JOB).await);
     }
     let good = kit.enqueue(JOB).await;
-    let vanished = common::redis::jobs::Consumer::new(std::time::Duration::from_millis(100));
+    let vanished = store::jobs::Consumer::new(std::time::Duration::from_millis(100));
     let held = kit.claim(&vanished, 500).await;
     assert_eq!(held.len(), 151);
     for claimed in held.iter().filter(|claimed| claimed.job.id != good) {
@@ -115,7 +115,7 @@ async fn a_key_of_the_wrong_type_is_an_error_and_is_left_alone() {
     let kit = Kit::start();
     kit.command(&["SET", "galley:{default}:s:0", "not a stream"]).await;
     let now = kit.jobs.now().await.expect("redis runs");
-    let new = common::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
+    let new = model::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
     assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Refused(_))));
     let value = kit.command(&["GET", "galley:{default}:s:0"]).await;
     assert_eq!(value, redis::Value::BulkString(b"not a stream".to_vec()));

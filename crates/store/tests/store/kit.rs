@@ -4,19 +4,19 @@ use std::{collections::HashMap, time::Duration};
 
 use common::{
     id::JobId,
-    job::{Failure, NewJob},
     json::Object,
     name::{Priority, QueueName, WorkerId},
-    redis::{
-        Redis,
-        events::EventLog,
-        jobs::{Claim, Claimed, Completion, Consumer, Ended, Enqueued, Fence, Jobs, Refused, Settled, local_now},
-        maintenance,
-    },
     settings::Settings,
 };
-use e2e::RedisServer;
+use model::job::{Failure, NewJob};
 use serde_json::Value;
+use store::{
+    Redis,
+    events::EventLog,
+    jobs::{Claim, Claimed, Completion, Consumer, Ended, Enqueued, Fence, Jobs, Refused, Settled, local_now},
+    maintenance,
+};
+use testkit::RedisServer;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Kit {

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use common::{
-    job::Advice,
-    name::WorkerId,
-    redis::jobs::{Ended, Fence, Recorded, Settled, local_now},
-};
-use e2e::eventually;
+use common::name::WorkerId;
+use model::job::Advice;
+use store::jobs::{Ended, Fence, Recorded, Settled, local_now};
+use testkit::eventually;
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
 

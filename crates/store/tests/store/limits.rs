@@ -1,11 +1,10 @@
 use std::{cell::Cell, time::Duration};
 
-use common::{
-    job::{Advice, Rate},
-    redis::{
-        jobs::{Batch, Claim, More},
-        maintenance,
-    },
+use common::rate::Rate;
+use model::job::Advice;
+use store::{
+    jobs::{Batch, Claim, More},
+    maintenance,
 };
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, queue};

@@ -1,4 +1,5 @@
-use common::{job::State, redis::jobs::NotMoved};
+use model::job::State;
+use store::jobs::NotMoved;
 
 use crate::kit::{JOB, Kit, consumer, queue};
 

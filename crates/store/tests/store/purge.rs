@@ -1,9 +1,7 @@
 //! Cancelling what waits in a queue.
 
-use common::{
-    job::{Advice, State},
-    redis::jobs::{Purge, Purged},
-};
+use model::job::{Advice, State};
+use store::jobs::{Purge, Purged};
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
 

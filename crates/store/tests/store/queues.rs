@@ -1,9 +1,7 @@
-use common::{
-    job::{Advice, State},
-    name::QueueName,
-    redis::jobs::{Purge, Refused},
-};
-use e2e::eventually;
+use common::name::QueueName;
+use model::job::{Advice, State};
+use store::jobs::{Purge, Refused};
+use testkit::eventually;
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
 

@@ -1,14 +1,12 @@
 use std::time::Duration;
 
-use common::{
-    id::JobId,
-    job::Advice,
-    redis::{
-        jobs::{Claim, Settled},
-        maintenance::{self, Cursor},
-    },
+use common::id::JobId;
+use model::job::Advice;
+use store::{
+    jobs::{Claim, Settled},
+    maintenance::{self, Cursor},
 };
-use e2e::eventually;
+use testkit::eventually;
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
 

@@ -5,13 +5,11 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    message::Position,
-    redis::channels::{Overtaken, Trimmed},
-    settings::{ChannelSettings, Settings},
-};
+use common::settings::{ChannelSettings, Settings};
+use model::message::Position;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use redis::Value;
+use store::channels::{Overtaken, Trimmed};
 
 use crate::{
     channels::{channel, publish},
@@ -337,7 +335,7 @@ async fn the_upkeep_sees_to_every_channel() {
         publish(&kit, &channel(name), b"x").await;
     }
     let upkeep = kit.upkeep();
-    e2e::eventually_for(Duration::from_secs(10), "all histories are empty", || async {
+    testkit::eventually_for(Duration::from_secs(10), "all histories are empty", || async {
         for name in ["a", "b", "c"] {
             if kit.command(&["XLEN", &format!("galley:{{ch:{name}}}:m")]).await != Value::Int(0) {
                 return None;

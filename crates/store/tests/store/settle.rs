@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use common::job::Advice;
-use common::redis::jobs::{Consumer, DeadLetterFilter, Fence, NotMoved, Recorded, Settled};
-use e2e::eventually;
+use model::job::Advice;
+use store::jobs::{Consumer, DeadLetterFilter, Fence, NotMoved, Recorded, Settled};
+use testkit::eventually;
 
 use crate::kit::{JOB, Kit, consumer, failure, fence, normal, queue};
 

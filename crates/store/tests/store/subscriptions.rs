@@ -1,11 +1,11 @@
 //! Durable subscriptions: where they begin, how they are changed, and what becomes of them when Redis loses them.
 
-use common::{
+use common::name::{ChannelName, SubscriptionName, WorkerId};
+use model::{
     message::Position,
-    name::{ChannelName, SubscriptionName, WorkerId},
-    redis::subscriptions::{Done, Given, NotPut, Subscriptions},
     subscription::{Refused, Start, State, Subscription},
 };
+use store::subscriptions::{Done, Given, NotPut, Subscriptions};
 
 use crate::{
     channels::{channel, publish},

@@ -1,6 +1,6 @@
 //! What becomes of a subscription's place in a channel when its cursor has expired.
 
-use common::subscription::Start;
+use model::subscription::Start;
 
 use crate::{
     channels::channel,

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use common::{
+use model::{
     message::{Position, continuity::Gap},
-    redis::subscriptions::{InOrder, Silent},
     subscription::{Start, Subscription},
 };
 use redis::Value;
+use store::subscriptions::{InOrder, Silent};
 
 use crate::{
     channels::channel,

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use common::{
-    name::{ChannelName, SubscriptionName},
-    redis::subscriptions::NotPut,
-    subscription::{Start, Subscription},
-};
+use common::name::{ChannelName, SubscriptionName};
+use model::subscription::{Start, Subscription};
 use redis::Value;
+use store::subscriptions::NotPut;
 
 use crate::{
     channels::channel,
@@ -92,7 +90,7 @@ async fn a_subscription_that_is_made_while_the_last_of_that_name_is_cleared_away
         let store = desk.store.clone();
         async move { store.delete(&name()).await }
     });
-    e2e::eventually("it is off the list", || async {
+    testkit::eventually("it is off the list", || async {
         desk.store.get(&name()).await.expect("redis runs").is_none().then_some(())
     })
     .await;
@@ -164,7 +162,7 @@ async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
     desk.kit.command(&["XGROUP", "CREATE", "galley:{ch:c}:m", "sub:damaged", "0"]).await;
     let upkeep = desk.kit.upkeep();
     let left = ["somebody".to_owned(), "sub:damaged".to_owned(), shared.group()];
-    e2e::eventually_for(Duration::from_secs(10), "what nobody has is gone", || async {
+    testkit::eventually_for(Duration::from_secs(10), "what nobody has is gone", || async {
         (groups(&desk, "c").await == left).then_some(())
     })
     .await;
@@ -184,7 +182,7 @@ async fn the_upkeep_destroys_no_groups_when_redis_has_lost_the_list() {
     let upkeep = desk.kit.upkeep();
     // Rounds go through the channels again and again: of the last one nothing is kept after some of them
     for _ in 0..3 {
-        e2e::eventually_for(Duration::from_secs(10), "a round is over", || async {
+        testkit::eventually_for(Duration::from_secs(10), "a round is over", || async {
             (desk.kit.command(&["XLEN", "galley:{ch:z}:m"]).await == Value::Int(0)).then_some(())
         })
         .await;

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{
+use model::{
     message::{Position, continuity::Gap},
-    redis::subscriptions::{Checkpoint, Done, Held, InOrder},
     subscription::{Start, State, Subscription},
 };
+use store::subscriptions::{Checkpoint, Done, Held, InOrder};
 
 use crate::{
     channels::channel,

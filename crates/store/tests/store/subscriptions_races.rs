@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use common::{
+use common::name::{ChannelName, SubscriptionName};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use model::{
     job,
     message::Position,
-    name::{ChannelName, SubscriptionName},
-    redis::{
-        jobs::{Purge, Refused},
-        subscriptions::Checkpoint,
-    },
     subscription::{Redelivery, Start, State, Subscription},
 };
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use store::{
+    jobs::{Purge, Refused},
+    subscriptions::Checkpoint,
+};
 
 use crate::{
     channels::channel,

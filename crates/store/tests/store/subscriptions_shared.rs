@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{
+use common::name::ChannelName;
+use model::{
     message::{Position, continuity::Gap},
-    name::ChannelName,
-    redis::subscriptions::{Done, Silent, TakenOver},
     subscription::Subscription,
 };
 use proptest::{
@@ -13,6 +12,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
+use store::subscriptions::{Done, Silent, TakenOver};
 
 use crate::{
     channels::channel,

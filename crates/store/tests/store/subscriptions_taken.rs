@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use common::{message::Position, redis::subscriptions::Silent};
+use model::message::Position;
+use store::subscriptions::Silent;
 
 use crate::{
     channels::channel,

@@ -1,7 +1,7 @@
-use common::job::Advice;
-use common::redis::{jobs::Refused, maintenance};
-use e2e::eventually;
 use futures_util::future::join_all;
+use model::job::Advice;
+use store::{jobs::Refused, maintenance};
+use testkit::eventually;
 
 use crate::kit::{Kit, consumer, failure, fence, queue};
 

@@ -1,18 +1,16 @@
-use common::{
-    id::WorkflowId,
-    job::{
-        NewJob,
-        workflow::{Membership, NewWorkflow, WorkflowState},
-    },
-    redis::{
-        StoreError,
-        events::EventLog,
-        jobs::{Claimed, Ended, Fence, Jobs, Refused, Settled},
-    },
-};
-use e2e::eventually;
+use common::id::WorkflowId;
 use futures_util::future::join_all;
+use model::{
+    job::NewJob,
+    workflow::{Membership, NewWorkflow, WorkflowState},
+};
 use serde_json::{Value, json};
+use store::{
+    StoreError,
+    events::EventLog,
+    jobs::{Claimed, Ended, Fence, Jobs, Refused, Settled},
+};
+use testkit::eventually;
 use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -1,12 +1,13 @@
-use common::{
-    id::WorkflowId,
-    job::{Advice, Failure, State, workflow::NewWorkflow},
-    redis::{
-        jobs::{Claim, Claimed, Ended, Fence, Recorded, Refused, Settled, local_now},
-        workflows::{NotCancelledWorkflow, NotCreated},
-    },
+use common::id::WorkflowId;
+use model::{
+    job::{Advice, Failure, State},
+    workflow::NewWorkflow,
 };
 use serde_json::{Value, json};
+use store::{
+    jobs::{Claim, Claimed, Ended, Fence, Recorded, Refused, Settled, local_now},
+    workflows::{NotCancelledWorkflow, NotCreated},
+};
 
 use crate::kit::{Kit, consumer, failure, fence};
 
@@ -162,7 +163,7 @@ async fn what_a_step_was_given_survives_handing_back_and_retries() {
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
     kit.jobs.fail(&claimed, &token(&claimed), failure(1), Advice::ByPolicy).await.expect("redis runs");
     let upkeep = kit.upkeep();
-    let claimed = e2e::eventually("the retry", || pull(&kit, "default")).await;
+    let claimed = testkit::eventually("the retry", || pull(&kit, "default")).await;
     upkeep.end().await;
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
     succeed(&kit, &claimed, "8").await;
@@ -300,7 +301,7 @@ async fn a_cancelled_workflow_starts_nothing_more_and_its_jobs_are_cancelled_whe
     }
     assert_eq!(kit.state(active.job.id).await, "cancelled");
     let again = kit.jobs.cancel_workflow(id).await.expect("redis runs");
-    assert_eq!(again, Err(NotCancelledWorkflow::Over(common::job::workflow::WorkflowState::Cancelled)));
+    assert_eq!(again, Err(NotCancelledWorkflow::Over(model::workflow::WorkflowState::Cancelled)));
     let unknown = kit.jobs.cancel_workflow(WorkflowId::new()).await.expect("redis runs");
     assert_eq!(unknown, Err(NotCancelledWorkflow::Unknown));
     only_what_expires_is_left(&kit).await;

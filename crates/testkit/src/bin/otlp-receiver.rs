@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use e2e::OtlpReceiver;
+use testkit::OtlpReceiver;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -2,11 +2,9 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use common::{
-    command::{Command, CommandSettings, Ending, Failure, Input, Progress, code},
-    job::Advice,
-    time,
-};
+use common::time;
+use delivery::command::{Command, CommandSettings, Ending, Failure, Input, Progress, code};
+use model::job::Advice;
 use tokio::sync::watch;
 
 use super::{Context, ContextError, Done, HandlerError, HandlerResult};

@@ -10,18 +10,18 @@ use std::{
 
 use common::{
     id::JobId,
-    job::{Progress, State},
     name::{JobType, QueueName, WorkerId},
-    redis::{
-        StoreError,
-        events::Happened,
-        jobs::{Claimed, Jobs, local_now},
-    },
     telemetry::traceparent_of,
     time::Millis,
 };
+use model::job::{Progress, State};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use store::{
+    StoreError,
+    events::Happened,
+    jobs::{Claimed, Jobs, local_now},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::HandlerError;
@@ -172,7 +172,9 @@ impl Context {
             .map_err(|error| HandlerError::bad_arguments(&format!("the results before this job: {error}")))
     }
 
-    pub(crate) fn parent_results_json(&self) -> &str {
+    /// The same as the JSON array that it is.
+    #[must_use]
+    pub fn parent_results_json(&self) -> &str {
         self.0.claimed.job.parent_results.as_deref().unwrap_or("[]")
     }
 
@@ -240,7 +242,17 @@ impl Context {
         &self.0.shared.jobs
     }
 
-    pub(crate) fn worker(&self) -> &WorkerId {
+    /// How many jobs of its queue wait to be claimed now.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn waiting_jobs(&self) -> Result<u64, ContextError> {
+        Ok(self.jobs().stats(self.queue()).await?.available)
+    }
+
+    /// The name of the worker that runs this attempt.
+    #[must_use]
+    pub fn worker(&self) -> &WorkerId {
         &self.0.shared.settings.queue_worker.name
     }
 

@@ -2,11 +2,8 @@
 
 use std::{any::Any, error::Error, fmt, time::Duration};
 
-use common::{
-    job::{Advice, Failure},
-    name::JobType,
-    time::Millis,
-};
+use common::{name::JobType, time::Millis};
+use model::job::{Advice, Failure};
 use serde_json::value::RawValue;
 
 /// How a handler failed. Any error becomes one with `?`: retried as the job's policy says, its type is the Rust type's name.

@@ -4,14 +4,11 @@
 
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
-use common::{
-    job::Advice,
-    push::{
-        BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Request, Retry, Secret,
-        UrlTemplate,
-    },
-    time,
+use common::time;
+use delivery::http::{
+    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Request, Retry, Secret,
 };
+use model::{job::Advice, url_template::UrlTemplate};
 
 use super::{Context, ContextError, Done, HandlerError, HandlerResult};
 

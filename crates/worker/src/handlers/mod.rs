@@ -1,9 +1,7 @@
 //! What runs a job: a handler for each job type, written in Rust.
 
 pub(crate) mod command;
-mod conformance;
 mod context;
-mod demo;
 mod error;
 pub(crate) mod http;
 
@@ -41,14 +39,6 @@ type Handler = Arc<dyn Fn(Context) -> Running + Send + Sync>;
 pub(crate) struct Handlers(HashMap<String, Handler>);
 
 impl Handlers {
-    /// Those that come with the worker: the seed's kitchen and what the conformance suites name.
-    pub(crate) fn built_in() -> Self {
-        let mut handlers = Self::default();
-        demo::register(&mut handlers);
-        conformance::register(&mut handlers);
-        handlers
-    }
-
     /// Adds a handler that answers with JSON as it is.
     fn add<F, R>(&mut self, job_type: &str, handler: F)
     where
@@ -106,12 +96,6 @@ impl Handlers {
 
     pub(crate) fn contains(&self, job_type: &str) -> bool {
         self.0.contains_key(job_type)
-    }
-
-    /// Others go before those that are here.
-    pub(crate) fn overridden_by(mut self, others: &Self) -> Self {
-        self.0.extend(others.0.iter().map(|(name, handler)| (name.clone(), handler.clone())));
-        self
     }
 
     /// Runs the handler of that name.

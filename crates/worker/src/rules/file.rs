@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use common::{
-    command::{Command, StandardOutput, WrittenCommand},
-    written::{self, FileError, Reader},
-};
+use common::config_file::{self, FileError, Reader};
+use delivery::command::{Command, StandardOutput, WrittenCommand};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -63,7 +61,7 @@ impl Rules {
     /// # Errors
     /// The file cannot be read, or something in it cannot be used.
     pub(crate) fn load(path: &Path, handlers: &Handlers, before: &Self) -> Result<Self, FileError> {
-        written::load(path, "rules", |reader, written| Self::read(reader, written, handlers, before))
+        config_file::load(path, "rules", |reader, written| Self::read(reader, written, handlers, before))
     }
 
     fn read(reader: &mut Reader<'_>, written: Written, handlers: &Handlers, before: &Self) -> Self {
@@ -164,10 +162,17 @@ impl RuleReader<'_, '_> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Rules, Vec<written::Problem>> {
-        let read =
-            |reader: &mut Reader<'_>, written| Rules::read(reader, written, &Handlers::built_in(), &Rules::default());
-        written::parse(text, read)
+    fn handlers() -> Handlers {
+        let mut handlers = Handlers::default();
+        for name in ["test.noop", "test.echo"] {
+            handlers.add_typed(name, |_, _: serde::de::IgnoredAny| async { Ok(()) });
+        }
+        handlers
+    }
+
+    fn parse(text: &str) -> Result<Rules, Vec<config_file::Problem>> {
+        let read = |reader: &mut Reader<'_>, written| Rules::read(reader, written, &handlers(), &Rules::default());
+        config_file::parse(text, read)
     }
 
     fn problems(text: &str) -> Vec<String> {

@@ -14,7 +14,8 @@ mod reload;
 
 use std::sync::Arc;
 
-use common::{command::Command, in_force::InForce, name::JobType};
+use common::{name::JobType, reloadable::InForce};
+use delivery::command::Command;
 
 pub(crate) use describe::check;
 use pattern::Pattern;

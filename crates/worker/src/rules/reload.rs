@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use common::{
-    in_force::{self, InForce, ReadAgain},
-    written::FileError,
+    config_file::FileError,
+    reloadable::{self, InForce, ReadAgain},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ pub(crate) fn load(path: Option<&Path>, handlers: &Handlers) -> Result<InForce<R
 
 /// Hears SIGHUP until `stop` is cancelled.
 pub(crate) fn on_signal(dispatch: Arc<Dispatch>, stop: CancellationToken) -> impl Future<Output = ()> {
-    in_force::on_hang_up(stop, move || {
+    reloadable::on_hang_up(stop, move || {
         let Dispatch { handlers, rules } = &*dispatch;
         match rules.read_again(|path, before| Rules::load(path, handlers, before)) {
             ReadAgain::Changed(rules) => tracing::info!(rules = rules.0.len(), "rules read again"),

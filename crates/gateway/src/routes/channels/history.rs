@@ -5,14 +5,14 @@ use std::time::Duration;
 use actix_web::{HttpResponse, web};
 use common::{
     json::ObjectWriter,
-    message::{
-        Position,
-        continuity::{Continuity, Gap},
-    },
     name::{ChannelName, quoted},
-    redis::channels::{Page, Start, Told},
+};
+use model::message::{
+    Position,
+    continuity::{Continuity, Gap},
 };
 use serde::Deserialize;
+use store::channels::{Page, Start, Told};
 
 use super::{parse_since, unknown_position};
 use crate::{

@@ -1,9 +1,10 @@
 //! Which channels there are, and what is known of each.
 
 use actix_web::{HttpResponse, web};
-use common::{name::ChannelName, redis::channels::ChannelInfo, time};
+use common::{name::ChannelName, time};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store::channels::ChannelInfo;
 
 use crate::{
     error::ApiError,

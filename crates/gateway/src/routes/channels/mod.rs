@@ -14,9 +14,9 @@ pub(super) use ws::connect;
 
 use common::{
     name::ChannelName,
-    redis::channels::{MOST_CHANNELS, MOST_PATTERNS, Reader, TooManyRead},
     time::{self, Millis},
 };
+use store::channels::{MOST_CHANNELS, MOST_PATTERNS, Reader, TooManyRead};
 
 use crate::{
     error::{ApiError, Code},

@@ -5,13 +5,10 @@ use actix_web::{
     http::{StatusCode, header},
     web,
 };
-use common::{
-    json,
-    message::{MessageError, NewMessage, check_content_type, cloud_event, essence, item},
-    name::ChannelName,
-    redis::channels::Published,
-};
+use common::{json, name::ChannelName};
+use model::message::{MessageError, NewMessage, check_content_type, cloud_event, essence, item};
 use serde_json::{Value, json, value::RawValue};
+use store::channels::Published;
 
 use crate::{
     body::{Body, LargeBody},

@@ -2,10 +2,11 @@
 
 use actix_web::{HttpRequest, web};
 use common::{
-    message::{ChannelPattern, Position, Resume},
+    channel_pattern::ChannelPattern,
     name::{ChannelName, quoted},
-    redis::channels::{MOST_CHANNELS, Start},
 };
+use model::message::{Position, Resume};
+use store::channels::{MOST_CHANNELS, Start};
 
 use super::{parse_since, reader, unknown_position};
 use crate::{

@@ -1,10 +1,8 @@
 //! Letting a subscription wait, go on, or go on somewhere else.
 
 use actix_web::web;
-use common::{
-    name::{ChannelName, SubscriptionName},
-    subscription::{Mode, Start, State, Subscription},
-};
+use common::name::{ChannelName, SubscriptionName};
+use model::subscription::{Mode, Start, State, Subscription};
 use serde::Deserialize;
 
 use super::{one, parsed, unknown};

@@ -17,12 +17,12 @@ use actix_web::{
 use common::{
     json::Object,
     name::{ChannelName, SubscriptionName, quoted},
-    push::Network,
-    redis::subscriptions::{NotPut, Put},
-    subscription::{Refused, Subscription, Target},
 };
+use delivery::http::{Endpoint, Network};
+use model::subscription::{Refused, Subscription, Target};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store::subscriptions::{NotPut, Put};
 
 use self::progress::Detail;
 use super::{Answer, bounded, channels::unknown_position};
@@ -45,9 +45,9 @@ pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, 
     let network = network()?;
     let allow_private = services.settings.subscriptions.allow_private;
     let is_allowed = |target: &Target| match target {
-        Target::Http(http) => {
-            http.endpoint(allow_private, network).map(drop).map_err(|problem| format!("deliver.http: {problem}"))
-        }
+        Target::Http(http) => Endpoint::for_target(http, allow_private, network)
+            .map(drop)
+            .map_err(|problem| format!("deliver.http: {problem}")),
         _ => Ok(()),
     };
     let put = services.subscriptions.put_if(&name, body.bytes(), depth_limit, is_allowed).await?;

@@ -1,16 +1,13 @@
 //! How far subscriptions are, as clients see it.
 
-use common::{
-    name::ChannelName,
-    redis::{
-        StoreResult,
-        subscriptions::{ChannelProgress, Lagging},
-    },
-    subscription::{Mode, Subscription},
-    time,
-};
+use common::{name::ChannelName, time};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use model::subscription::{Mode, Subscription};
 use serde_json::{Value, json};
+use store::{
+    StoreResult,
+    subscriptions::{ChannelProgress, Lagging},
+};
 
 use crate::{error::ApiError, startup::Services};
 

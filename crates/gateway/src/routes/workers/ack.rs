@@ -1,16 +1,14 @@
 //! Jobs are done.
 
 use actix_web::{http::StatusCode, web};
-use common::{
-    job::Event,
-    redis::{
-        events::Happened,
-        jobs::{Ended, Settled, local_now},
-    },
-    time,
-};
+use common::time;
+use model::job::Event;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use store::{
+    events::Happened,
+    jobs::{Ended, Settled, local_now},
+};
 
 use super::{active, fence, id, settle, stale};
 use crate::{

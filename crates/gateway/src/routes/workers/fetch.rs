@@ -8,13 +8,11 @@
 use std::time::Duration;
 
 use actix_web::{http::StatusCode, web};
-use common::{
-    job::request::LONGEST_LIMIT_MS,
-    name::{QueueName, WorkerId},
-    redis::jobs::Claimed,
-};
+use common::name::{QueueName, WorkerId};
+use model::job::request::LONGEST_LIMIT_MS;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use store::jobs::Claimed;
 
 use super::{
     ack, nack,
@@ -100,7 +98,7 @@ async fn settle(services: &Services, request: &Fetch<'_>) -> Result<Vec<String>,
 }
 
 fn shown(claimed: &Claimed, worker: Option<&WorkerId>) -> String {
-    let mut view = claimed.job.view(common::job::State::Active);
+    let mut view = claimed.job.view(model::job::State::Active);
     view.attempt = claimed.job.history.current_attempt();
     view.started_at = Some(claimed.started_at);
     view.worker_id = worker.map(WorkerId::as_str);

@@ -3,17 +3,13 @@
 use std::collections::HashSet;
 
 use actix_web::{http::StatusCode, web};
-use common::{
-    id::JobId,
-    name::WorkerId,
-    redis::{
-        jobs::{Fence, Located, PULL, local_now},
-        workers::{RunningJob, WorkerState},
-    },
-    time,
-};
+use common::{id::JobId, name::WorkerId, time};
 use serde::Deserialize;
 use serde_json::json;
+use store::{
+    jobs::{Fence, Located, PULL, local_now},
+    workers::{RunningJob, WorkerState},
+};
 
 use super::{fence, id};
 use crate::{

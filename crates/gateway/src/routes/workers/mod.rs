@@ -10,12 +10,9 @@ mod nack;
 mod settle;
 mod take;
 
-use common::{
-    id::JobId,
-    job::Event,
-    name::WorkerId,
-    redis::jobs::{Attempt, Claimed, Fence, Holder, Located, PULL},
-};
+use common::{id::JobId, name::WorkerId};
+use model::job::Event;
+use store::jobs::{Attempt, Claimed, Fence, Holder, Located, PULL};
 
 use super::jobs::unknown;
 use crate::{

@@ -5,13 +5,13 @@ use std::time::Duration;
 use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
-    job::{Advice, Event, Failure, request::LONGEST_LIMIT_MS},
     json::{Object, ObjectWriter},
-    redis::jobs::{Recorded, Settled, local_now},
     time,
 };
+use model::job::{Advice, Event, Failure, request::LONGEST_LIMIT_MS};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use store::jobs::{Recorded, Settled, local_now};
 
 use super::{active, fence, id, settle, stale};
 use crate::{

@@ -3,12 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_web::web;
-use common::{
-    name::{QueueName, WorkerId},
-    redis::{
-        arrivals::{Left, MOST_QUEUES, TooManyWatched},
-        jobs::{Claim, Claimed, Fence},
-    },
+use common::name::{QueueName, WorkerId};
+use common::settings::MAX_WATCHED_QUEUES;
+use store::{
+    jobs::{Claim, Claimed, Fence},
+    long_poll::{Left, TooManyWatched},
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -158,7 +157,7 @@ async fn take_from(
 
 impl From<TooManyWatched> for ApiError {
     fn from(_: TooManyWatched) -> Self {
-        let message = format!("this gateway watches at most {MOST_QUEUES} queues for those who wait");
+        let message = format!("this gateway watches at most {MAX_WATCHED_QUEUES} queues for those who wait");
         Self::new(Code::TooManyWaiters, message)
     }
 }

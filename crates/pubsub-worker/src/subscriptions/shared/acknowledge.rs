@@ -2,11 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use common::{
-    message::Position,
-    name::ChannelName,
-    redis::{StoreError, next_delay, note_interruption, reconnect_delays, subscriptions::Done},
-};
+use common::name::ChannelName;
+use model::message::Position;
+use store::{StoreError, next_delay, note_interruption, reconnect_delays, subscriptions::Done};
 use tokio::sync::mpsc;
 
 use super::in_flight::{InFlight, Place};

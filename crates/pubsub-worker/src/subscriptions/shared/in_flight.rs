@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use common::{message::Position, name::ChannelName};
+use common::name::ChannelName;
+use model::message::Position;
 
 /// Where a message is.
 pub(super) type Place = (ChannelName, Position);

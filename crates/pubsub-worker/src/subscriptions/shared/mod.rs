@@ -5,12 +5,12 @@
 //! |---|---|
 //! | `mod` | reads, and delivers |
 //! | `in_flight` | which messages this process has |
-//! | `notes` | notes what is done with, gives back what is not |
-//! | `taking_over` | takes what others, or this worker, were handed and do not deliver |
+//! | `acknowledge` | notes what is done with, gives back what is not |
+//! | `reclaim` | takes what others, or this worker, were handed and do not deliver |
 
+mod acknowledge;
 mod in_flight;
-mod notes;
-mod taking_over;
+mod reclaim;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -18,13 +18,11 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    message::Stored,
-    name::ChannelName,
-    redis::{
-        StoreResult, next_delay, note_interruption, reconnect_delays,
-        subscriptions::{BYTES_AT_ONCE, Done, Given},
-    },
+use common::name::ChannelName;
+use model::message::Stored;
+use store::{
+    StoreResult, next_delay, note_interruption, reconnect_delays,
+    subscriptions::{BYTES_AT_ONCE, Done, Given},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -33,12 +31,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use self::{
+    acknowledge::NOTES,
     in_flight::{InFlight, Place},
-    notes::NOTES,
 };
 use super::{
-    bell::Door,
-    lanes::Line,
+    channel_tasks::Line,
+    message_notifier::Door,
     runner::{Runner, kibibytes},
 };
 use crate::targets::{Delivery, Failure, NotDelivered};
@@ -60,7 +58,7 @@ type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     let (notes, noted) = mpsc::channel(NOTES);
     let in_flight = Arc::<InFlight>::default();
-    let noting = tokio::spawn(notes::note(runner.clone(), in_flight.clone(), noted));
+    let noting = tokio::spawn(acknowledge::note(runner.clone(), in_flight.clone(), noted));
     let tasks = TaskTracker::new();
     let mut reader = Reader {
         runner: runner.clone(),
@@ -92,7 +90,7 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     if let Err(error) = noting.await {
         tracing::error!(%error, "noting what was delivered failed");
     }
-    notes::give_back(&runner, &in_flight).await;
+    acknowledge::give_back(&runner, &in_flight).await;
 }
 
 struct Reader {

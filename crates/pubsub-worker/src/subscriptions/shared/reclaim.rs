@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use common::{
-    message::{Position, continuity::Gap},
-    name::{ChannelName, WorkerId},
-    redis::{StoreResult, subscriptions::Silent},
-};
+use common::name::{ChannelName, WorkerId};
+use model::message::{Position, continuity::Gap};
+use store::{StoreResult, subscriptions::Silent};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{MESSAGES_AT_ONCE, Reader};

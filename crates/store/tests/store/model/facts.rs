@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use common::{
     id::{EntryId, JobId},
-    job::State,
     name::Priority,
 };
+use model::job::State;
 
 use super::world::{Job, World};
 use crate::kit::queue;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::job::Advice;
+use model::job::Advice;
 use proptest::{prelude::*, sample::select};
 
 /// An operation. A `usize` picks one of the jobs that it is for; when there is none nothing is done.

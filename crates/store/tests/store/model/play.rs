@@ -2,16 +2,12 @@
 
 use std::collections::HashMap;
 
-use common::{
-    job::{Advice, State},
-    redis::{
-        jobs::{
-            Claim, Claimed, Consumer, Ended, Fence, Located, NotMoved, Purge, Recorded, Refused, Settled, local_now,
-        },
-        maintenance,
-    },
-};
+use model::job::{Advice, State};
 use redis::Script;
+use store::{
+    jobs::{Claim, Claimed, Consumer, Ended, Fence, Located, NotMoved, Purge, Recorded, Refused, Settled, local_now},
+    maintenance,
+};
 
 use super::{
     facts,

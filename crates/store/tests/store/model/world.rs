@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{
-    id::JobId,
-    job::{Advice, Event, State},
-    redis::jobs::Stats,
-};
+use common::id::JobId;
+use model::job::{Advice, Event, State};
+use store::jobs::Stats;
 
 use super::plan::{Spec, Start};
 

@@ -1,0 +1,19 @@
+//! The rules: what jobs, workflows, cron entries, messages and subscriptions are. Pure code, without IO and without a clock.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`job`] | states, retry policies, enqueue requests, envelopes, history, what clients see |
+//! | [`workflow`] | chains, groups and batches: which job follows from which results |
+//! | [`cron`] | cron expressions, time zones, and which runs are due |
+//! | [`message`] | messages, positions in a history, gaps, `CloudEvents` |
+//! | [`subscription`] | durable subscriptions: selection, filter, target, retry policy |
+//! | [`url_template`] | URLs with placeholders, for endpoints in rules and subscriptions |
+//!
+//! The `store` crate carries these rules out in Redis.
+
+pub mod cron;
+pub mod job;
+pub mod message;
+pub mod subscription;
+pub mod url_template;
+pub mod workflow;
