@@ -2,16 +2,16 @@
 //! lost, doubled or out of order is a failure, with its detail.
 
 use clap::{ArgAction, Args};
-use e2e::channels_check::{Delivered, Plan, delivered::Cause, run as check};
+use e2e::channels_check::{SubscriptionCheck, CheckPlan, delivered::RedeliveryCause, run as check};
 
-use crate::report::{Report, whole};
+use crate::report::{BenchReport, count_as_f64};
 
 /// Messages that came again for no known reason, and are told of.
-const MOST_DETAILS: usize = 20;
+const MAX_DETAILS: usize = 20;
 
 /// What is run.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Options {
+pub(crate) struct ChannelsCheckOptions {
     /// How long faults strike.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
@@ -41,39 +41,39 @@ pub(crate) struct Options {
     seed: Option<u64>,
 }
 
-pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
-    let mut report = Report::new("channels-check");
-    let Options { seconds, rate, sse, ws, channels, gateways, workers, subscriptions, seed } = options;
+pub(crate) async fn run(options: ChannelsCheckOptions) -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport::new("channels-check");
+    let ChannelsCheckOptions { seconds, rate, sse, ws, channels, gateways, workers, subscriptions, seed } = options;
     let workers = if subscriptions { workers } else { 0 };
     let seed = seed.unwrap_or_else(rand::random);
-    report.note(format!("{gateways} gateways, {channels} channels, {sse} event streams, {ws} WebSockets"));
-    report.note(format!("{workers} pubsub-workers; a broadcast takes a quarter of the channels"));
-    report.note(format!(
+    report.add_note(format!("{gateways} gateways, {channels} channels, {sse} event streams, {ws} WebSockets"));
+    report.add_note(format!("{workers} pubsub-workers; a broadcast takes a quarter of the channels"));
+    report.add_note(format!(
         "{rate} messages/s for {seconds} s; Redis keeps an append-only file, synced before every answer"
     ));
-    report.note(format!("--seed {seed}"));
-    let outcome = check(&Plan { seconds, rate, sse, ws, channels, gateways, workers, seed }).await?;
+    report.add_note(format!("--seed {seed}"));
+    let outcome = check(&CheckPlan { seconds, rate, sse, ws, channels, gateways, workers, seed }).await?;
     for (what, count) in [
         ("messages published", outcome.published),
         ("messages acknowledged", outcome.acknowledged),
         ("messages whose outcome is unknown", outcome.unknown),
-        ("messages in the histories", outcome.kept),
-        ("messages that readers got, all together", outcome.seen),
+        ("messages in the histories", outcome.stored),
+        ("messages that readers got, all together", outcome.received),
         ("gaps that readers were told of", outcome.gaps),
         ("messages that they did not get because of those", outcome.in_gaps),
-        ("readers that came back", outcome.resumes),
-        ("connections without a sign of life", outcome.silent),
+        ("readers that came back", outcome.reconnects),
+        ("connections without a sign of life", outcome.timed_out_connections),
     ] {
-        report.add(what, whole(count), "");
+        report.add_figure(what, count_as_f64(count), "");
     }
     for (fault, hits) in &outcome.faults {
-        report.add(fault.name(), whole(*hits), "");
+        report.add_figure(fault.name(), count_as_f64(*hits), "");
     }
     if workers > 0 {
-        report.add("until subscriptions had everything", outcome.settled_in.as_secs_f64(), "s");
+        report.add_figure("until subscriptions had everything", outcome.drain_time.as_secs_f64(), "s");
     }
     for delivered in &outcome.subscriptions {
-        add(&mut report, delivered);
+        add_subscription(&mut report, delivered);
     }
     for finding in &outcome.findings {
         report.check(false, || finding.clone());
@@ -82,17 +82,17 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
 }
 
 /// What a subscription delivered.
-fn add(report: &mut Report, Delivered { name, tally }: &Delivered) {
-    report.add(format!("{name}: messages delivered"), whole(tally.accepted), "");
-    for (cause, count) in &tally.again {
+fn add_subscription(report: &mut BenchReport, SubscriptionCheck { name, tally }: &SubscriptionCheck) {
+    report.add_figure(format!("{name}: messages delivered"), count_as_f64(tally.accepted), "");
+    for (cause, count) in &tally.redeliveries {
         let why = match cause {
-            Cause::NotAccepted => "after a request that was not accepted".to_owned(),
-            Cause::Broken(fault) => format!("though accepted, around {}", fault.name()),
-            Cause::Unexplained => "though accepted, for no known reason".to_owned(),
+            RedeliveryCause::NotAccepted => "after a request that was not accepted".to_owned(),
+            RedeliveryCause::DuringFault(fault) => format!("though accepted, around {}", fault.name()),
+            RedeliveryCause::Unexplained => "though accepted, for no known reason".to_owned(),
         };
-        report.add(format!("{name}: delivered again {why}"), whole(*count), "");
+        report.add_figure(format!("{name}: delivered again {why}"), count_as_f64(*count), "");
     }
-    for text in tally.unexplained.iter().take(MOST_DETAILS) {
-        report.note(format!("{name}: {text}"));
+    for text in tally.unexplained.iter().take(MAX_DETAILS) {
+        report.add_note(format!("{name}: {text}"));
     }
 }

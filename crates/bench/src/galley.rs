@@ -14,77 +14,77 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use store::keys::QueueKeys;
 use testkit::redis::AsyncCommands;
-use testkit::{Persistence, RedisServer, Service};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess};
 
-use crate::http::Connection;
+use crate::http::HttpConnection;
 
 /// Jobs in one request, as many as the gateway takes.
-const BATCH: usize = 1000;
+const BATCH_SIZE: usize = 1000;
 /// Longest wait for what is measured by its count.
-pub(crate) const LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const MEASURE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Requests at a time that are no part of what is measured.
-const AT_ONCE: usize = 4;
+const CONCURRENCY: usize = 4;
 
 /// What Redis writes down before it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Durability {
+pub(crate) enum BenchDurability {
     /// Nothing: no append-only file.
     None,
     /// Everything: an append-only file, synced before every answer.
     Always,
 }
 
-impl Durability {
-    pub(crate) fn persistence(self) -> Persistence {
+impl BenchDurability {
+    pub(crate) fn persistence(self) -> RedisPersistence {
         match self {
-            Self::None => Persistence::None,
-            Self::Always => Persistence::Always,
+            Self::None => RedisPersistence::None,
+            Self::Always => RedisPersistence::Always,
         }
     }
 }
 
 /// A running one; it ends with this value.
-pub(crate) struct Galley {
-    pub(crate) gateway: Service,
+pub(crate) struct BenchGalley {
+    pub(crate) gateway: ServiceProcess,
     pub(crate) redis: RedisServer,
 }
 
-impl Galley {
-    pub(crate) async fn start(durability: Durability) -> Self {
+impl BenchGalley {
+    pub(crate) async fn start(durability: BenchDurability) -> Self {
         Self::start_with(durability, &[]).await
     }
 
     /// The same with other settings of the gateway.
-    pub(crate) async fn start_with(durability: Durability, variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(durability: BenchDurability, variables: &[(&str, &str)]) -> Self {
         let redis = RedisServer::start_with(durability.persistence());
-        let gateway = Service::start("gateway", &redis, variables).await;
-        gateway.ready().await;
+        let gateway = ServiceProcess::start("gateway", &redis, variables).await;
+        gateway.wait_until_ready().await;
         Self { gateway, redis }
     }
 
     /// A queue-worker on these queues, with the defaults otherwise.
-    pub(crate) async fn worker(&self, queues: &str, variables: &[(&str, &str)]) -> Service {
+    pub(crate) async fn start_worker(&self, queues: &str, variables: &[(&str, &str)]) -> ServiceProcess {
         let mut all = vec![("GALLEY__QUEUE_WORKER__QUEUES", queues), ("GALLEY__BRIDGE__LIST", "")];
         all.extend_from_slice(variables);
-        let worker = Service::start("queue-worker", &self.redis, &all).await;
-        worker.ready().await;
+        let worker = ServiceProcess::start("queue-worker", &self.redis, &all).await;
+        worker.wait_until_ready().await;
         worker
     }
 
-    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
-        Connection::open(self.gateway.address()).await
+    pub(crate) async fn connect(&self) -> anyhow::Result<HttpConnection> {
+        HttpConnection::open(self.gateway.address()).await
     }
 
     /// Stores jobs in batches; their ids, in their order.
     pub(crate) async fn enqueue_all(&self, jobs: &[String]) -> anyhow::Result<Vec<String>> {
-        let batches: Vec<Vec<String>> = stream::iter(jobs.chunks(BATCH).map(batch))
+        let batches: Vec<Vec<String>> = stream::iter(jobs.chunks(BATCH_SIZE).map(batch_body))
             .map(|batch| async move {
                 let answer = self.connect().await?.post("/ojs/v1/jobs/batch", &batch).await?;
                 let answer: Value = serde_json::from_str(&answer)?;
                 let jobs = answer["jobs"].as_array().context("a batch is answered with its jobs")?;
-                jobs.iter().map(id_of).collect::<anyhow::Result<_>>()
+                jobs.iter().map(job_id).collect::<anyhow::Result<_>>()
             })
-            .buffered(AT_ONCE)
+            .buffered(CONCURRENCY)
             .try_collect()
             .await?;
         let ids = batches.concat();
@@ -93,8 +93,8 @@ impl Galley {
     }
 
     /// The jobs with these ids, in their order.
-    pub(crate) async fn look_up(&self, ids: &[String]) -> anyhow::Result<Vec<Value>> {
-        let parts: Vec<Vec<Value>> = stream::iter(ids.chunks(BATCH))
+    pub(crate) async fn fetch_jobs(&self, ids: &[String]) -> anyhow::Result<Vec<Value>> {
+        let parts: Vec<Vec<Value>> = stream::iter(ids.chunks(BATCH_SIZE))
             .map(|ids| async move {
                 let mut connection = self.connect().await?;
                 let mut jobs = Vec::with_capacity(ids.len());
@@ -105,14 +105,14 @@ impl Galley {
                 }
                 anyhow::Ok(jobs)
             })
-            .buffered(AT_ONCE)
+            .buffered(CONCURRENCY)
             .try_collect()
             .await?;
         Ok(parts.concat())
     }
 
     /// The id of Redis's process.
-    pub(crate) async fn redis_process(&self) -> anyhow::Result<u32> {
+    pub(crate) async fn redis_process_id(&self) -> anyhow::Result<u32> {
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.redis.connection().await).await?;
         let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
         process.context("redis does not say which process it is")
@@ -121,7 +121,7 @@ impl Galley {
     /// Waits until so many jobs of a queue completed; how many did per second, from the first that is seen to the last.
     pub(crate) async fn completed_per_second(&self, queue: &str, jobs: u32) -> anyhow::Result<f64> {
         let stats = QueueKeys::new(&queue.parse()?).stats();
-        let (mut redis, mut first, deadline) = (self.redis.connection().await, None, Instant::now() + LIMIT);
+        let (mut redis, mut first, deadline) = (self.redis.connection().await, None, Instant::now() + MEASURE_TIMEOUT);
         loop {
             // Asked of Redis itself: the gateway needs several commands for it
             let completed: Option<u32> = redis.hget(&stats, "completed").await?;
@@ -140,24 +140,24 @@ impl Galley {
 
     /// Lets Redis go before everything else on the machine, as if it had a processor of its own; false when that is not
     /// allowed, or there is no `chrt` to say it with.
-    pub(crate) async fn prefer_redis(&self) -> anyhow::Result<bool> {
-        let process = self.redis_process().await?.to_string();
+    pub(crate) async fn prioritize_redis(&self) -> anyhow::Result<bool> {
+        let process = self.redis_process_id().await?.to_string();
         let asked = Command::new("chrt").args(["--fifo", "--pid", "1", &process]).stderr(Stdio::null()).status();
         Ok(asked.is_ok_and(|status| status.success()))
     }
 
     /// The numbers of a queue.
-    pub(crate) async fn stats(&self, queue: &str) -> anyhow::Result<Stats> {
+    pub(crate) async fn stats(&self, queue: &str) -> anyhow::Result<BenchStats> {
         let answer = self.connect().await?.get(&format!("/ojs/v1/queues/{queue}/stats")).await?;
         let mut answer: Value = serde_json::from_str(&answer)?;
-        Ok(Stats(answer["queue"].take()))
+        Ok(BenchStats(answer["queue"].take()))
     }
 }
 
 /// The numbers of a queue, as the gateway shows them.
-pub(crate) struct Stats(Value);
+pub(crate) struct BenchStats(Value);
 
-impl Stats {
+impl BenchStats {
     pub(crate) fn completed(&self) -> u64 {
         self.number("completed")
     }
@@ -167,12 +167,12 @@ impl Stats {
     }
 
     /// Whether so many jobs completed, each once, and there is nothing else.
-    pub(crate) fn is_exactly(&self, completed: u64) -> bool {
+    pub(crate) fn has_only_completed(&self, completed: u64) -> bool {
         let others = ["available", "active", "waiting", "pending", "dead", "discarded", "cancelled", "retried"];
         self.completed() == completed && others.iter().all(|name| self.number(name) == 0)
     }
 
-    pub(crate) fn line(&self) -> String {
+    pub(crate) fn to_line(&self) -> String {
         self.0.to_string()
     }
 
@@ -182,29 +182,29 @@ impl Stats {
 }
 
 /// A job that does nothing, with an argument of 200 bytes.
-pub(crate) fn noop(queue: &str) -> String {
+pub(crate) fn noop_job(queue: &str) -> String {
     json!({ "type": "test.noop", "args": ["x".repeat(200)], "options": { "queue": queue } }).to_string()
 }
 
 /// The same for a time in ms.
-pub(crate) fn noop_at(queue: &str, at: i64) -> String {
+pub(crate) fn noop_job_at(queue: &str, at: i64) -> String {
     let at = common::time::format(at);
     json!({ "type": "test.noop", "args": ["x".repeat(200)], "options": { "queue": queue, "scheduled_at": at } })
         .to_string()
 }
 
 /// The body of a request with these jobs.
-pub(crate) fn batch(jobs: &[String]) -> String {
+pub(crate) fn batch_body(jobs: &[String]) -> String {
     format!("{{\"jobs\":[{}]}}", jobs.join(","))
 }
 
 /// The id of a job that was shown.
-pub(crate) fn id_of(job: &Value) -> anyhow::Result<String> {
+pub(crate) fn job_id(job: &Value) -> anyhow::Result<String> {
     Ok(job["id"].as_str().context("a job has an id")?.to_owned())
 }
 
 /// A time in a job that was shown, in ms; none if it is not there.
-pub(crate) fn time_of(job: &Value, name: &str) -> Option<f64> {
+pub(crate) fn job_time(job: &Value, name: &str) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^52")]
     parse_time(job[name].as_str()?, 0).ok().map(|given| given.at as f64)
 }
@@ -215,7 +215,7 @@ pub(crate) fn now_ms() -> f64 {
 }
 
 /// Asks again and again, until the answer is yes or the time is over.
-pub(crate) async fn until<F: Future<Output = anyhow::Result<bool>>>(
+pub(crate) async fn poll_until<F: Future<Output = anyhow::Result<bool>>>(
     limit: Duration,
     every: Duration,
     mut check: impl FnMut() -> F,

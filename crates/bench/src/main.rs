@@ -21,24 +21,24 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 use testkit::http;
 
-use self::{galley::Durability, report::Report};
+use self::{galley::BenchDurability, report::BenchReport};
 
 /// What to measure, and how.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Cli {
+struct BenchCli {
     #[command(subcommand)]
-    command: Command,
+    command: BenchCommand,
     /// What Redis writes down before it answers.
-    #[arg(long, global = true, value_enum, default_value_t = Durability::None)]
-    durability: Durability,
+    #[arg(long, global = true, value_enum, default_value_t = BenchDurability::None)]
+    durability: BenchDurability,
     /// Where the results go.
     #[arg(long, global = true, default_value = "bench/results")]
     results: PathBuf,
 }
 
 #[derive(Debug, Clone, Subcommand)]
-enum Command {
+enum BenchCommand {
     /// Every scenario, one after the other.
     All,
     /// How late scheduled jobs start.
@@ -66,11 +66,11 @@ enum Command {
         rounds: u32,
     },
     /// Readers of a channel, and publishing, beside servers in Node and a bare client.
-    Channels(channels::Options),
+    Channels(channels::ChannelsOptions),
     /// What readers notice of others who take one byte a second.
-    SlowReader(slow_reader::Options),
+    SlowReader(slow_reader::SlowReaderOptions),
     /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
-    ChannelsCheck(channels_check::Options),
+    ChannelsCheck(channels_check::ChannelsCheckOptions),
     /// Jobs taken and worked off per second, beside bare clients.
     Throughput {
         /// Rounds, of which the medians are shown.
@@ -79,8 +79,8 @@ enum Command {
     },
 }
 
-impl Command {
-    async fn run(self, durability: Durability) -> anyhow::Result<Vec<Report>> {
+impl BenchCommand {
+    async fn run(self, durability: BenchDurability) -> anyhow::Result<Vec<BenchReport>> {
         Ok(match self {
             Self::All => vec![
                 schedule::run(durability, schedule::JOBS).await?,
@@ -88,8 +88,8 @@ impl Command {
                 waiters::run(durability, waiters::CLIENTS).await?,
                 throughput::run(durability, throughput::ROUNDS).await?,
                 commands::run(durability, commands::ROUNDS).await?,
-                channels::run(durability, &channels::Options::default()).await?,
-                slow_reader::run(durability, slow_reader::Options::default()).await?,
+                channels::run(durability, &channels::ChannelsOptions::default()).await?,
+                slow_reader::run(durability, slow_reader::SlowReaderOptions::default()).await?,
             ],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
@@ -105,16 +105,16 @@ impl Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
-    machine::allow_open_files()?;
+    let cli = BenchCli::parse();
+    machine::raise_open_file_limit()?;
     let machine = machine::describe(cli.durability);
     let reports = cli.command.run(cli.durability).await?;
     let path = report::write(&cli.results, &machine, &reports)?;
-    println!("\n{}\n{}", machine.line(), path.display());
-    Ok(if reports.iter().all(Report::is_whole) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("\n{}\n{}", machine.to_line(), path.display());
+    Ok(if reports.iter().all(BenchReport::has_no_failures) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-impl Durability {
+impl BenchDurability {
     fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }

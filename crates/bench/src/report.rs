@@ -10,31 +10,31 @@ use common::time;
 use serde_json::{Value, json};
 use store::jobs::local_now;
 
-use crate::machine::Machine;
+use crate::machine::BenchMachine;
 
 /// The figures of one scenario.
-pub(crate) struct Report {
+pub(crate) struct BenchReport {
     scenario: &'static str,
-    rows: Vec<Row>,
+    figures: Vec<BenchFigure>,
     notes: Vec<String>,
     failures: Vec<String>,
 }
 
-struct Row {
+struct BenchFigure {
     what: String,
     value: f64,
     unit: &'static str,
     goal: &'static str,
 }
 
-impl Report {
+impl BenchReport {
     pub(crate) fn new(scenario: &'static str) -> Self {
         println!("\n== {scenario}");
-        Self { scenario, rows: Vec::new(), notes: Vec::new(), failures: Vec::new() }
+        Self { scenario, figures: Vec::new(), notes: Vec::new(), failures: Vec::new() }
     }
 
     /// Adds a figure and prints it.
-    pub(crate) fn add(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
+    pub(crate) fn add_figure(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
         self.add_with_goal(what, value, unit, "");
     }
 
@@ -49,20 +49,20 @@ impl Report {
         let (what, value) = (what.into(), (value * 1000.0).round() / 1000.0);
         let number = if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value}") };
         println!("{}", format!("{what:<62} {number:>12} {unit:<10} {goal}").trim_end());
-        self.rows.push(Row { what, value, unit, goal });
+        self.figures.push(BenchFigure { what, value, unit, goal });
     }
 
     /// The p50, p99 and maximum of some times.
     pub(crate) fn add_times(&mut self, what: &str, times: &[f64], goal_of_p99: &'static str) {
         let mut sorted = times.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
-        self.add(format!("{what}, p50"), percentile(&sorted, 50), "ms");
+        self.add_figure(format!("{what}, p50"), percentile(&sorted, 50), "ms");
         self.add_with_goal(format!("{what}, p99"), percentile(&sorted, 99), "ms", goal_of_p99);
-        self.add(format!("{what}, max"), percentile(&sorted, 100), "ms");
+        self.add_figure(format!("{what}, max"), percentile(&sorted, 100), "ms");
     }
 
     /// Adds something to know about the figures.
-    pub(crate) fn note(&mut self, note: impl Into<String>) {
+    pub(crate) fn add_note(&mut self, note: impl Into<String>) {
         let note = note.into();
         println!("   {note}");
         self.notes.push(note);
@@ -78,12 +78,12 @@ impl Report {
     }
 
     /// Whether nothing was lost.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(crate) fn has_no_failures(&self) -> bool {
         self.failures.is_empty()
     }
 
     fn to_json(&self) -> Value {
-        let rows = self.rows.iter().map(|row| {
+        let rows = self.figures.iter().map(|row| {
             let mut json = json!({ "what": row.what, "value": row.value, "unit": row.unit });
             if !row.goal.is_empty() {
                 json["goal"] = row.goal.into();
@@ -97,12 +97,12 @@ impl Report {
 }
 
 /// Writes `<folder>/<date>.json`.
-pub(crate) fn write(folder: &Path, machine: &Machine, reports: &[Report]) -> anyhow::Result<PathBuf> {
+pub(crate) fn write(folder: &Path, machine: &BenchMachine, reports: &[BenchReport]) -> anyhow::Result<PathBuf> {
     let now = time::format(local_now());
     // 2026-11-22T10:00:00.123Z as 2026-11-22T100000: colons are not welcome in file names
     let date: String = now.chars().take_while(|c| *c != '.').filter(|c| *c != ':').collect();
     let path = folder.join(format!("{date}.json"));
-    let scenarios: Vec<Value> = reports.iter().map(Report::to_json).collect();
+    let scenarios: Vec<Value> = reports.iter().map(BenchReport::to_json).collect();
     let json = json!({ "date": now, "machine": machine.to_json(), "scenarios": scenarios });
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     fs::write(&path, format!("{json:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
@@ -128,7 +128,7 @@ pub(crate) fn median(values: Vec<f64>) -> f64 {
 
 /// A count as a figure.
 #[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
-pub(crate) fn whole(count: u64) -> f64 {
+pub(crate) fn count_as_f64(count: u64) -> f64 {
     count as f64
 }
 

@@ -8,8 +8,8 @@ use std::{collections::HashSet, time::Duration};
 use store::jobs::local_now;
 
 use crate::{
-    galley::{Durability, Galley, noop_at, time_of, until},
-    report::{Report, whole},
+    galley::{BenchDurability, BenchGalley, noop_job_at, job_time, poll_until},
+    report::{BenchReport, count_as_f64},
 };
 
 pub(crate) const JOBS: u32 = 2000;
@@ -21,41 +21,41 @@ const SPREAD_MS: i64 = 10_000;
 const DISTURBED_MS: f64 = 5.0;
 const WINDOW_MS: i64 = 250;
 /// Pause between two looks at the clock.
-const CONTROL_MS: i64 = 5;
-const CONTROL: Duration = Duration::from_millis(CONTROL_MS.unsigned_abs());
-const LIMIT: Duration = Duration::from_mins(1);
+const CONTROL_INTERVAL_MS: i64 = 5;
+const CONTROL_INTERVAL: Duration = Duration::from_millis(CONTROL_INTERVAL_MS.unsigned_abs());
+const SCHEDULE_TIMEOUT: Duration = Duration::from_mins(1);
 
-pub(crate) async fn run(durability: Durability, jobs: u32) -> anyhow::Result<Report> {
-    let mut report = Report::new("schedule");
-    let galley = Galley::start(durability).await;
-    let _worker = galley.worker("planned", &[]).await;
+pub(crate) async fn run(durability: BenchDurability, jobs: u32) -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport::new("schedule");
+    let galley = BenchGalley::start(durability).await;
+    let _worker = galley.start_worker("planned", &[]).await;
     let first = local_now() + LEAD_MS;
     let due: Vec<i64> = (0..jobs).map(|_| first + rand::random_range(0..SPREAD_MS)).collect();
-    let requests: Vec<String> = due.iter().map(|at| noop_at("planned", *at)).collect();
+    let requests: Vec<String> = due.iter().map(|at| noop_job_at("planned", *at)).collect();
     let ids = galley.enqueue_all(&requests).await?;
     if local_now() >= first {
-        report.note("some jobs were due before all were stored: they count as late");
+        report.add_note("some jobs were due before all were stored: they count as late");
     }
-    let control = tokio::spawn(late_timers());
+    let control = tokio::spawn(measure_timer_lateness());
     let is_over = || async { Ok(galley.stats("planned").await?.completed() >= u64::from(jobs)) };
-    until(LIMIT, Duration::from_millis(200), is_over).await?;
+    poll_until(SCHEDULE_TIMEOUT, Duration::from_millis(200), is_over).await?;
     let control = control.await?;
     let stats = galley.stats("planned").await?;
-    report.check(stats.is_exactly(jobs.into()), || format!("not every job completed exactly once: {}", stats.line()));
-    let shown = galley.look_up(&ids).await?;
+    report.check(stats.has_only_completed(jobs.into()), || format!("not every job completed exactly once: {}", stats.to_line()));
+    let shown = galley.fetch_jobs(&ids).await?;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^52")]
     let late: Vec<(i64, f64)> = shown
         .iter()
         .zip(&due)
-        .filter_map(|(job, due)| time_of(job, "started_at").map(|started| (*due, started - *due as f64)))
+        .filter_map(|(job, due)| job_time(job, "started_at").map(|started| (*due, started - *due as f64)))
         .collect();
     report.check(late.len() == shown.len(), || "a job was never started".to_owned());
-    report.add("jobs", jobs.into(), "");
-    report.add_times("lateness", &lateness(&late, |_| true), "<= 20");
-    report.add_times("control: lateness of a bare timer meanwhile", &lateness(&control, |_| true), "");
-    let disturbed = disturbed(&control);
-    let in_peace = lateness(&late, |window| !disturbed.contains(&window));
-    report.add("jobs that were due while the machine did not stop", whole(in_peace.len() as u64), "");
+    report.add_figure("jobs", jobs.into(), "");
+    report.add_times("lateness", &lateness_in_windows(&late, |_| true), "<= 20");
+    report.add_times("control: lateness of a bare timer meanwhile", &lateness_in_windows(&control, |_| true), "");
+    let disturbed = disturbed_windows(&control);
+    let in_peace = lateness_in_windows(&late, |window| !disturbed.contains(&window));
+    report.add_figure("jobs that were due while the machine did not stop", count_as_f64(in_peace.len() as u64), "");
     if !in_peace.is_empty() {
         report.add_times("lateness of those", &in_peace, "<= 20");
     }
@@ -63,23 +63,23 @@ pub(crate) async fn run(durability: Durability, jobs: u32) -> anyhow::Result<Rep
 }
 
 /// The windows in which the machine stopped, and the one after each: what piled up is worked off there.
-fn disturbed(control: &[(i64, f64)]) -> HashSet<i64> {
+fn disturbed_windows(control: &[(i64, f64)]) -> HashSet<i64> {
     let stopped = control.iter().filter(|(_, late)| *late > DISTURBED_MS);
     stopped.flat_map(|(at, _)| [at / WINDOW_MS, at / WINDOW_MS + 1]).collect()
 }
 
 /// How late things were that were due in those windows.
-fn lateness(late: &[(i64, f64)], counts: impl Fn(i64) -> bool) -> Vec<f64> {
+fn lateness_in_windows(late: &[(i64, f64)], counts: impl Fn(i64) -> bool) -> Vec<f64> {
     late.iter().filter(|(at, _)| counts(at / WINDOW_MS)).map(|(_, late)| *late).collect()
 }
 
 /// When and how late a timer of this process is, every few milliseconds while jobs are due: what the machine alone makes
 /// late.
-async fn late_timers() -> Vec<(i64, f64)> {
+async fn measure_timer_lateness() -> Vec<(i64, f64)> {
     let mut late = Vec::new();
-    let first = tokio::time::Instant::now() + CONTROL;
-    let times = u32::try_from((LEAD_MS + SPREAD_MS) / CONTROL_MS).unwrap_or_default();
-    for at in (0..times).map(|number| first + CONTROL * number) {
+    let first = tokio::time::Instant::now() + CONTROL_INTERVAL;
+    let times = u32::try_from((LEAD_MS + SPREAD_MS) / CONTROL_INTERVAL_MS).unwrap_or_default();
+    for at in (0..times).map(|number| first + CONTROL_INTERVAL * number) {
         tokio::time::sleep_until(at).await;
         late.push((local_now(), at.elapsed().as_secs_f64() * 1000.0));
     }

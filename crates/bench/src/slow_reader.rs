@@ -19,28 +19,28 @@ use tokio::{
 };
 
 use crate::{
-    channels::{Audience, Kind, Publisher, message},
-    galley::{Durability, Galley},
+    channels::{BenchReaders, BenchServerKind, BenchPublisher, timestamped_message},
+    galley::{BenchDurability, BenchGalley},
     machine::resident_bytes,
-    report::{Report, percentile_of, whole},
+    report::{BenchReport, percentile_of, count_as_f64},
 };
 
 /// Bytes of a message, and messages per second: a slow reader falls behind by 1.3 MB each second, more than all buffers of
 /// the kernel hold in a window.
 const MESSAGE_BYTES: usize = 32 * 1024;
-const PER_SECOND: u32 = 40;
+const MESSAGES_PER_SECOND: u32 = 40;
 /// Least room for what a slow reader has not taken.
-const RECEIVE_BYTES: u32 = 4096;
+const RECEIVE_BUFFER_BYTES: u32 = 4096;
 const ONE_BYTE_EVERY: Duration = Duration::from_secs(1);
 /// What comes late is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a window: those who left are forgotten.
-const REST: Duration = Duration::from_millis(500);
+const WINDOW_PAUSE: Duration = Duration::from_millis(500);
 
 /// The default of `channels.ring_bytes`.
 const RING_BYTES: usize = 256 * 1024;
 /// What one reader holds who is behind: a page as it came from Redis, and as it is sent.
-const OWN_PAGE_BYTES: usize = 2 * (128 * 1024 + MESSAGE_BYTES);
+const READER_PAGE_BYTES: usize = 2 * (128 * 1024 + MESSAGE_BYTES);
 /// What its connection holds: what actix buffers before it waits, with the message that goes beyond.
 const CONNECTION_BYTES: usize = 64 * 1024 + MESSAGE_BYTES;
 /// What the allocator may keep for later of what was given back, and what else goes on meanwhile.
@@ -48,7 +48,7 @@ const ALLOCATOR_BYTES: usize = 8 << 20;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Options {
+pub(crate) struct SlowReaderOptions {
     /// Readers who take one byte a second.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     slow: u32,
@@ -63,93 +63,93 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-impl Default for Options {
+impl Default for SlowReaderOptions {
     fn default() -> Self {
         Self { slow: 10, readers: 50, rounds: 4, seconds: 6 }
     }
 }
 
-pub(crate) async fn run(durability: Durability, options: Options) -> anyhow::Result<Report> {
-    let mut report = Report::new("slow-reader");
-    let Options { slow, readers, rounds, seconds } = options;
-    let galley = Galley::start(durability).await;
+pub(crate) async fn run(durability: BenchDurability, options: SlowReaderOptions) -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport::new("slow-reader");
+    let SlowReaderOptions { slow, readers, rounds, seconds } = options;
+    let galley = BenchGalley::start(durability).await;
     let address = galley.gateway.address();
-    let audience = Audience::gather(address, readers, &Kind::EventStream.steps()).await?;
-    let mut publisher = Publisher::Http(galley.connect().await?);
+    let audience = BenchReaders::connect(address, readers, &BenchServerKind::EventStream.handshake_steps()).await?;
+    let mut publisher = BenchPublisher::Http(galley.connect().await?);
     let (mut without, mut with, mut grown, mut gone) = (Vec::new(), Vec::new(), f64::MIN, 0);
     let process = galley.gateway.process_id();
     let window = Duration::from_secs(seconds);
     // The first is not counted: what is there once is made in it
-    publish(&mut report, process, &mut publisher, &audience, window).await?;
+    measure_window(&mut report, process, &mut publisher, &audience, window).await?;
     for _ in 0..rounds {
-        let (times, before) = publish(&mut report, process, &mut publisher, &audience, window).await?;
+        let (times, before) = measure_window(&mut report, process, &mut publisher, &audience, window).await?;
         without.extend(times);
-        let lagging = Lagging::gather(address, slow).await?;
-        let (times, beside) = publish(&mut report, process, &mut publisher, &audience, window).await?;
+        let lagging = SlowReaders::connect(address, slow).await?;
+        let (times, beside) = measure_window(&mut report, process, &mut publisher, &audience, window).await?;
         with.extend(times);
         grown = grown.max(beside - before);
-        gone += lagging.leave().await;
-        sleep(REST).await;
+        gone += lagging.disconnect().await;
+        sleep(WINDOW_PAUSE).await;
     }
-    audience.leave().await;
-    let sent = whole(u64::from(PER_SECOND) * seconds) * whole(MESSAGE_BYTES as u64);
-    report.note(format!("{readers} event streams, {PER_SECOND} messages/s of {MESSAGE_BYTES} bytes"));
-    report.note(format!("{rounds} windows of {seconds} s each without and with {slow} readers of one byte a second"));
-    report.add("published in a window, for each reader", sent / 1e6, "MB");
+    audience.disconnect().await;
+    let sent = count_as_f64(u64::from(MESSAGES_PER_SECOND) * seconds) * count_as_f64(MESSAGE_BYTES as u64);
+    report.add_note(format!("{readers} event streams, {MESSAGES_PER_SECOND} messages/s of {MESSAGE_BYTES} bytes"));
+    report.add_note(format!("{rounds} windows of {seconds} s each without and with {slow} readers of one byte a second"));
+    report.add_figure("published in a window, for each reader", sent / 1e6, "MB");
     report.add_times("publish to reader, without slow ones", &without, "");
     report.add_times("publish to reader, beside slow ones", &with, "");
     let ratio = percentile_of(with, 99) / percentile_of(without, 99);
     report.add_with_goal("publish to reader, p99: beside slow ones / without", ratio, "", "<= 1.5");
-    report.add("slow readers that were cut off", whole(gone), "");
-    let bound = RING_BYTES + slow as usize * (OWN_PAGE_BYTES + CONNECTION_BYTES) + ALLOCATOR_BYTES;
-    report.add("gateway: most memory in a window, beside slow ones - without", grown / 1e6, "MB");
-    report.add("the bound: the ring, and of each its page and buffer", whole(bound as u64) / 1e6, "MB");
-    report.add("what they had not taken", sent * f64::from(slow) / 1e6, "MB");
-    report.check(grown <= whole(bound as u64), || format!("the gateway grew by {grown} bytes, more than {bound}"));
+    report.add_figure("slow readers that were cut off", count_as_f64(gone), "");
+    let bound = RING_BYTES + slow as usize * (READER_PAGE_BYTES + CONNECTION_BYTES) + ALLOCATOR_BYTES;
+    report.add_figure("gateway: most memory in a window, beside slow ones - without", grown / 1e6, "MB");
+    report.add_figure("the bound: the ring, and of each its page and buffer", count_as_f64(bound as u64) / 1e6, "MB");
+    report.add_figure("what they had not taken", sent * f64::from(slow) / 1e6, "MB");
+    report.check(grown <= count_as_f64(bound as u64), || format!("the gateway grew by {grown} bytes, more than {bound}"));
     Ok(report)
 }
 
 /// Publishes for a while; how long messages took to those who take them, and the most memory that the gateway had in use.
-async fn publish(
-    report: &mut Report,
+async fn measure_window(
+    report: &mut BenchReport,
     gateway: u32,
-    publisher: &mut Publisher,
-    audience: &Audience,
+    publisher: &mut BenchPublisher,
+    audience: &BenchReaders,
     window: Duration,
 ) -> anyhow::Result<(Vec<f64>, f64)> {
-    let mut ticks = interval(Duration::from_secs(1) / PER_SECOND);
+    let mut ticks = interval(Duration::from_secs(1) / MESSAGES_PER_SECOND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     audience.take_count();
     audience.start_timing();
     let (began, mut published, mut memory) = (Instant::now(), 0, 0.0_f64);
     while began.elapsed() < window {
         ticks.tick().await;
-        publisher.publish(&message(MESSAGE_BYTES)).await?;
+        publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
         published += 1;
         memory = memory.max(resident_bytes(gateway));
     }
     let expected = published * audience.size();
-    let came = audience.wait_for(expected, PATIENCE).await;
+    let came = audience.wait_for(expected, STALL_TIMEOUT).await;
     report.check(came == expected, || {
-        format!("{came} of {expected} deliveries came, {} readers are gone", audience.gone())
+        format!("{came} of {expected} deliveries came, {} readers are gone", audience.disconnected())
     });
     Ok((audience.stop_timing(), memory))
 }
 
 /// Readers who take one byte a second.
-struct Lagging {
+struct SlowReaders {
     readers: JoinSet<()>,
-    gone: Arc<AtomicU64>,
+    disconnected: Arc<AtomicU64>,
 }
 
-impl Lagging {
-    async fn gather(server: SocketAddr, count: u32) -> anyhow::Result<Self> {
+impl SlowReaders {
+    async fn connect(server: SocketAddr, count: u32) -> anyhow::Result<Self> {
         let (mut readers, gone) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
         for _ in 0..count {
             let socket = TcpSocket::new_v4()?;
-            socket.set_recv_buffer_size(RECEIVE_BYTES)?;
+            socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
             let mut stream = socket.connect(server).await?;
-            for (request, _) in Kind::EventStream.steps() {
+            for (request, _) in BenchServerKind::EventStream.handshake_steps() {
                 stream.write_all(&request).await?;
             }
             let gone = gone.clone();
@@ -161,12 +161,12 @@ impl Lagging {
                 gone.fetch_add(1, Relaxed);
             });
         }
-        Ok(Self { readers, gone })
+        Ok(Self { readers, disconnected: gone })
     }
 
     /// Ends them; how many had been cut off.
-    async fn leave(mut self) -> u64 {
+    async fn disconnect(mut self) -> u64 {
         self.readers.shutdown().await;
-        self.gone.load(Relaxed)
+        self.disconnected.load(Relaxed)
     }
 }

@@ -13,7 +13,7 @@ pub struct ChannelPattern(WildMatch);
 impl ChannelPattern {
     /// Whether it fits a channel.
     #[must_use]
-    pub fn fits(&self, channel: &ChannelName) -> bool {
+    pub fn matches(&self, channel: &ChannelName) -> bool {
         self.0.matches(channel.as_str())
     }
 }
@@ -45,7 +45,7 @@ mod tests {
     fn a_star_stands_for_any_characters_and_nothing_else_is_special() {
         let pattern: ChannelPattern = "orders.*".parse().expect("a pattern");
         for (name, fits) in [("orders.new", true), ("orders.a.b", true), ("ordersxnew", false), ("orders", false)] {
-            assert_eq!(pattern.fits(&name.parse().expect("a name")), fits, "{name}");
+            assert_eq!(pattern.matches(&name.parse().expect("a name")), fits, "{name}");
         }
         for bad in ["", "orders", "a?*", "*****", "a b*", "[a]*", "{*}"] {
             assert!(bad.parse::<ChannelPattern>().is_err(), "{bad}");

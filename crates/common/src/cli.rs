@@ -16,14 +16,14 @@ use crate::{settings::Settings, shutdown, telemetry};
 /// Settings come from `config/default.toml`, the file named by `GALLEY_CONFIG` and `GALLEY__SECTION__KEY`.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Cli {
+struct ServiceCli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<ServiceCommand>,
 }
 
 /// What to do.
 #[derive(Debug, Clone, Copy, Default, Subcommand)]
-enum Command {
+enum ServiceCommand {
     /// Run the service (the default).
     #[default]
     Run,
@@ -43,9 +43,9 @@ pub async fn run_service<R>(
 where
     R: Future<Output = anyhow::Result<()>>,
 {
-    let command = Cli::parse().command.unwrap_or_default();
+    let command = ServiceCli::parse().command.unwrap_or_default();
     let settings = Settings::load()?;
-    if let Command::Healthcheck = command {
+    if let ServiceCommand::Healthcheck = command {
         return healthcheck(listen(&settings));
     }
     serve(name, settings, run).await
@@ -81,7 +81,7 @@ where
 /// It is not ready, or nobody listens.
 pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
     let limit = Duration::from_secs(2);
-    let address = reachable(listen);
+    let address = loopback_if_unspecified(listen);
     let mut stream =
         TcpStream::connect_timeout(&address, limit).with_context(|| format!("nobody listens on {address}"))?;
     stream.set_read_timeout(Some(limit))?;
@@ -93,7 +93,7 @@ pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// An address that listens everywhere is asked through loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

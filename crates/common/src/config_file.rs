@@ -8,29 +8,29 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 /// Largest file.
-const MOST_BYTES: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A file that cannot be used: a line for each problem.
 #[derive(Debug)]
-pub struct FileError {
+pub struct ConfigFileError {
     path: String,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
 /// Something that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// Where, from 1; 0 for the file as a whole.
     pub line: usize,
     /// What, for people.
-    pub what: String,
+    pub message: String,
 }
 
-impl std::error::Error for FileError {}
+impl std::error::Error for ConfigFileError {}
 
-impl fmt::Display for FileError {
+impl fmt::Display for ConfigFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Problem { line, what }) in self.problems.iter().enumerate() {
+        for (number, ConfigProblem { line, message: what }) in self.problems.iter().enumerate() {
             let separator = if number == 0 { "" } else { "\n" };
             match line {
                 0 => write!(f, "{separator}{}: {what}", self.path)?,
@@ -48,20 +48,20 @@ impl fmt::Display for FileError {
 pub fn load<W: DeserializeOwned, T>(
     path: &Path,
     what: &str,
-    read: impl FnOnce(&mut Reader<'_>, W) -> T,
-) -> Result<T, FileError> {
+    read: impl FnOnce(&mut ConfigReader<'_>, W) -> T,
+) -> Result<T, ConfigFileError> {
     let path_shown = || path.display().to_string();
     let unreadable = |why: String| {
         let what = format!("the {what} cannot be read: {why}");
-        FileError { path: path_shown(), problems: vec![Problem { line: 0, what }] }
+        ConfigFileError { path: path_shown(), problems: vec![ConfigProblem { line: 0, message: what }] }
     };
     let mut text = String::new();
     let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
-    file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(unreadable(format!("the file has more than {MOST_BYTES} bytes")));
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(format!("the file has more than {MAX_FILE_BYTES} bytes")));
     }
-    parse(&text, read).map_err(|problems| FileError { path: path_shown(), problems })
+    parse(&text, read).map_err(|problems| ConfigFileError { path: path_shown(), problems })
 }
 
 /// The same with the text of a file.
@@ -70,14 +70,14 @@ pub fn load<W: DeserializeOwned, T>(
 /// Every problem of the text.
 pub fn parse<W: DeserializeOwned, T>(
     text: &str,
-    read: impl FnOnce(&mut Reader<'_>, W) -> T,
-) -> Result<T, Vec<Problem>> {
-    let mut reader = Reader { text, problems: Vec::new() };
+    read: impl FnOnce(&mut ConfigReader<'_>, W) -> T,
+) -> Result<T, Vec<ConfigProblem>> {
+    let mut reader = ConfigReader { text, problems: Vec::new() };
     let written: W = match toml::from_str(text) {
         Ok(written) => written,
         Err(error) => {
             let at = error.span().map_or(0, |span| span.start);
-            reader.refuse(at, error.message());
+            reader.add_problem(at, error.message());
             return Err(reader.problems);
         }
     };
@@ -86,12 +86,12 @@ pub fn parse<W: DeserializeOwned, T>(
 }
 
 /// A text that is being read, and what is wrong with it so far.
-pub struct Reader<'a> {
+pub struct ConfigReader<'a> {
     text: &'a str,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
-impl Reader<'_> {
+impl ConfigReader<'_> {
     /// The line of a byte, from 1.
     #[must_use]
     pub fn line(&self, at: usize) -> usize {
@@ -99,22 +99,22 @@ impl Reader<'_> {
     }
 
     /// Notes a problem with what begins at a byte.
-    pub fn refuse(&mut self, at: usize, what: impl Into<String>) {
+    pub fn add_problem(&mut self, at: usize, what: impl Into<String>) {
         let line = self.line(at);
-        self.problems.push(Problem { line, what: what.into() });
+        self.problems.push(ConfigProblem { line, message: what.into() });
     }
 
     /// A number within its bounds; `default` if none is given.
     pub fn number(&mut self, name: &str, given: Option<Spanned<u64>>, default: u64, least: u64, most: u64) -> u64 {
-        self.limit(name, given, least, most).unwrap_or(default)
+        self.optional_number(name, given, least, most).unwrap_or(default)
     }
 
     /// The same without a default.
-    pub fn limit(&mut self, name: &str, given: Option<Spanned<u64>>, least: u64, most: u64) -> Option<u64> {
+    pub fn optional_number(&mut self, name: &str, given: Option<Spanned<u64>>, least: u64, most: u64) -> Option<u64> {
         let given = given?;
         let number = *given.get_ref();
         if !(least..=most).contains(&number) {
-            self.refuse(given.span().start, format!("{name} must be {least} to {most}, got {number}"));
+            self.add_problem(given.span().start, format!("{name} must be {least} to {most}, got {number}"));
         }
         Some(number)
     }
@@ -129,20 +129,20 @@ mod tests {
     use super::*;
 
     #[derive(Deserialize)]
-    struct Written {
+    struct SampleConfig {
         ovens: Option<Spanned<u64>>,
         chefs: Option<Spanned<u64>>,
     }
 
-    fn kitchen(reader: &mut Reader<'_>, written: Written) -> (u64, Option<u64>) {
-        (reader.number("ovens", written.ovens, 2, 1, 9), reader.limit("chefs", written.chefs, 1, 3))
+    fn kitchen(reader: &mut ConfigReader<'_>, written: SampleConfig) -> (u64, Option<u64>) {
+        (reader.number("ovens", written.ovens, 2, 1, 9), reader.optional_number("chefs", written.chefs, 1, 3))
     }
 
     #[test]
     fn what_is_not_said_has_its_default_and_every_problem_has_its_line() {
         assert_eq!(parse("", kitchen), Ok((2, None)));
         assert_eq!(parse("ovens = 9\nchefs = 1", kitchen), Ok((9, Some(1))));
-        let problem = |line, what: &str| Problem { line, what: what.to_owned() };
+        let problem = |line, what: &str| ConfigProblem { line, message: what.to_owned() };
         let both = vec![problem(2, "ovens must be 1 to 9, got 10"), problem(1, "chefs must be 1 to 3, got 0")];
         assert_eq!(parse("chefs = 0\novens = 10", kitchen), Err(both));
         let broken = parse("ovens = 1\nchefs = ", kitchen).expect_err("not TOML");

@@ -14,20 +14,20 @@ use serde_json::json;
 use crate::telemetry::MetricsHandle;
 
 /// Answers whether the service can work; the error says why not, for people.
-pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type ReadinessCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Adds the three routes to an application.
-pub fn routes(config: &mut web::ServiceConfig, readiness: &Readiness, metrics: &MetricsHandle) {
+pub fn routes(config: &mut web::ServiceConfig, readiness: &ReadinessCheck, metrics: &MetricsHandle) {
     config
         .app_data(web::Data::new(readiness.clone()))
         .app_data(web::Data::new(metrics.clone()))
-        .service(page("/health/live", live))
-        .service(page("/health/ready", ready))
-        .service(page("/metrics", render));
+        .service(read_only_resource("/health/live", live))
+        .service(read_only_resource("/health/ready", ready))
+        .service(read_only_resource("/metrics", render));
 }
 
 /// A resource that is only looked at: GET and HEAD.
-pub fn page<F, Args>(path: &str, handler: F) -> Resource
+pub fn read_only_resource<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args> + Copy,
     Args: FromRequest + 'static,
@@ -40,7 +40,7 @@ async fn live() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+async fn ready(readiness: web::Data<ReadinessCheck>) -> HttpResponse {
     match (readiness.as_ref())().await {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ok" })),
         Err(reason) => HttpResponse::ServiceUnavailable()
@@ -59,7 +59,7 @@ async fn render(metrics: web::Data<MetricsHandle>) -> HttpResponse {
 /// The address is taken.
 pub fn serve(
     listen: SocketAddr,
-    readiness: Readiness,
+    readiness: ReadinessCheck,
     metrics: MetricsHandle,
 ) -> std::io::Result<(Server, SocketAddr)> {
     let server = HttpServer::new(move || App::new().configure(|config| routes(config, &readiness, &metrics)))

@@ -37,7 +37,7 @@ pub struct JobId(Uuid);
 
 /// The stream entry that a generated id points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Address {
+pub struct JobAddress {
     /// The entry.
     pub entry: EntryId,
     /// The priority, hence the stream, it was added to.
@@ -71,7 +71,7 @@ impl JobId {
     /// The id of a job that was just added to a stream; none when the sequence does not fit in its 28 bits, which
     /// takes a clock that stood still for 268 million entries.
     #[must_use]
-    pub fn at(entry: EntryId, queue: &QueueName, priority: Priority, salt: u32) -> Option<Self> {
+    pub fn from_entry(entry: EntryId, queue: &QueueName, priority: Priority, salt: u32) -> Option<Self> {
         (entry.sequence >> SEQUENCE_BITS == 0)
             .then(|| pack(entry.milliseconds, entry.sequence, queue_tag(queue), priority_byte(priority), salt))
     }
@@ -106,18 +106,18 @@ impl JobId {
 
     /// Where a generated id points, if it points anywhere.
     #[must_use]
-    pub fn address(&self) -> Option<Address> {
+    pub fn address(&self) -> Option<JobAddress> {
         let bits = self.0.as_u128();
         let byte = (bits >> SALT_BITS & 0xff) as i64;
         let priority = Priority::try_from(byte - i64::from(PRIORITY_OFFSET)).ok()?;
         let high = ((bits >> 64) & 0xfff) as u64;
         let low = ((bits >> 46) & 0xffff) as u64;
-        Some(Address { entry: EntryId { milliseconds: self.milliseconds(), sequence: high << 16 | low }, priority })
+        Some(JobAddress { entry: EntryId { milliseconds: self.milliseconds(), sequence: high << 16 | low }, priority })
     }
 
     /// The tag of the queue, if the id was generated.
     #[must_use]
-    pub fn tag(&self) -> u16 {
+    pub fn queue_tag(&self) -> u16 {
         (self.0.as_u128() >> 30 & 0xffff) as u16
     }
 
@@ -153,11 +153,11 @@ fn pack(milliseconds: u64, sequence: u64, tag: u16, priority: u8, salt: u32) -> 
 impl FromStr for JobId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        canonical(text).map(Self)
+        parse_uuid_v7(text).map(Self)
     }
 }
 
-fn canonical(text: &str) -> Result<Uuid, NameError> {
+fn parse_uuid_v7(text: &str) -> Result<Uuid, NameError> {
     let uuid = Uuid::try_parse(text).ok().filter(|uuid| {
         // Only the canonical spelling: ids are compared as text by clients
         uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 && uuid.hyphenated().to_string() == text
@@ -186,7 +186,7 @@ impl WorkflowId {
 
     /// The id of one of its jobs. Jobs of one workflow differ in the sequence, those of two in 50 bits of a hash.
     #[must_use]
-    pub fn job(&self, index: u32, queue: &QueueName) -> JobId {
+    pub fn job_id(&self, index: u32, queue: &QueueName) -> JobId {
         let (high, low) = self.0.as_u64_pair();
         // The finalizer of splitmix64 over both halves
         let mut seed = high ^ low.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -205,7 +205,7 @@ impl Default for WorkflowId {
 impl FromStr for WorkflowId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        canonical(text).map(Self)
+        parse_uuid_v7(text).map(Self)
     }
 }
 
@@ -274,17 +274,17 @@ mod tests {
     use super::*;
 
     prop_compose! {
-        fn an_address()(ms in 0..1_u64 << 48, seq in 0..1_u64 << 28, priority in -100..=100_i64) -> Address {
-            Address {
+        fn an_address()(ms in 0..1_u64 << 48, seq in 0..1_u64 << 28, priority in -100..=100_i64) -> JobAddress {
+            JobAddress {
                 entry: EntryId { milliseconds: ms, sequence: seq },
                 priority: Priority::try_from(priority).expect("within bounds"),
             }
         }
     }
 
-    fn id_at(address: Address, salt: u32) -> JobId {
+    fn id_at(address: JobAddress, salt: u32) -> JobId {
         let queue = "default".parse().expect("a name");
-        JobId::at(address.entry, &queue, address.priority, salt).expect("fits")
+        JobId::from_entry(address.entry, &queue, address.priority, salt).expect("fits")
     }
 
     proptest! {
@@ -293,7 +293,7 @@ mod tests {
             let id = id_at(address, salt);
             prop_assert_eq!(id.address(), Some(address));
             prop_assert_eq!(id.salt(), salt);
-            prop_assert_eq!(id.tag(), queue_tag(&"default".parse().expect("a name")));
+            prop_assert_eq!(id.queue_tag(), queue_tag(&"default".parse().expect("a name")));
             prop_assert_eq!(id.to_string().parse::<JobId>(), Ok(id));
         }
 
@@ -315,12 +315,12 @@ mod tests {
     fn the_jobs_of_a_workflow_have_ids_that_follow_from_it_and_differ() {
         let (one, other) = (WorkflowId::new(), WorkflowId::new());
         let queue = "default".parse().expect("a name");
-        let ids = |workflow: WorkflowId| (0..1003).map(|index| workflow.job(index, &queue)).collect::<Vec<_>>();
+        let ids = |workflow: WorkflowId| (0..1003).map(|index| workflow.job_id(index, &queue)).collect::<Vec<_>>();
         let all: std::collections::HashSet<JobId> = ids(one).into_iter().chain(ids(other)).collect();
         assert_eq!(all.len(), 2006);
         let first = ids(one)[0];
-        assert_eq!(first, one.job(0, &queue));
-        assert_eq!((first.address(), first.tag()), (None, queue_tag(&queue)));
+        assert_eq!(first, one.job_id(0, &queue));
+        assert_eq!((first.address(), first.queue_tag()), (None, queue_tag(&queue)));
         assert_eq!(first.to_string().parse::<JobId>(), Ok(first));
     }
 
@@ -329,7 +329,7 @@ mod tests {
         let (a, b): (QueueName, QueueName) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
         let id = JobId::for_purpose(1_000, &a, "x");
         assert_eq!(id, JobId::for_purpose(1_000, &a, "x"));
-        assert_eq!((id.address(), id.tag(), id.milliseconds()), (None, queue_tag(&a), 1_000));
+        assert_eq!((id.address(), id.queue_tag(), id.milliseconds()), (None, queue_tag(&a), 1_000));
         assert_eq!(id.to_string().parse::<JobId>(), Ok(id));
         let all: std::collections::HashSet<JobId> = (0..10_000)
             .map(|number| JobId::for_purpose(1_000, &a, &number.to_string()))
@@ -357,6 +357,6 @@ mod tests {
     fn a_sequence_beyond_28_bits_has_no_id() {
         let queue = "default".parse().expect("a name");
         let entry = EntryId { milliseconds: 1, sequence: 1 << 28 };
-        assert_eq!(JobId::at(entry, &queue, Priority::default(), 0), None);
+        assert_eq!(JobId::from_entry(entry, &queue, Priority::default(), 0), None);
     }
 }

@@ -34,7 +34,7 @@ pub enum JsonError {
 /// Malformed or too deep; the message says where.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Result<T, JsonError> {
     let text = std::str::from_utf8(body).map_err(|error| JsonError::Malformed(format!("not UTF-8 ({error})")))?;
-    if depth(text) > depth_limit {
+    if nesting_depth(text) > depth_limit {
         return Err(JsonError::TooDeep { limit: depth_limit });
     }
     let malformed = |error: serde_json::Error| JsonError::Malformed(error.to_string());
@@ -53,7 +53,7 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Resu
 }
 
 /// How deeply the brackets of a JSON text are nested. Brackets inside strings do not count.
-fn depth(text: &str) -> usize {
+fn nesting_depth(text: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {
         if in_string {
@@ -97,41 +97,41 @@ impl<'a> Object<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
             type Value = Object<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
-                while let Some(Name(key)) = map.next_key()? {
+                while let Some(MemberName(key)) = map.next_key()? {
                     if members.iter().any(|(known, _)| *known == key) {
                         return Err(A::Error::custom(format!("duplicate member {}", crate::name::quoted(&key))));
                     }
-                    if members.len() == MOST_MEMBERS {
-                        return Err(A::Error::custom(format!("more than {MOST_MEMBERS} members")));
+                    if members.len() == MAX_MEMBERS {
+                        return Err(A::Error::custom(format!("more than {MAX_MEMBERS} members")));
                     }
                     members.push((key, map.next_value()?));
                 }
                 Ok(Object(members))
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }
 
 /// JSON in which no object has two members of the same name, at any depth. What it means is not looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Unrepeated;
+pub struct NoDuplicateMembers;
 
-impl<'de> Deserialize<'de> for Unrepeated {
+impl<'de> Deserialize<'de> for NoDuplicateMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Unrepeated)
+        deserializer.deserialize_any(NoDuplicateMembers)
     }
 }
 
-impl<'de> Visitor<'de> for Unrepeated {
+impl<'de> Visitor<'de> for NoDuplicateMembers {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,7 +169,7 @@ impl<'de> Visitor<'de> for Unrepeated {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
         let mut names: HashSet<Cow<'de, str>> = HashSet::new();
-        while let Some(Name(name)) = map.next_key()? {
+        while let Some(MemberName(name)) = map.next_key()? {
             if names.contains(&name) {
                 return Err(A::Error::custom(format!("duplicate member {}", crate::name::quoted(&name))));
             }
@@ -181,26 +181,26 @@ impl<'de> Visitor<'de> for Unrepeated {
 }
 
 /// Members that one object at the edge may have. It bounds the search for duplicates.
-const MOST_MEMBERS: usize = 256;
+const MAX_MEMBERS: usize = 256;
 
-struct Name<'a>(Cow<'a, str>);
+struct MemberName<'a>(Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for MemberName<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
+        struct MemberNameVisitor;
+        impl<'de> Visitor<'de> for MemberNameVisitor {
+            type Value = MemberName<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a member name")
             }
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(text)))
+                Ok(MemberName(Cow::Borrowed(text)))
             }
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
+                Ok(MemberName(Cow::Owned(text.to_owned())))
             }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(MemberNameVisitor)
     }
 }
 
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn depth_counts_brackets_outside_strings() {
         for (text, levels) in [("1", 0), ("[]", 1), ("[[{}]]", 3), (r#"["[[[[", "\"["]"#, 1), ("[1],[2]", 1)] {
-            assert_eq!(depth(text), levels, "{text}");
+            assert_eq!(nesting_depth(text), levels, "{text}");
         }
     }
 

@@ -195,7 +195,7 @@ fn is_worker_id(text: &str) -> bool {
 impl LimitKey {
     /// The key, or what stands in for one where keys are spelled that nobody uses: no client can choose it.
     #[must_use]
-    pub fn or_none(key: Option<&Self>) -> Self {
+    pub fn or_placeholder(key: Option<&Self>) -> Self {
         key.cloned().unwrap_or_else(|| Self("-".to_owned()))
     }
 }

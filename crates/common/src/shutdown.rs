@@ -38,7 +38,11 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
 /// Watches a part of the process without which the rest must not go on as if nothing were: should it end before `stop` is
 /// cancelled, it cancels that. The handle that comes back gives what the part gave, a panic too.
 #[must_use = "how it ended is in the handle"]
-pub fn vital<T: Send + 'static>(part: &'static str, task: JoinHandle<T>, stop: &CancellationToken) -> JoinHandle<T> {
+pub fn supervise<T: Send + 'static>(
+    part: &'static str,
+    task: JoinHandle<T>,
+    stop: &CancellationToken,
+) -> JoinHandle<T> {
     let stop = stop.clone();
     tokio::spawn(async move {
         let ended = task.await;
@@ -59,7 +63,7 @@ pub fn vital<T: Send + 'static>(part: &'static str, task: JoinHandle<T>, stop: &
 
 /// Whether work in progress ended in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drained {
+pub enum DrainOutcome {
     /// Everything ended.
     Complete,
     /// The limit passed with this many tasks still running.
@@ -67,11 +71,11 @@ pub enum Drained {
 }
 
 /// Waits until every tracked task has ended, but no longer than `limit`.
-pub async fn drain(tasks: &TaskTracker, limit: Duration) -> Drained {
+pub async fn drain(tasks: &TaskTracker, limit: Duration) -> DrainOutcome {
     tasks.close();
     match tokio::time::timeout(limit, tasks.wait()).await {
-        Ok(()) => Drained::Complete,
-        Err(_) => Drained::TimedOut(tasks.len()),
+        Ok(()) => DrainOutcome::Complete,
+        Err(_) => DrainOutcome::TimedOut(tasks.len()),
     }
 }
 
@@ -82,7 +86,7 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_ends_too_soon_ends_the_process_and_says_how() {
         let stop = CancellationToken::new();
-        let part = vital("a part", tokio::spawn(async { panic!("broken") }), &stop);
+        let part = supervise("a part", tokio::spawn(async { panic!("broken") }), &stop);
         stop.cancelled().await;
         let error: tokio::task::JoinError = tokio::time::timeout(Duration::from_secs(20), part)
             .await
@@ -90,7 +94,7 @@ mod tests {
             .map(|(): ()| ())
             .expect_err("it panicked");
         assert!(error.is_panic());
-        let part = vital("a part", tokio::spawn(async { 7 }), &stop);
+        let part = supervise("a part", tokio::spawn(async { 7 }), &stop);
         assert_eq!(part.await.expect("it ended"), 7, "after the stop it may");
     }
 
@@ -98,9 +102,9 @@ mod tests {
     async fn draining_waits_for_tasks_and_gives_up_at_the_limit() {
         let tasks = TaskTracker::new();
         tasks.spawn(tokio::time::sleep(Duration::from_secs(1)));
-        assert_eq!(drain(&tasks, Duration::from_secs(2)).await, Drained::Complete);
+        assert_eq!(drain(&tasks, Duration::from_secs(2)).await, DrainOutcome::Complete);
         tasks.reopen();
         tasks.spawn(std::future::pending::<()>());
-        assert_eq!(drain(&tasks, Duration::from_secs(2)).await, Drained::TimedOut(1));
+        assert_eq!(drain(&tasks, Duration::from_secs(2)).await, DrainOutcome::TimedOut(1));
     }
 }

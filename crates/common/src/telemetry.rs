@@ -28,15 +28,15 @@ use tracing_subscriber::{
 use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
 
 /// Spans that Galley makes itself. The exporter's own HTTP must not be traced: it would never end.
-const TRACED: &str = "off,common=info,gateway=info,queue_worker=info,pubsub_worker=info";
+const SPAN_FILTER: &str = "off,common=info,gateway=info,queue_worker=info,pubsub_worker=info";
 /// Lines that wait for whoever reads them. More are lost, and counted.
-const LINES: usize = 16_384;
+const MAX_BUFFERED_LINES: usize = 16_384;
 /// How many were lost.
-static LOST_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+static LOST_LINE_COUNTER: OnceLock<ErrorCounter> = OnceLock::new();
 /// Longest wait for the last spans to be sent.
-const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+const SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for the last lines to be written.
-const LAST_LINES: Duration = Duration::from_secs(2);
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps logs and spans flowing; drop it last.
 #[must_use = "dropping it ends logging"]
@@ -52,8 +52,8 @@ pub struct Telemetry {
 pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySettings) -> anyhow::Result<Telemetry> {
     // A reader that stops reading must not stop the service
     let (writer, logs) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(std::io::stdout());
-    let _ = LOST_LINES.set(writer.error_counter());
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_BUFFERED_LINES).finish(std::io::stdout());
+    let _ = LOST_LINE_COUNTER.set(writer.error_counter());
     let pretty = match log.format {
         LogFormat::Auto => std::io::stdout().is_terminal(),
         LogFormat::Pretty => true,
@@ -67,9 +67,10 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     };
     // Events carry their ids themselves; spans are for the receiver of traces
     let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
-    let provider = telemetry.otlp_endpoint.as_deref().map(|endpoint| exporter(service, endpoint)).transpose()?;
+    let provider =
+        telemetry.otlp_endpoint.as_deref().map(|endpoint| build_tracer_provider(service, endpoint)).transpose()?;
     let spans = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(TRACED))
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(SPAN_FILTER))
     });
     tracing_subscriber::registry()
         .with(lines.with_filter(events))
@@ -79,14 +80,14 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     Ok(Telemetry { provider, logs })
 }
 
-fn exporter(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+fn build_tracer_provider(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     // A path means OTLP over HTTP, none means gRPC
     let has_path = endpoint.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
     let builder = opentelemetry_otlp::SpanExporter::builder();
     let exporter = if has_path {
-        builder.with_http().with_endpoint(endpoint).with_timeout(FLUSH_LIMIT).build()
+        builder.with_http().with_endpoint(endpoint).with_timeout(SPAN_FLUSH_TIMEOUT).build()
     } else {
-        builder.with_tonic().with_endpoint(endpoint).with_timeout(FLUSH_LIMIT).build()
+        builder.with_tonic().with_endpoint(endpoint).with_timeout(SPAN_FLUSH_TIMEOUT).build()
     };
     let exporter = exporter.with_context(|| format!("no exporter for {endpoint}"))?;
     let resource = Resource::builder().with_service_name(service).build();
@@ -98,8 +99,8 @@ impl Telemetry {
     pub async fn finish(self) {
         if let Some(provider) = self.provider {
             // The exporter blocks until everything is sent or the limit is reached
-            let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_LIMIT));
-            let _ = tokio::time::timeout(FLUSH_LIMIT + LAST_LINES, ending).await;
+            let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SPAN_FLUSH_TIMEOUT));
+            let _ = tokio::time::timeout(SPAN_FLUSH_TIMEOUT + LOG_FLUSH_TIMEOUT, ending).await;
         }
         // It says on stdout that it cannot write there, and waits until that is written
         let (tell, ended) = oneshot::channel();
@@ -107,14 +108,14 @@ impl Telemetry {
             drop(self.logs);
             let _ = tell.send(());
         });
-        let _ = tokio::time::timeout(LAST_LINES, ended).await;
+        let _ = tokio::time::timeout(LOG_FLUSH_TIMEOUT, ended).await;
     }
 }
 
 /// Makes a span part of the trace that a `traceparent` names. A text that is none changes nothing.
 pub fn continue_trace(span: &Span, traceparent: Option<&str>) {
-    struct One<'a>(&'a str);
-    impl Extractor for One<'_> {
+    struct TraceparentExtractor<'a>(&'a str);
+    impl Extractor for TraceparentExtractor<'_> {
         fn get(&self, key: &str) -> Option<&str> {
             (key == "traceparent").then_some(self.0)
         }
@@ -123,7 +124,7 @@ pub fn continue_trace(span: &Span, traceparent: Option<&str>) {
         }
     }
     if let Some(text) = traceparent {
-        let context = TraceContextPropagator::new().extract(&One(text));
+        let context = TraceContextPropagator::new().extract(&TraceparentExtractor(text));
         // Fails only where no exporter is set up, and then there is no trace to continue
         let _ = span.set_parent(context);
     }
@@ -147,14 +148,15 @@ pub fn traceparent_of(span: &Span) -> Option<String> {
 }
 
 /// Upper bounds of the buckets of every duration, in seconds.
-const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+const DURATION_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
 /// Starts collecting metrics; the handle renders them as Prometheus text.
 ///
 /// # Errors
 /// Something else set them up already.
 pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
-    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
     let upkeep = handle.clone();
     tokio::spawn(async move {
         // Histograms keep their samples until they are drained here
@@ -162,7 +164,7 @@ pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
         loop {
             ticks.tick().await;
             upkeep.run_upkeep();
-            let lost = LOST_LINES.get().map_or(0, ErrorCounter::dropped_lines);
+            let lost = LOST_LINE_COUNTER.get().map_or(0, ErrorCounter::dropped_lines);
             metrics::counter!("galley_log_lines_lost_total").absolute(u64::try_from(lost).unwrap_or(u64::MAX));
         }
     });

@@ -1,16 +1,16 @@
 //! Bytes of strangers in log lines.
 
 /// Longest text of a stranger in a log line, in characters.
-const LONGEST: usize = 4096;
+const MAX_CHARS: usize = 4096;
 
 /// Bytes as text for a log line: control characters are escaped, so that what came over the network cannot write lines
 /// or colours of its own, and long text is cut.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    let mut shown = String::with_capacity(text.len().min(MAX_CHARS));
     for (index, character) in text.chars().enumerate() {
-        if index == LONGEST {
+        if index == MAX_CHARS {
             shown.push('…');
             break;
         }
@@ -32,6 +32,6 @@ mod tests {
         assert_eq!(printable("7".as_bytes()), "7");
         assert_eq!(printable("饭 {\"a\":1}".as_bytes()), "饭 {\"a\":1}");
         assert_eq!(printable(b"a\r\n\x1b[31mb"), "a\\r\\n\\u{1b}[31mb");
-        assert_eq!(printable(&[b'x'; 10_000]).chars().count(), LONGEST + 1);
+        assert_eq!(printable(&[b'x'; 10_000]).chars().count(), MAX_CHARS + 1);
     }
 }

@@ -16,7 +16,7 @@ use crate::name::quoted;
 pub type Millis = i64;
 
 /// The last moment that RFC 3339 can write, 9999-12-31T23:59:59Z.
-pub const LAST_MILLIS: Millis = 253_402_300_799_000;
+pub const MAX_MILLIS: Millis = 253_402_300_799_000;
 
 /// A time or duration that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum TimeError {
 /// `2026-11-22T10:00:00.123Z`.
 #[must_use]
 pub fn format(at: Millis) -> String {
-    let timestamp = Timestamp::from_millisecond(at.clamp(0, LAST_MILLIS)).unwrap_or_default();
+    let timestamp = Timestamp::from_millisecond(at.clamp(0, MAX_MILLIS)).unwrap_or_default();
     strtime::format("%Y-%m-%dT%H:%M:%S.%3fZ", timestamp).unwrap_or_default()
 }
 
@@ -62,7 +62,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
 
 /// A point in time that a client gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GivenTime {
+pub struct ParsedTime {
     /// When it is.
     pub at: Millis,
     /// How to show it again: an absolute time as it was written, a relative one worked out.
@@ -73,18 +73,18 @@ pub struct GivenTime {
 ///
 /// # Errors
 /// Anything that is neither.
-pub fn parse_time(text: &str, now: Millis) -> Result<GivenTime, TimeError> {
+pub fn parse_time(text: &str, now: Millis) -> Result<ParsedTime, TimeError> {
     let refused = || TimeError::Time(quoted(text));
     if let Some(duration) = text.strip_prefix('+') {
         let length = parse_duration(duration).map_err(|_| refused())?;
         let at = now + i64::try_from(length.as_millis()).map_err(|_| refused())?;
-        return Ok(GivenTime { at, text: format(at) });
+        return Ok(ParsedTime { at, text: format(at) });
     }
     if !is_date_and_time(text) {
         return Err(refused());
     }
     let at = text.parse::<Timestamp>().map_err(|_| refused())?.as_millisecond();
-    if (0..=LAST_MILLIS + 999).contains(&at) { Ok(GivenTime { at, text: text.to_owned() }) } else { Err(refused()) }
+    if (0..=MAX_MILLIS + 999).contains(&at) { Ok(ParsedTime { at, text: text.to_owned() }) } else { Err(refused()) }
 }
 
 /// Whether a text is a time of any year as RFC 3339 writes it.
@@ -171,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_formatted_time_reads_back(at in 0..LAST_MILLIS) {
+        fn a_formatted_time_reads_back(at in 0..MAX_MILLIS) {
             prop_assert_eq!(parse_time(&format(at), 0).map(|given| given.at), Ok(at));
         }
 

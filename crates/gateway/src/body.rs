@@ -11,7 +11,7 @@ use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::Deserialize;
 
 use crate::{
-    error::{ApiError, Code},
+    error::{ApiError, ErrorCode},
     startup::Services,
 };
 
@@ -20,76 +20,76 @@ use crate::{
 const DRAIN_FACTOR: usize = 8;
 
 /// Any body.
-pub(crate) struct Body(pub(crate) Bytes);
+pub(crate) struct RawBody(pub(crate) Bytes);
 
-impl FromRequest for Body {
+impl FromRequest for RawBody {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let limit = services(&request)?.settings.gateway.body_limit_bytes;
-            any_body(&request, payload, limit).await.map(Self)
+            let limit = app_services(&request)?.settings.gateway.body_limit_bytes;
+            read_body(&request, payload, limit).await.map(Self)
         })
     }
 }
 
 /// Any body that holds many things, and so may be larger.
-pub(crate) struct LargeBody(pub(crate) Bytes);
+pub(crate) struct RawBatchBody(pub(crate) Bytes);
 
-impl FromRequest for LargeBody {
+impl FromRequest for RawBatchBody {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let limit = services(&request)?.settings.gateway.batch_limit_bytes;
-            any_body(&request, payload, limit).await.map(Self)
+            let limit = app_services(&request)?.settings.gateway.batch_limit_bytes;
+            read_body(&request, payload, limit).await.map(Self)
         })
     }
 }
 
-async fn any_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
-    let services = services(request)?;
-    refuse_encoding(request.headers())?;
+async fn read_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+    let services = app_services(request)?;
+    reject_content_encoding(request.headers())?;
     let time = services.settings.gateway.body_timeout;
-    tokio::time::timeout(time, read(payload, limit)).await.unwrap_or_else(|_| {
-        Err(ApiError::new(Code::RequestTimeout, format!("the body did not arrive within {} ms", time.as_millis())))
+    tokio::time::timeout(time, collect_payload(payload, limit)).await.unwrap_or_else(|_| {
+        Err(ApiError::new(ErrorCode::RequestTimeout, format!("the body did not arrive within {} ms", time.as_millis())))
     })
 }
 
-async fn json_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<JsonBody, ApiError> {
-    let bytes = any_body(request, payload, limit).await?;
+async fn read_json_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<JsonBody, ApiError> {
+    let bytes = read_body(request, payload, limit).await?;
     if !is_json(request.headers()) && !bytes.is_empty() {
         return Err(ApiError::new(
-            Code::UnsupportedMediaType,
+            ErrorCode::UnsupportedMediaType,
             "Content-Type must be application/json or application/openjobspec+json",
         ));
     }
-    Ok(JsonBody { bytes, depth_limit: services(request)?.settings.gateway.json_depth_limit })
+    Ok(JsonBody { bytes, depth_limit: app_services(request)?.settings.gateway.json_depth_limit })
 }
 
 /// The body of a batch: JSON as [`JsonBody`], but it may be larger.
-pub(crate) struct BatchBody(JsonBody);
+pub(crate) struct JsonBatchBody(JsonBody);
 
-impl std::ops::Deref for BatchBody {
+impl std::ops::Deref for JsonBatchBody {
     type Target = JsonBody;
     fn deref(&self) -> &JsonBody {
         &self.0
     }
 }
 
-impl FromRequest for BatchBody {
+impl FromRequest for JsonBatchBody {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let limit = services(&request)?.settings.gateway.batch_limit_bytes;
-            json_body(&request, payload, limit).await.map(Self)
+            let limit = app_services(&request)?.settings.gateway.batch_limit_bytes;
+            read_json_body(&request, payload, limit).await.map(Self)
         })
     }
 }
@@ -109,7 +109,7 @@ impl JsonBody {
     /// The body as a `T`.
     pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         if self.bytes.is_empty() {
-            return Err(ApiError::new(Code::InvalidPayload, "body is not valid JSON: it is empty"));
+            return Err(ApiError::new(ErrorCode::InvalidPayload, "body is not valid JSON: it is empty"));
         }
         let parsed = json::parse(&self.bytes, self.depth_limit);
         // A struct could also be read from an array, member by member
@@ -129,21 +129,21 @@ impl FromRequest for JsonBody {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let limit = services(&request)?.settings.gateway.body_limit_bytes;
-            json_body(&request, payload, limit).await
+            let limit = app_services(&request)?.settings.gateway.body_limit_bytes;
+            read_json_body(&request, payload, limit).await
         })
     }
 }
 
-fn services(request: &HttpRequest) -> Result<Data<Services>, ApiError> {
+fn app_services(request: &HttpRequest) -> Result<Data<Services>, ApiError> {
     let found = request.app_data::<Data<Services>>().cloned();
-    found.ok_or_else(|| ApiError::new(Code::Internal, "the service is not set up"))
+    found.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the service is not set up"))
 }
 
-fn refuse_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+fn reject_content_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get(header::CONTENT_ENCODING) {
         Some(encoding) if encoding != "identity" => {
-            Err(ApiError::new(Code::UnsupportedMediaType, "a Content-Encoding is not accepted: send the body as it is"))
+            Err(ApiError::new(ErrorCode::UnsupportedMediaType, "a Content-Encoding is not accepted: send the body as it is"))
         }
         _ => Ok(()),
     }
@@ -155,10 +155,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json") || essence.eq_ignore_ascii_case("application/openjobspec+json")
 }
 
-async fn read(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect_payload(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
     let (mut body, mut length) = (BytesMut::new(), 0_usize);
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| ApiError::new(Code::InvalidPayload, "the body ended before it was complete"))?;
+        let chunk = chunk.map_err(|_| ApiError::new(ErrorCode::InvalidPayload, "the body ended before it was complete"))?;
         length = length.saturating_add(chunk.len());
         if length <= limit {
             body.extend_from_slice(&chunk);
@@ -167,7 +167,7 @@ async fn read(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
         }
     }
     if length > limit {
-        return Err(ApiError::new(Code::PayloadTooLarge, format!("the body must have at most {limit} bytes")));
+        return Err(ApiError::new(ErrorCode::PayloadTooLarge, format!("the body must have at most {limit} bytes")));
     }
     Ok(body.freeze())
 }

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 
 /// What a client can do wrong, and what can go wrong for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
+pub(crate) enum ErrorCode {
     InvalidPayload,
     InvalidRequest,
     InvalidPolicy,
@@ -19,24 +19,24 @@ pub(crate) enum Code {
     QueueFull,
     QueueClosed,
     QueueNotEmpty,
-    Unconfirmed,
+    ConfirmationRequired,
     IdempotencyConflict,
     TooManyWaiters,
-    TooManyStreams,
+    TooManyEventStreams,
     TooManyReaders,
     TooManyQueues,
-    TooManyCrons,
+    TooManyCronEntries,
     TooManyChannels,
     TooManySubscriptions,
     FixedMember,
     CrossSiteRequest,
-    Unavailable,
-    StorageFull,
+    BackendUnavailable,
+    BackendFull,
     Internal,
 }
 
 /// A row of the table: code, type, status, whether the same request may succeed later, and a hint.
-pub(crate) struct Row(
+pub(crate) struct ErrorCodeRow(
     pub(crate) &'static str,
     pub(crate) &'static str,
     pub(crate) StatusCode,
@@ -44,175 +44,193 @@ pub(crate) struct Row(
     pub(crate) &'static str,
 );
 
-impl Code {
+impl ErrorCode {
     #[expect(clippy::too_many_lines, reason = "a table: one row for each code")]
-    pub(crate) fn row(self) -> Row {
+    pub(crate) fn row(self) -> ErrorCodeRow {
         use StatusCode as S;
         match self {
             Self::InvalidPayload => {
-                Row("invalid_payload", "validation_error", S::BAD_REQUEST, false, "send a JSON object")
+                ErrorCodeRow("invalid_payload", "validation_error", S::BAD_REQUEST, false, "send a JSON object")
             }
-            Self::InvalidRequest => {
-                Row("invalid_request", "validation_error", S::BAD_REQUEST, false, "the message says what is allowed")
-            }
-            Self::InvalidPolicy => Row(
+            Self::InvalidRequest => ErrorCodeRow(
+                "invalid_request",
+                "validation_error",
+                S::BAD_REQUEST,
+                false,
+                "the message says what is allowed",
+            ),
+            Self::InvalidPolicy => ErrorCodeRow(
                 "invalid_request",
                 "validation_error",
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "the message says what is allowed",
             ),
-            Self::UnknownPosition => Row(
+            Self::UnknownPosition => ErrorCodeRow(
                 "unknown_position",
                 "validation_error",
                 S::BAD_REQUEST,
                 false,
                 "begin again with since, or without after",
             ),
-            Self::NotFound => Row(
+            Self::NotFound => ErrorCodeRow(
                 "not_found",
                 "not_found",
                 S::NOT_FOUND,
                 false,
                 "check the path and the id; a job can be looked up until its TTL is over",
             ),
-            Self::MethodNotAllowed => Row(
+            Self::MethodNotAllowed => ErrorCodeRow(
                 "method_not_allowed",
                 "invalid_request",
                 S::METHOD_NOT_ALLOWED,
                 false,
                 "see /ojs/manifest for the routes",
             ),
-            Self::RequestTimeout => Row(
+            Self::RequestTimeout => ErrorCodeRow(
                 "request_timeout",
                 "invalid_request",
                 S::REQUEST_TIMEOUT,
                 true,
                 "send the whole body without pausing",
             ),
-            Self::Conflict => Row("conflict", "conflict", S::CONFLICT, false, "look the job up: it has moved on"),
-            Self::Duplicate => {
-                Row("duplicate", "conflict", S::CONFLICT, false, "the job is there already; look it up by its id")
+            Self::Conflict => {
+                ErrorCodeRow("conflict", "conflict", S::CONFLICT, false, "look the job up: it has moved on")
             }
-            Self::PayloadTooLarge => Row(
+            Self::Duplicate => ErrorCodeRow(
+                "duplicate",
+                "conflict",
+                S::CONFLICT,
+                false,
+                "the job is there already; look it up by its id",
+            ),
+            Self::PayloadTooLarge => ErrorCodeRow(
                 "payload_too_large",
                 "validation_error",
                 S::PAYLOAD_TOO_LARGE,
                 false,
                 "keep large data elsewhere and send a reference",
             ),
-            Self::UnsupportedMediaType => Row(
+            Self::UnsupportedMediaType => ErrorCodeRow(
                 "unsupported_media_type",
                 "validation_error",
                 S::UNSUPPORTED_MEDIA_TYPE,
                 false,
                 "send Content-Type: application/json without Content-Encoding",
             ),
-            Self::QueueFull => {
-                Row("queue_full", "backpressure", S::TOO_MANY_REQUESTS, true, "try again when workers have caught up")
-            }
-            Self::QueueClosed => Row(
+            Self::QueueFull => ErrorCodeRow(
+                "queue_full",
+                "backpressure",
+                S::TOO_MANY_REQUESTS,
+                true,
+                "try again when workers have caught up",
+            ),
+            Self::QueueClosed => ErrorCodeRow(
                 "queue_closed",
                 "backpressure",
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "try again when the queue is open, or use another",
             ),
-            Self::QueueNotEmpty => {
-                Row("queue_not_empty", "conflict", S::CONFLICT, false, "purge it first, and let its running jobs end")
-            }
-            Self::Unconfirmed => Row(
+            Self::QueueNotEmpty => ErrorCodeRow(
+                "queue_not_empty",
+                "conflict",
+                S::CONFLICT,
+                false,
+                "purge it first, and let its running jobs end",
+            ),
+            Self::ConfirmationRequired => ErrorCodeRow(
                 "confirmation_required",
                 "validation_error",
                 S::BAD_REQUEST,
                 false,
                 "the message says what confirm must be",
             ),
-            Self::IdempotencyConflict => Row(
+            Self::IdempotencyConflict => ErrorCodeRow(
                 "idempotency_conflict",
                 "conflict",
                 S::CONFLICT,
                 false,
                 "use a new Idempotency-Key for a new request",
             ),
-            Self::TooManyWaiters => Row(
+            Self::TooManyWaiters => ErrorCodeRow(
                 "too_many_waiters",
                 "backpressure",
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "wait less, ask another gateway or raise gateway.max_waiters",
             ),
-            Self::TooManyStreams => Row(
+            Self::TooManyEventStreams => ErrorCodeRow(
                 "too_many_event_streams",
                 "backpressure",
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "try again later, at another gateway, or raise gateway.max_event_streams",
             ),
-            Self::TooManyReaders => Row(
+            Self::TooManyReaders => ErrorCodeRow(
                 "too_many_readers",
                 "backpressure",
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "try again later, at another gateway, or raise channels.max_readers",
             ),
-            Self::TooManyQueues => Row(
+            Self::TooManyQueues => ErrorCodeRow(
                 "too_many_queues",
                 "validation_error",
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "use fewer queues or raise jobs.max_queues",
             ),
-            Self::TooManyCrons => Row(
+            Self::TooManyCronEntries => ErrorCodeRow(
                 "too_many_cron_entries",
                 "validation_error",
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "delete entries that are not needed or raise cron.max_entries",
             ),
-            Self::TooManyChannels => Row(
+            Self::TooManyChannels => ErrorCodeRow(
                 "too_many_channels",
                 "validation_error",
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "use fewer channels or raise channels.max_channels",
             ),
-            Self::TooManySubscriptions => Row(
+            Self::TooManySubscriptions => ErrorCodeRow(
                 "too_many_subscriptions",
                 "validation_error",
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "delete subscriptions that are not needed or raise subscriptions.max",
             ),
-            Self::FixedMember => Row(
+            Self::FixedMember => ErrorCodeRow(
                 "fixed_member",
                 "conflict",
                 S::CONFLICT,
                 false,
                 "send it as it is, or delete the subscription and make another",
             ),
-            Self::CrossSiteRequest => Row(
+            Self::CrossSiteRequest => ErrorCodeRow(
                 "cross_site_request",
                 "invalid_request",
                 S::FORBIDDEN,
                 false,
                 "send it from a page of this origin, or from a program",
             ),
-            Self::Unavailable => Row(
+            Self::BackendUnavailable => ErrorCodeRow(
                 "backend_unavailable",
                 "backend_error",
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "try again; a request that was under way may have been carried out",
             ),
-            Self::StorageFull => Row(
+            Self::BackendFull => ErrorCodeRow(
                 "backend_full",
                 "backend_error",
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "nothing was written; try again later",
             ),
-            Self::Internal => Row(
+            Self::Internal => ErrorCodeRow(
                 "backend_error",
                 "backend_error",
                 S::INTERNAL_SERVER_ERROR,
@@ -224,13 +242,13 @@ impl Code {
 }
 
 #[cfg(test)]
-impl Code {
+impl ErrorCode {
     /// Every code with its status.
     pub(crate) fn all() -> Vec<(&'static str, u16)> {
         let mut all = Vec::new();
         let mut code = Some(Self::InvalidPayload);
         while let Some(this) = code {
-            let Row(name, _, status, ..) = this.row();
+            let ErrorCodeRow(name, _, status, ..) = this.row();
             all.push((name, status.as_u16()));
             code = this.next();
         }
@@ -253,20 +271,20 @@ impl Code {
             Self::UnsupportedMediaType => Self::QueueFull,
             Self::QueueFull => Self::QueueClosed,
             Self::QueueClosed => Self::QueueNotEmpty,
-            Self::QueueNotEmpty => Self::Unconfirmed,
-            Self::Unconfirmed => Self::IdempotencyConflict,
+            Self::QueueNotEmpty => Self::ConfirmationRequired,
+            Self::ConfirmationRequired => Self::IdempotencyConflict,
             Self::IdempotencyConflict => Self::TooManyWaiters,
-            Self::TooManyWaiters => Self::TooManyStreams,
-            Self::TooManyStreams => Self::TooManyReaders,
+            Self::TooManyWaiters => Self::TooManyEventStreams,
+            Self::TooManyEventStreams => Self::TooManyReaders,
             Self::TooManyReaders => Self::TooManyQueues,
-            Self::TooManyQueues => Self::TooManyCrons,
-            Self::TooManyCrons => Self::TooManyChannels,
+            Self::TooManyQueues => Self::TooManyCronEntries,
+            Self::TooManyCronEntries => Self::TooManyChannels,
             Self::TooManyChannels => Self::TooManySubscriptions,
             Self::TooManySubscriptions => Self::FixedMember,
             Self::FixedMember => Self::CrossSiteRequest,
-            Self::CrossSiteRequest => Self::Unavailable,
-            Self::Unavailable => Self::StorageFull,
-            Self::StorageFull => Self::Internal,
+            Self::CrossSiteRequest => Self::BackendUnavailable,
+            Self::BackendUnavailable => Self::BackendFull,
+            Self::BackendFull => Self::Internal,
             Self::Internal => return None,
         })
     }

@@ -15,7 +15,7 @@ use actix_web::{
 use common::telemetry::{continue_trace, traceparent_of};
 use tracing::{Instrument, Span, field::Empty};
 
-use crate::error::{ApiError, Code};
+use crate::error::{ApiError, ErrorCode};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -23,17 +23,17 @@ const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
 
 /// The trace that a request belongs to, as a `traceparent`.
 #[derive(Clone)]
-pub(crate) struct Trace(Option<String>);
+pub(crate) struct RequestTrace(Option<String>);
 
-impl Trace {
+impl RequestTrace {
     /// The trace of a request, to be carried along by the jobs it makes.
-    pub(crate) fn of(request: &HttpRequest) -> Option<String> {
+    pub(crate) fn from_request(request: &HttpRequest) -> Option<String> {
         request.extensions().get::<Self>().and_then(|trace| trace.0.clone())
     }
 }
 
 /// The middleware.
-pub(crate) async fn around_request(
+pub(crate) async fn request_middleware(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -43,24 +43,24 @@ pub(crate) async fn around_request(
     let given = traceparent(request.headers().get("traceparent"));
     let span = request_span(&request, &request_id);
     continue_trace(&span, given.as_deref());
-    request.extensions_mut().insert(Trace(traceparent_of(&span).or(given)));
-    let mut response = if is_of_another_site(&request) {
+    request.extensions_mut().insert(RequestTrace(traceparent_of(&span).or(given)));
+    let mut response = if is_cross_site(&request) {
         let message = "a page of another site must not change anything here";
-        let refused = ApiError::new(Code::CrossSiteRequest, message).render(&path, &request_id);
+        let refused = ApiError::new(ErrorCode::CrossSiteRequest, message).render(&path, &request_id);
         request.into_response(refused)
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
         let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
-        in_shape(response, &path, &request_id)
+        render_error(response, &path, &request_id)
     };
-    finish_headers(&mut response, &path, &request_id);
-    note(&span, &response, started);
+    add_standard_headers(&mut response, &path, &request_id);
+    record_metrics(&span, &response, started);
     Ok(response)
 }
 
 /// Whether a browser says that a page of another site wants to change something. Such a page may send forms without
 /// asking, and many of the routes need no body that a form could not send. Programs say nothing of the kind.
-fn is_of_another_site(request: &ServiceRequest) -> bool {
+fn is_cross_site(request: &ServiceRequest) -> bool {
     let site = request.headers().get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     !is_safe && matches!(site, Some(b"cross-site" | b"same-site"))
@@ -84,7 +84,7 @@ fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
 }
 
 /// Puts errors into the shape of their part of the interface, those of actix-web itself too.
-fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceResponse {
+fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> ServiceResponse {
     let status = response.status();
     let ours = response.response().error().and_then(|error| error.as_error::<ApiError>().cloned());
     let error = match (ours, status) {
@@ -96,7 +96,7 @@ fn in_shape(response: ServiceResponse, path: &str, request_id: &str) -> ServiceR
         (None, StatusCode::NOT_FOUND) => ApiError::not_found(common::name::quoted(path)),
         (None, StatusCode::METHOD_NOT_ALLOWED) => {
             let method = standard_method(response.request().method());
-            ApiError::new(Code::MethodNotAllowed, format!("{method} is not allowed on {}", common::name::quoted(path)))
+            ApiError::new(ErrorCode::MethodNotAllowed, format!("{method} is not allowed on {}", common::name::quoted(path)))
         }
         (None, status) if status.is_client_error() => ApiError::invalid("the request cannot be read"),
         _ => return response,
@@ -129,7 +129,7 @@ fn standard_method(method: &Method) -> &'static str {
     }
 }
 
-fn finish_headers(response: &mut ServiceResponse, path: &str, request_id: &str) {
+fn add_standard_headers(response: &mut ServiceResponse, path: &str, request_id: &str) {
     let is_ojs = path.starts_with("/ojs");
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(request_id) {
@@ -141,7 +141,7 @@ fn finish_headers(response: &mut ServiceResponse, path: &str, request_id: &str) 
     }
 }
 
-fn note(span: &Span, response: &ServiceResponse, started: Instant) {
+fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
     let status = response.status().as_u16();
     // The pattern, not the path: paths hold ids and would make a metric of each
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());

@@ -6,36 +6,36 @@ use std::fmt;
 use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
 use common::{json::JsonError, name::NameError};
 use model::{
-    job::{RequestError, state::Conflict},
+    job::{RequestError, state::InvalidTransition},
     message::MessageError,
 };
 use serde_json::json;
-use store::{StoreError, channels::TooManyChannels, jobs::Refused};
+use store::{StoreError, channels::TooManyChannels, jobs::EnqueueRefusal};
 
-pub(crate) use crate::code::Code;
-use crate::code::Row;
+pub(crate) use crate::code::ErrorCode;
+use crate::code::ErrorCodeRow;
 
 /// An error on its way to a client.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
-    code: Code,
+    code: ErrorCode,
     message: String,
     /// What went wrong inside: for the log, never for the client.
     cause: Option<String>,
 }
 
 impl ApiError {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), cause: None }
     }
 
     /// Something went wrong inside that the client cannot help.
-    pub(crate) fn failed(cause: impl fmt::Display) -> Self {
+    pub(crate) fn internal(cause: impl fmt::Display) -> Self {
         let message = "the request could not be carried out".to_owned();
-        Self { code: Code::Internal, message, cause: Some(cause.to_string()) }
+        Self { code: ErrorCode::Internal, message, cause: Some(cause.to_string()) }
     }
 
-    pub(crate) fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> ErrorCode {
         self.code
     }
 
@@ -46,7 +46,7 @@ impl ApiError {
 
     /// Whether the request may have been carried out all the same.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        matches!(self.code, Code::Unavailable | Code::Internal)
+        matches!(self.code, ErrorCode::BackendUnavailable | ErrorCode::Internal)
     }
 
     /// Whether the same request may succeed later.
@@ -56,7 +56,7 @@ impl ApiError {
 
     /// The code and the message, for one of many in an answer.
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        let Row(code, kind, status, retryable, hint) = self.code.row();
+        let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
         json!({
             "code": code, "type": kind, "status": status.as_u16(), "message": self.message, "retryable": retryable,
             "hint": hint,
@@ -64,22 +64,22 @@ impl ApiError {
     }
 
     /// The same, saying which of many it is about.
-    pub(crate) fn about(mut self, what: &str) -> Self {
+    pub(crate) fn with_subject(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(Code::InvalidRequest, message)
+        Self::new(ErrorCode::InvalidRequest, message)
     }
 
     pub(crate) fn not_found(what: impl fmt::Display) -> Self {
-        Self::new(Code::NotFound, format!("{what} does not exist"))
+        Self::new(ErrorCode::NotFound, format!("{what} does not exist"))
     }
 
     /// The whole response, in the shape of the part of the interface that the path belongs to.
     pub(crate) fn render(&self, path: &str, request_id: &str) -> HttpResponse {
-        let Row(code, kind, status, retryable, hint) = self.code.row();
+        let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
         let mut response = HttpResponse::build(status);
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             response.insert_header((header::RETRY_AFTER, "1"));
@@ -120,9 +120,11 @@ impl ResponseError for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unavailable(_) => Self::new(Code::Unavailable, "the store cannot be reached at the moment"),
-            StoreError::Full => Self::new(Code::StorageFull, "the store is out of memory"),
-            StoreError::Refused(_) | StoreError::Damaged(_) => Self::failed(&error),
+            StoreError::Unavailable(_) => {
+                Self::new(ErrorCode::BackendUnavailable, "the store cannot be reached at the moment")
+            }
+            StoreError::OutOfMemory => Self::new(ErrorCode::BackendFull, "the store is out of memory"),
+            StoreError::Refused(_) | StoreError::Damaged(_) => Self::internal(&error),
         }
     }
 }
@@ -130,8 +132,8 @@ impl From<StoreError> for ApiError {
 impl From<JsonError> for ApiError {
     fn from(error: JsonError) -> Self {
         let code = match error {
-            JsonError::Malformed(_) | JsonError::TooDeep { .. } => Code::InvalidPayload,
-            JsonError::Unexpected(_) => Code::InvalidRequest,
+            JsonError::Malformed(_) | JsonError::TooDeep { .. } => ErrorCode::InvalidPayload,
+            JsonError::Unexpected(_) => ErrorCode::InvalidRequest,
         };
         Self::new(code, error.to_string())
     }
@@ -140,17 +142,17 @@ impl From<JsonError> for ApiError {
 impl From<MessageError> for ApiError {
     fn from(error: MessageError) -> Self {
         let code = match error {
-            MessageError::Invalid(_) => Code::InvalidRequest,
-            MessageError::TooLarge { .. } => Code::PayloadTooLarge,
-            MessageError::Unsupported(_) => Code::UnsupportedMediaType,
+            MessageError::Invalid(_) => ErrorCode::InvalidRequest,
+            MessageError::TooLarge { .. } => ErrorCode::PayloadTooLarge,
+            MessageError::Unsupported(_) => ErrorCode::UnsupportedMediaType,
         };
         Self::new(code, error.to_string())
     }
 }
 
 impl From<TooManyChannels> for ApiError {
-    fn from(TooManyChannels { most }: TooManyChannels) -> Self {
-        Self::new(Code::TooManyChannels, format!("there are {most} channels, which is channels.max_channels"))
+    fn from(TooManyChannels { max: most }: TooManyChannels) -> Self {
+        Self::new(ErrorCode::TooManyChannels, format!("there are {most} channels, which is channels.max_channels"))
     }
 }
 
@@ -163,33 +165,33 @@ impl From<NameError> for ApiError {
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         let mut innermost = &error;
-        while let RequestError::In { error, .. } = innermost {
+        while let RequestError::Nested { error, .. } = innermost {
             innermost = error;
         }
         let code =
-            if matches!(innermost, RequestError::Policy(_)) { Code::InvalidPolicy } else { Code::InvalidRequest };
+            if matches!(innermost, RequestError::RetryPolicy(_)) { ErrorCode::InvalidPolicy } else { ErrorCode::InvalidRequest };
         Self::new(code, error.to_string())
     }
 }
 
-impl From<Conflict> for ApiError {
-    fn from(conflict: Conflict) -> Self {
-        Self::new(Code::Conflict, conflict.to_string())
+impl From<InvalidTransition> for ApiError {
+    fn from(conflict: InvalidTransition) -> Self {
+        Self::new(ErrorCode::Conflict, conflict.to_string())
     }
 }
 
-impl From<Refused> for ApiError {
-    fn from(refused: Refused) -> Self {
+impl From<EnqueueRefusal> for ApiError {
+    fn from(refused: EnqueueRefusal) -> Self {
         match refused {
-            Refused::Duplicate(id) => Self::new(Code::Duplicate, format!("there is a job like it already: {id}")),
-            Refused::Ignored { .. } => Self::new(Code::Duplicate, "there is a job like it already"),
-            Refused::SameInBatch => Self::new(Code::Duplicate, "another job of the batch is the same"),
-            Refused::Closed => Self::new(Code::QueueClosed, "the queue is closed: it takes no new jobs"),
-            Refused::Full { max_depth } => {
-                Self::new(Code::QueueFull, format!("the queue holds {max_depth} waiting jobs, which is its max_depth"))
+            EnqueueRefusal::Duplicate(id) => Self::new(ErrorCode::Duplicate, format!("there is a job like it already: {id}")),
+            EnqueueRefusal::Ignored { .. } => Self::new(ErrorCode::Duplicate, "there is a job like it already"),
+            EnqueueRefusal::DuplicateInBatch => Self::new(ErrorCode::Duplicate, "another job of the batch is the same"),
+            EnqueueRefusal::QueueClosed => Self::new(ErrorCode::QueueClosed, "the queue is closed: it takes no new jobs"),
+            EnqueueRefusal::QueueFull { max_depth } => {
+                Self::new(ErrorCode::QueueFull, format!("the queue holds {max_depth} waiting jobs, which is its max_depth"))
             }
-            Refused::TooManyQueues { max_queues } => {
-                Self::new(Code::TooManyQueues, format!("there are {max_queues} queues, which is jobs.max_queues"))
+            EnqueueRefusal::TooManyQueues { max_queues } => {
+                Self::new(ErrorCode::TooManyQueues, format!("there are {max_queues} queues, which is jobs.max_queues"))
             }
         }
     }

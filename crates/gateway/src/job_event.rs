@@ -7,10 +7,10 @@ use common::{
     time::{self, Millis},
 };
 use serde::Deserialize;
-use store::{events::ending, jobs::Located};
+use store::{events::ending, jobs::LocatedJob};
 
 /// The end of a job.
-pub(crate) struct Ending {
+pub(crate) struct TerminalJobEvent {
     /// The type of the event.
     pub(crate) kind: &'static str,
     /// The event, without a position of its own.
@@ -19,7 +19,7 @@ pub(crate) struct Ending {
 
 /// What is needed of a job, as clients see it.
 #[derive(Deserialize)]
-struct Shown {
+struct JobViewFields {
     id: String,
     #[serde(rename = "type")]
     job_type: String,
@@ -31,14 +31,14 @@ struct Shown {
     discarded_at: Option<String>,
 }
 
-impl Ending {
+impl TerminalJobEvent {
     /// The end of that job; none if it is not over.
-    pub(crate) fn of(located: &Located) -> Option<Self> {
+    pub(crate) fn for_job(located: &LocatedJob) -> Option<Self> {
         let state = located.state();
         if !state.is_terminal() {
             return None;
         }
-        let shown: Shown = serde_json::from_str(&located.to_json()).ok()?;
+        let shown: JobViewFields = serde_json::from_str(&located.to_json()).ok()?;
         let at = shown.completed_at.or(shown.cancelled_at).or(shown.discarded_at).unwrap_or(shown.created_at);
         let mut data = ObjectWriter::default();
         data.text("job_id", &shown.id).text("job_type", &shown.job_type).text("queue", &shown.queue);
@@ -64,7 +64,7 @@ impl Ending {
 }
 
 /// When a job was made: no event of it is older.
-pub(crate) fn created_at(located: &Located) -> Millis {
-    let shown = serde_json::from_str::<Shown>(&located.to_json()).ok();
+pub(crate) fn created_at(located: &LocatedJob) -> Millis {
+    let shown = serde_json::from_str::<JobViewFields>(&located.to_json()).ok();
     shown.and_then(|shown| time::parse_time(&shown.created_at, 0).ok()).map_or(0, |given| given.at)
 }

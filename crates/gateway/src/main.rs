@@ -24,7 +24,7 @@ async fn main() -> anyhow::Result<()> {
     cli::run_service(
         "gateway",
         |settings| settings.gateway.listen,
-        async |settings, stop| startup::Application::build(settings).await?.run_until(stop).await,
+        async |settings, stop| startup::GatewayServer::build(settings).await?.run_until(stop).await,
     )
     .await
 }

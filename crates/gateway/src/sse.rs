@@ -14,38 +14,38 @@ use store::{
 };
 use tokio::time::Instant;
 
-use crate::job_event::Ending;
+use crate::job_event::TerminalJobEvent;
 
 /// How soon a client should come back, in milliseconds.
-const RETRY: &str = "retry: 3000\n\n";
+const RETRY_FIELD: &str = "retry: 3000\n\n";
 
 /// How soon clients should come back when the gateway stops, in milliseconds: spread, so that not all come to another one
 /// at once.
-pub(crate) fn retry_after_stop_ms() -> u64 {
+pub(crate) fn reconnect_delay_ms() -> u64 {
     rand::random_range(500..=5000)
 }
 
 /// A stream on its way to a client.
-pub(crate) struct EventStream {
+pub(crate) struct JobEventStream {
     reader: Reader,
     filter: EventFilter,
     keep_alive: Duration,
     /// Of one job: ends with it.
     job: Option<(Jobs, common::id::JobId)>,
     grace: Duration,
-    said_at: Instant,
-    phase: Phase,
+    last_sent_at: Instant,
+    phase: JobEventStreamPhase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum JobEventStreamPhase {
     Opening,
     Open,
-    Over,
+    Closed,
 }
 
 /// The head of every answer with events in it.
-pub(crate) fn builder() -> HttpResponseBuilder {
+pub(crate) fn response_builder() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
@@ -56,30 +56,41 @@ pub(crate) fn builder() -> HttpResponseBuilder {
 }
 
 /// A whole answer: these events, and that is all.
-pub(crate) fn finished<'a>(events: impl Iterator<Item = &'a Event>, last: Option<&Ending>) -> HttpResponse {
-    let mut text = RETRY.to_owned();
+pub(crate) fn complete_response<'a>(
+    events: impl Iterator<Item = &'a Event>,
+    last: Option<&TerminalJobEvent>,
+) -> HttpResponse {
+    let mut text = RETRY_FIELD.to_owned();
     for event in events {
-        push(&mut text, event);
+        push_event(&mut text, event);
     }
     if let Some(ending) = last {
-        push_ending(&mut text, ending);
+        push_terminal_event(&mut text, ending);
     }
-    builder().body(text)
+    response_builder().body(text)
 }
 
-impl EventStream {
+impl JobEventStream {
     pub(crate) fn new(reader: Reader, filter: EventFilter, keep_alive: Duration, grace: Duration) -> Self {
-        Self { reader, filter, keep_alive, job: None, grace, said_at: Instant::now(), phase: Phase::Opening }
+        Self {
+            reader,
+            filter,
+            keep_alive,
+            job: None,
+            grace,
+            last_sent_at: Instant::now(),
+            phase: JobEventStreamPhase::Opening,
+        }
     }
 
     /// Ends when that job is over.
-    pub(crate) fn until_the_end_of(mut self, jobs: Jobs, id: common::id::JobId) -> Self {
+    pub(crate) fn until_job_ends(mut self, jobs: Jobs, id: common::id::JobId) -> Self {
         self.job = Some((jobs, id));
         self
     }
 
     pub(crate) fn into_response(self) -> HttpResponse {
-        builder().streaming(self.into_stream())
+        response_builder().streaming(self.into_stream())
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
@@ -90,36 +101,36 @@ impl EventStream {
     }
 
     async fn next(&mut self) -> Option<String> {
-        if self.phase == Phase::Over {
+        if self.phase == JobEventStreamPhase::Closed {
             return None;
         }
-        if self.phase == Phase::Opening {
-            self.phase = Phase::Open;
-            return Some(RETRY.to_owned());
+        if self.phase == JobEventStreamPhase::Opening {
+            self.phase = JobEventStreamPhase::Open;
+            return Some(RETRY_FIELD.to_owned());
         }
         loop {
-            let silent_until = self.said_at + self.keep_alive;
+            let silent_until = self.last_sent_at + self.keep_alive;
             let text = match tokio::time::timeout_at(silent_until, self.reader.next()).await {
-                Ok(told) => self.text(&told),
-                Err(_) => self.sign_of_life().await,
+                Ok(told) => self.encode(&told),
+                Err(_) => self.keep_alive_or_terminal_event().await,
             };
-            if !text.is_empty() || self.phase == Phase::Over {
-                self.said_at = Instant::now();
+            if !text.is_empty() || self.phase == JobEventStreamPhase::Closed {
+                self.last_sent_at = Instant::now();
                 return Some(text).filter(|text| !text.is_empty());
             }
         }
     }
 
-    fn text(&mut self, told: &Told) -> String {
+    fn encode(&mut self, told: &Told) -> String {
         let mut text = String::new();
         match told {
             Told::Events(..) => {
                 for event in told.events().filter(|event| self.filter.job.is_none_or(|job| event.job == Some(job))) {
                     if self.filter.passes(event) {
-                        push(&mut text, event);
+                        push_event(&mut text, event);
                     }
                     if self.job.is_some() && is_ending(&event.kind) {
-                        self.phase = Phase::Over;
+                        self.phase = JobEventStreamPhase::Closed;
                         break;
                     }
                 }
@@ -128,33 +139,34 @@ impl EventStream {
             Told::Stopped => {
                 let data = json!({ "reason": "shutdown", "grace_period_ms": self.grace.as_millis() });
                 push_fields(&mut text, None, "server.shutdown", &data.to_string());
-                self.phase = Phase::Over;
+                self.phase = JobEventStreamPhase::Closed;
             }
         }
         text
     }
 
     /// A comment, unless the job of this stream has ended unheard: then that.
-    async fn sign_of_life(&mut self) -> String {
+    async fn keep_alive_or_terminal_event(&mut self) -> String {
         if let Some((jobs, id)) = &self.job
             && let Ok(located) = jobs.locate(*id).await
-            && let Some(ending) = located.as_ref().map_or_else(|| Some(Ending::forgotten(*id)), Ending::of)
+            && let Some(ending) =
+                located.as_ref().map_or_else(|| Some(TerminalJobEvent::forgotten(*id)), TerminalJobEvent::for_job)
         {
-            self.phase = Phase::Over;
+            self.phase = JobEventStreamPhase::Closed;
             let mut text = String::new();
-            push_ending(&mut text, &ending);
+            push_terminal_event(&mut text, &ending);
             return text;
         }
         ": keep-alive\n\n".to_owned()
     }
 }
 
-fn push(text: &mut String, event: &Event) {
+fn push_event(text: &mut String, event: &Event) {
     push_fields(text, Some(event.position), &event.kind, &event.json);
 }
 
 /// With a position by which we know a browser again that comes back although there is no more.
-fn push_ending(text: &mut String, ending: &Ending) {
+fn push_terminal_event(text: &mut String, ending: &TerminalJobEvent) {
     push_fields(text, Some(Position::END), ending.kind, &ending.json);
 }
 

@@ -5,27 +5,27 @@ use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 use actix_web::{App, HttpServer, dev::Server, middleware, rt::net::TcpStream, web};
 use anyhow::Context;
 use common::{
-    health::{self, Readiness},
+    health::{self, ReadinessCheck},
     name::ChannelName,
     settings::Settings,
-    shutdown::vital,
+    shutdown::supervise,
     telemetry,
 };
 use model::message::NewMessage;
 use socket2::SockRef;
 use store::{
     Redis,
-    channels::{ChannelHub, Once, Published},
+    channels::{ChannelHub, MessageDedup, PublishedMessage},
     events::{EventHub, EventLog},
     jobs::Jobs,
-    long_poll::Arrivals,
+    long_poll::LongPoll,
     maintenance,
     subscriptions::Subscriptions,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context, error::ApiError, job_waiters::WaitingRoom, pull_workers::PullWorkers, routes};
+use crate::{context, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers, routes};
 
 /// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -35,8 +35,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 pub(crate) struct Services {
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
-    pub(crate) waiting: WaitingRoom,
-    pub(crate) arrivals: Arrivals,
+    pub(crate) job_waiters: JobWaiters,
+    pub(crate) long_poll: LongPoll,
     pub(crate) events: EventHub,
     pub(crate) channels: ChannelHub,
     pub(crate) subscriptions: Subscriptions,
@@ -52,14 +52,14 @@ impl Services {
         &self,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-        once: Option<Once>,
-    ) -> Result<Published, ApiError> {
-        Ok(self.redis.publish_once(&self.settings.channels, channel, message, once).await??)
+        once: Option<MessageDedup>,
+    ) -> Result<PublishedMessage, ApiError> {
+        Ok(self.redis.publish_deduplicated(&self.settings.channels, channel, message, once).await??)
     }
 }
 
 /// A service that is bound to its address and not running yet.
-pub(crate) struct Application {
+pub(crate) struct GatewayServer {
     server: Server,
     address: SocketAddr,
     services: Services,
@@ -67,7 +67,7 @@ pub(crate) struct Application {
     events: (CancellationToken, JoinHandle<()>),
 }
 
-impl Application {
+impl GatewayServer {
     /// Binds the address and prepares everything. Redis may be away; a Redis that would lose jobs is refused.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics()?;
@@ -85,26 +85,26 @@ impl Application {
             channels,
             pull_workers: Arc::default(),
             subscriptions: Subscriptions::new(&jobs, &settings),
-            arrivals: Arrivals::open(&jobs, stopping.clone()),
+            long_poll: LongPoll::start(&jobs, stopping.clone()),
             jobs,
-            waiting: WaitingRoom::open(&redis, settings.gateway.max_waiters, stopping.clone()),
+            job_waiters: JobWaiters::start(&redis, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),
             stopping,
         };
         let readiness = readiness(&redis, &services.channels);
-        let (shared, stall) = (services.clone(), settings.channels.stall);
+        let (shared, stall) = (services.clone(), settings.channels.stall_timeout);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
                 .configure(|config| health::routes(config, &readiness, &metrics))
                 .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
-                .wrap(middleware::from_fn(context::around_request))
+                .wrap(middleware::from_fn(context::request_middleware))
         })
         // Whoever hangs up while a request waits must not hold a seat until the time is over
         .h1_allow_half_closed(false)
         // Somebody who takes nothing must not be waited for: the kernel knows best who that is
-        .on_connect(move |connection, _| give_up_after(connection, stall))
+        .on_connect(move |connection, _| set_stall_timeout(connection, stall))
         .client_request_timeout(settings.gateway.head_timeout)
         .keep_alive(KEEP_ALIVE)
         .shutdown_timeout(settings.gateway.shutdown_grace.as_secs())
@@ -120,13 +120,13 @@ impl Application {
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(address = %self.address, redis = ?self.services.settings.redis.url, "gateway listens");
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
-        let upkeep = vital("upkeep", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
+        let upkeep = supervise("upkeep", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
         let handle = self.server.handle();
-        let serving = vital("HTTP server", tokio::spawn(self.server), &stop);
+        let serving = supervise("HTTP server", tokio::spawn(self.server), &stop);
         let (stop_streams, hubs) = self.streams;
-        let hubs = hubs.map(|hub| vital("hub of streams", hub, &stop));
+        let hubs = hubs.map(|hub| supervise("hub of streams", hub, &stop));
         let (stop_events, writer) = self.events;
-        let writer = vital("log of events", writer, &stop);
+        let writer = supervise("log of events", writer, &stop);
         stop.cancelled().await;
         // First: those who wait for a job are answered
         self.services.stopping.cancel();
@@ -147,19 +147,19 @@ impl Application {
 }
 
 /// Ready as long as Redis is fit, and what is published is heard here.
-fn readiness(redis: &Redis, channels: &ChannelHub) -> Readiness {
+fn readiness(redis: &Redis, channels: &ChannelHub) -> ReadinessCheck {
     let (redis_is_fit, channels) = (redis.readiness(), channels.clone());
     Arc::new(move || {
         let (fit, channels) = (redis_is_fit(), channels.clone());
         Box::pin(async move {
             fit.await?;
-            channels.trouble().map_or(Ok(()), |trouble| Err(format!("channels are not heard: {trouble}")))
+            channels.problem().map_or(Ok(()), |trouble| Err(format!("channels are not heard: {trouble}")))
         })
     })
 }
 
 /// Has the kernel break a connection whose other end has not taken what was sent for that long.
-fn give_up_after(connection: &dyn Any, stall: Duration) {
+fn set_stall_timeout(connection: &dyn Any, stall: Duration) {
     if let Some(stream) = connection.downcast_ref::<TcpStream>()
         && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(stall))
     {

@@ -13,7 +13,7 @@ use url::{Host, Url};
 use common::name::quoted;
 
 /// Longest URL, in bytes, with all values in it. Many servers take no longer one.
-const LONGEST_URL_BYTES: usize = 8192;
+const MAX_URL_BYTES: usize = 8192;
 
 /// Everything in a value but what has no meaning anywhere in a URL.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -23,14 +23,14 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 #[error("url must {0}")]
 pub struct UrlError(String);
 
-fn refused<T>(allowed: impl Into<String>) -> Result<T, UrlError> {
+fn invalid<T>(allowed: impl Into<String>) -> Result<T, UrlError> {
     Err(UrlError(allowed.into()))
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Part {
+enum UrlPart {
     Text(String),
-    Value(String),
+    Placeholder(String),
 }
 
 /// A URL with placeholders for values that are given with each request.
@@ -41,7 +41,7 @@ pub struct UrlTemplate {
     host: Host,
     is_https: bool,
     /// Path and query.
-    parts: Vec<Part>,
+    parts: Vec<UrlPart>,
 }
 
 impl UrlTemplate {
@@ -52,31 +52,31 @@ impl UrlTemplate {
     pub fn parse(text: &str, allowed: &[&str]) -> Result<Self, UrlError> {
         // The URL standard lets these pass, and reads some of them as something else
         if text.bytes().any(|byte| byte <= b' ' || byte == b'\\' || byte == 0x7f) {
-            return refused("have no spaces, control characters or backslashes: percent-encode them");
+            return invalid("have no spaces, control characters or backslashes: percent-encode them");
         }
         let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
-            return refused("begin with http:// or https://");
+            return invalid("begin with http:// or https://");
         };
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if authority.contains(['{', '}']) {
-            return refused("have placeholders in path and query only: host and port are fixed");
+            return invalid("have placeholders in path and query only: host and port are fixed");
         }
         if authority.contains('@') {
-            return refused("have no user and password: a header can carry credentials");
+            return invalid("have no user and password: a header can carry credentials");
         }
         let origin = &text[..text.len() - tail.len()];
         let url = if authority.is_empty() { None } else { Url::parse(origin).ok() };
         let Some((host, url)) = url.as_ref().and_then(|url| Some((url.host()?.to_owned(), url))) else {
-            return refused("have a host, and a port from 1 to 65535 if any");
+            return invalid("have a host, and a port from 1 to 65535 if any");
         };
         if url.port() == Some(0) {
-            return refused("have a host, and a port from 1 to 65535 if any");
+            return invalid("have a host, and a port from 1 to 65535 if any");
         }
         let template = Self {
             origin: url.origin().ascii_serialization(),
             host,
             is_https: url.scheme() == "https",
-            parts: parts(tail, allowed)?,
+            parts: parse_parts(tail, allowed)?,
         };
         let probes: Vec<(&str, &str)> = allowed.iter().map(|name| (*name, "x")).collect();
         template.expand(&probes)?;
@@ -91,24 +91,24 @@ impl UrlTemplate {
         let mut path = String::with_capacity(64);
         for part in &self.parts {
             match part {
-                Part::Text(text) => path.push_str(text),
-                Part::Value(name) => match values.iter().find(|(known, _)| known == name) {
+                UrlPart::Text(text) => path.push_str(text),
+                UrlPart::Placeholder(name) => match values.iter().find(|(known, _)| known == name) {
                     Some((_, value)) if !value.is_empty() => path.extend(utf8_percent_encode(value, ENCODED)),
-                    _ => return refused(format!("have a value that is not empty for {{{name}}}")),
+                    _ => return invalid(format!("have a value that is not empty for {{{name}}}")),
                 },
             }
         }
         // Receivers resolve such segments, encoded or not
         let segments = path.split('?').next().unwrap_or_default().split('/');
         if segments.map(|segment| segment.to_ascii_lowercase().replace("%2e", ".")).any(|s| s == "." || s == "..") {
-            return refused("have no segment . or .. in its path, whatever the values");
+            return invalid("have no segment . or .. in its path, whatever the values");
         }
         let separator = if path.starts_with('/') { "" } else { "/" };
         let text = format!("{}{separator}{path}", self.origin);
-        if text.len() > LONGEST_URL_BYTES {
-            return refused(format!("have at most {LONGEST_URL_BYTES} bytes, values included"));
+        if text.len() > MAX_URL_BYTES {
+            return invalid(format!("have at most {MAX_URL_BYTES} bytes, values included"));
         }
-        text.parse().or_else(|_| refused("have percent-encoded what is not allowed in a path or query"))
+        text.parse().or_else(|_| invalid("have percent-encoded what is not allowed in a path or query"))
     }
 
     /// Scheme, host and port: what may be shown.
@@ -138,32 +138,32 @@ impl fmt::Debug for UrlTemplate {
 }
 
 /// Path and query, cut at their placeholders.
-fn parts(mut tail: &str, allowed: &[&str]) -> Result<Vec<Part>, UrlError> {
+fn parse_parts(mut tail: &str, allowed: &[&str]) -> Result<Vec<UrlPart>, UrlError> {
     let mut parts = Vec::new();
     while let Some(start) = tail.find(['{', '}']) {
         let Some(end) = tail[start..].find('}').filter(|end| *end > 0) else {
-            return refused("have each placeholder in a pair of braces, and no other braces");
+            return invalid("have each placeholder in a pair of braces, and no other braces");
         };
         let name = &tail[start + 1..start + end];
         if !allowed.contains(&name) {
             let known: Vec<String> = allowed.iter().map(|name| format!("{{{name}}}")).collect();
             let known = if known.is_empty() { "no placeholders".to_owned() } else { known.join(", ") };
-            return refused(format!("have only known placeholders ({known}), got {}", quoted(name)));
+            return invalid(format!("have only known placeholders ({known}), got {}", quoted(name)));
         }
-        parts.push(Part::Text(text(&tail[..start])?));
-        parts.push(Part::Value(name.to_owned()));
+        parts.push(UrlPart::Text(check_literal(&tail[..start])?));
+        parts.push(UrlPart::Placeholder(name.to_owned()));
         tail = &tail[start + end + 1..];
     }
-    parts.push(Part::Text(text(tail)?));
+    parts.push(UrlPart::Text(check_literal(tail)?));
     Ok(parts)
 }
 
-fn text(text: &str) -> Result<String, UrlError> {
+fn check_literal(text: &str) -> Result<String, UrlError> {
     if text.contains('#') {
-        return refused("have no fragment: it would not be sent");
+        return invalid("have no fragment: it would not be sent");
     }
     if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)) {
-        return refused("have percent-encoded what is not allowed in a path or query");
+        return invalid("have percent-encoded what is not allowed in a path or query");
     }
     Ok(text.to_owned())
 }
@@ -263,7 +263,7 @@ mod tests {
             ("http://a.test/x/.{type}", "."),
             ("http://a.test/x/{type}{type}", "."),
             ("http://a.test/x/{type}", ""),
-            ("http://a.test/x/{type}", &"x".repeat(LONGEST_URL_BYTES)),
+            ("http://a.test/x/{type}", &"x".repeat(MAX_URL_BYTES)),
         ] {
             assert!(expanded(template, value).is_err(), "{template}");
         }

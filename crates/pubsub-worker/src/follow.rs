@@ -16,28 +16,28 @@ use store::{
 use tokio_util::sync::CancellationToken;
 
 /// The subscription to the worker's channels.
-pub(crate) struct Following {
-    names: Vec<String>,
-    heard: Inbox,
-    state: Hearing,
+pub(crate) struct ChannelLogger {
+    channels: Vec<String>,
+    inbox: Inbox,
+    health: ChannelLoggerHealth,
 }
 
 /// Whether they are heard. Clone it freely.
 #[derive(Clone)]
-pub(crate) struct Hearing {
+pub(crate) struct ChannelLoggerHealth {
     is_subscribed: Arc<AtomicBool>,
     probe: Probe,
 }
 
-impl Hearing {
+impl ChannelLoggerHealth {
     /// Why they are not; none if they are.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let is_subscribed = self.is_subscribed.load(SeqCst);
         if is_subscribed { self.probe.trouble() } else { Some("not subscribed at the moment".to_owned()) }
     }
 }
 
-impl Following {
+impl ChannelLogger {
     /// Subscribes to them until `stop` is cancelled; none if there are none.
     pub(crate) fn start(redis: &Redis, settings: &Settings, stop: CancellationToken) -> Option<Self> {
         let worker = &settings.pubsub_worker;
@@ -46,20 +46,20 @@ impl Following {
             return None;
         }
         let (channels, heard, probe) =
-            subscribe_with_probe(redis, worker.buffer_messages, settings.channels.probe, stop);
+            subscribe_with_probe(redis, worker.buffer_messages, settings.channels.probe_interval, stop);
         channels.add_all(names.clone());
-        Some(Self { names, heard, state: Hearing { is_subscribed: Arc::default(), probe } })
+        Some(Self { channels: names, inbox: heard, health: ChannelLoggerHealth { is_subscribed: Arc::default(), probe } })
     }
 
-    pub(crate) fn hearing(&self) -> Hearing {
-        self.state.clone()
+    pub(crate) fn health(&self) -> ChannelLoggerHealth {
+        self.health.clone()
     }
 
     /// Ends when the subscription has stopped and its last message is handled.
     pub(crate) async fn run(mut self) {
-        let (channels, is_subscribed) = (&self.names, &self.state.is_subscribed);
+        let (channels, is_subscribed) = (&self.channels, &self.health.is_subscribed);
         let mut lost_before = false;
-        while let Some(heard) = self.heard.recv().await {
+        while let Some(heard) = self.inbox.recv().await {
             match heard {
                 Heard::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
                 Heard::Subscribed(_) => {
@@ -76,13 +76,13 @@ impl Following {
                     is_subscribed.store(false, SeqCst);
                     lost_before = true;
                 }
-                Heard::Message { ref channel, ref payload } => handle(channel, payload),
+                Heard::Message { ref channel, ref payload } => log_message(channel, payload),
             }
         }
     }
 }
 
-fn handle(channel: &str, payload: &[u8]) {
+fn log_message(channel: &str, payload: &[u8]) {
     metrics::counter!("galley_messages_heard_total", "channel" => channel.to_owned()).increment(1);
     tracing::info!(channel, "Task get {}", common::text::printable(payload));
 }

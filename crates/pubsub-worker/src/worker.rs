@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::{
-    health::{self, Readiness},
+    health::{self, ReadinessCheck},
     name::{ChannelName, WorkerId},
-    reloadable::InForce,
+    reloadable::Reloadable,
     settings::Settings,
-    shutdown::vital,
+    shutdown::supervise,
     telemetry,
     time::Millis,
 };
 use delivery::{command::Commands, http::Network};
 use store::{
-    Redis, events::EventLog, jobs::Jobs, long_poll::Arrivals, maintenance, next_delay, reconnect_delays,
+    Redis, events::EventLog, jobs::Jobs, long_poll::LongPoll, maintenance, next_reconnect_delay, reconnect_delays,
     subscriptions::Subscriptions,
 };
 use tokio::sync::Semaphore;
@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands,
-    follow::{Following, Hearing},
-    subscriptions::{self, Bell, LOOKS_AT_ONCE, Process, ROOM_KIB},
-    targets::Means,
+    follow::{ChannelLogger, ChannelLoggerHealth},
+    subscriptions::{self, MessageNotifier, MAX_CONCURRENT_REDIS_READS, PubsubProcess, MEMORY_BUDGET_KIB},
+    targets::DeliveryContext,
 };
 
 /// Works until `stop` is cancelled. Redis may be away at the start and at any time.
@@ -34,22 +34,22 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let metrics = telemetry::start_metrics()?;
     let redis = Redis::new(&settings.redis)?;
     redis.check_at_start().await?;
-    let following = Following::start(&redis, &settings, stop.clone());
+    let following = ChannelLogger::start(&redis, &settings, stop.clone());
     // Nothing to hear is heard perfectly
-    let hearing = following.as_ref().map(Following::hearing);
-    let (server, address) = health::serve(worker.listen, readiness(&redis, hearing), metrics)
+    let hearing = following.as_ref().map(ChannelLogger::health);
+    let (server, address) = health::serve(worker.listen, readiness_check(&redis, hearing), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
-    let (health, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
+    let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before it says that it runs: from then on SIGHUP is no longer its end
-    let reloading = tokio::spawn(commands::on_signal(commands.clone(), stop.clone()));
+    let reloading = tokio::spawn(commands::reload_on_sighup(commands.clone(), stop.clone()));
     let events = CancellationToken::new();
     let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
     let jobs = Jobs::new(&redis, &settings, log);
     let upkeep = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
-    let upkeep = vital("upkeep", tokio::spawn(upkeep), &stop);
-    tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.now().len(), "pubsub-worker runs");
-    let delivering = deliver(&settings, jobs, commands, stop.clone());
+    let upkeep = supervise("upkeep", tokio::spawn(upkeep), &stop);
+    tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
+    let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
         match following {
             Some(following) => following.run().await,
@@ -67,10 +67,10 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
 }
 
 /// Ready as long as it hears its channels; where there are none, as long as Redis is fit.
-fn readiness(redis: &Redis, hearing: Option<Hearing>) -> Readiness {
+fn readiness_check(redis: &Redis, hearing: Option<ChannelLoggerHealth>) -> ReadinessCheck {
     let redis_is_fit = redis.readiness();
     Arc::new(move || {
-        let trouble = hearing.as_ref().and_then(Hearing::trouble);
+        let trouble = hearing.as_ref().and_then(ChannelLoggerHealth::problem);
         let redis_is_fit = redis_is_fit.clone();
         Box::pin(async move {
             match trouble {
@@ -82,50 +82,50 @@ fn readiness(redis: &Redis, hearing: Option<Hearing>) -> Readiness {
 }
 
 /// Delivers subscriptions until `stop` is cancelled, if that is wanted.
-async fn deliver(settings: &Settings, jobs: Jobs, commands: Arc<InForce<Commands>>, stop: CancellationToken) {
+async fn deliver_subscriptions(settings: &Settings, jobs: Jobs, commands: Arc<Reloadable<Commands>>, stop: CancellationToken) {
     let worker = &settings.pubsub_worker;
     if !worker.subscriptions {
         return stop.cancelled().await;
     }
-    let Some(there_since) = now(&jobs, &stop).await else { return };
+    let Some(there_since) = wait_for_server_time(&jobs, &stop).await else { return };
     // Those who wait for jobs and rings go on until the last delivery has ended
     let until_the_end = CancellationToken::new();
     let _end = until_the_end.clone().drop_guard();
-    let process = Process {
+    let process = PubsubProcess {
         store: Subscriptions::new(&jobs, settings),
-        bell: Bell::hang(jobs.redis(), settings.channels.probe, until_the_end.clone()),
-        arrivals: Arrivals::open(&jobs, until_the_end),
-        name: worker.name.clone(),
-        worker: consumer(&worker.name),
-        means: Means {
+        notifier: MessageNotifier::start(jobs.redis(), settings.channels.probe_interval, until_the_end.clone()),
+        long_poll: LongPoll::start(&jobs, until_the_end),
+        instance: worker.name.clone(),
+        consumer: unique_consumer_name(&worker.name),
+        delivery_context: DeliveryContext {
             jobs: jobs.clone(),
             commands,
             network: Network::system().map_err(|error| error.to_string()),
             allow_private: settings.subscriptions.allow_private,
         },
-        there_since,
+        started_at: there_since,
         crash_budget: settings.jobs.crash_budget,
-        abandon: CancellationToken::new(),
-        looks: Semaphore::new(LOOKS_AT_ONCE),
-        room: Arc::new(Semaphore::new(ROOM_KIB)),
+        hard_shutdown: CancellationToken::new(),
+        redis_read_permits: Semaphore::new(MAX_CONCURRENT_REDIS_READS),
+        memory_budget: Arc::new(Semaphore::new(MEMORY_BUDGET_KIB)),
         jobs,
     };
     subscriptions::run(Arc::new(process), worker.shutdown_grace, stop).await;
 }
 
 /// The time on Redis's clock; none when the worker stops before it is known.
-async fn now(jobs: &Jobs, stop: &CancellationToken) -> Option<Millis> {
+async fn wait_for_server_time(jobs: &Jobs, stop: &CancellationToken) -> Option<Millis> {
     let mut delays = reconnect_delays();
     loop {
         match jobs.now().await {
             Ok(now) => return Some(now),
-            Err(_) => stop.run_until_cancelled(tokio::time::sleep(next_delay(&mut delays))).await?,
+            Err(_) => stop.run_until_cancelled(tokio::time::sleep(next_reconnect_delay(&mut delays))).await?,
         }
     }
 }
 
 /// The name of this process among those that read for a subscription.
-fn consumer(name: &WorkerId) -> WorkerId {
+fn unique_consumer_name(name: &WorkerId) -> WorkerId {
     let random = uuid::Uuid::new_v4().simple().to_string();
     let short: String = name.as_str().chars().take(100).collect();
     // A name that was cut is a name

@@ -5,11 +5,11 @@ use std::{future::ready, time::Duration};
 
 use serde::de::IgnoredAny;
 use serde_json::{Value, value::RawValue};
-use worker::{Builder, Context, HandlerError};
+use worker::{WorkerBuilder, Context, HandlerError};
 
 type Arguments = Vec<Box<RawValue>>;
 
-pub(super) fn register(builder: Builder) -> Builder {
+pub(super) fn register(builder: WorkerBuilder) -> WorkerBuilder {
     builder
         .handler("test.echo", |_, arguments: Box<RawValue>| ready(Ok(arguments)))
         .handler("test.noop", |_, _: IgnoredAny| ready(Ok(())))

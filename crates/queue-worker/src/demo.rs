@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use worker::{Builder, Context, HandlerError, list_element};
+use worker::{WorkerBuilder, Context, HandlerError, list_element};
 
 /// The job that the list bridge makes of each element.
-pub(super) fn register_task(builder: Builder) -> Builder {
+pub(super) fn register_task(builder: WorkerBuilder) -> WorkerBuilder {
     builder.handler("demo.task", task)
 }
 
 /// The dish that an eater eats.
-pub(super) fn register_dish(builder: Builder) -> Builder {
+pub(super) fn register_dish(builder: WorkerBuilder) -> WorkerBuilder {
     builder.handler("demo.dish", dish)
 }
 
@@ -23,14 +23,14 @@ async fn task(context: Context, (argument,): (Box<RawValue>,)) -> Result<Box<Raw
 }
 
 #[derive(Serialize)]
-struct Eaten {
+struct DishResult {
     ate: u64,
 }
 
 /// An eater eats a dish and says how many are left, in the words of the original demo.
-async fn dish(context: Context, (dish,): (u64,)) -> Result<Eaten, HandlerError> {
+async fn dish(context: Context, (dish,): (u64,)) -> Result<DishResult, HandlerError> {
     let left = context.waiting_jobs().await?;
     tracing::info!("吃货{} 吃了 {dish} 饭 --- 还有 {left} 饭可以吃", context.worker());
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..1000))).await;
-    Ok(Eaten { ate: dish })
+    Ok(DishResult { ate: dish })
 }

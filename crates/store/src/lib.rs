@@ -47,7 +47,7 @@ pub enum StoreError {
     Unavailable(RedisError),
     /// Redis is out of memory and refused a write. Nothing was written.
     #[error("redis is out of memory")]
-    Full,
+    OutOfMemory,
     /// Redis answered with an error that waiting does not cure.
     #[error("redis refused a command: {0}")]
     Refused(RedisError),
@@ -70,7 +70,7 @@ impl From<RedisError> for StoreError {
                 | ServerErrorKind::TryAgain
                 | ServerErrorKind::ClusterDown,
             ) => Self::Unavailable(error),
-            _ if error.code() == Some("OOM") => Self::Full,
+            _ if error.code() == Some("OOM") => Self::OutOfMemory,
             // A script of somebody else runs too long, the disk is full or failed, replicas are away: all pass
             _ if matches!(error.code(), Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Self::Unavailable(error),
             _ => Self::Refused(error),
@@ -88,11 +88,11 @@ impl StoreError {
 pub type StoreResult<T> = Result<T, StoreError>;
 
 /// An endless series of pauses.
-pub type Delays = ExponentialBackoff;
+pub type ReconnectDelays = ExponentialBackoff;
 
 /// Pauses between attempts to reach Redis: 50 ms to a second, doubling, with jitter, without end.
 #[must_use]
-pub fn reconnect_delays() -> Delays {
+pub fn reconnect_delays() -> ReconnectDelays {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
@@ -103,12 +103,12 @@ pub fn reconnect_delays() -> Delays {
 }
 
 /// The next pause; the delays above never end, and a second stands in if they did.
-pub fn next_delay(delays: &mut Delays) -> Duration {
+pub fn next_reconnect_delay(delays: &mut ReconnectDelays) -> Duration {
     delays.next().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(2))
 }
 
 /// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
-pub fn note_interruption(what: &str, error: &StoreError) {
+pub fn log_interruption(what: &str, error: &StoreError) {
     if matches!(error, StoreError::Unavailable(_)) {
         tracing::debug!(%error, "{what} interrupted");
     } else {

@@ -22,7 +22,7 @@ const COUNTERS: &str = include_str!("lua/counters.lua");
 macro_rules! script {
     ($name:ident, $file:literal $(, with $($shared:ident),+)?) => {
         pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(&joined(&[$($($shared),+)?], include_str!($file)))
+            Script::new(&with_preludes(&[$($($shared),+)?], include_str!($file)))
         });
     };
 }
@@ -88,7 +88,7 @@ script!(EVENT_POSITION, "events/event_position.lua");
 script!(REPORT, "workers/report.lua", with CLOCK);
 
 /// The script with shared functions behind its first line, which has to stay first.
-fn joined(shared: &[&str], text: &str) -> String {
+fn with_preludes(shared: &[&str], text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     format!("{first}\n{}\n{rest}", shared.concat())
 }

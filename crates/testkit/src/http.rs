@@ -11,17 +11,17 @@ use tokio::{
 };
 
 /// Longest wait for an answer: longer than the gateway lets anybody wait.
-const LIMIT: Duration = Duration::from_secs(90);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Largest answer.
-const MOST_BYTES: usize = 64 << 20;
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// A connection that is kept open.
-pub struct Connection {
+pub struct HttpConnection {
     stream: BufReader<TcpStream>,
     line: String,
 }
 
-impl Connection {
+impl HttpConnection {
     /// Connects.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl Connection {
     /// # Errors
     /// No answer came, or none that is understood: whether the request was carried out is not known.
     pub async fn send(&mut self, request: &str) -> anyhow::Result<(u16, String)> {
-        timeout(LIMIT, self.exchange(request)).await.context("no answer")?
+        timeout(RESPONSE_TIMEOUT, self.exchange(request)).await.context("no answer")?
     }
 
     async fn exchange(&mut self, request: &str) -> anyhow::Result<(u16, String)> {
@@ -81,7 +81,7 @@ impl Connection {
                 }
             }
         }
-        ensure!(length <= MOST_BYTES, "an answer of {length} bytes");
+        ensure!(length <= MAX_RESPONSE_BYTES, "an answer of {length} bytes");
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await?;
         Ok((status, String::from_utf8(body)?))

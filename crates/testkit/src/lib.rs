@@ -11,12 +11,12 @@ mod redis_server;
 mod service;
 mod wait;
 
-pub use mark::Mark;
+pub use mark::ProcessMark;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
-pub use proxy::DeafProxy;
-pub use receiver::{Received, Receiver, Reply, read_request};
+pub use proxy::MessageDropProxy;
+pub use receiver::{ReceivedRequest, WebhookReceiver, WebhookReply, read_request};
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.
 pub use redis;
-pub use redis_server::{Persistence, RedisServer, patient};
-pub use service::{Service, binary};
-pub use wait::{LIMIT, eventually, eventually_for};
+pub use redis_server::{RedisPersistence, RedisServer, patient_config};
+pub use service::{ServiceProcess, binary_path};
+pub use wait::{TEST_TIMEOUT, eventually, eventually_for};

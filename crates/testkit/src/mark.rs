@@ -4,12 +4,12 @@ use std::fs;
 
 use crate::eventually;
 
-const NAME: &str = "GALLEY_TEST_MARK";
+const VARIABLE_NAME: &str = "GALLEY_TEST_MARK";
 
 /// A value that no other process has in its environment.
-pub struct Mark(String);
+pub struct ProcessMark(String);
 
-impl Mark {
+impl ProcessMark {
     /// A new one.
     #[must_use]
     pub fn random() -> Self {
@@ -18,8 +18,8 @@ impl Mark {
 
     /// The variable: name and value.
     #[must_use]
-    pub fn variable(&self) -> (&'static str, &str) {
-        (NAME, &self.0)
+    pub fn env_variable(&self) -> (&'static str, &str) {
+        (VARIABLE_NAME, &self.0)
     }
 
     /// The command lines of all processes that have it.
@@ -28,7 +28,7 @@ impl Mark {
     /// There is no `/proc`.
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
-        let searched = format!("{NAME}={}", self.0);
+        let searched = format!("{VARIABLE_NAME}={}", self.0);
         let folders = fs::read_dir("/proc").expect("there is /proc").flatten().map(|entry| entry.path());
         folders
             .filter(|folder| fs::read(folder.join("environ")).is_ok_and(|text| has_variable(&text, &searched)))
@@ -41,7 +41,7 @@ impl Mark {
     ///
     /// # Panics
     /// None does.
-    pub async fn runs(&self, beginning: &str) {
+    pub async fn wait_until_running(&self, beginning: &str) {
         let is_there = || self.processes().iter().any(|line| line.starts_with(beginning));
         eventually(&format!("{beginning:?} runs"), || async { is_there().then_some(()) }).await;
     }
@@ -50,9 +50,9 @@ impl Mark {
     ///
     /// # Panics
     /// There are some for longer.
-    pub async fn nothing_is_left_by(&self, parent: u32) {
-        let what = format!("no process of {NAME}={} is left", self.0);
-        eventually(&what, || async { (self.processes().is_empty() && zombies_of(parent) == 0).then_some(()) }).await;
+    pub async fn wait_until_all_exited(&self, parent: u32) {
+        let what = format!("no process of {VARIABLE_NAME}={} is left", self.0);
+        eventually(&what, || async { (self.processes().is_empty() && count_zombies(parent) == 0).then_some(()) }).await;
     }
 }
 
@@ -61,7 +61,7 @@ fn has_variable(environment: &[u8], variable: &str) -> bool {
 }
 
 /// Children of a process that nobody has reaped.
-fn zombies_of(parent: u32) -> usize {
+fn count_zombies(parent: u32) -> usize {
     let parent = parent.to_string();
     let folders = fs::read_dir("/proc").expect("there is /proc").flatten().map(|entry| entry.path());
     let is_zombie = |stat: &str| {

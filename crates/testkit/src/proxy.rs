@@ -17,23 +17,23 @@ use tokio::{
 use crate::RedisServer;
 
 /// How a published message begins in RESP3.
-const MESSAGE: &[u8] = b"$7\r\nmessage\r\n";
+const MESSAGE_PREFIX: &[u8] = b"$7\r\nmessage\r\n";
 
 /// The way; gone when it is dropped.
-pub struct DeafProxy {
+pub struct MessageDropProxy {
     address: SocketAddr,
-    ways: Arc<Ways>,
+    connections: Arc<ProxyConnections>,
     task: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Ways {
+struct ProxyConnections {
     /// New connections are deaf.
-    is_deaf: AtomicBool,
-    open: Mutex<Vec<Arc<AtomicBool>>>,
+    drops_messages: AtomicBool,
+    open_connections: Mutex<Vec<Arc<AtomicBool>>>,
 }
 
-impl DeafProxy {
+impl MessageDropProxy {
     /// Opens a way to a server.
     ///
     /// # Panics
@@ -41,18 +41,18 @@ impl DeafProxy {
     pub async fn start(redis: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (ways, port) = (Arc::<Ways>::default(), redis.port());
+        let (ways, port) = (Arc::<ProxyConnections>::default(), redis.port());
         let known = ways.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let is_deaf = Arc::new(AtomicBool::new(known.is_deaf.load(SeqCst)));
-                known.open.lock().unwrap_or_else(PoisonError::into_inner).push(is_deaf.clone());
+                let is_deaf = Arc::new(AtomicBool::new(known.drops_messages.load(SeqCst)));
+                known.open_connections.lock().unwrap_or_else(PoisonError::into_inner).push(is_deaf.clone());
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await {
-                    tokio::spawn(carry(client, server, is_deaf));
+                    tokio::spawn(relay(client, server, is_deaf));
                 }
             }
         });
-        Self { address, ways, task }
+        Self { address, connections: ways, task }
     }
 
     /// The URL of database 5 behind it.
@@ -62,31 +62,31 @@ impl DeafProxy {
     }
 
     /// From now on no message arrives, over connections old and new.
-    pub fn deafen(&self) {
-        self.ways.is_deaf.store(true, SeqCst);
-        let open = self.ways.open.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn drop_messages(&self) {
+        self.connections.drops_messages.store(true, SeqCst);
+        let open = self.connections.open_connections.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().for_each(|is_deaf| is_deaf.store(true, SeqCst));
     }
 
     /// Connections that are made from now on hear; those that are open stay deaf.
-    pub fn let_new_ones_hear(&self) {
-        self.ways.is_deaf.store(false, SeqCst);
+    pub fn deliver_on_new_connections(&self) {
+        self.connections.drops_messages.store(false, SeqCst);
     }
 }
 
-impl Drop for DeafProxy {
+impl Drop for MessageDropProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, is_deaf: Arc<AtomicBool>) {
+async fn relay(client: TcpStream, server: TcpStream, is_deaf: Arc<AtomicBool>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let back = async {
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
-            let swallowed = is_deaf.load(SeqCst) && bytes[..count].windows(MESSAGE.len()).any(|part| part == MESSAGE);
+            let swallowed = is_deaf.load(SeqCst) && bytes[..count].windows(MESSAGE_PREFIX.len()).any(|part| part == MESSAGE_PREFIX);
             if !swallowed && to_client.write_all(&bytes[..count]).await.is_err() {
                 break;
             }

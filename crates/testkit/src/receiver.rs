@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What the receiver does with a request.
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub enum WebhookReply {
     /// Sends these bytes.
     Raw(Vec<u8>),
     /// The same once a permit is there.
@@ -33,7 +33,7 @@ pub enum Reply {
     Close,
 }
 
-impl Reply {
+impl WebhookReply {
     /// An answer of that status; header lines end with `\r\n`.
     #[must_use]
     pub fn new(status: u16, headers: &str, body: &str) -> Self {
@@ -50,14 +50,14 @@ impl Reply {
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub struct ReceivedRequest {
     /// Request line and headers.
     pub head: String,
     /// The bytes behind them.
     pub body: Vec<u8>,
 }
 
-impl Received {
+impl ReceivedRequest {
     /// The value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -69,29 +69,29 @@ impl Received {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct WebhookReceiverState {
     connections: usize,
-    closed: usize,
-    requests: Vec<Received>,
-    under_way: usize,
-    most_under_way: usize,
-    replies: VecDeque<Reply>,
+    closed_connections: usize,
+    requests: Vec<ReceivedRequest>,
+    in_flight: usize,
+    max_in_flight: usize,
+    replies: VecDeque<WebhookReply>,
 }
 
 /// A receiver on a port of its own.
 #[derive(Debug, Clone)]
-pub struct Receiver {
+pub struct WebhookReceiver {
     /// Where it listens.
     pub address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    state: Arc<Mutex<WebhookReceiverState>>,
 }
 
-impl Receiver {
+impl WebhookReceiver {
     /// Gives one reply after the other; the last one stays.
     ///
     /// # Panics
     /// There is no free port.
-    pub async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
+    pub async fn start(replies: impl IntoIterator<Item = WebhookReply>) -> Self {
         Self::listen(replies, None).await
     }
 
@@ -99,29 +99,29 @@ impl Receiver {
     ///
     /// # Panics
     /// There is no free port.
-    pub async fn with_tls(replies: impl IntoIterator<Item = Reply>, tls: TlsAcceptor) -> Self {
+    pub async fn start_with_tls(replies: impl IntoIterator<Item = WebhookReply>, tls: TlsAcceptor) -> Self {
         Self::listen(replies, Some(tls)).await
     }
 
-    async fn listen(replies: impl IntoIterator<Item = Reply>, tls: Option<TlsAcceptor>) -> Self {
+    async fn listen(replies: impl IntoIterator<Item = WebhookReply>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let seen = Arc::new(Mutex::new(Seen { replies: replies.into_iter().collect(), ..Seen::default() }));
-        let server = Self { address: listener.local_addr().expect("bound"), seen };
+        let seen = Arc::new(Mutex::new(WebhookReceiverState { replies: replies.into_iter().collect(), ..WebhookReceiverState::default() }));
+        let server = Self { address: listener.local_addr().expect("bound"), state: seen };
         let serving = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                serving.see(|seen| seen.connections += 1);
+                serving.with_state(|seen| seen.connections += 1);
                 let (serving, tls) = (serving.clone(), tls.clone());
                 tokio::spawn(async move {
-                    serving.connection(stream, tls).await;
-                    serving.see(|seen| seen.closed += 1);
+                    serving.handle_connection(stream, tls).await;
+                    serving.with_state(|seen| seen.closed_connections += 1);
                 });
             }
         });
         server
     }
 
-    async fn connection(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+    async fn handle_connection(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
         match tls {
             None => self.serve(stream).await,
             Some(tls) => {
@@ -135,45 +135,45 @@ impl Receiver {
     async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         while let Some(received) = read_request(&mut stream).await {
             let echo = received.head.lines().rev().collect::<Vec<_>>().join("\n");
-            let reply = self.see(|seen| {
+            let reply = self.with_state(|seen| {
                 seen.requests.push(received);
-                seen.under_way += 1;
-                seen.most_under_way = seen.most_under_way.max(seen.under_way);
+                seen.in_flight += 1;
+                seen.max_in_flight = seen.max_in_flight.max(seen.in_flight);
                 if seen.replies.len() > 1 { seen.replies.pop_front() } else { seen.replies.front().cloned() }
             });
-            let goes_on = answer(&mut stream, reply.expect("a reply"), &echo, || self.see(|s| s.under_way -= 1)).await;
+            let goes_on = send_reply(&mut stream, reply.expect("a reply"), &echo, || self.with_state(|s| s.in_flight -= 1)).await;
             if !goes_on {
                 return;
             }
         }
     }
 
-    fn see<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut self.seen.lock().expect("no panic"))
+    fn with_state<T>(&self, look: impl FnOnce(&mut WebhookReceiverState) -> T) -> T {
+        look(&mut self.state.lock().expect("no panic"))
     }
 
     /// Connections so far.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.see(|seen| seen.connections)
+        self.with_state(|seen| seen.connections)
     }
 
     /// Those of them that are closed.
     #[must_use]
-    pub fn closed(&self) -> usize {
-        self.see(|seen| seen.closed)
+    pub fn closed_connections(&self) -> usize {
+        self.with_state(|seen| seen.closed_connections)
     }
 
     /// Requests so far.
     #[must_use]
-    pub fn requests(&self) -> Vec<Received> {
-        self.see(|seen| seen.requests.clone())
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.with_state(|seen| seen.requests.clone())
     }
 
     /// Most requests that were not answered yet at any time.
     #[must_use]
-    pub fn most_under_way(&self) -> usize {
-        self.see(|seen| seen.most_under_way)
+    pub fn max_in_flight(&self) -> usize {
+        self.with_state(|seen| seen.max_in_flight)
     }
 
     /// `http://127.0.0.1:<port><path>`.
@@ -186,18 +186,18 @@ impl Receiver {
     ///
     /// # Panics
     /// They do not come.
-    pub async fn has_requests(&self, count: usize) {
+    pub async fn wait_for_requests(&self, count: usize) {
         crate::eventually("requests", || async { (self.requests().len() >= count).then_some(()) }).await;
     }
 }
 
 /// Reads one request; `None` at the end of the connection.
-pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Received> {
+pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<ReceivedRequest> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-            let mut received = Received { head, body: bytes.split_off(end + 4) };
+            let mut received = ReceivedRequest { head, body: bytes.split_off(end + 4) };
             let length = received.header("content-length").map_or(0, |text| text.parse().expect("a length"));
             while received.body.len() < length {
                 if stream.read_buf(&mut received.body).await.ok()? == 0 {
@@ -213,40 +213,40 @@ pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Recei
 }
 
 /// Answers, and says whether the connection is still of use. `done` is called before the last byte is on its way.
-async fn answer(
+async fn send_reply(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    reply: Reply,
+    reply: WebhookReply,
     echo: &str,
     done: impl FnOnce(),
 ) -> bool {
     match reply {
-        Reply::Raw(bytes) => {
+        WebhookReply::Raw(bytes) => {
             done();
             stream.write_all(&bytes).await.is_ok()
         }
-        Reply::Gated(gate, bytes) => {
+        WebhookReply::Gated(gate, bytes) => {
             gate.acquire().await.expect("open").forget();
             done();
             stream.write_all(&bytes).await.is_ok()
         }
-        Reply::Echo => {
+        WebhookReply::Echo => {
             done();
-            let Reply::Raw(bytes) = Reply::new(500, "", echo) else { return false };
+            let WebhookReply::Raw(bytes) = WebhookReply::new(500, "", echo) else { return false };
             stream.write_all(&bytes).await.is_ok()
         }
-        Reply::Hang => {
+        WebhookReply::Hang => {
             // Ends when the other side closes
             let _ = stream.read(&mut [0; 1]).await;
             false
         }
-        Reply::Endless(head) => {
+        WebhookReply::Endless(head) => {
             let mut alive = stream.write_all(head.as_bytes()).await.is_ok();
             while alive {
                 alive = stream.write_all(&[b'x'; 8192]).await.is_ok();
             }
             false
         }
-        Reply::Trickle(head) => {
+        WebhookReply::Trickle(head) => {
             // A trickle takes time by its nature; nothing waits for it
             let mut beat = tokio::time::interval(Duration::from_millis(5));
             let mut alive = stream.write_all(head.as_bytes()).await.is_ok();
@@ -256,6 +256,6 @@ async fn answer(
             }
             false
         }
-        Reply::Close => false,
+        WebhookReply::Close => false,
     }
 }

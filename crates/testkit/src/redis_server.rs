@@ -15,11 +15,11 @@ use nix::{
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
-use crate::LIMIT;
+use crate::TEST_TIMEOUT;
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Persistence {
+pub enum RedisPersistence {
     /// Nothing.
     None,
     /// A killed process: every write is in the append-only file before it is acknowledged.
@@ -31,14 +31,14 @@ pub struct RedisServer {
     process: Option<Child>,
     folder: TempDir,
     port: u16,
-    persistence: Persistence,
+    persistence: RedisPersistence,
 }
 
 impl RedisServer {
     /// Starts a server that keeps nothing.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with(Persistence::None)
+        Self::start_with(RedisPersistence::None)
     }
 
     /// Starts a server.
@@ -46,12 +46,12 @@ impl RedisServer {
     /// # Panics
     /// There is no server to start; `make test` sees to that.
     #[must_use]
-    pub fn start_with(persistence: Persistence) -> Self {
+    pub fn start_with(persistence: RedisPersistence) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
         // The port is free until somebody else takes it in the moment between: then another one
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = spawn(folder.path(), port, persistence) {
+            if let Some(process) = spawn_redis(folder.path(), port, persistence) {
                 return Self { process: Some(process), folder, port, persistence };
             }
         }
@@ -76,7 +76,7 @@ impl RedisServer {
     /// It is not running.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
-        client.get_multiplexed_async_connection_with_config(&patient()).await.expect("redis runs")
+        client.get_multiplexed_async_connection_with_config(&patient_config()).await.expect("redis runs")
     }
 
     /// Kills it without warning.
@@ -93,8 +93,8 @@ impl RedisServer {
     ///
     /// # Panics
     /// It does not start.
-    pub fn start_again(&mut self) {
-        self.process = spawn(self.folder.path(), self.port, self.persistence);
+    pub fn restart(&mut self) {
+        self.process = spawn_redis(self.folder.path(), self.port, self.persistence);
         assert!(self.process.is_some(), "redis-server does not start again");
     }
 
@@ -132,8 +132,8 @@ impl Drop for RedisServer {
 /// For connections of tests and benchmarks: by default answers are waited for no longer than half a second, and a machine that
 /// is short of processors has longer pauses.
 #[must_use]
-pub fn patient() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT))
+pub fn patient_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(TEST_TIMEOUT)).set_response_timeout(Some(TEST_TIMEOUT))
 }
 
 fn free_port() -> u16 {
@@ -141,14 +141,14 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn spawn(folder: &Path, port: u16, persistence: Persistence) -> Option<Child> {
+fn spawn_redis(folder: &Path, port: u16, persistence: RedisPersistence) -> Option<Child> {
     let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
     let mut command = Command::new(&program);
     command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
     command.args(["--save", "", "--logfile", "redis.log", "--daemonize", "no"]);
     match persistence {
-        Persistence::None => command.args(["--appendonly", "no"]),
-        Persistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+        RedisPersistence::None => command.args(["--appendonly", "no"]),
+        RedisPersistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
     };
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut process = process.unwrap_or_else(|error| {
@@ -156,7 +156,7 @@ fn spawn(folder: &Path, port: u16, persistence: Persistence) -> Option<Child> {
     });
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
-        if answers(port) {
+        if answers_ping(port) {
             return Some(process);
         }
         if process.try_wait().expect("a process").is_some() {
@@ -170,7 +170,7 @@ fn spawn(folder: &Path, port: u16, persistence: Persistence) -> Option<Child> {
 }
 
 /// Whether it answers a PING with a PONG: while it reads its data it answers otherwise.
-fn answers(port: u16) -> bool {
+fn answers_ping(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     let mut answer = [0; 7];

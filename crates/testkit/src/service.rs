@@ -15,13 +15,13 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{LIMIT, RedisServer, eventually};
+use crate::{TEST_TIMEOUT, RedisServer, eventually};
 
 /// A running process.
-pub struct Service {
+pub struct ServiceProcess {
     name: &'static str,
     process: Child,
-    lines: Arc<Mutex<Vec<String>>>,
+    log_lines: Arc<Mutex<Vec<String>>>,
     address: SocketAddr,
 }
 
@@ -30,7 +30,7 @@ pub struct Service {
 /// # Panics
 /// It has not been built: `make test` does that.
 #[must_use]
-pub fn binary(name: &str) -> PathBuf {
+pub fn binary_path(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a program has a path");
     let folder = own.parent().expect("target/<profile>/<program> or target/<profile>/deps/<test>");
     let folder = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
@@ -39,21 +39,21 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-impl Service {
+impl ServiceProcess {
     /// Starts a binary on a Redis, on a port of its own, and waits until it says where it listens.
     ///
     /// # Panics
     /// It does not start.
     pub async fn start(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::start_on(name, &redis.url(), variables).await
+        Self::start_with_redis_url(name, &redis.url(), variables).await
     }
 
     /// The same on a Redis URL.
     ///
     /// # Panics
     /// It does not start.
-    pub async fn start_on(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, &section(name), redis_url, variables).listens().await
+    pub async fn start_with_redis_url(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, &settings_section(name), redis_url, variables).wait_until_listening().await
     }
 
     /// The same for a queue-worker with handlers of its own, whose binary has another name.
@@ -61,7 +61,7 @@ impl Service {
     /// # Panics
     /// It does not start.
     pub async fn start_worker(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).listens().await
+        Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).wait_until_listening().await
     }
 
     /// Starts a binary of ours, which does not listen yet: see [`Service::listens`].
@@ -69,17 +69,17 @@ impl Service {
     /// # Panics
     /// It does not start.
     #[must_use]
-    pub fn begin(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, &section(name), &redis.url(), variables)
+    pub fn start_without_waiting(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, &settings_section(name), &redis.url(), variables)
     }
 
     /// Waits until it does.
     ///
     /// # Panics
     /// It does not in time.
-    pub async fn listens(mut self) -> Self {
+    pub async fn wait_until_listening(mut self) -> Self {
         self.address = eventually(&format!("{} listens", self.name), || async {
-            let log = self.log();
+            let log = self.log_entries();
             log.iter().find_map(|line| line.get("address").and_then(Value::as_str)?.parse().ok())
         })
         .await;
@@ -87,21 +87,21 @@ impl Service {
     }
 
     fn spawn(name: &'static str, section: &str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(binary(name));
+        let mut command = Command::new(binary_path(name));
         command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
         command.env("GALLEY__LOG__FORMAT", "json").env("GALLEY__QUEUE_WORKER__DEMO_HANDLERS", "true");
         command.envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut process = command.spawn().expect("a binary of ours starts");
-        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log_lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let output = process.stdout.take().expect("stdout is piped");
-        let kept = lines.clone();
+        let kept = log_lines.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        Self { name, process, lines, address: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Self { name, process, log_lines, address: SocketAddr::from(([127, 0, 0, 1], 0)) }
     }
 
     /// `http://127.0.0.1:<port><path>`.
@@ -124,37 +124,37 @@ impl Service {
 
     /// What it has logged so far.
     #[must_use]
-    pub fn log(&self) -> Vec<Value> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn log_entries(&self) -> Vec<Value> {
+        let lines = self.log_lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The messages it has logged so far.
     #[must_use]
-    pub fn messages(&self) -> Vec<String> {
-        self.log().iter().filter_map(|line| line.get("message")?.as_str().map(ToOwned::to_owned)).collect()
+    pub fn log_messages(&self) -> Vec<String> {
+        self.log_entries().iter().filter_map(|line| line.get("message")?.as_str().map(ToOwned::to_owned)).collect()
     }
 
     /// How many messages begin with that.
     #[must_use]
-    pub fn count(&self, beginning: &str) -> usize {
-        self.messages().iter().filter(|message| message.starts_with(beginning)).count()
+    pub fn count_log_messages(&self, beginning: &str) -> usize {
+        self.log_messages().iter().filter(|message| message.starts_with(beginning)).count()
     }
 
     /// Waits for a message that begins with that.
     ///
     /// # Panics
     /// It does not come.
-    pub async fn logged(&self, beginning: &str) {
+    pub async fn wait_for_log(&self, beginning: &str) {
         let what = format!("{} logs {beginning:?}", self.name);
-        eventually(&what, || async { (self.count(beginning) > 0).then_some(()) }).await;
+        eventually(&what, || async { (self.count_log_messages(beginning) > 0).then_some(()) }).await;
     }
 
     /// Waits until `/health/ready` is 200.
     ///
     /// # Panics
     /// It does not get ready.
-    pub async fn ready(&self) -> &Self {
+    pub async fn wait_until_ready(&self) -> &Self {
         let url = self.url("/health/ready");
         eventually(&format!("{} is ready", self.name), || async {
             reqwest::get(&url).await.ok().filter(|response| response.status() == 200).map(drop)
@@ -170,7 +170,7 @@ impl Service {
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.process.id()).expect("a pid")), signal).expect("a process of ours");
         if signal == Signal::SIGSTOP {
-            let deadline = Instant::now() + LIMIT;
+            let deadline = Instant::now() + TEST_TIMEOUT;
             while !self.is_stopped() {
                 assert!(Instant::now() < deadline, "{} does not stop", self.name);
                 std::thread::yield_now();
@@ -203,15 +203,15 @@ impl Service {
     /// It does not end.
     pub async fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.ended().await
+        self.wait_for_exit().await
     }
 
     /// Waits for its end.
     ///
     /// # Panics
     /// It does not end.
-    pub async fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + LIMIT;
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             if let Some(status) = self.process.try_wait().expect("a process of ours") {
                 return status;
@@ -225,17 +225,17 @@ impl Service {
     ///
     /// # Panics
     /// It cannot be asked.
-    pub fn runs(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.process.try_wait().expect("a process of ours").is_none()
     }
 }
 
-impl Drop for Service {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {
-            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let lines = self.log_lines.lock().unwrap_or_else(PoisonError::into_inner);
             let last = lines.len().saturating_sub(40);
             eprintln!("--- last lines of {}:\n{}", self.name, lines[last..].join("\n"));
         }
@@ -243,6 +243,6 @@ impl Drop for Service {
 }
 
 /// The section of the settings that a service has.
-fn section(name: &str) -> String {
+fn settings_section(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }

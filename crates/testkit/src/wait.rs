@@ -7,14 +7,14 @@ use std::{
 
 /// How long a test waits for something that should happen soon. Generous: machines are slow and noisy, and a test that
 /// passes never waits this long.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Waits until `check` gives something, and gives that.
 ///
 /// # Panics
 /// Nothing came within [`LIMIT`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl FnMut() -> F) -> T {
-    eventually_for(LIMIT, what, check).await
+    eventually_for(TEST_TIMEOUT, what, check).await
 }
 
 /// The same with another limit.

@@ -9,36 +9,36 @@ use common::text::printable;
 use serde_json::value::RawValue;
 use store::{
     StoreResult,
-    list_bridge::{Bridge, element},
-    next_delay, note_interruption, reconnect_delays,
+    list_bridge::{ListBridge, argument_to_element},
+    next_reconnect_delay, log_interruption, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::Shared;
+use crate::worker::WorkerShared;
 
 /// Longest blocking move. It ends by itself so that a connection that died silently is found out.
-const BLOCK: Duration = Duration::from_secs(5);
+const MAX_BLOCK: Duration = Duration::from_secs(5);
 /// How often elements are looked for that somebody left on their way.
-const RECOVER_EVERY: Duration = Duration::from_secs(5);
+const RECOVERY_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause between two tries to end it early.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Takes elements until `stop` is cancelled.
-pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
     let Some(settings) = shared.settings.bridge.clone() else { return };
     if !shared.settings.queue_worker.queues.contains(&settings.queue) {
         return;
     }
-    let bridge = Bridge::new(&shared.jobs, &settings);
+    let bridge = ListBridge::new(&shared.jobs, &settings);
     let mut delays = reconnect_delays();
     while !stop.is_cancelled() {
         match feed(&shared, &bridge, &stop, &mut delays).await {
             Ok(()) => return,
             Err(error) => {
-                note_interruption("list bridge", &error);
+                log_interruption("list bridge", &error);
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(next_delay(&mut delays)) => {}
+                    () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
                 }
             }
         }
@@ -46,17 +46,17 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 async fn feed(
-    shared: &Shared,
-    bridge: &Bridge,
+    shared: &WorkerShared,
+    bridge: &ListBridge,
     stop: &CancellationToken,
-    delays: &mut store::Delays,
+    delays: &mut store::ReconnectDelays,
 ) -> StoreResult<()> {
-    let mut connection = shared.jobs.redis().dedicated(BLOCK).await?;
+    let mut connection = shared.jobs.redis().dedicated(MAX_BLOCK).await?;
     let client_id = connection.client_id();
     let mut recovered_at: Option<Instant> = None;
     loop {
         // Another worker may have died with elements on their way, at any time
-        if recovered_at.is_none_or(|at| at.elapsed() >= RECOVER_EVERY) {
+        if recovered_at.is_none_or(|at| at.elapsed() >= RECOVERY_INTERVAL) {
             let recovered = bridge.recover().await?;
             if recovered > 0 {
                 tracing::info!(recovered, "took up elements that were on their way from the list");
@@ -64,7 +64,7 @@ async fn feed(
             *delays = reconnect_delays();
             recovered_at = Some(Instant::now());
         }
-        let take = bridge.take(&mut connection, BLOCK);
+        let take = bridge.forward(&mut connection, MAX_BLOCK);
         tokio::pin!(take);
         tokio::select! {
             taken = &mut take => drop(taken?),
@@ -73,7 +73,7 @@ async fn feed(
                 // have reached the server yet, so again until it ends
                 loop {
                     let _ = shared.jobs.redis().clone().unblock(client_id).await;
-                    if let Ok(taken) = tokio::time::timeout(TRY_AGAIN, &mut take).await {
+                    if let Ok(taken) = tokio::time::timeout(UNBLOCK_RETRY_INTERVAL, &mut take).await {
                         return taken.map(drop);
                     }
                 }
@@ -88,5 +88,5 @@ async fn feed(
 /// The list element that an argument was made of, printable.
 #[must_use]
 pub fn list_element(argument: &RawValue) -> String {
-    printable(&element(argument.get()))
+    printable(&argument_to_element(argument.get()))
 }

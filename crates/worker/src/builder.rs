@@ -8,21 +8,21 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     command_line,
     handlers::{Context, HandlerError, Handlers},
-    worker::{Until, Worker},
+    worker::{RunMode, Worker},
 };
 
 /// A worker to be. See [`Worker::builder`].
 #[derive(Default)]
-pub struct Builder {
-    own: Handlers,
+pub struct WorkerBuilder {
+    handlers: Handlers,
     problems: Vec<String>,
-    until: Until,
-    configure: Option<Configure>,
+    run_mode: RunMode,
+    configure: Option<ConfigureFn>,
 }
 
-type Configure = Box<dyn FnOnce(Builder, &Settings) -> Builder + Send>;
+type ConfigureFn = Box<dyn FnOnce(WorkerBuilder, &Settings) -> WorkerBuilder + Send>;
 
-impl Builder {
+impl WorkerBuilder {
     /// Adds a handler for jobs of a type. The arguments of a job, a JSON array, are read as `A`: a tuple, as a rule. What
     /// it returns is the result of the job, as JSON.
     ///
@@ -36,8 +36,8 @@ impl Builder {
         F: Fn(Context, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
     {
-        self.note(job_type);
-        self.own.add_typed(job_type, handler);
+        self.validate_job_type(job_type);
+        self.handlers.add_typed(job_type, handler);
         self
     }
 
@@ -50,16 +50,16 @@ impl Builder {
         R: Serialize + Send + 'static,
         F: Fn(Context, A) -> Result<R, HandlerError> + Send + Sync + 'static,
     {
-        self.note(job_type);
-        self.own.add_blocking(job_type, handler);
+        self.validate_job_type(job_type);
+        self.handlers.add_blocking(job_type, handler);
         self
     }
 
-    fn note(&mut self, job_type: &str) {
+    fn validate_job_type(&mut self, job_type: &str) {
         if let Err(error) = job_type.parse::<JobType>() {
             self.problems.push(error.to_string());
         }
-        if self.own.contains(job_type) {
+        if self.handlers.contains(job_type) {
             self.problems.push(format!("there are two handlers for {job_type}"));
         }
     }
@@ -73,8 +73,8 @@ impl Builder {
 
     /// Lets it work for so long instead of until it is stopped.
     #[must_use]
-    pub fn until(mut self, until: Until) -> Self {
-        self.until = until;
+    pub fn run_mode(mut self, until: RunMode) -> Self {
+        self.run_mode = until;
         self
     }
 
@@ -83,8 +83,8 @@ impl Builder {
     /// # Errors
     /// Two handlers for a type, settings or rules that cannot be used, or a Redis that would lose jobs.
     pub async fn build(self, settings: Settings) -> anyhow::Result<Worker> {
-        let until = self.until;
-        let handlers = self.handlers(&settings)?;
+        let until = self.run_mode;
+        let handlers = self.into_handlers(&settings)?;
         Worker::build(settings, handlers, until).await
     }
 
@@ -97,12 +97,12 @@ impl Builder {
         command_line::run(self)
     }
 
-    pub(crate) fn handlers(mut self, settings: &Settings) -> anyhow::Result<Handlers> {
+    pub(crate) fn into_handlers(mut self, settings: &Settings) -> anyhow::Result<Handlers> {
         if let Some(configure) = self.configure.take() {
             self = configure(self, settings);
         }
         anyhow::ensure!(self.problems.is_empty(), "{}", self.problems.join("; "));
-        Ok(self.own)
+        Ok(self.handlers)
     }
 }
 
@@ -119,15 +119,16 @@ mod tests {
     #[test]
     fn a_type_that_is_none_and_two_handlers_for_one_are_errors() {
         let settings = Settings::from_sources(None, HashMap::new()).expect("the defaults");
-        let problem =
-            |builder: Builder| builder.handlers(&settings).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(problem(Builder::default().handler("Email", nothing)).contains("type must match"));
-        assert!(problem(Builder::default().handler("a", nothing).handler("a", nothing)).contains("two handlers for a"));
-        let configured = Builder::default().handler("a", nothing).configure(|builder, _| builder.handler("b", nothing));
-        let handlers = configured.handlers(&settings).expect("two handlers");
+        let problem = |builder: WorkerBuilder| {
+            builder.into_handlers(&settings).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(problem(WorkerBuilder::default().handler("Email", nothing)).contains("type must match"));
+        assert!(problem(WorkerBuilder::default().handler("a", nothing).handler("a", nothing)).contains("two handlers for a"));
+        let configured = WorkerBuilder::default().handler("a", nothing).configure(|builder, _| builder.handler("b", nothing));
+        let handlers = configured.into_handlers(&settings).expect("two handlers");
         assert!(handlers.contains("a") && handlers.contains("b"));
         assert!(
-            problem(Builder::default().configure(|builder, _| builder.handler("B", nothing)))
+            problem(WorkerBuilder::default().configure(|builder, _| builder.handler("B", nothing)))
                 .contains("type must match")
         );
     }

@@ -11,104 +11,109 @@ use common::name::{Priority, QueueName};
 use store::{
     StoreError, StoreResult,
     connection::dedicated::Dedicated,
-    jobs::{Claim, Claimed, More},
-    next_delay, note_interruption, reconnect_delays,
+    jobs::{Claimant, ClaimedJob, ClaimAvailability},
+    next_reconnect_delay, log_interruption, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attempt::Runner,
-    limited_queue_watcher::Bell,
-    queue_selector::Turns,
-    slots::{AnyPlace, Place},
-    wakeup::Doorbell,
-    worker::{Shared, Until},
+    attempt::AttemptRunner,
+    limited_queue_watcher::LimitedQueueWatcher,
+    queue_selector::QueueSelector,
+    slots::{AnyQueuePermit, Permit},
+    wakeup::Wakeup,
+    worker::{RunMode, WorkerShared},
 };
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
 /// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
-const LONGEST_BLOCK: Duration = Duration::from_secs(5);
+const MAX_BLOCK: Duration = Duration::from_secs(5);
 /// Most jobs claimed in one go.
-const BATCH: usize = 128;
+const MAX_BATCH_JOBS: usize = 128;
 /// About the largest answer to a claim.
-const ENOUGH_BYTES: usize = 4 << 20;
+const TARGET_BATCH_BYTES: usize = 4 << 20;
 
 /// Claims jobs until `stop` is cancelled.
-pub(crate) async fn run(shared: Arc<Shared>, runner: Runner, doorbell: Arc<Doorbell>, stop: CancellationToken) {
+pub(crate) async fn run(
+    shared: Arc<WorkerShared>,
+    runner: AttemptRunner,
+    doorbell: Arc<Wakeup>,
+    stop: CancellationToken,
+) {
     if shared.settings.queue_worker.queues.is_empty() {
         stop.cancelled().await;
         return;
     }
     let worker = &shared.settings.queue_worker;
     let mut claimer = Claimer {
-        turns: Turns::new(&worker.queues, &worker.weights),
+        queue_selector: QueueSelector::new(&worker.queues, &worker.weights),
         shared,
         runner,
-        doorbell,
+        wakeup: doorbell,
         stop,
         priorities: HashMap::new(),
-        more: HashMap::new(),
-        blocking: None,
-        bell: None,
-        batch: BATCH,
+        limit_states: HashMap::new(),
+        blocking_connection: None,
+        limited_queue_watcher: None,
+        batch_size: MAX_BATCH_JOBS,
     };
-    if claimer.shared.until == Until::Empty {
-        let (shared, doorbell, stop) = (claimer.shared.clone(), claimer.doorbell.clone(), claimer.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(ring_when_empty(&shared, &doorbell)).await });
+    if claimer.shared.run_mode == RunMode::Drain {
+        let (shared, doorbell, stop) = (claimer.shared.clone(), claimer.wakeup.clone(), claimer.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(wake_when_empty(&shared, &doorbell)).await });
     }
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
         // At the start, and after any trouble: queues may be gone, and jobs may have been handed to us unheard
         if let Err(error) = claimer.recover().await {
-            claimer.pause(&error, next_delay(&mut delays)).await;
+            claimer.back_off(&error, next_reconnect_delay(&mut delays)).await;
             continue;
         }
         delays = reconnect_delays();
         if let Err(error) = claimer.claim_until_stopped().await {
-            claimer.pause(&error, next_delay(&mut delays)).await;
+            claimer.back_off(&error, next_reconnect_delay(&mut delays)).await;
         }
     }
 }
 
 /// A read that is blocked does not notice by itself that there is nothing left to wait for.
-async fn ring_when_empty(shared: &Shared, doorbell: &Doorbell) {
+async fn wake_when_empty(shared: &WorkerShared, doorbell: &Wakeup) {
     loop {
         shared.in_flight.emptied.notified().await;
-        doorbell.ring(shared).await;
+        doorbell.wake(shared).await;
     }
 }
 
 struct Claimer {
-    shared: Arc<Shared>,
-    runner: Runner,
-    doorbell: Arc<Doorbell>,
+    shared: Arc<WorkerShared>,
+    runner: AttemptRunner,
+    wakeup: Arc<Wakeup>,
     stop: CancellationToken,
-    turns: Turns,
+    queue_selector: QueueSelector,
     priorities: HashMap<QueueName, Vec<Priority>>,
     /// What the limits of a queue said last.
-    more: HashMap<QueueName, More>,
-    blocking: Option<Dedicated>,
+    limit_states: HashMap<QueueName, ClaimAvailability>,
+    blocking_connection: Option<Dedicated>,
     /// Rings for jobs of queues with limits.
-    bell: Option<Bell>,
+    limited_queue_watcher: Option<LimitedQueueWatcher>,
     /// Jobs claimed in one go at the moment.
-    batch: usize,
+    batch_size: usize,
 }
 
 /// How many jobs to claim next time: fewer when they are large, so that an answer stays within a few mebibytes.
-fn next_batch(batch: usize, claimed: &[Claimed]) -> usize {
+fn next_batch_size(batch: usize, claimed: &[ClaimedJob]) -> usize {
     let bytes: usize = claimed.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum();
     match claimed.len() {
         0 => batch,
-        jobs => (ENOUGH_BYTES / (bytes / jobs).max(1)).clamp(1, BATCH),
+        jobs => (TARGET_BATCH_BYTES / (bytes / jobs).max(1)).clamp(1, MAX_BATCH_JOBS),
     }
 }
 
 impl Claimer {
-    async fn pause(&mut self, error: &StoreError, delay: Duration) {
-        self.blocking = None;
-        self.bell = None;
+    async fn back_off(&mut self, error: &StoreError, delay: Duration) {
+        self.blocking_connection = None;
+        self.limited_queue_watcher = None;
         self.priorities.clear();
-        note_interruption("claiming", error);
+        log_interruption("claiming", error);
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(delay) => {}
@@ -130,7 +135,7 @@ impl Claimer {
             };
             for priority in &priorities {
                 let is_new = |entry| !shared.in_flight.contains(queue, *priority, entry);
-                for claimed in shared.jobs.own(queue, *priority, &shared.consumer, is_new).await? {
+                for claimed in shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await? {
                     let id = claimed.job.id;
                     if self.runner.start(claimed, None) {
                         tracing::info!(%queue, %id, "took up a job whose hand-over was lost");
@@ -147,53 +152,53 @@ impl Claimer {
             let place = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                place = self.shared.places.any() => place,
+                place = self.shared.slots.acquire_any() => place,
             };
             let Some(place) = place else { return Ok(()) };
-            let mut places = self.more_places(place);
-            if self.doorbell.answer() {
+            let mut places = self.acquire_more(place);
+            if self.wakeup.take_pending() {
                 self.priorities.clear();
             }
-            if self.shared.presence.is_quiet() {
+            if self.shared.heartbeat_state.is_quiet() {
                 drop(places);
-                self.shared.presence.until_awake(&self.stop).await;
+                self.shared.heartbeat_state.wait_until_resumed(&self.stop).await;
                 continue;
             }
             // Before the claim: what runs may have made jobs until it ended
             let was_idle = self.shared.in_flight.is_empty();
             let found = self.claim(&mut places).await?;
-            if self.is_enough(found, was_idle).await? {
+            if self.is_finished(found, was_idle).await? {
                 self.stop.cancel();
             }
             if !found && !self.stop.is_cancelled() {
                 let last = places.pop();
                 // The others are free for what else waits for one
                 drop(places);
-                self.wait(last).await?;
+                self.wait_for_jobs(last).await?;
             }
         }
     }
 
     /// Whether a worker that does not work until it is stopped has done what it was started for.
-    async fn is_enough(&self, found: bool, was_idle: bool) -> StoreResult<bool> {
-        match (self.shared.until, found) {
-            (Until::Stopped, _) | (Until::Empty, true) => Ok(false),
-            (Until::One, true) => {
+    async fn is_finished(&self, found: bool, was_idle: bool) -> StoreResult<bool> {
+        match (self.shared.run_mode, found) {
+            (RunMode::Continuous, _) | (RunMode::Drain, true) => Ok(false),
+            (RunMode::Once, true) => {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
-                    () = self.shared.in_flight.until_empty() => {}
+                    () = self.shared.in_flight.wait_until_empty() => {}
                 }
                 Ok(true)
             }
-            (Until::One, false) => Ok(true),
-            (Until::Empty, false) => Ok(was_idle && !self.is_held_back().await?),
+            (RunMode::Once, false) => Ok(true),
+            (RunMode::Drain, false) => Ok(was_idle && !self.has_rate_limited_jobs().await?),
         }
     }
 
     /// Whether jobs wait for a limit of their queue, which are not handed out now but will be.
-    async fn is_held_back(&self) -> StoreResult<bool> {
-        for (queue, _) in self.more.iter().filter(|(_, more)| matches!(more, More::In(_))) {
-            if self.shared.jobs.stats(queue).await?.available > 0 {
+    async fn has_rate_limited_jobs(&self) -> StoreResult<bool> {
+        for (queue, _) in self.limit_states.iter().filter(|(_, more)| matches!(more, ClaimAvailability::RetryAfter(_))) {
+            if self.shared.jobs.queue_stats(queue).await?.available > 0 {
                 return Ok(true);
             }
         }
@@ -201,11 +206,11 @@ impl Claimer {
     }
 
     /// As many places as are free, up to a batch.
-    fn more_places(&self, first: AnyPlace) -> Vec<AnyPlace> {
-        let most = if self.shared.until == Until::One { 1 } else { self.batch };
+    fn acquire_more(&self, first: AnyQueuePermit) -> Vec<AnyQueuePermit> {
+        let most = if self.shared.run_mode == RunMode::Once { 1 } else { self.batch_size };
         let mut places = vec![first];
         while places.len() < most
-            && let Some(place) = self.shared.places.another()
+            && let Some(place) = self.shared.slots.try_acquire()
         {
             places.push(place);
         }
@@ -213,84 +218,87 @@ impl Claimer {
     }
 
     /// Claims without waiting, queue by queue, and starts what it got; false when there was nothing.
-    async fn claim(&mut self, places: &mut Vec<AnyPlace>) -> StoreResult<bool> {
+    async fn claim(&mut self, places: &mut Vec<AnyQueuePermit>) -> StoreResult<bool> {
         let shared = self.shared.clone();
-        let by = Claim::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
+        let by = Claimant::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
         let mut found = false;
-        for queue in self.turns.next() {
+        for queue in self.queue_selector.next_order() {
             if places.is_empty() {
                 break;
             }
-            let mut taken = shared.places.of_queue(&queue, places, self.batch);
+            let mut taken = shared.slots.bind_to_queue(&queue, places, self.batch_size);
             if taken.is_empty() {
                 continue;
             }
             let priorities = self.priorities.entry(queue.clone()).or_default();
             let batch = shared.jobs.claim(&queue, priorities, taken.len(), by).await?;
-            self.more.insert(queue, batch.more);
-            self.batch = next_batch(self.batch, &batch.jobs);
+            self.limit_states.insert(queue, batch.availability);
+            self.batch_size = next_batch_size(self.batch_size, &batch.jobs);
             for claimed in batch.jobs {
                 found = true;
                 self.runner.start(claimed, taken.pop());
             }
-            places.extend(taken.into_iter().map(Place::into_any));
+            places.extend(taken.into_iter().map(Permit::into_any_queue));
         }
         Ok(found)
     }
 
     /// Sees to it that the doorbell rings for a job on one of these streams.
-    fn watch(&mut self, mut limited: Vec<(QueueName, Priority)>) {
+    fn watch_limited_queues(&mut self, mut limited: Vec<(QueueName, Priority)>) {
         if limited.is_empty() {
             return;
         }
         limited.sort_unstable();
-        match &self.bell {
-            Some(bell) if bell.is_for(&limited) => bell.arm(),
-            _ => self.bell = Some(Bell::new(&self.shared, &self.doorbell, limited, LONGEST_BLOCK)),
+        match &self.limited_queue_watcher {
+            Some(bell) if bell.is_watching(&limited) => bell.rearm(),
+            _ => {
+                self.limited_queue_watcher =
+                    Some(LimitedQueueWatcher::new(&self.shared, &self.wakeup, limited, MAX_BLOCK))
+            }
         }
     }
 
     /// Waits for a job on any stream, for a limit to allow more, or for the doorbell.
-    async fn wait(&mut self, place: Option<AnyPlace>) -> StoreResult<()> {
-        let mut longest = LONGEST_BLOCK.min(self.shared.consumer.lease() / 2);
+    async fn wait_for_jobs(&mut self, place: Option<AnyQueuePermit>) -> StoreResult<()> {
+        let mut longest = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
         let (mut free, mut limited) = (Vec::new(), Vec::new());
         // A queue whose places are all taken is listened to again when one is given back
-        for (queue, priorities) in self.priorities.iter().filter(|(queue, _)| self.shared.places.has_room(queue)) {
+        for (queue, priorities) in self.priorities.iter().filter(|(queue, _)| self.shared.slots.has_capacity(queue)) {
             let streams = priorities.iter().map(|priority| (queue.clone(), *priority));
-            match self.more.get(queue).copied().unwrap_or_default() {
-                More::Unlimited => free.extend(streams),
-                More::Limited => limited.extend(streams),
-                More::In(pause) => longest = longest.min(pause),
-                More::Paused => {}
+            match self.limit_states.get(queue).copied().unwrap_or_default() {
+                ClaimAvailability::Unlimited => free.extend(streams),
+                ClaimAvailability::Limited => limited.extend(streams),
+                ClaimAvailability::RetryAfter(pause) => longest = longest.min(pause),
+                ClaimAvailability::Paused => {}
             }
         }
         if self.priorities.values().all(Vec::is_empty) {
             return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
         }
-        self.watch(limited);
+        self.watch_limited_queues(limited);
         if free.is_empty() {
             drop(place);
-            self.doorbell.or_after(longest).await;
+            self.wakeup.wait_timeout(longest).await;
             return Ok(());
         }
-        let mut connection = match self.blocking.take() {
+        let mut connection = match self.blocking_connection.take() {
             Some(connection) => connection,
-            None => self.shared.jobs.redis().dedicated(LONGEST_BLOCK).await?,
+            None => self.shared.jobs.redis().dedicated(MAX_BLOCK).await?,
         };
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
         let block = longest.max(Duration::from_millis(1));
         let read = jobs.claim_blocking(&mut connection, &free, &self.shared.consumer, block);
-        let Some(arrived) = self.doorbell.while_blocked(client_id, read).await else {
-            self.blocking = Some(connection);
+        let Some(arrived) = self.wakeup.run_interruptible(client_id, read).await else {
+            self.blocking_connection = Some(connection);
             return Ok(());
         };
         let (shared, mut places) = (self.shared.clone(), Vec::from_iter(place));
         // After an error the connection is not used again: its next answer could be this read's
         for claimed in arrived? {
-            let place = shared.places.of_queue(&claimed.job.queue, &mut places, 1).pop();
+            let place = shared.slots.bind_to_queue(&claimed.job.queue, &mut places, 1).pop();
             self.runner.start(claimed, place);
         }
-        self.blocking = Some(connection);
+        self.blocking_connection = Some(connection);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use common::{cli, name::JobType, settings::Settings};
 use delivery::command::launch;
 
-use crate::{builder::Builder, rules, worker::Until};
+use crate::{builder::WorkerBuilder, rules, worker::RunMode};
 
 /// Takes jobs out of Galley's queues, runs their handlers and records how they ended.
 ///
@@ -13,15 +13,15 @@ use crate::{builder::Builder, rules, worker::Until};
 #[command(version)]
 struct CommandLine {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<WorkerCommand>,
     #[command(flatten)]
-    run: Run,
+    run: RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum WorkerCommand {
     /// Work (the default).
-    Run(Run),
+    Run(RunArgs),
     /// Check the settings and the rules, and say what is done with jobs of some types, or what each rule does. The exit
     /// status is 1 when something cannot be used or a type is run by nothing.
     Check {
@@ -33,7 +33,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Run {
+struct RunArgs {
     /// Work until no job is left that can run now, then stop.
     #[arg(long, conflicts_with = "once")]
     drain: bool,
@@ -42,30 +42,30 @@ struct Run {
     once: bool,
 }
 
-impl Run {
-    fn until(&self) -> Option<Until> {
+impl RunArgs {
+    fn run_mode(&self) -> Option<RunMode> {
         match (self.once, self.drain) {
-            (true, _) => Some(Until::One),
-            (_, true) => Some(Until::Empty),
+            (true, _) => Some(RunMode::Once),
+            (_, true) => Some(RunMode::Drain),
             _ => None,
         }
     }
 }
 
-pub(crate) fn run(builder: Builder) -> anyhow::Result<()> {
+pub(crate) fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
     // Before anything else: this process may have been started to become a program
     launch::intercept();
     let line = CommandLine::parse();
     let mut settings = Settings::load()?;
     let run = match line.command {
-        Some(Command::Healthcheck) => return cli::healthcheck(settings.queue_worker.listen),
-        Some(Command::Check { types }) => return check_rules(builder, &settings, &types),
-        Some(Command::Run(run)) => run,
+        Some(WorkerCommand::Healthcheck) => return cli::healthcheck(settings.queue_worker.listen),
+        Some(WorkerCommand::Check { types }) => return check_rules(builder, &settings, &types),
+        Some(WorkerCommand::Run(run)) => run,
         None => line.run,
     };
     let mut builder = builder;
-    if let Some(until) = run.until() {
-        builder = builder.until(until);
+    if let Some(until) = run.run_mode() {
+        builder = builder.run_mode(until);
         // It does not stay, and there may be one that does
         settings.queue_worker.listen.set_port(0);
     }
@@ -78,10 +78,10 @@ pub(crate) fn run(builder: Builder) -> anyhow::Result<()> {
     result
 }
 
-fn check_rules(builder: Builder, settings: &Settings, types: &[JobType]) -> anyhow::Result<()> {
-    let handlers = builder.handlers(settings)?;
+fn check_rules(builder: WorkerBuilder, settings: &Settings, types: &[JobType]) -> anyhow::Result<()> {
+    let handlers = builder.into_handlers(settings)?;
     let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
-    let (text, all_are_run) = rules::check(&rules.now(), &handlers, types);
+    let (text, all_are_run) = rules::check(&rules.current(), &handlers, types);
     print!("{text}");
     anyhow::ensure!(all_are_run, "not every type is run by something");
     Ok(())

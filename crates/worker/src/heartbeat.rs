@@ -18,30 +18,30 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{wakeup::Doorbell, worker::Shared};
+use crate::{wakeup::Wakeup, worker::WorkerShared};
 
 /// A report counts for so many beats, but never less than a second.
-const BEATS: u32 = 3;
-const SHORTEST_TTL: Duration = Duration::from_secs(1);
+const TTL_BEATS: u32 = 3;
+const MIN_TTL: Duration = Duration::from_secs(1);
 /// Jobs in a report: those that run for longest.
-const MOST_JOBS: usize = 50;
+const MAX_REPORTED_JOBS: usize = 50;
 
 /// What the rest of the process has to know of it.
 #[derive(Default)]
-pub(crate) struct Presence {
+pub(crate) struct HeartbeatState {
     quiet: watch::Sender<bool>,
     /// Something was asked, or has changed: the next report is due now.
-    pub(crate) news: Notify,
+    pub(crate) report_now: Notify,
 }
 
-impl Presence {
+impl HeartbeatState {
     /// Whether no new jobs may be claimed. To be asked after the doorbell was answered: it rings after this has changed.
     pub(crate) fn is_quiet(&self) -> bool {
         *self.quiet.borrow()
     }
 
     /// Waits until jobs may be claimed, or `stop` is cancelled.
-    pub(crate) async fn until_awake(&self, stop: &CancellationToken) {
+    pub(crate) async fn wait_until_resumed(&self, stop: &CancellationToken) {
         let mut quiet = self.quiet.subscribe();
         tokio::select! {
             () = stop.cancelled() => {}
@@ -51,17 +51,22 @@ impl Presence {
 }
 
 /// Reports until `end` is cancelled, which comes after the last attempt. Cancels `stop` when it is asked to.
-pub(crate) async fn run(shared: Arc<Shared>, doorbell: Arc<Doorbell>, stop: CancellationToken, end: CancellationToken) {
-    let beat = shared.settings.queue_worker.beat;
+pub(crate) async fn run(
+    shared: Arc<WorkerShared>,
+    doorbell: Arc<Wakeup>,
+    stop: CancellationToken,
+    end: CancellationToken,
+) {
+    let beat = shared.settings.queue_worker.heartbeat_interval;
     let started_at = time::format(local_now());
     let (mut known, mut told_of_the_stop) = (None, false);
     loop {
         told_of_the_stop |= stop.is_cancelled();
-        match report(&shared, &started_at, told_of_the_stop).await {
+        match send_heartbeat(&shared, &started_at, told_of_the_stop).await {
             Ok(order) if order != known => {
                 known = order;
                 if let Some(order) = order {
-                    obey(&shared, &doorbell, order, &stop).await;
+                    apply_directive(&shared, &doorbell, order, &stop).await;
                     // What has become of it is news too
                     continue;
                 }
@@ -72,18 +77,18 @@ pub(crate) async fn run(shared: Arc<Shared>, doorbell: Arc<Doorbell>, stop: Canc
         tokio::select! {
             () = end.cancelled() => break,
             () = stop.cancelled(), if !told_of_the_stop => {}
-            () = shared.presence.news.notified() => {}
+            () = shared.heartbeat_state.report_now.notified() => {}
             () = tokio::time::sleep(beat) => {}
         }
     }
-    if let Err(error) = shared.jobs.redis().forget_worker(&shared.key()).await {
+    if let Err(error) = shared.jobs.redis().forget_worker(&shared.worker_key()).await {
         tracing::debug!(%error, "not taken off the list of workers; it drops off by itself");
     }
 }
 
-async fn report(shared: &Shared, started_at: &str, stops: bool) -> StoreResult<Option<Order>> {
+async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) -> StoreResult<Option<Order>> {
     let worker = &shared.settings.queue_worker;
-    let state = match (stops, shared.presence.is_quiet()) {
+    let state = match (stops, shared.heartbeat_state.is_quiet()) {
         (true, _) => WorkerState::Terminating,
         (false, true) => WorkerState::Quiet,
         (false, false) => WorkerState::Running,
@@ -97,15 +102,15 @@ async fn report(shared: &Shared, started_at: &str, stops: bool) -> StoreResult<O
         queues: worker.queues.iter().map(QueueName::to_string).collect(),
         concurrency: Some(worker.concurrency),
         active_jobs: shared.in_flight.len(),
-        jobs: shared.in_flight.longest(MOST_JOBS),
+        jobs: shared.in_flight.longest_running(MAX_REPORTED_JOBS),
         started_at: Some(started_at.to_owned()),
         last_seen_at: time::format(local_now()),
     };
-    let ttl = (worker.beat * BEATS).max(SHORTEST_TTL);
-    shared.jobs.redis().report_worker(&shared.key(), &record, ttl, None).await
+    let ttl = (worker.heartbeat_interval * TTL_BEATS).max(MIN_TTL);
+    shared.jobs.redis().report_worker(&shared.worker_key(), &record, ttl, None).await
 }
 
-async fn obey(shared: &Shared, doorbell: &Doorbell, order: Order, stop: &CancellationToken) {
+async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: Order, stop: &CancellationToken) {
     match order.directive {
         Directive::Running => set_quiet(shared, doorbell, false, "a directive").await,
         Directive::Quiet => set_quiet(shared, doorbell, true, "a directive").await,
@@ -116,19 +121,20 @@ async fn obey(shared: &Shared, doorbell: &Doorbell, order: Order, stop: &Cancell
     }
 }
 
-async fn set_quiet(shared: &Shared, doorbell: &Doorbell, is_quiet: bool, by: &str) {
-    let has_changed = shared.presence.quiet.send_if_modified(|quiet| std::mem::replace(quiet, is_quiet) != is_quiet);
+async fn set_quiet(shared: &WorkerShared, doorbell: &Wakeup, is_quiet: bool, by: &str) {
+    let has_changed =
+        shared.heartbeat_state.quiet.send_if_modified(|quiet| std::mem::replace(quiet, is_quiet) != is_quiet);
     if has_changed {
         let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
         tracing::info!(by, "{says}");
-        shared.presence.news.notify_one();
+        shared.heartbeat_state.report_now.notify_one();
         // Ends the blocked read: it would take one more job
-        doorbell.ring(shared).await;
+        doorbell.wake(shared).await;
     }
 }
 
 /// SIGTSTP and SIGCONT, until `stop` is cancelled.
-pub(crate) async fn hear_signals(shared: Arc<Shared>, doorbell: Arc<Doorbell>, stop: CancellationToken) {
+pub(crate) async fn listen_for_signals(shared: Arc<WorkerShared>, doorbell: Arc<Wakeup>, stop: CancellationToken) {
     let kind = |signal: Signal| SignalKind::from_raw(signal as i32);
     let (Ok(mut pause), Ok(mut resume)) = (signal(kind(Signal::SIGTSTP)), signal(kind(Signal::SIGCONT))) else {
         tracing::warn!("SIGTSTP and SIGCONT cannot be listened to");
@@ -143,9 +149,9 @@ pub(crate) async fn hear_signals(shared: Arc<Shared>, doorbell: Arc<Doorbell>, s
     }
 }
 
-impl Shared {
+impl WorkerShared {
     /// The id of this process on the list of workers.
-    pub(crate) fn key(&self) -> WorkerKey {
+    pub(crate) fn worker_key(&self) -> WorkerKey {
         WorkerKey::of(&self.consumer)
     }
 }

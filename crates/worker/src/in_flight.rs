@@ -12,45 +12,45 @@ use common::{
     time::{self, Millis},
 };
 use store::{
-    jobs::Claimed,
+    jobs::ClaimedJob,
     workers::{RunningDetails, RunningJob},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// A stream.
-pub(crate) type Stream = (QueueName, Priority);
+pub(crate) type QueueStream = (QueueName, Priority);
 /// An entry with the start of its attempt and the job's own lease in milliseconds.
 pub(crate) type Renewal = (EntryId, Millis, Option<u64>);
 
 #[derive(Default)]
-pub(crate) struct InFlight {
-    held: Mutex<HashMap<(Stream, EntryId), Held>>,
+pub(crate) struct InFlightJobs {
+    jobs: Mutex<HashMap<(QueueStream, EntryId), InFlightJob>>,
     /// Rung when a job with a lease of its own arrives, which may be shorter than all others.
-    pub(crate) own_lease: Notify,
+    pub(crate) custom_lease_added: Notify,
     /// Rung when the last job is gone.
     pub(crate) emptied: Notify,
 }
 
-struct Held {
+struct InFlightJob {
     id: JobId,
     job_type: JobType,
     attempt: u32,
     started_at: Millis,
-    own_lease: Option<Duration>,
-    renewed: Instant,
-    gone: CancellationToken,
+    custom_lease: Option<Duration>,
+    renewed_at: Instant,
+    cancellation: CancellationToken,
 }
 
-impl InFlight {
-    fn held(&self) -> MutexGuard<'_, HashMap<(Stream, EntryId), Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+impl InFlightJobs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(QueueStream, EntryId), InFlightJob>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a claimed job. The token is cancelled when the job turns out not to be ours any more; none when it is
     /// here already.
-    pub(crate) fn insert(&self, claimed: &Claimed) -> Option<CancellationToken> {
-        let mut held = self.held();
+    pub(crate) fn insert(&self, claimed: &ClaimedJob) -> Option<CancellationToken> {
+        let mut held = self.lock();
         let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
         if held.contains_key(&key) {
             return None;
@@ -61,36 +61,36 @@ impl InFlight {
         let renewed = if own_lease.is_some() { Instant::now().checked_sub(Duration::from_hours(1)) } else { None };
         held.insert(
             key,
-            Held {
+            InFlightJob {
                 id: claimed.job.id,
                 job_type: claimed.job.summary.job_type.clone(),
                 attempt: claimed.job.history.current_attempt(),
                 started_at: claimed.started_at,
-                own_lease,
-                renewed: renewed.unwrap_or_else(Instant::now),
-                gone: gone.clone(),
+                custom_lease: own_lease,
+                renewed_at: renewed.unwrap_or_else(Instant::now),
+                cancellation: gone.clone(),
             },
         );
         if own_lease.is_some() {
-            self.own_lease.notify_one();
+            self.custom_lease_added.notify_one();
         }
         Some(gone)
     }
 
     pub(crate) fn contains(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> bool {
-        self.held().contains_key(&((queue.clone(), priority), entry))
+        self.lock().contains_key(&((queue.clone(), priority), entry))
     }
 
     /// Forgets a job: its end is recorded, or it is somebody else's.
     pub(crate) fn remove(&self, queue: &QueueName, priority: Priority, entry: EntryId) {
-        let mut held = self.held();
+        let mut held = self.lock();
         if held.remove(&((queue.clone(), priority), entry)).is_some() && held.is_empty() {
             self.emptied.notify_waiters();
         }
     }
 
     /// Waits until no job is here.
-    pub(crate) async fn until_empty(&self) {
+    pub(crate) async fn wait_until_empty(&self) {
         loop {
             let emptied = self.emptied.notified();
             if self.is_empty() {
@@ -101,30 +101,30 @@ impl InFlight {
     }
 
     /// Tells whoever runs an entry that it is not ours any more.
-    pub(crate) fn lost(&self, stream: &Stream, entry: EntryId) {
-        if let Some(held) = self.held().get(&(stream.clone(), entry)) {
-            held.gone.cancel();
+    pub(crate) fn cancel_entry(&self, stream: &QueueStream, entry: EntryId) {
+        if let Some(held) = self.lock().get(&(stream.clone(), entry)) {
+            held.cancellation.cancel();
         }
     }
 
     /// Tells whoever runs a job that it was cancelled.
-    pub(crate) fn cancelled(&self, id: JobId) {
-        for held in self.held().values().filter(|held| held.id == id) {
-            held.gone.cancel();
+    pub(crate) fn cancel_job(&self, id: JobId) {
+        for held in self.lock().values().filter(|held| held.id == id) {
+            held.cancellation.cancel();
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.held().is_empty()
+        self.lock().is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.held().len()
+        self.lock().len()
     }
 
     /// Those that are here for longest, at most so many.
-    pub(crate) fn longest(&self, most: usize) -> Vec<RunningJob> {
-        let all = self.held();
+    pub(crate) fn longest_running(&self, most: usize) -> Vec<RunningJob> {
+        let all = self.lock();
         let mut held: Vec<_> = all.iter().collect();
         held.sort_unstable_by_key(|(_, held)| held.started_at);
         let shown = held.into_iter().take(most).map(|(((queue, _), _), held)| RunningJob {
@@ -141,16 +141,16 @@ impl InFlight {
 
     /// The shortest lease of those held and `lease`.
     pub(crate) fn shortest_lease(&self, lease: Duration) -> Duration {
-        self.held().values().filter_map(|held| held.own_lease).min().map_or(lease, |own| own.min(lease))
+        self.lock().values().filter_map(|held| held.custom_lease).min().map_or(lease, |own| own.min(lease))
     }
 
     /// What has not been renewed for a third of its lease, by stream.
-    pub(crate) fn to_renew(&self, lease: Duration) -> HashMap<Stream, Vec<Renewal>> {
-        let mut due: HashMap<Stream, Vec<Renewal>> = HashMap::new();
-        for ((stream, entry), held) in self.held().iter() {
-            let lease = held.own_lease.map_or(lease, |own| own.min(lease));
-            if held.renewed.elapsed() >= lease / 3 {
-                let own = held.own_lease.and_then(|own| u64::try_from(own.as_millis()).ok());
+    pub(crate) fn due_for_renewal(&self, lease: Duration) -> HashMap<QueueStream, Vec<Renewal>> {
+        let mut due: HashMap<QueueStream, Vec<Renewal>> = HashMap::new();
+        for ((stream, entry), held) in self.lock().iter() {
+            let lease = held.custom_lease.map_or(lease, |own| own.min(lease));
+            if held.renewed_at.elapsed() >= lease / 3 {
+                let own = held.custom_lease.and_then(|own| u64::try_from(own.as_millis()).ok());
                 due.entry(stream.clone()).or_default().push((*entry, held.started_at, own));
             }
         }
@@ -158,11 +158,11 @@ impl InFlight {
     }
 
     /// Notes that entries were renewed.
-    pub(crate) fn renewed(&self, stream: &Stream, entries: &[Renewal]) {
-        let mut all = self.held();
+    pub(crate) fn mark_renewed(&self, stream: &QueueStream, entries: &[Renewal]) {
+        let mut all = self.lock();
         for (entry, _, _) in entries {
             if let Some(held) = all.get_mut(&(stream.clone(), *entry)) {
-                held.renewed = Instant::now();
+                held.renewed_at = Instant::now();
             }
         }
     }

@@ -6,26 +6,26 @@ use store::StoreResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    in_flight::{Renewal, Stream},
-    worker::Shared,
+    in_flight::{QueueStream, Renewal},
+    worker::WorkerShared,
 };
 
 /// Entries in one script call.
-const BATCH: usize = 100;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const MAX_BATCH_ENTRIES: usize = 100;
+const MIN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Renews until `stop` is cancelled, which comes after the last attempt.
-pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
     let lease = shared.consumer.lease();
     loop {
-        let pause = (shared.in_flight.shortest_lease(lease) / 6).max(SHORTEST_PAUSE);
+        let pause = (shared.in_flight.shortest_lease(lease) / 6).max(MIN_PAUSE);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
-            () = shared.in_flight.own_lease.notified() => {}
+            () = shared.in_flight.custom_lease_added.notified() => {}
         }
-        for (stream, renewals) in shared.in_flight.to_renew(lease) {
-            for some in renewals.chunks(BATCH) {
+        for (stream, renewals) in shared.in_flight.due_for_renewal(lease) {
+            for some in renewals.chunks(MAX_BATCH_ENTRIES) {
                 if let Err(error) = renew(&shared, &stream, some).await {
                     // Tried again after the next pause, a sixth of the lease away
                     tracing::debug!(%error, jobs = some.len(), "leases not renewed");
@@ -35,12 +35,12 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-async fn renew(shared: &Shared, stream: &Stream, renewals: &[Renewal]) -> StoreResult<()> {
+async fn renew(shared: &WorkerShared, stream: &QueueStream, renewals: &[Renewal]) -> StoreResult<()> {
     let worker = &shared.settings.queue_worker.name;
-    let lost = shared.jobs.renew(&stream.0, stream.1, &shared.consumer, worker, renewals).await?;
-    shared.in_flight.renewed(stream, renewals);
+    let lost = shared.jobs.renew_leases(&stream.0, stream.1, &shared.consumer, worker, renewals).await?;
+    shared.in_flight.mark_renewed(stream, renewals);
     for entry in lost {
-        shared.in_flight.lost(stream, entry);
+        shared.in_flight.cancel_entry(stream, entry);
     }
     Ok(())
 }

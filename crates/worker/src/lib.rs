@@ -39,13 +39,13 @@ mod wakeup;
 mod worker;
 
 pub use bridge::list_element;
-pub use builder::Builder;
+pub use builder::WorkerBuilder;
 pub use common::{
     id::JobId,
     name::{JobType, QueueName},
     settings::Settings,
 };
 pub use handlers::{Context, ContextError, HandlerError};
-pub use model::job::Advice;
+pub use model::job::RetryAdvice;
 pub use tokio_util::sync::CancellationToken;
-pub use worker::{Until, Worker};
+pub use worker::{RunMode, Worker};

@@ -10,80 +10,80 @@ use std::{
 };
 
 use common::name::{Priority, QueueName};
-use store::{StoreResult, connection::dedicated::Dedicated, next_delay, note_interruption, reconnect_delays};
+use store::{StoreResult, connection::dedicated::Dedicated, next_reconnect_delay, log_interruption, reconnect_delays};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{wakeup::Doorbell, worker::Shared};
+use crate::{wakeup::Wakeup, worker::WorkerShared};
 
 /// Rings when there is a job on one of the streams that nobody has taken. It keeps its connection from one time to the
 /// next, and stops when it is dropped.
-pub(crate) struct Bell {
+pub(crate) struct LimitedQueueWatcher {
     streams: Vec<(QueueName, Priority)>,
-    armed: Arc<Armed>,
+    rearm_state: Arc<RearmState>,
     _task: AbortOnDropHandle<()>,
 }
 
 /// A bell that rang is silent until somebody waits again.
 #[derive(Default)]
-struct Armed {
-    has_rung: AtomicBool,
-    again: Notify,
+struct RearmState {
+    has_fired: AtomicBool,
+    rearmed: Notify,
 }
 
-impl Bell {
+impl LimitedQueueWatcher {
     /// A bell for these streams.
     pub(crate) fn new(
-        shared: &Arc<Shared>,
-        doorbell: &Arc<Doorbell>,
+        shared: &Arc<WorkerShared>,
+        doorbell: &Arc<Wakeup>,
         streams: Vec<(QueueName, Priority)>,
         block: Duration,
     ) -> Self {
-        let armed: Arc<Armed> = Arc::default();
-        let run = run(shared.clone(), doorbell.clone(), streams.clone(), armed.clone(), block);
-        Self { streams, armed, _task: AbortOnDropHandle::new(tokio::spawn(run)) }
+        let rearm_state: Arc<RearmState> = Arc::default();
+        let run = run(shared.clone(), doorbell.clone(), streams.clone(), rearm_state.clone(), block);
+        Self { streams, rearm_state, _task: AbortOnDropHandle::new(tokio::spawn(run)) }
     }
 
     /// Whether it is one for these streams, in this order.
-    pub(crate) fn is_for(&self, streams: &[(QueueName, Priority)]) -> bool {
+    pub(crate) fn is_watching(&self, streams: &[(QueueName, Priority)]) -> bool {
         self.streams == streams
     }
 
     /// Makes it ring once more.
-    pub(crate) fn arm(&self) {
-        if self.armed.has_rung.swap(false, SeqCst) {
-            self.armed.again.notify_one();
+    pub(crate) fn rearm(&self) {
+        if self.rearm_state.has_fired.swap(false, SeqCst) {
+            self.rearm_state.rearmed.notify_one();
         }
     }
 }
 
 async fn run(
-    shared: Arc<Shared>,
-    doorbell: Arc<Doorbell>,
+    shared: Arc<WorkerShared>,
+    doorbell: Arc<Wakeup>,
     streams: Vec<(QueueName, Priority)>,
-    armed: Arc<Armed>,
+    armed: Arc<RearmState>,
     block: Duration,
 ) {
     let (mut delays, mut connection) = (reconnect_delays(), None);
     loop {
-        match wait(&shared, &mut connection, &streams, block).await {
+        match wait_for_entry(&shared, &mut connection, &streams, block).await {
             Ok(()) => {
                 delays = reconnect_delays();
-                armed.has_rung.store(true, SeqCst);
-                doorbell.ring(&shared).await;
-                armed.again.notified().await;
+                armed.has_fired.store(true, SeqCst);
+                doorbell.wake(&shared).await;
+                armed.rearmed.notified().await;
             }
             Err(error) => {
                 connection = None;
-                note_interruption("waiting for limited queues", &error);
-                tokio::time::sleep(next_delay(&mut delays)).await;
+                log_interruption("waiting for limited queues", &error);
+                tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }
         }
     }
 }
 
-async fn wait(
-    shared: &Shared,
+async fn wait_for_entry(
+    shared: &WorkerShared,
     connection: &mut Option<Dedicated>,
     streams: &[(QueueName, Priority)],
     block: Duration,
@@ -92,6 +92,6 @@ async fn wait(
         Some(connection) => connection,
         None => connection.insert(shared.jobs.redis().dedicated(block).await?),
     };
-    while !shared.jobs.has_undelivered(connection, streams, block).await? {}
+    while !shared.jobs.wait_for_undelivered(connection, streams, block).await? {}
     Ok(())
 }

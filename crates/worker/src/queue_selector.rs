@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use common::name::QueueName;
 
 /// The queues of a worker and their weights.
-pub(crate) struct Turns {
+pub(crate) struct QueueSelector {
     queues: Vec<QueueName>,
     weights: BTreeMap<QueueName, u32>,
 }
 
-impl Turns {
+impl QueueSelector {
     pub(crate) fn new(queues: &[QueueName], weights: &BTreeMap<QueueName, u32>) -> Self {
         Self { queues: queues.to_vec(), weights: weights.clone() }
     }
 
     /// The queues in the order in which to ask them this time.
-    pub(crate) fn next(&self) -> Vec<QueueName> {
+    pub(crate) fn next_order(&self) -> Vec<QueueName> {
         let mut queues = self.queues.clone();
         if !self.weights.is_empty() {
             // Efraimidis and Spirakis: a random number to the power of 1/weight, the largest first
@@ -45,17 +45,17 @@ mod tests {
 
     #[test]
     fn without_weights_the_order_is_that_of_the_settings() {
-        let turns = Turns::new(&queues(), &BTreeMap::new());
-        assert_eq!(turns.next(), queues());
+        let turns = QueueSelector::new(&queues(), &BTreeMap::new());
+        assert_eq!(turns.next_order(), queues());
     }
 
     #[test]
     fn with_weights_every_queue_comes_first_as_often_as_its_weight_says() {
         let weights = BTreeMap::from([("a".parse().expect("a name"), 6), ("b".parse().expect("a name"), 3)]);
-        let turns = Turns::new(&queues(), &weights);
+        let turns = QueueSelector::new(&queues(), &weights);
         let mut first: BTreeMap<String, u32> = BTreeMap::new();
         for _ in 0..10_000 {
-            let order = turns.next();
+            let order = turns.next_order();
             assert_eq!(order.len(), 3);
             *first.entry(order[0].to_string()).or_default() += 1;
         }

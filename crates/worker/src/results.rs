@@ -9,42 +9,42 @@ use store::{
     StoreError,
     events::Happened,
     jobs::{Completion, Settled},
-    next_delay, reconnect_delays,
+    next_reconnect_delay, reconnect_delays,
 };
 use tokio::sync::mpsc;
 
-use crate::{in_flight::Stream, worker::Shared};
+use crate::{in_flight::QueueStream, worker::WorkerShared};
 
 /// Results in one script call.
-const BATCH: usize = 128;
+const MAX_BATCH_RESULTS: usize = 128;
 /// About the most bytes of results in one script call.
-const ENOUGH_BYTES: usize = 4 << 20;
+const TARGET_BATCH_BYTES: usize = 4 << 20;
 
 /// Records results until the last attempt is over.
-pub(crate) async fn run(shared: Arc<Shared>, mut finished: mpsc::Receiver<Completion>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while finished.recv_many(&mut batch, BATCH).await > 0 {
-        let mut streams: HashMap<Stream, Vec<Completion>> = HashMap::new();
+pub(crate) async fn run(shared: Arc<WorkerShared>, mut finished: mpsc::Receiver<Completion>) {
+    let mut batch = Vec::with_capacity(MAX_BATCH_RESULTS);
+    while finished.recv_many(&mut batch, MAX_BATCH_RESULTS).await > 0 {
+        let mut streams: HashMap<QueueStream, Vec<Completion>> = HashMap::new();
         for completion in batch.drain(..) {
             let job = &completion.claimed.job;
             streams.entry((job.queue.clone(), job.priority)).or_default().push(completion);
         }
         for (stream, completions) in streams {
-            for some in by_bytes(&completions) {
-                record(&shared, &stream, some).await;
+            for some in split_by_bytes(&completions) {
+                record_batch(&shared, &stream, some).await;
             }
         }
     }
 }
 
 /// Parts of at most about [`ENOUGH_BYTES`], or of a single result.
-fn by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
+fn split_by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
     let (mut parts, mut rest) = (Vec::new(), completions);
     let (mut taken, mut bytes) = (0, 0);
     while taken < rest.len() {
-        bytes += rest[taken].ended.json.len();
+        bytes += rest[taken].finished.json.len();
         taken += 1;
-        if bytes >= ENOUGH_BYTES || taken == rest.len() {
+        if bytes >= TARGET_BATCH_BYTES || taken == rest.len() {
             let (part, others) = rest.split_at(taken);
             parts.push(part);
             (rest, taken, bytes) = (others, 0, 0);
@@ -53,17 +53,17 @@ fn by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
     parts
 }
 
-async fn record(shared: &Shared, stream: &Stream, completions: &[Completion]) {
+async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: &[Completion]) {
     let (queue, priority) = stream;
     let mut delays = reconnect_delays();
     let settled = loop {
         // Everything we hold could be in this stream
         let held = shared.in_flight.len();
-        match shared.jobs.complete(queue, *priority, &shared.consumer, held, completions).await {
+        match shared.jobs.complete_batch(queue, *priority, &shared.consumer, held, completions).await {
             Ok(settled) => break settled,
             Err(StoreError::Unavailable(error)) => {
                 tracing::debug!(%error, results = completions.len(), "results not recorded yet");
-                tokio::time::sleep(next_delay(&mut delays)).await;
+                tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }
             Err(error) => {
                 tracing::error!(%error, results = completions.len(), "results cannot be recorded: the jobs will run again");
@@ -75,7 +75,7 @@ async fn record(shared: &Shared, stream: &Stream, completions: &[Completion]) {
     let seconds = metrics::histogram!("galley_attempt_seconds", "queue" => queue.to_string());
     let mut stale = 0;
     for (completion, settled) in completions.iter().zip(settled) {
-        stale += u64::from(!note(shared, completion, settled));
+        stale += u64::from(!finish_completion(shared, completion, settled));
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
         seconds.record((completion.ended_at - completion.claimed.started_at).max(0) as f64 / 1000.0);
     }
@@ -88,7 +88,7 @@ async fn record(shared: &Shared, stream: &Stream, completions: &[Completion]) {
 }
 
 /// Forgets a job, and tells of its end; false when it was too late to record it.
-fn note(shared: &Shared, completion: &Completion, settled: Settled) -> bool {
+fn finish_completion(shared: &WorkerShared, completion: &Completion, settled: Settled) -> bool {
     let claimed = &completion.claimed;
     let job = &claimed.job;
     shared.in_flight.remove(&job.queue, job.priority, claimed.entry);
@@ -96,6 +96,6 @@ fn note(shared: &Shared, completion: &Completion, settled: Settled) -> bool {
         tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: the job had been given to another worker");
         return false;
     }
-    shared.jobs.record(Happened::completed(job, claimed.started_at, completion.ended_at));
+    shared.jobs.record_event(Happened::completed(job, claimed.started_at, completion.ended_at));
     true
 }

@@ -19,64 +19,64 @@ use store::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::Shared;
+use crate::worker::WorkerShared;
 
 /// Pause between two tries to end a read that has been announced but has not reached Redis yet.
-const TRY_AGAIN: Duration = Duration::from_millis(2);
+const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Nobody is blocked.
-const NOBODY: i64 = 0;
+const NO_CLIENT: i64 = 0;
 
 #[derive(Default)]
-pub(crate) struct Doorbell {
-    rung: AtomicBool,
-    blocked: AtomicI64,
-    noticed: Notify,
+pub(crate) struct Wakeup {
+    is_pending: AtomicBool,
+    blocked_client_id: AtomicI64,
+    notify: Notify,
 }
 
-impl Doorbell {
+impl Wakeup {
     /// Whether it rang since the last answer.
-    pub(crate) fn answer(&self) -> bool {
-        self.rung.swap(false, SeqCst)
+    pub(crate) fn take_pending(&self) -> bool {
+        self.is_pending.swap(false, SeqCst)
     }
 
     /// Awaits a blocking read that a ring will end; none when it rang already, and the read was not begun.
-    pub(crate) async fn while_blocked<T>(&self, client_id: i64, read: impl Future<Output = T>) -> Option<T> {
-        self.blocked.store(client_id, SeqCst);
+    pub(crate) async fn run_interruptible<T>(&self, client_id: i64, read: impl Future<Output = T>) -> Option<T> {
+        self.blocked_client_id.store(client_id, SeqCst);
         // After announcing: either we see the ring here, or the ringer sees us
-        let result = if self.rung.load(SeqCst) { None } else { Some(read.await) };
-        self.blocked.store(NOBODY, SeqCst);
+        let result = if self.is_pending.load(SeqCst) { None } else { Some(read.await) };
+        self.blocked_client_id.store(NO_CLIENT, SeqCst);
         result
     }
 
     /// Waits until it rings, but no longer than that.
-    pub(crate) async fn or_after(&self, pause: Duration) {
-        if !self.rung.load(SeqCst) {
-            let _ = tokio::time::timeout(pause, self.noticed.notified()).await;
+    pub(crate) async fn wait_timeout(&self, pause: Duration) {
+        if !self.is_pending.load(SeqCst) {
+            let _ = tokio::time::timeout(pause, self.notify.notified()).await;
         }
     }
 
     /// Rings: the read that is blocked now ends, or the next one is not begun.
-    pub(crate) async fn ring(&self, shared: &Shared) {
-        self.rung.store(true, SeqCst);
-        self.noticed.notify_one();
+    pub(crate) async fn wake(&self, shared: &WorkerShared) {
+        self.is_pending.store(true, SeqCst);
+        self.notify.notify_one();
         let mut redis = shared.jobs.redis().clone();
-        while self.rung.load(SeqCst) {
-            match self.blocked.load(SeqCst) {
-                NOBODY => return,
+        while self.is_pending.load(SeqCst) {
+            match self.blocked_client_id.load(SeqCst) {
+                NO_CLIENT => return,
                 client_id => {
                     if !matches!(redis.unblock(client_id).await, Ok(false)) {
                         return;
                     }
                 }
             }
-            tokio::time::sleep(TRY_AGAIN).await;
+            tokio::time::sleep(UNBLOCK_RETRY_INTERVAL).await;
         }
     }
 
     /// Hears wake-up calls until `stop` is cancelled, which rings a last time.
-    pub(crate) async fn listen(self: Arc<Self>, shared: Arc<Shared>, stop: CancellationToken) {
-        let mut calls = subscribe(shared.jobs.redis(), vec![keys::WAKE.to_owned()], 1024, stop.clone());
+    pub(crate) async fn listen(self: Arc<Self>, shared: Arc<WorkerShared>, stop: CancellationToken) {
+        let mut calls = subscribe(shared.jobs.redis(), vec![keys::NOTIFICATIONS.to_owned()], 1024, stop.clone());
         loop {
             let heard = tokio::select! {
                 () = stop.cancelled() => break,
@@ -85,19 +85,21 @@ impl Doorbell {
             match heard {
                 Some(Heard::Message { payload, .. }) => match Wake::decode(&payload) {
                     Some(Wake::Stream(queue)) if shared.settings.queue_worker.queues.contains(&queue) => {
-                        self.ring(&shared).await;
+                        self.wake(&shared).await;
                     }
-                    Some(Wake::Directive(worker)) if worker == shared.key() => shared.presence.news.notify_one(),
-                    Some(Wake::Cancelled(id)) => shared.in_flight.cancelled(id),
+                    Some(Wake::Directive(worker)) if worker == shared.worker_key() => {
+                        shared.heartbeat_state.report_now.notify_one()
+                    }
+                    Some(Wake::Cancelled(id)) => shared.in_flight.cancel_job(id),
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(Heard::Subscribed(_)) => self.ring(&shared).await,
+                Some(Heard::Subscribed(_)) => self.wake(&shared).await,
                 Some(Heard::Lost) => {}
                 None => break,
             }
         }
         stop.cancelled().await;
-        self.ring(&shared).await;
+        self.wake(&shared).await;
     }
 }

@@ -16,7 +16,7 @@ use anyhow::Context;
 use common::{
     health,
     settings::Settings,
-    shutdown::{self, Drained, vital},
+    shutdown::{self, DrainOutcome, supervise},
     telemetry::{self, MetricsHandle},
 };
 use store::{
@@ -29,54 +29,54 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::Runner,
+    attempt::AttemptRunner,
     bridge,
-    builder::Builder,
+    builder::WorkerBuilder,
     claim,
     handlers::Handlers,
-    heartbeat::{self, Presence},
-    in_flight::InFlight,
+    heartbeat::{self, HeartbeatState},
+    in_flight::InFlightJobs,
     lease_renewal, results,
-    rules::{self, Dispatch},
-    slots::Places,
-    wakeup::Doorbell,
+    rules::{self, Dispatcher},
+    slots::Slots,
+    wakeup::Wakeup,
 };
 
 /// After the grace: time for handing jobs back and for the last results to be recorded.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a worker works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Until {
+pub enum RunMode {
     /// Until it is told to stop.
     #[default]
-    Stopped,
+    Continuous,
     /// Until its queues have no job left that can run now, and none runs. What is scheduled for later is not waited for.
-    Empty,
+    Drain,
     /// For one job, if one is there.
-    One,
+    Once,
 }
 
 /// What all parts of the process share.
-pub(crate) struct Shared {
+pub(crate) struct WorkerShared {
     pub(crate) jobs: Jobs,
     pub(crate) settings: Settings,
     pub(crate) consumer: Consumer,
-    pub(crate) in_flight: InFlight,
-    pub(crate) presence: Presence,
-    pub(crate) places: Places,
-    pub(crate) until: Until,
+    pub(crate) in_flight: InFlightJobs,
+    pub(crate) heartbeat_state: HeartbeatState,
+    pub(crate) slots: Slots,
+    pub(crate) run_mode: RunMode,
     /// The longest that a handler here may take to tidy up, in milliseconds.
-    pub(crate) longest_grace_ms: AtomicU64,
+    pub(crate) max_stop_grace_ms: AtomicU64,
     pub(crate) attempts: TaskTracker,
     /// Cancelled when the grace is over: what still runs is handed back.
-    pub(crate) abandon: CancellationToken,
+    pub(crate) hard_shutdown: CancellationToken,
 }
 
 /// A worker that is ready to run.
 pub struct Worker {
-    shared: Arc<Shared>,
-    dispatch: Arc<Dispatch>,
+    shared: Arc<WorkerShared>,
+    dispatcher: Arc<Dispatcher>,
     redis: Redis,
     events: (CancellationToken, JoinHandle<()>),
     metrics: MetricsHandle,
@@ -85,32 +85,32 @@ pub struct Worker {
 impl Worker {
     /// A worker with the handlers that come with it; add your own.
     #[must_use]
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> WorkerBuilder {
+        WorkerBuilder::default()
     }
 
     /// Prepares everything. Redis may be away; a Redis that would lose jobs is refused.
-    pub(crate) async fn build(settings: Settings, handlers: Handlers, until: Until) -> anyhow::Result<Self> {
+    pub(crate) async fn build(settings: Settings, handlers: Handlers, until: RunMode) -> anyhow::Result<Self> {
         let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
-        let dispatch = Arc::new(Dispatch { handlers, rules });
+        let dispatch = Arc::new(Dispatcher { handlers, rules });
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
         redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
-        let shared = Shared {
+        let shared = WorkerShared {
             jobs: Jobs::new(&redis, &settings, log),
             consumer: Consumer::new(settings.jobs.lease),
-            in_flight: InFlight::default(),
-            presence: Presence::default(),
-            places: Places::new(settings.queue_worker.concurrency, &settings.queue_worker.queue_concurrency),
-            until,
-            longest_grace_ms: AtomicU64::new(0),
+            in_flight: InFlightJobs::default(),
+            heartbeat_state: HeartbeatState::default(),
+            slots: Slots::new(settings.queue_worker.concurrency, &settings.queue_worker.queue_concurrency),
+            run_mode: until,
+            max_stop_grace_ms: AtomicU64::new(0),
             attempts: TaskTracker::new(),
-            abandon: CancellationToken::new(),
+            hard_shutdown: CancellationToken::new(),
             settings,
         };
-        Ok(Self { shared: Arc::new(shared), dispatch, redis, events: (stop_events, writer), metrics })
+        Ok(Self { shared: Arc::new(shared), dispatcher: dispatch, redis, events: (stop_events, writer), metrics })
     }
 
     /// Works until `stop` is cancelled, then finishes or hands back what it has.
@@ -124,25 +124,25 @@ impl Worker {
         let worker = &shared.settings.queue_worker;
         let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
-        let (health, serving) = (server.handle(), vital("HTTP server", tokio::spawn(server), &stop));
+        let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker runs");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
-        let vital = |part, task| vital(part, task, &stop);
+        let vital = |part, task| supervise(part, task, &stop);
         let committing = vital("commit", tokio::spawn(results::run(shared.clone(), finished)));
         let keep = CancellationToken::new();
         let renewing = vital("renewal of leases", tokio::spawn(lease_renewal::run(shared.clone(), keep.clone())));
-        let doorbell = Arc::new(Doorbell::default());
+        let doorbell = Arc::new(Wakeup::default());
         let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
-        let hearing = tokio::spawn(heartbeat::hear_signals(shared.clone(), doorbell.clone(), stop.clone()));
+        let hearing = tokio::spawn(heartbeat::listen_for_signals(shared.clone(), doorbell.clone(), stop.clone()));
         let reporting = heartbeat::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone());
         let reporting = vital("presence", tokio::spawn(reporting));
         let upkeep = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
         let upkeep = vital("upkeep", tokio::spawn(upkeep));
         let bridging = tokio::spawn(bridge::run(shared.clone(), stop.clone()));
-        let reloading = tokio::spawn(rules::on_signal(self.dispatch.clone(), stop.clone()));
-        let runner = Runner::new(shared.clone(), self.dispatch.clone(), doorbell.clone(), completions);
+        let reloading = tokio::spawn(rules::reload_on_sighup(self.dispatcher.clone(), stop.clone()));
+        let runner = AttemptRunner::new(shared.clone(), self.dispatcher.clone(), doorbell.clone(), completions);
         let claiming = vital("claim", tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone())));
 
         stop.cancelled().await;
@@ -150,7 +150,7 @@ impl Worker {
         claiming.await?;
         bridging.await?;
         finish_attempts(shared).await;
-        if tokio::time::timeout(LAST_WORDS, committing).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, committing).await.is_err() {
             tracing::error!("results could not be recorded in time: the jobs will run again");
         }
         keep.cancel();
@@ -170,13 +170,13 @@ impl Worker {
     }
 }
 
-async fn finish_attempts(shared: &Shared) {
+async fn finish_attempts(shared: &WorkerShared) {
     let grace = shared.settings.queue_worker.shutdown_grace;
-    if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
+    if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
         tracing::warn!(running, "the grace is over, jobs are handed back");
-        shared.abandon.cancel();
-        let last_words = Duration::from_millis(shared.longest_grace_ms.load(Relaxed)) + LAST_WORDS;
-        if let Drained::TimedOut(running) = shutdown::drain(&shared.attempts, last_words).await {
+        shared.hard_shutdown.cancel();
+        let last_words = Duration::from_millis(shared.max_stop_grace_ms.load(Relaxed)) + DRAIN_TIMEOUT;
+        if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, last_words).await {
             tracing::error!(running, "jobs could not be handed back in time: their leases will run out");
         }
     }

@@ -31,13 +31,13 @@ struct Email {
 
 /// A result is anything that serde can write as JSON.
 #[derive(Serialize)]
-struct Sent {
+struct SentEmail {
     file: PathBuf,
     attempt: u32,
 }
 
 /// One mail. Whether another attempt follows is for the error to say.
-async fn send(context: Context, (to, email): (String, Email)) -> Result<Sent, HandlerError> {
+async fn send(context: Context, (to, email): (String, Email)) -> Result<SentEmail, HandlerError> {
     let Some((_, host)) = to.split_once('@') else {
         // It would fail again: the job is discarded now, and becomes a dead letter if its policy says so
         return Err(HandlerError::not_retryable("an address has an @").with_code("bad_address").with_details(&to));
@@ -64,12 +64,12 @@ async fn send(context: Context, (to, email): (String, Email)) -> Result<Sent, Ha
     // A mail cannot be called back, so this asks once more whether the job is still this worker's
     context.heartbeat().await?;
     fs::write(&file, text).await?;
-    Ok(Sent { file, attempt: context.attempt() })
+    Ok(SentEmail { file, attempt: context.attempt() })
 }
 
 /// What people see while it runs, beside the number.
 #[derive(Serialize)]
-struct Reached<'a> {
+struct NewsletterProgress<'a> {
     last: &'a str,
 }
 
@@ -86,7 +86,7 @@ async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Res
         fs::write(&draft, &sent).await?;
         #[expect(clippy::cast_precision_loss, reason = "nobody has so many subscribers")]
         let progress = (before + 1) as f64 / to.len() as f64;
-        let noted = context.progress_with(Some(progress), &Reached { last: address }).await;
+        let noted = context.progress_with(Some(progress), &NewsletterProgress { last: address }).await;
         // Redis being away is no reason to stop; the job being somebody else's is
         let is_over = matches!(noted, Err(ContextError::Stale));
         let is_stopped = is_over
@@ -110,13 +110,13 @@ async fn from_template(_context: Context, (file, name): (PathBuf, String)) -> Re
 }
 
 /// A job may ask for anything.
-const LONGEST_BYTES: usize = 1 << 30;
+const MAX_RENDERED_BYTES: usize = 1 << 30;
 
 /// Computes instead of waiting, so it has a thread of its own. A panic is a failure of this job and of nothing else.
 fn render(_context: Context, (template, repeat): (String, usize)) -> Result<String, HandlerError> {
     assert!(!template.is_empty(), "nobody writes empty templates");
-    if template.len().saturating_mul(repeat) > LONGEST_BYTES {
-        return Err(HandlerError::not_retryable(format!("at most {LONGEST_BYTES} bytes can be rendered")));
+    if template.len().saturating_mul(repeat) > MAX_RENDERED_BYTES {
+        return Err(HandlerError::not_retryable(format!("at most {MAX_RENDERED_BYTES} bytes can be rendered")));
     }
     Ok(template.repeat(repeat))
 }

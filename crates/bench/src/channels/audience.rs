@@ -27,60 +27,60 @@ const DIGITS: usize = 16;
 /// What is read at a time.
 const READ_BYTES: usize = 16 * 1024;
 /// Connections that are being made at a time: fewer than the backlog of a listening socket.
-const CONNECTING: usize = 64;
+const MAX_CONNECTING: usize = 64;
 /// Longest wait until a reader is there.
-const OPENING: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most that a server says before it is asked for something.
-const GREETING_BYTES: usize = 8 * 1024;
+const MAX_GREETING_BYTES: usize = 8 * 1024;
 /// Readers with the same source address: there are not ports enough for any number.
 const READERS_PER_ADDRESS: u32 = 5000;
 
 /// A body of that many bytes, published now.
-pub(crate) fn message(bytes: usize) -> String {
+pub(crate) fn timestamped_message(bytes: usize) -> String {
     let now = format!("@{:0DIGITS$.0}", now_ms() * 1000.0);
     let filling = "x".repeat(bytes.saturating_sub(now.len()));
     now + &filling
 }
 
 /// What a client sends, and what it waits for in the answer.
-pub(crate) type Step = (Vec<u8>, &'static [u8]);
+pub(crate) type HandshakeStep = (Vec<u8>, &'static [u8]);
 
 /// All readers of a server.
-pub(crate) struct Audience {
-    heard: Arc<Counts>,
+pub(crate) struct BenchReaders {
+    counts: Arc<BenchReaderCounts>,
     readers: JoinSet<()>,
     size: u64,
 }
 
 #[derive(Default)]
-struct Counts {
+struct BenchReaderCounts {
     messages: AtomicU64,
-    gone: AtomicU64,
+    disconnected: AtomicU64,
     is_timing: AtomicBool,
     /// Milliseconds from publishing to here.
     times: Mutex<Vec<f64>>,
 }
 
-impl Audience {
+impl BenchReaders {
     /// Connects them and goes through these steps with each.
-    pub(crate) async fn gather(server: SocketAddr, size: u32, steps: &[Step]) -> anyhow::Result<Self> {
-        let heard: Arc<Counts> = Arc::default();
-        let (opening, steps) = (Arc::new(Semaphore::new(CONNECTING)), Arc::new(steps.to_vec()));
+    pub(crate) async fn connect(server: SocketAddr, size: u32, steps: &[HandshakeStep]) -> anyhow::Result<Self> {
+        let heard: Arc<BenchReaderCounts> = Arc::default();
+        let (opening, steps) = (Arc::new(Semaphore::new(MAX_CONNECTING)), Arc::new(steps.to_vec()));
         let mut gathering = JoinSet::new();
         for number in 0..size {
             let (opening, steps) = (opening.clone(), steps.clone());
             gathering.spawn(async move {
                 let _permit = opening.acquire().await?;
                 let source = Ipv4Addr::new(127, 0, 0, u8::try_from(1 + number / READERS_PER_ADDRESS)?);
-                timeout(OPENING, open(server, source, &steps)).await.context("a reader gets no answer")?
+                timeout(CONNECT_TIMEOUT, open_connection(server, source, &steps)).await.context("a reader gets no answer")?
             });
         }
         let mut readers = JoinSet::new();
         while let Some(stream) = gathering.join_next().await {
             let stream = stream?.context("does ulimit -n allow as many connections?")?;
-            readers.spawn(listen(stream, heard.clone()));
+            readers.spawn(read_messages(stream, heard.clone()));
         }
-        Ok(Self { heard, readers, size: size.into() })
+        Ok(Self { counts: heard, readers, size: size.into() })
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -89,26 +89,26 @@ impl Audience {
 
     /// Messages that came to all of them together, since the last time that this was asked for.
     pub(crate) fn take_count(&self) -> u64 {
-        self.heard.messages.swap(0, Relaxed)
+        self.counts.messages.swap(0, Relaxed)
     }
 
     /// Notes from now on how long messages take.
     pub(crate) fn start_timing(&self) {
-        self.times().clear();
-        self.heard.is_timing.store(true, Relaxed);
+        self.lock_times().clear();
+        self.counts.is_timing.store(true, Relaxed);
     }
 
     /// How long they took.
     pub(crate) fn stop_timing(&self) -> Vec<f64> {
-        self.heard.is_timing.store(false, Relaxed);
-        std::mem::take(&mut *self.times())
+        self.counts.is_timing.store(false, Relaxed);
+        std::mem::take(&mut *self.lock_times())
     }
 
     /// Waits until so many messages came to all together, unless none comes for a while; how many did.
     pub(crate) async fn wait_for(&self, messages: u64, patience: Duration) -> u64 {
         let (mut last, mut since) = (0, Instant::now());
         loop {
-            let count = self.heard.messages.load(Relaxed);
+            let count = self.counts.messages.load(Relaxed);
             if count != last {
                 (last, since) = (count, Instant::now());
             }
@@ -120,21 +120,21 @@ impl Audience {
     }
 
     /// Readers whose connection has ended.
-    pub(crate) fn gone(&self) -> u64 {
-        self.heard.gone.load(Relaxed)
+    pub(crate) fn disconnected(&self) -> u64 {
+        self.counts.disconnected.load(Relaxed)
     }
 
     /// Closes all connections.
-    pub(crate) async fn leave(mut self) {
+    pub(crate) async fn disconnect(mut self) {
         self.readers.shutdown().await;
     }
 
-    fn times(&self) -> std::sync::MutexGuard<'_, Vec<f64>> {
-        self.heard.times.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_times(&self) -> std::sync::MutexGuard<'_, Vec<f64>> {
+        self.counts.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn open(server: SocketAddr, source: Ipv4Addr, steps: &[Step]) -> anyhow::Result<TcpStream> {
+async fn open_connection(server: SocketAddr, source: Ipv4Addr, steps: &[HandshakeStep]) -> anyhow::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
     let mut stream = socket.connect(server).await?;
@@ -144,21 +144,21 @@ async fn open(server: SocketAddr, source: Ipv4Addr, steps: &[Step]) -> anyhow::R
         let (mut got, mut buffer) = (Vec::new(), [0; 512]);
         while !got.windows(answer.len()).any(|part| part == *answer) {
             let count = stream.read(&mut buffer).await?;
-            ensure!(count > 0 && got.len() < GREETING_BYTES, "answered with {}", String::from_utf8_lossy(&got));
+            ensure!(count > 0 && got.len() < MAX_GREETING_BYTES, "answered with {}", String::from_utf8_lossy(&got));
             got.extend_from_slice(&buffer[..count]);
         }
     }
     Ok(stream)
 }
 
-async fn listen(stream: TcpStream, heard: Arc<Counts>) {
+async fn read_messages(stream: TcpStream, heard: Arc<BenchReaderCounts>) {
     let mut rest = Vec::with_capacity(DIGITS + 1);
-    while stream.readable().await.is_ok() && take(&stream, &mut rest, &heard) {}
-    heard.gone.fetch_add(1, Relaxed);
+    while stream.readable().await.is_ok() && read_available(&stream, &mut rest, &heard) {}
+    heard.disconnected.fetch_add(1, Relaxed);
 }
 
 /// Counts what is there to be read; false at the end. The buffer is on the stack: readers are many.
-fn take(stream: &TcpStream, rest: &mut Vec<u8>, heard: &Counts) -> bool {
+fn read_available(stream: &TcpStream, rest: &mut Vec<u8>, heard: &BenchReaderCounts) -> bool {
     let mut buffer = [0; READ_BYTES];
     let begin = rest.len();
     buffer[..begin].copy_from_slice(rest);
@@ -173,7 +173,7 @@ fn take(stream: &TcpStream, rest: &mut Vec<u8>, heard: &Counts) -> bool {
 }
 
 /// Counts the messages in it, and keeps the beginning of one that is not all here.
-fn count_messages(bytes: &[u8], rest: &mut Vec<u8>, heard: &Counts) {
+fn count_messages(bytes: &[u8], rest: &mut Vec<u8>, heard: &BenchReaderCounts) {
     rest.clear();
     let mut times = heard.is_timing.load(Relaxed).then(|| heard.times.lock().unwrap_or_else(PoisonError::into_inner));
     let (now, mut messages, mut from) = (now_ms(), 0, 0);
@@ -200,9 +200,9 @@ mod tests {
 
     #[test]
     fn messages_are_counted_wherever_what_is_read_ends() {
-        let text = format!("id: 1\ndata: {}\n\n{}", message(40), message(256)).into_bytes();
+        let text = format!("id: 1\ndata: {}\n\n{}", timestamped_message(40), timestamped_message(256)).into_bytes();
         for cut in 0..text.len() {
-            let (heard, mut rest) = (Counts::default(), Vec::new());
+            let (heard, mut rest) = (BenchReaderCounts::default(), Vec::new());
             heard.is_timing.store(true, Relaxed);
             count_messages(&text[..cut], &mut rest, &heard);
             let second = [rest.clone(), text[cut..].to_vec()].concat();
@@ -211,6 +211,6 @@ mod tests {
             let times = heard.times.lock().expect("no panic").clone();
             assert!(times.len() == 2 && times.iter().all(|time| (0.0..60_000.0).contains(time)), "{times:?}");
         }
-        assert_eq!(message(256).len(), 256);
+        assert_eq!(timestamped_message(256).len(), 256);
     }
 }

@@ -4,41 +4,41 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, ensure};
 use testkit::redis::{AsyncCommands, aio::MultiplexedConnection};
-use testkit::{RedisServer, http::Connection};
+use testkit::{RedisServer, http::HttpConnection};
 
-use super::{audience::Step, peers::Peer};
-use crate::galley::{Durability, Galley};
+use super::{audience::HandshakeStep, peers::NodeServer};
+use crate::galley::{BenchDurability, BenchGalley};
 
 /// The channel.
 pub(super) const CHANNEL: &str = "news";
 
 /// Which of them, and how its readers read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BenchServerKind {
     EventStream,
     WebSocket,
-    Ws,
+    NodeWs,
     SocketIo,
 }
 
-impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::EventStream, Self::WebSocket, Self::Ws, Self::SocketIo];
+impl BenchServerKind {
+    pub(super) const ALL: [Self; 4] = [Self::EventStream, Self::WebSocket, Self::NodeWs, Self::SocketIo];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::EventStream => "event streams",
             Self::WebSocket => "WebSockets",
-            Self::Ws => "Node ws",
+            Self::NodeWs => "Node ws",
             Self::SocketIo => "socket.io",
         }
     }
 
-    pub(super) fn is_peer(self) -> bool {
-        matches!(self, Self::Ws | Self::SocketIo)
+    pub(super) fn is_node_server(self) -> bool {
+        matches!(self, Self::NodeWs | Self::SocketIo)
     }
 
     /// How a client begins.
-    pub(crate) fn steps(self) -> Vec<Step> {
+    pub(crate) fn handshake_steps(self) -> Vec<HandshakeStep> {
         let end: &[u8] = b"\r\n\r\n";
         match self {
             Self::EventStream => {
@@ -47,18 +47,18 @@ impl Kind {
             }
             Self::WebSocket => {
                 let frame = format!(r#"{{"type":"subscribe","channel":"{CHANNEL}"}}"#);
-                vec![(upgrade("/v1/ws"), end), (text_frame(&frame), b"subscribed")]
+                vec![(upgrade_request("/v1/ws"), end), (text_frame(&frame), b"subscribed")]
             }
-            Self::Ws => vec![(upgrade("/"), end)],
+            Self::NodeWs => vec![(upgrade_request("/"), end)],
             // Engine.IO's handshake is `0{...}`, then Socket.IO's connection to the main namespace is `40`
             Self::SocketIo => {
-                vec![(upgrade("/socket.io/?EIO=4&transport=websocket"), b"0{\"sid\""), (text_frame("40"), b"40{")]
+                vec![(upgrade_request("/socket.io/?EIO=4&transport=websocket"), b"0{\"sid\""), (text_frame("40"), b"40{")]
             }
         }
     }
 }
 
-fn upgrade(path: &str) -> Vec<u8> {
+fn upgrade_request(path: &str) -> Vec<u8> {
     let fixed = "upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13";
     // Anything of sixteen bytes in base64
     let key = "MDEyMzQ1Njc4OWFiY2RlZg==";
@@ -72,43 +72,43 @@ fn text_frame(text: &str) -> Vec<u8> {
 }
 
 /// One that runs.
-pub(super) struct Contender {
+pub(super) struct BenchServer {
     pub(super) address: SocketAddr,
     pub(super) process: u32,
-    pub(super) publisher: Publisher,
-    _running: Running,
+    pub(super) publisher: BenchPublisher,
+    _running: BenchServerProcess,
 }
 
 #[expect(dead_code, reason = "they run as long as they are held")]
-enum Running {
-    Galley(Box<Galley>),
-    Peer(Box<(Peer, RedisServer)>),
+enum BenchServerProcess {
+    Galley(Box<BenchGalley>),
+    Node(Box<(NodeServer, RedisServer)>),
 }
 
-impl Contender {
-    pub(super) async fn start(kind: Kind, durability: Durability) -> anyhow::Result<Self> {
-        if !kind.is_peer() {
-            let galley = Galley::start_with(durability, &[("GALLEY__CHANNELS__MAX_READERS", "100000")]).await;
+impl BenchServer {
+    pub(super) async fn start(kind: BenchServerKind, durability: BenchDurability) -> anyhow::Result<Self> {
+        if !kind.is_node_server() {
+            let galley = BenchGalley::start_with(durability, &[("GALLEY__CHANNELS__MAX_READERS", "100000")]).await;
             let (address, process) = (galley.gateway.address(), galley.gateway.process_id());
-            let publisher = Publisher::Http(galley.connect().await?);
-            return Ok(Self { address, process, publisher, _running: Running::Galley(Box::new(galley)) });
+            let publisher = BenchPublisher::Http(galley.connect().await?);
+            return Ok(Self { address, process, publisher, _running: BenchServerProcess::Galley(Box::new(galley)) });
         }
         let redis = RedisServer::start_with(durability.persistence());
-        let script = if kind == Kind::Ws { "ws.mjs" } else { "socket-io.mjs" };
-        let peer = Peer::start(script, &redis.url()).await.with_context(|| kind.name())?;
-        let publisher = Publisher::Redis(redis.connection().await);
+        let script = if kind == BenchServerKind::NodeWs { "ws.mjs" } else { "socket-io.mjs" };
+        let peer = NodeServer::start(script, &redis.url()).await.with_context(|| kind.name())?;
+        let publisher = BenchPublisher::Redis(redis.connection().await);
         let (address, process) = (peer.address, peer.process_id().context("it has ended")?);
-        Ok(Self { address, process, publisher, _running: Running::Peer(Box::new((peer, redis))) })
+        Ok(Self { address, process, publisher, _running: BenchServerProcess::Node(Box::new((peer, redis))) })
     }
 }
 
 /// How messages get there: over HTTP to Galley, with `PUBLISH` to Redis otherwise.
-pub(crate) enum Publisher {
-    Http(Connection),
+pub(crate) enum BenchPublisher {
+    Http(HttpConnection),
     Redis(MultiplexedConnection),
 }
 
-impl Publisher {
+impl BenchPublisher {
     pub(crate) async fn publish(&mut self, body: &str) -> anyhow::Result<()> {
         match self {
             Self::Http(connection) => {

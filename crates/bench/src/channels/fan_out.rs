@@ -6,13 +6,13 @@ use anyhow::ensure;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    audience::{Audience, message},
-    contender::{Contender, Kind},
+    audience::{BenchReaders, timestamped_message},
+    contender::{BenchServer, BenchServerKind},
 };
 use crate::{
-    galley::Durability,
-    machine::{ran_and_waited_ms, resident_bytes},
-    report::{Report, whole},
+    galley::BenchDurability,
+    machine::{scheduler_times_ms, resident_bytes},
+    report::{BenchReport, count_as_f64},
 };
 
 /// Bytes of a message.
@@ -20,19 +20,19 @@ pub(super) const MESSAGE_BYTES: usize = 256;
 /// Deliveries per second when the time they take is measured: what every contender can do.
 const PACED_DELIVERIES: u32 = 10_000;
 /// Messages per second to a single reader.
-const MOST_PER_SECOND: u32 = 200;
+const MAX_MESSAGES_PER_SECOND: u32 = 200;
 /// Messages on their way at most when it is measured how many are delivered.
-const AHEAD: u64 = 8;
+const MAX_UNDELIVERED: u64 = 8;
 /// No message for so long, and the rest is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages before anything is measured.
 const WARM_UP: u32 = 3;
 /// Freshly opened connections come to rest.
-const REST: Duration = Duration::from_millis(500);
+const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What came of one contender with so many readers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Figures {
+pub(super) struct FanOutFigures {
     pub(super) delivered_per_second: f64,
     pub(super) cpu_micros_per_delivery: f64,
     pub(super) bytes_per_connection: f64,
@@ -41,86 +41,86 @@ pub(super) struct Figures {
 
 /// Measures one, each part for that long.
 pub(super) async fn measure(
-    report: &mut Report,
-    kind: Kind,
-    durability: Durability,
+    report: &mut BenchReport,
+    kind: BenchServerKind,
+    durability: BenchDurability,
     readers: u32,
     time: Duration,
-) -> anyhow::Result<Figures> {
-    let mut contender = Contender::start(kind, durability).await?;
+) -> anyhow::Result<FanOutFigures> {
+    let mut contender = BenchServer::start(kind, durability).await?;
     // The first connections cost what is there once
-    let first = Audience::gather(contender.address, 1, &kind.steps()).await?;
-    contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
-    first.wait_for(1, PATIENCE).await;
-    first.leave().await;
-    sleep(REST).await;
+    let first = BenchReaders::connect(contender.address, 1, &kind.handshake_steps()).await?;
+    contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
+    first.wait_for(1, STALL_TIMEOUT).await;
+    first.disconnect().await;
+    sleep(CONNECT_PAUSE).await;
     let before = resident_bytes(contender.process);
-    let audience = Audience::gather(contender.address, readers, &kind.steps()).await?;
-    sleep(REST).await;
+    let audience = BenchReaders::connect(contender.address, readers, &kind.handshake_steps()).await?;
+    sleep(CONNECT_PAUSE).await;
     let bytes_per_connection = (resident_bytes(contender.process) - before) / f64::from(readers);
 
     for _ in 0..WARM_UP {
-        contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+        contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
     }
-    let warm = audience.wait_for(audience.size() * u64::from(WARM_UP), PATIENCE).await;
+    let warm = audience.wait_for(audience.size() * u64::from(WARM_UP), STALL_TIMEOUT).await;
     ensure!(warm == audience.size() * u64::from(WARM_UP), "{}: {warm} deliveries to {readers} readers", kind.name());
     audience.take_count();
-    let times = paced(report, kind, &mut contender, &audience, time).await?;
+    let times = measure_paced(report, kind, &mut contender, &audience, time).await?;
     let (delivered_per_second, cpu_micros_per_delivery) =
-        at_most(report, kind, &mut contender, &audience, time).await?;
-    audience.leave().await;
-    Ok(Figures { delivered_per_second, cpu_micros_per_delivery, bytes_per_connection, times })
+        measure_max_rate(report, kind, &mut contender, &audience, time).await?;
+    audience.disconnect().await;
+    Ok(FanOutFigures { delivered_per_second, cpu_micros_per_delivery, bytes_per_connection, times })
 }
 
 /// Publishes at a pace that leaves everybody time; how long messages took.
-async fn paced(
-    report: &mut Report,
-    kind: Kind,
-    contender: &mut Contender,
-    audience: &Audience,
+async fn measure_paced(
+    report: &mut BenchReport,
+    kind: BenchServerKind,
+    contender: &mut BenchServer,
+    audience: &BenchReaders,
     time: Duration,
 ) -> anyhow::Result<Vec<f64>> {
     let readers = u32::try_from(audience.size())?;
-    let rate = (PACED_DELIVERIES / readers).clamp(1, MOST_PER_SECOND);
+    let rate = (PACED_DELIVERIES / readers).clamp(1, MAX_MESSAGES_PER_SECOND);
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     audience.start_timing();
     let (began, mut published) = (Instant::now(), 0);
     while began.elapsed() < time {
         ticks.tick().await;
-        contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+        contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
         published += 1;
     }
-    all_arrive(report, kind, audience, published).await;
+    wait_for_deliveries(report, kind, audience, published).await;
     Ok(audience.stop_timing())
 }
 
 /// Publishes as fast as all readers take it; deliveries per second, and microseconds of processor time of the server for one.
-async fn at_most(
-    report: &mut Report,
-    kind: Kind,
-    contender: &mut Contender,
-    audience: &Audience,
+async fn measure_max_rate(
+    report: &mut BenchReport,
+    kind: BenchServerKind,
+    contender: &mut BenchServer,
+    audience: &BenchReaders,
     time: Duration,
 ) -> anyhow::Result<(f64, f64)> {
     let (began, mut published) = (Instant::now(), 0);
-    let (ran, _) = ran_and_waited_ms(contender.process);
+    let (ran, _) = scheduler_times_ms(contender.process);
     while began.elapsed() < time {
-        let due = audience.size() * u64::saturating_sub(published + 1, AHEAD);
-        ensure!(audience.wait_for(due, PATIENCE).await >= due, "{}: deliveries stopped", kind.name());
-        contender.publisher.publish(&message(MESSAGE_BYTES)).await?;
+        let due = audience.size() * u64::saturating_sub(published + 1, MAX_UNDELIVERED);
+        ensure!(audience.wait_for(due, STALL_TIMEOUT).await >= due, "{}: deliveries stopped", kind.name());
+        contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
         published += 1;
     }
-    let delivered = whole(all_arrive(report, kind, audience, published).await);
-    let (ran_then, _) = ran_and_waited_ms(contender.process);
+    let delivered = count_as_f64(wait_for_deliveries(report, kind, audience, published).await);
+    let (ran_then, _) = scheduler_times_ms(contender.process);
     Ok((delivered / began.elapsed().as_secs_f64(), (ran_then - ran) * 1000.0 / delivered))
 }
 
 /// Waits for the rest; how many came.
-async fn all_arrive(report: &mut Report, kind: Kind, audience: &Audience, published: u64) -> u64 {
+async fn wait_for_deliveries(report: &mut BenchReport, kind: BenchServerKind, audience: &BenchReaders, published: u64) -> u64 {
     let expected = audience.size() * published;
-    let came = audience.wait_for(expected, PATIENCE).await;
-    let (gone, name) = (audience.gone(), kind.name());
+    let came = audience.wait_for(expected, STALL_TIMEOUT).await;
+    let (gone, name) = (audience.disconnected(), kind.name());
     report.check(came == expected, || format!("{name}: {came} of {expected} deliveries, {gone} readers gone"));
     audience.take_count()
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 /// Longest wait until one listens.
-const START: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 const LOCK: &str = "package-lock.json";
 const FILES: [(&str, &str); 4] = [
     ("package.json", include_str!("../../peers/package.json")),
@@ -26,20 +26,20 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 /// One that runs; it ends with this value.
-pub(super) struct Peer {
+pub(super) struct NodeServer {
     pub(super) address: SocketAddr,
     process: Child,
 }
 
-impl Peer {
+impl NodeServer {
     pub(super) async fn start(script: &str, redis_url: &str) -> anyhow::Result<Self> {
         let mut command = Starting::new("node");
-        command.arg(folder()?.join(script)).env("PEER_REDIS_URL", redis_url).env("NODE_ENV", "production");
+        command.arg(install_folder()?.join(script)).env("PEER_REDIS_URL", redis_url).env("NODE_ENV", "production");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().context("node")?;
         let output = process.stdout.take().context("its output is piped")?;
         let mut line = String::new();
-        timeout(START, BufReader::new(output).read_line(&mut line)).await.context("it does not listen")??;
+        timeout(START_TIMEOUT, BufReader::new(output).read_line(&mut line)).await.context("it does not listen")??;
         let port: u16 = line.trim().strip_prefix("listening ").context("it ended")?.parse()?;
         Ok(Self { address: SocketAddr::from(([127, 0, 0, 1], port)), process })
     }
@@ -52,7 +52,7 @@ impl Peer {
 /// Installs what they need, unless it is there; the version of Node.
 pub(super) fn install() -> anyhow::Result<String> {
     let node = Command::new("node").arg("--version").output().context("node")?;
-    let folder = folder()?;
+    let folder = install_folder()?;
     let is_there = fs::read_to_string(folder.join(LOCK)).is_ok_and(|text| text == FILES[1].1)
         && folder.join("node_modules/ws").exists();
     fs::create_dir_all(&folder)?;
@@ -68,7 +68,7 @@ pub(super) fn install() -> anyhow::Result<String> {
 }
 
 /// `target/dev/peers`: what the scripts of this repository install is there too.
-fn folder() -> anyhow::Result<PathBuf> {
+fn install_folder() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("this program is in target/<profile>")?;
     Ok(target.join("dev/peers"))

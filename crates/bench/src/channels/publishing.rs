@@ -8,18 +8,18 @@ use testkit::redis::{IntoConnectionInfo, aio::MultiplexedConnection};
 use tokio::task::JoinSet;
 
 use super::{contender::CHANNEL, fan_out::MESSAGE_BYTES};
-use crate::{galley::Galley, http, report::whole, throughput::requests_per_second};
+use crate::{galley::BenchGalley, http, report::count_as_f64, throughput::requests_per_second};
 
 /// Requests, and pipelines, at a time.
-pub(super) const AT_ONCE: u32 = 64;
+pub(super) const CONCURRENCY: u32 = 64;
 /// How long each is counted.
-const TIME: Duration = Duration::from_secs(3);
+const MEASURE_TIME: Duration = Duration::from_secs(3);
 /// Messages that the bare client keeps, about: as many as Galley.
-const KEPT: u32 = 10_000;
+const MAX_STREAM_LENGTH: u32 = 10_000;
 
 /// What came of one round.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Round {
+pub(super) struct PublishingRound {
     pub(super) http_per_second: f64,
     pub(super) bare_per_second: f64,
     /// Of one call of the script, in Redis.
@@ -28,36 +28,36 @@ pub(super) struct Round {
     pub(super) bare_micros: f64,
 }
 
-pub(super) async fn round(galley: &Galley) -> anyhow::Result<Round> {
+pub(super) async fn run_round(galley: &BenchGalley) -> anyhow::Result<PublishingRound> {
     let mut redis = galley.redis.connection().await;
     let body = "x".repeat(MESSAGE_BYTES);
     let request = http::post(&format!("/v1/channels/{CHANNEL}/messages"), &format!("\"{}\"", &body[2..]));
-    reset(&mut redis).await?;
-    let http_per_second = requests_per_second(galley.gateway.address(), &request, AT_ONCE).await?;
+    reset_statistics(&mut redis).await?;
+    let http_per_second = requests_per_second(galley.gateway.address(), &request, CONCURRENCY).await?;
     let script_micros = micros_per_call(&mut redis, "evalsha").await?;
-    reset(&mut redis).await?;
-    let bare_per_second = bare(galley, &body).await?;
+    reset_statistics(&mut redis).await?;
+    let bare_per_second = measure_bare(galley, &body).await?;
     let bare_micros = micros_per_call(&mut redis, "xadd").await? + micros_per_call(&mut redis, "publish").await?;
-    Ok(Round { http_per_second, bare_per_second, script_micros, bare_micros })
+    Ok(PublishingRound { http_per_second, bare_per_second, script_micros, bare_micros })
 }
 
 /// Pipelines per second, many at a time over one connection, as the gateway does it.
-async fn bare(galley: &Galley, body: &str) -> anyhow::Result<f64> {
+async fn measure_bare(galley: &BenchGalley, body: &str) -> anyhow::Result<f64> {
     let mut info = galley.redis.url().into_connection_info()?;
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     info = info.set_tcp_settings(tcp);
     let connection =
-        redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&testkit::patient()).await?;
+        redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&testkit::patient_config()).await?;
     let mut pipeline = redis::pipe();
-    pipeline.cmd("XADD").arg("bare").arg("MAXLEN").arg("~").arg(KEPT).arg("*").arg("b").arg(body).ignore();
+    pipeline.cmd("XADD").arg("bare").arg("MAXLEN").arg("~").arg(MAX_STREAM_LENGTH).arg("*").arg("b").arg(body).ignore();
     pipeline.cmd("PUBLISH").arg("bare").arg(body).ignore();
     let began = Instant::now();
     let mut publishers = JoinSet::new();
-    for _ in 0..AT_ONCE {
+    for _ in 0..CONCURRENCY {
         let (mut connection, pipeline) = (connection.clone(), pipeline.clone());
         publishers.spawn(async move {
             let mut count = 0_u64;
-            while began.elapsed() < TIME {
+            while began.elapsed() < MEASURE_TIME {
                 pipeline.exec_async(&mut connection).await?;
                 count += 1;
             }
@@ -68,10 +68,10 @@ async fn bare(galley: &Galley, body: &str) -> anyhow::Result<f64> {
     for publisher in publishers.join_all().await {
         count += publisher?;
     }
-    Ok(whole(count) / began.elapsed().as_secs_f64())
+    Ok(count_as_f64(count) / began.elapsed().as_secs_f64())
 }
 
-async fn reset(redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
+async fn reset_statistics(redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
     Ok(redis::cmd("CONFIG").arg("RESETSTAT").exec_async(redis).await?)
 }
 

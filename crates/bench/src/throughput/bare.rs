@@ -12,34 +12,34 @@ const STREAM: &str = "bare:{s}";
 const GROUP: &str = "workers";
 const CONSUMER: &str = "bare";
 /// Entries in one read, as a queue-worker claims them.
-const READ: usize = 128;
+const READ_COUNT: usize = 128;
 /// Batches read and not recorded yet: reading goes on while results are recorded.
-const AHEAD: usize = 4;
+const MAX_BATCHES_AHEAD: usize = 4;
 /// About what a result of such a job takes in Redis.
 const RESULT_BYTES: usize = 400;
 /// Pipelines on their way at once.
 const PIPELINES: u32 = 4;
 
-pub(super) struct Client {
+pub(super) struct BareClient {
     reading: MultiplexedConnection,
     writing: MultiplexedConnection,
 }
 
-impl Client {
+impl BareClient {
     pub(super) async fn open(redis: &RedisServer) -> anyhow::Result<Self> {
         let mut info = redis.url().into_connection_info()?;
         // As Galley has it: otherwise a small command waits for the answer to the one before
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         info = info.set_tcp_settings(tcp);
         let client = redis::Client::open(info)?;
-        let mut reading = client.get_multiplexed_async_connection_with_config(&testkit::patient()).await?;
-        let writing = client.get_multiplexed_async_connection_with_config(&testkit::patient()).await?;
+        let mut reading = client.get_multiplexed_async_connection_with_config(&testkit::patient_config()).await?;
+        let writing = client.get_multiplexed_async_connection_with_config(&testkit::patient_config()).await?;
         let _: () = reading.xgroup_create_mkstream(STREAM, GROUP, "0").await?;
         Ok(Self { reading, writing })
     }
 
     /// Adds entries like those of jobs; entries per second.
-    pub(super) async fn fill(&self, entries: u32, per_pipeline: u32) -> anyhow::Result<f64> {
+    pub(super) async fn add_entries(&self, entries: u32, per_pipeline: u32) -> anyhow::Result<f64> {
         let envelope = format!("{{\"type\":\"test.noop\",\"args\":[\"{}\"]}}", "x".repeat(200));
         let mut pipeline = redis::pipe();
         for _ in 0..per_pipeline {
@@ -59,8 +59,8 @@ impl Client {
 
     /// Reads them all, looks whether they are still its own, acknowledges, deletes and stores a result for each; entries
     /// per second.
-    pub(super) async fn work_off(&self, entries: u32) -> anyhow::Result<f64> {
-        let (batches, mut read) = mpsc::channel::<Vec<String>>(AHEAD);
+    pub(super) async fn process_entries(&self, entries: u32) -> anyhow::Result<f64> {
+        let (batches, mut read) = mpsc::channel::<Vec<String>>(MAX_BATCHES_AHEAD);
         let mut reading = self.reading.clone();
         let began = Instant::now();
         let reader = tokio::spawn(async move {
@@ -71,7 +71,7 @@ impl Client {
                     .arg(GROUP)
                     .arg(CONSUMER)
                     .arg("COUNT")
-                    .arg(READ)
+                    .arg(READ_COUNT)
                     .arg("STREAMS")
                     .arg(STREAM)
                     .arg(">");
@@ -83,7 +83,7 @@ impl Client {
         let result = "r".repeat(RESULT_BYTES);
         let (mut connection, mut done) = (self.writing.clone(), 0);
         while let Some(ids) = read.recv().await {
-            record(&mut connection, &ids, &result).await?;
+            record_results(&mut connection, &ids, &result).await?;
             done += ids.len();
         }
         let seconds = began.elapsed().as_secs_f64();
@@ -93,7 +93,7 @@ impl Client {
     }
 }
 
-async fn record(connection: &mut MultiplexedConnection, ids: &[String], result: &str) -> anyhow::Result<()> {
+async fn record_results(connection: &mut MultiplexedConnection, ids: &[String], result: &str) -> anyhow::Result<()> {
     let (first, last) = (ids.first().context("an entry")?, ids.last().context("an entry")?);
     let mut pipeline = redis::pipe();
     pipeline.cmd("XPENDING").arg(STREAM).arg(GROUP).arg(first).arg(last).arg(ids.len()).arg(CONSUMER);

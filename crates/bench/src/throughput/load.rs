@@ -12,14 +12,14 @@ use std::{
 use anyhow::ensure;
 use tokio::task::JoinSet;
 
-use crate::{galley::LIMIT, http::Connection};
+use crate::{galley::MEASURE_TIMEOUT, http::HttpConnection};
 
 /// How long requests are counted.
-const TIME: Duration = Duration::from_secs(3);
+const MEASURE_TIME: Duration = Duration::from_secs(3);
 
 /// Sends it for a few seconds; answers per second.
 pub(crate) async fn requests_per_second(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<f64> {
-    per_second(address, request, connections, u32::MAX, TIME).await
+    per_second(address, request, connections, u32::MAX, MEASURE_TIME).await
 }
 
 /// Sends it so many times; answers per second.
@@ -29,7 +29,7 @@ pub(super) async fn count_per_second(
     connections: u32,
     count: u32,
 ) -> anyhow::Result<f64> {
-    per_second(address, request, connections, count, LIMIT).await
+    per_second(address, request, connections, count, MEASURE_TIMEOUT).await
 }
 
 async fn per_second(
@@ -43,7 +43,7 @@ async fn per_second(
     let sent = Arc::new(AtomicU32::new(0));
     let mut opened = Vec::new();
     for _ in 0..connections {
-        opened.push(Connection::open(address).await?);
+        opened.push(HttpConnection::open(address).await?);
     }
     let began = Instant::now();
     let mut senders = JoinSet::new();

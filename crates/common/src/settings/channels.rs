@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
     SettingError,
-    check::{YEAR_MS, millis, names, number, refused},
+    check::{YEAR_MS, check_millis, check_number, invalid_value, parse_names},
     raw,
 };
 use crate::{channel_pattern::ChannelPattern, name::ChannelName};
@@ -15,13 +15,13 @@ use crate::{channel_pattern::ChannelPattern, name::ChannelName};
 pub struct ChannelSettings {
     pub history_ttl: Duration,
     pub max_channels: u64,
-    pub plain: Vec<ChannelName>,
+    pub plain_channels: Vec<ChannelName>,
     pub max_readers: usize,
     pub ring_bytes: usize,
     pub rings_bytes: usize,
-    pub stall: Duration,
-    pub sweep: Duration,
-    pub probe: Duration,
+    pub stall_timeout: Duration,
+    pub sweep_interval: Duration,
+    pub probe_interval: Duration,
     pub retention: RetentionRules,
 }
 
@@ -39,17 +39,17 @@ pub struct Retention {
 /// How much is kept of which channel.
 #[derive(Debug, Clone)]
 pub struct RetentionRules {
-    usual: Retention,
+    default: Retention,
     exact: BTreeMap<ChannelName, Retention>,
     /// The first that fits applies.
     patterns: Vec<(ChannelPattern, Retention)>,
     /// What subscriptions may hold back.
-    cap: Cap,
+    backlog_cap: BacklogCap,
 }
 
 /// What subscriptions that are behind may hold back of a channel, about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cap {
+pub struct BacklogCap {
     /// Messages.
     pub messages: u64,
     /// Memory that they may take in Redis.
@@ -59,66 +59,66 @@ pub struct Cap {
 impl RetentionRules {
     /// What applies to a channel: the rule of its name, else that of the longest pattern which fits, else the usual.
     #[must_use]
-    pub fn of(&self, channel: &ChannelName) -> Retention {
-        let by_pattern = || self.patterns.iter().find(|(pattern, _)| pattern.fits(channel)).map(|(_, rule)| *rule);
-        self.exact.get(channel).copied().or_else(by_pattern).unwrap_or(self.usual)
+    pub fn for_channel(&self, channel: &ChannelName) -> Retention {
+        let by_pattern = || self.patterns.iter().find(|(pattern, _)| pattern.matches(channel)).map(|(_, rule)| *rule);
+        self.exact.get(channel).copied().or_else(by_pattern).unwrap_or(self.default)
     }
 
     /// What subscriptions may hold back, of any channel.
     #[must_use]
-    pub fn cap(&self) -> Cap {
-        self.cap
+    pub fn backlog_cap(&self) -> BacklogCap {
+        self.backlog_cap
     }
 }
 
-const MOST_MESSAGES: u64 = 100_000_000;
+const MAX_MESSAGES: u64 = 100_000_000;
 /// Below that the memory of an empty history would count.
-const LEAST_BYTES: u64 = 65_536;
-const MOST_BYTES: u64 = 1 << 40;
+const MIN_BYTES: u64 = 65_536;
+const MAX_BYTES: u64 = 1 << 40;
 /// Below that the upkeep, which comes by every few seconds, could not keep up.
-const LEAST_AGE_MS: u64 = 1000;
+const MIN_AGE_MS: u64 = 1000;
 
-pub(super) fn channels(raw: raw::Channels) -> Result<ChannelSettings, SettingError> {
+pub(super) fn check_channels(raw: raw::RawChannels) -> Result<ChannelSettings, SettingError> {
     Ok(ChannelSettings {
-        history_ttl: millis("channels.history_ttl_ms", raw.history_ttl_ms, 1000, YEAR_MS)?,
-        max_channels: number("channels.max_channels", raw.max_channels, 1, 1_000_000)?,
-        plain: names("channels.plain", &raw.plain)?,
-        max_readers: number("channels.max_readers", raw.max_readers, 1, 1_000_000)?,
-        ring_bytes: number("channels.ring_bytes", raw.ring_bytes, 0, 64 << 20)?,
-        rings_bytes: number("channels.rings_bytes", raw.rings_bytes, 1 << 20, 16 << 30)?,
-        stall: millis("channels.stall_ms", raw.stall_ms, 1000, 600_000)?,
-        sweep: millis("channels.sweep_ms", raw.sweep_ms, 100, 3_600_000)?,
-        probe: millis("channels.probe_ms", raw.probe_ms, 100, 600_000)?,
+        history_ttl: check_millis("channels.history_ttl_ms", raw.history_ttl_ms, 1000, YEAR_MS)?,
+        max_channels: check_number("channels.max_channels", raw.max_channels, 1, 1_000_000)?,
+        plain_channels: parse_names("channels.plain", &raw.plain)?,
+        max_readers: check_number("channels.max_readers", raw.max_readers, 1, 1_000_000)?,
+        ring_bytes: check_number("channels.ring_bytes", raw.ring_bytes, 0, 64 << 20)?,
+        rings_bytes: check_number("channels.rings_bytes", raw.rings_bytes, 1 << 20, 16 << 30)?,
+        stall_timeout: check_millis("channels.stall_ms", raw.stall_ms, 1000, 600_000)?,
+        sweep_interval: check_millis("channels.sweep_ms", raw.sweep_ms, 100, 3_600_000)?,
+        probe_interval: check_millis("channels.probe_ms", raw.probe_ms, 100, 600_000)?,
         retention: RetentionRules {
-            usual: Retention {
-                messages: number("channels.history_max", raw.history_max, 1, MOST_MESSAGES)?,
-                age: age("channels.history_max_age_ms", raw.history_max_age_ms)?,
-                bytes: bytes("channels.history_max_bytes", raw.history_max_bytes)?,
+            default: Retention {
+                messages: check_number("channels.history_max", raw.history_max, 1, MAX_MESSAGES)?,
+                age: check_age("channels.history_max_age_ms", raw.history_max_age_ms)?,
+                bytes: check_bytes("channels.history_max_bytes", raw.history_max_bytes)?,
             },
             exact: BTreeMap::new(),
             patterns: Vec::new(),
-            cap: Cap {
-                messages: number("channels.cap_messages", raw.cap_messages, 1, MOST_MESSAGES)?,
-                bytes: number("channels.cap_bytes", raw.cap_bytes, LEAST_BYTES, MOST_BYTES)?,
+            backlog_cap: BacklogCap {
+                messages: check_number("channels.cap_messages", raw.cap_messages, 1, MAX_MESSAGES)?,
+                bytes: check_number("channels.cap_bytes", raw.cap_bytes, MIN_BYTES, MAX_BYTES)?,
             },
         }
-        .with(raw.retention)?,
+        .with_rules(raw.retention)?,
     })
 }
 
 impl RetentionRules {
-    fn with(mut self, written: BTreeMap<String, raw::Retention>) -> Result<Self, SettingError> {
+    fn with_rules(mut self, written: BTreeMap<String, raw::RawRetention>) -> Result<Self, SettingError> {
         for (name, written) in written {
             let key = |limit: &str| format!("channels.retention.{name}.{limit}");
-            let mut rule = self.usual;
+            let mut rule = self.default;
             if let Some(messages) = written.messages {
-                rule.messages = number(&key("messages"), messages, 1, MOST_MESSAGES)?;
+                rule.messages = check_number(&key("messages"), messages, 1, MAX_MESSAGES)?;
             }
             if let Some(written) = written.age_ms {
-                rule.age = age(&key("age_ms"), written)?;
+                rule.age = check_age(&key("age_ms"), written)?;
             }
             if let Some(written) = written.bytes {
-                rule.bytes = bytes(&key("bytes"), written)?;
+                rule.bytes = check_bytes(&key("bytes"), written)?;
             }
             if let Ok(channel) = name.parse::<ChannelName>() {
                 self.exact.insert(channel, rule);
@@ -126,7 +126,7 @@ impl RetentionRules {
                 self.patterns.push((pattern, rule));
             } else {
                 let allowed = "a table of channels (orders.new) and patterns with 1 to 4 stars (orders.*)";
-                return Err(refused("channels.retention", allowed, format_args!("{name:?}")));
+                return Err(invalid_value("channels.retention", allowed, format_args!("{name:?}")));
             }
         }
         // Stable: of two that are as long the first in the alphabet applies
@@ -136,20 +136,25 @@ impl RetentionRules {
 }
 
 /// 0 is no limit.
-fn limit(key: &str, written: raw::Whole, least: u64, most: u64) -> Result<Option<u64>, SettingError> {
+fn check_optional_limit(
+    key: &str,
+    written: raw::WholeNumber,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, SettingError> {
     match written.0 {
         0 => Ok(None),
         value if (least..=most).contains(&value) => Ok(Some(value)),
-        value => Err(refused(key, format_args!("0 (no limit) or {least} to {most}"), value)),
+        value => Err(invalid_value(key, format_args!("0 (no limit) or {least} to {most}"), value)),
     }
 }
 
-fn age(key: &str, written: raw::Whole) -> Result<Option<Duration>, SettingError> {
-    Ok(limit(key, written, LEAST_AGE_MS, YEAR_MS)?.map(Duration::from_millis))
+fn check_age(key: &str, written: raw::WholeNumber) -> Result<Option<Duration>, SettingError> {
+    Ok(check_optional_limit(key, written, MIN_AGE_MS, YEAR_MS)?.map(Duration::from_millis))
 }
 
-fn bytes(key: &str, written: raw::Whole) -> Result<Option<u64>, SettingError> {
-    limit(key, written, LEAST_BYTES, MOST_BYTES)
+fn check_bytes(key: &str, written: raw::WholeNumber) -> Result<Option<u64>, SettingError> {
+    check_optional_limit(key, written, MIN_BYTES, MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -162,7 +167,7 @@ mod tests {
     fn read(toml: &str) -> Result<ChannelSettings, SettingError> {
         let sources = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         let sources = sources.add_source(File::from_str(toml, FileFormat::Toml));
-        let raw: raw::Raw = sources.build()?.try_deserialize()?;
+        let raw: raw::RawSettings = sources.build()?.try_deserialize()?;
         Ok(Settings::try_from(raw)?.channels)
     }
 
@@ -197,9 +202,9 @@ mod tests {
             ("Upper", Retention { messages: 70, age: Some(Duration::from_secs(1)), bytes: None }),
             ("upper", usual),
         ] {
-            assert_eq!(rules.of(&channel.parse().expect("a name")), expected, "{channel}");
+            assert_eq!(rules.for_channel(&channel.parse().expect("a name")), expected, "{channel}");
         }
-        assert_eq!(rules.cap(), Cap { messages: 1_000_000, bytes: 1 << 30 });
+        assert_eq!(rules.backlog_cap(), BacklogCap { messages: 1_000_000, bytes: 1 << 30 });
     }
 
     #[test]

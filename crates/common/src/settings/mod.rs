@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use config::{Config, Environment, File, FileFormat};
 
-pub use channels::{Cap, ChannelSettings, Retention, RetentionRules};
+pub use channels::{BacklogCap, ChannelSettings, Retention, RetentionRules};
 pub use check::{SettingError, hostname};
 
 use crate::name::{ChannelName, JobType, Origin, QueueName, WorkerId};
@@ -130,7 +130,7 @@ pub struct QueueWorkerSettings {
     pub demo_handlers: bool,
     pub shutdown_grace: Duration,
     pub stop_grace: Duration,
-    pub beat: Duration,
+    pub heartbeat_interval: Duration,
 }
 
 /// The service that hears channels.
@@ -184,7 +184,7 @@ pub struct JobSettings {
 pub struct WorkflowSettings {
     pub max_jobs: usize,
     pub results_limit_bytes: u64,
-    pub check: Duration,
+    pub check_interval: Duration,
 }
 
 /// Limits of one queue.
@@ -220,9 +220,9 @@ pub struct BridgeSettings {
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
 pub struct MaintenanceSettings {
-    pub office: Duration,
-    pub sweep: Duration,
-    pub channels: Duration,
+    pub leader_lease: Duration,
+    pub sweep_interval: Duration,
+    pub trim_interval: Duration,
 }
 
 /// Traces.
@@ -280,7 +280,7 @@ impl Settings {
         }
         let environment =
             Environment::with_prefix("GALLEY").prefix_separator("__").separator("__").source(Some(variables));
-        let raw: raw::Raw = builder.add_source(environment).build()?.try_deserialize()?;
+        let raw: raw::RawSettings = builder.add_source(environment).build()?.try_deserialize()?;
         Self::try_from(raw)
     }
 

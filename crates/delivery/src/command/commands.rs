@@ -9,14 +9,14 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Command, StandardOutput, WrittenCommand};
+use super::{Command, CommandSpec, StandardOutput};
 use common::{
-    config_file::{FileError, Reader},
+    config_file::{ConfigFileError, ConfigReader},
     name::CommandName,
 };
 
 /// Commands in a file.
-const MOST_COMMANDS: usize = 1000;
+const MAX_COMMANDS: usize = 1000;
 
 /// The commands of a file, by their names. What their programs write on standard output is discarded.
 #[derive(Debug, Default)]
@@ -24,9 +24,9 @@ pub struct Commands(BTreeMap<CommandName, Arc<Command>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct CommandsFile {
     #[serde(default, rename = "command")]
-    commands: Vec<Spanned<WrittenCommand>>,
+    commands: Vec<Spanned<CommandSpec>>,
 }
 
 impl Commands {
@@ -34,7 +34,7 @@ impl Commands {
     ///
     /// # Errors
     /// The file cannot be read, or something in it cannot be used: every problem with its line.
-    pub fn load(path: &Path) -> Result<Self, FileError> {
+    pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
         common::config_file::load(path, "commands", Self::read)
     }
 
@@ -56,25 +56,25 @@ impl Commands {
         self.0.is_empty()
     }
 
-    fn read(reader: &mut Reader<'_>, written: Written) -> Self {
-        if let Some(command) = written.commands.get(MOST_COMMANDS) {
-            reader.refuse(command.span().start, format!("there can be at most {MOST_COMMANDS} commands"));
+    fn read(reader: &mut ConfigReader<'_>, written: CommandsFile) -> Self {
+        if let Some(command) = written.commands.get(MAX_COMMANDS) {
+            reader.add_problem(command.span().start, format!("there can be at most {MAX_COMMANDS} commands"));
         }
         let mut lines = BTreeMap::new();
         let mut commands = BTreeMap::new();
         for command in written.commands {
             let at = command.span().start;
             let mut command = command.into_inner();
-            let name = name(reader, at, command.name.take(), &mut lines);
+            let name = read_name(reader, at, command.name.take(), &mut lines);
             if let Some(limit) = &command.output_limit_bytes {
                 let what = "output_limit_bytes is for jobs: what the program of a subscription writes is discarded";
-                reader.refuse(limit.span().start, what);
+                reader.add_problem(limit.span().start, what);
             }
             let settings = command.read(reader);
             match (name, Command::new(settings, StandardOutput::Discarded)) {
                 (Some(name), Ok(command)) => drop(commands.insert(name, Arc::new(command))),
                 (None, Ok(_)) => {}
-                (_, Err(problem)) => reader.refuse(at, problem),
+                (_, Err(problem)) => reader.add_problem(at, problem),
             }
         }
         Self(commands)
@@ -82,25 +82,26 @@ impl Commands {
 }
 
 /// The name of the command at a byte, unless that is none or another's, whose lines are known.
-fn name(
-    reader: &mut Reader<'_>,
+fn read_name(
+    reader: &mut ConfigReader<'_>,
     at: usize,
     written: Option<Spanned<String>>,
     lines: &mut BTreeMap<CommandName, usize>,
 ) -> Option<CommandName> {
     let Some(written) = written else {
-        reader.refuse(at, "a command must have a name");
+        reader.add_problem(at, "a command must have a name");
         return None;
     };
     let at = written.span().start;
-    let name = written.get_ref().parse::<CommandName>().map_err(|error| reader.refuse(at, error.to_string())).ok()?;
+    let name =
+        written.get_ref().parse::<CommandName>().map_err(|error| reader.add_problem(at, error.to_string())).ok()?;
     match lines.entry(name.clone()) {
         Entry::Vacant(free) => {
             free.insert(reader.line(at));
             Some(name)
         }
         Entry::Occupied(other) => {
-            reader.refuse(at, format!("there is a command named {name} on line {} already", other.get()));
+            reader.add_problem(at, format!("there is a command named {name} on line {} already", other.get()));
             None
         }
     }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Commands, Vec<String>> {
-        let shown = |problem: &common::config_file::Problem| format!("{}: {}", problem.line, problem.what);
+        let shown = |problem: &common::config_file::ConfigProblem| format!("{}: {}", problem.line, problem.message);
         common::config_file::parse(text, Commands::read).map_err(|problems| problems.iter().map(shown).collect())
     }
 
@@ -196,11 +197,8 @@ not_retryable_exit_codes = [75]
             let named = |n: usize| format!("[[command]]\nname = \"n{n}\"\nprogram = \"true\"\n");
             (0..count).map(named).collect::<Vec<_>>().concat()
         };
-        assert_eq!(parse(&many(MOST_COMMANDS)).expect("as many as there can be").len(), 1000);
-        assert_eq!(
-            parse(&many(MOST_COMMANDS + 1)).expect_err("one more"),
-            ["3001: there can be at most 1000 commands"]
-        );
+        assert_eq!(parse(&many(MAX_COMMANDS)).expect("as many as there can be").len(), 1000);
+        assert_eq!(parse(&many(MAX_COMMANDS + 1)).expect_err("one more"), ["3001: there can be at most 1000 commands"]);
     }
 
     #[test]

@@ -22,38 +22,38 @@ use tokio::{
 };
 
 /// Programs that wait for being started. Each attempt asks for one and waits for it.
-const STARTS_WAITING: usize = 64;
+const MAX_PENDING_STARTS: usize = 64;
 
 /// A group that is killed when this is dropped.
-pub(super) struct Group {
-    leader: Leader,
+pub(super) struct ProcessGroup {
+    leader: GroupLeader,
     child_ended: tokio::signal::unix::Signal,
 }
 
 /// The worker's ends of the pipes.
-pub(super) struct Pipes {
+pub(super) struct ProgramPipes {
     pub(super) stdin: ChildStdin,
     /// None when it is not a pipe.
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: ChildStderr,
 }
 
-impl Group {
+impl ProcessGroup {
     /// Starts a command, whose streams are pipes but for its output, which may be something else, in a group of its own.
-    pub(super) async fn start(mut command: Command) -> io::Result<(Self, Pipes)> {
+    pub(super) async fn start(mut command: Command) -> io::Result<(Self, ProgramPipes)> {
         command.process_group(0);
         // Heard before there is a process: its end cannot be missed
         let child_ended = signal(SignalKind::child())?;
         let (reply, started) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts programs is gone");
-        starter().send(Start { command, reply }).await.map_err(|_| gone())?;
+        starter_thread().send(StartRequest { command, reply }).await.map_err(|_| gone())?;
         let mut leader = started.await.map_err(|_| gone())??;
-        let pipes = leader.pipes()?;
+        let pipes = leader.take_pipes()?;
         Ok((Self { leader, child_ended }, pipes))
     }
 
     /// Waits until the program has ended, without reaping it.
-    pub(super) async fn ended(&mut self) {
+    pub(super) async fn wait_for_exit(&mut self) {
         while !self.leader.has_ended() {
             if self.child_ended.recv().await.is_none() {
                 // Only when the runtime goes away, and this future with it
@@ -68,29 +68,29 @@ impl Group {
     }
 
     /// Kills what is left of the group and reaps the leader; nothing if that does not end.
-    pub(super) fn finish(mut self) -> Option<ExitStatus> {
-        self.leader.finish()
+    pub(super) fn kill_and_reap(mut self) -> Option<ExitStatus> {
+        self.leader.kill_and_reap()
     }
 }
 
 /// The program itself. As long as it is not reaped its number is its own.
-struct Leader {
+struct GroupLeader {
     id: Pid,
     /// None when it was reaped.
     child: Option<Child>,
 }
 
-impl Leader {
-    fn of(child: Child) -> Self {
+impl GroupLeader {
+    fn new(child: Child) -> Self {
         Self { id: Pid::from_raw(child.id().cast_signed()), child: Some(child) }
     }
 
-    fn pipes(&mut self) -> io::Result<Pipes> {
+    fn take_pipes(&mut self) -> io::Result<ProgramPipes> {
         let streams = self.child.as_mut().map(|child| (child.stdin.take(), child.stdout.take(), child.stderr.take()));
         let Some((Some(stdin), stdout, Some(stderr))) = streams else {
             return Err(io::Error::other("stdin and stderr have to be pipes"));
         };
-        Ok(Pipes {
+        Ok(ProgramPipes {
             stdin: ChildStdin::from_std(stdin)?,
             stdout: stdout.map(ChildStdout::from_std).transpose()?,
             stderr: ChildStderr::from_std(stderr)?,
@@ -125,7 +125,7 @@ impl Leader {
     }
 
     /// Kills the group and reaps the leader if it has ended.
-    fn finish(&mut self) -> Option<ExitStatus> {
+    fn kill_and_reap(&mut self) -> Option<ExitStatus> {
         self.signal(Signal::SIGKILL);
         let child = self.child.as_mut()?;
         // It may have left its group
@@ -136,9 +136,9 @@ impl Leader {
     }
 }
 
-impl Drop for Leader {
+impl Drop for GroupLeader {
     fn drop(&mut self) {
-        self.finish();
+        self.kill_and_reap();
         // It ends in a moment. A thread can wait for that even when the runtime is about to go; if there can be no thread
         // the process stays a zombie until the worker ends
         if let Some(mut child) = self.child.take() {
@@ -148,24 +148,24 @@ impl Drop for Leader {
 }
 
 /// A command to be started, and who waits for it.
-struct Start {
+struct StartRequest {
     command: Command,
-    reply: oneshot::Sender<io::Result<Leader>>,
+    reply: oneshot::Sender<io::Result<GroupLeader>>,
 }
 
 /// The thread that starts all programs. Linux tells a program that its parent died when the parent's *thread* ends, and
 /// threads of a runtime come and go (`block_in_place`, a runtime that somebody makes for a moment); this one ends with the
 /// process. Besides, starting blocks until the new process runs something else.
-fn starter() -> &'static mpsc::Sender<Start> {
-    static STARTER: OnceLock<mpsc::Sender<Start>> = OnceLock::new();
+fn starter_thread() -> &'static mpsc::Sender<StartRequest> {
+    static STARTER: OnceLock<mpsc::Sender<StartRequest>> = OnceLock::new();
     STARTER.get_or_init(|| {
-        let (sender, mut starts) = mpsc::channel::<Start>(STARTS_WAITING);
+        let (sender, mut starts) = mpsc::channel::<StartRequest>(MAX_PENDING_STARTS);
         let run = move || {
-            while let Some(Start { mut command, reply }) = starts.blocking_recv() {
+            while let Some(StartRequest { mut command, reply }) = starts.blocking_recv() {
                 if reply.is_closed() {
                     continue;
                 }
-                let leader = command.spawn().map(Leader::of);
+                let leader = command.spawn().map(GroupLeader::new);
                 // If nobody waits any more the leader comes back, and dropping it kills it
                 let _ = reply.send(leader);
             }

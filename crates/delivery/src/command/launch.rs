@@ -18,22 +18,22 @@ use std::{
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 /// The hidden first argument that makes a worker's binary a launcher.
-pub const FIRST_ARGUMENT: &str = "exec-command";
+pub const LAUNCHER_ARGUMENT: &str = "exec-command";
 /// What shells use for a command that cannot be run.
 const NOT_STARTED_EXIT_CODE: i32 = 127;
 /// In place of a number or a folder that is not given.
-const NONE: &str = "";
+const UNSET: &str = "";
 /// From the signal that a program can catch to the one that it cannot.
 const CPU_GRACE_SECONDS: rlim_t = 1;
 
-static SPEAKS: AtomicBool = AtomicBool::new(false);
+static INTERCEPT_CALLED: AtomicBool = AtomicBool::new(false);
 
 /// Becomes a program if that is what this process was started for; else comes back at once. To be called first thing in
 /// `main`, before there is a runtime: every program is started through here.
 pub fn intercept() {
-    SPEAKS.store(true, Ordering::Relaxed);
+    INTERCEPT_CALLED.store(true, Ordering::Relaxed);
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == FIRST_ARGUMENT) {
+    if args.next().is_some_and(|first| first == LAUNCHER_ARGUMENT) {
         let token = args.next().unwrap_or_default();
         let Err(message) = become_program(args);
         // Not eprintln!, which panics when nobody reads
@@ -44,29 +44,29 @@ pub fn intercept() {
 
 /// What the launcher's report of a failure begins with. A program cannot know it: it is gone from the command line when
 /// the program runs.
-pub(super) struct Token(String);
+pub(super) struct LaunchToken(String);
 
-impl Token {
+impl LaunchToken {
     pub(super) fn random() -> Self {
         Self(format!("{:032x} ", rand::random::<u128>()))
     }
 
     /// Why the program was not started, if that is how it ended.
-    pub(super) fn report<'a>(&self, exit_code: i32, stderr: &'a str) -> Option<&'a str> {
+    pub(super) fn failure_report<'a>(&self, exit_code: i32, stderr: &'a str) -> Option<&'a str> {
         (exit_code == NOT_STARTED_EXIT_CODE).then(|| stderr.strip_prefix(&self.0)).flatten().map(str::trim_end)
     }
 }
 
 /// Limits of a process. What it starts inherits them, each process for itself.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ProcessLimits {
     pub(super) memory_bytes: Option<u64>,
     pub(super) cpu: Option<Duration>,
 }
 
 /// This process's binary, if it is known to be a launcher.
 pub(super) fn own_binary() -> Result<PathBuf, String> {
-    if !SPEAKS.load(Ordering::Relaxed) {
+    if !INTERCEPT_CALLED.load(Ordering::Relaxed) {
         let needs = "the main function of this binary has to begin with self::intercept, as \
                      worker::Builder::main does";
         return Err(needs.to_owned());
@@ -79,47 +79,47 @@ pub(super) fn own_binary() -> Result<PathBuf, String> {
 }
 
 /// Writes the launcher's command line.
-pub(super) fn describe(
+pub(super) fn write_command_line(
     command: &mut Command,
-    Token(token): &Token,
-    limits: Limits,
+    LaunchToken(token): &LaunchToken,
+    limits: ProcessLimits,
     directory: Option<&Path>,
     program: &str,
     args: &[String],
 ) {
-    let number = |number: Option<u64>| number.map_or_else(|| NONE.to_owned(), |number| number.to_string());
+    let number = |number: Option<u64>| number.map_or_else(|| UNSET.to_owned(), |number| number.to_string());
     let cpu_seconds = limits.cpu.map(|limit| limit.as_secs() + u64::from(limit.subsec_nanos() > 0));
-    command.args([FIRST_ARGUMENT, token, &std::process::id().to_string()]);
+    command.args([LAUNCHER_ARGUMENT, token, &std::process::id().to_string()]);
     command.args([number(limits.memory_bytes), number(cpu_seconds)]);
-    command.arg(directory.map_or(OsStr::new(NONE), Path::as_os_str)).arg(program).args(args);
+    command.arg(directory.map_or(OsStr::new(UNSET), Path::as_os_str)).arg(program).args(args);
 }
 
 /// The other end of [`describe`], in the new process.
 fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible, String> {
     let mut next = |what: &str| args.next().ok_or_else(|| format!("the launcher was given no {what}"));
-    let parent = number(&next("parent")?)?;
-    let (memory_bytes, cpu_seconds) = (number(&next("memory limit")?)?, number(&next("cpu limit")?)?);
+    let parent = parse_number(&next("parent")?)?;
+    let (memory_bytes, cpu_seconds) = (parse_number(&next("memory limit")?)?, parse_number(&next("cpu limit")?)?);
     let (directory, program) = (next("directory")?, next("program")?);
     if !directory.is_empty() {
         std::env::set_current_dir(&directory)
             .map_err(|error| format!("cannot start in {}: {error}", directory.display()))?;
     }
-    die_with(parent)?;
-    limit(Resource::RLIMIT_CORE, 0, 0)?;
+    die_with_parent(parent)?;
+    lower_limit(Resource::RLIMIT_CORE, 0, 0)?;
     if let Some(seconds) = cpu_seconds {
-        limit(Resource::RLIMIT_CPU, seconds, CPU_GRACE_SECONDS)?;
+        lower_limit(Resource::RLIMIT_CPU, seconds, CPU_GRACE_SECONDS)?;
     }
     let mut command = Command::new(&program);
     command.args(args);
     // Last: the launcher itself may need more than the program
     if let Some(bytes) = memory_bytes {
-        limit(Resource::RLIMIT_AS, bytes, 0)?;
+        lower_limit(Resource::RLIMIT_AS, bytes, 0)?;
     }
     Err(format!("cannot start {}: {}", program.display(), command.exec()))
 }
 
-fn number(text: &OsStr) -> Result<Option<u64>, String> {
-    if text == NONE {
+fn parse_number(text: &OsStr) -> Result<Option<u64>, String> {
+    if text == UNSET {
         return Ok(None);
     }
     let number = text.to_str().and_then(|text| text.parse().ok());
@@ -127,7 +127,7 @@ fn number(text: &OsStr) -> Result<Option<u64>, String> {
 }
 
 /// Sees to it that a worker that is killed takes its programs along.
-fn die_with(parent: Option<u64>) -> Result<(), String> {
+fn die_with_parent(parent: Option<u64>) -> Result<(), String> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|error| format!("cannot be tied to the worker: {error}"))?;
@@ -137,7 +137,7 @@ fn die_with(parent: Option<u64>) -> Result<(), String> {
 }
 
 /// Lowers a limit, and the limit of the limit to that and `more`. What is lower already stays.
-fn limit(resource: Resource, soft: rlim_t, more: rlim_t) -> Result<(), String> {
+fn lower_limit(resource: Resource, soft: rlim_t, more: rlim_t) -> Result<(), String> {
     let lower = || {
         let (_, hardest) = getrlimit(resource)?;
         let hard = soft.saturating_add(more).min(hardest);

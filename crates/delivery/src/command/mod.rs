@@ -40,19 +40,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     commands::Commands,
-    outcome::{Ending, Failure, code},
-    settings::{CommandSettings, WrittenCommand},
-    stderr::{KEPT_STDERR_BYTES, Progress},
+    outcome::{CommandFailure, CommandOutcome, code},
+    settings::{CommandSettings, CommandSpec},
+    stderr::{CommandProgress, MAX_STDERR_BYTES},
     timed::Command,
 };
-use self::{group::Group, launch::Limits, pipes::Output, stderr::Diagnostics};
+use self::{group::ProcessGroup, launch::ProcessLimits, pipes::StdoutBuffer, stderr::StderrReader};
 
 /// What a program may see of the worker's own environment without being named: the rest may hold secrets.
 const PASSED_VARIABLES: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 /// After the program's end: time for what it left behind to finish writing, or to go on holding the pipes in vain.
-const PIPES_LINGER: Duration = Duration::from_secs(1);
+const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// After SIGKILL a process ends at once unless the kernel is stuck with it, and nobody waits for that.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// "Try again", `EX_TEMPFAIL` of sysexits.h.
 pub const TRY_AGAIN_EXIT_CODE: i32 = 75;
 
@@ -121,7 +121,7 @@ pub struct Program(ProgramSettings);
 
 /// One piece of work for a program.
 #[derive(Debug)]
-pub struct Input {
+pub struct ProgramInput {
     /// What it reads.
     pub stdin: Vec<u8>,
     /// Variables that tell it about the work.
@@ -129,13 +129,13 @@ pub struct Input {
     /// Cancelled when it has to stop, for whatever reason.
     pub stop: CancellationToken,
     /// How far it is. Only the latest counts, so a program that reports often waits for nobody.
-    pub progress: watch::Sender<Option<Progress>>,
+    pub progress: watch::Sender<Option<CommandProgress>>,
 }
 
 /// Why a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Itself,
+enum ExitCause {
+    Exited,
     OutputTooLarge,
     Stopped,
 }
@@ -164,50 +164,55 @@ impl Program {
     }
 
     /// Starts the program and sees to its end, whichever way it comes.
-    pub async fn run(&self, input: Input) -> Ending {
-        let Input { stdin, env, stop, progress } = input;
-        let token = launch::Token::random();
-        let command = match self.command(&env, &token) {
+    pub async fn run(&self, input: ProgramInput) -> CommandOutcome {
+        let ProgramInput { stdin, env, stop, progress } = input;
+        let token = launch::LaunchToken::random();
+        let command = match self.launcher_command(&env, &token) {
             Ok(command) => command,
-            Err(message) => return Ending::not_started(message),
+            Err(message) => return CommandOutcome::not_started(message),
         };
         let started = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ending::Stopped { stderr: String::new() },
-            started = Group::start(command) => started,
+            () = stop.cancelled() => return CommandOutcome::Stopped { stderr: String::new() },
+            started = ProcessGroup::start(command) => started,
         };
         let (mut group, pipes) = match started {
             Ok(started) => started,
-            Err(error) => return Ending::not_started(format!("the worker cannot start a process: {error}")),
+            Err(error) => return CommandOutcome::not_started(format!("the worker cannot start a process: {error}")),
         };
-        let mut output = Output::new(self.0.output_limit_bytes);
-        let mut diagnostics = Diagnostics::new(progress);
+        let mut output = StdoutBuffer::new(self.0.output_limit_bytes);
+        let mut diagnostics = StderrReader::new(progress);
         let too_large = CancellationToken::new();
         let cause = {
-            let feeding = pin!(pipes::feed(pipes.stdin, stdin).fuse());
+            let feeding = pin!(pipes::write_stdin(pipes.stdin, stdin).fuse());
             let reading = async {
                 tokio::join!(output.read(pipes.stdout, &too_large), diagnostics.read(pipes.stderr));
             };
             let reading = pin!(reading.fuse());
-            see_out(self.ended(&mut group, &stop, &too_large), feeding, reading).await
+            drive_pipes(self.wait_for_exit(&mut group, &stop, &too_large), feeding, reading).await
         };
         // Whatever the program left in its group goes before the number of the group can be anybody else's
-        let status = group.finish();
-        self.judge(cause, status, output, &diagnostics.finish(), &token)
+        let status = group.kill_and_reap();
+        self.classify_exit(cause, status, output, &diagnostics.finish(), &token)
     }
 
     /// Waits for the program's end, and brings it about when something asks for it.
-    async fn ended(&self, group: &mut Group, stop: &CancellationToken, too_large: &CancellationToken) -> Cause {
+    async fn wait_for_exit(
+        &self,
+        group: &mut ProcessGroup,
+        stop: &CancellationToken,
+        too_large: &CancellationToken,
+    ) -> ExitCause {
         let cause = tokio::select! {
             biased;
-            () = group.ended() => return Cause::Itself,
-            () = too_large.cancelled() => Cause::OutputTooLarge,
-            () = stop.cancelled() => Cause::Stopped,
+            () = group.wait_for_exit() => return ExitCause::Exited,
+            () = too_large.cancelled() => ExitCause::OutputTooLarge,
+            () = stop.cancelled() => ExitCause::Stopped,
         };
         group.signal(Signal::SIGTERM);
-        if timeout(self.0.stop_grace, group.ended()).await.is_err() {
+        if timeout(self.0.stop_grace, group.wait_for_exit()).await.is_err() {
             group.signal(Signal::SIGKILL);
-            if timeout(KILL_LIMIT, group.ended()).await.is_err() {
+            if timeout(KILL_TIMEOUT, group.wait_for_exit()).await.is_err() {
                 tracing::error!(program = self.0.program, "a program survives SIGKILL, it is left alone");
             }
         }
@@ -215,15 +220,26 @@ impl Program {
     }
 
     /// The launcher's command line, which becomes the program.
-    fn command(&self, env: &[(&'static str, String)], token: &launch::Token) -> Result<process::Command, String> {
+    fn launcher_command(
+        &self,
+        env: &[(&'static str, String)],
+        token: &launch::LaunchToken,
+    ) -> Result<process::Command, String> {
         let settings = &self.0;
         let launcher = match &settings.launcher {
             Some(launcher) => launcher.clone(),
             None => launch::own_binary()?,
         };
         let mut command = process::Command::new(launcher);
-        let limits = Limits { memory_bytes: settings.memory_limit_bytes, cpu: settings.cpu_limit };
-        launch::describe(&mut command, token, limits, settings.directory.as_deref(), &settings.program, &settings.args);
+        let limits = ProcessLimits { memory_bytes: settings.memory_limit_bytes, cpu: settings.cpu_limit };
+        launch::write_command_line(
+            &mut command,
+            token,
+            limits,
+            settings.directory.as_deref(),
+            &settings.program,
+            &settings.args,
+        );
         command.env_clear();
         let passed = PASSED_VARIABLES.into_iter().chain(settings.pass_env.iter().map(String::as_str));
         command.envs(passed.filter_map(|name| Some((name, std::env::var_os(name)?))));
@@ -238,7 +254,11 @@ impl Program {
 }
 
 /// Keeps the pipes going until the program has ended, and for a moment after that if somebody else holds them.
-async fn see_out<F, R>(ended: impl Future<Output = Cause>, mut feeding: Pin<&mut F>, mut reading: Pin<&mut R>) -> Cause
+async fn drive_pipes<F, R>(
+    ended: impl Future<Output = ExitCause>,
+    mut feeding: Pin<&mut F>,
+    mut reading: Pin<&mut R>,
+) -> ExitCause
 where
     F: FusedFuture<Output = ()>,
     R: FusedFuture<Output = ()>,
@@ -252,7 +272,7 @@ where
             () = &mut feeding, if !feeding.is_terminated() => {}
         }
     };
-    if !reading.is_terminated() && timeout(PIPES_LINGER, reading).await.is_err() {
+    if !reading.is_terminated() && timeout(PIPE_DRAIN_TIMEOUT, reading).await.is_err() {
         tracing::debug!("a program has ended, but its output is held open by something that it started");
     }
     cause

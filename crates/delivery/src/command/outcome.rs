@@ -6,16 +6,16 @@ use common::{
     json::{self, JsonError},
     text::printable,
 };
-use model::job::Advice;
+use model::job::RetryAdvice;
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 
-use super::{Cause, Program, TRY_AGAIN_EXIT_CODE, launch::Token, pipes::Output};
+use super::{ExitCause, Program, TRY_AGAIN_EXIT_CODE, launch::LaunchToken, pipes::StdoutBuffer};
 
 /// Characters of a program's output in a message.
-const QUOTED_CHARACTERS: usize = 256;
+const MAX_EXCERPT_CHARS: usize = 256;
 /// Levels of a result, as many as readers of JSON commonly follow.
-const RESULT_DEPTH_LIMIT: usize = 128;
+const MAX_RESULT_DEPTH: usize = 128;
 
 /// Codes of errors, for retry policies and for those who look at failed jobs.
 pub mod code {
@@ -37,11 +37,11 @@ pub mod code {
 
 /// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub enum CommandOutcome {
     /// Exit code 0; the result is the JSON that it wrote, if it wrote any.
     Succeeded(Option<String>),
     /// It did not do the job.
-    Failed(Failure),
+    Failed(CommandFailure),
     /// It was stopped because it was asked for. What it had done by then is not known.
     Stopped {
         /// The end of what it said.
@@ -51,53 +51,53 @@ pub enum Ending {
 
 /// Why a program did not do its job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct CommandFailure {
     /// One of [`code`].
     pub code: &'static str,
     /// For people; the last line of stderr is in it where it helps.
     pub message: String,
     /// By policy, or never again.
-    pub advice: Advice,
+    pub advice: RetryAdvice,
     /// The end of what it said.
     pub stderr: String,
 }
 
-impl Ending {
+impl CommandOutcome {
     /// Another attempt may find it installed, or find room for one more process.
     pub(super) fn not_started(message: String) -> Self {
-        Self::failed(code::NOT_STARTED, message, Advice::ByPolicy, "")
+        Self::failed(code::NOT_STARTED, message, RetryAdvice::ByPolicy, "")
     }
 
     /// It was stopped because its time was over.
-    pub(super) fn too_late(timeout_ms: u64, stderr: &str) -> Self {
+    pub(super) fn timed_out(timeout_ms: u64, stderr: &str) -> Self {
         let message = format!("the program took longer than {timeout_ms} ms");
-        Self::failed(code::TIMEOUT, message, Advice::ByPolicy, stderr)
+        Self::failed(code::TIMEOUT, message, RetryAdvice::ByPolicy, stderr)
     }
 
-    fn failed(code: &'static str, message: String, advice: Advice, stderr: &str) -> Self {
-        Self::Failed(Failure { code, message, advice, stderr: stderr.to_owned() })
+    fn failed(code: &'static str, message: String, advice: RetryAdvice, stderr: &str) -> Self {
+        Self::Failed(CommandFailure { code, message, advice, stderr: stderr.to_owned() })
     }
 }
 
 impl Program {
     /// What has become of the job.
-    pub(super) fn judge(
+    pub(super) fn classify_exit(
         &self,
-        cause: Cause,
+        cause: ExitCause,
         status: Option<ExitStatus>,
-        output: Output,
+        output: StdoutBuffer,
         stderr: &str,
-        token: &Token,
-    ) -> Ending {
+        token: &LaunchToken,
+    ) -> CommandOutcome {
         let output = output.finish();
         match (cause, status, output) {
-            (Cause::Stopped, ..) => Ending::Stopped { stderr: stderr.to_owned() },
-            (Cause::OutputTooLarge, _, Err(limit)) => too_large(limit, stderr),
+            (ExitCause::Stopped, ..) => CommandOutcome::Stopped { stderr: stderr.to_owned() },
+            (ExitCause::OutputTooLarge, _, Err(limit)) => too_large(limit, stderr),
             (_, Some(status), output) => match (status.code(), output) {
-                (Some(0), Ok(output)) => result(&output, stderr),
+                (Some(0), Ok(output)) => parse_result(&output, stderr),
                 (Some(0), Err(limit)) => too_large(limit, stderr),
-                (Some(exit_code), _) => match token.report(exit_code, stderr) {
-                    Some(report) => Ending::not_started(report.to_owned()),
+                (Some(exit_code), _) => match token.failure_report(exit_code, stderr) {
+                    Some(report) => CommandOutcome::not_started(report.to_owned()),
                     None => self.exited(exit_code, stderr),
                 },
                 (None, _) => self.killed(status.signal().unwrap_or_default(), stderr),
@@ -105,24 +105,29 @@ impl Program {
             // It cannot even be killed
             (_, None, _) => {
                 let message = "the program has not ended when it was killed".to_owned();
-                Ending::failed(code::KILLED, message, Advice::ByPolicy, stderr)
+                CommandOutcome::failed(code::KILLED, message, RetryAdvice::ByPolicy, stderr)
             }
         }
     }
 
-    fn exited(&self, exit_code: i32, stderr: &str) -> Ending {
+    fn exited(&self, exit_code: i32, stderr: &str) -> CommandOutcome {
         let last_line = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        let said = last_line.map(|line| format!(": {}", quoted(line))).unwrap_or_default();
+        let said = last_line.map(|line| format!(": {}", excerpt(line))).unwrap_or_default();
         if exit_code == TRY_AGAIN_EXIT_CODE {
             let message = format!("the program asks to be run again (exit code {exit_code}){said}");
-            return Ending::failed(code::TRY_AGAIN, message, Advice::ByPolicy, stderr);
+            return CommandOutcome::failed(code::TRY_AGAIN, message, RetryAdvice::ByPolicy, stderr);
         }
         let is_final = self.0.not_retryable_exit_codes.contains(&exit_code);
-        let advice = if is_final { Advice::Never } else { Advice::ByPolicy };
-        Ending::failed(code::FAILED, format!("the program ended with exit code {exit_code}{said}"), advice, stderr)
+        let advice = if is_final { RetryAdvice::Never } else { RetryAdvice::ByPolicy };
+        CommandOutcome::failed(
+            code::FAILED,
+            format!("the program ended with exit code {exit_code}{said}"),
+            advice,
+            stderr,
+        )
     }
 
-    fn killed(&self, signal: i32, stderr: &str) -> Ending {
+    fn killed(&self, signal: i32, stderr: &str) -> CommandOutcome {
         let signal = Signal::try_from(signal);
         let name = signal.map_or_else(|_| "a real-time signal".to_owned(), |signal| signal.as_str().to_owned());
         let message = match (signal, self.0.cpu_limit, self.0.memory_limit_bytes) {
@@ -142,35 +147,35 @@ impl Program {
             }
             _ => format!("the program was killed by {name}"),
         };
-        Ending::failed(code::KILLED, message, Advice::ByPolicy, stderr)
+        CommandOutcome::failed(code::KILLED, message, RetryAdvice::ByPolicy, stderr)
     }
 }
 
-fn too_large(limit: usize, stderr: &str) -> Ending {
+fn too_large(limit: usize, stderr: &str) -> CommandOutcome {
     let message = format!("the program wrote more than {limit} bytes on its standard output");
-    Ending::failed(code::RESULT_TOO_LARGE, message, Advice::Never, stderr)
+    CommandOutcome::failed(code::RESULT_TOO_LARGE, message, RetryAdvice::Never, stderr)
 }
 
 /// A program that writes what is not JSON has done the job, and would do it again: that helps nobody.
-fn result(output: &[u8], stderr: &str) -> Ending {
+fn parse_result(output: &[u8], stderr: &str) -> CommandOutcome {
     if output.trim_ascii().is_empty() {
-        return Ending::Succeeded(None);
+        return CommandOutcome::Succeeded(None);
     }
-    let message = match json::parse::<&RawValue>(output, RESULT_DEPTH_LIMIT) {
-        Ok(result) => return Ending::Succeeded(Some(result.get().to_owned())),
+    let message = match json::parse::<&RawValue>(output, MAX_RESULT_DEPTH) {
+        Ok(result) => return CommandOutcome::Succeeded(Some(result.get().to_owned())),
         Err(JsonError::TooDeep { limit }) => {
             format!("the program's result is nested too deeply: at most {limit} levels are allowed")
         }
         Err(_) => {
             let text = String::from_utf8_lossy(output);
-            format!("the program's standard output has to be JSON or empty, it is: {}", quoted(text.trim()))
+            format!("the program's standard output has to be JSON or empty, it is: {}", excerpt(text.trim()))
         }
     };
-    Ending::failed(code::INVALID_RESULT, message, Advice::Never, stderr)
+    CommandOutcome::failed(code::INVALID_RESULT, message, RetryAdvice::Never, stderr)
 }
 
 /// The beginning of a text, in printable characters.
-fn quoted(text: &str) -> String {
-    let end = text.char_indices().nth(QUOTED_CHARACTERS).map_or(text.len(), |(end, _)| end);
+fn excerpt(text: &str) -> String {
+    let end = text.char_indices().nth(MAX_EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
     printable(&text.as_bytes()[..end])
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 
 /// Writes all of the input and closes it. Whether the program reads it is its own business.
-pub(super) async fn feed(mut stdin: ChildStdin, input: Vec<u8>) {
+pub(super) async fn write_stdin(mut stdin: ChildStdin, input: Vec<u8>) {
     if let Err(error) = stdin.write_all(&input).await {
         tracing::debug!(%error, "a program has not read all of its input");
     }
@@ -34,13 +34,13 @@ pub(super) async fn read_all(mut pipe: impl AsyncRead + Unpin, mut take: impl Fn
 }
 
 /// What a program wrote on its standard output, up to a limit.
-pub(super) struct Output {
+pub(super) struct StdoutBuffer {
     bytes: Vec<u8>,
     limit: usize,
     is_too_large: bool,
 }
 
-impl Output {
+impl StdoutBuffer {
     pub(super) fn new(limit: usize) -> Self {
         Self { bytes: Vec::new(), limit, is_too_large: false }
     }

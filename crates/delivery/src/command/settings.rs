@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use common::config_file::Reader;
+use common::config_file::ConfigReader;
 
 /// What a file says of a program. See `docs/handlers.md` for bounds and defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct CommandSettings {
 /// The same as it is written: no value has been looked at yet.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WrittenCommand {
+pub struct CommandSpec {
     /// For those that are named in a file of commands.
     pub(super) name: Option<Spanned<String>>,
     program: Spanned<String>,
@@ -47,12 +47,12 @@ pub struct WrittenCommand {
     not_retryable_exit_codes: Vec<Spanned<u8>>,
 }
 
-impl WrittenCommand {
+impl CommandSpec {
     /// What is said of a program that has no name of its own, within the bounds of everything that can be said.
     #[must_use]
-    pub fn read(self, reader: &mut Reader<'_>) -> CommandSettings {
+    pub fn read(self, reader: &mut ConfigReader<'_>) -> CommandSettings {
         if let Some(name) = self.name {
-            reader.refuse(name.span().start, "a command has a name only in a file of commands");
+            reader.add_problem(name.span().start, "a command has a name only in a file of commands");
         }
         CommandSettings {
             program: self.program.into_inner(),
@@ -63,8 +63,8 @@ impl WrittenCommand {
             timeout_ms: reader.number("timeout_ms", self.timeout_ms, 3_600_000, 1, 604_800_000),
             stop_grace_ms: reader.number("stop_grace_ms", self.stop_grace_ms, 5000, 0, 600_000),
             output_limit_bytes: reader.number("output_limit_bytes", self.output_limit_bytes, 1 << 20, 1, 64 << 20),
-            memory_limit_bytes: reader.limit("memory_limit_bytes", self.memory_limit_bytes, 1 << 20, 1 << 50),
-            cpu_limit_ms: reader.limit("cpu_limit_ms", self.cpu_limit_ms, 1000, 604_800_000),
+            memory_limit_bytes: reader.optional_number("memory_limit_bytes", self.memory_limit_bytes, 1 << 20, 1 << 50),
+            cpu_limit_ms: reader.optional_number("cpu_limit_ms", self.cpu_limit_ms, 1000, 604_800_000),
             not_retryable_exit_codes: self.not_retryable_exit_codes.into_iter().map(Spanned::into_inner).collect(),
         }
     }

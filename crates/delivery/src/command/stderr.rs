@@ -8,24 +8,24 @@ use tokio::{process::ChildStderr, sync::watch};
 use super::pipes::read_all;
 
 /// The end of stderr that is kept with an error.
-pub const KEPT_STDERR_BYTES: usize = 64 << 10;
+pub const MAX_STDERR_BYTES: usize = 64 << 10;
 /// A line of progress that is longer is none.
-const LONGEST_PROGRESS_BYTES: usize = 4096;
-const PROGRESS: &[u8] = b"@progress";
+const MAX_PROGRESS_LINE_BYTES: usize = 4096;
+const PROGRESS_PREFIX: &[u8] = b"@progress";
 
 /// How far a program is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
+pub struct CommandProgress {
     /// From 0 to 100.
     pub percent: f64,
     /// In the program's words, at most some 4000 bytes.
     pub message: Option<String>,
 }
 
-impl Progress {
+impl CommandProgress {
     /// Reads a line: `@progress 40` or `@progress {"percent": 40, "message": "..."}`.
     fn parse(line: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(line.strip_prefix(PROGRESS)?).ok()?;
+        let text = std::str::from_utf8(line.strip_prefix(PROGRESS_PREFIX)?).ok()?;
         let given = text.trim();
         if !text.starts_with([' ', '\t']) {
             return None;
@@ -45,45 +45,45 @@ impl Progress {
 }
 
 /// Takes stderr in as it comes.
-pub(super) struct Diagnostics {
-    kept: VecDeque<u8>,
+pub(super) struct StderrReader {
+    tail: VecDeque<u8>,
     /// The beginning of a line that may become one of progress.
     line: Vec<u8>,
     /// Whether the current line still may.
     may_be_progress: bool,
-    progress: watch::Sender<Option<Progress>>,
+    progress: watch::Sender<Option<CommandProgress>>,
 }
 
-impl Diagnostics {
-    pub(super) fn new(progress: watch::Sender<Option<Progress>>) -> Self {
-        Self { kept: VecDeque::new(), line: Vec::new(), may_be_progress: true, progress }
+impl StderrReader {
+    pub(super) fn new(progress: watch::Sender<Option<CommandProgress>>) -> Self {
+        Self { tail: VecDeque::new(), line: Vec::new(), may_be_progress: true, progress }
     }
 
     pub(super) async fn read(&mut self, stderr: ChildStderr) {
-        read_all(stderr, |chunk| self.take(chunk)).await;
+        read_all(stderr, |chunk| self.push_chunk(chunk)).await;
     }
 
     /// The end of what was said, without lines of progress.
     pub(super) fn finish(mut self) -> String {
         self.end_line();
-        let bytes = self.kept.make_contiguous();
+        let bytes = self.tail.make_contiguous();
         // Of a character that was cut in two the second half says nothing
         let cut = bytes.iter().take(3).take_while(|byte| (0x80..0xC0).contains(*byte)).count();
         String::from_utf8_lossy(&bytes[cut..]).into_owned()
     }
 
-    fn take(&mut self, chunk: &[u8]) {
+    fn push_chunk(&mut self, chunk: &[u8]) {
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
             let is_end = piece.ends_with(b"\n");
             if self.may_be_progress {
                 self.line.extend_from_slice(piece);
-                let compared = self.line.len().min(PROGRESS.len());
-                if self.line[..compared] != PROGRESS[..compared] || self.line.len() > LONGEST_PROGRESS_BYTES {
-                    self.keep_line();
+                let compared = self.line.len().min(PROGRESS_PREFIX.len());
+                if self.line[..compared] != PROGRESS_PREFIX[..compared] || self.line.len() > MAX_PROGRESS_LINE_BYTES {
+                    self.append_line();
                     self.may_be_progress = false;
                 }
             } else {
-                self.keep(piece);
+                self.append_tail(piece);
             }
             if is_end {
                 self.end_line();
@@ -93,26 +93,26 @@ impl Diagnostics {
 
     /// A line is complete.
     fn end_line(&mut self) {
-        match Progress::parse(&self.line) {
+        match CommandProgress::parse(&self.line) {
             Some(progress) => {
                 self.line.clear();
                 self.progress.send_replace(Some(progress));
             }
-            None => self.keep_line(),
+            None => self.append_line(),
         }
         self.may_be_progress = true;
     }
 
-    fn keep_line(&mut self) {
+    fn append_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        self.keep(&line);
+        self.append_tail(&line);
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        let bytes = &bytes[bytes.len().saturating_sub(KEPT_STDERR_BYTES)..];
-        let surplus = (self.kept.len() + bytes.len()).saturating_sub(KEPT_STDERR_BYTES);
-        self.kept.drain(..surplus);
-        self.kept.extend(bytes);
+    fn append_tail(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(MAX_STDERR_BYTES)..];
+        let surplus = (self.tail.len() + bytes.len()).saturating_sub(MAX_STDERR_BYTES);
+        self.tail.drain(..surplus);
+        self.tail.extend(bytes);
     }
 }
 
@@ -121,12 +121,12 @@ mod tests {
     use super::*;
 
     /// What is kept and every progress that is told, when stderr comes in pieces of so many bytes.
-    fn taken(stderr: &[u8], piece_bytes: usize) -> (String, Vec<Progress>) {
+    fn taken(stderr: &[u8], piece_bytes: usize) -> (String, Vec<CommandProgress>) {
         let (sender, mut receiver) = watch::channel(None);
-        let mut diagnostics = Diagnostics::new(sender);
+        let mut diagnostics = StderrReader::new(sender);
         let mut told = Vec::new();
         for piece in stderr.chunks(piece_bytes) {
-            diagnostics.take(piece);
+            diagnostics.push_chunk(piece);
             if receiver.has_changed().expect("the sender is here") {
                 told.extend(receiver.borrow_and_update().clone());
             }
@@ -148,7 +148,7 @@ mod tests {
         for piece_bytes in [1, 2, 3, 7, 1000] {
             let (kept, told) = taken(stderr.as_bytes(), piece_bytes);
             assert_eq!(kept, "begin\n@prog\nend", "in pieces of {piece_bytes}");
-            let last = Progress { percent: 62.5, message: Some("半分".to_owned()) };
+            let last = CommandProgress { percent: 62.5, message: Some("半分".to_owned()) };
             assert_eq!(told.last(), Some(&last), "in pieces of {piece_bytes}");
         }
         assert_eq!(percents(stderr), [40.0, 62.5]);
@@ -190,21 +190,21 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_for_progress_is_not_held_back() {
         let (sender, _receiver) = watch::channel(None);
-        let mut diagnostics = Diagnostics::new(sender);
+        let mut diagnostics = StderrReader::new(sender);
         for _ in 0..100 {
-            diagnostics.take(b"@progress ");
-            diagnostics.take(&[b'0'; 1000]);
-            assert!(diagnostics.line.len() <= LONGEST_PROGRESS_BYTES);
+            diagnostics.push_chunk(b"@progress ");
+            diagnostics.push_chunk(&[b'0'; 1000]);
+            assert!(diagnostics.line.len() <= MAX_PROGRESS_LINE_BYTES);
         }
-        assert!(diagnostics.kept.len() > LONGEST_PROGRESS_BYTES);
+        assert!(diagnostics.tail.len() > MAX_PROGRESS_LINE_BYTES);
     }
 
     #[test]
     fn the_end_is_kept_and_begins_with_a_whole_character() {
-        let long: String = "半".repeat(KEPT_STDERR_BYTES);
+        let long: String = "半".repeat(MAX_STDERR_BYTES);
         for piece_bytes in [1000, 1 << 20] {
             let (kept, _) = taken(long.as_bytes(), piece_bytes);
-            assert_eq!(kept.len(), KEPT_STDERR_BYTES - KEPT_STDERR_BYTES % 3);
+            assert_eq!(kept.len(), MAX_STDERR_BYTES - MAX_STDERR_BYTES % 3);
             assert!(kept.chars().all(|character| character == '半'));
         }
     }

@@ -5,10 +5,10 @@ use std::{path::PathBuf, pin::pin, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandSettings, Ending, Input, Program, ProgramSettings, StandardOutput};
+use super::{CommandOutcome, CommandSettings, Program, ProgramInput, ProgramSettings, StandardOutput};
 
 /// After its grace a program is killed and what it wrote is read: whoever stops one waits for that too.
-const AFTER_GRACE: Duration = Duration::from_secs(12);
+const KILL_MARGIN: Duration = Duration::from_secs(12);
 
 /// A program that work is given to.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Command {
 
     /// Has it started by another binary whose `main` calls [`launch::intercept`](super::launch::intercept).
     #[must_use]
-    pub fn launched_by(mut self, launcher: PathBuf) -> Self {
+    pub fn with_launcher(mut self, launcher: PathBuf) -> Self {
         self.program.0.launcher = Some(launcher);
         self
     }
@@ -61,21 +61,26 @@ impl Command {
 
     /// The longest that it may take to end once it is told to stop.
     #[must_use]
-    pub fn longest_stop(&self) -> Duration {
-        Duration::from_millis(self.settings.stop_grace_ms) + AFTER_GRACE
+    pub fn max_stop_duration(&self) -> Duration {
+        Duration::from_millis(self.settings.stop_grace_ms) + KILL_MARGIN
     }
 
     /// Runs the program to its end within its time. Nobody hears how far it is.
-    pub async fn run(&self, stdin: Vec<u8>, env: Vec<(&'static str, String)>, stop: CancellationToken) -> Ending {
-        self.run_reporting(Input { stdin, env, stop, progress: watch::Sender::new(None) }).await
+    pub async fn run(
+        &self,
+        stdin: Vec<u8>,
+        env: Vec<(&'static str, String)>,
+        stop: CancellationToken,
+    ) -> CommandOutcome {
+        self.run_with_progress(ProgramInput { stdin, env, stop, progress: watch::Sender::new(None) }).await
     }
 
     /// The same for whoever listens to its progress. [`Ending::Stopped`] is for a `stop` from outside; when its time is over
     /// it has failed with [`code::TIMEOUT`](super::code::TIMEOUT).
-    pub async fn run_reporting(&self, input: Input) -> Ending {
+    pub async fn run_with_progress(&self, input: ProgramInput) -> CommandOutcome {
         let asked = input.stop;
         let stop = asked.child_token();
-        let mut running = pin!(self.program.run(Input { stop: stop.clone(), ..input }));
+        let mut running = pin!(self.program.run(ProgramInput { stop: stop.clone(), ..input }));
         let (ending, is_late) = tokio::select! {
             ending = &mut running => (ending, false),
             () = sleep(self.timeout()) => {
@@ -85,7 +90,9 @@ impl Command {
             }
         };
         match ending {
-            Ending::Stopped { stderr } if is_late => Ending::too_late(self.settings.timeout_ms, &stderr),
+            CommandOutcome::Stopped { stderr } if is_late => {
+                CommandOutcome::timed_out(self.settings.timeout_ms, &stderr)
+            }
             ending => ending,
         }
     }

@@ -18,13 +18,13 @@ pub struct RefusedAddress {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
+enum AddressScope {
     Public,
     /// Only with leave.
     Private(&'static str),
-    Never(&'static str),
+    Forbidden(&'static str),
 }
-use Reach::{Never, Private, Public};
+use AddressScope::{Forbidden, Private, Public};
 
 /// Whether an address may be connected to.
 ///
@@ -32,14 +32,14 @@ use Reach::{Never, Private, Public};
 /// It must not, and why.
 pub fn check(address: IpAddr, allow_private: bool) -> Result<(), RefusedAddress> {
     let reach = match address {
-        IpAddr::V4(v4) => reach_v4(v4),
-        IpAddr::V6(v6) => reach_v6(v6),
+        IpAddr::V4(v4) => scope_of_v4(v4),
+        IpAddr::V6(v6) => scope_of_v6(v6),
     };
     match reach {
         Public => Ok(()),
         Private(_) if allow_private => Ok(()),
         Private(what) => Err(RefusedAddress { address, what, is_private: true }),
-        Never(what) => Err(RefusedAddress { address, what, is_private: false }),
+        Forbidden(what) => Err(RefusedAddress { address, what, is_private: false }),
     }
 }
 
@@ -50,27 +50,27 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> Ipv4Addr {
 const METADATA: &str = "a metadata service";
 
 /// Network, length of its prefix, what it is. The first that fits counts.
-const V4: [(Ipv4Addr, u32, Reach); 20] = [
-    (v4(100, 100, 100, 200), 32, Never(METADATA)),
-    (v4(168, 63, 129, 16), 32, Never(METADATA)),
-    (v4(0, 0, 0, 0), 8, Never("no address of a machine")),
+const IPV4_RANGES: [(Ipv4Addr, u32, AddressScope); 20] = [
+    (v4(100, 100, 100, 200), 32, Forbidden(METADATA)),
+    (v4(168, 63, 129, 16), 32, Forbidden(METADATA)),
+    (v4(0, 0, 0, 0), 8, Forbidden("no address of a machine")),
     (v4(10, 0, 0, 0), 8, Private("a private network")),
     (v4(100, 64, 0, 0), 10, Private("a provider's network")),
     (v4(127, 0, 0, 0), 8, Private("this machine")),
-    (v4(169, 254, 0, 0), 16, Never("link-local, where metadata services are")),
+    (v4(169, 254, 0, 0), 16, Forbidden("link-local, where metadata services are")),
     (v4(172, 16, 0, 0), 12, Private("a private network")),
-    (v4(192, 0, 0, 0), 24, Never("reserved for protocols")),
-    (v4(192, 0, 2, 0), 24, Never("for documentation")),
-    (v4(192, 31, 196, 0), 24, Never("a sink for stray queries")),
-    (v4(192, 52, 193, 0), 24, Never("reserved for protocols")),
-    (v4(192, 88, 99, 0), 24, Never("a relay to 6to4")),
+    (v4(192, 0, 0, 0), 24, Forbidden("reserved for protocols")),
+    (v4(192, 0, 2, 0), 24, Forbidden("for documentation")),
+    (v4(192, 31, 196, 0), 24, Forbidden("a sink for stray queries")),
+    (v4(192, 52, 193, 0), 24, Forbidden("reserved for protocols")),
+    (v4(192, 88, 99, 0), 24, Forbidden("a relay to 6to4")),
     (v4(192, 168, 0, 0), 16, Private("a private network")),
-    (v4(192, 175, 48, 0), 24, Never("a sink for stray queries")),
-    (v4(198, 18, 0, 0), 15, Never("for benchmarks")),
-    (v4(198, 51, 100, 0), 24, Never("for documentation")),
-    (v4(203, 0, 113, 0), 24, Never("for documentation")),
-    (v4(224, 0, 0, 0), 4, Never("multicast")),
-    (v4(240, 0, 0, 0), 4, Never("reserved, or broadcast")),
+    (v4(192, 175, 48, 0), 24, Forbidden("a sink for stray queries")),
+    (v4(198, 18, 0, 0), 15, Forbidden("for benchmarks")),
+    (v4(198, 51, 100, 0), 24, Forbidden("for documentation")),
+    (v4(203, 0, 113, 0), 24, Forbidden("for documentation")),
+    (v4(224, 0, 0, 0), 4, Forbidden("multicast")),
+    (v4(240, 0, 0, 0), 4, Forbidden("reserved, or broadcast")),
 ];
 
 const fn v6([a, b, c, d]: [u16; 4], last: u16) -> Ipv6Addr {
@@ -78,43 +78,43 @@ const fn v6([a, b, c, d]: [u16; 4], last: u16) -> Ipv6Addr {
 }
 
 /// Likewise. Networks in which an IPv4 address is hidden come before this table.
-const V6: [(Ipv6Addr, u32, Reach); 16] = [
-    (v6([0, 0, 0, 0], 0), 128, Never("no address of a machine")),
+const IPV6_RANGES: [(Ipv6Addr, u32, AddressScope); 16] = [
+    (v6([0, 0, 0, 0], 0), 128, Forbidden("no address of a machine")),
     (v6([0, 0, 0, 0], 1), 128, Private("this machine")),
-    (v6([0x64, 0xff9b, 1, 0], 0), 48, Never("a local translation to IPv4")),
-    (v6([0x2001, 0, 0, 0], 0), 23, Never("reserved for protocols and tunnels")),
-    (v6([0x2001, 0xdb8, 0, 0], 0), 32, Never("for documentation")),
-    (v6([0x2002, 0, 0, 0], 0), 16, Never("a tunnel to IPv4")),
-    (v6([0x2620, 0x4f, 0x8000, 0], 0), 48, Never("a sink for stray queries")),
-    (v6([0x3fff, 0, 0, 0], 0), 20, Never("for documentation")),
-    (v6([0xfd00, 0xec2, 0, 0], 0), 32, Never(METADATA)),
-    (v6([0xfd20, 0xce, 0, 0], 0), 32, Never(METADATA)),
-    (v6([0xfd00, 0x42, 0, 0], 0x42), 128, Never(METADATA)),
+    (v6([0x64, 0xff9b, 1, 0], 0), 48, Forbidden("a local translation to IPv4")),
+    (v6([0x2001, 0, 0, 0], 0), 23, Forbidden("reserved for protocols and tunnels")),
+    (v6([0x2001, 0xdb8, 0, 0], 0), 32, Forbidden("for documentation")),
+    (v6([0x2002, 0, 0, 0], 0), 16, Forbidden("a tunnel to IPv4")),
+    (v6([0x2620, 0x4f, 0x8000, 0], 0), 48, Forbidden("a sink for stray queries")),
+    (v6([0x3fff, 0, 0, 0], 0), 20, Forbidden("for documentation")),
+    (v6([0xfd00, 0xec2, 0, 0], 0), 32, Forbidden(METADATA)),
+    (v6([0xfd20, 0xce, 0, 0], 0), 32, Forbidden(METADATA)),
+    (v6([0xfd00, 0x42, 0, 0], 0x42), 128, Forbidden(METADATA)),
     (v6([0xfc00, 0, 0, 0], 0), 7, Private("a private network")),
-    (v6([0xfe80, 0, 0, 0], 0), 10, Never("link-local, where metadata services are")),
-    (v6([0xfec0, 0, 0, 0], 0), 10, Never("site-local, which is no longer used")),
-    (v6([0xff00, 0, 0, 0], 0), 8, Never("multicast")),
+    (v6([0xfe80, 0, 0, 0], 0), 10, Forbidden("link-local, where metadata services are")),
+    (v6([0xfec0, 0, 0, 0], 0), 10, Forbidden("site-local, which is no longer used")),
+    (v6([0xff00, 0, 0, 0], 0), 8, Forbidden("multicast")),
     (v6([0x2000, 0, 0, 0], 0), 3, Public),
 ];
 
-fn reach_v4(address: Ipv4Addr) -> Reach {
-    let fits = |(network, length, _): &&(Ipv4Addr, u32, Reach)| {
+fn scope_of_v4(address: Ipv4Addr) -> AddressScope {
+    let fits = |(network, length, _): &&(Ipv4Addr, u32, AddressScope)| {
         (address.to_bits() ^ network.to_bits()).checked_shr(32 - length).unwrap_or(0) == 0
     };
-    V4.iter().find(fits).map_or(Public, |(_, _, reach)| *reach)
+    IPV4_RANGES.iter().find(fits).map_or(Public, |(_, _, reach)| *reach)
 }
 
-fn reach_v6(address: Ipv6Addr) -> Reach {
+fn scope_of_v6(address: Ipv6Addr) -> AddressScope {
     // Mapped (::ffff:0:0/96) and translated (64:ff9b::/96) addresses go where the IPv4 address in them goes
     let is_translated = address.to_bits() >> 32 == v6([0x64, 0xff9b, 0, 0], 0).to_bits() >> 32;
     if let Some(inner) = address.to_ipv4_mapped().or_else(|| is_translated.then(|| last_32_bits(address))) {
-        return reach_v4(inner);
+        return scope_of_v4(inner);
     }
-    let fits = |(network, length, _): &&(Ipv6Addr, u32, Reach)| {
+    let fits = |(network, length, _): &&(Ipv6Addr, u32, AddressScope)| {
         (address.to_bits() ^ network.to_bits()).checked_shr(128 - length).unwrap_or(0) == 0
     };
     // What is left in ::/96 are IPv4-compatible addresses, which no machine has
-    V6.iter().find(fits).map_or(Never("not in use"), |(_, _, reach)| *reach)
+    IPV6_RANGES.iter().find(fits).map_or(Forbidden("not in use"), |(_, _, reach)| *reach)
 }
 
 fn last_32_bits(address: Ipv6Addr) -> Ipv4Addr {

@@ -8,24 +8,24 @@ use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::error::{Failure, Kind};
+use super::error::{PushErrorKind, PushFailure};
 use common::json;
 
 /// Nothing is put off for longer, whatever a receiver asks for.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(24);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// How much is read of an answer that is no success, in bytes.
-const EXCERPT_BYTES: usize = 4096;
+const MAX_EXCERPT_BYTES: usize = 4096;
 
 /// How much of that is shown.
-const EXCERPT_CHARACTERS: usize = 256;
+const MAX_EXCERPT_CHARS: usize = 256;
 
 /// Levels that a result may be nested: as deep as what clients may send by default.
-const DEPTH_LIMIT: usize = 64;
+const MAX_RESULT_DEPTH: usize = 64;
 
 /// An answer with a status of 2xx.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct PushAnswer {
     /// 200 to 299. A 202 may mean that the work is not done yet.
     pub status: u16,
     /// JSON as it came; other text as a JSON string; nothing for an empty body or one that is not UTF-8.
@@ -33,24 +33,24 @@ pub struct Answer {
 }
 
 /// Reads the body of a success, up to a limit.
-pub(super) async fn read_result(body: Incoming, limit_bytes: usize) -> Result<Option<Box<RawValue>>, Failure> {
+pub(super) async fn read_result(body: Incoming, limit_bytes: usize) -> Result<Option<Box<RawValue>>, PushFailure> {
     match Limited::new(body, limit_bytes).collect().await {
-        Ok(collected) => result(&collected.to_bytes(), limit_bytes),
+        Ok(collected) => parse_result(&collected.to_bytes(), limit_bytes),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit_bytes)),
-        Err(error) => Err(Failure::new(Kind::Broken, format!("the answer broke off: {error}"))),
+        Err(error) => Err(PushFailure::new(PushErrorKind::AnswerBroken, format!("the answer broke off: {error}"))),
     }
 }
 
-fn too_large(limit_bytes: usize) -> Failure {
-    Failure::new(Kind::AnswerTooLarge, format!("the answer has more than {limit_bytes} bytes"))
+fn too_large(limit_bytes: usize) -> PushFailure {
+    PushFailure::new(PushErrorKind::AnswerTooLarge, format!("the answer has more than {limit_bytes} bytes"))
 }
 
 /// A receiver that answers `OK` has done the work: to call that a failure would do it again.
-fn result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>>, Failure> {
+fn parse_result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>>, PushFailure> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    if let Ok(json) = json::parse::<&RawValue>(bytes, DEPTH_LIMIT) {
+    if let Ok(json) = json::parse::<&RawValue>(bytes, MAX_RESULT_DEPTH) {
         return Ok(Some(json.to_owned()));
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
@@ -63,35 +63,35 @@ fn result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>>, Fai
 
 /// Reads the beginning of an answer that is no success, whatever comes of it.
 pub(super) async fn read_excerpt(mut body: Incoming, into: &mut Vec<u8>) {
-    while into.len() < EXCERPT_BYTES {
+    while into.len() < MAX_EXCERPT_BYTES {
         let Some(Ok(frame)) = body.frame().await else { break };
         if let Some(data) = frame.data_ref() {
-            into.extend_from_slice(&data[..data.len().min(EXCERPT_BYTES - into.len())]);
+            into.extend_from_slice(&data[..data.len().min(MAX_EXCERPT_BYTES - into.len())]);
         }
     }
 }
 
 /// The beginning of an answer as text for a message, without what was sent and is nobody's business: error pages like to
 /// repeat it.
-pub(super) fn excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = &'a SecretString>) -> String {
+pub(super) fn format_excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = &'a SecretString>) -> String {
     let mut text = String::from_utf8_lossy(bytes).into_owned();
     for secret in hidden {
         text = text.replace(secret.expose_secret(), "***");
     }
     let printable: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let words: Vec<&str> = printable.split_whitespace().collect();
-    words.join(" ").chars().take(EXCERPT_CHARACTERS).collect()
+    words.join(" ").chars().take(MAX_EXCERPT_CHARS).collect()
 }
 
 /// How long the receiver wants to be left alone: seconds or a date. A date that is over says nothing.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn parse_retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?
     };
-    (!wait.is_zero()).then_some(wait.min(LONGEST_RETRY_AFTER))
+    (!wait.is_zero()).then_some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn shown(bytes: &[u8]) -> Option<String> {
-        result(bytes, 40).expect("small enough").map(|json| json.get().to_owned())
+        parse_result(bytes, 40).expect("small enough").map(|json| json.get().to_owned())
     }
 
     #[test]
@@ -120,20 +120,20 @@ mod tests {
     #[test]
     fn a_result_that_no_client_could_read_is_text() {
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
-        let json = result(deep.as_bytes(), 1000).expect("small enough").expect("a result");
+        let json = parse_result(deep.as_bytes(), 1000).expect("small enough").expect("a result");
         assert_eq!(json.get(), format!("\"{deep}\""));
     }
 
     #[test]
     fn text_must_be_small_as_json_too() {
-        assert_eq!(result(&[1; 10], 40).expect_err("60 bytes of escapes").kind, Kind::AnswerTooLarge);
+        assert_eq!(parse_result(&[1; 10], 40).expect_err("60 bytes of escapes").kind, PushErrorKind::AnswerTooLarge);
     }
 
     #[test]
     fn what_is_shown_of_a_failure_is_short_printable_and_without_secrets() {
         let secret = SecretString::from("geheim".to_owned());
-        assert_eq!(excerpt(b"a\x1b[31m\r\n  b\xff token=geheim", [&secret]), "a [31m b\u{fffd} token=***");
-        assert_eq!(excerpt(&[b'x'; 4096], []).chars().count(), EXCERPT_CHARACTERS);
+        assert_eq!(format_excerpt(b"a\x1b[31m\r\n  b\xff token=geheim", [&secret]), "a [31m b\u{fffd} token=***");
+        assert_eq!(format_excerpt(&[b'x'; 4096], []).chars().count(), MAX_EXCERPT_CHARS);
     }
 
     #[test]
@@ -155,8 +155,8 @@ mod tests {
             ("", None),
         ] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().expect("a value"))]);
-            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{text:?}");
+            assert_eq!(parse_retry_after(&headers, now), seconds.map(Duration::from_secs), "{text:?}");
         }
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+        assert_eq!(parse_retry_after(&HeaderMap::new(), now), None);
     }
 }

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 /// While one request tries, others may ask again this soon; later, when it has tried for longer already.
-const UNDER_TRIAL: Duration = Duration::from_millis(200);
+const MIN_HALF_OPEN_WAIT: Duration = Duration::from_millis(200);
 
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,124 +15,128 @@ pub struct BreakerSettings {
     /// Failures in a row that open it: 1 to 1000.
     pub failures: u32,
     /// How long it stays open: 1 ms to a day.
-    pub open: Duration,
+    pub open_for: Duration,
 }
 
 impl Default for BreakerSettings {
     fn default() -> Self {
-        Self { failures: 5, open: Duration::from_secs(30) }
+        Self { failures: 5, open_for: Duration::from_secs(30) }
     }
 }
 
 /// What became of a request that was let pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum BreakerOutcome {
     /// The receiver answers.
-    Good,
+    Success,
     /// It does not.
-    Bad,
+    Failure,
     /// It asks to be left alone for this long.
-    BadFor(Duration),
+    BackOff(Duration),
     /// Nothing was learnt: the request was dropped, or never sent.
     Unknown,
 }
 
 /// How many requests there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum TargetAvailability {
     /// Any number.
-    Free,
+    Available,
     /// One, which tries.
-    Trial,
+    HalfOpen,
     /// None, for so long.
-    In(Duration),
+    UnavailableFor(Duration),
 }
 
 /// Leave to send one request. What became of it is to be recorded, whatever it was.
 #[derive(Debug)]
 #[must_use = "what became of the request is to be recorded"]
-pub struct Pass {
-    turn: u64,
+pub struct BreakerPermit {
+    generation: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BreakerState {
     Closed { failures: u32 },
     Open { until: Instant },
-    Trying { since: Instant },
+    HalfOpen { since: Instant },
 }
 
 /// The breaker of one endpoint.
 #[derive(Debug)]
 pub struct Breaker {
     settings: BreakerSettings,
-    state: State,
+    state: BreakerState,
     /// Counts changes of state, so that late news can be told.
-    turn: u64,
+    generation: u64,
 }
 
 impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub fn new(settings: BreakerSettings) -> Self {
-        Self { settings, state: State::Closed { failures: 0 }, turn: 0 }
+        Self { settings, state: BreakerState::Closed { failures: 0 }, generation: 0 }
     }
 
     /// Asks for leave to send a request.
     ///
     /// # Errors
     /// It is open: how long to wait before asking again.
-    pub fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
+    pub fn admit(&mut self, now: Instant) -> Result<BreakerPermit, Duration> {
         match self.state {
-            State::Closed { .. } => {}
-            State::Open { until } if now < until => return Err(until - now),
-            State::Open { .. } => self.change(State::Trying { since: now }),
-            State::Trying { since } => return Err(self.under_trial(since, now)),
+            BreakerState::Closed { .. } => {}
+            BreakerState::Open { until } if now < until => return Err(until - now),
+            BreakerState::Open { .. } => self.transition(BreakerState::HalfOpen { since: now }),
+            BreakerState::HalfOpen { since } => return Err(self.half_open_wait(since, now)),
         }
-        Ok(Pass { turn: self.turn })
+        Ok(BreakerPermit { generation: self.generation })
     }
 
     /// What it would say to requests now, without asking for leave.
     #[must_use]
-    pub fn room(&self, now: Instant) -> Room {
+    pub fn availability(&self, now: Instant) -> TargetAvailability {
         match self.state {
-            State::Closed { .. } => Room::Free,
-            State::Open { until } if now < until => Room::In(until - now),
-            State::Open { .. } => Room::Trial,
-            State::Trying { since } => Room::In(self.under_trial(since, now)),
+            BreakerState::Closed { .. } => TargetAvailability::Available,
+            BreakerState::Open { until } if now < until => TargetAvailability::UnavailableFor(until - now),
+            BreakerState::Open { .. } => TargetAvailability::HalfOpen,
+            BreakerState::HalfOpen { since } => TargetAvailability::UnavailableFor(self.half_open_wait(since, now)),
         }
     }
 
     /// Records what became of a request.
     #[expect(clippy::needless_pass_by_value, reason = "a pass is used up: nothing is recorded twice")]
-    pub fn record(&mut self, pass: Pass, outcome: Outcome, now: Instant) {
-        if pass.turn != self.turn {
+    pub fn record(&mut self, pass: BreakerPermit, outcome: BreakerOutcome, now: Instant) {
+        if pass.generation != self.generation {
             return;
         }
         match (self.state, outcome) {
             // Nothing passes while it is open
-            (State::Open { .. }, _) | (State::Closed { .. }, Outcome::Unknown) => {}
-            (State::Closed { .. }, Outcome::Good) => self.state = State::Closed { failures: 0 },
-            (State::Closed { failures }, Outcome::Bad) if failures + 1 < self.settings.failures => {
-                self.state = State::Closed { failures: failures + 1 };
+            (BreakerState::Open { .. }, _) | (BreakerState::Closed { .. }, BreakerOutcome::Unknown) => {}
+            (BreakerState::Closed { .. }, BreakerOutcome::Success) => self.state = BreakerState::Closed { failures: 0 },
+            (BreakerState::Closed { failures }, BreakerOutcome::Failure) if failures + 1 < self.settings.failures => {
+                self.state = BreakerState::Closed { failures: failures + 1 };
             }
-            (_, Outcome::Bad) => self.change(State::Open { until: now + self.settings.open }),
-            (_, Outcome::BadFor(wait)) => self.change(State::Open { until: now + wait }),
-            (State::Trying { .. }, Outcome::Good) => self.change(State::Closed { failures: 0 }),
+            (_, BreakerOutcome::Failure) => self.transition(BreakerState::Open { until: now + self.settings.open_for }),
+            (_, BreakerOutcome::BackOff(wait)) => self.transition(BreakerState::Open { until: now + wait }),
+            (BreakerState::HalfOpen { .. }, BreakerOutcome::Success) => {
+                self.transition(BreakerState::Closed { failures: 0 })
+            }
             // Somebody else may try
-            (State::Trying { .. }, Outcome::Unknown) => self.change(State::Open { until: now }),
+            (BreakerState::HalfOpen { .. }, BreakerOutcome::Unknown) => {
+                self.transition(BreakerState::Open { until: now })
+            }
         }
     }
 
     /// How the trial ends is not known. Mostly soon: whoever waits for as long as it has lasted is not late by much, and asks a
     /// few times only.
-    fn under_trial(&self, since: Instant, now: Instant) -> Duration {
-        now.saturating_duration_since(since).max(UNDER_TRIAL).min(self.settings.open)
+    fn half_open_wait(&self, since: Instant, now: Instant) -> Duration {
+        now.saturating_duration_since(since).max(MIN_HALF_OPEN_WAIT).min(self.settings.open_for)
     }
 
-    fn change(&mut self, state: State) {
+    fn transition(&mut self, state: BreakerState) {
         self.state = state;
-        self.turn += 1;
+        self.generation += 1;
     }
 }
 
@@ -142,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, open: Duration::from_millis(100) };
+    const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, open_for: Duration::from_millis(100) };
 
     fn after(start: Instant, millis: u64) -> Instant {
         start + Duration::from_millis(millis)
@@ -151,7 +155,7 @@ mod tests {
     fn fail(breaker: &mut Breaker, times: u32, now: Instant) {
         for _ in 0..times {
             let pass = breaker.admit(now).expect("closed");
-            breaker.record(pass, Outcome::Bad, now);
+            breaker.record(pass, BreakerOutcome::Failure, now);
         }
     }
 
@@ -160,35 +164,42 @@ mod tests {
         let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
         fail(&mut breaker, 2, start);
         let pass = breaker.admit(start).expect("closed");
-        breaker.record(pass, Outcome::Good, start);
+        breaker.record(pass, BreakerOutcome::Success, start);
         fail(&mut breaker, 3, start);
         assert_eq!(breaker.admit(after(start, 40)).expect_err("open"), Duration::from_millis(60));
-        assert_eq!(breaker.room(after(start, 40)), Room::In(Duration::from_millis(60)));
-        assert_eq!(breaker.room(after(start, 100)), Room::Trial);
+        assert_eq!(
+            breaker.availability(after(start, 40)),
+            TargetAvailability::UnavailableFor(Duration::from_millis(60))
+        );
+        assert_eq!(breaker.availability(after(start, 100)), TargetAvailability::HalfOpen);
         let trial = breaker.admit(after(start, 100)).expect("its time is over");
-        assert_eq!(breaker.room(after(start, 100)), Room::In(SETTINGS.open), "it opens for less than a trial may last");
-        assert_eq!(breaker.admit(after(start, 100)).expect_err("one trial"), SETTINGS.open);
-        breaker.record(trial, Outcome::Bad, after(start, 110));
-        assert_eq!(breaker.admit(after(start, 110)).expect_err("open again"), SETTINGS.open);
+        assert_eq!(
+            breaker.availability(after(start, 100)),
+            TargetAvailability::UnavailableFor(SETTINGS.open_for),
+            "it opens for less than a trial may last"
+        );
+        assert_eq!(breaker.admit(after(start, 100)).expect_err("one trial"), SETTINGS.open_for);
+        breaker.record(trial, BreakerOutcome::Failure, after(start, 110));
+        assert_eq!(breaker.admit(after(start, 110)).expect_err("open again"), SETTINGS.open_for);
         let trial = breaker.admit(after(start, 210)).expect("its time is over");
-        breaker.record(trial, Outcome::Good, after(start, 220));
+        breaker.record(trial, BreakerOutcome::Success, after(start, 220));
         fail(&mut breaker, 2, after(start, 220));
         assert!(breaker.admit(after(start, 220)).is_ok(), "closed, and the count begins anew");
     }
 
     #[test]
     fn while_one_request_tries_others_ask_again_soon_and_later_the_longer_it_takes() {
-        let settings = BreakerSettings { failures: 1, open: Duration::from_secs(30) };
+        let settings = BreakerSettings { failures: 1, open_for: Duration::from_secs(30) };
         let (mut breaker, start) = (Breaker::new(settings), Instant::now());
         fail(&mut breaker, 1, start);
         let trial = breaker.admit(after(start, 30_000)).expect("its time is over");
         for (lasted, wait) in [(0, 200), (150, 200), (1_000, 1_000), (29_000, 29_000), (60_000, 30_000)] {
             let (now, wait) = (after(start, 30_000 + lasted), Duration::from_millis(wait));
             assert_eq!(breaker.admit(now).expect_err("one trial"), wait, "{lasted} ms");
-            assert_eq!(breaker.room(now), Room::In(wait), "{lasted} ms");
+            assert_eq!(breaker.availability(now), TargetAvailability::UnavailableFor(wait), "{lasted} ms");
         }
-        breaker.record(trial, Outcome::Good, after(start, 90_000));
-        assert_eq!(breaker.room(after(start, 90_000)), Room::Free);
+        breaker.record(trial, BreakerOutcome::Success, after(start, 90_000));
+        assert_eq!(breaker.availability(after(start, 90_000)), TargetAvailability::Available);
     }
 
     #[test]
@@ -196,16 +207,16 @@ mod tests {
         let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
         fail(&mut breaker, 3, start);
         let trial = breaker.admit(after(start, 100)).expect("its time is over");
-        breaker.record(trial, Outcome::Unknown, after(start, 100));
+        breaker.record(trial, BreakerOutcome::Unknown, after(start, 100));
         assert!(breaker.admit(after(start, 100)).is_ok());
     }
 
     #[test]
     fn what_began_before_it_opened_neither_closes_it_nor_keeps_it_open() {
         let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
-        let late: Vec<Pass> = (0..2).map(|_| breaker.admit(start).expect("closed")).collect();
+        let late: Vec<BreakerPermit> = (0..2).map(|_| breaker.admit(start).expect("closed")).collect();
         fail(&mut breaker, 3, start);
-        for (pass, outcome) in late.into_iter().zip([Outcome::Good, Outcome::Bad]) {
+        for (pass, outcome) in late.into_iter().zip([BreakerOutcome::Success, BreakerOutcome::Failure]) {
             breaker.record(pass, outcome, after(start, 50));
             assert_eq!(breaker.admit(after(start, 50)).expect_err("open"), Duration::from_millis(50));
         }
@@ -215,29 +226,29 @@ mod tests {
     fn a_receiver_that_asks_to_be_left_alone_is() {
         let (mut breaker, start) = (Breaker::new(SETTINGS), Instant::now());
         let pass = breaker.admit(start).expect("closed");
-        breaker.record(pass, Outcome::BadFor(Duration::from_secs(7)), start);
+        breaker.record(pass, BreakerOutcome::BackOff(Duration::from_secs(7)), start);
         assert_eq!(breaker.admit(start).expect_err("open"), Duration::from_secs(7));
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum BreakerStep {
         Admit,
         /// Which of the requests under way, and what became of it.
-        Record(usize, Outcome),
-        Pass(u64),
+        Record(usize, BreakerOutcome),
+        Advance(u64),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<BreakerStep>> {
         let outcome = prop_oneof![
-            1 => Just(Outcome::Good),
-            4 => Just(Outcome::Bad),
-            1 => (0_u64..300).prop_map(|millis| Outcome::BadFor(Duration::from_millis(millis))),
-            1 => Just(Outcome::Unknown),
+            1 => Just(BreakerOutcome::Success),
+            4 => Just(BreakerOutcome::Failure),
+            1 => (0_u64..300).prop_map(|millis| BreakerOutcome::BackOff(Duration::from_millis(millis))),
+            1 => Just(BreakerOutcome::Unknown),
         ];
         let step = prop_oneof![
-            3 => Just(Step::Admit),
-            3 => (0_usize..8, outcome).prop_map(|(which, outcome)| Step::Record(which, outcome)),
-            1 => (0_u64..150).prop_map(Step::Pass),
+            3 => Just(BreakerStep::Admit),
+            3 => (0_usize..8, outcome).prop_map(|(which, outcome)| BreakerStep::Record(which, outcome)),
+            1 => (0_u64..150).prop_map(BreakerStep::Advance),
         ];
         proptest::collection::vec(step, 0..200)
     }
@@ -246,35 +257,35 @@ mod tests {
         #[test]
         fn it_never_stays_shut_and_never_lets_two_try(steps in steps()) {
             let (mut breaker, mut now) = (Breaker::new(SETTINGS), Instant::now());
-            let mut under_way: Vec<Pass> = Vec::new();
+            let mut under_way: Vec<BreakerPermit> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Admit => {
+                    BreakerStep::Admit => {
                         let was = breaker.state;
                         match breaker.admit(now) {
                             Ok(pass) => {
-                                prop_assert!(!matches!(was, State::Trying { .. }), "two tried at once");
+                                prop_assert!(!matches!(was, BreakerState::HalfOpen { .. }), "two tried at once");
                                 under_way.push(pass);
                             }
                             Err(wait) => prop_assert!(!wait.is_zero()),
                         }
                     }
-                    Step::Record(which, outcome) if !under_way.is_empty() => {
+                    BreakerStep::Record(which, outcome) if !under_way.is_empty() => {
                         let pass = under_way.swap_remove(which % under_way.len());
-                        let (was, is_late) = (breaker.state, pass.turn != breaker.turn);
+                        let (was, is_late) = (breaker.state, pass.generation != breaker.generation);
                         breaker.record(pass, outcome, now);
                         prop_assert!(!is_late || breaker.state == was, "late news changed it");
-                        if let State::Closed { failures } = breaker.state {
+                        if let BreakerState::Closed { failures } = breaker.state {
                             prop_assert!(failures < SETTINGS.failures);
                         }
                     }
-                    Step::Record(..) => {}
-                    Step::Pass(millis) => now += Duration::from_millis(millis),
+                    BreakerStep::Record(..) => {}
+                    BreakerStep::Advance(millis) => now += Duration::from_millis(millis),
                 }
             }
             // Whatever happened: when all have ended and time has passed, somebody may try
             for pass in under_way {
-                breaker.record(pass, Outcome::Unknown, now);
+                breaker.record(pass, BreakerOutcome::Unknown, now);
             }
             prop_assert!(breaker.admit(now + Duration::from_millis(300)).is_ok());
         }

@@ -11,13 +11,13 @@ use model::subscription::MAX_SECRETS;
 use model::url_template::UrlTemplate;
 
 /// Fixed headers of an endpoint.
-pub const MOST_HEADERS: usize = 32;
+pub const MAX_HEADERS: usize = 32;
 /// No push takes longer.
-pub const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
+pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// No endpoint is used by more requests at a time.
-pub const MOST_CONCURRENT: usize = 10_000;
+pub const MAX_CONCURRENCY: usize = 10_000;
 /// No answer may be larger.
-pub const LARGEST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Where and how to push.
 #[derive(Debug, Clone)]
@@ -60,19 +60,16 @@ impl EndpointSettings {
     }
 
     pub(super) fn check(&self, network: &Network) -> Result<(), EndpointError> {
-        let timeouts = Duration::from_millis(1)..=LONGEST_TIMEOUT;
+        let timeouts = Duration::from_millis(1)..=MAX_TIMEOUT;
         let opens = Duration::from_millis(1)..=Duration::from_hours(24);
         for (is_allowed, allowed) in [
             (self.secrets.len() <= MAX_SECRETS, "at most 2 secrets"),
             (timeouts.contains(&self.timeout), "a timeout of 1 ms to an hour"),
             (timeouts.contains(&self.connect_timeout), "a connect_timeout of 1 ms to an hour"),
-            ((1..=MOST_CONCURRENT).contains(&self.concurrency), "a concurrency of 1 to 10000"),
+            ((1..=MAX_CONCURRENCY).contains(&self.concurrency), "a concurrency of 1 to 10000"),
             ((1..=1000).contains(&self.breaker.failures), "a breaker with 1 to 1000 failures"),
-            (opens.contains(&self.breaker.open), "a breaker that is open for 1 ms to 24 hours"),
-            (
-                (1..=LARGEST_ANSWER_BYTES).contains(&self.answer_limit_bytes),
-                "a limit of answers of 1 to 16777216 bytes",
-            ),
+            (opens.contains(&self.breaker.open_for), "a breaker that is open for 1 ms to 24 hours"),
+            ((1..=MAX_ANSWER_BYTES).contains(&self.answer_limit_bytes), "a limit of answers of 1 to 16777216 bytes"),
             (
                 !self.url.is_https() || network.has_roots(),
                 "root certificates to use https: install ca-certificates or set SSL_CERT_FILE",
@@ -109,15 +106,15 @@ impl FixedHeaders {
     pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, EndpointError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            let name = header_name(name).map_err(EndpointError)?;
+            let name = parse_header_name(name).map_err(EndpointError)?;
             let mut value = HeaderValue::from_str(value)
                 .map_err(|_| EndpointError(format!("visible characters in the value of header {name}")))?;
             value.set_sensitive(true);
             if map.insert(&name, value).is_some() {
                 return Err(EndpointError(format!("header {name} once")));
             }
-            if map.len() > MOST_HEADERS {
-                return Err(EndpointError(format!("at most {MOST_HEADERS} headers")));
+            if map.len() > MAX_HEADERS {
+                return Err(EndpointError(format!("at most {MAX_HEADERS} headers")));
             }
         }
         Ok(Self(map))
@@ -147,7 +144,7 @@ const RESERVED: [&str; 14] = [
 ];
 
 /// A header that is not Galley's to set.
-pub(super) fn header_name(name: &str) -> Result<HeaderName, String> {
+pub(super) fn parse_header_name(name: &str) -> Result<HeaderName, String> {
     let parsed = HeaderName::try_from(name).map_err(|_| format!("a header name of letters, got {}", quoted(name)))?;
     if RESERVED.contains(&parsed.as_str()) {
         return Err(format!("no header {parsed}: it is set by Galley or not at all"));
@@ -158,12 +155,12 @@ pub(super) fn header_name(name: &str) -> Result<HeaderName, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Names;
+    use crate::http::DnsResolver;
 
     fn check(url: &str, change: impl FnOnce(&mut EndpointSettings)) -> Result<(), String> {
         let mut settings = EndpointSettings::new(UrlTemplate::parse(url, &["type"]).expect(url));
         change(&mut settings);
-        let network = Network::new(Names::System, []).expect("TLS");
+        let network = Network::new(DnsResolver::System, []).expect("TLS");
         settings.check(&network).map_err(|error| error.to_string())
     }
 
@@ -181,7 +178,7 @@ mod tests {
         refused(check("http://a.test/", |s| s.connect_timeout = Duration::ZERO), "a connect_timeout");
         refused(check("http://a.test/", |s| s.concurrency = 0), "a concurrency");
         refused(check("http://a.test/", |s| s.breaker.failures = 0), "failures");
-        refused(check("http://a.test/", |s| s.breaker.open = Duration::ZERO), "open for");
+        refused(check("http://a.test/", |s| s.breaker.open_for = Duration::ZERO), "open for");
         refused(check("http://a.test/", |s| s.answer_limit_bytes = 0), "answers");
         refused(check("https://a.test/", |_| ()), "SSL_CERT_FILE");
     }

@@ -14,7 +14,7 @@ pub struct PushError {
     /// For people. Without secrets, and with at most 256 characters of what came back.
     pub message: String,
     /// Whether and when to try again.
-    pub retry: Retry,
+    pub retry: PushRetry,
     /// The status, if there was an answer.
     pub status: Option<u16>,
     /// Whether the receiver was asked: not while the breaker is open.
@@ -23,7 +23,7 @@ pub struct PushError {
 
 /// Whether and when another attempt may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
+pub enum PushRetry {
     /// As the job's own policy says.
     ByPolicy,
     /// It would fail in the same way.
@@ -34,80 +34,80 @@ pub enum Retry {
 
 /// What a failure says about the receiver, for the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Health {
+pub(super) enum EndpointHealth {
     /// It answers.
-    Good,
+    Healthy,
     /// It does not, or it asks to be left alone.
-    Bad,
+    Unhealthy,
     /// Nothing.
     Unknown,
 }
 
 /// A kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PushErrorKind {
     RequestInvalid,
     AddressRefused,
-    Unresolved,
-    Unreachable,
+    DnsFailed,
+    ConnectFailed,
     ConnectTimeout,
-    Tls,
+    TlsFailed,
     Timeout,
-    Broken,
+    AnswerBroken,
     AnswerTooLarge,
     Redirected,
     Rejected,
     Deferred,
     RateLimited,
-    Failing,
-    NoPlace,
+    ServerError,
+    ConcurrencyLimit,
     BreakerOpen,
 }
 
-impl Kind {
+impl PushErrorKind {
     /// Every kind, for tests of the table.
     #[cfg(test)]
     pub(super) const ALL: [Self; 16] = [
         Self::RequestInvalid,
         Self::AddressRefused,
-        Self::Unresolved,
-        Self::Unreachable,
+        Self::DnsFailed,
+        Self::ConnectFailed,
         Self::ConnectTimeout,
-        Self::Tls,
+        Self::TlsFailed,
         Self::Timeout,
-        Self::Broken,
+        Self::AnswerBroken,
         Self::AnswerTooLarge,
         Self::Redirected,
         Self::Rejected,
         Self::Deferred,
         Self::RateLimited,
-        Self::Failing,
-        Self::NoPlace,
+        Self::ServerError,
+        Self::ConcurrencyLimit,
         Self::BreakerOpen,
     ];
 
     /// Its code, what follows, and what the breaker makes of it.
-    const fn row(self) -> (&'static str, Retry, Health) {
-        use Health::{Bad, Good, Unknown};
-        use Retry::{ByPolicy, Never};
+    const fn properties(self) -> (&'static str, PushRetry, EndpointHealth) {
+        use EndpointHealth::{Healthy, Unhealthy, Unknown};
+        use PushRetry::{ByPolicy, Never};
         match self {
             Self::RequestInvalid => ("push_request_invalid", Never, Unknown),
             Self::AddressRefused => ("push_address_refused", Never, Unknown),
-            Self::Unresolved => ("push_dns_failed", ByPolicy, Bad),
-            Self::Unreachable => ("push_connect_failed", ByPolicy, Bad),
-            Self::ConnectTimeout => ("push_connect_timeout", ByPolicy, Bad),
-            Self::Tls => ("push_tls_failed", ByPolicy, Bad),
-            Self::Timeout => ("push_timeout", ByPolicy, Bad),
-            Self::Broken => ("push_answer_broken", ByPolicy, Bad),
+            Self::DnsFailed => ("push_dns_failed", ByPolicy, Unhealthy),
+            Self::ConnectFailed => ("push_connect_failed", ByPolicy, Unhealthy),
+            Self::ConnectTimeout => ("push_connect_timeout", ByPolicy, Unhealthy),
+            Self::TlsFailed => ("push_tls_failed", ByPolicy, Unhealthy),
+            Self::Timeout => ("push_timeout", ByPolicy, Unhealthy),
+            Self::AnswerBroken => ("push_answer_broken", ByPolicy, Unhealthy),
             // The work is done, and would be done again for the same answer
-            Self::AnswerTooLarge => ("push_answer_too_large", Never, Good),
+            Self::AnswerTooLarge => ("push_answer_too_large", Never, Healthy),
             // A redirect stays until somebody changes the URL
-            Self::Redirected => ("push_redirected", Never, Good),
-            Self::Rejected => ("push_rejected", Never, Good),
-            Self::Deferred => ("push_deferred", ByPolicy, Good),
-            Self::RateLimited => ("push_rate_limited", ByPolicy, Bad),
-            Self::Failing => ("push_server_error", ByPolicy, Bad),
-            Self::NoPlace => ("push_no_place", ByPolicy, Unknown),
+            Self::Redirected => ("push_redirected", Never, Healthy),
+            Self::Rejected => ("push_rejected", Never, Healthy),
+            Self::Deferred => ("push_deferred", ByPolicy, Healthy),
+            Self::RateLimited => ("push_rate_limited", ByPolicy, Unhealthy),
+            Self::ServerError => ("push_server_error", ByPolicy, Unhealthy),
+            Self::ConcurrencyLimit => ("push_no_place", ByPolicy, Unknown),
             // With the time that is left instead
             Self::BreakerOpen => ("push_breaker_open", ByPolicy, Unknown),
         }
@@ -120,46 +120,46 @@ impl Kind {
             408 | 409 | 425 => Self::Deferred,
             429 => Self::RateLimited,
             400..=499 => Self::Rejected,
-            _ => Self::Failing,
+            _ => Self::ServerError,
         }
     }
 
-    pub(super) const fn health(self) -> Health {
-        self.row().2
+    pub(super) const fn health(self) -> EndpointHealth {
+        self.properties().2
     }
 
-    pub(super) const fn retry(self) -> Retry {
-        self.row().1
+    pub(super) const fn retry(self) -> PushRetry {
+        self.properties().1
     }
 
     pub(super) const fn code(self) -> &'static str {
-        self.row().0
+        self.properties().0
     }
 }
 
 /// A failure before it is told to the caller.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) kind: Kind,
+pub(super) struct PushFailure {
+    pub(super) kind: PushErrorKind,
     pub(super) message: String,
     pub(super) status: Option<u16>,
     /// How long the receiver, or the breaker, wants to be left alone.
-    pub(super) wait: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
 }
 
-impl Failure {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), status: None, wait: None }
+impl PushFailure {
+    pub(super) fn new(kind: PushErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), status: None, retry_after: None }
     }
 }
 
-impl From<Failure> for PushError {
-    fn from(failure: Failure) -> Self {
-        let retry = match (failure.kind.retry(), failure.wait) {
-            (Retry::ByPolicy, Some(wait)) => Retry::After(wait),
+impl From<PushFailure> for PushError {
+    fn from(failure: PushFailure) -> Self {
+        let retry = match (failure.kind.retry(), failure.retry_after) {
+            (PushRetry::ByPolicy, Some(wait)) => PushRetry::After(wait),
             (retry, _) => retry,
         };
-        let was_sent = failure.kind != Kind::BreakerOpen;
+        let was_sent = failure.kind != PushErrorKind::BreakerOpen;
         Self { code: failure.kind.code(), message: failure.message, retry, status: failure.status, was_sent }
     }
 }
@@ -171,47 +171,50 @@ mod tests {
     #[test]
     fn a_status_is_of_the_kind_that_the_requirements_say() {
         for (status, kind) in [
-            (301, Kind::Redirected),
-            (304, Kind::Redirected),
-            (400, Kind::Rejected),
-            (404, Kind::Rejected),
-            (410, Kind::Rejected),
-            (408, Kind::Deferred),
-            (409, Kind::Deferred),
-            (425, Kind::Deferred),
-            (429, Kind::RateLimited),
-            (500, Kind::Failing),
-            (503, Kind::Failing),
-            (799, Kind::Failing),
-            (101, Kind::Failing),
+            (301, PushErrorKind::Redirected),
+            (304, PushErrorKind::Redirected),
+            (400, PushErrorKind::Rejected),
+            (404, PushErrorKind::Rejected),
+            (410, PushErrorKind::Rejected),
+            (408, PushErrorKind::Deferred),
+            (409, PushErrorKind::Deferred),
+            (425, PushErrorKind::Deferred),
+            (429, PushErrorKind::RateLimited),
+            (500, PushErrorKind::ServerError),
+            (503, PushErrorKind::ServerError),
+            (799, PushErrorKind::ServerError),
+            (101, PushErrorKind::ServerError),
         ] {
-            assert_eq!(Kind::of_status(status), kind, "{status}");
+            assert_eq!(PushErrorKind::of_status(status), kind, "{status}");
         }
     }
 
     #[test]
     fn a_wait_does_not_make_a_hopeless_push_worth_trying() {
-        let failure = |kind| Failure { wait: Some(Duration::from_secs(7)), ..Failure::new(kind, "x") };
-        assert_eq!(PushError::from(failure(Kind::Failing)).retry, Retry::After(Duration::from_secs(7)));
-        assert_eq!(PushError::from(failure(Kind::Rejected)).retry, Retry::Never);
+        let failure = |kind| PushFailure { retry_after: Some(Duration::from_secs(7)), ..PushFailure::new(kind, "x") };
+        assert_eq!(
+            PushError::from(failure(PushErrorKind::ServerError)).retry,
+            PushRetry::After(Duration::from_secs(7))
+        );
+        assert_eq!(PushError::from(failure(PushErrorKind::Rejected)).retry, PushRetry::Never);
     }
 
     #[test]
     fn every_code_is_in_the_document_with_what_follows() {
         let document = include_str!("../../../../docs/push.md");
-        for kind in Kind::ALL {
-            let (code, retry, health) = kind.row();
+        for kind in PushErrorKind::ALL {
+            let (code, retry, health) = kind.properties();
             let follows = match (kind, retry) {
-                (Kind::BreakerOpen, _) => "when it closes",
-                (_, Retry::Never) => "no",
+                (PushErrorKind::BreakerOpen, _) => "when it closes",
+                (_, PushRetry::Never) => "no",
                 _ => "yes",
             };
-            let counts = if health == Health::Bad { "yes" } else { "no" };
+            let counts = if health == EndpointHealth::Unhealthy { "yes" } else { "no" };
             let row = document.lines().find(|line| line.starts_with(&format!("| `{code}` |")));
             let row = row.unwrap_or_else(|| panic!("{code} has no row"));
             assert!(row.ends_with(&format!("| {follows} | {counts} |")), "{row}");
         }
         let rows = document.lines().filter(|line| line.starts_with("| `push_")).count();
-        assert_eq!(rows, Kind::ALL.len(), "no row is of a code that does not exist");
+        assert_eq!(rows, PushErrorKind::ALL.len(), "no row is of a code that does not exist");
     }
 }

@@ -37,44 +37,43 @@ use tokio::{
 };
 
 pub use self::{
-    answer::{Answer, LONGEST_RETRY_AFTER},
-    breaker::{BreakerSettings, Room},
+    answer::{MAX_RETRY_AFTER, PushAnswer},
+    breaker::{BreakerSettings, TargetAvailability},
     endpoint_settings::{
-        EndpointError, EndpointSettings, FixedHeaders, LARGEST_ANSWER_BYTES, LONGEST_TIMEOUT, MOST_CONCURRENT,
-        MOST_HEADERS,
+        EndpointError, EndpointSettings, FixedHeaders, MAX_ANSWER_BYTES, MAX_CONCURRENCY, MAX_HEADERS, MAX_TIMEOUT,
     },
-    error::{PushError, Retry},
-    network::{Names, Network, Script},
-    request::{LONGEST_ID_BYTES, MOST_HEADER_BYTES, Request},
+    error::{PushError, PushRetry},
+    network::{DnsResolver, Network, ScriptedDns},
+    request::{MAX_HEADER_BYTES, MAX_ID_BYTES, PushRequest},
     signature::Secret,
 };
 use self::{
-    breaker::{Breaker, Outcome, Pass},
-    error::{Failure, Health, Kind},
-    network::{ConnectError, Connector, causes},
+    breaker::{Breaker, BreakerOutcome, BreakerPermit},
+    error::{EndpointHealth, PushErrorKind, PushFailure},
+    network::{ConnectError, PushConnector, error_chain},
 };
 pub use model::url_template::{UrlError, UrlTemplate};
 
 /// An idle connection is kept this long: less than most servers and balancers keep it.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Idle connections that are kept.
-const MOST_IDLE: usize = 16;
+const MAX_IDLE_CONNECTIONS: usize = 16;
 
 /// Head of an answer, and what is read of a body at a time.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Shorter words of secret headers are not looked for in answers: they may be anything.
-const LEAST_HIDDEN_CHARACTERS: usize = 4;
+const MIN_REDACTED_CHARS: usize = 4;
 
 /// Somewhere to push to, made once for a rule or a target and shared by all who push there.
 pub struct Endpoint {
     settings: EndpointSettings,
-    client: Client<Connector, Full<Bytes>>,
-    places: Semaphore,
+    client: Client<PushConnector, Full<Bytes>>,
+    slots: Semaphore,
     breaker: Mutex<Breaker>,
     /// What messages must not show, whoever repeats it.
-    hidden: Vec<SecretString>,
+    redacted: Vec<SecretString>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -92,18 +91,18 @@ impl Endpoint {
         settings.check(network)?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(settings.concurrency.min(MOST_IDLE))
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(settings.concurrency.min(MAX_IDLE_CONNECTIONS))
             .http1_max_buf_size(BUFFER_BYTES)
             .build(network.connector(settings.allow_private, settings.connect_timeout));
         let headers = settings.headers.map().values().filter_map(|value| value.to_str().ok());
-        let words = headers.flat_map(str::split_whitespace).filter(|word| word.len() >= LEAST_HIDDEN_CHARACTERS);
-        let hidden = words.map(SecretString::from).chain(settings.secrets.iter().map(Secret::in_base64)).collect();
+        let words = headers.flat_map(str::split_whitespace).filter(|word| word.len() >= MIN_REDACTED_CHARS);
+        let hidden = words.map(SecretString::from).chain(settings.secrets.iter().map(Secret::to_base64)).collect();
         Ok(Self {
             client,
-            places: Semaphore::new(settings.concurrency),
+            slots: Semaphore::new(settings.concurrency),
             breaker: Mutex::new(Breaker::new(settings.breaker)),
-            hidden,
+            redacted: hidden,
             settings,
         })
     }
@@ -116,8 +115,8 @@ impl Endpoint {
 
     /// How many requests the receiver would be sent now: none while it is left alone.
     #[must_use]
-    pub fn room(&self) -> Room {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).room(now())
+    pub fn availability(&self) -> TargetAvailability {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).availability(now())
     }
 
     /// Sends a request once, within the endpoint's timeout. Dropping the future closes the connection, and what the receiver
@@ -125,18 +124,18 @@ impl Endpoint {
     ///
     /// # Errors
     /// Whatever is no answer of 2xx. See [`PushError::retry`] for what may follow.
-    pub async fn post(&self, request: Request<'_>) -> Result<Answer, PushError> {
+    pub async fn post(&self, request: PushRequest<'_>) -> Result<PushAnswer, PushError> {
         let deadline = Instant::now() + self.settings.timeout;
-        Ok(self.attempt(&request, deadline).await.map_err(|failure| Failure {
+        Ok(self.attempt(&request, deadline).await.map_err(|failure| PushFailure {
             message: format!("push to {}: {}", self.origin(), failure.message),
             ..failure
         })?)
     }
 
-    async fn attempt(&self, request: &Request<'_>, deadline: Instant) -> Result<Answer, Failure> {
-        let Ok(Ok(_place)) = timeout_at(deadline, self.places.acquire()).await else {
+    async fn attempt(&self, request: &PushRequest<'_>, deadline: Instant) -> Result<PushAnswer, PushFailure> {
+        let Ok(Ok(_place)) = timeout_at(deadline, self.slots.acquire()).await else {
             let message = format!("{} requests are under way already", self.settings.concurrency);
-            return Err(Failure::new(Kind::NoPlace, message));
+            return Err(PushFailure::new(PushErrorKind::ConcurrencyLimit, message));
         };
         let built = request::build(request, &self.settings, SystemTime::now())?;
         let admitted = self.admit()?;
@@ -145,48 +144,55 @@ impl Endpoint {
         answered
     }
 
-    async fn exchange(&self, built: http::Request<Full<Bytes>>, deadline: Instant) -> Result<Answer, Failure> {
+    async fn exchange(&self, built: http::Request<Full<Bytes>>, deadline: Instant) -> Result<PushAnswer, PushFailure> {
         let path = built.uri().path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default();
         let query = built.uri().query().map(str::to_owned).unwrap_or_default();
         let response = match timeout_at(deadline, self.client.request(built)).await {
-            Ok(response) => response.map_err(|error| from_client(&error))?,
-            Err(_) => return Err(self.timed_out()),
+            Ok(response) => response.map_err(|error| client_failure(&error))?,
+            Err(_) => return Err(self.timeout_failure()),
         };
         let status = response.status();
         if !status.is_success() {
-            return Err(self.refusal(response, deadline, [path, query]).await);
+            return Err(self.read_refusal(response, deadline, [path, query]).await);
         }
         let result = answer::read_result(response.into_body(), self.settings.answer_limit_bytes);
-        let read = timeout_at(deadline, result).await.unwrap_or_else(|_| Err(self.timed_out()));
-        let body = read.map_err(|failure| Failure { status: Some(status.as_u16()), ..failure })?;
-        Ok(Answer { status: status.as_u16(), body })
+        let read = timeout_at(deadline, result).await.unwrap_or_else(|_| Err(self.timeout_failure()));
+        let body = read.map_err(|failure| PushFailure { status: Some(status.as_u16()), ..failure })?;
+        Ok(PushAnswer { status: status.as_u16(), body })
     }
 
     /// What a status other than 2xx means. Its body is for people only, so there is no harm if it does not come.
-    async fn refusal(&self, response: Response<Incoming>, deadline: Instant, sent: [String; 2]) -> Failure {
+    async fn read_refusal(&self, response: Response<Incoming>, deadline: Instant, sent: [String; 2]) -> PushFailure {
         let status = response.status().as_u16();
-        let wait = answer::retry_after(response.headers(), SystemTime::now());
+        let wait = answer::parse_retry_after(response.headers(), SystemTime::now());
         let mut bytes = Vec::new();
         // What was read until then is kept
         let _ = timeout_at(deadline, answer::read_excerpt(response.into_body(), &mut bytes)).await;
-        let sent = sent.map(|text| if text.len() < LEAST_HIDDEN_CHARACTERS { None } else { Some(text.into()) });
-        let excerpt = answer::excerpt(&bytes, self.hidden.iter().chain(sent.iter().flatten()));
+        let sent = sent.map(|text| if text.len() < MIN_REDACTED_CHARS { None } else { Some(text.into()) });
+        let excerpt = answer::format_excerpt(&bytes, self.redacted.iter().chain(sent.iter().flatten()));
         let separator = if excerpt.is_empty() { "" } else { ": " };
         let message = format!("answered with status {status}{separator}{excerpt}");
-        Failure { status: Some(status), wait, ..Failure::new(Kind::of_status(status), message) }
+        PushFailure {
+            status: Some(status),
+            retry_after: wait,
+            ..PushFailure::new(PushErrorKind::of_status(status), message)
+        }
     }
 
-    fn timed_out(&self) -> Failure {
-        Failure::new(Kind::Timeout, format!("no whole answer within {} ms", self.settings.timeout.as_millis()))
+    fn timeout_failure(&self) -> PushFailure {
+        PushFailure::new(
+            PushErrorKind::Timeout,
+            format!("no whole answer within {} ms", self.settings.timeout.as_millis()),
+        )
     }
 
-    fn admit(&self) -> Result<Admitted<'_>, Failure> {
+    fn admit(&self) -> Result<AdmittedRequest<'_>, PushFailure> {
         let admitted = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).admit(now());
         let pass = admitted.map_err(|wait| {
             let message = format!("it failed again and again and is left alone for {} ms", wait.as_millis());
-            Failure { wait: Some(wait), ..Failure::new(Kind::BreakerOpen, message) }
+            PushFailure { retry_after: Some(wait), ..PushFailure::new(PushErrorKind::BreakerOpen, message) }
         })?;
-        Ok(Admitted { breaker: &self.breaker, pass: Some(pass) })
+        Ok(AdmittedRequest { breaker: &self.breaker, permit: Some(pass) })
     }
 }
 
@@ -196,43 +202,45 @@ fn now() -> std::time::Instant {
 }
 
 /// A request that the breaker let pass. If it is dropped, the breaker learns that too.
-struct Admitted<'a> {
+struct AdmittedRequest<'a> {
     breaker: &'a Mutex<Breaker>,
-    pass: Option<Pass>,
+    permit: Option<BreakerPermit>,
 }
 
-impl Admitted<'_> {
-    fn record(mut self, answered: &Result<Answer, Failure>) {
+impl AdmittedRequest<'_> {
+    fn record(mut self, answered: &Result<PushAnswer, PushFailure>) {
         let outcome = match answered {
-            Ok(_) => Outcome::Good,
-            Err(Failure { kind: Kind::RateLimited, wait: Some(wait), .. }) => Outcome::BadFor(*wait),
+            Ok(_) => BreakerOutcome::Success,
+            Err(PushFailure { kind: PushErrorKind::RateLimited, retry_after: Some(wait), .. }) => {
+                BreakerOutcome::BackOff(*wait)
+            }
             Err(failure) => match failure.kind.health() {
-                Health::Good => Outcome::Good,
-                Health::Bad => Outcome::Bad,
-                Health::Unknown => Outcome::Unknown,
+                EndpointHealth::Healthy => BreakerOutcome::Success,
+                EndpointHealth::Unhealthy => BreakerOutcome::Failure,
+                EndpointHealth::Unknown => BreakerOutcome::Unknown,
             },
         };
-        self.tell(outcome);
+        self.record_outcome(outcome);
     }
 
-    fn tell(&mut self, outcome: Outcome) {
-        if let Some(pass) = self.pass.take() {
+    fn record_outcome(&mut self, outcome: BreakerOutcome) {
+        if let Some(pass) = self.permit.take() {
             self.breaker.lock().unwrap_or_else(PoisonError::into_inner).record(pass, outcome, now());
         }
     }
 }
 
-impl Drop for Admitted<'_> {
+impl Drop for AdmittedRequest<'_> {
     fn drop(&mut self) {
-        self.tell(Outcome::Unknown);
+        self.record_outcome(BreakerOutcome::Unknown);
     }
 }
 
 /// Either there was no connection, or it broke.
-fn from_client(error: &legacy::Error) -> Failure {
-    if let Some(error) = ConnectError::within(error) {
+fn client_failure(error: &legacy::Error) -> PushFailure {
+    if let Some(error) = ConnectError::find_in(error) {
         return error.into();
     }
-    let cause = causes(error).last().map(ToString::to_string).unwrap_or_default();
-    Failure::new(Kind::Broken, format!("the connection broke: {cause}"))
+    let cause = error_chain(error).last().map(ToString::to_string).unwrap_or_default();
+    PushFailure::new(PushErrorKind::AnswerBroken, format!("the connection broke: {cause}"))
 }

@@ -27,21 +27,21 @@ use tower_service::Service;
 
 use super::{
     address,
-    error::{Failure, Kind},
+    error::{PushErrorKind, PushFailure},
 };
 
 /// Addresses of one name that are tried, one after the other.
-const MOST_ADDRESSES: usize = 8;
+const MAX_ADDRESSES: usize = 8;
 
-type Future<T> = Pin<Box<dyn std::future::Future<Output = Result<T, ConnectError>> + Send>>;
+type ConnectFuture<T> = Pin<Box<dyn std::future::Future<Output = Result<T, ConnectError>> + Send>>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What endpoints share: how names are resolved, and which certificates are trusted.
 #[derive(Debug, Clone)]
 pub struct Network {
-    names: Names,
+    dns: DnsResolver,
     tls: ClientConfig,
-    roots: usize,
+    root_count: usize,
 }
 
 impl Network {
@@ -54,14 +54,17 @@ impl Network {
         for error in &found.errors {
             tracing::warn!(%error, "root certificates cannot be read");
         }
-        Self::new(Names::System, found.certs)
+        Self::new(DnsResolver::System, found.certs)
     }
 
     /// Other names or certificates than the machine's, for tests.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(names: Names, roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, rustls::Error> {
+    pub fn new(
+        names: DnsResolver,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, rustls::Error> {
         let mut store = RootCertStore::empty();
         // Some machines have a few that are too old to be understood
         let (roots, _ignored) = store.add_parsable_certificates(roots);
@@ -70,16 +73,17 @@ impl Network {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store)
             .with_no_client_auth();
-        Ok(Self { names, tls, roots })
+        Ok(Self { dns: names, tls, root_count: roots })
     }
 
     /// Whether any server can be trusted.
     pub(super) fn has_roots(&self) -> bool {
-        self.roots > 0
+        self.root_count > 0
     }
 
-    pub(super) fn connector(&self, allow_private: bool, timeout: Duration) -> Connector {
-        let mut http = HttpConnector::new_with_resolver(Resolver { names: self.names.clone(), allow_private });
+    pub(super) fn connector(&self, allow_private: bool, timeout: Duration) -> PushConnector {
+        let mut http =
+            HttpConnector::new_with_resolver(AllowedAddressResolver { dns: self.dns.clone(), allow_private });
         http.enforce_http(false);
         http.set_nodelay(true);
         // Shared among the addresses of a name, so that one that is silent leaves time for the next
@@ -88,25 +92,25 @@ impl Network {
             .with_tls_config(self.tls.clone())
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Tcp { http, allow_private });
-        Connector { https, timeout }
+            .wrap_connector(TcpConnector { http, allow_private });
+        PushConnector { https, timeout }
     }
 }
 
 /// How names become addresses.
 #[derive(Debug, Clone)]
-pub enum Names {
+pub enum DnsResolver {
     /// As the machine does it.
     System,
     /// As a test wants it.
-    Scripted(Script),
+    Scripted(ScriptedDns),
 }
 
 /// Answers to the questions for a name, one after the other; the last one stays. Other names do not exist.
 #[derive(Debug, Clone, Default)]
-pub struct Script(Arc<Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>>);
+pub struct ScriptedDns(Arc<Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>>);
 
-impl Script {
+impl ScriptedDns {
     /// Adds a name with its answers.
     #[must_use]
     pub fn with(self, name: &str, answers: impl IntoIterator<Item = Vec<IpAddr>>) -> Self {
@@ -114,7 +118,7 @@ impl Script {
         self
     }
 
-    fn answer(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+    fn next_answer(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(answers) = names.get_mut(name) else { return Err(io::Error::other("no such name")) };
         if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
@@ -122,11 +126,11 @@ impl Script {
     }
 }
 
-impl Names {
-    async fn look_up(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+impl DnsResolver {
+    async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         match self {
             Self::System => Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()),
-            Self::Scripted(script) => script.answer(name),
+            Self::Scripted(script) => script.next_answer(name),
         }
     }
 }
@@ -134,23 +138,23 @@ impl Names {
 /// Why there is no connection. Never says more of the URL than its host.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectError {
-    pub(super) kind: Kind,
+    pub(super) kind: PushErrorKind,
     pub(super) message: String,
 }
 
 impl ConnectError {
-    fn new(kind: Kind, message: impl Into<String>) -> Self {
+    fn new(kind: PushErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
     /// The one that is behind an error of the client, if there is one.
-    pub(super) fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        causes(error).find_map(<dyn Error>::downcast_ref)
+    pub(super) fn find_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        error_chain(error).find_map(<dyn Error>::downcast_ref)
     }
 }
 
 /// An error, what caused it, and so on.
-pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+pub(super) fn error_chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| <dyn Error>::source(*error))
 }
 
@@ -162,7 +166,7 @@ impl fmt::Display for ConnectError {
 
 impl Error for ConnectError {}
 
-impl From<&ConnectError> for Failure {
+impl From<&ConnectError> for PushFailure {
     fn from(error: &ConnectError) -> Self {
         Self::new(error.kind, error.message.clone())
     }
@@ -170,15 +174,15 @@ impl From<&ConnectError> for Failure {
 
 /// The addresses of a name that may be connected to.
 #[derive(Debug, Clone)]
-struct Resolver {
-    names: Names,
+struct AllowedAddressResolver {
+    dns: DnsResolver,
     allow_private: bool,
 }
 
-impl Resolver {
-    async fn allowed(self, name: Name) -> Result<std::vec::IntoIter<SocketAddr>, ConnectError> {
-        let found = self.names.look_up(name.as_str()).await;
-        let found = found.map_err(|error| ConnectError::new(Kind::Unresolved, error.to_string()))?;
+impl AllowedAddressResolver {
+    async fn resolve_allowed(self, name: Name) -> Result<std::vec::IntoIter<SocketAddr>, ConnectError> {
+        let found = self.dns.lookup(name.as_str()).await;
+        let found = found.map_err(|error| ConnectError::new(PushErrorKind::DnsFailed, error.to_string()))?;
         let mut refused = None;
         let mut allowed = Vec::new();
         for address in found {
@@ -187,42 +191,42 @@ impl Resolver {
                 Err(error) => refused = Some(error),
             }
         }
-        allowed.truncate(MOST_ADDRESSES);
+        allowed.truncate(MAX_ADDRESSES);
         match refused {
             Some(refused) if allowed.is_empty() => {
-                Err(ConnectError::new(Kind::AddressRefused, format!("of its addresses, {refused}")))
+                Err(ConnectError::new(PushErrorKind::AddressRefused, format!("of its addresses, {refused}")))
             }
-            None if allowed.is_empty() => Err(ConnectError::new(Kind::Unresolved, "it has no address")),
+            None if allowed.is_empty() => Err(ConnectError::new(PushErrorKind::DnsFailed, "it has no address")),
             _ => Ok(allowed.into_iter()),
         }
     }
 }
 
-impl Service<Name> for Resolver {
+impl Service<Name> for AllowedAddressResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = ConnectError;
-    type Future = Future<Self::Response>;
+    type Future = ConnectFuture<Self::Response>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(self.clone().allowed(name))
+        Box::pin(self.clone().resolve_allowed(name))
     }
 }
 
 /// Connections to addresses that may be connected to, whether named or spelled.
 #[derive(Debug, Clone)]
-struct Tcp {
-    http: HttpConnector<Resolver>,
+struct TcpConnector {
+    http: HttpConnector<AllowedAddressResolver>,
     allow_private: bool,
 }
 
-impl Service<Uri> for Tcp {
+impl Service<Uri> for TcpConnector {
     type Response = TokioIo<TcpStream>;
     type Error = ConnectError;
-    type Future = Future<Self::Response>;
+    type Future = ConnectFuture<Self::Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         self.http.poll_ready(context).map_err(|error| from_http(&error))
@@ -232,7 +236,7 @@ impl Service<Uri> for Tcp {
         // Resolvers are not asked for addresses that are spelled
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         if let Some(Err(refused)) = host.parse().ok().map(|spelled| address::check(spelled, self.allow_private)) {
-            return Box::pin(async move { Err(ConnectError::new(Kind::AddressRefused, refused.to_string())) });
+            return Box::pin(async move { Err(ConnectError::new(PushErrorKind::AddressRefused, refused.to_string())) });
         }
         let connecting = self.http.call(uri);
         Box::pin(async move { connecting.await.map_err(|error| from_http(&error)) })
@@ -241,26 +245,26 @@ impl Service<Uri> for Tcp {
 
 /// What [`HttpConnector`] says is the resolver's error, or one of the operating system.
 fn from_http(error: &(dyn Error + 'static)) -> ConnectError {
-    if let Some(error) = ConnectError::within(error) {
+    if let Some(error) = ConnectError::find_in(error) {
         return error.clone();
     }
-    let cause = causes(error).last().unwrap_or(error);
+    let cause = error_chain(error).last().unwrap_or(error);
     let is_timeout = cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
-    let kind = if is_timeout { Kind::ConnectTimeout } else { Kind::Unreachable };
+    let kind = if is_timeout { PushErrorKind::ConnectTimeout } else { PushErrorKind::ConnectFailed };
     ConnectError::new(kind, cause.to_string())
 }
 
 /// Connections, with TLS where the scheme asks for it, within a limit of time.
 #[derive(Clone)]
-pub(super) struct Connector {
-    https: HttpsConnector<Tcp>,
+pub(super) struct PushConnector {
+    https: HttpsConnector<TcpConnector>,
     timeout: Duration,
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for PushConnector {
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
     type Error = ConnectError;
-    type Future = Future<Self::Response>;
+    type Future = ConnectFuture<Self::Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         self.https.poll_ready(context).map_err(|error| from_https(&error))
@@ -271,7 +275,7 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             match tokio::time::timeout(limit, connecting).await {
                 Ok(connected) => connected.map_err(|error| from_https(&error)),
-                Err(_) => Err(ConnectError::new(Kind::ConnectTimeout, "no connection in time")),
+                Err(_) => Err(ConnectError::new(PushErrorKind::ConnectTimeout, "no connection in time")),
             }
         })
     }
@@ -280,15 +284,15 @@ impl Service<Uri> for Connector {
 /// What is not an error of TCP happened in the handshake.
 fn from_https(error: &BoxError) -> ConnectError {
     let tcp: Option<&ConnectError> = error.downcast_ref();
-    tcp.cloned().unwrap_or_else(|| ConnectError::new(Kind::Tls, error.to_string()))
+    tcp.cloned().unwrap_or_else(|| ConnectError::new(PushErrorKind::TlsFailed, error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn connect(script: Script, uri: &str, allow_private: bool) -> Result<(), ConnectError> {
-        let network = Network::new(Names::Scripted(script), []).expect("TLS");
+    async fn connect(script: ScriptedDns, uri: &str, allow_private: bool) -> Result<(), ConnectError> {
+        let network = Network::new(DnsResolver::Scripted(script), []).expect("TLS");
         let mut connector = network.connector(allow_private, Duration::from_secs(5));
         connector.call(uri.parse().expect("a URI")).await.map(drop)
     }
@@ -297,35 +301,39 @@ mod tests {
     async fn a_spelled_address_is_looked_at_where_connections_are_made() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("http://{}/", listener.local_addr().expect("bound"));
-        assert_eq!(connect(Script::default(), &uri, false).await.expect_err("refused").kind, Kind::AddressRefused);
+        assert_eq!(
+            connect(ScriptedDns::default(), &uri, false).await.expect_err("refused").kind,
+            PushErrorKind::AddressRefused
+        );
         for uri in ["http://[::ffff:7f00:1]/", "https://[::1]:1/", "http://169.254.169.254/"] {
-            let error = connect(Script::default(), uri, false).await.expect_err(uri);
-            assert_eq!(error.kind, Kind::AddressRefused, "{uri}");
+            let error = connect(ScriptedDns::default(), uri, false).await.expect_err(uri);
+            assert_eq!(error.kind, PushErrorKind::AddressRefused, "{uri}");
         }
-        assert!(connect(Script::default(), &uri, true).await.is_ok());
+        assert!(connect(ScriptedDns::default(), &uri, true).await.is_ok());
     }
 
     #[tokio::test]
     async fn errors_are_told_apart() {
-        let script = || Script::default().with("none.test", [vec![]]).with("here.test", [vec![[127, 0, 0, 1].into()]]);
+        let script =
+            || ScriptedDns::default().with("none.test", [vec![]]).with("here.test", [vec![[127, 0, 0, 1].into()]]);
         // A port that nobody listens on: it was just given and given back
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         for (uri, kind) in [
-            ("http://unknown.test/".to_owned(), Kind::Unresolved),
-            ("http://none.test/".to_owned(), Kind::Unresolved),
-            (format!("http://here.test:{port}/"), Kind::Unreachable),
+            ("http://unknown.test/".to_owned(), PushErrorKind::DnsFailed),
+            ("http://none.test/".to_owned(), PushErrorKind::DnsFailed),
+            (format!("http://here.test:{port}/"), PushErrorKind::ConnectFailed),
         ] {
             assert_eq!(connect(script(), &uri, true).await.expect_err(&uri).kind, kind, "{uri}");
         }
         let error = connect(script(), "http://here.test/", false).await.expect_err("refused");
-        assert_eq!(error.kind, Kind::AddressRefused);
+        assert_eq!(error.kind, PushErrorKind::AddressRefused);
         assert!(error.message.contains("127.0.0.1 is refused: this machine"), "{}", error.message);
     }
 
     #[tokio::test]
     async fn the_machine_knows_itself() {
         Network::system().expect("TLS, with whatever certificates there are");
-        let found = Names::System.look_up("localhost").await.expect("resolves");
+        let found = DnsResolver::System.lookup("localhost").await.expect("resolves");
         assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
     }
 }

@@ -12,23 +12,23 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{
     EndpointSettings, endpoint_settings,
-    error::{Failure, Kind},
+    error::{PushErrorKind, PushFailure},
     signature::sign,
 };
 
 /// Headers of one request, names and values together.
-pub const MOST_HEADER_BYTES: usize = 16 * 1024;
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Longest `webhook-id`.
-pub const LONGEST_ID_BYTES: usize = 256;
+pub const MAX_ID_BYTES: usize = 256;
 
 const AGENT: &str = concat!("galley/", env!("CARGO_PKG_VERSION"));
 
 /// What the HTTP binding of `CloudEvents` encodes in the value of a `ce-` header.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+const CE_HEADER_ENCODE_SET: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// What is sent once.
 #[derive(Debug, Clone)]
-pub struct Request<'a> {
+pub struct PushRequest<'a> {
     /// The `webhook-id`: the same for every attempt, so that receivers can tell repetitions.
     pub id: &'a str,
     /// Values for the placeholders of the URL.
@@ -42,11 +42,11 @@ pub struct Request<'a> {
 
 /// The request as it is sent now: signatures are of this moment.
 pub(super) fn build(
-    request: &Request<'_>,
+    request: &PushRequest<'_>,
     settings: &EndpointSettings,
     now: SystemTime,
-) -> Result<http::Request<Full<Bytes>>, Failure> {
-    let invalid = |message: String| Failure::new(Kind::RequestInvalid, message);
+) -> Result<http::Request<Full<Bytes>>, PushFailure> {
+    let invalid = |message: String| PushFailure::new(PushErrorKind::RequestInvalid, message);
     let uri = settings.url.expand(request.values).map_err(|error| invalid(error.to_string()))?;
     let mut built = http::Request::new(Full::new(request.body.clone()));
     *built.method_mut() = Method::POST;
@@ -55,7 +55,7 @@ pub(super) fn build(
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    add(headers, request.headers).map_err(invalid)?;
+    add_headers(headers, request.headers).map_err(invalid)?;
     for (name, value) in settings.headers.map() {
         headers.insert(name, value.clone());
     }
@@ -63,15 +63,16 @@ pub(super) fn build(
     Ok(built)
 }
 
-fn add(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {
+fn add_headers(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {
     let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MOST_HEADER_BYTES {
-        return Err(format!("headers must have at most {MOST_HEADER_BYTES} bytes together, got {bytes}"));
+    if bytes > MAX_HEADER_BYTES {
+        return Err(format!("headers must have at most {MAX_HEADER_BYTES} bytes together, got {bytes}"));
     }
     for (name, text) in given {
-        let name = endpoint_settings::header_name(name).map_err(|allowed| format!("a request must have {allowed}"))?;
+        let name =
+            endpoint_settings::parse_header_name(name).map_err(|allowed| format!("a request must have {allowed}"))?;
         let value = if name.as_str().starts_with("ce-") {
-            HeaderValue::try_from(utf8_percent_encode(text, ENCODED).to_string())
+            HeaderValue::try_from(utf8_percent_encode(text, CE_HEADER_ENCODE_SET).to_string())
         } else {
             HeaderValue::from_str(text)
         };
@@ -82,17 +83,16 @@ fn add(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {
 
 fn add_signature(
     headers: &mut HeaderMap,
-    request: &Request<'_>,
+    request: &PushRequest<'_>,
     settings: &EndpointSettings,
     now: SystemTime,
 ) -> Result<(), String> {
     let id = request.id;
     // A full stop could move the border between id and timestamp in what is signed
-    let is_allowed =
-        (1..=LONGEST_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'.');
+    let is_allowed = (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'.');
     if !is_allowed {
         return Err(format!(
-            "an id must have 1 to {LONGEST_ID_BYTES} visible ASCII characters and no full stop, got {}",
+            "an id must have 1 to {MAX_ID_BYTES} visible ASCII characters and no full stop, got {}",
             common::name::quoted(id)
         ));
     }
@@ -119,7 +119,7 @@ mod tests {
     fn headers(id: &str, given: &[(&str, &str)]) -> Result<HeaderMap, String> {
         let mut settings = EndpointSettings::new(UrlTemplate::parse("http://a.test/", &[]).expect("allowed"));
         settings.headers = FixedHeaders::parse([("authorization", "Bearer x")]).expect("allowed");
-        let request = Request { id, values: &[], headers: given, body: Bytes::new() };
+        let request = PushRequest { id, values: &[], headers: given, body: Bytes::new() };
         let now = UNIX_EPOCH + std::time::Duration::from_millis(5_999);
         build(&request, &settings, now).map(|built| built.headers().clone()).map_err(|failure| failure.message)
     }
@@ -148,7 +148,7 @@ mod tests {
         for id in ["", "a.b", "a b", "a\r\nb", "é", &"a".repeat(257)] {
             assert!(headers(id, &[]).expect_err(id).starts_with("an id must"), "{id}");
         }
-        let long = "x".repeat(MOST_HEADER_BYTES);
+        let long = "x".repeat(MAX_HEADER_BYTES);
         for (name, value) in
             [("webhook-id", "x"), ("host", "x"), ("a\r\n", "x"), ("a", "x\r\ny: z"), ("ce-a", long.as_str())]
         {

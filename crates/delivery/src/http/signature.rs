@@ -47,7 +47,7 @@ impl TryFrom<String> for Secret {
 
 impl Secret {
     /// As people write it, without the prefix: to be looked for in texts that must not have it.
-    pub(super) fn in_base64(&self) -> SecretString {
+    pub(super) fn to_base64(&self) -> SecretString {
         STANDARD.encode(self.0.expose_secret()).into()
     }
 
@@ -80,7 +80,7 @@ pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: u64, body: &[u8]) -
 
 /// The three headers as they came.
 #[derive(Debug, Clone, Copy)]
-pub struct Signed<'a> {
+pub struct SignatureHeaders<'a> {
     /// `webhook-id`
     pub id: &'a str,
     /// `webhook-timestamp`
@@ -91,26 +91,31 @@ pub struct Signed<'a> {
 
 /// Why a request is not to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Untrusted {
+pub enum SignatureError {
     /// The timestamp is no number.
     #[error("webhook-timestamp must be seconds since 1970")]
-    NoTimestamp,
+    InvalidTimestamp,
     /// The timestamp is too far away.
     #[error("webhook-timestamp must be within {TOLERANCE_SECONDS} s of now")]
-    NotNow,
+    TimestampOutsideTolerance,
     /// No signature fits.
     #[error("webhook-signature must have a v1 signature of this id, timestamp and body with a known secret")]
-    NoMatch,
+    NoMatchingSignature,
 }
 
 /// Whether a request was signed with one of the secrets, within [`TOLERANCE_SECONDS`] of now. For receivers in Rust.
 ///
 /// # Errors
 /// Why it is not to be trusted.
-pub fn verify(secrets: &[Secret], signed: Signed<'_>, body: &[u8], now_seconds: u64) -> Result<(), Untrusted> {
-    let timestamp: u64 = signed.timestamp.parse().map_err(|_| Untrusted::NoTimestamp)?;
+pub fn verify(
+    secrets: &[Secret],
+    signed: SignatureHeaders<'_>,
+    body: &[u8],
+    now_seconds: u64,
+) -> Result<(), SignatureError> {
+    let timestamp: u64 = signed.timestamp.parse().map_err(|_| SignatureError::InvalidTimestamp)?;
     if timestamp.abs_diff(now_seconds) > TOLERANCE_SECONDS {
-        return Err(Untrusted::NotNow);
+        return Err(SignatureError::TimestampOutsideTolerance);
     }
     let signatures = signed.signature.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix(VERSION)?).ok());
     for signature in signatures {
@@ -121,7 +126,7 @@ pub fn verify(secrets: &[Secret], signed: Signed<'_>, body: &[u8], now_seconds: 
             }
         }
     }
-    Err(Untrusted::NoMatch)
+    Err(SignatureError::NoMatchingSignature)
 }
 
 #[cfg(test)]
@@ -129,7 +134,7 @@ mod tests {
     use super::*;
 
     /// The vectors that the libraries of Standard Webhooks test themselves with: secret, id, timestamp, body, signature.
-    const PUBLISHED: [(&str, &str, u64, &str, &str); 2] = [
+    const TEST_VECTORS: [(&str, &str, u64, &str, &str); 2] = [
         (
             "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -152,9 +157,9 @@ mod tests {
 
     #[test]
     fn the_published_vectors_are_made_and_accepted() {
-        for (key, id, timestamp, body, signature) in PUBLISHED {
+        for (key, id, timestamp, body, signature) in TEST_VECTORS {
             assert_eq!(sign(&[secret(key)], id, timestamp, body.as_bytes()), signature);
-            let signed = Signed { id, timestamp: &timestamp.to_string(), signature };
+            let signed = SignatureHeaders { id, timestamp: &timestamp.to_string(), signature };
             assert_eq!(verify(&[secret(key)], signed, body.as_bytes(), timestamp), Ok(()));
             let bare = key.strip_prefix("whsec_").expect("a prefix");
             assert_eq!(verify(&[secret(bare)], signed, body.as_bytes(), timestamp), Ok(()));
@@ -163,35 +168,53 @@ mod tests {
 
     #[test]
     fn a_changed_body_id_or_timestamp_a_wrong_key_and_a_replay_are_rejected() {
-        let (key, id, timestamp, body, signature) = PUBLISHED[0];
-        let (keys, other) = ([secret(key)], [secret(PUBLISHED[1].0)]);
+        let (key, id, timestamp, body, signature) = TEST_VECTORS[0];
+        let (keys, other) = ([secret(key)], [secret(TEST_VECTORS[1].0)]);
         let at = timestamp.to_string();
         let next = (timestamp + 1).to_string();
-        let good = Signed { id, timestamp: &at, signature };
+        let good = SignatureHeaders { id, timestamp: &at, signature };
         let body = body.as_bytes();
-        assert_eq!(verify(&keys, good, br#"{"test": 2432232315}"#, timestamp), Err(Untrusted::NoMatch));
-        assert_eq!(verify(&keys, Signed { id: "msg_x", ..good }, body, timestamp), Err(Untrusted::NoMatch));
-        assert_eq!(verify(&keys, Signed { timestamp: &next, ..good }, body, timestamp), Err(Untrusted::NoMatch));
-        assert_eq!(verify(&other, good, body, timestamp), Err(Untrusted::NoMatch));
-        assert_eq!(verify(&[], good, body, timestamp), Err(Untrusted::NoMatch));
+        assert_eq!(
+            verify(&keys, good, br#"{"test": 2432232315}"#, timestamp),
+            Err(SignatureError::NoMatchingSignature)
+        );
+        assert_eq!(
+            verify(&keys, SignatureHeaders { id: "msg_x", ..good }, body, timestamp),
+            Err(SignatureError::NoMatchingSignature)
+        );
+        assert_eq!(
+            verify(&keys, SignatureHeaders { timestamp: &next, ..good }, body, timestamp),
+            Err(SignatureError::NoMatchingSignature)
+        );
+        assert_eq!(verify(&other, good, body, timestamp), Err(SignatureError::NoMatchingSignature));
+        assert_eq!(verify(&[], good, body, timestamp), Err(SignatureError::NoMatchingSignature));
         assert_eq!(verify(&keys, good, body, timestamp + TOLERANCE_SECONDS), Ok(()));
-        assert_eq!(verify(&keys, good, body, timestamp + TOLERANCE_SECONDS + 1), Err(Untrusted::NotNow));
-        assert_eq!(verify(&keys, good, body, timestamp - TOLERANCE_SECONDS - 1), Err(Untrusted::NotNow));
+        assert_eq!(
+            verify(&keys, good, body, timestamp + TOLERANCE_SECONDS + 1),
+            Err(SignatureError::TimestampOutsideTolerance)
+        );
+        assert_eq!(
+            verify(&keys, good, body, timestamp - TOLERANCE_SECONDS - 1),
+            Err(SignatureError::TimestampOutsideTolerance)
+        );
         for text in ["", "-1", "1e9", "99999999999999999999"] {
-            assert_eq!(verify(&keys, Signed { timestamp: text, ..good }, body, timestamp), Err(Untrusted::NoTimestamp));
+            assert_eq!(
+                verify(&keys, SignatureHeaders { timestamp: text, ..good }, body, timestamp),
+                Err(SignatureError::InvalidTimestamp)
+            );
         }
         for text in ["", "v1,", "v1", &signature[..9], &signature[3..], &signature.replacen("v1", "v2", 1)] {
-            let result = verify(&keys, Signed { signature: text, ..good }, body, timestamp);
-            assert_eq!(result, Err(Untrusted::NoMatch), "{text:?}");
+            let result = verify(&keys, SignatureHeaders { signature: text, ..good }, body, timestamp);
+            assert_eq!(result, Err(SignatureError::NoMatchingSignature), "{text:?}");
         }
     }
 
     #[test]
     fn while_secrets_are_exchanged_a_receiver_may_know_either() {
-        let (old, new) = (secret(PUBLISHED[0].0), secret(PUBLISHED[1].0));
+        let (old, new) = (secret(TEST_VECTORS[0].0), secret(TEST_VECTORS[1].0));
         let signature = sign(&[new.clone(), old.clone()], "a", 5, b"\xff\x00");
         assert_eq!(signature.split(' ').count(), 2);
-        let signed = Signed { id: "a", timestamp: "5", signature: &signature };
+        let signed = SignatureHeaders { id: "a", timestamp: "5", signature: &signature };
         for known in [[old], [new]] {
             assert_eq!(verify(&known, signed, b"\xff\x00", 5), Ok(()));
         }
@@ -207,7 +230,7 @@ mod tests {
         assert!(!bad.contains("this"), "{bad}");
         let json = serde_json::from_str::<Secret>(r#""whsec_geheim""#).expect_err("too short").to_string();
         assert!(!json.contains("geheim"), "{json}");
-        let shown = format!("{:?}", secret(PUBLISHED[0].0));
+        let shown = format!("{:?}", secret(TEST_VECTORS[0].0));
         assert!(shown.contains("REDACTED") && !shown.contains("MfKQ") && !shown.contains("49, 242"), "{shown}");
     }
 }

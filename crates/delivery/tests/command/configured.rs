@@ -3,18 +3,18 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use common::name::CommandName;
-use delivery::command::{Command, CommandSettings, Commands, Ending, Input, StandardOutput, code};
-use model::job::Advice;
-use testkit::LIMIT;
+use delivery::command::{Command, CommandOutcome, CommandSettings, Commands, ProgramInput, StandardOutput, code};
+use model::job::RetryAdvice;
+use testkit::TEST_TIMEOUT;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{Mark, NEVER, Trial, nothing_is_left_of, worker_binary};
+use crate::kit::{ProcessMark, NEVER, ProgramTrial, wait_until_all_exited, worker_binary};
 
 const MUCH_BYTES: usize = 10 << 20;
 
-fn shell(script: &str, mark: &Mark) -> Command {
-    let (name, value) = mark.variable();
+fn shell(script: &str, mark: &ProcessMark) -> Command {
+    let (name, value) = mark.env_variable();
     let settings = CommandSettings {
         program: "/bin/sh".to_owned(),
         args: vec!["-c".to_owned(), script.to_owned()],
@@ -29,30 +29,30 @@ fn shell(script: &str, mark: &Mark) -> Command {
         cpu_limit_ms: None,
         not_retryable_exit_codes: Vec::new(),
     };
-    Command::new(settings, StandardOutput::Discarded).expect("settings that can be used").launched_by(worker_binary())
+    Command::new(settings, StandardOutput::Discarded).expect("settings that can be used").with_launcher(worker_binary())
 }
 
 fn in_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).expect("not that long")
 }
 
-async fn run(script: &str, mark: &Mark) -> Ending {
+async fn run(script: &str, mark: &ProcessMark) -> CommandOutcome {
     let command = shell(script, mark);
     let env = vec![("GALLEY_CHANNEL", "orders".to_owned())];
     let running = command.run(b"a message".to_vec(), env, CancellationToken::new());
-    tokio::time::timeout(LIMIT, running).await.expect("it ends in time")
+    tokio::time::timeout(TEST_TIMEOUT, running).await.expect("it ends in time")
 }
 
 /// How a program ends that goes on for ever and does not listen: told to stop or not, then its time passes at once.
-async fn when_time_passes(is_stopped: bool) -> Ending {
-    let mark = Mark::random();
+async fn when_time_passes(is_stopped: bool) -> CommandOutcome {
+    let mark = ProcessMark::random();
     let script = "trap '' TERM; echo on and on >&2; echo @progress 1 >&2; while :; do sleep 1001; done";
     let command = shell(script, &mark);
     let (progress, mut told) = watch::channel(None);
     let stop = CancellationToken::new();
-    let input = Input { stdin: Vec::new(), env: Vec::new(), stop: stop.clone(), progress };
+    let input = ProgramInput { stdin: Vec::new(), env: Vec::new(), stop: stop.clone(), progress };
     let passing = async {
-        let runs = tokio::time::timeout(LIMIT, told.wait_for(Option::is_some)).await;
+        let runs = tokio::time::timeout(TEST_TIMEOUT, told.wait_for(Option::is_some)).await;
         runs.expect("it runs in time").expect("it runs");
         if is_stopped {
             stop.cancel();
@@ -60,38 +60,38 @@ async fn when_time_passes(is_stopped: bool) -> Ending {
         // From here on the clock goes from one timer to the next while nothing else is to be done
         tokio::time::pause();
     };
-    let (ending, ()) = tokio::join!(command.run_reporting(input), passing);
+    let (ending, ()) = tokio::join!(command.run_with_progress(input), passing);
     tokio::time::resume();
-    nothing_is_left_of(&mark).await;
+    wait_until_all_exited(&mark).await;
     ending
 }
 
 #[tokio::test]
 async fn a_program_whose_time_is_over_has_failed_and_what_it_said_is_kept() {
-    let Ending::Failed(failure) = when_time_passes(false).await else { panic!("it is late") };
-    assert_eq!((failure.code, failure.advice), (code::TIMEOUT, Advice::ByPolicy));
+    let CommandOutcome::Failed(failure) = when_time_passes(false).await else { panic!("it is late") };
+    assert_eq!((failure.code, failure.advice), (code::TIMEOUT, RetryAdvice::ByPolicy));
     assert_eq!(failure.message, "the program took longer than 3600000 ms");
     assert_eq!(failure.stderr, "on and on\n");
 }
 
 #[tokio::test]
 async fn one_that_was_told_to_stop_before_has_been_stopped_even_if_its_time_is_over_by_then() {
-    assert_eq!(when_time_passes(true).await, Ending::Stopped { stderr: "on and on\n".to_owned() });
+    assert_eq!(when_time_passes(true).await, CommandOutcome::Stopped { stderr: "on and on\n".to_owned() });
 }
 
 #[tokio::test]
 async fn what_is_written_is_discarded_whatever_it_is_and_however_much() {
-    let mark = Mark::random();
+    let mark = ProcessMark::random();
     let script = format!("head -c {MUCH_BYTES} /dev/zero; echo no JSON; test \"$(cat)\" = 'a message'");
-    assert_eq!(run(&script, &mark).await, Ending::Succeeded(None));
+    assert_eq!(run(&script, &mark).await, CommandOutcome::Succeeded(None));
     let script = "echo no JSON; echo \"$GALLEY_CHANNEL is closed\" >&2; exit 75";
-    let Ending::Failed(failure) = run(script, &mark).await else { panic!("it failed") };
+    let CommandOutcome::Failed(failure) = run(script, &mark).await else { panic!("it failed") };
     assert_eq!((failure.code, failure.stderr.as_str()), (code::TRY_AGAIN, "orders is closed\n"));
     // What holds on to standard error is not waited for either
     let script = "(trap '' TERM; sleep 1001) & echo left it";
-    let ending = Trial::shell(script).with(|settings| settings.output = StandardOutput::Discarded).run().await;
-    assert_eq!(ending, Ending::Succeeded(None));
-    nothing_is_left_of(&mark).await;
+    let ending = ProgramTrial::shell(script).with_settings(|settings| settings.output = StandardOutput::Discarded).run().await;
+    assert_eq!(ending, CommandOutcome::Succeeded(None));
+    wait_until_all_exited(&mark).await;
 }
 
 #[test]

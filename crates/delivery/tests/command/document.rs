@@ -2,10 +2,10 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use delivery::command::{Ending, code};
+use delivery::command::{CommandOutcome, code};
 use tempfile::TempDir;
 
-use crate::kit::{NEVER, Trial};
+use crate::kit::{NEVER, ProgramTrial};
 
 /// The first fenced block of a language as an executable file.
 fn example(language: &str) -> (TempDir, PathBuf) {
@@ -27,23 +27,23 @@ async fn the_python_example_does_what_is_said_of_it() {
     let program = file.to_str().expect("a path");
     let job = |args: &str| format!("{{\"type\":\"text.count\",\"args\":{args}}}");
 
-    let running = Trial::new(program, &[]).reading(job("[\"to be or\", \"not\"]")).start();
+    let running = ProgramTrial::new(program, &[]).with_stdin(job("[\"to be or\", \"not\"]")).start();
     let progress = running.progress.clone();
-    assert_eq!(running.ended().await, Ending::Succeeded(Some("{\"job\": \"a-job\", \"words\": 4}".to_owned())));
+    assert_eq!(running.wait_for_ending().await, CommandOutcome::Succeeded(Some("{\"job\": \"a-job\", \"words\": 4}".to_owned())));
     assert!((progress.borrow().as_ref().expect("progress").percent - 100.0).abs() < f64::EPSILON);
 
-    let wrong = Trial::new(program, &[]).with(|settings| settings.not_retryable_exit_codes = vec![65]);
-    let failure = wrong.reading(job("[1]")).failure().await;
-    assert_eq!((failure.code, failure.advice), (code::FAILED, model::job::Advice::Never));
+    let wrong = ProgramTrial::new(program, &[]).with_settings(|settings| settings.not_retryable_exit_codes = vec![65]);
+    let failure = wrong.with_stdin(job("[1]")).failure().await;
+    assert_eq!((failure.code, failure.advice), (code::FAILED, model::job::RetryAdvice::Never));
     assert_eq!(failure.message, "the program ended with exit code 65: every argument has to be a text");
 
-    let mut endless = Trial::new(program, &[]).with(|settings| settings.stop_grace = NEVER);
+    let mut endless = ProgramTrial::new(program, &[]).with_settings(|settings| settings.stop_grace = NEVER);
     let many = vec!["\"a word\""; 500_000].join(",");
-    endless = endless.reading(job(&format!("[{many}]")));
+    endless = endless.with_stdin(job(&format!("[{many}]")));
     let mut running = endless.start();
-    running.reports(0.0).await;
+    running.wait_for_progress(0.0).await;
     running.stop.cancel();
-    let Ending::Stopped { stderr } = running.ended().await else { panic!("it was stopped") };
+    let CommandOutcome::Stopped { stderr } = running.wait_for_ending().await else { panic!("it was stopped") };
     assert_eq!(stderr, "stopped\n");
 }
 
@@ -54,13 +54,13 @@ async fn the_shell_example_does_what_is_said_of_it() {
     let lock = folder.path().join("busy");
     let variable = ("LOCK".to_owned(), lock.to_str().expect("a path").to_owned());
     let trial =
-        || Trial::new(program, &[]).with(|settings| drop(settings.env.insert(variable.0.clone(), variable.1.clone())));
+        || ProgramTrial::new(program, &[]).with_settings(|settings| drop(settings.env.insert(variable.0.clone(), variable.1.clone())));
 
     let job = "{\"type\":\"text.measure\",\"args\":[\"饭\"]}";
-    assert_eq!(trial().reading(job).result().await, Some(format!("{{\"bytes\": {}}}", job.len())));
+    assert_eq!(trial().with_stdin(job).result().await, Some(format!("{{\"bytes\": {}}}", job.len())));
     assert!(!lock.exists());
 
     fs::create_dir(&lock).expect("a folder");
-    let failure = trial().reading(job).failure().await;
+    let failure = trial().with_stdin(job).failure().await;
     assert_eq!((failure.code, failure.stderr.as_str()), (code::TRY_AGAIN, "somebody else is at it\n"));
 }

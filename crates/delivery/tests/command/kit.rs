@@ -2,44 +2,44 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use delivery::command::{Ending, Failure, Input, Program, ProgramSettings, Progress};
-use testkit::LIMIT;
-pub(crate) use testkit::Mark;
+use delivery::command::{CommandFailure, CommandOutcome, CommandProgress, Program, ProgramInput, ProgramSettings};
+use testkit::TEST_TIMEOUT;
+pub(crate) use testkit::ProcessMark;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// The worker's binary.
 pub(crate) fn worker_binary() -> PathBuf {
-    testkit::binary("queue-worker")
+    testkit::binary_path("queue-worker")
 }
 
 /// Waits until no process of a trial is left, reaped by this process if it was its child.
-pub(crate) async fn nothing_is_left_of(mark: &Mark) {
-    mark.nothing_is_left_by(std::process::id()).await;
+pub(crate) async fn wait_until_all_exited(mark: &ProcessMark) {
+    mark.wait_until_all_exited(std::process::id()).await;
 }
 
 /// A program and what it is given.
-pub(crate) struct Trial {
+pub(crate) struct ProgramTrial {
     pub(crate) settings: ProgramSettings,
-    pub(crate) mark: Mark,
+    pub(crate) mark: ProcessMark,
     pub(crate) stdin: Vec<u8>,
 }
 
 /// A program that runs.
-pub(crate) struct Running {
-    ending: JoinHandle<Ending>,
-    mark: Mark,
+pub(crate) struct RunningTrial {
+    ending: JoinHandle<CommandOutcome>,
+    mark: ProcessMark,
     pub(crate) stop: CancellationToken,
-    pub(crate) progress: watch::Receiver<Option<Progress>>,
+    pub(crate) progress: watch::Receiver<Option<CommandProgress>>,
 }
 
-impl Trial {
+impl ProgramTrial {
     pub(crate) fn new(program: &str, args: &[&str]) -> Self {
         let mut settings = ProgramSettings::new(program);
         settings.args = args.iter().map(|arg| (*arg).to_owned()).collect();
         settings.launcher = Some(worker_binary());
-        let mark = Mark::random();
-        let (name, value) = mark.variable();
+        let mark = ProcessMark::random();
+        let (name, value) = mark.env_variable();
         settings.env.insert(name.to_owned(), value.to_owned());
         Self { settings, mark, stdin: b"{}".to_vec() }
     }
@@ -54,74 +54,74 @@ impl Trial {
         Self::new(&python, &["-c", script])
     }
 
-    pub(crate) fn with(mut self, change: impl FnOnce(&mut ProgramSettings)) -> Self {
+    pub(crate) fn with_settings(mut self, change: impl FnOnce(&mut ProgramSettings)) -> Self {
         change(&mut self.settings);
         self
     }
 
-    pub(crate) fn reading(mut self, stdin: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn with_stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
         self.stdin = stdin.into();
         self
     }
 
     /// Starts it without waiting for its end.
-    pub(crate) fn start(self) -> Running {
-        let (program, input, progress) = self.parts();
+    pub(crate) fn start(self) -> RunningTrial {
+        let (program, input, progress) = self.build();
         let stop = input.stop.clone();
         let ending = tokio::spawn(async move { program.run(input).await });
-        Running { ending, mark: self.mark, stop, progress }
+        RunningTrial { ending, mark: self.mark, stop, progress }
     }
 
     /// The program and its input.
-    pub(crate) fn parts(&self) -> (Program, Input, watch::Receiver<Option<Progress>>) {
+    pub(crate) fn build(&self) -> (Program, ProgramInput, watch::Receiver<Option<CommandProgress>>) {
         let program = Program::new(self.settings.clone()).expect("settings that can be used");
         let (sender, progress) = watch::channel(None);
         let env = vec![("GALLEY_JOB_ID", "a-job".to_owned())];
-        let input = Input { stdin: self.stdin.clone(), env, stop: CancellationToken::new(), progress: sender };
+        let input = ProgramInput { stdin: self.stdin.clone(), env, stop: CancellationToken::new(), progress: sender };
         (program, input, progress)
     }
 
     /// Runs it to its end, after which nothing is left of it.
-    pub(crate) async fn run(self) -> Ending {
-        self.start().ended().await
+    pub(crate) async fn run(self) -> CommandOutcome {
+        self.start().wait_for_ending().await
     }
 
     /// Its result.
     pub(crate) async fn result(self) -> Option<String> {
         match self.run().await {
-            Ending::Succeeded(result) => result,
+            CommandOutcome::Succeeded(result) => result,
             other => panic!("not a success: {other:?}"),
         }
     }
 
     /// Its failure.
-    pub(crate) async fn failure(self) -> Failure {
+    pub(crate) async fn failure(self) -> CommandFailure {
         match self.run().await {
-            Ending::Failed(failure) => failure,
+            CommandOutcome::Failed(failure) => failure,
             other => panic!("not a failure: {other:?}"),
         }
     }
 }
 
-impl Running {
+impl RunningTrial {
     /// Waits until it has reported so much.
-    pub(crate) async fn reports(&mut self, percent: f64) -> Progress {
+    pub(crate) async fn wait_for_progress(&mut self, percent: f64) -> CommandProgress {
         let has_come = self.progress.wait_for(|told| told.as_ref().is_some_and(|told| told.percent >= percent));
-        let told = tokio::time::timeout(LIMIT, has_come).await.expect("it reports in time").expect("it reports");
+        let told = tokio::time::timeout(TEST_TIMEOUT, has_come).await.expect("it reports in time").expect("it reports");
         told.clone().expect("something was reported")
     }
 
     /// Waits for its end, after which nothing is left of it.
-    pub(crate) async fn ended(self) -> Ending {
-        let ending = tokio::time::timeout(LIMIT, self.ending).await.expect("it ends in time").expect("no panic");
-        nothing_is_left_of(&self.mark).await;
+    pub(crate) async fn wait_for_ending(self) -> CommandOutcome {
+        let ending = tokio::time::timeout(TEST_TIMEOUT, self.ending).await.expect("it ends in time").expect("no panic");
+        wait_until_all_exited(&self.mark).await;
         ending
     }
 
     /// Drops it where it is.
-    pub(crate) async fn dropped(self) {
+    pub(crate) async fn abort(self) {
         self.ending.abort();
-        nothing_is_left_of(&self.mark).await;
+        wait_until_all_exited(&self.mark).await;
     }
 
     /// Its processes.

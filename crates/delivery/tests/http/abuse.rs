@@ -2,9 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use delivery::http::{Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Retry, Script};
+use delivery::http::{Endpoint, EndpointSettings, FixedHeaders, Network, PushError, PushRetry, ScriptedDns};
 
-use crate::kit::{Reply, SECRET, Server, endpoint, failed, network, post, scripted, secret, settings, template};
+use crate::kit::{WebhookReply, SECRET, Server, endpoint, post_error, system_network, post, scripted_network, secret, settings, template};
 
 /// Public, but of nobody: what was the 6bone is not given to anybody since 2006.
 const PUBLIC: &str = "3ffe::1";
@@ -28,20 +28,20 @@ async fn push(url: &str, network: &Network, allow_private: bool) -> Result<(), O
 
 async fn assert_refused(url: &str, network: &Network, allow_private: bool) {
     if let Some(error) = push(url, network, allow_private).await.expect_err(url) {
-        assert_eq!((error.code, error.retry), ("push_address_refused", Retry::Never), "{url}: {}", error.message);
+        assert_eq!((error.code, error.retry), ("push_address_refused", PushRetry::Never), "{url}: {}", error.message);
     }
 }
 
 #[tokio::test]
 async fn the_canary_sings_when_it_is_reached() {
-    let canary = Server::start([Reply::ok("1")]).await;
-    push(&canary.url("/"), &network(), true).await.expect("allowed");
+    let canary = Server::start([WebhookReply::ok("1")]).await;
+    push(&canary.url("/"), &system_network(), true).await.expect("allowed");
     assert_eq!(canary.connections(), 1);
 }
 
 #[tokio::test]
 async fn this_machine_in_every_spelling_is_not_reached() {
-    let canary = Server::start([Reply::ok("1")]).await;
+    let canary = Server::start([WebhookReply::ok("1")]).await;
     let port = canary.address.port();
     for host in [
         "127.0.0.1",
@@ -68,7 +68,7 @@ async fn this_machine_in_every_spelling_is_not_reached() {
         "localhost",
         "LOCALHOST",
     ] {
-        assert_refused(&format!("http://{host}:{port}/"), &network(), false).await;
+        assert_refused(&format!("http://{host}:{port}/"), &system_network(), false).await;
     }
     assert_eq!(canary.connections(), 0);
 }
@@ -88,33 +88,33 @@ async fn metadata_services_are_not_reached_even_with_leave_for_private_networks(
             "100.100.100.200",
             "168.63.129.16",
         ] {
-            assert_refused(&format!("http://{host}/latest/meta-data/"), &network(), allow_private).await;
+            assert_refused(&format!("http://{host}/latest/meta-data/"), &system_network(), allow_private).await;
         }
         let names =
-            Script::default().with("metadata.test", [vec![address("169.254.169.254"), address("fd00:ec2::254")]]);
-        assert_refused("http://metadata.test/", &scripted(names), allow_private).await;
+            ScriptedDns::default().with("metadata.test", [vec![address("169.254.169.254"), address("fd00:ec2::254")]]);
+        assert_refused("http://metadata.test/", &scripted_network(names), allow_private).await;
     }
 }
 
 #[tokio::test]
 async fn a_name_of_this_machine_is_not_reached() {
-    let canary = Server::start([Reply::ok("1")]).await;
+    let canary = Server::start([WebhookReply::ok("1")]).await;
     let port = canary.address.port();
     for text in ["127.0.0.1", "::ffff:127.0.0.1", "::1", "0.0.0.0", "::"] {
-        let names = Script::default().with("inside.test", [vec![address(text)]]);
-        assert_refused(&format!("http://inside.test:{port}/"), &scripted(names), false).await;
+        let names = ScriptedDns::default().with("inside.test", [vec![address(text)]]);
+        assert_refused(&format!("http://inside.test:{port}/"), &scripted_network(names), false).await;
     }
     assert_eq!(canary.connections(), 0);
 }
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let canary = Server::start([Reply::ok("1")]).await;
+    let canary = Server::start([WebhookReply::ok("1")]).await;
     for status in [300, 301, 302, 303, 307, 308] {
         let location = format!("location: {}\r\nrefresh: 0; url={}\r\n", canary.url("/"), canary.url("/"));
-        let server = Server::start([Reply::new(status, &location, "")]).await;
-        let error = failed(&endpoint(&server.url("/"))).await;
-        assert_eq!((error.code, error.retry, error.status), ("push_redirected", Retry::Never, Some(status)));
+        let server = Server::start([WebhookReply::new(status, &location, "")]).await;
+        let error = post_error(&endpoint(&server.url("/"))).await;
+        assert_eq!((error.code, error.retry, error.status), ("push_redirected", PushRetry::Never, Some(status)));
         assert_eq!(server.requests().len(), 1);
     }
     assert_eq!(canary.connections(), 0);
@@ -122,10 +122,10 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn a_name_that_changes_its_address_after_the_look_does_not_reach_the_canary() {
-    let canary = Server::start([Reply::ok("1")]).await;
+    let canary = Server::start([WebhookReply::ok("1")]).await;
     let url = format!("http://rebind.test:{}/", canary.address.port());
-    let names = Script::default().with("rebind.test", [vec![address(PUBLIC)], vec![address("127.0.0.1")]]);
-    let network = scripted(names);
+    let names = ScriptedDns::default().with("rebind.test", [vec![address(PUBLIC)], vec![address("127.0.0.1")]]);
+    let network = scripted_network(names);
     // The answer that was looked at is the one that is used: the public one, where nobody is
     let error = push(&url, &network, false).await.expect_err("nobody is there").expect("it was tried");
     assert!(["push_connect_failed", "push_connect_timeout"].contains(&error.code), "{}: {}", error.code, error.message);
@@ -136,19 +136,19 @@ async fn a_name_that_changes_its_address_after_the_look_does_not_reach_the_canar
 
 #[tokio::test]
 async fn of_the_addresses_of_a_name_only_those_that_are_allowed_are_used() {
-    let canary = Server::start([Reply::ok("1")]).await;
+    let canary = Server::start([WebhookReply::ok("1")]).await;
     let url = format!("http://mixed.test:{}/", canary.address.port());
     let names = || {
-        let before = Script::default().with("mixed.test", [vec![address("127.0.0.1"), address(PUBLIC)]]);
-        [before, Script::default().with("mixed.test", [vec![address(PUBLIC), address("127.0.0.1")]])]
+        let before = ScriptedDns::default().with("mixed.test", [vec![address("127.0.0.1"), address(PUBLIC)]]);
+        [before, ScriptedDns::default().with("mixed.test", [vec![address(PUBLIC), address("127.0.0.1")]])]
     };
     for names in names() {
-        let error = push(&url, &scripted(names), false).await.expect_err("nobody is there").expect("it was tried");
+        let error = push(&url, &scripted_network(names), false).await.expect_err("nobody is there").expect("it was tried");
         assert!(error.code.starts_with("push_connect_"), "{}: {}", error.code, error.message);
     }
     assert_eq!(canary.connections(), 0);
-    let names = Script::default().with("mixed.test", [vec![address("169.254.169.254"), address("127.0.0.1")]]);
-    push(&url, &scripted(names), true).await.expect("one of them is allowed");
+    let names = ScriptedDns::default().with("mixed.test", [vec![address("169.254.169.254"), address("127.0.0.1")]]);
+    push(&url, &scripted_network(names), true).await.expect("one of them is allowed");
     assert_eq!(canary.connections(), 1);
 }
 
@@ -159,12 +159,12 @@ async fn no_message_and_no_debug_shows_a_secret() {
     let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     let mut shown = Vec::new();
     for (url, reply) in [
-        ("/geheim-3?token=geheim-4", Reply::Echo),
-        ("/geheim-3", Reply::Hang),
-        ("/geheim-3", Reply::Close),
-        ("/geheim-3", Reply::new(404, "", &format!("no such key: {SECRET}, geheim-2"))),
-        ("/geheim-3", Reply::Endless("HTTP/1.1 200 OK\r\n\r\n")),
-        ("/?geheim-4", Reply::new(302, "location: /geheim-5\r\n", "")),
+        ("/geheim-3?token=geheim-4", WebhookReply::Echo),
+        ("/geheim-3", WebhookReply::Hang),
+        ("/geheim-3", WebhookReply::Close),
+        ("/geheim-3", WebhookReply::new(404, "", &format!("no such key: {SECRET}, geheim-2"))),
+        ("/geheim-3", WebhookReply::Endless("HTTP/1.1 200 OK\r\n\r\n")),
+        ("/?geheim-4", WebhookReply::new(302, "location: /geheim-5\r\n", "")),
     ] {
         let server = Server::start([reply]).await;
         for url in [server.url(url), format!("http://{plain}/geheim-3")] {
@@ -173,8 +173,8 @@ async fn no_message_and_no_debug_shows_a_secret() {
             settings.headers = FixedHeaders::parse(headers).expect("allowed");
             settings.secrets = vec![secret()];
             shown.push(format!("{settings:?}"));
-            let endpoint = Endpoint::new(settings, &network()).expect("allowed");
-            let error = failed(&endpoint).await;
+            let endpoint = Endpoint::new(settings, &system_network()).expect("allowed");
+            let error = post_error(&endpoint).await;
             shown.extend([format!("{endpoint:?} {error:?}"), error.to_string()]);
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use delivery::http::{Answer, Endpoint, EndpointSettings, Retry};
+use delivery::http::{Endpoint, EndpointSettings, PushAnswer, PushRetry};
 
-use crate::kit::{Reply, Server, endpoint, failed, network, post, settings};
+use crate::kit::{WebhookReply, Server, endpoint, post_error, system_network, post, settings};
 
-async fn answered(reply: Reply) -> Answer {
+async fn answered(reply: WebhookReply) -> PushAnswer {
     let server = Server::start([reply]).await;
     post(&endpoint(&server.url("/"))).await.expect("a success")
 }
@@ -14,18 +14,18 @@ async fn answered(reply: Reply) -> Answer {
 #[tokio::test]
 async fn a_success_has_its_status_and_its_body() {
     for (reply, status, body) in [
-        (Reply::ok(r#"{"n": 9007199254740993}"#), 200, Some(r#"{"n": 9007199254740993}"#)),
-        (Reply::new(202, "", r#"{"later":true}"#), 202, Some(r#"{"later":true}"#)),
-        (Reply::Raw(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()), 204, None),
-        (Reply::ok(""), 200, None),
-        (Reply::new(200, "content-type: text/plain\r\n", "OK"), 200, Some(r#""OK""#)),
+        (WebhookReply::ok(r#"{"n": 9007199254740993}"#), 200, Some(r#"{"n": 9007199254740993}"#)),
+        (WebhookReply::new(202, "", r#"{"later":true}"#), 202, Some(r#"{"later":true}"#)),
+        (WebhookReply::Raw(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()), 204, None),
+        (WebhookReply::ok(""), 200, None),
+        (WebhookReply::new(200, "content-type: text/plain\r\n", "OK"), 200, Some(r#""OK""#)),
         (
-            Reply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n".to_vec()),
+            WebhookReply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n".to_vec()),
             200,
             Some("[1]"),
         ),
         (
-            Reply::Raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\n7".to_vec()),
+            WebhookReply::Raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\n7".to_vec()),
             201,
             Some("7"),
         ),
@@ -37,7 +37,7 @@ async fn a_success_has_its_status_and_its_body() {
 
 #[tokio::test]
 async fn a_request_has_method_path_and_body_and_a_connection_is_used_again() {
-    let server = Server::start([Reply::ok("1")]).await;
+    let server = Server::start([WebhookReply::ok("1")]).await;
     let endpoint = endpoint(&server.url("/jobs/{type}?q={type}"));
     post(&endpoint).await.expect("a success");
     post(&endpoint).await.expect("a success");
@@ -51,26 +51,26 @@ async fn a_request_has_method_path_and_body_and_a_connection_is_used_again() {
 
 #[tokio::test]
 async fn a_failure_has_the_code_of_its_status_and_says_what_follows() {
-    let seconds = |seconds| Retry::After(Duration::from_secs(seconds));
+    let seconds = |seconds| PushRetry::After(Duration::from_secs(seconds));
     for (status, headers, code, retry) in [
-        (301, "location: /x\r\n", "push_redirected", Retry::Never),
-        (304, "", "push_redirected", Retry::Never),
-        (400, "", "push_rejected", Retry::Never),
-        (404, "retry-after: 5\r\n", "push_rejected", Retry::Never),
-        (410, "", "push_rejected", Retry::Never),
-        (408, "", "push_deferred", Retry::ByPolicy),
-        (409, "", "push_deferred", Retry::ByPolicy),
-        (425, "", "push_deferred", Retry::ByPolicy),
-        (429, "", "push_rate_limited", Retry::ByPolicy),
+        (301, "location: /x\r\n", "push_redirected", PushRetry::Never),
+        (304, "", "push_redirected", PushRetry::Never),
+        (400, "", "push_rejected", PushRetry::Never),
+        (404, "retry-after: 5\r\n", "push_rejected", PushRetry::Never),
+        (410, "", "push_rejected", PushRetry::Never),
+        (408, "", "push_deferred", PushRetry::ByPolicy),
+        (409, "", "push_deferred", PushRetry::ByPolicy),
+        (425, "", "push_deferred", PushRetry::ByPolicy),
+        (429, "", "push_rate_limited", PushRetry::ByPolicy),
         (429, "retry-after: 7\r\n", "push_rate_limited", seconds(7)),
-        (500, "", "push_server_error", Retry::ByPolicy),
+        (500, "", "push_server_error", PushRetry::ByPolicy),
         (503, "Retry-After: 1000000\r\n", "push_server_error", seconds(86_400)),
-        (503, "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "push_server_error", Retry::ByPolicy),
+        (503, "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "push_server_error", PushRetry::ByPolicy),
         (503, "retry-after: Mon, 06 Nov 2180 08:49:37 GMT\r\n", "push_server_error", seconds(86_400)),
-        (799, "", "push_server_error", Retry::ByPolicy),
+        (799, "", "push_server_error", PushRetry::ByPolicy),
     ] {
-        let server = Server::start([Reply::new(status, headers, "because\x1b\r\nof that")]).await;
-        let error = failed(&endpoint(&server.url("/"))).await;
+        let server = Server::start([WebhookReply::new(status, headers, "because\x1b\r\nof that")]).await;
+        let error = post_error(&endpoint(&server.url("/"))).await;
         assert_eq!((error.code, error.retry, error.status), (code, retry, Some(status)), "{status} {headers}");
         if status != 304 {
             let expected = format!("push to http://{}: answered with status {status}: because of that", server.address);
@@ -82,18 +82,18 @@ async fn a_failure_has_the_code_of_its_status_and_says_what_follows() {
 #[tokio::test]
 async fn what_is_no_answer_is_told_apart() {
     for (reply, code, status) in [
-        (Reply::Close, "push_answer_broken", None),
-        (Reply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "push_answer_broken", None),
-        (Reply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()), "push_answer_broken", None),
+        (WebhookReply::Close, "push_answer_broken", None),
+        (WebhookReply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "push_answer_broken", None),
+        (WebhookReply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()), "push_answer_broken", None),
         (
-            Reply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec()),
+            WebhookReply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec()),
             "push_answer_broken",
             Some(200),
         ),
     ] {
         let server = Server::start([reply]).await;
-        let error = failed(&endpoint(&server.url("/"))).await;
-        assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
+        let error = post_error(&endpoint(&server.url("/"))).await;
+        assert_eq!((error.code, error.retry, error.status), (code, PushRetry::ByPolicy, status), "{}", error.message);
     }
 }
 
@@ -102,20 +102,20 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffff
 #[tokio::test]
 async fn a_huge_and_an_endless_answer_end_at_the_limit() {
     let huge = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n";
-    for reply in [Reply::ok(&"1".repeat(1_048_577)), Reply::Endless(CHUNKED), Reply::Endless(huge)] {
+    for reply in [WebhookReply::ok(&"1".repeat(1_048_577)), WebhookReply::Endless(CHUNKED), WebhookReply::Endless(huge)] {
         let server = Server::start([reply]).await;
-        let error = failed(&endpoint(&server.url("/"))).await;
-        assert_eq!((error.code, error.retry, error.status), ("push_answer_too_large", Retry::Never, Some(200)));
-        testkit::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+        let error = post_error(&endpoint(&server.url("/"))).await;
+        assert_eq!((error.code, error.retry, error.status), ("push_answer_too_large", PushRetry::Never, Some(200)));
+        testkit::eventually("a closed connection", || async { (server.closed_connections() == 1).then_some(()) }).await;
     }
     let most = "1".repeat(1_048_576);
-    assert_eq!(answered(Reply::ok(&most)).await.body.map(|json| json.get().len()), Some(most.len()));
+    assert_eq!(answered(WebhookReply::ok(&most)).await.body.map(|json| json.get().len()), Some(most.len()));
 }
 
 #[tokio::test]
 async fn an_endless_failure_is_a_failure_with_an_excerpt() {
-    let server = Server::start([Reply::Endless("HTTP/1.1 500 X\r\n\r\n")]).await;
-    let error = failed(&endpoint(&server.url("/"))).await;
+    let server = Server::start([WebhookReply::Endless("HTTP/1.1 500 X\r\n\r\n")]).await;
+    let error = post_error(&endpoint(&server.url("/"))).await;
     assert_eq!((error.code, error.status), ("push_server_error", Some(500)));
     assert!(error.message.ends_with(&format!(": {}", "x".repeat(256))), "{}", error.message);
 }
@@ -123,21 +123,21 @@ async fn an_endless_failure_is_a_failure_with_an_excerpt() {
 /// Long enough for a head to come on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-async fn ends_with_the_time(reply: Reply, code: &str, status: Option<u16>) {
+async fn ends_with_the_time(reply: WebhookReply, code: &str, status: Option<u16>) {
     let server = Server::start([reply]).await;
     let settings = EndpointSettings { timeout: TIMEOUT, ..settings(&server.url("/")) };
-    let endpoint = Endpoint::new(settings, &network()).expect("allowed");
-    let error = failed(&endpoint).await;
-    assert_eq!((error.code, error.retry, error.status), (code, Retry::ByPolicy, status), "{}", error.message);
-    testkit::eventually("a closed connection", || async { (server.closed() == 1).then_some(()) }).await;
+    let endpoint = Endpoint::new(settings, &system_network()).expect("allowed");
+    let error = post_error(&endpoint).await;
+    assert_eq!((error.code, error.retry, error.status), (code, PushRetry::ByPolicy, status), "{}", error.message);
+    testkit::eventually("a closed connection", || async { (server.closed_connections() == 1).then_some(()) }).await;
 }
 
 #[tokio::test]
 async fn silence_and_a_trickle_end_with_the_time() {
     tokio::join!(
-        ends_with_the_time(Reply::Hang, "push_timeout", None),
-        ends_with_the_time(Reply::Trickle("HTTP/1.1 200 OK\r\nx: "), "push_timeout", None),
-        ends_with_the_time(Reply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "push_timeout", Some(200)),
-        ends_with_the_time(Reply::Trickle("HTTP/1.1 500 X\r\n\r\n"), "push_server_error", Some(500)),
+        ends_with_the_time(WebhookReply::Hang, "push_timeout", None),
+        ends_with_the_time(WebhookReply::Trickle("HTTP/1.1 200 OK\r\nx: "), "push_timeout", None),
+        ends_with_the_time(WebhookReply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "push_timeout", Some(200)),
+        ends_with_the_time(WebhookReply::Trickle("HTTP/1.1 500 X\r\n\r\n"), "push_server_error", Some(500)),
     );
 }

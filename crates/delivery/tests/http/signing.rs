@@ -8,22 +8,22 @@ use std::{
 
 use bytes::Bytes;
 use delivery::http::{
-    Endpoint, Request, Secret,
-    signature::{Signed, Untrusted, verify},
+    Endpoint, PushRequest, Secret,
+    signature::{SignatureError, SignatureHeaders, verify},
 };
 use serde_json::json;
 
-use crate::kit::{Received, Reply, SECRET, Server, network, secret, settings};
+use crate::kit::{ReceivedRequest, WebhookReply, SECRET, Server, system_network, secret, settings};
 
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-async fn received(secrets: Vec<Secret>) -> Received {
-    let server = Server::start([Reply::ok("1")]).await;
+async fn received(secrets: Vec<Secret>) -> ReceivedRequest {
+    let server = Server::start([WebhookReply::ok("1")]).await;
     let settings = delivery::http::EndpointSettings { secrets, ..settings(&server.url("/")) };
-    let endpoint = Endpoint::new(settings, &network()).expect("allowed");
+    let endpoint = Endpoint::new(settings, &system_network()).expect("allowed");
     let headers = [("ce-type", "a.b"), ("ce-subject", "饭 \"1\""), ("traceparent", "00-1-2-01")];
     let body = Bytes::from_static(b"{\"n\": 1.0}\xff");
-    endpoint.post(Request { id: "job-1", values: &[], headers: &headers, body }).await.expect("a success");
+    endpoint.post(PushRequest { id: "job-1", values: &[], headers: &headers, body }).await.expect("a success");
     server.requests().remove(0)
 }
 
@@ -31,9 +31,13 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-fn signed(received: &Received) -> Signed<'_> {
+fn signed(received: &ReceivedRequest) -> SignatureHeaders<'_> {
     let header = |name| received.header(name).expect(name);
-    Signed { id: header("webhook-id"), timestamp: header("webhook-timestamp"), signature: header("webhook-signature") }
+    SignatureHeaders {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+    }
 }
 
 #[tokio::test]
@@ -43,12 +47,21 @@ async fn a_request_is_signed_with_each_secret() {
     for (known, result) in [
         (vec![secret()], Ok(())),
         (vec![new], Ok(())),
-        (vec!["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".parse().expect("a secret")], Err(Untrusted::NoMatch)),
+        (
+            vec!["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".parse().expect("a secret")],
+            Err(SignatureError::NoMatchingSignature),
+        ),
     ] {
         assert_eq!(verify(&known, signed(&received), &received.body, now()), result);
     }
-    assert_eq!(verify(&[secret()], signed(&received), b"{\"n\": 1}\xff", now()), Err(Untrusted::NoMatch));
-    assert_eq!(verify(&[secret()], signed(&received), &received.body, now() + 400), Err(Untrusted::NotNow));
+    assert_eq!(
+        verify(&[secret()], signed(&received), b"{\"n\": 1}\xff", now()),
+        Err(SignatureError::NoMatchingSignature)
+    );
+    assert_eq!(
+        verify(&[secret()], signed(&received), &received.body, now() + 400),
+        Err(SignatureError::TimestampOutsideTolerance)
+    );
     assert_eq!(received.header("ce-type"), Some("a.b"));
     assert_eq!(received.header("ce-subject"), Some("%E9%A5%AD%20%221%22"));
     assert_eq!(received.header("traceparent"), Some("00-1-2-01"));

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use delivery::http::{Endpoint, EndpointSettings, Names, Network, Script};
+use delivery::http::{DnsResolver, Endpoint, EndpointSettings, Network, ScriptedDns};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{
@@ -10,7 +10,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
 };
 
-use crate::kit::{Reply, Server, failed, post, settings};
+use crate::kit::{WebhookReply, Server, post_error, post, settings};
 
 fn certificate() -> CertifiedKey<KeyPair> {
     generate_simple_self_signed(["here.test".to_owned()]).expect("a certificate")
@@ -24,13 +24,13 @@ async fn server(certificate: &CertifiedKey<KeyPair>) -> Server {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.cert.der().clone()], key)
         .expect("a certificate and its key");
-    Server::with_tls([Reply::ok("1")], TlsAcceptor::from(Arc::new(config))).await
+    Server::start_with_tls([WebhookReply::ok("1")], TlsAcceptor::from(Arc::new(config))).await
 }
 
 fn network(trusted: &CertifiedKey<KeyPair>) -> Network {
     let here = || [vec![[127, 0, 0, 1].into()]];
-    let script = Script::default().with("here.test", here()).with("there.test", here());
-    Network::new(Names::Scripted(script), [trusted.cert.der().clone()]).expect("TLS")
+    let script = ScriptedDns::default().with("here.test", here()).with("there.test", here());
+    Network::new(DnsResolver::Scripted(script), [trusted.cert.der().clone()]).expect("TLS")
 }
 
 fn endpoint(host: &str, server: &Server, trusted: &CertifiedKey<KeyPair>) -> Endpoint {
@@ -51,7 +51,7 @@ async fn another_certificate_or_another_name_is_not_trusted() {
     let (known, other) = (certificate(), certificate());
     let tls = server(&known).await;
     for (host, server, trusted) in [("here.test", &tls, &other), ("there.test", &tls, &known)] {
-        let error = failed(&endpoint(host, server, trusted)).await;
+        let error = post_error(&endpoint(host, server, trusted)).await;
         assert_eq!(error.code, "push_tls_failed", "{}", error.message);
         assert!(error.message.contains("certificate"), "{}", error.message);
         assert!(server.requests().is_empty());
@@ -69,7 +69,7 @@ async fn a_server_without_tls_is_not_sent_to() {
         let _ = stream.read_to_end(&mut got).await;
         got
     });
-    let error = failed(&Endpoint::new(settings(&url), &network(&certificate())).expect("allowed")).await;
+    let error = post_error(&Endpoint::new(settings(&url), &network(&certificate())).expect("allowed")).await;
     assert_eq!(error.code, "push_tls_failed", "{}", error.message);
     let got = plain.await.expect("no panic");
     assert!(!got.windows(4).any(|four| four == b"POST"), "{got:?}");
@@ -79,10 +79,10 @@ async fn a_server_without_tls_is_not_sent_to() {
 async fn a_handshake_that_does_not_end_is_given_up() {
     let certificate = certificate();
     // Takes the connection and says nothing: it waits for the end of a head that never comes
-    let silent = Server::start([Reply::Hang]).await;
+    let silent = Server::start([WebhookReply::Hang]).await;
     let url = format!("https://here.test:{}/", silent.address.port());
     let settings = EndpointSettings { connect_timeout: Duration::from_secs(1), ..settings(&url) };
-    let error = failed(&Endpoint::new(settings, &network(&certificate)).expect("allowed")).await;
+    let error = post_error(&Endpoint::new(settings, &network(&certificate)).expect("allowed")).await;
     assert_eq!(error.code, "push_connect_timeout", "{}", error.message);
-    testkit::eventually("a closed connection", || async { (silent.closed() == 1).then_some(()) }).await;
+    testkit::eventually("a closed connection", || async { (silent.closed_connections() == 1).then_some(()) }).await;
 }

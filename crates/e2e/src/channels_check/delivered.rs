@@ -8,47 +8,47 @@ use std::{
 
 use super::{
     faults::Fault,
-    verdict::{Mark, Position},
+    verdict::{MessageTag, CheckedPosition},
 };
 
 /// Findings of one kind about one channel of a subscription that are spelled out; the rest is counted.
-const MOST_FINDINGS: usize = 10;
+const MAX_FINDINGS: usize = 10;
 
 /// One request to the endpoint.
 #[derive(Debug, Clone, Copy)]
-pub struct Delivery {
+pub struct CheckedDelivery {
     /// Which message.
-    pub position: Position,
+    pub position: CheckedPosition,
     /// Who published it, by its body.
-    pub mark: Mark,
+    pub tag: MessageTag,
     /// Which attempt the sender says it is.
     pub attempt: u32,
     /// Who sent it.
     pub worker: usize,
     /// When it had come.
-    pub began: Instant,
+    pub started_at: Instant,
     /// When it was answered, or not any more.
-    pub ended: Instant,
+    pub ended_at: Instant,
     /// What it was answered.
-    pub response: Response,
+    pub response: CheckedResponse,
 }
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Response {
+pub enum CheckedResponse {
     /// 200.
     Accepted,
     /// 500.
     Refused,
     /// The endpoint closed the connection.
-    HungUp,
+    ConnectionClosed,
     /// The sender closed it, or was gone.
-    Unheard,
+    ClientGone,
 }
 
 /// Something that broke.
 #[derive(Debug, Clone, Copy)]
-pub struct Strike {
+pub struct FaultWindow {
     /// What.
     pub fault: Fault,
     /// The worker, if it was one.
@@ -61,34 +61,34 @@ pub struct Strike {
 
 /// Why a message came again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
+pub enum RedeliveryCause {
     /// It had not been accepted.
     NotAccepted,
     /// It had been, and before that could have been noted something broke.
-    Broken(Fault),
+    DuringFault(Fault),
     /// Nothing that is known.
     Unexplained,
 }
 
 /// What came of a subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct DeliveryTally {
     /// Messages that were accepted, and for a broadcast by which worker.
     pub accepted: u64,
     /// Messages that came again, each time, by cause.
-    pub again: BTreeMap<Cause, u64>,
+    pub redeliveries: BTreeMap<RedeliveryCause, u64>,
     /// Those without a cause, in detail.
     pub unexplained: Vec<String>,
     /// What is wrong, one line each.
     pub findings: Vec<String>,
 }
 
-impl Tally {
+impl DeliveryTally {
     /// Adds what came of another channel or worker.
-    pub fn add(&mut self, of: &str, other: Self) {
+    pub fn merge(&mut self, of: &str, other: Self) {
         self.accepted += other.accepted;
-        for (cause, count) in other.again {
-            *self.again.entry(cause).or_default() += count;
+        for (cause, count) in other.redeliveries {
+            *self.redeliveries.entry(cause).or_default() += count;
         }
         self.unexplained.extend(other.unexplained.iter().map(|text| format!("{of}: {text}")));
         self.findings.extend(other.findings.iter().map(|text| format!("{of}: {text}")));
@@ -98,22 +98,22 @@ impl Tally {
 /// Compares what came of a channel, in the order in which it began, with its history. What broke within `deadline` after a
 /// message was accepted explains that it comes again.
 #[must_use]
-pub fn judge_deliveries(
-    history: &[(Position, Mark)],
-    deliveries: &[Delivery],
-    strikes: &[Strike],
+pub fn check_deliveries(
+    history: &[(CheckedPosition, MessageTag)],
+    deliveries: &[CheckedDelivery],
+    strikes: &[FaultWindow],
     deadline: Duration,
-) -> Tally {
-    let mut tally = Tally::default();
+) -> DeliveryTally {
+    let mut tally = DeliveryTally::default();
     let mut is_accepted = vec![false; history.len()];
-    let mut before: HashMap<Position, &Delivery> = HashMap::with_capacity(history.len());
-    let mut handed_out: HashMap<Position, &Delivery> = HashMap::with_capacity(history.len());
-    let mut failed: HashSet<(Position, u32)> = HashSet::new();
+    let mut before: HashMap<CheckedPosition, &CheckedDelivery> = HashMap::with_capacity(history.len());
+    let mut handed_out: HashMap<CheckedPosition, &CheckedDelivery> = HashMap::with_capacity(history.len());
+    let mut failed: HashSet<(CheckedPosition, u32)> = HashSet::new();
     let mut strange = Vec::new();
     for delivery in deliveries {
-        let (position, mark) = (delivery.position, delivery.mark);
+        let (position, mark) = (delivery.position, delivery.tag);
         match history.binary_search_by_key(&position, |(position, _)| *position) {
-            Ok(index) if history[index].1 == mark => is_accepted[index] |= delivery.response == Response::Accepted,
+            Ok(index) if history[index].1 == mark => is_accepted[index] |= delivery.response == CheckedResponse::Accepted,
             Ok(index) => strange.push(format!("{mark} came as {position}, where the history has {}", history[index].1)),
             Err(_) => strange.push(format!("{mark} came as {position}, where the history has nothing")),
         }
@@ -122,22 +122,22 @@ pub fn judge_deliveries(
             let is_retry = delivery.attempt > 1 && failed.contains(&(position, delivery.attempt - 1));
             // One that failed goes on as a job, and whoever had it may break before that is noted
             let first = handed_out.get(&position).filter(|_| delivery.attempt == 1).copied();
-            let cause = match cause_of(earlier, delivery, strikes, deadline) {
-                _ if is_retry => Cause::NotAccepted,
-                Cause::Unexplained => {
-                    first.map_or(Cause::Unexplained, |first| broken(first, delivery, strikes, deadline))
+            let cause = match redelivery_cause(earlier, delivery, strikes, deadline) {
+                _ if is_retry => RedeliveryCause::NotAccepted,
+                RedeliveryCause::Unexplained => {
+                    first.map_or(RedeliveryCause::Unexplained, |first| fault_cause(first, delivery, strikes, deadline))
                 }
                 cause => cause,
             };
-            *tally.again.entry(cause).or_default() += 1;
-            if cause == Cause::Unexplained {
-                tally.unexplained.push(doubled(earlier, delivery, strikes));
+            *tally.redeliveries.entry(cause).or_default() += 1;
+            if cause == RedeliveryCause::Unexplained {
+                tally.unexplained.push(describe_duplicate(earlier, delivery, strikes));
             }
         }
         if delivery.attempt == 1 {
             handed_out.insert(position, delivery);
         }
-        if delivery.response != Response::Accepted {
+        if delivery.response != CheckedResponse::Accepted {
             failed.insert((position, delivery.attempt));
         }
     }
@@ -147,33 +147,33 @@ pub fn judge_deliveries(
         None => format!("{mark} at {position} was never delivered"),
         Some(last) => format!("{mark} at {position} was delivered, and given up after {:?}", last.response),
     });
-    push_all(&mut tally.findings, missing.collect());
-    push_all(&mut tally.findings, strange);
+    push_capped(&mut tally.findings, missing.collect());
+    push_capped(&mut tally.findings, strange);
     tally
 }
 
-fn cause_of(earlier: &Delivery, again: &Delivery, strikes: &[Strike], deadline: Duration) -> Cause {
-    if earlier.response != Response::Accepted {
-        return Cause::NotAccepted;
+fn redelivery_cause(earlier: &CheckedDelivery, again: &CheckedDelivery, strikes: &[FaultWindow], deadline: Duration) -> RedeliveryCause {
+    if earlier.response != CheckedResponse::Accepted {
+        return RedeliveryCause::NotAccepted;
     }
-    broken(earlier, again, strikes, deadline)
+    fault_cause(earlier, again, strikes, deadline)
 }
 
 /// What broke before it could be noted what had become of a message.
-fn broken(earlier: &Delivery, again: &Delivery, strikes: &[Strike], deadline: Duration) -> Cause {
+fn fault_cause(earlier: &CheckedDelivery, again: &CheckedDelivery, strikes: &[FaultWindow], deadline: Duration) -> RedeliveryCause {
     let broken = strikes.iter().find(|strike| {
         let is_theirs = strike.worker.is_none_or(|worker| worker == earlier.worker);
-        let is_then = strike.to >= earlier.began && strike.from <= again.began.min(earlier.ended + deadline);
-        strike.fault.makes_come_again() && is_theirs && is_then
+        let is_then = strike.to >= earlier.started_at && strike.from <= again.started_at.min(earlier.ended_at + deadline);
+        strike.fault.causes_redelivery() && is_theirs && is_then
     });
-    broken.map_or(Cause::Unexplained, |strike| Cause::Broken(strike.fault))
+    broken.map_or(RedeliveryCause::Unexplained, |strike| RedeliveryCause::DuringFault(strike.fault))
 }
 
-fn doubled(earlier: &Delivery, again: &Delivery, strikes: &[Strike]) -> String {
-    let (mark, position) = (again.mark, again.position);
-    let later = again.began.saturating_duration_since(earlier.ended);
+fn describe_duplicate(earlier: &CheckedDelivery, again: &CheckedDelivery, strikes: &[FaultWindow]) -> String {
+    let (mark, position) = (again.tag, again.position);
+    let later = again.started_at.saturating_duration_since(earlier.ended_at);
     let seconds = |at: Instant| {
-        if at < earlier.ended { -(earlier.ended - at).as_secs_f32() } else { (at - earlier.ended).as_secs_f32() }
+        if at < earlier.ended_at { -(earlier.ended_at - at).as_secs_f32() } else { (at - earlier.ended_at).as_secs_f32() }
     };
     let near = strikes.iter().filter(|strike| (-10.0..10.0).contains(&seconds(strike.from)));
     let near = near.map(|strike| {
@@ -194,12 +194,12 @@ fn doubled(earlier: &Delivery, again: &Delivery, strikes: &[Strike]) -> String {
 /// Of a channel in order: a message comes when all before it have been accepted, and not any more when one behind it has.
 /// What is wrong, one line each.
 #[must_use]
-pub fn judge_order(history: &[(Position, Mark)], deliveries: &[Delivery]) -> Vec<String> {
-    let mut events: Vec<(Instant, bool, &Delivery)> = Vec::with_capacity(deliveries.len() * 2);
+pub fn check_order(history: &[(CheckedPosition, MessageTag)], deliveries: &[CheckedDelivery]) -> Vec<String> {
+    let mut events: Vec<(Instant, bool, &CheckedDelivery)> = Vec::with_capacity(deliveries.len() * 2);
     for delivery in deliveries {
-        events.push((delivery.began, false, delivery));
-        if delivery.response == Response::Accepted {
-            events.push((delivery.ended, true, delivery));
+        events.push((delivery.started_at, false, delivery));
+        if delivery.response == CheckedResponse::Accepted {
+            events.push((delivery.ended_at, true, delivery));
         }
     }
     // What is accepted in the moment that another one comes was accepted before
@@ -227,14 +227,14 @@ pub fn judge_order(history: &[(Position, Mark)], deliveries: &[Delivery]) -> Vec
         }
     }
     let mut told = Vec::new();
-    push_all(&mut told, findings);
+    push_capped(&mut told, findings);
     told
 }
 
 /// Of a queue: each message of a channel is one job. What is wrong, one line each.
 #[must_use]
-pub fn judge_jobs(history: &[(Position, Mark)], jobs: &[Position]) -> Vec<String> {
-    let mut counts: BTreeMap<Position, u64> = BTreeMap::new();
+pub fn check_jobs(history: &[(CheckedPosition, MessageTag)], jobs: &[CheckedPosition]) -> Vec<String> {
+    let mut counts: BTreeMap<CheckedPosition, u64> = BTreeMap::new();
     for position in jobs {
         *counts.entry(*position).or_default() += 1;
     }
@@ -247,13 +247,13 @@ pub fn judge_jobs(history: &[(Position, Mark)], jobs: &[Position]) -> Vec<String
     }
     wrong.extend(counts.keys().map(|position| format!("there is a job for {position}, where the history has nothing")));
     let mut told = Vec::new();
-    push_all(&mut told, wrong);
+    push_capped(&mut told, wrong);
     told
 }
 
-fn push_all(told: &mut Vec<String>, mut findings: Vec<String>) {
-    let more = findings.len().saturating_sub(MOST_FINDINGS);
-    findings.truncate(MOST_FINDINGS);
+fn push_capped(told: &mut Vec<String>, mut findings: Vec<String>) {
+    let more = findings.len().saturating_sub(MAX_FINDINGS);
+    findings.truncate(MAX_FINDINGS);
     told.append(&mut findings);
     if more > 0 {
         told.push(format!("and {more} more of this kind"));

@@ -16,15 +16,15 @@ use rand::{
 };
 use tokio::time::sleep;
 
-use super::{LOOK_EVERY, Plan, delivered::Strike, readers::Reader, stage::Cast};
-use testkit::LIMIT;
+use super::{POLL_INTERVAL, CheckPlan, delivered::FaultWindow, readers::CheckedReader, stage::CheckCluster};
+use testkit::TEST_TIMEOUT;
 
 /// Between two faults, in milliseconds.
-const PAUSE_MS: std::ops::Range<u64> = 200..1200;
+const FAULT_INTERVAL_MS: std::ops::Range<u64> = 200..1200;
 /// How long something that was killed is away, in milliseconds.
-const AWAY_MS: std::ops::Range<u64> = 20..400;
+const DOWNTIME_MS: std::ops::Range<u64> = 20..400;
 /// Of so many readers one loses its connection.
-const CUT_ONE_OF: usize = 5;
+const CUT_READERS_ONE_IN: usize = 5;
 
 /// What may break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,10 +57,10 @@ impl Fault {
         Self::CutReaders,
     ];
     /// These are the first to strike: others take over long after.
-    const OF_WORKERS: [Self; 2] = [Self::KillWorker, Self::StopWorker];
+    const WORKER_FAULTS: [Self; 2] = [Self::KillWorker, Self::StopWorker];
 
     /// Whether a message that was delivered may come again after it: that it was delivered could not be noted.
-    pub(super) fn makes_come_again(self) -> bool {
+    pub(super) fn causes_redelivery(self) -> bool {
         matches!(self, Self::KillWorker | Self::StopWorker | Self::KillRedis | Self::CutCommands)
     }
 
@@ -82,58 +82,58 @@ impl Fault {
 
 /// What struck.
 #[derive(Default)]
-pub(super) struct Struck {
+pub(super) struct FaultLog {
     /// How much each fault has hit.
     pub(super) hits: BTreeMap<Fault, u64>,
     /// What struck when, one after the other.
-    pub(super) strikes: Vec<Strike>,
+    pub(super) windows: Vec<FaultWindow>,
 }
 
 /// What a fault has hit.
-struct Hit {
+struct FaultHit {
     count: u64,
     /// The worker, if it was one.
     worker: Option<usize>,
 }
 
-impl Hit {
-    fn of(count: u64) -> Self {
+impl FaultHit {
+    fn without_worker(count: u64) -> Self {
         Self { count, worker: None }
     }
 }
 
 /// Lets faults strike until the time is over and each has struck.
-pub(super) async fn strike(plan: &Plan, cast: &mut Cast, readers: &[Arc<Reader>]) -> anyhow::Result<Struck> {
+pub(super) async fn inject_faults(plan: &CheckPlan, cast: &mut CheckCluster, readers: &[Arc<CheckedReader>]) -> anyhow::Result<FaultLog> {
     let mut random = StdRng::seed_from_u64(plan.seed);
     let until = Instant::now() + Duration::from_secs(plan.seconds.into());
     let mut first = Fault::ALL.to_vec();
     first.shuffle(&mut random);
     if plan.workers > 0 {
-        first.extend(Fault::OF_WORKERS);
+        first.extend(Fault::WORKER_FAULTS);
     }
     let all = first.clone();
-    let mut struck = Struck { hits: all.iter().map(|fault| (*fault, 0)).collect(), ..Struck::default() };
+    let mut struck = FaultLog { hits: all.iter().map(|fault| (*fault, 0)).collect(), ..FaultLog::default() };
     while Instant::now() < until || !first.is_empty() {
-        sleep(Duration::from_millis(random.random_range(PAUSE_MS))).await;
+        sleep(Duration::from_millis(random.random_range(FAULT_INTERVAL_MS))).await;
         let fault = first.pop().or_else(|| all.choose(&mut random).copied()).context("there are faults")?;
         let from = Instant::now();
-        let hit = strike_once(fault, cast, readers, &mut random).await?;
+        let hit = inject_fault(fault, cast, readers, &mut random).await?;
         *struck.hits.entry(fault).or_default() += hit.count;
-        struck.strikes.push(Strike { fault, worker: hit.worker, from, to: Instant::now() });
+        struck.windows.push(FaultWindow { fault, worker: hit.worker, from, to: Instant::now() });
     }
     Ok(struck)
 }
 
-async fn strike_once(
+async fn inject_fault(
     fault: Fault,
-    cast: &mut Cast,
-    readers: &[Arc<Reader>],
+    cast: &mut CheckCluster,
+    readers: &[Arc<CheckedReader>],
     random: &mut StdRng,
-) -> anyhow::Result<Hit> {
-    let away = Duration::from_millis(random.random_range(AWAY_MS));
+) -> anyhow::Result<FaultHit> {
+    let away = Duration::from_millis(random.random_range(DOWNTIME_MS));
     Ok(match fault {
         Fault::KillGateway | Fault::StopGateway => {
-            let index = random.random_range(0..cast.gateways());
+            let index = random.random_range(0..cast.gateway_count());
             let gateway = cast.take_gateway(index).context("a gateway")?;
             if fault == Fault::KillGateway {
                 gateway.kill();
@@ -144,10 +144,10 @@ async fn strike_once(
                 gateway.terminate().await;
             }
             cast.start_gateway(index).await;
-            Hit::of(1)
+            FaultHit::without_worker(1)
         }
         Fault::KillWorker | Fault::StopWorker => {
-            let index = random.random_range(0..cast.workers());
+            let index = random.random_range(0..cast.worker_count());
             let worker = cast.take_worker(index).context("a worker")?;
             if fault == Fault::KillWorker {
                 worker.kill();
@@ -156,39 +156,39 @@ async fn strike_once(
                 worker.terminate().await;
             }
             cast.start_worker(index).await;
-            Hit { count: 1, worker: Some(index) }
+            FaultHit { count: 1, worker: Some(index) }
         }
         Fault::KillRedis => {
             cast.redis.kill();
             // Who comes back now finds gateways that can read nothing
             if random.random() {
-                cut(readers, random);
+                disconnect_readers(readers, random);
             }
             sleep(away).await;
-            tokio::task::block_in_place(|| cast.redis.start_again());
-            Hit::of(1)
+            tokio::task::block_in_place(|| cast.redis.restart());
+            FaultHit::without_worker(1)
         }
-        Fault::CutSubscriptions => Hit::of(cut_by_redis(cast, "pubsub").await?),
-        Fault::CutCommands => Hit::of(cut_by_redis(cast, "normal").await?),
-        Fault::CutReaders => Hit::of(cut(readers, random)),
+        Fault::CutSubscriptions => FaultHit::without_worker(kill_redis_clients(cast, "pubsub").await?),
+        Fault::CutCommands => FaultHit::without_worker(kill_redis_clients(cast, "normal").await?),
+        Fault::CutReaders => FaultHit::without_worker(disconnect_readers(readers, random)),
     })
 }
 
-fn cut(readers: &[Arc<Reader>], random: &mut StdRng) -> u64 {
-    let chosen = readers.choose_multiple(random, readers.len().div_ceil(CUT_ONE_OF));
-    chosen.map(|reader| reader.cut()).count() as u64
+fn disconnect_readers(readers: &[Arc<CheckedReader>], random: &mut StdRng) -> u64 {
+    let chosen = readers.choose_multiple(random, readers.len().div_ceil(CUT_READERS_ONE_IN));
+    chosen.map(|reader| reader.disconnect()).count() as u64
 }
 
 /// Waits for something to cut: after the fault before, gateways may still be on their way back.
-async fn cut_by_redis(cast: &Cast, kind: &str) -> anyhow::Result<u64> {
+async fn kill_redis_clients(cast: &CheckCluster, kind: &str) -> anyhow::Result<u64> {
     let mut redis = cast.redis.connection().await;
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let mut command = redis::cmd("CLIENT");
         let cut: u64 = command.arg("KILL").arg("TYPE").arg(kind).query_async(&mut redis).await?;
         if cut > 0 || Instant::now() >= deadline {
             return Ok(cut);
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

@@ -16,118 +16,118 @@ use serde::Deserialize;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{
-    CATCH_UP, Ends,
-    readers::body_of,
-    stage::Stage,
-    verdict::{Answer, Mark, Position},
+    CATCH_UP_TIMEOUT, LastPositions,
+    readers::message_body,
+    stage::GatewayPool,
+    verdict::{CheckedPublishOutcome, MessageTag, CheckedPosition},
 };
-use testkit::http::Connection;
+use testkit::http::HttpConnection;
 
 /// Publishers at most; each publishes so many messages a second.
-const MOST: u32 = 64;
-const RATE_OF_ONE: u32 = 50;
+const MAX_PUBLISHERS: u32 = 64;
+const RATE_PER_PUBLISHER: u32 = 50;
 /// Longest wait for an answer: longer than a gateway waits for Redis.
-const ANSWER: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before it is tried again to find a gateway.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Who publishes the last messages.
-const LAST: u32 = u32::MAX;
+const FINAL_PUBLISHER: u32 = u32::MAX;
 
 /// A message that was sent.
-pub(super) struct Publication {
+pub(super) struct CheckedPublication {
     pub(super) channel: usize,
-    pub(super) mark: Mark,
-    pub(super) answer: Answer,
+    pub(super) tag: MessageTag,
+    pub(super) outcome: CheckedPublishOutcome,
 }
 
-pub(super) struct Publisher {
+pub(super) struct CheckedPublisher {
     number: u32,
     channels: Vec<String>,
-    every: Duration,
+    publish_interval: Duration,
     random: StdRng,
-    connection: Option<(SocketAddr, Connection)>,
-    left: Option<SocketAddr>,
+    connection: Option<(SocketAddr, HttpConnection)>,
+    previous_gateway: Option<SocketAddr>,
 }
 
-impl Publisher {
-    pub(super) fn all(rate: u32, channels: &[String], seed: u64) -> Vec<Self> {
-        let count = rate.div_ceil(RATE_OF_ONE).min(MOST);
+impl CheckedPublisher {
+    pub(super) fn build_all(rate: u32, channels: &[String], seed: u64) -> Vec<Self> {
+        let count = rate.div_ceil(RATE_PER_PUBLISHER).min(MAX_PUBLISHERS);
         let every = Duration::from_secs(1) * count / rate;
         (0..count).map(|number| Self::new(number, channels, every, seed ^ (u64::from(number) << 40))).collect()
     }
 
-    fn new(number: u32, channels: &[String], every: Duration, seed: u64) -> Self {
+    fn new(number: u32, channels: &[String], publish_interval: Duration, seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { number, channels: channels.to_vec(), every, random, connection: None, left: None }
+        Self { number, channels: channels.to_vec(), publish_interval, random, connection: None, previous_gateway: None }
     }
 
     /// Publishes until it is over, in one channel after the other; what was sent.
-    pub(super) async fn publish_until(mut self, is_over: Arc<AtomicBool>, stage: Arc<Stage>) -> Vec<Publication> {
-        let mut ticks = interval(self.every);
+    pub(super) async fn publish_until(mut self, is_over: Arc<AtomicBool>, stage: Arc<GatewayPool>) -> Vec<CheckedPublication> {
+        let mut ticks = interval(self.publish_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent = Vec::new();
         while !is_over.load(Relaxed) {
             ticks.tick().await;
             let channel = (self.number as usize + sent.len()) % self.channels.len();
-            let mark = Mark { publisher: self.number, number: sent.len() as u64 };
+            let mark = MessageTag { publisher: self.number, number: sent.len() as u64 };
             match self.publish(&stage, channel, mark).await {
-                Some(answer) => sent.push(Publication { channel, mark, answer }),
-                None => sleep(PAUSE).await,
+                Some(answer) => sent.push(CheckedPublication { channel, tag: mark, outcome: answer }),
+                None => sleep(RETRY_DELAY).await,
             }
         }
         sent
     }
 
     /// Nothing if it was not sent.
-    async fn publish(&mut self, stage: &Stage, channel: usize, mark: Mark) -> Option<Answer> {
+    async fn publish(&mut self, stage: &GatewayPool, channel: usize, mark: MessageTag) -> Option<CheckedPublishOutcome> {
         let (address, mut connection) = if let Some(open) = self.connection.take() {
             open
         } else {
-            let address = stage.pick(self.random.random_range(0..1 << 20), self.left)?;
-            (address, Connection::open(address).await.ok()?)
+            let address = stage.pick(self.random.random_range(0..1 << 20), self.previous_gateway)?;
+            (address, HttpConnection::open(address).await.ok()?)
         };
         let channel = &self.channels[channel];
-        let body = body_of(channel, mark);
+        let body = message_body(channel, mark);
         let request = format!(
             "POST /v1/channels/{channel}/messages HTTP/1.1\r\nhost: galley\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        let Ok(Ok((status, answer))) = timeout(ANSWER, connection.send(&request)).await else {
-            self.left = Some(address);
-            return Some(Answer::Unknown);
+        let Ok(Ok((status, answer))) = timeout(RESPONSE_TIMEOUT, connection.send(&request)).await else {
+            self.previous_gateway = Some(address);
+            return Some(CheckedPublishOutcome::Unknown);
         };
         self.connection = Some((address, connection));
-        let position = position(&answer).ok().filter(|_| status == 201);
-        Some(position.map_or(Answer::Unknown, Answer::Acknowledged))
+        let position = parse_position(&answer).ok().filter(|_| status == 201);
+        Some(position.map_or(CheckedPublishOutcome::Unknown, CheckedPublishOutcome::Acknowledged))
     }
 }
 
-fn position(answer: &str) -> anyhow::Result<Position> {
+fn parse_position(answer: &str) -> anyhow::Result<CheckedPosition> {
     #[derive(Deserialize)]
-    struct Published {
+    struct CheckedPublishResponse {
         id: String,
     }
-    serde_json::from_str::<Published>(answer)?.id.parse()
+    serde_json::from_str::<CheckedPublishResponse>(answer)?.id.parse()
 }
 
 /// Publishes one more message in each channel, until each is acknowledged; where they are.
-pub(super) async fn publish_ends(
+pub(super) async fn publish_final_messages(
     channels: &[String],
-    stage: &Stage,
-    publications: &mut Vec<Publication>,
-) -> anyhow::Result<Ends> {
-    let mut publisher = Publisher::new(LAST, channels, Duration::ZERO, 0);
-    let (mut ends, deadline) = (Ends::new(), Instant::now() + CATCH_UP);
+    stage: &GatewayPool,
+    publications: &mut Vec<CheckedPublication>,
+) -> anyhow::Result<LastPositions> {
+    let mut publisher = CheckedPublisher::new(FINAL_PUBLISHER, channels, Duration::ZERO, 0);
+    let (mut ends, deadline) = (LastPositions::new(), Instant::now() + CATCH_UP_TIMEOUT);
     for (channel, name) in channels.iter().enumerate() {
         loop {
             ensure!(Instant::now() < deadline, "no gateway takes messages again");
-            let mark = Mark { publisher: LAST, number: publications.len() as u64 };
+            let mark = MessageTag { publisher: FINAL_PUBLISHER, number: publications.len() as u64 };
             let Some(answer) = publisher.publish(stage, channel, mark).await else {
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
                 continue;
             };
-            publications.push(Publication { channel, mark, answer });
-            if let Answer::Acknowledged(position) = answer {
+            publications.push(CheckedPublication { channel, tag: mark, outcome: answer });
+            if let CheckedPublishOutcome::Acknowledged(position) = answer {
                 ends.insert(name.clone(), position);
                 break;
             }

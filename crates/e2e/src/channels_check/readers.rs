@@ -13,43 +13,43 @@ use serde::Deserialize;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    Ends,
-    sse::EventStream,
-    stage::Stage,
-    verdict::{Heard, Mark, Position},
-    ws::Socket,
+    LastPositions,
+    sse::EventStreamClient,
+    stage::GatewayPool,
+    verdict::{CheckedEvent, MessageTag, CheckedPosition},
+    ws::WebSocketClient,
 };
 
 /// Before it is tried again to find a gateway.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// A gateway gives a sign of life each second: one that does not for so long is given up. So is one where no stream begins.
-const SILENCE: Duration = Duration::from_secs(15);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Odd things about one reader that are noted.
-const MOST_FINDINGS: usize = 10;
+const MAX_FINDINGS: usize = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ReaderTransport {
     Sse,
     Ws,
 }
 
 /// One of them.
-pub(super) struct Reader {
+pub(super) struct CheckedReader {
     pub(super) name: String,
     pub(super) channels: Vec<String>,
-    kind: Kind,
+    transport: ReaderTransport,
     seed: u64,
-    cut: Notify,
-    log: Mutex<Log>,
+    disconnect_signal: Notify,
+    log: Mutex<ReaderLog>,
 }
 
 /// What it has noted.
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct ReaderLog {
     /// Of each channel.
-    pub(super) heard: Vec<Vec<Heard>>,
-    pub(super) resumes: u64,
-    pub(super) silent: u64,
+    pub(super) events: Vec<Vec<CheckedEvent>>,
+    pub(super) reconnects: u64,
+    pub(super) timed_out_connections: u64,
     pub(super) findings: Vec<String>,
     /// What it comes back with: of an event stream one id, of a WebSocket one for each channel.
     last_ids: Vec<Option<String>>,
@@ -57,20 +57,20 @@ pub(super) struct Log {
 }
 
 /// Something that came.
-pub(super) enum Told {
-    Message(Message),
-    Gap(Gap),
+pub(super) enum CheckedStreamEvent {
+    Message(CheckedMessage),
+    Gap(CheckedGap),
     /// The position from which a channel is read: the same as the id of a stream that begins.
-    Begins {
+    Subscribed {
         channel: usize,
         id: String,
     },
-    SignOfLife,
+    KeepAlive,
 }
 
 /// A message as gateways show it.
 #[derive(Deserialize)]
-pub(super) struct Message {
+pub(super) struct CheckedMessage {
     pub(super) id: String,
     channel: String,
     data: String,
@@ -81,22 +81,22 @@ pub(super) struct Message {
 
 /// A gap as gateways show it.
 #[derive(Deserialize)]
-pub(super) struct Gap {
+pub(super) struct CheckedGap {
     channel: String,
     from: String,
     to: Option<String>,
 }
 
-impl Reader {
-    pub(super) fn new(kind: Kind, number: u32, channels: Vec<String>, seed: u64) -> Self {
-        let (name, salt) = match kind {
-            Kind::Sse => (format!("event stream {number}"), 0),
-            Kind::Ws => (format!("WebSocket {number}"), 1 << 32),
+impl CheckedReader {
+    pub(super) fn new(transport: ReaderTransport, number: u32, channels: Vec<String>, seed: u64) -> Self {
+        let (name, salt) = match transport {
+            ReaderTransport::Sse => (format!("event stream {number}"), 0),
+            ReaderTransport::Ws => (format!("WebSocket {number}"), 1 << 32),
         };
-        let ids = if kind == Kind::Sse { 1 } else { channels.len() };
+        let ids = if transport == ReaderTransport::Sse { 1 } else { channels.len() };
         let heard = vec![Vec::new(); channels.len()];
-        let log = Mutex::new(Log { heard, last_ids: vec![None; ids], ..Log::default() });
-        Self { name, channels, kind, seed: seed ^ salt ^ u64::from(number), cut: Notify::new(), log }
+        let log = Mutex::new(ReaderLog { events: heard, last_ids: vec![None; ids], ..ReaderLog::default() });
+        Self { name, channels, transport, seed: seed ^ salt ^ u64::from(number), disconnect_signal: Notify::new(), log }
     }
 
     /// Whether it has begun to read every channel.
@@ -105,132 +105,132 @@ impl Reader {
     }
 
     /// Whether it has come to these ends, or beyond.
-    pub(super) fn has(&self, ends: &Ends) -> bool {
+    pub(super) fn has_reached(&self, ends: &LastPositions) -> bool {
         let log = self.log();
-        self.channels.iter().zip(&log.heard).all(|(channel, heard)| {
+        self.channels.iter().zip(&log.events).all(|(channel, heard)| {
             let newest = heard.iter().rev().find_map(|heard| match heard {
-                Heard::Message(position, _) => Some(*position),
-                Heard::Gap { .. } => None,
+                CheckedEvent::Message(position, _) => Some(*position),
+                CheckedEvent::Gap { .. } => None,
             });
             newest >= ends.get(channel).copied()
         })
     }
 
-    pub(super) fn log(&self) -> MutexGuard<'_, Log> {
+    pub(super) fn log(&self) -> MutexGuard<'_, ReaderLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Breaks its connection.
-    pub(super) fn cut(&self) {
-        self.cut.notify_one();
+    pub(super) fn disconnect(&self) {
+        self.disconnect_signal.notify_one();
     }
 
     /// Reads for ever.
-    pub(super) async fn read(self: Arc<Self>, stage: Arc<Stage>) {
+    pub(super) async fn run(self: Arc<Self>, stage: Arc<GatewayPool>) {
         let mut random = StdRng::seed_from_u64(self.seed);
         let mut last = None;
         loop {
             if let Some(address) = stage.pick(random.random_range(0..1 << 20), last) {
                 last = Some(address);
                 tokio::select! {
-                    () = self.cut.notified() => {}
-                    ended = self.read_at(address) => drop(ended),
+                    () = self.disconnect_signal.notified() => {}
+                    ended = self.read_from(address) => drop(ended),
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 
     /// Reads at one gateway, as long as that goes on. How it ends is of no interest: the reader comes back.
-    async fn read_at(&self, address: SocketAddr) -> anyhow::Result<()> {
+    async fn read_from(&self, address: SocketAddr) -> anyhow::Result<()> {
         let last_ids = self.log().last_ids.clone();
-        let mut connection = timeout(SILENCE, self.open(address, &last_ids)).await.context("no answer")??;
+        let mut connection = timeout(IDLE_TIMEOUT, self.connect(address, &last_ids)).await.context("no answer")??;
         if self.log().is_open {
-            self.log().resumes += 1;
+            self.log().reconnects += 1;
         }
         loop {
             let next = async {
                 match &mut connection {
-                    Connected::Sse(stream) => stream.next().await,
-                    Connected::Ws(socket) => socket.next(&self.channels).await,
+                    ReaderConnection::Sse(stream) => stream.next().await,
+                    ReaderConnection::Ws(socket) => socket.next(&self.channels).await,
                 }
             };
-            let Ok(told) = timeout(SILENCE, next).await else {
-                self.log().silent += 1;
+            let Ok(told) = timeout(IDLE_TIMEOUT, next).await else {
+                self.log().timed_out_connections += 1;
                 return Ok(());
             };
             let told = told?;
             let mut log = self.log();
-            if let Err(error) = self.note(&mut log, told)
-                && log.findings.len() < MOST_FINDINGS
+            if let Err(error) = self.record(&mut log, told)
+                && log.findings.len() < MAX_FINDINGS
             {
                 log.findings.push(format!("{error:#}"));
             }
         }
     }
 
-    async fn open(&self, address: SocketAddr, last_ids: &[Option<String>]) -> anyhow::Result<Connected> {
-        Ok(match self.kind {
-            Kind::Sse => {
-                Connected::Sse(EventStream::open(address, &self.channels, last_ids.first().cloned().flatten()).await?)
+    async fn connect(&self, address: SocketAddr, last_ids: &[Option<String>]) -> anyhow::Result<ReaderConnection> {
+        Ok(match self.transport {
+            ReaderTransport::Sse => {
+                ReaderConnection::Sse(EventStreamClient::open(address, &self.channels, last_ids.first().cloned().flatten()).await?)
             }
-            Kind::Ws => Connected::Ws(Box::new(Socket::open(address, &self.channels, last_ids).await?)),
+            ReaderTransport::Ws => ReaderConnection::Ws(Box::new(WebSocketClient::open(address, &self.channels, last_ids).await?)),
         })
     }
 
-    fn note(&self, log: &mut Log, told: Told) -> anyhow::Result<()> {
+    fn record(&self, log: &mut ReaderLog, told: CheckedStreamEvent) -> anyhow::Result<()> {
         match told {
-            Told::Message(message) => {
-                let channel = self.index_of(&message.channel)?;
-                let position: Position = message.id.parse()?;
-                log.heard[channel].push(Heard::Message(position, mark_of(&message.channel, &message.data)?));
-                let id = match self.kind {
-                    Kind::Sse => {
+            CheckedStreamEvent::Message(message) => {
+                let channel = self.channel_index(&message.channel)?;
+                let position: CheckedPosition = message.id.parse()?;
+                log.events[channel].push(CheckedEvent::Message(position, parse_tag(&message.channel, &message.data)?));
+                let id = match self.transport {
+                    ReaderTransport::Sse => {
                         let id = message.stream_id.context("a message without an id")?;
                         ensure!(self.channels.len() > 1 || id == message.id, "message {} has id {id}", message.id);
                         id
                     }
-                    Kind::Ws => message.id,
+                    ReaderTransport::Ws => message.id,
                 };
-                let slot = if self.kind == Kind::Sse { 0 } else { channel };
+                let slot = if self.transport == ReaderTransport::Sse { 0 } else { channel };
                 log.last_ids[slot] = Some(id);
             }
-            Told::Gap(gap) => {
-                let channel = self.index_of(&gap.channel)?;
+            CheckedStreamEvent::Gap(gap) => {
+                let channel = self.channel_index(&gap.channel)?;
                 let to = gap.to.as_deref().map(str::parse).transpose()?;
-                log.heard[channel].push(Heard::Gap { from: gap.from.parse()?, to });
+                log.events[channel].push(CheckedEvent::Gap { from: gap.from.parse()?, to });
             }
-            Told::Begins { channel, id } => {
+            CheckedStreamEvent::Subscribed { channel, id } => {
                 // Where it goes on by what the gateway says: a browser takes that for its last id
                 log.last_ids[channel] = Some(id);
                 log.is_open = log.last_ids.iter().all(Option::is_some);
             }
-            Told::SignOfLife => {}
+            CheckedStreamEvent::KeepAlive => {}
         }
         Ok(())
     }
 
-    fn index_of(&self, channel: &str) -> anyhow::Result<usize> {
+    fn channel_index(&self, channel: &str) -> anyhow::Result<usize> {
         let index = self.channels.iter().position(|one| one == channel);
         index.with_context(|| format!("it was told of {channel}, which it does not read"))
     }
 }
 
-enum Connected {
-    Sse(EventStream),
-    Ws(Box<Socket>),
+enum ReaderConnection {
+    Sse(EventStreamClient),
+    Ws(Box<WebSocketClient>),
 }
 
 /// The body of a message.
-pub(super) fn body_of(channel: &str, mark: Mark) -> String {
+pub(super) fn message_body(channel: &str, mark: MessageTag) -> String {
     format!("{channel} {} {}", mark.publisher, mark.number)
 }
 
 /// Who published it, of what a message of that channel has as its body.
-pub(super) fn mark_of(channel: &str, body: &str) -> anyhow::Result<Mark> {
+pub(super) fn parse_tag(channel: &str, body: &str) -> anyhow::Result<MessageTag> {
     let mut parts = body.split(' ');
     let (of, publisher, number) = (parts.next(), parts.next(), parts.next());
     ensure!(of == Some(channel), "{body:?} is in {channel}");
     let number = number.with_context(|| format!("{body:?} is no message of this run"))?;
-    Ok(Mark { publisher: publisher.context("a publisher")?.parse()?, number: number.parse()? })
+    Ok(MessageTag { publisher: publisher.context("a publisher")?.parse()?, number: number.parse()? })
 }

@@ -9,28 +9,28 @@ use tokio::{
     time::timeout,
 };
 
-use super::readers::{Message, Told};
+use super::readers::{CheckedMessage, CheckedStreamEvent};
 
 /// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest chunk of an answer.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_CHUNK_BYTES: usize = 1 << 20;
 const BUFFER_BYTES: usize = 16 * 1024;
 
-pub(super) struct EventStream {
+pub(super) struct EventStreamClient {
     stream: BufReader<TcpStream>,
     line: String,
     /// What came and was not looked at, from `taken` on.
-    text: Vec<u8>,
-    taken: usize,
+    buffer: Vec<u8>,
+    consumed: usize,
 }
 
-impl EventStream {
+impl EventStreamClient {
     /// Opens a stream of these channels, behind the id that was seen last.
     pub(super) async fn open(address: SocketAddr, channels: &[String], last: Option<String>) -> anyhow::Result<Self> {
-        let stream = timeout(CONNECT, TcpStream::connect(address)).await??;
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         let stream = BufReader::with_capacity(BUFFER_BYTES, stream);
-        let mut events = Self { stream, line: String::new(), text: Vec::new(), taken: 0 };
+        let mut events = Self { stream, line: String::new(), buffer: Vec::new(), consumed: 0 };
         let path = match channels {
             [channel] => format!("/v1/channels/{channel}/stream"),
             several => format!("/v1/stream?channel={}", several.join("&channel=")),
@@ -45,30 +45,30 @@ impl EventStream {
     }
 
     /// What comes next.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Told> {
+    pub(super) async fn next(&mut self) -> anyhow::Result<CheckedStreamEvent> {
         loop {
-            let rest = &self.text[self.taken..];
+            let rest = &self.buffer[self.consumed..];
             if let Some(length) = rest.windows(2).position(|pair| pair == b"\n\n") {
                 let block = std::str::from_utf8(&rest[..length])?;
-                let told = parse(block).with_context(|| format!("in {block:?}"));
-                self.taken += length + 2;
+                let told = parse_block(block).with_context(|| format!("in {block:?}"));
+                self.consumed += length + 2;
                 return told;
             }
-            self.text.drain(..self.taken);
-            self.taken = 0;
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
             self.read_chunk().await?;
         }
     }
 
     async fn read_chunk(&mut self) -> anyhow::Result<()> {
         let length = usize::from_str_radix(self.read_line().await?, 16)?;
-        ensure!(length <= MOST_BYTES, "a chunk of {length} bytes");
+        ensure!(length <= MAX_CHUNK_BYTES, "a chunk of {length} bytes");
         if length == 0 {
             bail!("the stream has ended");
         }
-        let begin = self.text.len();
-        self.text.resize(begin + length, 0);
-        self.stream.read_exact(&mut self.text[begin..]).await?;
+        let begin = self.buffer.len();
+        self.buffer.resize(begin + length, 0);
+        self.stream.read_exact(&mut self.buffer[begin..]).await?;
         ensure!(self.read_line().await?.is_empty(), "a chunk does not end where it should");
         Ok(())
     }
@@ -80,18 +80,18 @@ impl EventStream {
     }
 }
 
-fn parse(block: &str) -> anyhow::Result<Told> {
+fn parse_block(block: &str) -> anyhow::Result<CheckedStreamEvent> {
     let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
     let id = field("id: ").map(ToOwned::to_owned);
     Ok(match (field("event: "), field("data: "), id) {
         (Some("message"), Some(data), id) => {
-            let mut message: Message = serde_json::from_str(data)?;
+            let mut message: CheckedMessage = serde_json::from_str(data)?;
             message.stream_id = id;
-            Told::Message(message)
+            CheckedStreamEvent::Message(message)
         }
-        (Some("gap"), Some(data), _) => Told::Gap(serde_json::from_str(data)?),
+        (Some("gap"), Some(data), _) => CheckedStreamEvent::Gap(serde_json::from_str(data)?),
         (Some(other), ..) => bail!("an event {other}"),
-        (None, None, Some(id)) => Told::Begins { channel: 0, id },
-        _ => Told::SignOfLife,
+        (None, None, Some(id)) => CheckedStreamEvent::Subscribed { channel: 0, id },
+        _ => CheckedStreamEvent::KeepAlive,
     })
 }

@@ -9,48 +9,48 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::{
-    peers::Peers,
-    readers::mark_of,
-    verdict::{History, Position},
+    peers::WorkerSockets,
+    readers::parse_tag,
+    verdict::{CheckedHistory, CheckedPosition},
 };
-use testkit::{Persistence, RedisServer, Service, http::Connection};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess, http::HttpConnection};
 
 /// Messages on a page of a history: as many as there may be.
-const PAGE: u32 = 1000;
+const PAGE_SIZE: u32 = 1000;
 
 /// A gateway that keeps everything, and says often that it is there.
-const VARIABLES: [(&str, &str); 3] = [
+const GATEWAY_VARIABLES: [(&str, &str); 3] = [
     ("GALLEY__CHANNELS__HISTORY_MAX", "10000000"),
     ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "1000"),
     ("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true"),
 ];
 
 /// A worker that delivers to this machine, and soon gives back what it has when it is told to stop.
-const OF_WORKERS: [(&str, &str); 2] =
+const WORKER_VARIABLES: [(&str, &str); 2] =
     [("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true"), ("GALLEY__PUBSUB_WORKER__SHUTDOWN_GRACE_MS", "200")];
 
 /// Where gateways are at the moment.
-pub(super) struct Stage(RwLock<Vec<Option<SocketAddr>>>);
+pub(super) struct GatewayPool(RwLock<Vec<Option<SocketAddr>>>);
 
 /// The processes themselves.
-pub(super) struct Cast {
-    pub(super) stage: Arc<Stage>,
-    pub(super) peers: Arc<Peers>,
-    gateways: Vec<Option<Service>>,
-    workers: Vec<Option<Service>>,
+pub(super) struct CheckCluster {
+    pub(super) gateway_pool: Arc<GatewayPool>,
+    pub(super) worker_sockets: Arc<WorkerSockets>,
+    gateways: Vec<Option<ServiceProcess>>,
+    workers: Vec<Option<ServiceProcess>>,
     // Dropped last: the others outlive nothing they need
     pub(super) redis: RedisServer,
 }
 
-impl Cast {
+impl CheckCluster {
     /// All that is acknowledged survives a kill of Redis.
     pub(super) async fn start(gateways: u32, workers: u32) -> Self {
-        let redis = RedisServer::start_with(Persistence::Always);
+        let redis = RedisServer::start_with(RedisPersistence::Always);
         let addresses = (0..gateways).map(|_| None).collect();
         let gateways = (0..gateways).map(|_| None).collect();
         let workers = (0..workers).map(|_| None).collect();
-        let stage = Arc::new(Stage(RwLock::new(addresses)));
-        let mut cast = Self { stage, peers: Arc::default(), gateways, workers, redis };
+        let stage = Arc::new(GatewayPool(RwLock::new(addresses)));
+        let mut cast = Self { gateway_pool: stage, worker_sockets: Arc::default(), gateways, workers, redis };
         for index in 0..cast.gateways.len() {
             cast.start_gateway(index).await;
         }
@@ -60,44 +60,44 @@ impl Cast {
         cast
     }
 
-    pub(super) fn gateways(&self) -> usize {
+    pub(super) fn gateway_count(&self) -> usize {
         self.gateways.len()
     }
 
     /// Takes a gateway away, to be ended somehow.
-    pub(super) fn take_gateway(&mut self, index: usize) -> Option<Service> {
-        self.stage.set(index, None);
+    pub(super) fn take_gateway(&mut self, index: usize) -> Option<ServiceProcess> {
+        self.gateway_pool.set(index, None);
         self.gateways[index].take()
     }
 
     pub(super) async fn start_gateway(&mut self, index: usize) {
-        let gateway = Service::start("gateway", &self.redis, &VARIABLES).await;
-        gateway.ready().await;
-        self.stage.set(index, Some(gateway.address()));
+        let gateway = ServiceProcess::start("gateway", &self.redis, &GATEWAY_VARIABLES).await;
+        gateway.wait_until_ready().await;
+        self.gateway_pool.set(index, Some(gateway.address()));
         self.gateways[index] = Some(gateway);
     }
 
-    pub(super) fn workers(&self) -> usize {
+    pub(super) fn worker_count(&self) -> usize {
         self.workers.len()
     }
 
     /// Takes a worker away, to be ended somehow.
-    pub(super) fn take_worker(&mut self, index: usize) -> Option<Service> {
+    pub(super) fn take_worker(&mut self, index: usize) -> Option<ServiceProcess> {
         self.workers[index].take()
     }
 
     /// Starts a worker under the name that it has each time.
     pub(super) async fn start_worker(&mut self, index: usize) {
         let name = format!("w{}", index + 1);
-        let variables = [&OF_WORKERS[..], &[("GALLEY__PUBSUB_WORKER__NAME", &name)]].concat();
-        let worker = Service::begin("pubsub-worker", &self.redis, &variables);
+        let variables = [&WORKER_VARIABLES[..], &[("GALLEY__PUBSUB_WORKER__NAME", &name)]].concat();
+        let worker = ServiceProcess::start_without_waiting("pubsub-worker", &self.redis, &variables);
         // It delivers before anybody else knows that it listens
-        self.peers.add(worker.process_id(), index);
-        self.workers[index] = Some(worker.listens().await);
+        self.worker_sockets.set_worker_process(worker.process_id(), index);
+        self.workers[index] = Some(worker.wait_until_listening().await);
     }
 }
 
-impl Stage {
+impl GatewayPool {
     fn set(&self, index: usize, address: Option<SocketAddr>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner)[index] = address;
     }
@@ -112,27 +112,27 @@ impl Stage {
     }
 
     /// The whole history of a channel, page by page.
-    pub(super) async fn history(&self, channel: &str) -> anyhow::Result<History> {
+    pub(super) async fn history(&self, channel: &str) -> anyhow::Result<CheckedHistory> {
         #[derive(Deserialize)]
-        struct Page {
-            messages: Vec<Kept>,
+        struct CheckedHistoryPage {
+            messages: Vec<CheckedHistoryMessage>,
             next: String,
             more: bool,
             gap: Option<serde_json::Value>,
         }
         #[derive(Deserialize)]
-        struct Kept {
+        struct CheckedHistoryMessage {
             id: String,
             data: String,
         }
-        let mut connection = Connection::open(self.pick(0, None).context("no gateway")?).await?;
-        let (mut history, mut after) = (History::new(), "0-0".to_owned());
+        let mut connection = HttpConnection::open(self.pick(0, None).context("no gateway")?).await?;
+        let (mut history, mut after) = (CheckedHistory::new(), "0-0".to_owned());
         loop {
-            let path = format!("/v1/channels/{channel}/messages?limit={PAGE}&after={after}");
-            let page: Page = serde_json::from_str(&connection.get(&path).await?)?;
+            let path = format!("/v1/channels/{channel}/messages?limit={PAGE_SIZE}&after={after}");
+            let page: CheckedHistoryPage = serde_json::from_str(&connection.get(&path).await?)?;
             ensure!(page.gap.is_none(), "it has a gap behind {after}");
             for kept in &page.messages {
-                history.push((kept.id.parse::<Position>()?, mark_of(channel, &kept.data)?));
+                history.push((kept.id.parse::<CheckedPosition>()?, parse_tag(channel, &kept.data)?));
             }
             if !page.more {
                 return Ok(history);

@@ -12,47 +12,47 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    Delivered, LOOK_EVERY,
-    delivered::{Delivery, Response, Strike, Tally, judge_deliveries, judge_jobs, judge_order},
-    endpoint::Endpoint,
-    stage::Stage,
-    verdict::{History, Position},
+    SubscriptionCheck, POLL_INTERVAL,
+    delivered::{CheckedDelivery, CheckedResponse, FaultWindow, DeliveryTally, check_deliveries, check_jobs, check_order},
+    endpoint::CheckedEndpoint,
+    stage::GatewayPool,
+    verdict::{CheckedHistory, CheckedPosition},
 };
-use testkit::http::Connection;
+use testkit::http::HttpConnection;
 
 /// Longest wait until everything has been delivered after the last fault: order may have piled up behind workers that were
 /// killed, and goes on one message at a time.
-const SETTLE: Duration = Duration::from_mins(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 /// A worker that has a message may be silent so long: so short that messages change hands, and so long that a machine that is
 /// short of processors answers in time.
 const ACK_DEADLINE_MS: u64 = 2_000;
 /// One channel in so many goes to the broadcast: each of its messages is a request of every worker.
-const BROADCAST_ONE_IN: usize = 4;
+const BROADCAST_CHANNEL_ONE_IN: usize = 4;
 /// Channels of the broadcast at most: as many as a subscription may name.
-const MOST_BROADCAST: usize = 100;
+const MAX_BROADCAST_CHANNELS: usize = 100;
 /// Jobs that are fetched in one go, as many as there may be.
-const FETCHED_AT_ONCE: usize = 100;
+const FETCH_COUNT: usize = 100;
 /// Nothing explains that some messages came again: so many pass, as long as nothing is lost. Noting that a message was accepted
 /// may take longer than the window in which a fault counts, on a machine that is short of processors.
-const MOST_UNEXPLAINED: usize = 10;
+const MAX_UNEXPLAINED: usize = 10;
 
 const SHARED: &str = "check-shared";
 const ORDERED: &str = "check-ordered";
 const BROADCAST: &str = "check-broadcast";
 const QUEUED: &str = "check-queued";
 const QUEUE: &str = "check";
-const ALL: [&str; 4] = [SHARED, ORDERED, BROADCAST, QUEUED];
+const ALL_SUBSCRIPTIONS: [&str; 4] = [SHARED, ORDERED, BROADCAST, QUEUED];
 
 /// The subscriptions, and where they deliver to.
-pub(super) struct Subscriptions {
-    stage: Arc<Stage>,
-    endpoint: Arc<Endpoint>,
+pub(super) struct CheckedSubscriptions {
+    gateway_pool: Arc<GatewayPool>,
+    endpoint: Arc<CheckedEndpoint>,
     channels: Vec<String>,
     workers: usize,
 }
 
 #[derive(Debug, Deserialize)]
-struct Progress {
+struct CheckedProgress {
     lag: u64,
     in_flight: u64,
     retrying: u64,
@@ -61,15 +61,15 @@ struct Progress {
     workers: Vec<Value>,
 }
 
-impl Subscriptions {
+impl CheckedSubscriptions {
     /// Makes them. There is no message yet, so that each begins with the first.
-    pub(super) async fn make(
-        stage: Arc<Stage>,
-        endpoint: Arc<Endpoint>,
+    pub(super) async fn create(
+        stage: Arc<GatewayPool>,
+        endpoint: Arc<CheckedEndpoint>,
         channels: &[String],
         workers: usize,
     ) -> anyhow::Result<Self> {
-        let subscriptions = Self { stage, endpoint, channels: channels.to_vec(), workers };
+        let subscriptions = Self { gateway_pool: stage, endpoint, channels: channels.to_vec(), workers };
         let retry = json!({
             "max_attempts": 50, "initial_interval": "PT0.05S", "max_interval": "PT0.5S", "on_exhaustion": "dead_letter",
         });
@@ -92,19 +92,19 @@ impl Subscriptions {
 
     /// Waits until each worker takes part in the broadcast.
     pub(super) async fn wait_for_workers(&self) -> anyhow::Result<()> {
-        let is_there = |progress: &Progress| progress.workers.len() == self.workers;
-        ensure!(self.wait(&[BROADCAST], is_there).await?.is_none(), "not every worker serves the broadcast");
+        let is_there = |progress: &CheckedProgress| progress.workers.len() == self.workers;
+        ensure!(self.wait_until(&[BROADCAST], is_there).await?.is_none(), "not every worker serves the broadcast");
         Ok(())
     }
 
     /// Waits until everything is delivered; what is wrong then, one line each.
-    pub(super) async fn settle(&self) -> anyhow::Result<Vec<String>> {
-        let is_through = |progress: &Progress| progress.lag + progress.in_flight + progress.retrying == 0;
+    pub(super) async fn wait_until_drained(&self) -> anyhow::Result<Vec<String>> {
+        let is_through = |progress: &CheckedProgress| progress.lag + progress.in_flight + progress.retrying == 0;
         let mut findings = Vec::new();
-        if let Some(stuck) = self.wait(&ALL, is_through).await? {
-            findings.push(format!("not everything was delivered {SETTLE:?} after the last fault: {stuck}"));
+        if let Some(stuck) = self.wait_until(&ALL_SUBSCRIPTIONS, is_through).await? {
+            findings.push(format!("not everything was delivered {DRAIN_TIMEOUT:?} after the last fault: {stuck}"));
         }
-        for name in ALL {
+        for name in ALL_SUBSCRIPTIONS {
             let progress = self.progress(name).await?;
             if progress.dead > 0 {
                 findings.push(format!("{name}: {} dead letters, and nothing was refused for good", progress.dead));
@@ -114,43 +114,43 @@ impl Subscriptions {
     }
 
     /// Compares what came with the histories.
-    pub(super) async fn judge(
+    pub(super) async fn check(
         &self,
-        histories: &HashMap<&str, History>,
-        strikes: &[Strike],
-    ) -> anyhow::Result<Vec<Delivered>> {
+        histories: &HashMap<&str, CheckedHistory>,
+        strikes: &[FaultWindow],
+    ) -> anyhow::Result<Vec<SubscriptionCheck>> {
         let deadline = Duration::from_millis(ACK_DEADLINE_MS);
         let mut all = Vec::new();
         for name in [SHARED, ORDERED] {
-            let (mut tally, deliveries) = (Tally::default(), self.endpoint.deliveries(name));
+            let (mut tally, deliveries) = (DeliveryTally::default(), self.endpoint.take_deliveries(name));
             for (channel, deliveries) in self.channels.iter().zip(&deliveries) {
                 let history = &histories[channel.as_str()];
-                let mut judged = judge_deliveries(history, deliveries, strikes, deadline);
+                let mut judged = check_deliveries(history, deliveries, strikes, deadline);
                 if name == ORDERED {
-                    judged.findings.extend(judge_order(history, deliveries));
+                    judged.findings.extend(check_order(history, deliveries));
                 }
-                tally.add(channel, judged);
+                tally.merge(channel, judged);
             }
-            all.push(delivered(name, tally));
+            all.push(subscription_check(name, tally));
         }
-        let (mut tally, deliveries) = (Tally::default(), self.endpoint.deliveries(BROADCAST));
+        let (mut tally, deliveries) = (DeliveryTally::default(), self.endpoint.take_deliveries(BROADCAST));
         for (channel, deliveries) in
-            self.channels.iter().zip(&deliveries).step_by(BROADCAST_ONE_IN).take(MOST_BROADCAST)
+            self.channels.iter().zip(&deliveries).step_by(BROADCAST_CHANNEL_ONE_IN).take(MAX_BROADCAST_CHANNELS)
         {
             for worker in 0..self.workers {
-                let of_it = of_worker(deliveries, worker);
-                let judged = judge_deliveries(&histories[channel.as_str()], &of_it, strikes, deadline);
-                tally.add(&format!("{channel} at worker {worker}"), judged);
+                let of_it = deliveries_of_worker(deliveries, worker);
+                let judged = check_deliveries(&histories[channel.as_str()], &of_it, strikes, deadline);
+                tally.merge(&format!("{channel} at worker {worker}"), judged);
             }
         }
-        all.push(delivered(BROADCAST, tally));
-        let (mut tally, jobs) = (Tally::default(), self.jobs().await?);
+        all.push(subscription_check(BROADCAST, tally));
+        let (mut tally, jobs) = (DeliveryTally::default(), self.fetch_jobs().await?);
         for channel in &self.channels {
             let jobs = jobs.get(channel).map(Vec::as_slice).unwrap_or_default();
-            let findings = judge_jobs(&histories[channel.as_str()], jobs);
-            tally.add(channel, Tally { accepted: jobs.len() as u64, findings, ..Tally::default() });
+            let findings = check_jobs(&histories[channel.as_str()], jobs);
+            tally.merge(channel, DeliveryTally { accepted: jobs.len() as u64, findings, ..DeliveryTally::default() });
         }
-        all.push(delivered(QUEUED, tally));
+        all.push(subscription_check(QUEUED, tally));
         if let Some(first) = all.first_mut() {
             first.tally.findings.extend(self.endpoint.findings());
         }
@@ -158,12 +158,12 @@ impl Subscriptions {
     }
 
     fn broadcast_channels(&self) -> Vec<&String> {
-        self.channels.iter().step_by(BROADCAST_ONE_IN).take(MOST_BROADCAST).collect()
+        self.channels.iter().step_by(BROADCAST_CHANNEL_ONE_IN).take(MAX_BROADCAST_CHANNELS).collect()
     }
 
     /// Waits until something holds of all of these; what the first is like of which it did not in time.
-    async fn wait(&self, names: &[&str], holds: impl Fn(&Progress) -> bool) -> anyhow::Result<Option<String>> {
-        let deadline = Instant::now() + SETTLE;
+    async fn wait_until(&self, names: &[&str], holds: impl Fn(&CheckedProgress) -> bool) -> anyhow::Result<Option<String>> {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         for name in names {
             loop {
                 let progress = self.progress(name).await?;
@@ -173,23 +173,23 @@ impl Subscriptions {
                 if Instant::now() >= deadline {
                     return Ok(Some(format!("{name} {progress:?}")));
                 }
-                sleep(LOOK_EVERY).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         Ok(None)
     }
 
-    async fn progress(&self, name: &str) -> anyhow::Result<Progress> {
+    async fn progress(&self, name: &str) -> anyhow::Result<CheckedProgress> {
         #[derive(Deserialize)]
-        struct Answer {
-            subscription: Shown,
+        struct CheckedSubscriptionResponse {
+            subscription: CheckedSubscriptionView,
         }
         #[derive(Deserialize)]
-        struct Shown {
-            progress: Progress,
+        struct CheckedSubscriptionView {
+            progress: CheckedProgress,
         }
-        let answer = self.connection().await?.get(&format!("/v1/subscriptions/{name}")).await?;
-        let answer: Answer = serde_json::from_str(&answer).with_context(|| answer.clone())?;
+        let answer = self.connect().await?.get(&format!("/v1/subscriptions/{name}")).await?;
+        let answer: CheckedSubscriptionResponse = serde_json::from_str(&answer).with_context(|| answer.clone())?;
         Ok(answer.subscription.progress)
     }
 
@@ -199,71 +199,71 @@ impl Subscriptions {
              content-length: {}\r\n\r\n{body}",
             body.len()
         );
-        let (status, answer) = self.connection().await?.send(&request).await?;
+        let (status, answer) = self.connect().await?.send(&request).await?;
         ensure!(status == 201 || status == 200, "it was answered with {status}: {answer}");
         Ok(())
     }
 
     /// The messages that became jobs, by channel, as often as they did.
-    async fn jobs(&self) -> anyhow::Result<HashMap<String, Vec<Position>>> {
+    async fn fetch_jobs(&self) -> anyhow::Result<HashMap<String, Vec<CheckedPosition>>> {
         #[derive(Deserialize)]
-        struct Fetched {
-            jobs: Vec<Job>,
+        struct CheckedFetchResponse {
+            jobs: Vec<CheckedJob>,
         }
         #[derive(Deserialize)]
-        struct Job {
-            args: [Message; 1],
+        struct CheckedJob {
+            args: [CheckedJobArgument; 1],
         }
         #[derive(Deserialize)]
-        struct Message {
+        struct CheckedJobArgument {
             id: String,
             channel: String,
         }
-        let mut connection = self.connection().await?;
-        let fetch = json!({ "queues": [QUEUE], "count": FETCHED_AT_ONCE }).to_string();
-        let mut all: HashMap<String, Vec<Position>> = HashMap::new();
+        let mut connection = self.connect().await?;
+        let fetch = json!({ "queues": [QUEUE], "count": FETCH_COUNT }).to_string();
+        let mut all: HashMap<String, Vec<CheckedPosition>> = HashMap::new();
         loop {
             let answer = connection.post("/ojs/v1/workers/fetch", &fetch).await?;
-            let fetched: Fetched = serde_json::from_str(&answer).with_context(|| answer.clone())?;
+            let fetched: CheckedFetchResponse = serde_json::from_str(&answer).with_context(|| answer.clone())?;
             if fetched.jobs.is_empty() {
                 return Ok(all);
             }
-            for Job { args: [message] } in fetched.jobs {
+            for CheckedJob { args: [message] } in fetched.jobs {
                 all.entry(message.channel).or_default().push(message.id.parse()?);
             }
         }
     }
 
-    async fn connection(&self) -> anyhow::Result<Connection> {
-        Connection::open(self.stage.pick(0, None).context("no gateway")?).await
+    async fn connect(&self) -> anyhow::Result<HttpConnection> {
+        HttpConnection::open(self.gateway_pool.pick(0, None).context("no gateway")?).await
     }
 }
 
-fn delivered(name: &'static str, mut tally: Tally) -> Delivered {
-    if tally.unexplained.len() > MOST_UNEXPLAINED {
+fn subscription_check(name: &'static str, mut tally: DeliveryTally) -> SubscriptionCheck {
+    if tally.unexplained.len() > MAX_UNEXPLAINED {
         let count = tally.unexplained.len();
         tally.findings.push(format!("{count} messages came again after they were accepted, and nothing had broken"));
-        tally.findings.extend(tally.unexplained.iter().take(MOST_UNEXPLAINED).cloned());
+        tally.findings.extend(tally.unexplained.iter().take(MAX_UNEXPLAINED).cloned());
     }
-    Delivered { name, tally }
+    SubscriptionCheck { name, tally }
 }
 
 /// What a worker of a broadcast delivered. A message that failed there goes on as a job, which any worker may deliver in its place, with
 /// the attempt that comes next: it did not make the one before that itself. Attempts that timed out before the endpoint had read them
 /// are not noted, so there may be none of the worker's own.
-fn of_worker(deliveries: &[Delivery], worker: usize) -> Vec<Delivery> {
-    let is_its_own = |one: &Delivery| one.worker == worker;
-    let failed: HashSet<(usize, Position, u32)> = deliveries
+fn deliveries_of_worker(deliveries: &[CheckedDelivery], worker: usize) -> Vec<CheckedDelivery> {
+    let is_its_own = |one: &CheckedDelivery| one.worker == worker;
+    let failed: HashSet<(usize, CheckedPosition, u32)> = deliveries
         .iter()
-        .filter(|one| one.response != Response::Accepted)
+        .filter(|one| one.response != CheckedResponse::Accepted)
         .map(|one| (one.worker, one.position, one.attempt))
         .collect();
-    let is_job = |one: &Delivery| one.attempt > 1 && !failed.contains(&(one.worker, one.position, one.attempt - 1));
-    let accepted: HashSet<Position> = deliveries
+    let is_job = |one: &CheckedDelivery| one.attempt > 1 && !failed.contains(&(one.worker, one.position, one.attempt - 1));
+    let accepted: HashSet<CheckedPosition> = deliveries
         .iter()
-        .filter(|one| is_its_own(one) && one.response == Response::Accepted)
+        .filter(|one| is_its_own(one) && one.response == CheckedResponse::Accepted)
         .map(|one| one.position)
         .collect();
-    let is_in_its_place = |one: &Delivery| is_job(one) && !accepted.contains(&one.position);
+    let is_in_its_place = |one: &CheckedDelivery| is_job(one) && !accepted.contains(&one.position);
     deliveries.iter().filter(|one| is_its_own(one) || is_in_its_place(one)).copied().collect()
 }

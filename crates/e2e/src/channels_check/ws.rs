@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite};
 
-use super::readers::Told;
+use super::readers::CheckedStreamEvent;
 
-pub(super) struct Socket(WebSocketStream<TcpStream>);
+pub(super) struct WebSocketClient(WebSocketStream<TcpStream>);
 
-impl Socket {
+impl WebSocketClient {
     /// Opens one and subscribes these channels, each behind what was seen of it last.
     pub(super) async fn open(
         address: SocketAddr,
@@ -32,15 +32,15 @@ impl Socket {
     }
 
     /// What comes next.
-    pub(super) async fn next(&mut self, channels: &[String]) -> anyhow::Result<Told> {
+    pub(super) async fn next(&mut self, channels: &[String]) -> anyhow::Result<CheckedStreamEvent> {
         let frame = self.0.next().await.context("the connection was closed")??;
-        let tungstenite::Message::Text(text) = frame else { return Ok(Told::SignOfLife) };
+        let tungstenite::Message::Text(text) = frame else { return Ok(CheckedStreamEvent::KeepAlive) };
         // Its members come in this order, and messages are many
         if text.starts_with(r#"{"type":"message""#) {
-            return Ok(Told::Message(serde_json::from_str(&text)?));
+            return Ok(CheckedStreamEvent::Message(serde_json::from_str(&text)?));
         }
         if text.starts_with(r#"{"type":"gap""#) {
-            return Ok(Told::Gap(serde_json::from_str(&text)?));
+            return Ok(CheckedStreamEvent::Gap(serde_json::from_str(&text)?));
         }
         let frame: Value = serde_json::from_str(&text)?;
         let member = |name: &str| frame[name].as_str().with_context(|| format!("{frame} has no {name}"));
@@ -50,6 +50,6 @@ impl Socket {
         }
         let (of, id) = (member("channel")?, member("after")?.to_owned());
         let channel = channels.iter().position(|channel| channel == of).context("another channel")?;
-        Ok(Told::Begins { channel, id })
+        Ok(CheckedStreamEvent::Subscribed { channel, id })
     }
 }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
-async fn fetched(kit: &Kit, count: usize) -> Vec<Value> {
+async fn fetched(kit: &GalleyKit, count: usize) -> Vec<Value> {
     let jobs: Vec<Value> = (0..count).map(|n| job("any.type", &json!([n]))).collect();
     assert_eq!(kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await.status(), 201);
     let body = json!({ "queues": ["default"], "count": count, "worker_id": "puller" });
@@ -14,7 +14,7 @@ async fn fetched(kit: &Kit, count: usize) -> Vec<Value> {
     jobs
 }
 
-async fn call(kit: &Kit, name: &str, body: &Value) -> (u16, Value) {
+async fn call(kit: &GalleyKit, name: &str, body: &Value) -> (u16, Value) {
     let response = kit.post(&format!("/ojs/v1/workers/{name}"), body).await;
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
@@ -29,7 +29,7 @@ fn id(job: &Value) -> &str {
 
 #[tokio::test]
 async fn a_hundred_results_in_one_request_are_recorded_each_byte_for_byte() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs = fetched(&kit, 100).await;
     let acks: Vec<Value> = jobs.iter().map(|job| ack(job, &json!({ "of": job["args"], "n": 1 }))).collect();
     let (status, answer) = call(&kit, "ack", &json!({ "acks": acks, "worker_id": "puller" })).await;
@@ -44,7 +44,7 @@ async fn a_hundred_results_in_one_request_are_recorded_each_byte_for_byte() {
 
 #[tokio::test]
 async fn a_bad_item_has_an_error_of_its_own_and_spoils_no_other() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs = fetched(&kit, 3).await;
     let unknown = "019539a4-b68c-7def-8000-1a2b3c4d5e6f";
     let items = json!([
@@ -84,7 +84,7 @@ async fn a_bad_item_has_an_error_of_its_own_and_spoils_no_other() {
 
 #[tokio::test]
 async fn failures_and_jobs_that_are_handed_back_go_in_one_request() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs = fetched(&kit, 3).await;
     let nack = |job: &Value, more: Value| {
         let mut nack = more;
@@ -111,7 +111,7 @@ async fn failures_and_jobs_that_are_handed_back_go_in_one_request() {
 
 #[tokio::test]
 async fn a_failure_may_say_when_the_next_attempt_follows() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let body = json!({ "type": "any.type", "args": [], "retry": { "initial_interval": "PT1H", "max_attempts": 2 } });
     kit.enqueue(&body).await;
     let held = kit.fetch("default").await.expect("a job");
@@ -130,7 +130,7 @@ async fn a_failure_may_say_when_the_next_attempt_follows() {
 
 #[tokio::test]
 async fn a_fetch_brings_along_how_jobs_ended_and_gets_the_next() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs = fetched(&kit, 2).await;
     let next = kit.enqueue(&job("any.type", &json!(["next"]))).await;
     let error = json!({ "message": "no", "retryable": false });
@@ -148,7 +148,7 @@ async fn a_fetch_brings_along_how_jobs_ended_and_gets_the_next() {
     // Whose fetch fails is told what became of the rest
     body["acks"] = json!([ack(&answer_of(&kit, &next).await, &json!("n"))]);
     body["nacks"] = json!([]);
-    kit.command(&["SET", "galley:{broken}:priorities", "not a set"]).await;
+    kit.redis_command(&["SET", "galley:{broken}:priorities", "not a set"]).await;
     body["queues"] = json!(["broken"]);
     let (status, answer) = call(&kit, "fetch", &body).await;
     assert_eq!(
@@ -162,14 +162,14 @@ async fn a_fetch_brings_along_how_jobs_ended_and_gets_the_next() {
     assert_eq!(call(&kit, "fetch", &body).await.0, 500, "a fetch alone just fails");
 }
 
-async fn answer_of(kit: &Kit, id: &str) -> Value {
+async fn answer_of(kit: &GalleyKit, id: &str) -> Value {
     assert_eq!(kit.job(id).await["state"], "active");
     json!({ "id": id })
 }
 
 #[tokio::test]
 async fn a_fetch_that_is_refused_has_recorded_nothing() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs = fetched(&kit, 1).await;
     let acks = json!([ack(&jobs[0], &json!(1))]);
     let many = vec![acks[0].clone(); 60];

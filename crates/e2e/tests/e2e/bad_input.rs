@@ -8,11 +8,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 /// Sends a body as JSON and gives status, error and whether anything was written.
-async fn refused(kit: &Kit, path: &str, body: Vec<u8>) -> (u16, Value) {
-    let before = kit.keys().await;
+async fn refused(kit: &GalleyKit, path: &str, body: Vec<u8>) -> (u16, Value) {
+    let before = kit.redis_keys().await;
     let request = kit.http.post(kit.gateway.url(path)).header("content-type", "application/json").body(body);
     let response = request.send().await.expect("an answer");
     let status = response.status().as_u16();
@@ -23,13 +23,13 @@ async fn refused(kit: &Kit, path: &str, body: Vec<u8>) -> (u16, Value) {
     for member in ["code", "type", "message", "hint", "docs_url", "request_id"] {
         assert!(error[member].is_string(), "{member} of {error}");
     }
-    assert_eq!(kit.keys().await, before, "something was written");
+    assert_eq!(kit.redis_keys().await, before, "something was written");
     (status, error)
 }
 
 #[tokio::test]
 async fn a_body_that_is_no_job_is_refused_with_what_is_allowed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let deep = format!(r#"{{"type":"a","args":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
     let wide = format!("{{{}}}", (0..300).map(|n| format!("\"m{n}\":0")).collect::<Vec<_>>().join(","));
     let cases: Vec<(Vec<u8>, u16, &str, &str)> = vec![
@@ -75,7 +75,7 @@ async fn a_body_that_is_no_job_is_refused_with_what_is_allowed() {
 
 #[tokio::test]
 async fn worker_calls_with_wrong_bodies_are_refused() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f";
     let cases = [
         ("fetch", json!({}), 400, "queues"),
@@ -109,16 +109,16 @@ async fn worker_calls_with_wrong_bodies_are_refused() {
 
 #[tokio::test]
 async fn a_fetch_from_a_queue_that_does_not_exist_is_empty_and_writes_nothing() {
-    let kit = Kit::start().await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start().await;
+    let before = kit.redis_keys().await;
     let response = kit.post("/ojs/v1/workers/fetch", &json!({ "queues": ["no-such-queue"] })).await;
     assert_eq!((response.status().as_u16(), response.text().await.expect("text").as_str()), (200, r#"{"jobs":[]}"#));
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
 }
 
 #[tokio::test]
 async fn a_body_of_two_mebibytes_is_refused_and_the_client_gets_to_see_why() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let body = format!(r#"{{"type":"a","args":["{}"]}}"#, "x".repeat(2 << 20));
     let (status, error) = refused(&kit, "/ojs/v1/jobs", body.into_bytes()).await;
     assert_eq!((status, error["code"].as_str()), (413, Some("payload_too_large")), "{error}");
@@ -131,7 +131,7 @@ async fn a_body_of_two_mebibytes_is_refused_and_the_client_gets_to_see_why() {
 
 #[tokio::test]
 async fn what_is_not_declared_as_json_is_refused() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", content_type);
         let response = request.body(r#"{"type":"a","args":[]}"#).send().await.expect("an answer");
@@ -147,7 +147,7 @@ async fn what_is_not_declared_as_json_is_refused() {
 
 #[tokio::test]
 async fn unknown_paths_methods_and_ids_are_errors_in_the_shape_of_their_part() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let delete = |path: &str| kit.http.delete(kit.gateway.url(path)).send();
     for path in [
         "/ojs/v1/nothing",
@@ -172,7 +172,7 @@ async fn unknown_paths_methods_and_ids_are_errors_in_the_shape_of_their_part() {
 
 #[tokio::test]
 async fn methods_are_what_they_should_be() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let send = |method: &str, path: &str| {
         let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a token");
         kit.http.request(method, kit.gateway.url(path)).send()
@@ -197,7 +197,7 @@ async fn methods_are_what_they_should_be() {
 
 #[tokio::test]
 async fn errors_of_the_framework_have_the_standard_shape_too() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let response = kit.get("/ojs/v1/events?limit=1&limit=2").await;
     assert_eq!(response.status(), 400);
     assert_eq!(response.headers()["content-type"], "application/openjobspec+json");
@@ -207,28 +207,28 @@ async fn errors_of_the_framework_have_the_standard_shape_too() {
 
 #[tokio::test]
 async fn a_channel_that_could_reach_galleys_own_or_break_a_key_is_refused() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for channel in ["galley:wake", "a%20b", "%7Bx%7D", "a%0d%0ab", "*", "__keyspace@5__:x", "%00"] {
-        let before = kit.keys().await;
+        let before = kit.redis_keys().await;
         let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
         let response = kit.http.post(url).body("x").send().await.expect("an answer");
         assert_eq!(response.status(), 400, "{channel}");
         let problem: Value = response.json().await.expect("JSON");
         assert!(problem["detail"].as_str().is_some_and(|text| text.contains("channel must match")), "{problem}");
-        assert_eq!(kit.keys().await, before);
+        assert_eq!(kit.redis_keys().await, before);
     }
 }
 
 #[tokio::test]
 async fn a_request_id_is_taken_over_if_it_is_fit_for_headers_and_logs() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let with = |id: &'static str| kit.http.get(kit.gateway.url("/")).header("x-request-id", id).send();
     assert_eq!(with("my-id_1.2:3").await.expect("an answer").headers()["x-request-id"], "my-id_1.2:3");
     assert_ne!(with("a b{}").await.expect("an answer").headers()["x-request-id"], "a b{}");
 }
 
 /// Talks to the gateway byte by byte and gives what it answers until it closes the connection.
-fn raw(kit: &Kit, bytes: &[u8]) -> String {
+fn raw(kit: &GalleyKit, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(kit.gateway.address()).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     stream.write_all(bytes).expect("sent");
@@ -240,8 +240,8 @@ fn raw(kit: &Kit, bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_lying_clients_are_cut_off() {
     let limits = [("GALLEY__GATEWAY__HEAD_TIMEOUT_MS", "1000"), ("GALLEY__GATEWAY__BODY_TIMEOUT_MS", "300")];
-    let kit = Kit::with(testkit::RedisServer::start(), &limits).await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &limits).await;
+    let before = kit.redis_keys().await;
     let head = "POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     assert!(raw(&kit, b"POST /ojs/v1/jobs HTTP/1.1\r\nHos").starts_with("HTTP/1.1 408"), "half a head");
     let half = format!("{head}Content-Length: 100\r\n\r\n{{\"type\":\"a\"");
@@ -249,12 +249,12 @@ async fn slow_and_lying_clients_are_cut_off() {
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "half a body: {answer}");
     let answer = raw(&kit, format!("{head}Content-Length: x\r\nConnection: close\r\n\r\n").as_bytes());
     assert!(answer.starts_with("HTTP/1.1 400"), "a length that is none: {answer}");
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
 }
 
 #[tokio::test]
 async fn a_page_of_another_site_changes_nothing() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let pause = async |site: Option<&str>| {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/queues/default/pause"));
         let request = site.into_iter().fold(request, |request, site| request.header("sec-fetch-site", site));
@@ -269,7 +269,7 @@ async fn a_page_of_another_site_changes_nothing() {
         let page = kit.http.get(kit.gateway.url("/")).header("sec-fetch-site", site).send().await;
         assert_eq!(page.expect("an answer").status(), 200);
     }
-    assert_eq!(kit.keys().await, Vec::<String>::new(), "something was written");
+    assert_eq!(kit.redis_keys().await, Vec::<String>::new(), "something was written");
     for site in [None, Some("same-origin"), Some("none")] {
         assert_ne!(pause(site).await.status(), 403, "{site:?}");
     }

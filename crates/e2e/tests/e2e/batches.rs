@@ -9,17 +9,17 @@ use std::{
 use serde_json::{Value, json};
 use testkit::RedisServer;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 const PATH: &str = "/ojs/v1/jobs/batch";
 
-async fn send(kit: &Kit, body: &Value) -> (u16, Value) {
+async fn send(kit: &GalleyKit, body: &Value) -> (u16, Value) {
     let response = kit.post(PATH, body).await;
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 
 /// The numbers that jobs carry as their only argument, as a program gets them.
-async fn fetched(kit: &Kit, queue: &str) -> Vec<u64> {
+async fn fetched(kit: &GalleyKit, queue: &str) -> Vec<u64> {
     let mut numbers = Vec::new();
     loop {
         let body = json!({ "queues": [queue], "count": 100 });
@@ -34,9 +34,9 @@ async fn fetched(kit: &Kit, queue: &str) -> Vec<u64> {
 
 #[tokio::test]
 async fn one_bad_job_refuses_an_atomic_batch_and_nothing_is_written() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let good = job("a", &json!([1]));
-    let before = kit.keys().await;
+    let before = kit.redis_keys().await;
     let cases = [
         (json!([good, good, { "type": "a" }]), 400, "jobs[2]: args is required"),
         (json!([{ "type": "a", "args": [], "retry": { "max_attempts": -1 } }, good]), 422, "jobs[0]: retry"),
@@ -49,13 +49,13 @@ async fn one_bad_job_refuses_an_atomic_batch_and_nothing_is_written() {
         assert_eq!(got, status, "{message}: {answer}");
         let said = answer["error"]["message"].as_str().expect("a message");
         assert!(said.starts_with(message), "{said}");
-        assert_eq!(kit.keys().await, before, "{message}: something was written");
+        assert_eq!(kit.redis_keys().await, before, "{message}: something was written");
     }
 }
 
 #[tokio::test]
 async fn a_batch_with_a_job_that_cannot_be_stored_stores_none() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2")]).await;
     let small = json!({ "type": "a", "args": [], "queue": "small" });
     let (status, answer) = send(&kit, &json!({ "jobs": [job("a", &json!([])), small, small, small] })).await;
     assert_eq!((status, &answer["error"]["code"]), (429, &json!("queue_full")), "{answer}");
@@ -76,7 +76,7 @@ async fn a_batch_with_a_job_that_cannot_be_stored_stores_none() {
 
 #[tokio::test]
 async fn each_job_of_a_per_item_batch_has_its_own_answer_in_order() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs: Vec<Value> =
         (0..200).map(|n| if n % 3 == 0 { json!({ "type": "a" }) } else { job("a", &json!([n])) }).collect();
     let (status, answer) = send(&kit, &json!({ "jobs": jobs, "mode": "per_item" })).await;
@@ -99,13 +99,13 @@ async fn each_job_of_a_per_item_batch_has_its_own_answer_in_order() {
 
 #[tokio::test]
 async fn a_thousand_jobs_arrive_in_their_order_and_one_more_is_refused() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let thousand: Vec<Value> = (0..1000)
         .map(|n| json!({ "type": "a", "args": [n], "queue": if n % 2 == 0 { "even" } else { "odd" } }))
         .collect();
     let mut more = thousand.clone();
     more.push(job("a", &json!([])));
-    let before = kit.keys().await;
+    let before = kit.redis_keys().await;
     for (jobs, got) in [(json!(more), "got 1001"), (json!([]), "got 0")] {
         let (status, answer) = send(&kit, &json!({ "jobs": jobs })).await;
         assert_eq!(status, 400);
@@ -113,7 +113,7 @@ async fn a_thousand_jobs_arrive_in_their_order_and_one_more_is_refused() {
     }
     let (status, answer) = send(&kit, &json!({ "jobs": thousand, "mode": "some" })).await;
     assert_eq!(status, 400, "{answer}");
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
     let (status, answer) = send(&kit, &json!({ "jobs": thousand })).await;
     assert_eq!((status, answer["jobs"].as_array().map(Vec::len)), (201, Some(1000)));
     assert!((0..1000).all(|n| answer["jobs"][n]["args"] == json!([n])));
@@ -123,13 +123,13 @@ async fn a_thousand_jobs_arrive_in_their_order_and_one_more_is_refused() {
 }
 
 /// Sends lines over a connection of its own, chunk by chunk.
-struct Lines {
+struct NdjsonClient {
     stream: TcpStream,
     answer: BufReader<TcpStream>,
 }
 
-impl Lines {
-    fn open(kit: &Kit) -> Self {
+impl NdjsonClient {
+    fn open(kit: &GalleyKit) -> Self {
         let mut stream = TcpStream::connect(kit.gateway.address()).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         let head = "POST /ojs/v1/jobs/stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -161,7 +161,7 @@ impl Lines {
 async fn five_thousand_lines_are_answered_in_order_with_bad_ones_in_between() {
     use std::fmt::Write;
 
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut body = String::new();
     for n in 0..5000 {
         match n % 10 {
@@ -193,8 +193,8 @@ async fn five_thousand_lines_are_answered_in_order_with_bad_ones_in_between() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_answered_while_others_still_come() {
-    let kit = Kit::start().await;
-    let mut lines = Lines::open(&kit);
+    let kit = GalleyKit::start().await;
+    let mut lines = NdjsonClient::open(&kit);
     for n in 0..3 {
         lines.send(&format!("{{\"type\":\"a\",\"args\":[{n}]}}\n{{\"type\":\"a\","));
         let answered = lines.next().expect("an answer");
@@ -212,15 +212,15 @@ async fn lines_are_answered_while_others_still_come() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_is_too_long_ends_the_stream_and_what_came_before_is_stored() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__BODY_LIMIT_BYTES", "2048")]).await;
-    let mut lines = Lines::open(&kit);
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__BODY_LIMIT_BYTES", "2048")]).await;
+    let mut lines = NdjsonClient::open(&kit);
     lines.send("{\"type\":\"a\",\"args\":[1]}\n");
     assert_eq!(lines.next().expect("an answer")["job"]["args"], json!([1]));
     lines.send(&"x".repeat(5000));
     let refused = lines.next().expect("an answer");
     assert!(refused["error"]["message"].as_str().is_some_and(|text| text.contains("at most 2048 bytes")), "{refused}");
     assert_eq!(lines.next(), None);
-    let mut lines = Lines::open(&kit);
+    let mut lines = NdjsonClient::open(&kit);
     let whole = format!("{{\"type\":\"a\",\"args\":[\"{}\"]}}\n{{\"type\":\"a\",\"args\":[2]}}\n", "x".repeat(5000));
     lines.send(&whole);
     lines.send("");
@@ -235,8 +235,8 @@ async fn a_line_that_is_too_long_ends_the_stream_and_what_came_before_is_stored(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_cut_off_stores_its_whole_lines_only() {
-    let kit = Kit::start().await;
-    let mut lines = Lines::open(&kit);
+    let kit = GalleyKit::start().await;
+    let mut lines = NdjsonClient::open(&kit);
     lines.send("{\"type\":\"a\",\"args\":[1]}\n{\"type\":\"a\",\"args\":[2]}\n");
     assert_eq!(lines.next().expect("an answer")["job"]["args"], json!([1]));
     assert_eq!(lines.next().expect("an answer")["job"]["args"], json!([2]));
@@ -253,11 +253,11 @@ async fn a_body_that_is_cut_off_stores_its_whole_lines_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_stops_ends_a_stream_of_lines_and_says_so() {
-    let kit = Kit::start().await;
-    let mut lines = Lines::open(&kit);
+    let kit = GalleyKit::start().await;
+    let mut lines = NdjsonClient::open(&kit);
     lines.send("{\"type\":\"a\",\"args\":[1]}\n{\"type\":\"a\",");
     assert_eq!(lines.next().expect("an answer")["job"]["args"], json!([1]));
-    let Kit { gateway, redis: _redis, .. } = kit;
+    let GalleyKit { gateway, redis: _redis, .. } = kit;
     let stopped = tokio::spawn(gateway.terminate());
     assert_eq!(lines.next().expect("an answer")["error"]["code"], "backend_unavailable");
     assert_eq!(lines.next(), None);
@@ -266,19 +266,19 @@ async fn a_gateway_that_stops_ends_a_stream_of_lines_and_says_so() {
 
 #[tokio::test]
 async fn a_stream_that_is_not_declared_as_lines_is_refused() {
-    let kit = Kit::start().await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start().await;
+    let before = kit.redis_keys().await;
     for kind in ["application/json", "text/plain", ""] {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs/stream")).header("content-type", kind);
         let response = request.body("{\"type\":\"a\",\"args\":[]}\n").send().await.expect("an answer");
         assert_eq!(response.status(), 415, "{kind:?}");
     }
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
 }
 
 #[tokio::test]
 async fn the_times_in_a_batch_are_reckoned_from_one_moment() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let jobs: Vec<Value> = (0..60).map(|n| json!({ "type": "a", "args": [n], "scheduled_at": "+PT1H" })).collect();
     for (mode, pointer, inner) in [("atomic", "/jobs", ""), ("per_item", "/results", "/job")] {
         let answer: Value = kit.post(PATH, &json!({ "jobs": jobs, "mode": mode })).await.json().await.expect("JSON");

@@ -9,11 +9,11 @@ use fantoccini::{ClientBuilder, Locator};
 use serde_json::json;
 use testkit::eventually;
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
-struct Driver(Child);
+struct WebDriverProcess(Child);
 
-impl Drop for Driver {
+impl Drop for WebDriverProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -28,10 +28,10 @@ async fn both_links_work_without_javascript() {
         eprintln!("skipped: there is no chromedriver; `.ci/run` installs it");
         return;
     };
-    let _driver = Driver(driver);
-    let kit = Kit::start().await;
-    let listener = kit.listener().await;
-    let worker = kit.worker(&[]).await;
+    let _driver = WebDriverProcess(driver);
+    let kit = GalleyKit::start().await;
+    let listener = kit.start_pubsub_worker().await;
+    let worker = kit.start_worker(&[]).await;
     let options = json!({
         "args": ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-sync"],
@@ -55,6 +55,6 @@ async fn both_links_work_without_javascript() {
     let heading = browser.find(Locator::Css("h3")).await.expect("a heading").text().await.expect("text");
     assert_eq!(heading, "Redis Message Queue");
     browser.close().await.expect("the browser closes");
-    worker.logged("Task get ").await;
-    listener.logged("Task get ").await;
+    worker.wait_for_log("Task get ").await;
+    listener.wait_for_log("Task get ").await;
 }

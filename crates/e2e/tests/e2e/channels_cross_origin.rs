@@ -4,7 +4,7 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 use testkit::RedisServer;
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const APP: &str = "https://app.example.com";
 const ELSEWHERE: &str = "https://elsewhere.example";
@@ -12,7 +12,7 @@ const STREAM: &str = "/v1/channels/orders/stream";
 const READ: [&str; 5] =
     ["/v1/channels", "/v1/channels/orders", "/v1/channels/orders/messages", STREAM, "/v1/stream?channel=orders"];
 
-async fn ask(kit: &Kit, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
+async fn ask(kit: &GalleyKit, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
     let request = kit.http.request(method, kit.gateway.url(path));
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     request.send().await.expect("an answer")
@@ -22,8 +22,8 @@ fn allowed(response: &Response) -> Option<&str> {
     response.headers().get("access-control-allow-origin").map(|value| value.to_str().expect("text"))
 }
 
-async fn kit() -> Kit {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__ALLOWED_ORIGINS", APP)]).await;
+async fn kit() -> GalleyKit {
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__ALLOWED_ORIGINS", APP)]).await;
     let sent = ask(&kit, Method::POST, "/v1/channels/orders/messages", &[]).await;
     assert_eq!(sent.status(), 201);
     kit
@@ -80,7 +80,7 @@ async fn a_browser_that_asks_first_is_told_what_it_may() {
 
 #[tokio::test]
 async fn nothing_is_said_to_other_sites_if_none_is_allowed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let answer = ask(&kit, Method::GET, "/v1/channels", &[("origin", APP)]).await;
     assert_eq!((answer.status().as_u16(), allowed(&answer)), (200, None));
     let asked = [("origin", APP), ("access-control-request-method", "GET")];

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const DOCUMENT: &str = include_str!("../../../../docs/channels.md");
 
@@ -15,7 +15,7 @@ fn examples() -> Vec<&'static str> {
     DOCUMENT.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("\n```\n").next()).collect()
 }
 
-fn shell(example: &str, kit: &Kit) -> Command {
+fn shell(example: &str, kit: &GalleyKit) -> Command {
     let mut command = Command::new("bash");
     // A stream never ends: the shell becomes curl, so that it can be ended
     let example = if is_stream(example) { format!("exec {example}") } else { example.to_owned() };
@@ -29,7 +29,7 @@ fn is_stream(example: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_does_what_is_said_of_it() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let examples = examples();
     assert_eq!(examples.len(), 6, "the document was read");
     let mut published = 0;

@@ -3,9 +3,9 @@
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
-async fn publish(kit: &Kit, channel: &str, content_type: &str, body: &[u8]) -> String {
+async fn publish(kit: &GalleyKit, channel: &str, content_type: &str, body: &[u8]) -> String {
     let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
     let response = kit.http.post(url).header("content-type", content_type).body(body.to_vec()).send().await;
     let answer: Value = response.expect("an answer").json().await.expect("JSON");
@@ -19,7 +19,7 @@ async fn json_of(response: Response) -> Value {
 
 #[tokio::test]
 async fn messages_are_shown_as_what_they_are_and_pages_lead_through_all_of_them() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut ids = vec![publish(&kit, "c", "application/json", b"{\"z\":1,\"a\":9007199254740993}").await];
     ids.push(publish(&kit, "c", "text/plain", b"{no").await);
     ids.push(publish(&kit, "c", "application/octet-stream", b"\x00\xff").await);
@@ -44,7 +44,7 @@ async fn messages_are_shown_as_what_they_are_and_pages_lead_through_all_of_them(
     let later = json_of(kit.get("/v1/channels/c/messages?since=2999-01-01T00:00:00Z").await).await;
     assert_eq!((&later["messages"], &later["next"]), (&json!([]), &json!(ids[3])));
 
-    kit.command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "1"]).await;
+    kit.redis_command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "1"]).await;
     let gap = json_of(kit.get(&format!("/v1/channels/c/messages?after={}", ids[0])).await).await;
     assert_eq!(gap["gap"], json!({ "from": ids[0], "to": ids[3], "count": 2 }));
     assert_eq!(gap["messages"], json!([messages[3]]));
@@ -58,7 +58,7 @@ async fn messages_are_shown_as_what_they_are_and_pages_lead_through_all_of_them(
 
 #[tokio::test]
 async fn channels_are_listed_and_shown() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     assert_eq!(kit.get("/v1/channels/a").await.status(), 404);
     assert_eq!(json_of(kit.get("/v1/channels").await).await, json!({ "channels": [], "next": null }));
     let id = publish(&kit, "a", "text/plain", b"1").await;
@@ -75,11 +75,11 @@ async fn channels_are_listed_and_shown() {
 
 #[tokio::test]
 async fn a_position_or_a_time_that_cannot_be_is_refused_with_what_is_allowed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = publish(&kit, "a", "text/plain", b"1").await;
     let (epoch, _) = id.split_once('-').expect("a position");
     // As if the other channel had begun much later
-    kit.command(&["XADD", "galley:{ch:b}:m", "9999999999999-0", "b", "x"]).await;
+    kit.redis_command(&["XADD", "galley:{ch:b}:m", "9999999999999-0", "b", "x"]).await;
     for (query, code, said) in [
         ("after=x".to_owned(), "invalid_request", "position must be the id of a message"),
         ("after=1".to_owned(), "invalid_request", "position must be the id of a message"),

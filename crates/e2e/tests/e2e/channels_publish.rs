@@ -5,11 +5,11 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use testkit::redis;
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const PATH: &str = "/v1/channels/orders/messages";
 
-async fn publish(kit: &Kit, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+async fn publish(kit: &GalleyKit, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let request = kit.http.post(kit.gateway.url(path)).body(body.to_vec());
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     request.send().await.expect("an answer")
@@ -22,7 +22,7 @@ async fn problem(response: Response) -> (u16, String) {
 }
 
 /// Plain Redis, as any program has it.
-async fn subscriber(kit: &Kit, channel: &str) -> redis::aio::PubSub {
+async fn subscriber(kit: &GalleyKit, channel: &str) -> redis::aio::PubSub {
     let client = redis::Client::open(kit.redis.url()).expect("a URL");
     let mut subscriber = client.get_async_pubsub().await.expect("redis runs");
     subscriber.subscribe(channel).await.expect("redis runs");
@@ -30,13 +30,13 @@ async fn subscriber(kit: &Kit, channel: &str) -> redis::aio::PubSub {
 }
 
 async fn next(subscriber: &mut redis::aio::PubSub) -> Vec<u8> {
-    let message = tokio::time::timeout(testkit::LIMIT, subscriber.on_message().next()).await.expect("in time");
+    let message = tokio::time::timeout(testkit::TEST_TIMEOUT, subscriber.on_message().next()).await.expect("in time");
     message.expect("a message").get_payload_bytes().to_vec()
 }
 
 #[tokio::test]
 async fn events_in_both_modes_are_checked_and_plain_subscribers_get_the_body_that_was_sent() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut plain = subscriber(&kit, "orders").await;
     let binary = [
         ("content-type", "application/json"),
@@ -54,7 +54,7 @@ async fn events_in_both_modes_are_checked_and_plain_subscribers_get_the_body_tha
     );
     assert_eq!(next(&mut plain).await, event);
 
-    let before = kit.command(&["XLEN", "galley:{ch:orders}:m"]).await;
+    let before = kit.redis_command(&["XLEN", "galley:{ch:orders}:m"]).await;
     for (headers, body, status, said) in [
         (&binary[..4], &b"1"[..], 400, "must have the header ce-type"),
         (&binary[2..], b"1", 400, "must have the header ce-specversion"),
@@ -75,12 +75,12 @@ async fn events_in_both_modes_are_checked_and_plain_subscribers_get_the_body_tha
     let long = "x".repeat(256);
     assert_eq!(publish(&kit, PATH, &[("content-type", &long)], b"1").await.status(), 400);
     assert_eq!(publish(&kit, PATH, &[], &vec![b'x'; (1 << 20) + 1]).await.status(), 413);
-    assert_eq!(kit.command(&["XLEN", "galley:{ch:orders}:m"]).await, before, "nothing of it was published");
+    assert_eq!(kit.redis_command(&["XLEN", "galley:{ch:orders}:m"]).await, before, "nothing of it was published");
 }
 
 #[tokio::test]
 async fn of_many_messages_each_has_its_outcome_and_a_bad_one_spoils_no_other() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut plain = subscriber(&kit, "orders").await;
     let path = "/v1/channels/orders/messages/batch";
     let items = json!([{ "data": "7" }, { "data": 1, "data_base64": "" }, { "data_base64": "AP8=" },
@@ -110,7 +110,7 @@ async fn of_many_messages_each_has_its_outcome_and_a_bad_one_spoils_no_other() {
 
 #[tokio::test]
 async fn a_batch_that_is_none_is_refused_as_a_whole() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let path = "/v1/channels/orders/messages/batch";
     for (body, said) in [
         ("[]".to_owned(), "1 to 100"),
@@ -123,24 +123,24 @@ async fn a_batch_that_is_none_is_refused_as_a_whole() {
     }
     let (status, detail) = problem(publish(&kit, path, &[("content-type", "text/plain")], b"[]").await).await;
     assert!(status == 415 && detail.contains("application/cloudevents-batch+json"), "{detail}");
-    assert_eq!(kit.command(&["EXISTS", "galley:{ch:orders}:m"]).await, redis::Value::Int(0));
+    assert_eq!(kit.redis_command(&["EXISTS", "galley:{ch:orders}:m"]).await, redis::Value::Int(0));
 }
 
 #[tokio::test]
 async fn the_same_key_publishes_many_messages_once() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
     let send = || publish(&kit, "/v1/channels/orders/messages/batch", &headers, b"[{\"data\":1},{\"data\":2}]");
     let first = send().await.text().await.expect("text");
     let again = send().await;
     assert_eq!(again.headers()["idempotency-replayed"], "true");
     assert_eq!(again.text().await.expect("text"), first);
-    assert_eq!(kit.command(&["XLEN", "galley:{ch:orders}:m"]).await, redis::Value::Int(2));
+    assert_eq!(kit.redis_command(&["XLEN", "galley:{ch:orders}:m"]).await, redis::Value::Int(2));
 }
 
 #[tokio::test]
 async fn there_are_no_more_channels_than_there_may_be() {
-    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__CHANNELS__MAX_CHANNELS", "1")]).await;
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[("GALLEY__CHANNELS__MAX_CHANNELS", "1")]).await;
     assert_eq!(publish(&kit, PATH, &[], b"1").await.status(), 201);
     let response = publish(&kit, "/v1/channels/others/messages", &[], b"1").await;
     let (status, detail) = problem(response).await;

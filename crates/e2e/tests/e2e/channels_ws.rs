@@ -3,23 +3,23 @@
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{LIMIT, RedisServer, Service};
+use testkit::{TEST_TIMEOUT, RedisServer, ServiceProcess};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
 };
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
-struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+struct TestWebSocket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
-fn url(gateway: &Service) -> String {
+fn url(gateway: &ServiceProcess) -> String {
     gateway.url("/v1/ws").replacen("http", "ws", 1)
 }
 
-impl Socket {
-    async fn open(gateway: &Service) -> Self {
+impl TestWebSocket {
+    async fn open(gateway: &ServiceProcess) -> Self {
         Self::open_at(url(gateway)).await
     }
 
@@ -42,13 +42,13 @@ impl Socket {
                 }
             }
         };
-        tokio::time::timeout(LIMIT, next).await.expect("in time")
+        tokio::time::timeout(TEST_TIMEOUT, next).await.expect("in time")
     }
 
     /// Why the server closes.
-    async fn end(&mut self) -> Option<CloseCode> {
+    async fn close_code(&mut self) -> Option<CloseCode> {
         loop {
-            let frame = tokio::time::timeout(LIMIT, self.0.next()).await.expect("in time")?;
+            let frame = tokio::time::timeout(TEST_TIMEOUT, self.0.next()).await.expect("in time")?;
             if let Message::Close(frame) = frame.expect("no broken connection") {
                 return frame.map(|frame| frame.code);
             }
@@ -67,7 +67,7 @@ impl Socket {
     }
 }
 
-async fn publish(kit: &Kit, channel: &str, body: &str) -> String {
+async fn publish(kit: &GalleyKit, channel: &str, body: &str) -> String {
     let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
     let response = kit.http.post(url).body(body.to_owned()).send().await.expect("an answer");
     let answer: Value = response.json().await.expect("JSON");
@@ -76,9 +76,9 @@ async fn publish(kit: &Kit, channel: &str, body: &str) -> String {
 
 #[tokio::test]
 async fn channels_are_subscribed_and_left_while_it_is_open() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let old = publish(&kit, "a", "old").await;
-    let mut socket = Socket::open(&kit.gateway).await;
+    let mut socket = TestWebSocket::open(&kit.gateway).await;
     let answer = socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
     assert_eq!(answer, json!({ "type": "subscribed", "channel": "a", "after": old }));
     socket.ask(&json!({ "type": "subscribe", "channel": "eu.*" })).await;
@@ -105,21 +105,21 @@ async fn channels_are_subscribed_and_left_while_it_is_open() {
 
 #[tokio::test]
 async fn whoever_comes_back_elsewhere_goes_on_where_it_was() {
-    let kit = Kit::start().await;
-    let other = Service::start("gateway", &kit.redis, &[]).await;
-    let mut socket = Socket::open(&kit.gateway).await;
+    let kit = GalleyKit::start().await;
+    let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
+    let mut socket = TestWebSocket::open(&kit.gateway).await;
     socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
     let id = publish(&kit, "a", "1").await;
     socket.expect("message").await;
     drop(socket);
     publish(&kit, "a", "2").await;
-    let mut socket = Socket::open(&other).await;
+    let mut socket = TestWebSocket::open(&other).await;
     socket.ask(&json!({ "type": "subscribe", "channel": "a", "after": id })).await;
     publish(&kit, "a", "3").await;
     assert_eq!(socket.expect("message").await["data"], "2");
     assert_eq!(socket.expect("message").await["data"], "3");
-    kit.command(&["XTRIM", "galley:{ch:a}:m", "MAXLEN", "1"]).await;
-    let mut late = Socket::open(&other).await;
+    kit.redis_command(&["XTRIM", "galley:{ch:a}:m", "MAXLEN", "1"]).await;
+    let mut late = TestWebSocket::open(&other).await;
     late.ask(&json!({ "type": "subscribe", "channel": "a", "after": id })).await;
     let gap = late.expect("gap").await;
     assert_eq!((&gap["channel"], &gap["from"], &gap["count"]), (&json!("a"), &json!(id), &json!(1)));
@@ -128,11 +128,11 @@ async fn whoever_comes_back_elsewhere_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn a_client_with_a_window_gets_no_more_than_it_has_acknowledged_room_for() {
-    let mut kit = Kit::start().await;
+    let mut kit = GalleyKit::start().await;
     for window in ["0", "1001", "x"] {
         assert_eq!(kit.get(&format!("/v1/ws?window={window}")).await.status(), 400);
     }
-    let mut socket = Socket::open_at(format!("{}?window=2", url(&kit.gateway))).await;
+    let mut socket = TestWebSocket::open_at(format!("{}?window=2", url(&kit.gateway))).await;
     for channel in ["a", "b"] {
         socket.ask(&json!({ "type": "subscribe", "channel": channel })).await;
     }
@@ -161,16 +161,16 @@ async fn a_client_with_a_window_gets_no_more_than_it_has_acknowledged_room_for()
     kit.gateway.signal(Signal::SIGTERM);
     socket.expect("closing").await;
     assert!(socket.next().await.is_none());
-    assert!(kit.gateway.ended().await.success());
+    assert!(kit.gateway.wait_for_exit().await.success());
 }
 
 #[tokio::test]
 async fn a_client_who_takes_nothing_is_cut_off_and_few_bytes_wait_for_it() {
     let variables = [("GALLEY__CHANNELS__STALL_MS", "1500"), ("GALLEY__CHANNELS__RING_BYTES", "1000000")];
-    let kit = Kit::with(RedisServer::start(), &variables).await;
-    let mut slow = Socket::open(&kit.gateway).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
+    let mut slow = TestWebSocket::open(&kit.gateway).await;
     slow.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
-    let mut quick = Socket::open(&kit.gateway).await;
+    let mut quick = TestWebSocket::open(&kit.gateway).await;
     quick.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
     // More than all buffers on the way hold
     let body = "x".repeat(1_000_000);
@@ -178,10 +178,10 @@ async fn a_client_who_takes_nothing_is_cut_off_and_few_bytes_wait_for_it() {
         publish(&kit, "a", &body).await;
         assert_eq!(quick.expect("message").await["data"], json!(body));
     }
-    kit.has_readers("a", 1).await;
+    kit.wait_for_readers("a", 1).await;
     // What was on its way, and no more: the kernel's buffers and a few messages
     let mut taken = 0;
-    while let Ok(Some(Ok(Message::Text(_)))) = tokio::time::timeout(LIMIT, slow.0.next()).await {
+    while let Ok(Some(Ok(Message::Text(_)))) = tokio::time::timeout(TEST_TIMEOUT, slow.0.next()).await {
         taken += 1;
     }
     assert!(taken < 20, "{taken} messages were gathered for it");
@@ -189,21 +189,21 @@ async fn a_client_who_takes_nothing_is_cut_off_and_few_bytes_wait_for_it() {
 
 #[tokio::test]
 async fn a_client_who_leaves_pings_unanswered_is_told_so_and_left() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")]).await;
     publish(&kit, "a", "x").await;
-    let mut socket = Socket::open(&kit.gateway).await;
+    let mut socket = TestWebSocket::open(&kit.gateway).await;
     socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
-    kit.has_readers("a", 1).await;
+    kit.wait_for_readers("a", 1).await;
     // Nobody reads on this side, so nothing is answered
-    kit.has_readers("a", 0).await;
-    assert_eq!(socket.end().await, Some(CloseCode::Policy));
+    kit.wait_for_readers("a", 0).await;
+    assert_eq!(socket.close_code().await, Some(CloseCode::Policy));
 }
 
 #[tokio::test]
 async fn a_position_that_is_not_known_is_told_as_a_gap_as_in_event_streams() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     publish(&kit, "a", "1").await;
-    let mut socket = Socket::open(&kit.gateway).await;
+    let mut socket = TestWebSocket::open(&kit.gateway).await;
     let asked = json!({ "type": "subscribe", "channel": "a", "after": "9999999999999-0" });
     assert_eq!(socket.ask(&asked).await["type"], "subscribed");
     let gap = socket.expect("gap").await;
@@ -214,8 +214,8 @@ async fn a_position_that_is_not_known_is_told_as_a_gap_as_in_event_streams() {
 
 #[tokio::test]
 async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
-    let kit = Kit::start().await;
-    let mut socket = Socket::open(&kit.gateway).await;
+    let kit = GalleyKit::start().await;
+    let mut socket = TestWebSocket::open(&kit.gateway).await;
     for (frame, said) in [
         ("no", "not valid JSON"),
         (r#"{"type":"subscribe"}"#, "type and channel"),
@@ -238,12 +238,12 @@ async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
     let answer = socket.ask(&json!({ "type": "ack", "channel": "a", "id": "1-0" })).await;
     assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("/v1/ws?window")), "{answer}");
     socket.send(&"x".repeat(20_000)).await;
-    assert_eq!(socket.end().await, Some(CloseCode::Size));
+    assert_eq!(socket.close_code().await, Some(CloseCode::Size));
 }
 
 #[tokio::test]
 async fn a_page_of_another_site_and_more_readers_than_there_may_be_are_refused() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__CHANNELS__MAX_READERS", "1")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__CHANNELS__MAX_READERS", "1")]).await;
     let status = async |origin: Option<&'static str>| {
         let mut request = url(&kit.gateway).into_client_request().expect("a request");
         if let Some(origin) = origin {
@@ -255,7 +255,7 @@ async fn a_page_of_another_site_and_more_readers_than_there_may_be_are_refused()
         }
     };
     assert_eq!(status(Some("https://elsewhere.example")).await, 403);
-    let _first = Socket::open(&kit.gateway).await;
+    let _first = TestWebSocket::open(&kit.gateway).await;
     assert_eq!(status(None).await, 503);
     assert_eq!(kit.get("/v1/ws").await.status(), 503);
 }
@@ -263,7 +263,7 @@ async fn a_page_of_another_site_and_more_readers_than_there_may_be_are_refused()
 #[tokio::test]
 async fn a_page_of_a_site_that_is_allowed_may_open_one() {
     let allowed = [("GALLEY__GATEWAY__ALLOWED_ORIGINS", "https://app.example.com,http://localhost:3000")];
-    let kit = Kit::with(RedisServer::start(), &allowed).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &allowed).await;
     for (origin, may) in
         [("http://localhost:3000", true), ("https://app.example.com", true), ("http://app.example.com", false)]
     {
@@ -276,12 +276,12 @@ async fn a_page_of_a_site_that_is_allowed_may_open_one() {
 
 #[tokio::test]
 async fn a_gateway_that_stops_says_so() {
-    let mut kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
-    let mut socket = Socket::open(&kit.gateway).await;
+    let mut kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let mut socket = TestWebSocket::open(&kit.gateway).await;
     socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
     kit.gateway.signal(Signal::SIGTERM);
     assert!(socket.expect("closing").await["retry_ms"].is_number());
     assert!(socket.next().await.is_none());
     drop(socket);
-    assert!(kit.gateway.ended().await.success());
+    assert!(kit.gateway.wait_for_exit().await.success());
 }

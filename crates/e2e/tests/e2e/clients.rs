@@ -14,34 +14,34 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{LIMIT, RedisServer, Service, eventually};
+use testkit::{TEST_TIMEOUT, RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 /// Leases and timeouts are looked at often, and it is noted when an attempt begins.
 const SETTINGS: [(&str, &str); 2] =
     [("GALLEY__MAINTENANCE__SWEEP_MS", "100"), ("GALLEY__JOBS__STARTED_EVENTS", "true")];
 
 #[derive(Clone, Copy)]
-enum Language {
+enum ClientLanguage {
     Python,
     TypeScript,
 }
 
 /// The snippets of a language in a folder, and a gateway for them.
-struct Snippets {
-    language: Language,
+struct ClientSnippets {
+    language: ClientLanguage,
     folder: TempDir,
-    kit: Kit,
+    kit: GalleyKit,
 }
 
-impl Snippets {
+impl ClientSnippets {
     /// None where the language's tools are missing; `make test` installs them where it can.
-    async fn of(language: Language) -> Option<Self> {
+    async fn of(language: ClientLanguage) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         match language {
-            Language::Python => unpack(language, folder.path()),
-            Language::TypeScript => {
+            ClientLanguage::Python => unpack(language, folder.path()),
+            ClientLanguage::TypeScript => {
                 let Ok(tsc) = std::env::var("GALLEY_TEST_TSC") else {
                     eprintln!("GALLEY_TEST_TSC is not set: skipped");
                     return None;
@@ -49,19 +49,19 @@ impl Snippets {
                 compile(&tsc, folder.path());
             }
         }
-        Some(Self { language, folder, kit: Kit::with(RedisServer::start(), &SETTINGS).await })
+        Some(Self { language, folder, kit: GalleyKit::start_with(RedisServer::start(), &SETTINGS).await })
     }
 
     fn command(&self, program: &str) -> Command {
         let mut command = match self.language {
-            Language::Python => {
+            ClientLanguage::Python => {
                 let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
                 let mut command = Command::new(python);
                 command.arg(format!("{program}.py")).env("PYTHONPATH", clients().join("python"));
                 command.env("PYTHONDONTWRITEBYTECODE", "1");
                 command
             }
-            Language::TypeScript => {
+            ClientLanguage::TypeScript => {
                 let mut command = Command::new("node");
                 command.arg(format!("{program}.js"));
                 command
@@ -72,8 +72,8 @@ impl Snippets {
     }
 
     /// Starts the worker of the README.
-    fn worker(&self) -> Program {
-        Program(self.command("worker").spawn().expect("its language is installed"))
+    fn worker(&self) -> ClientWorkerProcess {
+        ClientWorkerProcess(self.command("worker").spawn().expect("its language is installed"))
     }
 
     /// Enqueues a job for it.
@@ -88,36 +88,36 @@ impl Snippets {
     /// Enqueues a report that takes long, and waits until a worker has come so far with it.
     async fn running_report(&self, more: Value) -> String {
         let id = self.enqueue("report.build", json!([1000, 0.05]), more).await;
-        self.is_under_way(&id).await;
+        self.wait_for_progress(&id).await;
         id
     }
 
-    async fn is_under_way(&self, id: &str) {
+    async fn wait_for_progress(&self, id: &str) {
         eventually("the report is under way", || async { self.kit.job(id).await["progress"].as_f64() }).await;
     }
 }
 
 /// A running worker.
-struct Program(Child);
+struct ClientWorkerProcess(Child);
 
-impl Program {
+impl ClientWorkerProcess {
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")), signal).expect("a process of ours");
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    async fn wait_for_exit(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().expect("a process of ours") {
                 return status;
             }
-            assert!(started.elapsed() < LIMIT, "the worker does not end");
+            assert!(started.elapsed() < TEST_TIMEOUT, "the worker does not end");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }
 }
 
-impl Drop for Program {
+impl Drop for ClientWorkerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -129,10 +129,10 @@ fn clients() -> std::path::PathBuf {
 }
 
 /// Writes each fenced block of the README whose first line is a comment with a file's name to that file.
-fn unpack(language: Language, folder: &Path) {
+fn unpack(language: ClientLanguage, folder: &Path) {
     let (name, fence, comment) = match language {
-        Language::Python => ("python", "```python\n", "# "),
-        Language::TypeScript => ("typescript", "```ts\n", "// "),
+        ClientLanguage::Python => ("python", "```python\n", "# "),
+        ClientLanguage::TypeScript => ("typescript", "```ts\n", "// "),
     };
     let readme = std::fs::read_to_string(clients().join(name).join("README.md")).expect("a README");
     let mut files = 0;
@@ -151,7 +151,7 @@ fn compile(tsc: &str, folder: &Path) {
     std::fs::create_dir_all(&package).expect("a folder");
     std::fs::copy(clients().join("typescript/package.json"), package.join("package.json")).expect("copied");
     std::fs::write(folder.join("package.json"), r#"{"type":"module"}"#).expect("written");
-    unpack(Language::TypeScript, folder);
+    unpack(ClientLanguage::TypeScript, folder);
     let run = |command: &mut Command| {
         let Output { status, stdout, .. } = command.output().expect("node is installed");
         assert!(status.success(), "{}", String::from_utf8_lossy(&stdout));
@@ -168,10 +168,10 @@ fn compile(tsc: &str, folder: &Path) {
 macro_rules! in_each_language {
     ($($test:ident),+ $(,)?) => {
         mod python {
-            $(#[tokio::test] async fn $test() { super::$test(super::Language::Python).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(super::ClientLanguage::Python).await; })+
         }
         mod typescript {
-            $(#[tokio::test] async fn $test() { super::$test(super::Language::TypeScript).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(super::ClientLanguage::TypeScript).await; })+
         }
     };
 }
@@ -189,8 +189,8 @@ in_each_language!(
     a_worker_carries_on_when_the_gateway_was_away,
 );
 
-async fn the_readme_does_what_it_says(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn the_readme_does_what_it_says(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _worker = snippets.worker();
     let output = snippets.command("enqueue").stdout(Stdio::piped()).spawn().expect("it starts");
     let output = tokio::task::spawn_blocking(|| output.wait_with_output()).await.expect("no panic").expect("output");
@@ -202,8 +202,8 @@ async fn the_readme_does_what_it_says(language: Language) {
     );
 }
 
-async fn failures_are_retried_or_not_as_the_handler_says(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn failures_are_retried_or_not_as_the_handler_says(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _worker = snippets.worker();
     let to = "ada@example.org";
     let busy = snippets.enqueue("email.send", json!([to, { "subject": "s", "server": "busy" }]), json!({})).await;
@@ -211,38 +211,38 @@ async fn failures_are_retried_or_not_as_the_handler_says(language: Language) {
     let once = json!({ "retry": { "max_attempts": 1 } });
     let broken = snippets.enqueue("email.send", json!([to, {}]), once.clone()).await;
     let unknown = snippets.enqueue("email.burn", json!([]), once).await;
-    let done = snippets.kit.reaches(&busy, "completed").await;
+    let done = snippets.kit.wait_for_state(&busy, "completed").await;
     assert_eq!((&done["attempt"], &done["errors"][0]["type"]), (&json!(2), &json!("Retry")));
     assert_eq!(done["errors"][0]["message"], "the mail server is busy");
-    let failed = snippets.kit.reaches(&nobody, "discarded").await;
+    let failed = snippets.kit.wait_for_state(&nobody, "discarded").await;
     assert_eq!((&failed["attempt"], &failed["max_attempts"]), (&json!(1), &json!(3)));
     assert_eq!(failed["errors"][0]["type"], "NoRetry");
-    let failed = snippets.kit.reaches(&broken, "discarded").await["errors"][0].clone();
-    let error_type = if matches!(language, Language::Python) { "KeyError" } else { "TypeError" };
+    let failed = snippets.kit.wait_for_state(&broken, "discarded").await["errors"][0].clone();
+    let error_type = if matches!(language, ClientLanguage::Python) { "KeyError" } else { "TypeError" };
     assert_eq!(failed["type"], error_type);
     assert!(failed["message"].as_str().is_some_and(|text| !text.is_empty()));
     assert!(failed["stack"].as_str().is_some_and(|stack| stack.contains("worker.")), "{failed}");
-    let failed = snippets.kit.reaches(&unknown, "discarded").await;
+    let failed = snippets.kit.wait_for_state(&unknown, "discarded").await;
     assert_eq!(failed["errors"][0]["code"], "handler_not_found");
 }
 
-async fn a_job_that_runs_past_its_timeout_is_stopped_and_the_worker_lives_on(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn a_job_that_runs_past_its_timeout_is_stopped_and_the_worker_lives_on(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _worker = snippets.worker();
     let limits = json!({ "timeout_ms": 500, "retry": { "max_attempts": 1 } });
     for _ in 0..4 {
         snippets.enqueue("report.build", json!([1000, 0.05]), limits.clone()).await;
     }
     let id = snippets.enqueue("report.build", json!([1000, 0.05]), limits).await;
-    let failed = snippets.kit.reaches(&id, "discarded").await;
+    let failed = snippets.kit.wait_for_state(&id, "discarded").await;
     assert_eq!(failed["errors"][0]["code"], "timeout", "{failed}");
     // All of its places are free again
     let id = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
-    snippets.kit.reaches(&id, "completed").await;
+    snippets.kit.wait_for_state(&id, "completed").await;
 }
 
-async fn a_job_that_is_cancelled_while_it_runs_is_stopped(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn a_job_that_is_cancelled_while_it_runs_is_stopped(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _worker = snippets.worker();
     let id = snippets.running_report(json!({})).await;
     let url = snippets.kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
@@ -256,21 +256,21 @@ async fn a_job_that_is_cancelled_while_it_runs_is_stopped(language: Language) {
     assert_eq!(snippets.kit.job(&id).await["state"], "cancelled");
 }
 
-async fn a_worker_that_is_killed_in_mid_job_loses_nothing(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn a_worker_that_is_killed_in_mid_job_loses_nothing(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let mut doomed = snippets.worker();
     let id = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
-    snippets.is_under_way(&id).await;
+    snippets.wait_for_progress(&id).await;
     doomed.signal(Signal::SIGKILL);
-    assert!(!doomed.ended().await.success());
-    snippets.kit.reaches(&id, "available").await;
+    assert!(!doomed.wait_for_exit().await.success());
+    snippets.kit.wait_for_state(&id, "available").await;
     let _other = snippets.worker();
-    let done = snippets.kit.reaches(&id, "completed").await;
+    let done = snippets.kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["result"].as_array().map(Vec::len), Some(10));
 }
 
-async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let mut worker = snippets.worker();
     let short = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
     let long = snippets.running_report(json!({})).await;
@@ -282,14 +282,14 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_r
     })
     .await;
     let after = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
-    assert!(worker.ended().await.success());
+    assert!(worker.wait_for_exit().await.success());
     assert_eq!(snippets.kit.job(&short).await["state"], "completed");
     assert_eq!(snippets.kit.job(&after).await["state"], "available", "nothing more was fetched");
     let back = snippets.kit.job(&long).await;
     assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)), "{back}");
     // Twice is at once
     let mut worker = snippets.worker();
-    snippets.is_under_way(&long).await;
+    snippets.wait_for_progress(&long).await;
     assert_eq!(snippets.kit.job(&long).await["attempt"], 1);
     worker.signal(Signal::SIGTERM);
     eventually("it says that it ends", || async {
@@ -298,7 +298,7 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_r
     })
     .await;
     worker.signal(Signal::SIGTERM);
-    assert!(worker.ended().await.success());
+    assert!(worker.wait_for_exit().await.success());
     assert_eq!(snippets.kit.job(&long).await["state"], "available");
 }
 
@@ -307,8 +307,8 @@ fn worker_state(list: &Value, state: &str) -> Option<String> {
     workers.find(|worker| worker["state"] == state)?["id"].as_str().map(ToOwned::to_owned)
 }
 
-async fn a_worker_that_is_told_to_terminate_by_a_directive_ends(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn a_worker_that_is_told_to_terminate_by_a_directive_ends(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let mut worker = snippets.worker();
     let list = async || snippets.kit.get("/ojs/v1/workers").await.json::<Value>().await.ok();
     let id = eventually("it is listed", || async { worker_state(&list().await?, "running") }).await;
@@ -319,23 +319,23 @@ async fn a_worker_that_is_told_to_terminate_by_a_directive_ends(language: Langua
     direct("quiet").await;
     eventually("it is quiet", || async { worker_state(&list().await?, "quiet") }).await;
     direct("terminate").await;
-    assert!(worker.ended().await.success());
+    assert!(worker.wait_for_exit().await.success());
 }
 
-async fn a_large_result_arrives_and_one_that_is_too_large_is_a_failure_that_says_so(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn a_large_result_arrives_and_one_that_is_too_large_is_a_failure_that_says_so(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _worker = snippets.worker();
     let large = snippets.enqueue("report.build", json!([100, 0]), json!({})).await;
-    let done = snippets.kit.reaches(&large, "completed").await;
+    let done = snippets.kit.wait_for_state(&large, "completed").await;
     let pages = done["result"].as_array().expect("pages");
     assert!(pages.len() == 100 && pages.iter().all(|page| page.as_str().is_some_and(|text| text.len() == 10_000)));
     let huge = snippets.enqueue("report.build", json!([200, 0]), json!({})).await;
-    let failed = snippets.kit.reaches(&huge, "discarded").await;
+    let failed = snippets.kit.wait_for_state(&huge, "discarded").await;
     assert_eq!((&failed["errors"][0]["code"], &failed["attempt"]), (&json!("result_too_large"), &json!(1)), "{failed}");
 }
 
-async fn two_workers_share_the_work_and_nothing_is_lost_or_done_twice(language: Language) {
-    let Some(snippets) = Snippets::of(language).await else { return };
+async fn two_workers_share_the_work_and_nothing_is_lost_or_done_twice(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _workers = [snippets.worker(), snippets.worker()];
     let kit = &snippets.kit;
     eventually("both are there", || async {
@@ -349,7 +349,7 @@ async fn two_workers_share_the_work_and_nothing_is_lost_or_done_twice(language: 
     let response = kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await;
     let answer: Value = response.json().await.expect("JSON");
     for (n, job) in answer["jobs"].as_array().expect("jobs").iter().enumerate() {
-        let done = kit.reaches(job["id"].as_str().expect("an id"), "completed").await;
+        let done = kit.wait_for_state(job["id"].as_str().expect("an id"), "completed").await;
         assert_eq!((&done["attempt"], &done["result"]["to"]), (&json!(1), &json!(format!("{n}@x"))));
     }
     let stats: Value = kit.get("/ojs/v1/queues/mail").await.json().await.expect("JSON");
@@ -364,20 +364,20 @@ async fn two_workers_share_the_work_and_nothing_is_lost_or_done_twice(language: 
     assert_eq!(workers.len(), 2, "both had some");
 }
 
-async fn a_worker_carries_on_when_the_gateway_was_away(language: Language) {
-    let Some(mut snippets) = Snippets::of(language).await else { return };
+async fn a_worker_carries_on_when_the_gateway_was_away(language: ClientLanguage) {
+    let Some(mut snippets) = ClientSnippets::of(language).await else { return };
     let _worker = snippets.worker();
     let id = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
-    snippets.is_under_way(&id).await;
+    snippets.wait_for_progress(&id).await;
     let address = snippets.kit.gateway.address().to_string();
     let mut settings = SETTINGS.to_vec();
     settings.push(("GALLEY__GATEWAY__LISTEN", &address));
     // A port cannot be taken again while the old one still has it
-    let elsewhere = Service::start("gateway", &snippets.kit.redis, &SETTINGS).await;
+    let elsewhere = ServiceProcess::start("gateway", &snippets.kit.redis, &SETTINGS).await;
     std::mem::replace(&mut snippets.kit.gateway, elsewhere).kill();
-    snippets.kit.gateway = Service::start("gateway", &snippets.kit.redis, &settings).await;
-    let done = snippets.kit.reaches(&id, "completed").await;
+    snippets.kit.gateway = ServiceProcess::start("gateway", &snippets.kit.redis, &settings).await;
+    let done = snippets.kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["attempt"], 1);
     let id = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
-    snippets.kit.reaches(&id, "completed").await;
+    snippets.kit.wait_for_state(&id, "completed").await;
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{Mark, RedisServer, Service, eventually};
+use testkit::{ProcessMark, RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{Folder, Kit, RULES, job};
+use crate::kit::{TestFolder, GalleyKit, RULES_VARIABLE, job};
 
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 
@@ -14,21 +14,21 @@ const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GAL
 const NEVER: &str = "sleep 1001";
 
 /// Rules whose programs are all marked.
-struct Programs {
-    mark: Mark,
-    folder: Folder,
+struct MarkedPrograms {
+    mark: ProcessMark,
+    folder: TestFolder,
     rules: String,
 }
 
-impl Programs {
+impl MarkedPrograms {
     fn new() -> Self {
-        Self { mark: Mark::random(), folder: Folder::new(), rules: String::new() }
+        Self { mark: ProcessMark::random(), folder: TestFolder::new(), rules: String::new() }
     }
 
     /// A job type that is done by a program.
     fn with(mut self, job_type: &str, program: &str, args: &[&str], more: &str) -> Self {
-        let (name, value) = self.mark.variable();
-        let here = self.folder.text("");
+        let (name, value) = self.mark.env_variable();
+        let here = self.folder.path_text("");
         // JSON's texts are TOML's
         let (program, args, here) = (json!(program), json!(args), json!(here));
         let rule = format!("[[rule]]\ntype = \"{job_type}\"\n[rule.command]\nprogram = {program}\nargs = {args}\n");
@@ -49,17 +49,17 @@ impl Programs {
         self.with(job_type, &python, &["-c", script], more)
     }
 
-    async fn worker(&self, kit: &Kit, more: &[(&str, &str)]) -> Service {
+    async fn worker(&self, kit: &GalleyKit, more: &[(&str, &str)]) -> ServiceProcess {
         self.folder.write_rules(&self.rules);
-        let rules = self.folder.text("rules.toml");
-        let mut variables = vec![(RULES, rules.as_str())];
+        let rules = self.folder.path_text("rules.toml");
+        let mut variables = vec![(RULES_VARIABLE, rules.as_str())];
         variables.extend(more);
-        kit.worker(&variables).await
+        kit.start_worker(&variables).await
     }
 
     /// Waits until nothing of any program is left, dead or alive.
-    async fn leave_nothing(&self, worker: &Service) {
-        self.mark.nothing_is_left_by(worker.process_id()).await;
+    async fn wait_until_all_exited(&self, worker: &ServiceProcess) {
+        self.mark.wait_until_all_exited(worker.process_id()).await;
     }
 }
 
@@ -69,13 +69,13 @@ fn once(job_type: &str) -> Value {
 
 #[tokio::test]
 async fn a_program_gets_the_job_and_what_it_writes_is_the_result() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = "import json, os, sys\njob = json.load(sys.stdin)\n\
         told = {name: os.environ.get('GALLEY_' + name) for name in \
         ('JOB_ID', 'JOB_TYPE', 'QUEUE', 'ATTEMPT', 'MAX_ATTEMPTS', 'DEADLINE', '_REDIS__URL')}\n\
         told['trace'] = os.environ.get('TRACEPARENT')\n\
         json.dump({'args': job['args'], 'id': job['id'], 'token': job.get('token'), 'told': told}, sys.stdout)";
-    let programs = Programs::new().python("image.resize", script, "");
+    let programs = MarkedPrograms::new().python("image.resize", script, "");
     let worker = programs.worker(&kit, &[]).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let body = json!({ "type": "image.resize", "args": ["cat.png", 100], "timeout_ms": 600_000 });
@@ -83,7 +83,7 @@ async fn a_program_gets_the_job_and_what_it_writes_is_the_result() {
     let response = request.header("traceparent", trace).body(body.to_string()).send().await.expect("an answer");
     let answer: Value = response.json().await.expect("JSON");
     let id = answer["job"]["id"].as_str().expect("an id");
-    let done = kit.reaches(id, "completed").await;
+    let done = kit.wait_for_state(id, "completed").await;
     let result = &done["result"];
     assert_eq!((&result["id"], &result["args"]), (&json!(id), &body["args"]), "{done}");
     assert!(result["token"].is_null(), "only whoever may end an attempt is given its token");
@@ -93,12 +93,12 @@ async fn a_program_gets_the_job_and_what_it_writes_is_the_result() {
     assert_eq!((&told["ATTEMPT"], &told["MAX_ATTEMPTS"]), (&json!("1"), &json!("3")));
     assert!(told["DEADLINE"].as_str() > done["started_at"].as_str());
     assert!(told["_REDIS__URL"].is_null(), "what the worker knows is not the program's business");
-    programs.leave_nothing(&worker).await;
+    programs.wait_until_all_exited(&worker).await;
 }
 
 #[tokio::test]
 async fn each_way_to_fail_has_its_code_and_says_whether_another_attempt_follows() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let all = [
         ("a.exit", "echo first >&2; echo it broke >&2; exit 3", "command_failed", "retryable"),
         ("a.again", "exit 75", "command_try_again", "retryable"),
@@ -107,7 +107,7 @@ async fn each_way_to_fail_has_its_code_and_says_whether_another_attempt_follows(
         ("a.huge", "cat /dev/zero", "result_too_large", "discarded"),
         ("a.text", "echo done", "invalid_result", "discarded"),
     ];
-    let mut programs = Programs::new().with("a.missing", "/nowhere/to/be/found", &[], "");
+    let mut programs = MarkedPrograms::new().with("a.missing", "/nowhere/to/be/found", &[], "");
     for (job_type, script, ..) in all {
         programs = programs.shell(job_type, script, "not_retryable_exit_codes = [65]");
     }
@@ -115,34 +115,34 @@ async fn each_way_to_fail_has_its_code_and_says_whether_another_attempt_follows(
     let missing = ("a.missing", "", "command_not_started", "retryable");
     for (job_type, _, code, state) in all.into_iter().chain([missing]) {
         let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": { "initial_interval": "PT1H" } })).await;
-        let failed = kit.reaches(&id, state).await;
+        let failed = kit.wait_for_state(&id, state).await;
         assert_eq!((&failed["error"]["code"], &failed["attempt"]), (&json!(code), &json!(1)), "{job_type} {failed}");
         if job_type == "a.exit" {
             assert_eq!(failed["error"]["output"], "first\nit broke\n");
             assert_eq!(failed["error"]["message"], "the program ended with exit code 3: it broke");
         }
     }
-    assert!(worker.runs());
-    programs.leave_nothing(&worker).await;
+    assert!(worker.is_running());
+    programs.wait_until_all_exited(&worker).await;
 }
 
 #[tokio::test]
 async fn a_program_that_fails_is_given_the_job_again() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = "[ $GALLEY_ATTEMPT = 2 ] || exit 1; echo '\"the second time\"'";
-    let programs = Programs::new().shell("a", script, "");
+    let programs = MarkedPrograms::new().shell("a", script, "");
     let _worker = programs.worker(&kit, &[]).await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "retry": { "initial_interval": "PT0.05S" } })).await;
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!((&done["attempt"], &done["result"]), (&json!(2), &json!("the second time")));
 }
 
 #[tokio::test]
 async fn what_a_program_says_of_its_progress_is_seen_while_it_runs() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = r#"echo '@progress {"percent": 40, "message": "halfway there"}' >&2
         until [ -e gate ]; do sleep 0.02; done; echo 1"#;
-    let programs = Programs::new().shell("a", script, "");
+    let programs = MarkedPrograms::new().shell("a", script, "");
     let _worker = programs.worker(&kit, &[]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
     let shown =
@@ -151,14 +151,14 @@ async fn what_a_program_says_of_its_progress_is_seen_while_it_runs() {
     assert_eq!((&shown["progress"], &shown["state"]), (&json!(0.4), &json!("active")));
     assert_eq!(shown["progress_data"], json!({ "message": "halfway there" }));
     programs.folder.touch("gate");
-    kit.reaches(&id, "completed").await;
+    kit.wait_for_state(&id, "completed").await;
 }
 
 #[tokio::test]
 async fn a_program_that_takes_too_long_is_stopped_and_what_it_said_is_kept() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = format!("echo about to sleep >&2; {NEVER}");
-    let programs = Programs::new().shell("a.rule", &script, "timeout_ms = 300").shell("a.job", &script, "");
+    let programs = MarkedPrograms::new().shell("a.rule", &script, "timeout_ms = 300").shell("a.job", &script, "");
     let worker = programs.worker(&kit, &[]).await;
     for job_type in ["a.rule", "a.job"] {
         let mut body = once(job_type);
@@ -166,19 +166,19 @@ async fn a_program_that_takes_too_long_is_stopped_and_what_it_said_is_kept() {
             body["timeout_ms"] = json!(300);
         }
         let id = kit.enqueue(&body).await;
-        let late = kit.reaches(&id, "discarded").await;
+        let late = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&late["error"]["code"], &late["attempt"]), (&json!("timeout"), &json!(1)), "{late}");
         assert_eq!(late["error"]["output"], "about to sleep\n", "{job_type}");
     }
-    programs.leave_nothing(&worker).await;
+    programs.wait_until_all_exited(&worker).await;
 }
 
 #[tokio::test]
 async fn a_program_whose_job_is_cancelled_is_asked_to_stop_and_killed_if_it_does_not() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let polite = "trap 'echo tidied up > polite; exit 0' TERM; touch up; sleep 1001 & wait";
     let deaf = "trap '' TERM; touch up; while :; do sleep 1001; done";
-    let programs = Programs::new().shell("polite", polite, "stop_grace_ms = 60000");
+    let programs = MarkedPrograms::new().shell("polite", polite, "stop_grace_ms = 60000");
     let programs = programs.shell("deaf", deaf, "stop_grace_ms = 300");
     let mut worker = programs.worker(&kit, &[]).await;
     for job_type in ["polite", "deaf"] {
@@ -186,55 +186,55 @@ async fn a_program_whose_job_is_cancelled_is_asked_to_stop_and_killed_if_it_does
         let up = programs.folder.path("up");
         eventually("it runs", || async { up.exists().then_some(()) }).await;
         kit.cancel(&id).await;
-        programs.leave_nothing(&worker).await;
+        programs.wait_until_all_exited(&worker).await;
         assert_eq!(kit.job(&id).await["state"], "cancelled");
         std::fs::remove_file(up).expect("it was there");
     }
     assert_eq!(programs.folder.read("polite"), "tidied up\n");
-    assert!(worker.runs());
+    assert!(worker.is_running());
 }
 
 #[tokio::test]
 async fn what_a_program_has_started_and_left_behind_does_not_outlive_the_attempt() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = "sleep 1001 & (sleep 1002 & sleep 1003 &) ; sleep 1004 > /dev/null 2>&1 & echo 1";
-    let programs = Programs::new().shell("a", script, "");
+    let programs = MarkedPrograms::new().shell("a", script, "");
     let worker = programs.worker(&kit, &[]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    assert_eq!(kit.reaches(&id, "completed").await["result"], 1);
-    programs.leave_nothing(&worker).await;
+    assert_eq!(kit.wait_for_state(&id, "completed").await["result"], 1);
+    programs.wait_until_all_exited(&worker).await;
 }
 
 #[tokio::test]
 async fn a_worker_that_is_told_to_stop_lets_programs_finish_within_its_grace() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = "touch up; until [ -e gate ]; do sleep 0.02; done; echo '\"in time\"'";
-    let programs = Programs::new().shell("a", script, "");
+    let programs = MarkedPrograms::new().shell("a", script, "");
     let mut worker = programs.worker(&kit, &[]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     worker.signal(Signal::SIGTERM);
-    worker.logged("stopping").await;
+    worker.wait_for_log("stopping").await;
     let well_into_it = Instant::now() + Duration::from_millis(500);
     eventually("its grace has begun", || async { (Instant::now() >= well_into_it).then_some(()) }).await;
     programs.folder.touch("gate");
-    assert!(worker.ended().await.success());
+    assert!(worker.wait_for_exit().await.success());
     let done = kit.job(&id).await;
     assert_eq!((&done["state"], &done["result"]), (&json!("completed"), &json!("in time")));
 }
 
 #[tokio::test]
 async fn programs_that_are_not_done_within_the_grace_are_stopped_and_their_jobs_handed_back_unspent() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let script = "trap 'echo told > told; exit 1' TERM; touch up; sleep 1001 & wait";
-    let programs = Programs::new().shell("a", script, "");
+    let programs = MarkedPrograms::new().shell("a", script, "");
     let worker = programs.worker(&kit, &[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
     let process_id = worker.process_id();
     let id = kit.enqueue(&job("a", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     assert!(worker.terminate().await.success());
     assert_eq!(programs.folder.read("told"), "told\n");
-    programs.mark.nothing_is_left_by(process_id).await;
+    programs.mark.wait_until_all_exited(process_id).await;
     let back = kit.job(&id).await;
     assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)), "{back}");
     let fetched = kit.fetch("default").await.expect("the job");
@@ -243,8 +243,8 @@ async fn programs_that_are_not_done_within_the_grace_are_stopped_and_their_jobs_
 
 #[tokio::test]
 async fn a_worker_that_is_killed_takes_its_programs_along_and_their_jobs_run_elsewhere() {
-    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
-    let doomed_programs = Programs::new().with("a", "sleep", &["1001"], "");
+    let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
+    let doomed_programs = MarkedPrograms::new().with("a", "sleep", &["1001"], "");
     let doomed = doomed_programs.worker(&kit, &SHORT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -255,29 +255,29 @@ async fn a_worker_that_is_killed_takes_its_programs_along_and_their_jobs_run_els
     eventually("three sleep", || async { all_run().then_some(()) }).await;
     let process_id = doomed.process_id();
     doomed.kill();
-    mark.nothing_is_left_by(process_id).await;
-    let heirs_programs = Programs::new().shell("a", "echo '\"by the heir\"'", "");
+    mark.wait_until_all_exited(process_id).await;
+    let heirs_programs = MarkedPrograms::new().shell("a", "echo '\"by the heir\"'", "");
     let _heir = heirs_programs.worker(&kit, &SHORT_LEASE).await;
     for id in &ids {
-        let done = kit.reaches(id, "completed").await;
+        let done = kit.wait_for_state(id, "completed").await;
         assert_eq!((&done["attempt"], &done["result"]), (&json!(2), &json!("by the heir")));
     }
 }
 
 #[tokio::test]
 async fn a_program_that_crashes_takes_no_other_along() {
-    let kit = Kit::start().await;
-    let programs = Programs::new().shell("crash", "kill -KILL $$", "");
+    let kit = GalleyKit::start().await;
+    let programs = MarkedPrograms::new().shell("crash", "kill -KILL $$", "");
     let programs = programs.shell("good", "touch up; until [ -e gate ]; do sleep 0.02; done; echo 1", "");
     let worker = programs.worker(&kit, &[]).await;
     let good = kit.enqueue(&job("good", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     for _ in 0..5 {
         let id = kit.enqueue(&once("crash")).await;
-        assert_eq!(kit.reaches(&id, "discarded").await["error"]["code"], "command_killed");
+        assert_eq!(kit.wait_for_state(&id, "discarded").await["error"]["code"], "command_killed");
     }
     programs.folder.touch("gate");
-    let done = kit.reaches(&good, "completed").await;
+    let done = kit.wait_for_state(&good, "completed").await;
     assert_eq!((&done["attempt"], &done["result"]), (&json!(1), &json!(1)));
-    programs.leave_nothing(&worker).await;
+    programs.wait_until_all_exited(&worker).await;
 }

@@ -2,18 +2,18 @@
 
 use std::process::Command;
 
-use testkit::{RedisServer, Service};
+use testkit::{RedisServer, ServiceProcess};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 /// Runs alone: its cases look at the clock. Those of cron wait for whole minutes, so this takes a few.
 #[tokio::test(flavor = "multi_thread")]
 async fn alone_levels_0_to_4_pass() {
     let directives = [("GALLEY__GATEWAY__TEST_DIRECTIVES", "true")];
-    let kit = Kit::with(RedisServer::start(), &directives).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &directives).await;
     // The other gateway may hold the maintainer's office while this one is asked
-    let other = Service::start("gateway", &kit.redis, &directives).await;
-    other.ready().await;
+    let other = ServiceProcess::start("gateway", &kit.redis, &directives).await;
+    other.wait_until_ready().await;
     let suites = concat!(env!("CARGO_MANIFEST_DIR"), "/ojs");
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("skipped: there is no python3, which plays the suites");

@@ -4,13 +4,13 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use testkit::{RedisServer, eventually};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 fn entry(name: &str, expression: &str) -> Value {
     json!({ "name": name, "expression": expression, "job_template": { "type": "test.noop", "args": [] } })
 }
 
-impl Kit {
+impl GalleyKit {
     async fn register(&self, body: &Value) -> Value {
         let response = self.post("/ojs/v1/cron", body).await;
         assert_eq!(response.status(), 201, "{body}");
@@ -37,8 +37,8 @@ async fn answer(response: Response) -> Value {
 
 #[tokio::test]
 async fn an_entry_runs_and_its_jobs_are_worked_on() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let given = kit.register(&entry("tick", "* * * * * *")).await;
     assert_eq!(
         (&given["enabled"], &given["overlap_policy"], &given["timezone"]),
@@ -50,7 +50,7 @@ async fn an_entry_runs_and_its_jobs_are_worked_on() {
         (shown["run_count"].as_u64()? >= 2).then_some(shown)
     })
     .await;
-    let job = kit.reaches(ran["last_job_id"].as_str().expect("an id"), "completed").await;
+    let job = kit.wait_for_state(ran["last_job_id"].as_str().expect("an id"), "completed").await;
     assert_eq!((&job["type"], &job["metadata"]["cron_name"]), (&json!("test.noop"), &json!("tick")));
     let events = eventually("an event", || async {
         let events = answer(kit.get("/ojs/v1/events?types=cron.triggered").await).await["events"].clone();
@@ -63,7 +63,7 @@ async fn an_entry_runs_and_its_jobs_are_worked_on() {
 
 #[tokio::test]
 async fn a_run_is_skipped_while_the_job_of_the_last_one_is_not_over() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     kit.register(&entry("tick", "* * * * * *")).await;
     let events = eventually("a run is skipped", || kit.skipped()).await;
     assert_eq!(events[0]["data"]["reason"], "overlap_skip");
@@ -77,7 +77,7 @@ async fn a_run_is_skipped_while_the_job_of_the_last_one_is_not_over() {
 
 #[tokio::test]
 async fn each_run_makes_one_job_though_the_process_that_makes_them_is_killed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut body = entry("tick", "* * * * * *");
     body["overlap_policy"] = json!("allow");
     kit.register(&body).await;
@@ -90,16 +90,16 @@ async fn each_run_makes_one_job_though_the_process_that_makes_them_is_killed() {
     };
     let mut others = Vec::new();
     for round in 1..=2 {
-        let other = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "nothing")]).await;
+        let other = kit.start_worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "nothing")]).await;
         runs(2 * round).await;
         others.push(other);
     }
     // Whoever has the office loses it now and then: one of these processes, then the others
     others.pop().expect("a worker").kill();
-    kit.command(&["DEL", "galley:maintainer"]).await;
+    kit.redis_command(&["DEL", "galley:maintainer"]).await;
     let seen = runs(6).await["run_count"].as_u64().expect("a number");
     others.pop().expect("a worker").kill();
-    kit.command(&["DEL", "galley:maintainer"]).await;
+    kit.redis_command(&["DEL", "galley:maintainer"]).await;
     runs(seen + 2).await;
 
     kit.send(Method::POST, "/ojs/v1/cron/tick/disable").await;
@@ -116,7 +116,7 @@ async fn each_run_makes_one_job_though_the_process_that_makes_them_is_killed() {
 
 #[tokio::test]
 async fn both_shapes_of_a_request_are_understood_and_what_is_shown_can_be_sent_back() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let nested = json!({
         "name": "nested", "expression": "0 9 * * MON-FRI", "timezone": "America/New_York", "overlap_policy": "allow",
         "description": "a report", "job_template": { "type": "report.make", "args": [{ "n": 1 }], "options": { "queue": "reports" } },
@@ -148,7 +148,7 @@ async fn both_shapes_of_a_request_are_understood_and_what_is_shown_can_be_sent_b
 
 #[tokio::test]
 async fn an_entry_is_switched_triggered_asked_for_its_next_runs_and_removed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut body = entry("report", "0 9 * * *");
     body["timezone"] = json!("Asia/Tokyo");
     kit.register(&body).await;
@@ -190,8 +190,8 @@ async fn an_entry_is_switched_triggered_asked_for_its_next_runs_and_removed() {
 
 #[tokio::test]
 async fn a_wrong_entry_is_refused_with_what_is_allowed_and_nothing_is_written() {
-    let kit = Kit::start().await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start().await;
+    let before = kit.redis_keys().await;
     let with = |member: &str, value: Value| {
         let mut body = entry("n", "@daily");
         body[member] = value;
@@ -232,12 +232,12 @@ async fn a_wrong_entry_is_refused_with_what_is_allowed_and_nothing_is_written() 
     kit.register(&entry("kept", "@daily")).await;
     assert_eq!(kit.get("/ojs/v1/cron/kept/next?count=101").await.status(), 400);
     kit.send(Method::DELETE, "/ojs/v1/cron/kept").await;
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
 }
 
 #[tokio::test]
 async fn there_are_no_more_entries_than_the_setting_allows() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__CRON__MAX_ENTRIES", "1")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__CRON__MAX_ENTRIES", "1")]).await;
     kit.register(&entry("one", "@daily")).await;
     let refused = kit.post("/ojs/v1/cron", &entry("two", "@daily")).await;
     assert_eq!(refused.status(), 422);

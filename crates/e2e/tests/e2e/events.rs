@@ -6,29 +6,29 @@ use testkit::redis;
 use nix::sys::signal::Signal;
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{LIMIT, RedisServer, Service, eventually};
+use testkit::{TEST_TIMEOUT, RedisServer, ServiceProcess, eventually};
 
 use crate::{
-    kit::{Kit, job},
+    kit::{GalleyKit, job},
     sse,
 };
 
 const STREAM: &str = "/ojs/v1/events/stream";
 
 /// A client of an event stream.
-struct Sse {
+struct JobEventsClient {
     response: Response,
     text: String,
 }
 
 #[derive(Debug)]
-struct Message {
+struct ReceivedJobEvent {
     id: String,
     event: String,
     data: Value,
 }
 
-impl Sse {
+impl JobEventsClient {
     async fn open(url: String, last: Option<&str>) -> Self {
         let response = sse::connect(url, last).await;
         Self { response, text: String::new() }
@@ -42,13 +42,13 @@ impl Sse {
                 self.text = rest;
                 return Some(block);
             }
-            let chunk = tokio::time::timeout(LIMIT, self.response.chunk()).await.expect("something comes in time");
+            let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
             self.text += std::str::from_utf8(&chunk.expect("no broken connection")?).expect("text");
         }
     }
 
     /// The next message; none at the end.
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Option<ReceivedJobEvent> {
         loop {
             let block = self.block().await?;
             let field = |name: &str| {
@@ -57,18 +57,18 @@ impl Sse {
             };
             if !field("data").is_empty() {
                 let data = serde_json::from_str(&field("data")).expect("JSON");
-                return Some(Message { id: field("id"), event: field("event"), data });
+                return Some(ReceivedJobEvent { id: field("id"), event: field("event"), data });
             }
         }
     }
 
-    async fn expect(&mut self, event: &str) -> Message {
+    async fn expect(&mut self, event: &str) -> ReceivedJobEvent {
         let message = self.next().await.expect("the stream goes on");
         assert_eq!(message.event, event, "{message:?}");
         message
     }
 
-    async fn rest(&mut self) -> Vec<Message> {
+    async fn rest(&mut self) -> Vec<ReceivedJobEvent> {
         let mut all = Vec::new();
         while let Some(message) = self.next().await {
             all.push(message);
@@ -83,10 +83,10 @@ fn noop(queue: &str) -> Value {
 
 #[tokio::test]
 async fn events_come_in_their_order_and_only_those_that_were_asked_for() {
-    let kit = Kit::start().await;
-    let mut all = Sse::open(kit.gateway.url("/ojs/v1/events"), None).await;
-    let mut some = Sse::open(kit.gateway.url(&format!("{STREAM}?types=job.enqueued&queues=a,b")), None).await;
-    let mut of_queue = Sse::open(kit.gateway.url("/ojs/v1/queues/a/events"), None).await;
+    let kit = GalleyKit::start().await;
+    let mut all = JobEventsClient::open(kit.gateway.url("/ojs/v1/events"), None).await;
+    let mut some = JobEventsClient::open(kit.gateway.url(&format!("{STREAM}?types=job.enqueued&queues=a,b")), None).await;
+    let mut of_queue = JobEventsClient::open(kit.gateway.url("/ojs/v1/queues/a/events"), None).await;
     let mut ids = Vec::new();
     for queue in ["a", "c", "b", "a"] {
         ids.push(kit.enqueue(&noop(queue)).await);
@@ -103,7 +103,7 @@ async fn events_come_in_their_order_and_only_those_that_were_asked_for() {
     for index in [0, 2, 3] {
         assert_eq!(some.expect("job.enqueued").await.data["data"]["job_id"], json!(ids[index]));
     }
-    let _worker = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "a")]).await;
+    let _worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "a")]).await;
     let mut kinds = Vec::new();
     for _ in 0..4 {
         kinds.push(of_queue.next().await.expect("the stream goes on").event);
@@ -113,10 +113,10 @@ async fn events_come_in_their_order_and_only_those_that_were_asked_for() {
 
 #[tokio::test]
 async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
-    let kit = Kit::start().await;
-    let other = Service::start("gateway", &kit.redis, &[]).await;
-    other.ready().await;
-    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let kit = GalleyKit::start().await;
+    let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
+    other.wait_until_ready().await;
+    let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(kit.enqueue(&job("a", &json!([]))).await);
@@ -128,9 +128,9 @@ async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
     }
     let by_query = format!("{STREAM}?after={seen}");
     let mut streams = [
-        Sse::open(kit.gateway.url(STREAM), Some(&seen)).await,
-        Sse::open(other.url(STREAM), Some(&seen)).await,
-        Sse::open(other.url(&by_query), None).await,
+        JobEventsClient::open(kit.gateway.url(STREAM), Some(&seen)).await,
+        JobEventsClient::open(other.url(STREAM), Some(&seen)).await,
+        JobEventsClient::open(other.url(&by_query), None).await,
     ];
     ids.push(kit.enqueue(&job("a", &json!([]))).await);
     for stream in &mut streams {
@@ -145,39 +145,39 @@ async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
 
 #[tokio::test]
 async fn a_position_that_is_no_longer_kept_is_told_as_a_gap() {
-    let kit = Kit::start().await;
-    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let kit = GalleyKit::start().await;
+    let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
     kit.enqueue(&job("a", &json!([]))).await;
     let seen = stream.expect("job.enqueued").await.id;
     for cut in [&["XTRIM", "galley:events", "MAXLEN", "0"][..], &["FLUSHALL"]] {
-        kit.command(cut).await;
+        kit.redis_command(cut).await;
         let id = kit.enqueue(&job("a", &json!([]))).await;
-        let mut back = Sse::open(kit.gateway.url(STREAM), Some(&seen)).await;
+        let mut back = JobEventsClient::open(kit.gateway.url(STREAM), Some(&seen)).await;
         assert_eq!(back.expect("gap").await.data["after"], json!(seen));
         assert_eq!(back.expect("job.enqueued").await.data["data"]["job_id"], json!(id), "and then it goes on");
         // Who was there all the time is told too that what it saw last is gone
         assert!(stream.expect("gap").await.id.is_empty());
         assert_eq!(stream.expect("job.enqueued").await.data["data"]["job_id"], json!(id));
     }
-    let mut everything = Sse::open(kit.gateway.url(&format!("{STREAM}?after=0-0-0")), None).await;
+    let mut everything = JobEventsClient::open(kit.gateway.url(&format!("{STREAM}?after=0-0-0")), None).await;
     everything.expect("job.enqueued").await;
 }
 
 #[tokio::test]
 async fn two_hundred_readers_cost_one_connection_to_redis() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let connections = async || {
         let list = redis::cmd("CLIENT").arg("LIST").query_async(&mut kit.redis.connection().await).await;
         let list: String = list.expect("redis runs");
         list.lines().map(ToOwned::to_owned).collect::<Vec<_>>()
     };
     let following = |list: &[String]| list.iter().filter(|line| line.contains("cmd=xread ")).count();
-    let first = Sse::open(kit.gateway.url(STREAM), None).await;
+    let first = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
     eventually("it is followed", || async { (following(&connections().await) == 1).then_some(()) }).await;
     let before = connections().await.len();
     let mut streams = vec![first];
     for _ in 1..200 {
-        streams.push(Sse::open(kit.gateway.url(STREAM), None).await);
+        streams.push(JobEventsClient::open(kit.gateway.url(STREAM), None).await);
     }
     let after = connections().await;
     assert_eq!((following(&after), after.len()), (1, before), "{after:#?}");
@@ -192,8 +192,8 @@ async fn two_hundred_readers_cost_one_connection_to_redis() {
 #[tokio::test]
 async fn nobody_follows_the_events_when_nobody_reads_them() {
     let quick = [("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")];
-    let kit = Kit::with(RedisServer::start(), &quick).await;
-    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &quick).await;
+    let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
     assert_eq!(stream.block().await.as_deref(), Some("retry: 3000"));
     assert_eq!(stream.block().await.as_deref(), Some(": keep-alive"));
     drop(stream);
@@ -204,21 +204,21 @@ async fn nobody_follows_the_events_when_nobody_reads_them() {
     })
     .await;
     // And it is there again for the next
-    let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
     kit.enqueue(&job("a", &json!([]))).await;
     stream.expect("job.enqueued").await;
 }
 
 #[tokio::test]
 async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
-    for redis in [RedisServer::start_with(testkit::Persistence::Always), RedisServer::start()] {
-        let mut kit = Kit::with(redis, &[]).await;
-        let mut stream = Sse::open(kit.gateway.url(STREAM), None).await;
+    for redis in [RedisServer::start_with(testkit::RedisPersistence::Always), RedisServer::start()] {
+        let mut kit = GalleyKit::start_with(redis, &[]).await;
+        let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
         kit.enqueue(&job("a", &json!([]))).await;
         stream.expect("job.enqueued").await;
         kit.redis.kill();
         assert_eq!(kit.post("/ojs/v1/jobs", &job("a", &json!([]))).await.status(), 503);
-        kit.redis.start_again();
+        kit.redis.restart();
         let id = eventually("a job is taken again", || async {
             let response = kit.post("/ojs/v1/jobs", &job("a", &json!([]))).await;
             let answer: Value = response.json().await.ok()?;
@@ -237,29 +237,29 @@ async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
 
 #[tokio::test]
 async fn streams_do_not_hold_up_a_gateway_that_is_told_to_stop() {
-    let mut kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let mut kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
     let mut streams = Vec::new();
     for path in [STREAM, "/ojs/v1/queues/default/events", &format!("/ojs/v1/jobs/{id}/events")] {
-        streams.push(Sse::open(kit.gateway.url(path), None).await);
+        streams.push(JobEventsClient::open(kit.gateway.url(path), None).await);
     }
     kit.gateway.signal(Signal::SIGTERM);
     for stream in &mut streams {
         let last = stream.rest().await.pop().expect("a last message");
         assert_eq!((last.event.as_str(), &last.data["reason"]), ("server.shutdown", &json!("shutdown")));
     }
-    assert!(kit.gateway.ended().await.success());
+    assert!(kit.gateway.wait_for_exit().await.success());
 }
 
 #[tokio::test]
 async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let retry = json!({ "initial_interval": "PT0.1S", "jitter": false });
     let id = kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": retry })).await;
     kit.enqueue(&job("test.noop", &json!([]))).await;
     let path = format!("/ojs/v1/jobs/{id}/events");
-    let mut stream = Sse::open(kit.gateway.url(&path), None).await;
-    let _worker = kit.worker(&[("GALLEY__JOBS__STARTED_EVENTS", "true")]).await;
+    let mut stream = JobEventsClient::open(kit.gateway.url(&path), None).await;
+    let _worker = kit.start_worker(&[("GALLEY__JOBS__STARTED_EVENTS", "true")]).await;
     let live = stream.rest().await;
     let kinds: Vec<_> = live.iter().map(|message| message.event.as_str()).collect();
     assert_eq!(kinds, ["job.enqueued", "job.started", "job.failed", "job.started", "job.completed"]);
@@ -267,12 +267,12 @@ async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
     assert_eq!(live[3].data["data"]["attempt"], 2);
 
     // It is over: the same from what is kept, and then the end
-    let known = Sse::open(kit.gateway.url(&path), None).await.rest().await;
+    let known = JobEventsClient::open(kit.gateway.url(&path), None).await.rest().await;
     assert_eq!(
         known.iter().map(|message| &message.id).collect::<Vec<_>>(),
         live.iter().map(|m| &m.id).collect::<Vec<_>>()
     );
-    let since = Sse::open(kit.gateway.url(&path), Some(&live[3].id)).await.rest().await;
+    let since = JobEventsClient::open(kit.gateway.url(&path), Some(&live[3].id)).await.rest().await;
     assert_eq!(since.iter().map(|message| message.event.as_str()).collect::<Vec<_>>(), ["job.completed"]);
     let again = kit.http.get(kit.gateway.url(&path)).header("last-event-id", &live[4].id).send().await;
     assert_eq!(again.expect("an answer").status(), 204, "a browser that heard the end need not come back");
@@ -281,8 +281,8 @@ async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
     assert_eq!(list["events"].as_array().map(Vec::len), Some(5));
 
     // The events may be gone while the job is still known
-    kit.command(&["DEL", "galley:events"]).await;
-    let mut late = Sse::open(kit.gateway.url(&path), None).await.rest().await;
+    kit.redis_command(&["DEL", "galley:events"]).await;
+    let mut late = JobEventsClient::open(kit.gateway.url(&path), None).await.rest().await;
     let last = late.pop().expect("how it ended");
     assert_eq!((last.event.as_str(), &last.data["data"]["attempt"], late.len()), ("job.completed", &json!(2), 0));
     let again = kit.http.get(kit.gateway.url(&path)).header("last-event-id", &last.id).send().await;
@@ -291,12 +291,12 @@ async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
 
 #[tokio::test]
 async fn the_stream_of_a_job_ends_even_if_the_last_event_is_lost() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "200")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "200")]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    let mut stream = Sse::open(kit.gateway.url(&format!("/ojs/v1/jobs/{id}/events")), None).await;
+    let mut stream = JobEventsClient::open(kit.gateway.url(&format!("/ojs/v1/jobs/{id}/events")), None).await;
     stream.expect("job.enqueued").await;
     // Nothing can be written into it any more
-    kit.command(&["SET", "galley:events", "no stream"]).await;
+    kit.redis_command(&["SET", "galley:events", "no stream"]).await;
     let url = kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
     assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 200);
     let rest = stream.rest().await;
@@ -305,7 +305,7 @@ async fn the_stream_of_a_job_ends_even_if_the_last_event_is_lost() {
 
 #[tokio::test]
 async fn what_cannot_be_followed_is_refused() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_EVENT_STREAMS", "2")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_EVENT_STREAMS", "2")]).await;
     let many = vec!["q"; 101].join(",");
     for (query, said) in [
         ("after=x", "position must"),
@@ -328,7 +328,7 @@ async fn what_cannot_be_followed_is_refused() {
     assert_eq!(kit.get("/ojs/v1/jobs/no/events").await.status(), 404);
     assert_eq!(kit.get("/ojs/v1/queues/A/events").await.status(), 400);
 
-    let _streams = [Sse::open(kit.gateway.url(STREAM), None).await, Sse::open(kit.gateway.url(STREAM), None).await];
+    let _streams = [JobEventsClient::open(kit.gateway.url(STREAM), None).await, JobEventsClient::open(kit.gateway.url(STREAM), None).await];
     let refused = kit.get(STREAM).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));

@@ -5,15 +5,15 @@ use testkit::redis;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{RedisServer, Service, eventually, eventually_for};
+use testkit::{RedisServer, ServiceProcess, eventually, eventually_for};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 /// How soon everything works again by itself after a fault is over.
 const SOON: Duration = Duration::from_secs(5);
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 
-async fn works(kit: &Kit) {
+async fn works(kit: &GalleyKit) {
     eventually_for(SOON, "a job goes through", || async {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
         let response = request.body(job("test.noop", &json!([])).to_string()).send().await.ok()?;
@@ -29,51 +29,51 @@ async fn works(kit: &Kit) {
 
 #[tokio::test]
 async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
-    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
-    let doomed = kit.worker(&SHORT_LEASE).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
+    let doomed = kit.start_worker(&SHORT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..20 {
         ids.push(kit.enqueue(&job("test.slow", &json!([1500]))).await);
     }
     for id in &ids {
-        kit.reaches(id, "active").await;
+        kit.wait_for_state(id, "active").await;
     }
     doomed.kill();
-    let _heir = kit.worker(&SHORT_LEASE).await;
+    let _heir = kit.start_worker(&SHORT_LEASE).await;
     for id in &ids {
-        let done = kit.reaches(id, "completed").await;
+        let done = kit.wait_for_state(id, "completed").await;
         assert_eq!(done["attempt"], 2, "the first attempt went with its worker");
     }
 }
 
 #[tokio::test]
 async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_done_since() {
-    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
-    let zombie = kit.worker(&SHORT_LEASE).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
+    let zombie = kit.start_worker(&SHORT_LEASE).await;
     let id = kit.enqueue(&job("test.slow", &json!([800]))).await;
-    kit.reaches(&id, "active").await;
+    kit.wait_for_state(&id, "active").await;
     zombie.signal(Signal::SIGSTOP);
-    let _heir = kit.worker(&SHORT_LEASE).await;
-    let done = kit.reaches(&id, "completed").await;
+    let _heir = kit.start_worker(&SHORT_LEASE).await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["attempt"], 2);
     zombie.signal(Signal::SIGCONT);
     // It finds out one way or the other: when it renews or when it records
     eventually("the zombie notices", || async {
-        (zombie.count("job is not ours any more") + zombie.count("a result came too late") > 0).then_some(())
+        (zombie.count_log_messages("job is not ours any more") + zombie.count_log_messages("a result came too late") > 0).then_some(())
     })
     .await;
     assert_eq!(kit.job(&id).await, done, "nothing changed");
     assert_eq!(
-        kit.command(&["HGET", "galley:{default}:stats", "completed"]).await,
+        kit.redis_command(&["HGET", "galley:{default}:stats", "completed"]).await,
         redis::Value::BulkString(b"1".to_vec())
     );
 }
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_on() {
-    let mut kit = Kit::durable(&[]).await;
-    let worker = kit.worker(&[]).await;
-    let listener = kit.listener().await;
+    let mut kit = GalleyKit::start_durable(&[]).await;
+    let worker = kit.start_worker(&[]).await;
+    let listener = kit.start_pubsub_worker().await;
     let mut ids = Vec::new();
     for round in 0..3 {
         // Running, waiting and scheduled when it happens
@@ -90,27 +90,27 @@ async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_o
         kit.redis.kill();
         let refused = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await;
         assert_eq!(refused.status(), 503);
-        kit.redis.start_again();
+        kit.redis.restart();
         works(&kit).await;
-        let heard = listener.count("Task get again");
+        let heard = listener.count_log_messages("Task get again");
         eventually_for(SOON, "the listener hears again", || async {
-            kit.command(&["PUBLISH", "task:pubsub:channel", "again"]).await;
-            (listener.count("Task get again") > heard).then_some(())
+            kit.redis_command(&["PUBLISH", "task:pubsub:channel", "again"]).await;
+            (listener.count_log_messages("Task get again") > heard).then_some(())
         })
         .await;
     }
     for id in &ids {
-        kit.reaches(id, "completed").await;
+        kit.wait_for_state(id, "completed").await;
     }
-    assert!(listener.count("subscribed again") >= 3, "it says so");
-    assert_eq!(worker.count("a result came too late"), 0, "live workers keep their jobs over a restart");
+    assert!(listener.count_log_messages("subscribed again") >= 3, "it says so");
+    assert_eq!(worker.count_log_messages("a result came too late"), 0, "live workers keep their jobs over a restart");
 }
 
 #[tokio::test]
 async fn cut_connections_and_forgotten_scripts_are_survived() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[]).await;
-    let listener = kit.listener().await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
+    let listener = kit.start_pubsub_worker().await;
     let mut ids = Vec::new();
     let started = Instant::now();
     for _ in 0..20 {
@@ -125,75 +125,75 @@ async fn cut_connections_and_forgotten_scripts_are_survived() {
             }
         }
         for kind in ["normal", "pubsub"] {
-            kit.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+            kit.redis_command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
         }
-        kit.command(&["SCRIPT", "FLUSH"]).await;
+        kit.redis_command(&["SCRIPT", "FLUSH"]).await;
     }
     works(&kit).await;
     for id in &ids {
-        let done = kit.reaches(id, "completed").await;
+        let done = kit.wait_for_state(id, "completed").await;
         assert_eq!(done["attempt"], 1, "no lease ran out, so nothing ran twice");
     }
     assert!(ids.len() >= 40, "most were acknowledged: {} in {:?}", ids.len(), started.elapsed());
-    assert!(worker.count("took up a job whose hand-over was lost") <= ids.len());
+    assert!(worker.count_log_messages("took up a job whose hand-over was lost") <= ids.len());
     eventually_for(SOON, "the listener hears", || async {
-        kit.command(&["PUBLISH", "task:pubsub:channel", "still there"]).await;
-        (listener.count("Task get still there") > 0).then_some(())
+        kit.redis_command(&["PUBLISH", "task:pubsub:channel", "still there"]).await;
+        (listener.count_log_messages("Task get still there") > 0).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_redis_that_was_emptied_is_set_up_again_by_those_that_wait_on_it() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     works(&kit).await;
-    kit.command(&["FLUSHALL"]).await;
+    kit.redis_command(&["FLUSHALL"]).await;
     works(&kit).await;
     let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "demo", "scheduled_at": "+PT0.2S" })).await;
-    kit.reaches(&id, "completed").await;
+    kit.wait_for_state(&id, "completed").await;
 }
 
 #[tokio::test]
 async fn a_worker_that_starts_on_a_full_redis_works_off_what_is_there() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let waiting = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let refused = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await;
     assert_eq!(refused.status(), 503);
-    let worker = Service::start("queue-worker", &kit.redis, &[]).await;
-    kit.reaches(&waiting, "completed").await;
-    assert!(worker.count("queue cannot be served for now") > 0, "queues that do not exist yet cannot be made");
+    let worker = ServiceProcess::start("queue-worker", &kit.redis, &[]).await;
+    kit.wait_for_state(&waiting, "completed").await;
+    assert!(worker.count_log_messages("queue cannot be served for now") > 0, "queues that do not exist yet cannot be made");
 }
 
 #[tokio::test]
 async fn elements_that_a_worker_left_on_their_way_are_taken_up_by_one_that_lives() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
     kit.get("/prodcons").await;
-    worker.logged("Task get ").await;
-    kit.command(&["LPUSH", "galley:bridge:{task:prodcons:queue}", "left behind"]).await;
-    worker.logged("Task get left behind").await;
+    worker.wait_for_log("Task get ").await;
+    kit.redis_command(&["LPUSH", "galley:bridge:{task:prodcons:queue}", "left behind"]).await;
+    worker.wait_for_log("Task get left behind").await;
 }
 
 #[tokio::test]
 async fn large_jobs_and_results_go_through() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let mut ids = Vec::new();
     for _ in 0..30 {
         ids.push(kit.enqueue(&job("test.echo", &json!(["x".repeat(900_000)]))).await);
     }
     for id in &ids {
-        let done = kit.reaches(id, "completed").await;
+        let done = kit.wait_for_state(id, "completed").await;
         assert_eq!(done["result"][0].as_str().map(str::len), Some(900_000));
     }
 }
 
 #[tokio::test]
 async fn without_redis_requests_are_answered_503_and_the_processes_stay_up() {
-    let mut kit = Kit::start().await;
-    let (mut worker, mut listener) = (kit.worker(&[]).await, kit.listener().await);
+    let mut kit = GalleyKit::start().await;
+    let (mut worker, mut listener) = (kit.start_worker(&[]).await, kit.start_pubsub_worker().await);
     kit.redis.kill();
     let body = job("test.noop", &json!([]));
     let requests = [
@@ -218,25 +218,25 @@ async fn without_redis_requests_are_answered_503_and_the_processes_stay_up() {
         })
         .await;
     }
-    assert!(worker.runs() && listener.runs());
-    kit.redis.start_again();
+    assert!(worker.is_running() && listener.is_running());
+    kit.redis.restart();
     works(&kit).await;
-    worker.ready().await;
-    listener.ready().await;
+    worker.wait_until_ready().await;
+    listener.wait_until_ready().await;
 }
 
 #[tokio::test]
 async fn services_start_without_redis_and_begin_when_it_comes() {
     let mut redis = RedisServer::start();
     redis.kill();
-    let gateway = Service::start("gateway", &redis, &[]).await;
-    let worker = Service::start("queue-worker", &redis, &[]).await;
-    let listener = Service::start("pubsub-worker", &redis, &[]).await;
-    redis.start_again();
+    let gateway = ServiceProcess::start("gateway", &redis, &[]).await;
+    let worker = ServiceProcess::start("queue-worker", &redis, &[]).await;
+    let listener = ServiceProcess::start("pubsub-worker", &redis, &[]).await;
+    redis.restart();
     for service in [&gateway, &worker, &listener] {
-        service.ready().await;
+        service.wait_until_ready().await;
     }
-    let kit = Kit { gateway, http: reqwest::Client::new(), redis };
+    let kit = GalleyKit { gateway, http: reqwest::Client::new(), redis };
     works(&kit).await;
 }
 
@@ -252,27 +252,27 @@ async fn alone_a_freeze_in_which_no_command_times_out_does_not_either() {
 
 async fn freeze(response_timeout_ms: &str) {
     let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", response_timeout_ms)];
-    let kit = Kit::with(RedisServer::start(), &variables).await;
-    let worker = kit.worker(&variables).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
+    let worker = kit.start_worker(&variables).await;
     let id = kit.enqueue(&job("test.slow", &json!([3000]))).await;
-    kit.reaches(&id, "active").await;
+    kit.wait_for_state(&id, "active").await;
     kit.redis.freeze();
     let thawed = Instant::now() + Duration::from_millis(1300);
     eventually("two leases have passed", || async { (Instant::now() >= thawed).then_some(()) }).await;
     kit.redis.thaw();
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["attempt"], 1);
-    assert_eq!(worker.count("job is not ours any more"), 0);
+    assert_eq!(worker.count_log_messages("job is not ours any more"), 0);
 }
 
 #[tokio::test]
 async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "1500")]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "1500")]).await;
     let short = kit.enqueue(&job("test.slow", &json!([300]))).await;
     let long = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
-    kit.reaches(&short, "active").await;
-    kit.reaches(&long, "active").await;
+    kit.wait_for_state(&short, "active").await;
+    kit.wait_for_state(&long, "active").await;
     assert!(worker.terminate().await.success());
     assert_eq!(kit.job(&short).await["state"], "completed");
     let back = kit.job(&long).await;
@@ -282,10 +282,10 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_r
 
 #[tokio::test]
 async fn an_idle_worker_stops_at_once_and_takes_nothing_along() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for _ in 0..3 {
-        let worker = kit.worker(&[]).await;
-        let listener = kit.listener().await;
+        let worker = kit.start_worker(&[]).await;
+        let listener = kit.start_pubsub_worker().await;
         let started = Instant::now();
         assert!(worker.terminate().await.success() && listener.terminate().await.success());
         // Far below the five seconds that its blocking reads would take to end by themselves
@@ -293,7 +293,7 @@ async fn an_idle_worker_stops_at_once_and_takes_nothing_along() {
         kit.get("/prodcons").await;
         kit.enqueue(&job("test.noop", &json!([]))).await;
     }
-    let _worker = kit.worker(&[]).await;
+    let _worker = kit.start_worker(&[]).await;
     for (queue, jobs) in [("default", 3), ("prodcons", 3)] {
         eventually("all are completed", || async {
             let stats: Value = kit.get(&format!("/ojs/v1/queues/{queue}/stats")).await.json().await.ok()?;
@@ -305,7 +305,7 @@ async fn an_idle_worker_stops_at_once_and_takes_nothing_along() {
 
 #[tokio::test]
 async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let url = kit.gateway.url("/ojs/v1/jobs");
     let clients: Vec<_> = (0..8)
         .map(|_| {
@@ -327,9 +327,9 @@ async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
         (length > 200).then_some(())
     })
     .await;
-    let Kit { gateway, redis, http } = kit;
+    let GalleyKit { gateway, redis, http } = kit;
     assert!(gateway.terminate().await.success());
-    let kit = Kit::with(redis, &[]).await;
+    let kit = GalleyKit::start_with(redis, &[]).await;
     drop(http);
     for client in clients {
         for id in client.await.expect("no refusal was taken for an acknowledgement") {
@@ -340,19 +340,19 @@ async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
 
 #[tokio::test]
 async fn a_pulled_job_comes_back_when_its_lease_is_over() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 300 })).await;
     kit.fetch("default").await.expect("a job");
-    kit.reaches(&id, "available").await;
+    kit.wait_for_state(&id, "available").await;
     assert_eq!(kit.fetch("default").await.expect("a job")["attempt"], 2);
 }
 
 #[tokio::test]
 async fn a_redis_that_would_throw_jobs_away_is_refused() {
-    let kit = Kit::start().await;
-    kit.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    let kit = GalleyKit::start().await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     assert_eq!(kit.get("/health/ready").await.status(), 503);
-    let status = std::process::Command::new(testkit::binary("queue-worker"))
+    let status = std::process::Command::new(testkit::binary_path("queue-worker"))
         .env("GALLEY__REDIS__URL", kit.redis.url())
         .env("GALLEY__QUEUE_WORKER__LISTEN", "127.0.0.1:0")
         .output()

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 #[tokio::test]
 async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
     // The upkeep must not be faster
     let redis = testkit::RedisServer::start();
-    let kit = Kit::with(redis, &[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]).await;
+    let kit = GalleyKit::start_with(redis, &[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]).await;
     kit.enqueue(&job("test.echo", &json!([]))).await;
     let mut scheduled = job("test.echo", &json!([]));
     scheduled["scheduled_at"] = "+PT1H".into();
@@ -16,7 +16,7 @@ async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
     let report = async || -> Value { kit.get("/ojs/v1/admin/fsck?queue=default").await.json().await.expect("JSON") };
     let healthy = report().await;
     assert_eq!((&healthy["complete"], &healthy["violations"]), (&json!(true), &json!([])));
-    kit.command(&["ZREM", "galley:{default}:due", &id]).await;
+    kit.redis_command(&["ZREM", "galley:{default}:due", &id]).await;
     let broken = report().await;
     let violation = json!({ "kind": "record_without_place", "what": format!("record {id}"), "repaired": false });
     assert_eq!(broken["violations"], json!([violation]));
@@ -32,7 +32,7 @@ async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
 
 #[tokio::test]
 async fn what_is_asked_wrongly_is_refused() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for path in ["", "?queue=A", "?queue=default&cursor=nonsense"] {
         assert_eq!(kit.get(&format!("/ojs/v1/admin/fsck{path}")).await.status(), 400, "{path}");
     }

@@ -7,9 +7,9 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use testkit::RedisServer;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
-async fn send(kit: &Kit, path: &str, key: &str, body: &Value) -> Response {
+async fn send(kit: &GalleyKit, path: &str, key: &str, body: &Value) -> Response {
     let request = kit.http.post(kit.gateway.url(path)).header("content-type", "application/json");
     request.header("idempotency-key", key).body(body.to_string()).send().await.expect("an answer")
 }
@@ -19,23 +19,23 @@ fn is_replayed(response: &Response) -> bool {
 }
 
 /// As if the gateway had died after it carried the request out and before it noted the answer.
-async fn forget_answers(kit: &Kit) {
-    for key in kit.keys().await.iter().filter(|key| key.starts_with("galley:idempotency:")) {
-        let redis::Value::BulkString(kept) = kit.command(&["GET", key]).await else { panic!("{key} is a string") };
+async fn forget_answers(kit: &GalleyKit) {
+    for key in kit.redis_keys().await.iter().filter(|key| key.starts_with("galley:idempotency:")) {
+        let redis::Value::BulkString(kept) = kit.redis_command(&["GET", key]).await else { panic!("{key} is a string") };
         let kept = String::from_utf8(kept).expect("text");
         let words: Vec<&str> = kept.split_whitespace().take(2).collect();
-        kit.command(&["SET", key, &words.join(" "), "KEEPTTL"]).await;
+        kit.redis_command(&["SET", key, &words.join(" "), "KEEPTTL"]).await;
     }
 }
 
-async fn waiting(kit: &Kit, queue: &str) -> u64 {
+async fn waiting(kit: &GalleyKit, queue: &str) -> u64 {
     let answer: Value = kit.get(&format!("/ojs/v1/queues/{queue}/stats")).await.json().await.expect("JSON");
     answer["queue"]["available"].as_u64().expect("a number")
 }
 
 #[tokio::test]
 async fn the_same_request_is_answered_alike_and_makes_one_job() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let body = job("a.b", &json!([1]));
     let first = send(&kit, "/ojs/v1/jobs", "order-1", &body).await;
     assert!(first.status() == 201 && !is_replayed(&first));
@@ -56,7 +56,7 @@ async fn the_same_request_is_answered_alike_and_makes_one_job() {
 
 #[tokio::test]
 async fn fifty_at_once_make_one_job() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let body = job("a.b", &json!([1]));
     let all = futures_util::future::join_all((0..50).map(|_| send(&kit, "/ojs/v1/jobs", "at-once", &body))).await;
     let mut ids = BTreeSet::new();
@@ -70,7 +70,7 @@ async fn fifty_at_once_make_one_job() {
 
 #[tokio::test]
 async fn a_key_belongs_to_one_body_and_one_path() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([1]))).await.status(), 201);
     let other = send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([2]))).await;
     assert_eq!(other.status(), 409);
@@ -82,29 +82,29 @@ async fn a_key_belongs_to_one_body_and_one_path() {
 
 #[tokio::test]
 async fn a_key_that_is_none_is_refused_and_nothing_is_written() {
-    let kit = Kit::start().await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start().await;
+    let before = kit.redis_keys().await;
     for key in ["", &"x".repeat(256)] {
         let refused = send(&kit, "/ojs/v1/jobs", key, &job("a", &json!([]))).await;
         assert_eq!(refused.status(), 400, "{} characters", key.len());
     }
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
     assert_eq!(send(&kit, "/ojs/v1/jobs", &"x".repeat(255), &job("a", &json!([]))).await.status(), 201);
 }
 
 #[tokio::test]
 async fn a_request_that_was_refused_does_not_burn_its_key() {
-    let kit = Kit::start().await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start().await;
+    let before = kit.redis_keys().await;
     assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &json!({ "type": "a" })).await.status(), 400);
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
     let right = send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([]))).await;
     assert!(right.status() == 201 && !is_replayed(&right));
 }
 
 #[tokio::test]
 async fn what_was_made_before_a_crash_is_found_by_whoever_repeats_the_request() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let cron = json!({ "name": "nightly", "expression": "0 3 * * *", "type": "a", "args": [] });
     assert_eq!(send(&kit, "/ojs/v1/cron", "cron", &cron).await.status(), 201);
     let unique = json!({ "type": "u", "args": [1], "unique": { "keys": ["args"] } });
@@ -137,7 +137,7 @@ async fn what_was_made_before_a_crash_is_found_by_whoever_repeats_the_request() 
 
 #[tokio::test]
 async fn a_repetition_finds_its_jobs_although_the_queue_takes_no_more() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2")]).await;
     let one = json!({ "type": "a", "args": [], "queue": "small" });
     let batch =
         json!({ "jobs": [{ "type": "a", "args": [], "queue": "full" }, { "type": "b", "args": [], "queue": "full" }] });
@@ -166,7 +166,7 @@ async fn a_repetition_finds_its_jobs_although_the_queue_takes_no_more() {
 
 #[tokio::test]
 async fn a_message_is_published_once_whatever_became_of_the_answer() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let many = json!([{ "data": 1 }, { "data": 2 }]);
     for (path, body, status) in [("", json!("hello"), 201), ("/batch", many, 200)] {
         let path = format!("/v1/channels/news/messages{path}");
@@ -181,12 +181,12 @@ async fn a_message_is_published_once_whatever_became_of_the_answer() {
         assert!(again.status() == status && !is_replayed(&again));
         assert_eq!(again.json::<Value>().await.expect("JSON"), first);
     }
-    assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(3));
+    assert_eq!(kit.redis_command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(3));
 }
 
 #[tokio::test]
 async fn a_message_that_found_no_room_is_published_by_whoever_repeats_the_request() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let publish = async |path: &str, body: &Value| {
         let response = send(&kit, &format!("/v1/channels/news/messages{path}"), "k", body).await;
         (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
@@ -194,20 +194,20 @@ async fn a_message_that_found_no_room_is_published_by_whoever_repeats_the_reques
     let many = json!([{ "data": 1 }, 2]);
     for (path, body) in [("", json!("hello")), ("/batch", many)] {
         // Not so little that what is known of the request could not be noted
-        kit.command(&["ACL", "SETUSER", "default", "-xadd"]).await;
+        kit.redis_command(&["ACL", "SETUSER", "default", "-xadd"]).await;
         let (_, refused) = publish(path, &body).await;
         assert!(refused["status"] == 500 || refused["results"][0]["status"] == 500, "{refused}");
-        kit.command(&["ACL", "SETUSER", "default", "+xadd"]).await;
+        kit.redis_command(&["ACL", "SETUSER", "default", "+xadd"]).await;
         let (status, answer) = publish(path, &body).await;
         assert!(status < 300 && (path.is_empty() || answer["results"][0]["status"] == 201), "{answer}");
         assert!(path.is_empty() || answer["results"][1]["status"] == 400, "{answer}");
     }
-    assert_eq!(kit.command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(2));
+    assert_eq!(kit.redis_command(&["XLEN", "galley:{ch:news}:m"]).await, redis::Value::Int(2));
 }
 
 #[tokio::test]
 async fn a_key_belongs_to_what_is_said_of_a_message_too() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let event = [("ce-specversion", "1.0"), ("ce-source", "/k"), ("ce-type", "a"), ("ce-id", "1")];
     let publish = async |content_type: &str, id: &str| {
         let request = kit.http.post(kit.gateway.url("/v1/channels/news/messages")).header("idempotency-key", "k");
@@ -228,7 +228,7 @@ async fn a_key_belongs_to_what_is_said_of_a_message_too() {
 
 #[tokio::test]
 async fn a_job_of_somebody_else_is_not_taken_for_the_batchs_own() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let taken = json!({ "type": "a", "args": ["first"], "id": "019539a4-b68c-7def-8000-1a2b3c4d5e6f" });
     let id = kit.enqueue(&taken).await;
     let mut other = taken;
@@ -241,7 +241,7 @@ async fn a_job_of_somebody_else_is_not_taken_for_the_batchs_own() {
 
 #[tokio::test]
 async fn a_repetition_tries_again_what_may_go_better_and_makes_nothing_twice() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1")]).await;
     let small = json!({ "type": "a", "args": [], "queue": "small" });
     let body = json!({ "jobs": [small, job("a", &json!([])), small], "mode": "per_item" });
     let repeat = async || {

@@ -3,35 +3,35 @@
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 #[tokio::test]
 async fn a_job_is_run_and_its_result_can_be_looked_up() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let response = kit.post("/ojs/v1/jobs", &job("test.echo", &json!(["hello", { "n": 1 }]))).await;
     assert_eq!(response.status(), 201);
     let location = response.headers()["location"].to_str().expect("text").to_owned();
     assert_eq!(response.headers()["content-type"], "application/openjobspec+json");
     let id = location.rsplit('/').next().expect("an id");
-    let done = kit.reaches(id, "completed").await;
+    let done = kit.wait_for_state(id, "completed").await;
     assert_eq!(done["result"], json!(["hello", { "n": 1 }]));
     assert_eq!((&done["attempt"], &done["queue"]), (&json!(1), &json!("default")));
 }
 
 #[tokio::test]
 async fn failures_are_retried_by_their_policy_and_remembered() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let retry = json!({ "initial_interval": "PT0.1S", "jitter": false });
     let once = kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": retry })).await;
-    let done = kit.reaches(&once, "completed").await;
+    let done = kit.wait_for_state(&once, "completed").await;
     assert_eq!((&done["attempt"], done["errors"].as_array().map(Vec::len)), (&json!(2), Some(1)));
     assert!(done["error"].is_null(), "a success clears the error");
 
     let policy = json!({ "max_attempts": 2, "initial_interval": "PT0.1S", "on_exhaustion": "dead_letter" });
     let always = kit.enqueue(&json!({ "type": "test.fail_always", "args": [], "retry": policy })).await;
-    let dead = kit.reaches(&always, "discarded").await;
+    let dead = kit.wait_for_state(&always, "discarded").await;
     assert_eq!((&dead["attempt"], &dead["error"]["code"]), (&json!(2), &json!("handler_error")));
     let listed: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
     assert_eq!(listed["jobs"][0]["id"], json!(always));
@@ -39,64 +39,64 @@ async fn failures_are_retried_by_their_policy_and_remembered() {
 
 #[tokio::test]
 async fn a_panic_a_timeout_and_an_unknown_type_are_failures_and_the_worker_lives_on() {
-    let kit = Kit::start().await;
-    let mut worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let mut worker = kit.start_worker(&[]).await;
     let once = json!({ "max_attempts": 1 });
     for (job_type, code) in
         [("test.panic", "handler_panic"), ("test.timeout", "timeout"), ("nobody.knows", "handler_not_found")]
     {
         let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": once, "timeout_ms": 200 })).await;
-        let job = kit.reaches(&id, "discarded").await;
+        let job = kit.wait_for_state(&id, "discarded").await;
         assert_eq!(job["error"]["code"], code, "{job}");
     }
     let id = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&id, "completed").await;
-    assert!(worker.runs());
+    kit.wait_for_state(&id, "completed").await;
+    assert!(worker.is_running());
 }
 
 #[tokio::test]
 async fn a_scheduled_job_starts_when_its_time_has_come_and_not_before() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&json!({ "type": "test.echo", "args": [], "scheduled_at": "+PT1S" })).await;
     let scheduled = kit.job(&id).await;
     assert_eq!(scheduled["state"], "scheduled");
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert!(done["started_at"].as_str() >= scheduled["scheduled_at"].as_str(), "{done}");
 }
 
 #[tokio::test]
 async fn a_job_with_a_higher_priority_wakes_a_worker_that_has_never_seen_it() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
     let first = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&first, "completed").await;
+    kit.wait_for_state(&first, "completed").await;
     for priority in [100, 7, -100] {
         let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "priority": priority })).await;
-        kit.reaches(&id, "completed").await;
+        kit.wait_for_state(&id, "completed").await;
     }
-    assert_eq!(worker.count("claiming interrupted"), 0);
+    assert_eq!(worker.count_log_messages("claiming interrupted"), 0);
 }
 
 #[tokio::test]
 async fn a_running_job_that_is_cancelled_is_dropped_by_its_worker() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
     let id = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
-    kit.reaches(&id, "active").await;
+    kit.wait_for_state(&id, "active").await;
     let url = kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
     assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 200);
-    worker.logged("job is not ours any more").await;
+    worker.wait_for_log("job is not ours any more").await;
     // Its place is free again
     let next = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&next, "completed").await;
+    kit.wait_for_state(&next, "completed").await;
     assert_eq!(kit.job(&id).await["state"], "cancelled");
     assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 409);
 }
 
 #[tokio::test]
 async fn a_queue_with_a_depth_limit_answers_429_until_there_is_room() {
-    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__QUEUES__DEMO__MAX_DEPTH", "2")]).await;
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[("GALLEY__QUEUES__DEMO__MAX_DEPTH", "2")]).await;
     let dish = json!({ "type": "demo.dish", "args": [3], "queue": "demo" });
     for _ in 0..2 {
         assert_eq!(kit.post("/ojs/v1/jobs", &dish).await.status(), 201);
@@ -106,15 +106,15 @@ async fn a_queue_with_a_depth_limit_answers_429_until_there_is_room() {
     assert!(refused.headers().contains_key("retry-after"));
     let error: Value = refused.json().await.expect("JSON");
     assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("queue_full"), &json!(true)));
-    let worker = kit.worker(&[]).await;
-    worker.logged("吃货").await;
+    let worker = kit.start_worker(&[]).await;
+    worker.wait_for_log("吃货").await;
     eventually("there is room", || async { (kit.post("/ojs/v1/jobs", &dish).await.status() == 201).then_some(()) })
         .await;
 }
 
 #[tokio::test]
 async fn a_pulled_job_is_fenced_by_its_token() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&job("any.type", &json!([]))).await;
     let old = kit.fetch("default").await.expect("a job");
     let back = json!({ "job_id": id, "token": old["token"], "requeue": true });
@@ -144,21 +144,21 @@ async fn a_pulled_job_is_fenced_by_its_token() {
 
 #[tokio::test]
 async fn a_job_that_expired_while_it_waited_is_discarded_and_not_handed_out() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "expires_at": "2001-01-01T00:00:00Z" })).await;
     assert_eq!(kit.fetch("default").await, None);
     let job = kit.job(&id).await;
     assert_eq!((&job["state"], &job["error"]["code"]), (&json!("discarded"), &json!("expired")));
     assert!(job["completed_at"].is_null());
     let other = kit.enqueue(&json!({ "type": "test.noop", "args": [], "expires_at": "2001-01-01T00:00:00Z" })).await;
-    let _worker = kit.worker(&[]).await;
-    kit.reaches(&other, "discarded").await;
+    let _worker = kit.start_worker(&[]).await;
+    kit.wait_for_state(&other, "discarded").await;
 }
 
 #[tokio::test]
 async fn events_tell_what_happened() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "demo" })).await;
     kit.enqueue(&job("test.noop", &json!([]))).await;
     let events = eventually("both events are there", || async {
@@ -174,10 +174,10 @@ async fn events_tell_what_happened() {
 
 #[tokio::test]
 async fn metrics_and_health_are_there_on_every_service() {
-    let kit = Kit::start().await;
-    let (worker, listener) = (kit.worker(&[]).await, kit.listener().await);
+    let kit = GalleyKit::start().await;
+    let (worker, listener) = (kit.start_worker(&[]).await, kit.start_pubsub_worker().await);
     let id = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&id, "completed").await;
+    kit.wait_for_state(&id, "completed").await;
     for service in [&kit.gateway, &worker, &listener] {
         for path in ["/health/live", "/health/ready"] {
             assert_eq!(kit.http.get(service.url(path)).send().await.expect("an answer").status(), 200);

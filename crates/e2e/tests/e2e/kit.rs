@@ -10,50 +10,50 @@ use testkit::redis;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{LIMIT, Persistence, RedisServer, Service, binary, eventually};
+use testkit::{TEST_TIMEOUT, RedisPersistence, RedisServer, ServiceProcess, binary_path, eventually};
 
-pub(crate) struct Kit {
-    pub(crate) gateway: Service,
+pub(crate) struct GalleyKit {
+    pub(crate) gateway: ServiceProcess,
     pub(crate) http: Client,
     // Dropped last: the services outlive nothing they need
     pub(crate) redis: RedisServer,
 }
 
-impl Kit {
+impl GalleyKit {
     pub(crate) async fn start() -> Self {
-        Self::with(RedisServer::start(), &[]).await
+        Self::start_with(RedisServer::start(), &[]).await
     }
 
     /// On a Redis whose acknowledged writes survive a kill.
-    pub(crate) async fn durable(variables: &[(&str, &str)]) -> Self {
-        Self::with(RedisServer::start_with(Persistence::Always), variables).await
+    pub(crate) async fn start_durable(variables: &[(&str, &str)]) -> Self {
+        Self::start_with(RedisServer::start_with(RedisPersistence::Always), variables).await
     }
 
-    pub(crate) async fn with(redis: RedisServer, variables: &[(&str, &str)]) -> Self {
-        let gateway = Service::start("gateway", &redis, variables).await;
-        gateway.ready().await;
+    pub(crate) async fn start_with(redis: RedisServer, variables: &[(&str, &str)]) -> Self {
+        let gateway = ServiceProcess::start("gateway", &redis, variables).await;
+        gateway.wait_until_ready().await;
         // A connection each: a broken keep-alive connection must not fail a test that kills the gateway
         let http = Client::builder().pool_max_idle_per_host(0).build().expect("a client");
         Self { gateway, http, redis }
     }
 
-    pub(crate) async fn worker(&self, variables: &[(&str, &str)]) -> Service {
-        let worker = Service::start("queue-worker", &self.redis, variables).await;
-        worker.ready().await;
+    pub(crate) async fn start_worker(&self, variables: &[(&str, &str)]) -> ServiceProcess {
+        let worker = ServiceProcess::start("queue-worker", &self.redis, variables).await;
+        worker.wait_until_ready().await;
         worker
     }
 
     /// Runs a queue-worker's binary to its end, with arguments.
     pub(crate) async fn run_worker(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
-        self.run("queue-worker", args, variables).await
+        self.run_binary("queue-worker", args, variables).await
     }
 
     /// The same for another binary.
-    pub(crate) async fn run(&self, name: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
-        let mut command = tokio::process::Command::new(binary(name));
+    pub(crate) async fn run_binary(&self, name: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = tokio::process::Command::new(binary_path(name));
         command.args(args).env("GALLEY__REDIS__URL", self.redis.url()).env("GALLEY__LOG__FORMAT", "json");
         command.envs(variables.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(LIMIT, command.output()).await;
+        let output = tokio::time::timeout(TEST_TIMEOUT, command.output()).await;
         output.expect("it ends in time").expect("a binary of ours starts")
     }
 
@@ -63,9 +63,9 @@ impl Kit {
         assert_eq!(self.http.delete(url).send().await.expect("the gateway answers").status(), 200);
     }
 
-    pub(crate) async fn listener(&self) -> Service {
-        let listener = Service::start("pubsub-worker", &self.redis, &[]).await;
-        listener.ready().await;
+    pub(crate) async fn start_pubsub_worker(&self) -> ServiceProcess {
+        let listener = ServiceProcess::start("pubsub-worker", &self.redis, &[]).await;
+        listener.wait_until_ready().await;
         listener
     }
 
@@ -92,7 +92,7 @@ impl Kit {
     }
 
     /// Waits until a job is in that state and gives it.
-    pub(crate) async fn reaches(&self, id: &str, state: &str) -> Value {
+    pub(crate) async fn wait_for_state(&self, id: &str, state: &str) -> Value {
         eventually(&format!("job {id} is {state}"), || async {
             let response = self.http.get(self.gateway.url(&format!("/ojs/v1/jobs/{id}"))).send().await.ok()?;
             let answer: Value = response.json().await.ok()?;
@@ -102,7 +102,7 @@ impl Kit {
     }
 
     /// Waits until so many read a channel.
-    pub(crate) async fn has_readers(&self, channel: &str, readers: u64) {
+    pub(crate) async fn wait_for_readers(&self, channel: &str, readers: u64) {
         eventually(&format!("{readers} readers of {channel}"), || async {
             let shown: Value = self.get(&format!("/v1/channels/{channel}")).await.json().await.ok()?;
             (shown["channel"]["readers"] == readers).then_some(())
@@ -117,7 +117,7 @@ impl Kit {
         answer["jobs"].as_array().expect("an array").first().cloned()
     }
 
-    pub(crate) async fn command(&self, words: &[&str]) -> redis::Value {
+    pub(crate) async fn redis_command(&self, words: &[&str]) -> redis::Value {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(word);
@@ -126,7 +126,7 @@ impl Kit {
     }
 
     /// Every key there is, for tests that nothing was written.
-    pub(crate) async fn keys(&self) -> Vec<String> {
+    pub(crate) async fn redis_keys(&self) -> Vec<String> {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.redis.connection().await).await.expect("redis runs");
         keys.retain(|key| key != "galley:maintainer");
@@ -140,9 +140,9 @@ pub(crate) fn job(job_type: &str, args: &Value) -> Value {
 }
 
 /// Where a worker's rules are, beside whatever else a test keeps in files.
-pub(crate) struct Folder(TempDir);
+pub(crate) struct TestFolder(TempDir);
 
-impl Folder {
+impl TestFolder {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
     }
@@ -171,7 +171,7 @@ impl Folder {
     }
 
     /// The same as text.
-    pub(crate) fn text(&self, name: &str) -> String {
+    pub(crate) fn path_text(&self, name: &str) -> String {
         self.path(name).into_os_string().into_string().expect("UTF-8")
     }
 
@@ -186,11 +186,11 @@ impl Folder {
     }
 
     /// Waits until a file has that in it.
-    pub(crate) async fn has(&self, name: &str, text: &str) {
+    pub(crate) async fn wait_for_text(&self, name: &str, text: &str) {
         let what = format!("{name} has {text:?}");
         eventually(&what, || async { self.read(name).contains(text).then_some(()) }).await;
     }
 }
 
 /// The setting that names the rules.
-pub(crate) const RULES: &str = "GALLEY__QUEUE_WORKER__RULES";
+pub(crate) const RULES_VARIABLE: &str = "GALLEY__QUEUE_WORKER__RULES";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{RedisServer, eventually, eventually_for};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const WORK: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
 
@@ -12,16 +12,16 @@ fn slow(ms: u64, key: &str, concurrency: u32) -> Value {
     json!({ "type": "test.slow", "args": [ms], "queue": "work", "rate_limit": limit })
 }
 
-async fn stats(kit: &Kit, queue: &str) -> Value {
+async fn stats(kit: &GalleyKit, queue: &str) -> Value {
     let answer: Value = kit.get(&format!("/ojs/v1/queues/{queue}")).await.json().await.expect("JSON");
     answer["queue"].clone()
 }
 
 /// Waits until all are completed and gives the most that ran at the same time, by what each says of itself.
-async fn most_at_once(kit: &Kit, ids: &[String]) -> usize {
+async fn max_concurrency(kit: &GalleyKit, ids: &[String]) -> usize {
     let mut runs = Vec::new();
     for id in ids {
-        let done = kit.reaches(id, "completed").await;
+        let done = kit.wait_for_state(id, "completed").await;
         let time = |name: &str| done[name].as_str().expect("a time").to_owned();
         runs.push((time("started_at"), time("completed_at")));
     }
@@ -31,19 +31,19 @@ async fn most_at_once(kit: &Kit, ids: &[String]) -> usize {
 
 #[tokio::test]
 async fn jobs_of_a_key_never_run_more_than_its_limit_at_once_in_all_workers_together() {
-    let kit = Kit::start().await;
-    let (_one, _two) = (kit.worker(&[WORK]).await, kit.worker(&[WORK]).await);
+    let kit = GalleyKit::start().await;
+    let (_one, _two) = (kit.start_worker(&[WORK]).await, kit.start_worker(&[WORK]).await);
     let mut ids = Vec::new();
     for _ in 0..12 {
         ids.push(kit.enqueue(&slow(150, "tenant", 2)).await);
     }
-    assert_eq!(most_at_once(&kit, &ids).await, 2, "and both places are used");
+    assert_eq!(max_concurrency(&kit, &ids).await, 2, "and both places are used");
 }
 
 #[tokio::test]
 async fn a_tenant_with_many_slow_jobs_does_not_hold_up_another() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[WORK, ("GALLEY__QUEUE_WORKER__CONCURRENCY", "4")]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[WORK, ("GALLEY__QUEUE_WORKER__CONCURRENCY", "4")]).await;
     let mut many = Vec::new();
     for _ in 0..50 {
         many.push(kit.enqueue(&slow(600_000, "a", 2)).await);
@@ -51,20 +51,20 @@ async fn a_tenant_with_many_slow_jobs_does_not_hold_up_another() {
     eventually("as many run as may", || async { (stats(&kit, "work").await["active"] == 2).then_some(()) }).await;
     for _ in 0..3 {
         let other = kit.enqueue(&slow(1, "b", 2)).await;
-        kit.reaches(&other, "completed").await;
+        kit.wait_for_state(&other, "completed").await;
     }
     let now = stats(&kit, "work").await;
     assert_eq!((&now["active"], &now["completed"]), (&json!(2), &json!(3)), "{now}");
     // Cancelling one that runs makes room for the next of its key
     let url = kit.gateway.url(&format!("/ojs/v1/jobs/{}", many[0]));
     assert_eq!(kit.http.delete(url).send().await.expect("an answer").status(), 200);
-    kit.reaches(&many[2], "active").await;
+    kit.wait_for_state(&many[2], "active").await;
     assert_eq!(kit.job(&many[3]).await["state"], "available");
 }
 
 #[tokio::test]
 async fn keys_hold_over_http_too_and_a_job_that_vanished_gives_its_place_back() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let keyed = json!({ "type": "a", "args": [], "visibility_timeout_ms": 300, "rate_limit": { "key": "k", "concurrency": 1 } });
     let (first, second) = (kit.enqueue(&keyed).await, kit.enqueue(&keyed).await);
     let one = kit.fetch("default").await.expect("a job");
@@ -81,30 +81,30 @@ async fn keys_hold_over_http_too_and_a_job_that_vanished_gives_its_place_back() 
 #[tokio::test]
 async fn a_queues_concurrency_holds_in_all_workers_together() {
     let limit = ("GALLEY__QUEUES__WORK__CONCURRENCY", "2");
-    let kit = Kit::with(RedisServer::start(), &[limit]).await;
-    let (_one, _two) = (kit.worker(&[WORK, limit]).await, kit.worker(&[WORK, limit]).await);
+    let kit = GalleyKit::start_with(RedisServer::start(), &[limit]).await;
+    let (_one, _two) = (kit.start_worker(&[WORK, limit]).await, kit.start_worker(&[WORK, limit]).await);
     let mut ids = Vec::new();
     for _ in 0..12 {
         ids.push(kit.enqueue(&json!({ "type": "test.slow", "args": [150], "queue": "work" })).await);
     }
-    assert_eq!(most_at_once(&kit, &ids).await, 2);
+    assert_eq!(max_concurrency(&kit, &ids).await, 2);
 }
 
 #[tokio::test]
 async fn a_rate_lets_no_more_start_than_it_says() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[WORK]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[WORK]).await;
     let limited = json!({ "type": "test.noop", "args": [], "queue": "work", "rate_limit": { "key": "k", "rate": { "limit": 3, "period": "PT1H" } } });
     let mut ids = Vec::new();
     for _ in 0..6 {
         ids.push(kit.enqueue(&limited).await);
     }
     for id in &ids[..3] {
-        kit.reaches(id, "completed").await;
+        kit.wait_for_state(id, "completed").await;
     }
     // Others go through meanwhile
     let other = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "work" })).await;
-    kit.reaches(&other, "completed").await;
+    kit.wait_for_state(&other, "completed").await;
     for id in &ids[3..] {
         assert_eq!(kit.job(id).await["state"], "available");
     }
@@ -112,19 +112,19 @@ async fn a_rate_lets_no_more_start_than_it_says() {
 
 #[tokio::test]
 async fn a_queue_of_little_weight_is_not_starved_by_a_busy_one() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for n in 0..300 {
         let queue = if n < 3 { "calm" } else { "busy" };
         kit.enqueue(&json!({ "type": "test.slow", "args": [20], "queue": queue })).await;
     }
     let _worker = kit
-        .worker(&[
+        .start_worker(&[
             ("GALLEY__QUEUE_WORKER__QUEUES", "busy,calm"),
             ("GALLEY__QUEUE_WORKER__CONCURRENCY", "1"),
             ("GALLEY__QUEUE_WORKER__WEIGHTS__BUSY", "9"),
         ])
         .await;
-    eventually_for(testkit::LIMIT * 2, "the calm queue is worked off", || async {
+    eventually_for(testkit::TEST_TIMEOUT * 2, "the calm queue is worked off", || async {
         (stats(&kit, "calm").await["completed"] == 3).then_some(())
     })
     .await;

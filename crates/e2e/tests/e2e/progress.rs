@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
-async fn report(kit: &Kit, method: &str, id: &str, body: &Value) -> (u16, Value) {
+async fn report(kit: &GalleyKit, method: &str, id: &str, body: &Value) -> (u16, Value) {
     let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
     let request = kit.http.request(method, kit.gateway.url(&format!("/ojs/v1/jobs/{id}/progress")));
     let request = request.header("content-type", "application/json").body(body.to_string());
@@ -17,7 +17,7 @@ async fn report(kit: &Kit, method: &str, id: &str, body: &Value) -> (u16, Value)
 
 #[tokio::test]
 async fn progress_is_shown_and_never_goes_back() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
     let token = kit.fetch("default").await.expect("a job")["token"].clone();
     let say = async |method: &str, mut body: Value| {
@@ -50,7 +50,7 @@ async fn progress_is_shown_and_never_goes_back() {
 
 #[tokio::test]
 async fn progress_that_is_none_is_refused_and_nothing_is_noted() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
     assert_eq!(report(&kit, "POST", &id, &json!({ "progress": 0.5 })).await.0, 409, "nobody runs it");
     let token = kit.fetch("default").await.expect("a job")["token"].clone();
@@ -77,7 +77,7 @@ async fn progress_that_is_none_is_refused_and_nothing_is_noted() {
 
 #[tokio::test]
 async fn a_report_of_progress_renews_the_lease() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 1500 })).await;
     let token = kit.fetch("default").await.expect("a job")["token"].clone();
     let two_leases = Instant::now() + Duration::from_secs(3);
@@ -90,13 +90,13 @@ async fn a_report_of_progress_renews_the_lease() {
     let held = kit.job(&id).await;
     assert_eq!((&held["state"], &held["attempt"]), (&json!("active"), &json!(1)));
     // And in silence it runs out
-    kit.reaches(&id, "available").await;
+    kit.wait_for_state(&id, "available").await;
 }
 
 /// The same for queue-workers: `faults::a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_done_since`.
 #[tokio::test]
 async fn a_program_that_was_silent_for_three_leases_cannot_say_anything_about_its_job_any_more() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 300 })).await;
     let zombie = kit.fetch("default").await.expect("a job");
     let three_leases = Instant::now() + Duration::from_millis(900);

@@ -5,30 +5,30 @@ use testkit::redis;
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{LIMIT, RedisServer, eventually};
+use testkit::{TEST_TIMEOUT, RedisServer, eventually};
 use tokio::task::JoinHandle;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 /// Longer than any test waits: whoever gets an answer got it because something happened.
 const LONG_MS: u64 = 60_000;
 
 /// A program that waits for jobs.
-struct Waiter(JoinHandle<reqwest::Result<Response>>);
+struct WaitingFetch(JoinHandle<reqwest::Result<Response>>);
 
-impl Waiter {
-    fn of(kit: &Kit, queues: &[&str]) -> Self {
+impl WaitingFetch {
+    fn of(kit: &GalleyKit, queues: &[&str]) -> Self {
         Self::with(kit, &json!({ "queues": queues, "wait_ms": LONG_MS }))
     }
 
-    fn with(kit: &Kit, body: &Value) -> Self {
+    fn with(kit: &GalleyKit, body: &Value) -> Self {
         let request =
             kit.http.post(kit.gateway.url("/ojs/v1/workers/fetch")).header("content-type", "application/json");
         Self(tokio::spawn(request.body(body.to_string()).send()))
     }
 
     async fn response(self) -> Response {
-        tokio::time::timeout(LIMIT, self.0).await.expect("answered in time").expect("no panic").expect("an answer")
+        tokio::time::timeout(TEST_TIMEOUT, self.0).await.expect("answered in time").expect("no panic").expect("an answer")
     }
 
     async fn answer(self) -> (u16, Value) {
@@ -48,7 +48,7 @@ fn ids(answer: &Value) -> Vec<String> {
     jobs.iter().map(|job| job["id"].as_str().expect("an id").to_owned()).collect()
 }
 
-async fn waiters(kit: &Kit, count: usize) {
+async fn wait_for_waiters(kit: &GalleyKit, count: usize) {
     let line = format!("galley_waiters {count}");
     eventually(&format!("{count} wait"), || async {
         let metrics = kit.get("/metrics").await.text().await.ok()?;
@@ -57,20 +57,20 @@ async fn waiters(kit: &Kit, count: usize) {
     .await;
 }
 
-async fn fetch(kit: &Kit, body: &Value) -> (u16, Value) {
+async fn fetch(kit: &GalleyKit, body: &Value) -> (u16, Value) {
     let response = kit.post("/ojs/v1/workers/fetch", body).await;
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 
-async fn client_list(kit: &Kit) -> String {
-    match kit.command(&["CLIENT", "LIST"]).await {
+async fn client_list(kit: &GalleyKit) -> String {
+    match kit.redis_command(&["CLIENT", "LIST"]).await {
         redis::Value::VerbatimString { text, .. } => text,
         redis::Value::BulkString(text) => String::from_utf8(text).expect("text"),
         other => panic!("a list, not {other:?}"),
     }
 }
 
-async fn connections(kit: &Kit) -> usize {
+async fn connections(kit: &GalleyKit) -> usize {
     client_list(kit).await.lines().count()
 }
 
@@ -80,39 +80,39 @@ fn args(n: usize) -> Value {
 
 #[tokio::test]
 async fn whoever_waits_gets_a_job_the_moment_it_arrives_from_wherever_it_comes() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     // A queue that does not exist yet, then one that does, then a priority that is new to it
     for body in [args(1), args(2), json!({ "type": "any.type", "args": [3], "priority": 7 })] {
-        let waiter = Waiter::of(&kit, &["other", "default"]);
-        waiters(&kit, 1).await;
+        let waiter = WaitingFetch::of(&kit, &["other", "default"]);
+        wait_for_waiters(&kit, 1).await;
         let id = kit.enqueue(&body).await;
         assert_eq!(waiter.ids().await, [id]);
     }
     // One that becomes due, one that failed, and one that is handed back
     let soon = json!({ "type": "any.type", "args": [4], "scheduled_at": "+PT1S" });
-    let waiter = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 1).await;
+    let waiter = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 1).await;
     let id = kit.enqueue(&soon).await;
     let (_, answer) = waiter.answer().await;
     assert_eq!(ids(&answer), [id.as_str()]);
     for nack in [json!({ "requeue": true }), json!({ "error": { "message": "no", "retryable": true } })] {
         let held = json!({ "queues": ["default"], "wait_ms": LONG_MS });
-        let waiter = Waiter::with(&kit, &held);
-        waiters(&kit, 1).await;
+        let waiter = WaitingFetch::with(&kit, &held);
+        wait_for_waiters(&kit, 1).await;
         let mut nack = nack.clone();
         nack["job_id"] = json!(id);
         assert_eq!(kit.post("/ojs/v1/workers/nack", &nack).await.status(), 200);
         assert_eq!(waiter.ids().await, [id.as_str()]);
     }
-    waiters(&kit, 0).await;
+    wait_for_waiters(&kit, 0).await;
 }
 
 #[tokio::test]
 async fn whoever_waits_in_vain_gets_an_empty_list_and_no_job_is_taken_for_them_later() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let (status, answer) = fetch(&kit, &json!({ "queues": ["default"], "wait_ms": 100 })).await;
     assert_eq!((status, answer), (200, json!({ "jobs": [] })));
-    assert!(kit.keys().await.iter().all(|key| !key.contains("{default}")), "waiting writes nothing");
+    assert!(kit.redis_keys().await.iter().all(|key| !key.contains("{default}")), "waiting writes nothing");
     let id = kit.enqueue(&args(1)).await;
     assert_eq!(kit.job(&id).await["state"], "available");
     let (_, answer) = fetch(&kit, &json!({ "queues": ["default"], "wait_ms": LONG_MS, "count": 5 })).await;
@@ -121,12 +121,12 @@ async fn whoever_waits_in_vain_gets_an_empty_list_and_no_job_is_taken_for_them_l
 
 #[tokio::test]
 async fn two_hundred_who_wait_for_two_hundred_jobs_get_one_each_over_two_connections() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     kit.enqueue(&args(0)).await;
     kit.fetch("default").await.expect("a job");
     let before = connections(&kit).await;
-    let all: Vec<Waiter> = (0..200).map(|_| Waiter::of(&kit, &["default", "other"])).collect();
-    waiters(&kit, 200).await;
+    let all: Vec<WaitingFetch> = (0..200).map(|_| WaitingFetch::of(&kit, &["default", "other"])).collect();
+    wait_for_waiters(&kit, 200).await;
     let with = connections(&kit).await;
     assert!(with <= before + 2, "{with} connections, and {before} without them");
     let jobs: Vec<Value> = (0..200)
@@ -140,37 +140,37 @@ async fn two_hundred_who_wait_for_two_hundred_jobs_get_one_each_over_two_connect
     }
     assert_eq!((got.len(), enqueued.len()), (200, 200));
     assert_eq!(got.into_iter().collect::<HashSet<_>>(), enqueued);
-    waiters(&kit, 0).await;
+    wait_for_waiters(&kit, 0).await;
 }
 
 #[tokio::test]
 async fn those_who_wait_are_served_in_the_order_in_which_they_came_and_one_job_wakes_one() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut all = Vec::new();
     for n in 1..=5 {
-        all.push(Waiter::of(&kit, &["default"]));
-        waiters(&kit, n).await;
+        all.push(WaitingFetch::of(&kit, &["default"]));
+        wait_for_waiters(&kit, n).await;
     }
     for (served, waiter) in all.into_iter().enumerate() {
         let id = kit.enqueue(&args(served)).await;
         assert_eq!(waiter.ids().await, [id]);
-        waiters(&kit, 4 - served).await;
+        wait_for_waiters(&kit, 4 - served).await;
     }
 }
 
 #[tokio::test]
 async fn several_gateways_share_what_arrives() {
-    let kit = Kit::start().await;
-    let other = testkit::Service::start("gateway", &kit.redis, &[]).await;
-    let all: Vec<Waiter> = (0..20)
+    let kit = GalleyKit::start().await;
+    let other = testkit::ServiceProcess::start("gateway", &kit.redis, &[]).await;
+    let all: Vec<WaitingFetch> = (0..20)
         .map(|n| {
             let url = if n % 2 == 0 { &kit.gateway } else { &other }.url("/ojs/v1/workers/fetch");
             let body = json!({ "queues": ["default"], "wait_ms": LONG_MS }).to_string();
             let request = kit.http.post(url).header("content-type", "application/json").body(body);
-            Waiter(tokio::spawn(request.send()))
+            WaitingFetch(tokio::spawn(request.send()))
         })
         .collect();
-    waiters(&kit, 10).await;
+    wait_for_waiters(&kit, 10).await;
     let mut enqueued = HashSet::new();
     for n in 0..20 {
         enqueued.insert(kit.enqueue(&args(n)).await);
@@ -185,7 +185,7 @@ async fn several_gateways_share_what_arrives() {
 
 #[tokio::test]
 async fn a_client_that_hung_up_gets_no_job() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     kit.enqueue(&args(0)).await;
     kit.fetch("default").await.expect("a job");
     let body = json!({ "queues": ["default"], "wait_ms": LONG_MS }).to_string();
@@ -200,11 +200,11 @@ async fn a_client_that_hung_up_gets_no_job() {
             stream
         })
         .collect();
-    waiters(&kit, 50).await;
-    let stays = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 51).await;
+    wait_for_waiters(&kit, 50).await;
+    let stays = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 51).await;
     drop(clients);
-    waiters(&kit, 1).await;
+    wait_for_waiters(&kit, 1).await;
     let first = kit.enqueue(&args(1)).await;
     assert_eq!(stays.ids().await, [first], "who hung up stands in nobody's way");
     let second = kit.enqueue(&args(2)).await;
@@ -215,7 +215,7 @@ async fn a_client_that_hung_up_gets_no_job() {
 
 #[tokio::test]
 async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_unspent() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     kit.enqueue(&args(1)).await;
     let stream = "galley:{default}:s:0";
     let mut redis = kit.redis.connection().await;
@@ -223,8 +223,8 @@ async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_uns
     let entries: Vec<(String, Vec<Vec<u8>>)> = read.expect("redis runs");
     let held = kit.fetch("default").await.expect("a job");
     assert_eq!(kit.post("/ojs/v1/workers/ack", &json!({ "job_id": held["id"] })).await.status(), 200);
-    let waiter = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 1).await;
+    let waiter = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 1).await;
     // The job arrives, and in the same moment nothing may be written any more: the claim hangs
     let mut pipeline = redis::pipe();
     pipeline.cmd("XADD").arg(stream).arg("*").arg(&entries[0].1).ignore();
@@ -236,10 +236,10 @@ async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_uns
     })
     .await;
     waiter.0.abort();
-    waiters(&kit, 0).await;
-    kit.command(&["CLIENT", "UNPAUSE"]).await;
+    wait_for_waiters(&kit, 0).await;
+    kit.redis_command(&["CLIENT", "UNPAUSE"]).await;
     eventually("it was claimed and handed back", || async {
-        let records = kit.keys().await.iter().filter(|key| key.starts_with("galley:{default}:j:")).count();
+        let records = kit.redis_keys().await.iter().filter(|key| key.starts_with("galley:{default}:j:")).count();
         (records == 1).then_some(())
     })
     .await;
@@ -249,17 +249,17 @@ async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_uns
 
 #[tokio::test]
 async fn a_paused_queue_hands_out_nothing_until_it_goes_on_and_a_limit_is_kept() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let post = async |path: &str| assert_eq!(kit.post(path, &json!({})).await.status(), 200);
     post("/ojs/v1/queues/default/pause").await;
     let first = kit.enqueue(&args(1)).await;
-    let one = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 1).await;
-    let two = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 2).await;
+    let one = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 1).await;
+    let two = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 2).await;
     // A job of another queue comes through meanwhile
-    let other = Waiter::of(&kit, &["default", "other"]);
-    waiters(&kit, 3).await;
+    let other = WaitingFetch::of(&kit, &["default", "other"]);
+    wait_for_waiters(&kit, 3).await;
     let elsewhere = kit.enqueue(&json!({ "type": "any.type", "args": [], "queue": "other" })).await;
     assert_eq!(other.ids().await, [elsewhere]);
     assert_eq!(kit.job(&first).await["state"], "available");
@@ -270,7 +270,7 @@ async fn a_paused_queue_hands_out_nothing_until_it_goes_on_and_a_limit_is_kept()
     let second = kit.enqueue(&args(2)).await;
     post("/ojs/v1/queues/default/resume").await;
     assert_eq!(one.ids().await, [first.as_str()]);
-    waiters(&kit, 1).await;
+    wait_for_waiters(&kit, 1).await;
     assert_eq!(kit.job(&second).await["state"], "available", "the limit allows one");
     assert_eq!(kit.post("/ojs/v1/workers/ack", &json!({ "job_id": first })).await.status(), 200);
     assert_eq!(two.ids().await, [second]);
@@ -278,15 +278,15 @@ async fn a_paused_queue_hands_out_nothing_until_it_goes_on_and_a_limit_is_kept()
 
 #[tokio::test]
 async fn those_who_wait_go_on_waiting_while_redis_is_away() {
-    let mut kit = Kit::durable(&[]).await;
+    let mut kit = GalleyKit::start_durable(&[]).await;
     kit.enqueue(&args(0)).await;
     kit.fetch("default").await.expect("a job");
-    let all: Vec<Waiter> = (0..5).map(|_| Waiter::of(&kit, &["default", "other"])).collect();
-    waiters(&kit, 5).await;
+    let all: Vec<WaitingFetch> = (0..5).map(|_| WaitingFetch::of(&kit, &["default", "other"])).collect();
+    wait_for_waiters(&kit, 5).await;
     kit.redis.kill();
     eventually("the gateway notices", || async { (kit.get("/health/ready").await.status() == 503).then_some(()) })
         .await;
-    kit.redis.start_again();
+    kit.redis.restart();
     let nobodys = "/ojs/v1/jobs/019539a4-b68c-7def-8000-1a2b3c4d5e6f";
     eventually("the gateway looks into redis again", || async {
         (kit.get(nobodys).await.status() == 404).then_some(())
@@ -305,24 +305,24 @@ async fn those_who_wait_go_on_waiting_while_redis_is_away() {
 
 #[tokio::test]
 async fn a_gateway_that_is_told_to_stop_answers_those_who_wait_and_one_that_is_killed_takes_nothing_along() {
-    let kit = Kit::start().await;
-    let all: Vec<Waiter> = (0..5).map(|_| Waiter::of(&kit, &["default"])).collect();
-    waiters(&kit, 5).await;
-    let Kit { gateway, redis, http } = kit;
+    let kit = GalleyKit::start().await;
+    let all: Vec<WaitingFetch> = (0..5).map(|_| WaitingFetch::of(&kit, &["default"])).collect();
+    wait_for_waiters(&kit, 5).await;
+    let GalleyKit { gateway, redis, http } = kit;
     assert!(gateway.terminate().await.success());
     for waiter in all {
         assert_eq!(waiter.answer().await, (200, json!({ "jobs": [] })));
     }
-    let gateway = testkit::Service::start("gateway", &redis, &[]).await;
-    let kit = Kit { gateway, http, redis };
-    let waiter = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 1).await;
-    let Kit { gateway, redis, http } = kit;
+    let gateway = testkit::ServiceProcess::start("gateway", &redis, &[]).await;
+    let kit = GalleyKit { gateway, http, redis };
+    let waiter = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 1).await;
+    let GalleyKit { gateway, redis, http } = kit;
     gateway.kill();
-    let cut = tokio::time::timeout(LIMIT, waiter.0).await.expect("in time").expect("no panic");
+    let cut = tokio::time::timeout(TEST_TIMEOUT, waiter.0).await.expect("in time").expect("no panic");
     assert!(cut.is_err(), "the connection is gone");
-    let gateway = testkit::Service::start("gateway", &redis, &[]).await;
-    let kit = Kit { gateway, http, redis };
+    let gateway = testkit::ServiceProcess::start("gateway", &redis, &[]).await;
+    let kit = GalleyKit { gateway, http, redis };
     let id = kit.enqueue(&args(1)).await;
     let (_, answer) = fetch(&kit, &json!({ "queues": ["default"], "wait_ms": LONG_MS })).await;
     assert_eq!(ids(&answer), [id]);
@@ -330,9 +330,9 @@ async fn a_gateway_that_is_told_to_stop_answers_those_who_wait_and_one_that_is_k
 
 #[tokio::test]
 async fn more_than_may_wait_are_refused_but_not_while_there_are_jobs() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_WAITERS", "1")]).await;
-    let waiter = Waiter::of(&kit, &["default"]);
-    waiters(&kit, 1).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_WAITERS", "1")]).await;
+    let waiter = WaitingFetch::of(&kit, &["default"]);
+    wait_for_waiters(&kit, 1).await;
     let wait = json!({ "queues": ["other"], "wait_ms": LONG_MS });
     let (status, answer) = fetch(&kit, &wait).await;
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("too_many_waiters")), "{answer}");

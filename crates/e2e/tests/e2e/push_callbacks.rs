@@ -6,37 +6,37 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{Receiver, Reply, eventually};
+use testkit::{WebhookReceiver, WebhookReply, eventually};
 use tokio::sync::Semaphore;
 
 use crate::{
-    kit::{Kit, job},
+    kit::{GalleyKit, job},
     push_handlers::{once, pushing},
 };
 
-fn accepted() -> Reply {
-    Reply::new(202, "", "")
+fn accepted() -> WebhookReply {
+    WebhookReply::new(202, "", "")
 }
 
 /// The token that came with a request.
-fn token(receiver: &Receiver, request: usize) -> String {
+fn token(receiver: &WebhookReceiver, request: usize) -> String {
     receiver.requests()[request].header("galley-token").expect("a token").to_owned()
 }
 
-async fn call(kit: &Kit, name: &str, body: &Value) -> u16 {
+async fn call(kit: &GalleyKit, name: &str, body: &Value) -> u16 {
     kit.post(&format!("/ojs/v1/workers/{name}"), body).await.status().as_u16()
 }
 
 #[tokio::test]
 async fn an_endpoint_that_has_accepted_ends_the_job_with_its_token() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([accepted(), Reply::ok("1")]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([accepted(), WebhookReply::ok("1")]).await;
     let (worker, _rules) = pushing(&kit, &receiver, ", concurrency = 1").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    worker.logged("job handed over").await;
+    worker.wait_for_log("job handed over").await;
     // The worker goes on with others, and takes nothing along when it stops
     let other = kit.enqueue(&job("a", &json!([]))).await;
-    kit.reaches(&other, "completed").await;
+    kit.wait_for_state(&other, "completed").await;
     assert!(worker.terminate().await.success());
     let held = kit.job(&id).await;
     assert_eq!((&held["state"], &held["attempt"]), (&json!("active"), &json!(1)));
@@ -51,47 +51,47 @@ async fn an_endpoint_that_has_accepted_ends_the_job_with_its_token() {
 
 #[tokio::test]
 async fn an_endpoint_may_fail_with_its_token_and_say_how_far_it_is() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([accepted()]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&once("a")).await;
-    worker.logged("job handed over").await;
+    worker.wait_for_log("job handed over").await;
     let token = token(&receiver, 0);
     let progress = json!({ "token": token, "progress": 0.5 });
     assert_eq!(kit.post(&format!("/ojs/v1/jobs/{id}/progress"), &progress).await.status(), 200);
     assert_eq!(kit.job(&id).await["progress"], 0.5);
     let error = json!({ "code": "no_paper", "message": "there is no paper" });
     assert_eq!(call(&kit, "nack", &json!({ "job_id": id, "token": token, "error": error })).await, 200);
-    let failed = kit.reaches(&id, "discarded").await;
+    let failed = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&failed["error"]["code"], &failed["attempt"]), (&json!("no_paper"), &json!(1)));
 }
 
 #[tokio::test]
 async fn an_end_may_come_before_the_202() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let gate = Arc::new(Semaphore::new(0));
-    let Reply::Raw(bytes) = accepted() else { panic!("bytes") };
-    let receiver = Receiver::start([Reply::Gated(gate.clone(), bytes)]).await;
+    let WebhookReply::Raw(bytes) = accepted() else { panic!("bytes") };
+    let receiver = WebhookReceiver::start([WebhookReply::Gated(gate.clone(), bytes)]).await;
     let (mut worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     let ack = json!({ "job_id": id, "token": token(&receiver, 0), "result": "early" });
     assert_eq!(call(&kit, "ack", &ack).await, 200);
     let done = kit.job(&id).await;
     assert_eq!((&done["state"], &done["result"]), (&json!("completed"), &json!("early")));
     gate.add_permits(1);
     // The worker has seen the end of it, one way or the other, when it has stopped
-    assert!(worker.runs() && worker.terminate().await.success());
+    assert!(worker.is_running() && worker.terminate().await.success());
     assert_eq!(kit.job(&id).await, done, "nothing changed");
 }
 
 #[tokio::test]
 async fn a_job_whose_endpoint_falls_silent_is_sent_again_and_its_old_token_is_worth_nothing() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([accepted(), Reply::ok("\"second\"")]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([accepted(), WebhookReply::ok("\"second\"")]).await;
     let (_worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!((&done["attempt"], &done["result"]), (&json!(2), &json!("second")), "{done}");
     let late = json!({ "job_id": id, "token": token(&receiver, 0), "result": "first" });
     assert_eq!(call(&kit, "ack", &late).await, 409);
@@ -100,11 +100,11 @@ async fn a_job_whose_endpoint_falls_silent_is_sent_again_and_its_old_token_is_wo
 
 #[tokio::test]
 async fn an_endpoint_that_has_accepted_a_job_that_is_cancelled_cannot_end_it() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([accepted()]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    worker.logged("job handed over").await;
+    worker.wait_for_log("job handed over").await;
     kit.cancel(&id).await;
     let late = json!({ "job_id": id, "token": token(&receiver, 0), "result": 1 });
     assert_eq!(call(&kit, "ack", &late).await, 409);
@@ -113,11 +113,11 @@ async fn an_endpoint_that_has_accepted_a_job_that_is_cancelled_cannot_end_it() {
 
 #[tokio::test]
 async fn an_endpoint_that_says_how_far_it_is_keeps_its_job_for_longer_than_its_silence_would_be_borne() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([accepted()]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    worker.logged("job handed over").await;
+    worker.wait_for_log("job handed over").await;
     let token = token(&receiver, 0);
     let over = Instant::now() + Duration::from_millis(2500);
     let mut progress = 0.0;
@@ -138,13 +138,13 @@ async fn an_endpoint_that_says_how_far_it_is_keeps_its_job_for_longer_than_its_s
 
 #[tokio::test]
 async fn the_time_of_a_job_is_over_for_an_endpoint_that_has_accepted_it_too() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([accepted()]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([accepted()]).await;
     let (_worker, _rules) = pushing(&kit, &receiver, "").await;
     let mut body = once("a");
     body["timeout_ms"] = json!(1000);
     let id = kit.enqueue(&body).await;
-    let late = kit.reaches(&id, "discarded").await;
+    let late = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&late["error"]["code"], &late["attempt"]), (&json!("timeout"), &json!(1)), "{late}");
     let ack = json!({ "job_id": id, "token": token(&receiver, 0) });
     assert_eq!(call(&kit, "ack", &ack).await, 409);
@@ -152,11 +152,11 @@ async fn the_time_of_a_job_is_over_for_an_endpoint_that_has_accepted_it_too() {
 
 #[tokio::test]
 async fn an_endpoint_whose_worker_was_killed_before_it_answered_can_end_its_job_all_the_same() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([Reply::Hang]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     worker.kill();
     let ack = json!({ "job_id": id, "token": token(&receiver, 0), "result": "done" });
     assert_eq!(call(&kit, "ack", &ack).await, 200);

@@ -8,28 +8,28 @@ use std::{
 
 use delivery::http::{
     Secret,
-    signature::{Signed, verify},
+    signature::{SignatureHeaders, verify},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{Received, Receiver, RedisServer, Reply, Service, eventually};
+use testkit::{ReceivedRequest, WebhookReceiver, RedisServer, WebhookReply, ServiceProcess, eventually};
 use tokio::sync::Semaphore;
 
-use crate::kit::{Folder, Kit, RULES, job};
+use crate::kit::{TestFolder, GalleyKit, RULES_VARIABLE, job};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 
 /// A rule that sends jobs of a type to an endpoint on this machine.
-pub(crate) fn rule(job_type: &str, receiver: &Receiver, more: &str) -> String {
+pub(crate) fn rule(job_type: &str, receiver: &WebhookReceiver, more: &str) -> String {
     let url = receiver.url("/jobs/{type}");
     format!("[[rule]]\ntype = \"{job_type}\"\nhttp = {{ url = \"{url}\", allow_private = true{more} }}\n")
 }
 
 /// A worker that sends every job to an endpoint.
-pub(crate) async fn pushing(kit: &Kit, receiver: &Receiver, more: &str) -> (Service, Folder) {
-    let folder = Folder::with_rules(&rule("*", receiver, more));
-    (kit.worker(&[(RULES, &folder.text("rules.toml"))]).await, folder)
+pub(crate) async fn pushing(kit: &GalleyKit, receiver: &WebhookReceiver, more: &str) -> (ServiceProcess, TestFolder) {
+    let folder = TestFolder::with_rules(&rule("*", receiver, more));
+    (kit.start_worker(&[(RULES_VARIABLE, &folder.path_text("rules.toml"))]).await, folder)
 }
 
 /// A job that fails for good with its first failure after which another attempt could follow.
@@ -37,25 +37,25 @@ pub(crate) fn once(job_type: &str) -> Value {
     json!({ "type": job_type, "args": [], "retry": { "max_attempts": 1 } })
 }
 
-fn header<'a>(request: &'a Received, name: &str) -> &'a str {
+fn header<'a>(request: &'a ReceivedRequest, name: &str) -> &'a str {
     request.header(name).unwrap_or_else(|| panic!("{name} in {}", request.head))
 }
 
 #[tokio::test]
 async fn an_endpoint_is_sent_the_job_signed_and_its_answer_is_the_result() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([Reply::ok(r#"{"exact": 9007199254740993, "n": 1.0}"#)]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([WebhookReply::ok(r#"{"exact": 9007199254740993, "n": 1.0}"#)]).await;
     let more = r#", secrets = ["env:HOOK_SECRET"], headers = { authorization = "env:HOOK_AUTHORIZATION" }"#;
-    let folder = Folder::with_rules(&rule("email.*", &receiver, more));
+    let folder = TestFolder::with_rules(&rule("email.*", &receiver, more));
     let variables = [("HOOK_SECRET", SECRET), ("HOOK_AUTHORIZATION", "Bearer of-the-test")];
-    let _worker = kit.worker(&[(RULES, folder.text("rules.toml").as_str()), variables[0], variables[1]]).await;
+    let _worker = kit.start_worker(&[(RULES_VARIABLE, folder.path_text("rules.toml").as_str()), variables[0], variables[1]]).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let body = json!({ "type": "email.send", "args": ["x@example.com", { "n": 1 }], "timeout_ms": 600_000 });
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
     let response = request.header("traceparent", trace).body(body.to_string()).send().await.expect("an answer");
     let answer: Value = response.json().await.expect("JSON");
     let id = answer["job"]["id"].as_str().expect("an id");
-    kit.reaches(id, "completed").await;
+    kit.wait_for_state(id, "completed").await;
     let shown = kit.get(&format!("/ojs/v1/jobs/{id}")).await.text().await.expect("text");
     assert!(shown.contains(r#""result":{"exact": 9007199254740993, "n": 1.0}"#), "byte for byte: {shown}");
 
@@ -87,20 +87,20 @@ async fn an_endpoint_is_sent_the_job_signed_and_its_answer_is_the_result() {
     let [id, timestamp, signature] =
         ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|h| header(request, h));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let signed = Signed { id, timestamp, signature };
+    let signed = SignatureHeaders { id, timestamp, signature };
     assert_eq!(verify(&secrets, signed, &request.body, now), Ok(()));
     assert!(verify(&secrets, signed, b"{}", now).is_err(), "the body is signed");
 }
 
 #[tokio::test]
 async fn a_failure_is_sent_again_as_the_policy_has_it_and_a_refusal_is_not() {
-    let kit = Kit::start().await;
-    let replies = [Reply::new(500, "", "out of order"), Reply::ok("1"), Reply::new(422, "", "no such address")];
-    let receiver = Receiver::start(replies).await;
+    let kit = GalleyKit::start().await;
+    let replies = [WebhookReply::new(500, "", "out of order"), WebhookReply::ok("1"), WebhookReply::new(422, "", "no such address")];
+    let receiver = WebhookReceiver::start(replies).await;
     let _worker = pushing(&kit, &receiver, "").await;
     let body = json!({ "type": "a", "args": [], "retry": { "initial_interval": "PT0.05S", "jitter": false } });
     let id = kit.enqueue(&body).await;
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!((&done["attempt"], &done["errors"][0]["code"]), (&json!(2), &json!("push_server_error")));
     let message = done["errors"][0]["message"].as_str().expect("text");
     assert!(message.contains("500") && message.contains("out of order"), "{message}");
@@ -110,72 +110,72 @@ async fn a_failure_is_sent_again_as_the_policy_has_it_and_a_refusal_is_not() {
     assert_ne!(header(&requests[0], "galley-token"), header(&requests[1], "galley-token"));
 
     let id = kit.enqueue(&body).await;
-    let refused = kit.reaches(&id, "discarded").await;
+    let refused = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&refused["attempt"], &refused["error"]["code"]), (&json!(1), &json!("push_rejected")));
 }
 
 #[tokio::test]
 async fn retry_after_goes_before_the_delay_of_the_policy() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([Reply::new(503, "retry-after: 7200\r\n", "")]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([WebhookReply::new(503, "retry-after: 7200\r\n", "")]).await;
     let _worker = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "retry": { "initial_interval": "PT0.05S" } })).await;
-    let waiting = kit.reaches(&id, "retryable").await;
+    let waiting = kit.wait_for_state(&id, "retryable").await;
     assert_eq!(waiting["retry_delay_ms"], 7_200_000, "{waiting}");
     assert!(waiting["next_attempt_at"].is_string());
 }
 
 #[tokio::test]
 async fn endpoints_that_hang_trickle_never_end_or_point_elsewhere_cost_an_attempt_and_no_more() {
-    let kit = Kit::start().await;
-    let canary = Receiver::start([Reply::ok("1")]).await;
+    let kit = GalleyKit::start().await;
+    let canary = WebhookReceiver::start([WebhookReply::ok("1")]).await;
     let location = format!("location: {}\r\n", canary.url("/"));
     let head = "HTTP/1.1 200 OK\r\n\r\n";
     let all = [
-        ("a.hang", Reply::Hang, ", timeout_ms = 300", "push_timeout"),
-        ("a.trickle", Reply::Trickle(head), ", timeout_ms = 300", "push_timeout"),
-        ("a.endless", Reply::Endless(head), ", answer_limit_bytes = 65536", "push_answer_too_large"),
-        ("a.redirect", Reply::new(302, &location, ""), "", "push_redirected"),
-        ("a.close", Reply::Close, "", "push_answer_broken"),
-        ("a.nonsense", Reply::Raw(b"EHLO\r\n\r\n".to_vec()), "", "push_answer_broken"),
+        ("a.hang", WebhookReply::Hang, ", timeout_ms = 300", "push_timeout"),
+        ("a.trickle", WebhookReply::Trickle(head), ", timeout_ms = 300", "push_timeout"),
+        ("a.endless", WebhookReply::Endless(head), ", answer_limit_bytes = 65536", "push_answer_too_large"),
+        ("a.redirect", WebhookReply::new(302, &location, ""), "", "push_redirected"),
+        ("a.close", WebhookReply::Close, "", "push_answer_broken"),
+        ("a.nonsense", WebhookReply::Raw(b"EHLO\r\n\r\n".to_vec()), "", "push_answer_broken"),
     ];
     let (mut rules, mut receivers) = (String::new(), Vec::new());
     for (job_type, reply, more, code) in all {
-        let receiver = Receiver::start([reply]).await;
+        let receiver = WebhookReceiver::start([reply]).await;
         rules += &rule(job_type, &receiver, more);
         receivers.push((job_type, code, receiver));
     }
-    let folder = Folder::with_rules(&rules);
-    let mut worker = kit.worker(&[(RULES, &folder.text("rules.toml"))]).await;
+    let folder = TestFolder::with_rules(&rules);
+    let mut worker = kit.start_worker(&[(RULES_VARIABLE, &folder.path_text("rules.toml"))]).await;
     for (job_type, code, receiver) in &receivers {
         let id = kit.enqueue(&once(job_type)).await;
-        let job = kit.reaches(&id, "discarded").await;
+        let job = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&job["error"]["code"], &job["attempt"]), (&json!(code), &json!(1)), "{job_type} {job}");
         assert_eq!(receiver.requests().len(), 1, "{job_type}");
     }
     for (job_type, _, receiver) in receivers.iter().filter(|(job_type, ..)| *job_type != "a.redirect") {
-        eventually(&format!("{job_type} is closed"), || async { (receiver.closed() == 1).then_some(()) }).await;
+        eventually(&format!("{job_type} is closed"), || async { (receiver.closed_connections() == 1).then_some(()) }).await;
     }
     assert_eq!(canary.connections(), 0, "redirects are not followed");
     let id = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&id, "completed").await;
-    assert!(worker.runs());
+    kit.wait_for_state(&id, "completed").await;
+    assert!(worker.is_running());
 }
 
 #[tokio::test]
 async fn addresses_that_only_galley_can_reach_are_not_connected_to() {
-    let kit = Kit::start().await;
-    let canary = Receiver::start([Reply::ok("1")]).await;
+    let kit = GalleyKit::start().await;
+    let canary = WebhookReceiver::start([WebhookReply::ok("1")]).await;
     let named = format!("http://localhost:{}/", canary.address.port());
-    let folder = Folder::with_rules(&format!("[[rule]]\ntype = \"*\"\nhttp = {{ url = \"{named}\" }}\n"));
-    let rules = folder.text("rules.toml");
-    let _worker = kit.worker(&[(RULES, &rules)]).await;
+    let folder = TestFolder::with_rules(&format!("[[rule]]\ntype = \"*\"\nhttp = {{ url = \"{named}\" }}\n"));
+    let rules = folder.path_text("rules.toml");
+    let _worker = kit.start_worker(&[(RULES_VARIABLE, &rules)]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    let refused = kit.reaches(&id, "discarded").await;
+    let refused = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&refused["error"]["code"], &refused["attempt"]), (&json!("push_address_refused"), &json!(1)));
     // What can be seen without asking for a name is said at once
     folder.write_rules(&format!("[[rule]]\ntype = \"*\"\nhttp = {{ url = \"{}\" }}\n", canary.url("/")));
-    let refused = kit.run_worker(&["check"], &[(RULES, &rules)]).await;
+    let refused = kit.run_worker(&["check"], &[(RULES_VARIABLE, &rules)]).await;
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("rules.toml:3: ") && said.contains("allow_private"), "{said}");
@@ -184,68 +184,68 @@ async fn addresses_that_only_galley_can_reach_are_not_connected_to() {
 
 #[tokio::test]
 async fn a_job_that_is_cancelled_or_out_of_time_has_its_connection_closed() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([Reply::Hang]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang]).await;
     let (mut worker, _rules) = pushing(&kit, &receiver, ", timeout_ms = 600000").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     kit.cancel(&id).await;
-    eventually("the connection is closed", || async { (receiver.closed() == 1).then_some(()) }).await;
+    eventually("the connection is closed", || async { (receiver.closed_connections() == 1).then_some(()) }).await;
     assert_eq!(kit.job(&id).await["state"], "cancelled");
 
     let mut short = once("a");
     short["timeout_ms"] = json!(300);
     let id = kit.enqueue(&short).await;
-    let late = kit.reaches(&id, "discarded").await;
+    let late = kit.wait_for_state(&id, "discarded").await;
     assert_eq!(late["error"]["code"], "timeout", "the job's own time, not the rule's: {late}");
-    eventually("the connection is closed", || async { (receiver.closed() == 2).then_some(()) }).await;
-    assert!(worker.runs());
+    eventually("the connection is closed", || async { (receiver.closed_connections() == 2).then_some(()) }).await;
+    assert!(worker.is_running());
 }
 
 #[tokio::test]
 async fn a_worker_that_is_killed_while_it_waits_for_an_answer_loses_nothing() {
-    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
-    let receiver = Receiver::start([Reply::Hang, Reply::ok("\"by the heir\"")]).await;
-    let folder = Folder::with_rules(&rule("*", &receiver, ""));
-    let rules = folder.text("rules.toml");
-    let variables = [(RULES, rules.as_str()), SHORT_LEASE[0], SHORT_LEASE[1]];
-    let doomed = kit.worker(&variables).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang, WebhookReply::ok("\"by the heir\"")]).await;
+    let folder = TestFolder::with_rules(&rule("*", &receiver, ""));
+    let rules = folder.path_text("rules.toml");
+    let variables = [(RULES_VARIABLE, rules.as_str()), SHORT_LEASE[0], SHORT_LEASE[1]];
+    let doomed = kit.start_worker(&variables).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     doomed.kill();
-    let _heir = kit.worker(&variables).await;
-    let done = kit.reaches(&id, "completed").await;
+    let _heir = kit.start_worker(&variables).await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!((&done["attempt"], &done["result"]), (&json!(2), &json!("by the heir")));
 }
 
 #[tokio::test]
 async fn a_worker_that_is_told_to_stop_waits_for_answers_within_its_grace() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let gate = Arc::new(Semaphore::new(0));
-    let Reply::Raw(answer) = Reply::ok("\"in time\"") else { panic!("bytes") };
-    let receiver = Receiver::start([Reply::Gated(gate.clone(), answer)]).await;
+    let WebhookReply::Raw(answer) = WebhookReply::ok("\"in time\"") else { panic!("bytes") };
+    let receiver = WebhookReceiver::start([WebhookReply::Gated(gate.clone(), answer)]).await;
     let (mut worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     worker.signal(Signal::SIGTERM);
-    worker.logged("stopping").await;
+    worker.wait_for_log("stopping").await;
     let well_into_it = Instant::now() + Duration::from_millis(500);
     eventually("its grace has begun", || async { (Instant::now() >= well_into_it).then_some(()) }).await;
     gate.add_permits(1);
-    assert!(worker.ended().await.success());
+    assert!(worker.wait_for_exit().await.success());
     let done = kit.job(&id).await;
     assert_eq!((&done["state"], &done["result"]), (&json!("completed"), &json!("in time")));
 }
 
 #[tokio::test]
 async fn what_is_not_answered_within_the_grace_is_handed_back_unspent() {
-    let kit = Kit::start().await;
-    let receiver = Receiver::start([Reply::Hang]).await;
-    let folder = Folder::with_rules(&rule("*", &receiver, ""));
-    let rules = folder.text("rules.toml");
-    let worker = kit.worker(&[(RULES, &rules), ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
+    let kit = GalleyKit::start().await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang]).await;
+    let folder = TestFolder::with_rules(&rule("*", &receiver, ""));
+    let rules = folder.path_text("rules.toml");
+    let worker = kit.start_worker(&[(RULES_VARIABLE, &rules), ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
     let id = kit.enqueue(&job("a", &json!([]))).await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     assert!(worker.terminate().await.success());
     let back = kit.job(&id).await;
     assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)), "{back}");

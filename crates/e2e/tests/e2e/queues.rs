@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{RedisServer, eventually};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const QUEUES: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "orders");
 
@@ -11,26 +11,26 @@ fn order(job_type: &str) -> Value {
     json!({ "type": job_type, "args": [], "queue": "orders" })
 }
 
-async fn ask(kit: &Kit, method: reqwest::Method, path: &str, body: &Value) -> (u16, Value) {
+async fn ask(kit: &GalleyKit, method: reqwest::Method, path: &str, body: &Value) -> (u16, Value) {
     let request = kit.http.request(method, kit.gateway.url(path)).header("content-type", "application/json");
     let response = request.body(body.to_string()).send().await.expect("an answer");
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 
-async fn post(kit: &Kit, what: &str) -> Value {
+async fn post(kit: &GalleyKit, what: &str) -> Value {
     let (status, answer) = ask(kit, reqwest::Method::POST, &format!("/ojs/v1/queues/orders/{what}"), &json!({})).await;
     assert_eq!(status, 200, "{answer}");
     answer["queue"].clone()
 }
 
-async fn stats(kit: &Kit) -> Value {
+async fn stats(kit: &GalleyKit) -> Value {
     let answer: Value = kit.get("/ojs/v1/queues/orders").await.json().await.expect("JSON");
     answer["queue"].clone()
 }
 
 #[tokio::test]
 async fn queues_are_listed_page_by_page_with_what_is_in_them() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for (queue, count) in [("a", 1), ("b", 2), ("c", 3)] {
         for _ in 0..count {
             kit.enqueue(&json!({ "type": "t", "args": [], "queue": queue })).await;
@@ -65,25 +65,25 @@ async fn queues_are_listed_page_by_page_with_what_is_in_them() {
 
 #[tokio::test]
 async fn a_paused_queue_takes_jobs_and_hands_out_none() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "orders,default")]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "orders,default")]).await;
     assert_eq!(post(&kit, "pause").await["paused"], true);
     let waiting = kit.enqueue(&order("test.noop")).await;
     assert_eq!(kit.fetch("orders").await, None);
     // The worker has heard of it when a job of another queue goes through, and of this one none
     for _ in 0..3 {
         let other = kit.enqueue(&json!({ "type": "test.noop", "args": [] })).await;
-        kit.reaches(&other, "completed").await;
+        kit.wait_for_state(&other, "completed").await;
     }
     assert_eq!(kit.job(&waiting).await["state"], "available");
     assert_eq!(post(&kit, "pause").await["paused"], true, "twice is once");
     assert_eq!(post(&kit, "resume").await["paused"], false);
-    kit.reaches(&waiting, "completed").await;
+    kit.wait_for_state(&waiting, "completed").await;
 }
 
 #[tokio::test]
 async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut old = Vec::new();
     for _ in 0..5 {
         old.push(kit.enqueue(&order("test.noop")).await);
@@ -99,9 +99,9 @@ async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
     assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("queue_closed"), &json!(true)));
     let batch = json!({ "jobs": [{ "type": "test.noop", "args": [] }, order("test.noop")] });
     assert_eq!(kit.post("/ojs/v1/jobs/batch", &batch).await.status(), 503);
-    let _worker = kit.worker(&[QUEUES]).await;
+    let _worker = kit.start_worker(&[QUEUES]).await;
     for id in &old {
-        kit.reaches(id, "completed").await;
+        kit.wait_for_state(id, "completed").await;
     }
     assert_eq!(stats(&kit).await["available"], 0);
     assert_eq!(post(&kit, "resume").await["closed"], false);
@@ -113,8 +113,8 @@ async fn a_queue_that_is_drained_takes_no_new_jobs_and_works_off_the_old() {
 
 #[tokio::test]
 async fn limits_can_be_set_and_taken_away_at_run_time() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[QUEUES]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[QUEUES]).await;
     let set = async |limits: Value| ask(&kit, reqwest::Method::PUT, "/ojs/v1/queues/orders/limits", &limits).await;
     for wrong in [
         json!({ "concurrency": -1 }),
@@ -137,17 +137,17 @@ async fn limits_can_be_set_and_taken_away_at_run_time() {
         (&limits["concurrency"], &limits["rate"]),
         (&Value::Null, &json!({ "limit": 1, "period_ms": 3_600_000 }))
     );
-    kit.reaches(&stopped, "completed").await;
+    kit.wait_for_state(&stopped, "completed").await;
     let second = kit.enqueue(&order("test.noop")).await;
     assert_eq!(kit.fetch("orders").await, None, "one an hour is used up");
     assert_eq!(kit.job(&second).await["state"], "available");
     set(json!({})).await;
-    kit.reaches(&second, "completed").await;
+    kit.wait_for_state(&second, "completed").await;
 }
 
 #[tokio::test]
 async fn what_waits_in_a_queue_is_cancelled_only_when_somebody_means_it() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let ids = [
         kit.enqueue(&order("t")).await,
         kit.enqueue(&order("t")).await,
@@ -183,7 +183,7 @@ async fn what_waits_in_a_queue_is_cancelled_only_when_somebody_means_it() {
 
 #[tokio::test]
 async fn a_queue_is_deleted_when_it_holds_no_jobs() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     kit.enqueue(&order("t")).await;
     let delete = async |body: Value| ask(&kit, reqwest::Method::DELETE, "/ojs/v1/queues/orders", &body).await;
     assert_eq!(delete(json!({})).await.0, 400);
@@ -199,13 +199,13 @@ async fn a_queue_is_deleted_when_it_holds_no_jobs() {
     assert_eq!(listed["queues"], json!([]));
     // It comes to be again with its next job
     let id = kit.enqueue(&order("test.noop")).await;
-    let _worker = kit.worker(&[QUEUES]).await;
-    kit.reaches(&id, "completed").await;
+    let _worker = kit.start_worker(&[QUEUES]).await;
+    kit.wait_for_state(&id, "completed").await;
 }
 
 #[tokio::test]
 async fn a_producer_can_wait_for_room_in_a_full_queue() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__QUEUES__ORDERS__MAX_DEPTH", "1")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__ORDERS__MAX_DEPTH", "1")]).await;
     kit.enqueue(&order("t")).await;
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
     let request = request.body(order("t").to_string());

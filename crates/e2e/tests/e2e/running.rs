@@ -13,14 +13,14 @@ use nix::{
 };
 use testkit::{RedisServer, eventually};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn healthcheck_says_whether_the_service_on_this_machine_is_ready() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let listen = kit.gateway.address().to_string();
     let check = |listen: &str| {
-        let mut command = Command::new(testkit::binary("gateway"));
+        let mut command = Command::new(testkit::binary_path("gateway"));
         command.arg("healthcheck").env("GALLEY__GATEWAY__LISTEN", listen).output().expect("it runs").status.success()
     };
     assert!(check(&listen));
@@ -46,7 +46,7 @@ fn a_setting_that_is_not_allowed_ends_the_process_with_a_message_that_names_it()
         ("gateway", "GALLEY__NO__SUCH", "1", "unknown field `no`"),
         ("gateway", "GALLEY_CONFIG", "/no/such/file.toml", "/no/such/file.toml"),
     ] {
-        let output = Command::new(testkit::binary(binary)).env(name, value).output().expect("it runs");
+        let output = Command::new(testkit::binary_path(binary)).env(name, value).output().expect("it runs");
         assert!(!output.status.success(), "{name}={value}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert!(said.contains(expected), "{name}={value}: {said}");
@@ -55,8 +55,8 @@ fn a_setting_that_is_not_allowed_ends_the_process_with_a_message_that_names_it()
 
 #[tokio::test]
 async fn an_address_that_is_taken_ends_the_process_with_a_message_that_says_so() {
-    let kit = Kit::start().await;
-    let output = Command::new(testkit::binary("gateway"))
+    let kit = GalleyKit::start().await;
+    let output = Command::new(testkit::binary_path("gateway"))
         .env("GALLEY__REDIS__URL", kit.redis.url())
         .env("GALLEY__GATEWAY__LISTEN", kit.gateway.address().to_string())
         .output()
@@ -69,7 +69,7 @@ async fn an_address_that_is_taken_ends_the_process_with_a_message_that_says_so()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_log_nobody_reads_goes_on_and_stops_when_it_is_told_to() {
     let redis = RedisServer::start();
-    let mut worker = Command::new(testkit::binary("pubsub-worker"))
+    let mut worker = Command::new(testkit::binary_path("pubsub-worker"))
         .env("GALLEY__REDIS__URL", redis.url())
         .env("GALLEY__PUBSUB_WORKER__LISTEN", "127.0.0.1:0")
         .env("GALLEY__LOG__FORMAT", "json")

@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{RedisServer, Service, eventually};
+use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{Folder, Kit, job};
+use crate::kit::{TestFolder, GalleyKit, job};
 
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 /// Milliseconds between two mails, longer than any test takes.
 const NEVER: u64 = 600_000;
 
-async fn email_worker(kit: &Kit, outbox: &Folder, more: &[(&str, &str)]) -> Service {
-    let folder = outbox.text("");
+async fn email_worker(kit: &GalleyKit, outbox: &TestFolder, more: &[(&str, &str)]) -> ServiceProcess {
+    let folder = outbox.path_text("");
     let mut variables = vec![("OUTBOX", folder.as_str())];
     variables.extend(more);
-    let worker = Service::start_worker("email_worker", &kit.redis, &variables).await;
-    worker.ready().await;
+    let worker = ServiceProcess::start_worker("email_worker", &kit.redis, &variables).await;
+    worker.wait_until_ready().await;
     worker
 }
 
@@ -33,8 +33,8 @@ fn endless() -> Value {
 
 #[tokio::test]
 async fn the_commands_of_the_readme_do_what_it_says() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/README.md");
     let readme = std::fs::read_to_string(readme).expect("it is there");
     let between = |start: &str, end: &str| {
@@ -54,8 +54,8 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 
 #[tokio::test]
 async fn arguments_and_results_are_types_and_a_job_knows_its_trace_and_its_fence() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let _worker = email_worker(&kit, &outbox, &[]).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
@@ -63,15 +63,15 @@ async fn arguments_and_results_are_types_and_a_job_knows_its_trace_and_its_fence
     let response = request.header("traceparent", trace).body(body).send().await.expect("an answer");
     let answer: Value = response.json().await.expect("JSON");
     let id = answer["job"]["id"].as_str().expect("an id");
-    let done = kit.reaches(id, "completed").await;
-    assert_eq!(done["result"], json!({ "file": outbox.text(&format!("{id}.mail")), "attempt": 1 }));
+    let done = kit.wait_for_state(id, "completed").await;
+    assert_eq!(done["result"], json!({ "file": outbox.path_text(&format!("{id}.mail")), "attempt": 1 }));
     let sent = outbox.read(&format!("{id}.mail"));
     assert!(sent.starts_with("To: x@example.com\nSubject: Hello\nFencing-Token: "), "{sent}");
     assert!(sent.contains(&format!("\nTraceparent: {trace}\n")) && sent.ends_with("\n\nHow are you?\n"), "{sent}");
 
     for wrong in [json!(["x@example.com"]), json!(["x@example.com", { "subject": 5, "body": "" }]), json!([])] {
         let id = kit.enqueue(&job("email.send", &wrong)).await;
-        let refused = kit.reaches(&id, "discarded").await;
+        let refused = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&refused["error"]["code"], &refused["attempt"]), (&json!("invalid_payload"), &json!(1)));
         let message = refused["error"]["message"].as_str().expect("text");
         assert!(message.starts_with("the arguments are not what the handler takes: "), "{message}");
@@ -80,8 +80,8 @@ async fn arguments_and_results_are_types_and_a_job_knows_its_trace_and_its_fence
 
 #[tokio::test]
 async fn each_kind_of_error_says_what_follows() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let _worker = email_worker(&kit, &outbox, &[]).await;
     let with = |mut body: Value, retry: Value| {
         body["retry"] = retry;
@@ -90,34 +90,34 @@ async fn each_kind_of_error_says_what_follows() {
     let dead_letter = json!({ "on_exhaustion": "dead_letter" });
 
     let id = kit.enqueue(&with(mail("nobody"), dead_letter.clone())).await;
-    let refused = kit.reaches(&id, "discarded").await;
+    let refused = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&refused["error"]["code"], &refused["attempt"]), (&json!("bad_address"), &json!(1)));
     assert_eq!(refused["error"]["details"], json!("nobody"));
     let discarded = kit.enqueue(&with(mail("x@unsubscribed.example"), dead_letter)).await;
-    let job = kit.reaches(&discarded, "discarded").await;
+    let job = kit.wait_for_state(&discarded, "discarded").await;
     assert_eq!(job["attempt"], 1);
     let letters: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
     let letters: Vec<_> = letters["jobs"].as_array().expect("jobs").iter().map(|job| &job["id"]).collect();
     assert_eq!(letters, [&json!(id)], "what was discarded is nothing to look at");
 
     let id = kit.enqueue(&with(mail("x@busy.example"), json!({ "initial_interval": "PT0.05S" }))).await;
-    assert_eq!(kit.reaches(&id, "retryable").await["retry_delay_ms"], 600_000);
+    assert_eq!(kit.wait_for_state(&id, "retryable").await["retry_delay_ms"], 600_000);
     let id = kit.enqueue(&with(mail("x@flaky.example"), json!({ "initial_interval": "PT0.05S" }))).await;
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!((&done["attempt"], &done["errors"][0]["message"]), (&json!(2), &json!("the server hung up")));
 }
 
 #[tokio::test]
 async fn any_error_is_a_failure_with_its_type_and_the_next_attempt_may_succeed() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let _worker = email_worker(&kit, &outbox, &[]).await;
     let mut body = job("email.from_template", &json!([outbox.path("template"), "Ann"]));
     body["retry"] = json!({ "initial_interval": "PT0.05S", "max_attempts": 100, "max_interval": "PT0.1S" });
     let id = kit.enqueue(&body).await;
     eventually("it has failed", || async { (kit.job(&id).await["errors"][0]).is_object().then_some(()) }).await;
     outbox.write("template", "Dear {name}");
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["result"], "Dear Ann");
     let error = &done["errors"][0];
     assert_eq!((&error["code"], &error["type"]), (&json!("handler_error"), &json!("std.io.error.Error")));
@@ -125,36 +125,36 @@ async fn any_error_is_a_failure_with_its_type_and_the_next_attempt_may_succeed()
     outbox.remove("template");
     body["retry"] = json!({ "non_retryable_errors": ["std.io.*"] });
     let id = kit.enqueue(&body).await;
-    assert_eq!(kit.reaches(&id, "discarded").await["attempt"], 1);
+    assert_eq!(kit.wait_for_state(&id, "discarded").await["attempt"], 1);
 }
 
 #[tokio::test]
 async fn a_panic_and_a_result_that_is_too_large_fail_their_job_and_no_other() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let mut worker = email_worker(&kit, &outbox, &[]).await;
     let other = kit.enqueue(&endless()).await;
-    kit.reaches(&other, "active").await;
+    kit.wait_for_state(&other, "active").await;
     let panics = json!({ "type": "email.render", "args": ["", 1], "retry": { "max_attempts": 1 } });
     for (body, code, says) in [
         (panics, "handler_panic", "nobody writes empty templates"),
         (job("email.render", &json!(["x", 2_000_000])), "result_too_large", "1048576"),
     ] {
         let id = kit.enqueue(&body).await;
-        let failed = kit.reaches(&id, "discarded").await;
+        let failed = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&failed["error"]["code"], &failed["attempt"]), (&json!(code), &json!(1)), "{failed}");
         assert!(failed["error"]["message"].as_str().is_some_and(|text| text.contains(says)), "{failed}");
     }
     let id = kit.enqueue(&job("email.render", &json!(["ab", 2]))).await;
-    assert_eq!(kit.reaches(&id, "completed").await["result"], "abab");
+    assert_eq!(kit.wait_for_state(&id, "completed").await["result"], "abab");
     assert_eq!(kit.job(&other).await["state"], "active");
-    assert!(worker.runs());
+    assert!(worker.is_running());
 }
 
 #[tokio::test]
 async fn a_handler_tells_how_far_it_is_and_tidies_up_when_its_job_is_cancelled_or_out_of_time() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let worker = email_worker(&kit, &outbox, &[]).await;
     let id = kit.enqueue(&endless()).await;
     let shown =
@@ -170,22 +170,22 @@ async fn a_handler_tells_how_far_it_is_and_tidies_up_when_its_job_is_cancelled_o
     let mut late = endless();
     (late["timeout_ms"], late["retry"]) = (json!(300), json!({ "max_attempts": 1 }));
     let id = kit.enqueue(&late).await;
-    assert_eq!(kit.reaches(&id, "discarded").await["error"]["code"], "timeout");
+    assert_eq!(kit.wait_for_state(&id, "discarded").await["error"]["code"], "timeout");
     assert!(!outbox.path(&format!("{id}.1.draft")).exists(), "it has tidied up before that was recorded");
-    assert_eq!(worker.count("job is not ours any more"), 1);
+    assert_eq!(worker.count_log_messages("job is not ours any more"), 1);
 
     let id = kit.enqueue(&job("email.newsletter", &json!([["a@b.example", "c@d.example"], 1]))).await;
-    assert_eq!(kit.reaches(&id, "completed").await["result"], 2);
+    assert_eq!(kit.wait_for_state(&id, "completed").await["result"], 2);
     assert_eq!(outbox.read(&format!("{id}.newsletter")), "a@b.example\nc@d.example\n");
 }
 
 #[tokio::test]
 async fn a_handler_is_given_time_to_tidy_up_when_its_worker_stops_and_its_job_is_handed_back_unspent() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let worker = email_worker(&kit, &outbox, &[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
     let id = kit.enqueue(&endless()).await;
-    outbox.has(&format!("{id}.1.draft"), "a@b.example").await;
+    outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
     assert!(worker.terminate().await.success());
     assert!(!outbox.path(&format!("{id}.1.draft")).exists());
     let back = kit.job(&id).await;
@@ -194,11 +194,11 @@ async fn a_handler_is_given_time_to_tidy_up_when_its_worker_stops_and_its_job_is
 
 #[tokio::test]
 async fn a_handler_that_ends_within_the_grace_ends_its_job() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let worker = email_worker(&kit, &outbox, &[]).await;
     let id = kit.enqueue(&job("email.newsletter", &json!([["a@b.example", "c@d.example"], 1000]))).await;
-    outbox.has(&format!("{id}.1.draft"), "a@b.example").await;
+    outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
     assert!(worker.terminate().await.success());
     let done = kit.job(&id).await;
     assert_eq!((&done["state"], &done["result"]), (&json!("completed"), &json!(2)), "{done}");
@@ -206,19 +206,19 @@ async fn a_handler_that_ends_within_the_grace_ends_its_job() {
 
 #[tokio::test]
 async fn a_worker_that_was_killed_or_frozen_has_its_jobs_done_by_another_and_does_not_do_them_too() {
-    let kit = Kit::with(RedisServer::start(), &SHORT_LEASE).await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
+    let outbox = TestFolder::new();
     let doomed = email_worker(&kit, &outbox, &SHORT_LEASE).await;
-    let zombie_outbox = Folder::new();
+    let zombie_outbox = TestFolder::new();
     let letter = job("email.newsletter", &json!([["a@b.example", "c@d.example"], 1500]));
     let id = kit.enqueue(&letter).await;
-    outbox.has(&format!("{id}.1.draft"), "a@b.example").await;
+    outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
     doomed.kill();
     let zombie = email_worker(&kit, &zombie_outbox, &SHORT_LEASE).await;
-    zombie_outbox.has(&format!("{id}.2.draft"), "a@b.example").await;
+    zombie_outbox.wait_for_text(&format!("{id}.2.draft"), "a@b.example").await;
     zombie.signal(Signal::SIGSTOP);
     let _heir = email_worker(&kit, &outbox, &SHORT_LEASE).await;
-    let done = kit.reaches(&id, "completed").await;
+    let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["attempt"], 3);
     // Frozen for longer than its pause: it wakes up with the next mail to send, which is for the other to do
     let awake = Instant::now() + Duration::from_millis(1500);
@@ -232,8 +232,8 @@ async fn a_worker_that_was_killed_or_frozen_has_its_jobs_done_by_another_and_doe
 
 #[tokio::test]
 async fn a_handler_gets_the_results_of_the_jobs_before_it() {
-    let kit = Kit::start().await;
-    let outbox = Folder::new();
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
     let _worker = email_worker(&kit, &outbox, &[]).await;
     let steps = json!([
         { "type": "email.addresses", "args": ["a@b.example", "c@d.example", "a@b.example"] },

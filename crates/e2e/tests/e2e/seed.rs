@@ -10,16 +10,16 @@ use testkit::redis;
 
 use serde_json::Value;
 use testkit::redis::AsyncCommands;
-use testkit::{DeafProxy, Service, eventually};
+use testkit::{MessageDropProxy, ServiceProcess, eventually};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const LIST: &str = "task:prodcons:queue";
 const CHANNEL: &str = "task:pubsub:channel";
 
 #[tokio::test]
 async fn the_page_has_the_two_links_and_both_redirect_to_it() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let page = kit.get("/").await;
     assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
     let page = page.text().await.expect("text");
@@ -40,14 +40,14 @@ async fn the_page_has_the_two_links_and_both_redirect_to_it() {
 
 #[tokio::test]
 async fn the_raw_element_is_on_the_raw_list() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     kit.get("/prodcons").await;
     let elements: Vec<String> = kit.redis.connection().await.lrange(LIST, 0, -1).await.expect("redis runs");
     assert!(matches!(elements.as_slice(), [digit] if digit.parse::<u8>().is_ok_and(|n| n < 10)), "{elements:?}");
 }
 
 /// Requests a path 50 times, 10 at a time, as `siege -c10 -r5` does, and counts the good answers.
-async fn siege(kit: &Kit, path: &str) -> usize {
+async fn siege(kit: &GalleyKit, path: &str) -> usize {
     let url = kit.gateway.url(path);
     let visitors = (0..10).map(|_| {
         let (client, url) = (kit.http.clone(), url.clone());
@@ -68,10 +68,10 @@ async fn siege(kit: &Kit, path: &str) -> usize {
 
 #[tokio::test]
 async fn fifty_visits_are_fifty_elements_executed_once_each() {
-    let kit = Kit::start().await;
-    let workers = [kit.worker(&[]).await, kit.worker(&[]).await];
+    let kit = GalleyKit::start().await;
+    let workers = [kit.start_worker(&[]).await, kit.start_worker(&[]).await];
     assert_eq!(siege(&kit, "/prodcons").await, 50);
-    let executed = || workers.iter().map(|worker| worker.count("Task get ")).sum::<usize>();
+    let executed = || workers.iter().map(|worker| worker.count_log_messages("Task get ")).sum::<usize>();
     eventually("50 elements are executed", || async { (executed() >= 50).then_some(()) }).await;
     eventually("50 jobs are completed", || async {
         let stats: serde_json::Value = kit.get("/ojs/v1/queues/prodcons/stats").await.json().await.ok()?;
@@ -82,7 +82,7 @@ async fn fifty_visits_are_fifty_elements_executed_once_each() {
     assert_eq!((&stats["queue"]["available"], &stats["queue"]["active"]), (&0.into(), &0.into()));
     // Every log line names its job: 50 executions, 50 jobs
     let mut executions: BTreeMap<String, usize> = BTreeMap::new();
-    for line in workers.iter().flat_map(Service::log) {
+    for line in workers.iter().flat_map(ServiceProcess::log_entries) {
         if line["message"].as_str().is_some_and(|message| message.starts_with("Task get ")) {
             *executions.entry(line["id"].as_str().expect("an id").to_owned()).or_default() += 1;
         }
@@ -92,23 +92,23 @@ async fn fifty_visits_are_fifty_elements_executed_once_each() {
 
 #[tokio::test]
 async fn fifty_visits_are_fifty_messages_at_each_subscriber() {
-    let kit = Kit::start().await;
-    let listeners = [kit.listener().await, kit.listener().await];
+    let kit = GalleyKit::start().await;
+    let listeners = [kit.start_pubsub_worker().await, kit.start_pubsub_worker().await];
     assert_eq!(siege(&kit, "/pubsub").await, 50);
     for listener in &listeners {
-        eventually("50 messages are heard", || async { (listener.count("Task get ") >= 50).then_some(()) }).await;
-        assert_eq!(listener.count("Task get "), 50);
+        eventually("50 messages are heard", || async { (listener.count_log_messages("Task get ") >= 50).then_some(()) }).await;
+        assert_eq!(listener.count_log_messages("Task get "), 50);
     }
-    let tasks = |listener: &Service| -> Vec<String> {
-        listener.messages().into_iter().filter(|message| message.starts_with("Task get ")).collect()
+    let tasks = |listener: &ServiceProcess| -> Vec<String> {
+        listener.log_messages().into_iter().filter(|message| message.starts_with("Task get ")).collect()
     };
     assert_eq!(tasks(&listeners[0]), tasks(&listeners[1]), "the same messages in the same order");
 }
 
 #[tokio::test]
 async fn a_message_reaches_plain_subscribers_byte_for_byte_and_plain_publishers_are_heard() {
-    let kit = Kit::start().await;
-    let listener = kit.listener().await;
+    let kit = GalleyKit::start().await;
+    let listener = kit.start_pubsub_worker().await;
     let client = redis::Client::open(kit.redis.url()).expect("a URL");
     let mut subscriber = client.get_async_pubsub().await.expect("redis runs");
     subscriber.subscribe(CHANNEL).await.expect("redis runs");
@@ -118,13 +118,13 @@ async fn a_message_reaches_plain_subscribers_byte_for_byte_and_plain_publishers_
     assert_eq!(response.status(), 201);
     let heard = futures_util::StreamExt::next(&mut subscriber.on_message()).await.expect("a message");
     assert_eq!(heard.get_payload_bytes(), body);
-    kit.command(&["PUBLISH", CHANNEL, "from outside"]).await;
-    listener.logged("Task get from outside").await;
-    listener.logged("Task get \\u{0}\u{fffd} \\r\\n{\"a\":1}").await;
+    kit.redis_command(&["PUBLISH", CHANNEL, "from outside"]).await;
+    listener.wait_for_log("Task get from outside").await;
+    listener.wait_for_log("Task get \\u{0}\u{fffd} \\r\\n{\"a\":1}").await;
 }
 
 /// A Python program with redis-py, or none where that is missing.
-fn python(program: &str, url: &str) -> Option<Python> {
+fn python(program: &str, url: &str) -> Option<PythonProcess> {
     let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_redis = Command::new(&python).args(["-c", "import redis"]).stderr(Stdio::null()).status();
     if !has_redis.is_ok_and(|status| status.success()) {
@@ -140,21 +140,21 @@ fn python(program: &str, url: &str) -> Option<Python> {
             kept.lock().expect("no panic").push(line);
         }
     });
-    Some(Python { process, lines })
+    Some(PythonProcess { process, lines })
 }
 
-struct Python {
+struct PythonProcess {
     process: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-impl Python {
+impl PythonProcess {
     fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no panic").clone()
     }
 }
 
-impl Drop for Python {
+impl Drop for PythonProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -195,13 +195,13 @@ print('published')
 
 #[tokio::test]
 async fn plain_redis_py_clients_push_and_pop_beside_the_worker() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
     let Some(popper) = python(POPPER, &kit.redis.url()) else { return };
     eventually("the popper is ready", || async { popper.lines().contains(&"ready".to_owned()).then_some(()) }).await;
     let _pusher = python(PUSHER, &kit.redis.url());
     let got = || -> Vec<String> {
-        let all = popper.lines().into_iter().chain(worker.messages());
+        let all = popper.lines().into_iter().chain(worker.log_messages());
         let mut tasks: Vec<String> = all.filter(|line| line.starts_with("Task get python-")).collect();
         tasks.sort();
         tasks
@@ -214,32 +214,32 @@ async fn plain_redis_py_clients_push_and_pop_beside_the_worker() {
 
 #[tokio::test]
 async fn a_worker_that_hears_nothing_says_so_and_subscribes_anew() {
-    let kit = Kit::start().await;
-    let way = DeafProxy::start(&kit.redis).await;
+    let kit = GalleyKit::start().await;
+    let way = MessageDropProxy::start(&kit.redis).await;
     let quick = [("GALLEY__CHANNELS__PROBE_MS", "100"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "500")];
-    let listener = Service::start_on("pubsub-worker", &way.url(), &quick).await;
-    listener.ready().await;
-    way.deafen();
+    let listener = ServiceProcess::start_with_redis_url("pubsub-worker", &way.url(), &quick).await;
+    listener.wait_until_ready().await;
+    way.drop_messages();
     eventually("it is not ready", || async {
         let response = reqwest::get(listener.url("/health/ready")).await.ok()?;
         let reason: Value = response.json().await.ok()?;
         reason["reason"].as_str()?.contains("was not heard within 500 ms").then_some(())
     })
     .await;
-    way.let_new_ones_hear();
-    listener.logged("subscribed again; messages in between were not heard").await;
-    listener.ready().await;
+    way.deliver_on_new_connections();
+    listener.wait_for_log("subscribed again; messages in between were not heard").await;
+    listener.wait_until_ready().await;
     kit.get("/pubsub").await;
     eventually("it hears", || async {
-        listener.messages().iter().any(|line| line.starts_with("Task get ")).then_some(())
+        listener.log_messages().iter().any(|line| line.starts_with("Task get ")).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
 async fn plain_redis_py_clients_publish_and_subscribe_beside_the_worker() {
-    let kit = Kit::start().await;
-    let listener = kit.listener().await;
+    let kit = GalleyKit::start().await;
+    let listener = kit.start_pubsub_worker().await;
     let Some(subscriber) = python(SUBSCRIBER, &kit.redis.url()) else { return };
     eventually("the subscriber is ready", || async { subscriber.lines().contains(&"ready".to_owned()).then_some(()) })
         .await;
@@ -250,8 +250,8 @@ async fn plain_redis_py_clients_publish_and_subscribe_beside_the_worker() {
     let tasks =
         |lines: Vec<String>| -> Vec<String> { lines.into_iter().filter(|line| line.starts_with("Task get")).collect() };
     eventually("25 messages are heard by both", || async {
-        (tasks(subscriber.lines()).len() >= 25 && tasks(listener.messages()).len() >= 25).then_some(())
+        (tasks(subscriber.lines()).len() >= 25 && tasks(listener.log_messages()).len() >= 25).then_some(())
     })
     .await;
-    assert_eq!(tasks(subscriber.lines()), tasks(listener.messages()), "both hear the same, in the same order");
+    assert_eq!(tasks(subscriber.lines()), tasks(listener.log_messages()), "both hear the same, in the same order");
 }

@@ -2,9 +2,9 @@
 
 use reqwest::{Client, Response};
 use serde_json::Value;
-use testkit::LIMIT;
+use testkit::TEST_TIMEOUT;
 
-pub(crate) struct Sse {
+pub(crate) struct ChannelEventsClient {
     response: Response,
     text: String,
     /// The id that a browser would come back with.
@@ -12,12 +12,12 @@ pub(crate) struct Sse {
 }
 
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct ReceivedSseEvent {
     pub(crate) event: String,
     pub(crate) data: Value,
 }
 
-impl Sse {
+impl ChannelEventsClient {
     /// Opens a stream and reads how it begins: from then on nothing escapes it.
     pub(crate) async fn open(url: String, last: Option<&str>) -> Self {
         let response = connect(url, last).await;
@@ -38,18 +38,18 @@ impl Sse {
                 }
                 return Some(block);
             }
-            let chunk = tokio::time::timeout(LIMIT, self.response.chunk()).await.expect("something comes in time");
+            let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
             self.text += std::str::from_utf8(&chunk.ok()??).expect("text");
         }
     }
 
-    pub(crate) async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<ReceivedSseEvent> {
         loop {
             let block = self.block().await?;
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             if !field("data: ").is_empty() {
                 let data = serde_json::from_str(field("data: ")).expect("JSON");
-                return Some(Event { event: field("event: ").to_owned(), data });
+                return Some(ReceivedSseEvent { event: field("event: ").to_owned(), data });
             }
         }
     }

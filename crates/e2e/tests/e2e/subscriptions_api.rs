@@ -3,37 +3,37 @@
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use testkit::redis;
-use testkit::{RedisServer, Service};
+use testkit::{RedisServer, ServiceProcess};
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-pub(crate) async fn send(kit: &Kit, method: Method, path: &str, body: &str) -> Response {
+pub(crate) async fn send(kit: &GalleyKit, method: Method, path: &str, body: &str) -> Response {
     let request = kit.http.request(method, kit.gateway.url(&format!("/v1/subscriptions{path}")));
     let request = request.header("content-type", "application/json").body(body.to_owned());
     request.send().await.expect("the gateway answers")
 }
 
 /// Status and body.
-pub(crate) async fn answer(kit: &Kit, method: Method, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn answer(kit: &GalleyKit, method: Method, path: &str, body: &Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let response = send(kit, method, path, &body).await;
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 
-pub(crate) async fn put(kit: &Kit, name: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn put(kit: &GalleyKit, name: &str, body: &Value) -> (u16, Value) {
     answer(kit, Method::PUT, &format!("/{name}"), body).await
 }
 
-async fn shown(kit: &Kit, name: &str) -> Value {
+async fn shown(kit: &GalleyKit, name: &str) -> Value {
     let (status, answer) = answer(kit, Method::GET, &format!("/{name}"), &Value::Null).await;
     assert_eq!(status, 200, "{answer}");
     answer["subscription"].clone()
 }
 
 /// Publishes messages and gives their ids.
-async fn publish(kit: &Kit, channel: &str, count: usize) -> Vec<String> {
+async fn publish(kit: &GalleyKit, channel: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for number in 0..count {
         let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
@@ -50,7 +50,7 @@ pub(crate) fn log_of(channels: &[&str]) -> Value {
 
 #[tokio::test]
 async fn a_subscription_is_made_changed_watched_held_back_and_removed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let response = send(&kit, Method::PUT, "/billing", &log_of(&["orders.*"]).to_string()).await;
     assert_eq!(
         (response.status().as_u16(), response.headers()["location"].as_bytes()),
@@ -113,15 +113,15 @@ async fn a_subscription_is_made_changed_watched_held_back_and_removed() {
 
 #[tokio::test]
 async fn one_that_was_given_up_goes_on_when_it_is_told_to() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     put(&kit, "s", &log_of(&["c"])).await;
-    let redis::Value::BulkString(stored) = kit.command(&["HGET", "galley:subscriptions", "s"]).await else {
+    let redis::Value::BulkString(stored) = kit.redis_command(&["HGET", "galley:subscriptions", "s"]).await else {
         panic!("it is stored")
     };
     let disabled = String::from_utf8(stored)
         .expect("text")
         .replace(r#""state":"active""#, r#""state":"disabled","reason":"it answered 410""#);
-    kit.command(&["HSET", "galley:subscriptions", "s", &disabled]).await;
+    kit.redis_command(&["HSET", "galley:subscriptions", "s", &disabled]).await;
     let seen = shown(&kit, "s").await;
     assert_eq!((&seen["state"], &seen["reason"]), (&json!("disabled"), &json!("it answered 410")));
     let (status, resumed) = answer(&kit, Method::POST, "/s/resume", &Value::Null).await;
@@ -131,7 +131,7 @@ async fn one_that_was_given_up_goes_on_when_it_is_told_to() {
 
 #[tokio::test]
 async fn it_goes_on_somewhere_else_in_one_channel_or_in_all() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let (a, b) = (publish(&kit, "a", 4).await, publish(&kit, "b", 2).await);
     put(&kit, "both", &log_of(&["a", "b"])).await;
     put(&kit, "one", &log_of(&["a"])).await;
@@ -173,11 +173,11 @@ async fn it_goes_on_somewhere_else_in_one_channel_or_in_all() {
         ("one", json!(["new"]), "invalid_request", "JSON object"),
         ("each", json!({ "to": "new", "channel": "a" }), "invalid_request", "leave channel out"),
     ] {
-        let before = kit.command(&["HGETALL", "galley:subscriptions"]).await;
+        let before = kit.redis_command(&["HGETALL", "galley:subscriptions"]).await;
         let (status, problem) = answer(&kit, Method::POST, &format!("/{name}/seek"), &seek).await;
         assert_eq!((status, &problem["code"]), (400, &json!(code)), "{seek}: {problem}");
         assert!(problem["detail"].as_str().is_some_and(|text| text.contains(said)), "{seek}: {problem}");
-        assert_eq!(kit.command(&["HGETALL", "galley:subscriptions"]).await, before, "{seek}");
+        assert_eq!(kit.redis_command(&["HGETALL", "galley:subscriptions"]).await, before, "{seek}");
     }
     // Older than everything that is kept: what is missing is told as a gap when it is read
     let (status, _) = answer(&kit, Method::POST, "/one/seek", &json!({ "to": gone })).await;
@@ -186,7 +186,7 @@ async fn it_goes_on_somewhere_else_in_one_channel_or_in_all() {
 
 #[tokio::test]
 async fn secrets_are_shown_to_whoever_has_them_made_and_nowhere_else() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__LOG__LEVEL", "trace")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__LOG__LEVEL", "trace")]).await;
     let target = |more: Value| {
         let mut http = json!({ "url": "https://example.com/hooks", "headers": { "authorization": "Bearer geheim" } });
         http.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
@@ -215,21 +215,21 @@ async fn secrets_are_shown_to_whoever_has_them_made_and_nowhere_else() {
     for path in ["/v1/subscriptions", "/v1/channels/c", "/v1/channels", "/metrics", "/ojs/v1/events"] {
         answers.push(kit.get(path).await.text().await.expect("text"));
     }
-    let stored = format!("{:?}", kit.command(&["HGETALL", "galley:subscriptions"]).await);
+    let stored = format!("{:?}", kit.redis_command(&["HGETALL", "galley:subscriptions"]).await);
     for hidden in ["geheim", SECRET, &secret] {
         assert!(stored.contains(hidden), "it is kept");
         for text in &answers {
             assert!(!text.contains(hidden), "{text}");
         }
-        let log = format!("{:?}", kit.gateway.log());
+        let log = format!("{:?}", kit.gateway.log_entries());
         assert!(!log.contains(hidden), "the log has it");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_that_change_one_at_once_leave_it_whole() {
-    let kit = Kit::start().await;
-    let other = Service::start("gateway", &kit.redis, &[]).await;
+    let kit = GalleyKit::start().await;
+    let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
     put(&kit, "s", &log_of(&["a"])).await;
     let send = async |url: String, method: Method, body: String| {
         let request = kit.http.request(method, url).header("content-type", "application/json").body(body);
@@ -248,7 +248,7 @@ async fn two_gateways_that_change_one_at_once_leave_it_whole() {
         assert_eq!((&seen["max_in_flight"], &seen["state"]), (&json!(number), &json!(state)));
     }
     let body = log_of(&["a"]).to_string();
-    let url = |of: &Service| of.url("/v1/subscriptions/new");
+    let url = |of: &ServiceProcess| of.url("/v1/subscriptions/new");
     let made = tokio::join!(
         send(url(&kit.gateway), Method::PUT, body.clone()),
         send(url(&other), Method::PUT, body.clone()),
@@ -260,7 +260,7 @@ async fn two_gateways_that_change_one_at_once_leave_it_whole() {
 
 #[tokio::test]
 async fn there_are_no_more_than_there_may_be_and_lists_go_page_by_page() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__SUBSCRIPTIONS__MAX", "5")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__SUBSCRIPTIONS__MAX", "5")]).await;
     for name in ["e", "b", "d", "a", "c"] {
         assert_eq!(put(&kit, name, &log_of(&["x*"])).await.0, 201);
     }
@@ -288,7 +288,7 @@ async fn there_are_no_more_than_there_may_be_and_lists_go_page_by_page() {
 
 #[tokio::test]
 async fn a_channel_shows_the_subscriptions_that_have_it() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     publish(&kit, "orders.new", 1).await;
     put(&kit, "by-name", &log_of(&["orders.new"])).await;
     put(&kit, "other", &log_of(&["invoices"])).await;
@@ -316,13 +316,13 @@ async fn a_channel_shows_the_subscriptions_that_have_it() {
 
 #[tokio::test]
 async fn what_holds_up_a_channel_in_order_and_who_is_behind_in_a_broadcast_is_shown() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut in_order = log_of(&["c"]);
     in_order["ordering"] = json!("channel");
     put(&kit, "ordered", &in_order).await;
     let ids = publish(&kit, "c", 3).await;
     let now = "1792000000000";
-    kit.command(&["HSET", "galley:{ch:c}:sub:ordered", "d", &ids[0], "n", "4", "w", now, "e", "it answered 500"]).await;
+    kit.redis_command(&["HSET", "galley:{ch:c}:sub:ordered", "d", &ids[0], "n", "4", "w", now, "e", "it answered 500"]).await;
     let progress = shown(&kit, "ordered").await["progress"].clone();
     assert_eq!(
         progress["channels"][0]["held_up"],
@@ -334,14 +334,14 @@ async fn what_holds_up_a_channel_in_order_and_who_is_behind_in_a_broadcast_is_sh
     let mut each = log_of(&["c"]);
     each["mode"] = json!("broadcast");
     put(&kit, "each", &each).await;
-    let redis::Value::BulkString(stored) = kit.command(&["HGET", "galley:subscriptions", "each"]).await else {
+    let redis::Value::BulkString(stored) = kit.redis_command(&["HGET", "galley:subscriptions", "each"]).await else {
         panic!("it is stored")
     };
     let stored: Value = serde_json::from_slice(&stored).expect("JSON");
     let generation = stored["generation"].to_string();
     for (worker, position) in [("near", &ids[2]), ("far", &ids[0])] {
-        kit.command(&["HSET", &format!("galley:sub:each:at:{worker}"), "", &generation, "c", position]).await;
-        kit.command(&["ZADD", "galley:sub:each:workers", now, worker]).await;
+        kit.redis_command(&["HSET", &format!("galley:sub:each:at:{worker}"), "", &generation, "c", position]).await;
+        kit.redis_command(&["ZADD", "galley:sub:each:workers", now, worker]).await;
     }
     let progress = shown(&kit, "each").await["progress"].clone();
     let seen_at = "2026-10-14T17:46:40.000Z";

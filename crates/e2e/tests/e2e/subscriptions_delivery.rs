@@ -4,12 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use delivery::http::{
     Secret,
-    signature::{Signed, verify},
+    signature::{SignatureHeaders, verify},
 };
 use serde_json::{Value, json};
-use testkit::{Receiver, Reply, Service, eventually};
+use testkit::{WebhookReceiver, WebhookReply, ServiceProcess, eventually};
 
-use crate::kit::{Folder, Kit};
+use crate::kit::{TestFolder, GalleyKit};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Endpoints of tests are on this machine.
@@ -18,20 +18,20 @@ pub(crate) const PRIVATE: (&str, &str) = ("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE"
 const SOON: &str = r#"{"max_attempts":3,"initial_interval":"PT0.05S","jitter":false,"on_exhaustion":"dead_letter"}"#;
 
 /// A gateway and a worker for subscriptions.
-pub(crate) async fn started() -> (Kit, Service) {
-    let kit = Kit::with(testkit::RedisServer::start(), &[PRIVATE]).await;
+pub(crate) async fn started() -> (GalleyKit, ServiceProcess) {
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[PRIVATE]).await;
     let worker = worker(&kit, &[]).await;
     (kit, worker)
 }
 
-pub(crate) async fn worker(kit: &Kit, variables: &[(&str, &str)]) -> Service {
+pub(crate) async fn worker(kit: &GalleyKit, variables: &[(&str, &str)]) -> ServiceProcess {
     let variables: Vec<(&str, &str)> = variables.iter().copied().chain([PRIVATE]).collect();
-    let worker = Service::start("pubsub-worker", &kit.redis, &variables).await;
-    worker.ready().await;
+    let worker = ServiceProcess::start("pubsub-worker", &kit.redis, &variables).await;
+    worker.wait_until_ready().await;
     worker
 }
 
-pub(crate) async fn put(kit: &Kit, name: &str, body: &Value) -> Value {
+pub(crate) async fn put(kit: &GalleyKit, name: &str, body: &Value) -> Value {
     let url = kit.gateway.url(&format!("/v1/subscriptions/{name}"));
     let request = kit.http.put(url).header("content-type", "application/json").body(body.to_string());
     let response = request.send().await.expect("the gateway answers");
@@ -41,20 +41,20 @@ pub(crate) async fn put(kit: &Kit, name: &str, body: &Value) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-pub(crate) async fn publish(kit: &Kit, channel: &str, content_type: &str, body: &str) -> String {
+pub(crate) async fn publish(kit: &GalleyKit, channel: &str, content_type: &str, body: &str) -> String {
     let url = kit.gateway.url(&format!("/v1/channels/{channel}/messages"));
     let request = kit.http.post(url).header("content-type", content_type).body(body.to_owned());
     let answer: Value = request.send().await.expect("the gateway answers").json().await.expect("JSON");
     answer["id"].as_str().expect("an id").to_owned()
 }
 
-pub(crate) async fn progress(kit: &Kit, name: &str) -> Value {
+pub(crate) async fn progress(kit: &GalleyKit, name: &str) -> Value {
     let answer: Value = kit.get(&format!("/v1/subscriptions/{name}")).await.json().await.expect("JSON");
     answer["subscription"]["progress"].clone()
 }
 
 /// Waits until a figure of a subscription is that.
-pub(crate) async fn figure(kit: &Kit, name: &str, figure: &str, wanted: u64) -> Value {
+pub(crate) async fn figure(kit: &GalleyKit, name: &str, figure: &str, wanted: u64) -> Value {
     let what = format!("{figure} of {name} is {wanted}");
     eventually(&what, || async {
         let progress = progress(kit, name).await;
@@ -66,11 +66,11 @@ pub(crate) async fn figure(kit: &Kit, name: &str, figure: &str, wanted: u64) -> 
 #[tokio::test]
 async fn an_endpoint_gets_the_bytes_signed_and_told_what_they_are() {
     let (kit, _worker) = started().await;
-    let receiver = Receiver::start([Reply::ok("1")]).await;
+    let receiver = WebhookReceiver::start([WebhookReply::ok("1")]).await;
     let target = json!({ "url": receiver.url("/hooks/{channel}"), "secrets": [SECRET], "headers": { "x-key": "k" } });
     put(&kit, "hook", &json!({ "channels": ["orders.*"], "deliver": { "http": target } })).await;
     let id = publish(&kit, "orders.new", "text/plain", " not JSON \u{0}").await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     let request = &receiver.requests()[0];
     assert!(request.head.starts_with("POST /hooks/orders.new HTTP/1.1"), "{}", request.head);
     assert_eq!(request.body, b" not JSON \0", "byte for byte");
@@ -90,7 +90,7 @@ async fn an_endpoint_gets_the_bytes_signed_and_told_what_they_are() {
     }
     let header = |name| request.header(name).expect(name);
     let secrets: [Secret; 1] = [SECRET.parse().expect("a secret")];
-    let signed = Signed {
+    let signed = SignatureHeaders {
         id: header("webhook-id"),
         timestamp: header("webhook-timestamp"),
         signature: header("webhook-signature"),
@@ -103,17 +103,17 @@ async fn an_endpoint_gets_the_bytes_signed_and_told_what_they_are() {
 #[tokio::test]
 async fn an_event_is_delivered_as_an_event() {
     let (kit, _worker) = started().await;
-    let receiver = Receiver::start([Reply::ok("1"), Reply::ok("1")]).await;
+    let receiver = WebhookReceiver::start([WebhookReply::ok("1"), WebhookReply::ok("1")]).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "events", &json!({ "channels": ["c"], "deliver": target, "max_in_flight": 1 })).await;
     let request = kit.http.post(kit.gateway.url("/v1/channels/c/messages")).body("{}");
     let request = request.header("content-type", "application/json").header("ce-specversion", "1.0");
     let request = request.header("ce-id", "7").header("ce-source", "/shop").header("ce-type", "order.paid");
     assert!(request.send().await.expect("an answer").status().is_success());
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     let event = r#"{"specversion":"1.0","id":"8","source":"/shop","type":"order.paid","data":{"n":1}}"#;
     publish(&kit, "c", "application/cloudevents+json", event).await;
-    receiver.has_requests(2).await;
+    receiver.wait_for_requests(2).await;
     let requests = receiver.requests();
     let (binary, structured) = (&requests[0], &requests[1]);
     assert_eq!((binary.header("ce-id"), binary.header("ce-type")), (Some("7"), Some("order.paid")));
@@ -133,21 +133,21 @@ async fn only_what_the_filter_wants_is_delivered() {
     let progress = figure(&kit, "some", "delivered", 2).await;
     let filtered = figure(&kit, "some", "filtered", 3).await;
     assert_eq!((&filtered["lag"], &filtered["in_flight"], &progress["failed"]), (&json!(0), &json!(0), &json!(0)));
-    assert_eq!(worker.count("message {"), 2);
+    assert_eq!(worker.count_log_messages("message {"), 2);
 }
 
 #[tokio::test]
 async fn a_failed_delivery_becomes_a_job_and_holds_nobody_up() {
     let (kit, _worker) = started().await;
-    let replies = [Reply::new(500, "", "out of order"), Reply::ok("1"), Reply::ok("1")];
-    let receiver = Receiver::start(replies).await;
+    let replies = [WebhookReply::new(500, "", "out of order"), WebhookReply::ok("1"), WebhookReply::ok("1")];
+    let receiver = WebhookReceiver::start(replies).await;
     let retry: Value = serde_json::from_str(SOON).expect("JSON");
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry, "max_in_flight": 1 })).await;
     let first = publish(&kit, "c", "text/plain", "first").await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     publish(&kit, "c", "text/plain", "second").await;
-    receiver.has_requests(3).await;
+    receiver.wait_for_requests(3).await;
     let requests = receiver.requests();
     let again: Vec<_> = requests.iter().filter(|request| request.header("galley-message-id") == Some(&first)).collect();
     assert_eq!((again.len(), again[1].header("galley-attempt")), (2, Some("2")));
@@ -163,8 +163,8 @@ async fn a_failed_delivery_becomes_a_job_and_holds_nobody_up() {
 #[tokio::test]
 async fn a_message_that_never_passes_is_a_dead_letter_that_can_be_tried_again() {
     let (kit, _worker) = started().await;
-    let broken = || Reply::new(500, "", "");
-    let receiver = Receiver::start([broken(), broken(), broken(), Reply::ok("1")]).await;
+    let broken = || WebhookReply::new(500, "", "");
+    let receiver = WebhookReceiver::start([broken(), broken(), broken(), WebhookReply::ok("1")]).await;
     let retry: Value = serde_json::from_str(SOON).expect("JSON");
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry })).await;
@@ -180,8 +180,8 @@ async fn a_message_that_never_passes_is_a_dead_letter_that_can_be_tried_again() 
     assert_eq!((&job["args"][0]["body"], job["errors"].as_array().map(Vec::len)), (&json!("it"), Some(3)));
     let id = job["id"].as_str().expect("an id");
     assert!(kit.post(&format!("/ojs/v1/dead-letter/{id}/retry"), &json!({})).await.status().is_success());
-    receiver.has_requests(4).await;
-    kit.reaches(id, "completed").await;
+    receiver.wait_for_requests(4).await;
+    kit.wait_for_state(id, "completed").await;
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn attempts_are_counted_on_when_a_message_of_a_broadcast_goes_on_as_a_job(
     let (kit, _worker) = started().await;
     // Fewer than a worker tries by itself, and more
     for most in [2_u32, 5] {
-        let receiver = Receiver::start((0..10).map(|_| Reply::new(500, "", ""))).await;
+        let receiver = WebhookReceiver::start((0..10).map(|_| WebhookReply::new(500, "", ""))).await;
         let mut retry: Value = serde_json::from_str(SOON).expect("JSON");
         retry["max_attempts"] = json!(most);
         let (name, target) = (format!("hook-{most}"), json!({ "http": { "url": receiver.url("/") } }));
@@ -211,7 +211,7 @@ async fn attempts_are_counted_on_when_a_message_of_a_broadcast_goes_on_as_a_job(
 async fn messages_of_a_broadcast_that_fail_one_after_the_other_all_become_jobs() {
     let (kit, _worker) = started().await;
     // As many in a row as a target may have before it is left alone: the second message is in the middle of its attempts then
-    let receiver = Receiver::start((0..5).map(|_| Reply::new(500, "", ""))).await;
+    let receiver = WebhookReceiver::start((0..5).map(|_| WebhookReply::new(500, "", ""))).await;
     let mut retry: Value = serde_json::from_str(SOON).expect("JSON");
     retry["max_attempts"] = json!(20);
     let target = json!({ "http": { "url": receiver.url("/") } });
@@ -227,8 +227,8 @@ async fn messages_of_a_broadcast_that_fail_one_after_the_other_all_become_jobs()
 #[tokio::test]
 async fn a_dead_letter_that_was_refused_for_good_has_all_its_attempts_when_it_is_tried_again() {
     let (kit, _worker) = started().await;
-    let replies = [Reply::new(422, "", "no"), Reply::new(503, "", "not now"), Reply::ok("1")];
-    let receiver = Receiver::start(replies).await;
+    let replies = [WebhookReply::new(422, "", "no"), WebhookReply::new(503, "", "not now"), WebhookReply::ok("1")];
+    let receiver = WebhookReceiver::start(replies).await;
     let retry: Value = serde_json::from_str(SOON).expect("JSON");
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry })).await;
@@ -238,17 +238,17 @@ async fn a_dead_letter_that_was_refused_for_good_has_all_its_attempts_when_it_is
     let (id, errors) = (dead["jobs"][0]["id"].as_str().expect("an id"), &dead["jobs"][0]["errors"]);
     assert_eq!(errors.as_array().map(Vec::len), Some(1), "the refusal, and nothing made up: {errors}");
     assert!(kit.post(&format!("/ojs/v1/dead-letter/{id}/retry"), &json!({})).await.status().is_success());
-    kit.reaches(id, "completed").await;
+    kit.wait_for_state(id, "completed").await;
     assert_eq!(receiver.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn a_target_that_has_failed_for_too_long_is_given_up_with_an_event() {
     let (kit, _worker) = started().await;
-    let receiver = Receiver::start([Reply::new(500, "", "")]).await;
+    let receiver = WebhookReceiver::start([WebhookReply::new(500, "", "")]).await;
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/") } } })).await;
     // As if nothing but failures had been seen for five days
-    kit.command(&["HSET", "galley:sub:hook", "failing", "1000"]).await;
+    kit.redis_command(&["HSET", "galley:sub:hook", "failing", "1000"]).await;
     publish(&kit, "c", "text/plain", "it").await;
     let reason = eventually("it is disabled", || async {
         let answer: Value = kit.get("/v1/subscriptions/hook").await.json().await.expect("JSON");
@@ -260,7 +260,7 @@ async fn a_target_that_has_failed_for_too_long_is_given_up_with_an_event() {
     has_event(&kit, "subscription.disabled").await;
 }
 
-pub(crate) async fn has_event(kit: &Kit, kind: &str) {
+pub(crate) async fn has_event(kit: &GalleyKit, kind: &str) {
     eventually("an event says so", || async {
         let events: Value = kit.get("/ojs/v1/events").await.json().await.expect("JSON");
         let events = events["events"].as_array().cloned().unwrap_or_default();
@@ -272,7 +272,7 @@ pub(crate) async fn has_event(kit: &Kit, kind: &str) {
 #[tokio::test]
 async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone_disables() {
     let (kit, _worker) = started().await;
-    let receiver = Receiver::start([Reply::new(422, "", "no"), Reply::new(410, "", "gone"), Reply::ok("1")]).await;
+    let receiver = WebhookReceiver::start([WebhookReply::new(422, "", "no"), WebhookReply::new(410, "", "gone"), WebhookReply::ok("1")]).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target })).await;
     publish(&kit, "c", "text/plain", "refused").await;
@@ -289,15 +289,15 @@ async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone
     figure(&kit, "hook", "lag", 1).await;
     assert!(kit.post("/v1/subscriptions/hook/resume", &json!({})).await.status().is_success());
     figure(&kit, "hook", "lag", 0).await;
-    receiver.has_requests(3).await;
+    receiver.wait_for_requests(3).await;
 }
 
 #[tokio::test]
 async fn an_endpoint_that_asks_to_be_left_alone_is_and_gets_everything_later() {
     let (kit, _worker) = started().await;
-    let broken = || Reply::new(429, "retry-after: 1\r\n", "");
-    let replies = std::iter::repeat_with(broken).take(3).chain(std::iter::repeat_with(|| Reply::ok("1")).take(100));
-    let receiver = Receiver::start(replies.collect::<Vec<_>>()).await;
+    let broken = || WebhookReply::new(429, "retry-after: 1\r\n", "");
+    let replies = std::iter::repeat_with(broken).take(3).chain(std::iter::repeat_with(|| WebhookReply::ok("1")).take(100));
+    let receiver = WebhookReceiver::start(replies.collect::<Vec<_>>()).await;
     let retry = json!({ "max_attempts": 20, "initial_interval": "PT0.05S", "jitter": false });
     let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 1 } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "retry": retry, "max_in_flight": 1 })).await;
@@ -339,17 +339,17 @@ async fn a_message_becomes_a_job_of_a_queue_once() {
 
 #[tokio::test]
 async fn a_program_gets_the_body_and_its_failure_is_kept_with_what_it_said() {
-    let kit = Kit::with(testkit::RedisServer::start(), &[PRIVATE]).await;
-    let folder = Folder::new();
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[PRIVATE]).await;
+    let folder = TestFolder::new();
     let script = r#"printf '%s %s %s: ' "$GALLEY_SUBSCRIPTION" "$GALLEY_CHANNEL" "$GALLEY_ATTEMPT" >> "$1"
 cat >> "$1"
 echo >> "$1"
 if [ "$GALLEY_ATTEMPT" = 1 ]; then echo no luck >&2; exit 1; fi
 "#;
     folder.write("take.sh", script);
-    let args = json!([folder.text("take.sh"), folder.text("seen")]);
+    let args = json!([folder.path_text("take.sh"), folder.path_text("seen")]);
     folder.write("commands.toml", &format!("[[command]]\nname = \"take\"\nprogram = \"sh\"\nargs = {args}\n"));
-    let _worker = worker(&kit, &[("GALLEY__PUBSUB_WORKER__COMMANDS", &folder.text("commands.toml"))]).await;
+    let _worker = worker(&kit, &[("GALLEY__PUBSUB_WORKER__COMMANDS", &folder.path_text("commands.toml"))]).await;
     let retry: Value = serde_json::from_str(SOON).expect("JSON");
     put(&kit, "run", &json!({ "channels": ["c"], "deliver": { "command": "take" }, "retry": retry })).await;
     publish(&kit, "c", "text/plain", "body").await;

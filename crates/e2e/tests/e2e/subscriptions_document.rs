@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 use testkit::RedisServer;
 
-use crate::kit::Kit;
+use crate::kit::GalleyKit;
 
 const DOCUMENT: &str = include_str!("../../../../docs/subscriptions.md");
 
@@ -16,7 +16,7 @@ fn examples(language: &str) -> Vec<&'static str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_is_answered_as_a_success() {
-    let kit = Kit::with(RedisServer::start(), &[]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[]).await;
     let examples = examples("sh");
     assert!(examples.len() >= 5, "the document was read");
     for example in examples {
@@ -31,7 +31,7 @@ async fn every_example_is_answered_as_a_success() {
 
 #[tokio::test]
 async fn every_filter_is_allowed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let filters = examples("json");
     assert!(filters.len() >= 2, "the document was read");
     for filter in filters {

@@ -3,10 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::redis;
-use testkit::{RedisServer, Service};
+use testkit::{RedisServer, ServiceProcess};
 
 use crate::{
-    kit::Kit,
+    kit::GalleyKit,
     subscriptions_api::{log_of, put, send},
 };
 
@@ -14,7 +14,7 @@ const PRIVATE: (&str, &str) = ("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true");
 
 #[tokio::test]
 async fn every_kind_of_bad_input_is_refused_with_what_is_allowed_and_writes_nothing() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let with = |member: &str| format!(r#"{{"channels":["a"],"deliver":{{"log":{{}}}},{member}}}"#);
     let http = |members: &str| format!(r#"{{"channels":["a"],"deliver":{{"http":{{{members}}}}}}}"#);
     let deep = with(&format!(r#""filter":{}1{}"#, "[".repeat(100), "]".repeat(100)));
@@ -73,7 +73,7 @@ async fn every_kind_of_bad_input_is_refused_with_what_is_allowed_and_writes_noth
         ),
         (r#"{"channels":["a"],"deliver":{"command":"../x"}}"#.to_owned(), 400, "invalid_request", "must match"),
     ];
-    let before = kit.keys().await;
+    let before = kit.redis_keys().await;
     for (body, status, code, said) in cases {
         let response = send(&kit, Method::PUT, "/s", &body).await;
         let body = &body[..body.len().min(120)];
@@ -83,7 +83,7 @@ async fn every_kind_of_bad_input_is_refused_with_what_is_allowed_and_writes_noth
         assert_eq!((got, &problem["code"]), (status, &json!(code)), "{body}: {problem}");
         assert!(problem["detail"].as_str().is_some_and(|text| text.contains(said)), "{body}: {problem}");
         assert!(!problem.to_string().contains("geheim"), "{problem}");
-        assert_eq!(kit.keys().await, before, "{body}");
+        assert_eq!(kit.redis_keys().await, before, "{body}");
     }
     for name in ["A", "a_b", "%20", "a%0d", &"x".repeat(300)] {
         let (status, problem) = put(&kit, name, &log_of(&["a"])).await;
@@ -94,12 +94,12 @@ async fn every_kind_of_bad_input_is_refused_with_what_is_allowed_and_writes_noth
     for query in ["limit=0", "limit=101", "limit=x", "after=A", "page=2"] {
         assert_eq!(kit.get(&format!("/v1/subscriptions?{query}")).await.status(), 400, "{query}");
     }
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
 }
 
 #[tokio::test]
 async fn what_stays_as_it_is_cannot_be_changed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     put(&kit, "s", &log_of(&["a"])).await;
     for (member, value) in [("mode", "broadcast"), ("ordering", "channel")] {
         let mut body = log_of(&["a"]);
@@ -113,14 +113,14 @@ async fn what_stays_as_it_is_cannot_be_changed() {
 #[tokio::test]
 async fn private_addresses_are_refused_unless_they_are_allowed() {
     let redis = RedisServer::start();
-    let kit = Kit::with(redis, &[]).await;
-    let allowing = Service::start("gateway", &kit.redis, &[PRIVATE]).await;
+    let kit = GalleyKit::start_with(redis, &[]).await;
+    let allowing = ServiceProcess::start("gateway", &kit.redis, &[PRIVATE]).await;
     for host in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "[::1]", "[fd00::1]", "0.0.0.0"] {
         let body = json!({ "channels": ["c"], "deliver": { "http": { "url": format!("http://{host}:9000/x") } } });
         let (status, problem) = put(&kit, "s", &body).await;
         assert_eq!((status, &problem["code"]), (400, &json!("invalid_request")), "{host}: {problem}");
         assert!(problem["detail"].as_str().is_some_and(|text| text.contains("deliver.http")), "{problem}");
-        assert_eq!(kit.command(&["EXISTS", "galley:subscriptions"]).await, redis::Value::Int(0), "{host}");
+        assert_eq!(kit.redis_command(&["EXISTS", "galley:subscriptions"]).await, redis::Value::Int(0), "{host}");
     }
     let body = json!({ "channels": ["c"], "deliver": { "http": { "url": "http://127.0.0.1:9000/x" } } });
     let request = kit.http.put(allowing.url("/v1/subscriptions/s")).header("content-type", "application/json");

@@ -4,26 +4,26 @@ use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{Receiver, RedisServer, Reply, Service, eventually, eventually_for};
+use testkit::{WebhookReceiver, RedisServer, WebhookReply, ServiceProcess, eventually, eventually_for};
 
 use crate::{
-    kit::Kit,
+    kit::GalleyKit,
     subscriptions_delivery::{PRIVATE, figure, has_event, progress, publish, put, started, worker},
 };
 
 /// Deadlines that do not keep tests waiting.
 const SHORT: u64 = 1_000;
 
-async fn publish_all(kit: &Kit, channel: &str, numbers: std::ops::Range<usize>) {
+async fn publish_all(kit: &GalleyKit, channel: &str, numbers: std::ops::Range<usize>) {
     for number in numbers {
         publish(kit, channel, "text/plain", &number.to_string()).await;
     }
 }
 
 /// How often each body was logged by a worker, as `message <body>`.
-fn logged(worker: &Service) -> BTreeMap<String, usize> {
+fn logged(worker: &ServiceProcess) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for message in worker.messages() {
+    for message in worker.log_messages() {
         if let Some(body) = message.strip_prefix("message ") {
             *counts.entry(body.to_owned()).or_default() += 1;
         }
@@ -35,7 +35,7 @@ fn all_once(numbers: std::ops::Range<usize>) -> BTreeMap<String, usize> {
     numbers.map(|number| (number.to_string(), 1)).collect()
 }
 
-fn together<'a>(workers: impl IntoIterator<Item = &'a Service>) -> BTreeMap<String, usize> {
+fn together<'a>(workers: impl IntoIterator<Item = &'a ServiceProcess>) -> BTreeMap<String, usize> {
     let mut all: BTreeMap<String, usize> = BTreeMap::new();
     for worker in workers {
         for (body, count) in logged(worker) {
@@ -80,7 +80,7 @@ async fn a_worker_of_a_broadcast_goes_on_where_it_was() {
     eventually("it hears the others", || async { (logged(&again) == all_once(5..10)).then_some(()) }).await;
     // A worker that was not there before begins now
     let new = worker(&kit, &[("GALLEY__PUBSUB_WORKER__NAME", "new")]).await;
-    new.logged("subscription served").await;
+    new.wait_for_log("subscription served").await;
     publish_all(&kit, "b", 10..12).await;
     eventually("it hears what is new", || async { (logged(&new) == all_once(10..12)).then_some(()) }).await;
 }
@@ -99,15 +99,15 @@ async fn a_worker_of_a_broadcast_that_comes_back_gets_what_channels_began_with_w
 
 #[tokio::test]
 async fn messages_of_a_worker_that_is_killed_are_taken_over() {
-    let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[PRIVATE]).await;
     // The first worker's requests are never answered
-    let receiver = Receiver::start([Reply::Hang, Reply::Hang, Reply::Hang].into_iter().chain(ok(100))).await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang, WebhookReply::Hang, WebhookReply::Hang].into_iter().chain(ok(100))).await;
     let doomed = worker(&kit, &[]).await;
     let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 3 } });
     let body = json!({ "channels": ["c"], "deliver": target, "ack_deadline_ms": SHORT });
     put(&kit, "hook", &body).await;
     publish_all(&kit, "c", 0..3).await;
-    receiver.has_requests(3).await;
+    receiver.wait_for_requests(3).await;
     doomed.kill();
     assert_eq!(progress(&kit, "hook").await["in_flight"], json!(3));
     let _heir = worker(&kit, &[]).await;
@@ -122,14 +122,14 @@ async fn messages_of_a_worker_that_is_killed_are_taken_over() {
 
 #[tokio::test]
 async fn a_message_that_every_worker_vanishes_with_is_a_dead_letter() {
-    let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
-    let receiver = Receiver::start([Reply::Hang].into_iter().chain(ok(10))).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[PRIVATE]).await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang].into_iter().chain(ok(10))).await;
     let no_budget = ("GALLEY__JOBS__CRASH_BUDGET", "0");
     let doomed = worker(&kit, &[no_budget]).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "ack_deadline_ms": SHORT })).await;
     publish(&kit, "c", "text/plain", "deadly").await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     doomed.kill();
     let _heir = worker(&kit, &[no_budget]).await;
     publish(&kit, "c", "text/plain", "harmless").await;
@@ -144,24 +144,24 @@ async fn a_message_that_every_worker_vanishes_with_is_a_dead_letter() {
     assert_eq!(receiver.requests().len(), 2, "nobody else had it, and the other one was delivered");
 }
 
-fn ok(times: usize) -> impl Iterator<Item = Reply> {
-    std::iter::repeat_with(|| Reply::ok("1")).take(times)
+fn ok(times: usize) -> impl Iterator<Item = WebhookReply> {
+    std::iter::repeat_with(|| WebhookReply::ok("1")).take(times)
 }
 
 #[tokio::test]
 async fn a_worker_that_is_told_to_stop_finishes_or_gives_back() {
     let (kit, first) = started().await;
-    let receiver = Receiver::start([Reply::Hang].into_iter().chain(ok(10))).await;
+    let receiver = WebhookReceiver::start([WebhookReply::Hang].into_iter().chain(ok(10))).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "max_in_flight": 1 })).await;
-    first.logged("subscription served").await;
+    first.wait_for_log("subscription served").await;
     let hasty = worker(&kit, &[("GALLEY__PUBSUB_WORKER__SHUTDOWN_GRACE_MS", "0")]).await;
-    hasty.logged("subscription served").await;
+    hasty.wait_for_log("subscription served").await;
     assert!(first.terminate().await.success(), "it has nothing");
     publish(&kit, "c", "text/plain", "x").await;
-    receiver.has_requests(1).await;
+    receiver.wait_for_requests(1).await;
     let heir = worker(&kit, &[]).await;
-    heir.logged("subscription served").await;
+    heir.wait_for_log("subscription served").await;
     assert!(hasty.terminate().await.success());
     // At once, long before the deadline of 30 s is over
     figure(&kit, "hook", "delivered", 1).await;
@@ -170,9 +170,9 @@ async fn a_worker_that_is_told_to_stop_finishes_or_gives_back() {
 
 #[tokio::test]
 async fn in_order_stays_in_order_while_workers_come_go_and_fail() {
-    let kit = Kit::with(RedisServer::start(), &[PRIVATE]).await;
-    let broken = || Reply::new(500, "", "");
-    let receiver = Receiver::start(ok(10).chain([broken(), broken()]).chain(ok(500))).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[PRIVATE]).await;
+    let broken = || WebhookReply::new(500, "", "");
+    let receiver = WebhookReceiver::start(ok(10).chain([broken(), broken()]).chain(ok(500))).await;
     let target = json!({ "http": { "url": receiver.url("/{channel}") } });
     let retry = json!({ "initial_interval": "PT0.05S", "jitter": false });
     let body = json!({ "channels": ["o.*"], "deliver": target, "ordering": "channel", "retry": retry, "ack_deadline_ms": SHORT });
@@ -215,8 +215,8 @@ async fn in_order_stays_in_order_while_workers_come_go_and_fail() {
 #[tokio::test]
 async fn in_order_a_failure_holds_up_its_channel_until_somebody_skips_it() {
     let (kit, _worker) = started().await;
-    let broken = Reply::new(500, "", "never this");
-    let receiver = Receiver::start(std::iter::repeat_n(broken, 50).collect::<Vec<_>>()).await;
+    let broken = WebhookReply::new(500, "", "never this");
+    let receiver = WebhookReceiver::start(std::iter::repeat_n(broken, 50).collect::<Vec<_>>()).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     let retry = json!({ "initial_interval": "PT0.05S", "max_interval": "PT0.1S", "jitter": false });
     put(&kit, "order", &json!({ "channels": ["c"], "deliver": target, "ordering": "channel", "retry": retry })).await;
@@ -257,20 +257,20 @@ async fn pausing_changing_and_removing_take_effect_while_it_runs() {
     publish(&kit, "d", "text/plain", "before").await;
     put(&kit, "s", &json!({ "channels": ["c", "d"], "deliver": { "log": {} } })).await;
     publish(&kit, "d", "text/plain", "after").await;
-    worker.logged("message after").await;
-    assert_eq!(worker.count("message before"), 0);
+    worker.wait_for_log("message after").await;
+    assert_eq!(worker.count_log_messages("message before"), 0);
     let url = kit.gateway.url("/v1/subscriptions/s");
     assert!(kit.http.delete(url).send().await.expect("an answer").status().is_success());
     publish(&kit, "c", "text/plain", "unheard").await;
     put(&kit, "s", &body).await;
     publish(&kit, "c", "text/plain", "heard").await;
-    worker.logged("message heard").await;
-    assert_eq!(worker.count("message unheard"), 0, "it was made anew, and begins anew");
+    worker.wait_for_log("message heard").await;
+    assert_eq!(worker.count_log_messages("message unheard"), 0, "it was made anew, and begins anew");
 }
 
 #[tokio::test]
 async fn deliveries_go_on_whatever_happens_to_connections_scripts_or_redis() {
-    let mut kit = Kit::durable(&[PRIVATE]).await;
+    let mut kit = GalleyKit::start_durable(&[PRIVATE]).await;
     let one = worker(&kit, &[]).await;
     let two = worker(&kit, &[("GALLEY__PUBSUB_WORKER__NAME", "two")]).await;
     put(&kit, "s", &json!({ "channels": ["c"], "deliver": { "log": {} } })).await;
@@ -280,12 +280,12 @@ async fn deliveries_go_on_whatever_happens_to_connections_scripts_or_redis() {
         [&["CLIENT", "KILL", "TYPE", "pubsub"][..], &["CLIENT", "KILL", "TYPE", "normal"], &["SCRIPT", "FLUSH"]]
     {
         publish_all(&kit, "c", count..count + 10).await;
-        kit.command(command).await;
+        kit.redis_command(command).await;
         publish_all(&kit, "c", count + 10..count + 20).await;
         count += 20;
     }
     kit.redis.kill();
-    kit.redis.start_again();
+    kit.redis.restart();
     eventually("a message is taken again", || async {
         let url = kit.gateway.url("/v1/channels/c/messages");
         let response = kit.http.post(url).body("again").send().await.ok()?;
@@ -313,17 +313,17 @@ async fn subscriptions_are_put_back_when_redis_has_lost_everything() {
     let (mut kit, worker) = started().await;
     put(&kit, "s", &json!({ "channels": ["c.*"], "deliver": { "log": {} } })).await;
     publish(&kit, "c.1", "text/plain", "before").await;
-    worker.logged("message before").await;
+    worker.wait_for_log("message before").await;
     kit.redis.kill();
-    kit.redis.start_again();
-    worker.logged("redis had lost all subscriptions: they were put back").await;
+    kit.redis.restart();
+    worker.wait_for_log("redis had lost all subscriptions: they were put back").await;
     let published = eventually("a message is taken", || async {
         let url = kit.gateway.url("/v1/channels/c.1/messages");
         let response = kit.http.post(url).body("after").send().await.ok()?;
         response.json::<Value>().await.ok()?["id"].as_str().map(ToOwned::to_owned)
     })
     .await;
-    worker.logged("message after").await;
+    worker.wait_for_log("message after").await;
     let progress = figure(&kit, "s", "lag", 0).await;
     assert_eq!(progress["channels"][0]["position"], json!(published));
     has_event(&kit, "subscription.restored").await;
@@ -337,15 +337,15 @@ async fn a_lost_group_is_made_again_where_it_was_and_a_gap_is_told() {
     figure(&kit, "s", "delivered", 5).await;
     worker.signal(Signal::SIGSTOP);
     publish_all(&kit, "c", 5..10).await;
-    kit.command(&["XGROUP", "DESTROY", "galley:{ch:c}:m", "sub:s"]).await;
-    kit.command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "3"]).await;
+    kit.redis_command(&["XGROUP", "DESTROY", "galley:{ch:c}:m", "sub:s"]).await;
+    kit.redis_command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "3"]).await;
     worker.signal(Signal::SIGCONT);
-    worker.logged("message 9").await;
+    worker.wait_for_log("message 9").await;
     let expected: Vec<usize> = (0..5).chain(7..10).collect();
     let expected: BTreeMap<String, usize> = expected.into_iter().map(|number| (number.to_string(), 1)).collect();
     eventually("what is kept is delivered", || async { (logged(&worker) == expected).then_some(()) }).await;
-    worker.logged("its group was lost and is made again").await;
-    worker.logged("messages are missing").await;
-    let gap = worker.log().into_iter().find(|line| line["message"] == "messages are missing").expect("logged");
+    worker.wait_for_log("its group was lost and is made again").await;
+    worker.wait_for_log("messages are missing").await;
+    let gap = worker.log_entries().into_iter().find(|line| line["message"] == "messages are missing").expect("logged");
     assert!(gap["gap"].as_str().is_some_and(|gap| gap.contains(r#""count":2"#)), "{gap}");
 }

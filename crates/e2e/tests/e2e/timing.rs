@@ -3,22 +3,22 @@
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 #[tokio::test]
 async fn a_pending_job_waits_until_it_is_activated() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&json!({ "type": "test.echo", "args": [1], "pending": true })).await;
     let other = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&other, "completed").await;
+    kit.wait_for_state(&other, "completed").await;
     assert_eq!((&kit.job(&id).await["state"], kit.fetch("default").await), (&json!("pending"), None));
     let activate = async |id: &str| kit.post(&format!("/ojs/v1/jobs/{id}/activate"), &json!({})).await;
     let response = activate(&id).await;
     assert_eq!(response.status(), 200);
     let answer: Value = response.json().await.expect("JSON");
     assert_ne!(answer["job"]["state"], "pending", "a worker may have it already");
-    assert_eq!(kit.reaches(&id, "completed").await["result"], json!([1]));
+    assert_eq!(kit.wait_for_state(&id, "completed").await["result"], json!([1]));
     assert_eq!(activate(&id).await.status(), 409);
     assert_eq!(activate(&other).await.status(), 409);
     assert_eq!(activate("019539a4-b68c-7def-8000-1a2b3c4d5e6f").await.status(), 404);
@@ -32,7 +32,7 @@ async fn a_pending_job_waits_until_it_is_activated() {
 
 #[tokio::test]
 async fn a_job_expires_on_time_wherever_it_waits_although_nobody_asks_for_it() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut ids = Vec::new();
     for more in [
         json!({}),
@@ -45,7 +45,7 @@ async fn a_job_expires_on_time_wherever_it_waits_although_nobody_asks_for_it() {
         ids.push(kit.enqueue(&body).await);
     }
     for id in &ids {
-        let job = kit.reaches(id, "discarded").await;
+        let job = kit.wait_for_state(id, "discarded").await;
         assert_eq!(job["error"]["code"], "expired", "{job}");
         assert!(job["discarded_at"].as_str() >= job["expires_at"].as_str(), "not before: {job}");
     }
@@ -55,35 +55,35 @@ async fn a_job_expires_on_time_wherever_it_waits_although_nobody_asks_for_it() {
 
 #[tokio::test]
 async fn a_job_whose_whole_time_is_over_is_stopped_and_its_worker_told() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
     let id = kit.enqueue(&json!({ "type": "test.slow", "args": [600_000], "total_timeout_ms": 700 })).await;
-    kit.reaches(&id, "active").await;
-    let job = kit.reaches(&id, "discarded").await;
+    kit.wait_for_state(&id, "active").await;
+    let job = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&job["error"]["code"], &job["attempt"]), (&json!("total_timeout"), &json!(1)), "{job}");
-    worker.logged("job is not ours any more").await;
+    worker.wait_for_log("job is not ours any more").await;
     // Its place is free again
     let next = kit.enqueue(&json!({ "type": "test.noop", "args": [] })).await;
-    kit.reaches(&next, "completed").await;
+    kit.wait_for_state(&next, "completed").await;
     assert_eq!(kit.job(&id).await, job, "nothing changed");
 }
 
 #[tokio::test]
 async fn no_attempt_follows_that_would_begin_after_the_whole_time() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     for (interval, attempts) in [("PT0.2S", 2..=12), ("PT1M", 1..=1)] {
         let retry = json!({ "max_attempts": 1000, "initial_interval": interval, "backoff_strategy": "constant" });
         let body = json!({ "type": "test.fail_always", "args": [], "retry": retry, "total_timeout_ms": 1000 });
         let id = kit.enqueue(&body).await;
-        let job = kit.reaches(&id, "discarded").await;
+        let job = kit.wait_for_state(&id, "discarded").await;
         assert!(job["attempt"].as_u64().is_some_and(|attempt| attempts.contains(&attempt)), "{job}");
     }
 }
 
 #[tokio::test]
 async fn a_program_whose_jobs_time_is_over_cannot_end_it_any_more() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&json!({ "type": "a", "args": [], "total_timeout_ms": 500 })).await;
     let fetched = kit.fetch("default").await.expect("a job");
     let beat = json!({ "worker_id": "puller", "active_jobs": [id], "tokens": { (id.clone()): fetched["token"] } });

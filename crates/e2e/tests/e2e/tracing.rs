@@ -4,23 +4,23 @@ use serde_json::{Value, json};
 use testkit::{OtlpReceiver, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 #[tokio::test]
 async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
     let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
     let endpoint = receiver.url();
     let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
-    let kit = Kit::with(testkit::RedisServer::start(), &variables).await;
-    let worker = kit.worker(&variables).await;
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
+    let worker = kit.start_worker(&variables).await;
     let (trace_id, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
     let request = request.header("traceparent", format!("00-{trace_id}-{parent}-01"));
     let response = request.body(job("test.noop", &json!([])).to_string()).send().await.expect("an answer");
     let answer: Value = response.json().await.expect("JSON");
-    kit.reaches(answer["job"]["id"].as_str().expect("an id"), "completed").await;
+    kit.wait_for_state(answer["job"]["id"].as_str().expect("an id"), "completed").await;
     // Ending sends what is left
-    let Kit { gateway, redis, .. } = kit;
+    let GalleyKit { gateway, redis, .. } = kit;
     assert!(gateway.terminate().await.success() && worker.terminate().await.success());
     drop(redis);
     let (request, attempt) = eventually("both spans have arrived", || async {
@@ -38,10 +38,10 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
 async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/v1/traces", listener.local_addr().expect("an address"));
-    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", &url)]).await;
-    let _worker = kit.worker(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")]).await;
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", &url)]).await;
+    let _worker = kit.start_worker(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")]).await;
     let id = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&id, "completed").await;
+    kit.wait_for_state(&id, "completed").await;
     let (mut stream, _) = listener.accept().await.expect("the exporter connects");
     let mut head = vec![0; 1024];
     let read = stream.read(&mut head).await.expect("a request");

@@ -5,30 +5,30 @@ use testkit::redis;
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{LIMIT, RedisServer, eventually};
+use testkit::{TEST_TIMEOUT, RedisServer, eventually};
 use tokio::task::JoinHandle;
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 /// Longer than any test waits: whoever gets an answer got it because the job ended.
 const LONG: &str = "wait_ms=60000";
 
 /// Somebody who waits.
-struct Waiter(JoinHandle<Response>);
+struct WaitingResult(JoinHandle<Response>);
 
-impl Waiter {
-    fn of(kit: &Kit, id: &str) -> Self {
+impl WaitingResult {
+    fn of(kit: &GalleyKit, id: &str) -> Self {
         let (http, url) = (kit.http.clone(), kit.gateway.url(&format!("/ojs/v1/jobs/{id}?{LONG}")));
         Self(tokio::spawn(async move { http.get(url).send().await.expect("an answer") }))
     }
 
     async fn answer(self) -> (u16, Value) {
-        let response = tokio::time::timeout(LIMIT, self.0).await.expect("answered in time").expect("no panic");
+        let response = tokio::time::timeout(TEST_TIMEOUT, self.0).await.expect("answered in time").expect("no panic");
         (response.status().as_u16(), response.json().await.expect("JSON"))
     }
 }
 
-async fn waiters(kit: &Kit, count: usize) {
+async fn wait_for_waiters(kit: &GalleyKit, count: usize) {
     let line = format!("galley_waiters {count}");
     eventually(&format!("{count} wait"), || async {
         let metrics = kit.get("/metrics").await.text().await.ok()?;
@@ -37,7 +37,7 @@ async fn waiters(kit: &Kit, count: usize) {
     .await;
 }
 
-async fn fetched(kit: &Kit) -> Value {
+async fn fetched(kit: &GalleyKit) -> Value {
     kit.enqueue(&job("any.type", &json!([]))).await;
     kit.fetch("default").await.expect("a job")
 }
@@ -48,10 +48,10 @@ fn id(job: &Value) -> &str {
 
 #[tokio::test]
 async fn whoever_waits_is_answered_when_the_job_ends_however_it_ends() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let (done, failed, dropped) = (fetched(&kit).await, fetched(&kit).await, fetched(&kit).await);
-    let all = [Waiter::of(&kit, id(&done)), Waiter::of(&kit, id(&failed)), Waiter::of(&kit, id(&dropped))];
-    waiters(&kit, 3).await;
+    let all = [WaitingResult::of(&kit, id(&done)), WaitingResult::of(&kit, id(&failed)), WaitingResult::of(&kit, id(&dropped))];
+    wait_for_waiters(&kit, 3).await;
     let ack = json!({ "job_id": id(&done), "token": done["token"], "result": [1] });
     assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
     let error = json!({ "code": "handler_error", "message": "no", "retryable": false });
@@ -64,15 +64,15 @@ async fn whoever_waits_is_answered_when_the_job_ends_however_it_ends() {
         assert_eq!((status, &answer["job"]["state"]), (200, &json!(state)), "{answer}");
     }
     // A job that is over is answered without waiting
-    let (status, answer) = Waiter::of(&kit, id(&done)).answer().await;
+    let (status, answer) = WaitingResult::of(&kit, id(&done)).answer().await;
     assert_eq!((status, &answer["job"]["result"]), (200, &json!([1])));
-    waiters(&kit, 0).await;
+    wait_for_waiters(&kit, 0).await;
 }
 
 #[tokio::test]
 async fn an_enqueue_that_prefers_to_wait_is_answered_with_the_result() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let send = async |wait: &str, body: Value| {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
         request.header("prefer", wait).body(body.to_string()).send().await.expect("an answer")
@@ -107,7 +107,7 @@ async fn an_enqueue_that_prefers_to_wait_is_answered_with_the_result() {
 #[tokio::test]
 async fn waiting_for_room_in_a_full_queue_takes_a_place_and_ends_with_the_gateway() {
     let small = [("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1"), ("GALLEY__GATEWAY__MAX_WAITERS", "1")];
-    let kit = Kit::with(RedisServer::start(), &small).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &small).await;
     let body = json!({ "type": "a", "args": [], "queue": "small" });
     kit.enqueue(&body).await;
     let send = || {
@@ -115,10 +115,10 @@ async fn waiting_for_room_in_a_full_queue_takes_a_place_and_ends_with_the_gatewa
         request.header("prefer", "wait=60").body(body.to_string()).send()
     };
     let one = tokio::spawn(send());
-    waiters(&kit, 1).await;
+    wait_for_waiters(&kit, 1).await;
     let two: Value = send().await.expect("an answer").json().await.expect("JSON");
     assert_eq!(two["error"]["code"], "too_many_waiters");
-    let Kit { gateway, redis: _redis, .. } = kit;
+    let GalleyKit { gateway, redis: _redis, .. } = kit;
     assert!(gateway.terminate().await.success());
     let one: Value = one.await.expect("no panic").expect("an answer").json().await.expect("JSON");
     assert_eq!(one["error"]["code"], "queue_full");
@@ -126,7 +126,7 @@ async fn waiting_for_room_in_a_full_queue_takes_a_place_and_ends_with_the_gatewa
 
 #[tokio::test]
 async fn waiting_has_its_limits() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let waiting = kit.enqueue(&job("a", &json!([]))).await;
     for wrong in ["60001", "x", "-1", "1.5", ""] {
         assert_eq!(kit.get(&format!("/ojs/v1/jobs/{waiting}?wait_ms={wrong}")).await.status(), 400, "{wrong:?}");
@@ -138,18 +138,18 @@ async fn waiting_has_its_limits() {
         assert_eq!(answer["job"]["state"], "available");
     }
     for nobody in ["019539a4-b68c-7def-8000-1a2b3c4d5e6f", "x"] {
-        assert_eq!(Waiter::of(&kit, nobody).answer().await.0, 404, "there is nothing to wait for");
+        assert_eq!(WaitingResult::of(&kit, nobody).answer().await.0, 404, "there is nothing to wait for");
     }
 }
 
 #[tokio::test]
 async fn a_job_that_ends_while_redis_comes_back_is_not_missed() {
-    let mut kit = Kit::durable(&[]).await;
+    let mut kit = GalleyKit::start_durable(&[]).await;
     let (one, two) = (fetched(&kit).await, fetched(&kit).await);
-    let both = [Waiter::of(&kit, id(&one)), Waiter::of(&kit, id(&two))];
-    waiters(&kit, 2).await;
+    let both = [WaitingResult::of(&kit, id(&one)), WaitingResult::of(&kit, id(&two))];
+    wait_for_waiters(&kit, 2).await;
     kit.redis.kill();
-    kit.redis.start_again();
+    kit.redis.restart();
     for job in [&one, &two] {
         let ack = json!({ "job_id": id(job), "token": job["token"] });
         // As soon as the gateway has a connection again, which may be before it hears again
@@ -166,17 +166,17 @@ async fn a_job_that_ends_while_redis_comes_back_is_not_missed() {
 
 #[tokio::test]
 async fn more_than_may_wait_are_refused_and_an_enqueue_is_not() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_WAITERS", "2")]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__MAX_WAITERS", "2")]).await;
     let held = fetched(&kit).await;
-    let two = [Waiter::of(&kit, id(&held)), Waiter::of(&kit, id(&held))];
-    waiters(&kit, 2).await;
+    let two = [WaitingResult::of(&kit, id(&held)), WaitingResult::of(&kit, id(&held))];
+    wait_for_waiters(&kit, 2).await;
     let third = kit.get(&format!("/ojs/v1/jobs/{}?{LONG}", id(&held))).await;
     assert!(third.status() == 503 && third.headers().contains_key("retry-after"));
     let error: Value = third.json().await.expect("JSON");
     assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("too_many_waiters"), &json!(true)));
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
     let stored = request.header("prefer", "wait=60").body(job("a", &json!([])).to_string()).send();
-    let stored = tokio::time::timeout(LIMIT, stored).await.expect("at once").expect("an answer");
+    let stored = tokio::time::timeout(TEST_TIMEOUT, stored).await.expect("at once").expect("an answer");
     assert_eq!(stored.status(), 201, "it is stored, and says so");
     let ack = json!({ "job_id": id(&held), "token": held["token"] });
     assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
@@ -187,11 +187,11 @@ async fn more_than_may_wait_are_refused_and_an_enqueue_is_not() {
 
 #[tokio::test]
 async fn a_gateway_that_is_told_to_stop_answers_those_who_wait() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let held = fetched(&kit).await;
-    let several: Vec<Waiter> = (0..5).map(|_| Waiter::of(&kit, id(&held))).collect();
-    waiters(&kit, 5).await;
-    let Kit { gateway, redis: _redis, .. } = kit;
+    let several: Vec<WaitingResult> = (0..5).map(|_| WaitingResult::of(&kit, id(&held))).collect();
+    wait_for_waiters(&kit, 5).await;
+    let GalleyKit { gateway, redis: _redis, .. } = kit;
     assert!(gateway.terminate().await.success());
     for waiter in several {
         let (status, answer) = waiter.answer().await;
@@ -201,7 +201,7 @@ async fn a_gateway_that_is_told_to_stop_answers_those_who_wait() {
 
 #[tokio::test]
 async fn those_who_hang_up_wait_no_longer() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let held = fetched(&kit).await;
     let request = format!("GET /ojs/v1/jobs/{}?{LONG} HTTP/1.1\r\nHost: x\r\n\r\n", id(&held));
     let clients: Vec<TcpStream> = (0..50)
@@ -211,17 +211,17 @@ async fn those_who_hang_up_wait_no_longer() {
             stream
         })
         .collect();
-    waiters(&kit, 50).await;
+    wait_for_waiters(&kit, 50).await;
     drop(clients);
-    waiters(&kit, 0).await;
+    wait_for_waiters(&kit, 0).await;
 }
 
 #[tokio::test]
 async fn two_hundred_who_wait_need_one_more_connection_to_redis() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let clients = async || {
-        let redis::Value::VerbatimString { text, .. } = kit.command(&["CLIENT", "LIST"]).await else {
-            let redis::Value::BulkString(text) = kit.command(&["CLIENT", "LIST"]).await else { panic!("a list") };
+        let redis::Value::VerbatimString { text, .. } = kit.redis_command(&["CLIENT", "LIST"]).await else {
+            let redis::Value::BulkString(text) = kit.redis_command(&["CLIENT", "LIST"]).await else { panic!("a list") };
             return String::from_utf8(text).expect("text").lines().count();
         };
         text.lines().count()
@@ -231,8 +231,8 @@ async fn two_hundred_who_wait_need_one_more_connection_to_redis() {
         jobs.push(fetched(&kit).await);
     }
     let before = clients().await;
-    let all: Vec<Waiter> = jobs.iter().map(|job| Waiter::of(&kit, id(job))).collect();
-    waiters(&kit, 200).await;
+    let all: Vec<WaitingResult> = jobs.iter().map(|job| WaitingResult::of(&kit, id(job))).collect();
+    wait_for_waiters(&kit, 200).await;
     let with = clients().await;
     assert!(with <= before + 1, "{with} connections, and {before} without them");
     for job in &jobs {

@@ -2,9 +2,9 @@
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{RedisServer, Service, eventually};
+use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{Folder, Kit, RULES, job};
+use crate::kit::{TestFolder, GalleyKit, RULES_VARIABLE, job};
 
 const COMMANDS: &str = "GALLEY__PUBSUB_WORKER__COMMANDS";
 
@@ -15,9 +15,9 @@ fn shell(job_type: &str, script: &str) -> String {
 
 #[tokio::test]
 async fn rules_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
-    let kit = Kit::start().await;
-    let folder = Folder::with_rules(&shell("first", "echo 1"));
-    let worker = kit.worker(&[(RULES, &folder.text("rules.toml"))]).await;
+    let kit = GalleyKit::start().await;
+    let folder = TestFolder::with_rules(&shell("first", "echo 1"));
+    let worker = kit.start_worker(&[(RULES_VARIABLE, &folder.path_text("rules.toml"))]).await;
     let run = async |job_type: &str| {
         let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": { "max_attempts": 1 } })).await;
         eventually(&format!("{job_type} ends"), || async {
@@ -31,34 +31,34 @@ async fn rules_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
 
     folder.write_rules(&(shell("first", "echo 10") + &shell("second", "echo 2")));
     worker.signal(Signal::SIGHUP);
-    worker.logged("rules read again").await;
+    worker.wait_for_log("rules read again").await;
     assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
 
     folder.write_rules("[[rule]]\ntype = \"first\"\nhandler = \"no.such\"\n");
     worker.signal(Signal::SIGHUP);
-    worker.logged("the rules stay as they were").await;
-    let said = worker.log().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    worker.wait_for_log("the rules stay as they were").await;
+    let said = worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
     assert!(said.contains("rules.toml:3: ") && said.contains("no.such"), "{said}");
     assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
 
     folder.remove("rules.toml");
     worker.signal(Signal::SIGHUP);
-    eventually("it says so again", || async { (worker.count("the rules stay as they were") == 2).then_some(()) }).await;
+    eventually("it says so again", || async { (worker.count_log_messages("the rules stay as they were") == 2).then_some(()) }).await;
     assert_eq!(run("second").await, 2);
 }
 
 #[tokio::test]
 async fn rules_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_starts() {
-    let kit = Kit::start().await;
-    let folder = Folder::with_rules(
+    let kit = GalleyKit::start().await;
+    let folder = TestFolder::with_rules(
         "[[rule]]\ntype = \"Big\"\nhandler = \"test.noop\"\n\n[[rule]]\ntype = \"a\"\n\n\
          [[rule]]\ntype = \"b\"\nhttp = { url = \"ftp://example.com/\" }\n\n\
          [[rule]]\ntype = \"c\"\nhttp = { url = \"https://example.com/\", secrets = [\"env:NO_SUCH_SECRET\"] }\n",
     );
-    let rules = folder.text("rules.toml");
+    let rules = folder.path_text("rules.toml");
     let id = kit.enqueue(&job("a", &json!([]))).await;
     for args in [&[][..], &["run"], &["--drain"], &["check"]] {
-        let refused = kit.run_worker(args, &[(RULES, &rules)]).await;
+        let refused = kit.run_worker(args, &[(RULES_VARIABLE, &rules)]).await;
         assert_eq!(refused.status.code(), Some(1), "{args:?}");
         let said = String::from_utf8_lossy(&refused.stderr);
         for problem in [
@@ -70,7 +70,7 @@ async fn rules_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_st
             assert!(said.contains(problem), "{args:?}: {problem} in {said}");
         }
     }
-    let gone = kit.run_worker(&[], &[(RULES, &folder.text("elsewhere.toml"))]).await;
+    let gone = kit.run_worker(&[], &[(RULES_VARIABLE, &folder.path_text("elsewhere.toml"))]).await;
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("elsewhere.toml"));
     assert_eq!(kit.job(&id).await["attempt"], 0);
 }
@@ -78,51 +78,51 @@ async fn rules_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_st
 #[tokio::test]
 async fn commands_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
     let redis = RedisServer::start();
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let named = |name: &str| format!("[[command]]\nname = \"{name}\"\nprogram = \"true\"\n");
     folder.write("commands.toml", &named("first"));
-    let mut worker = Service::start("pubsub-worker", &redis, &[(COMMANDS, &folder.text("commands.toml"))]).await;
-    let commands_of = |worker: &Service, message: &str| {
+    let mut worker = ServiceProcess::start("pubsub-worker", &redis, &[(COMMANDS, &folder.path_text("commands.toml"))]).await;
+    let commands_of = |worker: &ServiceProcess, message: &str| {
         let is_it = |line: &Value| line["message"] == message;
-        worker.log().into_iter().rfind(is_it).map(|line| line["commands"].clone())
+        worker.log_entries().into_iter().rfind(is_it).map(|line| line["commands"].clone())
     };
     assert_eq!(commands_of(&worker, "pubsub-worker runs"), Some(json!(1)));
 
     folder.write("commands.toml", &(named("first") + &named("second")));
     worker.signal(Signal::SIGHUP);
-    worker.logged("commands read again").await;
+    worker.wait_for_log("commands read again").await;
     assert_eq!(commands_of(&worker, "commands read again"), Some(json!(2)));
 
     folder.write("commands.toml", &(named("first") + &named("First")));
     worker.signal(Signal::SIGHUP);
-    worker.logged("the commands stay as they were").await;
-    let said = worker.log().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    worker.wait_for_log("the commands stay as they were").await;
+    let said = worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
     assert!(said.contains("commands.toml:5: command must match"), "{said}");
 
     folder.remove("commands.toml");
     worker.signal(Signal::SIGHUP);
-    eventually("it says so again", || async { (worker.count("the commands stay as they were") == 2).then_some(()) })
+    eventually("it says so again", || async { (worker.count_log_messages("the commands stay as they were") == 2).then_some(()) })
         .await;
-    assert_eq!(worker.count("commands read again"), 1);
-    assert!(worker.runs());
+    assert_eq!(worker.count_log_messages("commands read again"), 1);
+    assert!(worker.is_running());
 
-    let mut without = Service::start("pubsub-worker", &redis, &[]).await;
+    let mut without = ServiceProcess::start("pubsub-worker", &redis, &[]).await;
     assert_eq!(commands_of(&without, "pubsub-worker runs"), Some(json!(0)));
     without.signal(Signal::SIGHUP);
-    without.logged("there is no file of commands to read again").await;
-    assert!(without.runs());
+    without.wait_for_log("there is no file of commands to read again").await;
+    assert!(without.is_running());
 }
 
 #[tokio::test]
 async fn commands_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_starts() {
-    let kit = Kit::start().await;
-    let folder = Folder::new();
+    let kit = GalleyKit::start().await;
+    let folder = TestFolder::new();
     folder.write(
         "commands.toml",
         "[[command]]\nname = \"Big\"\nprogram = \"true\"\n\n[[command]]\nprogram = \"true\"\ntimeout_ms = 0\n\n\
          [[command]]\nname = \"a\"\nprogram = \"true\"\n\n[[command]]\nname = \"a\"\nprogram = \"true\"\n",
     );
-    let refused = kit.run("pubsub-worker", &[], &[(COMMANDS, &folder.text("commands.toml"))]).await;
+    let refused = kit.run_binary("pubsub-worker", &[], &[(COMMANDS, &folder.path_text("commands.toml"))]).await;
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8_lossy(&refused.stderr);
     for problem in [
@@ -133,24 +133,24 @@ async fn commands_that_cannot_be_used_are_all_named_with_their_lines_and_nothing
     ] {
         assert!(said.contains(problem), "{problem} in {said}");
     }
-    let gone = kit.run("pubsub-worker", &[], &[(COMMANDS, &folder.text("elsewhere.toml"))]).await;
+    let gone = kit.run_binary("pubsub-worker", &[], &[(COMMANDS, &folder.path_text("elsewhere.toml"))]).await;
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("elsewhere.toml"));
 }
 
 #[tokio::test]
 async fn check_says_what_is_done_with_a_type_and_shows_no_secret() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let folder = Folder::with_rules(&format!(
+    let folder = TestFolder::with_rules(&format!(
         "[[rule]]\ntype = \"email.*\"\nhttp = {{ url = \"https://example.com/hidden\", secrets = [\"{secret}\"] }}\n\n\
          [[rule]]\ntype = \"image.resize\"\n[rule.command]\nprogram = \"resize\"\nargs = [\"--fast\"]\n\
          env = {{ KEY = \"of-the-program\" }}\n\n\
          [[rule]]\ntype = \"email.send\"\nhandler = \"test.noop\"\n",
     ));
-    let rules = folder.text("rules.toml");
+    let rules = folder.path_text("rules.toml");
     let check = async |types: &[&str]| {
         let args = [&["check"], types].concat();
-        let output = kit.run_worker(&args, &[(RULES, &rules)]).await;
+        let output = kit.run_worker(&args, &[(RULES_VARIABLE, &rules)]).await;
         (output.status.code(), String::from_utf8(output.stdout).expect("text"))
     };
     let (code, said) = check(&["email.send", "image.resize", "test.echo"]).await;
@@ -172,7 +172,7 @@ async fn check_says_what_is_done_with_a_type_and_shows_no_secret() {
     assert_eq!(code, Some(2), "as with any wrong command line");
 }
 
-async fn states(kit: &Kit, ids: &[String]) -> Vec<String> {
+async fn states(kit: &GalleyKit, ids: &[String]) -> Vec<String> {
     let mut states = Vec::new();
     for id in ids {
         states.push(kit.job(id).await["state"].as_str().expect("a state").to_owned());
@@ -182,7 +182,7 @@ async fn states(kit: &Kit, ids: &[String]) -> Vec<String> {
 
 #[tokio::test]
 async fn once_runs_one_job_and_finishes_it_however_long_it_takes() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(kit.enqueue(&job("test.slow", &json!([1000]))).await);
@@ -197,7 +197,7 @@ async fn once_runs_one_job_and_finishes_it_however_long_it_takes() {
 
 #[tokio::test]
 async fn drain_runs_everything_that_is_there_and_what_that_makes() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let url = kit.gateway.url("/ojs/v1/jobs");
     // Makes a job of its own kind, one less each time, and takes longer than the worker takes to find its queues empty
     let script = format!(
@@ -208,7 +208,7 @@ async fn drain_runs_everything_that_is_there_and_what_that_makes() {
     );
     let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let (python, args) = (json!(python), json!(["-c", script]));
-    let folder = Folder::with_rules(&format!(
+    let folder = TestFolder::with_rules(&format!(
         "[[rule]]\ntype = \"makes.more\"\ncommand = {{ program = {python}, args = {args} }}\n"
     ));
     let mut ids = vec![kit.enqueue(&job("makes.more", &json!([2]))).await];
@@ -217,7 +217,7 @@ async fn drain_runs_everything_that_is_there_and_what_that_makes() {
     }
     let later = json!({ "type": "test.noop", "args": [], "scheduled_at": "+PT1H" });
     let later = kit.enqueue(&later).await;
-    let output = kit.run_worker(&["--drain"], &[(RULES, &folder.text("rules.toml"))]).await;
+    let output = kit.run_worker(&["--drain"], &[(RULES_VARIABLE, &folder.path_text("rules.toml"))]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(states(&kit, &ids).await.iter().all(|state| state == "completed"));
     let stats: Value = kit.get("/ojs/v1/queues/default/stats").await.json().await.expect("JSON");
@@ -227,7 +227,7 @@ async fn drain_runs_everything_that_is_there_and_what_that_makes() {
 
 #[tokio::test]
 async fn once_and_drain_end_when_there_is_nothing_to_do() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     for args in [&["--once"][..], &["--drain"], &["run", "--drain"]] {
         let output = kit.run_worker(args, &[]).await;
         assert!(output.status.success(), "{args:?} {}", String::from_utf8_lossy(&output.stdout));
@@ -237,7 +237,7 @@ async fn once_and_drain_end_when_there_is_nothing_to_do() {
 }
 
 /// The most that were under way at once, of lines that say who began and who ended.
-fn most_at_once(lines: &str, queue: &str) -> i32 {
+fn max_concurrency(lines: &str, queue: &str) -> i32 {
     let (mut now, mut most) = (0, 0);
     for line in lines.lines() {
         match line.split_at(1) {
@@ -252,9 +252,9 @@ fn most_at_once(lines: &str, queue: &str) -> i32 {
 
 #[tokio::test]
 async fn a_queue_with_a_limit_never_runs_more_than_that_while_others_go_on() {
-    let kit = Kit::start().await;
-    let folder = Folder::new();
-    let here = folder.text("");
+    let kit = GalleyKit::start().await;
+    let folder = TestFolder::new();
+    let here = folder.path_text("");
     let script = format!(
         "cd '{here}'; echo +$GALLEY_QUEUE >> log; until [ -e gate ]; do sleep 0.02; done; echo -$GALLEY_QUEUE >> log"
     );
@@ -267,8 +267,8 @@ async fn a_queue_with_a_limit_never_runs_more_than_that_while_others_go_on() {
         }
     }
     let worker = kit
-        .worker(&[
-            (RULES, &folder.text("rules.toml")),
+        .start_worker(&[
+            (RULES_VARIABLE, &folder.path_text("rules.toml")),
             ("GALLEY__QUEUE_WORKER__QUEUES", "few,many"),
             ("GALLEY__QUEUE_WORKER__CONCURRENCY", "10"),
             ("GALLEY__QUEUE_WORKER__QUEUE_CONCURRENCY__FEW", "2"),
@@ -276,13 +276,13 @@ async fn a_queue_with_a_limit_never_runs_more_than_that_while_others_go_on() {
         .await;
     eventually("all of the others run", || async { (folder.read("log").matches("+many").count() == 4).then_some(()) })
         .await;
-    folder.has("log", "+few").await;
+    folder.wait_for_text("log", "+few").await;
     folder.touch("gate");
     for id in &ids {
-        kit.reaches(id, "completed").await;
+        kit.wait_for_state(id, "completed").await;
     }
     let log = folder.read("log");
     assert_eq!((log.matches("+few").count(), log.matches("-few").count()), (6, 6));
-    assert_eq!((most_at_once(&log, "few"), most_at_once(&log, "many")), (2, 4), "{log}");
+    assert_eq!((max_concurrency(&log, "few"), max_concurrency(&log, "many")), (2, 4), "{log}");
     drop(worker);
 }

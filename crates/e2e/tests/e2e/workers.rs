@@ -2,48 +2,48 @@
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{Service, eventually};
+use testkit::{ServiceProcess, eventually};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
 /// The next beat is out of reach: what happens sooner happens because of a call.
 const SLOW: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "600000");
 const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "100");
 
-async fn workers(kit: &Kit) -> Vec<Value> {
+async fn workers(kit: &GalleyKit) -> Vec<Value> {
     let answer: Value = kit.get("/ojs/v1/workers").await.json().await.expect("JSON");
     answer["workers"].as_array().expect("an array").clone()
 }
 
-async fn worker(kit: &Kit, id: &str) -> Value {
+async fn worker(kit: &GalleyKit, id: &str) -> Value {
     let answer: Value = kit.get(&format!("/ojs/v1/workers/{id}")).await.json().await.expect("JSON");
     answer["worker"].clone()
 }
 
-async fn direct(kit: &Kit, id: &str, directive: &str) {
+async fn direct(kit: &GalleyKit, id: &str, directive: &str) {
     let response = kit.post(&format!("/ojs/v1/workers/{id}/{directive}"), &json!({})).await;
     assert_eq!(response.status(), 200, "{directive}");
 }
 
 /// Waits until a worker is in that state.
-async fn is(kit: &Kit, id: &str, state: &str) -> Value {
+async fn is(kit: &GalleyKit, id: &str, state: &str) -> Value {
     eventually(&format!("{id} is {state}"), || async {
         Some(worker(kit, id).await).filter(|worker| worker["state"] == state)
     })
     .await
 }
 
-async fn named(kit: &Kit, name: &str, more: &[(&str, &str)]) -> Service {
+async fn named(kit: &GalleyKit, name: &str, more: &[(&str, &str)]) -> ServiceProcess {
     let mut variables = vec![("GALLEY__QUEUE_WORKER__NAME", name)];
     variables.extend(more);
-    let service = kit.worker(&variables).await;
+    let service = kit.start_worker(&variables).await;
     is(kit, name, "running").await;
     service
 }
 
 #[tokio::test]
 async fn the_list_tells_who_is_there_and_what_they_run() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     assert!(workers(&kit).await.is_empty());
     let _eater = named(&kit, "eater", &[QUICK, ("GALLEY__QUEUE_WORKER__CONCURRENCY", "7")]).await;
     let id = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
@@ -68,33 +68,33 @@ async fn the_list_tells_who_is_there_and_what_they_run() {
 
 #[tokio::test]
 async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_resumed() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let lease = ("GALLEY__JOBS__LEASE_MS", "600");
     let _eater = named(&kit, "eater", &[SLOW, lease]).await;
     let running = kit.enqueue(&job("test.slow", &json!([2000]))).await;
-    kit.reaches(&running, "active").await;
+    kit.wait_for_state(&running, "active").await;
     direct(&kit, "eater", "quiet").await;
     is(&kit, "eater", "quiet").await;
     let waiting = kit.enqueue(&job("test.noop", &json!([]))).await;
-    let done = kit.reaches(&running, "completed").await;
+    let done = kit.wait_for_state(&running, "completed").await;
     assert_eq!(done["attempt"], 1, "its lease was renewed all the time");
     assert_eq!(kit.job(&waiting).await["state"], "available");
     direct(&kit, "eater", "resume").await;
-    kit.reaches(&waiting, "completed").await;
+    kit.wait_for_state(&waiting, "completed").await;
     assert_eq!(is(&kit, "eater", "running").await["directive"], "running");
 }
 
 #[tokio::test]
 async fn a_worker_that_is_told_to_terminate_finishes_what_it_has_and_ends() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let mut eater = named(&kit, "eater", &[SLOW]).await;
     let id = kit.enqueue(&job("test.slow", &json!([1000]))).await;
-    kit.reaches(&id, "active").await;
+    kit.wait_for_state(&id, "active").await;
     direct(&kit, "eater", "terminate").await;
     is(&kit, "eater", "terminating").await;
     // The first signal after that is still the first: it may finish
     eater.signal(Signal::SIGTERM);
-    assert!(eater.ended().await.success());
+    assert!(eater.wait_for_exit().await.success());
     assert_eq!(kit.job(&id).await["state"], "completed");
     assert!(workers(&kit).await.is_empty(), "who says goodbye is not on the list any more");
     assert_eq!(kit.get("/ojs/v1/workers/eater").await.status(), 404);
@@ -102,7 +102,7 @@ async fn a_worker_that_is_told_to_terminate_finishes_what_it_has_and_ends() {
 
 #[tokio::test]
 async fn sigtstp_makes_a_worker_quiet_and_sigcont_lets_it_go_on() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let eater = named(&kit, "eater", &[SLOW]).await;
     for _ in 0..3 {
         eater.signal(Signal::SIGTSTP);
@@ -110,7 +110,7 @@ async fn sigtstp_makes_a_worker_quiet_and_sigcont_lets_it_go_on() {
         let id = kit.enqueue(&job("test.noop", &json!([]))).await;
         assert_eq!(kit.job(&id).await["state"], "available");
         eater.signal(Signal::SIGCONT);
-        kit.reaches(&id, "completed").await;
+        kit.wait_for_state(&id, "completed").await;
     }
     // The last word counts, whoever said it
     eater.signal(Signal::SIGTSTP);
@@ -128,13 +128,13 @@ async fn sigtstp_makes_a_worker_quiet_and_sigcont_lets_it_go_on() {
 
 #[tokio::test]
 async fn a_directive_whose_call_was_missed_is_found_with_the_next_report() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let _eater = named(&kit, "eater", &[QUICK]).await;
     let consumer = worker(&kit, "eater").await["consumer"].as_str().expect("a consumer").to_owned();
-    kit.command(&["SET", &format!("galley:directive:{consumer}"), "quiet 1"]).await;
+    kit.redis_command(&["SET", &format!("galley:directive:{consumer}"), "quiet 1"]).await;
     is(&kit, "eater", "quiet").await;
     // An emptied Redis has forgotten the worker and the directive; the worker has not
-    kit.command(&["FLUSHALL"]).await;
+    kit.redis_command(&["FLUSHALL"]).await;
     is(&kit, "eater", "quiet").await;
     direct(&kit, "eater", "resume").await;
     is(&kit, "eater", "running").await;
@@ -142,7 +142,7 @@ async fn a_directive_whose_call_was_missed_is_found_with_the_next_report() {
 
 #[tokio::test]
 async fn who_vanishes_drops_off_the_list_and_who_is_frozen_comes_back() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let doomed = named(&kit, "doomed", &[QUICK]).await;
     let frozen = named(&kit, "frozen", &[QUICK]).await;
     doomed.kill();
@@ -155,10 +155,10 @@ async fn who_vanishes_drops_off_the_list_and_who_is_frozen_comes_back() {
 
 #[tokio::test]
 async fn workers_of_the_same_name_are_told_apart_by_their_ids_and_listed_page_by_page() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let (_one, _two) = (
-        kit.worker(&[QUICK, ("GALLEY__QUEUE_WORKER__NAME", "twin")]).await,
-        kit.worker(&[QUICK, ("GALLEY__QUEUE_WORKER__NAME", "twin")]).await,
+        kit.start_worker(&[QUICK, ("GALLEY__QUEUE_WORKER__NAME", "twin")]).await,
+        kit.start_worker(&[QUICK, ("GALLEY__QUEUE_WORKER__NAME", "twin")]).await,
     );
     let both = eventually("both are there", || async { Some(workers(&kit).await).filter(|all| all.len() == 2) }).await;
     assert_eq!(kit.post("/ojs/v1/workers/twin/quiet", &json!({})).await.status(), 409);
@@ -181,7 +181,7 @@ async fn workers_of_the_same_name_are_told_apart_by_their_ids_and_listed_page_by
 
 #[tokio::test]
 async fn a_program_that_fetches_is_on_the_list_and_hears_directives_with_its_heartbeat() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let id = kit.enqueue(&job("any.type", &json!([]))).await;
     kit.fetch("default").await.expect("a job");
     let beat = json!({ "worker_id": "puller", "active_jobs": [id], "state": "running", "hostname": "h", "pid": 5 });
@@ -209,7 +209,7 @@ async fn a_program_that_fetches_is_on_the_list_and_hears_directives_with_its_hea
 
 #[tokio::test]
 async fn programs_that_fetch_cannot_fill_redis() {
-    let kit = Kit::with(testkit::RedisServer::start(), &[("GALLEY__JOBS__MAX_PULL_WORKERS", "3")]).await;
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[("GALLEY__JOBS__MAX_PULL_WORKERS", "3")]).await;
     for number in 0..10 {
         let body = json!({ "queues": ["default"], "worker_id": format!("w{number}") });
         assert_eq!(kit.post("/ojs/v1/workers/fetch", &body).await.status(), 200);
@@ -222,13 +222,13 @@ async fn programs_that_fetch_cannot_fill_redis() {
 
 #[tokio::test]
 async fn workers_are_listed_and_quiet_again_after_redis_was_away() {
-    let mut kit = Kit::durable(&[]).await;
+    let mut kit = GalleyKit::start_durable(&[]).await;
     let _eater = named(&kit, "eater", &[QUICK]).await;
     direct(&kit, "eater", "quiet").await;
     is(&kit, "eater", "quiet").await;
     kit.redis.kill();
     assert_eq!(kit.get("/ojs/v1/workers").await.status(), 503);
-    kit.redis.start_again();
+    kit.redis.restart();
     eventually("it reports again", || async {
         let answer: Value = kit.get("/ojs/v1/workers/eater").await.json().await.ok()?;
         (answer["worker"]["state"] == "quiet").then_some(())
@@ -241,5 +241,5 @@ async fn workers_are_listed_and_quiet_again_after_redis_was_away() {
     .await;
     assert_eq!(kit.job(&id).await["state"], "available");
     direct(&kit, "eater", "resume").await;
-    kit.reaches(&id, "completed").await;
+    kit.wait_for_state(&id, "completed").await;
 }

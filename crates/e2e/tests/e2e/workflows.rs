@@ -1,11 +1,11 @@
 //! Workflows over HTTP, run by a queue-worker or pulled.
 
 use serde_json::{Value, json};
-use testkit::{RedisServer, Service, eventually};
+use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{Kit, job};
+use crate::kit::{GalleyKit, job};
 
-impl Kit {
+impl GalleyKit {
     async fn start_workflow(&self, body: &Value) -> Value {
         let response = self.post("/ojs/v1/workflows", body).await;
         assert_eq!(response.status(), 201);
@@ -43,8 +43,8 @@ impl Kit {
 
 #[tokio::test]
 async fn a_worker_runs_a_chain_and_each_step_gets_the_results_before_it() {
-    let kit = Kit::start().await;
-    let _worker = kit.worker(&[]).await;
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
     let retry = json!({ "initial_interval": "PT0.05S" });
     let steps = json!([
         { "type": "test.echo", "args": [{ "n": 1 }] },
@@ -64,8 +64,8 @@ async fn a_worker_runs_a_chain_and_each_step_gets_the_results_before_it() {
 
 #[tokio::test]
 async fn workers_run_a_batch_and_its_callbacks_get_all_results() {
-    let kit = Kit::start().await;
-    let workers = [kit.worker(&[]).await, kit.worker(&[]).await];
+    let kit = GalleyKit::start().await;
+    let workers = [kit.start_worker(&[]).await, kit.start_worker(&[]).await];
     let mut jobs: Vec<Value> = (0..60).map(|n| job("test.produce", &json!([n]))).collect();
     jobs.push(json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } }));
     let callbacks = json!({
@@ -86,7 +86,7 @@ async fn workers_run_a_batch_and_its_callbacks_get_all_results() {
 
 #[tokio::test]
 async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status() {
-    let kit = Kit::start().await;
+    let kit = GalleyKit::start().await;
     let steps = [job("a", &json!([])), job("b", &json!([])), job("c", &json!([]))];
     let started = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
     let first = kit.fetch("default").await.expect("a step");
@@ -115,34 +115,34 @@ async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status
 
 #[tokio::test]
 async fn cancelling_a_workflow_stops_what_runs_and_what_waits() {
-    let kit = Kit::start().await;
-    let worker = kit.worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
     let jobs = [job("test.slow", &json!([600_000])), job("test.noop", &json!([])), job("test.noop", &json!([]))];
     let started = kit.start_workflow(&json!({ "type": "group", "jobs": jobs })).await;
-    kit.reaches(started["members"][0]["id"].as_str().expect("an id"), "active").await;
+    kit.wait_for_state(started["members"][0]["id"].as_str().expect("an id"), "active").await;
     let (status, answer) = kit.cancel_workflow(&started["id"]).await;
     assert_eq!((status, &answer["workflow"]["state"]), (200, &json!("cancelled")));
     assert_eq!(answer["workflow"]["jobs_cancelled"], 3);
-    worker.logged("job is not ours any more").await;
+    worker.wait_for_log("job is not ours any more").await;
     // Its place is free again, and nothing of the workflow is in front
     let next = kit.enqueue(&job("test.noop", &json!([]))).await;
-    kit.reaches(&next, "completed").await;
+    kit.wait_for_state(&next, "completed").await;
     assert_eq!(kit.cancel_workflow(&started["id"]).await.0, 409);
     assert_eq!(kit.workflow(&started["id"]).await["jobs_cancelled"], 3);
 }
 
 #[tokio::test]
 async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
-    let kit = Kit::with(RedisServer::start(), &[]).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[]).await;
     let brisk = [("GALLEY__JOBS__LEASE_MS", "500"), ("GALLEY__WORKFLOWS__CHECK_MS", "200")];
-    let doomed = kit.worker(&brisk).await;
+    let doomed = kit.start_worker(&brisk).await;
     let steps = [job("test.echo", &json!([1])), job("test.slow", &json!([2000])), job("test.gather", &json!([]))];
     let group: Vec<Value> = (0..20).map(|_| job("test.slow", &json!([300]))).collect();
     let chain = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
     let group = kit.start_workflow(&json!({ "type": "group", "jobs": group })).await;
-    kit.reaches(chain["members"][1]["id"].as_str().expect("an id"), "active").await;
+    kit.wait_for_state(chain["members"][1]["id"].as_str().expect("an id"), "active").await;
     doomed.kill();
-    let _heir = Service::start("queue-worker", &kit.redis, &brisk).await;
+    let _heir = ServiceProcess::start("queue-worker", &kit.redis, &brisk).await;
     let over = kit.workflow_reaches(&chain["id"], "completed").await;
     assert_eq!(over["members"][2]["result"], json!([[1], null]));
     let over = kit.workflow_reaches(&group["id"], "completed").await;
@@ -151,8 +151,8 @@ async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
 
 #[tokio::test]
 async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
-    let kit = Kit::with(RedisServer::start(), &[("GALLEY__WORKFLOWS__MAX_JOBS", "2")]).await;
-    let before = kit.keys().await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__WORKFLOWS__MAX_JOBS", "2")]).await;
+    let before = kit.redis_keys().await;
     let good = job("a", &json!([]));
     for (body, status, code, message) in [
         (json!({}), 400, "invalid_request", "type is required"),
@@ -191,7 +191,7 @@ async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
         assert_eq!(kit.get(&format!("/ojs/v1/workflows/{id}")).await.status(), 404);
         assert_eq!(kit.cancel_workflow(&json!(id)).await.0, 404);
     }
-    assert_eq!(kit.keys().await, before);
+    assert_eq!(kit.redis_keys().await, before);
 
     let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f";
     let body = json!({ "type": "chain", "id": id, "steps": [good] });

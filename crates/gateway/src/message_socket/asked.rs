@@ -6,10 +6,10 @@ use serde::de::IgnoredAny;
 use crate::error::ApiError;
 
 /// Levels of JSON in it.
-const DEPTH_LIMIT: usize = 8;
+const MAX_FRAME_DEPTH: usize = 8;
 
 /// What a client asks for.
-pub(super) struct Asked {
+pub(super) struct ClientFrame {
     pub(super) action: String,
     pub(super) channel: String,
     pub(super) after: Option<String>,
@@ -17,9 +17,9 @@ pub(super) struct Asked {
     pub(super) id: Option<String>,
 }
 
-impl Asked {
+impl ClientFrame {
     pub(super) fn parse(text: &[u8]) -> Result<Self, ApiError> {
-        let members: Object = json::parse(text, DEPTH_LIMIT)?;
+        let members: Object = json::parse(text, MAX_FRAME_DEPTH)?;
         let mut known = [("type", None), ("channel", None), ("after", None), ("since", None), ("id", None)];
         for (name, value) in members.iter() {
             let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else {
@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_not_understood_is_refused_with_what_is_allowed() {
-        let asked = Asked::parse(br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#).expect("a frame");
+        let asked =
+            ClientFrame::parse(br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#).expect("a frame");
         assert_eq!((asked.channel.as_str(), asked.after.as_deref(), asked.since), ("a", Some("1-1"), None));
         for (bad, said) in [
             ("", "not valid JSON"),
@@ -56,7 +57,7 @@ mod tests {
             (r#"{"type":1,"channel":"a"}"#, "type must be a string"),
             (r#"{"type":"subscribe","chanel":"a"}"#, "the members are"),
         ] {
-            let error = Asked::parse(bad.as_bytes()).err().expect(bad).to_string();
+            let error = ClientFrame::parse(bad.as_bytes()).err().expect(bad).to_string();
             assert!(error.contains(said), "{bad}: {error}");
         }
     }

@@ -17,25 +17,25 @@ use actix_web::{
 use tokio::sync::Notify;
 
 /// Bytes that may be on their way before the next message; one may be longer.
-const MOST_BYTES: usize = 64 << 10;
+const MAX_PENDING_BYTES: usize = 64 << 10;
 
 /// Counts them. Clone it freely.
 #[derive(Clone, Default)]
-pub(crate) struct Outbox(Arc<Way>);
+pub(crate) struct OutboundBytes(Arc<OutboundState>);
 
 #[derive(Default)]
-struct Way {
-    bytes: AtomicUsize,
-    taken: Notify,
+struct OutboundState {
+    pending_bytes: AtomicUsize,
+    drained: Notify,
 }
 
-impl Outbox {
+impl OutboundBytes {
     /// Waits until there is room for a message, and counts it.
-    pub(super) async fn put(&self, bytes: usize) {
+    pub(super) async fn reserve(&self, bytes: usize) {
         loop {
-            let taken = self.0.taken.notified();
-            if self.0.bytes.load(SeqCst) < MOST_BYTES {
-                self.0.bytes.fetch_add(bytes, SeqCst);
+            let taken = self.0.drained.notified();
+            if self.0.pending_bytes.load(SeqCst) < MAX_PENDING_BYTES {
+                self.0.pending_bytes.fetch_add(bytes, SeqCst);
                 return;
             }
             taken.await;
@@ -43,24 +43,24 @@ impl Outbox {
     }
 
     /// So many have gone on to the client, with those that make frames of messages.
-    fn take(&self, bytes: usize) {
+    fn mark_sent(&self, bytes: usize) {
         let left = |now: usize| Some(now.saturating_sub(bytes));
-        let _ = self.0.bytes.fetch_update(SeqCst, SeqCst, left);
-        self.0.taken.notify_waiters();
+        let _ = self.0.pending_bytes.fetch_update(SeqCst, SeqCst, left);
+        self.0.drained.notify_waiters();
     }
 
     /// The body that they leave through.
-    pub(crate) fn watch(&self, body: BoxBody) -> impl MessageBody + use<> {
-        Watched { body, outbox: self.clone() }
+    pub(crate) fn wrap_body(&self, body: BoxBody) -> impl MessageBody + use<> {
+        OutboundBody { body, outbound: self.clone() }
     }
 }
 
-struct Watched {
+struct OutboundBody {
     body: BoxBody,
-    outbox: Outbox,
+    outbound: OutboundBytes,
 }
 
-impl MessageBody for Watched {
+impl MessageBody for OutboundBody {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {
@@ -70,16 +70,16 @@ impl MessageBody for Watched {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let next = Pin::new(&mut self.body).poll_next(cx);
         if let Poll::Ready(Some(Ok(bytes))) = &next {
-            self.outbox.take(bytes.len());
+            self.outbound.mark_sent(bytes.len());
         }
         next
     }
 }
 
-impl Drop for Watched {
+impl Drop for OutboundBody {
     /// Nothing leaves any more; whoever waits finds out that it is closed.
     fn drop(&mut self) {
-        self.outbox.take(usize::MAX);
+        self.outbound.mark_sent(usize::MAX);
     }
 }
 
@@ -89,20 +89,20 @@ mod tests {
 
     #[tokio::test]
     async fn there_is_room_for_the_next_message_when_enough_of_those_before_has_gone() {
-        let outbox = Outbox::default();
-        outbox.put(MOST_BYTES - 1).await;
-        outbox.put(10 * MOST_BYTES).await;
+        let outbox = OutboundBytes::default();
+        outbox.reserve(MAX_PENDING_BYTES - 1).await;
+        outbox.reserve(10 * MAX_PENDING_BYTES).await;
         let waiting = tokio::spawn({
             let outbox = outbox.clone();
-            async move { outbox.put(1).await }
+            async move { outbox.reserve(1).await }
         });
         tokio::task::yield_now().await;
-        outbox.take(10 * MOST_BYTES - 1);
+        outbox.mark_sent(10 * MAX_PENDING_BYTES - 1);
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        outbox.take(1);
+        outbox.mark_sent(1);
         waiting.await.expect("it had room");
-        drop(outbox.watch(BoxBody::new("x")));
-        outbox.put(1).await;
+        drop(outbox.wrap_body(BoxBody::new("x")));
+        outbox.reserve(1).await;
     }
 }

@@ -7,61 +7,61 @@ use common::{
     json::{Object, ObjectWriter},
     name::{CronName, quoted},
 };
-use model::cron::{Definition, Entry, definition};
+use model::cron::{CronEntry, CronDefinition, definition};
 use serde::Deserialize;
 use serde_json::json;
 use store::cron::NotRegistered;
 
 use super::{
-    Answer, bounded,
-    jobs::{Parsed, accept},
-    ojs,
+    ApiResult, parse_bounded,
+    jobs::{ParsedJob, enqueue_parsed},
+    ojs_response,
 };
 use crate::{
-    body::{Body, JsonBody},
-    context::Trace,
-    error::{ApiError, Code},
+    body::{JsonBody, RawBody},
+    context::RequestTrace,
+    error::{ApiError, ErrorCode},
     idempotency::once,
     startup::Services,
 };
 
 /// Entries in a page at most, and when nothing is said.
-const PAGE: usize = 1000;
+const MAX_PAGE_SIZE: usize = 1000;
 
 /// Registering is repeatable by itself: an entry of that name is changed into what it is already.
-pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
+pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     once(&request, &services, &[body.bytes()], async |_| {
         let members: Object = body.parse()?;
         let now = services.jobs.now().await?;
-        let definition = Definition::parse(&members, now)?;
-        let registered = services.jobs.crons().register(&definition, now).await?.map_err(refused)?;
+        let definition = CronDefinition::parse(&members, now)?;
+        let registered = services.jobs.crons().register(&definition, now).await?.map_err(register_error)?;
         let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
-        Ok(one(status, &registered.entry))
+        Ok(entry_response(status, &registered.entry))
     })
     .await
 }
 
-fn refused(refused: NotRegistered) -> ApiError {
+fn register_error(refused: NotRegistered) -> ApiError {
     match refused {
         NotRegistered::TooMany { max_entries } => ApiError::new(
-            Code::TooManyCrons,
+            ErrorCode::TooManyCronEntries,
             format!("there are {max_entries} cron entries, which is cron.max_entries"),
         ),
         NotRegistered::TooLarge { most } => {
-            ApiError::new(Code::PayloadTooLarge, format!("a cron entry must have at most {most} bytes"))
+            ApiError::new(ErrorCode::PayloadTooLarge, format!("a cron entry must have at most {most} bytes"))
         }
     }
 }
 
 #[derive(Deserialize)]
-pub(super) struct Query {
+pub(super) struct ListCronQuery {
     enabled: Option<String>,
     after: Option<String>,
     limit: Option<String>,
 }
 
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let limit = bounded("limit", query.limit.as_deref(), PAGE, PAGE)?;
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListCronQuery>) -> ApiResult {
+    let limit = parse_bounded("limit", query.limit.as_deref(), MAX_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let enabled = match query.enabled.as_deref() {
         None => None,
         Some("true") => Some(true),
@@ -71,7 +71,7 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>
         }
     };
     let page = services.jobs.crons().page(query.after.as_deref(), limit, enabled).await?;
-    let entries: Vec<String> = page.entries.iter().map(Entry::to_json).collect();
+    let entries: Vec<String> = page.entries.iter().map(CronEntry::to_json).collect();
     let entries = format!("[{}]", entries.join(","));
     let mut out = ObjectWriter::with_capacity(2 * entries.len() + 64);
     out.raw("crons", &entries).raw("cron_jobs", &entries).number("count", page.entries.len() as u64);
@@ -79,85 +79,89 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>
     if let Some(next) = &page.next {
         out.text("next", next);
     }
-    Ok(ojs(StatusCode::OK, out.finish()))
+    Ok(ojs_response(StatusCode::OK, out.finish()))
 }
 
-pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>) -> Answer {
-    let entry = services.jobs.crons().get(&cron_name(&name)?).await?.ok_or_else(|| unknown(&name))?;
-    Ok(one(StatusCode::OK, &entry))
+pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
+    let entry = services.jobs.crons().get(&parse_cron_name(&name)?).await?.ok_or_else(|| cron_not_found(&name))?;
+    Ok(entry_response(StatusCode::OK, &entry))
 }
 
-pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String>) -> Answer {
-    let parsed = cron_name(&name)?;
+pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
+    let parsed = parse_cron_name(&name)?;
     if !services.jobs.crons().remove(&parsed).await? {
-        return Err(unknown(&name));
+        return Err(cron_not_found(&name));
     }
     let answer = json!({ "deleted": true, "name": parsed, "cron": { "name": parsed } });
-    Ok(ojs(StatusCode::OK, answer.to_string()))
+    Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
-pub(super) async fn switch(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> Answer {
+pub(super) async fn update(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
     let members: Object = body.parse()?;
-    switched(&services, &name, definition::enabled(&members)?).await
+    set_enabled(&services, &name, definition::parse_enabled(&members)?).await
 }
 
-pub(super) async fn enable(services: web::Data<Services>, name: web::Path<String>) -> Answer {
-    switched(&services, &name, true).await
+pub(super) async fn enable(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
+    set_enabled(&services, &name, true).await
 }
 
-pub(super) async fn disable(services: web::Data<Services>, name: web::Path<String>) -> Answer {
-    switched(&services, &name, false).await
+pub(super) async fn disable(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
+    set_enabled(&services, &name, false).await
 }
 
-async fn switched(services: &Services, name: &str, enabled: bool) -> Answer {
-    let entry = services.jobs.crons().switch(&cron_name(name)?, enabled).await?.ok_or_else(|| unknown(name))?;
-    Ok(one(StatusCode::OK, &entry))
+async fn set_enabled(services: &Services, name: &str, enabled: bool) -> ApiResult {
+    let entry = services.jobs.crons().switch(&parse_cron_name(name)?, enabled).await?.ok_or_else(|| cron_not_found(name))?;
+    Ok(entry_response(StatusCode::OK, &entry))
 }
 
 pub(super) async fn trigger(
     request: HttpRequest,
     services: web::Data<Services>,
     name: web::Path<String>,
-    body: Body,
-) -> Answer {
+    body: RawBody,
+) -> ApiResult {
     once(&request, &services, &[&body.0], async |seed| {
-        let by_hand = services.jobs.crons().by_hand(&cron_name(&name)?).await?;
-        let (new, now) = by_hand.ok_or_else(|| unknown(&name))?;
-        let read = Parsed::seeded(new, now, seed.map(|seed| (seed, 0)));
-        Ok(accept(&services, read, Trace::of(&request)).await?.into_response())
+        let by_hand = services.jobs.crons().by_hand(&parse_cron_name(&name)?).await?;
+        let (new, now) = by_hand.ok_or_else(|| cron_not_found(&name))?;
+        let read = ParsedJob::with_seed(new, now, seed.map(|seed| (seed, 0)));
+        Ok(enqueue_parsed(&services, read, RequestTrace::from_request(&request)).await?.into_response())
     })
     .await
 }
 
 #[derive(Deserialize)]
-pub(super) struct Count {
+pub(super) struct NextCronRunsQuery {
     count: Option<String>,
 }
 
 /// The next runs by its schedule, whether it is switched on or not.
-pub(super) async fn next(services: web::Data<Services>, name: web::Path<String>, query: web::Query<Count>) -> Answer {
-    let count = bounded("count", query.count.as_deref(), 10, 100)?;
-    let entry = services.jobs.crons().get(&cron_name(&name)?).await?.ok_or_else(|| unknown(&name))?;
+pub(super) async fn next_runs(
+    services: web::Data<Services>,
+    name: web::Path<String>,
+    query: web::Query<NextCronRunsQuery>,
+) -> ApiResult {
+    let count = parse_bounded("count", query.count.as_deref(), 10, 100)?;
+    let entry = services.jobs.crons().get(&parse_cron_name(&name)?).await?.ok_or_else(|| cron_not_found(&name))?;
     let runs = entry
         .next_runs(services.jobs.now().await?, count)
-        .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+        .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     let answer =
         json!({ "name": entry.name, "timezone": entry.timezone(), "enabled": entry.enabled, "next_runs": runs });
-    Ok(ojs(StatusCode::OK, answer.to_string()))
+    Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
 /// A name in a path. What is no name cannot be the name of an entry either.
-fn cron_name(text: &str) -> Result<CronName, ApiError> {
-    text.parse().map_err(|_| unknown(text))
+fn parse_cron_name(text: &str) -> Result<CronName, ApiError> {
+    text.parse().map_err(|_| cron_not_found(text))
 }
 
-fn unknown(name: &str) -> ApiError {
+fn cron_not_found(name: &str) -> ApiError {
     ApiError::not_found(format_args!("cron entry {}", quoted(name)))
 }
 
-fn one(status: StatusCode, entry: &Entry) -> HttpResponse {
+fn entry_response(status: StatusCode, entry: &CronEntry) -> HttpResponse {
     let entry = entry.to_json();
     let mut out = ObjectWriter::with_capacity(2 * entry.len() + 32);
     out.raw("cron", &entry).raw("cron_job", &entry);
-    ojs(status, out.finish())
+    ojs_response(status, out.finish())
 }

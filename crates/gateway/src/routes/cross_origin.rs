@@ -9,16 +9,16 @@ use actix_web::{
 use common::name::Origin;
 
 /// How long a browser may remember what it was allowed, in seconds.
-const REMEMBERED_S: usize = 3600;
+const PREFLIGHT_MAX_AGE_S: usize = 3600;
 /// With what browsers come back to an event stream.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Lets pages of these origins read a resource. Without any it is as if this were not there.
-pub(super) fn readable_by(origins: &[Origin]) -> Condition<Cors> {
+pub(super) fn read_only_cors(origins: &[Origin]) -> Condition<Cors> {
     let cors = Cors::default()
         .allowed_methods([Method::GET, Method::HEAD])
         .allowed_headers([header::ACCEPT.as_str(), header::CACHE_CONTROL.as_str(), LAST_EVENT_ID])
-        .max_age(REMEMBERED_S);
+        .max_age(PREFLIGHT_MAX_AGE_S);
     let cors = origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin.as_str()));
     Condition::new(!origins.is_empty(), cors)
 }

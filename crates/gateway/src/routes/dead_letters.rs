@@ -10,26 +10,26 @@ use common::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use store::jobs::{Cursor, DeadLetterFilter};
+use store::jobs::{DeadLetterCursor, DeadLetterFilter};
 
 use super::{
-    Answer, bounded, job_json,
-    jobs::{job_id, unknown},
-    ojs,
+    ApiResult, parse_bounded, job_json,
+    jobs::{parse_job_id, job_not_found},
+    ojs_response,
 };
 use crate::{
     body::JsonBody,
-    error::{ApiError, Code},
+    error::{ApiError, ErrorCode},
     startup::Services,
 };
 
 /// Dead letters that one request tries again or deletes.
-const MOST: usize = 1000;
+const MAX_DEAD_LETTERS: usize = 1000;
 
 /// What dead letters have in common.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Filter {
+struct DeadLetterFilterRequest {
     queue: Option<String>,
     #[serde(rename = "type")]
     job_type: Option<String>,
@@ -38,8 +38,8 @@ struct Filter {
     until: Option<String>,
 }
 
-impl Filter {
-    fn checked(self) -> Result<DeadLetterFilter, ApiError> {
+impl DeadLetterFilterRequest {
+    fn validate(self) -> Result<DeadLetterFilter, ApiError> {
         let moment = |name: &str, given: Option<String>| -> Result<Option<Millis>, ApiError> {
             let Some(text) = given else { return Ok(None) };
             let read = time::parse_time(&text, 0).ok().filter(|_| !text.starts_with('+'));
@@ -63,7 +63,7 @@ impl Filter {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Query {
+pub(super) struct ListDeadLettersQuery {
     queue: Option<String>,
     #[serde(rename = "type")]
     job_type: Option<String>,
@@ -74,19 +74,19 @@ pub(super) struct Query {
     after: Option<String>,
 }
 
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let Query { queue, job_type, error_type, since, until, limit, after } = query.into_inner();
-    let limit = bounded("limit", limit.as_deref(), 100, MOST)?;
-    let after = place(after)?;
-    let filter = Filter { queue, job_type, error_type, since, until }.checked()?;
-    let letters = services.jobs.dead_letters(&filter, after.as_ref(), limit).await?;
-    let jobs: Vec<String> = letters.found.into_iter().map(|(_, json)| json).collect();
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListDeadLettersQuery>) -> ApiResult {
+    let ListDeadLettersQuery { queue, job_type, error_type, since, until, limit, after } = query.into_inner();
+    let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
+    let after = parse_cursor(after)?;
+    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until }.validate()?;
+    let letters = services.jobs.list_dead_letters(&filter, after.as_ref(), limit).await?;
+    let jobs: Vec<String> = letters.jobs.into_iter().map(|(_, json)| json).collect();
     let next = json!(letters.next.map(|next| next.to_string()));
-    Ok(ojs(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))
+    Ok(ojs_response(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))
 }
 
 /// Where to go on.
-fn place(after: Option<String>) -> Result<Option<Cursor>, ApiError> {
+fn parse_cursor(after: Option<String>) -> Result<Option<DeadLetterCursor>, ApiError> {
     let read = |text: String| {
         let refused = |()| ApiError::invalid(format!("after must be the next of an answer, got {}", quoted(&text)));
         text.parse().map_err(refused)
@@ -94,7 +94,7 @@ fn place(after: Option<String>) -> Result<Option<Cursor>, ApiError> {
     after.map(read).transpose()
 }
 
-pub(super) async fn stats(services: web::Data<Services>) -> Answer {
+pub(super) async fn stats(services: web::Data<Services>) -> ApiResult {
     let stats = services.jobs.dead_letter_stats().await?;
     let settings = &services.settings.jobs;
     let by_queue: BTreeMap<String, u64> =
@@ -109,33 +109,33 @@ pub(super) async fn stats(services: web::Data<Services>) -> Answer {
             "max_count_per_queue": settings.dead_letter_max,
         },
     });
-    Ok(ojs(StatusCode::OK, answer.to_string()))
+    Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
-pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    let (_, job) = services.jobs.dead_letter(job_id(&id)?).await?.ok_or_else(|| unknown(&id))?;
-    Ok(ojs(StatusCode::OK, job_json(&job)))
+pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    let (_, job) = services.jobs.find_dead_letter(parse_job_id(&id)?).await?.ok_or_else(|| job_not_found(&id))?;
+    Ok(ojs_response(StatusCode::OK, job_json(&job)))
 }
 
-pub(super) async fn retry(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    let job = services.jobs.redrive(job_id(&id)?).await?.ok_or_else(|| unknown(&id))?;
-    Ok(ojs(StatusCode::OK, job_json(&job)))
+pub(super) async fn retry(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    let job = services.jobs.redrive(parse_job_id(&id)?).await?.ok_or_else(|| job_not_found(&id))?;
+    Ok(ojs_response(StatusCode::OK, job_json(&job)))
 }
 
-pub(super) async fn delete(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    let parsed = job_id(&id)?;
+pub(super) async fn delete(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    let parsed = parse_job_id(&id)?;
     if !services.jobs.delete_dead_letter(parsed).await? {
-        return Err(unknown(&id));
+        return Err(job_not_found(&id));
     }
-    Ok(ojs(StatusCode::OK, json!({ "deleted": true, "id": parsed, "job_id": parsed }).to_string()))
+    Ok(ojs_response(StatusCode::OK, json!({ "deleted": true, "id": parsed, "job_id": parsed }).to_string()))
 }
 
 /// A request about all dead letters that pass a filter.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Many {
+struct BulkDeadLetterRequest {
     #[serde(default)]
-    filter: Filter,
+    filter: DeadLetterFilterRequest,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
@@ -145,41 +145,41 @@ struct Many {
 }
 
 /// The dead letters that a request means, where to go on if there may be more, and whether to leave them alone.
-struct Meant {
+struct MatchedDeadLetters {
     ids: Vec<JobId>,
-    next: Option<Cursor>,
+    next: Option<DeadLetterCursor>,
     dry_run: bool,
 }
 
-async fn meant(services: &Services, body: &JsonBody) -> Result<Meant, ApiError> {
-    let Many { filter, dry_run, confirm, limit, after } = body.parse()?;
+async fn match_dead_letters(services: &Services, body: &JsonBody) -> Result<MatchedDeadLetters, ApiError> {
+    let BulkDeadLetterRequest { filter, dry_run, confirm, limit, after } = body.parse()?;
     if !confirm && !dry_run {
         let message = "this is about all dead letters that pass the filter: confirm must be true, or dry_run";
-        return Err(ApiError::new(Code::Unconfirmed, message));
+        return Err(ApiError::new(ErrorCode::ConfirmationRequired, message));
     }
-    let limit = limit.unwrap_or(MOST);
-    if !(1..=MOST).contains(&limit) {
-        return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MOST}")));
+    let limit = limit.unwrap_or(MAX_DEAD_LETTERS);
+    if !(1..=MAX_DEAD_LETTERS).contains(&limit) {
+        return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MAX_DEAD_LETTERS}")));
     }
-    let after = place(after)?;
-    let letters = services.jobs.dead_letters(&filter.checked()?, after.as_ref(), limit).await?;
-    let ids = letters.found.into_iter().map(|(id, _)| id).collect();
-    Ok(Meant { ids, next: letters.next, dry_run })
+    let after = parse_cursor(after)?;
+    let letters = services.jobs.list_dead_letters(&filter.validate()?, after.as_ref(), limit).await?;
+    let ids = letters.jobs.into_iter().map(|(id, _)| id).collect();
+    Ok(MatchedDeadLetters { ids, next: letters.next, dry_run })
 }
 
-pub(super) async fn retry_many(services: web::Data<Services>, body: JsonBody) -> Answer {
-    let meant = meant(&services, &body).await?;
+pub(super) async fn retry_many(services: web::Data<Services>, body: JsonBody) -> ApiResult {
+    let meant = match_dead_letters(&services, &body).await?;
     let retried = if meant.dry_run { 0 } else { services.jobs.redrive_all(&meant.ids).await? };
-    Ok(ojs(StatusCode::OK, answer(&meant, "retried", retried)))
+    Ok(ojs_response(StatusCode::OK, bulk_result_json(&meant, "retried", retried)))
 }
 
-pub(super) async fn delete_many(services: web::Data<Services>, body: JsonBody) -> Answer {
-    let meant = meant(&services, &body).await?;
+pub(super) async fn delete_many(services: web::Data<Services>, body: JsonBody) -> ApiResult {
+    let meant = match_dead_letters(&services, &body).await?;
     let deleted = if meant.dry_run { 0 } else { services.jobs.delete_dead_letters(&meant.ids).await? };
-    Ok(ojs(StatusCode::OK, answer(&meant, "deleted", deleted)))
+    Ok(ojs_response(StatusCode::OK, bulk_result_json(&meant, "deleted", deleted)))
 }
 
-fn answer(meant: &Meant, what: &str, count: usize) -> String {
+fn bulk_result_json(meant: &MatchedDeadLetters, what: &str, count: usize) -> String {
     json!({
         "matched": meant.ids.len(), what: count, "dry_run": meant.dry_run, "job_ids": meant.ids,
         "more": meant.next.is_some(), "next": meant.next.as_ref().map(ToString::to_string),

@@ -6,13 +6,13 @@ use common::name::ChannelName;
 use model::message::NewMessage;
 use store::StoreError;
 
-use super::Answer;
+use super::ApiResult;
 use crate::startup::Services;
 
-const LIST: &str = "task:prodcons:queue";
-const CHANNEL: &str = "task:pubsub:channel";
+const DEMO_LIST: &str = "task:prodcons:queue";
+const DEMO_CHANNEL: &str = "task:pubsub:channel";
 
-const PAGE: &str = r#"<!DOCTYPE html>
+const INDEX_HTML: &str = r#"<!DOCTYPE html>
 <html lang="zh">
 <head><meta charset="utf-8"><title>Redis Message Queue</title></head>
 <body>
@@ -29,26 +29,26 @@ const PAGE: &str = r#"<!DOCTYPE html>
 "#;
 
 pub(super) async fn index() -> HttpResponse {
-    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE)
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(INDEX_HTML)
 }
 
-pub(super) async fn prodcons(services: web::Data<Services>) -> Answer {
+pub(super) async fn prodcons(services: web::Data<Services>) -> ApiResult {
     let element: u8 = rand::random_range(0..10);
-    services.redis.push_element(LIST, element.to_string().as_bytes()).await?;
-    tracing::info!("lpush {LIST} -- {element}");
-    Ok(back())
+    services.redis.push_element(DEMO_LIST, element.to_string().as_bytes()).await?;
+    tracing::info!("lpush {DEMO_LIST} -- {element}");
+    Ok(redirect_home())
 }
 
-pub(super) async fn pubsub(services: web::Data<Services>) -> Answer {
+pub(super) async fn pubsub(services: web::Data<Services>) -> ApiResult {
     let element: u8 = rand::random_range(0..10);
-    let channel: ChannelName = CHANNEL.parse().map_err(|_| StoreError::Damaged(CHANNEL.to_owned()))?;
+    let channel: ChannelName = DEMO_CHANNEL.parse().map_err(|_| StoreError::Damaged(DEMO_CHANNEL.to_owned()))?;
     let element = element.to_string();
     services.publish(&channel, &NewMessage::plain(element.as_bytes()), None).await?;
-    tracing::info!("publish {CHANNEL} -- {element}");
-    Ok(back())
+    tracing::info!("publish {DEMO_CHANNEL} -- {element}");
+    Ok(redirect_home())
 }
 
-fn back() -> HttpResponse {
+fn redirect_home() -> HttpResponse {
     // Each visit does something, so no cache may answer in our place
     HttpResponse::Found()
         .insert_header((header::LOCATION, "/"))

@@ -12,39 +12,39 @@ use common::{
 use serde::Deserialize;
 use store::{
     events::{Event, EventFilter, Position, Start, TooManyReaders, is_ending},
-    jobs::Located,
+    jobs::LocatedJob,
 };
 
 use super::{
-    Answer, bounded,
-    jobs::{job_id, unknown},
-    ojs,
+    ApiResult, parse_bounded,
+    jobs::{parse_job_id, job_not_found},
+    ojs_response,
 };
 use crate::{
-    error::{ApiError, Code},
-    job_event::{Ending, created_at},
-    sse::{self, EventStream},
+    error::{ApiError, ErrorCode},
+    job_event::{TerminalJobEvent, created_at},
+    sse::{self, JobEventStream},
     startup::Services,
 };
 
 /// Names in a filter.
-const MOST_NAMES: usize = 100;
+const MAX_FILTER_NAMES: usize = 100;
 /// Events in a list.
-const MOST_LISTED: usize = 1000;
+const MAX_LISTED_EVENTS: usize = 1000;
 /// Clocks of gateways and of Redis may differ by this much, in milliseconds.
-const CLOCKS_DIFFER: u64 = 60_000;
+const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 #[derive(Deserialize)]
-pub(super) struct Query {
+pub(super) struct EventsQuery {
     types: Option<String>,
     queues: Option<String>,
     limit: Option<String>,
     after: Option<String>,
 }
 
-impl Query {
+impl EventsQuery {
     fn filter(&self) -> Result<EventFilter, ApiError> {
-        let types = names(self.types.as_deref(), "types", |name| {
+        let types = parse_names(self.types.as_deref(), "types", |name| {
             let is_type = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
             let fits = name.len() <= 64 && name.bytes().all(is_type);
             fits.then(|| name.to_owned()).ok_or_else(|| {
@@ -54,26 +54,31 @@ impl Query {
                 ))
             })
         })?;
-        let queues = names(self.queues.as_deref(), "queues", |name| name.parse::<QueueName>().map_err(ApiError::from))?;
+        let queues =
+            parse_names(self.queues.as_deref(), "queues", |name| name.parse::<QueueName>().map_err(ApiError::from))?;
         Ok(EventFilter { types, queues, job: None })
     }
 
     fn limit(&self) -> Result<usize, ApiError> {
-        bounded("limit", self.limit.as_deref(), 100, MOST_LISTED)
+        parse_bounded("limit", self.limit.as_deref(), 100, MAX_LISTED_EVENTS)
     }
 
     /// The event that the client saw last, by the header that browsers send when they come back, or else as it was asked.
-    fn after(&self, request: &HttpRequest) -> Result<Option<Position>, ApiError> {
+    fn resume_position(&self, request: &HttpRequest) -> Result<Option<Position>, ApiError> {
         let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
         let given = header.filter(|text| !text.is_empty()).or(self.after.as_deref());
         Ok(given.map(str::parse).transpose()?)
     }
 }
 
-fn names<T>(given: Option<&str>, what: &str, parse: impl Fn(&str) -> Result<T, ApiError>) -> Result<Vec<T>, ApiError> {
+fn parse_names<T>(
+    given: Option<&str>,
+    what: &str,
+    parse: impl Fn(&str) -> Result<T, ApiError>,
+) -> Result<Vec<T>, ApiError> {
     let names: Vec<&str> = given.unwrap_or_default().split(',').filter(|name| !name.is_empty()).collect();
-    if names.len() > MOST_NAMES {
-        return Err(ApiError::invalid(format!("{what} must have at most {MOST_NAMES} names")));
+    if names.len() > MAX_FILTER_NAMES {
+        return Err(ApiError::invalid(format!("{what} must have at most {MAX_FILTER_NAMES} names")));
     }
     names.into_iter().map(parse).collect()
 }
@@ -97,92 +102,100 @@ fn wants_list(request: &HttpRequest) -> bool {
 }
 
 /// All events.
-pub(super) async fn list(request: HttpRequest, services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+pub(super) async fn list(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    query: web::Query<EventsQuery>,
+) -> ApiResult {
     if wants_stream(&request) {
         return stream(request, services, query).await;
     }
     let events = services.redis.events(&query.filter()?, Position::START.entry, query.limit()?).await?;
-    Ok(listed(&events))
+    Ok(events_response(&events))
 }
 
 /// All events as they happen.
-pub(super) async fn stream(request: HttpRequest, services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let (filter, after) = (query.filter()?, query.after(&request)?);
-    Ok(open(&services, filter, after.map_or(Start::Now, Start::After)).await?.into_response())
+pub(super) async fn stream(
+    request: HttpRequest,
+    services: web::Data<Services>,
+    query: web::Query<EventsQuery>,
+) -> ApiResult {
+    let (filter, after) = (query.filter()?, query.resume_position(&request)?);
+    Ok(open_stream(&services, filter, after.map_or(Start::Now, Start::After)).await?.into_response())
 }
 
 /// The events of a queue. One that does not exist yet is an empty one: it comes to be with its first job.
-pub(super) async fn of_queue(
+pub(super) async fn queue_events(
     request: HttpRequest,
     services: web::Data<Services>,
     queue: web::Path<String>,
-    query: web::Query<Query>,
-) -> Answer {
+    query: web::Query<EventsQuery>,
+) -> ApiResult {
     let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter()? };
     if wants_list(&request) {
-        return Ok(listed(&services.redis.events(&filter, Position::START.entry, query.limit()?).await?));
+        return Ok(events_response(&services.redis.events(&filter, Position::START.entry, query.limit()?).await?));
     }
-    let start = query.after(&request)?.map_or(Start::Now, Start::After);
-    Ok(open(&services, filter, start).await?.into_response())
+    let start = query.resume_position(&request)?.map_or(Start::Now, Start::After);
+    Ok(open_stream(&services, filter, start).await?.into_response())
 }
 
 /// The events of a job, from its first one that is kept. The stream ends with the job.
-pub(super) async fn of_job(
+pub(super) async fn job_events(
     request: HttpRequest,
     services: web::Data<Services>,
     id: web::Path<String>,
-    query: web::Query<Query>,
-) -> Answer {
-    let (filter, after, limit) = (query.filter()?, query.after(&request)?, query.limit()?);
-    let job = job_id(&id)?;
+    query: web::Query<EventsQuery>,
+) -> ApiResult {
+    let (filter, after, limit) = (query.filter()?, query.resume_position(&request)?, query.limit()?);
+    let job = parse_job_id(&id)?;
     let filter = EventFilter { job: Some(job), ..filter };
-    let located = services.jobs.locate(job).await?.ok_or_else(|| unknown(&id))?;
-    let since = u64::try_from(created_at(&located)).unwrap_or_default().saturating_sub(CLOCKS_DIFFER);
+    let located = services.jobs.locate(job).await?.ok_or_else(|| job_not_found(&id))?;
+    let since = u64::try_from(created_at(&located)).unwrap_or_default().saturating_sub(MAX_CLOCK_SKEW_MS);
     let first = EntryId { milliseconds: since, sequence: 0 };
     if wants_list(&request) {
-        return Ok(listed(&services.redis.events(&filter, first, limit).await?));
+        return Ok(events_response(&services.redis.events(&filter, first, limit).await?));
     }
     if located.state().is_terminal() {
-        return finished(&services, &located, (job, first), &filter, after).await;
+        return finished_job_events(&services, &located, (job, first), &filter, after).await;
     }
     let start = after.map_or(Start::Since(since), Start::After);
-    let stream = open(&services, filter, start).await?;
-    Ok(stream.until_the_end_of(services.jobs.clone(), job).into_response())
+    let stream = open_stream(&services, filter, start).await?;
+    Ok(stream.until_job_ends(services.jobs.clone(), job).into_response())
 }
 
 /// What is known of a job that is over. A browser that comes back after the end is told to stay away: 204.
-async fn finished(
+async fn finished_job_events(
     services: &Services,
-    located: &Located,
+    located: &LocatedJob,
     (job, first): (JobId, EntryId),
     filter: &EventFilter,
     after: Option<Position>,
-) -> Answer {
+) -> ApiResult {
     let everything = EventFilter { job: Some(job), ..EventFilter::default() };
-    let known = services.redis.events(&everything, first, MOST_LISTED).await?;
+    let known = services.redis.events(&everything, first, MAX_LISTED_EVENTS).await?;
     let is_new = |event: &&Event| after.is_none_or(|after| event.position > after);
     let heard_of_the_end = known.iter().any(|event| is_ending(&event.kind));
     let has_heard_it = after == Some(Position::END) || heard_of_the_end && !known.iter().any(|event| is_new(&event));
     if after.is_some() && has_heard_it {
         return Ok(actix_web::HttpResponse::NoContent().finish());
     }
-    let ending = Ending::of(located).filter(|_| !heard_of_the_end);
-    Ok(sse::finished(known.iter().filter(is_new).filter(|event| filter.passes(event)), ending.as_ref()))
+    let ending = TerminalJobEvent::for_job(located).filter(|_| !heard_of_the_end);
+    Ok(sse::complete_response(known.iter().filter(is_new).filter(|event| filter.passes(event)), ending.as_ref()))
 }
 
-async fn open(services: &Services, filter: EventFilter, start: Start) -> Result<EventStream, ApiError> {
+async fn open_stream(services: &Services, filter: EventFilter, start: Start) -> Result<JobEventStream, ApiError> {
     let settings = &services.settings.gateway;
     let reader = services.events.read(start).await?.map_err(|TooManyReaders| {
         let most = settings.max_event_streams;
         ApiError::new(
-            Code::TooManyStreams,
+            ErrorCode::TooManyEventStreams,
             format!("{most} clients follow events here, which is gateway.max_event_streams"),
         )
     })?;
-    Ok(EventStream::new(reader, filter, settings.event_keep_alive, settings.shutdown_grace))
+    Ok(JobEventStream::new(reader, filter, settings.event_keep_alive, settings.shutdown_grace))
 }
 
-fn listed(events: &[Event]) -> actix_web::HttpResponse {
+fn events_response(events: &[Event]) -> actix_web::HttpResponse {
     let events: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
-    ojs(StatusCode::OK, format!("{{\"events\":[{}]}}", events.join(",")))
+    ojs_response(StatusCode::OK, format!("{{\"events\":[{}]}}", events.join(",")))
 }

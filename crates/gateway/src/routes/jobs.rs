@@ -13,36 +13,36 @@ use actix_web::{
 use common::{id::JobId, json::Object, name::quoted, time::Millis};
 use model::job::NewJob;
 use serde::Deserialize;
-use store::jobs::{Enqueued, NotMoved, Reckoning, Refused};
+use store::jobs::{EnqueuedJob, JobTransitionError, RequestClock, EnqueueRefusal};
 
-use super::{Answer, job_json, ojs, ojs_builder};
+use super::{ApiResult, job_json, ojs_response, ojs_response_builder};
 use crate::{
     body::JsonBody,
-    context::Trace,
-    error::{ApiError, Code},
-    idempotency::{Seed, once},
+    context::RequestTrace,
+    error::{ApiError, ErrorCode},
+    idempotency::{IdempotencySeed, once},
     startup::Services,
 };
 
 /// Pause between two tries to get into a full queue: it doubles from the first to the longest.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-const ASK_AGAIN_AT_MOST: Duration = Duration::from_millis(800);
+const MIN_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(50);
+const MAX_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(800);
 
-pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
+pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
     once(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
-        let read = parsed(&mut Reckoning::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
+        let read = parse_job(&mut RequestClock::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();
-        let accepted = accept_when_there_is_room(&services, read, Trace::of(&request), deadline).await?;
-        let mut response = accepted.head();
+        let accepted = enqueue_until_deadline(&services, read, RequestTrace::from_request(&request), deadline).await?;
+        let mut response = accepted.response_builder();
         let mut json = accepted.json;
         if let Some(wait) = wait {
             let left = deadline.saturating_duration_since(Instant::now());
             // It is stored: whatever becomes of the waiting, the answer is about a job that is there
-            match services.waiting.wait(&services.jobs, accepted.id, left).await {
+            match services.job_waiters.wait(&services.jobs, accepted.id, left).await {
                 Ok(located) => {
-                    response.insert_header(applied(wait));
+                    response.insert_header(preference_applied(wait));
                     json = located.map_or(json, |located| located.to_json());
                 }
                 Err(error) => tracing::debug!(%error, "the end of a job cannot be waited for"),
@@ -54,115 +54,115 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 }
 
 /// A job that was stored, or the one that stands for it.
-pub(super) struct Accepted {
+pub(super) struct AcceptedJob {
     pub(super) id: JobId,
     pub(super) json: String,
     is_new: bool,
 }
 
-impl Accepted {
+impl AcceptedJob {
     /// 201 and where to find the job; 200 if it stands for another.
-    fn head(&self) -> HttpResponseBuilder {
-        let mut response = ojs_builder(if self.is_new { StatusCode::CREATED } else { StatusCode::OK });
+    fn response_builder(&self) -> HttpResponseBuilder {
+        let mut response = ojs_response_builder(if self.is_new { StatusCode::CREATED } else { StatusCode::OK });
         response.insert_header((header::LOCATION, format!("/ojs/v1/jobs/{}", self.id)));
         response
     }
 
     pub(super) fn into_response(self) -> HttpResponse {
-        self.head().body(job_json(&self.json))
+        self.response_builder().body(job_json(&self.json))
     }
 }
 
 /// A request for a job that was checked.
 #[derive(Clone)]
-pub(super) struct Parsed {
-    pub(super) new: NewJob,
+pub(super) struct ParsedJob {
+    pub(super) new_job: NewJob,
     /// The time that its times were reckoned from.
     pub(super) now: Millis,
     /// Its id follows from a seed: a job that is there already was made by the same request before.
-    is_seeded: bool,
+    has_derived_id: bool,
 }
 
-impl Parsed {
+impl ParsedJob {
     /// A job whose id follows from the seed, unless it has one already.
-    pub(super) fn seeded(mut new: NewJob, now: Millis, seed: Option<(Seed, usize)>) -> Self {
-        let seed = seed.filter(|_| new.id.is_none());
+    pub(super) fn with_seed(mut new_job: NewJob, now: Millis, seed: Option<(IdempotencySeed, usize)>) -> Self {
+        let seed = seed.filter(|_| new_job.id.is_none());
         if let Some((seed, n)) = seed {
-            new.id = Some(JobId::derived(seed.milliseconds(), &new.queue, seed.nth(n)));
+            new_job.id = Some(JobId::derived(seed.first_request_ms(), &new_job.queue, seed.derive(n)));
         }
-        Self { new, now, is_seeded: seed.is_some() }
+        Self { new_job, now, has_derived_id: seed.is_some() }
     }
 
     /// The id, if it follows from a seed.
-    pub(super) fn own_id(&self) -> Option<JobId> {
-        self.new.id.filter(|_| self.is_seeded)
+    pub(super) fn derived_id(&self) -> Option<JobId> {
+        self.new_job.id.filter(|_| self.has_derived_id)
     }
 }
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
-pub(super) async fn parsed(
-    reckoning: &mut Reckoning<'_>,
+pub(super) async fn parse_job(
+    reckoning: &mut RequestClock<'_>,
     members: &Object<'_>,
-    seed: Option<(Seed, usize)>,
-) -> Result<Parsed, ApiError> {
+    seed: Option<(IdempotencySeed, usize)>,
+) -> Result<ParsedJob, ApiError> {
     let now = reckoning.now_for(members).await?;
-    Ok(Parsed::seeded(NewJob::parse(members, now)?, now, seed))
+    Ok(ParsedJob::with_seed(NewJob::parse(members, now)?, now, seed))
 }
 
 /// Stores a job. One that was stored by the same request before is as good as new.
-pub(super) async fn accept(services: &Services, read: Parsed, trace: Option<String>) -> Result<Accepted, ApiError> {
-    let own_id = read.own_id();
-    let outcome = services.jobs.enqueue(read.new, trace, read.now).await?;
-    accepted(services, outcome, own_id).await
+pub(super) async fn enqueue_parsed(services: &Services, read: ParsedJob, trace: Option<String>) -> Result<AcceptedJob, ApiError> {
+    let own_id = read.derived_id();
+    let outcome = services.jobs.enqueue(read.new_job, trace, read.now).await?;
+    enqueue_outcome(services, outcome, own_id).await
 }
 
 /// What became of a job, given the id that it was to have if that follows from a seed.
-pub(super) async fn accepted(
+pub(super) async fn enqueue_outcome(
     services: &Services,
-    outcome: Result<Enqueued, Refused>,
+    outcome: Result<EnqueuedJob, EnqueueRefusal>,
     own_id: Option<JobId>,
-) -> Result<Accepted, ApiError> {
+) -> Result<AcceptedJob, ApiError> {
     match outcome {
         Ok(enqueued) => {
             let json = enqueued.job.view(enqueued.state).to_json();
-            Ok(Accepted { id: enqueued.job.id, json, is_new: true })
+            Ok(AcceptedJob { id: enqueued.job.id, json, is_new: true })
         }
-        Err(Refused::Ignored { id, json }) => Ok(Accepted { id, json, is_new: false }),
+        Err(EnqueueRefusal::Ignored { id, json }) => Ok(AcceptedJob { id, json, is_new: false }),
         Err(refused) => {
             // Whatever is in the way now: the same request may have made it before
             if let Some(id) = own_id
                 && let Some(located) = services.jobs.locate(id).await?
             {
-                return Ok(Accepted { id, json: located.to_json(), is_new: true });
+                return Ok(AcceptedJob { id, json: located.to_json(), is_new: true });
             }
             Err(refused.into())
         }
     }
 }
 
-async fn accept_when_there_is_room(
+async fn enqueue_until_deadline(
     services: &Services,
-    read: Parsed,
+    read: ParsedJob,
     trace: Option<String>,
     deadline: Instant,
-) -> Result<Accepted, ApiError> {
-    let (mut place, mut pause) = (None, ASK_AGAIN);
+) -> Result<AcceptedJob, ApiError> {
+    let (mut place, mut pause) = (None, MIN_FULL_QUEUE_RETRY_DELAY);
     loop {
-        match accept(services, read.clone(), trace.clone()).await {
+        match enqueue_parsed(services, read.clone(), trace.clone()).await {
             Err(error)
-                if error.code() == Code::QueueFull
+                if error.code() == ErrorCode::QueueFull
                     && Instant::now() < deadline
                     && !services.stopping.is_cancelled() =>
             {
                 if place.is_none() {
-                    place = Some(services.waiting.place()?);
+                    place = Some(services.job_waiters.try_acquire()?);
                 }
                 // Nobody tells when a job is taken: that would cost every claim. Those who wait ask again
                 tokio::select! {
                     () = services.stopping.cancelled() => return Err(error),
                     () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
                 }
-                pause = (pause * 2).min(ASK_AGAIN_AT_MOST);
+                pause = (pause * 2).min(MAX_FULL_QUEUE_RETRY_DELAY);
             }
             outcome => return outcome,
         }
@@ -184,12 +184,12 @@ fn preferred_wait(headers: &HeaderMap, most: Duration) -> Option<Duration> {
 }
 
 /// Says that it was waited as the client likes.
-fn applied(wait: Duration) -> (&'static str, String) {
+fn preference_applied(wait: Duration) -> (&'static str, String) {
     ("preference-applied", format!("wait={}", wait.as_secs()))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Look {
+pub(super) struct ShowJobQuery {
     wait_ms: Option<String>,
 }
 
@@ -198,8 +198,8 @@ pub(super) async fn show(
     request: HttpRequest,
     services: web::Data<Services>,
     id: web::Path<String>,
-    query: web::Query<Look>,
-) -> Answer {
+    query: web::Query<ShowJobQuery>,
+) -> ApiResult {
     let most = u64::try_from(services.settings.gateway.max_wait.as_millis()).unwrap_or(u64::MAX);
     let demanded = query.wait_ms.as_deref().map(|text| {
         text.parse().ok().filter(|ms| *ms <= most).map(Duration::from_millis).ok_or_else(|| {
@@ -213,42 +213,42 @@ pub(super) async fn show(
         None => preferred_wait(request.headers(), services.settings.gateway.max_wait),
         Some(_) => None,
     };
-    let parsed = job_id(&id)?;
+    let parsed = parse_job_id(&id)?;
     let located = match demanded.transpose()?.or(preferred) {
-        Some(limit) => services.waiting.wait(&services.jobs, parsed, limit).await?,
+        Some(limit) => services.job_waiters.wait(&services.jobs, parsed, limit).await?,
         None => services.jobs.locate(parsed).await?,
     };
-    let located = located.ok_or_else(|| unknown(&id))?;
-    let mut response = ojs_builder(StatusCode::OK);
+    let located = located.ok_or_else(|| job_not_found(&id))?;
+    let mut response = ojs_response_builder(StatusCode::OK);
     if let Some(wait) = preferred {
-        response.insert_header(applied(wait));
+        response.insert_header(preference_applied(wait));
     }
     Ok(response.body(job_json(&located.to_json())))
 }
 
-pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    moved(&id, services.jobs.cancel(job_id(&id)?).await?)
+pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    state_change_response(&id, services.jobs.cancel(parse_job_id(&id)?).await?)
 }
 
-pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    moved(&id, services.jobs.activate(job_id(&id)?).await?)
+pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    state_change_response(&id, services.jobs.activate(parse_job_id(&id)?).await?)
 }
 
 /// What became of a job that was to get into another state.
-fn moved(id: &str, outcome: Result<String, NotMoved>) -> Answer {
+fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) -> ApiResult {
     match outcome {
-        Ok(job) => Ok(ojs(StatusCode::OK, job_json(&job))),
-        Err(NotMoved::Unknown) => Err(unknown(id)),
-        Err(NotMoved::Conflict(conflict)) => Err(conflict.into()),
+        Ok(job) => Ok(ojs_response(StatusCode::OK, job_json(&job))),
+        Err(JobTransitionError::NotFound) => Err(job_not_found(id)),
+        Err(JobTransitionError::Conflict(conflict)) => Err(conflict.into()),
     }
 }
 
 /// An id in a path. What is no id cannot be the id of a job either.
-pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
-    text.parse().map_err(|_| unknown(text))
+pub(super) fn parse_job_id(text: &str) -> Result<JobId, ApiError> {
+    text.parse().map_err(|_| job_not_found(text))
 }
 
-pub(super) fn unknown(id: &str) -> ApiError {
+pub(super) fn job_not_found(id: &str) -> ApiError {
     ApiError::not_found(format_args!("job {}", common::name::quoted(id)))
 }
 

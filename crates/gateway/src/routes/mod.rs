@@ -21,7 +21,7 @@ mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
-use common::{health::page, name::Origin};
+use common::{health::read_only_resource, name::Origin};
 
 pub(crate) use channels::parse_since;
 
@@ -30,23 +30,23 @@ use crate::error::ApiError;
 /// The media type of everything under `/ojs`.
 pub(crate) const OJS_JSON: &str = "application/openjobspec+json";
 
-type Answer = Result<HttpResponse, ApiError>;
+type ApiResult = Result<HttpResponse, ApiError>;
 
 /// Adds every route. Pages of these other sites may read channels.
 pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
-    let readable = || cross_origin::readable_by(origins);
+    let readable = || cross_origin::read_only_cors(origins);
     config
-        .service(page("/", demo::index))
+        .service(read_only_resource("/", demo::index))
         // Without HEAD: a visit does something
         .service(web::resource("/prodcons").route(web::get().to(demo::prodcons)))
         .service(web::resource("/pubsub").route(web::get().to(demo::pubsub)))
-        .service(page("/openapi.json", openapi::document))
-        .service(page("/ojs/manifest", system::manifest))
-        .service(page("/ojs/v1/health", system::health))
+        .service(read_only_resource("/openapi.json", openapi::document))
+        .service(read_only_resource("/ojs/manifest", system::manifest))
+        .service(read_only_resource("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
         .service(web::resource("/ojs/v1/jobs/batch").route(web::post().to(batch::enqueue)))
         .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(ndjson::enqueue)))
-        .service(page("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
+        .service(read_only_resource("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
         .service(
             web::resource("/ojs/v1/jobs/{id}/progress")
                 .route(web::post().to(progress::report))
@@ -57,55 +57,55 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
         .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
         .service(web::resource("/ojs/v1/workers/heartbeat").route(web::post().to(workers::heartbeat)))
-        .service(page("/ojs/v1/workers", worker_list::list))
-        .service(page("/ojs/v1/workers/{id}", worker_list::show))
+        .service(read_only_resource("/ojs/v1/workers", worker_list::list))
+        .service(read_only_resource("/ojs/v1/workers/{id}", worker_list::show))
         .service(web::resource("/ojs/v1/workers/{id}/quiet").route(web::post().to(worker_list::quiet)))
         .service(web::resource("/ojs/v1/workers/{id}/resume").route(web::post().to(worker_list::resume)))
         .service(web::resource("/ojs/v1/workers/{id}/terminate").route(web::post().to(worker_list::terminate)))
-        .service(page("/ojs/v1/dead-letter", dead_letters::list).route(web::delete().to(dead_letters::delete_many)))
-        .service(page("/ojs/v1/dead-letter/stats", dead_letters::stats))
+        .service(read_only_resource("/ojs/v1/dead-letter", dead_letters::list).route(web::delete().to(dead_letters::delete_many)))
+        .service(read_only_resource("/ojs/v1/dead-letter/stats", dead_letters::stats))
         .service(web::resource("/ojs/v1/dead-letter/retry").route(web::post().to(dead_letters::retry_many)))
-        .service(page("/ojs/v1/dead-letter/{id}", dead_letters::show).route(web::delete().to(dead_letters::delete)))
+        .service(read_only_resource("/ojs/v1/dead-letter/{id}", dead_letters::show).route(web::delete().to(dead_letters::delete)))
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
-        .service(page("/ojs/v1/queues", queues::list))
-        .service(page("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
-        .service(page("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
-        .service(page("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)))
-        .service(page("/ojs/v1/cron", cron::list).route(web::post().to(cron::register)))
+        .service(read_only_resource("/ojs/v1/queues", queues::list))
+        .service(read_only_resource("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
+        .service(read_only_resource("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
+        .service(read_only_resource("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)))
+        .service(read_only_resource("/ojs/v1/cron", cron::list).route(web::post().to(cron::register)))
         .service(
-            page("/ojs/v1/cron/{name}", cron::show)
+            read_only_resource("/ojs/v1/cron/{name}", cron::show)
                 .route(web::delete().to(cron::delete))
-                .route(web::patch().to(cron::switch)),
+                .route(web::patch().to(cron::update)),
         )
         .service(web::resource("/ojs/v1/cron/{name}/enable").route(web::post().to(cron::enable)))
         .service(web::resource("/ojs/v1/cron/{name}/disable").route(web::post().to(cron::disable)))
         .service(web::resource("/ojs/v1/cron/{name}/trigger").route(web::post().to(cron::trigger)))
-        .service(page("/ojs/v1/cron/{name}/next", cron::next))
-        .service(page("/ojs/v1/queues/{queue}/stats", queues::stats))
+        .service(read_only_resource("/ojs/v1/cron/{name}/next", cron::next_runs))
+        .service(read_only_resource("/ojs/v1/queues/{queue}/stats", queues::stats))
         .service(web::resource("/ojs/v1/queues/{queue}/pause").route(web::post().to(queues::pause)))
         .service(web::resource("/ojs/v1/queues/{queue}/resume").route(web::post().to(queues::resume)))
         .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
         .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
         .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
-        .service(page("/ojs/v1/admin/fsck", consistency_check::report).route(web::post().to(consistency_check::repair)))
-        .service(page("/ojs/v1/events", events::list))
+        .service(read_only_resource("/ojs/v1/admin/fsck", consistency_check::report).route(web::post().to(consistency_check::repair)))
+        .service(read_only_resource("/ojs/v1/events", events::list))
         .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
-        .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::of_job)))
-        .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::of_queue)))
-        .service(page("/v1/channels", channels::list).wrap(readable()))
-        .service(web::resource("/v1/channels/{channel}/stream").route(web::get().to(channels::one)).wrap(readable()))
-        .service(web::resource("/v1/stream").route(web::get().to(channels::many)).wrap(readable()))
+        .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::job_events)))
+        .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::queue_events)))
+        .service(read_only_resource("/v1/channels", channels::list).wrap(readable()))
+        .service(web::resource("/v1/channels/{channel}/stream").route(web::get().to(channels::stream_channel)).wrap(readable()))
+        .service(web::resource("/v1/stream").route(web::get().to(channels::stream_channels)).wrap(readable()))
         .service(web::resource("/v1/ws").route(web::get().to(channels::connect)))
-        .service(page("/v1/channels/{channel}", channels::show).wrap(readable()))
+        .service(read_only_resource("/v1/channels/{channel}", channels::show).wrap(readable()))
         .service(
-            page("/v1/channels/{channel}/messages", channels::history)
+            read_only_resource("/v1/channels/{channel}/messages", channels::history)
                 .route(web::post().to(channels::publish))
                 .wrap(readable()),
         )
-        .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_many)))
-        .service(page("/v1/subscriptions", subscriptions::list))
+        .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_batch)))
+        .service(read_only_resource("/v1/subscriptions", subscriptions::list))
         .service(
-            page("/v1/subscriptions/{name}", subscriptions::show)
+            read_only_resource("/v1/subscriptions/{name}", subscriptions::show)
                 .route(web::put().to(subscriptions::put))
                 .route(web::delete().to(subscriptions::delete)),
         )
@@ -115,11 +115,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
 }
 
 /// A response of the Open Job Spec.
-fn ojs(status: StatusCode, json: String) -> HttpResponse {
-    ojs_builder(status).body(json)
+fn ojs_response(status: StatusCode, json: String) -> HttpResponse {
+    ojs_response_builder(status).body(json)
 }
 
-fn ojs_builder(status: StatusCode) -> HttpResponseBuilder {
+fn ojs_response_builder(status: StatusCode) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     response.content_type(OJS_JSON);
     response
@@ -131,7 +131,7 @@ fn job_json(job: &str) -> String {
 }
 
 /// A whole number in a query, within bounds.
-fn bounded(name: &str, given: Option<&str>, default: usize, most: usize) -> Result<usize, ApiError> {
+fn parse_bounded(name: &str, given: Option<&str>, default: usize, most: usize) -> Result<usize, ApiError> {
     let Some(text) = given else { return Ok(default) };
     let number = text.parse().ok().filter(|number| (1..=most).contains(number));
     number.ok_or_else(|| {

@@ -16,60 +16,60 @@ use serde_json::{json, value::RawValue};
 use tokio::{sync::mpsc, task::coop};
 
 use super::{
-    Answer,
-    batch::{AT_ONCE, Wanted, store},
+    ApiResult,
+    batch::{CHUNK_SIZE, BatchItem, enqueue_items},
 };
 use crate::{
-    context::Trace,
-    error::{ApiError, Code},
+    context::RequestTrace,
+    error::{ApiError, ErrorCode},
     startup::Services,
 };
 
-const NDJSON: &str = "application/x-ndjson";
+const NDJSON_MEDIA_TYPE: &str = "application/x-ndjson";
 /// Answers that wait to be read; each is for up to [`AT_ONCE`] lines.
-const UNREAD: usize = 4;
+const RESPONSE_BUFFER: usize = 4;
 /// When the gateway stops: time for a client to take what it was not sent yet.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The route.
-pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, payload: web::Payload) -> Answer {
+pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, payload: web::Payload) -> ApiResult {
     let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON) {
-        return Err(ApiError::new(Code::UnsupportedMediaType, format!("Content-Type must be {NDJSON}")));
+    if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON_MEDIA_TYPE) {
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, format!("Content-Type must be {NDJSON_MEDIA_TYPE}")));
     }
-    let (answers, unread) = mpsc::channel::<Bytes>(UNREAD);
-    let lines = Lines { services, trace: Trace::of(&request), answers };
+    let (answers, unread) = mpsc::channel::<Bytes>(RESPONSE_BUFFER);
+    let lines = NdjsonEnqueuer { services, trace: RequestTrace::from_request(&request), responses: answers };
     // Lines are answered while others still come, so this outlives the handler
     actix_web::rt::spawn(lines.run(payload));
     let body = stream::unfold(unread, |mut unread| async {
         let answer = unread.recv().await?;
         Some((Ok::<Bytes, actix_web::Error>(answer), unread))
     });
-    Ok(HttpResponse::Ok().content_type(NDJSON).streaming(body))
+    Ok(HttpResponse::Ok().content_type(NDJSON_MEDIA_TYPE).streaming(body))
 }
 
 /// Nobody takes the answers any more.
-struct Unread;
+struct ClientNotReading;
 
-struct Lines {
+struct NdjsonEnqueuer {
     services: web::Data<Services>,
     trace: Option<String>,
-    answers: mpsc::Sender<Bytes>,
+    responses: mpsc::Sender<Bytes>,
 }
 
-impl Lines {
+impl NdjsonEnqueuer {
     async fn run(self, payload: web::Payload) {
-        if let Ok(Some(problem)) = self.answer_all(payload).await {
+        if let Ok(Some(problem)) = self.process_body(payload).await {
             let _ = self.send(format!("{}\n", json!({ "error": problem.to_json() }))).await;
         }
     }
 
     /// Answers until the body is over, or something else ends it: that is to be said.
-    async fn answer_all(&self, mut payload: web::Payload) -> Result<Option<ApiError>, Unread> {
+    async fn process_body(&self, mut payload: web::Payload) -> Result<Option<ApiError>, ClientNotReading> {
         let gateway = &self.services.settings.gateway;
         let broken = |problem: &str| {
             let message = format!("{problem}; an incomplete last line was not read");
-            Ok(Some(ApiError::new(Code::InvalidPayload, message)))
+            Ok(Some(ApiError::new(ErrorCode::InvalidPayload, message)))
         };
         let mut rest = BytesMut::new();
         loop {
@@ -79,14 +79,14 @@ impl Lines {
                 biased;
                 () = self.services.stopping.cancelled() => {
                     let message = "the gateway stops; an incomplete last line was not read";
-                    return Ok(Some(ApiError::new(Code::Unavailable, message)));
+                    return Ok(Some(ApiError::new(ErrorCode::BackendUnavailable, message)));
                 }
                 next = tokio::time::timeout(gateway.body_timeout, payload.next()) => next,
             };
             match next {
-                Ok(Some(Ok(chunk))) => self.answer(&whole_lines(&mut rest, &chunk)).await?,
+                Ok(Some(Ok(chunk))) => self.enqueue_lines(&take_complete_lines(&mut rest, &chunk)).await?,
                 Ok(None) => {
-                    self.answer(&rest).await?;
+                    self.enqueue_lines(&rest).await?;
                     return Ok(None);
                 }
                 Ok(Some(Err(_))) => return broken("the body broke off"),
@@ -95,19 +95,19 @@ impl Lines {
             let limit = gateway.body_limit_bytes;
             if rest.len() > limit {
                 let message = format!("a line must have at most {limit} bytes");
-                return Ok(Some(ApiError::new(Code::InvalidPayload, message)));
+                return Ok(Some(ApiError::new(ErrorCode::InvalidPayload, message)));
             }
         }
     }
 
     /// Stores the job of each line.
-    async fn answer(&self, lines: &[u8]) -> Result<(), Unread> {
+    async fn enqueue_lines(&self, lines: &[u8]) -> Result<(), ClientNotReading> {
         let depth = self.services.settings.gateway.json_depth_limit;
         let lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-        let wanted: Vec<Wanted> =
+        let wanted: Vec<BatchItem> =
             lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
-        for some in wanted.chunks(AT_ONCE) {
-            let mut text = store(&self.services, some, self.trace.clone()).await.texts.join("\n");
+        for some in wanted.chunks(CHUNK_SIZE) {
+            let mut text = enqueue_items(&self.services, some, self.trace.clone()).await.lines.join("\n");
             text.push('\n');
             self.send(text).await?;
         }
@@ -115,26 +115,26 @@ impl Lines {
     }
 
     /// Waits for the client to read, but not for long.
-    async fn send(&self, text: String) -> Result<(), Unread> {
+    async fn send(&self, text: String) -> Result<(), ClientNotReading> {
         let too_late = async {
             tokio::select! {
                 () = tokio::time::sleep(self.services.settings.gateway.body_timeout) => {}
                 () = async {
                     self.services.stopping.cancelled().await;
-                    tokio::time::sleep(LAST_WORDS).await;
+                    tokio::time::sleep(DRAIN_TIMEOUT).await;
                 } => {}
             }
         };
         tokio::select! {
             biased;
-            sent = self.answers.send(text.into()) => sent.map_err(|_| Unread),
-            () = too_late => Err(Unread),
+            sent = self.responses.send(text.into()) => sent.map_err(|_| ClientNotReading),
+            () = too_late => Err(ClientNotReading),
         }
     }
 }
 
 /// Takes the lines that are complete with this chunk; what is left has been looked through, and is not again.
-fn whole_lines(rest: &mut BytesMut, chunk: &[u8]) -> BytesMut {
+fn take_complete_lines(rest: &mut BytesMut, chunk: &[u8]) -> BytesMut {
     let complete = chunk.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| rest.len() + end + 1);
     rest.extend_from_slice(chunk);
     rest.split_to(complete)
@@ -150,7 +150,7 @@ mod tests {
         for size in 1..=text.len() {
             let (mut rest, mut taken) = (BytesMut::new(), Vec::new());
             for chunk in text.chunks(size) {
-                let whole = whole_lines(&mut rest, chunk);
+                let whole = take_complete_lines(&mut rest, chunk);
                 assert!(whole.is_empty() || whole.ends_with(b"\n"), "chunks of {size}");
                 taken.extend_from_slice(&whole);
             }

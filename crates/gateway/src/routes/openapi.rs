@@ -117,7 +117,7 @@ mod tests {
     fn every_error_code_is_described_with_its_status() {
         let document = document();
         let codes = &document["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"];
-        for (code, status) in crate::error::Code::all() {
+        for (code, status) in crate::error::ErrorCode::all() {
             assert!(codes.as_array().is_some_and(|codes| codes.iter().any(|known| known == code)), "{code}");
             let answer = &document["components"]["responses"][format!("E{status}")];
             let described = answer["description"].as_str().unwrap_or_default();

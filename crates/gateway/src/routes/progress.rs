@@ -2,24 +2,24 @@
 
 use actix_web::{http::StatusCode, web};
 use common::json::ObjectWriter;
-use model::job::Progress;
+use model::job::JobProgress;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::{
     events::Happened,
-    jobs::{Located, local_now},
+    jobs::{LocatedJob, local_now},
 };
 
 use super::{
-    Answer,
-    jobs::{job_id, unknown},
-    ojs,
-    workers::{fence, is_theirs, stale},
+    ApiResult,
+    jobs::{parse_job_id, job_not_found},
+    ojs_response,
+    workers::{is_reportable, parse_fence, stale_attempt},
 };
 use crate::{body::JsonBody, error::ApiError, startup::Services};
 
 #[derive(Deserialize)]
-struct Report<'a> {
+struct ReportProgressRequest<'a> {
     progress: Option<f64>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -28,20 +28,20 @@ struct Report<'a> {
 }
 
 /// Notes how far an attempt has come. It is a sign of life too: the lease begins anew.
-pub(super) async fn report(services: web::Data<Services>, path: web::Path<String>, body: JsonBody) -> Answer {
-    let id = job_id(&path)?;
-    let request: Report = body.parse()?;
+pub(super) async fn report(services: web::Data<Services>, path: web::Path<String>, body: JsonBody) -> ApiResult {
+    let id = parse_job_id(&path)?;
+    let request: ReportProgressRequest = body.parse()?;
     let progress =
-        Progress::new(request.progress, request.data).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let fence = fence(request.token, request.worker_id)?;
-    let located = services.jobs.locate(id).await?.ok_or_else(|| unknown(&path))?;
-    let Located::Queued { job, entry, holder: Some(holder) } = located else { return Err(stale(id)) };
-    let shown = progress.after(holder.progress.as_deref(), local_now());
-    if !is_theirs(&holder, &fence) || !services.jobs.heartbeat(&job, entry, &fence, Some(&shown)).await? {
-        return Err(stale(id));
+        JobProgress::new(request.progress, request.data).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let fence = parse_fence(request.token, request.worker_id)?;
+    let located = services.jobs.locate(id).await?.ok_or_else(|| job_not_found(&path))?;
+    let LocatedJob::InStream { job, entry, holder: Some(holder) } = located else { return Err(stale_attempt(id)) };
+    let shown = progress.merge(holder.progress.as_deref(), local_now());
+    if !is_reportable(&holder, &fence) || !services.jobs.heartbeat(&job, entry, &fence, Some(&shown)).await? {
+        return Err(stale_attempt(id));
     }
-    services.jobs.record(Happened::progress(&job, &shown));
+    services.jobs.record_event(Happened::progress(&job, &shown));
     let mut answer = ObjectWriter::default();
     answer.text("id", &id.to_string()).text("state", "active").splice(&shown);
-    Ok(ojs(StatusCode::OK, answer.finish()))
+    Ok(ojs_response(StatusCode::OK, answer.finish()))
 }

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, http::StatusCode, http::header, web};
 use serde_json::json;
 use store::connection::server::ServerError;
 
-use super::{ojs, ojs_builder};
+use super::{ojs_response, ojs_response_builder};
 use crate::startup::Services;
 
 pub(super) async fn manifest() -> HttpResponse {
@@ -51,7 +51,7 @@ pub(super) async fn manifest() -> HttpResponse {
             "worker": "/ojs/v1/workers/{id}",
         },
     });
-    ojs(StatusCode::OK, manifest.to_string())
+    ojs_response(StatusCode::OK, manifest.to_string())
 }
 
 pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
@@ -64,7 +64,7 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
                 "durability": server.durability.as_str(), "latency_ms": millis,
             });
             let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
-            ojs(StatusCode::OK, health.to_string())
+            ojs_response(StatusCode::OK, health.to_string())
         }
         Err(error) => {
             let reason = match error {
@@ -73,7 +73,7 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
             };
             let backend = json!({ "type": "redis", "status": "unavailable", "reason": reason });
             let health = json!({ "status": "unhealthy", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
-            ojs_builder(StatusCode::SERVICE_UNAVAILABLE)
+            ojs_response_builder(StatusCode::SERVICE_UNAVAILABLE)
                 .insert_header((header::RETRY_AFTER, "1"))
                 .body(health.to_string())
         }

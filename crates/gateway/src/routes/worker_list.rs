@@ -5,21 +5,21 @@ use serde::Deserialize;
 use serde_json::json;
 use store::workers::{Directive, Found, Listed, WorkerKey};
 
-use super::{Answer, bounded, ojs};
+use super::{ApiResult, parse_bounded, ojs_response};
 use crate::{
-    error::{ApiError, Code},
+    error::{ApiError, ErrorCode},
     startup::Services,
 };
 
 #[derive(Deserialize)]
-pub(super) struct Query {
+pub(super) struct ListWorkersQuery {
     limit: Option<String>,
     after: Option<String>,
 }
 
 /// In the order of their ids; `next` is where to go on.
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let limit = bounded("limit", query.limit.as_deref(), 100, 500)?;
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkersQuery>) -> ApiResult {
+    let limit = parse_bounded("limit", query.limit.as_deref(), 100, 500)?;
     let after: Option<WorkerKey> = query.after.as_deref().map(str::parse).transpose()?;
     let all = services.redis.worker_keys().await?;
     let mut keys = all.iter().filter(|key| after.as_ref().is_none_or(|after| *key > after)).cloned();
@@ -28,43 +28,43 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>
     let workers: Vec<String> = services.redis.workers(&page).await?.iter().map(Listed::to_json).collect();
     let more = json!({ "total": all.len(), "next": next });
     let json = format!("{{\"workers\":[{}],\"pagination\":{more}}}", workers.join(","));
-    Ok(ojs(StatusCode::OK, json))
+    Ok(ojs_response(StatusCode::OK, json))
 }
 
-pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    Ok(shown(&find(&services, &id).await?))
+pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    Ok(worker_response(&find_worker(&services, &id).await?))
 }
 
-pub(super) async fn quiet(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    direct(&services, &id, Directive::Quiet).await
+pub(super) async fn quiet(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    send_directive(&services, &id, Directive::Quiet).await
 }
 
-pub(super) async fn resume(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    direct(&services, &id, Directive::Running).await
+pub(super) async fn resume(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    send_directive(&services, &id, Directive::Running).await
 }
 
-pub(super) async fn terminate(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    direct(&services, &id, Directive::Terminate).await
+pub(super) async fn terminate(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    send_directive(&services, &id, Directive::Terminate).await
 }
 
-async fn direct(services: &Services, id: &str, directive: Directive) -> Answer {
-    let mut listed = find(services, id).await?;
+async fn send_directive(services: &Services, id: &str, directive: Directive) -> ApiResult {
+    let mut listed = find_worker(services, id).await?;
     listed.order = Some(services.redis.direct_worker(&listed.key, directive).await?);
     tracing::info!(worker = listed.key.as_str(), directive = directive.as_str(), "directive given");
-    Ok(shown(&listed))
+    Ok(worker_response(&listed))
 }
 
-async fn find(services: &Services, id: &str) -> Result<Listed, ApiError> {
+async fn find_worker(services: &Services, id: &str) -> Result<Listed, ApiError> {
     match services.redis.find_worker(id).await? {
         Found::One(listed) => Ok(*listed),
         Found::Nobody => Err(ApiError::not_found(format_args!("worker {}", common::name::quoted(id)))),
         Found::Several(number) => {
             let name = common::name::quoted(id);
-            Err(ApiError::new(Code::Conflict, format!("{number} workers have the name {name}: use the id of one")))
+            Err(ApiError::new(ErrorCode::Conflict, format!("{number} workers have the name {name}: use the id of one")))
         }
     }
 }
 
-fn shown(listed: &Listed) -> actix_web::HttpResponse {
-    ojs(StatusCode::OK, format!("{{\"worker\":{}}}", listed.to_json()))
+fn worker_response(listed: &Listed) -> actix_web::HttpResponse {
+    ojs_response(StatusCode::OK, format!("{{\"worker\":{}}}", listed.to_json()))
 }

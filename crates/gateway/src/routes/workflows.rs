@@ -13,75 +13,75 @@ use store::{
     workflows::{NotCancelledWorkflow, NotCreated},
 };
 
-use super::{Answer, bounded, ojs, ojs_builder};
+use super::{ApiResult, parse_bounded, ojs_response, ojs_response_builder};
 use crate::{
     body::JsonBody,
-    context::Trace,
-    error::{ApiError, Code},
-    idempotency::{Seed, once},
+    context::RequestTrace,
+    error::{ApiError, ErrorCode},
+    idempotency::{IdempotencySeed, once},
     startup::Services,
 };
 
-pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> Answer {
+pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     once(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
-        let own_id = seed.filter(|_| new.id.is_none()).map(Seed::workflow);
+        let own_id = seed.filter(|_| new.id.is_none()).map(IdempotencySeed::workflow_id);
         new.id = new.id.or(own_id);
-        let id = match services.jobs.create_workflow(new, Trace::of(&request), now).await? {
+        let id = match services.jobs.create_workflow(new, RequestTrace::from_request(&request), now).await? {
             Ok(id) => id,
             // The same request made it before
             Err(NotCreated::Duplicate(id)) if own_id == Some(id) => id,
             Err(NotCreated::Duplicate(id)) => {
-                return Err(ApiError::new(Code::Duplicate, format!("a workflow with id {id} exists")));
+                return Err(ApiError::new(ErrorCode::Duplicate, format!("a workflow with id {id} exists")));
             }
-            Err(NotCreated::Refused(queue, why)) => return Err(ApiError::from(why).about(&format!("queue {queue}"))),
+            Err(NotCreated::Refused(queue, why)) => return Err(ApiError::from(why).with_subject(&format!("queue {queue}"))),
         };
         let location = format!("/ojs/v1/workflows/{id}");
-        let json = workflow_json(&look_up(&services, id).await?);
-        Ok(ojs_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(json))
+        let json = workflow_json(&find_workflow(&services, id).await?);
+        Ok(ojs_response_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(json))
     })
     .await
 }
 
-pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    Ok(ojs(StatusCode::OK, workflow_json(&look_up(&services, workflow_id(&id)?).await?)))
+pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    Ok(ojs_response(StatusCode::OK, workflow_json(&find_workflow(&services, parse_workflow_id(&id)?).await?)))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Query {
+pub(super) struct ListWorkflowsQuery {
     state: Option<String>,
     limit: Option<String>,
 }
 
 /// Those that run. Others are looked up by their ids.
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkflowsQuery>) -> ApiResult {
     if let Some(state) = query.state.as_deref().filter(|state| *state != "running") {
         let got = quoted(state);
         return Err(ApiError::invalid(format!(
             "state must be running, got {got}: a workflow that is over can be looked up by its id"
         )));
     }
-    let limit = bounded("limit", query.limit.as_deref(), 50, 100)?;
+    let limit = parse_bounded("limit", query.limit.as_deref(), 50, 100)?;
     let workflows = services.jobs.running_workflows(limit).await?;
     let workflows: Vec<String> = workflows.iter().map(WorkflowView::to_json).collect();
-    Ok(ojs(StatusCode::OK, format!("{{\"workflows\":[{}]}}", workflows.join(","))))
+    Ok(ojs_response(StatusCode::OK, format!("{{\"workflows\":[{}]}}", workflows.join(","))))
 }
 
-pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> Answer {
-    let parsed = workflow_id(&id)?;
+pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    let parsed = parse_workflow_id(&id)?;
     match services.jobs.cancel_workflow(parsed).await? {
-        Ok(()) => Ok(ojs(StatusCode::OK, workflow_json(&look_up(&services, parsed).await?))),
-        Err(NotCancelledWorkflow::Unknown) => Err(unknown(&id)),
+        Ok(()) => Ok(ojs_response(StatusCode::OK, workflow_json(&find_workflow(&services, parsed).await?))),
+        Err(NotCancelledWorkflow::Unknown) => Err(workflow_not_found(&id)),
         Err(NotCancelledWorkflow::Over(state)) => {
-            Err(ApiError::new(Code::Conflict, format!("a workflow that is {state} cannot be cancelled")))
+            Err(ApiError::new(ErrorCode::Conflict, format!("a workflow that is {state} cannot be cancelled")))
         }
     }
 }
 
-async fn look_up(services: &Services, id: WorkflowId) -> Result<WorkflowView, ApiError> {
-    services.jobs.workflow(id).await?.ok_or_else(|| unknown(&id.to_string()))
+async fn find_workflow(services: &Services, id: WorkflowId) -> Result<WorkflowView, ApiError> {
+    services.jobs.workflow(id).await?.ok_or_else(|| workflow_not_found(&id.to_string()))
 }
 
 /// `{"workflow": ...}`.
@@ -90,10 +90,10 @@ fn workflow_json(workflow: &WorkflowView) -> String {
 }
 
 /// An id in a path. What is no id cannot be the id of a workflow either.
-fn workflow_id(text: &str) -> Result<WorkflowId, ApiError> {
-    text.parse().map_err(|_| unknown(text))
+fn parse_workflow_id(text: &str) -> Result<WorkflowId, ApiError> {
+    text.parse().map_err(|_| workflow_not_found(text))
 }
 
-fn unknown(id: &str) -> ApiError {
+fn workflow_not_found(id: &str) -> ApiError {
     ApiError::not_found(format_args!("workflow {}", quoted(id)))
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Schedule, Template};
+use super::{CronSchedule, JobTemplate};
 use crate::job::RequestError;
 use common::{
     json::Object,
@@ -15,10 +15,10 @@ use common::{
 };
 
 /// Largest entry as it is stored, in bytes. With `cron.max_entries` it bounds what all entries take.
-pub const LARGEST_BYTES: usize = 65_536;
+pub const MAX_ENTRY_BYTES: usize = 65_536;
 
 /// What members a request may have. Those that Galley manages are ignored, any other is a mistake.
-const KNOWN: [&str; 11] = [
+const ALLOWED_MEMBERS: [&str; 11] = [
     "name",
     "expression",
     "cron",
@@ -45,7 +45,7 @@ const SYSTEM_MANAGED: [&str; 8] = [
 /// What happens when a run comes while the job of the last one is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Overlap {
+pub enum OverlapPolicy {
     /// The run makes no job.
     #[default]
     Skip,
@@ -59,7 +59,7 @@ pub enum Overlap {
 
 /// A request that may be registered.
 #[derive(Debug, Clone)]
-pub struct Definition {
+pub struct CronDefinition {
     /// What it is called, and replaced by.
     pub name: CronName,
     /// The expression as it was given.
@@ -67,50 +67,52 @@ pub struct Definition {
     /// The time zone as it was given.
     pub timezone: String,
     /// Both of them, read.
-    pub schedule: Schedule,
+    pub schedule: CronSchedule,
     /// What happens when runs overlap.
-    pub overlap: Overlap,
+    pub overlap_policy: OverlapPolicy,
     /// Whether it runs.
     pub enabled: bool,
     /// For people.
     pub description: Option<String>,
     /// The job that it makes.
-    pub template: Template,
+    pub template: JobTemplate,
 }
 
-impl Definition {
+impl CronDefinition {
     /// Checks a request body.
     ///
     /// # Errors
     /// The first member that is missing or wrong.
     pub fn parse(body: &Object<'_>, now: Millis) -> Result<Self, RequestError> {
-        if let Some((name, _)) = body.iter().find(|(name, _)| !KNOWN.contains(name) && !SYSTEM_MANAGED.contains(name)) {
+        if let Some((name, _)) =
+            body.iter().find(|(name, _)| !ALLOWED_MEMBERS.contains(name) && !SYSTEM_MANAGED.contains(name))
+        {
             return Err(invalid(format!(
                 "{} is not a member of a cron entry: known are {}",
                 quoted(name),
-                KNOWN.join(", ")
+                ALLOWED_MEMBERS.join(", ")
             )));
         }
-        let name: CronName = text(body, "name")?
+        let name: CronName = parse_text(body, "name")?
             .ok_or_else(|| invalid("name is required: a string such as \"daily-report\""))?
             .parse()?;
-        let expression = match (text(body, "expression")?, text(body, "cron")?) {
+        let expression = match (parse_text(body, "expression")?, parse_text(body, "cron")?) {
             (Some(a), Some(b)) if a != b => {
                 return Err(invalid("expression and cron mean the same; give one of them"));
             }
             (a, b) => a.or(b).ok_or_else(|| invalid("expression is required: a string such as \"*/5 * * * *\""))?,
         };
-        let timezone = text(body, "timezone")?.unwrap_or_else(|| "UTC".to_owned());
-        let schedule = Schedule::parse(&expression, &timezone, now).map_err(|error| invalid(error.to_string()))?;
+        let timezone = parse_text(body, "timezone")?.unwrap_or_else(|| "UTC".to_owned());
+        let schedule = CronSchedule::parse(&expression, &timezone, now).map_err(|error| invalid(error.to_string()))?;
         Ok(Self {
             name,
             expression,
             timezone,
             schedule,
-            overlap: overlap(body)?,
-            enabled: flag(body, "enabled")?.unwrap_or(true),
-            description: text(body, "description")?,
-            template: template(body, now)?,
+            overlap_policy: parse_overlap_policy(body)?,
+            enabled: parse_flag(body, "enabled")?.unwrap_or(true),
+            description: parse_text(body, "description")?,
+            template: parse_template(body, now)?,
         })
     }
 }
@@ -119,16 +121,16 @@ impl Definition {
 ///
 /// # Errors
 /// It is missing or wrong.
-pub fn enabled(body: &Object<'_>) -> Result<bool, RequestError> {
+pub fn parse_enabled(body: &Object<'_>) -> Result<bool, RequestError> {
     if let Some((name, _)) = body.iter().find(|(name, _)| *name != "enabled") {
         return Err(invalid(format!("{} cannot be changed alone: register the entry again", quoted(name))));
     }
-    flag(body, "enabled")?.ok_or_else(|| invalid("enabled is required: true or false"))
+    parse_flag(body, "enabled")?.ok_or_else(|| invalid("enabled is required: true or false"))
 }
 
-fn template(body: &Object<'_>, now: Millis) -> Result<Template, RequestError> {
+fn parse_template(body: &Object<'_>, now: Millis) -> Result<JobTemplate, RequestError> {
     let flat = || body.iter().filter(|(name, _)| matches!(*name, "type" | "args" | "options"));
-    let Some(nested) = body.get("job_template") else { return Template::parse(flat(), now) };
+    let Some(nested) = body.get("job_template") else { return JobTemplate::parse(flat(), now) };
     require_object(nested, "job_template")?;
     let nested: Object =
         serde_json::from_str(nested.get()).map_err(|error| invalid(format!("job_template: {error}")))?;
@@ -137,17 +139,17 @@ fn template(body: &Object<'_>, now: Millis) -> Result<Template, RequestError> {
             return Err(invalid(format!("{name} is given both in job_template and beside it; give it once")));
         }
     }
-    Template::parse(nested.iter(), now)
+    JobTemplate::parse(nested.iter(), now)
 }
 
-fn overlap(body: &Object<'_>) -> Result<Overlap, RequestError> {
-    let Some(raw) = body.get("overlap_policy") else { return Ok(Overlap::default()) };
+fn parse_overlap_policy(body: &Object<'_>) -> Result<OverlapPolicy, RequestError> {
+    let Some(raw) = body.get("overlap_policy") else { return Ok(OverlapPolicy::default()) };
     serde_json::from_str(raw.get()).map_err(|_| {
         invalid(format!("overlap_policy must be skip, allow, cancel_previous or enqueue, got {}", quoted(raw.get())))
     })
 }
 
-fn flag(body: &Object<'_>, name: &str) -> Result<Option<bool>, RequestError> {
+fn parse_flag(body: &Object<'_>, name: &str) -> Result<Option<bool>, RequestError> {
     body.get(name)
         .map(|raw| {
             serde_json::from_str(raw.get())
@@ -156,7 +158,7 @@ fn flag(body: &Object<'_>, name: &str) -> Result<Option<bool>, RequestError> {
         .transpose()
 }
 
-fn text(body: &Object<'_>, name: &str) -> Result<Option<String>, RequestError> {
+fn parse_text(body: &Object<'_>, name: &str) -> Result<Option<String>, RequestError> {
     body.get(name)
         .map(|raw| {
             serde_json::from_str(raw.get())
@@ -181,8 +183,8 @@ pub(super) fn invalid(message: impl Into<String>) -> RequestError {
 mod tests {
     use super::*;
 
-    fn parse(json: &str) -> Result<Definition, RequestError> {
-        Definition::parse(&serde_json::from_str(json).expect("an object"), 0)
+    fn parse(json: &str) -> Result<CronDefinition, RequestError> {
+        CronDefinition::parse(&serde_json::from_str(json).expect("an object"), 0)
     }
 
     #[test]
@@ -194,7 +196,10 @@ mod tests {
         let flat =
             parse(r#"{"name":"n","cron":"@daily","type":"a.b","args":[1],"options":{"queue":"q"}}"#).expect("allowed");
         assert_eq!(nested.template.as_str(), flat.template.as_str());
-        assert_eq!((nested.timezone.as_str(), nested.overlap, nested.enabled), ("UTC", Overlap::Skip, true));
+        assert_eq!(
+            (nested.timezone.as_str(), nested.overlap_policy, nested.enabled),
+            ("UTC", OverlapPolicy::Skip, true)
+        );
         assert_eq!(
             parse(r#"{"name":"n","cron":"@daily","type":"a"}"#).expect("allowed").template.as_str(),
             r#"{"type":"a","args":[]}"#

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Definition, Overlap, Schedule, Template, schedule::ScheduleError};
+use super::{CronSchedule, CronDefinition, JobTemplate, OverlapPolicy, schedule::CronScheduleError};
 use common::{
     id::JobId,
     json::ObjectWriter,
@@ -11,24 +11,24 @@ use common::{
 };
 
 /// Runs that may wait for the one before them to end; later ones are skipped.
-pub const MOST_WAITING: usize = 100;
+pub const MAX_WAITING_RUNS: usize = 100;
 /// Pause between two looks at whether the job that a run waits for is over. Its end leaves no trace to wait for.
-const LOOK_AGAIN_MS: Millis = 1000;
+const WAITING_CHECK_INTERVAL_MS: Millis = 1000;
 
 /// A cron entry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Entry {
+pub struct CronEntry {
     /// Its name.
     pub name: CronName,
     expression: String,
     timezone: String,
     /// What happens when runs overlap.
-    pub overlap_policy: Overlap,
+    pub overlap_policy: OverlapPolicy,
     /// Whether it runs.
     pub enabled: bool,
     description: Option<String>,
     /// The job that it makes.
-    pub template: Template,
+    pub template: JobTemplate,
     created_at: Millis,
     /// What `@every` counts from.
     pub(super) anchor: Millis,
@@ -48,15 +48,15 @@ pub struct Entry {
     pub missed_count: u64,
 }
 
-impl Entry {
+impl CronEntry {
     /// An entry that is registered for the first time.
     #[must_use]
-    pub fn new(definition: Definition, now: Millis) -> Self {
+    pub fn new(definition: CronDefinition, now: Millis) -> Self {
         let mut entry = Self {
             name: definition.name,
             expression: definition.expression,
             timezone: definition.timezone,
-            overlap_policy: definition.overlap,
+            overlap_policy: definition.overlap_policy,
             enabled: definition.enabled,
             description: definition.description,
             template: definition.template,
@@ -77,7 +77,7 @@ impl Entry {
     /// The same entry registered again. Programs do that whenever they start: when the schedule stays the same, so do
     /// its anchor and its next run.
     #[must_use]
-    pub fn registered_again(&self, definition: Definition, now: Millis) -> Self {
+    pub fn with_definition(&self, definition: CronDefinition, now: Millis) -> Self {
         let mut entry = Self::new(definition, now);
         entry.created_at = self.created_at;
         (entry.last_run_at, entry.last_job_id) = (self.last_run_at, self.last_job_id);
@@ -86,7 +86,7 @@ impl Entry {
         let is_same = entry.expression == self.expression && entry.timezone == self.timezone;
         if is_same && entry.enabled && self.next_run_at.is_some() {
             (entry.anchor, entry.next_run_at) = (self.anchor, self.next_run_at);
-            if entry.overlap_policy == Overlap::Enqueue {
+            if entry.overlap_policy == OverlapPolicy::Enqueue {
                 entry.waiting.clone_from(&self.waiting);
             }
         }
@@ -97,7 +97,7 @@ impl Entry {
     ///
     /// # Errors
     /// The stored schedule is damaged.
-    pub fn switched(&self, enabled: bool, now: Millis) -> Result<Self, ScheduleError> {
+    pub fn with_enabled(&self, enabled: bool, now: Millis) -> Result<Self, CronScheduleError> {
         let mut entry = self.clone();
         if entry.enabled != enabled {
             entry.enabled = enabled;
@@ -111,36 +111,36 @@ impl Entry {
     ///
     /// # Errors
     /// The stored schedule is damaged, or nothing matches it any more.
-    pub fn schedule(&self, now: Millis) -> Result<Schedule, ScheduleError> {
-        Schedule::parse(&self.expression, &self.timezone, now)
+    pub fn schedule(&self, now: Millis) -> Result<CronSchedule, CronScheduleError> {
+        CronSchedule::parse(&self.expression, &self.timezone, now)
     }
 
     /// The next `count` runs after that moment.
     ///
     /// # Errors
     /// The stored schedule is damaged.
-    pub fn next_runs(&self, now: Millis, count: usize) -> Result<Vec<String>, ScheduleError> {
+    pub fn next_runs(&self, now: Millis, count: usize) -> Result<Vec<String>, CronScheduleError> {
         let schedule = self.schedule(now)?;
         let runs = std::iter::successors(schedule.next(now, self.anchor), |at| schedule.next(*at, self.anchor));
-        Ok(runs.take(count).map(|at| schedule.local(at)).collect())
+        Ok(runs.take(count).map(|at| schedule.format_local(at)).collect())
     }
 
     /// When it has to be looked at: its next run, or sooner when one waits.
     #[must_use]
-    pub fn look_at(&self, now: Millis) -> Option<Millis> {
-        let soon = (!self.waiting.is_empty()).then_some(now + LOOK_AGAIN_MS);
+    pub fn next_check_at(&self, now: Millis) -> Option<Millis> {
+        let soon = (!self.waiting.is_empty()).then_some(now + WAITING_CHECK_INTERVAL_MS);
         self.next_run_at.into_iter().chain(soon).min()
     }
 
     /// Whether another run may wait.
     #[must_use]
     pub fn has_room_to_wait(&self) -> bool {
-        self.waiting.len() < MOST_WAITING
+        self.waiting.len() < MAX_WAITING_RUNS
     }
 
     /// Whether runs wait already: the next one comes after them.
     #[must_use]
-    pub fn has_waiting(&self) -> bool {
+    pub fn has_waiting_runs(&self) -> bool {
         !self.waiting.is_empty()
     }
 
@@ -195,33 +195,33 @@ mod tests {
 
     const HOUR: Millis = 3_600_000;
 
-    fn definition(more: &str, now: Millis) -> Definition {
+    fn definition(more: &str, now: Millis) -> CronDefinition {
         let json = format!(r#"{{"name":"n","type":"a","cron":"@hourly"{more}}}"#);
-        Definition::parse(&serde_json::from_str(&json).expect("an object"), now).expect("allowed")
+        CronDefinition::parse(&serde_json::from_str(&json).expect("an object"), now).expect("allowed")
     }
 
     #[test]
     fn registering_again_keeps_what_was_counted_and_an_unchanged_schedule_its_next_run() {
-        let mut entry = Entry::new(definition("", 5), 5);
+        let mut entry = CronEntry::new(definition("", 5), 5);
         entry.run_count = 7;
-        let again = entry.registered_again(definition("", 3 * HOUR), 3 * HOUR);
+        let again = entry.with_definition(definition("", 3 * HOUR), 3 * HOUR);
         assert_eq!((again.run_count, again.created_at, again.next_run_at), (7, 5, Some(HOUR)));
-        let moved = entry.registered_again(definition(r#","timezone":"Asia/Kathmandu""#, 3 * HOUR), 3 * HOUR);
+        let moved = entry.with_definition(definition(r#","timezone":"Asia/Kathmandu""#, 3 * HOUR), 3 * HOUR);
         // In 1970 Nepal was five hours and a half ahead
         assert_eq!((moved.run_count, moved.next_run_at), (7, Some(3 * HOUR + HOUR / 2)));
     }
 
     #[test]
     fn an_entry_that_is_off_has_no_next_run_and_misses_none() {
-        let off = Entry::new(definition("", 5), 5).switched(false, 9).expect("a schedule");
-        assert_eq!((off.enabled, off.next_run_at, off.look_at(9)), (false, None, None));
-        let on = off.switched(true, 10 * HOUR).expect("a schedule");
+        let off = CronEntry::new(definition("", 5), 5).with_enabled(false, 9).expect("a schedule");
+        assert_eq!((off.enabled, off.next_run_at, off.next_check_at(9)), (false, None, None));
+        let on = off.with_enabled(true, 10 * HOUR).expect("a schedule");
         assert_eq!((on.enabled, on.next_run_at, on.missed_count), (true, Some(11 * HOUR), 0));
     }
 
     #[test]
     fn what_is_shown_has_the_names_of_the_suites_and_of_the_specification_and_can_be_sent_back() {
-        let entry = Entry::new(definition(r#","options":{"queue":"q"}"#, 5), 5);
+        let entry = CronEntry::new(definition(r#","options":{"queue":"q"}"#, 5), 5);
         let json = entry.to_json();
         let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!((&shown["expression"], &shown["cron"]), (&"@hourly".into(), &"@hourly".into()));
@@ -230,9 +230,9 @@ mod tests {
             (&shown["overlap_policy"], &shown["next_run_at"]),
             (&"skip".into(), &"1970-01-01T01:00:00.000Z".into())
         );
-        let again = Definition::parse(&serde_json::from_str(&json).expect("an object"), 5).expect("allowed");
+        let again = CronDefinition::parse(&serde_json::from_str(&json).expect("an object"), 5).expect("allowed");
         assert_eq!(again.template.as_str(), entry.template.as_str());
-        let stored: Entry = serde_json::from_str(&serde_json::to_string(&entry).expect("JSON")).expect("an entry");
+        let stored: CronEntry = serde_json::from_str(&serde_json::to_string(&entry).expect("JSON")).expect("an entry");
         assert_eq!(stored.to_json(), json);
     }
 }

@@ -16,45 +16,45 @@ use common::{name::quoted, time::Millis};
 /// An expression that is refused; the message says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expression {0}")]
-pub struct ExpressionError(String);
+pub struct CronExpressionError(String);
 
 /// Longest expression, in characters.
-const LONGEST: usize = 256;
+const MAX_EXPRESSION_CHARS: usize = 256;
 /// Longest `@every`: ten years.
-const LONGEST_EVERY_MS: u64 = 3650 * 86_400_000;
+const MAX_EVERY_MS: u64 = 3650 * 86_400_000;
 /// Years that are searched. A bound on the search for expressions that never match.
 const YEARS: &str = "1970-2199";
 
-const SHAPE: &str = "five fields (minute hour day-of-month month day-of-week), six with seconds first, @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly or @every <duration> such as @every 1h30m";
+const ALLOWED_FORMS: &str = "five fields (minute hour day-of-month month day-of-week), six with seconds first, @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly or @every <duration> such as @every 1h30m";
 
 /// A field: its name, its largest value, the letters it knows and what is allowed, for messages.
-struct Field {
+struct CronField {
     name: &'static str,
-    most: u32,
+    max: u32,
     special: &'static str,
     names: &'static [&'static str],
     first_name: u32,
     allowed: &'static str,
 }
 
-const fn numeric(name: &'static str, most: u32, allowed: &'static str) -> Field {
-    Field { name, most, special: "", names: &[], first_name: 0, allowed }
+const fn numeric(name: &'static str, most: u32, allowed: &'static str) -> CronField {
+    CronField { name, max: most, special: "", names: &[], first_name: 0, allowed }
 }
 
-const FIELDS: [Field; 6] = [
+const FIELDS: [CronField; 6] = [
     numeric("second", 59, "0-59 with * , - /"),
     numeric("minute", 59, "0-59 with * , - /"),
     numeric("hour", 23, "0-23 with * , - /"),
-    Field {
+    CronField {
         special: "LW",
         ..numeric("day-of-month", 31, "1-31 with * , - /, L (last day), 15W or LW (nearest weekday)")
     },
-    Field {
+    CronField {
         names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
         first_name: 1,
         ..numeric("month", 12, "1-12 or JAN-DEC with * , - /")
     },
-    Field {
+    CronField {
         special: "L#",
         names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
         ..numeric(
@@ -67,7 +67,7 @@ const FIELDS: [Field; 6] = [
 
 /// An expression that was read.
 #[derive(Debug, Clone)]
-pub enum Expression {
+pub enum CronExpression {
     /// Runs so many milliseconds apart.
     Every(Millis),
     /// Runs at wall clock times.
@@ -97,17 +97,17 @@ impl Calendar {
     }
 }
 
-impl Expression {
+impl CronExpression {
     /// Reads an expression.
     ///
     /// # Errors
     /// Anything that is none, with a message that names the field and says what is allowed.
-    pub fn parse(text: &str) -> Result<Self, ExpressionError> {
-        if text.chars().count() > LONGEST {
-            return Err(ExpressionError(format!("must have at most {LONGEST} characters")));
+    pub fn parse(text: &str) -> Result<Self, CronExpressionError> {
+        if text.chars().count() > MAX_EXPRESSION_CHARS {
+            return Err(CronExpressionError(format!("must have at most {MAX_EXPRESSION_CHARS} characters")));
         }
         if let Some(duration) = text.strip_prefix("@every ") {
-            return every(duration.trim()).map(Self::Every);
+            return parse_every(duration.trim()).map(Self::Every);
         }
         let five = match text.to_ascii_lowercase().as_str() {
             "@yearly" | "@annually" => "0 0 1 1 *",
@@ -121,60 +121,61 @@ impl Expression {
         if fields.len() == 5 {
             fields.insert(0, "0");
         }
-        let fields: [&str; 6] =
-            fields.try_into().map_err(|_| ExpressionError(format!("must be {SHAPE}, got {}", quoted(text))))?;
+        let fields: [&str; 6] = fields
+            .try_into()
+            .map_err(|_| CronExpressionError(format!("must be {ALLOWED_FORMS}, got {}", quoted(text))))?;
         let mut plain = Vec::with_capacity(6);
         for (field, written) in FIELDS.iter().zip(fields) {
-            plain.push(field.read(written)?);
+            plain.push(field.normalize(written)?);
         }
-        let refused = |_| ExpressionError(format!("must be {SHAPE}, got {}", quoted(text)));
-        let pattern = Arc::new(pattern(&plain).map_err(refused)?);
+        let refused = |_| CronExpressionError(format!("must be {ALLOWED_FORMS}, got {}", quoted(text)));
+        let pattern = Arc::new(parse_pattern(&plain).map_err(refused)?);
         let is_fixed = fields.iter().take(3).all(|written| !written.contains('*'));
         Ok(Self::Calendar(Calendar { pattern, is_fixed }))
     }
 }
 
-fn pattern(fields: &[String]) -> Result<Cron, croner::errors::CronError> {
+fn parse_pattern(fields: &[String]) -> Result<Cron, croner::errors::CronError> {
     let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Required).build();
     parser.parse(&format!("{} {YEARS}", fields.join(" ")))
 }
 
-impl Field {
-    fn refused(&self, written: &str) -> ExpressionError {
-        ExpressionError(format!("has a wrong {}: allowed is {}, got {}", self.name, self.allowed, quoted(written)))
+impl CronField {
+    fn refused(&self, written: &str) -> CronExpressionError {
+        CronExpressionError(format!("has a wrong {}: allowed is {}, got {}", self.name, self.allowed, quoted(written)))
     }
 
     /// The field with numbers for names, if croner takes it for what it looks like.
-    fn read(&self, written: &str) -> Result<String, ExpressionError> {
+    fn normalize(&self, written: &str) -> Result<String, CronExpressionError> {
         let refused = || self.refused(written);
         let mut plain = String::with_capacity(written.len());
         for (index, element) in written.split(',').enumerate() {
             if index > 0 {
                 plain.push(',');
             }
-            plain.push_str(&self.element(element).ok_or_else(refused)?);
+            plain.push_str(&self.normalize_element(element).ok_or_else(refused)?);
         }
         // Alone among stars, so that what croner complains about is this field
         let mut fields = vec!["*".to_owned(); 6];
         if let Some(place) = FIELDS.iter().position(|field| field.name == self.name) {
             fields[place].clone_from(&plain);
         }
-        pattern(&fields).map(|_| plain).map_err(|_| refused())
+        parse_pattern(&fields).map(|_| plain).map_err(|_| refused())
     }
 
-    fn element(&self, element: &str) -> Option<String> {
+    fn normalize_element(&self, element: &str) -> Option<String> {
         let (range, step) = element.split_once('/').map_or((element, None), |(range, step)| (range, Some(step)));
         // A step that is never taken is a mistake: */90 would be every hour, not every 90 minutes
-        if step.is_some_and(|step| step.parse().ok().is_none_or(|step: u32| step == 0 || step > self.most)) {
+        if step.is_some_and(|step| step.parse().ok().is_none_or(|step: u32| step == 0 || step > self.max)) {
             return None;
         }
-        let ends: Option<Vec<String>> = range.split('-').map(|end| self.end(end)).collect();
+        let ends: Option<Vec<String>> = range.split('-').map(|end| self.normalize_bound(end)).collect();
         let step = step.map(|step| format!("/{step}")).unwrap_or_default();
         Some(ends?.join("-") + &step).filter(|plain| !plain.is_empty())
     }
 
     /// One end of a range: a star, a number or a name, with what this field's letters make of it.
-    fn end(&self, end: &str) -> Option<String> {
+    fn normalize_bound(&self, end: &str) -> Option<String> {
         let upper = end.to_ascii_uppercase();
         let length = upper.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(upper.len());
         let (word, rest) = upper.split_at(length);
@@ -191,9 +192,9 @@ impl Field {
 }
 
 /// Reads a duration as Go writes it: `1h30m`, `45s`, `1.5h`, `1500ms`.
-fn every(text: &str) -> Result<Millis, ExpressionError> {
+fn parse_every(text: &str) -> Result<Millis, CronExpressionError> {
     let refused = || {
-        ExpressionError(format!(
+        CronExpressionError(format!(
             "must be @every and a duration from 1s to 87600h in h, m, s and ms, such as @every 1h30m, got {}",
             quoted(text)
         ))
@@ -206,15 +207,15 @@ fn every(text: &str) -> Result<Millis, ExpressionError> {
             .into_iter()
             .find_map(|(unit, ms)| after.strip_prefix(unit).map(|after| (ms, after)))
             .ok_or_else(refused)?;
-        total = part(number, unit_ms).and_then(|part| total.checked_add(part)).ok_or_else(refused)?;
+        total = parse_decimal_ms(number, unit_ms).and_then(|part| total.checked_add(part)).ok_or_else(refused)?;
         rest = after;
     }
-    let total = Some(total).filter(|total| (1000..=LONGEST_EVERY_MS).contains(total));
+    let total = Some(total).filter(|total| (1000..=MAX_EVERY_MS).contains(total));
     total.and_then(|total| Millis::try_from(total).ok()).ok_or_else(refused)
 }
 
 /// A decimal number of a unit, in whole milliseconds.
-fn part(number: &str, unit_ms: u64) -> Option<u64> {
+fn parse_decimal_ms(number: &str, unit_ms: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 || fraction.contains('.') {
         return None;
@@ -263,7 +264,7 @@ mod tests {
             "@every 1s",
             "@every 1h30m",
         ] {
-            assert!(Expression::parse(text).is_ok(), "{text}: {:?}", Expression::parse(text));
+            assert!(CronExpression::parse(text).is_ok(), "{text}: {:?}", CronExpression::parse(text));
         }
     }
 
@@ -305,7 +306,7 @@ mod tests {
             ("@every 5d", "from 1s to 87600h"),
             ("@every 99999999999999999999h", "from 1s to 87600h"),
         ] {
-            let error = Expression::parse(text).expect_err(text).to_string();
+            let error = CronExpression::parse(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }
@@ -315,16 +316,16 @@ mod tests {
         for (text, ms) in
             [("1s", 1000), ("1h30m", 5_400_000), ("2h45m30s", 9_930_000), ("1500ms", 1500), ("1.5h", 5_400_000)]
         {
-            assert_eq!(every(text), Ok(ms), "{text}");
+            assert_eq!(parse_every(text), Ok(ms), "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in ".{0,60}", fields in "[0-9A-Z*/,#LW -]{0,40}") {
-            let _ = Expression::parse(&text);
-            let _ = Expression::parse(&fields);
-            let _ = Expression::parse(&format!("@every {text}"));
+            let _ = CronExpression::parse(&text);
+            let _ = CronExpression::parse(&fields);
+            let _ = CronExpression::parse(&format!("@every {text}"));
         }
     }
 }

@@ -19,8 +19,8 @@ pub mod expression;
 pub mod schedule;
 pub mod template;
 
-pub use definition::{Definition, Overlap};
-pub use due_runs::{CatchUp, Outcome, Turn};
-pub use entry::Entry;
-pub use schedule::Schedule;
-pub use template::Template;
+pub use definition::{CronDefinition, OverlapPolicy};
+pub use due_runs::{CatchUpLimits, CronRunOutcome, CronTick};
+pub use entry::CronEntry;
+pub use schedule::CronSchedule;
+pub use template::JobTemplate;

@@ -10,21 +10,21 @@ use jiff::{
     tz::{AmbiguousOffset, Offset, TimeZone},
 };
 
-use super::expression::{Expression, ExpressionError};
+use super::expression::{CronExpression, CronExpressionError};
 use common::{
     name::quoted,
-    time::{LAST_MILLIS, Millis},
+    time::{MAX_MILLIS, Millis},
 };
 
 /// Changes of the clock that a search goes through: some 170 years with four each.
-const MOST_STRETCHES: usize = 700;
+const MAX_CLOCK_CHANGES: usize = 700;
 
 /// A schedule that is refused; the message says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
+pub enum CronScheduleError {
     /// The expression is wrong.
     #[error(transparent)]
-    Expression(#[from] ExpressionError),
+    Expression(#[from] CronExpressionError),
     /// The time zone is none.
     #[error(
         "timezone must be UTC or the IANA name of a place such as Europe/Berlin, as it is spelled there, not an offset or an abbreviation; got {0}"
@@ -37,76 +37,76 @@ pub enum ScheduleError {
 
 /// When something runs.
 #[derive(Debug, Clone)]
-pub struct Schedule {
-    expression: Expression,
+pub struct CronSchedule {
+    expression: CronExpression,
     zone: TimeZone,
 }
 
 /// What a search within a stretch found.
-enum Found {
+enum CronSearch {
     Run(Timestamp),
-    ChangeFirst(Timestamp),
+    ClockChange(Timestamp),
     Never,
 }
 
-impl Schedule {
+impl CronSchedule {
     /// Reads an expression and a time zone.
     ///
     /// # Errors
     /// One of them is wrong, or no run is to be expected after `now`.
-    pub fn parse(expression: &str, zone: &str, now: Millis) -> Result<Self, ScheduleError> {
-        let schedule = Self { expression: Expression::parse(expression)?, zone: zone_named(zone)? };
+    pub fn parse(expression: &str, zone: &str, now: Millis) -> Result<Self, CronScheduleError> {
+        let schedule = Self { expression: CronExpression::parse(expression)?, zone: parse_timezone(zone)? };
         let runs = schedule.next(now, now).is_some();
-        runs.then_some(schedule).ok_or_else(|| ScheduleError::Never(quoted(expression)))
+        runs.then_some(schedule).ok_or_else(|| CronScheduleError::Never(quoted(expression)))
     }
 
     /// The first run after that moment. `anchor` is the moment that `@every` counts from.
     #[must_use]
     pub fn next(&self, after: Millis, anchor: Millis) -> Option<Millis> {
-        let after = after.clamp(0, LAST_MILLIS);
+        let after = after.clamp(0, MAX_MILLIS);
         match &self.expression {
-            Expression::Every(length) => {
+            CronExpression::Every(length) => {
                 let whole = (after - anchor).max(0) / length;
-                anchor.checked_add((whole + 1).checked_mul(*length)?).filter(|at| *at <= LAST_MILLIS)
+                anchor.checked_add((whole + 1).checked_mul(*length)?).filter(|at| *at <= MAX_MILLIS)
             }
-            Expression::Calendar(_) => self.next_of_calendar(after),
+            CronExpression::Calendar(_) => self.next_calendar_run(after),
         }
     }
 
-    fn next_of_calendar(&self, after: Millis) -> Option<Millis> {
+    fn next_calendar_run(&self, after: Millis) -> Option<Millis> {
         let mut from = Timestamp::from_second(after.div_euclid(1000)).ok()?;
         let mut inclusive = false;
-        for _ in 0..MOST_STRETCHES {
+        for _ in 0..MAX_CLOCK_CHANGES {
             let offset = self.zone.to_offset(from);
             let change = self.zone.following(from).next().map(|change| change.timestamp());
-            match self.next_in_stretch(from, inclusive, offset, change) {
-                Found::Run(at) => return Some(at.as_millisecond()),
+            match self.next_before_clock_change(from, inclusive, offset, change) {
+                CronSearch::Run(at) => return Some(at.as_millisecond()),
                 // The next stretch begins with the change itself
-                Found::ChangeFirst(change) => (from, inclusive) = (change, true),
-                Found::Never => return None,
+                CronSearch::ClockChange(change) => (from, inclusive) = (change, true),
+                CronSearch::Never => return None,
             }
         }
         None
     }
 
     /// The next run, if it comes before the clock changes.
-    fn next_in_stretch(
+    fn next_before_clock_change(
         &self,
         from: Timestamp,
         mut inclusive: bool,
         offset: Offset,
         change: Option<Timestamp>,
-    ) -> Found {
-        let Expression::Calendar(calendar) = &self.expression else { return Found::Never };
+    ) -> CronSearch {
+        let CronExpression::Calendar(calendar) = &self.expression else { return CronSearch::Never };
         let mut local = offset.to_datetime(from);
         loop {
-            let Some(next) = calendar.next(&local, inclusive) else { return Found::Never };
-            let Ok(at) = offset.to_timestamp(next) else { return Found::Never };
+            let Some(next) = calendar.next(&local, inclusive) else { return CronSearch::Never };
+            let Ok(at) = offset.to_timestamp(next) else { return CronSearch::Never };
             if let Some(change) = change.filter(|change| at >= *change) {
-                return Found::ChangeFirst(change);
+                return CronSearch::ClockChange(change);
             }
-            if !calendar.is_fixed || !self.was_before(next, offset) {
-                return Found::Run(at);
+            if !calendar.is_fixed || !self.is_second_occurrence(next, offset) {
+                return CronSearch::Run(at);
             }
             local = next;
             inclusive = false;
@@ -114,23 +114,23 @@ impl Schedule {
     }
 
     /// Whether this is the second time that the clocks show it.
-    fn was_before(&self, local: DateTime, offset: Offset) -> bool {
+    fn is_second_occurrence(&self, local: DateTime, offset: Offset) -> bool {
         let ambiguous = self.zone.to_ambiguous_timestamp(local);
         matches!(ambiguous.offset(), AmbiguousOffset::Fold { after, .. } if after == offset)
     }
 
     /// RFC 3339 with the zone's offset: `2026-11-22T10:00:00+01:00`.
     #[must_use]
-    pub fn local(&self, at: Millis) -> String {
-        let at = Timestamp::from_millisecond(at.clamp(0, LAST_MILLIS)).unwrap_or_default();
+    pub fn format_local(&self, at: Millis) -> String {
+        let at = Timestamp::from_millisecond(at.clamp(0, MAX_MILLIS)).unwrap_or_default();
         at.display_with_offset(self.zone.to_offset(at)).to_string()
     }
 }
 
 /// A zone by its name in the tz database. Those without a slash are old abbreviations, most with a fixed offset; `Etc`
 /// holds offsets with their signs the wrong way round.
-fn zone_named(name: &str) -> Result<TimeZone, ScheduleError> {
-    let refused = || ScheduleError::Zone(quoted(name));
+fn parse_timezone(name: &str) -> Result<TimeZone, CronScheduleError> {
+    let refused = || CronScheduleError::Zone(quoted(name));
     if name == "UTC" {
         return Ok(TimeZone::UTC);
     }
@@ -155,25 +155,25 @@ mod tests {
     /// Runs between two moments, as wall clock and offset.
     fn runs(expression: &str, zone: &str, from: &str, to: &str) -> Vec<String> {
         let (from, to) = (millis(from), millis(to));
-        let schedule = Schedule::parse(expression, zone, from).expect("allowed");
+        let schedule = CronSchedule::parse(expression, zone, from).expect("allowed");
         std::iter::successors(schedule.next(from, 0), |at| schedule.next(*at, 0))
             .take_while(|at| *at <= to)
-            .map(|at| schedule.local(at)[11..].to_owned())
+            .map(|at| schedule.format_local(at)[11..].to_owned())
             .collect()
     }
 
     /// A zone, and a night in it in which the clock changes, from about midnight on.
-    type Night = (&'static str, &'static str, &'static str);
+    type ClockChangeWindow = (&'static str, &'static str, &'static str);
 
-    const BERLIN_SPRING: Night = ("Europe/Berlin", "2026-03-28T22:59:59Z", "2026-03-29T03:00:00Z");
-    const BERLIN_AUTUMN: Night = ("Europe/Berlin", "2026-10-24T21:59:59Z", "2026-10-25T04:00:00Z");
-    const YORK_SPRING: Night = ("America/New_York", "2026-03-08T04:59:59Z", "2026-03-08T09:00:00Z");
-    const YORK_AUTUMN: Night = ("America/New_York", "2026-11-01T03:59:59Z", "2026-11-01T10:00:00Z");
-    const HOWE_SPRING: Night = ("Australia/Lord_Howe", "2026-10-03T13:29:59Z", "2026-10-03T18:00:00Z");
-    const HOWE_AUTUMN: Night = ("Australia/Lord_Howe", "2026-04-04T12:59:59Z", "2026-04-04T18:30:00Z");
+    const BERLIN_SPRING: ClockChangeWindow = ("Europe/Berlin", "2026-03-28T22:59:59Z", "2026-03-29T03:00:00Z");
+    const BERLIN_AUTUMN: ClockChangeWindow = ("Europe/Berlin", "2026-10-24T21:59:59Z", "2026-10-25T04:00:00Z");
+    const YORK_SPRING: ClockChangeWindow = ("America/New_York", "2026-03-08T04:59:59Z", "2026-03-08T09:00:00Z");
+    const YORK_AUTUMN: ClockChangeWindow = ("America/New_York", "2026-11-01T03:59:59Z", "2026-11-01T10:00:00Z");
+    const HOWE_SPRING: ClockChangeWindow = ("Australia/Lord_Howe", "2026-10-03T13:29:59Z", "2026-10-03T18:00:00Z");
+    const HOWE_AUTUMN: ClockChangeWindow = ("Australia/Lord_Howe", "2026-04-04T12:59:59Z", "2026-04-04T18:30:00Z");
 
     /// The table of `docs/cron.md`: an expression, a night, and the runs in it.
-    const TABLE: [(&str, Night, &[&str]); 20] = [
+    const TABLE: [(&str, ClockChangeWindow, &[&str]); 20] = [
         // Skipped times do not run
         ("30 2 * * *", BERLIN_SPRING, &[]),
         ("0 2,3 * * *", BERLIN_SPRING, &["03:00:00+02:00"]),
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_interval_counts_from_its_anchor() {
-        let schedule = Schedule::parse("@every 90s", "UTC", 0).expect("allowed");
+        let schedule = CronSchedule::parse("@every 90s", "UTC", 0).expect("allowed");
         assert_eq!(schedule.next(1_000, 1_000), Some(91_000));
         assert_eq!(schedule.next(90_999, 1_000), Some(91_000));
         assert_eq!(schedule.next(91_000, 1_000), Some(181_000));
@@ -259,17 +259,17 @@ mod tests {
             // The last Sunday of March at half past two is skipped every year
             ("30 2 * 3 0L", "Europe/Berlin"),
         ] {
-            let error = Schedule::parse(expression, zone, millis("2026-01-01T00:00:00Z")).expect_err(expression);
-            assert!(matches!(error, ScheduleError::Never(_)), "{error}");
+            let error = CronSchedule::parse(expression, zone, millis("2026-01-01T00:00:00Z")).expect_err(expression);
+            assert!(matches!(error, CronScheduleError::Never(_)), "{error}");
         }
-        assert!(Schedule::parse("0 0 29 2 *", "Europe/Berlin", 0).is_ok());
-        assert!(Schedule::parse("0 0 * 2 1#5", "UTC", millis("2026-01-01T00:00:00Z")).is_ok(), "next in 2044");
+        assert!(CronSchedule::parse("0 0 29 2 *", "Europe/Berlin", 0).is_ok());
+        assert!(CronSchedule::parse("0 0 * 2 1#5", "UTC", millis("2026-01-01T00:00:00Z")).is_ok(), "next in 2044");
     }
 
     #[test]
     fn only_names_of_places_are_time_zones() {
         for zone in ["UTC", "Europe/Berlin", "Asia/Tokyo", "America/Argentina/Buenos_Aires", "US/Eastern"] {
-            assert!(Schedule::parse("@daily", zone, 0).is_ok(), "{zone}");
+            assert!(CronSchedule::parse("@daily", zone, 0).is_ok(), "{zone}");
         }
         for zone in [
             "",
@@ -286,7 +286,7 @@ mod tests {
             "../etc/passwd",
             "Local",
         ] {
-            let error = Schedule::parse("@daily", zone, 0).expect_err(zone).to_string();
+            let error = CronSchedule::parse("@daily", zone, 0).expect_err(zone).to_string();
             assert!(error.contains("IANA name"), "{zone}: {error}");
         }
     }
@@ -324,16 +324,16 @@ mod tests {
             zone in proptest::sample::select(&ZONES[..]),
             start in 946_684_800_000..4_000_000_000_000_i64,
         ) {
-            let schedule = Schedule::parse(&expression, zone, start);
-            prop_assume!(!matches!(schedule, Err(ScheduleError::Never(_))));
+            let schedule = CronSchedule::parse(&expression, zone, start);
+            prop_assume!(!matches!(schedule, Err(CronScheduleError::Never(_))));
             let schedule = schedule.expect("allowed");
-            let Expression::Calendar(calendar) = &schedule.expression else { unreachable!() };
+            let CronExpression::Calendar(calendar) = &schedule.expression else { unreachable!() };
             let mut at = start;
             for _ in 0..4 {
                 let Some(next) = schedule.next(at, 0) else { break };
                 prop_assert!(next > at, "{next} after {at}");
                 let moment = Timestamp::from_millisecond(next).expect("a time");
-                prop_assert!(calendar.matches(&schedule.zone.to_datetime(moment)), "{}", schedule.local(next));
+                prop_assert!(calendar.matches(&schedule.zone.to_datetime(moment)), "{}", schedule.format_local(next));
                 prop_assert_eq!(schedule.next(next - 1, 0), Some(next), "nothing in between");
                 at = next;
             }
@@ -349,10 +349,10 @@ mod tests {
         ) {
             let (zone, from, to) = night;
             let (from, to) = (millis(from) + 1000, millis(to));
-            let schedule = Schedule::parse(&format!("{} {} * * *", fields[0], fields[1]), zone, from);
+            let schedule = CronSchedule::parse(&format!("{} {} * * *", fields[0], fields[1]), zone, from);
             prop_assume!(schedule.is_ok());
             let schedule = schedule.expect("allowed");
-            let Expression::Calendar(calendar) = &schedule.expression else { unreachable!() };
+            let CronExpression::Calendar(calendar) = &schedule.expression else { unreachable!() };
             let mut seen = std::collections::HashSet::new();
             let expected: Vec<Millis> = (from..=to)
                 .step_by(60_000)
@@ -369,8 +369,8 @@ mod tests {
 
         #[test]
         fn no_text_makes_a_schedule_panic(expression in "[0-9A-Z*/,#LW -]{0,30}", zone in ".{0,30}", at in any::<i64>()) {
-            let _ = Schedule::parse("@daily", &zone, at);
-            if let Ok(schedule) = Schedule::parse(&expression, "Europe/Berlin", at) {
+            let _ = CronSchedule::parse("@daily", &zone, at);
+            if let Ok(schedule) = CronSchedule::parse(&expression, "Europe/Berlin", at) {
                 let _ = schedule.next(at, at);
             }
         }

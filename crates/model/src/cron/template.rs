@@ -13,15 +13,15 @@ use common::{
 };
 
 /// Members of `metadata` that tell which entry a job is of, and which run.
-const NAME: &str = "cron_name";
-const RUN: &str = "cron_triggered_at";
+const NAME_MEMBER: &str = "cron_name";
+const RUN_MEMBER: &str = "cron_triggered_at";
 
 /// A JSON object with `type`, `args` and what else an enqueue request may have.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Template(Box<RawValue>);
+pub struct JobTemplate(Box<RawValue>);
 
-impl Template {
+impl JobTemplate {
     /// Checks the members of a template as an enqueue request. Without `args` there are none.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Template {
     fn check(&self, now: Millis) -> Result<(), RequestError> {
         NewJob::parse(&self.members()?, now)?;
         // What is added to it at each run must find a place
-        self.request(&"a".parse()?, now).map(drop)
+        self.enqueue_request(&"a".parse()?, now).map(drop)
     }
 
     fn members(&self) -> Result<Object<'_>, RequestError> {
@@ -60,27 +60,27 @@ impl Template {
     ///
     /// # Errors
     /// An enqueue request like that is refused by now.
-    pub fn job(&self, name: &CronName, run: Millis, now: Millis) -> Result<NewJob, RequestError> {
-        let request = self.request(name, run)?;
+    pub fn new_job(&self, name: &CronName, run: Millis, now: Millis) -> Result<NewJob, RequestError> {
+        let request = self.enqueue_request(name, run)?;
         let members: Object = serde_json::from_str(&request).map_err(|error| invalid(error.to_string()))?;
         NewJob::parse(&members, now)
     }
 
     /// The enqueue request of one run, with the entry's name and the run among the metadata.
-    fn request(&self, name: &CronName, run: Millis) -> Result<String, RequestError> {
+    fn enqueue_request(&self, name: &CronName, run: Millis) -> Result<String, RequestError> {
         let members = self.members()?;
         let mut out = ObjectWriter::with_capacity(self.0.get().len() + 128);
         let mut metadata = ObjectWriter::default();
         for (member, value) in members.iter() {
             match member {
-                "metadata" => keep(&mut metadata, value)?,
+                "metadata" => copy_metadata(&mut metadata, value)?,
                 "options" => {
                     let options: Object =
                         serde_json::from_str(value.get()).map_err(|error| invalid(format!("options: {error}")))?;
                     let mut rest = ObjectWriter::default();
                     for (option, value) in options.iter() {
                         if option == "metadata" && value.get() != "null" {
-                            keep(&mut metadata, value)?;
+                            copy_metadata(&mut metadata, value)?;
                         } else if option != "metadata" {
                             rest.raw(option, value.get());
                         }
@@ -92,7 +92,7 @@ impl Template {
                 }
             }
         }
-        metadata.text(NAME, name.as_str()).text(RUN, &time::format(run));
+        metadata.text(NAME_MEMBER, name.as_str()).text(RUN_MEMBER, &time::format(run));
         out.raw("metadata", &metadata.finish());
         Ok(out.finish())
     }
@@ -110,10 +110,10 @@ impl Template {
     }
 }
 
-fn keep(metadata: &mut ObjectWriter, given: &RawValue) -> Result<(), RequestError> {
+fn copy_metadata(metadata: &mut ObjectWriter, given: &RawValue) -> Result<(), RequestError> {
     require_object(given, "metadata")?;
     let given: Object = serde_json::from_str(given.get()).map_err(|error| invalid(format!("metadata: {error}")))?;
-    for (member, value) in given.iter().filter(|(member, _)| ![NAME, RUN].contains(member)) {
+    for (member, value) in given.iter().filter(|(member, _)| ![NAME_MEMBER, RUN_MEMBER].contains(member)) {
         metadata.raw(member, value.get());
     }
     Ok(())
@@ -121,7 +121,7 @@ fn keep(metadata: &mut ObjectWriter, given: &RawValue) -> Result<(), RequestErro
 
 /// The id of the job of one run: whoever makes it, and however often it is tried, there is only one such job.
 #[must_use]
-pub fn job_id(name: &CronName, run: Millis, queue: &QueueName) -> JobId {
+pub fn run_job_id(name: &CronName, run: Millis, queue: &QueueName) -> JobId {
     JobId::for_purpose(u64::try_from(run).unwrap_or_default(), queue, &format!("cron {name} {run} {queue}"))
 }
 
@@ -129,13 +129,13 @@ pub fn job_id(name: &CronName, run: Millis, queue: &QueueName) -> JobId {
 mod tests {
     use super::*;
 
-    fn template(json: &str) -> Result<Template, RequestError> {
+    fn template(json: &str) -> Result<JobTemplate, RequestError> {
         let members: Object = serde_json::from_str(json).expect("an object");
-        Template::parse(members.iter(), 0)
+        JobTemplate::parse(members.iter(), 0)
     }
 
     fn envelope(json: &str) -> String {
-        let job = template(json).expect("allowed").job(&"tick".parse().expect("a name"), 60_000, 60_000);
+        let job = template(json).expect("allowed").new_job(&"tick".parse().expect("a name"), 60_000, 60_000);
         job.expect("a job").envelope.as_str().to_owned()
     }
 
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn relative_times_count_from_the_run() {
         let template = template(r#"{"type":"a","options":{"delay_until":"+PT2S"}}"#).expect("allowed");
-        let job = template.job(&"tick".parse().expect("a name"), 60_000, 60_005).expect("a job");
+        let job = template.new_job(&"tick".parse().expect("a name"), 60_000, 60_005).expect("a job");
         assert_eq!(job.start_at, Some(62_005));
     }
 

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use super::{
     limit::JobLimit,
-    retry::Policy,
-    unique::{Dimensions, Unique},
+    retry::RetryPolicy,
+    unique::{UniqueDimensions, UniquePolicy},
 };
 use common::{
     json::{Object, ObjectWriter},
@@ -54,7 +54,7 @@ pub struct Envelope(String);
 
 /// What is asked of an envelope again and again, read once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
+pub struct EnvelopeSummary {
     /// The job's type.
     pub job_type: JobType,
     /// The job must have been started by then.
@@ -69,11 +69,11 @@ pub struct Summary {
     pub is_unique: bool,
 }
 
-impl Summary {
+impl EnvelopeSummary {
     /// What an ordinary job of that type has.
     #[must_use]
     pub fn new(job_type: JobType) -> Self {
-        let max_attempts = Policy::standard().max_attempts;
+        let max_attempts = RetryPolicy::standard().max_attempts;
         Self { job_type, expires_at: None, max_attempts, total_timeout: None, limit: None, is_unique: false }
     }
 }
@@ -85,7 +85,7 @@ pub struct EnvelopeError(String);
 
 /// The parts of an envelope that Galley acts on, borrowed from it.
 #[derive(Debug)]
-pub struct Parts<'a> {
+pub struct EnvelopeFields<'a> {
     /// The job's type.
     pub job_type: JobType,
     /// The arguments: a JSON array, as it came.
@@ -120,8 +120,8 @@ impl Envelope {
     ///
     /// # Errors
     /// The text is no JSON object.
-    pub fn of_job(job_json: &str) -> Result<Self, EnvelopeError> {
-        Ok(Self(kept(job_json, |name| !SYSTEM_MANAGED.contains(&name))?.finish()))
+    pub fn from_job_json(job_json: &str) -> Result<Self, EnvelopeError> {
+        Ok(Self(retain_members(job_json, |name| !SYSTEM_MANAGED.contains(&name))?.finish()))
     }
 
     /// The same without some members.
@@ -129,7 +129,7 @@ impl Envelope {
     /// # Errors
     /// The stored text is damaged.
     pub fn without(&self, names: &[&str]) -> Result<Self, EnvelopeError> {
-        Ok(Self(kept(&self.0, |name| !names.contains(&name))?.finish()))
+        Ok(Self(retain_members(&self.0, |name| !names.contains(&name))?.finish()))
     }
 
     /// The same with that start time.
@@ -137,7 +137,7 @@ impl Envelope {
     /// # Errors
     /// The stored text is damaged.
     pub fn with_start(&self, scheduled_at: &str) -> Result<Self, EnvelopeError> {
-        let mut envelope = kept(&self.0, |name| name != "scheduled_at")?;
+        let mut envelope = retain_members(&self.0, |name| name != "scheduled_at")?;
         envelope.text("scheduled_at", scheduled_at);
         Ok(Self(envelope.finish()))
     }
@@ -146,15 +146,15 @@ impl Envelope {
     ///
     /// # Errors
     /// The stored text is damaged.
-    pub fn parts(&self) -> Result<Parts<'_>, EnvelopeError> {
+    pub fn fields(&self) -> Result<EnvelopeFields<'_>, EnvelopeError> {
         let broken = |what: &str| EnvelopeError(what.to_owned());
-        let members = members(&self.0)?;
+        let members = parse_members(&self.0)?;
         let job_type: JobType = members
             .get("type")
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
             .ok_or_else(|| broken("no valid type"))?;
         let millis = |name: &str| members.get(name).and_then(|raw| raw.get().parse().ok()).map(Duration::from_millis);
-        Ok(Parts {
+        Ok(EnvelopeFields {
             job_type,
             args: members.get("args").ok_or_else(|| broken("no args"))?,
             timeout: millis("timeout_ms"),
@@ -173,13 +173,13 @@ impl Envelope {
     }
 }
 
-fn members(json: &str) -> Result<Object<'_>, EnvelopeError> {
+fn parse_members(json: &str) -> Result<Object<'_>, EnvelopeError> {
     serde_json::from_str(json).map_err(|error| EnvelopeError(error.to_string()))
 }
 
 /// The members with the names to keep, in their order.
-fn kept(json: &str, is_kept: impl Fn(&str) -> bool) -> Result<ObjectWriter, EnvelopeError> {
-    let members = members(json)?;
+fn retain_members(json: &str, is_kept: impl Fn(&str) -> bool) -> Result<ObjectWriter, EnvelopeError> {
+    let members = parse_members(json)?;
     let mut envelope = ObjectWriter::with_capacity(json.len());
     for (name, value) in members.iter().filter(|(name, _)| is_kept(name)) {
         envelope.raw(name, value.get());
@@ -187,20 +187,20 @@ fn kept(json: &str, is_kept: impl Fn(&str) -> bool) -> Result<ObjectWriter, Enve
     Ok(envelope)
 }
 
-impl Parts<'_> {
+impl EnvelopeFields<'_> {
     /// The job's retry policy. It was checked when the job came in.
     #[must_use]
-    pub fn retry_policy(&self) -> Policy {
-        self.retry.and_then(|raw| Policy::parse(raw).ok()).unwrap_or_default()
+    pub fn retry_policy(&self) -> RetryPolicy {
+        self.retry.and_then(|raw| RetryPolicy::parse(raw).ok()).unwrap_or_default()
     }
 
     /// What is asked again and again.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        let standard = Policy::standard().max_attempts;
+    pub fn summary(&self) -> EnvelopeSummary {
+        let standard = RetryPolicy::standard().max_attempts;
         let max_attempts =
-            self.retry.map_or(standard, |raw| Policy::parse(raw).map_or(standard, |policy| policy.max_attempts));
-        Summary {
+            self.retry.map_or(standard, |raw| RetryPolicy::parse(raw).map_or(standard, |policy| policy.max_attempts));
+        EnvelopeSummary {
             job_type: self.job_type.clone(),
             expires_at: self.expires_at,
             max_attempts,
@@ -212,9 +212,10 @@ impl Parts<'_> {
 
     /// The job's uniqueness policy, if it has one. It was checked when the job came in.
     #[must_use]
-    pub fn unique(&self, queue: &QueueName) -> Option<Unique> {
-        let job = Dimensions { job_type: &self.job_type, queue: queue.as_str(), args: self.args, meta: self.meta };
-        Unique::parse(self.unique?, job).ok()
+    pub fn unique(&self, queue: &QueueName) -> Option<UniquePolicy> {
+        let job =
+            UniqueDimensions { job_type: &self.job_type, queue: queue.as_str(), args: self.args, meta: self.meta };
+        UniquePolicy::parse(self.unique?, job).ok()
     }
 
     /// The directive that the conformance suites plant in `metadata.test_directive`.
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn the_envelope_of_a_job_is_the_job_without_what_galley_manages() {
         let job = r#"{"id":"x","state":"completed","attempt":2,"type":"a.b","args":[1e3],"x_n":9007199254740993,"result":{}}"#;
-        let envelope = Envelope::of_job(job).expect("an envelope");
+        let envelope = Envelope::from_job_json(job).expect("an envelope");
         assert_eq!(envelope.as_str(), r#"{"type":"a.b","args":[1e3],"x_n":9007199254740993}"#);
     }
 
@@ -248,7 +249,7 @@ mod tests {
     #[test]
     fn damaged_text_is_an_error_and_not_a_panic() {
         for bad in ["", "{", "[]", "{}", r#"{"type":"A","args":[]}"#, r#"{"type":"a"}"#] {
-            assert!(Envelope::from_json(bad.to_owned()).parts().is_err(), "{bad}");
+            assert!(Envelope::from_json(bad.to_owned()).fields().is_err(), "{bad}");
         }
     }
 }

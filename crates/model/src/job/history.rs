@@ -8,15 +8,15 @@ use serde_json::value::RawValue;
 use common::time::{self, Millis};
 
 /// Failures remembered; older ones are dropped first.
-const MOST_FAILURES: usize = 20;
+const MAX_FAILURES: usize = 20;
 /// Bytes of a failure's message, of its stack and of its details.
-const LONGEST_MESSAGE_BYTES: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 4096;
 /// Bytes of the newest failure's output. Earlier ones keep as much of it as of a message.
-pub const LONGEST_OUTPUT_BYTES: usize = 64 << 10;
+pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
 
 /// The past of a job.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct History {
+pub struct JobHistory {
     /// Attempts that ended with an outcome or a crash.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
@@ -37,7 +37,7 @@ pub struct History {
     pub retry_delay_ms: Option<u64>,
     /// The failures, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<Failure>,
+    pub errors: Vec<AttemptError>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
@@ -47,7 +47,7 @@ fn is_zero(number: &u32) -> bool {
 
 /// How an attempt failed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Failure {
+pub struct AttemptError {
     /// Machine-readable code, such as `handler_error`.
     pub code: String,
     /// What the retry policy's patterns are matched against.
@@ -70,14 +70,14 @@ pub struct Failure {
     pub details: Option<Box<RawValue>>,
 }
 
-impl Failure {
+impl AttemptError {
     /// A failure with its text cut to what is kept.
     #[must_use]
     pub fn new(code: &str, error_type: &str, message: &str, attempt: u32, now: Millis) -> Self {
         Self {
-            code: shortened(code, 255),
-            error_type: shortened(error_type, 255),
-            message: shortened(message, LONGEST_MESSAGE_BYTES),
+            code: truncate(code, 255),
+            error_type: truncate(error_type, 255),
+            message: truncate(message, MAX_MESSAGE_BYTES),
             attempt,
             occurred_at: time::format(now),
             stack: None,
@@ -89,26 +89,26 @@ impl Failure {
     /// The same with the end of what the handler wrote.
     #[must_use]
     pub fn with_output(mut self, output: &str) -> Self {
-        self.output = Some(ending(output, LONGEST_OUTPUT_BYTES)).filter(|output| !output.is_empty());
+        self.output = Some(keep_tail(output, MAX_OUTPUT_BYTES)).filter(|output| !output.is_empty());
         self
     }
 
     /// The same with the stack, cut to what is kept.
     #[must_use]
     pub fn with_stack(mut self, stack: Option<&str>) -> Self {
-        self.stack = stack.filter(|stack| !stack.is_empty()).map(|stack| shortened(stack, LONGEST_MESSAGE_BYTES));
+        self.stack = stack.filter(|stack| !stack.is_empty()).map(|stack| truncate(stack, MAX_MESSAGE_BYTES));
         self
     }
 
     /// The same with details, unless they are too long to keep.
     #[must_use]
     pub fn with_details(mut self, details: Option<&RawValue>) -> Self {
-        self.details = details.filter(|raw| raw.get().len() <= LONGEST_MESSAGE_BYTES).map(ToOwned::to_owned);
+        self.details = details.filter(|raw| raw.get().len() <= MAX_MESSAGE_BYTES).map(ToOwned::to_owned);
         self
     }
 }
 
-fn shortened(text: &str, bytes: usize) -> String {
+fn truncate(text: &str, bytes: usize) -> String {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -116,7 +116,7 @@ fn shortened(text: &str, bytes: usize) -> String {
     text[..end].to_owned()
 }
 
-fn ending(text: &str, bytes: usize) -> String {
+fn keep_tail(text: &str, bytes: usize) -> String {
     let mut start = text.len().saturating_sub(bytes);
     while !text.is_char_boundary(start) {
         start += 1;
@@ -124,7 +124,7 @@ fn ending(text: &str, bytes: usize) -> String {
     text[start..].to_owned()
 }
 
-impl History {
+impl JobHistory {
     /// Reads what [`History::to_json`] wrote.
     ///
     /// # Errors
@@ -156,15 +156,15 @@ impl History {
     }
 
     /// Notes that the current attempt failed.
-    pub fn record_failure(&mut self, failure: Failure, started_at: Option<Millis>) {
+    pub fn record_failure(&mut self, failure: AttemptError, started_at: Option<Millis>) {
         self.attempts += 1;
         self.failures += 1;
         self.started_at = started_at;
         if let Some(output) = self.errors.last_mut().and_then(|last| last.output.as_mut()) {
-            *output = ending(output, LONGEST_MESSAGE_BYTES);
+            *output = keep_tail(output, MAX_MESSAGE_BYTES);
         }
         self.errors.push(failure);
-        let excess = self.errors.len().saturating_sub(MOST_FAILURES);
+        let excess = self.errors.len().saturating_sub(MAX_FAILURES);
         self.errors.drain(..excess);
     }
 
@@ -183,37 +183,37 @@ mod tests {
 
     #[test]
     fn a_history_is_bounded_however_often_a_job_fails() {
-        let mut history = History::default();
+        let mut history = JobHistory::default();
         for attempt in 1..=100 {
-            history.record_failure(Failure::new("c", "t", &"é".repeat(10_000), attempt, 0), None);
+            history.record_failure(AttemptError::new("c", "t", &"é".repeat(10_000), attempt, 0), None);
         }
-        assert_eq!((history.attempts, history.failures, history.errors.len()), (100, 100, MOST_FAILURES));
+        assert_eq!((history.attempts, history.failures, history.errors.len()), (100, 100, MAX_FAILURES));
         assert_eq!(history.errors.last().map(|failure| failure.attempt), Some(100));
-        assert!(history.to_json().len() < MOST_FAILURES * (LONGEST_MESSAGE_BYTES + 200));
+        assert!(history.to_json().len() < MAX_FAILURES * (MAX_MESSAGE_BYTES + 200));
     }
 
     #[test]
     fn only_the_newest_failure_keeps_its_whole_output() {
-        let mut history = History::default();
+        let mut history = JobHistory::default();
         for attempt in 1..=3 {
-            let output = format!("{}the end {attempt}", "é".repeat(LONGEST_OUTPUT_BYTES));
-            history.record_failure(Failure::new("c", "t", "m", attempt, 0).with_output(&output), None);
+            let output = format!("{}the end {attempt}", "é".repeat(MAX_OUTPUT_BYTES));
+            history.record_failure(AttemptError::new("c", "t", "m", attempt, 0).with_output(&output), None);
         }
         let outputs: Vec<&str> = history.errors.iter().filter_map(|failure| failure.output.as_deref()).collect();
         assert!(outputs.iter().zip(1..).all(|(output, attempt)| output.ends_with(&format!("the end {attempt}"))));
         let lengths: Vec<usize> = outputs.iter().map(|output| output.len()).collect();
-        assert!(lengths[0] <= LONGEST_MESSAGE_BYTES && lengths[1] <= LONGEST_MESSAGE_BYTES, "{lengths:?}");
-        assert!((LONGEST_OUTPUT_BYTES - 1..=LONGEST_OUTPUT_BYTES).contains(&lengths[2]), "{lengths:?}");
+        assert!(lengths[0] <= MAX_MESSAGE_BYTES && lengths[1] <= MAX_MESSAGE_BYTES, "{lengths:?}");
+        assert!((MAX_OUTPUT_BYTES - 1..=MAX_OUTPUT_BYTES).contains(&lengths[2]), "{lengths:?}");
     }
 
     #[test]
     fn a_history_reads_back() {
-        let mut history = History { created_at: Some(5), ..History::default() };
+        let mut history = JobHistory { created_at: Some(5), ..JobHistory::default() };
         let details = RawValue::from_string(r#"{"n":9007199254740993}"#.to_owned()).expect("JSON");
-        let failure = Failure::new("c", "t", "m", 1, 0).with_details(Some(&details)).with_stack(Some("at main"));
+        let failure = AttemptError::new("c", "t", "m", 1, 0).with_details(Some(&details)).with_stack(Some("at main"));
         history.record_failure(failure, Some(7));
         history.record_crash(Some(9));
-        let read = History::parse(&history.to_json()).expect("reads back");
+        let read = JobHistory::parse(&history.to_json()).expect("reads back");
         assert_eq!(read.to_json(), history.to_json());
         assert_eq!(read.current_attempt(), 3);
         assert!(read.to_json().contains("9007199254740993") && read.to_json().contains("at main"));

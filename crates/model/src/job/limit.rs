@@ -13,7 +13,7 @@ use common::{
 };
 
 /// The most jobs of a key at once, and the most per period.
-const MOST: u32 = 1_000_000;
+const MAX_LIMIT: u32 = 1_000_000;
 
 /// What a job's `rate_limit` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl KeyLimit {
 impl JobLimit {
     /// The limit of a key, if it is one.
     #[must_use]
-    pub fn of_key(&self) -> Option<&KeyLimit> {
+    pub fn key_limit(&self) -> Option<&KeyLimit> {
         match self {
             Self::Queue(_) => None,
             Self::Key(limit) => Some(limit),
@@ -78,12 +78,15 @@ impl JobLimit {
     /// # Errors
     /// What is wrong with it, and what is allowed.
     pub fn parse(raw: &RawValue) -> Result<Self, String> {
-        let object =
-            members(raw, "rate_limit", &["key", "concurrency", "rate", "throttle", "max_per_second", "on_limit"])?;
+        let object = parse_members(
+            raw,
+            "rate_limit",
+            &["key", "concurrency", "rate", "throttle", "max_per_second", "on_limit"],
+        )?;
         if let Some(action) = object.get("on_limit").filter(|action| action.get() != "\"wait\"") {
             return Err(format!("rate_limit.on_limit must be \"wait\", got {}", quoted(action.get())));
         }
-        let per_second = object.get("max_per_second").map(per_second).transpose()?;
+        let per_second = object.get("max_per_second").map(parse_max_per_second).transpose()?;
         let Some(key) = object.get("key") else {
             let others = ["concurrency", "rate", "throttle"].into_iter().find(|name| object.get(name).is_some());
             return match (per_second, others) {
@@ -99,7 +102,10 @@ impl JobLimit {
         }
         let limit = KeyLimit {
             key: key.parse().map_err(|error| format!("rate_limit.{error}"))?,
-            concurrency: object.get("concurrency").map(|raw| concurrency(raw, "rate_limit.concurrency")).transpose()?,
+            concurrency: object
+                .get("concurrency")
+                .map(|raw| parse_concurrency(raw, "rate_limit.concurrency"))
+                .transpose()?,
             rate: rate.or(per_second),
             throttle: object.get("throttle").map(|raw| parse_rate(raw, "rate_limit.throttle")).transpose()?,
         };
@@ -115,12 +121,12 @@ impl JobLimit {
 /// # Errors
 /// What is wrong with it, and what is allowed.
 pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
-    let object = members(raw, name, &["limit", "period"])?;
+    let object = parse_members(raw, name, &["limit", "period"])?;
     let refused = |member: &str, allowed: &str| {
         let got = object.get(member).map_or_else(|| "nothing".to_owned(), |raw| quoted(raw.get()));
         format!("{name}.{member} must be {allowed}, got {got}")
     };
-    let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MOST).contains(n));
+    let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MAX_LIMIT).contains(n));
     let period = object
         .get("period")
         .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
@@ -128,7 +134,7 @@ pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
         .and_then(|length| u64::try_from(length.as_millis()).ok())
         .filter(|ms| (1..=86_400_000).contains(ms));
     Ok(Rate {
-        limit: limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MOST}")))?,
+        limit: limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MAX_LIMIT}")))?,
         period_ms: period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?,
     })
 }
@@ -137,16 +143,16 @@ pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
 ///
 /// # Errors
 /// What is allowed.
-pub fn concurrency(raw: &RawValue, name: &str) -> Result<u32, String> {
-    let number = raw.get().parse().ok().filter(|number| *number <= MOST);
-    number.ok_or_else(|| format!("{name} must be an integer from 0 to {MOST}, got {}", quoted(raw.get())))
+pub fn parse_concurrency(raw: &RawValue, name: &str) -> Result<u32, String> {
+    let number = raw.get().parse().ok().filter(|number| *number <= MAX_LIMIT);
+    number.ok_or_else(|| format!("{name} must be an integer from 0 to {MAX_LIMIT}, got {}", quoted(raw.get())))
 }
 
-fn per_second(raw: &RawValue) -> Result<Rate, String> {
+fn parse_max_per_second(raw: &RawValue) -> Result<Rate, String> {
     let refused =
-        || format!("rate_limit.max_per_second must be a number from 0.001 to {MOST}, got {}", quoted(raw.get()));
+        || format!("rate_limit.max_per_second must be a number from 0.001 to {MAX_LIMIT}, got {}", quoted(raw.get()));
     let number: f64 = raw.get().parse().map_err(|_| refused())?;
-    if !(0.001..=f64::from(MOST)).contains(&number) {
+    if !(0.001..=f64::from(MAX_LIMIT)).contains(&number) {
         return Err(refused());
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bounds are checked above")]
@@ -158,7 +164,7 @@ fn per_second(raw: &RawValue) -> Result<Rate, String> {
     Ok(rate)
 }
 
-fn members<'a>(raw: &'a RawValue, name: &str, known: &[&str]) -> Result<Object<'a>, String> {
+fn parse_members<'a>(raw: &'a RawValue, name: &str, known: &[&str]) -> Result<Object<'a>, String> {
     let object: Object = serde_json::from_str(raw.get())
         .map_err(|_| format!("{name} must be a JSON object, got {}", quoted(raw.get())))?;
     if let Some((member, _)) = object.iter().find(|(member, _)| !known.contains(member)) {

@@ -14,11 +14,11 @@ pub mod state;
 pub mod unique;
 pub mod view;
 
-pub use envelope::{Envelope, Summary};
-pub use history::{Failure, History};
+pub use envelope::{Envelope, EnvelopeSummary};
+pub use history::{AttemptError, JobHistory};
 pub use limit::{JobLimit, KeyLimit};
-pub use progress::Progress;
+pub use progress::JobProgress;
 pub use request::{NewJob, RequestError};
-pub use retry::{Advice, Policy, Verdict};
-pub use state::{Event, State};
-pub use unique::{OnConflict, Unique};
+pub use retry::{RetryAdvice, RetryDecision, RetryPolicy};
+pub use state::{JobTransition, JobState};
+pub use unique::{OnConflict, UniquePolicy};

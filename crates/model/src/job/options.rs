@@ -3,11 +3,11 @@
 use serde_json::value::RawValue;
 
 use super::{
-    envelope::Summary,
+    envelope::EnvelopeSummary,
     limit::JobLimit,
-    request::{DEFAULT_QUEUE, LONGEST_LIMIT_MS, RequestError, invalid},
-    retry::Policy,
-    unique::{Dimensions, Unique},
+    request::{DEFAULT_QUEUE, MAX_TIMEOUT_MS, RequestError, invalid},
+    retry::RetryPolicy,
+    unique::{UniqueDimensions, UniquePolicy},
 };
 use common::{
     json::{Object, ObjectWriter},
@@ -15,7 +15,7 @@ use common::{
     time::{self, Millis},
 };
 
-pub(super) const OPTIONS: [&str; 17] = [
+pub(super) const OPTION_NAMES: [&str; 17] = [
     "queue",
     "priority",
     "delay_until",
@@ -37,19 +37,19 @@ pub(super) const OPTIONS: [&str; 17] = [
 ];
 
 /// The options of a request, wherever they stand.
-pub(super) struct Options<'a> {
+pub(super) struct EnqueueOptions<'a> {
     nested: Option<Object<'a>>,
     body: &'a Object<'a>,
 }
 
-impl<'a> Options<'a> {
-    pub(super) fn of(body: &'a Object<'_>) -> Result<Self, RequestError> {
+impl<'a> EnqueueOptions<'a> {
+    pub(super) fn parse(body: &'a Object<'_>) -> Result<Self, RequestError> {
         let nested = body.get("options").map(|raw| {
-            require(raw, "options", "a JSON object", '{')?;
+            require_shape(raw, "options", "a JSON object", '{')?;
             serde_json::from_str::<Object>(raw.get()).map_err(|error| invalid(format!("options: {error}")))
         });
         let options = Self { nested: nested.transpose()?, body };
-        match OPTIONS.iter().find(|name| options.in_nested(name).is_some() && body.get(name).is_some()) {
+        match OPTION_NAMES.iter().find(|name| options.in_nested(name).is_some() && body.get(name).is_some()) {
             Some(name) => Err(invalid(format!("{name} is given both in options and at the top level; give it once"))),
             None => Ok(options),
         }
@@ -65,7 +65,7 @@ impl<'a> Options<'a> {
 
     pub(super) fn queue(&self) -> Result<QueueName, RequestError> {
         self.get("queue")
-            .map_or_else(|| Ok(DEFAULT_QUEUE.to_owned()), |raw| text(raw, "queue"))?
+            .map_or_else(|| Ok(DEFAULT_QUEUE.to_owned()), |raw| parse_text(raw, "queue"))?
             .parse()
             .map_err(RequestError::from)
     }
@@ -77,9 +77,9 @@ impl<'a> Options<'a> {
         Priority::try_from(number).map_err(|_| refused())
     }
 
-    fn time(&self, name: &str, now: Millis) -> Result<Option<time::GivenTime>, RequestError> {
+    fn time(&self, name: &str, now: Millis) -> Result<Option<time::ParsedTime>, RequestError> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        time::parse_time(&text(raw, name)?, now).map(Some).map_err(|error| invalid(format!("{name} {error}")))
+        time::parse_time(&parse_text(raw, name)?, now).map(Some).map_err(|error| invalid(format!("{name} {error}")))
     }
 
     /// The start time: none when it has passed already, as if it had not been given.
@@ -95,7 +95,7 @@ impl<'a> Options<'a> {
     }
 
     /// A length of time: in milliseconds by that name, or in seconds by the name without `_ms`. Both are shown as given.
-    pub(super) fn write_limit(&self, envelope: &mut ObjectWriter, name: &str) -> Result<Option<u64>, RequestError> {
+    pub(super) fn write_timeout(&self, envelope: &mut ObjectWriter, name: &str) -> Result<Option<u64>, RequestError> {
         let in_seconds = name.strip_suffix("_ms").unwrap_or(name);
         let (raw, given_as, unit, ms_per_unit) = match (self.get(name), self.get(in_seconds)) {
             (None, None) => return Ok(None),
@@ -105,7 +105,7 @@ impl<'a> Options<'a> {
             (Some(raw), None) => (raw, name, "milliseconds", 1),
             (None, Some(raw)) => (raw, in_seconds, "seconds", 1000),
         };
-        let most = LONGEST_LIMIT_MS / ms_per_unit;
+        let most = MAX_TIMEOUT_MS / ms_per_unit;
         let limit = raw.get().parse().ok().filter(|length| (1..=most).contains(length));
         let limit: u64 = limit.ok_or_else(|| {
             invalid(format!("{given_as} must be an integer of {unit} from 1 to {most}, got {}", quoted(raw.get())))
@@ -129,10 +129,10 @@ impl<'a> Options<'a> {
     pub(super) fn write_unique(
         &self,
         envelope: &mut ObjectWriter,
-        job: Dimensions<'_>,
-    ) -> Result<Option<Unique>, RequestError> {
+        job: UniqueDimensions<'_>,
+    ) -> Result<Option<UniquePolicy>, RequestError> {
         let Some(raw) = self.get("unique") else { return Ok(None) };
-        let unique = Unique::parse(raw, job).map_err(RequestError::Invalid)?;
+        let unique = UniquePolicy::parse(raw, job).map_err(RequestError::Invalid)?;
         envelope.raw("unique", raw.get());
         Ok(Some(unique))
     }
@@ -141,7 +141,7 @@ impl<'a> Options<'a> {
     pub(super) fn write_rest(
         &self,
         envelope: &mut ObjectWriter,
-        summary: &mut Summary,
+        summary: &mut EnvelopeSummary,
         now: Millis,
     ) -> Result<(), RequestError> {
         let expiry = self.time("expires_at", now)?;
@@ -150,7 +150,7 @@ impl<'a> Options<'a> {
         }
         summary.expires_at = expiry.map(|expiry| expiry.at);
         if let Some(raw) = self.get("retry") {
-            summary.max_attempts = Policy::parse(raw)?.max_attempts;
+            summary.max_attempts = RetryPolicy::parse(raw)?.max_attempts;
             envelope.raw("retry", raw.get());
         }
         if let Some(raw) = self.get("rate_limit") {
@@ -158,7 +158,7 @@ impl<'a> Options<'a> {
             envelope.raw("rate_limit", raw.get());
         }
         if let Some(raw) = self.get("metadata") {
-            require(raw, "metadata", "a JSON object", '{')?;
+            require_shape(raw, "metadata", "a JSON object", '{')?;
             envelope.raw("metadata", raw.get());
         }
         if let Some(raw) = self.get("tags") {
@@ -169,11 +169,11 @@ impl<'a> Options<'a> {
     }
 }
 
-pub(super) fn text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
+pub(super) fn parse_text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
     serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
 }
 
-pub(super) fn require(raw: &RawValue, name: &str, shape: &str, opening: char) -> Result<(), RequestError> {
+pub(super) fn require_shape(raw: &RawValue, name: &str, shape: &str, opening: char) -> Result<(), RequestError> {
     if raw.get().starts_with(opening) {
         Ok(())
     } else {

@@ -9,11 +9,11 @@ use common::{
 };
 
 /// Largest data of a report, in bytes of JSON.
-pub const MOST_BYTES: usize = 4096;
+pub const MAX_DATA_BYTES: usize = 4096;
 
 /// A report of an attempt.
 #[derive(Debug, Clone, Default)]
-pub struct Progress {
+pub struct JobProgress {
     /// From 0 to 1.
     number: Option<f64>,
     /// Whatever the handler wants people to see: a JSON object.
@@ -27,18 +27,18 @@ pub enum ProgressError {
     #[error("progress (a number from 0 to 1) or data (a JSON object) is required")]
     Empty,
     /// Data that is no object, or too large.
-    #[error("data must be a JSON object of at most {MOST_BYTES} bytes, got {0} bytes")]
+    #[error("data must be a JSON object of at most {MAX_DATA_BYTES} bytes, got {0} bytes")]
     Data(usize),
 }
 
 /// What was kept of the report before.
 #[derive(Deserialize, Default)]
-struct Kept {
+struct StoredProgress {
     progress: Option<f64>,
     progress_data: Option<Box<RawValue>>,
 }
 
-impl Progress {
+impl JobProgress {
     /// Checks a report. A number outside of 0 to 1 is taken for the nearest that is inside.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Progress {
             return Err(ProgressError::Empty);
         }
         let data = data.filter(|data| data.get() != "null");
-        if let Some(data) = data.filter(|data| !data.get().starts_with('{') || data.get().len() > MOST_BYTES) {
+        if let Some(data) = data.filter(|data| !data.get().starts_with('{') || data.get().len() > MAX_DATA_BYTES) {
             return Err(ProgressError::Data(data.get().len()));
         }
         let number = number.filter(|number| !number.is_nan()).map(|number| number.clamp(0.0, 1.0));
@@ -58,8 +58,8 @@ impl Progress {
     /// The JSON object to keep, given the one that was kept before: a bar that goes backwards puzzles, so the highest
     /// number stays, and data stays until there is other.
     #[must_use]
-    pub fn after(&self, before: Option<&str>, now: Millis) -> String {
-        let before: Kept = before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    pub fn merge(&self, before: Option<&str>, now: Millis) -> String {
+        let before: StoredProgress = before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let mut shown = ObjectWriter::default();
         let number = match (self.number, before.progress) {
             (Some(now), Some(before)) => Some(now.max(before)),
@@ -88,7 +88,7 @@ mod tests {
     fn a_number_never_goes_back_and_data_stays_until_there_is_other() {
         let report = |number, data: Option<&str>, before: Option<&str>| {
             let data = data.map(raw);
-            Progress::new(number, data.as_deref()).expect("a report").after(before, 0)
+            JobProgress::new(number, data.as_deref()).expect("a report").merge(before, 0)
         };
         let first = report(Some(0.5), Some(r#"{"row":1}"#), None);
         assert_eq!(first, r#"{"progress":0.5,"progress_data":{"row":1},"progress_at":"1970-01-01T00:00:00.000Z"}"#);
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn what_is_no_report_is_refused() {
-        assert_eq!(Progress::new(None, None).err(), Some(ProgressError::Empty));
-        assert_eq!(Progress::new(None, Some(&raw("[1]"))).err(), Some(ProgressError::Data(3)));
-        let large = raw(&format!("{{\"a\":\"{}\"}}", "x".repeat(MOST_BYTES)));
-        assert_eq!(Progress::new(Some(0.5), Some(&large)).err(), Some(ProgressError::Data(MOST_BYTES + 8)));
+        assert_eq!(JobProgress::new(None, None).err(), Some(ProgressError::Empty));
+        assert_eq!(JobProgress::new(None, Some(&raw("[1]"))).err(), Some(ProgressError::Data(3)));
+        let large = raw(&format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_DATA_BYTES)));
+        assert_eq!(JobProgress::new(Some(0.5), Some(&large)).err(), Some(ProgressError::Data(MAX_DATA_BYTES + 8)));
     }
 }

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use super::{
-    envelope::{Envelope, SYSTEM_MANAGED, Summary},
-    history::Failure,
-    options::{OPTIONS, Options, require, text},
-    retry::PolicyError,
-    unique::{Dimensions, Unique},
+    envelope::{Envelope, EnvelopeSummary, SYSTEM_MANAGED},
+    history::AttemptError,
+    options::{EnqueueOptions, OPTION_NAMES, parse_text, require_shape},
+    retry::RetryPolicyError,
+    unique::{UniqueDimensions, UniquePolicy},
 };
 use crate::workflow::Membership;
 use common::{
@@ -22,7 +22,7 @@ use common::{
 /// The queue of a job that names none.
 pub const DEFAULT_QUEUE: &str = "default";
 /// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
-pub const LONGEST_LIMIT_MS: u64 = 7 * 86_400_000;
+pub const MAX_TIMEOUT_MS: u64 = 7 * 86_400_000;
 
 /// A job that may be stored.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub struct NewJob {
     /// Whether it waits to be activated.
     pub is_pending: bool,
     /// Its uniqueness policy.
-    pub unique: Option<Unique>,
+    pub unique: Option<UniquePolicy>,
     /// Longest run of an attempt, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// Lease of an attempt, in milliseconds, where it is not the default.
@@ -48,11 +48,11 @@ pub struct NewJob {
     /// Results of the jobs before it in its workflow: a JSON array. Never out of a request.
     pub parent_results: Option<String>,
     /// How the attempts failed that were made before there was a job. Never out of a request.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<AttemptError>,
     /// What is stored.
     pub envelope: Envelope,
     /// What is asked of it again and again.
-    pub summary: Summary,
+    pub summary: EnvelopeSummary,
 }
 
 /// A request that is refused; nothing was written.
@@ -63,12 +63,12 @@ pub enum RequestError {
     Invalid(String),
     /// The retry policy is wrong.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    RetryPolicy(#[from] RetryPolicyError),
     /// A job of several is wrong.
-    #[error("{place}: {error}")]
-    In {
+    #[error("{path}: {error}")]
+    Nested {
         /// Which one, as `steps[1]`.
-        place: String,
+        path: String,
         /// What is wrong with it.
         error: Box<RequestError>,
     },
@@ -88,7 +88,7 @@ impl NewJob {
     /// Whether a request says when something should happen, so that it matters which clock `now` is from.
     #[must_use]
     pub fn mentions_time(body: &Object<'_>) -> bool {
-        Options::of(body).is_ok_and(|options| {
+        EnqueueOptions::parse(body).is_ok_and(|options| {
             ["delay_until", "scheduled_at", "expires_at", "total_timeout_ms", "total_timeout"]
                 .into_iter()
                 .any(|name| options.get(name).is_some())
@@ -100,20 +100,20 @@ impl NewJob {
     /// # Errors
     /// The first member that is missing or wrong.
     pub fn parse(body: &Object<'_>, now: Millis) -> Result<Self, RequestError> {
-        let options = Options::of(body)?;
-        let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
+        let options = EnqueueOptions::parse(body)?;
+        let id = body.get("id").map(|raw| parse_text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
         let job_type = body.get("type").ok_or_else(|| invalid("type is required: a string such as \"email.send\""))?;
-        let name: JobType = text(job_type, "type")?.parse()?;
+        let name: JobType = parse_text(job_type, "type")?.parse()?;
         let args = body.get("args").ok_or_else(|| invalid("args is required: a JSON array, [] when there are none"))?;
-        require(args, "args", "a JSON array", '[')?;
+        require_shape(args, "args", "a JSON array", '[')?;
         if let Some(meta) = body.get("meta") {
-            require(meta, "meta", "a JSON object", '{')?;
+            require_shape(meta, "meta", "a JSON object", '{')?;
         }
         let mut envelope = ObjectWriter::with_capacity(256);
         envelope.raw("type", job_type.get()).raw("args", args.get());
         for (name, value) in body.iter() {
             let known = matches!(name, "type" | "args" | "options")
-                || OPTIONS.contains(&name)
+                || OPTION_NAMES.contains(&name)
                 || SYSTEM_MANAGED.contains(&name);
             if !known {
                 envelope.raw(name, value.get());
@@ -121,12 +121,12 @@ impl NewJob {
         }
         let (queue, priority) = (options.queue()?, options.priority()?);
         let start_at = options.write_start(&mut envelope, now)?;
-        let timeout_ms = options.write_limit(&mut envelope, "timeout_ms")?;
-        let visibility_timeout_ms = options.write_limit(&mut envelope, "visibility_timeout_ms")?;
-        let mut summary = Summary::new(name);
-        summary.total_timeout = options.write_limit(&mut envelope, "total_timeout_ms")?.map(Duration::from_millis);
+        let timeout_ms = options.write_timeout(&mut envelope, "timeout_ms")?;
+        let visibility_timeout_ms = options.write_timeout(&mut envelope, "visibility_timeout_ms")?;
+        let mut summary = EnvelopeSummary::new(name);
+        summary.total_timeout = options.write_timeout(&mut envelope, "total_timeout_ms")?.map(Duration::from_millis);
         options.write_rest(&mut envelope, &mut summary, now)?;
-        let job = Dimensions { job_type: &summary.job_type, queue: queue.as_str(), args, meta: body.get("meta") };
+        let job = UniqueDimensions { job_type: &summary.job_type, queue: queue.as_str(), args, meta: body.get("meta") };
         let unique = options.write_unique(&mut envelope, job)?;
         summary.is_unique = unique.is_some();
         let is_pending = options.pending()?;
@@ -244,7 +244,7 @@ mod tests {
         fn an_envelope_is_always_readable(args in "[a-zA-Z0-9 \\\\\"{}\\[\\]é]{0,40}", extra in "[a-z_]{1,12}") {
             let body = serde_json::json!({ "type": "a.b", "args": [args], "x": extra, (format!("x_{extra}")): [1, 2] }).to_string();
             let job = parse(&body).expect("a job");
-            let parts = job.envelope.parts().expect("readable");
+            let parts = job.envelope.fields().expect("readable");
             prop_assert_eq!(parts.summary(), job.summary.clone());
             prop_assert_eq!(parts.job_type.as_str(), "a.b");
             let read: Vec<String> = serde_json::from_str(parts.args.get()).expect("args");

@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 use common::{json::Object, name::quoted, time};
 
 /// No retry comes sooner, so that a policy with an interval of zero cannot make a hot loop.
-pub const SHORTEST_DELAY: Duration = Duration::from_millis(100);
+pub const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// No retry that a handler asks for comes later: what an endpoint answers must not park a job for ever.
-pub const LONGEST_ADVISED_DELAY: Duration = Duration::from_hours(7 * 24);
+pub const MAX_ADVISED_DELAY: Duration = Duration::from_hours(7 * 24);
 
 /// How a job is tried again.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// Attempts in all, the first included; 0 means the same as 1.
     pub max_attempts: u32,
     /// Delay before the first retry.
@@ -22,7 +22,7 @@ pub struct Policy {
     /// What it grows by.
     pub backoff_coefficient: f64,
     /// How it grows.
-    pub growth: Growth,
+    pub backoff_strategy: BackoffStrategy,
     /// No delay is longer.
     pub max_interval: Duration,
     /// Multiply delays by 0.5 to 1.5.
@@ -30,12 +30,12 @@ pub struct Policy {
     /// Error types, or prefixes ending in `.*`, after which no attempt follows.
     pub non_retryable_errors: Vec<String>,
     /// What becomes of a job that used up its attempts.
-    pub on_exhaustion: Exhaustion,
+    pub on_exhaustion: OnExhaustion,
 }
 
 /// How delays grow with the number of the retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Growth {
+pub enum BackoffStrategy {
     /// `initial * coefficient^(n - 1)`
     Exponential,
     /// `initial * n`
@@ -49,7 +49,7 @@ pub enum Growth {
 /// What becomes of a job whose attempts are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Exhaustion {
+pub enum OnExhaustion {
     /// It is discarded.
     Discard,
     /// It is discarded and listed among the dead letters.
@@ -58,7 +58,7 @@ pub enum Exhaustion {
 
 /// What whoever ran an attempt that failed says about another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Advice {
+pub enum RetryAdvice {
     /// Nothing: the job's policy decides.
     #[default]
     ByPolicy,
@@ -72,7 +72,7 @@ pub enum Advice {
 
 /// What follows a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Another attempt after this delay.
     Retry(Duration),
     /// No other attempt; `dead_letter` says whether the job is listed.
@@ -85,42 +85,42 @@ pub enum Verdict {
 /// A policy that cannot be used; the message names the field and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("retry.{field} must {allowed}, got {got}")]
-pub struct PolicyError {
+pub struct RetryPolicyError {
     field: &'static str,
     allowed: &'static str,
     got: String,
 }
 
-impl Default for Policy {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             max_attempts: 3,
             initial_interval: Duration::from_secs(1),
             backoff_coefficient: 2.0,
-            growth: Growth::Exponential,
+            backoff_strategy: BackoffStrategy::Exponential,
             max_interval: Duration::from_mins(5),
             jitter: true,
             non_retryable_errors: Vec::new(),
-            on_exhaustion: Exhaustion::Discard,
+            on_exhaustion: OnExhaustion::Discard,
         }
     }
 }
 
-static DEFAULT: LazyLock<Policy> = LazyLock::new(Policy::default);
+static DEFAULT_POLICY: LazyLock<RetryPolicy> = LazyLock::new(RetryPolicy::default);
 
-impl Policy {
+impl RetryPolicy {
     /// The policy of jobs that bring none.
     #[must_use]
     pub fn standard() -> &'static Self {
-        &DEFAULT
+        &DEFAULT_POLICY
     }
 
     /// Reads a policy; fields that are not given have the default.
     ///
     /// # Errors
     /// The first field that is wrong.
-    pub fn parse(raw: &RawValue) -> Result<Self, PolicyError> {
-        let wrong = || PolicyError { field: "policy", allowed: "be an object", got: quoted(raw.get()) };
+    pub fn parse(raw: &RawValue) -> Result<Self, RetryPolicyError> {
+        let wrong = || RetryPolicyError { field: "policy", allowed: "be an object", got: quoted(raw.get()) };
         let object: Object = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
         let mut policy = Self::default();
         for (name, value) in object.iter().filter(|(_, value)| value.get() != "null") {
@@ -129,30 +129,32 @@ impl Policy {
         Ok(policy)
     }
 
-    fn set(&mut self, name: &str, value: &RawValue) -> Result<(), PolicyError> {
+    fn set(&mut self, name: &str, value: &RawValue) -> Result<(), RetryPolicyError> {
         match name {
             "max_attempts" => {
-                self.max_attempts = field(value, "max_attempts", "be an integer from 0 to 1000", |n: &u32| *n <= 1000)?;
+                self.max_attempts =
+                    parse_field(value, "max_attempts", "be an integer from 0 to 1000", |n: &u32| *n <= 1000)?;
             }
-            "initial_interval" => self.initial_interval = duration(value, "initial_interval")?,
-            "max_interval" => self.max_interval = duration(value, "max_interval")?,
+            "initial_interval" => self.initial_interval = parse_duration(value, "initial_interval")?,
+            "max_interval" => self.max_interval = parse_duration(value, "max_interval")?,
             "backoff_coefficient" => {
                 let allowed = "be a number from 1.0 to 100.0";
                 self.backoff_coefficient =
-                    field(value, "backoff_coefficient", allowed, |c: &f64| (1.0..=100.0).contains(c))?;
+                    parse_field(value, "backoff_coefficient", allowed, |c: &f64| (1.0..=100.0).contains(c))?;
             }
-            "jitter" => self.jitter = field(value, "jitter", "be true or false", |_: &bool| true)?,
+            "jitter" => self.jitter = parse_field(value, "jitter", "be true or false", |_: &bool| true)?,
             "non_retryable_errors" => {
                 let allowed = "be an array of at most 100 strings of at most 255 characters";
-                self.non_retryable_errors = field(value, "non_retryable_errors", allowed, |list: &Vec<String>| {
-                    list.len() <= 100 && list.iter().all(|entry| entry.len() <= 255)
-                })?;
+                self.non_retryable_errors =
+                    parse_field(value, "non_retryable_errors", allowed, |list: &Vec<String>| {
+                        list.len() <= 100 && list.iter().all(|entry| entry.len() <= 255)
+                    })?;
             }
             "on_exhaustion" => {
                 self.on_exhaustion =
-                    field(value, "on_exhaustion", "be \"discard\" or \"dead_letter\"", |_: &Exhaustion| true)?;
+                    parse_field(value, "on_exhaustion", "be \"discard\" or \"dead_letter\"", |_: &OnExhaustion| true)?;
             }
-            "backoff_strategy" | "backoff" => self.growth = growth(value)?,
+            "backoff_strategy" | "backoff" => self.backoff_strategy = parse_backoff_strategy(value)?,
             _ => {} // unknown members are kept in the envelope and mean nothing here
         }
         Ok(())
@@ -160,17 +162,17 @@ impl Policy {
 
     /// What follows a failure, given how many failed before this one and a number of 0 to 1 for the jitter.
     #[must_use]
-    pub fn after_failure(&self, earlier_failures: u32, error_type: &str, advice: Advice, random: f64) -> Verdict {
-        if advice == Advice::Discard {
-            return Verdict::Discard { dead_letter: false };
+    pub fn after_failure(&self, earlier_failures: u32, error_type: &str, advice: RetryAdvice, random: f64) -> RetryDecision {
+        if advice == RetryAdvice::Discard {
+            return RetryDecision::Discard { dead_letter: false };
         }
         let exhausted = earlier_failures.saturating_add(1) >= self.max_attempts.max(1);
-        if exhausted || advice == Advice::Never || self.is_non_retryable(error_type) {
-            return Verdict::Discard { dead_letter: self.on_exhaustion == Exhaustion::DeadLetter };
+        if exhausted || advice == RetryAdvice::Never || self.is_non_retryable(error_type) {
+            return RetryDecision::Discard { dead_letter: self.on_exhaustion == OnExhaustion::DeadLetter };
         }
         match advice {
-            Advice::After(delay) => Verdict::Retry(delay.clamp(SHORTEST_DELAY, LONGEST_ADVISED_DELAY)),
-            _ => Verdict::Retry(self.delay(earlier_failures + 1, random)),
+            RetryAdvice::After(delay) => RetryDecision::Retry(delay.clamp(MIN_RETRY_DELAY, MAX_ADVISED_DELAY)),
+            _ => RetryDecision::Retry(self.delay(earlier_failures + 1, random)),
         }
     }
 
@@ -179,11 +181,11 @@ impl Policy {
     pub fn delay(&self, retry: u32, random: f64) -> Duration {
         let initial = self.initial_interval.as_secs_f64();
         let n = f64::from(retry.max(1));
-        let raw = match self.growth {
-            Growth::Exponential => initial * self.backoff_coefficient.powf(n - 1.0),
-            Growth::Linear => initial * n,
-            Growth::Constant => initial,
-            Growth::Polynomial => initial * n.powf(self.backoff_coefficient),
+        let raw = match self.backoff_strategy {
+            BackoffStrategy::Exponential => initial * self.backoff_coefficient.powf(n - 1.0),
+            BackoffStrategy::Linear => initial * n,
+            BackoffStrategy::Constant => initial,
+            BackoffStrategy::Polynomial => initial * n.powf(self.backoff_coefficient),
         };
         let cap = self.max_interval.as_secs_f64();
         let mut seconds = raw.min(cap);
@@ -191,7 +193,7 @@ impl Policy {
             seconds = (seconds * (0.5 + random.clamp(0.0, 1.0))).min(cap);
         }
         let millis = Duration::try_from_secs_f64(seconds).unwrap_or(self.max_interval).as_millis();
-        Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).max(SHORTEST_DELAY)
+        Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).max(MIN_RETRY_DELAY)
     }
 
     fn is_non_retryable(&self, error_type: &str) -> bool {
@@ -202,36 +204,36 @@ impl Policy {
     }
 }
 
-fn field<'a, T: Deserialize<'a>>(
+fn parse_field<'a, T: Deserialize<'a>>(
     value: &'a RawValue,
     field: &'static str,
     allowed: &'static str,
     is_valid: impl Fn(&T) -> bool,
-) -> Result<T, PolicyError> {
-    serde_json::from_str(value.get()).ok().filter(is_valid).ok_or_else(|| PolicyError {
+) -> Result<T, RetryPolicyError> {
+    serde_json::from_str(value.get()).ok().filter(is_valid).ok_or_else(|| RetryPolicyError {
         field,
         allowed,
         got: quoted(value.get()),
     })
 }
 
-fn duration(value: &RawValue, name: &'static str) -> Result<Duration, PolicyError> {
-    let text: String = field(value, name, "be an ISO 8601 duration string such as \"PT1S\"", |_| true)?;
-    time::parse_duration(&text).map_err(|_| PolicyError {
+fn parse_duration(value: &RawValue, name: &'static str) -> Result<Duration, RetryPolicyError> {
+    let text: String = parse_field(value, name, "be an ISO 8601 duration string such as \"PT1S\"", |_| true)?;
+    time::parse_duration(&text).map_err(|_| RetryPolicyError {
         field: name,
         allowed: "be an ISO 8601 duration from PT0S to P3650D",
         got: quoted(&text),
     })
 }
 
-fn growth(value: &RawValue) -> Result<Growth, PolicyError> {
+fn parse_backoff_strategy(value: &RawValue) -> Result<BackoffStrategy, RetryPolicyError> {
     let allowed = "be \"exponential\", \"linear\", \"constant\" (or \"none\") or \"polynomial\"";
     match value.get() {
-        "\"exponential\"" => Ok(Growth::Exponential),
-        "\"linear\"" => Ok(Growth::Linear),
-        "\"constant\"" | "\"none\"" => Ok(Growth::Constant),
-        "\"polynomial\"" => Ok(Growth::Polynomial),
-        other => Err(PolicyError { field: "backoff_strategy", allowed, got: quoted(other) }),
+        "\"exponential\"" => Ok(BackoffStrategy::Exponential),
+        "\"linear\"" => Ok(BackoffStrategy::Linear),
+        "\"constant\"" | "\"none\"" => Ok(BackoffStrategy::Constant),
+        "\"polynomial\"" => Ok(BackoffStrategy::Polynomial),
+        other => Err(RetryPolicyError { field: "backoff_strategy", allowed, got: quoted(other) }),
     }
 }
 
@@ -241,8 +243,8 @@ mod tests {
 
     use super::*;
 
-    fn policy(json: &str) -> Result<Policy, PolicyError> {
-        Policy::parse(&RawValue::from_string(json.to_owned()).expect("JSON"))
+    fn policy(json: &str) -> Result<RetryPolicy, RetryPolicyError> {
+        RetryPolicy::parse(&RawValue::from_string(json.to_owned()).expect("JSON"))
     }
 
     fn delays(json: &str, retries: u32) -> Vec<u128> {
@@ -292,31 +294,31 @@ mod tests {
     fn an_error_that_is_listed_is_not_retried() {
         let policy = policy(r#"{"non_retryable_errors":["FatalError","Auth.*"],"on_exhaustion":"dead_letter"}"#)
             .expect("a policy");
-        let discarded = Verdict::Discard { dead_letter: true };
-        assert_eq!(policy.after_failure(0, "FatalError", Advice::ByPolicy, 0.0), discarded);
-        assert_eq!(policy.after_failure(0, "Auth.TokenExpired", Advice::ByPolicy, 0.0), discarded);
-        assert!(matches!(policy.after_failure(0, "Authentic", Advice::ByPolicy, 0.0), Verdict::Retry(_)));
-        assert!(matches!(policy.after_failure(0, "Auth", Advice::ByPolicy, 0.0), Verdict::Retry(_)));
+        let discarded = RetryDecision::Discard { dead_letter: true };
+        assert_eq!(policy.after_failure(0, "FatalError", RetryAdvice::ByPolicy, 0.0), discarded);
+        assert_eq!(policy.after_failure(0, "Auth.TokenExpired", RetryAdvice::ByPolicy, 0.0), discarded);
+        assert!(matches!(policy.after_failure(0, "Authentic", RetryAdvice::ByPolicy, 0.0), RetryDecision::Retry(_)));
+        assert!(matches!(policy.after_failure(0, "Auth", RetryAdvice::ByPolicy, 0.0), RetryDecision::Retry(_)));
     }
 
     #[test]
     fn a_handler_can_say_when_or_that_no_other_attempt_follows() {
         let policy = policy(r#"{"max_attempts":2,"on_exhaustion":"dead_letter"}"#).expect("a policy");
         let after = |advice| policy.after_failure(0, "x", advice, 0.0);
-        let in_an_hour = Advice::After(Duration::from_hours(1));
-        assert_eq!(after(in_an_hour), Verdict::Retry(Duration::from_hours(1)));
-        assert_eq!(after(Advice::After(Duration::ZERO)), Verdict::Retry(SHORTEST_DELAY));
-        assert_eq!(after(Advice::After(Duration::MAX)), Verdict::Retry(LONGEST_ADVISED_DELAY));
-        assert_eq!(policy.after_failure(1, "x", in_an_hour, 0.0), Verdict::Discard { dead_letter: true });
-        assert_eq!(after(Advice::Never), Verdict::Discard { dead_letter: true });
-        assert_eq!(after(Advice::Discard), Verdict::Discard { dead_letter: false });
+        let in_an_hour = RetryAdvice::After(Duration::from_hours(1));
+        assert_eq!(after(in_an_hour), RetryDecision::Retry(Duration::from_hours(1)));
+        assert_eq!(after(RetryAdvice::After(Duration::ZERO)), RetryDecision::Retry(MIN_RETRY_DELAY));
+        assert_eq!(after(RetryAdvice::After(Duration::MAX)), RetryDecision::Retry(MAX_ADVISED_DELAY));
+        assert_eq!(policy.after_failure(1, "x", in_an_hour, 0.0), RetryDecision::Discard { dead_letter: true });
+        assert_eq!(after(RetryAdvice::Never), RetryDecision::Discard { dead_letter: true });
+        assert_eq!(after(RetryAdvice::Discard), RetryDecision::Discard { dead_letter: false });
     }
 
     proptest! {
         #[test]
         fn attempts_are_never_more_than_allowed(max in 0_u32..50, failures in 0_u32..60, random in 0.0..1.0_f64) {
-            let policy = Policy { max_attempts: max, ..Policy::default() };
-            let retries = matches!(policy.after_failure(failures, "x", Advice::ByPolicy, random), Verdict::Retry(_));
+            let policy = RetryPolicy { max_attempts: max, ..RetryPolicy::default() };
+            let retries = matches!(policy.after_failure(failures, "x", RetryAdvice::ByPolicy, random), RetryDecision::Retry(_));
             prop_assert_eq!(retries, failures + 1 < max.max(1));
         }
 
@@ -325,24 +327,24 @@ mod tests {
             retry in 1_u32..2000, initial in 0_u64..100_000, cap in 100_u64..1_000_000,
             coefficient in 1.0..100.0_f64, random in 0.0..1.0_f64, jitter in any::<bool>(),
         ) {
-            for growth in [Growth::Exponential, Growth::Linear, Growth::Constant, Growth::Polynomial] {
-                let policy = Policy {
+            for growth in [BackoffStrategy::Exponential, BackoffStrategy::Linear, BackoffStrategy::Constant, BackoffStrategy::Polynomial] {
+                let policy = RetryPolicy {
                     initial_interval: Duration::from_millis(initial),
                     max_interval: Duration::from_millis(cap),
                     backoff_coefficient: coefficient,
-                    growth,
+                    backoff_strategy: growth,
                     jitter,
-                    ..Policy::default()
+                    ..RetryPolicy::default()
                 };
                 let delay = policy.delay(retry, random);
-                prop_assert!(delay >= SHORTEST_DELAY && delay <= Duration::from_millis(cap));
+                prop_assert!(delay >= MIN_RETRY_DELAY && delay <= Duration::from_millis(cap));
             }
         }
 
         #[test]
         fn no_json_makes_the_parser_panic(text in ".{0,80}") {
             if let Ok(raw) = RawValue::from_string(text) {
-                let _ = Policy::parse(&raw);
+                let _ = RetryPolicy::parse(&raw);
             }
         }
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     /// Staged; waits to be activated.
     Pending,
     /// Waits for its start time.
@@ -39,7 +39,7 @@ pub enum State {
 
 /// What can happen to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum JobTransition {
     /// A pending job is let go.
     Activate,
     /// Its start or retry time has come.
@@ -64,15 +64,15 @@ pub enum Event {
 
 /// A change of state that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a job that is {state} cannot be {}", event.participle())]
-pub struct Conflict {
+#[error("a job that is {state} cannot be {}", transition.participle())]
+pub struct InvalidTransition {
     /// The state the job is in.
-    pub state: State,
+    pub state: JobState,
     /// What was asked for.
-    pub event: Event,
+    pub transition: JobTransition,
 }
 
-impl State {
+impl JobState {
     /// All eight.
     pub const ALL: [Self; 8] = [
         Self::Pending,
@@ -89,18 +89,18 @@ impl State {
     ///
     /// # Errors
     /// The event cannot happen in this state; nothing changes.
-    pub fn after(self, event: Event) -> Result<Self, Conflict> {
-        use State::{Active, Available, Cancelled, Completed, Discarded, Pending, Retryable, Scheduled};
+    pub fn after(self, event: JobTransition) -> Result<Self, InvalidTransition> {
+        use JobState::{Active, Available, Cancelled, Completed, Discarded, Pending, Retryable, Scheduled};
         match (self, event) {
-            (Pending, Event::Activate) | (Scheduled | Retryable, Event::Due) => Ok(Available),
-            (Active, Event::Release) | (Discarded, Event::Redrive) => Ok(Available),
-            (Available, Event::Claim) => Ok(Active),
-            (Active, Event::Succeed) => Ok(Completed),
-            (Active, Event::Retry) => Ok(Retryable),
-            (Active, Event::Discard) => Ok(Discarded),
-            (Pending | Scheduled | Available | Active | Retryable, Event::Cancel) => Ok(Cancelled),
-            (Pending | Scheduled | Available | Retryable, Event::Expire) => Ok(Discarded),
-            (state, event) => Err(Conflict { state, event }),
+            (Pending, JobTransition::Activate) | (Scheduled | Retryable, JobTransition::Due) => Ok(Available),
+            (Active, JobTransition::Release) | (Discarded, JobTransition::Redrive) => Ok(Available),
+            (Available, JobTransition::Claim) => Ok(Active),
+            (Active, JobTransition::Succeed) => Ok(Completed),
+            (Active, JobTransition::Retry) => Ok(Retryable),
+            (Active, JobTransition::Discard) => Ok(Discarded),
+            (Pending | Scheduled | Available | Active | Retryable, JobTransition::Cancel) => Ok(Cancelled),
+            (Pending | Scheduled | Available | Retryable, JobTransition::Expire) => Ok(Discarded),
+            (state, event) => Err(InvalidTransition { state, transition: event }),
         }
     }
 
@@ -132,13 +132,13 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl Event {
+impl JobTransition {
     fn participle(self) -> &'static str {
         match self {
             Self::Activate => "activated",
@@ -161,60 +161,61 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [Event; 10] = [
-        Event::Activate,
-        Event::Due,
-        Event::Claim,
-        Event::Succeed,
-        Event::Retry,
-        Event::Discard,
-        Event::Release,
-        Event::Cancel,
-        Event::Expire,
-        Event::Redrive,
+    const TRANSITIONS: [JobTransition; 10] = [
+        JobTransition::Activate,
+        JobTransition::Due,
+        JobTransition::Claim,
+        JobTransition::Succeed,
+        JobTransition::Retry,
+        JobTransition::Discard,
+        JobTransition::Release,
+        JobTransition::Cancel,
+        JobTransition::Expire,
+        JobTransition::Redrive,
     ];
 
-    fn an_event() -> impl Strategy<Value = Event> {
-        select(EVENTS.to_vec())
+    fn any_transition() -> impl Strategy<Value = JobTransition> {
+        select(TRANSITIONS.to_vec())
     }
 
     #[test]
     fn every_state_has_a_name_that_leads_back_to_it() {
-        for state in State::ALL {
-            assert_eq!(State::from_name(state.as_str()), Some(state));
+        for state in JobState::ALL {
+            assert_eq!(JobState::from_name(state.as_str()), Some(state));
             assert_eq!(serde_json::to_string(&state).expect("encodes"), format!("\"{state}\""));
         }
     }
 
     #[test]
     fn every_job_that_is_not_over_can_be_cancelled_and_no_other() {
-        for state in State::ALL {
-            assert_eq!(state.after(Event::Cancel).is_ok(), !state.is_terminal(), "{state}");
+        for state in JobState::ALL {
+            assert_eq!(state.after(JobTransition::Cancel).is_ok(), !state.is_terminal(), "{state}");
         }
     }
 
     #[test]
     fn only_an_active_job_can_be_acknowledged() {
-        for state in State::ALL {
-            for event in [Event::Succeed, Event::Retry, Event::Discard, Event::Release] {
-                assert_eq!(state.after(event).is_ok(), state == State::Active, "{state} {event:?}");
+        for state in JobState::ALL {
+            for event in [JobTransition::Succeed, JobTransition::Retry, JobTransition::Discard, JobTransition::Release]
+            {
+                assert_eq!(state.after(event).is_ok(), state == JobState::Active, "{state} {event:?}");
             }
         }
     }
 
     proptest! {
         #[test]
-        fn nothing_leaves_a_terminal_state_but_a_redrive(events in proptest::collection::vec(an_event(), 0..60)) {
-            let mut state = State::Available;
+        fn nothing_leaves_a_terminal_state_but_a_redrive(events in proptest::collection::vec(any_transition(), 0..60)) {
+            let mut state = JobState::Available;
             for event in events {
                 match state.after(event) {
                     Ok(next) => {
-                        prop_assert!(!state.is_terminal() || event == Event::Redrive);
+                        prop_assert!(!state.is_terminal() || event == JobTransition::Redrive);
                         // A job starts only by being claimed, and only when available
-                        prop_assert_eq!(next == State::Active, event == Event::Claim);
+                        prop_assert_eq!(next == JobState::Active, event == JobTransition::Claim);
                         state = next;
                     }
-                    Err(conflict) => prop_assert_eq!(conflict, Conflict { state, event }),
+                    Err(conflict) => prop_assert_eq!(conflict, InvalidTransition { state, transition: event }),
                 }
             }
         }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
-use super::State;
+use super::JobState;
 use common::{
     json::Object,
     name::{JobType, quoted},
@@ -17,20 +17,20 @@ use common::{
 };
 
 /// The states in which an older job stands in the way when the policy names none.
-const DEFAULT_STATES: [State; 5] =
-    [State::Available, State::Active, State::Scheduled, State::Retryable, State::Pending];
+const DEFAULT_STATES: [JobState; 5] =
+    [JobState::Available, JobState::Active, JobState::Scheduled, JobState::Retryable, JobState::Pending];
 /// Names in `args_keys` and `meta_keys`.
-const MOST_KEYS: usize = 50;
+const MAX_KEYS: usize = 50;
 
 /// A checked policy, worked out for one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unique {
+pub struct UniquePolicy {
     /// What is the same in jobs that are the same: 64 hex digits.
     pub fingerprint: String,
     /// How long after the older job was made it stands in the way; none for as long as its state does.
     pub period: Option<Duration>,
     /// In which states the older job stands in the way.
-    pub states: Vec<State>,
+    pub states: Vec<JobState>,
     /// What happens then.
     pub on_conflict: OnConflict,
 }
@@ -50,7 +50,7 @@ pub enum OnConflict {
 
 /// The parts of a job that a policy can look at.
 #[derive(Debug, Clone, Copy)]
-pub struct Dimensions<'a> {
+pub struct UniqueDimensions<'a> {
     /// The job's type.
     pub job_type: &'a JobType,
     /// The queue's name.
@@ -61,12 +61,12 @@ pub struct Dimensions<'a> {
     pub meta: Option<&'a RawValue>,
 }
 
-impl Unique {
+impl UniquePolicy {
     /// Reads a policy.
     ///
     /// # Errors
     /// What is wrong with it, and what is allowed.
-    pub fn parse(raw: &RawValue, job: Dimensions<'_>) -> Result<Self, String> {
+    pub fn parse(raw: &RawValue, job: UniqueDimensions<'_>) -> Result<Self, String> {
         let policy: Object = serde_json::from_str(raw.get())
             .map_err(|_| format!("unique must be a JSON object, got {}", quoted(raw.get())))?;
         let known = ["keys", "args_keys", "meta_keys", "period", "states", "on_conflict"];
@@ -74,30 +74,30 @@ impl Unique {
             return Err(format!("unique must have only the members {}, got {}", known.join(", "), quoted(name)));
         }
         Ok(Self {
-            fingerprint: fingerprint(&policy, job)?,
-            period: policy.get("period").map(period).transpose()?,
-            states: policy.get("states").map_or_else(|| Ok(DEFAULT_STATES.to_vec()), states)?,
-            on_conflict: policy.get("on_conflict").map_or(Ok(OnConflict::Reject), on_conflict)?,
+            fingerprint: compute_fingerprint(&policy, job)?,
+            period: policy.get("period").map(parse_period).transpose()?,
+            states: policy.get("states").map_or_else(|| Ok(DEFAULT_STATES.to_vec()), parse_states)?,
+            on_conflict: policy.get("on_conflict").map_or(Ok(OnConflict::Reject), parse_on_conflict)?,
         })
     }
 }
 
-fn period(raw: &RawValue) -> Result<Duration, String> {
+fn parse_period(raw: &RawValue) -> Result<Duration, String> {
     let allowed = "unique.period must be an ISO 8601 duration from PT0.001S to P3650D";
     let text: String = serde_json::from_str(raw.get()).map_err(|_| format!("{allowed}, got {}", quoted(raw.get())))?;
     let length = time::parse_duration(&text).map_err(|_| format!("{allowed}, got {}", quoted(&text)))?;
     if length.is_zero() { Err(format!("{allowed}, got {}", quoted(&text))) } else { Ok(length) }
 }
 
-fn states(raw: &RawValue) -> Result<Vec<State>, String> {
+fn parse_states(raw: &RawValue) -> Result<Vec<JobState>, String> {
     let allowed = "unique.states must be a non-empty array of job states";
     let names: Vec<String> =
         serde_json::from_str(raw.get()).map_err(|_| format!("{allowed}, got {}", quoted(raw.get())))?;
-    let states: Option<Vec<State>> = names.iter().map(|name| State::from_name(name)).collect();
+    let states: Option<Vec<JobState>> = names.iter().map(|name| JobState::from_name(name)).collect();
     states.filter(|states| !states.is_empty()).ok_or_else(|| format!("{allowed}, got {}", quoted(raw.get())))
 }
 
-fn on_conflict(raw: &RawValue) -> Result<OnConflict, String> {
+fn parse_on_conflict(raw: &RawValue) -> Result<OnConflict, String> {
     match raw.get() {
         "\"reject\"" => Ok(OnConflict::Reject),
         "\"ignore\"" => Ok(OnConflict::Ignore),
@@ -110,16 +110,16 @@ fn on_conflict(raw: &RawValue) -> Result<OnConflict, String> {
     }
 }
 
-fn names(policy: &Object, member: &str) -> Result<Option<Vec<String>>, String> {
+fn parse_names(policy: &Object, member: &str) -> Result<Option<Vec<String>>, String> {
     let Some(raw) = policy.get(member) else { return Ok(None) };
     let names: Option<Vec<String>> = serde_json::from_str(raw.get()).ok();
-    names.filter(|names| names.len() <= MOST_KEYS).map(Some).ok_or_else(|| {
-        format!("unique.{member} must be an array of at most {MOST_KEYS} strings, got {}", quoted(raw.get()))
+    names.filter(|names| names.len() <= MAX_KEYS).map(Some).ok_or_else(|| {
+        format!("unique.{member} must be an array of at most {MAX_KEYS} strings, got {}", quoted(raw.get()))
     })
 }
 
-fn fingerprint(policy: &Object, job: Dimensions<'_>) -> Result<String, String> {
-    let dimensions = names(policy, "keys")?.unwrap_or_default();
+fn compute_fingerprint(policy: &Object, job: UniqueDimensions<'_>) -> Result<String, String> {
+    let dimensions = parse_names(policy, "keys")?.unwrap_or_default();
     if let Some(unknown) = dimensions.iter().find(|name| !["type", "queue", "args", "meta"].contains(&name.as_str())) {
         return Err(format!("unique.keys must name type, queue, args or meta, got {}", quoted(unknown)));
     }
@@ -128,12 +128,12 @@ fn fingerprint(policy: &Object, job: Dimensions<'_>) -> Result<String, String> {
     members.insert("type", canonical_text(job.job_type.as_str()));
     members.insert("queue", canonical_text(job.queue));
     if has("args") {
-        members.insert("args", arguments(job.args, names(policy, "args_keys")?)?);
+        members.insert("args", canonical_args(job.args, parse_names(policy, "args_keys")?)?);
     }
     if has("meta") {
-        let chosen = names(policy, "meta_keys")?.filter(|names| !names.is_empty());
+        let chosen = parse_names(policy, "meta_keys")?.filter(|names| !names.is_empty());
         let chosen = chosen.ok_or("unique.meta_keys must name at least one member of meta when keys has \"meta\"")?;
-        members.insert("meta", chosen_members(job.meta, &chosen));
+        members.insert("meta", canonical_members(job.meta, &chosen));
     }
     let text = write_object(members.iter().map(|(name, value)| (*name, value.as_str())));
     Ok(Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
@@ -143,7 +143,7 @@ fn fingerprint(policy: &Object, job: Dimensions<'_>) -> Result<String, String> {
 }
 
 /// All arguments, or the chosen ones: a position (`"0"`) or a member of an argument that is an object.
-fn arguments(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, String> {
+fn canonical_args(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, String> {
     let Some(chosen) = chosen else { return canonical(args) };
     let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(|error| error.to_string())?;
     let objects: Vec<Object> = list.iter().filter_map(|argument| serde_json::from_str(argument.get()).ok()).collect();
@@ -159,7 +159,7 @@ fn arguments(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, Str
     Ok(write_object(members.iter().map(|(name, value)| (*name, value.as_str()))))
 }
 
-fn chosen_members(meta: Option<&RawValue>, chosen: &[String]) -> String {
+fn canonical_members(meta: Option<&RawValue>, chosen: &[String]) -> String {
     let meta: Option<Object> = meta.and_then(|raw| serde_json::from_str(raw.get()).ok());
     let members: BTreeMap<&str, String> = chosen
         .iter()
@@ -227,10 +227,10 @@ mod tests {
         RawValue::from_string(json.to_owned()).expect("JSON")
     }
 
-    fn unique(policy: &str, args: &str, meta: &str) -> Result<Unique, String> {
+    fn unique(policy: &str, args: &str, meta: &str) -> Result<UniquePolicy, String> {
         let (job_type, args, meta) = ("a.b".parse().expect("a type"), raw(args), raw(meta));
-        let job = Dimensions { job_type: &job_type, queue: "q", args: &args, meta: Some(&meta) };
-        Unique::parse(&raw(policy), job)
+        let job = UniqueDimensions { job_type: &job_type, queue: "q", args: &args, meta: Some(&meta) };
+        UniquePolicy::parse(&raw(policy), job)
     }
 
     fn same(policy: &str, a: &str, b: &str) -> bool {

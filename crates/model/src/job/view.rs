@@ -1,6 +1,6 @@
 //! A job as clients see it: what Galley manages, then the envelope, in one JSON object.
 
-use super::{envelope::Envelope, history::History, state::State};
+use super::{envelope::Envelope, history::JobHistory, state::JobState};
 use crate::workflow::Membership;
 use common::{
     id::JobId,
@@ -15,7 +15,7 @@ pub struct JobView<'a> {
     /// Its id.
     pub id: JobId,
     /// Its state.
-    pub state: State,
+    pub state: JobState,
     /// Its queue.
     pub queue: &'a QueueName,
     /// Its priority there.
@@ -23,7 +23,7 @@ pub struct JobView<'a> {
     /// What the client asked for.
     pub envelope: &'a Envelope,
     /// What it has been through.
-    pub history: &'a History,
+    pub history: &'a JobHistory,
     /// The attempt that runs or ran last; 0 before the first.
     pub attempt: u32,
     /// Attempts in all.
@@ -37,7 +37,7 @@ pub struct JobView<'a> {
     /// When it ended, for terminal states.
     pub ended_at: Option<Millis>,
     /// Whether an ended job ran to its end: an expired job has no `completed_at`.
-    pub ran: bool,
+    pub has_run: bool,
     /// The result, as JSON.
     pub result: Option<&'a str>,
     /// The workflow that it belongs to.
@@ -57,11 +57,11 @@ impl<'a> JobView<'a> {
     #[must_use]
     pub fn new(
         id: JobId,
-        state: State,
+        state: JobState,
         queue: &'a QueueName,
         priority: Priority,
         envelope: &'a Envelope,
-        history: &'a History,
+        history: &'a JobHistory,
         max_attempts: u32,
     ) -> Self {
         Self {
@@ -77,7 +77,7 @@ impl<'a> JobView<'a> {
             started_at: history.started_at,
             next_attempt_at: None,
             ended_at: None,
-            ran: true,
+            has_run: true,
             result: None,
             workflow: None,
             parent_results: None,
@@ -126,9 +126,9 @@ impl<'a> JobView<'a> {
 
     fn write_times(&self, out: &mut ObjectWriter) {
         let (completed, cancelled, discarded) = match self.state {
-            State::Completed => (self.ended_at, None, None),
-            State::Cancelled => (None, self.ended_at, None),
-            State::Discarded => (self.ended_at.filter(|_| self.ran), None, self.ended_at),
+            JobState::Completed => (self.ended_at, None, None),
+            JobState::Cancelled => (None, self.ended_at, None),
+            JobState::Discarded => (self.ended_at.filter(|_| self.has_run), None, self.ended_at),
             _ => (None, None, None),
         };
         for (name, at) in [
@@ -151,7 +151,7 @@ impl<'a> JobView<'a> {
     /// `error` is the failure a job has not got over yet; `errors` is all of them.
     fn write_errors(&self, out: &mut ObjectWriter) {
         let Some(last) = self.history.errors.last() else { return };
-        if self.state != State::Completed
+        if self.state != JobState::Completed
             && let Ok(json) = serde_json::to_string(last)
         {
             out.raw("error", &json);
@@ -165,9 +165,9 @@ impl<'a> JobView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::history::Failure;
+    use crate::job::history::AttemptError;
 
-    fn shown(state: State, history: &History, change: impl FnOnce(&mut JobView)) -> serde_json::Value {
+    fn shown(state: JobState, history: &JobHistory, change: impl FnOnce(&mut JobView)) -> serde_json::Value {
         let envelope = Envelope::from_json(r#"{"type":"a","args":[],"x":1}"#.to_owned());
         let queue = "q".parse().expect("a name");
         let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_job_is_one_flat_object() {
-        let job = shown(State::Available, &History::default(), |_| {});
+        let job = shown(JobState::Available, &JobHistory::default(), |_| {});
         assert_eq!(job["x"], 1);
         assert_eq!((job["attempt"].as_u64(), job["max_attempts"].as_u64()), (Some(0), Some(3)));
         assert!(job.get("error").is_none() && job.get("completed_at").is_none());
@@ -186,19 +186,20 @@ mod tests {
 
     #[test]
     fn an_expired_job_was_discarded_but_never_completed() {
-        let job = shown(State::Discarded, &History::default(), |view| (view.ended_at, view.ran) = (Some(5), false));
+        let job =
+            shown(JobState::Discarded, &JobHistory::default(), |view| (view.ended_at, view.has_run) = (Some(5), false));
         assert!(job.get("completed_at").is_none() && job.get("discarded_at").is_some());
-        let job = shown(State::Discarded, &History::default(), |view| view.ended_at = Some(5));
+        let job = shown(JobState::Discarded, &JobHistory::default(), |view| view.ended_at = Some(5));
         assert!(job.get("completed_at").is_some() && job.get("discarded_at").is_some());
     }
 
     #[test]
     fn a_success_clears_the_error_and_keeps_the_history() {
-        let mut history = History::default();
-        history.record_failure(Failure::new("c", "t", "m", 1, 0), None);
-        let job = shown(State::Completed, &history, |_| {});
+        let mut history = JobHistory::default();
+        history.record_failure(AttemptError::new("c", "t", "m", 1, 0), None);
+        let job = shown(JobState::Completed, &history, |_| {});
         assert!(job.get("error").is_none());
         assert_eq!(job["errors"][0]["type"], "t");
-        assert_eq!(shown(State::Retryable, &history, |_| {})["error"]["message"], "m");
+        assert_eq!(shown(JobState::Retryable, &history, |_| {})["error"]["message"], "m");
     }
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
-use super::{LONGEST_ATTRIBUTES, MessageError, NewMessage};
+use super::{MAX_ATTRIBUTES_BYTES, MessageError, NewMessage};
 use common::{
     json::{self, Object, ObjectWriter},
     name::quoted,
@@ -14,16 +14,16 @@ use common::{
 };
 
 /// The media type of one event in structured mode.
-pub const STRUCTURED: &str = "application/cloudevents+json";
+pub const STRUCTURED_MEDIA_TYPE: &str = "application/cloudevents+json";
 /// The media type of several.
-pub const BATCH: &str = "application/cloudevents-batch+json";
+pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
 /// What the headers of binary mode begin with.
-const PREFIX: &str = "ce-";
-const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+const HEADER_PREFIX: &str = "ce-";
+const REQUIRED_ATTRIBUTES: [&str; 4] = ["specversion", "id", "source", "type"];
 /// Attributes of one event.
-const MOST_ATTRIBUTES: usize = 64;
+const MAX_ATTRIBUTES: usize = 64;
 /// Longest name of an attribute: the specification says 20, others are more generous.
-const LONGEST_NAME: usize = 64;
+const MAX_ATTRIBUTE_NAME_LENGTH: usize = 64;
 
 /// Whether a media type belongs to `CloudEvents`: then it is one of those above, or not known here.
 #[must_use]
@@ -34,18 +34,20 @@ pub fn is_cloud_events(essence: &str) -> bool {
 
 /// Whether a header is an attribute of binary mode, or is meant to be.
 #[must_use]
-pub fn is_attribute(header: &str) -> bool {
-    header.starts_with(PREFIX)
+pub fn is_attribute_header(header: &str) -> bool {
+    header.starts_with(HEADER_PREFIX)
 }
 
 /// The attributes that headers give, as JSON; none if there are no such headers.
 ///
 /// # Errors
 /// They are not those of an event of version 1.0.
-pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Option<String>, MessageError> {
+pub fn attributes_from_headers<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Result<Option<String>, MessageError> {
     let mut given: Vec<(&str, String)> = Vec::new();
     for (header, value) in headers {
-        let Some(name) = header.strip_prefix(PREFIX) else { continue };
+        let Some(name) = header.strip_prefix(HEADER_PREFIX) else { continue };
         check_name(name).map_err(|error| MessageError::invalid(format!("header {}: {error}", quoted(header))))?;
         if ["datacontenttype", "data", "data_base64"].contains(&name) {
             return Err(MessageError::invalid(format!(
@@ -55,7 +57,7 @@ pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> R
         if given.iter().any(|(known, _)| *known == name) {
             return Err(MessageError::invalid(format!("{header} must be given once")));
         }
-        let text = decoded(value).ok_or_else(|| {
+        let text = decode_header_value(value).ok_or_else(|| {
             MessageError::invalid(format!(
                 "{header} must be printable ASCII, with anything else percent-encoded as UTF-8"
             ))
@@ -66,10 +68,10 @@ pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> R
         return Ok(None);
     }
     check_count(given.len())?;
-    for name in REQUIRED {
+    for name in REQUIRED_ATTRIBUTES {
         if !given.iter().any(|(known, _)| *known == name) {
             return Err(MessageError::invalid(format!(
-                "a CloudEvent in binary mode must have the header {PREFIX}{name}"
+                "a CloudEvent in binary mode must have the header {HEADER_PREFIX}{name}"
             )));
         }
     }
@@ -78,21 +80,21 @@ pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> R
         check_value(name, value)?;
         attributes.text(name, value);
     }
-    bounded(attributes.finish()).map(Some)
+    check_size(attributes.finish()).map(Some)
 }
 
 /// A value of a header: quotes around it and percent-encoding are undone.
-fn decoded(value: &[u8]) -> Option<String> {
+fn decode_header_value(value: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(value).ok()?.trim();
     if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
         return None;
     }
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let unquoted = inner.map_or(Cow::Borrowed(text), |inner| Cow::Owned(unescaped(inner)));
+    let unquoted = inner.map_or(Cow::Borrowed(text), |inner| Cow::Owned(unescape(inner)));
     Some(percent_decode_str(&unquoted).decode_utf8().ok()?.into_owned())
 }
 
-fn unescaped(text: &str) -> String {
+fn unescape(text: &str) -> String {
     let mut characters = text.chars();
     let mut plain = String::with_capacity(text.len());
     while let Some(character) = characters.next() {
@@ -105,25 +107,25 @@ fn unescaped(text: &str) -> String {
 ///
 /// # Errors
 /// It is not an event of version 1.0.
-pub fn structured(body: &[u8], depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
+pub fn parse_structured(body: &[u8], depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
     let members: Object =
         json::parse(body, depth_limit).map_err(|error| MessageError::invalid(format!("a CloudEvent: {error}")))?;
     Ok(NewMessage {
         body: Cow::Borrowed(body),
-        content_type: Some(Cow::Borrowed(STRUCTURED)),
-        attributes: Some(attributes_of(&members)?),
+        content_type: Some(Cow::Borrowed(STRUCTURED_MEDIA_TYPE)),
+        attributes: Some(parse_attributes(&members)?),
     })
 }
 
-fn attributes_of(members: &Object<'_>) -> Result<String, MessageError> {
+fn parse_attributes(members: &Object<'_>) -> Result<String, MessageError> {
     if members.get("data").is_some() && members.get("data_base64").is_some() {
         return Err(MessageError::invalid("a CloudEvent must not have both data and data_base64"));
     }
     if let Some(data) = members.get("data_base64") {
-        let text = string_of(data).ok_or_else(|| MessageError::invalid("data_base64 must be a string"))?;
+        let text = parse_string(data).ok_or_else(|| MessageError::invalid("data_base64 must be a string"))?;
         super::item::decode_base64(&text)?;
     }
-    for name in REQUIRED {
+    for name in REQUIRED_ATTRIBUTES {
         if members.get(name).is_none() {
             return Err(MessageError::invalid(format!("a CloudEvent must have the attribute {name}")));
         }
@@ -136,11 +138,12 @@ fn attributes_of(members: &Object<'_>) -> Result<String, MessageError> {
             continue;
         }
         let is_other = value.get() == "true" || value.get() == "false" || value.get().parse::<i32>().is_ok();
-        match string_of(value) {
+        match parse_string(value) {
             Some(text) => check_value(name, &text)?,
-            None if is_other && !is_text(name) => {}
+            None if is_other && !is_text_attribute(name) => {}
             None => {
-                let kinds = if is_text(name) { "a string" } else { "a string, a boolean or a 32-bit integer" };
+                let kinds =
+                    if is_text_attribute(name) { "a string" } else { "a string, a boolean or a 32-bit integer" };
                 return Err(MessageError::invalid(format!("the attribute {name} must be {kinds}")));
             }
         }
@@ -148,26 +151,26 @@ fn attributes_of(members: &Object<'_>) -> Result<String, MessageError> {
         count += 1;
     }
     check_count(count)?;
-    bounded(attributes.finish())
+    check_size(attributes.finish())
 }
 
-fn string_of(value: &RawValue) -> Option<String> {
+fn parse_string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
 /// The attributes that the specification itself defines are all text.
-fn is_text(name: &str) -> bool {
-    REQUIRED.contains(&name) || ["datacontenttype", "dataschema", "subject", "time"].contains(&name)
+fn is_text_attribute(name: &str) -> bool {
+    REQUIRED_ATTRIBUTES.contains(&name) || ["datacontenttype", "dataschema", "subject", "time"].contains(&name)
 }
 
 fn check_name(name: &str) -> Result<(), MessageError> {
-    let is_fit =
-        (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let is_fit = (1..=MAX_ATTRIBUTE_NAME_LENGTH).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if is_fit {
         return Ok(());
     }
     Err(MessageError::invalid(format!(
-        "the name of an attribute must have 1 to {LONGEST_NAME} lower-case letters and digits, got {}",
+        "the name of an attribute must have 1 to {MAX_ATTRIBUTE_NAME_LENGTH} lower-case letters and digits, got {}",
         quoted(name)
     )))
 }
@@ -175,7 +178,7 @@ fn check_name(name: &str) -> Result<(), MessageError> {
 fn check_value(name: &str, value: &str) -> Result<(), MessageError> {
     let must =
         |what: &str| Err(MessageError::invalid(format!("the attribute {name} must {what}, got {}", quoted(value))));
-    if is_text(name) && value.is_empty() {
+    if is_text_attribute(name) && value.is_empty() {
         return must("not be empty");
     }
     if value.chars().any(char::is_control) {
@@ -190,17 +193,17 @@ fn check_value(name: &str, value: &str) -> Result<(), MessageError> {
 }
 
 fn check_count(count: usize) -> Result<(), MessageError> {
-    if count <= MOST_ATTRIBUTES {
+    if count <= MAX_ATTRIBUTES {
         return Ok(());
     }
-    Err(MessageError::invalid(format!("a CloudEvent must have at most {MOST_ATTRIBUTES} attributes")))
+    Err(MessageError::invalid(format!("a CloudEvent must have at most {MAX_ATTRIBUTES} attributes")))
 }
 
-fn bounded(attributes: String) -> Result<String, MessageError> {
-    if attributes.len() <= LONGEST_ATTRIBUTES {
+fn check_size(attributes: String) -> Result<String, MessageError> {
+    if attributes.len() <= MAX_ATTRIBUTES_BYTES {
         return Ok(attributes);
     }
-    Err(MessageError::invalid(format!("the attributes of a CloudEvent must have at most {LONGEST_ATTRIBUTES} bytes")))
+    Err(MessageError::invalid(format!("the attributes of a CloudEvent must have at most {MAX_ATTRIBUTES_BYTES} bytes")))
 }
 
 #[cfg(test)]
@@ -208,7 +211,7 @@ mod tests {
     use super::*;
 
     fn binary(headers: &[(&str, &str)]) -> Result<Option<String>, MessageError> {
-        from_headers(headers.iter().map(|(name, value)| (*name, value.as_bytes())))
+        attributes_from_headers(headers.iter().map(|(name, value)| (*name, value.as_bytes())))
     }
 
     const GOOD: [(&str, &str); 4] =
@@ -269,8 +272,8 @@ mod tests {
     #[test]
     fn structured_mode_keeps_the_body_and_takes_the_attributes_out_of_it() {
         let body = br#"{ "specversion":"1.0", "id":"1","source":"/k","type":"t", "n":1, "is":true, "none":null, "data":{"a":1e400}}"#;
-        let message = structured(body, 64).expect("an event");
-        assert_eq!((&*message.body, message.content_type.as_deref()), (&body[..], Some(STRUCTURED)));
+        let message = parse_structured(body, 64).expect("an event");
+        assert_eq!((&*message.body, message.content_type.as_deref()), (&body[..], Some(STRUCTURED_MEDIA_TYPE)));
         assert_eq!(
             message.attributes.as_deref(),
             Some(r#"{"specversion":"1.0","id":"1","source":"/k","type":"t","n":1,"is":true}"#)
@@ -293,9 +296,9 @@ mod tests {
             (with(r#","x":{}"#), "a string, a boolean or a 32-bit integer"),
             (with(r#","x":4294967296"#), "a string, a boolean or a 32-bit integer"),
             (with(r#","time":"noon""#), "RFC 3339"),
-            (with(&format!(r#","x":"{}""#, "a".repeat(LONGEST_ATTRIBUTES))), "at most 16384 bytes"),
+            (with(&format!(r#","x":"{}""#, "a".repeat(MAX_ATTRIBUTES_BYTES))), "at most 16384 bytes"),
         ] {
-            let error = structured(body.as_bytes(), 64).expect_err(&body).to_string();
+            let error = parse_structured(body.as_bytes(), 64).expect_err(&body).to_string();
             assert!(error.contains(said), "{body}: {error}");
         }
     }

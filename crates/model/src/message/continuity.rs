@@ -40,9 +40,9 @@ impl Gap {
 
 /// What the history shows around a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct HistoryNeighbors {
     /// The position itself is kept.
-    pub is_kept: bool,
+    pub is_retained: bool,
     /// The newest that is kept before it.
     pub before: Option<Position>,
     /// The oldest that is kept behind it.
@@ -55,7 +55,7 @@ pub struct Surroundings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Continuity {
     /// Nothing is missing.
-    Whole,
+    Contiguous,
     /// Something is missing, or may be.
     Gap(Gap),
     /// The position is not one of this history: of another channel, or of messages that Redis has lost without a trace.
@@ -65,22 +65,22 @@ pub enum Continuity {
 /// Whether anything is missing behind a position. Behind [`Position::START`] the count is of the epoch that is kept: of one
 /// before it nothing shows how much there was.
 #[must_use]
-pub fn behind(after: Position, around: Surroundings) -> Continuity {
+pub fn check_continuity(after: Position, around: HistoryNeighbors) -> Continuity {
     let gap = |count| Continuity::Gap(Gap { from: after, to: around.next, count });
-    if around.is_kept || around.next == Some(after.next()) {
-        return Continuity::Whole;
+    if around.is_retained || around.next == Some(after.next()) {
+        return Continuity::Contiguous;
     }
     let Some(head) = around.head else {
-        return if after == Position::START { Continuity::Whole } else { gap(None) };
+        return if after == Position::START { Continuity::Contiguous } else { gap(None) };
     };
     if after == Position::START {
         // An epoch begins with 0, so the first one that is kept says how many were in front of it
         let missing = around.next.map_or(head.sequence.saturating_add(1), |next| next.sequence);
-        return if missing == 0 { Continuity::Whole } else { gap(Some(missing)) };
+        return if missing == 0 { Continuity::Contiguous } else { gap(Some(missing)) };
     }
     match (around.before, around.next) {
         // All of it was trimmed, and the newest was this one
-        (_, None) if after == head => Continuity::Whole,
+        (_, None) if after == head => Continuity::Contiguous,
         (_, None) if after < head => gap((after.epoch == head.epoch).then(|| head.sequence - after.sequence)),
         (_, None) => Continuity::Unknown,
         (None, Some(next)) => gap((after.epoch == next.epoch).then(|| next.sequence - after.sequence - 1)),
@@ -95,8 +95,8 @@ pub fn behind(after: Position, around: Surroundings) -> Continuity {
 /// Where to go on from a position behind which something is missing or that is not known: nothing that is kept and later
 /// is left out, and what is earlier does not come again.
 #[must_use]
-pub fn resume_from(after: Position, around: Surroundings) -> Position {
-    if around.is_kept {
+pub fn resume_from(after: Position, around: HistoryNeighbors) -> Position {
+    if around.is_retained {
         return after;
     }
     match around.next {
@@ -115,9 +115,9 @@ mod tests {
     }
 
     /// What a history with these positions shows.
-    fn around(kept: &[Position], head: Option<Position>, after: Position) -> Surroundings {
-        Surroundings {
-            is_kept: kept.contains(&after),
+    fn around(kept: &[Position], head: Option<Position>, after: Position) -> HistoryNeighbors {
+        HistoryNeighbors {
+            is_retained: kept.contains(&after),
             before: kept.iter().copied().filter(|position| *position < after).max(),
             next: kept.iter().copied().filter(|position| *position > after).min(),
             head,
@@ -131,27 +131,27 @@ mod tests {
         let kept = [at(5, 3), at(5, 4), at(9, 0), at(9, 1)];
         for (after, expected) in [
             (Position::START, gap(Position::START, Some(at(5, 3)), Some(3))),
-            (at(5, 3), Continuity::Whole),
-            (at(5, 2), Continuity::Whole),
+            (at(5, 3), Continuity::Contiguous),
+            (at(5, 2), Continuity::Contiguous),
             (at(5, 1), gap(at(5, 1), Some(at(5, 3)), Some(1))),
-            (at(5, 4), Continuity::Whole),
+            (at(5, 4), Continuity::Contiguous),
             (at(5, 9), gap(at(5, 9), Some(at(9, 0)), None)),
             (at(4, 7), gap(at(4, 7), Some(at(5, 3)), None)),
             (at(7, 0), Continuity::Unknown),
-            (at(9, 1), Continuity::Whole),
+            (at(9, 1), Continuity::Contiguous),
             (at(9, 2), Continuity::Unknown),
             (at(12, 0), Continuity::Unknown),
         ] {
-            assert_eq!(behind(after, around(&kept, Some(at(9, 1)), after)), expected, "{after}");
+            assert_eq!(check_continuity(after, around(&kept, Some(at(9, 1)), after)), expected, "{after}");
         }
     }
 
     #[test]
     fn whoever_was_there_before_the_first_message_misses_what_was_in_front_of_the_first_that_is_kept() {
         let start = Position::START;
-        let behind_start = |kept: &[Position], head| behind(start, around(kept, head, start));
-        assert_eq!(behind_start(&[], None), Continuity::Whole, "there is nothing yet");
-        assert_eq!(behind_start(&[at(5, 0), at(5, 1)], Some(at(5, 1))), Continuity::Whole);
+        let behind_start = |kept: &[Position], head| check_continuity(start, around(kept, head, start));
+        assert_eq!(behind_start(&[], None), Continuity::Contiguous, "there is nothing yet");
+        assert_eq!(behind_start(&[at(5, 0), at(5, 1)], Some(at(5, 1))), Continuity::Contiguous);
         let some = Continuity::Gap(Gap { from: start, to: Some(at(5, 1)), count: Some(1) });
         assert_eq!(behind_start(&[at(5, 1)], Some(at(5, 1))), some);
         let all = Continuity::Gap(Gap { from: start, to: None, count: Some(2) });
@@ -162,13 +162,13 @@ mod tests {
     fn an_empty_history_has_lost_whatever_was_after_a_position() {
         let after = at(5, 2);
         let lost = Continuity::Gap(Gap { from: after, to: None, count: None });
-        assert_eq!(behind(after, around(&[], None, after)), lost, "redis was emptied");
-        assert_eq!(behind(after, around(&[], Some(after), after)), Continuity::Whole, "all was trimmed");
+        assert_eq!(check_continuity(after, around(&[], None, after)), lost, "redis was emptied");
+        assert_eq!(check_continuity(after, around(&[], Some(after), after)), Continuity::Contiguous, "all was trimmed");
         let some = Continuity::Gap(Gap { from: after, to: None, count: Some(3) });
-        assert_eq!(behind(after, around(&[], Some(at(5, 5)), after)), some);
-        assert_eq!(behind(Position::START, around(&[], None, Position::START)), Continuity::Whole);
+        assert_eq!(check_continuity(after, around(&[], Some(at(5, 5)), after)), some);
+        assert_eq!(check_continuity(Position::START, around(&[], None, Position::START)), Continuity::Contiguous);
         let ahead = at(5, 6);
-        assert_eq!(behind(ahead, around(&[], Some(at(5, 5)), ahead)), Continuity::Unknown);
+        assert_eq!(check_continuity(ahead, around(&[], Some(at(5, 5)), ahead)), Continuity::Unknown);
     }
 
     #[test]

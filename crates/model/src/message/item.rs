@@ -26,13 +26,13 @@ pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, Mess
             quoted(name)
         )));
     }
-    let content_type = members.get("content_type").map(text).transpose()?;
+    let content_type = members.get("content_type").map(parse_text).transpose()?;
     content_type.as_deref().map_or(Ok(()), check_content_type)?;
     // Where the data is, null counts as data: it is JSON
     let data = members.iter().find(|(name, _)| *name == "data").map(|(_, value)| value);
     let (body, implied) = match (data, members.get("data_base64")) {
-        (Some(data), None) => of_json(data, content_type.as_deref())?,
-        (None, Some(data)) => (Cow::Owned(decode_base64(&text(data)?)?), None),
+        (Some(data), None) => body_from_json(data, content_type.as_deref())?,
+        (None, Some(data)) => (Cow::Owned(decode_base64(&parse_text(data)?)?), None),
         _ => return Err(MessageError::invalid("a message must have either data or data_base64")),
     };
     let content_type = content_type.map(Cow::Owned).or(implied.map(Cow::Borrowed));
@@ -44,24 +44,24 @@ pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, Mess
 /// # Errors
 /// It is not an event of version 1.0.
 pub fn parse_event(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
-    cloud_event::structured(item.get().as_bytes(), depth_limit)
+    cloud_event::parse_structured(item.get().as_bytes(), depth_limit)
 }
 
 /// A string is text, unless it is said to be JSON; anything else is JSON.
-fn of_json<'a>(
+fn body_from_json<'a>(
     data: &'a RawValue,
     content_type: Option<&str>,
 ) -> Result<(Cow<'a, [u8]>, Option<&'static str>), MessageError> {
     let is_string = data.get().starts_with('"');
     match content_type {
         Some(content_type) if is_json(content_type) => Ok((Cow::Borrowed(data.get().as_bytes()), None)),
-        _ if is_string => Ok((Cow::Owned(text(data)?.into_bytes()), None)),
+        _ if is_string => Ok((Cow::Owned(parse_text(data)?.into_bytes()), None)),
         Some(_) => Err(MessageError::invalid("data must be a string, unless content_type is JSON")),
         None => Ok((Cow::Borrowed(data.get().as_bytes()), Some("application/json"))),
     }
 }
 
-fn text(value: &RawValue) -> Result<String, MessageError> {
+fn parse_text(value: &RawValue) -> Result<String, MessageError> {
     serde_json::from_str(value.get())
         .map_err(|_| MessageError::invalid("content_type, data_base64 and data as text must be strings"))
 }

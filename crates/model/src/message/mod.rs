@@ -21,13 +21,13 @@ mod stored;
 use std::borrow::Cow;
 
 pub use position::Position;
-pub use resume::Resume;
-pub use stored::{Stored, plain_to_json};
+pub use resume::ResumeToken;
+pub use stored::{StoredMessage, plain_to_json};
 
 /// Longest content type that is kept with a message, in bytes.
-pub const LONGEST_CONTENT_TYPE: usize = 255;
+pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
 /// Longest context attributes of a `CloudEvent` that are kept with a message, in bytes of JSON.
-pub const LONGEST_ATTRIBUTES: usize = 16_384;
+pub const MAX_ATTRIBUTES_BYTES: usize = 16_384;
 
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,12 +76,12 @@ impl MessageError {
 /// # Errors
 /// It is empty, too long or not printable ASCII.
 pub fn check_content_type(text: &str) -> Result<(), MessageError> {
-    let is_fit = (1..=LONGEST_CONTENT_TYPE).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    let is_fit = (1..=MAX_CONTENT_TYPE_BYTES).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
     if is_fit {
         return Ok(());
     }
     Err(MessageError::invalid(format!(
-        "Content-Type must have at most {LONGEST_CONTENT_TYPE} characters, and these printable ASCII"
+        "Content-Type must have at most {MAX_CONTENT_TYPE_BYTES} characters, and these printable ASCII"
     )))
 }
 

@@ -15,11 +15,11 @@ const DEPTH_LIMIT: usize = 64;
 
 /// A message with its place in the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredMessage {
     /// Where it is; also its id.
     pub position: Position,
     /// When it was published, in milliseconds.
-    pub at: Millis,
+    pub published_at: Millis,
     /// What it is, if that was said.
     pub content_type: Option<String>,
     /// The context attributes of a `CloudEvent`: a JSON object.
@@ -28,7 +28,7 @@ pub struct Stored {
     pub body: Vec<u8>,
 }
 
-impl Stored {
+impl StoredMessage {
     /// Reads what `publish.lua` sends to gateways: a line of numbers, then content type, attributes and body.
     #[must_use]
     pub fn from_frame(frame: &[u8]) -> Option<Self> {
@@ -42,7 +42,7 @@ impl Stored {
         let (attributes, body) = rest.split_at_checked(of_attributes)?;
         let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty());
         let (content_type, attributes) = (text(content_type), text(attributes));
-        Some(Self { position, at, content_type, attributes, body: body.to_vec() })
+        Some(Self { position, published_at: at, content_type, attributes, body: body.to_vec() })
     }
 
     /// The message as clients see it, on one line.
@@ -51,9 +51,9 @@ impl Stored {
         let mut json = ObjectWriter::with_capacity(self.body.len() + 256);
         json.text("id", &self.position.to_string())
             .text("channel", channel.as_str())
-            .text("time", &time::format(self.at));
-        show(&mut json, self.content_type.as_deref(), self.attributes.as_deref(), &self.body);
-        on_one_line(json.finish())
+            .text("time", &time::format(self.published_at));
+        write_content(&mut json, self.content_type.as_deref(), self.attributes.as_deref(), &self.body);
+        join_lines(json.finish())
     }
 }
 
@@ -62,11 +62,11 @@ impl Stored {
 pub fn plain_to_json(channel: &ChannelName, body: &[u8], at: Millis) -> String {
     let mut json = ObjectWriter::with_capacity(body.len() + 128);
     json.raw("id", "null").text("channel", channel.as_str()).text("time", &time::format(at));
-    show(&mut json, None, None, body);
-    on_one_line(json.finish())
+    write_content(&mut json, None, None, body);
+    join_lines(json.finish())
 }
 
-fn show(json: &mut ObjectWriter, content_type: Option<&str>, attributes: Option<&str>, body: &[u8]) {
+fn write_content(json: &mut ObjectWriter, content_type: Option<&str>, attributes: Option<&str>, body: &[u8]) {
     if let Some(content_type) = content_type {
         json.text("content_type", content_type);
     }
@@ -84,7 +84,7 @@ fn show(json: &mut ObjectWriter, content_type: Option<&str>, attributes: Option<
 }
 
 /// Ends of lines in JSON are space between its parts, but in an event stream the end of a field.
-fn on_one_line(json: String) -> String {
+fn join_lines(json: String) -> String {
     if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], " ") } else { json }
 }
 
@@ -92,10 +92,10 @@ fn on_one_line(json: String) -> String {
 mod tests {
     use super::*;
 
-    fn stored(content_type: Option<&str>, body: &[u8]) -> Stored {
-        Stored {
+    fn stored(content_type: Option<&str>, body: &[u8]) -> StoredMessage {
+        StoredMessage {
             position: Position { epoch: 5, sequence: 1 },
-            at: 1_000,
+            published_at: 1_000,
             content_type: content_type.map(ToOwned::to_owned),
             attributes: None,
             body: body.to_vec(),
@@ -118,20 +118,20 @@ mod tests {
         }
         let deep = [b"[".repeat(65), b"]".repeat(65)].concat();
         assert!(stored(json, &deep).to_json(&channel).contains(r#""data":"[["#));
-        let odd = Stored { attributes: Some("}".to_owned()), ..stored(None, b"") };
+        let odd = StoredMessage { attributes: Some("}".to_owned()), ..stored(None, b"") };
         assert!(!odd.to_json(&channel).contains("attributes"));
     }
 
     #[test]
     fn a_frame_reads_back_and_one_that_is_cut_off_is_none() {
         let frame = b"5-1 1000 3 2\na/b{}\n\x00";
-        let message = Stored::from_frame(frame).expect("a message");
-        let expected = Stored { attributes: Some("{}".to_owned()), ..stored(Some("a/b"), b"\n\x00") };
+        let message = StoredMessage::from_frame(frame).expect("a message");
+        let expected = StoredMessage { attributes: Some("{}".to_owned()), ..stored(Some("a/b"), b"\n\x00") };
         assert_eq!(message, expected);
         for bad in
             [&b""[..], b"\n", b"5-1 1000 3 2\na/b", b"5-1 1000 99999999999999999999 0\n", b"x 1 0 0\n", b"5-1 1 0\n"]
         {
-            assert_eq!(Stored::from_frame(bad), None);
+            assert_eq!(StoredMessage::from_frame(bad), None);
         }
     }
 }

@@ -6,40 +6,40 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
-use crate::message::{Stored, cloud_event, essence, is_json};
+use crate::message::{StoredMessage, cloud_event, essence, is_json};
 use common::{json, name::quoted};
 
 /// Conditions of one filter.
-const MOST_CONDITIONS: usize = 32;
+const MAX_CONDITIONS: usize = 32;
 /// Values that one condition may name.
-const MOST_VALUES: usize = 100;
+const MAX_VALUES: usize = 100;
 /// Characters of an attribute's name, of a pointer, and of a text to compare with.
-const LONGEST_TEXT: usize = 256;
+const MAX_TEXT_CHARS: usize = 256;
 /// Data that is nested deeper fits no condition on it.
 const DEPTH_LIMIT: usize = 64;
 
 /// Which messages are wanted. The empty one wants all.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Filter {
+pub struct MessageFilter {
     /// By the name of an attribute. A message that is no event has none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    attributes: BTreeMap<String, Condition>,
+    attributes: BTreeMap<String, FilterCondition>,
     /// By JSON pointer (RFC 6901) into the data; of an event in structured mode that is its `data`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    data: BTreeMap<String, Condition>,
+    data: BTreeMap<String, FilterCondition>,
 }
 
 /// What a value must be. A value that is not there fits nothing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-enum Condition {
+enum FilterCondition {
     Equals(Value),
     Prefix { prefix: String },
     AnyOf { any_of: Vec<Value> },
 }
 
-impl<'de> Deserialize<'de> for Condition {
+impl<'de> Deserialize<'de> for FilterCondition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let allowed = "a string, a number, true, false or null, {\"prefix\": \"...\"} or {\"any_of\": [...]}";
         let value = Value::deserialize(deserializer)?;
@@ -65,8 +65,8 @@ fn is_scalar(value: &Value) -> bool {
     !value.is_array() && !value.is_object()
 }
 
-impl Condition {
-    fn fits(&self, value: &Value) -> bool {
+impl FilterCondition {
+    fn matches(&self, value: &Value) -> bool {
         match self {
             Self::Equals(wanted) => is_equal(wanted, value),
             Self::Prefix { prefix } => value.as_str().is_some_and(|text| text.starts_with(prefix)),
@@ -85,9 +85,9 @@ impl Condition {
     /// The text says what is allowed.
     fn check(&self) -> Result<(), String> {
         if let Self::AnyOf { any_of } = self
-            && !(1..=MOST_VALUES).contains(&any_of.len())
+            && !(1..=MAX_VALUES).contains(&any_of.len())
         {
-            return Err(format!("any_of must have 1 to {MOST_VALUES} values, got {}", any_of.len()));
+            return Err(format!("any_of must have 1 to {MAX_VALUES} values, got {}", any_of.len()));
         }
         let prefix = if let Self::Prefix { prefix } = self { Some(prefix.as_str()) } else { None };
         let mut texts = self.values().into_iter().filter_map(Value::as_str).chain(prefix);
@@ -104,13 +104,13 @@ fn is_equal(wanted: &Value, value: &Value) -> bool {
 }
 
 fn check_text(text: &str) -> Result<(), String> {
-    if text.chars().count() <= LONGEST_TEXT {
+    if text.chars().count() <= MAX_TEXT_CHARS {
         return Ok(());
     }
-    Err(format!("names and texts of a filter must have at most {LONGEST_TEXT} characters, unlike {}", quoted(text)))
+    Err(format!("names and texts of a filter must have at most {MAX_TEXT_CHARS} characters, unlike {}", quoted(text)))
 }
 
-impl Filter {
+impl MessageFilter {
     /// Whether it wants everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -123,8 +123,8 @@ impl Filter {
     /// Too many conditions or values, a pointer that is none, a text that is too long.
     pub fn check(&self) -> Result<(), String> {
         let count = self.attributes.len() + self.data.len();
-        if count > MOST_CONDITIONS {
-            return Err(format!("a filter must have at most {MOST_CONDITIONS} conditions, got {count}"));
+        if count > MAX_CONDITIONS {
+            return Err(format!("a filter must have at most {MAX_CONDITIONS} conditions, got {count}"));
         }
         for (name, condition) in self.attributes.iter().chain(&self.data) {
             check_text(name)?;
@@ -150,21 +150,23 @@ impl Filter {
 
     /// Whether it wants a message.
     #[must_use]
-    pub fn fits(&self, message: &Stored) -> bool {
-        self.fits_attributes(message) && self.fits_data(message)
+    pub fn matches(&self, message: &StoredMessage) -> bool {
+        self.matches_attributes(message) && self.matches_data(message)
     }
 
-    fn fits_attributes(&self, message: &Stored) -> bool {
+    fn matches_attributes(&self, message: &StoredMessage) -> bool {
         if self.attributes.is_empty() {
             return true;
         }
         let attributes: Option<Value> =
             message.attributes.as_deref().and_then(|text| json::parse(text.as_bytes(), DEPTH_LIMIT).ok());
         let Some(Value::Object(attributes)) = attributes else { return false };
-        self.attributes.iter().all(|(name, condition)| attributes.get(name).is_some_and(|value| condition.fits(value)))
+        self.attributes
+            .iter()
+            .all(|(name, condition)| attributes.get(name).is_some_and(|value| condition.matches(value)))
     }
 
-    fn fits_data(&self, message: &Stored) -> bool {
+    fn matches_data(&self, message: &StoredMessage) -> bool {
         if self.data.is_empty() {
             return true;
         }
@@ -174,10 +176,11 @@ impl Filter {
             return false;
         }
         let Ok(body) = json::parse::<Value>(&message.body, DEPTH_LIMIT) else { return false };
-        let is_event = content_type.is_some_and(|content_type| essence(content_type) == cloud_event::STRUCTURED);
+        let is_event =
+            content_type.is_some_and(|content_type| essence(content_type) == cloud_event::STRUCTURED_MEDIA_TYPE);
         let data = if is_event { body.get("data") } else { Some(&body) };
         let Some(data) = data else { return false };
-        self.data.iter().all(|(pointer, condition)| data.pointer(pointer).is_some_and(|value| condition.fits(value)))
+        self.data.iter().all(|(pointer, condition)| data.pointer(pointer).is_some_and(|value| condition.matches(value)))
     }
 }
 
@@ -186,18 +189,18 @@ mod tests {
     use super::*;
     use crate::message::Position;
 
-    fn message(content_type: Option<&str>, attributes: Option<&str>, body: &str) -> Stored {
-        Stored {
+    fn message(content_type: Option<&str>, attributes: Option<&str>, body: &str) -> StoredMessage {
+        StoredMessage {
             position: Position { epoch: 1, sequence: 0 },
-            at: 0,
+            published_at: 0,
             content_type: content_type.map(ToOwned::to_owned),
             attributes: attributes.map(ToOwned::to_owned),
             body: body.as_bytes().to_vec(),
         }
     }
 
-    fn filter(json: &str) -> Filter {
-        let filter: Filter = serde_json::from_str(json).expect(json);
+    fn filter(json: &str) -> MessageFilter {
+        let filter: MessageFilter = serde_json::from_str(json).expect(json);
         filter.check().expect(json);
         filter
     }
@@ -216,10 +219,10 @@ mod tests {
             (r#"{"n":"5"}"#, false),
             (r#"{"missing":null}"#, false),
         ] {
-            assert_eq!(filter(&format!(r#"{{"attributes":{conditions}}}"#)).fits(&event), fits, "{conditions}");
+            assert_eq!(filter(&format!(r#"{{"attributes":{conditions}}}"#)).matches(&event), fits, "{conditions}");
         }
-        assert!(!filter(r#"{"attributes":{"type":"x"}}"#).fits(&message(None, None, "{}")), "it is no event");
-        assert!(Filter::default().fits(&message(None, None, "\u{0}")));
+        assert!(!filter(r#"{"attributes":{"type":"x"}}"#).matches(&message(None, None, "{}")), "it is no event");
+        assert!(MessageFilter::default().matches(&message(None, None, "\u{0}")));
     }
 
     #[test]
@@ -237,23 +240,23 @@ mod tests {
             (r#"{"/none":null}"#, false),
         ] {
             let filter = filter(&format!(r#"{{"data":{conditions}}}"#));
-            assert_eq!(filter.fits(&message(Some("application/json"), None, json)), fits, "{conditions}");
-            assert_eq!(filter.fits(&message(None, None, json)), fits, "{conditions}, not said to be JSON");
-            assert!(!filter.fits(&message(Some("text/plain"), None, json)), "{conditions}, said to be text");
+            assert_eq!(filter.matches(&message(Some("application/json"), None, json)), fits, "{conditions}");
+            assert_eq!(filter.matches(&message(None, None, json)), fits, "{conditions}, not said to be JSON");
+            assert!(!filter.matches(&message(Some("text/plain"), None, json)), "{conditions}, said to be text");
             let event = format!(r#"{{"specversion":"1.0","data":{json}}}"#);
-            let event = message(Some(cloud_event::STRUCTURED), None, &event);
-            assert_eq!(filter.fits(&event), fits, "{conditions}, in an event");
+            let event = message(Some(cloud_event::STRUCTURED_MEDIA_TYPE), None, &event);
+            assert_eq!(filter.matches(&event), fits, "{conditions}, in an event");
         }
         for odd in ["", "{", "[1", "\u{1}", &"[".repeat(200)] {
-            assert!(!filter(r#"{"data":{"/a":1}}"#).fits(&message(None, None, odd)), "{odd}");
+            assert!(!filter(r#"{"data":{"/a":1}}"#).matches(&message(None, None, odd)), "{odd}");
         }
     }
 
     #[test]
     fn large_integers_are_not_confused() {
         let filter = filter(r#"{"data":{"/id":9007199254740993}}"#);
-        assert!(filter.fits(&message(None, None, r#"{"id":9007199254740993}"#)));
-        assert!(!filter.fits(&message(None, None, r#"{"id":9007199254740992}"#)));
+        assert!(filter.matches(&message(None, None, r#"{"id":9007199254740993}"#)));
+        assert!(!filter.matches(&message(None, None, r#"{"id":9007199254740992}"#)));
     }
 
     #[test]
@@ -270,17 +273,17 @@ mod tests {
             (r#"{"data":{"order.id":7}}"#, "JSON pointers"),
             (r#"{"data":{"/a~2":7}}"#, "JSON pointers"),
         ] {
-            let refused = match serde_json::from_str::<Filter>(json) {
+            let refused = match serde_json::from_str::<MessageFilter>(json) {
                 Err(error) => error.to_string(),
                 Ok(filter) => filter.check().expect_err(json),
             };
             assert!(refused.contains(said), "{json}: {refused}");
         }
         let long = format!(r#"{{"data":{{"/a":"{}"}}}}"#, "x".repeat(257));
-        let long: Filter = serde_json::from_str(&long).expect("JSON");
+        let long: MessageFilter = serde_json::from_str(&long).expect("JSON");
         assert!(long.check().expect_err("long").contains("at most 256 characters"));
         let many: BTreeMap<String, u8> = (0..33).map(|n| (format!("/{n}"), 1)).collect();
-        let many: Filter = serde_json::from_value(serde_json::json!({ "data": many })).expect("JSON");
+        let many: MessageFilter = serde_json::from_value(serde_json::json!({ "data": many })).expect("JSON");
         assert!(many.check().expect_err("many").contains("at most 32 conditions"));
     }
 

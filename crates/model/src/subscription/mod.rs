@@ -18,13 +18,13 @@ mod target_spec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-pub use filter::Filter;
-pub use redelivery::{JOB_TYPE, Redelivery};
-pub use request::{Refused, Request, Start};
-pub use selection::{MOST_SELECTED, Selection};
-pub use target::{HttpTarget, MAX_SECRETS, PLACEHOLDERS, QueueTarget, Target};
+pub use filter::MessageFilter;
+pub use redelivery::{REDELIVERY_JOB_TYPE, Redelivery};
+pub use request::{SubscriptionRequestError, SubscriptionStart, SubscriptionRequest};
+pub use selection::{ChannelSelection, MAX_SELECTED_CHANNELS};
+pub use target::{HttpTarget, MAX_SECRETS, PLACEHOLDERS, QueueTarget, SubscriptionTarget};
 
-use crate::{job::Policy, message::Position};
+use crate::{job::RetryPolicy, message::Position};
 use common::{
     name::{QueueName, SubscriptionName},
     time::{self, Millis},
@@ -33,7 +33,7 @@ use common::{
 /// Who gets a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum DeliveryMode {
     /// One of the workers, whichever takes it.
     #[default]
     Shared,
@@ -44,7 +44,7 @@ pub enum Mode {
 /// What holds of two messages of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ordering {
+pub enum DeliveryOrdering {
     /// Nothing: they are delivered side by side.
     #[default]
     None,
@@ -55,7 +55,7 @@ pub enum Ordering {
 /// Whether messages are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum SubscriptionState {
     /// They are.
     #[default]
     Active,
@@ -68,7 +68,7 @@ pub enum State {
 /// Where a channel begins that the subscription has not read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Begin {
+pub enum NewChannelStart {
     /// With everything that is kept.
     Earliest,
     /// With what is published from now on; this is now, on Redis's clock.
@@ -88,16 +88,16 @@ pub struct Subscription {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Which channels.
-    pub channels: Selection,
+    pub channels: ChannelSelection,
     /// Who gets a message.
-    pub mode: Mode,
+    pub mode: DeliveryMode,
     /// Where messages go.
-    pub deliver: Target,
+    pub deliver: SubscriptionTarget,
     /// Which messages.
-    #[serde(default, skip_serializing_if = "Filter::is_empty")]
-    pub filter: Filter,
+    #[serde(default, skip_serializing_if = "MessageFilter::is_empty")]
+    pub filter: MessageFilter,
     /// In which order.
-    pub ordering: Ordering,
+    pub ordering: DeliveryOrdering,
     /// Longest delivery, and how long a worker that has a message may be silent.
     pub ack_deadline_ms: u64,
     /// Messages that one worker delivers at a time.
@@ -105,12 +105,12 @@ pub struct Subscription {
     /// The retry policy, as it was given.
     pub retry: Box<RawValue>,
     /// Whether messages are delivered.
-    pub state: State,
+    pub state: SubscriptionState,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Where channels begin.
-    pub begin: Begin,
+    pub begin: NewChannelStart,
     /// Grows whenever it is told where to go on.
     pub generation: u64,
     /// When it was made, in milliseconds.
@@ -134,8 +134,8 @@ impl Subscription {
 
     /// The policy by which failed deliveries are tried again.
     #[must_use]
-    pub fn policy(&self) -> Policy {
-        Policy::parse(&self.retry).unwrap_or_default()
+    pub fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy::parse(&self.retry).unwrap_or_default()
     }
 
     /// The subscription as clients see it, as JSON; what is secret in it is not shown.

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use super::{QueueTarget, Subscription};
 use crate::{
-    job::{Failure, NewJob, RequestError},
-    message::{Position, Stored},
+    job::{AttemptError, NewJob, RequestError},
+    message::{Position, StoredMessage},
 };
 use common::{
     id::JobId,
@@ -17,7 +17,7 @@ use common::{
 };
 
 /// The type of the jobs that failed deliveries become.
-pub const JOB_TYPE: &str = "message.deliver";
+pub const REDELIVERY_JOB_TYPE: &str = "message.deliver";
 
 /// A message on its way through the job engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +25,13 @@ pub struct Redelivery {
     /// Where it was published.
     pub channel: ChannelName,
     /// The message, byte for byte.
-    pub message: Stored,
+    pub message: StoredMessage,
     /// There is no use in another attempt.
-    pub is_hopeless: bool,
+    pub is_permanent_failure: bool,
 }
 
 #[derive(Deserialize)]
-struct Written<'a> {
+struct RedeliveryArgs<'a> {
     channel: ChannelName,
     id: String,
     published_ms: Millis,
@@ -50,23 +50,23 @@ impl Redelivery {
     ///
     /// # Errors
     /// It is too large for a job.
-    pub fn job(
+    pub fn to_job(
         &self,
         subscription: &Subscription,
         start_at: Millis,
-        failures: Vec<Failure>,
+        failures: Vec<AttemptError>,
         now: Millis,
     ) -> Result<NewJob, RequestError> {
         let mut options = ObjectWriter::default();
         options.text("queue", subscription.queue().as_str()).raw("retry", subscription.retry.get());
         let mut job = ObjectWriter::with_capacity(self.message.body.len() + 512);
-        job.text("type", JOB_TYPE).raw("args", &format!("[{}]", self.to_json(&subscription.name)));
+        job.text("type", REDELIVERY_JOB_TYPE).raw("args", &format!("[{}]", self.to_json(&subscription.name)));
         job.raw("options", &options.finish());
-        let mut new = parsed(&job.finish(), now)?;
+        let mut new = parse_job(&job.finish(), now)?;
         // A message that comes again after a seek, or for another subscription of that name, is another delivery: the end of
         // the job before must not stand in its way
         let by = format!("{} {}", subscription.name, subscription.generation);
-        new.id = Some(job_id(&by, &subscription.queue(), &self.channel, &self.message));
+        new.id = Some(message_job_id(&by, &subscription.queue(), &self.channel, &self.message));
         new.start_at = Some(start_at);
         new.failures = failures;
         Ok(new)
@@ -76,8 +76,8 @@ impl Redelivery {
         let message = &self.message;
         let mut json = ObjectWriter::with_capacity(message.body.len() + 256);
         json.text("subscription", subscription.as_str()).text("channel", self.channel.as_str());
-        json.text("id", &message.position.to_string()).text("time", &time::format(message.at));
-        json.number("published_ms", message.at);
+        json.text("id", &message.position.to_string()).text("time", &time::format(message.published_at));
+        json.number("published_ms", message.published_at);
         if let Some(content_type) = &message.content_type {
             json.text("content_type", content_type);
         }
@@ -90,7 +90,7 @@ impl Redelivery {
             Ok(text) if !text.contains(|c: char| c.is_control() && !"\n\r\t".contains(c)) => json.text("body", text),
             _ => json.text("body_base64", &BASE64_STANDARD.encode(&message.body)),
         };
-        if self.is_hopeless {
+        if self.is_permanent_failure {
             json.raw("give_up", "true");
         }
         json.finish()
@@ -99,21 +99,21 @@ impl Redelivery {
     /// Reads the arguments of such a job; none if they are of something else.
     #[must_use]
     pub fn from_args(args: &RawValue) -> Option<Self> {
-        let [written]: [Written; 1] = serde_json::from_str(args.get()).ok()?;
+        let [written]: [RedeliveryArgs; 1] = serde_json::from_str(args.get()).ok()?;
         let position: Position = written.id.parse().ok()?;
         let body = match (written.body, written.body_base64) {
             (Some(text), None) => text.into_bytes(),
             (None, Some(base64)) => BASE64_STANDARD.decode(base64).ok()?,
             _ => return None,
         };
-        let message = Stored {
+        let message = StoredMessage {
             position,
-            at: written.published_ms,
+            published_at: written.published_ms,
             content_type: written.content_type,
             attributes: written.attributes.map(|raw| raw.get().to_owned()),
             body,
         };
-        Some(Self { channel: written.channel, message, is_hopeless: written.give_up })
+        Some(Self { channel: written.channel, message, is_permanent_failure: written.give_up })
     }
 }
 
@@ -122,20 +122,20 @@ impl QueueTarget {
     ///
     /// # Errors
     /// It is too large for a job.
-    pub fn job(
+    pub fn to_job(
         &self,
         subscription: &SubscriptionName,
         channel: &ChannelName,
-        message: &Stored,
+        message: &StoredMessage,
         now: Millis,
     ) -> Result<NewJob, RequestError> {
-        let mut new = parsed(&self.request(&message.to_json(channel)), now)?;
-        new.id = Some(job_id(subscription.as_str(), &self.queue, channel, message));
+        let mut new = parse_job(&self.enqueue_request(&message.to_json(channel)), now)?;
+        new.id = Some(message_job_id(subscription.as_str(), &self.queue, channel, message));
         Ok(new)
     }
 
     /// The enqueue request for a message as JSON.
-    pub(super) fn request(&self, message: &str) -> String {
+    pub(super) fn enqueue_request(&self, message: &str) -> String {
         let mut options = ObjectWriter::default();
         options.text("queue", self.queue.as_str());
         if let Some(given) = &self.options {
@@ -147,15 +147,15 @@ impl QueueTarget {
     }
 }
 
-fn parsed(request: &str, now: Millis) -> Result<NewJob, RequestError> {
+fn parse_job(request: &str, now: Millis) -> Result<NewJob, RequestError> {
     let members: Object = serde_json::from_str(request).map_err(|error| RequestError::Invalid(error.to_string()))?;
     NewJob::parse(&members, now)
 }
 
 /// The id of the job that a message of a channel becomes.
-fn job_id(by: &str, queue: &QueueName, channel: &ChannelName, message: &Stored) -> JobId {
+fn message_job_id(by: &str, queue: &QueueName, channel: &ChannelName, message: &StoredMessage) -> JobId {
     let purpose = format!("subscription {by} {channel} {}", message.position);
-    JobId::for_purpose(u64::try_from(message.at).unwrap_or_default(), queue, &purpose)
+    JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), queue, &purpose)
 }
 
 #[cfg(test)]
@@ -163,17 +163,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::subscription::Request;
+    use crate::subscription::SubscriptionRequest;
 
     fn subscription() -> Subscription {
         let json = br#"{"channels":["c"],"deliver":{"log":{}}}"#;
-        Request::parse(json, 8, 0)
+        SubscriptionRequest::parse(json, 8, 0)
             .and_then(|request| request.apply("s".parse().expect("a name"), None, 0))
             .expect("one")
     }
 
-    fn failure() -> Failure {
-        Failure::new("push_timeout", "push_timeout", "no answer", 1, 0)
+    fn failure() -> AttemptError {
+        AttemptError::new("push_timeout", "push_timeout", "no answer", 1, 0)
     }
 
     proptest! {
@@ -181,17 +181,17 @@ mod tests {
         fn a_message_comes_back_byte_for_byte(
             body: Vec<u8>, content_type in proptest::option::of("[ -~]{1,20}"), is_hopeless: bool, is_event: bool,
         ) {
-            let message = Stored {
+            let message = StoredMessage {
                 position: Position { epoch: 5, sequence: 6 },
-                at: 7,
+                published_at: 7,
                 content_type,
                 attributes: is_event.then(|| r#"{"type":"a","n":1}"#.to_owned()),
                 body,
             };
-            let sent = Redelivery { channel: "c".parse().expect("a name"), message, is_hopeless };
-            let job = sent.job(&subscription(), 9_000, vec![failure()], 8).expect("a job");
+            let sent = Redelivery { channel: "c".parse().expect("a name"), message, is_permanent_failure: is_hopeless };
+            let job = sent.to_job(&subscription(), 9_000, vec![failure()], 8).expect("a job");
             prop_assert_eq!((job.queue.as_str(), job.start_at), ("sub.s", Some(9_000)));
-            let parts = job.envelope.parts().expect("an envelope");
+            let parts = job.envelope.fields().expect("an envelope");
             let args = parts.args;
             prop_assert_eq!(Redelivery::from_args(args), Some(sent));
         }
@@ -199,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_message_becomes_one_job_however_often() {
-        let message = |sequence| Stored {
+        let message = |sequence| StoredMessage {
             position: Position { epoch: 5, sequence },
-            at: 7,
+            published_at: 7,
             content_type: None,
             attributes: None,
             body: b"x".to_vec(),
@@ -213,7 +213,7 @@ mod tests {
                 options: None,
             };
             let channel = channel.parse().expect("a name");
-            target.job(&"s".parse().expect("a name"), &channel, &message(sequence), 9).expect("a job")
+            target.to_job(&"s".parse().expect("a name"), &channel, &message(sequence), 9).expect("a job")
         };
         assert_eq!(job("c", 1).id, job("c", 1).id);
         assert_ne!(job("c", 1).id, job("c", 2).id);

@@ -3,8 +3,11 @@
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{Begin, Filter, Mode, Ordering, Selection, State, Subscription, target_spec::WrittenTarget};
-use crate::{job::Policy, message::Position};
+use super::{
+    ChannelSelection, DeliveryOrdering, MessageFilter, DeliveryMode, NewChannelStart, SubscriptionState, Subscription,
+    target_spec::TargetSpec,
+};
+use crate::{job::RetryPolicy, message::Position};
 use common::{
     json::{self, Object, ObjectWriter},
     name::{SubscriptionName, quoted},
@@ -12,12 +15,12 @@ use common::{
 };
 
 /// Bounds of `ack_deadline_ms`.
-const ACK_DEADLINES_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
+const ACK_DEADLINE_RANGE_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 const DEFAULT_ACK_DEADLINE_MS: u64 = 30_000;
 /// Bounds of `max_in_flight` and of an endpoint's `concurrency`.
-pub(super) const AT_ONCE: std::ops::RangeInclusive<u64> = 1..=1_000;
+pub(super) const CONCURRENCY_RANGE: std::ops::RangeInclusive<u64> = 1..=1_000;
 const DEFAULT_IN_FLIGHT: u64 = 64;
-const LONGEST_DESCRIPTION: usize = 1_000;
+const MAX_DESCRIPTION_CHARS: usize = 1_000;
 /// 5 s, 20 s, 80 s, ... up to ten hours: some 30 hours in all.
 const DEFAULT_RETRY: &str = concat!(
     r#"{"max_attempts":10,"initial_interval":"PT5S","backoff_coefficient":4.0,"max_interval":"PT10H","#,
@@ -26,22 +29,22 @@ const DEFAULT_RETRY: &str = concat!(
 
 /// A request that is refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum SubscriptionRequestError {
     /// A member is missing or wrong; the text names it and says what is allowed.
     #[error("{0}")]
     Invalid(String),
     /// It would change what cannot be changed.
     #[error("{0} cannot be changed: delete the subscription and make another")]
-    Fixed(&'static str),
+    Immutable(&'static str),
 }
 
-pub(super) fn invalid(message: impl Into<String>) -> Refused {
-    Refused::Invalid(message.into())
+pub(super) fn invalid(message: impl Into<String>) -> SubscriptionRequestError {
+    SubscriptionRequestError::Invalid(message.into())
 }
 
 /// Where a subscription begins, or goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Start {
+pub enum SubscriptionStart {
     /// With what is published from now on.
     #[default]
     New,
@@ -53,7 +56,7 @@ pub enum Start {
     Since(Millis),
 }
 
-impl Start {
+impl SubscriptionStart {
     /// Reads `new`, `earliest`, the id of a message or a time.
     ///
     /// # Errors
@@ -76,24 +79,24 @@ impl Start {
 
     /// Where channels begin that are not there yet, or were lost.
     #[must_use]
-    pub fn begin(self, now: Millis) -> Begin {
+    pub fn resolve(self, now: Millis) -> NewChannelStart {
         match self {
-            Self::New => Begin::Now(now),
-            Self::Earliest => Begin::Earliest,
-            Self::After(position) => Begin::After(position),
-            Self::Since(at) => Begin::Since(at),
+            Self::New => NewChannelStart::Now(now),
+            Self::Earliest => NewChannelStart::Earliest,
+            Self::After(position) => NewChannelStart::After(position),
+            Self::Since(at) => NewChannelStart::Since(at),
         }
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
-    channels: Selection,
+struct SubscriptionSpec {
+    channels: ChannelSelection,
     deliver: Box<RawValue>,
-    mode: Option<Mode>,
+    mode: Option<DeliveryMode>,
     filter: Option<Box<RawValue>>,
-    ordering: Option<Ordering>,
+    ordering: Option<DeliveryOrdering>,
     ack_deadline_ms: Option<u64>,
     max_in_flight: Option<u64>,
     start: Option<String>,
@@ -117,53 +120,53 @@ struct Written {
 }
 
 /// A request that may be carried out.
-pub struct Request {
-    written: Written,
-    filter: Filter,
-    deliver: WrittenTarget,
-    start: Option<Start>,
+pub struct SubscriptionRequest {
+    spec: SubscriptionSpec,
+    filter: MessageFilter,
+    target_spec: TargetSpec,
+    start: Option<SubscriptionStart>,
 }
 
-impl Request {
+impl SubscriptionRequest {
     /// Checks a request body. `now` is the time that relative times count from.
     ///
     /// # Errors
     /// The first member that is missing or wrong.
-    pub fn parse(body: &[u8], depth_limit: usize, now: Millis) -> Result<Self, Refused> {
-        let json::Unrepeated = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
+    pub fn parse(body: &[u8], depth_limit: usize, now: Millis) -> Result<Self, SubscriptionRequestError> {
+        let json::NoDuplicateMembers = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(invalid("a subscription must be a JSON object"));
         }
-        let written: Written = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
-        let deliver = WrittenTarget::parse(&written.deliver)?;
-        let filter = written.filter.as_deref().map(read_filter).transpose()?.unwrap_or_default();
+        let written: SubscriptionSpec = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
+        let deliver = TargetSpec::parse(&written.deliver)?;
+        let filter = written.filter.as_deref().map(parse_filter).transpose()?.unwrap_or_default();
         if let Some(retry) = &written.retry {
-            Policy::parse(retry).map_err(|error| invalid(error.to_string()))?;
+            RetryPolicy::parse(retry).map_err(|error| invalid(error.to_string()))?;
         }
-        if written.description.as_ref().is_some_and(|text| text.chars().count() > LONGEST_DESCRIPTION) {
-            return Err(invalid(format!("description must have at most {LONGEST_DESCRIPTION} characters")));
+        if written.description.as_ref().is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
+            return Err(invalid(format!("description must have at most {MAX_DESCRIPTION_CHARS} characters")));
         }
-        let start = written.start.as_deref().map(|text| Start::parse(text, now)).transpose();
+        let start = written.start.as_deref().map(|text| SubscriptionStart::parse(text, now)).transpose();
         let start = start.map_err(|problem| invalid(format!("start {problem}")))?;
         check_start(start, &written.channels)?;
-        if written.mode == Some(Mode::Broadcast) && written.ordering == Some(Ordering::Channel) {
+        if written.mode == Some(DeliveryMode::Broadcast) && written.ordering == Some(DeliveryOrdering::Channel) {
             return Err(invalid(
                 "ordering channel goes with mode shared: a broadcast is in order at each worker already",
             ));
         }
-        Ok(Self { written, filter, deliver, start })
+        Ok(Self { spec: written, filter, target_spec: deliver, start })
     }
 
     /// Where it is to begin if it is new.
     #[must_use]
-    pub fn start(&self) -> Start {
+    pub fn start(&self) -> SubscriptionStart {
         self.start.unwrap_or_default()
     }
 
     /// Whether Galley makes a secret for it, which its owner has to be told.
     #[must_use]
     pub fn needs_secret(&self, before: Option<&Subscription>) -> bool {
-        self.deliver.needs_secret(before.map(|before| &before.deliver))
+        self.target_spec.needs_secret(before.map(|before| &before.deliver))
     }
 
     /// The subscription that it makes of the one that was there. One that is there goes on where it is, as it is, and keeps
@@ -176,19 +179,20 @@ impl Request {
         name: SubscriptionName,
         before: Option<&Subscription>,
         now: Millis,
-    ) -> Result<Subscription, Refused> {
+    ) -> Result<Subscription, SubscriptionRequestError> {
         let start = self.start();
-        let Self { written, filter, deliver, .. } = self;
+        let Self { spec: written, filter, target_spec: deliver, .. } = self;
         let (mode, ordering) = (written.mode.unwrap_or_default(), written.ordering.unwrap_or_default());
         if before.is_some_and(|before| before.mode != mode) {
-            return Err(Refused::Fixed("mode"));
+            return Err(SubscriptionRequestError::Immutable("mode"));
         }
         if before.is_some_and(|before| before.ordering != ordering) {
-            return Err(Refused::Fixed("ordering"));
+            return Err(SubscriptionRequestError::Immutable("ordering"));
         }
         let ack_deadline_ms = written.ack_deadline_ms.unwrap_or(DEFAULT_ACK_DEADLINE_MS);
-        within("ack_deadline_ms", ack_deadline_ms, &ACK_DEADLINES_MS)?;
-        let max_in_flight = within("max_in_flight", written.max_in_flight.unwrap_or(DEFAULT_IN_FLIGHT), &AT_ONCE)?;
+        check_range("ack_deadline_ms", ack_deadline_ms, &ACK_DEADLINE_RANGE_MS)?;
+        let max_in_flight =
+            check_range("max_in_flight", written.max_in_flight.unwrap_or(DEFAULT_IN_FLIGHT), &CONCURRENCY_RANGE)?;
         Ok(Subscription {
             deliver: deliver.checked(before.map(|before| &before.deliver), ack_deadline_ms, now)?,
             description: written.description,
@@ -198,10 +202,10 @@ impl Request {
             ordering,
             ack_deadline_ms,
             max_in_flight,
-            retry: with_defaults(written.retry.as_deref()),
-            state: before.map_or(State::Active, |before| before.state),
+            retry: with_default_retry(written.retry.as_deref()),
+            state: before.map_or(SubscriptionState::Active, |before| before.state),
             reason: before.and_then(|before| before.reason.clone()),
-            begin: before.map_or(start.begin(now), |before| before.begin),
+            begin: before.map_or(start.resolve(now), |before| before.begin),
             generation: before.map_or(u64::try_from(now).unwrap_or_default(), |before| before.generation),
             created_at: before.map_or(now, |before| before.created_at),
             // It tells one change from the next
@@ -213,7 +217,7 @@ impl Request {
 
 /// A retry policy in which every member that is not given is what subscriptions have, not what jobs have: nobody waits for a message,
 /// so one that was tried in vain must not vanish.
-fn with_defaults(given: Option<&RawValue>) -> Box<RawValue> {
+fn with_default_retry(given: Option<&RawValue>) -> Box<RawValue> {
     let given: Object = given.and_then(|given| serde_json::from_str(given.get()).ok()).unwrap_or_default();
     let usual: Object = serde_json::from_str(DEFAULT_RETRY).unwrap_or_default();
     let mut retry = ObjectWriter::default();
@@ -227,13 +231,13 @@ fn with_defaults(given: Option<&RawValue>) -> Box<RawValue> {
     RawValue::from_string(retry.finish()).unwrap_or_default()
 }
 
-fn read_filter(raw: &RawValue) -> Result<Filter, Refused> {
+fn parse_filter(raw: &RawValue) -> Result<MessageFilter, SubscriptionRequestError> {
     // Its parts could also be read from arrays, member by member
     if !raw.get().starts_with('{') {
         return Err(invalid("filter must be an object with attributes, data or both"));
     }
     // How deep the whole body is was checked before
-    let filter: Filter = json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
+    let filter: MessageFilter = json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
         json::JsonError::Unexpected(text) => invalid(format!("filter: {text}")),
         other => invalid(format!("filter: {other}")),
     })?;
@@ -242,16 +246,16 @@ fn read_filter(raw: &RawValue) -> Result<Filter, Refused> {
 }
 
 /// A position belongs to one channel.
-pub(super) fn check_start(start: Option<Start>, channels: &Selection) -> Result<(), Refused> {
+pub(super) fn check_start(start: Option<SubscriptionStart>, channels: &ChannelSelection) -> Result<(), SubscriptionRequestError> {
     match start {
-        Some(Start::After(_)) if channels.only().is_none() => {
+        Some(SubscriptionStart::After(_)) if channels.single_channel().is_none() => {
             Err(invalid("start is the id of a message, which belongs to one channel: there must be one, by its name"))
         }
         _ => Ok(()),
     }
 }
 
-pub(super) fn within(name: &str, given: u64, allowed: &std::ops::RangeInclusive<u64>) -> Result<usize, Refused> {
+pub(super) fn check_range(name: &str, given: u64, allowed: &std::ops::RangeInclusive<u64>) -> Result<usize, SubscriptionRequestError> {
     let refused = || {
         let (least, most) = (allowed.start(), allowed.end());
         invalid(format!("{name} must be an integer from {least} to {most}, got {given}"))
@@ -262,15 +266,15 @@ pub(super) fn within(name: &str, given: u64, allowed: &std::ops::RangeInclusive<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subscription::{HttpTarget, Target};
+    use crate::subscription::{HttpTarget, SubscriptionTarget};
 
-    fn parse(json: &str) -> Result<Subscription, Refused> {
-        Request::parse(json.as_bytes(), 16, 5_000)?.apply("s".parse().expect("a name"), None, 5_000)
+    fn parse(json: &str) -> Result<Subscription, SubscriptionRequestError> {
+        SubscriptionRequest::parse(json.as_bytes(), 16, 5_000)?.apply("s".parse().expect("a name"), None, 5_000)
     }
 
     fn http(subscription: &Subscription) -> HttpTarget {
         match &subscription.deliver {
-            Target::Http(http) => http.clone(),
+            SubscriptionTarget::Http(http) => http.clone(),
             _ => panic!("no HTTP target"),
         }
     }
@@ -279,9 +283,9 @@ mod tests {
     fn what_is_not_said_has_a_default() {
         let made =
             parse(r#"{"channels":["orders.*"],"deliver":{"http":{"url":"https://a.test/x"}}}"#).expect("allowed");
-        assert_eq!((made.mode, made.ordering, made.state), (Mode::Shared, Ordering::None, State::Active));
-        assert_eq!((made.ack_deadline_ms, made.max_in_flight, made.begin), (30_000, 64, Begin::Now(5_000)));
-        assert_eq!((made.policy().max_attempts, made.queue().as_str()), (10, "sub.s"));
+        assert_eq!((made.mode, made.ordering, made.state), (DeliveryMode::Shared, DeliveryOrdering::None, SubscriptionState::Active));
+        assert_eq!((made.ack_deadline_ms, made.max_in_flight, made.begin), (30_000, 64, NewChannelStart::Now(5_000)));
+        assert_eq!((made.retry_policy().max_attempts, made.queue().as_str()), (10, "sub.s"));
         let target = http(&made);
         assert_eq!((target.timeout_ms, target.concurrency, target.secrets.len()), (15_000, 16, 1));
         assert!(
@@ -289,8 +293,8 @@ mod tests {
             "32 bytes in base64 are made"
         );
         let retry = r#"{"channels":["a"],"deliver":{"log":{}},"retry":{"max_attempts":3,"max_interval":null}}"#;
-        let policy = parse(retry).expect("allowed").policy();
-        let usual = Policy { max_attempts: 3, ..made.policy() };
+        let policy = parse(retry).expect("allowed").retry_policy();
+        let usual = RetryPolicy { max_attempts: 3, ..made.retry_policy() };
         assert_eq!(policy, usual, "what is not said of retries is as usual, too");
         let short = r#"{"channels":["a"],"deliver":{"http":{"url":"https://a.test/x"}},"ack_deadline_ms":2000}"#;
         assert_eq!(http(&parse(short).expect("allowed")).timeout_ms, 2_000);
@@ -299,11 +303,11 @@ mod tests {
     #[test]
     fn it_begins_where_it_is_told_to() {
         for (start, begin) in [
-            ("new", Begin::Now(5_000)),
-            ("earliest", Begin::Earliest),
-            ("7-2", Begin::After(Position { epoch: 7, sequence: 2 })),
-            ("-PT1S", Begin::Since(4_000)),
-            ("1970-01-01T00:00:01Z", Begin::Since(1_000)),
+            ("new", NewChannelStart::Now(5_000)),
+            ("earliest", NewChannelStart::Earliest),
+            ("7-2", NewChannelStart::After(Position { epoch: 7, sequence: 2 })),
+            ("-PT1S", NewChannelStart::Since(4_000)),
+            ("1970-01-01T00:00:01Z", NewChannelStart::Since(1_000)),
         ] {
             let json = format!(r#"{{"channels":["a"],"deliver":{{"log":{{}}}},"start":"{start}"}}"#);
             assert_eq!(parse(&json).expect(start).begin, begin);
@@ -319,12 +323,12 @@ mod tests {
         .expect("allowed");
         let shown = before.to_json().to_string();
         assert!(!shown.contains("geheim") && !shown.contains("whsec") && shown.contains("authorization"), "{shown}");
-        let again = Request::parse(shown.as_bytes(), 16, 9_000).expect("what is shown may be sent back");
+        let again = SubscriptionRequest::parse(shown.as_bytes(), 16, 9_000).expect("what is shown may be sent back");
         let after = again.apply("s".parse().expect("a name"), Some(&before), 9_000).expect("allowed");
         let (before_target, after_target) = (http(&before), http(&after));
         assert_eq!(after_target.secrets, before_target.secrets);
         assert_eq!(after_target.headers["authorization"], "Bearer geheim");
-        assert_eq!((after.created_at, after.updated_at, after.begin), (5_000, 9_000, Begin::Now(5_000)));
+        assert_eq!((after.created_at, after.updated_at, after.begin), (5_000, 9_000, NewChannelStart::Now(5_000)));
         let stored = serde_json::to_string(&before).expect("JSON");
         let read: Subscription = serde_json::from_str(&stored).expect("a subscription");
         assert_eq!(serde_json::to_string(&read).expect("JSON"), stored);
@@ -389,9 +393,9 @@ mod tests {
         let before = parse(r#"{"channels":["a"],"deliver":{"log":{}}}"#).expect("allowed");
         for (member, fixed) in [(r#""mode":"broadcast""#, "mode"), (r#""ordering":"channel""#, "ordering")] {
             let json = format!(r#"{{"channels":["a"],"deliver":{{"log":{{}}}},{member}}}"#);
-            let request = Request::parse(json.as_bytes(), 16, 0).expect("a request");
+            let request = SubscriptionRequest::parse(json.as_bytes(), 16, 0).expect("a request");
             let refused = request.apply("s".parse().expect("a name"), Some(&before), 0).err();
-            assert_eq!(refused, Some(Refused::Fixed(fixed)));
+            assert_eq!(refused, Some(SubscriptionRequestError::Immutable(fixed)));
         }
     }
 }

@@ -5,26 +5,26 @@ use serde::{Deserialize, Serialize};
 use common::{channel_pattern::ChannelPattern, name::ChannelName};
 
 /// Names and patterns of one subscription.
-pub const MOST_SELECTED: usize = 100;
+pub const MAX_SELECTED_CHANNELS: usize = 100;
 
 /// Names and patterns, at least one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
-pub struct Selection {
+pub struct ChannelSelection {
     names: Vec<ChannelName>,
     patterns: Vec<ChannelPattern>,
 }
 
-impl Selection {
+impl ChannelSelection {
     /// Whether it has that channel.
     #[must_use]
-    pub fn fits(&self, channel: &ChannelName) -> bool {
-        self.names.contains(channel) || self.patterns.iter().any(|pattern| pattern.fits(channel))
+    pub fn matches(&self, channel: &ChannelName) -> bool {
+        self.names.contains(channel) || self.patterns.iter().any(|pattern| pattern.matches(channel))
     }
 
     /// The one channel that it has, if it can only ever have one.
     #[must_use]
-    pub fn only(&self) -> Option<&ChannelName> {
+    pub fn single_channel(&self) -> Option<&ChannelName> {
         match (self.names.as_slice(), self.patterns.as_slice()) {
             ([name], []) => Some(name),
             _ => None,
@@ -32,12 +32,12 @@ impl Selection {
     }
 }
 
-impl TryFrom<Vec<String>> for Selection {
+impl TryFrom<Vec<String>> for ChannelSelection {
     type Error = String;
 
     fn try_from(texts: Vec<String>) -> Result<Self, String> {
-        if !(1..=MOST_SELECTED).contains(&texts.len()) {
-            return Err(format!("must have 1 to {MOST_SELECTED} channels or patterns, got {}", texts.len()));
+        if !(1..=MAX_SELECTED_CHANNELS).contains(&texts.len()) {
+            return Err(format!("must have 1 to {MAX_SELECTED_CHANNELS} channels or patterns, got {}", texts.len()));
         }
         let mut selection = Self { names: Vec::new(), patterns: Vec::new() };
         for text in texts {
@@ -57,8 +57,8 @@ impl TryFrom<Vec<String>> for Selection {
     }
 }
 
-impl From<Selection> for Vec<String> {
-    fn from(selection: Selection) -> Self {
+impl From<ChannelSelection> for Vec<String> {
+    fn from(selection: ChannelSelection) -> Self {
         let names = selection.names.iter().map(ToString::to_string);
         names.chain(selection.patterns.iter().map(ToString::to_string)).collect()
     }
@@ -68,7 +68,7 @@ impl From<Selection> for Vec<String> {
 mod tests {
     use super::*;
 
-    fn selection(texts: &[&str]) -> Result<Selection, String> {
+    fn selection(texts: &[&str]) -> Result<ChannelSelection, String> {
         texts.iter().map(ToString::to_string).collect::<Vec<_>>().try_into()
     }
 
@@ -76,11 +76,11 @@ mod tests {
     fn names_and_patterns_select_channels() {
         let some = selection(&["invoices", "orders.*", "invoices"]).expect("allowed");
         for (name, fits) in [("invoices", true), ("orders.new", true), ("orders", false), ("invoices.new", false)] {
-            assert_eq!(some.fits(&name.parse().expect("a name")), fits, "{name}");
+            assert_eq!(some.matches(&name.parse().expect("a name")), fits, "{name}");
         }
         assert_eq!(Vec::from(some.clone()), ["invoices", "orders.*"], "once each");
-        assert_eq!(some.only(), None);
-        assert_eq!(selection(&["a"]).expect("allowed").only().map(ChannelName::as_str), Some("a"));
+        assert_eq!(some.single_channel(), None);
+        assert_eq!(selection(&["a"]).expect("allowed").single_channel().map(ChannelName::as_str), Some("a"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
 /// Where messages go. Holds secrets: it has no debug form.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum SubscriptionTarget {
     /// To somebody else's endpoint, signed.
     Http(HttpTarget),
     /// Into a queue, as a job.
@@ -55,7 +55,7 @@ pub struct QueueTarget {
     pub options: Option<Box<RawValue>>,
 }
 
-impl Target {
+impl SubscriptionTarget {
     /// The target as clients see it: secrets are left out, and of headers only the names are shown.
     #[must_use]
     pub fn to_json(&self) -> Value {

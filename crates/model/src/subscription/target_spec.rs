@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    HttpTarget, QueueTarget, Target,
-    request::{AT_ONCE, Refused, invalid, within},
+    HttpTarget, QueueTarget, SubscriptionTarget,
+    request::{CONCURRENCY_RANGE, SubscriptionRequestError, check_range, invalid},
     target::PLACEHOLDERS,
 };
 use crate::{job::NewJob, subscription::MAX_SECRETS, url_template::UrlTemplate};
@@ -28,20 +28,20 @@ const SECRET_BYTES: usize = 32;
 const DEFAULT_JOB_TYPE: &str = "message";
 
 /// A target that was read and has its bounds checked when it is known what was there before.
-pub(super) enum WrittenTarget {
-    Http(WrittenHttp),
-    Queue(WrittenQueue),
+pub(super) enum TargetSpec {
+    Http(HttpTargetSpec),
+    Queue(QueueTargetSpec),
     Command(CommandName),
-    Log(Nothing),
+    Log(LogTargetSpec),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
+pub(super) struct LogTargetSpec {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WrittenHttp {
+pub(super) struct HttpTargetSpec {
     url: String,
     // Whatever is wrong in these is not repeated
     secrets: Option<Box<RawValue>>,
@@ -52,51 +52,58 @@ pub(super) struct WrittenHttp {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WrittenQueue {
+pub(super) struct QueueTargetSpec {
     queue: QueueName,
     #[serde(rename = "type")]
     job_type: Option<JobType>,
     options: Option<Box<RawValue>>,
 }
 
-impl WrittenTarget {
-    pub(super) fn parse(raw: &RawValue) -> Result<Self, Refused> {
+impl TargetSpec {
+    pub(super) fn parse(raw: &RawValue) -> Result<Self, SubscriptionRequestError> {
         let allowed = || invalid("deliver must be an object with one of http, queue, command and log");
         let members: json::Object = serde_json::from_str(raw.get()).map_err(|_| allowed())?;
         let mut members = members.iter();
         let (Some((kind, target)), None) = (members.next(), members.next()) else { return Err(allowed()) };
         match kind {
-            "command" => of_kind(kind, target).map(Self::Command),
+            "command" => parse_kind(kind, target).map(Self::Command),
             "http" | "queue" | "log" if !target.get().starts_with('{') => {
                 // Else it could be read from an array, member by member
                 Err(invalid(format!("deliver.{kind} must be a JSON object")))
             }
-            "http" => of_kind(kind, target).map(Self::Http),
-            "queue" => of_kind(kind, target).map(Self::Queue),
-            "log" => of_kind(kind, target).map(Self::Log),
+            "http" => parse_kind(kind, target).map(Self::Http),
+            "queue" => parse_kind(kind, target).map(Self::Queue),
+            "log" => parse_kind(kind, target).map(Self::Log),
             _ => Err(allowed()),
         }
     }
 
     /// Whether Galley would have to make a secret for it.
-    pub(super) fn needs_secret(&self, before: Option<&Target>) -> bool {
-        matches!(self, Self::Http(http) if http.secrets.is_none()) && !matches!(before, Some(Target::Http(_)))
+    pub(super) fn needs_secret(&self, before: Option<&SubscriptionTarget>) -> bool {
+        matches!(self, Self::Http(http) if http.secrets.is_none())
+            && !matches!(before, Some(SubscriptionTarget::Http(_)))
     }
 
-    pub(super) fn checked(self, before: Option<&Target>, ack_deadline_ms: u64, now: Millis) -> Result<Target, Refused> {
+    pub(super) fn checked(
+        self,
+        before: Option<&SubscriptionTarget>,
+        ack_deadline_ms: u64,
+        now: Millis,
+    ) -> Result<SubscriptionTarget, SubscriptionRequestError> {
         Ok(match self {
             Self::Http(http) => {
-                let before = before.and_then(|before| if let Target::Http(http) = before { Some(http) } else { None });
-                Target::Http(http.checked(before, ack_deadline_ms)?)
+                let before = before
+                    .and_then(|before| if let SubscriptionTarget::Http(http) = before { Some(http) } else { None });
+                SubscriptionTarget::Http(http.checked(before, ack_deadline_ms)?)
             }
-            Self::Queue(queue) => Target::Queue(queue.checked(now)?),
-            Self::Command(name) => Target::Command(name),
-            Self::Log(Nothing {}) => Target::Log {},
+            Self::Queue(queue) => SubscriptionTarget::Queue(queue.checked(now)?),
+            Self::Command(name) => SubscriptionTarget::Command(name),
+            Self::Log(LogTargetSpec {}) => SubscriptionTarget::Log {},
         })
     }
 }
 
-fn of_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, Refused> {
+fn parse_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, SubscriptionRequestError> {
     // How deep the whole body is was checked before
     json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
         JsonError::Unexpected(text) => invalid(format!("deliver.{kind}: {text}")),
@@ -104,24 +111,24 @@ fn of_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, R
     })
 }
 
-impl WrittenHttp {
-    fn checked(self, before: Option<&HttpTarget>, ack_deadline_ms: u64) -> Result<HttpTarget, Refused> {
+impl HttpTargetSpec {
+    fn checked(self, before: Option<&HttpTarget>, ack_deadline_ms: u64) -> Result<HttpTarget, SubscriptionRequestError> {
         UrlTemplate::parse(&self.url, &PLACEHOLDERS).map_err(|error| invalid(format!("deliver.http.{error}")))?;
         let timeout_ms = self.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS.min(ack_deadline_ms));
-        within("deliver.http.timeout_ms (not beyond ack_deadline_ms)", timeout_ms, &(1..=ack_deadline_ms))?;
+        check_range("deliver.http.timeout_ms (not beyond ack_deadline_ms)", timeout_ms, &(1..=ack_deadline_ms))?;
         let concurrency = self.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
-        let concurrency = within("deliver.http.concurrency", concurrency, &AT_ONCE)?;
-        let headers = self.headers.map(|raw| headers(&raw, before)).transpose()?.unwrap_or_default();
+        let concurrency = check_range("deliver.http.concurrency", concurrency, &CONCURRENCY_RANGE)?;
+        let headers = self.headers.map(|raw| parse_headers(&raw, before)).transpose()?.unwrap_or_default();
         let secrets = match (self.secrets, before) {
-            (Some(raw), _) => secrets(&raw)?,
+            (Some(raw), _) => parse_secrets(&raw)?,
             (None, Some(before)) => before.secrets.clone(),
-            (None, None) => vec![new_secret()],
+            (None, None) => vec![generate_secret()],
         };
         Ok(HttpTarget { url: self.url, secrets, headers, timeout_ms, concurrency })
     }
 }
 
-fn headers(raw: &RawValue, before: Option<&HttpTarget>) -> Result<BTreeMap<String, String>, Refused> {
+fn parse_headers(raw: &RawValue, before: Option<&HttpTarget>) -> Result<BTreeMap<String, String>, SubscriptionRequestError> {
     let allowed =
         || invalid("deliver.http.headers must be an object of strings, or null for a value that is there already");
     let members: json::Object = serde_json::from_str(raw.get()).map_err(|_| allowed())?;
@@ -137,7 +144,7 @@ fn headers(raw: &RawValue, before: Option<&HttpTarget>) -> Result<BTreeMap<Strin
     Ok(headers)
 }
 
-fn secrets(raw: &RawValue) -> Result<Vec<String>, Refused> {
+fn parse_secrets(raw: &RawValue) -> Result<Vec<String>, SubscriptionRequestError> {
     let secrets: Option<Vec<String>> = serde_json::from_str(raw.get()).ok();
     let secrets = secrets.filter(|secrets| (1..=MAX_SECRETS).contains(&secrets.len()));
     secrets.ok_or_else(|| {
@@ -145,12 +152,12 @@ fn secrets(raw: &RawValue) -> Result<Vec<String>, Refused> {
     })
 }
 
-fn new_secret() -> String {
+fn generate_secret() -> String {
     format!("whsec_{}", BASE64_STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
 }
 
-impl WrittenQueue {
-    fn checked(self, now: Millis) -> Result<QueueTarget, Refused> {
+impl QueueTargetSpec {
+    fn checked(self, now: Millis) -> Result<QueueTarget, SubscriptionRequestError> {
         let job_type = match self.job_type {
             Some(job_type) => job_type,
             None => DEFAULT_JOB_TYPE.parse().map_err(|error| invalid(format!("{error}")))?,
@@ -159,7 +166,7 @@ impl WrittenQueue {
             return Err(invalid("deliver.queue.options must be a JSON object"));
         }
         let target = QueueTarget { queue: self.queue, job_type, options: self.options };
-        let request = target.request("{}");
+        let request = target.enqueue_request("{}");
         let members = serde_json::from_str(&request).map_err(|error| invalid(format!("deliver.queue: {error}")))?;
         NewJob::parse(&members, now).map_err(|error| invalid(format!("deliver.queue.options: {error}")))?;
         Ok(target)

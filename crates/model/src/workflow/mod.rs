@@ -12,9 +12,9 @@ mod view;
 
 use std::{fmt, str::FromStr};
 
-pub use progress::{End, Plan, Progress};
-pub use request::{Member, NewWorkflow};
-pub use view::{JobStatus, WorkflowView};
+pub use progress::{TerminalState, WorkflowPlan, WorkflowProgress};
+pub use request::{NewWorkflow, NewWorkflowMember};
+pub use view::{WorkflowJobView, WorkflowView};
 
 use common::{
     id::WorkflowId,
@@ -23,7 +23,7 @@ use common::{
 
 /// What kind of workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum WorkflowKind {
     /// One after another; each gets the results of those before it.
     Chain,
     /// All at once.
@@ -32,7 +32,7 @@ pub enum Kind {
     Batch,
 }
 
-impl Kind {
+impl WorkflowKind {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Chain, Self::Group, Self::Batch];
 
@@ -54,7 +54,7 @@ impl Kind {
 
     /// What its jobs are called.
     #[must_use]
-    pub fn members(self) -> &'static str {
+    pub fn members_key(self) -> &'static str {
         if self == Self::Chain { "steps" } else { "jobs" }
     }
 }
@@ -100,7 +100,7 @@ impl fmt::Display for WorkflowState {
 
 /// A job that a batch starts when all its members are over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Callback {
+pub enum BatchCallback {
     /// In any case.
     Complete,
     /// When all of them succeeded.
@@ -109,7 +109,7 @@ pub enum Callback {
     Failure,
 }
 
-impl Callback {
+impl BatchCallback {
     /// All three, in the order in which they are started.
     pub const ALL: [Self; 3] = [Self::Complete, Self::Success, Self::Failure];
 
@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn names_and_memberships_lead_back_to_what_they_stand_for() {
-        for kind in Kind::ALL {
-            assert_eq!(Kind::from_name(kind.as_str()), Some(kind));
+        for kind in WorkflowKind::ALL {
+            assert_eq!(WorkflowKind::from_name(kind.as_str()), Some(kind));
         }
         let membership = Membership { workflow: WorkflowId::new(), index: 7 };
         assert_eq!(membership.to_string().parse(), Ok(membership));

@@ -1,12 +1,12 @@
 //! What must exist now, and how the workflow is doing: a function of the ends recorded so far and of nothing else, so it
 //! does not matter who asks, how often, or in which order the ends came in.
 
-use super::{Callback, Kind, WorkflowState};
-use crate::job::State;
+use super::{BatchCallback, WorkflowKind, WorkflowState};
+use crate::job::JobState;
 
 /// How a job of a workflow ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum TerminalState {
     /// It succeeded.
     Completed,
     /// It failed for good, or is nowhere to be found.
@@ -15,55 +15,55 @@ pub enum End {
     Cancelled,
 }
 
-impl End {
+impl TerminalState {
     /// The end that a job's state is, if it is one.
     #[must_use]
-    pub fn of(state: State) -> Option<Self> {
+    pub fn from_state(state: JobState) -> Option<Self> {
         match state {
-            State::Completed => Some(Self::Completed),
-            State::Discarded => Some(Self::Discarded),
-            State::Cancelled => Some(Self::Cancelled),
+            JobState::Completed => Some(Self::Completed),
+            JobState::Discarded => Some(Self::Discarded),
+            JobState::Cancelled => Some(Self::Cancelled),
             _ => None,
         }
     }
 
     /// The job's state.
     #[must_use]
-    pub fn state(self) -> State {
+    pub fn job_state(self) -> JobState {
         match self {
-            Self::Completed => State::Completed,
-            Self::Discarded => State::Discarded,
-            Self::Cancelled => State::Cancelled,
+            Self::Completed => JobState::Completed,
+            Self::Discarded => JobState::Discarded,
+            Self::Cancelled => JobState::Cancelled,
         }
     }
 }
 
 /// What is known of a workflow.
 #[derive(Debug, Clone)]
-pub struct Progress {
+pub struct WorkflowProgress {
     /// What kind it is.
-    pub kind: Kind,
+    pub kind: WorkflowKind,
     /// How its members ended; none for those that did not.
-    pub members: Vec<Option<End>>,
+    pub members: Vec<Option<TerminalState>>,
     /// Its callbacks and how they ended, by [`Callback::offset`].
-    pub callbacks: [Option<Option<End>>; 3],
+    pub callbacks: [Option<Option<TerminalState>>; 3],
 }
 
 /// What follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct WorkflowPlan {
     /// The members before this one must exist.
     pub members: usize,
     /// These callbacks must exist.
-    pub callbacks: Vec<Callback>,
+    pub callbacks: Vec<BatchCallback>,
     /// How the workflow is doing.
     pub state: WorkflowState,
 }
 
-impl Progress {
+impl WorkflowProgress {
     /// The progress of a workflow that has just begun.
     #[must_use]
-    pub fn new(kind: Kind, members: usize, callbacks: &[Callback]) -> Self {
+    pub fn new(kind: WorkflowKind, members: usize, callbacks: &[BatchCallback]) -> Self {
         let mut progress = Self { kind, members: vec![None; members], callbacks: [None; 3] };
         for callback in callbacks {
             progress.callbacks[callback.offset()] = Some(None);
@@ -72,7 +72,7 @@ impl Progress {
     }
 
     /// Notes how the job at an index ended; what was noted first stays.
-    pub fn note(&mut self, index: usize, end: End) {
+    pub fn record_end(&mut self, index: usize, end: TerminalState) {
         let slot = match index.checked_sub(self.members.len()) {
             None => self.members.get_mut(index),
             Some(offset) => self.callbacks.get_mut(offset).and_then(Option::as_mut),
@@ -84,7 +84,7 @@ impl Progress {
 
     /// How the job at an index ended, if it did.
     #[must_use]
-    pub fn end(&self, index: usize) -> Option<End> {
+    pub fn terminal_state(&self, index: usize) -> Option<TerminalState> {
         match index.checked_sub(self.members.len()) {
             None => self.members[index],
             Some(offset) => self.callbacks.get(offset).copied().flatten().flatten(),
@@ -93,46 +93,46 @@ impl Progress {
 
     /// What must exist and how the workflow is doing, unless somebody called it off.
     #[must_use]
-    pub fn plan(&self) -> Plan {
-        if self.kind == Kind::Chain {
+    pub fn plan(&self) -> WorkflowPlan {
+        if self.kind == WorkflowKind::Chain {
             return self.plan_chain();
         }
-        let (all, succeeded) = (self.members.len(), |end: Option<End>| end == Some(End::Completed));
+        let (all, succeeded) = (self.members.len(), |end: Option<TerminalState>| end == Some(TerminalState::Completed));
         if self.members.iter().any(Option::is_none) {
-            return Plan { members: all, callbacks: Vec::new(), state: WorkflowState::Running };
+            return WorkflowPlan { members: all, callbacks: Vec::new(), state: WorkflowState::Running };
         }
         let well = self.members.iter().copied().all(succeeded);
         let (mut due, mut state) = (Vec::new(), if well { WorkflowState::Completed } else { WorkflowState::Failed });
-        for callback in Callback::ALL {
+        for callback in BatchCallback::ALL {
             let applies = match callback {
-                Callback::Complete => true,
-                Callback::Success => well,
-                Callback::Failure => !well,
+                BatchCallback::Complete => true,
+                BatchCallback::Success => well,
+                BatchCallback::Failure => !well,
             };
             if let Some(end) = self.callbacks[callback.offset()].filter(|_| applies) {
                 due.push(callback);
                 state = match (state, end) {
                     (_, None) | (WorkflowState::Running, _) => WorkflowState::Running,
-                    (state, Some(End::Completed)) => state,
+                    (state, Some(TerminalState::Completed)) => state,
                     _ => WorkflowState::Failed,
                 };
             }
         }
-        Plan { members: all, callbacks: due, state }
+        WorkflowPlan { members: all, callbacks: due, state }
     }
 
-    fn plan_chain(&self) -> Plan {
-        let done = self.members.iter().take_while(|end| **end == Some(End::Completed)).count();
+    fn plan_chain(&self) -> WorkflowPlan {
+        let done = self.members.iter().take_while(|end| **end == Some(TerminalState::Completed)).count();
         let (members, state) = match self.members.get(done) {
             None => (done, WorkflowState::Completed),
             Some(None) => (done + 1, WorkflowState::Running),
             Some(Some(_)) => (done + 1, WorkflowState::Failed),
         };
-        Plan { members, callbacks: Vec::new(), state }
+        WorkflowPlan { members, callbacks: Vec::new(), state }
     }
 }
 
-impl Plan {
+impl WorkflowPlan {
     /// The indexes of all jobs that must exist, in the order in which they are started.
     pub fn indexes(&self, members: usize) -> impl Iterator<Item = usize> {
         let callbacks: Vec<usize> = self.callbacks.iter().map(|callback| members + callback.offset()).collect();
@@ -146,26 +146,27 @@ mod tests {
 
     use super::*;
 
-    const ENDS: [End; 3] = [End::Completed, End::Discarded, End::Cancelled];
+    const TERMINAL_STATES: [TerminalState; 3] =
+        [TerminalState::Completed, TerminalState::Discarded, TerminalState::Cancelled];
 
     /// A workflow, how each of its jobs will end, and a source of order.
-    fn a_run() -> impl Strategy<Value = (Progress, Vec<End>, Vec<usize>)> {
-        let kind = select(Kind::ALL.to_vec());
-        let sizes = (kind, 1..8_usize, proptest::sample::subsequence(Callback::ALL.to_vec(), 0..=3));
+    fn a_run() -> impl Strategy<Value = (WorkflowProgress, Vec<TerminalState>, Vec<usize>)> {
+        let kind = select(WorkflowKind::ALL.to_vec());
+        let sizes = (kind, 1..8_usize, proptest::sample::subsequence(BatchCallback::ALL.to_vec(), 0..=3));
         sizes.prop_flat_map(|(kind, members, callbacks)| {
-            let callbacks = if kind == Kind::Batch { callbacks } else { Vec::new() };
+            let callbacks = if kind == WorkflowKind::Batch { callbacks } else { Vec::new() };
             let ends = proptest::collection::vec(
-                prop_oneof![3 => Just(End::Completed), 1 => select(ENDS.to_vec())],
+                prop_oneof![3 => Just(TerminalState::Completed), 1 => select(TERMINAL_STATES.to_vec())],
                 members + 3,
             );
             let order = proptest::collection::vec(any::<usize>(), 0..120);
-            (Just(Progress::new(kind, members, &callbacks)), ends, order)
+            (Just(WorkflowProgress::new(kind, members, &callbacks)), ends, order)
         })
     }
 
     /// Lets jobs that exist end, in the order given and then in turn, some of them several times, until all is over.
     /// Gives the jobs in the order in which they were started.
-    fn play(progress: &mut Progress, ends: &[End], order: &[usize]) -> (Vec<usize>, WorkflowState) {
+    fn play(progress: &mut WorkflowProgress, ends: &[TerminalState], order: &[usize]) -> (Vec<usize>, WorkflowState) {
         let members = progress.members.len();
         let mut started: Vec<usize> = Vec::new();
         let mut turn = 0;
@@ -177,10 +178,11 @@ mod tests {
                 }
             }
             assert!(started.iter().all(|index| plan.indexes(members).any(|planned| planned == *index)));
-            let open: Vec<usize> = started.iter().copied().filter(|index| progress.end(*index).is_none()).collect();
+            let open: Vec<usize> =
+                started.iter().copied().filter(|index| progress.terminal_state(*index).is_none()).collect();
             match (order.get(turn), open.first()) {
-                (Some(pick), _) => progress.note(started[pick % started.len()], ends[started[pick % started.len()]]),
-                (None, Some(index)) => progress.note(*index, ends[*index]),
+                (Some(pick), _) => progress.record_end(started[pick % started.len()], ends[started[pick % started.len()]]),
+                (None, Some(index)) => progress.record_end(*index, ends[*index]),
                 (None, None) => return (started, plan.state),
             }
             turn += 1;
@@ -206,7 +208,7 @@ mod tests {
             let mut before = progress.plan();
             // Ends of jobs that were never started too: they must not matter
             for index in order {
-                progress.note(index % total, ends[index % total]);
+                progress.record_end(index % total, ends[index % total]);
                 let now = progress.plan();
                 prop_assert!(now.members >= before.members);
                 prop_assert!(before.callbacks.iter().all(|callback| now.callbacks.contains(callback)));
@@ -218,36 +220,36 @@ mod tests {
 
     #[test]
     fn a_chain_stops_at_the_first_step_that_does_not_succeed() {
-        let mut progress = Progress::new(Kind::Chain, 3, &[]);
-        assert_eq!(progress.plan(), Plan { members: 1, callbacks: vec![], state: WorkflowState::Running });
-        progress.note(0, End::Completed);
+        let mut progress = WorkflowProgress::new(WorkflowKind::Chain, 3, &[]);
+        assert_eq!(progress.plan(), WorkflowPlan { members: 1, callbacks: vec![], state: WorkflowState::Running });
+        progress.record_end(0, TerminalState::Completed);
         assert_eq!(progress.plan().members, 2);
-        progress.note(1, End::Cancelled);
-        assert_eq!(progress.plan(), Plan { members: 2, callbacks: vec![], state: WorkflowState::Failed });
+        progress.record_end(1, TerminalState::Cancelled);
+        assert_eq!(progress.plan(), WorkflowPlan { members: 2, callbacks: vec![], state: WorkflowState::Failed });
     }
 
     #[test]
     fn a_batch_calls_back_as_its_members_ended_and_is_over_with_its_callbacks() {
         for (end, callbacks) in [
-            (End::Completed, vec![Callback::Complete, Callback::Success]),
-            (End::Discarded, vec![Callback::Complete, Callback::Failure]),
-            (End::Cancelled, vec![Callback::Complete, Callback::Failure]),
+            (TerminalState::Completed, vec![BatchCallback::Complete, BatchCallback::Success]),
+            (TerminalState::Discarded, vec![BatchCallback::Complete, BatchCallback::Failure]),
+            (TerminalState::Cancelled, vec![BatchCallback::Complete, BatchCallback::Failure]),
         ] {
-            let mut progress = Progress::new(Kind::Batch, 2, &Callback::ALL);
-            progress.note(0, End::Completed);
+            let mut progress = WorkflowProgress::new(WorkflowKind::Batch, 2, &BatchCallback::ALL);
+            progress.record_end(0, TerminalState::Completed);
             assert_eq!(progress.plan().callbacks, []);
-            progress.note(1, end);
+            progress.record_end(1, end);
             assert_eq!(progress.plan().callbacks, callbacks);
             assert_eq!(progress.plan().state, WorkflowState::Running);
             for callback in &callbacks {
-                progress.note(2 + callback.offset(), End::Completed);
+                progress.record_end(2 + callback.offset(), TerminalState::Completed);
             }
-            let well = end == End::Completed;
+            let well = end == TerminalState::Completed;
             assert_eq!(progress.plan().state, if well { WorkflowState::Completed } else { WorkflowState::Failed });
         }
-        let mut progress = Progress::new(Kind::Batch, 1, &[Callback::Success]);
-        progress.note(0, End::Completed);
-        progress.note(2, End::Discarded);
+        let mut progress = WorkflowProgress::new(WorkflowKind::Batch, 1, &[BatchCallback::Success]);
+        progress.record_end(0, TerminalState::Completed);
+        progress.record_end(2, TerminalState::Discarded);
         assert_eq!(progress.plan().state, WorkflowState::Failed, "a callback that fails fails the batch");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Callback, Kind};
+use super::{BatchCallback, WorkflowKind};
 use crate::job::request::{NewJob, RequestError};
 use common::{
     id::WorkflowId,
@@ -12,7 +12,7 @@ use common::{
 };
 
 /// Longest `name`, in bytes.
-const LONGEST_NAME: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// A workflow that may be stored.
 #[derive(Debug, Clone)]
@@ -20,18 +20,18 @@ pub struct NewWorkflow {
     /// The id that the client chose, if it chose one.
     pub id: Option<WorkflowId>,
     /// What kind it is.
-    pub kind: Kind,
+    pub kind: WorkflowKind,
     /// `name` and `meta` as a JSON object, shown as they came.
-    pub about: String,
+    pub name_and_meta: String,
     /// Its members, in order.
-    pub members: Vec<Member>,
+    pub members: Vec<NewWorkflowMember>,
     /// Its callbacks.
-    pub callbacks: Vec<(Callback, Member)>,
+    pub callbacks: Vec<(BatchCallback, NewWorkflowMember)>,
 }
 
 /// A job of a workflow.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub struct NewWorkflowMember {
     /// As the client sent it. It is read again when it starts: times reckoned "from now" count from then.
     pub json: String,
     /// As it would start now.
@@ -48,9 +48,9 @@ impl NewWorkflow {
     /// # Errors
     /// The first member that is missing or wrong.
     pub fn parse(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
-        let kind = kind(body)?;
-        let list = kind.members();
-        let callbacks_allowed = kind == Kind::Batch;
+        let kind = parse_kind(body)?;
+        let list = kind.members_key();
+        let callbacks_allowed = kind == WorkflowKind::Batch;
         let allowed = |name: &str| {
             ["id", "type", "name", "meta", list].contains(&name) || callbacks_allowed && name == "callbacks"
         };
@@ -62,10 +62,10 @@ impl NewWorkflow {
                 quoted(name)
             )));
         }
-        let id = body.get("id").map(|raw| text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
-        let members = members(body, list, max_jobs, now)?;
-        let callbacks = if callbacks_allowed { callbacks(body, now)? } else { Vec::new() };
-        Ok(Self { id, kind, about: about(body)?, members, callbacks })
+        let id = body.get("id").map(|raw| parse_text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
+        let members = parse_members(body, list, max_jobs, now)?;
+        let callbacks = if callbacks_allowed { parse_callbacks(body, now)? } else { Vec::new() };
+        Ok(Self { id, kind, name_and_meta: parse_name_and_meta(body)?, members, callbacks })
     }
 
     /// Whether a request says when something should happen, so that it matters which clock `now` is from.
@@ -77,9 +77,9 @@ impl NewWorkflow {
     }
 }
 
-impl Member {
+impl NewWorkflowMember {
     fn parse(raw: &RawValue, place: &str, now: Millis) -> Result<Self, RequestError> {
-        let inside = |error: RequestError| RequestError::In { place: place.to_owned(), error: Box::new(error) };
+        let inside = |error: RequestError| RequestError::Nested { path: place.to_owned(), error: Box::new(error) };
         if !raw.get().starts_with('{') {
             return Err(inside(invalid(format!("must be a job, which is a JSON object, got {}", quoted(raw.get())))));
         }
@@ -100,16 +100,21 @@ impl Member {
     }
 }
 
-fn kind(body: &Object<'_>) -> Result<Kind, RequestError> {
+fn parse_kind(body: &Object<'_>) -> Result<WorkflowKind, RequestError> {
     let allowed = "\"chain\", \"group\" or \"batch\"";
     let raw = body.get("type").ok_or_else(|| invalid(format!("type is required: {allowed}")))?;
     let name: Option<String> = serde_json::from_str(raw.get()).ok();
     name.as_deref()
-        .and_then(Kind::from_name)
+        .and_then(WorkflowKind::from_name)
         .ok_or_else(|| invalid(format!("type must be {allowed}, got {}", quoted(raw.get()))))
 }
 
-fn members(body: &Object<'_>, list: &str, max_jobs: usize, now: Millis) -> Result<Vec<Member>, RequestError> {
+fn parse_members(
+    body: &Object<'_>,
+    list: &str,
+    max_jobs: usize,
+    now: Millis,
+) -> Result<Vec<NewWorkflowMember>, RequestError> {
     let wanted = format!("{list} must be a JSON array of 1 to {max_jobs} jobs");
     let raw =
         body.get(list).ok_or_else(|| invalid(format!("{list} is required: a JSON array of 1 to {max_jobs} jobs")))?;
@@ -118,22 +123,25 @@ fn members(body: &Object<'_>, list: &str, max_jobs: usize, now: Millis) -> Resul
     if !(1..=max_jobs).contains(&jobs.len()) {
         return Err(invalid(format!("{wanted}, got {}", jobs.len())));
     }
-    jobs.iter().enumerate().map(|(index, raw)| Member::parse(raw, &format!("{list}[{index}]"), now)).collect()
+    jobs.iter()
+        .enumerate()
+        .map(|(index, raw)| NewWorkflowMember::parse(raw, &format!("{list}[{index}]"), now))
+        .collect()
 }
 
-fn callbacks(body: &Object<'_>, now: Millis) -> Result<Vec<(Callback, Member)>, RequestError> {
+fn parse_callbacks(body: &Object<'_>, now: Millis) -> Result<Vec<(BatchCallback, NewWorkflowMember)>, RequestError> {
     let allowed = "a JSON object with on_complete, on_success, on_failure or several of them";
     let raw = body.get("callbacks").ok_or_else(|| invalid(format!("callbacks is required: {allowed}")))?;
     let given: Option<Object> = serde_json::from_str(raw.get()).ok();
     let given = given.ok_or_else(|| invalid(format!("callbacks must be {allowed}, got {}", quoted(raw.get()))))?;
-    let known = |name: &str| Callback::ALL.iter().any(|callback| callback.as_str() == name);
+    let known = |name: &str| BatchCallback::ALL.iter().any(|callback| callback.as_str() == name);
     if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
         return Err(invalid(format!("callbacks must be {allowed}, got {}", quoted(name))));
     }
     let mut found = Vec::new();
-    for callback in Callback::ALL {
+    for callback in BatchCallback::ALL {
         if let Some(raw) = given.get(callback.as_str()) {
-            found.push((callback, Member::parse(raw, &format!("callbacks.{}", callback.as_str()), now)?));
+            found.push((callback, NewWorkflowMember::parse(raw, &format!("callbacks.{}", callback.as_str()), now)?));
         }
     }
     if found.is_empty() {
@@ -142,12 +150,12 @@ fn callbacks(body: &Object<'_>, now: Millis) -> Result<Vec<(Callback, Member)>, 
     Ok(found)
 }
 
-fn about(body: &Object<'_>) -> Result<String, RequestError> {
+fn parse_name_and_meta(body: &Object<'_>) -> Result<String, RequestError> {
     let mut about = ObjectWriter::default();
     if let Some(raw) = body.get("name") {
-        let name = text(raw, "name")?;
-        if name.len() > LONGEST_NAME {
-            return Err(invalid(format!("name must have at most {LONGEST_NAME} bytes, got {}", name.len())));
+        let name = parse_text(raw, "name")?;
+        if name.len() > MAX_NAME_BYTES {
+            return Err(invalid(format!("name must have at most {MAX_NAME_BYTES} bytes, got {}", name.len())));
         }
         about.raw("name", raw.get());
     }
@@ -160,7 +168,7 @@ fn about(body: &Object<'_>) -> Result<String, RequestError> {
     Ok(about.finish())
 }
 
-fn text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
+fn parse_text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
     serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
 }
 
@@ -178,12 +186,12 @@ mod tests {
             {"type":"b","args":[],"options":{"queue":"q","priority":7,"retry":{"max_attempts":1}}}],
             "callbacks":{"on_failure":{"type":"c","args":[]},"on_complete":{"type":"d","args":[]}}}"#;
         let workflow = parse(body).expect("a workflow");
-        assert_eq!((workflow.kind, workflow.about.as_str()), (Kind::Batch, r#"{"name":"n","meta":{"k":1.0}}"#));
+        assert_eq!((workflow.kind, workflow.name_and_meta.as_str()), (WorkflowKind::Batch, r#"{"name":"n","meta":{"k":1.0}}"#));
         assert_eq!(workflow.members[0].json, r#"{"type":"a", "args":[1.0]}"#);
         let second = &workflow.members[1].job;
         assert_eq!((second.queue.as_str(), second.priority.get(), second.summary.max_attempts), ("q", 7, 1));
         let callbacks: Vec<_> = workflow.callbacks.iter().map(|(callback, _)| *callback).collect();
-        assert_eq!(callbacks, [Callback::Complete, Callback::Failure]);
+        assert_eq!(callbacks, [BatchCallback::Complete, BatchCallback::Failure]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A workflow as clients see it: its state, its numbers and all its jobs in one JSON object.
 
-use super::{Callback, Kind, WorkflowState};
-use crate::job::State;
+use super::{BatchCallback, WorkflowKind, WorkflowState};
+use crate::job::JobState;
 use common::{
     id::{JobId, WorkflowId},
     json::ObjectWriter,
@@ -10,11 +10,11 @@ use common::{
 
 /// A job of a workflow and how it is doing.
 #[derive(Debug, Clone)]
-pub struct JobStatus {
+pub struct WorkflowJobView {
     /// Its place.
     pub index: usize,
     /// Which callback it is, if it is one.
-    pub callback: Option<Callback>,
+    pub callback: Option<BatchCallback>,
     /// Its id, which it has before it starts.
     pub id: JobId,
     /// Its type.
@@ -22,7 +22,7 @@ pub struct JobStatus {
     /// Its queue.
     pub queue: String,
     /// Its state; none while it has not started.
-    pub state: Option<State>,
+    pub state: Option<JobState>,
     /// Its result, as JSON.
     pub result: Option<String>,
 }
@@ -33,11 +33,11 @@ pub struct WorkflowView {
     /// Its id.
     pub id: WorkflowId,
     /// What kind it is.
-    pub kind: Kind,
+    pub kind: WorkflowKind,
     /// How it is doing.
     pub state: WorkflowState,
     /// `name` and `meta`, as a JSON object.
-    pub about: String,
+    pub name_and_meta: String,
     /// When it was made.
     pub created_at: Millis,
     /// When it was over, if it is.
@@ -47,7 +47,7 @@ pub struct WorkflowView {
     /// Members that succeeded, failed for good, were called off or will not start any more.
     pub counts: [usize; 3],
     /// Its members and callbacks; empty in a list of workflows.
-    pub jobs: Vec<JobStatus>,
+    pub jobs: Vec<WorkflowJobView>,
 }
 
 impl WorkflowView {
@@ -56,10 +56,10 @@ impl WorkflowView {
     pub fn to_json(&self) -> String {
         let mut out = ObjectWriter::default();
         out.text("id", &self.id.to_string()).text("type", self.kind.as_str()).text("state", self.state.as_str());
-        out.splice(&self.about);
+        out.splice(&self.name_and_meta);
         let number = |count: usize| i128::try_from(count).unwrap_or_default();
         let [completed, failed, cancelled] = self.counts.map(number);
-        if self.kind == Kind::Chain {
+        if self.kind == WorkflowKind::Chain {
             out.number("steps_total", number(self.total)).number("steps_completed", completed);
         }
         out.number("jobs_total", number(self.total)).number("jobs_completed", completed);
@@ -76,7 +76,7 @@ impl WorkflowView {
                 format!("[{}]", jobs.map(|job| job.to_json(over)).collect::<Vec<_>>().join(","))
             };
             out.raw("members", &list(false));
-            if self.kind == Kind::Batch {
+            if self.kind == WorkflowKind::Batch {
                 out.raw("callbacks", &list(true));
             }
         }
@@ -84,7 +84,7 @@ impl WorkflowView {
     }
 }
 
-impl JobStatus {
+impl WorkflowJobView {
     /// A job that has not started is waiting, or `cancelled` when the workflow is over: it never will.
     fn to_json(&self, over: bool) -> String {
         let mut out = ObjectWriter::default();
@@ -92,9 +92,9 @@ impl JobStatus {
             Some(callback) => out.text("on", callback.as_str()),
             None => out.number("index", i128::try_from(self.index).unwrap_or_default()),
         };
-        let unstarted = if over { State::Cancelled.as_str() } else { "waiting" };
+        let unstarted = if over { JobState::Cancelled.as_str() } else { "waiting" };
         out.text("id", &self.id.to_string()).text("type", &self.job_type).text("queue", &self.queue);
-        out.text("state", self.state.map_or(unstarted, State::as_str));
+        out.text("state", self.state.map_or(unstarted, JobState::as_str));
         if let Some(result) = &self.result {
             out.raw("result", result);
         }
@@ -110,10 +110,10 @@ mod tests {
     fn one_object_tells_the_status_of_every_job() {
         let id = WorkflowId::new();
         let queue = "q".parse().expect("a name");
-        let job = |index: u32, state, result: Option<&str>| JobStatus {
+        let job = |index: u32, state, result: Option<&str>| WorkflowJobView {
             index: index as usize,
             callback: None,
-            id: id.job(index, &queue),
+            id: id.job_id(index, &queue),
             job_type: "a".into(),
             queue: "q".into(),
             state,
@@ -121,14 +121,14 @@ mod tests {
         };
         let mut view = WorkflowView {
             id,
-            kind: Kind::Chain,
+            kind: WorkflowKind::Chain,
             state: WorkflowState::Running,
-            about: r#"{"name":"n"}"#.into(),
+            name_and_meta: r#"{"name":"n"}"#.into(),
             created_at: 0,
             ended_at: None,
             total: 2,
             counts: [1, 0, 0],
-            jobs: vec![job(0, Some(State::Completed), Some("1.0")), job(1, None, None)],
+            jobs: vec![job(0, Some(JobState::Completed), Some("1.0")), job(1, None, None)],
         };
         let json = view.to_json();
         assert!(json.contains(r#""steps_total":2,"steps_completed":1"#) && json.contains(r#""name":"n""#), "{json}");

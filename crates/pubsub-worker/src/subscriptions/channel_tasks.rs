@@ -7,28 +7,28 @@ use std::{
 };
 
 use common::name::ChannelName;
-use store::{StoreResult, next_delay, note_interruption, reconnect_delays};
+use store::{StoreResult, next_reconnect_delay, log_interruption, reconnect_delays};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 
-use super::{message_notifier::Door, runner::Runner};
+use super::{message_notifier::MessageListener, runner::SubscriptionRunner};
 
 /// After so long a channel is to be looked at again, whether it rings before or not; without it, when it rings.
-pub(super) type Again = Option<Duration>;
+pub(super) type RescheduleDelay = Option<Duration>;
 
 /// After a failure in this program a channel is looked at again this soon.
-const AFTER_A_PANIC: Again = Some(Duration::from_secs(1));
+const PANIC_RETRY_DELAY: RescheduleDelay = Some(Duration::from_secs(1));
 
 /// Works on channels until the runner is stopped, each with `work`, then waits for what is under way.
-pub(super) async fn run<F, Fut>(runner: &Arc<Runner>, door: &Door, work: F)
+pub(super) async fn run<F, Fut>(runner: &Arc<SubscriptionRunner>, door: &MessageListener, work: F)
 where
     F: Fn(ChannelName) -> Fut,
-    Fut: Future<Output = Again> + Send + 'static,
+    Fut: Future<Output = RescheduleDelay> + Send + 'static,
 {
-    let mut lanes = Lanes::default();
-    let mut tasks: JoinSet<(ChannelName, Again)> = JoinSet::new();
+    let mut lanes = ChannelScheduler::default();
+    let mut tasks: JoinSet<(ChannelName, RescheduleDelay)> = JoinSet::new();
     let mut find_at = Some(Instant::now());
     let mut known = BTreeSet::new();
     let mut delays = reconnect_delays();
@@ -38,34 +38,34 @@ where
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(task) = tasks.join_next_with_id() => lanes.task_ended(task),
-            ring = door.rung() => {
+            Some(task) = tasks.join_next_with_id() => lanes.finish_task(task),
+            ring = door.wait() => {
                 for channel in ring.channels {
                     door.listen_to(&channel);
                     known.insert(channel.clone());
-                    lanes.ring(channel);
+                    lanes.notify(channel);
                 }
-                if ring.everywhere {
+                if ring.is_all_channels {
                     find_at = Some(Instant::now());
                 }
             }
-            () = until(find_at) => match channels(runner).await {
+            () = sleep_until_due(find_at) => match list_channels(runner).await {
                 Ok(channels) => {
                     (find_at, delays) = (None, reconnect_delays());
                     let before = std::mem::replace(&mut known, channels.iter().cloned().collect());
-                    before.difference(&known).for_each(|gone| door.forget(gone));
+                    before.difference(&known).for_each(|gone| door.stop_listening(gone));
                     for channel in channels {
                         door.listen_to(&channel);
-                        lanes.look(channel);
+                        lanes.check_now(channel);
                     }
                 }
                 Err(error) => {
-                    note_interruption("looking for channels", &error);
-                    find_at = Some(Instant::now() + next_delay(&mut delays));
+                    log_interruption("looking for channels", &error);
+                    find_at = Some(Instant::now() + next_reconnect_delay(&mut delays));
                 }
             },
-            () = until(next) => lanes.make_due_ready(),
-            Some(place) = runner.places(1), if has_ready => if let Some(channel) = lanes.start() {
+            () = sleep_until_due(next) => lanes.make_due_ready(),
+            Some(place) = runner.acquire_slots(1), if has_ready => if let Some(channel) = lanes.start_next() {
                 let (working, of) = (work(channel.clone()), channel.clone());
                 let task = tasks.spawn(async move {
                     let again = working.await;
@@ -79,12 +79,12 @@ where
     while tasks.join_next().await.is_some() {}
 }
 
-async fn channels(runner: &Runner) -> StoreResult<Vec<ChannelName>> {
-    let _look = runner.look().await;
-    runner.store().channels_of(&runner.subscription).await
+async fn list_channels(runner: &SubscriptionRunner) -> StoreResult<Vec<ChannelName>> {
+    let _look = runner.acquire_redis_read().await;
+    runner.store().matching_channels(&runner.subscription).await
 }
 
-async fn until(at: Option<Instant>) {
+async fn sleep_until_due(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
@@ -93,93 +93,93 @@ async fn until(at: Option<Instant>) {
 
 /// Channels that wait for their turn, each once.
 #[derive(Default)]
-pub(super) struct Line {
-    first_to_last: VecDeque<ChannelName>,
-    all: HashSet<ChannelName>,
+pub(super) struct ChannelQueue {
+    queue: VecDeque<ChannelName>,
+    queued: HashSet<ChannelName>,
 }
 
-impl Line {
+impl ChannelQueue {
     pub(super) fn push(&mut self, channel: ChannelName) {
-        if self.all.insert(channel.clone()) {
-            self.first_to_last.push_back(channel);
+        if self.queued.insert(channel.clone()) {
+            self.queue.push_back(channel);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<ChannelName> {
-        let channel = self.first_to_last.pop_front()?;
-        self.all.remove(&channel);
+        let channel = self.queue.pop_front()?;
+        self.queued.remove(&channel);
         Some(channel)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.first_to_last.is_empty()
+        self.queue.is_empty()
     }
 }
 
 #[derive(Default)]
-struct Lanes {
-    ready: Line,
+struct ChannelScheduler {
+    ready: ChannelQueue,
     busy: HashSet<ChannelName>,
     /// At which of these each task is.
     tasks: HashMap<Id, ChannelName>,
     /// They rang while somebody was at them.
-    rang: HashSet<ChannelName>,
+    notified_while_busy: HashSet<ChannelName>,
     /// They are looked at then, and not before: what is new waits behind what has to wait.
     due: BTreeSet<(Instant, ChannelName)>,
     /// When each of these is due.
     due_at: HashMap<ChannelName, Instant>,
 }
 
-impl Lanes {
+impl ChannelScheduler {
     /// There is something new in a channel.
-    fn ring(&mut self, channel: ChannelName) {
+    fn notify(&mut self, channel: ChannelName) {
         if self.busy.contains(&channel) {
-            self.rang.insert(channel);
+            self.notified_while_busy.insert(channel);
         } else if !self.due_at.contains_key(&channel) {
             self.ready.push(channel);
         }
     }
 
     /// Whatever a channel waits for, it is looked at: it may have been moved, or be another worker's now.
-    fn look(&mut self, channel: ChannelName) {
+    fn check_now(&mut self, channel: ChannelName) {
         if let Some(at) = self.due_at.remove(&channel) {
             self.due.remove(&(at, channel.clone()));
         }
-        self.ring(channel);
+        self.notify(channel);
     }
 
-    fn start(&mut self) -> Option<ChannelName> {
+    fn start_next(&mut self) -> Option<ChannelName> {
         let channel = self.ready.pop()?;
         self.busy.insert(channel.clone());
         Some(channel)
     }
 
-    fn task_ended(&mut self, task: Result<(Id, (ChannelName, Again)), JoinError>) {
+    fn finish_task(&mut self, task: Result<(Id, (ChannelName, RescheduleDelay)), JoinError>) {
         match task {
             Ok((id, (channel, again))) => {
                 self.tasks.remove(&id);
-                self.ended(channel, again);
+                self.finish_channel(channel, again);
             }
             Err(error) => {
                 tracing::error!(%error, "delivering a channel failed");
                 if let Some(channel) = self.tasks.remove(&error.id()) {
-                    self.ended(channel, AFTER_A_PANIC);
+                    self.finish_channel(channel, PANIC_RETRY_DELAY);
                 }
             }
         }
     }
 
-    fn ended(&mut self, channel: ChannelName, again: Again) {
+    fn finish_channel(&mut self, channel: ChannelName, again: RescheduleDelay) {
         self.busy.remove(&channel);
         match again {
             Some(delay) if !delay.is_zero() => {
-                self.rang.remove(&channel);
+                self.notified_while_busy.remove(&channel);
                 let at = Instant::now() + delay;
                 self.due_at.insert(channel.clone(), at);
                 self.due.insert((at, channel));
             }
-            Some(_) => self.ring(channel),
-            None if self.rang.remove(&channel) => self.ring(channel),
+            Some(_) => self.notify(channel),
+            None if self.notified_while_busy.remove(&channel) => self.notify(channel),
             None => {}
         }
     }
@@ -196,7 +196,7 @@ impl Lanes {
                 return;
             }
             self.due_at.remove(&channel);
-            self.ring(channel);
+            self.notify(channel);
         }
     }
 }
@@ -208,63 +208,63 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_channel_is_one_tasks_at_a_time_and_no_ring_is_lost() {
         let channel: ChannelName = "c".parse().expect("a name");
-        let mut lanes = Lanes::default();
-        lanes.ring(channel.clone());
-        lanes.ring(channel.clone());
-        assert_eq!(lanes.start(), Some(channel.clone()));
-        assert_eq!(lanes.start(), None, "once");
-        lanes.ring(channel.clone());
-        assert_eq!(lanes.start(), None, "somebody is at it");
-        lanes.ended(channel.clone(), None);
-        assert_eq!(lanes.start(), Some(channel.clone()), "it rang meanwhile");
-        lanes.ended(channel.clone(), Some(Duration::from_secs(5)));
-        assert_eq!(lanes.start(), None, "it is not due");
+        let mut lanes = ChannelScheduler::default();
+        lanes.notify(channel.clone());
+        lanes.notify(channel.clone());
+        assert_eq!(lanes.start_next(), Some(channel.clone()));
+        assert_eq!(lanes.start_next(), None, "once");
+        lanes.notify(channel.clone());
+        assert_eq!(lanes.start_next(), None, "somebody is at it");
+        lanes.finish_channel(channel.clone(), None);
+        assert_eq!(lanes.start_next(), Some(channel.clone()), "it rang meanwhile");
+        lanes.finish_channel(channel.clone(), Some(Duration::from_secs(5)));
+        assert_eq!(lanes.start_next(), None, "it is not due");
         tokio::time::sleep(Duration::from_secs(6)).await;
         lanes.make_due_ready();
-        assert_eq!(lanes.start(), Some(channel.clone()));
-        lanes.ended(channel, None);
-        assert_eq!((lanes.start(), lanes.next_due()), (None, None));
+        assert_eq!(lanes.start_next(), Some(channel.clone()));
+        lanes.finish_channel(channel, None);
+        assert_eq!((lanes.start_next(), lanes.next_due()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_that_has_to_wait_waits_however_often_it_rings() {
         let channel: ChannelName = "c".parse().expect("a name");
-        let mut lanes = Lanes::default();
+        let mut lanes = ChannelScheduler::default();
         let begin = Instant::now();
-        let fail = |lanes: &mut Lanes, seconds| {
-            assert_eq!(lanes.start(), Some(channel.clone()));
-            lanes.ended(channel.clone(), Some(Duration::from_secs(seconds)));
+        let fail = |lanes: &mut ChannelScheduler, seconds| {
+            assert_eq!(lanes.start_next(), Some(channel.clone()));
+            lanes.finish_channel(channel.clone(), Some(Duration::from_secs(seconds)));
         };
-        lanes.ring(channel.clone());
+        lanes.notify(channel.clone());
         fail(&mut lanes, 60);
         for _ in 0..3 {
-            lanes.ring(channel.clone());
-            assert_eq!(lanes.start(), None, "it waits");
+            lanes.notify(channel.clone());
+            assert_eq!(lanes.start_next(), None, "it waits");
         }
         // Somebody may have moved it: it is looked at, and waits again
-        lanes.look(channel.clone());
+        lanes.check_now(channel.clone());
         fail(&mut lanes, 300);
         assert_eq!((lanes.due.len(), lanes.next_due()), (1, Some(begin + Duration::from_mins(5))));
         tokio::time::sleep(Duration::from_secs(301)).await;
         lanes.make_due_ready();
         lanes.make_due_ready();
         fail(&mut lanes, 1);
-        assert_eq!((lanes.due.len(), lanes.due_at.len(), lanes.start()), (1, 1, None));
+        assert_eq!((lanes.due.len(), lanes.due_at.len(), lanes.start_next()), (1, 1, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_whose_task_panics_is_looked_at_again() {
         let channel: ChannelName = "c".parse().expect("a name");
-        let (mut lanes, mut tasks) = (Lanes::default(), JoinSet::new());
-        lanes.ring(channel.clone());
-        assert_eq!(lanes.start(), Some(channel.clone()));
+        let (mut lanes, mut tasks) = (ChannelScheduler::default(), JoinSet::new());
+        lanes.notify(channel.clone());
+        assert_eq!(lanes.start_next(), Some(channel.clone()));
         let task = tasks.spawn(async { panic!("on purpose") });
         lanes.tasks.insert(task.id(), channel.clone());
-        lanes.task_ended(tasks.join_next_with_id().await.expect("there is one"));
-        assert_eq!(lanes.start(), None, "not at once");
+        lanes.finish_task(tasks.join_next_with_id().await.expect("there is one"));
+        assert_eq!(lanes.start_next(), None, "not at once");
         tokio::time::sleep(Duration::from_secs(2)).await;
         lanes.make_due_ready();
-        assert_eq!(lanes.start(), Some(channel));
+        assert_eq!(lanes.start_next(), Some(channel));
         assert!(lanes.tasks.is_empty());
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::name::ChannelName;
-use model::subscription::Selection;
+use model::subscription::ChannelSelection;
 use store::{
     Redis,
     connection::{
@@ -25,61 +25,61 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Rings that were heard and not passed on yet. More are dropped, and found out later.
-const BUFFER: usize = 4096;
+const NOTIFICATION_BUFFER: usize = 4096;
 
 /// All doors are rung at in this time, unless there are very many.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// Those with many channels ask Redis a lot when they are rung at for everything.
-const BETWEEN_DOORS: Duration = Duration::from_millis(50);
+const MIN_SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
 /// Rings for subscriptions. Clone it freely.
 #[derive(Clone)]
-pub(crate) struct Bell(Arc<Inner>);
+pub(crate) struct MessageNotifier(Arc<MessageNotifierInner>);
 
-struct Inner {
-    channels: Channels,
-    next: AtomicU64,
-    doors: Mutex<Doors>,
+struct MessageNotifierInner {
+    subscribed_channels: Channels,
+    next_listener_id: AtomicU64,
+    listeners: Mutex<MessageListeners>,
     /// The list of subscriptions may have changed.
     list_changed: Notify,
 }
 
 #[derive(Default)]
-struct Doors {
-    all: HashMap<u64, (Selection, Arc<Rung>)>,
+struct MessageListeners {
+    all: HashMap<u64, (ChannelSelection, Arc<ListenerSignal>)>,
     /// Who listens to which channel.
-    by_channel: HashMap<ChannelName, Vec<(u64, Arc<Rung>)>>,
+    by_channel: HashMap<ChannelName, Vec<(u64, Arc<ListenerSignal>)>>,
 }
 
 #[derive(Default)]
-struct Rung {
-    for_what: Mutex<Ring>,
+struct ListenerSignal {
+    pending: Mutex<PendingChannels>,
     notify: Notify,
 }
 
 /// Where there may be something new.
 #[derive(Debug, Default)]
-pub(crate) struct Ring {
+pub(crate) struct PendingChannels {
     pub(crate) channels: BTreeSet<ChannelName>,
     /// In all channels, and there may be other channels.
-    pub(crate) everywhere: bool,
+    pub(crate) is_all_channels: bool,
     /// A worker may have given messages back.
-    pub(crate) given_back: bool,
+    pub(crate) has_released: bool,
 }
 
 /// Where a subscription is rung for.
-pub(crate) struct Door {
-    bell: Bell,
+pub(crate) struct MessageListener {
+    notifier: MessageNotifier,
     id: u64,
-    rung: Arc<Rung>,
+    signal: Arc<ListenerSignal>,
 }
 
-impl Bell {
+impl MessageNotifier {
     /// Listens until `stop` is cancelled.
-    pub(crate) fn hang(redis: &Redis, probe: Duration, stop: CancellationToken) -> Self {
-        let (channels, heard, _) = subscribe_with_probe(redis, BUFFER, probe, stop);
-        channels.add_all([keys::WAKE.to_owned(), keys::CHANNELS.to_owned()]);
-        let inner = Inner { channels, next: AtomicU64::new(0), doors: Mutex::default(), list_changed: Notify::new() };
+    pub(crate) fn start(redis: &Redis, probe: Duration, stop: CancellationToken) -> Self {
+        let (channels, heard, _) = subscribe_with_probe(redis, NOTIFICATION_BUFFER, probe, stop);
+        channels.add_all([keys::NOTIFICATIONS.to_owned(), keys::CHANNELS.to_owned()]);
+        let inner = MessageNotifierInner { subscribed_channels: channels, next_listener_id: AtomicU64::new(0), listeners: Mutex::default(), list_changed: Notify::new() };
         let bell = Self(Arc::new(inner));
         tokio::spawn(bell.clone().listen(heard));
         bell
@@ -91,42 +91,42 @@ impl Bell {
     }
 
     /// Rings for a subscription from now on, once at once.
-    pub(crate) fn door(&self, selection: &Selection) -> Door {
-        let (id, rung) = (self.0.next.fetch_add(1, Relaxed), Arc::<Rung>::default());
-        self.doors().all.insert(id, (selection.clone(), rung.clone()));
-        let door = Door { bell: self.clone(), id, rung };
-        door.rung.ring(|ring| ring.everywhere = true);
+    pub(crate) fn add_listener(&self, selection: &ChannelSelection) -> MessageListener {
+        let (id, rung) = (self.0.next_listener_id.fetch_add(1, Relaxed), Arc::<ListenerSignal>::default());
+        self.listeners().all.insert(id, (selection.clone(), rung.clone()));
+        let door = MessageListener { notifier: self.clone(), id, signal: rung };
+        door.signal.update(|ring| ring.is_all_channels = true);
         door
     }
 
-    fn doors(&self) -> MutexGuard<'_, Doors> {
-        self.0.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn listeners(&self) -> MutexGuard<'_, MessageListeners> {
+        self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn listen(self, mut inbox: Inbox) {
         while let Some(heard) = inbox.recv().await {
             match heard {
-                Heard::Message { channel, payload } if channel == keys::WAKE => {
+                Heard::Message { channel, payload } if channel == keys::NOTIFICATIONS => {
                     if Wake::decode(&payload) == Some(Wake::Subscriptions) {
                         // One that was changed begins anew; of the others only what was given back concerns anybody
                         self.0.list_changed.notify_one();
-                        self.given_back();
+                        self.notify_released();
                     }
                 }
                 Heard::Message { channel, payload } if channel == keys::CHANNELS => {
                     let name = std::str::from_utf8(&payload).ok().and_then(|name| name.parse().ok());
                     if let Some(name) = name {
-                        self.is_new(&name);
+                        self.notify_new_channel(&name);
                     }
                 }
-                Heard::Message { channel, .. } => self.ring(&channel),
+                Heard::Message { channel, .. } => self.notify_channel(&channel),
                 Heard::Subscribed(channels) => {
                     for channel in channels {
-                        if channel == keys::WAKE || channel == keys::CHANNELS {
+                        if channel == keys::NOTIFICATIONS || channel == keys::CHANNELS {
                             self.0.list_changed.notify_one();
-                            self.everywhere();
+                            self.notify_all();
                         } else {
-                            self.ring(&channel);
+                            self.notify_channel(&channel);
                         }
                     }
                 }
@@ -134,58 +134,58 @@ impl Bell {
             }
             // What found no room rings all the same
             for channel in inbox.take_missed() {
-                if keys::channel_of_live(&channel).is_some() {
-                    self.ring(&channel);
+                if keys::channel_of_live_messages(&channel).is_some() {
+                    self.notify_channel(&channel);
                 } else {
                     self.0.list_changed.notify_one();
-                    self.everywhere();
+                    self.notify_all();
                 }
             }
         }
     }
 
-    fn ring(&self, live: &str) {
-        let Some(name) = keys::channel_of_live(live) else { return };
-        for (_, rung) in self.doors().by_channel.get(&name).into_iter().flatten() {
-            rung.ring(|ring| {
+    fn notify_channel(&self, live: &str) {
+        let Some(name) = keys::channel_of_live_messages(live) else { return };
+        for (_, rung) in self.listeners().by_channel.get(&name).into_iter().flatten() {
+            rung.update(|ring| {
                 ring.channels.insert(name.clone());
             });
         }
     }
 
-    fn is_new(&self, name: &ChannelName) {
-        for (selection, rung) in self.doors().all.values() {
-            if selection.fits(name) {
-                rung.ring(|ring| {
+    fn notify_new_channel(&self, name: &ChannelName) {
+        for (selection, rung) in self.listeners().all.values() {
+            if selection.matches(name) {
+                rung.update(|ring| {
                     ring.channels.insert(name.clone());
                 });
             }
         }
     }
 
-    fn everywhere(&self) {
-        for (_, rung) in self.doors().all.values() {
-            rung.ring(|ring| ring.everywhere = true);
+    fn notify_all(&self) {
+        for (_, rung) in self.listeners().all.values() {
+            rung.update(|ring| ring.is_all_channels = true);
         }
     }
 
-    fn given_back(&self) {
-        for (_, rung) in self.doors().all.values() {
-            rung.ring(|ring| ring.given_back = true);
+    fn notify_released(&self) {
+        for (_, rung) in self.listeners().all.values() {
+            rung.update(|ring| ring.has_released = true);
         }
     }
 
     /// Rings for everything every so often, at one door after the other, until `stop` is cancelled: rings can be missed.
     pub(crate) async fn sweep(self, stop: CancellationToken) {
         loop {
-            let doors: Vec<Arc<Rung>> = self.doors().all.values().map(|(_, rung)| rung.clone()).collect();
+            let doors: Vec<Arc<ListenerSignal>> = self.listeners().all.values().map(|(_, rung)| rung.clone()).collect();
             let count = u32::try_from(doors.len()).unwrap_or(u32::MAX).max(1);
-            let pause = (SWEEP_EVERY / count).max(BETWEEN_DOORS);
+            let pause = (SWEEP_INTERVAL / count).max(MIN_SWEEP_PAUSE);
             if doors.is_empty() && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
             for door in doors {
-                door.ring(|ring| ring.everywhere = true);
+                door.update(|ring| ring.is_all_channels = true);
                 if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                     return;
                 }
@@ -194,55 +194,55 @@ impl Bell {
     }
 }
 
-impl Rung {
-    fn ring(&self, change: impl FnOnce(&mut Ring)) {
-        change(&mut self.for_what.lock().unwrap_or_else(PoisonError::into_inner));
+impl ListenerSignal {
+    fn update(&self, change: impl FnOnce(&mut PendingChannels)) {
+        change(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         self.notify.notify_one();
     }
 }
 
-impl Door {
+impl MessageListener {
     /// Waits until somebody rings, and for what. A call that is given up loses nothing.
-    pub(crate) async fn rung(&self) -> Ring {
+    pub(crate) async fn wait(&self) -> PendingChannels {
         loop {
-            let ring = std::mem::take(&mut *self.rung.for_what.lock().unwrap_or_else(PoisonError::into_inner));
-            if ring.everywhere || ring.given_back || !ring.channels.is_empty() {
+            let ring = std::mem::take(&mut *self.signal.pending.lock().unwrap_or_else(PoisonError::into_inner));
+            if ring.is_all_channels || ring.has_released || !ring.channels.is_empty() {
                 return ring;
             }
-            self.rung.notify.notified().await;
+            self.signal.notify.notified().await;
         }
     }
 
     /// Rings for everything.
-    pub(crate) fn ring_everywhere(&self) {
-        self.rung.ring(|ring| ring.everywhere = true);
+    pub(crate) fn notify_all_channels(&self) {
+        self.signal.update(|ring| ring.is_all_channels = true);
     }
 
     /// Listens to a channel no longer: it is there no more.
-    pub(crate) fn forget(&self, channel: &ChannelName) {
-        let mut doors = self.bell.doors();
+    pub(crate) fn stop_listening(&self, channel: &ChannelName) {
+        let mut doors = self.notifier.listeners();
         let Some(listeners) = doors.by_channel.get_mut(channel) else { return };
         listeners.retain(|(id, _)| *id != self.id);
         if listeners.is_empty() {
             doors.by_channel.remove(channel);
-            self.bell.0.channels.remove(&keys::live(channel));
+            self.notifier.0.subscribed_channels.remove(&keys::live_messages(channel));
         }
     }
 
     /// Listens to a channel.
     pub(crate) fn listen_to(&self, channel: &ChannelName) {
-        let mut doors = self.bell.doors();
+        let mut doors = self.notifier.listeners();
         let listeners = doors.by_channel.entry(channel.clone()).or_default();
         if !listeners.iter().any(|(id, _)| *id == self.id) {
-            listeners.push((self.id, self.rung.clone()));
-            self.bell.0.channels.add(keys::live(channel));
+            listeners.push((self.id, self.signal.clone()));
+            self.notifier.0.subscribed_channels.add(keys::live_messages(channel));
         }
     }
 }
 
-impl Drop for Door {
+impl Drop for MessageListener {
     fn drop(&mut self) {
-        let mut doors = self.bell.doors();
+        let mut doors = self.notifier.listeners();
         doors.all.remove(&self.id);
         let mut left = Vec::new();
         doors.by_channel.retain(|channel, listeners| {
@@ -253,7 +253,7 @@ impl Drop for Door {
             !listeners.is_empty()
         });
         for channel in left {
-            self.bell.0.channels.remove(&keys::live(&channel));
+            self.notifier.0.subscribed_channels.remove(&keys::live_messages(&channel));
         }
     }
 }

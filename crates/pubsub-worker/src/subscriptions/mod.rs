@@ -22,89 +22,89 @@ mod shared;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use common::{json::ObjectWriter, name::SubscriptionName};
-use model::subscription::{Mode, Ordering, State, Subscription};
-use store::{StoreResult, next_delay, note_interruption, reconnect_delays};
+use model::subscription::{DeliveryOrdering, DeliveryMode, SubscriptionState, Subscription};
+use store::{StoreResult, next_reconnect_delay, log_interruption, reconnect_delays};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use message_notifier::Bell;
-use runner::Runner;
-pub(crate) use runner::{LOOKS_AT_ONCE, Process, ROOM_KIB};
+pub(crate) use message_notifier::MessageNotifier;
+use runner::SubscriptionRunner;
+pub(crate) use runner::{MAX_CONCURRENT_REDIS_READS, PubsubProcess, MEMORY_BUDGET_KIB};
 
 /// Changes can be missed: the list is looked at again this often.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+const LIST_INTERVAL: Duration = Duration::from_secs(15);
 /// How often it is tried to sweep up after a subscription that was removed, with pauses of up to a second.
-const SWEEPS: usize = 60;
+const MAX_CLEANUP_ATTEMPTS: usize = 60;
 /// After the grace: time for what is under way to be given back.
-const LAST_WORDS: Duration = Duration::from_secs(20);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Delivers subscriptions until `stop` is cancelled, then finishes what is under way or gives it back.
-pub(crate) async fn run(process: Arc<Process>, grace: Duration, stop: CancellationToken) {
+pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: CancellationToken) {
     let mut subscriptions =
-        Running { process: process.clone(), runners: HashMap::new(), known: Vec::new(), leaving: TaskTracker::new() };
+        SubscriptionSupervisor { process: process.clone(), runners: HashMap::new(), last_list: Vec::new(), cleanups: TaskTracker::new() };
     let mut delays = reconnect_delays();
-    tokio::spawn(process.bell.clone().sweep(stop.clone()));
+    tokio::spawn(process.notifier.clone().sweep(stop.clone()));
     while !stop.is_cancelled() {
-        let wait = match subscriptions.look().await {
+        let wait = match subscriptions.reconcile().await {
             Ok(()) => {
                 delays = reconnect_delays();
-                LOOK_EVERY
+                LIST_INTERVAL
             }
             Err(error) => {
-                note_interruption("looking for subscriptions", &error);
-                next_delay(&mut delays)
+                log_interruption("looking for subscriptions", &error);
+                next_reconnect_delay(&mut delays)
             }
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = process.bell.list_changed() => {}
+            () = process.notifier.list_changed() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
-    let ending = subscriptions.stop();
+    let ending = subscriptions.stop_all();
     tokio::pin!(ending);
     if tokio::time::timeout(grace, &mut ending).await.is_err() {
         tracing::warn!("the grace is over, messages are given back");
-        process.abandon.cancel();
-        if tokio::time::timeout(LAST_WORDS, ending).await.is_err() {
+        process.hard_shutdown.cancel();
+        if tokio::time::timeout(DRAIN_TIMEOUT, ending).await.is_err() {
             tracing::error!("messages could not be given back in time: they wait for their deadline");
         }
     }
 }
 
-struct Running {
-    process: Arc<Process>,
-    runners: HashMap<SubscriptionName, One>,
+struct SubscriptionSupervisor {
+    process: Arc<PubsubProcess>,
+    runners: HashMap<SubscriptionName, SubscriptionTask>,
     /// What the list had when it was last seen.
-    known: Vec<(Subscription, String)>,
+    last_list: Vec<(Subscription, String)>,
     /// Runners of subscriptions that were removed.
-    leaving: TaskTracker,
+    cleanups: TaskTracker,
 }
 
 /// A runner, and the subscription that it was made for.
-struct One {
+struct SubscriptionTask {
     subscription: Subscription,
     stored: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-impl Running {
+impl SubscriptionSupervisor {
     /// Starts and stops runners so that there is one for each subscription that is active.
-    async fn look(&mut self) -> StoreResult<()> {
-        let found = self.process.store.all().await?;
-        if found.is_blank && !self.known.is_empty() {
+    async fn reconcile(&mut self) -> StoreResult<()> {
+        let found = self.process.store.list().await?;
+        if found.is_missing && !self.last_list.is_empty() {
             return self.restore().await;
         }
-        self.known = found.subscriptions;
+        self.last_list = found.subscriptions;
         let known: HashMap<&SubscriptionName, &String> =
-            self.known.iter().map(|(subscription, stored)| (&subscription.name, stored)).collect();
+            self.last_list.iter().map(|(subscription, stored)| (&subscription.name, stored)).collect();
         // Paused ones have a runner that does nothing, so that what is under way ends in one place
         for (_, one) in self.runners.extract_if(|name, _| !known.contains_key(name)) {
             one.stop.cancel();
-            self.leaving.spawn(sweep_up(self.process.clone(), one));
+            self.cleanups.spawn(clean_up_deleted(self.process.clone(), one));
         }
-        for (subscription, stored) in &self.known {
+        for (subscription, stored) in &self.last_list {
             if self.runners.get(&subscription.name).is_some_and(|one| one.stored == *stored) {
                 continue;
             }
@@ -113,8 +113,8 @@ impl Running {
                 one.task
             });
             let stop = CancellationToken::new();
-            let task = tokio::spawn(run_one(self.process.clone(), subscription.clone(), stop.clone(), before));
-            let one = One { subscription: subscription.clone(), stored: stored.clone(), stop, task };
+            let task = tokio::spawn(run_subscription(self.process.clone(), subscription.clone(), stop.clone(), before));
+            let one = SubscriptionTask { subscription: subscription.clone(), stored: stored.clone(), stop, task };
             self.runners.insert(subscription.name.clone(), one);
         }
         Ok(())
@@ -122,19 +122,19 @@ impl Running {
 
     /// Redis has lost the list: what this process knows of it is put back, unless another one was faster.
     async fn restore(&mut self) -> StoreResult<()> {
-        if self.process.store.restore(&self.known).await? {
-            let names: Vec<&str> = self.known.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
+        if self.process.store.restore(&self.last_list).await? {
+            let names: Vec<&str> = self.last_list.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
             tracing::error!(?names, "redis had lost all subscriptions: they were put back");
-            for (subscription, _) in &self.known {
+            for (subscription, _) in &self.last_list {
                 let name = subscription.name.to_string();
                 metrics::counter!("galley_subscriptions_restored_total", "subscription" => name).increment(1);
-                self.process.store.record(&subscription.name, "subscription.restored", |_: &mut ObjectWriter| {});
+                self.process.store.record_event(&subscription.name, "subscription.restored", |_: &mut ObjectWriter| {});
             }
         }
         Ok(())
     }
 
-    async fn stop(self) {
+    async fn stop_all(self) {
         for one in self.runners.values() {
             one.stop.cancel();
         }
@@ -143,33 +143,33 @@ impl Running {
                 tracing::error!(%error, "a subscription failed");
             }
         }
-        self.leaving.close();
-        self.leaving.wait().await;
+        self.cleanups.close();
+        self.cleanups.wait().await;
     }
 }
 
 /// Removes what a runner wrote of a subscription after that was removed: the last who served it leaves nothing.
-async fn sweep_up(process: Arc<Process>, one: One) {
+async fn clean_up_deleted(process: Arc<PubsubProcess>, one: SubscriptionTask) {
     let name = &one.subscription.name;
     if let Err(error) = one.task.await {
         tracing::error!(subscription = %name, %error, "a subscription failed");
     }
     let mut delays = reconnect_delays();
-    for _ in 0..SWEEPS {
-        match process.store.sweep_up(&one.subscription).await {
+    for _ in 0..MAX_CLEANUP_ATTEMPTS {
+        match process.store.clear_if_deleted(&one.subscription).await {
             Ok(_) => return,
-            Err(error) => note_interruption("sweeping up after a subscription", &error),
+            Err(error) => log_interruption("sweeping up after a subscription", &error),
         }
-        let pause = tokio::time::sleep(next_delay(&mut delays));
-        if process.abandon.run_until_cancelled(pause).await.is_none() {
+        let pause = tokio::time::sleep(next_reconnect_delay(&mut delays));
+        if process.hard_shutdown.run_until_cancelled(pause).await.is_none() {
             return;
         }
     }
 }
 
 /// Delivers one subscription until it is stopped; begins when the runner before it has ended.
-async fn run_one(
-    process: Arc<Process>,
+async fn run_subscription(
+    process: Arc<PubsubProcess>,
     subscription: Subscription,
     stop: CancellationToken,
     before: Option<JoinHandle<()>>,
@@ -179,11 +179,11 @@ async fn run_one(
     {
         tracing::error!(subscription = %subscription.name, %error, "a subscription failed");
     }
-    if subscription.state != State::Active {
+    if subscription.state != SubscriptionState::Active {
         return;
     }
     let subscription = Arc::new(subscription);
-    let runner = match Runner::new(&process, subscription.clone(), stop) {
+    let runner = match SubscriptionRunner::new(&process, subscription.clone(), stop) {
         Ok(runner) => Arc::new(runner),
         Err(problem) => {
             tracing::error!(subscription = %subscription.name, problem, "a subscription cannot be delivered here");
@@ -191,12 +191,12 @@ async fn run_one(
         }
     };
     tracing::info!(subscription = %subscription.name, "subscription served");
-    let door = process.bell.door(&subscription.channels);
+    let door = process.notifier.add_listener(&subscription.channels);
     let delivering = async {
         match (subscription.mode, subscription.ordering) {
-            (Mode::Shared, Ordering::None) => shared::run(runner.clone(), door).await,
-            (Mode::Shared, Ordering::Channel) => ordered::run(runner.clone(), door).await,
-            (Mode::Broadcast, _) => broadcast::run(runner.clone(), door).await,
+            (DeliveryMode::Shared, DeliveryOrdering::None) => shared::run(runner.clone(), door).await,
+            (DeliveryMode::Shared, DeliveryOrdering::Channel) => ordered::run(runner.clone(), door).await,
+            (DeliveryMode::Broadcast, _) => broadcast::run(runner.clone(), door).await,
         }
     };
     tokio::join!(delivering, retries::run(runner.clone()));

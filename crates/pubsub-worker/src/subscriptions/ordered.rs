@@ -6,40 +6,40 @@ use std::{sync::Arc, time::Duration};
 
 use common::name::ChannelName;
 use model::{
-    job::{Advice, Policy},
-    message::Stored,
+    job::{RetryAdvice, RetryPolicy},
+    message::StoredMessage,
 };
 use store::{
-    StoreResult, next_delay, note_interruption, reconnect_delays,
-    subscriptions::{Done, Held, InOrder, Members},
+    StoreResult, next_reconnect_delay, log_interruption, reconnect_delays,
+    subscriptions::{MessageDisposition, ChannelFence, ClaimedChannel, SubscriptionWorkers},
 };
 use tokio::sync::watch;
 
 use super::{
-    channel_tasks::{self, Again},
-    message_notifier::Door,
-    runner::{LONGEST_LATER, Runner},
+    channel_tasks::{self, RescheduleDelay},
+    message_notifier::MessageListener,
+    runner::{MAX_DEFERRAL, SubscriptionRunner},
 };
-use crate::targets::NotDelivered;
+use crate::targets::DeliveryError;
 
 /// How often a worker says that it is there, and after what silence it is not.
-const REPORT_EVERY: Duration = Duration::from_secs(3);
-const SILENT: Duration = Duration::from_secs(10);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+const WORKER_TTL: Duration = Duration::from_secs(10);
 /// Another has a channel that should be this worker's: it is asked for again this soon.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+const CLAIM_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Failures are tried again at least this often, whatever the policy says, unless the endpoint says when: nothing goes on behind
 /// them.
-const LONGEST_DELAY: Duration = Duration::from_mins(5);
+const MAX_RETRY_DELAY: Duration = Duration::from_mins(5);
 
 /// Delivers until the runner is stopped.
-pub(super) async fn run(runner: Arc<Runner>, door: Door) {
+pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) {
     let (members, known) = watch::channel(None);
     let door = Arc::new(door);
-    let reporting = tokio::spawn(report(runner.clone(), door.clone(), members));
+    let reporting = tokio::spawn(run_heartbeat(runner.clone(), door.clone(), members));
     channel_tasks::run(&runner, &door, |channel| {
         let (runner, known) = (runner.clone(), known.clone());
         async move {
-            let lane = Lane { runner, channel, known };
+            let lane = OrderedChannel { runner, channel, workers: known };
             lane.work().await
         }
     })
@@ -50,146 +50,146 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
 }
 
 /// Says that this worker is there until the runner is stopped, and looks who else is.
-async fn report(runner: Arc<Runner>, door: Arc<Door>, members: watch::Sender<Option<Members>>) {
+async fn run_heartbeat(runner: Arc<SubscriptionRunner>, door: Arc<MessageListener>, members: watch::Sender<Option<SubscriptionWorkers>>) {
     let (store, subscription) = (runner.store(), &runner.subscription);
     while !runner.stop.is_cancelled() {
-        match store.join(subscription, runner.worker(), SILENT).await {
+        match store.register_worker(subscription, runner.worker(), WORKER_TTL).await {
             Ok(now) => {
                 let is_news = members.send_replace(Some(now.clone())) != Some(now);
                 if is_news {
-                    door.ring_everywhere();
+                    door.notify_all_channels();
                 }
             }
-            Err(error) => note_interruption("looking for other workers", &error),
+            Err(error) => log_interruption("looking for other workers", &error),
         }
-        runner.pause(REPORT_EVERY).await;
+        runner.pause(HEARTBEAT_INTERVAL).await;
     }
     let left = async {
-        store.leave(subscription, runner.worker()).await?;
-        store.wake().await
+        store.unregister_worker(subscription, runner.worker()).await?;
+        store.notify_workers().await
     };
     if let Err(error) = left.await {
-        note_interruption("leaving a subscription", &error);
+        log_interruption("leaving a subscription", &error);
     }
 }
 
-struct Lane {
-    runner: Arc<Runner>,
+struct OrderedChannel {
+    runner: Arc<SubscriptionRunner>,
     channel: ChannelName,
-    known: watch::Receiver<Option<Members>>,
+    workers: watch::Receiver<Option<SubscriptionWorkers>>,
 }
 
 /// How long a message waits that has failed so often.
-fn delay(policy: &Policy, advice: Advice, attempt: u32) -> Duration {
+fn retry_delay(policy: &RetryPolicy, advice: RetryAdvice, attempt: u32) -> Duration {
     match advice {
-        Advice::After(delay) => delay,
-        _ => policy.delay(attempt, rand::random()).min(LONGEST_DELAY),
+        RetryAdvice::After(delay) => delay,
+        _ => policy.delay(attempt, rand::random()).min(MAX_RETRY_DELAY),
     }
 }
 
 /// What follows a message.
-enum Next {
+enum OrderedStep {
     /// The one behind it.
-    Go(InOrder),
+    Continue(ClaimedChannel),
     /// Nothing, for now.
-    Stop(Again),
+    Stop(RescheduleDelay),
 }
 
-impl Lane {
-    fn is_ours(&self) -> bool {
-        self.known.borrow().as_ref().is_some_and(|members| members.prefer(self.runner.worker(), &self.channel))
+impl OrderedChannel {
+    fn is_preferred_here(&self) -> bool {
+        self.workers.borrow().as_ref().is_some_and(|members| members.is_preferred(self.runner.worker(), &self.channel))
     }
 
-    async fn work(&self) -> Again {
-        if !self.is_ours() {
+    async fn work(&self) -> RescheduleDelay {
+        if !self.is_preferred_here() {
             return None;
         }
         let mut delays = reconnect_delays();
         loop {
-            match self.drain().await {
+            match self.deliver_available().await {
                 Ok(again) => return again,
                 Err(error) => {
-                    note_interruption("delivering in order", &error);
-                    self.runner.pause(next_delay(&mut delays)).await?;
+                    log_interruption("delivering in order", &error);
+                    self.runner.pause(next_reconnect_delay(&mut delays)).await?;
                 }
             }
         }
     }
 
     /// Delivers what there is.
-    async fn drain(&self) -> StoreResult<Again> {
+    async fn deliver_available(&self) -> StoreResult<RescheduleDelay> {
         let (runner, lease) = (&self.runner, self.runner.lease());
         let (store, subscription, channel) = (runner.store(), &runner.subscription, &self.channel);
         let mut taken = {
-            let _look = runner.look().await;
-            store.take_in_order(subscription, channel, runner.worker(), lease).await?
+            let _look = runner.acquire_redis_read().await;
+            store.claim_channel(subscription, channel, runner.worker(), lease).await?
         };
         loop {
             match taken {
-                InOrder::Next { held, messages, gap, failures } => {
+                ClaimedChannel::Messages { fence: held, messages, gap, failures } => {
                     if let Some(gap) = &gap {
-                        runner.note_gap(channel, gap);
+                        runner.record_gap(channel, gap);
                     }
                     match self.deliver_all(&held, messages, failures).await? {
-                        Next::Go(next) => taken = next,
-                        Next::Stop(again) => return Ok(again),
+                        OrderedStep::Continue(next) => taken = next,
+                        OrderedStep::Stop(again) => return Ok(again),
                     }
                 }
-                InOrder::Closed => match store.open(subscription, channel).await? {
-                    Some(_) => taken = store.take_in_order(subscription, channel, runner.worker(), lease).await?,
+                ClaimedChannel::NotOpened => match store.open_channel(subscription, channel).await? {
+                    Some(_) => taken = store.claim_channel(subscription, channel, runner.worker(), lease).await?,
                     // It rings when it has a history
                     None => return Ok(None),
                 },
-                InOrder::Empty => return Ok(None),
-                InOrder::Wait(delay) => return Ok(Some(delay)),
-                InOrder::Taken(_) => return Ok(Some(ASK_AGAIN)),
-                InOrder::Lost => return Ok(Some(Duration::ZERO)),
+                ClaimedChannel::Empty => return Ok(None),
+                ClaimedChannel::Blocked(delay) => return Ok(Some(delay)),
+                ClaimedChannel::OwnedElsewhere(_) => return Ok(Some(CLAIM_RETRY_INTERVAL)),
+                ClaimedChannel::Lost => return Ok(Some(Duration::ZERO)),
             }
         }
     }
 
-    async fn deliver_all(&self, held: &Held, messages: Vec<Stored>, failures: u32) -> StoreResult<Next> {
+    async fn deliver_all(&self, held: &ChannelFence, messages: Vec<StoredMessage>, failures: u32) -> StoreResult<OrderedStep> {
         let (runner, lease) = (&self.runner, self.runner.lease());
         let (store, subscription, channel) = (runner.store(), &runner.subscription, &self.channel);
         let count = messages.len();
         for (number, message) in messages.into_iter().enumerate() {
-            if runner.stop.is_cancelled() || !self.is_ours() {
-                return self.hold_up(held, Duration::ZERO, None).await;
+            if runner.stop.is_cancelled() || !self.is_preferred_here() {
+                return self.block_channel(held, Duration::ZERO, None).await;
             }
             let attempt = if number == 0 { failures + 1 } else { 1 };
-            let done = if subscription.filter.fits(&message) {
+            let done = if subscription.filter.matches(&message) {
                 match runner.deliver(channel, &message, attempt).await {
-                    Ok(()) => Done::Delivered,
-                    Err(NotDelivered::Abandoned) => return self.hold_up(held, Duration::ZERO, None).await,
-                    Err(NotDelivered::Later { delay, .. }) => {
-                        return self.hold_up(held, delay.min(LONGEST_LATER), None).await;
+                    Ok(()) => MessageDisposition::Delivered,
+                    Err(DeliveryError::Abandoned) => return self.block_channel(held, Duration::ZERO, None).await,
+                    Err(DeliveryError::Deferred { delay, .. }) => {
+                        return self.block_channel(held, delay.min(MAX_DEFERRAL), None).await;
                     }
-                    Err(NotDelivered::Failed(failure)) => {
-                        let delay = delay(&subscription.policy(), failure.advice, attempt);
-                        return self.hold_up(held, delay, Some(&failure.message)).await;
+                    Err(DeliveryError::Failed(failure)) => {
+                        let delay = retry_delay(&subscription.retry_policy(), failure.advice, attempt);
+                        return self.block_channel(held, delay, Some(&failure.message)).await;
                     }
                 }
             } else {
-                Done::Unwanted
+                MessageDisposition::Filtered
             };
             let is_last = number + 1 == count;
             let next =
-                store.advance(subscription, channel, runner.worker(), lease, (held, message.position, done, is_last));
+                store.advance_channel(subscription, channel, runner.worker(), lease, (held, message.position, done, is_last));
             match next.await? {
-                InOrder::Next { .. } if !is_last => {}
-                next => return Ok(Next::Go(next)),
+                ClaimedChannel::Messages { .. } if !is_last => {}
+                next => return Ok(OrderedStep::Continue(next)),
             }
         }
-        Ok(Next::Stop(Some(Duration::ZERO)))
+        Ok(OrderedStep::Stop(Some(Duration::ZERO)))
     }
 
     /// Gives the channel back; its next message is tried after a while.
-    async fn hold_up(&self, held: &Held, delay: Duration, problem: Option<&str>) -> StoreResult<Next> {
+    async fn block_channel(&self, held: &ChannelFence, delay: Duration, problem: Option<&str>) -> StoreResult<OrderedStep> {
         let (runner, channel) = (&self.runner, &self.channel);
-        runner.store().hold_up(&runner.subscription, channel, runner.worker(), (held, delay, problem)).await?;
+        runner.store().block_channel(&runner.subscription, channel, runner.worker(), (held, delay, problem)).await?;
         // When the channel is another's now there is nothing to wait for
-        let is_ours = !runner.stop.is_cancelled() && self.is_ours();
-        Ok(Next::Stop(is_ours.then_some(delay.max(Duration::from_millis(1)))))
+        let is_ours = !runner.stop.is_cancelled() && self.is_preferred_here();
+        Ok(OrderedStep::Stop(is_ours.then_some(delay.max(Duration::from_millis(1)))))
     }
 }
 
@@ -200,14 +200,14 @@ mod tests {
     #[test]
     fn a_message_in_order_waits_as_its_endpoint_says_and_otherwise_not_for_long() {
         let day = Duration::from_hours(24);
-        let policy = Policy { initial_interval: day, max_interval: day, jitter: false, ..Policy::default() };
+        let policy = RetryPolicy { initial_interval: day, max_interval: day, jitter: false, ..RetryPolicy::default() };
         for (advice, expected) in [
-            (Advice::ByPolicy, LONGEST_DELAY),
-            (Advice::Never, LONGEST_DELAY),
-            (Advice::After(Duration::from_secs(1)), Duration::from_secs(1)),
-            (Advice::After(day), day),
+            (RetryAdvice::ByPolicy, MAX_RETRY_DELAY),
+            (RetryAdvice::Never, MAX_RETRY_DELAY),
+            (RetryAdvice::After(Duration::from_secs(1)), Duration::from_secs(1)),
+            (RetryAdvice::After(day), day),
         ] {
-            assert_eq!(delay(&policy, advice, 1), expected, "{advice:?}");
+            assert_eq!(retry_delay(&policy, advice, 1), expected, "{advice:?}");
         }
     }
 }

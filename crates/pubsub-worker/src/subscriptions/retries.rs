@@ -5,35 +5,35 @@ use std::{sync::Arc, time::Duration};
 
 use common::name::Priority;
 use model::{
-    job::{Advice, Failure as Recorded},
+    job::{RetryAdvice, AttemptError as Recorded},
     subscription::Redelivery,
 };
 use store::{
     StoreError, StoreResult,
     events::Happened,
-    jobs::{Claim, Claimed, Ended, Fence, Settled, local_now},
-    long_poll::{Left, Seat},
-    next_delay, note_interruption, reconnect_delays,
+    jobs::{Claimant, ClaimedJob, FinishedJob, Fence, Settled, local_now},
+    long_poll::{Remaining, LongPollWaiter},
+    next_reconnect_delay, log_interruption, reconnect_delays,
 };
 use tokio_util::task::TaskTracker;
 
-use super::runner::{Runner, recorded};
-use crate::targets::NotDelivered;
+use super::runner::{SubscriptionRunner, attempt_error};
+use crate::targets::DeliveryError;
 
 /// Jobs that are taken in one go.
-const AT_ONCE: usize = 16;
+const CLAIM_BATCH_SIZE: usize = 16;
 /// After trouble it is looked again this soon.
-const AFTER_TROUBLE: Duration = Duration::from_secs(1);
+const ERROR_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Tries again until the runner is stopped, then finishes what it has.
-pub(super) async fn run(runner: Arc<Runner>) {
+pub(super) async fn run(runner: Arc<SubscriptionRunner>) {
     let tasks = TaskTracker::new();
     let mut delays = reconnect_delays();
     while !runner.stop.is_cancelled() {
         let result = work(&runner, &tasks).await;
         if let Err(error) = result {
-            note_interruption("taking failed deliveries", &error);
-            runner.pause(next_delay(&mut delays)).await;
+            log_interruption("taking failed deliveries", &error);
+            runner.pause(next_reconnect_delay(&mut delays)).await;
         } else {
             delays = reconnect_delays();
         }
@@ -43,47 +43,47 @@ pub(super) async fn run(runner: Arc<Runner>) {
 }
 
 /// Takes jobs for as long as there is no trouble.
-async fn work(runner: &Arc<Runner>, tasks: &TaskTracker) -> StoreResult<()> {
+async fn work(runner: &Arc<SubscriptionRunner>, tasks: &TaskTracker) -> StoreResult<()> {
     let queue = runner.subscription.queue();
     let queues = std::slice::from_ref(&queue);
-    let Ok(seat) = runner.process.arrivals.sit_down(queues) else {
+    let Ok(seat) = runner.process.long_poll.register(queues) else {
         return Err(StoreError::Damaged("more queues are waited for than can be watched".to_owned()));
     };
     let mut priorities = Vec::new();
     loop {
-        if runner.stop.run_until_cancelled(seat.called()).await.is_none() {
+        if runner.stop.run_until_cancelled(seat.wait_for_wakeup()).await.is_none() {
             return Ok(());
         }
-        let left = match take_all(runner, tasks, &mut priorities).await {
+        let left = match claim_all(runner, tasks, &mut priorities).await {
             Ok(Some(left)) => left,
             Ok(None) => return Ok(()),
             Err(error) => {
-                looked(&seat, runner, Left::Unknown(AFTER_TROUBLE));
+                report_remaining(&seat, runner, Remaining::Unavailable(ERROR_RETRY_DELAY));
                 return Err(error);
             }
         };
-        looked(&seat, runner, left);
+        report_remaining(&seat, runner, left);
     }
 }
 
-fn looked(seat: &Seat, runner: &Runner, left: Left) {
-    seat.looked(&[(runner.subscription.queue(), left)], false);
+fn report_remaining(seat: &LongPollWaiter, runner: &SubscriptionRunner, left: Remaining) {
+    seat.report_remaining(&[(runner.subscription.queue(), left)], false);
 }
 
 /// Takes jobs until there are no more; what the queue says to more then. None when the runner stops.
-async fn take_all(
-    runner: &Arc<Runner>,
+async fn claim_all(
+    runner: &Arc<SubscriptionRunner>,
     tasks: &TaskTracker,
     priorities: &mut Vec<Priority>,
-) -> StoreResult<Option<Left>> {
+) -> StoreResult<Option<Remaining>> {
     let queue = runner.subscription.queue();
     loop {
-        let Some(mut places) = runner.places(AT_ONCE).await else { return Ok(None) };
+        let Some(mut places) = runner.acquire_slots(CLAIM_BATCH_SIZE).await else { return Ok(None) };
         let lease = Some(runner.lease());
-        let by = Claim::Pull { worker: Some(runner.worker()), lease };
+        let by = Claimant::Pull { worker: Some(runner.worker()), lease };
         let batch = runner.process.jobs.claim(&queue, priorities, places.len(), by).await?;
         if batch.jobs.is_empty() {
-            return Ok(Some(Left::Nothing(batch.more)));
+            return Ok(Some(Remaining::Empty(batch.availability)));
         }
         for claimed in batch.jobs {
             let (runner, place) = (runner.clone(), places.pop());
@@ -96,63 +96,63 @@ async fn take_all(
 }
 
 /// What is to be recorded of an attempt.
-enum Step {
+enum RetryOutcome {
     Complete,
-    Fail(Recorded, Advice),
-    PutBack(Duration),
-    GiveUp,
-    HandBack,
+    Fail(Recorded, RetryAdvice),
+    Snooze(Duration),
+    Discard,
+    Release,
 }
 
-async fn attempt(runner: &Runner, claimed: Claimed) {
+async fn attempt(runner: &SubscriptionRunner, claimed: ClaimedJob) {
     let history = &claimed.job.history;
     let attempt = history.current_attempt();
-    let redelivery = claimed.job.envelope.parts().ok().and_then(|parts| Redelivery::from_args(parts.args));
+    let redelivery = claimed.job.envelope.fields().ok().and_then(|parts| Redelivery::from_args(parts.args));
     let step = match redelivery {
         None => {
             let (code, message) = ("invalid_message", "the arguments of this job are not a message of a subscription");
-            Step::Fail(Recorded::new(code, code, message, attempt, local_now()), Advice::Never)
+            RetryOutcome::Fail(Recorded::new(code, code, message, attempt, local_now()), RetryAdvice::Never)
         }
         // Not when somebody wanted it to be tried again since: then attempts were begun here
-        Some(redelivery) if redelivery.is_hopeless && history.failures > 0 && history.started_at.is_none() => {
-            Step::GiveUp
+        Some(redelivery) if redelivery.is_permanent_failure && history.failures > 0 && history.started_at.is_none() => {
+            RetryOutcome::Discard
         }
         Some(redelivery) => match runner.deliver(&redelivery.channel, &redelivery.message, attempt).await {
-            Ok(()) => Step::Complete,
-            Err(NotDelivered::Later { delay, .. }) => Step::PutBack(delay),
-            Err(NotDelivered::Failed(failure)) => Step::Fail(recorded(&failure, attempt), failure.advice),
-            Err(NotDelivered::Abandoned) => Step::HandBack,
+            Ok(()) => RetryOutcome::Complete,
+            Err(DeliveryError::Deferred { delay, .. }) => RetryOutcome::Snooze(delay),
+            Err(DeliveryError::Failed(failure)) => RetryOutcome::Fail(attempt_error(&failure, attempt), failure.advice),
+            Err(DeliveryError::Abandoned) => RetryOutcome::Release,
         },
     };
     let mut delays = reconnect_delays();
     // It is this worker's until its lease is over, and then somebody else's
-    while let Err(error) = record(runner, &claimed, &step).await {
-        note_interruption("recording a delivery", &error);
-        let pause = tokio::time::sleep(next_delay(&mut delays));
-        if runner.process.abandon.run_until_cancelled(pause).await.is_none() {
+    while let Err(error) = record_outcome(runner, &claimed, &step).await {
+        log_interruption("recording a delivery", &error);
+        let pause = tokio::time::sleep(next_reconnect_delay(&mut delays));
+        if runner.process.hard_shutdown.run_until_cancelled(pause).await.is_none() {
             return;
         }
     }
 }
 
-async fn record(runner: &Runner, claimed: &Claimed, step: &Step) -> StoreResult<()> {
+async fn record_outcome(runner: &SubscriptionRunner, claimed: &ClaimedJob, step: &RetryOutcome) -> StoreResult<()> {
     let jobs = &runner.process.jobs;
     let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
     match step {
-        Step::Complete => {
+        RetryOutcome::Complete => {
             let now = local_now();
-            let ended = Ended::completed(&claimed.job, None, Some(claimed.started_at), now);
+            let ended = FinishedJob::completed(&claimed.job, None, Some(claimed.started_at), now);
             if jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await? == Settled::Stale {
                 // It is somebody else's, who says how it ended
                 return Ok(());
             }
-            jobs.record(Happened::completed(&claimed.job, claimed.started_at, now));
-            runner.store().note_recovery(&runner.subscription.name).await?;
+            jobs.record_event(Happened::completed(&claimed.job, claimed.started_at, now));
+            runner.store().record_recovery(&runner.subscription.name).await?;
         }
-        Step::Fail(failure, advice) => drop(jobs.fail(claimed, &fence, failure.clone(), *advice).await?),
-        Step::GiveUp => drop(jobs.give_up(claimed, &fence).await?),
-        Step::PutBack(delay) => drop(jobs.put_back(claimed, &fence, *delay).await?),
-        Step::HandBack => drop(jobs.requeue(&claimed.job, claimed.entry, &fence).await?),
+        RetryOutcome::Fail(failure, advice) => drop(jobs.fail(claimed, &fence, failure.clone(), *advice).await?),
+        RetryOutcome::Discard => drop(jobs.discard(claimed, &fence).await?),
+        RetryOutcome::Snooze(delay) => drop(jobs.snooze(claimed, &fence, *delay).await?),
+        RetryOutcome::Release => drop(jobs.release(&claimed.job, claimed.entry, &fence).await?),
     }
     Ok(())
 }

@@ -2,31 +2,31 @@
 
 use std::time::Duration;
 
-use common::{name::CommandName, reloadable::InForce, time};
-use delivery::command::{Commands, Ending};
-use model::{job::Advice, subscription::Subscription};
+use common::{name::CommandName, reloadable::Reloadable, time};
+use delivery::command::{CommandOutcome, Commands};
+use model::{job::RetryAdvice, subscription::Subscription};
 use tokio_util::sync::CancellationToken;
 
-use super::{Delivery, Failure, NotDelivered};
+use super::{DeliveryAttempt, DeliveryFailure, DeliveryError};
 
 pub(super) async fn deliver(
     subscription: &Subscription,
     name: &CommandName,
-    commands: &InForce<Commands>,
-    delivery: Delivery<'_>,
+    commands: &Reloadable<Commands>,
+    delivery: DeliveryAttempt<'_>,
     (deadline, abandon): (Duration, &CancellationToken),
-) -> Result<(), NotDelivered> {
-    let Some(command) = commands.now().get(name) else {
+) -> Result<(), DeliveryError> {
+    let Some(command) = commands.current().get(name) else {
         // Another worker may know it, or this one after its file was read again
         let message = format!("this worker knows no command {name}");
-        return Err(Failure::of("command_unknown", message, Advice::ByPolicy));
+        return Err(DeliveryFailure::error("command_unknown", message, RetryAdvice::ByPolicy));
     };
-    let Delivery { channel, message, attempt } = delivery;
+    let DeliveryAttempt { channel, message, attempt } = delivery;
     let env = vec![
         ("GALLEY_SUBSCRIPTION", subscription.name.to_string()),
         ("GALLEY_CHANNEL", channel.to_string()),
         ("GALLEY_MESSAGE_ID", message.position.to_string()),
-        ("GALLEY_MESSAGE_TIME", time::format(message.at)),
+        ("GALLEY_MESSAGE_TIME", time::format(message.published_at)),
         ("GALLEY_CONTENT_TYPE", message.content_type.clone().unwrap_or_default()),
         ("GALLEY_ATTEMPT", attempt.to_string()),
     ];
@@ -41,14 +41,14 @@ pub(super) async fn deliver(
         }
     };
     match ending {
-        Ending::Succeeded(_) => Ok(()),
-        Ending::Stopped { .. } if abandon.is_cancelled() => Err(NotDelivered::Abandoned),
-        Ending::Stopped { stderr } => {
+        CommandOutcome::Succeeded(_) => Ok(()),
+        CommandOutcome::Stopped { .. } if abandon.is_cancelled() => Err(DeliveryError::Abandoned),
+        CommandOutcome::Stopped { stderr } => {
             let message = format!("the program took longer than {} ms", deadline.as_millis());
-            let (code, advice) = ("timeout".to_owned(), Advice::ByPolicy);
-            Err(NotDelivered::Failed(Failure { code, message, advice, output: stderr, is_gone: false }))
+            let (code, advice) = ("timeout".to_owned(), RetryAdvice::ByPolicy);
+            Err(DeliveryError::Failed(DeliveryFailure { code, message, advice, output: stderr, is_gone: false }))
         }
-        Ending::Failed(failure) => Err(NotDelivered::Failed(Failure {
+        CommandOutcome::Failed(failure) => Err(DeliveryError::Failed(DeliveryFailure {
             code: failure.code.to_owned(),
             message: failure.message,
             advice: failure.advice,

@@ -1,29 +1,29 @@
 //! To an endpoint: `docs/subscriptions.md` says what it gets, `docs/push.md` what its answers mean.
 
 use common::{id::JobId, json::Object, time};
-use delivery::http::{Endpoint, Request, Retry};
+use delivery::http::{Endpoint, PushRequest, PushRetry};
 use model::{
-    job::Advice,
+    job::RetryAdvice,
     message::{cloud_event, essence},
     subscription::Subscription,
 };
 
-use super::{Delivery, Failure, NotDelivered};
+use super::{DeliveryAttempt, DeliveryFailure, DeliveryError};
 
 /// "Gone": whoever listened there does not any more.
-const GONE: u16 = 410;
+const STATUS_GONE: u16 = 410;
 /// The type of a message that is no event.
-const MESSAGE: &str = "message";
+const DEFAULT_EVENT_TYPE: &str = "message";
 
 pub(super) async fn deliver(
     subscription: &Subscription,
     endpoint: &Endpoint,
-    delivery: Delivery<'_>,
-) -> Result<(), NotDelivered> {
-    let Delivery { channel, message, .. } = delivery;
-    let headers = headers(subscription, delivery);
+    delivery: DeliveryAttempt<'_>,
+) -> Result<(), DeliveryError> {
+    let DeliveryAttempt { channel, message, .. } = delivery;
+    let headers = build_headers(subscription, delivery);
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let request = Request {
+    let request = PushRequest {
         id: &webhook_id(subscription, delivery),
         values: &[("subscription", subscription.name.as_str()), ("channel", channel.as_str())],
         headers: &headers,
@@ -32,28 +32,28 @@ pub(super) async fn deliver(
     match endpoint.post(request).await {
         Ok(_) => Ok(()),
         // It was not asked at all. Not all come back at the same moment
-        Err(error) if !error.was_sent && matches!(error.retry, Retry::After(_)) => {
-            let Retry::After(delay) = error.retry else { return Ok(()) };
-            Err(NotDelivered::Later { delay: delay.mul_f64(rand::random_range(1.0..1.5)), why: error.message })
+        Err(error) if !error.was_sent && matches!(error.retry, PushRetry::After(_)) => {
+            let PushRetry::After(delay) = error.retry else { return Ok(()) };
+            Err(DeliveryError::Deferred { delay: delay.mul_f64(rand::random_range(1.0..1.5)), reason: error.message })
         }
         Err(error) => {
             let advice = match error.retry {
-                Retry::ByPolicy => Advice::ByPolicy,
-                Retry::Never => Advice::Never,
-                Retry::After(delay) => Advice::After(delay),
+                PushRetry::ByPolicy => RetryAdvice::ByPolicy,
+                PushRetry::Never => RetryAdvice::Never,
+                PushRetry::After(delay) => RetryAdvice::After(delay),
             };
-            let is_gone = error.status == Some(GONE);
+            let is_gone = error.status == Some(STATUS_GONE);
             let (code, message) = (error.code.to_owned(), error.message);
-            Err(NotDelivered::Failed(Failure { code, message, advice, output: String::new(), is_gone }))
+            Err(DeliveryError::Failed(DeliveryFailure { code, message, advice, output: String::new(), is_gone }))
         }
     }
 }
 
 /// What an endpoint is told of a message beside its body.
-fn headers(subscription: &Subscription, delivery: Delivery<'_>) -> Vec<(String, String)> {
-    let Delivery { channel, message, attempt } = delivery;
+fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> Vec<(String, String)> {
+    let DeliveryAttempt { channel, message, attempt } = delivery;
     let (position, attempt) = (message.position.to_string(), attempt.to_string());
-    let published_at = time::format(message.at);
+    let published_at = time::format(message.published_at);
     let content_type = message.content_type.as_deref().unwrap_or("application/octet-stream");
     let mut headers = vec![
         ("content-type".to_owned(), content_type.to_owned()),
@@ -64,7 +64,7 @@ fn headers(subscription: &Subscription, delivery: Delivery<'_>) -> Vec<(String, 
         ("galley-attempt".to_owned(), attempt),
     ];
     let attributes = message.attributes.as_deref().and_then(|text| serde_json::from_str::<Object>(text).ok());
-    let is_structured = essence(content_type) == cloud_event::STRUCTURED;
+    let is_structured = essence(content_type) == cloud_event::STRUCTURED_MEDIA_TYPE;
     match attributes {
         // The body has them
         Some(_) if is_structured => {}
@@ -80,7 +80,7 @@ fn headers(subscription: &Subscription, delivery: Delivery<'_>) -> Vec<(String, 
                 ("specversion", "1.0"),
                 ("id", &position),
                 ("source", &source),
-                ("type", MESSAGE),
+                ("type", DEFAULT_EVENT_TYPE),
                 ("time", &published_at),
             ] {
                 headers.push((format!("ce-{name}"), value.to_owned()));
@@ -91,7 +91,7 @@ fn headers(subscription: &Subscription, delivery: Delivery<'_>) -> Vec<(String, 
 }
 
 /// The same for every attempt, another one for every other message and subscription: receivers tell repetitions by it.
-fn webhook_id(subscription: &Subscription, Delivery { channel, message, .. }: Delivery<'_>) -> String {
+fn webhook_id(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) -> String {
     let purpose = format!("webhook {} {channel} {}", subscription.name, message.position);
-    JobId::for_purpose(u64::try_from(message.at).unwrap_or_default(), &subscription.queue(), &purpose).to_string()
+    JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), &subscription.queue(), &purpose).to_string()
 }

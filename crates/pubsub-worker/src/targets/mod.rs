@@ -8,86 +8,86 @@ use std::{sync::Arc, time::Duration};
 
 use common::{
     name::{ChannelName, CommandName},
-    reloadable::InForce,
+    reloadable::Reloadable,
     text::printable,
 };
 use delivery::{
     command::Commands,
-    http::{Endpoint, Network, Room},
+    http::{Endpoint, Network, TargetAvailability},
 };
 use model::{
-    job::Advice,
-    message::Stored,
-    subscription::{Subscription, Target},
+    job::RetryAdvice,
+    message::StoredMessage,
+    subscription::{Subscription, SubscriptionTarget},
 };
 use store::jobs::Jobs;
 use tokio_util::sync::CancellationToken;
 
-use self::queue::Queue;
+use self::queue::QueueTargetClient;
 
 /// One attempt.
 #[derive(Clone, Copy)]
-pub(crate) struct Delivery<'a> {
+pub(crate) struct DeliveryAttempt<'a> {
     pub(crate) channel: &'a ChannelName,
-    pub(crate) message: &'a Stored,
+    pub(crate) message: &'a StoredMessage,
     /// Which attempt at this message it is, from 1.
     pub(crate) attempt: u32,
 }
 
 /// Why a message was not delivered.
 #[derive(Debug)]
-pub(crate) enum NotDelivered {
+pub(crate) enum DeliveryError {
     /// It was not tried: the target has to be left alone for so long, and no attempt is spent.
-    Later {
+    Deferred {
         delay: Duration,
-        why: String,
+        reason: String,
     },
-    Failed(Failure),
+    Failed(DeliveryFailure),
     /// This process stops: somebody else delivers it.
     Abandoned,
 }
 
 /// An attempt that failed.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct DeliveryFailure {
     pub(crate) code: String,
     pub(crate) message: String,
-    pub(crate) advice: Advice,
+    pub(crate) advice: RetryAdvice,
     /// The end of what a program wrote for people.
     pub(crate) output: String,
     /// The target says that it is there no more.
     pub(crate) is_gone: bool,
 }
 
-impl Failure {
+impl DeliveryFailure {
     /// One after which no other attempt makes sense.
-    pub(crate) fn hopeless(code: &str, message: impl Into<String>) -> NotDelivered {
-        Self::of(code, message, Advice::Never)
+    pub(crate) fn permanent(code: &str, message: impl Into<String>) -> DeliveryError {
+        Self::error(code, message, RetryAdvice::Never)
     }
 
-    pub(crate) fn of(code: &str, message: impl Into<String>, advice: Advice) -> NotDelivered {
+    pub(crate) fn error(code: &str, message: impl Into<String>, advice: RetryAdvice) -> DeliveryError {
         let (code, message) = (code.to_owned(), message.into());
-        NotDelivered::Failed(Self { code, message, advice, output: String::new(), is_gone: false })
+        DeliveryError::Failed(Self { code, message, advice, output: String::new(), is_gone: false })
     }
 }
 
 /// Delivers the messages of a subscription.
 pub(crate) struct Deliverer {
     subscription: Arc<Subscription>,
-    live: Live,
+    client: TargetClient,
 }
 
-enum Live {
+enum TargetClient {
     Http(Box<Endpoint>),
-    Queue(Box<Queue>),
-    Command(CommandName, Arc<InForce<Commands>>),
+    Queue(Box<QueueTargetClient>),
+    Command(CommandName, Arc<Reloadable<Commands>>),
     Log,
 }
 
 /// What deliverers are made with.
-pub(crate) struct Means {
+pub(crate) struct DeliveryContext {
     pub(crate) jobs: Jobs,
-    pub(crate) commands: Arc<InForce<Commands>>,
+    pub(crate) commands: Arc<Reloadable<Commands>>,
     /// How others are reached, or why they cannot be.
     pub(crate) network: Result<Network, String>,
     pub(crate) allow_private: bool,
@@ -95,77 +95,77 @@ pub(crate) struct Means {
 
 impl Deliverer {
     /// Makes one; the error is for people.
-    pub(crate) fn new(subscription: &Arc<Subscription>, means: &Means) -> Result<Self, String> {
+    pub(crate) fn new(subscription: &Arc<Subscription>, means: &DeliveryContext) -> Result<Self, String> {
         let live = match &subscription.deliver {
-            Target::Http(target) => {
+            SubscriptionTarget::Http(target) => {
                 let network = means.network.as_ref().map_err(Clone::clone)?;
-                Live::Http(Box::new(Endpoint::for_target(target, means.allow_private, network)?))
+                TargetClient::Http(Box::new(Endpoint::for_target(target, means.allow_private, network)?))
             }
-            Target::Queue(target) => Live::Queue(Box::new(Queue::new(target.clone(), means.jobs.clone()))),
-            Target::Command(name) => Live::Command(name.clone(), means.commands.clone()),
-            Target::Log {} => Live::Log,
+            SubscriptionTarget::Queue(target) => TargetClient::Queue(Box::new(QueueTargetClient::new(target.clone(), means.jobs.clone()))),
+            SubscriptionTarget::Command(name) => TargetClient::Command(name.clone(), means.commands.clone()),
+            SubscriptionTarget::Log {} => TargetClient::Log,
         };
-        Ok(Self { subscription: subscription.clone(), live })
+        Ok(Self { subscription: subscription.clone(), client: live })
     }
 
     /// Messages that it takes at a time.
-    pub(crate) fn places(&self) -> usize {
+    pub(crate) fn max_concurrency(&self) -> usize {
         let most = self.subscription.max_in_flight;
         match &self.subscription.deliver {
-            Target::Http(target) => most.min(target.concurrency),
+            SubscriptionTarget::Http(target) => most.min(target.concurrency),
             _ => most,
         }
     }
 
     /// How many messages there is room for.
-    pub(crate) fn room(&self) -> Room {
-        match &self.live {
-            Live::Http(endpoint) => endpoint.room(),
-            Live::Queue(queue) => queue.room(),
-            Live::Command(..) | Live::Log => Room::Free,
+    pub(crate) fn availability(&self) -> TargetAvailability {
+        match &self.client {
+            TargetClient::Http(endpoint) => endpoint.availability(),
+            TargetClient::Queue(queue) => queue.availability(),
+            TargetClient::Command(..) | TargetClient::Log => TargetAvailability::Available,
         }
     }
 
     /// Tries once, no longer than the subscription allows. When `abandon` is cancelled it ends soon.
     pub(crate) async fn deliver(
         &self,
-        delivery: Delivery<'_>,
+        delivery: DeliveryAttempt<'_>,
         abandon: &CancellationToken,
-    ) -> Result<(), NotDelivered> {
+    ) -> Result<(), DeliveryError> {
         let deadline = Duration::from_millis(self.subscription.ack_deadline_ms);
-        match &self.live {
-            Live::Http(endpoint) => {
-                within(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery)).await
+        match &self.client {
+            TargetClient::Http(endpoint) => {
+                with_deadline(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery)).await
             }
-            Live::Queue(queue) => within(deadline, abandon, queue.deliver(&self.subscription, delivery)).await,
+            TargetClient::Queue(queue) => with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await,
             // A program is told to end, and waited for
-            Live::Command(name, commands) => {
+            TargetClient::Command(name, commands) => {
                 command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await
             }
-            Live::Log => {
-                log(&self.subscription, delivery);
+            TargetClient::Log => {
+                log_delivery(&self.subscription, delivery);
                 Ok(())
             }
         }
     }
 }
 
-async fn within(
+async fn with_deadline(
     deadline: Duration,
     abandon: &CancellationToken,
-    attempt: impl Future<Output = Result<(), NotDelivered>>,
-) -> Result<(), NotDelivered> {
+    attempt: impl Future<Output = Result<(), DeliveryError>>,
+) -> Result<(), DeliveryError> {
     tokio::select! {
         biased;
         delivered = tokio::time::timeout(deadline, attempt) => delivered.unwrap_or_else(|_| {
             let message = format!("not delivered within {} ms", deadline.as_millis());
-            Err(Failure::of("timeout", message, Advice::ByPolicy))
+            Err(DeliveryFailure::error("timeout", message, RetryAdvice::ByPolicy))
         }),
-        () = abandon.cancelled() => Err(NotDelivered::Abandoned),
+        () = abandon.cancelled() => Err(DeliveryError::Abandoned),
     }
 }
 
-fn log(subscription: &Subscription, Delivery { channel, message, .. }: Delivery<'_>) {
+fn log_delivery(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) {
     let (name, id) = (&subscription.name, message.position);
     tracing::info!(subscription = %name, %channel, %id, "message {}", printable(&message.body));
 }

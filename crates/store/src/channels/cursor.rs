@@ -13,26 +13,26 @@ use tokio::time::Sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    history::Page,
-    hub::{Followed, Hold, Inner, shown},
-    ring::{Shown, Taken},
+    history::ChannelPage,
+    hub::{ChannelState, ReaderGuard, ChannelHubInner, encode_message},
+    ring::{EncodedMessage, RingRead},
 };
-use crate::{next_delay, note_interruption, reconnect_delays};
+use crate::{next_reconnect_delay, log_interruption, reconnect_delays};
 use common::name::ChannelName;
 use model::message::{Position, continuity::Gap};
 
 /// Messages that one reader who is behind holds at a time.
-const OWN_PAGE: usize = 32;
+const CURSOR_PAGE_SIZE: usize = 32;
 /// Their bytes; one message may be longer.
-const OWN_PAGE_BYTES: usize = 128 * 1024;
+const MAX_CURSOR_PAGE_BYTES: usize = 128 * 1024;
 /// If the ring cannot be joined though the history is read: look again after that long.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a reader is told.
 #[derive(Debug, Clone)]
-pub enum Told {
+pub enum ReaderEvent {
     /// A message.
-    Message(Arc<Shown>),
+    Message(Arc<EncodedMessage>),
     /// Messages are missing: not kept any more, or lost.
     Gap {
         /// Where.
@@ -41,179 +41,179 @@ pub enum Told {
         gap: Gap,
     },
     /// A pattern fits one more channel than can be read at a time: it is not read.
-    LeftOut(ChannelName),
+    ChannelSkipped(ChannelName),
     /// The process stops.
     Stopped,
 }
 
-pub(super) struct Cursor {
-    inner: Arc<Inner>,
-    hold: Hold,
+pub(super) struct ChannelCursor {
+    hub: Arc<ChannelHubInner>,
+    guard: ReaderGuard,
     /// Where it waits for changes of the ring.
-    place: usize,
+    waiter_id: usize,
     /// Everything up to here was told.
     after: Position,
-    pending: VecDeque<Told>,
-    source: Source,
+    pending: VecDeque<ReaderEvent>,
+    source: CursorSource,
 }
 
 /// Where the next message comes from.
-enum Source {
+enum CursorSource {
     /// The ring, at this number.
     Ring(u64),
     /// The history.
     History,
     /// A page of it is read by a task of its own: a reader whose client takes nothing is not polled, and would keep its turn
     /// from others.
-    Reading(AbortOnDropHandle<Read>),
+    ReadingPage(AbortOnDropHandle<CursorPageRead>),
     /// The history, when the ring has changed since, or after a while.
-    Resting(u64, Pin<Box<Sleep>>),
+    Waiting(u64, Pin<Box<Sleep>>),
 }
 
 /// What was read, and what the ring was like before.
-struct Read {
-    page: Page,
-    era: u64,
-    changes: u64,
+struct CursorPageRead {
+    page: ChannelPage,
+    generation: u64,
+    change_count: u64,
 }
 
-impl Cursor {
+impl ChannelCursor {
     /// Begins behind a position.
-    pub(super) fn new(inner: &Arc<Inner>, hold: Hold, after: Position) -> Self {
-        let place = hold.0.ring().enter();
-        Self { inner: inner.clone(), hold, place, after, pending: VecDeque::new(), source: Source::History }
+    pub(super) fn new(inner: &Arc<ChannelHubInner>, guard: ReaderGuard, after: Position) -> Self {
+        let waiter_id = guard.0.ring().register_waiter();
+        Self { hub: inner.clone(), guard, waiter_id, after, pending: VecDeque::new(), source: CursorSource::History }
     }
 
     /// Whether it has a page of the history, or is about to.
     pub(super) fn has_page(&self) -> bool {
-        !self.pending.is_empty() || matches!(self.source, Source::Reading(_))
+        !self.pending.is_empty() || matches!(self.source, CursorSource::ReadingPage(_))
     }
 
     /// Keeps nothing ready of what was read and not told: it is read again when somebody asks.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn discard_pending(&mut self) {
         // Behind a gap without a message it has moved on: nobody would find that gap again
-        let is_gap_alone = matches!(self.pending.make_contiguous(), [Told::Gap { .. }]);
+        let is_gap_alone = matches!(self.pending.make_contiguous(), [ReaderEvent::Gap { .. }]);
         if self.has_page() && !is_gap_alone {
             self.pending = VecDeque::new();
-            self.source = Source::History;
+            self.source = CursorSource::History;
         }
     }
 
     /// What comes next. Whoever polled last is woken when there may be something, and when the hub stops; but not when it would
     /// have to read a page and may not.
-    pub(super) fn poll_next(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<Told> {
+    pub(super) fn poll_next(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<ReaderEvent> {
         loop {
             if let Some(told) = self.pending.pop_front() {
-                if let Told::Message(message) = &told {
+                if let ReaderEvent::Message(message) = &told {
                     self.after = message.position.unwrap_or(self.after);
                 }
                 return Poll::Ready(told);
             }
             match &mut self.source {
-                Source::Ring(number) => {
-                    let mut ring = self.hold.0.ring();
-                    match ring.take(*number) {
-                        Taken::Item(item) => {
+                CursorSource::Ring(number) => {
+                    let mut ring = self.guard.0.ring();
+                    match ring.get(*number) {
+                        RingRead::Message(item) => {
                             *number += 1;
                             match item.position {
                                 Some(position) if position <= self.after => continue,
                                 Some(position) => self.after = position,
                                 None => {}
                             }
-                            return Poll::Ready(Told::Message(item));
+                            return Poll::Ready(ReaderEvent::Message(item));
                         }
-                        Taken::Nothing => {
-                            ring.wait(self.place, cx.waker());
+                        RingRead::Empty => {
+                            ring.set_waker(self.waiter_id, cx.waker());
                             return Poll::Pending;
                         }
-                        Taken::Gone => {}
+                        RingRead::Evicted => {}
                     }
                     drop(ring);
-                    self.source = Source::History;
+                    self.source = CursorSource::History;
                 }
-                Source::History if !may_read => return Poll::Pending,
-                Source::History => {
-                    let read = read(self.inner.clone(), self.hold.0.clone(), self.after);
-                    self.source = Source::Reading(AbortOnDropHandle::new(self.inner.runtime.spawn(read)));
+                CursorSource::History if !may_read => return Poll::Pending,
+                CursorSource::History => {
+                    let read = read_page(self.hub.clone(), self.guard.0.clone(), self.after);
+                    self.source = CursorSource::ReadingPage(AbortOnDropHandle::new(self.hub.runtime.spawn(read)));
                 }
-                Source::Reading(reading) => {
+                CursorSource::ReadingPage(reading) => {
                     // The hub may stop meanwhile
-                    self.hold.0.ring().wait(self.place, cx.waker());
+                    self.guard.0.ring().set_waker(self.waiter_id, cx.waker());
                     let Poll::Ready(read) = Pin::new(reading).poll(cx) else { return Poll::Pending };
                     self.source = match read {
-                        Ok(read) => self.go_on(read),
+                        Ok(read) => self.accept_page(read),
                         // It failed, or the process ends
                         Err(_) => rest(0),
                     };
                 }
-                Source::Resting(changes, until) => {
-                    let mut ring = self.hold.0.ring();
-                    ring.wait(self.place, cx.waker());
-                    let is_changed = ring.changes != *changes;
+                CursorSource::Waiting(changes, until) => {
+                    let mut ring = self.guard.0.ring();
+                    ring.set_waker(self.waiter_id, cx.waker());
+                    let is_changed = ring.change_count != *changes;
                     drop(ring);
                     if !is_changed && until.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    self.source = Source::History;
+                    self.source = CursorSource::History;
                 }
             }
         }
     }
 
     /// Takes a page in; where what is behind it comes from.
-    fn go_on(&mut self, Read { page, era, changes }: Read) -> Source {
-        let name = &self.hold.0.name;
+    fn accept_page(&mut self, CursorPageRead { page, generation: era, change_count: changes }: CursorPageRead) -> CursorSource {
+        let name = &self.guard.0.name;
         if let Some(gap) = page.gap(self.after) {
-            self.pending.push_back(Told::Gap { channel: name.clone(), gap });
+            self.pending.push_back(ReaderEvent::Gap { channel: name.clone(), gap });
         }
-        self.pending.extend(page.messages.iter().map(|message| Told::Message(shown(name, message))));
+        self.pending.extend(page.messages.iter().map(|message| ReaderEvent::Message(encode_message(name, message))));
         if page.messages.is_empty() {
-            self.after = page.after;
+            self.after = page.read_up_to;
         }
-        if page.is_more {
-            return Source::History;
+        if page.has_more {
+            return CursorSource::History;
         }
         let (number, is_followed) = {
-            let ring = self.hold.0.ring();
-            (ring.join(page.after, era), ring.is_followed())
+            let ring = self.guard.0.ring();
+            (ring.join(page.read_up_to, era), ring.is_initialized())
         };
         match number {
-            Some(number) => return Source::Ring(number),
-            None if !self.pending.is_empty() => return Source::History,
+            Some(number) => return CursorSource::Ring(number),
+            None if !self.pending.is_empty() => return CursorSource::History,
             // The ring has gone on meanwhile, or goes by a history that is gone
-            None if is_followed => self.inner.repair(&self.hold.0, None),
+            None if is_followed => self.hub.repair(&self.guard.0, None),
             None => {}
         }
         rest(changes)
     }
 }
 
-fn rest(changes: u64) -> Source {
-    Source::Resting(changes, Box::pin(tokio::time::sleep(LOOK_AGAIN)))
+fn rest(changes: u64) -> CursorSource {
+    CursorSource::Waiting(changes, Box::pin(tokio::time::sleep(HISTORY_RETRY_INTERVAL)))
 }
 
-impl Drop for Cursor {
+impl Drop for ChannelCursor {
     fn drop(&mut self) {
-        self.hold.0.ring().leave(self.place);
+        self.guard.0.ring().unregister_waiter(self.waiter_id);
     }
 }
 
-async fn read(inner: Arc<Inner>, followed: Arc<Followed>, after: Position) -> Read {
+async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, after: Position) -> CursorPageRead {
     let mut delays = reconnect_delays();
     loop {
         let (era, changes) = {
             let ring = followed.ring();
-            (ring.era, ring.changes)
+            (ring.generation, ring.change_count)
         };
         let page = {
-            let _permit = inner.pages.acquire().await;
-            inner.redis.channel_page_within(&followed.name, after, OWN_PAGE, OWN_PAGE_BYTES).await
+            let _permit = inner.page_permits.acquire().await;
+            inner.redis.read_channel_page_bounded(&followed.name, after, CURSOR_PAGE_SIZE, MAX_CURSOR_PAGE_BYTES).await
         };
         match page {
-            Ok(page) => return Read { page, era, changes },
+            Ok(page) => return CursorPageRead { page, generation: era, change_count: changes },
             Err(error) => {
-                note_interruption("reading a channel", &error);
-                tokio::time::sleep(next_delay(&mut delays)).await;
+                log_interruption("reading a channel", &error);
+                tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }
         }
     }

@@ -7,36 +7,36 @@ use redis::{FromRedisValue, Value};
 use crate::{Redis, StoreResult, keys, script};
 use common::{name::ChannelName, time::Millis};
 use model::message::{
-    Position, Stored,
-    continuity::{self, Continuity, Gap, Surroundings},
+    Position, StoredMessage,
+    continuity::{self, Continuity, Gap, HistoryNeighbors},
 };
 
 /// Bytes of messages after which a page ends: it has one message at least, however long that is.
-pub const PAGE_BYTES: usize = 1 << 20;
+pub const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Epochs that are looked through for a time; each is a restart of Redis.
-const MOST_EPOCHS: usize = 1000;
+const MAX_EPOCHS: usize = 1000;
 /// What the rate of a channel is counted over, in milliseconds.
 const RATE_WINDOW_MS: Millis = 60_000;
 
 /// A page of a history.
 #[derive(Debug)]
-pub struct Page {
+pub struct ChannelPage {
     /// Whether anything is missing behind the position that was asked for.
     pub continuity: Continuity,
     /// The messages, oldest first.
-    pub messages: Vec<Stored>,
+    pub messages: Vec<StoredMessage>,
     /// Everything up to here was read.
-    pub after: Position,
+    pub read_up_to: Position,
     /// There is more behind it.
-    pub is_more: bool,
+    pub has_more: bool,
 }
 
-impl Page {
+impl ChannelPage {
     /// What is missing behind `asked`, if anything is or may be.
     #[must_use]
     pub fn gap(&self, asked: Position) -> Option<Gap> {
         match self.continuity {
-            Continuity::Whole => None,
+            Continuity::Contiguous => None,
             Continuity::Gap(gap) => Some(gap),
             Continuity::Unknown => {
                 Some(Gap { from: asked, to: self.messages.first().map(|message| message.position), count: None })
@@ -45,7 +45,7 @@ impl Page {
     }
 }
 
-type Entries = Vec<(String, Value)>;
+type HistoryEntries = Vec<(String, Value)>;
 
 /// What is known of a channel.
 #[derive(Debug)]
@@ -53,13 +53,13 @@ pub struct ChannelInfo {
     /// The newest position there ever was.
     pub head: Position,
     /// The oldest message that is kept.
-    pub first: Option<Position>,
+    pub oldest: Option<Position>,
     /// Messages that are kept.
     pub length: u64,
     /// Memory that they take in Redis, about.
     pub bytes: u64,
     /// When the newest that is kept was published.
-    pub last_at: Option<Millis>,
+    pub last_published_at: Option<Millis>,
     /// Messages published in the last minute. Where less than a minute is kept: as many as that would be in a minute.
     pub per_minute: u64,
 }
@@ -69,50 +69,50 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn channel_page(&self, channel: &ChannelName, after: Position, most: usize) -> StoreResult<Page> {
-        self.channel_page_within(channel, after, most, PAGE_BYTES).await
+    pub async fn read_channel_page(&self, channel: &ChannelName, after: Position, most: usize) -> StoreResult<ChannelPage> {
+        self.read_channel_page_bounded(channel, after, most, MAX_PAGE_BYTES).await
     }
 
     /// The same with a limit of bytes; one message may be longer.
-    pub(super) async fn channel_page_within(
+    pub(super) async fn read_channel_page_bounded(
         &self,
         channel: &ChannelName,
         after: Position,
         most: usize,
         bytes: usize,
-    ) -> StoreResult<Page> {
-        let mut call = script::READ_PAGE.key(keys::history(channel));
+    ) -> StoreResult<ChannelPage> {
+        let mut call = script::READ_PAGE.key(keys::channel_history(channel));
         call.arg(after.to_string()).arg(most).arg(bytes);
         let (head, is_kept, before, is_more, entries): (String, bool, String, bool, Vec<(String, Value)>) =
             call.invoke_async(&mut self.clone()).await?;
         let positions: Vec<Position> = entries.iter().filter_map(|(id, _)| id.parse().ok()).collect();
-        let around = Surroundings {
-            is_kept,
+        let around = HistoryNeighbors {
+            is_retained: is_kept,
             before: before.parse().ok(),
             next: positions.first().copied(),
             head: head.parse().ok(),
         };
-        let messages: Vec<Stored> = entries.into_iter().filter_map(|(id, fields)| stored(&id, fields)).collect();
+        let messages: Vec<StoredMessage> = entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect();
         let last = positions.last().copied();
         let after_all = last.unwrap_or_else(|| continuity::resume_from(after, around));
-        Ok(Page { continuity: continuity::behind(after, around), messages, after: after_all, is_more })
+        Ok(ChannelPage { continuity: continuity::check_continuity(after, around), messages, read_up_to: after_all, has_more: is_more })
     }
 
     /// Where to begin in order to get what was published at that time and later.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn channel_since(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
-        Ok(self.find_time(channel, at).await?.map_or(Position::START, |(position, _)| position))
+    pub async fn channel_position_at(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
+        Ok(self.find_position_at(channel, at).await?.map_or(Position::START, |(position, _)| position))
     }
 
     /// The same for somebody who asks for what is kept, and misses nothing that is not.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn channel_kept_since(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
-        match self.channel_since(channel, at).await? {
-            Position::START => self.channel_begin(channel).await,
+    pub async fn retained_channel_position_at(&self, channel: &ChannelName, at: Millis) -> StoreResult<Position> {
+        match self.channel_position_at(channel, at).await? {
+            Position::START => self.channel_start_position(channel).await,
             since => Ok(since),
         }
     }
@@ -121,10 +121,10 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub(crate) async fn channel_begin(&self, channel: &ChannelName) -> StoreResult<Position> {
+    pub(crate) async fn channel_start_position(&self, channel: &ChannelName) -> StoreResult<Position> {
         let mut command = redis::cmd("XRANGE");
-        command.arg(keys::history(channel)).arg("-").arg("+").arg("COUNT").arg(1);
-        let first: Entries = command.query_async(&mut self.clone()).await?;
+        command.arg(keys::channel_history(channel)).arg("-").arg("+").arg("COUNT").arg(1);
+        let first: HistoryEntries = command.query_async(&mut self.clone()).await?;
         let first: Option<Position> = first.first().and_then(|(id, _)| id.parse().ok());
         match first {
             Some(Position { sequence: 0, .. }) => Ok(Position::START),
@@ -134,9 +134,9 @@ impl Redis {
         }
     }
 
-    async fn find_time(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
-        let mut call = script::FIND_TIME.key(keys::history(channel));
-        let found: Option<(String, u64)> = call.arg(at).arg(MOST_EPOCHS).invoke_async(&mut self.clone()).await?;
+    async fn find_position_at(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
+        let mut call = script::FIND_TIME.key(keys::channel_history(channel));
+        let found: Option<(String, u64)> = call.arg(at).arg(MAX_EPOCHS).invoke_async(&mut self.clone()).await?;
         Ok(found.map(|(position, count)| (position.parse().unwrap_or(Position::START), count)))
     }
 
@@ -146,7 +146,7 @@ impl Redis {
     /// Redis is unavailable.
     pub async fn channel_head(&self, channel: &ChannelName) -> StoreResult<Option<Position>> {
         // A page that asks for nothing
-        let mut call = script::READ_PAGE.key(keys::history(channel));
+        let mut call = script::READ_PAGE.key(keys::channel_history(channel));
         call.arg(Position::START.to_string()).arg(0).arg(0);
         let (head, _, _, _, _): (String, Value, Value, Value, Value) = call.invoke_async(&mut self.clone()).await?;
         Ok(head.parse().ok())
@@ -157,36 +157,36 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn channel_info(&self, channel: &ChannelName) -> StoreResult<Option<ChannelInfo>> {
-        let key = keys::history(channel);
+        let key = keys::channel_history(channel);
         let mut pipeline = redis::pipe();
         pipeline.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
         pipeline.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XLEN").arg(&key).cmd("MEMORY").arg("USAGE").arg(&key);
         let mut connection = self.pooled().await?;
-        let (newest, oldest, length, bytes): (Entries, Entries, u64, Option<u64>) =
+        let (newest, oldest, length, bytes): (HistoryEntries, HistoryEntries, u64, Option<u64>) =
             pipeline.query_async(&mut connection).await?;
         let Some(head) = self.channel_head(channel).await? else { return Ok(None) };
-        let read = |entries: Entries| entries.into_iter().next().and_then(|(id, fields)| stored(&id, fields));
+        let read = |entries: HistoryEntries| entries.into_iter().next().and_then(|(id, fields)| parse_stored_message(&id, fields));
         let (newest, oldest) = (read(newest), read(oldest));
         let now = self.now().await?;
-        let kept = self.find_time(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
-        let per_minute = oldest.as_ref().map_or(0, |oldest| per_minute(kept, oldest, now));
-        let (first, last_at) = (oldest.map(|message| message.position), newest.map(|message| message.at));
-        Ok(Some(ChannelInfo { head, first, length, bytes: bytes.unwrap_or_default(), last_at, per_minute }))
+        let kept = self.find_position_at(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
+        let per_minute = oldest.as_ref().map_or(0, |oldest| messages_per_minute(kept, oldest, now));
+        let (first, last_at) = (oldest.map(|message| message.position), newest.map(|message| message.published_at));
+        Ok(Some(ChannelInfo { head, oldest: first, length, bytes: bytes.unwrap_or_default(), last_published_at: last_at, per_minute }))
     }
 
     /// The time on Redis's clock, by which messages are dated.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn clock(&self) -> StoreResult<Millis> {
+    pub async fn server_time(&self) -> StoreResult<Millis> {
         self.now().await
     }
 }
 
 /// How many messages come in a minute, given how many of the last are kept and which of all is the oldest.
-fn per_minute(kept: u64, oldest: &Stored, now: Millis) -> u64 {
-    let age = (now - oldest.at).max(1);
+fn messages_per_minute(kept: u64, oldest: &StoredMessage, now: Millis) -> u64 {
+    let age = (now - oldest.published_at).max(1);
     let is_trimmed = oldest.position.sequence > 0;
     if !is_trimmed || age >= RATE_WINDOW_MS {
         return kept;
@@ -196,13 +196,13 @@ fn per_minute(kept: u64, oldest: &Stored, now: Millis) -> u64 {
 }
 
 /// A message out of the history. One that Galley did not write may have anything in it.
-pub(crate) fn stored(id: &str, fields: Value) -> Option<Stored> {
+pub(crate) fn parse_stored_message(id: &str, fields: Value) -> Option<StoredMessage> {
     let position = id.parse().ok()?;
     let mut fields = HashMap::<String, Vec<u8>>::from_redis_value(fields).unwrap_or_default();
     let mut text = |name: &str| fields.remove(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let at = text("a").and_then(|text| text.parse().ok()).unwrap_or_default();
     let (content_type, attributes) = (text("t"), text("h"));
-    Some(Stored { position, at, content_type, attributes, body: fields.remove("b").unwrap_or_default() })
+    Some(StoredMessage { position, published_at: at, content_type, attributes, body: fields.remove("b").unwrap_or_default() })
 }
 
 #[cfg(test)]
@@ -211,9 +211,9 @@ mod tests {
 
     #[test]
     fn the_rate_of_a_channel_does_not_end_at_what_is_kept_of_it() {
-        let oldest = |sequence: u64, at: Millis| Stored {
+        let oldest = |sequence: u64, at: Millis| StoredMessage {
             position: Position { epoch: 1, sequence },
-            at,
+            published_at: at,
             content_type: None,
             attributes: None,
             body: Vec::new(),
@@ -225,7 +225,7 @@ mod tests {
             (100, oldest(900, 100_000), 6_000_000),
             (100, oldest(900, 100_500), 6_000_000),
         ] {
-            assert_eq!(per_minute(kept, &oldest, 100_000), expected);
+            assert_eq!(messages_per_minute(kept, &oldest, 100_000), expected);
         }
     }
 }

@@ -16,23 +16,23 @@ mod registry;
 mod retention;
 mod ring;
 
-pub use cursor::Told;
-pub(super) use history::stored;
-pub use history::{ChannelInfo, PAGE_BYTES, Page};
+pub use cursor::ReaderEvent;
+pub(super) use history::parse_stored_message;
+pub use history::{ChannelInfo, MAX_PAGE_BYTES, ChannelPage};
 pub use hub::ChannelHub;
-pub use reader::{Left, MOST_CHANNELS, MOST_LEFT, MOST_PATTERNS, Reader, Start, TooManyRead};
-pub use retention::{Overtaken, Trimmed};
-pub use ring::Shown;
+pub use reader::{RemoveChannelResult, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ChannelReader, ReaderStart, ReaderLimitExceeded};
+pub use retention::{SubscriptionLoss, TrimmedChannel};
+pub use ring::EncodedMessage;
 
 use std::time::Duration;
 
-use crate::{Redis, StoreResult, keys, script, subscriptions::Joining};
+use crate::{Redis, StoreResult, keys, script, subscriptions::NewChannelGroups};
 use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::{NewMessage, Position};
 
 /// A message that was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedMessage {
     /// Its position in the channel's history.
     pub position: Position,
     /// Subscribers of the bare channel that Redis handed it to.
@@ -41,7 +41,7 @@ pub struct Published {
 
 /// What a message is known by when the request that publishes it is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Once {
+pub struct MessageDedup {
     /// The seed of the request.
     pub seed: u128,
     /// Which of its messages it is.
@@ -54,7 +54,7 @@ pub struct Once {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyChannels {
     /// `channels.max_channels`.
-    pub most: u64,
+    pub max: u64,
 }
 
 impl Redis {
@@ -67,68 +67,68 @@ impl Redis {
         settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-    ) -> StoreResult<Result<Published, TooManyChannels>> {
-        self.publish_once(settings, channel, message, None).await
+    ) -> StoreResult<Result<PublishedMessage, TooManyChannels>> {
+        self.publish_deduplicated(settings, channel, message, None).await
     }
 
     /// Publishes a message, unless it was published before as that one.
     ///
     /// # Errors
     /// Redis is unavailable: the message may have been published all the same.
-    pub async fn publish_once(
+    pub async fn publish_deduplicated(
         &self,
         settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-        once: Option<Once>,
-    ) -> StoreResult<Result<Published, TooManyChannels>> {
-        let sent = match self.send(settings, channel, message, (None, once)).await? {
+        once: Option<MessageDedup>,
+    ) -> StoreResult<Result<PublishedMessage, TooManyChannels>> {
+        let sent = match self.run_publish_script(settings, channel, message, (None, once)).await? {
             Some(sent) => sent,
             // A new channel, or one whose history is gone
-            None if !self.register(settings, channel).await? => {
-                return Ok(Err(TooManyChannels { most: settings.max_channels }));
+            None if !self.register_channel(settings, channel).await? => {
+                return Ok(Err(TooManyChannels { max: settings.max_channels }));
             }
             None => {
                 // Its subscriptions have it from this message on, also if no worker runs
-                let joining = self.joining(channel).await;
-                let sent = self.send(settings, channel, message, (Some(&joining), once)).await?;
-                joining.finish(self, settings, channel).await;
+                let joining = self.find_new_channel_groups(channel).await;
+                let sent = self.run_publish_script(settings, channel, message, (Some(&joining), once)).await?;
+                joining.create_groups(self, settings, channel).await;
                 sent.ok_or_else(|| crate::StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
         metrics::counter!("galley_messages_published_total").increment(1);
         let (position, receivers, is_due) = sent;
-        if is_due && let Err(error) = self.register(settings, channel).await {
+        if is_due && let Err(error) = self.register_channel(settings, channel).await {
             tracing::debug!(%error, %channel, "not noted as being in use");
         }
         let position = position.parse().map_err(|_| crate::StoreError::damaged(position))?;
-        Ok(Ok(Published { position, receivers }))
+        Ok(Ok(PublishedMessage { position, receivers }))
     }
 
     /// None if the channel has to be registered first; if it was just now, it has those who join it.
-    async fn send(
+    async fn run_publish_script(
         &self,
         settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
-        (registered, once): (Option<&Joining>, Option<Once>),
+        (registered, once): (Option<&NewChannelGroups>, Option<MessageDedup>),
     ) -> StoreResult<Option<(String, u64, bool)>> {
         let mut call = script::PUBLISH.prepare_invoke();
-        call.key(keys::history(channel)).key(keys::channel_state(channel));
-        if let Some(Once { seed, nth, .. }) = once {
-            call.key(keys::published(channel, seed, nth));
+        call.key(keys::channel_history(channel)).key(keys::channel_state(channel));
+        if let Some(MessageDedup { seed, nth, .. }) = once {
+            call.key(keys::published_message(channel, seed, nth));
         }
-        call.arg(channel.as_str()).arg(keys::live(channel));
+        call.arg(channel.as_str()).arg(keys::live_messages(channel));
         // The epoch is that of the very connection: a server that came back with less is another connection
         let (connection, epoch) = self.pinned_with_epoch().await?;
-        let most = settings.retention.of(channel).messages;
-        call.arg(epoch).arg(most).arg(most.max(settings.retention.cap().messages));
+        let most = settings.retention.for_channel(channel).messages;
+        call.arg(epoch).arg(most).arg(most.max(settings.retention.backlog_cap().messages));
         call.arg(settings.history_ttl.as_millis().to_string());
-        call.arg(registry::note_again_after(settings).as_millis().to_string());
+        call.arg(registry::registration_refresh_interval(settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
         call.arg(message.attributes.as_deref().unwrap_or_default());
-        call.arg(u8::from(registered.is_some())).arg(u8::from(registered.is_some_and(Joining::holds_back)));
-        if let Some(Once { ttl, .. }) = once {
+        call.arg(u8::from(registered.is_some())).arg(u8::from(registered.is_some_and(NewChannelGroups::may_have_subscriptions)));
+        if let Some(MessageDedup { ttl, .. }) = once {
             call.arg(ttl.as_millis().to_string());
         }
         Ok(self.run_pinned(&call, connection).await?)

@@ -10,32 +10,32 @@ use std::{
 
 use crate::keys;
 use common::name::ChannelName;
-use model::message::Stored;
+use model::message::StoredMessage;
 
 /// Tells copies from what others published, in the order in which all of it comes.
-pub(super) struct Copies {
-    bare: HashSet<String>,
+pub(super) struct PlainPublishFilter {
+    plain_channels: HashSet<String>,
     /// Names of channels by where they are heard with positions.
-    live: HashMap<String, String>,
+    live_channels: HashMap<String, String>,
     /// The copy that comes next: its channel and what its bytes are.
-    owed: Mutex<Option<(String, u64)>>,
+    expected_copy: Mutex<Option<(String, u64)>>,
 }
 
-impl Copies {
+impl PlainPublishFilter {
     pub(super) fn new(plain: &[ChannelName]) -> Self {
-        let bare = plain.iter().map(ToString::to_string).collect();
-        let live = plain.iter().map(|name| (keys::live(name), name.to_string())).collect();
-        Self { bare, live, owed: Mutex::default() }
+        let plain_channels = plain.iter().map(ToString::to_string).collect();
+        let live_channels = plain.iter().map(|name| (keys::live_messages(name), name.to_string())).collect();
+        Self { plain_channels, live_channels, expected_copy: Mutex::default() }
     }
 
     /// False for the copy of a message that came just before.
-    pub(super) fn is_wanted(&self, channel: &str, payload: &[u8]) -> bool {
-        let owed = || self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = self.live.get(channel) {
-            *owed() = Stored::from_frame(payload).map(|message| (name.clone(), fingerprint(&message.body)));
+    pub(super) fn accepts(&self, channel: &str, payload: &[u8]) -> bool {
+        let owed = || self.expected_copy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = self.live_channels.get(channel) {
+            *owed() = StoredMessage::from_frame(payload).map(|message| (name.clone(), fingerprint(&message.body)));
             return true;
         }
-        if !self.bare.contains(channel) {
+        if !self.plain_channels.contains(channel) {
             return true;
         }
         let is_copy = owed().take().is_some_and(|(name, bytes)| name == channel && bytes == fingerprint(payload));
@@ -56,10 +56,10 @@ mod tests {
     #[test]
     fn only_the_copy_right_behind_a_message_is_not_wanted() {
         let name: ChannelName = "a".parse().expect("a name");
-        let copies = Copies::new(std::slice::from_ref(&name));
-        let live = keys::live(&name);
+        let copies = PlainPublishFilter::new(std::slice::from_ref(&name));
+        let live = keys::live_messages(&name);
         let frame = b"1-0 5 0 0\nbody";
-        assert_eq!(Stored::from_frame(frame).map(|message| message.body), Some(b"body".to_vec()));
+        assert_eq!(StoredMessage::from_frame(frame).map(|message| message.body), Some(b"body".to_vec()));
         for (channel, payload, is_wanted) in [
             ("a", &b"body"[..], true),
             (&live, frame, true),
@@ -72,7 +72,7 @@ mod tests {
             (&live, b"no frame", true),
             ("a", b"no frame", true),
         ] {
-            assert_eq!(copies.is_wanted(channel, payload), is_wanted, "{channel}");
+            assert_eq!(copies.accepts(channel, payload), is_wanted, "{channel}");
         }
     }
 }

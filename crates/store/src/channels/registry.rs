@@ -7,20 +7,20 @@ use crate::{Redis, StoreResult, keys, script};
 use common::{name::ChannelName, settings::ChannelSettings};
 
 /// How long a channel that is in use goes without being noted again, and without its TTLs being set.
-pub(super) fn note_again_after(settings: &ChannelSettings) -> Duration {
+pub(super) fn registration_refresh_interval(settings: &ChannelSettings) -> Duration {
     settings.history_ttl / 4
 }
 
 /// A channel that was not noted for that long has lost its history.
-pub(super) fn gone_after(settings: &ChannelSettings) -> Duration {
-    settings.history_ttl + note_again_after(settings) * 2
+pub(super) fn registration_ttl(settings: &ChannelSettings) -> Duration {
+    settings.history_ttl + registration_refresh_interval(settings) * 2
 }
 
 impl Redis {
     /// Notes that a channel is in use; false if it is new and there are too many.
-    pub(super) async fn register(&self, settings: &ChannelSettings, channel: &ChannelName) -> StoreResult<bool> {
+    pub(super) async fn register_channel(&self, settings: &ChannelSettings, channel: &ChannelName) -> StoreResult<bool> {
         let mut call = script::REGISTER_CHANNEL.key(keys::CHANNELS);
-        call.arg(channel.as_str()).arg(settings.max_channels).arg(gone_after(settings).as_millis().to_string());
+        call.arg(channel.as_str()).arg(settings.max_channels).arg(registration_ttl(settings).as_millis().to_string());
         Ok(call.invoke_async(&mut self.clone()).await?)
     }
 
@@ -28,7 +28,7 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn channels(&self, after: Option<&ChannelName>, most: usize) -> StoreResult<Vec<ChannelName>> {
+    pub async fn list_channels(&self, after: Option<&ChannelName>, most: usize) -> StoreResult<Vec<ChannelName>> {
         let mut names = self.all_channels().await?;
         names.sort();
         let start = after.map_or(0, |after| names.partition_point(|name| name <= after));

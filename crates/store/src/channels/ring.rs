@@ -24,31 +24,31 @@ const OVERHEAD_BYTES: usize = 256;
 
 /// A message as readers get it.
 #[derive(Debug)]
-pub struct Shown {
+pub struct EncodedMessage {
     /// Its channel.
     pub channel: ChannelName,
     /// Its position; none if it was published with plain Redis.
     pub position: Option<Position>,
     /// Made once for all readers: the event, and where in it the fields without the id and the message begin.
     event: Bytes,
-    fields: usize,
-    json: Range<usize>,
+    id_len: usize,
+    json_range: Range<usize>,
 }
 
-impl Shown {
+impl EncodedMessage {
     /// A message that clients see as `json`, which must be on one line.
     pub(super) fn new(channel: ChannelName, position: Option<Position>, json: &str) -> Self {
         let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
         let begin = format!("{id}event: message\ndata: ");
         let end = begin.len() + json.len();
         let event = Bytes::from([&begin, json, "\n\n"].concat());
-        Self { channel, position, event, fields: id.len(), json: begin.len()..end }
+        Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end }
     }
 
     /// The message as clients see it, on one line.
     #[must_use]
     pub fn json(&self) -> &str {
-        std::str::from_utf8(&self.event[self.json.clone()]).unwrap_or_default()
+        std::str::from_utf8(&self.event[self.json_range.clone()]).unwrap_or_default()
     }
 
     /// The same as a server-sent event, with its position as id if it has one.
@@ -60,85 +60,85 @@ impl Shown {
     /// The event without an id.
     #[must_use]
     pub fn event_without_id(&self) -> Bytes {
-        self.event.slice(self.fields..)
+        self.event.slice(self.id_len..)
     }
 }
 
 /// What a ring may hold.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub(super) struct RingBudget {
     /// Bytes of one ring.
-    pub(super) each: usize,
+    pub(super) max_ring_bytes: usize,
     /// Bytes of all together.
-    pub(super) all: usize,
+    pub(super) max_total_bytes: usize,
     /// Bytes in all of them now.
-    pub(super) used: Arc<AtomicUsize>,
+    pub(super) used_bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Ring {
-    items: VecDeque<Arc<Shown>>,
+pub(super) struct MessageRing {
+    messages: VecDeque<Arc<EncodedMessage>>,
     /// The number of the oldest item.
-    first: u64,
+    first_number: u64,
     bytes: usize,
-    budget: Budget,
+    budget: RingBudget,
     /// What is later than this and at most `head` is in the ring; none until the channel is followed.
     base: Option<Position>,
     /// The newest position that went through.
     pub(super) head: Option<Position>,
     /// Grows when positions lose their meaning.
-    pub(super) era: u64,
+    pub(super) generation: u64,
     /// The newest position heard of while the history is being read.
-    pub(super) wanted: Option<Position>,
-    pub(super) is_under_repair: bool,
+    pub(super) repair_target: Option<Position>,
+    pub(super) is_repairing: bool,
     /// Grows whenever readers should look again.
-    pub(super) changes: u64,
+    pub(super) change_count: u64,
     /// One place for each reader; who is in it is woken by the next change.
-    waiting: Slab<Option<Waker>>,
+    wakers: Slab<Option<Waker>>,
 }
 
 /// What is at a number.
-pub(super) enum Taken {
-    Item(Arc<Shown>),
-    Nothing,
+pub(super) enum RingRead {
+    Message(Arc<EncodedMessage>),
+    Empty,
     /// It has left the ring.
-    Gone,
+    Evicted,
 }
 
-impl Ring {
-    pub(super) fn new(budget: Budget) -> Self {
+impl MessageRing {
+    pub(super) fn new(budget: RingBudget) -> Self {
         Self {
-            items: VecDeque::new(),
-            first: 0,
+            messages: VecDeque::new(),
+            first_number: 0,
             bytes: 0,
             budget,
             base: None,
             head: None,
-            era: 0,
-            wanted: None,
-            is_under_repair: false,
-            changes: 0,
-            waiting: Slab::new(),
+            generation: 0,
+            repair_target: None,
+            is_repairing: false,
+            change_count: 0,
+            wakers: Slab::new(),
         }
     }
 
     /// Begins behind a position, with nothing in it. Whoever was in it has to look where it is.
-    pub(super) fn begin(&mut self, at: Position) {
+    pub(super) fn reset(&mut self, at: Position) {
         while self.drop_oldest() {}
         // Also those who had taken everything are behind now
-        self.first += 1;
-        self.era += 1;
+        self.first_number += 1;
+        self.generation += 1;
         (self.base, self.head) = (Some(at), Some(at));
     }
 
     /// Adds the message behind `head`, or one without a position.
-    pub(super) fn push(&mut self, item: Arc<Shown>) {
+    pub(super) fn push(&mut self, item: Arc<EncodedMessage>) {
         self.head = item.position.or(self.head);
-        let size = size(&item);
+        let size = encoded_size(&item);
         self.bytes += size;
-        self.budget.used.fetch_add(size, Relaxed);
-        self.items.push_back(item);
-        while self.bytes > self.budget.each || self.budget.used.load(Relaxed) > self.budget.all {
+        self.budget.used_bytes.fetch_add(size, Relaxed);
+        self.messages.push_back(item);
+        while self.bytes > self.budget.max_ring_bytes || self.budget.used_bytes.load(Relaxed) > self.budget.max_total_bytes {
             if !self.drop_oldest() {
                 break;
             }
@@ -146,43 +146,43 @@ impl Ring {
     }
 
     fn drop_oldest(&mut self) -> bool {
-        let Some(item) = self.items.pop_front() else { return false };
-        self.first += 1;
-        let size = size(&item);
+        let Some(item) = self.messages.pop_front() else { return false };
+        self.first_number += 1;
+        let size = encoded_size(&item);
         self.bytes -= size;
-        self.budget.used.fetch_sub(size, Relaxed);
+        self.budget.used_bytes.fetch_sub(size, Relaxed);
         self.base = item.position.or(self.base);
         true
     }
 
-    pub(super) fn take(&self, number: u64) -> Taken {
-        let Some(index) = number.checked_sub(self.first) else { return Taken::Gone };
+    pub(super) fn get(&self, number: u64) -> RingRead {
+        let Some(index) = number.checked_sub(self.first_number) else { return RingRead::Evicted };
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        self.items.get(index).map_or(Taken::Nothing, |item| Taken::Item(item.clone()))
+        self.messages.get(index).map_or(RingRead::Empty, |item| RingRead::Message(item.clone()))
     }
 
     /// The number from which a reader goes on that has everything up to a position, if that is possible.
     pub(super) fn join(&self, after: Position, era: u64) -> Option<u64> {
-        if self.era != era || self.base.is_none_or(|base| after < base) {
+        if self.generation != era || self.base.is_none_or(|base| after < base) {
             return None;
         }
-        let is_known = |item: &Arc<Shown>| item.position.is_some_and(|position| position <= after);
-        let skipped = self.items.iter().rposition(is_known).map_or(0, |index| index + 1);
-        Some(self.first + u64::try_from(skipped).unwrap_or_default())
+        let is_known = |item: &Arc<EncodedMessage>| item.position.is_some_and(|position| position <= after);
+        let skipped = self.messages.iter().rposition(is_known).map_or(0, |index| index + 1);
+        Some(self.first_number + u64::try_from(skipped).unwrap_or_default())
     }
 
     /// A place to wait in, for a reader.
-    pub(super) fn enter(&mut self) -> usize {
-        self.waiting.insert(None)
+    pub(super) fn register_waiter(&mut self) -> usize {
+        self.wakers.insert(None)
     }
 
-    pub(super) fn leave(&mut self, place: usize) {
-        self.waiting.try_remove(place);
+    pub(super) fn unregister_waiter(&mut self, place: usize) {
+        self.wakers.try_remove(place);
     }
 
     /// Has a reader woken by the next change. Whoever holds the ring when it looks and then waits misses none.
-    pub(super) fn wait(&mut self, place: usize, waker: &Waker) {
-        match self.waiting.get_mut(place) {
+    pub(super) fn set_waker(&mut self, place: usize, waker: &Waker) {
+        match self.wakers.get_mut(place) {
             Some(Some(known)) => known.clone_from(waker),
             Some(none) => *none = Some(waker.clone()),
             None => {}
@@ -190,23 +190,23 @@ impl Ring {
     }
 
     /// Something has changed: who is to be woken.
-    pub(super) fn change(&mut self) -> Vec<Waker> {
-        self.changes += 1;
-        self.waiting.iter_mut().filter_map(|(_, waker)| waker.take()).collect()
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        self.change_count += 1;
+        self.wakers.iter_mut().filter_map(|(_, waker)| waker.take()).collect()
     }
 
-    pub(super) fn is_followed(&self) -> bool {
+    pub(super) fn is_initialized(&self) -> bool {
         self.base.is_some()
     }
 }
 
-impl Drop for Ring {
+impl Drop for MessageRing {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Relaxed);
+        self.budget.used_bytes.fetch_sub(self.bytes, Relaxed);
     }
 }
 
-fn size(item: &Shown) -> usize {
+fn encoded_size(item: &EncodedMessage) -> usize {
     item.event.len() + OVERHEAD_BYTES
 }
 
@@ -218,22 +218,22 @@ mod tests {
         Position { epoch: 5, sequence }
     }
 
-    fn item(sequence: Option<u64>, length: usize) -> Arc<Shown> {
+    fn item(sequence: Option<u64>, length: usize) -> Arc<EncodedMessage> {
         let channel = "c".parse().expect("a name");
-        let shown = Shown::new(channel, sequence.map(at), "");
+        let shown = EncodedMessage::new(channel, sequence.map(at), "");
         let filling = "x".repeat(length.saturating_sub(shown.event.len()));
-        Arc::new(Shown::new(shown.channel, shown.position, &filling))
+        Arc::new(EncodedMessage::new(shown.channel, shown.position, &filling))
     }
 
-    fn ring(each: usize, all: usize) -> Ring {
-        let mut ring = Ring::new(Budget { each, all, used: Arc::default() });
-        ring.begin(at(0));
+    fn ring(each: usize, all: usize) -> MessageRing {
+        let mut ring = MessageRing::new(RingBudget { max_ring_bytes: each, max_total_bytes: all, used_bytes: Arc::default() });
+        ring.reset(at(0));
         ring
     }
 
-    fn positions(ring: &Ring, mut number: u64) -> Vec<Option<u64>> {
+    fn positions(ring: &MessageRing, mut number: u64) -> Vec<Option<u64>> {
         let mut found = Vec::new();
-        while let Taken::Item(item) = ring.take(number) {
+        while let RingRead::Message(item) = ring.get(number) {
             found.push(item.position.map(|position| position.sequence));
             number += 1;
         }
@@ -253,42 +253,42 @@ mod tests {
             (3, vec![]),
             (9, vec![]),
         ] {
-            let number = ring.join(at(after), ring.era).expect("in the ring");
+            let number = ring.join(at(after), ring.generation).expect("in the ring");
             assert_eq!(positions(&ring, number), expected, "after {after}");
         }
-        assert_eq!(ring.join(Position::START, ring.era), None);
-        assert_eq!(ring.join(at(1), ring.era + 1), None);
+        assert_eq!(ring.join(Position::START, ring.generation), None);
+        assert_eq!(ring.join(at(1), ring.generation + 1), None);
     }
 
     #[test]
     fn a_ring_is_bounded_alone_and_with_others_and_who_is_left_behind_knows() {
         let mut ring = ring(3 * (OVERHEAD_BYTES + 100), usize::MAX);
-        let start = ring.join(at(0), ring.era).expect("in the ring");
+        let start = ring.join(at(0), ring.generation).expect("in the ring");
         for sequence in 1..=5 {
             ring.push(item(Some(sequence), 100));
         }
-        assert!(matches!(ring.take(start), Taken::Gone));
-        assert_eq!(ring.join(at(1), ring.era), None);
-        let number = ring.join(at(2), ring.era).expect("in the ring");
+        assert!(matches!(ring.get(start), RingRead::Evicted));
+        assert_eq!(ring.join(at(1), ring.generation), None);
+        let number = ring.join(at(2), ring.generation).expect("in the ring");
         assert_eq!(positions(&ring, number), [Some(3), Some(4), Some(5)]);
-        assert_eq!(ring.budget.used.load(Relaxed), 3 * (OVERHEAD_BYTES + 100));
+        assert_eq!(ring.budget.used_bytes.load(Relaxed), 3 * (OVERHEAD_BYTES + 100));
 
-        let budget = Budget { all: OVERHEAD_BYTES, ..ring.budget.clone() };
-        let mut other = Ring::new(budget);
-        other.begin(at(0));
+        let budget = RingBudget { max_total_bytes: OVERHEAD_BYTES, ..ring.budget.clone() };
+        let mut other = MessageRing::new(budget);
+        other.reset(at(0));
         other.push(item(Some(1), 1));
-        assert!(other.items.is_empty() && other.head == Some(at(1)), "there is no room for it");
+        assert!(other.messages.is_empty() && other.head == Some(at(1)), "there is no room for it");
         drop((ring, other));
     }
 
     #[test]
     fn a_message_is_an_event_with_its_id_or_without() {
-        let event = |shown: &Shown| [shown.event(), shown.event_without_id()].map(|bytes| bytes.to_vec());
-        let shown = Shown::new("c".parse().expect("a name"), Some(at(7)), r#"{"data":"饭"}"#);
+        let event = |shown: &EncodedMessage| [shown.event(), shown.event_without_id()].map(|bytes| bytes.to_vec());
+        let shown = EncodedMessage::new("c".parse().expect("a name"), Some(at(7)), r#"{"data":"饭"}"#);
         let fields = "event: message\ndata: {\"data\":\"饭\"}\n\n";
         assert_eq!(event(&shown), [format!("id: 5-7\n{fields}").into_bytes(), fields.into()]);
         assert_eq!(shown.json(), r#"{"data":"饭"}"#);
-        let plain = Shown::new(shown.channel, None, "{}");
+        let plain = EncodedMessage::new(shown.channel, None, "{}");
         assert_eq!(event(&plain), [b"event: message\ndata: {}\n\n"; 2]);
     }
 
@@ -296,16 +296,16 @@ mod tests {
     fn a_change_wakes_once_who_waits_and_nobody_who_left() {
         let mut ring = ring(10_000, 10_000);
         let (task, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
-        let (stays, leaves) = (ring.enter(), ring.enter());
-        ring.wait(stays, &other.clone().into());
-        ring.wait(stays, &task.clone().into());
-        ring.wait(leaves, &other.clone().into());
-        ring.leave(leaves);
+        let (stays, leaves) = (ring.register_waiter(), ring.register_waiter());
+        ring.set_waker(stays, &other.clone().into());
+        ring.set_waker(stays, &task.clone().into());
+        ring.set_waker(leaves, &other.clone().into());
+        ring.unregister_waiter(leaves);
         for _ in 0..2 {
-            ring.change().into_iter().for_each(Waker::wake);
+            ring.take_wakers().into_iter().for_each(Waker::wake);
         }
-        assert_eq!((task.0.load(Relaxed), other.0.load(Relaxed), ring.changes), (1, 0, 2));
-        assert_eq!(ring.enter(), leaves, "places are used again");
+        assert_eq!((task.0.load(Relaxed), other.0.load(Relaxed), ring.change_count), (1, 0, 2));
+        assert_eq!(ring.register_waiter(), leaves, "places are used again");
     }
 
     #[derive(Default)]
@@ -321,11 +321,11 @@ mod tests {
     fn a_new_era_leaves_everybody_behind() {
         let mut ring = ring(10_000, 10_000);
         ring.push(item(Some(1), 1));
-        let (number, era) = (ring.join(at(1), ring.era).expect("in the ring"), ring.era);
-        ring.begin(at(9));
-        assert!(matches!(ring.take(number), Taken::Gone));
+        let (number, era) = (ring.join(at(1), ring.generation).expect("in the ring"), ring.generation);
+        ring.reset(at(9));
+        assert!(matches!(ring.get(number), RingRead::Evicted));
         assert_eq!(ring.join(at(9), era), None);
-        assert!(ring.join(at(9), ring.era).is_some());
-        assert_eq!(ring.budget.used.load(Relaxed), 0);
+        assert!(ring.join(at(9), ring.generation).is_some());
+        assert_eq!(ring.budget.used_bytes.load(Relaxed), 0);
     }
 }

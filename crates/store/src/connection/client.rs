@@ -27,7 +27,7 @@ use redis::{
 use tokio::runtime::Handle;
 
 use super::dedicated::Dedicated;
-use crate::{keys, next_delay, reconnect_delays, script};
+use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
 
 /// A handle on Redis: clone it freely.
@@ -207,7 +207,7 @@ impl Redis {
                 if dialling.failed.is_none() {
                     tracing::warn!(%error, "redis cannot be reached");
                 }
-                let pause = next_delay(&mut dialling.delays);
+                let pause = next_reconnect_delay(&mut dialling.delays);
                 dialling.failed = Some((error.clone(), Instant::now() + pause));
                 metrics::counter!("galley_redis_connect_failures_total").increment(1);
                 Err(error)

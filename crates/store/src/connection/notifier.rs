@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bounded_channel::{Slot, inbox};
 pub use super::{bounded_channel::Inbox, probe::Probe};
-use crate::{Redis, next_delay, reconnect_delays};
+use crate::{Redis, next_reconnect_delay, reconnect_delays};
 
 const PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -144,7 +144,7 @@ fn start(
             tracing::debug!(%error, "subscription interrupted");
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(next_delay(&mut delays)) => {}
+                () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
             }
         }
     });

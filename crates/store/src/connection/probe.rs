@@ -40,7 +40,7 @@ impl Probe {
     /// A probe on a channel that no other process has.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
-            channel: keys::probe(&uuid::Uuid::new_v4()),
+            channel: keys::gateway_probe(&uuid::Uuid::new_v4()),
             heard: watch::Sender::new(0),
             subscribed: Notify::new(),
             trouble: Mutex::new(Some("no message of our own has been heard yet".to_owned())),

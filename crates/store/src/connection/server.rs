@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use common::health::Readiness;
+use common::health::ReadinessCheck;
 
 use redis::InfoDict;
 
@@ -68,7 +68,7 @@ impl Redis {
 
     /// Ready as long as Redis answers and is fit for Galley.
     #[must_use]
-    pub fn readiness(&self) -> Readiness {
+    pub fn readiness(&self) -> ReadinessCheck {
         let redis = self.clone();
         Arc::new(move || {
             let redis = redis.clone();

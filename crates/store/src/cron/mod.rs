@@ -15,7 +15,7 @@ use redis::Value;
 use crate::{
     StoreError, StoreResult,
     connection::notification::Wake,
-    jobs::{Enqueued, Jobs, Refused},
+    jobs::{EnqueuedJob, Jobs, EnqueueRefusal},
     keys, script,
 };
 use common::{
@@ -23,7 +23,7 @@ use common::{
     time::Millis,
 };
 use model::{
-    cron::{Definition, Entry, definition::LARGEST_BYTES},
+    cron::{CronEntry, CronDefinition, definition::MAX_ENTRY_BYTES},
     job::NewJob,
 };
 
@@ -41,7 +41,7 @@ pub struct Crons<'a> {
 #[derive(Debug, Clone)]
 pub struct Registered {
     /// The entry.
-    pub entry: Entry,
+    pub entry: CronEntry,
     /// There was none of that name before.
     pub is_new: bool,
 }
@@ -65,7 +65,7 @@ pub enum NotRegistered {
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     /// The entries.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<CronEntry>,
     /// How many entries there are in all.
     pub total: usize,
     /// There are more after this one.
@@ -95,18 +95,18 @@ impl Crons<'_> {
     /// Redis is unavailable or full.
     pub async fn register(
         &self,
-        definition: &Definition,
+        definition: &CronDefinition,
         now: Millis,
     ) -> StoreResult<Result<Registered, NotRegistered>> {
         for _ in 0..ATTEMPTS {
             let raw = self.raw(&definition.name).await?;
             // What cannot be read is replaced as if it were not there
             let entry = match raw.as_deref().and_then(read) {
-                Some(known) => known.registered_again(definition.clone(), now),
-                None => Entry::new(definition.clone(), now),
+                Some(known) => known.with_definition(definition.clone(), now),
+                None => CronEntry::new(definition.clone(), now),
             };
-            if encoded(&entry)?.len() > LARGEST_BYTES {
-                return Ok(Err(NotRegistered::TooLarge { most: LARGEST_BYTES }));
+            if encoded(&entry)?.len() > MAX_ENTRY_BYTES {
+                return Ok(Err(NotRegistered::TooLarge { most: MAX_ENTRY_BYTES }));
             }
             match self.save(&entry, raw.as_deref(), now).await? {
                 Saved::Done | Saved::Before => return Ok(Ok(Registered { entry, is_new: raw.is_none() })),
@@ -123,7 +123,7 @@ impl Crons<'_> {
     ///
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
-    pub async fn get(&self, name: &CronName) -> StoreResult<Option<Entry>> {
+    pub async fn get(&self, name: &CronName) -> StoreResult<Option<CronEntry>> {
         self.raw(name).await?.map(|raw| read(&raw).ok_or_else(|| damaged(name))).transpose()
     }
 
@@ -178,12 +178,12 @@ impl Crons<'_> {
     ///
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
-    pub async fn switch(&self, name: &CronName, enabled: bool) -> StoreResult<Option<Entry>> {
+    pub async fn switch(&self, name: &CronName, enabled: bool) -> StoreResult<Option<CronEntry>> {
         for _ in 0..ATTEMPTS {
             let now = self.jobs.now().await?;
             let Some(raw) = self.raw(name).await? else { return Ok(None) };
             let entry = read(&raw).ok_or_else(|| damaged(name))?;
-            let entry = entry.switched(enabled, now).map_err(|error| StoreError::damaged(error.to_string()))?;
+            let entry = entry.with_enabled(enabled, now).map_err(|error| StoreError::damaged(error.to_string()))?;
             match self.save(&entry, Some(&raw), now).await? {
                 Saved::Done | Saved::Before => return Ok(Some(entry)),
                 Saved::Changed | Saved::Full => {}
@@ -201,7 +201,7 @@ impl Crons<'_> {
         &self,
         name: &CronName,
         traceparent: Option<String>,
-    ) -> StoreResult<Option<Result<Enqueued, Refused>>> {
+    ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
         let Some((new, now)) = self.by_hand(name).await? else { return Ok(None) };
         self.jobs.enqueue(new, traceparent, now).await.map(Some)
     }
@@ -213,7 +213,7 @@ impl Crons<'_> {
     pub async fn by_hand(&self, name: &CronName) -> StoreResult<Option<(NewJob, Millis)>> {
         let Some(entry) = self.get(name).await? else { return Ok(None) };
         let now = self.jobs.now().await?;
-        let new = entry.template.job(name, now, now).map_err(|error| StoreError::damaged(error.to_string()))?;
+        let new = entry.template.new_job(name, now, now).map_err(|error| StoreError::damaged(error.to_string()))?;
         Ok(Some((new, now)))
     }
 
@@ -229,16 +229,16 @@ impl Crons<'_> {
     }
 
     /// Stores an entry if what is stored still is `known`.
-    async fn save(&self, entry: &Entry, known: Option<&str>, now: Millis) -> StoreResult<Saved> {
+    async fn save(&self, entry: &CronEntry, known: Option<&str>, now: Millis) -> StoreResult<Saved> {
         let answer: String = script::SAVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)
             .key(keys::CRON_NEXT)
             .arg(entry.name.as_str())
             .arg(known.unwrap_or_default())
             .arg(encoded(entry)?)
-            .arg(entry.look_at(now).map(|at| at.to_string()).unwrap_or_default())
+            .arg(entry.next_check_at(now).map(|at| at.to_string()).unwrap_or_default())
             .arg(self.jobs.cron.max_entries)
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Cron.encode())
             .invoke_async(&mut self.jobs.redis.clone())
             .await?;
@@ -263,11 +263,11 @@ impl Crons<'_> {
     }
 }
 
-fn read(raw: &str) -> Option<Entry> {
+fn read(raw: &str) -> Option<CronEntry> {
     serde_json::from_str(raw).ok()
 }
 
-fn encoded(entry: &Entry) -> StoreResult<String> {
+fn encoded(entry: &CronEntry) -> StoreResult<String> {
     serde_json::to_string(entry).map_err(|error| StoreError::damaged(error.to_string()))
 }
 

@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Crons, Saved, damaged, read};
-use crate::{StoreError, StoreResult, events::Happened, jobs::Refused, keys};
+use crate::{StoreError, StoreResult, events::Happened, jobs::EnqueueRefusal, keys};
 use common::{
     id::JobId,
     name::{CronName, quoted},
     time::{self, Millis},
 };
-use model::cron::{CatchUp, Entry, Outcome, Overlap, Turn, template::job_id};
+use model::cron::{CatchUpLimits, CronEntry, CronRunOutcome, CronTick, OverlapPolicy, template::run_job_id};
 
 /// Entries in one turn.
 const BATCH: usize = 64;
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 16;
 const ATTEMPTS: usize = 8;
 
 /// What was decided of a run, and why.
-struct Decision(Outcome, &'static str);
+struct Decision(CronRunOutcome, &'static str);
 
 impl Crons<'_> {
     /// Makes the jobs of runs that are due, for a bounded number of entries; answers how many had trouble of their own.
@@ -64,7 +64,7 @@ impl Crons<'_> {
                 self.remove_if(name.as_str(), "").await?;
                 return Ok(());
             };
-            let turn = read(&raw).map(|entry| (entry.turn(now, self.catch_up()), entry));
+            let turn = read(&raw).map(|entry| (entry.tick(now, self.catch_up()), entry));
             let Some((Ok(turn), entry)) = turn else {
                 // It would be due for ever. Registered again, it lives on
                 self.forget_time(name.as_str()).await?;
@@ -76,24 +76,24 @@ impl Crons<'_> {
                     if entry.last_run_at.is_some_and(|last| last >= run) {
                         return Ok(());
                     }
-                    let turn = Turn { run: Some(run), has_waited: false, missed: 0, next: entry.next_run_at };
-                    (turn, Decision(Outcome::Fired(id), ""))
+                    let turn = CronTick { run: Some(run), has_waited: false, missed: 0, next: entry.next_run_at };
+                    (turn, Decision(CronRunOutcome::Fired(id), ""))
                 }
                 _ => (turn, self.decide(&entry, turn, now).await?),
             };
-            let after = entry.after(turn, decision.0);
+            let after = entry.after_tick(turn, decision.0);
             match self.save(&after, Some(&raw), now).await? {
                 Saved::Done => {
                     self.note(&after, turn, &decision);
                     // Behind a run that has waited longer: that one's time may have come
-                    if decision.0 != Outcome::Waits || turn.has_waited || !entry.has_waiting() {
+                    if decision.0 != CronRunOutcome::Waiting || turn.has_waited || !entry.has_waiting_runs() {
                         return Ok(());
                     }
                 }
                 Saved::Before => return Ok(()),
                 Saved::Changed | Saved::Full => {}
             }
-            if let (Outcome::Fired(id), Some(run)) = (decision.0, turn.run) {
+            if let (CronRunOutcome::Fired(id), Some(run)) = (decision.0, turn.run) {
                 made = Some((run, id));
             }
         }
@@ -101,66 +101,68 @@ impl Crons<'_> {
         Ok(())
     }
 
-    fn catch_up(&self) -> CatchUp {
+    fn catch_up(&self) -> CatchUpLimits {
         let settings = &self.jobs.cron;
         let window_ms = Millis::try_from(settings.catch_up_window.as_millis()).unwrap_or(Millis::MAX);
-        CatchUp { most: settings.catch_up_max, window_ms }
+        CatchUpLimits { max_runs: settings.catch_up_max, window_ms }
     }
 
     /// Makes the job of a run, if there is one and the overlap policy lets it.
-    async fn decide(&self, entry: &Entry, turn: Turn, now: Millis) -> StoreResult<Decision> {
-        let Some(run) = turn.run else { return Ok(Decision(Outcome::Nothing, "")) };
-        let mut new = match entry.template.job(&entry.name, run, now) {
+    async fn decide(&self, entry: &CronEntry, turn: CronTick, now: Millis) -> StoreResult<Decision> {
+        let Some(run) = turn.run else { return Ok(Decision(CronRunOutcome::NotDue, "")) };
+        let mut new = match entry.template.new_job(&entry.name, run, now) {
             Ok(new) => new,
             Err(error) => {
                 tracing::error!(cron = %entry.name, %error, "the job of a cron entry is not allowed any more");
-                return Ok(Decision(Outcome::Skipped, "invalid_template"));
+                return Ok(Decision(CronRunOutcome::Skipped, "invalid_template"));
             }
         };
-        let id = job_id(&entry.name, run, &new.queue);
+        let id = run_job_id(&entry.name, run, &new.queue);
         if let Some(decision) = self.overlap(entry, turn, id).await? {
             return Ok(decision);
         }
         new.id = Some(id);
         match self.jobs.enqueue(new, None, now).await? {
             Ok(_) => self.fired(entry, id).await,
-            Err(Refused::Duplicate(known)) if known == id => self.fired(entry, id).await,
-            Err(Refused::Duplicate(_) | Refused::Ignored { .. }) => Ok(Decision(Outcome::Skipped, "unique")),
+            Err(EnqueueRefusal::Duplicate(known)) if known == id => self.fired(entry, id).await,
+            Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => Ok(Decision(CronRunOutcome::Skipped, "unique")),
             Err(refused) => {
                 tracing::warn!(cron = %entry.name, ?refused, "no room for the job of a cron entry");
-                Ok(Decision(Outcome::Skipped, "queue_full"))
+                Ok(Decision(CronRunOutcome::Skipped, "queue_full"))
             }
         }
     }
 
     /// The job of a run is there: the one before goes, if the overlap policy says so.
-    async fn fired(&self, entry: &Entry, id: JobId) -> StoreResult<Decision> {
+    async fn fired(&self, entry: &CronEntry, id: JobId) -> StoreResult<Decision> {
         if let Some(last) = entry.last_job_id.filter(|last| *last != id)
-            && entry.overlap_policy == Overlap::CancelPrevious
+            && entry.overlap_policy == OverlapPolicy::CancelPrevious
         {
             // It may have ended just now: as well
             let _ = self.jobs.cancel(last).await?;
         }
-        Ok(Decision(Outcome::Fired(id), ""))
+        Ok(Decision(CronRunOutcome::Fired(id), ""))
     }
 
     /// What the overlap policy says instead of making the job; none when it lets it be made.
-    async fn overlap(&self, entry: &Entry, turn: Turn, id: JobId) -> StoreResult<Option<Decision>> {
+    async fn overlap(&self, entry: &CronEntry, turn: CronTick, id: JobId) -> StoreResult<Option<Decision>> {
         let Some(last) = entry.last_job_id.filter(|last| *last != id) else { return Ok(None) };
-        if entry.overlap_policy == Overlap::Allow {
+        if entry.overlap_policy == OverlapPolicy::Allow {
             return Ok(None);
         }
-        let queues_up = entry.overlap_policy == Overlap::Enqueue && !turn.has_waited && entry.has_waiting();
+        let queues_up = entry.overlap_policy == OverlapPolicy::Enqueue && !turn.has_waited && entry.has_waiting_runs();
         // A job that cannot be found any more is over since long
         let runs = queues_up || self.jobs.locate(last).await?.is_some_and(|located| !located.state().is_terminal());
         Ok(match entry.overlap_policy {
             _ if !runs => None,
-            Overlap::Allow => None,
-            Overlap::Skip => Some(Decision(Outcome::Skipped, "overlap_skip")),
+            OverlapPolicy::Allow => None,
+            OverlapPolicy::Skip => Some(Decision(CronRunOutcome::Skipped, "overlap_skip")),
             // When the new one is there
-            Overlap::CancelPrevious => None,
-            Overlap::Enqueue if turn.has_waited || entry.has_room_to_wait() => Some(Decision(Outcome::Waits, "")),
-            Overlap::Enqueue => Some(Decision(Outcome::Skipped, "too_many_waiting")),
+            OverlapPolicy::CancelPrevious => None,
+            OverlapPolicy::Enqueue if turn.has_waited || entry.has_room_to_wait() => {
+                Some(Decision(CronRunOutcome::Waiting, ""))
+            }
+            OverlapPolicy::Enqueue => Some(Decision(CronRunOutcome::Skipped, "too_many_waiting")),
         })
     }
 
@@ -171,7 +173,7 @@ impl Crons<'_> {
     }
 
     /// Says what happened; only who moved the entry on does.
-    fn note(&self, entry: &Entry, turn: Turn, decision: &Decision) {
+    fn note(&self, entry: &CronEntry, turn: CronTick, decision: &Decision) {
         if turn.missed > 0 {
             metrics::counter!("galley_cron_missed_total").increment(turn.missed);
             tracing::warn!(cron = %entry.name, missed = turn.missed, "runs of a cron entry were missed");
@@ -183,7 +185,7 @@ impl Crons<'_> {
         });
         let now = crate::jobs::local_now();
         let kind = match decision {
-            Decision(Outcome::Fired(id), _) => {
+            Decision(CronRunOutcome::Fired(id), _) => {
                 metrics::counter!("galley_cron_fired_total").increment(1);
                 data["job_id"] = json!(id);
                 data["job_type"] = json!(entry.template.member("type"));
@@ -191,14 +193,14 @@ impl Crons<'_> {
                 data["actual_time"] = json!(time::format(now));
                 "cron.triggered"
             }
-            Decision(Outcome::Skipped, reason) => {
+            Decision(CronRunOutcome::Skipped, reason) => {
                 metrics::counter!("galley_cron_skipped_total").increment(1);
                 data["reason"] = json!(reason);
                 data["active_job_id"] = json!(entry.last_job_id);
                 "cron.skipped"
             }
-            Decision(Outcome::Waits | Outcome::Nothing, _) => return,
+            Decision(CronRunOutcome::Waiting | CronRunOutcome::NotDue, _) => return,
         };
-        self.jobs.record(Happened::about(kind, now, data.to_string()));
+        self.jobs.record_event(Happened::about(kind, now, data.to_string()));
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::read::{Batch, Event, Position, read_tail};
-use crate::{Delays, Redis, StoreError, StoreResult, keys, next_delay, note_interruption, reconnect_delays};
+use crate::{ReconnectDelays, Redis, StoreError, StoreResult, keys, next_reconnect_delay, log_interruption, reconnect_delays};
 use common::id::EntryId;
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out.
@@ -231,17 +231,17 @@ impl Inner {
                 result = self.follow(&mut delays) => result,
             };
             if let Err(error) = result {
-                note_interruption("following events", &error);
+                log_interruption("following events", &error);
                 tokio::select! {
                     () = self.stop.cancelled() => return,
-                    () = tokio::time::sleep(next_delay(&mut delays)) => {}
+                    () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
                 }
             }
         }
     }
 
     /// One connection's life. Ends when nobody reads any more.
-    async fn follow(&self, delays: &mut Delays) -> StoreResult<()> {
+    async fn follow(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
         let mut connection = self.redis.dedicated(BLOCK).await?;
         if !self.readers.borrow().are_served {
             let newest = self.redis.event_place(NEVER).await?.kept.map_or(NEVER, |(_, newest)| newest);
@@ -308,7 +308,7 @@ pub struct Reader {
     is_behind: bool,
     gap: Option<Position>,
     page: VecDeque<Arc<Batch>>,
-    delays: Delays,
+    delays: ReconnectDelays,
 }
 
 impl Reader {
@@ -384,8 +384,8 @@ impl Reader {
                 self.delays = reconnect_delays();
             }
             Err(error) => {
-                note_interruption("reading events", &error);
-                tokio::time::sleep(next_delay(&mut self.delays)).await;
+                log_interruption("reading events", &error);
+                tokio::time::sleep(next_reconnect_delay(&mut self.delays)).await;
             }
         }
     }

@@ -17,7 +17,7 @@ pub use read::{Batch, Event, EventFilter, Position};
 
 use crate::{
     Redis,
-    jobs::{Claimed, Stored, local_now},
+    jobs::{ClaimedJob, JobRecord, local_now},
     keys,
 };
 use common::{
@@ -25,7 +25,7 @@ use common::{
     name::WorkerId,
     time::{self, Millis},
 };
-use model::job::{Failure, State};
+use model::job::{AttemptError, JobState};
 
 /// Events that wait to be written; more are dropped and counted.
 const BUFFER: usize = 16_384;
@@ -48,7 +48,7 @@ pub struct Happened {
 }
 
 impl Happened {
-    fn new(kind: &'static str, job: &Stored, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> Self {
+    fn new(kind: &'static str, job: &JobRecord, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> Self {
         let mut data = ObjectWriter::with_capacity(192);
         data.text("job_id", &job.id.to_string())
             .text("job_type", job.summary.job_type.as_str())
@@ -65,7 +65,7 @@ impl Happened {
 
     /// A job was stored.
     #[must_use]
-    pub fn enqueued(job: &Stored, state: State) -> Self {
+    pub fn enqueued(job: &JobRecord, state: JobState) -> Self {
         Self::new("job.enqueued", job, local_now(), |data| {
             data.text("state", state.as_str());
         })
@@ -73,7 +73,7 @@ impl Happened {
 
     /// An attempt began.
     #[must_use]
-    pub fn started(claimed: &Claimed, worker: Option<&WorkerId>) -> Self {
+    pub fn started(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> Self {
         Self::new("job.started", &claimed.job, local_now(), |data| {
             data.number("attempt", claimed.job.history.current_attempt());
             if let Some(worker) = worker {
@@ -84,7 +84,7 @@ impl Happened {
 
     /// A job succeeded.
     #[must_use]
-    pub fn completed(job: &Stored, started_at: Millis, ended_at: Millis) -> Self {
+    pub fn completed(job: &JobRecord, started_at: Millis, ended_at: Millis) -> Self {
         Self::new("job.completed", job, ended_at, |data| {
             data.number("attempt", job.history.current_attempt()).number("duration_ms", (ended_at - started_at).max(0));
         })
@@ -92,19 +92,19 @@ impl Happened {
 
     /// An attempt failed and another follows. The failure is in the job's history already.
     #[must_use]
-    pub fn failed(job: &Stored) -> Self {
+    pub fn failed(job: &JobRecord) -> Self {
         Self::new("job.failed", job, local_now(), |data| write_failure(data, job))
     }
 
     /// The last attempt failed. The failure is in the job's history already.
     #[must_use]
-    pub fn discarded(job: &Stored, at: Millis) -> Self {
+    pub fn discarded(job: &JobRecord, at: Millis) -> Self {
         Self::new("job.discarded", job, at, |data| write_failure(data, job))
     }
 
     /// An attempt said how far it has come: a JSON object of members to show.
     #[must_use]
-    pub fn progress(job: &Stored, shown: &str) -> Self {
+    pub fn progress(job: &JobRecord, shown: &str) -> Self {
         Self::new("job.progress", job, local_now(), |data| {
             data.splice(shown);
         })
@@ -112,7 +112,7 @@ impl Happened {
 
     /// A job ended without an attempt ending it.
     #[must_use]
-    pub fn ended(job: &Stored, state: State, at: Millis) -> Self {
+    pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
         Self::new(ending(state), job, at, |data| {
             data.number("attempt", job.history.attempts);
         })
@@ -121,10 +121,10 @@ impl Happened {
 
 /// The event of a job that came to its end in that state.
 #[must_use]
-pub fn ending(state: State) -> &'static str {
+pub fn ending(state: JobState) -> &'static str {
     match state {
-        State::Completed => "job.completed",
-        State::Cancelled => "job.cancelled",
+        JobState::Completed => "job.completed",
+        JobState::Cancelled => "job.cancelled",
         _ => "job.discarded",
     }
 }
@@ -132,14 +132,14 @@ pub fn ending(state: State) -> &'static str {
 /// Whether a job is over after an event of that type.
 #[must_use]
 pub fn is_ending(kind: &str) -> bool {
-    [State::Completed, State::Cancelled, State::Discarded].into_iter().any(|state| ending(state) == kind)
+    [JobState::Completed, JobState::Cancelled, JobState::Discarded].into_iter().any(|state| ending(state) == kind)
 }
 
-fn write_failure(data: &mut ObjectWriter, job: &Stored) {
+fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {
     data.number("attempt", job.history.attempts);
     let Some(last) = job.history.errors.last() else { return };
     // The job has the rest: a stack may be as large as a request, and events are read by the thousand
-    let shown = Failure { stack: None, output: None, details: None, ..last.clone() };
+    let shown = AttemptError { stack: None, output: None, details: None, ..last.clone() };
     if let Ok(json) = serde_json::to_string(&shown) {
         data.raw("error", &json);
     }
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_job_is_over_after_the_events_of_terminal_states_only() {
-        for state in State::ALL {
+        for state in JobState::ALL {
             assert!(!state.is_terminal() || is_ending(ending(state)));
         }
         assert!(!is_ending("job.failed") && !is_ending("job.enqueued"));

@@ -7,7 +7,7 @@ use redis::{FromRedisValue, Value};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Redis, StoreResult, jobs::read_streams, keys, script};
+use crate::{Redis, StoreResult, jobs::parse_streams_reply, keys, script};
 use common::{
     id::{EntryId, JobId},
     json::ObjectWriter,
@@ -213,7 +213,7 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<Event> {
 
 /// The answer of XREAD.
 pub(super) fn read_tail(reply: Value) -> StoreResult<Vec<Batch>> {
-    Ok(read_batches(read_streams(reply)?.remove(keys::EVENTS).unwrap_or_default()))
+    Ok(read_batches(parse_streams_reply(reply)?.remove(keys::EVENTS).unwrap_or_default()))
 }
 
 #[cfg(test)]

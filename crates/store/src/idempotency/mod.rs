@@ -9,18 +9,18 @@ use crate::{Redis, StoreError, StoreResult, keys, script};
 
 /// A request with a key.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct IdempotentRequest {
     /// What tells requests with that key from all others: 64 hex digits.
     pub fingerprint: String,
     /// What tells the same request from another with the same key: 64 hex digits.
-    pub content: String,
+    pub content_hash: String,
 }
 
 /// What is known of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Known {
+pub enum IdempotencyStatus {
     /// It was begun: by this call, or by an earlier one that has not come to an end or died.
-    Begun {
+    Started {
         /// The seed of what it makes.
         seed: u128,
         /// Whether this call is the first.
@@ -34,7 +34,7 @@ pub enum Known {
         body: String,
     },
     /// The key belongs to another request.
-    Other,
+    KeyReused,
 }
 
 impl Redis {
@@ -42,23 +42,23 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn begin_once(&self, request: &Request, ttl: Duration) -> StoreResult<Known> {
+    pub async fn begin_idempotent_request(&self, request: &IdempotentRequest, ttl: Duration) -> StoreResult<IdempotencyStatus> {
         let seed = uuid::Uuid::now_v7().as_u128();
         let mut command = redis::cmd("SET");
-        command.arg(keys::idempotency(&request.fingerprint)).arg(format!("{} {seed:032x}", request.content));
+        command.arg(keys::idempotency(&request.fingerprint)).arg(format!("{} {seed:032x}", request.content_hash));
         command.arg("NX").arg("GET").arg("PX").arg(ttl.as_millis().to_string());
         let before: Option<String> = command.query_async(&mut self.clone()).await?;
-        let Some(before) = before else { return Ok(Known::Begun { seed, is_first: true }) };
+        let Some(before) = before else { return Ok(IdempotencyStatus::Started { seed, is_first: true }) };
         let (head, body) = before.split_once('\n').map_or((before.as_str(), None), |(head, body)| (head, Some(body)));
         let mut words = head.split(' ');
-        if words.next() != Some(&request.content) {
-            return Ok(Known::Other);
+        if words.next() != Some(&request.content_hash) {
+            return Ok(IdempotencyStatus::KeyReused);
         }
         let seed = words.next().and_then(|word| u128::from_str_radix(word, 16).ok());
         let seed = seed.ok_or_else(|| StoreError::damaged("an idempotency key without a seed"))?;
         match (words.next().and_then(|word| word.parse().ok()), body) {
-            (Some(status), Some(body)) => Ok(Known::Answered { status, body: body.to_owned() }),
-            _ => Ok(Known::Begun { seed, is_first: false }),
+            (Some(status), Some(body)) => Ok(IdempotencyStatus::Answered { status, body: body.to_owned() }),
+            _ => Ok(IdempotencyStatus::Started { seed, is_first: false }),
         }
     }
 
@@ -66,9 +66,9 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn answer_once(
+    pub async fn save_idempotent_answer(
         &self,
-        request: &Request,
+        request: &IdempotentRequest,
         seed: u128,
         ttl: Duration,
         status: u16,
@@ -77,7 +77,7 @@ impl Redis {
         let mut command = redis::cmd("SET");
         command.arg(keys::idempotency(&request.fingerprint));
         command
-            .arg(format!("{} {seed:032x} {status}\n{body}", request.content))
+            .arg(format!("{} {seed:032x} {status}\n{body}", request.content_hash))
             .arg("PX")
             .arg(ttl.as_millis().to_string());
         Ok(command.exec_async(&mut self.clone()).await?)
@@ -87,9 +87,9 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn forget_once(&self, request: &Request, seed: u128) -> StoreResult<()> {
+    pub async fn forget_idempotent_request(&self, request: &IdempotentRequest, seed: u128) -> StoreResult<()> {
         let mut call = script::DELETE_IF_EQUAL.key(keys::idempotency(&request.fingerprint));
-        call.arg(format!("{} {seed:032x}", request.content)).invoke_async::<i64>(&mut self.clone()).await?;
+        call.arg(format!("{} {seed:032x}", request.content_hash)).invoke_async::<i64>(&mut self.clone()).await?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Ending jobs from outside, wherever they are.
 
-use super::{Jobs, Located, local_now, record::Ended};
+use super::{Jobs, LocatedJob, local_now, record::FinishedJob};
 use crate::connection::notification::Wake;
 use crate::{
     StoreError, StoreResult,
@@ -9,15 +9,15 @@ use crate::{
     script,
 };
 use common::{id::JobId, name::LimitKey};
-use model::job::{Event, state::Conflict};
+use model::job::{JobTransition, state::InvalidTransition};
 
 /// A job that was not moved on from the state it is in: cancelled or activated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotMoved {
+pub enum JobTransitionError {
     /// There is none with that id.
-    Unknown,
+    NotFound,
     /// Its state does not allow it.
-    Conflict(Conflict),
+    Conflict(InvalidTransition),
 }
 
 impl Jobs {
@@ -25,20 +25,20 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: the job may have been cancelled all the same.
-    pub async fn cancel(&self, id: JobId) -> StoreResult<Result<String, NotMoved>> {
+    pub async fn cancel(&self, id: JobId) -> StoreResult<Result<String, JobTransitionError>> {
         // The job may move between the look and the script, which then changes nothing
         for _ in 0..8 {
-            let Some(located) = self.locate(id).await? else { return Ok(Err(NotMoved::Unknown)) };
-            if let Err(conflict) = located.state().after(Event::Cancel) {
-                return Ok(Err(NotMoved::Conflict(conflict)));
+            let Some(located) = self.locate(id).await? else { return Ok(Err(JobTransitionError::NotFound)) };
+            if let Err(conflict) = located.state().after(JobTransition::Cancel) {
+                return Ok(Err(JobTransitionError::Conflict(conflict)));
             }
             let (job, running_since) = match &located {
-                Located::Ended(_) => continue,
-                Located::Parked { job, .. } => (job, None),
-                Located::Queued { job, holder, .. } => (job, holder.as_ref().map(super::Holder::started_at)),
+                LocatedJob::Finished(_) => continue,
+                LocatedJob::InRecord { job, .. } => (job, None),
+                LocatedJob::InStream { job, holder, .. } => (job, holder.as_ref().map(super::JobHolder::started_at)),
             };
-            let ended = Ended::cancelled(job, running_since, local_now());
-            if self.end_from_outside(&located, &ended).await? {
+            let ended = FinishedJob::cancelled(job, running_since, local_now());
+            if self.end_externally(&located, &ended).await? {
                 return Ok(Ok(ended.json));
             }
         }
@@ -46,17 +46,17 @@ impl Jobs {
     }
 
     /// Ends a job that is not over; false when it is not where it was seen any more.
-    pub(super) async fn end_from_outside(&self, located: &Located, ended: &Ended) -> StoreResult<bool> {
+    pub(super) async fn end_externally(&self, located: &LocatedJob, ended: &FinishedJob) -> StoreResult<bool> {
         let (job, kind, place) = match located {
-            Located::Ended(_) => return Ok(false),
-            Located::Parked { job, record_state, .. } => (job, "record", vec![record_state.clone()]),
-            Located::Queued { job, entry, holder } => {
+            LocatedJob::Finished(_) => return Ok(false),
+            LocatedJob::InRecord { job, record_state, .. } => (job, "record", vec![record_state.clone()]),
+            LocatedJob::InStream { job, entry, holder } => {
                 let consumer = holder.as_ref().map(|holder| holder.consumer.clone()).unwrap_or_default();
-                (job, "entry", vec![entry.to_string(), keys::attempt(job.priority, *entry), consumer])
+                (job, "entry", vec![entry.to_string(), keys::attempt_name(job.priority, *entry), consumer])
             }
         };
         let keys = QueueKeys::new(&job.queue);
-        let key = LimitKey::or_none(job.limit_key());
+        let key = LimitKey::or_placeholder(job.limit_key());
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -66,17 +66,17 @@ impl Jobs {
             .key(keys.due())
             .key(keys.pending())
             .key(keys.timers())
-            .key(keys.lane(&key))
-            .key(keys.held(&key))
+            .key(keys.key_queue(&key))
+            .key(keys.admitted(&key))
             .key(keys.stats())
             .arg(kind)
             .arg(job.id.to_string())
             .arg(ended.state.as_str())
             .arg(ended.to_text_without_attempt())
             .arg(self.result_ttl(job).as_millis().to_string())
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Cancelled(job.id).encode())
-            .arg(keys.ended())
+            .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
             .arg(place)
             .invoke_async(&mut self.redis.clone())
@@ -85,7 +85,7 @@ impl Jobs {
             return Ok(false);
         }
         self.events.record(Happened::ended(job, ended.state, local_now()));
-        self.is_over(job, ended, self.settings.result_ttl).await;
+        self.after_end(job, ended, self.settings.result_ttl).await;
         Ok(true)
     }
 }

@@ -7,7 +7,7 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
     Jobs, enqueue, local_now,
-    record::{Fields, Stored},
+    record::{JobFields, JobRecord},
 };
 use crate::connection::notification::Wake;
 use crate::{
@@ -24,10 +24,10 @@ use common::{
 };
 
 /// The consumer that holds everything fetched over HTTP.
-pub const PULL: &str = "pull";
+pub const PULL_CONSUMER: &str = "pull";
 
 /// Entries that a consumer reads of its own in one go: each may be as large as a request body.
-const OWN_AT_ONCE: usize = 20;
+const RECOVERY_PAGE_SIZE: usize = 20;
 
 /// The name of a queue-worker process in pending lists. It carries the lease, so that whoever reclaims its jobs goes
 /// by the lease of the worker, not by its own settings.
@@ -72,7 +72,7 @@ impl fmt::Display for Consumer {
 
 /// Who wants jobs and how many.
 #[derive(Debug, Clone, Copy)]
-pub enum Claim<'a> {
+pub enum Claimant<'a> {
     /// A queue-worker.
     Worker {
         /// Its name in pending lists.
@@ -91,32 +91,32 @@ pub enum Claim<'a> {
 
 /// Jobs that were handed out, and what the queue's limits say to more.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct ClaimBatch {
     /// The jobs.
-    pub jobs: Vec<Claimed>,
+    pub jobs: Vec<ClaimedJob>,
     /// Whether and when there can be more.
-    pub more: More,
+    pub availability: ClaimAvailability,
 }
 
 /// Whether and when a queue hands out more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum More {
+pub enum ClaimAvailability {
     /// It has no limits: as soon as there are jobs.
     #[default]
     Unlimited,
     /// It has limits, which allow more: jobs must be claimed by asking, not by a blocking read.
     Limited,
     /// Its limits allow no more for so long.
-    In(Duration),
+    RetryAfter(Duration),
     /// It is paused.
     Paused,
 }
 
 /// A job that was handed out.
 #[derive(Debug, Clone)]
-pub struct Claimed {
+pub struct ClaimedJob {
     /// The job.
-    pub job: Stored,
+    pub job: JobRecord,
     /// Its entry: part of every fence.
     pub entry: EntryId,
     /// The token of a pulled attempt.
@@ -137,32 +137,32 @@ impl Jobs {
         queue: &QueueName,
         priorities: &mut Vec<Priority>,
         most: usize,
-        by: Claim<'_>,
-    ) -> StoreResult<Batch> {
+        by: Claimant<'_>,
+    ) -> StoreResult<ClaimBatch> {
         // A queue can get a new priority between reading them and claiming, but hardly twice
         for _ in 0..3 {
             if priorities.is_empty() {
                 *priorities = self.priorities(queue).await?;
             }
             if priorities.is_empty() || most == 0 {
-                return Ok(Batch::default());
+                return Ok(ClaimBatch::default());
             }
             let reply: Value =
-                self.claim_call(queue, priorities, most, by).invoke_async(&mut self.redis.clone()).await?;
-            if let Some(claimed) = read_claim(queue, priorities, reply)? {
+                self.build_claim_call(queue, priorities, most, by).invoke_async(&mut self.redis.clone()).await?;
+            if let Some(claimed) = parse_claim_reply(queue, priorities, reply)? {
                 return Ok(claimed);
             }
             priorities.clear();
         }
-        Ok(Batch::default())
+        Ok(ClaimBatch::default())
     }
 
-    fn claim_call(
+    fn build_claim_call(
         &self,
         queue: &QueueName,
         priorities: &[Priority],
         most: usize,
-        by: Claim<'_>,
+        by: Claimant<'_>,
     ) -> ScriptInvocation<'static> {
         let keys = QueueKeys::new(queue);
         let mut call = script::CLAIM.prepare_invoke();
@@ -171,12 +171,12 @@ impl Jobs {
             call.key(keys.stream(*priority));
         }
         let (consumer, mode, lease, default, worker) = match by {
-            Claim::Worker { consumer, worker } => (consumer.name(), "worker", None, consumer.lease(), Some(worker)),
-            Claim::Pull { worker, lease } => (PULL, "pull", lease, self.settings.pull_lease, worker),
+            Claimant::Worker { consumer, worker } => (consumer.name(), "worker", None, consumer.lease(), Some(worker)),
+            Claimant::Pull { worker, lease } => (PULL_CONSUMER, "pull", lease, self.settings.pull_lease, worker),
         };
-        call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, millis)).arg(millis(default));
-        call.arg(worker.map_or("", WorkerId::as_str)).arg(keys::WAKE).arg(Wake::Due(queue.clone()).encode());
-        let limits = self.limits.get(queue).copied().unwrap_or_default();
+        call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, duration_millis)).arg(duration_millis(default));
+        call.arg(worker.map_or("", WorkerId::as_str)).arg(keys::NOTIFICATIONS).arg(Wake::Due(queue.clone()).encode());
+        let limits = self.queue_limits.get(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate { limit: 0, period_ms: 1 });
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
         for priority in priorities {
@@ -195,33 +195,33 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn own(
+    pub async fn recover_claims(
         &self,
         queue: &QueueName,
         priority: Priority,
         consumer: &Consumer,
         is_new: impl Fn(EntryId) -> bool,
-    ) -> StoreResult<Vec<Claimed>> {
+    ) -> StoreResult<Vec<ClaimedJob>> {
         let stream = QueueKeys::new(queue).stream(priority);
         let (mut after, mut found) = (String::from("0"), Vec::new());
         loop {
             let mut command = redis::cmd("XREADGROUP");
-            command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(OWN_AT_ONCE);
+            command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(RECOVERY_PAGE_SIZE);
             command.arg("STREAMS").arg(&stream).arg(&after);
             let reply: Value = command.query_async(&mut self.redis.clone()).await?;
-            let entries = read_streams(reply)?.remove(&stream).unwrap_or_default();
+            let entries = parse_streams_reply(reply)?.remove(&stream).unwrap_or_default();
             let Some((last, _)) = entries.last() else { return Ok(found) };
             after.clone_from(last);
-            for claimed in handed_out(queue, priority, entries).filter(|claimed| is_new(claimed.entry)) {
+            for claimed in parse_claimed_entries(queue, priority, entries).filter(|claimed| is_new(claimed.entry)) {
                 // Its result may have been recorded since the answer was made, and then it is new only to memory
-                if self.holds(&stream, consumer, claimed.entry).await? {
+                if self.is_pending_for(&stream, consumer, claimed.entry).await? {
                     found.push(claimed);
                 }
             }
         }
     }
 
-    async fn holds(&self, stream: &str, consumer: &Consumer, entry: EntryId) -> StoreResult<bool> {
+    async fn is_pending_for(&self, stream: &str, consumer: &Consumer, entry: EntryId) -> StoreResult<bool> {
         let mut command = redis::cmd("XPENDING");
         command.arg(stream).arg("workers").arg(entry.to_string()).arg(entry.to_string()).arg(1).arg(consumer.name());
         let held: Vec<Value> = command.query_async(&mut self.redis.clone()).await?;
@@ -239,29 +239,29 @@ impl Jobs {
         streams: &[(QueueName, Priority)],
         consumer: &Consumer,
         block: Duration,
-    ) -> StoreResult<Vec<Claimed>> {
-        let reply: Value = connection.query(&blocking_read(streams, consumer, block)).await?;
-        let mut by_stream = read_streams(reply)?;
+    ) -> StoreResult<Vec<ClaimedJob>> {
+        let reply: Value = connection.query(&blocking_read_command(streams, consumer, block)).await?;
+        let mut by_stream = parse_streams_reply(reply)?;
         let arrived = streams.iter().flat_map(|(queue, priority)| {
             let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
-            handed_out(queue, *priority, entries)
+            parse_claimed_entries(queue, *priority, entries)
         });
         Ok(arrived.collect())
     }
 }
 
 /// The last entry of a stream that was handed to anybody; `0-0` when none was.
-pub(super) async fn last_delivered(redis: &mut impl ConnectionLike, stream: &str) -> StoreResult<String> {
+pub(super) async fn last_delivered_id(redis: &mut impl ConnectionLike, stream: &str) -> StoreResult<String> {
     let groups: Vec<HashMap<String, Value>> = redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(redis).await?;
     let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
-    last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(parsing)
+    last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(malformed_reply)
 }
 
-pub(crate) fn millis(duration: Duration) -> u64 {
+pub(crate) fn duration_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn blocking_read(streams: &[(QueueName, Priority)], consumer: &Consumer, block: Duration) -> Cmd {
+fn blocking_read_command(streams: &[(QueueName, Priority)], consumer: &Consumer, block: Duration) -> Cmd {
     let mut command = redis::cmd("XREADGROUP");
     command
         .arg("GROUP")
@@ -270,7 +270,7 @@ fn blocking_read(streams: &[(QueueName, Priority)], consumer: &Consumer, block: 
         .arg("COUNT")
         .arg(1)
         .arg("BLOCK")
-        .arg(millis(block))
+        .arg(duration_millis(block))
         .arg("STREAMS");
     for (queue, priority) in streams {
         command.arg(QueueKeys::new(queue).stream(*priority));
@@ -282,37 +282,37 @@ fn blocking_read(streams: &[(QueueName, Priority)], consumer: &Consumer, block: 
 }
 
 /// The answer of `claim.lua`; none when the list of streams was old.
-fn read_claim(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<Batch>> {
-    type Job = (usize, String, Value, String);
-    let mut parts = Vec::<Value>::from_redis_value(reply).map_err(parsing)?.into_iter();
-    if i64::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)? == 0 {
+fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<ClaimBatch>> {
+    type ClaimReplyEntry = (usize, String, Value, String);
+    let mut parts = Vec::<Value>::from_redis_value(reply).map_err(malformed_reply)?.into_iter();
+    if i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)? == 0 {
         return Ok(None);
     }
-    let started_at = Millis::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
-    let jobs = Vec::<Job>::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+    let started_at = Millis::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
+    let jobs = Vec::<ClaimReplyEntry>::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
     let claimed = jobs.into_iter().filter_map(|(stream, entry, fields, token)| {
         let priority = *priorities.get(stream.wrapping_sub(1))?;
-        let (job, entry) = readable(queue, priority, &entry, fields)?;
-        Some(Claimed { job, entry, token: Some(token).filter(|token| !token.is_empty() && token != "-"), started_at })
+        let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;
+        Some(ClaimedJob { job, entry, token: Some(token).filter(|token| !token.is_empty() && token != "-"), started_at })
     });
     let jobs = claimed.collect();
-    let again = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+    let again = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
     let more = match again {
-        -1 => More::Paused,
-        -2 => More::Limited,
-        0 => More::Unlimited,
-        millis => More::In(Duration::from_millis(u64::try_from(millis).unwrap_or(1000))),
+        -1 => ClaimAvailability::Paused,
+        -2 => ClaimAvailability::Limited,
+        0 => ClaimAvailability::Unlimited,
+        millis => ClaimAvailability::RetryAfter(Duration::from_millis(u64::try_from(millis).unwrap_or(1000))),
     };
-    Ok(Some(Batch { jobs, more }))
+    Ok(Some(ClaimBatch { jobs, availability: more }))
 }
 
 /// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from
 /// being worked on: it stays where it is, and is complained about each time.
-pub(crate) fn readable(queue: &QueueName, priority: Priority, entry: &str, fields: Value) -> Option<(Stored, EntryId)> {
-    let read = enqueue::parse_entry(entry).and_then(|id| {
+pub(crate) fn read_job_entry(queue: &QueueName, priority: Priority, entry: &str, fields: Value) -> Option<(JobRecord, EntryId)> {
+    let read = enqueue::parse_entry_id(entry).and_then(|id| {
         // Entry by entry: bytes that are no text in one must not take the others along
-        let fields = Fields::from_redis_value(fields).map_err(parsing)?;
-        Ok((Stored::from_entry(queue, priority, id, fields)?, id))
+        let fields = JobFields::from_redis_value(fields).map_err(malformed_reply)?;
+        Ok((JobRecord::from_entry(queue, priority, id, fields)?, id))
     });
     read.inspect_err(|error| {
         tracing::error!(%queue, %priority, entry, %error, "a job cannot be read");
@@ -322,20 +322,20 @@ pub(crate) fn readable(queue: &QueueName, priority: Priority, entry: &str, field
 }
 
 /// The answer of XREADGROUP and XREAD: entries by stream, none when there were none.
-pub(crate) fn read_streams(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
-    Ok(Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default())
+pub(crate) fn parse_streams_reply(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
+    Ok(Option::from_redis_value(reply).map_err(malformed_reply)?.unwrap_or_default())
 }
 
 /// The jobs in entries of a stream. An entry that was deleted meanwhile has no fields and is left out.
-fn handed_out(queue: &QueueName, priority: Priority, entries: Vec<(String, Value)>) -> impl Iterator<Item = Claimed> {
+fn parse_claimed_entries(queue: &QueueName, priority: Priority, entries: Vec<(String, Value)>) -> impl Iterator<Item = ClaimedJob> {
     let started_at = local_now();
     entries.into_iter().filter(|(_, fields)| *fields != Value::Nil).filter_map(move |(entry, fields)| {
-        let (job, entry) = readable(queue, priority, &entry, fields)?;
-        Some(Claimed { job, entry, token: None, started_at })
+        let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;
+        Some(ClaimedJob { job, entry, token: None, started_at })
     })
 }
 
-pub(crate) fn parsing(error: impl fmt::Display) -> StoreError {
+pub(crate) fn malformed_reply(error: impl fmt::Display) -> StoreError {
     StoreError::damaged(format!("an answer of an unexpected shape: {error}"))
 }
 
@@ -348,7 +348,7 @@ mod tests {
         let consumer = Consumer::new(Duration::from_millis(1500));
         assert_eq!(Consumer::parse(consumer.name()), Some(consumer.clone()));
         assert_ne!(Consumer::new(Duration::from_millis(1500)), consumer);
-        for other in [PULL, "", "w-", "w-x-1"] {
+        for other in [PULL_CONSUMER, "", "w-", "w-x-1"] {
             assert_eq!(Consumer::parse(other), None, "{other}");
         }
     }

@@ -1,11 +1,11 @@
 //! New jobs that are more than an entry in a stream: they have a record from the start.
 
 use super::{
-    Enqueued, Jobs, Located, Refused,
-    client_ids::CLAIM_TTL_MS,
-    enqueue::stored,
+    EnqueuedJob, Jobs, LocatedJob, EnqueueRefusal,
+    client_ids::RESERVATION_TTL_MS,
+    enqueue::build_job_record,
     local_now,
-    record::{Ended, Stored},
+    record::{FinishedJob, JobRecord},
 };
 use crate::connection::notification::Wake;
 use crate::{
@@ -18,66 +18,66 @@ use common::{
     name::{LimitKey, QueueName},
     time::{self, Millis},
 };
-use model::job::{History, JobLimit, NewJob, OnConflict, State, Unique};
+use model::job::{JobHistory, JobLimit, NewJob, OnConflict, JobState, UniquePolicy};
 
 /// Looks at whoever holds the uniqueness: it can change between a look and the script, each time because somebody else got
 /// further. So many may replace each other at once.
-const LOOKS: usize = 256;
+const MAX_UNIQUENESS_CHECKS: usize = 256;
 
 /// What goes wrong behind a write leaves it open what was done.
-pub(super) fn after_a_write(error: StoreError) -> StoreError {
+pub(super) fn error_after_write(error: StoreError) -> StoreError {
     match error {
-        StoreError::Full => StoreError::Unavailable(redis::RedisError::from((redis::ErrorKind::Io, "out of memory"))),
+        StoreError::OutOfMemory => StoreError::Unavailable(redis::RedisError::from((redis::ErrorKind::Io, "out of memory"))),
         other => other,
     }
 }
 
 /// Where a new job goes.
-enum Place {
-    Now,
-    Lane,
+enum JobDestination {
+    Stream,
+    KeyQueue,
     Pending,
     Scheduled(Millis),
 }
 
 /// Whether a job may be made as far as its uniqueness goes.
-enum Uniqueness {
+enum UniquenessCheck {
     /// It may, if that is still who holds it.
     Free(String),
     /// It may not.
-    Conflict(Refused),
+    Conflict(EnqueueRefusal),
     /// It takes the place of that one, which is cancelled when it is there.
     Replaces(JobId),
 }
 
 impl Jobs {
     /// Creates a job with a record.
-    pub(super) async fn create(
+    pub(super) async fn create_with_record(
         &self,
         mut new: NewJob,
         traceparent: Option<String>,
         now: Millis,
-    ) -> StoreResult<Result<Enqueued, Refused>> {
+    ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         let id = match new.id {
             // The id of a workflow's job was not chosen: making the job twice does nothing
             Some(id) if new.workflow.is_none() && self.locate(id).await?.is_some() => {
-                return Ok(Err(Refused::Duplicate(id)));
+                return Ok(Err(EnqueueRefusal::Duplicate(id)));
             }
             Some(id) => id,
             None => JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue),
         };
-        if let Err(refused) = self.register(&new.queue).await? {
+        if let Err(refused) = self.register_queue(&new.queue).await? {
             return Ok(Err(refused));
         }
-        for _ in 0..LOOKS {
-            let (holder, replaced) = match self.uniqueness(&mut new).await? {
-                Uniqueness::Free(holder) => (holder, None),
-                Uniqueness::Replaces(older) => (older.to_string(), Some(older)),
-                Uniqueness::Conflict(refused) => return Ok(Err(refused)),
+        for _ in 0..MAX_UNIQUENESS_CHECKS {
+            let (holder, replaced) = match self.resolve_uniqueness(&mut new).await? {
+                UniquenessCheck::Free(holder) => (holder, None),
+                UniquenessCheck::Replaces(older) => (older.to_string(), Some(older)),
+                UniquenessCheck::Conflict(refused) => return Ok(Err(refused)),
             };
-            if let Some(outcome) = self.create_as(id, new.clone(), &holder, traceparent.clone(), now).await? {
+            if let Some(outcome) = self.create_if_holder(id, new.clone(), &holder, traceparent.clone(), now).await? {
                 if let (Ok(_), Some(older)) = (&outcome, replaced) {
-                    self.give_way(older, &new.queue).await?;
+                    self.cancel_replaced(older, &new.queue).await?;
                 }
                 return Ok(outcome);
             }
@@ -86,55 +86,55 @@ impl Jobs {
     }
 
     /// Creates it if the uniqueness is still held by that one; none when it is not.
-    async fn create_as(
+    async fn create_if_holder(
         &self,
         id: JobId,
         new: NewJob,
         holder: &str,
         traceparent: Option<String>,
         now: Millis,
-    ) -> StoreResult<Option<Result<Enqueued, Refused>>> {
+    ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
         let place = match (&new.summary.limit, new.start_at) {
-            _ if new.is_pending => Place::Pending,
-            (_, Some(at)) => Place::Scheduled(at),
-            (Some(JobLimit::Key(_)), None) => Place::Lane,
-            _ => Place::Now,
+            _ if new.is_pending => JobDestination::Pending,
+            (_, Some(at)) => JobDestination::Scheduled(at),
+            (Some(JobLimit::Key(_)), None) => JobDestination::KeyQueue,
+            _ => JobDestination::Stream,
         };
-        let claim_ttl = CLAIM_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
+        let claim_ttl = RESERVATION_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
         let unique = new.unique.clone();
         let has_chosen_id = new.id.is_some() && new.workflow.is_none();
-        let mut history = History { created_at: new.id.map(|_| now), ..History::default() };
+        let mut history = JobHistory { created_at: new.id.map(|_| now), ..JobHistory::default() };
         for failure in new.failures.iter().cloned() {
             history.record_failure(failure, None);
         }
-        let mut job = stored(id, new, traceparent, history, true);
-        let answer = self.call_create(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
+        let mut job = build_job_record(id, new, traceparent, history, true);
+        let answer = self.run_create_script(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
         match answer.first().map(String::as_str) {
             Some("full") => {
                 let max_depth = self.max_depth(&job.queue).unwrap_or(0);
-                return Ok(Some(Err(Refused::Full { max_depth })));
+                return Ok(Some(Err(EnqueueRefusal::QueueFull { max_depth })));
             }
             Some("held") => return Ok(None),
             Some("created") => {
                 if has_chosen_id {
-                    self.note_chosen_id(id, &job.queue, claim_ttl).await.map_err(after_a_write)?;
+                    self.save_client_job_id(id, &job.queue, claim_ttl).await.map_err(error_after_write)?;
                 }
             }
-            _ if !has_chosen_id => return Ok(Some(Err(Refused::Duplicate(id)))),
+            _ if !has_chosen_id => return Ok(Some(Err(EnqueueRefusal::Duplicate(id)))),
             _ => {
                 // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
-                self.note_chosen_id(id, &job.queue, claim_ttl).await?;
-                return Ok(Some(Err(Refused::Duplicate(id))));
+                self.save_client_job_id(id, &job.queue, claim_ttl).await?;
+                return Ok(Some(Err(EnqueueRefusal::Duplicate(id))));
             }
         }
         // It may have been deleted between the registration and this
         if answer.get(2).is_some_and(|new| new == "new") {
-            self.enroll(&job.queue).await.map_err(after_a_write)?;
+            self.add_to_registry(&job.queue).await.map_err(error_after_write)?;
         }
         let state = match place {
-            Place::Now | Place::Lane => State::Available,
-            Place::Pending => State::Pending,
-            Place::Scheduled(_) => State::Scheduled,
+            JobDestination::Stream | JobDestination::KeyQueue => JobState::Available,
+            JobDestination::Pending => JobState::Pending,
+            JobDestination::Scheduled(_) => JobState::Scheduled,
         };
         // Wherever the job itself waits: the limit it brought may let others in
         if let Some(key) = job.limit_key() {
@@ -142,42 +142,42 @@ impl Jobs {
         }
         let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
         job.enqueued_at = match state {
-            State::Available => entry.map_or(Some(now), |entry| i64::try_from(entry.milliseconds).ok()),
+            JobState::Available => entry.map_or(Some(now), |entry| i64::try_from(entry.milliseconds).ok()),
             _ => None,
         };
-        Ok(Some(Ok(Enqueued { job, state })))
+        Ok(Some(Ok(EnqueuedJob { job, state })))
     }
 
-    async fn call_create(
+    async fn run_create_script(
         &self,
-        job: &Stored,
-        place: &Place,
-        (unique, holder, claim_ttl): (Option<&Unique>, &str, i64),
+        job: &JobRecord,
+        place: &JobDestination,
+        (unique, holder, claim_ttl): (Option<&UniquePolicy>, &str, i64),
         now: Millis,
     ) -> StoreResult<Vec<String>> {
         let keys = QueueKeys::new(&job.queue);
         // A job without a limit never touches the keys of one
-        let key = LimitKey::or_none(job.limit_key());
+        let key = LimitKey::or_placeholder(job.limit_key());
         // There was room for a workflow when it was accepted: its jobs are let in
         let max_depth = self.max_depth(&job.queue).filter(|_| job.workflow.is_none()).unwrap_or(0);
         let mut call = script::CREATE.prepare_invoke();
         call.key(keys.record(&job.id)).key(keys.result(&job.id)).key(keys.due()).key(keys.pending());
         call.key(keys.timers()).key(keys.stats());
-        call.key(keys.unique(unique.map_or("-", |unique| unique.fingerprint.as_str())));
-        call.key(keys.limit(&key)).key(keys.lane(&key)).key(keys.lanes());
+        call.key(keys.uniqueness(unique.map_or("-", |unique| unique.fingerprint.as_str())));
+        call.key(keys.key_limit(&key)).key(keys.key_queue(&key)).key(keys.waiting_keys());
         call.key(keys.priorities()).key(keys.stream(job.priority));
-        if max_depth > 0 && matches!(place, Place::Now | Place::Lane) {
+        if max_depth > 0 && matches!(place, JobDestination::Stream | JobDestination::KeyQueue) {
             self.add_other_streams(&mut call, &job.queue, job.priority).await?;
         }
         let (how, at) = match place {
-            Place::Now => ("now", String::new()),
-            Place::Lane => ("lane", String::new()),
-            Place::Pending => ("pending", now.to_string()),
-            Place::Scheduled(at) => ("scheduled", at.to_string()),
+            JobDestination::Stream => ("now", String::new()),
+            JobDestination::KeyQueue => ("lane", String::new()),
+            JobDestination::Pending => ("pending", now.to_string()),
+            JobDestination::Scheduled(at) => ("scheduled", at.to_string()),
         };
         call.arg(job.id.to_string()).arg(job.priority.get()).arg(how).arg(at);
         call.arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default());
-        call.arg(keys::WAKE).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
+        call.arg(keys::NOTIFICATIONS).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
         let unique_ttl = unique.and_then(|unique| i64::try_from(unique.period?.as_millis()).ok()).unwrap_or(claim_ttl);
         call.arg(max_depth).arg(if unique.is_some() { holder } else { "-" }).arg(unique_ttl.max(1));
         match job.key_limit() {
@@ -188,63 +188,63 @@ impl Jobs {
     }
 
     /// Who stands in the way of a job, and what its policy says to that.
-    async fn uniqueness(&self, new: &mut NewJob) -> StoreResult<Uniqueness> {
-        let Some(unique) = new.unique.clone() else { return Ok(Uniqueness::Free(String::new())) };
-        let key = QueueKeys::new(&new.queue).unique(&unique.fingerprint);
+    async fn resolve_uniqueness(&self, new: &mut NewJob) -> StoreResult<UniquenessCheck> {
+        let Some(unique) = new.unique.clone() else { return Ok(UniquenessCheck::Free(String::new())) };
+        let key = QueueKeys::new(&new.queue).uniqueness(&unique.fingerprint);
         let holder: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.redis.clone()).await?;
         let holder = holder.unwrap_or_default();
-        let Ok(id) = holder.parse::<JobId>() else { return Ok(Uniqueness::Free(holder)) };
+        let Ok(id) = holder.parse::<JobId>() else { return Ok(UniquenessCheck::Free(holder)) };
         if new.id == Some(id) {
             // Made by an earlier call: it is not its own rival
-            return Ok(Uniqueness::Conflict(Refused::Duplicate(id)));
+            return Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id)));
         }
         let Some(located) = self.locate_in_queue(id, &new.queue).await? else {
             // Its result is gone, but it may be in the way for longer than that
             let outlives_its_result = unique.period.is_some() && unique.states.iter().any(|state| state.is_terminal());
-            let conflict = Uniqueness::Conflict(Refused::Duplicate(id));
-            return Ok(if outlives_its_result { conflict } else { Uniqueness::Free(holder) });
+            let conflict = UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id));
+            return Ok(if outlives_its_result { conflict } else { UniquenessCheck::Free(holder) });
         };
         let state = located.state();
         if !unique.states.contains(&state) {
-            return Ok(Uniqueness::Free(holder));
+            return Ok(UniquenessCheck::Free(holder));
         }
         match unique.on_conflict {
-            OnConflict::Ignore => Ok(Uniqueness::Conflict(Refused::Ignored { id, json: located.to_json() })),
-            OnConflict::Reject => Ok(Uniqueness::Conflict(Refused::Duplicate(id))),
+            OnConflict::Ignore => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, json: located.to_json() })),
+            OnConflict::Reject => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
             // One that runs may have had effects already, and one that is over cannot be replaced
-            _ if state == State::Active => Ok(Uniqueness::Conflict(Refused::Duplicate(id))),
-            _ if state.is_terminal() => Ok(Uniqueness::Free(holder)),
+            _ if state == JobState::Active => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
+            _ if state.is_terminal() => Ok(UniquenessCheck::Free(holder)),
             OnConflict::ReplaceExceptSchedule => {
-                if let Located::Parked { state: State::Scheduled, due: Some(due), .. } = located {
+                if let LocatedJob::InRecord { state: JobState::Scheduled, due: Some(due), .. } = located {
                     new.start_at = Some(due);
                     new.envelope = new
                         .envelope
                         .with_start(&time::format(due))
                         .map_err(|error| StoreError::damaged(error.to_string()))?;
                 }
-                Ok(Uniqueness::Replaces(id))
+                Ok(UniquenessCheck::Replaces(id))
             }
-            OnConflict::Replace => Ok(Uniqueness::Replaces(id)),
+            OnConflict::Replace => Ok(UniquenessCheck::Replaces(id)),
         }
     }
 
     /// Whether nobody stands in the way of a job, or its policy has an answer to that.
-    pub(super) async fn is_alone(&self, job: &NewJob) -> StoreResult<Result<(), Refused>> {
-        match self.uniqueness(&mut job.clone()).await? {
-            Uniqueness::Conflict(Refused::Ignored { id, .. }) => Ok(Err(Refused::Duplicate(id))),
-            Uniqueness::Conflict(refused) => Ok(Err(refused)),
-            Uniqueness::Free(_) | Uniqueness::Replaces(_) => Ok(Ok(())),
+    pub(super) async fn check_uniqueness(&self, job: &NewJob) -> StoreResult<Result<(), EnqueueRefusal>> {
+        match self.resolve_uniqueness(&mut job.clone()).await? {
+            UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, .. }) => Ok(Err(EnqueueRefusal::Duplicate(id))),
+            UniquenessCheck::Conflict(refused) => Ok(Err(refused)),
+            UniquenessCheck::Free(_) | UniquenessCheck::Replaces(_) => Ok(Ok(())),
         }
     }
 
     /// Cancels a job that another took the place of. One that a worker took meanwhile came first, and runs.
-    async fn give_way(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
-        for _ in 0..LOOKS {
+    async fn cancel_replaced(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
+        for _ in 0..MAX_UNIQUENESS_CHECKS {
             let Some(located) = self.locate_in_queue(id, queue).await? else { return Ok(()) };
-            let (Located::Parked { job, .. } | Located::Queued { job, holder: None, .. }) = &located else {
+            let (LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, holder: None, .. }) = &located else {
                 return Ok(());
             };
-            if self.end_from_outside(&located, &Ended::cancelled(job, None, local_now())).await? {
+            if self.end_externally(&located, &FinishedJob::cancelled(job, None, local_now())).await? {
                 return Ok(());
             }
         }

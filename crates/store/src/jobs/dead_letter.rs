@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Jobs, Located, Stored};
+use super::{Jobs, LocatedJob, JobRecord};
 use crate::connection::notification::Wake;
 use crate::{
     StoreError, StoreResult,
@@ -15,18 +15,18 @@ use common::{
     time::{self, Millis},
 };
 use model::{
-    job::{Envelope, Failure, History, KeyLimit},
+    job::{AttemptError, Envelope, JobHistory, KeyLimit},
     workflow::Membership,
 };
 
 #[derive(serde::Deserialize)]
-struct Kept {
+struct DeadLetterFields {
     priority: i64,
     created_at: String,
     timeout_ms: Option<u64>,
     visibility_timeout_ms: Option<u64>,
     #[serde(default)]
-    errors: Vec<Failure>,
+    errors: Vec<AttemptError>,
     workflow_id: Option<WorkflowId>,
     workflow_index: Option<u32>,
     parent_results: Option<Box<RawValue>>,
@@ -38,25 +38,25 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: it may have been made available all the same.
     pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
-        let Some((queue, json)) = self.dead_letter(id).await? else { return Ok(None) };
-        let job = revived(id, queue, &json, self.now().await?)?;
+        let Some((queue, json)) = self.find_dead_letter(id).await? else { return Ok(None) };
+        let job = restore_job(id, queue, &json, self.now().await?)?;
         let keys = QueueKeys::new(&job.queue);
         let limit = job.key_limit();
-        let lane = LimitKey::or_none(job.limit_key());
+        let lane = LimitKey::or_placeholder(job.limit_key());
         let moved: i64 = script::REDRIVE
-            .key(keys.dead())
+            .key(keys.dead_letters())
             .key(keys.result(&id))
             .key(keys.record(&id))
             .key(keys.stream(job.priority))
             .key(keys.priorities())
-            .key(keys.lane(&lane))
-            .key(keys.lanes())
-            .key(keys.limit(&lane))
+            .key(keys.key_queue(&lane))
+            .key(keys.waiting_keys())
+            .key(keys.key_limit(&lane))
             .key(keys.timers())
             .key(keys.stats())
             .arg(id.to_string())
             .arg(job.priority.get())
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Stream(job.queue.clone()).encode())
             .arg(limit.map_or("", |limit| limit.key.as_str()))
             .arg(limit.map(KeyLimit::encode).unwrap_or_default())
@@ -68,7 +68,7 @@ impl Jobs {
         if moved == 0 {
             return Ok(None);
         }
-        self.prolong_chosen_id(id).await?;
+        self.extend_client_job_id(id).await?;
         if let Some(key) = job.limit_key() {
             self.admit(&job.queue, key).await?;
         }
@@ -80,10 +80,10 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: it may have been deleted all the same.
     pub async fn delete_dead_letter(&self, id: JobId) -> StoreResult<bool> {
-        let Some((queue, _)) = self.dead_letter(id).await? else { return Ok(false) };
+        let Some((queue, _)) = self.find_dead_letter(id).await? else { return Ok(false) };
         let keys = QueueKeys::new(&queue);
         let mut redis = self.redis.clone();
-        let removed: i64 = redis::cmd("ZREM").arg(keys.dead()).arg(id.to_string()).query_async(&mut redis).await?;
+        let removed: i64 = redis::cmd("ZREM").arg(keys.dead_letters()).arg(id.to_string()).query_async(&mut redis).await?;
         // Whoever takes it off the list owns the rest; a result that stays because we end here goes with its TTL
         if removed == 1 {
             redis::cmd("DEL").arg(keys.result(&id)).exec_async(&mut redis).await?;
@@ -95,10 +95,10 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn dead_letter(&self, id: JobId) -> StoreResult<Option<(QueueName, String)>> {
-        let Some((Located::Ended(json), queue)) = self.locate_in(id).await? else { return Ok(None) };
+    pub async fn find_dead_letter(&self, id: JobId) -> StoreResult<Option<(QueueName, String)>> {
+        let Some((LocatedJob::Finished(json), queue)) = self.locate_with_queue(id).await? else { return Ok(None) };
         let score: Option<f64> = redis::cmd("ZSCORE")
-            .arg(QueueKeys::new(&queue).dead())
+            .arg(QueueKeys::new(&queue).dead_letters())
             .arg(id.to_string())
             .query_async(&mut self.redis.clone())
             .await?;
@@ -107,21 +107,21 @@ impl Jobs {
 }
 
 /// A dead letter's job with a new history.
-fn revived(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreResult<Stored> {
+fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreResult<JobRecord> {
     let damaged = |what: String| StoreError::damaged(format!("dead letter {id}: {what}"));
-    let kept: Kept = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
+    let kept: DeadLetterFields = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
     let priority = Priority::try_from(kept.priority).map_err(|error| damaged(error.to_string()))?;
-    let envelope = Envelope::of_job(json).map_err(|error| damaged(error.to_string()))?;
-    let summary = envelope.parts().map_err(|error| damaged(error.to_string()))?.summary();
+    let envelope = Envelope::from_job_json(json).map_err(|error| damaged(error.to_string()))?;
+    let summary = envelope.fields().map_err(|error| damaged(error.to_string()))?.summary();
     let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
-    let mut job = Stored {
+    let mut job = JobRecord {
         id,
         queue,
         priority,
         envelope,
         summary,
         // What went wrong before stays to be seen; the attempts begin anew
-        history: History { created_at, errors: kept.errors, ..History::default() },
+        history: JobHistory { created_at, errors: kept.errors, ..JobHistory::default() },
         lease_ms: kept.visibility_timeout_ms,
         timeout_ms: kept.timeout_ms,
         traceparent: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 
-use super::{Jobs, record::Ended};
+use super::{Jobs, record::FinishedJob};
 use crate::{
     StoreResult,
     connection::clock::{time_of, time_of_first},
@@ -14,17 +14,17 @@ use crate::{
 use common::{id::JobId, name::QueueName, time::Millis};
 
 /// Dead letters looked at for one answer.
-const MOST_SCANNED: usize = 10_000;
+const MAX_SCANNED: usize = 10_000;
 /// Their bytes, about.
-const MOST_SCANNED_BYTES: usize = 32 << 20;
+const MAX_SCANNED_BYTES: usize = 32 << 20;
 /// Queues looked at in one go.
-const QUEUES_AT_ONCE: usize = 500;
+const QUEUE_PAGE_SIZE: usize = 500;
 /// Dead letters read in one go: each may be as large as a request body.
-const READ_AT_ONCE: usize = 20;
+const READ_PAGE_SIZE: usize = 20;
 /// An answer gets no more once it has this much.
-const ENOUGH_BYTES: usize = 8 << 20;
+const SOFT_MAX_PAGE_BYTES: usize = 8 << 20;
 /// Dead letters tried again or deleted at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 
 /// What dead letters have in common; what is not given does not matter.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +43,7 @@ pub struct DeadLetterFilter {
 
 /// Where a list goes on: behind that dead letter of that queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
+pub struct DeadLetterCursor {
     queue: QueueName,
     died_at: Millis,
     id: JobId,
@@ -51,11 +51,11 @@ pub struct Cursor {
 
 /// Some dead letters.
 #[derive(Debug, Default)]
-pub struct DeadLetters {
+pub struct DeadLetterPage {
     /// Their ids and JSON: by queue, the newest of each first.
-    pub found: Vec<(JobId, String)>,
+    pub jobs: Vec<(JobId, String)>,
     /// Where to go on, if there may be more.
-    pub next: Option<Cursor>,
+    pub next: Option<DeadLetterCursor>,
 }
 
 /// How many dead letters there are.
@@ -70,41 +70,41 @@ pub struct DeadLetterStats {
 }
 
 #[derive(Deserialize)]
-struct Seen<'a> {
+struct DeadLetterMatchFields<'a> {
     #[serde(rename = "type")]
     job_type: &'a str,
     #[serde(default, borrow)]
-    error: Option<SeenError<'a>>,
+    error: Option<DeadLetterMatchError<'a>>,
 }
 
 #[derive(Deserialize)]
-struct SeenError<'a> {
+struct DeadLetterMatchError<'a> {
     #[serde(rename = "type", borrow)]
     error_type: std::borrow::Cow<'a, str>,
 }
 
 impl DeadLetterFilter {
-    fn passes(&self, json: &str) -> bool {
-        let Ok(seen) = serde_json::from_str::<Seen>(json) else { return false };
+    fn matches(&self, json: &str) -> bool {
+        let Ok(seen) = serde_json::from_str::<DeadLetterMatchFields>(json) else { return false };
         let error_type = seen.error.map(|error| error.error_type).unwrap_or_default();
-        is_like(self.job_type.as_deref(), seen.job_type) && is_like(self.error_type.as_deref(), &error_type)
+        matches_pattern(self.job_type.as_deref(), seen.job_type) && matches_pattern(self.error_type.as_deref(), &error_type)
     }
 }
 
-fn is_like(pattern: Option<&str>, text: &str) -> bool {
+fn matches_pattern(pattern: Option<&str>, text: &str) -> bool {
     pattern.is_none_or(|pattern| match pattern.strip_suffix(".*") {
         Some(prefix) => text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
         None => pattern == text,
     })
 }
 
-impl std::fmt::Display for Cursor {
+impl std::fmt::Display for DeadLetterCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}/{}", self.queue, self.died_at, self.id)
     }
 }
 
-impl std::str::FromStr for Cursor {
+impl std::str::FromStr for DeadLetterCursor {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('/');
@@ -122,31 +122,31 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn dead_letters(
+    pub async fn list_dead_letters(
         &self,
         filter: &DeadLetterFilter,
-        after: Option<&Cursor>,
+        after: Option<&DeadLetterCursor>,
         limit: usize,
-    ) -> StoreResult<DeadLetters> {
+    ) -> StoreResult<DeadLetterPage> {
         let mut queues = match &filter.queue {
             Some(queue) => vec![queue.clone()],
-            None => self.queues().await?,
+            None => self.list_queues().await?,
         };
         queues.sort_unstable();
         queues.retain(|queue| after.is_none_or(|after| *queue >= after.queue));
         let connection = self.redis.pooled().await?;
         let mut scan =
-            Scan { filter, limit, connection, letters: DeadLetters::default(), scanned: 0, read: 0, kept: 0 };
-        for some in queues.chunks(QUEUES_AT_ONCE) {
-            for queue in scan.with_letters(some).await? {
+            DeadLetterScan { filter, limit, connection, page: DeadLetterPage::default(), scanned: 0, scanned_bytes: 0, matched_bytes: 0 };
+        for some in queues.chunks(QUEUE_PAGE_SIZE) {
+            for queue in scan.queues_with_dead_letters(some).await? {
                 let from = after.filter(|after| after.queue == *queue);
-                if !scan.queue(queue, from).await? {
-                    return Ok(scan.letters);
+                if !scan.scan_queue(queue, from).await? {
+                    return Ok(scan.page);
                 }
             }
         }
-        scan.letters.next = None;
-        Ok(scan.letters)
+        scan.page.next = None;
+        Ok(scan.page)
     }
 
     /// Makes dead letters available again; how many it made.
@@ -156,7 +156,7 @@ impl Jobs {
     pub async fn redrive_all(&self, ids: &[JobId]) -> StoreResult<usize> {
         let done: Vec<bool> = stream::iter(ids.iter().copied())
             .map(|id| async move { self.redrive(id).await.map(|job| job.is_some()) })
-            .buffered(AT_ONCE)
+            .buffered(CONCURRENCY)
             .try_collect()
             .await?;
         Ok(done.into_iter().filter(|done| *done).count())
@@ -169,7 +169,7 @@ impl Jobs {
     pub async fn delete_dead_letters(&self, ids: &[JobId]) -> StoreResult<usize> {
         let done: Vec<bool> = stream::iter(ids.iter().copied())
             .map(|id| self.delete_dead_letter(id))
-            .buffered(AT_ONCE)
+            .buffered(CONCURRENCY)
             .try_collect()
             .await?;
         Ok(done.into_iter().filter(|done| *done).count())
@@ -180,19 +180,19 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn dead_letter_stats(&self) -> StoreResult<DeadLetterStats> {
-        let queues = self.queues().await?;
+        let queues = self.list_queues().await?;
         let mut stats = DeadLetterStats::default();
-        for some in queues.chunks(QUEUES_AT_ONCE) {
+        for some in queues.chunks(QUEUE_PAGE_SIZE) {
             let mut pipeline = redis::pipe();
             for keys in some.iter().map(QueueKeys::new) {
-                pipeline.cmd("ZCARD").arg(keys.dead());
-                pipeline.cmd("ZRANGE").arg(keys.dead()).arg(0).arg(0).arg("WITHSCORES");
-                pipeline.cmd("ZREVRANGE").arg(keys.dead()).arg(0).arg(0).arg("WITHSCORES");
+                pipeline.cmd("ZCARD").arg(keys.dead_letters());
+                pipeline.cmd("ZRANGE").arg(keys.dead_letters()).arg(0).arg(0).arg("WITHSCORES");
+                pipeline.cmd("ZREVRANGE").arg(keys.dead_letters()).arg(0).arg(0).arg("WITHSCORES");
             }
             let replies: Vec<redis::Value> = pipeline.query_async(&mut self.redis.pooled().await?).await?;
             for (queue, replies) in some.iter().zip(replies.chunks(3)) {
                 let [count, oldest, newest] = replies else { continue };
-                let count: u64 = redis::from_redis_value(count.clone()).map_err(super::claim::parsing)?;
+                let count: u64 = redis::from_redis_value(count.clone()).map_err(super::claim::malformed_reply)?;
                 if count > 0 {
                     stats.by_queue.insert(queue.clone(), count);
                     stats.oldest_at = stats.oldest_at.into_iter().chain(died_at(oldest)).min();
@@ -205,50 +205,50 @@ impl Jobs {
 }
 
 /// Looking through dead letters.
-struct Scan<'a> {
+struct DeadLetterScan<'a> {
     filter: &'a DeadLetterFilter,
     limit: usize,
     connection: deadpool_redis::Connection,
-    letters: DeadLetters,
+    page: DeadLetterPage,
     /// Letters looked at, and their bytes.
     scanned: usize,
-    read: usize,
+    scanned_bytes: usize,
     /// Bytes of those that were found.
-    kept: usize,
+    matched_bytes: usize,
 }
 
-impl Scan<'_> {
+impl DeadLetterScan<'_> {
     /// The queues that have any.
-    async fn with_letters<'q>(&mut self, queues: &'q [QueueName]) -> StoreResult<Vec<&'q QueueName>> {
+    async fn queues_with_dead_letters<'q>(&mut self, queues: &'q [QueueName]) -> StoreResult<Vec<&'q QueueName>> {
         let mut pipeline = redis::pipe();
         for queue in queues {
-            pipeline.cmd("ZCARD").arg(QueueKeys::new(queue).dead());
+            pipeline.cmd("ZCARD").arg(QueueKeys::new(queue).dead_letters());
         }
         let counts: Vec<u64> = pipeline.query_async(&mut self.connection).await?;
         Ok(queues.iter().zip(counts).filter(|(_, count)| *count > 0).map(|(queue, _)| queue).collect())
     }
 
-    fn is_enough(&self) -> bool {
-        self.letters.found.len() >= self.limit
-            || self.kept >= ENOUGH_BYTES
-            || self.scanned >= MOST_SCANNED
-            || self.read >= MOST_SCANNED_BYTES
+    fn is_full(&self) -> bool {
+        self.page.jobs.len() >= self.limit
+            || self.matched_bytes >= SOFT_MAX_PAGE_BYTES
+            || self.scanned >= MAX_SCANNED
+            || self.scanned_bytes >= MAX_SCANNED_BYTES
     }
 
     /// Adds the dead letters of one queue; false when there is enough.
-    async fn queue(&mut self, queue: &QueueName, after: Option<&Cursor>) -> StoreResult<bool> {
+    async fn scan_queue(&mut self, queue: &QueueName, after: Option<&DeadLetterCursor>) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
-        let mut offset = self.place_after(&keys, after).await?;
+        let mut offset = self.offset_after(&keys, after).await?;
         loop {
             let mut command = redis::cmd("ZREVRANGEBYSCORE");
             let oldest = self.filter.since.map_or("-inf".to_owned(), |at| at.to_string());
-            command.arg(keys.dead()).arg(newest(self.filter)).arg(oldest);
-            command.arg("WITHSCORES").arg("LIMIT").arg(offset).arg(READ_AT_ONCE);
+            command.arg(keys.dead_letters()).arg(max_score(self.filter)).arg(oldest);
+            command.arg("WITHSCORES").arg("LIMIT").arg(offset).arg(READ_PAGE_SIZE);
             let page: Vec<(String, f64)> = command.query_async(&mut self.connection).await?;
             if page.is_empty() {
                 return Ok(true);
             }
-            if self.is_enough() {
+            if self.is_full() {
                 return Ok(false);
             }
             offset += page.len();
@@ -260,36 +260,36 @@ impl Scan<'_> {
             let results: Vec<String> = page.iter().map(|(id, _)| keys.result(id)).collect();
             let texts: Vec<Option<String>> = redis::cmd("MGET").arg(results).query_async(&mut self.connection).await?;
             for ((id, died_at), text) in page.into_iter().zip(texts) {
-                if self.is_enough() {
+                if self.is_full() {
                     return Ok(false);
                 }
-                self.letters.next = Some(Cursor { queue: queue.clone(), died_at, id });
-                self.look_at(id, text.as_deref())?;
+                self.page.next = Some(DeadLetterCursor { queue: queue.clone(), died_at, id });
+                self.scan_one(id, text.as_deref())?;
             }
         }
     }
 
-    fn look_at(&mut self, id: JobId, text: Option<&str>) -> StoreResult<()> {
+    fn scan_one(&mut self, id: JobId, text: Option<&str>) -> StoreResult<()> {
         self.scanned += 1;
         let Some(text) = text else { return Ok(()) };
-        self.read += text.len();
-        let json = Ended::json_of(text)?;
-        if self.filter.passes(json) {
-            self.kept += json.len();
-            self.letters.found.push((id, json.to_owned()));
+        self.scanned_bytes += text.len();
+        let json = FinishedJob::json_of(text)?;
+        if self.filter.matches(json) {
+            self.matched_bytes += json.len();
+            self.page.jobs.push((id, json.to_owned()));
         }
         Ok(())
     }
 
     /// How many dead letters of a queue come before the place where a list goes on.
-    async fn place_after(&mut self, keys: &QueueKeys, after: Option<&Cursor>) -> StoreResult<usize> {
+    async fn offset_after(&mut self, keys: &QueueKeys, after: Option<&DeadLetterCursor>) -> StoreResult<usize> {
         let Some(after) = after else { return Ok(0) };
         let redis = &mut self.connection;
         let rank: Option<usize> =
-            redis::cmd("ZREVRANK").arg(keys.dead()).arg(after.id.to_string()).query_async(redis).await?;
+            redis::cmd("ZREVRANK").arg(keys.dead_letters()).arg(after.id.to_string()).query_async(redis).await?;
         // Those that the filter leaves out at the newer end are not counted by its range
         let left_out: usize = match self.filter.until {
-            Some(until) => redis::cmd("ZCOUNT").arg(keys.dead()).arg(until).arg("+inf").query_async(redis).await?,
+            Some(until) => redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(until).arg("+inf").query_async(redis).await?,
             None => 0,
         };
         let place = if let Some(rank) = rank {
@@ -297,13 +297,13 @@ impl Scan<'_> {
         } else {
             // It is gone: from those that died before it on
             let newer = format!("({}", after.died_at);
-            redis::cmd("ZCOUNT").arg(keys.dead()).arg(newer).arg("+inf").query_async(redis).await?
+            redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(newer).arg("+inf").query_async(redis).await?
         };
         Ok(place.saturating_sub(left_out))
     }
 }
 
-fn newest(filter: &DeadLetterFilter) -> String {
+fn max_score(filter: &DeadLetterFilter) -> String {
     filter.until.map_or_else(|| "+inf".to_owned(), |until| format!("({until}"))
 }
 

@@ -4,8 +4,8 @@ use redis::{Cmd, ScriptInvocation};
 
 use super::{
     Jobs,
-    create::after_a_write,
-    record::{Stored, new_fields},
+    create::error_after_write,
+    record::{JobRecord, new_entry_fields},
 };
 use crate::{StoreError, StoreResult, events::Happened, keys::QueueKeys, script};
 use common::{
@@ -13,23 +13,23 @@ use common::{
     name::{Priority, QueueName},
     time::Millis,
 };
-use model::job::{History, JobLimit, NewJob, State, Summary};
+use model::job::{EnvelopeSummary, JobHistory, JobLimit, NewJob, JobState};
 
 /// A queue can vanish between making it and using it only if somebody empties Redis just then.
-const ATTEMPTS: usize = 3;
+const MAX_STREAM_ATTEMPTS: usize = 3;
 
 /// A job that was stored.
 #[derive(Debug, Clone)]
-pub struct Enqueued {
+pub struct EnqueuedJob {
     /// The job.
-    pub job: Stored,
+    pub job: JobRecord,
     /// Available or scheduled.
-    pub state: State,
+    pub state: JobState,
 }
 
 /// A job that was not stored, and nothing else was written either.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum EnqueueRefusal {
     /// There is a job with that id, or one that is the same by the job's uniqueness policy.
     Duplicate(JobId),
     /// There is one that is the same, and the policy says to be content with it.
@@ -40,11 +40,11 @@ pub enum Refused {
         json: String,
     },
     /// Another job of the same batch is the same by its uniqueness policy.
-    SameInBatch,
+    DuplicateInBatch,
     /// The queue takes no new jobs for now.
-    Closed,
+    QueueClosed,
     /// The queue holds as many waiting jobs as it may.
-    Full {
+    QueueFull {
         /// How many that is.
         max_depth: u64,
     },
@@ -63,7 +63,7 @@ pub(super) fn needs_record(new: &NewJob) -> bool {
     new.id.is_some() || new.start_at.is_some() || new.is_pending || new.unique.is_some() || has_timer || has_key
 }
 
-enum Added {
+enum AddResult {
     Entry(EntryId),
     Full,
     NoStream,
@@ -79,14 +79,14 @@ impl Jobs {
         new: NewJob,
         traceparent: Option<String>,
         now: Millis,
-    ) -> StoreResult<Result<Enqueued, Refused>> {
+    ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         if new.workflow.is_none() && self.is_closed(&new.queue).await? {
-            return Ok(Err(Refused::Closed));
+            return Ok(Err(EnqueueRefusal::QueueClosed));
         }
         let outcome = if needs_record(&new) {
-            self.create(new, traceparent, now).await?
+            self.create_with_record(new, traceparent, now).await?
         } else {
-            self.add(new, traceparent).await?
+            self.add_to_stream(new, traceparent).await?
         };
         if let Ok(enqueued) = &outcome {
             self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
@@ -97,28 +97,28 @@ impl Jobs {
     }
 
     /// The limit that a stored job brought for its queue.
-    pub(super) async fn apply_queue_limit(&self, summary: &Summary, queue: &QueueName) -> StoreResult<()> {
+    pub(super) async fn apply_queue_limit(&self, summary: &EnvelopeSummary, queue: &QueueName) -> StoreResult<()> {
         match &summary.limit {
-            Some(JobLimit::Queue(rate)) => self.limit_queue(queue, *rate).await.map_err(after_a_write),
+            Some(JobLimit::Queue(rate)) => self.set_queue_rate(queue, *rate).await.map_err(error_after_write),
             _ => Ok(()),
         }
     }
 
     /// An ordinary job: one entry in a stream.
-    async fn add(&self, new: NewJob, traceparent: Option<String>) -> StoreResult<Result<Enqueued, Refused>> {
-        let (salt, fields) = new_fields(&new, traceparent.as_deref());
-        for _ in 0..ATTEMPTS {
+    async fn add_to_stream(&self, new: NewJob, traceparent: Option<String>) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
+        let (salt, fields) = new_entry_fields(&new, traceparent.as_deref());
+        for _ in 0..MAX_STREAM_ATTEMPTS {
             let added = match self.max_depth(&new.queue) {
                 Some(max_depth) => self.add_bounded(&new, max_depth, &fields).await?,
-                None => self.add_entry(&new, &fields).await?,
+                None => self.add_unbounded(&new, &fields).await?,
             };
             match added {
-                Added::Entry(entry) => return self.added(new, traceparent, entry, salt).await.map(Ok),
-                Added::Full => {
+                AddResult::Entry(entry) => return self.build_enqueued(new, traceparent, entry, salt).await.map(Ok),
+                AddResult::Full => {
                     let max_depth = self.max_depth(&new.queue).unwrap_or(0);
-                    return Ok(Err(Refused::Full { max_depth }));
+                    return Ok(Err(EnqueueRefusal::QueueFull { max_depth }));
                 }
-                Added::NoStream => {
+                AddResult::NoStream => {
                     if let Err(refused) = self.open_stream(&new.queue, new.priority).await? {
                         return Ok(Err(refused));
                     }
@@ -128,44 +128,44 @@ impl Jobs {
         Err(StoreError::damaged(format!("the stream of {} keeps vanishing", new.queue)))
     }
 
-    async fn add_entry(&self, new: &NewJob, fields: &[String]) -> StoreResult<Added> {
-        let entry: Option<String> = addition(new, fields).query_async(&mut self.redis.clone()).await?;
-        entry.map_or(Ok(Added::NoStream), |entry| parse_entry(&entry).map(Added::Entry))
+    async fn add_unbounded(&self, new: &NewJob, fields: &[String]) -> StoreResult<AddResult> {
+        let entry: Option<String> = add_command(new, fields).query_async(&mut self.redis.clone()).await?;
+        entry.map_or(Ok(AddResult::NoStream), |entry| parse_entry_id(&entry).map(AddResult::Entry))
     }
 
-    async fn add_bounded(&self, new: &NewJob, max_depth: u64, fields: &[String]) -> StoreResult<Added> {
+    async fn add_bounded(&self, new: &NewJob, max_depth: u64, fields: &[String]) -> StoreResult<AddResult> {
         let keys = QueueKeys::new(&new.queue);
         let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
         call.key(keys.stats()).key(keys.stream(new.priority));
         self.add_other_streams(&mut call, &new.queue, new.priority).await?;
         let answer: Option<String> = call.arg(max_depth).arg(fields).invoke_async(&mut self.redis.clone()).await?;
         match answer.as_deref() {
-            None => Ok(Added::NoStream),
-            Some("full") => Ok(Added::Full),
-            Some(entry) => parse_entry(entry).map(Added::Entry),
+            None => Ok(AddResult::NoStream),
+            Some("full") => Ok(AddResult::Full),
+            Some(entry) => parse_entry_id(entry).map(AddResult::Entry),
         }
     }
 
-    pub(super) async fn added(
+    pub(super) async fn build_enqueued(
         &self,
         new: NewJob,
         traceparent: Option<String>,
         entry: EntryId,
         salt: u32,
-    ) -> StoreResult<Enqueued> {
+    ) -> StoreResult<EnqueuedJob> {
         let enqueued_at = i64::try_from(entry.milliseconds).ok();
-        let Some(id) = JobId::at(entry, &new.queue, new.priority, salt) else {
+        let Some(id) = JobId::from_entry(entry, &new.queue, new.priority, salt) else {
             // Redis's clock stood still for 268 million jobs: without an id nobody could find this one
             let stream = QueueKeys::new(&new.queue).stream(new.priority);
             redis::cmd("XDEL").arg(stream).arg(entry.to_string()).exec_async(&mut self.redis.clone()).await?;
             return Err(StoreError::damaged("redis's clock stands still"));
         };
-        let job = Stored { enqueued_at, ..stored(id, new, traceparent, History::default(), false) };
-        Ok(Enqueued { job, state: State::Available })
+        let job = JobRecord { enqueued_at, ..build_job_record(id, new, traceparent, JobHistory::default(), false) };
+        Ok(EnqueuedJob { job, state: JobState::Available })
     }
 
     pub(crate) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
-        self.limits.get(queue).and_then(|limits| limits.max_depth)
+        self.queue_limits.get(queue).and_then(|limits| limits.max_depth)
     }
 
     /// The streams of a queue's other priorities: its depth limit counts them all.
@@ -184,30 +184,30 @@ impl Jobs {
 }
 
 /// Adds an ordinary job to its stream; nil when there is no such stream.
-pub(super) fn addition(new: &NewJob, fields: &[String]) -> Cmd {
+pub(super) fn add_command(new: &NewJob, fields: &[String]) -> Cmd {
     // NOMKSTREAM: a stream is made together with its group and its place in the registry, or not at all
     let mut command = redis::cmd("XADD");
     command.arg(QueueKeys::new(&new.queue).stream(new.priority)).arg("NOMKSTREAM").arg("*").arg(fields);
     command
 }
 
-pub(super) fn parse_entry(text: &str) -> StoreResult<EntryId> {
+pub(super) fn parse_entry_id(text: &str) -> StoreResult<EntryId> {
     text.parse().map_err(|error: common::id::EntryIdError| StoreError::damaged(error.to_string()))
 }
 
 /// A new, ordinary job as it is stored.
-pub(crate) fn stored_new(id: JobId, new: NewJob) -> Stored {
-    stored(id, new, None, History::default(), false)
+pub(crate) fn new_job_record(id: JobId, new: NewJob) -> JobRecord {
+    build_job_record(id, new, None, JobHistory::default(), false)
 }
 
-pub(super) fn stored(
+pub(super) fn build_job_record(
     id: JobId,
     new: NewJob,
     traceparent: Option<String>,
-    history: History,
+    history: JobHistory,
     has_record: bool,
-) -> Stored {
-    Stored {
+) -> JobRecord {
+    JobRecord {
         id,
         queue: new.queue,
         priority: new.priority,

@@ -4,10 +4,10 @@
 //! whether each can be made; if one cannot after all, because somebody was faster, those made before are cancelled.
 
 use super::{
-    Enqueued, Jobs, Located, Refused,
-    create::after_a_write,
-    enqueue::{addition, needs_record, stored_new},
-    record::new_fields,
+    EnqueuedJob, Jobs, LocatedJob, EnqueueRefusal,
+    create::error_after_write,
+    enqueue::{add_command, needs_record, new_job_record},
+    record::new_entry_fields,
 };
 use crate::{StoreError, StoreResult};
 use common::{
@@ -20,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A batch that was refused because of one of its jobs; nothing was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchRefused {
+pub struct BatchRefusal {
     /// Which one.
     pub index: usize,
     /// Why.
-    pub refused: Refused,
+    pub refusal: EnqueueRefusal,
 }
 
 impl Jobs {
@@ -39,83 +39,83 @@ impl Jobs {
         traceparent: Option<String>,
         now: Millis,
         own_ids: &HashSet<JobId>,
-    ) -> StoreResult<Result<Vec<Enqueued>, BatchRefused>> {
-        if let Err(refused) = self.check_all(&new, own_ids).await? {
+    ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
+        if let Err(refused) = self.check_batch(&new, own_ids).await? {
             return Ok(Err(refused));
         }
         if new.iter().any(needs_record) {
-            return self.enqueue_in_turn(new, traceparent, now, own_ids).await;
+            return self.enqueue_one_by_one(new, traceparent, now, own_ids).await;
         }
-        self.add_all(new, traceparent).await
+        self.add_all_to_streams(new, traceparent).await
     }
 
     /// Whether each job can be stored, as far as can be said beforehand.
-    async fn check_all(&self, new: &[NewJob], own_ids: &HashSet<JobId>) -> StoreResult<Result<(), BatchRefused>> {
+    async fn check_batch(&self, new: &[NewJob], own_ids: &HashSet<JobId>) -> StoreResult<Result<(), BatchRefusal>> {
         let (mut ids, mut fingerprints, mut per_queue) = (HashSet::new(), HashSet::new(), BTreeMap::new());
         for (index, job) in new.iter().enumerate() {
             if let Some(id) = job.id.filter(|id| !ids.insert(*id)) {
-                return Ok(Err(BatchRefused { index, refused: Refused::Duplicate(id) }));
+                return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::Duplicate(id) }));
             }
             if let Some(unique) = &job.unique
                 && !fingerprints.insert((job.queue.clone(), unique.fingerprint.clone()))
             {
-                return Ok(Err(BatchRefused { index, refused: Refused::SameInBatch }));
+                return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::DuplicateInBatch }));
             }
-            let Err(refused) = self.check_one(job, &mut per_queue, own_ids).await? else { continue };
+            let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? else { continue };
             // Whatever is in the way of a job that was made before, perhaps itself: it is there
-            if self.made_before(job.id, own_ids).await?.is_none() {
-                return Ok(Err(BatchRefused { index, refused }));
+            if self.find_own_job(job.id, own_ids).await?.is_none() {
+                return Ok(Err(BatchRefusal { index, refusal: refused }));
             }
         }
         Ok(Ok(()))
     }
 
-    async fn check_one(
+    async fn check_new_job(
         &self,
         job: &NewJob,
         per_queue: &mut BTreeMap<QueueName, u64>,
         own_ids: &HashSet<JobId>,
-    ) -> StoreResult<Result<(), Refused>> {
+    ) -> StoreResult<Result<(), EnqueueRefusal>> {
         if self.is_closed(&job.queue).await? {
-            return Ok(Err(Refused::Closed));
+            return Ok(Err(EnqueueRefusal::QueueClosed));
         }
         if let Some(id) = job.id
             && !own_ids.contains(&id)
             && self.locate(id).await?.is_some()
         {
-            return Ok(Err(Refused::Duplicate(id)));
+            return Ok(Err(EnqueueRefusal::Duplicate(id)));
         }
-        if let Err(conflict) = self.is_alone(job).await? {
+        if let Err(conflict) = self.check_uniqueness(job).await? {
             return Ok(Err(conflict));
         }
         if job.start_at.is_none() && !job.is_pending {
             let Some(max_depth) = self.max_depth(&job.queue) else { return Ok(Ok(())) };
             if !per_queue.contains_key(&job.queue) {
-                per_queue.insert(job.queue.clone(), self.stats(&job.queue).await?.available);
+                per_queue.insert(job.queue.clone(), self.queue_stats(&job.queue).await?.available);
             }
             let depth = per_queue.entry(job.queue.clone()).or_default();
             *depth += 1;
             if *depth > max_depth {
-                return Ok(Err(Refused::Full { max_depth }));
+                return Ok(Err(EnqueueRefusal::QueueFull { max_depth }));
             }
         }
         Ok(Ok(()))
     }
 
-    async fn made_before(&self, id: Option<JobId>, own_ids: &HashSet<JobId>) -> StoreResult<Option<Located>> {
+    async fn find_own_job(&self, id: Option<JobId>, own_ids: &HashSet<JobId>) -> StoreResult<Option<LocatedJob>> {
         match id.filter(|id| own_ids.contains(id)) {
             Some(id) => self.locate(id).await,
             None => Ok(None),
         }
     }
 
-    async fn enqueue_in_turn(
+    async fn enqueue_one_by_one(
         &self,
         new: Vec<NewJob>,
         traceparent: Option<String>,
         now: Millis,
         own_ids: &HashSet<JobId>,
-    ) -> StoreResult<Result<Vec<Enqueued>, BatchRefused>> {
+    ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
         let (mut stored, mut made) = (Vec::with_capacity(new.len()), Vec::new());
         for (index, job) in new.into_iter().enumerate() {
             let copy = job.clone();
@@ -126,19 +126,19 @@ impl Jobs {
                 }
                 Ok(Err(refused)) => {
                     if let Some(id) = copy.id
-                        && let Some(located) = self.made_before(Some(id), own_ids).await?
+                        && let Some(located) = self.find_own_job(Some(id), own_ids).await?
                     {
                         let state = located.state();
-                        stored.push(Enqueued { job: stored_new(id, copy), state });
+                        stored.push(EnqueuedJob { job: new_job_record(id, copy), state });
                         continue;
                     }
-                    self.take_back(&made).await?;
-                    return Ok(Err(BatchRefused { index, refused }));
+                    self.roll_back(&made).await?;
+                    return Ok(Err(BatchRefusal { index, refusal: refused }));
                 }
                 Err(error) => {
                     // A full Redis takes no more, but lets go of what was made
-                    let _ = self.take_back(&made).await;
-                    return Err(if made.is_empty() { error } else { after_a_write(error) });
+                    let _ = self.roll_back(&made).await;
+                    return Err(if made.is_empty() { error } else { error_after_write(error) });
                 }
             }
         }
@@ -146,7 +146,7 @@ impl Jobs {
     }
 
     /// Cancels what this call made before it found that it cannot make all.
-    async fn take_back(&self, made: &[JobId]) -> StoreResult<()> {
+    async fn roll_back(&self, made: &[JobId]) -> StoreResult<()> {
         for id in made {
             let _ = self.cancel(*id).await?;
         }
@@ -154,32 +154,32 @@ impl Jobs {
     }
 
     /// Ordinary jobs: one transaction.
-    async fn add_all(
+    async fn add_all_to_streams(
         &self,
         new: Vec<NewJob>,
         traceparent: Option<String>,
-    ) -> StoreResult<Result<Vec<Enqueued>, BatchRefused>> {
+    ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
         let streams: BTreeSet<(QueueName, Priority)> =
             new.iter().map(|job| (job.queue.clone(), job.priority)).collect();
         for (queue, priority) in &streams {
             if let Err(refused) = self.open_stream(queue, *priority).await? {
                 let index = new.iter().position(|job| job.queue == *queue).unwrap_or_default();
-                return Ok(Err(BatchRefused { index, refused }));
+                return Ok(Err(BatchRefusal { index, refusal: refused }));
             }
         }
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         let mut salts = Vec::with_capacity(new.len());
         for job in &new {
-            let (salt, fields) = new_fields(job, traceparent.as_deref());
+            let (salt, fields) = new_entry_fields(job, traceparent.as_deref());
             salts.push(salt);
-            pipeline.add_command(addition(job, &fields));
+            pipeline.add_command(add_command(job, &fields));
         }
         let entries: Vec<Option<String>> = pipeline.query_async(&mut self.redis.clone()).await?;
         let mut stored = Vec::with_capacity(new.len());
         for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
-            let enqueued = self.entered(job, traceparent.clone(), &entry, salt).await?;
+            let enqueued = self.record_enqueued(job, traceparent.clone(), &entry, salt).await?;
             self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
             stored.push(enqueued);
         }

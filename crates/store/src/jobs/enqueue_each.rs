@@ -6,51 +6,51 @@
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Enqueued, Jobs, Refused,
-    enqueue::{addition, needs_record, parse_entry},
-    record::new_fields,
+    EnqueuedJob, Jobs, EnqueueRefusal,
+    enqueue::{add_command, needs_record, parse_entry_id},
+    record::new_entry_fields,
 };
 use crate::{StoreError, StoreResult, events::Happened};
 use common::time::Millis;
 use model::job::NewJob;
 
 /// Jobs with a record under way at once.
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 
 /// What became of a job.
-type Outcome = StoreResult<Result<Enqueued, Refused>>;
+type EnqueueOutcome = StoreResult<Result<EnqueuedJob, EnqueueRefusal>>;
 
 impl Jobs {
     /// Stores each of the jobs that can be stored, with the time that its times were reckoned from; what became of each,
     /// in their order.
-    pub async fn enqueue_each(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<String>) -> Vec<Outcome> {
+    pub async fn enqueue_each(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<String>) -> Vec<EnqueueOutcome> {
         let mut outcomes = Vec::with_capacity(new.len());
         let (mut ordinary, mut others) = (Vec::new(), Vec::new());
         for (job, now) in new {
-            if self.is_one_command(&job).await {
-                outcomes.extend(self.one_by_one(std::mem::take(&mut others), traceparent.as_ref()).await);
+            if self.can_pipeline(&job).await {
+                outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), traceparent.as_ref()).await);
                 ordinary.push((job, now));
             } else {
-                outcomes.extend(self.in_one_go(std::mem::take(&mut ordinary), traceparent.as_ref()).await);
+                outcomes.extend(self.enqueue_pipelined(std::mem::take(&mut ordinary), traceparent.as_ref()).await);
                 others.push((job, now));
             }
         }
-        outcomes.extend(self.one_by_one(others, traceparent.as_ref()).await);
-        outcomes.extend(self.in_one_go(ordinary, traceparent.as_ref()).await);
+        outcomes.extend(self.enqueue_concurrently(others, traceparent.as_ref()).await);
+        outcomes.extend(self.enqueue_pipelined(ordinary, traceparent.as_ref()).await);
         outcomes
     }
 
-    async fn is_one_command(&self, job: &NewJob) -> bool {
+    async fn can_pipeline(&self, job: &NewJob) -> bool {
         let is_plain = !needs_record(job) && job.summary.limit.is_none() && self.max_depth(&job.queue).is_none();
         is_plain && self.is_closed(&job.queue).await.is_ok_and(|is_closed| !is_closed)
     }
 
-    async fn one_by_one(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<&String>) -> Vec<Outcome> {
+    async fn enqueue_concurrently(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<&String>) -> Vec<EnqueueOutcome> {
         let stored = stream::iter(new).map(|(job, now)| self.enqueue(job, traceparent.cloned(), now));
-        stored.buffered(AT_ONCE).collect().await
+        stored.buffered(CONCURRENCY).collect().await
     }
 
-    async fn in_one_go(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<&String>) -> Vec<Outcome> {
+    async fn enqueue_pipelined(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<&String>) -> Vec<EnqueueOutcome> {
         if new.is_empty() {
             return Vec::new();
         }
@@ -58,9 +58,9 @@ impl Jobs {
         pipeline.ignore_errors();
         let mut salts = Vec::with_capacity(new.len());
         for (job, _) in &new {
-            let (salt, fields) = new_fields(job, traceparent.map(String::as_str));
+            let (salt, fields) = new_entry_fields(job, traceparent.map(String::as_str));
             salts.push(salt);
-            pipeline.add_command(addition(job, &fields));
+            pipeline.add_command(add_command(job, &fields));
         }
         let answers = pipeline.query_async(&mut self.redis.clone()).await;
         let answers: Vec<redis::RedisResult<Option<String>>> = match answers {
@@ -70,7 +70,7 @@ impl Jobs {
         let mut outcomes = Vec::with_capacity(new.len());
         for (((job, now), salt), answer) in new.into_iter().zip(salts).zip(answers) {
             outcomes.push(match answer {
-                Ok(Some(entry)) => self.entered(job, traceparent.cloned(), &entry, salt).await.map(Ok),
+                Ok(Some(entry)) => self.record_enqueued(job, traceparent.cloned(), &entry, salt).await.map(Ok),
                 // The first job of its stream makes it; those behind it go the same way, one after the other
                 Ok(None) => self.enqueue(job, traceparent.cloned(), now).await,
                 Err(error) => Err(StoreError::from(error)),
@@ -80,15 +80,15 @@ impl Jobs {
     }
 
     /// An ordinary job that is in its stream now.
-    pub(super) async fn entered(
+    pub(super) async fn record_enqueued(
         &self,
         job: NewJob,
         traceparent: Option<String>,
         entry: &str,
         salt: u32,
-    ) -> StoreResult<Enqueued> {
+    ) -> StoreResult<EnqueuedJob> {
         let queue = job.queue.to_string();
-        let enqueued = self.added(job, traceparent, parse_entry(entry)?, salt).await?;
+        let enqueued = self.build_enqueued(job, traceparent, parse_entry_id(entry)?, salt).await?;
         metrics::counter!("galley_jobs_enqueued_total", "queue" => queue).increment(1);
         self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
         Ok(enqueued)

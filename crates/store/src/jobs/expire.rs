@@ -1,9 +1,9 @@
 //! Ending jobs whose time is over: not started by `expires_at`, or not over within `total_timeout_ms`.
 
-use super::{Jobs, Located, local_now, record::Ended};
+use super::{Jobs, LocatedJob, local_now, record::FinishedJob};
 use crate::{StoreResult, keys::QueueKeys};
 use common::{id::JobId, name::QueueName, time::Millis};
-use model::job::State;
+use model::job::JobState;
 
 impl Jobs {
     /// Discards a job if its time is over, and sets the next time to look if there is one.
@@ -12,31 +12,31 @@ impl Jobs {
         for _ in 0..8 {
             let located = self.locate_in_queue(id, queue).await?;
             let (job, running_since) = match &located {
-                None | Some(Located::Ended(_)) => return self.set_expiry(queue, id, None).await,
-                Some(Located::Parked { job, .. } | Located::Queued { job, holder: None, .. }) => (job, None),
-                Some(Located::Queued { job, holder: Some(holder), .. }) => (job, Some(holder.started_at())),
+                None | Some(LocatedJob::Finished(_)) => return self.set_expiry_timer(queue, id, None).await,
+                Some(LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, holder: None, .. }) => (job, None),
+                Some(LocatedJob::InStream { job, holder: Some(holder), .. }) => (job, Some(holder.started_at())),
             };
             let is_overdue = job.deadline().is_some_and(|at| at <= now);
             let is_expired = running_since.is_none() && job.is_expired(now);
             let ended = if is_overdue {
-                Ended::overdue(job, running_since, local_now())
+                FinishedJob::overdue(job, running_since, local_now())
             } else if is_expired {
-                Ended::expired(job, local_now())
+                FinishedJob::expired(job, local_now())
             } else {
                 let later = job.summary.expires_at.into_iter().chain(job.deadline()).filter(|at| *at > now).min();
-                return self.set_expiry(queue, id, later).await;
+                return self.set_expiry_timer(queue, id, later).await;
             };
             let Some(located) = &located else { return Ok(()) };
-            if self.end_from_outside(located, &ended).await? {
+            if self.end_externally(located, &ended).await? {
                 tracing::info!(%queue, %id, is_overdue, "job discarded: its time is over");
-                debug_assert_eq!(ended.state, State::Discarded);
+                debug_assert_eq!(ended.state, JobState::Discarded);
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    async fn set_expiry(&self, queue: &QueueName, id: JobId, at: Option<Millis>) -> StoreResult<()> {
+    async fn set_expiry_timer(&self, queue: &QueueName, id: JobId, at: Option<Millis>) -> StoreResult<()> {
         let member = format!("expire {id}");
         let Some(at) = at else {
             let mut command = redis::cmd("ZREM");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Consumer, PULL};
+use super::{Consumer, PULL_CONSUMER};
 use common::name::WorkerId;
 
 /// Which attempt the caller means.
@@ -13,7 +13,7 @@ pub enum Fence {
         /// Its name in the pending list.
         consumer: Consumer,
         /// Least silence; zero when the worker itself asks.
-        silent_for: Duration,
+        min_idle: Duration,
     },
     /// One that was fetched over HTTP. What is given must match.
     Pull {
@@ -23,7 +23,7 @@ pub enum Fence {
         worker: Option<WorkerId>,
     },
     /// One whose lease or time is over.
-    Lapsed {
+    ExpiredLease {
         /// Its token.
         token: String,
     },
@@ -32,23 +32,23 @@ pub enum Fence {
 impl Fence {
     /// The fence of the worker that runs the job.
     #[must_use]
-    pub fn of(consumer: &Consumer) -> Self {
-        Self::Worker { consumer: consumer.clone(), silent_for: Duration::ZERO }
+    pub fn for_worker(consumer: &Consumer) -> Self {
+        Self::Worker { consumer: consumer.clone(), min_idle: Duration::ZERO }
     }
 
     /// Whether whoever runs the attempt asks, and not the upkeep over its head: only the former may recognise what is
     /// recorded as its own when it asks again.
-    pub(crate) fn is_the_attempts_own(&self) -> bool {
+    pub(crate) fn is_attempts_own(&self) -> bool {
         match self {
-            Self::Worker { silent_for, .. } => silent_for.is_zero(),
+            Self::Worker { min_idle: silent_for, .. } => silent_for.is_zero(),
             Self::Pull { .. } => true,
-            Self::Lapsed { .. } => false,
+            Self::ExpiredLease { .. } => false,
         }
     }
 
     pub(crate) fn args(&self) -> [String; 3] {
         match self {
-            Self::Worker { consumer, silent_for } => {
+            Self::Worker { consumer, min_idle: silent_for } => {
                 ["worker".into(), consumer.to_string(), silent_for.as_millis().to_string()]
             }
             Self::Pull { token, worker } => [
@@ -56,7 +56,7 @@ impl Fence {
                 token.clone().unwrap_or_default(),
                 worker.as_ref().map(ToString::to_string).unwrap_or_default(),
             ],
-            Self::Lapsed { token } => ["lapsed".into(), token.clone(), PULL.into()],
+            Self::ExpiredLease { token } => ["lapsed".into(), token.clone(), PULL_CONSUMER.into()],
         }
     }
 }

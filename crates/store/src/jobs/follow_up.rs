@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Jobs, Located, Stored, record::Ended};
+use super::{Jobs, LocatedJob, JobRecord, record::FinishedJob};
 use crate::{StoreError, StoreResult, keys::QueueKeys, script};
 use common::{
     id::{JobId, WorkflowId},
@@ -17,66 +17,66 @@ use model::{
 };
 
 /// A job whose end sets something off can be looked up at least this long, so that the upkeep can make up for it.
-const LEAST_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
+const MIN_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
 
 /// The workflow that a job belongs to, as its JSON says.
 #[derive(serde::Deserialize)]
-struct Member {
+struct MembershipFields {
     workflow_id: Option<WorkflowId>,
     workflow_index: Option<u32>,
 }
 
 impl Jobs {
     /// What the end of a job sets off.
-    pub(super) async fn is_over(&self, job: &Stored, ended: &Ended, ttl: Duration) {
-        self.shorten_chosen_id(job, ttl).await;
+    pub(super) async fn after_end(&self, job: &JobRecord, ended: &FinishedJob, ttl: Duration) {
+        self.shorten_client_job_id(job, ttl).await;
         if job.has_follow_up() {
-            or_the_upkeep(&job.queue, job.id, self.follow_up_now(&job.queue, job.id, &ended.json).await);
+            log_follow_up_failure(&job.queue, job.id, self.run_follow_up(&job.queue, job.id, &ended.json).await);
         }
     }
 
     /// How long a job can be looked up when it is over: what follows its end has to find it too.
-    pub(super) fn result_ttl(&self, job: &Stored) -> Duration {
+    pub(super) fn result_ttl(&self, job: &JobRecord) -> Duration {
         let ttl = self.settings.result_ttl;
-        if job.has_follow_up() { ttl.max(LEAST_FOLLOW_UP_TTL) } else { ttl }
+        if job.has_follow_up() { ttl.max(MIN_FOLLOW_UP_TTL) } else { ttl }
     }
 
     /// Does what may have been left undone by whoever recorded the end.
-    pub(super) async fn follow_up_again(&self, queue: &QueueName, id: JobId) {
-        or_the_upkeep(queue, id, self.follow_up_late(queue, id).await);
+    pub(super) async fn repeat_follow_up(&self, queue: &QueueName, id: JobId) {
+        log_follow_up_failure(queue, id, self.run_missed_follow_up(queue, id).await);
     }
 
     /// Does what was left undone; a job that is gone leaves nothing to do.
-    pub(crate) async fn follow_up_late(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
+    pub(crate) async fn run_missed_follow_up(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         match self.locate_in_queue(id, queue).await? {
-            Some(Located::Ended(json)) => self.follow_up_now(queue, id, &json).await,
-            _ => self.forget_follow_up(queue, id).await,
+            Some(LocatedJob::Finished(json)) => self.run_follow_up(queue, id, &json).await,
+            _ => self.clear_follow_up_timer(queue, id).await,
         }
     }
 
-    async fn follow_up_now(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
+    async fn run_follow_up(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
         let damaged = |error: model::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
-        let envelope = Envelope::of_job(json).map_err(damaged)?;
-        let parts = envelope.parts().map_err(damaged)?;
+        let envelope = Envelope::from_job_json(json).map_err(damaged)?;
+        let parts = envelope.fields().map_err(damaged)?;
         // As long as a state that it can be in for good is in the way, it stays in the way for its period
         if let Some(unique) =
             parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
         {
-            let key = QueueKeys::new(queue).unique(&unique.fingerprint);
+            let key = QueueKeys::new(queue).uniqueness(&unique.fingerprint);
             let _: i64 =
                 script::DELETE_IF_EQUAL.key(key).arg(id.to_string()).invoke_async(&mut self.redis.clone()).await?;
         }
         if let Some(JobLimit::Key(limit)) = parts.summary().limit {
             self.admit(queue, &limit.key).await?;
         }
-        let member: Member = serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
+        let member: MembershipFields = serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
         if let (Some(workflow), Some(index)) = (member.workflow_id, member.workflow_index) {
             self.member_ended(Membership { workflow, index }, id, json).await?;
         }
-        self.forget_follow_up(queue, id).await
+        self.clear_follow_up_timer(queue, id).await
     }
 
-    async fn forget_follow_up(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
+    async fn clear_follow_up_timer(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         command.arg(QueueKeys::new(queue).timers()).arg(format!("after {id}"));
         Ok(command.exec_async(&mut self.redis.clone()).await?)
@@ -84,7 +84,7 @@ impl Jobs {
 }
 
 /// What fails now the upkeep does in two seconds.
-fn or_the_upkeep(queue: &QueueName, id: JobId, done: StoreResult<()>) {
+fn log_follow_up_failure(queue: &QueueName, id: JobId, done: StoreResult<()>) {
     if let Err(error) = done {
         tracing::debug!(%error, %queue, %id, "the upkeep has to see to what follows the end of a job");
     }

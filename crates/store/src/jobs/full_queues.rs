@@ -14,20 +14,20 @@ use crate::{StoreResult, keys::QueueKeys};
 use common::name::QueueName;
 
 /// How long an answer is good for.
-const GOOD_FOR: Duration = Duration::from_secs(1);
+const CACHE_TTL: Duration = Duration::from_secs(1);
 /// Answers kept.
-const MOST: usize = 10_000;
+const MAX_CACHED_QUEUES: usize = 10_000;
 
 /// What was found out lately.
 #[derive(Default)]
-pub(super) struct Closed(RwLock<HashMap<QueueName, (bool, Instant)>>);
+pub(super) struct ClosedQueueCache(RwLock<HashMap<QueueName, (bool, Instant)>>);
 
 impl Jobs {
     /// Whether a queue takes no new jobs, as of the last second.
     pub(super) async fn is_closed(&self, queue: &QueueName) -> StoreResult<bool> {
-        let known = self.closed.0.read().unwrap_or_else(PoisonError::into_inner).get(queue).copied();
+        let known = self.closed_queues.0.read().unwrap_or_else(PoisonError::into_inner).get(queue).copied();
         if let Some((is_closed, at)) = known
-            && at.elapsed() < GOOD_FOR
+            && at.elapsed() < CACHE_TTL
         {
             return Ok(is_closed);
         }
@@ -36,8 +36,8 @@ impl Jobs {
             .arg("closed")
             .query_async(&mut self.redis.clone())
             .await?;
-        let mut answers = self.closed.0.write().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() >= MOST {
+        let mut answers = self.closed_queues.0.write().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= MAX_CACHED_QUEUES {
             answers.clear();
         }
         answers.insert(queue.clone(), (is_closed, Instant::now()));

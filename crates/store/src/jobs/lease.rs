@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Claimed, Consumer, Fence, Jobs, PULL, Stored, enqueue::parse_entry};
+use super::{ClaimedJob, Consumer, Fence, Jobs, PULL_CONSUMER, JobRecord, enqueue::parse_entry_id};
 use crate::connection::notification::Wake;
 use crate::{
     StoreResult,
@@ -23,7 +23,7 @@ impl Jobs {
     /// Redis is unavailable.
     pub async fn heartbeat(
         &self,
-        job: &Stored,
+        job: &JobRecord,
         entry: EntryId,
         fence: &Fence,
         progress: Option<&str>,
@@ -35,7 +35,7 @@ impl Jobs {
             .key(keys.active())
             .key(keys.leases())
             .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
+            .arg(keys::attempt_name(job.priority, entry))
             .arg(token)
             .arg(worker)
             .arg(progress.unwrap_or_default())
@@ -48,9 +48,9 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn progress(
+    pub async fn record_progress(
         &self,
-        job: &Stored,
+        job: &JobRecord,
         entry: EntryId,
         consumer: &Consumer,
         progress: &str,
@@ -61,7 +61,7 @@ impl Jobs {
             .key(keys.active())
             .key(keys.leases())
             .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
+            .arg(keys::attempt_name(job.priority, entry))
             .arg(consumer.name())
             .arg(progress)
             .invoke_async(&mut self.redis.clone())
@@ -75,9 +75,9 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same token.
-    pub async fn lend(
+    pub async fn issue_callback_token(
         &self,
-        claimed: &Claimed,
+        claimed: &ClaimedJob,
         consumer: &Consumer,
         worker: &WorkerId,
         token: &str,
@@ -90,19 +90,19 @@ impl Jobs {
             .key(keys.active())
             .key(keys.leases())
             .arg(claimed.entry.to_string())
-            .arg(keys::attempt(job.priority, claimed.entry))
+            .arg(keys::attempt_name(job.priority, claimed.entry))
             .arg(consumer.name())
             .arg(token)
             .arg(claimed.started_at)
             .arg(timeout.map_or(0, |limit| claimed.started_at.saturating_add(limit)))
             .arg(worker.as_str())
             .arg(lease.map_or(0, |lease| lease.as_millis().max(1)).to_string())
-            .arg(PULL)
+            .arg(PULL_CONSUMER)
             .invoke_async(&mut self.redis.clone())
             .await?;
         if lent == 1 && lease.is_some() {
             let wake = Wake::Due(job.queue.clone()).encode();
-            redis::cmd("PUBLISH").arg(keys::WAKE).arg(wake).exec_async(&mut self.redis.clone()).await?;
+            redis::cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(wake).exec_async(&mut self.redis.clone()).await?;
         }
         Ok(lent == 1)
     }
@@ -111,7 +111,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn renew(
+    pub async fn renew_leases(
         &self,
         queue: &QueueName,
         priority: Priority,
@@ -127,6 +127,6 @@ impl Jobs {
             call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
         }
         let lost: Vec<String> = call.invoke_async(&mut self.redis.clone()).await?;
-        lost.iter().map(|entry| parse_entry(entry)).collect()
+        lost.iter().map(|entry| parse_entry_id(entry)).collect()
     }
 }

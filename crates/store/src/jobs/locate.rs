@@ -4,10 +4,10 @@ use redis::{FromRedisValue, Value};
 
 use super::{
     Jobs,
-    claim::{parsing, readable},
-    enqueue::parse_entry,
+    claim::{malformed_reply, read_job_entry},
+    enqueue::parse_entry_id,
     local_now,
-    record::{Ended, Fields, Stored},
+    record::{FinishedJob, JobFields, JobRecord},
 };
 use crate::{
     StoreError, StoreResult,
@@ -19,44 +19,44 @@ use common::{
     name::{Priority, QueueName},
     time::Millis,
 };
-use model::job::State;
+use model::job::JobState;
 
 /// Where a job is.
 #[derive(Debug, Clone)]
-pub enum Located {
+pub enum LocatedJob {
     /// It is over; this is the JSON of the whole job.
-    Ended(String),
+    Finished(String),
     /// It waits in a record: scheduled, retryable, pending, or in a lane.
-    Parked {
+    InRecord {
         /// The job.
-        job: Stored,
+        job: JobRecord,
         /// Which of them; available when it waits in the lane of its limit's key.
-        state: State,
+        state: JobState,
         /// The state as the record spells it.
         record_state: String,
         /// When it is due.
         due: Option<Millis>,
     },
     /// It is in a stream: available, or active when somebody holds it.
-    Queued {
+    InStream {
         /// The job.
-        job: Stored,
+        job: JobRecord,
         /// Its entry.
         entry: EntryId,
         /// Who has it.
-        holder: Option<Holder>,
+        holder: Option<JobHolder>,
     },
 }
 
 /// Who has a job.
 #[derive(Debug, Clone)]
-pub struct Holder {
+pub struct JobHolder {
     /// The name in the pending list.
     pub consumer: String,
     /// When it was handed out, or last renewed if it is a queue-worker's and old.
-    pub since: Millis,
+    pub idle_since: Millis,
     /// What the active hash says of the attempt, if it is there.
-    pub attempt: Option<Attempt>,
+    pub attempt: Option<ActiveAttempt>,
     /// How far it has come, as JSON, if it said so.
     pub progress: Option<String>,
 }
@@ -66,7 +66,7 @@ const NO_TOKEN: &str = "-";
 
 /// An attempt as the active hash has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
+pub struct ActiveAttempt {
     /// Its token; `-` when a queue-worker has it.
     pub token: String,
     /// When it began.
@@ -77,10 +77,10 @@ pub struct Attempt {
     pub worker: String,
 }
 
-impl Attempt {
+impl ActiveAttempt {
     /// Whether another program than the queue-worker that has it knows its token.
     #[must_use]
-    pub fn is_lent(&self) -> bool {
+    pub fn has_callback_token(&self) -> bool {
         self.token != NO_TOKEN
     }
 
@@ -94,15 +94,15 @@ impl Attempt {
     }
 }
 
-impl Located {
+impl LocatedJob {
     /// The state it is in.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> JobState {
         match self {
-            Self::Ended(json) => ended_state(json),
-            Self::Parked { state, .. } => *state,
-            Self::Queued { holder: None, .. } => State::Available,
-            Self::Queued { holder: Some(_), .. } => State::Active,
+            Self::Finished(json) => finished_state(json),
+            Self::InRecord { state, .. } => *state,
+            Self::InStream { holder: None, .. } => JobState::Available,
+            Self::InStream { holder: Some(_), .. } => JobState::Active,
         }
     }
 
@@ -110,13 +110,13 @@ impl Located {
     #[must_use]
     pub fn to_json(&self) -> String {
         match self {
-            Self::Ended(json) => json.clone(),
-            Self::Parked { job, state, due, .. } => {
+            Self::Finished(json) => json.clone(),
+            Self::InRecord { job, state, due, .. } => {
                 let mut view = job.view(*state);
-                view.next_attempt_at = due.filter(|_| *state == State::Retryable);
+                view.next_attempt_at = due.filter(|_| *state == JobState::Retryable);
                 view.to_json()
             }
-            Self::Queued { job, holder, .. } => {
+            Self::InStream { job, holder, .. } => {
                 let mut view = job.view(self.state());
                 if let Some(holder) = holder {
                     view.attempt = job.history.current_attempt();
@@ -130,11 +130,11 @@ impl Located {
     }
 }
 
-impl Holder {
+impl JobHolder {
     /// When the attempt began, as far as is known.
     #[must_use]
     pub fn started_at(&self) -> Millis {
-        self.attempt.as_ref().map_or(self.since, |attempt| attempt.started_at)
+        self.attempt.as_ref().map_or(self.idle_since, |attempt| attempt.started_at)
     }
 
     /// Who has it, as it says itself.
@@ -145,27 +145,27 @@ impl Holder {
 }
 
 /// The state in the JSON of a job that is over; it is the second member and Galley wrote it.
-fn ended_state(json: &str) -> State {
+fn finished_state(json: &str) -> JobState {
     #[derive(serde::Deserialize)]
-    struct Only {
-        state: State,
+    struct FinishedStateField {
+        state: JobState,
     }
-    serde_json::from_str::<Only>(json).map_or(State::Discarded, |only| only.state)
+    serde_json::from_str::<FinishedStateField>(json).map_or(JobState::Discarded, |only| only.state)
 }
 
 /// What is in a stream entry.
-pub(crate) enum Entry {
-    Job(Box<Stored>),
+pub(crate) enum JobStreamEntry {
+    Job(Box<JobRecord>),
     /// Somebody deleted it.
     Missing,
     /// Something that is no job; it was complained about.
     Unreadable,
 }
 
-enum Seen {
-    Job(Box<Located>),
-    Elsewhere(Priority, EntryId),
-    Nothing,
+enum LookupStep {
+    Found(Box<LocatedJob>),
+    Moved(Priority, EntryId),
+    NotFound,
 }
 
 impl Jobs {
@@ -173,23 +173,23 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable or the job is damaged.
-    pub async fn locate(&self, id: JobId) -> StoreResult<Option<Located>> {
-        Ok(self.locate_in(id).await?.map(|(located, _)| located))
+    pub async fn locate(&self, id: JobId) -> StoreResult<Option<LocatedJob>> {
+        Ok(self.locate_with_queue(id).await?.map(|(located, _)| located))
     }
 
     /// Finds a job and its queue.
     ///
     /// # Errors
     /// As [`Jobs::locate`].
-    pub async fn locate_in(&self, id: JobId) -> StoreResult<Option<(Located, QueueName)>> {
+    pub async fn locate_with_queue(&self, id: JobId) -> StoreResult<Option<(LocatedJob, QueueName)>> {
         let mut connection = self.redis.clone();
         let (tagged, chosen): (Vec<String>, Option<String>) = redis::pipe()
             .cmd("ZRANGEBYSCORE")
             .arg(keys::QUEUES)
-            .arg(id.tag())
-            .arg(id.tag())
+            .arg(id.queue_tag())
+            .arg(id.queue_tag())
             .cmd("GET")
-            .arg(keys::chosen_id(&id))
+            .arg(keys::client_job_id(&id))
             .query_async(&mut connection)
             .await?;
         // A generated id tells its queue by a tag that several names may share; a chosen one was written down
@@ -203,29 +203,29 @@ impl Jobs {
     }
 
     /// Finds a job of that queue.
-    pub(crate) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<Located>> {
+    pub(crate) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<LocatedJob>> {
         let mut place = id.address().map(|address| (address.priority, address.entry));
         // A job can move between two looks, each time by somebody's hand
         for _ in 0..8 {
-            match self.look(id, queue, place).await? {
-                Seen::Job(located) => return Ok(Some(*located)),
-                Seen::Elsewhere(priority, entry) => place = Some((priority, entry)),
-                Seen::Nothing => return Ok(None),
+            match self.look_up_once(id, queue, place).await? {
+                LookupStep::Found(located) => return Ok(Some(*located)),
+                LookupStep::Moved(priority, entry) => place = Some((priority, entry)),
+                LookupStep::NotFound => return Ok(None),
             }
         }
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
     }
 
     /// What is in a stream entry.
-    pub(crate) async fn read_entry(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> StoreResult<Entry> {
+    pub(crate) async fn read_entry(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> StoreResult<JobStreamEntry> {
         let mut command = redis::cmd("XRANGE");
         command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
         let found: Vec<(String, Value)> = command.query_async(&mut self.redis.clone()).await?;
-        let Some((entry, fields)) = found.into_iter().next() else { return Ok(Entry::Missing) };
-        Ok(readable(queue, priority, &entry, fields).map_or(Entry::Unreadable, |(job, _)| Entry::Job(Box::new(job))))
+        let Some((entry, fields)) = found.into_iter().next() else { return Ok(JobStreamEntry::Missing) };
+        Ok(read_job_entry(queue, priority, &entry, fields).map_or(JobStreamEntry::Unreadable, |(job, _)| JobStreamEntry::Job(Box::new(job))))
     }
 
-    async fn look(&self, id: JobId, queue: &QueueName, place: Option<(Priority, EntryId)>) -> StoreResult<Seen> {
+    async fn look_up_once(&self, id: JobId, queue: &QueueName, place: Option<(Priority, EntryId)>) -> StoreResult<LookupStep> {
         let keys = QueueKeys::new(queue);
         let (priority, entry) = place.map_or((Priority::default(), None), |(priority, entry)| (priority, Some(entry)));
         let reply: Vec<Value> = script::LOCATE
@@ -238,49 +238,49 @@ impl Jobs {
             .invoke_async(&mut self.redis.clone())
             .await?;
         let mut parts = reply.into_iter();
-        let kind = String::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+        let kind = String::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
         let mut next = || parts.next().unwrap_or_default();
         match (kind.as_str(), entry) {
             ("result", _) => {
-                let text = String::from_redis_value(next()).map_err(parsing)?;
-                Ok(Seen::Job(Box::new(Located::Ended(Ended::json_of(&text)?.to_owned()))))
+                let text = String::from_redis_value(next()).map_err(malformed_reply)?;
+                Ok(LookupStep::Found(Box::new(LocatedJob::Finished(FinishedJob::json_of(&text)?.to_owned()))))
             }
             ("record", _) => {
-                parked(id, queue, Fields::from_redis_value(next()).map_err(parsing)?).map(Box::new).map(Seen::Job)
+                locate_in_record(id, queue, JobFields::from_redis_value(next()).map_err(malformed_reply)?).map(Box::new).map(LookupStep::Found)
             }
             ("follow", _) => {
-                let priority = i64::from_redis_value(next()).map_err(parsing)?;
-                let entry = parse_entry(&String::from_redis_value(next()).map_err(parsing)?)?;
-                Ok(Seen::Elsewhere(Priority::try_from(priority).map_err(parsing)?, entry))
+                let priority = i64::from_redis_value(next()).map_err(malformed_reply)?;
+                let entry = parse_entry_id(&String::from_redis_value(next()).map_err(malformed_reply)?)?;
+                Ok(LookupStep::Moved(Priority::try_from(priority).map_err(malformed_reply)?, entry))
             }
             ("entry", Some(entry)) => {
-                let fields = Fields::from_redis_value(next()).map_err(parsing)?;
-                let pending = Vec::<(String, String, i64, i64)>::from_redis_value(next()).map_err(parsing)?;
-                let attempt = String::from_redis_value(next()).map_err(parsing)?;
-                let progress = String::from_redis_value(next()).map_err(parsing)?;
-                let job = Stored::from_entry(queue, priority, entry, fields)?;
+                let fields = JobFields::from_redis_value(next()).map_err(malformed_reply)?;
+                let pending = Vec::<(String, String, i64, i64)>::from_redis_value(next()).map_err(malformed_reply)?;
+                let attempt = String::from_redis_value(next()).map_err(malformed_reply)?;
+                let progress = String::from_redis_value(next()).map_err(malformed_reply)?;
+                let job = JobRecord::from_entry(queue, priority, entry, fields)?;
                 if job.id != id {
-                    return Ok(Seen::Nothing);
+                    return Ok(LookupStep::NotFound);
                 }
-                let holder = pending.into_iter().next().map(|(_, consumer, idle, _)| Holder {
+                let holder = pending.into_iter().next().map(|(_, consumer, idle, _)| JobHolder {
                     consumer,
-                    since: local_now() - idle,
-                    attempt: Attempt::parse(&attempt),
+                    idle_since: local_now() - idle,
+                    attempt: ActiveAttempt::parse(&attempt),
                     progress: Some(progress).filter(|progress| !progress.is_empty()),
                 });
-                Ok(Seen::Job(Box::new(Located::Queued { job, entry, holder })))
+                Ok(LookupStep::Found(Box::new(LocatedJob::InStream { job, entry, holder })))
             }
-            _ => Ok(Seen::Nothing),
+            _ => Ok(LookupStep::NotFound),
         }
     }
 }
 
-fn parked(id: JobId, queue: &QueueName, fields: Fields) -> StoreResult<Located> {
+fn locate_in_record(id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
     let record_state = fields.get("s").cloned().unwrap_or_default();
-    let state = if record_state == "held" { Some(State::Available) } else { State::from_name(&record_state) };
+    let state = if record_state == "held" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
     let priority = fields.get("p").and_then(|text| Priority::from_text(text));
     let due = fields.get("d").and_then(|text| text.parse().ok());
-    let job = Stored::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
-    Ok(Located::Parked { job, state, record_state, due })
+    let job = JobRecord::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
+    Ok(LocatedJob::InRecord { job, state, record_state, due })
 }

@@ -64,23 +64,23 @@ use common::{
 };
 use model::job::NewJob;
 
-pub use cancel::NotMoved;
-pub use claim::{Batch, Claim, Claimed, Consumer, More, PULL};
-pub(crate) use claim::{millis, parsing, read_streams};
-pub use dead_letters::{Cursor, DeadLetterFilter, DeadLetterStats, DeadLetters};
-pub(super) use enqueue::stored_new;
-pub use enqueue::{Enqueued, Refused};
-pub use enqueue_all::BatchRefused;
+pub use cancel::JobTransitionError;
+pub use claim::{ClaimBatch, Claimant, ClaimedJob, Consumer, ClaimAvailability, PULL_CONSUMER};
+pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
+pub use dead_letters::{DeadLetterCursor, DeadLetterFilter, DeadLetterStats, DeadLetterPage};
+pub(super) use enqueue::new_job_record;
+pub use enqueue::{EnqueuedJob, EnqueueRefusal};
+pub use enqueue_all::BatchRefusal;
 pub use fence::Fence;
-pub(super) use locate::Entry;
-pub use locate::{Attempt, Holder, Located};
-pub use purge::{Purge, Purged};
-pub use queues::Control;
+pub(super) use locate::JobStreamEntry;
+pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
+pub use purge::{PurgeRequest, PurgeResult};
+pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
-pub use record::{Ended, Stored};
-pub(super) use record::{new_fields, read_marker};
-pub use settle::{Completion, Recorded, Settled};
-pub use stats::Stats;
+pub use record::{FinishedJob, JobRecord};
+pub(super) use record::{new_entry_fields, parse_id_field};
+pub use settle::{Completion, FailureOutcome, Settled};
+pub use stats::QueueStats;
 
 use crate::{
     Redis, StoreResult,
@@ -93,8 +93,8 @@ pub struct Jobs {
     pub(crate) redis: Redis,
     pub(crate) settings: Arc<JobSettings>,
     pub(crate) workflows: Arc<WorkflowSettings>,
-    limits: Arc<BTreeMap<QueueName, QueueLimits>>,
-    closed: Arc<full_queues::Closed>,
+    queue_limits: Arc<BTreeMap<QueueName, QueueLimits>>,
+    closed_queues: Arc<full_queues::ClosedQueueCache>,
     pub(crate) cron: Arc<CronSettings>,
     /// For the upkeep, which sees to channels too.
     pub(crate) channels: Arc<ChannelSettings>,
@@ -109,8 +109,8 @@ impl Jobs {
             redis: redis.clone(),
             settings: Arc::new(settings.jobs.clone()),
             workflows: Arc::new(settings.workflows.clone()),
-            limits: Arc::new(settings.queues.clone()),
-            closed: Arc::default(),
+            queue_limits: Arc::new(settings.queues.clone()),
+            closed_queues: Arc::default(),
             cron: Arc::new(settings.cron.clone()),
             channels: Arc::new(settings.channels.clone()),
             events,
@@ -130,12 +130,12 @@ impl Jobs {
     }
 
     /// Notes something that happened to a job.
-    pub fn record(&self, event: Happened) {
+    pub fn record_event(&self, event: Happened) {
         self.events.record(event);
     }
 
     /// Notes that an attempt begins, if that is wanted.
-    pub fn record_start(&self, claimed: &Claimed, worker: Option<&WorkerId>) {
+    pub fn record_started(&self, claimed: &ClaimedJob, worker: Option<&WorkerId>) {
         if self.settings.started_events {
             self.events.record(Happened::started(claimed, worker));
         }
@@ -151,12 +151,12 @@ impl Jobs {
 }
 
 /// The time that the times in requests are reckoned from, which belong together: asked once, and only if one has any.
-pub struct Reckoning<'a> {
+pub struct RequestClock<'a> {
     jobs: &'a Jobs,
     now: Option<Millis>,
 }
 
-impl<'a> Reckoning<'a> {
+impl<'a> RequestClock<'a> {
     /// Of requests that follow at once.
     #[must_use]
     pub fn new(jobs: &'a Jobs) -> Self {

@@ -4,39 +4,39 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
 
-use super::{Jobs, Stored, claim::last_delivered, enqueue::parse_entry};
+use super::{Jobs, JobRecord, claim::last_delivered_id, enqueue::parse_entry_id};
 use crate::{StoreResult, keys::QueueKeys};
 use common::{
     id::JobId,
     name::{LimitKey, Priority, QueueName},
 };
-use model::job::State;
+use model::job::JobState;
 
 /// Jobs under way at once: their scripts pipeline on the shared connection.
-const AT_ONCE: usize = 32;
+const CONCURRENCY: usize = 32;
 /// Entries read in one go: each may be as large as a request body.
-const ENTRIES: usize = 20;
+const ENTRY_PAGE_SIZE: usize = 20;
 /// Jobs that wait for their time: their states are looked up so many in one go.
-const PAGE: usize = 200;
+const SET_PAGE_SIZE: usize = 200;
 /// Pages looked through for one request.
-const MOST_PAGES: usize = 500;
+const MAX_PAGES: usize = 500;
 
 /// Which jobs to cancel.
 #[derive(Debug, Clone)]
-pub struct Purge {
+pub struct PurgeRequest {
     /// In which states: available, scheduled, retryable or pending.
-    pub states: Vec<State>,
+    pub states: Vec<JobState>,
     /// How many at most.
     pub limit: usize,
 }
 
 /// How many jobs were cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeResult {
     /// How many.
     pub count: usize,
     /// Whether there may be more.
-    pub more: bool,
+    pub has_more: bool,
 }
 
 impl Jobs {
@@ -44,72 +44,72 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: some may have been cancelled.
-    pub async fn purge(&self, queue: &QueueName, purge: &Purge) -> StoreResult<Purged> {
-        let Waiting { ids, more } = self.waiting(queue, purge).await?;
+    pub async fn purge(&self, queue: &QueueName, purge: &PurgeRequest) -> StoreResult<PurgeResult> {
+        let PurgeCandidates { ids, has_more: more } = self.find_purge_candidates(queue, purge).await?;
         let cancelled: Vec<bool> = stream::iter(ids.iter().copied())
             .map(|id| async move { self.cancel(id).await.map(|outcome| outcome.is_ok()) })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(CONCURRENCY)
             .try_collect()
             .await?;
-        Ok(Purged { count: cancelled.into_iter().filter(|done| *done).count(), more })
+        Ok(PurgeResult { count: cancelled.into_iter().filter(|done| *done).count(), has_more: more })
     }
 
-    async fn waiting(&self, queue: &QueueName, purge: &Purge) -> StoreResult<Waiting> {
+    async fn find_purge_candidates(&self, queue: &QueueName, purge: &PurgeRequest) -> StoreResult<PurgeCandidates> {
         let keys = QueueKeys::new(queue);
-        let mut scan = Scan { keys: &keys, purge, redis: self.redis.pooled().await?, ids: Vec::new() };
-        if purge.states.contains(&State::Available) {
+        let mut scan = PurgeScan { keys: &keys, purge, redis: self.redis.pooled().await?, ids: Vec::new() };
+        if purge.states.contains(&JobState::Available) {
             for priority in self.priorities(queue).await? {
-                scan.undelivered(queue, priority).await?;
+                scan.scan_stream(queue, priority).await?;
             }
-            scan.lanes().await?;
+            scan.scan_key_queues().await?;
         }
         let mut is_whole = true;
-        if purge.states.contains(&State::Scheduled) || purge.states.contains(&State::Retryable) {
-            is_whole = scan.due().await?;
+        if purge.states.contains(&JobState::Scheduled) || purge.states.contains(&JobState::Retryable) {
+            is_whole = scan.scan_due().await?;
         }
-        if purge.states.contains(&State::Pending) {
-            scan.members(&keys.pending()).await?;
+        if purge.states.contains(&JobState::Pending) {
+            scan.scan_members(&keys.pending()).await?;
         }
-        Ok(Waiting { more: !is_whole || scan.left() == 0, ids: scan.ids })
+        Ok(PurgeCandidates { has_more: !is_whole || scan.remaining() == 0, ids: scan.ids })
     }
 }
 
 /// Jobs to cancel, and whether there may be more.
-struct Waiting {
+struct PurgeCandidates {
     ids: Vec<JobId>,
-    more: bool,
+    has_more: bool,
 }
 
 /// Looking for jobs to cancel. It may read much, so it has a connection of its own.
-struct Scan<'a> {
+struct PurgeScan<'a> {
     keys: &'a QueueKeys,
-    purge: &'a Purge,
+    purge: &'a PurgeRequest,
     redis: deadpool_redis::Connection,
     ids: Vec<JobId>,
 }
 
-impl Scan<'_> {
+impl PurgeScan<'_> {
     /// How many more are to be found.
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.purge.limit.saturating_sub(self.ids.len())
     }
 
     /// Jobs of a stream that were handed to nobody yet.
-    async fn undelivered(&mut self, queue: &QueueName, priority: Priority) -> StoreResult<()> {
-        if self.left() == 0 {
+    async fn scan_stream(&mut self, queue: &QueueName, priority: Priority) -> StoreResult<()> {
+        if self.remaining() == 0 {
             return Ok(());
         }
         let stream = self.keys.stream(priority);
-        let mut last = last_delivered(&mut self.redis, &stream).await?;
-        while self.left() > 0 {
+        let mut last = last_delivered_id(&mut self.redis, &stream).await?;
+        while self.remaining() > 0 {
             let mut command = redis::cmd("XRANGE");
-            command.arg(&stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(ENTRIES.min(self.left()));
+            command.arg(&stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(ENTRY_PAGE_SIZE.min(self.remaining()));
             let entries: Vec<(String, Value)> = command.query_async(&mut self.redis).await?;
             let Some((newest, _)) = entries.last() else { break };
             last.clone_from(newest);
             let id = |(entry, fields): (String, Value)| {
-                let fields = super::record::Fields::from_redis_value(fields).ok()?;
-                Stored::from_entry(queue, priority, parse_entry(&entry).ok()?, fields).ok().map(|job| job.id)
+                let fields = super::record::JobFields::from_redis_value(fields).ok()?;
+                JobRecord::from_entry(queue, priority, parse_entry_id(&entry).ok()?, fields).ok().map(|job| job.id)
             };
             self.ids.extend(entries.into_iter().filter_map(id));
         }
@@ -117,14 +117,14 @@ impl Scan<'_> {
     }
 
     /// Jobs that wait for others with the same key. There may be as many keys as jobs.
-    async fn lanes(&mut self) -> StoreResult<()> {
+    async fn scan_key_queues(&mut self) -> StoreResult<()> {
         let mut cursor = 0_u64;
-        while self.left() > 0 {
+        while self.remaining() > 0 {
             let mut command = redis::cmd("SSCAN");
-            command.arg(self.keys.lanes()).arg(cursor).arg("COUNT").arg(PAGE);
+            command.arg(self.keys.waiting_keys()).arg(cursor).arg("COUNT").arg(SET_PAGE_SIZE);
             let (next, lanes): (u64, Vec<String>) = command.query_async(&mut self.redis).await?;
             for key in lanes.iter().filter_map(|key| key.parse::<LimitKey>().ok()) {
-                self.members(&self.keys.lane(&key)).await?;
+                self.scan_members(&self.keys.key_queue(&key)).await?;
             }
             cursor = next;
             if cursor == 0 {
@@ -135,13 +135,13 @@ impl Scan<'_> {
     }
 
     /// Jobs that wait for their time, in the wanted states; false when there are so many that not all were looked at.
-    async fn due(&mut self) -> StoreResult<bool> {
-        for page in 0..MOST_PAGES {
-            if self.left() == 0 {
+    async fn scan_due(&mut self) -> StoreResult<bool> {
+        for page in 0..MAX_PAGES {
+            if self.remaining() == 0 {
                 return Ok(false);
             }
             let mut command = redis::cmd("ZRANGE");
-            command.arg(self.keys.due()).arg(page * PAGE).arg((page + 1) * PAGE - 1);
+            command.arg(self.keys.due()).arg(page * SET_PAGE_SIZE).arg((page + 1) * SET_PAGE_SIZE - 1);
             let ids: Vec<String> = command.query_async(&mut self.redis).await?;
             if ids.is_empty() {
                 return Ok(true);
@@ -153,20 +153,20 @@ impl Scan<'_> {
             }
             let states: Vec<Option<String>> = pipeline.query_async(&mut self.redis).await?;
             let is_wanted = |state: &Option<String>| {
-                let state = state.as_deref().and_then(State::from_name);
+                let state = state.as_deref().and_then(JobState::from_name);
                 state.is_some_and(|state| self.purge.states.contains(&state))
             };
             let wanted = ids.into_iter().zip(&states).filter(|(_, state)| is_wanted(state)).map(|(id, _)| id);
-            let wanted: Vec<JobId> = wanted.take(self.left()).collect();
+            let wanted: Vec<JobId> = wanted.take(self.remaining()).collect();
             self.ids.extend(wanted);
         }
         Ok(false)
     }
 
-    async fn members(&mut self, set: &str) -> StoreResult<()> {
-        if self.left() > 0 {
+    async fn scan_members(&mut self, set: &str) -> StoreResult<()> {
+        if self.remaining() > 0 {
             let mut command = redis::cmd("ZRANGE");
-            command.arg(set).arg(0).arg(self.left() - 1);
+            command.arg(set).arg(0).arg(self.remaining() - 1);
             let ids: Vec<String> = command.query_async(&mut self.redis).await?;
             self.ids.extend(ids.iter().filter_map(|id| id.parse::<JobId>().ok()));
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redis::{Pipeline, Script};
 
-use super::{Jobs, Refused};
+use super::{Jobs, EnqueueRefusal};
 use crate::connection::notification::Wake;
 use crate::{
     StoreError, StoreResult,
@@ -19,7 +19,7 @@ use common::{
 
 /// How a queue is controlled: by the settings, and at run time.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Control {
+pub struct QueueControl {
     /// It hands out no jobs.
     pub is_paused: bool,
     /// It takes no new jobs.
@@ -37,7 +37,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn queues(&self) -> StoreResult<Vec<QueueName>> {
+    pub async fn list_queues(&self) -> StoreResult<Vec<QueueName>> {
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::QUEUES).arg(0).arg(-1).query_async(&mut self.redis.clone()).await?;
         // A name that does not parse was written by somebody else: it is not ours to touch
@@ -48,20 +48,20 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: it may have been done all the same.
-    pub async fn pause(&self, queue: &QueueName, paused: bool) -> StoreResult<Result<(), Refused>> {
-        self.set_control(queue, "paused", paused).await
+    pub async fn set_queue_paused(&self, queue: &QueueName, paused: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
+        self.set_control_flag(queue, "paused", paused).await
     }
 
     /// Closes a queue to new jobs while it works off those it has, or opens it again. Gateways notice within a second.
     ///
     /// # Errors
     /// Redis is unavailable: it may have been done all the same.
-    pub async fn close(&self, queue: &QueueName, closed: bool) -> StoreResult<Result<(), Refused>> {
-        self.set_control(queue, "closed", closed).await
+    pub async fn set_queue_closed(&self, queue: &QueueName, closed: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
+        self.set_control_flag(queue, "closed", closed).await
     }
 
-    async fn set_control(&self, queue: &QueueName, field: &str, is_set: bool) -> StoreResult<Result<(), Refused>> {
-        if let Err(refused) = self.register(queue).await? {
+    async fn set_control_flag(&self, queue: &QueueName, field: &str, is_set: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
+        if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
         let control = QueueKeys::new(queue).control();
@@ -71,14 +71,14 @@ impl Jobs {
         } else {
             change.cmd("HDEL").arg(control).arg(field).ignore();
         }
-        self.change_control(queue, change).await.map(Ok)
+        self.update_control(queue, change).await.map(Ok)
     }
 
     /// Changes at once how a queue is controlled, and tells workers that wait for its jobs: from now on they may have to
     /// ask, or need not any more.
-    async fn change_control(&self, queue: &QueueName, mut change: Pipeline) -> StoreResult<()> {
+    async fn update_control(&self, queue: &QueueName, mut change: Pipeline) -> StoreResult<()> {
         change.atomic();
-        change.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Stream(queue.clone()).encode()).ignore();
+        change.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Wake::Stream(queue.clone()).encode()).ignore();
         Ok(change.exec_async(&mut self.redis.clone()).await?)
     }
 
@@ -86,14 +86,14 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn control(&self, queue: &QueueName) -> StoreResult<Control> {
+    pub async fn queue_control(&self, queue: &QueueName) -> StoreResult<QueueControl> {
         let fields: HashMap<String, String> =
             redis::cmd("HGETALL").arg(QueueKeys::new(queue).control()).query_async(&mut self.redis.clone()).await?;
         let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
         let small = |name: &str| number(name).and_then(|number| u32::try_from(number).ok());
         let rate = small("rl").zip(number("rp")).map(|(limit, period_ms)| Rate { limit, period_ms });
-        let settings = self.limits.get(queue).copied().unwrap_or_default();
-        Ok(Control {
+        let settings = self.queue_limits.get(queue).copied().unwrap_or_default();
+        Ok(QueueControl {
             is_paused: fields.contains_key("paused"),
             is_closed: fields.contains_key("closed"),
             concurrency: small("c").or(settings.concurrency),
@@ -106,13 +106,13 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: it may have been done all the same.
-    pub async fn set_limits(
+    pub async fn set_queue_limits(
         &self,
         queue: &QueueName,
         concurrency: Option<u32>,
         rate: Option<Rate>,
-    ) -> StoreResult<Result<(), Refused>> {
-        if let Err(refused) = self.register(queue).await? {
+    ) -> StoreResult<Result<(), EnqueueRefusal>> {
+        if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
         let control = QueueKeys::new(queue).control();
@@ -124,7 +124,7 @@ impl Jobs {
         if let Some(rate) = rate {
             set_rate(&mut change, &control, rate);
         }
-        self.change_control(queue, change).await.map(Ok)
+        self.update_control(queue, change).await.map(Ok)
     }
 
     /// Deletes a queue that holds no jobs, and what is kept of it; false when it holds some. Results stay until their TTL
@@ -136,8 +136,8 @@ impl Jobs {
         let keys = QueueKeys::new(queue);
         let mut redis = self.redis.clone();
         let mut call = script::DELETE_QUEUE.prepare_invoke();
-        call.key(keys.priorities()).key(keys.due()).key(keys.pending()).key(keys.timers()).key(keys.dead());
-        call.key(keys.active()).key(keys.leases()).key(keys.stats()).key(keys.control()).key(keys.lanes());
+        call.key(keys.priorities()).key(keys.due()).key(keys.pending()).key(keys.timers()).key(keys.dead_letters());
+        call.key(keys.active()).key(keys.leases()).key(keys.stats()).key(keys.control()).key(keys.waiting_keys());
         for priority in self.priorities(queue).await? {
             call.key(keys.stream(priority));
         }
@@ -150,18 +150,18 @@ impl Jobs {
             .arg(keys::QUEUES)
             .arg(queue.as_str())
             .cmd("EXISTS")
-            .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.lanes()])
+            .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.waiting_keys()])
             .query_async(&mut redis)
             .await?;
         // A job may have come in between: then the queue is there again. One that comes later puts it there itself
         if came_in > 0 {
-            return self.enroll(queue).await.map(|()| false);
+            return self.add_to_registry(queue).await.map(|()| false);
         }
         Ok(true)
     }
 
     /// Limits how often jobs of a queue start, as a job that is stored asks for.
-    pub(super) async fn limit_queue(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
+    pub(super) async fn set_queue_rate(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
         let control = QueueKeys::new(queue).control();
         let known: (Option<u32>, Option<u64>) =
             redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut self.redis.clone()).await?;
@@ -170,12 +170,12 @@ impl Jobs {
         }
         let mut change = redis::pipe();
         set_rate(&mut change, &control, rate);
-        self.change_control(queue, change).await
+        self.update_control(queue, change).await
     }
 
     /// Makes the stream of a queue's priority, and the queue if it is new.
-    pub(crate) async fn open_stream(&self, queue: &QueueName, priority: Priority) -> StoreResult<Result<(), Refused>> {
-        if let Err(refused) = self.register(queue).await? {
+    pub(crate) async fn open_stream(&self, queue: &QueueName, priority: Priority) -> StoreResult<Result<(), EnqueueRefusal>> {
+        if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
         let keys = QueueKeys::new(queue);
@@ -184,25 +184,25 @@ impl Jobs {
             .key(keys.priorities())
             .key(keys.stream(priority))
             .arg(priority.get())
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Stream(queue.clone()).encode())
             .invoke_async(&mut self.redis.clone())
             .await?;
         if is_new == 1 {
-            self.enroll(queue).await?;
+            self.add_to_registry(queue).await?;
         }
         Ok(Ok(()))
     }
 
     /// Puts a queue that has a job into the registry, whatever it was before: it may have been deleted just then.
-    pub(crate) async fn enroll(&self, queue: &QueueName) -> StoreResult<()> {
+    pub(crate) async fn add_to_registry(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
         command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
         Ok(command.exec_async(&mut self.redis.clone()).await?)
     }
 
     /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.
-    pub(super) async fn register(&self, queue: &QueueName) -> StoreResult<Result<(), Refused>> {
+    pub(super) async fn register_queue(&self, queue: &QueueName) -> StoreResult<Result<(), EnqueueRefusal>> {
         let mut connection = self.redis.clone();
         let (known, count): (Option<f64>, u64) = redis::pipe()
             .cmd("ZSCORE")
@@ -217,9 +217,9 @@ impl Jobs {
         }
         let max_queues = self.settings.max_queues;
         if count >= max_queues {
-            return Ok(Err(Refused::TooManyQueues { max_queues }));
+            return Ok(Err(EnqueueRefusal::TooManyQueues { max_queues }));
         }
-        self.enroll(queue).await.map(Ok)
+        self.add_to_registry(queue).await.map(Ok)
     }
 
     /// The priorities that a queue has streams for, highest first.

@@ -9,13 +9,16 @@ use common::{
     time::Millis,
 };
 use model::{
-    job::{Envelope, Failure, History, JobLimit, KeyLimit, NewJob, State, Summary, retry::Exhaustion, view::JobView},
+    job::{
+        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobLimit, KeyLimit, NewJob, JobState, retry::OnExhaustion,
+        view::JobView,
+    },
     workflow::Membership,
 };
 
 /// A job out of a stream entry or a record.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct JobRecord {
     /// Its id.
     pub id: JobId,
     /// Its queue.
@@ -25,9 +28,9 @@ pub struct Stored {
     /// What the client asked for.
     pub envelope: Envelope,
     /// What is asked of it again and again.
-    pub summary: Summary,
+    pub summary: EnvelopeSummary,
     /// What it has been through.
-    pub history: History,
+    pub history: JobHistory,
     /// Its own lease in milliseconds.
     pub lease_ms: Option<u64>,
     /// Longest run of an attempt in milliseconds.
@@ -45,19 +48,19 @@ pub struct Stored {
 }
 
 /// Fields of a stream entry or record, as Redis gave them.
-pub(super) type Fields = HashMap<String, String>;
+pub(super) type JobFields = HashMap<String, String>;
 
-impl Stored {
+impl JobRecord {
     /// Reads the fields of a stream entry. The entry of an ordinary job holds only the salt of its id.
     pub(super) fn from_entry(
         queue: &QueueName,
         priority: Priority,
         entry: EntryId,
-        mut fields: Fields,
+        mut fields: JobFields,
     ) -> StoreResult<Self> {
         let marker =
             fields.remove("i").ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has no id")))?;
-        let (id, has_record) = read_marker(queue, priority, entry, &marker)
+        let (id, has_record) = parse_id_field(queue, priority, entry, &marker)
             .ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has a bad id")))?;
         let mut job = Self::from_fields(id, queue, priority, fields, has_record)?;
         job.enqueued_at = i64::try_from(entry.milliseconds).ok();
@@ -69,18 +72,18 @@ impl Stored {
         id: JobId,
         queue: &QueueName,
         priority: Priority,
-        mut fields: Fields,
+        mut fields: JobFields,
         has_record: bool,
     ) -> StoreResult<Self> {
         let envelope = fields.remove("e").ok_or_else(|| StoreError::damaged(format!("job {id} has no envelope")))?;
         let history = match fields.get("h") {
             Some(text) => {
-                History::parse(text).map_err(|error| StoreError::damaged(format!("history of {id}: {error}")))?
+                JobHistory::parse(text).map_err(|error| StoreError::damaged(format!("history of {id}: {error}")))?
             }
-            None => History::default(),
+            None => JobHistory::default(),
         };
         let envelope = Envelope::from_json(envelope);
-        let summary = envelope.parts().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?.summary();
+        let summary = envelope.fields().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?.summary();
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
         Ok(Self {
             id,
@@ -129,7 +132,7 @@ impl Stored {
 
     /// The limit that it shares with the jobs with the same key, if it has one.
     pub(super) fn key_limit(&self) -> Option<&KeyLimit> {
-        self.summary.limit.as_ref().and_then(JobLimit::of_key)
+        self.summary.limit.as_ref().and_then(JobLimit::key_limit)
     }
 
     /// The key of its limit, if it has one.
@@ -158,12 +161,12 @@ impl Stored {
 
     /// Whether it is listed when its attempts are used up.
     pub(super) fn wants_dead_letter(&self) -> bool {
-        let policy = self.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
-        policy.on_exhaustion == Exhaustion::DeadLetter
+        let policy = self.envelope.fields().map(|parts| parts.retry_policy()).unwrap_or_default();
+        policy.on_exhaustion == OnExhaustion::DeadLetter
     }
 
     /// Whether its end is more than a result.
-    pub(super) fn needs_care_at_the_end(&self) -> bool {
+    pub(super) fn needs_individual_finish(&self) -> bool {
         self.has_follow_up() || self.expiry_timer().is_some()
     }
 
@@ -174,7 +177,7 @@ impl Stored {
 
     /// A view of it in that state; see [`JobView`].
     #[must_use]
-    pub fn view(&self, state: State) -> JobView<'_> {
+    pub fn view(&self, state: JobState) -> JobView<'_> {
         let max_attempts = self.summary.max_attempts;
         let mut view =
             JobView::new(self.id, state, &self.queue, self.priority, &self.envelope, &self.history, max_attempts);
@@ -192,7 +195,7 @@ impl Stored {
 }
 
 /// The id that an entry says its job has, and whether the job has a record: only then it is the id itself, else its salt.
-pub(crate) fn read_marker(
+pub(crate) fn parse_id_field(
     queue: &QueueName,
     priority: Priority,
     entry: EntryId,
@@ -201,11 +204,11 @@ pub(crate) fn read_marker(
     if marker.len() == 36 {
         return Some((marker.parse().ok()?, true));
     }
-    Some((JobId::at(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
+    Some((JobId::from_entry(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
 }
 
 /// The fields of a new, ordinary job, with the salt that its id will have.
-pub(crate) fn new_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
+pub(crate) fn new_entry_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
     let salt = new_salt();
     let mut fields = vec!["i".to_owned(), format!("{salt:x}"), "e".to_owned(), job.envelope.as_str().to_owned()];
     let limits = [("v", job.visibility_timeout_ms), ("t", job.timeout_ms)];
@@ -220,18 +223,18 @@ pub(crate) fn new_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<S
 
 /// What a job leaves behind: the JSON that clients see from then on.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct FinishedJob {
     /// How it ended.
-    pub state: State,
+    pub state: JobState,
     /// The JSON of the whole job.
     pub json: String,
 }
 
-impl Ended {
+impl FinishedJob {
     /// It succeeded.
     #[must_use]
-    pub fn completed<'a>(job: &'a Stored, result: Option<&'a str>, started_at: Option<Millis>, now: Millis) -> Self {
-        Self::build(job, State::Completed, now, |view| {
+    pub fn completed<'a>(job: &'a JobRecord, result: Option<&'a str>, started_at: Option<Millis>, now: Millis) -> Self {
+        Self::build(job, JobState::Completed, now, |view| {
             view.attempt = job.history.current_attempt();
             view.started_at = started_at;
             view.result = result;
@@ -240,35 +243,41 @@ impl Ended {
 
     /// Its last attempt failed; the failure is in its history already.
     #[must_use]
-    pub fn discarded(job: &Stored, now: Millis) -> Self {
-        Self::build(job, State::Discarded, now, |_| {})
+    pub fn discarded(job: &JobRecord, now: Millis) -> Self {
+        Self::build(job, JobState::Discarded, now, |_| {})
     }
 
     /// It was not started in time.
     #[must_use]
-    pub fn expired(job: &Stored, now: Millis) -> Self {
+    pub fn expired(job: &JobRecord, now: Millis) -> Self {
         let mut job = job.clone();
-        job.history.errors.push(Failure::new(
+        job.history.errors.push(AttemptError::new(
             "expired",
             "expired",
             "not started before expires_at",
             job.history.attempts,
             now,
         ));
-        Self::build(&job, State::Discarded, now, |view| view.ran = false)
+        Self::build(&job, JobState::Discarded, now, |view| view.has_run = false)
     }
 
     /// It was not over in time.
     #[must_use]
-    pub fn overdue(job: &Stored, running_since: Option<Millis>, now: Millis) -> Self {
+    pub fn overdue(job: &JobRecord, running_since: Option<Millis>, now: Millis) -> Self {
         let mut job = job.clone();
         let limit = job.summary.total_timeout.unwrap_or_default().as_millis();
         let message = format!("not over within its total_timeout_ms of {limit} ms");
         if running_since.is_some() {
             job.history.attempts += 1;
         }
-        job.history.errors.push(Failure::new("total_timeout", "total_timeout", &message, job.history.attempts, now));
-        Self::build(&job, State::Discarded, now, |view| {
+        job.history.errors.push(AttemptError::new(
+            "total_timeout",
+            "total_timeout",
+            &message,
+            job.history.attempts,
+            now,
+        ));
+        Self::build(&job, JobState::Discarded, now, |view| {
             if running_since.is_some() {
                 view.started_at = running_since;
             }
@@ -277,8 +286,8 @@ impl Ended {
 
     /// Somebody called it off, maybe in the middle of an attempt.
     #[must_use]
-    pub fn cancelled(job: &Stored, running_since: Option<Millis>, now: Millis) -> Self {
-        Self::build(job, State::Cancelled, now, |view| {
+    pub fn cancelled(job: &JobRecord, running_since: Option<Millis>, now: Millis) -> Self {
+        Self::build(job, JobState::Cancelled, now, |view| {
             if running_since.is_some() {
                 view.attempt = job.history.current_attempt();
                 view.started_at = running_since;
@@ -286,7 +295,7 @@ impl Ended {
         })
     }
 
-    fn build<'a>(job: &'a Stored, state: State, now: Millis, change: impl FnOnce(&mut JobView<'a>)) -> Self {
+    fn build<'a>(job: &'a JobRecord, state: JobState, now: Millis, change: impl FnOnce(&mut JobView<'a>)) -> Self {
         let mut view = job.view(state);
         change(&mut view);
         // Two clocks are involved: what is shown must not run backwards
@@ -296,7 +305,7 @@ impl Ended {
 
     /// As it is stored: which attempt ended it, then the JSON.
     pub(super) fn to_text(&self, priority: Priority, entry: EntryId) -> String {
-        format!("{}\n{}", keys::attempt(priority, entry), self.json)
+        format!("{}\n{}", keys::attempt_name(priority, entry), self.json)
     }
 
     /// As it is stored when no attempt was involved.

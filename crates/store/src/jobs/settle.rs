@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Claimed, Consumer, Fence, Jobs,
-    record::{Ended, Stored},
+    ClaimedJob, Consumer, Fence, Jobs,
+    record::{FinishedJob, JobRecord},
 };
 use crate::connection::notification::Wake;
 use crate::{
@@ -19,8 +19,8 @@ use common::{
     time::Millis,
 };
 use model::job::{
-    Advice, Failure, State, Verdict,
-    retry::{LONGEST_ADVISED_DELAY, SHORTEST_DELAY},
+    RetryAdvice, AttemptError, RetryDecision, JobState,
+    retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY},
 };
 
 /// What became of a call that ends an attempt.
@@ -29,7 +29,7 @@ pub enum Settled {
     /// It is ended.
     Done,
     /// An earlier call for the same attempt ended it: this one repeats a call whose answer was lost.
-    DoneBefore,
+    AlreadyDone,
     /// It is not the current attempt; nothing changed.
     Stale,
 }
@@ -38,7 +38,7 @@ impl Settled {
     fn parse(text: &str) -> Self {
         match text {
             "done" => Self::Done,
-            "done_before" => Self::DoneBefore,
+            "done_before" => Self::AlreadyDone,
             _ => Self::Stale,
         }
     }
@@ -46,7 +46,7 @@ impl Settled {
 
 /// How a failure was recorded.
 #[derive(Debug, Clone)]
-pub enum Recorded {
+pub enum FailureOutcome {
     /// Another attempt follows.
     Retry {
         /// When.
@@ -55,12 +55,12 @@ pub enum Recorded {
         delay: Duration,
     },
     /// The job is over.
-    Discarded(Ended),
+    Discarded(FinishedJob),
     /// The attempt was not the current one; nothing changed.
     Stale,
 }
 
-impl Recorded {
+impl FailureOutcome {
     /// The state of the job now, for logs and metrics.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -76,9 +76,9 @@ impl Recorded {
 #[derive(Debug)]
 pub struct Completion {
     /// The job and its attempt.
-    pub claimed: Claimed,
+    pub claimed: ClaimedJob,
     /// What is left of it.
-    pub ended: Ended,
+    pub finished: FinishedJob,
     /// When it ended, on this process's clock.
     pub ended_at: Millis,
 }
@@ -88,7 +88,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same jobs.
-    pub async fn complete(
+    pub async fn complete_batch(
         &self,
         queue: &QueueName,
         priority: Priority,
@@ -98,15 +98,15 @@ impl Jobs {
     ) -> StoreResult<Vec<Settled>> {
         // Jobs whose end sets something off are ended one by one
         let need_care: Vec<bool> =
-            batch.iter().map(|completion| completion.claimed.job.needs_care_at_the_end()).collect();
+            batch.iter().map(|completion| completion.claimed.job.needs_individual_finish()).collect();
         let plain = batch.iter().zip(&need_care).filter(|(_, needs_care)| !**needs_care);
         let plain: Vec<&Completion> = plain.map(|(completion, _)| completion).collect();
         let mut recorded =
             self.complete_plain(queue, priority, consumer, held.max(batch.len()), &plain).await?.into_iter();
         let mut settled = Vec::with_capacity(batch.len());
-        for (Completion { claimed, ended, .. }, needs_care) in batch.iter().zip(need_care) {
+        for (Completion { claimed, finished: ended, .. }, needs_care) in batch.iter().zip(need_care) {
             settled.push(if needs_care {
-                self.finish(&claimed.job, claimed.entry, &Fence::of(consumer), ended, false).await?
+                self.finish(&claimed.job, claimed.entry, &Fence::for_worker(consumer), ended, false).await?
             } else {
                 recorded.next().unwrap_or(Settled::Stale)
             });
@@ -135,23 +135,23 @@ impl Jobs {
         }
         let ttl = self.settings.result_ttl;
         call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held);
-        call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.ended());
+        call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.finished());
         let mut records = 0;
         for completion in batch {
             let entry = completion.claimed.entry;
             records += usize::from(completion.claimed.job.has_record);
-            call.arg(entry.to_string()).arg(completion.ended.to_text(priority, entry));
+            call.arg(entry.to_string()).arg(completion.finished.to_text(priority, entry));
             call.arg(if completion.claimed.job.has_record { records } else { 0 });
         }
         let outcome: Vec<i64> = call.invoke_async(&mut self.redis.clone()).await?;
         let settled = outcome.into_iter().map(|code| match code {
             1 => Settled::Done,
-            2 => Settled::DoneBefore,
+            2 => Settled::AlreadyDone,
             _ => Settled::Stale,
         });
         let settled: Vec<Settled> = settled.collect();
         for (completion, _) in batch.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::Stale) {
-            self.shorten_chosen_id(&completion.claimed.job, ttl).await;
+            self.shorten_client_job_id(&completion.claimed.job, ttl).await;
         }
         Ok(settled)
     }
@@ -162,10 +162,10 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn finish(
         &self,
-        job: &Stored,
+        job: &JobRecord,
         entry: EntryId,
         fence: &Fence,
-        ended: &Ended,
+        ended: &FinishedJob,
         dead_letter: bool,
     ) -> StoreResult<Settled> {
         let keys = QueueKeys::new(&job.queue);
@@ -176,15 +176,15 @@ impl Jobs {
             .key(keys.leases())
             .key(keys.record(&job.id))
             .key(keys.result(&job.id))
-            .key(keys.dead())
+            .key(keys.dead_letters())
             .key(keys.stats())
             .key(keys.timers())
-            .key(keys.held(&LimitKey::or_none(job.limit_key())))
+            .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
             .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
+            .arg(keys::attempt_name(job.priority, entry))
             .arg(&fence.args())
             .arg(ended.state.as_str())
-            .arg(if fence.is_the_attempts_own() {
+            .arg(if fence.is_attempts_own() {
                 ended.to_text(job.priority, entry)
             } else {
                 ended.to_text_without_attempt()
@@ -193,16 +193,16 @@ impl Jobs {
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))
             .arg(self.settings.dead_letter_max)
-            .arg(keys.ended())
+            .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
             .invoke_async(&mut self.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);
         match settled {
-            Settled::Done => self.is_over(job, ended, ttl).await,
+            Settled::Done => self.after_end(job, ended, ttl).await,
             // What was recorded then may be another end than this one
-            Settled::DoneBefore if job.has_follow_up() => self.follow_up_again(&job.queue, job.id).await,
-            Settled::DoneBefore | Settled::Stale => {}
+            Settled::AlreadyDone if job.has_follow_up() => self.repeat_follow_up(&job.queue, job.id).await,
+            Settled::AlreadyDone | Settled::Stale => {}
         }
         Ok(settled)
     }
@@ -213,26 +213,26 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn fail(
         &self,
-        claimed: &Claimed,
+        claimed: &ClaimedJob,
         fence: &Fence,
-        failure: Failure,
-        advice: Advice,
-    ) -> StoreResult<Recorded> {
-        let policy = claimed.job.envelope.parts().map(|parts| parts.retry_policy()).unwrap_or_default();
+        failure: AttemptError,
+        advice: RetryAdvice,
+    ) -> StoreResult<FailureOutcome> {
+        let policy = claimed.job.envelope.fields().map(|parts| parts.retry_policy()).unwrap_or_default();
         let verdict = policy.after_failure(claimed.job.history.failures, &failure.error_type, advice, rand::random());
         let verdict = Self::within_deadline(&claimed.job, verdict);
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));
         match verdict {
-            Verdict::Retry(delay) => {
+            RetryDecision::Retry(delay) => {
                 job.history.retry_delay_ms = u64::try_from(delay.as_millis()).ok();
-                let Some(due) = self.retry(&job, claimed.entry, fence, delay).await? else {
-                    return Ok(Recorded::Stale);
+                let Some(due) = self.schedule_retry(&job, claimed.entry, fence, delay).await? else {
+                    return Ok(FailureOutcome::Stale);
                 };
                 self.events.record(Happened::failed(&job));
-                Ok(Recorded::Retry { due, delay })
+                Ok(FailureOutcome::Retry { due, delay })
             }
-            Verdict::Discard { dead_letter } => self.discard(job, claimed.entry, fence, dead_letter).await,
+            RetryDecision::Discard { dead_letter } => self.finish_discarded(job, claimed.entry, fence, dead_letter).await,
         }
     }
 
@@ -240,26 +240,26 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn give_up(&self, claimed: &Claimed, fence: &Fence) -> StoreResult<Recorded> {
+    pub async fn discard(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<FailureOutcome> {
         let dead_letter = claimed.job.wants_dead_letter();
-        self.discard(claimed.job.clone(), claimed.entry, fence, dead_letter).await
+        self.finish_discarded(claimed.job.clone(), claimed.entry, fence, dead_letter).await
     }
 
-    async fn discard(
+    async fn finish_discarded(
         &self,
-        mut job: Stored,
+        mut job: JobRecord,
         entry: EntryId,
         fence: &Fence,
         dead_letter: bool,
-    ) -> StoreResult<Recorded> {
+    ) -> StoreResult<FailureOutcome> {
         job.history.retry_delay_ms = None;
         let now = super::local_now();
-        let ended = Ended::discarded(&job, now);
+        let ended = FinishedJob::discarded(&job, now);
         match self.finish(&job, entry, fence, &ended, dead_letter).await? {
-            Settled::Stale => Ok(Recorded::Stale),
-            Settled::Done | Settled::DoneBefore => {
+            Settled::Stale => Ok(FailureOutcome::Stale),
+            Settled::Done | Settled::AlreadyDone => {
                 self.events.record(Happened::discarded(&job, now));
-                Ok(Recorded::Discarded(ended))
+                Ok(FailureOutcome::Discarded(ended))
             }
         }
     }
@@ -269,26 +269,26 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn put_back(&self, claimed: &Claimed, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
-        let delay = delay.clamp(SHORTEST_DELAY, LONGEST_ADVISED_DELAY);
-        self.retry(&claimed.job, claimed.entry, fence, delay).await
+    pub async fn snooze(&self, claimed: &ClaimedJob, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
+        let delay = delay.clamp(MIN_RETRY_DELAY, MAX_ADVISED_DELAY);
+        self.schedule_retry(&claimed.job, claimed.entry, fence, delay).await
     }
 
     /// An attempt that would begin after the job's deadline does not follow.
-    fn within_deadline(job: &Stored, verdict: Verdict) -> Verdict {
+    fn within_deadline(job: &JobRecord, verdict: RetryDecision) -> RetryDecision {
         let delay = match verdict {
-            Verdict::Retry(delay) => i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
-            discard @ Verdict::Discard { .. } => return discard,
+            RetryDecision::Retry(delay) => i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+            discard @ RetryDecision::Discard { .. } => return discard,
         };
         let starts_at = super::local_now().saturating_add(delay);
         if job.deadline().is_some_and(|deadline| deadline <= starts_at) {
-            return Verdict::Discard { dead_letter: job.wants_dead_letter() };
+            return RetryDecision::Discard { dead_letter: job.wants_dead_letter() };
         }
         verdict
     }
 
     /// Sets the time of the next attempt; none when the attempt was not the current one.
-    async fn retry(&self, job: &Stored, entry: EntryId, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
+    async fn schedule_retry(&self, job: &JobRecord, entry: EntryId, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
         let keys = QueueKeys::new(&job.queue);
         let answer: Vec<String> = script::RETRY
             .key(keys.stream(job.priority))
@@ -298,14 +298,14 @@ impl Jobs {
             .key(keys.due())
             .key(keys.stats())
             .key(keys.timers())
-            .key(keys.held(&LimitKey::or_none(job.limit_key())))
+            .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
             .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
+            .arg(keys::attempt_name(job.priority, entry))
             .arg(&fence.args())
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(delay.as_millis().to_string())
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Due(job.queue.clone()).encode())
             .arg(job.limit_key().map_or("", LimitKey::as_str))
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
@@ -327,18 +327,18 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn crash(&self, claimed: &Claimed, fence: &Fence) -> StoreResult<Settled> {
+    pub async fn worker_lost(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<Settled> {
         let mut job = claimed.job.clone();
         job.history.record_crash(Some(claimed.started_at));
         if job.history.crashes <= self.settings.crash_budget {
-            return self.requeue(&job, claimed.entry, fence).await;
+            return self.release(&job, claimed.entry, fence).await;
         }
         let now = super::local_now();
         let message = format!("{} workers vanished while they had this job", job.history.crashes);
-        let failure = Failure::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
+        let failure = AttemptError::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
         job.history.errors.push(failure);
         let dead_letter = job.wants_dead_letter();
-        let settled = self.finish(&job, claimed.entry, fence, &Ended::discarded(&job, now), dead_letter).await?;
+        let settled = self.finish(&job, claimed.entry, fence, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {
             self.events.record(Happened::discarded(&job, now));
         }
@@ -349,7 +349,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn requeue(&self, job: &Stored, entry: EntryId, fence: &Fence) -> StoreResult<Settled> {
+    pub async fn release(&self, job: &JobRecord, entry: EntryId, fence: &Fence) -> StoreResult<Settled> {
         let keys = QueueKeys::new(&job.queue);
         let answer: String = script::SNOOZE
             .key(keys.stream(job.priority))
@@ -359,11 +359,11 @@ impl Jobs {
             .key(keys.priorities())
             .key(keys.timers())
             .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
+            .arg(keys::attempt_name(job.priority, entry))
             .arg(&fence.args())
             .arg(job.id.to_string())
             .arg(job.priority.get())
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Stream(job.queue.clone()).encode())
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(Wake::Due(job.queue.clone()).encode())
@@ -377,12 +377,12 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn expire(&self, claimed: &Claimed, fence: &Fence) -> StoreResult<Settled> {
+    pub async fn discard_expired(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<Settled> {
         let now = super::local_now();
-        let ended = Ended::expired(&claimed.job, now);
+        let ended = FinishedJob::expired(&claimed.job, now);
         let settled = self.finish(&claimed.job, claimed.entry, fence, &ended, false).await?;
         if settled == Settled::Done {
-            self.events.record(Happened::ended(&claimed.job, State::Discarded, now));
+            self.events.record(Happened::ended(&claimed.job, JobState::Discarded, now));
         }
         Ok(settled)
     }

@@ -8,13 +8,13 @@ use common::name::QueueName;
 
 /// Numbers of one queue, all of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
+pub struct QueueStats {
     /// Jobs that wait for a worker.
     pub available: u64,
     /// Jobs that a worker has.
     pub active: u64,
     /// Jobs that wait for their time: scheduled and retryable.
-    pub waiting: u64,
+    pub delayed: u64,
     /// Jobs that wait to be activated.
     pub pending: u64,
     /// Dead letters.
@@ -34,7 +34,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn stats(&self, queue: &QueueName) -> StoreResult<Stats> {
+    pub async fn queue_stats(&self, queue: &QueueName) -> StoreResult<QueueStats> {
         let keys = QueueKeys::new(queue);
         let priorities = self.priorities(queue).await?;
         let mut pipeline = redis::pipe();
@@ -45,7 +45,7 @@ impl Jobs {
             .cmd("ZCARD")
             .arg(keys.due())
             .cmd("ZCARD")
-            .arg(keys.dead())
+            .arg(keys.dead_letters())
             .cmd("ZCARD")
             .arg(keys.pending());
         for priority in &priorities {
@@ -54,25 +54,25 @@ impl Jobs {
         }
         let reply: Vec<redis::Value> = pipeline.query_async(&mut self.redis.clone()).await?;
         let mut reply = reply.into_iter();
-        let totals: HashMap<String, i64> = next(&mut reply)?;
+        let totals: HashMap<String, i64> = next_value(&mut reply)?;
         let total = |name: &str| totals.get(name).and_then(|total| u64::try_from(*total).ok()).unwrap_or(0);
-        let mut stats = Stats {
-            waiting: next(&mut reply)?,
-            dead: next(&mut reply)?,
-            pending: next(&mut reply)?,
+        let mut stats = QueueStats {
+            delayed: next_value(&mut reply)?,
+            dead: next_value(&mut reply)?,
+            pending: next_value(&mut reply)?,
             // Those that wait for the limit of their key
             available: total("laned"),
             completed: total("completed"),
             discarded: total("discarded"),
             cancelled: total("cancelled"),
             retried: total("retried"),
-            ..Stats::default()
+            ..QueueStats::default()
         };
         for _ in &priorities {
-            let length: u64 = next(&mut reply)?;
-            let pending: Vec<redis::Value> = next(&mut reply)?;
+            let length: u64 = next_value(&mut reply)?;
+            let pending: Vec<redis::Value> = next_value(&mut reply)?;
             let held =
-                pending.into_iter().next().map_or(Ok(0), redis::from_redis_value).map_err(super::claim::parsing)?;
+                pending.into_iter().next().map_or(Ok(0), redis::from_redis_value).map_err(super::claim::malformed_reply)?;
             stats.active += held;
             stats.available += length.saturating_sub(held);
         }
@@ -80,6 +80,6 @@ impl Jobs {
     }
 }
 
-fn next<T: redis::FromRedisValue>(reply: &mut std::vec::IntoIter<redis::Value>) -> StoreResult<T> {
-    redis::from_redis_value(reply.next().unwrap_or_default()).map_err(super::claim::parsing)
+fn next_value<T: redis::FromRedisValue>(reply: &mut std::vec::IntoIter<redis::Value>) -> StoreResult<T> {
+    redis::from_redis_value(reply.next().unwrap_or_default()).map_err(super::claim::malformed_reply)
 }

@@ -4,7 +4,7 @@
 
 mod queue;
 
-pub use self::queue::{QueueKeys, attempt, parse_attempt};
+pub use self::queue::{QueueKeys, attempt_name, parse_attempt_name};
 use crate::workers::WorkerKey;
 use common::{
     id::{JobId, WorkflowId},
@@ -12,7 +12,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const PATTERNS: [&str; 46] = [
+pub const KEY_PATTERNS: [&str; 46] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -73,7 +73,7 @@ pub const CRON_NEXT: &str = "galley:{cron}:next";
 /// channel: names that are new.
 pub const CHANNELS: &str = "galley:channels";
 /// Gateways that noted how many read channels there: a sorted set with a TTL, by when they did.
-pub const READERS: &str = "galley:readers";
+pub const READER_GATEWAYS: &str = "galley:readers";
 /// Subscriptions: a hash, JSON by name. The field of no name says that there is such a list.
 pub const SUBSCRIPTIONS: &str = "galley:subscriptions";
 /// From when on messages are numbered anew, and of which data that is true: a string.
@@ -83,13 +83,13 @@ pub const EVENTS: &str = "galley:events";
 /// The workers there are: a sorted set of ids, by when their last report stops counting.
 pub const WORKERS: &str = "galley:workers";
 /// Who does the upkeep: a string with a TTL.
-pub const MAINTAINER: &str = "galley:maintainer";
+pub const LEADER: &str = "galley:maintainer";
 /// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
-pub const WAKE: &str = "galley:wake";
+pub const NOTIFICATIONS: &str = "galley:wake";
 
 /// Which queue a client-chosen id went to: a string with a TTL.
 #[must_use]
-pub fn chosen_id(id: &JobId) -> String {
+pub fn client_job_id(id: &JobId) -> String {
     format!("galley:id:{id}")
 }
 
@@ -107,13 +107,13 @@ pub fn workflow(id: &WorkflowId) -> String {
 
 /// Elements on their way from a list to a queue: a list in the same slot.
 #[must_use]
-pub fn bridge(list: &str) -> String {
+pub fn list_bridge(list: &str) -> String {
     format!("galley:bridge:{{{list}}}")
 }
 
 /// The history of a channel: a capped stream with a TTL.
 #[must_use]
-pub fn history(channel: &ChannelName) -> String {
+pub fn channel_history(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:m")
 }
 
@@ -125,55 +125,55 @@ pub fn channel_state(channel: &ChannelName) -> String {
 
 /// What became of the message that a request with an idempotency key publishes as its n-th: a string with a TTL.
 #[must_use]
-pub fn published(channel: &ChannelName, seed: u128, nth: usize) -> String {
+pub fn published_message(channel: &ChannelName, seed: u128, nth: usize) -> String {
     format!("galley:{{ch:{channel}}}:once:{seed:032x}-{nth}")
 }
 
 /// Messages with their positions, for gateways: a pub/sub channel.
 #[must_use]
-pub fn live(channel: &ChannelName) -> String {
+pub fn live_messages(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:live")
 }
 
 /// The channel whose messages a gateway hears there.
 #[must_use]
-pub fn channel_of_live(name: &str) -> Option<ChannelName> {
+pub fn channel_of_live_messages(name: &str) -> Option<ChannelName> {
     name.strip_prefix("galley:{ch:")?.strip_suffix("}:live")?.parse().ok()
 }
 
 /// What a gateway sends itself, to see whether it hears: a pub/sub channel.
 #[must_use]
-pub fn probe(gateway: &uuid::Uuid) -> String {
+pub fn gateway_probe(gateway: &uuid::Uuid) -> String {
     format!("galley:probe:{}", gateway.simple())
 }
 
 /// How many read which channels at a gateway: a hash with a TTL.
 #[must_use]
-pub fn readers(gateway: &uuid::Uuid) -> String {
+pub fn gateway_readers(gateway: &uuid::Uuid) -> String {
     format!("galley:readers:{}", gateway.simple())
 }
 
 /// What a worker reported last: a string with a TTL.
 #[must_use]
-pub fn worker(key: &WorkerKey) -> String {
+pub fn worker_report(key: &WorkerKey) -> String {
     format!("galley:worker:{}", key.as_str())
 }
 
 /// What is asked of a worker: a string with a TTL.
 #[must_use]
-pub fn directive(key: &WorkerKey) -> String {
+pub fn worker_directive(key: &WorkerKey) -> String {
     format!("galley:directive:{}", key.as_str())
 }
 
 /// Where a subscription is in a channel, and who delivers it in order: a hash with a TTL.
 #[must_use]
-pub fn cursor(channel: &ChannelName, subscription: &SubscriptionName) -> String {
+pub fn subscription_cursor(channel: &ChannelName, subscription: &SubscriptionName) -> String {
     format!("galley:{{ch:{channel}}}:sub:{subscription}")
 }
 
 /// What became of a subscription's messages: a hash of figures.
 #[must_use]
-pub fn figures(subscription: &SubscriptionName) -> String {
+pub fn subscription_counters(subscription: &SubscriptionName) -> String {
     format!("galley:sub:{subscription}")
 }
 
@@ -185,7 +185,7 @@ pub fn subscription_workers(subscription: &SubscriptionName) -> String {
 
 /// Where one worker of a broadcast is: a hash with a TTL, positions by channel.
 #[must_use]
-pub fn checkpoint(subscription: &SubscriptionName, instance: &WorkerId) -> String {
+pub fn broadcast_checkpoint(subscription: &SubscriptionName, instance: &WorkerId) -> String {
     format!("galley:sub:{subscription}:at:{}", instance.as_str())
 }
 
@@ -204,7 +204,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("| `galley:"))
             .filter_map(|rest| rest.split('`').next())
             .collect();
-        let spelled: BTreeSet<&str> = PATTERNS.iter().filter_map(|pattern| pattern.strip_prefix("galley:")).collect();
+        let spelled: BTreeSet<&str> = KEY_PATTERNS.iter().filter_map(|pattern| pattern.strip_prefix("galley:")).collect();
         assert_eq!(documented, spelled);
     }
 
@@ -225,34 +225,34 @@ mod tests {
             keys.due(),
             keys.record(&id),
             keys.result(&id),
-            keys.dead(),
+            keys.dead_letters(),
             keys.stats(),
             keys.timers(),
             keys.pending(),
             keys.control(),
-            keys.unique("f"),
-            keys.lanes(),
-            keys.lane(&key),
-            keys.held(&key),
-            keys.limit(&key),
-            keys.ended(),
+            keys.uniqueness("f"),
+            keys.waiting_keys(),
+            keys.key_queue(&key),
+            keys.admitted(&key),
+            keys.key_limit(&key),
+            keys.finished(),
             idempotency("f"),
-            chosen_id(&id),
+            client_job_id(&id),
             workflow(&id.to_string().parse().expect("an id")),
             WORKFLOWS.to_owned(),
-            bridge("l"),
-            history(&channel),
+            list_bridge("l"),
+            channel_history(&channel),
             channel_state(&channel),
-            published(&channel, 7, 0),
-            live(&channel),
-            cursor(&channel, &subscription),
+            published_message(&channel, 7, 0),
+            live_messages(&channel),
+            subscription_cursor(&channel, &subscription),
             SUBSCRIPTIONS.to_owned(),
-            figures(&subscription),
+            subscription_counters(&subscription),
             subscription_workers(&subscription),
-            checkpoint(&subscription, &"i".parse().expect("an instance")),
-            probe(&uuid::Uuid::nil()),
-            READERS.to_owned(),
-            readers(&uuid::Uuid::nil()),
+            broadcast_checkpoint(&subscription, &"i".parse().expect("an instance")),
+            gateway_probe(&uuid::Uuid::nil()),
+            READER_GATEWAYS.to_owned(),
+            gateway_readers(&uuid::Uuid::nil()),
             CHANNELS.to_owned(),
             EPOCH.to_owned(),
             QUEUES.to_owned(),
@@ -260,12 +260,12 @@ mod tests {
             CRON_NEXT.to_owned(),
             EVENTS.to_owned(),
             WORKERS.to_owned(),
-            super::worker(&worker),
-            directive(&worker),
-            MAINTAINER.to_owned(),
-            WAKE.to_owned(),
+            super::worker_report(&worker),
+            worker_directive(&worker),
+            LEADER.to_owned(),
+            NOTIFICATIONS.to_owned(),
         ];
-        let filled: BTreeSet<String> = PATTERNS
+        let filled: BTreeSet<String> = KEY_PATTERNS
             .iter()
             .map(|pattern| {
                 pattern

@@ -72,7 +72,7 @@ impl QueueKeys {
 
     /// Dead letters: a sorted set of ids, by when they died.
     #[must_use]
-    pub fn dead(&self) -> String {
+    pub fn dead_letters(&self) -> String {
         self.key("dead")
     }
 
@@ -102,50 +102,50 @@ impl QueueKeys {
 
     /// The job that stands in the way of others with that fingerprint: a string with a TTL.
     #[must_use]
-    pub fn unique(&self, fingerprint: &str) -> String {
+    pub fn uniqueness(&self, fingerprint: &str) -> String {
         format!("{}unique:{fingerprint}", self.prefix)
     }
 
     /// Keys of limits that jobs wait for: a set.
     #[must_use]
-    pub fn lanes(&self) -> String {
+    pub fn waiting_keys(&self) -> String {
         self.key("lanes")
     }
 
     /// Jobs that wait for the limit of a key: a sorted set of ids.
     #[must_use]
-    pub fn lane(&self, key: &LimitKey) -> String {
+    pub fn key_queue(&self, key: &LimitKey) -> String {
         format!("{}lane:{key}", self.prefix)
     }
 
     /// Jobs of a key that are in a stream: a sorted set of ids, by when they came there.
     #[must_use]
-    pub fn held(&self, key: &LimitKey) -> String {
+    pub fn admitted(&self, key: &LimitKey) -> String {
         format!("{}held:{key}", self.prefix)
     }
 
     /// The limit of a key and what is left of it: a hash.
     #[must_use]
-    pub fn limit(&self, key: &LimitKey) -> String {
+    pub fn key_limit(&self, key: &LimitKey) -> String {
         format!("{}limit:{key}", self.prefix)
     }
 
     /// Ids of jobs that ended: a pub/sub channel for those who wait for one.
     #[must_use]
-    pub fn ended(&self) -> String {
+    pub fn finished(&self) -> String {
         self.key("ended")
     }
 }
 
 /// How an attempt is named in the active hash and among the leases.
 #[must_use]
-pub fn attempt(priority: Priority, entry: EntryId) -> String {
+pub fn attempt_name(priority: Priority, entry: EntryId) -> String {
     format!("{priority}:{entry}")
 }
 
 /// The attempt of that name.
 #[must_use]
-pub fn parse_attempt(name: &str) -> Option<(Priority, EntryId)> {
+pub fn parse_attempt_name(name: &str) -> Option<(Priority, EntryId)> {
     let (priority, entry) = name.split_once(':')?;
     Some((Priority::from_text(priority)?, entry.parse().ok()?))
 }

@@ -18,19 +18,19 @@ use crate::{
     script,
 };
 use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings};
-use model::job::{Envelope, NewJob, State, Summary};
+use model::job::{Envelope, EnvelopeSummary, NewJob, JobState};
 
 /// Elements moved in one go after the first.
-const BATCH: usize = 64;
+const BATCH_SIZE: usize = 64;
 
 /// One list and the queue it feeds.
 #[derive(Clone)]
-pub struct Bridge {
+pub struct ListBridge {
     jobs: Jobs,
     settings: BridgeSettings,
 }
 
-impl Bridge {
+impl ListBridge {
     /// The bridge of these settings.
     #[must_use]
     pub fn new(jobs: &Jobs, settings: &BridgeSettings) -> Self {
@@ -45,34 +45,34 @@ impl Bridge {
     ///
     /// # Errors
     /// Redis is unavailable: elements may be on their way, [`Bridge::recover`] finds them.
-    pub async fn take(&self, connection: &mut Dedicated, block: Duration) -> StoreResult<usize> {
+    pub async fn forward(&self, connection: &mut Dedicated, block: Duration) -> StoreResult<usize> {
         let mut command = redis::cmd("BLMOVE");
         // From the left, as the seed's BLPOP does
         command
             .arg(&self.settings.list)
-            .arg(keys::bridge(&self.settings.list))
+            .arg(keys::list_bridge(&self.settings.list))
             .arg("LEFT")
             .arg("RIGHT")
             .arg(block.as_secs_f64());
         let first: Option<Vec<u8>> = connection.query(&command).await?;
         let Some(first) = first else { return Ok(0) };
-        self.deliver(&first).await?;
+        self.enqueue_element(&first).await?;
         let mut taken = 1;
-        for element in self.more().await? {
-            self.deliver(&element).await?;
+        for element in self.move_more().await? {
+            self.enqueue_element(&element).await?;
             taken += 1;
         }
         Ok(taken)
     }
 
     /// Moves what else is on the list, up to a batch, without waiting.
-    async fn more(&self) -> StoreResult<Vec<Vec<u8>>> {
+    async fn move_more(&self) -> StoreResult<Vec<Vec<u8>>> {
         let mut pipeline = redis::pipe();
-        for _ in 0..BATCH {
+        for _ in 0..BATCH_SIZE {
             pipeline
                 .cmd("LMOVE")
                 .arg(&self.settings.list)
-                .arg(keys::bridge(&self.settings.list))
+                .arg(keys::list_bridge(&self.settings.list))
                 .arg("LEFT")
                 .arg("RIGHT");
         }
@@ -88,26 +88,26 @@ impl Bridge {
         let mut recovered = 0;
         loop {
             let mut command = redis::cmd("LRANGE");
-            command.arg(keys::bridge(&self.settings.list)).arg(0).arg(BATCH - 1);
+            command.arg(keys::list_bridge(&self.settings.list)).arg(0).arg(BATCH_SIZE - 1);
             let elements: Vec<Vec<u8>> = command.query_async(&mut self.redis()).await?;
             if elements.is_empty() {
                 return Ok(recovered);
             }
             for element in &elements {
-                self.deliver(element).await?;
+                self.enqueue_element(element).await?;
                 recovered += 1;
             }
         }
     }
 
     /// Removes an element from those on their way and adds its job.
-    async fn deliver(&self, element: &[u8]) -> StoreResult<()> {
-        let new = self.job_of(element);
-        let (salt, fields) = crate::jobs::new_fields(&new, None);
+    async fn enqueue_element(&self, element: &[u8]) -> StoreResult<()> {
+        let new = self.build_job(element);
+        let (salt, fields) = crate::jobs::new_entry_fields(&new, None);
         let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
         for _ in 0..3 {
             let reply: Value = script::BRIDGE
-                .key(keys::bridge(&self.settings.list))
+                .key(keys::list_bridge(&self.settings.list))
                 .key(&stream)
                 .arg(element)
                 .arg(&fields)
@@ -127,7 +127,7 @@ impl Bridge {
                 }
                 Some("gone") => return Ok(()),
                 Some(entry) => {
-                    self.note(entry, salt, new);
+                    self.record_enqueued(entry, salt, new);
                     return Ok(());
                 }
             }
@@ -135,17 +135,17 @@ impl Bridge {
         Err(StoreError::damaged(format!("the stream of {} keeps vanishing", self.settings.queue)))
     }
 
-    fn note(&self, entry: &str, salt: u32, new: NewJob) {
-        let id = entry.parse().ok().and_then(|entry| JobId::at(entry, &new.queue, new.priority, salt));
+    fn record_enqueued(&self, entry: &str, salt: u32, new: NewJob) {
+        let id = entry.parse().ok().and_then(|entry| JobId::from_entry(entry, &new.queue, new.priority, salt));
         metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
         if let Some(id) = id {
-            self.jobs.events.record(Happened::enqueued(&crate::jobs::stored_new(id, new), State::Available));
+            self.jobs.events.record(Happened::enqueued(&crate::jobs::new_job_record(id, new), JobState::Available));
         }
     }
 
-    fn job_of(&self, element: &[u8]) -> NewJob {
+    fn build_job(&self, element: &[u8]) -> NewJob {
         let mut envelope = ObjectWriter::default();
-        envelope.text("type", self.settings.job_type.as_str()).raw("args", &format!("[{}]", argument(element)));
+        envelope.text("type", self.settings.job_type.as_str()).raw("args", &format!("[{}]", element_to_argument(element)));
         NewJob {
             id: None,
             queue: self.settings.queue.clone(),
@@ -159,7 +159,7 @@ impl Bridge {
             parent_results: None,
             failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
-            summary: Summary::new(self.settings.job_type.clone()),
+            summary: EnvelopeSummary::new(self.settings.job_type.clone()),
         }
     }
 }
@@ -176,7 +176,7 @@ impl Redis {
 
 /// An element as a JSON argument: a number as it is, other text as a string, other bytes as `{"base64": "..."}`.
 #[must_use]
-pub fn argument(element: &[u8]) -> String {
+pub fn element_to_argument(element: &[u8]) -> String {
     match std::str::from_utf8(element) {
         // serde_json's number grammar is JSON's; the text itself is kept, so 1.0 stays 1.0
         Ok(text) if is_number(text) => text.to_owned(),
@@ -193,15 +193,15 @@ fn is_number(text: &str) -> bool {
 
 /// The element that an argument was made of.
 #[must_use]
-pub fn element(argument: &str) -> Vec<u8> {
+pub fn argument_to_element(argument: &str) -> Vec<u8> {
     #[derive(serde::Deserialize)]
-    struct Bytes {
+    struct Base64Argument {
         base64: String,
     }
     if let Ok(text) = serde_json::from_str::<String>(argument) {
         return text.into_bytes();
     }
-    let bytes = serde_json::from_str::<Bytes>(argument).ok().and_then(|bytes| STANDARD.decode(bytes.base64).ok());
+    let bytes = serde_json::from_str::<Base64Argument>(argument).ok().and_then(|bytes| STANDARD.decode(bytes.base64).ok());
     bytes.unwrap_or_else(|| argument.as_bytes().to_vec())
 }
 
@@ -224,21 +224,21 @@ mod tests {
             (b"true", "\"true\""),
             (b"\xff\x00", "{\"base64\":\"/wA=\"}"),
         ] {
-            assert_eq!(argument(bytes), json);
+            assert_eq!(element_to_argument(bytes), json);
         }
     }
 
     proptest! {
         #[test]
         fn every_element_survives_the_way_there_and_back(bytes in proptest::collection::vec(any::<u8>(), 0..50)) {
-            let json = argument(&bytes);
+            let json = element_to_argument(&bytes);
             prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok());
-            prop_assert_eq!(element(&json), bytes);
+            prop_assert_eq!(argument_to_element(&json), bytes);
         }
 
         #[test]
         fn every_text_survives(text in ".{0,40}|-?[0-9]{1,30}(\\.[0-9]{1,5})?") {
-            prop_assert_eq!(element(&argument(text.as_bytes())), text.into_bytes());
+            prop_assert_eq!(argument_to_element(&element_to_argument(text.as_bytes())), text.into_bytes());
         }
     }
 }

@@ -23,17 +23,17 @@ use crate::{
 };
 use common::name::QueueName;
 use common::settings::MAX_WATCHED_QUEUES;
-use wait_queue::{Lines, Ticket};
+use wait_queue::{WaitQueue, WaiterId};
 
-pub use wait_queue::Left;
+pub use wait_queue::Remaining;
 
 /// Wake-up calls heard and not looked at yet. More are dropped: everything is looked at again from time to time.
-const BUFFER: usize = 1024;
+const NOTIFICATION_BUFFER: usize = 1024;
 
 /// Those who wait for jobs. Clone it freely.
 #[derive(Clone)]
-pub struct Arrivals {
-    hall: Arc<Hall>,
+pub struct LongPoll {
+    shared: Arc<LongPollShared>,
     /// Wake-up calls are heard from when somebody waits first.
     channels: Channels,
     /// Where jobs are taken for those who wait: what was taken outlives the request that it was for.
@@ -42,22 +42,22 @@ pub struct Arrivals {
 
 /// What those who wait share with the watch.
 #[derive(Default)]
-struct Hall {
-    lines: Mutex<Lines>,
-    stirred: Notify,
+struct LongPollShared {
+    wait_queue: Mutex<WaitQueue>,
+    changed: Notify,
 }
 
-impl Hall {
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+impl LongPollShared {
+    fn lock(&self) -> MutexGuard<'_, WaitQueue> {
+        self.wait_queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the lines and tells the watch if it has to know.
-    fn change<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
-        let mut lines = self.lines();
+    fn update<T>(&self, change: impl FnOnce(&mut WaitQueue) -> T) -> T {
+        let mut lines = self.lock();
         let changed = change(&mut lines);
-        if lines.stirred() {
-            self.stirred.notify_one();
+        if lines.take_changed() {
+            self.changed.notify_one();
         }
         changed
     }
@@ -65,38 +65,38 @@ impl Hall {
 
 /// More queues than can be watched: [`MAX_WATCHED_QUEUES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManyWatched;
+pub struct TooManyWatchedQueues;
 
 /// A place in line. Whoever leaves it will not be called any more.
-pub struct Seat {
-    hall: Arc<Hall>,
-    ticket: Ticket,
-    called: Arc<Notify>,
+pub struct LongPollWaiter {
+    shared: Arc<LongPollShared>,
+    id: WaiterId,
+    wakeup: Arc<Notify>,
 }
 
-impl Arrivals {
+impl LongPoll {
     /// Watches queues for those who wait, until `stop` is cancelled.
     #[must_use]
-    pub fn open(jobs: &Jobs, stop: CancellationToken) -> Self {
-        let (channels, heard) = subscribe_to_changing(jobs.redis(), BUFFER, stop.clone());
-        let hall: Arc<Hall> = Arc::default();
-        tokio::spawn(watcher::listen(hall.clone(), heard, stop.clone()));
-        tokio::spawn(watcher::run(hall.clone(), jobs.clone(), stop));
-        Self { hall, channels, runtime: Handle::current() }
+    pub fn start(jobs: &Jobs, stop: CancellationToken) -> Self {
+        let (channels, heard) = subscribe_to_changing(jobs.redis(), NOTIFICATION_BUFFER, stop.clone());
+        let shared: Arc<LongPollShared> = Arc::default();
+        tokio::spawn(watcher::listen_for_changes(shared.clone(), heard, stop.clone()));
+        tokio::spawn(watcher::run(shared.clone(), jobs.clone(), stop));
+        Self { shared, channels, runtime: Handle::current() }
     }
 
     /// Lines up for jobs of these queues. From here on no arrival is missed.
     ///
     /// # Errors
     /// Others wait for as many queues as may be watched.
-    pub fn sit_down(&self, queues: &[QueueName]) -> Result<Seat, TooManyWatched> {
-        let joined = self.hall.change(|lines| {
-            let has_room = lines.queues() + lines.new_among(queues) <= MAX_WATCHED_QUEUES;
-            has_room.then(|| lines.join(queues))
+    pub fn register(&self, queues: &[QueueName]) -> Result<LongPollWaiter, TooManyWatchedQueues> {
+        let joined = self.shared.update(|lines| {
+            let has_room = lines.queue_count() + lines.count_new(queues) <= MAX_WATCHED_QUEUES;
+            has_room.then(|| lines.register(queues))
         });
-        let (ticket, called) = joined.ok_or(TooManyWatched)?;
-        self.channels.add(keys::WAKE.to_owned());
-        Ok(Seat { hall: self.hall.clone(), ticket, called })
+        let (ticket, called) = joined.ok_or(TooManyWatchedQueues)?;
+        self.channels.add(keys::NOTIFICATIONS.to_owned());
+        Ok(LongPollWaiter { shared: self.shared.clone(), id: ticket, wakeup: called })
     }
 
     /// Where to run what must be finished though nobody may wait for it any more.
@@ -106,26 +106,26 @@ impl Arrivals {
     }
 }
 
-impl Seat {
+impl LongPollWaiter {
     /// Waits to be called: then a job has arrived, which somebody else may have taken already.
-    pub async fn called(&self) {
-        self.called.notified().await;
+    pub async fn wait_for_wakeup(&self) {
+        self.wakeup.notified().await;
     }
 
     /// Tells what is left. With `got_something` the next in line are called, and this seat is free.
-    pub fn looked(&self, left: &[(QueueName, Left)], got_something: bool) {
-        self.hall.change(|lines| lines.looked(self.ticket, left, got_something, Instant::now()));
+    pub fn report_remaining(&self, left: &[(QueueName, Remaining)], got_something: bool) {
+        self.shared.update(|lines| lines.report_remaining(self.id, left, got_something, Instant::now()));
     }
 
     /// Tells that these queues could not be looked into; nobody tries before that pause is over.
-    pub fn failed(&self, queues: &[QueueName], pause: Duration) {
-        let left: Vec<(QueueName, Left)> = queues.iter().map(|queue| (queue.clone(), Left::Unknown(pause))).collect();
-        self.looked(&left, false);
+    pub fn report_failure(&self, queues: &[QueueName], pause: Duration) {
+        let left: Vec<(QueueName, Remaining)> = queues.iter().map(|queue| (queue.clone(), Remaining::Unavailable(pause))).collect();
+        self.report_remaining(&left, false);
     }
 }
 
-impl Drop for Seat {
+impl Drop for LongPollWaiter {
     fn drop(&mut self) {
-        self.hall.change(|lines| lines.leave(self.ticket));
+        self.shared.update(|lines| lines.unregister(self.id));
     }
 }

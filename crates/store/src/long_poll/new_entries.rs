@@ -7,21 +7,21 @@ use std::{collections::HashMap, time::Duration};
 
 use redis::{FromRedisValue, RedisResult, Value};
 
-use crate::jobs::{Jobs, millis, parsing, sorted_priorities};
+use crate::jobs::{Jobs, duration_millis, malformed_reply, sorted_priorities};
 use crate::{StoreError, StoreResult, connection::dedicated::Dedicated, keys::QueueKeys};
 use common::name::{Priority, QueueName};
 
 /// Where nothing was handed out yet.
-const START: &str = "0";
+const STREAM_START: &str = "0";
 
 /// A stream, and the last entry of it that was handed out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Watched {
+pub struct WatchedStream {
     /// The queue.
     pub queue: QueueName,
     /// Whose stream of it.
     pub priority: Priority,
-    delivered: String,
+    last_delivered_id: String,
 }
 
 impl Jobs {
@@ -30,7 +30,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn to_watch<'a>(&self, queues: impl IntoIterator<Item = &'a QueueName>) -> StoreResult<Vec<Watched>> {
+    pub async fn streams_to_watch<'a>(&self, queues: impl IntoIterator<Item = &'a QueueName>) -> StoreResult<Vec<WatchedStream>> {
         let queues: Vec<&QueueName> = queues.into_iter().collect();
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
@@ -40,13 +40,13 @@ impl Jobs {
         let members: Vec<RedisResult<Vec<String>>> = pipeline.query_async(&mut self.redis.clone()).await?;
         let mut streams = Vec::new();
         for (queue, members) in queues.into_iter().zip(members) {
-            let priorities = sorted_priorities(&in_its_place(members)?.unwrap_or_default());
+            let priorities = sorted_priorities(&ignore_unexpected(members)?.unwrap_or_default());
             streams.extend(priorities.into_iter().map(|priority| (queue.clone(), priority)));
         }
-        self.positions(streams).await
+        self.delivery_positions(streams).await
     }
 
-    async fn positions(&self, streams: Vec<(QueueName, Priority)>) -> StoreResult<Vec<Watched>> {
+    async fn delivery_positions(&self, streams: Vec<(QueueName, Priority)>) -> StoreResult<Vec<WatchedStream>> {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
@@ -59,10 +59,10 @@ impl Jobs {
             pipeline.query_async(&mut self.redis.clone()).await?;
         let mut watched = Vec::with_capacity(streams.len());
         for ((queue, priority), groups) in streams.into_iter().zip(groups) {
-            let Some(groups) = in_its_place(groups)? else { continue };
+            let Some(groups) = ignore_unexpected(groups)? else { continue };
             let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
             let last = last.and_then(|last| String::from_redis_value(last).ok());
-            watched.push(Watched { queue, priority, delivered: last.unwrap_or_else(|| START.to_owned()) });
+            watched.push(WatchedStream { queue, priority, last_delivered_id: last.unwrap_or_else(|| STREAM_START.to_owned()) });
         }
         Ok(watched)
     }
@@ -72,22 +72,22 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn arrivals(
+    pub async fn wait_for_entries(
         &self,
         connection: &mut Dedicated,
-        streams: &[Watched],
+        streams: &[WatchedStream],
         block: Duration,
     ) -> StoreResult<Vec<QueueName>> {
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(duration_millis(block)).arg("STREAMS");
         let keys: Vec<String> =
             streams.iter().map(|watched| QueueKeys::new(&watched.queue).stream(watched.priority)).collect();
         read.arg(&keys);
         for watched in streams {
-            read.arg(&watched.delivered);
+            read.arg(&watched.last_delivered_id);
         }
         let reply: Value = connection.query(&read).await?;
-        let arrived: HashMap<String, Value> = Option::from_redis_value(reply).map_err(parsing)?.unwrap_or_default();
+        let arrived: HashMap<String, Value> = Option::from_redis_value(reply).map_err(malformed_reply)?.unwrap_or_default();
         let mut queues: Vec<QueueName> = streams
             .iter()
             .zip(keys)
@@ -102,20 +102,20 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn has_undelivered(
+    pub async fn wait_for_undelivered(
         &self,
         connection: &mut Dedicated,
         streams: &[(QueueName, Priority)],
         block: Duration,
     ) -> StoreResult<bool> {
-        let watched = self.positions(streams.to_vec()).await?;
-        Ok(!self.arrivals(connection, &watched, block).await?.is_empty())
+        let watched = self.delivery_positions(streams.to_vec()).await?;
+        Ok(!self.wait_for_entries(connection, &watched, block).await?.is_empty())
     }
 }
 
 /// What was found, or none where there is something else that Galley did not put there. It must not keep the others from
 /// being watched.
-fn in_its_place<T: Default>(found: RedisResult<T>) -> StoreResult<Option<T>> {
+fn ignore_unexpected<T: Default>(found: RedisResult<T>) -> StoreResult<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         // Nothing is there: whatever comes into its place is new

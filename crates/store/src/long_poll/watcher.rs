@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Hall;
+use super::LongPollShared;
 use crate::{
     StoreResult,
     connection::{
@@ -14,19 +14,19 @@ use crate::{
         notifier::{Heard, Inbox},
     },
     jobs::Jobs,
-    long_poll::new_entries::Watched,
-    next_delay, note_interruption, reconnect_delays,
+    long_poll::new_entries::WatchedStream,
+    next_reconnect_delay, log_interruption, reconnect_delays,
 };
 use common::name::QueueName;
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out; then everything is
 /// looked up anew, because wake-up calls can be lost.
-const LONGEST_BLOCK: Duration = Duration::from_secs(5);
+const MAX_BLOCK: Duration = Duration::from_secs(5);
 /// Pause between two tries to end a read that may not have reached Redis yet.
-const TRY_AGAIN: Duration = Duration::from_millis(2);
+const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// Hears of new streams and of queues that go on, until `stop` is cancelled.
-pub(crate) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: CancellationToken) {
+pub(crate) async fn listen_for_changes(hall: Arc<LongPollShared>, mut heard: Inbox, stop: CancellationToken) {
     loop {
         let heard = tokio::select! {
             () = stop.cancelled() => return,
@@ -35,11 +35,11 @@ pub(crate) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: Cancellation
         match heard {
             Some(Heard::Message { payload, .. }) => {
                 if let Some(Wake::Stream(queue)) = Wake::decode(&payload) {
-                    hall.change(|lines| lines.changed(&queue));
+                    hall.update(|lines| lines.queue_changed(&queue));
                 }
             }
             // Calls may have been missed
-            Some(Heard::Subscribed(_)) => hall.change(super::Lines::all_changed),
+            Some(Heard::Subscribed(_)) => hall.update(super::WaitQueue::all_queues_changed),
             Some(Heard::Lost) => {}
             None => return,
         }
@@ -47,7 +47,7 @@ pub(crate) async fn listen(hall: Arc<Hall>, mut heard: Inbox, stop: Cancellation
 }
 
 /// Watches until `stop` is cancelled.
-pub(crate) async fn run(hall: Arc<Hall>, jobs: Jobs, stop: CancellationToken) {
+pub(crate) async fn run(hall: Arc<LongPollShared>, jobs: Jobs, stop: CancellationToken) {
     let (mut delays, mut connection) = (reconnect_delays(), None);
     loop {
         // Nothing is lost with a read that takes nothing
@@ -59,11 +59,11 @@ pub(crate) async fn run(hall: Arc<Hall>, jobs: Jobs, stop: CancellationToken) {
             Ok(()) => delays = reconnect_delays(),
             Err(error) => {
                 connection = None;
-                hall.change(super::Lines::all_changed);
-                note_interruption("waiting for jobs to arrive", &error);
+                hall.update(super::WaitQueue::all_queues_changed);
+                log_interruption("waiting for jobs to arrive", &error);
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(next_delay(&mut delays)) => {}
+                    () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
                 }
             }
         }
@@ -71,81 +71,81 @@ pub(crate) async fn run(hall: Arc<Hall>, jobs: Jobs, stop: CancellationToken) {
 }
 
 /// Looks up what has to be, waits until something arrives or changes, and calls those whose turn it is.
-async fn watch_once(hall: &Hall, jobs: &Jobs, connection: &mut Option<Dedicated>) -> StoreResult<()> {
+async fn watch_once(hall: &LongPollShared, jobs: &Jobs, connection: &mut Option<Dedicated>) -> StoreResult<()> {
     let now = Instant::now();
     let (next, asked) = {
-        let mut lines = hall.lines();
-        (lines.release(now), lines.ask())
+        let mut lines = hall.lock();
+        (lines.resume_paused(now), lines.take_unknown())
     };
     if !asked.is_empty() {
-        let streams = jobs.to_watch(&asked).await?;
-        hall.lines().set(&asked, streams);
+        let streams = jobs.streams_to_watch(&asked).await?;
+        hall.lock().set_watched(&asked, streams);
     }
-    let block = next.map_or(LONGEST_BLOCK, |next| LONGEST_BLOCK.min(next - now)).max(Duration::from_millis(1));
-    let streams = hall.lines().watched();
+    let block = next.map_or(MAX_BLOCK, |next| MAX_BLOCK.min(next - now)).max(Duration::from_millis(1));
+    let streams = hall.lock().watched_streams();
     if streams.is_empty() {
-        if hall.lines().queues() == 0 {
-            hall.stirred.notified().await;
-        } else if tokio::time::timeout(block, hall.stirred.notified()).await.is_err() && block == LONGEST_BLOCK {
-            hall.lines().all_changed();
+        if hall.lock().queue_count() == 0 {
+            hall.changed.notified().await;
+        } else if tokio::time::timeout(block, hall.changed.notified()).await.is_err() && block == MAX_BLOCK {
+            hall.lock().all_queues_changed();
         }
         return Ok(());
     }
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(jobs.redis().dedicated(LONGEST_BLOCK).await?),
+        None => connection.insert(jobs.redis().dedicated(MAX_BLOCK).await?),
     };
-    match arrivals(hall, jobs, connection, &streams, block).await? {
-        Read::Arrived(queues) => {
-            let mut lines = hall.lines();
+    match wait_for_arrivals(hall, jobs, connection, &streams, block).await? {
+        WatchRead::Arrived(queues) => {
+            let mut lines = hall.lock();
             for queue in &queues {
-                lines.arrived(queue);
+                lines.job_arrived(queue);
             }
         }
-        Read::Silence if block == LONGEST_BLOCK => hall.lines().all_changed(),
-        Read::Silence | Read::Interrupted => {}
+        WatchRead::TimedOut if block == MAX_BLOCK => hall.lock().all_queues_changed(),
+        WatchRead::TimedOut | WatchRead::Interrupted => {}
     }
     Ok(())
 }
 
-enum Read {
+enum WatchRead {
     Arrived(Vec<QueueName>),
-    Silence,
+    TimedOut,
     /// What to watch has changed.
     Interrupted,
 }
 
-async fn arrivals(
-    hall: &Hall,
+async fn wait_for_arrivals(
+    hall: &LongPollShared,
     jobs: &Jobs,
     connection: &mut Dedicated,
-    streams: &[Watched],
+    streams: &[WatchedStream],
     block: Duration,
-) -> StoreResult<Read> {
+) -> StoreResult<WatchRead> {
     let client_id = connection.client_id();
-    let read = jobs.arrivals(connection, streams, block);
+    let read = jobs.wait_for_entries(connection, streams, block);
     tokio::pin!(read);
     let (queues, is_silence) = tokio::select! {
         queues = &mut read => (queues?, true),
-        () = hall.stirred.notified() => {
+        () = hall.changed.notified() => {
             let queues = tokio::select! {
                 queues = &mut read => queues?,
-                () = end(jobs, client_id) => read.await?,
+                () = unblock_read(jobs, client_id) => read.await?,
             };
             (queues, false)
         }
     };
     Ok(match (queues.is_empty(), is_silence) {
-        (false, _) => Read::Arrived(queues),
-        (true, true) => Read::Silence,
-        (true, false) => Read::Interrupted,
+        (false, _) => WatchRead::Arrived(queues),
+        (true, true) => WatchRead::TimedOut,
+        (true, false) => WatchRead::Interrupted,
     })
 }
 
 /// Ends a blocked read. If Redis cannot be told, the read has an end of its own.
-async fn end(jobs: &Jobs, client_id: i64) {
+async fn unblock_read(jobs: &Jobs, client_id: i64) {
     let mut redis = jobs.redis().clone();
     while matches!(redis.unblock(client_id).await, Ok(false)) {
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(UNBLOCK_RETRY_DELAY).await;
     }
 }

@@ -7,7 +7,7 @@ use redis::Value;
 use super::consistency_checker::{Cursor, Phase};
 use crate::{
     StoreResult,
-    jobs::{Jobs, parsing, read_marker},
+    jobs::{Jobs, malformed_reply, parse_id_field},
     keys::{self, QueueKeys},
     script,
 };
@@ -65,7 +65,7 @@ impl fmt::Display for Suspect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         if let Some((priority, entry)) = self.place() {
-            write!(f, " {}", keys::attempt(priority, entry))?;
+            write!(f, " {}", keys::attempt_name(priority, entry))?;
         }
         self.id().map_or(Ok(()), |id| write!(f, " {id}"))
     }
@@ -83,7 +83,7 @@ impl Jobs {
         let attempts = |members: Vec<String>| {
             members
                 .iter()
-                .filter_map(|member| keys::parse_attempt(member))
+                .filter_map(|member| keys::parse_attempt_name(member))
                 .map(|(p, e)| Suspect::Attempt(p, e))
                 .collect()
         };
@@ -124,7 +124,7 @@ impl Jobs {
 
     /// Entries of the queue's streams, the highest priority first.
     async fn entries(&self, queue: &QueueName, at: &str, limit: usize) -> StoreResult<(Vec<Suspect>, Option<String>)> {
-        let after = keys::parse_attempt(at);
+        let after = keys::parse_attempt_name(at);
         let (keys, mut found) = (QueueKeys::new(queue), Vec::new());
         let rest = self.priorities(queue).await?;
         for priority in rest.into_iter().filter(|priority| after.is_none_or(|(last, _)| *priority <= last)) {
@@ -203,7 +203,7 @@ impl Jobs {
             Suspect::Lane(key, _) | Suspect::Held(key, _) => Some(key.clone()),
             _ => KeyLimit::split_field(said("l")).ok().map(|(key, _)| key),
         };
-        let lane = LimitKey::or_none(key.as_ref());
+        let lane = LimitKey::or_placeholder(key.as_ref());
         let priority = Priority::from_text(said("p"));
         let id = suspect.id();
         let none = || keys.priorities();
@@ -215,10 +215,10 @@ impl Jobs {
             .key(keys.pending())
             .key(keys.timers())
             .key(keys.stats())
-            .key(keys.lane(&lane))
-            .key(keys.lanes())
-            .key(keys.held(&lane))
-            .key(keys.limit(&lane))
+            .key(keys.key_queue(&lane))
+            .key(keys.waiting_keys())
+            .key(keys.admitted(&lane))
+            .key(keys.key_limit(&lane))
             .key(keys.active())
             .key(keys.leases())
             .key(keys.stream(priority.unwrap_or_default()))
@@ -229,14 +229,14 @@ impl Jobs {
             .arg(key.as_ref().map_or("", LimitKey::as_str))
             .arg(&[said("s"), said("p"), said("x")])
             .arg(place.map(|(_, entry)| entry.to_string()).unwrap_or_default())
-            .arg(place.map(|(priority, entry)| keys::attempt(priority, entry)).unwrap_or_default())
+            .arg(place.map(|(priority, entry)| keys::attempt_name(priority, entry)).unwrap_or_default())
             .arg(u8::from(matches!(suspect, Suspect::Entry(.., true))))
             .invoke_async(&mut redis)
             .await?;
         let mut parts = answer.into_iter();
         let Some(kind) = parts.next() else { return Ok(None) };
-        let kind: String = redis::from_redis_value(kind).map_err(parsing)?;
-        let mended: i64 = redis::from_redis_value(parts.next().unwrap_or_default()).map_err(parsing)?;
+        let kind: String = redis::from_redis_value(kind).map_err(malformed_reply)?;
+        let mended: i64 = redis::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
         Ok(Some((kind, mended == 1)))
     }
 }
@@ -244,6 +244,6 @@ impl Jobs {
 /// An entry that holds no job is somebody else's: who claims it complains.
 fn entry_of(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Suspect> {
     let entry: EntryId = entry.parse().ok()?;
-    let (id, has_record) = read_marker(queue, priority, entry, marker)?;
+    let (id, has_record) = parse_id_field(queue, priority, entry, marker)?;
     Some(Suspect::Entry(priority, entry, id, has_record))
 }

@@ -112,7 +112,7 @@ impl FromStr for Cursor {
         let phase = Phase::NAMES.iter().position(|known| *known == name).ok_or(CursorError)?;
         let is_place = at.is_empty()
             || match Phase::ALL[phase] {
-                Phase::Streams => keys::parse_attempt(at).is_some(),
+                Phase::Streams => keys::parse_attempt_name(at).is_some(),
                 _ => at.parse::<u64>().is_ok(),
             };
         if is_place { Ok(Self { phase: Phase::ALL[phase], at: at.to_owned() }) } else { Err(CursorError) }
@@ -178,7 +178,7 @@ impl Jobs {
                 .arg(keys::QUEUES)
                 .arg(queue.as_str())
                 .cmd("EXISTS")
-                .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.lanes()])
+                .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.waiting_keys()])
                 .query_async(&mut self.redis.clone())
                 .await?;
             Ok(known.is_none() && held > 0)
@@ -191,7 +191,7 @@ impl Jobs {
             return Ok(None);
         }
         if repair {
-            self.enroll(queue).await?;
+            self.add_to_registry(queue).await?;
         }
         Ok(Some(Violation { kind: "queue_unregistered".into(), what: queue.to_string(), is_repaired: repair }))
     }
@@ -200,15 +200,15 @@ impl Jobs {
     async fn check_laned(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.redis.clone();
-        let number: usize = redis::cmd("SCARD").arg(keys.lanes()).query_async(&mut redis).await?;
+        let number: usize = redis::cmd("SCARD").arg(keys.waiting_keys()).query_async(&mut redis).await?;
         if number > MOST_LANES {
             return Ok(None);
         }
-        let lanes: Vec<String> = redis::cmd("SMEMBERS").arg(keys.lanes()).query_async(&mut redis).await?;
+        let lanes: Vec<String> = redis::cmd("SMEMBERS").arg(keys.waiting_keys()).query_async(&mut redis).await?;
         let mut call = script::RECOUNT.prepare_invoke();
-        call.key(keys.stats()).key(keys.lanes());
+        call.key(keys.stats()).key(keys.waiting_keys());
         for key in lanes.iter().filter_map(|key| key.parse().ok()) {
-            call.key(keys.lane(&key));
+            call.key(keys.key_queue(&key));
         }
         // The lanes and their counter change in the same scripts: one look is enough
         let is_right: i64 = call.arg(u8::from(repair)).invoke_async(&mut redis).await?;

@@ -4,10 +4,10 @@ use std::{convert::Infallible, time::Duration};
 
 use crate::{
     StoreError, StoreResult,
-    channels::Overtaken,
+    channels::SubscriptionLoss,
     jobs::Jobs,
-    note_interruption,
-    subscriptions::{Groups, Orphans},
+    log_interruption,
+    subscriptions::{ExpectedGroups, OrphanGroups},
 };
 use common::name::ChannelName;
 
@@ -18,18 +18,18 @@ const MOST_CALLS: usize = 100;
 pub(super) async fn run(jobs: &Jobs, every: Duration) -> Infallible {
     let mut round = tokio::time::interval(every);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut orphans = Orphans::default();
+    let mut orphans = OrphanGroups::default();
     loop {
         round.tick().await;
         match look_at_all(jobs, &mut orphans).await {
             Ok(()) => orphans.end_round(),
-            Err(error) => note_interruption("upkeep of channels", &error),
+            Err(error) => log_interruption("upkeep of channels", &error),
         }
     }
 }
 
-async fn look_at_all(jobs: &Jobs, orphans: &mut Orphans) -> StoreResult<()> {
-    let groups = jobs.redis.groups().await?;
+async fn look_at_all(jobs: &Jobs, orphans: &mut OrphanGroups) -> StoreResult<()> {
+    let groups = jobs.redis.expected_groups().await?;
     for channel in jobs.redis.all_channels().await? {
         match trim(jobs, &channel, &groups, orphans).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
@@ -41,29 +41,29 @@ async fn look_at_all(jobs: &Jobs, orphans: &mut Orphans) -> StoreResult<()> {
 }
 
 /// One short call after the other, so that nobody waits for long.
-async fn trim(jobs: &Jobs, channel: &ChannelName, groups: &Groups, orphans: &mut Orphans) -> StoreResult<()> {
+async fn trim(jobs: &Jobs, channel: &ChannelName, groups: &ExpectedGroups, orphans: &mut OrphanGroups) -> StoreResult<()> {
     let mut subscriptions = Vec::new();
     for _ in 0..MOST_CALLS {
         let trimmed = jobs.redis.trim_channel(&jobs.channels, channel).await?;
-        if trimmed.messages > 0 {
-            tracing::debug!(%channel, messages = trimmed.messages, "history trimmed");
-            metrics::counter!("galley_messages_trimmed_total").increment(trimmed.messages);
+        if trimmed.trimmed_count > 0 {
+            tracing::debug!(%channel, messages = trimmed.trimmed_count, "history trimmed");
+            metrics::counter!("galley_messages_trimmed_total").increment(trimmed.trimmed_count);
         }
-        trimmed.overtaken.iter().for_each(|overtaken| tell(channel, overtaken));
+        trimmed.losses.iter().for_each(|overtaken| tell(channel, overtaken));
         subscriptions = trimmed.subscriptions;
-        if !trimmed.is_more {
+        if !trimmed.has_more {
             break;
         }
     }
-    for name in subscriptions.into_iter().filter(|name| !groups.may_have(name, channel)) {
-        if orphans.is_seen_again(channel, &name) && jobs.redis.destroy_orphan(channel, &name).await? {
+    for name in subscriptions.into_iter().filter(|name| !groups.may_exist(name, channel)) {
+        if orphans.confirm_orphan(channel, &name) && jobs.redis.destroy_orphan_group(channel, &name).await? {
             tracing::warn!(%channel, subscription = name, "a group that no subscription has is destroyed");
         }
     }
     Ok(())
 }
 
-fn tell(channel: &ChannelName, Overtaken { subscription, lost }: &Overtaken) {
+fn tell(channel: &ChannelName, SubscriptionLoss { subscription, lost_count: lost }: &SubscriptionLoss) {
     let lost_or_unknown = lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
     tracing::warn!(%channel, subscription, lost = lost_or_unknown, "a subscription lost messages: it held back too many");
     // Of which it is not known how many they are, at least one

@@ -6,11 +6,11 @@
 use super::{Trust, put_off};
 use crate::{
     StoreResult,
-    jobs::{Attempt, Claimed, Entry, Fence, Jobs, local_now},
+    jobs::{ActiveAttempt, ClaimedJob, JobStreamEntry, Fence, Jobs, local_now},
     keys::{self, QueueKeys},
 };
 use common::{name::QueueName, time::Millis};
-use model::job::{Advice, Failure};
+use model::job::{RetryAdvice, AttemptError};
 
 /// Attempts of a queue in one turn.
 const BATCH: usize = 100;
@@ -37,17 +37,18 @@ pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) ->
     Ok(spared)
 }
 
-async fn settle_one(jobs: &Jobs, claimed: &Claimed, attempt: &Attempt, now: Millis) -> StoreResult<()> {
-    let fence = Fence::Lapsed { token: attempt.token.clone() };
+async fn settle_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, now: Millis) -> StoreResult<()> {
+    let fence = Fence::ExpiredLease { token: attempt.token.clone() };
     let (queue, id) = (&claimed.job.queue, claimed.job.id);
     if attempt.deadline > 0 && attempt.deadline <= now {
         let limit = claimed.job.timeout_ms.unwrap_or_default();
         let message = format!("the attempt took longer than its timeout of {limit} ms");
-        let failure = Failure::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
-        let recorded = jobs.fail(claimed, &fence, failure, Advice::ByPolicy).await?;
+        let failure =
+            AttemptError::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
+        let recorded = jobs.fail(claimed, &fence, failure, RetryAdvice::ByPolicy).await?;
         tracing::info!(%queue, %id, outcome = recorded.as_str(), "attempt timed out");
     } else {
-        let settled = jobs.crash(claimed, &fence).await?;
+        let settled = jobs.worker_lost(claimed, &fence).await?;
         tracing::warn!(%queue, %id, worker = attempt.worker, ?settled, "lease ran out");
         metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     }
@@ -60,13 +61,13 @@ async fn read(
     queue: &QueueName,
     keys: &QueueKeys,
     member: &str,
-) -> StoreResult<Option<(Claimed, Attempt)>> {
-    let Some((priority, entry)) = keys::parse_attempt(member) else { return Ok(None) };
+) -> StoreResult<Option<(ClaimedJob, ActiveAttempt)>> {
+    let Some((priority, entry)) = keys::parse_attempt_name(member) else { return Ok(None) };
     let text: Option<String> =
         redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.redis.clone()).await?;
-    let Some(attempt) = text.as_deref().and_then(Attempt::parse) else { return Ok(None) };
-    let Entry::Job(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
-    let claimed = Claimed { job: *job, entry, token: None, started_at: attempt.started_at };
+    let Some(attempt) = text.as_deref().and_then(ActiveAttempt::parse) else { return Ok(None) };
+    let JobStreamEntry::Job(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
+    let claimed = ClaimedJob { job: *job, entry, token: None, started_at: attempt.started_at };
     Ok(Some((claimed, attempt)))
 }
 

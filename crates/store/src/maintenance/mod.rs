@@ -48,7 +48,7 @@ use crate::{
     },
     jobs::Jobs,
     keys::{self, QueueKeys},
-    note_interruption, script,
+    log_interruption, script,
 };
 use common::{
     name::{QueueName, quoted},
@@ -63,7 +63,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     // One for the timers, one for the sweep, which goes on beside them
     let (mut trust, mut sweep_trust) = (Trust::new(grace), Trust::new(grace));
     while !stop.is_cancelled() {
-        let result = match trust.timed(keep_office(&jobs, &who, settings.office)).await {
+        let result = match trust.timed(keep_office(&jobs, &who, settings.leader_lease)).await {
             Ok(true) => {
                 let sweep =
                     Sweep { jobs: &jobs, trust: &mut sweep_trust, round: consistency_checker::Round::default() };
@@ -73,13 +73,13 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            note_interruption("upkeep", &error);
+            log_interruption("upkeep", &error);
             let is_away = matches!(error, StoreError::Unavailable(_));
             (trust.away, sweep_trust.away) = (trust.away | is_away, sweep_trust.away | is_away);
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(settings.office / 3) => {}
+            () = tokio::time::sleep(settings.leader_lease / 3) => {}
         }
     }
     resign(&jobs, &who).await;
@@ -100,7 +100,7 @@ pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
 
 async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
     let held: i64 = script::ACQUIRE_LEADERSHIP
-        .key(keys::MAINTAINER)
+        .key(keys::LEADER)
         .arg(who)
         .arg(term.as_millis().to_string())
         .invoke_async(&mut jobs.redis.clone())
@@ -110,7 +110,7 @@ async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool
 
 /// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
 async fn resign(jobs: &Jobs, who: &str) {
-    let mut call = script::DELETE_IF_EQUAL.key(keys::MAINTAINER);
+    let mut call = script::DELETE_IF_EQUAL.key(keys::LEADER);
     let _ = call.arg(who).invoke_async::<i64>(&mut jobs.redis.clone()).await;
 }
 
@@ -183,15 +183,15 @@ impl<'a> Maintainer<'a> {
     async fn work(mut self, mut sweep: Sweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
         let listening = CancellationToken::new();
         let _ends_with_the_term = listening.clone().drop_guard();
-        let mut calls = subscribe(&self.jobs.redis, vec![keys::WAKE.to_owned()], 1024, listening);
-        let mut office = tokio::time::interval(self.settings.office / 3);
-        let mut look_again = tokio::time::interval(self.settings.sweep);
+        let mut calls = subscribe(&self.jobs.redis, vec![keys::NOTIFICATIONS.to_owned()], 1024, listening);
+        let mut office = tokio::time::interval(self.settings.leader_lease / 3);
+        let mut look_again = tokio::time::interval(self.settings.sweep_interval);
         office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
         sweep.trust.redis_since = self.trust.redis_since;
         let (sweeping, trimming) =
-            (sweep.run(self.settings.sweep), history_trimmer::run(self.jobs, self.settings.channels));
+            (sweep.run(self.settings.sweep_interval), history_trimmer::run(self.jobs, self.settings.trim_interval));
         let timers = async {
             self.read_all().await?;
             loop {
@@ -217,7 +217,7 @@ impl<'a> Maintainer<'a> {
     }
 
     async fn keep_office(&mut self) -> StoreResult<bool> {
-        self.trust.timed(keep_office(self.jobs, self.who, self.settings.office)).await
+        self.trust.timed(keep_office(self.jobs, self.who, self.settings.leader_lease)).await
     }
 
     fn now(&self) -> Millis {
@@ -254,7 +254,7 @@ impl<'a> Maintainer<'a> {
     }
 
     async fn read_all(&mut self) -> StoreResult<()> {
-        let queues = self.jobs.queues().await?;
+        let queues = self.jobs.list_queues().await?;
         let known: HashSet<&QueueName> = queues.iter().collect();
         self.next.retain(|queue, _| known.contains(queue));
         self.cron.is_stale = true;
@@ -316,7 +316,7 @@ impl Sweep<'_> {
     }
 
     async fn turn(&mut self) -> StoreResult<()> {
-        let queues = self.jobs.queues().await?;
+        let queues = self.jobs.list_queues().await?;
         for queue in &queues {
             let swept = worker_reaper::queue(self.jobs, queue, self.trust).await.map(|()| 0);
             tolerate(queue, swept)?;
@@ -372,7 +372,7 @@ fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Milli
 /// Trouble of one job must not keep the others of its queue from being seen to: it is logged and put off.
 async fn put_off(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
     let error = match outcome {
-        Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::Full)) => error,
+        Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory)) => error,
         other => return other,
     };
     tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");

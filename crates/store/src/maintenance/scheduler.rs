@@ -1,7 +1,7 @@
 //! Scheduled and retryable jobs whose time has come become available.
 
 use super::put_off;
-use crate::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys, rate_limits::From};
+use crate::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys, rate_limits::WaitSet};
 use common::{
     id::JobId,
     name::{QueueName, quoted},
@@ -25,7 +25,7 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> Stor
             redis::cmd("ZREM").arg(keys.due()).arg(member).exec_async(&mut jobs.redis.clone()).await?;
         }
     }
-    let moved = match jobs.make_available(queue, &ids, From::Due).await {
+    let moved = match jobs.make_available(queue, &ids, WaitSet::Due).await {
         // One of them is the cause
         Err(StoreError::Damaged(_) | StoreError::Refused(_)) => one_by_one(jobs, queue, &ids).await?,
         moved => moved?,
@@ -37,7 +37,7 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> Stor
 async fn one_by_one(jobs: &Jobs, queue: &QueueName, ids: &[JobId]) -> StoreResult<u64> {
     let (due, mut all) = (QueueKeys::new(queue).due(), 0);
     for id in ids {
-        let moved = jobs.make_available(queue, &[*id], From::Due).await;
+        let moved = jobs.make_available(queue, &[*id], WaitSet::Due).await;
         all += moved.as_ref().copied().unwrap_or(0);
         put_off(jobs, &due, &id.to_string(), moved.map(drop)).await?;
     }

@@ -37,7 +37,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     for member in jobs.redis.due_by(&timers, now, BATCH).await? {
         let result = match Timer::parse(&member) {
             Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
-            Some(Timer::FollowUp(id)) => jobs.follow_up_late(queue, id).await,
+            Some(Timer::FollowUp(id)) => jobs.run_missed_follow_up(queue, id).await,
             Some(Timer::Lane(key)) => jobs.admit(queue, &key).await,
             None => {
                 // Nothing of ours, and it would be due for ever

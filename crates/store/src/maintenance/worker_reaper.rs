@@ -7,7 +7,7 @@ use redis::{FromRedisValue, Value};
 use super::Trust;
 use crate::{
     StoreError, StoreResult,
-    jobs::{Claimed, Consumer, Entry, Fence, Jobs, local_now, parsing},
+    jobs::{ClaimedJob, Consumer, JobStreamEntry, Fence, Jobs, local_now, malformed_reply},
     keys::QueueKeys,
     script,
 };
@@ -76,9 +76,9 @@ async fn reclaim_one(
         return Ok(());
     }
     let job = match jobs.read_entry(queue, priority, entry).await? {
-        Entry::Job(job) => *job,
-        Entry::Unreadable => return Ok(()),
-        Entry::Missing => {
+        JobStreamEntry::Job(job) => *job,
+        JobStreamEntry::Unreadable => return Ok(()),
+        JobStreamEntry::Missing => {
             // Deleted by hand: nobody can ever finish it, and it would keep its consumer for ever
             let stream = QueueKeys::new(queue).stream(priority);
             let mut command = redis::cmd("XACK");
@@ -87,9 +87,9 @@ async fn reclaim_one(
         }
     };
     let id = job.id;
-    let claimed = Claimed { job, entry, token: None, started_at: heard_at };
-    let fence = Fence::Worker { consumer: consumer.clone(), silent_for: consumer.lease() };
-    let settled = jobs.crash(&claimed, &fence).await?;
+    let claimed = ClaimedJob { job, entry, token: None, started_at: heard_at };
+    let fence = Fence::Worker { consumer: consumer.clone(), min_idle: consumer.lease() };
+    let settled = jobs.worker_lost(&claimed, &fence).await?;
     tracing::warn!(%queue, %id, worker = consumer.name(), ?settled, "worker vanished, job reclaimed");
     metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     Ok(())
@@ -105,7 +105,7 @@ async fn silent_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) ->
         Err(StoreError::Refused(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let consumers = Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(parsing)?;
+    let consumers = Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(malformed_reply)?;
     let holding = consumers.into_iter().filter_map(|mut fields| {
         let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
         let name = String::from_redis_value(fields.remove("name")?).ok()?;
@@ -117,6 +117,6 @@ async fn silent_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) ->
 async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let oldest = local_now() - i64::try_from(jobs.settings.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
     let mut command = redis::cmd("ZREMRANGEBYSCORE");
-    command.arg(QueueKeys::new(queue).dead()).arg("-inf").arg(oldest);
+    command.arg(QueueKeys::new(queue).dead_letters()).arg("-inf").arg(oldest);
     Ok(command.exec_async(&mut jobs.redis.clone()).await?)
 }

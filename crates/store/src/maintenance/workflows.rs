@@ -14,7 +14,7 @@ pub(super) async fn check(jobs: &Jobs, id: WorkflowId) -> StoreResult<usize> {
         Err(error @ StoreError::Unavailable(_)) => Err(error),
         Err(error) => {
             tracing::error!(workflow = %id, %error, "upkeep of a workflow failed");
-            jobs.look_again(id, jobs.workflows.check).await.map(|()| 0)
+            jobs.look_again(id, jobs.workflows.check_interval).await.map(|()| 0)
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 use crate::{
     connection::notification::Wake,
-    jobs::{Fence, Jobs, Stored},
+    jobs::{Fence, Jobs, JobRecord},
 };
 use common::{
     id::{EntryId, JobId},
@@ -20,14 +20,14 @@ use common::{
 };
 
 /// Longest that a job can hold back others with its key.
-const LONGEST_HOLD_MS: Millis = 86_400_000;
+const MAX_PAUSE_MS: Millis = 86_400_000;
 /// Jobs let in by one call.
-const MOST: usize = 100;
+const MAX_ADMITTED_PER_CALL: usize = 100;
 
 impl Jobs {
     /// Lets jobs with a key into their streams as far as its limit allows.
     pub(crate) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
-        for _ in 0..MOST {
+        for _ in 0..MAX_ADMITTED_PER_CALL {
             let outcome = self.admit_first(queue, key).await?;
             if outcome == "wait" || outcome == "empty" {
                 return Ok(());
@@ -43,18 +43,18 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn hold_back(&self, job: &Stored, entry: EntryId, fence: &Fence, until: Millis) -> StoreResult<()> {
+    pub async fn pause_key(&self, job: &JobRecord, entry: EntryId, fence: &Fence, until: Millis) -> StoreResult<()> {
         let Some(key) = job.limit_key() else { return Ok(()) };
         let keys = QueueKeys::new(&job.queue);
         let _: i64 = script::PAUSE_KEY
             .key(keys.stream(job.priority))
             .key(keys.active())
             .key(keys.leases())
-            .key(keys.limit(key))
+            .key(keys.key_limit(key))
             .arg(entry.to_string())
-            .arg(keys::attempt(job.priority, entry))
+            .arg(keys::attempt_name(job.priority, entry))
             .arg(&fence.args())
-            .arg(until.min(crate::jobs::local_now() + LONGEST_HOLD_MS))
+            .arg(until.min(crate::jobs::local_now() + MAX_PAUSE_MS))
             .invoke_async(&mut self.redis.clone())
             .await?;
         Ok(())
@@ -63,7 +63,7 @@ impl Jobs {
     async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.redis.clone();
-        let first: Vec<String> = redis::cmd("ZRANGE").arg(keys.lane(key)).arg(0).arg(0).query_async(&mut redis).await?;
+        let first: Vec<String> = redis::cmd("ZRANGE").arg(keys.key_queue(key)).arg(0).arg(0).query_async(&mut redis).await?;
         let id = first.first().and_then(|id| id.parse::<JobId>().ok());
         let (record, priority) = match id {
             Some(id) => {
@@ -71,13 +71,13 @@ impl Jobs {
                 let priority: Option<i64> = redis::cmd("HGET").arg(&record).arg("p").query_async(&mut redis).await?;
                 (record, priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default())
             }
-            None => (keys.lane(key), Priority::default()),
+            None => (keys.key_queue(key), Priority::default()),
         };
         Ok(script::ADMIT
-            .key(keys.lane(key))
-            .key(keys.lanes())
-            .key(keys.held(key))
-            .key(keys.limit(key))
+            .key(keys.key_queue(key))
+            .key(keys.waiting_keys())
+            .key(keys.admitted(key))
+            .key(keys.key_limit(key))
             .key(keys.timers())
             .key(keys.stats())
             .key(keys.priorities())
@@ -86,7 +86,7 @@ impl Jobs {
             .arg(key.as_str())
             .arg(first.first().map_or("", String::as_str))
             .arg(priority.get())
-            .arg(keys::WAKE)
+            .arg(keys::NOTIFICATIONS)
             .arg(Wake::Stream(queue.clone()).encode())
             .arg(Wake::Due(queue.clone()).encode())
             .invoke_async(&mut redis)
@@ -94,20 +94,20 @@ impl Jobs {
     }
 
     /// Moves a job whose time has come, or that is activated, into the lane of its key, and lets it in if that may be.
-    pub(crate) async fn line_up(
+    pub(crate) async fn enqueue_for_key(
         &self,
         queue: &QueueName,
         (id, priority): (JobId, Priority),
         (key, policy): (&LimitKey, &str),
-        from: From,
+        from: WaitSet,
     ) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
         let moved: i64 = script::ENQUEUE_FOR_KEY
-            .key(from.set(&keys))
+            .key(from.key(&keys))
             .key(keys.record(&id))
-            .key(keys.lane(key))
-            .key(keys.lanes())
-            .key(keys.limit(key))
+            .key(keys.key_queue(key))
+            .key(keys.waiting_keys())
+            .key(keys.key_limit(key))
             .key(keys.timers())
             .key(keys.stats())
             .arg(from.as_str())
@@ -124,14 +124,14 @@ impl Jobs {
 
 /// Where a job waits until it becomes available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum From {
+pub(crate) enum WaitSet {
     /// For its time.
     Due,
     /// To be activated.
     Pending,
 }
 
-impl From {
+impl WaitSet {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Due => "due",
@@ -139,7 +139,7 @@ impl From {
         }
     }
 
-    pub(crate) fn set(self, keys: &QueueKeys) -> String {
+    pub(crate) fn key(self, keys: &QueueKeys) -> String {
         match self {
             Self::Due => keys.due(),
             Self::Pending => keys.pending(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Subscriptions, position::read, position_of};
+use super::{Subscriptions, position::parse_position, start_position};
 use crate::{StoreResult, keys, script};
 use common::{
     name::{ChannelName, WorkerId},
@@ -10,11 +10,11 @@ use common::{
 };
 use model::{
     message::Position,
-    subscription::{Begin, Subscription},
+    subscription::{NewChannelStart, Subscription},
 };
 
 /// The field of a checkpoint that says since when the worker is there. No channel has such a name.
-const SINCE: &str = " since";
+const FIRST_SEEN_FIELD: &str = " since";
 
 /// Where a worker of a broadcast is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,13 +22,13 @@ pub struct Checkpoint {
     /// Everything up to there was delivered to it.
     pub positions: BTreeMap<ChannelName, Position>,
     /// When it was there first: in channels without a position it begins there. None if that is not known.
-    pub there_since: Option<Millis>,
+    pub first_seen_at: Option<Millis>,
     /// Messages delivered since the last time this was noted.
     pub delivered: u64,
     /// Messages that were not wanted since then.
     pub filtered: u64,
     /// These are all channels: what was noted of others is forgotten.
-    pub is_whole: bool,
+    pub is_complete: bool,
 }
 
 impl Subscriptions {
@@ -36,21 +36,21 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn checkpoint(
+    pub async fn load_checkpoint(
         &self,
         subscription: &Subscription,
         instance: &WorkerId,
     ) -> StoreResult<Option<Checkpoint>> {
         let fields: HashMap<String, String> = redis::cmd("HGETALL")
-            .arg(keys::checkpoint(&subscription.name, instance))
+            .arg(keys::broadcast_checkpoint(&subscription.name, instance))
             .query_async(&mut self.redis().clone())
             .await?;
         if fields.get("") != Some(&subscription.generation.to_string()) {
             return Ok(None);
         }
-        let positions = fields.iter().filter_map(|(channel, position)| Some((channel.parse().ok()?, read(position))));
-        let there_since = fields.get(SINCE).and_then(|since| since.parse().ok());
-        Ok(Some(Checkpoint { positions: positions.collect(), there_since, ..Checkpoint::default() }))
+        let positions = fields.iter().filter_map(|(channel, position)| Some((channel.parse().ok()?, parse_position(position))));
+        let there_since = fields.get(FIRST_SEEN_FIELD).and_then(|since| since.parse().ok());
+        Ok(Some(Checkpoint { positions: positions.collect(), first_seen_at: there_since, ..Checkpoint::default() }))
     }
 
     /// Notes where a worker is, in some of its channels or in all. False if nothing was noted before that still counts: then
@@ -58,19 +58,19 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable: it may get messages again.
-    pub async fn note_checkpoint(
+    pub async fn save_checkpoint(
         &self,
         subscription: &Subscription,
         instance: &WorkerId,
         checkpoint: &Checkpoint,
     ) -> StoreResult<bool> {
-        let mut call = script::CHECKPOINT.key(keys::checkpoint(&subscription.name, instance));
-        call.key(keys::subscription_workers(&subscription.name)).key(keys::figures(&subscription.name));
+        let mut call = script::CHECKPOINT.key(keys::broadcast_checkpoint(&subscription.name, instance));
+        call.key(keys::subscription_workers(&subscription.name)).key(keys::subscription_counters(&subscription.name));
         call.arg(instance.as_str()).arg(subscription.generation);
         call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
-        call.arg(checkpoint.delivered).arg(checkpoint.filtered).arg(u8::from(checkpoint.is_whole));
-        if let Some(since) = checkpoint.there_since {
-            call.arg(SINCE).arg(since);
+        call.arg(checkpoint.delivered).arg(checkpoint.filtered).arg(u8::from(checkpoint.is_complete));
+        if let Some(since) = checkpoint.first_seen_at {
+            call.arg(FIRST_SEEN_FIELD).arg(since);
         }
         for (channel, position) in &checkpoint.positions {
             call.arg(channel.as_str()).arg(position.to_string());
@@ -83,18 +83,18 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn broadcast_begin(
+    pub async fn broadcast_start_position(
         &self,
         subscription: &Subscription,
         channel: &ChannelName,
         there_since: Millis,
     ) -> StoreResult<Position> {
         let begin = match subscription.begin {
-            Begin::Now(at) => Begin::Since(at.max(there_since)),
+            NewChannelStart::Now(at) => NewChannelStart::Since(at.max(there_since)),
             // Whatever there is: what is not kept any more is not missed
-            Begin::Earliest => return self.redis().channel_kept_since(channel, 0).await,
+            NewChannelStart::Earliest => return self.redis().retained_channel_position_at(channel, 0).await,
             other => other,
         };
-        position_of(self.redis(), channel, begin).await
+        start_position(self.redis(), channel, begin).await
     }
 }

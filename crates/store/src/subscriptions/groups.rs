@@ -7,49 +7,49 @@ use serde::Deserialize;
 
 use crate::{Redis, StoreResult, keys};
 use common::name::{ChannelName, SubscriptionName};
-use model::subscription::{Begin, Mode, Selection, group_of};
+use model::subscription::{ChannelSelection, DeliveryMode, NewChannelStart, group_of};
 
 /// Subscriptions that are read in one call, about: there may be very many.
-const READ_AT_ONCE: usize = 1000;
+const SCAN_COUNT: usize = 1000;
 /// Groups without a subscription that are remembered from one round to the next.
-const MOST_ORPHANS: usize = 10_000;
+const MAX_ORPHANS: usize = 10_000;
 
 /// A subscription as it is stored: its name, and what it is.
-type Field = (Vec<u8>, Vec<u8>);
+type SubscriptionField = (Vec<u8>, Vec<u8>);
 
 /// What tells the channels on which a subscription has groups. The rest of it is not read.
 #[derive(Deserialize)]
-pub(super) struct Outline {
-    channels: Selection,
-    mode: Mode,
-    pub(super) begin: Begin,
+pub(super) struct SubscriptionOutline {
+    channels: ChannelSelection,
+    mode: DeliveryMode,
+    pub(super) begin: NewChannelStart,
 }
 
-impl Outline {
+impl SubscriptionOutline {
     /// None if it cannot be read.
-    pub(super) fn read(raw: &[u8]) -> Option<Self> {
+    pub(super) fn parse(raw: &[u8]) -> Option<Self> {
         serde_json::from_slice(raw).ok()
     }
 
     /// The workers of a broadcast read by themselves.
     pub(super) fn has_group(&self, channel: &ChannelName) -> bool {
-        self.mode == Mode::Shared && self.channels.fits(channel)
+        self.mode == DeliveryMode::Shared && self.channels.matches(channel)
     }
 }
 
 /// Which groups there should be.
-pub(crate) struct Groups {
+pub(crate) struct ExpectedGroups {
     /// None for a subscription that cannot be read.
-    outlines: HashMap<String, Option<Outline>>,
+    outlines: HashMap<String, Option<SubscriptionOutline>>,
     /// The list was never begun, or Redis has lost it: then workers put it back.
-    is_blank: bool,
+    is_list_missing: bool,
 }
 
-impl Groups {
+impl ExpectedGroups {
     /// Whether a subscription may have a group on a channel.
     #[must_use]
-    pub(crate) fn may_have(&self, name: &str, channel: &ChannelName) -> bool {
-        self.is_blank
+    pub(crate) fn may_exist(&self, name: &str, channel: &ChannelName) -> bool {
+        self.is_list_missing
             || self
                 .outlines
                 .get(name)
@@ -60,19 +60,19 @@ impl Groups {
 /// Groups that were seen without a subscription. A subscription that is being made has its groups first, so one that is seen
 /// once is not without one yet.
 #[derive(Default)]
-pub(crate) struct Orphans {
+pub(crate) struct OrphanGroups {
     last_round: HashSet<(ChannelName, String)>,
     this_round: HashSet<(ChannelName, String)>,
 }
 
-impl Orphans {
+impl OrphanGroups {
     /// Notes such a group; whether it was one in the last round, too.
-    pub(crate) fn is_seen_again(&mut self, channel: &ChannelName, name: &str) -> bool {
+    pub(crate) fn confirm_orphan(&mut self, channel: &ChannelName, name: &str) -> bool {
         let group = (channel.clone(), name.to_owned());
         if self.last_round.contains(&group) {
             return true;
         }
-        if self.this_round.len() < MOST_ORPHANS {
+        if self.this_round.len() < MAX_ORPHANS {
             self.this_round.insert(group);
         }
         false
@@ -89,12 +89,12 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub(crate) async fn groups(&self) -> StoreResult<Groups> {
-        let mut groups = Groups { outlines: HashMap::new(), is_blank: true };
+    pub(crate) async fn expected_groups(&self) -> StoreResult<ExpectedGroups> {
+        let mut groups = ExpectedGroups { outlines: HashMap::new(), is_list_missing: true };
         self.scan_subscriptions(|name, raw| {
-            groups.is_blank = false;
+            groups.is_list_missing = false;
             if !name.is_empty() {
-                groups.outlines.insert(name, Outline::read(raw));
+                groups.outlines.insert(name, SubscriptionOutline::parse(raw));
             }
         })
         .await?;
@@ -108,8 +108,8 @@ impl Redis {
         let mut cursor = 0_u64;
         loop {
             let mut command = redis::cmd("HSCAN");
-            command.arg(keys::SUBSCRIPTIONS).arg(cursor).arg("COUNT").arg(READ_AT_ONCE);
-            let (next, found): (u64, Vec<Field>) = command.query_async(&mut connection).await?;
+            command.arg(keys::SUBSCRIPTIONS).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+            let (next, found): (u64, Vec<SubscriptionField>) = command.query_async(&mut connection).await?;
             for (name, raw) in found {
                 // What is no text names no subscription
                 let Ok(name) = String::from_utf8(name) else { continue };
@@ -123,14 +123,14 @@ impl Redis {
     }
 
     /// Destroys a group that no subscription has, with its cursor; false if there is one, or if the group is not Galley's.
-    pub(crate) async fn destroy_orphan(&self, channel: &ChannelName, name: &str) -> StoreResult<bool> {
+    pub(crate) async fn destroy_orphan_group(&self, channel: &ChannelName, name: &str) -> StoreResult<bool> {
         let Ok(name) = name.parse::<SubscriptionName>() else { return Ok(false) };
-        let left = self.leave_unless_wanted(channel, &[name]).await?;
+        let left = self.leave_unless_subscribed(channel, &[name]).await?;
         Ok(left > 0)
     }
 
     /// Leaves a channel for those subscriptions that have no group on it, or are not there; how many they are.
-    pub(super) async fn leave_unless_wanted(
+    pub(super) async fn leave_unless_subscribed(
         &self,
         channel: &ChannelName,
         names: &[SubscriptionName],
@@ -143,7 +143,7 @@ impl Redis {
         let stored: Vec<Option<Vec<u8>>> = command.query_async(&mut self.clone()).await?;
         let mut left = 0;
         for (name, raw) in names.iter().zip(stored) {
-            let is_wanted = raw.is_some_and(|raw| Outline::read(&raw).is_none_or(|outline| outline.has_group(channel)));
+            let is_wanted = raw.is_some_and(|raw| SubscriptionOutline::parse(&raw).is_none_or(|outline| outline.has_group(channel)));
             if !is_wanted {
                 self.leave_channel(channel, name).await?;
                 left += 1;
@@ -155,8 +155,8 @@ impl Redis {
     /// Removes the group and the cursor of a subscription from a channel.
     pub(super) async fn leave_channel(&self, channel: &ChannelName, name: &SubscriptionName) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::history(channel)).arg(group_of(name));
-        pipeline.cmd("DEL").arg(keys::cursor(channel, name));
+        pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::channel_history(channel)).arg(group_of(name));
+        pipeline.cmd("DEL").arg(keys::subscription_cursor(channel, name));
         // A history that is gone has no groups
         pipeline.ignore_errors();
         let mut connection = self.pooled().await?;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::groups::Outline;
+use super::groups::SubscriptionOutline;
 use crate::{Redis, StoreResult, keys, script};
 use common::{
     name::{ChannelName, SubscriptionName},
@@ -14,30 +14,30 @@ use common::{
 };
 use model::{
     message::Position,
-    subscription::{Begin, group_of},
+    subscription::{NewChannelStart, group_of},
 };
 
 /// Subscriptions that get their groups in one call.
-const JOINED_AT_ONCE: usize = 100;
+const JOIN_BATCH_SIZE: usize = 100;
 
 /// The subscriptions that are to have a new channel, and where each begins.
-pub(crate) struct Joining {
+pub(crate) struct NewChannelGroups {
     /// None if they could not be read.
-    begins: Option<BTreeMap<SubscriptionName, Position>>,
+    start_positions: Option<BTreeMap<SubscriptionName, Position>>,
 }
 
-impl Joining {
+impl NewChannelGroups {
     /// Whether the channel has subscriptions, or may have some.
     #[must_use]
-    pub(crate) fn holds_back(&self) -> bool {
-        self.begins.as_ref().is_none_or(|begins| !begins.is_empty())
+    pub(crate) fn may_have_subscriptions(&self) -> bool {
+        self.start_positions.as_ref().is_none_or(|begins| !begins.is_empty())
     }
 
     /// Makes their groups, once there is a history.
-    pub(crate) async fn finish(&self, redis: &Redis, settings: &ChannelSettings, channel: &ChannelName) {
-        let begins: Vec<_> = self.begins.iter().flatten().collect();
-        for some in begins.chunks(JOINED_AT_ONCE) {
-            if let Err(error) = redis.join_channel(settings, channel, some).await {
+    pub(crate) async fn create_groups(&self, redis: &Redis, settings: &ChannelSettings, channel: &ChannelName) {
+        let begins: Vec<_> = self.start_positions.iter().flatten().collect();
+        for some in begins.chunks(JOIN_BATCH_SIZE) {
+            if let Err(error) = redis.create_channel_groups(settings, channel, some).await {
                 tracing::warn!(%channel, %error, "subscriptions have a new channel only when a worker opens it");
                 return;
             }
@@ -52,45 +52,45 @@ pub(super) fn cursor_ttl_ms(settings: &ChannelSettings) -> u64 {
 
 impl Redis {
     /// The subscriptions that are to have a channel that is new.
-    pub(crate) async fn joining(&self, channel: &ChannelName) -> Joining {
+    pub(crate) async fn find_new_channel_groups(&self, channel: &ChannelName) -> NewChannelGroups {
         let mut begins = BTreeMap::new();
         let read = self
             .scan_subscriptions(|name, raw| {
-                let outline = Outline::read(raw).filter(|outline| outline.has_group(channel));
+                let outline = SubscriptionOutline::parse(raw).filter(|outline| outline.has_group(channel));
                 if let (Some(outline), Ok(name)) = (outline, name.parse()) {
-                    begins.insert(name, begin_of_new(outline.begin));
+                    begins.insert(name, new_channel_position(outline.begin));
                 }
             })
             .await;
         if let Err(error) = &read {
             tracing::warn!(%channel, %error, "it is not known which subscriptions have a new channel");
         }
-        Joining { begins: read.is_ok().then_some(begins) }
+        NewChannelGroups { start_positions: read.is_ok().then_some(begins) }
     }
 
-    async fn join_channel(
+    async fn create_channel_groups(
         &self,
         settings: &ChannelSettings,
         channel: &ChannelName,
         begins: &[(&SubscriptionName, &Position)],
     ) -> StoreResult<()> {
-        let mut call = script::JOIN_CHANNEL.key(keys::history(channel));
+        let mut call = script::JOIN_CHANNEL.key(keys::channel_history(channel));
         call.key(keys::channel_state(channel)).arg(cursor_ttl_ms(settings));
         for (name, position) in begins {
-            call.key(keys::cursor(channel, name)).arg(group_of(name)).arg(position.to_string());
+            call.key(keys::subscription_cursor(channel, name)).arg(group_of(name)).arg(position.to_string());
         }
         let _: i64 = call.invoke_async(&mut self.clone()).await?;
         // Asked afterwards: who is removed later leaves this channel, too
         let names: Vec<SubscriptionName> = begins.iter().map(|(name, _)| (*name).clone()).collect();
-        self.leave_unless_wanted(channel, &names).await?;
+        self.leave_unless_subscribed(channel, &names).await?;
         Ok(())
     }
 }
 
 /// Where a subscription begins in a channel of which nothing was published before.
-fn begin_of_new(begin: Begin) -> Position {
+fn new_channel_position(begin: NewChannelStart) -> Position {
     match begin {
-        Begin::After(position) => position,
-        Begin::Earliest | Begin::Now(_) | Begin::Since(_) => Position::START,
+        NewChannelStart::After(position) => position,
+        NewChannelStart::Earliest | NewChannelStart::Now(_) | NewChannelStart::Since(_) => Position::START,
     }
 }

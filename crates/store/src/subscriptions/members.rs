@@ -11,13 +11,13 @@ use model::subscription::Subscription;
 
 /// The workers of a subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Members(Vec<WorkerId>);
+pub struct SubscriptionWorkers(Vec<WorkerId>);
 
-impl Members {
+impl SubscriptionWorkers {
     /// Whether a channel is that worker's to deliver. Every worker that knows the same members answers the same, and when one
     /// comes or goes only the channels that it gets or had change hands.
     #[must_use]
-    pub fn prefer(&self, worker: &WorkerId, channel: &ChannelName) -> bool {
+    pub fn is_preferred(&self, worker: &WorkerId, channel: &ChannelName) -> bool {
         // A hash that is the same in every build: workers of two versions share a subscription while one replaces the other. No name
         // has a blank
         let weight = |member: &WorkerId| Sha256::digest(format!("{member} {channel}"));
@@ -30,7 +30,7 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn join(&self, subscription: &Subscription, worker: &WorkerId, silent: Duration) -> StoreResult<Members> {
+    pub async fn register_worker(&self, subscription: &Subscription, worker: &WorkerId, silent: Duration) -> StoreResult<SubscriptionWorkers> {
         let now = self.jobs.now().await?;
         let gone = now - i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
         let key = keys::subscription_workers(&subscription.name);
@@ -48,14 +48,14 @@ impl Subscriptions {
         pipeline.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
         let mut connection = self.redis().pooled().await?;
         let (members,): (Vec<String>,) = pipeline.query_async(&mut connection).await?;
-        Ok(Members(members.into_iter().filter_map(|member| member.parse().ok()).collect()))
+        Ok(SubscriptionWorkers(members.into_iter().filter_map(|member| member.parse().ok()).collect()))
     }
 
     /// Reports that a worker goes.
     ///
     /// # Errors
     /// Redis is unavailable: it is known for some time yet.
-    pub async fn leave(&self, subscription: &Subscription, worker: &WorkerId) -> StoreResult<()> {
+    pub async fn unregister_worker(&self, subscription: &Subscription, worker: &WorkerId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         command.arg(keys::subscription_workers(&subscription.name)).arg(worker.as_str());
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
@@ -67,8 +67,8 @@ impl Subscriptions {
 mod tests {
     use super::*;
 
-    fn members(names: &[&str]) -> Members {
-        Members(names.iter().map(|name| name.parse().expect("a name")).collect())
+    fn members(names: &[&str]) -> SubscriptionWorkers {
+        SubscriptionWorkers(names.iter().map(|name| name.parse().expect("a name")).collect())
     }
 
     #[test]
@@ -77,14 +77,14 @@ mod tests {
         let (three, two) = (members(&["a", "b", "c"]), members(&["a", "b"]));
         let mut of_each = [0; 3];
         for channel in &channels {
-            let preferred: Vec<usize> = (0..3).filter(|n| three.prefer(&three.0[*n], channel)).collect();
+            let preferred: Vec<usize> = (0..3).filter(|n| three.is_preferred(&three.0[*n], channel)).collect();
             assert_eq!(preferred.len(), 1);
             of_each[preferred[0]] += 1;
             if preferred[0] < 2 {
-                assert!(two.prefer(&two.0[preferred[0]], channel), "it stays where it is");
+                assert!(two.is_preferred(&two.0[preferred[0]], channel), "it stays where it is");
             }
         }
         assert!(of_each.iter().all(|count| *count > 50), "{of_each:?}");
-        assert!(Members::default().prefer(&"a".parse().expect("a name"), &channels[0]), "nobody else is known");
+        assert!(SubscriptionWorkers::default().is_preferred(&"a".parse().expect("a name"), &channels[0]), "nobody else is known");
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     Redis, StoreError, StoreResult,
     connection::notification::Wake,
     events::Happened,
-    jobs::{Jobs, Purge},
+    jobs::{Jobs, PurgeRequest},
     keys, script,
 };
 use common::{
@@ -48,23 +48,23 @@ use common::{
 use model::{
     job,
     message::Position,
-    subscription::{Begin, State, Subscription},
+    subscription::{NewChannelStart, SubscriptionState, Subscription},
 };
 
 pub use broadcast::Checkpoint;
-pub(super) use groups::{Groups, Orphans};
-pub(super) use join::Joining;
-pub use members::Members;
-pub use ordered::{Held, InOrder};
-pub use position::Opened;
-pub use progress::{ChannelProgress, Figures, HeldUp, Lagging};
-pub use put::{NotPut, Put};
-pub use shared::{BYTES_AT_ONCE, Done, Given, Silent, TakenOver};
+pub(super) use groups::{ExpectedGroups, OrphanGroups};
+pub(super) use join::NewChannelGroups;
+pub use members::SubscriptionWorkers;
+pub use ordered::{ChannelFence, ClaimedChannel};
+pub use position::OpenedChannel;
+pub use progress::{ChannelProgress, SubscriptionCounters, BlockedChannel, BroadcastWorkerLag};
+pub use put::{PutSubscriptionError, PutSubscriptionResult};
+pub use shared::{MAX_BATCH_BYTES, MessageDisposition, ChannelMessages, ReclaimFilter, ReclaimedMessages};
 
 /// How often a change is tried while others change the same subscription.
-const ATTEMPTS: usize = 16;
+const MAX_SAVE_ATTEMPTS: usize = 16;
 /// Jobs that are cancelled in one go when a subscription is removed.
-const PURGED_AT_ONCE: usize = 200;
+const PURGE_BATCH_SIZE: usize = 200;
 
 /// The subscriptions in the Redis of a job store. Clone it freely.
 #[derive(Clone)]
@@ -76,11 +76,11 @@ pub struct Subscriptions {
 }
 
 /// The subscriptions there are.
-pub struct Known {
+pub struct SubscriptionList {
     /// Each as it is stored, too: whoever compares knows whether it has changed.
     pub subscriptions: Vec<(Subscription, String)>,
     /// There never were any, or Redis has lost them.
-    pub is_blank: bool,
+    pub is_missing: bool,
 }
 
 impl Subscriptions {
@@ -117,20 +117,20 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable or the subscription is damaged.
     pub async fn get(&self, name: &SubscriptionName) -> StoreResult<Option<Subscription>> {
-        self.raw(name).await?.map(|raw| read(&raw).ok_or_else(|| damaged(name))).transpose()
+        self.read_raw(name).await?.map(|raw| parse_subscription(&raw).ok_or_else(|| damaged_subscription(name))).transpose()
     }
 
     /// All subscriptions, by name. What cannot be read is left out and logged.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn all(&self) -> StoreResult<Known> {
+    pub async fn list(&self) -> StoreResult<SubscriptionList> {
         let mut connection = self.redis().pooled().await?;
         let all: HashMap<Vec<u8>, Vec<u8>> =
             redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
-        let mut known = Known { is_blank: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
+        let mut known = SubscriptionList { is_missing: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
-            let found = String::from_utf8(raw).ok().and_then(|raw| Some((read(&raw)?, raw)));
+            let found = String::from_utf8(raw).ok().and_then(|raw| Some((parse_subscription(&raw)?, raw)));
             // One under another's name would be served twice
             let found = found.filter(|(subscription, _)| subscription.name.as_str().as_bytes() == name);
             if found.is_none() {
@@ -151,7 +151,7 @@ impl Subscriptions {
             return Ok(false);
         }
         let mut call = script::RESTORE_SUBSCRIPTIONS.key(keys::SUBSCRIPTIONS);
-        call.arg(keys::WAKE).arg(Wake::Subscriptions.encode());
+        call.arg(keys::NOTIFICATIONS).arg(Wake::Subscriptions.encode());
         for (subscription, raw) in lost {
             call.arg(subscription.name.as_str()).arg(raw);
         }
@@ -165,7 +165,7 @@ impl Subscriptions {
     pub async fn set_state(
         &self,
         name: &SubscriptionName,
-        state: State,
+        state: SubscriptionState,
         reason: Option<&str>,
     ) -> StoreResult<Option<Subscription>> {
         self.set_state_if(name, state, reason, |_| true).await
@@ -175,19 +175,19 @@ impl Subscriptions {
     async fn set_state_if(
         &self,
         name: &SubscriptionName,
-        state: State,
+        state: SubscriptionState,
         reason: Option<&str>,
         is_meant: impl Fn(&Subscription) -> bool,
     ) -> StoreResult<Option<Subscription>> {
-        if state == State::Active {
+        if state == SubscriptionState::Active {
             // What was seen before does not count against it. First of all: otherwise the first failure could disable it again
-            self.note_recovery(name).await?;
+            self.record_recovery(name).await?;
             if let Some(before) = self.get(name).await? {
-                self.try_at_once(&before).await?;
+                self.unblock_channels(&before).await?;
             }
         }
         let changed = self
-            .change(name, |subscription| {
+            .update(name, |subscription| {
                 let is_meant = is_meant(subscription);
                 if is_meant {
                     subscription.state = state;
@@ -198,8 +198,8 @@ impl Subscriptions {
             .await?;
         let Some(changed) = changed else { return Ok(None) };
         let mut state_now = state;
-        for _ in 0..ATTEMPTS {
-            if self.jobs.pause(&changed.queue(), state_now != State::Active).await?.is_err() {
+        for _ in 0..MAX_SAVE_ATTEMPTS {
+            if self.jobs.set_queue_paused(&changed.queue(), state_now != SubscriptionState::Active).await?.is_err() {
                 tracing::warn!(subscription = %name, "its queue can be neither made nor paused: there are too many");
             }
             // Somebody else may have changed both in between: whoever is the last to change the queue sees it
@@ -219,48 +219,48 @@ impl Subscriptions {
     pub async fn disable(&self, known: &Subscription, reason: &str) -> StoreResult<()> {
         let name = &known.name;
         let is_as_known = |now: &Subscription| {
-            now.state != State::Disabled && (now.created_at, now.updated_at) == (known.created_at, known.updated_at)
+            now.state != SubscriptionState::Disabled && (now.created_at, now.updated_at) == (known.created_at, known.updated_at)
         };
-        if self.set_state_if(name, State::Disabled, Some(reason), is_as_known).await?.is_none() {
+        if self.set_state_if(name, SubscriptionState::Disabled, Some(reason), is_as_known).await?.is_none() {
             return Ok(());
         }
         metrics::counter!("galley_subscriptions_disabled_total", "subscription" => name.to_string()).increment(1);
         tracing::error!(subscription = %name, reason, "subscription disabled");
-        self.record(name, "subscription.disabled", |data| {
+        self.record_event(name, "subscription.disabled", |data| {
             data.text("reason", reason);
         });
         Ok(())
     }
 
     /// Notes an event of a subscription.
-    pub fn record(&self, name: &SubscriptionName, kind: &'static str, more: impl FnOnce(&mut ObjectWriter)) {
+    pub fn record_event(&self, name: &SubscriptionName, kind: &'static str, more: impl FnOnce(&mut ObjectWriter)) {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
         more(&mut data);
-        self.jobs.record(Happened::about(kind, crate::jobs::local_now(), data.finish()));
+        self.jobs.record_event(Happened::about(kind, crate::jobs::local_now(), data.finish()));
     }
 
     /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after
     /// all.
-    pub(super) async fn change(
+    pub(super) async fn update(
         &self,
         name: &SubscriptionName,
         change: impl Fn(&mut Subscription) -> bool,
     ) -> StoreResult<Option<Subscription>> {
-        for _ in 0..ATTEMPTS {
-            let Some(raw) = self.raw(name).await? else { return Ok(None) };
-            let mut subscription = read(&raw).ok_or_else(|| damaged(name))?;
+        for _ in 0..MAX_SAVE_ATTEMPTS {
+            let Some(raw) = self.read_raw(name).await? else { return Ok(None) };
+            let mut subscription = parse_subscription(&raw).ok_or_else(|| damaged_subscription(name))?;
             let before = subscription.updated_at;
             if !change(&mut subscription) {
                 return Ok(None);
             }
             // It tells one change from the next
             subscription.updated_at = self.jobs.now().await?.max(before + 1);
-            if self.save(name, Some(&raw), Some(&encoded(&subscription)?)).await? != "changed" {
+            if self.save(name, Some(&raw), Some(&encode_subscription(&subscription)?)).await? != "changed" {
                 return Ok(Some(subscription));
             }
         }
-        Err(restless(name))
+        Err(too_many_conflicts(name))
     }
 
     /// Removes a subscription with everything that belongs to it; false if there is none. Its failed deliveries are cancelled.
@@ -268,17 +268,17 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable.
     pub async fn delete(&self, name: &SubscriptionName) -> StoreResult<bool> {
-        for _ in 0..ATTEMPTS {
-            let Some(raw) = self.raw(name).await? else { return Ok(false) };
+        for _ in 0..MAX_SAVE_ATTEMPTS {
+            let Some(raw) = self.read_raw(name).await? else { return Ok(false) };
             if self.save(name, Some(&raw), None).await? == "changed" {
                 continue;
             }
-            if let Some(subscription) = read(&raw) {
-                self.clear(&subscription).await?;
+            if let Some(subscription) = parse_subscription(&raw) {
+                self.clear_data(&subscription).await?;
             }
             return Ok(true);
         }
-        Err(restless(name))
+        Err(too_many_conflicts(name))
     }
 
     /// Removes what was written late of a subscription that is removed: by whoever served it, once that is over, as nobody
@@ -286,55 +286,55 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn sweep_up(&self, removed: &Subscription) -> StoreResult<bool> {
-        if self.raw(&removed.name).await?.is_some() {
+    pub async fn clear_if_deleted(&self, removed: &Subscription) -> StoreResult<bool> {
+        if self.read_raw(&removed.name).await?.is_some() {
             return Ok(false);
         }
-        self.clear(removed).await?;
+        self.clear_data(removed).await?;
         Ok(true)
     }
 
     /// Removes everything that belongs to a subscription but itself, dead letters, and where workers of a broadcast were: these
     /// go when their time is over. It can take long, and ends when there is one of that name again: what is there from then on is
     /// that one's.
-    async fn clear(&self, subscription: &Subscription) -> StoreResult<()> {
+    async fn clear_data(&self, subscription: &Subscription) -> StoreResult<()> {
         let (name, queue) = (&subscription.name, subscription.queue());
-        for channel in self.channels_of(subscription).await? {
-            if self.raw(name).await?.is_some() {
+        for channel in self.matching_channels(subscription).await? {
+            if self.read_raw(name).await?.is_some() {
                 return Ok(());
             }
             self.redis().leave_channel(&channel, name).await?;
         }
-        let states = vec![job::State::Available, job::State::Scheduled, job::State::Retryable];
-        let purge = Purge { states, limit: PURGED_AT_ONCE };
+        let states = vec![job::JobState::Available, job::JobState::Scheduled, job::JobState::Retryable];
+        let purge = PurgeRequest { states, limit: PURGE_BATCH_SIZE };
         loop {
-            if self.raw(name).await?.is_some() {
+            if self.read_raw(name).await?.is_some() {
                 return Ok(());
             }
             let purged = self.jobs.purge(&queue, &purge).await?;
             // What cannot be cancelled has a worker, who finds out by itself
-            if !purged.more || purged.count == 0 {
+            if !purged.has_more || purged.count == 0 {
                 break;
             }
         }
-        if self.raw(name).await?.is_some() {
+        if self.read_raw(name).await?.is_some() {
             return Ok(());
         }
         // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
         self.jobs.delete_queue(&queue).await?;
-        let keys = [keys::figures(name), keys::subscription_workers(name)];
+        let keys = [keys::subscription_counters(name), keys::subscription_workers(name)];
         let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
         Ok(())
     }
 
-    async fn raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {
+    async fn read_raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {
         let mut command = redis::cmd("HGET");
         let raw: Value =
             command.arg(keys::SUBSCRIPTIONS).arg(name.as_str()).query_async(&mut self.redis().clone()).await?;
         match raw {
             Value::Nil => Ok(None),
-            Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged(name)),
-            _ => Err(damaged(name)),
+            Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged_subscription(name)),
+            _ => Err(damaged_subscription(name)),
         }
     }
 
@@ -347,7 +347,7 @@ impl Subscriptions {
     async fn save(&self, name: &SubscriptionName, known: Option<&str>, new: Option<&str>) -> StoreResult<String> {
         let mut call = script::SAVE_SUBSCRIPTION.key(keys::SUBSCRIPTIONS);
         call.arg(name.as_str()).arg(known.unwrap_or_default()).arg(new.unwrap_or_default()).arg(self.settings.max);
-        call.arg(keys::WAKE).arg(Wake::Subscriptions.encode());
+        call.arg(keys::NOTIFICATIONS).arg(Wake::Subscriptions.encode());
         Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 
@@ -355,47 +355,47 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn wake(&self) -> StoreResult<()> {
+    pub async fn notify_workers(&self) -> StoreResult<()> {
         let mut command = redis::cmd("PUBLISH");
-        command.arg(keys::WAKE).arg(Wake::Subscriptions.encode());
+        command.arg(keys::NOTIFICATIONS).arg(Wake::Subscriptions.encode());
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }
 }
 
 /// A call about a channel of a subscription: its history and its cursor come first.
-fn about(
+fn channel_script_call(
     script: &'static redis::Script,
     subscription: &Subscription,
     channel: &ChannelName,
 ) -> ScriptInvocation<'static> {
-    let mut call = script.key(keys::history(channel));
-    call.key(keys::cursor(channel, &subscription.name));
+    let mut call = script.key(keys::channel_history(channel));
+    call.key(keys::subscription_cursor(channel, &subscription.name));
     call
 }
 
-fn read(raw: &str) -> Option<Subscription> {
+fn parse_subscription(raw: &str) -> Option<Subscription> {
     serde_json::from_str(raw).ok()
 }
 
-fn encoded(subscription: &Subscription) -> StoreResult<String> {
+fn encode_subscription(subscription: &Subscription) -> StoreResult<String> {
     serde_json::to_string(subscription).map_err(|error| StoreError::damaged(error.to_string()))
 }
 
-fn damaged(name: &SubscriptionName) -> StoreError {
+fn damaged_subscription(name: &SubscriptionName) -> StoreError {
     StoreError::damaged(format!("subscription {name} cannot be read"))
 }
 
-fn restless(name: &SubscriptionName) -> StoreError {
+fn too_many_conflicts(name: &SubscriptionName) -> StoreError {
     StoreError::damaged(format!("subscription {name} keeps changing"))
 }
 
 /// Where a channel begins.
-async fn position_of(redis: &Redis, channel: &ChannelName, begin: Begin) -> StoreResult<Position> {
+async fn start_position(redis: &Redis, channel: &ChannelName, begin: NewChannelStart) -> StoreResult<Position> {
     match begin {
         // Behind what is not kept any more, which nobody asked for
-        Begin::Earliest => redis.channel_begin(channel).await,
-        Begin::After(position) => Ok(position),
-        Begin::Now(at) | Begin::Since(at) => redis.channel_since(channel, at).await,
+        NewChannelStart::Earliest => redis.channel_start_position(channel).await,
+        NewChannelStart::After(position) => Ok(position),
+        NewChannelStart::Now(at) | NewChannelStart::Since(at) => redis.channel_position_at(channel, at).await,
     }
 }

@@ -1,23 +1,23 @@
 //! Opening channels for a subscription, closing them, and going on somewhere else.
 
-use super::{Subscriptions, about, position_of};
+use super::{Subscriptions, channel_script_call, start_position};
 use crate::{StoreError, StoreResult, keys, script};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
     message::Position,
-    subscription::{Begin, Mode, Start, Subscription},
+    subscription::{DeliveryMode, NewChannelStart, SubscriptionStart, Subscription},
 };
 
 /// Messages handed out that are given up in one call.
-const GIVEN_UP_AT_ONCE: usize = 200;
+const SEEK_ACK_BATCH_SIZE: usize = 200;
 
 /// A channel that a subscription may read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
+pub struct OpenedChannel {
     /// Everything up to here was handed out.
     pub position: Position,
     /// The consumer group had been lost: it was made again where the cursor was.
-    pub was_lost: bool,
+    pub was_recreated: bool,
 }
 
 impl Subscriptions {
@@ -25,9 +25,9 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn channels_of(&self, subscription: &Subscription) -> StoreResult<Vec<ChannelName>> {
+    pub async fn matching_channels(&self, subscription: &Subscription) -> StoreResult<Vec<ChannelName>> {
         let mut channels = self.redis().all_channels().await?;
-        channels.retain(|channel| subscription.channels.fits(channel));
+        channels.retain(|channel| subscription.channels.matches(channel));
         channels.sort();
         Ok(channels)
     }
@@ -37,19 +37,19 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn open(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<Opened>> {
-        let position = position_of(self.redis(), channel, subscription.begin).await?;
-        let mut call = about(&script::OPEN_GROUP, subscription, channel);
+    pub async fn open_channel(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<OpenedChannel>> {
+        let position = start_position(self.redis(), channel, subscription.begin).await?;
+        let mut call = channel_script_call(&script::OPEN_GROUP, subscription, channel);
         call.key(keys::channel_state(channel));
         call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
         let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
-        let opened = opened.map(|(position, was_lost)| Opened { position: read(&position), was_lost });
+        let opened = opened.map(|(position, was_lost)| OpenedChannel { position: parse_position(&position), was_recreated: was_lost });
         // Asked afterwards: who removes it later leaves this channel, too. Nobody else would ever close it again
-        if opened.is_some() && !self.still_has(&subscription.name, channel).await? {
+        if opened.is_some() && !self.is_still_subscribed(&subscription.name, channel).await? {
             self.redis().leave_channel(channel, &subscription.name).await?;
             return Ok(None);
         }
-        if opened.is_some_and(|opened| opened.was_lost) {
+        if opened.is_some_and(|opened| opened.was_recreated) {
             metrics::counter!("galley_subscription_groups_lost_total").increment(1);
             tracing::warn!(subscription = %subscription.name, %channel, "its group was lost and is made again");
         }
@@ -64,34 +64,34 @@ impl Subscriptions {
     pub async fn seek(
         &self,
         name: &SubscriptionName,
-        start: Start,
+        start: SubscriptionStart,
         channel: Option<&ChannelName>,
     ) -> StoreResult<Option<Subscription>> {
         let now = self.jobs.now().await?;
         let changed = self
-            .change(name, |subscription| {
+            .update(name, |subscription| {
                 // The workers of a broadcast begin anew
                 subscription.generation += 1;
                 if channel.is_none() {
-                    subscription.begin = start.begin(now);
+                    subscription.begin = start.resolve(now);
                 }
                 true
             })
             .await?;
         let Some(subscription) = changed else { return Ok(None) };
         match channel {
-            _ if subscription.mode == Mode::Broadcast => self.leave_channels(&subscription, |_| false).await?,
+            _ if subscription.mode == DeliveryMode::Broadcast => self.leave_channels(&subscription, |_| false).await?,
             Some(channel) => self.seek_channel(&subscription, channel, start).await?,
             None => {
-                for channel in self.channels_of(&subscription).await? {
+                for channel in self.matching_channels(&subscription).await? {
                     self.seek_channel(&subscription, &channel, start).await?;
                 }
             }
         }
-        if self.sweep_up(&subscription).await? {
+        if self.clear_if_deleted(&subscription).await? {
             return Ok(None);
         }
-        self.wake().await?;
+        self.notify_workers().await?;
         Ok(Some(subscription))
     }
 
@@ -100,18 +100,18 @@ impl Subscriptions {
         &self,
         subscription: &Subscription,
         channel: &ChannelName,
-        start: Start,
+        start: SubscriptionStart,
     ) -> StoreResult<()> {
         let target = match start {
-            Start::New => String::new(),
-            Start::Earliest => position_of(self.redis(), channel, Begin::Earliest).await?.to_string(),
-            Start::After(position) => position.to_string(),
-            Start::Since(at) => position_of(self.redis(), channel, Begin::Since(at)).await?.to_string(),
+            SubscriptionStart::New => String::new(),
+            SubscriptionStart::Earliest => start_position(self.redis(), channel, NewChannelStart::Earliest).await?.to_string(),
+            SubscriptionStart::After(position) => position.to_string(),
+            SubscriptionStart::Since(at) => start_position(self.redis(), channel, NewChannelStart::Since(at)).await?.to_string(),
         };
         loop {
-            let mut call = about(&script::SEEK_GROUP, subscription, channel);
+            let mut call = channel_script_call(&script::SEEK_GROUP, subscription, channel);
             call.key(keys::channel_state(channel));
-            call.arg(subscription.group()).arg(&target).arg(self.cursor_ttl_ms).arg(GIVEN_UP_AT_ONCE);
+            call.arg(subscription.group()).arg(&target).arg(self.cursor_ttl_ms).arg(SEEK_ACK_BATCH_SIZE);
             let more: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
             if !more.is_some_and(|(_, more)| more) {
                 return Ok(());
@@ -125,7 +125,7 @@ impl Subscriptions {
         subscription: &Subscription,
         keeps: impl Fn(&ChannelName) -> bool,
     ) -> StoreResult<()> {
-        for channel in self.channels_of(subscription).await? {
+        for channel in self.matching_channels(subscription).await? {
             if !keeps(&channel) {
                 self.redis().leave_channel(&channel, &subscription.name).await?;
             }
@@ -133,9 +133,9 @@ impl Subscriptions {
         Ok(())
     }
 
-    pub(super) async fn still_has(&self, name: &SubscriptionName, channel: &ChannelName) -> StoreResult<bool> {
+    pub(super) async fn is_still_subscribed(&self, name: &SubscriptionName, channel: &ChannelName) -> StoreResult<bool> {
         match self.get(name).await {
-            Ok(now) => Ok(now.is_some_and(|now| now.channels.fits(channel))),
+            Ok(now) => Ok(now.is_some_and(|now| now.channels.matches(channel))),
             // It is there, whatever it is
             Err(StoreError::Damaged(_)) => Ok(true),
             Err(error) => Err(error),
@@ -144,6 +144,6 @@ impl Subscriptions {
 }
 
 /// What is no position was not written here: it is before everything.
-pub(super) fn read(position: &str) -> Position {
+pub(super) fn parse_position(position: &str) -> Position {
     position.parse().unwrap_or(Position::START)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Subscriptions, about};
+use super::{Subscriptions, channel_script_call};
 use crate::{StoreResult, keys, script};
 use common::{
     name::{ChannelName, SubscriptionName, WorkerId},
@@ -10,15 +10,15 @@ use common::{
 };
 use model::{
     message::Position,
-    subscription::{Mode, Ordering, Subscription},
+    subscription::{DeliveryOrdering, DeliveryMode, Subscription},
 };
 
 /// Epochs that are counted through; each is a restart of Redis.
-const MOST_EPOCHS: usize = 1000;
+const MAX_EPOCHS: usize = 1000;
 
 /// What became of a subscription's messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct SubscriptionCounters {
     /// Delivered at the first attempt, or in order. Of a broadcast by all workers together.
     pub delivered: u64,
     /// Not wanted by the filter.
@@ -45,27 +45,27 @@ pub struct ChannelProgress {
     /// Messages that were handed out and are not done with.
     pub in_flight: u64,
     /// What holds up a channel in order.
-    pub held_up: Option<HeldUp>,
+    pub blocked: Option<BlockedChannel>,
 }
 
 /// What holds up a channel in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldUp {
+pub struct BlockedChannel {
     /// How often its next message has failed.
     pub failures: u32,
     /// When it is tried again.
     pub next_attempt_at: Millis,
     /// What went wrong last.
-    pub problem: String,
+    pub last_error: String,
 }
 
 /// How far one worker of a broadcast is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lagging {
+pub struct BroadcastWorkerLag {
     /// Its name.
     pub worker: WorkerId,
     /// When it noted that last.
-    pub seen_at: Millis,
+    pub last_seen_at: Millis,
     /// Messages that it has not delivered.
     pub lag: u64,
 }
@@ -75,11 +75,11 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn figures(&self, subscription: &Subscription) -> StoreResult<Figures> {
+    pub async fn counters(&self, subscription: &Subscription) -> StoreResult<SubscriptionCounters> {
         let fields: HashMap<String, i64> =
-            redis::cmd("HGETALL").arg(keys::figures(&subscription.name)).query_async(&mut self.redis().clone()).await?;
+            redis::cmd("HGETALL").arg(keys::subscription_counters(&subscription.name)).query_async(&mut self.redis().clone()).await?;
         let count = |name: &str| fields.get(name).and_then(|count| u64::try_from(*count).ok()).unwrap_or_default();
-        Ok(Figures {
+        Ok(SubscriptionCounters {
             delivered: count("delivered"),
             filtered: count("filtered"),
             failed: count("failed"),
@@ -92,39 +92,39 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn progress(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<ChannelProgress> {
+    pub async fn channel_progress(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<ChannelProgress> {
         let group = match (subscription.mode, subscription.ordering) {
-            (Mode::Shared, Ordering::None) => subscription.group(),
+            (DeliveryMode::Shared, DeliveryOrdering::None) => subscription.group(),
             _ => String::new(),
         };
-        self.progress_from(subscription, channel, &group, "").await
+        self.read_progress(subscription, channel, &group, "").await
     }
 
-    async fn progress_from(
+    async fn read_progress(
         &self,
         subscription: &Subscription,
         channel: &ChannelName,
         group: &str,
         position: &str,
     ) -> StoreResult<ChannelProgress> {
-        let mut call = about(&script::PROGRESS_OF, subscription, channel);
-        call.arg(group).arg(position).arg(MOST_EPOCHS);
+        let mut call = channel_script_call(&script::PROGRESS_OF, subscription, channel);
+        call.arg(group).arg(position).arg(MAX_EPOCHS);
         let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
             call.invoke_async(&mut self.redis().clone()).await?;
         let position: Option<Position> = position.parse().ok();
-        let held_up = (failures > 0).then_some(HeldUp { failures, next_attempt_at: at, problem });
-        Ok(ChannelProgress { channel: channel.clone(), position, head: head.parse().ok(), lag, in_flight, held_up })
+        let held_up = (failures > 0).then_some(BlockedChannel { failures, next_attempt_at: at, last_error: problem });
+        Ok(ChannelProgress { channel: channel.clone(), position, head: head.parse().ok(), lag, in_flight, blocked: held_up })
     }
 
     /// How far each worker of a broadcast is in those channels, all together.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn broadcast_progress(
+    pub async fn broadcast_lag(
         &self,
         subscription: &Subscription,
         channels: &[&ChannelName],
-    ) -> StoreResult<Vec<Lagging>> {
+    ) -> StoreResult<Vec<BroadcastWorkerLag>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(keys::subscription_workers(&subscription.name)).arg(0).arg(-1).arg("WITHSCORES");
         let seen: Vec<(String, f64)> = command.query_async(&mut self.redis().clone()).await?;
@@ -134,13 +134,13 @@ impl Subscriptions {
             // Milliseconds since 1970 are whole numbers that a float holds exactly
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
             let seen_at = seen_at as Millis;
-            let Some(checkpoint) = self.checkpoint(subscription, &worker).await? else { continue };
+            let Some(checkpoint) = self.load_checkpoint(subscription, &worker).await? else { continue };
             let mut lag = 0;
             for &channel in channels {
                 let position = checkpoint.positions.get(channel).copied().unwrap_or(Position::START);
-                lag += self.progress_from(subscription, channel, "", &position.to_string()).await?.lag;
+                lag += self.read_progress(subscription, channel, "", &position.to_string()).await?.lag;
             }
-            all.push(Lagging { worker, seen_at, lag });
+            all.push(BroadcastWorkerLag { worker, last_seen_at: seen_at, lag });
         }
         Ok(all)
     }
@@ -149,10 +149,10 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn of_channel(&self, channel: &ChannelName) -> StoreResult<Vec<Subscription>> {
-        let known = self.all().await?.subscriptions;
+    pub async fn for_channel(&self, channel: &ChannelName) -> StoreResult<Vec<Subscription>> {
+        let known = self.list().await?.subscriptions;
         let mut of_it: Vec<Subscription> = known.into_iter().map(|(subscription, _)| subscription).collect();
-        of_it.retain(|subscription| subscription.channels.fits(channel));
+        of_it.retain(|subscription| subscription.channels.matches(channel));
         Ok(of_it)
     }
 
@@ -160,8 +160,8 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn note_failure(&self, subscription: &Subscription) -> StoreResult<Millis> {
-        let call = script::NOTE_FAILURE.key(keys::figures(&subscription.name));
+    pub async fn record_failure(&self, subscription: &Subscription) -> StoreResult<Millis> {
+        let call = script::NOTE_FAILURE.key(keys::subscription_counters(&subscription.name));
         let (since, now): (Millis, Millis) = call.invoke_async(&mut self.redis().clone()).await?;
         Ok((now - since).max(0))
     }
@@ -170,9 +170,9 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn note_recovery(&self, name: &SubscriptionName) -> StoreResult<()> {
+    pub async fn record_recovery(&self, name: &SubscriptionName) -> StoreResult<()> {
         let mut command = redis::cmd("HDEL");
-        command.arg(keys::figures(name)).arg("failing");
+        command.arg(keys::subscription_counters(name)).arg("failing");
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }

@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{ATTEMPTS, Subscriptions, encoded, read, restless};
+use super::{MAX_SAVE_ATTEMPTS, Subscriptions, encode_subscription, parse_subscription, too_many_conflicts};
 use crate::{StoreResult, keys};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
     message::{Position, continuity::Continuity},
-    subscription::{Mode, Refused, Request, Start, Subscription, Target},
+    subscription::{DeliveryMode, SubscriptionRequestError, SubscriptionStart, Subscription, SubscriptionRequest, SubscriptionTarget},
 };
 
 /// Channels whose newest message is looked up side by side.
-const HEADS_AT_ONCE: usize = 32;
+const MAX_CONCURRENT_HEAD_READS: usize = 32;
 
 /// What became of a request.
-pub struct Put {
+pub struct PutSubscriptionResult {
     /// The subscription as it is now.
     pub subscription: Subscription,
     /// There was none of that name before.
@@ -27,9 +27,9 @@ pub struct Put {
 
 /// A request that was not carried out; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotPut {
+pub enum PutSubscriptionError {
     /// Something in it is not allowed.
-    Refused(Refused),
+    Invalid(SubscriptionRequestError),
     /// It is to begin at a position that the channel does not know.
     UnknownPosition {
         /// Which channel.
@@ -38,7 +38,7 @@ pub enum NotPut {
         position: Position,
     },
     /// There are as many subscriptions as there may be.
-    TooMany {
+    TooManySubscriptions {
         /// How many that is.
         max: u64,
     },
@@ -55,7 +55,7 @@ impl Subscriptions {
         name: &SubscriptionName,
         body: &[u8],
         depth_limit: usize,
-    ) -> StoreResult<Result<Put, NotPut>> {
+    ) -> StoreResult<Result<PutSubscriptionResult, PutSubscriptionError>> {
         self.put_if(name, body, depth_limit, |_| Ok(())).await
     }
 
@@ -68,12 +68,12 @@ impl Subscriptions {
         name: &SubscriptionName,
         body: &[u8],
         depth_limit: usize,
-        is_allowed: impl Fn(&Target) -> Result<(), String>,
-    ) -> StoreResult<Result<Put, NotPut>> {
+        is_allowed: impl Fn(&SubscriptionTarget) -> Result<(), String>,
+    ) -> StoreResult<Result<PutSubscriptionResult, PutSubscriptionError>> {
         let mut begun = BTreeSet::new();
         let put = self.try_put(name, body, depth_limit, is_allowed, &mut begun).await;
         if !matches!(put, Ok(Ok(_))) {
-            self.leave_begun(name, &begun).await;
+            self.leave_started_channels(name, &begun).await;
         }
         put
     }
@@ -84,128 +84,130 @@ impl Subscriptions {
         name: &SubscriptionName,
         body: &[u8],
         depth_limit: usize,
-        is_allowed: impl Fn(&Target) -> Result<(), String>,
+        is_allowed: impl Fn(&SubscriptionTarget) -> Result<(), String>,
         begun: &mut BTreeSet<ChannelName>,
-    ) -> StoreResult<Result<Put, NotPut>> {
-        for _ in 0..ATTEMPTS {
+    ) -> StoreResult<Result<PutSubscriptionResult, PutSubscriptionError>> {
+        for _ in 0..MAX_SAVE_ATTEMPTS {
             let now = self.jobs.now().await?;
-            let raw = self.raw(name).await?;
+            let raw = self.read_raw(name).await?;
             // What cannot be read is replaced as if it were not there
-            let before = raw.as_deref().and_then(read);
-            let applied = Request::parse(body, depth_limit, now).and_then(|request| {
+            let before = raw.as_deref().and_then(parse_subscription);
+            let applied = SubscriptionRequest::parse(body, depth_limit, now).and_then(|request| {
                 let (start, needs_secret) = (request.start(), request.needs_secret(before.as_ref()));
                 let subscription = request.apply(name.clone(), before.as_ref(), now)?;
-                is_allowed(&subscription.deliver).map_err(Refused::Invalid)?;
+                is_allowed(&subscription.deliver).map_err(SubscriptionRequestError::Invalid)?;
                 Ok((start, needs_secret, subscription))
             });
             let (start, needs_secret, subscription) = match applied {
                 Ok(applied) => applied,
-                Err(refused) => return Ok(Err(NotPut::Refused(refused))),
+                Err(refused) => return Ok(Err(PutSubscriptionError::Invalid(refused))),
             };
             if before.is_none()
-                && let Some(unknown) = self.unknown_begin(&subscription, start).await?
+                && let Some(unknown) = self.check_start_position(&subscription, start).await?
             {
                 return Ok(Err(unknown));
             }
             if raw.is_none() && self.count().await? >= self.settings.max {
-                return Ok(Err(NotPut::TooMany { max: self.settings.max }));
+                return Ok(Err(PutSubscriptionError::TooManySubscriptions { max: self.settings.max }));
             }
-            let begins = self.begins(&subscription, before.as_ref(), start).await?;
+            let begins = self.start_positions(&subscription, before.as_ref(), start).await?;
             // Somebody else may have made it meanwhile: what was published since then must not be passed over
-            if self.raw(name).await? != raw {
+            if self.read_raw(name).await? != raw {
                 continue;
             }
             for (channel, start) in begins {
                 begun.insert(channel.clone());
                 self.seek_channel(&subscription, &channel, start).await?;
             }
-            let saved = self.save(name, raw.as_deref(), Some(&encoded(&subscription)?)).await?;
+            let saved = self.save(name, raw.as_deref(), Some(&encode_subscription(&subscription)?)).await?;
             match saved.as_str() {
                 "saved" | "before" => {
-                    self.clear_before(&subscription, before.as_ref()).await?;
-                    let secret = secret_of(&subscription).filter(|_| needs_secret);
+                    self.clear_previous(&subscription, before.as_ref()).await?;
+                    let secret = signing_secret(&subscription).filter(|_| needs_secret);
                     let is_new = raw.is_none() && saved == "saved";
-                    return Ok(Ok(Put { subscription, is_new, secret }));
+                    return Ok(Ok(PutSubscriptionResult { subscription, is_new, secret }));
                 }
-                "full" => return Ok(Err(NotPut::TooMany { max: self.settings.max })),
+                "full" => return Ok(Err(PutSubscriptionError::TooManySubscriptions { max: self.settings.max })),
                 _ => {}
             }
         }
-        Err(restless(name))
+        Err(too_many_conflicts(name))
     }
 
     /// What follows from a change.
-    async fn follow_up(&self, before: &Subscription, now: &Subscription) -> StoreResult<()> {
-        self.leave_channels(before, |channel| now.channels.fits(channel)).await?;
+    async fn apply_change_effects(&self, before: &Subscription, now: &Subscription) -> StoreResult<()> {
+        self.leave_channels(before, |channel| now.channels.matches(channel)).await?;
         if serde_json::to_value(&before.deliver).ok() != serde_json::to_value(&now.deliver).ok() {
-            self.try_at_once(now).await?;
+            self.unblock_channels(now).await?;
         }
         Ok(())
     }
 
     /// Why a subscription cannot begin where it should, if it cannot.
-    async fn unknown_begin(&self, subscription: &Subscription, start: Start) -> StoreResult<Option<NotPut>> {
-        let (Start::After(position), Some(channel)) = (start, subscription.channels.only()) else { return Ok(None) };
-        let is_known = self.is_known(channel, position).await?;
-        Ok((!is_known).then(|| NotPut::UnknownPosition { channel: channel.clone(), position }))
+    async fn check_start_position(&self, subscription: &Subscription, start: SubscriptionStart) -> StoreResult<Option<PutSubscriptionError>> {
+        let (SubscriptionStart::After(position), Some(channel)) = (start, subscription.channels.single_channel()) else {
+            return Ok(None);
+        };
+        let is_known = self.is_known_position(channel, position).await?;
+        Ok((!is_known).then(|| PutSubscriptionError::UnknownPosition { channel: channel.clone(), position }))
     }
 
     /// Whether a position is one of a channel's history, or may have been.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn is_known(&self, channel: &ChannelName, position: Position) -> StoreResult<bool> {
+    pub async fn is_known_position(&self, channel: &ChannelName, position: Position) -> StoreResult<bool> {
         // Without a history nothing could tell, and a position that is none would hide what is published later
         if position != Position::START && self.redis().channel_head(channel).await?.is_none() {
             return Ok(false);
         }
-        Ok(self.redis().channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
+        Ok(self.redis().read_channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
     }
 
     /// Where the channels begin that are there and new to a subscription: they are opened before it is made, so that from
     /// that moment on nothing escapes. What an earlier subscription of that name left behind does not count.
-    async fn begins(
+    async fn start_positions(
         &self,
         subscription: &Subscription,
         before: Option<&Subscription>,
-        start: Start,
-    ) -> StoreResult<Vec<(ChannelName, Start)>> {
-        if subscription.mode == Mode::Broadcast {
+        start: SubscriptionStart,
+    ) -> StoreResult<Vec<(ChannelName, SubscriptionStart)>> {
+        if subscription.mode == DeliveryMode::Broadcast {
             return Ok(Vec::new());
         }
-        let mut channels = self.channels_of(subscription).await?;
-        channels.retain(|channel| !before.is_some_and(|before| before.channels.fits(channel)));
-        let start = if before.is_none() { start } else { Start::New };
+        let mut channels = self.matching_channels(subscription).await?;
+        channels.retain(|channel| !before.is_some_and(|before| before.channels.matches(channel)));
+        let start = if before.is_none() { start } else { SubscriptionStart::New };
         let begins = stream::iter(channels).map(async |channel| {
             // What is the newest now may not be later; behind none is everything
             let start = match start {
-                Start::New => {
-                    self.redis().channel_head(&channel).await?.map_or(Start::After(Position::START), Start::After)
+                SubscriptionStart::New => {
+                    self.redis().channel_head(&channel).await?.map_or(SubscriptionStart::After(Position::START), SubscriptionStart::After)
                 }
                 other => other,
             };
             StoreResult::Ok((channel, start))
         });
-        begins.buffered(HEADS_AT_ONCE).try_collect().await
+        begins.buffered(MAX_CONCURRENT_HEAD_READS).try_collect().await
     }
 
     /// What was there before and is not the subscription's any more goes.
-    async fn clear_before(&self, subscription: &Subscription, before: Option<&Subscription>) -> StoreResult<()> {
-        if subscription.mode == Mode::Broadcast {
+    async fn clear_previous(&self, subscription: &Subscription, before: Option<&Subscription>) -> StoreResult<()> {
+        if subscription.mode == DeliveryMode::Broadcast {
             // It may have had groups in an earlier version, or when it was shared and could not be read
             self.leave_channels(subscription, |_| false).await?;
         }
         match before {
-            Some(before) => self.follow_up(before, subscription).await,
-            None => self.forget_the_last(subscription).await,
+            Some(before) => self.apply_change_effects(before, subscription).await,
+            None => self.clear_leftovers(subscription).await,
         }
     }
 
     /// Leaves channels that were begun in vain. Others may have made the subscription meanwhile, and what cannot be done now the
     /// upkeep does.
-    async fn leave_begun(&self, name: &SubscriptionName, begun: &BTreeSet<ChannelName>) {
+    async fn leave_started_channels(&self, name: &SubscriptionName, begun: &BTreeSet<ChannelName>) {
         for channel in begun {
-            let left = match self.still_has(name, channel).await {
+            let left = match self.is_still_subscribed(name, channel).await {
                 Ok(true) => Ok(()),
                 Ok(false) => self.redis().leave_channel(channel, name).await,
                 Err(error) => Err(error),
@@ -218,20 +220,20 @@ impl Subscriptions {
     }
 
     /// What the last subscription of that name left behind, or whoever served it wrote late, is not this one's.
-    async fn forget_the_last(&self, subscription: &Subscription) -> StoreResult<()> {
+    async fn clear_leftovers(&self, subscription: &Subscription) -> StoreResult<()> {
         let _: i64 =
-            redis::cmd("DEL").arg(keys::figures(&subscription.name)).query_async(&mut self.redis().clone()).await?;
+            redis::cmd("DEL").arg(keys::subscription_counters(&subscription.name)).query_async(&mut self.redis().clone()).await?;
         let queue = subscription.queue();
-        if self.jobs.control(&queue).await?.is_paused {
-            drop(self.jobs.pause(&queue, false).await?);
+        if self.jobs.queue_control(&queue).await?.is_paused {
+            drop(self.jobs.set_queue_paused(&queue, false).await?);
         }
         Ok(())
     }
 }
 
-fn secret_of(subscription: &Subscription) -> Option<String> {
+fn signing_secret(subscription: &Subscription) -> Option<String> {
     match &subscription.deliver {
-        Target::Http(http) => http.secrets.first().cloned(),
+        SubscriptionTarget::Http(http) => http.secrets.first().cloned(),
         _ => None,
     }
 }

@@ -78,9 +78,9 @@ impl Redis {
         most: Option<u64>,
     ) -> StoreResult<Option<Order>> {
         let order: String = script::REPORT
-            .key(keys::worker(key))
+            .key(keys::worker_report(key))
             .key(keys::WORKERS)
-            .key(keys::directive(key))
+            .key(keys::worker_directive(key))
             .arg(key.as_str())
             .arg(record.to_json())
             .arg(ttl.as_millis().to_string())
@@ -98,7 +98,7 @@ impl Redis {
     pub async fn forget_worker(&self, key: &WorkerKey) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZREM").arg(keys::WORKERS).arg(key.as_str());
-        pipeline.cmd("DEL").arg(keys::worker(key)).arg(keys::directive(key));
+        pipeline.cmd("DEL").arg(keys::worker_report(key)).arg(keys::worker_directive(key));
         Ok(pipeline.exec_async(&mut self.clone()).await?)
     }
 
@@ -107,7 +107,7 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn order_for(&self, key: &WorkerKey) -> StoreResult<Option<Order>> {
-        let order: Option<String> = redis::cmd("GET").arg(keys::directive(key)).query_async(&mut self.clone()).await?;
+        let order: Option<String> = redis::cmd("GET").arg(keys::worker_directive(key)).query_async(&mut self.clone()).await?;
         Ok(order.and_then(|order| order.parse().ok()))
     }
 
@@ -118,9 +118,9 @@ impl Redis {
     pub async fn direct_worker(&self, key: &WorkerKey, directive: Directive) -> StoreResult<Order> {
         let order = Order { directive, given_at: local_now() };
         let mut pipeline = redis::pipe();
-        pipeline.cmd("SET").arg(keys::directive(key)).arg(order.to_string());
+        pipeline.cmd("SET").arg(keys::worker_directive(key)).arg(order.to_string());
         pipeline.arg("PX").arg(DIRECTIVE_TTL.as_millis().to_string());
-        pipeline.cmd("PUBLISH").arg(keys::WAKE).arg(Wake::Directive(key.clone()).encode());
+        pipeline.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Wake::Directive(key.clone()).encode());
         pipeline.exec_async(&mut self.clone()).await?;
         Ok(order)
     }
@@ -146,7 +146,7 @@ impl Redis {
         let mut connection = self.pooled().await?;
         let mut found = Vec::with_capacity(keys.len());
         for some in keys.chunks(READ_AT_ONCE) {
-            let wanted: Vec<String> = some.iter().map(keys::worker).chain(some.iter().map(keys::directive)).collect();
+            let wanted: Vec<String> = some.iter().map(keys::worker_report).chain(some.iter().map(keys::worker_directive)).collect();
             let texts: Vec<Option<String>> = redis::cmd("MGET").arg(wanted).query_async(&mut connection).await?;
             let (records, orders) = texts.split_at(some.len().min(texts.len()));
             for (key, (record, order)) in some.iter().zip(records.iter().zip(orders)) {

@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{Jobs, Located, Refused, local_now},
+    jobs::{Jobs, LocatedJob, EnqueueRefusal, local_now},
     keys, script,
 };
 use common::id::{JobId, WorkflowId};
 use model::{
-    job::State,
-    workflow::{End, Kind, Membership, WorkflowState},
+    job::JobState,
+    workflow::{Membership, TerminalState, WorkflowKind, WorkflowState},
 };
 
 /// When the upkeep looks again at a workflow that something was just begun with.
@@ -33,7 +33,7 @@ const MOST_CHECKED: usize = 20;
 /// What the JSON of a job that is over tells its workflow.
 #[derive(Deserialize)]
 struct Over<'a> {
-    state: State,
+    state: JobState,
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
 }
@@ -56,14 +56,14 @@ impl Jobs {
                 return Ok(());
             };
             // Most ends change nothing yet: a group goes on when the last of its members is over
-            let goes_on = state.is_empty() && (kind == Kind::Chain.as_str() || ended >= members);
+            let goes_on = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
             if !goes_on {
                 return Ok(());
             }
             let advanced = self.advance(membership.workflow).await;
             if advanced.is_err() {
                 // Redis may be full. If this fails too, the time that was set before stands
-                let _ = self.look_again(membership.workflow, SOON.min(self.workflows.check)).await;
+                let _ = self.look_again(membership.workflow, SOON.min(self.workflows.check_interval)).await;
             }
             advanced
         })
@@ -78,8 +78,8 @@ impl Jobs {
     ) -> StoreResult<Option<Tally>> {
         let over: Over = serde_json::from_str(ended_json)
             .map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
-        let Some(end) = End::of(over.state) else { return Ok(None) };
-        let result = over.result.filter(|_| end == End::Completed).map_or("", RawValue::get);
+        let Some(end) = TerminalState::from_state(over.state) else { return Ok(None) };
+        let result = over.result.filter(|_| end == TerminalState::Completed).map_or("", RawValue::get);
         self.note_end(membership, job, end, result).await
     }
 
@@ -87,13 +87,13 @@ impl Jobs {
         &self,
         membership: Membership,
         job: JobId,
-        end: End,
+        end: TerminalState,
         result: &str,
     ) -> StoreResult<Option<Tally>> {
         let tally: redis::Value = script::RECORD_MEMBER
             .key(keys::workflow(&membership.workflow))
             .arg(membership.index)
-            .arg(end.state().as_str())
+            .arg(end.job_state().as_str())
             .arg(result)
             .arg(format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}"))
             .arg(self.workflows.results_limit_bytes)
@@ -113,7 +113,7 @@ impl Jobs {
         let Some(kept) = self.read_workflow(id).await? else { return self.forget(id).await };
         match kept.over {
             Some((WorkflowState::Cancelled, _)) => return self.cancel_jobs(&kept).await,
-            Some(_) => return self.release(id).await,
+            Some(_) => return self.release_workflow(id).await,
             None => {}
         }
         let plan = kept.progress.plan();
@@ -144,15 +144,15 @@ impl Jobs {
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
             tracing::info!(workflow = %id, kind, state, "workflow is over");
         }
-        self.release(id).await
+        self.release_workflow(id).await
     }
 
     /// What the jobs to be started are given: steps of a chain and callbacks get the results before them.
     async fn parent_results(&self, kept: &Kept, starting: &[usize]) -> StoreResult<Option<String>> {
         let before = match (kept.progress.kind, starting.first()) {
             // A chain starts one at a time
-            (Kind::Chain, Some(index)) if *index > 0 => *index,
-            (Kind::Batch, Some(index)) if *index >= kept.total() => kept.total(),
+            (WorkflowKind::Chain, Some(index)) if *index > 0 => *index,
+            (WorkflowKind::Batch, Some(index)) if *index >= kept.total() => kept.total(),
             _ => return Ok(None),
         };
         let results = self.read_results(kept.id, before).await?;
@@ -169,9 +169,9 @@ impl Jobs {
         new.parent_results = parent_results;
         match self.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
             Ok(_) => Ok(false),
-            Err(Refused::Duplicate(known)) if known == id => Ok(false),
+            Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job stands in its way: it counts as called off, and the workflow goes on from there
-            Err(Refused::Duplicate(_) | Refused::Ignored { .. }) => {
+            Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
                 self.cancel_job(kept, KeptJob { index, new, now }).await?;
                 Ok(true)
             }
@@ -194,7 +194,7 @@ impl Jobs {
     }
 
     /// Lets go of a workflow that is over and of which nothing is left to do.
-    pub(super) async fn release(&self, id: WorkflowId) -> StoreResult<()> {
+    pub(super) async fn release_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("PEXPIRE");
         command.arg(keys::workflow(&id)).arg(self.settings.result_ttl.as_millis().to_string());
         command.exec_async(&mut self.redis.clone()).await?;
@@ -205,7 +205,7 @@ impl Jobs {
     /// the less is to be had from looking at them often.
     fn check_after(&self, kept: &Kept) -> Duration {
         let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
-        self.workflows.check.max((age / 20).min(LONGEST_PAUSE))
+        self.workflows.check_interval.max((age / 20).min(LONGEST_PAUSE))
     }
 
     pub(super) async fn forget(&self, id: WorkflowId) -> StoreResult<()> {
@@ -255,13 +255,13 @@ impl Jobs {
         let id = kept.job_id(index, &new.queue);
         let membership = kept.membership(index);
         match self.locate_in_queue(id, &new.queue).await? {
-            Some(Located::Ended(json)) => {
+            Some(LocatedJob::Finished(json)) => {
                 tracing::info!(workflow = %kept.id, %id, "an end that its workflow did not hear of");
                 self.record_end(membership, id, &json).await?;
             }
             None if index < kept.existing => {
                 tracing::warn!(workflow = %kept.id, %id, "a job of a workflow is gone without a trace: it counts as failed");
-                self.note_end(membership, id, End::Discarded, "").await?;
+                self.note_end(membership, id, TerminalState::Discarded, "").await?;
             }
             Some(_) | None => {}
         }

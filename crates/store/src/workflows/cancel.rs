@@ -8,14 +8,14 @@ use super::{
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{Ended, Jobs, Located, NotMoved, local_now, stored_new},
+    jobs::{FinishedJob, Jobs, LocatedJob, JobTransitionError, local_now, new_job_record},
     keys::QueueKeys,
     script,
 };
 use common::id::{JobId, WorkflowId};
 use model::{
-    job::{NewJob, State},
-    workflow::{End, WorkflowState},
+    job::{NewJob, JobState},
+    workflow::{TerminalState, WorkflowState},
 };
 
 /// A workflow that was not cancelled.
@@ -62,13 +62,13 @@ impl Jobs {
         let active: Vec<Option<KeptJob>> = looks.try_buffered(AT_ONCE).try_collect().await?;
         let cancels = stream::iter(active.into_iter().flatten().map(Ok));
         cancels.try_for_each_concurrent(AT_ONCE, |job| self.cancel_job(kept, job)).await?;
-        self.release(kept.id).await
+        self.release_workflow(kept.id).await
     }
 
     /// Ends a job, or gives it back because somebody has it.
     async fn cancel_unless_active(&self, kept: &Kept, job: KeptJob) -> StoreResult<Option<KeptJob>> {
         let located = self.locate_in_queue(kept.job_id(job.index, &job.new.queue), &job.new.queue).await?;
-        if located.is_some_and(|located| located.state() == State::Active) {
+        if located.is_some_and(|located| located.state() == JobState::Active) {
             return Ok(Some(job));
         }
         self.cancel_job(kept, job).await.map(|()| None)
@@ -82,31 +82,31 @@ impl Jobs {
         for _ in 0..3 {
             match self.cancel(id).await? {
                 Ok(_) => {}
-                Err(NotMoved::Unknown) => {
+                Err(JobTransitionError::NotFound) => {
                     if !self.cancel_unborn(id, new.clone()).await? {
                         continue;
                     }
                 }
-                Err(NotMoved::Conflict(_)) => {
-                    if let Some(Located::Ended(json)) = self.locate_in_queue(id, &new.queue).await? {
+                Err(JobTransitionError::Conflict(_)) => {
+                    if let Some(LocatedJob::Finished(json)) = self.locate_in_queue(id, &new.queue).await? {
                         self.record_end(membership, id, &json).await?;
                     }
                     return Ok(());
                 }
             }
-            return self.note_end(membership, id, End::Cancelled, "").await.map(drop);
+            return self.note_end(membership, id, TerminalState::Cancelled, "").await.map(drop);
         }
         Err(StoreError::damaged(format!("job {id} of workflow {} cannot be pinned down", kept.id)))
     }
 
     /// Ends a job before it exists; false when it does.
     async fn cancel_unborn(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
-        let job = stored_new(id, new);
+        let job = new_job_record(id, new);
         let keys = QueueKeys::new(&job.queue);
         let ended: i64 = script::CANCEL_BEFORE_CREATE
             .key(keys.record(&id))
             .key(keys.result(&id))
-            .arg(Ended::cancelled(&job, None, local_now()).to_text_without_attempt())
+            .arg(FinishedJob::cancelled(&job, None, local_now()).to_text_without_attempt())
             .arg(self.settings.result_ttl.as_millis().to_string())
             .invoke_async(&mut self.redis.clone())
             .await?;

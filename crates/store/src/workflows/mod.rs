@@ -23,11 +23,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     StoreError, StoreResult,
-    jobs::{Jobs, Located, Refused},
-    keys, note_interruption, script,
+    jobs::{Jobs, LocatedJob, EnqueueRefusal},
+    keys, log_interruption, script,
 };
 use common::{id::WorkflowId, name::QueueName, time::Millis};
-use model::workflow::{Callback, End, JobStatus, Kind, Member, NewWorkflow, Progress, WorkflowState, WorkflowView};
+use model::workflow::{
+    BatchCallback, NewWorkflow, NewWorkflowMember, TerminalState, WorkflowJobView, WorkflowKind, WorkflowProgress,
+    WorkflowState, WorkflowView,
+};
 
 pub use cancel::NotCancelledWorkflow;
 
@@ -42,7 +45,7 @@ pub enum NotCreated {
     /// There is one with that id.
     Duplicate(WorkflowId),
     /// One of its jobs would be refused.
-    Refused(QueueName, Refused),
+    Refused(QueueName, EnqueueRefusal),
 }
 
 impl Jobs {
@@ -61,7 +64,7 @@ impl Jobs {
             return Ok(Err(refused));
         }
         // First its place among those looked after, so that nothing is out of sight
-        self.look_again(id, advance::SOON.min(self.workflows.check)).await?;
+        self.look_again(id, advance::SOON.min(self.workflows.check_interval)).await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
         let call = call.arg(fields(&new, traceparent, now));
         match call.invoke_async::<i64>(&mut self.redis.clone()).await.map_err(StoreError::from) {
@@ -69,7 +72,7 @@ impl Jobs {
             Ok(_) => {}
             Err(error) => {
                 // Refused because Redis is full: nothing is to stay behind
-                if matches!(error, StoreError::Full) {
+                if matches!(error, StoreError::OutOfMemory) {
                     self.forget(id).await?;
                 }
                 return Err(error);
@@ -78,7 +81,7 @@ impl Jobs {
         metrics::counter!("galley_workflows_created_total", "type" => new.kind.as_str()).increment(1);
         // It is stored: what cannot be begun now the upkeep begins
         if let Err(error) = self.advance(id).await {
-            note_interruption("beginning a workflow", &error);
+            log_interruption("beginning a workflow", &error);
         }
         Ok(Ok(id))
     }
@@ -107,12 +110,12 @@ impl Jobs {
             && more > 0
             && count + more > max_queues
         {
-            return Ok(Some(NotCreated::Refused((*queue).clone(), Refused::TooManyQueues { max_queues })));
+            return Ok(Some(NotCreated::Refused((*queue).clone(), EnqueueRefusal::TooManyQueues { max_queues })));
         }
         for (queue, wanted) in starting_now(new) {
             let Some(max_depth) = self.max_depth(queue) else { continue };
-            if self.stats(queue).await?.available + wanted > max_depth {
-                return Ok(Some(NotCreated::Refused(queue.clone(), Refused::Full { max_depth })));
+            if self.queue_stats(queue).await?.available + wanted > max_depth {
+                return Ok(Some(NotCreated::Refused(queue.clone(), EnqueueRefusal::QueueFull { max_depth })));
             }
         }
         Ok(None)
@@ -131,7 +134,7 @@ impl Jobs {
             let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
             async move { self.status(kept, job, exists, result).await }
         });
-        let jobs: Vec<JobStatus> = shown.try_buffered(AT_ONCE).try_collect().await?;
+        let jobs: Vec<WorkflowJobView> = shown.try_buffered(AT_ONCE).try_collect().await?;
         Ok(Some(view(kept, jobs)))
     }
 
@@ -141,16 +144,16 @@ impl Jobs {
         KeptJob { index, new, .. }: KeptJob,
         exists: bool,
         result: Option<String>,
-    ) -> StoreResult<JobStatus> {
+    ) -> StoreResult<WorkflowJobView> {
         let id = kept.job_id(index, &new.queue);
-        let state = match kept.progress.end(index) {
-            Some(end) => Some(end.state()),
-            None if exists => self.locate_in_queue(id, &new.queue).await?.map(|located: Located| located.state()),
+        let state = match kept.progress.terminal_state(index) {
+            Some(end) => Some(end.job_state()),
+            None if exists => self.locate_in_queue(id, &new.queue).await?.map(|located: LocatedJob| located.state()),
             None => None,
         };
-        let callback = Callback::ALL.into_iter().find(|callback| kept.total() + callback.offset() == index);
+        let callback = BatchCallback::ALL.into_iter().find(|callback| kept.total() + callback.offset() == index);
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
-        Ok(JobStatus { index, callback, id, job_type, queue, state, result })
+        Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result })
     }
 
     /// Up to `limit` workflows that run, without their jobs, in no particular order.
@@ -170,7 +173,7 @@ impl Jobs {
 
 /// How many jobs a workflow starts at once in each queue.
 fn starting_now(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
-    let first = if new.kind == Kind::Chain { 1 } else { new.members.len() };
+    let first = if new.kind == WorkflowKind::Chain { 1 } else { new.members.len() };
     let mut starting = BTreeMap::new();
     for member in new.members.iter().take(first).filter(|member| member.job.start_at.is_none()) {
         *starting.entry(&member.job.queue).or_default() += 1;
@@ -180,13 +183,14 @@ fn starting_now(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
 
 fn fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<String> {
     let has = |wanted| new.callbacks.iter().any(|(callback, _)| *callback == wanted);
-    let callbacks: String = Callback::ALL.map(|callback| if has(callback) { '1' } else { '0' }).into_iter().collect();
-    let mut fields: Vec<String> = ["y", new.kind.as_str(), "o", &callbacks, "g", &new.about].map(str::to_owned).into();
+    let callbacks: String =
+        BatchCallback::ALL.map(|callback| if has(callback) { '1' } else { '0' }).into_iter().collect();
+    let mut fields: Vec<String> = ["y", new.kind.as_str(), "o", &callbacks, "g", &new.name_and_meta].map(str::to_owned).into();
     fields.extend(["t".to_owned(), new.members.len().to_string(), "a".to_owned(), now.to_string()]);
     if let Some(text) = traceparent {
         fields.extend(["c".to_owned(), text]);
     }
-    let mut push = |index: usize, member: &Member| fields.extend([format!("j{index}"), member.json.clone()]);
+    let mut push = |index: usize, member: &NewWorkflowMember| fields.extend([format!("j{index}"), member.json.clone()]);
     for (index, member) in new.members.iter().enumerate() {
         push(index, member);
     }
@@ -196,20 +200,24 @@ fn fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<St
     fields
 }
 
-fn view(kept: &Kept, jobs: Vec<JobStatus>) -> WorkflowView {
+fn view(kept: &Kept, jobs: Vec<WorkflowJobView>) -> WorkflowView {
     let state = kept.over.map_or(WorkflowState::Running, |(state, _)| state);
-    let Progress { kind, members, .. } = &kept.progress;
+    let WorkflowProgress { kind, members, .. } = &kept.progress;
     let ended = |end| members.iter().filter(|member| **member == Some(end)).count();
     let unstarted = if kept.over.is_some() { members.iter().filter(|member| member.is_none()).count() } else { 0 };
     WorkflowView {
         id: kept.id,
         kind: *kind,
         state,
-        about: kept.about.clone(),
+        name_and_meta: kept.about.clone(),
         created_at: kept.created_at,
         ended_at: kept.over.map(|(_, at)| at),
         total: kept.total(),
-        counts: [ended(End::Completed), ended(End::Discarded), ended(End::Cancelled) + unstarted],
+        counts: [
+            ended(TerminalState::Completed),
+            ended(TerminalState::Discarded),
+            ended(TerminalState::Cancelled) + unstarted,
+        ],
         jobs,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     StoreError, StoreResult,
-    jobs::{Jobs, Reckoning},
+    jobs::{Jobs, RequestClock},
     keys,
 };
 use common::settings::MAX_WORKFLOW_JOBS;
@@ -13,8 +13,8 @@ use common::{
     time::Millis,
 };
 use model::{
-    job::{NewJob, State},
-    workflow::{Callback, End, Kind, Membership, Progress, WorkflowState},
+    job::{NewJob, JobState},
+    workflow::{BatchCallback, Membership, TerminalState, WorkflowKind, WorkflowProgress, WorkflowState},
 };
 
 type Texts = Vec<Option<String>>;
@@ -30,7 +30,7 @@ pub(super) struct Kept {
     pub(super) existing: usize,
     /// How it ended and when, if it did.
     pub(super) over: Option<(WorkflowState, Millis)>,
-    pub(super) progress: Progress,
+    pub(super) progress: WorkflowProgress,
 }
 
 /// A job of a workflow, as it would start at that time.
@@ -48,12 +48,12 @@ impl Kept {
 
     /// One more than the highest index that there can be.
     pub(super) fn slots(&self) -> usize {
-        self.total() + Callback::ALL.len()
+        self.total() + BatchCallback::ALL.len()
     }
 
     /// The indexes that have a job.
     pub(super) fn indexes(&self) -> Vec<usize> {
-        let callbacks = Callback::ALL.iter().map(|callback| callback.offset());
+        let callbacks = BatchCallback::ALL.iter().map(|callback| callback.offset());
         let callbacks = callbacks.filter(|offset| self.progress.callbacks[*offset].is_some());
         (0..self.total()).chain(callbacks.map(|offset| self.total() + offset)).collect()
     }
@@ -61,11 +61,11 @@ impl Kept {
     /// The indexes of jobs that must exist, in the order in which they are started, and have not ended as far as is known.
     pub(super) fn open(&self) -> Vec<usize> {
         let plan = self.progress.plan();
-        plan.indexes(self.total()).filter(|index| self.progress.end(*index).is_none()).collect()
+        plan.indexes(self.total()).filter(|index| self.progress.terminal_state(*index).is_none()).collect()
     }
 
     pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
-        self.id.job(self.membership(index).index, queue)
+        self.id.job_id(self.membership(index).index, queue)
     }
 
     /// What the job with that index has to know of the workflow.
@@ -83,23 +83,23 @@ impl Jobs {
         let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent] = &fixed[..] else {
             return if fixed.iter().all(Option::is_none) { Ok(None) } else { Err(damaged(id, "lacks fields")) };
         };
-        let kind = Kind::from_name(kind).ok_or_else(|| damaged(id, "is of no known kind"))?;
+        let kind = WorkflowKind::from_name(kind).ok_or_else(|| damaged(id, "is of no known kind"))?;
         let total: usize = total
             .parse()
             .ok()
             .filter(|total| (1..=MAX_WORKFLOW_JOBS).contains(&(*total as u64)))
             .ok_or_else(|| damaged(id, "has a bad number of jobs"))?;
-        let present: Vec<Callback> = Callback::ALL
+        let present: Vec<BatchCallback> = BatchCallback::ALL
             .into_iter()
             .zip(callbacks.bytes())
             .filter(|(_, digit)| *digit == b'1')
             .map(|(c, _)| c)
             .collect();
-        let mut progress = Progress::new(kind, total, &present);
+        let mut progress = WorkflowProgress::new(kind, total, &present);
         // All that changes, at one moment: whoever sees it not over sees every end that came before it was
         let mut command = redis::cmd("HMGET");
         command.arg(&key).arg(&["n", "s", "f", "y"]);
-        for index in 0..total + Callback::ALL.len() {
+        for index in 0..total + BatchCallback::ALL.len() {
             command.arg(format!("e{index}"));
         }
         let changing: Texts = command.query_async(&mut redis).await?;
@@ -110,8 +110,8 @@ impl Jobs {
         let number = |index: usize| changing.get(index)?.as_ref()?.parse::<i64>().ok();
         let state = changing.get(1).cloned().flatten().and_then(|name| WorkflowState::from_name(&name));
         for (index, end) in changing.iter().skip(4).enumerate() {
-            if let Some(end) = end.as_deref().and_then(State::from_name).and_then(End::of) {
-                progress.note(index, end);
+            if let Some(end) = end.as_deref().and_then(JobState::from_name).and_then(TerminalState::from_state) {
+                progress.record_end(index, end);
             }
         }
         Ok(Some(Kept {
@@ -137,7 +137,7 @@ impl Jobs {
         }
         let texts: Texts = command.query_async(&mut self.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
-        let mut reckoning = Reckoning::new(self);
+        let mut reckoning = RequestClock::new(self);
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(kept.id, "lacks a job"))?;
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;

@@ -2,11 +2,11 @@ use std::collections::HashSet;
 
 use common::json::Object;
 use model::job::NewJob;
-use store::jobs::{BatchRefused, Enqueued, Refused};
+use store::jobs::{BatchRefusal, EnqueuedJob, EnqueueRefusal};
 
-use crate::kit::{JOB, Kit, consumer, queue};
+use crate::kit::{JOB_BODY, StoreKit, consumer, queue};
 
-async fn enqueue_all(kit: &Kit, bodies: &[&str]) -> Result<Vec<Enqueued>, BatchRefused> {
+async fn enqueue_all(kit: &StoreKit, bodies: &[&str]) -> Result<Vec<EnqueuedJob>, BatchRefusal> {
     let now = kit.jobs.now().await.expect("redis runs");
     let parse = |body: &&str| {
         let members: Object = serde_json::from_str(body).expect("JSON");
@@ -21,32 +21,32 @@ const UNIQUE: &str = r#"{"type":"a","args":[],"unique":{}}"#;
 
 #[tokio::test]
 async fn one_job_that_is_there_already_keeps_a_whole_batch_out() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.enqueue(CHOSEN).await;
     kit.enqueue(UNIQUE).await;
-    let before = kit.keys().await;
-    for (bodies, index) in [([JOB, JOB, CHOSEN], 2), ([JOB, UNIQUE, JOB], 1)] {
+    let before = kit.redis_keys().await;
+    for (bodies, index) in [([JOB_BODY, JOB_BODY, CHOSEN], 2), ([JOB_BODY, UNIQUE, JOB_BODY], 1)] {
         let refused = enqueue_all(&kit, &bodies).await.expect_err("refused");
         assert_eq!(refused.index, index);
-        assert!(matches!(refused.refused, Refused::Duplicate(_)));
-        assert_eq!(kit.keys().await, before);
-        assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").available, 2);
+        assert!(matches!(refused.refusal, EnqueueRefusal::Duplicate(_)));
+        assert_eq!(kit.redis_keys().await, before);
+        assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 2);
     }
 }
 
 #[tokio::test]
 async fn two_jobs_of_a_batch_that_are_the_same_keep_it_out() {
-    let kit = Kit::start();
-    let refused = enqueue_all(&kit, &[JOB, UNIQUE, UNIQUE]).await.expect_err("refused");
-    assert_eq!(refused, BatchRefused { index: 2, refused: Refused::SameInBatch });
-    let refused = enqueue_all(&kit, &[CHOSEN, JOB, CHOSEN]).await.expect_err("refused");
+    let kit = StoreKit::start();
+    let refused = enqueue_all(&kit, &[JOB_BODY, UNIQUE, UNIQUE]).await.expect_err("refused");
+    assert_eq!(refused, BatchRefusal { index: 2, refusal: EnqueueRefusal::DuplicateInBatch });
+    let refused = enqueue_all(&kit, &[CHOSEN, JOB_BODY, CHOSEN]).await.expect_err("refused");
     assert_eq!(refused.index, 2);
-    assert!(kit.keys().await.is_empty(), "{:?}", kit.keys().await);
+    assert!(kit.redis_keys().await.is_empty(), "{:?}", kit.redis_keys().await);
 }
 
 #[tokio::test]
 async fn jobs_of_a_batch_come_in_their_order_within_each_priority_and_queue() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let body = |number: usize, priority: usize, queue: &str| {
         format!(r#"{{"type":"a","args":[{number}],"priority":{priority},"queue":"{queue}"}}"#)
     };
@@ -67,19 +67,19 @@ async fn jobs_of_a_batch_come_in_their_order_within_each_priority_and_queue() {
 
 #[tokio::test]
 async fn a_batch_that_goes_beyond_the_depth_limit_is_refused_as_a_whole() {
-    let kit = Kit::with(&[("GALLEY__QUEUES__DEFAULT__MAX_DEPTH", "3")]);
-    kit.enqueue(JOB).await;
-    let refused = enqueue_all(&kit, &[JOB, JOB, JOB]).await.expect_err("refused");
-    assert_eq!(refused, BatchRefused { index: 2, refused: Refused::Full { max_depth: 3 } });
-    assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").available, 1);
-    enqueue_all(&kit, &[JOB, JOB]).await.expect("there is room for two");
+    let kit = StoreKit::with_variables(&[("GALLEY__QUEUES__DEFAULT__MAX_DEPTH", "3")]);
+    kit.enqueue(JOB_BODY).await;
+    let refused = enqueue_all(&kit, &[JOB_BODY, JOB_BODY, JOB_BODY]).await.expect_err("refused");
+    assert_eq!(refused, BatchRefusal { index: 2, refusal: EnqueueRefusal::QueueFull { max_depth: 3 } });
+    assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 1);
+    enqueue_all(&kit, &[JOB_BODY, JOB_BODY]).await.expect("there is room for two");
 }
 
 #[tokio::test]
 async fn a_limit_of_the_queue_counts_also_when_it_comes_in_a_batch() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let limited = r#"{"type":"a","args":[],"rate_limit":{"max_per_second":7}}"#;
-    enqueue_all(&kit, &[JOB, limited]).await.expect("stored");
-    let rate = kit.jobs.control(&queue()).await.expect("redis runs").rate.expect("a rate");
+    enqueue_all(&kit, &[JOB_BODY, limited]).await.expect("stored");
+    let rate = kit.jobs.queue_control(&queue()).await.expect("redis runs").rate.expect("a rate");
     assert_eq!((rate.limit, rate.period_ms), (7, 1000));
 }

@@ -7,44 +7,44 @@ use std::{
 
 use common::{channel_pattern::ChannelPattern, settings::Settings};
 use futures_util::FutureExt;
-use model::message::{Position, Resume};
+use model::message::{Position, ResumeToken};
 use store::{
     Redis,
-    channels::{ChannelHub, Left, MOST_CHANNELS, MOST_PATTERNS, Reader, Start, Told, TooManyRead},
+    channels::{ChannelHub, RemoveChannelResult, MAX_CHANNELS, MAX_PATTERNS, ChannelReader, ReaderStart, ReaderEvent, ReaderLimitExceeded},
 };
-use testkit::DeafProxy;
+use testkit::MessageDropProxy;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     channels::{channel, publish},
-    kit::Kit,
+    kit::StoreKit,
 };
 
-fn hub(kit: &Kit) -> (ChannelHub, CancellationToken) {
+fn hub(kit: &StoreKit) -> (ChannelHub, CancellationToken) {
     let stop = CancellationToken::new();
     (ChannelHub::start(&kit.redis, &kit.settings.channels, stop.clone()).0, stop)
 }
 
-async fn next(reader: &mut Reader) -> Told {
-    tokio::time::timeout(testkit::LIMIT, reader.next()).await.expect("something comes in time")
+async fn next(reader: &mut ChannelReader) -> ReaderEvent {
+    tokio::time::timeout(testkit::TEST_TIMEOUT, reader.next()).await.expect("something comes in time")
 }
 
-async fn position(reader: &mut Reader) -> Position {
+async fn position(reader: &mut ChannelReader) -> Position {
     match next(reader).await {
-        Told::Message(message) => message.position.expect("a position"),
+        ReaderEvent::Message(message) => message.position.expect("a position"),
         other => panic!("{other:?}"),
     }
 }
 
-async fn reading(hub: &ChannelHub, name: &str, start: Start) -> Reader {
-    let mut reader = hub.reader().expect("a seat");
-    reader.add(&channel(name), start).await.expect("redis runs").expect("few");
+async fn reading(hub: &ChannelHub, name: &str, start: ReaderStart) -> ChannelReader {
+    let mut reader = hub.open_reader().expect("a seat");
+    reader.add_channel(&channel(name), start).await.expect("redis runs").expect("few");
     reader
 }
 
 /// Publishes at once, and keeps this thread, which the hub runs on, until Redis has sent everything: so it comes faster than
 /// anybody can look at it.
-fn flood(kit: &Kit, count: u64, epoch: u64) {
+fn flood(kit: &StoreKit, count: u64, epoch: u64) {
     let script = "for i = 1, ARGV[1] do
         local id = redis.call('XADD', KEYS[1], ARGV[2] .. '-*', 'b', 'x', 'a', '1')
         redis.call('PUBLISH', 'galley:{ch:c}:live', id .. ' 1 0 0\\nx')
@@ -53,7 +53,7 @@ fn flood(kit: &Kit, count: u64, epoch: u64) {
         redis::Client::open(kit.server.url()).and_then(|client| client.get_connection()).expect("redis runs");
     let mut call = redis::cmd("EVAL");
     call.arg(script).arg(1).arg("galley:{ch:c}:m").arg(count).arg(epoch).exec(&mut redis).expect("redis runs");
-    let deadline = std::time::Instant::now() + testkit::LIMIT;
+    let deadline = std::time::Instant::now() + testkit::TEST_TIMEOUT;
     let mut list = redis::cmd("CLIENT");
     list.arg("LIST").arg("TYPE").arg("PUBSUB");
     loop {
@@ -66,15 +66,15 @@ fn flood(kit: &Kit, count: u64, epoch: u64) {
 }
 
 /// A message that is in the history and that nobody is sent.
-async fn add_silently(kit: &Kit, position: Position) {
-    kit.command(&["XADD", "galley:{ch:c}:m", &position.to_string(), "b", "x", "a", "1"]).await;
+async fn add_silently(kit: &StoreKit, position: Position) {
+    kit.redis_command(&["XADD", "galley:{ch:c}:m", &position.to_string(), "b", "x", "a", "1"]).await;
 }
 
 #[tokio::test]
 async fn what_pub_sub_loses_is_read_in_the_history() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut readers = [reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    let mut readers = [reading(&hub, "c", ReaderStart::Now).await, reading(&hub, "c", ReaderStart::Now).await];
     let first = publish(&kit, &channel("c"), b"1").await.position;
     let mut expected = vec![first];
     for _ in 0..300 {
@@ -91,9 +91,9 @@ async fn what_pub_sub_loses_is_read_in_the_history() {
 
 #[tokio::test]
 async fn the_last_message_of_all_is_found_by_looking_if_nobody_heard_it() {
-    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
     let (hub, _stop) = hub(&kit);
-    let mut readers = [reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    let mut readers = [reading(&hub, "c", ReaderStart::Now).await, reading(&hub, "c", ReaderStart::Now).await];
     let mut last = publish(&kit, &channel("c"), b"heard").await.position;
     for _ in 0..3 {
         for reader in &mut readers {
@@ -106,14 +106,14 @@ async fn the_last_message_of_all_is_found_by_looking_if_nobody_heard_it() {
 
 #[tokio::test]
 async fn readers_that_a_small_ring_leaves_behind_miss_nothing() {
-    let kit = Kit::with(&[("GALLEY__CHANNELS__RING_BYTES", "1000")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__RING_BYTES", "1000")]);
     let (hub, _stop) = hub(&kit);
-    let mut reader = reading(&hub, "c", Start::After(Position::START)).await;
+    let mut reader = reading(&hub, "c", ReaderStart::After(Position::START)).await;
     let mut expected = Vec::new();
     for _ in 0..200 {
         expected.push(publish(&kit, &channel("c"), b"x").await.position);
     }
-    let mut late = reading(&hub, "c", Start::After(expected[99])).await;
+    let mut late = reading(&hub, "c", ReaderStart::After(expected[99])).await;
     for position_of in &expected {
         assert_eq!(position(&mut reader).await, *position_of);
     }
@@ -121,7 +121,7 @@ async fn readers_that_a_small_ring_leaves_behind_miss_nothing() {
     for (index, position_of) in expected[100..].iter().enumerate() {
         // What it had read and not told is read again
         if index % 7 == 0 {
-            late.rest();
+            late.discard_pending();
         }
         assert_eq!(position(&mut late).await, *position_of);
     }
@@ -130,17 +130,17 @@ async fn readers_that_a_small_ring_leaves_behind_miss_nothing() {
 
 #[tokio::test]
 async fn a_history_that_is_gone_is_a_gap_for_all_readers_once() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut readers = [reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
+    let mut readers = [reading(&hub, "c", ReaderStart::Now).await, reading(&hub, "c", ReaderStart::Now).await];
     let seen = publish(&kit, &channel("c"), b"1").await.position;
     for reader in &mut readers {
         assert_eq!(position(reader).await, seen);
     }
-    kit.command(&["FLUSHALL"]).await;
+    kit.redis_command(&["FLUSHALL"]).await;
     let new = [publish(&kit, &channel("c"), b"2").await.position, publish(&kit, &channel("c"), b"3").await.position];
     for reader in &mut readers {
-        let Told::Gap { gap, .. } = next(reader).await else { panic!("a gap") };
+        let ReaderEvent::Gap { gap, .. } = next(reader).await else { panic!("a gap") };
         assert_eq!(gap.from, seen);
         assert_eq!([position(reader).await, position(reader).await], new);
     }
@@ -148,30 +148,30 @@ async fn a_history_that_is_gone_is_a_gap_for_all_readers_once() {
 
 #[tokio::test]
 async fn channels_that_come_later_join_a_pattern_and_one_too_many_is_said_to_be_left_out() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("a seat");
     let pattern = "c.*".parse().expect("a pattern");
-    reader.add_pattern(pattern, Start::Now).await.expect("redis runs").expect("few");
+    reader.add_pattern(pattern, ReaderStart::Now).await.expect("redis runs").expect("few");
     let mut expected = BTreeSet::new();
-    for number in 0..MOST_CHANNELS {
+    for number in 0..MAX_CHANNELS {
         expected.insert(format!("c.{number}"));
         publish(&kit, &channel(&format!("c.{number}")), b"x").await;
         publish(&kit, &channel(&format!("d.{number}")), b"x").await;
     }
     let mut heard = BTreeSet::new();
-    for _ in 0..MOST_CHANNELS {
-        let Told::Message(message) = next(&mut reader).await else { panic!("a message") };
+    for _ in 0..MAX_CHANNELS {
+        let ReaderEvent::Message(message) = next(&mut reader).await else { panic!("a message") };
         assert!(heard.insert(message.channel.to_string()), "twice");
     }
     assert_eq!(heard, expected);
     publish(&kit, &channel("c.more"), b"x").await;
-    assert!(matches!(next(&mut reader).await, Told::LeftOut(name) if name.as_str() == "c.more"));
-    assert_eq!(reader.add(&channel("other"), Start::Now).await.expect("redis runs"), Err(TooManyRead));
-    assert_eq!([reader.remove(&channel("c.1")), reader.remove(&channel("c.1"))], [Left::Left, Left::NotRead]);
-    assert!(matches!(next(&mut reader).await, Told::Message(message) if message.channel.as_str() == "c.more"));
-    assert_eq!(reader.remove(&channel("c.more")), Left::Left);
-    assert_eq!(reader.add(&channel("other"), Start::Now).await.expect("redis runs"), Ok(()));
+    assert!(matches!(next(&mut reader).await, ReaderEvent::ChannelSkipped(name) if name.as_str() == "c.more"));
+    assert_eq!(reader.add_channel(&channel("other"), ReaderStart::Now).await.expect("redis runs"), Err(ReaderLimitExceeded));
+    assert_eq!([reader.remove_channel(&channel("c.1")), reader.remove_channel(&channel("c.1"))], [RemoveChannelResult::Removed, RemoveChannelResult::NotRead]);
+    assert!(matches!(next(&mut reader).await, ReaderEvent::Message(message) if message.channel.as_str() == "c.more"));
+    assert_eq!(reader.remove_channel(&channel("c.more")), RemoveChannelResult::Removed);
+    assert_eq!(reader.add_channel(&channel("other"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
 }
 
 fn pattern(text: &str) -> ChannelPattern {
@@ -180,73 +180,73 @@ fn pattern(text: &str) -> ChannelPattern {
 
 #[tokio::test]
 async fn a_pattern_that_is_refused_changes_nothing_and_asking_twice_is_asking_once() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.reader().expect("a seat");
-    for number in 0..=MOST_CHANNELS {
+    let mut reader = hub.open_reader().expect("a seat");
+    for number in 0..=MAX_CHANNELS {
         publish(&kit, &channel(&format!("c.{number}")), b"x").await;
     }
-    let refused = reader.add_pattern(pattern("c.*"), Start::Now).await.expect("redis runs");
-    assert_eq!((refused, reader.positions().len()), (Err(TooManyRead), 0));
+    let refused = reader.add_pattern(pattern("c.*"), ReaderStart::Now).await.expect("redis runs");
+    assert_eq!((refused, reader.positions().len()), (Err(ReaderLimitExceeded), 0));
     assert!(!reader.remove_pattern(&pattern("c.*")));
     for _ in 0..2 {
-        assert_eq!(reader.add_pattern(pattern("c.1*"), Start::Now).await.expect("redis runs"), Ok(()));
+        assert_eq!(reader.add_pattern(pattern("c.1*"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
         assert_eq!(reader.positions().len(), 12);
     }
-    for number in 1..MOST_PATTERNS {
+    for number in 1..MAX_PATTERNS {
         let more = pattern(&format!("d.{number}.*"));
-        assert_eq!(reader.add_pattern(more, Start::Now).await.expect("redis runs"), Ok(()));
+        assert_eq!(reader.add_pattern(more, ReaderStart::Now).await.expect("redis runs"), Ok(()));
     }
-    assert_eq!(reader.add_pattern(pattern("e.*"), Start::Now).await.expect("redis runs"), Err(TooManyRead));
+    assert_eq!(reader.add_pattern(pattern("e.*"), ReaderStart::Now).await.expect("redis runs"), Err(ReaderLimitExceeded));
     assert!(reader.remove_pattern(&pattern("c.1*")) && !reader.remove_pattern(&pattern("c.1*")));
     assert!(reader.positions().is_empty());
 }
 
 #[tokio::test]
 async fn a_pattern_that_cannot_be_read_to_the_end_is_undone() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("a seat");
     publish(&kit, &channel("c.1"), b"x").await;
     publish(&kit, &channel("c.2"), b"x").await;
-    kit.command(&["DEL", "galley:{ch:c.2}:m"]).await;
-    kit.command(&["SET", "galley:{ch:c.2}:m", "no history"]).await;
-    assert!(reader.add_pattern(pattern("c.*"), Start::Now).await.is_err());
+    kit.redis_command(&["DEL", "galley:{ch:c.2}:m"]).await;
+    kit.redis_command(&["SET", "galley:{ch:c.2}:m", "no history"]).await;
+    assert!(reader.add_pattern(pattern("c.*"), ReaderStart::Now).await.is_err());
     assert!(reader.positions().is_empty() && !reader.remove_pattern(&pattern("c.*")));
 }
 
 #[tokio::test]
 async fn a_channel_that_was_left_stays_away_and_one_that_was_asked_for_by_name_stays() {
-    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("a seat");
     for name in ["c.1", "c.2", "c.3"] {
         publish(&kit, &channel(name), b"x").await;
     }
-    assert_eq!(reader.add_pattern(pattern("c.*"), Start::Now).await.expect("redis runs"), Ok(()));
-    assert_eq!(reader.add(&channel("c.2"), Start::Now).await.expect("redis runs"), Ok(()));
-    assert_eq!(reader.remove(&channel("c.1")), Left::Left);
-    let names = |reader: &Reader| reader.positions().keys().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(reader.add_pattern(pattern("c.*"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
+    assert_eq!(reader.add_channel(&channel("c.2"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
+    assert_eq!(reader.remove_channel(&channel("c.1")), RemoveChannelResult::Removed);
+    let names = |reader: &ChannelReader| reader.positions().keys().map(ToString::to_string).collect::<Vec<_>>();
     // Only the next sweep, which names all channels, finds these
     for name in ["c.4", "c.5"] {
-        kit.command(&["XADD", &format!("galley:{{ch:{name}}}:m"), "5-0", "b", "x", "a", "1"]).await;
-        kit.command(&["ZADD", "galley:channels", "1", name]).await;
-        assert!(matches!(next(&mut reader).await, Told::Message(message) if message.channel.as_str() == name));
+        kit.redis_command(&["XADD", &format!("galley:{{ch:{name}}}:m"), "5-0", "b", "x", "a", "1"]).await;
+        kit.redis_command(&["ZADD", "galley:channels", "1", name]).await;
+        assert!(matches!(next(&mut reader).await, ReaderEvent::Message(message) if message.channel.as_str() == name));
         assert!(!names(&reader).contains(&"c.1".to_owned()));
     }
     assert!(reader.remove_pattern(&pattern("c.*")));
     assert_eq!(names(&reader), ["c.2"]);
     // A pattern that is asked for anew has it again
-    assert_eq!(reader.add_pattern(pattern("c*"), Start::Now).await.expect("redis runs"), Ok(()));
+    assert_eq!(reader.add_pattern(pattern("c*"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
     assert_eq!(names(&reader), ["c.1", "c.2", "c.3", "c.4", "c.5"]);
 }
 
 #[tokio::test]
 async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_had() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
     let mut had = Vec::new();
-    for number in 0..MOST_CHANNELS + 20 {
+    for number in 0..MAX_CHANNELS + 20 {
         let name = channel(&format!("c.{number}"));
         let position = publish(&kit, &name, b"x").await.position;
         // The last ones of the list
@@ -254,61 +254,61 @@ async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_
             had.push((name, position));
         }
     }
-    let id = Resume::id(had.iter().map(|(name, position)| (name, position)), None);
-    let mut reader = hub.reader().expect("a seat");
-    reader.go_on(vec![pattern("c.*")], id.parse().expect("an id"));
-    assert_eq!(reader.resume_id().parse::<Resume>(), id.parse(), "whoever leaves at once comes back to the same");
+    let id = ResumeToken::encode(had.iter().map(|(name, position)| (name, position)), None);
+    let mut reader = hub.open_reader().expect("a seat");
+    reader.resume_patterns(vec![pattern("c.*")], id.parse().expect("an id"));
+    assert_eq!(reader.resume_id().parse::<ResumeToken>(), id.parse(), "whoever leaves at once comes back to the same");
     let mut left_out = BTreeSet::new();
     while left_out.len() < 20 {
         match next(&mut reader).await {
-            Told::LeftOut(name) => drop(left_out.insert(name)),
+            ReaderEvent::ChannelSkipped(name) => drop(left_out.insert(name)),
             other => panic!("{other:?}"),
         }
     }
     assert!(had.iter().all(|(name, position)| reader.positions().get(name) == Some(position)));
-    assert_eq!(reader.positions().len(), MOST_CHANNELS);
+    assert_eq!(reader.positions().len(), MAX_CHANNELS);
 }
 
 #[tokio::test]
 async fn whoever_was_there_before_the_first_message_is_told_what_is_not_kept_any_more() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
     let mut positions = Vec::new();
     for _ in 0..5 {
         positions.push(publish(&kit, &channel("c"), b"x").await.position);
     }
-    kit.command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "2"]).await;
-    let mut back = reading(&hub, "c", Start::After(Position::START)).await;
-    let Told::Gap { gap, .. } = next(&mut back).await else { panic!("a gap") };
+    kit.redis_command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "2"]).await;
+    let mut back = reading(&hub, "c", ReaderStart::After(Position::START)).await;
+    let ReaderEvent::Gap { gap, .. } = next(&mut back).await else { panic!("a gap") };
     assert_eq!((gap.from, gap.to, gap.count), (Position::START, Some(positions[3]), Some(3)));
     assert_eq!([position(&mut back).await, position(&mut back).await], positions[3..]);
-    let mut since = reading(&hub, "c", Start::Since(0)).await;
+    let mut since = reading(&hub, "c", ReaderStart::Since(0)).await;
     assert_eq!([position(&mut since).await, position(&mut since).await], positions[3..], "it asked for what is kept");
 }
 
 #[tokio::test]
 async fn there_are_no_more_readers_than_there_may_be_and_all_end_with_the_hub() {
-    let kit = Kit::with(&[("GALLEY__CHANNELS__MAX_READERS", "2")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__MAX_READERS", "2")]);
     let (hub, stop) = hub(&kit);
-    let mut readers = vec![reading(&hub, "c", Start::Now).await, reading(&hub, "c", Start::Now).await];
-    assert!(hub.reader().is_none());
+    let mut readers = vec![reading(&hub, "c", ReaderStart::Now).await, reading(&hub, "c", ReaderStart::Now).await];
+    assert!(hub.open_reader().is_none());
     drop(readers.pop());
-    readers.push(hub.reader().expect("a seat is free again"));
-    assert_eq!(hub.readers_of(&[channel("c")]).await.expect("redis runs"), [1]);
+    readers.push(hub.open_reader().expect("a seat is free again"));
+    assert_eq!(hub.count_readers(&[channel("c")]).await.expect("redis runs"), [1]);
     let still = tokio::time::timeout(Duration::ZERO, readers[0].next()).await;
     assert!(still.is_err(), "there is nothing to read");
     stop.cancel();
     for reader in &mut readers {
-        assert!(matches!(next(reader).await, Told::Stopped));
+        assert!(matches!(next(reader).await, ReaderEvent::Stopped));
     }
 }
 
 #[tokio::test]
 async fn what_finds_no_room_is_read_in_the_history_without_waiting_for_a_look() {
     // A ring that leaves nobody behind: who is behind reads the history anyway
-    let kit = Kit::with(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000"), ("GALLEY__CHANNELS__RING_BYTES", "16777216")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000"), ("GALLEY__CHANNELS__RING_BYTES", "16777216")]);
     let (hub, _stop) = hub(&kit);
-    let mut reader = reading(&hub, "c", Start::Now).await;
+    let mut reader = reading(&hub, "c", ReaderStart::Now).await;
     let first = publish(&kit, &channel("c"), b"x").await.position;
     assert_eq!(position(&mut reader).await, first);
     let count = 2000;
@@ -322,8 +322,8 @@ async fn what_finds_no_room_is_read_in_the_history_without_waiting_for_a_look() 
 
 #[tokio::test]
 async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody_reads() {
-    let mut kit = Kit::with(&[]);
-    let way = DeafProxy::start(&kit.server).await;
+    let mut kit = StoreKit::with_variables(&[]);
+    let way = MessageDropProxy::start(&kit.server).await;
     let variables = [("URL", way.url()), ("RESPONSE_TIMEOUT_MS", "500".to_owned())];
     let mut all: HashMap<String, String> =
         variables.map(|(name, value)| (format!("GALLEY__REDIS__{name}"), value)).into_iter().collect();
@@ -333,22 +333,22 @@ async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody
     kit.redis = Redis::new(&kit.settings.redis).expect("a URL");
     let (hub, _stop) = hub(&kit);
     let is_heard = async |wanted: bool| {
-        testkit::eventually("it is known", || async { (hub.trouble().is_none() == wanted).then_some(()) }).await;
+        testkit::eventually("it is known", || async { (hub.problem().is_none() == wanted).then_some(()) }).await;
     };
     is_heard(true).await;
-    way.deafen();
+    way.drop_messages();
     is_heard(false).await;
-    way.let_new_ones_hear();
+    way.deliver_on_new_connections();
     is_heard(true).await;
-    let mut reader = reading(&hub, "c", Start::Now).await;
+    let mut reader = reading(&hub, "c", ReaderStart::Now).await;
     let mut expected = vec![publish(&kit, &channel("c"), b"x").await.position];
     assert_eq!(position(&mut reader).await, expected[0]);
-    way.deafen();
+    way.drop_messages();
     for _ in 0..3 {
         expected.push(publish(&kit, &channel("c"), b"x").await.position);
     }
     is_heard(false).await;
-    way.let_new_ones_hear();
+    way.deliver_on_new_connections();
     is_heard(true).await;
     expected.push(publish(&kit, &channel("c"), b"x").await.position);
     for position_of in &expected[1..] {
@@ -358,7 +358,7 @@ async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody
 
 #[tokio::test]
 async fn readers_that_are_not_polled_keep_no_page_from_others() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
     let names: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
     for name in &names {
@@ -367,21 +367,21 @@ async fn readers_that_are_not_polled_keep_no_page_from_others() {
     // Their clients take nothing: each is asked once
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut reader = hub.reader().expect("a seat");
+        let mut reader = hub.open_reader().expect("a seat");
         for name in &names {
-            reader.add(&channel(name), Start::After(Position::START)).await.expect("redis runs").expect("few");
+            reader.add_channel(&channel(name), ReaderStart::After(Position::START)).await.expect("redis runs").expect("few");
         }
         assert!(Box::pin(reader.next()).now_or_never().is_none(), "nothing is read yet");
         slow.push(reader);
     }
-    let mut other = reading(&hub, "c0", Start::After(Position::START)).await;
+    let mut other = reading(&hub, "c0", ReaderStart::After(Position::START)).await;
     position(&mut other).await;
     // Nor do they miss anything when they go on
     for reader in &mut slow {
         let mut heard = BTreeSet::new();
         while heard.len() < names.len() {
             match next(reader).await {
-                Told::Message(message) => assert!(heard.insert(message.channel.clone()), "twice"),
+                ReaderEvent::Message(message) => assert!(heard.insert(message.channel.clone()), "twice"),
                 other => panic!("{other:?}"),
             }
         }

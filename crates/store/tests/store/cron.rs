@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use common::time::Millis;
 use futures_util::future::join_all;
-use model::cron::Definition;
+use model::cron::CronDefinition;
 use serde_json::Value;
 use store::cron::{NotRegistered, Registered};
 use testkit::eventually;
 
-use crate::kit::{Kit, consumer};
+use crate::kit::{StoreKit, consumer};
 
 const EVERY_MINUTE: &str = r#"{"name":"tick","cron":"* * * * *","type":"test.tick","args":[1]}"#;
 
@@ -17,11 +17,11 @@ fn once_a_year() -> String {
 }
 const MINUTE: Millis = 60_000;
 
-impl Kit {
+impl StoreKit {
     async fn try_register(&self, body: &str) -> Result<Registered, NotRegistered> {
         let now = self.jobs.now().await.expect("redis runs");
         let definition =
-            Definition::parse(&serde_json::from_str(body).expect("JSON"), now).expect("a valid definition");
+            CronDefinition::parse(&serde_json::from_str(body).expect("JSON"), now).expect("a valid definition");
         self.jobs.crons().register(&definition, now).await.expect("redis runs")
     }
 
@@ -46,8 +46,8 @@ impl Kit {
             .expect("text");
         let mut entry: Value = serde_json::from_str(&raw).expect("JSON");
         entry["next_run_at"] = run.into();
-        self.command(&["HSET", "galley:{cron}:entries", "tick", &entry.to_string()]).await;
-        self.command(&["ZADD", "galley:{cron}:next", &run.to_string(), "tick"]).await;
+        self.redis_command(&["HSET", "galley:{cron}:entries", "tick", &entry.to_string()]).await;
+        self.redis_command(&["ZADD", "galley:{cron}:next", &run.to_string(), "tick"]).await;
         run
     }
 
@@ -56,13 +56,13 @@ impl Kit {
     }
 
     async fn available(&self) -> u64 {
-        self.jobs.stats(&crate::kit::queue()).await.expect("redis runs").available
+        self.jobs.queue_stats(&crate::kit::queue()).await.expect("redis runs").available
     }
 }
 
 #[tokio::test]
 async fn five_maintainers_at_once_make_one_job_for_each_run() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(&EVERY_MINUTE.replace("\"type\"", r#""overlap_policy":"allow","type""#)).await;
     for round in 1..=5 {
         kit.due_since(0).await;
@@ -82,27 +82,27 @@ async fn five_maintainers_at_once_make_one_job_for_each_run() {
 
 #[tokio::test]
 async fn whoever_is_killed_between_making_the_job_and_moving_on_leaves_one_job() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(EVERY_MINUTE).await;
     kit.due_since(MINUTE).await;
-    let before = kit.command(&["HGET", "galley:{cron}:entries", "tick"]).await;
+    let before = kit.redis_command(&["HGET", "galley:{cron}:entries", "tick"]).await;
     kit.fire_due().await;
     let first = kit.cron().await["last_job_id"].clone();
     // The job is there and the entry has not moved on: what a kill at that moment leaves
     let redis::Value::BulkString(before) = before else { panic!("{before:?}") };
     let before = String::from_utf8(before).expect("text");
-    kit.command(&["HSET", "galley:{cron}:entries", "tick", &before]).await;
-    kit.command(&["ZADD", "galley:{cron}:next", "1", "tick"]).await;
+    kit.redis_command(&["HSET", "galley:{cron}:entries", "tick", &before]).await;
+    kit.redis_command(&["ZADD", "galley:{cron}:next", "1", "tick"]).await;
     kit.fire_due().await;
     assert_eq!(kit.available().await, 1);
     let entry = kit.cron().await;
     assert_eq!((&entry["last_job_id"], &entry["run_count"], &entry["missed_count"]), (&first, &1.into(), &1.into()));
-    assert!(!kit.keys().await.iter().any(|key| key.starts_with("galley:id:")), "the id names its queue itself");
+    assert!(!kit.redis_keys().await.iter().any(|key| key.starts_with("galley:id:")), "the id names its queue itself");
 }
 
 #[tokio::test]
 async fn a_job_of_a_run_is_an_ordinary_one_that_names_its_entry() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(EVERY_MINUTE).await;
     let run = kit.due_since(0).await;
     kit.fire_due().await;
@@ -116,7 +116,7 @@ async fn a_job_of_a_run_is_an_ordinary_one_that_names_its_entry() {
 
 #[tokio::test]
 async fn a_run_is_skipped_while_the_last_job_is_not_over_in_whatever_state() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(&once_a_year()).await;
     kit.due_since(3000).await;
     kit.fire_due().await;
@@ -137,7 +137,7 @@ async fn a_run_is_skipped_while_the_last_job_is_not_over_in_whatever_state() {
 
 #[tokio::test]
 async fn the_last_job_is_cancelled_first_where_the_policy_says_so() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(&once_a_year().replace("\"type\"", r#""overlap_policy":"cancel_previous","type""#)).await;
     kit.due_since(2000).await;
     kit.fire_due().await;
@@ -149,7 +149,7 @@ async fn the_last_job_is_cancelled_first_where_the_policy_says_so() {
 
 #[tokio::test]
 async fn a_run_that_must_not_overlap_waits_until_the_last_job_is_over() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(&once_a_year().replace("\"type\"", r#""overlap_policy":"enqueue","type""#)).await;
     let worker = consumer();
     kit.due_since(3000).await;
@@ -160,13 +160,13 @@ async fn a_run_that_must_not_overlap_waits_until_the_last_job_is_over() {
         kit.fire_due().await;
     }
     assert_eq!((kit.available().await, kit.cron().await["waiting_count"].as_u64()), (0, Some(2)));
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     kit.complete(&worker, &first, "1").await;
     eventually("the second runs", || async { (kit.available().await == 1).then_some(()) }).await;
     let second = kit.claim_one(&worker).await;
     kit.complete(&worker, &second, "1").await;
     eventually("the third runs", || async { (kit.available().await == 1).then_some(()) }).await;
-    upkeep.end().await;
+    upkeep.stop().await;
     let entry = kit.cron().await;
     assert_eq!(
         (&entry["waiting_count"], &entry["run_count"], &entry["skipped_count"]),
@@ -176,7 +176,7 @@ async fn a_run_that_must_not_overlap_waits_until_the_last_job_is_over() {
 
 #[tokio::test]
 async fn of_missed_runs_the_newest_is_made_up_for_and_the_rest_counted() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(EVERY_MINUTE).await;
     kit.due_since(30 * MINUTE).await;
     kit.fire_due().await;
@@ -188,7 +188,7 @@ async fn of_missed_runs_the_newest_is_made_up_for_and_the_rest_counted() {
 
 #[tokio::test]
 async fn what_was_missed_too_long_ago_is_not_made_up_for() {
-    let kit = Kit::with(&[("GALLEY__CRON__CATCH_UP_MAX", "5")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CRON__CATCH_UP_MAX", "5")]);
     kit.register(&EVERY_MINUTE.replace("* * * * *", "@every 2h")).await;
     kit.due_since(70 * MINUTE).await;
     kit.fire_due().await;
@@ -198,41 +198,41 @@ async fn what_was_missed_too_long_ago_is_not_made_up_for() {
 
 #[tokio::test]
 async fn the_upkeep_fires_by_the_clock_and_starts_again_after_redis_was_emptied() {
-    let kit = Kit::start();
-    let upkeep = kit.upkeep();
+    let kit = StoreKit::start();
+    let upkeep = kit.start_maintenance();
     let every_second =
         EVERY_MINUTE.replace("* * * * *", "* * * * * *").replace("\"type\"", r#""overlap_policy":"allow","type""#);
     for _ in 0..2 {
         kit.register(&every_second).await;
         eventually("three runs", || async { (kit.cron().await["run_count"].as_u64()? >= 3).then_some(()) }).await;
-        kit.command(&["FLUSHDB"]).await;
+        kit.redis_command(&["FLUSHDB"]).await;
     }
     kit.register(EVERY_MINUTE).await;
     assert_eq!(kit.cron().await["run_count"], 0);
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn an_entry_that_appears_in_front_of_the_others_wakes_the_upkeep() {
-    let kit = Kit::with(&[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]);
-    let upkeep = kit.upkeep();
+    let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]);
+    let upkeep = kit.start_maintenance();
     kit.register(&EVERY_MINUTE.replace("* * * * *", "@yearly")).await;
     let holds =
-        || async { (kit.command(&["EXISTS", "galley:maintainer"]).await == redis::Value::Int(1)).then_some(()) };
+        || async { (kit.redis_command(&["EXISTS", "galley:maintainer"]).await == redis::Value::Int(1)).then_some(()) };
     eventually("somebody has the office", holds).await;
     let listens = || async {
-        let reply = kit.command(&["PUBSUB", "NUMSUB", "galley:wake"]).await;
+        let reply = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:wake"]).await;
         matches!(&reply, redis::Value::Array(pair) if pair.get(1) == Some(&redis::Value::Int(1))).then_some(())
     };
     eventually("the maintainer listens", listens).await;
     kit.register(&EVERY_MINUTE.replace("* * * * *", "@every 1s").replace("tick\"", "tock\"")).await;
     eventually("it runs", || async { (kit.available().await >= 1).then_some(()) }).await;
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn registering_again_changes_the_entry_and_keeps_its_counts() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     assert!(kit.try_register(EVERY_MINUTE).await.expect("registered").is_new);
     kit.due_since(0).await;
     kit.fire_due().await;
@@ -248,26 +248,26 @@ async fn registering_again_changes_the_entry_and_keeps_its_counts() {
 
 #[tokio::test]
 async fn an_entry_that_is_off_does_not_run_and_one_that_is_gone_leaves_nothing() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let name = "tick".parse().expect("a name");
     kit.register(EVERY_MINUTE).await;
     let off = kit.jobs.crons().switch(&name, false).await.expect("redis runs").expect("an entry");
     assert_eq!((off.enabled, off.next_run_at), (false, None));
-    assert_eq!(kit.command(&["ZCARD", "galley:{cron}:next"]).await, redis::Value::Int(0));
+    assert_eq!(kit.redis_command(&["ZCARD", "galley:{cron}:next"]).await, redis::Value::Int(0));
     // Somebody's stale hand: it is not run, and forgotten again
-    kit.command(&["ZADD", "galley:{cron}:next", "1", "tick", "1", "ghost", "1", "No Name"]).await;
+    kit.redis_command(&["ZADD", "galley:{cron}:next", "1", "tick", "1", "ghost", "1", "No Name"]).await;
     kit.fire_due().await;
-    assert_eq!((kit.available().await, kit.command(&["ZCARD", "galley:{cron}:next"]).await), (0, redis::Value::Int(0)));
+    assert_eq!((kit.available().await, kit.redis_command(&["ZCARD", "galley:{cron}:next"]).await), (0, redis::Value::Int(0)));
     let on = kit.jobs.crons().switch(&name, true).await.expect("redis runs").expect("an entry");
     assert!(on.next_run_at.is_some());
     assert!(kit.jobs.crons().remove(&name).await.expect("redis runs"));
     assert!(!kit.jobs.crons().remove(&name).await.expect("redis runs"));
-    assert!(kit.keys().await.is_empty(), "{:?}", kit.keys().await);
+    assert!(kit.redis_keys().await.is_empty(), "{:?}", kit.redis_keys().await);
 }
 
 #[tokio::test]
 async fn there_are_no_more_entries_than_allowed_and_none_is_too_large() {
-    let kit = Kit::with(&[("GALLEY__CRON__MAX_ENTRIES", "2")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CRON__MAX_ENTRIES", "2")]);
     kit.register(EVERY_MINUTE).await;
     kit.register(&EVERY_MINUTE.replace("tick\"", "two\"")).await;
     let third = kit.try_register(&EVERY_MINUTE.replace("tick\"", "three\"")).await;
@@ -283,9 +283,9 @@ async fn there_are_no_more_entries_than_allowed_and_none_is_too_large() {
 
 #[tokio::test]
 async fn an_entry_that_cannot_be_read_keeps_no_other_from_running_and_can_be_replaced() {
-    let kit = Kit::start();
-    kit.command(&["HSET", "galley:{cron}:entries", "broken", "{"]).await;
-    kit.command(&["ZADD", "galley:{cron}:next", "1", "broken"]).await;
+    let kit = StoreKit::start();
+    kit.redis_command(&["HSET", "galley:{cron}:entries", "broken", "{"]).await;
+    kit.redis_command(&["ZADD", "galley:{cron}:next", "1", "broken"]).await;
     kit.register(EVERY_MINUTE).await;
     kit.due_since(0).await;
     assert_eq!(kit.jobs.crons().fire_due().await.expect("redis runs"), 1, "one is in trouble");
@@ -297,7 +297,7 @@ async fn an_entry_that_cannot_be_read_keeps_no_other_from_running_and_can_be_rep
 
 #[tokio::test]
 async fn a_job_made_by_hand_is_beside_the_schedule() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(EVERY_MINUTE).await;
     let name = "tick".parse().expect("a name");
     for _ in 0..2 {
@@ -313,15 +313,15 @@ async fn a_job_made_by_hand_is_beside_the_schedule() {
 
 #[tokio::test]
 async fn a_full_redis_keeps_a_run_until_there_is_room() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     kit.register(EVERY_MINUTE).await;
     kit.due_since(0).await;
-    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(kit.jobs.crons().fire_due().await.expect("redis runs"), 1, "in trouble");
-    kit.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let upkeep = kit.upkeep();
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let upkeep = kit.start_maintenance();
     eventually("it runs", || async { (kit.available().await == 1).then_some(()) }).await;
-    upkeep.end().await;
+    upkeep.stop().await;
     assert_eq!(kit.cron().await["run_count"], 1);
     assert!(kit.settings.cron.catch_up_window > Duration::ZERO);
 }

@@ -1,35 +1,35 @@
 use common::id::JobId;
-use model::job::{Advice, Failure};
-use store::jobs::{Claim, DeadLetterFilter, Settled, local_now};
+use model::job::{RetryAdvice, AttemptError};
+use store::jobs::{Claimant, DeadLetterFilter, Settled, local_now};
 use testkit::eventually;
 
-use crate::kit::{Kit, consumer, failure, fence};
+use crate::kit::{StoreKit, consumer, failure, fence};
 
 /// Lets a job of that queue and type die of that error.
-async fn die(kit: &Kit, queue: &str, job_type: &str, error_type: &str) -> JobId {
+async fn die(kit: &StoreKit, queue: &str, job_type: &str, error_type: &str) -> JobId {
     let body = format!(
         r#"{{"type":"{job_type}","args":[],"queue":"{queue}","retry":{{"max_attempts":1,"on_exhaustion":"dead_letter"}}}}"#
     );
     let id = kit.enqueue(&body).await;
     let (consumer, worker) = (consumer(), "w".parse().expect("a name"));
-    let by = Claim::Worker { consumer: &consumer, worker: &worker };
+    let by = Claimant::Worker { consumer: &consumer, worker: &worker };
     let queue = queue.parse().expect("a name");
     let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop().expect("a job");
-    let failure = Failure::new("handler_error", error_type, "it failed", 1, local_now());
-    kit.jobs.fail(&claimed, &fence(&consumer), failure, Advice::ByPolicy).await.expect("redis runs");
+    let failure = AttemptError::new("handler_error", error_type, "it failed", 1, local_now());
+    kit.jobs.fail(&claimed, &fence(&consumer), failure, RetryAdvice::ByPolicy).await.expect("redis runs");
     id
 }
 
-async fn found(kit: &Kit, filter: DeadLetterFilter) -> Vec<JobId> {
-    let letters = kit.jobs.dead_letters(&filter, None, 100).await.expect("redis runs");
-    let mut ids: Vec<JobId> = letters.found.into_iter().map(|(id, _)| id).collect();
+async fn found(kit: &StoreKit, filter: DeadLetterFilter) -> Vec<JobId> {
+    let letters = kit.jobs.list_dead_letters(&filter, None, 100).await.expect("redis runs");
+    let mut ids: Vec<JobId> = letters.jobs.into_iter().map(|(id, _)| id).collect();
     ids.sort_unstable();
     ids
 }
 
 #[tokio::test]
 async fn dead_letters_are_found_by_what_they_have_in_common() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mail = die(&kit, "mail", "email.send", "Smtp.Timeout").await;
     let other_mail = die(&kit, "mail", "email.receive", "Imap.Timeout").await;
     let bill = die(&kit, "billing", "invoice.send", "Smtp.Refused").await;
@@ -54,7 +54,7 @@ async fn dead_letters_are_found_by_what_they_have_in_common() {
 
 #[tokio::test]
 async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut ids = Vec::new();
     for queue in ["a", "b"] {
         for _ in 0..25 {
@@ -63,9 +63,9 @@ async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
     }
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let letters = kit.jobs.dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
-        assert!(letters.found.len() <= 7);
-        seen.extend(letters.found.iter().map(|(id, _)| *id));
+        let letters = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
+        assert!(letters.jobs.len() <= 7);
+        seen.extend(letters.jobs.iter().map(|(id, _)| *id));
         // The last one that was seen goes, and a new one dies: neither may make the list skip or repeat any
         if seen.len() < 20 {
             let last = *seen.last().expect("some");
@@ -83,7 +83,7 @@ async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
 
 #[tokio::test]
 async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let ids = [die(&kit, "q", "x", "E").await, die(&kit, "q", "x", "E").await];
     assert_eq!(kit.jobs.redrive_all(&ids).await.expect("redis runs"), 2);
     assert_eq!(kit.jobs.redrive_all(&ids).await.expect("redis runs"), 0, "they are none any more");
@@ -91,7 +91,7 @@ async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
     assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("available"), Some(0)));
     assert_eq!(job["errors"][0]["type"], "E");
     die(&kit, "q", "x", "F").await;
-    let letters = kit.jobs.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").found;
+    let letters = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").jobs;
     let left: Vec<JobId> = letters.into_iter().map(|(id, _)| id).collect();
     assert_eq!(kit.jobs.delete_dead_letters(&left).await.expect("redis runs"), left.len());
     assert!(kit.jobs.dead_letter_stats().await.expect("redis runs").by_queue.is_empty());
@@ -99,7 +99,7 @@ async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
 
 #[tokio::test]
 async fn a_list_that_finds_little_among_much_stops_and_says_where_to_go_on() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let wanted = die(&kit, "q", "wanted", "E").await;
     let large = format!(r#"{{"type":"large","args":["{}"],"#, "x".repeat(1_000_000));
     for _ in 0..40 {
@@ -107,26 +107,26 @@ async fn a_list_that_finds_little_among_much_stops_and_says_where_to_go_on() {
         kit.enqueue(&body).await;
     }
     let (consumer, worker) = (consumer(), "w".parse().expect("a name"));
-    let by = Claim::Worker { consumer: &consumer, worker: &worker };
+    let by = Claimant::Worker { consumer: &consumer, worker: &worker };
     let queue = "q".parse().expect("a name");
     for _ in 0..40 {
         let claimed = kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop();
-        let failure = Failure::new("handler_error", "E", "it failed", 1, local_now());
+        let failure = AttemptError::new("handler_error", "E", "it failed", 1, local_now());
         kit.jobs
-            .fail(&claimed.expect("a job"), &fence(&consumer), failure, Advice::ByPolicy)
+            .fail(&claimed.expect("a job"), &fence(&consumer), failure, RetryAdvice::ByPolicy)
             .await
             .expect("redis runs");
     }
     let filter = DeadLetterFilter { job_type: Some("wanted".to_owned()), ..DeadLetterFilter::default() };
-    let first = kit.jobs.dead_letters(&filter, None, 10).await.expect("redis runs");
-    assert!(first.found.is_empty() && first.next.is_some(), "40 MB are more than it looks through");
-    let second = kit.jobs.dead_letters(&filter, first.next.as_ref(), 10).await.expect("redis runs");
-    assert_eq!(second.found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [wanted]);
+    let first = kit.jobs.list_dead_letters(&filter, None, 10).await.expect("redis runs");
+    assert!(first.jobs.is_empty() && first.next.is_some(), "40 MB are more than it looks through");
+    let second = kit.jobs.list_dead_letters(&filter, first.next.as_ref(), 10).await.expect("redis runs");
+    assert_eq!(second.jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [wanted]);
     assert_eq!(second.next, None);
 }
 
 /// A dead letter that had so long to be over, and a bit longer to be started; if that is short, both are over.
-async fn dead_with(kit: &Kit, ms: i64) -> JobId {
+async fn dead_with(kit: &StoreKit, ms: i64) -> JobId {
     let retry = r#""retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}"#;
     let limit = r#""rate_limit":{"key":"k","concurrency":1},"timeout_ms":5000,"visibility_timeout_ms":7000"#;
     let times = format!(r#""expires_at":"+PT{}.1S","total_timeout_ms":{ms}"#, ms / 1000);
@@ -140,20 +140,20 @@ async fn dead_with(kit: &Kit, ms: i64) -> JobId {
         })
         .await;
     }
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     id
 }
 
 #[tokio::test]
 async fn a_dead_letter_that_is_tried_again_keeps_its_limits_and_loses_the_times_that_are_over() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for (ms, keeps_times) in [(1, false), (3_600_000, true)] {
         let id = dead_with(&kit, ms).await;
         let job = kit.jobs.redrive(id).await.expect("redis runs").expect("a dead letter");
         for member in ["\"expires_at\"", "\"total_timeout_ms\""] {
             assert_eq!(job.contains(member), keeps_times, "{member} in {job}");
         }
-        let timer = kit.command(&["ZSCORE", "galley:{default}:timers", &format!("expire {id}")]).await;
+        let timer = kit.redis_command(&["ZSCORE", "galley:{default}:timers", &format!("expire {id}")]).await;
         assert_eq!(timer != redis::Value::Nil, keeps_times, "{timer:?}");
 
         let worker = consumer();
@@ -161,7 +161,7 @@ async fn a_dead_letter_that_is_tried_again_keeps_its_limits_and_loses_the_times_
         assert_eq!((again.job.id, again.job.timeout_ms, again.job.lease_ms), (id, Some(5000), Some(7000)));
         assert_eq!(again.job.limit_key().map(ToString::to_string).as_deref(), Some("k"));
         assert_eq!((again.job.history.attempts, again.job.history.errors.len()), (0, 1), "its error is to be seen");
-        let held = kit.command(&["ZSCORE", "galley:{default}:held:k", &id.to_string()]).await;
+        let held = kit.redis_command(&["ZSCORE", "galley:{default}:held:k", &id.to_string()]).await;
         assert!(held != redis::Value::Nil, "its key counts it");
         if keeps_times {
             let expires_at = again.job.summary.expires_at.expect("a time");

@@ -2,15 +2,15 @@
 
 use common::id::EntryId;
 use store::events::{EventHub, Position, Reader, Start, Told, TooManyReaders};
-use testkit::{LIMIT, eventually};
+use testkit::{TEST_TIMEOUT, eventually};
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::Kit;
+use crate::kit::StoreKit;
 
 /// More entries than wait for readers.
 const MANY: u64 = 500;
 
-fn hub(kit: &Kit, most_readers: usize) -> EventHub {
+fn hub(kit: &StoreKit, most_readers: usize) -> EventHub {
     EventHub::start(&kit.redis, most_readers, CancellationToken::new()).0
 }
 
@@ -19,18 +19,18 @@ async fn reader(hub: &EventHub, start: Start) -> Reader {
 }
 
 /// Writes entries of two events each.
-async fn write(kit: &Kit, numbers: impl Iterator<Item = u64>) {
+async fn write(kit: &StoreKit, numbers: impl Iterator<Item = u64>) {
     for number in numbers {
         let event = |half: u64| format!(r#"{{"type":"job.enqueued","time":"","data":{{"n":{}}}}}"#, number * 2 + half);
         let entry = format!("{}-0", number + 1);
-        kit.command(&["XADD", "galley:events", &entry, "d", &format!("[{},{}]", event(0), event(1))]).await;
+        kit.redis_command(&["XADD", "galley:events", &entry, "d", &format!("[{},{}]", event(0), event(1))]).await;
     }
 }
 
 async fn numbers(reader: &mut Reader, how_many: u64) -> Vec<u64> {
     let mut found = Vec::new();
     while (found.len() as u64) < how_many {
-        let told = tokio::time::timeout(LIMIT, reader.next()).await.expect("something in time");
+        let told = tokio::time::timeout(TEST_TIMEOUT, reader.next()).await.expect("something in time");
         assert!(matches!(told, Told::Events(..)), "{told:?}");
         for event in told.events() {
             let json: serde_json::Value = serde_json::from_str(&event.json).expect("JSON");
@@ -46,7 +46,7 @@ fn position(entry: u64, index: usize) -> Position {
 
 #[tokio::test]
 async fn a_reader_that_fell_far_behind_still_gets_every_event_in_order() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     let mut slow = reader(&hub, Start::Now).await;
     let mut quick = reader(&hub, Start::Now).await;
@@ -60,7 +60,7 @@ async fn a_reader_that_fell_far_behind_still_gets_every_event_in_order() {
 
 #[tokio::test]
 async fn a_reader_that_fell_behind_what_is_kept_is_told_of_the_gap() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     let mut slow = reader(&hub, Start::Now).await;
     let mut quick = reader(&hub, Start::Now).await;
@@ -68,7 +68,7 @@ async fn a_reader_that_fell_behind_what_is_kept_is_told_of_the_gap() {
     assert_eq!(numbers(&mut slow, 2).await, [0, 1]);
     write(&kit, 1..MANY).await;
     numbers(&mut quick, MANY * 2).await;
-    kit.command(&["XTRIM", "galley:events", "MAXLEN", "=", "10"]).await;
+    kit.redis_command(&["XTRIM", "galley:events", "MAXLEN", "=", "10"]).await;
     assert!(matches!(slow.next().await, Told::Gap(after) if after.entry == position(1, 0).entry));
     let first_kept = (MANY - 10) * 2;
     assert_eq!(numbers(&mut slow, 20).await, (first_kept..MANY * 2).collect::<Vec<_>>());
@@ -76,13 +76,13 @@ async fn a_reader_that_fell_behind_what_is_kept_is_told_of_the_gap() {
 
 #[tokio::test]
 async fn a_reader_goes_on_in_the_middle_of_an_entry() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     write(&kit, 0..200).await;
     let mut resumed = reader(&hub, Start::After(position(2, 0))).await;
     assert_eq!(numbers(&mut resumed, 397).await, (3..400).collect::<Vec<_>>());
     // Between two entries that are kept nothing is missing, whoever made up that position
-    kit.command(&["XADD", "galley:events", "900-0", "d", r#"[{"type":"a","data":{"n":900}}]"#]).await;
+    kit.redis_command(&["XADD", "galley:events", "900-0", "d", r#"[{"type":"a","data":{"n":900}}]"#]).await;
     let mut made_up = reader(&hub, Start::After(position(500, 7))).await;
     assert_eq!(numbers(&mut made_up, 1).await, [900]);
     let mut since = reader(&hub, Start::Since(200)).await;
@@ -94,12 +94,12 @@ async fn a_reader_goes_on_in_the_middle_of_an_entry() {
 
 #[tokio::test]
 async fn another_stream_with_a_clock_that_is_behind_is_a_gap_and_then_followed() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     let mut reader = reader(&hub, Start::Now).await;
     write(&kit, 100..101).await;
     assert_eq!(numbers(&mut reader, 2).await, [200, 201]);
-    kit.command(&["FLUSHALL"]).await;
+    kit.redis_command(&["FLUSHALL"]).await;
     write(&kit, 0..1).await;
     assert!(matches!(reader.next().await, Told::Gap(_)));
     assert_eq!(numbers(&mut reader, 2).await, [0, 1]);
@@ -107,7 +107,7 @@ async fn another_stream_with_a_clock_that_is_behind_is_a_gap_and_then_followed()
 
 #[tokio::test]
 async fn there_is_a_place_again_when_a_reader_leaves_and_none_beyond_the_limit() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let hub = hub(&kit, 2);
     let (first, _second) = (reader(&hub, Start::Now).await, reader(&hub, Start::Now).await);
     assert_eq!(hub.read(Start::Now).await.expect("redis runs").err(), Some(TooManyReaders));
@@ -117,7 +117,7 @@ async fn there_is_a_place_again_when_a_reader_leaves_and_none_beyond_the_limit()
 
 #[tokio::test]
 async fn readers_that_come_and_go_miss_nothing_of_their_time() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     for round in 0..50 {
         let mut reader = reader(&hub, Start::Now).await;
@@ -128,7 +128,7 @@ async fn readers_that_come_and_go_miss_nothing_of_their_time() {
 
 #[tokio::test]
 async fn a_stopped_hub_ends_its_readers() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let stop = CancellationToken::new();
     let (hub, task) = EventHub::start(&kit.redis, 10, stop.clone());
     let mut one = reader(&hub, Start::Now).await;

@@ -1,63 +1,63 @@
 use futures_util::FutureExt;
-use model::job::Advice;
+use model::job::RetryAdvice;
 use store::{StoreError, jobs::Settled};
-use testkit::{LIMIT, eventually};
+use testkit::{TEST_TIMEOUT, eventually};
 use tokio::time::timeout;
 
 use crate::{
     channels::publish,
-    kit::{JOB, Kit, consumer, queue},
+    kit::{JOB_BODY, StoreKit, consumer, queue},
 };
 
 #[tokio::test]
 async fn scripts_that_redis_forgot_are_given_to_it_again() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let worker = consumer();
     for _ in 0..3 {
-        kit.command(&["SCRIPT", "FLUSH"]).await;
-        kit.enqueue(JOB).await;
-        kit.command(&["SCRIPT", "FLUSH"]).await;
+        kit.redis_command(&["SCRIPT", "FLUSH"]).await;
+        kit.enqueue(JOB_BODY).await;
+        kit.redis_command(&["SCRIPT", "FLUSH"]).await;
         let claimed = kit.claim_one(&worker).await;
-        kit.command(&["SCRIPT", "FLUSH"]).await;
+        kit.redis_command(&["SCRIPT", "FLUSH"]).await;
         assert_eq!(kit.complete(&worker, &claimed, "1").await, Settled::Done);
     }
-    assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").completed, 3);
+    assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").completed, 3);
 }
 
 #[tokio::test]
 async fn a_redis_that_was_emptied_is_set_up_again_on_demand() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let worker = consumer();
-    kit.enqueue(JOB).await;
+    kit.enqueue(JOB_BODY).await;
     kit.claim_one(&worker).await;
-    kit.command(&["FLUSHDB"]).await;
+    kit.redis_command(&["FLUSHDB"]).await;
     assert!(kit.claim(&worker, 1).await.is_empty());
-    let id = kit.enqueue(JOB).await;
+    let id = kit.enqueue(JOB_BODY).await;
     assert_eq!(kit.claim_one(&worker).await.job.id, id);
 }
 
 #[tokio::test]
 async fn a_stream_without_its_group_hands_out_everything_in_it() {
-    let kit = Kit::start();
-    let id = kit.enqueue(JOB).await;
-    kit.command(&["XGROUP", "DESTROY", "galley:{default}:s:0", "workers"]).await;
+    let kit = StoreKit::start();
+    let id = kit.enqueue(JOB_BODY).await;
+    kit.redis_command(&["XGROUP", "DESTROY", "galley:{default}:s:0", "workers"]).await;
     assert_eq!(kit.claim_one(&consumer()).await.job.id, id);
 }
 
 #[tokio::test]
 async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let worker = consumer();
-    let ids = [kit.enqueue(JOB).await, kit.enqueue(JOB).await, kit.enqueue(JOB).await];
-    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let ids = [kit.enqueue(JOB_BODY).await, kit.enqueue(JOB_BODY).await, kit.enqueue(JOB_BODY).await];
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let now = kit.jobs.now().await.expect("redis runs");
-    let new = model::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
-    assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Full)));
+    let new = model::job::NewJob::parse(&serde_json::from_str(JOB_BODY).expect("JSON"), now).expect("valid");
+    assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::OutOfMemory)));
     let claimed = kit.claim(&worker, 3).await;
     assert_eq!(kit.complete(&worker, &claimed[0], "1").await, Settled::Done);
     let fence = crate::kit::fence(&worker);
-    kit.jobs.fail(&claimed[1], &fence, crate::kit::failure(1), Advice::ByPolicy).await.expect("recorded");
-    assert_eq!(kit.jobs.requeue(&claimed[2].job, claimed[2].entry, &fence).await.expect("recorded"), Settled::Done);
+    kit.jobs.fail(&claimed[1], &fence, crate::kit::failure(1), RetryAdvice::ByPolicy).await.expect("recorded");
+    assert_eq!(kit.jobs.release(&claimed[2].job, claimed[2].entry, &fence).await.expect("recorded"), Settled::Done);
     assert_eq!(kit.state(ids[0]).await, "completed");
     assert_eq!(kit.state(ids[1]).await, "retryable");
     assert_eq!(kit.state(ids[2]).await, "available");
@@ -65,97 +65,97 @@ async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
 
 #[tokio::test]
 async fn a_full_redis_lets_due_jobs_go() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT0.2S"}"#).await;
-    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let upkeep = kit.upkeep();
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let upkeep = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn what_a_vanished_worker_held_is_reclaimed_whatever_else_is_in_its_pending_list() {
-    let kit = Kit::with(&[("GALLEY__MAINTENANCE__SWEEP_MS", "100")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "100")]);
     for _ in 0..250 {
-        kit.command(&["XADD", "galley:{default}:s:0", "*", "i", "no job"]).await;
+        kit.redis_command(&["XADD", "galley:{default}:s:0", "*", "i", "no job"]).await;
     }
     kit.jobs.open_queue(&queue()).await.expect("redis runs");
     let mut ghosts = Vec::new();
     for _ in 0..150 {
-        ghosts.push(kit.enqueue(JOB).await);
+        ghosts.push(kit.enqueue(JOB_BODY).await);
     }
-    let good = kit.enqueue(JOB).await;
+    let good = kit.enqueue(JOB_BODY).await;
     let vanished = store::jobs::Consumer::new(std::time::Duration::from_millis(100));
     let held = kit.claim(&vanished, 500).await;
     assert_eq!(held.len(), 151);
     for claimed in held.iter().filter(|claimed| claimed.job.id != good) {
-        kit.command(&["XDEL", "galley:{default}:s:0", &claimed.entry.to_string()]).await;
+        kit.redis_command(&["XDEL", "galley:{default}:s:0", &claimed.entry.to_string()]).await;
     }
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(good).await == "available").then_some(()) }).await;
-    upkeep.end().await;
+    upkeep.stop().await;
     assert!(kit.jobs.locate(ghosts[0]).await.expect("redis runs").is_none());
 }
 
 #[tokio::test]
 async fn upkeep_goes_on_beside_a_queue_that_is_broken() {
-    let kit = Kit::start();
-    kit.command(&["ZADD", "galley:queues", "1", "broken"]).await;
-    kit.command(&["SET", "galley:{broken}:priorities", "not a set"]).await;
-    kit.command(&["ZADD", "galley:{default}:due", "1", "not an id"]).await;
+    let kit = StoreKit::start();
+    kit.redis_command(&["ZADD", "galley:queues", "1", "broken"]).await;
+    kit.redis_command(&["SET", "galley:{broken}:priorities", "not a set"]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:due", "1", "not an id"]).await;
     let id = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT0.2S"}"#).await;
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    assert_eq!(kit.command(&["ZCARD", "galley:{default}:due"]).await, redis::Value::Int(0));
-    upkeep.end().await;
+    assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:due"]).await, redis::Value::Int(0));
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn a_key_of_the_wrong_type_is_an_error_and_is_left_alone() {
-    let kit = Kit::start();
-    kit.command(&["SET", "galley:{default}:s:0", "not a stream"]).await;
+    let kit = StoreKit::start();
+    kit.redis_command(&["SET", "galley:{default}:s:0", "not a stream"]).await;
     let now = kit.jobs.now().await.expect("redis runs");
-    let new = model::job::NewJob::parse(&serde_json::from_str(JOB).expect("JSON"), now).expect("valid");
+    let new = model::job::NewJob::parse(&serde_json::from_str(JOB_BODY).expect("JSON"), now).expect("valid");
     assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Refused(_))));
-    let value = kit.command(&["GET", "galley:{default}:s:0"]).await;
+    let value = kit.redis_command(&["GET", "galley:{default}:s:0"]).await;
     assert_eq!(value, redis::Value::BulkString(b"not a stream".to_vec()));
     kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;
 }
 
 #[tokio::test]
 async fn commands_fail_at_once_while_redis_is_away_and_work_again_after() {
-    let mut kit = Kit::start();
-    kit.enqueue(JOB).await;
+    let mut kit = StoreKit::start();
+    kit.enqueue(JOB_BODY).await;
     kit.server.kill();
     let error = kit.redis.ping().await.expect_err("redis is away");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
-    kit.server.start_again();
+    kit.server.restart();
     eventually("redis answers again", || async { kit.redis.ping().await.ok() }).await;
-    kit.enqueue(JOB).await;
+    kit.enqueue(JOB_BODY).await;
 }
 
 #[tokio::test]
 async fn killed_connections_are_made_again() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..5 {
         kit.redis.ping().await.expect("redis runs");
-        kit.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        kit.redis_command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
         // The command in which the loss shows may fail, the next ones not
         eventually("redis answers again", || async { kit.redis.ping().await.ok() }).await;
-        kit.enqueue(JOB).await;
+        kit.enqueue(JOB_BODY).await;
     }
 }
 
 #[tokio::test]
 async fn who_is_not_polled_any_more_keeps_nobody_waiting() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let channel = "c".parse().expect("a name");
     let mut first = Box::pin(kit.redis.ping());
     assert!((&mut first).now_or_never().is_none(), "it has to connect first");
-    timeout(LIMIT, kit.redis.ping()).await.expect("another may use the connection").expect("redis runs");
+    timeout(TEST_TIMEOUT, kit.redis.ping()).await.expect("another may use the connection").expect("redis runs");
     let mut second = Box::pin(publish(&kit, &channel, b"a"));
     assert!((&mut second).now_or_never().is_none(), "it has to ask for the epoch first");
-    timeout(LIMIT, publish(&kit, &channel, b"b")).await.expect("another may publish");
+    timeout(TEST_TIMEOUT, publish(&kit, &channel, b"b")).await.expect("another may publish");
     first.await.expect("redis runs");
     second.await;
 }

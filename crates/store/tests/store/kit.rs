@@ -8,34 +8,34 @@ use common::{
     name::{Priority, QueueName, WorkerId},
     settings::Settings,
 };
-use model::job::{Failure, NewJob};
+use model::job::{AttemptError, NewJob};
 use serde_json::Value;
 use store::{
     Redis,
     events::EventLog,
-    jobs::{Claim, Claimed, Completion, Consumer, Ended, Enqueued, Fence, Jobs, Refused, Settled, local_now},
+    jobs::{Claimant, ClaimedJob, Completion, Consumer, FinishedJob, EnqueuedJob, Fence, Jobs, EnqueueRefusal, Settled, local_now},
     maintenance,
 };
 use testkit::RedisServer;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) struct Kit {
+pub(crate) struct StoreKit {
     pub(crate) server: RedisServer,
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
     pub(crate) settings: Settings,
 }
 
-impl Kit {
+impl StoreKit {
     pub(crate) fn start() -> Self {
-        Self::with(&[])
+        Self::with_variables(&[])
     }
 
-    pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
-        Self::on(RedisServer::start(), variables)
+    pub(crate) fn with_variables(variables: &[(&str, &str)]) -> Self {
+        Self::with_server(RedisServer::start(), variables)
     }
 
-    pub(crate) fn on(server: RedisServer, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn with_server(server: RedisServer, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         all.insert("GALLEY__REDIS__URL".to_owned(), server.url());
@@ -47,7 +47,7 @@ impl Kit {
     }
 
     /// Enqueues a request as a client would send it.
-    pub(crate) async fn try_enqueue(&self, body: &str) -> Result<Enqueued, Refused> {
+    pub(crate) async fn try_enqueue(&self, body: &str) -> Result<EnqueuedJob, EnqueueRefusal> {
         let now = self.jobs.now().await.expect("redis runs");
         let members: Object = serde_json::from_str(body).expect("JSON");
         let new = NewJob::parse(&members, now).expect("a valid request");
@@ -69,38 +69,38 @@ impl Kit {
     }
 
     /// Claims up to `most` jobs of the default queue for a queue-worker.
-    pub(crate) async fn claim(&self, consumer: &Consumer, most: usize) -> Vec<Claimed> {
+    pub(crate) async fn claim(&self, consumer: &Consumer, most: usize) -> Vec<ClaimedJob> {
         let worker: WorkerId = "test-worker".parse().expect("a name");
-        let by = Claim::Worker { consumer, worker: &worker };
+        let by = Claimant::Worker { consumer, worker: &worker };
         self.jobs.claim(&queue(), &mut Vec::new(), most, by).await.expect("redis runs").jobs
     }
 
-    pub(crate) async fn claim_one(&self, consumer: &Consumer) -> Claimed {
+    pub(crate) async fn claim_one(&self, consumer: &Consumer) -> ClaimedJob {
         self.claim(consumer, 1).await.pop().expect("a job waits")
     }
 
     /// Fetches one job of the default queue as a program over HTTP does.
-    pub(crate) async fn pull(&self, lease: Option<Duration>) -> Option<Claimed> {
-        let by = Claim::Pull { worker: None, lease };
+    pub(crate) async fn pull(&self, lease: Option<Duration>) -> Option<ClaimedJob> {
+        let by = Claimant::Pull { worker: None, lease };
         self.jobs.claim(&queue(), &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop()
     }
 
-    pub(crate) async fn complete(&self, consumer: &Consumer, claimed: &Claimed, result: &str) -> Settled {
-        let ended = Ended::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
-        let completion = Completion { claimed: claimed.clone(), ended, ended_at: local_now() };
+    pub(crate) async fn complete(&self, consumer: &Consumer, claimed: &ClaimedJob, result: &str) -> Settled {
+        let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
+        let completion = Completion { claimed: claimed.clone(), finished: ended, ended_at: local_now() };
         let (queue, priority) = (&claimed.job.queue, claimed.job.priority);
-        self.jobs.complete(queue, priority, consumer, 1, &[completion]).await.expect("redis runs")[0]
+        self.jobs.complete_batch(queue, priority, consumer, 1, &[completion]).await.expect("redis runs")[0]
     }
 
     /// Starts the upkeep.
-    pub(crate) fn upkeep(&self) -> Upkeep {
+    pub(crate) fn start_maintenance(&self) -> RunningMaintenance {
         let stop = CancellationToken::new();
         let task = tokio::spawn(maintenance::run(self.jobs.clone(), self.settings.maintenance.clone(), stop.clone()));
-        Upkeep { stop, task }
+        RunningMaintenance { stop, task }
     }
 
     /// Every key there is, for tests that nothing was written.
-    pub(crate) async fn keys(&self) -> Vec<String> {
+    pub(crate) async fn redis_keys(&self) -> Vec<String> {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.server.connection().await).await.expect("redis runs");
         keys.retain(|key| key != "galley:events");
@@ -108,7 +108,7 @@ impl Kit {
         keys
     }
 
-    pub(crate) async fn command(&self, words: &[&str]) -> redis::Value {
+    pub(crate) async fn redis_command(&self, words: &[&str]) -> redis::Value {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(word);
@@ -118,13 +118,13 @@ impl Kit {
 }
 
 /// The upkeep while it runs.
-pub(crate) struct Upkeep {
+pub(crate) struct RunningMaintenance {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Upkeep {
-    pub(crate) async fn end(self) {
+impl RunningMaintenance {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("no panic");
     }
@@ -134,7 +134,7 @@ pub(crate) fn queue() -> QueueName {
     "default".parse().expect("a name")
 }
 
-pub(crate) fn normal() -> Priority {
+pub(crate) fn normal_priority() -> Priority {
     Priority::default()
 }
 
@@ -142,12 +142,12 @@ pub(crate) fn consumer() -> Consumer {
     Consumer::new(Duration::from_secs(30))
 }
 
-pub(crate) fn failure(attempt: u32) -> Failure {
-    Failure::new("handler_error", "handler_error", "it failed", attempt, local_now())
+pub(crate) fn failure(attempt: u32) -> AttemptError {
+    AttemptError::new("handler_error", "handler_error", "it failed", attempt, local_now())
 }
 
 pub(crate) fn fence(consumer: &Consumer) -> Fence {
-    Fence::of(consumer)
+    Fence::for_worker(consumer)
 }
 
-pub(crate) const JOB: &str = r#"{"type":"test.echo","args":[1]}"#;
+pub(crate) const JOB_BODY: &str = r#"{"type":"test.echo","args":[1]}"#;

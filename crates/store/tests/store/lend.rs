@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use common::name::WorkerId;
-use model::job::Advice;
-use store::jobs::{Ended, Fence, Recorded, Settled, local_now};
+use model::job::RetryAdvice;
+use store::jobs::{FinishedJob, Fence, FailureOutcome, Settled, local_now};
 use testkit::eventually;
 
-use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
+use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -21,18 +21,18 @@ fn token(token: &str) -> Fence {
 
 #[tokio::test]
 async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let consumer = consumer();
     for by_token in [true, false] {
-        let id = kit.enqueue(JOB).await;
+        let id = kit.enqueue(JOB_BODY).await;
         let claimed = kit.claim_one(&consumer).await;
         for _ in 0..2 {
-            assert!(kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"));
+            assert!(kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"));
         }
         let renewed = [(claimed.entry, claimed.started_at, None)];
-        let lost = kit.jobs.renew(&queue(), claimed.job.priority, &consumer, &worker(), &renewed).await;
+        let lost = kit.jobs.renew_leases(&queue(), claimed.job.priority, &consumer, &worker(), &renewed).await;
         assert!(lost.expect("redis runs").is_empty(), "the worker has it still");
-        let ended = Ended::completed(&claimed.job, Some("\"token\""), Some(claimed.started_at), local_now());
+        let ended = FinishedJob::completed(&claimed.job, Some("\"token\""), Some(claimed.started_at), local_now());
         let finish = async |fence: &Fence| {
             kit.jobs.finish(&claimed.job, claimed.entry, fence, &ended, false).await.expect("redis runs")
         };
@@ -45,27 +45,27 @@ async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
             assert_ne!(finish(&token(TOKEN)).await, Settled::Done);
         }
         assert_eq!(kit.job(id).await["result"], if by_token { "token" } else { "worker" });
-        assert!(!kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"), "it is over");
+        assert!(!kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"), "it is over");
     }
 }
 
 #[tokio::test]
 async fn an_attempt_that_was_handed_over_is_its_tokens_alone() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let consumer = consumer();
-    let id = kit.enqueue(JOB).await;
+    let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;
     let hour = Duration::from_hours(1);
     for _ in 0..2 {
-        assert!(kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN, Some(hour)).await.expect("redis runs"));
+        assert!(kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(hour)).await.expect("redis runs"));
     }
-    let recorded = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), Advice::ByPolicy).await;
-    assert!(matches!(recorded.expect("redis runs"), Recorded::Stale));
+    let recorded = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await;
+    assert!(matches!(recorded.expect("redis runs"), FailureOutcome::Stale));
     assert_eq!(kit.complete(&consumer, &claimed, "1").await, Settled::Stale);
     let job = kit.job(id).await;
     assert_eq!((job["state"].as_str(), job["worker_id"].as_str()), (Some("active"), Some("w")));
     assert!(kit.jobs.heartbeat(&claimed.job, claimed.entry, &token(TOKEN), None).await.expect("redis runs"));
-    let ended = Ended::completed(&claimed.job, Some("2"), Some(claimed.started_at), local_now());
+    let ended = FinishedJob::completed(&claimed.job, Some("2"), Some(claimed.started_at), local_now());
     let settled = kit.jobs.finish(&claimed.job, claimed.entry, &token(TOKEN), &ended, false).await;
     assert_eq!(settled.expect("redis runs"), Settled::Done);
     assert_eq!(kit.job(id).await["result"], 2);
@@ -73,29 +73,29 @@ async fn an_attempt_that_was_handed_over_is_its_tokens_alone() {
 
 #[tokio::test]
 async fn an_attempt_that_was_handed_over_comes_back_when_nobody_is_heard_of() {
-    let kit = Kit::start();
-    let upkeep = kit.upkeep();
+    let kit = StoreKit::start();
+    let upkeep = kit.start_maintenance();
     let consumer = consumer();
-    let id = kit.enqueue(JOB).await;
+    let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;
     let moment = Duration::from_millis(50);
-    assert!(kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs"));
+    assert!(kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs"));
     eventually("the job is available again", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    assert!(!kit.jobs.lend(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs"));
+    assert!(!kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs"));
     let again = kit.claim_one(&consumer).await;
     assert_eq!((again.job.id, again.job.history.crashes), (id, 1));
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn a_job_that_is_put_back_comes_again_in_its_time_and_has_spent_no_attempt() {
-    let kit = Kit::start();
-    let upkeep = kit.upkeep();
+    let kit = StoreKit::start();
+    let upkeep = kit.start_maintenance();
     let consumer = consumer();
-    let id = kit.enqueue(JOB).await;
+    let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;
     let put_back =
-        async || kit.jobs.put_back(&claimed, &fence(&consumer), Duration::from_millis(200)).await.expect("redis runs");
+        async || kit.jobs.snooze(&claimed, &fence(&consumer), Duration::from_millis(200)).await.expect("redis runs");
     let due = put_back().await.expect("it is ours");
     assert_eq!(put_back().await, Some(due), "an answer that was lost");
     eventually("the job is available again", || async { (kit.state(id).await == "available").then_some(()) }).await;
@@ -103,5 +103,5 @@ async fn a_job_that_is_put_back_comes_again_in_its_time_and_has_spent_no_attempt
     let again = kit.claim_one(&consumer).await;
     assert_eq!((again.job.id, again.job.history.current_attempt()), (id, 1));
     assert_eq!(put_back().await, None, "the attempt before this one is over");
-    upkeep.end().await;
+    upkeep.stop().await;
 }

@@ -1,29 +1,29 @@
 use std::{cell::Cell, time::Duration};
 
 use common::rate::Rate;
-use model::job::Advice;
+use model::job::RetryAdvice;
 use store::{
-    jobs::{Batch, Claim, More},
+    jobs::{ClaimBatch, Claimant, ClaimAvailability},
     maintenance,
 };
 
-use crate::kit::{JOB, Kit, consumer, failure, fence, queue};
+use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};
 
 fn keyed(key: &str, limit: &str) -> String {
     format!(r#"{{"type":"a","args":[],"rate_limit":{{"key":"{key}",{limit}}}}}"#)
 }
 
-async fn step(kit: &Kit) {
+async fn step(kit: &StoreKit) {
     maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
 }
 
-async fn available(kit: &Kit) -> u64 {
-    kit.jobs.stats(&queue()).await.expect("redis runs").available
+async fn available(kit: &StoreKit) -> u64 {
+    kit.jobs.queue_stats(&queue()).await.expect("redis runs").available
 }
 
 #[tokio::test]
 async fn several_workers_never_have_more_of_a_key_than_it_allows() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..40 {
         kit.enqueue(&keyed("a", r#""concurrency":2"#)).await;
     }
@@ -48,7 +48,7 @@ async fn several_workers_never_have_more_of_a_key_than_it_allows() {
 
 #[tokio::test]
 async fn a_key_with_a_hundred_jobs_does_not_hold_up_another() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..100 {
         kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
     }
@@ -62,7 +62,7 @@ async fn a_key_with_a_hundred_jobs_does_not_hold_up_another() {
 
 #[tokio::test]
 async fn jobs_of_a_key_come_by_priority_then_in_order_of_arrival() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut expected = Vec::new();
     for priority in [0, -5, 7, 0, 7, -5] {
         let limit = format!(r#""concurrency":1}},"priority":{priority},"meta":{{"n":1"#);
@@ -83,7 +83,7 @@ async fn a_rate_lets_so_many_in_and_the_next_when_time_has_passed() {
     let cases =
         [(r#""rate":{"limit":2,"period":"PT1H"}"#, 2, "ra"), (r#""throttle":{"limit":2,"period":"PT1H"}"#, 1, "ta")];
     for (limit, first, time) in cases {
-        let kit = Kit::start();
+        let kit = StoreKit::start();
         for _ in 0..4 {
             kit.enqueue(&keyed("a", limit)).await;
         }
@@ -93,8 +93,8 @@ async fn a_rate_lets_so_many_in_and_the_next_when_time_has_passed() {
         assert_eq!(kit.claim(&worker, 10).await.len(), 0, "{limit}");
         // Half an hour ago
         let past = (kit.jobs.now().await.expect("redis runs") - 1_800_100).to_string();
-        kit.command(&["HSET", "galley:{default}:limit:a", time, &past]).await;
-        kit.command(&["ZADD", "galley:{default}:timers", "1", "lane a"]).await;
+        kit.redis_command(&["HSET", "galley:{default}:limit:a", time, &past]).await;
+        kit.redis_command(&["ZADD", "galley:{default}:timers", "1", "lane a"]).await;
         step(&kit).await;
         assert_eq!(kit.claim(&worker, 10).await.len(), 1, "{limit}");
     }
@@ -102,7 +102,7 @@ async fn a_rate_lets_so_many_in_and_the_next_when_time_has_passed() {
 
 #[tokio::test]
 async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let limit = r#""concurrency":1},"retry":{"max_attempts":2,"initial_interval":"PT5H","max_interval":"PT5H""#;
     let mut ids = Vec::new();
     for _ in 0..4 {
@@ -112,10 +112,10 @@ async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
     assert_eq!(available(&kit).await, 3);
     let worker = consumer();
     let first = kit.claim_one(&worker).await;
-    kit.jobs.fail(&first, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
+    kit.jobs.fail(&first, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     let third = kit.claim_one(&worker).await;
     assert_eq!((first.job.id, third.job.id), (ids[0], ids[2]), "a retry gives its place up");
-    kit.command(&["ZADD", "galley:{default}:due", "1", &ids[0].to_string()]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:due", "1", &ids[0].to_string()]).await;
     step(&kit).await;
     assert!(kit.claim(&worker, 10).await.is_empty(), "a retry whose time has come lines up");
     kit.jobs.cancel(ids[2]).await.expect("redis runs").expect("it runs");
@@ -124,16 +124,16 @@ async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
 
 #[tokio::test]
 async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_upkeep() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let first = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
     let second = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
     // Stopped by the limit as it would be by the death
-    kit.command(&["HSET", "galley:{default}:limit:a", "c", "0"]).await;
+    kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "0"]).await;
     kit.complete(&worker, &claimed, "1").await;
-    kit.command(&["HSET", "galley:{default}:limit:a", "c", "1"]).await;
-    kit.command(&["ZADD", "galley:{default}:timers", "1", &format!("after {first}")]).await;
+    kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "1"]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("after {first}")]).await;
     assert!(kit.claim(&worker, 1).await.is_empty());
     step(&kit).await;
     assert_eq!(kit.claim_one(&worker).await.job.id, second);
@@ -141,7 +141,7 @@ async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_u
 
 #[tokio::test]
 async fn a_limit_of_none_stops_a_key_until_a_job_brings_another_even_one_for_later() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let stopped = kit.enqueue(&keyed("a", r#""concurrency":0"#)).await;
     let worker = consumer();
     assert!(kit.claim(&worker, 1).await.is_empty());
@@ -149,42 +149,42 @@ async fn a_limit_of_none_stops_a_key_until_a_job_brings_another_even_one_for_lat
     assert_eq!(kit.claim_one(&worker).await.job.id, stopped);
 }
 
-async fn pull(kit: &Kit, most: usize) -> Batch {
-    let by = Claim::Pull { worker: None, lease: None };
+async fn pull(kit: &StoreKit, most: usize) -> ClaimBatch {
+    let by = Claimant::Pull { worker: None, lease: None };
     kit.jobs.claim(&queue(), &mut Vec::new(), most, by).await.expect("redis runs")
 }
 
 #[tokio::test]
 async fn a_queue_hands_out_as_many_at_once_as_the_settings_or_whoever_sets_it_later_say() {
-    let kit = Kit::with(&[("GALLEY__QUEUES__DEFAULT__CONCURRENCY", "2")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__QUEUES__DEFAULT__CONCURRENCY", "2")]);
     for _ in 0..9 {
-        kit.enqueue(JOB).await;
+        kit.enqueue(JOB_BODY).await;
     }
     let batch = pull(&kit, 5).await;
-    assert_eq!((batch.jobs.len(), batch.more), (2, More::Limited));
+    assert_eq!((batch.jobs.len(), batch.availability), (2, ClaimAvailability::Limited));
     let batch = pull(&kit, 5).await;
     assert_eq!(batch.jobs.len(), 0);
-    assert!(matches!(batch.more, More::In(_)), "{:?}", batch.more);
-    kit.jobs.set_limits(&queue(), Some(3), None).await.expect("redis runs").expect("room");
+    assert!(matches!(batch.availability, ClaimAvailability::RetryAfter(_)), "{:?}", batch.availability);
+    kit.jobs.set_queue_limits(&queue(), Some(3), None).await.expect("redis runs").expect("room");
     assert_eq!(pull(&kit, 5).await.jobs.len(), 1);
-    kit.jobs.set_limits(&queue(), None, None).await.expect("redis runs").expect("room");
+    kit.jobs.set_queue_limits(&queue(), None, None).await.expect("redis runs").expect("room");
     assert_eq!(pull(&kit, 5).await.jobs.len(), 0, "as the settings have it again");
-    kit.jobs.pause(&queue(), true).await.expect("redis runs").expect("room");
-    assert_eq!(pull(&kit, 5).await.more, More::Paused);
+    kit.jobs.set_queue_paused(&queue(), true).await.expect("redis runs").expect("room");
+    assert_eq!(pull(&kit, 5).await.availability, ClaimAvailability::Paused);
 }
 
 #[tokio::test]
 async fn a_queue_starts_as_many_in_a_period_as_its_rate_says() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..9 {
-        kit.enqueue(JOB).await;
+        kit.enqueue(JOB_BODY).await;
     }
     let rate = Rate { limit: 4, period_ms: 3_600_000 };
-    kit.jobs.set_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+    kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
     assert_eq!((pull(&kit, 3).await.jobs.len(), pull(&kit, 3).await.jobs.len()), (3, 1));
-    let More::In(pause) = pull(&kit, 3).await.more else { panic!("it says when") };
+    let ClaimAvailability::RetryAfter(pause) = pull(&kit, 3).await.availability else { panic!("it says when") };
     assert!(pause <= Duration::from_mins(15), "{pause:?}");
     let past = (kit.jobs.now().await.expect("redis runs") - 1_800_000).to_string();
-    kit.command(&["HSET", "galley:{default}:control", "ra", &past]).await;
+    kit.redis_command(&["HSET", "galley:{default}:control", "ra", &past]).await;
     assert_eq!(pull(&kit, 9).await.jobs.len(), 2);
 }

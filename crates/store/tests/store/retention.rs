@@ -9,11 +9,11 @@ use common::settings::{ChannelSettings, Settings};
 use model::message::Position;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use redis::Value;
-use store::channels::{Overtaken, Trimmed};
+use store::channels::{SubscriptionLoss, TrimmedChannel};
 
 use crate::{
     channels::{channel, publish},
-    kit::Kit,
+    kit::StoreKit,
 };
 
 const HISTORY: &str = "galley:{ch:c}:m";
@@ -24,66 +24,66 @@ fn settings(limits: &[(&str, u64)]) -> ChannelSettings {
     Settings::from_sources(None, variables.collect::<HashMap<_, _>>()).expect("allowed settings").channels
 }
 
-async fn trim(kit: &Kit, settings: &ChannelSettings) -> Trimmed {
+async fn trim(kit: &StoreKit, settings: &ChannelSettings) -> TrimmedChannel {
     kit.redis.trim_channel(settings, &channel("c")).await.expect("redis runs")
 }
 
 /// Trims until there is nothing more to trim: how many messages went, and what each subscription lost.
-async fn trim_all(kit: &Kit, settings: &ChannelSettings) -> (u64, BTreeMap<String, u64>) {
+async fn trim_all(kit: &StoreKit, settings: &ChannelSettings) -> (u64, BTreeMap<String, u64>) {
     let (mut messages, mut lost) = (0, BTreeMap::new());
     loop {
         let trimmed = trim(kit, settings).await;
-        messages += trimmed.messages;
-        for Overtaken { subscription, lost: number } in trimmed.overtaken {
+        messages += trimmed.trimmed_count;
+        for SubscriptionLoss { subscription, lost_count: number } in trimmed.losses {
             *lost.entry(subscription).or_insert(0) += number.expect("a number");
         }
-        if !trimmed.is_more {
+        if !trimmed.has_more {
             return (messages, lost);
         }
     }
 }
 
-async fn kept(kit: &Kit) -> u64 {
-    match kit.command(&["XLEN", HISTORY]).await {
+async fn kept(kit: &StoreKit) -> u64 {
+    match kit.redis_command(&["XLEN", HISTORY]).await {
         Value::Int(length) => u64::try_from(length).expect("a length"),
         other => panic!("{other:?}"),
     }
 }
 
-async fn add(kit: &Kit, position: Position, at: i64) {
-    kit.command(&["XADD", HISTORY, &position.to_string(), "b", "x", "a", &at.to_string()]).await;
+async fn add(kit: &StoreKit, position: Position, at: i64) {
+    kit.redis_command(&["XADD", HISTORY, &position.to_string(), "b", "x", "a", &at.to_string()]).await;
 }
 
-async fn subscribe(kit: &Kit, name: &str, after: &str) {
-    kit.command(&["XGROUP", "CREATE", HISTORY, &format!("sub:{name}"), after]).await;
-    kit.command(&["HSET", STATE, "s", "1"]).await;
+async fn subscribe(kit: &StoreKit, name: &str, after: &str) {
+    kit.redis_command(&["XGROUP", "CREATE", HISTORY, &format!("sub:{name}"), after]).await;
+    kit.redis_command(&["HSET", STATE, "s", "1"]).await;
 }
 
 /// Gives a subscription its next messages, which it has out from then on.
-async fn give(kit: &Kit, name: &str, count: usize) {
+async fn give(kit: &StoreKit, name: &str, count: usize) {
     let group = format!("sub:{name}");
-    kit.command(&["XREADGROUP", "GROUP", &group, "x", "COUNT", &count.to_string(), "STREAMS", HISTORY, ">"]).await;
+    kit.redis_command(&["XREADGROUP", "GROUP", &group, "x", "COUNT", &count.to_string(), "STREAMS", HISTORY, ">"]).await;
 }
 
-async fn state(kit: &Kit, field: &str) -> Option<String> {
+async fn state(kit: &StoreKit, field: &str) -> Option<String> {
     let mut command = redis::cmd("HGET");
     command.arg(STATE).arg(field).query_async(&mut kit.server.connection().await).await.expect("redis runs")
 }
 
 #[tokio::test]
 async fn a_history_is_trimmed_by_count_by_age_and_by_bytes() {
-    let kit = Kit::start();
-    let now = kit.redis.clock().await.expect("redis runs");
+    let kit = StoreKit::start();
+    let now = kit.redis.server_time().await.expect("redis runs");
     for sequence in 0..500 {
         add(&kit, Position { epoch: 5, sequence }, now - 1_000_000 + i64::try_from(sequence).expect("small") * 1000)
             .await;
     }
-    assert_eq!(trim(&kit, &settings(&[])).await, Trimmed::default(), "nothing is too old or too much");
-    assert_eq!(trim(&kit, &settings(&[("HISTORY_MAX", 450)])).await.messages, 50);
+    assert_eq!(trim(&kit, &settings(&[])).await, TrimmedChannel::default(), "nothing is too old or too much");
+    assert_eq!(trim(&kit, &settings(&[("HISTORY_MAX", 450)])).await.trimmed_count, 50);
     assert_eq!(kept(&kit).await, 450);
     // Those of the first hundred thousand milliseconds; the clock has gone on for less than one message meanwhile
     let by_age = trim(&kit, &settings(&[("HISTORY_MAX_AGE_MS", 900_500)])).await;
-    assert!((50..=80).contains(&by_age.messages), "{by_age:?}");
+    assert!((50..=80).contains(&by_age.trimmed_count), "{by_age:?}");
     for _ in 0..300 {
         publish(&kit, &channel("c"), &[b'x'; 1000]).await;
     }
@@ -91,7 +91,7 @@ async fn a_history_is_trimmed_by_count_by_age_and_by_bytes() {
     trim_all(&kit, &settings(&[("HISTORY_MAX_BYTES", limit)])).await;
     let info = kit.redis.channel_info(&channel("c")).await.expect("redis runs").expect("a channel");
     assert!(info.bytes <= limit * 2 && info.length > 20, "{info:?}");
-    assert!(trim(&kit, &settings(&[("HISTORY_MAX_AGE_MS", 1000)])).await.overtaken.is_empty());
+    assert!(trim(&kit, &settings(&[("HISTORY_MAX_AGE_MS", 1000)])).await.losses.is_empty());
     // However long it is, the newest message is there to be read
     publish(&kit, &channel("c"), &vec![b'x'; 300_000]).await;
     trim_all(&kit, &settings(&[("HISTORY_MAX_BYTES", limit)])).await;
@@ -100,24 +100,24 @@ async fn a_history_is_trimmed_by_count_by_age_and_by_bytes() {
 
 #[tokio::test]
 async fn one_call_trims_a_bounded_number_and_says_that_there_is_more() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let fill = "for i = 1, 25000 do redis.call('XADD', KEYS[1], '5-*', 'b', 'x', 'a', '1') end";
-    kit.command(&["EVAL", fill, "1", HISTORY]).await;
+    kit.redis_command(&["EVAL", fill, "1", HISTORY]).await;
     let old = settings(&[("HISTORY_MAX_AGE_MS", 1000)]);
-    for (messages, is_more) in [(10_000, true), (10_000, true), (5000, false), (0, false)] {
-        assert_eq!(trim(&kit, &old).await, Trimmed { messages, is_more, ..Trimmed::default() });
+    for (trimmed_count, has_more) in [(10_000, true), (10_000, true), (5000, false), (0, false)] {
+        assert_eq!(trim(&kit, &old).await, TrimmedChannel { trimmed_count, has_more, ..TrimmedChannel::default() });
     }
 }
 
 #[tokio::test]
 async fn a_trimmed_history_is_a_gap_for_a_reader_who_was_behind() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut positions = Vec::new();
     for _ in 0..10 {
         positions.push(publish(&kit, &channel("c"), b"x").await.position);
     }
     trim(&kit, &settings(&[("HISTORY_MAX", 4)])).await;
-    let page = kit.redis.channel_page(&channel("c"), positions[2], 100).await.expect("redis runs");
+    let page = kit.redis.read_channel_page(&channel("c"), positions[2], 100).await.expect("redis runs");
     let gap = page.gap(positions[2]).expect("a gap");
     assert_eq!((gap.from, gap.to, gap.count), (positions[2], Some(positions[6]), Some(3)));
     assert_eq!(page.messages.len(), 4);
@@ -125,7 +125,7 @@ async fn a_trimmed_history_is_a_gap_for_a_reader_who_was_behind() {
 
 #[tokio::test]
 async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_is_told_once() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..100 {
         publish(&kit, &channel("c"), b"x").await;
     }
@@ -135,10 +135,10 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
     let limits = settings(&[("HISTORY_MAX", 5)]);
     assert_eq!(trim_all(&kit, &limits).await, (0, BTreeMap::new()), "it has the first ten out and needs the rest");
     let first =
-        kit.redis.channel_page(&channel("c"), Position::START, 1).await.expect("redis runs").messages[0].position;
+        kit.redis.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs").messages[0].position;
     for sequence in 0..4 {
         let done = Position { sequence: first.sequence + sequence, ..first };
-        kit.command(&["XACK", HISTORY, "sub:slow", &done.to_string()]).await;
+        kit.redis_command(&["XACK", HISTORY, "sub:slow", &done.to_string()]).await;
     }
     assert_eq!(trim_all(&kit, &limits).await, (4, BTreeMap::new()), "what it is done with goes");
     // Six that are out and the next fourteen go
@@ -147,13 +147,13 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
     assert_eq!(trim_all(&kit, &capped).await, (0, BTreeMap::new()), "told once");
     // It goes on with what is left, and nothing keeps what nobody needs
     give(&kit, "slow", 1000).await;
-    kit.command(&["XGROUP", "DESTROY", HISTORY, "sub:slow"]).await;
+    kit.redis_command(&["XGROUP", "DESTROY", HISTORY, "sub:slow"]).await;
     assert_eq!(trim_all(&kit, &capped).await, (71, BTreeMap::new()));
 }
 
 #[tokio::test]
 async fn what_publishing_trims_beyond_the_cap_is_told_by_the_next_look() {
-    let kit = Kit::with(&[("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__CAP_MESSAGES", "500")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__CAP_MESSAGES", "500")]);
     publish(&kit, &channel("c"), b"x").await;
     subscribe(&kit, "slow", "0").await;
     assert_eq!(trim_all(&kit, &kit.settings.channels).await, (0, BTreeMap::new()));
@@ -169,7 +169,7 @@ async fn what_publishing_trims_beyond_the_cap_is_told_by_the_next_look() {
     let (_, lost) = trim_all(&kit, &kit.settings.channels).await;
     assert_eq!((kept(&kit).await, lost), (500, BTreeMap::from([("slow".to_owned(), 951)])));
     // Without a subscription only what is kept anyway stays, and publishing trims to that again
-    kit.command(&["XGROUP", "DESTROY", HISTORY, "sub:slow"]).await;
+    kit.redis_command(&["XGROUP", "DESTROY", HISTORY, "sub:slow"]).await;
     trim_all(&kit, &kit.settings.channels).await;
     assert_eq!((kept(&kit).await, state(&kit, "s").await, state(&kit, "f").await), (10, None, None));
     for _ in 0..400 {
@@ -180,29 +180,29 @@ async fn what_publishing_trims_beyond_the_cap_is_told_by_the_next_look() {
 
 #[tokio::test]
 async fn a_subscription_that_nobody_noted_is_noted_and_groups_of_others_are_not() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     publish(&kit, &channel("c"), b"x").await;
-    kit.command(&["XGROUP", "CREATE", HISTORY, "somebody", "0"]).await;
+    kit.redis_command(&["XGROUP", "CREATE", HISTORY, "somebody", "0"]).await;
     trim(&kit, &settings(&[])).await;
     assert_eq!(state(&kit, "s").await, None);
-    kit.command(&["XGROUP", "CREATE", HISTORY, "sub:a", "0"]).await;
+    kit.redis_command(&["XGROUP", "CREATE", HISTORY, "sub:a", "0"]).await;
     trim(&kit, &settings(&[])).await;
     assert_eq!(state(&kit, "s").await.as_deref(), Some("1"));
 }
 
 #[tokio::test]
 async fn what_a_subscription_still_needs_does_not_expire() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     publish(&kit, &channel("c"), b"x").await;
     let limits = settings(&[("HISTORY_TTL_MS", 60_000)]);
     let soon = async || {
         for key in [HISTORY, STATE] {
-            kit.command(&["PEXPIRE", key, "20000"]).await;
+            kit.redis_command(&["PEXPIRE", key, "20000"]).await;
         }
-        kit.command(&["DEL", "galley:channels"]).await;
+        kit.redis_command(&["DEL", "galley:channels"]).await;
         trim(&kit, &limits).await;
-        let listed = kit.command(&["ZCARD", "galley:channels"]).await == Value::Int(1);
-        let left = [kit.command(&["PTTL", HISTORY]).await, kit.command(&["PTTL", STATE]).await];
+        let listed = kit.redis_command(&["ZCARD", "galley:channels"]).await == Value::Int(1);
+        let left = [kit.redis_command(&["PTTL", HISTORY]).await, kit.redis_command(&["PTTL", STATE]).await];
         (listed, left.map(|left| matches!(left, Value::Int(ms) if ms > 30_000)))
     };
     assert_eq!(soon().await, (false, [false, false]), "nobody needs it");
@@ -210,14 +210,14 @@ async fn what_a_subscription_still_needs_does_not_expire() {
     assert_eq!(soon().await, (true, [true, true]), "not given yet");
     give(&kit, "a", 1).await;
     assert_eq!(soon().await, (true, [true, true]), "out");
-    kit.command(&["XGROUP", "DESTROY", HISTORY, "sub:a"]).await;
+    kit.redis_command(&["XGROUP", "DESTROY", HISTORY, "sub:a"]).await;
     subscribe(&kit, "a", "$").await;
     assert_eq!(soon().await, (false, [false, false]), "it has had everything");
 }
 
 #[tokio::test]
 async fn losses_across_epochs_are_told_as_far_as_they_can_be_known_and_never_made_up() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let capped = settings(&[("HISTORY_MAX", 1), ("CAP_MESSAGES", 1)]);
     for sequence in 0..3 {
         add(&kit, Position { epoch: 5, sequence }, 1).await;
@@ -227,22 +227,22 @@ async fn losses_across_epochs_are_told_as_far_as_they_can_be_known_and_never_mad
     add(&kit, Position { epoch: 9, sequence: 0 }, 1).await;
     assert_eq!(trim_all(&kit, &capped).await, (1, BTreeMap::new()), "what it needs is there");
     // Emptied, and then another epoch: nothing in between
-    kit.command(&["XGROUP", "SETID", HISTORY, "sub:a", "9-0"]).await;
-    kit.command(&["XTRIM", HISTORY, "MAXLEN", "0"]).await;
+    kit.redis_command(&["XGROUP", "SETID", HISTORY, "sub:a", "9-0"]).await;
+    kit.redis_command(&["XTRIM", HISTORY, "MAXLEN", "0"]).await;
     assert_eq!(trim_all(&kit, &capped).await, (0, BTreeMap::new()));
     add(&kit, Position { epoch: 12, sequence: 0 }, 1).await;
     add(&kit, Position { epoch: 12, sequence: 1 }, 1).await;
     assert_eq!(trim_all(&kit, &capped).await, (1, BTreeMap::from([("a".to_owned(), 1)])));
     // Somebody trims by hand beyond the end of an epoch: how many there were nobody knows
     add(&kit, Position { epoch: 20, sequence: 7 }, 1).await;
-    kit.command(&["XTRIM", HISTORY, "MAXLEN", "1"]).await;
-    let told = trim(&kit, &settings(&[])).await.overtaken;
-    assert_eq!(told, [Overtaken { subscription: "a".to_owned(), lost: None }]);
-    assert_eq!(trim(&kit, &settings(&[])).await.overtaken, []);
+    kit.redis_command(&["XTRIM", HISTORY, "MAXLEN", "1"]).await;
+    let told = trim(&kit, &settings(&[])).await.losses;
+    assert_eq!(told, [SubscriptionLoss { subscription: "a".to_owned(), lost_count: None }]);
+    assert_eq!(trim(&kit, &settings(&[])).await.losses, []);
 }
 
 /// What should be left and who should have lost what.
-struct Case {
+struct RetentionCase {
     all: Vec<Position>,
     messages: usize,
     age: usize,
@@ -251,7 +251,7 @@ struct Case {
     subscriptions: Vec<(usize, BTreeSet<usize>)>,
 }
 
-impl Case {
+impl RetentionCase {
     fn random(random: &mut StdRng) -> Self {
         let mut all = Vec::new();
         for epoch in [3, 7, 8] {
@@ -286,9 +286,9 @@ impl Case {
         (u64::try_from(cut).expect("small"), lost.collect())
     }
 
-    async fn build(&self, kit: &Kit) {
-        kit.command(&["FLUSHALL"]).await;
-        let now = kit.redis.clock().await.expect("redis runs");
+    async fn build(&self, kit: &StoreKit) {
+        kit.redis_command(&["FLUSHALL"]).await;
+        let now = kit.redis.server_time().await.expect("redis runs");
         for (index, position) in self.all.iter().enumerate() {
             let age = i64::try_from(self.all.len() - index).expect("small") * 100_000 - 50_000;
             add(kit, *position, now - age).await;
@@ -300,7 +300,7 @@ impl Case {
                 give(kit, &name, *given).await;
             }
             for index in done {
-                kit.command(&["XACK", HISTORY, &format!("sub:{name}"), &self.all[*index].to_string()]).await;
+                kit.redis_command(&["XACK", HISTORY, &format!("sub:{name}"), &self.all[*index].to_string()]).await;
             }
         }
     }
@@ -308,10 +308,10 @@ impl Case {
 
 #[tokio::test]
 async fn the_limits_together_trim_what_a_model_says() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (mut random, mut overtaken, mut held) = (StdRng::seed_from_u64(7), 0, 0);
     for round in 0..300 {
-        let case = Case::random(&mut random);
+        let case = RetentionCase::random(&mut random);
         if case.all.is_empty() {
             continue;
         }
@@ -330,19 +330,19 @@ async fn the_limits_together_trim_what_a_model_says() {
 #[tokio::test]
 async fn the_upkeep_sees_to_every_channel() {
     let kit =
-        Kit::with(&[("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"), ("GALLEY__MAINTENANCE__CHANNELS_MS", "50")]);
+        StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"), ("GALLEY__MAINTENANCE__CHANNELS_MS", "50")]);
     for name in ["a", "b", "c"] {
         publish(&kit, &channel(name), b"x").await;
     }
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     testkit::eventually_for(Duration::from_secs(10), "all histories are empty", || async {
         for name in ["a", "b", "c"] {
-            if kit.command(&["XLEN", &format!("galley:{{ch:{name}}}:m")]).await != Value::Int(0) {
+            if kit.redis_command(&["XLEN", &format!("galley:{{ch:{name}}}:m")]).await != Value::Int(0) {
                 return None;
             }
         }
         Some(())
     })
     .await;
-    upkeep.end().await;
+    upkeep.stop().await;
 }

@@ -5,43 +5,43 @@ use std::time::Duration;
 
 use model::{
     message::{Position, continuity::Gap},
-    subscription::{Start, Subscription},
+    subscription::{SubscriptionStart, Subscription},
 };
 use redis::Value;
-use store::subscriptions::{InOrder, Silent};
+use store::subscriptions::{ClaimedChannel, ReclaimFilter};
 
 use crate::{
     channels::channel,
-    subscriptions::{Desk, beginning, bodies, name, worker_id},
+    subscriptions::{SubscriptionKit, subscription_body, bodies, subscription_name, worker_id},
 };
 
 const HISTORY: &str = "galley:{ch:c}:m";
 const CURSOR: &str = "galley:{ch:c}:sub:s";
 const IN_ORDER: &str = r#"{"channels":["c"],"deliver":{"log":{}},"ordering":"channel"}"#;
 
-async fn trim_to(desk: &Desk, messages: usize) {
-    desk.kit.command(&["XTRIM", HISTORY, "MAXLEN", &messages.to_string()]).await;
+async fn trim_to(desk: &SubscriptionKit, messages: usize) {
+    desk.kit.redis_command(&["XTRIM", HISTORY, "MAXLEN", &messages.to_string()]).await;
 }
 
 /// What is missing before what comes next, in order.
-async fn gap_in_order(desk: &Desk, subscription: &Subscription) -> Option<Gap> {
+async fn gap_in_order(desk: &SubscriptionKit, subscription: &Subscription) -> Option<Gap> {
     let take = async || {
         let lease = Duration::from_hours(1);
-        desk.store.take_in_order(subscription, &channel("c"), &worker_id("w"), lease).await.expect("redis runs")
+        desk.store.claim_channel(subscription, &channel("c"), &worker_id("w"), lease).await.expect("redis runs")
     };
     let mut taken = take().await;
-    if matches!(taken, InOrder::Closed) {
-        desk.store.open(subscription, &channel("c")).await.expect("redis runs").expect("it has a history");
+    if matches!(taken, ClaimedChannel::NotOpened) {
+        desk.store.open_channel(subscription, &channel("c")).await.expect("redis runs").expect("it has a history");
         taken = take().await;
     }
-    let InOrder::Next { gap, .. } = taken else { panic!("{taken:?}") };
+    let ClaimedChannel::Messages { gap, .. } = taken else { panic!("{taken:?}") };
     gap
 }
 
 #[tokio::test]
 async fn what_is_missing_of_a_new_channel_is_a_gap_behind_the_very_beginning() {
-    for body in [beginning("c", "new"), IN_ORDER.to_owned()] {
-        let desk = Desk::start();
+    for body in [subscription_body("c", "new"), IN_ORDER.to_owned()] {
+        let desk = SubscriptionKit::start();
         let c = channel("c");
         let subscription = desk.put(&body).await;
         let positions = desk.publish(&c, &["0", "1", "2", "3"]).await;
@@ -58,7 +58,7 @@ async fn what_is_missing_of_a_new_channel_is_a_gap_behind_the_very_beginning() {
 #[tokio::test]
 async fn whoever_begins_with_what_is_kept_misses_nothing_that_was_not() {
     for ordering in ["none", "channel"] {
-        let desk = Desk::start();
+        let desk = SubscriptionKit::start();
         let c = channel("c");
         desk.publish(&c, &["0", "1", "2", "3"]).await;
         trim_to(&desk, 2).await;
@@ -74,30 +74,30 @@ async fn whoever_begins_with_what_is_kept_misses_nothing_that_was_not() {
             given.gap
         };
         assert_eq!(gap().await, None);
-        desk.store.seek(&name(), Start::Earliest, None).await.expect("redis runs").expect("it is there");
+        desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
         assert_eq!(gap().await, None, "somewhere else");
         // What goes after it has begun is missing
-        desk.store.seek(&name(), Start::Earliest, None).await.expect("redis runs").expect("it is there");
+        desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
         trim_to(&desk, 1).await;
         assert_eq!(gap().await.and_then(|gap| gap.count), Some(1));
         // Redis has lost where it was: it begins again with what is kept
-        desk.kit.command(&["XGROUP", "DESTROY", HISTORY, "sub:s"]).await;
-        desk.kit.command(&["DEL", CURSOR]).await;
+        desk.kit.redis_command(&["XGROUP", "DESTROY", HISTORY, "sub:s"]).await;
+        desk.kit.redis_command(&["DEL", CURSOR]).await;
         assert_eq!(gap().await, None, "lost");
     }
 }
 
 #[tokio::test]
 async fn a_cursor_that_is_lost_is_made_again_where_the_group_is() {
-    for body in [beginning("c", "new"), IN_ORDER.to_owned()] {
-        let desk = Desk::start();
+    for body in [subscription_body("c", "new"), IN_ORDER.to_owned()] {
+        let desk = SubscriptionKit::start();
         let c = channel("c");
         let subscription = desk.put(&body).await;
         let positions = desk.publish(&c, &["0", "1", "2", "3"]).await;
         let seek = async |to| {
-            desk.store.seek(&name(), Start::After(to), Some(&c)).await.expect("redis runs").expect("it is there");
-            desk.kit.command(&["DEL", CURSOR]).await;
-            let opened = desk.store.open(&subscription, &c).await.expect("redis runs").expect("it has a history");
+            desk.store.seek(&subscription_name(), SubscriptionStart::After(to), Some(&c)).await.expect("redis runs").expect("it is there");
+            desk.kit.redis_command(&["DEL", CURSOR]).await;
+            let opened = desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
             assert_eq!(opened.position, to);
         };
         seek(positions[2]).await;
@@ -108,25 +108,25 @@ async fn a_cursor_that_is_lost_is_made_again_where_the_group_is() {
 
 #[tokio::test]
 async fn a_cursor_lives_on_as_long_as_somebody_looks() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let c = channel("c");
-    let subscription = desk.put(&beginning("c", "new")).await;
+    let subscription = desk.put(&subscription_body("c", "new")).await;
     desk.publish(&c, &["0"]).await;
     assert_eq!(bodies(&desk.read(&subscription, &c, "w").await), ["0"]);
-    desk.kit.command(&["PEXPIRE", CURSOR, "60000"]).await;
+    desk.kit.redis_command(&["PEXPIRE", CURSOR, "60000"]).await;
     assert!(desk.read(&subscription, &c, "w").await.messages.is_empty());
-    assert!(matches!(desk.kit.command(&["PTTL", CURSOR]).await, Value::Int(left) if left > 60_000));
+    assert!(matches!(desk.kit.redis_command(&["PTTL", CURSOR]).await, Value::Int(left) if left > 60_000));
 }
 
 #[tokio::test]
 async fn a_gap_that_nobody_may_have_heard_of_is_told_again_with_the_message_behind_it() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let c = channel("c");
-    let subscription = desk.put(&beginning("c", "new")).await;
+    let subscription = desk.put(&subscription_body("c", "new")).await;
     let take_over = async |of: Option<&str>, by: &str| {
         let of = of.map(worker_id);
-        let silent = Silent { at_least: Duration::ZERO, of: of.as_ref(), behind: None };
-        desk.store.take_over(&subscription, &c, &worker_id(by), silent, 100).await.expect("redis runs")
+        let silent = ReclaimFilter { min_idle: Duration::ZERO, worker: of.as_ref(), after: None };
+        desk.store.reclaim(&subscription, &c, &worker_id(by), silent, 100).await.expect("redis runs")
     };
     let first = desk.publish(&c, &["0", "1", "2", "3"]).await;
     trim_to(&desk, 2).await;
@@ -152,37 +152,37 @@ async fn a_gap_that_nobody_may_have_heard_of_is_told_again_with_the_message_behi
     desk.ack(&subscription, &c, &second[2..]).await;
     assert_eq!(take_over(None, "x").await.gaps, []);
     // Whoever goes somewhere else is told what is missing there
-    desk.store.seek(&name(), Start::After(first[3]), None).await.expect("redis runs").expect("it is there");
-    assert_eq!(desk.kit.command(&["HGET", CURSOR, "g"]).await, Value::Nil);
+    desk.store.seek(&subscription_name(), SubscriptionStart::After(first[3]), None).await.expect("redis runs").expect("it is there");
+    assert_eq!(desk.kit.redis_command(&["HGET", CURSOR, "g"]).await, Value::Nil);
 }
 
 #[tokio::test]
 async fn only_so_many_gaps_wait_to_be_heard_of() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let c = channel("c");
-    let subscription = desk.put(&beginning("c", "new")).await;
+    let subscription = desk.put(&subscription_body("c", "new")).await;
     for _ in 0..30 {
         let positions = desk.publish(&c, &["0", "1"]).await;
         trim_to(&desk, 1).await;
         assert_eq!(desk.read(&subscription, &c, "w").await.gap.and_then(|gap| gap.to), Some(positions[1]));
     }
-    let silent = Silent { at_least: Duration::ZERO, of: None, behind: None };
-    let over = desk.store.take_over(&subscription, &c, &worker_id("v"), silent, 100).await.expect("redis runs");
+    let silent = ReclaimFilter { min_idle: Duration::ZERO, worker: None, after: None };
+    let over = desk.store.reclaim(&subscription, &c, &worker_id("v"), silent, 100).await.expect("redis runs");
     assert_eq!((over.messages.len(), over.lost.len(), over.gaps.len()), (1, 29, 16));
 }
 
 #[tokio::test]
 async fn a_worker_of_a_broadcast_that_begins_with_what_is_kept_misses_nothing_that_was_not() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let c = channel("c");
     let positions = desk.publish(&c, &["0", "1", "2", "3"]).await;
     let broadcast = r#"{"channels":["c"],"deliver":{"log":{}},"mode":"broadcast","start":"earliest"}"#;
     let subscription = desk.put(broadcast).await;
-    let begin = async || desk.store.broadcast_begin(&subscription, &c, 0).await.expect("redis runs");
+    let begin = async || desk.store.broadcast_start_position(&subscription, &c, 0).await.expect("redis runs");
     assert_eq!(begin().await, Position::START);
     trim_to(&desk, 2).await;
     assert_eq!(begin().await, positions[1]);
-    let page = desk.kit.redis.channel_page(&c, positions[1], 10).await.expect("redis runs");
+    let page = desk.kit.redis.read_channel_page(&c, positions[1], 10).await.expect("redis runs");
     assert_eq!((page.messages.len(), page.gap(positions[1])), (2, None));
     trim_to(&desk, 0).await;
     assert_eq!(begin().await, positions[3]);

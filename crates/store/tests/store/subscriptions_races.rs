@@ -8,16 +8,16 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use model::{
     job,
     message::Position,
-    subscription::{Redelivery, Start, State, Subscription},
+    subscription::{Redelivery, SubscriptionStart, SubscriptionState, Subscription},
 };
 use store::{
-    jobs::{Purge, Refused},
+    jobs::{PurgeRequest, EnqueueRefusal},
     subscriptions::Checkpoint,
 };
 
 use crate::{
     channels::channel,
-    subscriptions::{Desk, beginning, bodies, name, worker_id},
+    subscriptions::{SubscriptionKit, subscription_body, bodies, subscription_name, worker_id},
 };
 
 /// Rounds in which makers meet: most of them show whether one undoes what another has begun.
@@ -25,12 +25,12 @@ const ROUNDS: usize = 20;
 
 #[tokio::test]
 async fn of_several_makers_at_once_none_hides_what_follows_the_first() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let c = channel("c");
     desk.publish(&c, &["before"]).await;
     for round in 0..ROUNDS {
         let name: SubscriptionName = format!("s{round}").parse().expect("a name");
-        let body = beginning("c", "new");
+        let body = subscription_body("c", "new");
         let mut makers: FuturesUnordered<_> = (0..6).map(|_| desk.store.put(&name, body.as_bytes(), 64)).collect();
         let first = makers.next().await.expect("there are six").expect("redis runs").expect("allowed");
         desk.publish(&c, &["after"]).await;
@@ -44,98 +44,98 @@ async fn of_several_makers_at_once_none_hides_what_follows_the_first() {
 
 #[tokio::test]
 async fn a_worker_that_is_late_opens_nothing_of_one_that_is_removed_or_has_left_the_channel() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let (c, d) = (channel("c"), channel("d"));
     desk.publish(&c, &["0"]).await;
     desk.publish(&d, &["0"]).await;
     let no_groups = redis::Value::Array(Vec::new());
-    let before = desk.put(&beginning("*", "new")).await;
-    desk.put(&beginning("c", "new")).await;
+    let before = desk.put(&subscription_body("*", "new")).await;
+    desk.put(&subscription_body("c", "new")).await;
     let groups_of_d = ["XINFO", "GROUPS", "galley:{ch:d}:m"];
-    assert_eq!(desk.kit.command(&groups_of_d).await, no_groups);
-    assert_eq!(desk.store.open(&before, &d).await.expect("redis runs"), None, "it has left the channel");
-    assert_eq!(desk.kit.command(&groups_of_d).await, no_groups);
-    assert!(desk.store.open(&before, &c).await.expect("redis runs").is_some());
-    assert!(desk.store.delete(&name()).await.expect("redis runs"));
-    let keys = desk.kit.keys().await;
-    assert_eq!(desk.store.open(&before, &c).await.expect("redis runs"), None, "it is removed");
-    assert_eq!(desk.kit.command(&["XINFO", "GROUPS", "galley:{ch:c}:m"]).await, no_groups);
-    assert_eq!(desk.kit.keys().await, keys);
+    assert_eq!(desk.kit.redis_command(&groups_of_d).await, no_groups);
+    assert_eq!(desk.store.open_channel(&before, &d).await.expect("redis runs"), None, "it has left the channel");
+    assert_eq!(desk.kit.redis_command(&groups_of_d).await, no_groups);
+    assert!(desk.store.open_channel(&before, &c).await.expect("redis runs").is_some());
+    assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
+    let keys = desk.kit.redis_keys().await;
+    assert_eq!(desk.store.open_channel(&before, &c).await.expect("redis runs"), None, "it is removed");
+    assert_eq!(desk.kit.redis_command(&["XINFO", "GROUPS", "galley:{ch:c}:m"]).await, no_groups);
+    assert_eq!(desk.kit.redis_keys().await, keys);
 }
 
 #[tokio::test]
 async fn what_is_written_late_is_swept_up_and_the_next_of_that_name_inherits_nothing() {
-    let desk = Desk::start();
-    let before = desk.put(&beginning("c", "new")).await;
-    let keys = desk.kit.keys().await;
-    assert!(!desk.store.sweep_up(&before).await.expect("redis runs"), "it is there");
-    assert!(desk.store.delete(&name()).await.expect("redis runs"));
+    let desk = SubscriptionKit::start();
+    let before = desk.put(&subscription_body("c", "new")).await;
+    let keys = desk.kit.redis_keys().await;
+    assert!(!desk.store.clear_if_deleted(&before).await.expect("redis runs"), "it is there");
+    assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
     let late = async || {
-        desk.store.note_failure(&before).await.expect("redis runs");
-        desk.kit.jobs.pause(&before.queue(), true).await.expect("redis runs").expect("allowed");
+        desk.store.record_failure(&before).await.expect("redis runs");
+        desk.kit.jobs.set_queue_paused(&before.queue(), true).await.expect("redis runs").expect("allowed");
     };
     late().await;
-    assert!(desk.store.sweep_up(&before).await.expect("redis runs"));
-    assert_eq!(desk.kit.keys().await, keys, "nothing but the list");
+    assert!(desk.store.clear_if_deleted(&before).await.expect("redis runs"));
+    assert_eq!(desk.kit.redis_keys().await, keys, "nothing but the list");
     late().await;
-    let after = desk.put(&beginning("c", "new")).await;
-    assert_eq!(desk.store.figures(&after).await.expect("redis runs").failing_since, None);
-    assert!(!desk.kit.jobs.control(&after.queue()).await.expect("redis runs").is_paused);
+    let after = desk.put(&subscription_body("c", "new")).await;
+    assert_eq!(desk.store.counters(&after).await.expect("redis runs").failing_since, None);
+    assert!(!desk.kit.jobs.queue_control(&after.queue()).await.expect("redis runs").is_paused);
 }
 
 #[tokio::test]
 async fn the_queue_waits_exactly_when_the_subscription_does_whoever_was_last() {
-    let desk = Desk::start();
-    let made = desk.put(&beginning("c", "new")).await;
+    let desk = SubscriptionKit::start();
+    let made = desk.put(&subscription_body("c", "new")).await;
     for round in 0..ROUNDS {
-        let states = [State::Paused, State::Active, State::Paused, State::Active];
+        let states = [SubscriptionState::Paused, SubscriptionState::Active, SubscriptionState::Paused, SubscriptionState::Active];
         let mut changes: FuturesUnordered<_> =
             states.into_iter().map(|state| desk.store.set_state(&made.name, state, None)).collect();
         while let Some(changed) = changes.next().await {
             changed.expect("redis runs").expect("it is there");
         }
-        let state = desk.store.get(&name()).await.expect("redis runs").expect("it is there").state;
-        let is_paused = desk.kit.jobs.control(&made.queue()).await.expect("redis runs").is_paused;
-        assert_eq!(is_paused, state == State::Paused, "round {round}");
+        let state = desk.store.get(&subscription_name()).await.expect("redis runs").expect("it is there").state;
+        let is_paused = desk.kit.jobs.queue_control(&made.queue()).await.expect("redis runs").is_paused;
+        assert_eq!(is_paused, state == SubscriptionState::Paused, "round {round}");
     }
 }
 
 #[tokio::test]
 async fn what_is_no_text_hides_no_other_subscription() {
-    let desk = Desk::start();
-    desk.put(&beginning("c", "new")).await;
+    let desk = SubscriptionKit::start();
+    desk.put(&subscription_body("c", "new")).await;
     let script = r"redis.call('HSET', KEYS[1], 'odd', '\255', '\254', '{}', 'other', redis.call('HGET', KEYS[1], 's'))";
-    desk.kit.command(&["EVAL", script, "1", "galley:subscriptions"]).await;
-    let known = desk.store.all().await.expect("one that is damaged is left alone").subscriptions;
+    desk.kit.redis_command(&["EVAL", script, "1", "galley:subscriptions"]).await;
+    let known = desk.store.list().await.expect("one that is damaged is left alone").subscriptions;
     let names: Vec<&str> = known.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
     assert_eq!(names, ["s"], "and so is one that is stored under another's name");
 }
 
 #[tokio::test]
 async fn whoever_was_seen_in_the_future_is_gone_when_redis_has_set_its_clock_back() {
-    let desk = Desk::start();
-    let made = desk.put(&beginning("c", "new")).await;
-    desk.kit.command(&["ZADD", "galley:sub:s:workers", "99999999999999", "ghost"]).await;
+    let desk = SubscriptionKit::start();
+    let made = desk.put(&subscription_body("c", "new")).await;
+    desk.kit.redis_command(&["ZADD", "galley:sub:s:workers", "99999999999999", "ghost"]).await;
     let worker = worker_id("w");
-    let members = desk.store.join(&made, &worker, Duration::from_secs(10)).await.expect("redis runs");
+    let members = desk.store.register_worker(&made, &worker, Duration::from_secs(10)).await.expect("redis runs");
     let channels: Vec<ChannelName> = (0..30).map(|number| channel(&format!("c{number}"))).collect();
-    assert!(channels.iter().all(|channel| members.prefer(&worker, channel)));
+    assert!(channels.iter().all(|channel| members.is_preferred(&worker, channel)));
 }
 
 #[tokio::test]
 async fn a_worker_of_a_broadcast_notes_what_has_changed_and_hears_when_the_rest_is_lost() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let (c, d) = (channel("c"), channel("d"));
     let (at_c, at_d) = (desk.publish(&c, &["0"]).await[0], desk.publish(&d, &["0"]).await[0]);
     let made = desk.put(r#"{"channels":["c","d"],"deliver":{"log":{}},"mode":"broadcast"}"#).await;
     let worker = worker_id("w");
     let note = async |positions: &[(&ChannelName, _)], is_whole| {
         let positions = positions.iter().map(|(channel, position)| ((*channel).clone(), *position)).collect();
-        let checkpoint = Checkpoint { positions, is_whole, ..Checkpoint::default() };
-        desk.store.note_checkpoint(&made, &worker, &checkpoint).await.expect("redis runs")
+        let checkpoint = Checkpoint { positions, is_complete: is_whole, ..Checkpoint::default() };
+        desk.store.save_checkpoint(&made, &worker, &checkpoint).await.expect("redis runs")
     };
     let noted = async || {
-        let found = desk.store.checkpoint(&made, &worker).await.expect("redis runs").expect("it was noted");
+        let found = desk.store.load_checkpoint(&made, &worker).await.expect("redis runs").expect("it was noted");
         found.positions.len()
     };
     assert!(!note(&[(&c, at_c), (&d, at_d)], true).await, "nothing was noted before");
@@ -143,14 +143,14 @@ async fn a_worker_of_a_broadcast_notes_what_has_changed_and_hears_when_the_rest_
     assert_eq!(noted().await, 2, "what has not changed stays");
     assert!(note(&[(&c, at_c)], true).await);
     assert_eq!(noted().await, 1, "what is whole has no more");
-    desk.kit.command(&["FLUSHDB"]).await;
+    desk.kit.redis_command(&["FLUSHDB"]).await;
     assert!(!note(&[(&d, at_d)], false).await, "all the rest is lost");
 }
 
 #[tokio::test]
 async fn channels_with_silent_messages_are_found_among_many() {
-    let desk = Desk::start();
-    let made = desk.put(&beginning("c*", "new")).await;
+    let desk = SubscriptionKit::start();
+    let made = desk.put(&subscription_body("c*", "new")).await;
     let channels: Vec<ChannelName> = (0..300).map(|number| channel(&format!("c{number}"))).collect();
     for at in [7, 299] {
         desk.publish(&channels[at], &["x"]).await;
@@ -158,7 +158,7 @@ async fn channels_with_silent_messages_are_found_among_many() {
     }
     let find = async |silent, of: Option<&str>| {
         let of = of.map(worker_id);
-        let found = desk.store.with_silent(&made, &channels, silent, of.as_ref()).await.expect("redis runs");
+        let found = desk.store.find_idle(&made, &channels, silent, of.as_ref()).await.expect("redis runs");
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(find(Duration::ZERO, None).await, ["c7", "c299"]);
@@ -168,50 +168,50 @@ async fn channels_with_silent_messages_are_found_among_many() {
 }
 
 /// Lets the first message of `c` go on as a job of a subscription.
-async fn hand_on(desk: &Desk, subscription: &Subscription) -> Result<(), Refused> {
-    let page = desk.kit.redis.channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
+async fn retry_as_job(desk: &SubscriptionKit, subscription: &Subscription) -> Result<(), EnqueueRefusal> {
+    let page = desk.kit.redis.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
     let message = page.messages.into_iter().next().expect("there is one");
-    let redelivery = Redelivery { channel: channel("c"), message, is_hopeless: false };
+    let redelivery = Redelivery { channel: channel("c"), message, is_permanent_failure: false };
     let now = desk.kit.jobs.now().await.expect("redis runs");
-    let job = redelivery.job(subscription, now, Vec::new(), now).expect("a job");
+    let job = redelivery.to_job(subscription, now, Vec::new(), now).expect("a job");
     desk.kit.jobs.enqueue(job, None, now).await.expect("redis runs").map(drop)
 }
 
 #[tokio::test]
 async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_becomes_another_job() {
-    let desk = Desk::start();
-    let made = desk.put(&beginning("c", "new")).await;
+    let desk = SubscriptionKit::start();
+    let made = desk.put(&subscription_body("c", "new")).await;
     desk.publish(&channel("c"), &["0"]).await;
-    assert_eq!(hand_on(&desk, &made).await, Ok(()));
-    assert!(matches!(hand_on(&desk, &made).await, Err(Refused::Duplicate(_))), "however often it is tried");
+    assert_eq!(retry_as_job(&desk, &made).await, Ok(()));
+    assert!(matches!(retry_as_job(&desk, &made).await, Err(EnqueueRefusal::Duplicate(_))), "however often it is tried");
     // Its end is kept for a while, and would stand in the way
     let cancel = async || {
-        let purge = Purge { states: vec![job::State::Scheduled, job::State::Available], limit: 10 };
+        let purge = PurgeRequest { states: vec![job::JobState::Scheduled, job::JobState::Available], limit: 10 };
         assert_eq!(desk.kit.jobs.purge(&made.queue(), &purge).await.expect("redis runs").count, 1);
     };
     cancel().await;
-    assert!(matches!(hand_on(&desk, &made).await, Err(Refused::Duplicate(_))), "it is over");
-    let sought = desk.store.seek(&name(), Start::Earliest, None).await.expect("redis runs").expect("it is there");
-    assert_eq!(hand_on(&desk, &sought).await, Ok(()));
-    assert!(desk.store.delete(&name()).await.expect("redis runs"));
-    let another = desk.put(&beginning("c", "earliest")).await;
-    assert_eq!(hand_on(&desk, &another).await, Ok(()));
+    assert!(matches!(retry_as_job(&desk, &made).await, Err(EnqueueRefusal::Duplicate(_))), "it is over");
+    let sought = desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+    assert_eq!(retry_as_job(&desk, &sought).await, Ok(()));
+    assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
+    let another = desk.put(&subscription_body("c", "earliest")).await;
+    assert_eq!(retry_as_job(&desk, &another).await, Ok(()));
     cancel().await;
 }
 
 #[tokio::test]
 async fn only_whoever_knows_it_as_it_is_gives_up_on_a_target() {
-    let desk = Desk::start();
-    let old = desk.put(&beginning("c", "new")).await;
-    let state = async || desk.store.get(&name()).await.expect("redis runs").expect("it is there").state;
+    let desk = SubscriptionKit::start();
+    let old = desk.put(&subscription_body("c", "new")).await;
+    let state = async || desk.store.get(&subscription_name()).await.expect("redis runs").expect("it is there").state;
     // Somebody mends it, and an answer of the old target comes late
-    let mended = desk.put(&beginning("c*", "new")).await;
+    let mended = desk.put(&subscription_body("c*", "new")).await;
     desk.store.disable(&old, "gone").await.expect("redis runs");
-    assert_eq!(state().await, State::Active);
+    assert_eq!(state().await, SubscriptionState::Active);
     desk.store.disable(&mended, "gone").await.expect("redis runs");
-    assert_eq!(state().await, State::Disabled);
-    let resumed = desk.store.set_state(&name(), State::Active, None).await.expect("redis runs").expect("it is there");
+    assert_eq!(state().await, SubscriptionState::Disabled);
+    let resumed = desk.store.set_state(&subscription_name(), SubscriptionState::Active, None).await.expect("redis runs").expect("it is there");
     desk.store.disable(&mended, "gone").await.expect("redis runs");
-    assert_eq!(state().await, State::Active);
+    assert_eq!(state().await, SubscriptionState::Active);
     assert!(resumed.updated_at > mended.updated_at, "however fast one change follows another");
 }

@@ -3,28 +3,28 @@
 use std::time::Duration;
 
 use model::message::Position;
-use store::subscriptions::Silent;
+use store::subscriptions::ReclaimFilter;
 
 use crate::{
     channels::channel,
-    subscriptions::{Desk, beginning, worker_id},
+    subscriptions::{SubscriptionKit, subscription_body, worker_id},
 };
 
 #[tokio::test]
 async fn a_worker_finds_all_that_it_was_handed_however_much_of_it_is_under_way() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let (c, w) = (channel("c"), worker_id("w"));
-    let subscription = desk.put(&beginning("c", "new")).await;
+    let subscription = desk.put(&subscription_body("c", "new")).await;
     let positions = desk.publish(&c, &["x"; 25]).await;
     assert_eq!(desk.read(&subscription, &c, "w").await.messages.len(), 25);
     // All of them stay its own while it looks: page by page they are found once each
     let (mut found, mut sizes, mut behind) = (Vec::new(), Vec::new(), None);
     loop {
-        let how = Silent { at_least: Duration::ZERO, of: Some(&w), behind };
-        let over = desk.store.take_over(&subscription, &c, &w, how, 10).await.expect("redis runs");
+        let how = ReclaimFilter { min_idle: Duration::ZERO, worker: Some(&w), after: behind };
+        let over = desk.store.reclaim(&subscription, &c, &w, how, 10).await.expect("redis runs");
         sizes.push(over.messages.len());
         found.extend(over.messages.iter().map(|(message, _)| message.position));
-        behind = over.more_behind;
+        behind = over.resume_after;
         if behind.is_none() {
             break;
         }
@@ -34,9 +34,9 @@ async fn a_worker_finds_all_that_it_was_handed_however_much_of_it_is_under_way()
 
 #[tokio::test]
 async fn whoever_takes_over_is_told_that_there_is_more_when_bytes_were_the_limit() {
-    let desk = Desk::start();
+    let desk = SubscriptionKit::start();
     let c = channel("c");
-    let subscription = desk.put(&beginning("c", "new")).await;
+    let subscription = desk.put(&subscription_body("c", "new")).await;
     let body = "x".repeat(1 << 20);
     let positions = desk.publish(&c, &[body.as_str(); 6]).await;
     for _ in 0..2 {
@@ -44,10 +44,10 @@ async fn whoever_takes_over_is_told_that_there_is_more_when_bytes_were_the_limit
     }
     assert_eq!(desk.progress(&subscription, &c).await, (0, 6));
     let take = async |behind| {
-        let how = Silent { at_least: Duration::ZERO, of: None, behind };
-        let over = desk.store.take_over(&subscription, &c, &worker_id("w"), how, 100).await.expect("redis runs");
+        let how = ReclaimFilter { min_idle: Duration::ZERO, worker: None, after: behind };
+        let over = desk.store.reclaim(&subscription, &c, &worker_id("w"), how, 100).await.expect("redis runs");
         let taken: Vec<Position> = over.messages.iter().map(|(message, _)| message.position).collect();
-        (taken, over.more_behind)
+        (taken, over.resume_after)
     };
     let (first, more) = take(None).await;
     assert_eq!((first.as_slice(), more), (&positions[..4], Some(positions[3])));

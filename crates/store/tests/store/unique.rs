@@ -1,9 +1,9 @@
 use futures_util::future::join_all;
-use model::job::Advice;
-use store::{jobs::Refused, maintenance};
+use model::job::RetryAdvice;
+use store::{jobs::EnqueueRefusal, maintenance};
 use testkit::eventually;
 
-use crate::kit::{Kit, consumer, failure, fence, queue};
+use crate::kit::{StoreKit, consumer, failure, fence, queue};
 
 fn body(policy: &str) -> String {
     format!(r#"{{"type":"a","args":[],"unique":{{{policy}}}}}"#)
@@ -15,28 +15,28 @@ fn on_conflict(what: &str) -> String {
 
 #[tokio::test]
 async fn a_job_that_is_the_same_as_another_is_refused_or_answered_with_it() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let first = kit.enqueue(&on_conflict("reject")).await;
-    assert_eq!(kit.try_enqueue(&on_conflict("reject")).await.map(drop), Err(Refused::Duplicate(first)));
+    assert_eq!(kit.try_enqueue(&on_conflict("reject")).await.map(drop), Err(EnqueueRefusal::Duplicate(first)));
     let ignored = kit.try_enqueue(&on_conflict("ignore")).await.map(drop);
-    assert!(matches!(ignored, Err(Refused::Ignored { id, .. }) if id == first));
+    assert!(matches!(ignored, Err(EnqueueRefusal::Ignored { id, .. }) if id == first));
     assert_eq!(kit.claim(&consumer(), 10).await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_job_that_waits_is_replaced_and_one_that_runs_is_not() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let older = kit.enqueue(&on_conflict("replace")).await;
     let newer = kit.enqueue(&on_conflict("replace")).await;
     assert_eq!((kit.state(older).await, kit.state(newer).await), ("cancelled".into(), "available".into()));
     kit.claim_one(&consumer()).await;
-    assert_eq!(kit.try_enqueue(&on_conflict("replace")).await.map(drop), Err(Refused::Duplicate(newer)));
+    assert_eq!(kit.try_enqueue(&on_conflict("replace")).await.map(drop), Err(EnqueueRefusal::Duplicate(newer)));
     assert_eq!(kit.state(newer).await, "active");
 }
 
 #[tokio::test]
 async fn a_replacement_can_keep_the_time_of_the_job_that_it_replaces() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let scheduled = r#"{"type":"a","args":[],"scheduled_at":"+PT1H","unique":{}}"#;
     let older = kit.enqueue(scheduled).await;
     let time = kit.job(older).await["scheduled_at"].clone();
@@ -49,50 +49,50 @@ async fn a_replacement_can_keep_the_time_of_the_job_that_it_replaces() {
 
 #[tokio::test]
 async fn an_older_job_stands_in_the_way_for_its_period_and_in_its_states() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let short = body(r#""period":"PT0.2S""#);
     kit.enqueue(&short).await;
     eventually("the period is over", || async { kit.try_enqueue(&short).await.ok() }).await;
     let waiting = r#"{"type":"b","args":[],"unique":{"states":["available"]},"priority":5}"#;
     let first = kit.enqueue(waiting).await;
-    assert_eq!(kit.try_enqueue(waiting).await.map(drop), Err(Refused::Duplicate(first)));
+    assert_eq!(kit.try_enqueue(waiting).await.map(drop), Err(EnqueueRefusal::Duplicate(first)));
     kit.claim_one(&consumer()).await;
     kit.enqueue(waiting).await;
     let for_good = r#"{"type":"c","args":[],"unique":{"states":["available","active","completed"]},"priority":9}"#;
     let first = kit.enqueue(for_good).await;
     let worker = consumer();
     kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
-    assert_eq!(kit.try_enqueue(for_good).await.map(drop), Err(Refused::Duplicate(first)), "it is completed");
+    assert_eq!(kit.try_enqueue(for_good).await.map(drop), Err(EnqueueRefusal::Duplicate(first)), "it is completed");
 }
 
 #[tokio::test]
 async fn of_fifty_that_are_the_same_at_once_one_is_stored() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let attempts = join_all((0..50).map(|_| kit.try_enqueue(r#"{"type":"a","args":[],"unique":{}}"#))).await;
     assert_eq!(attempts.iter().filter(|attempt| attempt.is_ok()).count(), 1);
-    assert_eq!(kit.jobs.stats(&queue()).await.expect("redis runs").available, 1);
+    assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 1);
 }
 
 #[tokio::test]
 async fn of_fifty_that_replace_each_other_at_once_one_is_left() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let policy = on_conflict("replace");
     let attempts = join_all((0..50).map(|_| kit.try_enqueue(&policy))).await;
     assert!(attempts.iter().all(Result::is_ok), "each had its turn");
-    let stats = kit.jobs.stats(&queue()).await.expect("redis runs");
+    let stats = kit.jobs.queue_stats(&queue()).await.expect("redis runs");
     assert_eq!((stats.available, stats.cancelled), (1, 49));
 }
 
 #[tokio::test]
 async fn whatever_ends_a_job_makes_way_for_the_next() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let policy = r#"{"type":"a","args":[],"unique":{},"retry":{"max_attempts":1}}"#;
     let worker = consumer();
     let completed = kit.enqueue(policy).await;
     kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
     let discarded = kit.enqueue(policy).await;
     let claimed = kit.claim_one(&worker).await;
-    kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
+    kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     let cancelled = kit.enqueue(policy).await;
     kit.jobs.cancel(cancelled).await.expect("redis runs").expect("can be cancelled");
     kit.enqueue(policy).await;
@@ -103,16 +103,16 @@ async fn whatever_ends_a_job_makes_way_for_the_next() {
 
 #[tokio::test]
 async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_upkeep() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let policy = r#"{"type":"a","args":[],"unique":{}}"#;
     let id = kit.enqueue(policy).await.to_string();
-    let holder = kit.keys().await.into_iter().find(|key| key.contains(":unique:")).expect("a holder");
+    let holder = kit.redis_keys().await.into_iter().find(|key| key.contains(":unique:")).expect("a holder");
     let worker = consumer();
     kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
     // As the end alone leaves it
-    kit.command(&["SET", &holder, &id]).await;
-    kit.command(&["ZADD", "galley:{default}:timers", "1", &format!("after {id}")]).await;
+    kit.redis_command(&["SET", &holder, &id]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("after {id}")]).await;
     maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
-    assert!(!kit.keys().await.contains(&holder));
-    assert_eq!(kit.command(&["ZCARD", "galley:{default}:timers"]).await, redis::Value::Int(0));
+    assert!(!kit.redis_keys().await.contains(&holder));
+    assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:timers"]).await, redis::Value::Int(0));
 }

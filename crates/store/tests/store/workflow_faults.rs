@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 use store::{
     StoreError,
     events::EventLog,
-    jobs::{Claimed, Ended, Fence, Jobs, Refused, Settled},
+    jobs::{ClaimedJob, FinishedJob, Fence, Jobs, EnqueueRefusal, Settled},
 };
 use testkit::eventually;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kit::{Kit, consumer},
+    kit::{StoreKit, consumer},
     workflows::{chain, group, job, only_what_expires_is_left, pull, shown, start, state, succeed},
 };
 
 /// Ends a job as a process does that dies before it tells the workflow.
-async fn succeed_silently(kit: &Kit, claimed: &Claimed, result: &str) {
+async fn succeed_silently(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
     // What is recorded is the whole job; only whoever records it does not know of the workflow
-    let ended = Ended::completed(&claimed.job, Some(result), Some(claimed.started_at), claimed.started_at);
+    let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), claimed.started_at);
     let mut unaware = claimed.job.clone();
     unaware.workflow = None;
     let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
@@ -34,51 +34,51 @@ fn hash(id: WorkflowId) -> String {
 }
 
 /// Lets the time of the upkeep's next look come.
-async fn let_it_be_looked_at(kit: &Kit, id: WorkflowId) {
-    kit.command(&["ZADD", "galley:workflows", "1", &id.to_string()]).await;
+async fn make_workflow_due(kit: &StoreKit, id: WorkflowId) {
+    kit.redis_command(&["ZADD", "galley:workflows", "1", &id.to_string()]).await;
 }
 
-fn brisk() -> Kit {
-    Kit::with(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50")])
+fn fast_sweep_kit() -> StoreKit {
+    StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50")])
 }
 
 #[tokio::test]
 async fn a_process_that_dies_between_recording_an_end_and_going_on_is_made_up_for() {
-    let kit = brisk();
+    let kit = fast_sweep_kit();
     let id = start(&kit, &chain(2)).await;
     succeed_silently(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
-    kit.command(&["HSET", &hash(id), "e0", "completed", "r0", "7", "k", "1"]).await;
+    kit.redis_command(&["HSET", &hash(id), "e0", "completed", "r0", "7", "k", "1"]).await;
     assert!(pull(&kit, "default").await.is_none());
-    let_it_be_looked_at(&kit, id).await;
-    let upkeep = kit.upkeep();
+    make_workflow_due(&kit, id).await;
+    let upkeep = kit.start_maintenance();
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn an_end_that_the_workflow_never_heard_of_is_found() {
-    let kit = brisk();
+    let kit = fast_sweep_kit();
     let (first, second) = (start(&kit, &chain(2)).await, start(&kit, &group(2)).await);
     for _ in 0..3 {
         succeed_silently(&kit, &pull(&kit, "default").await.expect("a job"), "7").await;
     }
     assert_eq!((state(&kit, first).await, state(&kit, second).await), ("running".into(), "running".into()));
     for id in [first, second] {
-        let_it_be_looked_at(&kit, id).await;
+        make_workflow_due(&kit, id).await;
     }
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     eventually("the group is over", || async { (state(&kit, second).await == "completed").then_some(()) }).await;
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
-    let kit = brisk();
+    let kit = fast_sweep_kit();
     // The third job cannot be made for now
-    kit.command(&["SET", "galley:{stuck}:s:0", "not a stream"]).await;
+    kit.redis_command(&["SET", "galley:{stuck}:s:0", "not a stream"]).await;
     let mut body = group(70);
     body["jobs"][60]["queue"] = json!("stuck");
     let now = kit.jobs.now().await.expect("redis runs");
@@ -89,14 +89,14 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
     new.id = Some(id);
     // It is stored, so that is the answer: somebody who hears otherwise would make it twice
     assert!(kit.jobs.create_workflow(new, None, now).await.expect("redis runs").is_ok());
-    assert_eq!(kit.command(&["XLEN", "galley:{default}:s:0"]).await, redis::Value::Int(60));
-    kit.command(&["DEL", "galley:{stuck}:s:0"]).await;
-    let_it_be_looked_at(&kit, id).await;
-    let upkeep = kit.upkeep();
+    assert_eq!(kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await, redis::Value::Int(60));
+    kit.redis_command(&["DEL", "galley:{stuck}:s:0"]).await;
+    make_workflow_due(&kit, id).await;
+    let upkeep = kit.start_maintenance();
     let all =
-        || async { (kit.command(&["XLEN", "galley:{default}:s:0"]).await == redis::Value::Int(69)).then_some(()) };
+        || async { (kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await == redis::Value::Int(69)).then_some(()) };
     eventually("all jobs are there", all).await;
-    upkeep.end().await;
+    upkeep.stop().await;
     let claimed = kit.claim(&consumer(), 100).await;
     let types: Vec<String> = claimed.iter().map(|claimed| claimed.job.summary.job_type.to_string()).collect();
     let expected: Vec<String> = (0..70).filter(|index| *index != 60).map(|index| format!("job.n{index}")).collect();
@@ -106,14 +106,14 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
 
 #[tokio::test]
 async fn whoever_goes_on_with_a_workflow_at_once_makes_each_job_once() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let other = Jobs::new(&kit.redis, &kit.settings, events(&kit));
     for round in 0..10 {
         let (first, second) = (start(&kit, &chain(3)).await, start(&kit, &group(20)).await);
-        kit.command(&["HDEL", &hash(second), "n"]).await;
+        kit.redis_command(&["HDEL", &hash(second), "n"]).await;
         let step = pull(&kit, "default").await.expect("a step");
         succeed_silently(&kit, &step, "1").await;
-        kit.command(&["HSET", &hash(first), "e0", "completed", "k", "1"]).await;
+        kit.redis_command(&["HSET", &hash(first), "e0", "completed", "k", "1"]).await;
         let both = [first, second]
             .into_iter()
             .flat_map(|id| vec![kit.jobs.advance(id), other.advance(id), kit.jobs.advance(id)]);
@@ -133,13 +133,13 @@ async fn whoever_goes_on_with_a_workflow_at_once_makes_each_job_once() {
     only_what_expires_is_left(&kit).await;
 }
 
-fn events(kit: &Kit) -> EventLog {
+fn events(kit: &StoreKit) -> EventLog {
     EventLog::start(&kit.redis, 100, CancellationToken::new()).0
 }
 
 #[tokio::test]
 async fn the_last_two_of_a_group_that_end_at_once_end_it() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..10 {
         let id = start(&kit, &group(2)).await;
         let both = [pull(&kit, "default").await.expect("a job"), pull(&kit, "default").await.expect("a job")];
@@ -150,12 +150,12 @@ async fn the_last_two_of_a_group_that_end_at_once_end_it() {
 
 #[tokio::test]
 async fn a_step_that_ends_while_its_chain_is_cancelled_starts_nothing() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     for _ in 0..20 {
         let id = start(&kit, &chain(3)).await;
         let step = pull(&kit, "default").await.expect("a step");
         let fence = Fence::Pull { token: step.token.clone(), worker: None };
-        let ended = Ended::completed(&step.job, Some("1"), Some(step.started_at), step.started_at);
+        let ended = FinishedJob::completed(&step.job, Some("1"), Some(step.started_at), step.started_at);
         let (settled, cancelled) =
             tokio::join!(kit.jobs.finish(&step.job, step.entry, &fence, &ended, false), kit.jobs.cancel_workflow(id));
         settled.expect("redis runs");
@@ -168,50 +168,50 @@ async fn a_step_that_ends_while_its_chain_is_cancelled_starts_nothing() {
 
 #[tokio::test]
 async fn who_is_late_to_make_a_job_of_a_cancelled_workflow_finds_it_over() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &chain(2)).await;
     succeed_silently(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
     // Somebody saw this and is about to make the second step
-    kit.command(&["HSET", &hash(id), "e0", "completed", "k", "1"]).await;
+    kit.redis_command(&["HSET", &hash(id), "e0", "completed", "k", "1"]).await;
     kit.jobs.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
     let now = kit.jobs.now().await.expect("redis runs");
     let text = job("step.n1").to_string();
     let mut late = NewJob::parse(&serde_json::from_str(&text).expect("JSON"), now).expect("valid");
-    let member = id.job(1, &late.queue);
+    let member = id.job_id(1, &late.queue);
     (late.id, late.workflow) = (Some(member), Some(Membership { workflow: id, index: 1 }));
     let made = kit.jobs.enqueue(late, None, now).await.expect("redis runs");
-    assert!(matches!(made, Err(Refused::Duplicate(_))), "{made:?}");
+    assert!(matches!(made, Err(EnqueueRefusal::Duplicate(_))), "{made:?}");
     assert!(pull(&kit, "default").await.is_none());
     assert_eq!(kit.state(member).await, "cancelled");
 }
 
 #[tokio::test]
 async fn a_cancel_that_was_cut_off_is_carried_out_by_the_upkeep() {
-    let kit = brisk();
+    let kit = fast_sweep_kit();
     let id = start(&kit, &group(120)).await;
-    kit.command(&["HSET", &hash(id), "s", "cancelled", "f", "1"]).await;
-    let_it_be_looked_at(&kit, id).await;
-    let upkeep = kit.upkeep();
+    kit.redis_command(&["HSET", &hash(id), "s", "cancelled", "f", "1"]).await;
+    make_workflow_due(&kit, id).await;
+    let upkeep = kit.start_maintenance();
     let over = || async {
         let shown = shown(&kit, id).await;
         let cancelled = |member: &Value| member["state"] == "cancelled";
         shown["members"].as_array().expect("an array").iter().all(cancelled).then_some(())
     };
     eventually("all jobs are cancelled", over).await;
-    let gone = || async { (kit.command(&["ZCARD", "galley:workflows"]).await == redis::Value::Int(0)).then_some(()) };
+    let gone = || async { (kit.redis_command(&["ZCARD", "galley:workflows"]).await == redis::Value::Int(0)).then_some(()) };
     eventually("nothing is left to do", gone).await;
-    upkeep.end().await;
+    upkeep.stop().await;
     assert!(pull(&kit, "default").await.is_none());
     only_what_expires_is_left(&kit).await;
 }
 
 #[tokio::test]
 async fn a_job_that_is_gone_without_a_trace_counts_as_failed() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &group(2)).await;
     let lost = pull(&kit, "default").await.expect("a job");
     succeed_silently(&kit, &lost, "1").await;
-    kit.command(&["DEL", &format!("galley:{{default}}:r:{}", lost.job.id)]).await;
+    kit.redis_command(&["DEL", &format!("galley:{{default}}:r:{}", lost.job.id)]).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a job"), "1").await;
     assert_eq!(state(&kit, id).await, "running");
     kit.jobs.check_workflow(id).await.expect("redis runs");
@@ -221,16 +221,16 @@ async fn a_job_that_is_gone_without_a_trace_counts_as_failed() {
 
 #[tokio::test]
 async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody() {
-    let kit = brisk();
+    let kit = fast_sweep_kit();
     let (first, second) = (start(&kit, &chain(2)).await, start(&kit, &group(2)).await);
     let step = pull(&kit, "default").await.expect("a step");
-    let upkeep = kit.upkeep();
-    kit.command(&["FLUSHDB"]).await;
+    let upkeep = kit.start_maintenance();
+    kit.redis_command(&["FLUSHDB"]).await;
     let fence = Fence::Pull { token: step.token.clone(), worker: None };
-    let ended = Ended::completed(&step.job, Some("1"), None, step.started_at);
+    let ended = FinishedJob::completed(&step.job, Some("1"), None, step.started_at);
     let settled = kit.jobs.finish(&step.job, step.entry, &fence, &ended, false).await.expect("redis runs");
     assert_eq!(settled, Settled::Stale);
-    let_it_be_looked_at(&kit, first).await;
+    make_workflow_due(&kit, first).await;
     for id in [first, second] {
         kit.jobs.advance(id).await.expect("redis runs");
         kit.jobs.check_workflow(id).await.expect("redis runs");
@@ -239,44 +239,44 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
     let id = start(&kit, &chain(1)).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
     assert_eq!(state(&kit, id).await, "completed");
-    upkeep.end().await;
+    upkeep.stop().await;
     only_what_expires_is_left(&kit).await;
 }
 
 #[tokio::test]
 async fn a_full_redis_records_ends_and_goes_on_when_there_is_room() {
-    let kit = Kit::with(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50"), ("GALLEY__WORKFLOWS__CHECK_MS", "100")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50"), ("GALLEY__WORKFLOWS__CHECK_MS", "100")]);
     let id = start(&kit, &chain(2)).await;
     let step = pull(&kit, "default").await.expect("a step");
-    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let before = kit.keys().await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let before = kit.redis_keys().await;
     let new = serde_json::from_str(r#"{"type":"chain","steps":[{"type":"a","args":[]}]}"#).expect("JSON");
     let new = NewWorkflow::parse(&new, 1, 0).expect("valid");
-    assert!(matches!(kit.jobs.create_workflow(new, None, 0).await, Err(StoreError::Full)), "new ones are refused");
-    assert_eq!(kit.keys().await, before);
-    assert_eq!(kit.command(&["ZCARD", "galley:workflows"]).await, redis::Value::Int(1));
+    assert!(matches!(kit.jobs.create_workflow(new, None, 0).await, Err(StoreError::OutOfMemory)), "new ones are refused");
+    assert_eq!(kit.redis_keys().await, before);
+    assert_eq!(kit.redis_command(&["ZCARD", "galley:workflows"]).await, redis::Value::Int(1));
     succeed(&kit, &step, "7").await;
     assert_eq!(shown(&kit, id).await["steps_completed"], 1);
     // It is to be looked at again soon; the upkeep finds Redis still full, and then not
     let next = || async {
-        let next = kit.command(&["ZSCORE", "galley:workflows", &id.to_string()]).await;
+        let next = kit.redis_command(&["ZSCORE", "galley:workflows", &id.to_string()]).await;
         redis::from_redis_value::<f64>(next).expect("it is looked after")
     };
     let first = next().await;
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     eventually("the upkeep has been there", || async { (next().await > first).then_some(()) }).await;
-    kit.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
-    upkeep.end().await;
+    upkeep.stop().await;
 }
 
 #[tokio::test]
 async fn a_workflow_can_be_cancelled_on_a_full_redis() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &chain(2)).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
-    kit.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     kit.jobs.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
     assert_eq!(state(&kit, id).await, "cancelled");
     assert!(pull(&kit, "default").await.is_none());
@@ -284,13 +284,13 @@ async fn a_workflow_can_be_cancelled_on_a_full_redis() {
 
 #[tokio::test]
 async fn a_callback_that_ran_and_was_forgotten_is_not_run_again() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let callbacks = json!({ "on_complete": { "type": "a", "args": [], "queue": "done" } });
     let id = start(&kit, &json!({ "type": "batch", "jobs": [job("a")], "callbacks": callbacks })).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a job"), "1").await;
     let callback = pull(&kit, "done").await.expect("the callback");
     succeed_silently(&kit, &callback, "1").await;
-    kit.command(&["DEL", &format!("galley:{{done}}:r:{}", callback.job.id)]).await;
+    kit.redis_command(&["DEL", &format!("galley:{{done}}:r:{}", callback.job.id)]).await;
     kit.jobs.advance(id).await.expect("redis runs");
     kit.jobs.check_workflow(id).await.expect("redis runs");
     assert!(pull(&kit, "done").await.is_none());
@@ -299,19 +299,19 @@ async fn a_callback_that_ran_and_was_forgotten_is_not_run_again() {
 
 #[tokio::test]
 async fn the_upkeep_goes_on_beside_a_workflow_that_is_broken() {
-    let kit = brisk();
+    let kit = fast_sweep_kit();
     let broken = WorkflowId::new();
-    kit.command(&["HSET", &hash(broken), "y", "dag"]).await;
-    kit.command(&["ZADD", "galley:workflows", "1", "not an id"]).await;
+    kit.redis_command(&["HSET", &hash(broken), "y", "dag"]).await;
+    kit.redis_command(&["ZADD", "galley:workflows", "1", "not an id"]).await;
     let id = start(&kit, &chain(2)).await;
     succeed_silently(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
     for id in [broken, id] {
-        let_it_be_looked_at(&kit, id).await;
+        make_workflow_due(&kit, id).await;
     }
-    let upkeep = kit.upkeep();
+    let upkeep = kit.start_maintenance();
     eventually("the second step", || pull(&kit, "default")).await;
-    upkeep.end().await;
-    assert_eq!(kit.command(&["ZSCORE", "galley:workflows", "not an id"]).await, redis::Value::Nil);
+    upkeep.stop().await;
+    assert_eq!(kit.redis_command(&["ZSCORE", "galley:workflows", "not an id"]).await, redis::Value::Nil);
     assert_eq!(kit.jobs.cancel_workflow(id).await.expect("redis runs"), Ok(()));
     assert_eq!(state(&kit, id).await, WorkflowState::Cancelled.as_str());
 }

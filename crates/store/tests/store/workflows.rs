@@ -1,56 +1,56 @@
 use common::id::WorkflowId;
 use model::{
-    job::{Advice, Failure, State},
+    job::{RetryAdvice, AttemptError, JobState},
     workflow::NewWorkflow,
 };
 use serde_json::{Value, json};
 use store::{
-    jobs::{Claim, Claimed, Ended, Fence, Recorded, Refused, Settled, local_now},
+    jobs::{Claimant, ClaimedJob, FinishedJob, Fence, FailureOutcome, EnqueueRefusal, Settled, local_now},
     workflows::{NotCancelledWorkflow, NotCreated},
 };
 
-use crate::kit::{Kit, consumer, failure, fence};
+use crate::kit::{StoreKit, consumer, failure, fence};
 
 /// Starts a workflow as a client would.
-pub(crate) async fn try_start(kit: &Kit, body: &Value) -> Result<WorkflowId, NotCreated> {
+pub(crate) async fn try_start(kit: &StoreKit, body: &Value) -> Result<WorkflowId, NotCreated> {
     let now = kit.jobs.now().await.expect("redis runs");
     let text = body.to_string();
     let new = NewWorkflow::parse(&serde_json::from_str(&text).expect("JSON"), 1000, now).expect("a valid request");
     kit.jobs.create_workflow(new, None, now).await.expect("redis runs")
 }
 
-pub(crate) async fn start(kit: &Kit, body: &Value) -> WorkflowId {
+pub(crate) async fn start(kit: &StoreKit, body: &Value) -> WorkflowId {
     try_start(kit, body).await.expect("accepted")
 }
 
 /// The workflow as clients see it.
-pub(crate) async fn shown(kit: &Kit, id: WorkflowId) -> Value {
+pub(crate) async fn shown(kit: &StoreKit, id: WorkflowId) -> Value {
     let view = kit.jobs.workflow(id).await.expect("redis runs").expect("the workflow exists");
     serde_json::from_str(&view.to_json()).expect("JSON")
 }
 
-pub(crate) async fn state(kit: &Kit, id: WorkflowId) -> String {
+pub(crate) async fn state(kit: &StoreKit, id: WorkflowId) -> String {
     shown(kit, id).await["state"].as_str().expect("a state").to_owned()
 }
 
-pub(crate) async fn pull(kit: &Kit, queue: &str) -> Option<Claimed> {
-    let by = Claim::Pull { worker: None, lease: None };
+pub(crate) async fn pull(kit: &StoreKit, queue: &str) -> Option<ClaimedJob> {
+    let by = Claimant::Pull { worker: None, lease: None };
     let queue = queue.parse().expect("a name");
     kit.jobs.claim(&queue, &mut Vec::new(), 1, by).await.expect("redis runs").jobs.pop()
 }
 
-pub(crate) async fn succeed(kit: &Kit, claimed: &Claimed, result: &str) {
-    let ended = Ended::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
+pub(crate) async fn succeed(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
+    let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
     let settled = kit.jobs.finish(&claimed.job, claimed.entry, &token(claimed), &ended, false).await;
     assert_eq!(settled.expect("redis runs"), Settled::Done);
 }
 
-pub(crate) async fn fail(kit: &Kit, claimed: &Claimed) -> Recorded {
-    let failure = Failure::new("handler_error", "handler_error", "it failed", 1, local_now());
-    kit.jobs.fail(claimed, &token(claimed), failure, Advice::Never).await.expect("redis runs")
+pub(crate) async fn fail(kit: &StoreKit, claimed: &ClaimedJob) -> FailureOutcome {
+    let failure = AttemptError::new("handler_error", "handler_error", "it failed", 1, local_now());
+    kit.jobs.fail(claimed, &token(claimed), failure, RetryAdvice::Never).await.expect("redis runs")
 }
 
-fn token(claimed: &Claimed) -> Fence {
+fn token(claimed: &ClaimedJob) -> Fence {
     Fence::Pull { token: claimed.token.clone(), worker: None }
 }
 
@@ -74,23 +74,23 @@ fn batch(jobs: usize) -> Value {
     json!({ "type": "batch", "jobs": group(jobs)["jobs"], "callbacks": callbacks })
 }
 
-fn job_type(claimed: &Claimed) -> &str {
+fn job_type(claimed: &ClaimedJob) -> &str {
     claimed.job.summary.job_type.as_str()
 }
 
 /// That nothing but results is left, and that all of it goes by itself.
-pub(crate) async fn only_what_expires_is_left(kit: &Kit) {
-    for key in kit.keys().await {
+pub(crate) async fn only_what_expires_is_left(kit: &StoreKit) {
+    for key in kit.redis_keys().await {
         let stays = ["galley:queues", "galley:maintainer"].contains(&key.as_str())
             || [":priorities", ":s:0", ":stats"].iter().any(|suffix| key.ends_with(suffix));
-        let ttl = kit.command(&["PTTL", &key]).await;
+        let ttl = kit.redis_command(&["PTTL", &key]).await;
         assert!(stays || matches!(ttl, redis::Value::Int(ms) if ms > 0), "{key} stays for ever");
     }
 }
 
 #[tokio::test]
 async fn a_chain_runs_one_step_at_a_time_and_passes_results_on_byte_for_byte() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &chain(3)).await;
     for (step, results) in [(0, None), (1, Some("[9007199254740993]")), (2, Some(r#"[9007199254740993,{"z":1.0}]"#))] {
         let claimed = pull(&kit, "default").await.expect("a step");
@@ -116,7 +116,7 @@ async fn a_chain_runs_one_step_at_a_time_and_passes_results_on_byte_for_byte() {
 
 #[tokio::test]
 async fn a_chain_stops_at_a_step_that_fails_for_good_however_it_fails() {
-    let kit = Kit::with(&[("GALLEY__JOBS__CRASH_BUDGET", "0")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__JOBS__CRASH_BUDGET", "0")]);
     for how in ["fails", "crashes", "expires", "is cancelled"] {
         let id = start(&kit, &chain(3)).await;
         let claimed = pull(&kit, "default").await.expect("the first step");
@@ -124,8 +124,8 @@ async fn a_chain_stops_at_a_step_that_fails_for_good_however_it_fails() {
         let claimed = pull(&kit, "default").await.expect("the second step");
         match how {
             "fails" => drop(fail(&kit, &claimed).await),
-            "crashes" => drop(kit.jobs.crash(&claimed, &token(&claimed)).await.expect("redis runs")),
-            "expires" => drop(kit.jobs.expire(&claimed, &token(&claimed)).await.expect("redis runs")),
+            "crashes" => drop(kit.jobs.worker_lost(&claimed, &token(&claimed)).await.expect("redis runs")),
+            "expires" => drop(kit.jobs.discard_expired(&claimed, &token(&claimed)).await.expect("redis runs")),
             _ => drop(kit.jobs.cancel(claimed.job.id).await.expect("redis runs").expect("cancelled")),
         }
         let over = shown(&kit, id).await;
@@ -140,31 +140,31 @@ async fn a_chain_stops_at_a_step_that_fails_for_good_however_it_fails() {
 
 #[tokio::test]
 async fn a_step_that_will_be_tried_again_has_not_ended() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &chain(2)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), Advice::ByPolicy).await.expect("redis runs");
-    assert!(matches!(recorded, Recorded::Retry { .. }));
+    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    assert!(matches!(recorded, FailureOutcome::Retry { .. }));
     let shown = shown(&kit, id).await;
     assert_eq!((&shown["state"], &shown["members"][0]["state"]), (&json!("running"), &json!("retryable")));
 }
 
 #[tokio::test]
 async fn what_a_step_was_given_survives_handing_back_and_retries() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut body = chain(2);
     body["steps"][1]["retry"] = json!({ "initial_interval": "PT0.01S" });
     let id = start(&kit, &body).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
     let claimed = pull(&kit, "default").await.expect("a step");
-    kit.jobs.requeue(&claimed.job, claimed.entry, &token(&claimed)).await.expect("redis runs");
+    kit.jobs.release(&claimed.job, claimed.entry, &token(&claimed)).await.expect("redis runs");
     let claimed = pull(&kit, "default").await.expect("a step");
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
-    kit.jobs.fail(&claimed, &token(&claimed), failure(1), Advice::ByPolicy).await.expect("redis runs");
-    let upkeep = kit.upkeep();
+    kit.jobs.fail(&claimed, &token(&claimed), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    let upkeep = kit.start_maintenance();
     let claimed = testkit::eventually("the retry", || pull(&kit, "default")).await;
-    upkeep.end().await;
+    upkeep.stop().await;
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
     succeed(&kit, &claimed, "8").await;
     assert_eq!(state(&kit, id).await, "completed");
@@ -172,7 +172,7 @@ async fn what_a_step_was_given_survives_handing_back_and_retries() {
 
 #[tokio::test]
 async fn a_large_group_starts_at_once_in_the_order_of_its_array() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &group(130)).await;
     let worker = consumer();
     let claimed = kit.claim(&worker, 200).await;
@@ -193,7 +193,7 @@ async fn a_large_group_starts_at_once_in_the_order_of_its_array() {
 
 #[tokio::test]
 async fn one_failure_does_not_touch_the_others_of_a_group_and_fails_it_when_all_are_over() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let id = start(&kit, &group(3)).await;
     let claimed = [pull(&kit, "default").await, pull(&kit, "default").await, pull(&kit, "default").await];
     let [first, second, third] = claimed.map(|claimed| claimed.expect("a job"));
@@ -212,7 +212,7 @@ async fn one_failure_does_not_touch_the_others_of_a_group_and_fails_it_when_all_
 #[tokio::test]
 async fn a_batch_calls_back_once_with_all_results_as_its_members_ended() {
     for (fails, called, not_called) in [(false, "well", "bad"), (true, "bad", "well")] {
-        let kit = Kit::start();
+        let kit = StoreKit::start();
         let id = start(&kit, &batch(2)).await;
         succeed(&kit, &pull(&kit, "default").await.expect("a job"), "1.0").await;
         let second = pull(&kit, "default").await.expect("a job");
@@ -247,7 +247,7 @@ async fn a_batch_calls_back_once_with_all_results_as_its_members_ended() {
 
 #[tokio::test]
 async fn members_have_queues_priorities_policies_and_delays_of_their_own() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let jobs = json!([
         { "type": "low", "args": [], "priority": -1 },
         { "type": "high", "args": [], "priority": 9, "retry": { "max_attempts": 1 } },
@@ -265,7 +265,7 @@ async fn members_have_queues_priorities_policies_and_delays_of_their_own() {
 
 #[tokio::test]
 async fn the_delay_of_a_step_counts_from_the_end_of_the_one_before() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut body = chain(2);
     body["steps"][1]["scheduled_at"] = json!("+PT1H");
     let id = start(&kit, &body).await;
@@ -274,14 +274,14 @@ async fn the_delay_of_a_step_counts_from_the_end_of_the_one_before() {
     succeed(&kit, &step, "1").await;
     let step = shown(&kit, id).await["members"][1].clone();
     assert_eq!(step["state"], "scheduled");
-    let due = kit.command(&["ZSCORE", "galley:{default}:due", step["id"].as_str().expect("an id")]).await;
+    let due = kit.redis_command(&["ZSCORE", "galley:{default}:due", step["id"].as_str().expect("an id")]).await;
     let due: i64 = redis::from_redis_value(due).expect("a time");
     assert!(due >= ends_at + 3_600_000, "{due} {ends_at}");
 }
 
 #[tokio::test]
 async fn a_cancelled_workflow_starts_nothing_more_and_its_jobs_are_cancelled_wherever_they_are() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut body = batch(4);
     body["jobs"][3]["scheduled_at"] = json!("+PT1H");
     let id = start(&kit, &body).await;
@@ -309,7 +309,7 @@ async fn a_cancelled_workflow_starts_nothing_more_and_its_jobs_are_cancelled_whe
 
 #[tokio::test]
 async fn a_dead_letter_that_is_tried_again_has_its_results_and_leaves_its_workflow_as_it_is() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut body = chain(3);
     body["steps"][1]["retry"] = json!({ "on_exhaustion": "dead_letter" });
     let id = start(&kit, &body).await;
@@ -328,7 +328,7 @@ async fn a_dead_letter_that_is_tried_again_has_its_results_and_leaves_its_workfl
 
 #[tokio::test]
 async fn results_that_find_no_room_are_replaced_by_where_to_find_them() {
-    let kit = Kit::with(&[("GALLEY__WORKFLOWS__RESULTS_LIMIT_BYTES", "65536")]);
+    let kit = StoreKit::with_variables(&[("GALLEY__WORKFLOWS__RESULTS_LIMIT_BYTES", "65536")]);
     let id = start(&kit, &chain(3)).await;
     let large = format!("\"{}\"", "x".repeat(40_000));
     let mut ids = Vec::new();
@@ -348,24 +348,24 @@ async fn results_that_find_no_room_are_replaced_by_where_to_find_them() {
 #[tokio::test]
 async fn a_workflow_that_is_not_taken_leaves_nothing_behind() {
     let limits = [("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2"), ("GALLEY__JOBS__MAX_QUEUES", "3")];
-    let kit = Kit::with(&limits);
+    let kit = StoreKit::with_variables(&limits);
     let small = json!({ "type": "a", "args": [], "queue": "small" });
-    let before = kit.keys().await;
+    let before = kit.redis_keys().await;
     let full = try_start(&kit, &json!({ "type": "group", "jobs": [small, small, small] })).await;
-    assert!(matches!(full, Err(NotCreated::Refused(_, Refused::Full { max_depth: 2 }))), "{full:?}");
+    assert!(matches!(full, Err(NotCreated::Refused(_, EnqueueRefusal::QueueFull { max_depth: 2 }))), "{full:?}");
     let four = ["a", "b", "c", "d"].map(|queue| json!({ "type": "a", "args": [], "queue": queue }));
     let many = try_start(&kit, &json!({ "type": "chain", "steps": four })).await;
-    assert!(matches!(many, Err(NotCreated::Refused(_, Refused::TooManyQueues { max_queues: 3 }))), "{many:?}");
-    assert_eq!(kit.keys().await, before);
+    assert!(matches!(many, Err(NotCreated::Refused(_, EnqueueRefusal::TooManyQueues { max_queues: 3 }))), "{many:?}");
+    assert_eq!(kit.redis_keys().await, before);
     let chain = json!({ "type": "chain", "id": WorkflowId::new(), "steps": [small, small, small] });
     let id = start(&kit, &chain).await;
     assert_eq!(try_start(&kit, &chain).await, Err(NotCreated::Duplicate(id)));
-    assert_eq!(kit.state(id.job(0, &"small".parse().expect("a name"))).await, State::Available.as_str());
+    assert_eq!(kit.state(id.job_id(0, &"small".parse().expect("a name"))).await, JobState::Available.as_str());
 }
 
 #[tokio::test]
 async fn a_job_was_made_when_it_was_made_whatever_the_id_of_its_workflow_says() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let mut body = chain(1);
     body["id"] = json!("019539a4-b68c-7def-8000-1a2b3c4d5e6f");
     let id = start(&kit, &body).await;
@@ -376,7 +376,7 @@ async fn a_job_was_made_when_it_was_made_whatever_the_id_of_its_workflow_says() 
 
 #[tokio::test]
 async fn running_workflows_are_listed_and_those_that_are_over_are_not() {
-    let kit = Kit::start();
+    let kit = StoreKit::start();
     let (first, second) = (start(&kit, &chain(1)).await, start(&kit, &group(2)).await);
     let list = || async { kit.jobs.running_workflows(10).await.expect("redis runs") };
     assert_eq!(list().await.len(), 2);

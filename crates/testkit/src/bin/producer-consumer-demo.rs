@@ -15,7 +15,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 
 /// How long a chef waits before a refused dish is offered again.
-const OFFER_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,8 +25,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let left = Arc::new(AtomicI64::new(dishes));
     let chefs: Vec<_> = (1..=3)
         .map(|number| {
-            let chef = Chef { name: format!("Thread-{number}"), gateway: gateway.clone(), http: Client::new() };
-            tokio::spawn(chef.cook(left.clone()))
+            let chef = DemoProducer { name: format!("Thread-{number}"), gateway: gateway.clone(), http: Client::new() };
+            tokio::spawn(chef.produce(left.clone()))
         })
         .collect();
     for chef in chefs {
@@ -34,33 +34,33 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let http = Client::new();
     loop {
-        let stats = stats(&http, &gateway).await?;
+        let stats = queue_stats(&http, &gateway).await?;
         if stats["available"] == 0 && stats["active"] == 0 {
             return Ok(());
         }
-        tokio::time::sleep(OFFER_AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-struct Chef {
+struct DemoProducer {
     name: String,
     gateway: String,
     http: Client,
 }
 
-impl Chef {
-    async fn cook(self, left: Arc<AtomicI64>) -> Result<(), reqwest::Error> {
+impl DemoProducer {
+    async fn produce(self, left: Arc<AtomicI64>) -> Result<(), reqwest::Error> {
         while left.fetch_sub(1, SeqCst) > 0 {
             let dish = rand::random_range(0..9);
-            self.put(dish).await?;
-            let stats = stats(&self.http, &self.gateway).await?;
+            self.enqueue(dish).await?;
+            let stats = queue_stats(&self.http, &self.gateway).await?;
             println!("厨师 {} 做了 {dish} 饭 --- 还剩 {} 饭没卖完", self.name, stats["available"]);
             tokio::time::sleep(Duration::from_millis(rand::random_range(0..1000))).await;
         }
         Ok(())
     }
 
-    async fn put(&self, dish: u64) -> Result<(), reqwest::Error> {
+    async fn enqueue(&self, dish: u64) -> Result<(), reqwest::Error> {
         let body = json!({ "type": "demo.dish", "args": [dish], "options": { "queue": "demo" } });
         loop {
             let response = self.http.post(format!("{}/ojs/v1/jobs", self.gateway)).json(&body).send().await?;
@@ -68,12 +68,12 @@ impl Chef {
                 response.error_for_status()?;
                 return Ok(());
             }
-            tokio::time::sleep(OFFER_AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 }
 
-async fn stats(http: &Client, gateway: &str) -> Result<Value, reqwest::Error> {
+async fn queue_stats(http: &Client, gateway: &str) -> Result<Value, reqwest::Error> {
     let answer: Value =
         http.get(format!("{gateway}/ojs/v1/queues/demo/stats")).send().await?.error_for_status()?.json().await?;
     Ok(answer["queue"].clone())

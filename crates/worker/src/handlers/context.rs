@@ -14,31 +14,31 @@ use common::{
     telemetry::traceparent_of,
     time::Millis,
 };
-use model::job::{Progress, State};
+use model::job::{JobProgress, JobState};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use store::{
     StoreError,
     events::Happened,
-    jobs::{Claimed, Jobs, local_now},
+    jobs::{ClaimedJob, Jobs, local_now},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::HandlerError;
-use crate::worker::Shared;
+use crate::worker::WorkerShared;
 
 /// One attempt of a job, for the handler that runs it. Cheap to clone.
 #[derive(Clone)]
-pub struct Context(Arc<Attempt>);
+pub struct Context(Arc<ContextInner>);
 
-struct Attempt {
-    claimed: Arc<Claimed>,
-    shared: Arc<Shared>,
+struct ContextInner {
+    claimed: Arc<ClaimedJob>,
+    shared: Arc<WorkerShared>,
     stop: CancellationToken,
     /// How long the handler may take to tidy up once it is told to stop: nothing unless it listens.
-    grace_ms: AtomicU64,
+    stop_grace_ms: AtomicU64,
     /// The progress that was said last.
-    shown: Mutex<Option<String>>,
+    last_progress: Mutex<Option<String>>,
     span: tracing::Span,
     traceparent: OnceLock<Option<String>>,
 }
@@ -54,7 +54,7 @@ pub enum ContextError {
     Unavailable(String),
     /// It is not what can be kept.
     #[error("{0}")]
-    Refused(String),
+    Invalid(String),
 }
 
 impl From<StoreError> for ContextError {
@@ -64,13 +64,13 @@ impl From<StoreError> for ContextError {
 }
 
 impl Context {
-    pub(crate) fn new(claimed: Arc<Claimed>, shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self(Arc::new(Attempt {
+    pub(crate) fn new(claimed: Arc<ClaimedJob>, shared: Arc<WorkerShared>, stop: CancellationToken) -> Self {
+        Self(Arc::new(ContextInner {
             claimed,
             shared,
             stop,
-            grace_ms: AtomicU64::new(0),
-            shown: Mutex::default(),
+            stop_grace_ms: AtomicU64::new(0),
+            last_progress: Mutex::default(),
             span: tracing::Span::current(),
             traceparent: OnceLock::new(),
         }))
@@ -130,20 +130,20 @@ impl Context {
     /// has not is dropped where it waits.
     #[must_use]
     pub fn cancellation(&self) -> CancellationToken {
-        self.cancellation_within(self.0.shared.settings.queue_worker.stop_grace)
+        self.cancellation_with_grace(self.0.shared.settings.queue_worker.stop_grace)
     }
 
     /// The same for a handler that needs so long to tidy up.
-    pub(crate) fn cancellation_within(&self, grace: Duration) -> CancellationToken {
+    pub(crate) fn cancellation_with_grace(&self, grace: Duration) -> CancellationToken {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        for longest in [&self.0.grace_ms, &self.0.shared.longest_grace_ms] {
+        for longest in [&self.0.stop_grace_ms, &self.0.shared.max_stop_grace_ms] {
             longest.fetch_max(grace_ms, Relaxed);
         }
         self.0.stop.clone()
     }
 
-    pub(crate) fn grace(&self) -> Duration {
-        Duration::from_millis(self.0.grace_ms.load(Relaxed))
+    pub(crate) fn stop_grace(&self) -> Duration {
+        Duration::from_millis(self.0.stop_grace_ms.load(Relaxed))
     }
 
     /// The trace that the attempt belongs to, as a W3C `traceparent`.
@@ -159,8 +159,8 @@ impl Context {
     /// # Errors
     /// The stored job is damaged.
     pub fn args(&self) -> Result<Box<RawValue>, HandlerError> {
-        let parts = self.0.claimed.job.envelope.parts();
-        parts.map(|parts| parts.args.to_owned()).map_err(|error| HandlerError::bad_arguments(&error.to_string()))
+        let parts = self.0.claimed.job.envelope.fields();
+        parts.map(|parts| parts.args.to_owned()).map_err(|error| HandlerError::invalid_arguments(&error.to_string()))
     }
 
     /// The results of the jobs before this one in its workflow; empty for a job that has none before it.
@@ -169,7 +169,7 @@ impl Context {
     /// They are not what is asked for.
     pub fn parent_results<T: DeserializeOwned>(&self) -> Result<Vec<T>, HandlerError> {
         serde_json::from_str(self.parent_results_json())
-            .map_err(|error| HandlerError::bad_arguments(&format!("the results before this job: {error}")))
+            .map_err(|error| HandlerError::invalid_arguments(&format!("the results before this job: {error}")))
     }
 
     /// The same as the JSON array that it is.
@@ -183,7 +183,7 @@ impl Context {
     /// # Errors
     /// It was not noted; that is no reason not to go on, unless it is [`ContextError::Stale`].
     pub async fn progress(&self, number: f64) -> Result<(), ContextError> {
-        self.report(Some(number), None).await
+        self.report_progress(Some(number), None).await
     }
 
     /// The same with something to look at: what serializes to a JSON object of at most 4,096 bytes.
@@ -192,23 +192,23 @@ impl Context {
     /// As [`Context::progress`]; also when the data is something else.
     pub async fn progress_with(&self, number: Option<f64>, data: &impl Serialize) -> Result<(), ContextError> {
         let data =
-            serde_json::value::to_raw_value(data).map_err(|error| ContextError::Refused(format!("data: {error}")))?;
-        self.report(number, Some(&data)).await
+            serde_json::value::to_raw_value(data).map_err(|error| ContextError::Invalid(format!("data: {error}")))?;
+        self.report_progress(number, Some(&data)).await
     }
 
-    async fn report(&self, number: Option<f64>, data: Option<&RawValue>) -> Result<(), ContextError> {
-        let progress = Progress::new(number, data).map_err(|error| ContextError::Refused(error.to_string()))?;
+    async fn report_progress(&self, number: Option<f64>, data: Option<&RawValue>) -> Result<(), ContextError> {
+        let progress = JobProgress::new(number, data).map_err(|error| ContextError::Invalid(error.to_string()))?;
         let shown = {
-            let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = progress.after(shown.as_deref(), local_now());
+            let mut shown = self.0.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = progress.merge(shown.as_deref(), local_now());
             *shown = Some(next.clone());
             next
         };
         let (jobs, claimed) = (self.jobs(), self.claimed());
-        if !jobs.progress(&claimed.job, claimed.entry, &self.0.shared.consumer, &shown).await? {
+        if !jobs.record_progress(&claimed.job, claimed.entry, &self.0.shared.consumer, &shown).await? {
             return Err(ContextError::Stale);
         }
-        jobs.record(Happened::progress(&claimed.job, &shown));
+        jobs.record_event(Happened::progress(&claimed.job, &shown));
         Ok(())
     }
 
@@ -220,13 +220,13 @@ impl Context {
     pub async fn heartbeat(&self) -> Result<(), ContextError> {
         let (job, consumer) = (&self.claimed().job, &self.0.shared.consumer);
         let renewal = [(self.claimed().entry, self.claimed().started_at, job.lease_ms)];
-        let lost = self.jobs().renew(&job.queue, job.priority, consumer, self.worker(), &renewal).await?;
+        let lost = self.jobs().renew_leases(&job.queue, job.priority, consumer, self.worker(), &renewal).await?;
         if lost.is_empty() { Ok(()) } else { Err(ContextError::Stale) }
     }
 
     /// The job as clients see it while it runs; with a token only for whoever may end the attempt with it.
     pub(crate) fn job_json(&self, token: Option<&str>) -> String {
-        let mut view = self.claimed().job.view(State::Active);
+        let mut view = self.claimed().job.view(JobState::Active);
         view.attempt = self.attempt();
         view.started_at = Some(self.started_at());
         view.worker_id = Some(self.worker().as_str());
@@ -234,7 +234,7 @@ impl Context {
         view.to_json()
     }
 
-    pub(crate) fn claimed(&self) -> &Claimed {
+    pub(crate) fn claimed(&self) -> &ClaimedJob {
         &self.0.claimed
     }
 
@@ -247,7 +247,7 @@ impl Context {
     /// # Errors
     /// Redis is unavailable.
     pub async fn waiting_jobs(&self) -> Result<u64, ContextError> {
-        Ok(self.jobs().stats(self.queue()).await?.available)
+        Ok(self.jobs().queue_stats(self.queue()).await?.available)
     }
 
     /// The name of the worker that runs this attempt.
@@ -257,8 +257,8 @@ impl Context {
     }
 
     /// Gives the attempt a token, with which another program may end it.
-    pub(crate) async fn lend(&self, token: &str) -> Result<(), ContextError> {
-        let lent = self.jobs().lend(self.claimed(), &self.0.shared.consumer, self.worker(), token, None).await?;
+    pub(crate) async fn issue_callback_token(&self, token: &str) -> Result<(), ContextError> {
+        let lent = self.jobs().issue_callback_token(self.claimed(), &self.0.shared.consumer, self.worker(), token, None).await?;
         if lent { Ok(()) } else { Err(ContextError::Stale) }
     }
 

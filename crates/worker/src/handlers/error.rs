@@ -3,51 +3,59 @@
 use std::{any::Any, error::Error, fmt, time::Duration};
 
 use common::{name::JobType, time::Millis};
-use model::job::{Advice, Failure};
+use model::job::{RetryAdvice, AttemptError};
 use serde_json::value::RawValue;
 
 /// How a handler failed. Any error becomes one with `?`: retried as the job's policy says, its type is the Rust type's name.
 /// What is no [`Error`], as `anyhow`'s, does with `map_err(HandlerError::retryable)`, or another of those below.
 #[derive(Debug, Clone)]
-pub struct HandlerError(Box<Parts>);
+pub struct HandlerError(Box<HandlerErrorInner>);
 
 #[derive(Debug, Clone)]
-struct Parts {
+struct HandlerErrorInner {
     code: String,
     error_type: String,
     message: String,
-    advice: Advice,
+    advice: RetryAdvice,
     stack: Option<String>,
     output: Option<String>,
     details: Option<Box<RawValue>>,
 }
 
 impl HandlerError {
-    pub(crate) fn new(code: &str, message: impl Into<String>, advice: Advice) -> Self {
+    pub(crate) fn new(code: &str, message: impl Into<String>, advice: RetryAdvice) -> Self {
         let (code, error_type) = (code.to_owned(), code.to_owned());
         let message = message.into();
-        Self(Box::new(Parts { code, error_type, message, advice, stack: None, output: None, details: None }))
+        Self(Box::new(HandlerErrorInner {
+            code,
+            error_type,
+            message,
+            advice,
+            stack: None,
+            output: None,
+            details: None,
+        }))
     }
 
     /// It may go well another time: the job's retry policy decides.
     pub fn retryable(message: impl fmt::Display) -> Self {
-        Self::new("handler_error", in_full(message), Advice::ByPolicy)
+        Self::new("handler_error", format_with_causes(message), RetryAdvice::ByPolicy)
     }
 
     /// Another attempt would fail too: the job is discarded, and becomes a dead letter if its policy says so.
     pub fn not_retryable(message: impl fmt::Display) -> Self {
-        Self::new("handler_error", in_full(message), Advice::Never)
+        Self::new("handler_error", format_with_causes(message), RetryAdvice::Never)
     }
 
     /// It may go well after that time, from 100 ms to a week: this goes before the delay of the job's policy, which still
     /// says how many attempts there are.
     pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
-        Self::new("handler_error", in_full(message), Advice::After(delay))
+        Self::new("handler_error", format_with_causes(message), RetryAdvice::After(delay))
     }
 
     /// The job makes no sense any more: it is discarded, and nobody needs to look at it.
     pub fn discard(message: impl fmt::Display) -> Self {
-        Self::new("handler_error", in_full(message), Advice::Discard)
+        Self::new("handler_error", format_with_causes(message), RetryAdvice::Discard)
     }
 
     /// The same with a code for programs, such as `card_declined`; at most 255 bytes are kept.
@@ -80,28 +88,28 @@ impl HandlerError {
         self.0.output
     }
 
-    pub(crate) fn bad_arguments(message: &str) -> Self {
-        Self::new("invalid_payload", message, Advice::Never)
+    pub(crate) fn invalid_arguments(message: &str) -> Self {
+        Self::new("invalid_payload", message, RetryAdvice::Never)
     }
 
     /// Another worker may know the type, or this one after an update.
-    pub(crate) fn not_found(job_type: &JobType) -> Self {
-        Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), Advice::ByPolicy)
+    pub(crate) fn handler_not_found(job_type: &JobType) -> Self {
+        Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), RetryAdvice::ByPolicy)
     }
 
     pub(crate) fn timed_out(limit: Duration) -> Self {
         let message = format!("the attempt took longer than its timeout of {} ms", limit.as_millis());
-        Self::new("timeout", message, Advice::ByPolicy)
+        Self::new("timeout", message, RetryAdvice::ByPolicy)
     }
 
     pub(crate) fn result_too_large(limit: usize) -> Self {
-        Self::new("result_too_large", format!("the result has more than {limit} bytes"), Advice::Never)
+        Self::new("result_too_large", format!("the result has more than {limit} bytes"), RetryAdvice::Never)
     }
 
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
-        Self::new("handler_panic", format!("the handler panicked: {text}"), Advice::ByPolicy)
+        Self::new("handler_panic", format!("the handler panicked: {text}"), RetryAdvice::ByPolicy)
     }
 
     /// The code for programs.
@@ -112,13 +120,13 @@ impl HandlerError {
 
     /// What it says about another attempt.
     #[must_use]
-    pub fn advice(&self) -> Advice {
+    pub fn advice(&self) -> RetryAdvice {
         self.0.advice
     }
 
-    pub(crate) fn failure(&self, attempt: u32, now: Millis) -> Failure {
-        let Parts { code, error_type, message, stack, output, details, .. } = &*self.0;
-        Failure::new(code, error_type, message, attempt, now)
+    pub(crate) fn failure(&self, attempt: u32, now: Millis) -> AttemptError {
+        let HandlerErrorInner { code, error_type, message, stack, output, details, .. } = &*self.0;
+        AttemptError::new(code, error_type, message, attempt, now)
             .with_stack(stack.as_deref())
             .with_output(output.as_deref().unwrap_or_default())
             .with_details(details.as_deref())
@@ -135,7 +143,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let mut causes = Vec::new();
         let mut next = error.source();
-        while let Some(cause) = next.filter(|_| causes.len() < MOST_CAUSES) {
+        while let Some(cause) = next.filter(|_| causes.len() < MAX_CAUSES) {
             causes.push(format!("caused by: {cause}"));
             next = cause.source();
         }
@@ -147,24 +155,24 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
 }
 
 /// `{:#}` is how errors that are no [`Error`] show their causes too; for everything else it makes no difference.
-fn in_full(message: impl fmt::Display) -> String {
+fn format_with_causes(message: impl fmt::Display) -> String {
     format!("{message:#}")
 }
 
 /// Causes of an error that are kept.
-const MOST_CAUSES: usize = 16;
+const MAX_CAUSES: usize = 16;
 
 /// Reads the arguments of a job. A handler that takes none has `()` for them, which JSON calls null.
-pub(crate) fn arguments<A: serde::de::DeserializeOwned>(args: &RawValue) -> Result<A, HandlerError> {
+pub(crate) fn parse_arguments<A: serde::de::DeserializeOwned>(args: &RawValue) -> Result<A, HandlerError> {
     let mut reader = serde_json::Deserializer::from_str(args.get());
     serde_path_to_error::deserialize(&mut reader).or_else(|error| {
-        let nothing = if has_none(args) { serde_json::from_str("null").ok() } else { None };
+        let nothing = if is_empty_array(args) { serde_json::from_str("null").ok() } else { None };
         let message = || format!("the arguments are not what the handler takes: {error}");
-        nothing.ok_or_else(|| HandlerError::bad_arguments(&message()))
+        nothing.ok_or_else(|| HandlerError::invalid_arguments(&message()))
     })
 }
 
-fn has_none(args: &RawValue) -> bool {
+fn is_empty_array(args: &RawValue) -> bool {
     let inside = args.get().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
@@ -195,10 +203,10 @@ mod tests {
     fn each_kind_says_what_follows() {
         let minute = Duration::from_mins(1);
         for (error, advice) in [
-            (HandlerError::retryable("x"), Advice::ByPolicy),
-            (HandlerError::not_retryable("x"), Advice::Never),
-            (HandlerError::retry_after(minute, "x"), Advice::After(minute)),
-            (HandlerError::discard("x"), Advice::Discard),
+            (HandlerError::retryable("x"), RetryAdvice::ByPolicy),
+            (HandlerError::not_retryable("x"), RetryAdvice::Never),
+            (HandlerError::retry_after(minute, "x"), RetryAdvice::After(minute)),
+            (HandlerError::discard("x"), RetryAdvice::Discard),
         ] {
             assert_eq!(error.advice(), advice);
         }
@@ -211,10 +219,11 @@ mod tests {
     #[test]
     fn arguments_of_another_shape_are_an_error_that_says_where() {
         let args = RawValue::from_string(r#"["a",{"to":5}]"#.to_owned()).expect("JSON");
-        let read: (String, std::collections::BTreeMap<String, u8>) = arguments(&args).expect("they fit");
+        let read: (String, std::collections::BTreeMap<String, u8>) = parse_arguments(&args).expect("they fit");
         assert_eq!(read.1["to"], 5);
-        let error = arguments::<(String, std::collections::BTreeMap<String, bool>)>(&args).expect_err("they do not");
-        assert_eq!((error.code(), error.advice()), ("invalid_payload", Advice::Never));
+        let error =
+            parse_arguments::<(String, std::collections::BTreeMap<String, bool>)>(&args).expect_err("they do not");
+        assert_eq!((error.code(), error.advice()), ("invalid_payload", RetryAdvice::Never));
         assert!(error.to_string().contains("to"), "{error}");
     }
 
@@ -222,10 +231,10 @@ mod tests {
     fn a_handler_may_take_no_arguments_and_is_not_given_any() {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("JSON");
         for none in ["[]", "[ ]", "[\n]"] {
-            arguments::<()>(&raw(none)).expect("there are none");
-            arguments::<(String,)>(&raw(none)).expect_err("there is one missing");
+            parse_arguments::<()>(&raw(none)).expect("there are none");
+            parse_arguments::<(String,)>(&raw(none)).expect_err("there is one missing");
         }
-        let error = arguments::<()>(&raw("[1]")).expect_err("there is one");
+        let error = parse_arguments::<()>(&raw("[1]")).expect_err("there is one");
         assert_eq!(error.code(), "invalid_payload");
     }
 

@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use common::time;
 use delivery::http::{
-    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, Request, Retry, Secret,
+    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, PushRequest, PushRetry, Secret,
 };
-use model::{job::Advice, url_template::UrlTemplate};
+use model::{job::RetryAdvice, url_template::UrlTemplate};
 
-use super::{Context, ContextError, Done, HandlerError, HandlerResult};
+use super::{Context, ContextError, HandlerError, HandlerOutcome, HandlerResult};
 
 /// "Accepted": the work is not done yet.
 const ACCEPTED: u16 = 202;
@@ -39,7 +39,7 @@ pub(crate) struct HttpRule {
 }
 
 /// How this process reaches others: certificates are read once.
-fn network() -> Result<&'static Network, String> {
+fn shared_network() -> Result<&'static Network, String> {
     static NETWORK: OnceLock<Result<Network, String>> = OnceLock::new();
     NETWORK.get_or_init(|| Network::system().map_err(|error| error.to_string())).as_ref().map_err(Clone::clone)
 }
@@ -59,13 +59,13 @@ impl HttpRule {
             concurrency: count(settings.concurrency),
             breaker: BreakerSettings {
                 failures: u32::try_from(settings.breaker_failures).unwrap_or(u32::MAX),
-                open: Duration::from_millis(settings.breaker_open_ms),
+                open_for: Duration::from_millis(settings.breaker_open_ms),
             },
             headers: FixedHeaders::parse(headers).map_err(|error| error.to_string())?,
             answer_limit_bytes: count(settings.answer_limit_bytes),
             ..EndpointSettings::new(url)
         };
-        let endpoint = Endpoint::new(endpoint, network()?).map_err(|error| error.to_string())?;
+        let endpoint = Endpoint::new(endpoint, shared_network()?).map_err(|error| error.to_string())?;
         Ok(Self { settings, endpoint })
     }
 
@@ -76,7 +76,7 @@ impl HttpRule {
     pub(crate) async fn run(&self, context: &Context) -> HandlerResult {
         let token = uuid::Uuid::new_v4().simple().to_string();
         // Before the endpoint knows it: its answer may be on its way before that of this request
-        context.lend(&token).await.map_err(|error| match error {
+        context.issue_callback_token(&token).await.map_err(|error| match error {
             // Not the endpoint's fault, and not the job's
             ContextError::Unavailable(_) => HandlerError::retryable(error.to_string()).with_code("redis_unavailable"),
             error => HandlerError::retryable(error.to_string()),
@@ -99,7 +99,7 @@ impl HttpRule {
         ];
         headers.extend(deadline.as_deref().map(|deadline| ("galley-deadline", deadline)));
         headers.extend(context.traceparent().map(|traceparent| ("traceparent", traceparent)));
-        let request = Request {
+        let request = PushRequest {
             id: &id,
             values: &[("type", job_type), ("queue", queue)],
             headers: &headers,
@@ -108,20 +108,23 @@ impl HttpRule {
         let answer = match self.endpoint.post(request).await {
             Ok(answer) => answer,
             // It was not asked at all. Not all come back at the same moment
-            Err(PushError { retry: Retry::After(delay), message, was_sent: false, .. }) => {
+            Err(PushError { retry: PushRetry::After(delay), message, was_sent: false, .. }) => {
                 let delay = delay.mul_f64(rand::random_range(1.0..1.5));
-                return Ok(Done::NotNow { delay, why: message });
+                return Ok(HandlerOutcome::Snoozed { delay, why: message });
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(to_handler_error(error)),
         };
         if answer.status == ACCEPTED {
-            return Ok(Done::Later { token, lease: Duration::from_millis(self.settings.callback_timeout_ms) });
+            return Ok(HandlerOutcome::AsyncCompletion {
+                token,
+                lease: Duration::from_millis(self.settings.callback_timeout_ms),
+            });
         }
         let result = answer.body.map(|body| body.get().to_owned());
-        Ok(Done::Result(result.filter(|result| result != "null")))
+        Ok(HandlerOutcome::Completed(result.filter(|result| result != "null")))
     }
 
-    pub(crate) fn in_words(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let settings = &self.settings;
         let signed = match settings.secrets.len() {
             0 => "not signed".to_owned(),
@@ -138,11 +141,11 @@ impl HttpRule {
     }
 }
 
-fn failed(error: PushError) -> HandlerError {
+fn to_handler_error(error: PushError) -> HandlerError {
     let advice = match error.retry {
-        Retry::ByPolicy => Advice::ByPolicy,
-        Retry::Never => Advice::Never,
-        Retry::After(delay) => Advice::After(delay),
+        PushRetry::ByPolicy => RetryAdvice::ByPolicy,
+        PushRetry::Never => RetryAdvice::Never,
+        PushRetry::After(delay) => RetryAdvice::After(delay),
     };
     HandlerError::new(error.code, error.message, advice)
 }

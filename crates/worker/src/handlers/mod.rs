@@ -10,29 +10,29 @@ use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Durat
 use common::name::JobType;
 use serde::{Serialize, de::DeserializeOwned};
 
-pub(crate) use error::arguments;
+pub(crate) use error::parse_arguments;
 
 pub use context::{Context, ContextError};
 pub use error::HandlerError;
 
 /// What a handler came to.
 #[derive(Debug)]
-pub(crate) enum Done {
+pub(crate) enum HandlerOutcome {
     /// It succeeded; the result is JSON or nothing.
-    Result(Option<String>),
+    Completed(Option<String>),
     /// It cannot be tried now, and that is not its fault: no attempt is spent.
-    NotNow { delay: Duration, why: String },
+    Snoozed { delay: Duration, why: String },
     /// Another program goes on with it, and ends the attempt with the token it was given.
-    Later {
+    AsyncCompletion {
         token: String,
         /// How long it may be silent.
         lease: Duration,
     },
 }
 
-pub(crate) type HandlerResult = Result<Done, HandlerError>;
-type Running = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
-type Handler = Arc<dyn Fn(Context) -> Running + Send + Sync>;
+pub(crate) type HandlerResult = Result<HandlerOutcome, HandlerError>;
+type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
+type Handler = Arc<dyn Fn(Context) -> HandlerFuture + Send + Sync>;
 
 /// Handlers in Rust, by the type of the jobs that they run.
 #[derive(Clone, Default)]
@@ -45,9 +45,9 @@ impl Handlers {
         F: Fn(Context) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Option<String>, HandlerError>> + Send + 'static,
     {
-        let handler = move |context| -> Running {
+        let handler = move |context| -> HandlerFuture {
             let running = handler(context);
-            Box::pin(async move { running.await.map(Done::Result) })
+            Box::pin(async move { running.await.map(HandlerOutcome::Completed) })
         };
         self.0.insert(job_type.to_owned(), Arc::new(handler));
     }
@@ -64,9 +64,9 @@ impl Handlers {
         self.add(job_type, move |context: Context| {
             let handler = handler.clone();
             async move {
-                let arguments = arguments(&context.args()?)?;
+                let arguments = parse_arguments(&context.args()?)?;
                 let result = handler(context, arguments).await?;
-                to_json(&result)
+                result_to_json(&result)
             }
         });
     }
@@ -102,13 +102,13 @@ impl Handlers {
     pub(crate) async fn run(&self, name: &str, context: Context) -> HandlerResult {
         match self.0.get(name) {
             Some(handler) => handler(context).await,
-            None => Err(HandlerError::not_found(&JobType::clone(context.job_type()))),
+            None => Err(HandlerError::handler_not_found(&JobType::clone(context.job_type()))),
         }
     }
 }
 
 /// A result as JSON; nothing and null are no result.
-fn to_json(result: &impl Serialize) -> Result<Option<String>, HandlerError> {
+fn result_to_json(result: &impl Serialize) -> Result<Option<String>, HandlerError> {
     let json = serde_json::to_string(result)
         .map_err(|error| HandlerError::not_retryable(format!("the result is not JSON: {error}")))?;
     Ok(Some(json).filter(|json| json != "null"))

@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use common::name::JobType;
 
-use super::{Action, Rules};
+use super::{RuleAction, Rules};
 use crate::handlers::{Handlers, command};
 
-impl Action {
-    fn in_words(&self) -> String {
+impl RuleAction {
+    fn describe(&self) -> String {
         match self {
             Self::Handler(name) => format!("runs the handler {name}"),
-            Self::Http(rule) => rule.in_words(),
-            Self::Command(command) => command::in_words(command.settings()),
+            Self::Http(rule) => rule.describe(),
+            Self::Command(command) => command::describe(command.settings()),
         }
     }
 }
@@ -22,14 +22,14 @@ pub(crate) fn check(rules: &Rules, handlers: &Handlers, types: &[JobType]) -> (S
     let mut text = String::new();
     if types.is_empty() {
         for rule in &rules.0 {
-            let _ = writeln!(text, "{} (line {}): {}", rule.pattern.as_str(), rule.line, rule.action.in_words());
+            let _ = writeln!(text, "{} (line {}): {}", rule.pattern.as_str(), rule.line, rule.action.describe());
         }
         let _ = writeln!(text, "any other type: runs the handler of that name, if there is one");
     }
     let mut all_are_run = true;
     for job_type in types {
-        let by = match rules.first_for(job_type) {
-            Some(rule) => format!("rule {} (line {}) {}", rule.pattern.as_str(), rule.line, rule.action.in_words()),
+        let by = match rules.first_match(job_type) {
+            Some(rule) => format!("rule {} (line {}) {}", rule.pattern.as_str(), rule.line, rule.action.describe()),
             None if handlers.contains(job_type.as_str()) => "no rule: runs the handler of that name".to_owned(),
             None => {
                 all_are_run = false;

@@ -2,43 +2,43 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use common::config_file::{self, FileError, Reader};
-use delivery::command::{Command, StandardOutput, WrittenCommand};
+use common::config_file::{self, ConfigFileError, ConfigReader};
+use delivery::command::{Command, CommandSpec, StandardOutput};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Action, Rule, Rules, pattern};
+use super::{Rule, RuleAction, Rules, pattern};
 use crate::{
     handlers::{
         Handlers,
         http::{HttpRule, HttpSettings},
     },
-    rules::pattern::Pattern,
+    rules::pattern::JobTypePattern,
 };
 
 /// Rules in it: each job looks through them.
-const MOST_RULES: usize = 1000;
+const MAX_RULES: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct RulesFile {
     #[serde(default, rename = "rule")]
-    rules: Vec<Spanned<WrittenRule>>,
+    rules: Vec<Spanned<RuleSpec>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenRule {
+struct RuleSpec {
     #[serde(rename = "type")]
     pattern: Spanned<String>,
     handler: Option<Spanned<String>>,
-    http: Option<Spanned<WrittenHttp>>,
-    command: Option<Spanned<WrittenCommand>>,
+    http: Option<Spanned<HttpRuleSpec>>,
+    command: Option<Spanned<CommandSpec>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenHttp {
+struct HttpRuleSpec {
     url: Spanned<String>,
     #[serde(default)]
     secrets: Vec<Spanned<String>>,
@@ -60,59 +60,61 @@ impl Rules {
     ///
     /// # Errors
     /// The file cannot be read, or something in it cannot be used.
-    pub(crate) fn load(path: &Path, handlers: &Handlers, before: &Self) -> Result<Self, FileError> {
+    pub(crate) fn load(path: &Path, handlers: &Handlers, before: &Self) -> Result<Self, ConfigFileError> {
         config_file::load(path, "rules", |reader, written| Self::read(reader, written, handlers, before))
     }
 
-    fn read(reader: &mut Reader<'_>, written: Written, handlers: &Handlers, before: &Self) -> Self {
-        if let Some(rule) = written.rules.get(MOST_RULES) {
-            reader.refuse(rule.span().start, format!("there can be at most {MOST_RULES} rules"));
+    fn read(reader: &mut ConfigReader<'_>, written: RulesFile, handlers: &Handlers, before: &Self) -> Self {
+        if let Some(rule) = written.rules.get(MAX_RULES) {
+            reader.add_problem(rule.span().start, format!("there can be at most {MAX_RULES} rules"));
         }
-        let mut rules = RuleReader { reader, handlers, before };
-        Self(written.rules.into_iter().filter_map(|rule| rules.rule(rule)).collect())
+        let mut rules = RuleReader { reader, handlers, previous: before };
+        Self(written.rules.into_iter().filter_map(|rule| rules.read_rule(rule)).collect())
     }
 }
 
 /// Reads one rule after another.
 struct RuleReader<'a, 'text> {
-    reader: &'a mut Reader<'text>,
+    reader: &'a mut ConfigReader<'text>,
     handlers: &'a Handlers,
-    before: &'a Rules,
+    previous: &'a Rules,
 }
 
 impl RuleReader<'_, '_> {
-    fn rule(&mut self, rule: Spanned<WrittenRule>) -> Option<Rule> {
+    fn read_rule(&mut self, rule: Spanned<RuleSpec>) -> Option<Rule> {
         let at = rule.span().start;
         let rule = rule.into_inner();
-        let pattern = Pattern::parse(rule.pattern.get_ref());
+        let pattern = JobTypePattern::parse(rule.pattern.get_ref());
         if pattern.is_none() {
-            self.reader.refuse(rule.pattern.span().start, format!("type must be {}", pattern::ALLOWED));
+            self.reader.add_problem(rule.pattern.span().start, format!("type must be {}", pattern::ALLOWED));
         }
         let action = match (rule.handler, rule.http, rule.command) {
             (Some(name), None, None) => {
                 if !self.handlers.contains(name.get_ref()) {
-                    self.reader
-                        .refuse(name.span().start, format!("there is no handler {:?} in this worker", name.get_ref()));
+                    self.reader.add_problem(
+                        name.span().start,
+                        format!("there is no handler {:?} in this worker", name.get_ref()),
+                    );
                 }
-                Some(Action::Handler(name.into_inner()))
+                Some(RuleAction::Handler(name.into_inner()))
             }
-            (None, Some(http), None) => self.http(http),
-            (None, None, Some(command)) => self.command(command),
+            (None, Some(http), None) => self.read_http(http),
+            (None, None, Some(command)) => self.read_command(command),
             _ => {
-                self.reader.refuse(at, "a rule must have exactly one of handler, http and command");
+                self.reader.add_problem(at, "a rule must have exactly one of handler, http and command");
                 None
             }
         };
         Some(Rule { line: self.reader.line(at), pattern: pattern?, action: action? })
     }
 
-    fn http(&mut self, written: Spanned<WrittenHttp>) -> Option<Action> {
+    fn read_http(&mut self, written: Spanned<HttpRuleSpec>) -> Option<RuleAction> {
         let at = written.span().start;
         let http = written.into_inner();
-        let headers = http.headers.into_iter().map(|(name, value)| (name, self.resolved(&value))).collect();
+        let headers = http.headers.into_iter().map(|(name, value)| (name, self.resolve_env(&value))).collect();
         let settings = HttpSettings {
             url: http.url.into_inner(),
-            secrets: http.secrets.iter().map(|secret| self.resolved(secret)).collect(),
+            secrets: http.secrets.iter().map(|secret| self.resolve_env(secret)).collect(),
             headers,
             timeout_ms: self.reader.number("timeout_ms", http.timeout_ms, 30_000, 1, 3_600_000),
             connect_timeout_ms: self.reader.number("connect_timeout_ms", http.connect_timeout_ms, 5000, 1, 60_000),
@@ -129,30 +131,30 @@ impl RuleReader<'_, '_> {
             breaker_open_ms: self.reader.number("breaker_open_ms", http.breaker_open_ms, 30_000, 100, 3_600_000),
             answer_limit_bytes: self.reader.number("answer_limit_bytes", http.answer_limit_bytes, 1 << 20, 1, 16 << 20),
         };
-        let same = self.before.0.iter().find_map(|rule| match &rule.action {
-            Action::Http(rule) if *rule.settings() == settings => Some(rule.clone()),
+        let same = self.previous.0.iter().find_map(|rule| match &rule.action {
+            RuleAction::Http(rule) if *rule.settings() == settings => Some(rule.clone()),
             _ => None,
         });
         let rule = same.map_or_else(|| HttpRule::new(settings).map(Arc::new), Ok);
-        rule.map(Action::Http).map_err(|problem| self.reader.refuse(at, problem)).ok()
+        rule.map(RuleAction::Http).map_err(|problem| self.reader.add_problem(at, problem)).ok()
     }
 
-    fn command(&mut self, written: Spanned<WrittenCommand>) -> Option<Action> {
+    fn read_command(&mut self, written: Spanned<CommandSpec>) -> Option<RuleAction> {
         let at = written.span().start;
         let settings = written.into_inner().read(self.reader);
-        let same = self.before.0.iter().find_map(|rule| match &rule.action {
-            Action::Command(command) if *command.settings() == settings => Some(command.clone()),
+        let same = self.previous.0.iter().find_map(|rule| match &rule.action {
+            RuleAction::Command(command) if *command.settings() == settings => Some(command.clone()),
             _ => None,
         });
         let command = same.map_or_else(|| Command::new(settings, StandardOutput::Result).map(Arc::new), Ok);
-        command.map(Action::Command).map_err(|problem| self.reader.refuse(at, problem)).ok()
+        command.map(RuleAction::Command).map_err(|problem| self.reader.add_problem(at, problem)).ok()
     }
 
     /// A text, or what the variable has that it names: `env:NAME` keeps secrets out of the file.
-    fn resolved(&mut self, value: &Spanned<String>) -> String {
+    fn resolve_env(&mut self, value: &Spanned<String>) -> String {
         let Some(name) = value.get_ref().strip_prefix("env:") else { return value.get_ref().clone() };
         std::env::var(name).unwrap_or_else(|_| {
-            self.reader.refuse(value.span().start, format!("the variable {name} is not set"));
+            self.reader.add_problem(value.span().start, format!("the variable {name} is not set"));
             String::new()
         })
     }
@@ -170,14 +172,15 @@ mod tests {
         handlers
     }
 
-    fn parse(text: &str) -> Result<Rules, Vec<config_file::Problem>> {
-        let read = |reader: &mut Reader<'_>, written| Rules::read(reader, written, &handlers(), &Rules::default());
+    fn parse(text: &str) -> Result<Rules, Vec<config_file::ConfigProblem>> {
+        let read =
+            |reader: &mut ConfigReader<'_>, written| Rules::read(reader, written, &handlers(), &Rules::default());
         config_file::parse(text, read)
     }
 
     fn problems(text: &str) -> Vec<String> {
         let problems = parse(text).err().unwrap_or_default();
-        problems.iter().map(|problem| format!("{}: {}", problem.line, problem.what)).collect()
+        problems.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
     }
 
     #[test]
@@ -187,7 +190,7 @@ mod tests {
         )
         .expect("rules");
         let name = |job_type: &str| match rules.action_for(&job_type.parse().expect("a type")) {
-            Action::Handler(name) => name,
+            RuleAction::Handler(name) => name,
             _ => panic!("a handler"),
         };
         assert_eq!([name("a.b"), name("a.c"), name("other")], ["test.noop", "test.echo", "other"]);
@@ -242,7 +245,7 @@ stop_grace_ms = 600001
             let found = problems(text);
             assert!(found.len() == 1 && found[0].starts_with(&format!("{line}: ")), "{text}: {found:?}");
         }
-        let many = "[[rule]]\ntype = \"a\"\nhandler = \"test.noop\"\n".repeat(MOST_RULES + 1);
+        let many = "[[rule]]\ntype = \"a\"\nhandler = \"test.noop\"\n".repeat(MAX_RULES + 1);
         assert!(problems(&many)[0].contains("at most 1000 rules"));
     }
 

@@ -14,12 +14,12 @@ mod reload;
 
 use std::sync::Arc;
 
-use common::{name::JobType, reloadable::InForce};
+use common::{name::JobType, reloadable::Reloadable};
 use delivery::command::Command;
 
 pub(crate) use describe::check;
-use pattern::Pattern;
-pub(crate) use reload::{load, on_signal};
+use pattern::JobTypePattern;
+pub(crate) use reload::{load, reload_on_sighup};
 
 use crate::handlers::{Context, HandlerResult, Handlers, command, http::HttpRule};
 
@@ -30,13 +30,13 @@ pub(crate) struct Rules(Vec<Rule>);
 struct Rule {
     /// Where it begins in the file, from 1.
     line: usize,
-    pattern: Pattern,
-    action: Action,
+    pattern: JobTypePattern,
+    action: RuleAction,
 }
 
 /// What a rule does with a job.
 #[derive(Clone)]
-enum Action {
+enum RuleAction {
     /// Runs the handler in Rust of that name.
     Handler(String),
     /// Sends it to an endpoint.
@@ -46,29 +46,29 @@ enum Action {
 }
 
 impl Rules {
-    fn first_for(&self, job_type: &JobType) -> Option<&Rule> {
+    fn first_match(&self, job_type: &JobType) -> Option<&Rule> {
         self.0.iter().find(|rule| rule.pattern.matches(job_type.as_str()))
     }
 
     /// What is to be done with jobs of a type; without a rule that is the handler of that name, if there is one.
-    fn action_for(&self, job_type: &JobType) -> Action {
-        self.first_for(job_type).map_or_else(|| Action::Handler(job_type.to_string()), |rule| rule.action.clone())
+    fn action_for(&self, job_type: &JobType) -> RuleAction {
+        self.first_match(job_type).map_or_else(|| RuleAction::Handler(job_type.to_string()), |rule| rule.action.clone())
     }
 }
 
 /// How jobs are run in this process.
-pub(crate) struct Dispatch {
+pub(crate) struct Dispatcher {
     pub(crate) handlers: Handlers,
-    pub(crate) rules: InForce<Rules>,
+    pub(crate) rules: Reloadable<Rules>,
 }
 
-impl Dispatch {
+impl Dispatcher {
     /// Runs a job. Rules that are replaced meanwhile are not felt by it.
     pub(crate) async fn run(&self, context: Context) -> HandlerResult {
-        match self.rules.now().action_for(context.job_type()) {
-            Action::Handler(name) => self.handlers.run(&name, context).await,
-            Action::Http(rule) => rule.run(&context).await,
-            Action::Command(command) => command::run(&command, &context).await,
+        match self.rules.current().action_for(context.job_type()) {
+            RuleAction::Handler(name) => self.handlers.run(&name, context).await,
+            RuleAction::Http(rule) => rule.run(&context).await,
+            RuleAction::Command(command) => command::run(&command, &context).await,
         }
     }
 }

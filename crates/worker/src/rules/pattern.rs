@@ -4,23 +4,23 @@ use wildmatch::WildMatchPattern;
 
 /// A pattern over job types.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
+pub(super) struct JobTypePattern {
     text: String,
     // Types have no question marks, so no character is left for that
     matcher: WildMatchPattern<'*', '\0'>,
 }
 
 /// Longest pattern in bytes: that of a type.
-const LONGEST: usize = 255;
+const MAX_BYTES: usize = 255;
 
 /// What a pattern may be.
 pub(super) const ALLOWED: &str = "a job type such as email.send, in which * stands for any characters: at most 255 of a-z, 0-9, '.', '_', '-' and '*'";
 
-impl Pattern {
+impl JobTypePattern {
     /// None when no type could look like that.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-*".contains(&byte);
-        let is_pattern = (1..=LONGEST).contains(&text.len()) && text.bytes().all(is_allowed);
+        let is_pattern = (1..=MAX_BYTES).contains(&text.len()) && text.bytes().all(is_allowed);
         is_pattern.then(|| Self { text: text.to_owned(), matcher: WildMatchPattern::new(text) })
     }
 
@@ -46,7 +46,7 @@ mod tests {
             ("*.v2", vec!["email.v2"], vec!["email.v20"]),
             ("a*b*c", vec!["abc", "a.b.b.c"], vec!["ab", "abcd"]),
         ] {
-            let parsed = Pattern::parse(pattern).expect("a pattern");
+            let parsed = JobTypePattern::parse(pattern).expect("a pattern");
             assert!(matching.iter().all(|name| parsed.matches(name)), "{pattern} {matching:?}");
             assert!(!others.iter().any(|name| parsed.matches(name)), "{pattern} {others:?}");
         }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn what_no_type_looks_like_is_no_pattern() {
         for text in ["", "a b", "a?", "a/b", "é", &"a".repeat(256)] {
-            assert!(Pattern::parse(text).is_none(), "{text:?}");
+            assert!(JobTypePattern::parse(text).is_none(), "{text:?}");
         }
     }
 }

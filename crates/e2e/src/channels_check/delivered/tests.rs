@@ -4,23 +4,23 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_millis(100);
 
-fn at(sequence: u64) -> Position {
-    Position { epoch: 5, sequence }
+fn at(sequence: u64) -> CheckedPosition {
+    CheckedPosition { epoch: 5, sequence }
 }
 
-fn mark(number: u64) -> Mark {
-    Mark { publisher: 1, number }
+fn mark(number: u64) -> MessageTag {
+    MessageTag { publisher: 1, number }
 }
 
 /// Numbers 0 to 4 at positions 5-0 to 5-4.
-fn history() -> Vec<(Position, Mark)> {
+fn history() -> Vec<(CheckedPosition, MessageTag)> {
     (0..5).map(|number| (at(number), mark(number))).collect()
 }
 
 /// Times count from one moment.
-struct Clock(Instant);
+struct CheckClock(Instant);
 
-impl Clock {
+impl CheckClock {
     fn new() -> Self {
         Self(Instant::now())
     }
@@ -30,107 +30,107 @@ impl Clock {
     }
 
     /// A delivery that takes ten milliseconds.
-    fn delivery(&self, ms: u64, number: u64, response: Response) -> Delivery {
+    fn delivery(&self, ms: u64, number: u64, response: CheckedResponse) -> CheckedDelivery {
         let (began, ended) = (self.ms(ms), self.ms(ms + 10));
-        Delivery { position: at(number), mark: mark(number), attempt: 1, worker: 0, began, ended, response }
+        CheckedDelivery { position: at(number), tag: mark(number), attempt: 1, worker: 0, started_at: began, ended_at: ended, response }
     }
 
     /// All of them, accepted, 20 ms apart.
-    fn all(&self) -> Vec<Delivery> {
-        (0..5).map(|number| self.delivery(number * 20, number, Response::Accepted)).collect()
+    fn all_deliveries(&self) -> Vec<CheckedDelivery> {
+        (0..5).map(|number| self.delivery(number * 20, number, CheckedResponse::Accepted)).collect()
     }
 
-    fn strike(&self, fault: Fault, worker: Option<usize>, from: u64, to: u64) -> Strike {
-        Strike { fault, worker, from: self.ms(from), to: self.ms(to) }
+    fn strike(&self, fault: Fault, worker: Option<usize>, from: u64, to: u64) -> FaultWindow {
+        FaultWindow { fault, worker, from: self.ms(from), to: self.ms(to) }
     }
 }
 
-fn judge(deliveries: &[Delivery], strikes: &[Strike]) -> Tally {
-    judge_deliveries(&history(), deliveries, strikes, DEADLINE)
+fn check(deliveries: &[CheckedDelivery], strikes: &[FaultWindow]) -> DeliveryTally {
+    check_deliveries(&history(), deliveries, strikes, DEADLINE)
 }
 
 #[test]
 fn everything_once_is_right() {
-    let all = Clock::new().all();
-    assert_eq!(judge(&all, &[]), Tally { accepted: 5, ..Tally::default() });
-    assert_eq!(judge_order(&history(), &all), Vec::<String>::new());
+    let all = CheckClock::new().all_deliveries();
+    assert_eq!(check(&all, &[]), DeliveryTally { accepted: 5, ..DeliveryTally::default() });
+    assert_eq!(check_order(&history(), &all), Vec::<String>::new());
 }
 
 #[test]
 fn what_never_came_and_what_was_never_accepted_is_lost() {
-    let clock = Clock::new();
-    let mut all = clock.all();
+    let clock = CheckClock::new();
+    let mut all = clock.all_deliveries();
     all.remove(2);
-    assert_eq!(judge(&all, &[]).findings, ["publisher 1 number 2 at 5-2 was never delivered"]);
-    for response in [Response::Refused, Response::HungUp, Response::Unheard] {
-        let mut all = clock.all();
+    assert_eq!(check(&all, &[]).findings, ["publisher 1 number 2 at 5-2 was never delivered"]);
+    for response in [CheckedResponse::Refused, CheckedResponse::ConnectionClosed, CheckedResponse::ClientGone] {
+        let mut all = clock.all_deliveries();
         all[4].response = response;
-        let tally = judge(&all, &[]);
+        let tally = check(&all, &[]);
         assert!(tally.findings[0].contains("given up after") && tally.accepted == 4, "{tally:?}");
     }
 }
 
 #[test]
 fn what_the_history_does_not_have_or_has_otherwise_is_found() {
-    let clock = Clock::new();
-    let mut all = clock.all();
-    all.push(clock.delivery(200, 9, Response::Accepted));
-    assert!(judge(&all, &[]).findings[0].contains("where the history has nothing"));
-    let mut all = clock.all();
-    all[1].mark = mark(3);
-    let findings = judge(&all, &[]).findings;
+    let clock = CheckClock::new();
+    let mut all = clock.all_deliveries();
+    all.push(clock.delivery(200, 9, CheckedResponse::Accepted));
+    assert!(check(&all, &[]).findings[0].contains("where the history has nothing"));
+    let mut all = clock.all_deliveries();
+    all[1].tag = mark(3);
+    let findings = check(&all, &[]).findings;
     assert!(findings.iter().any(|text| text.contains("where the history has publisher 1 number 1")), "{findings:?}");
 }
 
 #[test]
 fn what_comes_again_after_no_success_is_explained_by_that() {
-    for response in [Response::Refused, Response::HungUp, Response::Unheard] {
-        let clock = Clock::new();
-        let mut all = clock.all();
+    for response in [CheckedResponse::Refused, CheckedResponse::ConnectionClosed, CheckedResponse::ClientGone] {
+        let clock = CheckClock::new();
+        let mut all = clock.all_deliveries();
         all[4].response = response;
-        all.push(clock.delivery(500, 4, Response::Accepted));
-        let tally = judge(&all, &[]);
-        assert_eq!((tally.again, tally.findings), (BTreeMap::from([(Cause::NotAccepted, 1)]), vec![]), "{response:?}");
+        all.push(clock.delivery(500, 4, CheckedResponse::Accepted));
+        let tally = check(&all, &[]);
+        assert_eq!((tally.redeliveries, tally.findings), (BTreeMap::from([(RedeliveryCause::NotAccepted, 1)]), vec![]), "{response:?}");
     }
 }
 
 #[test]
 fn the_retry_of_what_failed_is_explained_even_if_it_was_handed_out_and_accepted_meanwhile() {
-    let clock = Clock::new();
-    let mut all = clock.all();
-    all[4].response = Response::Refused;
-    all.push(clock.delivery(200, 4, Response::Accepted));
-    let retry = |attempt| Delivery { attempt, ..clock.delivery(500, 4, Response::Accepted) };
-    let again = |attempt| judge(&[all.clone(), vec![retry(attempt)]].concat(), &[]).again;
-    assert_eq!(again(2), BTreeMap::from([(Cause::NotAccepted, 2)]));
+    let clock = CheckClock::new();
+    let mut all = clock.all_deliveries();
+    all[4].response = CheckedResponse::Refused;
+    all.push(clock.delivery(200, 4, CheckedResponse::Accepted));
+    let retry = |attempt| CheckedDelivery { attempt, ..clock.delivery(500, 4, CheckedResponse::Accepted) };
+    let again = |attempt| check(&[all.clone(), vec![retry(attempt)]].concat(), &[]).redeliveries;
+    assert_eq!(again(2), BTreeMap::from([(RedeliveryCause::NotAccepted, 2)]));
     for attempt in [1, 3] {
-        assert_eq!(again(attempt), BTreeMap::from([(Cause::NotAccepted, 1), (Cause::Unexplained, 1)]), "{attempt}");
+        assert_eq!(again(attempt), BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::Unexplained, 1)]), "{attempt}");
     }
 }
 
 #[test]
 fn what_is_handed_out_anew_though_its_retry_was_accepted_is_explained_by_what_broke_whoever_had_it_first() {
-    let clock = Clock::new();
-    let mut all = clock.all();
+    let clock = CheckClock::new();
+    let mut all = clock.all_deliveries();
     // It fails at worker 0, goes on as a job, passes at worker 1, and comes again as if nothing had been
-    all[4].response = Response::Refused;
-    all.push(Delivery { attempt: 2, worker: 1, ..clock.delivery(300, 4, Response::Accepted) });
-    all.push(clock.delivery(500, 4, Response::Accepted));
-    let again = |worker| judge(&all, &[clock.strike(Fault::KillWorker, Some(worker), 100, 120)]).again;
-    assert_eq!(again(0), BTreeMap::from([(Cause::NotAccepted, 1), (Cause::Broken(Fault::KillWorker), 1)]));
-    assert_eq!(again(1), BTreeMap::from([(Cause::NotAccepted, 1), (Cause::Unexplained, 1)]), "of its own it had none");
+    all[4].response = CheckedResponse::Refused;
+    all.push(CheckedDelivery { attempt: 2, worker: 1, ..clock.delivery(300, 4, CheckedResponse::Accepted) });
+    all.push(clock.delivery(500, 4, CheckedResponse::Accepted));
+    let again = |worker| check(&all, &[clock.strike(Fault::KillWorker, Some(worker), 100, 120)]).redeliveries;
+    assert_eq!(again(0), BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::DuringFault(Fault::KillWorker), 1)]));
+    assert_eq!(again(1), BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::Unexplained, 1)]), "of its own it had none");
 }
 
 #[test]
 fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and_by_nothing_else() {
-    let clock = Clock::new();
-    let mut all = clock.all();
+    let clock = CheckClock::new();
+    let mut all = clock.all_deliveries();
     // Accepted at 90 ms, and again at 500 ms
-    all.push(clock.delivery(500, 4, Response::Accepted));
-    let cause = |strike: Strike| {
-        let tally = judge(&all, &[strike]);
-        assert_eq!((tally.again.len(), tally.accepted, tally.findings.len()), (1, 5, 0));
-        tally.again.into_keys().next().expect("one")
+    all.push(clock.delivery(500, 4, CheckedResponse::Accepted));
+    let cause = |strike: FaultWindow| {
+        let tally = check(&all, &[strike]);
+        assert_eq!((tally.redeliveries.len(), tally.accepted, tally.findings.len()), (1, 5, 0));
+        tally.redeliveries.into_keys().next().expect("one")
     };
     for (fault, worker, from, to) in [
         (Fault::KillWorker, Some(0), 85, 120),
@@ -138,7 +138,7 @@ fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and
         (Fault::KillRedis, None, 189, 400),
         (Fault::CutCommands, None, 90, 90),
     ] {
-        assert_eq!(cause(clock.strike(fault, worker, from, to)), Cause::Broken(fault));
+        assert_eq!(cause(clock.strike(fault, worker, from, to)), RedeliveryCause::DuringFault(fault));
     }
     for (fault, worker, from, to) in [
         (Fault::KillWorker, Some(1), 85, 120),
@@ -147,59 +147,59 @@ fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and
         (Fault::KillGateway, None, 85, 120),
         (Fault::CutReaders, None, 85, 120),
     ] {
-        assert_eq!(cause(clock.strike(fault, worker, from, to)), Cause::Unexplained, "{fault:?} {from}");
+        assert_eq!(cause(clock.strike(fault, worker, from, to)), RedeliveryCause::Unexplained, "{fault:?} {from}");
     }
-    let text = judge(&all, &[]).unexplained.join("\n");
+    let text = check(&all, &[]).unexplained.join("\n");
     assert!(text.contains("number 4 at 5-4 was accepted from worker 0") && text.contains("410ms later"), "{text}");
 }
 
 #[test]
 fn in_order_a_message_may_come_again_until_the_next_one_is_accepted() {
-    let clock = Clock::new();
-    let mut all = vec![clock.delivery(0, 0, Response::Refused), clock.delivery(20, 0, Response::Accepted)];
-    all.push(clock.delivery(40, 0, Response::Accepted));
-    all.push(clock.delivery(60, 1, Response::HungUp));
-    all.push(clock.delivery(80, 0, Response::Accepted));
-    assert_eq!(judge_order(&history(), &all), Vec::<String>::new());
+    let clock = CheckClock::new();
+    let mut all = vec![clock.delivery(0, 0, CheckedResponse::Refused), clock.delivery(20, 0, CheckedResponse::Accepted)];
+    all.push(clock.delivery(40, 0, CheckedResponse::Accepted));
+    all.push(clock.delivery(60, 1, CheckedResponse::ConnectionClosed));
+    all.push(clock.delivery(80, 0, CheckedResponse::Accepted));
+    assert_eq!(check_order(&history(), &all), Vec::<String>::new());
 }
 
 #[test]
 fn overtaking_is_found() {
-    let clock = Clock::new();
+    let clock = CheckClock::new();
     // In front of one that failed
-    let mut all = clock.all();
-    all[1].response = Response::Refused;
+    let mut all = clock.all_deliveries();
+    all[1].response = CheckedResponse::Refused;
     all.truncate(3);
-    assert_eq!(judge_order(&history(), &all), ["worker 0 delivered 5-2 before 5-1 was accepted"]);
+    assert_eq!(check_order(&history(), &all), ["worker 0 delivered 5-2 before 5-1 was accepted"]);
     // While the one before is under way
-    let mut all = clock.all();
-    all[1].ended = clock.ms(45);
-    assert_eq!(judge_order(&history(), &all), ["worker 0 delivered 5-2 before 5-1 was accepted"]);
+    let mut all = clock.all_deliveries();
+    all[1].ended_at = clock.ms(45);
+    assert_eq!(check_order(&history(), &all), ["worker 0 delivered 5-2 before 5-1 was accepted"]);
     // In front of one that is skipped, and so on
-    let mut all = clock.all();
+    let mut all = clock.all_deliveries();
     all.remove(3);
-    assert_eq!(judge_order(&history(), &all), ["worker 0 delivered 5-4 before 5-3 was accepted"]);
+    assert_eq!(check_order(&history(), &all), ["worker 0 delivered 5-4 before 5-3 was accepted"]);
     // Again, when the one behind it has been accepted
-    let mut all = clock.all();
-    all.push(clock.delivery(200, 3, Response::Accepted));
-    assert_eq!(judge_order(&history(), &all), ["worker 0 delivered 5-3 after 5-4 had been accepted"]);
+    let mut all = clock.all_deliveries();
+    all.push(clock.delivery(200, 3, CheckedResponse::Accepted));
+    assert_eq!(check_order(&history(), &all), ["worker 0 delivered 5-3 after 5-4 had been accepted"]);
 }
 
 #[test]
 fn a_message_is_one_job() {
-    let one_each: Vec<Position> = (0..5).map(at).collect();
-    assert_eq!(judge_jobs(&history(), &one_each), Vec::<String>::new());
+    let one_each: Vec<CheckedPosition> = (0..5).map(at).collect();
+    assert_eq!(check_jobs(&history(), &one_each), Vec::<String>::new());
     let mut jobs = one_each.clone();
     jobs.push(at(2));
-    assert_eq!(judge_jobs(&history(), &jobs), ["publisher 1 number 2 at 5-2 became 2 jobs"]);
-    assert_eq!(judge_jobs(&history(), &one_each[1..]), ["publisher 1 number 0 at 5-0 became 0 jobs"]);
-    let jobs: Vec<Position> = (0..6).map(at).collect();
-    assert_eq!(judge_jobs(&history(), &jobs), ["there is a job for 5-5, where the history has nothing"]);
+    assert_eq!(check_jobs(&history(), &jobs), ["publisher 1 number 2 at 5-2 became 2 jobs"]);
+    assert_eq!(check_jobs(&history(), &one_each[1..]), ["publisher 1 number 0 at 5-0 became 0 jobs"]);
+    let jobs: Vec<CheckedPosition> = (0..6).map(at).collect();
+    assert_eq!(check_jobs(&history(), &jobs), ["there is a job for 5-5, where the history has nothing"]);
 }
 
 #[test]
 fn what_is_wrong_many_times_is_counted() {
     let findings =
-        judge_deliveries(&(0..50).map(|n| (at(n), mark(n))).collect::<Vec<_>>(), &[], &[], DEADLINE).findings;
+        check_deliveries(&(0..50).map(|n| (at(n), mark(n))).collect::<Vec<_>>(), &[], &[], DEADLINE).findings;
     assert_eq!((findings.len(), findings[10].as_str()), (11, "and 40 more of this kind"));
 }

@@ -12,23 +12,23 @@ use model::message::{
     continuity::{Continuity, Gap},
 };
 use serde::Deserialize;
-use store::channels::{Page, Start, Told};
+use store::channels::{ChannelPage, ReaderStart, ReaderEvent};
 
 use super::{parse_since, unknown_position};
 use crate::{
     error::ApiError,
-    routes::{Answer, bounded},
+    routes::{ApiResult, parse_bounded},
     startup::Services,
 };
 
 /// Messages on a page that does not say how many.
-const USUAL_PAGE: usize = 100;
+const DEFAULT_PAGE_SIZE: usize = 100;
 /// Messages on a page.
-const LARGEST_PAGE: usize = 1000;
+const MAX_PAGE_SIZE: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Query {
+pub(crate) struct ChannelHistoryQuery {
     after: Option<String>,
     since: Option<String>,
     limit: Option<String>,
@@ -39,33 +39,33 @@ pub(crate) struct Query {
 pub(crate) async fn history(
     services: web::Data<Services>,
     channel: web::Path<String>,
-    query: web::Query<Query>,
-) -> Answer {
+    query: web::Query<ChannelHistoryQuery>,
+) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
-    let most = bounded("limit", query.limit.as_deref(), USUAL_PAGE, LARGEST_PAGE)?;
-    let wait = query.wait(&services)?;
-    let asked = begin(&services, &channel, &query).await?;
+    let most = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
+    let wait = query.parse_wait(&services)?;
+    let asked = start_position(&services, &channel, &query).await?;
     // Who does not say where it was asks for what there is
-    let gap = |asked, page: &Page| page.gap(asked).filter(|_| query.says_where());
-    let page = services.redis.channel_page(&channel, asked, most).await?;
+    let gap = |asked, page: &ChannelPage| page.gap(asked).filter(|_| query.has_start());
+    let page = services.redis.read_channel_page(&channel, asked, most).await?;
     if page.continuity == Continuity::Unknown {
         return Err(unknown_position(&channel, &asked.to_string()));
     }
     if !wait.is_zero() && page.messages.is_empty() && gap(asked, &page).is_none() {
-        let after = page.after;
-        something_to_read(&services, &channel, after, wait).await?;
-        let page = services.redis.channel_page(&channel, after, most).await?;
-        return Ok(shown(&channel, &page, gap(after, &page)));
+        let after = page.read_up_to;
+        wait_for_message(&services, &channel, after, wait).await?;
+        let page = services.redis.read_channel_page(&channel, after, most).await?;
+        return Ok(page_response(&channel, &page, gap(after, &page)));
     }
-    Ok(shown(&channel, &page, gap(asked, &page)))
+    Ok(page_response(&channel, &page, gap(asked, &page)))
 }
 
-impl Query {
-    fn says_where(&self) -> bool {
+impl ChannelHistoryQuery {
+    fn has_start(&self) -> bool {
         self.after.is_some() || self.since.is_some()
     }
 
-    fn wait(&self, services: &Services) -> Result<Duration, ApiError> {
+    fn parse_wait(&self, services: &Services) -> Result<Duration, ApiError> {
         let most = services.settings.gateway.max_wait.as_millis();
         let Some(text) = &self.wait_ms else { return Ok(Duration::ZERO) };
         let wait = text.parse::<u64>().ok().filter(|wait| u128::from(*wait) <= most);
@@ -76,20 +76,20 @@ impl Query {
 }
 
 /// Returns when there is something behind a position, when the time is over or when the gateway stops.
-async fn something_to_read(
+async fn wait_for_message(
     services: &Services,
     channel: &ChannelName,
     after: Position,
     wait: Duration,
 ) -> Result<(), ApiError> {
-    let _place = services.waiting.place()?;
-    let mut reader = super::reader(services)?;
-    reader.add(channel, Start::After(after)).await??;
+    let _place = services.job_waiters.try_acquire()?;
+    let mut reader = super::open_reader(services)?;
+    reader.add_channel(channel, ReaderStart::After(after)).await??;
     let told = async {
         loop {
             // What has no position is not kept: it is nothing to read
             match reader.next().await {
-                Told::Message(message) if message.position.is_none() => {}
+                ReaderEvent::Message(message) if message.position.is_none() => {}
                 _ => break,
             }
         }
@@ -102,23 +102,27 @@ async fn something_to_read(
     Ok(())
 }
 
-async fn begin(services: &Services, channel: &ChannelName, query: &Query) -> Result<Position, ApiError> {
+async fn start_position(
+    services: &Services,
+    channel: &ChannelName,
+    query: &ChannelHistoryQuery,
+) -> Result<Position, ApiError> {
     match (&query.after, &query.since) {
         (Some(_), Some(_)) => Err(ApiError::invalid("give either after or since")),
         (Some(after), None) => Ok(after.parse()?),
         (None, Some(since)) => {
             let at = parse_since(services, since).await?;
-            Ok(services.redis.channel_kept_since(channel, at).await?)
+            Ok(services.redis.retained_channel_position_at(channel, at).await?)
         }
         (None, None) => Ok(Position::START),
     }
 }
 
-fn shown(channel: &ChannelName, page: &Page, gap: Option<Gap>) -> HttpResponse {
+fn page_response(channel: &ChannelName, page: &ChannelPage, gap: Option<Gap>) -> HttpResponse {
     let messages: Vec<String> = page.messages.iter().map(|message| message.to_json(channel)).collect();
     let mut json = ObjectWriter::with_capacity(messages.iter().map(String::len).sum::<usize>() + 256);
     json.raw("messages", &format!("[{}]", messages.join(",")));
-    json.text("next", &page.after.to_string()).raw("more", if page.is_more { "true" } else { "false" });
+    json.text("next", &page.read_up_to.to_string()).raw("more", if page.has_more { "true" } else { "false" });
     if let Some(gap) = gap {
         json.raw("gap", &gap.to_json());
     }

@@ -8,33 +8,33 @@ use store::channels::ChannelInfo;
 
 use crate::{
     error::ApiError,
-    routes::{Answer, bounded, subscriptions::of_channel},
+    routes::{ApiResult, parse_bounded, subscriptions::channel_subscriptions},
     startup::Services,
 };
 
 /// Channels on a page that does not say how many.
-const USUAL_PAGE: usize = 50;
+const DEFAULT_PAGE_SIZE: usize = 50;
 /// Channels on a page: each is looked at.
-const LARGEST_PAGE: usize = 100;
+const MAX_PAGE_SIZE: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Query {
+pub(crate) struct ListChannelsQuery {
     after: Option<String>,
     limit: Option<String>,
 }
 
 /// Channels by name. One whose history is gone is left out, so a page may have fewer than were asked for, and `next` says
 /// whether there are more.
-pub(crate) async fn list(services: web::Data<Services>, query: web::Query<Query>) -> Answer {
-    let most = bounded("limit", query.limit.as_deref(), USUAL_PAGE, LARGEST_PAGE)?;
+pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListChannelsQuery>) -> ApiResult {
+    let most = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
-    let names = services.redis.channels(after.as_ref(), most).await?;
-    let readers = services.channels.readers_of(&names).await?;
+    let names = services.redis.list_channels(after.as_ref(), most).await?;
+    let readers = services.channels.count_readers(&names).await?;
     let mut channels = Vec::with_capacity(names.len());
     for (name, readers) in names.iter().zip(readers) {
         if let Some(info) = services.redis.channel_info(name).await? {
-            channels.push(shown(&services, name, &info, readers));
+            channels.push(channel_json(&services, name, &info, readers));
         }
     }
     let next = names.last().filter(|_| names.len() == most);
@@ -42,27 +42,27 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<Query>
 }
 
 /// One channel, with the subscriptions that have it.
-pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> Answer {
+pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
     let info = services.redis.channel_info(&channel).await?;
     let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
-    let readers = services.channels.readers_of(std::slice::from_ref(&channel)).await?;
-    let mut shown = shown(&services, &channel, &info, readers.iter().sum());
-    let (subscriptions, total) = of_channel(&services, &channel).await?;
+    let readers = services.channels.count_readers(std::slice::from_ref(&channel)).await?;
+    let mut shown = channel_json(&services, &channel, &info, readers.iter().sum());
+    let (subscriptions, total) = channel_subscriptions(&services, &channel).await?;
     shown["subscriptions"] = subscriptions.into();
     shown["subscriptions_total"] = total.into();
     Ok(HttpResponse::Ok().json(json!({ "channel": shown })))
 }
 
-fn shown(services: &Services, name: &ChannelName, info: &ChannelInfo, readers: usize) -> Value {
-    let kept = services.settings.channels.retention.of(name);
+fn channel_json(services: &Services, name: &ChannelName, info: &ChannelInfo, readers: usize) -> Value {
+    let kept = services.settings.channels.retention.for_channel(name);
     json!({
         "name": name,
         "head": info.head.to_string(),
-        "first": info.first.map(|position| position.to_string()),
+        "first": info.oldest.map(|position| position.to_string()),
         "length": info.length,
         "bytes": info.bytes,
-        "last_published_at": info.last_at.map(time::format),
+        "last_published_at": info.last_published_at.map(time::format),
         "messages_per_minute": info.per_minute,
         "readers": readers,
         "retention": {

@@ -8,41 +8,41 @@ mod ws;
 
 pub(super) use history::history;
 pub(super) use list::{list, show};
-pub(super) use publish::{publish, publish_many};
-pub(super) use stream::{many, one};
+pub(super) use publish::{publish, publish_batch};
+pub(super) use stream::{stream_channel, stream_channels};
 pub(super) use ws::connect;
 
 use common::{
     name::ChannelName,
     time::{self, Millis},
 };
-use store::channels::{MOST_CHANNELS, MOST_PATTERNS, Reader, TooManyRead};
+use store::channels::{MAX_CHANNELS, MAX_PATTERNS, ChannelReader, ReaderLimitExceeded};
 
 use crate::{
-    error::{ApiError, Code},
+    error::{ApiError, ErrorCode},
     startup::Services,
 };
 
 /// The moment that `since` means.
 pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Millis, ApiError> {
-    let now = services.redis.clock().await?;
+    let now = services.redis.server_time().await?;
     time::parse_past(since, now).map_err(|error| ApiError::invalid(format!("since {error}")))
 }
 
 /// A reader, if there may be one more.
-fn reader(services: &Services) -> Result<Reader, ApiError> {
-    services.channels.reader().ok_or_else(|| {
+fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
+    services.channels.open_reader().ok_or_else(|| {
         let most = services.settings.channels.max_readers;
         ApiError::new(
-            Code::TooManyReaders,
+            ErrorCode::TooManyReaders,
             format!("{most} streams of messages are open, which is channels.max_readers"),
         )
     })
 }
 
-impl From<TooManyRead> for ApiError {
-    fn from(_: TooManyRead) -> Self {
-        Self::invalid(format!("a stream may have at most {MOST_CHANNELS} channels and {MOST_PATTERNS} patterns"))
+impl From<ReaderLimitExceeded> for ApiError {
+    fn from(_: ReaderLimitExceeded) -> Self {
+        Self::invalid(format!("a stream may have at most {MAX_CHANNELS} channels and {MAX_PATTERNS} patterns"))
     }
 }
 
@@ -52,5 +52,5 @@ pub(super) fn unknown_position(channel: &ChannelName, given: &str) -> ApiError {
     let message = format!(
         "{given} is not the id of a message of {channel}: it is of another channel, or of messages that redis has lost"
     );
-    ApiError::new(Code::UnknownPosition, message)
+    ApiError::new(ErrorCode::UnknownPosition, message)
 }

@@ -8,43 +8,43 @@ use actix_web::{
 use common::{json, name::ChannelName};
 use model::message::{MessageError, NewMessage, check_content_type, cloud_event, essence, item};
 use serde_json::{Value, json, value::RawValue};
-use store::channels::Published;
+use store::channels::PublishedMessage;
 
 use crate::{
-    body::{Body, LargeBody},
-    error::{ApiError, Code},
-    idempotency::{NotFinal, once},
-    routes::Answer,
+    body::{RawBatchBody, RawBody},
+    error::{ApiError, ErrorCode},
+    idempotency::{NotReplayable, once},
+    routes::ApiResult,
     startup::Services,
 };
 
 /// Messages in one request.
-const MOST_MESSAGES: usize = 100;
+const MAX_BATCH_MESSAGES: usize = 100;
 
 /// The body is the message, whatever it is, and what headers say of it belongs to it.
 pub(crate) async fn publish(
     request: HttpRequest,
     services: web::Data<Services>,
     channel: web::Path<String>,
-    body: Body,
-) -> Answer {
+    body: RawBody,
+) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
-    let message = message(&request, &body.0, services.settings.gateway.json_depth_limit)?;
-    let (kind, attributes) = said_of_body(&request);
+    let message = parse_message(&request, &body.0, services.settings.gateway.json_depth_limit)?;
+    let (kind, attributes) = body_metadata(&request);
     once(&request, &services, &[kind, &attributes, &body.0], async |seed| {
-        let published = services.publish(&channel, &message, seed.map(|seed| seed.once(0))).await?;
-        Ok(HttpResponse::Created().json(answer(&channel, &published)))
+        let published = services.publish(&channel, &message, seed.map(|seed| seed.message_dedup(0))).await?;
+        Ok(HttpResponse::Created().json(published_json(&channel, &published)))
     })
     .await
 }
 
 /// The content type and the attributes that headers give, in an order that does not depend on theirs.
-fn said_of_body(request: &HttpRequest) -> (&[u8], Vec<u8>) {
+fn body_metadata(request: &HttpRequest) -> (&[u8], Vec<u8>) {
     let headers = request.headers();
     let mut attributes: Vec<(&str, &[u8])> = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
-        .filter(|(name, _)| cloud_event::is_attribute(name))
+        .filter(|(name, _)| cloud_event::is_attribute_header(name))
         .collect();
     attributes.sort_unstable();
     let lines = attributes.into_iter().map(|(name, value)| [name.as_bytes(), b":", value, b"\n"].concat());
@@ -52,27 +52,27 @@ fn said_of_body(request: &HttpRequest) -> (&[u8], Vec<u8>) {
     (kind, lines.flatten().collect())
 }
 
-fn answer(channel: &ChannelName, published: &Published) -> Value {
+fn published_json(channel: &ChannelName, published: &PublishedMessage) -> Value {
     json!({ "id": published.position.to_string(), "channel": channel, "receivers": published.receivers })
 }
 
 /// What the client said of its body: nothing, a content type, or that it is an event.
-fn message<'a>(request: &'a HttpRequest, body: &'a [u8], depth_limit: usize) -> Result<NewMessage<'a>, MessageError> {
+fn parse_message<'a>(request: &'a HttpRequest, body: &'a [u8], depth_limit: usize) -> Result<NewMessage<'a>, MessageError> {
     let content_type = content_type(request)?;
     let kind = essence(content_type.unwrap_or_default());
     if cloud_event::is_cloud_events(kind) {
-        if kind.eq_ignore_ascii_case(cloud_event::STRUCTURED) {
-            let message = cloud_event::structured(body, depth_limit)?;
+        if kind.eq_ignore_ascii_case(cloud_event::STRUCTURED_MEDIA_TYPE) {
+            let message = cloud_event::parse_structured(body, depth_limit)?;
             return Ok(NewMessage { content_type: content_type.map(Into::into), ..message });
         }
         return Err(MessageError::Unsupported(format!(
             "a CloudEvent must be sent as {}, or with ce- headers; {} goes to the path that ends in /batch",
-            cloud_event::STRUCTURED,
-            cloud_event::BATCH
+            cloud_event::STRUCTURED_MEDIA_TYPE,
+            cloud_event::BATCH_MEDIA_TYPE
         )));
     }
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let attributes = cloud_event::from_headers(headers)?;
+    let attributes = cloud_event::attributes_from_headers(headers)?;
     Ok(NewMessage { body: body.into(), content_type: content_type.map(Into::into), attributes })
 }
 
@@ -84,27 +84,27 @@ fn content_type(request: &HttpRequest) -> Result<Option<&str>, MessageError> {
 }
 
 /// Many messages, in their order. Each has an outcome of its own.
-pub(crate) async fn publish_many(
+pub(crate) async fn publish_batch(
     request: HttpRequest,
     services: web::Data<Services>,
     channel: web::Path<String>,
-    body: LargeBody,
-) -> Answer {
+    body: RawBatchBody,
+) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
     let kind = essence(content_type(&request)?.unwrap_or_default()).to_ascii_lowercase();
     let parse = match kind.as_str() {
         "application/json" => item::parse,
-        cloud_event::BATCH => item::parse_event,
+        cloud_event::BATCH_MEDIA_TYPE => item::parse_event,
         _ => {
-            let message = format!("Content-Type must be application/json or {}", cloud_event::BATCH);
-            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+            let message = format!("Content-Type must be application/json or {}", cloud_event::BATCH_MEDIA_TYPE);
+            return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
         }
     };
     let gateway = &services.settings.gateway;
     // One level is the array around the messages
     let items: Vec<&RawValue> = json::parse(&body.0, gateway.json_depth_limit + 1)?;
-    if !(1..=MOST_MESSAGES).contains(&items.len()) {
-        let message = format!("a batch must have 1 to {MOST_MESSAGES} messages, got {}", items.len());
+    if !(1..=MAX_BATCH_MESSAGES).contains(&items.len()) {
+        let message = format!("a batch must have 1 to {MAX_BATCH_MESSAGES} messages, got {}", items.len());
         return Err(ApiError::invalid(message));
     }
     once(&request, &services, &[kind.as_bytes(), &body.0], async |seed| {
@@ -112,35 +112,35 @@ pub(crate) async fn publish_many(
         let mut are_final = true;
         for (nth, item) in items.iter().enumerate() {
             let message = parse(item, gateway.json_depth_limit)
-                .and_then(|message| within(gateway.body_limit_bytes, message))
+                .and_then(|message| check_message_size(gateway.body_limit_bytes, message))
                 .map_err(ApiError::from);
             let outcome = match message {
-                Ok(message) => services.publish(&channel, &message, seed.map(|seed| seed.once(nth))).await,
+                Ok(message) => services.publish(&channel, &message, seed.map(|seed| seed.message_dedup(nth))).await,
                 Err(error) => Err(error),
             };
             are_final &= !outcome.as_ref().is_err_and(|error| error.is_retryable() || error.is_ambiguous());
-            results.push(outcome.map_or_else(|error| refused(&error), |published| accepted(&channel, &published)));
+            results.push(outcome.map_or_else(|error| rejected_item_json(&error), |published| accepted_item_json(&channel, &published)));
         }
         let mut response = HttpResponse::Ok().json(json!({ "results": results }));
         if !are_final {
-            response.extensions_mut().insert(NotFinal);
+            response.extensions_mut().insert(NotReplayable);
         }
         Ok(response)
     })
     .await
 }
 
-fn within(limit: usize, message: NewMessage<'_>) -> Result<NewMessage<'_>, MessageError> {
+fn check_message_size(limit: usize, message: NewMessage<'_>) -> Result<NewMessage<'_>, MessageError> {
     if message.body.len() > limit { Err(MessageError::TooLarge { limit }) } else { Ok(message) }
 }
 
-fn accepted(channel: &ChannelName, published: &Published) -> Value {
-    let mut outcome = answer(channel, published);
+fn accepted_item_json(channel: &ChannelName, published: &PublishedMessage) -> Value {
+    let mut outcome = published_json(channel, published);
     outcome["status"] = StatusCode::CREATED.as_u16().into();
     outcome
 }
 
-fn refused(error: &ApiError) -> Value {
+fn rejected_item_json(error: &ApiError) -> Value {
     let error = error.to_json();
     json!({ "status": error["status"], "error": error })
 }

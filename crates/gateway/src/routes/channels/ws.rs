@@ -10,17 +10,17 @@ use common::name::Origin;
 
 use serde::Deserialize;
 
-use super::reader;
+use super::open_reader;
 use crate::{
-    error::{ApiError, Code},
-    message_socket::{FRAME_LIMIT_BYTES, LARGEST_WINDOW, MessageSocket, Outbox, Window},
-    routes::{Answer, bounded},
+    error::{ApiError, ErrorCode},
+    message_socket::{AckWindow, FRAME_LIMIT_BYTES, MAX_WINDOW, MessageSocket, OutboundBytes},
+    routes::{ApiResult, parse_bounded},
     startup::Services,
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Query {
+pub(crate) struct WebSocketQuery {
     window: Option<String>,
 }
 
@@ -28,30 +28,30 @@ pub(crate) struct Query {
 pub(crate) async fn connect(
     request: HttpRequest,
     services: web::Data<Services>,
-    query: web::Query<Query>,
+    query: web::Query<WebSocketQuery>,
     body: web::Payload,
-) -> Answer {
-    if is_of_another_site(request.headers(), &services.settings.gateway.allowed_origins) {
-        return Err(ApiError::new(Code::CrossSiteRequest, "a page of another site must not read channels here"));
+) -> ApiResult {
+    if is_cross_site(request.headers(), &services.settings.gateway.allowed_origins) {
+        return Err(ApiError::new(ErrorCode::CrossSiteRequest, "a page of another site must not read channels here"));
     }
     let window = match query.window.as_deref() {
-        Some(given) => Some(Window::new(bounded("window", Some(given), 1, LARGEST_WINDOW)?)),
+        Some(given) => Some(AckWindow::new(parse_bounded("window", Some(given), 1, MAX_WINDOW)?)),
         None => None,
     };
-    let reader = reader(&services)?;
+    let reader = open_reader(&services)?;
     let (response, session, frames) = actix_ws::handle(&request, body)
         .map_err(|_| ApiError::invalid("this path is for WebSocket: send the headers of its handshake"))?;
     let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
     let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
-    let outbox = Outbox::default();
+    let outbox = OutboundBytes::default();
     let socket =
-        MessageSocket { services: services.get_ref().clone(), reader, session, outbox: outbox.clone(), window };
+        MessageSocket { services: services.get_ref().clone(), reader, session, outbound: outbox.clone(), window };
     rt::spawn(socket.run(frames));
-    Ok(response.map_body(|_, body| outbox.watch(body).boxed()))
+    Ok(response.map_body(|_, body| outbox.wrap_body(body).boxed()))
 }
 
 /// Browsers say where a page comes from; programs do not. Pages of those other sites may come.
-fn is_of_another_site(headers: &HeaderMap, allowed: &[Origin]) -> bool {
+fn is_cross_site(headers: &HeaderMap, allowed: &[Origin]) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let origin = text(header::ORIGIN.as_str());
     if origin.is_some_and(|origin| allowed.iter().any(|allowed| allowed.as_str() == origin)) {
@@ -98,7 +98,7 @@ mod tests {
         ] {
             let pairs =
                 given.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            assert_eq!(is_of_another_site(&pairs.collect(), &allowed), is_foreign, "{given:?}");
+            assert_eq!(is_cross_site(&pairs.collect(), &allowed), is_foreign, "{given:?}");
         }
     }
 }

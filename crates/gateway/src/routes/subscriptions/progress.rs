@@ -2,27 +2,27 @@
 
 use common::{name::ChannelName, time};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use model::subscription::{Mode, Subscription};
+use model::subscription::{DeliveryMode, Subscription};
 use serde_json::{Value, json};
 use store::{
     StoreResult,
-    subscriptions::{ChannelProgress, Lagging},
+    subscriptions::{ChannelProgress, BroadcastWorkerLag},
 };
 
 use crate::{error::ApiError, startup::Services};
 
 /// Channels that are looked at side by side.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_LOOKUPS: usize = 32;
 /// Channels of a subscription that are shown: those with the greatest lag.
-const MOST_CHANNELS: usize = 100;
+const MAX_SHOWN_CHANNELS: usize = 100;
 /// Workers of a broadcast that are shown: those with the greatest lag.
-const MOST_WORKERS: usize = 100;
+const MAX_SHOWN_WORKERS: usize = 100;
 /// Subscriptions of a channel that are shown, by name.
-const MOST_SUBSCRIPTIONS: usize = 100;
+const MAX_SHOWN_SUBSCRIPTIONS: usize = 100;
 
 /// How much is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Detail {
+pub(super) enum ProgressDetail {
     Totals,
     Channels,
 }
@@ -32,13 +32,13 @@ pub(super) async fn of(
     services: &Services,
     subscription: &Subscription,
     channels: &[ChannelName],
-    detail: Detail,
+    detail: ProgressDetail,
 ) -> Result<Value, ApiError> {
     let store = &services.subscriptions;
-    let figures = store.figures(subscription).await?;
-    let queue = services.jobs.stats(&subscription.queue()).await?;
-    let channels: Vec<&ChannelName> = channels.iter().filter(|channel| subscription.channels.fits(channel)).collect();
-    let reached = Reached::of(services, subscription, &channels).await?;
+    let figures = store.counters(subscription).await?;
+    let queue = services.jobs.queue_stats(&subscription.queue()).await?;
+    let channels: Vec<&ChannelName> = channels.iter().filter(|channel| subscription.channels.matches(channel)).collect();
+    let reached = ProgressBreakdown::load(services, subscription, &channels).await?;
     let mut shown = json!({
         "delivered": figures.delivered,
         "filtered": figures.filtered,
@@ -47,22 +47,22 @@ pub(super) async fn of(
         "failing_since": figures.failing_since.map(time::format),
         "lag": reached.lag(),
         "in_flight": reached.in_flight(),
-        "retrying": queue.available + queue.active + queue.waiting,
+        "retrying": queue.available + queue.active + queue.delayed,
         "dead": queue.dead,
         "channels_total": channels.len(),
     });
-    if detail == Detail::Channels {
+    if detail == ProgressDetail::Channels {
         match reached {
-            Reached::Shared(mut channels) => {
+            ProgressBreakdown::Shared(mut channels) => {
                 channels.sort_by(|a, b| b.lag.cmp(&a.lag).then_with(|| a.channel.cmp(&b.channel)));
-                channels.truncate(MOST_CHANNELS);
-                shown["channels"] = channels.iter().map(of_one).collect();
+                channels.truncate(MAX_SHOWN_CHANNELS);
+                shown["channels"] = channels.iter().map(channel_progress_json).collect();
             }
-            Reached::Broadcast(mut workers) => {
+            ProgressBreakdown::Broadcast(mut workers) => {
                 workers.sort_by(|a, b| b.lag.cmp(&a.lag).then_with(|| a.worker.cmp(&b.worker)));
                 shown["workers_total"] = workers.len().into();
-                workers.truncate(MOST_WORKERS);
-                shown["workers"] = workers.iter().map(of_worker).collect();
+                workers.truncate(MAX_SHOWN_WORKERS);
+                shown["workers"] = workers.iter().map(worker_lag_json).collect();
             }
         }
     }
@@ -70,19 +70,19 @@ pub(super) async fn of(
 }
 
 /// How far a subscription is: the workers of a broadcast are each somewhere else.
-enum Reached {
+enum ProgressBreakdown {
     Shared(Vec<ChannelProgress>),
-    Broadcast(Vec<Lagging>),
+    Broadcast(Vec<BroadcastWorkerLag>),
 }
 
-impl Reached {
-    async fn of(services: &Services, subscription: &Subscription, channels: &[&ChannelName]) -> StoreResult<Self> {
+impl ProgressBreakdown {
+    async fn load(services: &Services, subscription: &Subscription, channels: &[&ChannelName]) -> StoreResult<Self> {
         let store = &services.subscriptions;
-        if subscription.mode == Mode::Broadcast {
-            return Ok(Self::Broadcast(store.broadcast_progress(subscription, channels).await?));
+        if subscription.mode == DeliveryMode::Broadcast {
+            return Ok(Self::Broadcast(store.broadcast_lag(subscription, channels).await?));
         }
-        let channels = stream::iter(channels).map(|channel| store.progress(subscription, channel));
-        Ok(Self::Shared(channels.buffered(AT_ONCE).try_collect().await?))
+        let channels = stream::iter(channels).map(|channel| store.channel_progress(subscription, channel));
+        Ok(Self::Shared(channels.buffered(MAX_CONCURRENT_LOOKUPS).try_collect().await?))
     }
 
     /// Messages that are yet to be delivered; of a broadcast to the worker that has the most of them before it.
@@ -101,7 +101,7 @@ impl Reached {
     }
 }
 
-fn of_one(progress: &ChannelProgress) -> Value {
+fn channel_progress_json(progress: &ChannelProgress) -> Value {
     let mut shown = json!({
         "channel": progress.channel,
         "position": progress.position.map(|position| position.to_string()),
@@ -109,25 +109,25 @@ fn of_one(progress: &ChannelProgress) -> Value {
         "lag": progress.lag,
         "in_flight": progress.in_flight,
     });
-    if let Some(held_up) = &progress.held_up {
+    if let Some(held_up) = &progress.blocked {
         shown["held_up"] = json!({
             "failures": held_up.failures,
             "next_attempt_at": time::format(held_up.next_attempt_at),
-            "problem": held_up.problem,
+            "problem": held_up.last_error,
         });
     }
     shown
 }
 
-fn of_worker(worker: &Lagging) -> Value {
-    json!({ "worker": worker.worker, "seen_at": time::format(worker.seen_at), "lag": worker.lag })
+fn worker_lag_json(worker: &BroadcastWorkerLag) -> Value {
+    json!({ "worker": worker.worker, "seen_at": time::format(worker.last_seen_at), "lag": worker.lag })
 }
 
 /// The subscriptions that have a channel, the first ones by name, and how many there are.
-pub(crate) async fn of_channel(services: &Services, channel: &ChannelName) -> StoreResult<(Vec<Value>, usize)> {
-    let subscriptions = services.subscriptions.of_channel(channel).await?;
-    let shown = stream::iter(subscriptions.iter().take(MOST_SUBSCRIPTIONS)).map(async |subscription| {
-        let reached = Reached::of(services, subscription, &[channel]).await?;
+pub(crate) async fn channel_subscriptions(services: &Services, channel: &ChannelName) -> StoreResult<(Vec<Value>, usize)> {
+    let subscriptions = services.subscriptions.for_channel(channel).await?;
+    let shown = stream::iter(subscriptions.iter().take(MAX_SHOWN_SUBSCRIPTIONS)).map(async |subscription| {
+        let reached = ProgressBreakdown::load(services, subscription, &[channel]).await?;
         StoreResult::Ok(json!({
             "name": subscription.name,
             "mode": subscription.mode,
@@ -136,5 +136,5 @@ pub(crate) async fn of_channel(services: &Services, channel: &ChannelName) -> St
             "in_flight": reached.in_flight(),
         }))
     });
-    Ok((shown.buffered(AT_ONCE).try_collect().await?, subscriptions.len()))
+    Ok((shown.buffered(MAX_CONCURRENT_LOOKUPS).try_collect().await?, subscriptions.len()))
 }

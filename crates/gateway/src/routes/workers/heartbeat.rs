@@ -7,23 +7,23 @@ use common::{id::JobId, name::WorkerId, time};
 use serde::Deserialize;
 use serde_json::json;
 use store::{
-    jobs::{Fence, Located, PULL, local_now},
+    jobs::{Fence, LocatedJob, PULL_CONSUMER, local_now},
     workers::{RunningJob, WorkerState},
 };
 
-use super::{fence, id};
+use super::{parse_body_job_id, parse_fence};
 use crate::{
     body::JsonBody,
-    error::{ApiError, Code},
+    error::{ApiError, ErrorCode},
     pull_workers,
-    routes::{Answer, ojs},
+    routes::{ApiResult, ojs_response},
     startup::Services,
 };
 
-const MOST_BEATS: usize = 1000;
+const MAX_ACTIVE_JOBS: usize = 1000;
 
 #[derive(Deserialize)]
-struct Beat {
+struct HeartbeatRequest {
     worker_id: Option<String>,
     state: Option<String>,
     hostname: Option<String>,
@@ -35,31 +35,31 @@ struct Beat {
     tokens: std::collections::HashMap<String, String>,
 }
 
-pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: JsonBody) -> Answer {
-    let beat: Beat = body.parse()?;
-    if beat.active_jobs.len() > MOST_BEATS {
-        return Err(ApiError::invalid(format!("active_jobs must have at most {MOST_BEATS} ids")));
+pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: JsonBody) -> ApiResult {
+    let beat: HeartbeatRequest = body.parse()?;
+    if beat.active_jobs.len() > MAX_ACTIVE_JOBS {
+        return Err(ApiError::invalid(format!("active_jobs must have at most {MAX_ACTIVE_JOBS} ids")));
     }
     let worker_id = beat.worker_id.ok_or_else(|| ApiError::invalid("worker_id is required"))?;
-    let ids: Vec<JobId> = beat.active_jobs.iter().map(|text| id(text)).collect::<Result<_, _>>()?;
+    let ids: Vec<JobId> = beat.active_jobs.iter().map(|text| parse_body_job_id(text)).collect::<Result<_, _>>()?;
     let (mut planted, mut stale) = (None, Vec::new());
     for id in ids {
         let token = beat.tokens.get(&id.to_string()).cloned();
-        match renew(&services, id, &fence(token, Some(worker_id.clone()))?).await? {
+        match renew_lease(&services, id, &parse_fence(token, Some(worker_id.clone()))?).await? {
             Some(Some(directive)) => planted = Some(directive),
             Some(None) => {}
             None => stale.push(id),
         }
     }
     if !stale.is_empty() && stale.len() == beat.active_jobs.len() {
-        return Err(ApiError::new(Code::Conflict, "none of active_jobs is this worker's any more"));
+        return Err(ApiError::new(ErrorCode::Conflict, "none of active_jobs is this worker's any more"));
     }
     let worker = WorkerId::try_from(worker_id)?;
     let lost: HashSet<String> = stale.iter().map(ToString::to_string).collect();
     let held = beat.active_jobs.into_iter().filter(|id| !lost.contains(id));
     let jobs: Vec<RunningJob> = held.map(|id| RunningJob { id, more: None }).collect();
-    let noted = pull_workers::Beat {
-        state: beat.state.as_deref().and_then(reported_state),
+    let noted = pull_workers::PullHeartbeat {
+        state: beat.state.as_deref().and_then(parse_worker_state),
         hostname: beat.hostname.map(|name| name.chars().take(255).collect()),
         pid: beat.pid,
         concurrency: beat.concurrency,
@@ -67,14 +67,14 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Js
         jobs,
     };
     let most = services.settings.jobs.max_pull_workers;
-    let order = services.pull_workers.beat(&services.redis, most, &worker, noted).await?;
+    let order = services.pull_workers.record_heartbeat(&services.redis, most, &worker, noted).await?;
     let asked = order.map_or("running", |order| order.directive.as_str());
     let state = planted.as_deref().unwrap_or(asked);
     let answer = json!({ "state": state, "stale_jobs": stale, "server_time": time::format(local_now()) });
-    Ok(ojs(StatusCode::OK, answer.to_string()))
+    Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
-fn reported_state(word: &str) -> Option<WorkerState> {
+fn parse_worker_state(word: &str) -> Option<WorkerState> {
     match word {
         "running" => Some(WorkerState::Running),
         "quiet" => Some(WorkerState::Quiet),
@@ -84,15 +84,15 @@ fn reported_state(word: &str) -> Option<WorkerState> {
 }
 
 /// Renews one lease: none when the attempt is stale, else the directive that the suites planted, if that is allowed.
-async fn renew(services: &Services, id: JobId, fence: &Fence) -> Result<Option<Option<String>>, ApiError> {
-    let Some(Located::Queued { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
+async fn renew_lease(services: &Services, id: JobId, fence: &Fence) -> Result<Option<Option<String>>, ApiError> {
+    let Some(LocatedJob::InStream { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
         return Ok(None);
     };
-    if holder.consumer != PULL || !services.jobs.heartbeat(&job, entry, fence, None).await? {
+    if holder.consumer != PULL_CONSUMER || !services.jobs.heartbeat(&job, entry, fence, None).await? {
         return Ok(None);
     }
     if !services.settings.gateway.test_directives {
         return Ok(Some(None));
     }
-    Ok(Some(job.envelope.parts().ok().and_then(|parts| parts.test_directive())))
+    Ok(Some(job.envelope.fields().ok().and_then(|parts| parts.test_directive())))
 }

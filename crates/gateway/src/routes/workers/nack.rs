@@ -8,39 +8,39 @@ use common::{
     json::{Object, ObjectWriter},
     time,
 };
-use model::job::{Advice, Event, Failure, request::LONGEST_LIMIT_MS};
+use model::job::{RetryAdvice, AttemptError, JobTransition, request::MAX_TIMEOUT_MS};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use store::jobs::{Recorded, Settled, local_now};
+use store::jobs::{FailureOutcome, Settled, local_now};
 
-use super::{active, fence, id, settle, stale};
+use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
-    body::BatchBody,
+    body::JsonBatchBody,
     error::ApiError,
-    routes::{Answer, ojs},
+    routes::{ApiResult, ojs_response},
     startup::Services,
 };
 
 #[derive(Deserialize)]
-struct Nacks<'a> {
+struct NackBatchRequest<'a> {
     #[serde(borrow)]
     nacks: Option<Vec<&'a RawValue>>,
     worker_id: Option<String>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Nack<'a> {
+pub(super) struct NackRequest<'a> {
     job_id: String,
     worker_id: Option<String>,
     token: Option<String>,
     #[serde(default)]
     requeue: bool,
     #[serde(borrow)]
-    error: Option<Reported<'a>>,
+    error: Option<NackErrorBody<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Reported<'a> {
+struct NackErrorBody<'a> {
     code: Option<String>,
     #[serde(rename = "type")]
     error_type: Option<String>,
@@ -56,16 +56,16 @@ struct Reported<'a> {
     details: Option<&'a RawValue>,
 }
 
-impl Reported<'_> {
-    fn advice(&self, pause: Option<Duration>) -> Advice {
+impl NackErrorBody<'_> {
+    fn advice(&self, pause: Option<Duration>) -> RetryAdvice {
         match (self.retryable, pause) {
-            (Some(false), _) => Advice::Never,
-            (_, Some(pause)) => Advice::After(pause),
-            (_, None) => Advice::ByPolicy,
+            (Some(false), _) => RetryAdvice::Never,
+            (_, Some(pause)) => RetryAdvice::After(pause),
+            (_, None) => RetryAdvice::ByPolicy,
         }
     }
 
-    fn failure(&self, attempt: u32) -> Failure {
+    fn failure(&self, attempt: u32) -> AttemptError {
         let code = self.code.as_deref().unwrap_or("handler_error");
         let in_details = self.details.and_then(|raw| {
             let details: Object = serde_json::from_str(raw.get()).ok()?;
@@ -73,41 +73,41 @@ impl Reported<'_> {
         });
         let error_type = self.error_type.clone().or(in_details).unwrap_or_else(|| code.to_owned());
         let message = self.message.as_deref().unwrap_or_default();
-        Failure::new(code, &error_type, message, attempt, local_now())
+        AttemptError::new(code, &error_type, message, attempt, local_now())
             .with_details(self.details)
             .with_stack(self.stack.as_deref())
     }
 }
 
 /// One job, or several as `{"nacks": [...]}`.
-pub(in crate::routes) async fn nack(services: web::Data<Services>, body: BatchBody) -> Answer {
-    let Nacks { nacks: Some(items), worker_id } = body.parse()? else {
-        return Ok(ojs(StatusCode::OK, one(&services, body.parse()?).await?));
+pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
+    let NackBatchRequest { nacks: Some(items), worker_id } = body.parse()? else {
+        return Ok(ojs_response(StatusCode::OK, nack_job(&services, body.parse()?).await?));
     };
-    settle::bounded("nacks", &items)?;
+    settle::check_item_count("nacks", &items)?;
     let worker = worker_id.as_deref();
-    super::worker(worker_id.clone())?;
-    let results = settle::each(&items, async |raw| one(&services, read(raw, worker)?).await).await;
-    Ok(ojs(StatusCode::OK, format!("{{\"results\":{results}}}")))
+    super::parse_worker_id(worker_id.clone())?;
+    let results = settle::settle_each(&items, async |raw| nack_job(&services, parse_nack(raw, worker)?).await).await;
+    Ok(ojs_response(StatusCode::OK, format!("{{\"results\":{results}}}")))
 }
 
 /// One of several; the worker is that of all of them unless it says another.
-pub(super) fn read<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<Nack<'a>, ApiError> {
-    let mut nack: Nack = settle::item(raw)?;
+pub(super) fn parse_nack<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<NackRequest<'a>, ApiError> {
+    let mut nack: NackRequest = settle::parse_item(raw)?;
     nack.worker_id = nack.worker_id.or_else(|| worker.map(ToOwned::to_owned));
     Ok(nack)
 }
 
 /// Records that a job failed, or hands it back; the JSON of the answer.
-pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String, ApiError> {
-    let fence = fence(request.token, request.worker_id)?;
-    let id = id(&request.job_id)?;
+pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> Result<String, ApiError> {
+    let fence = parse_fence(request.token, request.worker_id)?;
+    let id = parse_body_job_id(&request.job_id)?;
     if request.error.is_none() && !request.requeue {
         return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
     }
-    let pause = request.error.as_ref().and_then(|error| error.retry_after_ms).map(pause).transpose()?;
-    let event = if request.requeue { Event::Release } else { Event::Retry };
-    let claimed = active(services, id, event, &fence).await?;
+    let pause = request.error.as_ref().and_then(|error| error.retry_after_ms).map(parse_retry_after).transpose()?;
+    let event = if request.requeue { JobTransition::Release } else { JobTransition::Retry };
+    let claimed = find_active_attempt(services, id, event, &fence).await?;
     let max_attempts = claimed.job.summary.max_attempts;
     let mut answer = ObjectWriter::default();
     let (id_text, attempt) = (id.to_string(), claimed.job.history.current_attempt());
@@ -121,42 +121,42 @@ pub(super) async fn one(services: &Services, request: Nack<'_>) -> Result<String
             if let Some(text) = &error.rate_limit_until {
                 let until = time::parse_time(text, services.jobs.now().await?)
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
-                services.jobs.hold_back(&claimed.job, claimed.entry, &fence, until.at).await?;
+                services.jobs.pause_key(&claimed.job, claimed.entry, &fence, until.at).await?;
             }
             let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.advice(pause)).await?;
-            write_failure(&mut answer, id, &recorded)?;
+            write_outcome(&mut answer, id, &recorded)?;
         }
-        _ => match services.jobs.requeue(&claimed.job, claimed.entry, &fence).await? {
+        _ => match services.jobs.release(&claimed.job, claimed.entry, &fence).await? {
             Settled::Done => drop(answer.text("state", "available")),
-            Settled::DoneBefore | Settled::Stale => return Err(stale(id)),
+            Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
         },
     }
     Ok(answer.finish())
 }
 
-fn pause(ms: u64) -> Result<Duration, ApiError> {
-    if ms <= LONGEST_LIMIT_MS {
+fn parse_retry_after(ms: u64) -> Result<Duration, ApiError> {
+    if ms <= MAX_TIMEOUT_MS {
         return Ok(Duration::from_millis(ms));
     }
     Err(ApiError::invalid(format!(
-        "error.retry_after_ms must be an integer of milliseconds from 0 to {LONGEST_LIMIT_MS}"
+        "error.retry_after_ms must be an integer of milliseconds from 0 to {MAX_TIMEOUT_MS}"
     )))
 }
 
-fn write_failure(answer: &mut ObjectWriter, id: JobId, recorded: &Recorded) -> Result<(), ApiError> {
+fn write_outcome(answer: &mut ObjectWriter, id: JobId, recorded: &FailureOutcome) -> Result<(), ApiError> {
     match recorded {
-        Recorded::Retry { due, delay } => {
+        FailureOutcome::Retry { due, delay } => {
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             answer
                 .text("state", "retryable")
                 .text("next_attempt_at", &time::format(*due))
                 .number("retry_delay_ms", millis);
         }
-        Recorded::Discarded(_) => {
+        FailureOutcome::Discarded(_) => {
             let now = time::format(local_now());
             answer.text("state", "discarded").text("discarded_at", &now).text("completed_at", &now);
         }
-        Recorded::Stale => return Err(stale(id)),
+        FailureOutcome::Stale => return Err(stale_attempt(id)),
     }
     Ok(())
 }

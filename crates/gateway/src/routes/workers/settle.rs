@@ -8,20 +8,20 @@ use serde_json::value::RawValue;
 use crate::error::ApiError;
 
 /// Attempts ended by one request.
-pub(super) const MOST_SETTLED: usize = 100;
+pub(super) const MAX_SETTLED: usize = 100;
 /// Of these, under way to Redis at once: their commands share round trips.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_SETTLES: usize = 32;
 
 /// Items of an array; between one and as many as there may be.
-pub(super) fn bounded(name: &str, items: &[&RawValue]) -> Result<(), ApiError> {
-    if (1..=MOST_SETTLED).contains(&items.len()) {
+pub(super) fn check_item_count(name: &str, items: &[&RawValue]) -> Result<(), ApiError> {
+    if (1..=MAX_SETTLED).contains(&items.len()) {
         return Ok(());
     }
-    Err(ApiError::invalid(format!("{name} must be an array of 1 to {MOST_SETTLED} items, got {}", items.len())))
+    Err(ApiError::invalid(format!("{name} must be an array of 1 to {MAX_SETTLED} items, got {}", items.len())))
 }
 
 /// One item: a JSON object, never an array that is read member by member.
-pub(super) fn item<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, ApiError> {
+pub(super) fn parse_item<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, ApiError> {
     if !raw.get().starts_with('{') {
         return Err(ApiError::invalid("an item must be a JSON object"));
     }
@@ -29,21 +29,21 @@ pub(super) fn item<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, ApiEr
 }
 
 /// Settles each item; the JSON array of what became of them, in their order.
-pub(super) async fn each<'a, F: Future<Output = Result<String, ApiError>>>(
+pub(super) async fn settle_each<'a, F: Future<Output = Result<String, ApiError>>>(
     items: &[&'a RawValue],
     settle: impl Fn(&'a RawValue) -> F,
 ) -> String {
     let results: Vec<String> = stream::iter(items)
         .map(|raw| settle(raw))
-        .buffered(AT_ONCE)
-        .map(|outcome| outcome.unwrap_or_else(|problem| format!("{{{}}}", error(&problem))))
+        .buffered(MAX_CONCURRENT_SETTLES)
+        .map(|outcome| outcome.unwrap_or_else(|problem| format!("{{{}}}", error_member(&problem))))
         .collect()
         .await;
     format!("[{}]", results.join(","))
 }
 
 /// The member `error` of an answer that has more to say.
-pub(super) fn error(error: &ApiError) -> String {
+pub(super) fn error_member(error: &ApiError) -> String {
     if let Some(cause) = error.cause() {
         tracing::error!(cause, "one of several parts of a request failed inside");
     }

@@ -6,27 +6,27 @@ use actix_web::web;
 use common::name::{QueueName, WorkerId};
 use common::settings::MAX_WATCHED_QUEUES;
 use store::{
-    jobs::{Claim, Claimed, Fence},
-    long_poll::{Left, TooManyWatched},
+    jobs::{Claimant, ClaimedJob, Fence},
+    long_poll::{Remaining, TooManyWatchedQueues},
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    error::{ApiError, Code},
+    error::{ApiError, ErrorCode},
     startup::Services,
 };
 
 /// Jobs claimed in one go: each may be as large as a request body.
-const CLAIMED_AT_ONCE: usize = 10;
+const CLAIM_BATCH_SIZE: usize = 10;
 /// A fetch asks for no more once it has this much.
-const ENOUGH_BYTES: usize = 4 << 20;
+const MAX_FETCHED_BYTES: usize = 4 << 20;
 /// Expired jobs that one fetch clears away.
-const MOST_EXPIRED: usize = 100;
+const MAX_EXPIRED_JOBS: usize = 100;
 /// After Redis did not answer, those who wait try again after this long.
-const AFTER_TROUBLE: Duration = Duration::from_secs(1);
+const REDIS_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What a program asks for.
-pub(super) struct Wanted {
+pub(super) struct FetchParams {
     pub(super) queues: Vec<QueueName>,
     pub(super) count: usize,
     pub(super) worker: Option<WorkerId>,
@@ -34,50 +34,50 @@ pub(super) struct Wanted {
 }
 
 /// What it gets, and what is left.
-struct Taken {
-    jobs: Vec<Claimed>,
-    left: Vec<(QueueName, Left)>,
+struct FetchedJobs {
+    jobs: Vec<ClaimedJob>,
+    remaining: Vec<(QueueName, Remaining)>,
 }
 
 /// Takes what there is; if there is nothing, waits for it, but no longer than that.
-pub(super) async fn take(
+pub(super) async fn fetch_jobs(
     services: &web::Data<Services>,
-    wanted: Wanted,
+    wanted: FetchParams,
     limit: Duration,
-) -> Result<Vec<Claimed>, ApiError> {
+) -> Result<Vec<ClaimedJob>, ApiError> {
     let deadline = Instant::now() + limit;
-    let taken = take_now(services, &wanted).await?;
+    let taken = claim_now(services, &wanted).await?;
     if !taken.jobs.is_empty() || limit.is_zero() {
         return Ok(taken.jobs);
     }
-    wait(services, Arc::new(wanted), deadline).await
+    wait_for_jobs(services, Arc::new(wanted), deadline).await
 }
 
-async fn wait(
+async fn wait_for_jobs(
     services: &web::Data<Services>,
-    wanted: Arc<Wanted>,
+    wanted: Arc<FetchParams>,
     deadline: Instant,
-) -> Result<Vec<Claimed>, ApiError> {
-    let _place = services.waiting.place()?;
-    let seat = services.arrivals.sit_down(&wanted.queues)?;
+) -> Result<Vec<ClaimedJob>, ApiError> {
+    let _place = services.job_waiters.try_acquire()?;
+    let seat = services.long_poll.register(&wanted.queues)?;
     let mut trouble = None;
     loop {
         tokio::select! {
-            () = seat.called() => {}
+            () = seat.wait_for_wakeup() => {}
             () = services.stopping.cancelled() => return Ok(Vec::new()),
             () = tokio::time::sleep_until(deadline) => return trouble.map_or(Ok(Vec::new()), Err),
         }
-        match take_or_hand_back(services, &wanted).await {
+        match claim_or_release(services, &wanted).await {
             Ok(taken) => {
                 trouble = None;
-                seat.looked(&taken.left, !taken.jobs.is_empty());
+                seat.report_remaining(&taken.remaining, !taken.jobs.is_empty());
                 if !taken.jobs.is_empty() {
                     return Ok(taken.jobs);
                 }
             }
             // Whoever is ready to wait can wait for Redis to come back
-            Err(error) if error.code() == Code::Unavailable => {
-                seat.failed(&wanted.queues, AFTER_TROUBLE);
+            Err(error) if error.code() == ErrorCode::BackendUnavailable => {
+                seat.report_failure(&wanted.queues, REDIS_RETRY_DELAY);
                 trouble = Some(error);
             }
             Err(error) => return Err(error),
@@ -86,36 +86,36 @@ async fn wait(
 }
 
 /// Takes what there is. If the program hangs up meanwhile, what was taken is handed back.
-async fn take_or_hand_back(services: &web::Data<Services>, wanted: &Arc<Wanted>) -> Result<Taken, ApiError> {
+async fn claim_or_release(services: &web::Data<Services>, wanted: &Arc<FetchParams>) -> Result<FetchedJobs, ApiError> {
     let (sender, receiver) = oneshot::channel();
     let (owned, request) = (services.clone(), wanted.clone());
-    services.arrivals.runtime().spawn(async move {
-        let taken = take_now(&owned, &request).await;
+    services.long_poll.runtime().spawn(async move {
+        let taken = claim_now(&owned, &request).await;
         if let Err(Ok(taken)) = sender.send(taken) {
-            hand_back(&owned, taken.jobs).await;
+            release_jobs(&owned, taken.jobs).await;
         }
     });
-    receiver.await.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "the fetch was cut off")))
+    receiver.await.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "the fetch was cut off")))
 }
 
-async fn hand_back(services: &Services, jobs: Vec<Claimed>) {
+async fn release_jobs(services: &Services, jobs: Vec<ClaimedJob>) {
     for claimed in jobs {
         let fence = Fence::Pull { token: claimed.token, worker: None };
-        if let Err(error) = services.jobs.requeue(&claimed.job, claimed.entry, &fence).await {
+        if let Err(error) = services.jobs.release(&claimed.job, claimed.entry, &fence).await {
             tracing::warn!(id = %claimed.job.id, %error, "a job taken for a program that hung up waits for its lease");
         }
     }
 }
 
-async fn take_now(services: &Services, wanted: &Wanted) -> Result<Taken, ApiError> {
-    let mut taken = Taken { jobs: Vec::new(), left: Vec::with_capacity(wanted.queues.len()) };
+async fn claim_now(services: &Services, wanted: &FetchParams) -> Result<FetchedJobs, ApiError> {
+    let mut taken = FetchedJobs { jobs: Vec::new(), remaining: Vec::with_capacity(wanted.queues.len()) };
     for queue in &wanted.queues {
-        match take_from(services, queue, wanted, &mut taken.jobs).await {
-            Ok(left) => taken.left.push((queue.clone(), left)),
+        match claim_from_queue(services, queue, wanted, &mut taken.jobs).await {
+            Ok(left) => taken.remaining.push((queue.clone(), left)),
             // What was handed out before must reach the program: it is leased to it
             Err(error) if !taken.jobs.is_empty() => {
                 tracing::warn!(%queue, %error, fetched = taken.jobs.len(), "fetch cut short");
-                taken.left.push((queue.clone(), Left::Unknown(AFTER_TROUBLE)));
+                taken.remaining.push((queue.clone(), Remaining::Unavailable(REDIS_RETRY_DELAY)));
             }
             Err(error) => return Err(error),
         }
@@ -125,39 +125,39 @@ async fn take_now(services: &Services, wanted: &Wanted) -> Result<Taken, ApiErro
 
 /// Takes jobs of one queue until there are as many as wanted, or enough bytes. Jobs that expired while they waited are
 /// discarded on the way, a bounded number of them.
-async fn take_from(
+async fn claim_from_queue(
     services: &Services,
     queue: &QueueName,
-    wanted: &Wanted,
-    taken: &mut Vec<Claimed>,
-) -> Result<Left, ApiError> {
-    let by = Claim::Pull { worker: wanted.worker.as_ref(), lease: wanted.lease };
+    wanted: &FetchParams,
+    taken: &mut Vec<ClaimedJob>,
+) -> Result<Remaining, ApiError> {
+    let by = Claimant::Pull { worker: wanted.worker.as_ref(), lease: wanted.lease };
     let (mut priorities, mut expired) = (Vec::new(), 0);
-    let bytes = |claimed: &Claimed| {
+    let bytes = |claimed: &ClaimedJob| {
         claimed.job.envelope.as_str().len() + claimed.job.parent_results.as_ref().map_or(0, String::len)
     };
-    let size = |taken: &[Claimed]| taken.iter().map(bytes).sum::<usize>();
-    while taken.len() < wanted.count && expired < MOST_EXPIRED && size(taken) < ENOUGH_BYTES {
-        let most = (wanted.count - taken.len()).min(CLAIMED_AT_ONCE);
+    let size = |taken: &[ClaimedJob]| taken.iter().map(bytes).sum::<usize>();
+    while taken.len() < wanted.count && expired < MAX_EXPIRED_JOBS && size(taken) < MAX_FETCHED_BYTES {
+        let most = (wanted.count - taken.len()).min(CLAIM_BATCH_SIZE);
         let claimed = services.jobs.claim(queue, &mut priorities, most, by).await?;
         if claimed.jobs.is_empty() {
-            return Ok(Left::Nothing(claimed.more));
+            return Ok(Remaining::Empty(claimed.availability));
         }
         let (late, fresh): (Vec<_>, Vec<_>) =
             claimed.jobs.into_iter().partition(|claimed| claimed.job.is_expired(claimed.started_at));
         taken.extend(fresh);
         for claimed in &late {
             let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
-            services.jobs.expire(claimed, &fence).await?;
+            services.jobs.discard_expired(claimed, &fence).await?;
             expired += 1;
         }
     }
-    Ok(Left::Perhaps)
+    Ok(Remaining::MaybeMore)
 }
 
-impl From<TooManyWatched> for ApiError {
-    fn from(_: TooManyWatched) -> Self {
+impl From<TooManyWatchedQueues> for ApiError {
+    fn from(_: TooManyWatchedQueues) -> Self {
         let message = format!("this gateway watches at most {MAX_WATCHED_QUEUES} queues for those who wait");
-        Self::new(Code::TooManyWaiters, message)
+        Self::new(ErrorCode::TooManyWaiters, message)
     }
 }

@@ -4,27 +4,27 @@ use std::{collections::HashMap, sync::Arc};
 
 use common::name::ChannelName;
 use model::message::Position;
-use store::{StoreError, next_delay, note_interruption, reconnect_delays, subscriptions::Done};
+use store::{StoreError, next_reconnect_delay, log_interruption, reconnect_delays, subscriptions::MessageDisposition};
 use tokio::sync::mpsc;
 
-use super::in_flight::{InFlight, Place};
-use crate::subscriptions::runner::Runner;
+use super::in_flight::{InFlightMessages, MessageAddress};
+use crate::subscriptions::runner::SubscriptionRunner;
 
 /// Messages that are done with and not noted yet, beyond those that wait for it with their place.
-pub(super) const NOTES: usize = 256;
+pub(super) const ACK_BUFFER: usize = 256;
 
 /// Notes until nobody has anything to note any more.
-pub(super) async fn note(runner: Arc<Runner>, in_flight: Arc<InFlight>, mut noted: mpsc::Receiver<(Place, Done)>) {
-    let mut batch = Vec::with_capacity(NOTES);
-    while noted.recv_many(&mut batch, NOTES).await > 0 {
-        let mut channels: HashMap<ChannelName, Vec<(Position, Done)>> = HashMap::new();
+pub(super) async fn run_acknowledger(runner: Arc<SubscriptionRunner>, in_flight: Arc<InFlightMessages>, mut noted: mpsc::Receiver<(MessageAddress, MessageDisposition)>) {
+    let mut batch = Vec::with_capacity(ACK_BUFFER);
+    while noted.recv_many(&mut batch, ACK_BUFFER).await > 0 {
+        let mut channels: HashMap<ChannelName, Vec<(Position, MessageDisposition)>> = HashMap::new();
         for ((channel, position), done) in batch.drain(..) {
             channels.entry(channel).or_default().push((position, done));
         }
         for (channel, done) in channels {
-            let is_noted = note_channel(&runner, &channel, &done).await;
+            let is_noted = ack_channel(&runner, &channel, &done).await;
             // What Redis refuses to note comes again when the deadline has passed
-            if is_noted || !runner.process.abandon.is_cancelled() {
+            if is_noted || !runner.process.hard_shutdown.is_cancelled() {
                 in_flight.remove(done.into_iter().map(|(position, _)| (channel.clone(), position)));
             }
         }
@@ -32,15 +32,15 @@ pub(super) async fn note(runner: Arc<Runner>, in_flight: Arc<InFlight>, mut note
 }
 
 /// False when the process stops before Redis has heard of it.
-async fn note_channel(runner: &Runner, channel: &ChannelName, done: &[(Position, Done)]) -> bool {
+async fn ack_channel(runner: &SubscriptionRunner, channel: &ChannelName, done: &[(Position, MessageDisposition)]) -> bool {
     let mut delays = reconnect_delays();
     loop {
-        match runner.store().ack(&runner.subscription, channel, done).await {
+        match runner.store().ack_messages(&runner.subscription, channel, done).await {
             Ok(()) => return true,
             Err(error) => {
-                note_interruption("noting what was delivered", &error);
-                let pause = tokio::time::sleep(next_delay(&mut delays));
-                let goes_on = runner.process.abandon.run_until_cancelled(pause).await.is_some();
+                log_interruption("noting what was delivered", &error);
+                let pause = tokio::time::sleep(next_reconnect_delay(&mut delays));
+                let goes_on = runner.process.hard_shutdown.run_until_cancelled(pause).await.is_some();
                 if !goes_on || !matches!(error, StoreError::Unavailable(_)) {
                     return false;
                 }
@@ -50,15 +50,15 @@ async fn note_channel(runner: &Runner, channel: &ChannelName, done: &[(Position,
 }
 
 /// What was not delivered is another worker's, at once.
-pub(super) async fn give_back(runner: &Runner, in_flight: &InFlight) {
+pub(super) async fn release_in_flight(runner: &SubscriptionRunner, in_flight: &InFlightMessages) {
     let left = in_flight.drain();
     if left.is_empty() {
         return;
     }
     let store = runner.store();
     let given = async {
-        store.give_back(&runner.subscription, runner.worker(), &left).await?;
-        store.wake().await
+        store.release_messages(&runner.subscription, runner.worker(), &left).await?;
+        store.notify_workers().await
     };
     let (name, messages) = (&runner.subscription.name, left.len());
     match given.await {

@@ -19,10 +19,10 @@ use std::{
 };
 
 use common::name::ChannelName;
-use model::message::Stored;
+use model::message::StoredMessage;
 use store::{
-    StoreResult, next_delay, note_interruption, reconnect_delays,
-    subscriptions::{BYTES_AT_ONCE, Done, Given},
+    StoreResult, next_reconnect_delay, log_interruption, reconnect_delays,
+    subscriptions::{MAX_BATCH_BYTES, MessageDisposition, ChannelMessages},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -31,55 +31,55 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use self::{
-    acknowledge::NOTES,
-    in_flight::{InFlight, Place},
+    acknowledge::ACK_BUFFER,
+    in_flight::{InFlightMessages, MessageAddress},
 };
 use super::{
-    channel_tasks::Line,
-    message_notifier::Door,
-    runner::{Runner, kibibytes},
+    channel_tasks::ChannelQueue,
+    message_notifier::MessageListener,
+    runner::{SubscriptionRunner, kibibytes},
 };
-use crate::targets::{Delivery, Failure, NotDelivered};
+use crate::targets::{DeliveryAttempt, DeliveryFailure, DeliveryError};
 
 /// Channels that are read in one go.
-const CHANNELS_AT_ONCE: usize = 64;
+const CHANNEL_BATCH_SIZE: usize = 64;
 /// Messages that are read in one go.
-const MESSAGES_AT_ONCE: usize = 128;
+const MESSAGE_BATCH_SIZE: usize = 128;
 /// Between two looks for messages of workers that vanished: half of the time after which they are taken over, within bounds.
-const SOONEST_LOOK: Duration = Duration::from_secs(5);
-const LATEST_LOOK: Duration = Duration::from_secs(30);
+const MIN_RECLAIM_INTERVAL: Duration = Duration::from_secs(5);
+const MAX_RECLAIM_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two looks for workers that can be forgotten, and how long such a one was silent.
-const FORGET: Duration = Duration::from_hours(1);
+const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
 /// What a message takes up while it is under way: a place, and room for its bytes.
-type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
+type DeliveryPermits = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 /// Delivers until the runner is stopped, then finishes what it has.
-pub(super) async fn run(runner: Arc<Runner>, door: Door) {
-    let (notes, noted) = mpsc::channel(NOTES);
-    let in_flight = Arc::<InFlight>::default();
-    let noting = tokio::spawn(acknowledge::note(runner.clone(), in_flight.clone(), noted));
+pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) {
+    let (notes, noted) = mpsc::channel(ACK_BUFFER);
+    let in_flight = Arc::<InFlightMessages>::default();
+    let noting = tokio::spawn(acknowledge::run_acknowledger(runner.clone(), in_flight.clone(), noted));
     let tasks = TaskTracker::new();
-    let mut reader = Reader {
+    let mut reader = GroupReader {
         runner: runner.clone(),
         in_flight: in_flight.clone(),
-        door,
+        listener: door,
         tasks: tasks.clone(),
-        notes,
+        acks: notes,
         channels: BTreeSet::new(),
-        ready: Line::default(),
-        is_unsure: true,
-        look_at: Instant::now(),
-        forget_at: Instant::now() + FORGET,
+        ready: ChannelQueue::default(),
+        needs_recovery: true,
+        reclaim_at: Instant::now(),
+        prune_at: Instant::now() + PRUNE_INTERVAL,
     };
     let mut delays = reconnect_delays();
     while !reader.runner.stop.is_cancelled() {
-        match reader.step().await {
+        match reader.run_once().await {
             Ok(()) => delays = reconnect_delays(),
             Err(error) => {
-                reader.is_unsure = true;
-                note_interruption("reading for a subscription", &error);
-                reader.runner.pause(next_delay(&mut delays)).await;
+                reader.needs_recovery = true;
+                log_interruption("reading for a subscription", &error);
+                reader.runner.pause(next_reconnect_delay(&mut delays)).await;
             }
         }
     }
@@ -90,55 +90,55 @@ pub(super) async fn run(runner: Arc<Runner>, door: Door) {
     if let Err(error) = noting.await {
         tracing::error!(%error, "noting what was delivered failed");
     }
-    acknowledge::give_back(&runner, &in_flight).await;
+    acknowledge::release_in_flight(&runner, &in_flight).await;
 }
 
-struct Reader {
-    runner: Arc<Runner>,
-    in_flight: Arc<InFlight>,
-    door: Door,
+struct GroupReader {
+    runner: Arc<SubscriptionRunner>,
+    in_flight: Arc<InFlightMessages>,
+    listener: MessageListener,
     tasks: TaskTracker,
-    notes: mpsc::Sender<(Place, Done)>,
+    acks: mpsc::Sender<(MessageAddress, MessageDisposition)>,
     /// All channels of the subscription.
     channels: BTreeSet<ChannelName>,
     /// Those that may have something.
-    ready: Line,
+    ready: ChannelQueue,
     /// Something may have been handed to this worker that it did not hear of.
-    is_unsure: bool,
-    look_at: Instant,
-    forget_at: Instant,
+    needs_recovery: bool,
+    reclaim_at: Instant,
+    prune_at: Instant,
 }
 
-impl Reader {
+impl GroupReader {
     /// One turn: waits for something to do, and does it.
-    async fn step(&mut self) -> StoreResult<()> {
-        if self.is_unsure {
+    async fn run_once(&mut self) -> StoreResult<()> {
+        if self.needs_recovery {
             self.find_channels().await?;
-            self.find_own().await?;
-            self.is_unsure = false;
+            self.recover_own().await?;
+            self.needs_recovery = false;
         }
-        if self.look_at <= Instant::now() {
-            self.take_over().await?;
-            let pause = (self.runner.lease() / 2).clamp(SOONEST_LOOK, LATEST_LOOK);
-            self.look_at = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
+        if self.reclaim_at <= Instant::now() {
+            self.reclaim_idle().await?;
+            let pause = (self.runner.lease() / 2).clamp(MIN_RECLAIM_INTERVAL, MAX_RECLAIM_INTERVAL);
+            self.reclaim_at = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
         }
-        let (runner, look_at) = (self.runner.clone(), self.look_at);
+        let (runner, look_at) = (self.runner.clone(), self.reclaim_at);
         let places = async {
-            if self.ready.is_empty() { std::future::pending().await } else { runner.places(MESSAGES_AT_ONCE).await }
+            if self.ready.is_empty() { std::future::pending().await } else { runner.acquire_slots(MESSAGE_BATCH_SIZE).await }
         };
         tokio::select! {
             biased;
             () = runner.stop.cancelled() => Ok(()),
-            ring = self.door.rung() => {
+            ring = self.listener.wait() => {
                 // What may fail comes last: nobody rings twice
-                if ring.given_back {
-                    self.look_at = Instant::now();
+                if ring.has_released {
+                    self.reclaim_at = Instant::now();
                 }
                 for channel in ring.channels {
-                    self.know(&channel);
+                    self.add_channel(&channel);
                     self.ready.push(channel);
                 }
-                if ring.everywhere {
+                if ring.is_all_channels {
                     self.find_channels().await?;
                 }
                 Ok(())
@@ -154,8 +154,8 @@ impl Reader {
     /// All channels may have something, and there may be others.
     async fn find_channels(&mut self) -> StoreResult<()> {
         let found = {
-            let _look = self.runner.look().await;
-            self.runner.store().channels_of(&self.runner.subscription).await?
+            let _look = self.runner.acquire_redis_read().await;
+            self.runner.store().matching_channels(&self.runner.subscription).await?
         };
         let gone: Vec<ChannelName> = {
             let found: HashSet<&ChannelName> = found.iter().collect();
@@ -163,34 +163,34 @@ impl Reader {
         };
         for channel in gone {
             self.channels.remove(&channel);
-            self.door.forget(&channel);
+            self.listener.stop_listening(&channel);
         }
         for channel in found {
-            self.know(&channel);
+            self.add_channel(&channel);
             self.ready.push(channel);
         }
-        if self.forget_at <= Instant::now() {
+        if self.prune_at <= Instant::now() {
             for channel in &self.channels {
-                self.runner.store().forget_workers(&self.runner.subscription, channel, FORGET).await?;
+                self.runner.store().prune_consumers(&self.runner.subscription, channel, PRUNE_INTERVAL).await?;
             }
-            self.forget_at = Instant::now() + FORGET;
+            self.prune_at = Instant::now() + PRUNE_INTERVAL;
         }
         Ok(())
     }
 
-    fn know(&mut self, channel: &ChannelName) {
+    fn add_channel(&mut self, channel: &ChannelName) {
         if self.channels.insert(channel.clone()) {
-            self.door.listen_to(channel);
+            self.listener.listen_to(channel);
         }
     }
 
     /// Reads what comes next in channels that may have something.
     async fn read(&mut self, mut places: Vec<OwnedSemaphorePermit>) -> StoreResult<()> {
-        let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNELS_AT_ONCE).collect();
+        let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNEL_BATCH_SIZE).collect();
         let (runner, subscription) = (self.runner.clone(), &self.runner.subscription);
-        let Some(mut room) = runner.room(BYTES_AT_ONCE).await else { return Ok(()) };
-        let look = runner.look().await;
-        let read = runner.store().read(subscription, &channels, runner.worker(), places.len()).await;
+        let Some(mut room) = runner.reserve_memory(MAX_BATCH_BYTES).await else { return Ok(()) };
+        let look = runner.acquire_redis_read().await;
+        let read = runner.store().read_messages(subscription, &channels, runner.worker(), places.len()).await;
         drop(look);
         let given = match read {
             Ok(given) => given,
@@ -201,10 +201,10 @@ impl Reader {
                 return Err(error);
             }
         };
-        let looked_at: HashSet<usize> = given.iter().map(|given| given.number).collect();
+        let looked_at: HashSet<usize> = given.iter().map(|given| given.channel_index).collect();
         for given in given {
-            let Some(channel) = channels.get(given.number).cloned() else { continue };
-            self.start(channel, given, &mut places, &mut room).await?;
+            let Some(channel) = channels.get(given.channel_index).cloned() else { continue };
+            self.start_deliveries(channel, given, &mut places, &mut room).await?;
         }
         for (number, channel) in channels.into_iter().enumerate() {
             if !looked_at.contains(&number) {
@@ -214,48 +214,48 @@ impl Reader {
         Ok(())
     }
 
-    async fn start(
+    async fn start_deliveries(
         &mut self,
         channel: ChannelName,
-        given: Given,
+        given: ChannelMessages,
         places: &mut Vec<OwnedSemaphorePermit>,
         room: &mut OwnedSemaphorePermit,
     ) -> StoreResult<()> {
         if let Some(gap) = &given.gap {
-            self.runner.note_gap(&channel, gap);
+            self.runner.record_gap(&channel, gap);
         }
-        let is_open = !given.is_closed || {
-            let _look = self.runner.look().await;
-            self.runner.store().open(&self.runner.subscription, &channel).await?.is_some()
+        let is_open = !given.needs_open || {
+            let _look = self.runner.acquire_redis_read().await;
+            self.runner.store().open_channel(&self.runner.subscription, &channel).await?.is_some()
         };
         for message in given.messages {
             let share = room.split(kibibytes(message.body.len()) as usize);
             self.deliver(channel.clone(), message, 0, (places.pop(), share)).await;
         }
         // One without a history rings when it has one
-        if given.is_more || given.is_closed && is_open {
+        if given.has_more || given.needs_open && is_open {
             self.ready.push(channel);
         }
         Ok(())
     }
 
     /// Starts to deliver a message with which so many workers have vanished.
-    async fn deliver(&self, channel: ChannelName, message: Stored, vanished: u32, held: Held) {
+    async fn deliver(&self, channel: ChannelName, message: StoredMessage, vanished: u32, held: DeliveryPermits) {
         let Some(under_way) = self.in_flight.begin((channel.clone(), message.position)) else { return };
-        if !self.runner.subscription.filter.fits(&message) {
-            if let Some(place) = under_way.ended() {
+        if !self.runner.subscription.filter.matches(&message) {
+            if let Some(place) = under_way.finish() {
                 // Nobody waits for it: when the process stops it is given back
-                let _ = self.notes.send((place, Done::Unwanted)).await;
+                let _ = self.acks.send((place, MessageDisposition::Filtered)).await;
             }
             return;
         }
-        let (runner, notes) = (self.runner.clone(), self.notes.clone());
+        let (runner, notes) = (self.runner.clone(), self.acks.clone());
         self.tasks.spawn(async move {
             let (place, room) = held;
             let done = deliver(&runner, &channel, &message, vanished, room).await;
             drop(place);
             // Without a note it is given back at the end
-            if let (Some(place), Some(done)) = (under_way.ended(), done) {
+            if let (Some(place), Some(done)) = (under_way.finish(), done) {
                 let _ = notes.send((place, done)).await;
             }
         });
@@ -264,24 +264,24 @@ impl Reader {
 
 /// Delivers a message, or lets it go on as a job; none if neither could be done.
 async fn deliver(
-    runner: &Runner,
+    runner: &SubscriptionRunner,
     channel: &ChannelName,
-    message: &Stored,
+    message: &StoredMessage,
     vanished: u32,
     room: Option<OwnedSemaphorePermit>,
-) -> Option<Done> {
+) -> Option<MessageDisposition> {
     if vanished > runner.process.crash_budget {
         let problem = format!("{vanished} workers vanished while they had this message");
-        let why = Failure::hopeless("crash_budget_exhausted", problem);
-        let delivery = Delivery { channel, message, attempt: vanished };
-        return runner.hand_on(delivery, &why, Vec::new(), room).await.then_some(Done::HandedOn);
+        let why = DeliveryFailure::permanent("crash_budget_exhausted", problem);
+        let delivery = DeliveryAttempt { channel, message, attempt: vanished };
+        return runner.retry_as_job(delivery, &why, Vec::new(), room).await.then_some(MessageDisposition::RetriedAsJob);
     }
     match runner.deliver(channel, message, 1).await {
-        Ok(()) => Some(Done::Delivered),
-        Err(why @ (NotDelivered::Failed(_) | NotDelivered::Later { .. })) => {
-            let delivery = Delivery { channel, message, attempt: 1 };
-            runner.hand_on(delivery, &why, Vec::new(), room).await.then_some(Done::HandedOn)
+        Ok(()) => Some(MessageDisposition::Delivered),
+        Err(why @ (DeliveryError::Failed(_) | DeliveryError::Deferred { .. })) => {
+            let delivery = DeliveryAttempt { channel, message, attempt: 1 };
+            runner.retry_as_job(delivery, &why, Vec::new(), room).await.then_some(MessageDisposition::RetriedAsJob)
         }
-        Err(NotDelivered::Abandoned) => None,
+        Err(DeliveryError::Abandoned) => None,
     }
 }

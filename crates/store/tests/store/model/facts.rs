@@ -9,13 +9,13 @@ use common::{
     id::{EntryId, JobId},
     name::Priority,
 };
-use model::job::State;
+use model::job::JobState;
 
-use super::world::{Job, World};
+use super::world::{ModelJob, ModelState};
 use crate::kit::queue;
 
 /// All keys of the queue. Rows are the key, its type and what it holds; entries are three texts: id, marker, consumer.
-pub(super) const DUMP: &str = r"
+pub(super) const DUMP_SCRIPT: &str = r"
 local rows = {}
 for _, key in ipairs(redis.call('KEYS', 'galley:{default}:*')) do
   local kind = redis.call('TYPE', key).ok
@@ -41,34 +41,34 @@ end
 return rows";
 
 /// What should be there.
-pub(super) fn expected(world: &World) -> Vec<String> {
+pub(super) fn expected_facts(world: &ModelState) -> Vec<String> {
     let mut facts = Vec::new();
     let ids = |indexes: &mut dyn Iterator<Item = usize>| -> Vec<String> {
         indexes
-            .map(|index| format!("{}{}", world.jobs[index].id, marker(world.jobs[index].state == State::Active)))
+            .map(|index| format!("{}{}", world.jobs[index].id, marker(world.jobs[index].state == JobState::Active)))
             .collect()
     };
     for (priority, entries) in world.streams.iter().filter(|(_, entries)| !entries.is_empty()) {
         facts.push(format!("stream {priority}: {}", ids(&mut entries.iter().copied()).join(" ")));
     }
-    for (key, lane) in world.lanes.iter().filter(|(_, lane)| !lane.is_empty()) {
+    for (key, lane) in world.key_queues.iter().filter(|(_, lane)| !lane.is_empty()) {
         facts.push(format!("lane {key}: {}", ids(&mut lane.iter().copied()).join(" ")));
         facts.push(format!("lane of {key} is known"));
     }
-    for (key, held) in world.held.iter().filter(|(_, held)| !held.is_empty()) {
+    for (key, held) in world.admitted.iter().filter(|(_, held)| !held.is_empty()) {
         let mut held: Vec<String> = held.iter().map(|index| world.jobs[*index].id.to_string()).collect();
         held.sort();
         facts.push(format!("held {key}: {}", held.join(" ")));
     }
     facts.extend(world.limits.iter().map(|(key, most)| format!("limit {key}: {most}")));
     // Of a fingerprint the test knows only who holds it
-    facts.extend(world.holders.values().map(|index| format!("unique: {}", world.jobs[*index].id)));
-    let laned: usize = world.lanes.values().map(Vec::len).sum();
+    facts.extend(world.unique_holders.values().map(|index| format!("unique: {}", world.jobs[*index].id)));
+    let laned: usize = world.key_queues.values().map(Vec::len).sum();
     facts.extend((laned > 0).then(|| format!("laned {laned}")));
     facts.extend(world.is_paused.then(|| "paused".to_owned()));
-    for (index, job) in world.jobs.iter().enumerate().filter(|(_, job)| !job.is_gone) {
-        let in_lane = job.spec.limit.is_some_and(|(key, _)| world.lanes.get(key).is_some_and(|l| l.contains(&index)));
-        of_job(job, in_lane, &mut facts);
+    for (index, job) in world.jobs.iter().enumerate().filter(|(_, job)| !job.is_deleted) {
+        let in_lane = job.spec.limit.is_some_and(|(key, _)| world.key_queues.get(key).is_some_and(|l| l.contains(&index)));
+        add_job_facts(job, in_lane, &mut facts);
     }
     facts.sort();
     facts
@@ -78,17 +78,17 @@ fn marker(is_active: bool) -> &'static str {
     if is_active { "*" } else { "" }
 }
 
-fn of_job(job: &Job, in_lane: bool, facts: &mut Vec<String>) {
+fn add_job_facts(job: &ModelJob, in_lane: bool, facts: &mut Vec<String>) {
     let (id, state) = (job.id, job.state);
     match state {
-        State::Scheduled | State::Retryable => facts.push(format!("due {id}")),
-        State::Pending => facts.push(format!("pending {id}")),
-        State::Available | State::Active => {}
-        State::Completed | State::Cancelled | State::Discarded => facts.push(format!("result {id} {state}")),
+        JobState::Scheduled | JobState::Retryable => facts.push(format!("due {id}")),
+        JobState::Pending => facts.push(format!("pending {id}")),
+        JobState::Available | JobState::Active => {}
+        JobState::Completed | JobState::Cancelled | JobState::Discarded => facts.push(format!("result {id} {state}")),
     }
     if job.has_record {
         let state = match state {
-            State::Available | State::Active => if in_lane { "held" } else { "queued" }.to_owned(),
+            JobState::Available | JobState::Active => if in_lane { "held" } else { "queued" }.to_owned(),
             parked => parked.to_string(),
         };
         facts.push(format!("record {id} {state}"));
@@ -106,14 +106,14 @@ fn of_job(job: &Job, in_lane: bool, facts: &mut Vec<String>) {
 }
 
 /// What is there.
-pub(super) fn found(rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn stored_facts(rows: &[Vec<String>]) -> Vec<String> {
     let mut facts = Vec::new();
     let mut entries: BTreeMap<String, String> = BTreeMap::new();
     for row in rows.iter().filter(|row| row[1] == "stream") {
         let priority = row[0].rsplit(':').next().unwrap_or_default();
         let mut ids = Vec::new();
         for entry in row[2..].chunks(3) {
-            let id = id_of(&entry[0], &entry[1], priority);
+            let id = job_id(&entry[0], &entry[1], priority);
             entries.insert(format!("{priority}:{}", entry[0]), id.clone());
             ids.push(format!("{id}{}", marker(!entry[2].is_empty())));
         }
@@ -123,23 +123,23 @@ pub(super) fn found(rows: &[Vec<String>]) -> Vec<String> {
     }
     for row in rows.iter().filter(|row| row[1] != "stream") {
         let name = row[0].strip_prefix("galley:{default}:").unwrap_or(&row[0]);
-        of_key(name, &row[2..], &entries, &mut facts);
+        add_key_facts(name, &row[2..], &entries, &mut facts);
     }
     facts.sort();
     facts
 }
 
-fn id_of(entry: &str, marker: &str, priority: &str) -> String {
+fn job_id(entry: &str, marker: &str, priority: &str) -> String {
     if marker.len() == 36 || marker == "deleted" {
         return marker.to_owned();
     }
     let entry: EntryId = entry.parse().expect("an entry");
     let priority = Priority::try_from(priority.parse::<i64>().expect("a number")).expect("a priority");
     let salt = u32::from_str_radix(marker, 16).expect("a salt");
-    JobId::at(entry, &queue(), priority, salt).expect("an id").to_string()
+    JobId::from_entry(entry, &queue(), priority, salt).expect("an id").to_string()
 }
 
-fn of_key(name: &str, held: &[String], entries: &BTreeMap<String, String>, facts: &mut Vec<String>) {
+fn add_key_facts(name: &str, held: &[String], entries: &BTreeMap<String, String>, facts: &mut Vec<String>) {
     let (kind, rest) = name.split_once(':').unwrap_or((name, ""));
     let fields: BTreeMap<&str, &str> = held.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
     let field = |name: &str| fields.get(name).copied().unwrap_or_default();

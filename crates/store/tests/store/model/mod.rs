@@ -14,9 +14,9 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 
-use crate::kit::Kit;
-use plan::{Op, an_op};
-use play::Play;
+use crate::kit::StoreKit;
+use plan::{ModelOp, op_strategy};
+use play::ModelRun;
 
 /// Ten thousand operations and some, unless `MODEL_CASES` asks for more.
 const CASES: u32 = 80;
@@ -24,7 +24,7 @@ const CASES: u32 = 80;
 #[test]
 fn ten_thousand_random_operations_leave_redis_as_the_model_says() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let kit = runtime.block_on(async { Kit::with(&[("GALLEY__JOBS__CRASH_BUDGET", "1")]) });
+    let kit = runtime.block_on(async { StoreKit::with_variables(&[("GALLEY__JOBS__CRASH_BUDGET", "1")]) });
     let cases = std::env::var("MODEL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES);
     let config = Config {
         cases,
@@ -34,20 +34,20 @@ fn ten_thousand_random_operations_leave_redis_as_the_model_says() {
         ..Config::default()
     };
     let at = Cell::new(0);
-    let run = |ops: &[Op]| {
+    let run = |ops: &[ModelOp]| {
         runtime.block_on(async {
-            let mut play = Play::new(&kit).await;
+            let mut play = ModelRun::new(&kit).await;
             for (number, op) in ops.iter().enumerate() {
                 at.set(number);
-                play.play(op).await;
+                play.run(op).await;
             }
         });
     };
-    let outcome = TestRunner::new(config).run(&vec(an_op(), 128..=150), |ops| {
+    let outcome = TestRunner::new(config).run(&vec(op_strategy(), 128..=150), |ops| {
         // What is compared panics: that is one failed case, to be made smaller
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&ops))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
-            let done: Vec<&Op> = ops[..=at.get()].iter().filter(|op| !matches!(op, Op::Nothing)).collect();
+            let done: Vec<&ModelOp> = ops[..=at.get()].iter().filter(|op| !matches!(op, ModelOp::Noop)).collect();
             TestCaseError::fail(format!("{text}\nafter {done:#?}"))
         })
     });

@@ -2,59 +2,59 @@
 
 use std::time::Duration;
 
-use model::job::Advice;
+use model::job::RetryAdvice;
 use proptest::{prelude::*, sample::select};
 
 /// An operation. A `usize` picks one of the jobs that it is for; when there is none nothing is done.
 #[derive(Debug, Clone)]
-pub(super) enum Op {
+pub(super) enum ModelOp {
     /// What the others shrink to.
-    Nothing,
-    Enqueue(Spec),
+    Noop,
+    Enqueue(ModelJobSpec),
     Claim {
-        by: By,
-        most: usize,
+        by: ModelClaimer,
+        max: usize,
     },
     Complete(usize),
-    Fail(usize, Advice),
-    Requeue(usize),
+    Fail(usize, RetryAdvice),
+    Release(usize),
     /// The worker vanishes, and the upkeep finds out.
-    Crash(usize),
+    WorkerLost(usize),
     /// Any job, also one that is over.
     Cancel(usize),
     /// The time of a scheduled or retryable job comes.
-    Due(usize),
+    MakeDue(usize),
     Activate(usize),
     Redrive(usize),
     DeleteDeadLetter(usize),
     /// Somebody ends an attempt that is over, or that is somebody else's.
-    Stale(usize, Late),
+    Stale(usize, StaleAction),
     Pause(bool),
     Purge(Vec<&'static str>),
     /// The upkeep, which also finds nothing that cannot be.
-    Upkeep,
+    Maintenance,
 }
 
 /// Who claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum ModelClaimer {
     Worker(usize),
     Pull,
 }
 
 /// What somebody does who comes late.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Late {
+pub(super) enum StaleAction {
     Complete,
     Fail,
-    Requeue,
-    Crash,
+    Release,
+    WorkerLost,
     /// The attempt is the current one, but whoever ends it does not have it.
-    NotMine,
+    WrongFence,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum ModelStart {
     Now,
     Scheduled,
     Pending,
@@ -62,9 +62,9 @@ pub(super) enum Start {
 
 /// A job to enqueue.
 #[derive(Debug, Clone)]
-pub(super) struct Spec {
+pub(super) struct ModelJobSpec {
     pub(super) priority: i64,
-    pub(super) start: Start,
+    pub(super) start: ModelStart,
     /// One of a few ids, so that they are chosen again.
     pub(super) id: Option<u8>,
     /// Arguments that count for being the same, and what happens then.
@@ -77,7 +77,7 @@ pub(super) struct Spec {
     pub(super) deadline: bool,
 }
 
-impl Spec {
+impl ModelJobSpec {
     pub(super) fn body(&self) -> String {
         let mut body = serde_json::json!({
             "type": "test.model", "args": [self.unique.map_or(0, |(args, _)| args)], "priority": self.priority,
@@ -87,9 +87,9 @@ impl Spec {
             },
         });
         match self.start {
-            Start::Now => {}
-            Start::Scheduled => body["scheduled_at"] = "+PT10H".into(),
-            Start::Pending => body["pending"] = true.into(),
+            ModelStart::Now => {}
+            ModelStart::Scheduled => body["scheduled_at"] = "+PT10H".into(),
+            ModelStart::Pending => body["pending"] = true.into(),
         }
         if let Some(number) = self.id {
             body["id"] = format!("019539a4-b68c-7def-8000-0000000000{number:02x}").into();
@@ -110,15 +110,15 @@ impl Spec {
     }
 }
 
-fn a_spec() -> impl Strategy<Value = Spec> {
-    let start = prop_oneof![6 => Just(Start::Now), 1 => Just(Start::Scheduled), 1 => Just(Start::Pending)];
+fn job_spec_strategy() -> impl Strategy<Value = ModelJobSpec> {
+    let start = prop_oneof![6 => Just(ModelStart::Now), 1 => Just(ModelStart::Scheduled), 1 => Just(ModelStart::Pending)];
     let policies = select(vec!["reject", "ignore", "replace", "replace_except_schedule"]);
     let unique = prop_oneof![3 => Just(None), 1 => (0..3_u8, policies).prop_map(Some)];
     let limit = prop_oneof![2 => Just(None), 1 => (select(vec!["a", "b"]), 0..=2_u32).prop_map(Some)];
     let id = prop_oneof![4 => Just(None), 1 => (0..6_u8).prop_map(Some)];
     let flag = || prop_oneof![3 => Just(false), 1 => Just(true)];
     (-1..=1_i64, start, id, unique, limit, 1..=3_u32, any::<bool>(), flag(), flag()).prop_map(
-        |(priority, start, id, unique, limit, max_attempts, dead_letter, own_lease, deadline)| Spec {
+        |(priority, start, id, unique, limit, max_attempts, dead_letter, own_lease, deadline)| ModelJobSpec {
             priority,
             start,
             id,
@@ -132,30 +132,30 @@ fn a_spec() -> impl Strategy<Value = Spec> {
     )
 }
 
-pub(super) fn an_op() -> impl Strategy<Value = Op> {
+pub(super) fn op_strategy() -> impl Strategy<Value = ModelOp> {
     let which = || any::<u16>().prop_map(usize::from);
-    let by = prop_oneof![2 => (0..2_usize).prop_map(By::Worker), 1 => Just(By::Pull)];
-    let late = select(vec![Late::Complete, Late::Fail, Late::Requeue, Late::Crash, Late::NotMine]);
-    let after = Advice::After(Duration::from_mins(1));
-    let advice = select(vec![Advice::ByPolicy, Advice::ByPolicy, after, Advice::Never, Advice::Discard]);
+    let by = prop_oneof![2 => (0..2_usize).prop_map(ModelClaimer::Worker), 1 => Just(ModelClaimer::Pull)];
+    let late = select(vec![StaleAction::Complete, StaleAction::Fail, StaleAction::Release, StaleAction::WorkerLost, StaleAction::WrongFence]);
+    let after = RetryAdvice::After(Duration::from_mins(1));
+    let advice = select(vec![RetryAdvice::ByPolicy, RetryAdvice::ByPolicy, after, RetryAdvice::Never, RetryAdvice::Discard]);
     let states = select(vec![vec!["available"], vec!["scheduled"], vec!["retryable", "pending"]]);
     prop_oneof![
-        1 => Just(Op::Nothing),
-        30 => a_spec().prop_map(Op::Enqueue),
-        16 => (by, 1..=5_usize).prop_map(|(by, most)| Op::Claim { by, most }),
-        8 => which().prop_map(Op::Complete),
-        10 => (which(), advice).prop_map(|(which, advice)| Op::Fail(which, advice)),
-        4 => which().prop_map(Op::Requeue),
-        5 => which().prop_map(Op::Crash),
-        6 => which().prop_map(Op::Cancel),
-        6 => which().prop_map(Op::Due),
-        3 => which().prop_map(Op::Activate),
-        4 => which().prop_map(Op::Redrive),
-        2 => which().prop_map(Op::DeleteDeadLetter),
-        6 => (which(), late).prop_map(|(which, late)| Op::Stale(which, late)),
-        1 => Just(Op::Pause(true)),
-        3 => Just(Op::Pause(false)),
-        1 => states.prop_map(Op::Purge),
-        4 => Just(Op::Upkeep),
+        1 => Just(ModelOp::Noop),
+        30 => job_spec_strategy().prop_map(ModelOp::Enqueue),
+        16 => (by, 1..=5_usize).prop_map(|(by, max)| ModelOp::Claim { by, max }),
+        8 => which().prop_map(ModelOp::Complete),
+        10 => (which(), advice).prop_map(|(which, advice)| ModelOp::Fail(which, advice)),
+        4 => which().prop_map(ModelOp::Release),
+        5 => which().prop_map(ModelOp::WorkerLost),
+        6 => which().prop_map(ModelOp::Cancel),
+        6 => which().prop_map(ModelOp::MakeDue),
+        3 => which().prop_map(ModelOp::Activate),
+        4 => which().prop_map(ModelOp::Redrive),
+        2 => which().prop_map(ModelOp::DeleteDeadLetter),
+        6 => (which(), late).prop_map(|(which, late)| ModelOp::Stale(which, late)),
+        1 => Just(ModelOp::Pause(true)),
+        3 => Just(ModelOp::Pause(false)),
+        1 => states.prop_map(ModelOp::Purge),
+        4 => Just(ModelOp::Maintenance),
     ]
 }

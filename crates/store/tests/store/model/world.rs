@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::id::JobId;
-use model::job::{Advice, Event, State};
-use store::jobs::Stats;
+use model::job::{RetryAdvice, JobTransition, JobState};
+use store::jobs::QueueStats;
 
-use super::plan::{Spec, Start};
+use super::plan::{ModelJobSpec, ModelStart};
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that is compared")]
-pub(super) struct Job {
+pub(super) struct ModelJob {
     pub(super) id: JobId,
-    pub(super) spec: Spec,
-    pub(super) state: State,
+    pub(super) spec: ModelJobSpec,
+    pub(super) state: JobState,
     pub(super) attempts: u32,
     pub(super) failures: u32,
     pub(super) crashes: u32,
@@ -21,15 +21,15 @@ pub(super) struct Job {
     pub(super) has_record: bool,
     pub(super) is_dead_letter: bool,
     /// A dead letter that was deleted.
-    pub(super) is_gone: bool,
+    pub(super) is_deleted: bool,
     /// Whether the attempt that runs has a lease of its own.
     pub(super) has_lease: bool,
 }
 
 /// What becomes of a job that is enqueued.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Stored(State),
+pub(super) enum ModelEnqueueOutcome {
+    Stored(JobState),
     Duplicate(JobId),
     Ignored(JobId),
 }
@@ -38,61 +38,61 @@ pub(super) enum Outcome {
 pub(super) const CRASH_BUDGET: u32 = 1;
 
 #[derive(Default)]
-pub(super) struct World {
-    pub(super) jobs: Vec<Job>,
+pub(super) struct ModelState {
+    pub(super) jobs: Vec<ModelJob>,
     /// Entries by priority, in order of arrival; those that run are among them.
     pub(super) streams: BTreeMap<i64, Vec<usize>>,
-    pub(super) lanes: BTreeMap<&'static str, Vec<usize>>,
-    pub(super) held: BTreeMap<&'static str, BTreeSet<usize>>,
+    pub(super) key_queues: BTreeMap<&'static str, Vec<usize>>,
+    pub(super) admitted: BTreeMap<&'static str, BTreeSet<usize>>,
     pub(super) limits: BTreeMap<&'static str, u32>,
-    pub(super) holders: BTreeMap<u8, usize>,
+    pub(super) unique_holders: BTreeMap<u8, usize>,
     pub(super) is_paused: bool,
-    pub(super) totals: Stats,
+    pub(super) totals: QueueStats,
 }
 
-impl World {
+impl ModelState {
     /// What a job will do; `id` is asked for only when it is stored.
-    pub(super) fn enqueue(&mut self, spec: &Spec, id: Option<JobId>) -> Outcome {
+    pub(super) fn enqueue(&mut self, spec: &ModelJobSpec, id: Option<JobId>) -> ModelEnqueueOutcome {
         if let Some(chosen) = spec.id
-            && let Some(job) = self.jobs.iter().find(|job| job.spec.id == Some(chosen) && !job.is_gone)
+            && let Some(job) = self.jobs.iter().find(|job| job.spec.id == Some(chosen) && !job.is_deleted)
         {
-            return Outcome::Duplicate(job.id);
+            return ModelEnqueueOutcome::Duplicate(job.id);
         }
         let (mut start, mut replaced) = (spec.start, None);
         if let Some((args, policy)) = spec.unique
-            && let Some(older) = self.holders.get(&args).copied().filter(|older| !self.jobs[*older].state.is_terminal())
+            && let Some(older) = self.unique_holders.get(&args).copied().filter(|older| !self.jobs[*older].state.is_terminal())
         {
             let (state, older_id) = (self.jobs[older].state, self.jobs[older].id);
             match policy {
-                "reject" => return Outcome::Duplicate(older_id),
-                "ignore" => return Outcome::Ignored(older_id),
-                _ if state == State::Active => return Outcome::Duplicate(older_id),
+                "reject" => return ModelEnqueueOutcome::Duplicate(older_id),
+                "ignore" => return ModelEnqueueOutcome::Ignored(older_id),
+                _ if state == JobState::Active => return ModelEnqueueOutcome::Duplicate(older_id),
                 _ => {}
             }
-            if policy == "replace_except_schedule" && state == State::Scheduled && start == Start::Now {
-                start = Start::Scheduled;
+            if policy == "replace_except_schedule" && state == JobState::Scheduled && start == ModelStart::Now {
+                start = ModelStart::Scheduled;
             }
             // It is there before the older one goes
             replaced = id.map(|_| older);
         }
         let state = match start {
-            Start::Now => State::Available,
-            Start::Scheduled => State::Scheduled,
-            Start::Pending => State::Pending,
+            ModelStart::Now => JobState::Available,
+            ModelStart::Scheduled => JobState::Scheduled,
+            ModelStart::Pending => JobState::Pending,
         };
         if let Some(id) = id {
-            self.store(spec.clone(), id, state);
+            self.insert(spec.clone(), id, state);
         }
         if let Some(older) = replaced {
             self.cancel(older);
         }
-        Outcome::Stored(state)
+        ModelEnqueueOutcome::Stored(state)
     }
 
-    fn store(&mut self, spec: Spec, id: JobId, state: State) {
+    fn insert(&mut self, spec: ModelJobSpec, id: JobId, state: JobState) {
         let index = self.jobs.len();
         if let Some((args, _)) = spec.unique {
-            self.holders.insert(args, index);
+            self.unique_holders.insert(args, index);
         }
         if let Some((key, concurrency)) = spec.limit {
             self.limits.insert(key, concurrency);
@@ -101,9 +101,9 @@ impl World {
             || spec.unique.is_some()
             || spec.limit.is_some()
             || spec.deadline
-            || state != State::Available;
+            || state != JobState::Available;
         let limit = spec.limit;
-        self.jobs.push(Job {
+        self.jobs.push(ModelJob {
             id,
             spec,
             state,
@@ -113,10 +113,10 @@ impl World {
             last_attempt: 0,
             has_record,
             is_dead_letter: false,
-            is_gone: false,
+            is_deleted: false,
             has_lease: false,
         });
-        if state == State::Available {
+        if state == JobState::Available {
             self.make_available(index);
         }
         if let Some((key, _)) = limit {
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, index: usize, event: Event) {
+    fn transition(&mut self, index: usize, event: JobTransition) {
         let job = &mut self.jobs[index];
         job.state = job.state.after(event).expect("the test only does what a state allows");
     }
@@ -133,7 +133,7 @@ impl World {
     fn make_available(&mut self, index: usize) {
         let Some((key, _)) = self.jobs[index].spec.limit else { return self.add_to_stream(index) };
         let (jobs, priority) = (&self.jobs, self.jobs[index].spec.priority);
-        let lane = self.lanes.entry(key).or_default();
+        let lane = self.key_queues.entry(key).or_default();
         let place = lane.iter().position(|other| jobs[*other].spec.priority < priority).unwrap_or(lane.len());
         lane.insert(place, index);
         self.admit(key);
@@ -145,40 +145,40 @@ impl World {
 
     fn admit(&mut self, key: &'static str) {
         let most = self.limits.get(key).map_or(usize::MAX, |most| usize::try_from(*most).unwrap_or(usize::MAX));
-        while self.held.entry(key).or_default().len() < most
-            && let Some(lane) = self.lanes.get_mut(key)
+        while self.admitted.entry(key).or_default().len() < most
+            && let Some(lane) = self.key_queues.get_mut(key)
             && !lane.is_empty()
         {
             let first = lane.remove(0);
-            self.held.entry(key).or_default().insert(first);
+            self.admitted.entry(key).or_default().insert(first);
             self.add_to_stream(first);
         }
     }
 
     /// Takes a job out of wherever it is, and lets the next with its key in.
-    fn take_out(&mut self, index: usize) {
-        for entries in self.streams.values_mut().chain(self.lanes.values_mut()) {
+    fn remove_from_queues(&mut self, index: usize) {
+        for entries in self.streams.values_mut().chain(self.key_queues.values_mut()) {
             entries.retain(|other| *other != index);
         }
         self.jobs[index].has_lease = false;
         if let Some((key, _)) = self.jobs[index].spec.limit {
-            self.held.entry(key).or_default().remove(&index);
+            self.admitted.entry(key).or_default().remove(&index);
         }
     }
 
-    fn end(&mut self, index: usize, event: Event) {
-        self.step(index, event);
+    fn finish(&mut self, index: usize, event: JobTransition) {
+        self.transition(index, event);
         self.jobs[index].has_record = false;
         match self.jobs[index].state {
-            State::Completed => self.totals.completed += 1,
-            State::Cancelled => self.totals.cancelled += 1,
+            JobState::Completed => self.totals.completed += 1,
+            JobState::Cancelled => self.totals.cancelled += 1,
             _ => self.totals.discarded += 1,
         }
-        self.take_out(index);
+        self.remove_from_queues(index);
         if let Some((args, _)) = self.jobs[index].spec.unique
-            && self.holders.get(&args) == Some(&index)
+            && self.unique_holders.get(&args) == Some(&index)
         {
-            self.holders.remove(&args);
+            self.unique_holders.remove(&args);
         }
         if let Some((key, _)) = self.jobs[index].spec.limit {
             self.admit(key);
@@ -192,9 +192,9 @@ impl World {
         }
         let waiting = self.streams.values().rev().flatten().copied();
         let claimed: Vec<usize> =
-            waiting.filter(|index| self.jobs[*index].state == State::Available).take(most).collect();
+            waiting.filter(|index| self.jobs[*index].state == JobState::Available).take(most).collect();
         for index in &claimed {
-            self.step(*index, Event::Claim);
+            self.transition(*index, JobTransition::Claim);
             self.jobs[*index].has_lease = is_pull || self.jobs[*index].spec.own_lease;
         }
         claimed
@@ -202,22 +202,22 @@ impl World {
 
     pub(super) fn complete(&mut self, index: usize) {
         self.jobs[index].last_attempt = self.jobs[index].attempts + 1;
-        self.end(index, Event::Succeed);
+        self.finish(index, JobTransition::Succeed);
     }
 
-    pub(super) fn fail(&mut self, index: usize, advice: Advice) {
+    pub(super) fn fail(&mut self, index: usize, advice: RetryAdvice) {
         let job = &mut self.jobs[index];
         (job.attempts, job.failures) = (job.attempts + 1, job.failures + 1);
-        let is_last = matches!(advice, Advice::Never | Advice::Discard);
+        let is_last = matches!(advice, RetryAdvice::Never | RetryAdvice::Discard);
         if job.failures >= job.spec.max_attempts || is_last {
             self.discard(index);
-            self.jobs[index].is_dead_letter &= advice != Advice::Discard;
+            self.jobs[index].is_dead_letter &= advice != RetryAdvice::Discard;
             return;
         }
         job.has_record = true;
-        self.step(index, Event::Retry);
+        self.transition(index, JobTransition::Retry);
         self.totals.retried += 1;
-        self.take_out(index);
+        self.remove_from_queues(index);
         if let Some((key, _)) = self.jobs[index].spec.limit {
             self.admit(key);
         }
@@ -226,18 +226,18 @@ impl World {
     fn discard(&mut self, index: usize) {
         let job = &mut self.jobs[index];
         (job.last_attempt, job.is_dead_letter) = (job.attempts, job.spec.dead_letter);
-        self.end(index, Event::Discard);
+        self.finish(index, JobTransition::Discard);
     }
 
-    pub(super) fn crash(&mut self, index: usize) {
+    pub(super) fn lose_worker(&mut self, index: usize) {
         let job = &mut self.jobs[index];
         (job.attempts, job.crashes) = (job.attempts + 1, job.crashes + 1);
-        if job.crashes > CRASH_BUDGET { self.discard(index) } else { self.requeue(index) }
+        if job.crashes > CRASH_BUDGET { self.discard(index) } else { self.release(index) }
     }
 
     /// Back to the end of its stream. It keeps its place among those with its key.
-    pub(super) fn requeue(&mut self, index: usize) {
-        self.step(index, Event::Release);
+    pub(super) fn release(&mut self, index: usize) {
+        self.transition(index, JobTransition::Release);
         for entries in self.streams.values_mut() {
             entries.retain(|other| *other != index);
         }
@@ -250,21 +250,21 @@ impl World {
         if job.state.is_terminal() {
             return false;
         }
-        job.last_attempt = job.attempts + u32::from(job.state == State::Active);
-        self.end(index, Event::Cancel);
+        job.last_attempt = job.attempts + u32::from(job.state == JobState::Active);
+        self.finish(index, JobTransition::Cancel);
         true
     }
 
-    pub(super) fn due(&mut self, index: usize) {
-        self.step(index, Event::Due);
+    pub(super) fn make_due(&mut self, index: usize) {
+        self.transition(index, JobTransition::Due);
         self.make_available(index);
     }
 
     pub(super) fn activate(&mut self, index: usize) -> bool {
-        if self.jobs[index].state != State::Pending {
+        if self.jobs[index].state != JobState::Pending {
             return false;
         }
-        self.step(index, Event::Activate);
+        self.transition(index, JobTransition::Activate);
         self.make_available(index);
         true
     }
@@ -273,7 +273,7 @@ impl World {
         if !self.jobs[index].is_dead_letter {
             return false;
         }
-        self.step(index, Event::Redrive);
+        self.transition(index, JobTransition::Redrive);
         let job = &mut self.jobs[index];
         (job.is_dead_letter, job.has_record) = (false, true);
         (job.attempts, job.failures, job.crashes) = (0, 0, 0);
@@ -284,11 +284,11 @@ impl World {
     pub(super) fn delete_dead_letter(&mut self, index: usize) -> bool {
         let job = &mut self.jobs[index];
         let was_one = std::mem::take(&mut job.is_dead_letter);
-        job.is_gone |= was_one;
+        job.is_deleted |= was_one;
         was_one
     }
 
-    pub(super) fn purge(&mut self, states: &[State]) -> usize {
+    pub(super) fn purge(&mut self, states: &[JobState]) -> usize {
         let mut cancelled = 0;
         // What is let in meanwhile is in the same state as before
         while let Some(index) = self.jobs.iter().position(|job| states.contains(&job.state)) {
@@ -297,15 +297,15 @@ impl World {
         cancelled
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        let count = |states: &[State]| {
+    pub(super) fn stats(&self) -> QueueStats {
+        let count = |states: &[JobState]| {
             u64::try_from(self.jobs.iter().filter(|job| states.contains(&job.state)).count()).expect("few")
         };
-        Stats {
-            available: count(&[State::Available]),
-            active: count(&[State::Active]),
-            waiting: count(&[State::Scheduled, State::Retryable]),
-            pending: count(&[State::Pending]),
+        QueueStats {
+            available: count(&[JobState::Available]),
+            active: count(&[JobState::Active]),
+            delayed: count(&[JobState::Scheduled, JobState::Retryable]),
+            pending: count(&[JobState::Pending]),
             dead: u64::try_from(self.jobs.iter().filter(|job| job.is_dead_letter).count()).expect("few"),
             ..self.totals
         }
