@@ -2,7 +2,7 @@
 //! lost, doubled or out of order is a failure, with its detail.
 
 use clap::{ArgAction, Args};
-use e2e::channels_check::{SubscriptionCheck, CheckPlan, delivered::RedeliveryCause, run as check};
+use e2e::channels_check::{CheckPlan, SubscriptionCheck, delivery_check::RedeliveryCause, run as check};
 
 use crate::report::{BenchReport, count_as_f64};
 

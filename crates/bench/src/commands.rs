@@ -27,8 +27,9 @@ pub(crate) async fn run(durability: BenchDurability, rounds: u32) -> anyhow::Res
         let galley = BenchGalley::start(durability).await;
         by_galley.push(done_per_second(&galley).await?);
         let stats = galley.stats("programs").await?;
-        report
-            .check(stats.has_only_completed(JOBS.into()), || format!("not every job completed exactly once: {}", stats.to_line()));
+        report.check(stats.has_only_completed(JOBS.into()), || {
+            format!("not every job completed exactly once: {}", stats.to_line())
+        });
     }
     let ratios = by_galley.iter().zip(&bare).map(|(galley, bare)| galley / bare).collect();
     report.add_note(format!("medians of {rounds} rounds; the program is {PROGRAM}, {CONCURRENCY} at a time"));

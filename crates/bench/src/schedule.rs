@@ -8,7 +8,7 @@ use std::{collections::HashSet, time::Duration};
 use store::jobs::local_now;
 
 use crate::{
-    galley::{BenchDurability, BenchGalley, noop_job_at, job_time, poll_until},
+    galley::{BenchDurability, BenchGalley, job_time, noop_job_at, poll_until},
     report::{BenchReport, count_as_f64},
 };
 
@@ -41,7 +41,9 @@ pub(crate) async fn run(durability: BenchDurability, jobs: u32) -> anyhow::Resul
     poll_until(SCHEDULE_TIMEOUT, Duration::from_millis(200), is_over).await?;
     let control = control.await?;
     let stats = galley.stats("planned").await?;
-    report.check(stats.has_only_completed(jobs.into()), || format!("not every job completed exactly once: {}", stats.to_line()));
+    report.check(stats.has_only_completed(jobs.into()), || {
+        format!("not every job completed exactly once: {}", stats.to_line())
+    });
     let shown = galley.fetch_jobs(&ids).await?;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^52")]
     let late: Vec<(i64, f64)> = shown

@@ -19,10 +19,10 @@ use tokio::{
 };
 
 use crate::{
-    channels::{BenchReaders, BenchServerKind, BenchPublisher, timestamped_message},
+    channels::{BenchPublisher, BenchReaders, BenchServerKind, timestamped_message},
     galley::{BenchDurability, BenchGalley},
     machine::resident_bytes,
-    report::{BenchReport, percentile_of, count_as_f64},
+    report::{BenchReport, count_as_f64, percentile_of},
 };
 
 /// Bytes of a message, and messages per second: a slow reader falls behind by 1.3 MB each second, more than all buffers of
@@ -94,7 +94,8 @@ pub(crate) async fn run(durability: BenchDurability, options: SlowReaderOptions)
     audience.disconnect().await;
     let sent = count_as_f64(u64::from(MESSAGES_PER_SECOND) * seconds) * count_as_f64(MESSAGE_BYTES as u64);
     report.add_note(format!("{readers} event streams, {MESSAGES_PER_SECOND} messages/s of {MESSAGE_BYTES} bytes"));
-    report.add_note(format!("{rounds} windows of {seconds} s each without and with {slow} readers of one byte a second"));
+    report
+        .add_note(format!("{rounds} windows of {seconds} s each without and with {slow} readers of one byte a second"));
     report.add_figure("published in a window, for each reader", sent / 1e6, "MB");
     report.add_times("publish to reader, without slow ones", &without, "");
     report.add_times("publish to reader, beside slow ones", &with, "");
@@ -105,7 +106,8 @@ pub(crate) async fn run(durability: BenchDurability, options: SlowReaderOptions)
     report.add_figure("gateway: most memory in a window, beside slow ones - without", grown / 1e6, "MB");
     report.add_figure("the bound: the ring, and of each its page and buffer", count_as_f64(bound as u64) / 1e6, "MB");
     report.add_figure("what they had not taken", sent * f64::from(slow) / 1e6, "MB");
-    report.check(grown <= count_as_f64(bound as u64), || format!("the gateway grew by {grown} bytes, more than {bound}"));
+    report
+        .check(grown <= count_as_f64(bound as u64), || format!("the gateway grew by {grown} bytes, more than {bound}"));
     Ok(report)
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    galley::{BenchDurability, BenchGalley, job_id, noop_job, noop_job_at, now_ms, job_time, poll_until},
+    galley::{BenchDurability, BenchGalley, job_id, job_time, noop_job, noop_job_at, now_ms, poll_until},
     machine::scheduler_times_ms,
     report::{BenchReport, count_as_f64},
 };
@@ -79,7 +79,9 @@ pub(crate) async fn run(durability: BenchDurability, jobs: u32) -> anyhow::Resul
     // A job that was run twice would show by now
     sleep(Duration::from_secs(2)).await;
     let stats = galley.stats("storm").await?;
-    report.check(stats.has_only_completed(jobs.into()), || format!("not every job completed exactly once: {}", stats.to_line()));
+    report.check(stats.has_only_completed(jobs.into()), || {
+        format!("not every job completed exactly once: {}", stats.to_line())
+    });
     let mut sent = Vec::new();
     for some in senders.join_all().await {
         sent.extend(some?);
@@ -97,7 +99,11 @@ async fn enqueue_storm(report: &mut BenchReport, galley: &BenchGalley, jobs: u32
 }
 
 /// Sends a job to the other queue every now and then until told to stop; when each was sent, and its id.
-async fn send_jobs(galley: Arc<BenchGalley>, first: Duration, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<(f64, String)>> {
+async fn send_jobs(
+    galley: Arc<BenchGalley>,
+    first: Duration,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Vec<(f64, String)>> {
     let mut connection = galley.connect().await?;
     let mut ticks = interval_at(tokio::time::Instant::now() + first, SEND_INTERVAL);
     let (request, mut sent) = (noop_job("other"), Vec::new());
@@ -141,7 +147,13 @@ async fn add_other_queue(
 /// Tells Redis to note what takes long.
 async fn reset_redis_statistics(redis: &mut MultiplexedConnection) -> anyhow::Result<()> {
     let mut settings = redis::pipe();
-    settings.cmd("CONFIG").arg("SET").arg("slowlog-log-slower-than").arg(SLOW_COMMAND_US).arg("slowlog-max-len").arg(1000);
+    settings
+        .cmd("CONFIG")
+        .arg("SET")
+        .arg("slowlog-log-slower-than")
+        .arg(SLOW_COMMAND_US)
+        .arg("slowlog-max-len")
+        .arg(1000);
     settings.cmd("CONFIG").arg("SET").arg("latency-monitor-threshold").arg(SLOW_COMMAND_US / 1000);
     settings.cmd("SLOWLOG").arg("RESET").cmd("LATENCY").arg("RESET");
     settings.cmd("CONFIG").arg("RESETSTAT");
@@ -175,7 +187,11 @@ async fn add_script_times(report: &mut BenchReport, redis: &mut MultiplexedConne
     report.add_figure("calls of scripts", count_as_f64(calls), "");
     for (name, of_1000) in [("99 %", 990), ("99.9 %", 999)] {
         let within = upto.iter().find(|(_, count)| count * 1000 >= calls * of_1000);
-        report.add_figure(format!("{name} of them took at most"), count_as_f64(within.map_or(0, |(bound, _)| *bound)) / 1000.0, "ms");
+        report.add_figure(
+            format!("{name} of them took at most"),
+            count_as_f64(within.map_or(0, |(bound, _)| *bound)) / 1000.0,
+            "ms",
+        );
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use testkit::redis::aio::MultiplexedConnection;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    galley::{BenchDurability, BenchGalley, noop_job, now_ms, job_time, poll_until},
+    galley::{BenchDurability, BenchGalley, job_time, noop_job, now_ms, poll_until},
     machine::resident_bytes,
     report::{BenchReport, count_as_f64},
 };
@@ -39,8 +39,15 @@ pub(crate) async fn run(durability: BenchDurability, clients: u32) -> anyhow::Re
     for id in ids {
         waiting.spawn(wait_for_result(galley.clone(), id, opening.clone()));
     }
-    let all_wait = poll_until(WAIT_TIMEOUT, Duration::from_millis(50), || async { Ok(count_waiting_clients(&galley).await? >= clients) }).await?;
-    ensure!(all_wait, "only {} of {clients} clients wait: does ulimit -n allow more?", count_waiting_clients(&galley).await?);
+    let all_wait = poll_until(WAIT_TIMEOUT, Duration::from_millis(50), || async {
+        Ok(count_waiting_clients(&galley).await? >= clients)
+    })
+    .await?;
+    ensure!(
+        all_wait,
+        "only {} of {clients} clients wait: does ulimit -n allow more?",
+        count_waiting_clients(&galley).await?
+    );
     report.add_figure("clients", clients.into(), "");
     report.add_figure("until all of them waited", began.elapsed().as_secs_f64(), "s");
     let (memory_then, connections_then) = (resident_bytes(process), count_redis_connections(&mut redis).await?);
@@ -73,8 +80,9 @@ pub(crate) async fn run(durability: BenchDurability, clients: u32) -> anyhow::Re
     }
     report.check(unanswered == 0, || format!("{unanswered} clients were not answered with the end of their job"));
     let stats = galley.stats("awaited").await?;
-    report
-        .check(stats.has_only_completed(clients.into()), || format!("not every job completed exactly once: {}", stats.to_line()));
+    report.check(stats.has_only_completed(clients.into()), || {
+        format!("not every job completed exactly once: {}", stats.to_line())
+    });
     report.add_figure("answered", count_as_f64(ends.len() as u64), "");
     report.add_times("end of the job to its answer", &latencies, "");
     let first = ends.iter().map(|(_, completed)| *completed).fold(f64::INFINITY, f64::min);

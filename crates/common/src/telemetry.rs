@@ -28,7 +28,8 @@ use tracing_subscriber::{
 use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
 
 /// Spans that Galley makes itself. The exporter's own HTTP must not be traced: it would never end.
-const SPAN_FILTER: &str = "off,common=info,gateway=info,queue_worker=info,pubsub_worker=info";
+const SPAN_FILTER: &str =
+    "off,common=info,store=info,delivery=info,worker=info,gateway=info,queue_worker=info,pubsub_worker=info";
 /// Lines that wait for whoever reads them. More are lost, and counted.
 const MAX_BUFFERED_LINES: usize = 16_384;
 /// How many were lost.

@@ -142,9 +142,10 @@ fn app_services(request: &HttpRequest) -> Result<Data<Services>, ApiError> {
 
 fn reject_content_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => {
-            Err(ApiError::new(ErrorCode::UnsupportedMediaType, "a Content-Encoding is not accepted: send the body as it is"))
-        }
+        Some(encoding) if encoding != "identity" => Err(ApiError::new(
+            ErrorCode::UnsupportedMediaType,
+            "a Content-Encoding is not accepted: send the body as it is",
+        )),
         _ => Ok(()),
     }
 }
@@ -158,7 +159,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 async fn collect_payload(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
     let (mut body, mut length) = (BytesMut::new(), 0_usize);
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| ApiError::new(ErrorCode::InvalidPayload, "the body ended before it was complete"))?;
+        let chunk =
+            chunk.map_err(|_| ApiError::new(ErrorCode::InvalidPayload, "the body ended before it was complete"))?;
         length = length.saturating_add(chunk.len());
         if length <= limit {
             body.extend_from_slice(&chunk);

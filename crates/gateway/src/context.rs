@@ -96,7 +96,10 @@ fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> Serv
         (None, StatusCode::NOT_FOUND) => ApiError::not_found(common::name::quoted(path)),
         (None, StatusCode::METHOD_NOT_ALLOWED) => {
             let method = standard_method(response.request().method());
-            ApiError::new(ErrorCode::MethodNotAllowed, format!("{method} is not allowed on {}", common::name::quoted(path)))
+            ApiError::new(
+                ErrorCode::MethodNotAllowed,
+                format!("{method} is not allowed on {}", common::name::quoted(path)),
+            )
         }
         (None, status) if status.is_client_error() => ApiError::invalid("the request cannot be read"),
         _ => return response,

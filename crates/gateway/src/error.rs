@@ -168,8 +168,11 @@ impl From<RequestError> for ApiError {
         while let RequestError::Nested { error, .. } = innermost {
             innermost = error;
         }
-        let code =
-            if matches!(innermost, RequestError::RetryPolicy(_)) { ErrorCode::InvalidPolicy } else { ErrorCode::InvalidRequest };
+        let code = if matches!(innermost, RequestError::RetryPolicy(_)) {
+            ErrorCode::InvalidPolicy
+        } else {
+            ErrorCode::InvalidRequest
+        };
         Self::new(code, error.to_string())
     }
 }
@@ -183,13 +186,18 @@ impl From<InvalidTransition> for ApiError {
 impl From<EnqueueRefusal> for ApiError {
     fn from(refused: EnqueueRefusal) -> Self {
         match refused {
-            EnqueueRefusal::Duplicate(id) => Self::new(ErrorCode::Duplicate, format!("there is a job like it already: {id}")),
+            EnqueueRefusal::Duplicate(id) => {
+                Self::new(ErrorCode::Duplicate, format!("there is a job like it already: {id}"))
+            }
             EnqueueRefusal::Ignored { .. } => Self::new(ErrorCode::Duplicate, "there is a job like it already"),
             EnqueueRefusal::DuplicateInBatch => Self::new(ErrorCode::Duplicate, "another job of the batch is the same"),
-            EnqueueRefusal::QueueClosed => Self::new(ErrorCode::QueueClosed, "the queue is closed: it takes no new jobs"),
-            EnqueueRefusal::QueueFull { max_depth } => {
-                Self::new(ErrorCode::QueueFull, format!("the queue holds {max_depth} waiting jobs, which is its max_depth"))
+            EnqueueRefusal::QueueClosed => {
+                Self::new(ErrorCode::QueueClosed, "the queue is closed: it takes no new jobs")
             }
+            EnqueueRefusal::QueueFull { max_depth } => Self::new(
+                ErrorCode::QueueFull,
+                format!("the queue holds {max_depth} waiting jobs, which is its max_depth"),
+            ),
             EnqueueRefusal::TooManyQueues { max_queues } => {
                 Self::new(ErrorCode::TooManyQueues, format!("there are {max_queues} queues, which is jobs.max_queues"))
             }

@@ -63,7 +63,7 @@ pub(crate) struct NotReplayable;
 /// Carries a request out, or answers as before. `run` is given a seed if the request has a key; what it makes has to follow
 /// from it, because it is run again when nobody knows what became of it. Requests with a key are the same if they have the
 /// same `content`.
-pub(crate) async fn once<F>(
+pub(crate) async fn run_idempotent<F>(
     request: &HttpRequest,
     services: &Services,
     content: &[&[u8]],
@@ -99,7 +99,11 @@ where
     }
 }
 
-fn fingerprint_request(request: &HttpRequest, key: &HeaderValue, content: &[&[u8]]) -> Result<IdempotentRequest, ApiError> {
+fn fingerprint_request(
+    request: &HttpRequest,
+    key: &HeaderValue,
+    content: &[&[u8]],
+) -> Result<IdempotentRequest, ApiError> {
     let text = key.to_str().ok().filter(|text| (1..=MAX_KEY_LENGTH).contains(&text.len()));
     let text = text.ok_or_else(|| {
         ApiError::invalid(format!("Idempotency-Key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters"))

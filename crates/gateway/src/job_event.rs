@@ -7,7 +7,7 @@ use common::{
     time::{self, Millis},
 };
 use serde::Deserialize;
-use store::{events::ending, jobs::LocatedJob};
+use store::{events::terminal_kind, jobs::LocatedJob};
 
 /// The end of a job.
 pub(crate) struct TerminalJobEvent {
@@ -43,7 +43,7 @@ impl TerminalJobEvent {
         let mut data = ObjectWriter::default();
         data.text("job_id", &shown.id).text("job_type", &shown.job_type).text("queue", &shown.queue);
         data.number("attempt", shown.attempt);
-        Some(Self::new(ending(state), &shown.id, &at, &data.finish()))
+        Some(Self::new(terminal_kind(state), &shown.id, &at, &data.finish()))
     }
 
     /// A job of which nothing is known any more.

@@ -13,7 +13,7 @@ use std::{
 use common::{id::JobId, name::QueueName};
 use store::{
     Redis, StoreError, StoreResult,
-    connection::notifier::{Channels, Heard, Inbox, subscribe_to_changing},
+    connection::notifier::{EventReceiver, SubscriberEvent, Topics, subscribe_to_changing},
     jobs::{Jobs, LocatedJob},
     keys::QueueKeys,
 };
@@ -35,7 +35,7 @@ const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct JobWaiters {
     shared: Arc<SharedWaiters>,
-    channels: Channels,
+    channels: Topics,
     max_waiters: usize,
     stop: CancellationToken,
 }
@@ -199,7 +199,7 @@ impl JobWaiters {
 }
 
 /// Hears which jobs ended and tells those who wait, until `stop` is cancelled.
-async fn listen(room: Arc<SharedWaiters>, channels: Channels, mut heard: Inbox, stop: CancellationToken) {
+async fn listen(room: Arc<SharedWaiters>, channels: Topics, mut heard: EventReceiver, stop: CancellationToken) {
     let mut tidy = tokio::time::interval(UNSUBSCRIBE_DELAY);
     loop {
         let heard = tokio::select! {
@@ -211,7 +211,7 @@ async fn listen(room: Arc<SharedWaiters>, channels: Channels, mut heard: Inbox, 
             heard = heard.recv() => heard,
         };
         match heard {
-            Some(Heard::Message { payload, .. }) => {
+            Some(SubscriberEvent::Message { payload, .. }) => {
                 let waiting = room.lock();
                 let ids = std::str::from_utf8(&payload).unwrap_or_default().split(' ');
                 for awaited in ids.filter_map(|id| waiting.jobs.get(&id.parse().ok()?)) {
@@ -219,15 +219,15 @@ async fn listen(room: Arc<SharedWaiters>, channels: Channels, mut heard: Inbox, 
                 }
             }
             // Jobs may have ended unheard
-            Some(Heard::Subscribed(channels)) => room.lock().wake_waiters(&channels),
-            Some(Heard::Lost) => {}
+            Some(SubscriberEvent::Subscribed(channels)) => room.lock().wake_waiters(&channels),
+            Some(SubscriberEvent::ConnectionLost) => {}
             None => return,
         }
     }
 }
 
 /// Channels of queues for which nobody has waited for a while are not heard any more.
-fn unsubscribe_idle_queues(room: &SharedWaiters, channels: &Channels) {
+fn unsubscribe_idle_queues(room: &SharedWaiters, channels: &Topics) {
     room.lock().queues.retain(|queue, listening| {
         let stays = listening.waiters > 0 || listening.idle_since.elapsed() < UNSUBSCRIBE_DELAY;
         if !stays {

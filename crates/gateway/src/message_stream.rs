@@ -101,7 +101,9 @@ impl MessageStream {
     fn encode(&mut self, told: &ReaderEvent) -> Bytes {
         let text = match told {
             // Whoever comes back behind one without a position is where it was before
-            ReaderEvent::Message(message) if self.is_single_channel || message.position.is_none() => return message.event(),
+            ReaderEvent::Message(message) if self.is_single_channel || message.position.is_none() => {
+                return message.event();
+            }
             ReaderEvent::Message(message) => {
                 let id = format!("id: {}\n", self.last_event_id());
                 return [id.as_bytes(), &message.event_without_id()].concat().into();

@@ -10,7 +10,7 @@ use common::{name::WorkerId, time};
 use store::{
     Redis, StoreResult,
     jobs::local_now,
-    workers::{Order, RunningJob, WorkerKey, WorkerRecord, WorkerState},
+    workers::{IssuedDirective, RunningJob, WorkerKey, WorkerRecord, WorkerState},
 };
 
 /// Each program's fetches, and its heartbeats, are noted no more often than this.
@@ -79,7 +79,7 @@ impl PullWorkers {
         most: u64,
         worker: &WorkerId,
         mut beat: PullHeartbeat,
-    ) -> StoreResult<Option<Order>> {
+    ) -> StoreResult<Option<IssuedDirective>> {
         beat.jobs.truncate(MAX_REPORTED_JOBS);
         let noted = self.update_if_due(worker, |noted| {
             let is_due = mark_if_due(&mut noted.heartbeat_reported_at, MIN_REPORT_INTERVAL);
@@ -91,7 +91,7 @@ impl PullWorkers {
         let key = WorkerKey::pull(worker);
         match noted {
             Some(record) => redis.report_worker(&key, &record, REPORT_TTL, Some(most)).await,
-            None => redis.order_for(&key).await,
+            None => redis.directive_for(&key).await,
         }
     }
 

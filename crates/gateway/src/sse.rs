@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web::Bytes};
 use futures_util::{Stream, stream};
 use serde_json::json;
 use store::{
-    events::{Event, EventFilter, Position, Reader, Told, is_ending},
+    events::{EventFilter, EventPosition, EventReader, EventReaderItem, ReadEvent, is_terminal_kind},
     jobs::Jobs,
 };
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ pub(crate) fn reconnect_delay_ms() -> u64 {
 
 /// A stream on its way to a client.
 pub(crate) struct JobEventStream {
-    reader: Reader,
+    reader: EventReader,
     filter: EventFilter,
     keep_alive: Duration,
     /// Of one job: ends with it.
@@ -57,7 +57,7 @@ pub(crate) fn response_builder() -> HttpResponseBuilder {
 
 /// A whole answer: these events, and that is all.
 pub(crate) fn complete_response<'a>(
-    events: impl Iterator<Item = &'a Event>,
+    events: impl Iterator<Item = &'a ReadEvent>,
     last: Option<&TerminalJobEvent>,
 ) -> HttpResponse {
     let mut text = RETRY_FIELD.to_owned();
@@ -71,7 +71,7 @@ pub(crate) fn complete_response<'a>(
 }
 
 impl JobEventStream {
-    pub(crate) fn new(reader: Reader, filter: EventFilter, keep_alive: Duration, grace: Duration) -> Self {
+    pub(crate) fn new(reader: EventReader, filter: EventFilter, keep_alive: Duration, grace: Duration) -> Self {
         Self {
             reader,
             filter,
@@ -121,22 +121,22 @@ impl JobEventStream {
         }
     }
 
-    fn encode(&mut self, told: &Told) -> String {
+    fn encode(&mut self, told: &EventReaderItem) -> String {
         let mut text = String::new();
         match told {
-            Told::Events(..) => {
+            EventReaderItem::Events(..) => {
                 for event in told.events().filter(|event| self.filter.job.is_none_or(|job| event.job == Some(job))) {
-                    if self.filter.passes(event) {
+                    if self.filter.matches(event) {
                         push_event(&mut text, event);
                     }
-                    if self.job.is_some() && is_ending(&event.kind) {
+                    if self.job.is_some() && is_terminal_kind(&event.kind) {
                         self.phase = JobEventStreamPhase::Closed;
                         break;
                     }
                 }
             }
-            Told::Gap(after) => push_gap(&mut text, *after),
-            Told::Stopped => {
+            EventReaderItem::Gap(after) => push_gap(&mut text, *after),
+            EventReaderItem::Stopped => {
                 let data = json!({ "reason": "shutdown", "grace_period_ms": self.grace.as_millis() });
                 push_fields(&mut text, None, "server.shutdown", &data.to_string());
                 self.phase = JobEventStreamPhase::Closed;
@@ -161,23 +161,23 @@ impl JobEventStream {
     }
 }
 
-fn push_event(text: &mut String, event: &Event) {
+fn push_event(text: &mut String, event: &ReadEvent) {
     push_fields(text, Some(event.position), &event.kind, &event.json);
 }
 
 /// With a position by which we know a browser again that comes back although there is no more.
 fn push_terminal_event(text: &mut String, ending: &TerminalJobEvent) {
-    push_fields(text, Some(Position::END), ending.kind, &ending.json);
+    push_fields(text, Some(EventPosition::END), ending.kind, &ending.json);
 }
 
-fn push_gap(text: &mut String, after: Position) {
+fn push_gap(text: &mut String, after: EventPosition) {
     let message = "events after this position are missing: they are not kept any more";
     let data = json!({ "type": "gap", "after": after.to_string(), "message": message });
     push_fields(text, None, "gap", &data.to_string());
 }
 
 /// One message. Nothing given here holds the end of a line.
-fn push_fields(text: &mut String, position: Option<Position>, kind: &str, data: &str) {
+fn push_fields(text: &mut String, position: Option<EventPosition>, kind: &str, data: &str) {
     if let Some(position) = position {
         text.push_str("id: ");
         text.push_str(&position.to_string());

@@ -120,13 +120,13 @@ impl GatewayServer {
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(address = %self.address, redis = ?self.services.settings.redis.url, "gateway listens");
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
-        let upkeep = supervise("upkeep", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
+        let upkeep = supervise("maintenance", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
         let handle = self.server.handle();
         let serving = supervise("HTTP server", tokio::spawn(self.server), &stop);
         let (stop_streams, hubs) = self.streams;
-        let hubs = hubs.map(|hub| supervise("hub of streams", hub, &stop));
+        let hubs = hubs.map(|hub| supervise("stream hub", hub, &stop));
         let (stop_events, writer) = self.events;
-        let writer = supervise("log of events", writer, &stop);
+        let writer = supervise("event log", writer, &stop);
         stop.cancelled().await;
         // First: those who wait for a job are answered
         self.services.stopping.cancel();

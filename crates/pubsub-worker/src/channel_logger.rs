@@ -11,14 +11,14 @@ use std::sync::{
 use common::{name::ChannelName, settings::Settings};
 use store::{
     Redis,
-    connection::notifier::{Heard, Inbox, Probe, subscribe_with_probe},
+    connection::notifier::{EventReceiver, Probe, SubscriberEvent, subscribe_with_probe},
 };
 use tokio_util::sync::CancellationToken;
 
 /// The subscription to the worker's channels.
 pub(crate) struct ChannelLogger {
     channels: Vec<String>,
-    inbox: Inbox,
+    inbox: EventReceiver,
     health: ChannelLoggerHealth,
 }
 
@@ -33,7 +33,7 @@ impl ChannelLoggerHealth {
     /// Why they are not; none if they are.
     pub(crate) fn problem(&self) -> Option<String> {
         let is_subscribed = self.is_subscribed.load(SeqCst);
-        if is_subscribed { self.probe.trouble() } else { Some("not subscribed at the moment".to_owned()) }
+        if is_subscribed { self.probe.problem() } else { Some("not subscribed at the moment".to_owned()) }
     }
 }
 
@@ -48,7 +48,11 @@ impl ChannelLogger {
         let (channels, heard, probe) =
             subscribe_with_probe(redis, worker.buffer_messages, settings.channels.probe_interval, stop);
         channels.add_all(names.clone());
-        Some(Self { channels: names, inbox: heard, health: ChannelLoggerHealth { is_subscribed: Arc::default(), probe } })
+        Some(Self {
+            channels: names,
+            inbox: heard,
+            health: ChannelLoggerHealth { is_subscribed: Arc::default(), probe },
+        })
     }
 
     pub(crate) fn health(&self) -> ChannelLoggerHealth {
@@ -61,8 +65,8 @@ impl ChannelLogger {
         let mut lost_before = false;
         while let Some(heard) = self.inbox.recv().await {
             match heard {
-                Heard::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
-                Heard::Subscribed(_) => {
+                SubscriberEvent::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
+                SubscriberEvent::Subscribed(_) => {
                     if lost_before {
                         tracing::info!(?channels, "subscribed again; messages in between were not heard");
                     } else {
@@ -70,13 +74,13 @@ impl ChannelLogger {
                     }
                     is_subscribed.store(true, SeqCst);
                 }
-                Heard::Lost => {
+                SubscriberEvent::ConnectionLost => {
                     tracing::warn!(?channels, "subscription lost, subscribing again");
                     metrics::counter!("galley_subscriptions_lost_total").increment(1);
                     is_subscribed.store(false, SeqCst);
                     lost_before = true;
                 }
-                Heard::Message { ref channel, ref payload } => log_message(channel, payload),
+                SubscriberEvent::Message { ref channel, ref payload } => log_message(channel, payload),
             }
         }
     }

@@ -15,7 +15,10 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Reloadable<Commands>, ConfigFi
 }
 
 /// Hears SIGHUP, from this call on, until `stop` is cancelled.
-pub(crate) fn reload_on_sighup(commands: Arc<Reloadable<Commands>>, stop: CancellationToken) -> impl Future<Output = ()> {
+pub(crate) fn reload_on_sighup(
+    commands: Arc<Reloadable<Commands>>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
     reloadable::on_sighup(stop, move || match commands.reload(|path, _| Commands::load(path)) {
         ReloadOutcome::Reloaded(commands) => tracing::info!(commands = commands.len(), "commands read again"),
         ReloadOutcome::Invalid(error) => tracing::error!(%error, "the commands stay as they were"),

@@ -1,7 +1,7 @@
 //! Galley's worker for channels. `main` only wires: settings, telemetry, build, run until a signal.
 
+mod channel_logger;
 mod commands;
-mod follow;
 mod subscriptions;
 mod targets;
 mod worker;

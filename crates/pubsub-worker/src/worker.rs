@@ -21,9 +21,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    channel_logger::{ChannelLogger, ChannelLoggerHealth},
     commands,
-    follow::{ChannelLogger, ChannelLoggerHealth},
-    subscriptions::{self, MessageNotifier, MAX_CONCURRENT_REDIS_READS, PubsubProcess, MEMORY_BUDGET_KIB},
+    subscriptions::{self, MAX_CONCURRENT_REDIS_READS, MEMORY_BUDGET_KIB, MessageNotifier, PubsubProcess},
     targets::DeliveryContext,
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
     let jobs = Jobs::new(&redis, &settings, log);
     let upkeep = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
-    let upkeep = supervise("upkeep", tokio::spawn(upkeep), &stop);
+    let upkeep = supervise("maintenance", tokio::spawn(upkeep), &stop);
     tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
     let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
@@ -82,7 +82,12 @@ fn readiness_check(redis: &Redis, hearing: Option<ChannelLoggerHealth>) -> Readi
 }
 
 /// Delivers subscriptions until `stop` is cancelled, if that is wanted.
-async fn deliver_subscriptions(settings: &Settings, jobs: Jobs, commands: Arc<Reloadable<Commands>>, stop: CancellationToken) {
+async fn deliver_subscriptions(
+    settings: &Settings,
+    jobs: Jobs,
+    commands: Arc<Reloadable<Commands>>,
+    stop: CancellationToken,
+) {
     let worker = &settings.pubsub_worker;
     if !worker.subscriptions {
         return stop.cancelled().await;

@@ -5,7 +5,7 @@ use std::{future::ready, time::Duration};
 
 use serde::de::IgnoredAny;
 use serde_json::{Value, value::RawValue};
-use worker::{WorkerBuilder, Context, HandlerError};
+use worker::{Context, HandlerError, WorkerBuilder};
 
 type Arguments = Vec<Box<RawValue>>;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use worker::{WorkerBuilder, Context, HandlerError, list_element};
+use worker::{Context, HandlerError, WorkerBuilder, list_element};
 
 /// The job that the list bridge makes of each element.
 pub(super) fn register_task(builder: WorkerBuilder) -> WorkerBuilder {

@@ -49,7 +49,7 @@ impl HttpConnection {
     /// # Errors
     /// The answer is another, or there is none.
     pub async fn post(&mut self, path: &str, json: &str) -> anyhow::Result<String> {
-        let request = post(path, json);
+        let request = post_request(path, json);
         let (status, body) = self.send(&request).await?;
         ensure!(status == 201 || status == 200, "POST {path} was answered with {status}: {body}");
         Ok(body)
@@ -96,7 +96,7 @@ impl HttpConnection {
 
 /// A request with a JSON body.
 #[must_use]
-pub fn post(path: &str, json: &str) -> String {
+pub fn post_request(path: &str, json: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nhost: galley\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{json}",
         json.len()

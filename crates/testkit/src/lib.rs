@@ -3,20 +3,20 @@
 //! It depends on no other crate of the workspace, so that each of them can use it in its tests.
 
 pub mod http;
-mod mark;
+mod message_drop_proxy;
 mod otlp;
-mod proxy;
-mod receiver;
+mod process_mark;
 mod redis_server;
-mod service;
+mod service_process;
 mod wait;
+mod webhook_receiver;
 
-pub use mark::ProcessMark;
+pub use message_drop_proxy::MessageDropProxy;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
-pub use proxy::MessageDropProxy;
-pub use receiver::{ReceivedRequest, WebhookReceiver, WebhookReply, read_request};
+pub use process_mark::ProcessMark;
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.
 pub use redis;
 pub use redis_server::{RedisPersistence, RedisServer, patient_config};
-pub use service::{ServiceProcess, binary_path};
+pub use service_process::{ServiceProcess, binary_path};
 pub use wait::{TEST_TIMEOUT, eventually, eventually_for};
+pub use webhook_receiver::{ReceivedRequest, WebhookReceiver, WebhookReply, read_request};

@@ -86,7 +86,8 @@ async fn relay(client: TcpStream, server: TcpStream, is_deaf: Arc<AtomicBool>) {
     let back = async {
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
-            let swallowed = is_deaf.load(SeqCst) && bytes[..count].windows(MESSAGE_PREFIX.len()).any(|part| part == MESSAGE_PREFIX);
+            let swallowed =
+                is_deaf.load(SeqCst) && bytes[..count].windows(MESSAGE_PREFIX.len()).any(|part| part == MESSAGE_PREFIX);
             if !swallowed && to_client.write_all(&bytes[..count]).await.is_err() {
                 break;
             }

@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{TEST_TIMEOUT, RedisServer, eventually};
+use crate::{RedisServer, TEST_TIMEOUT, eventually};
 
 /// A running process.
 pub struct ServiceProcess {

@@ -105,7 +105,10 @@ impl WebhookReceiver {
 
     async fn listen(replies: impl IntoIterator<Item = WebhookReply>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let seen = Arc::new(Mutex::new(WebhookReceiverState { replies: replies.into_iter().collect(), ..WebhookReceiverState::default() }));
+        let seen = Arc::new(Mutex::new(WebhookReceiverState {
+            replies: replies.into_iter().collect(),
+            ..WebhookReceiverState::default()
+        }));
         let server = Self { address: listener.local_addr().expect("bound"), state: seen };
         let serving = server.clone();
         tokio::spawn(async move {
@@ -141,7 +144,8 @@ impl WebhookReceiver {
                 seen.max_in_flight = seen.max_in_flight.max(seen.in_flight);
                 if seen.replies.len() > 1 { seen.replies.pop_front() } else { seen.replies.front().cloned() }
             });
-            let goes_on = send_reply(&mut stream, reply.expect("a reply"), &echo, || self.with_state(|s| s.in_flight -= 1)).await;
+            let goes_on =
+                send_reply(&mut stream, reply.expect("a reply"), &echo, || self.with_state(|s| s.in_flight -= 1)).await;
             if !goes_on {
                 return;
             }

@@ -10,7 +10,7 @@ use common::telemetry::continue_trace;
 use futures_util::FutureExt;
 use store::{
     StoreError, StoreResult,
-    jobs::{ClaimedJob, Completion, FinishedJob, Fence, Settled, local_now},
+    jobs::{ClaimedJob, Completion, Fence, FinishedJob, Settled, local_now},
     next_reconnect_delay, reconnect_delays,
 };
 use tokio::sync::mpsc;
@@ -231,7 +231,8 @@ impl AttemptRunner {
             }
             Settlement::CompleteAsync { token, lease } => {
                 let worker = &self.shared.settings.queue_worker.name;
-                let is_ours = jobs.issue_callback_token(claimed, &self.shared.consumer, worker, token, Some(*lease)).await?;
+                let is_ours =
+                    jobs.issue_callback_token(claimed, &self.shared.consumer, worker, token, Some(*lease)).await?;
                 tracing::info!(%id, %queue, is_ours, "job handed over to its endpoint");
             }
             Settlement::Snooze { delay, why } => {

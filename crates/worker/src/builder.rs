@@ -123,8 +123,12 @@ mod tests {
             builder.into_handlers(&settings).err().map(|error| error.to_string()).unwrap_or_default()
         };
         assert!(problem(WorkerBuilder::default().handler("Email", nothing)).contains("type must match"));
-        assert!(problem(WorkerBuilder::default().handler("a", nothing).handler("a", nothing)).contains("two handlers for a"));
-        let configured = WorkerBuilder::default().handler("a", nothing).configure(|builder, _| builder.handler("b", nothing));
+        assert!(
+            problem(WorkerBuilder::default().handler("a", nothing).handler("a", nothing))
+                .contains("two handlers for a")
+        );
+        let configured =
+            WorkerBuilder::default().handler("a", nothing).configure(|builder, _| builder.handler("b", nothing));
         let handlers = configured.into_handlers(&settings).expect("two handlers");
         assert!(handlers.contains("a") && handlers.contains("b"));
         assert!(

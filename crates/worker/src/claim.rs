@@ -11,8 +11,8 @@ use common::name::{Priority, QueueName};
 use store::{
     StoreError, StoreResult,
     connection::dedicated::Dedicated,
-    jobs::{Claimant, ClaimedJob, ClaimAvailability},
-    next_reconnect_delay, log_interruption, reconnect_delays,
+    jobs::{ClaimAvailability, Claimant, ClaimedJob},
+    log_interruption, next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -197,7 +197,8 @@ impl Claimer {
 
     /// Whether jobs wait for a limit of their queue, which are not handed out now but will be.
     async fn has_rate_limited_jobs(&self) -> StoreResult<bool> {
-        for (queue, _) in self.limit_states.iter().filter(|(_, more)| matches!(more, ClaimAvailability::RetryAfter(_))) {
+        for (queue, _) in self.limit_states.iter().filter(|(_, more)| matches!(more, ClaimAvailability::RetryAfter(_)))
+        {
             if self.shared.jobs.queue_stats(queue).await?.available > 0 {
                 return Ok(true);
             }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use store::{
     StoreResult,
     jobs::local_now,
-    workers::{Directive, Order, WorkerKey, WorkerRecord, WorkerState},
+    workers::{Directive, IssuedDirective, WorkerKey, WorkerRecord, WorkerState},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -86,7 +86,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) -> StoreResult<Option<Order>> {
+async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) -> StoreResult<Option<IssuedDirective>> {
     let worker = &shared.settings.queue_worker;
     let state = match (stops, shared.heartbeat_state.is_quiet()) {
         (true, _) => WorkerState::Terminating,
@@ -110,7 +110,7 @@ async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) ->
     shared.jobs.redis().report_worker(&shared.worker_key(), &record, ttl, None).await
 }
 
-async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: Order, stop: &CancellationToken) {
+async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: IssuedDirective, stop: &CancellationToken) {
     match order.directive {
         Directive::Running => set_quiet(shared, doorbell, false, "a directive").await,
         Directive::Quiet => set_quiet(shared, doorbell, true, "a directive").await,

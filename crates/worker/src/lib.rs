@@ -22,7 +22,6 @@
 //! ```
 
 mod attempt;
-mod bridge;
 mod builder;
 mod claim;
 mod command_line;
@@ -31,6 +30,7 @@ mod heartbeat;
 mod in_flight;
 mod lease_renewal;
 mod limited_queue_watcher;
+mod list_bridge;
 mod queue_selector;
 mod results;
 mod rules;
@@ -38,7 +38,6 @@ mod slots;
 mod wakeup;
 mod worker;
 
-pub use bridge::list_element;
 pub use builder::WorkerBuilder;
 pub use common::{
     id::JobId,
@@ -46,6 +45,7 @@ pub use common::{
     settings::Settings,
 };
 pub use handlers::{Context, ContextError, HandlerError};
+pub use list_bridge::list_element;
 pub use model::job::RetryAdvice;
 pub use tokio_util::sync::CancellationToken;
 pub use worker::{RunMode, Worker};

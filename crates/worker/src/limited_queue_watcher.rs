@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::name::{Priority, QueueName};
-use store::{StoreResult, connection::dedicated::Dedicated, next_reconnect_delay, log_interruption, reconnect_delays};
+use store::{StoreResult, connection::dedicated::Dedicated, log_interruption, next_reconnect_delay, reconnect_delays};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 

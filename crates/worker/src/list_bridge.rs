@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use store::{
     StoreResult,
     list_bridge::{ListBridge, argument_to_element},
-    next_reconnect_delay, log_interruption, reconnect_delays,
+    log_interruption, next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
 

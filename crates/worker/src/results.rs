@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use store::{
     StoreError,
-    events::Happened,
+    events::JobEvent,
     jobs::{Completion, Settled},
     next_reconnect_delay, reconnect_delays,
 };
@@ -96,6 +96,6 @@ fn finish_completion(shared: &WorkerShared, completion: &Completion, settled: Se
         tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: the job had been given to another worker");
         return false;
     }
-    shared.jobs.record_event(Happened::completed(job, claimed.started_at, completion.ended_at));
+    shared.jobs.record_event(JobEvent::completed(job, claimed.started_at, completion.ended_at));
     true
 }

@@ -11,8 +11,8 @@ use std::{
 
 use store::{
     connection::{
-        notification::Wake,
-        notifier::{Heard, subscribe},
+        notification::Notification,
+        notifier::{SubscriberEvent, subscribe},
     },
     keys,
 };
@@ -83,19 +83,21 @@ impl Wakeup {
                 heard = calls.recv() => heard,
             };
             match heard {
-                Some(Heard::Message { payload, .. }) => match Wake::decode(&payload) {
-                    Some(Wake::Stream(queue)) if shared.settings.queue_worker.queues.contains(&queue) => {
+                Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
+                    Some(Notification::StreamCreated(queue))
+                        if shared.settings.queue_worker.queues.contains(&queue) =>
+                    {
                         self.wake(&shared).await;
                     }
-                    Some(Wake::Directive(worker)) if worker == shared.worker_key() => {
+                    Some(Notification::DirectiveChanged(worker)) if worker == shared.worker_key() => {
                         shared.heartbeat_state.report_now.notify_one()
                     }
-                    Some(Wake::Cancelled(id)) => shared.in_flight.cancel_job(id),
+                    Some(Notification::JobCancelled(id)) => shared.in_flight.cancel_job(id),
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(Heard::Subscribed(_)) => self.wake(&shared).await,
-                Some(Heard::Lost) => {}
+                Some(SubscriberEvent::Subscribed(_)) => self.wake(&shared).await,
+                Some(SubscriberEvent::ConnectionLost) => {}
                 None => break,
             }
         }

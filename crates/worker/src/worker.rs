@@ -30,13 +30,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attempt::AttemptRunner,
-    bridge,
     builder::WorkerBuilder,
     claim,
     handlers::Handlers,
     heartbeat::{self, HeartbeatState},
     in_flight::InFlightJobs,
-    lease_renewal, results,
+    lease_renewal, list_bridge, results,
     rules::{self, Dispatcher},
     slots::Slots,
     wakeup::Wakeup,
@@ -129,21 +128,21 @@ impl Worker {
         tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker runs");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
-        let vital = |part, task| supervise(part, task, &stop);
-        let committing = vital("commit", tokio::spawn(results::run(shared.clone(), finished)));
+        let supervise = |part, task| supervise(part, task, &stop);
+        let committing = supervise("results", tokio::spawn(results::run(shared.clone(), finished)));
         let keep = CancellationToken::new();
-        let renewing = vital("renewal of leases", tokio::spawn(lease_renewal::run(shared.clone(), keep.clone())));
+        let renewing = supervise("lease renewal", tokio::spawn(lease_renewal::run(shared.clone(), keep.clone())));
         let doorbell = Arc::new(Wakeup::default());
         let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
         let hearing = tokio::spawn(heartbeat::listen_for_signals(shared.clone(), doorbell.clone(), stop.clone()));
         let reporting = heartbeat::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone());
-        let reporting = vital("presence", tokio::spawn(reporting));
+        let reporting = supervise("heartbeat", tokio::spawn(reporting));
         let upkeep = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
-        let upkeep = vital("upkeep", tokio::spawn(upkeep));
-        let bridging = tokio::spawn(bridge::run(shared.clone(), stop.clone()));
+        let upkeep = supervise("maintenance", tokio::spawn(upkeep));
+        let bridging = tokio::spawn(list_bridge::run(shared.clone(), stop.clone()));
         let reloading = tokio::spawn(rules::reload_on_sighup(self.dispatcher.clone(), stop.clone()));
         let runner = AttemptRunner::new(shared.clone(), self.dispatcher.clone(), doorbell.clone(), completions);
-        let claiming = vital("claim", tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone())));
+        let claiming = supervise("claim", tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone())));
 
         stop.cancelled().await;
         // No new jobs; the runner goes with the claim loop, so its end of the channel closes when the attempts end

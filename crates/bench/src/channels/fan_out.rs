@@ -6,12 +6,12 @@ use anyhow::ensure;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    audience::{BenchReaders, timestamped_message},
-    contender::{BenchServer, BenchServerKind},
+    readers::{BenchReaders, timestamped_message},
+    servers::{BenchServer, BenchServerKind},
 };
 use crate::{
     galley::BenchDurability,
-    machine::{scheduler_times_ms, resident_bytes},
+    machine::{resident_bytes, scheduler_times_ms},
     report::{BenchReport, count_as_f64},
 };
 
@@ -117,7 +117,12 @@ async fn measure_max_rate(
 }
 
 /// Waits for the rest; how many came.
-async fn wait_for_deliveries(report: &mut BenchReport, kind: BenchServerKind, audience: &BenchReaders, published: u64) -> u64 {
+async fn wait_for_deliveries(
+    report: &mut BenchReport,
+    kind: BenchServerKind,
+    audience: &BenchReaders,
+    published: u64,
+) -> u64 {
     let expected = audience.size() * published;
     let came = audience.wait_for(expected, STALL_TIMEOUT).await;
     let (gone, name) = (audience.disconnected(), kind.name());

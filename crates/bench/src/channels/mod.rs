@@ -1,11 +1,11 @@
 //! Channels: what many readers cost and how soon they hear, beside servers in Node that send the same to as many; and what
 //! publishing costs, beside a bare client.
 
-mod audience;
-mod contender;
 mod fan_out;
-mod peers;
+mod node_server;
 mod publishing;
+mod readers;
+mod servers;
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use clap::Args;
 
 use self::fan_out::{FanOutFigures, MESSAGE_BYTES, measure};
 pub(crate) use self::{
-    audience::{BenchReaders, timestamped_message},
-    contender::{BenchServerKind, BenchPublisher},
+    readers::{BenchReaders, timestamped_message},
+    servers::{BenchPublisher, BenchServerKind},
 };
 use crate::{
     galley::{BenchDurability, BenchGalley},
@@ -56,7 +56,8 @@ pub(crate) async fn run(durability: BenchDurability, options: &ChannelsOptions) 
     report.add_note(format!(
         "messages of {MESSAGE_BYTES} bytes; one gateway, one process of each peer; client on the same machine"
     ));
-    let kinds: Vec<BenchServerKind> = BenchServerKind::ALL.into_iter().filter(|kind| has_peers || !kind.is_node_server()).collect();
+    let kinds: Vec<BenchServerKind> =
+        BenchServerKind::ALL.into_iter().filter(|kind| has_peers || !kind.is_node_server()).collect();
     for readers in &options.readers {
         let mut all = Vec::new();
         for kind in &kinds {
@@ -72,7 +73,7 @@ pub(crate) async fn run(durability: BenchDurability, options: &ChannelsOptions) 
 }
 
 fn install_peers(report: &mut BenchReport) -> bool {
-    match peers::install() {
+    match node_server::install() {
         Ok(node) => {
             report.add_note(format!("peers in Node {node}, versions in crates/bench/peers; Redis publishes to them"));
             true

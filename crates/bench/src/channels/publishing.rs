@@ -7,7 +7,7 @@ use anyhow::Context;
 use testkit::redis::{IntoConnectionInfo, aio::MultiplexedConnection};
 use tokio::task::JoinSet;
 
-use super::{contender::CHANNEL, fan_out::MESSAGE_BYTES};
+use super::{fan_out::MESSAGE_BYTES, servers::CHANNEL};
 use crate::{galley::BenchGalley, http, report::count_as_f64, throughput::requests_per_second};
 
 /// Requests, and pipelines, at a time.
@@ -31,7 +31,7 @@ pub(super) struct PublishingRound {
 pub(super) async fn run_round(galley: &BenchGalley) -> anyhow::Result<PublishingRound> {
     let mut redis = galley.redis.connection().await;
     let body = "x".repeat(MESSAGE_BYTES);
-    let request = http::post(&format!("/v1/channels/{CHANNEL}/messages"), &format!("\"{}\"", &body[2..]));
+    let request = http::post_request(&format!("/v1/channels/{CHANNEL}/messages"), &format!("\"{}\"", &body[2..]));
     reset_statistics(&mut redis).await?;
     let http_per_second = requests_per_second(galley.gateway.address(), &request, CONCURRENCY).await?;
     let script_micros = micros_per_call(&mut redis, "evalsha").await?;

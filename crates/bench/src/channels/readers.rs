@@ -72,7 +72,9 @@ impl BenchReaders {
             gathering.spawn(async move {
                 let _permit = opening.acquire().await?;
                 let source = Ipv4Addr::new(127, 0, 0, u8::try_from(1 + number / READERS_PER_ADDRESS)?);
-                timeout(CONNECT_TIMEOUT, open_connection(server, source, &steps)).await.context("a reader gets no answer")?
+                timeout(CONNECT_TIMEOUT, open_connection(server, source, &steps))
+                    .await
+                    .context("a reader gets no answer")?
             });
         }
         let mut readers = JoinSet::new();

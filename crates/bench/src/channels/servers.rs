@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use testkit::redis::{AsyncCommands, aio::MultiplexedConnection};
 use testkit::{RedisServer, http::HttpConnection};
 
-use super::{audience::HandshakeStep, peers::NodeServer};
+use super::{node_server::NodeServer, readers::HandshakeStep};
 use crate::galley::{BenchDurability, BenchGalley};
 
 /// The channel.
@@ -52,7 +52,10 @@ impl BenchServerKind {
             Self::NodeWs => vec![(upgrade_request("/"), end)],
             // Engine.IO's handshake is `0{...}`, then Socket.IO's connection to the main namespace is `40`
             Self::SocketIo => {
-                vec![(upgrade_request("/socket.io/?EIO=4&transport=websocket"), b"0{\"sid\""), (text_frame("40"), b"40{")]
+                vec![
+                    (upgrade_request("/socket.io/?EIO=4&transport=websocket"), b"0{\"sid\""),
+                    (text_frame("40"), b"40{"),
+                ]
             }
         }
     }

@@ -46,8 +46,9 @@ pub(crate) async fn run(durability: BenchDurability, rounds: u32) -> anyhow::Res
     report.add_figure("GET /health/live, 64 connections", of(|round| round.live), "1/s");
     report.add_figure("POST /ojs/v1/jobs, 64 connections", of(|round| round.single), "1/s");
     report.add_figure("enqueued singly / bare route", of(|round| round.single / round.live), "");
-    report
-        .add_note("the bare route is GET /health/live, which reads no body and no JSON: a route that does would be slower");
+    report.add_note(
+        "the bare route is GET /health/live, which reads no body and no JSON: a route that does would be slower",
+    );
     report.add_figure("jobs by POST /ojs/v1/jobs/batch, 100 each, 8 connections", of(|round| round.batches), "1/s");
     report.add_figure("bare client: XADD, 100 per pipeline", of(|round| round.xadd), "1/s");
     report.add_with_goal("enqueued in batches / bare XADD", of(|round| round.batches / round.xadd), "", ">= 0.5");
@@ -61,12 +62,14 @@ pub(crate) async fn run(durability: BenchDurability, rounds: u32) -> anyhow::Res
 async fn run_round(report: &mut BenchReport, durability: BenchDurability) -> anyhow::Result<ThroughputRound> {
     let galley = BenchGalley::start(durability).await;
     let address = galley.gateway.address();
-    let live = requests_per_second(address, "GET /health/live HTTP/1.1\r\nhost: bench\r\n\r\n", SINGLE_CONNECTIONS).await?;
-    let request = http::post("/ojs/v1/jobs", &noop_job("single"));
+    let live =
+        requests_per_second(address, "GET /health/live HTTP/1.1\r\nhost: bench\r\n\r\n", SINGLE_CONNECTIONS).await?;
+    let request = http::post_request("/ojs/v1/jobs", &noop_job("single"));
     let single = requests_per_second(address, &request, SINGLE_CONNECTIONS).await?;
     let jobs: Vec<String> = (0..BATCH_SIZE).map(|_| noop_job("batched")).collect();
-    let request = http::post("/ojs/v1/jobs/batch", &batch_body(&jobs));
-    let batches = f64::from(BATCH_SIZE) * load::count_per_second(address, &request, BATCH_CONNECTIONS, JOBS / BATCH_SIZE).await?;
+    let request = http::post_request("/ojs/v1/jobs/batch", &batch_body(&jobs));
+    let batches =
+        f64::from(BATCH_SIZE) * load::count_per_second(address, &request, BATCH_CONNECTIONS, JOBS / BATCH_SIZE).await?;
     let stats = galley.stats("batched").await?;
     ensure!(stats.available() == u64::from(JOBS), "batches were lost: {}", stats.to_line());
 
@@ -75,7 +78,9 @@ async fn run_round(report: &mut BenchReport, durability: BenchDurability) -> any
     let bare = client.process_entries(JOBS).await?;
     let processed = measure_processing(&galley).await?;
     let stats = galley.stats("batched").await?;
-    report.check(stats.has_only_completed(JOBS.into()), || format!("not every job completed exactly once: {}", stats.to_line()));
+    report.check(stats.has_only_completed(JOBS.into()), || {
+        format!("not every job completed exactly once: {}", stats.to_line())
+    });
     Ok(ThroughputRound { live, single, batches, xadd, processed, bare })
 }
 

@@ -149,7 +149,12 @@ impl TryFrom<RawSettings> for Settings {
             channels: check_channels(raw.channels)?,
             subscriptions: check_subscriptions(&raw.subscriptions)?,
             maintenance: MaintenanceSettings {
-                leader_lease: check_millis("maintenance.office_ms", raw.maintenance.leader_lease_ms, 500, 600_000)?,
+                leader_lease: check_millis(
+                    "maintenance.leader_lease_ms",
+                    raw.maintenance.leader_lease_ms,
+                    500,
+                    600_000,
+                )?,
                 sweep_interval: check_millis("maintenance.sweep_ms", raw.maintenance.sweep_ms, 50, 600_000)?,
                 trim_interval: check_millis("maintenance.channels_ms", raw.maintenance.channels_ms, 50, 600_000)?,
             },
@@ -307,7 +312,7 @@ fn check_log(raw: raw::RawLog) -> Result<LogSettings, SettingError> {
         other => return Err(invalid_value("log.format", "pretty, json or auto", format_args!("{other:?}"))),
     };
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&raw.level) {
-        let allowed = format!("a filter such as info or warn,queue_worker=debug ({error})");
+        let allowed = format!("a filter such as info or warn,worker=debug ({error})");
         return Err(invalid_value("log.level", allowed, format_args!("{:?}", raw.level)));
     }
     Ok(LogSettings { format, level: raw.level })

@@ -67,8 +67,8 @@ pub(super) struct ProcessLimits {
 /// This process's binary, if it is known to be a launcher.
 pub(super) fn own_binary() -> Result<PathBuf, String> {
     if !INTERCEPT_CALLED.load(Ordering::Relaxed) {
-        let needs = "the main function of this binary has to begin with self::intercept, as \
-                     worker::Builder::main does";
+        let needs = "the main function of this binary has to begin with delivery::command::launch::intercept, as \
+                     worker::WorkerBuilder::main does";
         return Err(needs.to_owned());
     }
     if cfg!(target_os = "linux") {

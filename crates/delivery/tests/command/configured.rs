@@ -9,7 +9,7 @@ use testkit::TEST_TIMEOUT;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{ProcessMark, NEVER, ProgramTrial, wait_until_all_exited, worker_binary};
+use crate::kit::{NEVER, ProcessMark, ProgramTrial, wait_until_all_exited, worker_binary};
 
 const MUCH_BYTES: usize = 10 << 20;
 
@@ -89,7 +89,8 @@ async fn what_is_written_is_discarded_whatever_it_is_and_however_much() {
     assert_eq!((failure.code, failure.stderr.as_str()), (code::TRY_AGAIN, "orders is closed\n"));
     // What holds on to standard error is not waited for either
     let script = "(trap '' TERM; sleep 1001) & echo left it";
-    let ending = ProgramTrial::shell(script).with_settings(|settings| settings.output = StandardOutput::Discarded).run().await;
+    let ending =
+        ProgramTrial::shell(script).with_settings(|settings| settings.output = StandardOutput::Discarded).run().await;
     assert_eq!(ending, CommandOutcome::Succeeded(None));
     wait_until_all_exited(&mark).await;
 }

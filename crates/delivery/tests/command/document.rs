@@ -29,7 +29,10 @@ async fn the_python_example_does_what_is_said_of_it() {
 
     let running = ProgramTrial::new(program, &[]).with_stdin(job("[\"to be or\", \"not\"]")).start();
     let progress = running.progress.clone();
-    assert_eq!(running.wait_for_ending().await, CommandOutcome::Succeeded(Some("{\"job\": \"a-job\", \"words\": 4}".to_owned())));
+    assert_eq!(
+        running.wait_for_ending().await,
+        CommandOutcome::Succeeded(Some("{\"job\": \"a-job\", \"words\": 4}".to_owned()))
+    );
     assert!((progress.borrow().as_ref().expect("progress").percent - 100.0).abs() < f64::EPSILON);
 
     let wrong = ProgramTrial::new(program, &[]).with_settings(|settings| settings.not_retryable_exit_codes = vec![65]);
@@ -53,8 +56,10 @@ async fn the_shell_example_does_what_is_said_of_it() {
     let program = file.to_str().expect("a path");
     let lock = folder.path().join("busy");
     let variable = ("LOCK".to_owned(), lock.to_str().expect("a path").to_owned());
-    let trial =
-        || ProgramTrial::new(program, &[]).with_settings(|settings| drop(settings.env.insert(variable.0.clone(), variable.1.clone())));
+    let trial = || {
+        ProgramTrial::new(program, &[])
+            .with_settings(|settings| drop(settings.env.insert(variable.0.clone(), variable.1.clone())))
+    };
 
     let job = "{\"type\":\"text.measure\",\"args\":[\"饭\"]}";
     assert_eq!(trial().with_stdin(job).result().await, Some(format!("{{\"bytes\": {}}}", job.len())));

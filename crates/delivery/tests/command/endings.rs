@@ -70,7 +70,8 @@ async fn exit_codes_can_be_named_after_which_no_attempt_follows() {
 
 #[tokio::test]
 async fn a_program_that_crashes_is_named_by_its_signal_and_takes_nobody_along() {
-    let others: Vec<_> = (0..5).map(|number| ProgramTrial::shell(&format!("read job; echo {number}")).start()).collect();
+    let others: Vec<_> =
+        (0..5).map(|number| ProgramTrial::shell(&format!("read job; echo {number}")).start()).collect();
     for (signal, name) in [("SEGV", "SIGSEGV"), ("KILL", "SIGKILL"), ("TERM", "SIGTERM"), ("40", "a real-time signal")]
     {
         let failure = ProgramTrial::shell(&format!("echo now >&2; echo 1; kill -{signal} $$")).failure().await;
@@ -110,15 +111,22 @@ async fn a_program_that_takes_too_much_memory_gets_none() {
     // Address space, of which nothing is touched
     let script = "print(len(bytearray(1 << 30)))";
     assert_eq!(ProgramTrial::python(script).result().await.as_deref(), Some("1073741824"));
-    let failure = ProgramTrial::python(script).with_settings(|settings| settings.memory_limit_bytes = Some(512 << 20)).failure().await;
+    let failure = ProgramTrial::python(script)
+        .with_settings(|settings| settings.memory_limit_bytes = Some(512 << 20))
+        .failure()
+        .await;
     assert_eq!(failure.message, "the program ended with exit code 1: MemoryError");
-    let tight = ProgramTrial::python(script).with_settings(|settings| settings.memory_limit_bytes = Some(1 << 20)).failure().await;
+    let tight = ProgramTrial::python(script)
+        .with_settings(|settings| settings.memory_limit_bytes = Some(1 << 20))
+        .failure()
+        .await;
     assert!(tight.message.contains("1048576 bytes") || tight.code != code::KILLED, "{}", tight.message);
 }
 
 #[tokio::test]
 async fn a_program_that_takes_too_much_processor_time_is_killed() {
-    let limited = |script: &str| ProgramTrial::python(script).with_settings(|s| s.cpu_limit = Some(Duration::from_millis(500)));
+    let limited =
+        |script: &str| ProgramTrial::python(script).with_settings(|s| s.cpu_limit = Some(Duration::from_millis(500)));
     let failure = limited("while True: pass").failure().await;
     assert_eq!(failure.code, code::KILLED);
     let says = "the program was killed by SIGXCPU: it used more processor time than its limit of 500ms";

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use delivery::command::{CommandFailure, CommandOutcome, CommandProgress, Program, ProgramInput, ProgramSettings};
-use testkit::TEST_TIMEOUT;
 pub(crate) use testkit::ProcessMark;
+use testkit::TEST_TIMEOUT;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 

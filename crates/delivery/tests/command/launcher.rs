@@ -40,7 +40,8 @@ fn a_program_is_not_started_when_its_worker_is_gone_already() {
 #[tokio::test]
 async fn either_worker_starts_programs() {
     for worker in ["queue-worker", "pubsub-worker"] {
-        let trial = ProgramTrial::shell("echo 5").with_settings(|settings| settings.launcher = Some(testkit::binary_path(worker)));
+        let trial = ProgramTrial::shell("echo 5")
+            .with_settings(|settings| settings.launcher = Some(testkit::binary_path(worker)));
         assert_eq!(trial.result().await.as_deref(), Some("5"), "{worker}");
     }
 }
@@ -85,7 +86,10 @@ async fn a_binary_that_is_no_launcher_is_not_started_as_one() {
 
 #[tokio::test]
 async fn a_launcher_that_is_missing_is_told() {
-    let failure = ProgramTrial::shell("exit 0").with_settings(|settings| settings.launcher = Some("/nowhere".into())).failure().await;
+    let failure = ProgramTrial::shell("exit 0")
+        .with_settings(|settings| settings.launcher = Some("/nowhere".into()))
+        .failure()
+        .await;
     assert_eq!(failure.code, code::NOT_STARTED);
     assert!(failure.message.starts_with("the worker cannot start a process: "), "{}", failure.message);
 }

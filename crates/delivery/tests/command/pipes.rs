@@ -13,8 +13,9 @@ fn much_json() -> String {
 
 #[tokio::test]
 async fn much_goes_in_and_comes_out_at_the_same_time() {
-    let echo =
-        ProgramTrial::new("cat", &[]).with_stdin(much_json()).with_settings(|settings| settings.output_limit_bytes = MUCH_BYTES + 2);
+    let echo = ProgramTrial::new("cat", &[])
+        .with_stdin(much_json())
+        .with_settings(|settings| settings.output_limit_bytes = MUCH_BYTES + 2);
     assert!(echo.result().await.as_deref() == Some(&much_json()));
 }
 
@@ -24,8 +25,9 @@ async fn a_program_may_write_everything_before_it_reads_anything() {
         "import sys\nsys.stderr.write('y' * {MUCH_BYTES})\nsys.stdout.write('[\"' + 'x' * {MUCH_BYTES} + '\",')\n\
          sys.stdout.flush()\nprint(len(sys.stdin.read()), ']')"
     );
-    let trial =
-        ProgramTrial::python(&script).with_stdin(much_json()).with_settings(|settings| settings.output_limit_bytes = 2 * MUCH_BYTES);
+    let trial = ProgramTrial::python(&script)
+        .with_stdin(much_json())
+        .with_settings(|settings| settings.output_limit_bytes = 2 * MUCH_BYTES);
     let result = trial.result().await.expect("a result");
     assert!(result.ends_with(&format!("x\",{} ]", MUCH_BYTES + 2)));
 }
@@ -48,11 +50,15 @@ async fn a_result_may_have_as_many_bytes_as_the_limit_and_no_more() {
 
 #[tokio::test]
 async fn a_program_that_never_stops_writing_is_stopped() {
-    let failure = ProgramTrial::shell("echo flooding >&2; yes").with_settings(|settings| settings.stop_grace = NEVER).failure().await;
+    let failure = ProgramTrial::shell("echo flooding >&2; yes")
+        .with_settings(|settings| settings.stop_grace = NEVER)
+        .failure()
+        .await;
     assert_eq!((failure.code, failure.advice), (code::RESULT_TOO_LARGE, RetryAdvice::Never));
     assert_eq!(failure.stderr, "flooding\n");
     // One that does not want to hear that it has to stop
-    let deaf = ProgramTrial::shell("trap '' TERM; yes").with_settings(|settings| settings.stop_grace = std::time::Duration::ZERO);
+    let deaf = ProgramTrial::shell("trap '' TERM; yes")
+        .with_settings(|settings| settings.stop_grace = std::time::Duration::ZERO);
     assert_eq!(deaf.failure().await.code, code::RESULT_TOO_LARGE);
 }
 
@@ -97,7 +103,10 @@ async fn progress_is_told_while_the_program_runs_and_is_no_part_of_what_it_said(
     let mut running = ProgramTrial::shell(script).start();
     assert_eq!(running.wait_for_progress(1.0).await, CommandProgress { percent: 40.0, message: None });
     running.stop.cancel();
-    assert_eq!(running.wait_for_ending().await, CommandOutcome::Stopped { stderr: "begin\n@progress 400\n".to_owned() });
+    assert_eq!(
+        running.wait_for_ending().await,
+        CommandOutcome::Stopped { stderr: "begin\n@progress 400\n".to_owned() }
+    );
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ async fn a_program_is_asked_to_stop_and_may_say_something() {
 #[tokio::test]
 async fn a_program_that_does_not_listen_is_killed_after_the_grace() {
     let script = format!("trap '' TERM; {FOREVER}");
-    let mut running = ProgramTrial::shell(&script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100)).start();
+    let mut running =
+        ProgramTrial::shell(&script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100)).start();
     running.wait_for_progress(1.0).await;
     assert!(!running.processes().is_empty());
     running.stop.cancel();
@@ -40,7 +41,8 @@ async fn a_program_that_does_not_listen_is_killed_after_the_grace() {
 async fn a_program_that_hangs_without_reading_or_writing_is_killed() {
     let script = "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\n\
                   os.write(2, b'@progress 1\\n')\nos.close(0); os.close(1); os.close(2)\nwhile True: signal.pause()";
-    let mut running = ProgramTrial::python(script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100)).start();
+    let mut running =
+        ProgramTrial::python(script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100)).start();
     running.wait_for_progress(1.0).await;
     running.stop.cancel();
     assert_eq!(running.wait_for_ending().await, CommandOutcome::Stopped { stderr: String::new() });
@@ -61,7 +63,8 @@ async fn a_program_that_is_held_with_sigstop_is_killed() {
 #[tokio::test]
 async fn what_a_program_has_started_stops_with_it() {
     let script = format!("sleep 1001 & (sleep 1002 & sleep 1003 & wait) & trap '' TERM; {FOREVER}");
-    let mut running = ProgramTrial::shell(&script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100)).start();
+    let mut running =
+        ProgramTrial::shell(&script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100)).start();
     running.wait_for_progress(1.0).await;
     let all_run = || running.processes().iter().filter(|line| line.starts_with("sleep 100")).count() == 4;
     eventually("four sleep", || async { all_run().then_some(()) }).await;
@@ -122,7 +125,8 @@ async fn an_attempt_can_be_dropped_at_every_step() {
         let script = "sleep 1001 >/dev/null 2>&1 & for i in 1 2 3 4 5; do echo @progress $i >&2; echo $i; done";
         completed += u32::from(dropped_after(steps, ProgramTrial::shell(script), false).await);
         let script = "trap '' TERM; sleep 1001 & echo @progress 1 >&2; wait";
-        let deaf = ProgramTrial::shell(script).with_settings(|settings| settings.stop_grace = Duration::from_millis(10));
+        let deaf =
+            ProgramTrial::shell(script).with_settings(|settings| settings.stop_grace = Duration::from_millis(10));
         completed += u32::from(dropped_after(steps, deaf, true).await);
     }
     assert!(completed > 1, "the last ones get to their end");

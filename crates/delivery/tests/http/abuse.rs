@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use delivery::http::{Endpoint, EndpointSettings, FixedHeaders, Network, PushError, PushRetry, ScriptedDns};
 
-use crate::kit::{WebhookReply, SECRET, Server, endpoint, post_error, system_network, post, scripted_network, secret, settings, template};
+use crate::kit::{
+    SECRET, Server, WebhookReply, endpoint, post, post_error, scripted_network, secret, settings, system_network,
+    template,
+};
 
 /// Public, but of nobody: what was the 6bone is not given to anybody since 2006.
 const PUBLIC: &str = "3ffe::1";
@@ -143,7 +146,8 @@ async fn of_the_addresses_of_a_name_only_those_that_are_allowed_are_used() {
         [before, ScriptedDns::default().with("mixed.test", [vec![address(PUBLIC), address("127.0.0.1")]])]
     };
     for names in names() {
-        let error = push(&url, &scripted_network(names), false).await.expect_err("nobody is there").expect("it was tried");
+        let error =
+            push(&url, &scripted_network(names), false).await.expect_err("nobody is there").expect("it was tried");
         assert!(error.code.starts_with("push_connect_"), "{}: {}", error.code, error.message);
     }
     assert_eq!(canary.connections(), 0);

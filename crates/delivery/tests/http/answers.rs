@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use delivery::http::{Endpoint, EndpointSettings, PushAnswer, PushRetry};
 
-use crate::kit::{WebhookReply, Server, endpoint, post_error, system_network, post, settings};
+use crate::kit::{Server, WebhookReply, endpoint, post, post_error, settings, system_network};
 
 async fn answered(reply: WebhookReply) -> PushAnswer {
     let server = Server::start([reply]).await;
@@ -20,12 +20,16 @@ async fn a_success_has_its_status_and_its_body() {
         (WebhookReply::ok(""), 200, None),
         (WebhookReply::new(200, "content-type: text/plain\r\n", "OK"), 200, Some(r#""OK""#)),
         (
-            WebhookReply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n".to_vec()),
+            WebhookReply::Raw(
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n".to_vec(),
+            ),
             200,
             Some("[1]"),
         ),
         (
-            WebhookReply::Raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\n7".to_vec()),
+            WebhookReply::Raw(
+                b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\n7".to_vec(),
+            ),
             201,
             Some("7"),
         ),
@@ -84,7 +88,11 @@ async fn what_is_no_answer_is_told_apart() {
     for (reply, code, status) in [
         (WebhookReply::Close, "push_answer_broken", None),
         (WebhookReply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "push_answer_broken", None),
-        (WebhookReply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()), "push_answer_broken", None),
+        (
+            WebhookReply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()),
+            "push_answer_broken",
+            None,
+        ),
         (
             WebhookReply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec()),
             "push_answer_broken",
@@ -102,7 +110,8 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffff
 #[tokio::test]
 async fn a_huge_and_an_endless_answer_end_at_the_limit() {
     let huge = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n";
-    for reply in [WebhookReply::ok(&"1".repeat(1_048_577)), WebhookReply::Endless(CHUNKED), WebhookReply::Endless(huge)] {
+    for reply in [WebhookReply::ok(&"1".repeat(1_048_577)), WebhookReply::Endless(CHUNKED), WebhookReply::Endless(huge)]
+    {
         let server = Server::start([reply]).await;
         let error = post_error(&endpoint(&server.url("/"))).await;
         assert_eq!((error.code, error.retry, error.status), ("push_answer_too_large", PushRetry::Never, Some(200)));

@@ -6,7 +6,7 @@ use delivery::http::{BreakerSettings, Endpoint, EndpointSettings, PushRetry};
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
-use crate::kit::{WebhookReply, Server, post_error, system_network, post, settings};
+use crate::kit::{Server, WebhookReply, post, post_error, settings, system_network};
 
 fn endpoint(server: &Server, change: impl FnOnce(&mut EndpointSettings)) -> Arc<Endpoint> {
     let mut settings = settings(&server.url("/"));

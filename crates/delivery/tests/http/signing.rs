@@ -13,7 +13,7 @@ use delivery::http::{
 };
 use serde_json::json;
 
-use crate::kit::{ReceivedRequest, WebhookReply, SECRET, Server, system_network, secret, settings};
+use crate::kit::{ReceivedRequest, SECRET, Server, WebhookReply, secret, settings, system_network};
 
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 

@@ -10,7 +10,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
 };
 
-use crate::kit::{WebhookReply, Server, post_error, post, settings};
+use crate::kit::{Server, WebhookReply, post, post_error, settings};
 
 fn certificate() -> CertifiedKey<KeyPair> {
     generate_simple_self_signed(["here.test".to_owned()]).expect("a certificate")

@@ -9,9 +9,9 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::{
-    peers::WorkerSockets,
+    reader_check::{CheckedHistory, CheckedPosition},
     readers::parse_tag,
-    verdict::{CheckedHistory, CheckedPosition},
+    worker_sockets::WorkerSockets,
 };
 use testkit::{RedisPersistence, RedisServer, ServiceProcess, http::HttpConnection};
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     faults::Fault,
-    verdict::{MessageTag, CheckedPosition},
+    reader_check::{CheckedPosition, MessageTag},
 };
 
 /// Findings of one kind about one channel of a subscription that are spelled out; the rest is counted.
@@ -113,7 +113,9 @@ pub fn check_deliveries(
     for delivery in deliveries {
         let (position, mark) = (delivery.position, delivery.tag);
         match history.binary_search_by_key(&position, |(position, _)| *position) {
-            Ok(index) if history[index].1 == mark => is_accepted[index] |= delivery.response == CheckedResponse::Accepted,
+            Ok(index) if history[index].1 == mark => {
+                is_accepted[index] |= delivery.response == CheckedResponse::Accepted
+            }
             Ok(index) => strange.push(format!("{mark} came as {position}, where the history has {}", history[index].1)),
             Err(_) => strange.push(format!("{mark} came as {position}, where the history has nothing")),
         }
@@ -152,7 +154,12 @@ pub fn check_deliveries(
     tally
 }
 
-fn redelivery_cause(earlier: &CheckedDelivery, again: &CheckedDelivery, strikes: &[FaultWindow], deadline: Duration) -> RedeliveryCause {
+fn redelivery_cause(
+    earlier: &CheckedDelivery,
+    again: &CheckedDelivery,
+    strikes: &[FaultWindow],
+    deadline: Duration,
+) -> RedeliveryCause {
     if earlier.response != CheckedResponse::Accepted {
         return RedeliveryCause::NotAccepted;
     }
@@ -160,10 +167,16 @@ fn redelivery_cause(earlier: &CheckedDelivery, again: &CheckedDelivery, strikes:
 }
 
 /// What broke before it could be noted what had become of a message.
-fn fault_cause(earlier: &CheckedDelivery, again: &CheckedDelivery, strikes: &[FaultWindow], deadline: Duration) -> RedeliveryCause {
+fn fault_cause(
+    earlier: &CheckedDelivery,
+    again: &CheckedDelivery,
+    strikes: &[FaultWindow],
+    deadline: Duration,
+) -> RedeliveryCause {
     let broken = strikes.iter().find(|strike| {
         let is_theirs = strike.worker.is_none_or(|worker| worker == earlier.worker);
-        let is_then = strike.to >= earlier.started_at && strike.from <= again.started_at.min(earlier.ended_at + deadline);
+        let is_then =
+            strike.to >= earlier.started_at && strike.from <= again.started_at.min(earlier.ended_at + deadline);
         strike.fault.causes_redelivery() && is_theirs && is_then
     });
     broken.map_or(RedeliveryCause::Unexplained, |strike| RedeliveryCause::DuringFault(strike.fault))
@@ -173,7 +186,11 @@ fn describe_duplicate(earlier: &CheckedDelivery, again: &CheckedDelivery, strike
     let (mark, position) = (again.tag, again.position);
     let later = again.started_at.saturating_duration_since(earlier.ended_at);
     let seconds = |at: Instant| {
-        if at < earlier.ended_at { -(earlier.ended_at - at).as_secs_f32() } else { (at - earlier.ended_at).as_secs_f32() }
+        if at < earlier.ended_at {
+            -(earlier.ended_at - at).as_secs_f32()
+        } else {
+            (at - earlier.ended_at).as_secs_f32()
+        }
     };
     let near = strikes.iter().filter(|strike| (-10.0..10.0).contains(&seconds(strike.from)));
     let near = near.map(|strike| {

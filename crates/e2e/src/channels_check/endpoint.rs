@@ -17,12 +17,12 @@ use tokio::{
 
 use super::{
     POLL_INTERVAL,
-    delivered::{CheckedDelivery, CheckedResponse},
-    peers::{WorkerSockets, SocketOwner},
+    delivery_check::{CheckedDelivery, CheckedResponse},
+    reader_check::CheckedPosition,
     readers::parse_tag,
-    verdict::CheckedPosition,
+    worker_sockets::{SocketOwner, WorkerSockets},
 };
-use testkit::{TEST_TIMEOUT, ReceivedRequest, read_request};
+use testkit::{ReceivedRequest, TEST_TIMEOUT, read_request};
 
 /// Of a thousand requests so many are refused, so many are not answered, and so many are answered late.
 const REFUSED_PER_MILLE: u32 = 15;
@@ -152,7 +152,12 @@ impl CheckedEndpoint {
         }
     }
 
-    fn parse_request(&self, received: &ReceivedRequest, worker: usize, began: Instant) -> anyhow::Result<CheckedRequest> {
+    fn parse_request(
+        &self,
+        received: &ReceivedRequest,
+        worker: usize,
+        began: Instant,
+    ) -> anyhow::Result<CheckedRequest> {
         let header = |name: &str| received.header(name).with_context(|| format!("a request without {name}"));
         let name = header("galley-channel")?;
         let channel = *self.channels.get(name).context("another channel")?;
@@ -164,7 +169,15 @@ impl CheckedEndpoint {
         ensure!(before == id, "{name} {position} is {before} and {id}");
         let mark = parse_tag(name, std::str::from_utf8(&received.body)?)?;
         let attempt = header("galley-attempt")?.parse()?;
-        let delivery = CheckedDelivery { position, tag: mark, attempt, worker, started_at: began, ended_at: began, response: CheckedResponse::ClientGone };
+        let delivery = CheckedDelivery {
+            position,
+            tag: mark,
+            attempt,
+            worker,
+            started_at: began,
+            ended_at: began,
+            response: CheckedResponse::ClientGone,
+        };
         Ok(CheckedRequest { subscription, channel, delivery })
     }
 

@@ -16,7 +16,7 @@ use rand::{
 };
 use tokio::time::sleep;
 
-use super::{POLL_INTERVAL, CheckPlan, delivered::FaultWindow, readers::CheckedReader, stage::CheckCluster};
+use super::{CheckPlan, POLL_INTERVAL, cluster::CheckCluster, delivery_check::FaultWindow, readers::CheckedReader};
 use testkit::TEST_TIMEOUT;
 
 /// Between two faults, in milliseconds.
@@ -103,7 +103,11 @@ impl FaultHit {
 }
 
 /// Lets faults strike until the time is over and each has struck.
-pub(super) async fn inject_faults(plan: &CheckPlan, cast: &mut CheckCluster, readers: &[Arc<CheckedReader>]) -> anyhow::Result<FaultLog> {
+pub(super) async fn inject_faults(
+    plan: &CheckPlan,
+    cast: &mut CheckCluster,
+    readers: &[Arc<CheckedReader>],
+) -> anyhow::Result<FaultLog> {
     let mut random = StdRng::seed_from_u64(plan.seed);
     let until = Instant::now() + Duration::from_secs(plan.seconds.into());
     let mut first = Fault::ALL.to_vec();

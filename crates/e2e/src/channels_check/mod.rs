@@ -4,16 +4,16 @@
 //!
 //! The faults follow from a seed. When exactly they strike does not: a run is not repeatable to the letter.
 
-pub mod delivered;
+mod cluster;
+pub mod delivery_check;
 mod endpoint;
 mod faults;
-mod peers;
 mod publishers;
+pub mod reader_check;
 mod readers;
 mod sse;
-mod stage;
 mod subscriptions;
-pub mod verdict;
+mod worker_sockets;
 mod ws;
 
 use std::{
@@ -30,14 +30,14 @@ use tokio::task::JoinSet;
 
 pub use self::faults::Fault;
 use self::{
-    delivered::DeliveryTally,
+    cluster::{CheckCluster, GatewayPool},
+    delivery_check::DeliveryTally,
     endpoint::CheckedEndpoint,
     faults::FaultLog,
     publishers::{CheckedPublication, CheckedPublisher},
+    reader_check::{CheckedHistory, CheckedPosition, CheckedPublishOutcome, check_history, check_reader},
     readers::CheckedReader,
-    stage::{CheckCluster, GatewayPool},
     subscriptions::CheckedSubscriptions,
-    verdict::{CheckedPublishOutcome, CheckedHistory, CheckedPosition, check_history, check_reader},
 };
 
 /// Longest wait until every reader is there, and until every reader has everything: much longer than a gateway takes to
@@ -169,21 +169,27 @@ pub async fn run(plan: &CheckPlan) -> anyhow::Result<CheckOutcome> {
 }
 
 /// Makes the subscriptions, if there is somebody to deliver them, and waits until all of these do.
-async fn create_subscriptions(plan: &CheckPlan, cast: &CheckCluster, channels: &[String]) -> anyhow::Result<Option<CheckedSubscriptions>> {
+async fn create_subscriptions(
+    plan: &CheckPlan,
+    cast: &CheckCluster,
+    channels: &[String],
+) -> anyhow::Result<Option<CheckedSubscriptions>> {
     if plan.workers == 0 {
         return Ok(None);
     }
     let endpoint = CheckedEndpoint::start(channels, cast.worker_sockets.clone(), plan.seed).await?;
-    let subscriptions = CheckedSubscriptions::create(cast.gateway_pool.clone(), endpoint, channels, cast.worker_count()).await?;
+    let subscriptions =
+        CheckedSubscriptions::create(cast.gateway_pool.clone(), endpoint, channels, cast.worker_count()).await?;
     subscriptions.wait_for_workers().await?;
     Ok(Some(subscriptions))
 }
 
 fn build_readers(plan: &CheckPlan, channels: &[String]) -> Vec<Arc<CheckedReader>> {
     let mut readers = Vec::new();
-    for (kind, count, with_two) in
-        [(readers::ReaderTransport::Sse, plan.sse, TWO_CHANNEL_SSE_ONE_IN), (readers::ReaderTransport::Ws, plan.ws, TWO_CHANNEL_WS_ONE_IN)]
-    {
+    for (kind, count, with_two) in [
+        (readers::ReaderTransport::Sse, plan.sse, TWO_CHANNEL_SSE_ONE_IN),
+        (readers::ReaderTransport::Ws, plan.ws, TWO_CHANNEL_WS_ONE_IN),
+    ] {
         for (number, channel) in (0..count).zip(0_usize..) {
             let mut read = vec![channels[channel % channels.len()].clone()];
             if number % with_two == with_two - 1 && channels.len() > 1 {
@@ -206,7 +212,10 @@ async fn wait_for_readers(readers: &[Arc<CheckedReader>], is_so: impl Fn(&Checke
     false
 }
 
-async fn load_histories<'a>(stage: &GatewayPool, channels: &'a [String]) -> anyhow::Result<HashMap<&'a str, CheckedHistory>> {
+async fn load_histories<'a>(
+    stage: &GatewayPool,
+    channels: &'a [String],
+) -> anyhow::Result<HashMap<&'a str, CheckedHistory>> {
     let mut histories = HashMap::new();
     for channel in channels {
         let history = stage.history(channel).await.with_context(|| format!("the history of {channel}"))?;
@@ -216,7 +225,12 @@ async fn load_histories<'a>(stage: &GatewayPool, channels: &'a [String]) -> anyh
 }
 
 /// Compares what was published with the histories.
-fn check_publications(outcome: &mut CheckOutcome, histories: &HashMap<&str, CheckedHistory>, channels: &[String], publications: &[CheckedPublication]) {
+fn check_publications(
+    outcome: &mut CheckOutcome,
+    histories: &HashMap<&str, CheckedHistory>,
+    channels: &[String],
+    publications: &[CheckedPublication],
+) {
     for (channel, number) in channels.iter().zip(0..) {
         let history = &histories[channel.as_str()];
         let published: Vec<_> =
@@ -225,7 +239,8 @@ fn check_publications(outcome: &mut CheckOutcome, histories: &HashMap<&str, Chec
         outcome.stored += history.len() as u64;
     }
     outcome.published = publications.len() as u64;
-    let acknowledged = publications.iter().filter(|one| matches!(one.outcome, CheckedPublishOutcome::Acknowledged(_))).count();
+    let acknowledged =
+        publications.iter().filter(|one| matches!(one.outcome, CheckedPublishOutcome::Acknowledged(_))).count();
     outcome.acknowledged = acknowledged as u64;
     outcome.unknown = outcome.published - outcome.acknowledged;
     for (fault, hits) in &outcome.faults {
@@ -236,14 +251,19 @@ fn check_publications(outcome: &mut CheckOutcome, histories: &HashMap<&str, Chec
 }
 
 /// Compares what readers heard with the histories.
-fn check_readers(outcome: &mut CheckOutcome, histories: &HashMap<&str, CheckedHistory>, readers: &[Arc<CheckedReader>]) {
+fn check_readers(
+    outcome: &mut CheckOutcome,
+    histories: &HashMap<&str, CheckedHistory>,
+    readers: &[Arc<CheckedReader>],
+) {
     for reader in readers {
         let log = reader.log();
         outcome.reconnects += log.reconnects;
         outcome.timed_out_connections += log.timed_out_connections;
         outcome.findings.extend(log.findings.iter().map(|finding| format!("{}: {finding}", reader.name)));
         for (channel, heard) in reader.channels.iter().zip(&log.events) {
-            outcome.gaps += heard.iter().filter(|heard| matches!(heard, verdict::CheckedEvent::Gap { .. })).count() as u64;
+            outcome.gaps +=
+                heard.iter().filter(|heard| matches!(heard, reader_check::CheckedEvent::Gap { .. })).count() as u64;
             let judged = check_reader(&histories[channel.as_str()], heard);
             outcome.received += judged.received;
             outcome.in_gaps += judged.in_gaps;

@@ -17,9 +17,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{
     CATCH_UP_TIMEOUT, LastPositions,
+    cluster::GatewayPool,
+    reader_check::{CheckedPosition, CheckedPublishOutcome, MessageTag},
     readers::message_body,
-    stage::GatewayPool,
-    verdict::{CheckedPublishOutcome, MessageTag, CheckedPosition},
 };
 use testkit::http::HttpConnection;
 
@@ -62,7 +62,11 @@ impl CheckedPublisher {
     }
 
     /// Publishes until it is over, in one channel after the other; what was sent.
-    pub(super) async fn publish_until(mut self, is_over: Arc<AtomicBool>, stage: Arc<GatewayPool>) -> Vec<CheckedPublication> {
+    pub(super) async fn publish_until(
+        mut self,
+        is_over: Arc<AtomicBool>,
+        stage: Arc<GatewayPool>,
+    ) -> Vec<CheckedPublication> {
         let mut ticks = interval(self.publish_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent = Vec::new();
@@ -79,7 +83,12 @@ impl CheckedPublisher {
     }
 
     /// Nothing if it was not sent.
-    async fn publish(&mut self, stage: &GatewayPool, channel: usize, mark: MessageTag) -> Option<CheckedPublishOutcome> {
+    async fn publish(
+        &mut self,
+        stage: &GatewayPool,
+        channel: usize,
+        mark: MessageTag,
+    ) -> Option<CheckedPublishOutcome> {
         let (address, mut connection) = if let Some(open) = self.connection.take() {
             open
         } else {

@@ -80,7 +80,11 @@ pub type CheckedHistory = Vec<(CheckedPosition, MessageTag)>;
 
 /// Compares a channel's history with what was published. What is wrong, one line each.
 #[must_use]
-pub fn check_history(channel: &str, history: &[(CheckedPosition, MessageTag)], published: &[(MessageTag, CheckedPublishOutcome)]) -> Vec<String> {
+pub fn check_history(
+    channel: &str,
+    history: &[(CheckedPosition, MessageTag)],
+    published: &[(MessageTag, CheckedPublishOutcome)],
+) -> Vec<String> {
     let mut findings = Vec::new();
     let mut kept: HashMap<MessageTag, CheckedPosition> = HashMap::with_capacity(history.len());
     for (position, mark) in history {
@@ -158,7 +162,14 @@ struct ReaderReplay<'a> {
 impl<'a> ReaderReplay<'a> {
     fn new(history: &'a [(CheckedPosition, MessageTag)]) -> Self {
         let was_received = vec![false; history.len()];
-        Self { history, was_received, expected: 0, missing: BTreeSet::new(), gaps: Vec::new(), verdict: ReaderVerdict::default() }
+        Self {
+            history,
+            was_received,
+            expected: 0,
+            missing: BTreeSet::new(),
+            gaps: Vec::new(),
+            verdict: ReaderVerdict::default(),
+        }
     }
 
     fn receive(&mut self, position: CheckedPosition, mark: MessageTag) {
@@ -203,7 +214,9 @@ impl<'a> ReaderReplay<'a> {
         for range in consecutive_ranges(&self.missing) {
             let ((first, mark), (last, _)) = (self.history[*range.start()], self.history[*range.end()]);
             let count = range.end() - range.start() + 1;
-            self.add_finding(format!("{count} messages from {first} ({mark}) to {last} did not come, and no gap was told"));
+            self.add_finding(format!(
+                "{count} messages from {first} ({mark}) to {last} did not come, and no gap was told"
+            ));
         }
         let more = self.verdict.findings.len().saturating_sub(MAX_FINDINGS);
         if more > 0 {
@@ -318,8 +331,11 @@ mod tests {
 
     #[test]
     fn a_history_keeps_what_was_acknowledged_once_in_order_and_nothing_else() {
-        let acknowledged: Vec<_> = (0..10).map(|number| (mark(number), CheckedPublishOutcome::Acknowledged(at(number)))).collect();
-        let judge = |history: &[(CheckedPosition, MessageTag)], published: &[(MessageTag, CheckedPublishOutcome)]| check_history("c", history, published);
+        let acknowledged: Vec<_> =
+            (0..10).map(|number| (mark(number), CheckedPublishOutcome::Acknowledged(at(number)))).collect();
+        let judge = |history: &[(CheckedPosition, MessageTag)], published: &[(MessageTag, CheckedPublishOutcome)]| {
+            check_history("c", history, published)
+        };
         assert_eq!(judge(&history(), &acknowledged), Vec::<String>::new());
         let mut published = acknowledged.clone();
         published[4].1 = CheckedPublishOutcome::Unknown;

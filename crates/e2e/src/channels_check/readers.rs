@@ -14,9 +14,9 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     LastPositions,
+    cluster::GatewayPool,
+    reader_check::{CheckedEvent, CheckedPosition, MessageTag},
     sse::EventStreamClient,
-    stage::GatewayPool,
-    verdict::{CheckedEvent, MessageTag, CheckedPosition},
     ws::WebSocketClient,
 };
 
@@ -171,10 +171,12 @@ impl CheckedReader {
 
     async fn connect(&self, address: SocketAddr, last_ids: &[Option<String>]) -> anyhow::Result<ReaderConnection> {
         Ok(match self.transport {
-            ReaderTransport::Sse => {
-                ReaderConnection::Sse(EventStreamClient::open(address, &self.channels, last_ids.first().cloned().flatten()).await?)
+            ReaderTransport::Sse => ReaderConnection::Sse(
+                EventStreamClient::open(address, &self.channels, last_ids.first().cloned().flatten()).await?,
+            ),
+            ReaderTransport::Ws => {
+                ReaderConnection::Ws(Box::new(WebSocketClient::open(address, &self.channels, last_ids).await?))
             }
-            ReaderTransport::Ws => ReaderConnection::Ws(Box::new(WebSocketClient::open(address, &self.channels, last_ids).await?)),
         })
     }
 

@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    SubscriptionCheck, POLL_INTERVAL,
-    delivered::{CheckedDelivery, CheckedResponse, FaultWindow, DeliveryTally, check_deliveries, check_jobs, check_order},
+    POLL_INTERVAL, SubscriptionCheck,
+    cluster::GatewayPool,
+    delivery_check::{
+        CheckedDelivery, CheckedResponse, DeliveryTally, FaultWindow, check_deliveries, check_jobs, check_order,
+    },
     endpoint::CheckedEndpoint,
-    stage::GatewayPool,
-    verdict::{CheckedHistory, CheckedPosition},
+    reader_check::{CheckedHistory, CheckedPosition},
 };
 use testkit::http::HttpConnection;
 
@@ -162,7 +164,11 @@ impl CheckedSubscriptions {
     }
 
     /// Waits until something holds of all of these; what the first is like of which it did not in time.
-    async fn wait_until(&self, names: &[&str], holds: impl Fn(&CheckedProgress) -> bool) -> anyhow::Result<Option<String>> {
+    async fn wait_until(
+        &self,
+        names: &[&str],
+        holds: impl Fn(&CheckedProgress) -> bool,
+    ) -> anyhow::Result<Option<String>> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         for name in names {
             loop {
@@ -258,7 +264,8 @@ fn deliveries_of_worker(deliveries: &[CheckedDelivery], worker: usize) -> Vec<Ch
         .filter(|one| one.response != CheckedResponse::Accepted)
         .map(|one| (one.worker, one.position, one.attempt))
         .collect();
-    let is_job = |one: &CheckedDelivery| one.attempt > 1 && !failed.contains(&(one.worker, one.position, one.attempt - 1));
+    let is_job =
+        |one: &CheckedDelivery| one.attempt > 1 && !failed.contains(&(one.worker, one.position, one.attempt - 1));
     let accepted: HashSet<CheckedPosition> = deliveries
         .iter()
         .filter(|one| is_its_own(one) && one.response == CheckedResponse::Accepted)

@@ -48,7 +48,9 @@ impl WorkerSockets {
     /// Whose connection it is. Takes a while.
     pub(super) fn owner_of(&self, peer: SocketAddr, here: SocketAddr) -> SocketOwner {
         let mut known = self.lock_table();
-        let (Some(address), Some(here)) = (to_proc_format(peer), to_proc_format(here)) else { return SocketOwner::Closed };
+        let (Some(address), Some(here)) = (to_proc_format(peer), to_proc_format(here)) else {
+            return SocketOwner::Closed;
+        };
         if !matches!(known.connections.get(&address), Some(SocketOwner::Worker(_))) {
             known.connections = scan_connections(&known.processes, &here);
         }
@@ -79,8 +81,11 @@ fn scan_connections(processes: &HashMap<u32, usize>, here: &str) -> HashMap<Stri
     let of_line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let inode = *fields.get(INODE_FIELD)?;
-        let owner = owners.get(&format!("socket:[{inode}]")).map_or(SocketOwner::Unknown, |worker| SocketOwner::Worker(*worker));
-        (*fields.get(REMOTE_FIELD)? == here && inode != NO_INODE).then_some((fields.get(LOCAL_FIELD)?.to_string(), owner))
+        let owner = owners
+            .get(&format!("socket:[{inode}]"))
+            .map_or(SocketOwner::Unknown, |worker| SocketOwner::Worker(*worker));
+        (*fields.get(REMOTE_FIELD)? == here && inode != NO_INODE)
+            .then_some((fields.get(LOCAL_FIELD)?.to_string(), owner))
     };
     table.lines().filter_map(of_line).collect()
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 async fn fetched(kit: &GalleyKit, count: usize) -> Vec<Value> {
-    let jobs: Vec<Value> = (0..count).map(|n| job("any.type", &json!([n]))).collect();
+    let jobs: Vec<Value> = (0..count).map(|n| job_body("any.type", &json!([n]))).collect();
     assert_eq!(kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await.status(), 201);
     let body = json!({ "queues": ["default"], "count": count, "worker_id": "puller" });
     let answer = call(kit, "fetch", &body).await.1;
@@ -132,7 +132,7 @@ async fn a_failure_may_say_when_the_next_attempt_follows() {
 async fn a_fetch_brings_along_how_jobs_ended_and_gets_the_next() {
     let kit = GalleyKit::start().await;
     let jobs = fetched(&kit, 2).await;
-    let next = kit.enqueue(&job("any.type", &json!(["next"]))).await;
+    let next = kit.enqueue(&job_body("any.type", &json!(["next"]))).await;
     let error = json!({ "message": "no", "retryable": false });
     let nack = json!({ "job_id": jobs[1]["id"], "token": jobs[1]["token"], "error": error });
     let mut body =

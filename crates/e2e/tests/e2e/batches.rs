@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use testkit::RedisServer;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 const PATH: &str = "/ojs/v1/jobs/batch";
 
@@ -35,7 +35,7 @@ async fn fetched(kit: &GalleyKit, queue: &str) -> Vec<u64> {
 #[tokio::test]
 async fn one_bad_job_refuses_an_atomic_batch_and_nothing_is_written() {
     let kit = GalleyKit::start().await;
-    let good = job("a", &json!([1]));
+    let good = job_body("a", &json!([1]));
     let before = kit.redis_keys().await;
     let cases = [
         (json!([good, good, { "type": "a" }]), 400, "jobs[2]: args is required"),
@@ -57,7 +57,7 @@ async fn one_bad_job_refuses_an_atomic_batch_and_nothing_is_written() {
 async fn a_batch_with_a_job_that_cannot_be_stored_stores_none() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "2")]).await;
     let small = json!({ "type": "a", "args": [], "queue": "small" });
-    let (status, answer) = send(&kit, &json!({ "jobs": [job("a", &json!([])), small, small, small] })).await;
+    let (status, answer) = send(&kit, &json!({ "jobs": [job_body("a", &json!([])), small, small, small] })).await;
     assert_eq!((status, &answer["error"]["code"]), (429, &json!("queue_full")), "{answer}");
     let taken = "019539a4-b68c-7def-8000-1a2b3c4d5e6f";
     let chosen = json!({ "type": "a", "args": [], "id": taken });
@@ -78,7 +78,7 @@ async fn a_batch_with_a_job_that_cannot_be_stored_stores_none() {
 async fn each_job_of_a_per_item_batch_has_its_own_answer_in_order() {
     let kit = GalleyKit::start().await;
     let jobs: Vec<Value> =
-        (0..200).map(|n| if n % 3 == 0 { json!({ "type": "a" }) } else { job("a", &json!([n])) }).collect();
+        (0..200).map(|n| if n % 3 == 0 { json!({ "type": "a" }) } else { job_body("a", &json!([n])) }).collect();
     let (status, answer) = send(&kit, &json!({ "jobs": jobs, "mode": "per_item" })).await;
     assert_eq!(status, 200);
     let results = answer["results"].as_array().expect("an array");
@@ -104,7 +104,7 @@ async fn a_thousand_jobs_arrive_in_their_order_and_one_more_is_refused() {
         .map(|n| json!({ "type": "a", "args": [n], "queue": if n % 2 == 0 { "even" } else { "odd" } }))
         .collect();
     let mut more = thousand.clone();
-    more.push(job("a", &json!([])));
+    more.push(job_body("a", &json!([])));
     let before = kit.redis_keys().await;
     for (jobs, got) in [(json!(more), "got 1001"), (json!([]), "got 0")] {
         let (status, answer) = send(&kit, &json!({ "jobs": jobs })).await;
@@ -248,7 +248,7 @@ async fn a_body_that_is_cut_off_stores_its_whole_lines_only() {
     assert!(!rest.contains("[3]"), "{rest}");
     assert_eq!(fetched(&kit, "default").await, [1, 2]);
     // The gateway is as it was
-    assert_eq!(kit.post("/ojs/v1/jobs", &job("a", &json!([4]))).await.status(), 201);
+    assert_eq!(kit.post("/ojs/v1/jobs", &job_body("a", &json!([4]))).await.status(), 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]

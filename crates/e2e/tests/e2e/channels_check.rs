@@ -9,7 +9,10 @@ async fn alone_channels_lose_nothing_whatever_breaks() {
         CheckPlan { seconds: 7, rate: 300, sse: 20, ws: 6, channels: 4, gateways: 3, workers: 3, seed: rand::random() };
     let outcome = run(&plan).await.expect("it can be run");
     assert!(outcome.findings.is_empty(), "{plan:?}\n{}\n{outcome:#?}", outcome.findings.join("\n"));
-    assert!(outcome.acknowledged > 100 && outcome.received > outcome.acknowledged && outcome.reconnects > 0, "{outcome:#?}");
+    assert!(
+        outcome.acknowledged > 100 && outcome.received > outcome.acknowledged && outcome.reconnects > 0,
+        "{outcome:#?}"
+    );
     let delivered: Vec<u64> = outcome.subscriptions.iter().map(|subscription| subscription.tally.accepted).collect();
     assert!(delivered.len() == 4 && delivered.iter().all(|count| *count > 100), "{outcome:#?}");
     println!("{plan:?} {outcome:?}");

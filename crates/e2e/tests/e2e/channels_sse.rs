@@ -230,7 +230,10 @@ async fn the_readers_of_all_gateways_are_counted_also_after_redis_has_lost_every
     let kit = GalleyKit::start().await;
     let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
     let here = ChannelEventsClient::open(kit.gateway.url(STREAM), None).await;
-    let there = [ChannelEventsClient::open(other.url(STREAM), None).await, ChannelEventsClient::open(other.url(STREAM), None).await];
+    let there = [
+        ChannelEventsClient::open(other.url(STREAM), None).await,
+        ChannelEventsClient::open(other.url(STREAM), None).await,
+    ];
     let counted = async |readers: u64| {
         publish(&kit, "orders", "it").await;
         eventually(&format!("{readers} readers"), || async {
@@ -289,7 +292,8 @@ async fn a_reader_who_takes_nothing_holds_up_nobody_and_is_cut_off() {
 
 #[tokio::test]
 async fn a_gateway_that_stops_ends_its_streams_and_says_when_to_come_back() {
-    let mut kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let mut kit =
+        GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
         streams.push(ChannelEventsClient::open(kit.gateway.url(STREAM), None).await);

@@ -3,7 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{TEST_TIMEOUT, RedisServer, ServiceProcess};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -276,7 +276,8 @@ async fn a_page_of_a_site_that_is_allowed_may_open_one() {
 
 #[tokio::test]
 async fn a_gateway_that_stops_says_so() {
-    let mut kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let mut kit =
+        GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
     let mut socket = TestWebSocket::open(&kit.gateway).await;
     socket.ask(&json!({ "type": "subscribe", "channel": "a" })).await;
     kit.gateway.signal(Signal::SIGTERM);

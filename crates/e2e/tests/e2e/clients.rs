@@ -14,9 +14,9 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{TEST_TIMEOUT, RedisServer, ServiceProcess, eventually};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 /// Leases and timeouts are looked at often, and it is noted when an attempt begins.
 const SETTINGS: [(&str, &str); 2] =
@@ -78,7 +78,7 @@ impl ClientSnippets {
 
     /// Enqueues a job for it.
     async fn enqueue(&self, job_type: &str, args: Value, more: Value) -> String {
-        let mut body = job(job_type, &args);
+        let mut body = job_body(job_type, &args);
         let members = body.as_object_mut().expect("an object");
         members.insert("queue".to_owned(), json!("mail"));
         members.extend(more.as_object().expect("an object").clone());

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{ProcessMark, RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{TestFolder, GalleyKit, RULES_VARIABLE, job};
+use crate::kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body};
 
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 
@@ -144,7 +144,7 @@ async fn what_a_program_says_of_its_progress_is_seen_while_it_runs() {
         until [ -e gate ]; do sleep 0.02; done; echo 1"#;
     let programs = MarkedPrograms::new().shell("a", script, "");
     let _worker = programs.worker(&kit, &[]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     let shown =
         eventually("progress is shown", || async { Some(kit.job(&id).await).filter(|job| !job["progress"].is_null()) })
             .await;
@@ -182,7 +182,7 @@ async fn a_program_whose_job_is_cancelled_is_asked_to_stop_and_killed_if_it_does
     let programs = programs.shell("deaf", deaf, "stop_grace_ms = 300");
     let mut worker = programs.worker(&kit, &[]).await;
     for job_type in ["polite", "deaf"] {
-        let id = kit.enqueue(&job(job_type, &json!([]))).await;
+        let id = kit.enqueue(&job_body(job_type, &json!([]))).await;
         let up = programs.folder.path("up");
         eventually("it runs", || async { up.exists().then_some(()) }).await;
         kit.cancel(&id).await;
@@ -200,7 +200,7 @@ async fn what_a_program_has_started_and_left_behind_does_not_outlive_the_attempt
     let script = "sleep 1001 & (sleep 1002 & sleep 1003 &) ; sleep 1004 > /dev/null 2>&1 & echo 1";
     let programs = MarkedPrograms::new().shell("a", script, "");
     let worker = programs.worker(&kit, &[]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     assert_eq!(kit.wait_for_state(&id, "completed").await["result"], 1);
     programs.wait_until_all_exited(&worker).await;
 }
@@ -211,7 +211,7 @@ async fn a_worker_that_is_told_to_stop_lets_programs_finish_within_its_grace() {
     let script = "touch up; until [ -e gate ]; do sleep 0.02; done; echo '\"in time\"'";
     let programs = MarkedPrograms::new().shell("a", script, "");
     let mut worker = programs.worker(&kit, &[]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     worker.signal(Signal::SIGTERM);
     worker.wait_for_log("stopping").await;
@@ -230,7 +230,7 @@ async fn programs_that_are_not_done_within_the_grace_are_stopped_and_their_jobs_
     let programs = MarkedPrograms::new().shell("a", script, "");
     let worker = programs.worker(&kit, &[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
     let process_id = worker.process_id();
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     assert!(worker.terminate().await.success());
     assert_eq!(programs.folder.read("told"), "told\n");
@@ -248,7 +248,7 @@ async fn a_worker_that_is_killed_takes_its_programs_along_and_their_jobs_run_els
     let doomed = doomed_programs.worker(&kit, &SHORT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(kit.enqueue(&job("a", &json!([]))).await);
+        ids.push(kit.enqueue(&job_body("a", &json!([]))).await);
     }
     let mark = &doomed_programs.mark;
     let all_run = || mark.processes().iter().filter(|line| line.starts_with(NEVER)).count() == 3;
@@ -270,7 +270,7 @@ async fn a_program_that_crashes_takes_no_other_along() {
     let programs = MarkedPrograms::new().shell("crash", "kill -KILL $$", "");
     let programs = programs.shell("good", "touch up; until [ -e gate ]; do sleep 0.02; done; echo 1", "");
     let worker = programs.worker(&kit, &[]).await;
-    let good = kit.enqueue(&job("good", &json!([]))).await;
+    let good = kit.enqueue(&job_body("good", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     for _ in 0..5 {
         let id = kit.enqueue(&once("crash")).await;

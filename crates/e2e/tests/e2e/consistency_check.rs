@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 #[tokio::test]
 async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
     // The upkeep must not be faster
     let redis = testkit::RedisServer::start();
     let kit = GalleyKit::start_with(redis, &[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]).await;
-    kit.enqueue(&job("test.echo", &json!([]))).await;
-    let mut scheduled = job("test.echo", &json!([]));
+    kit.enqueue(&job_body("test.echo", &json!([]))).await;
+    let mut scheduled = job_body("test.echo", &json!([]));
     scheduled["scheduled_at"] = "+PT1H".into();
     let id = kit.enqueue(&scheduled).await;
     let report = async || -> Value { kit.get("/ojs/v1/admin/fsck?queue=default").await.json().await.expect("JSON") };

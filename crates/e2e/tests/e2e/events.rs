@@ -6,10 +6,10 @@ use testkit::redis;
 use nix::sys::signal::Signal;
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{TEST_TIMEOUT, RedisServer, ServiceProcess, eventually};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually};
 
 use crate::{
-    kit::{GalleyKit, job},
+    kit::{GalleyKit, job_body},
     sse,
 };
 
@@ -42,7 +42,8 @@ impl JobEventsClient {
                 self.text = rest;
                 return Some(block);
             }
-            let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
+            let chunk =
+                tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
             self.text += std::str::from_utf8(&chunk.expect("no broken connection")?).expect("text");
         }
     }
@@ -85,7 +86,8 @@ fn noop(queue: &str) -> Value {
 async fn events_come_in_their_order_and_only_those_that_were_asked_for() {
     let kit = GalleyKit::start().await;
     let mut all = JobEventsClient::open(kit.gateway.url("/ojs/v1/events"), None).await;
-    let mut some = JobEventsClient::open(kit.gateway.url(&format!("{STREAM}?types=job.enqueued&queues=a,b")), None).await;
+    let mut some =
+        JobEventsClient::open(kit.gateway.url(&format!("{STREAM}?types=job.enqueued&queues=a,b")), None).await;
     let mut of_queue = JobEventsClient::open(kit.gateway.url("/ojs/v1/queues/a/events"), None).await;
     let mut ids = Vec::new();
     for queue in ["a", "c", "b", "a"] {
@@ -119,12 +121,12 @@ async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
     let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(kit.enqueue(&job("a", &json!([]))).await);
+        ids.push(kit.enqueue(&job_body("a", &json!([]))).await);
     }
     let seen = stream.expect("job.enqueued").await.id;
     drop(stream);
     for _ in 0..20 {
-        ids.push(kit.enqueue(&job("a", &json!([]))).await);
+        ids.push(kit.enqueue(&job_body("a", &json!([]))).await);
     }
     let by_query = format!("{STREAM}?after={seen}");
     let mut streams = [
@@ -132,7 +134,7 @@ async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
         JobEventsClient::open(other.url(STREAM), Some(&seen)).await,
         JobEventsClient::open(other.url(&by_query), None).await,
     ];
-    ids.push(kit.enqueue(&job("a", &json!([]))).await);
+    ids.push(kit.enqueue(&job_body("a", &json!([]))).await);
     for stream in &mut streams {
         let mut heard = Vec::new();
         while heard.len() < ids.len() - 1 {
@@ -147,11 +149,11 @@ async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
 async fn a_position_that_is_no_longer_kept_is_told_as_a_gap() {
     let kit = GalleyKit::start().await;
     let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
-    kit.enqueue(&job("a", &json!([]))).await;
+    kit.enqueue(&job_body("a", &json!([]))).await;
     let seen = stream.expect("job.enqueued").await.id;
     for cut in [&["XTRIM", "galley:events", "MAXLEN", "0"][..], &["FLUSHALL"]] {
         kit.redis_command(cut).await;
-        let id = kit.enqueue(&job("a", &json!([]))).await;
+        let id = kit.enqueue(&job_body("a", &json!([]))).await;
         let mut back = JobEventsClient::open(kit.gateway.url(STREAM), Some(&seen)).await;
         assert_eq!(back.expect("gap").await.data["after"], json!(seen));
         assert_eq!(back.expect("job.enqueued").await.data["data"]["job_id"], json!(id), "and then it goes on");
@@ -181,7 +183,7 @@ async fn two_hundred_readers_cost_one_connection_to_redis() {
     }
     let after = connections().await;
     assert_eq!((following(&after), after.len()), (1, before), "{after:#?}");
-    kit.enqueue(&job("a", &json!([]))).await;
+    kit.enqueue(&job_body("a", &json!([]))).await;
     for stream in &mut streams {
         stream.expect("job.enqueued").await;
     }
@@ -205,7 +207,7 @@ async fn nobody_follows_the_events_when_nobody_reads_them() {
     .await;
     // And it is there again for the next
     let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
-    kit.enqueue(&job("a", &json!([]))).await;
+    kit.enqueue(&job_body("a", &json!([]))).await;
     stream.expect("job.enqueued").await;
 }
 
@@ -214,13 +216,13 @@ async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
     for redis in [RedisServer::start_with(testkit::RedisPersistence::Always), RedisServer::start()] {
         let mut kit = GalleyKit::start_with(redis, &[]).await;
         let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
-        kit.enqueue(&job("a", &json!([]))).await;
+        kit.enqueue(&job_body("a", &json!([]))).await;
         stream.expect("job.enqueued").await;
         kit.redis.kill();
-        assert_eq!(kit.post("/ojs/v1/jobs", &job("a", &json!([]))).await.status(), 503);
+        assert_eq!(kit.post("/ojs/v1/jobs", &job_body("a", &json!([]))).await.status(), 503);
         kit.redis.restart();
         let id = eventually("a job is taken again", || async {
-            let response = kit.post("/ojs/v1/jobs", &job("a", &json!([]))).await;
+            let response = kit.post("/ojs/v1/jobs", &job_body("a", &json!([]))).await;
             let answer: Value = response.json().await.ok()?;
             answer["job"]["id"].as_str().map(ToOwned::to_owned)
         })
@@ -237,8 +239,9 @@ async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
 
 #[tokio::test]
 async fn streams_do_not_hold_up_a_gateway_that_is_told_to_stop() {
-    let mut kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let mut kit =
+        GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     let mut streams = Vec::new();
     for path in [STREAM, "/ojs/v1/queues/default/events", &format!("/ojs/v1/jobs/{id}/events")] {
         streams.push(JobEventsClient::open(kit.gateway.url(path), None).await);
@@ -256,7 +259,7 @@ async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
     let kit = GalleyKit::start().await;
     let retry = json!({ "initial_interval": "PT0.1S", "jitter": false });
     let id = kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": retry })).await;
-    kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.enqueue(&job_body("test.noop", &json!([]))).await;
     let path = format!("/ojs/v1/jobs/{id}/events");
     let mut stream = JobEventsClient::open(kit.gateway.url(&path), None).await;
     let _worker = kit.start_worker(&[("GALLEY__JOBS__STARTED_EVENTS", "true")]).await;
@@ -292,7 +295,7 @@ async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
 #[tokio::test]
 async fn the_stream_of_a_job_ends_even_if_the_last_event_is_lost() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "200")]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     let mut stream = JobEventsClient::open(kit.gateway.url(&format!("/ojs/v1/jobs/{id}/events")), None).await;
     stream.expect("job.enqueued").await;
     // Nothing can be written into it any more
@@ -328,7 +331,10 @@ async fn what_cannot_be_followed_is_refused() {
     assert_eq!(kit.get("/ojs/v1/jobs/no/events").await.status(), 404);
     assert_eq!(kit.get("/ojs/v1/queues/A/events").await.status(), 400);
 
-    let _streams = [JobEventsClient::open(kit.gateway.url(STREAM), None).await, JobEventsClient::open(kit.gateway.url(STREAM), None).await];
+    let _streams = [
+        JobEventsClient::open(kit.gateway.url(STREAM), None).await,
+        JobEventsClient::open(kit.gateway.url(STREAM), None).await,
+    ];
     let refused = kit.get(STREAM).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually, eventually_for};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 /// How soon everything works again by itself after a fault is over.
 const SOON: Duration = Duration::from_secs(5);
@@ -16,11 +16,11 @@ const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GAL
 async fn works(kit: &GalleyKit) {
     eventually_for(SOON, "a job goes through", || async {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
-        let response = request.body(job("test.noop", &json!([])).to_string()).send().await.ok()?;
+        let response = request.body(job_body("test.noop", &json!([])).to_string()).send().await.ok()?;
         (response.status() == 201).then_some(response)?.json::<Value>().await.ok()
     })
     .await;
-    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     eventually_for(SOON, "a new job is completed", || async {
         (kit.job(&id).await["state"] == "completed").then_some(())
     })
@@ -33,7 +33,7 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
     let doomed = kit.start_worker(&SHORT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..20 {
-        ids.push(kit.enqueue(&job("test.slow", &json!([1500]))).await);
+        ids.push(kit.enqueue(&job_body("test.slow", &json!([1500]))).await);
     }
     for id in &ids {
         kit.wait_for_state(id, "active").await;
@@ -50,7 +50,7 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
 async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_done_since() {
     let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
     let zombie = kit.start_worker(&SHORT_LEASE).await;
-    let id = kit.enqueue(&job("test.slow", &json!([800]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([800]))).await;
     kit.wait_for_state(&id, "active").await;
     zombie.signal(Signal::SIGSTOP);
     let _heir = kit.start_worker(&SHORT_LEASE).await;
@@ -59,7 +59,9 @@ async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_d
     zombie.signal(Signal::SIGCONT);
     // It finds out one way or the other: when it renews or when it records
     eventually("the zombie notices", || async {
-        (zombie.count_log_messages("job is not ours any more") + zombie.count_log_messages("a result came too late") > 0).then_some(())
+        (zombie.count_log_messages("job is not ours any more") + zombie.count_log_messages("a result came too late")
+            > 0)
+        .then_some(())
     })
     .await;
     assert_eq!(kit.job(&id).await, done, "nothing changed");
@@ -78,7 +80,7 @@ async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_o
     for round in 0..3 {
         // Running, waiting and scheduled when it happens
         for _ in 0..5 {
-            ids.push(kit.enqueue(&job("test.slow", &json!([300]))).await);
+            ids.push(kit.enqueue(&job_body("test.slow", &json!([300]))).await);
             ids.push(kit.enqueue(&json!({ "type": "test.echo", "args": [round], "scheduled_at": "+PT1S" })).await);
             ids.push(
                 kit.enqueue(
@@ -88,7 +90,7 @@ async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_o
             );
         }
         kit.redis.kill();
-        let refused = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await;
+        let refused = kit.post("/ojs/v1/jobs", &job_body("test.noop", &json!([]))).await;
         assert_eq!(refused.status(), 503);
         kit.redis.restart();
         works(&kit).await;
@@ -115,7 +117,7 @@ async fn cut_connections_and_forgotten_scripts_are_survived() {
     let started = Instant::now();
     for _ in 0..20 {
         for _ in 0..5 {
-            let response = kit.post("/ojs/v1/jobs", &job("test.slow", &json!([100]))).await;
+            let response = kit.post("/ojs/v1/jobs", &job_body("test.slow", &json!([100]))).await;
             // A command in which the cut shows may fail: then nothing was acknowledged
             if response.status() == 201 {
                 let answer: Value = response.json().await.expect("JSON");
@@ -157,13 +159,16 @@ async fn a_redis_that_was_emptied_is_set_up_again_by_those_that_wait_on_it() {
 #[tokio::test]
 async fn a_worker_that_starts_on_a_full_redis_works_off_what_is_there() {
     let kit = GalleyKit::start().await;
-    let waiting = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let waiting = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let refused = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await;
+    let refused = kit.post("/ojs/v1/jobs", &job_body("test.noop", &json!([]))).await;
     assert_eq!(refused.status(), 503);
     let worker = ServiceProcess::start("queue-worker", &kit.redis, &[]).await;
     kit.wait_for_state(&waiting, "completed").await;
-    assert!(worker.count_log_messages("queue cannot be served for now") > 0, "queues that do not exist yet cannot be made");
+    assert!(
+        worker.count_log_messages("queue cannot be served for now") > 0,
+        "queues that do not exist yet cannot be made"
+    );
 }
 
 #[tokio::test]
@@ -182,7 +187,7 @@ async fn large_jobs_and_results_go_through() {
     let _worker = kit.start_worker(&[]).await;
     let mut ids = Vec::new();
     for _ in 0..30 {
-        ids.push(kit.enqueue(&job("test.echo", &json!(["x".repeat(900_000)]))).await);
+        ids.push(kit.enqueue(&job_body("test.echo", &json!(["x".repeat(900_000)]))).await);
     }
     for id in &ids {
         let done = kit.wait_for_state(id, "completed").await;
@@ -195,7 +200,7 @@ async fn without_redis_requests_are_answered_503_and_the_processes_stay_up() {
     let mut kit = GalleyKit::start().await;
     let (mut worker, mut listener) = (kit.start_worker(&[]).await, kit.start_pubsub_worker().await);
     kit.redis.kill();
-    let body = job("test.noop", &json!([]));
+    let body = job_body("test.noop", &json!([]));
     let requests = [
         kit.post("/ojs/v1/jobs", &body).await,
         kit.get("/ojs/v1/jobs/019539a4-b68c-7def-8000-1a2b3c4d5e6f").await,
@@ -254,7 +259,7 @@ async fn freeze(response_timeout_ms: &str) {
     let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", response_timeout_ms)];
     let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
     let worker = kit.start_worker(&variables).await;
-    let id = kit.enqueue(&job("test.slow", &json!([3000]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([3000]))).await;
     kit.wait_for_state(&id, "active").await;
     kit.redis.freeze();
     let thawed = Instant::now() + Duration::from_millis(1300);
@@ -269,8 +274,8 @@ async fn freeze(response_timeout_ms: &str) {
 async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent() {
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "1500")]).await;
-    let short = kit.enqueue(&job("test.slow", &json!([300]))).await;
-    let long = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
+    let short = kit.enqueue(&job_body("test.slow", &json!([300]))).await;
+    let long = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
     kit.wait_for_state(&short, "active").await;
     kit.wait_for_state(&long, "active").await;
     assert!(worker.terminate().await.success());
@@ -291,7 +296,7 @@ async fn an_idle_worker_stops_at_once_and_takes_nothing_along() {
         // Far below the five seconds that its blocking reads would take to end by themselves
         assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
         kit.get("/prodcons").await;
-        kit.enqueue(&job("test.noop", &json!([]))).await;
+        kit.enqueue(&job_body("test.noop", &json!([]))).await;
     }
     let _worker = kit.start_worker(&[]).await;
     for (queue, jobs) in [("default", 3), ("prodcons", 3)] {

@@ -7,7 +7,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use testkit::RedisServer;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 async fn send(kit: &GalleyKit, path: &str, key: &str, body: &Value) -> Response {
     let request = kit.http.post(kit.gateway.url(path)).header("content-type", "application/json");
@@ -21,7 +21,9 @@ fn is_replayed(response: &Response) -> bool {
 /// As if the gateway had died after it carried the request out and before it noted the answer.
 async fn forget_answers(kit: &GalleyKit) {
     for key in kit.redis_keys().await.iter().filter(|key| key.starts_with("galley:idempotency:")) {
-        let redis::Value::BulkString(kept) = kit.redis_command(&["GET", key]).await else { panic!("{key} is a string") };
+        let redis::Value::BulkString(kept) = kit.redis_command(&["GET", key]).await else {
+            panic!("{key} is a string")
+        };
         let kept = String::from_utf8(kept).expect("text");
         let words: Vec<&str> = kept.split_whitespace().take(2).collect();
         kit.redis_command(&["SET", key, &words.join(" "), "KEEPTTL"]).await;
@@ -36,7 +38,7 @@ async fn waiting(kit: &GalleyKit, queue: &str) -> u64 {
 #[tokio::test]
 async fn the_same_request_is_answered_alike_and_makes_one_job() {
     let kit = GalleyKit::start().await;
-    let body = job("a.b", &json!([1]));
+    let body = job_body("a.b", &json!([1]));
     let first = send(&kit, "/ojs/v1/jobs", "order-1", &body).await;
     assert!(first.status() == 201 && !is_replayed(&first));
     let location = first.headers()["location"].clone();
@@ -57,7 +59,7 @@ async fn the_same_request_is_answered_alike_and_makes_one_job() {
 #[tokio::test]
 async fn fifty_at_once_make_one_job() {
     let kit = GalleyKit::start().await;
-    let body = job("a.b", &json!([1]));
+    let body = job_body("a.b", &json!([1]));
     let all = futures_util::future::join_all((0..50).map(|_| send(&kit, "/ojs/v1/jobs", "at-once", &body))).await;
     let mut ids = BTreeSet::new();
     for response in all {
@@ -71,12 +73,12 @@ async fn fifty_at_once_make_one_job() {
 #[tokio::test]
 async fn a_key_belongs_to_one_body_and_one_path() {
     let kit = GalleyKit::start().await;
-    assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([1]))).await.status(), 201);
-    let other = send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([2]))).await;
+    assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &job_body("a", &json!([1]))).await.status(), 201);
+    let other = send(&kit, "/ojs/v1/jobs", "k", &job_body("a", &json!([2]))).await;
     assert_eq!(other.status(), 409);
     let error: Value = other.json().await.expect("JSON");
     assert_eq!(error["error"]["code"], "idempotency_conflict");
-    let batch = json!({ "jobs": [job("a", &json!([1]))] });
+    let batch = json!({ "jobs": [job_body("a", &json!([1]))] });
     assert_eq!(send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await.status(), 201, "keys of other paths are others");
 }
 
@@ -85,11 +87,11 @@ async fn a_key_that_is_none_is_refused_and_nothing_is_written() {
     let kit = GalleyKit::start().await;
     let before = kit.redis_keys().await;
     for key in ["", &"x".repeat(256)] {
-        let refused = send(&kit, "/ojs/v1/jobs", key, &job("a", &json!([]))).await;
+        let refused = send(&kit, "/ojs/v1/jobs", key, &job_body("a", &json!([]))).await;
         assert_eq!(refused.status(), 400, "{} characters", key.len());
     }
     assert_eq!(kit.redis_keys().await, before);
-    assert_eq!(send(&kit, "/ojs/v1/jobs", &"x".repeat(255), &job("a", &json!([]))).await.status(), 201);
+    assert_eq!(send(&kit, "/ojs/v1/jobs", &"x".repeat(255), &job_body("a", &json!([]))).await.status(), 201);
 }
 
 #[tokio::test]
@@ -98,7 +100,7 @@ async fn a_request_that_was_refused_does_not_burn_its_key() {
     let before = kit.redis_keys().await;
     assert_eq!(send(&kit, "/ojs/v1/jobs", "k", &json!({ "type": "a" })).await.status(), 400);
     assert_eq!(kit.redis_keys().await, before);
-    let right = send(&kit, "/ojs/v1/jobs", "k", &job("a", &json!([]))).await;
+    let right = send(&kit, "/ojs/v1/jobs", "k", &job_body("a", &json!([]))).await;
     assert!(right.status() == 201 && !is_replayed(&right));
 }
 
@@ -108,10 +110,10 @@ async fn what_was_made_before_a_crash_is_found_by_whoever_repeats_the_request() 
     let cron = json!({ "name": "nightly", "expression": "0 3 * * *", "type": "a", "args": [] });
     assert_eq!(send(&kit, "/ojs/v1/cron", "cron", &cron).await.status(), 201);
     let unique = json!({ "type": "u", "args": [1], "unique": { "keys": ["args"] } });
-    let jobs = json!([job("a", &json!([1])), unique, { "type": "b", "args": [], "queue": "demo" }]);
-    let steps = json!([job("a", &json!([1])), job("b", &json!([2]))]);
+    let jobs = json!([job_body("a", &json!([1])), unique, { "type": "b", "args": [], "queue": "demo" }]);
+    let steps = json!([job_body("a", &json!([1])), job_body("b", &json!([2]))]);
     let requests = [
-        ("/ojs/v1/jobs", job("a", &json!([1])), "/job/id"),
+        ("/ojs/v1/jobs", job_body("a", &json!([1])), "/job/id"),
         ("/ojs/v1/jobs", json!({ "type": "u", "args": [2], "unique": { "keys": ["args"] } }), "/job/id"),
         ("/ojs/v1/jobs", json!({ "type": "a", "args": [], "scheduled_at": "+PT1H" }), "/job/id"),
         ("/ojs/v1/jobs/batch", json!({ "jobs": jobs }), "/jobs/2/id"),
@@ -233,7 +235,7 @@ async fn a_job_of_somebody_else_is_not_taken_for_the_batchs_own() {
     let id = kit.enqueue(&taken).await;
     let mut other = taken;
     other["args"] = json!(["second"]);
-    let batch = json!({ "jobs": [job("a", &json!([])), other] });
+    let batch = json!({ "jobs": [job_body("a", &json!([])), other] });
     let refused = send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await;
     assert_eq!(refused.status(), 409);
     assert_eq!((&kit.job(&id).await["args"], waiting(&kit, "default").await), (&json!(["first"]), 1));
@@ -243,7 +245,7 @@ async fn a_job_of_somebody_else_is_not_taken_for_the_batchs_own() {
 async fn a_repetition_tries_again_what_may_go_better_and_makes_nothing_twice() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1")]).await;
     let small = json!({ "type": "a", "args": [], "queue": "small" });
-    let body = json!({ "jobs": [small, job("a", &json!([])), small], "mode": "per_item" });
+    let body = json!({ "jobs": [small, job_body("a", &json!([])), small], "mode": "per_item" });
     let repeat = async || {
         let response = send(&kit, "/ojs/v1/jobs/batch", "some", &body).await;
         assert_eq!(response.status(), 200);

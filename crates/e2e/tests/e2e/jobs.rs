@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 #[tokio::test]
 async fn a_job_is_run_and_its_result_can_be_looked_up() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[]).await;
-    let response = kit.post("/ojs/v1/jobs", &job("test.echo", &json!(["hello", { "n": 1 }]))).await;
+    let response = kit.post("/ojs/v1/jobs", &job_body("test.echo", &json!(["hello", { "n": 1 }]))).await;
     assert_eq!(response.status(), 201);
     let location = response.headers()["location"].to_str().expect("text").to_owned();
     assert_eq!(response.headers()["content-type"], "application/openjobspec+json");
@@ -49,7 +49,7 @@ async fn a_panic_a_timeout_and_an_unknown_type_are_failures_and_the_worker_lives
         let job = kit.wait_for_state(&id, "discarded").await;
         assert_eq!(job["error"]["code"], code, "{job}");
     }
-    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&id, "completed").await;
     assert!(worker.is_running());
 }
@@ -69,7 +69,7 @@ async fn a_scheduled_job_starts_when_its_time_has_come_and_not_before() {
 async fn a_job_with_a_higher_priority_wakes_a_worker_that_has_never_seen_it() {
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[]).await;
-    let first = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let first = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&first, "completed").await;
     for priority in [100, 7, -100] {
         let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "priority": priority })).await;
@@ -82,13 +82,13 @@ async fn a_job_with_a_higher_priority_wakes_a_worker_that_has_never_seen_it() {
 async fn a_running_job_that_is_cancelled_is_dropped_by_its_worker() {
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
-    let id = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
     kit.wait_for_state(&id, "active").await;
     let url = kit.gateway.url(&format!("/ojs/v1/jobs/{id}"));
     assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 200);
     worker.wait_for_log("job is not ours any more").await;
     // Its place is free again
-    let next = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let next = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&next, "completed").await;
     assert_eq!(kit.job(&id).await["state"], "cancelled");
     assert_eq!(kit.http.delete(&url).send().await.expect("an answer").status(), 409);
@@ -115,7 +115,7 @@ async fn a_queue_with_a_depth_limit_answers_429_until_there_is_room() {
 #[tokio::test]
 async fn a_pulled_job_is_fenced_by_its_token() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&job("any.type", &json!([]))).await;
+    let id = kit.enqueue(&job_body("any.type", &json!([]))).await;
     let old = kit.fetch("default").await.expect("a job");
     let back = json!({ "job_id": id, "token": old["token"], "requeue": true });
     assert_eq!(kit.post("/ojs/v1/workers/nack", &back).await.status(), 200);
@@ -160,7 +160,7 @@ async fn events_tell_what_happened() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "demo" })).await;
-    kit.enqueue(&job("test.noop", &json!([]))).await;
+    kit.enqueue(&job_body("test.noop", &json!([]))).await;
     let events = eventually("both events are there", || async {
         let path = "/ojs/v1/events?types=job.enqueued,job.completed&queues=demo&limit=10";
         let answer: Value = kit.get(path).await.json().await.ok()?;
@@ -176,7 +176,7 @@ async fn events_tell_what_happened() {
 async fn metrics_and_health_are_there_on_every_service() {
     let kit = GalleyKit::start().await;
     let (worker, listener) = (kit.start_worker(&[]).await, kit.start_pubsub_worker().await);
-    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&id, "completed").await;
     for service in [&kit.gateway, &worker, &listener] {
         for path in ["/health/live", "/health/ready"] {

@@ -10,7 +10,7 @@ use testkit::redis;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{TEST_TIMEOUT, RedisPersistence, RedisServer, ServiceProcess, binary_path, eventually};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path, eventually};
 
 pub(crate) struct GalleyKit {
     pub(crate) gateway: ServiceProcess,
@@ -52,6 +52,7 @@ impl GalleyKit {
     pub(crate) async fn run_binary(&self, name: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = tokio::process::Command::new(binary_path(name));
         command.args(args).env("GALLEY__REDIS__URL", self.redis.url()).env("GALLEY__LOG__FORMAT", "json");
+        command.env("GALLEY__QUEUE_WORKER__DEMO_HANDLERS", "true");
         command.envs(variables.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(TEST_TIMEOUT, command.output()).await;
         output.expect("it ends in time").expect("a binary of ours starts")
@@ -135,7 +136,7 @@ impl GalleyKit {
     }
 }
 
-pub(crate) fn job(job_type: &str, args: &Value) -> Value {
+pub(crate) fn job_body(job_type: &str, args: &Value) -> Value {
     json!({ "type": job_type, "args": args })
 }
 

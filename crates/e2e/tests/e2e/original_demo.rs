@@ -96,7 +96,10 @@ async fn fifty_visits_are_fifty_messages_at_each_subscriber() {
     let listeners = [kit.start_pubsub_worker().await, kit.start_pubsub_worker().await];
     assert_eq!(siege(&kit, "/pubsub").await, 50);
     for listener in &listeners {
-        eventually("50 messages are heard", || async { (listener.count_log_messages("Task get ") >= 50).then_some(()) }).await;
+        eventually("50 messages are heard", || async {
+            (listener.count_log_messages("Task get ") >= 50).then_some(())
+        })
+        .await;
         assert_eq!(listener.count_log_messages("Task get "), 50);
     }
     let tasks = |listener: &ServiceProcess| -> Vec<String> {

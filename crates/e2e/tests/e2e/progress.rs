@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 async fn report(kit: &GalleyKit, method: &str, id: &str, body: &Value) -> (u16, Value) {
     let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
@@ -18,7 +18,7 @@ async fn report(kit: &GalleyKit, method: &str, id: &str, body: &Value) -> (u16, 
 #[tokio::test]
 async fn progress_is_shown_and_never_goes_back() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     let token = kit.fetch("default").await.expect("a job")["token"].clone();
     let say = async |method: &str, mut body: Value| {
         body["token"] = token.clone();
@@ -51,7 +51,7 @@ async fn progress_is_shown_and_never_goes_back() {
 #[tokio::test]
 async fn progress_that_is_none_is_refused_and_nothing_is_noted() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     assert_eq!(report(&kit, "POST", &id, &json!({ "progress": 0.5 })).await.0, 409, "nobody runs it");
     let token = kit.fetch("default").await.expect("a job")["token"].clone();
     let long = json!({ "text": "x".repeat(4096) });

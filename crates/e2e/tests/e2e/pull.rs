@@ -5,10 +5,10 @@ use testkit::redis;
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{TEST_TIMEOUT, RedisServer, eventually};
+use testkit::{RedisServer, TEST_TIMEOUT, eventually};
 use tokio::task::JoinHandle;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 /// Longer than any test waits: whoever gets an answer got it because something happened.
 const LONG_MS: u64 = 60_000;
@@ -28,7 +28,11 @@ impl WaitingFetch {
     }
 
     async fn response(self) -> Response {
-        tokio::time::timeout(TEST_TIMEOUT, self.0).await.expect("answered in time").expect("no panic").expect("an answer")
+        tokio::time::timeout(TEST_TIMEOUT, self.0)
+            .await
+            .expect("answered in time")
+            .expect("no panic")
+            .expect("an answer")
     }
 
     async fn answer(self) -> (u16, Value) {
@@ -75,7 +79,7 @@ async fn connections(kit: &GalleyKit) -> usize {
 }
 
 fn args(n: usize) -> Value {
-    job("any.type", &json!([n]))
+    job_body("any.type", &json!([n]))
 }
 
 #[tokio::test]

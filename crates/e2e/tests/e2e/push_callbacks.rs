@@ -10,7 +10,7 @@ use testkit::{WebhookReceiver, WebhookReply, eventually};
 use tokio::sync::Semaphore;
 
 use crate::{
-    kit::{GalleyKit, job},
+    kit::{GalleyKit, job_body},
     push_handlers::{once, pushing},
 };
 
@@ -32,10 +32,10 @@ async fn an_endpoint_that_has_accepted_ends_the_job_with_its_token() {
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([accepted(), WebhookReply::ok("1")]).await;
     let (worker, _rules) = pushing(&kit, &receiver, ", concurrency = 1").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     worker.wait_for_log("job handed over").await;
     // The worker goes on with others, and takes nothing along when it stops
-    let other = kit.enqueue(&job("a", &json!([]))).await;
+    let other = kit.enqueue(&job_body("a", &json!([]))).await;
     kit.wait_for_state(&other, "completed").await;
     assert!(worker.terminate().await.success());
     let held = kit.job(&id).await;
@@ -73,7 +73,7 @@ async fn an_end_may_come_before_the_202() {
     let WebhookReply::Raw(bytes) = accepted() else { panic!("bytes") };
     let receiver = WebhookReceiver::start([WebhookReply::Gated(gate.clone(), bytes)]).await;
     let (mut worker, _rules) = pushing(&kit, &receiver, "").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     let ack = json!({ "job_id": id, "token": token(&receiver, 0), "result": "early" });
     assert_eq!(call(&kit, "ack", &ack).await, 200);
@@ -90,7 +90,7 @@ async fn a_job_whose_endpoint_falls_silent_is_sent_again_and_its_old_token_is_wo
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([accepted(), WebhookReply::ok("\"second\"")]).await;
     let (_worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!((&done["attempt"], &done["result"]), (&json!(2), &json!("second")), "{done}");
     let late = json!({ "job_id": id, "token": token(&receiver, 0), "result": "first" });
@@ -103,7 +103,7 @@ async fn an_endpoint_that_has_accepted_a_job_that_is_cancelled_cannot_end_it() {
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     worker.wait_for_log("job handed over").await;
     kit.cancel(&id).await;
     let late = json!({ "job_id": id, "token": token(&receiver, 0), "result": 1 });
@@ -116,7 +116,7 @@ async fn an_endpoint_that_says_how_far_it_is_keeps_its_job_for_longer_than_its_s
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     worker.wait_for_log("job handed over").await;
     let token = token(&receiver, 0);
     let over = Instant::now() + Duration::from_millis(2500);
@@ -155,7 +155,7 @@ async fn an_endpoint_whose_worker_was_killed_before_it_answered_can_end_its_job_
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([WebhookReply::Hang]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     worker.kill();
     let ack = json!({ "job_id": id, "token": token(&receiver, 0), "result": "done" });

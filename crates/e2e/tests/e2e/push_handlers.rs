@@ -12,10 +12,10 @@ use delivery::http::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{ReceivedRequest, WebhookReceiver, RedisServer, WebhookReply, ServiceProcess, eventually};
+use testkit::{ReceivedRequest, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually};
 use tokio::sync::Semaphore;
 
-use crate::kit::{TestFolder, GalleyKit, RULES_VARIABLE, job};
+use crate::kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
@@ -48,7 +48,9 @@ async fn an_endpoint_is_sent_the_job_signed_and_its_answer_is_the_result() {
     let more = r#", secrets = ["env:HOOK_SECRET"], headers = { authorization = "env:HOOK_AUTHORIZATION" }"#;
     let folder = TestFolder::with_rules(&rule("email.*", &receiver, more));
     let variables = [("HOOK_SECRET", SECRET), ("HOOK_AUTHORIZATION", "Bearer of-the-test")];
-    let _worker = kit.start_worker(&[(RULES_VARIABLE, folder.path_text("rules.toml").as_str()), variables[0], variables[1]]).await;
+    let _worker = kit
+        .start_worker(&[(RULES_VARIABLE, folder.path_text("rules.toml").as_str()), variables[0], variables[1]])
+        .await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let body = json!({ "type": "email.send", "args": ["x@example.com", { "n": 1 }], "timeout_ms": 600_000 });
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
@@ -95,7 +97,11 @@ async fn an_endpoint_is_sent_the_job_signed_and_its_answer_is_the_result() {
 #[tokio::test]
 async fn a_failure_is_sent_again_as_the_policy_has_it_and_a_refusal_is_not() {
     let kit = GalleyKit::start().await;
-    let replies = [WebhookReply::new(500, "", "out of order"), WebhookReply::ok("1"), WebhookReply::new(422, "", "no such address")];
+    let replies = [
+        WebhookReply::new(500, "", "out of order"),
+        WebhookReply::ok("1"),
+        WebhookReply::new(422, "", "no such address"),
+    ];
     let receiver = WebhookReceiver::start(replies).await;
     let _worker = pushing(&kit, &receiver, "").await;
     let body = json!({ "type": "a", "args": [], "retry": { "initial_interval": "PT0.05S", "jitter": false } });
@@ -154,10 +160,11 @@ async fn endpoints_that_hang_trickle_never_end_or_point_elsewhere_cost_an_attemp
         assert_eq!(receiver.requests().len(), 1, "{job_type}");
     }
     for (job_type, _, receiver) in receivers.iter().filter(|(job_type, ..)| *job_type != "a.redirect") {
-        eventually(&format!("{job_type} is closed"), || async { (receiver.closed_connections() == 1).then_some(()) }).await;
+        eventually(&format!("{job_type} is closed"), || async { (receiver.closed_connections() == 1).then_some(()) })
+            .await;
     }
     assert_eq!(canary.connections(), 0, "redirects are not followed");
-    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&id, "completed").await;
     assert!(worker.is_running());
 }
@@ -170,7 +177,7 @@ async fn addresses_that_only_galley_can_reach_are_not_connected_to() {
     let folder = TestFolder::with_rules(&format!("[[rule]]\ntype = \"*\"\nhttp = {{ url = \"{named}\" }}\n"));
     let rules = folder.path_text("rules.toml");
     let _worker = kit.start_worker(&[(RULES_VARIABLE, &rules)]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     let refused = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&refused["error"]["code"], &refused["attempt"]), (&json!("push_address_refused"), &json!(1)));
     // What can be seen without asking for a name is said at once
@@ -187,7 +194,7 @@ async fn a_job_that_is_cancelled_or_out_of_time_has_its_connection_closed() {
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([WebhookReply::Hang]).await;
     let (mut worker, _rules) = pushing(&kit, &receiver, ", timeout_ms = 600000").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     kit.cancel(&id).await;
     eventually("the connection is closed", || async { (receiver.closed_connections() == 1).then_some(()) }).await;
@@ -210,7 +217,7 @@ async fn a_worker_that_is_killed_while_it_waits_for_an_answer_loses_nothing() {
     let rules = folder.path_text("rules.toml");
     let variables = [(RULES_VARIABLE, rules.as_str()), SHORT_LEASE[0], SHORT_LEASE[1]];
     let doomed = kit.start_worker(&variables).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     doomed.kill();
     let _heir = kit.start_worker(&variables).await;
@@ -225,7 +232,7 @@ async fn a_worker_that_is_told_to_stop_waits_for_answers_within_its_grace() {
     let WebhookReply::Raw(answer) = WebhookReply::ok("\"in time\"") else { panic!("bytes") };
     let receiver = WebhookReceiver::start([WebhookReply::Gated(gate.clone(), answer)]).await;
     let (mut worker, _rules) = pushing(&kit, &receiver, "").await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     worker.signal(Signal::SIGTERM);
     worker.wait_for_log("stopping").await;
@@ -243,8 +250,9 @@ async fn what_is_not_answered_within_the_grace_is_handed_back_unspent() {
     let receiver = WebhookReceiver::start([WebhookReply::Hang]).await;
     let folder = TestFolder::with_rules(&rule("*", &receiver, ""));
     let rules = folder.path_text("rules.toml");
-    let worker = kit.start_worker(&[(RULES_VARIABLE, &rules), ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let worker =
+        kit.start_worker(&[(RULES_VARIABLE, &rules), ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     assert!(worker.terminate().await.success());
     let back = kit.job(&id).await;

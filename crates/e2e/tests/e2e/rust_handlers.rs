@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{TestFolder, GalleyKit, job};
+use crate::kit::{GalleyKit, TestFolder, job_body};
 
 const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 /// Milliseconds between two mails, longer than any test takes.
@@ -23,12 +23,12 @@ async fn email_worker(kit: &GalleyKit, outbox: &TestFolder, more: &[(&str, &str)
 
 /// A mail to somebody.
 fn mail(to: &str) -> Value {
-    job("email.send", &json!([to, { "subject": "Hello", "body": "How are you?" }]))
+    job_body("email.send", &json!([to, { "subject": "Hello", "body": "How are you?" }]))
 }
 
 /// A newsletter that stops after the first mail.
 fn endless() -> Value {
-    job("email.newsletter", &json!([["a@b.example", "c@d.example"], NEVER]))
+    job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], NEVER]))
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn arguments_and_results_are_types_and_a_job_knows_its_trace_and_its_fence
     assert!(sent.contains(&format!("\nTraceparent: {trace}\n")) && sent.ends_with("\n\nHow are you?\n"), "{sent}");
 
     for wrong in [json!(["x@example.com"]), json!(["x@example.com", { "subject": 5, "body": "" }]), json!([])] {
-        let id = kit.enqueue(&job("email.send", &wrong)).await;
+        let id = kit.enqueue(&job_body("email.send", &wrong)).await;
         let refused = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&refused["error"]["code"], &refused["attempt"]), (&json!("invalid_payload"), &json!(1)));
         let message = refused["error"]["message"].as_str().expect("text");
@@ -112,7 +112,7 @@ async fn any_error_is_a_failure_with_its_type_and_the_next_attempt_may_succeed()
     let kit = GalleyKit::start().await;
     let outbox = TestFolder::new();
     let _worker = email_worker(&kit, &outbox, &[]).await;
-    let mut body = job("email.from_template", &json!([outbox.path("template"), "Ann"]));
+    let mut body = job_body("email.from_template", &json!([outbox.path("template"), "Ann"]));
     body["retry"] = json!({ "initial_interval": "PT0.05S", "max_attempts": 100, "max_interval": "PT0.1S" });
     let id = kit.enqueue(&body).await;
     eventually("it has failed", || async { (kit.job(&id).await["errors"][0]).is_object().then_some(()) }).await;
@@ -138,14 +138,14 @@ async fn a_panic_and_a_result_that_is_too_large_fail_their_job_and_no_other() {
     let panics = json!({ "type": "email.render", "args": ["", 1], "retry": { "max_attempts": 1 } });
     for (body, code, says) in [
         (panics, "handler_panic", "nobody writes empty templates"),
-        (job("email.render", &json!(["x", 2_000_000])), "result_too_large", "1048576"),
+        (job_body("email.render", &json!(["x", 2_000_000])), "result_too_large", "1048576"),
     ] {
         let id = kit.enqueue(&body).await;
         let failed = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&failed["error"]["code"], &failed["attempt"]), (&json!(code), &json!(1)), "{failed}");
         assert!(failed["error"]["message"].as_str().is_some_and(|text| text.contains(says)), "{failed}");
     }
-    let id = kit.enqueue(&job("email.render", &json!(["ab", 2]))).await;
+    let id = kit.enqueue(&job_body("email.render", &json!(["ab", 2]))).await;
     assert_eq!(kit.wait_for_state(&id, "completed").await["result"], "abab");
     assert_eq!(kit.job(&other).await["state"], "active");
     assert!(worker.is_running());
@@ -174,7 +174,7 @@ async fn a_handler_tells_how_far_it_is_and_tidies_up_when_its_job_is_cancelled_o
     assert!(!outbox.path(&format!("{id}.1.draft")).exists(), "it has tidied up before that was recorded");
     assert_eq!(worker.count_log_messages("job is not ours any more"), 1);
 
-    let id = kit.enqueue(&job("email.newsletter", &json!([["a@b.example", "c@d.example"], 1]))).await;
+    let id = kit.enqueue(&job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 1]))).await;
     assert_eq!(kit.wait_for_state(&id, "completed").await["result"], 2);
     assert_eq!(outbox.read(&format!("{id}.newsletter")), "a@b.example\nc@d.example\n");
 }
@@ -197,7 +197,7 @@ async fn a_handler_that_ends_within_the_grace_ends_its_job() {
     let kit = GalleyKit::start().await;
     let outbox = TestFolder::new();
     let worker = email_worker(&kit, &outbox, &[]).await;
-    let id = kit.enqueue(&job("email.newsletter", &json!([["a@b.example", "c@d.example"], 1000]))).await;
+    let id = kit.enqueue(&job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 1000]))).await;
     outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
     assert!(worker.terminate().await.success());
     let done = kit.job(&id).await;
@@ -210,7 +210,7 @@ async fn a_worker_that_was_killed_or_frozen_has_its_jobs_done_by_another_and_doe
     let outbox = TestFolder::new();
     let doomed = email_worker(&kit, &outbox, &SHORT_LEASE).await;
     let zombie_outbox = TestFolder::new();
-    let letter = job("email.newsletter", &json!([["a@b.example", "c@d.example"], 1500]));
+    let letter = job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 1500]));
     let id = kit.enqueue(&letter).await;
     outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
     doomed.kill();

@@ -38,7 +38,8 @@ impl ChannelEventsClient {
                 }
                 return Some(block);
             }
-            let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
+            let chunk =
+                tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
             self.text += std::str::from_utf8(&chunk.ok()??).expect("text");
         }
     }

@@ -322,7 +322,8 @@ async fn what_holds_up_a_channel_in_order_and_who_is_behind_in_a_broadcast_is_sh
     put(&kit, "ordered", &in_order).await;
     let ids = publish(&kit, "c", 3).await;
     let now = "1792000000000";
-    kit.redis_command(&["HSET", "galley:{ch:c}:sub:ordered", "d", &ids[0], "n", "4", "w", now, "e", "it answered 500"]).await;
+    kit.redis_command(&["HSET", "galley:{ch:c}:sub:ordered", "d", &ids[0], "n", "4", "w", now, "e", "it answered 500"])
+        .await;
     let progress = shown(&kit, "ordered").await["progress"].clone();
     assert_eq!(
         progress["channels"][0]["held_up"],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde_json::json;
-use testkit::{WebhookReceiver, RedisServer, WebhookReply, eventually_for};
+use testkit::{RedisServer, WebhookReceiver, WebhookReply, eventually_for};
 
 use crate::{
     kit::GalleyKit,
@@ -16,7 +16,8 @@ async fn messages_of_a_worker_that_is_killed_do_not_wait_until_a_backlog_is_gone
     let kit = GalleyKit::start_with(RedisServer::start(), &[PRIVATE]).await;
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let answer = || WebhookReply::Gated(gate.clone(), b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n".to_vec());
-    let receiver = WebhookReceiver::start([WebhookReply::Hang].into_iter().chain(std::iter::repeat_with(answer).take(200))).await;
+    let receiver =
+        WebhookReceiver::start([WebhookReply::Hang].into_iter().chain(std::iter::repeat_with(answer).take(200))).await;
     let doomed = worker(&kit, &[]).await;
     let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 1 } });
     let body = json!({ "channels": ["c"], "deliver": target, "ack_deadline_ms": 1000, "max_in_flight": 1 });
@@ -44,7 +45,8 @@ async fn messages_of_a_worker_that_is_killed_do_not_wait_until_a_backlog_is_gone
 async fn a_subscription_whose_queue_takes_nothing_can_be_changed_and_loses_nothing() {
     let (kit, _worker) = started().await;
     let refusing = WebhookReceiver::start((0..3).map(|_| WebhookReply::new(422, "", "no"))).await;
-    let of = |receiver: &WebhookReceiver| json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/") } } });
+    let of =
+        |receiver: &WebhookReceiver| json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/") } } });
     put(&kit, "broken", &of(&refusing)).await;
     assert!(kit.post("/ojs/v1/queues/sub.broken/drain", &json!({})).await.status().is_success());
     for body in ["0", "1", "2"] {

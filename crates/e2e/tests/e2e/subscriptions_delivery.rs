@@ -7,9 +7,9 @@ use delivery::http::{
     signature::{SignatureHeaders, verify},
 };
 use serde_json::{Value, json};
-use testkit::{WebhookReceiver, WebhookReply, ServiceProcess, eventually};
+use testkit::{ServiceProcess, WebhookReceiver, WebhookReply, eventually};
 
-use crate::kit::{TestFolder, GalleyKit};
+use crate::kit::{GalleyKit, TestFolder};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Endpoints of tests are on this machine.
@@ -272,7 +272,12 @@ pub(crate) async fn has_event(kit: &GalleyKit, kind: &str) {
 #[tokio::test]
 async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone_disables() {
     let (kit, _worker) = started().await;
-    let receiver = WebhookReceiver::start([WebhookReply::new(422, "", "no"), WebhookReply::new(410, "", "gone"), WebhookReply::ok("1")]).await;
+    let receiver = WebhookReceiver::start([
+        WebhookReply::new(422, "", "no"),
+        WebhookReply::new(410, "", "gone"),
+        WebhookReply::ok("1"),
+    ])
+    .await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target })).await;
     publish(&kit, "c", "text/plain", "refused").await;
@@ -296,7 +301,8 @@ async fn what_the_endpoint_refuses_is_a_dead_letter_at_once_and_one_that_is_gone
 async fn an_endpoint_that_asks_to_be_left_alone_is_and_gets_everything_later() {
     let (kit, _worker) = started().await;
     let broken = || WebhookReply::new(429, "retry-after: 1\r\n", "");
-    let replies = std::iter::repeat_with(broken).take(3).chain(std::iter::repeat_with(|| WebhookReply::ok("1")).take(100));
+    let replies =
+        std::iter::repeat_with(broken).take(3).chain(std::iter::repeat_with(|| WebhookReply::ok("1")).take(100));
     let receiver = WebhookReceiver::start(replies.collect::<Vec<_>>()).await;
     let retry = json!({ "max_attempts": 20, "initial_interval": "PT0.05S", "jitter": false });
     let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 1 } });

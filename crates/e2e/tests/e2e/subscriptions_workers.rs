@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{WebhookReceiver, RedisServer, WebhookReply, ServiceProcess, eventually, eventually_for};
+use testkit::{RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually, eventually_for};
 
 use crate::{
     kit::GalleyKit,
@@ -101,7 +101,9 @@ async fn a_worker_of_a_broadcast_that_comes_back_gets_what_channels_began_with_w
 async fn messages_of_a_worker_that_is_killed_are_taken_over() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[PRIVATE]).await;
     // The first worker's requests are never answered
-    let receiver = WebhookReceiver::start([WebhookReply::Hang, WebhookReply::Hang, WebhookReply::Hang].into_iter().chain(ok(100))).await;
+    let receiver =
+        WebhookReceiver::start([WebhookReply::Hang, WebhookReply::Hang, WebhookReply::Hang].into_iter().chain(ok(100)))
+            .await;
     let doomed = worker(&kit, &[]).await;
     let target = json!({ "http": { "url": receiver.url("/"), "concurrency": 3 } });
     let body = json!({ "channels": ["c"], "deliver": target, "ack_deadline_ms": SHORT });

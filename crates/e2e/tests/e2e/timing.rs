@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 #[tokio::test]
 async fn a_pending_job_waits_until_it_is_activated() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&json!({ "type": "test.echo", "args": [1], "pending": true })).await;
-    let other = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let other = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&other, "completed").await;
     assert_eq!((&kit.job(&id).await["state"], kit.fetch("default").await), (&json!("pending"), None));
     let activate = async |id: &str| kit.post(&format!("/ojs/v1/jobs/{id}/activate"), &json!({})).await;

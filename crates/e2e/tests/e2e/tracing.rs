@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testkit::{OtlpReceiver, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 #[tokio::test]
 async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
@@ -16,7 +16,7 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
     let (trace_id, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
     let request = request.header("traceparent", format!("00-{trace_id}-{parent}-01"));
-    let response = request.body(job("test.noop", &json!([])).to_string()).send().await.expect("an answer");
+    let response = request.body(job_body("test.noop", &json!([])).to_string()).send().await.expect("an answer");
     let answer: Value = response.json().await.expect("JSON");
     kit.wait_for_state(answer["job"]["id"].as_str().expect("an id"), "completed").await;
     // Ending sends what is left
@@ -40,7 +40,7 @@ async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_
     let url = format!("http://{}/v1/traces", listener.local_addr().expect("an address"));
     let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", &url)]).await;
     let _worker = kit.start_worker(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")]).await;
-    let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&id, "completed").await;
     let (mut stream, _) = listener.accept().await.expect("the exporter connects");
     let mut head = vec![0; 1024];

@@ -5,10 +5,10 @@ use testkit::redis;
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{TEST_TIMEOUT, RedisServer, eventually};
+use testkit::{RedisServer, TEST_TIMEOUT, eventually};
 use tokio::task::JoinHandle;
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 /// Longer than any test waits: whoever gets an answer got it because the job ended.
 const LONG: &str = "wait_ms=60000";
@@ -38,7 +38,7 @@ async fn wait_for_waiters(kit: &GalleyKit, count: usize) {
 }
 
 async fn fetched(kit: &GalleyKit) -> Value {
-    kit.enqueue(&job("any.type", &json!([]))).await;
+    kit.enqueue(&job_body("any.type", &json!([]))).await;
     kit.fetch("default").await.expect("a job")
 }
 
@@ -50,7 +50,11 @@ fn id(job: &Value) -> &str {
 async fn whoever_waits_is_answered_when_the_job_ends_however_it_ends() {
     let kit = GalleyKit::start().await;
     let (done, failed, dropped) = (fetched(&kit).await, fetched(&kit).await, fetched(&kit).await);
-    let all = [WaitingResult::of(&kit, id(&done)), WaitingResult::of(&kit, id(&failed)), WaitingResult::of(&kit, id(&dropped))];
+    let all = [
+        WaitingResult::of(&kit, id(&done)),
+        WaitingResult::of(&kit, id(&failed)),
+        WaitingResult::of(&kit, id(&dropped)),
+    ];
     wait_for_waiters(&kit, 3).await;
     let ack = json!({ "job_id": id(&done), "token": done["token"], "result": [1] });
     assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
@@ -77,7 +81,7 @@ async fn an_enqueue_that_prefers_to_wait_is_answered_with_the_result() {
         let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
         request.header("prefer", wait).body(body.to_string()).send().await.expect("an answer")
     };
-    let response = send("respond-async, wait=20", job("test.echo", &json!(["x"]))).await;
+    let response = send("respond-async, wait=20", job_body("test.echo", &json!(["x"]))).await;
     assert_eq!(
         (response.status().as_u16(), &response.headers()["preference-applied"]),
         (201, &"wait=20".parse().expect("a value"))
@@ -93,14 +97,14 @@ async fn an_enqueue_that_prefers_to_wait_is_answered_with_the_result() {
     let answer: Value = send("wait=20", failing).await.json().await.expect("JSON");
     assert_eq!(answer["job"]["state"], "discarded", "{answer}");
     // The time is over before the job is
-    let response = send("wait=0", job("test.slow", &json!([600_000]))).await;
+    let response = send("wait=0", job_body("test.slow", &json!([600_000]))).await;
     assert_eq!(response.status(), 201);
     // A wish that cannot be met is none
     for ignored in ["wait=soon", "wait=-1", "respond-async"] {
-        let response = send(ignored, job("test.noop", &json!([]))).await;
+        let response = send(ignored, job_body("test.noop", &json!([]))).await;
         assert!(response.status() == 201 && !response.headers().contains_key("preference-applied"), "{ignored}");
     }
-    let response = send("WAIT = 61", job("test.noop", &json!([]))).await;
+    let response = send("WAIT = 61", job_body("test.noop", &json!([]))).await;
     assert_eq!(response.headers()["preference-applied"], "wait=60", "the longest there is");
 }
 
@@ -127,7 +131,7 @@ async fn waiting_for_room_in_a_full_queue_takes_a_place_and_ends_with_the_gatewa
 #[tokio::test]
 async fn waiting_has_its_limits() {
     let kit = GalleyKit::start().await;
-    let waiting = kit.enqueue(&job("a", &json!([]))).await;
+    let waiting = kit.enqueue(&job_body("a", &json!([]))).await;
     for wrong in ["60001", "x", "-1", "1.5", ""] {
         assert_eq!(kit.get(&format!("/ojs/v1/jobs/{waiting}?wait_ms={wrong}")).await.status(), 400, "{wrong:?}");
     }
@@ -175,7 +179,7 @@ async fn more_than_may_wait_are_refused_and_an_enqueue_is_not() {
     let error: Value = third.json().await.expect("JSON");
     assert_eq!((&error["error"]["code"], &error["error"]["retryable"]), (&json!("too_many_waiters"), &json!(true)));
     let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
-    let stored = request.header("prefer", "wait=60").body(job("a", &json!([])).to_string()).send();
+    let stored = request.header("prefer", "wait=60").body(job_body("a", &json!([])).to_string()).send();
     let stored = tokio::time::timeout(TEST_TIMEOUT, stored).await.expect("at once").expect("an answer");
     assert_eq!(stored.status(), 201, "it is stored, and says so");
     let ack = json!({ "job_id": id(&held), "token": held["token"] });

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{TestFolder, GalleyKit, RULES_VARIABLE, job};
+use crate::kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body};
 
 const COMMANDS: &str = "GALLEY__PUBSUB_WORKER__COMMANDS";
 
@@ -37,13 +37,17 @@ async fn rules_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
     folder.write_rules("[[rule]]\ntype = \"first\"\nhandler = \"no.such\"\n");
     worker.signal(Signal::SIGHUP);
     worker.wait_for_log("the rules stay as they were").await;
-    let said = worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    let said =
+        worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
     assert!(said.contains("rules.toml:3: ") && said.contains("no.such"), "{said}");
     assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
 
     folder.remove("rules.toml");
     worker.signal(Signal::SIGHUP);
-    eventually("it says so again", || async { (worker.count_log_messages("the rules stay as they were") == 2).then_some(()) }).await;
+    eventually("it says so again", || async {
+        (worker.count_log_messages("the rules stay as they were") == 2).then_some(())
+    })
+    .await;
     assert_eq!(run("second").await, 2);
 }
 
@@ -56,7 +60,7 @@ async fn rules_that_cannot_be_used_are_all_named_with_their_lines_and_nothing_st
          [[rule]]\ntype = \"c\"\nhttp = { url = \"https://example.com/\", secrets = [\"env:NO_SUCH_SECRET\"] }\n",
     );
     let rules = folder.path_text("rules.toml");
-    let id = kit.enqueue(&job("a", &json!([]))).await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
     for args in [&[][..], &["run"], &["--drain"], &["check"]] {
         let refused = kit.run_worker(args, &[(RULES_VARIABLE, &rules)]).await;
         assert_eq!(refused.status.code(), Some(1), "{args:?}");
@@ -81,7 +85,8 @@ async fn commands_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
     let folder = TestFolder::new();
     let named = |name: &str| format!("[[command]]\nname = \"{name}\"\nprogram = \"true\"\n");
     folder.write("commands.toml", &named("first"));
-    let mut worker = ServiceProcess::start("pubsub-worker", &redis, &[(COMMANDS, &folder.path_text("commands.toml"))]).await;
+    let mut worker =
+        ServiceProcess::start("pubsub-worker", &redis, &[(COMMANDS, &folder.path_text("commands.toml"))]).await;
     let commands_of = |worker: &ServiceProcess, message: &str| {
         let is_it = |line: &Value| line["message"] == message;
         worker.log_entries().into_iter().rfind(is_it).map(|line| line["commands"].clone())
@@ -96,13 +101,16 @@ async fn commands_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
     folder.write("commands.toml", &(named("first") + &named("First")));
     worker.signal(Signal::SIGHUP);
     worker.wait_for_log("the commands stay as they were").await;
-    let said = worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    let said =
+        worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
     assert!(said.contains("commands.toml:5: command must match"), "{said}");
 
     folder.remove("commands.toml");
     worker.signal(Signal::SIGHUP);
-    eventually("it says so again", || async { (worker.count_log_messages("the commands stay as they were") == 2).then_some(()) })
-        .await;
+    eventually("it says so again", || async {
+        (worker.count_log_messages("the commands stay as they were") == 2).then_some(())
+    })
+    .await;
     assert_eq!(worker.count_log_messages("commands read again"), 1);
     assert!(worker.is_running());
 
@@ -185,7 +193,7 @@ async fn once_runs_one_job_and_finishes_it_however_long_it_takes() {
     let kit = GalleyKit::start().await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(kit.enqueue(&job("test.slow", &json!([1000]))).await);
+        ids.push(kit.enqueue(&job_body("test.slow", &json!([1000]))).await);
     }
     let short = ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "100");
     let output = kit.run_worker(&["--once"], &[short]).await;
@@ -211,7 +219,7 @@ async fn drain_runs_everything_that_is_there_and_what_that_makes() {
     let folder = TestFolder::with_rules(&format!(
         "[[rule]]\ntype = \"makes.more\"\ncommand = {{ program = {python}, args = {args} }}\n"
     ));
-    let mut ids = vec![kit.enqueue(&job("makes.more", &json!([2]))).await];
+    let mut ids = vec![kit.enqueue(&job_body("makes.more", &json!([2]))).await];
     for n in 0..5 {
         ids.push(kit.enqueue(&json!({ "type": "test.echo", "args": [n], "queue": "demo" })).await);
     }

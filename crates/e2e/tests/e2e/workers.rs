@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{ServiceProcess, eventually};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 /// The next beat is out of reach: what happens sooner happens because of a call.
 const SLOW: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "600000");
@@ -46,7 +46,7 @@ async fn the_list_tells_who_is_there_and_what_they_run() {
     let kit = GalleyKit::start().await;
     assert!(workers(&kit).await.is_empty());
     let _eater = named(&kit, "eater", &[QUICK, ("GALLEY__QUEUE_WORKER__CONCURRENCY", "7")]).await;
-    let id = kit.enqueue(&job("test.slow", &json!([600_000]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
     let listed = eventually("the job is shown", || async {
         workers(&kit).await.into_iter().find(|worker| worker["active_jobs"] == 1)
     })
@@ -71,11 +71,11 @@ async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_r
     let kit = GalleyKit::start().await;
     let lease = ("GALLEY__JOBS__LEASE_MS", "600");
     let _eater = named(&kit, "eater", &[SLOW, lease]).await;
-    let running = kit.enqueue(&job("test.slow", &json!([2000]))).await;
+    let running = kit.enqueue(&job_body("test.slow", &json!([2000]))).await;
     kit.wait_for_state(&running, "active").await;
     direct(&kit, "eater", "quiet").await;
     is(&kit, "eater", "quiet").await;
-    let waiting = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let waiting = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     let done = kit.wait_for_state(&running, "completed").await;
     assert_eq!(done["attempt"], 1, "its lease was renewed all the time");
     assert_eq!(kit.job(&waiting).await["state"], "available");
@@ -88,7 +88,7 @@ async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_r
 async fn a_worker_that_is_told_to_terminate_finishes_what_it_has_and_ends() {
     let kit = GalleyKit::start().await;
     let mut eater = named(&kit, "eater", &[SLOW]).await;
-    let id = kit.enqueue(&job("test.slow", &json!([1000]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([1000]))).await;
     kit.wait_for_state(&id, "active").await;
     direct(&kit, "eater", "terminate").await;
     is(&kit, "eater", "terminating").await;
@@ -107,7 +107,7 @@ async fn sigtstp_makes_a_worker_quiet_and_sigcont_lets_it_go_on() {
     for _ in 0..3 {
         eater.signal(Signal::SIGTSTP);
         is(&kit, "eater", "quiet").await;
-        let id = kit.enqueue(&job("test.noop", &json!([]))).await;
+        let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
         assert_eq!(kit.job(&id).await["state"], "available");
         eater.signal(Signal::SIGCONT);
         kit.wait_for_state(&id, "completed").await;
@@ -182,7 +182,7 @@ async fn workers_of_the_same_name_are_told_apart_by_their_ids_and_listed_page_by
 #[tokio::test]
 async fn a_program_that_fetches_is_on_the_list_and_hears_directives_with_its_heartbeat() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&job("any.type", &json!([]))).await;
+    let id = kit.enqueue(&job_body("any.type", &json!([]))).await;
     kit.fetch("default").await.expect("a job");
     let beat = json!({ "worker_id": "puller", "active_jobs": [id], "state": "running", "hostname": "h", "pid": 5 });
     let said = async || {
@@ -235,7 +235,7 @@ async fn workers_are_listed_and_quiet_again_after_redis_was_away() {
     })
     .await;
     let id = eventually("a job is taken again", || async {
-        let answer: Value = kit.post("/ojs/v1/jobs", &job("test.noop", &json!([]))).await.json().await.ok()?;
+        let answer: Value = kit.post("/ojs/v1/jobs", &job_body("test.noop", &json!([]))).await.json().await.ok()?;
         answer["job"]["id"].as_str().map(ToOwned::to_owned)
     })
     .await;

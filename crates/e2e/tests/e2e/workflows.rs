@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{GalleyKit, job};
+use crate::kit::{GalleyKit, job_body};
 
 impl GalleyKit {
     async fn start_workflow(&self, body: &Value) -> Value {
@@ -66,12 +66,12 @@ async fn a_worker_runs_a_chain_and_each_step_gets_the_results_before_it() {
 async fn workers_run_a_batch_and_its_callbacks_get_all_results() {
     let kit = GalleyKit::start().await;
     let workers = [kit.start_worker(&[]).await, kit.start_worker(&[]).await];
-    let mut jobs: Vec<Value> = (0..60).map(|n| job("test.produce", &json!([n]))).collect();
+    let mut jobs: Vec<Value> = (0..60).map(|n| job_body("test.produce", &json!([n]))).collect();
     jobs.push(json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } }));
     let callbacks = json!({
-        "on_complete": job("test.gather", &json!([])),
-        "on_success": job("test.gather", &json!([])),
-        "on_failure": job("test.noop", &json!([])),
+        "on_complete": job_body("test.gather", &json!([])),
+        "on_success": job_body("test.gather", &json!([])),
+        "on_failure": job_body("test.noop", &json!([])),
     });
     let started = kit.start_workflow(&json!({ "type": "batch", "jobs": jobs, "callbacks": callbacks })).await;
     let over = kit.workflow_reaches(&started["id"], "failed").await;
@@ -87,7 +87,7 @@ async fn workers_run_a_batch_and_its_callbacks_get_all_results() {
 #[tokio::test]
 async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status() {
     let kit = GalleyKit::start().await;
-    let steps = [job("a", &json!([])), job("b", &json!([])), job("c", &json!([]))];
+    let steps = [job_body("a", &json!([])), job_body("b", &json!([])), job_body("c", &json!([]))];
     let started = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
     let first = kit.fetch("default").await.expect("a step");
     assert!(first["parent_results"].is_null());
@@ -117,7 +117,11 @@ async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status
 async fn cancelling_a_workflow_stops_what_runs_and_what_waits() {
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
-    let jobs = [job("test.slow", &json!([600_000])), job("test.noop", &json!([])), job("test.noop", &json!([]))];
+    let jobs = [
+        job_body("test.slow", &json!([600_000])),
+        job_body("test.noop", &json!([])),
+        job_body("test.noop", &json!([])),
+    ];
     let started = kit.start_workflow(&json!({ "type": "group", "jobs": jobs })).await;
     kit.wait_for_state(started["members"][0]["id"].as_str().expect("an id"), "active").await;
     let (status, answer) = kit.cancel_workflow(&started["id"]).await;
@@ -125,7 +129,7 @@ async fn cancelling_a_workflow_stops_what_runs_and_what_waits() {
     assert_eq!(answer["workflow"]["jobs_cancelled"], 3);
     worker.wait_for_log("job is not ours any more").await;
     // Its place is free again, and nothing of the workflow is in front
-    let next = kit.enqueue(&job("test.noop", &json!([]))).await;
+    let next = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&next, "completed").await;
     assert_eq!(kit.cancel_workflow(&started["id"]).await.0, 409);
     assert_eq!(kit.workflow(&started["id"]).await["jobs_cancelled"], 3);
@@ -136,8 +140,12 @@ async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[]).await;
     let brisk = [("GALLEY__JOBS__LEASE_MS", "500"), ("GALLEY__WORKFLOWS__CHECK_MS", "200")];
     let doomed = kit.start_worker(&brisk).await;
-    let steps = [job("test.echo", &json!([1])), job("test.slow", &json!([2000])), job("test.gather", &json!([]))];
-    let group: Vec<Value> = (0..20).map(|_| job("test.slow", &json!([300]))).collect();
+    let steps = [
+        job_body("test.echo", &json!([1])),
+        job_body("test.slow", &json!([2000])),
+        job_body("test.gather", &json!([])),
+    ];
+    let group: Vec<Value> = (0..20).map(|_| job_body("test.slow", &json!([300]))).collect();
     let chain = kit.start_workflow(&json!({ "type": "chain", "steps": steps })).await;
     let group = kit.start_workflow(&json!({ "type": "group", "jobs": group })).await;
     kit.wait_for_state(chain["members"][1]["id"].as_str().expect("an id"), "active").await;
@@ -153,7 +161,7 @@ async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
 async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__WORKFLOWS__MAX_JOBS", "2")]).await;
     let before = kit.redis_keys().await;
-    let good = job("a", &json!([]));
+    let good = job_body("a", &json!([]));
     for (body, status, code, message) in [
         (json!({}), 400, "invalid_request", "type is required"),
         (json!({ "type": "dag", "jobs": [good] }), 400, "invalid_request", "\"chain\", \"group\" or \"batch\""),

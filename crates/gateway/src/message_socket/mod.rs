@@ -1,8 +1,8 @@
 //! A WebSocket: channels are subscribed and left while it is open, over the same cursors as the event streams. All frames
 //! are JSON text. What the client does not take is not gathered for it.
 
-mod asked;
-mod outbox;
+mod client_frame;
+mod outbound_bytes;
 mod window;
 
 use std::{future::Future, io, time::Duration};
@@ -10,12 +10,12 @@ use std::{future::Future, io, time::Duration};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
 use common::{channel_pattern::ChannelPattern, json::ObjectWriter, name::ChannelName};
 use model::message::Position;
-use store::channels::{RemoveChannelResult, MAX_EXCLUDED, ChannelReader, ReaderStart, ReaderEvent};
+use store::channels::{ChannelReader, MAX_EXCLUDED, ReaderEvent, ReaderStart, RemoveChannelResult};
 use tokio::time::Instant;
 
-use self::{asked::ClientFrame, window::UnknownAck};
+use self::{client_frame::ClientFrame, window::UnknownAck};
 pub(crate) use self::{
-    outbox::OutboundBytes,
+    outbound_bytes::OutboundBytes,
     window::{AckWindow, MAX_WINDOW},
 };
 use crate::{
@@ -222,7 +222,11 @@ impl MessageSocket {
 
     fn unsubscribe(&mut self, channel: &str) -> Result<String, ApiError> {
         let left = if channel.contains('*') {
-            if self.reader.remove_pattern(&channel.parse()?) { RemoveChannelResult::Removed } else { RemoveChannelResult::NotRead }
+            if self.reader.remove_pattern(&channel.parse()?) {
+                RemoveChannelResult::Removed
+            } else {
+                RemoveChannelResult::NotRead
+            }
         } else {
             self.reader.remove_channel(&channel.parse()?)
         };

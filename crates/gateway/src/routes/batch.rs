@@ -17,7 +17,7 @@ use crate::{
     body::JsonBatchBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
-    idempotency::{NotReplayable, IdempotencySeed, once},
+    idempotency::{IdempotencySeed, NotReplayable, run_idempotent},
     startup::Services,
 };
 
@@ -33,7 +33,7 @@ struct BatchEnqueueRequest<'a> {
 
 /// `{"jobs": [...], "mode": "atomic"}`: all are stored or none. With `"per_item"` each has an answer of its own.
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
-    once(&request, &services, &[body.bytes()], async |seed| {
+    run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let batch: BatchEnqueueRequest = body.parse()?;
         let most = services.settings.gateway.batch_max_jobs;
         if !(1..=most).contains(&batch.jobs.len()) {
@@ -43,8 +43,12 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
             )));
         }
         match batch.mode.as_deref() {
-            None | Some("atomic") => enqueue_atomic(&services, &batch.jobs, RequestTrace::from_request(&request), seed).await,
-            Some("per_item") => enqueue_per_item(&services, &batch.jobs, RequestTrace::from_request(&request), seed).await,
+            None | Some("atomic") => {
+                enqueue_atomic(&services, &batch.jobs, RequestTrace::from_request(&request), seed).await
+            }
+            Some("per_item") => {
+                enqueue_per_item(&services, &batch.jobs, RequestTrace::from_request(&request), seed).await
+            }
             Some(other) => {
                 Err(ApiError::invalid(format!("mode must be \"atomic\" or \"per_item\", got {}", quoted(other))))
             }
@@ -53,7 +57,12 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     .await
 }
 
-async fn enqueue_atomic(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<IdempotencySeed>) -> ApiResult {
+async fn enqueue_atomic(
+    services: &Services,
+    jobs: &[&RawValue],
+    trace: Option<String>,
+    seed: Option<IdempotencySeed>,
+) -> ApiResult {
     let (mut new, mut own_ids, mut now) = (Vec::with_capacity(jobs.len()), HashSet::new(), 0);
     let mut reckoning = RequestClock::new(&services.jobs);
     for (n, raw) in jobs.iter().enumerate() {
@@ -64,13 +73,19 @@ async fn enqueue_atomic(services: &Services, jobs: &[&RawValue], trace: Option<S
         new.push(read.new_job);
     }
     let stored = services.jobs.enqueue_all(new, trace, now, &own_ids).await?;
-    let stored =
-        stored.map_err(|BatchRefusal { index, refusal: refused }| ApiError::from(refused).with_subject(&format!("jobs[{index}]")))?;
+    let stored = stored.map_err(|BatchRefusal { index, refusal: refused }| {
+        ApiError::from(refused).with_subject(&format!("jobs[{index}]"))
+    })?;
     let shown: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();
     Ok(ojs_response(StatusCode::CREATED, format!("{{\"jobs\":[{}]}}", shown.join(","))))
 }
 
-async fn enqueue_per_item(services: &Services, jobs: &[&RawValue], trace: Option<String>, seed: Option<IdempotencySeed>) -> ApiResult {
+async fn enqueue_per_item(
+    services: &Services,
+    jobs: &[&RawValue],
+    trace: Option<String>,
+    seed: Option<IdempotencySeed>,
+) -> ApiResult {
     let wanted: Vec<BatchItem> =
         jobs.iter().enumerate().map(|(n, raw)| (Ok(*raw), seed.map(|seed| (seed, n)))).collect();
     let mut results = BatchResults::default();

@@ -7,7 +7,7 @@ use actix_web::{http::StatusCode, web};
 use common::name::QueueName;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::maintenance::{Cursor, Violation};
+use store::maintenance::{CheckCursor, Violation};
 
 use super::{ApiResult, ojs_response};
 use crate::{body::JsonBody, error::ApiError, startup::Services};
@@ -47,8 +47,9 @@ pub(super) async fn repair(services: web::Data<Services>, body: JsonBody) -> Api
 
 async fn run_check(services: &Services, queue: Option<&str>, cursor: Option<&str>, repair: bool) -> ApiResult {
     let queue: QueueName = queue.ok_or_else(|| ApiError::invalid("queue is required: the name of a queue"))?.parse()?;
-    let start = cursor.map_or(Ok(Cursor::start()), str::parse);
-    let mut next = Some(start.map_err(|error: store::maintenance::CursorError| ApiError::invalid(error.to_string()))?);
+    let start = cursor.map_or(Ok(CheckCursor::start()), str::parse);
+    let mut next =
+        Some(start.map_err(|error: store::maintenance::CheckCursorError| ApiError::invalid(error.to_string()))?);
     let (began, mut violations, mut looked_at) = (Instant::now(), Vec::new(), 0);
     while let Some(from) = next.take() {
         let report = services.jobs.check(&queue, repair, from, SLICE_SIZE).await?;

@@ -7,21 +7,21 @@ use common::{
     json::{Object, ObjectWriter},
     name::{CronName, quoted},
 };
-use model::cron::{CronEntry, CronDefinition, definition};
+use model::cron::{CronDefinition, CronEntry, definition};
 use serde::Deserialize;
 use serde_json::json;
-use store::cron::NotRegistered;
+use store::cron::RegisterCronError;
 
 use super::{
-    ApiResult, parse_bounded,
+    ApiResult,
     jobs::{ParsedJob, enqueue_parsed},
-    ojs_response,
+    ojs_response, parse_bounded,
 };
 use crate::{
     body::{JsonBody, RawBody},
     context::RequestTrace,
     error::{ApiError, ErrorCode},
-    idempotency::once,
+    idempotency::run_idempotent,
     startup::Services,
 };
 
@@ -30,24 +30,24 @@ const MAX_PAGE_SIZE: usize = 1000;
 
 /// Registering is repeatable by itself: an entry of that name is changed into what it is already.
 pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    once(&request, &services, &[body.bytes()], async |_| {
+    run_idempotent(&request, &services, &[body.bytes()], async |_| {
         let members: Object = body.parse()?;
         let now = services.jobs.now().await?;
         let definition = CronDefinition::parse(&members, now)?;
-        let registered = services.jobs.crons().register(&definition, now).await?.map_err(register_error)?;
+        let registered = services.jobs.cron().register(&definition, now).await?.map_err(register_error)?;
         let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
         Ok(entry_response(status, &registered.entry))
     })
     .await
 }
 
-fn register_error(refused: NotRegistered) -> ApiError {
+fn register_error(refused: RegisterCronError) -> ApiError {
     match refused {
-        NotRegistered::TooMany { max_entries } => ApiError::new(
+        RegisterCronError::TooMany { max_entries } => ApiError::new(
             ErrorCode::TooManyCronEntries,
             format!("there are {max_entries} cron entries, which is cron.max_entries"),
         ),
-        NotRegistered::TooLarge { most } => {
+        RegisterCronError::TooLarge { most } => {
             ApiError::new(ErrorCode::PayloadTooLarge, format!("a cron entry must have at most {most} bytes"))
         }
     }
@@ -70,7 +70,7 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListCr
             return Err(ApiError::invalid(format!("enabled must be true or false, got {}", quoted(other))));
         }
     };
-    let page = services.jobs.crons().page(query.after.as_deref(), limit, enabled).await?;
+    let page = services.jobs.cron().page(query.after.as_deref(), limit, enabled).await?;
     let entries: Vec<String> = page.entries.iter().map(CronEntry::to_json).collect();
     let entries = format!("[{}]", entries.join(","));
     let mut out = ObjectWriter::with_capacity(2 * entries.len() + 64);
@@ -83,13 +83,13 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListCr
 }
 
 pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
-    let entry = services.jobs.crons().get(&parse_cron_name(&name)?).await?.ok_or_else(|| cron_not_found(&name))?;
+    let entry = services.jobs.cron().get(&parse_cron_name(&name)?).await?.ok_or_else(|| cron_not_found(&name))?;
     Ok(entry_response(StatusCode::OK, &entry))
 }
 
 pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
     let parsed = parse_cron_name(&name)?;
-    if !services.jobs.crons().remove(&parsed).await? {
+    if !services.jobs.cron().remove(&parsed).await? {
         return Err(cron_not_found(&name));
     }
     let answer = json!({ "deleted": true, "name": parsed, "cron": { "name": parsed } });
@@ -110,7 +110,12 @@ pub(super) async fn disable(services: web::Data<Services>, name: web::Path<Strin
 }
 
 async fn set_enabled(services: &Services, name: &str, enabled: bool) -> ApiResult {
-    let entry = services.jobs.crons().switch(&parse_cron_name(name)?, enabled).await?.ok_or_else(|| cron_not_found(name))?;
+    let entry = services
+        .jobs
+        .cron()
+        .set_enabled(&parse_cron_name(name)?, enabled)
+        .await?
+        .ok_or_else(|| cron_not_found(name))?;
     Ok(entry_response(StatusCode::OK, &entry))
 }
 
@@ -120,8 +125,8 @@ pub(super) async fn trigger(
     name: web::Path<String>,
     body: RawBody,
 ) -> ApiResult {
-    once(&request, &services, &[&body.0], async |seed| {
-        let by_hand = services.jobs.crons().by_hand(&parse_cron_name(&name)?).await?;
+    run_idempotent(&request, &services, &[&body.0], async |seed| {
+        let by_hand = services.jobs.cron().manual_run(&parse_cron_name(&name)?).await?;
         let (new, now) = by_hand.ok_or_else(|| cron_not_found(&name))?;
         let read = ParsedJob::with_seed(new, now, seed.map(|seed| (seed, 0)));
         Ok(enqueue_parsed(&services, read, RequestTrace::from_request(&request)).await?.into_response())
@@ -141,7 +146,7 @@ pub(super) async fn next_runs(
     query: web::Query<NextCronRunsQuery>,
 ) -> ApiResult {
     let count = parse_bounded("count", query.count.as_deref(), 10, 100)?;
-    let entry = services.jobs.crons().get(&parse_cron_name(&name)?).await?.ok_or_else(|| cron_not_found(&name))?;
+    let entry = services.jobs.cron().get(&parse_cron_name(&name)?).await?.ok_or_else(|| cron_not_found(&name))?;
     let runs = entry
         .next_runs(services.jobs.now().await?, count)
         .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;

@@ -13,9 +13,9 @@ use serde_json::json;
 use store::jobs::{DeadLetterCursor, DeadLetterFilter};
 
 use super::{
-    ApiResult, parse_bounded, job_json,
-    jobs::{parse_job_id, job_not_found},
-    ojs_response,
+    ApiResult, job_json,
+    jobs::{job_not_found, parse_job_id},
+    ojs_response, parse_bounded,
 };
 use crate::{
     body::JsonBody,

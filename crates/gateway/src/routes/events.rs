@@ -11,14 +11,14 @@ use common::{
 };
 use serde::Deserialize;
 use store::{
-    events::{Event, EventFilter, Position, Start, TooManyReaders, is_ending},
+    events::{EventFilter, EventPosition, EventStart, ReadEvent, TooManyEventReaders, is_terminal_kind},
     jobs::LocatedJob,
 };
 
 use super::{
-    ApiResult, parse_bounded,
-    jobs::{parse_job_id, job_not_found},
-    ojs_response,
+    ApiResult,
+    jobs::{job_not_found, parse_job_id},
+    ojs_response, parse_bounded,
 };
 use crate::{
     error::{ApiError, ErrorCode},
@@ -64,7 +64,7 @@ impl EventsQuery {
     }
 
     /// The event that the client saw last, by the header that browsers send when they come back, or else as it was asked.
-    fn resume_position(&self, request: &HttpRequest) -> Result<Option<Position>, ApiError> {
+    fn resume_position(&self, request: &HttpRequest) -> Result<Option<EventPosition>, ApiError> {
         let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
         let given = header.filter(|text| !text.is_empty()).or(self.after.as_deref());
         Ok(given.map(str::parse).transpose()?)
@@ -110,7 +110,7 @@ pub(super) async fn list(
     if wants_stream(&request) {
         return stream(request, services, query).await;
     }
-    let events = services.redis.events(&query.filter()?, Position::START.entry, query.limit()?).await?;
+    let events = services.redis.events(&query.filter()?, EventPosition::START.entry, query.limit()?).await?;
     Ok(events_response(&events))
 }
 
@@ -121,7 +121,7 @@ pub(super) async fn stream(
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
     let (filter, after) = (query.filter()?, query.resume_position(&request)?);
-    Ok(open_stream(&services, filter, after.map_or(Start::Now, Start::After)).await?.into_response())
+    Ok(open_stream(&services, filter, after.map_or(EventStart::Now, EventStart::After)).await?.into_response())
 }
 
 /// The events of a queue. One that does not exist yet is an empty one: it comes to be with its first job.
@@ -133,9 +133,9 @@ pub(super) async fn queue_events(
 ) -> ApiResult {
     let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter()? };
     if wants_list(&request) {
-        return Ok(events_response(&services.redis.events(&filter, Position::START.entry, query.limit()?).await?));
+        return Ok(events_response(&services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?));
     }
-    let start = query.resume_position(&request)?.map_or(Start::Now, Start::After);
+    let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
     Ok(open_stream(&services, filter, start).await?.into_response())
 }
 
@@ -158,7 +158,7 @@ pub(super) async fn job_events(
     if located.state().is_terminal() {
         return finished_job_events(&services, &located, (job, first), &filter, after).await;
     }
-    let start = after.map_or(Start::Since(since), Start::After);
+    let start = after.map_or(EventStart::Since(since), EventStart::After);
     let stream = open_stream(&services, filter, start).await?;
     Ok(stream.until_job_ends(services.jobs.clone(), job).into_response())
 }
@@ -169,23 +169,24 @@ async fn finished_job_events(
     located: &LocatedJob,
     (job, first): (JobId, EntryId),
     filter: &EventFilter,
-    after: Option<Position>,
+    after: Option<EventPosition>,
 ) -> ApiResult {
     let everything = EventFilter { job: Some(job), ..EventFilter::default() };
     let known = services.redis.events(&everything, first, MAX_LISTED_EVENTS).await?;
-    let is_new = |event: &&Event| after.is_none_or(|after| event.position > after);
-    let heard_of_the_end = known.iter().any(|event| is_ending(&event.kind));
-    let has_heard_it = after == Some(Position::END) || heard_of_the_end && !known.iter().any(|event| is_new(&event));
+    let is_new = |event: &&ReadEvent| after.is_none_or(|after| event.position > after);
+    let heard_of_the_end = known.iter().any(|event| is_terminal_kind(&event.kind));
+    let has_heard_it =
+        after == Some(EventPosition::END) || heard_of_the_end && !known.iter().any(|event| is_new(&event));
     if after.is_some() && has_heard_it {
         return Ok(actix_web::HttpResponse::NoContent().finish());
     }
     let ending = TerminalJobEvent::for_job(located).filter(|_| !heard_of_the_end);
-    Ok(sse::complete_response(known.iter().filter(is_new).filter(|event| filter.passes(event)), ending.as_ref()))
+    Ok(sse::complete_response(known.iter().filter(is_new).filter(|event| filter.matches(event)), ending.as_ref()))
 }
 
-async fn open_stream(services: &Services, filter: EventFilter, start: Start) -> Result<JobEventStream, ApiError> {
+async fn open_stream(services: &Services, filter: EventFilter, start: EventStart) -> Result<JobEventStream, ApiError> {
     let settings = &services.settings.gateway;
-    let reader = services.events.read(start).await?.map_err(|TooManyReaders| {
+    let reader = services.events.read(start).await?.map_err(|TooManyEventReaders| {
         let most = settings.max_event_streams;
         ApiError::new(
             ErrorCode::TooManyEventStreams,
@@ -195,7 +196,7 @@ async fn open_stream(services: &Services, filter: EventFilter, start: Start) -> 
     Ok(JobEventStream::new(reader, filter, settings.event_keep_alive, settings.shutdown_grace))
 }
 
-fn events_response(events: &[Event]) -> actix_web::HttpResponse {
+fn events_response(events: &[ReadEvent]) -> actix_web::HttpResponse {
     let events: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
     ojs_response(StatusCode::OK, format!("{{\"events\":[{}]}}", events.join(",")))
 }

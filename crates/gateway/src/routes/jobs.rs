@@ -13,14 +13,14 @@ use actix_web::{
 use common::{id::JobId, json::Object, name::quoted, time::Millis};
 use model::job::NewJob;
 use serde::Deserialize;
-use store::jobs::{EnqueuedJob, JobTransitionError, RequestClock, EnqueueRefusal};
+use store::jobs::{EnqueueRefusal, EnqueuedJob, JobTransitionError, RequestClock};
 
 use super::{ApiResult, job_json, ojs_response, ojs_response_builder};
 use crate::{
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
-    idempotency::{IdempotencySeed, once},
+    idempotency::{IdempotencySeed, run_idempotent},
     startup::Services,
 };
 
@@ -30,7 +30,7 @@ const MAX_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(800);
 
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
-    once(&request, &services, &[body.bytes()], async |seed| {
+    run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let read = parse_job(&mut RequestClock::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
         let deadline = Instant::now() + wait.unwrap_or_default();
@@ -110,7 +110,11 @@ pub(super) async fn parse_job(
 }
 
 /// Stores a job. One that was stored by the same request before is as good as new.
-pub(super) async fn enqueue_parsed(services: &Services, read: ParsedJob, trace: Option<String>) -> Result<AcceptedJob, ApiError> {
+pub(super) async fn enqueue_parsed(
+    services: &Services,
+    read: ParsedJob,
+    trace: Option<String>,
+) -> Result<AcceptedJob, ApiError> {
     let own_id = read.derived_id();
     let outcome = services.jobs.enqueue(read.new_job, trace, read.now).await?;
     enqueue_outcome(services, outcome, own_id).await

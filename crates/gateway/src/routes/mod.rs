@@ -62,15 +62,23 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
         .service(web::resource("/ojs/v1/workers/{id}/quiet").route(web::post().to(worker_list::quiet)))
         .service(web::resource("/ojs/v1/workers/{id}/resume").route(web::post().to(worker_list::resume)))
         .service(web::resource("/ojs/v1/workers/{id}/terminate").route(web::post().to(worker_list::terminate)))
-        .service(read_only_resource("/ojs/v1/dead-letter", dead_letters::list).route(web::delete().to(dead_letters::delete_many)))
+        .service(
+            read_only_resource("/ojs/v1/dead-letter", dead_letters::list)
+                .route(web::delete().to(dead_letters::delete_many)),
+        )
         .service(read_only_resource("/ojs/v1/dead-letter/stats", dead_letters::stats))
         .service(web::resource("/ojs/v1/dead-letter/retry").route(web::post().to(dead_letters::retry_many)))
-        .service(read_only_resource("/ojs/v1/dead-letter/{id}", dead_letters::show).route(web::delete().to(dead_letters::delete)))
+        .service(
+            read_only_resource("/ojs/v1/dead-letter/{id}", dead_letters::show)
+                .route(web::delete().to(dead_letters::delete)),
+        )
         .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
         .service(read_only_resource("/ojs/v1/queues", queues::list))
         .service(read_only_resource("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
         .service(read_only_resource("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
-        .service(read_only_resource("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)))
+        .service(
+            read_only_resource("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)),
+        )
         .service(read_only_resource("/ojs/v1/cron", cron::list).route(web::post().to(cron::register)))
         .service(
             read_only_resource("/ojs/v1/cron/{name}", cron::show)
@@ -87,13 +95,20 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
         .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
         .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
         .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
-        .service(read_only_resource("/ojs/v1/admin/fsck", consistency_check::report).route(web::post().to(consistency_check::repair)))
+        .service(
+            read_only_resource("/ojs/v1/admin/fsck", consistency_check::report)
+                .route(web::post().to(consistency_check::repair)),
+        )
         .service(read_only_resource("/ojs/v1/events", events::list))
         .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
         .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::job_events)))
         .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::queue_events)))
         .service(read_only_resource("/v1/channels", channels::list).wrap(readable()))
-        .service(web::resource("/v1/channels/{channel}/stream").route(web::get().to(channels::stream_channel)).wrap(readable()))
+        .service(
+            web::resource("/v1/channels/{channel}/stream")
+                .route(web::get().to(channels::stream_channel))
+                .wrap(readable()),
+        )
         .service(web::resource("/v1/stream").route(web::get().to(channels::stream_channels)).wrap(readable()))
         .service(web::resource("/v1/ws").route(web::get().to(channels::connect)))
         .service(read_only_resource("/v1/channels/{channel}", channels::show).wrap(readable()))

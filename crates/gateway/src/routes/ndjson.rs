@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, task::coop};
 
 use super::{
     ApiResult,
-    batch::{CHUNK_SIZE, BatchItem, enqueue_items},
+    batch::{BatchItem, CHUNK_SIZE, enqueue_items},
 };
 use crate::{
     context::RequestTrace,
@@ -35,7 +35,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, payload: web::Payload) -> ApiResult {
     let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON_MEDIA_TYPE) {
-        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, format!("Content-Type must be {NDJSON_MEDIA_TYPE}")));
+        return Err(ApiError::new(
+            ErrorCode::UnsupportedMediaType,
+            format!("Content-Type must be {NDJSON_MEDIA_TYPE}"),
+        ));
     }
     let (answers, unread) = mpsc::channel::<Bytes>(RESPONSE_BUFFER);
     let lines = NdjsonEnqueuer { services, trace: RequestTrace::from_request(&request), responses: answers };

@@ -6,13 +6,13 @@ use model::job::JobProgress;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::{
-    events::Happened,
+    events::JobEvent,
     jobs::{LocatedJob, local_now},
 };
 
 use super::{
     ApiResult,
-    jobs::{parse_job_id, job_not_found},
+    jobs::{job_not_found, parse_job_id},
     ojs_response,
     workers::{is_reportable, parse_fence, stale_attempt},
 };
@@ -40,7 +40,7 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     if !is_reportable(&holder, &fence) || !services.jobs.heartbeat(&job, entry, &fence, Some(&shown)).await? {
         return Err(stale_attempt(id));
     }
-    services.jobs.record_event(Happened::progress(&job, &shown));
+    services.jobs.record_event(JobEvent::progress(&job, &shown));
     let mut answer = ObjectWriter::default();
     answer.text("id", &id.to_string()).text("state", "active").splice(&shown);
     Ok(ojs_response(StatusCode::OK, answer.finish()))

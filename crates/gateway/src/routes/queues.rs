@@ -8,9 +8,9 @@ use common::{
 use model::job::{JobState, limit};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use store::jobs::{QueueControl, PurgeRequest, QueueStats};
+use store::jobs::{PurgeRequest, QueueControl, QueueStats};
 
-use super::{ApiResult, parse_bounded, ojs_response};
+use super::{ApiResult, ojs_response, parse_bounded};
 use crate::{
     body::JsonBody,
     error::{ApiError, ErrorCode},
@@ -135,7 +135,10 @@ pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String
         return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MAX_PURGE_JOBS}")));
     }
     let purged = services.jobs.purge(&queue, &PurgeRequest { states, limit }).await?;
-    Ok(ojs_response(StatusCode::OK, json!({ "queue": queue, "purged": purged.count, "more": purged.has_more }).to_string()))
+    Ok(ojs_response(
+        StatusCode::OK,
+        json!({ "queue": queue, "purged": purged.count, "more": purged.has_more }).to_string(),
+    ))
 }
 
 /// Deletes a queue that holds no jobs.

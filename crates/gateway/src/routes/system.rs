@@ -68,7 +68,7 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
         }
         Err(error) => {
             let reason = match error {
-                ServerError::Unfit(reason) => reason,
+                ServerError::Unsuitable(reason) => reason,
                 ServerError::Store(_) => "the store cannot be reached at the moment".to_owned(),
             };
             let backend = json!({ "type": "redis", "status": "unavailable", "reason": reason });

@@ -3,9 +3,9 @@
 use actix_web::{http::StatusCode, web};
 use serde::Deserialize;
 use serde_json::json;
-use store::workers::{Directive, Found, Listed, WorkerKey};
+use store::workers::{Directive, ListedWorker, WorkerKey, WorkerLookup};
 
-use super::{ApiResult, parse_bounded, ojs_response};
+use super::{ApiResult, ojs_response, parse_bounded};
 use crate::{
     error::{ApiError, ErrorCode},
     startup::Services,
@@ -25,7 +25,7 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWo
     let mut keys = all.iter().filter(|key| after.as_ref().is_none_or(|after| *key > after)).cloned();
     let page: Vec<WorkerKey> = keys.by_ref().take(limit).collect();
     let next = keys.next().and(page.last()).map(|key| key.as_str().to_owned());
-    let workers: Vec<String> = services.redis.workers(&page).await?.iter().map(Listed::to_json).collect();
+    let workers: Vec<String> = services.redis.workers(&page).await?.iter().map(ListedWorker::to_json).collect();
     let more = json!({ "total": all.len(), "next": next });
     let json = format!("{{\"workers\":[{}],\"pagination\":{more}}}", workers.join(","));
     Ok(ojs_response(StatusCode::OK, json))
@@ -49,22 +49,22 @@ pub(super) async fn terminate(services: web::Data<Services>, id: web::Path<Strin
 
 async fn send_directive(services: &Services, id: &str, directive: Directive) -> ApiResult {
     let mut listed = find_worker(services, id).await?;
-    listed.order = Some(services.redis.direct_worker(&listed.key, directive).await?);
+    listed.directive = Some(services.redis.set_directive(&listed.key, directive).await?);
     tracing::info!(worker = listed.key.as_str(), directive = directive.as_str(), "directive given");
     Ok(worker_response(&listed))
 }
 
-async fn find_worker(services: &Services, id: &str) -> Result<Listed, ApiError> {
+async fn find_worker(services: &Services, id: &str) -> Result<ListedWorker, ApiError> {
     match services.redis.find_worker(id).await? {
-        Found::One(listed) => Ok(*listed),
-        Found::Nobody => Err(ApiError::not_found(format_args!("worker {}", common::name::quoted(id)))),
-        Found::Several(number) => {
+        WorkerLookup::One(listed) => Ok(*listed),
+        WorkerLookup::NotFound => Err(ApiError::not_found(format_args!("worker {}", common::name::quoted(id)))),
+        WorkerLookup::Several(number) => {
             let name = common::name::quoted(id);
             Err(ApiError::new(ErrorCode::Conflict, format!("{number} workers have the name {name}: use the id of one")))
         }
     }
 }
 
-fn worker_response(listed: &Listed) -> actix_web::HttpResponse {
+fn worker_response(listed: &ListedWorker) -> actix_web::HttpResponse {
     ojs_response(StatusCode::OK, format!("{{\"worker\":{}}}", listed.to_json()))
 }

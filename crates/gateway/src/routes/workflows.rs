@@ -10,20 +10,20 @@ use model::workflow::{NewWorkflow, WorkflowView};
 use serde::Deserialize;
 use store::{
     jobs::local_now,
-    workflows::{NotCancelledWorkflow, NotCreated},
+    workflows::{CancelWorkflowError, CreateWorkflowError},
 };
 
-use super::{ApiResult, parse_bounded, ojs_response, ojs_response_builder};
+use super::{ApiResult, ojs_response, ojs_response_builder, parse_bounded};
 use crate::{
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
-    idempotency::{IdempotencySeed, once},
+    idempotency::{IdempotencySeed, run_idempotent},
     startup::Services,
 };
 
 pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    once(&request, &services, &[body.bytes()], async |seed| {
+    run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
@@ -32,11 +32,13 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
         let id = match services.jobs.create_workflow(new, RequestTrace::from_request(&request), now).await? {
             Ok(id) => id,
             // The same request made it before
-            Err(NotCreated::Duplicate(id)) if own_id == Some(id) => id,
-            Err(NotCreated::Duplicate(id)) => {
+            Err(CreateWorkflowError::Duplicate(id)) if own_id == Some(id) => id,
+            Err(CreateWorkflowError::Duplicate(id)) => {
                 return Err(ApiError::new(ErrorCode::Duplicate, format!("a workflow with id {id} exists")));
             }
-            Err(NotCreated::Refused(queue, why)) => return Err(ApiError::from(why).with_subject(&format!("queue {queue}"))),
+            Err(CreateWorkflowError::Refused(queue, why)) => {
+                return Err(ApiError::from(why).with_subject(&format!("queue {queue}")));
+            }
         };
         let location = format!("/ojs/v1/workflows/{id}");
         let json = workflow_json(&find_workflow(&services, id).await?);
@@ -73,8 +75,8 @@ pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>)
     let parsed = parse_workflow_id(&id)?;
     match services.jobs.cancel_workflow(parsed).await? {
         Ok(()) => Ok(ojs_response(StatusCode::OK, workflow_json(&find_workflow(&services, parsed).await?))),
-        Err(NotCancelledWorkflow::Unknown) => Err(workflow_not_found(&id)),
-        Err(NotCancelledWorkflow::Over(state)) => {
+        Err(CancelWorkflowError::NotFound) => Err(workflow_not_found(&id)),
+        Err(CancelWorkflowError::AlreadyEnded(state)) => {
             Err(ApiError::new(ErrorCode::Conflict, format!("a workflow that is {state} cannot be cancelled")))
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CronSchedule, CronDefinition, JobTemplate, OverlapPolicy, schedule::CronScheduleError};
+use super::{CronDefinition, CronSchedule, JobTemplate, OverlapPolicy, schedule::CronScheduleError};
 use common::{
     id::JobId,
     json::ObjectWriter,

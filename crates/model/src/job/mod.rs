@@ -20,5 +20,5 @@ pub use limit::{JobLimit, KeyLimit};
 pub use progress::JobProgress;
 pub use request::{NewJob, RequestError};
 pub use retry::{RetryAdvice, RetryDecision, RetryPolicy};
-pub use state::{JobTransition, JobState};
+pub use state::{JobState, JobTransition};
 pub use unique::{OnConflict, UniquePolicy};

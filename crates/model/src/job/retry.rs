@@ -162,7 +162,13 @@ impl RetryPolicy {
 
     /// What follows a failure, given how many failed before this one and a number of 0 to 1 for the jitter.
     #[must_use]
-    pub fn after_failure(&self, earlier_failures: u32, error_type: &str, advice: RetryAdvice, random: f64) -> RetryDecision {
+    pub fn after_failure(
+        &self,
+        earlier_failures: u32,
+        error_type: &str,
+        advice: RetryAdvice,
+        random: f64,
+    ) -> RetryDecision {
         if advice == RetryAdvice::Discard {
             return RetryDecision::Discard { dead_letter: false };
         }

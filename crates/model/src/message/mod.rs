@@ -15,14 +15,14 @@ pub mod cloud_event;
 pub mod continuity;
 pub mod item;
 mod position;
-mod resume;
-mod stored;
+mod resume_token;
+mod stored_message;
 
 use std::borrow::Cow;
 
 pub use position::Position;
-pub use resume::ResumeToken;
-pub use stored::{StoredMessage, plain_to_json};
+pub use resume_token::ResumeToken;
+pub use stored_message::{StoredMessage, plain_to_json};
 
 /// Longest content type that is kept with a message, in bytes.
 pub const MAX_CONTENT_TYPE_BYTES: usize = 255;

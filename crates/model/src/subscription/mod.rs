@@ -20,7 +20,7 @@ use serde_json::{Value, value::RawValue};
 
 pub use filter::MessageFilter;
 pub use redelivery::{REDELIVERY_JOB_TYPE, Redelivery};
-pub use request::{SubscriptionRequestError, SubscriptionStart, SubscriptionRequest};
+pub use request::{SubscriptionRequest, SubscriptionRequestError, SubscriptionStart};
 pub use selection::{ChannelSelection, MAX_SELECTED_CHANNELS};
 pub use target::{HttpTarget, MAX_SECRETS, PLACEHOLDERS, QueueTarget, SubscriptionTarget};
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    ChannelSelection, DeliveryOrdering, MessageFilter, DeliveryMode, NewChannelStart, SubscriptionState, Subscription,
+    ChannelSelection, DeliveryMode, DeliveryOrdering, MessageFilter, NewChannelStart, Subscription, SubscriptionState,
     target_spec::TargetSpec,
 };
 use crate::{job::RetryPolicy, message::Position};
@@ -246,7 +246,10 @@ fn parse_filter(raw: &RawValue) -> Result<MessageFilter, SubscriptionRequestErro
 }
 
 /// A position belongs to one channel.
-pub(super) fn check_start(start: Option<SubscriptionStart>, channels: &ChannelSelection) -> Result<(), SubscriptionRequestError> {
+pub(super) fn check_start(
+    start: Option<SubscriptionStart>,
+    channels: &ChannelSelection,
+) -> Result<(), SubscriptionRequestError> {
     match start {
         Some(SubscriptionStart::After(_)) if channels.single_channel().is_none() => {
             Err(invalid("start is the id of a message, which belongs to one channel: there must be one, by its name"))
@@ -255,7 +258,11 @@ pub(super) fn check_start(start: Option<SubscriptionStart>, channels: &ChannelSe
     }
 }
 
-pub(super) fn check_range(name: &str, given: u64, allowed: &std::ops::RangeInclusive<u64>) -> Result<usize, SubscriptionRequestError> {
+pub(super) fn check_range(
+    name: &str,
+    given: u64,
+    allowed: &std::ops::RangeInclusive<u64>,
+) -> Result<usize, SubscriptionRequestError> {
     let refused = || {
         let (least, most) = (allowed.start(), allowed.end());
         invalid(format!("{name} must be an integer from {least} to {most}, got {given}"))
@@ -283,7 +290,10 @@ mod tests {
     fn what_is_not_said_has_a_default() {
         let made =
             parse(r#"{"channels":["orders.*"],"deliver":{"http":{"url":"https://a.test/x"}}}"#).expect("allowed");
-        assert_eq!((made.mode, made.ordering, made.state), (DeliveryMode::Shared, DeliveryOrdering::None, SubscriptionState::Active));
+        assert_eq!(
+            (made.mode, made.ordering, made.state),
+            (DeliveryMode::Shared, DeliveryOrdering::None, SubscriptionState::Active)
+        );
         assert_eq!((made.ack_deadline_ms, made.max_in_flight, made.begin), (30_000, 64, NewChannelStart::Now(5_000)));
         assert_eq!((made.retry_policy().max_attempts, made.queue().as_str()), (10, "sub.s"));
         let target = http(&made);

@@ -112,7 +112,11 @@ fn parse_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T
 }
 
 impl HttpTargetSpec {
-    fn checked(self, before: Option<&HttpTarget>, ack_deadline_ms: u64) -> Result<HttpTarget, SubscriptionRequestError> {
+    fn checked(
+        self,
+        before: Option<&HttpTarget>,
+        ack_deadline_ms: u64,
+    ) -> Result<HttpTarget, SubscriptionRequestError> {
         UrlTemplate::parse(&self.url, &PLACEHOLDERS).map_err(|error| invalid(format!("deliver.http.{error}")))?;
         let timeout_ms = self.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS.min(ack_deadline_ms));
         check_range("deliver.http.timeout_ms (not beyond ack_deadline_ms)", timeout_ms, &(1..=ack_deadline_ms))?;
@@ -128,7 +132,10 @@ impl HttpTargetSpec {
     }
 }
 
-fn parse_headers(raw: &RawValue, before: Option<&HttpTarget>) -> Result<BTreeMap<String, String>, SubscriptionRequestError> {
+fn parse_headers(
+    raw: &RawValue,
+    before: Option<&HttpTarget>,
+) -> Result<BTreeMap<String, String>, SubscriptionRequestError> {
     let allowed =
         || invalid("deliver.http.headers must be an object of strings, or null for a value that is there already");
     let members: json::Object = serde_json::from_str(raw.get()).map_err(|_| allowed())?;

@@ -186,7 +186,10 @@ mod tests {
             {"type":"b","args":[],"options":{"queue":"q","priority":7,"retry":{"max_attempts":1}}}],
             "callbacks":{"on_failure":{"type":"c","args":[]},"on_complete":{"type":"d","args":[]}}}"#;
         let workflow = parse(body).expect("a workflow");
-        assert_eq!((workflow.kind, workflow.name_and_meta.as_str()), (WorkflowKind::Batch, r#"{"name":"n","meta":{"k":1.0}}"#));
+        assert_eq!(
+            (workflow.kind, workflow.name_and_meta.as_str()),
+            (WorkflowKind::Batch, r#"{"name":"n","meta":{"k":1.0}}"#)
+        );
         assert_eq!(workflow.members[0].json, r#"{"type":"a", "args":[1.0]}"#);
         let second = &workflow.members[1].job;
         assert_eq!((second.queue.as_str(), second.priority.get(), second.summary.max_attempts), ("q", 7, 1));

@@ -9,10 +9,10 @@ use std::{
 
 use common::{name::ChannelName, time::Millis};
 use model::{
-    job::{RetryAdvice, AttemptError as Recorded, RetryDecision, RetryPolicy},
+    job::{AttemptError as Recorded, RetryAdvice, RetryDecision, RetryPolicy},
     message::{Position, StoredMessage, continuity::Gap},
 };
-use store::{StoreResult, next_reconnect_delay, log_interruption, reconnect_delays, subscriptions::Checkpoint};
+use store::{StoreResult, log_interruption, next_reconnect_delay, reconnect_delays, subscriptions::Checkpoint};
 use tokio::time::Instant;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     message_notifier::MessageListener,
     runner::{MAX_DEFERRAL, SubscriptionRunner, attempt_error},
 };
-use crate::targets::{DeliveryAttempt, DeliveryFailure, DeliveryError};
+use crate::targets::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
 /// Messages that are read of a channel in one go.
 const PAGE_SIZE: usize = 64;
@@ -72,7 +72,8 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) 
     let Some(found) = load_checkpoint(&runner).await else { return };
     // One that comes back was there when channels began that are new to it
     let there_since = found.first_seen_at.unwrap_or(runner.process.started_at);
-    let at = BroadcastProgress { positions: found.positions, first_seen_at: there_since, ..BroadcastProgress::default() };
+    let at =
+        BroadcastProgress { positions: found.positions, first_seen_at: there_since, ..BroadcastProgress::default() };
     let broadcast = Arc::new(BroadcastRunner { runner: runner.clone(), progress: Mutex::new(at) });
     // Before it delivers anything: should it be killed in a moment, it was there all the same
     if broadcast.save_first_checkpoint().await.is_none() {
@@ -278,7 +279,12 @@ impl BroadcastRunner {
     }
 
     /// Lets a message go on as a job, after earlier failures; a pause when that cannot be done.
-    async fn retry_as_job(&self, delivery: DeliveryAttempt<'_>, why: &DeliveryError, earlier: Vec<Recorded>) -> Option<Duration> {
+    async fn retry_as_job(
+        &self,
+        delivery: DeliveryAttempt<'_>,
+        why: &DeliveryError,
+        earlier: Vec<Recorded>,
+    ) -> Option<Duration> {
         let is_kept = self.runner.retry_as_job(delivery, why, earlier, None).await;
         if is_kept {
             self.progress().advance(delivery.channel, delivery.message.position);
@@ -299,7 +305,9 @@ fn local_retry_delay(policy: &RetryPolicy, failure: &DeliveryFailure, attempt: u
     match (verdict, failure.advice) {
         _ if attempt >= MAX_LOCAL_ATTEMPTS => None,
         // The channel does not wait for longer than that, and the endpoint is not asked sooner
-        (RetryDecision::Retry(delay), RetryAdvice::After(_)) => Some(delay).filter(|delay| *delay <= MAX_LOCAL_RETRY_DELAY),
+        (RetryDecision::Retry(delay), RetryAdvice::After(_)) => {
+            Some(delay).filter(|delay| *delay <= MAX_LOCAL_RETRY_DELAY)
+        }
         (RetryDecision::Retry(delay), _) => Some(delay.min(MAX_LOCAL_RETRY_DELAY)),
         (RetryDecision::Discard { .. }, _) => None,
     }
@@ -323,7 +331,9 @@ mod tests {
             (&twice, RetryAdvice::ByPolicy, 1, Some(MAX_LOCAL_RETRY_DELAY)),
             (&twice, RetryAdvice::ByPolicy, 2, None),
         ] {
-            let DeliveryError::Failed(failure) = DeliveryFailure::error("code", "message", advice) else { panic!("it failed") };
+            let DeliveryError::Failed(failure) = DeliveryFailure::error("code", "message", advice) else {
+                panic!("it failed")
+            };
             assert_eq!(local_retry_delay(policy, &failure, attempt), expected, "{advice:?} {attempt}");
         }
     }

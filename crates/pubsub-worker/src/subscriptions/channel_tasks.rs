@@ -7,7 +7,7 @@ use std::{
 };
 
 use common::name::ChannelName;
-use store::{StoreResult, next_reconnect_delay, log_interruption, reconnect_delays};
+use store::{StoreResult, log_interruption, next_reconnect_delay, reconnect_delays};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::Instant,

@@ -16,8 +16,8 @@ use model::subscription::ChannelSelection;
 use store::{
     Redis,
     connection::{
-        notification::Wake,
-        notifier::{Channels, Heard, Inbox, subscribe_with_probe},
+        notification::Notification,
+        notifier::{EventReceiver, SubscriberEvent, Topics, subscribe_with_probe},
     },
     keys,
 };
@@ -37,7 +37,7 @@ const MIN_SWEEP_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct MessageNotifier(Arc<MessageNotifierInner>);
 
 struct MessageNotifierInner {
-    subscribed_channels: Channels,
+    subscribed_channels: Topics,
     next_listener_id: AtomicU64,
     listeners: Mutex<MessageListeners>,
     /// The list of subscriptions may have changed.
@@ -79,7 +79,12 @@ impl MessageNotifier {
     pub(crate) fn start(redis: &Redis, probe: Duration, stop: CancellationToken) -> Self {
         let (channels, heard, _) = subscribe_with_probe(redis, NOTIFICATION_BUFFER, probe, stop);
         channels.add_all([keys::NOTIFICATIONS.to_owned(), keys::CHANNELS.to_owned()]);
-        let inner = MessageNotifierInner { subscribed_channels: channels, next_listener_id: AtomicU64::new(0), listeners: Mutex::default(), list_changed: Notify::new() };
+        let inner = MessageNotifierInner {
+            subscribed_channels: channels,
+            next_listener_id: AtomicU64::new(0),
+            listeners: Mutex::default(),
+            list_changed: Notify::new(),
+        };
         let bell = Self(Arc::new(inner));
         tokio::spawn(bell.clone().listen(heard));
         bell
@@ -103,24 +108,24 @@ impl MessageNotifier {
         self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn listen(self, mut inbox: Inbox) {
+    async fn listen(self, mut inbox: EventReceiver) {
         while let Some(heard) = inbox.recv().await {
             match heard {
-                Heard::Message { channel, payload } if channel == keys::NOTIFICATIONS => {
-                    if Wake::decode(&payload) == Some(Wake::Subscriptions) {
+                SubscriberEvent::Message { channel, payload } if channel == keys::NOTIFICATIONS => {
+                    if Notification::decode(&payload) == Some(Notification::SubscriptionsChanged) {
                         // One that was changed begins anew; of the others only what was given back concerns anybody
                         self.0.list_changed.notify_one();
                         self.notify_released();
                     }
                 }
-                Heard::Message { channel, payload } if channel == keys::CHANNELS => {
+                SubscriberEvent::Message { channel, payload } if channel == keys::CHANNELS => {
                     let name = std::str::from_utf8(&payload).ok().and_then(|name| name.parse().ok());
                     if let Some(name) = name {
                         self.notify_new_channel(&name);
                     }
                 }
-                Heard::Message { channel, .. } => self.notify_channel(&channel),
-                Heard::Subscribed(channels) => {
+                SubscriberEvent::Message { channel, .. } => self.notify_channel(&channel),
+                SubscriberEvent::Subscribed(channels) => {
                     for channel in channels {
                         if channel == keys::NOTIFICATIONS || channel == keys::CHANNELS {
                             self.0.list_changed.notify_one();
@@ -130,10 +135,10 @@ impl MessageNotifier {
                         }
                     }
                 }
-                Heard::Lost => metrics::counter!("galley_subscriptions_lost_total").increment(1),
+                SubscriberEvent::ConnectionLost => metrics::counter!("galley_subscriptions_lost_total").increment(1),
             }
             // What found no room rings all the same
-            for channel in inbox.take_missed() {
+            for channel in inbox.take_dropped_channels() {
                 if keys::channel_of_live_messages(&channel).is_some() {
                     self.notify_channel(&channel);
                 } else {

@@ -22,14 +22,14 @@ mod shared;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use common::{json::ObjectWriter, name::SubscriptionName};
-use model::subscription::{DeliveryOrdering, DeliveryMode, SubscriptionState, Subscription};
-use store::{StoreResult, next_reconnect_delay, log_interruption, reconnect_delays};
+use model::subscription::{DeliveryMode, DeliveryOrdering, Subscription, SubscriptionState};
+use store::{StoreResult, log_interruption, next_reconnect_delay, reconnect_delays};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use message_notifier::MessageNotifier;
 use runner::SubscriptionRunner;
-pub(crate) use runner::{MAX_CONCURRENT_REDIS_READS, PubsubProcess, MEMORY_BUDGET_KIB};
+pub(crate) use runner::{MAX_CONCURRENT_REDIS_READS, MEMORY_BUDGET_KIB, PubsubProcess};
 
 /// Changes can be missed: the list is looked at again this often.
 const LIST_INTERVAL: Duration = Duration::from_secs(15);
@@ -40,8 +40,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Delivers subscriptions until `stop` is cancelled, then finishes what is under way or gives it back.
 pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: CancellationToken) {
-    let mut subscriptions =
-        SubscriptionSupervisor { process: process.clone(), runners: HashMap::new(), last_list: Vec::new(), cleanups: TaskTracker::new() };
+    let mut subscriptions = SubscriptionSupervisor {
+        process: process.clone(),
+        runners: HashMap::new(),
+        last_list: Vec::new(),
+        cleanups: TaskTracker::new(),
+    };
     let mut delays = reconnect_delays();
     tokio::spawn(process.notifier.clone().sweep(stop.clone()));
     while !stop.is_cancelled() {

@@ -10,8 +10,8 @@ use model::{
     message::StoredMessage,
 };
 use store::{
-    StoreResult, next_reconnect_delay, log_interruption, reconnect_delays,
-    subscriptions::{MessageDisposition, ChannelFence, ClaimedChannel, SubscriptionWorkers},
+    StoreResult, log_interruption, next_reconnect_delay, reconnect_delays,
+    subscriptions::{ChannelFence, ClaimedChannel, MessageDisposition, SubscriptionWorkers},
 };
 use tokio::sync::watch;
 
@@ -50,7 +50,11 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) 
 }
 
 /// Says that this worker is there until the runner is stopped, and looks who else is.
-async fn run_heartbeat(runner: Arc<SubscriptionRunner>, door: Arc<MessageListener>, members: watch::Sender<Option<SubscriptionWorkers>>) {
+async fn run_heartbeat(
+    runner: Arc<SubscriptionRunner>,
+    door: Arc<MessageListener>,
+    members: watch::Sender<Option<SubscriptionWorkers>>,
+) {
     let (store, subscription) = (runner.store(), &runner.subscription);
     while !runner.stop.is_cancelled() {
         match store.register_worker(subscription, runner.worker(), WORKER_TTL).await {
@@ -148,7 +152,12 @@ impl OrderedChannel {
         }
     }
 
-    async fn deliver_all(&self, held: &ChannelFence, messages: Vec<StoredMessage>, failures: u32) -> StoreResult<OrderedStep> {
+    async fn deliver_all(
+        &self,
+        held: &ChannelFence,
+        messages: Vec<StoredMessage>,
+        failures: u32,
+    ) -> StoreResult<OrderedStep> {
         let (runner, lease) = (&self.runner, self.runner.lease());
         let (store, subscription, channel) = (runner.store(), &runner.subscription, &self.channel);
         let count = messages.len();
@@ -173,8 +182,13 @@ impl OrderedChannel {
                 MessageDisposition::Filtered
             };
             let is_last = number + 1 == count;
-            let next =
-                store.advance_channel(subscription, channel, runner.worker(), lease, (held, message.position, done, is_last));
+            let next = store.advance_channel(
+                subscription,
+                channel,
+                runner.worker(),
+                lease,
+                (held, message.position, done, is_last),
+            );
             match next.await? {
                 ClaimedChannel::Messages { .. } if !is_last => {}
                 next => return Ok(OrderedStep::Continue(next)),
@@ -184,7 +198,12 @@ impl OrderedChannel {
     }
 
     /// Gives the channel back; its next message is tried after a while.
-    async fn block_channel(&self, held: &ChannelFence, delay: Duration, problem: Option<&str>) -> StoreResult<OrderedStep> {
+    async fn block_channel(
+        &self,
+        held: &ChannelFence,
+        delay: Duration,
+        problem: Option<&str>,
+    ) -> StoreResult<OrderedStep> {
         let (runner, channel) = (&self.runner, &self.channel);
         runner.store().block_channel(&runner.subscription, channel, runner.worker(), (held, delay, problem)).await?;
         // When the channel is another's now there is nothing to wait for

@@ -5,15 +5,16 @@ use std::{sync::Arc, time::Duration};
 
 use common::name::Priority;
 use model::{
-    job::{RetryAdvice, AttemptError as Recorded},
+    job::{AttemptError as Recorded, RetryAdvice},
     subscription::Redelivery,
 };
 use store::{
     StoreError, StoreResult,
-    events::Happened,
-    jobs::{Claimant, ClaimedJob, FinishedJob, Fence, Settled, local_now},
-    long_poll::{Remaining, LongPollWaiter},
-    next_reconnect_delay, log_interruption, reconnect_delays,
+    events::JobEvent,
+    jobs::{Claimant, ClaimedJob, Fence, FinishedJob, Settled, local_now},
+    log_interruption,
+    long_poll::{LongPollWaiter, Remaining},
+    next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::task::TaskTracker;
 
@@ -146,7 +147,7 @@ async fn record_outcome(runner: &SubscriptionRunner, claimed: &ClaimedJob, step:
                 // It is somebody else's, who says how it ended
                 return Ok(());
             }
-            jobs.record_event(Happened::completed(&claimed.job, claimed.started_at, now));
+            jobs.record_event(JobEvent::completed(&claimed.job, claimed.started_at, now));
             runner.store().record_recovery(&runner.subscription.name).await?;
         }
         RetryOutcome::Fail(failure, advice) => drop(jobs.fail(claimed, &fence, failure.clone(), *advice).await?),

@@ -15,16 +15,17 @@ use model::{
 };
 use store::{
     StoreError, StoreResult,
-    jobs::{Jobs, EnqueueRefusal, local_now},
+    jobs::{EnqueueRefusal, Jobs, local_now},
+    log_interruption,
     long_poll::LongPoll,
-    next_reconnect_delay, log_interruption, reconnect_delays,
+    next_reconnect_delay, reconnect_delays,
     subscriptions::Subscriptions,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::message_notifier::MessageNotifier;
-use crate::targets::{Deliverer, DeliveryAttempt, DeliveryFailure, DeliveryContext, DeliveryError};
+use crate::targets::{Deliverer, DeliveryAttempt, DeliveryContext, DeliveryError, DeliveryFailure};
 
 /// A worker may be silent this much longer than its longest delivery, before others take its messages.
 const RECLAIM_GRACE: Duration = Duration::from_secs(5);
@@ -167,7 +168,13 @@ impl SubscriptionRunner {
         delivered
     }
 
-    async fn record_failure(&self, channel: &ChannelName, message: &StoredMessage, attempt: u32, failure: &DeliveryFailure) {
+    async fn record_failure(
+        &self,
+        channel: &ChannelName,
+        message: &StoredMessage,
+        attempt: u32,
+        failure: &DeliveryFailure,
+    ) {
         let (name, id, code) = (&self.subscription.name, message.position, &failure.code);
         tracing::warn!(subscription = %name, %channel, %id, attempt, code, message = failure.message, "not delivered");
         let noted = async {

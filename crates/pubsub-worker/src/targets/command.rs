@@ -7,7 +7,7 @@ use delivery::command::{CommandOutcome, Commands};
 use model::{job::RetryAdvice, subscription::Subscription};
 use tokio_util::sync::CancellationToken;
 
-use super::{DeliveryAttempt, DeliveryFailure, DeliveryError};
+use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
 pub(super) async fn deliver(
     subscription: &Subscription,

@@ -8,7 +8,7 @@ use model::{
     subscription::Subscription,
 };
 
-use super::{DeliveryAttempt, DeliveryFailure, DeliveryError};
+use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
 /// "Gone": whoever listened there does not any more.
 const STATUS_GONE: u16 = 410;
@@ -93,5 +93,6 @@ fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> 
 /// The same for every attempt, another one for every other message and subscription: receivers tell repetitions by it.
 fn webhook_id(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) -> String {
     let purpose = format!("webhook {} {channel} {}", subscription.name, message.position);
-    JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), &subscription.queue(), &purpose).to_string()
+    JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), &subscription.queue(), &purpose)
+        .to_string()
 }

@@ -101,7 +101,9 @@ impl Deliverer {
                 let network = means.network.as_ref().map_err(Clone::clone)?;
                 TargetClient::Http(Box::new(Endpoint::for_target(target, means.allow_private, network)?))
             }
-            SubscriptionTarget::Queue(target) => TargetClient::Queue(Box::new(QueueTargetClient::new(target.clone(), means.jobs.clone()))),
+            SubscriptionTarget::Queue(target) => {
+                TargetClient::Queue(Box::new(QueueTargetClient::new(target.clone(), means.jobs.clone())))
+            }
             SubscriptionTarget::Command(name) => TargetClient::Command(name.clone(), means.commands.clone()),
             SubscriptionTarget::Log {} => TargetClient::Log,
         };
@@ -137,7 +139,9 @@ impl Deliverer {
             TargetClient::Http(endpoint) => {
                 with_deadline(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery)).await
             }
-            TargetClient::Queue(queue) => with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await,
+            TargetClient::Queue(queue) => {
+                with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await
+            }
             // A program is told to end, and waited for
             TargetClient::Command(name, commands) => {
                 command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await

@@ -12,12 +12,12 @@ use model::{
 };
 use store::{
     StoreError,
-    jobs::{Jobs, EnqueueRefusal, local_now},
+    jobs::{EnqueueRefusal, Jobs, local_now},
 };
 
 use tokio::time::Instant;
 
-use super::{DeliveryAttempt, DeliveryFailure, DeliveryError};
+use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
 /// A queue that takes nothing now is asked again after this long.
 const QUEUE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,7 +60,8 @@ impl QueueTargetClient {
     }
 
     fn defer(&self, why: String) -> DeliveryError {
-        *self.unavailable_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + QUEUE_RETRY_INTERVAL);
+        *self.unavailable_until.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + QUEUE_RETRY_INTERVAL);
         DeliveryError::Deferred { delay: QUEUE_RETRY_INTERVAL, reason: why }
     }
 }

@@ -14,10 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     history::ChannelPage,
-    hub::{ChannelState, ReaderGuard, ChannelHubInner, encode_message},
-    ring::{EncodedMessage, RingRead},
+    hub::{ChannelHubInner, ChannelState, ReaderGuard, encode_message},
+    message_ring::{EncodedMessage, RingRead},
 };
-use crate::{next_reconnect_delay, log_interruption, reconnect_delays};
+use crate::{log_interruption, next_reconnect_delay, reconnect_delays};
 use common::name::ChannelName;
 use model::message::{Position, continuity::Gap};
 
@@ -143,7 +143,7 @@ impl ChannelCursor {
                     self.source = match read {
                         Ok(read) => self.accept_page(read),
                         // It failed, or the process ends
-                        Err(_) => rest(0),
+                        Err(_) => wait_for_change(0),
                     };
                 }
                 CursorSource::Waiting(changes, until) => {
@@ -161,7 +161,10 @@ impl ChannelCursor {
     }
 
     /// Takes a page in; where what is behind it comes from.
-    fn accept_page(&mut self, CursorPageRead { page, generation: era, change_count: changes }: CursorPageRead) -> CursorSource {
+    fn accept_page(
+        &mut self,
+        CursorPageRead { page, generation: era, change_count: changes }: CursorPageRead,
+    ) -> CursorSource {
         let name = &self.guard.0.name;
         if let Some(gap) = page.gap(self.after) {
             self.pending.push_back(ReaderEvent::Gap { channel: name.clone(), gap });
@@ -184,11 +187,11 @@ impl ChannelCursor {
             None if is_followed => self.hub.repair(&self.guard.0, None),
             None => {}
         }
-        rest(changes)
+        wait_for_change(changes)
     }
 }
 
-fn rest(changes: u64) -> CursorSource {
+fn wait_for_change(changes: u64) -> CursorSource {
     CursorSource::Waiting(changes, Box::pin(tokio::time::sleep(HISTORY_RETRY_INTERVAL)))
 }
 

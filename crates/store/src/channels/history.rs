@@ -69,7 +69,12 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn read_channel_page(&self, channel: &ChannelName, after: Position, most: usize) -> StoreResult<ChannelPage> {
+    pub async fn read_channel_page(
+        &self,
+        channel: &ChannelName,
+        after: Position,
+        most: usize,
+    ) -> StoreResult<ChannelPage> {
         self.read_channel_page_bounded(channel, after, most, MAX_PAGE_BYTES).await
     }
 
@@ -92,10 +97,16 @@ impl Redis {
             next: positions.first().copied(),
             head: head.parse().ok(),
         };
-        let messages: Vec<StoredMessage> = entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect();
+        let messages: Vec<StoredMessage> =
+            entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect();
         let last = positions.last().copied();
         let after_all = last.unwrap_or_else(|| continuity::resume_from(after, around));
-        Ok(ChannelPage { continuity: continuity::check_continuity(after, around), messages, read_up_to: after_all, has_more: is_more })
+        Ok(ChannelPage {
+            continuity: continuity::check_continuity(after, around),
+            messages,
+            read_up_to: after_all,
+            has_more: is_more,
+        })
     }
 
     /// Where to begin in order to get what was published at that time and later.
@@ -135,7 +146,7 @@ impl Redis {
     }
 
     async fn find_position_at(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
-        let mut call = script::FIND_TIME.key(keys::channel_history(channel));
+        let mut call = script::FIND_POSITION_AT.key(keys::channel_history(channel));
         let found: Option<(String, u64)> = call.arg(at).arg(MAX_EPOCHS).invoke_async(&mut self.clone()).await?;
         Ok(found.map(|(position, count)| (position.parse().unwrap_or(Position::START), count)))
     }
@@ -166,13 +177,22 @@ impl Redis {
         let (newest, oldest, length, bytes): (HistoryEntries, HistoryEntries, u64, Option<u64>) =
             pipeline.query_async(&mut connection).await?;
         let Some(head) = self.channel_head(channel).await? else { return Ok(None) };
-        let read = |entries: HistoryEntries| entries.into_iter().next().and_then(|(id, fields)| parse_stored_message(&id, fields));
+        let read = |entries: HistoryEntries| {
+            entries.into_iter().next().and_then(|(id, fields)| parse_stored_message(&id, fields))
+        };
         let (newest, oldest) = (read(newest), read(oldest));
         let now = self.now().await?;
         let kept = self.find_position_at(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
         let per_minute = oldest.as_ref().map_or(0, |oldest| messages_per_minute(kept, oldest, now));
         let (first, last_at) = (oldest.map(|message| message.position), newest.map(|message| message.published_at));
-        Ok(Some(ChannelInfo { head, oldest: first, length, bytes: bytes.unwrap_or_default(), last_published_at: last_at, per_minute }))
+        Ok(Some(ChannelInfo {
+            head,
+            oldest: first,
+            length,
+            bytes: bytes.unwrap_or_default(),
+            last_published_at: last_at,
+            per_minute,
+        }))
     }
 
     /// The time on Redis's clock, by which messages are dated.
@@ -202,7 +222,13 @@ pub(crate) fn parse_stored_message(id: &str, fields: Value) -> Option<StoredMess
     let mut text = |name: &str| fields.remove(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let at = text("a").and_then(|text| text.parse().ok()).unwrap_or_default();
     let (content_type, attributes) = (text("t"), text("h"));
-    Some(StoredMessage { position, published_at: at, content_type, attributes, body: fields.remove("b").unwrap_or_default() })
+    Some(StoredMessage {
+        position,
+        published_at: at,
+        content_type,
+        attributes,
+        body: fields.remove("b").unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]

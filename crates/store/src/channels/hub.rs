@@ -25,15 +25,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    plain::PlainPublishFilter,
+    message_ring::{EncodedMessage, MessageRing, RingBudget},
+    plain_publish_filter::PlainPublishFilter,
     reader_counts::ChangedChannels,
-    ring::{RingBudget, MessageRing, EncodedMessage},
 };
 use crate::{
     Redis, StoreResult,
-    connection::notifier::{Channels, Heard, Inbox, Probe, subscribe_with_sieve},
+    connection::notifier::{EventReceiver, Probe, SubscriberEvent, Topics, subscribe_with_filter},
     jobs::local_now,
-    keys, next_reconnect_delay, log_interruption, reconnect_delays,
+    keys, log_interruption, next_reconnect_delay, reconnect_delays,
 };
 use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::{Position, StoredMessage, plain_to_json};
@@ -70,7 +70,7 @@ pub(super) struct ChannelHubInner {
     active_channels: Mutex<HashMap<ChannelName, Arc<ChannelState>>>,
     /// Channels that more or fewer read than a moment ago.
     pub(super) changed_channels: ChangedChannels,
-    subscribed_channels: Channels,
+    subscribed_channels: Topics,
     probe: Probe,
     budget: RingBudget,
 }
@@ -117,11 +117,14 @@ impl ChannelHub {
     #[must_use]
     pub fn start(redis: &Redis, settings: &ChannelSettings, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let copies = (!settings.plain_channels.is_empty()).then(|| PlainPublishFilter::new(&settings.plain_channels));
-        let sieve =
-            copies.map(|copies| Arc::new(move |name: &str, payload: &[u8]| copies.accepts(name, payload)) as _);
+        let sieve = copies.map(|copies| Arc::new(move |name: &str, payload: &[u8]| copies.accepts(name, payload)) as _);
         let (channels, heard, probe) =
-            subscribe_with_sieve(redis, NOTIFICATION_BUFFER, settings.probe_interval, sieve, stop.clone());
-        let budget = RingBudget { max_ring_bytes: settings.ring_bytes, max_total_bytes: settings.rings_bytes, used_bytes: Arc::default() };
+            subscribe_with_filter(redis, NOTIFICATION_BUFFER, settings.probe_interval, sieve, stop.clone());
+        let budget = RingBudget {
+            max_ring_bytes: settings.ring_bytes,
+            max_total_bytes: settings.rings_bytes,
+            used_bytes: Arc::default(),
+        };
         let inner = Arc::new(ChannelHubInner {
             gateway_id: Uuid::new_v4(),
             redis: redis.clone(),
@@ -144,7 +147,7 @@ impl ChannelHub {
     /// Why messages that are published are not heard here; none if they are.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.0.probe.trouble()
+        self.0.probe.problem()
     }
 }
 
@@ -191,7 +194,7 @@ impl ChannelHubInner {
         self.subscribed_channels.add(keys::CHANNELS.to_owned());
     }
 
-    async fn run(self: Arc<Self>, inbox: Inbox) {
+    async fn run(self: Arc<Self>, inbox: EventReceiver) {
         let noting = tokio::spawn(self.clone().publish_reader_counts());
         self.listen(inbox).await;
         self.is_stopped.store(true, SeqCst);
@@ -204,7 +207,7 @@ impl ChannelHubInner {
         }
     }
 
-    async fn listen(self: &Arc<Self>, mut inbox: Inbox) {
+    async fn listen(self: &Arc<Self>, mut inbox: EventReceiver) {
         let mut sweep = tokio::time::interval(self.settings.sweep_interval);
         let mut sweeping: Option<JoinHandle<()>> = None;
         loop {
@@ -220,20 +223,23 @@ impl ChannelHubInner {
                 heard = inbox.recv() => heard,
             };
             match heard {
-                Some(Heard::Message { channel, payload }) => self.handle_message(&channel, &payload),
-                Some(Heard::Subscribed(channels)) => self.handle_subscribed(&channels),
-                Some(Heard::Lost) => metrics::counter!("galley_subscriptions_lost_total").increment(1),
+                Some(SubscriberEvent::Message { channel, payload }) => self.handle_message(&channel, &payload),
+                Some(SubscriberEvent::Subscribed(channels)) => self.handle_subscribed(&channels),
+                Some(SubscriberEvent::ConnectionLost) => {
+                    metrics::counter!("galley_subscriptions_lost_total").increment(1)
+                }
                 None => return,
             }
             // What found no room is in the history
-            self.handle_subscribed(&inbox.take_missed());
+            self.handle_subscribed(&inbox.take_dropped_channels());
         }
     }
 
     /// Channels are heard from now on: what came before is in the history.
     fn handle_subscribed(self: &Arc<Self>, channels: &[String]) {
         for channel in channels {
-            let followed = keys::channel_of_live_messages(channel).and_then(|name| self.active_channels().get(&name).cloned());
+            let followed =
+                keys::channel_of_live_messages(channel).and_then(|name| self.active_channels().get(&name).cloned());
             if let Some(followed) = followed {
                 self.repair(&followed, None);
             } else if channel == keys::CHANNELS {
@@ -248,7 +254,9 @@ impl ChannelHubInner {
             let _ = self.channel_names.send(Arc::new(name.into_iter().collect()));
             return;
         }
-        let Some(name) = keys::channel_of_live_messages(channel) else { return self.handle_plain_message(channel, payload) };
+        let Some(name) = keys::channel_of_live_messages(channel) else {
+            return self.handle_plain_message(channel, payload);
+        };
         let Some(followed) = self.active_channels().get(&name).cloned() else { return };
         let Some(message) = StoredMessage::from_frame(payload) else { return };
         let position = message.position;
@@ -266,7 +274,8 @@ impl ChannelHubInner {
 
     /// What somebody published with plain Redis is handed on to those who are there, and kept nowhere.
     fn handle_plain_message(&self, channel: &str, payload: &[u8]) {
-        let Some(followed) = channel.parse().ok().and_then(|name: ChannelName| self.active_channels().get(&name).cloned())
+        let Some(followed) =
+            channel.parse().ok().and_then(|name: ChannelName| self.active_channels().get(&name).cloned())
         else {
             return;
         };
@@ -326,7 +335,9 @@ impl ChannelHubInner {
             drop(permit);
             followed.wake_readers();
             let mut ring = followed.ring();
-            if !is_more && ring.repair_target.is_none_or(|wanted| wanted != Position::START && Some(wanted) <= ring.head) {
+            if !is_more
+                && ring.repair_target.is_none_or(|wanted| wanted != Position::START && Some(wanted) <= ring.head)
+            {
                 ring.is_repairing = false;
                 return Ok(());
             }

@@ -138,7 +138,9 @@ impl MessageRing {
         self.bytes += size;
         self.budget.used_bytes.fetch_add(size, Relaxed);
         self.messages.push_back(item);
-        while self.bytes > self.budget.max_ring_bytes || self.budget.used_bytes.load(Relaxed) > self.budget.max_total_bytes {
+        while self.bytes > self.budget.max_ring_bytes
+            || self.budget.used_bytes.load(Relaxed) > self.budget.max_total_bytes
+        {
             if !self.drop_oldest() {
                 break;
             }
@@ -226,7 +228,8 @@ mod tests {
     }
 
     fn ring(each: usize, all: usize) -> MessageRing {
-        let mut ring = MessageRing::new(RingBudget { max_ring_bytes: each, max_total_bytes: all, used_bytes: Arc::default() });
+        let mut ring =
+            MessageRing::new(RingBudget { max_ring_bytes: each, max_total_bytes: all, used_bytes: Arc::default() });
         ring.reset(at(0));
         ring
     }

@@ -3,26 +3,28 @@
 //!
 //! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
 //! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
-//! for many readers, `reader` is one of these, `reader_counts` counts them, `plain` tells
+//! for many readers, `reader` is one of these, `reader_counts` counts them, `plain_publish_filter` tells
 //! copies of messages from what others publish. `retention` trims histories.
 
 mod cursor;
 mod history;
 mod hub;
-mod plain;
+mod message_ring;
+mod plain_publish_filter;
 mod reader;
 mod reader_counts;
 mod registry;
 mod retention;
-mod ring;
 
 pub use cursor::ReaderEvent;
 pub(super) use history::parse_stored_message;
-pub use history::{ChannelInfo, MAX_PAGE_BYTES, ChannelPage};
+pub use history::{ChannelInfo, ChannelPage, MAX_PAGE_BYTES};
 pub use hub::ChannelHub;
-pub use reader::{RemoveChannelResult, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ChannelReader, ReaderStart, ReaderLimitExceeded};
+pub use message_ring::EncodedMessage;
+pub use reader::{
+    ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart, RemoveChannelResult,
+};
 pub use retention::{SubscriptionLoss, TrimmedChannel};
-pub use ring::EncodedMessage;
 
 use std::time::Duration;
 
@@ -127,7 +129,8 @@ impl Redis {
         call.arg(registry::registration_refresh_interval(settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
         call.arg(message.attributes.as_deref().unwrap_or_default());
-        call.arg(u8::from(registered.is_some())).arg(u8::from(registered.is_some_and(NewChannelGroups::may_have_subscriptions)));
+        call.arg(u8::from(registered.is_some()))
+            .arg(u8::from(registered.is_some_and(NewChannelGroups::may_have_subscriptions)));
         if let Some(MessageDedup { ttl, .. }) = once {
             call.arg(ttl.as_millis().to_string());
         }

@@ -11,7 +11,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
     cursor::{ChannelCursor, ReaderEvent},
-    hub::{ChannelHub, ReaderGuard, ChannelHubInner},
+    hub::{ChannelHub, ChannelHubInner, ReaderGuard},
     reader_counts::ReaderPermit,
 };
 use crate::{StoreResult, log_interruption};
@@ -104,7 +104,11 @@ impl ChannelReader {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn add_channel(&mut self, channel: &ChannelName, start: ReaderStart) -> StoreResult<Result<(), ReaderLimitExceeded>> {
+    pub async fn add_channel(
+        &mut self,
+        channel: &ChannelName,
+        start: ReaderStart,
+    ) -> StoreResult<Result<(), ReaderLimitExceeded>> {
         if !self.positions.contains_key(channel) {
             if self.is_full() {
                 return Ok(Err(ReaderLimitExceeded));
@@ -123,7 +127,11 @@ impl ChannelReader {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn add_pattern(&mut self, pattern: ChannelPattern, start: ReaderStart) -> StoreResult<Result<(), ReaderLimitExceeded>> {
+    pub async fn add_pattern(
+        &mut self,
+        pattern: ChannelPattern,
+        start: ReaderStart,
+    ) -> StoreResult<Result<(), ReaderLimitExceeded>> {
         if self.patterns.contains(&pattern) {
             return Ok(Ok(()));
         }
@@ -332,7 +340,12 @@ impl ChannelReader {
 }
 
 /// What comes next in any of them, each in its turn.
-fn poll_cursors(hub: &ChannelHubInner, cursors: &mut [(ChannelName, ChannelCursor)], turn: &mut usize, cx: &mut Context<'_>) -> Poll<ReaderEvent> {
+fn poll_cursors(
+    hub: &ChannelHubInner,
+    cursors: &mut [(ChannelName, ChannelCursor)],
+    turn: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<ReaderEvent> {
     let is_stopped = || hub.is_stopped.load(SeqCst);
     if is_stopped() {
         return Poll::Ready(ReaderEvent::Stopped);
@@ -362,7 +375,9 @@ fn poll_cursors(hub: &ChannelHubInner, cursors: &mut [(ChannelName, ChannelCurso
 }
 
 /// Never comes for who reads no pattern.
-async fn next_channel_names(names: &mut Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>) -> Option<Arc<Vec<ChannelName>>> {
+async fn next_channel_names(
+    names: &mut Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
+) -> Option<Arc<Vec<ChannelName>>> {
     let Some(names) = names else { return std::future::pending().await };
     match names.recv().await {
         Ok(heard) => Some(heard),

@@ -167,13 +167,20 @@ impl Redis {
 
     /// Notes how many read channels at a gateway, or all of its channels. False if nothing was noted before that still counts:
     /// then all of them are to be noted.
-    async fn save_reader_counts(&self, gateway: &Uuid, news: &ChannelReaderCounts, is_whole: bool) -> StoreResult<bool> {
+    async fn save_reader_counts(
+        &self,
+        gateway: &Uuid,
+        news: &ChannelReaderCounts,
+        is_whole: bool,
+    ) -> StoreResult<bool> {
         let news: Vec<(&ChannelName, &usize)> = news.iter().collect();
         // Without news it is said that it is there
         for number in 0..news.len().div_ceil(CHANNELS_PER_CALL).max(1) {
             let begins = is_whole && number == 0;
-            let mut call = script::NOTE_READERS.key(keys::gateway_readers(gateway));
-            call.key(keys::READER_GATEWAYS).arg(gateway.simple().to_string()).arg(READER_COUNTS_TTL.as_millis().to_string());
+            let mut call = script::SAVE_READER_COUNTS.key(keys::gateway_readers(gateway));
+            call.key(keys::READER_GATEWAYS)
+                .arg(gateway.simple().to_string())
+                .arg(READER_COUNTS_TTL.as_millis().to_string());
             call.arg(u8::from(begins));
             for (channel, readers) in news.iter().skip(number * CHANNELS_PER_CALL).take(CHANNELS_PER_CALL) {
                 call.arg(channel.as_str()).arg(**readers);

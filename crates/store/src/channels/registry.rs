@@ -18,7 +18,11 @@ pub(super) fn registration_ttl(settings: &ChannelSettings) -> Duration {
 
 impl Redis {
     /// Notes that a channel is in use; false if it is new and there are too many.
-    pub(super) async fn register_channel(&self, settings: &ChannelSettings, channel: &ChannelName) -> StoreResult<bool> {
+    pub(super) async fn register_channel(
+        &self,
+        settings: &ChannelSettings,
+        channel: &ChannelName,
+    ) -> StoreResult<bool> {
         let mut call = script::REGISTER_CHANNEL.key(keys::CHANNELS);
         call.arg(channel.as_str()).arg(settings.max_channels).arg(registration_ttl(settings).as_millis().to_string());
         Ok(call.invoke_async(&mut self.clone()).await?)

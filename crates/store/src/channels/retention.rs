@@ -49,9 +49,15 @@ impl Redis {
         let mut call = script::TRIM_CHANNEL.prepare_invoke();
         call.key(keys::channel_history(channel)).key(keys::channel_state(channel));
         call.arg(kept.messages).arg(kept.age.map_or_else(|| "0".to_owned(), millis)).arg(kept.bytes.unwrap_or(0));
-        call.arg(cap.messages).arg(cap.bytes).arg(TRIM_BATCH_SIZE).arg(TRIM_BATCH_BYTES).arg(millis(settings.history_ttl));
+        call.arg(cap.messages)
+            .arg(cap.bytes)
+            .arg(TRIM_BATCH_SIZE)
+            .arg(TRIM_BATCH_BYTES)
+            .arg(millis(settings.history_ttl));
         let answer: Option<TrimChannelReply> = call.invoke_async(&mut self.clone()).await?;
-        let Some((messages, is_more, is_due, told, subscriptions)) = answer else { return Ok(TrimmedChannel::default()) };
+        let Some((messages, is_more, is_due, told, subscriptions)) = answer else {
+            return Ok(TrimmedChannel::default());
+        };
         if is_due && !self.register_channel(settings, channel).await? {
             tracing::warn!(%channel, "not on the list of channels, which is full, although a subscription needs it");
         }
@@ -59,6 +65,11 @@ impl Redis {
             let lost: i64 = pair[1].parse().map_err(|_| StoreError::damaged(&pair[1]))?;
             Ok(SubscriptionLoss { subscription: pair[0].clone(), lost_count: u64::try_from(lost).ok() })
         });
-        Ok(TrimmedChannel { trimmed_count: messages, has_more: is_more, losses: overtaken.collect::<StoreResult<_>>()?, subscriptions })
+        Ok(TrimmedChannel {
+            trimmed_count: messages,
+            has_more: is_more,
+            losses: overtaken.collect::<StoreResult<_>>()?,
+            subscriptions,
+        })
     }
 }

@@ -32,38 +32,38 @@ use common::settings::RedisSettings;
 
 /// A handle on Redis: clone it freely.
 #[derive(Clone)]
-pub struct Redis(Arc<Inner>);
+pub struct Redis(Arc<RedisInner>);
 
-struct Inner {
+struct RedisInner {
     client: Client,
     settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's own threads come and go.
     runtime: Handle,
-    live: Arc<RwLock<Option<Live>>>,
-    dialling: Mutex<Dialling>,
+    hot: Arc<RwLock<Option<HotConnection>>>,
+    connect_state: Mutex<ConnectState>,
     pool: Pool,
     /// The epoch of messages, and the connection that it is asked on.
-    epoch: Mutex<Option<(u64, Awaited<u64>)>>,
+    epoch: Mutex<Option<(u64, SharedResult<u64>)>>,
 }
 
 /// What many may wait for. Whoever of them is polled has it go on for all.
-type Awaited<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
+type SharedResult<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
 
 #[derive(Clone)]
-struct Live {
+struct HotConnection {
     generation: u64,
     connection: MultiplexedConnection,
 }
 
 /// One connection and no other: it fails when that is gone, instead of going on with the next.
-pub(crate) struct Pinned(Live);
+pub(crate) struct PinnedConnection(HotConnection);
 
 /// What is known of past attempts to connect, and the one that is being made: there is one at a time.
-struct Dialling {
+struct ConnectState {
     generation: u64,
     delays: ExponentialBackoff,
     failed: Option<(RedisError, Instant)>,
-    under_way: Option<Awaited<Live>>,
+    connecting: Option<SharedResult<HotConnection>>,
 }
 
 impl Redis {
@@ -76,7 +76,7 @@ impl Redis {
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         info = info.set_redis_settings(redis).set_tcp_settings(tcp);
-        let config = timeouts(settings, settings.response_timeout);
+        let config = connection_config(settings, settings.response_timeout);
         let manager = deadpool_redis::Manager::new_with_config(info.clone(), config)?;
         let pool = Pool::builder(manager)
             .max_size(settings.pool_size)
@@ -85,13 +85,13 @@ impl Redis {
             .recycle_timeout(Some(settings.response_timeout))
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()?;
-        let dialling = Dialling { generation: 0, delays: reconnect_delays(), failed: None, under_way: None };
-        Ok(Self(Arc::new(Inner {
+        let dialling = ConnectState { generation: 0, delays: reconnect_delays(), failed: None, connecting: None };
+        Ok(Self(Arc::new(RedisInner {
             client: Client::open(info)?,
             settings: settings.clone(),
             runtime: Handle::current(),
-            live: Arc::default(),
-            dialling: Mutex::new(dialling),
+            hot: Arc::default(),
+            connect_state: Mutex::new(dialling),
             pool,
             epoch: Mutex::new(None),
         })))
@@ -114,7 +114,8 @@ impl Redis {
     /// # Errors
     /// Redis cannot be reached.
     pub async fn dedicated(&self, block: Duration) -> RedisResult<Dedicated> {
-        Dedicated::open(&self.0.client, &timeouts(&self.0.settings, block + self.0.settings.response_timeout)).await
+        Dedicated::open(&self.0.client, &connection_config(&self.0.settings, block + self.0.settings.response_timeout))
+            .await
     }
 
     /// The client, for subscriptions.
@@ -124,7 +125,7 @@ impl Redis {
 
     /// The configuration of ordinary connections.
     pub(crate) fn config(&self) -> AsyncConnectionConfig {
-        timeouts(&self.0.settings, self.0.settings.response_timeout)
+        connection_config(&self.0.settings, self.0.settings.response_timeout)
     }
 
     /// Longest wait for an answer.
@@ -133,16 +134,16 @@ impl Redis {
         self.0.settings.response_timeout
     }
 
-    async fn live(&self) -> RedisResult<Live> {
+    async fn hot_connection(&self) -> RedisResult<HotConnection> {
         if let Some(live) = self.current() {
             return Ok(live);
         }
         let dial = {
-            let mut dialling = self.dialling();
+            let mut dialling = self.connect_state();
             if let Some(live) = self.current() {
                 return Ok(live);
             }
-            if let Some(dial) = &dialling.under_way {
+            if let Some(dial) = &dialling.connecting {
                 dial.clone()
             } else {
                 if let Some((error, not_before)) = &dialling.failed
@@ -150,48 +151,48 @@ impl Redis {
                 {
                     return Err(error.clone());
                 }
-                let dial = self.dial(dialling.generation + 1);
-                dialling.under_way = Some(dial.clone());
+                let dial = self.connect(dialling.generation + 1);
+                dialling.connecting = Some(dial.clone());
                 dial
             }
         };
         dial.await
     }
 
-    fn dialling(&self) -> MutexGuard<'_, Dialling> {
-        self.0.dialling.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connect_state(&self) -> MutexGuard<'_, ConnectState> {
+        self.0.connect_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Option<Live> {
-        self.0.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> Option<HotConnection> {
+        self.0.hot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Connects on its own, whether or not anybody waits for it.
-    fn dial(&self, generation: u64) -> Awaited<Live> {
-        let shared = self.0.live.clone();
+    fn connect(&self, generation: u64) -> SharedResult<HotConnection> {
+        let shared = self.0.hot.clone();
         // A connection that closes while nobody uses it is forgotten at once, not found out by the next caller
         let config = self.config().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
-                forget(&shared, generation);
+                drop_connection(&shared, generation);
             }
             Ok::<(), redis::aio::SendError>(())
         });
         let (redis, client) = (self.clone(), self.0.client.clone());
         let dial = self.0.runtime.spawn(async move {
             let dialled = client.get_multiplexed_async_connection_with_config(&config).await;
-            redis.dialled(generation, dialled)
+            redis.connected(generation, dialled)
         });
         let redis = self.clone();
         let broken_off = move |_| {
-            redis.dialling().under_way = None;
+            redis.connect_state().connecting = None;
             Err(RedisError::from((ErrorKind::Io, "connecting was broken off")))
         };
         dial.map(|live| live.unwrap_or_else(broken_off)).boxed().shared()
     }
 
-    fn dialled(&self, generation: u64, result: RedisResult<MultiplexedConnection>) -> RedisResult<Live> {
-        let mut dialling = self.dialling();
-        dialling.under_way = None;
+    fn connected(&self, generation: u64, result: RedisResult<MultiplexedConnection>) -> RedisResult<HotConnection> {
+        let mut dialling = self.connect_state();
+        dialling.connecting = None;
         match result {
             Ok(connection) => {
                 if dialling.failed.take().is_some() || generation > 1 {
@@ -199,8 +200,8 @@ impl Redis {
                 }
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
-                let live = Live { generation, connection };
-                *self.0.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+                let live = HotConnection { generation, connection };
+                *self.0.hot.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
                 Ok(live)
             }
             Err(error) => {
@@ -216,8 +217,8 @@ impl Redis {
     }
 
     /// The connection as it is now, with the epoch of the data behind it, which is found out once for each connection.
-    pub(crate) async fn pinned_with_epoch(&self) -> RedisResult<(Pinned, u64)> {
-        let live = self.live().await?;
+    pub(crate) async fn pinned_with_epoch(&self) -> RedisResult<(PinnedConnection, u64)> {
+        let live = self.hot_connection().await?;
         let asked = {
             let mut known = self.epoch();
             match &*known {
@@ -231,15 +232,15 @@ impl Redis {
                 }
             }
         };
-        let epoch = self.note(live.generation, asked.await);
+        let epoch = self.check_result(live.generation, asked.await);
         if epoch.is_err() {
             // It may be another answer next time
             self.epoch().take_if(|(generation, _)| *generation == live.generation);
         }
-        Ok((Pinned(live), epoch?))
+        Ok((PinnedConnection(live), epoch?))
     }
 
-    fn epoch(&self) -> MutexGuard<'_, Option<(u64, Awaited<u64>)>> {
+    fn epoch(&self) -> MutexGuard<'_, Option<(u64, SharedResult<u64>)>> {
         self.0.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -247,31 +248,31 @@ impl Redis {
     pub(crate) async fn run_pinned<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
-        Pinned(live): Pinned,
+        PinnedConnection(live): PinnedConnection,
     ) -> RedisResult<T> {
         let mut connection = live.connection;
         let result = call.invoke_async(&mut connection).await;
-        self.note(live.generation, result)
+        self.check_result(live.generation, result)
     }
 
-    fn note<T>(&self, generation: u64, result: RedisResult<T>) -> RedisResult<T> {
+    fn check_result<T>(&self, generation: u64, result: RedisResult<T>) -> RedisResult<T> {
         if let Err(error) = &result
             && breaks_connection(error)
         {
             tracing::warn!(%error, generation, "the connection to redis broke");
-            forget(&self.0.live, generation);
+            drop_connection(&self.0.hot, generation);
         }
         result
     }
 }
 
-fn timeouts(settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
+fn connection_config(settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.connect_timeout))
         .set_response_timeout(Some(response))
 }
 
-fn forget(live: &RwLock<Option<Live>>, generation: u64) {
+fn drop_connection(live: &RwLock<Option<HotConnection>>, generation: u64) {
     let mut live = live.write().unwrap_or_else(PoisonError::into_inner);
     if live.as_ref().is_some_and(|live| live.generation == generation) {
         *live = None;
@@ -286,9 +287,9 @@ fn breaks_connection(error: &RedisError) -> bool {
 impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
-            let mut live = self.live().await?;
+            let mut live = self.hot_connection().await?;
             let result = live.connection.send_packed_command(cmd).await;
-            self.note(live.generation, result)
+            self.check_result(live.generation, result)
         }
         .boxed()
     }
@@ -300,9 +301,9 @@ impl ConnectionLike for Redis {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
-            let mut live = self.live().await?;
+            let mut live = self.hot_connection().await?;
             let result = live.connection.send_packed_commands(pipeline, offset, count).await;
-            self.note(live.generation, result)
+            self.check_result(live.generation, result)
         }
         .boxed()
     }

@@ -11,14 +11,14 @@ impl Redis {
     }
 
     /// What of a set is due by then, the earliest first, at most so many.
-    pub(crate) async fn due_by(&self, set: &str, now: Millis, most: usize) -> StoreResult<Vec<String>> {
+    pub(crate) async fn due_members(&self, set: &str, now: Millis, most: usize) -> StoreResult<Vec<String>> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(set).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(most);
         Ok(command.query_async(&mut self.clone()).await?)
     }
 
     /// Sets the time of something that is in a set, also when Redis is full.
-    pub(crate) async fn put_off(&self, set: &str, member: &str, at: Millis) -> StoreResult<()> {
+    pub(crate) async fn reschedule(&self, set: &str, member: &str, at: Millis) -> StoreResult<()> {
         let _: i64 = script::DELAY_TIMER.key(set).arg(member).arg(at).invoke_async(&mut self.clone()).await?;
         Ok(())
     }
@@ -26,11 +26,11 @@ impl Redis {
 
 /// The time that a score is.
 #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
-pub(crate) fn time_of(score: f64) -> Millis {
+pub(crate) fn score_to_millis(score: f64) -> Millis {
     score as Millis
 }
 
 /// The time of the one that comes first, if there is one.
-pub(crate) fn time_of_first(head: &[(redis::Value, f64)]) -> Option<Millis> {
-    head.first().map(|(_, score)| time_of(*score))
+pub(crate) fn first_due_at(head: &[(redis::Value, f64)]) -> Option<Millis> {
+    head.first().map(|(_, score)| score_to_millis(*score))
 }

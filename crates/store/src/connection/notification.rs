@@ -6,32 +6,32 @@ use common::{id::JobId, name::QueueName};
 
 /// A wake-up call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wake {
+pub enum Notification {
     /// A queue got a stream that was not there before.
-    Stream(QueueName),
+    StreamCreated(QueueName),
     /// Something in a queue is due sooner than anything before.
-    Due(QueueName),
+    DueChanged(QueueName),
     /// A cron entry has to be looked at sooner than any before.
-    Cron,
+    CronChanged,
     /// A job was cancelled: whoever runs it should stop.
-    Cancelled(JobId),
+    JobCancelled(JobId),
     /// Something is asked of a worker.
-    Directive(WorkerKey),
+    DirectiveChanged(WorkerKey),
     /// The list of subscriptions has changed, or messages of one wait for another worker.
-    Subscriptions,
+    SubscriptionsChanged,
 }
 
-impl Wake {
+impl Notification {
     /// The call as it is published.
     #[must_use]
     pub fn encode(&self) -> String {
         match self {
-            Self::Stream(queue) => format!("stream {queue}"),
-            Self::Due(queue) => format!("due {queue}"),
-            Self::Cron => "cron entries".to_owned(),
-            Self::Cancelled(id) => format!("cancelled {id}"),
-            Self::Directive(worker) => format!("directive {}", worker.as_str()),
-            Self::Subscriptions => "subscriptions changed".to_owned(),
+            Self::StreamCreated(queue) => format!("stream {queue}"),
+            Self::DueChanged(queue) => format!("due {queue}"),
+            Self::CronChanged => "cron entries".to_owned(),
+            Self::JobCancelled(id) => format!("cancelled {id}"),
+            Self::DirectiveChanged(worker) => format!("directive {}", worker.as_str()),
+            Self::SubscriptionsChanged => "subscriptions changed".to_owned(),
         }
     }
 
@@ -40,12 +40,12 @@ impl Wake {
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let (kind, rest) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
         match kind {
-            "stream" => rest.parse().ok().map(Self::Stream),
-            "due" => rest.parse().ok().map(Self::Due),
-            "cron" => (rest == "entries").then_some(Self::Cron),
-            "cancelled" => rest.parse().ok().map(Self::Cancelled),
-            "subscriptions" => (rest == "changed").then_some(Self::Subscriptions),
-            "directive" => rest.parse().ok().map(Self::Directive),
+            "stream" => rest.parse().ok().map(Self::StreamCreated),
+            "due" => rest.parse().ok().map(Self::DueChanged),
+            "cron" => (rest == "entries").then_some(Self::CronChanged),
+            "cancelled" => rest.parse().ok().map(Self::JobCancelled),
+            "subscriptions" => (rest == "changed").then_some(Self::SubscriptionsChanged),
+            "directive" => rest.parse().ok().map(Self::DirectiveChanged),
             _ => None,
         }
     }
@@ -61,18 +61,18 @@ mod tests {
         let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
         let worker = "pull:w".parse().expect("a worker");
         let calls = [
-            Wake::Stream(queue.clone()),
-            Wake::Due(queue),
-            Wake::Cron,
-            Wake::Cancelled(id),
-            Wake::Directive(worker),
-            Wake::Subscriptions,
+            Notification::StreamCreated(queue.clone()),
+            Notification::DueChanged(queue),
+            Notification::CronChanged,
+            Notification::JobCancelled(id),
+            Notification::DirectiveChanged(worker),
+            Notification::SubscriptionsChanged,
         ];
         for call in calls {
-            assert_eq!(Wake::decode(call.encode().as_bytes()), Some(call));
+            assert_eq!(Notification::decode(call.encode().as_bytes()), Some(call));
         }
         for noise in [&b""[..], b"due", b"due {x}", b"cron", b"what q", b"\xff\xff"] {
-            assert_eq!(Wake::decode(noise), None);
+            assert_eq!(Notification::decode(noise), None);
         }
     }
 }

@@ -14,20 +14,20 @@ use redis::{Msg, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::bounded_channel::{Slot, inbox};
-pub use super::{bounded_channel::Inbox, probe::Probe};
+use super::bounded_channel::{EventSender, bounded_channel};
+pub use super::{bounded_channel::EventReceiver, probe::Probe};
 use crate::{Redis, next_reconnect_delay, reconnect_delays};
 
-const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a subscriber hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum SubscriberEvent {
     /// From here on messages of these channels are heard; what was published there before this moment was not. After
     /// [`Heard::Lost`] these are all channels, otherwise those that are new.
     Subscribed(Vec<String>),
     /// The connection is gone; messages published now are not heard.
-    Lost,
+    ConnectionLost,
     /// A message.
     Message {
         /// Where it was published.
@@ -39,16 +39,16 @@ pub enum Heard {
 
 /// The channels to hear, which may change at any time. Clone it freely.
 #[derive(Debug, Clone, Default)]
-pub struct Channels(Arc<Wanted>);
+pub struct Topics(Arc<TopicSet>);
 
 #[derive(Debug, Default)]
-struct Wanted {
+struct TopicSet {
     names: Mutex<BTreeSet<String>>,
     changed: Notify,
-    renewals: watch::Sender<()>,
+    reconnects: watch::Sender<()>,
 }
 
-impl Channels {
+impl Topics {
     /// Hears that one too from now on; [`Heard::Subscribed`] says when.
     pub fn add(&self, name: String) {
         self.add_all([name]);
@@ -72,8 +72,8 @@ impl Channels {
     }
 
     /// Has the connection made anew, if there is one.
-    pub(crate) fn renew(&self) {
-        self.0.renewals.send_replace(());
+    pub(crate) fn reconnect(&self) {
+        self.0.reconnects.send_replace(());
     }
 
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -83,7 +83,7 @@ impl Channels {
 
 /// Hears channels until `stop` is cancelled; at most `buffer` messages wait to be taken.
 #[must_use]
-pub fn subscribe(redis: &Redis, channels: Vec<String>, buffer: usize, stop: CancellationToken) -> Inbox {
+pub fn subscribe(redis: &Redis, channels: Vec<String>, buffer: usize, stop: CancellationToken) -> EventReceiver {
     let (wanted, heard) = subscribe_to_changing(redis, buffer, stop);
     wanted.add_all(channels);
     heard
@@ -91,12 +91,12 @@ pub fn subscribe(redis: &Redis, channels: Vec<String>, buffer: usize, stop: Canc
 
 /// The same with channels that change. As long as there are none there is no connection.
 #[must_use]
-pub fn subscribe_to_changing(redis: &Redis, buffer: usize, stop: CancellationToken) -> (Channels, Inbox) {
+pub fn subscribe_to_changing(redis: &Redis, buffer: usize, stop: CancellationToken) -> (Topics, EventReceiver) {
     start(redis, buffer, (None, None), stop)
 }
 
 /// Looks at each message in the order in which they come, before anything is dropped; false for what nobody wants.
-pub(crate) type Sieve = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
+pub(crate) type TopicFilter = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
 
 /// The same with a probe every so often, so that there is always a connection.
 #[must_use]
@@ -105,18 +105,18 @@ pub fn subscribe_with_probe(
     buffer: usize,
     every: Duration,
     stop: CancellationToken,
-) -> (Channels, Inbox, Probe) {
-    subscribe_with_sieve(redis, buffer, every, None, stop)
+) -> (Topics, EventReceiver, Probe) {
+    subscribe_with_filter(redis, buffer, every, None, stop)
 }
 
 /// The same without what a sieve takes out.
-pub(crate) fn subscribe_with_sieve(
+pub(crate) fn subscribe_with_filter(
     redis: &Redis,
     buffer: usize,
     every: Duration,
-    sieve: Option<Sieve>,
+    sieve: Option<TopicFilter>,
     stop: CancellationToken,
-) -> (Channels, Inbox, Probe) {
+) -> (Topics, EventReceiver, Probe) {
     let probe = Probe::new();
     let (channels, inbox) = start(redis, buffer, (Some(probe.clone()), sieve), stop.clone());
     channels.add(probe.channel().to_owned());
@@ -127,11 +127,11 @@ pub(crate) fn subscribe_with_sieve(
 fn start(
     redis: &Redis,
     buffer: usize,
-    checks: (Option<Probe>, Option<Sieve>),
+    checks: (Option<Probe>, Option<TopicFilter>),
     stop: CancellationToken,
-) -> (Channels, Inbox) {
-    let (slot, inbox) = inbox(buffer);
-    let (redis, channels) = (redis.clone(), Channels::default());
+) -> (Topics, EventReceiver) {
+    let (slot, inbox) = bounded_channel(buffer);
+    let (redis, channels) = (redis.clone(), Topics::default());
     let wanted = channels.clone();
     tokio::spawn(async move {
         let mut delays = reconnect_delays();
@@ -154,9 +154,9 @@ fn start(
 /// One connection's life. Ends with an error when the connection does, with `Ok` when nobody listens any more.
 async fn listen(
     redis: &Redis,
-    channels: &Channels,
-    slot: &Slot,
-    (probe, sieve): &(Option<Probe>, Option<Sieve>),
+    channels: &Topics,
+    slot: &EventSender,
+    (probe, sieve): &(Option<Probe>, Option<TopicFilter>),
     delays: &mut backon::ExponentialBackoff,
 ) -> RedisResult<()> {
     while channels.names().is_empty() {
@@ -166,28 +166,28 @@ async fn listen(
         }
     }
     let gone = Arc::new(Notify::new());
-    let push = forwarder(slot.clone(), probe.clone(), sieve.clone(), gone.clone());
+    let push = push_handler(slot.clone(), probe.clone(), sieve.clone(), gone.clone());
     let config = redis.config().set_push_sender(push);
-    let mut listener = Listener {
+    let mut listener = PubSubConnection {
         connection: redis.client().get_multiplexed_async_connection_with_config(&config).await?,
         channels,
-        heard: BTreeSet::new(),
-        slot,
+        subscribed: BTreeSet::new(),
+        sender: slot,
         probe: probe.as_ref(),
     };
-    if !listener.adjust().await? {
+    if !listener.update_topics().await? {
         return Ok(());
     }
     *delays = reconnect_delays();
     let result = listener.watch(&gone).await;
     // Waits for room: this one must not be dropped
-    if slot.send(Heard::Lost).await { result } else { Ok(()) }
+    if slot.send(SubscriberEvent::ConnectionLost).await { result } else { Ok(()) }
 }
 
-fn forwarder(
-    slot: Slot,
+fn push_handler(
+    slot: EventSender,
     probe: Option<Probe>,
-    sieve: Option<Sieve>,
+    sieve: Option<TopicFilter>,
     gone: Arc<Notify>,
 ) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |push: PushInfo| {
@@ -196,9 +196,9 @@ fn forwarder(
         } else if let Some(message) = Msg::from_push_info(push) {
             let (channel, payload) = (message.get_channel_name(), message.get_payload_bytes());
             if let Some(probe) = probe.as_ref().filter(|probe| probe.channel() == channel) {
-                probe.hear(payload);
+                probe.receive(payload);
             } else if sieve.as_ref().is_none_or(|sieve| sieve(channel, payload)) {
-                slot.offer(channel, payload);
+                slot.try_send_message(channel, payload);
             }
         }
         Ok(())
@@ -206,51 +206,51 @@ fn forwarder(
 }
 
 /// A connection that hears channels.
-struct Listener<'a> {
+struct PubSubConnection<'a> {
     connection: MultiplexedConnection,
-    channels: &'a Channels,
-    heard: BTreeSet<String>,
-    slot: &'a Slot,
+    channels: &'a Topics,
+    subscribed: BTreeSet<String>,
+    sender: &'a EventSender,
     probe: Option<&'a Probe>,
 }
 
-impl Listener<'_> {
+impl PubSubConnection<'_> {
     /// Hears what is wanted now and nothing else; false when nobody listens any more.
-    async fn adjust(&mut self) -> RedisResult<bool> {
+    async fn update_topics(&mut self) -> RedisResult<bool> {
         // There may be very many, of which few have changed: only these are copied
         let (news, old): (Vec<String>, Vec<String>) = {
             let wanted = self.channels.names();
-            let (news, old) = (wanted.difference(&self.heard), self.heard.difference(&wanted));
+            let (news, old) = (wanted.difference(&self.subscribed), self.subscribed.difference(&wanted));
             (news.cloned().collect(), old.cloned().collect())
         };
         if !old.is_empty() {
             self.connection.unsubscribe(&old).await?;
             for name in &old {
-                self.heard.remove(name);
+                self.subscribed.remove(name);
             }
         }
         if !news.is_empty() {
             self.connection.subscribe(&news).await?;
-            self.heard.extend(news.iter().cloned());
+            self.subscribed.extend(news.iter().cloned());
         }
         if let Some(probe) = self.probe.filter(|probe| news.iter().any(|name| name == probe.channel())) {
             probe.subscribed();
         }
-        Ok(news.is_empty() || self.slot.send(Heard::Subscribed(news)).await)
+        Ok(news.is_empty() || self.sender.send(SubscriberEvent::Subscribed(news)).await)
     }
 
     async fn watch(&mut self, gone: &Notify) -> RedisResult<()> {
         let closed = || redis::RedisError::from((redis::ErrorKind::Io, "connection closed"));
-        let mut renewals = self.channels.0.renewals.subscribe();
+        let mut renewals = self.channels.0.reconnects.subscribe();
         loop {
             tokio::select! {
                 () = gone.notified() => return Err(closed()),
                 Ok(()) = renewals.changed() => return Err(closed()),
-                () = self.slot.closed() => return Ok(()),
-                () = self.channels.0.changed.notified() => if !self.adjust().await? { return Ok(()) },
-                () = tokio::time::sleep(PING_EVERY) => redis::cmd("PING").exec_async(&mut self.connection).await?,
+                () = self.sender.closed() => return Ok(()),
+                () = self.channels.0.changed.notified() => if !self.update_topics().await? { return Ok(()) },
+                () = tokio::time::sleep(PING_INTERVAL) => redis::cmd("PING").exec_async(&mut self.connection).await?,
             }
-            let lost = self.slot.take_dropped();
+            let lost = self.sender.take_dropped_count();
             if lost > 0 {
                 tracing::error!(lost, "messages dropped: they came faster than they were handled");
             }

@@ -9,52 +9,52 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::notifier::Channels;
+use super::notifier::Topics;
 use crate::{Redis, StoreError, keys};
 
 /// What became of a probe.
-enum Outcome {
-    Heard(Duration),
+enum ProbeOutcome {
+    Received(Duration),
     /// It was not published.
-    Unsent(StoreError),
-    Unheard,
+    SendFailed(StoreError),
+    NotReceived,
     /// The subscription was made anew meanwhile: the next one tells.
-    Overtaken,
+    Superseded,
 }
 
 /// Probes a subscription. Clone it freely.
 #[derive(Debug, Clone)]
-pub struct Probe(Arc<Inner>);
+pub struct Probe(Arc<ProbeInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct ProbeInner {
     channel: String,
     /// The newest number that came back.
-    heard: watch::Sender<u64>,
+    received: watch::Sender<u64>,
     /// It is heard from now on: time for a probe.
     subscribed: Notify,
-    trouble: Mutex<Option<String>>,
+    problem: Mutex<Option<String>>,
 }
 
 impl Probe {
     /// A probe on a channel that no other process has.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(ProbeInner {
             channel: keys::gateway_probe(&uuid::Uuid::new_v4()),
-            heard: watch::Sender::new(0),
+            received: watch::Sender::new(0),
             subscribed: Notify::new(),
-            trouble: Mutex::new(Some("no message of our own has been heard yet".to_owned())),
+            problem: Mutex::new(Some("no message of our own has been heard yet".to_owned())),
         }))
     }
 
     /// Why what is published is not heard; none if it is.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn channel(&self) -> &str {
@@ -62,9 +62,9 @@ impl Probe {
     }
 
     /// A message of the channel. It goes no further: what is full elsewhere must not look like silence.
-    pub(crate) fn hear(&self, payload: &[u8]) {
+    pub(crate) fn receive(&self, payload: &[u8]) {
         if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
-            self.0.heard.send_replace(number);
+            self.0.received.send_replace(number);
         }
     }
 
@@ -74,7 +74,7 @@ impl Probe {
     }
 
     /// Probes again and again until `stop` is cancelled.
-    pub(crate) async fn run(self, redis: Redis, channels: Channels, every: Duration, stop: CancellationToken) {
+    pub(crate) async fn run(self, redis: Redis, channels: Topics, every: Duration, stop: CancellationToken) {
         // As long as any answer may take
         let limit = redis.response_timeout();
         let mut heard_at = Instant::now();
@@ -84,47 +84,47 @@ impl Probe {
                 outcome = self.wait_and_send(&redis, number, every, limit) => outcome,
             };
             let trouble = match outcome {
-                Outcome::Heard(took) => {
+                ProbeOutcome::Received(took) => {
                     metrics::histogram!("galley_probe_seconds").record(took.as_secs_f64());
                     heard_at = Instant::now();
-                    self.note(None);
+                    self.set_problem(None);
                     continue;
                 }
-                Outcome::Overtaken if heard_at.elapsed() < every + limit => continue,
-                Outcome::Overtaken => "the subscription breaks again and again".to_owned(),
-                Outcome::Unsent(error) => error.to_string(),
-                Outcome::Unheard => {
+                ProbeOutcome::Superseded if heard_at.elapsed() < every + limit => continue,
+                ProbeOutcome::Superseded => "the subscription breaks again and again".to_owned(),
+                ProbeOutcome::SendFailed(error) => error.to_string(),
+                ProbeOutcome::NotReceived => {
                     metrics::counter!("galley_probes_lost_total").increment(1);
-                    channels.renew();
+                    channels.reconnect();
                     format!("a message of our own was not heard within {} ms", limit.as_millis())
                 }
             };
-            self.note(Some(trouble));
+            self.set_problem(Some(trouble));
         }
     }
 
     /// Waits until it is time, or the channel is heard anew; then sends the number and waits for it.
-    async fn wait_and_send(&self, redis: &Redis, number: u64, every: Duration, limit: Duration) -> Outcome {
+    async fn wait_and_send(&self, redis: &Redis, number: u64, every: Duration, limit: Duration) -> ProbeOutcome {
         let _ = tokio::time::timeout(every, self.0.subscribed.notified()).await;
-        let (sent_at, mut heard) = (Instant::now(), self.0.heard.subscribe());
+        let (sent_at, mut heard) = (Instant::now(), self.0.received.subscribe());
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(&self.0.channel).arg(number);
         if let Err(error) = publish.exec_async(&mut redis.clone()).await {
-            return Outcome::Unsent(error.into());
+            return ProbeOutcome::SendFailed(error.into());
         }
         tokio::select! {
             biased;
-            Ok(_) = heard.wait_for(|heard| *heard == number) => Outcome::Heard(sent_at.elapsed()),
+            Ok(_) = heard.wait_for(|heard| *heard == number) => ProbeOutcome::Received(sent_at.elapsed()),
             () = self.0.subscribed.notified() => {
                 self.subscribed();
-                Outcome::Overtaken
+                ProbeOutcome::Superseded
             }
-            () = tokio::time::sleep(limit) => Outcome::Unheard,
+            () = tokio::time::sleep(limit) => ProbeOutcome::NotReceived,
         }
     }
 
     /// Says it once when it begins, and once when it is over.
-    fn note(&self, trouble: Option<String>) {
+    fn set_problem(&self, trouble: Option<String>) {
         let mut known = self.lock();
         match (&*known, &trouble) {
             (None, Some(trouble)) => tracing::warn!(trouble, "messages are not heard"),

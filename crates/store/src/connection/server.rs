@@ -9,20 +9,20 @@ use redis::InfoDict;
 use crate::{Redis, StoreError, StoreResult};
 
 /// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
-const OLDEST: (u32, u32) = (7, 0);
+const MIN_VERSION: (u32, u32) = (7, 0);
 
 /// What the server is and how durable an acknowledgement is on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerInfo {
     /// Its version.
     pub version: String,
     /// What an acknowledged write survives.
-    pub durability: Durability,
+    pub durability: ServerDurability,
 }
 
 /// What an acknowledged write survives, by the server's own settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
+pub enum ServerDurability {
     /// Nothing is promised: no append-only file.
     Memory,
     /// The append-only file is synced every second: a crash can cost about two seconds.
@@ -33,7 +33,7 @@ pub enum Durability {
     Unknown,
 }
 
-impl Durability {
+impl ServerDurability {
     /// The name in `/ojs/v1/health`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -51,7 +51,7 @@ impl Durability {
 pub enum ServerError {
     /// Its settings would lose jobs.
     #[error("this redis is not fit for Galley: {0}")]
-    Unfit(String),
+    Unsuitable(String),
     /// It could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,7 +90,7 @@ impl Redis {
                 tracing::warn!(%error, "starting without redis");
                 Ok(())
             }
-            Err(unfit @ ServerError::Unfit(_)) => Err(unfit),
+            Err(unfit @ ServerError::Unsuitable(_)) => Err(unfit),
         }
     }
 
@@ -107,20 +107,20 @@ impl Redis {
     ///
     /// # Errors
     /// It is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
-    pub async fn check_server(&self) -> Result<Server, ServerError> {
+    pub async fn check_server(&self) -> Result<ServerInfo, ServerError> {
         let mut connection = self.pooled().await?;
         let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await.map_err(StoreError::from)?;
         // A hosted Redis may forbid CONFIG: then its word is taken from INFO, which has the eviction policy
         let config: HashMap<String, String> =
             redis::cmd("CONFIG").arg("GET").arg("*append*").query_async(&mut connection).await.unwrap_or_default();
-        judge(&info, &config).map_err(ServerError::Unfit)
+        check_info(&info, &config).map_err(ServerError::Unsuitable)
     }
 }
 
-fn judge(info: &InfoDict, config: &HashMap<String, String>) -> Result<Server, String> {
+fn check_info(info: &InfoDict, config: &HashMap<String, String>) -> Result<ServerInfo, String> {
     let version: String = info.get("redis_version").unwrap_or_default();
     let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
-    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST {
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < MIN_VERSION {
         return Err(format!("version 7.0 or newer is needed, this is {version}"));
     }
     let policy: String = info.get("maxmemory_policy").unwrap_or_default();
@@ -134,22 +134,22 @@ fn judge(info: &InfoDict, config: &HashMap<String, String>) -> Result<Server, St
         ));
     }
     let durability = match (info.get::<u8>("aof_enabled"), setting("appendfsync")) {
-        (Some(0), _) => Durability::Memory,
-        (Some(_), Some("always")) => Durability::Always,
-        (Some(_), Some("everysec")) => Durability::EverySecond,
-        (Some(_), Some(_)) => Durability::Memory,
-        _ => Durability::Unknown,
+        (Some(0), _) => ServerDurability::Memory,
+        (Some(_), Some("always")) => ServerDurability::Always,
+        (Some(_), Some("everysec")) => ServerDurability::EverySecond,
+        (Some(_), Some(_)) => ServerDurability::Memory,
+        _ => ServerDurability::Unknown,
     };
-    Ok(Server { version, durability })
+    Ok(ServerInfo { version, durability })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn judged(info: &str, config: &[(&str, &str)]) -> Result<Server, String> {
+    fn judged(info: &str, config: &[(&str, &str)]) -> Result<ServerInfo, String> {
         let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        judge(&InfoDict::new(info), &config)
+        check_info(&InfoDict::new(info), &config)
     }
 
     #[test]
@@ -172,10 +172,10 @@ mod tests {
     fn durability_is_what_the_server_says() {
         let info = "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
         let of = |config: &[(&str, &str)]| judged(info, config).expect("fit").durability;
-        assert_eq!(of(&[("appendfsync", "everysec")]), Durability::EverySecond);
-        assert_eq!(of(&[("appendfsync", "always")]), Durability::Always);
-        assert_eq!(of(&[]), Durability::Unknown);
+        assert_eq!(of(&[("appendfsync", "everysec")]), ServerDurability::EverySecond);
+        assert_eq!(of(&[("appendfsync", "always")]), ServerDurability::Always);
+        assert_eq!(of(&[]), ServerDurability::Unknown);
         let memory = judged("redis_version:9.1.2\r\naof_enabled:0\r\n", &[]).expect("fit").durability;
-        assert_eq!(memory, Durability::Memory);
+        assert_eq!(memory, ServerDurability::Memory);
     }
 }

@@ -14,8 +14,8 @@ use redis::Value;
 
 use crate::{
     StoreError, StoreResult,
-    connection::notification::Wake,
-    jobs::{EnqueuedJob, Jobs, EnqueueRefusal},
+    connection::notification::Notification,
+    jobs::{EnqueueRefusal, EnqueuedJob, Jobs},
     keys, script,
 };
 use common::{
@@ -23,23 +23,23 @@ use common::{
     time::Millis,
 };
 use model::{
-    cron::{CronEntry, CronDefinition, definition::MAX_ENTRY_BYTES},
+    cron::{CronDefinition, CronEntry, definition::MAX_ENTRY_BYTES},
     job::NewJob,
 };
 
 /// How often a change is tried while others change the same entry.
-const ATTEMPTS: usize = 16;
+const MAX_SAVE_ATTEMPTS: usize = 16;
 /// Entries read at once for a page.
 const CHUNK: usize = 100;
 
 /// The cron entries in the Redis of a job store.
-pub struct Crons<'a> {
+pub struct Cron<'a> {
     jobs: &'a Jobs,
 }
 
 /// An entry that was registered.
 #[derive(Debug, Clone)]
-pub struct Registered {
+pub struct RegisteredCronEntry {
     /// The entry.
     pub entry: CronEntry,
     /// There was none of that name before.
@@ -48,7 +48,7 @@ pub struct Registered {
 
 /// An entry that was not registered; nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotRegistered {
+pub enum RegisterCronError {
     /// There are as many entries as there may be.
     TooMany {
         /// How many that is.
@@ -63,7 +63,7 @@ pub enum NotRegistered {
 
 /// Some of the entries, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Page {
+pub struct CronPage {
     /// The entries.
     pub entries: Vec<CronEntry>,
     /// How many entries there are in all.
@@ -73,9 +73,9 @@ pub struct Page {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Saved {
-    Done,
-    Before,
+enum CronSaveOutcome {
+    Saved,
+    AlreadySaved,
     Changed,
     Full,
 }
@@ -83,12 +83,12 @@ enum Saved {
 impl Jobs {
     /// The cron entries.
     #[must_use]
-    pub fn crons(&self) -> Crons<'_> {
-        Crons { jobs: self }
+    pub fn cron(&self) -> Cron<'_> {
+        Cron { jobs: self }
     }
 }
 
-impl Crons<'_> {
+impl Cron<'_> {
     /// Registers an entry, or changes the one of that name.
     ///
     /// # Errors
@@ -97,26 +97,28 @@ impl Crons<'_> {
         &self,
         definition: &CronDefinition,
         now: Millis,
-    ) -> StoreResult<Result<Registered, NotRegistered>> {
-        for _ in 0..ATTEMPTS {
+    ) -> StoreResult<Result<RegisteredCronEntry, RegisterCronError>> {
+        for _ in 0..MAX_SAVE_ATTEMPTS {
             let raw = self.raw(&definition.name).await?;
             // What cannot be read is replaced as if it were not there
-            let entry = match raw.as_deref().and_then(read) {
+            let entry = match raw.as_deref().and_then(parse_entry) {
                 Some(known) => known.with_definition(definition.clone(), now),
                 None => CronEntry::new(definition.clone(), now),
             };
-            if encoded(&entry)?.len() > MAX_ENTRY_BYTES {
-                return Ok(Err(NotRegistered::TooLarge { most: MAX_ENTRY_BYTES }));
+            if encode_entry(&entry)?.len() > MAX_ENTRY_BYTES {
+                return Ok(Err(RegisterCronError::TooLarge { most: MAX_ENTRY_BYTES }));
             }
             match self.save(&entry, raw.as_deref(), now).await? {
-                Saved::Done | Saved::Before => return Ok(Ok(Registered { entry, is_new: raw.is_none() })),
-                Saved::Full => {
-                    return Ok(Err(NotRegistered::TooMany { max_entries: self.jobs.cron.max_entries }));
+                CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => {
+                    return Ok(Ok(RegisteredCronEntry { entry, is_new: raw.is_none() }));
                 }
-                Saved::Changed => {}
+                CronSaveOutcome::Full => {
+                    return Ok(Err(RegisterCronError::TooMany { max_entries: self.jobs.cron.max_entries }));
+                }
+                CronSaveOutcome::Changed => {}
             }
         }
-        Err(restless(&definition.name))
+        Err(keeps_changing(&definition.name))
     }
 
     /// An entry.
@@ -124,19 +126,19 @@ impl Crons<'_> {
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
     pub async fn get(&self, name: &CronName) -> StoreResult<Option<CronEntry>> {
-        self.raw(name).await?.map(|raw| read(&raw).ok_or_else(|| damaged(name))).transpose()
+        self.raw(name).await?.map(|raw| parse_entry(&raw).ok_or_else(|| damaged(name))).transpose()
     }
 
     /// Entries by name, `limit` at most, those after a name.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn page(&self, after: Option<&str>, limit: usize, enabled: Option<bool>) -> StoreResult<Page> {
+    pub async fn page(&self, after: Option<&str>, limit: usize, enabled: Option<bool>) -> StoreResult<CronPage> {
         let mut connection = self.jobs.redis.pooled().await?;
         let mut names: Vec<String> = redis::cmd("HKEYS").arg(keys::CRON_ENTRIES).query_async(&mut connection).await?;
         names.sort_unstable();
         let total = names.len();
-        let mut page = Page { total, ..Page::default() };
+        let mut page = CronPage { total, ..CronPage::default() };
         let rest = names.split_off(after.map_or(0, |after| names.partition_point(|name| name.as_str() <= after)));
         for some in rest.chunks(CHUNK) {
             let mut command = redis::cmd("HMGET");
@@ -144,7 +146,7 @@ impl Crons<'_> {
                 command.arg(keys::CRON_ENTRIES).arg(some).query_async(&mut connection).await?;
             for (name, raw) in some.iter().zip(found) {
                 let Some(raw) = raw else { continue };
-                match read(&raw) {
+                match parse_entry(&raw) {
                     Some(entry) if enabled.is_none_or(|enabled| enabled == entry.enabled) => {
                         if page.entries.len() == limit {
                             page.next = page.entries.last().map(|last| last.name.to_string());
@@ -165,31 +167,31 @@ impl Crons<'_> {
     /// # Errors
     /// Redis is unavailable.
     pub async fn remove(&self, name: &CronName) -> StoreResult<bool> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_SAVE_ATTEMPTS {
             let Some(raw) = self.raw(name).await? else { return Ok(false) };
             if self.remove_if(name.as_str(), &raw).await? {
                 return Ok(true);
             }
         }
-        Err(restless(name))
+        Err(keeps_changing(name))
     }
 
     /// Switches an entry on or off; none when there is no such entry.
     ///
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
-    pub async fn switch(&self, name: &CronName, enabled: bool) -> StoreResult<Option<CronEntry>> {
-        for _ in 0..ATTEMPTS {
+    pub async fn set_enabled(&self, name: &CronName, enabled: bool) -> StoreResult<Option<CronEntry>> {
+        for _ in 0..MAX_SAVE_ATTEMPTS {
             let now = self.jobs.now().await?;
             let Some(raw) = self.raw(name).await? else { return Ok(None) };
-            let entry = read(&raw).ok_or_else(|| damaged(name))?;
+            let entry = parse_entry(&raw).ok_or_else(|| damaged(name))?;
             let entry = entry.with_enabled(enabled, now).map_err(|error| StoreError::damaged(error.to_string()))?;
             match self.save(&entry, Some(&raw), now).await? {
-                Saved::Done | Saved::Before => return Ok(Some(entry)),
-                Saved::Changed | Saved::Full => {}
+                CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => return Ok(Some(entry)),
+                CronSaveOutcome::Changed | CronSaveOutcome::Full => {}
             }
         }
-        Err(restless(name))
+        Err(keeps_changing(name))
     }
 
     /// Makes a job of an entry now, beside its schedule: it is not counted and no run waits for it. None when there is
@@ -202,7 +204,7 @@ impl Crons<'_> {
         name: &CronName,
         traceparent: Option<String>,
     ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
-        let Some((new, now)) = self.by_hand(name).await? else { return Ok(None) };
+        let Some((new, now)) = self.manual_run(name).await? else { return Ok(None) };
         self.jobs.enqueue(new, traceparent, now).await.map(Some)
     }
 
@@ -210,7 +212,7 @@ impl Crons<'_> {
     ///
     /// # Errors
     /// Redis is unavailable, or the entry is damaged.
-    pub async fn by_hand(&self, name: &CronName) -> StoreResult<Option<(NewJob, Millis)>> {
+    pub async fn manual_run(&self, name: &CronName) -> StoreResult<Option<(NewJob, Millis)>> {
         let Some(entry) = self.get(name).await? else { return Ok(None) };
         let now = self.jobs.now().await?;
         let new = entry.template.new_job(name, now, now).map_err(|error| StoreError::damaged(error.to_string()))?;
@@ -229,24 +231,24 @@ impl Crons<'_> {
     }
 
     /// Stores an entry if what is stored still is `known`.
-    async fn save(&self, entry: &CronEntry, known: Option<&str>, now: Millis) -> StoreResult<Saved> {
+    async fn save(&self, entry: &CronEntry, known: Option<&str>, now: Millis) -> StoreResult<CronSaveOutcome> {
         let answer: String = script::SAVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)
             .key(keys::CRON_NEXT)
             .arg(entry.name.as_str())
             .arg(known.unwrap_or_default())
-            .arg(encoded(entry)?)
+            .arg(encode_entry(entry)?)
             .arg(entry.next_check_at(now).map(|at| at.to_string()).unwrap_or_default())
             .arg(self.jobs.cron.max_entries)
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Cron.encode())
+            .arg(Notification::CronChanged.encode())
             .invoke_async(&mut self.jobs.redis.clone())
             .await?;
         match answer.as_str() {
-            "saved" => Ok(Saved::Done),
-            "before" => Ok(Saved::Before),
-            "full" => Ok(Saved::Full),
-            _ => Ok(Saved::Changed),
+            "saved" => Ok(CronSaveOutcome::Saved),
+            "before" => Ok(CronSaveOutcome::AlreadySaved),
+            "full" => Ok(CronSaveOutcome::Full),
+            _ => Ok(CronSaveOutcome::Changed),
         }
     }
 
@@ -263,11 +265,11 @@ impl Crons<'_> {
     }
 }
 
-fn read(raw: &str) -> Option<CronEntry> {
+fn parse_entry(raw: &str) -> Option<CronEntry> {
     serde_json::from_str(raw).ok()
 }
 
-fn encoded(entry: &CronEntry) -> StoreResult<String> {
+fn encode_entry(entry: &CronEntry) -> StoreResult<String> {
     serde_json::to_string(entry).map_err(|error| StoreError::damaged(error.to_string()))
 }
 
@@ -275,6 +277,6 @@ fn damaged(name: &CronName) -> StoreError {
     StoreError::damaged(format!("cron entry {name} cannot be read"))
 }
 
-fn restless(name: &CronName) -> StoreError {
+fn keeps_changing(name: &CronName) -> StoreError {
     StoreError::damaged(format!("cron entry {name} keeps changing"))
 }

@@ -7,8 +7,8 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Crons, Saved, damaged, read};
-use crate::{StoreError, StoreResult, events::Happened, jobs::EnqueueRefusal, keys};
+use super::{Cron, CronSaveOutcome, damaged, parse_entry};
+use crate::{StoreError, StoreResult, events::JobEvent, jobs::EnqueueRefusal, keys};
 use common::{
     id::JobId,
     name::{CronName, quoted},
@@ -19,23 +19,23 @@ use model::cron::{CatchUpLimits, CronEntry, CronRunOutcome, CronTick, OverlapPol
 /// Entries in one turn.
 const BATCH: usize = 64;
 /// Entries handled at once: their commands pipeline on the shared connection.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_RUNS: usize = 16;
 /// Turns of one entry in one go, each after somebody else changed it.
-const ATTEMPTS: usize = 8;
+const MAX_FIRE_ATTEMPTS: usize = 8;
 
 /// What was decided of a run, and why.
-struct Decision(CronRunOutcome, &'static str);
+struct CronDecision(CronRunOutcome, &'static str);
 
-impl Crons<'_> {
+impl Cron<'_> {
     /// Makes the jobs of runs that are due, for a bounded number of entries; answers how many had trouble of their own.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn fire_due(&self) -> StoreResult<usize> {
         let now = self.jobs.now().await?;
-        let names = self.jobs.redis.due_by(keys::CRON_NEXT, now, BATCH).await?;
+        let names = self.jobs.redis.due_members(keys::CRON_NEXT, now, BATCH).await?;
         let mut troubled = 0;
-        for some in names.chunks(AT_ONCE) {
+        for some in names.chunks(MAX_CONCURRENT_RUNS) {
             for result in join_all(some.iter().map(|name| self.fire(name, now))).await {
                 match result {
                     Ok(()) => {}
@@ -56,18 +56,18 @@ impl Crons<'_> {
         let Ok(name) = name.parse::<CronName>() else {
             // Nothing of ours, and it would be due for ever
             tracing::error!(cron = quoted(name), "not a name among the cron entries, removed");
-            return self.forget_time(name).await;
+            return self.unschedule(name).await;
         };
         let mut made = None;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_FIRE_ATTEMPTS {
             let Some(raw) = self.raw(&name).await? else {
                 self.remove_if(name.as_str(), "").await?;
                 return Ok(());
             };
-            let turn = read(&raw).map(|entry| (entry.tick(now, self.catch_up()), entry));
+            let turn = parse_entry(&raw).map(|entry| (entry.tick(now, self.catch_up()), entry));
             let Some((Ok(turn), entry)) = turn else {
                 // It would be due for ever. Registered again, it lives on
-                self.forget_time(name.as_str()).await?;
+                self.unschedule(name.as_str()).await?;
                 return Err(damaged(&name));
             };
             let (turn, decision) = match made {
@@ -77,21 +77,21 @@ impl Crons<'_> {
                         return Ok(());
                     }
                     let turn = CronTick { run: Some(run), has_waited: false, missed: 0, next: entry.next_run_at };
-                    (turn, Decision(CronRunOutcome::Fired(id), ""))
+                    (turn, CronDecision(CronRunOutcome::Fired(id), ""))
                 }
                 _ => (turn, self.decide(&entry, turn, now).await?),
             };
             let after = entry.after_tick(turn, decision.0);
             match self.save(&after, Some(&raw), now).await? {
-                Saved::Done => {
-                    self.note(&after, turn, &decision);
+                CronSaveOutcome::Saved => {
+                    self.log_decision(&after, turn, &decision);
                     // Behind a run that has waited longer: that one's time may have come
                     if decision.0 != CronRunOutcome::Waiting || turn.has_waited || !entry.has_waiting_runs() {
                         return Ok(());
                     }
                 }
-                Saved::Before => return Ok(()),
-                Saved::Changed | Saved::Full => {}
+                CronSaveOutcome::AlreadySaved => return Ok(()),
+                CronSaveOutcome::Changed | CronSaveOutcome::Full => {}
             }
             if let (CronRunOutcome::Fired(id), Some(run)) = (decision.0, turn.run) {
                 made = Some((run, id));
@@ -108,13 +108,13 @@ impl Crons<'_> {
     }
 
     /// Makes the job of a run, if there is one and the overlap policy lets it.
-    async fn decide(&self, entry: &CronEntry, turn: CronTick, now: Millis) -> StoreResult<Decision> {
-        let Some(run) = turn.run else { return Ok(Decision(CronRunOutcome::NotDue, "")) };
+    async fn decide(&self, entry: &CronEntry, turn: CronTick, now: Millis) -> StoreResult<CronDecision> {
+        let Some(run) = turn.run else { return Ok(CronDecision(CronRunOutcome::NotDue, "")) };
         let mut new = match entry.template.new_job(&entry.name, run, now) {
             Ok(new) => new,
             Err(error) => {
                 tracing::error!(cron = %entry.name, %error, "the job of a cron entry is not allowed any more");
-                return Ok(Decision(CronRunOutcome::Skipped, "invalid_template"));
+                return Ok(CronDecision(CronRunOutcome::Skipped, "invalid_template"));
             }
         };
         let id = run_job_id(&entry.name, run, &new.queue);
@@ -125,27 +125,29 @@ impl Crons<'_> {
         match self.jobs.enqueue(new, None, now).await? {
             Ok(_) => self.fired(entry, id).await,
             Err(EnqueueRefusal::Duplicate(known)) if known == id => self.fired(entry, id).await,
-            Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => Ok(Decision(CronRunOutcome::Skipped, "unique")),
+            Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
+                Ok(CronDecision(CronRunOutcome::Skipped, "unique"))
+            }
             Err(refused) => {
                 tracing::warn!(cron = %entry.name, ?refused, "no room for the job of a cron entry");
-                Ok(Decision(CronRunOutcome::Skipped, "queue_full"))
+                Ok(CronDecision(CronRunOutcome::Skipped, "queue_full"))
             }
         }
     }
 
     /// The job of a run is there: the one before goes, if the overlap policy says so.
-    async fn fired(&self, entry: &CronEntry, id: JobId) -> StoreResult<Decision> {
+    async fn fired(&self, entry: &CronEntry, id: JobId) -> StoreResult<CronDecision> {
         if let Some(last) = entry.last_job_id.filter(|last| *last != id)
             && entry.overlap_policy == OverlapPolicy::CancelPrevious
         {
             // It may have ended just now: as well
             let _ = self.jobs.cancel(last).await?;
         }
-        Ok(Decision(CronRunOutcome::Fired(id), ""))
+        Ok(CronDecision(CronRunOutcome::Fired(id), ""))
     }
 
     /// What the overlap policy says instead of making the job; none when it lets it be made.
-    async fn overlap(&self, entry: &CronEntry, turn: CronTick, id: JobId) -> StoreResult<Option<Decision>> {
+    async fn overlap(&self, entry: &CronEntry, turn: CronTick, id: JobId) -> StoreResult<Option<CronDecision>> {
         let Some(last) = entry.last_job_id.filter(|last| *last != id) else { return Ok(None) };
         if entry.overlap_policy == OverlapPolicy::Allow {
             return Ok(None);
@@ -156,24 +158,24 @@ impl Crons<'_> {
         Ok(match entry.overlap_policy {
             _ if !runs => None,
             OverlapPolicy::Allow => None,
-            OverlapPolicy::Skip => Some(Decision(CronRunOutcome::Skipped, "overlap_skip")),
+            OverlapPolicy::Skip => Some(CronDecision(CronRunOutcome::Skipped, "overlap_skip")),
             // When the new one is there
             OverlapPolicy::CancelPrevious => None,
             OverlapPolicy::Enqueue if turn.has_waited || entry.has_room_to_wait() => {
-                Some(Decision(CronRunOutcome::Waiting, ""))
+                Some(CronDecision(CronRunOutcome::Waiting, ""))
             }
-            OverlapPolicy::Enqueue => Some(Decision(CronRunOutcome::Skipped, "too_many_waiting")),
+            OverlapPolicy::Enqueue => Some(CronDecision(CronRunOutcome::Skipped, "too_many_waiting")),
         })
     }
 
     /// Forgets when to look at an entry that cannot be read.
-    async fn forget_time(&self, name: &str) -> StoreResult<()> {
+    async fn unschedule(&self, name: &str) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         Ok(command.arg(keys::CRON_NEXT).arg(name).exec_async(&mut self.jobs.redis.clone()).await?)
     }
 
     /// Says what happened; only who moved the entry on does.
-    fn note(&self, entry: &CronEntry, turn: CronTick, decision: &Decision) {
+    fn log_decision(&self, entry: &CronEntry, turn: CronTick, decision: &CronDecision) {
         if turn.missed > 0 {
             metrics::counter!("galley_cron_missed_total").increment(turn.missed);
             tracing::warn!(cron = %entry.name, missed = turn.missed, "runs of a cron entry were missed");
@@ -185,7 +187,7 @@ impl Crons<'_> {
         });
         let now = crate::jobs::local_now();
         let kind = match decision {
-            Decision(CronRunOutcome::Fired(id), _) => {
+            CronDecision(CronRunOutcome::Fired(id), _) => {
                 metrics::counter!("galley_cron_fired_total").increment(1);
                 data["job_id"] = json!(id);
                 data["job_type"] = json!(entry.template.member("type"));
@@ -193,14 +195,14 @@ impl Crons<'_> {
                 data["actual_time"] = json!(time::format(now));
                 "cron.triggered"
             }
-            Decision(CronRunOutcome::Skipped, reason) => {
+            CronDecision(CronRunOutcome::Skipped, reason) => {
                 metrics::counter!("galley_cron_skipped_total").increment(1);
                 data["reason"] = json!(reason);
                 data["active_job_id"] = json!(entry.last_job_id);
                 "cron.skipped"
             }
-            Decision(CronRunOutcome::Waiting | CronRunOutcome::NotDue, _) => return,
+            CronDecision(CronRunOutcome::Waiting | CronRunOutcome::NotDue, _) => return,
         };
-        self.jobs.record_event(Happened::about(kind, now, data.to_string()));
+        self.jobs.record_event(JobEvent::new_raw(kind, now, data.to_string()));
     }
 }

@@ -17,16 +17,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::read::{Batch, Event, Position, read_tail};
-use crate::{ReconnectDelays, Redis, StoreError, StoreResult, keys, next_reconnect_delay, log_interruption, reconnect_delays};
+use super::read::{EventBatch, EventPosition, ReadEvent, read_tail};
+use crate::{
+    ReconnectDelays, Redis, StoreError, StoreResult, keys, log_interruption, next_reconnect_delay, reconnect_delays,
+};
 use common::id::EntryId;
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out.
 const BLOCK: Duration = Duration::from_secs(5);
 /// Entries read in one go.
-const PAGE: usize = 64;
+const TAIL_PAGE: usize = 64;
 /// The same for a single reader that is behind: many may be so at the same time, and each keeps its own.
-const OWN_PAGE: usize = 8;
+const READER_PAGE: usize = 8;
 /// Entries kept for readers that have not taken them yet, all readers together.
 const BUFFER: usize = 64;
 
@@ -34,28 +36,28 @@ const NEVER: EntryId = EntryId { milliseconds: 0, sequence: 0 };
 
 /// Follows the events for many readers. Clone it freely.
 #[derive(Clone)]
-pub struct EventHub(Arc<Inner>);
+pub struct EventHub(Arc<EventHubInner>);
 
-struct Inner {
+struct EventHubInner {
     redis: Redis,
-    most_readers: usize,
+    max_readers: usize,
     stop: CancellationToken,
-    readers: watch::Sender<Readers>,
-    tail: broadcast::Sender<Tail>,
+    readers: watch::Sender<EventReaderCount>,
+    tail: broadcast::Sender<EventTail>,
     /// The newest entry that was handed to readers.
     last: Mutex<EntryId>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Readers {
+struct EventReaderCount {
     count: usize,
     /// Whatever is written from now on reaches them.
-    are_served: bool,
+    is_tailing: bool,
 }
 
 #[derive(Clone)]
-enum Tail {
-    Batch(Arc<Batch>),
+enum EventTail {
+    Batch(Arc<EventBatch>),
     /// Something between these two entries was missed.
     Gap {
         last: EntryId,
@@ -65,37 +67,37 @@ enum Tail {
 
 /// As many readers as there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManyReaders;
+pub struct TooManyEventReaders;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum EventStart {
     /// With what happens from now on.
     Now,
     /// After an event that was seen. If it is no longer kept the first thing told is a gap.
-    After(Position),
+    After(EventPosition),
     /// With what is kept from that millisecond on.
     Since(u64),
 }
 
 /// What a reader is told.
 #[derive(Debug)]
-pub enum Told {
+pub enum EventReaderItem {
     /// The next events.
-    Events(Arc<Batch>, Position),
+    Events(Arc<EventBatch>, EventPosition),
     /// Events after this position are missing: they were not kept for so long.
-    Gap(Position),
+    Gap(EventPosition),
     /// The process stops.
     Stopped,
 }
 
-impl Told {
+impl EventReaderItem {
     /// The events told, if it was events.
-    pub fn events(&self) -> impl Iterator<Item = &Event> {
-        let (events, after): (&[Event], Position) = match self {
+    pub fn events(&self) -> impl Iterator<Item = &ReadEvent> {
+        let (events, after): (&[ReadEvent], EventPosition) = match self {
             Self::Events(batch, after) => (&batch.events, *after),
             Self::Gap(after) => (&[], *after),
-            Self::Stopped => (&[], Position::START),
+            Self::Stopped => (&[], EventPosition::START),
         };
         events.iter().filter(move |event| event.position > after)
     }
@@ -105,9 +107,9 @@ impl EventHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
     pub fn start(redis: &Redis, most_readers: usize, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let inner = Inner {
+        let inner = EventHubInner {
             redis: redis.clone(),
-            most_readers,
+            max_readers: most_readers,
             stop,
             readers: watch::Sender::default(),
             tail: broadcast::Sender::new(BUFFER),
@@ -121,11 +123,11 @@ impl EventHub {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn read(&self, start: Start) -> StoreResult<Result<Reader, TooManyReaders>> {
-        let Some(seat) = self.take_seat() else { return Ok(Err(TooManyReaders)) };
+    pub async fn read(&self, start: EventStart) -> StoreResult<Result<EventReader, TooManyEventReaders>> {
+        let Some(seat) = self.acquire_reader() else { return Ok(Err(TooManyEventReaders)) };
         let place = match start {
-            Start::After(position) if position > Position::START => {
-                Some(self.0.redis.event_place(position.entry).await?)
+            EventStart::After(position) if position > EventPosition::START => {
+                Some(self.0.redis.event_retention(position.entry).await?)
             }
             _ => {
                 self.0.redis.ping().await?;
@@ -136,75 +138,75 @@ impl EventHub {
         let served = async {
             tokio::select! {
                 () = self.0.stop.cancelled() => {}
-                () = self.0.until(|readers| readers.are_served) => {}
+                () = self.0.wait_until(|readers| readers.is_tailing) => {}
             }
         };
         if tokio::time::timeout(self.0.redis.response_timeout(), served).await.is_err() {
             let error = redis::RedisError::from((redis::ErrorKind::Io, "events cannot be followed yet"));
             return Err(StoreError::Unavailable(error));
         }
-        let mut reader = Reader {
-            seat,
+        let mut reader = EventReader {
+            permit: seat,
             tail,
-            after: Position::end_of(self.0.last()),
-            is_kept: self.0.last() != NEVER,
+            after: EventPosition::end_of(self.0.last()),
+            is_retained: self.0.last() != NEVER,
             is_behind: false,
             gap: None,
             page: VecDeque::new(),
             delays: reconnect_delays(),
         };
         match (start, place) {
-            (Start::Now, _) => {}
-            (Start::Since(milliseconds), _) => {
+            (EventStart::Now, _) => {}
+            (EventStart::Since(milliseconds), _) => {
                 let before = EntryId { milliseconds: milliseconds.saturating_sub(1), sequence: u64::MAX };
-                reader.go_back_to(Position::end_of(before));
+                reader.rewind_to(EventPosition::end_of(before));
             }
-            (Start::After(position), Some(place)) if !place.is_kept => {
+            (EventStart::After(position), Some(place)) if !place.is_retained => {
                 // One that was never there, but between those that are, is as good as any
                 let is_between =
-                    place.kept.is_some_and(|(first, last)| first < position.entry && position.entry < last);
-                reader.go_back_to(if is_between { position } else { Position::START });
+                    place.retained_range.is_some_and(|(first, last)| first < position.entry && position.entry < last);
+                reader.rewind_to(if is_between { position } else { EventPosition::START });
                 reader.gap = Some(position).filter(|_| !is_between);
             }
-            (Start::After(position), place) => {
-                reader.go_back_to(position);
-                reader.is_kept = place.is_some();
+            (EventStart::After(position), place) => {
+                reader.rewind_to(position);
+                reader.is_retained = place.is_some();
             }
         }
         Ok(Ok(reader))
     }
 
-    fn take_seat(&self) -> Option<Seat> {
-        let most = self.0.most_readers;
+    fn acquire_reader(&self) -> Option<EventReaderPermit> {
+        let most = self.0.max_readers;
         let is_free = self.0.readers.send_if_modified(|readers| {
             let is_free = readers.count < most;
             readers.count += usize::from(is_free);
-            readers.show();
+            readers.report_count();
             is_free
         });
-        is_free.then(|| Seat(self.0.clone()))
+        is_free.then(|| EventReaderPermit(self.0.clone()))
     }
 }
 
 /// A reader's place among those that may be.
-struct Seat(Arc<Inner>);
+struct EventReaderPermit(Arc<EventHubInner>);
 
-impl Drop for Seat {
+impl Drop for EventReaderPermit {
     fn drop(&mut self) {
         self.0.readers.send_modify(|readers| {
             readers.count -= 1;
-            readers.show();
+            readers.report_count();
         });
     }
 }
 
-impl Readers {
-    fn show(self) {
+impl EventReaderCount {
+    fn report_count(self) {
         metrics::gauge!("galley_event_streams").set(u32::try_from(self.count).unwrap_or(u32::MAX));
     }
 }
 
-impl Inner {
+impl EventHubInner {
     fn last(&self) -> EntryId {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +215,7 @@ impl Inner {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = entry;
     }
 
-    async fn until(&self, is_so: impl FnMut(&Readers) -> bool) {
+    async fn wait_until(&self, is_so: impl FnMut(&EventReaderCount) -> bool) {
         // What it gives locks the value: it must be gone before anybody changes that
         let _ = self.readers.subscribe().wait_for(is_so).await;
     }
@@ -221,14 +223,14 @@ impl Inner {
     async fn run(&self) {
         let mut delays = reconnect_delays();
         loop {
-            self.leave_nobody_served();
+            self.stop_tailing();
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.until(|readers| readers.count > 0) => {}
+                () = self.wait_until(|readers| readers.count > 0) => {}
             }
             let result = tokio::select! {
                 () = self.stop.cancelled() => return,
-                result = self.follow(&mut delays) => result,
+                result = self.tail_stream(&mut delays) => result,
             };
             if let Err(error) = result {
                 log_interruption("following events", &error);
@@ -241,46 +243,46 @@ impl Inner {
     }
 
     /// One connection's life. Ends when nobody reads any more.
-    async fn follow(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
+    async fn tail_stream(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
         let mut connection = self.redis.dedicated(BLOCK).await?;
-        if !self.readers.borrow().are_served {
-            let newest = self.redis.event_place(NEVER).await?.kept.map_or(NEVER, |(_, newest)| newest);
+        if !self.readers.borrow().is_tailing {
+            let newest = self.redis.event_retention(NEVER).await?.retained_range.map_or(NEVER, |(_, newest)| newest);
             self.set_last(newest);
-            self.readers.send_modify(|readers| readers.are_served = true);
+            self.readers.send_modify(|readers| readers.is_tailing = true);
         }
         loop {
             let mut command = redis::cmd("XREAD");
-            command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK.as_millis().to_string());
+            command.arg("COUNT").arg(TAIL_PAGE).arg("BLOCK").arg(BLOCK.as_millis().to_string());
             command.arg("STREAMS").arg(keys::EVENTS).arg(self.last().to_string());
             // A read that is dropped loses nothing: it does not take anything out of the stream
             let reply: Value = tokio::select! {
                 reply = connection.query(&command) => reply?,
-                () = self.until(|readers| readers.count == 0) => return Ok(()),
+                () = self.wait_until(|readers| readers.count == 0) => return Ok(()),
             };
             *delays = reconnect_delays();
-            self.hand_on(read_tail(reply)?).await?;
+            self.broadcast_batches(read_tail(reply)?).await?;
         }
     }
 
     /// When the last reader has gone, the next one has to wait until it is served again. One that came just now, after
     /// a connection ended, goes on to be served.
-    fn leave_nobody_served(&self) {
+    fn stop_tailing(&self) {
         self.readers.send_if_modified(|readers| {
-            let is_change = readers.count == 0 && readers.are_served;
-            readers.are_served &= readers.count > 0;
+            let is_change = readers.count == 0 && readers.is_tailing;
+            readers.is_tailing &= readers.count > 0;
             is_change
         });
     }
 
-    async fn hand_on(&self, batches: Vec<Batch>) -> StoreResult<()> {
+    async fn broadcast_batches(&self, batches: Vec<EventBatch>) -> StoreResult<()> {
         let last = self.last();
         // Looked at after reading: if the last one is there now, nothing behind it was gone when we read
         if last != NEVER {
-            let place = self.redis.event_place(last).await?;
-            if !place.is_kept
-                && let Some((first, _)) = place.kept
+            let place = self.redis.event_retention(last).await?;
+            if !place.is_retained
+                && let Some((first, _)) = place.retained_range
             {
-                let _ = self.tail.send(Tail::Gap { last, next: first });
+                let _ = self.tail.send(EventTail::Gap { last, next: first });
                 if batches.is_empty() {
                     // Another stream is in its place, with a clock that is behind: everything in it is new
                     self.set_last(NEVER);
@@ -290,93 +292,93 @@ impl Inner {
         for batch in batches {
             self.set_last(batch.entry);
             // Fails only when nobody reads
-            let _ = self.tail.send(Tail::Batch(Arc::new(batch)));
+            let _ = self.tail.send(EventTail::Batch(Arc::new(batch)));
         }
         Ok(())
     }
 }
 
 /// One reader.
-pub struct Reader {
-    seat: Seat,
-    tail: broadcast::Receiver<Tail>,
+pub struct EventReader {
+    permit: EventReaderPermit,
+    tail: broadcast::Receiver<EventTail>,
     /// Everything up to here was told.
-    after: Position,
+    after: EventPosition,
     /// `after` was in the stream when it was last looked at.
-    is_kept: bool,
+    is_retained: bool,
     /// Has to read from the stream what the hub does not keep for it.
     is_behind: bool,
-    gap: Option<Position>,
-    page: VecDeque<Arc<Batch>>,
+    gap: Option<EventPosition>,
+    page: VecDeque<Arc<EventBatch>>,
     delays: ReconnectDelays,
 }
 
-impl Reader {
-    fn go_back_to(&mut self, position: Position) {
-        (self.after, self.is_kept, self.is_behind) = (position, false, true);
+impl EventReader {
+    fn rewind_to(&mut self, position: EventPosition) {
+        (self.after, self.is_retained, self.is_behind) = (position, false, true);
     }
 
     /// What comes next. A call that is given up loses nothing.
-    pub async fn next(&mut self) -> Told {
-        let stop = self.seat.0.stop.clone();
+    pub async fn next(&mut self) -> EventReaderItem {
+        let stop = self.permit.0.stop.clone();
         tokio::select! {
             biased;
-            () = stop.cancelled() => Told::Stopped,
-            told = self.told() => told,
+            () = stop.cancelled() => EventReaderItem::Stopped,
+            told = self.next_item() => told,
         }
     }
 
-    async fn told(&mut self) -> Told {
+    async fn next_item(&mut self) -> EventReaderItem {
         loop {
             if let Some(gap) = self.gap.take() {
-                return Told::Gap(gap);
+                return EventReaderItem::Gap(gap);
             }
             if let Some(batch) = self.page.pop_front() {
-                return self.pass(batch);
+                return self.deliver(batch);
             }
             if self.is_behind {
                 self.read_page().await;
                 continue;
             }
             match self.tail.recv().await {
-                Ok(Tail::Batch(batch)) if batch.entry > self.after.entry => return self.pass(batch),
-                Ok(Tail::Batch(_)) => {}
-                Ok(Tail::Gap { last, next }) => self.note_gap(last, next),
+                Ok(EventTail::Batch(batch)) if batch.entry > self.after.entry => return self.deliver(batch),
+                Ok(EventTail::Batch(_)) => {}
+                Ok(EventTail::Gap { last, next }) => self.record_gap(last, next),
                 Err(broadcast::error::RecvError::Lagged(_)) => self.is_behind = true,
-                Err(broadcast::error::RecvError::Closed) => return Told::Stopped,
+                Err(broadcast::error::RecvError::Closed) => return EventReaderItem::Stopped,
             }
         }
     }
 
-    fn pass(&mut self, batch: Arc<Batch>) -> Told {
-        let after = std::mem::replace(&mut self.after, Position::end_of(batch.entry));
-        self.is_kept = true;
-        Told::Events(batch, after)
+    fn deliver(&mut self, batch: Arc<EventBatch>) -> EventReaderItem {
+        let after = std::mem::replace(&mut self.after, EventPosition::end_of(batch.entry));
+        self.is_retained = true;
+        EventReaderItem::Events(batch, after)
     }
 
-    fn note_gap(&mut self, last: EntryId, next: EntryId) {
+    fn record_gap(&mut self, last: EntryId, next: EntryId) {
         let starts_over = next <= last;
         // Who has read further by itself has noticed by itself, and who begins has nothing to miss
-        if self.after > Position::START && (starts_over || self.after.entry < next) {
+        if self.after > EventPosition::START && (starts_over || self.after.entry < next) {
             self.gap = Some(self.after);
-            self.is_kept = false;
+            self.is_retained = false;
         }
         if starts_over {
-            self.after = Position::START;
+            self.after = EventPosition::START;
         }
     }
 
     /// Reads on from where it is. The entry it is at comes along, and so shows that nothing behind it is gone.
     async fn read_page(&mut self) {
-        match self.seat.0.redis.event_page(self.after.entry, OWN_PAGE).await {
+        match self.permit.0.redis.event_page(self.after.entry, READER_PAGE).await {
             Ok(page) => {
                 let first = page.first().map(|batch| batch.entry);
-                if self.is_kept && first != Some(self.after.entry) {
+                if self.is_retained && first != Some(self.after.entry) {
                     self.gap = Some(self.after);
-                    self.is_kept = false;
+                    self.is_retained = false;
                 }
                 let after = self.after;
-                let is_new = |batch: &Batch| {
+                let is_new = |batch: &EventBatch| {
                     batch.entry > after.entry || batch.events.last().is_some_and(|event| event.position > after)
                 };
                 self.is_behind = page.last().is_some_and(|batch| batch.entry > after.entry);

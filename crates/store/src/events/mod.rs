@@ -12,8 +12,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use hub::{EventHub, Reader, Start, Told, TooManyReaders};
-pub use read::{Batch, Event, EventFilter, Position};
+pub use hub::{EventHub, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
+pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
 use crate::{
     Redis,
@@ -34,20 +34,20 @@ const BATCH: usize = 128;
 /// Bytes in one entry; a single event may have more.
 const ENTRY_BYTES: usize = 64 << 10;
 /// About what an event has besides its data, in bytes.
-const AROUND: usize = 96;
+const ENTRY_OVERHEAD_BYTES: usize = 96;
 /// Longest wait for others to share an entry with.
-const LINGER: Duration = Duration::from_millis(20);
+const BATCH_LINGER: Duration = Duration::from_millis(20);
 
 /// Something that happened to a job, on its way into the stream.
 #[derive(Debug)]
-pub struct Happened {
+pub struct JobEvent {
     kind: &'static str,
     at: Millis,
     /// The job, and numbers of the event: JSON. There is an event or two for each job, so it is written once and at once.
     data: String,
 }
 
-impl Happened {
+impl JobEvent {
     fn new(kind: &'static str, job: &JobRecord, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> Self {
         let mut data = ObjectWriter::with_capacity(192);
         data.text("job_id", &job.id.to_string())
@@ -59,7 +59,7 @@ impl Happened {
 
     /// Something happened that is no change of one job: its data as a JSON object.
     #[must_use]
-    pub fn about(kind: &'static str, at: Millis, data: String) -> Self {
+    pub fn new_raw(kind: &'static str, at: Millis, data: String) -> Self {
         Self { kind, at, data }
     }
 
@@ -113,7 +113,7 @@ impl Happened {
     /// A job ended without an attempt ending it.
     #[must_use]
     pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
-        Self::new(ending(state), job, at, |data| {
+        Self::new(terminal_kind(state), job, at, |data| {
             data.number("attempt", job.history.attempts);
         })
     }
@@ -121,7 +121,7 @@ impl Happened {
 
 /// The event of a job that came to its end in that state.
 #[must_use]
-pub fn ending(state: JobState) -> &'static str {
+pub fn terminal_kind(state: JobState) -> &'static str {
     match state {
         JobState::Completed => "job.completed",
         JobState::Cancelled => "job.cancelled",
@@ -131,8 +131,10 @@ pub fn ending(state: JobState) -> &'static str {
 
 /// Whether a job is over after an event of that type.
 #[must_use]
-pub fn is_ending(kind: &str) -> bool {
-    [JobState::Completed, JobState::Cancelled, JobState::Discarded].into_iter().any(|state| ending(state) == kind)
+pub fn is_terminal_kind(kind: &str) -> bool {
+    [JobState::Completed, JobState::Cancelled, JobState::Discarded]
+        .into_iter()
+        .any(|state| terminal_kind(state) == kind)
 }
 
 fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {
@@ -147,7 +149,7 @@ fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {
 
 /// Where events go. Clone it freely; recording never waits.
 #[derive(Debug, Clone)]
-pub struct EventLog(Arc<mpsc::Sender<Happened>>);
+pub struct EventLog(Arc<mpsc::Sender<JobEvent>>);
 
 impl EventLog {
     /// Starts writing events until `stop` is cancelled and the last ones are written.
@@ -159,14 +161,14 @@ impl EventLog {
     }
 
     /// Notes an event.
-    pub fn record(&self, event: Happened) {
+    pub fn record(&self, event: JobEvent) {
         if self.0.try_send(event).is_err() {
             metrics::counter!("galley_events_dropped_total").increment(1);
         }
     }
 }
 
-async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<Happened>, stop: CancellationToken) {
+async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<JobEvent>, stop: CancellationToken) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut per_entry = 1;
     loop {
@@ -177,7 +179,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<H
         }
         if batch.len() < BATCH && !stop.is_cancelled() {
             // Few so far: others may follow at once
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(BATCH_LINGER).await;
             while batch.len() < BATCH
                 && let Ok(event) = receiver.try_recv()
             {
@@ -186,13 +188,20 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<H
         }
         let mut left = &batch[..];
         while !left.is_empty() {
-            let (entry, others) = left.split_at(fitting(left));
+            let (entry, others) = left.split_at(fitting_count(left));
             left = others;
             // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
             per_entry = (per_entry * 7 + entry.len() as u64).div_ceil(8);
             let entries_max = events_max.div_ceil(per_entry);
             let mut command = redis::cmd("XADD");
-            command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(entries_max).arg("*").arg("d").arg(rendered(entry));
+            command
+                .arg(keys::EVENTS)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(entries_max)
+                .arg("*")
+                .arg("d")
+                .arg(render_batch(entry));
             if command.exec_async(&mut redis).await.is_err() {
                 metrics::counter!("galley_events_dropped_total").increment(entry.len() as u64);
             }
@@ -202,18 +211,18 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<H
 }
 
 /// How many of these events share the next entry: as many as it has room for, but one at least.
-fn fitting(events: &[Happened]) -> usize {
+fn fitting_count(events: &[JobEvent]) -> usize {
     let mut bytes = 0;
     let fit = events.iter().take_while(|event| {
-        bytes += event.data.len() + AROUND;
+        bytes += event.data.len() + ENTRY_OVERHEAD_BYTES;
         bytes <= ENTRY_BYTES
     });
     fit.count().max(1)
 }
 
 /// A JSON array of events.
-fn rendered(batch: &[Happened]) -> String {
-    let mut text = String::with_capacity(batch.iter().map(|event| event.data.len() + AROUND).sum());
+fn render_batch(batch: &[JobEvent]) -> String {
+    let mut text = String::with_capacity(batch.iter().map(|event| event.data.len() + ENTRY_OVERHEAD_BYTES).sum());
     text.push('[');
     // Under load many events share a millisecond
     let mut shown = (Millis::MIN, String::new());
@@ -239,30 +248,30 @@ mod tests {
 
     #[test]
     fn events_of_a_batch_are_one_json_array() {
-        let event = |kind, at, data: &str| Happened { kind, at, data: data.to_owned() };
+        let event = |kind, at, data: &str| JobEvent { kind, at, data: data.to_owned() };
         let batch = [event("job.enqueued", 5, r#"{"a":"\n"}"#), event("job.completed", 5, "{}"), event("x", 7, "{}")];
-        let read: serde_json::Value = serde_json::from_str(&rendered(&batch)).expect("JSON");
+        let read: serde_json::Value = serde_json::from_str(&render_batch(&batch)).expect("JSON");
         assert_eq!(read[0]["data"]["a"], "\n");
         assert_eq!(read[1]["time"], "1970-01-01T00:00:00.005Z");
         assert_eq!((&read[2]["type"], &read[2]["time"]), (&"x".into(), &"1970-01-01T00:00:00.007Z".into()));
-        assert_eq!(rendered(&[]), "[]");
+        assert_eq!(render_batch(&[]), "[]");
     }
 
     #[test]
     fn an_entry_is_closed_when_it_is_large_and_has_one_event_at_least() {
-        let event = |bytes: usize| Happened { kind: "x", at: 0, data: format!("\"{}\"", "x".repeat(bytes)) };
-        assert_eq!(fitting(&[event(10), event(10)]), 2);
-        assert_eq!(fitting(&[event(ENTRY_BYTES), event(10)]), 1);
-        let many: Vec<Happened> = (0..100).map(|_| event(4000)).collect();
-        let first = fitting(&many);
-        assert!(first > 10 && rendered(&many[..first]).len() <= ENTRY_BYTES);
+        let event = |bytes: usize| JobEvent { kind: "x", at: 0, data: format!("\"{}\"", "x".repeat(bytes)) };
+        assert_eq!(fitting_count(&[event(10), event(10)]), 2);
+        assert_eq!(fitting_count(&[event(ENTRY_BYTES), event(10)]), 1);
+        let many: Vec<JobEvent> = (0..100).map(|_| event(4000)).collect();
+        let first = fitting_count(&many);
+        assert!(first > 10 && render_batch(&many[..first]).len() <= ENTRY_BYTES);
     }
 
     #[test]
     fn a_job_is_over_after_the_events_of_terminal_states_only() {
         for state in JobState::ALL {
-            assert!(!state.is_terminal() || is_ending(ending(state)));
+            assert!(!state.is_terminal() || is_terminal_kind(terminal_kind(state)));
         }
-        assert!(!is_ending("job.failed") && !is_ending("job.enqueued"));
+        assert!(!is_terminal_kind("job.failed") && !is_terminal_kind("job.enqueued"));
     }
 }

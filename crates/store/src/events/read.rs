@@ -15,20 +15,20 @@ use common::{
 };
 
 /// Entries looked through for one list.
-const MOST_ENTRIES: usize = 2_000;
+const MAX_SCANNED_ENTRIES: usize = 2_000;
 /// Entries read in one go: each may hold a hundred events.
-const ENTRIES_AT_ONCE: usize = 100;
+const SCAN_PAGE: usize = 100;
 
 /// Where an event is: `<milliseconds>-<sequence>-<index>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
+pub struct EventPosition {
     /// The entry of the stream.
     pub entry: EntryId,
     /// The place in it.
     pub index: usize,
 }
 
-impl Position {
+impl EventPosition {
     /// Before every event.
     pub const START: Self = Self { entry: EntryId { milliseconds: 0, sequence: 0 }, index: 0 };
 
@@ -42,13 +42,13 @@ impl Position {
     }
 }
 
-impl fmt::Display for Position {
+impl fmt::Display for EventPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.entry, self.index)
     }
 }
 
-impl FromStr for Position {
+impl FromStr for EventPosition {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
         // Digits only: what parses as a number may also begin with a plus sign
@@ -66,9 +66,9 @@ impl FromStr for Position {
 
 /// An event out of the stream.
 #[derive(Debug, Clone)]
-pub struct Event {
+pub struct ReadEvent {
     /// Where it is; also its id.
-    pub position: Position,
+    pub position: EventPosition,
     /// `job.enqueued`, `job.started`, `job.completed`, `job.failed`, `job.discarded` or `job.cancelled`.
     pub kind: String,
     /// What it is about, if that is a job.
@@ -81,11 +81,11 @@ pub struct Event {
 
 /// The events in one entry of the stream.
 #[derive(Debug)]
-pub struct Batch {
+pub struct EventBatch {
     /// The entry.
     pub entry: EntryId,
     /// Its events, oldest first.
-    pub events: Vec<Event>,
+    pub events: Vec<ReadEvent>,
 }
 
 /// Which events to read.
@@ -102,7 +102,7 @@ pub struct EventFilter {
 impl EventFilter {
     /// Whether an event is wanted.
     #[must_use]
-    pub fn passes(&self, event: &Event) -> bool {
+    pub fn matches(&self, event: &ReadEvent) -> bool {
         self.job.is_none_or(|job| event.job == Some(job))
             && (self.types.is_empty() || self.types.contains(&event.kind))
             && (self.queues.is_empty() || self.queues.iter().any(|queue| queue.as_str() == event.queue))
@@ -111,11 +111,11 @@ impl EventFilter {
 
 /// Where an entry is in the stream as it is now.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct EventRetention {
     /// It is still there.
-    pub(super) is_kept: bool,
+    pub(super) is_retained: bool,
     /// The oldest entry that is kept and the newest.
-    pub(super) kept: Option<(EntryId, EntryId)>,
+    pub(super) retained_range: Option<(EntryId, EntryId)>,
 }
 
 impl Redis {
@@ -123,17 +123,17 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn events(&self, filter: &EventFilter, since: EntryId, limit: usize) -> StoreResult<Vec<Event>> {
+    pub async fn events(&self, filter: &EventFilter, since: EntryId, limit: usize) -> StoreResult<Vec<ReadEvent>> {
         let mut connection = self.pooled().await?;
         let (mut before, mut found) = (String::from("+"), Vec::new());
-        for _ in 0..MOST_ENTRIES / ENTRIES_AT_ONCE {
+        for _ in 0..MAX_SCANNED_ENTRIES / SCAN_PAGE {
             let mut command = redis::cmd("XREVRANGE");
-            command.arg(keys::EVENTS).arg(&before).arg(since.to_string()).arg("COUNT").arg(ENTRIES_AT_ONCE);
+            command.arg(keys::EVENTS).arg(&before).arg(since.to_string()).arg("COUNT").arg(SCAN_PAGE);
             let entries: Vec<(String, Value)> = command.query_async(&mut connection).await?;
             let Some((last, _)) = entries.last() else { break };
             before = format!("({last}");
             for batch in read_batches(entries) {
-                for event in batch.events.into_iter().rev().filter(|event| filter.passes(event)) {
+                for event in batch.events.into_iter().rev().filter(|event| filter.matches(event)) {
                     if found.len() < limit {
                         found.push(event);
                     }
@@ -148,7 +148,7 @@ impl Redis {
     }
 
     /// Entries from that one on, itself included.
-    pub(super) async fn event_page(&self, from: EntryId, most: usize) -> StoreResult<Vec<Batch>> {
+    pub(super) async fn event_page(&self, from: EntryId, most: usize) -> StoreResult<Vec<EventBatch>> {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::EVENTS).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
         let entries: Vec<(String, Value)> = command.query_async(&mut self.pooled().await?).await?;
@@ -156,46 +156,46 @@ impl Redis {
     }
 
     /// Where an entry is in the stream.
-    pub(super) async fn event_place(&self, entry: EntryId) -> StoreResult<Place> {
+    pub(super) async fn event_retention(&self, entry: EntryId) -> StoreResult<EventRetention> {
         let (is_kept, first, last): (bool, String, String) =
             script::EVENT_POSITION.key(keys::EVENTS).arg(entry.to_string()).invoke_async(&mut self.clone()).await?;
-        Ok(Place { is_kept, kept: first.parse().ok().zip(last.parse().ok()) })
+        Ok(EventRetention { is_retained: is_kept, retained_range: first.parse().ok().zip(last.parse().ok()) })
     }
 }
 
 /// Entries as Redis gives them. One that cannot be read was put there by somebody else, and holds no events.
-pub(super) fn read_batches(entries: Vec<(String, Value)>) -> Vec<Batch> {
+pub(super) fn read_batches(entries: Vec<(String, Value)>) -> Vec<EventBatch> {
     let read = entries.into_iter().filter_map(|(entry, fields)| {
         let entry: EntryId = entry.parse().ok()?;
         let fields = HashMap::<String, String>::from_redis_value(fields).unwrap_or_default();
         let texts: Vec<&RawValue> =
             fields.get("d").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let events = texts.into_iter().enumerate();
-        Some(Batch { entry, events: events.filter_map(|(index, raw)| read_event(entry, index, raw)).collect() })
+        Some(EventBatch { entry, events: events.filter_map(|(index, raw)| read_event(entry, index, raw)).collect() })
     });
     read.collect()
 }
 
-fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<Event> {
+fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<ReadEvent> {
     #[derive(Deserialize)]
-    struct Written<'a> {
+    struct StoredEvent<'a> {
         #[serde(rename = "type", borrow)]
         kind: Cow<'a, str>,
         #[serde(borrow)]
-        data: About<'a>,
+        data: StoredEventData<'a>,
     }
     #[derive(Deserialize)]
-    struct About<'a> {
+    struct StoredEventData<'a> {
         #[serde(default, borrow)]
         job_id: Cow<'a, str>,
         #[serde(default, borrow)]
         queue: Cow<'a, str>,
     }
-    let written: Written = serde_json::from_str(raw.get()).ok()?;
+    let written: StoredEvent = serde_json::from_str(raw.get()).ok()?;
     if !written.kind.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
-    let position = Position { entry, index };
+    let position = EventPosition { entry, index };
     let mut json = ObjectWriter::with_capacity(raw.get().len() + 128);
     json.text("specversion", "1.0").text("id", &position.to_string()).text("source", "ojs://galley");
     if !written.data.job_id.is_empty() {
@@ -208,11 +208,11 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<Event> {
         json = json.replace(['\n', '\r'], " ");
     }
     let job = written.data.job_id.parse().ok();
-    Some(Event { position, kind: written.kind.into_owned(), job, queue: written.data.queue.into_owned(), json })
+    Some(ReadEvent { position, kind: written.kind.into_owned(), job, queue: written.data.queue.into_owned(), json })
 }
 
 /// The answer of XREAD.
-pub(super) fn read_tail(reply: Value) -> StoreResult<Vec<Batch>> {
+pub(super) fn read_tail(reply: Value) -> StoreResult<Vec<EventBatch>> {
     Ok(read_batches(parse_streams_reply(reply)?.remove(keys::EVENTS).unwrap_or_default()))
 }
 
@@ -222,13 +222,13 @@ mod tests {
 
     #[test]
     fn a_position_reads_back_and_anything_else_is_refused() {
-        let position: Position = "1764000000000-3-17".parse().expect("a position");
+        let position: EventPosition = "1764000000000-3-17".parse().expect("a position");
         assert_eq!(position.to_string(), "1764000000000-3-17");
-        assert!(Position::START < position && position < Position::end_of(position.entry));
+        assert!(EventPosition::START < position && position < EventPosition::end_of(position.entry));
         for bad in
             ["", "1", "1-2", "1-2-3-4", "a-1-1", "-1-1-1", "+1-1-1", "1-1-", "1 -1-1", "99999999999999999999-0-0"]
         {
-            assert!(bad.parse::<Position>().is_err(), "{bad:?}");
+            assert!(bad.parse::<EventPosition>().is_err(), "{bad:?}");
         }
     }
 

@@ -42,7 +42,11 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn begin_idempotent_request(&self, request: &IdempotentRequest, ttl: Duration) -> StoreResult<IdempotencyStatus> {
+    pub async fn begin_idempotent_request(
+        &self,
+        request: &IdempotentRequest,
+        ttl: Duration,
+    ) -> StoreResult<IdempotencyStatus> {
         let seed = uuid::Uuid::now_v7().as_u128();
         let mut command = redis::cmd("SET");
         command.arg(keys::idempotency(&request.fingerprint)).arg(format!("{} {seed:032x}", request.content_hash));

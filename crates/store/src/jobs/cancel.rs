@@ -1,10 +1,10 @@
 //! Ending jobs from outside, wherever they are.
 
 use super::{Jobs, LocatedJob, local_now, record::FinishedJob};
-use crate::connection::notification::Wake;
+use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
-    events::Happened,
+    events::JobEvent,
     keys::{self, QueueKeys},
     script,
 };
@@ -75,7 +75,7 @@ impl Jobs {
             .arg(ended.to_text_without_attempt())
             .arg(self.result_ttl(job).as_millis().to_string())
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Cancelled(job.id).encode())
+            .arg(Notification::JobCancelled(job.id).encode())
             .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
             .arg(place)
@@ -84,7 +84,7 @@ impl Jobs {
         if answer != "done" {
             return Ok(false);
         }
-        self.events.record(Happened::ended(job, ended.state, local_now()));
+        self.events.record(JobEvent::ended(job, ended.state, local_now()));
         self.after_end(job, ended, self.settings.result_ttl).await;
         Ok(true)
     }

@@ -9,7 +9,7 @@ use super::{
     Jobs, enqueue, local_now,
     record::{JobFields, JobRecord},
 };
-use crate::connection::notification::Wake;
+use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
     connection::dedicated::Dedicated,
@@ -175,7 +175,9 @@ impl Jobs {
             Claimant::Pull { worker, lease } => (PULL_CONSUMER, "pull", lease, self.settings.pull_lease, worker),
         };
         call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, duration_millis)).arg(duration_millis(default));
-        call.arg(worker.map_or("", WorkerId::as_str)).arg(keys::NOTIFICATIONS).arg(Wake::Due(queue.clone()).encode());
+        call.arg(worker.map_or("", WorkerId::as_str))
+            .arg(keys::NOTIFICATIONS)
+            .arg(Notification::DueChanged(queue.clone()).encode());
         let limits = self.queue_limits.get(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate { limit: 0, period_ms: 1 });
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
@@ -293,7 +295,12 @@ fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -
     let claimed = jobs.into_iter().filter_map(|(stream, entry, fields, token)| {
         let priority = *priorities.get(stream.wrapping_sub(1))?;
         let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;
-        Some(ClaimedJob { job, entry, token: Some(token).filter(|token| !token.is_empty() && token != "-"), started_at })
+        Some(ClaimedJob {
+            job,
+            entry,
+            token: Some(token).filter(|token| !token.is_empty() && token != "-"),
+            started_at,
+        })
     });
     let jobs = claimed.collect();
     let again = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
@@ -308,7 +315,12 @@ fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -
 
 /// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from
 /// being worked on: it stays where it is, and is complained about each time.
-pub(crate) fn read_job_entry(queue: &QueueName, priority: Priority, entry: &str, fields: Value) -> Option<(JobRecord, EntryId)> {
+pub(crate) fn read_job_entry(
+    queue: &QueueName,
+    priority: Priority,
+    entry: &str,
+    fields: Value,
+) -> Option<(JobRecord, EntryId)> {
     let read = enqueue::parse_entry_id(entry).and_then(|id| {
         // Entry by entry: bytes that are no text in one must not take the others along
         let fields = JobFields::from_redis_value(fields).map_err(malformed_reply)?;
@@ -327,7 +339,11 @@ pub(crate) fn parse_streams_reply(reply: Value) -> StoreResult<HashMap<String, V
 }
 
 /// The jobs in entries of a stream. An entry that was deleted meanwhile has no fields and is left out.
-fn parse_claimed_entries(queue: &QueueName, priority: Priority, entries: Vec<(String, Value)>) -> impl Iterator<Item = ClaimedJob> {
+fn parse_claimed_entries(
+    queue: &QueueName,
+    priority: Priority,
+    entries: Vec<(String, Value)>,
+) -> impl Iterator<Item = ClaimedJob> {
     let started_at = local_now();
     entries.into_iter().filter(|(_, fields)| *fields != Value::Nil).filter_map(move |(entry, fields)| {
         let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Jobs, JobRecord};
+use super::{JobRecord, Jobs};
 use crate::{StoreResult, keys};
 use common::{
     id::{JobId, queue_tag},

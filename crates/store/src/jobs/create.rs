@@ -1,13 +1,13 @@
 //! New jobs that are more than an entry in a stream: they have a record from the start.
 
 use super::{
-    EnqueuedJob, Jobs, LocatedJob, EnqueueRefusal,
+    EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     client_ids::RESERVATION_TTL_MS,
     enqueue::build_job_record,
     local_now,
     record::{FinishedJob, JobRecord},
 };
-use crate::connection::notification::Wake;
+use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
     keys::{self, QueueKeys},
@@ -18,7 +18,7 @@ use common::{
     name::{LimitKey, QueueName},
     time::{self, Millis},
 };
-use model::job::{JobHistory, JobLimit, NewJob, OnConflict, JobState, UniquePolicy};
+use model::job::{JobHistory, JobLimit, JobState, NewJob, OnConflict, UniquePolicy};
 
 /// Looks at whoever holds the uniqueness: it can change between a look and the script, each time because somebody else got
 /// further. So many may replace each other at once.
@@ -27,7 +27,9 @@ const MAX_UNIQUENESS_CHECKS: usize = 256;
 /// What goes wrong behind a write leaves it open what was done.
 pub(super) fn error_after_write(error: StoreError) -> StoreError {
     match error {
-        StoreError::OutOfMemory => StoreError::Unavailable(redis::RedisError::from((redis::ErrorKind::Io, "out of memory"))),
+        StoreError::OutOfMemory => {
+            StoreError::Unavailable(redis::RedisError::from((redis::ErrorKind::Io, "out of memory")))
+        }
         other => other,
     }
 }
@@ -177,7 +179,9 @@ impl Jobs {
         };
         call.arg(job.id.to_string()).arg(job.priority.get()).arg(how).arg(at);
         call.arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default());
-        call.arg(keys::NOTIFICATIONS).arg(Wake::Due(job.queue.clone()).encode()).arg(Wake::Stream(job.queue.clone()).encode());
+        call.arg(keys::NOTIFICATIONS)
+            .arg(Notification::DueChanged(job.queue.clone()).encode())
+            .arg(Notification::StreamCreated(job.queue.clone()).encode());
         let unique_ttl = unique.and_then(|unique| i64::try_from(unique.period?.as_millis()).ok()).unwrap_or(claim_ttl);
         call.arg(max_depth).arg(if unique.is_some() { holder } else { "-" }).arg(unique_ttl.max(1));
         match job.key_limit() {
@@ -209,7 +213,9 @@ impl Jobs {
             return Ok(UniquenessCheck::Free(holder));
         }
         match unique.on_conflict {
-            OnConflict::Ignore => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, json: located.to_json() })),
+            OnConflict::Ignore => {
+                Ok(UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, json: located.to_json() }))
+            }
             OnConflict::Reject => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
             // One that runs may have had effects already, and one that is over cannot be replaced
             _ if state == JobState::Active => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),

@@ -2,8 +2,8 @@
 
 use serde_json::value::RawValue;
 
-use super::{Jobs, LocatedJob, JobRecord};
-use crate::connection::notification::Wake;
+use super::{JobRecord, Jobs, LocatedJob};
+use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
     keys::{self, QueueKeys},
@@ -57,11 +57,11 @@ impl Jobs {
             .arg(id.to_string())
             .arg(job.priority.get())
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Stream(job.queue.clone()).encode())
+            .arg(Notification::StreamCreated(job.queue.clone()).encode())
             .arg(limit.map_or("", |limit| limit.key.as_str()))
             .arg(limit.map(KeyLimit::encode).unwrap_or_default())
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
-            .arg(Wake::Due(job.queue.clone()).encode())
+            .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.to_fields())
             .invoke_async(&mut self.redis.clone())
             .await?;
@@ -83,7 +83,8 @@ impl Jobs {
         let Some((queue, _)) = self.find_dead_letter(id).await? else { return Ok(false) };
         let keys = QueueKeys::new(&queue);
         let mut redis = self.redis.clone();
-        let removed: i64 = redis::cmd("ZREM").arg(keys.dead_letters()).arg(id.to_string()).query_async(&mut redis).await?;
+        let removed: i64 =
+            redis::cmd("ZREM").arg(keys.dead_letters()).arg(id.to_string()).query_async(&mut redis).await?;
         // Whoever takes it off the list owns the rest; a result that stays because we end here goes with its TTL
         if removed == 1 {
             redis::cmd("DEL").arg(keys.result(&id)).exec_async(&mut redis).await?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Jobs, record::FinishedJob};
 use crate::{
     StoreResult,
-    connection::clock::{time_of, time_of_first},
+    connection::clock::{first_due_at, score_to_millis},
     keys::QueueKeys,
 };
 use common::{id::JobId, name::QueueName, time::Millis};
@@ -87,7 +87,8 @@ impl DeadLetterFilter {
     fn matches(&self, json: &str) -> bool {
         let Ok(seen) = serde_json::from_str::<DeadLetterMatchFields>(json) else { return false };
         let error_type = seen.error.map(|error| error.error_type).unwrap_or_default();
-        matches_pattern(self.job_type.as_deref(), seen.job_type) && matches_pattern(self.error_type.as_deref(), &error_type)
+        matches_pattern(self.job_type.as_deref(), seen.job_type)
+            && matches_pattern(self.error_type.as_deref(), &error_type)
     }
 }
 
@@ -135,8 +136,15 @@ impl Jobs {
         queues.sort_unstable();
         queues.retain(|queue| after.is_none_or(|after| *queue >= after.queue));
         let connection = self.redis.pooled().await?;
-        let mut scan =
-            DeadLetterScan { filter, limit, connection, page: DeadLetterPage::default(), scanned: 0, scanned_bytes: 0, matched_bytes: 0 };
+        let mut scan = DeadLetterScan {
+            filter,
+            limit,
+            connection,
+            page: DeadLetterPage::default(),
+            scanned: 0,
+            scanned_bytes: 0,
+            matched_bytes: 0,
+        };
         for some in queues.chunks(QUEUE_PAGE_SIZE) {
             for queue in scan.queues_with_dead_letters(some).await? {
                 let from = after.filter(|after| after.queue == *queue);
@@ -253,7 +261,7 @@ impl DeadLetterScan<'_> {
             }
             offset += page.len();
             let page: Vec<(JobId, Millis)> =
-                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, time_of(at)))).collect();
+                page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, score_to_millis(at)))).collect();
             if page.is_empty() {
                 continue;
             }
@@ -289,7 +297,9 @@ impl DeadLetterScan<'_> {
             redis::cmd("ZREVRANK").arg(keys.dead_letters()).arg(after.id.to_string()).query_async(redis).await?;
         // Those that the filter leaves out at the newer end are not counted by its range
         let left_out: usize = match self.filter.until {
-            Some(until) => redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(until).arg("+inf").query_async(redis).await?,
+            Some(until) => {
+                redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(until).arg("+inf").query_async(redis).await?
+            }
             None => 0,
         };
         let place = if let Some(rank) = rank {
@@ -309,5 +319,5 @@ fn max_score(filter: &DeadLetterFilter) -> String {
 
 fn died_at(head: &redis::Value) -> Option<Millis> {
     let head: Vec<(redis::Value, f64)> = redis::from_redis_value(head.clone()).ok()?;
-    time_of_first(&head)
+    first_due_at(&head)
 }

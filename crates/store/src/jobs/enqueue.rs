@@ -7,13 +7,13 @@ use super::{
     create::error_after_write,
     record::{JobRecord, new_entry_fields},
 };
-use crate::{StoreError, StoreResult, events::Happened, keys::QueueKeys, script};
+use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
 use common::{
     id::{EntryId, JobId},
     name::{Priority, QueueName},
     time::Millis,
 };
-use model::job::{EnvelopeSummary, JobHistory, JobLimit, NewJob, JobState};
+use model::job::{EnvelopeSummary, JobHistory, JobLimit, JobState, NewJob};
 
 /// A queue can vanish between making it and using it only if somebody empties Redis just then.
 const MAX_STREAM_ATTEMPTS: usize = 3;
@@ -91,7 +91,7 @@ impl Jobs {
         if let Ok(enqueued) = &outcome {
             self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
             metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
-            self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
+            self.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         }
         Ok(outcome)
     }
@@ -105,7 +105,11 @@ impl Jobs {
     }
 
     /// An ordinary job: one entry in a stream.
-    async fn add_to_stream(&self, new: NewJob, traceparent: Option<String>) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
+    async fn add_to_stream(
+        &self,
+        new: NewJob,
+        traceparent: Option<String>,
+    ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         let (salt, fields) = new_entry_fields(&new, traceparent.as_deref());
         for _ in 0..MAX_STREAM_ATTEMPTS {
             let added = match self.max_depth(&new.queue) {

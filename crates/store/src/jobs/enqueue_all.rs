@@ -4,7 +4,7 @@
 //! whether each can be made; if one cannot after all, because somebody was faster, those made before are cancelled.
 
 use super::{
-    EnqueuedJob, Jobs, LocatedJob, EnqueueRefusal,
+    EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     create::error_after_write,
     enqueue::{add_command, needs_record, new_job_record},
     record::new_entry_fields,

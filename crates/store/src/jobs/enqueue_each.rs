@@ -6,11 +6,11 @@
 use futures_util::{StreamExt, stream};
 
 use super::{
-    EnqueuedJob, Jobs, EnqueueRefusal,
+    EnqueueRefusal, EnqueuedJob, Jobs,
     enqueue::{add_command, needs_record, parse_entry_id},
     record::new_entry_fields,
 };
-use crate::{StoreError, StoreResult, events::Happened};
+use crate::{StoreError, StoreResult, events::JobEvent};
 use common::time::Millis;
 use model::job::NewJob;
 
@@ -45,7 +45,11 @@ impl Jobs {
         is_plain && self.is_closed(&job.queue).await.is_ok_and(|is_closed| !is_closed)
     }
 
-    async fn enqueue_concurrently(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<&String>) -> Vec<EnqueueOutcome> {
+    async fn enqueue_concurrently(
+        &self,
+        new: Vec<(NewJob, Millis)>,
+        traceparent: Option<&String>,
+    ) -> Vec<EnqueueOutcome> {
         let stored = stream::iter(new).map(|(job, now)| self.enqueue(job, traceparent.cloned(), now));
         stored.buffered(CONCURRENCY).collect().await
     }
@@ -90,7 +94,7 @@ impl Jobs {
         let queue = job.queue.to_string();
         let enqueued = self.build_enqueued(job, traceparent, parse_entry_id(entry)?, salt).await?;
         metrics::counter!("galley_jobs_enqueued_total", "queue" => queue).increment(1);
-        self.events.record(Happened::enqueued(&enqueued.job, enqueued.state));
+        self.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         Ok(enqueued)
     }
 }

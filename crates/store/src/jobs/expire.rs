@@ -43,6 +43,6 @@ impl Jobs {
             command.arg(QueueKeys::new(queue).timers()).arg(member);
             return Ok(command.exec_async(&mut self.redis.clone()).await?);
         };
-        self.redis.put_off(&QueueKeys::new(queue).timers(), &member, at).await
+        self.redis.reschedule(&QueueKeys::new(queue).timers(), &member, at).await
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Jobs, LocatedJob, JobRecord, record::FinishedJob};
+use super::{JobRecord, Jobs, LocatedJob, record::FinishedJob};
 use crate::{StoreError, StoreResult, keys::QueueKeys, script};
 use common::{
     id::{JobId, WorkflowId},
@@ -69,7 +69,8 @@ impl Jobs {
         if let Some(JobLimit::Key(limit)) = parts.summary().limit {
             self.admit(queue, &limit.key).await?;
         }
-        let member: MembershipFields = serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
+        let member: MembershipFields =
+            serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
         if let (Some(workflow), Some(index)) = (member.workflow_id, member.workflow_index) {
             self.member_ended(Membership { workflow, index }, id, json).await?;
         }

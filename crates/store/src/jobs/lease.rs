@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ClaimedJob, Consumer, Fence, Jobs, PULL_CONSUMER, JobRecord, enqueue::parse_entry_id};
-use crate::connection::notification::Wake;
+use super::{ClaimedJob, Consumer, Fence, JobRecord, Jobs, PULL_CONSUMER, enqueue::parse_entry_id};
+use crate::connection::notification::Notification;
 use crate::{
     StoreResult,
     keys::{self, QueueKeys},
@@ -56,7 +56,7 @@ impl Jobs {
         progress: &str,
     ) -> StoreResult<bool> {
         let keys = QueueKeys::new(&job.queue);
-        let noted: i64 = script::PROGRESS
+        let noted: i64 = script::RECORD_PROGRESS
             .key(keys.stream(job.priority))
             .key(keys.active())
             .key(keys.leases())
@@ -101,7 +101,7 @@ impl Jobs {
             .invoke_async(&mut self.redis.clone())
             .await?;
         if lent == 1 && lease.is_some() {
-            let wake = Wake::Due(job.queue.clone()).encode();
+            let wake = Notification::DueChanged(job.queue.clone()).encode();
             redis::cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(wake).exec_async(&mut self.redis.clone()).await?;
         }
         Ok(lent == 1)

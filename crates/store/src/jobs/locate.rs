@@ -217,15 +217,26 @@ impl Jobs {
     }
 
     /// What is in a stream entry.
-    pub(crate) async fn read_entry(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> StoreResult<JobStreamEntry> {
+    pub(crate) async fn read_entry(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        entry: EntryId,
+    ) -> StoreResult<JobStreamEntry> {
         let mut command = redis::cmd("XRANGE");
         command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
         let found: Vec<(String, Value)> = command.query_async(&mut self.redis.clone()).await?;
         let Some((entry, fields)) = found.into_iter().next() else { return Ok(JobStreamEntry::Missing) };
-        Ok(read_job_entry(queue, priority, &entry, fields).map_or(JobStreamEntry::Unreadable, |(job, _)| JobStreamEntry::Job(Box::new(job))))
+        Ok(read_job_entry(queue, priority, &entry, fields)
+            .map_or(JobStreamEntry::Unreadable, |(job, _)| JobStreamEntry::Job(Box::new(job))))
     }
 
-    async fn look_up_once(&self, id: JobId, queue: &QueueName, place: Option<(Priority, EntryId)>) -> StoreResult<LookupStep> {
+    async fn look_up_once(
+        &self,
+        id: JobId,
+        queue: &QueueName,
+        place: Option<(Priority, EntryId)>,
+    ) -> StoreResult<LookupStep> {
         let keys = QueueKeys::new(queue);
         let (priority, entry) = place.map_or((Priority::default(), None), |(priority, entry)| (priority, Some(entry)));
         let reply: Vec<Value> = script::LOCATE
@@ -245,9 +256,9 @@ impl Jobs {
                 let text = String::from_redis_value(next()).map_err(malformed_reply)?;
                 Ok(LookupStep::Found(Box::new(LocatedJob::Finished(FinishedJob::json_of(&text)?.to_owned()))))
             }
-            ("record", _) => {
-                locate_in_record(id, queue, JobFields::from_redis_value(next()).map_err(malformed_reply)?).map(Box::new).map(LookupStep::Found)
-            }
+            ("record", _) => locate_in_record(id, queue, JobFields::from_redis_value(next()).map_err(malformed_reply)?)
+                .map(Box::new)
+                .map(LookupStep::Found),
             ("follow", _) => {
                 let priority = i64::from_redis_value(next()).map_err(malformed_reply)?;
                 let entry = parse_entry_id(&String::from_redis_value(next()).map_err(malformed_reply)?)?;

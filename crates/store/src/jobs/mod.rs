@@ -8,7 +8,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `enqueue` | new jobs: an ordinary one is a stream entry |
-//! | `full_queues` | queues that take no new jobs |
+//! | `closed_queues` | queues that take no new jobs |
 //! | `enqueue_all` | many new jobs, all or none |
 //! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
@@ -35,6 +35,7 @@
 mod cancel;
 mod claim;
 mod client_ids;
+mod closed_queues;
 mod create;
 mod dead_letter;
 mod dead_letters;
@@ -44,7 +45,6 @@ mod enqueue_each;
 mod expire;
 mod fence;
 mod follow_up;
-mod full_queues;
 mod lease;
 mod locate;
 mod promote;
@@ -65,11 +65,11 @@ use common::{
 use model::job::NewJob;
 
 pub use cancel::JobTransitionError;
-pub use claim::{ClaimBatch, Claimant, ClaimedJob, Consumer, ClaimAvailability, PULL_CONSUMER};
+pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob, Consumer, PULL_CONSUMER};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
-pub use dead_letters::{DeadLetterCursor, DeadLetterFilter, DeadLetterStats, DeadLetterPage};
+pub use dead_letters::{DeadLetterCursor, DeadLetterFilter, DeadLetterPage, DeadLetterStats};
 pub(super) use enqueue::new_job_record;
-pub use enqueue::{EnqueuedJob, EnqueueRefusal};
+pub use enqueue::{EnqueueRefusal, EnqueuedJob};
 pub use enqueue_all::BatchRefusal;
 pub use fence::Fence;
 pub(super) use locate::JobStreamEntry;
@@ -84,7 +84,7 @@ pub use stats::QueueStats;
 
 use crate::{
     Redis, StoreResult,
-    events::{EventLog, Happened},
+    events::{EventLog, JobEvent},
 };
 
 /// The job store: clone it freely.
@@ -94,7 +94,7 @@ pub struct Jobs {
     pub(crate) settings: Arc<JobSettings>,
     pub(crate) workflows: Arc<WorkflowSettings>,
     queue_limits: Arc<BTreeMap<QueueName, QueueLimits>>,
-    closed_queues: Arc<full_queues::ClosedQueueCache>,
+    closed_queues: Arc<closed_queues::ClosedQueueCache>,
     pub(crate) cron: Arc<CronSettings>,
     /// For the upkeep, which sees to channels too.
     pub(crate) channels: Arc<ChannelSettings>,
@@ -130,14 +130,14 @@ impl Jobs {
     }
 
     /// Notes something that happened to a job.
-    pub fn record_event(&self, event: Happened) {
+    pub fn record_event(&self, event: JobEvent) {
         self.events.record(event);
     }
 
     /// Notes that an attempt begins, if that is wanted.
     pub fn record_started(&self, claimed: &ClaimedJob, worker: Option<&WorkerId>) {
         if self.settings.started_events {
-            self.events.record(Happened::started(claimed, worker));
+            self.events.record(JobEvent::started(claimed, worker));
         }
     }
 

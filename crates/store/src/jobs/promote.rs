@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Jobs, LocatedJob, JobTransitionError};
+use super::{JobTransitionError, Jobs, LocatedJob};
 use crate::{
     StoreError, StoreResult,
     keys::{self, QueueKeys},
     script,
 };
-use crate::{connection::notification::Wake, rate_limits::WaitSet};
+use crate::{connection::notification::Notification, rate_limits::WaitSet};
 use common::{
     id::JobId,
     name::{Priority, QueueName},
@@ -24,7 +24,9 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: it may have been let go all the same.
     pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, JobTransitionError>> {
-        let Some((located, queue)) = self.locate_with_queue(id).await? else { return Ok(Err(JobTransitionError::NotFound)) };
+        let Some((located, queue)) = self.locate_with_queue(id).await? else {
+            return Ok(Err(JobTransitionError::NotFound));
+        };
         if let Err(conflict) = located.state().after(JobTransition::Activate) {
             return Ok(Err(JobTransitionError::Conflict(conflict)));
         }
@@ -65,14 +67,23 @@ impl Jobs {
         Ok(moved)
     }
 
-    async fn promote_to_stream(&self, queue: &QueueName, priority: Priority, ids: &[JobId], from: WaitSet) -> StoreResult<u64> {
+    async fn promote_to_stream(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        ids: &[JobId],
+        from: WaitSet,
+    ) -> StoreResult<u64> {
         let keys = QueueKeys::new(queue);
         let mut call = script::PROMOTE.prepare_invoke();
         call.key(from.key(&keys)).key(keys.priorities()).key(keys.stream(priority));
         for id in ids {
             call.key(keys.record(id));
         }
-        call.arg(from.as_str()).arg(priority.get()).arg(keys::NOTIFICATIONS).arg(Wake::Stream(queue.clone()).encode());
+        call.arg(from.as_str())
+            .arg(priority.get())
+            .arg(keys::NOTIFICATIONS)
+            .arg(Notification::StreamCreated(queue.clone()).encode());
         for id in ids {
             call.arg(id.to_string());
         }

@@ -4,7 +4,7 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
 
-use super::{Jobs, JobRecord, claim::last_delivered_id, enqueue::parse_entry_id};
+use super::{JobRecord, Jobs, claim::last_delivered_id, enqueue::parse_entry_id};
 use crate::{StoreResult, keys::QueueKeys};
 use common::{
     id::JobId,
@@ -103,7 +103,12 @@ impl PurgeScan<'_> {
         let mut last = last_delivered_id(&mut self.redis, &stream).await?;
         while self.remaining() > 0 {
             let mut command = redis::cmd("XRANGE");
-            command.arg(&stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(ENTRY_PAGE_SIZE.min(self.remaining()));
+            command
+                .arg(&stream)
+                .arg(format!("({last}"))
+                .arg("+")
+                .arg("COUNT")
+                .arg(ENTRY_PAGE_SIZE.min(self.remaining()));
             let entries: Vec<(String, Value)> = command.query_async(&mut self.redis).await?;
             let Some((newest, _)) = entries.last() else { break };
             last.clone_from(newest);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use redis::{Pipeline, Script};
 
-use super::{Jobs, EnqueueRefusal};
-use crate::connection::notification::Wake;
+use super::{EnqueueRefusal, Jobs};
+use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
     keys::{self, QueueKeys},
@@ -60,7 +60,12 @@ impl Jobs {
         self.set_control_flag(queue, "closed", closed).await
     }
 
-    async fn set_control_flag(&self, queue: &QueueName, field: &str, is_set: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
+    async fn set_control_flag(
+        &self,
+        queue: &QueueName,
+        field: &str,
+        is_set: bool,
+    ) -> StoreResult<Result<(), EnqueueRefusal>> {
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
@@ -78,7 +83,11 @@ impl Jobs {
     /// ask, or need not any more.
     async fn update_control(&self, queue: &QueueName, mut change: Pipeline) -> StoreResult<()> {
         change.atomic();
-        change.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Wake::Stream(queue.clone()).encode()).ignore();
+        change
+            .cmd("PUBLISH")
+            .arg(keys::NOTIFICATIONS)
+            .arg(Notification::StreamCreated(queue.clone()).encode())
+            .ignore();
         Ok(change.exec_async(&mut self.redis.clone()).await?)
     }
 
@@ -174,7 +183,11 @@ impl Jobs {
     }
 
     /// Makes the stream of a queue's priority, and the queue if it is new.
-    pub(crate) async fn open_stream(&self, queue: &QueueName, priority: Priority) -> StoreResult<Result<(), EnqueueRefusal>> {
+    pub(crate) async fn open_stream(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+    ) -> StoreResult<Result<(), EnqueueRefusal>> {
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
@@ -185,7 +198,7 @@ impl Jobs {
             .key(keys.stream(priority))
             .arg(priority.get())
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Stream(queue.clone()).encode())
+            .arg(Notification::StreamCreated(queue.clone()).encode())
             .invoke_async(&mut self.redis.clone())
             .await?;
         if is_new == 1 {

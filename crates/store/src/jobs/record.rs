@@ -10,7 +10,7 @@ use common::{
 };
 use model::{
     job::{
-        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobLimit, KeyLimit, NewJob, JobState, retry::OnExhaustion,
+        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobLimit, JobState, KeyLimit, NewJob, retry::OnExhaustion,
         view::JobView,
     },
     workflow::Membership,

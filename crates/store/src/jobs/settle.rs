@@ -6,10 +6,10 @@ use super::{
     ClaimedJob, Consumer, Fence, Jobs,
     record::{FinishedJob, JobRecord},
 };
-use crate::connection::notification::Wake;
+use crate::connection::notification::Notification;
 use crate::{
     StoreResult,
-    events::Happened,
+    events::JobEvent,
     keys::{self, QueueKeys},
     script,
 };
@@ -19,7 +19,7 @@ use common::{
     time::Millis,
 };
 use model::job::{
-    RetryAdvice, AttemptError, RetryDecision, JobState,
+    AttemptError, JobState, RetryAdvice, RetryDecision,
     retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY},
 };
 
@@ -229,10 +229,12 @@ impl Jobs {
                 let Some(due) = self.schedule_retry(&job, claimed.entry, fence, delay).await? else {
                     return Ok(FailureOutcome::Stale);
                 };
-                self.events.record(Happened::failed(&job));
+                self.events.record(JobEvent::failed(&job));
                 Ok(FailureOutcome::Retry { due, delay })
             }
-            RetryDecision::Discard { dead_letter } => self.finish_discarded(job, claimed.entry, fence, dead_letter).await,
+            RetryDecision::Discard { dead_letter } => {
+                self.finish_discarded(job, claimed.entry, fence, dead_letter).await
+            }
         }
     }
 
@@ -258,7 +260,7 @@ impl Jobs {
         match self.finish(&job, entry, fence, &ended, dead_letter).await? {
             Settled::Stale => Ok(FailureOutcome::Stale),
             Settled::Done | Settled::AlreadyDone => {
-                self.events.record(Happened::discarded(&job, now));
+                self.events.record(JobEvent::discarded(&job, now));
                 Ok(FailureOutcome::Discarded(ended))
             }
         }
@@ -288,7 +290,13 @@ impl Jobs {
     }
 
     /// Sets the time of the next attempt; none when the attempt was not the current one.
-    async fn schedule_retry(&self, job: &JobRecord, entry: EntryId, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
+    async fn schedule_retry(
+        &self,
+        job: &JobRecord,
+        entry: EntryId,
+        fence: &Fence,
+        delay: Duration,
+    ) -> StoreResult<Option<Millis>> {
         let keys = QueueKeys::new(&job.queue);
         let answer: Vec<String> = script::RETRY
             .key(keys.stream(job.priority))
@@ -306,7 +314,7 @@ impl Jobs {
             .arg(job.priority.get())
             .arg(delay.as_millis().to_string())
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Due(job.queue.clone()).encode())
+            .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.limit_key().map_or("", LimitKey::as_str))
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(job.to_fields())
@@ -340,7 +348,7 @@ impl Jobs {
         let dead_letter = job.wants_dead_letter();
         let settled = self.finish(&job, claimed.entry, fence, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {
-            self.events.record(Happened::discarded(&job, now));
+            self.events.record(JobEvent::discarded(&job, now));
         }
         Ok(settled)
     }
@@ -351,7 +359,7 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn release(&self, job: &JobRecord, entry: EntryId, fence: &Fence) -> StoreResult<Settled> {
         let keys = QueueKeys::new(&job.queue);
-        let answer: String = script::SNOOZE
+        let answer: String = script::RELEASE
             .key(keys.stream(job.priority))
             .key(keys.active())
             .key(keys.leases())
@@ -364,9 +372,9 @@ impl Jobs {
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Stream(job.queue.clone()).encode())
+            .arg(Notification::StreamCreated(job.queue.clone()).encode())
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
-            .arg(Wake::Due(job.queue.clone()).encode())
+            .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.to_fields())
             .invoke_async(&mut self.redis.clone())
             .await?;
@@ -382,7 +390,7 @@ impl Jobs {
         let ended = FinishedJob::expired(&claimed.job, now);
         let settled = self.finish(&claimed.job, claimed.entry, fence, &ended, false).await?;
         if settled == Settled::Done {
-            self.events.record(Happened::ended(&claimed.job, JobState::Discarded, now));
+            self.events.record(JobEvent::ended(&claimed.job, JobState::Discarded, now));
         }
         Ok(settled)
     }

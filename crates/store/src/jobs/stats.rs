@@ -71,8 +71,11 @@ impl Jobs {
         for _ in &priorities {
             let length: u64 = next_value(&mut reply)?;
             let pending: Vec<redis::Value> = next_value(&mut reply)?;
-            let held =
-                pending.into_iter().next().map_or(Ok(0), redis::from_redis_value).map_err(super::claim::malformed_reply)?;
+            let held = pending
+                .into_iter()
+                .next()
+                .map_or(Ok(0), redis::from_redis_value)
+                .map_err(super::claim::malformed_reply)?;
             stats.active += held;
             stats.available += length.saturating_sub(held);
         }

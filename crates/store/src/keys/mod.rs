@@ -204,7 +204,8 @@ mod tests {
             .filter_map(|line| line.strip_prefix("| `galley:"))
             .filter_map(|rest| rest.split('`').next())
             .collect();
-        let spelled: BTreeSet<&str> = KEY_PATTERNS.iter().filter_map(|pattern| pattern.strip_prefix("galley:")).collect();
+        let spelled: BTreeSet<&str> =
+            KEY_PATTERNS.iter().filter_map(|pattern| pattern.strip_prefix("galley:")).collect();
         assert_eq!(documented, spelled);
     }
 

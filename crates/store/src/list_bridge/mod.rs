@@ -12,13 +12,13 @@ use redis::{FromRedisValue, Value};
 use crate::{
     Redis, StoreError, StoreResult,
     connection::dedicated::Dedicated,
-    events::Happened,
+    events::JobEvent,
     jobs::Jobs,
     keys::{self, QueueKeys},
     script,
 };
 use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings};
-use model::job::{Envelope, EnvelopeSummary, NewJob, JobState};
+use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
 /// Elements moved in one go after the first.
 const BATCH_SIZE: usize = 64;
@@ -106,7 +106,7 @@ impl ListBridge {
         let (salt, fields) = crate::jobs::new_entry_fields(&new, None);
         let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
         for _ in 0..3 {
-            let reply: Value = script::BRIDGE
+            let reply: Value = script::MOVE_ELEMENT
                 .key(keys::list_bridge(&self.settings.list))
                 .key(&stream)
                 .arg(element)
@@ -139,13 +139,15 @@ impl ListBridge {
         let id = entry.parse().ok().and_then(|entry| JobId::from_entry(entry, &new.queue, new.priority, salt));
         metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
         if let Some(id) = id {
-            self.jobs.events.record(Happened::enqueued(&crate::jobs::new_job_record(id, new), JobState::Available));
+            self.jobs.events.record(JobEvent::enqueued(&crate::jobs::new_job_record(id, new), JobState::Available));
         }
     }
 
     fn build_job(&self, element: &[u8]) -> NewJob {
         let mut envelope = ObjectWriter::default();
-        envelope.text("type", self.settings.job_type.as_str()).raw("args", &format!("[{}]", element_to_argument(element)));
+        envelope
+            .text("type", self.settings.job_type.as_str())
+            .raw("args", &format!("[{}]", element_to_argument(element)));
         NewJob {
             id: None,
             queue: self.settings.queue.clone(),
@@ -201,7 +203,8 @@ pub fn argument_to_element(argument: &str) -> Vec<u8> {
     if let Ok(text) = serde_json::from_str::<String>(argument) {
         return text.into_bytes();
     }
-    let bytes = serde_json::from_str::<Base64Argument>(argument).ok().and_then(|bytes| STANDARD.decode(bytes.base64).ok());
+    let bytes =
+        serde_json::from_str::<Base64Argument>(argument).ok().and_then(|bytes| STANDARD.decode(bytes.base64).ok());
     bytes.unwrap_or_else(|| argument.as_bytes().to_vec())
 }
 

@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    connection::notifier::{Channels, subscribe_to_changing},
+    connection::notifier::{Topics, subscribe_to_changing},
     jobs::Jobs,
     keys,
 };
@@ -35,7 +35,7 @@ const NOTIFICATION_BUFFER: usize = 1024;
 pub struct LongPoll {
     shared: Arc<LongPollShared>,
     /// Wake-up calls are heard from when somebody waits first.
-    channels: Channels,
+    channels: Topics,
     /// Where jobs are taken for those who wait: what was taken outlives the request that it was for.
     runtime: Handle,
 }
@@ -119,7 +119,8 @@ impl LongPollWaiter {
 
     /// Tells that these queues could not be looked into; nobody tries before that pause is over.
     pub fn report_failure(&self, queues: &[QueueName], pause: Duration) {
-        let left: Vec<(QueueName, Remaining)> = queues.iter().map(|queue| (queue.clone(), Remaining::Unavailable(pause))).collect();
+        let left: Vec<(QueueName, Remaining)> =
+            queues.iter().map(|queue| (queue.clone(), Remaining::Unavailable(pause))).collect();
         self.report_remaining(&left, false);
     }
 }

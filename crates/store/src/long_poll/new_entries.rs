@@ -30,7 +30,10 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn streams_to_watch<'a>(&self, queues: impl IntoIterator<Item = &'a QueueName>) -> StoreResult<Vec<WatchedStream>> {
+    pub async fn streams_to_watch<'a>(
+        &self,
+        queues: impl IntoIterator<Item = &'a QueueName>,
+    ) -> StoreResult<Vec<WatchedStream>> {
         let queues: Vec<&QueueName> = queues.into_iter().collect();
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
@@ -62,7 +65,11 @@ impl Jobs {
             let Some(groups) = ignore_unexpected(groups)? else { continue };
             let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
             let last = last.and_then(|last| String::from_redis_value(last).ok());
-            watched.push(WatchedStream { queue, priority, last_delivered_id: last.unwrap_or_else(|| STREAM_START.to_owned()) });
+            watched.push(WatchedStream {
+                queue,
+                priority,
+                last_delivered_id: last.unwrap_or_else(|| STREAM_START.to_owned()),
+            });
         }
         Ok(watched)
     }
@@ -87,7 +94,8 @@ impl Jobs {
             read.arg(&watched.last_delivered_id);
         }
         let reply: Value = connection.query(&read).await?;
-        let arrived: HashMap<String, Value> = Option::from_redis_value(reply).map_err(malformed_reply)?.unwrap_or_default();
+        let arrived: HashMap<String, Value> =
+            Option::from_redis_value(reply).map_err(malformed_reply)?.unwrap_or_default();
         let mut queues: Vec<QueueName> = streams
             .iter()
             .zip(keys)

@@ -113,7 +113,13 @@ impl WaitQueue {
     }
 
     /// Somebody who was called has looked, and tells what is left. Whoever got something waits no longer.
-    pub(crate) fn report_remaining(&mut self, ticket: WaiterId, left: &[(QueueName, Remaining)], got_something: bool, now: Instant) {
+    pub(crate) fn report_remaining(
+        &mut self,
+        ticket: WaiterId,
+        left: &[(QueueName, Remaining)],
+        got_something: bool,
+        now: Instant,
+    ) {
         if let Some(waiting) = self.waiters.get_mut(&ticket) {
             waiting.is_claiming = false;
         }
@@ -351,7 +357,11 @@ mod tests {
         let mut hall = WaitQueueHarness::default();
         let ticket = hall.join(&["a"]);
         let soon = Remaining::Empty(ClaimAvailability::RetryAfter(Duration::from_millis(200)));
-        for (left, pause) in [(soon, 200), (Remaining::Empty(ClaimAvailability::Paused), 10_000), (Remaining::Unavailable(PAUSED_RECHECK_INTERVAL), 10_000)] {
+        for (left, pause) in [
+            (soon, 200),
+            (Remaining::Empty(ClaimAvailability::Paused), 10_000),
+            (Remaining::Unavailable(PAUSED_RECHECK_INTERVAL), 10_000),
+        ] {
             hall.watch();
             hall.lines.job_arrived(&name("a"));
             let now = Instant::now();

@@ -10,12 +10,13 @@ use crate::{
     StoreResult,
     connection::{
         dedicated::Dedicated,
-        notification::Wake,
-        notifier::{Heard, Inbox},
+        notification::Notification,
+        notifier::{EventReceiver, SubscriberEvent},
     },
     jobs::Jobs,
+    log_interruption,
     long_poll::new_entries::WatchedStream,
-    next_reconnect_delay, log_interruption, reconnect_delays,
+    next_reconnect_delay, reconnect_delays,
 };
 use common::name::QueueName;
 
@@ -26,21 +27,21 @@ const MAX_BLOCK: Duration = Duration::from_secs(5);
 const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// Hears of new streams and of queues that go on, until `stop` is cancelled.
-pub(crate) async fn listen_for_changes(hall: Arc<LongPollShared>, mut heard: Inbox, stop: CancellationToken) {
+pub(crate) async fn listen_for_changes(hall: Arc<LongPollShared>, mut heard: EventReceiver, stop: CancellationToken) {
     loop {
         let heard = tokio::select! {
             () = stop.cancelled() => return,
             heard = heard.recv() => heard,
         };
         match heard {
-            Some(Heard::Message { payload, .. }) => {
-                if let Some(Wake::Stream(queue)) = Wake::decode(&payload) {
+            Some(SubscriberEvent::Message { payload, .. }) => {
+                if let Some(Notification::StreamCreated(queue)) = Notification::decode(&payload) {
                     hall.update(|lines| lines.queue_changed(&queue));
                 }
             }
             // Calls may have been missed
-            Some(Heard::Subscribed(_)) => hall.update(super::WaitQueue::all_queues_changed),
-            Some(Heard::Lost) => {}
+            Some(SubscriberEvent::Subscribed(_)) => hall.update(super::WaitQueue::all_queues_changed),
+            Some(SubscriberEvent::ConnectionLost) => {}
             None => return,
         }
     }

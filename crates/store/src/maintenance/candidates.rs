@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use redis::Value;
 
-use super::consistency_checker::{Cursor, Phase};
+use super::consistency_checker::{CheckCursor, CheckPhase};
 use crate::{
     StoreResult,
     jobs::{Jobs, malformed_reply, parse_id_field},
@@ -19,11 +19,11 @@ use model::job::KeyLimit;
 
 /// Something to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Suspect {
+pub(super) enum Candidate {
     Due(JobId),
     Pending(JobId),
-    Lane(LimitKey, JobId),
-    Held(LimitKey, JobId),
+    KeyQueue(LimitKey, JobId),
+    Admitted(LimitKey, JobId),
     Expire(JobId),
     Record(JobId),
     /// An entry, the job in it, and whether that has a record.
@@ -31,13 +31,13 @@ pub(super) enum Suspect {
     Attempt(Priority, EntryId),
 }
 
-impl Suspect {
+impl Candidate {
     fn kind(&self) -> &'static str {
         match self {
             Self::Due(_) => "due",
             Self::Pending(_) => "pending",
-            Self::Lane(..) => "lane",
-            Self::Held(..) => "held",
+            Self::KeyQueue(..) => "lane",
+            Self::Admitted(..) => "held",
             Self::Expire(_) => "expire",
             Self::Record(_) => "record",
             Self::Entry(..) => "entry",
@@ -47,13 +47,13 @@ impl Suspect {
 
     fn id(&self) -> Option<JobId> {
         match self {
-            Self::Due(id) | Self::Pending(id) | Self::Lane(_, id) | Self::Held(_, id) => Some(*id),
+            Self::Due(id) | Self::Pending(id) | Self::KeyQueue(_, id) | Self::Admitted(_, id) => Some(*id),
             Self::Expire(id) | Self::Record(id) | Self::Entry(_, _, id, _) => Some(*id),
             Self::Attempt(..) => None,
         }
     }
 
-    fn place(&self) -> Option<(Priority, EntryId)> {
+    fn stream_entry(&self) -> Option<(Priority, EntryId)> {
         match self {
             Self::Entry(priority, entry, ..) | Self::Attempt(priority, entry) => Some((*priority, *entry)),
             _ => None,
@@ -61,50 +61,60 @@ impl Suspect {
     }
 }
 
-impl fmt::Display for Suspect {
+impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
-        if let Some((priority, entry)) = self.place() {
+        if let Some((priority, entry)) = self.stream_entry() {
             write!(f, " {}", keys::attempt_name(priority, entry))?;
         }
         self.id().map_or(Ok(()), |id| write!(f, " {id}"))
     }
 }
 
-type Page = (Vec<Suspect>, Option<Cursor>);
+type CandidatePage = (Vec<Candidate>, Option<CheckCursor>);
 
 impl Jobs {
     /// Up to about `limit` things from a place on, and the place behind them.
-    pub(super) async fn suspects(&self, queue: &QueueName, from: &Cursor, limit: usize) -> StoreResult<Page> {
+    pub(super) async fn candidates(
+        &self,
+        queue: &QueueName,
+        from: &CheckCursor,
+        limit: usize,
+    ) -> StoreResult<CandidatePage> {
         let keys = QueueKeys::new(queue);
-        let ids = |members: Vec<String>, suspect: fn(JobId) -> Suspect| {
-            members.iter().filter_map(|id| id.parse().ok()).map(suspect).collect::<Vec<Suspect>>()
+        let ids = |members: Vec<String>, suspect: fn(JobId) -> Candidate| {
+            members.iter().filter_map(|id| id.parse().ok()).map(suspect).collect::<Vec<Candidate>>()
         };
         let attempts = |members: Vec<String>| {
             members
                 .iter()
                 .filter_map(|member| keys::parse_attempt_name(member))
-                .map(|(p, e)| Suspect::Attempt(p, e))
+                .map(|(p, e)| Candidate::Attempt(p, e))
                 .collect()
         };
         let (found, at) = match from.phase {
-            Phase::Streams => self.entries(queue, &from.at, limit).await?,
-            Phase::Due => {
-                self.scan("ZSCAN", &keys.due(), from, limit).await.map(|(m, at)| (ids(m, Suspect::Due), at))?
+            CheckPhase::Streams => self.entries(queue, &from.at, limit).await?,
+            CheckPhase::Due => {
+                self.scan("ZSCAN", &keys.due(), from, limit).await.map(|(m, at)| (ids(m, Candidate::Due), at))?
             }
-            Phase::Pending => {
-                self.scan("ZSCAN", &keys.pending(), from, limit).await.map(|(m, at)| (ids(m, Suspect::Pending), at))?
+            CheckPhase::Pending => self
+                .scan("ZSCAN", &keys.pending(), from, limit)
+                .await
+                .map(|(m, at)| (ids(m, Candidate::Pending), at))?,
+            CheckPhase::Leases => {
+                self.scan("ZSCAN", &keys.leases(), from, limit).await.map(|(m, at)| (attempts(m), at))?
             }
-            Phase::Leases => self.scan("ZSCAN", &keys.leases(), from, limit).await.map(|(m, at)| (attempts(m), at))?,
-            Phase::Active => self.scan("HSCAN", &keys.active(), from, limit).await.map(|(m, at)| (attempts(m), at))?,
-            Phase::Timers => {
+            CheckPhase::Active => {
+                self.scan("HSCAN", &keys.active(), from, limit).await.map(|(m, at)| (attempts(m), at))?
+            }
+            CheckPhase::Timers => {
                 let (mut members, at) = self.scan("ZSCAN", &keys.timers(), from, limit).await?;
                 members = members.iter().filter_map(|timer| timer.strip_prefix("expire ").map(str::to_owned)).collect();
-                (ids(members, Suspect::Expire), at)
+                (ids(members, Candidate::Expire), at)
             }
-            Phase::Keys => self.keys_of(&keys, from, limit).await?,
+            CheckPhase::Keys => self.keys_of(&keys, from, limit).await?,
         };
-        Ok((found, Cursor::after(from.phase, at)))
+        Ok((found, CheckCursor::after(from.phase, at)))
     }
 
     /// Members of a sorted set or a hash, without what belongs to them.
@@ -112,7 +122,7 @@ impl Jobs {
         &self,
         command: &str,
         key: &str,
-        from: &Cursor,
+        from: &CheckCursor,
         limit: usize,
     ) -> StoreResult<(Vec<String>, Option<String>)> {
         let mut scan = redis::cmd(command);
@@ -123,7 +133,12 @@ impl Jobs {
     }
 
     /// Entries of the queue's streams, the highest priority first.
-    async fn entries(&self, queue: &QueueName, at: &str, limit: usize) -> StoreResult<(Vec<Suspect>, Option<String>)> {
+    async fn entries(
+        &self,
+        queue: &QueueName,
+        at: &str,
+        limit: usize,
+    ) -> StoreResult<(Vec<Candidate>, Option<String>)> {
         let after = keys::parse_attempt_name(at);
         let (keys, mut found) = (QueueKeys::new(queue), Vec::new());
         let rest = self.priorities(queue).await?;
@@ -141,7 +156,8 @@ impl Jobs {
                 .await?;
             let last = listed.last().map(|(entry, _)| format!("{priority}:{entry}"));
             let is_full = listed.len() == most;
-            found.extend(listed.iter().filter_map(|(entry, marker)| entry_of(queue, priority, entry, marker)));
+            found
+                .extend(listed.iter().filter_map(|(entry, marker)| candidate_of_entry(queue, priority, entry, marker)));
             if is_full {
                 return Ok((found, last));
             }
@@ -154,9 +170,9 @@ impl Jobs {
     async fn keys_of(
         &self,
         keys: &QueueKeys,
-        from: &Cursor,
+        from: &CheckCursor,
         limit: usize,
-    ) -> StoreResult<(Vec<Suspect>, Option<String>)> {
+    ) -> StoreResult<(Vec<Candidate>, Option<String>)> {
         let prefix = keys.prefix();
         let mut redis = self.redis.clone();
         let mut scan = redis::cmd("SCAN");
@@ -164,13 +180,13 @@ impl Jobs {
         let (next, names): (String, Vec<String>) = scan.arg("COUNT").arg(limit).query_async(&mut redis).await?;
         let mut found = Vec::new();
         for name in names.iter().filter_map(|name| name.strip_prefix(prefix)) {
-            let (set, suspect): (String, fn(LimitKey, JobId) -> Suspect) = match name.split_once(':') {
+            let (set, suspect): (String, fn(LimitKey, JobId) -> Candidate) = match name.split_once(':') {
                 Some(("j", id)) => {
-                    found.extend(id.parse().ok().map(Suspect::Record));
+                    found.extend(id.parse().ok().map(Candidate::Record));
                     continue;
                 }
-                Some(("lane", key)) => (key.to_owned(), Suspect::Lane),
-                Some(("held", key)) => (key.to_owned(), Suspect::Held),
+                Some(("lane", key)) => (key.to_owned(), Candidate::KeyQueue),
+                Some(("held", key)) => (key.to_owned(), Candidate::Admitted),
                 _ => continue,
             };
             let Ok(key) = set.parse::<LimitKey>() else { continue };
@@ -183,10 +199,10 @@ impl Jobs {
     }
 
     /// What is wrong with it, and whether that is mended.
-    pub(super) async fn look_at(
+    pub(super) async fn check_one(
         &self,
         queue: &QueueName,
-        suspect: &Suspect,
+        suspect: &Candidate,
         repair: bool,
     ) -> StoreResult<Option<(String, bool)>> {
         let keys = QueueKeys::new(queue);
@@ -200,14 +216,14 @@ impl Jobs {
         }
         let said = |name: &str| record.get(name).map_or("", String::as_str);
         let key = match suspect {
-            Suspect::Lane(key, _) | Suspect::Held(key, _) => Some(key.clone()),
+            Candidate::KeyQueue(key, _) | Candidate::Admitted(key, _) => Some(key.clone()),
             _ => KeyLimit::split_field(said("l")).ok().map(|(key, _)| key),
         };
         let lane = LimitKey::or_placeholder(key.as_ref());
         let priority = Priority::from_text(said("p"));
         let id = suspect.id();
         let none = || keys.priorities();
-        let place = suspect.place();
+        let place = suspect.stream_entry();
         let answer: Vec<Value> = script::CHECK_ONE
             .key(id.map_or_else(none, |id| keys.record(&id)))
             .key(id.map_or_else(none, |id| keys.result(&id)))
@@ -230,7 +246,7 @@ impl Jobs {
             .arg(&[said("s"), said("p"), said("x")])
             .arg(place.map(|(_, entry)| entry.to_string()).unwrap_or_default())
             .arg(place.map(|(priority, entry)| keys::attempt_name(priority, entry)).unwrap_or_default())
-            .arg(u8::from(matches!(suspect, Suspect::Entry(.., true))))
+            .arg(u8::from(matches!(suspect, Candidate::Entry(.., true))))
             .invoke_async(&mut redis)
             .await?;
         let mut parts = answer.into_iter();
@@ -242,8 +258,8 @@ impl Jobs {
 }
 
 /// An entry that holds no job is somebody else's: who claims it complains.
-fn entry_of(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Suspect> {
+fn candidate_of_entry(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Candidate> {
     let entry: EntryId = entry.parse().ok()?;
     let (id, has_record) = parse_id_field(queue, priority, entry, marker)?;
-    Some(Suspect::Entry(priority, entry, id, has_record))
+    Some(Candidate::Entry(priority, entry, id, has_record))
 }

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::candidates::Suspect;
+use super::candidates::Candidate;
 use crate::{
     StoreResult,
     jobs::Jobs,
@@ -43,12 +43,12 @@ pub struct Report {
     /// How many things were looked at.
     pub looked_at: usize,
     /// Where to go on; none when the queue is done.
-    pub next: Option<Cursor>,
+    pub next: Option<CheckCursor>,
 }
 
 /// What of a queue is looked over, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum CheckPhase {
     Streams,
     Due,
     Pending,
@@ -59,7 +59,7 @@ pub(super) enum Phase {
     Keys,
 }
 
-impl Phase {
+impl CheckPhase {
     const ALL: [Self; 7] =
         [Self::Streams, Self::Due, Self::Pending, Self::Leases, Self::Active, Self::Timers, Self::Keys];
     const NAMES: [&str; 7] = ["streams", "due", "pending", "leases", "active", "timers", "keys"];
@@ -71,21 +71,21 @@ impl Phase {
 
 /// Where a slice ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
-    pub(super) phase: Phase,
+pub struct CheckCursor {
+    pub(super) phase: CheckPhase,
     /// The place within it; empty at its beginning.
     pub(super) at: String,
 }
 
-impl Cursor {
+impl CheckCursor {
     /// Where everything begins.
     #[must_use]
     pub fn start() -> Self {
-        Self { phase: Phase::Streams, at: String::new() }
+        Self { phase: CheckPhase::Streams, at: String::new() }
     }
 
     /// The place behind a page of this phase: `at` in it, or the beginning of the next.
-    pub(super) fn after(phase: Phase, at: Option<String>) -> Option<Self> {
+    pub(super) fn after(phase: CheckPhase, at: Option<String>) -> Option<Self> {
         match at {
             Some(at) => Some(Self { phase, at }),
             None => phase.next().map(|phase| Self { phase, at: String::new() }),
@@ -93,29 +93,29 @@ impl Cursor {
     }
 }
 
-impl fmt::Display for Cursor {
+impl fmt::Display for CheckCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", Phase::NAMES[self.phase as usize], self.at)
+        write!(f, "{}/{}", CheckPhase::NAMES[self.phase as usize], self.at)
     }
 }
 
 /// A cursor that no report gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cursor must be one that an earlier answer gave")]
-pub struct CursorError;
+pub struct CheckCursorError;
 
-impl FromStr for Cursor {
-    type Err = CursorError;
+impl FromStr for CheckCursor {
+    type Err = CheckCursorError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, at) = text.split_once('/').ok_or(CursorError)?;
-        let phase = Phase::NAMES.iter().position(|known| *known == name).ok_or(CursorError)?;
+        let (name, at) = text.split_once('/').ok_or(CheckCursorError)?;
+        let phase = CheckPhase::NAMES.iter().position(|known| *known == name).ok_or(CheckCursorError)?;
         let is_place = at.is_empty()
-            || match Phase::ALL[phase] {
-                Phase::Streams => keys::parse_attempt_name(at).is_some(),
+            || match CheckPhase::ALL[phase] {
+                CheckPhase::Streams => keys::parse_attempt_name(at).is_some(),
                 _ => at.parse::<u64>().is_ok(),
             };
-        if is_place { Ok(Self { phase: Phase::ALL[phase], at: at.to_owned() }) } else { Err(CursorError) }
+        if is_place { Ok(Self { phase: CheckPhase::ALL[phase], at: at.to_owned() }) } else { Err(CheckCursorError) }
     }
 }
 
@@ -124,16 +124,22 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: some may have been mended.
-    pub async fn check(&self, queue: &QueueName, repair: bool, cursor: Cursor, limit: usize) -> StoreResult<Report> {
+    pub async fn check(
+        &self,
+        queue: &QueueName,
+        repair: bool,
+        cursor: CheckCursor,
+        limit: usize,
+    ) -> StoreResult<Report> {
         let mut report = Report::default();
-        if cursor == Cursor::start() {
+        if cursor == CheckCursor::start() {
             report.violations.extend(self.check_registered(queue, repair).await?);
-            report.violations.extend(self.check_laned(queue, repair).await?);
+            report.violations.extend(self.check_key_waiting_count(queue, repair).await?);
         }
         let mut cursor = Some(cursor);
         let mut found = Vec::new();
         while let Some(from) = cursor.take() {
-            let (some, next) = self.suspects(queue, &from, limit - report.looked_at.min(limit - 1)).await?;
+            let (some, next) = self.candidates(queue, &from, limit - report.looked_at.min(limit - 1)).await?;
             report.looked_at += some.len().max(1);
             found.extend(some);
             cursor = next;
@@ -141,31 +147,31 @@ impl Jobs {
                 break;
             }
         }
-        let wrong = self.look_at_all(queue, found, false).await?;
+        let wrong = self.check_page(queue, found, false).await?;
         if !wrong.is_empty() {
             tokio::time::sleep(MOMENT).await;
             let again = wrong.into_iter().map(|(suspect, _)| suspect).collect();
-            let confirmed = self.look_at_all(queue, again, repair).await?;
+            let confirmed = self.check_page(queue, again, repair).await?;
             report.violations.extend(confirmed.into_iter().map(|(_, violation)| violation));
         }
         report.next = cursor;
-        note(queue, &report.violations);
+        log_violations(queue, &report.violations);
         Ok(report)
     }
 
-    async fn look_at_all(
+    async fn check_page(
         &self,
         queue: &QueueName,
-        suspects: Vec<Suspect>,
+        suspects: Vec<Candidate>,
         repair: bool,
-    ) -> StoreResult<Vec<(Suspect, Violation)>> {
+    ) -> StoreResult<Vec<(Candidate, Violation)>> {
         let looks = suspects.into_iter().map(|suspect| async move {
-            let seen = self.look_at(queue, &suspect, repair).await?;
+            let seen = self.check_one(queue, &suspect, repair).await?;
             let violation = seen.map(|(kind, is_repaired)| Violation { kind, what: suspect.to_string(), is_repaired });
             StoreResult::Ok(violation.map(|violation| (suspect, violation)))
         });
         // In their order: what is mended first can be what another one rests on
-        let seen: Vec<Option<(Suspect, Violation)>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let seen: Vec<Option<(Candidate, Violation)>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
         Ok(seen.into_iter().flatten().collect())
     }
 
@@ -197,7 +203,7 @@ impl Jobs {
     }
 
     /// The counter of jobs in lanes.
-    async fn check_laned(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
+    async fn check_key_waiting_count(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.redis.clone();
         let number: usize = redis::cmd("SCARD").arg(keys.waiting_keys()).query_async(&mut redis).await?;
@@ -235,7 +241,7 @@ impl Jobs {
         let mut violations = Vec::new();
         for queue in queues {
             let found = self.check_registered(&queue, true).await?;
-            note(&queue, found.as_slice());
+            log_violations(&queue, found.as_slice());
             violations.extend(found);
         }
         Ok((next, violations))
@@ -243,7 +249,7 @@ impl Jobs {
 }
 
 /// Counts and logs what was found.
-fn note(queue: &QueueName, violations: &[Violation]) {
+fn log_violations(queue: &QueueName, violations: &[Violation]) {
     for Violation { kind, what, is_repaired } in violations {
         tracing::warn!(%queue, kind, what, is_repaired, "something is stored that cannot be");
         metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
@@ -256,16 +262,16 @@ fn note(queue: &QueueName, violations: &[Violation]) {
 
 /// Where the upkeep is on its round over all queues: one slice at a time.
 #[derive(Default)]
-pub(super) struct Round {
+pub(super) struct CheckRound {
     /// Queues that come before this one, or are it, are done.
     queue: Option<QueueName>,
-    cursor: Option<Cursor>,
+    cursor: Option<CheckCursor>,
     registry: u64,
 }
 
-impl Round {
+impl CheckRound {
     /// Looks over one slice of one queue, and a slice of all keys for queues out of sight.
-    pub(super) async fn slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
+    pub(super) async fn check_slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
         (self.registry, _) = jobs.check_registry(self.registry, limit).await?;
         let is_behind = |queue: &&QueueName| self.queue.as_ref().is_none_or(|done| *queue > done);
         let under_way = self.queue.as_ref().filter(|queue| self.cursor.is_some() && queues.contains(queue));
@@ -275,7 +281,7 @@ impl Round {
         self.queue = Some(queue.clone());
         // Should this fail, the queue is begun anew on the next round
         self.cursor = None;
-        self.cursor = jobs.check(&queue, true, cursor.unwrap_or_else(Cursor::start), limit).await?.next;
+        self.cursor = jobs.check(&queue, true, cursor.unwrap_or_else(CheckCursor::start), limit).await?.next;
         Ok(())
     }
 }
@@ -287,10 +293,10 @@ mod tests {
     #[test]
     fn a_cursor_reads_back_and_nothing_else_does() {
         for text in ["streams/", "streams/-5:12-0", "due/17", "keys/0"] {
-            assert_eq!(text.parse::<Cursor>().map(|cursor| cursor.to_string()), Ok(text.to_owned()));
+            assert_eq!(text.parse::<CheckCursor>().map(|cursor| cursor.to_string()), Ok(text.to_owned()));
         }
         for text in ["", "due", "due/x", "streams/5", "other/1", "streams/0:1-0 \r\n"] {
-            assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
+            assert_eq!(text.parse::<CheckCursor>(), Err(CheckCursorError), "{text}");
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Cron entries whose time has come: one more timer of the maintainer.
 
-use crate::{StoreResult, connection::clock::time_of_first, jobs::Jobs, keys};
+use crate::{StoreResult, connection::clock::first_due_at, jobs::Jobs, keys};
 use common::time::Millis;
 
 /// When the next cron entry has to be looked at, on Redis's clock. Read anew whenever it may have changed.
 #[derive(Default)]
-pub(super) struct Timer {
+pub(super) struct CronTimer {
     head: Option<Millis>,
     not_before: Millis,
     pub(super) is_stale: bool,
 }
 
-impl Timer {
+impl CronTimer {
     pub(super) fn at(&self) -> Option<Millis> {
         self.head.map(|at| at.max(self.not_before))
     }
@@ -21,7 +21,7 @@ impl Timer {
             let mut command = redis::cmd("ZRANGE");
             command.arg(keys::CRON_NEXT).arg(0).arg(0).arg("WITHSCORES");
             let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.redis.clone()).await?;
-            (self.head, self.is_stale) = (time_of_first(&head), false);
+            (self.head, self.is_stale) = (first_due_at(&head), false);
         }
         Ok(())
     }
@@ -29,7 +29,7 @@ impl Timer {
     /// Fires what is due, a bounded number of entries.
     pub(super) async fn run(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
         if self.at().is_some_and(|at| at <= now) {
-            let troubled = jobs.crons().fire_due().await?;
+            let troubled = jobs.cron().fire_due().await?;
             self.not_before = if troubled > 0 { now + super::AFTER_FAILURE_MS } else { 0 };
             self.is_stale = true;
         }

@@ -12,7 +12,7 @@ use crate::{
 use common::name::ChannelName;
 
 /// Calls for one channel in one round: what they leave is seen to in the next.
-const MOST_CALLS: usize = 100;
+const MAX_CALLS: usize = 100;
 
 /// Looks at every channel again and again. Trouble with it must not end the rest of the upkeep.
 pub(super) async fn run(jobs: &Jobs, every: Duration) -> Infallible {
@@ -21,17 +21,17 @@ pub(super) async fn run(jobs: &Jobs, every: Duration) -> Infallible {
     let mut orphans = OrphanGroups::default();
     loop {
         round.tick().await;
-        match look_at_all(jobs, &mut orphans).await {
+        match trim_all(jobs, &mut orphans).await {
             Ok(()) => orphans.end_round(),
             Err(error) => log_interruption("upkeep of channels", &error),
         }
     }
 }
 
-async fn look_at_all(jobs: &Jobs, orphans: &mut OrphanGroups) -> StoreResult<()> {
+async fn trim_all(jobs: &Jobs, orphans: &mut OrphanGroups) -> StoreResult<()> {
     let groups = jobs.redis.expected_groups().await?;
     for channel in jobs.redis.all_channels().await? {
-        match trim(jobs, &channel, &groups, orphans).await {
+        match trim_channel(jobs, &channel, &groups, orphans).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
             Ok(()) => {}
@@ -41,15 +41,20 @@ async fn look_at_all(jobs: &Jobs, orphans: &mut OrphanGroups) -> StoreResult<()>
 }
 
 /// One short call after the other, so that nobody waits for long.
-async fn trim(jobs: &Jobs, channel: &ChannelName, groups: &ExpectedGroups, orphans: &mut OrphanGroups) -> StoreResult<()> {
+async fn trim_channel(
+    jobs: &Jobs,
+    channel: &ChannelName,
+    groups: &ExpectedGroups,
+    orphans: &mut OrphanGroups,
+) -> StoreResult<()> {
     let mut subscriptions = Vec::new();
-    for _ in 0..MOST_CALLS {
+    for _ in 0..MAX_CALLS {
         let trimmed = jobs.redis.trim_channel(&jobs.channels, channel).await?;
         if trimmed.trimmed_count > 0 {
             tracing::debug!(%channel, messages = trimmed.trimmed_count, "history trimmed");
             metrics::counter!("galley_messages_trimmed_total").increment(trimmed.trimmed_count);
         }
-        trimmed.losses.iter().for_each(|overtaken| tell(channel, overtaken));
+        trimmed.losses.iter().for_each(|overtaken| log_loss(channel, overtaken));
         subscriptions = trimmed.subscriptions;
         if !trimmed.has_more {
             break;
@@ -63,7 +68,7 @@ async fn trim(jobs: &Jobs, channel: &ChannelName, groups: &ExpectedGroups, orpha
     Ok(())
 }
 
-fn tell(channel: &ChannelName, SubscriptionLoss { subscription, lost_count: lost }: &SubscriptionLoss) {
+fn log_loss(channel: &ChannelName, SubscriptionLoss { subscription, lost_count: lost }: &SubscriptionLoss) {
     let lost_or_unknown = lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
     tracing::warn!(%channel, subscription, lost = lost_or_unknown, "a subscription lost messages: it held back too many");
     // Of which it is not known how many they are, at least one

@@ -3,33 +3,33 @@
 //! A lease that ran out means that the worker vanished: the job is available again at once. A `timeout_ms` that ran
 //! out is a failure like any other and goes by the retry policy.
 
-use super::{Trust, put_off};
+use super::{OutageGrace, reschedule_on_error};
 use crate::{
     StoreResult,
-    jobs::{ActiveAttempt, ClaimedJob, JobStreamEntry, Fence, Jobs, local_now},
+    jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs, local_now},
     keys::{self, QueueKeys},
 };
 use common::{name::QueueName, time::Millis};
-use model::job::{RetryAdvice, AttemptError};
+use model::job::{AttemptError, RetryAdvice};
 
 /// Attempts of a queue in one turn.
 const BATCH: usize = 100;
 
 /// Settles attempts that lapsed, a batch at most. Answers with the milliseconds until it makes sense to look again, if
 /// some were spared because Redis was away.
-pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) -> StoreResult<Millis> {
+pub(super) async fn reap_expired(jobs: &Jobs, queue: &QueueName, trust: &mut OutageGrace) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
     let now = trust.timed(jobs.now()).await?;
     let mut spared = 0;
-    for member in jobs.redis.due_by(&keys.leases(), now, BATCH).await? {
+    for member in jobs.redis.due_members(&keys.leases(), now, BATCH).await? {
         let Some((claimed, attempt)) = read(jobs, queue, &keys, &member).await? else {
-            forget(jobs, &keys, &member).await?;
+            remove_member(jobs, &keys, &member).await?;
             continue;
         };
-        match trust.counts_in(attempt.started_at, now) {
+        match trust.remaining_grace(attempt.started_at, now) {
             0 => {
-                let settled = settle_one(jobs, &claimed, &attempt, now).await;
-                put_off(jobs, &keys.leases(), &member, settled).await?;
+                let settled = reap_one(jobs, &claimed, &attempt, now).await;
+                reschedule_on_error(jobs, &keys.leases(), &member, settled).await?;
             }
             wait => spared = spared.max(wait),
         }
@@ -37,7 +37,7 @@ pub(super) async fn settle(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) ->
     Ok(spared)
 }
 
-async fn settle_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, now: Millis) -> StoreResult<()> {
+async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, now: Millis) -> StoreResult<()> {
     let fence = Fence::ExpiredLease { token: attempt.token.clone() };
     let (queue, id) = (&claimed.job.queue, claimed.job.id);
     if attempt.deadline > 0 && attempt.deadline <= now {
@@ -72,7 +72,7 @@ async fn read(
 }
 
 /// A lease without an attempt: its job ended, or somebody else's hands were in the data.
-async fn forget(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
+async fn remove_member(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
     let mut pipeline = redis::pipe();
     pipeline.atomic().cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);
     Ok(pipeline.exec_async(&mut jobs.redis.clone()).await?)

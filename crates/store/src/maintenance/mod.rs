@@ -35,16 +35,16 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use outage_grace::Trust;
+use outage_grace::OutageGrace;
 
-pub use consistency_checker::{Cursor, CursorError, Report, Violation};
+pub use consistency_checker::{CheckCursor, CheckCursorError, Report, Violation};
 
 use crate::{
     StoreError, StoreResult,
     connection::{
-        clock::time_of_first,
-        notification::Wake,
-        notifier::{Heard, Inbox, subscribe},
+        clock::first_due_at,
+        notification::Notification,
+        notifier::{EventReceiver, SubscriberEvent, subscribe},
     },
     jobs::Jobs,
     keys::{self, QueueKeys},
@@ -61,13 +61,16 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     let who = uuid::Uuid::new_v4().simple().to_string();
     let grace = jobs.settings.lease / 2;
     // One for the timers, one for the sweep, which goes on beside them
-    let (mut trust, mut sweep_trust) = (Trust::new(grace), Trust::new(grace));
+    let (mut trust, mut sweep_trust) = (OutageGrace::new(grace), OutageGrace::new(grace));
     while !stop.is_cancelled() {
-        let result = match trust.timed(keep_office(&jobs, &who, settings.leader_lease)).await {
+        let result = match trust.timed(acquire_leadership(&jobs, &who, settings.leader_lease)).await {
             Ok(true) => {
-                let sweep =
-                    Sweep { jobs: &jobs, trust: &mut sweep_trust, round: consistency_checker::Round::default() };
-                Box::pin(Maintainer::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop)).await
+                let sweep = PeriodicSweep {
+                    jobs: &jobs,
+                    grace: &mut sweep_trust,
+                    round: consistency_checker::CheckRound::default(),
+                };
+                Box::pin(Leader::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop)).await
             }
             Ok(false) => Ok(()),
             Err(error) => Err(error),
@@ -75,14 +78,15 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
         if let Err(error) = result {
             log_interruption("upkeep", &error);
             let is_away = matches!(error, StoreError::Unavailable(_));
-            (trust.away, sweep_trust.away) = (trust.away | is_away, sweep_trust.away | is_away);
+            (trust.is_redis_away, sweep_trust.is_redis_away) =
+                (trust.is_redis_away | is_away, sweep_trust.is_redis_away | is_away);
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(settings.leader_lease / 3) => {}
         }
     }
-    resign(&jobs, &who).await;
+    resign_leadership(&jobs, &who).await;
 }
 
 /// What the upkeep would do in a queue now if everything that is due were seen to at once, each a batch at most: for tests
@@ -91,14 +95,14 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
 /// # Errors
 /// Redis is unavailable.
 pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let mut trust = Trust::new(jobs.settings.lease / 2);
-    lease_reaper::settle(jobs, queue, &mut trust).await?;
-    worker_reaper::queue(jobs, queue, &mut trust).await?;
+    let mut trust = OutageGrace::new(jobs.settings.lease / 2);
+    lease_reaper::reap_expired(jobs, queue, &mut trust).await?;
+    worker_reaper::reap_queue(jobs, queue, &mut trust).await?;
     timers::run(jobs, queue).await?;
     scheduler::promote(jobs, queue, jobs.now().await?).await
 }
 
-async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
+async fn acquire_leadership(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
     let held: i64 = script::ACQUIRE_LEADERSHIP
         .key(keys::LEADER)
         .arg(who)
@@ -109,7 +113,7 @@ async fn keep_office(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool
 }
 
 /// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
-async fn resign(jobs: &Jobs, who: &str) {
+async fn resign_leadership(jobs: &Jobs, who: &str) {
     let mut call = script::DELETE_IF_EQUAL.key(keys::LEADER);
     let _ = call.arg(who).invoke_async::<i64>(&mut jobs.redis.clone()).await;
 }
@@ -117,29 +121,29 @@ async fn resign(jobs: &Jobs, who: &str) {
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
 const AFTER_FAILURE_MS: Millis = 1000;
 /// And before a single job is.
-const PUT_OFF_MS: Millis = 60_000;
+const RESCHEDULE_MS: Millis = 60_000;
 
 /// Things of a queue that are looked over in one sweep for what cannot be.
-const RECONCILED_AT_ONCE: usize = 200;
+const CHECKED_PER_SLICE: usize = 200;
 
 /// What there is to be seen to in a queue at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Task {
+enum QueueTask {
     /// Scheduled and retryable jobs.
     Due,
     /// Leases and times of attempts.
-    Lapse,
+    ExpiredLease,
     /// Everything else.
     Timer,
 }
 
-impl Task {
-    const ALL: [Self; 3] = [Self::Lapse, Self::Timer, Self::Due];
+impl QueueTask {
+    const ALL: [Self; 3] = [Self::ExpiredLease, Self::Timer, Self::Due];
 
     fn set(self, keys: &QueueKeys) -> String {
         match self {
             Self::Due => keys.due(),
-            Self::Lapse => keys.leases(),
+            Self::ExpiredLease => keys.leases(),
             Self::Timer => keys.timers(),
         }
     }
@@ -147,40 +151,40 @@ impl Task {
 
 /// What is due next in a queue, on Redis's clock: for each task its time, and a time that it does not come before.
 #[derive(Default)]
-struct Next([(Option<Millis>, Millis); Task::ALL.len()]);
+struct NextDue([(Option<Millis>, Millis); QueueTask::ALL.len()]);
 
-impl Next {
-    fn task_at(&self, task: Task) -> Option<Millis> {
+impl NextDue {
+    fn task_at(&self, task: QueueTask) -> Option<Millis> {
         let (at, not_before) = self.0[task as usize];
         at.map(|at| at.max(not_before))
     }
 
     fn at(&self) -> Option<Millis> {
-        Task::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
+        QueueTask::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
     }
 }
 
 /// One term of office.
-struct Maintainer<'a> {
+struct Leader<'a> {
     jobs: &'a Jobs,
     settings: &'a MaintenanceSettings,
-    who: &'a str,
-    trust: &'a mut Trust,
-    next: HashMap<QueueName, Next>,
-    cron: cron::Timer,
+    holder: &'a str,
+    grace: &'a mut OutageGrace,
+    next: HashMap<QueueName, NextDue>,
+    cron: cron::CronTimer,
     /// Redis's clock, and when it was read.
     clock: (Millis, Instant),
 }
 
-impl<'a> Maintainer<'a> {
-    fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, who: &'a str, trust: &'a mut Trust) -> Self {
-        let (next, cron) = (HashMap::new(), cron::Timer::default());
-        Self { jobs, settings, who, trust, next, cron, clock: (0, Instant::now()) }
+impl<'a> Leader<'a> {
+    fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, holder: &'a str, grace: &'a mut OutageGrace) -> Self {
+        let (next, cron) = (HashMap::new(), cron::CronTimer::default());
+        Self { jobs, settings, holder, grace, next, cron, clock: (0, Instant::now()) }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled. The sweep, which can take long, goes
     /// on beside the timers, so that nothing that is due waits for it.
-    async fn work(mut self, mut sweep: Sweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
+    async fn work(mut self, mut sweep: PeriodicSweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
         let listening = CancellationToken::new();
         let _ends_with_the_term = listening.clone().drop_guard();
         let mut calls = subscribe(&self.jobs.redis, vec![keys::NOTIFICATIONS.to_owned()], 1024, listening);
@@ -188,8 +192,8 @@ impl<'a> Maintainer<'a> {
         let mut look_again = tokio::time::interval(self.settings.sweep_interval);
         office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.trust.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
-        sweep.trust.redis_since = self.trust.redis_since;
+        self.grace.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
+        sweep.grace.redis_since = self.grace.redis_since;
         let (sweeping, trimming) =
             (sweep.run(self.settings.sweep_interval), history_trimmer::run(self.jobs, self.settings.trim_interval));
         let timers = async {
@@ -198,8 +202,8 @@ impl<'a> Maintainer<'a> {
                 let pause = self.until_next();
                 let goes_on = tokio::select! {
                     () = stop.cancelled() => false,
-                    _ = office.tick() => self.keep_office().await?,
-                    heard = calls.recv() => self.hear(heard, &mut calls).await.map(|()| true)?,
+                    _ = office.tick() => self.renew_leadership().await?,
+                    heard = calls.recv() => self.on_event(heard, &mut calls).await.map(|()| true)?,
                     () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
                     // Calls may be missed
                     _ = look_again.tick() => self.read_all().await.map(|()| true)?,
@@ -216,8 +220,8 @@ impl<'a> Maintainer<'a> {
         }
     }
 
-    async fn keep_office(&mut self) -> StoreResult<bool> {
-        self.trust.timed(keep_office(self.jobs, self.who, self.settings.leader_lease)).await
+    async fn renew_leadership(&mut self) -> StoreResult<bool> {
+        self.grace.timed(acquire_leadership(self.jobs, self.holder, self.settings.leader_lease)).await
     }
 
     fn now(&self) -> Millis {
@@ -226,24 +230,24 @@ impl<'a> Maintainer<'a> {
 
     fn until_next(&self) -> Duration {
         let far = Duration::from_hours(1);
-        let Some(next) = self.next.values().filter_map(Next::at).chain(self.cron.at()).min() else { return far };
+        let Some(next) = self.next.values().filter_map(NextDue::at).chain(self.cron.at()).min() else { return far };
         // A millisecond more: due times are whole milliseconds, and early is not due
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
 
-    async fn hear(&mut self, heard: Option<Heard>, calls: &mut Inbox) -> StoreResult<()> {
+    async fn on_event(&mut self, heard: Option<SubscriberEvent>, calls: &mut EventReceiver) -> StoreResult<()> {
         let mut queues = Vec::new();
         let mut heard = heard;
         loop {
             match heard {
-                Some(Heard::Message { payload, .. }) => match Wake::decode(&payload) {
-                    Some(Wake::Due(queue)) if !queues.contains(&queue) => queues.push(queue),
-                    Some(Wake::Cron) => self.cron.is_stale = true,
+                Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
+                    Some(Notification::DueChanged(queue)) if !queues.contains(&queue) => queues.push(queue),
+                    Some(Notification::CronChanged) => self.cron.is_stale = true,
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(Heard::Subscribed(_)) => return self.read_all().await,
-                Some(Heard::Lost) | None => {}
+                Some(SubscriberEvent::Subscribed(_)) => return self.read_all().await,
+                Some(SubscriberEvent::ConnectionLost) | None => {}
             }
             match calls.try_recv() {
                 Some(more) => heard = Some(more),
@@ -273,18 +277,18 @@ impl<'a> Maintainer<'a> {
     /// Handles what is due now, a bounded number per queue and turn, so that one queue cannot starve another.
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
-        let is_due = |next: &Next| next.at().is_some_and(|at| at <= now);
+        let is_due = |next: &NextDue| next.at().is_some_and(|at| at <= now);
         let queues: Vec<QueueName> =
             self.next.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect();
         for queue in &queues {
-            for task in Task::ALL {
+            for task in QueueTask::ALL {
                 if self.next.get(queue).and_then(|next| next.task_at(task)).is_none_or(|at| at > now) {
                     continue;
                 }
                 let pause = match task {
-                    Task::Due => scheduler::promote(self.jobs, queue, self.now()).await.map(|()| 0),
-                    Task::Lapse => lease_reaper::settle(self.jobs, queue, self.trust).await,
-                    Task::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
+                    QueueTask::Due => scheduler::promote(self.jobs, queue, self.now()).await.map(|()| 0),
+                    QueueTask::ExpiredLease => lease_reaper::reap_expired(self.jobs, queue, self.grace).await,
+                    QueueTask::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
                 };
                 let pause = tolerate(queue, pause)?;
                 if let Some(next) = self.next.get_mut(queue) {
@@ -298,13 +302,13 @@ impl<'a> Maintainer<'a> {
 }
 
 /// What is looked over from time to time.
-struct Sweep<'a> {
+struct PeriodicSweep<'a> {
     jobs: &'a Jobs,
-    trust: &'a mut Trust,
-    round: consistency_checker::Round,
+    grace: &'a mut OutageGrace,
+    round: consistency_checker::CheckRound,
 }
 
-impl Sweep<'_> {
+impl PeriodicSweep<'_> {
     /// Looks over everything again and again; ends when Redis is lost, or when it is dropped with the office.
     async fn run(&mut self, every: Duration) -> StoreResult<()> {
         let mut turn = tokio::time::interval(every);
@@ -318,17 +322,17 @@ impl Sweep<'_> {
     async fn turn(&mut self) -> StoreResult<()> {
         let queues = self.jobs.list_queues().await?;
         for queue in &queues {
-            let swept = worker_reaper::queue(self.jobs, queue, self.trust).await.map(|()| 0);
+            let swept = worker_reaper::reap_queue(self.jobs, queue, self.grace).await.map(|()| 0);
             tolerate(queue, swept)?;
         }
-        match self.round.slice(self.jobs, &queues, RECONCILED_AT_ONCE).await {
+        match self.round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => tracing::error!(%error, "what is stored could not be looked over"),
             Ok(()) => {}
         }
         let mut looked_at = 0;
         for id in self.jobs.workflows_to_check().await? {
-            if looked_at >= workflows::ENOUGH_JOBS {
+            if looked_at >= workflows::MAX_JOBS_PER_TICK {
                 break;
             }
             looked_at += workflows::check(self.jobs, id).await?;
@@ -338,19 +342,19 @@ impl Sweep<'_> {
 }
 
 /// Reads what is due next in these queues.
-async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, Next>) -> StoreResult<()> {
+async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, NextDue>) -> StoreResult<()> {
     for some in queues.chunks(500) {
         let mut pipeline = redis::pipe();
         for keys in some.iter().map(QueueKeys::new) {
-            for task in Task::ALL {
+            for task in QueueTask::ALL {
                 pipeline.cmd("ZRANGE").arg(task.set(&keys)).arg(0).arg(0).arg("WITHSCORES");
             }
         }
         let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut jobs.redis.clone()).await?;
-        for (queue, heads) in some.iter().zip(heads.chunks(Task::ALL.len())) {
+        for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
             let times = next.entry(queue.clone()).or_default();
-            for (task, head) in Task::ALL.into_iter().zip(heads) {
-                times.0[task as usize].0 = time_of_first(head);
+            for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
+                times.0[task as usize].0 = first_due_at(head);
             }
         }
     }
@@ -370,12 +374,12 @@ fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Milli
 }
 
 /// Trouble of one job must not keep the others of its queue from being seen to: it is logged and put off.
-async fn put_off(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
+async fn reschedule_on_error(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
     let error = match outcome {
         Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory)) => error,
         other => return other,
     };
     tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
-    let at = jobs.now().await? + PUT_OFF_MS;
-    jobs.redis.put_off(set, member, at).await
+    let at = jobs.now().await? + RESCHEDULE_MS;
+    jobs.redis.reschedule(set, member, at).await
 }

@@ -1,6 +1,6 @@
 //! Scheduled and retryable jobs whose time has come become available.
 
-use super::put_off;
+use super::reschedule_on_error;
 use crate::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys, rate_limits::WaitSet};
 use common::{
     id::JobId,
@@ -14,7 +14,7 @@ const BATCH: usize = 200;
 /// Moves jobs that are due into their streams, a batch at most. `now` may be behind Redis's clock but not ahead of it.
 pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> StoreResult<()> {
     let keys = QueueKeys::new(queue);
-    let members = jobs.redis.due_by(&keys.due(), now, BATCH).await?;
+    let members = jobs.redis.due_members(&keys.due(), now, BATCH).await?;
     let mut ids = Vec::with_capacity(members.len());
     for member in members {
         if let Ok(id) = member.parse::<JobId>() {
@@ -27,19 +27,19 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> Stor
     }
     let moved = match jobs.make_available(queue, &ids, WaitSet::Due).await {
         // One of them is the cause
-        Err(StoreError::Damaged(_) | StoreError::Refused(_)) => one_by_one(jobs, queue, &ids).await?,
+        Err(StoreError::Damaged(_) | StoreError::Refused(_)) => promote_each(jobs, queue, &ids).await?,
         moved => moved?,
     };
     metrics::counter!("galley_jobs_promoted_total", "queue" => queue.to_string()).increment(moved);
     Ok(())
 }
 
-async fn one_by_one(jobs: &Jobs, queue: &QueueName, ids: &[JobId]) -> StoreResult<u64> {
+async fn promote_each(jobs: &Jobs, queue: &QueueName, ids: &[JobId]) -> StoreResult<u64> {
     let (due, mut all) = (QueueKeys::new(queue).due(), 0);
     for id in ids {
         let moved = jobs.make_available(queue, &[*id], WaitSet::Due).await;
         all += moved.as_ref().copied().unwrap_or(0);
-        put_off(jobs, &due, &id.to_string(), moved.map(drop)).await?;
+        reschedule_on_error(jobs, &due, &id.to_string(), moved.map(drop)).await?;
     }
     Ok(all)
 }

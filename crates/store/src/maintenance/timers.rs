@@ -1,7 +1,7 @@
 //! What is to be seen to at a time: jobs that expire, what follows the end of a job if whoever ended it died, and limits
 //! that allow more.
 
-use super::put_off;
+use super::reschedule_on_error;
 use crate::{StoreResult, jobs::Jobs, keys::QueueKeys};
 use common::{
     id::JobId,
@@ -12,19 +12,19 @@ use common::{
 const BATCH: usize = 100;
 
 /// A timer.
-enum Timer {
+enum QueueTimer {
     Expire(JobId),
     FollowUp(JobId),
-    Lane(LimitKey),
+    KeyQueue(LimitKey),
 }
 
-impl Timer {
+impl QueueTimer {
     fn parse(member: &str) -> Option<Self> {
         let (kind, rest) = member.split_once(' ')?;
         match kind {
             "expire" => rest.parse().ok().map(Self::Expire),
             "after" => rest.parse().ok().map(Self::FollowUp),
-            "lane" => rest.parse().ok().map(Self::Lane),
+            "lane" => rest.parse().ok().map(Self::KeyQueue),
             _ => None,
         }
     }
@@ -34,11 +34,11 @@ impl Timer {
 pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let timers = QueueKeys::new(queue).timers();
     let now = jobs.now().await?;
-    for member in jobs.redis.due_by(&timers, now, BATCH).await? {
-        let result = match Timer::parse(&member) {
-            Some(Timer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
-            Some(Timer::FollowUp(id)) => jobs.run_missed_follow_up(queue, id).await,
-            Some(Timer::Lane(key)) => jobs.admit(queue, &key).await,
+    for member in jobs.redis.due_members(&timers, now, BATCH).await? {
+        let result = match QueueTimer::parse(&member) {
+            Some(QueueTimer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
+            Some(QueueTimer::FollowUp(id)) => jobs.run_missed_follow_up(queue, id).await,
+            Some(QueueTimer::KeyQueue(key)) => jobs.admit(queue, &key).await,
             None => {
                 // Nothing of ours, and it would be due for ever
                 tracing::error!(%queue, member = quoted(&member), "not a timer among the timers, removed");
@@ -46,7 +46,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
                 Ok(())
             }
         };
-        put_off(jobs, &timers, &member, result).await?;
+        reschedule_on_error(jobs, &timers, &member, result).await?;
     }
     Ok(())
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
 
-use super::Trust;
+use super::OutageGrace;
 use crate::{
     StoreError, StoreResult,
-    jobs::{ClaimedJob, Consumer, JobStreamEntry, Fence, Jobs, local_now, malformed_reply},
+    jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs, local_now, malformed_reply},
     keys::QueueKeys,
     script,
 };
@@ -16,19 +16,19 @@ use common::name::{Priority, QueueName};
 /// Jobs of one vanished worker in one page.
 const BATCH: usize = 100;
 /// Pages in one turn.
-const MOST_PAGES: usize = 20;
+const MAX_PAGES: usize = 20;
 /// A worker that holds nothing is forgotten after this long.
-const FORGET_AFTER: Duration = Duration::from_hours(1);
+const CONSUMER_TTL: Duration = Duration::from_hours(1);
 
 /// Looks over one queue.
-pub(super) async fn queue(jobs: &Jobs, queue: &QueueName, trust: &mut Trust) -> StoreResult<()> {
+pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, trust: &mut OutageGrace) -> StoreResult<()> {
     for priority in jobs.priorities(queue).await? {
-        for consumer in silent_consumers(jobs, queue, priority).await? {
+        for consumer in idle_consumers(jobs, queue, priority).await? {
             reclaim(jobs, queue, priority, &consumer, trust).await?;
         }
         let _: i64 = script::PRUNE_CONSUMERS
             .key(QueueKeys::new(queue).stream(priority))
-            .arg(FORGET_AFTER.as_millis().to_string())
+            .arg(CONSUMER_TTL.as_millis().to_string())
             .arg(BATCH)
             .arg("workers")
             .invoke_async(&mut jobs.redis.clone())
@@ -43,10 +43,10 @@ async fn reclaim(
     queue: &QueueName,
     priority: Priority,
     consumer: &Consumer,
-    trust: &mut Trust,
+    trust: &mut OutageGrace,
 ) -> StoreResult<()> {
     let mut after = String::from("-");
-    for _ in 0..MOST_PAGES {
+    for _ in 0..MAX_PAGES {
         let mut command = redis::cmd("XPENDING");
         command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
         command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
@@ -68,11 +68,11 @@ async fn reclaim_one(
     priority: Priority,
     consumer: &Consumer,
     (entry, idle): (&str, i64),
-    trust: &Trust,
+    trust: &OutageGrace,
 ) -> StoreResult<()> {
     let Ok(entry) = entry.parse() else { return Ok(()) };
     let heard_at = jobs.now().await? - idle;
-    if trust.counts_in(heard_at, heard_at + idle) > 0 {
+    if trust.remaining_grace(heard_at, heard_at + idle) > 0 {
         return Ok(());
     }
     let job = match jobs.read_entry(queue, priority, entry).await? {
@@ -96,7 +96,7 @@ async fn reclaim_one(
 }
 
 /// Queue-workers that hold something and may have been silent for their lease.
-async fn silent_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<Consumer>> {
+async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<Consumer>> {
     let mut command = redis::cmd("XINFO");
     command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");
     let reply: Value = match command.query_async(&mut jobs.redis.clone()).await.map_err(StoreError::from) {
@@ -105,7 +105,8 @@ async fn silent_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) ->
         Err(StoreError::Refused(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let consumers = Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(malformed_reply)?;
+    let consumers =
+        Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(malformed_reply)?;
     let holding = consumers.into_iter().filter_map(|mut fields| {
         let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
         let name = String::from_redis_value(fields.remove("name")?).ok()?;

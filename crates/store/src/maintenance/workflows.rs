@@ -4,7 +4,7 @@ use crate::{StoreError, StoreResult, jobs::Jobs};
 use common::id::WorkflowId;
 
 /// Jobs of workflows after which a turn looks at no further workflow.
-pub(super) const ENOUGH_JOBS: usize = 1000;
+pub(super) const MAX_JOBS_PER_TICK: usize = 1000;
 
 /// Looks at one workflow and answers with how many jobs that took. Trouble of one must not keep the others from being
 /// looked after: it gets a pause.
@@ -14,7 +14,7 @@ pub(super) async fn check(jobs: &Jobs, id: WorkflowId) -> StoreResult<usize> {
         Err(error @ StoreError::Unavailable(_)) => Err(error),
         Err(error) => {
             tracing::error!(workflow = %id, %error, "upkeep of a workflow failed");
-            jobs.look_again(id, jobs.workflows.check_interval).await.map(|()| 0)
+            jobs.reschedule_workflow(id, jobs.workflows.check_interval).await.map(|()| 0)
         }
     }
 }

@@ -10,8 +10,8 @@ use crate::{
     script,
 };
 use crate::{
-    connection::notification::Wake,
-    jobs::{Fence, Jobs, JobRecord},
+    connection::notification::Notification,
+    jobs::{Fence, JobRecord, Jobs},
 };
 use common::{
     id::{EntryId, JobId},
@@ -35,7 +35,7 @@ impl Jobs {
         }
         // There are more: the upkeep goes on at once, after others had their turn
         let timers = QueueKeys::new(queue).timers();
-        self.redis.put_off(&timers, &format!("lane {key}"), crate::jobs::local_now()).await
+        self.redis.reschedule(&timers, &format!("lane {key}"), crate::jobs::local_now()).await
     }
 
     /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
@@ -63,7 +63,8 @@ impl Jobs {
     async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.redis.clone();
-        let first: Vec<String> = redis::cmd("ZRANGE").arg(keys.key_queue(key)).arg(0).arg(0).query_async(&mut redis).await?;
+        let first: Vec<String> =
+            redis::cmd("ZRANGE").arg(keys.key_queue(key)).arg(0).arg(0).query_async(&mut redis).await?;
         let id = first.first().and_then(|id| id.parse::<JobId>().ok());
         let (record, priority) = match id {
             Some(id) => {
@@ -87,8 +88,8 @@ impl Jobs {
             .arg(first.first().map_or("", String::as_str))
             .arg(priority.get())
             .arg(keys::NOTIFICATIONS)
-            .arg(Wake::Stream(queue.clone()).encode())
-            .arg(Wake::Due(queue.clone()).encode())
+            .arg(Notification::StreamCreated(queue.clone()).encode())
+            .arg(Notification::DueChanged(queue.clone()).encode())
             .invoke_async(&mut redis)
             .await?)
     }

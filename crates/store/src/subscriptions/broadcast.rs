@@ -48,7 +48,8 @@ impl Subscriptions {
         if fields.get("") != Some(&subscription.generation.to_string()) {
             return Ok(None);
         }
-        let positions = fields.iter().filter_map(|(channel, position)| Some((channel.parse().ok()?, parse_position(position))));
+        let positions =
+            fields.iter().filter_map(|(channel, position)| Some((channel.parse().ok()?, parse_position(position))));
         let there_since = fields.get(FIRST_SEEN_FIELD).and_then(|since| since.parse().ok());
         Ok(Some(Checkpoint { positions: positions.collect(), first_seen_at: there_since, ..Checkpoint::default() }))
     }
@@ -64,7 +65,7 @@ impl Subscriptions {
         instance: &WorkerId,
         checkpoint: &Checkpoint,
     ) -> StoreResult<bool> {
-        let mut call = script::CHECKPOINT.key(keys::broadcast_checkpoint(&subscription.name, instance));
+        let mut call = script::SAVE_CHECKPOINT.key(keys::broadcast_checkpoint(&subscription.name, instance));
         call.key(keys::subscription_workers(&subscription.name)).key(keys::subscription_counters(&subscription.name));
         call.arg(instance.as_str()).arg(subscription.generation);
         call.arg(self.settings.checkpoint_ttl.as_millis().to_string());

@@ -143,7 +143,8 @@ impl Redis {
         let stored: Vec<Option<Vec<u8>>> = command.query_async(&mut self.clone()).await?;
         let mut left = 0;
         for (name, raw) in names.iter().zip(stored) {
-            let is_wanted = raw.is_some_and(|raw| SubscriptionOutline::parse(&raw).is_none_or(|outline| outline.has_group(channel)));
+            let is_wanted = raw
+                .is_some_and(|raw| SubscriptionOutline::parse(&raw).is_none_or(|outline| outline.has_group(channel)));
             if !is_wanted {
                 self.leave_channel(channel, name).await?;
                 left += 1;

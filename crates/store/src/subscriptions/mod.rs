@@ -10,23 +10,23 @@
 //! | `mod` | shows, changes and removes subscriptions |
 //! | `put` | makes them, or replaces what was asked for |
 //! | `position` | opens channels for one, closes them, goes somewhere else |
-//! | `join` | channels that are new: their subscriptions have them from the first message on |
+//! | `new_channel_groups` | channels that are new: their subscriptions have them from the first message on |
 //! | `groups` | which groups nobody has any more |
 //! | `shared` | hands messages out, takes them over, notes that they are done with |
 //! | `ordered` | lets one worker at a time deliver a channel |
-//! | `members` | which workers there are, and who delivers which channel in order |
+//! | `subscription_workers` | which workers there are, and who delivers which channel in order |
 //! | `broadcast` | notes where each worker is |
 //! | `progress` | shows how far it is and how it does |
 
 mod broadcast;
 mod groups;
-mod join;
-mod members;
+mod new_channel_groups;
 mod ordered;
 mod position;
 mod progress;
 mod put;
 mod shared;
+mod subscription_workers;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,8 +34,8 @@ use redis::{ScriptInvocation, Value};
 
 use crate::{
     Redis, StoreError, StoreResult,
-    connection::notification::Wake,
-    events::Happened,
+    connection::notification::Notification,
+    events::JobEvent,
     jobs::{Jobs, PurgeRequest},
     keys, script,
 };
@@ -48,18 +48,18 @@ use common::{
 use model::{
     job,
     message::Position,
-    subscription::{NewChannelStart, SubscriptionState, Subscription},
+    subscription::{NewChannelStart, Subscription, SubscriptionState},
 };
 
 pub use broadcast::Checkpoint;
 pub(super) use groups::{ExpectedGroups, OrphanGroups};
-pub(super) use join::NewChannelGroups;
-pub use members::SubscriptionWorkers;
+pub(super) use new_channel_groups::NewChannelGroups;
 pub use ordered::{ChannelFence, ClaimedChannel};
 pub use position::OpenedChannel;
-pub use progress::{ChannelProgress, SubscriptionCounters, BlockedChannel, BroadcastWorkerLag};
+pub use progress::{BlockedChannel, BroadcastWorkerLag, ChannelProgress, SubscriptionCounters};
 pub use put::{PutSubscriptionError, PutSubscriptionResult};
-pub use shared::{MAX_BATCH_BYTES, MessageDisposition, ChannelMessages, ReclaimFilter, ReclaimedMessages};
+pub use shared::{ChannelMessages, MAX_BATCH_BYTES, MessageDisposition, ReclaimFilter, ReclaimedMessages};
+pub use subscription_workers::SubscriptionWorkers;
 
 /// How often a change is tried while others change the same subscription.
 const MAX_SAVE_ATTEMPTS: usize = 16;
@@ -90,7 +90,7 @@ impl Subscriptions {
         Self {
             jobs: jobs.clone(),
             settings: Arc::new(settings.subscriptions.clone()),
-            cursor_ttl_ms: join::cursor_ttl_ms(&settings.channels),
+            cursor_ttl_ms: new_channel_groups::cursor_ttl_ms(&settings.channels),
         }
     }
 
@@ -117,7 +117,10 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable or the subscription is damaged.
     pub async fn get(&self, name: &SubscriptionName) -> StoreResult<Option<Subscription>> {
-        self.read_raw(name).await?.map(|raw| parse_subscription(&raw).ok_or_else(|| damaged_subscription(name))).transpose()
+        self.read_raw(name)
+            .await?
+            .map(|raw| parse_subscription(&raw).ok_or_else(|| damaged_subscription(name)))
+            .transpose()
     }
 
     /// All subscriptions, by name. What cannot be read is left out and logged.
@@ -151,7 +154,7 @@ impl Subscriptions {
             return Ok(false);
         }
         let mut call = script::RESTORE_SUBSCRIPTIONS.key(keys::SUBSCRIPTIONS);
-        call.arg(keys::NOTIFICATIONS).arg(Wake::Subscriptions.encode());
+        call.arg(keys::NOTIFICATIONS).arg(Notification::SubscriptionsChanged.encode());
         for (subscription, raw) in lost {
             call.arg(subscription.name.as_str()).arg(raw);
         }
@@ -219,7 +222,8 @@ impl Subscriptions {
     pub async fn disable(&self, known: &Subscription, reason: &str) -> StoreResult<()> {
         let name = &known.name;
         let is_as_known = |now: &Subscription| {
-            now.state != SubscriptionState::Disabled && (now.created_at, now.updated_at) == (known.created_at, known.updated_at)
+            now.state != SubscriptionState::Disabled
+                && (now.created_at, now.updated_at) == (known.created_at, known.updated_at)
         };
         if self.set_state_if(name, SubscriptionState::Disabled, Some(reason), is_as_known).await?.is_none() {
             return Ok(());
@@ -237,7 +241,7 @@ impl Subscriptions {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
         more(&mut data);
-        self.jobs.record_event(Happened::about(kind, crate::jobs::local_now(), data.finish()));
+        self.jobs.record_event(JobEvent::new_raw(kind, crate::jobs::local_now(), data.finish()));
     }
 
     /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after
@@ -347,7 +351,7 @@ impl Subscriptions {
     async fn save(&self, name: &SubscriptionName, known: Option<&str>, new: Option<&str>) -> StoreResult<String> {
         let mut call = script::SAVE_SUBSCRIPTION.key(keys::SUBSCRIPTIONS);
         call.arg(name.as_str()).arg(known.unwrap_or_default()).arg(new.unwrap_or_default()).arg(self.settings.max);
-        call.arg(keys::NOTIFICATIONS).arg(Wake::Subscriptions.encode());
+        call.arg(keys::NOTIFICATIONS).arg(Notification::SubscriptionsChanged.encode());
         Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 
@@ -357,7 +361,7 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn notify_workers(&self) -> StoreResult<()> {
         let mut command = redis::cmd("PUBLISH");
-        command.arg(keys::NOTIFICATIONS).arg(Wake::Subscriptions.encode());
+        command.arg(keys::NOTIFICATIONS).arg(Notification::SubscriptionsChanged.encode());
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Redis {
         channel: &ChannelName,
         begins: &[(&SubscriptionName, &Position)],
     ) -> StoreResult<()> {
-        let mut call = script::JOIN_CHANNEL.key(keys::channel_history(channel));
+        let mut call = script::CREATE_CHANNEL_GROUPS.key(keys::channel_history(channel));
         call.key(keys::channel_state(channel)).arg(cursor_ttl_ms(settings));
         for (name, position) in begins {
             call.key(keys::subscription_cursor(channel, name)).arg(group_of(name)).arg(position.to_string());

@@ -98,7 +98,7 @@ impl Subscriptions {
         done: Option<(&ChannelFence, Position, MessageDisposition)>,
         most: usize,
     ) -> StoreResult<ClaimedChannel> {
-        let mut call = channel_script_call(&script::TAKE_IN_ORDER, subscription, channel);
+        let mut call = channel_script_call(&script::CLAIM_CHANNEL, subscription, channel);
         call.key(keys::subscription_counters(&subscription.name));
         call.arg(subscription.group()).arg(worker.as_str()).arg(lease.as_millis().to_string());
         match done {
@@ -168,7 +168,11 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn cursor_position(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<Position>> {
+    pub async fn cursor_position(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+    ) -> StoreResult<Option<Position>> {
         let mut command = redis::cmd("HGET");
         command.arg(keys::subscription_cursor(channel, &subscription.name)).arg("d");
         let position: Option<String> = command.query_async(&mut self.redis().clone()).await?;

@@ -5,7 +5,7 @@ use crate::{StoreError, StoreResult, keys, script};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
     message::Position,
-    subscription::{DeliveryMode, NewChannelStart, SubscriptionStart, Subscription},
+    subscription::{DeliveryMode, NewChannelStart, Subscription, SubscriptionStart},
 };
 
 /// Messages handed out that are given up in one call.
@@ -37,13 +37,18 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn open_channel(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<Option<OpenedChannel>> {
+    pub async fn open_channel(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+    ) -> StoreResult<Option<OpenedChannel>> {
         let position = start_position(self.redis(), channel, subscription.begin).await?;
         let mut call = channel_script_call(&script::OPEN_GROUP, subscription, channel);
         call.key(keys::channel_state(channel));
         call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
         let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
-        let opened = opened.map(|(position, was_lost)| OpenedChannel { position: parse_position(&position), was_recreated: was_lost });
+        let opened = opened
+            .map(|(position, was_lost)| OpenedChannel { position: parse_position(&position), was_recreated: was_lost });
         // Asked afterwards: who removes it later leaves this channel, too. Nobody else would ever close it again
         if opened.is_some() && !self.is_still_subscribed(&subscription.name, channel).await? {
             self.redis().leave_channel(channel, &subscription.name).await?;
@@ -104,9 +109,13 @@ impl Subscriptions {
     ) -> StoreResult<()> {
         let target = match start {
             SubscriptionStart::New => String::new(),
-            SubscriptionStart::Earliest => start_position(self.redis(), channel, NewChannelStart::Earliest).await?.to_string(),
+            SubscriptionStart::Earliest => {
+                start_position(self.redis(), channel, NewChannelStart::Earliest).await?.to_string()
+            }
             SubscriptionStart::After(position) => position.to_string(),
-            SubscriptionStart::Since(at) => start_position(self.redis(), channel, NewChannelStart::Since(at)).await?.to_string(),
+            SubscriptionStart::Since(at) => {
+                start_position(self.redis(), channel, NewChannelStart::Since(at)).await?.to_string()
+            }
         };
         loop {
             let mut call = channel_script_call(&script::SEEK_GROUP, subscription, channel);
@@ -133,7 +142,11 @@ impl Subscriptions {
         Ok(())
     }
 
-    pub(super) async fn is_still_subscribed(&self, name: &SubscriptionName, channel: &ChannelName) -> StoreResult<bool> {
+    pub(super) async fn is_still_subscribed(
+        &self,
+        name: &SubscriptionName,
+        channel: &ChannelName,
+    ) -> StoreResult<bool> {
         match self.get(name).await {
             Ok(now) => Ok(now.is_some_and(|now| now.channels.matches(channel))),
             // It is there, whatever it is

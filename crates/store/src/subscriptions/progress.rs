@@ -10,7 +10,7 @@ use common::{
 };
 use model::{
     message::Position,
-    subscription::{DeliveryOrdering, DeliveryMode, Subscription},
+    subscription::{DeliveryMode, DeliveryOrdering, Subscription},
 };
 
 /// Epochs that are counted through; each is a restart of Redis.
@@ -76,8 +76,10 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable.
     pub async fn counters(&self, subscription: &Subscription) -> StoreResult<SubscriptionCounters> {
-        let fields: HashMap<String, i64> =
-            redis::cmd("HGETALL").arg(keys::subscription_counters(&subscription.name)).query_async(&mut self.redis().clone()).await?;
+        let fields: HashMap<String, i64> = redis::cmd("HGETALL")
+            .arg(keys::subscription_counters(&subscription.name))
+            .query_async(&mut self.redis().clone())
+            .await?;
         let count = |name: &str| fields.get(name).and_then(|count| u64::try_from(*count).ok()).unwrap_or_default();
         Ok(SubscriptionCounters {
             delivered: count("delivered"),
@@ -92,7 +94,11 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn channel_progress(&self, subscription: &Subscription, channel: &ChannelName) -> StoreResult<ChannelProgress> {
+    pub async fn channel_progress(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+    ) -> StoreResult<ChannelProgress> {
         let group = match (subscription.mode, subscription.ordering) {
             (DeliveryMode::Shared, DeliveryOrdering::None) => subscription.group(),
             _ => String::new(),
@@ -107,13 +113,20 @@ impl Subscriptions {
         group: &str,
         position: &str,
     ) -> StoreResult<ChannelProgress> {
-        let mut call = channel_script_call(&script::PROGRESS_OF, subscription, channel);
+        let mut call = channel_script_call(&script::CHANNEL_PROGRESS, subscription, channel);
         call.arg(group).arg(position).arg(MAX_EPOCHS);
         let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
             call.invoke_async(&mut self.redis().clone()).await?;
         let position: Option<Position> = position.parse().ok();
         let held_up = (failures > 0).then_some(BlockedChannel { failures, next_attempt_at: at, last_error: problem });
-        Ok(ChannelProgress { channel: channel.clone(), position, head: head.parse().ok(), lag, in_flight, blocked: held_up })
+        Ok(ChannelProgress {
+            channel: channel.clone(),
+            position,
+            head: head.parse().ok(),
+            lag,
+            in_flight,
+            blocked: held_up,
+        })
     }
 
     /// How far each worker of a broadcast is in those channels, all together.
@@ -161,7 +174,7 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable.
     pub async fn record_failure(&self, subscription: &Subscription) -> StoreResult<Millis> {
-        let call = script::NOTE_FAILURE.key(keys::subscription_counters(&subscription.name));
+        let call = script::RECORD_FAILURE.key(keys::subscription_counters(&subscription.name));
         let (since, now): (Millis, Millis) = call.invoke_async(&mut self.redis().clone()).await?;
         Ok((now - since).max(0))
     }

@@ -9,7 +9,10 @@ use crate::{StoreResult, keys};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
     message::{Position, continuity::Continuity},
-    subscription::{DeliveryMode, SubscriptionRequestError, SubscriptionStart, Subscription, SubscriptionRequest, SubscriptionTarget},
+    subscription::{
+        DeliveryMode, Subscription, SubscriptionRequest, SubscriptionRequestError, SubscriptionStart,
+        SubscriptionTarget,
+    },
 };
 
 /// Channels whose newest message is looked up side by side.
@@ -144,8 +147,13 @@ impl Subscriptions {
     }
 
     /// Why a subscription cannot begin where it should, if it cannot.
-    async fn check_start_position(&self, subscription: &Subscription, start: SubscriptionStart) -> StoreResult<Option<PutSubscriptionError>> {
-        let (SubscriptionStart::After(position), Some(channel)) = (start, subscription.channels.single_channel()) else {
+    async fn check_start_position(
+        &self,
+        subscription: &Subscription,
+        start: SubscriptionStart,
+    ) -> StoreResult<Option<PutSubscriptionError>> {
+        let (SubscriptionStart::After(position), Some(channel)) = (start, subscription.channels.single_channel())
+        else {
             return Ok(None);
         };
         let is_known = self.is_known_position(channel, position).await?;
@@ -181,9 +189,11 @@ impl Subscriptions {
         let begins = stream::iter(channels).map(async |channel| {
             // What is the newest now may not be later; behind none is everything
             let start = match start {
-                SubscriptionStart::New => {
-                    self.redis().channel_head(&channel).await?.map_or(SubscriptionStart::After(Position::START), SubscriptionStart::After)
-                }
+                SubscriptionStart::New => self
+                    .redis()
+                    .channel_head(&channel)
+                    .await?
+                    .map_or(SubscriptionStart::After(Position::START), SubscriptionStart::After),
                 other => other,
             };
             StoreResult::Ok((channel, start))
@@ -221,8 +231,10 @@ impl Subscriptions {
 
     /// What the last subscription of that name left behind, or whoever served it wrote late, is not this one's.
     async fn clear_leftovers(&self, subscription: &Subscription) -> StoreResult<()> {
-        let _: i64 =
-            redis::cmd("DEL").arg(keys::subscription_counters(&subscription.name)).query_async(&mut self.redis().clone()).await?;
+        let _: i64 = redis::cmd("DEL")
+            .arg(keys::subscription_counters(&subscription.name))
+            .query_async(&mut self.redis().clone())
+            .await?;
         let queue = subscription.queue();
         if self.jobs.queue_control(&queue).await?.is_paused {
             drop(self.jobs.set_queue_paused(&queue, false).await?);

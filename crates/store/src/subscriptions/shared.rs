@@ -124,7 +124,9 @@ impl Subscriptions {
             let count = |how: MessageDisposition| some.iter().filter(|(_, done)| *done == how).count();
             let mut call = script::ACK_MESSAGES.key(keys::channel_history(channel));
             call.key(keys::subscription_counters(&subscription.name));
-            call.arg(subscription.group()).arg(count(MessageDisposition::Delivered)).arg(count(MessageDisposition::Filtered));
+            call.arg(subscription.group())
+                .arg(count(MessageDisposition::Delivered))
+                .arg(count(MessageDisposition::Filtered));
             for (position, _) in some {
                 call.arg(position.to_string());
             }

@@ -30,7 +30,12 @@ impl Subscriptions {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn register_worker(&self, subscription: &Subscription, worker: &WorkerId, silent: Duration) -> StoreResult<SubscriptionWorkers> {
+    pub async fn register_worker(
+        &self,
+        subscription: &Subscription,
+        worker: &WorkerId,
+        silent: Duration,
+    ) -> StoreResult<SubscriptionWorkers> {
         let now = self.jobs.now().await?;
         let gone = now - i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
         let key = keys::subscription_workers(&subscription.name);
@@ -85,6 +90,9 @@ mod tests {
             }
         }
         assert!(of_each.iter().all(|count| *count > 50), "{of_each:?}");
-        assert!(SubscriptionWorkers::default().is_preferred(&"a".parse().expect("a name"), &channels[0]), "nobody else is known");
+        assert!(
+            SubscriptionWorkers::default().is_preferred(&"a".parse().expect("a name"), &channels[0]),
+            "nobody else is known"
+        );
     }
 }

@@ -7,28 +7,28 @@ mod report;
 
 use std::time::Duration;
 
-pub use report::{Directive, Order, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
+pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
 
-use crate::{Redis, StoreResult, connection::notification::Wake, jobs::local_now, keys, script};
+use crate::{Redis, StoreResult, connection::notification::Notification, jobs::local_now, keys, script};
 use common::json::ObjectWriter;
 
 /// How long a directive waits for its worker; one to be quiet is kept as long as the worker reports.
 const DIRECTIVE_TTL: Duration = Duration::from_hours(1);
 /// Records read in one go.
-const READ_AT_ONCE: usize = 50;
+const READ_BATCH: usize = 50;
 
 /// A worker on the list.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub struct ListedWorker {
     /// Its id.
     pub key: WorkerKey,
     /// What it reported last.
     pub record: WorkerRecord,
     /// What is asked of it.
-    pub order: Option<Order>,
+    pub directive: Option<IssuedDirective>,
 }
 
-impl Listed {
+impl ListedWorker {
     /// The worker as clients see it.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -37,7 +37,7 @@ impl Listed {
         if self.key.is_pull() {
             out.text("id", &record.name).text("kind", "pull");
             // It may not say itself what it makes of it
-            match self.order.map(|order| order.directive) {
+            match self.directive.map(|order| order.directive) {
                 Some(Directive::Quiet) if record.state == WorkerState::Running => record.state = WorkerState::Quiet,
                 Some(Directive::Terminate) => record.state = WorkerState::Terminating,
                 _ => {}
@@ -45,7 +45,7 @@ impl Listed {
         } else {
             out.text("id", self.key.as_str()).text("kind", "queue-worker").text("consumer", self.key.as_str());
         }
-        if let Some(order) = self.order {
+        if let Some(order) = self.directive {
             out.text("directive", order.directive.as_str());
         }
         out.splice(&record.to_json());
@@ -55,13 +55,13 @@ impl Listed {
 
 /// Which worker an id or name means.
 #[derive(Debug, Clone)]
-pub enum Found {
+pub enum WorkerLookup {
     /// This one.
-    One(Box<Listed>),
+    One(Box<ListedWorker>),
     /// So many have that name.
     Several(usize),
     /// None.
-    Nobody,
+    NotFound,
 }
 
 impl Redis {
@@ -76,7 +76,7 @@ impl Redis {
         record: &WorkerRecord,
         ttl: Duration,
         most: Option<u64>,
-    ) -> StoreResult<Option<Order>> {
+    ) -> StoreResult<Option<IssuedDirective>> {
         let order: String = script::REPORT
             .key(keys::worker_report(key))
             .key(keys::WORKERS)
@@ -106,8 +106,9 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn order_for(&self, key: &WorkerKey) -> StoreResult<Option<Order>> {
-        let order: Option<String> = redis::cmd("GET").arg(keys::worker_directive(key)).query_async(&mut self.clone()).await?;
+    pub async fn directive_for(&self, key: &WorkerKey) -> StoreResult<Option<IssuedDirective>> {
+        let order: Option<String> =
+            redis::cmd("GET").arg(keys::worker_directive(key)).query_async(&mut self.clone()).await?;
         Ok(order.and_then(|order| order.parse().ok()))
     }
 
@@ -115,12 +116,12 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable or full: it may have been asked all the same.
-    pub async fn direct_worker(&self, key: &WorkerKey, directive: Directive) -> StoreResult<Order> {
-        let order = Order { directive, given_at: local_now() };
+    pub async fn set_directive(&self, key: &WorkerKey, directive: Directive) -> StoreResult<IssuedDirective> {
+        let order = IssuedDirective { directive, issued_at: local_now() };
         let mut pipeline = redis::pipe();
         pipeline.cmd("SET").arg(keys::worker_directive(key)).arg(order.to_string());
         pipeline.arg("PX").arg(DIRECTIVE_TTL.as_millis().to_string());
-        pipeline.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Wake::Directive(key.clone()).encode());
+        pipeline.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());
         pipeline.exec_async(&mut self.clone()).await?;
         Ok(order)
     }
@@ -142,17 +143,18 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn workers(&self, keys: &[WorkerKey]) -> StoreResult<Vec<Listed>> {
+    pub async fn workers(&self, keys: &[WorkerKey]) -> StoreResult<Vec<ListedWorker>> {
         let mut connection = self.pooled().await?;
         let mut found = Vec::with_capacity(keys.len());
-        for some in keys.chunks(READ_AT_ONCE) {
-            let wanted: Vec<String> = some.iter().map(keys::worker_report).chain(some.iter().map(keys::worker_directive)).collect();
+        for some in keys.chunks(READ_BATCH) {
+            let wanted: Vec<String> =
+                some.iter().map(keys::worker_report).chain(some.iter().map(keys::worker_directive)).collect();
             let texts: Vec<Option<String>> = redis::cmd("MGET").arg(wanted).query_async(&mut connection).await?;
             let (records, orders) = texts.split_at(some.len().min(texts.len()));
             for (key, (record, order)) in some.iter().zip(records.iter().zip(orders)) {
                 if let Some(record) = record.as_deref().and_then(WorkerRecord::parse) {
                     let order = order.as_deref().and_then(|order| order.parse().ok());
-                    found.push(Listed { key: key.clone(), record, order });
+                    found.push(ListedWorker { key: key.clone(), record, directive: order });
                 }
             }
         }
@@ -163,20 +165,20 @@ impl Redis {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn find_worker(&self, id: &str) -> StoreResult<Found> {
+    pub async fn find_worker(&self, id: &str) -> StoreResult<WorkerLookup> {
         if let Ok(key) = id.parse::<WorkerKey>()
             && let Some(listed) = self.workers(&[key]).await?.pop()
         {
-            return Ok(Found::One(Box::new(listed)));
+            return Ok(WorkerLookup::One(Box::new(listed)));
         }
         // Programs that fetch over HTTP have no name besides their id
         let keys: Vec<WorkerKey> = self.worker_keys().await?.into_iter().filter(|key| !key.is_pull()).collect();
         let mut named = self.workers(&keys).await?;
         named.retain(|listed| listed.record.name == id);
         Ok(match (named.len(), named.pop()) {
-            (1, Some(listed)) => Found::One(Box::new(listed)),
-            (0, _) => Found::Nobody,
-            (several, _) => Found::Several(several),
+            (1, Some(listed)) => WorkerLookup::One(Box::new(listed)),
+            (0, _) => WorkerLookup::NotFound,
+            (several, _) => WorkerLookup::Several(several),
         })
     }
 }

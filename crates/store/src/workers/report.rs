@@ -161,26 +161,26 @@ impl Directive {
 
 /// A directive that was given: `<directive> <ms>`. The time tells it from the same one given before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Order {
+pub struct IssuedDirective {
     /// What is asked.
     pub directive: Directive,
     /// When it was asked.
-    pub given_at: Millis,
+    pub issued_at: Millis,
 }
 
-impl fmt::Display for Order {
+impl fmt::Display for IssuedDirective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.directive.as_str(), self.given_at)
+        write!(f, "{} {}", self.directive.as_str(), self.issued_at)
     }
 }
 
-impl FromStr for Order {
+impl FromStr for IssuedDirective {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let (word, given_at) = text.split_once(' ').ok_or(())?;
         let directives = [Directive::Running, Directive::Quiet, Directive::Terminate];
         let directive = directives.into_iter().find(|directive| directive.as_str() == word).ok_or(())?;
-        Ok(Self { directive, given_at: given_at.parse().map_err(|_| ())? })
+        Ok(Self { directive, issued_at: given_at.parse().map_err(|_| ())? })
     }
 }
 
@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn an_order_reads_back_and_noise_is_none() {
-        let order = Order { directive: Directive::Quiet, given_at: 7 };
+        let order = IssuedDirective { directive: Directive::Quiet, issued_at: 7 };
         assert_eq!(order.to_string().parse(), Ok(order));
         for noise in ["", "quiet", "quiet x", "dance 7"] {
-            assert_eq!(noise.parse::<Order>(), Err(()));
+            assert_eq!(noise.parse::<IssuedDirective>(), Err(()));
         }
     }
 }

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    AT_ONCE,
-    record::{Kept, KeptJob},
+    PAGE_SIZE,
+    record::{WorkflowMember, WorkflowRecord},
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{Jobs, LocatedJob, EnqueueRefusal, local_now},
+    jobs::{EnqueueRefusal, Jobs, LocatedJob, local_now},
     keys, script,
 };
 use common::id::{JobId, WorkflowId};
@@ -22,24 +22,24 @@ use model::{
 };
 
 /// When the upkeep looks again at a workflow that something was just begun with.
-pub(super) const SOON: Duration = Duration::from_secs(5);
+pub(super) const CHECK_SOON: Duration = Duration::from_secs(5);
 /// Members that are read and made before that is noted.
 const BATCH: usize = 50;
 /// Longest time between two looks of the upkeep, unless the setting is longer.
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+const MAX_CHECK_INTERVAL: Duration = Duration::from_hours(1);
 /// Workflows that the upkeep looks at in one turn.
-const MOST_CHECKED: usize = 20;
+const MAX_CHECKED_JOBS: usize = 20;
 
 /// What the JSON of a job that is over tells its workflow.
 #[derive(Deserialize)]
-struct Over<'a> {
+struct RecordedEnd<'a> {
     state: JobState,
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
 }
 
 /// What `record_member.lua` says of the workflow.
-type Tally = (String, usize, usize, String);
+type MemberCounts = (String, usize, usize, String);
 
 impl Jobs {
     /// Records that a job of a workflow ended, and goes on with the workflow where something follows from it.
@@ -63,7 +63,8 @@ impl Jobs {
             let advanced = self.advance(membership.workflow).await;
             if advanced.is_err() {
                 // Redis may be full. If this fails too, the time that was set before stands
-                let _ = self.look_again(membership.workflow, SOON.min(self.workflows.check_interval)).await;
+                let _ =
+                    self.reschedule_workflow(membership.workflow, CHECK_SOON.min(self.workflows.check_interval)).await;
             }
             advanced
         })
@@ -75,21 +76,21 @@ impl Jobs {
         membership: Membership,
         job: JobId,
         ended_json: &str,
-    ) -> StoreResult<Option<Tally>> {
-        let over: Over = serde_json::from_str(ended_json)
+    ) -> StoreResult<Option<MemberCounts>> {
+        let over: RecordedEnd = serde_json::from_str(ended_json)
             .map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
         let Some(end) = TerminalState::from_state(over.state) else { return Ok(None) };
         let result = over.result.filter(|_| end == TerminalState::Completed).map_or("", RawValue::get);
-        self.note_end(membership, job, end, result).await
+        self.record_member(membership, job, end, result).await
     }
 
-    pub(super) async fn note_end(
+    pub(super) async fn record_member(
         &self,
         membership: Membership,
         job: JobId,
         end: TerminalState,
         result: &str,
-    ) -> StoreResult<Option<Tally>> {
+    ) -> StoreResult<Option<MemberCounts>> {
         let tally: redis::Value = script::RECORD_MEMBER
             .key(keys::workflow(&membership.workflow))
             .arg(membership.index)
@@ -110,8 +111,8 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable, or a job cannot be made: the upkeep tries again.
     pub async fn advance(&self, id: WorkflowId) -> StoreResult<()> {
-        let Some(kept) = self.read_workflow(id).await? else { return self.forget(id).await };
-        match kept.over {
+        let Some(kept) = self.read_workflow(id).await? else { return self.forget_workflow(id).await };
+        match kept.ended {
             Some((WorkflowState::Cancelled, _)) => return self.cancel_jobs(&kept).await,
             Some(_) => return self.release_workflow(id).await,
             None => {}
@@ -122,11 +123,11 @@ impl Jobs {
         for some in missing.chunks(BATCH) {
             let parents = self.parent_results(&kept, some).await?;
             for job in self.read_jobs(&kept, some.to_vec()).await? {
-                ended |= self.start(&kept, job, parents.clone()).await?;
+                ended |= self.start_member(&kept, job, parents.clone()).await?;
             }
             let existing = some.last().map_or(0, |last| last + 1);
             // It may have been called off meanwhile, by somebody who did not see what was just made
-            match self.note_started(id, existing).await? {
+            match self.record_started_members(id, existing).await? {
                 None => {}
                 Some(WorkflowState::Cancelled) => {
                     let Some(kept) = self.read_workflow(id).await? else { return Ok(()) };
@@ -136,8 +137,8 @@ impl Jobs {
             }
         }
         if plan.state == WorkflowState::Running {
-            let after = if ended { SOON } else { self.check_after(&kept) };
-            return self.look_again(id, after).await;
+            let after = if ended { CHECK_SOON } else { self.check_after(&kept) };
+            return self.reschedule_workflow(id, after).await;
         }
         if self.end_workflow(id, plan.state).await? == "done" {
             let (kind, state) = (kept.progress.kind.as_str(), plan.state.as_str());
@@ -148,7 +149,7 @@ impl Jobs {
     }
 
     /// What the jobs to be started are given: steps of a chain and callbacks get the results before them.
-    async fn parent_results(&self, kept: &Kept, starting: &[usize]) -> StoreResult<Option<String>> {
+    async fn parent_results(&self, kept: &WorkflowRecord, starting: &[usize]) -> StoreResult<Option<String>> {
         let before = match (kept.progress.kind, starting.first()) {
             // A chain starts one at a time
             (WorkflowKind::Chain, Some(index)) if *index > 0 => *index,
@@ -161,8 +162,13 @@ impl Jobs {
     }
 
     /// Makes a job; true when it came to its end instead, because another stands in its way.
-    async fn start(&self, kept: &Kept, job: KeptJob, parent_results: Option<String>) -> StoreResult<bool> {
-        let KeptJob { index, mut new, now } = job;
+    async fn start_member(
+        &self,
+        kept: &WorkflowRecord,
+        job: WorkflowMember,
+        parent_results: Option<String>,
+    ) -> StoreResult<bool> {
+        let WorkflowMember { index, mut new, now } = job;
         let id = kept.job_id(index, &new.queue);
         new.id = Some(id);
         new.workflow = Some(kept.membership(index));
@@ -172,7 +178,7 @@ impl Jobs {
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job stands in its way: it counts as called off, and the workflow goes on from there
             Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
-                self.cancel_job(kept, KeptJob { index, new, now }).await?;
+                self.cancel_job(kept, WorkflowMember { index, new, now }).await?;
                 Ok(true)
             }
             Err(refused) => {
@@ -182,7 +188,7 @@ impl Jobs {
     }
 
     /// Notes that the jobs before an index exist; the state of the workflow if it is over, and as over counts one that is gone.
-    async fn note_started(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
+    async fn record_started_members(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
         let state: String =
             script::NOTE_STARTED.key(keys::workflow(&id)).arg(existing).invoke_async(&mut self.redis.clone()).await?;
         Ok(if state == "gone" { Some(WorkflowState::Failed) } else { WorkflowState::from_name(&state) })
@@ -198,23 +204,23 @@ impl Jobs {
         let mut command = redis::cmd("PEXPIRE");
         command.arg(keys::workflow(&id)).arg(self.settings.result_ttl.as_millis().to_string());
         command.exec_async(&mut self.redis.clone()).await?;
-        self.forget(id).await
+        self.forget_workflow(id).await
     }
 
     /// How long until the upkeep looks at a workflow that runs. The older it is, the longer its jobs seem to take, and
     /// the less is to be had from looking at them often.
-    fn check_after(&self, kept: &Kept) -> Duration {
+    fn check_after(&self, kept: &WorkflowRecord) -> Duration {
         let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
-        self.workflows.check_interval.max((age / 20).min(LONGEST_PAUSE))
+        self.workflows.check_interval.max((age / 20).min(MAX_CHECK_INTERVAL))
     }
 
-    pub(super) async fn forget(&self, id: WorkflowId) -> StoreResult<()> {
+    pub(super) async fn forget_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.redis.clone()).await?)
     }
 
     /// Lets the upkeep look at a workflow after that time, on Redis's clock.
-    pub(crate) async fn look_again(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
+    pub(crate) async fn reschedule_workflow(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
         let mut call = script::RESCHEDULE.key(keys::WORKFLOWS);
         let call = call.arg(id.to_string()).arg(after.as_millis().to_string());
         let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
@@ -223,7 +229,7 @@ impl Jobs {
 
     /// Workflows that the upkeep should look at now, a bounded number.
     pub(crate) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
-        let ids = self.redis.due_by(keys::WORKFLOWS, self.now().await?, MOST_CHECKED).await?;
+        let ids = self.redis.due_members(keys::WORKFLOWS, self.now().await?, MAX_CHECKED_JOBS).await?;
         for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
             tracing::error!(member = common::name::quoted(stranger), "not a workflow among the workflows, removed");
             redis::cmd("ZREM").arg(keys::WORKFLOWS).arg(stranger).exec_async(&mut self.redis.clone()).await?;
@@ -238,11 +244,11 @@ impl Jobs {
     /// As [`Jobs::advance`].
     pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<usize> {
         let mut looked_at = 0;
-        if let Some(kept) = self.read_workflow(id).await?.filter(|kept| kept.over.is_none()) {
+        if let Some(kept) = self.read_workflow(id).await?.filter(|kept| kept.ended.is_none()) {
             for some in kept.open().chunks(BATCH) {
                 let jobs = self.read_jobs(&kept, some.to_vec()).await?;
                 let checks = stream::iter(jobs.into_iter().map(Ok));
-                checks.try_for_each_concurrent(AT_ONCE, |job| self.check_job(&kept, job)).await?;
+                checks.try_for_each_concurrent(PAGE_SIZE, |job| self.check_job(&kept, job)).await?;
                 looked_at += some.len();
             }
         }
@@ -251,7 +257,11 @@ impl Jobs {
 
     /// Records how a job ended if it is over. One that existed and is nowhere to be found counts as failed: what became
     /// of it will not be known, and running it again could be wrong.
-    async fn check_job(&self, kept: &Kept, KeptJob { index, new, .. }: KeptJob) -> StoreResult<()> {
+    async fn check_job(
+        &self,
+        kept: &WorkflowRecord,
+        WorkflowMember { index, new, .. }: WorkflowMember,
+    ) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
         let membership = kept.membership(index);
         match self.locate_in_queue(id, &new.queue).await? {
@@ -261,7 +271,7 @@ impl Jobs {
             }
             None if index < kept.existing => {
                 tracing::warn!(workflow = %kept.id, %id, "a job of a workflow is gone without a trace: it counts as failed");
-                self.note_end(membership, id, TerminalState::Discarded, "").await?;
+                self.record_member(membership, id, TerminalState::Discarded, "").await?;
             }
             Some(_) | None => {}
         }

@@ -3,28 +3,28 @@
 use futures_util::{TryStreamExt, stream};
 
 use super::{
-    AT_ONCE, advance,
-    record::{Kept, KeptJob},
+    PAGE_SIZE, advance,
+    record::{WorkflowMember, WorkflowRecord},
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{FinishedJob, Jobs, LocatedJob, JobTransitionError, local_now, new_job_record},
+    jobs::{FinishedJob, JobTransitionError, Jobs, LocatedJob, local_now, new_job_record},
     keys::QueueKeys,
     script,
 };
 use common::id::{JobId, WorkflowId};
 use model::{
-    job::{NewJob, JobState},
+    job::{JobState, NewJob},
     workflow::{TerminalState, WorkflowState},
 };
 
 /// A workflow that was not cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotCancelledWorkflow {
+pub enum CancelWorkflowError {
     /// There is none with that id.
-    Unknown,
+    NotFound,
     /// It is over already.
-    Over(WorkflowState),
+    AlreadyEnded(WorkflowState),
 }
 
 impl Jobs {
@@ -32,19 +32,19 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: it may be cancelled all the same, and then the upkeep ends what jobs are left.
-    pub async fn cancel_workflow(&self, id: WorkflowId) -> StoreResult<Result<(), NotCancelledWorkflow>> {
+    pub async fn cancel_workflow(&self, id: WorkflowId) -> StoreResult<Result<(), CancelWorkflowError>> {
         let answer = self.end_workflow(id, WorkflowState::Cancelled).await?;
         match answer.as_str() {
             "done" => {}
-            "gone" => return Ok(Err(NotCancelledWorkflow::Unknown)),
+            "gone" => return Ok(Err(CancelWorkflowError::NotFound)),
             state => {
                 let state = WorkflowState::from_name(state);
                 let state = state.ok_or_else(|| StoreError::damaged(format!("workflow {id} is in no known state")))?;
-                return Ok(Err(NotCancelledWorkflow::Over(state)));
+                return Ok(Err(CancelWorkflowError::AlreadyEnded(state)));
             }
         }
         // In case this is cut off
-        self.look_again(id, advance::SOON).await?;
+        self.reschedule_workflow(id, advance::CHECK_SOON).await?;
         if let Some(kept) = self.read_workflow(id).await? {
             let kind = kept.progress.kind.as_str();
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => "cancelled").increment(1);
@@ -56,17 +56,21 @@ impl Jobs {
     /// Ends every job of a cancelled workflow that exists, or that somebody may be about to make: who makes one has seen
     /// the workflow before it was cancelled, so it follows from the ends that are recorded now. Those that run come last:
     /// a worker that is set free must not find another job of the same workflow.
-    pub(super) async fn cancel_jobs(&self, kept: &Kept) -> StoreResult<()> {
+    pub(super) async fn cancel_jobs(&self, kept: &WorkflowRecord) -> StoreResult<()> {
         let jobs = self.read_jobs(kept, kept.open()).await?;
         let looks = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| self.cancel_unless_active(kept, job));
-        let active: Vec<Option<KeptJob>> = looks.try_buffered(AT_ONCE).try_collect().await?;
+        let active: Vec<Option<WorkflowMember>> = looks.try_buffered(PAGE_SIZE).try_collect().await?;
         let cancels = stream::iter(active.into_iter().flatten().map(Ok));
-        cancels.try_for_each_concurrent(AT_ONCE, |job| self.cancel_job(kept, job)).await?;
+        cancels.try_for_each_concurrent(PAGE_SIZE, |job| self.cancel_job(kept, job)).await?;
         self.release_workflow(kept.id).await
     }
 
     /// Ends a job, or gives it back because somebody has it.
-    async fn cancel_unless_active(&self, kept: &Kept, job: KeptJob) -> StoreResult<Option<KeptJob>> {
+    async fn cancel_unless_active(
+        &self,
+        kept: &WorkflowRecord,
+        job: WorkflowMember,
+    ) -> StoreResult<Option<WorkflowMember>> {
         let located = self.locate_in_queue(kept.job_id(job.index, &job.new.queue), &job.new.queue).await?;
         if located.is_some_and(|located| located.state() == JobState::Active) {
             return Ok(Some(job));
@@ -74,7 +78,11 @@ impl Jobs {
         self.cancel_job(kept, job).await.map(|()| None)
     }
 
-    pub(super) async fn cancel_job(&self, kept: &Kept, KeptJob { index, mut new, .. }: KeptJob) -> StoreResult<()> {
+    pub(super) async fn cancel_job(
+        &self,
+        kept: &WorkflowRecord,
+        WorkflowMember { index, mut new, .. }: WorkflowMember,
+    ) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
         let membership = kept.membership(index);
         new.workflow = Some(membership);
@@ -83,7 +91,7 @@ impl Jobs {
             match self.cancel(id).await? {
                 Ok(_) => {}
                 Err(JobTransitionError::NotFound) => {
-                    if !self.cancel_unborn(id, new.clone()).await? {
+                    if !self.cancel_before_create(id, new.clone()).await? {
                         continue;
                     }
                 }
@@ -94,13 +102,13 @@ impl Jobs {
                     return Ok(());
                 }
             }
-            return self.note_end(membership, id, TerminalState::Cancelled, "").await.map(drop);
+            return self.record_member(membership, id, TerminalState::Cancelled, "").await.map(drop);
         }
         Err(StoreError::damaged(format!("job {id} of workflow {} cannot be pinned down", kept.id)))
     }
 
     /// Ends a job before it exists; false when it does.
-    async fn cancel_unborn(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
+    async fn cancel_before_create(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
         let job = new_job_record(id, new);
         let keys = QueueKeys::new(&job.queue);
         let ended: i64 = script::CANCEL_BEFORE_CREATE

@@ -23,7 +23,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     StoreError, StoreResult,
-    jobs::{Jobs, LocatedJob, EnqueueRefusal},
+    jobs::{EnqueueRefusal, Jobs, LocatedJob},
     keys, log_interruption, script,
 };
 use common::{id::WorkflowId, name::QueueName, time::Millis};
@@ -32,16 +32,16 @@ use model::workflow::{
     WorkflowState, WorkflowView,
 };
 
-pub use cancel::NotCancelledWorkflow;
+pub use cancel::CancelWorkflowError;
 
-use record::{Kept, KeptJob};
+use record::{WorkflowMember, WorkflowRecord};
 
 /// Commands under way at once for the jobs of one workflow.
-const AT_ONCE: usize = 32;
+const PAGE_SIZE: usize = 32;
 
 /// A workflow that was not stored, and nothing else was written either.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotCreated {
+pub enum CreateWorkflowError {
     /// There is one with that id.
     Duplicate(WorkflowId),
     /// One of its jobs would be refused.
@@ -58,22 +58,22 @@ impl Jobs {
         new: NewWorkflow,
         traceparent: Option<String>,
         now: Millis,
-    ) -> StoreResult<Result<WorkflowId, NotCreated>> {
+    ) -> StoreResult<Result<WorkflowId, CreateWorkflowError>> {
         let id = new.id.unwrap_or_default();
         if let Some(refused) = self.refusal(&new, id).await? {
             return Ok(Err(refused));
         }
         // First its place among those looked after, so that nothing is out of sight
-        self.look_again(id, advance::SOON.min(self.workflows.check_interval)).await?;
+        self.reschedule_workflow(id, advance::CHECK_SOON.min(self.workflows.check_interval)).await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
-        let call = call.arg(fields(&new, traceparent, now));
+        let call = call.arg(record_fields(&new, traceparent, now));
         match call.invoke_async::<i64>(&mut self.redis.clone()).await.map_err(StoreError::from) {
-            Ok(0) => return Ok(Err(NotCreated::Duplicate(id))),
+            Ok(0) => return Ok(Err(CreateWorkflowError::Duplicate(id))),
             Ok(_) => {}
             Err(error) => {
                 // Refused because Redis is full: nothing is to stay behind
                 if matches!(error, StoreError::OutOfMemory) {
-                    self.forget(id).await?;
+                    self.forget_workflow(id).await?;
                 }
                 return Err(error);
             }
@@ -87,11 +87,11 @@ impl Jobs {
     }
 
     /// Why a workflow is not taken, if it is not. Its jobs are let in later whatever the depth of their queues.
-    async fn refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<NotCreated>> {
+    async fn refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<CreateWorkflowError>> {
         let mut redis = self.redis.clone();
         let exists: bool = redis::cmd("EXISTS").arg(keys::workflow(&id)).query_async(&mut redis).await?;
         if exists {
-            return Ok(Some(NotCreated::Duplicate(id)));
+            return Ok(Some(CreateWorkflowError::Duplicate(id)));
         }
         let jobs = || new.members.iter().chain(new.callbacks.iter().map(|(_, member)| member));
         let queues: BTreeSet<&QueueName> = jobs().map(|member| &member.job.queue).collect();
@@ -110,12 +110,15 @@ impl Jobs {
             && more > 0
             && count + more > max_queues
         {
-            return Ok(Some(NotCreated::Refused((*queue).clone(), EnqueueRefusal::TooManyQueues { max_queues })));
+            return Ok(Some(CreateWorkflowError::Refused(
+                (*queue).clone(),
+                EnqueueRefusal::TooManyQueues { max_queues },
+            )));
         }
         for (queue, wanted) in starting_now(new) {
             let Some(max_depth) = self.max_depth(queue) else { continue };
             if self.queue_stats(queue).await?.available + wanted > max_depth {
-                return Ok(Some(NotCreated::Refused(queue.clone(), EnqueueRefusal::QueueFull { max_depth })));
+                return Ok(Some(CreateWorkflowError::Refused(queue.clone(), EnqueueRefusal::QueueFull { max_depth })));
             }
         }
         Ok(None)
@@ -132,16 +135,16 @@ impl Jobs {
         let (results, kept) = (self.read_results(id, kept.slots()).await?, &kept);
         let shown = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| {
             let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
-            async move { self.status(kept, job, exists, result).await }
+            async move { self.member_status(kept, job, exists, result).await }
         });
-        let jobs: Vec<WorkflowJobView> = shown.try_buffered(AT_ONCE).try_collect().await?;
+        let jobs: Vec<WorkflowJobView> = shown.try_buffered(PAGE_SIZE).try_collect().await?;
         Ok(Some(view(kept, jobs)))
     }
 
-    async fn status(
+    async fn member_status(
         &self,
-        kept: &Kept,
-        KeptJob { index, new, .. }: KeptJob,
+        kept: &WorkflowRecord,
+        WorkflowMember { index, new, .. }: WorkflowMember,
         exists: bool,
         result: Option<String>,
     ) -> StoreResult<WorkflowJobView> {
@@ -165,9 +168,9 @@ impl Jobs {
         command.arg(keys::WORKFLOWS).arg(0).arg(limit.saturating_sub(1));
         let ids: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
         let ids = ids.into_iter().filter_map(|id| id.parse::<WorkflowId>().ok());
-        let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(AT_ONCE);
-        let kept: Vec<Option<Kept>> = read.try_collect().await?;
-        Ok(kept.into_iter().flatten().filter(|kept| kept.over.is_none()).map(|kept| view(&kept, Vec::new())).collect())
+        let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(PAGE_SIZE);
+        let kept: Vec<Option<WorkflowRecord>> = read.try_collect().await?;
+        Ok(kept.into_iter().flatten().filter(|kept| kept.ended.is_none()).map(|kept| view(&kept, Vec::new())).collect())
     }
 }
 
@@ -181,11 +184,12 @@ fn starting_now(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
     starting
 }
 
-fn fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<String> {
+fn record_fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<String> {
     let has = |wanted| new.callbacks.iter().any(|(callback, _)| *callback == wanted);
     let callbacks: String =
         BatchCallback::ALL.map(|callback| if has(callback) { '1' } else { '0' }).into_iter().collect();
-    let mut fields: Vec<String> = ["y", new.kind.as_str(), "o", &callbacks, "g", &new.name_and_meta].map(str::to_owned).into();
+    let mut fields: Vec<String> =
+        ["y", new.kind.as_str(), "o", &callbacks, "g", &new.name_and_meta].map(str::to_owned).into();
     fields.extend(["t".to_owned(), new.members.len().to_string(), "a".to_owned(), now.to_string()]);
     if let Some(text) = traceparent {
         fields.extend(["c".to_owned(), text]);
@@ -200,18 +204,18 @@ fn fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<St
     fields
 }
 
-fn view(kept: &Kept, jobs: Vec<WorkflowJobView>) -> WorkflowView {
-    let state = kept.over.map_or(WorkflowState::Running, |(state, _)| state);
+fn view(kept: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView {
+    let state = kept.ended.map_or(WorkflowState::Running, |(state, _)| state);
     let WorkflowProgress { kind, members, .. } = &kept.progress;
     let ended = |end| members.iter().filter(|member| **member == Some(end)).count();
-    let unstarted = if kept.over.is_some() { members.iter().filter(|member| member.is_none()).count() } else { 0 };
+    let unstarted = if kept.ended.is_some() { members.iter().filter(|member| member.is_none()).count() } else { 0 };
     WorkflowView {
         id: kept.id,
         kind: *kind,
         state,
-        name_and_meta: kept.about.clone(),
+        name_and_meta: kept.name_and_meta.clone(),
         created_at: kept.created_at,
-        ended_at: kept.over.map(|(_, at)| at),
+        ended_at: kept.ended.map(|(_, at)| at),
         total: kept.total(),
         counts: [
             ended(TerminalState::Completed),

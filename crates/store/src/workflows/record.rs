@@ -13,34 +13,34 @@ use common::{
     time::Millis,
 };
 use model::{
-    job::{NewJob, JobState},
+    job::{JobState, NewJob},
     workflow::{BatchCallback, Membership, TerminalState, WorkflowKind, WorkflowProgress, WorkflowState},
 };
 
-type Texts = Vec<Option<String>>;
+type MemberTexts = Vec<Option<String>>;
 
 /// A workflow at one moment.
-pub(super) struct Kept {
+pub(super) struct WorkflowRecord {
     pub(super) id: WorkflowId,
     /// `name` and `meta` as a JSON object.
-    pub(super) about: String,
+    pub(super) name_and_meta: String,
     pub(super) created_at: Millis,
     pub(super) traceparent: Option<String>,
     /// Of the jobs before this index those exist, or existed, that must.
     pub(super) existing: usize,
     /// How it ended and when, if it did.
-    pub(super) over: Option<(WorkflowState, Millis)>,
+    pub(super) ended: Option<(WorkflowState, Millis)>,
     pub(super) progress: WorkflowProgress,
 }
 
 /// A job of a workflow, as it would start at that time.
-pub(super) struct KeptJob {
+pub(super) struct WorkflowMember {
     pub(super) index: usize,
     pub(super) new: NewJob,
     pub(super) now: Millis,
 }
 
-impl Kept {
+impl WorkflowRecord {
     /// How many members it has.
     pub(super) fn total(&self) -> usize {
         self.progress.members.len()
@@ -76,10 +76,10 @@ impl Kept {
 
 impl Jobs {
     /// Reads a workflow; none when there is no such one.
-    pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<Kept>> {
+    pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowRecord>> {
         let (key, mut redis) = (keys::workflow(&id), self.redis.clone());
         let mut command = redis::cmd("HMGET");
-        let fixed: Texts = command.arg(&key).arg(&["y", "t", "o", "a", "g", "c"]).query_async(&mut redis).await?;
+        let fixed: MemberTexts = command.arg(&key).arg(&["y", "t", "o", "a", "g", "c"]).query_async(&mut redis).await?;
         let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent] = &fixed[..] else {
             return if fixed.iter().all(Option::is_none) { Ok(None) } else { Err(damaged(id, "lacks fields")) };
         };
@@ -102,7 +102,7 @@ impl Jobs {
         for index in 0..total + BatchCallback::ALL.len() {
             command.arg(format!("e{index}"));
         }
-        let changing: Texts = command.query_async(&mut redis).await?;
+        let changing: MemberTexts = command.query_async(&mut redis).await?;
         if changing.get(3).is_none_or(Option::is_none) {
             // Redis was emptied between the two reads: this is not a workflow of which nothing has ended
             return Ok(None);
@@ -114,19 +114,23 @@ impl Jobs {
                 progress.record_end(index, end);
             }
         }
-        Ok(Some(Kept {
+        Ok(Some(WorkflowRecord {
             id,
-            about: about.clone(),
+            name_and_meta: about.clone(),
             created_at: created_at.parse().unwrap_or_default(),
             traceparent: traceparent.clone(),
             existing: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
-            over: state.map(|state| (state, number(2).unwrap_or_default())),
+            ended: state.map(|state| (state, number(2).unwrap_or_default())),
             progress,
         }))
     }
 
     /// Reads jobs of a workflow.
-    pub(super) async fn read_jobs(&self, kept: &Kept, indexes: Vec<usize>) -> StoreResult<Vec<KeptJob>> {
+    pub(super) async fn read_jobs(
+        &self,
+        kept: &WorkflowRecord,
+        indexes: Vec<usize>,
+    ) -> StoreResult<Vec<WorkflowMember>> {
         if indexes.is_empty() {
             return Ok(Vec::new());
         }
@@ -135,7 +139,7 @@ impl Jobs {
         for index in &indexes {
             command.arg(format!("j{index}"));
         }
-        let texts: Texts = command.query_async(&mut self.redis.clone()).await?;
+        let texts: MemberTexts = command.query_async(&mut self.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
         let mut reckoning = RequestClock::new(self);
         for (index, text) in indexes.into_iter().zip(texts) {
@@ -143,7 +147,7 @@ impl Jobs {
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
             let now = reckoning.now_for(&body).await?;
             let new = NewJob::parse(&body, now).map_err(|error| damaged(kept.id, &error.to_string()))?;
-            jobs.push(KeptJob { index, new, now });
+            jobs.push(WorkflowMember { index, new, now });
         }
         Ok(jobs)
     }

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use common::json::Object;
 use model::job::NewJob;
-use store::jobs::{BatchRefusal, EnqueuedJob, EnqueueRefusal};
+use store::jobs::{BatchRefusal, EnqueueRefusal, EnqueuedJob};
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, queue};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::name::WorkerId;
 use model::job::RetryAdvice;
-use store::jobs::{FinishedJob, Fence, FailureOutcome, Settled, local_now};
+use store::jobs::{FailureOutcome, Fence, FinishedJob, Settled, local_now};
 use testkit::eventually;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};
@@ -27,7 +27,9 @@ async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
         let id = kit.enqueue(JOB_BODY).await;
         let claimed = kit.claim_one(&consumer).await;
         for _ in 0..2 {
-            assert!(kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"));
+            assert!(
+                kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs")
+            );
         }
         let renewed = [(claimed.entry, claimed.started_at, None)];
         let lost = kit.jobs.renew_leases(&queue(), claimed.job.priority, &consumer, &worker(), &renewed).await;
@@ -45,7 +47,10 @@ async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
             assert_ne!(finish(&token(TOKEN)).await, Settled::Done);
         }
         assert_eq!(kit.job(id).await["result"], if by_token { "token" } else { "worker" });
-        assert!(!kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"), "it is over");
+        assert!(
+            !kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, None).await.expect("redis runs"),
+            "it is over"
+        );
     }
 }
 
@@ -57,7 +62,9 @@ async fn an_attempt_that_was_handed_over_is_its_tokens_alone() {
     let claimed = kit.claim_one(&consumer).await;
     let hour = Duration::from_hours(1);
     for _ in 0..2 {
-        assert!(kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(hour)).await.expect("redis runs"));
+        assert!(
+            kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(hour)).await.expect("redis runs")
+        );
     }
     let recorded = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await;
     assert!(matches!(recorded.expect("redis runs"), FailureOutcome::Stale));
@@ -79,9 +86,13 @@ async fn an_attempt_that_was_handed_over_comes_back_when_nobody_is_heard_of() {
     let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;
     let moment = Duration::from_millis(50);
-    assert!(kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs"));
+    assert!(
+        kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs")
+    );
     eventually("the job is available again", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    assert!(!kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs"));
+    assert!(
+        !kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, Some(moment)).await.expect("redis runs")
+    );
     let again = kit.claim_one(&consumer).await;
     assert_eq!((again.job.id, again.job.history.crashes), (id, 1));
     upkeep.stop().await;

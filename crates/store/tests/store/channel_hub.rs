@@ -10,7 +10,10 @@ use futures_util::FutureExt;
 use model::message::{Position, ResumeToken};
 use store::{
     Redis,
-    channels::{ChannelHub, RemoveChannelResult, MAX_CHANNELS, MAX_PATTERNS, ChannelReader, ReaderStart, ReaderEvent, ReaderLimitExceeded},
+    channels::{
+        ChannelHub, ChannelReader, MAX_CHANNELS, MAX_PATTERNS, ReaderEvent, ReaderLimitExceeded, ReaderStart,
+        RemoveChannelResult,
+    },
 };
 use testkit::MessageDropProxy;
 use tokio_util::sync::CancellationToken;
@@ -167,8 +170,14 @@ async fn channels_that_come_later_join_a_pattern_and_one_too_many_is_said_to_be_
     assert_eq!(heard, expected);
     publish(&kit, &channel("c.more"), b"x").await;
     assert!(matches!(next(&mut reader).await, ReaderEvent::ChannelSkipped(name) if name.as_str() == "c.more"));
-    assert_eq!(reader.add_channel(&channel("other"), ReaderStart::Now).await.expect("redis runs"), Err(ReaderLimitExceeded));
-    assert_eq!([reader.remove_channel(&channel("c.1")), reader.remove_channel(&channel("c.1"))], [RemoveChannelResult::Removed, RemoveChannelResult::NotRead]);
+    assert_eq!(
+        reader.add_channel(&channel("other"), ReaderStart::Now).await.expect("redis runs"),
+        Err(ReaderLimitExceeded)
+    );
+    assert_eq!(
+        [reader.remove_channel(&channel("c.1")), reader.remove_channel(&channel("c.1"))],
+        [RemoveChannelResult::Removed, RemoveChannelResult::NotRead]
+    );
     assert!(matches!(next(&mut reader).await, ReaderEvent::Message(message) if message.channel.as_str() == "c.more"));
     assert_eq!(reader.remove_channel(&channel("c.more")), RemoveChannelResult::Removed);
     assert_eq!(reader.add_channel(&channel("other"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
@@ -197,7 +206,10 @@ async fn a_pattern_that_is_refused_changes_nothing_and_asking_twice_is_asking_on
         let more = pattern(&format!("d.{number}.*"));
         assert_eq!(reader.add_pattern(more, ReaderStart::Now).await.expect("redis runs"), Ok(()));
     }
-    assert_eq!(reader.add_pattern(pattern("e.*"), ReaderStart::Now).await.expect("redis runs"), Err(ReaderLimitExceeded));
+    assert_eq!(
+        reader.add_pattern(pattern("e.*"), ReaderStart::Now).await.expect("redis runs"),
+        Err(ReaderLimitExceeded)
+    );
     assert!(reader.remove_pattern(&pattern("c.1*")) && !reader.remove_pattern(&pattern("c.1*")));
     assert!(reader.positions().is_empty());
 }
@@ -306,7 +318,10 @@ async fn there_are_no_more_readers_than_there_may_be_and_all_end_with_the_hub() 
 #[tokio::test]
 async fn what_finds_no_room_is_read_in_the_history_without_waiting_for_a_look() {
     // A ring that leaves nobody behind: who is behind reads the history anyway
-    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000"), ("GALLEY__CHANNELS__RING_BYTES", "16777216")]);
+    let kit = StoreKit::with_variables(&[
+        ("GALLEY__CHANNELS__SWEEP_MS", "3600000"),
+        ("GALLEY__CHANNELS__RING_BYTES", "16777216"),
+    ]);
     let (hub, _stop) = hub(&kit);
     let mut reader = reading(&hub, "c", ReaderStart::Now).await;
     let first = publish(&kit, &channel("c"), b"x").await.position;
@@ -369,7 +384,11 @@ async fn readers_that_are_not_polled_keep_no_page_from_others() {
     for _ in 0..2 {
         let mut reader = hub.open_reader().expect("a seat");
         for name in &names {
-            reader.add_channel(&channel(name), ReaderStart::After(Position::START)).await.expect("redis runs").expect("few");
+            reader
+                .add_channel(&channel(name), ReaderStart::After(Position::START))
+                .await
+                .expect("redis runs")
+                .expect("few");
         }
         assert!(Box::pin(reader.next()).now_or_never().is_none(), "nothing is read yet");
         slow.push(reader);

@@ -5,7 +5,7 @@ use model::message::{NewMessage, Position};
 use store::{
     Redis,
     channels::{MessageDedup, PublishedMessage, TooManyChannels},
-    connection::notifier::{Heard, subscribe, subscribe_to_changing},
+    connection::notifier::{SubscriberEvent, subscribe, subscribe_to_changing},
     keys,
 };
 use testkit::{RedisPersistence, RedisServer};
@@ -31,14 +31,17 @@ async fn positions_are_contiguous_and_a_subscriber_hears_the_bytes_as_they_are()
     let kit = StoreKit::start();
     let channel: ChannelName = "task:pubsub:channel".parse().expect("a name");
     let mut heard = subscribe(&kit.redis, vec![channel.to_string()], 100, CancellationToken::new());
-    assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec![channel.to_string()])));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![channel.to_string()])));
     let bodies: [&[u8]; 4] = [b"7", b"", b"\x00\xff\r\n", "饭".as_bytes()];
     let mut positions = Vec::new();
     for body in bodies {
         let published = publish(&kit, &channel, body).await;
         assert_eq!(published.receivers, 1);
         positions.push(published.position);
-        assert_eq!(heard.recv().await, Some(Heard::Message { channel: channel.to_string(), payload: body.to_vec() }));
+        assert_eq!(
+            heard.recv().await,
+            Some(SubscriberEvent::Message { channel: channel.to_string(), payload: body.to_vec() })
+        );
     }
     let epoch = positions[0].epoch;
     let expected: Vec<Position> = (0..4).map(|sequence| Position { epoch, sequence }).collect();
@@ -102,12 +105,15 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
 async fn a_subscriber_says_that_it_lost_its_connection_and_that_it_hears_again() {
     let kit = StoreKit::start();
     let mut heard = subscribe(&kit.redis, vec!["c".to_owned()], 100, CancellationToken::new());
-    assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec!["c".to_owned()])));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec!["c".to_owned()])));
     kit.redis_command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    assert_eq!(heard.recv().await, Some(Heard::Lost));
-    assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec!["c".to_owned()])));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::ConnectionLost));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec!["c".to_owned()])));
     kit.redis_command(&["PUBLISH", "c", "after"]).await;
-    assert_eq!(heard.recv().await, Some(Heard::Message { channel: "c".to_owned(), payload: b"after".to_vec() }));
+    assert_eq!(
+        heard.recv().await,
+        Some(SubscriberEvent::Message { channel: "c".to_owned(), payload: b"after".to_vec() })
+    );
 }
 
 #[tokio::test]
@@ -116,11 +122,11 @@ async fn a_subscriber_says_which_channels_it_hears_anew() {
     let (channels, mut heard) = subscribe_to_changing(&kit.redis, 100, CancellationToken::new());
     for name in ["a", "b"] {
         channels.add(name.to_owned());
-        assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec![name.to_owned()])));
+        assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![name.to_owned()])));
     }
     kit.redis_command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    assert_eq!(heard.recv().await, Some(Heard::Lost));
-    assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec!["a".to_owned(), "b".to_owned()])));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::ConnectionLost));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec!["a".to_owned(), "b".to_owned()])));
 }
 
 #[tokio::test]
@@ -129,7 +135,7 @@ async fn gateways_hear_messages_with_their_positions_before_plain_subscribers_he
     let channel = channel("c");
     let both = vec!["galley:{ch:c}:live".to_owned(), "c".to_owned()];
     let mut heard = subscribe(&kit.redis, both, 100, CancellationToken::new());
-    assert!(matches!(heard.recv().await, Some(Heard::Subscribed(channels)) if channels.len() == 2));
+    assert!(matches!(heard.recv().await, Some(SubscriberEvent::Subscribed(channels)) if channels.len() == 2));
     let message = NewMessage {
         body: b"\x00\n".as_slice().into(),
         content_type: Some("a/b".into()),
@@ -137,14 +143,17 @@ async fn gateways_hear_messages_with_their_positions_before_plain_subscribers_he
     };
     let sent = kit.redis.publish(&kit.settings.channels, &channel, &message).await.expect("redis runs");
     let position = sent.expect("a channel that may be").position;
-    let Some(Heard::Message { channel, payload }) = heard.recv().await else { panic!("a message") };
+    let Some(SubscriberEvent::Message { channel, payload }) = heard.recv().await else { panic!("a message") };
     assert_eq!(channel, "galley:{ch:c}:live");
     let (head, rest) = payload.split_at(payload.iter().position(|byte| *byte == b'\n').expect("a head"));
     let head = String::from_utf8(head.to_vec()).expect("text");
     let words: Vec<&str> = head.split(' ').collect();
     assert_eq!((words[0], words[2], words[3]), (position.to_string().as_str(), "3", "2"));
     assert_eq!(rest, b"\na/b{}\x00\n");
-    assert_eq!(heard.recv().await, Some(Heard::Message { channel: "c".to_owned(), payload: b"\x00\n".to_vec() }));
+    assert_eq!(
+        heard.recv().await,
+        Some(SubscriberEvent::Message { channel: "c".to_owned(), payload: b"\x00\n".to_vec() })
+    );
 }
 
 #[tokio::test]
@@ -190,11 +199,12 @@ async fn a_message_that_is_published_once_is_found_by_whoever_repeats_it() {
     let kit = StoreKit::start();
     let channel = channel("c");
     let mut heard = subscribe(&kit.redis, vec![channel.to_string()], 100, CancellationToken::new());
-    assert_eq!(heard.recv().await, Some(Heard::Subscribed(vec![channel.to_string()])));
+    assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![channel.to_string()])));
     let ttl = Duration::from_mins(1);
     let publish_as = async |nth| {
         let once = Some(MessageDedup { seed: 7, nth, ttl });
-        let sent = kit.redis.publish_deduplicated(&kit.settings.channels, &channel, &NewMessage::plain(b"x"), once).await;
+        let sent =
+            kit.redis.publish_deduplicated(&kit.settings.channels, &channel, &NewMessage::plain(b"x"), once).await;
         sent.expect("redis runs").expect("a channel that may be")
     };
     let first = publish_as(0).await;

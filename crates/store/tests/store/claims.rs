@@ -81,7 +81,9 @@ async fn a_worker_finds_what_was_handed_to_it_in_an_answer_it_never_got() {
     let looked_at = std::cell::Cell::new(0);
     assert_eq!(kit.complete(&consumer, &own[0], "1").await, store::jobs::Settled::Done);
     let count = |_| looked_at.replace(looked_at.get() + 1) < usize::MAX;
-    assert!(kit.jobs.recover_claims(&queue(), normal_priority(), &consumer, count).await.expect("redis runs").is_empty());
+    assert!(
+        kit.jobs.recover_claims(&queue(), normal_priority(), &consumer, count).await.expect("redis runs").is_empty()
+    );
 }
 
 #[tokio::test]
@@ -93,7 +95,11 @@ async fn a_worker_finds_its_own_jobs_page_by_page() {
     let consumer = consumer();
     let held = kit.claim(&consumer, 50).await;
     let known = held[7].entry;
-    let own = kit.jobs.recover_claims(&queue(), normal_priority(), &consumer, |entry| entry != known).await.expect("redis runs");
+    let own = kit
+        .jobs
+        .recover_claims(&queue(), normal_priority(), &consumer, |entry| entry != known)
+        .await
+        .expect("redis runs");
     assert_eq!(own.len(), 49);
 }
 

@@ -4,7 +4,7 @@ use common::id::JobId;
 use model::job::RetryAdvice;
 use store::{
     jobs::{Claimant, Settled},
-    maintenance::{self, Cursor},
+    maintenance::{self, CheckCursor},
 };
 use testkit::eventually;
 
@@ -17,7 +17,7 @@ const UNIQUE: &str = r#"{"type":"a","args":[],"unique":{"keys":["type"]}}"#;
 
 /// Everything that is wrong with the queue and whether it was mended, found in many small slices.
 async fn check(kit: &StoreKit, repair: bool) -> Vec<(String, bool)> {
-    let (mut cursor, mut found) = (Some(Cursor::start()), Vec::new());
+    let (mut cursor, mut found) = (Some(CheckCursor::start()), Vec::new());
     while let Some(from) = cursor {
         // Through text, as over HTTP
         let from = from.to_string().parse().expect("a cursor");
@@ -226,7 +226,8 @@ async fn the_upkeep_mends_what_it_finds() {
 #[tokio::test]
 async fn a_busy_queue_is_healthy_however_often_it_is_looked_over() {
     let kit = StoreKit::start();
-    let bodies = [JOB_BODY, UNIQUE, KEYED, SCHEDULED, r#"{"type":"a","args":[],"priority":3,"total_timeout_ms":100000}"#];
+    let bodies =
+        [JOB_BODY, UNIQUE, KEYED, SCHEDULED, r#"{"type":"a","args":[],"priority":3,"total_timeout_ms":100000}"#];
     let busy = async |number: usize| {
         let worker = consumer();
         for turn in 0..60 {
@@ -235,7 +236,8 @@ async fn a_busy_queue_is_healthy_however_often_it_is_looked_over() {
                 let settled = match (turn + number) % 3 {
                     0 => kit.complete(&worker, &claimed, "1").await,
                     1 => {
-                        let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await;
+                        let recorded =
+                            kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await;
                         if recorded.expect("redis runs").as_str() == "stale" { Settled::Stale } else { Settled::Done }
                     }
                     _ => kit.jobs.release(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs"),

@@ -4,7 +4,7 @@ use common::time::Millis;
 use futures_util::future::join_all;
 use model::cron::CronDefinition;
 use serde_json::Value;
-use store::cron::{NotRegistered, Registered};
+use store::cron::{RegisterCronError, RegisteredCronEntry};
 use testkit::eventually;
 
 use crate::kit::{StoreKit, consumer};
@@ -18,11 +18,11 @@ fn once_a_year() -> String {
 const MINUTE: Millis = 60_000;
 
 impl StoreKit {
-    async fn try_register(&self, body: &str) -> Result<Registered, NotRegistered> {
+    async fn try_register(&self, body: &str) -> Result<RegisteredCronEntry, RegisterCronError> {
         let now = self.jobs.now().await.expect("redis runs");
         let definition =
             CronDefinition::parse(&serde_json::from_str(body).expect("JSON"), now).expect("a valid definition");
-        self.jobs.crons().register(&definition, now).await.expect("redis runs")
+        self.jobs.cron().register(&definition, now).await.expect("redis runs")
     }
 
     async fn register(&self, body: &str) {
@@ -30,7 +30,7 @@ impl StoreKit {
     }
 
     async fn cron(&self) -> Value {
-        let entry = self.jobs.crons().get(&"tick".parse().expect("a name")).await.expect("redis runs");
+        let entry = self.jobs.cron().get(&"tick".parse().expect("a name")).await.expect("redis runs");
         serde_json::from_str(&entry.expect("an entry").to_json()).expect("JSON")
     }
 
@@ -52,7 +52,7 @@ impl StoreKit {
     }
 
     async fn fire_due(&self) {
-        assert_eq!(self.jobs.crons().fire_due().await.expect("redis runs"), 0, "no trouble");
+        assert_eq!(self.jobs.cron().fire_due().await.expect("redis runs"), 0, "no trouble");
     }
 
     async fn available(&self) -> u64 {
@@ -66,7 +66,7 @@ async fn five_maintainers_at_once_make_one_job_for_each_run() {
     kit.register(&EVERY_MINUTE.replace("\"type\"", r#""overlap_policy":"allow","type""#)).await;
     for round in 1..=5 {
         kit.due_since(0).await;
-        let five = (0..5).map(|_| async { kit.jobs.crons().fire_due().await.expect("redis runs") });
+        let five = (0..5).map(|_| async { kit.jobs.cron().fire_due().await.expect("redis runs") });
         assert_eq!(join_all(five).await, [0; 5]);
         assert_eq!(kit.available().await, round);
         assert_eq!(kit.cron().await["run_count"], round);
@@ -251,17 +251,20 @@ async fn an_entry_that_is_off_does_not_run_and_one_that_is_gone_leaves_nothing()
     let kit = StoreKit::start();
     let name = "tick".parse().expect("a name");
     kit.register(EVERY_MINUTE).await;
-    let off = kit.jobs.crons().switch(&name, false).await.expect("redis runs").expect("an entry");
+    let off = kit.jobs.cron().set_enabled(&name, false).await.expect("redis runs").expect("an entry");
     assert_eq!((off.enabled, off.next_run_at), (false, None));
     assert_eq!(kit.redis_command(&["ZCARD", "galley:{cron}:next"]).await, redis::Value::Int(0));
     // Somebody's stale hand: it is not run, and forgotten again
     kit.redis_command(&["ZADD", "galley:{cron}:next", "1", "tick", "1", "ghost", "1", "No Name"]).await;
     kit.fire_due().await;
-    assert_eq!((kit.available().await, kit.redis_command(&["ZCARD", "galley:{cron}:next"]).await), (0, redis::Value::Int(0)));
-    let on = kit.jobs.crons().switch(&name, true).await.expect("redis runs").expect("an entry");
+    assert_eq!(
+        (kit.available().await, kit.redis_command(&["ZCARD", "galley:{cron}:next"]).await),
+        (0, redis::Value::Int(0))
+    );
+    let on = kit.jobs.cron().set_enabled(&name, true).await.expect("redis runs").expect("an entry");
     assert!(on.next_run_at.is_some());
-    assert!(kit.jobs.crons().remove(&name).await.expect("redis runs"));
-    assert!(!kit.jobs.crons().remove(&name).await.expect("redis runs"));
+    assert!(kit.jobs.cron().remove(&name).await.expect("redis runs"));
+    assert!(!kit.jobs.cron().remove(&name).await.expect("redis runs"));
     assert!(kit.redis_keys().await.is_empty(), "{:?}", kit.redis_keys().await);
 }
 
@@ -271,13 +274,13 @@ async fn there_are_no_more_entries_than_allowed_and_none_is_too_large() {
     kit.register(EVERY_MINUTE).await;
     kit.register(&EVERY_MINUTE.replace("tick\"", "two\"")).await;
     let third = kit.try_register(&EVERY_MINUTE.replace("tick\"", "three\"")).await;
-    assert_eq!(third.map(|registered| registered.is_new), Err(NotRegistered::TooMany { max_entries: 2 }));
+    assert_eq!(third.map(|registered| registered.is_new), Err(RegisterCronError::TooMany { max_entries: 2 }));
     kit.register(EVERY_MINUTE).await;
     let large = EVERY_MINUTE.replace("[1]", &format!("[\"{}\"]", "x".repeat(66_000)));
-    assert!(matches!(kit.try_register(&large).await, Err(NotRegistered::TooLarge { .. })));
-    let page = kit.jobs.crons().page(None, 1, None).await.expect("redis runs");
+    assert!(matches!(kit.try_register(&large).await, Err(RegisterCronError::TooLarge { .. })));
+    let page = kit.jobs.cron().page(None, 1, None).await.expect("redis runs");
     assert_eq!((page.entries.len(), page.total, page.next.as_deref()), (1, 2, Some("tick")));
-    let rest = kit.jobs.crons().page(Some("tick"), 1, None).await.expect("redis runs");
+    let rest = kit.jobs.cron().page(Some("tick"), 1, None).await.expect("redis runs");
     assert_eq!((rest.entries[0].name.as_str(), rest.next), ("two", None));
 }
 
@@ -288,11 +291,11 @@ async fn an_entry_that_cannot_be_read_keeps_no_other_from_running_and_can_be_rep
     kit.redis_command(&["ZADD", "galley:{cron}:next", "1", "broken"]).await;
     kit.register(EVERY_MINUTE).await;
     kit.due_since(0).await;
-    assert_eq!(kit.jobs.crons().fire_due().await.expect("redis runs"), 1, "one is in trouble");
+    assert_eq!(kit.jobs.cron().fire_due().await.expect("redis runs"), 1, "one is in trouble");
     assert_eq!(kit.available().await, 1);
     kit.fire_due().await;
     kit.register(&EVERY_MINUTE.replace("tick\"", "broken\"")).await;
-    assert_eq!(kit.jobs.crons().page(None, 10, None).await.expect("redis runs").entries.len(), 2);
+    assert_eq!(kit.jobs.cron().page(None, 10, None).await.expect("redis runs").entries.len(), 2);
 }
 
 #[tokio::test]
@@ -301,14 +304,14 @@ async fn a_job_made_by_hand_is_beside_the_schedule() {
     kit.register(EVERY_MINUTE).await;
     let name = "tick".parse().expect("a name");
     for _ in 0..2 {
-        kit.jobs.crons().trigger(&name, None).await.expect("redis runs").expect("an entry").expect("enqueued");
+        kit.jobs.cron().trigger(&name, None).await.expect("redis runs").expect("an entry").expect("enqueued");
     }
     assert_eq!((kit.available().await, kit.cron().await["run_count"].as_u64()), (2, Some(0)));
     kit.due_since(0).await;
     kit.fire_due().await;
     assert_eq!(kit.available().await, 3, "no run waits for it");
     let nobody = "nobody".parse().expect("a name");
-    assert!(kit.jobs.crons().trigger(&nobody, None).await.expect("redis runs").is_none());
+    assert!(kit.jobs.cron().trigger(&nobody, None).await.expect("redis runs").is_none());
 }
 
 #[tokio::test]
@@ -317,7 +320,7 @@ async fn a_full_redis_keeps_a_run_until_there_is_room() {
     kit.register(EVERY_MINUTE).await;
     kit.due_since(0).await;
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_eq!(kit.jobs.crons().fire_due().await.expect("redis runs"), 1, "in trouble");
+    assert_eq!(kit.jobs.cron().fire_due().await.expect("redis runs"), 1, "in trouble");
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let upkeep = kit.start_maintenance();
     eventually("it runs", || async { (kit.available().await == 1).then_some(()) }).await;

@@ -1,5 +1,5 @@
 use common::id::JobId;
-use model::job::{RetryAdvice, AttemptError};
+use model::job::{AttemptError, RetryAdvice};
 use store::jobs::{Claimant, DeadLetterFilter, Settled, local_now};
 use testkit::eventually;
 
@@ -63,7 +63,8 @@ async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
     }
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let letters = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
+        let letters =
+            kit.jobs.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
         assert!(letters.jobs.len() <= 7);
         seen.extend(letters.jobs.iter().map(|(id, _)| *id));
         // The last one that was seen goes, and a new one dies: neither may make the list skip or repeat any

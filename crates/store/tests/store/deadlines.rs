@@ -86,7 +86,8 @@ async fn an_attempt_that_would_start_after_the_deadline_does_not_follow() {
     let id = kit.enqueue(&format!(r#"{{"type":"a","args":[],"total_timeout_ms":60000,{retry}}}"#)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    let recorded =
+        kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     assert!(matches!(recorded, FailureOutcome::Discarded(_)), "{recorded:?}");
     assert_eq!(kit.state(id).await, "discarded");
 }

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use common::{id::queue_tag, name::QueueName};
 use store::{
-    events::{EventFilter, Position},
+    events::{EventFilter, EventPosition},
     jobs::EnqueueRefusal,
 };
 
@@ -59,7 +59,10 @@ async fn an_id_that_a_client_chose_makes_one_job_however_often_it_is_sent() {
     let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
     assert_eq!(attempts.iter().filter(|attempt| attempt.is_ok()).count(), 1);
     assert!(
-        attempts.iter().filter_map(|attempt| attempt.as_ref().err()).all(|refused| *refused == EnqueueRefusal::Duplicate(id))
+        attempts
+            .iter()
+            .filter_map(|attempt| attempt.as_ref().err())
+            .all(|refused| *refused == EnqueueRefusal::Duplicate(id))
     );
     assert_eq!(kit.claim(&consumer(), 10).await.len(), 1);
     assert_eq!(kit.job(id).await["state"], "active");
@@ -81,9 +84,17 @@ async fn a_queue_with_a_depth_limit_refuses_what_is_beyond_it_and_writes_nothing
     }
     assert_eq!(kit.try_enqueue(JOB_BODY).await.map(drop), Err(EnqueueRefusal::QueueFull { max_depth: 3 }));
     let high = r#"{"type":"a","args":[],"priority":9}"#;
-    assert_eq!(kit.try_enqueue(high).await.map(drop), Err(EnqueueRefusal::QueueFull { max_depth: 3 }), "the limit is the queue's");
+    assert_eq!(
+        kit.try_enqueue(high).await.map(drop),
+        Err(EnqueueRefusal::QueueFull { max_depth: 3 }),
+        "the limit is the queue's"
+    );
     let chosen = r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#;
-    assert_eq!(kit.try_enqueue(chosen).await.map(drop), Err(EnqueueRefusal::QueueFull { max_depth: 3 }), "whoever chose the id");
+    assert_eq!(
+        kit.try_enqueue(chosen).await.map(drop),
+        Err(EnqueueRefusal::QueueFull { max_depth: 3 }),
+        "whoever chose the id"
+    );
     assert!(!kit.redis_keys().await.iter().any(|key| key.starts_with("galley:id:")), "nothing is left of a refused id");
     kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H"}"#).await;
     // A job that runs makes room: it is not waiting any more
@@ -145,7 +156,7 @@ async fn events_are_bounded_by_their_number_however_many_share_an_entry() {
     for _ in 0..100 {
         futures_util::future::join_all((0..200).map(|_| kit.enqueue(JOB_BODY))).await;
     }
-    let (filter, start) = (EventFilter::default(), Position::START.entry);
+    let (filter, start) = (EventFilter::default(), EventPosition::START.entry);
     let events = kit.redis.events(&filter, start, 1_000_000).await.expect("redis runs").len();
     // "About": Redis drops whole nodes of a hundred entries, and an entry has up to 128 events
     assert!(events < 19_000, "{events} of 20000");

@@ -1,7 +1,7 @@
 //! Following the events: what a slow reader gets.
 
 use common::id::EntryId;
-use store::events::{EventHub, Position, Reader, Start, Told, TooManyReaders};
+use store::events::{EventHub, EventPosition, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
 use testkit::{TEST_TIMEOUT, eventually};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,7 @@ fn hub(kit: &StoreKit, most_readers: usize) -> EventHub {
     EventHub::start(&kit.redis, most_readers, CancellationToken::new()).0
 }
 
-async fn reader(hub: &EventHub, start: Start) -> Reader {
+async fn reader(hub: &EventHub, start: EventStart) -> EventReader {
     hub.read(start).await.expect("redis runs").expect("there is room")
 }
 
@@ -27,11 +27,11 @@ async fn write(kit: &StoreKit, numbers: impl Iterator<Item = u64>) {
     }
 }
 
-async fn numbers(reader: &mut Reader, how_many: u64) -> Vec<u64> {
+async fn numbers(reader: &mut EventReader, how_many: u64) -> Vec<u64> {
     let mut found = Vec::new();
     while (found.len() as u64) < how_many {
         let told = tokio::time::timeout(TEST_TIMEOUT, reader.next()).await.expect("something in time");
-        assert!(matches!(told, Told::Events(..)), "{told:?}");
+        assert!(matches!(told, EventReaderItem::Events(..)), "{told:?}");
         for event in told.events() {
             let json: serde_json::Value = serde_json::from_str(&event.json).expect("JSON");
             found.push(json["data"]["n"].as_u64().expect("a number"));
@@ -40,16 +40,16 @@ async fn numbers(reader: &mut Reader, how_many: u64) -> Vec<u64> {
     found
 }
 
-fn position(entry: u64, index: usize) -> Position {
-    Position { entry: EntryId { milliseconds: entry, sequence: 0 }, index }
+fn position(entry: u64, index: usize) -> EventPosition {
+    EventPosition { entry: EntryId { milliseconds: entry, sequence: 0 }, index }
 }
 
 #[tokio::test]
 async fn a_reader_that_fell_far_behind_still_gets_every_event_in_order() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 10);
-    let mut slow = reader(&hub, Start::Now).await;
-    let mut quick = reader(&hub, Start::Now).await;
+    let mut slow = reader(&hub, EventStart::Now).await;
+    let mut quick = reader(&hub, EventStart::Now).await;
     write(&kit, 0..MANY).await;
     assert_eq!(numbers(&mut quick, MANY * 2).await, (0..MANY * 2).collect::<Vec<_>>());
     assert_eq!(numbers(&mut slow, MANY * 2).await, (0..MANY * 2).collect::<Vec<_>>());
@@ -62,14 +62,14 @@ async fn a_reader_that_fell_far_behind_still_gets_every_event_in_order() {
 async fn a_reader_that_fell_behind_what_is_kept_is_told_of_the_gap() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 10);
-    let mut slow = reader(&hub, Start::Now).await;
-    let mut quick = reader(&hub, Start::Now).await;
+    let mut slow = reader(&hub, EventStart::Now).await;
+    let mut quick = reader(&hub, EventStart::Now).await;
     write(&kit, 0..1).await;
     assert_eq!(numbers(&mut slow, 2).await, [0, 1]);
     write(&kit, 1..MANY).await;
     numbers(&mut quick, MANY * 2).await;
     kit.redis_command(&["XTRIM", "galley:events", "MAXLEN", "=", "10"]).await;
-    assert!(matches!(slow.next().await, Told::Gap(after) if after.entry == position(1, 0).entry));
+    assert!(matches!(slow.next().await, EventReaderItem::Gap(after) if after.entry == position(1, 0).entry));
     let first_kept = (MANY - 10) * 2;
     assert_eq!(numbers(&mut slow, 20).await, (first_kept..MANY * 2).collect::<Vec<_>>());
 }
@@ -79,16 +79,18 @@ async fn a_reader_goes_on_in_the_middle_of_an_entry() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     write(&kit, 0..200).await;
-    let mut resumed = reader(&hub, Start::After(position(2, 0))).await;
+    let mut resumed = reader(&hub, EventStart::After(position(2, 0))).await;
     assert_eq!(numbers(&mut resumed, 397).await, (3..400).collect::<Vec<_>>());
     // Between two entries that are kept nothing is missing, whoever made up that position
     kit.redis_command(&["XADD", "galley:events", "900-0", "d", r#"[{"type":"a","data":{"n":900}}]"#]).await;
-    let mut made_up = reader(&hub, Start::After(position(500, 7))).await;
+    let mut made_up = reader(&hub, EventStart::After(position(500, 7))).await;
     assert_eq!(numbers(&mut made_up, 1).await, [900]);
-    let mut since = reader(&hub, Start::Since(200)).await;
+    let mut since = reader(&hub, EventStart::Since(200)).await;
     assert_eq!(numbers(&mut since, 3).await, [398, 399, 900]);
-    for gone in [position(1000, 0), Position::END] {
-        assert!(matches!(reader(&hub, Start::After(gone)).await.next().await, Told::Gap(after) if after == gone));
+    for gone in [position(1000, 0), EventPosition::END] {
+        assert!(
+            matches!(reader(&hub, EventStart::After(gone)).await.next().await, EventReaderItem::Gap(after) if after == gone)
+        );
     }
 }
 
@@ -96,12 +98,12 @@ async fn a_reader_goes_on_in_the_middle_of_an_entry() {
 async fn another_stream_with_a_clock_that_is_behind_is_a_gap_and_then_followed() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 10);
-    let mut reader = reader(&hub, Start::Now).await;
+    let mut reader = reader(&hub, EventStart::Now).await;
     write(&kit, 100..101).await;
     assert_eq!(numbers(&mut reader, 2).await, [200, 201]);
     kit.redis_command(&["FLUSHALL"]).await;
     write(&kit, 0..1).await;
-    assert!(matches!(reader.next().await, Told::Gap(_)));
+    assert!(matches!(reader.next().await, EventReaderItem::Gap(_)));
     assert_eq!(numbers(&mut reader, 2).await, [0, 1]);
 }
 
@@ -109,10 +111,10 @@ async fn another_stream_with_a_clock_that_is_behind_is_a_gap_and_then_followed()
 async fn there_is_a_place_again_when_a_reader_leaves_and_none_beyond_the_limit() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 2);
-    let (first, _second) = (reader(&hub, Start::Now).await, reader(&hub, Start::Now).await);
-    assert_eq!(hub.read(Start::Now).await.expect("redis runs").err(), Some(TooManyReaders));
+    let (first, _second) = (reader(&hub, EventStart::Now).await, reader(&hub, EventStart::Now).await);
+    assert_eq!(hub.read(EventStart::Now).await.expect("redis runs").err(), Some(TooManyEventReaders));
     drop(first);
-    reader(&hub, Start::Now).await;
+    reader(&hub, EventStart::Now).await;
 }
 
 #[tokio::test]
@@ -120,7 +122,7 @@ async fn readers_that_come_and_go_miss_nothing_of_their_time() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     for round in 0..50 {
-        let mut reader = reader(&hub, Start::Now).await;
+        let mut reader = reader(&hub, EventStart::Now).await;
         write(&kit, round..=round).await;
         assert_eq!(numbers(&mut reader, 2).await, [round * 2, round * 2 + 1]);
     }
@@ -131,9 +133,9 @@ async fn a_stopped_hub_ends_its_readers() {
     let kit = StoreKit::start();
     let stop = CancellationToken::new();
     let (hub, task) = EventHub::start(&kit.redis, 10, stop.clone());
-    let mut one = reader(&hub, Start::Now).await;
+    let mut one = reader(&hub, EventStart::Now).await;
     stop.cancel();
-    assert!(matches!(one.next().await, Told::Stopped));
+    assert!(matches!(one.next().await, EventReaderItem::Stopped));
     eventually("it has stopped", || async { task.is_finished().then_some(()) }).await;
-    assert!(matches!(reader(&hub, Start::Now).await.next().await, Told::Stopped));
+    assert!(matches!(reader(&hub, EventStart::Now).await.next().await, EventReaderItem::Stopped));
 }

@@ -13,7 +13,10 @@ use serde_json::Value;
 use store::{
     Redis,
     events::EventLog,
-    jobs::{Claimant, ClaimedJob, Completion, Consumer, FinishedJob, EnqueuedJob, Fence, Jobs, EnqueueRefusal, Settled, local_now},
+    jobs::{
+        Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs, Settled,
+        local_now,
+    },
     maintenance,
 };
 use testkit::RedisServer;

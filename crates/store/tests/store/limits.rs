@@ -3,7 +3,7 @@ use std::{cell::Cell, time::Duration};
 use common::rate::Rate;
 use model::job::RetryAdvice;
 use store::{
-    jobs::{ClaimBatch, Claimant, ClaimAvailability},
+    jobs::{ClaimAvailability, ClaimBatch, Claimant},
     maintenance,
 };
 

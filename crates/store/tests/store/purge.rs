@@ -1,6 +1,6 @@
 //! Cancelling what waits in a queue.
 
-use model::job::{RetryAdvice, JobState};
+use model::job::{JobState, RetryAdvice};
 use store::jobs::{PurgeRequest, PurgeResult};
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};

@@ -1,6 +1,6 @@
 use common::name::QueueName;
-use model::job::{RetryAdvice, JobState};
-use store::jobs::{PurgeRequest, EnqueueRefusal};
+use model::job::{JobState, RetryAdvice};
+use store::jobs::{EnqueueRefusal, PurgeRequest};
 use testkit::eventually;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};

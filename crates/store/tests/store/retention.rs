@@ -62,7 +62,8 @@ async fn subscribe(kit: &StoreKit, name: &str, after: &str) {
 /// Gives a subscription its next messages, which it has out from then on.
 async fn give(kit: &StoreKit, name: &str, count: usize) {
     let group = format!("sub:{name}");
-    kit.redis_command(&["XREADGROUP", "GROUP", &group, "x", "COUNT", &count.to_string(), "STREAMS", HISTORY, ">"]).await;
+    kit.redis_command(&["XREADGROUP", "GROUP", &group, "x", "COUNT", &count.to_string(), "STREAMS", HISTORY, ">"])
+        .await;
 }
 
 async fn state(kit: &StoreKit, field: &str) -> Option<String> {
@@ -153,7 +154,8 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
 
 #[tokio::test]
 async fn what_publishing_trims_beyond_the_cap_is_told_by_the_next_look() {
-    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__CAP_MESSAGES", "500")]);
+    let kit =
+        StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__CAP_MESSAGES", "500")]);
     publish(&kit, &channel("c"), b"x").await;
     subscribe(&kit, "slow", "0").await;
     assert_eq!(trim_all(&kit, &kit.settings.channels).await, (0, BTreeMap::new()));
@@ -329,8 +331,10 @@ async fn the_limits_together_trim_what_a_model_says() {
 
 #[tokio::test]
 async fn the_upkeep_sees_to_every_channel() {
-    let kit =
-        StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"), ("GALLEY__MAINTENANCE__CHANNELS_MS", "50")]);
+    let kit = StoreKit::with_variables(&[
+        ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"),
+        ("GALLEY__MAINTENANCE__CHANNELS_MS", "50"),
+    ]);
     for name in ["a", "b", "c"] {
         publish(&kit, &channel(name), b"x").await;
     }

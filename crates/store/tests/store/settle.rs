@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use model::job::RetryAdvice;
-use store::jobs::{Consumer, DeadLetterFilter, Fence, JobTransitionError, FailureOutcome, Settled};
+use store::jobs::{Consumer, DeadLetterFilter, FailureOutcome, Fence, JobTransitionError, Settled};
 use testkit::eventually;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, normal_priority, queue};
@@ -96,7 +96,8 @@ async fn a_stale_token_changes_nothing_and_the_right_one_does() {
     // The stale token against the new entry, and the whole stale attempt
     assert!(!kit.jobs.heartbeat(&new.job, new.entry, &by_token(&old.token), None).await.expect("redis runs"));
     assert!(!kit.jobs.heartbeat(&old.job, old.entry, &by_token(&old.token), None).await.expect("redis runs"));
-    let failed = kit.jobs.fail(&new, &by_token(&old.token), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    let failed =
+        kit.jobs.fail(&new, &by_token(&old.token), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     assert!(matches!(failed, FailureOutcome::Stale));
     assert_eq!(kit.state(id).await, "active");
     assert!(kit.jobs.heartbeat(&new.job, new.entry, &by_token(&new.token), None).await.expect("redis runs"));
@@ -111,8 +112,11 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
     for attempt in 1..=3 {
         let claimed = kit.claim_one(&consumer).await;
         assert_eq!(claimed.job.history.current_attempt(), attempt);
-        let recorded =
-            kit.jobs.fail(&claimed, &fence(&consumer), failure(attempt), RetryAdvice::ByPolicy).await.expect("redis runs");
+        let recorded = kit
+            .jobs
+            .fail(&claimed, &fence(&consumer), failure(attempt), RetryAdvice::ByPolicy)
+            .await
+            .expect("redis runs");
         if attempt < 3 {
             let FailureOutcome::Retry { delay, .. } = recorded else { panic!("{recorded:?}") };
             assert_eq!(delay, Duration::from_hours(u64::from(attempt)));
@@ -144,10 +148,14 @@ async fn a_failure_whose_answer_was_lost_is_recorded_once() {
     kit.enqueue(NO_JITTER).await;
     let consumer = consumer();
     let claimed = kit.claim_one(&consumer).await;
-    let first = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
-    let second = kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    let first =
+        kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    let second =
+        kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     match (first, second) {
-        (FailureOutcome::Retry { due: first, .. }, FailureOutcome::Retry { due: second, .. }) => assert_eq!(first, second),
+        (FailureOutcome::Retry { due: first, .. }, FailureOutcome::Retry { due: second, .. }) => {
+            assert_eq!(first, second)
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:due"]).await, redis::Value::Int(1));
@@ -257,7 +265,8 @@ async fn renewing_keeps_a_job_and_tells_what_was_lost() {
     kit.jobs.worker_lost(&held[0], &fence(&owner)).await.expect("redis runs");
     let renewals: Vec<_> = held.iter().map(|claimed| (claimed.entry, claimed.started_at, None)).collect();
     let worker = "w".parse().expect("a name");
-    let lost = kit.jobs.renew_leases(&queue(), normal_priority(), &owner, &worker, &renewals).await.expect("redis runs");
+    let lost =
+        kit.jobs.renew_leases(&queue(), normal_priority(), &owner, &worker, &renewals).await.expect("redis runs");
     assert_eq!(lost, [held[0].entry]);
     assert_eq!(kit.job(held[1].job.id).await["worker_id"], "w");
     assert_eq!(kit.complete(&owner, &held[1], "1").await, Settled::Done);

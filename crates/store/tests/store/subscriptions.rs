@@ -3,9 +3,9 @@
 use common::name::{ChannelName, SubscriptionName, WorkerId};
 use model::{
     message::Position,
-    subscription::{SubscriptionRequestError, SubscriptionStart, SubscriptionState, Subscription},
+    subscription::{Subscription, SubscriptionRequestError, SubscriptionStart, SubscriptionState},
 };
-use store::subscriptions::{MessageDisposition, ChannelMessages, PutSubscriptionError, Subscriptions};
+use store::subscriptions::{ChannelMessages, MessageDisposition, PutSubscriptionError, Subscriptions};
 
 use crate::{
     channels::{channel, publish},
@@ -39,11 +39,21 @@ impl SubscriptionKit {
     }
 
     pub(crate) async fn put(&self, body: &str) -> Subscription {
-        self.store.put(&subscription_name(), body.as_bytes(), 64).await.expect("redis runs").expect("allowed").subscription
+        self.store
+            .put(&subscription_name(), body.as_bytes(), 64)
+            .await
+            .expect("redis runs")
+            .expect("allowed")
+            .subscription
     }
 
     /// What a channel has for a worker, which opens the channel if that is needed.
-    pub(crate) async fn read(&self, subscription: &Subscription, channel: &ChannelName, worker: &str) -> ChannelMessages {
+    pub(crate) async fn read(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        worker: &str,
+    ) -> ChannelMessages {
         self.read_some(subscription, channel, worker, 100).await
     }
 
@@ -57,7 +67,8 @@ impl SubscriptionKit {
     ) -> ChannelMessages {
         for _ in 0..3 {
             let channels = std::slice::from_ref(channel);
-            let given = self.store.read_messages(subscription, channels, &worker_id(worker), most).await.expect("redis runs");
+            let given =
+                self.store.read_messages(subscription, channels, &worker_id(worker), most).await.expect("redis runs");
             let given = given.into_iter().next().expect("it was looked at");
             if !given.needs_open {
                 return given;
@@ -150,7 +161,8 @@ async fn a_position_that_the_channel_does_not_know_is_refused() {
     let head = desk.publish(&channel("c"), &["0"]).await[0];
     let unknown = Position { epoch: head.epoch + 1_000_000, sequence: 0 };
     for (of, position) in [("c", unknown), ("c", head.next()), ("not-there", head)] {
-        let put = desk.store.put(&subscription_name(), subscription_body(of, &position.to_string()).as_bytes(), 64).await;
+        let put =
+            desk.store.put(&subscription_name(), subscription_body(of, &position.to_string()).as_bytes(), 64).await;
         let expected = PutSubscriptionError::UnknownPosition { channel: channel(of), position };
         assert_eq!(put.expect("redis runs").err(), Some(expected), "{of} {position}");
     }
@@ -209,7 +221,9 @@ async fn going_somewhere_else_gives_up_what_lies_before_and_repeats_what_lies_be
     let positions = desk.publish(&c, &["0", "1", "2", "3"]).await;
     assert_eq!(desk.read(&subscription, &c, "w").await.messages.len(), 4);
     desk.publish(&c, &["4", "5"]).await;
-    let seek = async |start| desk.store.seek(&subscription_name(), start, None).await.expect("redis runs").expect("it is there");
+    let seek = async |start| {
+        desk.store.seek(&subscription_name(), start, None).await.expect("redis runs").expect("it is there")
+    };
     // Forwards, past what is in flight
     let sought = seek(SubscriptionStart::After(positions[2])).await;
     assert!(sought.generation > subscription.generation);
@@ -240,7 +254,11 @@ async fn more_than_is_given_up_in_one_call_is_given_up() {
         desk.read(&subscription, &c, "w").await;
     }
     assert_eq!(desk.progress(&subscription, &c).await, (0, 450));
-    desk.store.seek(&subscription_name(), SubscriptionStart::New, Some(&c)).await.expect("redis runs").expect("it is there");
+    desk.store
+        .seek(&subscription_name(), SubscriptionStart::New, Some(&c))
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert_eq!(desk.progress(&subscription, &c).await, (0, 0));
 }
 
@@ -309,7 +327,8 @@ async fn there_are_no_more_than_there_may_be_and_one_of_several_makers_is_the_fi
     let new = [a, b, c, d].into_iter().filter(|put| *put == Ok(true)).count();
     assert_eq!(new, 1, "one made it, the others changed it");
     let (a, b, c) = tokio::join!(put("two"), put("three"), put("four"));
-    let refused = [a, b, c].into_iter().filter(|put| *put == Err(PutSubscriptionError::TooManySubscriptions { max: 2 })).count();
+    let refused =
+        [a, b, c].into_iter().filter(|put| *put == Err(PutSubscriptionError::TooManySubscriptions { max: 2 })).count();
     assert_eq!(refused, 2);
     assert_eq!(put("one").await, Ok(false), "changing one is no new one");
     assert_eq!(desk.store.list().await.expect("redis runs").subscriptions.len(), 2);
@@ -324,7 +343,11 @@ async fn a_removed_one_leaves_nothing_behind() {
     let subscription = desk.put(&subscription_body("c", "earliest")).await;
     let given = desk.read(&subscription, &c, "w").await;
     desk.ack(&subscription, &c, &[given.messages[0].position]).await;
-    desk.store.set_state(&subscription_name(), SubscriptionState::Paused, None).await.expect("redis runs").expect("it is there");
+    desk.store
+        .set_state(&subscription_name(), SubscriptionState::Paused, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
     assert!(!desk.store.delete(&subscription_name()).await.expect("redis runs"), "it is gone");
     let mut after = desk.kit.redis_keys().await;
@@ -337,12 +360,19 @@ async fn a_removed_one_leaves_nothing_behind() {
 #[tokio::test]
 async fn what_cannot_be_changed_or_is_not_allowed_writes_nothing() {
     let desk = SubscriptionKit::start();
-    let refused = async |body: &str| match desk.store.put(&subscription_name(), body.as_bytes(), 64).await.expect("redis runs") {
-        Err(PutSubscriptionError::Invalid(refused)) => refused,
-        _ => panic!("{body} was let in"),
-    };
-    let not_allowed = desk.store.put_if(&subscription_name(), subscription_body("c", "new").as_bytes(), 64, |_| Err("no".to_owned())).await;
-    assert_eq!(not_allowed.expect("redis runs").err(), Some(PutSubscriptionError::Invalid(SubscriptionRequestError::Invalid("no".to_owned()))));
+    let refused =
+        async |body: &str| match desk.store.put(&subscription_name(), body.as_bytes(), 64).await.expect("redis runs") {
+            Err(PutSubscriptionError::Invalid(refused)) => refused,
+            _ => panic!("{body} was let in"),
+        };
+    let not_allowed = desk
+        .store
+        .put_if(&subscription_name(), subscription_body("c", "new").as_bytes(), 64, |_| Err("no".to_owned()))
+        .await;
+    assert_eq!(
+        not_allowed.expect("redis runs").err(),
+        Some(PutSubscriptionError::Invalid(SubscriptionRequestError::Invalid("no".to_owned())))
+    );
     assert!(matches!(refused(r#"{"channels":[]}"#).await, SubscriptionRequestError::Invalid(_)));
     assert_eq!(desk.kit.redis_command(&["EXISTS", "galley:subscriptions"]).await, redis::Value::Int(0));
     desk.put(&subscription_body("c", "new")).await;

@@ -36,7 +36,11 @@ async fn in_order_a_cursor_that_has_expired_is_made_again_behind_what_was_delive
     let subscription = desk.put(IN_ORDER).await;
     let positions = desk.publish(&c, &["0", "1"]).await;
     desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
-    desk.store.seek(&subscription_name(), SubscriptionStart::After(positions[0]), Some(&c)).await.expect("redis runs").expect("it is there");
+    desk.store
+        .seek(&subscription_name(), SubscriptionStart::After(positions[0]), Some(&c))
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     desk.kit.redis_command(&["DEL", CURSOR]).await;
     desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
     assert_eq!(desk.store.cursor_position(&subscription, &c).await.expect("redis runs"), Some(positions[0]));

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use model::{
     message::{Position, continuity::Gap},
-    subscription::{SubscriptionStart, Subscription},
+    subscription::{Subscription, SubscriptionStart},
 };
 use redis::Value;
 use store::subscriptions::{ClaimedChannel, ReclaimFilter};
 
 use crate::{
     channels::channel,
-    subscriptions::{SubscriptionKit, subscription_body, bodies, subscription_name, worker_id},
+    subscriptions::{SubscriptionKit, bodies, subscription_body, subscription_name, worker_id},
 };
 
 const HISTORY: &str = "galley:{ch:c}:m";
@@ -74,10 +74,18 @@ async fn whoever_begins_with_what_is_kept_misses_nothing_that_was_not() {
             given.gap
         };
         assert_eq!(gap().await, None);
-        desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+        desk.store
+            .seek(&subscription_name(), SubscriptionStart::Earliest, None)
+            .await
+            .expect("redis runs")
+            .expect("it is there");
         assert_eq!(gap().await, None, "somewhere else");
         // What goes after it has begun is missing
-        desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+        desk.store
+            .seek(&subscription_name(), SubscriptionStart::Earliest, None)
+            .await
+            .expect("redis runs")
+            .expect("it is there");
         trim_to(&desk, 1).await;
         assert_eq!(gap().await.and_then(|gap| gap.count), Some(1));
         // Redis has lost where it was: it begins again with what is kept
@@ -95,9 +103,14 @@ async fn a_cursor_that_is_lost_is_made_again_where_the_group_is() {
         let subscription = desk.put(&body).await;
         let positions = desk.publish(&c, &["0", "1", "2", "3"]).await;
         let seek = async |to| {
-            desk.store.seek(&subscription_name(), SubscriptionStart::After(to), Some(&c)).await.expect("redis runs").expect("it is there");
+            desk.store
+                .seek(&subscription_name(), SubscriptionStart::After(to), Some(&c))
+                .await
+                .expect("redis runs")
+                .expect("it is there");
             desk.kit.redis_command(&["DEL", CURSOR]).await;
-            let opened = desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
+            let opened =
+                desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
             assert_eq!(opened.position, to);
         };
         seek(positions[2]).await;
@@ -152,7 +165,11 @@ async fn a_gap_that_nobody_may_have_heard_of_is_told_again_with_the_message_behi
     desk.ack(&subscription, &c, &second[2..]).await;
     assert_eq!(take_over(None, "x").await.gaps, []);
     // Whoever goes somewhere else is told what is missing there
-    desk.store.seek(&subscription_name(), SubscriptionStart::After(first[3]), None).await.expect("redis runs").expect("it is there");
+    desk.store
+        .seek(&subscription_name(), SubscriptionStart::After(first[3]), None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert_eq!(desk.kit.redis_command(&["HGET", CURSOR, "g"]).await, Value::Nil);
 }
 

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use common::name::{ChannelName, SubscriptionName};
-use model::subscription::{SubscriptionStart, Subscription};
+use model::subscription::{Subscription, SubscriptionStart};
 use redis::Value;
 use store::subscriptions::PutSubscriptionError;
 
 use crate::{
     channels::channel,
-    subscriptions::{SubscriptionKit, subscription_body, bodies, subscription_name},
+    subscriptions::{SubscriptionKit, bodies, subscription_body, subscription_name},
 };
 
 const BROADCAST: &str = r#"{"channels":["c*"],"deliver":{"log":{}},"mode":"broadcast"}"#;
@@ -44,7 +44,11 @@ async fn a_broadcast_has_no_groups_and_those_that_it_had_go() {
     desk.publish(&channel("c"), &["0", "1"]).await;
     let broadcast = desk.put(BROADCAST).await;
     assert_eq!(groups(&desk, "c").await, [""; 0], "made");
-    desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+    desk.store
+        .seek(&subscription_name(), SubscriptionStart::Earliest, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert_eq!(groups(&desk, "c").await, [""; 0], "somewhere else");
     desk.publish(&channel("c-later"), &["0"]).await;
     assert_eq!(groups(&desk, "c-later").await, [""; 0], "a new channel");
@@ -55,7 +59,11 @@ async fn a_broadcast_has_no_groups_and_those_that_it_had_go() {
         if make_again {
             desk.put(BROADCAST).await;
         } else {
-            desk.store.seek(&subscription_name(), SubscriptionStart::New, None).await.expect("redis runs").expect("it is there");
+            desk.store
+                .seek(&subscription_name(), SubscriptionStart::New, None)
+                .await
+                .expect("redis runs")
+                .expect("it is there");
         }
         assert_eq!(groups(&desk, "c").await, [""; 0], "made again: {make_again}");
         assert!(!exists(&desk, "galley:{ch:c}:sub:s").await);
@@ -103,7 +111,10 @@ async fn a_subscription_that_is_made_while_the_last_of_that_name_is_cleared_away
 
 #[tokio::test]
 async fn a_channel_that_comes_when_no_worker_runs_is_kept_for_its_subscriptions() {
-    let desk = SubscriptionKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX", "100"), ("GALLEY__CHANNELS__CAP_MESSAGES", "5000")]);
+    let desk = SubscriptionKit::with_variables(&[
+        ("GALLEY__CHANNELS__HISTORY_MAX", "100"),
+        ("GALLEY__CHANNELS__CAP_MESSAGES", "5000"),
+    ]);
     let shared = put_as(&desk, "shared", &subscription_body("c*", "new")).await.expect("allowed");
     let in_order = r#"{"channels":["c1"],"deliver":{"log":{}},"ordering":"channel"}"#;
     let in_order = put_as(&desk, "in-order", in_order).await.expect("allowed");
@@ -173,8 +184,10 @@ async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
 
 #[tokio::test]
 async fn the_upkeep_destroys_no_groups_when_redis_has_lost_the_list() {
-    let desk =
-        SubscriptionKit::with_variables(&[("GALLEY__MAINTENANCE__CHANNELS_MS", "50"), ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000")]);
+    let desk = SubscriptionKit::with_variables(&[
+        ("GALLEY__MAINTENANCE__CHANNELS_MS", "50"),
+        ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"),
+    ]);
     let subscription = desk.put(&subscription_body("c", "new")).await;
     desk.publish(&channel("c"), &["0"]).await;
     desk.publish(&channel("z"), &["0"]).await;

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use model::{
     message::{Position, continuity::Gap},
-    subscription::{SubscriptionStart, SubscriptionState, Subscription},
+    subscription::{Subscription, SubscriptionStart, SubscriptionState},
 };
-use store::subscriptions::{Checkpoint, MessageDisposition, ChannelFence, ClaimedChannel};
+use store::subscriptions::{ChannelFence, Checkpoint, ClaimedChannel, MessageDisposition};
 
 use crate::{
     channels::channel,
@@ -24,7 +24,11 @@ async fn take(desk: &SubscriptionKit, subscription: &Subscription, worker: &str)
         let taken = desk.store.claim_channel(subscription, &channel("c"), &worker_id(worker), LEASE).await;
         match taken.expect("redis runs") {
             ClaimedChannel::NotOpened => {
-                desk.store.open_channel(subscription, &channel("c")).await.expect("redis runs").expect("it has a history");
+                desk.store
+                    .open_channel(subscription, &channel("c"))
+                    .await
+                    .expect("redis runs")
+                    .expect("it has a history");
             }
             other => return other,
         }
@@ -32,14 +36,23 @@ async fn take(desk: &SubscriptionKit, subscription: &Subscription, worker: &str)
     panic!("it stays closed");
 }
 
-async fn advance(desk: &SubscriptionKit, s: &Subscription, worker: &str, held: &ChannelFence, to: Position, more: bool) -> ClaimedChannel {
+async fn advance(
+    desk: &SubscriptionKit,
+    s: &Subscription,
+    worker: &str,
+    held: &ChannelFence,
+    to: Position,
+    more: bool,
+) -> ClaimedChannel {
     let done = (held, to, MessageDisposition::Delivered, more);
     desk.store.advance_channel(s, &channel("c"), &worker_id(worker), LEASE, done).await.expect("redis runs")
 }
 
 /// The hold and the messages as texts.
 fn next(in_order: ClaimedChannel) -> (ChannelFence, Vec<String>, u32) {
-    let ClaimedChannel::Messages { fence: held, messages, failures, .. } = in_order else { panic!("nothing to deliver: {in_order:?}") };
+    let ClaimedChannel::Messages { fence: held, messages, failures, .. } = in_order else {
+        panic!("nothing to deliver: {in_order:?}")
+    };
     let texts = messages.into_iter().map(|message| String::from_utf8(message.body).expect("text"));
     (held, texts.collect(), failures)
 }
@@ -49,7 +62,13 @@ async fn expire_lease(desk: &SubscriptionKit) {
     desk.kit.redis_command(&["HSET", CURSOR, "u", "1"]).await;
 }
 
-async fn block_channel(desk: &SubscriptionKit, s: &Subscription, worker: &str, held: &ChannelFence, problem: Option<&str>) -> Option<u32> {
+async fn block_channel(
+    desk: &SubscriptionKit,
+    s: &Subscription,
+    worker: &str,
+    held: &ChannelFence,
+    problem: Option<&str>,
+) -> Option<u32> {
     let how = (held, LEASE, problem);
     desk.store.block_channel(s, &channel("c"), &worker_id(worker), how).await.expect("redis runs")
 }
@@ -199,7 +218,11 @@ async fn going_somewhere_else_takes_the_channel_away() {
         let (_, texts, failures) = next(take(&desk, &subscription, "v").await);
         assert_eq!((texts, failures), (expected.into_iter().map(ToOwned::to_owned).collect(), 0));
     }
-    desk.store.seek(&subscription_name(), SubscriptionStart::New, None).await.expect("redis runs").expect("it is there");
+    desk.store
+        .seek(&subscription_name(), SubscriptionStart::New, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert!(matches!(take(&desk, &subscription, "v").await, ClaimedChannel::Empty));
 }
 
@@ -214,7 +237,8 @@ async fn every_worker_of_a_broadcast_goes_on_where_it_was() {
     let subscription = desk.put(BROADCAST).await;
     let (c1, c2) = (channel("c1"), channel("c2"));
     let (one, two) = (desk.publish(&c1, &["0", "1", "2"]).await, desk.publish(&c2, &["0"]).await);
-    let at = async |worker: &str| desk.store.load_checkpoint(&subscription, &worker_id(worker)).await.expect("redis runs");
+    let at =
+        async |worker: &str| desk.store.load_checkpoint(&subscription, &worker_id(worker)).await.expect("redis runs");
     let note = async |worker: &str, checkpoint: Checkpoint| {
         desk.store.save_checkpoint(&subscription, &worker_id(worker), &checkpoint).await.expect("redis runs");
     };
@@ -243,7 +267,12 @@ async fn workers_of_a_broadcast_that_goes_somewhere_else_begin_anew() {
     let worker = worker_id("w");
     let here = checkpoint(&[("c1", one[1])], 2, 0);
     desk.store.save_checkpoint(&subscription, &worker, &here).await.expect("redis runs");
-    let sought = desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+    let sought = desk
+        .store
+        .seek(&subscription_name(), SubscriptionStart::Earliest, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert_eq!(desk.store.load_checkpoint(&sought, &worker).await.expect("redis runs"), None);
     let begin = desk.store.broadcast_start_position(&sought, &channel("c1"), 0).await.expect("redis runs");
     assert_eq!(begin, Position::START);
@@ -271,7 +300,12 @@ async fn a_worker_that_joins_a_broadcast_begins_with_what_is_published_from_then
     };
     assert_eq!(begin(&subscription, created + 2000).await, "1-0", "it gets the second and the third");
     assert_eq!(begin(&subscription, 0).await, "0-0", "it was there before the subscription");
-    let earliest = desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+    let earliest = desk
+        .store
+        .seek(&subscription_name(), SubscriptionStart::Earliest, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert_eq!(begin(&earliest, created + 2000).await, "0-0");
     desk.kit.redis_command(&["XTRIM", key, "MAXLEN", "1"]).await;
     assert_eq!(begin(&earliest, 0).await, "1-1", "it asked for what there is, so nothing is missing in front of it");

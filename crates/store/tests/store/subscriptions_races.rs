@@ -8,16 +8,16 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use model::{
     job,
     message::Position,
-    subscription::{Redelivery, SubscriptionStart, SubscriptionState, Subscription},
+    subscription::{Redelivery, Subscription, SubscriptionStart, SubscriptionState},
 };
 use store::{
-    jobs::{PurgeRequest, EnqueueRefusal},
+    jobs::{EnqueueRefusal, PurgeRequest},
     subscriptions::Checkpoint,
 };
 
 use crate::{
     channels::channel,
-    subscriptions::{SubscriptionKit, subscription_body, bodies, subscription_name, worker_id},
+    subscriptions::{SubscriptionKit, bodies, subscription_body, subscription_name, worker_id},
 };
 
 /// Rounds in which makers meet: most of them show whether one undoes what another has begun.
@@ -88,7 +88,12 @@ async fn the_queue_waits_exactly_when_the_subscription_does_whoever_was_last() {
     let desk = SubscriptionKit::start();
     let made = desk.put(&subscription_body("c", "new")).await;
     for round in 0..ROUNDS {
-        let states = [SubscriptionState::Paused, SubscriptionState::Active, SubscriptionState::Paused, SubscriptionState::Active];
+        let states = [
+            SubscriptionState::Paused,
+            SubscriptionState::Active,
+            SubscriptionState::Paused,
+            SubscriptionState::Active,
+        ];
         let mut changes: FuturesUnordered<_> =
             states.into_iter().map(|state| desk.store.set_state(&made.name, state, None)).collect();
         while let Some(changed) = changes.next().await {
@@ -191,7 +196,12 @@ async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_bec
     };
     cancel().await;
     assert!(matches!(retry_as_job(&desk, &made).await, Err(EnqueueRefusal::Duplicate(_))), "it is over");
-    let sought = desk.store.seek(&subscription_name(), SubscriptionStart::Earliest, None).await.expect("redis runs").expect("it is there");
+    let sought = desk
+        .store
+        .seek(&subscription_name(), SubscriptionStart::Earliest, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     assert_eq!(retry_as_job(&desk, &sought).await, Ok(()));
     assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
     let another = desk.put(&subscription_body("c", "earliest")).await;
@@ -210,7 +220,12 @@ async fn only_whoever_knows_it_as_it_is_gives_up_on_a_target() {
     assert_eq!(state().await, SubscriptionState::Active);
     desk.store.disable(&mended, "gone").await.expect("redis runs");
     assert_eq!(state().await, SubscriptionState::Disabled);
-    let resumed = desk.store.set_state(&subscription_name(), SubscriptionState::Active, None).await.expect("redis runs").expect("it is there");
+    let resumed = desk
+        .store
+        .set_state(&subscription_name(), SubscriptionState::Active, None)
+        .await
+        .expect("redis runs")
+        .expect("it is there");
     desk.store.disable(&mended, "gone").await.expect("redis runs");
     assert_eq!(state().await, SubscriptionState::Active);
     assert!(resumed.updated_at > mended.updated_at, "however fast one change follows another");

@@ -60,7 +60,11 @@ async fn each_message_goes_to_one_worker_and_counts_until_it_is_done_with() {
     assert_eq!(desk.progress(&subscription, &c).await, (1, 3));
     assert_eq!(desk.texts(&subscription, &c, "w").await, ["3"]);
     assert_eq!(desk.texts(&subscription, &c, "w").await, Vec::<String>::new());
-    let done = [(positions[0], MessageDisposition::Delivered), (positions[1], MessageDisposition::Filtered), (positions[2], MessageDisposition::RetriedAsJob)];
+    let done = [
+        (positions[0], MessageDisposition::Delivered),
+        (positions[1], MessageDisposition::Filtered),
+        (positions[2], MessageDisposition::RetriedAsJob),
+    ];
     for _ in 0..2 {
         desk.store.ack_messages(&subscription, &c, &done).await.expect("redis runs");
     }
@@ -141,7 +145,8 @@ async fn a_group_or_a_cursor_that_redis_lost_loses_no_message_that_was_not_hande
         }
         let first = desk.store.read_messages(&subscription, std::slice::from_ref(&c), &worker_id("w"), 100).await;
         if first.expect("redis runs")[0].needs_open {
-            let opened = desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
+            let opened =
+                desk.store.open_channel(&subscription, &c).await.expect("redis runs").expect("it has a history");
             assert_eq!(opened.was_recreated, is_told, "{lost:?}");
         }
         assert_eq!(desk.texts(&subscription, &c, "w").await, expected, "{lost:?}");
@@ -161,7 +166,11 @@ async fn messages_of_a_silent_worker_are_taken_over_and_it_is_told_how_often_and
     let over = reclaim(&desk, &subscription, None, "w", minute).await;
     assert!(over.messages.is_empty() && over.lost.is_empty(), "it was not silent for so long: {over:?}");
     make_idle(&desk, "dead", &positions).await;
-    assert_eq!(reclaimed_positions(&reclaim(&desk, &subscription, Some("w"), "w", minute).await), [], "they are not its own");
+    assert_eq!(
+        reclaimed_positions(&reclaim(&desk, &subscription, Some("w"), "w", minute).await),
+        [],
+        "they are not its own"
+    );
     let over = reclaim(&desk, &subscription, None, "w", minute).await;
     assert_eq!(reclaimed_positions(&over), [(positions[0], 1), (positions[1], 1), (positions[2], 1)]);
     assert_eq!(over.messages[2].0.body, b"2");
@@ -202,7 +211,11 @@ async fn what_is_given_back_is_taken_over_at_once_as_if_it_had_never_been_handed
     let back: Vec<_> = positions[..2].iter().map(|position| (c.clone(), *position)).collect();
     desk.store.release_messages(&subscription, &worker_id("w"), &back).await.expect("redis runs");
     let over = reclaim(&desk, &subscription, None, "v", Duration::from_hours(1)).await;
-    assert_eq!(reclaimed_positions(&over), [(positions[1], 0)], "neither what is done with nor what is kept, and nobody vanished");
+    assert_eq!(
+        reclaimed_positions(&over),
+        [(positions[1], 0)],
+        "neither what is done with nor what is kept, and nobody vanished"
+    );
 }
 
 #[tokio::test]
@@ -265,9 +278,18 @@ impl SharedRun<'_> {
                 if self.published.is_empty() {
                     return;
                 }
-                self.desk.store.open_channel(&self.subscription, &c).await.expect("redis runs").expect("it has a history");
+                self.desk
+                    .store
+                    .open_channel(&self.subscription, &c)
+                    .await
+                    .expect("redis runs")
+                    .expect("it has a history");
                 let channels = std::slice::from_ref(&c);
-                let given = self.desk.store.read_messages(&self.subscription, channels, &worker_id(WORKERS[worker]), most).await;
+                let given = self
+                    .desk
+                    .store
+                    .read_messages(&self.subscription, channels, &worker_id(WORKERS[worker]), most)
+                    .await;
                 let given = given.expect("redis runs").remove(0);
                 assert!(!given.needs_open && given.gap.is_none() && given.messages.len() <= most, "{given:?}");
                 let positions: Vec<Position> = given.messages.iter().map(|message| message.position).collect();
@@ -329,7 +351,13 @@ fn every_message_is_delivered_and_none_that_is_done_with_comes_again() {
                 play.step(step).await;
             }
             // All crash but one, who works off what there is
-            for step in [SharedStep::WorkerLost(0), SharedStep::WorkerLost(1), SharedStep::WorkerLost(2), SharedStep::Reclaim(0), SharedStep::Read(0, 1000)] {
+            for step in [
+                SharedStep::WorkerLost(0),
+                SharedStep::WorkerLost(1),
+                SharedStep::WorkerLost(2),
+                SharedStep::Reclaim(0),
+                SharedStep::Read(0, 1000),
+            ] {
                 play.step(step).await;
             }
             assert_eq!(play.delivered.len(), play.published.len(), "some were never delivered");

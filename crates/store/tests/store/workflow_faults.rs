@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use store::{
     StoreError,
     events::EventLog,
-    jobs::{ClaimedJob, FinishedJob, Fence, Jobs, EnqueueRefusal, Settled},
+    jobs::{ClaimedJob, EnqueueRefusal, Fence, FinishedJob, Jobs, Settled},
 };
 use testkit::eventually;
 use tokio_util::sync::CancellationToken;
@@ -93,8 +93,9 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
     kit.redis_command(&["DEL", "galley:{stuck}:s:0"]).await;
     make_workflow_due(&kit, id).await;
     let upkeep = kit.start_maintenance();
-    let all =
-        || async { (kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await == redis::Value::Int(69)).then_some(()) };
+    let all = || async {
+        (kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await == redis::Value::Int(69)).then_some(())
+    };
     eventually("all jobs are there", all).await;
     upkeep.stop().await;
     let claimed = kit.claim(&consumer(), 100).await;
@@ -198,7 +199,8 @@ async fn a_cancel_that_was_cut_off_is_carried_out_by_the_upkeep() {
         shown["members"].as_array().expect("an array").iter().all(cancelled).then_some(())
     };
     eventually("all jobs are cancelled", over).await;
-    let gone = || async { (kit.redis_command(&["ZCARD", "galley:workflows"]).await == redis::Value::Int(0)).then_some(()) };
+    let gone =
+        || async { (kit.redis_command(&["ZCARD", "galley:workflows"]).await == redis::Value::Int(0)).then_some(()) };
     eventually("nothing is left to do", gone).await;
     upkeep.stop().await;
     assert!(pull(&kit, "default").await.is_none());
@@ -245,14 +247,18 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
 
 #[tokio::test]
 async fn a_full_redis_records_ends_and_goes_on_when_there_is_room() {
-    let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50"), ("GALLEY__WORKFLOWS__CHECK_MS", "100")]);
+    let kit =
+        StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50"), ("GALLEY__WORKFLOWS__CHECK_MS", "100")]);
     let id = start(&kit, &chain(2)).await;
     let step = pull(&kit, "default").await.expect("a step");
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let before = kit.redis_keys().await;
     let new = serde_json::from_str(r#"{"type":"chain","steps":[{"type":"a","args":[]}]}"#).expect("JSON");
     let new = NewWorkflow::parse(&new, 1, 0).expect("valid");
-    assert!(matches!(kit.jobs.create_workflow(new, None, 0).await, Err(StoreError::OutOfMemory)), "new ones are refused");
+    assert!(
+        matches!(kit.jobs.create_workflow(new, None, 0).await, Err(StoreError::OutOfMemory)),
+        "new ones are refused"
+    );
     assert_eq!(kit.redis_keys().await, before);
     assert_eq!(kit.redis_command(&["ZCARD", "galley:workflows"]).await, redis::Value::Int(1));
     succeed(&kit, &step, "7").await;

@@ -1,18 +1,18 @@
 use common::id::WorkflowId;
 use model::{
-    job::{RetryAdvice, AttemptError, JobState},
+    job::{AttemptError, JobState, RetryAdvice},
     workflow::NewWorkflow,
 };
 use serde_json::{Value, json};
 use store::{
-    jobs::{Claimant, ClaimedJob, FinishedJob, Fence, FailureOutcome, EnqueueRefusal, Settled, local_now},
-    workflows::{NotCancelledWorkflow, NotCreated},
+    jobs::{Claimant, ClaimedJob, EnqueueRefusal, FailureOutcome, Fence, FinishedJob, Settled, local_now},
+    workflows::{CancelWorkflowError, CreateWorkflowError},
 };
 
 use crate::kit::{StoreKit, consumer, failure, fence};
 
 /// Starts a workflow as a client would.
-pub(crate) async fn try_start(kit: &StoreKit, body: &Value) -> Result<WorkflowId, NotCreated> {
+pub(crate) async fn try_start(kit: &StoreKit, body: &Value) -> Result<WorkflowId, CreateWorkflowError> {
     let now = kit.jobs.now().await.expect("redis runs");
     let text = body.to_string();
     let new = NewWorkflow::parse(&serde_json::from_str(&text).expect("JSON"), 1000, now).expect("a valid request");
@@ -144,7 +144,8 @@ async fn a_step_that_will_be_tried_again_has_not_ended() {
     let id = start(&kit, &chain(2)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    let recorded = kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    let recorded =
+        kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     assert!(matches!(recorded, FailureOutcome::Retry { .. }));
     let shown = shown(&kit, id).await;
     assert_eq!((&shown["state"], &shown["members"][0]["state"]), (&json!("running"), &json!("retryable")));
@@ -301,9 +302,9 @@ async fn a_cancelled_workflow_starts_nothing_more_and_its_jobs_are_cancelled_whe
     }
     assert_eq!(kit.state(active.job.id).await, "cancelled");
     let again = kit.jobs.cancel_workflow(id).await.expect("redis runs");
-    assert_eq!(again, Err(NotCancelledWorkflow::Over(model::workflow::WorkflowState::Cancelled)));
+    assert_eq!(again, Err(CancelWorkflowError::AlreadyEnded(model::workflow::WorkflowState::Cancelled)));
     let unknown = kit.jobs.cancel_workflow(WorkflowId::new()).await.expect("redis runs");
-    assert_eq!(unknown, Err(NotCancelledWorkflow::Unknown));
+    assert_eq!(unknown, Err(CancelWorkflowError::NotFound));
     only_what_expires_is_left(&kit).await;
 }
 
@@ -352,14 +353,20 @@ async fn a_workflow_that_is_not_taken_leaves_nothing_behind() {
     let small = json!({ "type": "a", "args": [], "queue": "small" });
     let before = kit.redis_keys().await;
     let full = try_start(&kit, &json!({ "type": "group", "jobs": [small, small, small] })).await;
-    assert!(matches!(full, Err(NotCreated::Refused(_, EnqueueRefusal::QueueFull { max_depth: 2 }))), "{full:?}");
+    assert!(
+        matches!(full, Err(CreateWorkflowError::Refused(_, EnqueueRefusal::QueueFull { max_depth: 2 }))),
+        "{full:?}"
+    );
     let four = ["a", "b", "c", "d"].map(|queue| json!({ "type": "a", "args": [], "queue": queue }));
     let many = try_start(&kit, &json!({ "type": "chain", "steps": four })).await;
-    assert!(matches!(many, Err(NotCreated::Refused(_, EnqueueRefusal::TooManyQueues { max_queues: 3 }))), "{many:?}");
+    assert!(
+        matches!(many, Err(CreateWorkflowError::Refused(_, EnqueueRefusal::TooManyQueues { max_queues: 3 }))),
+        "{many:?}"
+    );
     assert_eq!(kit.redis_keys().await, before);
     let chain = json!({ "type": "chain", "id": WorkflowId::new(), "steps": [small, small, small] });
     let id = start(&kit, &chain).await;
-    assert_eq!(try_start(&kit, &chain).await, Err(NotCreated::Duplicate(id)));
+    assert_eq!(try_start(&kit, &chain).await, Err(CreateWorkflowError::Duplicate(id)));
     assert_eq!(kit.state(id.job_id(0, &"small".parse().expect("a name"))).await, JobState::Available.as_str());
 }
 

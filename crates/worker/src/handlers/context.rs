@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use store::{
     StoreError,
-    events::Happened,
+    events::JobEvent,
     jobs::{ClaimedJob, Jobs, local_now},
 };
 use tokio_util::sync::CancellationToken;
@@ -208,7 +208,7 @@ impl Context {
         if !jobs.record_progress(&claimed.job, claimed.entry, &self.0.shared.consumer, &shown).await? {
             return Err(ContextError::Stale);
         }
-        jobs.record_event(Happened::progress(&claimed.job, &shown));
+        jobs.record_event(JobEvent::progress(&claimed.job, &shown));
         Ok(())
     }
 
@@ -258,7 +258,10 @@ impl Context {
 
     /// Gives the attempt a token, with which another program may end it.
     pub(crate) async fn issue_callback_token(&self, token: &str) -> Result<(), ContextError> {
-        let lent = self.jobs().issue_callback_token(self.claimed(), &self.0.shared.consumer, self.worker(), token, None).await?;
+        let lent = self
+            .jobs()
+            .issue_callback_token(self.claimed(), &self.0.shared.consumer, self.worker(), token, None)
+            .await?;
         if lent { Ok(()) } else { Err(ContextError::Stale) }
     }
 

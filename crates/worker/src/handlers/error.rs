@@ -3,7 +3,7 @@
 use std::{any::Any, error::Error, fmt, time::Duration};
 
 use common::{name::JobType, time::Millis};
-use model::job::{RetryAdvice, AttemptError};
+use model::job::{AttemptError, RetryAdvice};
 use serde_json::value::RawValue;
 
 /// How a handler failed. Any error becomes one with `?`: retried as the job's policy says, its type is the Rust type's name.

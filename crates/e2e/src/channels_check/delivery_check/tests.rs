@@ -32,7 +32,15 @@ impl CheckClock {
     /// A delivery that takes ten milliseconds.
     fn delivery(&self, ms: u64, number: u64, response: CheckedResponse) -> CheckedDelivery {
         let (began, ended) = (self.ms(ms), self.ms(ms + 10));
-        CheckedDelivery { position: at(number), tag: mark(number), attempt: 1, worker: 0, started_at: began, ended_at: ended, response }
+        CheckedDelivery {
+            position: at(number),
+            tag: mark(number),
+            attempt: 1,
+            worker: 0,
+            started_at: began,
+            ended_at: ended,
+            response,
+        }
     }
 
     /// All of them, accepted, 20 ms apart.
@@ -90,7 +98,11 @@ fn what_comes_again_after_no_success_is_explained_by_that() {
         all[4].response = response;
         all.push(clock.delivery(500, 4, CheckedResponse::Accepted));
         let tally = check(&all, &[]);
-        assert_eq!((tally.redeliveries, tally.findings), (BTreeMap::from([(RedeliveryCause::NotAccepted, 1)]), vec![]), "{response:?}");
+        assert_eq!(
+            (tally.redeliveries, tally.findings),
+            (BTreeMap::from([(RedeliveryCause::NotAccepted, 1)]), vec![]),
+            "{response:?}"
+        );
     }
 }
 
@@ -104,7 +116,11 @@ fn the_retry_of_what_failed_is_explained_even_if_it_was_handed_out_and_accepted_
     let again = |attempt| check(&[all.clone(), vec![retry(attempt)]].concat(), &[]).redeliveries;
     assert_eq!(again(2), BTreeMap::from([(RedeliveryCause::NotAccepted, 2)]));
     for attempt in [1, 3] {
-        assert_eq!(again(attempt), BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::Unexplained, 1)]), "{attempt}");
+        assert_eq!(
+            again(attempt),
+            BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::Unexplained, 1)]),
+            "{attempt}"
+        );
     }
 }
 
@@ -117,8 +133,15 @@ fn what_is_handed_out_anew_though_its_retry_was_accepted_is_explained_by_what_br
     all.push(CheckedDelivery { attempt: 2, worker: 1, ..clock.delivery(300, 4, CheckedResponse::Accepted) });
     all.push(clock.delivery(500, 4, CheckedResponse::Accepted));
     let again = |worker| check(&all, &[clock.strike(Fault::KillWorker, Some(worker), 100, 120)]).redeliveries;
-    assert_eq!(again(0), BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::DuringFault(Fault::KillWorker), 1)]));
-    assert_eq!(again(1), BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::Unexplained, 1)]), "of its own it had none");
+    assert_eq!(
+        again(0),
+        BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::DuringFault(Fault::KillWorker), 1)])
+    );
+    assert_eq!(
+        again(1),
+        BTreeMap::from([(RedeliveryCause::NotAccepted, 1), (RedeliveryCause::Unexplained, 1)]),
+        "of its own it had none"
+    );
 }
 
 #[test]
@@ -156,7 +179,8 @@ fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and
 #[test]
 fn in_order_a_message_may_come_again_until_the_next_one_is_accepted() {
     let clock = CheckClock::new();
-    let mut all = vec![clock.delivery(0, 0, CheckedResponse::Refused), clock.delivery(20, 0, CheckedResponse::Accepted)];
+    let mut all =
+        vec![clock.delivery(0, 0, CheckedResponse::Refused), clock.delivery(20, 0, CheckedResponse::Accepted)];
     all.push(clock.delivery(40, 0, CheckedResponse::Accepted));
     all.push(clock.delivery(60, 1, CheckedResponse::ConnectionClosed));
     all.push(clock.delivery(80, 0, CheckedResponse::Accepted));

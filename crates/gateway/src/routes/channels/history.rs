@@ -12,7 +12,7 @@ use model::message::{
     continuity::{Continuity, Gap},
 };
 use serde::Deserialize;
-use store::channels::{ChannelPage, ReaderStart, ReaderEvent};
+use store::channels::{ChannelPage, ReaderEvent, ReaderStart};
 
 use super::{parse_since, unknown_position};
 use crate::{

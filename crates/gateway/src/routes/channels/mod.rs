@@ -16,7 +16,7 @@ use common::{
     name::ChannelName,
     time::{self, Millis},
 };
-use store::channels::{MAX_CHANNELS, MAX_PATTERNS, ChannelReader, ReaderLimitExceeded};
+use store::channels::{ChannelReader, MAX_CHANNELS, MAX_PATTERNS, ReaderLimitExceeded};
 
 use crate::{
     error::{ApiError, ErrorCode},

@@ -13,7 +13,7 @@ use store::channels::PublishedMessage;
 use crate::{
     body::{RawBatchBody, RawBody},
     error::{ApiError, ErrorCode},
-    idempotency::{NotReplayable, once},
+    idempotency::{NotReplayable, run_idempotent},
     routes::ApiResult,
     startup::Services,
 };
@@ -31,7 +31,7 @@ pub(crate) async fn publish(
     let channel: ChannelName = channel.parse()?;
     let message = parse_message(&request, &body.0, services.settings.gateway.json_depth_limit)?;
     let (kind, attributes) = body_metadata(&request);
-    once(&request, &services, &[kind, &attributes, &body.0], async |seed| {
+    run_idempotent(&request, &services, &[kind, &attributes, &body.0], async |seed| {
         let published = services.publish(&channel, &message, seed.map(|seed| seed.message_dedup(0))).await?;
         Ok(HttpResponse::Created().json(published_json(&channel, &published)))
     })
@@ -57,7 +57,11 @@ fn published_json(channel: &ChannelName, published: &PublishedMessage) -> Value 
 }
 
 /// What the client said of its body: nothing, a content type, or that it is an event.
-fn parse_message<'a>(request: &'a HttpRequest, body: &'a [u8], depth_limit: usize) -> Result<NewMessage<'a>, MessageError> {
+fn parse_message<'a>(
+    request: &'a HttpRequest,
+    body: &'a [u8],
+    depth_limit: usize,
+) -> Result<NewMessage<'a>, MessageError> {
     let content_type = content_type(request)?;
     let kind = essence(content_type.unwrap_or_default());
     if cloud_event::is_cloud_events(kind) {
@@ -107,7 +111,7 @@ pub(crate) async fn publish_batch(
         let message = format!("a batch must have 1 to {MAX_BATCH_MESSAGES} messages, got {}", items.len());
         return Err(ApiError::invalid(message));
     }
-    once(&request, &services, &[kind.as_bytes(), &body.0], async |seed| {
+    run_idempotent(&request, &services, &[kind.as_bytes(), &body.0], async |seed| {
         let mut results = Vec::with_capacity(items.len());
         let mut are_final = true;
         for (nth, item) in items.iter().enumerate() {
@@ -119,7 +123,12 @@ pub(crate) async fn publish_batch(
                 Err(error) => Err(error),
             };
             are_final &= !outcome.as_ref().is_err_and(|error| error.is_retryable() || error.is_ambiguous());
-            results.push(outcome.map_or_else(|error| rejected_item_json(&error), |published| accepted_item_json(&channel, &published)));
+            results.push(
+                outcome.map_or_else(
+                    |error| rejected_item_json(&error),
+                    |published| accepted_item_json(&channel, &published),
+                ),
+            );
         }
         let mut response = HttpResponse::Ok().json(json!({ "results": results }));
         if !are_final {

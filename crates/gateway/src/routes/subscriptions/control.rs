@@ -2,7 +2,7 @@
 
 use actix_web::web;
 use common::name::{ChannelName, SubscriptionName};
-use model::subscription::{DeliveryMode, SubscriptionStart, SubscriptionState, Subscription};
+use model::subscription::{DeliveryMode, Subscription, SubscriptionStart, SubscriptionState};
 use serde::Deserialize;
 
 use super::{parse_subscription_name, subscription_not_found, subscription_response};
@@ -40,7 +40,8 @@ pub(crate) async fn seek(services: web::Data<Services>, name: web::Path<String>,
     let parsed: SubscriptionName = parse_subscription_name(&name)?;
     let subscription = services.subscriptions.get(&parsed).await?.ok_or_else(|| subscription_not_found(&name))?;
     let now = services.jobs.now().await?;
-    let start = SubscriptionStart::parse(&asked.to, now).map_err(|problem| ApiError::invalid(format!("to {problem}")))?;
+    let start =
+        SubscriptionStart::parse(&asked.to, now).map_err(|problem| ApiError::invalid(format!("to {problem}")))?;
     let channel = seek_channel(&subscription, asked.channel)?;
     if let SubscriptionStart::After(position) = start {
         let of = channel.as_ref().or(subscription.channels.single_channel()).ok_or_else(|| {

@@ -19,13 +19,13 @@ use common::{
     name::{ChannelName, SubscriptionName, quoted},
 };
 use delivery::http::{Endpoint, Network};
-use model::subscription::{SubscriptionRequestError, Subscription, SubscriptionTarget};
+use model::subscription::{Subscription, SubscriptionRequestError, SubscriptionTarget};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::subscriptions::{PutSubscriptionError, PutSubscriptionResult};
 
 use self::progress::ProgressDetail;
-use super::{ApiResult, parse_bounded, channels::unknown_position};
+use super::{ApiResult, channels::unknown_position, parse_bounded};
 use crate::{
     body::JsonBody,
     error::{ApiError, ErrorCode},
@@ -73,8 +73,12 @@ fn network() -> Result<&'static Network, ApiError> {
 fn put_error(refused: PutSubscriptionError) -> ApiError {
     match refused {
         PutSubscriptionError::Invalid(SubscriptionRequestError::Invalid(problem)) => ApiError::invalid(problem),
-        PutSubscriptionError::Invalid(fixed @ SubscriptionRequestError::Immutable(_)) => ApiError::new(ErrorCode::FixedMember, fixed.to_string()),
-        PutSubscriptionError::UnknownPosition { channel, position } => unknown_position(&channel, &position.to_string()),
+        PutSubscriptionError::Invalid(fixed @ SubscriptionRequestError::Immutable(_)) => {
+            ApiError::new(ErrorCode::FixedMember, fixed.to_string())
+        }
+        PutSubscriptionError::UnknownPosition { channel, position } => {
+            unknown_position(&channel, &position.to_string())
+        }
         PutSubscriptionError::TooManySubscriptions { max } => ApiError::new(
             ErrorCode::TooManySubscriptions,
             format!("there are {max} subscriptions, which is subscriptions.max"),
@@ -126,7 +130,7 @@ async fn subscription_json(
     detail: ProgressDetail,
 ) -> Result<Value, ApiError> {
     let mut shown = subscription.to_json();
-    shown["progress"] = progress::of(services, subscription, channels, detail).await?;
+    shown["progress"] = progress::progress_json(services, subscription, channels, detail).await?;
     Ok(shown)
 }
 

@@ -6,7 +6,7 @@ use model::subscription::{DeliveryMode, Subscription};
 use serde_json::{Value, json};
 use store::{
     StoreResult,
-    subscriptions::{ChannelProgress, BroadcastWorkerLag},
+    subscriptions::{BroadcastWorkerLag, ChannelProgress},
 };
 
 use crate::{error::ApiError, startup::Services};
@@ -28,7 +28,7 @@ pub(super) enum ProgressDetail {
 }
 
 /// The progress of a subscription. `channels` are all there are.
-pub(super) async fn of(
+pub(super) async fn progress_json(
     services: &Services,
     subscription: &Subscription,
     channels: &[ChannelName],
@@ -37,7 +37,8 @@ pub(super) async fn of(
     let store = &services.subscriptions;
     let figures = store.counters(subscription).await?;
     let queue = services.jobs.queue_stats(&subscription.queue()).await?;
-    let channels: Vec<&ChannelName> = channels.iter().filter(|channel| subscription.channels.matches(channel)).collect();
+    let channels: Vec<&ChannelName> =
+        channels.iter().filter(|channel| subscription.channels.matches(channel)).collect();
     let reached = ProgressBreakdown::load(services, subscription, &channels).await?;
     let mut shown = json!({
         "delivered": figures.delivered,
@@ -124,7 +125,10 @@ fn worker_lag_json(worker: &BroadcastWorkerLag) -> Value {
 }
 
 /// The subscriptions that have a channel, the first ones by name, and how many there are.
-pub(crate) async fn channel_subscriptions(services: &Services, channel: &ChannelName) -> StoreResult<(Vec<Value>, usize)> {
+pub(crate) async fn channel_subscriptions(
+    services: &Services,
+    channel: &ChannelName,
+) -> StoreResult<(Vec<Value>, usize)> {
     let subscriptions = services.subscriptions.for_channel(channel).await?;
     let shown = stream::iter(subscriptions.iter().take(MAX_SHOWN_SUBSCRIPTIONS)).map(async |subscription| {
         let reached = ProgressBreakdown::load(services, subscription, &[channel]).await?;

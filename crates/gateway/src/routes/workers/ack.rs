@@ -6,7 +6,7 @@ use model::job::JobTransition;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use store::{
-    events::Happened,
+    events::JobEvent,
     jobs::{FinishedJob, Settled, local_now},
 };
 
@@ -65,7 +65,7 @@ pub(super) async fn ack_job(services: &Services, request: AckRequest<'_>) -> Res
         Settled::Done => {}
         Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
     }
-    services.jobs.record_event(Happened::completed(&claimed.job, claimed.started_at, now));
+    services.jobs.record_event(JobEvent::completed(&claimed.job, claimed.started_at, now));
     let answer = json!({
         "acknowledged": true, "id": id, "job_id": id, "state": "completed", "completed_at": time::format(now),
     });

@@ -15,10 +15,10 @@ use serde_json::value::RawValue;
 use store::jobs::ClaimedJob;
 
 use super::{
-    ack, nack,
+    ack,
+    claim::{self, FetchParams},
+    nack, parse_worker_id,
     settle::{self, MAX_SETTLED},
-    take::{self, FetchParams},
-    parse_worker_id,
 };
 use crate::{
     body::JsonBatchBody,
@@ -58,7 +58,7 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBa
         let most = services.settings.jobs.max_pull_workers;
         services.pull_workers.record_fetch(&services.redis, most, worker, &request.queues).await;
     }
-    let taken = take::fetch_jobs(&services, wanted, wait).await;
+    let taken = claim::fetch_jobs(&services, wanted, wait).await;
     let mut members = Vec::with_capacity(4);
     let jobs = match taken {
         Ok(jobs) => jobs,
@@ -87,11 +87,14 @@ async fn settle_outcomes(services: &Services, request: &FetchRequest<'_>) -> Res
     let worker = request.worker_id.as_deref();
     let mut members = Vec::new();
     if let Some(acks) = &request.acks {
-        let results = settle::settle_each(acks, async |raw| ack::ack_job(services, ack::parse_ack(raw, worker)?).await).await;
+        let results =
+            settle::settle_each(acks, async |raw| ack::ack_job(services, ack::parse_ack(raw, worker)?).await).await;
         members.push(format!("\"acks\":{results}"));
     }
     if let Some(nacks) = &request.nacks {
-        let results = settle::settle_each(nacks, async |raw| nack::nack_job(services, nack::parse_nack(raw, worker)?).await).await;
+        let results =
+            settle::settle_each(nacks, async |raw| nack::nack_job(services, nack::parse_nack(raw, worker)?).await)
+                .await;
         members.push(format!("\"nacks\":{results}"));
     }
     Ok(members)

@@ -4,11 +4,11 @@
 //! is 409 and changes nothing. Without a token the `worker_id` must match, where both sides give one.
 
 mod ack;
+mod claim;
 mod fetch;
 mod heartbeat;
 mod nack;
 mod settle;
-mod take;
 
 use common::{id::JobId, name::WorkerId};
 use model::job::JobTransition;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use common::name::ChannelName;
 use model::message::Position;
-use store::{StoreError, next_reconnect_delay, log_interruption, reconnect_delays, subscriptions::MessageDisposition};
+use store::{StoreError, log_interruption, next_reconnect_delay, reconnect_delays, subscriptions::MessageDisposition};
 use tokio::sync::mpsc;
 
 use super::in_flight::{InFlightMessages, MessageAddress};
@@ -14,7 +14,11 @@ use crate::subscriptions::runner::SubscriptionRunner;
 pub(super) const ACK_BUFFER: usize = 256;
 
 /// Notes until nobody has anything to note any more.
-pub(super) async fn run_acknowledger(runner: Arc<SubscriptionRunner>, in_flight: Arc<InFlightMessages>, mut noted: mpsc::Receiver<(MessageAddress, MessageDisposition)>) {
+pub(super) async fn run_acknowledger(
+    runner: Arc<SubscriptionRunner>,
+    in_flight: Arc<InFlightMessages>,
+    mut noted: mpsc::Receiver<(MessageAddress, MessageDisposition)>,
+) {
     let mut batch = Vec::with_capacity(ACK_BUFFER);
     while noted.recv_many(&mut batch, ACK_BUFFER).await > 0 {
         let mut channels: HashMap<ChannelName, Vec<(Position, MessageDisposition)>> = HashMap::new();
@@ -32,7 +36,11 @@ pub(super) async fn run_acknowledger(runner: Arc<SubscriptionRunner>, in_flight:
 }
 
 /// False when the process stops before Redis has heard of it.
-async fn ack_channel(runner: &SubscriptionRunner, channel: &ChannelName, done: &[(Position, MessageDisposition)]) -> bool {
+async fn ack_channel(
+    runner: &SubscriptionRunner,
+    channel: &ChannelName,
+    done: &[(Position, MessageDisposition)],
+) -> bool {
     let mut delays = reconnect_delays();
     loop {
         match runner.store().ack_messages(&runner.subscription, channel, done).await {

@@ -21,8 +21,8 @@ use std::{
 use common::name::ChannelName;
 use model::message::StoredMessage;
 use store::{
-    StoreResult, next_reconnect_delay, log_interruption, reconnect_delays,
-    subscriptions::{MAX_BATCH_BYTES, MessageDisposition, ChannelMessages},
+    StoreResult, log_interruption, next_reconnect_delay, reconnect_delays,
+    subscriptions::{ChannelMessages, MAX_BATCH_BYTES, MessageDisposition},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -39,7 +39,7 @@ use super::{
     message_notifier::MessageListener,
     runner::{SubscriptionRunner, kibibytes},
 };
-use crate::targets::{DeliveryAttempt, DeliveryFailure, DeliveryError};
+use crate::targets::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
 /// Channels that are read in one go.
 const CHANNEL_BATCH_SIZE: usize = 64;
@@ -124,7 +124,11 @@ impl GroupReader {
         }
         let (runner, look_at) = (self.runner.clone(), self.reclaim_at);
         let places = async {
-            if self.ready.is_empty() { std::future::pending().await } else { runner.acquire_slots(MESSAGE_BATCH_SIZE).await }
+            if self.ready.is_empty() {
+                std::future::pending().await
+            } else {
+                runner.acquire_slots(MESSAGE_BATCH_SIZE).await
+            }
         };
         tokio::select! {
             biased;

@@ -8,7 +8,7 @@ use model::message::{Position, continuity::Gap};
 use store::{StoreResult, subscriptions::ReclaimFilter};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{MESSAGE_BATCH_SIZE, GroupReader};
+use super::{GroupReader, MESSAGE_BATCH_SIZE};
 
 impl GroupReader {
     /// Takes messages of workers that were silent for too long.
@@ -20,7 +20,14 @@ impl GroupReader {
                 // Not only if one is free just now: under load what is new would take every one of them until there is no more
                 let Some(places) = runner.acquire_slots(MESSAGE_BATCH_SIZE).await else { return Ok(()) };
                 let most = places.len();
-                behind = self.reclaim_channel(&channel, ReclaimFilter { min_idle: at_least, worker: None, after: behind }, most, places).await?;
+                behind = self
+                    .reclaim_channel(
+                        &channel,
+                        ReclaimFilter { min_idle: at_least, worker: None, after: behind },
+                        most,
+                        places,
+                    )
+                    .await?;
                 if behind.is_none() {
                     break;
                 }

@@ -11,7 +11,7 @@ use common::{
 };
 use model::job::JobState;
 
-use super::world::{ModelJob, ModelState};
+use super::state::{ModelJob, ModelState};
 use crate::kit::queue;
 
 /// All keys of the queue. Rows are the key, its type and what it holds; entries are three texts: id, marker, consumer.
@@ -67,7 +67,8 @@ pub(super) fn expected_facts(world: &ModelState) -> Vec<String> {
     facts.extend((laned > 0).then(|| format!("laned {laned}")));
     facts.extend(world.is_paused.then(|| "paused".to_owned()));
     for (index, job) in world.jobs.iter().enumerate().filter(|(_, job)| !job.is_deleted) {
-        let in_lane = job.spec.limit.is_some_and(|(key, _)| world.key_queues.get(key).is_some_and(|l| l.contains(&index)));
+        let in_lane =
+            job.spec.limit.is_some_and(|(key, _)| world.key_queues.get(key).is_some_and(|l| l.contains(&index)));
         add_job_facts(job, in_lane, &mut facts);
     }
     facts.sort();

@@ -3,9 +3,9 @@
 //! Time does not matter here: delays are hours, and what is due is made so by hand.
 
 mod facts;
-mod plan;
-mod play;
-mod world;
+mod operations;
+mod run;
+mod state;
 
 use std::cell::Cell;
 
@@ -15,8 +15,8 @@ use proptest::{
 };
 
 use crate::kit::StoreKit;
-use plan::{ModelOp, op_strategy};
-use play::ModelRun;
+use operations::{ModelOp, op_strategy};
+use run::ModelRun;
 
 /// Ten thousand operations and some, unless `MODEL_CASES` asks for more.
 const CASES: u32 = 80;

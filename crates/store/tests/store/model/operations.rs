@@ -111,7 +111,8 @@ impl ModelJobSpec {
 }
 
 fn job_spec_strategy() -> impl Strategy<Value = ModelJobSpec> {
-    let start = prop_oneof![6 => Just(ModelStart::Now), 1 => Just(ModelStart::Scheduled), 1 => Just(ModelStart::Pending)];
+    let start =
+        prop_oneof![6 => Just(ModelStart::Now), 1 => Just(ModelStart::Scheduled), 1 => Just(ModelStart::Pending)];
     let policies = select(vec!["reject", "ignore", "replace", "replace_except_schedule"]);
     let unique = prop_oneof![3 => Just(None), 1 => (0..3_u8, policies).prop_map(Some)];
     let limit = prop_oneof![2 => Just(None), 1 => (select(vec!["a", "b"]), 0..=2_u32).prop_map(Some)];
@@ -135,9 +136,16 @@ fn job_spec_strategy() -> impl Strategy<Value = ModelJobSpec> {
 pub(super) fn op_strategy() -> impl Strategy<Value = ModelOp> {
     let which = || any::<u16>().prop_map(usize::from);
     let by = prop_oneof![2 => (0..2_usize).prop_map(ModelClaimer::Worker), 1 => Just(ModelClaimer::Pull)];
-    let late = select(vec![StaleAction::Complete, StaleAction::Fail, StaleAction::Release, StaleAction::WorkerLost, StaleAction::WrongFence]);
+    let late = select(vec![
+        StaleAction::Complete,
+        StaleAction::Fail,
+        StaleAction::Release,
+        StaleAction::WorkerLost,
+        StaleAction::WrongFence,
+    ]);
     let after = RetryAdvice::After(Duration::from_mins(1));
-    let advice = select(vec![RetryAdvice::ByPolicy, RetryAdvice::ByPolicy, after, RetryAdvice::Never, RetryAdvice::Discard]);
+    let advice =
+        select(vec![RetryAdvice::ByPolicy, RetryAdvice::ByPolicy, after, RetryAdvice::Never, RetryAdvice::Discard]);
     let states = select(vec![vec!["available"], vec!["scheduled"], vec!["retryable", "pending"]]);
     prop_oneof![
         1 => Just(ModelOp::Noop),

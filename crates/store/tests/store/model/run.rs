@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 
-use model::job::{RetryAdvice, JobState};
+use model::job::{JobState, RetryAdvice};
 use redis::Script;
 use store::{
-    jobs::{Claimant, ClaimedJob, Consumer, FinishedJob, Fence, LocatedJob, JobTransitionError, PurgeRequest, FailureOutcome, EnqueueRefusal, Settled, local_now},
+    jobs::{
+        Claimant, ClaimedJob, Consumer, EnqueueRefusal, FailureOutcome, Fence, FinishedJob, JobTransitionError,
+        LocatedJob, PurgeRequest, Settled, local_now,
+    },
     maintenance,
 };
 
 use super::{
     facts,
-    plan::{ModelClaimer, StaleAction, ModelOp, ModelJobSpec},
-    world::{ModelEnqueueOutcome, ModelState},
+    operations::{ModelClaimer, ModelJobSpec, ModelOp, StaleAction},
+    state::{ModelEnqueueOutcome, ModelState},
 };
 use crate::kit::{StoreKit, consumer, failure, queue};
 
@@ -38,7 +41,14 @@ impl<'a> ModelRun<'a> {
         kit.redis_command(&["FLUSHDB"]).await;
         let workers = [consumer(), consumer()];
         let (current, over) = (HashMap::new(), Vec::new());
-        Self { kit, model: ModelState::default(), workers, current_attempts: current, stale_attempts: over, dump_script: Script::new(facts::DUMP_SCRIPT) }
+        Self {
+            kit,
+            model: ModelState::default(),
+            workers,
+            current_attempts: current,
+            stale_attempts: over,
+            dump_script: Script::new(facts::DUMP_SCRIPT),
+        }
     }
 
     /// Does it and compares everything.
@@ -74,7 +84,7 @@ impl<'a> ModelRun<'a> {
             ModelOp::Purge(states) => self.purge(states).await,
             ModelOp::Maintenance => {
                 self.run_maintenance().await;
-                let report = self.kit.jobs.check(&queue(), true, maintenance::Cursor::start(), 100_000).await;
+                let report = self.kit.jobs.check(&queue(), true, maintenance::CheckCursor::start(), 100_000).await;
                 let report = report.expect("redis runs");
                 assert!(report.violations.is_empty() && report.next.is_none(), "{report:?}");
                 None
@@ -121,7 +131,7 @@ impl<'a> ModelRun<'a> {
 
     /// One of the jobs in these states, or of all.
     fn pick_job(&self, which: usize, states: &[JobState]) -> Option<usize> {
-        let fits = |job: &super::world::ModelJob| !job.is_deleted && (states.is_empty() || states.contains(&job.state));
+        let fits = |job: &super::state::ModelJob| !job.is_deleted && (states.is_empty() || states.contains(&job.state));
         let jobs: Vec<usize> = (0..self.model.jobs.len()).filter(|job| fits(&self.model.jobs[*job])).collect();
         jobs.get(which.checked_rem(jobs.len())?).copied()
     }
@@ -181,7 +191,9 @@ impl<'a> ModelRun<'a> {
         match attempt.claimer {
             ModelClaimer::Worker(number) => {
                 let (stream, name) = (format!("galley:{{default}}:s:{priority}"), self.workers[number].name());
-                self.kit.redis_command(&["XCLAIM", &stream, "workers", name, "0", &entry, "IDLE", "100000", "JUSTID"]).await;
+                self.kit
+                    .redis_command(&["XCLAIM", &stream, "workers", name, "0", &entry, "IDLE", "100000", "JUSTID"])
+                    .await;
             }
             ModelClaimer::Pull => {
                 self.kit.redis_command(&["ZADD", "galley:{default}:leases", "1", &format!("{priority}:{entry}")]).await;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::id::JobId;
-use model::job::{RetryAdvice, JobTransition, JobState};
+use model::job::{JobState, JobTransition, RetryAdvice};
 use store::jobs::QueueStats;
 
-use super::plan::{ModelJobSpec, ModelStart};
+use super::operations::{ModelJobSpec, ModelStart};
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that is compared")]
 pub(super) struct ModelJob {
@@ -60,7 +60,8 @@ impl ModelState {
         }
         let (mut start, mut replaced) = (spec.start, None);
         if let Some((args, policy)) = spec.unique
-            && let Some(older) = self.unique_holders.get(&args).copied().filter(|older| !self.jobs[*older].state.is_terminal())
+            && let Some(older) =
+                self.unique_holders.get(&args).copied().filter(|older| !self.jobs[*older].state.is_terminal())
         {
             let (state, older_id) = (self.jobs[older].state, self.jobs[older].id);
             match policy {
