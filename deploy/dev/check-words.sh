@@ -89,6 +89,9 @@ self_test() {
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
     cd "$folder"
+    # In a hook git names the repository that is committed to
+    # shellcheck disable=SC2046 # one word for each variable
+    unset $(git rev-parse --local-env-vars)
     git init -q
     mkdir docs docs/adr
     printf 'gizmo\twidget\n@Thing\tItem\n\\<bit\\>\tpiece\n!/api/gizmo\n' >list

@@ -44,10 +44,10 @@ scripts() {
 
 check_fast() {
     step cargo fmt --all --check
-    step deploy/dev/check-words.sh --self-test
-    step deploy/dev/check-words.sh
     spelling
     scripts
+    step deploy/dev/check-words.sh --self-test
+    step deploy/dev/check-words.sh
 }
 
 check_all() {
