@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds words that are not used any more (retired-words.tsv) in the tracked files and in their names, and prints for each
+# Finds words that are not used any more (retired-words.tsv) in the tracked files and in their names. Prints for each
 # `file:line: "word": use "replacement"`. `--self-test` shows that it finds a word that was added to a list.
 set -euo pipefail
 export LC_ALL=C
@@ -9,7 +9,10 @@ read_list() { # LIST
     awk -F '\t' '
         /^#/ || /^$/ { next }
         /^!/ { print "allow\t" substr($0, 2) "\t"; next }
-        NF != 2 || $1 == "" || $2 == "" { print FILENAME ":" FNR ": needs a pattern, one tab and a replacement" >"/dev/stderr"; exit 2 }
+        NF != 2 || $1 == "" || $2 == "" {
+            print FILENAME ":" FNR ": needs a pattern, one tab and a replacement" >"/dev/stderr"
+            exit 2
+        }
         {
             pattern = ""
             rest = $1
@@ -37,7 +40,8 @@ candidates() { # READ_LIST
         local grep=(-n -I -E)
         [ "$kind" = exact ] || grep+=(-i)
         # A status of 1 says that nothing was found
-        git grep "${grep[@]}" -e "$pattern" -- "${files[@]}" | sed "s/^/$kind	/" || [ "${PIPESTATUS[0]}" = 1 ] || return 2
+        git grep "${grep[@]}" -e "$pattern" -- "${files[@]}" | sed "s/^/$kind	/" ||
+            [ "${PIPESTATUS[0]}" = 1 ] || return 2
         git ls-files -- "${files[@]}" | sed "s/.*/$kind	&:0:&/"
     done
 }
@@ -104,7 +108,10 @@ self_test() {
 text.rs:1: "GIZMO": use "widget"
 text.rs:3: "struct Thing": use "Item"
 text.rs:5: "bit": use "piece"'
-    [ "$found" = "$expected" ] || { printf 'check-words.sh finds\n%s\ninstead of\n%s\n' "$found" "$expected" >&2; exit 1; }
+    if [ "$found" != "$expected" ]; then
+        printf 'check-words.sh finds\n%s\ninstead of\n%s\n' "$found" "$expected" >&2
+        exit 1
+    fi
     printf 'nothing\there\n' >list
     check list || { echo "check-words.sh finds what is not there" >&2; exit 1; }
 }

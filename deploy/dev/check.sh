@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
 
-# The switch: "--strict" makes `make check` fail on long files, repeated type names and import circles; "" only reports them
+# The switch: "--strict" makes `make check` fail on long files, repeated type names and import circles; "" only reports
+# them
 source_mode=""
 
 # tool NAME VERSION: from crates.io, without optimising it: it runs for a second

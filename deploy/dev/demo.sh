@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The original demo on Galley: 3 producers put dishes into a queue of at most 10, 2 consumers take them. A producer whose dish
-# is refused because the queue is full waits and offers it again. It ends after DISHES (default 30) dishes.
+# The original demo on Galley: 3 producers put dishes into a queue of at most 10, 2 consumers take them. A producer
+# whose dish is refused because the queue is full waits and offers it again. It ends after DISHES (default 30) dishes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh

@@ -72,9 +72,9 @@ unbuffered_sed() {
     fi
 }
 
-# start PROGRAM...: starts it in the background; stop_all ends it. It gets a process group of its own, so that Ctrl-C reaches
-# only the script, which stops all in order. Job control does that, and is on only here: what the script waits for in the
-# foreground, such as cargo, stays in the script's group and ends with Ctrl-C.
+# start PROGRAM...: starts it in the background; stop_all ends it. It gets a process group of its own, so that Ctrl-C
+# reaches only the script, which stops all in order. Job control does that, and is on only here: what the script waits
+# for in the foreground, such as cargo, stays in the script's group and ends with Ctrl-C.
 pids=()
 start() {
     set -m
@@ -99,8 +99,8 @@ start_logged() {
     rm -r "$pipe"
 }
 
-# stop_all: ends what was started, the last first. A second Ctrl-C, or a terminal that is gone, must not leave half of it
-# running.
+# stop_all: ends what was started, the last first. A second Ctrl-C, or a terminal that is gone, must not leave half of
+# it running.
 stop_all() {
     set +e
     trap '' INT TERM HUP PIPE

@@ -30,7 +30,8 @@ start_redis() {
     find_redis_server
     local data=$folder/redis port
     mkdir -p "$data"
-    # Two servers must never write to one append-only file. The server inherits the lock, and keeps it if this script is killed
+    # Two servers must never write to one append-only file. The server inherits the lock, and keeps it if this script is
+    # killed
     exec 9>"$data/lock"
     if ! lock; then
         echo "another make run uses $data: stop it, or set GALLEY__REDIS__URL" >&2
