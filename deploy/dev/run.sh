@@ -5,31 +5,43 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
 
-trap 'stop_all; echo stopped 2>/dev/null' EXIT
+prober=
+trap 'stop_all; [ -z "$prober" ] || kill "$prober" 2>/dev/null; echo stopped 2>/dev/null' EXIT
 trap 'exit 0' INT TERM HUP
 
-# start NAME PROGRAM...: in a session of its own, so that Ctrl-C reaches only this script, which stops all in order
-start() {
+# start_service NAME PROGRAM...: with its name before each line of its log
+start_service() {
     local name=$1
     shift
-    setsid "$@" > >(trap '' INT TERM HUP; exec sed -u "s/^/$(printf '%-14s' "$name")| /") 2>&1 &
-    pids+=("$!")
+    start_logged -e "s/^/$(printf '%-14s' "$name")| /" "$@"
+}
+
+# Locks descriptor 9 for as long as a process has it open; false if another one has the lock. Perl's lock is the same as
+# that of flock, which macOS lacks.
+lock() {
+    if command -v flock >/dev/null; then
+        flock -n 9
+    elif command -v perl >/dev/null; then
+        perl -e 'use Fcntl ":flock"; open(my $file, ">>&=", 9) or exit 0; exit(flock($file, LOCK_EX | LOCK_NB) ? 0 : 1)'
+    fi
 }
 
 start_redis() {
     find_redis_server
     local data=$folder/redis port
     mkdir -p "$data"
-    # Two servers must never write to one append-only file
+    # Two servers must never write to one append-only file. The server inherits the lock, and keeps it if this script is
+    # killed
     exec 9>"$data/lock"
-    if command -v flock >/dev/null && ! flock -n 9; then
+    if ! lock; then
         echo "another make run uses $data: stop it, or set GALLEY__REDIS__URL" >&2
         exit 1
     fi
     for port in $(seq 6390 6490); do
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
-    start redis "$REDIS_SERVER" --port "$port" --bind 127.0.0.1 --dir "$data" --appendonly yes --save "" --loglevel warning
+    start_service redis "$REDIS_SERVER" --port "$port" --bind 127.0.0.1 --dir "$data" --appendonly yes --save "" \
+        --loglevel warning
     export GALLEY__REDIS__URL=redis://127.0.0.1:$port/5
 }
 
@@ -44,17 +56,30 @@ address() {
     echo "$address"
 }
 
+probe() { # HOST PORT
+    local status=
+    exec 3<>"/dev/tcp/$1/$2" || return 1
+    printf 'GET /health/ready HTTP/1.0\r\n\r\n' >&3
+    read -r -t 2 status <&3 || true
+    [[ $status == HTTP/1.?\ 200* ]]
+}
+
 is_ready() { # ADDRESS
-    timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET /health/ready HTTP/1.0\r\n\r\n" >&3 && grep -q "^HTTP/1.. 200" <&3' \
-        "${1%:*}" "${1##*:}" 2>/dev/null
+    probe "${1%:*}" "${1##*:}" 2>/dev/null &
+    prober=$!
+    # Connecting has no limit of its own
+    ends_within 2 "$prober" || kill "$prober" 2>/dev/null
+    local status=0
+    wait "$prober" 2>/dev/null || status=$?
+    prober=
+    return "$status"
 }
 
 wait_ready() { # NAME ADDRESS
-    local attempt
-    for attempt in $(seq 100); do
+    for _ in $(seq 100); do
         # Its own process first: somebody else may answer on that port
-        kill -0 "${pids[-1]}" 2>/dev/null || break
-        if is_ready "$2" && sleep 0.1 && kill -0 "${pids[-1]}" 2>/dev/null; then
+        kill -0 "$last_pid" 2>/dev/null || break
+        if is_ready "$2" && sleep 0.1 && kill -0 "$last_pid" 2>/dev/null; then
             return
         fi
         sleep 0.1
@@ -62,6 +87,17 @@ wait_ready() { # NAME ADDRESS
     sleep 0.2
     echo "$1 does not get ready at $2: see its log above" >&2
     exit 1
+}
+
+# Returns when one of the services has ended
+wait_any() {
+    local pid
+    while true; do
+        for pid in "${pids[@]}"; do
+            kill -0 "$pid" 2>/dev/null || return 0
+        done
+        sleep 1
+    done
 }
 
 gateway=$(address GATEWAY 8080)
@@ -78,7 +114,7 @@ fi
 export GALLEY__LOG__FORMAT=${GALLEY__LOG__FORMAT:-pretty}
 export GALLEY__QUEUE_WORKER__DEMO_HANDLERS=${GALLEY__QUEUE_WORKER__DEMO_HANDLERS:-true}
 for service in "gateway=$gateway" "queue-worker=$queue_worker" "pubsub-worker=$pubsub_worker"; do
-    start "${service%%=*}" "$target/debug/${service%%=*}"
+    start_service "${service%%=*}" "$target/debug/${service%%=*}"
     wait_ready "${service%%=*}" "${service#*=}"
 done
 
@@ -94,6 +130,6 @@ Galley runs:
 Ctrl-C stops everything.
 
 READY
-wait -n "${pids[@]}" || true
+wait_any
 echo "one of the services ended" >&2
 exit 1

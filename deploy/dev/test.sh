@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests. They start a Redis server each; this finds one, and installs redis-py for the tests of plain clients and a
-# compiler for those of the TypeScript client.
+# compiler for those of the TypeScript client. With CI=true nothing may be missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
@@ -10,12 +10,12 @@ export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
 if install_python_packages redis; then
     export GALLEY_TEST_PYTHON=$folder/python/bin/python
 else
-    echo "redis-py cannot be installed: the tests with plain redis-py clients will be skipped" >&2
+    skip "redis-py cannot be installed: the tests with plain redis-py clients will be skipped"
 fi
 if install_typescript; then
     export GALLEY_TEST_TSC=$TSC
 else
-    echo "node and npm are needed for the tests of the TypeScript client: they will be skipped" >&2
+    skip "node and npm are needed for the tests of the TypeScript client: they will be skipped"
 fi
 # The black-box tests run the binaries, so those come first
 cargo build --locked --workspace --bins
