@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use common::time;
 use serde_json::{Value, json};
-use store::jobs::local_now;
+use store::local_now;
 
 use crate::machine::BenchMachine;
 

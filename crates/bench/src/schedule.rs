@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use store::jobs::local_now;
+use store::local_now;
 
 use crate::{
     galley::{BenchDurability, BenchGalley, job_time, noop_job_at, poll_until},

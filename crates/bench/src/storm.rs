@@ -12,7 +12,7 @@ use testkit::redis;
 
 use anyhow::ensure;
 use serde_json::Value;
-use store::jobs::local_now;
+use store::local_now;
 use testkit::redis::aio::MultiplexedConnection;
 use tokio::{
     task::JoinSet,

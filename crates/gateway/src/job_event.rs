@@ -51,7 +51,7 @@ impl TerminalJobEvent {
         let id = id.to_string();
         let mut data = ObjectWriter::default();
         data.text("job_id", &id);
-        let now = time::format(store::jobs::local_now());
+        let now = time::format(store::local_now());
         Self::new("job.forgotten", &id, &now, &data.finish())
     }
 

@@ -12,8 +12,8 @@ use std::{
 
 use common::{id::JobId, name::QueueName};
 use store::{
-    Redis, StoreError, StoreResult,
-    connection::notifier::{EventReceiver, SubscriberEvent, Topics, subscribe_to_changing},
+    StoreError, StoreResult,
+    connection::notifier::{EventReceiver, Notifier, SubscriberEvent, Topics},
     jobs::{Jobs, LocatedJob},
     keys::QueueKeys,
 };
@@ -121,11 +121,11 @@ impl Drop for JobWaiter<'_> {
 
 impl JobWaiters {
     /// Opens the room. When `stop` is cancelled everybody is answered at once.
-    pub(crate) fn start(redis: &Redis, max_waiters: usize, stop: CancellationToken) -> Self {
-        let (channels, heard) = subscribe_to_changing(redis, NOTIFICATION_BUFFER, stop.clone());
+    pub(crate) fn start(notifier: &Notifier, max_waiters: usize, stop: CancellationToken) -> Self {
+        let (topics, events) = notifier.subscribe(NOTIFICATION_BUFFER);
         let shared: Arc<SharedWaiters> = Arc::default();
-        tokio::spawn(listen(shared.clone(), channels.clone(), heard, stop.clone()));
-        Self { shared, channels, max_waiters, stop }
+        tokio::spawn(listen(shared.clone(), topics.clone(), events, stop.clone()));
+        Self { shared, channels: topics, max_waiters, stop }
     }
 
     /// Waits for a job to end, but no longer than that; the job as it is then, or none if there is none with that id.

@@ -8,9 +8,8 @@ use std::{
 
 use common::{name::WorkerId, time};
 use store::{
-    Redis, StoreResult,
-    jobs::local_now,
-    workers::{IssuedDirective, RunningJob, WorkerKey, WorkerRecord, WorkerState},
+    StoreResult, local_now,
+    workers::{IssuedDirective, RunningJob, WorkerKey, WorkerRecord, WorkerState, Workers},
 };
 
 /// Each program's fetches, and its heartbeats, are noted no more often than this.
@@ -57,7 +56,7 @@ pub(crate) struct PullHeartbeat {
 
 impl PullWorkers {
     /// Notes a fetch. That it is not noted is no reason not to fetch.
-    pub(crate) async fn record_fetch(&self, redis: &Redis, most: u64, worker: &WorkerId, queues: &[String]) {
+    pub(crate) async fn record_fetch(&self, workers: &Workers, most: u64, worker: &WorkerId, queues: &[String]) {
         let noted = self.update_if_due(worker, |noted| {
             let is_due = mark_if_due(&mut noted.fetch_reported_at, MIN_REPORT_INTERVAL);
             if is_due {
@@ -66,7 +65,7 @@ impl PullWorkers {
             is_due
         });
         if let Some(record) = noted
-            && let Err(error) = redis.report_worker(&WorkerKey::pull(worker), &record, REPORT_TTL, Some(most)).await
+            && let Err(error) = workers.report_worker(&WorkerKey::pull(worker), &record, REPORT_TTL, Some(most)).await
         {
             tracing::debug!(%error, %worker, "fetch not noted");
         }
@@ -75,7 +74,7 @@ impl PullWorkers {
     /// Notes a heartbeat; answers with what is asked of the program.
     pub(crate) async fn record_heartbeat(
         &self,
-        redis: &Redis,
+        workers: &Workers,
         most: u64,
         worker: &WorkerId,
         mut beat: PullHeartbeat,
@@ -90,8 +89,8 @@ impl PullWorkers {
         });
         let key = WorkerKey::pull(worker);
         match noted {
-            Some(record) => redis.report_worker(&key, &record, REPORT_TTL, Some(most)).await,
-            None => redis.directive_for(&key).await,
+            Some(record) => workers.report_worker(&key, &record, REPORT_TTL, Some(most)).await,
+            None => workers.directive_for(&key).await,
         }
     }
 

@@ -14,13 +14,16 @@ use common::{
 use model::message::NewMessage;
 use socket2::SockRef;
 use store::{
-    Redis,
-    channels::{ChannelHub, MessageDedup, PublishedMessage},
+    Redis, Store,
+    channels::{ChannelHub, Channels, MessageDedup, PublishedMessage},
+    connection::notifier::Notifier,
     events::{EventHub, EventLog},
     jobs::Jobs,
     long_poll::LongPoll,
     maintenance,
     subscriptions::Subscriptions,
+    workers::Workers,
+    workflows::Workflows,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +41,10 @@ pub(crate) struct Services {
     pub(crate) job_waiters: JobWaiters,
     pub(crate) long_poll: LongPoll,
     pub(crate) events: EventHub,
-    pub(crate) channels: ChannelHub,
+    pub(crate) channels: Channels,
+    pub(crate) channel_hub: ChannelHub,
+    pub(crate) workflows: Workflows,
+    pub(crate) workers: Workers,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
@@ -54,7 +60,7 @@ impl Services {
         message: &NewMessage<'_>,
         once: Option<MessageDedup>,
     ) -> Result<PublishedMessage, ApiError> {
-        Ok(self.redis.publish_deduplicated(&self.settings.channels, channel, message, once).await??)
+        Ok(self.channels.publish_deduplicated(channel, message, once).await??)
     }
 }
 
@@ -78,21 +84,26 @@ impl GatewayServer {
         let stopping = CancellationToken::new();
         let stop_streams = CancellationToken::new();
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
-        let (channels, hearing) = ChannelHub::start(&redis, &settings.channels, stop_streams.clone());
-        let jobs = Jobs::new(&redis, &settings, log);
+        let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_streams.clone());
+        let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
+        let channels = Channels::new(&redis, &settings.channels);
+        let (channel_hub, hearing) = ChannelHub::start(&channels, &notifier, stop_streams.clone());
         let services = Services {
             events: hub,
             channels,
+            channel_hub,
+            workflows: Workflows::new(&jobs),
+            workers: Workers::new(&redis),
             pull_workers: Arc::default(),
-            subscriptions: Subscriptions::new(&jobs, &settings),
+            subscriptions: Subscriptions::new(&jobs),
             long_poll: LongPoll::start(&jobs, stopping.clone()),
             jobs,
-            job_waiters: JobWaiters::start(&redis, settings.gateway.max_waiters, stopping.clone()),
+            job_waiters: JobWaiters::start(&notifier, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
             settings: Arc::new(settings.clone()),
             stopping,
         };
-        let readiness = readiness(&redis, &services.channels);
+        let readiness = readiness(&redis, &notifier);
         let (shared, stall) = (services.clone(), settings.channels.stall_timeout);
         let server = HttpServer::new(move || {
             App::new()
@@ -147,13 +158,13 @@ impl GatewayServer {
 }
 
 /// Ready as long as Redis is fit, and what is published is heard here.
-fn readiness(redis: &Redis, channels: &ChannelHub) -> ReadinessCheck {
-    let (redis_is_fit, channels) = (redis.readiness(), channels.clone());
+fn readiness(redis: &Redis, notifier: &Notifier) -> ReadinessCheck {
+    let (redis_is_fit, notifier) = (redis.readiness(), notifier.clone());
     Arc::new(move || {
-        let (fit, channels) = (redis_is_fit(), channels.clone());
+        let (fit, notifier) = (redis_is_fit(), notifier.clone());
         Box::pin(async move {
             fit.await?;
-            channels.problem().map_or(Ok(()), |trouble| Err(format!("channels are not heard: {trouble}")))
+            notifier.problem().map_or(Ok(()), |trouble| Err(format!("channels are not heard: {trouble}")))
         })
     })
 }

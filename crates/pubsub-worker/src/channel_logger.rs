@@ -9,10 +9,7 @@ use std::sync::{
 };
 
 use common::{name::ChannelName, settings::Settings};
-use store::{
-    Redis,
-    connection::notifier::{EventReceiver, Probe, SubscriberEvent, subscribe_with_probe},
-};
+use store::connection::notifier::{EventReceiver, Notifier, SubscriberEvent};
 use tokio_util::sync::CancellationToken;
 
 /// The subscription to the worker's channels.
@@ -26,32 +23,31 @@ pub(crate) struct ChannelLogger {
 #[derive(Clone)]
 pub(crate) struct ChannelLoggerHealth {
     is_subscribed: Arc<AtomicBool>,
-    probe: Probe,
+    notifier: Notifier,
 }
 
 impl ChannelLoggerHealth {
     /// Why they are not; none if they are.
     pub(crate) fn problem(&self) -> Option<String> {
         let is_subscribed = self.is_subscribed.load(SeqCst);
-        if is_subscribed { self.probe.problem() } else { Some("not subscribed at the moment".to_owned()) }
+        if is_subscribed { self.notifier.problem() } else { Some("not subscribed at the moment".to_owned()) }
     }
 }
 
 impl ChannelLogger {
-    /// Subscribes to them until `stop` is cancelled; none if there are none.
-    pub(crate) fn start(redis: &Redis, settings: &Settings, stop: CancellationToken) -> Option<Self> {
+    /// Subscribes to them; none if there are none.
+    pub(crate) fn start(notifier: &Notifier, settings: &Settings) -> Option<Self> {
         let worker = &settings.pubsub_worker;
         let names: Vec<String> = worker.channels.iter().map(ChannelName::to_string).collect();
         if names.is_empty() {
             return None;
         }
-        let (channels, heard, probe) =
-            subscribe_with_probe(redis, worker.buffer_messages, settings.channels.probe_interval, stop);
-        channels.add_all(names.clone());
+        let (topics, inbox) = notifier.subscribe(worker.buffer_messages);
+        topics.add_all(names.clone());
         Some(Self {
             channels: names,
-            inbox: heard,
-            health: ChannelLoggerHealth { is_subscribed: Arc::default(), probe },
+            inbox,
+            health: ChannelLoggerHealth { is_subscribed: Arc::default(), notifier: notifier.clone() },
         })
     }
 
@@ -59,29 +55,36 @@ impl ChannelLogger {
         self.health.clone()
     }
 
-    /// Ends when the subscription has stopped and its last message is handled.
-    pub(crate) async fn run(mut self) {
-        let (channels, is_subscribed) = (&self.channels, &self.health.is_subscribed);
+    /// Logs messages until `stop` is cancelled, then those that have arrived.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut lost_before = false;
-        while let Some(heard) = self.inbox.recv().await {
-            match heard {
-                SubscriberEvent::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
-                SubscriberEvent::Subscribed(_) => {
-                    if lost_before {
-                        tracing::info!(?channels, "subscribed again; messages in between were not heard");
-                    } else {
-                        tracing::info!(?channels, "subscribed");
-                    }
-                    is_subscribed.store(true, SeqCst);
+        while let Some(Some(event)) = stop.run_until_cancelled(self.inbox.recv()).await {
+            self.handle(event, &mut lost_before);
+        }
+        while let Some(event) = self.inbox.try_recv() {
+            self.handle(event, &mut lost_before);
+        }
+    }
+
+    fn handle(&self, event: SubscriberEvent, lost_before: &mut bool) {
+        let (channels, is_subscribed) = (&self.channels, &self.health.is_subscribed);
+        match event {
+            SubscriberEvent::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
+            SubscriberEvent::Subscribed(_) => {
+                if *lost_before {
+                    tracing::info!(?channels, "subscribed again; messages in between were not heard");
+                } else {
+                    tracing::info!(?channels, "subscribed");
                 }
-                SubscriberEvent::ConnectionLost => {
-                    tracing::warn!(?channels, "subscription lost, subscribing again");
-                    metrics::counter!("galley_subscriptions_lost_total").increment(1);
-                    is_subscribed.store(false, SeqCst);
-                    lost_before = true;
-                }
-                SubscriberEvent::Message { ref channel, ref payload } => log_message(channel, payload),
+                is_subscribed.store(true, SeqCst);
             }
+            SubscriberEvent::ConnectionLost => {
+                tracing::warn!(?channels, "subscription lost, subscribing again");
+                metrics::counter!("galley_subscriptions_lost_total").increment(1);
+                is_subscribed.store(false, SeqCst);
+                *lost_before = true;
+            }
+            SubscriberEvent::Message { channel, payload } => log_message(&channel, &payload),
         }
     }
 }

@@ -14,8 +14,8 @@ use common::{
 };
 use delivery::{command::Commands, http::Network};
 use store::{
-    Redis, events::EventLog, jobs::Jobs, long_poll::LongPoll, maintenance, next_reconnect_delay, reconnect_delays,
-    subscriptions::Subscriptions,
+    Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Jobs, long_poll::LongPoll, maintenance,
+    next_reconnect_delay, reconnect_delays, subscriptions::Subscriptions,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,9 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let metrics = telemetry::start_metrics()?;
     let redis = Redis::new(&settings.redis)?;
     redis.check_at_start().await?;
-    let following = ChannelLogger::start(&redis, &settings, stop.clone());
+    let events = CancellationToken::new();
+    let notifier = Notifier::start(&redis, settings.channels.probe_interval, events.clone());
+    let following = ChannelLogger::start(&notifier, &settings);
     // Nothing to hear is heard perfectly
     let hearing = following.as_ref().map(ChannelLogger::health);
     let (server, address) = health::serve(worker.listen, readiness_check(&redis, hearing), metrics)
@@ -43,16 +45,15 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before it says that it runs: from then on SIGHUP is no longer its end
     let reloading = tokio::spawn(commands::reload_on_sighup(commands.clone(), stop.clone()));
-    let events = CancellationToken::new();
     let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
-    let jobs = Jobs::new(&redis, &settings, log);
+    let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
     let upkeep = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
     let upkeep = supervise("maintenance", tokio::spawn(upkeep), &stop);
     tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
     let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
         match following {
-            Some(following) => following.run().await,
+            Some(following) => following.run(stop.clone()).await,
             None => stop.cancelled().await,
         }
     });
@@ -97,8 +98,8 @@ async fn deliver_subscriptions(
     let until_the_end = CancellationToken::new();
     let _end = until_the_end.clone().drop_guard();
     let process = PubsubProcess {
-        store: Subscriptions::new(&jobs, settings),
-        notifier: MessageNotifier::start(jobs.redis(), settings.channels.probe_interval, until_the_end.clone()),
+        store: Subscriptions::new(&jobs),
+        notifier: MessageNotifier::start(jobs.store().notifier()),
         long_poll: LongPoll::start(&jobs, until_the_end),
         instance: worker.name.clone(),
         consumer: unique_consumer_name(&worker.name),

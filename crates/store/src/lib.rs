@@ -32,12 +32,50 @@ pub mod subscriptions;
 pub mod workers;
 pub mod workflows;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use common::settings::Settings;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-pub use connection::client::Redis;
+pub use connection::{client::Redis, clock::local_now};
+
+use crate::{connection::notifier::Notifier, events::EventLog, jobs::Jobs};
+
+/// What every part of the store shares. Clone it freely.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) redis: Redis,
+    pub(crate) notifier: Notifier,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) events: EventLog,
+}
+
+impl Store {
+    /// A store on a connection, with the process's notifier and event log.
+    #[must_use]
+    pub fn new(redis: &Redis, notifier: &Notifier, settings: &Settings, events: EventLog) -> Self {
+        Self { redis: redis.clone(), notifier: notifier.clone(), settings: Arc::new(settings.clone()), events }
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// Notifications from other processes.
+    #[must_use]
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    /// The jobs.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        Jobs::new(self, workflows::member_ended)
+    }
+}
 
 /// What can go wrong with the store.
 #[derive(Debug, Clone, thiserror::Error)]

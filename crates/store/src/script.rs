@@ -69,7 +69,7 @@ script!(SAVE_READER_COUNTS, "channels/save_reader_counts.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "subscriptions/save_subscription.lua", with COMPARE_AND_SET);
 script!(RESTORE_SUBSCRIPTIONS, "subscriptions/restore_subscriptions.lua");
 script!(OPEN_GROUP, "subscriptions/open_group.lua", with GROUPS, JOIN, LAST_ID);
-script!(CREATE_CHANNEL_GROUPS, "subscriptions/create_channel_groups.lua", with GROUPS, JOIN);
+script!(CREATE_CHANNEL_GROUPS, "channels/create_channel_groups.lua", with GROUPS, JOIN);
 script!(READ_GROUP, "subscriptions/read_group.lua", with FOLLOWS);
 script!(ACK_MESSAGES, "subscriptions/ack_messages.lua", with CLOCK, COUNTERS);
 script!(FIND_IDLE, "subscriptions/find_idle.lua");

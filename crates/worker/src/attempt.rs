@@ -8,9 +8,10 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use common::telemetry::continue_trace;
 use futures_util::FutureExt;
+use store::local_now;
 use store::{
     StoreError, StoreResult,
-    jobs::{ClaimedJob, Completion, Fence, FinishedJob, Settled, local_now},
+    jobs::{ClaimedJob, Completion, Fence, FinishedJob, Settled},
     next_reconnect_delay, reconnect_delays,
 };
 use tokio::sync::mpsc;

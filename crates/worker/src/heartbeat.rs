@@ -8,8 +8,7 @@ use std::{sync::Arc, time::Duration};
 use common::{name::QueueName, time};
 use nix::sys::signal::Signal;
 use store::{
-    StoreResult,
-    jobs::local_now,
+    StoreResult, local_now,
     workers::{Directive, IssuedDirective, WorkerKey, WorkerRecord, WorkerState},
 };
 use tokio::{
@@ -81,7 +80,7 @@ pub(crate) async fn run(
             () = tokio::time::sleep(beat) => {}
         }
     }
-    if let Err(error) = shared.jobs.redis().forget_worker(&shared.worker_key()).await {
+    if let Err(error) = shared.workers.forget_worker(&shared.worker_key()).await {
         tracing::debug!(%error, "not taken off the list of workers; it drops off by itself");
     }
 }
@@ -107,7 +106,7 @@ async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) ->
         last_seen_at: time::format(local_now()),
     };
     let ttl = (worker.heartbeat_interval * TTL_BEATS).max(MIN_TTL);
-    shared.jobs.redis().report_worker(&shared.worker_key(), &record, ttl, None).await
+    shared.workers.report_worker(&shared.worker_key(), &record, ttl, None).await
 }
 
 async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: IssuedDirective, stop: &CancellationToken) {

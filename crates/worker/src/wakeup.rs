@@ -10,10 +10,7 @@ use std::{
 };
 
 use store::{
-    connection::{
-        notification::Notification,
-        notifier::{SubscriberEvent, subscribe},
-    },
+    connection::{notification::Notification, notifier::SubscriberEvent},
     keys,
 };
 use tokio::sync::Notify;
@@ -24,6 +21,8 @@ use crate::worker::WorkerShared;
 /// Pause between two tries to end a read that has been announced but has not reached Redis yet.
 const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
+/// Notifications that wait to be looked at.
+const NOTIFICATION_BUFFER: usize = 1024;
 /// Nobody is blocked.
 const NO_CLIENT: i64 = 0;
 
@@ -76,7 +75,8 @@ impl Wakeup {
 
     /// Hears wake-up calls until `stop` is cancelled, which rings a last time.
     pub(crate) async fn listen(self: Arc<Self>, shared: Arc<WorkerShared>, stop: CancellationToken) {
-        let mut calls = subscribe(shared.jobs.redis(), vec![keys::NOTIFICATIONS.to_owned()], 1024, stop.clone());
+        let (topics, mut calls) = shared.jobs.store().notifier().subscribe(NOTIFICATION_BUFFER);
+        topics.add(keys::NOTIFICATIONS.to_owned());
         loop {
             let heard = tokio::select! {
                 () = stop.cancelled() => break,

@@ -20,10 +20,12 @@ use common::{
     telemetry::{self, MetricsHandle},
 };
 use store::{
-    Redis,
+    Redis, Store,
+    connection::notifier::Notifier,
     events::EventLog,
     jobs::{Consumer, Jobs},
     maintenance,
+    workers::Workers,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,6 +61,7 @@ pub enum RunMode {
 /// What all parts of the process share.
 pub(crate) struct WorkerShared {
     pub(crate) jobs: Jobs,
+    pub(crate) workers: Workers,
     pub(crate) settings: Settings,
     pub(crate) consumer: Consumer,
     pub(crate) in_flight: InFlightJobs,
@@ -97,8 +100,10 @@ impl Worker {
         redis.check_at_start().await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_events.clone());
         let shared = WorkerShared {
-            jobs: Jobs::new(&redis, &settings, log),
+            jobs: Store::new(&redis, &notifier, &settings, log).jobs(),
+            workers: Workers::new(&redis),
             consumer: Consumer::new(settings.jobs.lease),
             in_flight: InFlightJobs::default(),
             heartbeat_state: HeartbeatState::default(),

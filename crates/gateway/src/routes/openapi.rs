@@ -31,7 +31,8 @@ mod tests {
             let path = service.split('"').nth(1).expect("a path");
             let service = service.split_once(";\n").map_or(service, |(service, _)| service);
             for method in METHODS {
-                let is_looked_at = service.trim_start().starts_with("page(") && ["get", "head"].contains(&method);
+                let is_looked_at =
+                    service.trim_start().starts_with("read_only_resource(") && ["get", "head"].contains(&method);
                 if is_looked_at || service.contains(&format!("web::{method}()")) {
                     routes.insert(format!("{method} {path}"));
                 }

@@ -5,10 +5,8 @@ use common::json::ObjectWriter;
 use model::job::JobProgress;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use store::{
-    events::JobEvent,
-    jobs::{LocatedJob, local_now},
-};
+use store::local_now;
+use store::{events::JobEvent, jobs::LocatedJob};
 
 use super::{
     ApiResult,

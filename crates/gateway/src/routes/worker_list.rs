@@ -21,11 +21,11 @@ pub(super) struct ListWorkersQuery {
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkersQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), 100, 500)?;
     let after: Option<WorkerKey> = query.after.as_deref().map(str::parse).transpose()?;
-    let all = services.redis.worker_keys().await?;
+    let all = services.workers.worker_keys().await?;
     let mut keys = all.iter().filter(|key| after.as_ref().is_none_or(|after| *key > after)).cloned();
     let page: Vec<WorkerKey> = keys.by_ref().take(limit).collect();
     let next = keys.next().and(page.last()).map(|key| key.as_str().to_owned());
-    let workers: Vec<String> = services.redis.workers(&page).await?.iter().map(ListedWorker::to_json).collect();
+    let workers: Vec<String> = services.workers.workers(&page).await?.iter().map(ListedWorker::to_json).collect();
     let more = json!({ "total": all.len(), "next": next });
     let json = format!("{{\"workers\":[{}],\"pagination\":{more}}}", workers.join(","));
     Ok(ojs_response(StatusCode::OK, json))
@@ -49,13 +49,13 @@ pub(super) async fn terminate(services: web::Data<Services>, id: web::Path<Strin
 
 async fn send_directive(services: &Services, id: &str, directive: Directive) -> ApiResult {
     let mut listed = find_worker(services, id).await?;
-    listed.directive = Some(services.redis.set_directive(&listed.key, directive).await?);
+    listed.directive = Some(services.workers.set_directive(&listed.key, directive).await?);
     tracing::info!(worker = listed.key.as_str(), directive = directive.as_str(), "directive given");
     Ok(worker_response(&listed))
 }
 
 async fn find_worker(services: &Services, id: &str) -> Result<ListedWorker, ApiError> {
-    match services.redis.find_worker(id).await? {
+    match services.workers.find_worker(id).await? {
         WorkerLookup::One(listed) => Ok(*listed),
         WorkerLookup::NotFound => Err(ApiError::not_found(format_args!("worker {}", common::name::quoted(id)))),
         WorkerLookup::Several(number) => {

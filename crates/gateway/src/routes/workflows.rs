@@ -9,7 +9,7 @@ use common::{id::WorkflowId, json::Object, name::quoted};
 use model::workflow::{NewWorkflow, WorkflowView};
 use serde::Deserialize;
 use store::{
-    jobs::local_now,
+    local_now,
     workflows::{CancelWorkflowError, CreateWorkflowError},
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
         let own_id = seed.filter(|_| new.id.is_none()).map(IdempotencySeed::workflow_id);
         new.id = new.id.or(own_id);
-        let id = match services.jobs.create_workflow(new, RequestTrace::from_request(&request), now).await? {
+        let id = match services.workflows.create_workflow(new, RequestTrace::from_request(&request), now).await? {
             Ok(id) => id,
             // The same request made it before
             Err(CreateWorkflowError::Duplicate(id)) if own_id == Some(id) => id,
@@ -66,14 +66,14 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWo
         )));
     }
     let limit = parse_bounded("limit", query.limit.as_deref(), 50, 100)?;
-    let workflows = services.jobs.running_workflows(limit).await?;
+    let workflows = services.workflows.running_workflows(limit).await?;
     let workflows: Vec<String> = workflows.iter().map(WorkflowView::to_json).collect();
     Ok(ojs_response(StatusCode::OK, format!("{{\"workflows\":[{}]}}", workflows.join(","))))
 }
 
 pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
     let parsed = parse_workflow_id(&id)?;
-    match services.jobs.cancel_workflow(parsed).await? {
+    match services.workflows.cancel_workflow(parsed).await? {
         Ok(()) => Ok(ojs_response(StatusCode::OK, workflow_json(&find_workflow(&services, parsed).await?))),
         Err(CancelWorkflowError::NotFound) => Err(workflow_not_found(&id)),
         Err(CancelWorkflowError::AlreadyEnded(state)) => {
@@ -83,7 +83,7 @@ pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>)
 }
 
 async fn find_workflow(services: &Services, id: WorkflowId) -> Result<WorkflowView, ApiError> {
-    services.jobs.workflow(id).await?.ok_or_else(|| workflow_not_found(&id.to_string()))
+    services.workflows.workflow(id).await?.ok_or_else(|| workflow_not_found(&id.to_string()))
 }
 
 /// `{"workflow": ...}`.

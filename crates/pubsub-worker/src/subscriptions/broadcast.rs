@@ -206,7 +206,7 @@ impl BroadcastRunner {
 
     /// Delivers what there is.
     async fn deliver_available(&self, channel: &ChannelName) -> StoreResult<RescheduleDelay> {
-        let (runner, redis) = (&self.runner, self.runner.store().redis());
+        let (runner, channels) = (&self.runner, self.runner.store().channels());
         let known = self.progress().positions.get(channel).copied();
         let mut after = if let Some(position) = known {
             position
@@ -220,7 +220,7 @@ impl BroadcastRunner {
         loop {
             let page = {
                 let _look = runner.acquire_redis_read().await;
-                redis.read_channel_page(channel, after, PAGE_SIZE).await?
+                channels.read_channel_page(channel, after, PAGE_SIZE).await?
             };
             if let Some(gap) = page.gap(after).filter(|gap| self.progress().is_new_gap(channel, gap)) {
                 runner.record_gap(channel, &gap);

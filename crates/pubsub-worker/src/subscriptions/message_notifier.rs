@@ -14,10 +14,9 @@ use std::{
 use common::name::ChannelName;
 use model::subscription::ChannelSelection;
 use store::{
-    Redis,
     connection::{
         notification::Notification,
-        notifier::{EventReceiver, SubscriberEvent, Topics, subscribe_with_probe},
+        notifier::{EventReceiver, Notifier, SubscriberEvent, Topics},
     },
     keys,
 };
@@ -75,18 +74,18 @@ pub(crate) struct MessageListener {
 }
 
 impl MessageNotifier {
-    /// Listens until `stop` is cancelled.
-    pub(crate) fn start(redis: &Redis, probe: Duration, stop: CancellationToken) -> Self {
-        let (channels, heard, _) = subscribe_with_probe(redis, NOTIFICATION_BUFFER, probe, stop);
-        channels.add_all([keys::NOTIFICATIONS.to_owned(), keys::CHANNELS.to_owned()]);
+    /// Listens as long as the notifier runs.
+    pub(crate) fn start(notifier: &Notifier) -> Self {
+        let (topics, events) = notifier.subscribe(NOTIFICATION_BUFFER);
+        topics.add_all([keys::NOTIFICATIONS.to_owned(), keys::CHANNELS.to_owned()]);
         let inner = MessageNotifierInner {
-            subscribed_channels: channels,
+            subscribed_channels: topics,
             next_listener_id: AtomicU64::new(0),
             listeners: Mutex::default(),
             list_changed: Notify::new(),
         };
         let bell = Self(Arc::new(inner));
-        tokio::spawn(bell.clone().listen(heard));
+        tokio::spawn(bell.clone().listen(events));
         bell
     }
 

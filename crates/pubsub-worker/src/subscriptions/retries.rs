@@ -8,10 +8,11 @@ use model::{
     job::{AttemptError as Recorded, RetryAdvice},
     subscription::Redelivery,
 };
+use store::local_now;
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
-    jobs::{Claimant, ClaimedJob, Fence, FinishedJob, Settled, local_now},
+    jobs::{Claimant, ClaimedJob, Fence, FinishedJob, Settled},
     log_interruption,
     long_poll::{LongPollWaiter, Remaining},
     next_reconnect_delay, reconnect_delays,

@@ -13,9 +13,10 @@ use model::{
     message::{StoredMessage, continuity::Gap},
     subscription::{Redelivery, Subscription},
 };
+use store::local_now;
 use store::{
     StoreError, StoreResult,
-    jobs::{EnqueueRefusal, Jobs, local_now},
+    jobs::{EnqueueRefusal, Jobs},
     log_interruption,
     long_poll::LongPoll,
     next_reconnect_delay, reconnect_delays,

@@ -10,9 +10,10 @@ use model::{
     job::RetryAdvice,
     subscription::{QueueTarget, Subscription},
 };
+use store::local_now;
 use store::{
     StoreError,
-    jobs::{EnqueueRefusal, Jobs, local_now},
+    jobs::{EnqueueRefusal, Jobs},
 };
 
 use tokio::time::Instant;

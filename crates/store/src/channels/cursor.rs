@@ -210,7 +210,10 @@ async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, aft
         };
         let page = {
             let _permit = inner.page_permits.acquire().await;
-            inner.redis.read_channel_page_bounded(&followed.name, after, CURSOR_PAGE_SIZE, MAX_CURSOR_PAGE_BYTES).await
+            inner
+                .channels
+                .read_channel_page_bounded(&followed.name, after, CURSOR_PAGE_SIZE, MAX_CURSOR_PAGE_BYTES)
+                .await
         };
         match page {
             Ok(page) => return CursorPageRead { page, generation: era, change_count: changes },

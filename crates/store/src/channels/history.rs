@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use redis::{FromRedisValue, Value};
 
-use crate::{Redis, StoreResult, keys, script};
+use super::Channels;
+use crate::{StoreResult, keys, script};
 use common::{name::ChannelName, time::Millis};
 use model::message::{
     Position, StoredMessage,
@@ -64,7 +65,7 @@ pub struct ChannelInfo {
     pub per_minute: u64,
 }
 
-impl Redis {
+impl Channels {
     /// The messages behind a position, at most so many.
     ///
     /// # Errors
@@ -89,7 +90,7 @@ impl Redis {
         let mut call = script::READ_PAGE.key(keys::channel_history(channel));
         call.arg(after.to_string()).arg(most).arg(bytes);
         let (head, is_kept, before, is_more, entries): (String, bool, String, bool, Vec<(String, Value)>) =
-            call.invoke_async(&mut self.clone()).await?;
+            call.invoke_async(&mut self.redis.clone()).await?;
         let positions: Vec<Position> = entries.iter().filter_map(|(id, _)| id.parse().ok()).collect();
         let around = HistoryNeighbors {
             is_retained: is_kept,
@@ -135,7 +136,7 @@ impl Redis {
     pub(crate) async fn channel_start_position(&self, channel: &ChannelName) -> StoreResult<Position> {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::channel_history(channel)).arg("-").arg("+").arg("COUNT").arg(1);
-        let first: HistoryEntries = command.query_async(&mut self.clone()).await?;
+        let first: HistoryEntries = command.query_async(&mut self.redis.clone()).await?;
         let first: Option<Position> = first.first().and_then(|(id, _)| id.parse().ok());
         match first {
             Some(Position { sequence: 0, .. }) => Ok(Position::START),
@@ -147,7 +148,7 @@ impl Redis {
 
     async fn find_position_at(&self, channel: &ChannelName, at: Millis) -> StoreResult<Option<(Position, u64)>> {
         let mut call = script::FIND_POSITION_AT.key(keys::channel_history(channel));
-        let found: Option<(String, u64)> = call.arg(at).arg(MAX_EPOCHS).invoke_async(&mut self.clone()).await?;
+        let found: Option<(String, u64)> = call.arg(at).arg(MAX_EPOCHS).invoke_async(&mut self.redis.clone()).await?;
         Ok(found.map(|(position, count)| (position.parse().unwrap_or(Position::START), count)))
     }
 
@@ -159,7 +160,8 @@ impl Redis {
         // A page that asks for nothing
         let mut call = script::READ_PAGE.key(keys::channel_history(channel));
         call.arg(Position::START.to_string()).arg(0).arg(0);
-        let (head, _, _, _, _): (String, Value, Value, Value, Value) = call.invoke_async(&mut self.clone()).await?;
+        let (head, _, _, _, _): (String, Value, Value, Value, Value) =
+            call.invoke_async(&mut self.redis.clone()).await?;
         Ok(head.parse().ok())
     }
 
@@ -173,7 +175,7 @@ impl Redis {
         pipeline.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
         pipeline.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XLEN").arg(&key).cmd("MEMORY").arg("USAGE").arg(&key);
-        let mut connection = self.pooled().await?;
+        let mut connection = self.redis.pooled().await?;
         let (newest, oldest, length, bytes): (HistoryEntries, HistoryEntries, u64, Option<u64>) =
             pipeline.query_async(&mut connection).await?;
         let Some(head) = self.channel_head(channel).await? else { return Ok(None) };
@@ -181,7 +183,7 @@ impl Redis {
             entries.into_iter().next().and_then(|(id, fields)| parse_stored_message(&id, fields))
         };
         let (newest, oldest) = (read(newest), read(oldest));
-        let now = self.now().await?;
+        let now = self.redis.now().await?;
         let kept = self.find_position_at(channel, now - RATE_WINDOW_MS).await?.map_or(0, |(_, count)| count);
         let per_minute = oldest.as_ref().map_or(0, |oldest| messages_per_minute(kept, oldest, now));
         let (first, last_at) = (oldest.map(|message| message.position), newest.map(|message| message.published_at));
@@ -200,7 +202,7 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn server_time(&self) -> StoreResult<Millis> {
-        self.now().await
+        self.redis.now().await
     }
 }
 

@@ -10,25 +10,30 @@ mod cursor;
 mod history;
 mod hub;
 mod message_ring;
+mod new_channel_groups;
 mod plain_publish_filter;
 mod reader;
 mod reader_counts;
 mod registry;
 mod retention;
+mod subscription_groups;
 
 pub use cursor::ReaderEvent;
 pub(super) use history::parse_stored_message;
 pub use history::{ChannelInfo, ChannelPage, MAX_PAGE_BYTES};
 pub use hub::ChannelHub;
 pub use message_ring::EncodedMessage;
+use new_channel_groups::NewChannelGroups;
+pub(crate) use new_channel_groups::cursor_ttl_ms;
 pub use reader::{
     ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart, RemoveChannelResult,
 };
 pub use retention::{SubscriptionLoss, TrimmedChannel};
+pub(crate) use subscription_groups::{ExpectedGroups, OrphanGroups};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::{Redis, StoreResult, keys, script, subscriptions::NewChannelGroups};
+use crate::{Redis, StoreResult, keys, script};
 use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::{NewMessage, Position};
 
@@ -59,18 +64,30 @@ pub struct TooManyChannels {
     pub max: u64,
 }
 
-impl Redis {
+/// The channels in Redis. Clone it freely.
+#[derive(Clone)]
+pub struct Channels {
+    pub(crate) redis: Redis,
+    pub(crate) settings: Arc<ChannelSettings>,
+}
+
+impl Channels {
+    /// The channels in that Redis.
+    #[must_use]
+    pub fn new(redis: &Redis, settings: &ChannelSettings) -> Self {
+        Self { redis: redis.clone(), settings: Arc::new(settings.clone()) }
+    }
+
     /// Publishes a message.
     ///
     /// # Errors
     /// Redis is unavailable: the message may have been published all the same.
     pub async fn publish(
         &self,
-        settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
     ) -> StoreResult<Result<PublishedMessage, TooManyChannels>> {
-        self.publish_deduplicated(settings, channel, message, None).await
+        self.publish_deduplicated(channel, message, None).await
     }
 
     /// Publishes a message, unless it was published before as that one.
@@ -79,28 +96,27 @@ impl Redis {
     /// Redis is unavailable: the message may have been published all the same.
     pub async fn publish_deduplicated(
         &self,
-        settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
         once: Option<MessageDedup>,
     ) -> StoreResult<Result<PublishedMessage, TooManyChannels>> {
-        let sent = match self.run_publish_script(settings, channel, message, (None, once)).await? {
+        let sent = match self.run_publish_script(channel, message, (None, once)).await? {
             Some(sent) => sent,
             // A new channel, or one whose history is gone
-            None if !self.register_channel(settings, channel).await? => {
-                return Ok(Err(TooManyChannels { max: settings.max_channels }));
+            None if !self.register_channel(channel).await? => {
+                return Ok(Err(TooManyChannels { max: self.settings.max_channels }));
             }
             None => {
                 // Its subscriptions have it from this message on, also if no worker runs
                 let joining = self.find_new_channel_groups(channel).await;
-                let sent = self.run_publish_script(settings, channel, message, (Some(&joining), once)).await?;
-                joining.create_groups(self, settings, channel).await;
+                let sent = self.run_publish_script(channel, message, (Some(&joining), once)).await?;
+                joining.create_groups(self, channel).await;
                 sent.ok_or_else(|| crate::StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
         metrics::counter!("galley_messages_published_total").increment(1);
         let (position, receivers, is_due) = sent;
-        if is_due && let Err(error) = self.register_channel(settings, channel).await {
+        if is_due && let Err(error) = self.register_channel(channel).await {
             tracing::debug!(%error, %channel, "not noted as being in use");
         }
         let position = position.parse().map_err(|_| crate::StoreError::damaged(position))?;
@@ -110,7 +126,6 @@ impl Redis {
     /// None if the channel has to be registered first; if it was just now, it has those who join it.
     async fn run_publish_script(
         &self,
-        settings: &ChannelSettings,
         channel: &ChannelName,
         message: &NewMessage<'_>,
         (registered, once): (Option<&NewChannelGroups>, Option<MessageDedup>),
@@ -122,11 +137,11 @@ impl Redis {
         }
         call.arg(channel.as_str()).arg(keys::live_messages(channel));
         // The epoch is that of the very connection: a server that came back with less is another connection
-        let (connection, epoch) = self.pinned_with_epoch().await?;
-        let most = settings.retention.for_channel(channel).messages;
-        call.arg(epoch).arg(most).arg(most.max(settings.retention.backlog_cap().messages));
-        call.arg(settings.history_ttl.as_millis().to_string());
-        call.arg(registry::registration_refresh_interval(settings).as_millis().to_string());
+        let (connection, epoch) = self.redis.pinned_with_epoch().await?;
+        let most = self.settings.retention.for_channel(channel).messages;
+        call.arg(epoch).arg(most).arg(most.max(self.settings.retention.backlog_cap().messages));
+        call.arg(self.settings.history_ttl.as_millis().to_string());
+        call.arg(registry::registration_refresh_interval(&self.settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
         call.arg(message.attributes.as_deref().unwrap_or_default());
         call.arg(u8::from(registered.is_some()))
@@ -134,6 +149,6 @@ impl Redis {
         if let Some(MessageDedup { ttl, .. }) = once {
             call.arg(ttl.as_millis().to_string());
         }
-        Ok(self.run_pinned(&call, connection).await?)
+        Ok(self.redis.run_pinned(&call, connection).await?)
     }
 }

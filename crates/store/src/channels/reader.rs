@@ -221,12 +221,12 @@ impl ChannelReader {
         let hold = self.hub.add_reader(channel);
         let after = match start {
             ReaderStart::After(position) => position,
-            ReaderStart::Since(at) => self.hub.redis.retained_channel_position_at(channel, at).await?,
+            ReaderStart::Since(at) => self.hub.channels.retained_channel_position_at(channel, at).await?,
             ReaderStart::Now => {
                 let heard = hold.0.ring().head;
                 match heard {
                     Some(head) => head,
-                    None => self.hub.redis.channel_head(channel).await?.unwrap_or(Position::START),
+                    None => self.hub.channels.channel_head(channel).await?.unwrap_or(Position::START),
                 }
             }
         };

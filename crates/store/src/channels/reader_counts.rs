@@ -10,8 +10,9 @@ use std::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Channels;
 use super::hub::{ChannelHub, ChannelHubInner};
-use crate::{Redis, StoreResult, keys, log_interruption, script};
+use crate::{StoreResult, keys, log_interruption, script};
 use common::name::ChannelName;
 
 /// How often it is noted what has changed.
@@ -54,7 +55,7 @@ impl ChannelHub {
         if channels.is_empty() {
             return Ok(readers);
         }
-        for noted in self.0.redis.remote_reader_counts(&self.0.gateway_id, channels).await? {
+        for noted in self.0.channels.remote_reader_counts(&self.0.gateway_id, channels).await? {
             for (readers, noted) in readers.iter_mut().zip(noted) {
                 *readers += noted.unwrap_or_default();
             }
@@ -75,7 +76,7 @@ impl ChannelHubInner {
             if noted.is_some() && news.is_empty() && (is_whole || Instant::now() < say_at) {
                 continue;
             }
-            match self.redis.save_reader_counts(&self.gateway_id, &news, is_whole).await {
+            match self.channels.save_reader_counts(&self.gateway_id, &news, is_whole).await {
                 Ok(true) => {
                     let noted = noted.get_or_insert_default();
                     for (channel, readers) in news {
@@ -95,7 +96,7 @@ impl ChannelHubInner {
                 }
             }
         }
-        if let Err(error) = self.redis.delete_reader_counts(&self.gateway_id).await {
+        if let Err(error) = self.channels.delete_reader_counts(&self.gateway_id).await {
             tracing::debug!(%error, "that nobody reads here any more shows in half a minute");
         }
     }
@@ -145,10 +146,10 @@ impl Drop for ReaderPermit {
     }
 }
 
-impl Redis {
+impl Channels {
     /// What other gateways noted of channels.
     async fn remote_reader_counts(&self, but: &Uuid, channels: &[ChannelName]) -> StoreResult<Vec<Vec<Option<usize>>>> {
-        let mut connection = self.clone();
+        let mut connection = self.redis.clone();
         let mut command = redis::cmd("ZRANGE");
         let gateways: Vec<String> =
             command.arg(keys::READER_GATEWAYS).arg(0).arg(MAX_GATEWAYS - 1).query_async(&mut connection).await?;
@@ -185,7 +186,7 @@ impl Redis {
             for (channel, readers) in news.iter().skip(number * CHANNELS_PER_CALL).take(CHANNELS_PER_CALL) {
                 call.arg(channel.as_str()).arg(**readers);
             }
-            let is_known: bool = call.invoke_async(&mut self.clone()).await?;
+            let is_known: bool = call.invoke_async(&mut self.redis.clone()).await?;
             if !is_known && !begins {
                 return Ok(false);
             }
@@ -197,6 +198,6 @@ impl Redis {
         let mut pipeline = redis::pipe();
         pipeline.cmd("DEL").arg(keys::gateway_readers(gateway)).ignore();
         pipeline.cmd("ZREM").arg(keys::READER_GATEWAYS).arg(gateway.simple().to_string()).ignore();
-        pipeline.query_async(&mut self.clone()).await.map_err(Into::into)
+        pipeline.query_async(&mut self.redis.clone()).await.map_err(Into::into)
     }
 }

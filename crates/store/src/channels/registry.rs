@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::{Redis, StoreResult, keys, script};
+use super::Channels;
+use crate::{StoreResult, keys, script};
 use common::{name::ChannelName, settings::ChannelSettings};
 
 /// How long a channel that is in use goes without being noted again, and without its TTLs being set.
@@ -16,16 +17,14 @@ pub(super) fn registration_ttl(settings: &ChannelSettings) -> Duration {
     settings.history_ttl + registration_refresh_interval(settings) * 2
 }
 
-impl Redis {
+impl Channels {
     /// Notes that a channel is in use; false if it is new and there are too many.
-    pub(super) async fn register_channel(
-        &self,
-        settings: &ChannelSettings,
-        channel: &ChannelName,
-    ) -> StoreResult<bool> {
+    pub(super) async fn register_channel(&self, channel: &ChannelName) -> StoreResult<bool> {
         let mut call = script::REGISTER_CHANNEL.key(keys::CHANNELS);
-        call.arg(channel.as_str()).arg(settings.max_channels).arg(registration_ttl(settings).as_millis().to_string());
-        Ok(call.invoke_async(&mut self.clone()).await?)
+        call.arg(channel.as_str())
+            .arg(self.settings.max_channels)
+            .arg(registration_ttl(&self.settings).as_millis().to_string());
+        Ok(call.invoke_async(&mut self.redis.clone()).await?)
     }
 
     /// Names on the list behind that one, in the order of the alphabet, at most so many.
@@ -41,7 +40,7 @@ impl Redis {
 
     /// Every name on the list: at most `channels.max_channels`, each a hundred bytes or so.
     pub(crate) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
-        let mut connection = self.pooled().await?;
+        let mut connection = self.redis.pooled().await?;
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::CHANNELS).arg(0).arg(-1).query_async(&mut connection).await?;
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use crate::{Redis, StoreError, StoreResult, keys, script};
-use common::{name::ChannelName, settings::ChannelSettings};
+use super::Channels;
+use crate::{StoreError, StoreResult, keys, script};
+use common::name::ChannelName;
 
 /// Messages trimmed in one call.
 const TRIM_BATCH_SIZE: usize = 10_000;
@@ -38,13 +39,13 @@ pub struct SubscriptionLoss {
     pub lost_count: Option<u64>,
 }
 
-impl Redis {
+impl Channels {
     /// Trims the history of a channel to what is kept of it, a bounded amount in one call.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn trim_channel(&self, settings: &ChannelSettings, channel: &ChannelName) -> StoreResult<TrimmedChannel> {
-        let (kept, cap) = (settings.retention.for_channel(channel), settings.retention.backlog_cap());
+    pub async fn trim_channel(&self, channel: &ChannelName) -> StoreResult<TrimmedChannel> {
+        let (kept, cap) = (self.settings.retention.for_channel(channel), self.settings.retention.backlog_cap());
         let millis = |duration: Duration| duration.as_millis().to_string();
         let mut call = script::TRIM_CHANNEL.prepare_invoke();
         call.key(keys::channel_history(channel)).key(keys::channel_state(channel));
@@ -53,12 +54,12 @@ impl Redis {
             .arg(cap.bytes)
             .arg(TRIM_BATCH_SIZE)
             .arg(TRIM_BATCH_BYTES)
-            .arg(millis(settings.history_ttl));
-        let answer: Option<TrimChannelReply> = call.invoke_async(&mut self.clone()).await?;
+            .arg(millis(self.settings.history_ttl));
+        let answer: Option<TrimChannelReply> = call.invoke_async(&mut self.redis.clone()).await?;
         let Some((messages, is_more, is_due, told, subscriptions)) = answer else {
             return Ok(TrimmedChannel::default());
         };
-        if is_due && !self.register_channel(settings, channel).await? {
+        if is_due && !self.register_channel(channel).await? {
             tracing::warn!(%channel, "not on the list of channels, which is full, although a subscription needs it");
         }
         let overtaken = told.chunks_exact(2).map(|pair| {

@@ -34,3 +34,10 @@ pub(crate) fn score_to_millis(score: f64) -> Millis {
 pub(crate) fn first_due_at(head: &[(redis::Value, f64)]) -> Option<Millis> {
     head.first().map(|(_, score)| score_to_millis(*score))
 }
+
+/// This process's clock, for times that are only shown.
+#[must_use]
+pub fn local_now() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

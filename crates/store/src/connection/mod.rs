@@ -4,17 +4,14 @@
 //! |---|---|
 //! | [`client`] | the hot connection: shared, pipelined, reconnecting, quick to fail |
 //! | [`dedicated`] | connections for blocking reads |
-//! | [`notifier`], `bounded_channel` | subscriptions to Redis's pub/sub that outlive their connection |
+//! | [`notifier`] | notifications from other processes, on one pub/sub connection |
 //! | [`notification`] | what processes tell each other over pub/sub |
-//! | `probe` | whether a subscription hears what is published |
 //! | [`server`] | what Galley requires of the server's configuration |
 //! | `clock` | Redis's clock, and sorted sets by time |
 
-pub(crate) mod bounded_channel;
 pub mod client;
 pub(crate) mod clock;
 pub mod dedicated;
 pub mod notification;
 pub mod notifier;
-pub(crate) mod probe;
 pub mod server;

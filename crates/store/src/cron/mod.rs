@@ -113,7 +113,9 @@ impl Cron<'_> {
                     return Ok(Ok(RegisteredCronEntry { entry, is_new: raw.is_none() }));
                 }
                 CronSaveOutcome::Full => {
-                    return Ok(Err(RegisterCronError::TooMany { max_entries: self.jobs.cron.max_entries }));
+                    return Ok(Err(RegisterCronError::TooMany {
+                        max_entries: self.jobs.store.settings.cron.max_entries,
+                    }));
                 }
                 CronSaveOutcome::Changed => {}
             }
@@ -134,7 +136,7 @@ impl Cron<'_> {
     /// # Errors
     /// Redis is unavailable.
     pub async fn page(&self, after: Option<&str>, limit: usize, enabled: Option<bool>) -> StoreResult<CronPage> {
-        let mut connection = self.jobs.redis.pooled().await?;
+        let mut connection = self.jobs.store.redis.pooled().await?;
         let mut names: Vec<String> = redis::cmd("HKEYS").arg(keys::CRON_ENTRIES).query_async(&mut connection).await?;
         names.sort_unstable();
         let total = names.len();
@@ -222,7 +224,7 @@ impl Cron<'_> {
     async fn raw(&self, name: &CronName) -> StoreResult<Option<String>> {
         let mut command = redis::cmd("HGET");
         let raw: Value =
-            command.arg(keys::CRON_ENTRIES).arg(name.as_str()).query_async(&mut self.jobs.redis.clone()).await?;
+            command.arg(keys::CRON_ENTRIES).arg(name.as_str()).query_async(&mut self.jobs.store.redis.clone()).await?;
         match raw {
             Value::Nil => Ok(None),
             Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged(name)),
@@ -239,10 +241,10 @@ impl Cron<'_> {
             .arg(known.unwrap_or_default())
             .arg(encode_entry(entry)?)
             .arg(entry.next_check_at(now).map(|at| at.to_string()).unwrap_or_default())
-            .arg(self.jobs.cron.max_entries)
+            .arg(self.jobs.store.settings.cron.max_entries)
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::CronChanged.encode())
-            .invoke_async(&mut self.jobs.redis.clone())
+            .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;
         match answer.as_str() {
             "saved" => Ok(CronSaveOutcome::Saved),
@@ -259,7 +261,7 @@ impl Cron<'_> {
             .key(keys::CRON_NEXT)
             .arg(name)
             .arg(known)
-            .invoke_async(&mut self.jobs.redis.clone())
+            .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;
         Ok(removed == 1)
     }

@@ -33,7 +33,7 @@ impl Cron<'_> {
     /// Redis is unavailable.
     pub async fn fire_due(&self) -> StoreResult<usize> {
         let now = self.jobs.now().await?;
-        let names = self.jobs.redis.due_members(keys::CRON_NEXT, now, BATCH).await?;
+        let names = self.jobs.store.redis.due_members(keys::CRON_NEXT, now, BATCH).await?;
         let mut troubled = 0;
         for some in names.chunks(MAX_CONCURRENT_RUNS) {
             for result in join_all(some.iter().map(|name| self.fire(name, now))).await {
@@ -102,7 +102,7 @@ impl Cron<'_> {
     }
 
     fn catch_up(&self) -> CatchUpLimits {
-        let settings = &self.jobs.cron;
+        let settings = &self.jobs.store.settings.cron;
         let window_ms = Millis::try_from(settings.catch_up_window.as_millis()).unwrap_or(Millis::MAX);
         CatchUpLimits { max_runs: settings.catch_up_max, window_ms }
     }
@@ -171,7 +171,7 @@ impl Cron<'_> {
     /// Forgets when to look at an entry that cannot be read.
     async fn unschedule(&self, name: &str) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
-        Ok(command.arg(keys::CRON_NEXT).arg(name).exec_async(&mut self.jobs.redis.clone()).await?)
+        Ok(command.arg(keys::CRON_NEXT).arg(name).exec_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
     /// Says what happened; only who moved the entry on does.
@@ -185,7 +185,7 @@ impl Cron<'_> {
             "cron_name": entry.name, "cron_expression": entry.expression(), "timezone": entry.timezone(),
             "scheduled_time": time::format(run),
         });
-        let now = crate::jobs::local_now();
+        let now = crate::local_now();
         let kind = match decision {
             CronDecision(CronRunOutcome::Fired(id), _) => {
                 metrics::counter!("galley_cron_fired_total").increment(1);

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 pub use hub::{EventHub, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
+use crate::local_now;
 use crate::{
     Redis,
-    jobs::{ClaimedJob, JobRecord, local_now},
+    jobs::{ClaimedJob, JobRecord},
     keys,
 };
 use common::{

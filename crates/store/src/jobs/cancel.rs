@@ -1,7 +1,8 @@
 //! Ending jobs from outside, wherever they are.
 
-use super::{Jobs, LocatedJob, local_now, record::FinishedJob};
+use super::{Jobs, LocatedJob, record::FinishedJob};
 use crate::connection::notification::Notification;
+use crate::local_now;
 use crate::{
     StoreError, StoreResult,
     events::JobEvent,
@@ -79,13 +80,13 @@ impl Jobs {
             .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
             .arg(place)
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         if answer != "done" {
             return Ok(false);
         }
-        self.events.record(JobEvent::ended(job, ended.state, local_now()));
-        self.after_end(job, ended, self.settings.result_ttl).await;
+        self.store.events.record(JobEvent::ended(job, ended.state, local_now()));
+        self.after_end(job, ended, self.store.settings.jobs.result_ttl).await;
         Ok(true)
     }
 }

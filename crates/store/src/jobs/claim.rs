@@ -148,7 +148,7 @@ impl Jobs {
                 return Ok(ClaimBatch::default());
             }
             let reply: Value =
-                self.build_claim_call(queue, priorities, most, by).invoke_async(&mut self.redis.clone()).await?;
+                self.build_claim_call(queue, priorities, most, by).invoke_async(&mut self.store.redis.clone()).await?;
             if let Some(claimed) = parse_claim_reply(queue, priorities, reply)? {
                 return Ok(claimed);
             }
@@ -172,13 +172,15 @@ impl Jobs {
         }
         let (consumer, mode, lease, default, worker) = match by {
             Claimant::Worker { consumer, worker } => (consumer.name(), "worker", None, consumer.lease(), Some(worker)),
-            Claimant::Pull { worker, lease } => (PULL_CONSUMER, "pull", lease, self.settings.pull_lease, worker),
+            Claimant::Pull { worker, lease } => {
+                (PULL_CONSUMER, "pull", lease, self.store.settings.jobs.pull_lease, worker)
+            }
         };
         call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, duration_millis)).arg(duration_millis(default));
         call.arg(worker.map_or("", WorkerId::as_str))
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::DueChanged(queue.clone()).encode());
-        let limits = self.queue_limits.get(queue).copied().unwrap_or_default();
+        let limits = self.store.settings.queues.get(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate { limit: 0, period_ms: 1 });
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
         for priority in priorities {
@@ -210,7 +212,7 @@ impl Jobs {
             let mut command = redis::cmd("XREADGROUP");
             command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(RECOVERY_PAGE_SIZE);
             command.arg("STREAMS").arg(&stream).arg(&after);
-            let reply: Value = command.query_async(&mut self.redis.clone()).await?;
+            let reply: Value = command.query_async(&mut self.store.redis.clone()).await?;
             let entries = parse_streams_reply(reply)?.remove(&stream).unwrap_or_default();
             let Some((last, _)) = entries.last() else { return Ok(found) };
             after.clone_from(last);
@@ -226,7 +228,7 @@ impl Jobs {
     async fn is_pending_for(&self, stream: &str, consumer: &Consumer, entry: EntryId) -> StoreResult<bool> {
         let mut command = redis::cmd("XPENDING");
         command.arg(stream).arg("workers").arg(entry.to_string()).arg(entry.to_string()).arg(1).arg(consumer.name());
-        let held: Vec<Value> = command.query_async(&mut self.redis.clone()).await?;
+        let held: Vec<Value> = command.query_async(&mut self.store.redis.clone()).await?;
         Ok(!held.is_empty())
     }
 

@@ -21,14 +21,14 @@ impl Jobs {
         }
         let mut command = redis::cmd("SET");
         command.arg(keys::client_job_id(&id)).arg(queue.as_str()).arg("NX").arg("PX").arg(ttl);
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 
     /// Lets a noted id live on with a job that is revived.
     pub(super) async fn extend_client_job_id(&self, id: JobId) -> StoreResult<()> {
         let mut command = redis::cmd("PEXPIRE");
         command.arg(keys::client_job_id(&id)).arg(RESERVATION_TTL_MS);
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 
     /// An id that a client chose is forgotten with the job. If that fails the id stays for its own, longer TTL.
@@ -36,7 +36,7 @@ impl Jobs {
         if job.has_record && job.history.created_at.is_some() && job.id.queue_tag() != queue_tag(&job.queue) {
             let mut command = redis::cmd("PEXPIRE");
             command.arg(keys::client_job_id(&job.id)).arg(ttl.as_millis().to_string());
-            if let Err(error) = command.exec_async(&mut self.redis.clone()).await {
+            if let Err(error) = command.exec_async(&mut self.store.redis.clone()).await {
                 tracing::debug!(%error, id = %job.id, "a chosen id keeps its long TTL");
             }
         }

@@ -34,7 +34,7 @@ impl Jobs {
         let is_closed: bool = redis::cmd("HEXISTS")
             .arg(QueueKeys::new(queue).control())
             .arg("closed")
-            .query_async(&mut self.redis.clone())
+            .query_async(&mut self.store.redis.clone())
             .await?;
         let mut answers = self.closed_queues.0.write().unwrap_or_else(PoisonError::into_inner);
         if answers.len() >= MAX_CACHED_QUEUES {

@@ -188,14 +188,14 @@ impl Jobs {
             Some(limit) => call.arg(limit.key.as_str()).arg(limit.encode()),
             None => call.arg("").arg(""),
         };
-        Ok(call.arg(job.to_fields()).invoke_async(&mut self.redis.clone()).await?)
+        Ok(call.arg(job.to_fields()).invoke_async(&mut self.store.redis.clone()).await?)
     }
 
     /// Who stands in the way of a job, and what its policy says to that.
     async fn resolve_uniqueness(&self, new: &mut NewJob) -> StoreResult<UniquenessCheck> {
         let Some(unique) = new.unique.clone() else { return Ok(UniquenessCheck::Free(String::new())) };
         let key = QueueKeys::new(&new.queue).uniqueness(&unique.fingerprint);
-        let holder: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.redis.clone()).await?;
+        let holder: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.store.redis.clone()).await?;
         let holder = holder.unwrap_or_default();
         let Ok(id) = holder.parse::<JobId>() else { return Ok(UniquenessCheck::Free(holder)) };
         if new.id == Some(id) {

@@ -63,7 +63,7 @@ impl Jobs {
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.to_fields())
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         if moved == 0 {
             return Ok(None);
@@ -82,7 +82,7 @@ impl Jobs {
     pub async fn delete_dead_letter(&self, id: JobId) -> StoreResult<bool> {
         let Some((queue, _)) = self.find_dead_letter(id).await? else { return Ok(false) };
         let keys = QueueKeys::new(&queue);
-        let mut redis = self.redis.clone();
+        let mut redis = self.store.redis.clone();
         let removed: i64 =
             redis::cmd("ZREM").arg(keys.dead_letters()).arg(id.to_string()).query_async(&mut redis).await?;
         // Whoever takes it off the list owns the rest; a result that stays because we end here goes with its TTL
@@ -101,7 +101,7 @@ impl Jobs {
         let score: Option<f64> = redis::cmd("ZSCORE")
             .arg(QueueKeys::new(&queue).dead_letters())
             .arg(id.to_string())
-            .query_async(&mut self.redis.clone())
+            .query_async(&mut self.store.redis.clone())
             .await?;
         Ok(score.map(|_| (queue, json)))
     }

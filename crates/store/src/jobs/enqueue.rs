@@ -91,7 +91,7 @@ impl Jobs {
         if let Ok(enqueued) = &outcome {
             self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
             metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
-            self.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
+            self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         }
         Ok(outcome)
     }
@@ -133,7 +133,7 @@ impl Jobs {
     }
 
     async fn add_unbounded(&self, new: &NewJob, fields: &[String]) -> StoreResult<AddResult> {
-        let entry: Option<String> = add_command(new, fields).query_async(&mut self.redis.clone()).await?;
+        let entry: Option<String> = add_command(new, fields).query_async(&mut self.store.redis.clone()).await?;
         entry.map_or(Ok(AddResult::NoStream), |entry| parse_entry_id(&entry).map(AddResult::Entry))
     }
 
@@ -142,7 +142,8 @@ impl Jobs {
         let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
         call.key(keys.stats()).key(keys.stream(new.priority));
         self.add_other_streams(&mut call, &new.queue, new.priority).await?;
-        let answer: Option<String> = call.arg(max_depth).arg(fields).invoke_async(&mut self.redis.clone()).await?;
+        let answer: Option<String> =
+            call.arg(max_depth).arg(fields).invoke_async(&mut self.store.redis.clone()).await?;
         match answer.as_deref() {
             None => Ok(AddResult::NoStream),
             Some("full") => Ok(AddResult::Full),
@@ -161,7 +162,7 @@ impl Jobs {
         let Some(id) = JobId::from_entry(entry, &new.queue, new.priority, salt) else {
             // Redis's clock stood still for 268 million jobs: without an id nobody could find this one
             let stream = QueueKeys::new(&new.queue).stream(new.priority);
-            redis::cmd("XDEL").arg(stream).arg(entry.to_string()).exec_async(&mut self.redis.clone()).await?;
+            redis::cmd("XDEL").arg(stream).arg(entry.to_string()).exec_async(&mut self.store.redis.clone()).await?;
             return Err(StoreError::damaged("redis's clock stands still"));
         };
         let job = JobRecord { enqueued_at, ..build_job_record(id, new, traceparent, JobHistory::default(), false) };
@@ -169,7 +170,7 @@ impl Jobs {
     }
 
     pub(crate) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
-        self.queue_limits.get(queue).and_then(|limits| limits.max_depth)
+        self.store.settings.queues.get(queue).and_then(|limits| limits.max_depth)
     }
 
     /// The streams of a queue's other priorities: its depth limit counts them all.

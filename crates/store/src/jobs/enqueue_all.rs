@@ -175,7 +175,7 @@ impl Jobs {
             salts.push(salt);
             pipeline.add_command(add_command(job, &fields));
         }
-        let entries: Vec<Option<String>> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let entries: Vec<Option<String>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         let mut stored = Vec::with_capacity(new.len());
         for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;

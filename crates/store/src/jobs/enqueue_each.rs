@@ -66,7 +66,7 @@ impl Jobs {
             salts.push(salt);
             pipeline.add_command(add_command(job, &fields));
         }
-        let answers = pipeline.query_async(&mut self.redis.clone()).await;
+        let answers = pipeline.query_async(&mut self.store.redis.clone()).await;
         let answers: Vec<redis::RedisResult<Option<String>>> = match answers {
             Ok(answers) => answers,
             Err(error) => vec![Err(error); new.len()],
@@ -94,7 +94,7 @@ impl Jobs {
         let queue = job.queue.to_string();
         let enqueued = self.build_enqueued(job, traceparent, parse_entry_id(entry)?, salt).await?;
         metrics::counter!("galley_jobs_enqueued_total", "queue" => queue).increment(1);
-        self.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
+        self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         Ok(enqueued)
     }
 }

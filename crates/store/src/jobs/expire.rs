@@ -1,6 +1,7 @@
 //! Ending jobs whose time is over: not started by `expires_at`, or not over within `total_timeout_ms`.
 
-use super::{Jobs, LocatedJob, local_now, record::FinishedJob};
+use super::{Jobs, LocatedJob, record::FinishedJob};
+use crate::local_now;
 use crate::{StoreResult, keys::QueueKeys};
 use common::{id::JobId, name::QueueName, time::Millis};
 use model::job::JobState;
@@ -41,8 +42,8 @@ impl Jobs {
         let Some(at) = at else {
             let mut command = redis::cmd("ZREM");
             command.arg(QueueKeys::new(queue).timers()).arg(member);
-            return Ok(command.exec_async(&mut self.redis.clone()).await?);
+            return Ok(command.exec_async(&mut self.store.redis.clone()).await?);
         };
-        self.redis.reschedule(&QueueKeys::new(queue).timers(), &member, at).await
+        self.store.redis.reschedule(&QueueKeys::new(queue).timers(), &member, at).await
     }
 }

@@ -37,7 +37,7 @@ impl Jobs {
 
     /// How long a job can be looked up when it is over: what follows its end has to find it too.
     pub(super) fn result_ttl(&self, job: &JobRecord) -> Duration {
-        let ttl = self.settings.result_ttl;
+        let ttl = self.store.settings.jobs.result_ttl;
         if job.has_follow_up() { ttl.max(MIN_FOLLOW_UP_TTL) } else { ttl }
     }
 
@@ -63,8 +63,11 @@ impl Jobs {
             parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
         {
             let key = QueueKeys::new(queue).uniqueness(&unique.fingerprint);
-            let _: i64 =
-                script::DELETE_IF_EQUAL.key(key).arg(id.to_string()).invoke_async(&mut self.redis.clone()).await?;
+            let _: i64 = script::DELETE_IF_EQUAL
+                .key(key)
+                .arg(id.to_string())
+                .invoke_async(&mut self.store.redis.clone())
+                .await?;
         }
         if let Some(JobLimit::Key(limit)) = parts.summary().limit {
             self.admit(queue, &limit.key).await?;
@@ -72,7 +75,7 @@ impl Jobs {
         let member: MembershipFields =
             serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
         if let (Some(workflow), Some(index)) = (member.workflow_id, member.workflow_index) {
-            self.member_ended(Membership { workflow, index }, id, json).await?;
+            (self.member_ended)(self, Membership { workflow, index }, id, json).await?;
         }
         self.clear_follow_up_timer(queue, id).await
     }
@@ -80,7 +83,7 @@ impl Jobs {
     async fn clear_follow_up_timer(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         command.arg(QueueKeys::new(queue).timers()).arg(format!("after {id}"));
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 }
 

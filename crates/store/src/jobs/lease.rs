@@ -39,7 +39,7 @@ impl Jobs {
             .arg(token)
             .arg(worker)
             .arg(progress.unwrap_or_default())
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(renewed == 1)
     }
@@ -64,7 +64,7 @@ impl Jobs {
             .arg(keys::attempt_name(job.priority, entry))
             .arg(consumer.name())
             .arg(progress)
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(noted == 1)
     }
@@ -98,11 +98,11 @@ impl Jobs {
             .arg(worker.as_str())
             .arg(lease.map_or(0, |lease| lease.as_millis().max(1)).to_string())
             .arg(PULL_CONSUMER)
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         if lent == 1 && lease.is_some() {
             let wake = Notification::DueChanged(job.queue.clone()).encode();
-            redis::cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(wake).exec_async(&mut self.redis.clone()).await?;
+            redis::cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(wake).exec_async(&mut self.store.redis.clone()).await?;
         }
         Ok(lent == 1)
     }
@@ -126,7 +126,7 @@ impl Jobs {
         for (entry, started_at, lease_ms) in held {
             call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
         }
-        let lost: Vec<String> = call.invoke_async(&mut self.redis.clone()).await?;
+        let lost: Vec<String> = call.invoke_async(&mut self.store.redis.clone()).await?;
         lost.iter().map(|entry| parse_entry_id(entry)).collect()
     }
 }

@@ -182,7 +182,7 @@ impl Jobs {
     /// # Errors
     /// As [`Jobs::locate`].
     pub async fn locate_with_queue(&self, id: JobId) -> StoreResult<Option<(LocatedJob, QueueName)>> {
-        let mut connection = self.redis.clone();
+        let mut connection = self.store.redis.clone();
         let (tagged, chosen): (Vec<String>, Option<String>) = redis::pipe()
             .cmd("ZRANGEBYSCORE")
             .arg(keys::QUEUES)
@@ -225,7 +225,7 @@ impl Jobs {
     ) -> StoreResult<JobStreamEntry> {
         let mut command = redis::cmd("XRANGE");
         command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
-        let found: Vec<(String, Value)> = command.query_async(&mut self.redis.clone()).await?;
+        let found: Vec<(String, Value)> = command.query_async(&mut self.store.redis.clone()).await?;
         let Some((entry, fields)) = found.into_iter().next() else { return Ok(JobStreamEntry::Missing) };
         Ok(read_job_entry(queue, priority, &entry, fields)
             .map_or(JobStreamEntry::Unreadable, |(job, _)| JobStreamEntry::Job(Box::new(job))))
@@ -246,7 +246,7 @@ impl Jobs {
             .key(keys.stream(priority))
             .arg(priority.get())
             .arg(entry.map(|entry| entry.to_string()).unwrap_or_default())
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         let mut parts = reply.into_iter();
         let kind = String::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;

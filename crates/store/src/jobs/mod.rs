@@ -54,15 +54,10 @@ mod record;
 mod settle;
 mod stats;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use common::{
-    json::Object,
-    name::{QueueName, WorkerId},
-    settings::{ChannelSettings, CronSettings, JobSettings, QueueLimits, Settings, WorkflowSettings},
-    time::Millis,
-};
-use model::job::NewJob;
+use common::{id::JobId, json::Object, name::WorkerId, settings::JobSettings, time::Millis};
+use model::{job::NewJob, workflow::Membership};
 
 pub use cancel::JobTransitionError;
 pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob, Consumer, PULL_CONSUMER};
@@ -82,62 +77,52 @@ pub(super) use record::{new_entry_fields, parse_id_field};
 pub use settle::{Completion, FailureOutcome, Settled};
 pub use stats::QueueStats;
 
-use crate::{
-    Redis, StoreResult,
-    events::{EventLog, JobEvent},
-};
+use crate::{Redis, Store, StoreResult, connection::clock::local_now, events::JobEvent};
 
-/// The job store: clone it freely.
+/// Carries on with a workflow when one of its jobs ended: `workflows` sets it, because it builds on jobs.
+pub(crate) type MemberEnded =
+    for<'a> fn(&'a Jobs, Membership, JobId, &'a str) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>>;
+
+/// The jobs in Redis. Clone it freely.
 #[derive(Clone)]
 pub struct Jobs {
-    pub(crate) redis: Redis,
-    pub(crate) settings: Arc<JobSettings>,
-    pub(crate) workflows: Arc<WorkflowSettings>,
-    queue_limits: Arc<BTreeMap<QueueName, QueueLimits>>,
+    pub(crate) store: Store,
     closed_queues: Arc<closed_queues::ClosedQueueCache>,
-    pub(crate) cron: Arc<CronSettings>,
-    /// For the upkeep, which sees to channels too.
-    pub(crate) channels: Arc<ChannelSettings>,
-    pub(crate) events: EventLog,
+    member_ended: MemberEnded,
 }
 
 impl Jobs {
-    /// The jobs in that Redis.
+    pub(crate) fn new(store: &Store, member_ended: MemberEnded) -> Self {
+        Self { store: store.clone(), closed_queues: Arc::default(), member_ended }
+    }
+
+    /// What jobs share with the rest of the store.
     #[must_use]
-    pub fn new(redis: &Redis, settings: &Settings, events: EventLog) -> Self {
-        Self {
-            redis: redis.clone(),
-            settings: Arc::new(settings.jobs.clone()),
-            workflows: Arc::new(settings.workflows.clone()),
-            queue_limits: Arc::new(settings.queues.clone()),
-            closed_queues: Arc::default(),
-            cron: Arc::new(settings.cron.clone()),
-            channels: Arc::new(settings.channels.clone()),
-            events,
-        }
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// What applies to all jobs.
     #[must_use]
     pub fn settings(&self) -> &JobSettings {
-        &self.settings
+        &self.store.settings.jobs
     }
 
     /// The Redis it is all in.
     #[must_use]
     pub fn redis(&self) -> &Redis {
-        &self.redis
+        &self.store.redis
     }
 
     /// Notes something that happened to a job.
     pub fn record_event(&self, event: JobEvent) {
-        self.events.record(event);
+        self.store.events.record(event);
     }
 
     /// Notes that an attempt begins, if that is wanted.
     pub fn record_started(&self, claimed: &ClaimedJob, worker: Option<&WorkerId>) {
-        if self.settings.started_events {
-            self.events.record(JobEvent::started(claimed, worker));
+        if self.store.settings.jobs.started_events {
+            self.store.events.record(JobEvent::started(claimed, worker));
         }
     }
 
@@ -146,7 +131,7 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn now(&self) -> StoreResult<Millis> {
-        self.redis.now().await
+        self.store.redis.now().await
     }
 }
 
@@ -175,11 +160,4 @@ impl<'a> RequestClock<'a> {
             None => Ok(local_now()),
         }
     }
-}
-
-/// This process's clock, for times that are only shown.
-#[must_use]
-pub fn local_now() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

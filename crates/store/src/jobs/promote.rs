@@ -46,7 +46,7 @@ impl Jobs {
         for id in ids {
             pipeline.cmd("HMGET").arg(keys.record(id)).arg("p").arg("l");
         }
-        let records: Vec<(Option<i64>, Option<String>)> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let records: Vec<(Option<i64>, Option<String>)> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         let (mut moved, mut streams) = (0, BTreeMap::<Priority, Vec<JobId>>::new());
         for (id, (priority, limit)) in ids.iter().zip(records) {
             let priority = priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default();
@@ -87,6 +87,6 @@ impl Jobs {
         for id in ids {
             call.arg(id.to_string());
         }
-        Ok(call.invoke_async(&mut self.redis.clone()).await?)
+        Ok(call.invoke_async(&mut self.store.redis.clone()).await?)
     }
 }

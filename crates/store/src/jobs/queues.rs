@@ -39,7 +39,7 @@ impl Jobs {
     /// Redis is unavailable.
     pub async fn list_queues(&self) -> StoreResult<Vec<QueueName>> {
         let names: Vec<String> =
-            redis::cmd("ZRANGE").arg(keys::QUEUES).arg(0).arg(-1).query_async(&mut self.redis.clone()).await?;
+            redis::cmd("ZRANGE").arg(keys::QUEUES).arg(0).arg(-1).query_async(&mut self.store.redis.clone()).await?;
         // A name that does not parse was written by somebody else: it is not ours to touch
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
@@ -88,7 +88,7 @@ impl Jobs {
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::StreamCreated(queue.clone()).encode())
             .ignore();
-        Ok(change.exec_async(&mut self.redis.clone()).await?)
+        Ok(change.exec_async(&mut self.store.redis.clone()).await?)
     }
 
     /// How a queue is controlled at run time.
@@ -96,12 +96,14 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn queue_control(&self, queue: &QueueName) -> StoreResult<QueueControl> {
-        let fields: HashMap<String, String> =
-            redis::cmd("HGETALL").arg(QueueKeys::new(queue).control()).query_async(&mut self.redis.clone()).await?;
+        let fields: HashMap<String, String> = redis::cmd("HGETALL")
+            .arg(QueueKeys::new(queue).control())
+            .query_async(&mut self.store.redis.clone())
+            .await?;
         let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
         let small = |name: &str| number(name).and_then(|number| u32::try_from(number).ok());
         let rate = small("rl").zip(number("rp")).map(|(limit, period_ms)| Rate { limit, period_ms });
-        let settings = self.queue_limits.get(queue).copied().unwrap_or_default();
+        let settings = self.store.settings.queues.get(queue).copied().unwrap_or_default();
         Ok(QueueControl {
             is_paused: fields.contains_key("paused"),
             is_closed: fields.contains_key("closed"),
@@ -143,7 +145,7 @@ impl Jobs {
     /// Redis is unavailable: call again.
     pub async fn delete_queue(&self, queue: &QueueName) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
-        let mut redis = self.redis.clone();
+        let mut redis = self.store.redis.clone();
         let mut call = script::DELETE_QUEUE.prepare_invoke();
         call.key(keys.priorities()).key(keys.due()).key(keys.pending()).key(keys.timers()).key(keys.dead_letters());
         call.key(keys.active()).key(keys.leases()).key(keys.stats()).key(keys.control()).key(keys.waiting_keys());
@@ -173,7 +175,7 @@ impl Jobs {
     pub(super) async fn set_queue_rate(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
         let control = QueueKeys::new(queue).control();
         let known: (Option<u32>, Option<u64>) =
-            redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut self.redis.clone()).await?;
+            redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut self.store.redis.clone()).await?;
         if known == (Some(rate.limit), Some(rate.period_ms)) {
             return Ok(());
         }
@@ -199,7 +201,7 @@ impl Jobs {
             .arg(priority.get())
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::StreamCreated(queue.clone()).encode())
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         if is_new == 1 {
             self.add_to_registry(queue).await?;
@@ -211,12 +213,12 @@ impl Jobs {
     pub(crate) async fn add_to_registry(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
         command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
-        Ok(command.exec_async(&mut self.redis.clone()).await?)
+        Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 
     /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.
     pub(super) async fn register_queue(&self, queue: &QueueName) -> StoreResult<Result<(), EnqueueRefusal>> {
-        let mut connection = self.redis.clone();
+        let mut connection = self.store.redis.clone();
         let (known, count): (Option<f64>, u64) = redis::pipe()
             .cmd("ZSCORE")
             .arg(keys::QUEUES)
@@ -228,7 +230,7 @@ impl Jobs {
         if known.is_some() {
             return Ok(Ok(()));
         }
-        let max_queues = self.settings.max_queues;
+        let max_queues = self.store.settings.jobs.max_queues;
         if count >= max_queues {
             return Ok(Err(EnqueueRefusal::TooManyQueues { max_queues }));
         }
@@ -240,8 +242,10 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn priorities(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
-        let members: Vec<String> =
-            redis::cmd("SMEMBERS").arg(QueueKeys::new(queue).priorities()).query_async(&mut self.redis.clone()).await?;
+        let members: Vec<String> = redis::cmd("SMEMBERS")
+            .arg(QueueKeys::new(queue).priorities())
+            .query_async(&mut self.store.redis.clone())
+            .await?;
         Ok(sorted_priorities(&members))
     }
 

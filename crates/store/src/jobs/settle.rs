@@ -133,7 +133,7 @@ impl Jobs {
         for completion in batch.iter().filter(|completion| completion.claimed.job.has_record) {
             call.key(keys.record(&completion.claimed.job.id));
         }
-        let ttl = self.settings.result_ttl;
+        let ttl = self.store.settings.jobs.result_ttl;
         call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held);
         call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.finished());
         let mut records = 0;
@@ -143,7 +143,7 @@ impl Jobs {
             call.arg(entry.to_string()).arg(completion.finished.to_text(priority, entry));
             call.arg(if completion.claimed.job.has_record { records } else { 0 });
         }
-        let outcome: Vec<i64> = call.invoke_async(&mut self.redis.clone()).await?;
+        let outcome: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;
         let settled = outcome.into_iter().map(|code| match code {
             1 => Settled::Done,
             2 => Settled::AlreadyDone,
@@ -169,7 +169,7 @@ impl Jobs {
         dead_letter: bool,
     ) -> StoreResult<Settled> {
         let keys = QueueKeys::new(&job.queue);
-        let ttl = if dead_letter { self.settings.dead_letter_ttl } else { self.result_ttl(job) };
+        let ttl = if dead_letter { self.store.settings.jobs.dead_letter_ttl } else { self.result_ttl(job) };
         let answer: String = script::FINISH
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -192,10 +192,10 @@ impl Jobs {
             .arg(ttl.as_millis().to_string())
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))
-            .arg(self.settings.dead_letter_max)
+            .arg(self.store.settings.jobs.dead_letter_max)
             .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);
         match settled {
@@ -229,7 +229,7 @@ impl Jobs {
                 let Some(due) = self.schedule_retry(&job, claimed.entry, fence, delay).await? else {
                     return Ok(FailureOutcome::Stale);
                 };
-                self.events.record(JobEvent::failed(&job));
+                self.store.events.record(JobEvent::failed(&job));
                 Ok(FailureOutcome::Retry { due, delay })
             }
             RetryDecision::Discard { dead_letter } => {
@@ -260,7 +260,7 @@ impl Jobs {
         match self.finish(&job, entry, fence, &ended, dead_letter).await? {
             Settled::Stale => Ok(FailureOutcome::Stale),
             Settled::Done | Settled::AlreadyDone => {
-                self.events.record(JobEvent::discarded(&job, now));
+                self.store.events.record(JobEvent::discarded(&job, now));
                 Ok(FailureOutcome::Discarded(ended))
             }
         }
@@ -318,7 +318,7 @@ impl Jobs {
             .arg(job.limit_key().map_or("", LimitKey::as_str))
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(job.to_fields())
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         let due = answer.get(1).and_then(|due| due.parse().ok());
         if due.is_some()
@@ -338,7 +338,7 @@ impl Jobs {
     pub async fn worker_lost(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<Settled> {
         let mut job = claimed.job.clone();
         job.history.record_crash(Some(claimed.started_at));
-        if job.history.crashes <= self.settings.crash_budget {
+        if job.history.crashes <= self.store.settings.jobs.crash_budget {
             return self.release(&job, claimed.entry, fence).await;
         }
         let now = super::local_now();
@@ -348,7 +348,7 @@ impl Jobs {
         let dead_letter = job.wants_dead_letter();
         let settled = self.finish(&job, claimed.entry, fence, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {
-            self.events.record(JobEvent::discarded(&job, now));
+            self.store.events.record(JobEvent::discarded(&job, now));
         }
         Ok(settled)
     }
@@ -376,7 +376,7 @@ impl Jobs {
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.to_fields())
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(Settled::parse(&answer))
     }
@@ -390,7 +390,7 @@ impl Jobs {
         let ended = FinishedJob::expired(&claimed.job, now);
         let settled = self.finish(&claimed.job, claimed.entry, fence, &ended, false).await?;
         if settled == Settled::Done {
-            self.events.record(JobEvent::ended(&claimed.job, JobState::Discarded, now));
+            self.store.events.record(JobEvent::ended(&claimed.job, JobState::Discarded, now));
         }
         Ok(settled)
     }

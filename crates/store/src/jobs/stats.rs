@@ -52,7 +52,7 @@ impl Jobs {
             let stream = keys.stream(*priority);
             pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(&stream).arg("workers");
         }
-        let reply: Vec<redis::Value> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let reply: Vec<redis::Value> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         let mut reply = reply.into_iter();
         let totals: HashMap<String, i64> = next_value(&mut reply)?;
         let total = |name: &str| totals.get(name).and_then(|total| u64::try_from(*total).ok()).unwrap_or(0);

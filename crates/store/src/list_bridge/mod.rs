@@ -139,7 +139,10 @@ impl ListBridge {
         let id = entry.parse().ok().and_then(|entry| JobId::from_entry(entry, &new.queue, new.priority, salt));
         metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
         if let Some(id) = id {
-            self.jobs.events.record(JobEvent::enqueued(&crate::jobs::new_job_record(id, new), JobState::Available));
+            self.jobs
+                .store
+                .events
+                .record(JobEvent::enqueued(&crate::jobs::new_job_record(id, new), JobState::Available));
         }
     }
 

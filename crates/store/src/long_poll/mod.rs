@@ -16,11 +16,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    connection::notifier::{Topics, subscribe_to_changing},
-    jobs::Jobs,
-    keys,
-};
+use crate::{connection::notifier::Topics, jobs::Jobs, keys};
 use common::name::QueueName;
 use common::settings::MAX_WATCHED_QUEUES;
 use wait_queue::{WaitQueue, WaiterId};
@@ -78,7 +74,7 @@ impl LongPoll {
     /// Watches queues for those who wait, until `stop` is cancelled.
     #[must_use]
     pub fn start(jobs: &Jobs, stop: CancellationToken) -> Self {
-        let (channels, heard) = subscribe_to_changing(jobs.redis(), NOTIFICATION_BUFFER, stop.clone());
+        let (channels, heard) = jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
         let shared: Arc<LongPollShared> = Arc::default();
         tokio::spawn(watcher::listen_for_changes(shared.clone(), heard, stop.clone()));
         tokio::spawn(watcher::run(shared.clone(), jobs.clone(), stop));

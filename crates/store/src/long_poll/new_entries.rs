@@ -40,7 +40,7 @@ impl Jobs {
         for queue in &queues {
             pipeline.cmd("SMEMBERS").arg(QueueKeys::new(queue).priorities());
         }
-        let members: Vec<RedisResult<Vec<String>>> = pipeline.query_async(&mut self.redis.clone()).await?;
+        let members: Vec<RedisResult<Vec<String>>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         let mut streams = Vec::new();
         for (queue, members) in queues.into_iter().zip(members) {
             let priorities = sorted_priorities(&ignore_unexpected(members)?.unwrap_or_default());
@@ -59,7 +59,7 @@ impl Jobs {
             pipeline.cmd("XINFO").arg("GROUPS").arg(QueueKeys::new(queue).stream(*priority));
         }
         let groups: Vec<RedisResult<Vec<HashMap<String, Value>>>> =
-            pipeline.query_async(&mut self.redis.clone()).await?;
+            pipeline.query_async(&mut self.store.redis.clone()).await?;
         let mut watched = Vec::with_capacity(streams.len());
         for ((queue, priority), groups) in streams.into_iter().zip(groups) {
             let Some(groups) = ignore_unexpected(groups)? else { continue };

@@ -127,7 +127,7 @@ impl Jobs {
     ) -> StoreResult<(Vec<String>, Option<String>)> {
         let mut scan = redis::cmd(command);
         scan.arg(key).arg(if from.at.is_empty() { "0" } else { &from.at }).arg("COUNT").arg(limit);
-        let (next, found): (String, Vec<String>) = scan.query_async(&mut self.redis.clone()).await?;
+        let (next, found): (String, Vec<String>) = scan.query_async(&mut self.store.redis.clone()).await?;
         let members = found.into_iter().step_by(2).collect();
         Ok((members, Some(next).filter(|next| next != "0")))
     }
@@ -152,7 +152,7 @@ impl Jobs {
                 .key(keys.stream(priority))
                 .arg(start)
                 .arg(most)
-                .invoke_async(&mut self.redis.clone())
+                .invoke_async(&mut self.store.redis.clone())
                 .await?;
             let last = listed.last().map(|(entry, _)| format!("{priority}:{entry}"));
             let is_full = listed.len() == most;
@@ -174,7 +174,7 @@ impl Jobs {
         limit: usize,
     ) -> StoreResult<(Vec<Candidate>, Option<String>)> {
         let prefix = keys.prefix();
-        let mut redis = self.redis.clone();
+        let mut redis = self.store.redis.clone();
         let mut scan = redis::cmd("SCAN");
         scan.arg(if from.at.is_empty() { "0" } else { &from.at }).arg("MATCH").arg(format!("{prefix}*"));
         let (next, names): (String, Vec<String>) = scan.arg("COUNT").arg(limit).query_async(&mut redis).await?;
@@ -206,7 +206,7 @@ impl Jobs {
         repair: bool,
     ) -> StoreResult<Option<(String, bool)>> {
         let keys = QueueKeys::new(queue);
-        let mut redis = self.redis.clone();
+        let mut redis = self.store.redis.clone();
         let mut record = HashMap::new();
         if let Some(id) = suspect.id() {
             let mut command = redis::cmd("HMGET");

@@ -185,7 +185,7 @@ impl Jobs {
                 .arg(queue.as_str())
                 .cmd("EXISTS")
                 .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.waiting_keys()])
-                .query_async(&mut self.redis.clone())
+                .query_async(&mut self.store.redis.clone())
                 .await?;
             Ok(known.is_none() && held > 0)
         };
@@ -205,7 +205,7 @@ impl Jobs {
     /// The counter of jobs in lanes.
     async fn check_key_waiting_count(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let keys = QueueKeys::new(queue);
-        let mut redis = self.redis.clone();
+        let mut redis = self.store.redis.clone();
         let number: usize = redis::cmd("SCARD").arg(keys.waiting_keys()).query_async(&mut redis).await?;
         if number > MOST_LANES {
             return Ok(None);
@@ -230,7 +230,7 @@ impl Jobs {
     pub async fn check_registry(&self, from: u64, limit: usize) -> StoreResult<(u64, Vec<Violation>)> {
         let mut command = redis::cmd("SCAN");
         command.arg(from).arg("MATCH").arg("galley:{*}:*").arg("COUNT").arg(limit);
-        let (next, found): (u64, Vec<String>) = command.query_async(&mut self.redis.clone()).await?;
+        let (next, found): (u64, Vec<String>) = command.query_async(&mut self.store.redis.clone()).await?;
         let name = |key: &String| -> Option<QueueName> {
             let (name, what) = key.strip_prefix("galley:{")?.split_once("}:")?;
             if ["priorities", "due", "pending", "lanes"].contains(&what) { name.parse().ok() } else { None }

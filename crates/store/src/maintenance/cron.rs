@@ -20,7 +20,7 @@ impl CronTimer {
         if self.is_stale {
             let mut command = redis::cmd("ZRANGE");
             command.arg(keys::CRON_NEXT).arg(0).arg(0).arg("WITHSCORES");
-            let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.redis.clone()).await?;
+            let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.store.redis.clone()).await?;
             (self.head, self.is_stale) = (first_due_at(&head), false);
         }
         Ok(())

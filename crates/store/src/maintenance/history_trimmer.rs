@@ -4,10 +4,8 @@ use std::{convert::Infallible, time::Duration};
 
 use crate::{
     StoreError, StoreResult,
-    channels::SubscriptionLoss,
-    jobs::Jobs,
+    channels::{Channels, ExpectedGroups, OrphanGroups, SubscriptionLoss},
     log_interruption,
-    subscriptions::{ExpectedGroups, OrphanGroups},
 };
 use common::name::ChannelName;
 
@@ -15,23 +13,23 @@ use common::name::ChannelName;
 const MAX_CALLS: usize = 100;
 
 /// Looks at every channel again and again. Trouble with it must not end the rest of the upkeep.
-pub(super) async fn run(jobs: &Jobs, every: Duration) -> Infallible {
+pub(super) async fn run(channels: &Channels, every: Duration) -> Infallible {
     let mut round = tokio::time::interval(every);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut orphans = OrphanGroups::default();
     loop {
         round.tick().await;
-        match trim_all(jobs, &mut orphans).await {
+        match trim_all(channels, &mut orphans).await {
             Ok(()) => orphans.end_round(),
             Err(error) => log_interruption("upkeep of channels", &error),
         }
     }
 }
 
-async fn trim_all(jobs: &Jobs, orphans: &mut OrphanGroups) -> StoreResult<()> {
-    let groups = jobs.redis.expected_groups().await?;
-    for channel in jobs.redis.all_channels().await? {
-        match trim_channel(jobs, &channel, &groups, orphans).await {
+async fn trim_all(channels: &Channels, orphans: &mut OrphanGroups) -> StoreResult<()> {
+    let groups = channels.expected_groups().await?;
+    for channel in channels.all_channels().await? {
+        match trim_channel(channels, &channel, &groups, orphans).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
             Ok(()) => {}
@@ -42,14 +40,14 @@ async fn trim_all(jobs: &Jobs, orphans: &mut OrphanGroups) -> StoreResult<()> {
 
 /// One short call after the other, so that nobody waits for long.
 async fn trim_channel(
-    jobs: &Jobs,
+    channels: &Channels,
     channel: &ChannelName,
     groups: &ExpectedGroups,
     orphans: &mut OrphanGroups,
 ) -> StoreResult<()> {
     let mut subscriptions = Vec::new();
     for _ in 0..MAX_CALLS {
-        let trimmed = jobs.redis.trim_channel(&jobs.channels, channel).await?;
+        let trimmed = channels.trim_channel(channel).await?;
         if trimmed.trimmed_count > 0 {
             tracing::debug!(%channel, messages = trimmed.trimmed_count, "history trimmed");
             metrics::counter!("galley_messages_trimmed_total").increment(trimmed.trimmed_count);
@@ -61,7 +59,7 @@ async fn trim_channel(
         }
     }
     for name in subscriptions.into_iter().filter(|name| !groups.may_exist(name, channel)) {
-        if orphans.confirm_orphan(channel, &name) && jobs.redis.destroy_orphan_group(channel, &name).await? {
+        if orphans.confirm_orphan(channel, &name) && channels.destroy_orphan_group(channel, &name).await? {
             tracing::warn!(%channel, subscription = name, "a group that no subscription has is destroyed");
         }
     }

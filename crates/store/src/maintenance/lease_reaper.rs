@@ -4,9 +4,10 @@
 //! out is a failure like any other and goes by the retry policy.
 
 use super::{OutageGrace, reschedule_on_error};
+use crate::local_now;
 use crate::{
     StoreResult,
-    jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs, local_now},
+    jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs},
     keys::{self, QueueKeys},
 };
 use common::{name::QueueName, time::Millis};
@@ -21,7 +22,7 @@ pub(super) async fn reap_expired(jobs: &Jobs, queue: &QueueName, trust: &mut Out
     let keys = QueueKeys::new(queue);
     let now = trust.timed(jobs.now()).await?;
     let mut spared = 0;
-    for member in jobs.redis.due_members(&keys.leases(), now, BATCH).await? {
+    for member in jobs.store.redis.due_members(&keys.leases(), now, BATCH).await? {
         let Some((claimed, attempt)) = read(jobs, queue, &keys, &member).await? else {
             remove_member(jobs, &keys, &member).await?;
             continue;
@@ -64,7 +65,7 @@ async fn read(
 ) -> StoreResult<Option<(ClaimedJob, ActiveAttempt)>> {
     let Some((priority, entry)) = keys::parse_attempt_name(member) else { return Ok(None) };
     let text: Option<String> =
-        redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.redis.clone()).await?;
+        redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.store.redis.clone()).await?;
     let Some(attempt) = text.as_deref().and_then(ActiveAttempt::parse) else { return Ok(None) };
     let JobStreamEntry::Job(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
     let claimed = ClaimedJob { job: *job, entry, token: None, started_at: attempt.started_at };
@@ -75,5 +76,5 @@ async fn read(
 async fn remove_member(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
     let mut pipeline = redis::pipe();
     pipeline.atomic().cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);
-    Ok(pipeline.exec_async(&mut jobs.redis.clone()).await?)
+    Ok(pipeline.exec_async(&mut jobs.store.redis.clone()).await?)
 }

@@ -44,12 +44,13 @@ use crate::{
     connection::{
         clock::first_due_at,
         notification::Notification,
-        notifier::{EventReceiver, SubscriberEvent, subscribe},
+        notifier::{EventReceiver, SubscriberEvent},
     },
     jobs::Jobs,
     keys::{self, QueueKeys},
     log_interruption, script,
 };
+use crate::{channels::Channels, workflows::Workflows};
 use common::{
     name::{QueueName, quoted},
     settings::MaintenanceSettings,
@@ -59,7 +60,7 @@ use common::{
 /// Does the upkeep whenever the office is free, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
     let who = uuid::Uuid::new_v4().simple().to_string();
-    let grace = jobs.settings.lease / 2;
+    let grace = jobs.store.settings.jobs.lease / 2;
     // One for the timers, one for the sweep, which goes on beside them
     let (mut trust, mut sweep_trust) = (OutageGrace::new(grace), OutageGrace::new(grace));
     while !stop.is_cancelled() {
@@ -95,7 +96,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
 /// # Errors
 /// Redis is unavailable.
 pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let mut trust = OutageGrace::new(jobs.settings.lease / 2);
+    let mut trust = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
     lease_reaper::reap_expired(jobs, queue, &mut trust).await?;
     worker_reaper::reap_queue(jobs, queue, &mut trust).await?;
     timers::run(jobs, queue).await?;
@@ -107,7 +108,7 @@ async fn acquire_leadership(jobs: &Jobs, who: &str, term: Duration) -> StoreResu
         .key(keys::LEADER)
         .arg(who)
         .arg(term.as_millis().to_string())
-        .invoke_async(&mut jobs.redis.clone())
+        .invoke_async(&mut jobs.store.redis.clone())
         .await?;
     Ok(held == 1)
 }
@@ -115,7 +116,7 @@ async fn acquire_leadership(jobs: &Jobs, who: &str, term: Duration) -> StoreResu
 /// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
 async fn resign_leadership(jobs: &Jobs, who: &str) {
     let mut call = script::DELETE_IF_EQUAL.key(keys::LEADER);
-    let _ = call.arg(who).invoke_async::<i64>(&mut jobs.redis.clone()).await;
+    let _ = call.arg(who).invoke_async::<i64>(&mut jobs.store.redis.clone()).await;
 }
 
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
@@ -123,6 +124,8 @@ const AFTER_FAILURE_MS: Millis = 1000;
 /// And before a single job is.
 const RESCHEDULE_MS: Millis = 60_000;
 
+/// Notifications that wait to be looked at.
+const NOTIFICATION_BUFFER: usize = 1024;
 /// Things of a queue that are looked over in one sweep for what cannot be.
 const CHECKED_PER_SLICE: usize = 200;
 
@@ -185,17 +188,17 @@ impl<'a> Leader<'a> {
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled. The sweep, which can take long, goes
     /// on beside the timers, so that nothing that is due waits for it.
     async fn work(mut self, mut sweep: PeriodicSweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
-        let listening = CancellationToken::new();
-        let _ends_with_the_term = listening.clone().drop_guard();
-        let mut calls = subscribe(&self.jobs.redis, vec![keys::NOTIFICATIONS.to_owned()], 1024, listening);
+        let (topics, mut calls) = self.jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
+        topics.add(keys::NOTIFICATIONS.to_owned());
         let mut office = tokio::time::interval(self.settings.leader_lease / 3);
         let mut look_again = tokio::time::interval(self.settings.sweep_interval);
         office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.grace.redis_since = self.jobs.now().await? - self.jobs.redis.uptime_ms().await?;
+        self.grace.redis_since = self.jobs.now().await? - self.jobs.store.redis.uptime_ms().await?;
         sweep.grace.redis_since = self.grace.redis_since;
+        let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
         let (sweeping, trimming) =
-            (sweep.run(self.settings.sweep_interval), history_trimmer::run(self.jobs, self.settings.trim_interval));
+            (sweep.run(self.settings.sweep_interval), history_trimmer::run(&channels, self.settings.trim_interval));
         let timers = async {
             self.read_all().await?;
             loop {
@@ -331,11 +334,12 @@ impl PeriodicSweep<'_> {
             Ok(()) => {}
         }
         let mut looked_at = 0;
-        for id in self.jobs.workflows_to_check().await? {
-            if looked_at >= workflows::MAX_JOBS_PER_TICK {
+        let workflows = Workflows::new(self.jobs);
+        for id in workflows.workflows_to_check().await? {
+            if looked_at >= self::workflows::MAX_JOBS_PER_TICK {
                 break;
             }
-            looked_at += workflows::check(self.jobs, id).await?;
+            looked_at += self::workflows::check(&workflows, id).await?;
         }
         Ok(())
     }
@@ -350,7 +354,7 @@ async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueN
                 pipeline.cmd("ZRANGE").arg(task.set(&keys)).arg(0).arg(0).arg("WITHSCORES");
             }
         }
-        let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut jobs.redis.clone()).await?;
+        let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut jobs.store.redis.clone()).await?;
         for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
             let times = next.entry(queue.clone()).or_default();
             for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
@@ -381,5 +385,5 @@ async fn reschedule_on_error(jobs: &Jobs, set: &str, member: &str, outcome: Stor
     };
     tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
     let at = jobs.now().await? + RESCHEDULE_MS;
-    jobs.redis.reschedule(set, member, at).await
+    jobs.store.redis.reschedule(set, member, at).await
 }

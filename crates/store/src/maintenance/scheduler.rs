@@ -14,7 +14,7 @@ const BATCH: usize = 200;
 /// Moves jobs that are due into their streams, a batch at most. `now` may be behind Redis's clock but not ahead of it.
 pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> StoreResult<()> {
     let keys = QueueKeys::new(queue);
-    let members = jobs.redis.due_members(&keys.due(), now, BATCH).await?;
+    let members = jobs.store.redis.due_members(&keys.due(), now, BATCH).await?;
     let mut ids = Vec::with_capacity(members.len());
     for member in members {
         if let Ok(id) = member.parse::<JobId>() {
@@ -22,7 +22,7 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> Stor
         } else {
             // Nothing of ours, and it would be due for ever
             tracing::error!(%queue, member = quoted(&member), "not a job id among the due jobs, removed");
-            redis::cmd("ZREM").arg(keys.due()).arg(member).exec_async(&mut jobs.redis.clone()).await?;
+            redis::cmd("ZREM").arg(keys.due()).arg(member).exec_async(&mut jobs.store.redis.clone()).await?;
         }
     }
     let moved = match jobs.make_available(queue, &ids, WaitSet::Due).await {

@@ -34,7 +34,7 @@ impl QueueTimer {
 pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let timers = QueueKeys::new(queue).timers();
     let now = jobs.now().await?;
-    for member in jobs.redis.due_members(&timers, now, BATCH).await? {
+    for member in jobs.store.redis.due_members(&timers, now, BATCH).await? {
         let result = match QueueTimer::parse(&member) {
             Some(QueueTimer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
             Some(QueueTimer::FollowUp(id)) => jobs.run_missed_follow_up(queue, id).await,
@@ -42,7 +42,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
             None => {
                 // Nothing of ours, and it would be due for ever
                 tracing::error!(%queue, member = quoted(&member), "not a timer among the timers, removed");
-                redis::cmd("ZREM").arg(&timers).arg(&member).exec_async(&mut jobs.redis.clone()).await?;
+                redis::cmd("ZREM").arg(&timers).arg(&member).exec_async(&mut jobs.store.redis.clone()).await?;
                 Ok(())
             }
         };

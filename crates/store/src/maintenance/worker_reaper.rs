@@ -5,9 +5,10 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value};
 
 use super::OutageGrace;
+use crate::local_now;
 use crate::{
     StoreError, StoreResult,
-    jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs, local_now, malformed_reply},
+    jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs, malformed_reply},
     keys::QueueKeys,
     script,
 };
@@ -31,7 +32,7 @@ pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, trust: &mut Outag
             .arg(CONSUMER_TTL.as_millis().to_string())
             .arg(BATCH)
             .arg("workers")
-            .invoke_async(&mut jobs.redis.clone())
+            .invoke_async(&mut jobs.store.redis.clone())
             .await?;
     }
     prune_dead_letters(jobs, queue).await
@@ -50,7 +51,7 @@ async fn reclaim(
         let mut command = redis::cmd("XPENDING");
         command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
         command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
-        let mut redis = jobs.redis.clone();
+        let mut redis = jobs.store.redis.clone();
         let asked = async { Ok(command.query_async(&mut redis).await?) };
         let silent: Vec<(String, String, i64, i64)> = trust.timed(asked).await?;
         let Some((last, ..)) = silent.last() else { return Ok(()) };
@@ -83,7 +84,7 @@ async fn reclaim_one(
             let stream = QueueKeys::new(queue).stream(priority);
             let mut command = redis::cmd("XACK");
             command.arg(stream).arg("workers").arg(entry.to_string());
-            return Ok(command.exec_async(&mut jobs.redis.clone()).await?);
+            return Ok(command.exec_async(&mut jobs.store.redis.clone()).await?);
         }
     };
     let id = job.id;
@@ -99,7 +100,7 @@ async fn reclaim_one(
 async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<Consumer>> {
     let mut command = redis::cmd("XINFO");
     command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");
-    let reply: Value = match command.query_async(&mut jobs.redis.clone()).await.map_err(StoreError::from) {
+    let reply: Value = match command.query_async(&mut jobs.store.redis.clone()).await.map_err(StoreError::from) {
         Ok(reply) => reply,
         // No such stream or group: nobody can hold anything
         Err(StoreError::Refused(_)) => return Ok(Vec::new()),
@@ -116,8 +117,8 @@ async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> S
 }
 
 async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let oldest = local_now() - i64::try_from(jobs.settings.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
+    let oldest = local_now() - i64::try_from(jobs.store.settings.jobs.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
     let mut command = redis::cmd("ZREMRANGEBYSCORE");
     command.arg(QueueKeys::new(queue).dead_letters()).arg("-inf").arg(oldest);
-    Ok(command.exec_async(&mut jobs.redis.clone()).await?)
+    Ok(command.exec_async(&mut jobs.store.redis.clone()).await?)
 }

@@ -1,6 +1,6 @@
 //! Workflows whose progress may have been cut off, and ends that they did not hear of.
 
-use crate::{StoreError, StoreResult, jobs::Jobs};
+use crate::{StoreError, StoreResult, workflows::Workflows};
 use common::id::WorkflowId;
 
 /// Jobs of workflows after which a turn looks at no further workflow.
@@ -8,13 +8,13 @@ pub(super) const MAX_JOBS_PER_TICK: usize = 1000;
 
 /// Looks at one workflow and answers with how many jobs that took. Trouble of one must not keep the others from being
 /// looked after: it gets a pause.
-pub(super) async fn check(jobs: &Jobs, id: WorkflowId) -> StoreResult<usize> {
-    match jobs.check_workflow(id).await {
+pub(super) async fn check(workflows: &Workflows, id: WorkflowId) -> StoreResult<usize> {
+    match workflows.check_workflow(id).await {
         Ok(looked_at) => Ok(looked_at),
         Err(error @ StoreError::Unavailable(_)) => Err(error),
         Err(error) => {
             tracing::error!(workflow = %id, %error, "upkeep of a workflow failed");
-            jobs.reschedule_workflow(id, jobs.workflows.check_interval).await.map(|()| 0)
+            workflows.reschedule_after_failure(id).await.map(|()| 0)
         }
     }
 }

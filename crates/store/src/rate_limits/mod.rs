@@ -35,7 +35,7 @@ impl Jobs {
         }
         // There are more: the upkeep goes on at once, after others had their turn
         let timers = QueueKeys::new(queue).timers();
-        self.redis.reschedule(&timers, &format!("lane {key}"), crate::jobs::local_now()).await
+        self.store.redis.reschedule(&timers, &format!("lane {key}"), crate::local_now()).await
     }
 
     /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
@@ -54,15 +54,15 @@ impl Jobs {
             .arg(entry.to_string())
             .arg(keys::attempt_name(job.priority, entry))
             .arg(&fence.args())
-            .arg(until.min(crate::jobs::local_now() + MAX_PAUSE_MS))
-            .invoke_async(&mut self.redis.clone())
+            .arg(until.min(crate::local_now() + MAX_PAUSE_MS))
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(())
     }
 
     async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
         let keys = QueueKeys::new(queue);
-        let mut redis = self.redis.clone();
+        let mut redis = self.store.redis.clone();
         let first: Vec<String> =
             redis::cmd("ZRANGE").arg(keys.key_queue(key)).arg(0).arg(0).query_async(&mut redis).await?;
         let id = first.first().and_then(|id| id.parse::<JobId>().ok());
@@ -116,7 +116,7 @@ impl Jobs {
             .arg(priority.get())
             .arg(key.as_str())
             .arg(policy)
-            .invoke_async(&mut self.redis.clone())
+            .invoke_async(&mut self.store.redis.clone())
             .await?;
         self.admit(queue, key).await?;
         Ok(moved == 1)

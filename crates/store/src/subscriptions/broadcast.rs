@@ -93,9 +93,9 @@ impl Subscriptions {
         let begin = match subscription.begin {
             NewChannelStart::Now(at) => NewChannelStart::Since(at.max(there_since)),
             // Whatever there is: what is not kept any more is not missed
-            NewChannelStart::Earliest => return self.redis().retained_channel_position_at(channel, 0).await,
+            NewChannelStart::Earliest => return self.channels.retained_channel_position_at(channel, 0).await,
             other => other,
         };
-        start_position(self.redis(), channel, begin).await
+        start_position(&self.channels, channel, begin).await
     }
 }

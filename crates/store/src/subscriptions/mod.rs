@@ -19,8 +19,6 @@
 //! | `progress` | shows how far it is and how it does |
 
 mod broadcast;
-mod groups;
-mod new_channel_groups;
 mod ordered;
 mod position;
 mod progress;
@@ -39,10 +37,14 @@ use crate::{
     jobs::{Jobs, PurgeRequest},
     keys, script,
 };
+use crate::{
+    Store,
+    channels::{Channels, cursor_ttl_ms},
+};
 use common::{
     json::ObjectWriter,
     name::{ChannelName, SubscriptionName},
-    settings::{Settings, SubscriptionSettings},
+    settings::SubscriptionSettings,
     text::printable,
 };
 use model::{
@@ -52,8 +54,6 @@ use model::{
 };
 
 pub use broadcast::Checkpoint;
-pub(super) use groups::{ExpectedGroups, OrphanGroups};
-pub(super) use new_channel_groups::NewChannelGroups;
 pub use ordered::{ChannelFence, ClaimedChannel};
 pub use position::OpenedChannel;
 pub use progress::{BlockedChannel, BroadcastWorkerLag, ChannelProgress, SubscriptionCounters};
@@ -70,6 +70,7 @@ const PURGE_BATCH_SIZE: usize = 200;
 #[derive(Clone)]
 pub struct Subscriptions {
     pub(super) jobs: Jobs,
+    pub(super) channels: Channels,
     settings: Arc<SubscriptionSettings>,
     /// TTL of a cursor: it outlives the history that it is about.
     cursor_ttl_ms: u64,
@@ -84,20 +85,26 @@ pub struct SubscriptionList {
 }
 
 impl Subscriptions {
-    /// The subscriptions in that Redis.
+    /// The subscriptions in the store of these jobs.
     #[must_use]
-    pub fn new(jobs: &Jobs, settings: &Settings) -> Self {
+    pub fn new(jobs: &Jobs) -> Self {
+        let Store { redis, settings, .. } = jobs.store();
         Self {
             jobs: jobs.clone(),
+            channels: Channels::new(redis, &settings.channels),
             settings: Arc::new(settings.subscriptions.clone()),
-            cursor_ttl_ms: new_channel_groups::cursor_ttl_ms(&settings.channels),
+            cursor_ttl_ms: cursor_ttl_ms(&settings.channels),
         }
     }
 
-    /// The Redis it is all in.
+    /// The channels that they follow.
     #[must_use]
-    pub fn redis(&self) -> &Redis {
-        self.jobs.redis()
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    pub(crate) fn redis(&self) -> &Redis {
+        &self.channels.redis
     }
 
     /// The jobs that messages become.
@@ -241,7 +248,7 @@ impl Subscriptions {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
         more(&mut data);
-        self.jobs.record_event(JobEvent::new_raw(kind, crate::jobs::local_now(), data.finish()));
+        self.jobs.record_event(JobEvent::new_raw(kind, crate::local_now(), data.finish()));
     }
 
     /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after
@@ -307,7 +314,7 @@ impl Subscriptions {
             if self.read_raw(name).await?.is_some() {
                 return Ok(());
             }
-            self.redis().leave_channel(&channel, name).await?;
+            self.channels.leave_channel(&channel, name).await?;
         }
         let states = vec![job::JobState::Available, job::JobState::Scheduled, job::JobState::Retryable];
         let purge = PurgeRequest { states, limit: PURGE_BATCH_SIZE };
@@ -395,11 +402,11 @@ fn too_many_conflicts(name: &SubscriptionName) -> StoreError {
 }
 
 /// Where a channel begins.
-async fn start_position(redis: &Redis, channel: &ChannelName, begin: NewChannelStart) -> StoreResult<Position> {
+async fn start_position(channels: &Channels, channel: &ChannelName, begin: NewChannelStart) -> StoreResult<Position> {
     match begin {
         // Behind what is not kept any more, which nobody asked for
-        NewChannelStart::Earliest => redis.channel_start_position(channel).await,
+        NewChannelStart::Earliest => channels.channel_start_position(channel).await,
         NewChannelStart::After(position) => Ok(position),
-        NewChannelStart::Now(at) | NewChannelStart::Since(at) => redis.channel_position_at(channel, at).await,
+        NewChannelStart::Now(at) | NewChannelStart::Since(at) => channels.channel_position_at(channel, at).await,
     }
 }

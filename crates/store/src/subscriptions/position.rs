@@ -26,7 +26,7 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable.
     pub async fn matching_channels(&self, subscription: &Subscription) -> StoreResult<Vec<ChannelName>> {
-        let mut channels = self.redis().all_channels().await?;
+        let mut channels = self.channels.all_channels().await?;
         channels.retain(|channel| subscription.channels.matches(channel));
         channels.sort();
         Ok(channels)
@@ -42,7 +42,7 @@ impl Subscriptions {
         subscription: &Subscription,
         channel: &ChannelName,
     ) -> StoreResult<Option<OpenedChannel>> {
-        let position = start_position(self.redis(), channel, subscription.begin).await?;
+        let position = start_position(&self.channels, channel, subscription.begin).await?;
         let mut call = channel_script_call(&script::OPEN_GROUP, subscription, channel);
         call.key(keys::channel_state(channel));
         call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
@@ -51,7 +51,7 @@ impl Subscriptions {
             .map(|(position, was_lost)| OpenedChannel { position: parse_position(&position), was_recreated: was_lost });
         // Asked afterwards: who removes it later leaves this channel, too. Nobody else would ever close it again
         if opened.is_some() && !self.is_still_subscribed(&subscription.name, channel).await? {
-            self.redis().leave_channel(channel, &subscription.name).await?;
+            self.channels.leave_channel(channel, &subscription.name).await?;
             return Ok(None);
         }
         if opened.is_some_and(|opened| opened.was_recreated) {
@@ -110,11 +110,11 @@ impl Subscriptions {
         let target = match start {
             SubscriptionStart::New => String::new(),
             SubscriptionStart::Earliest => {
-                start_position(self.redis(), channel, NewChannelStart::Earliest).await?.to_string()
+                start_position(&self.channels, channel, NewChannelStart::Earliest).await?.to_string()
             }
             SubscriptionStart::After(position) => position.to_string(),
             SubscriptionStart::Since(at) => {
-                start_position(self.redis(), channel, NewChannelStart::Since(at)).await?.to_string()
+                start_position(&self.channels, channel, NewChannelStart::Since(at)).await?.to_string()
             }
         };
         loop {
@@ -136,7 +136,7 @@ impl Subscriptions {
     ) -> StoreResult<()> {
         for channel in self.matching_channels(subscription).await? {
             if !keeps(&channel) {
-                self.redis().leave_channel(&channel, &subscription.name).await?;
+                self.channels.leave_channel(&channel, &subscription.name).await?;
             }
         }
         Ok(())

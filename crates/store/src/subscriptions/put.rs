@@ -166,10 +166,10 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn is_known_position(&self, channel: &ChannelName, position: Position) -> StoreResult<bool> {
         // Without a history nothing could tell, and a position that is none would hide what is published later
-        if position != Position::START && self.redis().channel_head(channel).await?.is_none() {
+        if position != Position::START && self.channels.channel_head(channel).await?.is_none() {
             return Ok(false);
         }
-        Ok(self.redis().read_channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
+        Ok(self.channels.read_channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
     }
 
     /// Where the channels begin that are there and new to a subscription: they are opened before it is made, so that from
@@ -190,7 +190,7 @@ impl Subscriptions {
             // What is the newest now may not be later; behind none is everything
             let start = match start {
                 SubscriptionStart::New => self
-                    .redis()
+                    .channels
                     .channel_head(&channel)
                     .await?
                     .map_or(SubscriptionStart::After(Position::START), SubscriptionStart::After),
@@ -219,7 +219,7 @@ impl Subscriptions {
         for channel in begun {
             let left = match self.is_still_subscribed(name, channel).await {
                 Ok(true) => Ok(()),
-                Ok(false) => self.redis().leave_channel(channel, name).await,
+                Ok(false) => self.channels.leave_channel(channel, name).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = left {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
 
-use crate::{Redis, StoreResult, connection::notification::Notification, jobs::local_now, keys, script};
+use crate::local_now;
+use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};
 use common::json::ObjectWriter;
 
 /// How long a directive waits for its worker; one to be quiet is kept as long as the worker reports.
@@ -64,7 +65,19 @@ pub enum WorkerLookup {
     NotFound,
 }
 
-impl Redis {
+/// The workers that there are, and directives for them. Clone it freely.
+#[derive(Clone)]
+pub struct Workers {
+    redis: Redis,
+}
+
+impl Workers {
+    /// The workers that report to that Redis.
+    #[must_use]
+    pub fn new(redis: &Redis) -> Self {
+        Self { redis: redis.clone() }
+    }
+
     /// A worker's report; answers with what is asked of it. It counts for `ttl`. `most` workers may be on the list for
     /// this one to be put on it, if that is limited.
     ///
@@ -86,7 +99,7 @@ impl Redis {
             .arg(ttl.as_millis().to_string())
             .arg(most.unwrap_or(0))
             .arg(DIRECTIVE_TTL.as_millis().to_string())
-            .invoke_async(&mut self.clone())
+            .invoke_async(&mut self.redis.clone())
             .await?;
         Ok(order.parse().ok())
     }
@@ -99,7 +112,7 @@ impl Redis {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZREM").arg(keys::WORKERS).arg(key.as_str());
         pipeline.cmd("DEL").arg(keys::worker_report(key)).arg(keys::worker_directive(key));
-        Ok(pipeline.exec_async(&mut self.clone()).await?)
+        Ok(pipeline.exec_async(&mut self.redis.clone()).await?)
     }
 
     /// What is asked of a worker at the moment.
@@ -108,7 +121,7 @@ impl Redis {
     /// Redis is unavailable.
     pub async fn directive_for(&self, key: &WorkerKey) -> StoreResult<Option<IssuedDirective>> {
         let order: Option<String> =
-            redis::cmd("GET").arg(keys::worker_directive(key)).query_async(&mut self.clone()).await?;
+            redis::cmd("GET").arg(keys::worker_directive(key)).query_async(&mut self.redis.clone()).await?;
         Ok(order.and_then(|order| order.parse().ok()))
     }
 
@@ -122,7 +135,7 @@ impl Redis {
         pipeline.cmd("SET").arg(keys::worker_directive(key)).arg(order.to_string());
         pipeline.arg("PX").arg(DIRECTIVE_TTL.as_millis().to_string());
         pipeline.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());
-        pipeline.exec_async(&mut self.clone()).await?;
+        pipeline.exec_async(&mut self.redis.clone()).await?;
         Ok(order)
     }
 
@@ -132,8 +145,8 @@ impl Redis {
     /// Redis is unavailable.
     pub async fn worker_keys(&self) -> StoreResult<Vec<WorkerKey>> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(keys::WORKERS).arg(format!("({}", self.now().await?)).arg("+inf");
-        let names: Vec<String> = command.query_async(&mut self.pooled().await?).await?;
+        command.arg(keys::WORKERS).arg(format!("({}", self.redis.now().await?)).arg("+inf");
+        let names: Vec<String> = command.query_async(&mut self.redis.pooled().await?).await?;
         let mut keys: Vec<WorkerKey> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
         keys.sort_unstable();
         Ok(keys)
@@ -144,7 +157,7 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn workers(&self, keys: &[WorkerKey]) -> StoreResult<Vec<ListedWorker>> {
-        let mut connection = self.pooled().await?;
+        let mut connection = self.redis.pooled().await?;
         let mut found = Vec::with_capacity(keys.len());
         for some in keys.chunks(READ_BATCH) {
             let wanted: Vec<String> =

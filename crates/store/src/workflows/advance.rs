@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    PAGE_SIZE,
+    PAGE_SIZE, Workflows,
     record::{WorkflowMember, WorkflowRecord},
 };
+use crate::local_now;
 use crate::{
     StoreError, StoreResult,
-    jobs::{EnqueueRefusal, Jobs, LocatedJob, local_now},
+    jobs::{EnqueueRefusal, Jobs, LocatedJob},
     keys, script,
 };
 use common::id::{JobId, WorkflowId};
@@ -41,33 +42,36 @@ struct RecordedEnd<'a> {
 /// What `record_member.lua` says of the workflow.
 type MemberCounts = (String, usize, usize, String);
 
-impl Jobs {
-    /// Records that a job of a workflow ended, and goes on with the workflow where something follows from it.
-    ///
-    /// Boxed: cancelling a workflow ends jobs, and ending a job goes on with its workflow.
-    pub(crate) fn member_ended<'a>(
-        &'a self,
-        membership: Membership,
-        job: JobId,
-        ended_json: &'a str,
-    ) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>> {
-        Box::pin(async move {
-            let Some((kind, members, ended, state)) = self.record_end(membership, job, ended_json).await? else {
-                return Ok(());
-            };
-            // Most ends change nothing yet: a group goes on when the last of its members is over
-            let goes_on = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
-            if !goes_on {
-                return Ok(());
-            }
-            let advanced = self.advance(membership.workflow).await;
-            if advanced.is_err() {
-                // Redis may be full. If this fails too, the time that was set before stands
-                let _ =
-                    self.reschedule_workflow(membership.workflow, CHECK_SOON.min(self.workflows.check_interval)).await;
-            }
-            advanced
-        })
+/// Records that a job of a workflow ended, and continues the workflow where something follows from it.
+///
+/// Boxed: cancelling a workflow ends jobs, and ending a job continues its workflow.
+pub(crate) fn member_ended<'a>(
+    jobs: &'a Jobs,
+    membership: Membership,
+    job: JobId,
+    ended_json: &'a str,
+) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>> {
+    let workflows = Workflows::new(jobs);
+    Box::pin(async move { workflows.member_ended(membership, job, ended_json).await })
+}
+
+impl Workflows {
+    async fn member_ended(&self, membership: Membership, job: JobId, ended_json: &str) -> StoreResult<()> {
+        let Some((kind, members, ended, state)) = self.record_end(membership, job, ended_json).await? else {
+            return Ok(());
+        };
+        // Most ends change nothing yet: a group continues when the last of its members has ended
+        let continues = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
+        if !continues {
+            return Ok(());
+        }
+        let advanced = self.advance(membership.workflow).await;
+        if advanced.is_err() {
+            // Redis may be full. If this fails too, the time that was set before stands
+            let after = CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval);
+            let _ = self.reschedule_workflow(membership.workflow, after).await;
+        }
+        advanced
     }
 
     /// Records that a job of a workflow ended; none when there is no such workflow any more.
@@ -97,8 +101,8 @@ impl Jobs {
             .arg(end.job_state().as_str())
             .arg(result)
             .arg(format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}"))
-            .arg(self.workflows.results_limit_bytes)
-            .invoke_async(&mut self.redis.clone())
+            .arg(self.jobs.store.settings.workflows.results_limit_bytes)
+            .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;
         match tally {
             redis::Value::Array(parts) if parts.is_empty() => Ok(None),
@@ -173,7 +177,7 @@ impl Jobs {
         new.id = Some(id);
         new.workflow = Some(kept.membership(index));
         new.parent_results = parent_results;
-        match self.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
+        match self.jobs.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job stands in its way: it counts as called off, and the workflow goes on from there
@@ -189,21 +193,24 @@ impl Jobs {
 
     /// Notes that the jobs before an index exist; the state of the workflow if it is over, and as over counts one that is gone.
     async fn record_started_members(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
-        let state: String =
-            script::NOTE_STARTED.key(keys::workflow(&id)).arg(existing).invoke_async(&mut self.redis.clone()).await?;
+        let state: String = script::NOTE_STARTED
+            .key(keys::workflow(&id))
+            .arg(existing)
+            .invoke_async(&mut self.jobs.store.redis.clone())
+            .await?;
         Ok(if state == "gone" { Some(WorkflowState::Failed) } else { WorkflowState::from_name(&state) })
     }
 
     pub(super) async fn end_workflow(&self, id: WorkflowId, state: WorkflowState) -> StoreResult<String> {
         let mut call = script::END_WORKFLOW.key(keys::workflow(&id));
-        Ok(call.arg(state.as_str()).arg(local_now()).invoke_async(&mut self.redis.clone()).await?)
+        Ok(call.arg(state.as_str()).arg(local_now()).invoke_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
     /// Lets go of a workflow that is over and of which nothing is left to do.
     pub(super) async fn release_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("PEXPIRE");
-        command.arg(keys::workflow(&id)).arg(self.settings.result_ttl.as_millis().to_string());
-        command.exec_async(&mut self.redis.clone()).await?;
+        command.arg(keys::workflow(&id)).arg(self.jobs.store.settings.jobs.result_ttl.as_millis().to_string());
+        command.exec_async(&mut self.jobs.store.redis.clone()).await?;
         self.forget_workflow(id).await
     }
 
@@ -211,28 +218,37 @@ impl Jobs {
     /// the less is to be had from looking at them often.
     fn check_after(&self, kept: &WorkflowRecord) -> Duration {
         let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
-        self.workflows.check_interval.max((age / 20).min(MAX_CHECK_INTERVAL))
+        self.jobs.store.settings.workflows.check_interval.max((age / 20).min(MAX_CHECK_INTERVAL))
     }
 
     pub(super) async fn forget_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
-        Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.redis.clone()).await?)
+        Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.jobs.store.redis.clone()).await?)
+    }
+
+    /// Gives a workflow that could not be checked the usual pause.
+    pub(crate) async fn reschedule_after_failure(&self, id: WorkflowId) -> StoreResult<()> {
+        self.reschedule_workflow(id, self.jobs.store.settings.workflows.check_interval).await
     }
 
     /// Lets the upkeep look at a workflow after that time, on Redis's clock.
     pub(crate) async fn reschedule_workflow(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
         let mut call = script::RESCHEDULE.key(keys::WORKFLOWS);
         let call = call.arg(id.to_string()).arg(after.as_millis().to_string());
-        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
+        let _: i64 = call.invoke_async(&mut self.jobs.store.redis.clone()).await?;
         Ok(())
     }
 
     /// Workflows that the upkeep should look at now, a bounded number.
     pub(crate) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
-        let ids = self.redis.due_members(keys::WORKFLOWS, self.now().await?, MAX_CHECKED_JOBS).await?;
+        let ids = self.jobs.store.redis.due_members(keys::WORKFLOWS, self.jobs.now().await?, MAX_CHECKED_JOBS).await?;
         for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
             tracing::error!(member = common::name::quoted(stranger), "not a workflow among the workflows, removed");
-            redis::cmd("ZREM").arg(keys::WORKFLOWS).arg(stranger).exec_async(&mut self.redis.clone()).await?;
+            redis::cmd("ZREM")
+                .arg(keys::WORKFLOWS)
+                .arg(stranger)
+                .exec_async(&mut self.jobs.store.redis.clone())
+                .await?;
         }
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
@@ -264,7 +280,7 @@ impl Jobs {
     ) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
         let membership = kept.membership(index);
-        match self.locate_in_queue(id, &new.queue).await? {
+        match self.jobs.locate_in_queue(id, &new.queue).await? {
             Some(LocatedJob::Finished(json)) => {
                 tracing::info!(workflow = %kept.id, %id, "an end that its workflow did not hear of");
                 self.record_end(membership, id, &json).await?;

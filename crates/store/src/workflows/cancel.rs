@@ -3,12 +3,13 @@
 use futures_util::{TryStreamExt, stream};
 
 use super::{
-    PAGE_SIZE, advance,
+    PAGE_SIZE, Workflows, advance,
     record::{WorkflowMember, WorkflowRecord},
 };
+use crate::local_now;
 use crate::{
     StoreError, StoreResult,
-    jobs::{FinishedJob, JobTransitionError, Jobs, LocatedJob, local_now, new_job_record},
+    jobs::{FinishedJob, JobTransitionError, LocatedJob, new_job_record},
     keys::QueueKeys,
     script,
 };
@@ -27,7 +28,7 @@ pub enum CancelWorkflowError {
     AlreadyEnded(WorkflowState),
 }
 
-impl Jobs {
+impl Workflows {
     /// Cancels a workflow that is not over, and every job of it that is not.
     ///
     /// # Errors
@@ -71,7 +72,7 @@ impl Jobs {
         kept: &WorkflowRecord,
         job: WorkflowMember,
     ) -> StoreResult<Option<WorkflowMember>> {
-        let located = self.locate_in_queue(kept.job_id(job.index, &job.new.queue), &job.new.queue).await?;
+        let located = self.jobs.locate_in_queue(kept.job_id(job.index, &job.new.queue), &job.new.queue).await?;
         if located.is_some_and(|located| located.state() == JobState::Active) {
             return Ok(Some(job));
         }
@@ -88,7 +89,7 @@ impl Jobs {
         new.workflow = Some(membership);
         // It may come to be between the look and the script
         for _ in 0..3 {
-            match self.cancel(id).await? {
+            match self.jobs.cancel(id).await? {
                 Ok(_) => {}
                 Err(JobTransitionError::NotFound) => {
                     if !self.cancel_before_create(id, new.clone()).await? {
@@ -96,7 +97,7 @@ impl Jobs {
                     }
                 }
                 Err(JobTransitionError::Conflict(_)) => {
-                    if let Some(LocatedJob::Finished(json)) = self.locate_in_queue(id, &new.queue).await? {
+                    if let Some(LocatedJob::Finished(json)) = self.jobs.locate_in_queue(id, &new.queue).await? {
                         self.record_end(membership, id, &json).await?;
                     }
                     return Ok(());
@@ -115,8 +116,8 @@ impl Jobs {
             .key(keys.record(&id))
             .key(keys.result(&id))
             .arg(FinishedJob::cancelled(&job, None, local_now()).to_text_without_attempt())
-            .arg(self.settings.result_ttl.as_millis().to_string())
-            .invoke_async(&mut self.redis.clone())
+            .arg(self.jobs.store.settings.jobs.result_ttl.as_millis().to_string())
+            .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;
         Ok(ended == 1)
     }

@@ -17,6 +17,8 @@ mod advance;
 mod cancel;
 mod record;
 
+pub(crate) use advance::member_ended;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -48,7 +50,19 @@ pub enum CreateWorkflowError {
     Refused(QueueName, EnqueueRefusal),
 }
 
-impl Jobs {
+/// The workflows in Redis. Clone it freely.
+#[derive(Clone)]
+pub struct Workflows {
+    jobs: Jobs,
+}
+
+impl Workflows {
+    /// The workflows that these jobs belong to.
+    #[must_use]
+    pub fn new(jobs: &Jobs) -> Self {
+        Self { jobs: jobs.clone() }
+    }
+
     /// Stores a workflow and starts what starts at once.
     ///
     /// # Errors
@@ -64,10 +78,11 @@ impl Jobs {
             return Ok(Err(refused));
         }
         // First its place among those looked after, so that nothing is out of sight
-        self.reschedule_workflow(id, advance::CHECK_SOON.min(self.workflows.check_interval)).await?;
+        self.reschedule_workflow(id, advance::CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval))
+            .await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
         let call = call.arg(record_fields(&new, traceparent, now));
-        match call.invoke_async::<i64>(&mut self.redis.clone()).await.map_err(StoreError::from) {
+        match call.invoke_async::<i64>(&mut self.jobs.store.redis.clone()).await.map_err(StoreError::from) {
             Ok(0) => return Ok(Err(CreateWorkflowError::Duplicate(id))),
             Ok(_) => {}
             Err(error) => {
@@ -88,7 +103,7 @@ impl Jobs {
 
     /// Why a workflow is not taken, if it is not. Its jobs are let in later whatever the depth of their queues.
     async fn refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<CreateWorkflowError>> {
-        let mut redis = self.redis.clone();
+        let mut redis = self.jobs.store.redis.clone();
         let exists: bool = redis::cmd("EXISTS").arg(keys::workflow(&id)).query_async(&mut redis).await?;
         if exists {
             return Ok(Some(CreateWorkflowError::Duplicate(id)));
@@ -104,7 +119,7 @@ impl Jobs {
             .arg(keys::QUEUES)
             .query_async(&mut redis)
             .await?;
-        let max_queues = self.settings.max_queues;
+        let max_queues = self.jobs.store.settings.jobs.max_queues;
         let more = known.iter().filter(|score| score.is_none()).count() as u64;
         if let Some(queue) = queues.first()
             && more > 0
@@ -116,8 +131,8 @@ impl Jobs {
             )));
         }
         for (queue, wanted) in starting_now(new) {
-            let Some(max_depth) = self.max_depth(queue) else { continue };
-            if self.queue_stats(queue).await?.available + wanted > max_depth {
+            let Some(max_depth) = self.jobs.max_depth(queue) else { continue };
+            if self.jobs.queue_stats(queue).await?.available + wanted > max_depth {
                 return Ok(Some(CreateWorkflowError::Refused(queue.clone(), EnqueueRefusal::QueueFull { max_depth })));
             }
         }
@@ -151,7 +166,9 @@ impl Jobs {
         let id = kept.job_id(index, &new.queue);
         let state = match kept.progress.terminal_state(index) {
             Some(end) => Some(end.job_state()),
-            None if exists => self.locate_in_queue(id, &new.queue).await?.map(|located: LocatedJob| located.state()),
+            None if exists => {
+                self.jobs.locate_in_queue(id, &new.queue).await?.map(|located: LocatedJob| located.state())
+            }
             None => None,
         };
         let callback = BatchCallback::ALL.into_iter().find(|callback| kept.total() + callback.offset() == index);
@@ -166,7 +183,7 @@ impl Jobs {
     pub async fn running_workflows(&self, limit: usize) -> StoreResult<Vec<WorkflowView>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(keys::WORKFLOWS).arg(0).arg(limit.saturating_sub(1));
-        let ids: Vec<String> = command.query_async(&mut self.redis.clone()).await?;
+        let ids: Vec<String> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let ids = ids.into_iter().filter_map(|id| id.parse::<WorkflowId>().ok());
         let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(PAGE_SIZE);
         let kept: Vec<Option<WorkflowRecord>> = read.try_collect().await?;

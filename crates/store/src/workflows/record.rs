@@ -1,10 +1,7 @@
 //! What is kept of a workflow; `docs/redis.md` describes the fields.
 
-use crate::{
-    StoreError, StoreResult,
-    jobs::{Jobs, RequestClock},
-    keys,
-};
+use super::Workflows;
+use crate::{StoreError, StoreResult, jobs::RequestClock, keys};
 use common::settings::MAX_WORKFLOW_JOBS;
 use common::{
     id::{JobId, WorkflowId},
@@ -74,10 +71,10 @@ impl WorkflowRecord {
     }
 }
 
-impl Jobs {
+impl Workflows {
     /// Reads a workflow; none when there is no such one.
     pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowRecord>> {
-        let (key, mut redis) = (keys::workflow(&id), self.redis.clone());
+        let (key, mut redis) = (keys::workflow(&id), self.jobs.store.redis.clone());
         let mut command = redis::cmd("HMGET");
         let fixed: MemberTexts = command.arg(&key).arg(&["y", "t", "o", "a", "g", "c"]).query_async(&mut redis).await?;
         let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent] = &fixed[..] else {
@@ -139,9 +136,9 @@ impl Jobs {
         for index in &indexes {
             command.arg(format!("j{index}"));
         }
-        let texts: MemberTexts = command.query_async(&mut self.redis.clone()).await?;
+        let texts: MemberTexts = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
-        let mut reckoning = RequestClock::new(self);
+        let mut reckoning = RequestClock::new(&self.jobs);
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(kept.id, "lacks a job"))?;
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
@@ -159,7 +156,7 @@ impl Jobs {
         for index in 0..before {
             command.arg(format!("r{index}"));
         }
-        Ok(command.query_async(&mut self.redis.clone()).await?)
+        Ok(command.query_async(&mut self.jobs.store.redis.clone()).await?)
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use common::name::WorkerId;
 use model::job::RetryAdvice;
-use store::jobs::{FailureOutcome, Fence, FinishedJob, Settled, local_now};
+use store::jobs::{FailureOutcome, Fence, FinishedJob, Settled};
+use store::local_now;
 use testkit::eventually;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};

@@ -22,7 +22,7 @@ async fn pages_follow_one_another_and_a_page_of_long_messages_ends_early() {
     }
     let (mut after, mut found) = (Position::START, Vec::new());
     for (most, is_more) in [(10, true), (10, true), (10, false)] {
-        let page = kit.redis.read_channel_page(&orders, after, most).await.expect("redis runs");
+        let page = kit.channels.read_channel_page(&orders, after, most).await.expect("redis runs");
         assert_eq!((page.continuity, page.has_more), (Continuity::Contiguous, is_more));
         after = page.read_up_to;
         found.extend(page.messages.into_iter().map(|message| (message.position, message.body)));
@@ -34,9 +34,9 @@ async fn pages_follow_one_another_and_a_page_of_long_messages_ends_early() {
     for _ in 0..5 {
         publish(&kit, &long, &vec![b'x'; MAX_PAGE_BYTES / 2]).await;
     }
-    let page = kit.redis.read_channel_page(&long, Position::START, 100).await.expect("redis runs");
+    let page = kit.channels.read_channel_page(&long, Position::START, 100).await.expect("redis runs");
     assert_eq!((page.messages.len(), page.has_more), (2, true));
-    let page = kit.redis.read_channel_page(&long, page.read_up_to, 100).await.expect("redis runs");
+    let page = kit.channels.read_channel_page(&long, page.read_up_to, 100).await.expect("redis runs");
     assert_eq!((page.messages.len(), page.has_more), (2, true));
 }
 
@@ -89,7 +89,7 @@ async fn a_page_of_messages_of_any_length_has_as_many_as_fit_and_reads_few_in_va
     let mut monitor = RedisMonitor::start(&kit).await;
     let (mut after, mut read) = (Position::START, 0);
     while read < lengths.len() {
-        let page = kit.redis.read_channel_page(&c, after, 1000).await.expect("redis runs");
+        let page = kit.channels.read_channel_page(&c, after, 1000).await.expect("redis runs");
         let found: Vec<Position> = page.messages.iter().map(|message| message.position).collect();
         assert_eq!(found, positions[read..read + found.len()]);
         let bytes: usize = page.messages.iter().map(|message| message.body.len()).sum();
@@ -111,14 +111,14 @@ async fn what_a_message_was_said_to_be_is_kept_with_it() {
         content_type: Some("a/b".into()),
         attributes: Some(r#"{"id":"1"}"#.to_owned()),
     };
-    let before = kit.redis.server_time().await.expect("redis runs");
-    let sent = kit.redis.publish(&kit.settings.channels, &channel("c"), &message).await.expect("redis runs");
-    let page = kit.redis.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
+    let before = kit.channels.server_time().await.expect("redis runs");
+    let sent = kit.channels.publish(&channel("c"), &message).await.expect("redis runs");
+    let page = kit.channels.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
     let kept = &page.messages[0];
     assert_eq!(kept.position, sent.expect("a channel that may be").position);
     assert_eq!((kept.content_type.as_deref(), kept.attributes.as_deref()), (Some("a/b"), Some(r#"{"id":"1"}"#)));
     assert_eq!(kept.body, b"\x00\xff");
-    assert!((before..=kit.redis.server_time().await.expect("redis runs")).contains(&kept.published_at));
+    assert!((before..=kit.channels.server_time().await.expect("redis runs")).contains(&kept.published_at));
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn what_is_missing_behind_a_position_is_seen_in_redis_itself() {
     for _ in 0..5 {
         positions.push(publish(&kit, &c, b"x").await.position);
     }
-    let behind = async |after: Position| kit.redis.read_channel_page(&c, after, 10).await.expect("redis runs");
+    let behind = async |after: Position| kit.channels.read_channel_page(&c, after, 10).await.expect("redis runs");
     let gap = |page: &store::channels::ChannelPage, after| page.gap(after).map(|gap| (gap.from, gap.to, gap.count));
     kit.redis_command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "2"]).await;
     for (index, expected) in [(0, Some(2)), (1, Some(1)), (2, None), (3, None), (4, None)] {
@@ -157,7 +157,7 @@ async fn what_is_missing_behind_a_position_is_seen_in_redis_itself() {
 async fn a_time_leads_to_the_first_message_that_is_not_older_also_across_epochs() {
     let kit = StoreKit::start();
     let c = channel("c");
-    let none = kit.redis.channel_position_at(&c, 0).await.expect("redis runs");
+    let none = kit.channels.channel_position_at(&c, 0).await.expect("redis runs");
     assert_eq!(none, Position::START);
     // Three epochs with times that are known
     let mut all = Vec::new();
@@ -169,8 +169,8 @@ async fn a_time_leads_to_the_first_message_that_is_not_older_also_across_epochs(
         }
     }
     for time in (0..1000).step_by(5) {
-        let since = kit.redis.channel_position_at(&c, time).await.expect("redis runs");
-        let page = kit.redis.read_channel_page(&c, since, 100).await.expect("redis runs");
+        let since = kit.channels.channel_position_at(&c, time).await.expect("redis runs");
+        let page = kit.channels.read_channel_page(&c, since, 100).await.expect("redis runs");
         let found: Vec<_> = page.messages.iter().map(|message| message.position).collect();
         let expected: Vec<_> = all
             .iter()
@@ -189,17 +189,17 @@ async fn channels_are_listed_by_name_with_what_is_known_of_them() {
     }
     let last = publish(&kit, &channel("a"), b"x").await.position;
     let names = async |after: Option<&str>, most| {
-        let names = kit.redis.list_channels(after.map(channel).as_ref(), most).await.expect("redis runs");
+        let names = kit.channels.list_channels(after.map(channel).as_ref(), most).await.expect("redis runs");
         names.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(names(None, 2).await, ["a", "b"]);
     assert_eq!(names(Some("b"), 2).await, ["c:1"]);
-    let info = kit.redis.channel_info(&channel("a")).await.expect("redis runs").expect("a channel");
+    let info = kit.channels.channel_info(&channel("a")).await.expect("redis runs").expect("a channel");
     assert_eq!((info.head, info.length, info.per_minute), (last, 2, 2));
     assert_eq!(info.oldest, Some(Position { sequence: 0, ..last }));
     assert!(info.bytes > 0 && info.last_published_at.is_some());
     kit.redis_command(&["XTRIM", "galley:{ch:a}:m", "MAXLEN", "0"]).await;
-    let info = kit.redis.channel_info(&channel("a")).await.expect("redis runs").expect("a channel");
+    let info = kit.channels.channel_info(&channel("a")).await.expect("redis runs").expect("a channel");
     assert_eq!((info.head, info.oldest, info.length, info.per_minute), (last, None, 0, 0));
-    assert!(kit.redis.channel_info(&channel("none")).await.expect("redis runs").is_none());
+    assert!(kit.channels.channel_info(&channel("none")).await.expect("redis runs").is_none());
 }

@@ -25,7 +25,7 @@ use crate::{
 
 fn hub(kit: &StoreKit) -> (ChannelHub, CancellationToken) {
     let stop = CancellationToken::new();
-    (ChannelHub::start(&kit.redis, &kit.settings.channels, stop.clone()).0, stop)
+    (ChannelHub::start(&kit.channels, &kit.notifier, stop.clone()).0, stop)
 }
 
 async fn next(reader: &mut ChannelReader) -> ReaderEvent {
@@ -346,9 +346,16 @@ async fn a_subscription_that_went_deaf_is_noticed_and_made_anew_also_when_nobody
     all.insert("GALLEY__CHANNELS__SWEEP_MS".to_owned(), "3600000".to_owned());
     kit.settings = Settings::from_sources(None, all).expect("allowed settings");
     kit.redis = Redis::new(&kit.settings.redis).expect("a URL");
+    kit.notifier = store::connection::notifier::Notifier::start(
+        &kit.redis,
+        kit.settings.channels.probe_interval,
+        CancellationToken::new(),
+    );
+    kit.channels = store::channels::Channels::new(&kit.redis, &kit.settings.channels);
     let (hub, _stop) = hub(&kit);
     let is_heard = async |wanted: bool| {
-        testkit::eventually("it is known", || async { (hub.problem().is_none() == wanted).then_some(()) }).await;
+        testkit::eventually("it is known", || async { (kit.notifier.problem().is_none() == wanted).then_some(()) })
+            .await;
     };
     is_heard(true).await;
     way.drop_messages();

@@ -5,17 +5,16 @@ use model::message::{NewMessage, Position};
 use store::{
     Redis,
     channels::{MessageDedup, PublishedMessage, TooManyChannels},
-    connection::notifier::{SubscriberEvent, subscribe, subscribe_to_changing},
+    connection::notifier::SubscriberEvent,
     keys,
 };
 use testkit::{RedisPersistence, RedisServer};
-use tokio_util::sync::CancellationToken;
 
 use crate::kit::StoreKit;
 
 async fn try_publish(kit: &StoreKit, channel: &ChannelName, body: &[u8]) -> Result<PublishedMessage, TooManyChannels> {
     let message = NewMessage { content_type: Some("text/plain".into()), ..NewMessage::plain(body) };
-    kit.redis.publish(&kit.settings.channels, channel, &message).await.expect("redis runs")
+    kit.channels.publish(channel, &message).await.expect("redis runs")
 }
 
 pub(crate) async fn publish(kit: &StoreKit, channel: &ChannelName, body: &[u8]) -> PublishedMessage {
@@ -30,7 +29,7 @@ pub(crate) fn channel(name: &str) -> ChannelName {
 async fn positions_are_contiguous_and_a_subscriber_hears_the_bytes_as_they_are() {
     let kit = StoreKit::start();
     let channel: ChannelName = "task:pubsub:channel".parse().expect("a name");
-    let mut heard = subscribe(&kit.redis, vec![channel.to_string()], 100, CancellationToken::new());
+    let (_topics, mut heard) = kit.subscribe(&[channel.as_str()]);
     assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![channel.to_string()])));
     let bodies: [&[u8]; 4] = [b"7", b"", b"\x00\xff\r\n", "饭".as_bytes()];
     let mut positions = Vec::new();
@@ -84,7 +83,7 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
     is_kept(&kit, week).await;
     // As if a part of it had passed
     let (left, state) = ((week - 120_000).to_string(), "galley:{ch:c}:state");
-    let goes = (store::jobs::local_now() + week - 120_000).to_string();
+    let goes = (store::local_now() + week - 120_000).to_string();
     for command in [["PEXPIRE", "galley:{ch:c}:m", &left], ["PEXPIRE", state, &left]] {
         kit.redis_command(&command).await;
     }
@@ -104,7 +103,7 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
 #[tokio::test]
 async fn a_subscriber_says_that_it_lost_its_connection_and_that_it_hears_again() {
     let kit = StoreKit::start();
-    let mut heard = subscribe(&kit.redis, vec!["c".to_owned()], 100, CancellationToken::new());
+    let (_topics, mut heard) = kit.subscribe(&["c"]);
     assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec!["c".to_owned()])));
     kit.redis_command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     assert_eq!(heard.recv().await, Some(SubscriberEvent::ConnectionLost));
@@ -119,7 +118,7 @@ async fn a_subscriber_says_that_it_lost_its_connection_and_that_it_hears_again()
 #[tokio::test]
 async fn a_subscriber_says_which_channels_it_hears_anew() {
     let kit = StoreKit::start();
-    let (channels, mut heard) = subscribe_to_changing(&kit.redis, 100, CancellationToken::new());
+    let (channels, mut heard) = kit.subscribe(&[]);
     for name in ["a", "b"] {
         channels.add(name.to_owned());
         assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![name.to_owned()])));
@@ -130,18 +129,48 @@ async fn a_subscriber_says_which_channels_it_hears_anew() {
 }
 
 #[tokio::test]
+async fn all_subscribers_share_one_connection_and_a_slow_one_delays_nobody() {
+    let kit = StoreKit::start();
+    let subscribed = |topic: &str| Some(SubscriberEvent::Subscribed(vec![topic.to_owned()]));
+    let (_first_topics, mut first) = kit.subscribe(&["a"]);
+    assert_eq!(first.recv().await, subscribed("a"));
+    // A topic that arrives already is confirmed to a new subscriber all the same
+    let (slow_topics, mut slow) = kit.notifier.subscribe(1);
+    slow_topics.add("a".to_owned());
+    assert_eq!(slow.recv().await, subscribed("a"));
+    let (second_topics, mut second) = kit.subscribe(&["a", "b"]);
+    assert_eq!(second.recv().await, Some(SubscriberEvent::Subscribed(vec!["a".to_owned(), "b".to_owned()])));
+    let connections = kit.redis_command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+    let connections: String = redis::from_redis_value(connections).expect("text");
+    assert_eq!(connections.lines().count(), 1, "{connections}");
+    for number in ["1", "2", "3"] {
+        kit.redis_command(&["PUBLISH", "a", number]).await;
+        let message = SubscriberEvent::Message { channel: "a".to_owned(), payload: number.into() };
+        assert_eq!(first.recv().await, Some(message.clone()));
+        assert_eq!(second.recv().await, Some(message));
+    }
+    assert_eq!(slow.take_dropped_channels(), ["a"], "it has room for one message and read none");
+    // What one subscriber does not want any more another still gets
+    second_topics.remove("a");
+    drop(slow);
+    kit.redis_command(&["PUBLISH", "b", "x"]).await;
+    kit.redis_command(&["PUBLISH", "a", "4"]).await;
+    assert!(matches!(second.recv().await, Some(SubscriberEvent::Message { channel, .. }) if channel == "b"));
+    assert!(matches!(first.recv().await, Some(SubscriberEvent::Message { payload, .. }) if payload == b"4"));
+}
+
+#[tokio::test]
 async fn gateways_hear_messages_with_their_positions_before_plain_subscribers_hear_the_bytes() {
     let kit = StoreKit::start();
     let channel = channel("c");
-    let both = vec!["galley:{ch:c}:live".to_owned(), "c".to_owned()];
-    let mut heard = subscribe(&kit.redis, both, 100, CancellationToken::new());
+    let (_topics, mut heard) = kit.subscribe(&["galley:{ch:c}:live", "c"]);
     assert!(matches!(heard.recv().await, Some(SubscriberEvent::Subscribed(channels)) if channels.len() == 2));
     let message = NewMessage {
         body: b"\x00\n".as_slice().into(),
         content_type: Some("a/b".into()),
         attributes: Some("{}".to_owned()),
     };
-    let sent = kit.redis.publish(&kit.settings.channels, &channel, &message).await.expect("redis runs");
+    let sent = kit.channels.publish(&channel, &message).await.expect("redis runs");
     let position = sent.expect("a channel that may be").position;
     let Some(SubscriberEvent::Message { channel, payload }) = heard.recv().await else { panic!("a message") };
     assert_eq!(channel, "galley:{ch:c}:live");
@@ -179,7 +208,7 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
     kit.server.kill();
     kit.server.restart();
     let after = testkit::eventually("a message is taken again", || async {
-        kit.redis.publish(&kit.settings.channels, &channel, &NewMessage::plain(b"2")).await.ok()?.ok()
+        kit.channels.publish(&channel, &NewMessage::plain(b"2")).await.ok()?.ok()
     })
     .await
     .position;
@@ -189,7 +218,10 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
     assert_eq!(kept, redis::Value::Int(2));
     // Whoever connects to the same run numbers in the same epoch
     let other = Redis::new(&kit.settings.redis).expect("a URL");
-    let sent = other.publish(&kit.settings.channels, &channel, &NewMessage::plain(b"3")).await.expect("redis runs");
+    let sent = store::channels::Channels::new(&other, &kit.settings.channels)
+        .publish(&channel, &NewMessage::plain(b"3"))
+        .await
+        .expect("redis runs");
     assert_eq!(sent.expect("a channel that may be").position, after.next());
     assert_eq!(publish(&kit, &channel, b"4").await.position, after.next().next());
 }
@@ -198,13 +230,12 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
 async fn a_message_that_is_published_once_is_found_by_whoever_repeats_it() {
     let kit = StoreKit::start();
     let channel = channel("c");
-    let mut heard = subscribe(&kit.redis, vec![channel.to_string()], 100, CancellationToken::new());
+    let (_topics, mut heard) = kit.subscribe(&[channel.as_str()]);
     assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![channel.to_string()])));
     let ttl = Duration::from_mins(1);
     let publish_as = async |nth| {
         let once = Some(MessageDedup { seed: 7, nth, ttl });
-        let sent =
-            kit.redis.publish_deduplicated(&kit.settings.channels, &channel, &NewMessage::plain(b"x"), once).await;
+        let sent = kit.channels.publish_deduplicated(&channel, &NewMessage::plain(b"x"), once).await;
         sent.expect("redis runs").expect("a channel that may be")
     };
     let first = publish_as(0).await;

@@ -1,6 +1,7 @@
 use common::id::JobId;
 use model::job::{AttemptError, RetryAdvice};
-use store::jobs::{Claimant, DeadLetterFilter, Settled, local_now};
+use store::jobs::{Claimant, DeadLetterFilter, Settled};
+use store::local_now;
 use testkit::eventually;
 
 use crate::kit::{StoreKit, consumer, failure, fence};

@@ -10,14 +10,18 @@ use common::{
 };
 use model::job::{AttemptError, NewJob};
 use serde_json::Value;
+use store::local_now;
 use store::{
-    Redis,
+    Redis, Store,
+    channels::Channels,
+    connection::notifier::{EventReceiver, Notifier, Topics},
     events::EventLog,
     jobs::{
         Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs, Settled,
-        local_now,
     },
     maintenance,
+    workers::Workers,
+    workflows::Workflows,
 };
 use testkit::RedisServer;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +30,10 @@ pub(crate) struct StoreKit {
     pub(crate) server: RedisServer,
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
+    pub(crate) workflows: Workflows,
+    pub(crate) workers: Workers,
+    pub(crate) channels: Channels,
+    pub(crate) notifier: Notifier,
     pub(crate) settings: Settings,
 }
 
@@ -45,8 +53,18 @@ impl StoreKit {
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
         let (log, _writer) = EventLog::start(&redis, settings.jobs.events_max, CancellationToken::new());
-        let jobs = Jobs::new(&redis, &settings, log);
-        Self { server, redis, jobs, settings }
+        let notifier = Notifier::start(&redis, settings.channels.probe_interval, CancellationToken::new());
+        let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
+        let (workflows, workers) = (Workflows::new(&jobs), Workers::new(&redis));
+        let channels = Channels::new(&redis, &settings.channels);
+        Self { server, redis, jobs, workflows, workers, channels, notifier, settings }
+    }
+
+    /// A subscriber to these topics.
+    pub(crate) fn subscribe(&self, topics: &[&str]) -> (Topics, EventReceiver) {
+        let (subscribed, events) = self.notifier.subscribe(100);
+        subscribed.add_all(topics.iter().map(|topic| (*topic).to_owned()));
+        (subscribed, events)
     }
 
     /// Enqueues a request as a client would send it.

@@ -25,7 +25,7 @@ fn settings(limits: &[(&str, u64)]) -> ChannelSettings {
 }
 
 async fn trim(kit: &StoreKit, settings: &ChannelSettings) -> TrimmedChannel {
-    kit.redis.trim_channel(settings, &channel("c")).await.expect("redis runs")
+    store::channels::Channels::new(&kit.redis, settings).trim_channel(&channel("c")).await.expect("redis runs")
 }
 
 /// Trims until there is nothing more to trim: how many messages went, and what each subscription lost.
@@ -74,7 +74,7 @@ async fn state(kit: &StoreKit, field: &str) -> Option<String> {
 #[tokio::test]
 async fn a_history_is_trimmed_by_count_by_age_and_by_bytes() {
     let kit = StoreKit::start();
-    let now = kit.redis.server_time().await.expect("redis runs");
+    let now = kit.channels.server_time().await.expect("redis runs");
     for sequence in 0..500 {
         add(&kit, Position { epoch: 5, sequence }, now - 1_000_000 + i64::try_from(sequence).expect("small") * 1000)
             .await;
@@ -90,7 +90,7 @@ async fn a_history_is_trimmed_by_count_by_age_and_by_bytes() {
     }
     let limit = 100_000;
     trim_all(&kit, &settings(&[("HISTORY_MAX_BYTES", limit)])).await;
-    let info = kit.redis.channel_info(&channel("c")).await.expect("redis runs").expect("a channel");
+    let info = kit.channels.channel_info(&channel("c")).await.expect("redis runs").expect("a channel");
     assert!(info.bytes <= limit * 2 && info.length > 20, "{info:?}");
     assert!(trim(&kit, &settings(&[("HISTORY_MAX_AGE_MS", 1000)])).await.losses.is_empty());
     // However long it is, the newest message is there to be read
@@ -118,7 +118,7 @@ async fn a_trimmed_history_is_a_gap_for_a_reader_who_was_behind() {
         positions.push(publish(&kit, &channel("c"), b"x").await.position);
     }
     trim(&kit, &settings(&[("HISTORY_MAX", 4)])).await;
-    let page = kit.redis.read_channel_page(&channel("c"), positions[2], 100).await.expect("redis runs");
+    let page = kit.channels.read_channel_page(&channel("c"), positions[2], 100).await.expect("redis runs");
     let gap = page.gap(positions[2]).expect("a gap");
     assert_eq!((gap.from, gap.to, gap.count), (positions[2], Some(positions[6]), Some(3)));
     assert_eq!(page.messages.len(), 4);
@@ -135,8 +135,9 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
     give(&kit, "slow", 10).await;
     let limits = settings(&[("HISTORY_MAX", 5)]);
     assert_eq!(trim_all(&kit, &limits).await, (0, BTreeMap::new()), "it has the first ten out and needs the rest");
-    let first =
-        kit.redis.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs").messages[0].position;
+    let first = kit.channels.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs").messages
+        [0]
+    .position;
     for sequence in 0..4 {
         let done = Position { sequence: first.sequence + sequence, ..first };
         kit.redis_command(&["XACK", HISTORY, "sub:slow", &done.to_string()]).await;
@@ -290,7 +291,7 @@ impl RetentionCase {
 
     async fn build(&self, kit: &StoreKit) {
         kit.redis_command(&["FLUSHALL"]).await;
-        let now = kit.redis.server_time().await.expect("redis runs");
+        let now = kit.channels.server_time().await.expect("redis runs");
         for (index, position) in self.all.iter().enumerate() {
             let age = i64::try_from(self.all.len() - index).expect("small") * 100_000 - 50_000;
             add(kit, *position, now - age).await;

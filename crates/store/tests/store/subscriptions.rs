@@ -25,7 +25,7 @@ impl SubscriptionKit {
 
     pub(crate) fn with_variables(variables: &[(&str, &str)]) -> Self {
         let kit = StoreKit::with_variables(variables);
-        let store = Subscriptions::new(&kit.jobs, &kit.settings);
+        let store = Subscriptions::new(&kit.jobs);
         Self { kit, store }
     }
 

@@ -199,7 +199,7 @@ async fn a_worker_of_a_broadcast_that_begins_with_what_is_kept_misses_nothing_th
     assert_eq!(begin().await, Position::START);
     trim_to(&desk, 2).await;
     assert_eq!(begin().await, positions[1]);
-    let page = desk.kit.redis.read_channel_page(&c, positions[1], 10).await.expect("redis runs");
+    let page = desk.kit.channels.read_channel_page(&c, positions[1], 10).await.expect("redis runs");
     assert_eq!((page.messages.len(), page.gap(positions[1])), (2, None));
     trim_to(&desk, 0).await;
     assert_eq!(begin().await, positions[3]);

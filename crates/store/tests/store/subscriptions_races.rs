@@ -174,7 +174,7 @@ async fn channels_with_silent_messages_are_found_among_many() {
 
 /// Lets the first message of `c` go on as a job of a subscription.
 async fn retry_as_job(desk: &SubscriptionKit, subscription: &Subscription) -> Result<(), EnqueueRefusal> {
-    let page = desk.kit.redis.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
+    let page = desk.kit.channels.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
     let message = page.messages.into_iter().next().expect("there is one");
     let redelivery = Redelivery { channel: channel("c"), message, is_permanent_failure: false };
     let now = desk.kit.jobs.now().await.expect("redis runs");

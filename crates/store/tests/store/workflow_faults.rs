@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use store::{
     StoreError,
     events::EventLog,
-    jobs::{ClaimedJob, EnqueueRefusal, Fence, FinishedJob, Jobs, Settled},
+    jobs::{ClaimedJob, EnqueueRefusal, Fence, FinishedJob, Settled},
 };
 use testkit::eventually;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
     let id = WorkflowId::new();
     new.id = Some(id);
     // It is stored, so that is the answer: somebody who hears otherwise would make it twice
-    assert!(kit.jobs.create_workflow(new, None, now).await.expect("redis runs").is_ok());
+    assert!(kit.workflows.create_workflow(new, None, now).await.expect("redis runs").is_ok());
     assert_eq!(kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await, redis::Value::Int(60));
     kit.redis_command(&["DEL", "galley:{stuck}:s:0"]).await;
     make_workflow_due(&kit, id).await;
@@ -108,7 +108,8 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
 #[tokio::test]
 async fn whoever_goes_on_with_a_workflow_at_once_makes_each_job_once() {
     let kit = StoreKit::start();
-    let other = Jobs::new(&kit.redis, &kit.settings, events(&kit));
+    let jobs = store::Store::new(&kit.redis, &kit.notifier, &kit.settings, events(&kit)).jobs();
+    let other = store::workflows::Workflows::new(&jobs);
     for round in 0..10 {
         let (first, second) = (start(&kit, &chain(3)).await, start(&kit, &group(20)).await);
         kit.redis_command(&["HDEL", &hash(second), "n"]).await;
@@ -117,7 +118,7 @@ async fn whoever_goes_on_with_a_workflow_at_once_makes_each_job_once() {
         kit.redis_command(&["HSET", &hash(first), "e0", "completed", "k", "1"]).await;
         let both = [first, second]
             .into_iter()
-            .flat_map(|id| vec![kit.jobs.advance(id), other.advance(id), kit.jobs.advance(id)]);
+            .flat_map(|id| vec![kit.workflows.advance(id), other.advance(id), kit.workflows.advance(id)]);
         for advanced in join_all(both).await {
             advanced.expect("redis runs");
         }
@@ -157,8 +158,10 @@ async fn a_step_that_ends_while_its_chain_is_cancelled_starts_nothing() {
         let step = pull(&kit, "default").await.expect("a step");
         let fence = Fence::Pull { token: step.token.clone(), worker: None };
         let ended = FinishedJob::completed(&step.job, Some("1"), Some(step.started_at), step.started_at);
-        let (settled, cancelled) =
-            tokio::join!(kit.jobs.finish(&step.job, step.entry, &fence, &ended, false), kit.jobs.cancel_workflow(id));
+        let (settled, cancelled) = tokio::join!(
+            kit.jobs.finish(&step.job, step.entry, &fence, &ended, false),
+            kit.workflows.cancel_workflow(id)
+        );
         settled.expect("redis runs");
         cancelled.expect("redis runs").expect("cancelled");
         assert_eq!(state(&kit, id).await, "cancelled");
@@ -174,7 +177,7 @@ async fn who_is_late_to_make_a_job_of_a_cancelled_workflow_finds_it_over() {
     succeed_silently(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
     // Somebody saw this and is about to make the second step
     kit.redis_command(&["HSET", &hash(id), "e0", "completed", "k", "1"]).await;
-    kit.jobs.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
+    kit.workflows.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
     let now = kit.jobs.now().await.expect("redis runs");
     let text = job("step.n1").to_string();
     let mut late = NewJob::parse(&serde_json::from_str(&text).expect("JSON"), now).expect("valid");
@@ -216,7 +219,7 @@ async fn a_job_that_is_gone_without_a_trace_counts_as_failed() {
     kit.redis_command(&["DEL", &format!("galley:{{default}}:r:{}", lost.job.id)]).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a job"), "1").await;
     assert_eq!(state(&kit, id).await, "running");
-    kit.jobs.check_workflow(id).await.expect("redis runs");
+    kit.workflows.check_workflow(id).await.expect("redis runs");
     let over = shown(&kit, id).await;
     assert_eq!((&over["state"], &over["jobs_failed"]), (&json!("failed"), &json!(1)));
 }
@@ -234,9 +237,9 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
     assert_eq!(settled, Settled::Stale);
     make_workflow_due(&kit, first).await;
     for id in [first, second] {
-        kit.jobs.advance(id).await.expect("redis runs");
-        kit.jobs.check_workflow(id).await.expect("redis runs");
-        assert!(kit.jobs.workflow(id).await.expect("redis runs").is_none());
+        kit.workflows.advance(id).await.expect("redis runs");
+        kit.workflows.check_workflow(id).await.expect("redis runs");
+        assert!(kit.workflows.workflow(id).await.expect("redis runs").is_none());
     }
     let id = start(&kit, &chain(1)).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
@@ -256,7 +259,7 @@ async fn a_full_redis_records_ends_and_goes_on_when_there_is_room() {
     let new = serde_json::from_str(r#"{"type":"chain","steps":[{"type":"a","args":[]}]}"#).expect("JSON");
     let new = NewWorkflow::parse(&new, 1, 0).expect("valid");
     assert!(
-        matches!(kit.jobs.create_workflow(new, None, 0).await, Err(StoreError::OutOfMemory)),
+        matches!(kit.workflows.create_workflow(new, None, 0).await, Err(StoreError::OutOfMemory)),
         "new ones are refused"
     );
     assert_eq!(kit.redis_keys().await, before);
@@ -283,7 +286,7 @@ async fn a_workflow_can_be_cancelled_on_a_full_redis() {
     let id = start(&kit, &chain(2)).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    kit.jobs.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
+    kit.workflows.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
     assert_eq!(state(&kit, id).await, "cancelled");
     assert!(pull(&kit, "default").await.is_none());
 }
@@ -297,8 +300,8 @@ async fn a_callback_that_ran_and_was_forgotten_is_not_run_again() {
     let callback = pull(&kit, "done").await.expect("the callback");
     succeed_silently(&kit, &callback, "1").await;
     kit.redis_command(&["DEL", &format!("galley:{{done}}:r:{}", callback.job.id)]).await;
-    kit.jobs.advance(id).await.expect("redis runs");
-    kit.jobs.check_workflow(id).await.expect("redis runs");
+    kit.workflows.advance(id).await.expect("redis runs");
+    kit.workflows.check_workflow(id).await.expect("redis runs");
     assert!(pull(&kit, "done").await.is_none());
     assert_eq!(state(&kit, id).await, "failed");
 }
@@ -318,6 +321,6 @@ async fn the_upkeep_goes_on_beside_a_workflow_that_is_broken() {
     eventually("the second step", || pull(&kit, "default")).await;
     upkeep.stop().await;
     assert_eq!(kit.redis_command(&["ZSCORE", "galley:workflows", "not an id"]).await, redis::Value::Nil);
-    assert_eq!(kit.jobs.cancel_workflow(id).await.expect("redis runs"), Ok(()));
+    assert_eq!(kit.workflows.cancel_workflow(id).await.expect("redis runs"), Ok(()));
     assert_eq!(state(&kit, id).await, WorkflowState::Cancelled.as_str());
 }

@@ -4,8 +4,9 @@ use model::{
     workflow::NewWorkflow,
 };
 use serde_json::{Value, json};
+use store::local_now;
 use store::{
-    jobs::{Claimant, ClaimedJob, EnqueueRefusal, FailureOutcome, Fence, FinishedJob, Settled, local_now},
+    jobs::{Claimant, ClaimedJob, EnqueueRefusal, FailureOutcome, Fence, FinishedJob, Settled},
     workflows::{CancelWorkflowError, CreateWorkflowError},
 };
 
@@ -16,7 +17,7 @@ pub(crate) async fn try_start(kit: &StoreKit, body: &Value) -> Result<WorkflowId
     let now = kit.jobs.now().await.expect("redis runs");
     let text = body.to_string();
     let new = NewWorkflow::parse(&serde_json::from_str(&text).expect("JSON"), 1000, now).expect("a valid request");
-    kit.jobs.create_workflow(new, None, now).await.expect("redis runs")
+    kit.workflows.create_workflow(new, None, now).await.expect("redis runs")
 }
 
 pub(crate) async fn start(kit: &StoreKit, body: &Value) -> WorkflowId {
@@ -25,7 +26,7 @@ pub(crate) async fn start(kit: &StoreKit, body: &Value) -> WorkflowId {
 
 /// The workflow as clients see it.
 pub(crate) async fn shown(kit: &StoreKit, id: WorkflowId) -> Value {
-    let view = kit.jobs.workflow(id).await.expect("redis runs").expect("the workflow exists");
+    let view = kit.workflows.workflow(id).await.expect("redis runs").expect("the workflow exists");
     serde_json::from_str(&view.to_json()).expect("JSON")
 }
 
@@ -224,7 +225,7 @@ async fn a_batch_calls_back_once_with_all_results_as_its_members_ended() {
             succeed(&kit, &second, "2").await;
         }
         for _ in 0..3 {
-            kit.jobs.advance(id).await.expect("redis runs");
+            kit.workflows.advance(id).await.expect("redis runs");
         }
         let (complete, other) =
             (pull(&kit, "done").await.expect("on_complete"), pull(&kit, called).await.expect(called));
@@ -288,7 +289,7 @@ async fn a_cancelled_workflow_starts_nothing_more_and_its_jobs_are_cancelled_whe
     let id = start(&kit, &body).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a job"), "1").await;
     let active = pull(&kit, "default").await.expect("a job");
-    kit.jobs.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
+    kit.workflows.cancel_workflow(id).await.expect("redis runs").expect("cancelled");
     let over = shown(&kit, id).await;
     let states: Vec<&str> =
         over["members"].as_array().expect("an array").iter().filter_map(|m| m["state"].as_str()).collect();
@@ -301,9 +302,9 @@ async fn a_cancelled_workflow_starts_nothing_more_and_its_jobs_are_cancelled_whe
         assert!(pull(&kit, queue).await.is_none(), "{queue}");
     }
     assert_eq!(kit.state(active.job.id).await, "cancelled");
-    let again = kit.jobs.cancel_workflow(id).await.expect("redis runs");
+    let again = kit.workflows.cancel_workflow(id).await.expect("redis runs");
     assert_eq!(again, Err(CancelWorkflowError::AlreadyEnded(model::workflow::WorkflowState::Cancelled)));
-    let unknown = kit.jobs.cancel_workflow(WorkflowId::new()).await.expect("redis runs");
+    let unknown = kit.workflows.cancel_workflow(WorkflowId::new()).await.expect("redis runs");
     assert_eq!(unknown, Err(CancelWorkflowError::NotFound));
     only_what_expires_is_left(&kit).await;
 }
@@ -385,9 +386,9 @@ async fn a_job_was_made_when_it_was_made_whatever_the_id_of_its_workflow_says() 
 async fn running_workflows_are_listed_and_those_that_are_over_are_not() {
     let kit = StoreKit::start();
     let (first, second) = (start(&kit, &chain(1)).await, start(&kit, &group(2)).await);
-    let list = || async { kit.jobs.running_workflows(10).await.expect("redis runs") };
+    let list = || async { kit.workflows.running_workflows(10).await.expect("redis runs") };
     assert_eq!(list().await.len(), 2);
-    assert_eq!(kit.jobs.running_workflows(1).await.expect("redis runs").len(), 1);
+    assert_eq!(kit.workflows.running_workflows(1).await.expect("redis runs").len(), 1);
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
     assert_eq!(list().await.iter().map(|view| view.id).collect::<Vec<_>>(), [second]);
     assert_eq!(state(&kit, first).await, "completed");

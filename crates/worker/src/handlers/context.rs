@@ -17,10 +17,11 @@ use common::{
 use model::job::{JobProgress, JobState};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use store::local_now;
 use store::{
     StoreError,
     events::JobEvent,
-    jobs::{ClaimedJob, Jobs, local_now},
+    jobs::{ClaimedJob, Jobs},
 };
 use tokio_util::sync::CancellationToken;
 

@@ -29,11 +29,11 @@ pub(crate) struct ListChannelsQuery {
 pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListChannelsQuery>) -> ApiResult {
     let most = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
-    let names = services.redis.list_channels(after.as_ref(), most).await?;
-    let readers = services.channels.count_readers(&names).await?;
+    let names = services.channels.list_channels(after.as_ref(), most).await?;
+    let readers = services.channel_hub.count_readers(&names).await?;
     let mut channels = Vec::with_capacity(names.len());
     for (name, readers) in names.iter().zip(readers) {
-        if let Some(info) = services.redis.channel_info(name).await? {
+        if let Some(info) = services.channels.channel_info(name).await? {
             channels.push(channel_json(&services, name, &info, readers));
         }
     }
@@ -44,9 +44,9 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListCh
 /// One channel, with the subscriptions that have it.
 pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
-    let info = services.redis.channel_info(&channel).await?;
+    let info = services.channels.channel_info(&channel).await?;
     let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
-    let readers = services.channels.count_readers(std::slice::from_ref(&channel)).await?;
+    let readers = services.channel_hub.count_readers(std::slice::from_ref(&channel)).await?;
     let mut shown = channel_json(&services, &channel, &info, readers.iter().sum());
     let (subscriptions, total) = channel_subscriptions(&services, &channel).await?;
     shown["subscriptions"] = subscriptions.into();

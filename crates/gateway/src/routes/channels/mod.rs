@@ -25,13 +25,13 @@ use crate::{
 
 /// The moment that `since` means.
 pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Millis, ApiError> {
-    let now = services.redis.server_time().await?;
+    let now = services.channels.server_time().await?;
     time::parse_past(since, now).map_err(|error| ApiError::invalid(format!("since {error}")))
 }
 
 /// A reader, if there may be one more.
 fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
-    services.channels.open_reader().ok_or_else(|| {
+    services.channel_hub.open_reader().ok_or_else(|| {
         let most = services.settings.channels.max_readers;
         ApiError::new(
             ErrorCode::TooManyReaders,

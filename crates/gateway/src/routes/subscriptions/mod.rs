@@ -101,7 +101,7 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListSu
     all.retain(|(subscription, _)| after.as_ref().is_none_or(|after| subscription.name > *after));
     let is_more = all.len() > most;
     all.truncate(most);
-    let channels = services.redis.list_channels(None, usize::MAX).await?;
+    let channels = services.channels.list_channels(None, usize::MAX).await?;
     let mut shown = Vec::with_capacity(all.len());
     for (subscription, _) in &all {
         shown.push(subscription_json(&services, subscription, &channels, ProgressDetail::Totals).await?);
@@ -117,7 +117,7 @@ pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>)
         .get(&parse_subscription_name(&name)?)
         .await?
         .ok_or_else(|| subscription_not_found(&name))?;
-    let channels = services.redis.list_channels(None, usize::MAX).await?;
+    let channels = services.channels.list_channels(None, usize::MAX).await?;
     let shown = subscription_json(&services, &subscription, &channels, ProgressDetail::Channels).await?;
     Ok(HttpResponse::Ok().json(json!({ "subscription": shown })))
 }

@@ -5,9 +5,10 @@ use common::time;
 use model::job::JobTransition;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use store::local_now;
 use store::{
     events::JobEvent,
-    jobs::{FinishedJob, Settled, local_now},
+    jobs::{FinishedJob, Settled},
 };
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};

@@ -56,7 +56,7 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBa
     let settled = settle_outcomes(&services, &request).await?;
     if let Some(worker) = &worker {
         let most = services.settings.jobs.max_pull_workers;
-        services.pull_workers.record_fetch(&services.redis, most, worker, &request.queues).await;
+        services.pull_workers.record_fetch(&services.workers, most, worker, &request.queues).await;
     }
     let taken = claim::fetch_jobs(&services, wanted, wait).await;
     let mut members = Vec::with_capacity(4);

@@ -6,8 +6,9 @@ use actix_web::{http::StatusCode, web};
 use common::{id::JobId, name::WorkerId, time};
 use serde::Deserialize;
 use serde_json::json;
+use store::local_now;
 use store::{
-    jobs::{Fence, LocatedJob, PULL_CONSUMER, local_now},
+    jobs::{Fence, LocatedJob, PULL_CONSUMER},
     workers::{RunningJob, WorkerState},
 };
 
@@ -67,7 +68,7 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Js
         jobs,
     };
     let most = services.settings.jobs.max_pull_workers;
-    let order = services.pull_workers.record_heartbeat(&services.redis, most, &worker, noted).await?;
+    let order = services.pull_workers.record_heartbeat(&services.workers, most, &worker, noted).await?;
     let asked = order.map_or("running", |order| order.directive.as_str());
     let state = planted.as_deref().unwrap_or(asked);
     let answer = json!({ "state": state, "stale_jobs": stale, "server_time": time::format(local_now()) });

@@ -11,7 +11,8 @@ use common::{
 use model::job::{AttemptError, JobTransition, RetryAdvice, request::MAX_TIMEOUT_MS};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use store::jobs::{FailureOutcome, Settled, local_now};
+use store::jobs::{FailureOutcome, Settled};
+use store::local_now;
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use model::job::{JobState, RetryAdvice};
 use redis::Script;
+use store::local_now;
 use store::{
     jobs::{
         Claimant, ClaimedJob, Consumer, EnqueueRefusal, FailureOutcome, Fence, FinishedJob, JobTransitionError,
-        LocatedJob, PurgeRequest, Settled, local_now,
+        LocatedJob, PurgeRequest, Settled,
     },
     maintenance,
 };

@@ -9,8 +9,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::notifier::Topics;
-use crate::{Redis, StoreError, keys};
+use crate::{StoreError, connection::client::Redis, keys};
 
 /// What became of a probe.
 enum ProbeOutcome {
@@ -24,11 +23,11 @@ enum ProbeOutcome {
 
 /// Probes a subscription. Clone it freely.
 #[derive(Debug, Clone)]
-pub struct Probe(Arc<ProbeInner>);
+pub(super) struct Probe(Arc<ProbeInner>);
 
 #[derive(Debug)]
 struct ProbeInner {
-    channel: String,
+    topic: String,
     /// The newest number that came back.
     received: watch::Sender<u64>,
     /// It is heard from now on: time for a probe.
@@ -38,9 +37,9 @@ struct ProbeInner {
 
 impl Probe {
     /// A probe on a channel that no other process has.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(ProbeInner {
-            channel: keys::gateway_probe(&uuid::Uuid::new_v4()),
+            topic: keys::gateway_probe(&uuid::Uuid::new_v4()),
             received: watch::Sender::new(0),
             subscribed: Notify::new(),
             problem: Mutex::new(Some("no message of our own has been heard yet".to_owned())),
@@ -49,7 +48,7 @@ impl Probe {
 
     /// Why what is published is not heard; none if it is.
     #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
         self.lock().clone()
     }
 
@@ -57,24 +56,24 @@ impl Probe {
         self.0.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn channel(&self) -> &str {
-        &self.0.channel
+    pub(super) fn topic(&self) -> &str {
+        &self.0.topic
     }
 
     /// A message of the channel. It goes no further: what is full elsewhere must not look like silence.
-    pub(crate) fn receive(&self, payload: &[u8]) {
+    pub(super) fn receive(&self, payload: &[u8]) {
         if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
             self.0.received.send_replace(number);
         }
     }
 
     /// The channel is heard from now on.
-    pub(crate) fn subscribed(&self) {
+    pub(super) fn subscribed(&self) {
         self.0.subscribed.notify_one();
     }
 
     /// Probes again and again until `stop` is cancelled.
-    pub(crate) async fn run(self, redis: Redis, channels: Topics, every: Duration, stop: CancellationToken) {
+    pub(super) async fn run(self, redis: Redis, reconnect: impl Fn() + Send, every: Duration, stop: CancellationToken) {
         // As long as any answer may take
         let limit = redis.response_timeout();
         let mut heard_at = Instant::now();
@@ -95,7 +94,7 @@ impl Probe {
                 ProbeOutcome::SendFailed(error) => error.to_string(),
                 ProbeOutcome::NotReceived => {
                     metrics::counter!("galley_probes_lost_total").increment(1);
-                    channels.reconnect();
+                    reconnect();
                     format!("a message of our own was not heard within {} ms", limit.as_millis())
                 }
             };
@@ -108,7 +107,7 @@ impl Probe {
         let _ = tokio::time::timeout(every, self.0.subscribed.notified()).await;
         let (sent_at, mut heard) = (Instant::now(), self.0.received.subscribe());
         let mut publish = redis::cmd("PUBLISH");
-        publish.arg(&self.0.channel).arg(number);
+        publish.arg(&self.0.topic).arg(number);
         if let Err(error) = publish.exec_async(&mut redis.clone()).await {
             return ProbeOutcome::SendFailed(error.into());
         }

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::groups::SubscriptionOutline;
-use crate::{Redis, StoreResult, keys, script};
+use super::Channels;
+use super::subscription_groups::SubscriptionOutline;
+use crate::{StoreResult, keys, script};
 use common::{
     name::{ChannelName, SubscriptionName},
     settings::ChannelSettings,
@@ -34,10 +35,10 @@ impl NewChannelGroups {
     }
 
     /// Makes their groups, once there is a history.
-    pub(crate) async fn create_groups(&self, redis: &Redis, settings: &ChannelSettings, channel: &ChannelName) {
+    pub(crate) async fn create_groups(&self, channels: &Channels, channel: &ChannelName) {
         let begins: Vec<_> = self.start_positions.iter().flatten().collect();
         for some in begins.chunks(JOIN_BATCH_SIZE) {
-            if let Err(error) = redis.create_channel_groups(settings, channel, some).await {
+            if let Err(error) = channels.create_channel_groups(channel, some).await {
                 tracing::warn!(%channel, %error, "subscriptions have a new channel only when a worker opens it");
                 return;
             }
@@ -46,11 +47,11 @@ impl NewChannelGroups {
 }
 
 /// How long a cursor lives, in milliseconds: it outlives the history that it is about.
-pub(super) fn cursor_ttl_ms(settings: &ChannelSettings) -> u64 {
+pub(crate) fn cursor_ttl_ms(settings: &ChannelSettings) -> u64 {
     u64::try_from((settings.history_ttl * 2).as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Redis {
+impl Channels {
     /// The subscriptions that are to have a channel that is new.
     pub(crate) async fn find_new_channel_groups(&self, channel: &ChannelName) -> NewChannelGroups {
         let mut begins = BTreeMap::new();
@@ -70,16 +71,15 @@ impl Redis {
 
     async fn create_channel_groups(
         &self,
-        settings: &ChannelSettings,
         channel: &ChannelName,
         begins: &[(&SubscriptionName, &Position)],
     ) -> StoreResult<()> {
         let mut call = script::CREATE_CHANNEL_GROUPS.key(keys::channel_history(channel));
-        call.key(keys::channel_state(channel)).arg(cursor_ttl_ms(settings));
+        call.key(keys::channel_state(channel)).arg(cursor_ttl_ms(&self.settings));
         for (name, position) in begins {
             call.key(keys::subscription_cursor(channel, name)).arg(group_of(name)).arg(position.to_string());
         }
-        let _: i64 = call.invoke_async(&mut self.clone()).await?;
+        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         // Asked afterwards: who is removed later leaves this channel, too
         let names: Vec<SubscriptionName> = begins.iter().map(|(name, _)| (*name).clone()).collect();
         self.leave_unless_subscribed(channel, &names).await?;

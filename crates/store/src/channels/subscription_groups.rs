@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
-use crate::{Redis, StoreResult, keys};
+use super::Channels;
+use crate::{StoreResult, keys};
 use common::name::{ChannelName, SubscriptionName};
 use model::subscription::{ChannelSelection, DeliveryMode, NewChannelStart, group_of};
 
@@ -19,20 +20,20 @@ type SubscriptionField = (Vec<u8>, Vec<u8>);
 
 /// What tells the channels on which a subscription has groups. The rest of it is not read.
 #[derive(Deserialize)]
-pub(super) struct SubscriptionOutline {
+pub(crate) struct SubscriptionOutline {
     channels: ChannelSelection,
     mode: DeliveryMode,
-    pub(super) begin: NewChannelStart,
+    pub(crate) begin: NewChannelStart,
 }
 
 impl SubscriptionOutline {
     /// None if it cannot be read.
-    pub(super) fn parse(raw: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
         serde_json::from_slice(raw).ok()
     }
 
     /// The workers of a broadcast read by themselves.
-    pub(super) fn has_group(&self, channel: &ChannelName) -> bool {
+    pub(crate) fn has_group(&self, channel: &ChannelName) -> bool {
         self.mode == DeliveryMode::Shared && self.channels.matches(channel)
     }
 }
@@ -84,7 +85,7 @@ impl OrphanGroups {
     }
 }
 
-impl Redis {
+impl Channels {
     /// Which groups there should be.
     ///
     /// # Errors
@@ -103,8 +104,8 @@ impl Redis {
 
     /// Goes through the subscriptions as they are stored, some of them twice, and the field of no name that says that the list was
     /// begun. Those that are made or removed meanwhile are among them or not.
-    pub(super) async fn scan_subscriptions(&self, mut each: impl FnMut(String, &[u8])) -> StoreResult<()> {
-        let mut connection = self.pooled().await?;
+    pub(crate) async fn scan_subscriptions(&self, mut each: impl FnMut(String, &[u8])) -> StoreResult<()> {
+        let mut connection = self.redis.pooled().await?;
         let mut cursor = 0_u64;
         loop {
             let mut command = redis::cmd("HSCAN");
@@ -130,7 +131,7 @@ impl Redis {
     }
 
     /// Leaves a channel for those subscriptions that have no group on it, or are not there; how many they are.
-    pub(super) async fn leave_unless_subscribed(
+    pub(crate) async fn leave_unless_subscribed(
         &self,
         channel: &ChannelName,
         names: &[SubscriptionName],
@@ -140,7 +141,7 @@ impl Redis {
         for name in names {
             command.arg(name.as_str());
         }
-        let stored: Vec<Option<Vec<u8>>> = command.query_async(&mut self.clone()).await?;
+        let stored: Vec<Option<Vec<u8>>> = command.query_async(&mut self.redis.clone()).await?;
         let mut left = 0;
         for (name, raw) in names.iter().zip(stored) {
             let is_wanted = raw
@@ -154,13 +155,13 @@ impl Redis {
     }
 
     /// Removes the group and the cursor of a subscription from a channel.
-    pub(super) async fn leave_channel(&self, channel: &ChannelName, name: &SubscriptionName) -> StoreResult<()> {
+    pub(crate) async fn leave_channel(&self, channel: &ChannelName, name: &SubscriptionName) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::channel_history(channel)).arg(group_of(name));
         pipeline.cmd("DEL").arg(keys::subscription_cursor(channel, name));
         // A history that is gone has no groups
         pipeline.ignore_errors();
-        let mut connection = self.pooled().await?;
+        let mut connection = self.redis.pooled().await?;
         let _: redis::Value = pipeline.query_async(&mut connection).await?;
         Ok(())
     }

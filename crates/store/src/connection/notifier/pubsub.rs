@@ -1,0 +1,121 @@
+//! The pub/sub connection: subscribes to the topics that somebody wants, routes messages, connects again when it breaks.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use redis::{ErrorKind, Msg, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{NotifierInner, Registry};
+use crate::{ReconnectDelays, connection::client::Redis, next_reconnect_delay, reconnect_delays};
+
+/// How often dropped messages are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Keeps the connection until `stop` is cancelled.
+pub(super) async fn run(redis: Redis, notifier: Arc<NotifierInner>, stop: CancellationToken) {
+    let mut delays = reconnect_delays();
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => break,
+            ended = listen(&redis, &notifier, &mut delays) => ended,
+        };
+        notifier.registry().connection_lost();
+        if let Err(error) = ended {
+            tracing::debug!(%error, "pub/sub connection lost");
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
+        }
+    }
+    notifier.registry().stop();
+}
+
+/// One connection's life; ends with an error when the connection does.
+async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>, delays: &mut ReconnectDelays) -> RedisResult<()> {
+    let gone = Arc::new(Notify::new());
+    let config = redis.config().set_push_sender(push_handler(notifier.clone(), gone.clone()));
+    let mut reconnects = notifier.reconnects.subscribe();
+    let connection = redis.client().get_multiplexed_async_connection_with_config(&config).await?;
+    let mut connection = PubSubConnection { connection, notifier, subscribed: BTreeSet::new() };
+    connection.update_topics().await?;
+    *delays = reconnect_delays();
+    let closed = || RedisError::from((ErrorKind::Io, "connection closed"));
+    loop {
+        tokio::select! {
+            () = gone.notified() => return Err(closed()),
+            Ok(()) = reconnects.changed() => return Err(closed()),
+            () = notifier.changed.notified() => connection.update_topics().await?,
+            () = tokio::time::sleep(LOG_INTERVAL) => {}
+        }
+        let dropped = notifier.registry().take_dropped_count();
+        if dropped > 0 {
+            tracing::error!(dropped, "messages dropped: they came faster than they were handled");
+        }
+    }
+}
+
+fn push_handler(
+    notifier: Arc<NotifierInner>,
+    gone: Arc<Notify>,
+) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
+    move |push: PushInfo| {
+        if push.kind == PushKind::Disconnection {
+            gone.notify_one();
+        } else if let Some(message) = Msg::from_push_info(push) {
+            route(&notifier, message.get_channel_name(), message.get_payload_bytes());
+        }
+        Ok(())
+    }
+}
+
+fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
+    if topic == notifier.probe.topic() {
+        return notifier.probe.receive(payload);
+    }
+    // Filters take locks of their own, under which topics may be added: never both at once
+    let Some(routes) = notifier.registry().routes.get(topic).cloned() else { return };
+    for route in routes.iter() {
+        if route.filter.as_ref().is_none_or(|filter| filter(topic, payload)) {
+            route.sender.try_send_message(topic, payload);
+        }
+    }
+}
+
+struct PubSubConnection<'a> {
+    connection: MultiplexedConnection,
+    notifier: &'a NotifierInner,
+    subscribed: BTreeSet<String>,
+}
+
+impl PubSubConnection<'_> {
+    /// Subscribes to what is wanted now and to nothing else.
+    async fn update_topics(&mut self) -> RedisResult<()> {
+        let probe = self.notifier.probe.topic();
+        // There may be very many, of which few have changed: only these are copied
+        let (added, removed): (Vec<String>, Vec<String>) = {
+            let Registry { routes, .. } = &*self.notifier.registry();
+            let added = routes.keys().map(String::as_str).chain([probe]);
+            let added = added.filter(|topic| !self.subscribed.contains(*topic)).map(str::to_owned).collect();
+            let removed = self.subscribed.iter().filter(|topic| *topic != probe && !routes.contains_key(*topic));
+            (added, removed.cloned().collect())
+        };
+        if !removed.is_empty() {
+            self.connection.unsubscribe(&removed).await?;
+            for topic in &removed {
+                self.subscribed.remove(topic);
+            }
+        }
+        if !added.is_empty() {
+            let has_probe = added.iter().any(|topic| topic == probe);
+            self.connection.subscribe(&added).await?;
+            self.subscribed.extend(added);
+            if has_probe {
+                self.notifier.probe.subscribed();
+            }
+        }
+        self.notifier.registry().confirm(&self.subscribed);
+        Ok(())
+    }
+}
