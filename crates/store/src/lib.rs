@@ -117,6 +117,14 @@ impl From<RedisError> for StoreError {
 }
 
 impl StoreError {
+    /// The error of a call that followed a write: it is open what was done.
+    pub(crate) fn after_write(self) -> Self {
+        match self {
+            Self::OutOfMemory => Self::Unavailable(RedisError::from((ErrorKind::Io, "out of memory"))),
+            other => other,
+        }
+    }
+
     pub(crate) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged(what.into())
     }

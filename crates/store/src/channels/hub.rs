@@ -26,9 +26,9 @@ use uuid::Uuid;
 
 use super::{
     Channels,
+    changed_channels::ChangedChannels,
     message_ring::{EncodedMessage, MessageRing, RingBudget},
     plain_publish_filter::PlainPublishFilter,
-    reader_counts::ChangedChannels,
 };
 use crate::{
     StoreResult,

@@ -6,6 +6,7 @@
 //! for many readers, `reader` is one of these, `reader_counts` counts them, `plain_publish_filter` tells
 //! copies of messages from what others publish. `retention` trims histories.
 
+mod changed_channels;
 mod cursor;
 mod history;
 mod hub;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst},
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -27,23 +27,6 @@ const MAX_GATEWAYS: isize = 1000;
 
 /// How many read a channel, by channel.
 type ChannelReaderCounts = HashMap<ChannelName, usize>;
-
-/// Channels that more or fewer read than when somebody last looked.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ChangedChannels(Arc<Mutex<HashSet<ChannelName>>>);
-
-impl ChangedChannels {
-    pub(super) fn mark(&self, channel: &ChannelName) {
-        let mut changed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !changed.contains(channel) {
-            changed.insert(channel.clone());
-        }
-    }
-
-    fn take(&self) -> HashSet<ChannelName> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 impl ChannelHub {
     /// How many read channels, at all gateways: what others noted up to a second ago, and those that are here now.

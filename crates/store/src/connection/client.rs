@@ -134,6 +134,14 @@ impl Redis {
         self.0.settings.response_timeout
     }
 
+    /// Ends the blocked read of a dedicated connection; false when it was not blocked.
+    ///
+    /// # Errors
+    /// Redis cannot be reached.
+    pub async fn unblock(&mut self, client_id: i64) -> RedisResult<bool> {
+        redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(self).await
+    }
+
     async fn hot_connection(&self) -> RedisResult<HotConnection> {
         if let Some(live) = self.current() {
             return Ok(live);

@@ -5,8 +5,6 @@
 
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 
-use crate::Redis;
-
 /// A connection for one blocking read at a time.
 pub struct Dedicated {
     connection: MultiplexedConnection,
@@ -32,15 +30,5 @@ impl Dedicated {
     /// After any error the connection must be dropped and what it may have been given must be recovered.
     pub async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         command.query_async(&mut self.connection).await
-    }
-}
-
-impl Redis {
-    /// Ends the blocked read of a dedicated connection; false when it was not blocked.
-    ///
-    /// # Errors
-    /// Redis cannot be reached.
-    pub async fn unblock(&mut self, client_id: i64) -> RedisResult<bool> {
-        redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(self).await
     }
 }

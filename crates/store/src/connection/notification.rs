@@ -1,7 +1,7 @@
 //! Wake-up calls between processes, over one pub/sub channel. They save waiting and carry no truth: who misses one
 //! finds out by itself, only later.
 
-use crate::workers::WorkerKey;
+use crate::workers::key::WorkerKey;
 use common::{id::JobId, name::QueueName};
 
 /// A wake-up call.

@@ -203,6 +203,6 @@ impl Cron<'_> {
             }
             CronDecision(CronRunOutcome::Waiting | CronRunOutcome::NotDue, _) => return,
         };
-        self.jobs.record_event(JobEvent::new_raw(kind, now, data.to_string()));
+        self.jobs.record_event(JobEvent::new(kind, now, data.to_string()));
     }
 }

@@ -15,18 +15,9 @@ use tokio_util::sync::CancellationToken;
 pub use hub::{EventHub, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
-use crate::local_now;
-use crate::{
-    Redis,
-    jobs::{ClaimedJob, JobRecord},
-    keys,
-};
-use common::{
-    json::ObjectWriter,
-    name::WorkerId,
-    time::{self, Millis},
-};
-use model::job::{AttemptError, JobState};
+use crate::{Redis, keys};
+use common::time::{self, Millis};
+use model::job::JobState;
 
 /// Events that wait to be written; more are dropped and counted.
 const BUFFER: usize = 16_384;
@@ -49,74 +40,10 @@ pub struct JobEvent {
 }
 
 impl JobEvent {
-    fn new(kind: &'static str, job: &JobRecord, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> Self {
-        let mut data = ObjectWriter::with_capacity(192);
-        data.text("job_id", &job.id.to_string())
-            .text("job_type", job.summary.job_type.as_str())
-            .text("queue", job.queue.as_str());
-        more(&mut data);
-        Self { kind, at, data: data.finish() }
-    }
-
     /// Something happened that is no change of one job: its data as a JSON object.
     #[must_use]
-    pub fn new_raw(kind: &'static str, at: Millis, data: String) -> Self {
+    pub fn new(kind: &'static str, at: Millis, data: String) -> Self {
         Self { kind, at, data }
-    }
-
-    /// A job was stored.
-    #[must_use]
-    pub fn enqueued(job: &JobRecord, state: JobState) -> Self {
-        Self::new("job.enqueued", job, local_now(), |data| {
-            data.text("state", state.as_str());
-        })
-    }
-
-    /// An attempt began.
-    #[must_use]
-    pub fn started(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> Self {
-        Self::new("job.started", &claimed.job, local_now(), |data| {
-            data.number("attempt", claimed.job.history.current_attempt());
-            if let Some(worker) = worker {
-                data.text("worker_id", worker.as_str());
-            }
-        })
-    }
-
-    /// A job succeeded.
-    #[must_use]
-    pub fn completed(job: &JobRecord, started_at: Millis, ended_at: Millis) -> Self {
-        Self::new("job.completed", job, ended_at, |data| {
-            data.number("attempt", job.history.current_attempt()).number("duration_ms", (ended_at - started_at).max(0));
-        })
-    }
-
-    /// An attempt failed and another follows. The failure is in the job's history already.
-    #[must_use]
-    pub fn failed(job: &JobRecord) -> Self {
-        Self::new("job.failed", job, local_now(), |data| write_failure(data, job))
-    }
-
-    /// The last attempt failed. The failure is in the job's history already.
-    #[must_use]
-    pub fn discarded(job: &JobRecord, at: Millis) -> Self {
-        Self::new("job.discarded", job, at, |data| write_failure(data, job))
-    }
-
-    /// An attempt said how far it has come: a JSON object of members to show.
-    #[must_use]
-    pub fn progress(job: &JobRecord, shown: &str) -> Self {
-        Self::new("job.progress", job, local_now(), |data| {
-            data.splice(shown);
-        })
-    }
-
-    /// A job ended without an attempt ending it.
-    #[must_use]
-    pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
-        Self::new(terminal_kind(state), job, at, |data| {
-            data.number("attempt", job.history.attempts);
-        })
     }
 }
 
@@ -136,16 +63,6 @@ pub fn is_terminal_kind(kind: &str) -> bool {
     [JobState::Completed, JobState::Cancelled, JobState::Discarded]
         .into_iter()
         .any(|state| terminal_kind(state) == kind)
-}
-
-fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {
-    data.number("attempt", job.history.attempts);
-    let Some(last) = job.history.errors.last() else { return };
-    // The job has the rest: a stack may be as large as a request, and events are read by the thousand
-    let shown = AttemptError { stack: None, output: None, details: None, ..last.clone() };
-    if let Ok(json) = serde_json::to_string(&shown) {
-        data.raw("error", &json);
-    }
 }
 
 /// Where events go. Clone it freely; recording never waits.

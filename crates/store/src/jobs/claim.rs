@@ -6,7 +6,9 @@ use std::{collections::HashMap, fmt, time::Duration};
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
-    Jobs, enqueue, local_now,
+    Jobs,
+    consumer::{Consumer, PULL_CONSUMER},
+    enqueue, local_now,
     record::{JobFields, JobRecord},
 };
 use crate::connection::notification::Notification;
@@ -23,52 +25,8 @@ use common::{
     time::Millis,
 };
 
-/// The consumer that holds everything fetched over HTTP.
-pub const PULL_CONSUMER: &str = "pull";
-
 /// Entries that a consumer reads of its own in one go: each may be as large as a request body.
 const RECOVERY_PAGE_SIZE: usize = 20;
-
-/// The name of a queue-worker process in pending lists. It carries the lease, so that whoever reclaims its jobs goes
-/// by the lease of the worker, not by its own settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Consumer {
-    name: String,
-    lease: Duration,
-}
-
-impl Consumer {
-    /// A name that nobody else has or had.
-    #[must_use]
-    pub fn new(lease: Duration) -> Self {
-        Self { name: format!("w-{}-{}", lease.as_millis(), uuid::Uuid::new_v4().simple()), lease }
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How long it may be silent.
-    #[must_use]
-    pub fn lease(&self) -> Duration {
-        self.lease
-    }
-
-    /// Reads a name; none if it is not a queue-worker's.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let (lease, _) = name.strip_prefix("w-")?.split_once('-')?;
-        Some(Self { name: name.to_owned(), lease: Duration::from_millis(lease.parse().ok()?) })
-    }
-}
-
-impl fmt::Display for Consumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
 
 /// Who wants jobs and how many.
 #[derive(Debug, Clone, Copy)]

@@ -24,16 +24,6 @@ use model::job::{JobHistory, JobLimit, JobState, NewJob, OnConflict, UniquePolic
 /// further. So many may replace each other at once.
 const MAX_UNIQUENESS_CHECKS: usize = 256;
 
-/// What goes wrong behind a write leaves it open what was done.
-pub(super) fn error_after_write(error: StoreError) -> StoreError {
-    match error {
-        StoreError::OutOfMemory => {
-            StoreError::Unavailable(redis::RedisError::from((redis::ErrorKind::Io, "out of memory")))
-        }
-        other => other,
-    }
-}
-
 /// Where a new job goes.
 enum JobDestination {
     Stream,
@@ -119,7 +109,7 @@ impl Jobs {
             Some("held") => return Ok(None),
             Some("created") => {
                 if has_chosen_id {
-                    self.save_client_job_id(id, &job.queue, claim_ttl).await.map_err(error_after_write)?;
+                    self.save_client_job_id(id, &job.queue, claim_ttl).await.map_err(StoreError::after_write)?;
                 }
             }
             _ if !has_chosen_id => return Ok(Some(Err(EnqueueRefusal::Duplicate(id)))),
@@ -131,7 +121,7 @@ impl Jobs {
         }
         // It may have been deleted between the registration and this
         if answer.get(2).is_some_and(|new| new == "new") {
-            self.add_to_registry(&job.queue).await.map_err(error_after_write)?;
+            self.add_to_registry(&job.queue).await.map_err(StoreError::after_write)?;
         }
         let state = match place {
             JobDestination::Stream | JobDestination::KeyQueue => JobState::Available,

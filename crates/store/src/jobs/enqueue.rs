@@ -4,7 +4,6 @@ use redis::{Cmd, ScriptInvocation};
 
 use super::{
     Jobs,
-    create::error_after_write,
     record::{JobRecord, new_entry_fields},
 };
 use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
@@ -99,7 +98,7 @@ impl Jobs {
     /// The limit that a stored job brought for its queue.
     pub(super) async fn apply_queue_limit(&self, summary: &EnvelopeSummary, queue: &QueueName) -> StoreResult<()> {
         match &summary.limit {
-            Some(JobLimit::Queue(rate)) => self.set_queue_rate(queue, *rate).await.map_err(error_after_write),
+            Some(JobLimit::Queue(rate)) => self.set_queue_rate(queue, *rate).await.map_err(StoreError::after_write),
             _ => Ok(()),
         }
     }

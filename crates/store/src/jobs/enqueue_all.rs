@@ -5,7 +5,6 @@
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
-    create::error_after_write,
     enqueue::{add_command, needs_record, new_job_record},
     record::new_entry_fields,
 };
@@ -138,7 +137,7 @@ impl Jobs {
                 Err(error) => {
                     // A full Redis takes no more, but lets go of what was made
                     let _ = self.roll_back(&made).await;
-                    return Err(if made.is_empty() { error } else { error_after_write(error) });
+                    return Err(if made.is_empty() { error } else { error.after_write() });
                 }
             }
         }

@@ -36,6 +36,7 @@ mod cancel;
 mod claim;
 mod client_ids;
 mod closed_queues;
+pub(crate) mod consumer;
 mod create;
 mod dead_letter;
 mod dead_letters;
@@ -45,6 +46,7 @@ mod enqueue_each;
 mod expire;
 mod fence;
 mod follow_up;
+mod job_events;
 mod lease;
 mod locate;
 mod promote;
@@ -60,8 +62,9 @@ use common::{id::JobId, json::Object, name::WorkerId, settings::JobSettings, tim
 use model::{job::NewJob, workflow::Membership};
 
 pub use cancel::JobTransitionError;
-pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob, Consumer, PULL_CONSUMER};
+pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
+pub use consumer::{Consumer, PULL_CONSUMER};
 pub use dead_letters::{DeadLetterCursor, DeadLetterFilter, DeadLetterPage, DeadLetterStats};
 pub(super) use enqueue::new_job_record;
 pub use enqueue::{EnqueueRefusal, EnqueuedJob};

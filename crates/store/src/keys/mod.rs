@@ -5,7 +5,7 @@
 mod queue;
 
 pub use self::queue::{QueueKeys, attempt_name, parse_attempt_name};
-use crate::workers::WorkerKey;
+use crate::workers::key::WorkerKey;
 use common::{
     id::{JobId, WorkflowId},
     name::{ChannelName, SubscriptionName, WorkerId},

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use redis::Value;
 
-use super::consistency_checker::{CheckCursor, CheckPhase};
+use super::check_cursor::{CheckCursor, CheckPhase};
 use crate::{
     StoreResult,
     jobs::{Jobs, malformed_reply, parse_id_field},

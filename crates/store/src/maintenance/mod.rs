@@ -18,6 +18,7 @@
 //! | `workflows` | workflows whose progress was cut off |
 
 mod candidates;
+mod check_cursor;
 mod consistency_checker;
 mod cron;
 mod history_trimmer;
@@ -37,7 +38,8 @@ use tokio_util::sync::CancellationToken;
 
 use outage_grace::OutageGrace;
 
-pub use consistency_checker::{CheckCursor, CheckCursorError, Report, Violation};
+pub use check_cursor::{CheckCursor, CheckCursorError};
+pub use consistency_checker::{Report, Violation};
 
 use crate::{
     StoreError, StoreResult,

@@ -248,7 +248,7 @@ impl Subscriptions {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
         more(&mut data);
-        self.jobs.record_event(JobEvent::new_raw(kind, crate::local_now(), data.finish()));
+        self.jobs.record_event(JobEvent::new(kind, crate::local_now(), data.finish()));
     }
 
     /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after

@@ -3,11 +3,13 @@
 //! Every worker reports from time to time; who falls silent drops off the list. A directive is kept beside the list
 //! until its worker has heard it, so that one who misses the wake-up call finds it with its next report.
 
+pub(crate) mod key;
 mod report;
 
 use std::time::Duration;
 
-pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerKey, WorkerRecord, WorkerState};
+pub use key::WorkerKey;
+pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerRecord, WorkerState};
 
 use crate::local_now;
 use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};

@@ -91,6 +91,7 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
     is_kept(&kit, week).await;
     for ttl in [2 * week, week] {
         kit.settings.channels.history_ttl = std::time::Duration::from_millis(ttl.unsigned_abs());
+        kit.channels = store::channels::Channels::new(&kit.redis, &kit.settings.channels);
         is_kept(&kit, ttl).await;
     }
     // One that begins again though the state is as it was

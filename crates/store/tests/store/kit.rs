@@ -20,7 +20,6 @@ use store::{
         Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs, Settled,
     },
     maintenance,
-    workers::Workers,
     workflows::Workflows,
 };
 use testkit::RedisServer;
@@ -31,7 +30,6 @@ pub(crate) struct StoreKit {
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
     pub(crate) workflows: Workflows,
-    pub(crate) workers: Workers,
     pub(crate) channels: Channels,
     pub(crate) notifier: Notifier,
     pub(crate) settings: Settings,
@@ -55,9 +53,9 @@ impl StoreKit {
         let (log, _writer) = EventLog::start(&redis, settings.jobs.events_max, CancellationToken::new());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, CancellationToken::new());
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
-        let (workflows, workers) = (Workflows::new(&jobs), Workers::new(&redis));
+        let workflows = Workflows::new(&jobs);
         let channels = Channels::new(&redis, &settings.channels);
-        Self { server, redis, jobs, workflows, workers, channels, notifier, settings }
+        Self { server, redis, jobs, workflows, channels, notifier, settings }
     }
 
     /// A subscriber to these topics.

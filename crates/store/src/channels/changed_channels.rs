@@ -1,0 +1,25 @@
+//! Channels whose number of readers changed since it was published.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use common::name::ChannelName;
+
+/// Channels that more or fewer read than when somebody last looked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ChangedChannels(Arc<Mutex<HashSet<ChannelName>>>);
+
+impl ChangedChannels {
+    pub(super) fn mark(&self, channel: &ChannelName) {
+        let mut changed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !changed.contains(channel) {
+            changed.insert(channel.clone());
+        }
+    }
+
+    pub(super) fn take(&self) -> HashSet<ChannelName> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,85 @@
+//! The events of jobs: what each says of the job.
+
+use super::{claim::ClaimedJob, record::JobRecord};
+use crate::{
+    connection::clock::local_now,
+    events::{JobEvent, terminal_kind},
+};
+use common::{json::ObjectWriter, name::WorkerId, time::Millis};
+use model::job::{AttemptError, JobState};
+
+impl JobEvent {
+    /// A job was stored.
+    #[must_use]
+    pub fn enqueued(job: &JobRecord, state: JobState) -> Self {
+        about("job.enqueued", job, local_now(), |data| {
+            data.text("state", state.as_str());
+        })
+    }
+
+    /// An attempt began.
+    #[must_use]
+    pub fn started(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> Self {
+        about("job.started", &claimed.job, local_now(), |data| {
+            data.number("attempt", claimed.job.history.current_attempt());
+            if let Some(worker) = worker {
+                data.text("worker_id", worker.as_str());
+            }
+        })
+    }
+
+    /// A job succeeded.
+    #[must_use]
+    pub fn completed(job: &JobRecord, started_at: Millis, ended_at: Millis) -> Self {
+        about("job.completed", job, ended_at, |data| {
+            data.number("attempt", job.history.current_attempt()).number("duration_ms", (ended_at - started_at).max(0));
+        })
+    }
+
+    /// An attempt failed and another follows. The failure is in the job's history already.
+    #[must_use]
+    pub fn failed(job: &JobRecord) -> Self {
+        about("job.failed", job, local_now(), |data| write_failure(data, job))
+    }
+
+    /// The last attempt failed. The failure is in the job's history already.
+    #[must_use]
+    pub fn discarded(job: &JobRecord, at: Millis) -> Self {
+        about("job.discarded", job, at, |data| write_failure(data, job))
+    }
+
+    /// An attempt said how far it has come: a JSON object of members to show.
+    #[must_use]
+    pub fn progress(job: &JobRecord, shown: &str) -> Self {
+        about("job.progress", job, local_now(), |data| {
+            data.splice(shown);
+        })
+    }
+
+    /// A job ended without an attempt ending it.
+    #[must_use]
+    pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
+        about(terminal_kind(state), job, at, |data| {
+            data.number("attempt", job.history.attempts);
+        })
+    }
+}
+
+fn about(kind: &'static str, job: &JobRecord, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> JobEvent {
+    let mut data = ObjectWriter::with_capacity(192);
+    data.text("job_id", &job.id.to_string())
+        .text("job_type", job.summary.job_type.as_str())
+        .text("queue", job.queue.as_str());
+    more(&mut data);
+    JobEvent::new(kind, at, data.finish())
+}
+
+fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {
+    data.number("attempt", job.history.attempts);
+    let Some(last) = job.history.errors.last() else { return };
+    // The job has the rest: a stack may be as large as a request, and events are read by the thousand
+    let shown = AttemptError { stack: None, output: None, details: None, ..last.clone() };
+    if let Ok(json) = serde_json::to_string(&shown) {
+        data.raw("error", &json);
+    }
+}

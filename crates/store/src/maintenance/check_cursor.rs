@@ -1,0 +1,93 @@
+//! Where a slice of the consistency check ended.
+
+use std::{fmt, str::FromStr};
+
+use crate::keys;
+
+/// What of a queue is looked over, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CheckPhase {
+    Streams,
+    Due,
+    Pending,
+    Leases,
+    Active,
+    Timers,
+    /// Records, lanes, and what keys hold.
+    Keys,
+}
+
+impl CheckPhase {
+    const ALL: [Self; 7] =
+        [Self::Streams, Self::Due, Self::Pending, Self::Leases, Self::Active, Self::Timers, Self::Keys];
+    const NAMES: [&str; 7] = ["streams", "due", "pending", "leases", "active", "timers", "keys"];
+
+    pub(super) fn next(self) -> Option<Self> {
+        Self::ALL.get(self as usize + 1).copied()
+    }
+}
+
+/// Where a slice ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckCursor {
+    pub(super) phase: CheckPhase,
+    /// The place within it; empty at its beginning.
+    pub(super) at: String,
+}
+
+impl CheckCursor {
+    /// Where everything begins.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { phase: CheckPhase::Streams, at: String::new() }
+    }
+
+    /// The place behind a page of this phase: `at` in it, or the beginning of the next.
+    pub(super) fn after(phase: CheckPhase, at: Option<String>) -> Option<Self> {
+        match at {
+            Some(at) => Some(Self { phase, at }),
+            None => phase.next().map(|phase| Self { phase, at: String::new() }),
+        }
+    }
+}
+
+impl fmt::Display for CheckCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", CheckPhase::NAMES[self.phase as usize], self.at)
+    }
+}
+
+/// A cursor that no report gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cursor must be one that an earlier answer gave")]
+pub struct CheckCursorError;
+
+impl FromStr for CheckCursor {
+    type Err = CheckCursorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, at) = text.split_once('/').ok_or(CheckCursorError)?;
+        let phase = CheckPhase::NAMES.iter().position(|known| *known == name).ok_or(CheckCursorError)?;
+        let is_place = at.is_empty()
+            || match CheckPhase::ALL[phase] {
+                CheckPhase::Streams => keys::parse_attempt_name(at).is_some(),
+                _ => at.parse::<u64>().is_ok(),
+            };
+        if is_place { Ok(Self { phase: CheckPhase::ALL[phase], at: at.to_owned() }) } else { Err(CheckCursorError) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_and_nothing_else_does() {
+        for text in ["streams/", "streams/-5:12-0", "due/17", "keys/0"] {
+            assert_eq!(text.parse::<CheckCursor>().map(|cursor| cursor.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "due", "due/x", "streams/5", "other/1", "streams/0:1-0 \r\n"] {
+            assert_eq!(text.parse::<CheckCursor>(), Err(CheckCursorError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Who is who among workers.
+
+use std::str::FromStr;
+
+use crate::jobs::consumer::Consumer;
+use common::name::{NameError, WorkerId};
+
+/// The id of a worker on the list: a queue-worker's name in pending lists, or `pull:` and the id that a program which
+/// fetches over HTTP gives itself. So no program can pass for a queue-worker.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerKey(String);
+
+const PULL: &str = "pull:";
+
+impl WorkerKey {
+    /// A queue-worker's.
+    #[must_use]
+    pub fn of(consumer: &Consumer) -> Self {
+        Self(consumer.name().to_owned())
+    }
+
+    /// That of a program which fetches over HTTP.
+    #[must_use]
+    pub fn pull(worker: &WorkerId) -> Self {
+        Self(format!("{PULL}{worker}"))
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it fetches over HTTP.
+    #[must_use]
+    pub fn is_pull(&self) -> bool {
+        self.0.starts_with(PULL)
+    }
+}
+
+impl FromStr for WorkerKey {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text.strip_prefix(PULL) {
+            Some(worker) => worker.parse::<WorkerId>().map(|worker| Self::pull(&worker)),
+            // A bare name may be the id of a program too
+            None => match Consumer::parse(text) {
+                Some(consumer) if text.parse::<WorkerId>().is_ok() => Ok(Self::of(&consumer)),
+                _ => text.parse::<WorkerId>().map(|worker| Self::pull(&worker)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn no_program_can_take_the_place_of_a_queue_worker() {
+        let consumer = Consumer::new(Duration::from_secs(1));
+        let claimed: WorkerId = consumer.name().parse().expect("a name");
+        assert_ne!(WorkerKey::pull(&claimed), WorkerKey::of(&consumer));
+        for key in [WorkerKey::pull(&claimed), WorkerKey::of(&consumer)] {
+            assert_eq!(key.as_str().parse::<WorkerKey>(), Ok(key));
+        }
+        assert_eq!("w-1".parse::<WorkerKey>(), "pull:w-1".parse());
+        assert!("a b".parse::<WorkerKey>().is_err() && "pull:".parse::<WorkerKey>().is_err());
+        assert!("w-5-a b".parse::<WorkerKey>().is_err());
+    }
+}
