@@ -21,9 +21,9 @@ use tracing::Instrument;
 use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
     rules::Dispatcher,
+    shared::WorkerShared,
     slots::Permit,
     wakeup::Wakeup,
-    worker::WorkerShared,
 };
 
 /// Starts attempts. When the last clone is gone, no more results can come.
@@ -124,7 +124,7 @@ impl AttemptRunner {
         }
         if place.is_some_and(|place| self.shared.slots.return_permit(&queue, place)) {
             // Its queue was not listened to while all its places were taken
-            self.wakeup.wake(&self.shared).await;
+            self.wakeup.wake();
         }
     }
 

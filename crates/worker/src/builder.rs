@@ -6,10 +6,18 @@ use common::{name::JobType, settings::Settings};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    command_line,
     handlers::{Context, HandlerError, Handlers},
-    worker::{RunMode, Worker},
+    shared::RunMode,
+    worker::Worker,
 };
+
+impl Worker {
+    /// A worker without handlers yet.
+    #[must_use]
+    pub fn builder() -> WorkerBuilder {
+        WorkerBuilder::default()
+    }
+}
 
 /// A worker to be. See [`Worker::builder`].
 #[derive(Default)]
@@ -86,15 +94,6 @@ impl WorkerBuilder {
         let until = self.run_mode;
         let handlers = self.into_handlers(&settings)?;
         Worker::build(settings, handlers, until).await
-    }
-
-    /// The whole life of a worker's process: its command line, settings, telemetry, and jobs until a signal. For the
-    /// `main` of a binary; to be called before there is a runtime or another thread.
-    ///
-    /// # Errors
-    /// What keeps the worker from working.
-    pub fn main(self) -> anyhow::Result<()> {
-        command_line::run(self)
     }
 
     pub(crate) fn into_handlers(mut self, settings: &Settings) -> anyhow::Result<Handlers> {

@@ -14,15 +14,14 @@ use store::{
     jobs::{ClaimAvailability, Claimant, ClaimedJob},
     log_interruption, next_reconnect_delay, reconnect_delays,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     attempt::AttemptRunner,
-    limited_queue_watcher::LimitedQueueWatcher,
     queue_selector::QueueSelector,
+    shared::{RunMode, WorkerShared},
     slots::{AnyQueuePermit, Permit},
     wakeup::Wakeup,
-    worker::{RunMode, WorkerShared},
 };
 
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
@@ -37,7 +36,7 @@ const TARGET_BATCH_BYTES: usize = 4 << 20;
 pub(crate) async fn run(
     shared: Arc<WorkerShared>,
     runner: AttemptRunner,
-    doorbell: Arc<Wakeup>,
+    wakeup: Arc<Wakeup>,
     stop: CancellationToken,
 ) {
     if shared.settings.queue_worker.queues.is_empty() {
@@ -49,17 +48,17 @@ pub(crate) async fn run(
         queue_selector: QueueSelector::new(&worker.queues, &worker.weights),
         shared,
         runner,
-        wakeup: doorbell,
+        wakeup,
         stop,
         priorities: HashMap::new(),
         limit_states: HashMap::new(),
         blocking_connection: None,
-        limited_queue_watcher: None,
+        limited_watch: None,
         batch_size: MAX_BATCH_JOBS,
     };
     if claimer.shared.run_mode == RunMode::Drain {
-        let (shared, doorbell, stop) = (claimer.shared.clone(), claimer.wakeup.clone(), claimer.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(wake_when_empty(&shared, &doorbell)).await });
+        let (shared, wakeup, stop) = (claimer.shared.clone(), claimer.wakeup.clone(), claimer.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(wake_when_empty(&shared, &wakeup)).await });
     }
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
@@ -76,10 +75,10 @@ pub(crate) async fn run(
 }
 
 /// A read that is blocked does not notice by itself that there is nothing left to wait for.
-async fn wake_when_empty(shared: &WorkerShared, doorbell: &Wakeup) {
+async fn wake_when_empty(shared: &WorkerShared, wakeup: &Wakeup) {
     loop {
         shared.in_flight.emptied.notified().await;
-        doorbell.wake(shared).await;
+        wakeup.wake();
     }
 }
 
@@ -93,8 +92,8 @@ struct Claimer {
     /// What the limits of a queue said last.
     limit_states: HashMap<QueueName, ClaimAvailability>,
     blocking_connection: Option<Dedicated>,
-    /// Rings for jobs of queues with limits.
-    limited_queue_watcher: Option<LimitedQueueWatcher>,
+    /// The queues with limits that are watched, and the task that does.
+    limited_watch: Option<(Vec<QueueName>, AbortOnDropHandle<()>)>,
     /// Jobs claimed in one go at the moment.
     batch_size: usize,
 }
@@ -111,7 +110,7 @@ fn next_batch_size(batch: usize, claimed: &[ClaimedJob]) -> usize {
 impl Claimer {
     async fn back_off(&mut self, error: &StoreError, delay: Duration) {
         self.blocking_connection = None;
-        self.limited_queue_watcher = None;
+        self.limited_watch = None;
         self.priorities.clear();
         log_interruption("claiming", error);
         tokio::select! {
@@ -156,7 +155,7 @@ impl Claimer {
             };
             let Some(place) = place else { return Ok(()) };
             let mut places = self.acquire_more(place);
-            if self.wakeup.take_pending() {
+            if self.wakeup.take() {
                 self.priorities.clear();
             }
             if self.shared.heartbeat_state.is_quiet() {
@@ -244,22 +243,26 @@ impl Claimer {
         Ok(found)
     }
 
-    /// Sees to it that the doorbell rings for a job on one of these streams.
-    fn watch_limited_queues(&mut self, mut limited: Vec<(QueueName, Priority)>) {
-        if limited.is_empty() {
+    /// Wakes the loop when there is a job in one of these queues. A blocking claim would not ask their limits.
+    fn watch_limited_queues(&mut self, queues: Vec<QueueName>) {
+        let is_watching =
+            self.limited_watch.as_ref().is_some_and(|(watched, task)| *watched == queues && !task.is_finished());
+        if is_watching {
             return;
         }
-        limited.sort_unstable();
-        match &self.limited_queue_watcher {
-            Some(bell) if bell.is_watching(&limited) => bell.rearm(),
-            _ => {
-                self.limited_queue_watcher =
-                    Some(LimitedQueueWatcher::new(&self.shared, &self.wakeup, limited, MAX_BLOCK))
-            }
-        }
+        // All that the settings can name are fewer than can be watched
+        let waiter = if queues.is_empty() { None } else { self.shared.long_poll.register(&queues).ok() };
+        self.limited_watch = waiter.map(|waiter| {
+            let wakeup = self.wakeup.clone();
+            let watch = async move {
+                waiter.wait_for_wakeup().await;
+                wakeup.wake();
+            };
+            (queues, AbortOnDropHandle::new(tokio::spawn(watch)))
+        });
     }
 
-    /// Waits for a job on any stream, for a limit to allow more, or for the doorbell.
+    /// Waits for a job on any stream, for a limit to allow more, or to be woken.
     async fn wait_for_jobs(&mut self, place: Option<AnyQueuePermit>) -> StoreResult<()> {
         let mut longest = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
         let (mut free, mut limited) = (Vec::new(), Vec::new());
@@ -268,7 +271,7 @@ impl Claimer {
             let streams = priorities.iter().map(|priority| (queue.clone(), *priority));
             match self.limit_states.get(queue).copied().unwrap_or_default() {
                 ClaimAvailability::Unlimited => free.extend(streams),
-                ClaimAvailability::Limited => limited.extend(streams),
+                ClaimAvailability::Limited => limited.push(queue.clone()),
                 ClaimAvailability::RetryAfter(pause) => longest = longest.min(pause),
                 ClaimAvailability::Paused => {}
             }
@@ -276,10 +279,11 @@ impl Claimer {
         if self.priorities.values().all(Vec::is_empty) {
             return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
         }
+        limited.sort_unstable();
         self.watch_limited_queues(limited);
         if free.is_empty() {
             drop(place);
-            self.wakeup.wait_timeout(longest).await;
+            let _ = tokio::time::timeout(longest, self.wakeup.woken()).await;
             return Ok(());
         }
         let mut connection = match self.blocking_connection.take() {
@@ -289,10 +293,7 @@ impl Claimer {
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
         let block = longest.max(Duration::from_millis(1));
         let read = jobs.claim_blocking(&mut connection, &free, &self.shared.consumer, block);
-        let Some(arrived) = self.wakeup.run_interruptible(client_id, read).await else {
-            self.blocking_connection = Some(connection);
-            return Ok(());
-        };
+        let (arrived, _) = jobs.redis().interruptible(client_id, read, self.wakeup.woken()).await;
         let (shared, mut places) = (self.shared.clone(), Vec::from_iter(place));
         // After an error the connection is not used again: its next answer could be this read's
         for claimed in arrived? {

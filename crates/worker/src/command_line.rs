@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use common::{cli, name::JobType, settings::Settings};
 use delivery::command::launch;
 
-use crate::{builder::WorkerBuilder, rules, worker::RunMode};
+use crate::{builder::WorkerBuilder, rules, shared::RunMode};
 
 /// Takes jobs out of Galley's queues, runs their handlers and records how they ended.
 ///
@@ -52,7 +52,18 @@ impl RunArgs {
     }
 }
 
-pub(crate) fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
+impl WorkerBuilder {
+    /// The whole life of a worker's process: its command line, settings, telemetry, and jobs until a signal. For the
+    /// `main` of a binary; to be called before there is a runtime or another thread.
+    ///
+    /// # Errors
+    /// What keeps the worker from working.
+    pub fn main(self) -> anyhow::Result<()> {
+        run(self)
+    }
+}
+
+fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
     // Before anything else: this process may have been started to become a program
     launch::intercept();
     let line = CommandLine::parse();

@@ -11,43 +11,16 @@ use store::{
     StoreResult, local_now,
     workers::{Directive, IssuedDirective, WorkerKey, WorkerRecord, WorkerState},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{Notify, watch},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{wakeup::Wakeup, worker::WorkerShared};
+use crate::{shared::WorkerShared, wakeup::Wakeup};
 
 /// A report counts for so many beats, but never less than a second.
 const TTL_BEATS: u32 = 3;
 const MIN_TTL: Duration = Duration::from_secs(1);
 /// Jobs in a report: those that run for longest.
 const MAX_REPORTED_JOBS: usize = 50;
-
-/// What the rest of the process has to know of it.
-#[derive(Default)]
-pub(crate) struct HeartbeatState {
-    quiet: watch::Sender<bool>,
-    /// Something was asked, or has changed: the next report is due now.
-    pub(crate) report_now: Notify,
-}
-
-impl HeartbeatState {
-    /// Whether no new jobs may be claimed. To be asked after the doorbell was answered: it rings after this has changed.
-    pub(crate) fn is_quiet(&self) -> bool {
-        *self.quiet.borrow()
-    }
-
-    /// Waits until jobs may be claimed, or `stop` is cancelled.
-    pub(crate) async fn wait_until_resumed(&self, stop: &CancellationToken) {
-        let mut quiet = self.quiet.subscribe();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = quiet.wait_for(|quiet| !quiet) => {}
-        }
-    }
-}
 
 /// Reports until `end` is cancelled, which comes after the last attempt. Cancels `stop` when it is asked to.
 pub(crate) async fn run(
@@ -122,13 +95,13 @@ async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: Issued
 
 async fn set_quiet(shared: &WorkerShared, doorbell: &Wakeup, is_quiet: bool, by: &str) {
     let has_changed =
-        shared.heartbeat_state.quiet.send_if_modified(|quiet| std::mem::replace(quiet, is_quiet) != is_quiet);
+        shared.heartbeat_state.set_quiet(is_quiet);
     if has_changed {
         let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
         tracing::info!(by, "{says}");
         shared.heartbeat_state.report_now.notify_one();
         // Ends the blocked read: it would take one more job
-        doorbell.wake(shared).await;
+        doorbell.wake();
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     in_flight::{QueueStream, Renewal},
-    worker::WorkerShared,
+    shared::WorkerShared,
 };
 
 /// Entries in one script call.

@@ -14,14 +14,12 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::WorkerShared;
+use crate::shared::WorkerShared;
 
 /// Longest blocking move. It ends by itself so that a connection that died silently is found out.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
 /// How often elements are looked for that somebody left on their way.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(5);
-/// Pause between two tries to end it early.
-const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Takes elements until `stop` is cancelled.
 pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
@@ -64,21 +62,10 @@ async fn feed(
             *delays = reconnect_delays();
             recovered_at = Some(Instant::now());
         }
-        let take = bridge.forward(&mut connection, MAX_BLOCK);
-        tokio::pin!(take);
-        tokio::select! {
-            taken = &mut take => drop(taken?),
-            () = stop.cancelled() => {
-                // An element may be in the answer: end the move on the server, then hear it out. The move may not
-                // have reached the server yet, so again until it ends
-                loop {
-                    let _ = shared.jobs.redis().clone().unblock(client_id).await;
-                    if let Ok(taken) = tokio::time::timeout(UNBLOCK_RETRY_INTERVAL, &mut take).await {
-                        return taken.map(drop);
-                    }
-                }
-            }
-        }
+        let forward = bridge.forward(&mut connection, MAX_BLOCK);
+        // Stopping ends the move on the server, whose answer may hold an element
+        let (forwarded, _) = shared.jobs.redis().interruptible(client_id, forward, stop.cancelled()).await;
+        forwarded?;
         if stop.is_cancelled() {
             return Ok(());
         }

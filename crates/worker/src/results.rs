@@ -13,7 +13,7 @@ use store::{
 };
 use tokio::sync::mpsc;
 
-use crate::{in_flight::QueueStream, worker::WorkerShared};
+use crate::{in_flight::QueueStream, shared::WorkerShared};
 
 /// Results in one script call.
 const MAX_BATCH_RESULTS: usize = 128;

@@ -1,12 +1,8 @@
 //! Wake-up calls: what ends the claim loop's blocking read early, and what stops a running job.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
 };
 
 use store::{
@@ -16,60 +12,34 @@ use store::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::WorkerShared;
-
-/// Pause between two tries to end a read that has been announced but has not reached Redis yet.
-const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
+use crate::shared::WorkerShared;
 
 /// Notifications that wait to be looked at.
 const NOTIFICATION_BUFFER: usize = 1024;
-/// Nobody is blocked.
-const NO_CLIENT: i64 = 0;
 
+/// Interrupts the claim loop while it waits.
 #[derive(Default)]
 pub(crate) struct Wakeup {
     is_pending: AtomicBool,
-    blocked_client_id: AtomicI64,
     notify: Notify,
 }
 
 impl Wakeup {
-    /// Whether it rang since the last answer.
-    pub(crate) fn take_pending(&self) -> bool {
+    /// Interrupts the wait of now, or the next one.
+    pub(crate) fn wake(&self) {
+        self.is_pending.store(true, SeqCst);
+        self.notify.notify_one();
+    }
+
+    /// Whether it was woken since this was asked.
+    pub(crate) fn take(&self) -> bool {
         self.is_pending.swap(false, SeqCst)
     }
 
-    /// Awaits a blocking read that a ring will end; none when it rang already, and the read was not begun.
-    pub(crate) async fn run_interruptible<T>(&self, client_id: i64, read: impl Future<Output = T>) -> Option<T> {
-        self.blocked_client_id.store(client_id, SeqCst);
-        // After announcing: either we see the ring here, or the ringer sees us
-        let result = if self.is_pending.load(SeqCst) { None } else { Some(read.await) };
-        self.blocked_client_id.store(NO_CLIENT, SeqCst);
-        result
-    }
-
-    /// Waits until it rings, but no longer than that.
-    pub(crate) async fn wait_timeout(&self, pause: Duration) {
-        if !self.is_pending.load(SeqCst) {
-            let _ = tokio::time::timeout(pause, self.notify.notified()).await;
-        }
-    }
-
-    /// Rings: the read that is blocked now ends, or the next one is not begun.
-    pub(crate) async fn wake(&self, shared: &WorkerShared) {
-        self.is_pending.store(true, SeqCst);
-        self.notify.notify_one();
-        let mut redis = shared.jobs.redis().clone();
-        while self.is_pending.load(SeqCst) {
-            match self.blocked_client_id.load(SeqCst) {
-                NO_CLIENT => return,
-                client_id => {
-                    if !matches!(redis.unblock(client_id).await, Ok(false)) {
-                        return;
-                    }
-                }
-            }
-            tokio::time::sleep(UNBLOCK_RETRY_INTERVAL).await;
+    /// Waits until it is woken; at once if that happened since [`Wakeup::take`].
+    pub(crate) async fn woken(&self) {
+        while !self.is_pending.load(SeqCst) {
+            self.notify.notified().await;
         }
     }
 
@@ -87,7 +57,7 @@ impl Wakeup {
                     Some(Notification::StreamCreated(queue))
                         if shared.settings.queue_worker.queues.contains(&queue) =>
                     {
-                        self.wake(&shared).await;
+                        self.wake();
                     }
                     Some(Notification::DirectiveChanged(worker)) if worker == shared.worker_key() => {
                         shared.heartbeat_state.report_now.notify_one()
@@ -96,12 +66,12 @@ impl Wakeup {
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(SubscriberEvent::Subscribed(_)) => self.wake(&shared).await,
+                Some(SubscriberEvent::Subscribed(_)) => self.wake(),
                 Some(SubscriberEvent::ConnectionLost) => {}
                 None => break,
             }
         }
         stop.cancelled().await;
-        self.wake(&shared).await;
+        self.wake();
     }
 }

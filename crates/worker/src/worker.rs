@@ -20,11 +20,7 @@ use common::{
     telemetry::{self, MetricsHandle},
 };
 use store::{
-    Redis, Store,
-    connection::notifier::Notifier,
-    events::EventLog,
-    jobs::{Consumer, Jobs},
-    maintenance,
+    Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Consumer, long_poll::LongPoll, maintenance,
     workers::Workers,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -32,48 +28,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attempt::AttemptRunner,
-    builder::WorkerBuilder,
     claim,
     handlers::Handlers,
-    heartbeat::{self, HeartbeatState},
+    heartbeat,
+    heartbeat_state::HeartbeatState,
     in_flight::InFlightJobs,
     lease_renewal, list_bridge, results,
     rules::{self, Dispatcher},
+    shared::{RunMode, WorkerShared},
     slots::Slots,
     wakeup::Wakeup,
 };
 
 /// After the grace: time for handing jobs back and for the last results to be recorded.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a worker works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RunMode {
-    /// Until it is told to stop.
-    #[default]
-    Continuous,
-    /// Until its queues have no job left that can run now, and none runs. What is scheduled for later is not waited for.
-    Drain,
-    /// For one job, if one is there.
-    Once,
-}
-
-/// What all parts of the process share.
-pub(crate) struct WorkerShared {
-    pub(crate) jobs: Jobs,
-    pub(crate) workers: Workers,
-    pub(crate) settings: Settings,
-    pub(crate) consumer: Consumer,
-    pub(crate) in_flight: InFlightJobs,
-    pub(crate) heartbeat_state: HeartbeatState,
-    pub(crate) slots: Slots,
-    pub(crate) run_mode: RunMode,
-    /// The longest that a handler here may take to tidy up, in milliseconds.
-    pub(crate) max_stop_grace_ms: AtomicU64,
-    pub(crate) attempts: TaskTracker,
-    /// Cancelled when the grace is over: what still runs is handed back.
-    pub(crate) hard_shutdown: CancellationToken,
-}
 
 /// A worker that is ready to run.
 pub struct Worker {
@@ -85,12 +53,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker with the handlers that come with it; add your own.
-    #[must_use]
-    pub fn builder() -> WorkerBuilder {
-        WorkerBuilder::default()
-    }
-
     /// Prepares everything. Redis may be away; a Redis that would lose jobs is refused.
     pub(crate) async fn build(settings: Settings, handlers: Handlers, until: RunMode) -> anyhow::Result<Self> {
         let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
@@ -101,8 +63,10 @@ impl Worker {
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_events.clone());
+        let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let shared = WorkerShared {
-            jobs: Store::new(&redis, &notifier, &settings, log).jobs(),
+            long_poll: LongPoll::start(&jobs, stop_events.clone()),
+            jobs,
             workers: Workers::new(&redis),
             consumer: Consumer::new(settings.jobs.lease),
             in_flight: InFlightJobs::default(),

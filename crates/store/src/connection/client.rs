@@ -30,6 +30,9 @@ use super::dedicated::Dedicated;
 use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
 
+/// Pause between two tries to end a read that may not have reached the server yet.
+const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
 /// A handle on Redis: clone it freely.
 #[derive(Clone)]
 pub struct Redis(Arc<RedisInner>);
@@ -134,12 +137,33 @@ impl Redis {
         self.0.settings.response_timeout
     }
 
-    /// Ends the blocked read of a dedicated connection; false when it was not blocked.
-    ///
-    /// # Errors
-    /// Redis cannot be reached.
-    pub async fn unblock(&mut self, client_id: i64) -> RedisResult<bool> {
-        redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(self).await
+    /// Awaits a blocking read on a dedicated connection. When `interrupt` comes first the read is ended on the server, and its
+    /// answer is awaited all the same: it may hold work that was handed out. True if it was interrupted.
+    pub async fn interruptible<T>(
+        &self,
+        client_id: i64,
+        read: impl Future<Output = T>,
+        interrupt: impl Future<Output = ()>,
+    ) -> (T, bool) {
+        tokio::pin!(read);
+        tokio::select! {
+            answer = &mut read => return (answer, false),
+            () = interrupt => {}
+        }
+        tokio::select! {
+            answer = &mut read => (answer, true),
+            // If Redis cannot be told, the read has an end of its own
+            () = self.unblock(client_id) => (read.await, true),
+        }
+    }
+
+    /// Ends a blocked read, which may not have reached the server yet.
+    async fn unblock(&self, client_id: i64) {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("UNBLOCK").arg(client_id);
+        while matches!(command.query_async(&mut self.clone()).await, Ok(false)) {
+            tokio::time::sleep(UNBLOCK_RETRY_INTERVAL).await;
+        }
     }
 
     async fn hot_connection(&self) -> RedisResult<HotConnection> {

@@ -23,8 +23,6 @@ use common::name::QueueName;
 /// Longest blocking read. It ends by itself so that a connection that died silently is found out; then everything is
 /// looked up anew, because wake-up calls can be lost.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
-/// Pause between two tries to end a read that may not have reached Redis yet.
-const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// Hears of new streams and of queues that go on, until `stop` is cancelled.
 pub(crate) async fn listen_for_changes(hall: Arc<LongPollShared>, mut heard: EventReceiver, stop: CancellationToken) {
@@ -125,28 +123,11 @@ async fn wait_for_arrivals(
 ) -> StoreResult<WatchRead> {
     let client_id = connection.client_id();
     let read = jobs.wait_for_entries(connection, streams, block);
-    tokio::pin!(read);
-    let (queues, is_silence) = tokio::select! {
-        queues = &mut read => (queues?, true),
-        () = hall.changed.notified() => {
-            let queues = tokio::select! {
-                queues = &mut read => queues?,
-                () = unblock_read(jobs, client_id) => read.await?,
-            };
-            (queues, false)
-        }
-    };
-    Ok(match (queues.is_empty(), is_silence) {
+    let (queues, is_interrupted) = jobs.store.redis.interruptible(client_id, read, hall.changed.notified()).await;
+    let queues = queues?;
+    Ok(match (queues.is_empty(), is_interrupted) {
         (false, _) => WatchRead::Arrived(queues),
-        (true, true) => WatchRead::TimedOut,
-        (true, false) => WatchRead::Interrupted,
+        (true, false) => WatchRead::TimedOut,
+        (true, true) => WatchRead::Interrupted,
     })
-}
-
-/// Ends a blocked read. If Redis cannot be told, the read has an end of its own.
-async fn unblock_read(jobs: &Jobs, client_id: i64) {
-    let mut redis = jobs.redis().clone();
-    while matches!(redis.unblock(client_id).await, Ok(false)) {
-        tokio::time::sleep(UNBLOCK_RETRY_DELAY).await;
-    }
 }

@@ -26,7 +26,7 @@ use store::{
 use tokio_util::sync::CancellationToken;
 
 use super::HandlerError;
-use crate::worker::WorkerShared;
+use crate::shared::WorkerShared;
 
 /// One attempt of a job, for the handler that runs it. Cheap to clone.
 #[derive(Clone)]
