@@ -65,7 +65,8 @@ impl PullWorkers {
             is_due
         });
         if let Some(record) = noted
-            && let Err(error) = workers.report_worker(&WorkerKey::pull(worker), &record, REPORT_TTL, Some(most)).await
+            && let Err(error) =
+                workers.report_worker(&WorkerKey::for_pull_worker(worker), &record, REPORT_TTL, Some(most)).await
         {
             tracing::debug!(%error, %worker, "fetch not noted");
         }
@@ -87,7 +88,7 @@ impl PullWorkers {
             }
             is_due
         });
-        let key = WorkerKey::pull(worker);
+        let key = WorkerKey::for_pull_worker(worker);
         match noted {
             Some(record) => workers.report_worker(&key, &record, REPORT_TTL, Some(most)).await,
             None => workers.directive_for(&key).await,

@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use common::name::{Priority, QueueName};
 use store::{
     StoreError, StoreResult,
-    connection::dedicated::Dedicated,
+    connection::dedicated::DedicatedConnection,
     jobs::{ClaimAvailability, Claimant, ClaimedJob},
     log_interruption, next_reconnect_delay, reconnect_delays,
 };
@@ -91,7 +91,7 @@ struct Claimer {
     priorities: HashMap<QueueName, Vec<Priority>>,
     /// What the limits of a queue said last.
     limit_states: HashMap<QueueName, ClaimAvailability>,
-    blocking_connection: Option<Dedicated>,
+    blocking_connection: Option<DedicatedConnection>,
     /// The queues with limits that are watched, and the task that does.
     limited_watch: Option<(Vec<QueueName>, AbortOnDropHandle<()>)>,
     /// Jobs claimed in one go at the moment.
@@ -288,7 +288,7 @@ impl Claimer {
         }
         let mut connection = match self.blocking_connection.take() {
             Some(connection) => connection,
-            None => self.shared.jobs.redis().dedicated(MAX_BLOCK).await?,
+            None => self.shared.jobs.redis().open_dedicated(MAX_BLOCK).await?,
         };
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
         let block = longest.max(Duration::from_millis(1));

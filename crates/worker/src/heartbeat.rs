@@ -53,7 +53,7 @@ pub(crate) async fn run(
             () = tokio::time::sleep(beat) => {}
         }
     }
-    if let Err(error) = shared.workers.forget_worker(&shared.worker_key()).await {
+    if let Err(error) = shared.workers.remove_worker(&shared.worker_key()).await {
         tracing::debug!(%error, "not taken off the list of workers; it drops off by itself");
     }
 }
@@ -94,8 +94,7 @@ async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: Issued
 }
 
 async fn set_quiet(shared: &WorkerShared, doorbell: &Wakeup, is_quiet: bool, by: &str) {
-    let has_changed =
-        shared.heartbeat_state.set_quiet(is_quiet);
+    let has_changed = shared.heartbeat_state.set_quiet(is_quiet);
     if has_changed {
         let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
         tracing::info!(by, "{says}");
@@ -124,6 +123,6 @@ pub(crate) async fn listen_for_signals(shared: Arc<WorkerShared>, doorbell: Arc<
 impl WorkerShared {
     /// The id of this process on the list of workers.
     pub(crate) fn worker_key(&self) -> WorkerKey {
-        WorkerKey::of(&self.consumer)
+        WorkerKey::for_consumer(&self.consumer)
     }
 }

@@ -129,7 +129,7 @@ impl InFlightJobs {
         held.sort_unstable_by_key(|(_, held)| held.started_at);
         let shown = held.into_iter().take(most).map(|(((queue, _), _), held)| RunningJob {
             id: held.id.to_string(),
-            more: Some(RunningDetails {
+            details: Some(RunningDetails {
                 job_type: held.job_type.to_string(),
                 queue: queue.to_string(),
                 attempt: held.attempt,

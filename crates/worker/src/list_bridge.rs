@@ -49,7 +49,7 @@ async fn feed(
     stop: &CancellationToken,
     delays: &mut store::ReconnectDelays,
 ) -> StoreResult<()> {
-    let mut connection = shared.jobs.redis().dedicated(MAX_BLOCK).await?;
+    let mut connection = shared.jobs.redis().open_dedicated(MAX_BLOCK).await?;
     let client_id = connection.client_id();
     let mut recovered_at: Option<Instant> = None;
     loop {

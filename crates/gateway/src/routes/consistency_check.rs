@@ -52,8 +52,8 @@ async fn run_check(services: &Services, queue: Option<&str>, cursor: Option<&str
         Some(start.map_err(|error: store::maintenance::CheckCursorError| ApiError::invalid(error.to_string()))?);
     let (began, mut violations, mut looked_at) = (Instant::now(), Vec::new(), 0);
     while let Some(from) = next.take() {
-        let report = services.jobs.check(&queue, repair, from, SLICE_SIZE).await?;
-        looked_at += report.looked_at;
+        let report = services.jobs.check_queue(&queue, repair, from, SLICE_SIZE).await?;
+        looked_at += report.checked_count;
         violations.extend(report.violations.iter().map(violation_json));
         next = report.next;
         if began.elapsed() >= MAX_CHECK_TIME || violations.len() >= MAX_VIOLATIONS {
@@ -68,5 +68,5 @@ async fn run_check(services: &Services, queue: Option<&str>, cursor: Option<&str
 }
 
 fn violation_json(violation: &Violation) -> Value {
-    json!({ "kind": violation.kind, "what": violation.what, "repaired": violation.is_repaired })
+    json!({ "kind": violation.kind, "what": violation.location, "repaired": violation.is_repaired })
 }

@@ -47,7 +47,7 @@ fn register_error(refused: RegisterCronError) -> ApiError {
             ErrorCode::TooManyCronEntries,
             format!("there are {max_entries} cron entries, which is cron.max_entries"),
         ),
-        RegisterCronError::TooLarge { most } => {
+        RegisterCronError::TooLarge { max_bytes: most } => {
             ApiError::new(ErrorCode::PayloadTooLarge, format!("a cron entry must have at most {most} bytes"))
         }
     }
@@ -126,7 +126,7 @@ pub(super) async fn trigger(
     body: RawBody,
 ) -> ApiResult {
     run_idempotent(&request, &services, &[&body.0], async |seed| {
-        let by_hand = services.jobs.cron().manual_run(&parse_cron_name(&name)?).await?;
+        let by_hand = services.jobs.cron().new_manual_job(&parse_cron_name(&name)?).await?;
         let (new, now) = by_hand.ok_or_else(|| cron_not_found(&name))?;
         let read = ParsedJob::with_seed(new, now, seed.map(|seed| (seed, 0)));
         Ok(enqueue_parsed(&services, read, RequestTrace::from_request(&request)).await?.into_response())

@@ -56,9 +56,9 @@ async fn send_directive(services: &Services, id: &str, directive: Directive) -> 
 
 async fn find_worker(services: &Services, id: &str) -> Result<ListedWorker, ApiError> {
     match services.workers.find_worker(id).await? {
-        WorkerLookup::One(listed) => Ok(*listed),
+        WorkerLookup::Found(listed) => Ok(*listed),
         WorkerLookup::NotFound => Err(ApiError::not_found(format_args!("worker {}", common::name::quoted(id)))),
-        WorkerLookup::Several(number) => {
+        WorkerLookup::Ambiguous(number) => {
             let name = common::name::quoted(id);
             Err(ApiError::new(ErrorCode::Conflict, format!("{number} workers have the name {name}: use the id of one")))
         }

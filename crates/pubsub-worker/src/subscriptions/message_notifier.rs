@@ -90,7 +90,7 @@ impl MessageNotifier {
     }
 
     /// Waits until the list of subscriptions may have changed.
-    pub(crate) async fn list_changed(&self) {
+    pub(crate) async fn wait_for_list_change(&self) {
         self.0.list_changed.notified().await;
     }
 

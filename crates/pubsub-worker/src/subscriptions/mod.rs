@@ -61,7 +61,7 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: Canc
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = process.notifier.list_changed() => {}
+            () = process.notifier.wait_for_list_change() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -88,7 +88,7 @@ struct SubscriptionSupervisor {
 /// A runner, and the subscription that it was made for.
 struct SubscriptionTask {
     subscription: Subscription,
-    stored: String,
+    raw: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -109,7 +109,7 @@ impl SubscriptionSupervisor {
             self.cleanups.spawn(clean_up_deleted(self.process.clone(), one));
         }
         for (subscription, stored) in &self.last_list {
-            if self.runners.get(&subscription.name).is_some_and(|one| one.stored == *stored) {
+            if self.runners.get(&subscription.name).is_some_and(|one| one.raw == *stored) {
                 continue;
             }
             let before = self.runners.remove(&subscription.name).map(|one| {
@@ -118,7 +118,7 @@ impl SubscriptionSupervisor {
             });
             let stop = CancellationToken::new();
             let task = tokio::spawn(run_subscription(self.process.clone(), subscription.clone(), stop.clone(), before));
-            let one = SubscriptionTask { subscription: subscription.clone(), stored: stored.clone(), stop, task };
+            let one = SubscriptionTask { subscription: subscription.clone(), raw: stored.clone(), stop, task };
             self.runners.insert(subscription.name.clone(), one);
         }
         Ok(())

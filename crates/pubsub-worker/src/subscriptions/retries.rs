@@ -32,7 +32,7 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>) {
     let tasks = TaskTracker::new();
     let mut delays = reconnect_delays();
     while !runner.stop.is_cancelled() {
-        let result = work(&runner, &tasks).await;
+        let result = run_until_error(&runner, &tasks).await;
         if let Err(error) = result {
             log_interruption("taking failed deliveries", &error);
             runner.pause(next_reconnect_delay(&mut delays)).await;
@@ -45,7 +45,7 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>) {
 }
 
 /// Takes jobs for as long as there is no trouble.
-async fn work(runner: &Arc<SubscriptionRunner>, tasks: &TaskTracker) -> StoreResult<()> {
+async fn run_until_error(runner: &Arc<SubscriptionRunner>, tasks: &TaskTracker) -> StoreResult<()> {
     let queue = runner.subscription.queue();
     let queues = std::slice::from_ref(&queue);
     let Ok(seat) = runner.process.long_poll.register(queues) else {
@@ -90,7 +90,7 @@ async fn claim_all(
         for claimed in batch.jobs {
             let (runner, place) = (runner.clone(), places.pop());
             tasks.spawn(async move {
-                attempt(&runner, claimed).await;
+                run_attempt(&runner, claimed).await;
                 drop(place);
             });
         }
@@ -106,7 +106,7 @@ enum RetryOutcome {
     Release,
 }
 
-async fn attempt(runner: &SubscriptionRunner, claimed: ClaimedJob) {
+async fn run_attempt(runner: &SubscriptionRunner, claimed: ClaimedJob) {
     let history = &claimed.job.history;
     let attempt = history.current_attempt();
     let redelivery = claimed.job.envelope.fields().ok().and_then(|parts| Redelivery::from_args(parts.args));

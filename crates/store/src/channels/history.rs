@@ -175,7 +175,7 @@ impl Channels {
         pipeline.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
         pipeline.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XLEN").arg(&key).cmd("MEMORY").arg("USAGE").arg(&key);
-        let mut connection = self.redis.pooled().await?;
+        let mut connection = self.redis.pooled_connection().await?;
         let (newest, oldest, length, bytes): (HistoryEntries, HistoryEntries, u64, Option<u64>) =
             pipeline.query_async(&mut connection).await?;
         let Some(head) = self.channel_head(channel).await? else { return Ok(None) };

@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_change_wakes_once_who_waits_and_nobody_who_left() {
         let mut ring = ring(10_000, 10_000);
-        let (task, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let (task, other) = (Arc::new(WakeCounter::default()), Arc::new(WakeCounter::default()));
         let (stays, leaves) = (ring.register_waiter(), ring.register_waiter());
         ring.set_waker(stays, &other.clone().into());
         ring.set_waker(stays, &task.clone().into());
@@ -312,9 +312,9 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    struct WakeCounter(AtomicUsize);
 
-    impl std::task::Wake for Woken {
+    impl std::task::Wake for WakeCounter {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Relaxed);
         }

@@ -40,7 +40,7 @@ impl Channels {
 
     /// Every name on the list: at most `channels.max_channels`, each a hundred bytes or so.
     pub(crate) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
-        let mut connection = self.redis.pooled().await?;
+        let mut connection = self.redis.pooled_connection().await?;
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::CHANNELS).arg(0).arg(-1).query_async(&mut connection).await?;
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())

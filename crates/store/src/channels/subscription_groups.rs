@@ -105,7 +105,7 @@ impl Channels {
     /// Goes through the subscriptions as they are stored, some of them twice, and the field of no name that says that the list was
     /// begun. Those that are made or removed meanwhile are among them or not.
     pub(crate) async fn scan_subscriptions(&self, mut each: impl FnMut(String, &[u8])) -> StoreResult<()> {
-        let mut connection = self.redis.pooled().await?;
+        let mut connection = self.redis.pooled_connection().await?;
         let mut cursor = 0_u64;
         loop {
             let mut command = redis::cmd("HSCAN");
@@ -161,7 +161,7 @@ impl Channels {
         pipeline.cmd("DEL").arg(keys::subscription_cursor(channel, name));
         // A history that is gone has no groups
         pipeline.ignore_errors();
-        let mut connection = self.redis.pooled().await?;
+        let mut connection = self.redis.pooled_connection().await?;
         let _: redis::Value = pipeline.query_async(&mut connection).await?;
         Ok(())
     }

@@ -26,7 +26,7 @@ use redis::{
 };
 use tokio::runtime::Handle;
 
-use super::dedicated::Dedicated;
+use super::dedicated::DedicatedConnection;
 use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
 
@@ -42,7 +42,7 @@ struct RedisInner {
     settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's own threads come and go.
     runtime: Handle,
-    hot: Arc<RwLock<Option<HotConnection>>>,
+    hot_connection: Arc<RwLock<Option<HotConnection>>>,
     connect_state: Mutex<ConnectState>,
     pool: Pool,
     /// The epoch of messages, and the connection that it is asked on.
@@ -65,7 +65,7 @@ pub(crate) struct PinnedConnection(HotConnection);
 struct ConnectState {
     generation: u64,
     delays: ExponentialBackoff,
-    failed: Option<(RedisError, Instant)>,
+    last_failure: Option<(RedisError, Instant)>,
     connecting: Option<SharedResult<HotConnection>>,
 }
 
@@ -88,12 +88,12 @@ impl Redis {
             .recycle_timeout(Some(settings.response_timeout))
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()?;
-        let dialling = ConnectState { generation: 0, delays: reconnect_delays(), failed: None, connecting: None };
+        let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
         Ok(Self(Arc::new(RedisInner {
             client: Client::open(info)?,
             settings: settings.clone(),
             runtime: Handle::current(),
-            hot: Arc::default(),
+            hot_connection: Arc::default(),
             connect_state: Mutex::new(dialling),
             pool,
             epoch: Mutex::new(None),
@@ -104,7 +104,7 @@ impl Redis {
     ///
     /// # Errors
     /// None is free in time, or Redis cannot be reached.
-    pub async fn pooled(&self) -> Result<deadpool_redis::Connection, crate::StoreError> {
+    pub async fn pooled_connection(&self) -> Result<deadpool_redis::Connection, crate::StoreError> {
         let unavailable = |error: deadpool_redis::PoolError| match error {
             deadpool_redis::PoolError::Backend(error) => error.into(),
             other => crate::StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
@@ -116,9 +116,12 @@ impl Redis {
     ///
     /// # Errors
     /// Redis cannot be reached.
-    pub async fn dedicated(&self, block: Duration) -> RedisResult<Dedicated> {
-        Dedicated::open(&self.0.client, &connection_config(&self.0.settings, block + self.0.settings.response_timeout))
-            .await
+    pub async fn open_dedicated(&self, block: Duration) -> RedisResult<DedicatedConnection> {
+        DedicatedConnection::open(
+            &self.0.client,
+            &connection_config(&self.0.settings, block + self.0.settings.response_timeout),
+        )
+        .await
     }
 
     /// The client, for subscriptions.
@@ -167,18 +170,18 @@ impl Redis {
     }
 
     async fn hot_connection(&self) -> RedisResult<HotConnection> {
-        if let Some(live) = self.current() {
+        if let Some(live) = self.current_connection() {
             return Ok(live);
         }
         let dial = {
             let mut dialling = self.connect_state();
-            if let Some(live) = self.current() {
+            if let Some(live) = self.current_connection() {
                 return Ok(live);
             }
             if let Some(dial) = &dialling.connecting {
                 dial.clone()
             } else {
-                if let Some((error, not_before)) = &dialling.failed
+                if let Some((error, not_before)) = &dialling.last_failure
                     && Instant::now() < *not_before
                 {
                     return Err(error.clone());
@@ -195,13 +198,13 @@ impl Redis {
         self.0.connect_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Option<HotConnection> {
-        self.0.hot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current_connection(&self) -> Option<HotConnection> {
+        self.0.hot_connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Connects on its own, whether or not anybody waits for it.
     fn connect(&self, generation: u64) -> SharedResult<HotConnection> {
-        let shared = self.0.hot.clone();
+        let shared = self.0.hot_connection.clone();
         // A connection that closes while nobody uses it is forgotten at once, not found out by the next caller
         let config = self.config().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
@@ -212,7 +215,7 @@ impl Redis {
         let (redis, client) = (self.clone(), self.0.client.clone());
         let dial = self.0.runtime.spawn(async move {
             let dialled = client.get_multiplexed_async_connection_with_config(&config).await;
-            redis.connected(generation, dialled)
+            redis.finish_connect(generation, dialled)
         });
         let redis = self.clone();
         let broken_off = move |_| {
@@ -222,26 +225,30 @@ impl Redis {
         dial.map(|live| live.unwrap_or_else(broken_off)).boxed().shared()
     }
 
-    fn connected(&self, generation: u64, result: RedisResult<MultiplexedConnection>) -> RedisResult<HotConnection> {
+    fn finish_connect(
+        &self,
+        generation: u64,
+        result: RedisResult<MultiplexedConnection>,
+    ) -> RedisResult<HotConnection> {
         let mut dialling = self.connect_state();
         dialling.connecting = None;
         match result {
             Ok(connection) => {
-                if dialling.failed.take().is_some() || generation > 1 {
+                if dialling.last_failure.take().is_some() || generation > 1 {
                     tracing::info!(generation, "connected to redis again");
                 }
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
                 let live = HotConnection { generation, connection };
-                *self.0.hot.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+                *self.0.hot_connection.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
                 Ok(live)
             }
             Err(error) => {
-                if dialling.failed.is_none() {
+                if dialling.last_failure.is_none() {
                     tracing::warn!(%error, "redis cannot be reached");
                 }
                 let pause = next_reconnect_delay(&mut dialling.delays);
-                dialling.failed = Some((error.clone(), Instant::now() + pause));
+                dialling.last_failure = Some((error.clone(), Instant::now() + pause));
                 metrics::counter!("galley_redis_connect_failures_total").increment(1);
                 Err(error)
             }
@@ -292,7 +299,7 @@ impl Redis {
             && breaks_connection(error)
         {
             tracing::warn!(%error, generation, "the connection to redis broke");
-            drop_connection(&self.0.hot, generation);
+            drop_connection(&self.0.hot_connection, generation);
         }
         result
     }

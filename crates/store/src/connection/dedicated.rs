@@ -6,12 +6,12 @@
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 
 /// A connection for one blocking read at a time.
-pub struct Dedicated {
+pub struct DedicatedConnection {
     connection: MultiplexedConnection,
     client_id: i64,
 }
 
-impl Dedicated {
+impl DedicatedConnection {
     pub(crate) async fn open(client: &Client, config: &AsyncConnectionConfig) -> RedisResult<Self> {
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
         let client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;

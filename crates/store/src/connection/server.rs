@@ -108,7 +108,7 @@ impl Redis {
     /// # Errors
     /// It is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
     pub async fn check_server(&self) -> Result<ServerInfo, ServerError> {
-        let mut connection = self.pooled().await?;
+        let mut connection = self.pooled_connection().await?;
         let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await.map_err(StoreError::from)?;
         // A hosted Redis may forbid CONFIG: then its word is taken from INFO, which has the eviction policy
         let config: HashMap<String, String> =
@@ -147,7 +147,7 @@ fn check_info(info: &InfoDict, config: &HashMap<String, String>) -> Result<Serve
 mod tests {
     use super::*;
 
-    fn judged(info: &str, config: &[(&str, &str)]) -> Result<ServerInfo, String> {
+    fn check_texts(info: &str, config: &[(&str, &str)]) -> Result<ServerInfo, String> {
         let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         check_info(&InfoDict::new(info), &config)
     }
@@ -163,7 +163,7 @@ mod tests {
                 "no-appendfsync-on-rewrite",
             ),
         ] {
-            let error = judged(info, config).expect_err(reason);
+            let error = check_texts(info, config).expect_err(reason);
             assert!(error.contains(reason), "{error}");
         }
     }
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn durability_is_what_the_server_says() {
         let info = "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
-        let of = |config: &[(&str, &str)]| judged(info, config).expect("fit").durability;
+        let of = |config: &[(&str, &str)]| check_texts(info, config).expect("fit").durability;
         assert_eq!(of(&[("appendfsync", "everysec")]), ServerDurability::EverySecond);
         assert_eq!(of(&[("appendfsync", "always")]), ServerDurability::Always);
         assert_eq!(of(&[]), ServerDurability::Unknown);
-        let memory = judged("redis_version:9.1.2\r\naof_enabled:0\r\n", &[]).expect("fit").durability;
+        let memory = check_texts("redis_version:9.1.2\r\naof_enabled:0\r\n", &[]).expect("fit").durability;
         assert_eq!(memory, ServerDurability::Memory);
     }
 }

@@ -30,7 +30,7 @@ use model::{
 /// How often a change is tried while others change the same entry.
 const MAX_SAVE_ATTEMPTS: usize = 16;
 /// Entries read at once for a page.
-const CHUNK: usize = 100;
+const READ_BATCH: usize = 100;
 
 /// The cron entries in the Redis of a job store.
 pub struct Cron<'a> {
@@ -57,7 +57,7 @@ pub enum RegisterCronError {
     /// It is too large.
     TooLarge {
         /// Bytes it may have.
-        most: usize,
+        max_bytes: usize,
     },
 }
 
@@ -99,16 +99,16 @@ impl Cron<'_> {
         now: Millis,
     ) -> StoreResult<Result<RegisteredCronEntry, RegisterCronError>> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
-            let raw = self.raw(&definition.name).await?;
+            let raw = self.read_raw(&definition.name).await?;
             // What cannot be read is replaced as if it were not there
             let entry = match raw.as_deref().and_then(parse_entry) {
                 Some(known) => known.with_definition(definition.clone(), now),
                 None => CronEntry::new(definition.clone(), now),
             };
             if encode_entry(&entry)?.len() > MAX_ENTRY_BYTES {
-                return Ok(Err(RegisterCronError::TooLarge { most: MAX_ENTRY_BYTES }));
+                return Ok(Err(RegisterCronError::TooLarge { max_bytes: MAX_ENTRY_BYTES }));
             }
-            match self.save(&entry, raw.as_deref(), now).await? {
+            match self.save_if_unchanged(&entry, raw.as_deref(), now).await? {
                 CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => {
                     return Ok(Ok(RegisteredCronEntry { entry, is_new: raw.is_none() }));
                 }
@@ -120,7 +120,7 @@ impl Cron<'_> {
                 CronSaveOutcome::Changed => {}
             }
         }
-        Err(keeps_changing(&definition.name))
+        Err(conflict_error(&definition.name))
     }
 
     /// An entry.
@@ -128,7 +128,7 @@ impl Cron<'_> {
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
     pub async fn get(&self, name: &CronName) -> StoreResult<Option<CronEntry>> {
-        self.raw(name).await?.map(|raw| parse_entry(&raw).ok_or_else(|| damaged(name))).transpose()
+        self.read_raw(name).await?.map(|raw| parse_entry(&raw).ok_or_else(|| damaged_error(name))).transpose()
     }
 
     /// Entries by name, `limit` at most, those after a name.
@@ -136,13 +136,13 @@ impl Cron<'_> {
     /// # Errors
     /// Redis is unavailable.
     pub async fn page(&self, after: Option<&str>, limit: usize, enabled: Option<bool>) -> StoreResult<CronPage> {
-        let mut connection = self.jobs.store.redis.pooled().await?;
+        let mut connection = self.jobs.store.redis.pooled_connection().await?;
         let mut names: Vec<String> = redis::cmd("HKEYS").arg(keys::CRON_ENTRIES).query_async(&mut connection).await?;
         names.sort_unstable();
         let total = names.len();
         let mut page = CronPage { total, ..CronPage::default() };
         let rest = names.split_off(after.map_or(0, |after| names.partition_point(|name| name.as_str() <= after)));
-        for some in rest.chunks(CHUNK) {
+        for some in rest.chunks(READ_BATCH) {
             let mut command = redis::cmd("HMGET");
             let found: Vec<Option<String>> =
                 command.arg(keys::CRON_ENTRIES).arg(some).query_async(&mut connection).await?;
@@ -170,12 +170,12 @@ impl Cron<'_> {
     /// Redis is unavailable.
     pub async fn remove(&self, name: &CronName) -> StoreResult<bool> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
-            let Some(raw) = self.raw(name).await? else { return Ok(false) };
-            if self.remove_if(name.as_str(), &raw).await? {
+            let Some(raw) = self.read_raw(name).await? else { return Ok(false) };
+            if self.remove_if_unchanged(name.as_str(), &raw).await? {
                 return Ok(true);
             }
         }
-        Err(keeps_changing(name))
+        Err(conflict_error(name))
     }
 
     /// Switches an entry on or off; none when there is no such entry.
@@ -185,15 +185,15 @@ impl Cron<'_> {
     pub async fn set_enabled(&self, name: &CronName, enabled: bool) -> StoreResult<Option<CronEntry>> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
             let now = self.jobs.now().await?;
-            let Some(raw) = self.raw(name).await? else { return Ok(None) };
-            let entry = parse_entry(&raw).ok_or_else(|| damaged(name))?;
+            let Some(raw) = self.read_raw(name).await? else { return Ok(None) };
+            let entry = parse_entry(&raw).ok_or_else(|| damaged_error(name))?;
             let entry = entry.with_enabled(enabled, now).map_err(|error| StoreError::damaged(error.to_string()))?;
-            match self.save(&entry, Some(&raw), now).await? {
+            match self.save_if_unchanged(&entry, Some(&raw), now).await? {
                 CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => return Ok(Some(entry)),
                 CronSaveOutcome::Changed | CronSaveOutcome::Full => {}
             }
         }
-        Err(keeps_changing(name))
+        Err(conflict_error(name))
     }
 
     /// Makes a job of an entry now, beside its schedule: it is not counted and no run waits for it. None when there is
@@ -206,7 +206,7 @@ impl Cron<'_> {
         name: &CronName,
         traceparent: Option<String>,
     ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
-        let Some((new, now)) = self.manual_run(name).await? else { return Ok(None) };
+        let Some((new, now)) = self.new_manual_job(name).await? else { return Ok(None) };
         self.jobs.enqueue(new, traceparent, now).await.map(Some)
     }
 
@@ -214,26 +214,31 @@ impl Cron<'_> {
     ///
     /// # Errors
     /// Redis is unavailable, or the entry is damaged.
-    pub async fn manual_run(&self, name: &CronName) -> StoreResult<Option<(NewJob, Millis)>> {
+    pub async fn new_manual_job(&self, name: &CronName) -> StoreResult<Option<(NewJob, Millis)>> {
         let Some(entry) = self.get(name).await? else { return Ok(None) };
         let now = self.jobs.now().await?;
         let new = entry.template.new_job(name, now, now).map_err(|error| StoreError::damaged(error.to_string()))?;
         Ok(Some((new, now)))
     }
 
-    async fn raw(&self, name: &CronName) -> StoreResult<Option<String>> {
+    async fn read_raw(&self, name: &CronName) -> StoreResult<Option<String>> {
         let mut command = redis::cmd("HGET");
         let raw: Value =
             command.arg(keys::CRON_ENTRIES).arg(name.as_str()).query_async(&mut self.jobs.store.redis.clone()).await?;
         match raw {
             Value::Nil => Ok(None),
-            Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged(name)),
-            _ => Err(damaged(name)),
+            Value::BulkString(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| damaged_error(name)),
+            _ => Err(damaged_error(name)),
         }
     }
 
     /// Stores an entry if what is stored still is `known`.
-    async fn save(&self, entry: &CronEntry, known: Option<&str>, now: Millis) -> StoreResult<CronSaveOutcome> {
+    async fn save_if_unchanged(
+        &self,
+        entry: &CronEntry,
+        known: Option<&str>,
+        now: Millis,
+    ) -> StoreResult<CronSaveOutcome> {
         let answer: String = script::SAVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)
             .key(keys::CRON_NEXT)
@@ -255,7 +260,7 @@ impl Cron<'_> {
     }
 
     /// Removes an entry if what is stored still is `known`; `""` for a time without an entry.
-    async fn remove_if(&self, name: &str, known: &str) -> StoreResult<bool> {
+    async fn remove_if_unchanged(&self, name: &str, known: &str) -> StoreResult<bool> {
         let removed: i64 = script::REMOVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)
             .key(keys::CRON_NEXT)
@@ -275,10 +280,10 @@ fn encode_entry(entry: &CronEntry) -> StoreResult<String> {
     serde_json::to_string(entry).map_err(|error| StoreError::damaged(error.to_string()))
 }
 
-fn damaged(name: &CronName) -> StoreError {
+fn damaged_error(name: &CronName) -> StoreError {
     StoreError::damaged(format!("cron entry {name} cannot be read"))
 }
 
-fn keeps_changing(name: &CronName) -> StoreError {
+fn conflict_error(name: &CronName) -> StoreError {
     StoreError::damaged(format!("cron entry {name} keeps changing"))
 }

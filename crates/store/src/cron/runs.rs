@@ -7,7 +7,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Cron, CronSaveOutcome, damaged, parse_entry};
+use super::{Cron, CronSaveOutcome, damaged_error, parse_entry};
 use crate::{StoreError, StoreResult, events::JobEvent, jobs::EnqueueRefusal, keys};
 use common::{
     id::JobId,
@@ -60,15 +60,15 @@ impl Cron<'_> {
         };
         let mut made = None;
         for _ in 0..MAX_FIRE_ATTEMPTS {
-            let Some(raw) = self.raw(&name).await? else {
-                self.remove_if(name.as_str(), "").await?;
+            let Some(raw) = self.read_raw(&name).await? else {
+                self.remove_if_unchanged(name.as_str(), "").await?;
                 return Ok(());
             };
-            let turn = parse_entry(&raw).map(|entry| (entry.tick(now, self.catch_up()), entry));
+            let turn = parse_entry(&raw).map(|entry| (entry.tick(now, self.catch_up_limits()), entry));
             let Some((Ok(turn), entry)) = turn else {
                 // It would be due for ever. Registered again, it lives on
                 self.unschedule(name.as_str()).await?;
-                return Err(damaged(&name));
+                return Err(damaged_error(&name));
             };
             let (turn, decision) = match made {
                 // The job is made, and the entry was changed before it could move on: this run is not its next any more
@@ -82,7 +82,7 @@ impl Cron<'_> {
                 _ => (turn, self.decide(&entry, turn, now).await?),
             };
             let after = entry.after_tick(turn, decision.0);
-            match self.save(&after, Some(&raw), now).await? {
+            match self.save_if_unchanged(&after, Some(&raw), now).await? {
                 CronSaveOutcome::Saved => {
                     self.log_decision(&after, turn, &decision);
                     // Behind a run that has waited longer: that one's time may have come
@@ -101,7 +101,7 @@ impl Cron<'_> {
         Ok(())
     }
 
-    fn catch_up(&self) -> CatchUpLimits {
+    fn catch_up_limits(&self) -> CatchUpLimits {
         let settings = &self.jobs.store.settings.cron;
         let window_ms = Millis::try_from(settings.catch_up_window.as_millis()).unwrap_or(Millis::MAX);
         CatchUpLimits { max_runs: settings.catch_up_max, window_ms }
@@ -118,13 +118,13 @@ impl Cron<'_> {
             }
         };
         let id = run_job_id(&entry.name, run, &new.queue);
-        if let Some(decision) = self.overlap(entry, turn, id).await? {
+        if let Some(decision) = self.apply_overlap_policy(entry, turn, id).await? {
             return Ok(decision);
         }
         new.id = Some(id);
         match self.jobs.enqueue(new, None, now).await? {
-            Ok(_) => self.fired(entry, id).await,
-            Err(EnqueueRefusal::Duplicate(known)) if known == id => self.fired(entry, id).await,
+            Ok(_) => self.finish_fire(entry, id).await,
+            Err(EnqueueRefusal::Duplicate(known)) if known == id => self.finish_fire(entry, id).await,
             Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
                 Ok(CronDecision(CronRunOutcome::Skipped, "unique"))
             }
@@ -136,7 +136,7 @@ impl Cron<'_> {
     }
 
     /// The job of a run is there: the one before goes, if the overlap policy says so.
-    async fn fired(&self, entry: &CronEntry, id: JobId) -> StoreResult<CronDecision> {
+    async fn finish_fire(&self, entry: &CronEntry, id: JobId) -> StoreResult<CronDecision> {
         if let Some(last) = entry.last_job_id.filter(|last| *last != id)
             && entry.overlap_policy == OverlapPolicy::CancelPrevious
         {
@@ -147,7 +147,12 @@ impl Cron<'_> {
     }
 
     /// What the overlap policy says instead of making the job; none when it lets it be made.
-    async fn overlap(&self, entry: &CronEntry, turn: CronTick, id: JobId) -> StoreResult<Option<CronDecision>> {
+    async fn apply_overlap_policy(
+        &self,
+        entry: &CronEntry,
+        turn: CronTick,
+        id: JobId,
+    ) -> StoreResult<Option<CronDecision>> {
         let Some(last) = entry.last_job_id.filter(|last| *last != id) else { return Ok(None) };
         if entry.overlap_policy == OverlapPolicy::Allow {
             return Ok(None);

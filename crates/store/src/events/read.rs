@@ -124,7 +124,7 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn events(&self, filter: &EventFilter, since: EntryId, limit: usize) -> StoreResult<Vec<ReadEvent>> {
-        let mut connection = self.pooled().await?;
+        let mut connection = self.pooled_connection().await?;
         let (mut before, mut found) = (String::from("+"), Vec::new());
         for _ in 0..MAX_SCANNED_ENTRIES / SCAN_PAGE {
             let mut command = redis::cmd("XREVRANGE");
@@ -151,7 +151,7 @@ impl Redis {
     pub(super) async fn event_page(&self, from: EntryId, most: usize) -> StoreResult<Vec<EventBatch>> {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::EVENTS).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
-        let entries: Vec<(String, Value)> = command.query_async(&mut self.pooled().await?).await?;
+        let entries: Vec<(String, Value)> = command.query_async(&mut self.pooled_connection().await?).await?;
         Ok(read_batches(entries))
     }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
-    connection::dedicated::Dedicated,
+    connection::dedicated::DedicatedConnection,
     keys::{self, QueueKeys},
     script,
 };
@@ -197,7 +197,7 @@ impl Jobs {
     /// As [`Jobs::claim`]; `Damaged` also when a stream or its group is gone.
     pub async fn claim_blocking(
         &self,
-        connection: &mut Dedicated,
+        connection: &mut DedicatedConnection,
         streams: &[(QueueName, Priority)],
         consumer: &Consumer,
         block: Duration,

@@ -135,7 +135,7 @@ impl Jobs {
         };
         queues.sort_unstable();
         queues.retain(|queue| after.is_none_or(|after| *queue >= after.queue));
-        let connection = self.store.redis.pooled().await?;
+        let connection = self.store.redis.pooled_connection().await?;
         let mut scan = DeadLetterScan {
             filter,
             limit,
@@ -197,7 +197,8 @@ impl Jobs {
                 pipeline.cmd("ZRANGE").arg(keys.dead_letters()).arg(0).arg(0).arg("WITHSCORES");
                 pipeline.cmd("ZREVRANGE").arg(keys.dead_letters()).arg(0).arg(0).arg("WITHSCORES");
             }
-            let replies: Vec<redis::Value> = pipeline.query_async(&mut self.store.redis.pooled().await?).await?;
+            let replies: Vec<redis::Value> =
+                pipeline.query_async(&mut self.store.redis.pooled_connection().await?).await?;
             for (queue, replies) in some.iter().zip(replies.chunks(3)) {
                 let [count, oldest, newest] = replies else { continue };
                 let count: u64 = redis::from_redis_value(count.clone()).map_err(super::claim::malformed_reply)?;

@@ -56,7 +56,8 @@ impl Jobs {
 
     async fn find_purge_candidates(&self, queue: &QueueName, purge: &PurgeRequest) -> StoreResult<PurgeCandidates> {
         let keys = QueueKeys::new(queue);
-        let mut scan = PurgeScan { keys: &keys, purge, redis: self.store.redis.pooled().await?, ids: Vec::new() };
+        let mut scan =
+            PurgeScan { keys: &keys, purge, redis: self.store.redis.pooled_connection().await?, ids: Vec::new() };
         if purge.states.contains(&JobState::Available) {
             for priority in self.priorities(queue).await? {
                 scan.scan_stream(queue, priority).await?;

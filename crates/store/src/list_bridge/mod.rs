@@ -11,7 +11,7 @@ use redis::{FromRedisValue, Value};
 
 use crate::{
     Redis, StoreError, StoreResult,
-    connection::dedicated::Dedicated,
+    connection::dedicated::DedicatedConnection,
     events::JobEvent,
     jobs::Jobs,
     keys::{self, QueueKeys},
@@ -45,7 +45,7 @@ impl ListBridge {
     ///
     /// # Errors
     /// Redis is unavailable: elements may be on their way, [`Bridge::recover`] finds them.
-    pub async fn forward(&self, connection: &mut Dedicated, block: Duration) -> StoreResult<usize> {
+    pub async fn forward(&self, connection: &mut DedicatedConnection, block: Duration) -> StoreResult<usize> {
         let mut command = redis::cmd("BLMOVE");
         // From the left, as the seed's BLPOP does
         command

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use redis::{FromRedisValue, RedisResult, Value};
 
 use crate::jobs::{Jobs, duration_millis, malformed_reply, sorted_priorities};
-use crate::{StoreError, StoreResult, connection::dedicated::Dedicated, keys::QueueKeys};
+use crate::{StoreError, StoreResult, connection::dedicated::DedicatedConnection, keys::QueueKeys};
 use common::name::{Priority, QueueName};
 
 /// Where nothing was handed out yet.
@@ -81,7 +81,7 @@ impl Jobs {
     /// Redis is unavailable.
     pub async fn wait_for_entries(
         &self,
-        connection: &mut Dedicated,
+        connection: &mut DedicatedConnection,
         streams: &[WatchedStream],
         block: Duration,
     ) -> StoreResult<Vec<QueueName>> {
@@ -112,7 +112,7 @@ impl Jobs {
     /// Redis is unavailable.
     pub async fn wait_for_undelivered(
         &self,
-        connection: &mut Dedicated,
+        connection: &mut DedicatedConnection,
         streams: &[(QueueName, Priority)],
         block: Duration,
     ) -> StoreResult<bool> {

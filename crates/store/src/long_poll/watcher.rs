@@ -9,7 +9,7 @@ use super::LongPollShared;
 use crate::{
     StoreResult,
     connection::{
-        dedicated::Dedicated,
+        dedicated::DedicatedConnection,
         notification::Notification,
         notifier::{EventReceiver, SubscriberEvent},
     },
@@ -70,7 +70,11 @@ pub(crate) async fn run(hall: Arc<LongPollShared>, jobs: Jobs, stop: Cancellatio
 }
 
 /// Looks up what has to be, waits until something arrives or changes, and calls those whose turn it is.
-async fn watch_once(hall: &LongPollShared, jobs: &Jobs, connection: &mut Option<Dedicated>) -> StoreResult<()> {
+async fn watch_once(
+    hall: &LongPollShared,
+    jobs: &Jobs,
+    connection: &mut Option<DedicatedConnection>,
+) -> StoreResult<()> {
     let now = Instant::now();
     let (next, asked) = {
         let mut lines = hall.lock();
@@ -92,7 +96,7 @@ async fn watch_once(hall: &LongPollShared, jobs: &Jobs, connection: &mut Option<
     }
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(jobs.redis().dedicated(MAX_BLOCK).await?),
+        None => connection.insert(jobs.redis().open_dedicated(MAX_BLOCK).await?),
     };
     match wait_for_arrivals(hall, jobs, connection, &streams, block).await? {
         WatchRead::Arrived(queues) => {
@@ -117,7 +121,7 @@ enum WatchRead {
 async fn wait_for_arrivals(
     hall: &LongPollShared,
     jobs: &Jobs,
-    connection: &mut Dedicated,
+    connection: &mut DedicatedConnection,
     streams: &[WatchedStream],
     block: Duration,
 ) -> StoreResult<WatchRead> {

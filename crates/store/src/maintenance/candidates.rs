@@ -75,7 +75,7 @@ type CandidatePage = (Vec<Candidate>, Option<CheckCursor>);
 
 impl Jobs {
     /// Up to about `limit` things from a place on, and the place behind them.
-    pub(super) async fn candidates(
+    pub(super) async fn read_candidates(
         &self,
         queue: &QueueName,
         from: &CheckCursor,
@@ -93,32 +93,33 @@ impl Jobs {
                 .collect()
         };
         let (found, at) = match from.phase {
-            CheckPhase::Streams => self.entries(queue, &from.at, limit).await?,
-            CheckPhase::Due => {
-                self.scan("ZSCAN", &keys.due(), from, limit).await.map(|(m, at)| (ids(m, Candidate::Due), at))?
-            }
+            CheckPhase::Streams => self.stream_candidates(queue, &from.position, limit).await?,
+            CheckPhase::Due => self
+                .scan_members("ZSCAN", &keys.due(), from, limit)
+                .await
+                .map(|(m, at)| (ids(m, Candidate::Due), at))?,
             CheckPhase::Pending => self
-                .scan("ZSCAN", &keys.pending(), from, limit)
+                .scan_members("ZSCAN", &keys.pending(), from, limit)
                 .await
                 .map(|(m, at)| (ids(m, Candidate::Pending), at))?,
             CheckPhase::Leases => {
-                self.scan("ZSCAN", &keys.leases(), from, limit).await.map(|(m, at)| (attempts(m), at))?
+                self.scan_members("ZSCAN", &keys.leases(), from, limit).await.map(|(m, at)| (attempts(m), at))?
             }
             CheckPhase::Active => {
-                self.scan("HSCAN", &keys.active(), from, limit).await.map(|(m, at)| (attempts(m), at))?
+                self.scan_members("HSCAN", &keys.active(), from, limit).await.map(|(m, at)| (attempts(m), at))?
             }
             CheckPhase::Timers => {
-                let (mut members, at) = self.scan("ZSCAN", &keys.timers(), from, limit).await?;
+                let (mut members, at) = self.scan_members("ZSCAN", &keys.timers(), from, limit).await?;
                 members = members.iter().filter_map(|timer| timer.strip_prefix("expire ").map(str::to_owned)).collect();
                 (ids(members, Candidate::Expire), at)
             }
-            CheckPhase::Keys => self.keys_of(&keys, from, limit).await?,
+            CheckPhase::Keys => self.key_candidates(&keys, from, limit).await?,
         };
         Ok((found, CheckCursor::after(from.phase, at)))
     }
 
     /// Members of a sorted set or a hash, without what belongs to them.
-    async fn scan(
+    async fn scan_members(
         &self,
         command: &str,
         key: &str,
@@ -126,14 +127,14 @@ impl Jobs {
         limit: usize,
     ) -> StoreResult<(Vec<String>, Option<String>)> {
         let mut scan = redis::cmd(command);
-        scan.arg(key).arg(if from.at.is_empty() { "0" } else { &from.at }).arg("COUNT").arg(limit);
+        scan.arg(key).arg(if from.position.is_empty() { "0" } else { &from.position }).arg("COUNT").arg(limit);
         let (next, found): (String, Vec<String>) = scan.query_async(&mut self.store.redis.clone()).await?;
         let members = found.into_iter().step_by(2).collect();
         Ok((members, Some(next).filter(|next| next != "0")))
     }
 
     /// Entries of the queue's streams, the highest priority first.
-    async fn entries(
+    async fn stream_candidates(
         &self,
         queue: &QueueName,
         at: &str,
@@ -167,7 +168,7 @@ impl Jobs {
 
     /// Records, and the front of lanes and of what keys hold: what does not belong there stays behind when others go, so it
     /// comes to the front.
-    async fn keys_of(
+    async fn key_candidates(
         &self,
         keys: &QueueKeys,
         from: &CheckCursor,
@@ -176,7 +177,7 @@ impl Jobs {
         let prefix = keys.prefix();
         let mut redis = self.store.redis.clone();
         let mut scan = redis::cmd("SCAN");
-        scan.arg(if from.at.is_empty() { "0" } else { &from.at }).arg("MATCH").arg(format!("{prefix}*"));
+        scan.arg(if from.position.is_empty() { "0" } else { &from.position }).arg("MATCH").arg(format!("{prefix}*"));
         let (next, names): (String, Vec<String>) = scan.arg("COUNT").arg(limit).query_async(&mut redis).await?;
         let mut found = Vec::new();
         for name in names.iter().filter_map(|name| name.strip_prefix(prefix)) {

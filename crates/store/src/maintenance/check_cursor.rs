@@ -32,28 +32,28 @@ impl CheckPhase {
 pub struct CheckCursor {
     pub(super) phase: CheckPhase,
     /// The place within it; empty at its beginning.
-    pub(super) at: String,
+    pub(super) position: String,
 }
 
 impl CheckCursor {
     /// Where everything begins.
     #[must_use]
     pub fn start() -> Self {
-        Self { phase: CheckPhase::Streams, at: String::new() }
+        Self { phase: CheckPhase::Streams, position: String::new() }
     }
 
     /// The place behind a page of this phase: `at` in it, or the beginning of the next.
     pub(super) fn after(phase: CheckPhase, at: Option<String>) -> Option<Self> {
         match at {
-            Some(at) => Some(Self { phase, at }),
-            None => phase.next().map(|phase| Self { phase, at: String::new() }),
+            Some(at) => Some(Self { phase, position: at }),
+            None => phase.next().map(|phase| Self { phase, position: String::new() }),
         }
     }
 }
 
 impl fmt::Display for CheckCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", CheckPhase::NAMES[self.phase as usize], self.at)
+        write!(f, "{}/{}", CheckPhase::NAMES[self.phase as usize], self.position)
     }
 }
 
@@ -73,7 +73,11 @@ impl FromStr for CheckCursor {
                 CheckPhase::Streams => keys::parse_attempt_name(at).is_some(),
                 _ => at.parse::<u64>().is_ok(),
             };
-        if is_place { Ok(Self { phase: CheckPhase::ALL[phase], at: at.to_owned() }) } else { Err(CheckCursorError) }
+        if is_place {
+            Ok(Self { phase: CheckPhase::ALL[phase], position: at.to_owned() })
+        } else {
+            Err(CheckCursorError)
+        }
     }
 }
 

@@ -18,11 +18,11 @@ use crate::{
 use common::name::QueueName;
 
 /// How long something has to look wrong.
-const MOMENT: Duration = Duration::from_millis(100);
+const RECHECK_DELAY: Duration = Duration::from_millis(100);
 /// Looks under way at once: their scripts pipeline on the shared connection.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_CHECKS: usize = 32;
 /// Lanes of a queue beyond which they are not counted: one script would take too long.
-const MOST_LANES: usize = 1000;
+const MAX_KEY_QUEUES: usize = 1000;
 
 /// Something that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,18 +30,18 @@ pub struct Violation {
     /// What kind of thing, as in the metric.
     pub kind: String,
     /// Where: the place and the id of the job, or what else is known.
-    pub what: String,
+    pub location: String,
     /// Whether it is mended.
     pub is_repaired: bool,
 }
 
 /// What a slice showed.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct ConsistencyReport {
     /// What was wrong.
     pub violations: Vec<Violation>,
     /// How many things were looked at.
-    pub looked_at: usize,
+    pub checked_count: usize,
     /// Where to go on; none when the queue is done.
     pub next: Option<CheckCursor>,
 }
@@ -51,32 +51,32 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: some may have been mended.
-    pub async fn check(
+    pub async fn check_queue(
         &self,
         queue: &QueueName,
         repair: bool,
         cursor: CheckCursor,
         limit: usize,
-    ) -> StoreResult<Report> {
-        let mut report = Report::default();
+    ) -> StoreResult<ConsistencyReport> {
+        let mut report = ConsistencyReport::default();
         if cursor == CheckCursor::start() {
-            report.violations.extend(self.check_registered(queue, repair).await?);
+            report.violations.extend(self.check_queue_registered(queue, repair).await?);
             report.violations.extend(self.check_key_waiting_count(queue, repair).await?);
         }
         let mut cursor = Some(cursor);
         let mut found = Vec::new();
         while let Some(from) = cursor.take() {
-            let (some, next) = self.candidates(queue, &from, limit - report.looked_at.min(limit - 1)).await?;
-            report.looked_at += some.len().max(1);
+            let (some, next) = self.read_candidates(queue, &from, limit - report.checked_count.min(limit - 1)).await?;
+            report.checked_count += some.len().max(1);
             found.extend(some);
             cursor = next;
-            if report.looked_at >= limit {
+            if report.checked_count >= limit {
                 break;
             }
         }
         let wrong = self.check_page(queue, found, false).await?;
         if !wrong.is_empty() {
-            tokio::time::sleep(MOMENT).await;
+            tokio::time::sleep(RECHECK_DELAY).await;
             let again = wrong.into_iter().map(|(suspect, _)| suspect).collect();
             let confirmed = self.check_page(queue, again, repair).await?;
             report.violations.extend(confirmed.into_iter().map(|(_, violation)| violation));
@@ -94,16 +94,18 @@ impl Jobs {
     ) -> StoreResult<Vec<(Candidate, Violation)>> {
         let looks = suspects.into_iter().map(|suspect| async move {
             let seen = self.check_one(queue, &suspect, repair).await?;
-            let violation = seen.map(|(kind, is_repaired)| Violation { kind, what: suspect.to_string(), is_repaired });
+            let violation =
+                seen.map(|(kind, is_repaired)| Violation { kind, location: suspect.to_string(), is_repaired });
             StoreResult::Ok(violation.map(|violation| (suspect, violation)))
         });
         // In their order: what is mended first can be what another one rests on
-        let seen: Vec<Option<(Candidate, Violation)>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let seen: Vec<Option<(Candidate, Violation)>> =
+            stream::iter(looks).buffered(MAX_CONCURRENT_CHECKS).try_collect().await?;
         Ok(seen.into_iter().flatten().collect())
     }
 
     /// A queue that has something and is not in the registry is out of everybody's sight.
-    async fn check_registered(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
+    async fn check_queue_registered(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let is_out_of_sight = async || -> StoreResult<bool> {
             let keys = QueueKeys::new(queue);
             let (known, held): (Option<f64>, u64) = redis::pipe()
@@ -119,14 +121,14 @@ impl Jobs {
         if !is_out_of_sight().await? {
             return Ok(None);
         }
-        tokio::time::sleep(MOMENT).await;
+        tokio::time::sleep(RECHECK_DELAY).await;
         if !is_out_of_sight().await? {
             return Ok(None);
         }
         if repair {
             self.add_to_registry(queue).await?;
         }
-        Ok(Some(Violation { kind: "queue_unregistered".into(), what: queue.to_string(), is_repaired: repair }))
+        Ok(Some(Violation { kind: "queue_unregistered".into(), location: queue.to_string(), is_repaired: repair }))
     }
 
     /// The counter of jobs in lanes.
@@ -134,7 +136,7 @@ impl Jobs {
         let keys = QueueKeys::new(queue);
         let mut redis = self.store.redis.clone();
         let number: usize = redis::cmd("SCARD").arg(keys.waiting_keys()).query_async(&mut redis).await?;
-        if number > MOST_LANES {
+        if number > MAX_KEY_QUEUES {
             return Ok(None);
         }
         let lanes: Vec<String> = redis::cmd("SMEMBERS").arg(keys.waiting_keys()).query_async(&mut redis).await?;
@@ -146,7 +148,7 @@ impl Jobs {
         // The lanes and their counter change in the same scripts: one look is enough
         let is_right: i64 = call.arg(u8::from(repair)).invoke_async(&mut redis).await?;
         let what = "jobs in lanes".to_owned();
-        Ok((is_right == 0).then(|| Violation { kind: "laned_counter".into(), what, is_repaired: repair }))
+        Ok((is_right == 0).then(|| Violation { kind: "laned_counter".into(), location: what, is_repaired: repair }))
     }
 
     /// Looks for queues that are not in the registry among a bounded number of keys; answers with where to go on, 0 when
@@ -167,7 +169,7 @@ impl Jobs {
         queues.dedup();
         let mut violations = Vec::new();
         for queue in queues {
-            let found = self.check_registered(&queue, true).await?;
+            let found = self.check_queue_registered(&queue, true).await?;
             log_violations(&queue, found.as_slice());
             violations.extend(found);
         }
@@ -177,7 +179,7 @@ impl Jobs {
 
 /// Counts and logs what was found.
 fn log_violations(queue: &QueueName, violations: &[Violation]) {
-    for Violation { kind, what, is_repaired } in violations {
+    for Violation { kind, location: what, is_repaired } in violations {
         tracing::warn!(%queue, kind, what, is_repaired, "something is stored that cannot be");
         metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
             .increment(1);
@@ -191,24 +193,24 @@ fn log_violations(queue: &QueueName, violations: &[Violation]) {
 #[derive(Default)]
 pub(super) struct CheckRound {
     /// Queues that come before this one, or are it, are done.
-    queue: Option<QueueName>,
+    last_queue: Option<QueueName>,
     cursor: Option<CheckCursor>,
-    registry: u64,
+    registry_cursor: u64,
 }
 
 impl CheckRound {
     /// Looks over one slice of one queue, and a slice of all keys for queues out of sight.
     pub(super) async fn check_slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
-        (self.registry, _) = jobs.check_registry(self.registry, limit).await?;
-        let is_behind = |queue: &&QueueName| self.queue.as_ref().is_none_or(|done| *queue > done);
-        let under_way = self.queue.as_ref().filter(|queue| self.cursor.is_some() && queues.contains(queue));
+        (self.registry_cursor, _) = jobs.check_registry(self.registry_cursor, limit).await?;
+        let is_behind = |queue: &&QueueName| self.last_queue.as_ref().is_none_or(|done| *queue > done);
+        let under_way = self.last_queue.as_ref().filter(|queue| self.cursor.is_some() && queues.contains(queue));
         let next = queues.iter().filter(is_behind).min().or_else(|| queues.iter().min());
         let Some(queue) = under_way.or(next).cloned() else { return Ok(()) };
-        let cursor = if self.queue.as_ref() == Some(&queue) { self.cursor.take() } else { None };
-        self.queue = Some(queue.clone());
+        let cursor = if self.last_queue.as_ref() == Some(&queue) { self.cursor.take() } else { None };
+        self.last_queue = Some(queue.clone());
         // Should this fail, the queue is begun anew on the next round
         self.cursor = None;
-        self.cursor = jobs.check(&queue, true, cursor.unwrap_or_else(CheckCursor::start), limit).await?.next;
+        self.cursor = jobs.check_queue(&queue, true, cursor.unwrap_or_else(CheckCursor::start), limit).await?.next;
         Ok(())
     }
 }

@@ -6,31 +6,31 @@ use common::time::Millis;
 /// When the next cron entry has to be looked at, on Redis's clock. Read anew whenever it may have changed.
 #[derive(Default)]
 pub(super) struct CronTimer {
-    head: Option<Millis>,
+    next_at: Option<Millis>,
     not_before: Millis,
     pub(super) is_stale: bool,
 }
 
 impl CronTimer {
-    pub(super) fn at(&self) -> Option<Millis> {
-        self.head.map(|at| at.max(self.not_before))
+    pub(super) fn due_at(&self) -> Option<Millis> {
+        self.next_at.map(|at| at.max(self.not_before))
     }
 
-    pub(super) async fn read(&mut self, jobs: &Jobs) -> StoreResult<()> {
+    pub(super) async fn refresh(&mut self, jobs: &Jobs) -> StoreResult<()> {
         if self.is_stale {
             let mut command = redis::cmd("ZRANGE");
             command.arg(keys::CRON_NEXT).arg(0).arg(0).arg("WITHSCORES");
             let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.store.redis.clone()).await?;
-            (self.head, self.is_stale) = (first_due_at(&head), false);
+            (self.next_at, self.is_stale) = (first_due_at(&head), false);
         }
         Ok(())
     }
 
     /// Fires what is due, a bounded number of entries.
-    pub(super) async fn run(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
-        if self.at().is_some_and(|at| at <= now) {
+    pub(super) async fn fire_if_due(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
+        if self.due_at().is_some_and(|at| at <= now) {
             let troubled = jobs.cron().fire_due().await?;
-            self.not_before = if troubled > 0 { now + super::AFTER_FAILURE_MS } else { 0 };
+            self.not_before = if troubled > 0 { now + super::FAILURE_PAUSE_MS } else { 0 };
             self.is_stale = true;
         }
         Ok(())

@@ -20,10 +20,10 @@ const BATCH: usize = 100;
 /// some were spared because Redis was away.
 pub(super) async fn reap_expired(jobs: &Jobs, queue: &QueueName, trust: &mut OutageGrace) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
-    let now = trust.timed(jobs.now()).await?;
+    let now = trust.observe(jobs.now()).await?;
     let mut spared = 0;
     for member in jobs.store.redis.due_members(&keys.leases(), now, BATCH).await? {
-        let Some((claimed, attempt)) = read(jobs, queue, &keys, &member).await? else {
+        let Some((claimed, attempt)) = read_attempt(jobs, queue, &keys, &member).await? else {
             remove_member(jobs, &keys, &member).await?;
             continue;
         };
@@ -57,7 +57,7 @@ async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, no
 }
 
 /// The job and the attempt behind a lease; none when either is gone.
-async fn read(
+async fn read_attempt(
     jobs: &Jobs,
     queue: &QueueName,
     keys: &QueueKeys,

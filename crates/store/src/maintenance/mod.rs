@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use outage_grace::OutageGrace;
 
 pub use check_cursor::{CheckCursor, CheckCursorError};
-pub use consistency_checker::{Report, Violation};
+pub use consistency_checker::{ConsistencyReport, Violation};
 
 use crate::{
     StoreError, StoreResult,
@@ -66,12 +66,12 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     // One for the timers, one for the sweep, which goes on beside them
     let (mut trust, mut sweep_trust) = (OutageGrace::new(grace), OutageGrace::new(grace));
     while !stop.is_cancelled() {
-        let result = match trust.timed(acquire_leadership(&jobs, &who, settings.leader_lease)).await {
+        let result = match trust.observe(acquire_leadership(&jobs, &who, settings.leader_lease)).await {
             Ok(true) => {
                 let sweep = PeriodicSweep {
                     jobs: &jobs,
                     grace: &mut sweep_trust,
-                    round: consistency_checker::CheckRound::default(),
+                    check_round: consistency_checker::CheckRound::default(),
                 };
                 Box::pin(Leader::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop)).await
             }
@@ -97,7 +97,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
 ///
 /// # Errors
 /// Redis is unavailable.
-pub async fn step(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let mut trust = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
     lease_reaper::reap_expired(jobs, queue, &mut trust).await?;
     worker_reaper::reap_queue(jobs, queue, &mut trust).await?;
@@ -122,9 +122,9 @@ async fn resign_leadership(jobs: &Jobs, who: &str) {
 }
 
 /// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
-const AFTER_FAILURE_MS: Millis = 1000;
+const FAILURE_PAUSE_MS: Millis = 1000;
 /// And before a single job is.
-const RESCHEDULE_MS: Millis = 60_000;
+const FAILED_JOB_DELAY_MS: Millis = 60_000;
 
 /// Notifications that wait to be looked at.
 const NOTIFICATION_BUFFER: usize = 1024;
@@ -145,7 +145,7 @@ enum QueueTask {
 impl QueueTask {
     const ALL: [Self; 3] = [Self::ExpiredLease, Self::Timer, Self::Due];
 
-    fn set(self, keys: &QueueKeys) -> String {
+    fn key(self, keys: &QueueKeys) -> String {
         match self {
             Self::Due => keys.due(),
             Self::ExpiredLease => keys.leases(),
@@ -164,7 +164,7 @@ impl NextDue {
         at.map(|at| at.max(not_before))
     }
 
-    fn at(&self) -> Option<Millis> {
+    fn earliest(&self) -> Option<Millis> {
         QueueTask::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
     }
 }
@@ -175,16 +175,16 @@ struct Leader<'a> {
     settings: &'a MaintenanceSettings,
     holder: &'a str,
     grace: &'a mut OutageGrace,
-    next: HashMap<QueueName, NextDue>,
+    next_due: HashMap<QueueName, NextDue>,
     cron: cron::CronTimer,
     /// Redis's clock, and when it was read.
-    clock: (Millis, Instant),
+    redis_clock: (Millis, Instant),
 }
 
 impl<'a> Leader<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, holder: &'a str, grace: &'a mut OutageGrace) -> Self {
-        let (next, cron) = (HashMap::new(), cron::CronTimer::default());
-        Self { jobs, settings, holder, grace, next, cron, clock: (0, Instant::now()) }
+        let (next_due, cron) = (HashMap::new(), cron::CronTimer::default());
+        Self { jobs, settings, holder, grace, next_due, cron, redis_clock: (0, Instant::now()) }
     }
 
     /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled. The sweep, which can take long, goes
@@ -196,22 +196,22 @@ impl<'a> Leader<'a> {
         let mut look_again = tokio::time::interval(self.settings.sweep_interval);
         office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.grace.redis_since = self.jobs.now().await? - self.jobs.store.redis.uptime_ms().await?;
-        sweep.grace.redis_since = self.grace.redis_since;
+        self.grace.redis_started_at = self.jobs.now().await? - self.jobs.store.redis.uptime_ms().await?;
+        sweep.grace.redis_started_at = self.grace.redis_started_at;
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
         let (sweeping, trimming) =
             (sweep.run(self.settings.sweep_interval), history_trimmer::run(&channels, self.settings.trim_interval));
         let timers = async {
-            self.read_all().await?;
+            self.refresh_all().await?;
             loop {
-                let pause = self.until_next();
+                let pause = self.time_until_next();
                 let goes_on = tokio::select! {
                     () = stop.cancelled() => false,
                     _ = office.tick() => self.renew_leadership().await?,
                     heard = calls.recv() => self.on_event(heard, &mut calls).await.map(|()| true)?,
                     () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
                     // Calls may be missed
-                    _ = look_again.tick() => self.read_all().await.map(|()| true)?,
+                    _ = look_again.tick() => self.refresh_all().await.map(|()| true)?,
                 };
                 if !goes_on {
                     return Ok(());
@@ -226,16 +226,18 @@ impl<'a> Leader<'a> {
     }
 
     async fn renew_leadership(&mut self) -> StoreResult<bool> {
-        self.grace.timed(acquire_leadership(self.jobs, self.holder, self.settings.leader_lease)).await
+        self.grace.observe(acquire_leadership(self.jobs, self.holder, self.settings.leader_lease)).await
     }
 
     fn now(&self) -> Millis {
-        self.clock.0 + i64::try_from(self.clock.1.elapsed().as_millis()).unwrap_or(i64::MAX)
+        self.redis_clock.0 + i64::try_from(self.redis_clock.1.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
-    fn until_next(&self) -> Duration {
+    fn time_until_next(&self) -> Duration {
         let far = Duration::from_hours(1);
-        let Some(next) = self.next.values().filter_map(NextDue::at).chain(self.cron.at()).min() else { return far };
+        let Some(next) = self.next_due.values().filter_map(NextDue::earliest).chain(self.cron.due_at()).min() else {
+            return far;
+        };
         // A millisecond more: due times are whole milliseconds, and early is not due
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
@@ -251,7 +253,7 @@ impl<'a> Leader<'a> {
                     _ => {}
                 },
                 // Calls may have been missed
-                Some(SubscriberEvent::Subscribed(_)) => return self.read_all().await,
+                Some(SubscriberEvent::Subscribed(_)) => return self.refresh_all().await,
                 Some(SubscriberEvent::ConnectionLost) | None => {}
             }
             match calls.try_recv() {
@@ -259,35 +261,35 @@ impl<'a> Leader<'a> {
                 None => break,
             }
         }
-        self.read(&queues).await
+        self.refresh(&queues).await
     }
 
-    async fn read_all(&mut self) -> StoreResult<()> {
+    async fn refresh_all(&mut self) -> StoreResult<()> {
         let queues = self.jobs.list_queues().await?;
         let known: HashSet<&QueueName> = queues.iter().collect();
-        self.next.retain(|queue, _| known.contains(queue));
+        self.next_due.retain(|queue, _| known.contains(queue));
         self.cron.is_stale = true;
-        self.read(&queues).await
+        self.refresh(&queues).await
     }
 
     /// Reads what is due next in these queues.
-    async fn read(&mut self, queues: &[QueueName]) -> StoreResult<()> {
+    async fn refresh(&mut self, queues: &[QueueName]) -> StoreResult<()> {
         let jobs = self.jobs;
         // Beside the rest, not after it: every round trip between two due times makes jobs late
         let clock = async { Ok((jobs.now().await?, Instant::now())) };
-        ((), self.clock) = tokio::try_join!(read_heads(jobs, queues, &mut self.next), clock)?;
-        self.cron.read(jobs).await
+        ((), self.redis_clock) = tokio::try_join!(read_next_due(jobs, queues, &mut self.next_due), clock)?;
+        self.cron.refresh(jobs).await
     }
 
     /// Handles what is due now, a bounded number per queue and turn, so that one queue cannot starve another.
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
-        let is_due = |next: &NextDue| next.at().is_some_and(|at| at <= now);
+        let is_due = |next: &NextDue| next.earliest().is_some_and(|at| at <= now);
         let queues: Vec<QueueName> =
-            self.next.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect();
+            self.next_due.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect();
         for queue in &queues {
             for task in QueueTask::ALL {
-                if self.next.get(queue).and_then(|next| next.task_at(task)).is_none_or(|at| at > now) {
+                if self.next_due.get(queue).and_then(|next| next.task_at(task)).is_none_or(|at| at > now) {
                     continue;
                 }
                 let pause = match task {
@@ -295,14 +297,14 @@ impl<'a> Leader<'a> {
                     QueueTask::ExpiredLease => lease_reaper::reap_expired(self.jobs, queue, self.grace).await,
                     QueueTask::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
                 };
-                let pause = tolerate(queue, pause)?;
-                if let Some(next) = self.next.get_mut(queue) {
+                let pause = pause_on_error(queue, pause)?;
+                if let Some(next) = self.next_due.get_mut(queue) {
                     next.0[task as usize].1 = now + pause;
                 }
             }
         }
-        self.cron.run(self.jobs, now).await?;
-        self.read(&queues).await
+        self.cron.fire_if_due(self.jobs, now).await?;
+        self.refresh(&queues).await
     }
 }
 
@@ -310,7 +312,7 @@ impl<'a> Leader<'a> {
 struct PeriodicSweep<'a> {
     jobs: &'a Jobs,
     grace: &'a mut OutageGrace,
-    round: consistency_checker::CheckRound,
+    check_round: consistency_checker::CheckRound,
 }
 
 impl PeriodicSweep<'_> {
@@ -320,17 +322,17 @@ impl PeriodicSweep<'_> {
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             turn.tick().await;
-            self.turn().await?;
+            self.sweep_once().await?;
         }
     }
 
-    async fn turn(&mut self) -> StoreResult<()> {
+    async fn sweep_once(&mut self) -> StoreResult<()> {
         let queues = self.jobs.list_queues().await?;
         for queue in &queues {
             let swept = worker_reaper::reap_queue(self.jobs, queue, self.grace).await.map(|()| 0);
-            tolerate(queue, swept)?;
+            pause_on_error(queue, swept)?;
         }
-        match self.round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
+        match self.check_round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => tracing::error!(%error, "what is stored could not be looked over"),
             Ok(()) => {}
@@ -341,19 +343,19 @@ impl PeriodicSweep<'_> {
             if looked_at >= self::workflows::MAX_JOBS_PER_TICK {
                 break;
             }
-            looked_at += self::workflows::check(&workflows, id).await?;
+            looked_at += self::workflows::check_or_reschedule(&workflows, id).await?;
         }
         Ok(())
     }
 }
 
 /// Reads what is due next in these queues.
-async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, NextDue>) -> StoreResult<()> {
+async fn read_next_due(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, NextDue>) -> StoreResult<()> {
     for some in queues.chunks(500) {
         let mut pipeline = redis::pipe();
         for keys in some.iter().map(QueueKeys::new) {
             for task in QueueTask::ALL {
-                pipeline.cmd("ZRANGE").arg(task.set(&keys)).arg(0).arg(0).arg("WITHSCORES");
+                pipeline.cmd("ZRANGE").arg(task.key(&keys)).arg(0).arg(0).arg("WITHSCORES");
             }
         }
         let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut jobs.store.redis.clone()).await?;
@@ -368,12 +370,12 @@ async fn read_heads(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueN
 }
 
 /// Trouble of one queue must not keep the others from being looked after: it is logged, and the queue gets a pause.
-fn tolerate(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Millis> {
+fn pause_on_error(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Millis> {
     match result {
         Err(error @ StoreError::Unavailable(_)) => Err(error),
         Err(error) => {
             tracing::error!(%queue, %error, "upkeep of a queue failed");
-            Ok(AFTER_FAILURE_MS)
+            Ok(FAILURE_PAUSE_MS)
         }
         ok => ok,
     }
@@ -386,6 +388,6 @@ async fn reschedule_on_error(jobs: &Jobs, set: &str, member: &str, outcome: Stor
         other => return other,
     };
     tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
-    let at = jobs.now().await? + RESCHEDULE_MS;
+    let at = jobs.now().await? + FAILED_JOB_DELAY_MS;
     jobs.store.redis.reschedule(set, member, at).await
 }

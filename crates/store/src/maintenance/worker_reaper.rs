@@ -53,7 +53,7 @@ async fn reclaim(
         command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
         let mut redis = jobs.store.redis.clone();
         let asked = async { Ok(command.query_async(&mut redis).await?) };
-        let silent: Vec<(String, String, i64, i64)> = trust.timed(asked).await?;
+        let silent: Vec<(String, String, i64, i64)> = trust.observe(asked).await?;
         let Some((last, ..)) = silent.last() else { return Ok(()) };
         after = format!("({last}");
         for (entry, _, idle, _) in &silent {

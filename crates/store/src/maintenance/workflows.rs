@@ -8,7 +8,7 @@ pub(super) const MAX_JOBS_PER_TICK: usize = 1000;
 
 /// Looks at one workflow and answers with how many jobs that took. Trouble of one must not keep the others from being
 /// looked after: it gets a pause.
-pub(super) async fn check(workflows: &Workflows, id: WorkflowId) -> StoreResult<usize> {
+pub(super) async fn check_or_reschedule(workflows: &Workflows, id: WorkflowId) -> StoreResult<usize> {
     match workflows.check_workflow(id).await {
         Ok(looked_at) => Ok(looked_at),
         Err(error @ StoreError::Unavailable(_)) => Err(error),

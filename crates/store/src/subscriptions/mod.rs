@@ -135,7 +135,7 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable.
     pub async fn list(&self) -> StoreResult<SubscriptionList> {
-        let mut connection = self.redis().pooled().await?;
+        let mut connection = self.redis().pooled_connection().await?;
         let all: HashMap<Vec<u8>, Vec<u8>> =
             redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
         let mut known = SubscriptionList { is_missing: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };

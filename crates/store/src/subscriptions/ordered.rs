@@ -158,7 +158,7 @@ impl Subscriptions {
             for channel in some {
                 pipeline.cmd("HDEL").arg(keys::subscription_cursor(channel, &subscription.name)).arg("w").ignore();
             }
-            let mut connection = self.redis().pooled().await?;
+            let mut connection = self.redis().pooled_connection().await?;
             let () = pipeline.query_async(&mut connection).await?;
         }
         Ok(())

@@ -204,7 +204,7 @@ impl Subscriptions {
             // Nobody has vanished
             pipeline.arg("RETRYCOUNT").arg(0).arg("JUSTID").ignore();
         }
-        let mut connection = self.redis().pooled().await?;
+        let mut connection = self.redis().pooled_connection().await?;
         Ok(pipeline.query_async(&mut connection).await?)
     }
 

@@ -51,7 +51,7 @@ impl Subscriptions {
             .ignore();
         pipeline.cmd("PEXPIRE").arg(&key).arg(silent.as_millis().to_string()).ignore();
         pipeline.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
-        let mut connection = self.redis().pooled().await?;
+        let mut connection = self.redis().pooled_connection().await?;
         let (members,): (Vec<String>,) = pipeline.query_async(&mut connection).await?;
         Ok(SubscriptionWorkers(members.into_iter().filter_map(|member| member.parse().ok()).collect()))
     }

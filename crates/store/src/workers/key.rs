@@ -10,19 +10,19 @@ use common::name::{NameError, WorkerId};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerKey(String);
 
-const PULL: &str = "pull:";
+const PULL_PREFIX: &str = "pull:";
 
 impl WorkerKey {
     /// A queue-worker's.
     #[must_use]
-    pub fn of(consumer: &Consumer) -> Self {
+    pub fn for_consumer(consumer: &Consumer) -> Self {
         Self(consumer.name().to_owned())
     }
 
     /// That of a program which fetches over HTTP.
     #[must_use]
-    pub fn pull(worker: &WorkerId) -> Self {
-        Self(format!("{PULL}{worker}"))
+    pub fn for_pull_worker(worker: &WorkerId) -> Self {
+        Self(format!("{PULL_PREFIX}{worker}"))
     }
 
     /// The id.
@@ -34,19 +34,19 @@ impl WorkerKey {
     /// Whether it fetches over HTTP.
     #[must_use]
     pub fn is_pull(&self) -> bool {
-        self.0.starts_with(PULL)
+        self.0.starts_with(PULL_PREFIX)
     }
 }
 
 impl FromStr for WorkerKey {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        match text.strip_prefix(PULL) {
-            Some(worker) => worker.parse::<WorkerId>().map(|worker| Self::pull(&worker)),
+        match text.strip_prefix(PULL_PREFIX) {
+            Some(worker) => worker.parse::<WorkerId>().map(|worker| Self::for_pull_worker(&worker)),
             // A bare name may be the id of a program too
             None => match Consumer::parse(text) {
-                Some(consumer) if text.parse::<WorkerId>().is_ok() => Ok(Self::of(&consumer)),
-                _ => text.parse::<WorkerId>().map(|worker| Self::pull(&worker)),
+                Some(consumer) if text.parse::<WorkerId>().is_ok() => Ok(Self::for_consumer(&consumer)),
+                _ => text.parse::<WorkerId>().map(|worker| Self::for_pull_worker(&worker)),
             },
         }
     }
@@ -62,8 +62,8 @@ mod tests {
     fn no_program_can_take_the_place_of_a_queue_worker() {
         let consumer = Consumer::new(Duration::from_secs(1));
         let claimed: WorkerId = consumer.name().parse().expect("a name");
-        assert_ne!(WorkerKey::pull(&claimed), WorkerKey::of(&consumer));
-        for key in [WorkerKey::pull(&claimed), WorkerKey::of(&consumer)] {
+        assert_ne!(WorkerKey::for_pull_worker(&claimed), WorkerKey::for_consumer(&consumer));
+        for key in [WorkerKey::for_pull_worker(&claimed), WorkerKey::for_consumer(&consumer)] {
             assert_eq!(key.as_str().parse::<WorkerKey>(), Ok(key));
         }
         assert_eq!("w-1".parse::<WorkerKey>(), "pull:w-1".parse());

@@ -60,9 +60,9 @@ impl ListedWorker {
 #[derive(Debug, Clone)]
 pub enum WorkerLookup {
     /// This one.
-    One(Box<ListedWorker>),
+    Found(Box<ListedWorker>),
     /// So many have that name.
-    Several(usize),
+    Ambiguous(usize),
     /// None.
     NotFound,
 }
@@ -110,7 +110,7 @@ impl Workers {
     ///
     /// # Errors
     /// Redis is unavailable: it drops off the list by itself.
-    pub async fn forget_worker(&self, key: &WorkerKey) -> StoreResult<()> {
+    pub async fn remove_worker(&self, key: &WorkerKey) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZREM").arg(keys::WORKERS).arg(key.as_str());
         pipeline.cmd("DEL").arg(keys::worker_report(key)).arg(keys::worker_directive(key));
@@ -148,7 +148,7 @@ impl Workers {
     pub async fn worker_keys(&self) -> StoreResult<Vec<WorkerKey>> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(keys::WORKERS).arg(format!("({}", self.redis.now().await?)).arg("+inf");
-        let names: Vec<String> = command.query_async(&mut self.redis.pooled().await?).await?;
+        let names: Vec<String> = command.query_async(&mut self.redis.pooled_connection().await?).await?;
         let mut keys: Vec<WorkerKey> = names.into_iter().filter_map(|name| name.parse().ok()).collect();
         keys.sort_unstable();
         Ok(keys)
@@ -159,7 +159,7 @@ impl Workers {
     /// # Errors
     /// Redis is unavailable.
     pub async fn workers(&self, keys: &[WorkerKey]) -> StoreResult<Vec<ListedWorker>> {
-        let mut connection = self.redis.pooled().await?;
+        let mut connection = self.redis.pooled_connection().await?;
         let mut found = Vec::with_capacity(keys.len());
         for some in keys.chunks(READ_BATCH) {
             let wanted: Vec<String> =
@@ -184,16 +184,16 @@ impl Workers {
         if let Ok(key) = id.parse::<WorkerKey>()
             && let Some(listed) = self.workers(&[key]).await?.pop()
         {
-            return Ok(WorkerLookup::One(Box::new(listed)));
+            return Ok(WorkerLookup::Found(Box::new(listed)));
         }
         // Programs that fetch over HTTP have no name besides their id
         let keys: Vec<WorkerKey> = self.worker_keys().await?.into_iter().filter(|key| !key.is_pull()).collect();
         let mut named = self.workers(&keys).await?;
         named.retain(|listed| listed.record.name == id);
         Ok(match (named.len(), named.pop()) {
-            (1, Some(listed)) => WorkerLookup::One(Box::new(listed)),
+            (1, Some(listed)) => WorkerLookup::Found(Box::new(listed)),
             (0, _) => WorkerLookup::NotFound,
-            (several, _) => WorkerLookup::Several(several),
+            (several, _) => WorkerLookup::Ambiguous(several),
         })
     }
 }

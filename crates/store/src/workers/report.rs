@@ -25,7 +25,7 @@ pub struct RunningJob {
     pub id: String,
     /// What else is known of it.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
-    pub more: Option<RunningDetails>,
+    pub details: Option<RunningDetails>,
 }
 
 /// What a queue-worker knows of a job that it runs.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    PAGE_SIZE, Workflows,
+    MAX_CONCURRENT_COMMANDS, Workflows,
     record::{WorkflowMember, WorkflowRecord},
 };
 use crate::local_now;
@@ -29,7 +29,7 @@ const BATCH: usize = 50;
 /// Longest time between two looks of the upkeep, unless the setting is longer.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_hours(1);
 /// Workflows that the upkeep looks at in one turn.
-const MAX_CHECKED_JOBS: usize = 20;
+const MAX_WORKFLOWS_PER_TICK: usize = 20;
 
 /// What the JSON of a job that is over tells its workflow.
 #[derive(Deserialize)]
@@ -57,7 +57,7 @@ pub(crate) fn member_ended<'a>(
 
 impl Workflows {
     async fn member_ended(&self, membership: Membership, job: JobId, ended_json: &str) -> StoreResult<()> {
-        let Some((kind, members, ended, state)) = self.record_end(membership, job, ended_json).await? else {
+        let Some((kind, members, ended, state)) = self.record_member_end(membership, job, ended_json).await? else {
             return Ok(());
         };
         // Most ends change nothing yet: a group continues when the last of its members has ended
@@ -75,7 +75,7 @@ impl Workflows {
     }
 
     /// Records that a job of a workflow ended; none when there is no such workflow any more.
-    pub(super) async fn record_end(
+    pub(super) async fn record_member_end(
         &self,
         membership: Membership,
         job: JobId,
@@ -115,18 +115,19 @@ impl Workflows {
     /// # Errors
     /// Redis is unavailable, or a job cannot be made: the upkeep tries again.
     pub async fn advance(&self, id: WorkflowId) -> StoreResult<()> {
-        let Some(kept) = self.read_workflow(id).await? else { return self.forget_workflow(id).await };
+        let Some(kept) = self.read_workflow(id).await? else { return self.unschedule_workflow(id).await };
         match kept.ended {
-            Some((WorkflowState::Cancelled, _)) => return self.cancel_jobs(&kept).await,
-            Some(_) => return self.release_workflow(id).await,
+            Some((WorkflowState::Cancelled, _)) => return self.cancel_members(&kept).await,
+            Some(_) => return self.expire_workflow(id).await,
             None => {}
         }
         let plan = kept.progress.plan();
         let mut ended = false;
-        let missing: Vec<usize> = kept.open().into_iter().filter(|index| *index >= kept.existing).collect();
+        let missing: Vec<usize> =
+            kept.unfinished_indexes().into_iter().filter(|index| *index >= kept.started_before_index).collect();
         for some in missing.chunks(BATCH) {
-            let parents = self.parent_results(&kept, some).await?;
-            for job in self.read_jobs(&kept, some.to_vec()).await? {
+            let parents = self.read_parent_results(&kept, some).await?;
+            for job in self.read_members(&kept, some.to_vec()).await? {
                 ended |= self.start_member(&kept, job, parents.clone()).await?;
             }
             let existing = some.last().map_or(0, |last| last + 1);
@@ -135,13 +136,13 @@ impl Workflows {
                 None => {}
                 Some(WorkflowState::Cancelled) => {
                     let Some(kept) = self.read_workflow(id).await? else { return Ok(()) };
-                    return self.cancel_jobs(&kept).await;
+                    return self.cancel_members(&kept).await;
                 }
                 Some(_) => return Ok(()),
             }
         }
         if plan.state == WorkflowState::Running {
-            let after = if ended { CHECK_SOON } else { self.check_after(&kept) };
+            let after = if ended { CHECK_SOON } else { self.next_check_delay(&kept) };
             return self.reschedule_workflow(id, after).await;
         }
         if self.end_workflow(id, plan.state).await? == "done" {
@@ -149,15 +150,15 @@ impl Workflows {
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
             tracing::info!(workflow = %id, kind, state, "workflow is over");
         }
-        self.release_workflow(id).await
+        self.expire_workflow(id).await
     }
 
     /// What the jobs to be started are given: steps of a chain and callbacks get the results before them.
-    async fn parent_results(&self, kept: &WorkflowRecord, starting: &[usize]) -> StoreResult<Option<String>> {
+    async fn read_parent_results(&self, kept: &WorkflowRecord, starting: &[usize]) -> StoreResult<Option<String>> {
         let before = match (kept.progress.kind, starting.first()) {
             // A chain starts one at a time
             (WorkflowKind::Chain, Some(index)) if *index > 0 => *index,
-            (WorkflowKind::Batch, Some(index)) if *index >= kept.total() => kept.total(),
+            (WorkflowKind::Batch, Some(index)) if *index >= kept.member_count() => kept.member_count(),
             _ => return Ok(None),
         };
         let results = self.read_results(kept.id, before).await?;
@@ -172,7 +173,7 @@ impl Workflows {
         job: WorkflowMember,
         parent_results: Option<String>,
     ) -> StoreResult<bool> {
-        let WorkflowMember { index, mut new, now } = job;
+        let WorkflowMember { index, new_job: mut new, now } = job;
         let id = kept.job_id(index, &new.queue);
         new.id = Some(id);
         new.workflow = Some(kept.membership(index));
@@ -182,7 +183,7 @@ impl Workflows {
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job stands in its way: it counts as called off, and the workflow goes on from there
             Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
-                self.cancel_job(kept, WorkflowMember { index, new, now }).await?;
+                self.cancel_member(kept, WorkflowMember { index, new_job: new, now }).await?;
                 Ok(true)
             }
             Err(refused) => {
@@ -207,21 +208,21 @@ impl Workflows {
     }
 
     /// Lets go of a workflow that is over and of which nothing is left to do.
-    pub(super) async fn release_workflow(&self, id: WorkflowId) -> StoreResult<()> {
+    pub(super) async fn expire_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("PEXPIRE");
         command.arg(keys::workflow(&id)).arg(self.jobs.store.settings.jobs.result_ttl.as_millis().to_string());
         command.exec_async(&mut self.jobs.store.redis.clone()).await?;
-        self.forget_workflow(id).await
+        self.unschedule_workflow(id).await
     }
 
     /// How long until the upkeep looks at a workflow that runs. The older it is, the longer its jobs seem to take, and
     /// the less is to be had from looking at them often.
-    fn check_after(&self, kept: &WorkflowRecord) -> Duration {
+    fn next_check_delay(&self, kept: &WorkflowRecord) -> Duration {
         let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
         self.jobs.store.settings.workflows.check_interval.max((age / 20).min(MAX_CHECK_INTERVAL))
     }
 
-    pub(super) async fn forget_workflow(&self, id: WorkflowId) -> StoreResult<()> {
+    pub(super) async fn unschedule_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.jobs.store.redis.clone()).await?)
     }
@@ -241,7 +242,8 @@ impl Workflows {
 
     /// Workflows that the upkeep should look at now, a bounded number.
     pub(crate) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
-        let ids = self.jobs.store.redis.due_members(keys::WORKFLOWS, self.jobs.now().await?, MAX_CHECKED_JOBS).await?;
+        let ids =
+            self.jobs.store.redis.due_members(keys::WORKFLOWS, self.jobs.now().await?, MAX_WORKFLOWS_PER_TICK).await?;
         for stranger in ids.iter().filter(|id| id.parse::<WorkflowId>().is_err()) {
             tracing::error!(member = common::name::quoted(stranger), "not a workflow among the workflows, removed");
             redis::cmd("ZREM")
@@ -261,10 +263,10 @@ impl Workflows {
     pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<usize> {
         let mut looked_at = 0;
         if let Some(kept) = self.read_workflow(id).await?.filter(|kept| kept.ended.is_none()) {
-            for some in kept.open().chunks(BATCH) {
-                let jobs = self.read_jobs(&kept, some.to_vec()).await?;
+            for some in kept.unfinished_indexes().chunks(BATCH) {
+                let jobs = self.read_members(&kept, some.to_vec()).await?;
                 let checks = stream::iter(jobs.into_iter().map(Ok));
-                checks.try_for_each_concurrent(PAGE_SIZE, |job| self.check_job(&kept, job)).await?;
+                checks.try_for_each_concurrent(MAX_CONCURRENT_COMMANDS, |job| self.check_member(&kept, job)).await?;
                 looked_at += some.len();
             }
         }
@@ -273,19 +275,19 @@ impl Workflows {
 
     /// Records how a job ended if it is over. One that existed and is nowhere to be found counts as failed: what became
     /// of it will not be known, and running it again could be wrong.
-    async fn check_job(
+    async fn check_member(
         &self,
         kept: &WorkflowRecord,
-        WorkflowMember { index, new, .. }: WorkflowMember,
+        WorkflowMember { index, new_job: new, .. }: WorkflowMember,
     ) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
         let membership = kept.membership(index);
         match self.jobs.locate_in_queue(id, &new.queue).await? {
             Some(LocatedJob::Finished(json)) => {
                 tracing::info!(workflow = %kept.id, %id, "an end that its workflow did not hear of");
-                self.record_end(membership, id, &json).await?;
+                self.record_member_end(membership, id, &json).await?;
             }
-            None if index < kept.existing => {
+            None if index < kept.started_before_index => {
                 tracing::warn!(workflow = %kept.id, %id, "a job of a workflow is gone without a trace: it counts as failed");
                 self.record_member(membership, id, TerminalState::Discarded, "").await?;
             }

@@ -3,7 +3,7 @@
 use futures_util::{TryStreamExt, stream};
 
 use super::{
-    PAGE_SIZE, Workflows, advance,
+    MAX_CONCURRENT_COMMANDS, Workflows, advance,
     record::{WorkflowMember, WorkflowRecord},
 };
 use crate::local_now;
@@ -49,7 +49,7 @@ impl Workflows {
         if let Some(kept) = self.read_workflow(id).await? {
             let kind = kept.progress.kind.as_str();
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => "cancelled").increment(1);
-            self.cancel_jobs(&kept).await?;
+            self.cancel_members(&kept).await?;
         }
         Ok(Ok(()))
     }
@@ -57,13 +57,13 @@ impl Workflows {
     /// Ends every job of a cancelled workflow that exists, or that somebody may be about to make: who makes one has seen
     /// the workflow before it was cancelled, so it follows from the ends that are recorded now. Those that run come last:
     /// a worker that is set free must not find another job of the same workflow.
-    pub(super) async fn cancel_jobs(&self, kept: &WorkflowRecord) -> StoreResult<()> {
-        let jobs = self.read_jobs(kept, kept.open()).await?;
+    pub(super) async fn cancel_members(&self, kept: &WorkflowRecord) -> StoreResult<()> {
+        let jobs = self.read_members(kept, kept.unfinished_indexes()).await?;
         let looks = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| self.cancel_unless_active(kept, job));
-        let active: Vec<Option<WorkflowMember>> = looks.try_buffered(PAGE_SIZE).try_collect().await?;
+        let active: Vec<Option<WorkflowMember>> = looks.try_buffered(MAX_CONCURRENT_COMMANDS).try_collect().await?;
         let cancels = stream::iter(active.into_iter().flatten().map(Ok));
-        cancels.try_for_each_concurrent(PAGE_SIZE, |job| self.cancel_job(kept, job)).await?;
-        self.release_workflow(kept.id).await
+        cancels.try_for_each_concurrent(MAX_CONCURRENT_COMMANDS, |job| self.cancel_member(kept, job)).await?;
+        self.expire_workflow(kept.id).await
     }
 
     /// Ends a job, or gives it back because somebody has it.
@@ -72,17 +72,17 @@ impl Workflows {
         kept: &WorkflowRecord,
         job: WorkflowMember,
     ) -> StoreResult<Option<WorkflowMember>> {
-        let located = self.jobs.locate_in_queue(kept.job_id(job.index, &job.new.queue), &job.new.queue).await?;
+        let located = self.jobs.locate_in_queue(kept.job_id(job.index, &job.new_job.queue), &job.new_job.queue).await?;
         if located.is_some_and(|located| located.state() == JobState::Active) {
             return Ok(Some(job));
         }
-        self.cancel_job(kept, job).await.map(|()| None)
+        self.cancel_member(kept, job).await.map(|()| None)
     }
 
-    pub(super) async fn cancel_job(
+    pub(super) async fn cancel_member(
         &self,
         kept: &WorkflowRecord,
-        WorkflowMember { index, mut new, .. }: WorkflowMember,
+        WorkflowMember { index, new_job: mut new, .. }: WorkflowMember,
     ) -> StoreResult<()> {
         let id = kept.job_id(index, &new.queue);
         let membership = kept.membership(index);
@@ -98,7 +98,7 @@ impl Workflows {
                 }
                 Err(JobTransitionError::Conflict(_)) => {
                     if let Some(LocatedJob::Finished(json)) = self.jobs.locate_in_queue(id, &new.queue).await? {
-                        self.record_end(membership, id, &json).await?;
+                        self.record_member_end(membership, id, &json).await?;
                     }
                     return Ok(());
                 }

@@ -39,7 +39,7 @@ pub use cancel::CancelWorkflowError;
 use record::{WorkflowMember, WorkflowRecord};
 
 /// Commands under way at once for the jobs of one workflow.
-const PAGE_SIZE: usize = 32;
+const MAX_CONCURRENT_COMMANDS: usize = 32;
 
 /// A workflow that was not stored, and nothing else was written either.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Workflows {
         now: Millis,
     ) -> StoreResult<Result<WorkflowId, CreateWorkflowError>> {
         let id = new.id.unwrap_or_default();
-        if let Some(refused) = self.refusal(&new, id).await? {
+        if let Some(refused) = self.find_refusal(&new, id).await? {
             return Ok(Err(refused));
         }
         // First its place among those looked after, so that nothing is out of sight
@@ -88,7 +88,7 @@ impl Workflows {
             Err(error) => {
                 // Refused because Redis is full: nothing is to stay behind
                 if matches!(error, StoreError::OutOfMemory) {
-                    self.forget_workflow(id).await?;
+                    self.unschedule_workflow(id).await?;
                 }
                 return Err(error);
             }
@@ -102,7 +102,7 @@ impl Workflows {
     }
 
     /// Why a workflow is not taken, if it is not. Its jobs are let in later whatever the depth of their queues.
-    async fn refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<CreateWorkflowError>> {
+    async fn find_refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<CreateWorkflowError>> {
         let mut redis = self.jobs.store.redis.clone();
         let exists: bool = redis::cmd("EXISTS").arg(keys::workflow(&id)).query_async(&mut redis).await?;
         if exists {
@@ -130,7 +130,7 @@ impl Workflows {
                 EnqueueRefusal::TooManyQueues { max_queues },
             )));
         }
-        for (queue, wanted) in starting_now(new) {
+        for (queue, wanted) in count_starting_jobs(new) {
             let Some(max_depth) = self.jobs.max_depth(queue) else { continue };
             if self.jobs.queue_stats(queue).await?.available + wanted > max_depth {
                 return Ok(Some(CreateWorkflowError::Refused(queue.clone(), EnqueueRefusal::QueueFull { max_depth })));
@@ -145,21 +145,21 @@ impl Workflows {
     /// Redis is unavailable or the workflow is damaged.
     pub async fn workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowView>> {
         let Some(kept) = self.read_workflow(id).await? else { return Ok(None) };
-        let jobs = self.read_jobs(&kept, kept.indexes()).await?;
-        let planned: BTreeSet<usize> = kept.progress.plan().indexes(kept.total()).collect();
-        let (results, kept) = (self.read_results(id, kept.slots()).await?, &kept);
+        let jobs = self.read_members(&kept, kept.job_indexes()).await?;
+        let planned: BTreeSet<usize> = kept.progress.plan().indexes(kept.member_count()).collect();
+        let (results, kept) = (self.read_results(id, kept.index_limit()).await?, &kept);
         let shown = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| {
             let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
             async move { self.member_status(kept, job, exists, result).await }
         });
-        let jobs: Vec<WorkflowJobView> = shown.try_buffered(PAGE_SIZE).try_collect().await?;
-        Ok(Some(view(kept, jobs)))
+        let jobs: Vec<WorkflowJobView> = shown.try_buffered(MAX_CONCURRENT_COMMANDS).try_collect().await?;
+        Ok(Some(to_view(kept, jobs)))
     }
 
     async fn member_status(
         &self,
         kept: &WorkflowRecord,
-        WorkflowMember { index, new, .. }: WorkflowMember,
+        WorkflowMember { index, new_job: new, .. }: WorkflowMember,
         exists: bool,
         result: Option<String>,
     ) -> StoreResult<WorkflowJobView> {
@@ -171,7 +171,7 @@ impl Workflows {
             }
             None => None,
         };
-        let callback = BatchCallback::ALL.into_iter().find(|callback| kept.total() + callback.offset() == index);
+        let callback = BatchCallback::ALL.into_iter().find(|callback| kept.member_count() + callback.offset() == index);
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
         Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result })
     }
@@ -185,14 +185,19 @@ impl Workflows {
         command.arg(keys::WORKFLOWS).arg(0).arg(limit.saturating_sub(1));
         let ids: Vec<String> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let ids = ids.into_iter().filter_map(|id| id.parse::<WorkflowId>().ok());
-        let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(PAGE_SIZE);
+        let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(MAX_CONCURRENT_COMMANDS);
         let kept: Vec<Option<WorkflowRecord>> = read.try_collect().await?;
-        Ok(kept.into_iter().flatten().filter(|kept| kept.ended.is_none()).map(|kept| view(&kept, Vec::new())).collect())
+        Ok(kept
+            .into_iter()
+            .flatten()
+            .filter(|kept| kept.ended.is_none())
+            .map(|kept| to_view(&kept, Vec::new()))
+            .collect())
     }
 }
 
 /// How many jobs a workflow starts at once in each queue.
-fn starting_now(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
+fn count_starting_jobs(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
     let first = if new.kind == WorkflowKind::Chain { 1 } else { new.members.len() };
     let mut starting = BTreeMap::new();
     for member in new.members.iter().take(first).filter(|member| member.job.start_at.is_none()) {
@@ -221,7 +226,7 @@ fn record_fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) ->
     fields
 }
 
-fn view(kept: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView {
+fn to_view(kept: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView {
     let state = kept.ended.map_or(WorkflowState::Running, |(state, _)| state);
     let WorkflowProgress { kind, members, .. } = &kept.progress;
     let ended = |end| members.iter().filter(|member| **member == Some(end)).count();
@@ -233,7 +238,7 @@ fn view(kept: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView {
         name_and_meta: kept.name_and_meta.clone(),
         created_at: kept.created_at,
         ended_at: kept.ended.map(|(_, at)| at),
-        total: kept.total(),
+        total: kept.member_count(),
         counts: [
             ended(TerminalState::Completed),
             ended(TerminalState::Discarded),

@@ -24,7 +24,7 @@ pub(super) struct WorkflowRecord {
     pub(super) created_at: Millis,
     pub(super) traceparent: Option<String>,
     /// Of the jobs before this index those exist, or existed, that must.
-    pub(super) existing: usize,
+    pub(super) started_before_index: usize,
     /// How it ended and when, if it did.
     pub(super) ended: Option<(WorkflowState, Millis)>,
     pub(super) progress: WorkflowProgress,
@@ -33,32 +33,32 @@ pub(super) struct WorkflowRecord {
 /// A job of a workflow, as it would start at that time.
 pub(super) struct WorkflowMember {
     pub(super) index: usize,
-    pub(super) new: NewJob,
+    pub(super) new_job: NewJob,
     pub(super) now: Millis,
 }
 
 impl WorkflowRecord {
     /// How many members it has.
-    pub(super) fn total(&self) -> usize {
+    pub(super) fn member_count(&self) -> usize {
         self.progress.members.len()
     }
 
     /// One more than the highest index that there can be.
-    pub(super) fn slots(&self) -> usize {
-        self.total() + BatchCallback::ALL.len()
+    pub(super) fn index_limit(&self) -> usize {
+        self.member_count() + BatchCallback::ALL.len()
     }
 
     /// The indexes that have a job.
-    pub(super) fn indexes(&self) -> Vec<usize> {
+    pub(super) fn job_indexes(&self) -> Vec<usize> {
         let callbacks = BatchCallback::ALL.iter().map(|callback| callback.offset());
         let callbacks = callbacks.filter(|offset| self.progress.callbacks[*offset].is_some());
-        (0..self.total()).chain(callbacks.map(|offset| self.total() + offset)).collect()
+        (0..self.member_count()).chain(callbacks.map(|offset| self.member_count() + offset)).collect()
     }
 
     /// The indexes of jobs that must exist, in the order in which they are started, and have not ended as far as is known.
-    pub(super) fn open(&self) -> Vec<usize> {
+    pub(super) fn unfinished_indexes(&self) -> Vec<usize> {
         let plan = self.progress.plan();
-        plan.indexes(self.total()).filter(|index| self.progress.terminal_state(*index).is_none()).collect()
+        plan.indexes(self.member_count()).filter(|index| self.progress.terminal_state(*index).is_none()).collect()
     }
 
     pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
@@ -116,14 +116,14 @@ impl Workflows {
             name_and_meta: about.clone(),
             created_at: created_at.parse().unwrap_or_default(),
             traceparent: traceparent.clone(),
-            existing: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
+            started_before_index: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
             ended: state.map(|state| (state, number(2).unwrap_or_default())),
             progress,
         }))
     }
 
     /// Reads jobs of a workflow.
-    pub(super) async fn read_jobs(
+    pub(super) async fn read_members(
         &self,
         kept: &WorkflowRecord,
         indexes: Vec<usize>,
@@ -144,7 +144,7 @@ impl Workflows {
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
             let now = reckoning.now_for(&body).await?;
             let new = NewJob::parse(&body, now).map_err(|error| damaged(kept.id, &error.to_string()))?;
-            jobs.push(WorkflowMember { index, new, now });
+            jobs.push(WorkflowMember { index, new_job: new, now });
         }
         Ok(jobs)
     }

@@ -21,7 +21,7 @@ async fn every_element_becomes_one_job_even_when_elements_are_equal() {
     for element in ["7", "7", "7", "text", "{\"a\":1}"] {
         kit.redis_command(&["LPUSH", LIST, element]).await;
     }
-    let mut connection = kit.redis.dedicated(Duration::from_secs(1)).await.expect("redis runs");
+    let mut connection = kit.redis.open_dedicated(Duration::from_secs(1)).await.expect("redis runs");
     let taken = bridge.forward(&mut connection, Duration::from_secs(1)).await.expect("redis runs");
     assert_eq!(taken, 5);
     let mut elements = elements_of_jobs(&kit).await;

@@ -53,7 +53,7 @@ async fn a_blocked_claim_gets_a_job_the_moment_it_arrives() {
     let blocked = {
         let kit = kit.clone();
         tokio::spawn(async move {
-            let mut connection = kit.redis.dedicated(Duration::from_mins(1)).await.expect("redis runs");
+            let mut connection = kit.redis.open_dedicated(Duration::from_mins(1)).await.expect("redis runs");
             let streams = [(queue(), normal_priority())];
             kit.jobs.claim_blocking(&mut connection, &streams, &consumer(), Duration::from_mins(1)).await
         })

@@ -21,7 +21,7 @@ async fn check(kit: &StoreKit, repair: bool) -> Vec<(String, bool)> {
     while let Some(from) = cursor {
         // Through text, as over HTTP
         let from = from.to_string().parse().expect("a cursor");
-        let report = kit.jobs.check(&queue(), repair, from, 3).await.expect("redis runs");
+        let report = kit.jobs.check_queue(&queue(), repair, from, 3).await.expect("redis runs");
         found.extend(report.violations.into_iter().map(|violation| (violation.kind, violation.is_repaired)));
         cursor = report.next;
     }
@@ -175,7 +175,7 @@ async fn a_pulled_job_that_lost_its_lease_or_attempt_is_handed_on() {
         let member = format!("{}:{}", claimed.job.priority, claimed.entry);
         kit.redis_command(&[command, &key(set), &member]).await;
         is_mended(&kit, &[kind]).await;
-        maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
+        maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
         assert_eq!(kit.state(claimed.job.id).await, "available", "{kind}");
     }
 }

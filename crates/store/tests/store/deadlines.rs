@@ -10,7 +10,7 @@ use crate::kit::{StoreKit, consumer, failure, fence, queue};
 /// The upkeep goes on until the job is discarded.
 async fn is_discarded(kit: &StoreKit, id: common::id::JobId, code: &str) {
     eventually("the job is discarded", || async {
-        maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
+        maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
         (kit.state(id).await == "discarded").then_some(())
     })
     .await;
@@ -54,7 +54,7 @@ async fn a_job_whose_time_was_over_while_it_ran_is_not_tried_again() {
         let worker = consumer();
         let claimed = kit.claim_one(&worker).await;
         eventually("its timer went off", || async {
-            maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
+            maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
             (kit.redis_command(&["ZCARD", "galley:{default}:timers"]).await == redis::Value::Int(0)).then_some(())
         })
         .await;

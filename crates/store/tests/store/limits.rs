@@ -14,7 +14,7 @@ fn keyed(key: &str, limit: &str) -> String {
 }
 
 async fn step(kit: &StoreKit) {
-    maintenance::step(&kit.jobs, &queue()).await.expect("redis runs");
+    maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
 }
 
 async fn available(kit: &StoreKit) -> u64 {

@@ -58,7 +58,7 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Js
     let worker = WorkerId::try_from(worker_id)?;
     let lost: HashSet<String> = stale.iter().map(ToString::to_string).collect();
     let held = beat.active_jobs.into_iter().filter(|id| !lost.contains(id));
-    let jobs: Vec<RunningJob> = held.map(|id| RunningJob { id, more: None }).collect();
+    let jobs: Vec<RunningJob> = held.map(|id| RunningJob { id, details: None }).collect();
     let noted = pull_workers::PullHeartbeat {
         state: beat.state.as_deref().and_then(parse_worker_state),
         hostname: beat.hostname.map(|name| name.chars().take(255).collect()),

@@ -85,7 +85,8 @@ impl<'a> ModelRun<'a> {
             ModelOp::Purge(states) => self.purge(states).await,
             ModelOp::Maintenance => {
                 self.run_maintenance().await;
-                let report = self.kit.jobs.check(&queue(), true, maintenance::CheckCursor::start(), 100_000).await;
+                let report =
+                    self.kit.jobs.check_queue(&queue(), true, maintenance::CheckCursor::start(), 100_000).await;
                 let report = report.expect("redis runs");
                 assert!(report.violations.is_empty() && report.next.is_none(), "{report:?}");
                 None
@@ -207,7 +208,7 @@ impl<'a> ModelRun<'a> {
     }
 
     async fn run_maintenance(&self) {
-        maintenance::step(&self.kit.jobs, &queue()).await.expect("redis runs");
+        maintenance::run_once(&self.kit.jobs, &queue()).await.expect("redis runs");
     }
 
     async fn cancel(&mut self, which: usize) -> Option<usize> {
