@@ -8,6 +8,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use common::telemetry::continue_trace;
 use futures_util::FutureExt;
+use store::jobs::Attempt;
 use store::local_now;
 use store::{
     StoreError, StoreResult,
@@ -241,7 +242,7 @@ impl AttemptRunner {
                 tracing::info!(%id, %queue, why, is_ours = due.is_some(), "job put back for a while");
             }
             Settlement::Release => {
-                let settled = jobs.release(&claimed.job, claimed.entry, &fence).await?;
+                let settled = jobs.release(Attempt::of(&claimed, &fence)).await?;
                 tracing::info!(%id, %queue, ?settled, "job handed back");
             }
             Settlement::Expire => {

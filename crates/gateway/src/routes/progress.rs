@@ -5,6 +5,7 @@ use common::json::ObjectWriter;
 use model::job::JobProgress;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use store::jobs::Attempt;
 use store::local_now;
 use store::{events::JobEvent, jobs::LocatedJob};
 
@@ -35,7 +36,9 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     let located = services.jobs.locate(id).await?.ok_or_else(|| job_not_found(&path))?;
     let LocatedJob::InStream { job, entry, holder: Some(holder) } = located else { return Err(stale_attempt(id)) };
     let shown = progress.merge(holder.progress.as_deref(), local_now());
-    if !is_reportable(&holder, &fence) || !services.jobs.heartbeat(&job, entry, &fence, Some(&shown)).await? {
+    if !is_reportable(&holder, &fence)
+        || !services.jobs.heartbeat(Attempt { job: &job, entry, fence: &fence }, Some(&shown)).await?
+    {
         return Err(stale_attempt(id));
     }
     services.jobs.record_event(JobEvent::progress(&job, &shown));

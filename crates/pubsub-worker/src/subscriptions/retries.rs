@@ -8,6 +8,7 @@ use model::{
     job::{AttemptError as Recorded, RetryAdvice},
     subscription::Redelivery,
 };
+use store::jobs::Attempt;
 use store::local_now;
 use store::{
     StoreError, StoreResult,
@@ -144,7 +145,7 @@ async fn record_outcome(runner: &SubscriptionRunner, claimed: &ClaimedJob, step:
         RetryOutcome::Complete => {
             let now = local_now();
             let ended = FinishedJob::completed(&claimed.job, None, Some(claimed.started_at), now);
-            if jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await? == Settled::Stale {
+            if jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await? == Settled::Stale {
                 // It is somebody else's, who says how it ended
                 return Ok(());
             }
@@ -154,7 +155,7 @@ async fn record_outcome(runner: &SubscriptionRunner, claimed: &ClaimedJob, step:
         RetryOutcome::Fail(failure, advice) => drop(jobs.fail(claimed, &fence, failure.clone(), *advice).await?),
         RetryOutcome::Discard => drop(jobs.discard(claimed, &fence).await?),
         RetryOutcome::Snooze(delay) => drop(jobs.snooze(claimed, &fence, *delay).await?),
-        RetryOutcome::Release => drop(jobs.release(&claimed.job, claimed.entry, &fence).await?),
+        RetryOutcome::Release => drop(jobs.release(Attempt::of(&claimed, &fence)).await?),
     }
     Ok(())
 }

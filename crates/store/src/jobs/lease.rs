@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{ClaimedJob, Consumer, Fence, JobRecord, Jobs, PULL_CONSUMER, enqueue::parse_entry_id};
+use super::{
+    Attempt, ClaimedJob, Consumer, JobRecord, Jobs, PULL_CONSUMER, attempt::call_about, enqueue::parse_entry_id,
+};
 use crate::connection::notification::Notification;
 use crate::{
     StoreResult,
@@ -21,21 +23,10 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn heartbeat(
-        &self,
-        job: &JobRecord,
-        entry: EntryId,
-        fence: &Fence,
-        progress: Option<&str>,
-    ) -> StoreResult<bool> {
-        let keys = QueueKeys::new(&job.queue);
+    pub async fn heartbeat(&self, attempt: Attempt<'_>, progress: Option<&str>) -> StoreResult<bool> {
+        let Attempt { job, entry, fence } = attempt;
         let [_, token, worker] = fence.args();
-        let renewed: i64 = script::HEARTBEAT
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
-            .arg(entry.to_string())
-            .arg(keys::attempt_name(job.priority, entry))
+        let renewed: i64 = call_about(&script::HEARTBEAT, job, entry)
             .arg(token)
             .arg(worker)
             .arg(progress.unwrap_or_default())
@@ -55,13 +46,7 @@ impl Jobs {
         consumer: &Consumer,
         progress: &str,
     ) -> StoreResult<bool> {
-        let keys = QueueKeys::new(&job.queue);
-        let noted: i64 = script::RECORD_PROGRESS
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
-            .arg(entry.to_string())
-            .arg(keys::attempt_name(job.priority, entry))
+        let noted: i64 = call_about(&script::RECORD_PROGRESS, job, entry)
             .arg(consumer.name())
             .arg(progress)
             .invoke_async(&mut self.store.redis.clone())
@@ -83,14 +68,9 @@ impl Jobs {
         token: &str,
         lease: Option<Duration>,
     ) -> StoreResult<bool> {
-        let (job, keys) = (&claimed.job, QueueKeys::new(&claimed.job.queue));
+        let job = &claimed.job;
         let timeout = job.timeout_ms.and_then(|ms| Millis::try_from(ms).ok());
-        let lent: i64 = script::ISSUE_CALLBACK_TOKEN
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
-            .arg(claimed.entry.to_string())
-            .arg(keys::attempt_name(job.priority, claimed.entry))
+        let lent: i64 = call_about(&script::ISSUE_CALLBACK_TOKEN, job, claimed.entry)
             .arg(consumer.name())
             .arg(token)
             .arg(claimed.started_at)

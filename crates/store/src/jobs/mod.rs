@@ -32,6 +32,7 @@
 //! | `record` | a job as it is stored, and as it is shown when it is over |
 //! | `wake` | wake-up calls between processes |
 
+mod attempt;
 mod cancel;
 mod claim;
 mod client_ids;
@@ -61,6 +62,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use common::{id::JobId, json::Object, name::WorkerId, settings::JobSettings, time::Millis};
 use model::{job::NewJob, workflow::Membership};
 
+pub use attempt::Attempt;
 pub use cancel::JobTransitionError;
 pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};

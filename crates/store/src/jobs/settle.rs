@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ClaimedJob, Consumer, Fence, Jobs,
+    Attempt, ClaimedJob, Consumer, Fence, Jobs,
     record::{FinishedJob, JobRecord},
 };
 use crate::connection::notification::Notification;
@@ -103,10 +103,10 @@ impl Jobs {
         let plain: Vec<&Completion> = plain.map(|(completion, _)| completion).collect();
         let mut recorded =
             self.complete_plain(queue, priority, consumer, held.max(batch.len()), &plain).await?.into_iter();
-        let mut settled = Vec::with_capacity(batch.len());
+        let (fence, mut settled) = (Fence::for_worker(consumer), Vec::with_capacity(batch.len()));
         for (Completion { claimed, finished: ended, .. }, needs_care) in batch.iter().zip(need_care) {
             settled.push(if needs_care {
-                self.finish(&claimed.job, claimed.entry, &Fence::for_worker(consumer), ended, false).await?
+                self.finish(Attempt::of(claimed, &fence), ended, false).await?
             } else {
                 recorded.next().unwrap_or(Settled::Stale)
             });
@@ -160,29 +160,17 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn finish(
-        &self,
-        job: &JobRecord,
-        entry: EntryId,
-        fence: &Fence,
-        ended: &FinishedJob,
-        dead_letter: bool,
-    ) -> StoreResult<Settled> {
-        let keys = QueueKeys::new(&job.queue);
+    pub async fn finish(&self, attempt: Attempt<'_>, ended: &FinishedJob, dead_letter: bool) -> StoreResult<Settled> {
+        let (Attempt { job, entry, fence }, keys) = (attempt, attempt.queue_keys());
         let ttl = if dead_letter { self.store.settings.jobs.dead_letter_ttl } else { self.result_ttl(job) };
-        let answer: String = script::FINISH
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
+        let answer: String = attempt
+            .call(&script::FINISH)
             .key(keys.record(&job.id))
             .key(keys.result(&job.id))
             .key(keys.dead_letters())
             .key(keys.stats())
             .key(keys.timers())
             .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
-            .arg(entry.to_string())
-            .arg(keys::attempt_name(job.priority, entry))
-            .arg(&fence.args())
             .arg(ended.state.as_str())
             .arg(if fence.is_attempts_own() {
                 ended.to_text(job.priority, entry)
@@ -226,7 +214,9 @@ impl Jobs {
         match verdict {
             RetryDecision::Retry(delay) => {
                 job.history.retry_delay_ms = u64::try_from(delay.as_millis()).ok();
-                let Some(due) = self.schedule_retry(&job, claimed.entry, fence, delay).await? else {
+                let Some(due) =
+                    self.schedule_retry(Attempt { job: &job, ..Attempt::of(claimed, fence) }, delay).await?
+                else {
                     return Ok(FailureOutcome::Stale);
                 };
                 self.store.events.record(JobEvent::failed(&job));
@@ -257,7 +247,7 @@ impl Jobs {
         job.history.retry_delay_ms = None;
         let now = super::local_now();
         let ended = FinishedJob::discarded(&job, now);
-        match self.finish(&job, entry, fence, &ended, dead_letter).await? {
+        match self.finish(Attempt { job: &job, entry, fence }, &ended, dead_letter).await? {
             Settled::Stale => Ok(FailureOutcome::Stale),
             Settled::Done | Settled::AlreadyDone => {
                 self.store.events.record(JobEvent::discarded(&job, now));
@@ -273,7 +263,7 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn snooze(&self, claimed: &ClaimedJob, fence: &Fence, delay: Duration) -> StoreResult<Option<Millis>> {
         let delay = delay.clamp(MIN_RETRY_DELAY, MAX_ADVISED_DELAY);
-        self.schedule_retry(&claimed.job, claimed.entry, fence, delay).await
+        self.schedule_retry(Attempt::of(claimed, fence), delay).await
     }
 
     /// An attempt that would begin after the job's deadline does not follow.
@@ -290,26 +280,15 @@ impl Jobs {
     }
 
     /// Sets the time of the next attempt; none when the attempt was not the current one.
-    async fn schedule_retry(
-        &self,
-        job: &JobRecord,
-        entry: EntryId,
-        fence: &Fence,
-        delay: Duration,
-    ) -> StoreResult<Option<Millis>> {
-        let keys = QueueKeys::new(&job.queue);
-        let answer: Vec<String> = script::RETRY
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
+    async fn schedule_retry(&self, attempt: Attempt<'_>, delay: Duration) -> StoreResult<Option<Millis>> {
+        let (job, keys) = (attempt.job, attempt.queue_keys());
+        let answer: Vec<String> = attempt
+            .call(&script::RETRY)
             .key(keys.record(&job.id))
             .key(keys.due())
             .key(keys.stats())
             .key(keys.timers())
             .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
-            .arg(entry.to_string())
-            .arg(keys::attempt_name(job.priority, entry))
-            .arg(&fence.args())
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(delay.as_millis().to_string())
@@ -339,14 +318,15 @@ impl Jobs {
         let mut job = claimed.job.clone();
         job.history.record_crash(Some(claimed.started_at));
         if job.history.crashes <= self.store.settings.jobs.crash_budget {
-            return self.release(&job, claimed.entry, fence).await;
+            return self.release(Attempt { job: &job, ..Attempt::of(claimed, fence) }).await;
         }
         let now = super::local_now();
         let message = format!("{} workers vanished while they had this job", job.history.crashes);
         let failure = AttemptError::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
         job.history.errors.push(failure);
         let dead_letter = job.wants_dead_letter();
-        let settled = self.finish(&job, claimed.entry, fence, &FinishedJob::discarded(&job, now), dead_letter).await?;
+        let attempt = Attempt { job: &job, ..Attempt::of(claimed, fence) };
+        let settled = self.finish(attempt, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {
             self.store.events.record(JobEvent::discarded(&job, now));
         }
@@ -357,18 +337,13 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
-    pub async fn release(&self, job: &JobRecord, entry: EntryId, fence: &Fence) -> StoreResult<Settled> {
-        let keys = QueueKeys::new(&job.queue);
-        let answer: String = script::RELEASE
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
+    pub async fn release(&self, attempt: Attempt<'_>) -> StoreResult<Settled> {
+        let (job, keys) = (attempt.job, attempt.queue_keys());
+        let answer: String = attempt
+            .call(&script::RELEASE)
             .key(keys.record(&job.id))
             .key(keys.priorities())
             .key(keys.timers())
-            .arg(entry.to_string())
-            .arg(keys::attempt_name(job.priority, entry))
-            .arg(&fence.args())
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(keys::NOTIFICATIONS)
@@ -388,7 +363,7 @@ impl Jobs {
     pub async fn discard_expired(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<Settled> {
         let now = super::local_now();
         let ended = FinishedJob::expired(&claimed.job, now);
-        let settled = self.finish(&claimed.job, claimed.entry, fence, &ended, false).await?;
+        let settled = self.finish(Attempt::of(claimed, fence), &ended, false).await?;
         if settled == Settled::Done {
             self.store.events.record(JobEvent::ended(&claimed.job, JobState::Discarded, now));
         }

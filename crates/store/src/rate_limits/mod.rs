@@ -11,10 +11,10 @@ use crate::{
 };
 use crate::{
     connection::notification::Notification,
-    jobs::{Fence, JobRecord, Jobs},
+    jobs::{Attempt, Jobs},
 };
 use common::{
-    id::{EntryId, JobId},
+    id::JobId,
     name::{LimitKey, Priority, QueueName},
     time::Millis,
 };
@@ -43,17 +43,12 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn pause_key(&self, job: &JobRecord, entry: EntryId, fence: &Fence, until: Millis) -> StoreResult<()> {
-        let Some(key) = job.limit_key() else { return Ok(()) };
-        let keys = QueueKeys::new(&job.queue);
-        let _: i64 = script::PAUSE_KEY
-            .key(keys.stream(job.priority))
-            .key(keys.active())
-            .key(keys.leases())
+    pub async fn pause_key(&self, attempt: Attempt<'_>, until: Millis) -> StoreResult<()> {
+        let Some(key) = attempt.job.limit_key() else { return Ok(()) };
+        let keys = attempt.queue_keys();
+        let _: i64 = attempt
+            .call(&script::PAUSE_KEY)
             .key(keys.key_limit(key))
-            .arg(entry.to_string())
-            .arg(keys::attempt_name(job.priority, entry))
-            .arg(&fence.args())
             .arg(until.min(crate::local_now() + MAX_PAUSE_MS))
             .invoke_async(&mut self.store.redis.clone())
             .await?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use common::name::WorkerId;
 use model::job::RetryAdvice;
+use store::jobs::Attempt;
 use store::jobs::{FailureOutcome, Fence, FinishedJob, Settled};
 use store::local_now;
 use testkit::eventually;
@@ -37,7 +38,7 @@ async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
         assert!(lost.expect("redis runs").is_empty(), "the worker has it still");
         let ended = FinishedJob::completed(&claimed.job, Some("\"token\""), Some(claimed.started_at), local_now());
         let finish = async |fence: &Fence| {
-            kit.jobs.finish(&claimed.job, claimed.entry, fence, &ended, false).await.expect("redis runs")
+            kit.jobs.finish(Attempt::of(&claimed, fence), &ended, false).await.expect("redis runs")
         };
         assert_eq!(finish(&token("ffffffffffffffffffffffffffffffff")).await, Settled::Stale);
         if by_token {
@@ -72,9 +73,9 @@ async fn an_attempt_that_was_handed_over_is_its_tokens_alone() {
     assert_eq!(kit.complete(&consumer, &claimed, "1").await, Settled::Stale);
     let job = kit.job(id).await;
     assert_eq!((job["state"].as_str(), job["worker_id"].as_str()), (Some("active"), Some("w")));
-    assert!(kit.jobs.heartbeat(&claimed.job, claimed.entry, &token(TOKEN), None).await.expect("redis runs"));
+    assert!(kit.jobs.heartbeat(Attempt::of(&claimed, &token(TOKEN)), None).await.expect("redis runs"));
     let ended = FinishedJob::completed(&claimed.job, Some("2"), Some(claimed.started_at), local_now());
-    let settled = kit.jobs.finish(&claimed.job, claimed.entry, &token(TOKEN), &ended, false).await;
+    let settled = kit.jobs.finish(Attempt::of(&claimed, &token(TOKEN)), &ended, false).await;
     assert_eq!(settled.expect("redis runs"), Settled::Done);
     assert_eq!(kit.job(id).await["result"], 2);
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use common::id::JobId;
 use model::job::RetryAdvice;
+use store::jobs::Attempt;
 use store::{
     jobs::{Claimant, Settled},
     maintenance::{self, CheckCursor},
@@ -56,7 +57,7 @@ async fn a_job_in_every_place_at_once_is_nothing_to_report() {
     let worker = consumer();
     let held = kit.claim(&worker, 3).await;
     kit.jobs.fail(&held[0], &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
-    kit.jobs.release(&held[1].job, held[1].entry, &fence(&worker)).await.expect("redis runs");
+    kit.jobs.release(Attempt::of(&held[1], &fence(&worker))).await.expect("redis runs");
     kit.pull(None).await.expect("a job");
     assert_eq!(check(&kit, true).await, []);
 }
@@ -240,7 +241,7 @@ async fn a_busy_queue_is_healthy_however_often_it_is_looked_over() {
                             kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await;
                         if recorded.expect("redis runs").as_str() == "stale" { Settled::Stale } else { Settled::Done }
                     }
-                    _ => kit.jobs.release(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs"),
+                    _ => kit.jobs.release(Attempt::of(&claimed, &fence(&worker))).await.expect("redis runs"),
                 };
                 assert_ne!(settled, Settled::AlreadyDone);
             }

@@ -1,4 +1,5 @@
 use model::job::RetryAdvice;
+use store::jobs::Attempt;
 use store::{
     jobs::{FailureOutcome, Settled},
     maintenance,
@@ -60,7 +61,7 @@ async fn a_job_whose_time_was_over_while_it_ran_is_not_tried_again() {
         .await;
         assert_eq!(kit.state(id).await, "active", "one that runs goes on");
         if is_handed_back {
-            kit.jobs.release(&claimed.job, claimed.entry, &fence(&worker)).await.expect("redis runs");
+            kit.jobs.release(Attempt::of(&claimed, &fence(&worker))).await.expect("redis runs");
         } else {
             kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
         }

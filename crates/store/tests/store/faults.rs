@@ -1,5 +1,6 @@
 use futures_util::FutureExt;
 use model::job::RetryAdvice;
+use store::jobs::Attempt;
 use store::{StoreError, jobs::Settled};
 use testkit::{TEST_TIMEOUT, eventually};
 use tokio::time::timeout;
@@ -57,7 +58,7 @@ async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
     assert_eq!(kit.complete(&worker, &claimed[0], "1").await, Settled::Done);
     let fence = crate::kit::fence(&worker);
     kit.jobs.fail(&claimed[1], &fence, crate::kit::failure(1), RetryAdvice::ByPolicy).await.expect("recorded");
-    assert_eq!(kit.jobs.release(&claimed[2].job, claimed[2].entry, &fence).await.expect("recorded"), Settled::Done);
+    assert_eq!(kit.jobs.release(Attempt::of(&claimed[2], &fence)).await.expect("recorded"), Settled::Done);
     assert_eq!(kit.state(ids[0]).await, "completed");
     assert_eq!(kit.state(ids[1]).await, "retryable");
     assert_eq!(kit.state(ids[2]).await, "available");

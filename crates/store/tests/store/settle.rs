@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use model::job::RetryAdvice;
+use store::jobs::Attempt;
 use store::jobs::{Consumer, DeadLetterFilter, FailureOutcome, Fence, JobTransitionError, Settled};
 use testkit::eventually;
 
@@ -48,7 +49,7 @@ async fn a_zombie_worker_cannot_complete_or_fail_a_reclaimed_job() {
         kit.jobs.fail(&old, &fence(&zombie), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs"),
         FailureOutcome::Stale
     ));
-    assert_eq!(kit.jobs.release(&old.job, old.entry, &fence(&zombie)).await.expect("redis runs"), Settled::AlreadyDone);
+    assert_eq!(kit.jobs.release(Attempt::of(&old, &fence(&zombie))).await.expect("redis runs"), Settled::AlreadyDone);
     assert_eq!(kit.complete(&heir, &new, "\"heir\"").await, Settled::Done);
     let job = kit.job(id).await;
     assert_eq!((job["result"].as_str(), job["attempt"].as_u64()), (Some("heir"), Some(2)));
@@ -89,18 +90,18 @@ async fn a_stale_token_changes_nothing_and_the_right_one_does() {
     let id = kit.enqueue(JOB_BODY).await;
     let old = kit.pull(None).await.expect("a job");
     let by_token = |token: &Option<String>| Fence::Pull { token: token.clone(), worker: None };
-    let handed_back = kit.jobs.release(&old.job, old.entry, &by_token(&old.token)).await.expect("redis runs");
+    let handed_back = kit.jobs.release(Attempt::of(&old, &by_token(&old.token))).await.expect("redis runs");
     assert_eq!(handed_back, Settled::Done);
     let new = kit.pull(None).await.expect("a job");
     assert_ne!(old.token, new.token);
     // The stale token against the new entry, and the whole stale attempt
-    assert!(!kit.jobs.heartbeat(&new.job, new.entry, &by_token(&old.token), None).await.expect("redis runs"));
-    assert!(!kit.jobs.heartbeat(&old.job, old.entry, &by_token(&old.token), None).await.expect("redis runs"));
+    assert!(!kit.jobs.heartbeat(Attempt::of(&new, &by_token(&old.token)), None).await.expect("redis runs"));
+    assert!(!kit.jobs.heartbeat(Attempt::of(&old, &by_token(&old.token)), None).await.expect("redis runs"));
     let failed =
         kit.jobs.fail(&new, &by_token(&old.token), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     assert!(matches!(failed, FailureOutcome::Stale));
     assert_eq!(kit.state(id).await, "active");
-    assert!(kit.jobs.heartbeat(&new.job, new.entry, &by_token(&new.token), None).await.expect("redis runs"));
+    assert!(kit.jobs.heartbeat(Attempt::of(&new, &by_token(&new.token)), None).await.expect("redis runs"));
     assert_eq!(new.job.history.current_attempt(), 1, "handing back does not spend an attempt");
 }
 

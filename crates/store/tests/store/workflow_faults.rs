@@ -5,6 +5,7 @@ use model::{
     workflow::{Membership, NewWorkflow, WorkflowState},
 };
 use serde_json::{Value, json};
+use store::jobs::Attempt;
 use store::{
     StoreError,
     events::EventLog,
@@ -25,7 +26,11 @@ async fn succeed_silently(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
     let mut unaware = claimed.job.clone();
     unaware.workflow = None;
     let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
-    let settled = kit.jobs.finish(&unaware, claimed.entry, &fence, &ended, false).await.expect("redis runs");
+    let settled = kit
+        .jobs
+        .finish(Attempt { job: &unaware, ..Attempt::of(claimed, &fence) }, &ended, false)
+        .await
+        .expect("redis runs");
     assert_eq!(settled, Settled::Done);
 }
 
@@ -158,10 +163,8 @@ async fn a_step_that_ends_while_its_chain_is_cancelled_starts_nothing() {
         let step = pull(&kit, "default").await.expect("a step");
         let fence = Fence::Pull { token: step.token.clone(), worker: None };
         let ended = FinishedJob::completed(&step.job, Some("1"), Some(step.started_at), step.started_at);
-        let (settled, cancelled) = tokio::join!(
-            kit.jobs.finish(&step.job, step.entry, &fence, &ended, false),
-            kit.workflows.cancel_workflow(id)
-        );
+        let (settled, cancelled) =
+            tokio::join!(kit.jobs.finish(Attempt::of(&step, &fence), &ended, false), kit.workflows.cancel_workflow(id));
         settled.expect("redis runs");
         cancelled.expect("redis runs").expect("cancelled");
         assert_eq!(state(&kit, id).await, "cancelled");
@@ -233,7 +236,7 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
     kit.redis_command(&["FLUSHDB"]).await;
     let fence = Fence::Pull { token: step.token.clone(), worker: None };
     let ended = FinishedJob::completed(&step.job, Some("1"), None, step.started_at);
-    let settled = kit.jobs.finish(&step.job, step.entry, &fence, &ended, false).await.expect("redis runs");
+    let settled = kit.jobs.finish(Attempt::of(&step, &fence), &ended, false).await.expect("redis runs");
     assert_eq!(settled, Settled::Stale);
     make_workflow_due(&kit, first).await;
     for id in [first, second] {

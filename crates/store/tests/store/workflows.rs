@@ -4,6 +4,7 @@ use model::{
     workflow::NewWorkflow,
 };
 use serde_json::{Value, json};
+use store::jobs::Attempt;
 use store::local_now;
 use store::{
     jobs::{Claimant, ClaimedJob, EnqueueRefusal, FailureOutcome, Fence, FinishedJob, Settled},
@@ -42,7 +43,7 @@ pub(crate) async fn pull(kit: &StoreKit, queue: &str) -> Option<ClaimedJob> {
 
 pub(crate) async fn succeed(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
     let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
-    let settled = kit.jobs.finish(&claimed.job, claimed.entry, &token(claimed), &ended, false).await;
+    let settled = kit.jobs.finish(Attempt::of(&claimed, &token(claimed)), &ended, false).await;
     assert_eq!(settled.expect("redis runs"), Settled::Done);
 }
 
@@ -160,7 +161,7 @@ async fn what_a_step_was_given_survives_handing_back_and_retries() {
     let id = start(&kit, &body).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "7").await;
     let claimed = pull(&kit, "default").await.expect("a step");
-    kit.jobs.release(&claimed.job, claimed.entry, &token(&claimed)).await.expect("redis runs");
+    kit.jobs.release(Attempt::of(&claimed, &token(&claimed))).await.expect("redis runs");
     let claimed = pull(&kit, "default").await.expect("a step");
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
     kit.jobs.fail(&claimed, &token(&claimed), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");

@@ -5,6 +5,7 @@ use common::time;
 use model::job::JobTransition;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use store::jobs::Attempt;
 use store::local_now;
 use store::{
     events::JobEvent,
@@ -62,7 +63,7 @@ pub(super) async fn ack_job(services: &Services, request: AckRequest<'_>) -> Res
     let claimed = find_active_attempt(services, id, JobTransition::Succeed, &fence).await?;
     let now = local_now();
     let ended = FinishedJob::completed(&claimed.job, result, Some(claimed.started_at), now);
-    match services.jobs.finish(&claimed.job, claimed.entry, &fence, &ended, false).await? {
+    match services.jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await? {
         Settled::Done => {}
         Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
     }

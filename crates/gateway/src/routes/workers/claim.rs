@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix_web::web;
 use common::name::{QueueName, WorkerId};
 use common::settings::MAX_WATCHED_QUEUES;
+use store::jobs::Attempt;
 use store::{
     jobs::{Claimant, ClaimedJob, Fence},
     long_poll::{Remaining, TooManyWatchedQueues},
@@ -100,8 +101,8 @@ async fn claim_or_release(services: &web::Data<Services>, wanted: &Arc<FetchPara
 
 async fn release_jobs(services: &Services, jobs: Vec<ClaimedJob>) {
     for claimed in jobs {
-        let fence = Fence::Pull { token: claimed.token, worker: None };
-        if let Err(error) = services.jobs.release(&claimed.job, claimed.entry, &fence).await {
+        let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
+        if let Err(error) = services.jobs.release(Attempt::of(&claimed, &fence)).await {
             tracing::warn!(id = %claimed.job.id, %error, "a job taken for a program that hung up waits for its lease");
         }
     }

@@ -6,6 +6,7 @@ use actix_web::{http::StatusCode, web};
 use common::{id::JobId, name::WorkerId, time};
 use serde::Deserialize;
 use serde_json::json;
+use store::jobs::Attempt;
 use store::local_now;
 use store::{
     jobs::{Fence, LocatedJob, PULL_CONSUMER},
@@ -89,7 +90,7 @@ async fn renew_lease(services: &Services, id: JobId, fence: &Fence) -> Result<Op
     let Some(LocatedJob::InStream { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
         return Ok(None);
     };
-    if holder.consumer != PULL_CONSUMER || !services.jobs.heartbeat(&job, entry, fence, None).await? {
+    if holder.consumer != PULL_CONSUMER || !services.jobs.heartbeat(Attempt { job: &job, entry, fence }, None).await? {
         return Ok(None);
     }
     if !services.settings.gateway.test_directives {

@@ -11,6 +11,7 @@ use common::{
 use model::job::{AttemptError, JobTransition, RetryAdvice, request::MAX_TIMEOUT_MS};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use store::jobs::Attempt;
 use store::jobs::{FailureOutcome, Settled};
 use store::local_now;
 
@@ -122,12 +123,12 @@ pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> R
             if let Some(text) = &error.rate_limit_until {
                 let until = time::parse_time(text, services.jobs.now().await?)
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
-                services.jobs.pause_key(&claimed.job, claimed.entry, &fence, until.at).await?;
+                services.jobs.pause_key(Attempt::of(&claimed, &fence), until.at).await?;
             }
             let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.advice(pause)).await?;
             write_outcome(&mut answer, id, &recorded)?;
         }
-        _ => match services.jobs.release(&claimed.job, claimed.entry, &fence).await? {
+        _ => match services.jobs.release(Attempt::of(&claimed, &fence)).await? {
             Settled::Done => drop(answer.text("state", "available")),
             Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
         },

@@ -1,0 +1,47 @@
+//! One attempt, as every call that ends it or keeps it alive names it.
+
+use redis::ScriptInvocation;
+
+use super::{claim::ClaimedJob, fence::Fence, record::JobRecord};
+use crate::keys::{self, QueueKeys};
+use common::id::EntryId;
+
+/// An attempt of a job: only the current one can be ended or kept alive, and `fence` says which one the caller means.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// The job.
+    pub job: &'a JobRecord,
+    /// Its stream entry.
+    pub entry: EntryId,
+    /// Which attempt of it.
+    pub fence: &'a Fence,
+}
+
+impl<'a> Attempt<'a> {
+    /// The attempt that began with that claim.
+    #[must_use]
+    pub fn of(claimed: &'a ClaimedJob, fence: &'a Fence) -> Self {
+        Self { job: &claimed.job, entry: claimed.entry, fence }
+    }
+
+    pub(crate) fn queue_keys(&self) -> QueueKeys {
+        QueueKeys::new(&self.job.queue)
+    }
+
+    /// Begins the call of a script about this attempt: KEYS 1 to 3 are stream, active attempts and leases, ARGV 1 to 5 the
+    /// entry, the attempt's name and the fence, as `lua/fence.lua` reads them.
+    pub(crate) fn call<'s>(&self, script: &'s redis::Script) -> ScriptInvocation<'s> {
+        let mut call = call_about(script, self.job, self.entry);
+        call.arg(&self.fence.args());
+        call
+    }
+}
+
+/// The beginning that scripts share whose attempt is named in another way: KEYS 1 to 3, ARGV 1 and 2.
+pub(super) fn call_about<'s>(script: &'s redis::Script, job: &JobRecord, entry: EntryId) -> ScriptInvocation<'s> {
+    let keys = QueueKeys::new(&job.queue);
+    let mut call = script.prepare_invoke();
+    call.key(keys.stream(job.priority)).key(keys.active()).key(keys.leases());
+    call.arg(entry.to_string()).arg(keys::attempt_name(job.priority, entry));
+    call
+}
