@@ -8,12 +8,9 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use common::telemetry::continue_trace;
 use futures_util::FutureExt;
-use store::jobs::Attempt;
-use store::local_now;
 use store::{
-    StoreError, StoreResult,
-    jobs::{ClaimedJob, Completion, Fence, FinishedJob, Settled},
-    next_reconnect_delay, reconnect_delays,
+    jobs::{ClaimedJob, Completion, Fence, FinishedJob},
+    local_now,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +19,7 @@ use tracing::Instrument;
 use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
     rules::Dispatcher,
+    settlement::{Settlement, SettlementOutcome, settle},
     shared::WorkerShared,
     slots::Permit,
     wakeup::Wakeup,
@@ -109,15 +107,17 @@ impl AttemptRunner {
         let outcome = self.run_handler(&claimed, &gone).await;
         match outcome {
             AttemptOutcome::Succeeded(result) => self.complete(Arc::unwrap_or_clone(claimed), result).await,
-            AttemptOutcome::Failed(error) => self.settle(&claimed, &gone, &Settlement::Fail(error)).await,
+            AttemptOutcome::Failed(error) => self.settle(&claimed, &gone, failed(&claimed, &error)).await,
             AttemptOutcome::AsyncCompletion { token, lease } => {
-                self.settle(&claimed, &gone, &Settlement::CompleteAsync { token, lease }).await;
+                let (consumer, worker) = (self.shared.consumer.clone(), self.shared.settings.queue_worker.name.clone());
+                self.settle(&claimed, &gone, Settlement::CompleteAsync { consumer, worker, token, lease }).await;
             }
             AttemptOutcome::Snoozed { delay, why } => {
-                self.settle(&claimed, &gone, &Settlement::Snooze { delay, why }).await
+                tracing::info!(id = %claimed.job.id, why, "job cannot be tried now");
+                self.settle(&claimed, &gone, Settlement::Snooze(delay)).await;
             }
-            AttemptOutcome::HardShutdown => self.settle(&claimed, &gone, &Settlement::Release).await,
-            AttemptOutcome::Expired => self.settle(&claimed, &gone, &Settlement::Expire).await,
+            AttemptOutcome::HardShutdown => self.settle(&claimed, &gone, Settlement::Release).await,
+            AttemptOutcome::Expired => self.settle(&claimed, &gone, Settlement::Expire).await,
             AttemptOutcome::Stale => {
                 tracing::info!(id = %claimed.job.id, "job is not ours any more, stopped");
                 self.forget(&claimed);
@@ -196,62 +196,15 @@ impl AttemptRunner {
         }
     }
 
-    /// Records what is not a success, again and again while Redis is away and the job is still ours.
-    async fn settle(&self, claimed: &ClaimedJob, gone: &CancellationToken, step: &Settlement) {
-        let mut delays = reconnect_delays();
-        loop {
-            match self.record(claimed, step).await {
-                Ok(()) => break,
-                Err(StoreError::Unavailable(error)) => {
-                    tracing::debug!(id = %claimed.job.id, %error, "outcome not recorded yet");
-                    tokio::select! {
-                        () = gone.cancelled() => break,
-                        () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(id = %claimed.job.id, %error, "outcome cannot be recorded: the job will run again");
-                    break;
-                }
-            }
+    /// Records what is not a success, and logs it.
+    async fn settle(&self, claimed: &ClaimedJob, gone: &CancellationToken, settlement: Settlement) {
+        let shared = &self.shared;
+        let fence = Fence::for_worker(&shared.consumer);
+        let outcome = settle(&shared.jobs, claimed, &fence, &settlement, gone).await;
+        if let Some(outcome) = outcome {
+            log_settlement(claimed, &settlement, outcome);
         }
         self.forget(claimed);
-    }
-
-    async fn record(&self, claimed: &ClaimedJob, step: &Settlement) -> StoreResult<()> {
-        let jobs = &self.shared.jobs;
-        let fence = Fence::for_worker(&self.shared.consumer);
-        let (id, queue) = (claimed.job.id, &claimed.job.queue);
-        match step {
-            Settlement::Fail(error) => {
-                let attempt = claimed.job.history.current_attempt();
-                let recorded = jobs.fail(claimed, &fence, error.failure(attempt, local_now()), error.advice()).await?;
-                let next = recorded.as_str();
-                tracing::warn!(%id, %queue, attempt, code = error.code(), message = %error, next, "attempt failed");
-                metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next)
-                    .increment(1);
-            }
-            Settlement::CompleteAsync { token, lease } => {
-                let worker = &self.shared.settings.queue_worker.name;
-                let is_ours =
-                    jobs.issue_callback_token(claimed, &self.shared.consumer, worker, token, Some(*lease)).await?;
-                tracing::info!(%id, %queue, is_ours, "job handed over to its endpoint");
-            }
-            Settlement::Snooze { delay, why } => {
-                let due = jobs.snooze(claimed, &fence, *delay).await?;
-                tracing::info!(%id, %queue, why, is_ours = due.is_some(), "job put back for a while");
-            }
-            Settlement::Release => {
-                let settled = jobs.release(Attempt::of(&claimed, &fence)).await?;
-                tracing::info!(%id, %queue, ?settled, "job handed back");
-            }
-            Settlement::Expire => {
-                if jobs.discard_expired(claimed, &fence).await? != Settled::Stale {
-                    tracing::info!(%id, %queue, "job expired before it was started");
-                }
-            }
-        }
-        Ok(())
     }
 
     fn forget(&self, claimed: &ClaimedJob) {
@@ -264,11 +217,26 @@ fn flatten_panic(result: Result<HandlerResult, Box<dyn std::any::Any + Send>>) -
     result.unwrap_or_else(|panic| Err(HandlerError::panicked(panic.as_ref())))
 }
 
-/// What to record of an attempt that did not succeed.
-enum Settlement {
-    Fail(HandlerError),
-    CompleteAsync { token: String, lease: Duration },
-    Snooze { delay: Duration, why: String },
-    Release,
-    Expire,
+fn failed(claimed: &ClaimedJob, error: &HandlerError) -> Settlement {
+    let attempt = claimed.job.history.current_attempt();
+    Settlement::Fail { error: error.failure(attempt, local_now()), advice: error.advice() }
+}
+
+fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: SettlementOutcome) {
+    let (id, queue, attempt) = (claimed.job.id, &claimed.job.queue, claimed.job.history.current_attempt());
+    match (settlement, outcome) {
+        (Settlement::Fail { error, .. }, outcome) => {
+            let next = if let SettlementOutcome::Recorded(next) = outcome { next } else { "stale" };
+            tracing::warn!(%id, %queue, attempt, code = error.code, message = error.message, next, "attempt failed");
+            metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next).increment(1);
+        }
+        (_, SettlementOutcome::Stale) => tracing::info!(%id, %queue, attempt, "the attempt is not the current one"),
+        (Settlement::Snooze(delay), _) => tracing::info!(%id, %queue, ?delay, "job snoozed"),
+        (Settlement::Release, _) => tracing::info!(%id, %queue, "job released"),
+        (Settlement::Expire, _) => tracing::info!(%id, %queue, "job expired before it was started"),
+        (Settlement::CompleteAsync { .. }, _) => {
+            tracing::info!(%id, %queue, "job waits for its endpoint to complete it")
+        }
+        (Settlement::Complete | Settlement::Discard, _) => {}
+    }
 }
