@@ -19,14 +19,14 @@ test: ## All tests: unit, integration and black-box, on a Redis of their own
 bench: ## Measure it on this machine, in release: prints a table and writes bench/results (docs/performance.md)
 	@deploy/dev/bench.sh
 
-check: ## check-fast, lints, documentation, unused dependencies, licences and bans, layers
+check: ## check-fast, lints, documentation, unused dependencies, licences and bans
 	@deploy/dev/check.sh
 
-check-fast: ## What needs no build: format, retired words, spelling, scripts
+check-fast: ## What needs no build: format, retired words, spelling, scripts, layers
 	@deploy/dev/check.sh fast
 
-check-portable: ## Does it compile on this system? For those that do not run the tests
-	cargo check --locked --workspace --all-targets
+check-portable: ## Does it compile on this system, and for installed targets of rustup? Runs no test
+	@deploy/dev/check.sh portable
 
 audit: ## Known vulnerabilities of dependencies; needs the network beyond the registry
 	@deploy/dev/check.sh audit

@@ -13,15 +13,15 @@ ALLOWED = {
     "store": {"common", "model"},
     "worker": {"common", "model", "delivery", "store"},
     "gateway": {"common", "model", "delivery", "store", "worker"},
-    "queue-worker": {"common", "model", "delivery", "store", "worker"},
+    "queue-worker": {"common", "worker"},
     "pubsub-worker": {"common", "model", "delivery", "store", "worker"},
     "testkit": set(),
-    "e2e": {"testkit", "model"},
+    "e2e": {"testkit", "common", "model", "delivery"},
     "bench": {"testkit", "e2e", "common", "store"},
     "examples": {"worker"},
 }
 # Dependencies of tests, besides the normal ones and testkit.
-ALLOWED_IN_TESTS = {"e2e": {"delivery", "common"}}
+ALLOWED_IN_TESTS = {"e2e": {"delivery", "store", "worker"}}
 REDIS_CLIENTS = {"redis", "deadpool-redis"}
 KNOW_REDIS = {"store", "testkit"}
 # What a crate without IO must not bring along.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What must hold for every commit besides the tests. Installs the tools that are no part of Rust if they are missing.
 #   check.sh         everything
-#   check.sh fast    what needs no build: format, words, spelling, scripts
+#   check.sh fast    what needs no build: format, words, spelling, scripts, layers, outline of the source
+#   check.sh portable    whether it compiles here, and for the other systems whose targets rustup has
 #   check.sh audit   known vulnerabilities of dependencies; needs the network beyond the registry
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -49,6 +50,12 @@ check_fast() {
     scripts
     step deploy/dev/check-words.sh --self-test
     step deploy/dev/check-words.sh
+    if command -v python3 >/dev/null; then
+        step python3 deploy/dev/check-layers.py
+        step python3 deploy/dev/check-source.py ${source_mode:+"$source_mode"}
+    else
+        skip "python3 is not installed: layers and source are not checked"
+    fi
 }
 
 check_all() {
@@ -60,25 +67,31 @@ check_all() {
     tool cargo-deny 0.20.2
     # Advisories need the network beyond the registry: `make audit`
     step cargo deny --locked check bans licenses sources
-    if command -v python3 >/dev/null; then
-        step python3 deploy/dev/check-layers.py
-        step python3 deploy/dev/check-source.py ${source_mode:+"$source_mode"}
-    else
-        skip "python3 is not installed: layers and source are not checked"
-    fi
     # One configuration for compose and Kubernetes; kustomize reads only what lies beside it
     step cmp deploy/redis.conf k8s/base/redis.conf
+}
+
+check_portable() {
+    local target installed
+    step cargo check --locked --workspace --all-targets
+    installed=$(rustup target list --installed 2>/dev/null) || return 0
+    for target in aarch64-apple-darwin aarch64-unknown-linux-gnu; do
+        case $installed in
+            *"$target"*) step cargo check --locked --workspace --all-targets --target "$target" ;;
+        esac
+    done
 }
 
 case ${1:-all} in
     all) check_all ;;
     fast) check_fast ;;
+    portable) check_portable ;;
     audit)
         tool cargo-deny 0.20.2
         step cargo deny --locked check advisories
         ;;
     *)
-        echo "check.sh knows all, fast and audit, not $1" >&2
+        echo "check.sh knows all, fast, portable and audit, not $1" >&2
         exit 2
         ;;
 esac
