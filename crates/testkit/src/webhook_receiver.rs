@@ -196,6 +196,9 @@ impl WebhookReceiver {
 }
 
 /// Reads one request; `None` at the end of the connection.
+///
+/// # Panics
+/// What arrives is not a request.
 pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<ReceivedRequest> {
     let mut bytes = Vec::new();
     loop {

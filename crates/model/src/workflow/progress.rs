@@ -182,7 +182,7 @@ mod tests {
                 started.iter().copied().filter(|index| progress.terminal_state(*index).is_none()).collect();
             match (order.get(turn), open.first()) {
                 (Some(pick), _) => {
-                    progress.record_end(started[pick % started.len()], ends[started[pick % started.len()]])
+                    progress.record_end(started[pick % started.len()], ends[started[pick % started.len()]]);
                 }
                 (None, Some(index)) => progress.record_end(*index, ends[*index]),
                 (None, None) => return (started, plan.state),

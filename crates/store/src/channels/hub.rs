@@ -219,7 +219,7 @@ impl ChannelHubInner {
                 Some(SubscriberEvent::Message { channel, payload }) => self.handle_message(&channel, &payload),
                 Some(SubscriberEvent::Subscribed(channels)) => self.handle_subscribed(&channels),
                 Some(SubscriberEvent::ConnectionLost) => {
-                    metrics::counter!("galley_subscriptions_lost_total").increment(1)
+                    metrics::counter!("galley_subscriptions_lost_total").increment(1);
                 }
                 None => return,
             }

@@ -155,7 +155,7 @@ async fn a_failure_whose_answer_was_lost_is_recorded_once() {
         kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     match (first, second) {
         (FailureOutcome::Retry { due: first, .. }, FailureOutcome::Retry { due: second, .. }) => {
-            assert_eq!(first, second)
+            assert_eq!(first, second);
         }
         other => panic!("{other:?}"),
     }

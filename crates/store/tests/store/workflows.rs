@@ -43,7 +43,7 @@ pub(crate) async fn pull(kit: &StoreKit, queue: &str) -> Option<ClaimedJob> {
 
 pub(crate) async fn succeed(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
     let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
-    let settled = kit.jobs.finish(Attempt::of(&claimed, &token(claimed)), &ended, false).await;
+    let settled = kit.jobs.finish(Attempt::of(claimed, &token(claimed)), &ended, false).await;
     assert_eq!(settled.expect("redis runs"), Settled::Done);
 }
 

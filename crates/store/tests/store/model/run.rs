@@ -153,7 +153,7 @@ impl<'a> ModelRun<'a> {
             ModelClaimer::Pull => {
                 let ended = FinishedJob::completed(&claimed.job, Some("1"), Some(claimed.started_at), local_now());
                 let fence = self.fence(attempt);
-                self.kit.jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await.expect("redis runs")
+                self.kit.jobs.finish(Attempt::of(claimed, &fence), &ended, false).await.expect("redis runs")
             }
         }
     }
@@ -181,7 +181,7 @@ impl<'a> ModelRun<'a> {
         let attempt = self.pick_attempt(which)?;
         let claimed = &attempt.claimed;
         let fence = self.fence(&attempt);
-        let settled = self.kit.jobs.release(Attempt::of(&claimed, &fence)).await.expect("redis runs");
+        let settled = self.kit.jobs.release(Attempt::of(claimed, &fence)).await.expect("redis runs");
         assert_eq!(settled, Settled::Done);
         self.model.release(attempt.job);
         self.stale_attempts.extend(self.current_attempts.remove(&attempt.job));
@@ -268,7 +268,7 @@ impl<'a> ModelRun<'a> {
         let settled = match late {
             StaleAction::Complete => Some(self.settle_complete(&attempt).await),
             StaleAction::Release => {
-                Some(self.kit.jobs.release(Attempt::of(&claimed, &fence)).await.expect("redis runs"))
+                Some(self.kit.jobs.release(Attempt::of(claimed, &fence)).await.expect("redis runs"))
             }
             StaleAction::WorkerLost => Some(self.kit.jobs.worker_lost(claimed, &fence).await.expect("redis runs")),
             StaleAction::Fail | StaleAction::WrongFence => {
