@@ -1,7 +1,7 @@
 //! A worker with Rust handlers that send mail: into files of the folder `OUTBOX`.
 //!
-//! Each handler shows something else. A handler may run more than once for the same job, so running it twice must have
-//! the same effect as running it once.
+//! Each handler shows something else. A handler may run more than once for the same job, so running it twice must
+//! have the same effect as running it once.
 
 use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
 
@@ -75,8 +75,8 @@ struct NewsletterProgress<'a> {
 
 /// Many mails, one after the other: reports progress, and cleans up when it must stop.
 async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Result<usize, HandlerError> {
-    // Fires when the job is cancelled or lost, when its time is over, and when the worker stops. A handler that asks for
-    // it gets `queue_worker.stop_grace_ms` to clean up; any other handler is dropped where it waits
+    // Fires when the job is cancelled or lost, when its time is over, and when the worker stops. A handler that asks
+    // for it gets `queue_worker.stop_grace_ms` to clean up; any other handler is dropped where it waits
     let stop = context.cancellation();
     // Another attempt may have begun elsewhere when this one must stop: neither removes the other's draft
     let draft = outbox(&context, &format!("{}.draft", context.attempt()));
