@@ -11,6 +11,9 @@ import sys
 # Written as they were: records of decisions use the words and files of their time.
 UNCHECKED = ("docs/adr/0",)
 PATH = re.compile(r"`((?:crates|deploy|config|clients|examples|k8s|bench)/[\w./-]+)`")
+FILE = re.compile(r"`([\w-]+\.(?:rs|lua))`")
+# "`function` in `path`", "`one` and `other` in `path`"
+FUNCTION = re.compile(r"`(\w+)`(?: and `(\w+)`)? in `(crates/[\w./-]+\.rs)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # `module::name`, `crate module::name`: what a document gives as proof.
 TEST = re.compile(r"`(?:[a-z]+ )?((?:[a-z0-9_]+::)+)([a-z0-9_]+)`")
@@ -38,10 +41,17 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def problems_of_paths(document, text):
+def problems_of_paths(document, text, files):
     for path in PATH.findall(text):
         if not pathlib.Path(path).exists():
             yield f"{path} does not exist"
+    for name in FILE.findall(text):
+        if name not in files:
+            yield f"no file is called {name}"
+    for *names, path in FUNCTION.findall(text):
+        for name in filter(None, names):
+            if pathlib.Path(path).exists() and not re.search(rf"\bfn {name}\b", read(path)):
+                yield f"{path} has no function {name}"
     for link in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         if re.match(r"[a-z]+:", link):
             continue
@@ -86,12 +96,13 @@ def problems_of_errors(text, sources):
 
 def main():
     sources = {path: read(path) for path in tracked("crates/*.rs")}
+    files = {pathlib.Path(path).name for path in tracked("*.rs", "*.lua")}
     found = []
     for document in tracked("*.md"):
         if document.startswith(UNCHECKED):
             continue
         text = read(document)
-        problems = [*problems_of_paths(document, text), *problems_of_tests(text, sources)]
+        problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources)]
         if document == "docs/reference/metrics.md":
             problems += problems_of_metrics(text, sources)
         if document == "docs/reference/errors.md":
