@@ -53,8 +53,9 @@ check_fast() {
     if command -v python3 >/dev/null; then
         step python3 deploy/dev/check-layers.py
         step python3 deploy/dev/check-source.py ${source_mode:+"$source_mode"}
+        step python3 deploy/dev/check-docs.py
     else
-        skip "python3 is not installed: layers and source are not checked"
+        skip "python3 is not installed: layers, source and documents are not checked"
     fi
 }
 

@@ -1,7 +1,7 @@
-//! A worker of one's own: its handlers send mail, into files of the folder `OUTBOX`.
+//! A worker with Rust handlers that send mail: into files of the folder `OUTBOX`.
 //!
-//! Each handler shows something else. What all of them have in common: a handler may run more than once for the same job,
-//! so what it does twice must come to the same as doing it once.
+//! Each handler shows something else. A handler may run more than once for the same job, so running it twice must
+//! have the same effect as running it once.
 
 use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
 
@@ -43,51 +43,51 @@ async fn send(context: Context, (to, email): (String, Email)) -> Result<SentEmai
         return Err(HandlerError::not_retryable("an address has an @").with_code("bad_address").with_details(&to));
     };
     match host {
-        // The job makes no sense any more, and nobody has to look at it
-        "unsubscribed.example" => return Err(HandlerError::discard("whoever has left gets no mail")),
-        // This goes before the delay of the job's retry policy
+        // The job has lost its purpose, and nobody needs to look at it
+        "unsubscribed.example" => return Err(HandlerError::discard("unsubscribed addresses get no mail")),
+        // This delay replaces that of the job's retry policy
         "busy.example" => return Err(HandlerError::retry_after(Duration::from_mins(10), "the mailbox is busy")),
-        // When, and how often, is for the retry policy
+        // The retry policy decides when, and how often
         "flaky.example" if context.attempt() == 1 => return Err(HandlerError::retryable("the server hung up")),
         _ => {}
     }
     let mut text = format!("To: {to}\nSubject: {}\n", email.subject);
-    // Of two attempts at the same job the later one has the greater token: a store that compares them can refuse the other
+    // Of two attempts of a job the later one has the greater token: a store that compares them can refuse the other
     let _ = writeln!(text, "Fencing-Token: {}", context.fencing_token());
-    // The span that the work of the receiver belongs under
+    // The parent span of the receiver's work
     if let Some(traceparent) = context.traceparent() {
         let _ = writeln!(text, "Traceparent: {traceparent}");
     }
     let _ = writeln!(text, "\n{}", email.body);
     // The id is the same in every attempt: a mail that is sent twice is there once
     let file = outbox(&context, "mail");
-    // A mail cannot be called back, so this asks once more whether the job is still this worker's
+    // A mail cannot be undone, so this checks once more that the job still belongs to this worker
     context.heartbeat().await?;
     fs::write(&file, text).await?;
     Ok(SentEmail { file, attempt: context.attempt() })
 }
 
-/// What people see while it runs, beside the number.
+/// What people see beside the number while it runs.
 #[derive(Serialize)]
 struct NewsletterProgress<'a> {
     last: &'a str,
 }
 
-/// Many mails, one after the other: it tells how far it is, and tidies up when it is told to stop.
+/// Many mails, one after the other: reports progress, and cleans up when it must stop.
 async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Result<usize, HandlerError> {
-    // Fires when the job is cancelled or lost, when its time is over, and when the worker stops. Whoever asks for it gets
-    // `queue_worker.stop_grace_ms` for what comes then; without it the handler would be dropped where it waits
+    // Fires when the job is cancelled or lost, when its time is over, and when the worker stops. A handler that asks
+    // for it gets `queue_worker.stop_grace_ms` to clean up; any other handler is dropped where it waits
     let stop = context.cancellation();
-    // Another attempt may have begun elsewhere when this one is told to stop: neither tidies up what is the other's
+    // Another attempt may have begun elsewhere when this one must stop: neither removes the other's draft
     let draft = outbox(&context, &format!("{}.draft", context.attempt()));
     let mut sent = String::new();
     for (before, address) in to.iter().enumerate() {
         let _ = writeln!(sent, "{address}");
         fs::write(&draft, &sent).await?;
-        #[expect(clippy::cast_precision_loss, reason = "nobody has so many subscribers")]
+        #[expect(clippy::cast_precision_loss, reason = "no newsletter has 2^52 subscribers")]
         let progress = (before + 1) as f64 / to.len() as f64;
         let noted = context.progress_with(Some(progress), &NewsletterProgress { last: address }).await;
-        // Redis being away is no reason to stop; the job being somebody else's is
+        // Stop when another worker has the job, but not when Redis is away
         let is_over = matches!(noted, Err(ContextError::Stale));
         let is_stopped = is_over
             || select! {
@@ -109,10 +109,10 @@ async fn from_template(_context: Context, (file, name): (PathBuf, String)) -> Re
     Ok(template.replace("{name}", &name))
 }
 
-/// A job may ask for anything.
+/// A client may ask for anything.
 const MAX_RENDERED_BYTES: usize = 1 << 30;
 
-/// Computes instead of waiting, so it has a thread of its own. A panic is a failure of this job and of nothing else.
+/// Computes instead of waiting, so it has its own thread. A panic fails only this attempt.
 fn render(_context: Context, (template, repeat): (String, usize)) -> Result<String, HandlerError> {
     assert!(!template.is_empty(), "nobody writes empty templates");
     if template.len().saturating_mul(repeat) > MAX_RENDERED_BYTES {
