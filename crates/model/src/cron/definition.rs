@@ -6,7 +6,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{CronSchedule, JobTemplate};
+use super::{
+    CronSchedule, JobTemplate,
+    request_checks::{invalid, require_object},
+};
 use crate::job::RequestError;
 use common::{
     json::Object,
@@ -165,18 +168,6 @@ fn parse_text(body: &Object<'_>, name: &str) -> Result<Option<String>, RequestEr
                 .map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
         })
         .transpose()
-}
-
-pub(super) fn require_object(raw: &RawValue, name: &str) -> Result<(), RequestError> {
-    if raw.get().starts_with('{') {
-        Ok(())
-    } else {
-        Err(invalid(format!("{name} must be a JSON object, got {}", quoted(raw.get()))))
-    }
-}
-
-pub(super) fn invalid(message: impl Into<String>) -> RequestError {
-    RequestError::Invalid(message.into())
 }
 
 #[cfg(test)]

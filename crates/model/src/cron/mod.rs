@@ -16,6 +16,7 @@ pub mod definition;
 pub mod due_runs;
 pub mod entry;
 pub mod expression;
+mod request_checks;
 pub mod schedule;
 pub mod template;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::definition::{invalid, require_object};
+use super::request_checks::{invalid, require_object};
 use crate::job::{NewJob, RequestError};
 use common::{
     id::JobId,

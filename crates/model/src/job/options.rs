@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::{
     envelope::EnvelopeSummary,
     limit::JobLimit,
-    request::{DEFAULT_QUEUE, MAX_TIMEOUT_MS, RequestError, invalid},
+    request_error::{RequestError, invalid},
     retry::RetryPolicy,
     unique::{UniqueDimensions, UniquePolicy},
 };
@@ -14,6 +14,11 @@ use common::{
     name::{Priority, QueueName, quoted},
     time::{self, Millis},
 };
+
+/// The queue of a job that names none.
+pub const DEFAULT_QUEUE: &str = "default";
+/// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
+pub const MAX_TIMEOUT_MS: u64 = 7 * 86_400_000;
 
 pub(super) const OPTION_NAMES: [&str; 17] = [
     "queue",

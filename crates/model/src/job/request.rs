@@ -8,21 +8,16 @@ use super::{
     envelope::{Envelope, EnvelopeSummary, SYSTEM_MANAGED},
     history::AttemptError,
     options::{EnqueueOptions, OPTION_NAMES, parse_text, require_shape},
-    retry::RetryPolicyError,
+    request_error::{RequestError, invalid},
     unique::{UniqueDimensions, UniquePolicy},
 };
 use crate::workflow::Membership;
 use common::{
     id::JobId,
     json::{Object, ObjectWriter},
-    name::{JobType, NameError, Priority, QueueName},
+    name::{JobType, Priority, QueueName},
     time::Millis,
 };
-
-/// The queue of a job that names none.
-pub const DEFAULT_QUEUE: &str = "default";
-/// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
-pub const MAX_TIMEOUT_MS: u64 = 7 * 86_400_000;
 
 /// A job that may be stored.
 #[derive(Debug, Clone)]
@@ -53,35 +48,6 @@ pub struct NewJob {
     pub envelope: Envelope,
     /// What is asked of it again and again.
     pub summary: EnvelopeSummary,
-}
-
-/// A request that is refused; nothing was written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// A member is missing or wrong; the message names it and says what is allowed.
-    #[error("{0}")]
-    Invalid(String),
-    /// The retry policy is wrong.
-    #[error(transparent)]
-    RetryPolicy(#[from] RetryPolicyError),
-    /// A job of several is wrong.
-    #[error("{path}: {error}")]
-    Nested {
-        /// Which one, as `steps[1]`.
-        path: String,
-        /// What is wrong with it.
-        error: Box<RequestError>,
-    },
-}
-
-impl From<NameError> for RequestError {
-    fn from(error: NameError) -> Self {
-        Self::Invalid(error.to_string())
-    }
-}
-
-pub(super) fn invalid(message: impl Into<String>) -> RequestError {
-    RequestError::Invalid(message.into())
 }
 
 impl NewJob {

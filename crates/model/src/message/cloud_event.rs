@@ -123,7 +123,7 @@ fn parse_attributes(members: &Object<'_>) -> Result<String, MessageError> {
     }
     if let Some(data) = members.get("data_base64") {
         let text = parse_string(data).ok_or_else(|| MessageError::invalid("data_base64 must be a string"))?;
-        super::item::decode_base64(&text)?;
+        super::decode_base64(&text)?;
     }
     for name in REQUIRED_ATTRIBUTES {
         if members.get(name).is_none() {

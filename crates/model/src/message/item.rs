@@ -3,10 +3,9 @@
 
 use std::borrow::Cow;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::value::RawValue;
 
-use super::{MessageError, NewMessage, check_content_type, cloud_event, is_json};
+use super::{MessageError, NewMessage, check_content_type, cloud_event, decode_base64, is_json};
 use common::{
     json::{self, Object},
     name::quoted,
@@ -64,10 +63,6 @@ fn body_from_json<'a>(
 fn parse_text(value: &RawValue) -> Result<String, MessageError> {
     serde_json::from_str(value.get())
         .map_err(|_| MessageError::invalid("content_type, data_base64 and data as text must be strings"))
-}
-
-pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, MessageError> {
-    BASE64_STANDARD.decode(text).map_err(|_| MessageError::invalid("data_base64 must be base64 with its padding"))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod position;
 mod resume_token;
 mod stored_message;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use std::borrow::Cow;
 
 pub use position::Position;
@@ -96,6 +97,10 @@ pub fn essence(content_type: &str) -> &str {
 pub fn is_json(content_type: &str) -> bool {
     let essence = essence(content_type).to_ascii_lowercase();
     essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>, MessageError> {
+    BASE64_STANDARD.decode(text).map_err(|_| MessageError::invalid("data_base64 must be base64 with its padding"))
 }
 
 #[cfg(test)]

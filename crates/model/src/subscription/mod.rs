@@ -11,6 +11,7 @@
 mod filter;
 mod redelivery;
 mod request;
+mod request_error;
 mod selection;
 mod target;
 mod target_spec;
@@ -20,7 +21,8 @@ use serde_json::{Value, value::RawValue};
 
 pub use filter::MessageFilter;
 pub use redelivery::{REDELIVERY_JOB_TYPE, Redelivery};
-pub use request::{SubscriptionRequest, SubscriptionRequestError, SubscriptionStart};
+pub use request::{SubscriptionRequest, SubscriptionStart};
+pub use request_error::SubscriptionRequestError;
 pub use selection::{ChannelSelection, MAX_SELECTED_CHANNELS};
 pub use target::{HttpTarget, MAX_SECRETS, PLACEHOLDERS, QueueTarget, SubscriptionTarget};
 

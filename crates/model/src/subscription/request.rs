@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ChannelSelection, DeliveryMode, DeliveryOrdering, MessageFilter, NewChannelStart, Subscription, SubscriptionState,
+    request_error::{CONCURRENCY_RANGE, SubscriptionRequestError, check_range, invalid},
     target_spec::TargetSpec,
 };
 use crate::{job::RetryPolicy, message::Position};
@@ -17,8 +18,6 @@ use common::{
 /// Bounds of `ack_deadline_ms`.
 const ACK_DEADLINE_RANGE_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 const DEFAULT_ACK_DEADLINE_MS: u64 = 30_000;
-/// Bounds of `max_in_flight` and of an endpoint's `concurrency`.
-pub(super) const CONCURRENCY_RANGE: std::ops::RangeInclusive<u64> = 1..=1_000;
 const DEFAULT_IN_FLIGHT: u64 = 64;
 const MAX_DESCRIPTION_CHARS: usize = 1_000;
 /// 5 s, 20 s, 80 s, ... up to ten hours: some 30 hours in all.
@@ -26,21 +25,6 @@ const DEFAULT_RETRY: &str = concat!(
     r#"{"max_attempts":10,"initial_interval":"PT5S","backoff_coefficient":4.0,"max_interval":"PT10H","#,
     r#""on_exhaustion":"dead_letter"}"#
 );
-
-/// A request that is refused; nothing was written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SubscriptionRequestError {
-    /// A member is missing or wrong; the text names it and says what is allowed.
-    #[error("{0}")]
-    Invalid(String),
-    /// It would change what cannot be changed.
-    #[error("{0} cannot be changed: delete the subscription and make another")]
-    Immutable(&'static str),
-}
-
-pub(super) fn invalid(message: impl Into<String>) -> SubscriptionRequestError {
-    SubscriptionRequestError::Invalid(message.into())
-}
 
 /// Where a subscription begins, or goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -256,18 +240,6 @@ pub(super) fn check_start(
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn check_range(
-    name: &str,
-    given: u64,
-    allowed: &std::ops::RangeInclusive<u64>,
-) -> Result<usize, SubscriptionRequestError> {
-    let refused = || {
-        let (least, most) = (allowed.start(), allowed.end());
-        invalid(format!("{name} must be an integer from {least} to {most}, got {given}"))
-    };
-    if allowed.contains(&given) { usize::try_from(given).map_err(|_| refused()) } else { Err(refused()) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     HttpTarget, QueueTarget, SubscriptionTarget,
-    request::{CONCURRENCY_RANGE, SubscriptionRequestError, check_range, invalid},
+    request_error::{CONCURRENCY_RANGE, SubscriptionRequestError, check_range, invalid},
     target::PLACEHOLDERS,
 };
 use crate::{job::NewJob, subscription::MAX_SECRETS, url_template::UrlTemplate};

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::{BatchCallback, WorkflowKind};
-use crate::job::request::{NewJob, RequestError};
+use crate::job::{NewJob, RequestError};
 use common::{
     id::WorkflowId,
     json::{Object, ObjectWriter},

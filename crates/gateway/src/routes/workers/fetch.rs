@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix_web::{http::StatusCode, web};
 use common::name::{QueueName, WorkerId};
-use model::job::request::MAX_TIMEOUT_MS;
+use model::job::MAX_TIMEOUT_MS;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::jobs::ClaimedJob;

@@ -8,7 +8,7 @@ use common::{
     json::{Object, ObjectWriter},
     time,
 };
-use model::job::{AttemptError, JobTransition, RetryAdvice, request::MAX_TIMEOUT_MS};
+use model::job::{AttemptError, JobTransition, MAX_TIMEOUT_MS, RetryAdvice};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::jobs::Attempt;
