@@ -9,6 +9,7 @@ mod channels_check;
 mod commands;
 mod galley;
 mod machine;
+mod pickup;
 mod report;
 mod schedule;
 mod slow_reader;
@@ -45,6 +46,12 @@ enum BenchCommand {
     Schedule {
         /// Jobs.
         #[arg(long, default_value_t = schedule::JOBS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        jobs: u32,
+    },
+    /// How soon an idle worker has a job.
+    Pickup {
+        /// Jobs, each way.
+        #[arg(long, default_value_t = pickup::JOBS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         jobs: u32,
     },
     /// Jobs that are due in one second, and what becomes of another queue meanwhile.
@@ -84,6 +91,7 @@ impl BenchCommand {
         Ok(match self {
             Self::All => vec![
                 schedule::run(durability, schedule::JOBS).await?,
+                pickup::run(pickup::JOBS).await?,
                 storm::run(durability, storm::JOBS).await?,
                 waiters::run(durability, waiters::CLIENTS).await?,
                 throughput::run(durability, throughput::ROUNDS).await?,
@@ -92,6 +100,7 @@ impl BenchCommand {
                 slow_reader::run(durability, slow_reader::SlowReaderOptions::default()).await?,
             ],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
+            Self::Pickup { jobs } => vec![pickup::run(jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
             Self::Commands { rounds } => vec![commands::run(durability, rounds).await?],

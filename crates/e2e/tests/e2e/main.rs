@@ -22,6 +22,7 @@ mod idempotency;
 mod jobs;
 mod kit;
 mod limits;
+mod notifications;
 mod original_demo;
 mod progress;
 mod pull;
