@@ -235,7 +235,7 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
         (Settlement::Release, _) => tracing::info!(%id, %queue, "job released"),
         (Settlement::Expire, _) => tracing::info!(%id, %queue, "job expired before it was started"),
         (Settlement::CompleteAsync { .. }, _) => {
-            tracing::info!(%id, %queue, "job waits for its endpoint to complete it");
+            tracing::info!(%id, %queue, "job handed over to its endpoint, which completes it");
         }
         (Settlement::Complete | Settlement::Discard, _) => {}
     }

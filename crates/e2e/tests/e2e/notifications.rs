@@ -16,6 +16,7 @@ async fn each_process_has_one_connection_for_notifications_whatever_it_waits_for
     let _worker = kit.start_worker(&[("GALLEY__QUEUES__LIMITED__CONCURRENCY", "1")]).await;
     let _pubsub_worker = kit.start_pubsub_worker().await;
     assert_eq!(pubsub_connections(&kit).await, 3);
+    assert_eq!(kit.post("/v1/channels/c/messages", &json!("first")).await.status(), 201);
     // A reader of a channel, one of events, a fetch that waits and a request that waits for a result
     let url = |path: &str| kit.gateway.url(path);
     let reader = kit.http.get(url("/v1/channels/c/stream")).send().await.expect("a stream");
