@@ -154,8 +154,10 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
 
 #[tokio::test]
 async fn what_publishing_trims_beyond_the_cap_is_told_by_the_next_look() {
-    let kit =
-        StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__BACKLOG_MAX_MESSAGES", "500")]);
+    let kit = StoreKit::with_variables(&[
+        ("GALLEY__CHANNELS__HISTORY_MAX", "10"),
+        ("GALLEY__CHANNELS__BACKLOG_MAX_MESSAGES", "500"),
+    ]);
     publish(&kit, &channel("c"), b"x").await;
     subscribe(&kit, "slow", "0").await;
     assert_eq!(trim_all(&kit, &kit.settings.channels).await, (0, BTreeMap::new()));
