@@ -158,13 +158,13 @@ const DURATION_BUCKETS: [f64; 14] =
 /// Metrics are set up already.
 pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
     let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
-    let upkeep = handle.clone();
+    let recorder = handle.clone();
     tokio::spawn(async move {
         // Histograms keep their samples until they are drained here
         let mut ticks = tokio::time::interval(Duration::from_secs(5));
         loop {
             ticks.tick().await;
-            upkeep.run_upkeep();
+            recorder.run_upkeep();
             let lost = LOST_LINE_COUNTER.get().map_or(0, ErrorCounter::dropped_lines);
             metrics::counter!("galley_log_lines_lost_total").absolute(u64::try_from(lost).unwrap_or(u64::MAX));
         }

@@ -1,6 +1,6 @@
 //! Settings: the defaults, then the file named by `GALLEY_CONFIG`, then `GALLEY__SECTION__KEY`.
 //!
-//! Each setting is declared once, by an entry of `section!` in [`services`], [`jobs`], [`channels`] or [`process`]. The
+//! Each setting is declared once, by an entry of `section!` in `services`, `jobs`, `channels` or `process`. The
 //! checks, `config/default.toml` and `docs/reference/settings.md` follow from the entry. A value that is not allowed is
 //! an error that names the key, the value and what is allowed. A key that does not exist is an error too.
 

@@ -93,7 +93,7 @@ fn a_value_of_the_wrong_type_and_a_key_that_does_not_exist_are_errors() {
     }
     for (name, key, known) in [
         ("GALLEY__GATEWAY__LISTN", "gateway.listn", "listen"),
-        ("GALLEY__GATWAY__LISTEN", "gatway", "gateway"),
+        ("GALLEY__GATEWAYS__LISTEN", "gateways", "gateway"),
         ("GALLEY__QUEUES__DEMO__DEPTH", "queues.demo.depth", "max_depth"),
     ] {
         let error = with(name, "x").expect_err("a typo").to_string();

@@ -125,7 +125,7 @@ fn keep_tail(text: &str, bytes: usize) -> String {
 }
 
 impl JobHistory {
-    /// Reads what [`History::to_json`] wrote.
+    /// Reads what [`JobHistory::to_json`] wrote.
     ///
     /// # Errors
     /// The text is not a history.

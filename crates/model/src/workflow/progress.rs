@@ -45,7 +45,7 @@ pub struct WorkflowProgress {
     pub kind: WorkflowKind,
     /// The outcome of each member; none for those that are not finished.
     pub members: Vec<Option<TerminalState>>,
-    /// Its callbacks and their outcomes, by [`Callback::offset`].
+    /// Its callbacks and their outcomes, by [`BatchCallback::offset`].
     pub callbacks: [Option<Option<TerminalState>>; 3],
 }
 
@@ -182,7 +182,7 @@ mod tests {
                 started.iter().copied().filter(|index| progress.terminal_state(*index).is_none()).collect();
             match (order.get(turn), open.first()) {
                 (Some(pick), _) => {
-                    progress.record_end(started[pick % started.len()], ends[started[pick % started.len()]])
+                    progress.record_end(started[pick % started.len()], ends[started[pick % started.len()]]);
                 }
                 (None, Some(index)) => progress.record_end(*index, ends[*index]),
                 (None, None) => return (started, plan.state),
