@@ -83,7 +83,7 @@ impl JobId {
         pack(now_milliseconds, random, queue_tag(queue), NO_ADDRESS, new_salt())
     }
 
-    /// An id derived from its arguments: the same arguments give the same id. 50 bits of the seed are used.
+    /// An id derived from its arguments: the same arguments give the same id. 50 bits of `seed` are used.
     #[must_use]
     pub fn derived(milliseconds: u64, queue: &QueueName, seed: u64) -> Self {
         let (sequence, salt) = (seed & ((1 << SEQUENCE_BITS) - 1), seed >> SEQUENCE_BITS & ((1 << SALT_BITS) - 1));

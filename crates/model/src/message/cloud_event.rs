@@ -215,7 +215,7 @@ mod tests {
     }
 
     const GOOD: [(&str, &str); 4] =
-        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/kitchen"), ("ce-type", "dish.ready")];
+        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/orders"), ("ce-type", "dish.ready")];
 
     #[test]
     fn binary_mode_has_its_attributes_in_headers() {
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(
             binary(&headers).expect("an event").as_deref(),
             Some(
-                r#"{"specversion":"1.0","id":"1","source":"/kitchen","type":"dish.ready","subject":"饭 \"a\"","x1":"a \"b"}"#
+                r#"{"specversion":"1.0","id":"1","source":"/orders","type":"dish.ready","subject":"饭 \"a\"","x1":"a \"b"}"#
             )
         );
         assert_eq!(binary(&[("content-type", "text/plain")]), Ok(None));

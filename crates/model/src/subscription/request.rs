@@ -150,9 +150,7 @@ impl SubscriptionRequest {
         let start = start.map_err(|problem| invalid(format!("start {problem}")))?;
         check_start(start, &written.channels)?;
         if written.mode == Some(DeliveryMode::Broadcast) && written.ordering == Some(DeliveryOrdering::Channel) {
-            return Err(invalid(
-                "ordering channel goes with mode shared: a broadcast is in order at each worker already",
-            ));
+            return Err(invalid("ordering channel needs mode shared: a broadcast is in order at each worker already"));
         }
         Ok(Self { spec: written, filter, target_spec: deliver, start })
     }
@@ -373,10 +371,7 @@ mod tests {
             (&format!(r#"{{"channels":["a*"],{log},"start":"7-1"}}"#), "belongs to one channel"),
             (&format!(r#"{{"channels":["a"],{log},"retry":{{"max_attempts":-1}}}}"#), "retry.max_attempts must"),
             (&format!(r#"{{"channels":["a"],{log},"filter":{{"data":{{"a":1}}}}}}"#), "filter: data is addressed by"),
-            (
-                &format!(r#"{{"channels":["a"],{log},"mode":"broadcast","ordering":"channel"}}"#),
-                "goes with mode shared",
-            ),
+            (&format!(r#"{{"channels":["a"],{log},"mode":"broadcast","ordering":"channel"}}"#), "needs mode shared"),
             (r#"{"channels":["a"],"deliver":{"mail":{}}}"#, "one of http, queue, command and log"),
             (r#"{"channels":["a"],"deliver":{"log":{"level":1}}}"#, "unknown field `level`"),
             (r#"{"channels":["a"],"deliver":{"log":{},"command":"x"}}"#, "one of http, queue"),
