@@ -11,7 +11,7 @@ use crate::name::{ChannelName, NameError};
 pub struct ChannelPattern(WildMatch);
 
 impl ChannelPattern {
-    /// Whether it fits a channel.
+    /// Whether the pattern matches a channel.
     #[must_use]
     pub fn matches(&self, channel: &ChannelName) -> bool {
         self.0.matches(channel.as_str())

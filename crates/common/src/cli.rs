@@ -1,4 +1,4 @@
-//! The command line that the binaries share: run, or check the health of one that runs.
+//! The command line that the binaries share: run a service, or check the health of a running one.
 
 use std::{
     future::Future,
@@ -31,10 +31,10 @@ enum ServiceCommand {
     Healthcheck,
 }
 
-/// The whole life of a service's process: command line, settings, telemetry, `run` until a signal, and the last spans.
+/// The whole life of a service's process: command line, settings, telemetry, `run` until a signal, last spans.
 ///
 /// # Errors
-/// Settings that cannot be used, and whatever `run` ends with.
+/// Settings that cannot be used, and the error of `run`.
 pub async fn run_service<R>(
     name: &'static str,
     listen: impl Fn(&Settings) -> SocketAddr,
@@ -51,10 +51,10 @@ where
     serve(name, settings, run).await
 }
 
-/// The same behind the command line: telemetry, `run` until a signal, and the last spans.
+/// Runs a service after its command line is parsed: telemetry, `run` until a signal, last spans.
 ///
 /// # Errors
-/// Whatever `run` ends with.
+/// The error of `run`.
 pub async fn serve<R>(
     name: &'static str,
     settings: Settings,
@@ -75,15 +75,16 @@ where
     result
 }
 
-/// Asks `/health/ready` of the service that listens on `listen`. Images have no shell and no curl, so the binary asks.
+/// Requests `/health/ready` from the service that listens on `listen`. Images have no shell and no curl, so the binary
+/// does.
 ///
 /// # Errors
-/// It is not ready, or nobody listens.
+/// The service is not ready, or nothing listens.
 pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
     let limit = Duration::from_secs(2);
     let address = loopback_if_unspecified(listen);
     let mut stream =
-        TcpStream::connect_timeout(&address, limit).with_context(|| format!("nobody listens on {address}"))?;
+        TcpStream::connect_timeout(&address, limit).with_context(|| format!("nothing listens on {address}"))?;
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut head = Vec::new();
@@ -92,7 +93,7 @@ pub fn healthcheck(listen: SocketAddr) -> anyhow::Result<()> {
     if status.split_whitespace().nth(1) == Some("200") { Ok(()) } else { bail!("{address} answered {status:?}") }
 }
 
-/// An address that listens everywhere is asked through loopback.
+/// Loopback in place of an address that listens on all interfaces.
 fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

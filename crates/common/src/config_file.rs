@@ -1,6 +1,6 @@
-//! Files that describe things in TOML: rules, commands. Everything that is wrong with one is said at once, each with its line.
+//! TOML files of rules and commands. An error lists every problem of a file at once, each with its line.
 //!
-//! A file that does not parse at all has one problem; what is wrong with its values is gathered by whoever reads them.
+//! A file that is not TOML has one problem. The code that reads the values collects the problems of the values.
 
 use std::{fmt, fs::File, io::Read, path::Path};
 
@@ -10,19 +10,19 @@ use toml::Spanned;
 /// Largest file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// A file that cannot be used: a line for each problem.
+/// A file that cannot be used. Its text has a line for each problem.
 #[derive(Debug)]
 pub struct ConfigFileError {
     path: String,
     problems: Vec<ConfigProblem>,
 }
 
-/// Something that is wrong with a file.
+/// One problem of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// Where, from 1; 0 for the file as a whole.
+    /// The line, from 1; 0 for the file as a whole.
     pub line: usize,
-    /// What, for people.
+    /// The problem, for people.
     pub message: String,
 }
 
@@ -41,10 +41,10 @@ impl fmt::Display for ConfigFileError {
     }
 }
 
-/// Reads a file of `what` ("rules"): `read` makes of what is written there what is meant, and refuses what cannot be.
+/// Reads a file of `what`, such as "rules". `read` checks the values and converts them.
 ///
 /// # Errors
-/// The file cannot be read, or something in it cannot be used.
+/// The file cannot be read, or a value in it cannot be used.
 pub fn load<W: DeserializeOwned, T>(
     path: &Path,
     what: &str,
@@ -64,7 +64,7 @@ pub fn load<W: DeserializeOwned, T>(
     parse(&text, read).map_err(|problems| ConfigFileError { path: path_shown(), problems })
 }
 
-/// The same with the text of a file.
+/// Reads the text of a file.
 ///
 /// # Errors
 /// Every problem of the text.
@@ -85,36 +85,36 @@ pub fn parse<W: DeserializeOwned, T>(
     if reader.problems.is_empty() { Ok(meant) } else { Err(reader.problems) }
 }
 
-/// A text that is being read, and what is wrong with it so far.
+/// The text that is read, and its problems so far.
 pub struct ConfigReader<'a> {
     text: &'a str,
     problems: Vec<ConfigProblem>,
 }
 
 impl ConfigReader<'_> {
-    /// The line of a byte, from 1.
+    /// The line that contains a byte, from 1.
     #[must_use]
     pub fn line(&self, at: usize) -> usize {
         self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
     }
 
-    /// Notes a problem with what begins at a byte.
+    /// Records a problem with the value that begins at a byte.
     pub fn add_problem(&mut self, at: usize, what: impl Into<String>) {
         let line = self.line(at);
         self.problems.push(ConfigProblem { line, message: what.into() });
     }
 
     /// A number within its bounds; `default` if none is given.
-    pub fn number(&mut self, name: &str, given: Option<Spanned<u64>>, default: u64, least: u64, most: u64) -> u64 {
-        self.optional_number(name, given, least, most).unwrap_or(default)
+    pub fn number(&mut self, name: &str, given: Option<Spanned<u64>>, default: u64, min: u64, max: u64) -> u64 {
+        self.optional_number(name, given, min, max).unwrap_or(default)
     }
 
-    /// The same without a default.
-    pub fn optional_number(&mut self, name: &str, given: Option<Spanned<u64>>, least: u64, most: u64) -> Option<u64> {
+    /// A number within its bounds, if one is given.
+    pub fn optional_number(&mut self, name: &str, given: Option<Spanned<u64>>, min: u64, max: u64) -> Option<u64> {
         let given = given?;
         let number = *given.get_ref();
-        if !(least..=most).contains(&number) {
-            self.add_problem(given.span().start, format!("{name} must be {least} to {most}, got {number}"));
+        if !(min..=max).contains(&number) {
+            self.add_problem(given.span().start, format!("{name} must be {min} to {max}, got {number}"));
         }
         Some(number)
     }
@@ -130,41 +130,41 @@ mod tests {
 
     #[derive(Deserialize)]
     struct SampleConfig {
-        ovens: Option<Spanned<u64>>,
-        chefs: Option<Spanned<u64>>,
+        slots: Option<Spanned<u64>>,
+        limit: Option<Spanned<u64>>,
     }
 
-    fn kitchen(reader: &mut ConfigReader<'_>, written: SampleConfig) -> (u64, Option<u64>) {
-        (reader.number("ovens", written.ovens, 2, 1, 9), reader.optional_number("chefs", written.chefs, 1, 3))
+    fn sample(reader: &mut ConfigReader<'_>, written: SampleConfig) -> (u64, Option<u64>) {
+        (reader.number("slots", written.slots, 2, 1, 9), reader.optional_number("limit", written.limit, 1, 3))
     }
 
     #[test]
     fn what_is_not_said_has_its_default_and_every_problem_has_its_line() {
-        assert_eq!(parse("", kitchen), Ok((2, None)));
-        assert_eq!(parse("ovens = 9\nchefs = 1", kitchen), Ok((9, Some(1))));
+        assert_eq!(parse("", sample), Ok((2, None)));
+        assert_eq!(parse("slots = 9\nlimit = 1", sample), Ok((9, Some(1))));
         let problem = |line, what: &str| ConfigProblem { line, message: what.to_owned() };
-        let both = vec![problem(2, "ovens must be 1 to 9, got 10"), problem(1, "chefs must be 1 to 3, got 0")];
-        assert_eq!(parse("chefs = 0\novens = 10", kitchen), Err(both));
-        let broken = parse("ovens = 1\nchefs = ", kitchen).expect_err("not TOML");
+        let both = vec![problem(2, "slots must be 1 to 9, got 10"), problem(1, "limit must be 1 to 3, got 0")];
+        assert_eq!(parse("limit = 0\nslots = 10", sample), Err(both));
+        let broken = parse("slots = 1\nlimit = ", sample).expect_err("not TOML");
         assert_eq!((broken.len(), broken[0].line), (1, 2));
     }
 
     #[test]
     fn a_file_that_is_missing_too_large_or_no_text_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("kitchen.toml");
-        let load = || super::load(&path, "kitchen", kitchen).map_err(|error| error.to_string());
+        let path = folder.path().join("sample.toml");
+        let load = || super::load(&path, "sample", sample).map_err(|error| error.to_string());
         let shown = path.display();
         let error = load().expect_err("no file");
-        assert!(error.starts_with(&format!("{shown}: the kitchen cannot be read: ")), "{error}");
+        assert!(error.starts_with(&format!("{shown}: the sample cannot be read: ")), "{error}");
         fs::write(&path, "#".repeat(1 << 20)).expect("a file");
         assert_eq!(load(), Ok((2, None)));
         fs::write(&path, "#".repeat((1 << 20) + 1)).expect("a file");
-        assert_eq!(load(), Err(format!("{shown}: the kitchen cannot be read: the file has more than 1048576 bytes")));
+        assert_eq!(load(), Err(format!("{shown}: the sample cannot be read: the file has more than 1048576 bytes")));
         fs::write(&path, [0xff]).expect("a file");
         assert!(load().is_err());
-        fs::write(&path, "chefs = 4\novens = 0").expect("a file");
-        let both = format!("{shown}:2: ovens must be 1 to 9, got 0\n{shown}:1: chefs must be 1 to 3, got 4");
+        fs::write(&path, "limit = 4\nslots = 0").expect("a file");
+        let both = format!("{shown}:2: slots must be 1 to 9, got 0\n{shown}:1: limit must be 1 to 3, got 4");
         assert_eq!(load(), Err(both));
     }
 }

@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP: `/health/live`, `/health/ready` and `/metrics`, the same in every service.
 //!
-//! Live means that the process answers. Ready means that it can do its work now: Redis answers, and whatever else
-//! the service says it needs. An orchestrator restarts what is not live and sends nothing to what is not ready.
+//! Live means that the process answers. Ready means that it can do its work now: Redis answers, and the service's own
+//! checks pass. An orchestrator restarts a process that is not live and sends no requests to one that is not ready.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -26,7 +26,7 @@ pub fn routes(config: &mut web::ServiceConfig, readiness: &ReadinessCheck, metri
         .service(read_only_resource("/metrics", render));
 }
 
-/// A resource that is only looked at: GET and HEAD.
+/// A read-only resource: GET and HEAD.
 pub fn read_only_resource<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args> + Copy,
@@ -53,7 +53,8 @@ async fn render(metrics: web::Data<MetricsHandle>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.render())
 }
 
-/// The server of a worker, which has nothing else to serve. Its address may have port 0; the bound one is returned.
+/// The server of a worker, which serves only health and metrics. Port 0 picks a free port; the bound address is
+/// returned.
 ///
 /// # Errors
 /// The address is taken.

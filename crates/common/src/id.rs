@@ -1,7 +1,7 @@
 //! Job ids: `UUIDv7`, and at the same time the address of a job in Redis.
 //!
-//! A stream answers every new entry with `<milliseconds>-<sequence>`. A generated id packs that answer, so that a
-//! job can be found without an index written at enqueue:
+//! Redis gives every new stream entry the id `<milliseconds>-<sequence>`. A generated job id contains that id, so a job
+//! is found without an index that enqueue would have to write:
 //!
 //! ```text
 //! 48 bits   milliseconds of the stream entry (Redis's clock)
@@ -13,10 +13,10 @@
 //! 22        salt, kept in the entry too: a made-up id finds nothing
 //! ```
 //!
-//! The tag is a hash of the name rather than a number handed out by Redis: nothing has to be allocated or cached,
-//! and an empty Redis cannot make an old number mean another queue. Names that share a tag are both looked at.
+//! The tag is a hash of the name, not a number that Redis assigns. So nothing is allocated or cached, and after Redis
+//! is emptied an old number cannot mean another queue. If two names share a tag, both queues are searched.
 //!
-//! The jobs of a workflow have ids that follow from the workflow's: whoever makes one makes the same one.
+//! The ids of a workflow's jobs are derived from the workflow's id: every process derives the same ids.
 
 use std::{fmt, str::FromStr};
 
@@ -68,8 +68,8 @@ pub fn new_salt() -> u32 {
 }
 
 impl JobId {
-    /// The id of a job that was just added to a stream; none when the sequence does not fit in its 28 bits, which
-    /// takes a clock that stood still for 268 million entries.
+    /// The id of a job that was just added to a stream. None if the sequence does not fit into 28 bits, which needs a
+    /// clock that stands still for 268 million entries.
     #[must_use]
     pub fn from_entry(entry: EntryId, queue: &QueueName, priority: Priority, salt: u32) -> Option<Self> {
         (entry.sequence >> SEQUENCE_BITS == 0)
@@ -83,28 +83,28 @@ impl JobId {
         pack(now_milliseconds, random, queue_tag(queue), NO_ADDRESS, new_salt())
     }
 
-    /// An id that follows from what it is given: making it twice makes the same one. Of the seed 50 bits are used.
+    /// An id derived from its arguments: the same arguments give the same id. 50 bits of `seed` are used.
     #[must_use]
     pub fn derived(milliseconds: u64, queue: &QueueName, seed: u64) -> Self {
         let (sequence, salt) = (seed & ((1 << SEQUENCE_BITS) - 1), seed >> SEQUENCE_BITS & ((1 << SALT_BITS) - 1));
         pack(milliseconds, sequence, queue_tag(queue), NO_ADDRESS, u32::try_from(salt).unwrap_or_default())
     }
 
-    /// An id for a job that must be made only once, whoever makes it and however often it is tried: a moment, a queue
-    /// and 50 bits of a hash of what it is for.
+    /// An id for a job that must exist only once, even if several processes create it or retry: a time, a queue and 50
+    /// bits of a hash of its purpose.
     #[must_use]
     pub fn for_purpose(milliseconds: u64, queue: &QueueName, purpose: &str) -> Self {
         let hash = purpose
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        // FNV mixes upwards only: fold the high bits down, as MurmurHash ends
+        // FNV mixes upwards only: fold the high bits down, as `MurmurHash` does last
         let hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
         let hash = hash ^ hash >> 33;
         let (sequence, salt) = (hash >> (64 - SEQUENCE_BITS), hash & ((1 << SALT_BITS) - 1));
         pack(milliseconds, sequence, queue_tag(queue), NO_ADDRESS, u32::try_from(salt).unwrap_or_default())
     }
 
-    /// Where a generated id points, if it points anywhere.
+    /// The stream entry that a generated id points at, if any.
     #[must_use]
     pub fn address(&self) -> Option<JobAddress> {
         let bits = self.0.as_u128();
@@ -121,7 +121,7 @@ impl JobId {
         (self.0.as_u128() >> 30 & 0xffff) as u16
     }
 
-    /// The salt, as it is kept in the stream entry.
+    /// The salt, as the stream entry stores it.
     #[must_use]
     pub fn salt(&self) -> u32 {
         (self.0.as_u128() & ((1 << SALT_BITS) - 1)) as u32
@@ -171,20 +171,21 @@ fn parse_uuid_v7(text: &str) -> Result<Uuid, NameError> {
 pub struct WorkflowId(Uuid);
 
 impl WorkflowId {
-    /// An id that nobody else has or had.
+    /// A new, unique id.
     #[must_use]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The id that follows from a seed, which has the bits of a `UUIDv7`: making it twice makes the same one.
+    /// The id derived from a seed that has the bits of a `UUIDv7`: the same seed gives the same id.
     #[must_use]
     pub fn derived(seed: u128) -> Self {
         let marks = 0xf << 76 | 0b11 << 62;
         Self(Uuid::from_u128(seed & !marks | 0x7 << 76 | 0b10 << 62))
     }
 
-    /// The id of one of its jobs. Jobs of one workflow differ in the sequence, those of two in 50 bits of a hash.
+    /// The id of one of its jobs. Jobs of one workflow differ in the sequence, jobs of two workflows in 50 bits of a
+    /// hash.
     #[must_use]
     pub fn job_id(&self, index: u32, queue: &QueueName) -> JobId {
         let (high, low) = self.0.as_u64_pair();

@@ -1,6 +1,6 @@
-//! JSON at the edge: checked for depth and duplicate names, then carried as the bytes that came.
+//! JSON at the edge: checked for depth and duplicate names, then passed on as the bytes that were received.
 //!
-//! Payloads are never decoded and encoded again, so numbers, key order and unknown fields survive.
+//! Payloads are never decoded and encoded again, so numbers, key order and unknown fields stay as they are.
 //! `RawValue` accepts any nesting depth, hence the check here before anything else reads a body.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
@@ -11,13 +11,13 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// JSON that is refused before anything looks at its meaning.
+/// Why a body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON, or not text at all.
+    /// Not JSON, or not UTF-8.
     #[error("body is not valid JSON: {0}")]
     Malformed(String),
-    /// JSON, but not what is expected here.
+    /// JSON of another shape than expected.
     #[error("body has the wrong shape: {0}")]
     Unexpected(String),
     /// Deeper than allowed.
@@ -42,7 +42,7 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Resu
     let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         match error.inner().classify() {
-            // The path of the whole body is a dot, which would only puzzle
+            // The path of the whole body is a dot, which would confuse
             serde_json::error::Category::Data if path == "." => JsonError::Unexpected(error.inner().to_string()),
             serde_json::error::Category::Data => JsonError::Unexpected(error.to_string()),
             _ => malformed(error.into_inner()),
@@ -78,12 +78,12 @@ fn nesting_depth(text: &str) -> usize {
     deepest
 }
 
-/// The members of a JSON object in their order, each value still the bytes that came.
+/// The members of a JSON object in their order. Each value is the bytes that were received.
 #[derive(Debug, Clone, Default)]
 pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Object<'a> {
-    /// The value of a member, a `null` counting as absent.
+    /// The value of a member. A `null` counts as absent.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value).filter(|value| value.get() != "null")
@@ -121,7 +121,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     }
 }
 
-/// JSON in which no object has two members of the same name, at any depth. What it means is not looked at.
+/// JSON in which no object, at any depth, has two members of the same name.
 #[derive(Debug, Clone, Copy)]
 pub struct NoDuplicateMembers;
 
@@ -180,7 +180,7 @@ impl<'de> Visitor<'de> for NoDuplicateMembers {
     }
 }
 
-/// Members that one object at the edge may have. It bounds the search for duplicates.
+/// Most members of one object. It bounds the search for duplicates.
 const MAX_MEMBERS: usize = 256;
 
 struct MemberName<'a>(Cow<'a, str>);
@@ -204,7 +204,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for MemberName<'a> {
     }
 }
 
-/// Writes a JSON object member by member; values are either encoded here or carried as they are.
+/// Writes a JSON object member by member. Values are encoded here, or copied if they are JSON already.
 #[derive(Debug)]
 pub struct ObjectWriter(String);
 
@@ -247,7 +247,7 @@ impl ObjectWriter {
         self.raw(name, &value.to_string())
     }
 
-    /// Adds every member of an object, itself given as JSON text `{...}` without space around it.
+    /// Adds every member of an object, given as JSON text `{...}` without space around it.
     pub fn splice(&mut self, object: &str) -> &mut Self {
         let members = object.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
         if !members.is_empty() {
@@ -269,7 +269,7 @@ impl ObjectWriter {
 
 /// Appends a JSON string.
 fn push_string(out: &mut String, value: &str) {
-    // Most strings are names and times; there are several in every job and event
+    // The fast path: most strings are names and times that need no escape
     if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
         out.push('"');
         out.push_str(value);

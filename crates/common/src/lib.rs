@@ -1,4 +1,4 @@
-//! The foundation under every other crate: names, ids, JSON and times at the edge, and what a process needs to run.
+//! The foundation of every other crate: names, ids, JSON and times at the edge, and what a process needs to run.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -7,10 +7,10 @@
 //! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
 //! | [`config_file`] | TOML files of rules and commands, with a line for each problem |
 //! | [`reloadable`] | the content of such a file that is in use, read again on SIGHUP |
-//! | [`telemetry`], [`health`], [`shutdown`], [`cli`] | logs, traces and metrics; health routes; stopping; the command line |
+//! | [`telemetry`], [`health`], [`shutdown`], [`cli`] | logs, traces, metrics; health routes; stopping; command line |
 //!
-//! The last two rows are behind the feature `service`. Without it the crate has no async or network dependency, which is
-//! what `model` needs.
+//! The last two rows are behind the feature `service`. Without it the crate has no async or network dependency, which
+//! is what `model` needs.
 
 pub mod channel_pattern;
 #[cfg(feature = "service")]

@@ -1,13 +1,13 @@
 //! Names that come from users, as types that can only hold valid ones.
 //!
-//! Invariant: a value of these types is safe inside a Redis key, a log line and an error message. Whatever does
-//! not parse is refused at the edge with a message that says what is allowed; nothing is normalised or trimmed.
+//! Invariant: a value of these types is safe inside a Redis key, a log line and an error message. Text that does not
+//! parse is refused at the edge with a message that says what is allowed. Nothing is normalised or trimmed.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Why a name was refused: which kind of name, and what it may look like.
+/// Why a name is refused: the kind of name, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must {allowed}, got {got}")]
 pub struct NameError {
@@ -17,14 +17,14 @@ pub struct NameError {
 }
 
 impl NameError {
-    /// A refusal: the kind of name, what it must look like, and what came instead.
+    /// A refusal: the kind of name, what is allowed, and the text that was sent.
     #[must_use]
     pub fn new(what: &'static str, allowed: &'static str, got: &str) -> Self {
         Self { what, allowed, got: quoted(got) }
     }
 }
 
-/// The text in quotes with control characters escaped, cut after 64 characters: fit for an error message.
+/// The text for an error message: quoted, control characters escaped, cut after 64 characters.
 #[must_use]
 pub fn quoted(text: &str) -> String {
     let mut short: String = text.chars().take(64).collect();
@@ -101,7 +101,7 @@ name_type!(
     is_channel_name
 );
 name_type!(
-    /// Who fetched a job over HTTP: printable ASCII without spaces, 1 to 128 characters.
+    /// A worker: printable ASCII without spaces, 1 to 128 characters.
     WorkerId,
     "worker_id",
     "be 1 to 128 printable ASCII characters without spaces",
@@ -132,11 +132,11 @@ name_type!(
 );
 
 name_type!(
-    /// Where a page comes from, as browsers say it: `https://app.example.com`, `http://127.0.0.1:3000`.
+    /// The origin of a page, as browsers send it: `https://app.example.com`, `http://127.0.0.1:3000`.
     Origin,
     "origin",
-    "be scheme, host and port as browsers send them, such as https://app.example.com: http or https, lower case, no path, no \
-     usual port (80, 443)",
+    "be scheme, host and port as browsers send them, such as https://app.example.com: http or https, lower case, no path, \
+     no usual port (80, 443)",
     is_origin
 );
 
@@ -184,7 +184,7 @@ fn is_limit_key(text: &str) -> bool {
 
 fn is_origin(text: &str) -> bool {
     let is_web = text.starts_with("http://") || text.starts_with("https://");
-    // What is a pattern elsewhere is none here, and parses
+    // A URL with a star parses, but elsewhere it is a pattern
     is_web && !text.contains('*') && url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
 }
 
@@ -193,14 +193,14 @@ fn is_worker_id(text: &str) -> bool {
 }
 
 impl LimitKey {
-    /// The key, or what stands in for one where keys are spelled that nobody uses: no client can choose it.
+    /// The key, or a placeholder that no client can choose, for a script that needs the name of an unused key.
     #[must_use]
     pub fn or_placeholder(key: Option<&Self>) -> Self {
         key.cloned().unwrap_or_else(|| Self("-".to_owned()))
     }
 }
 
-/// Within a queue a higher priority goes first: -100 to 100, 0 when not said.
+/// A priority, -100 to 100; 0 if not set. Within a queue a job of higher priority starts first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub struct Priority(i8);
 
@@ -214,7 +214,7 @@ impl Priority {
         self.0
     }
 
-    /// The priority that a key or a record spells; none if that is none.
+    /// The priority in a key or a record; none if the text is not a priority.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         Self::try_from(text.parse::<i64>().ok()?).ok()

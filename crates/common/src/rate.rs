@@ -3,8 +3,8 @@
 /// A number of starts in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many may start.
+    /// Starts allowed in each period.
     pub limit: u32,
-    /// In how many milliseconds.
+    /// The period in milliseconds.
     pub period_ms: u64,
 }

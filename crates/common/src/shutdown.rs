@@ -8,10 +8,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. A second one ends the process at once.
+/// A token that the first SIGTERM or SIGINT cancels. A second signal ends the process at once.
 ///
 /// # Errors
-/// The signals cannot be listened to.
+/// The process cannot receive the signals.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -35,8 +35,8 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Watches a part of the process without which the rest must not go on as if nothing were: should it end before `stop` is
-/// cancelled, it cancels that. The handle that comes back gives what the part gave, a panic too.
+/// Watches a task that the process needs: if it ends before `stop` is cancelled, this cancels `stop`. The returned
+/// handle has the result of the task, or its panic.
 #[must_use = "how it ended is in the handle"]
 pub fn supervise<T: Send + 'static>(
     part: &'static str,
@@ -47,14 +47,14 @@ pub fn supervise<T: Send + 'static>(
     tokio::spawn(async move {
         let ended = task.await;
         if !stop.is_cancelled() {
-            tracing::error!(part, "a part ended that must not: the process stops");
+            tracing::error!(part, "a required task ended, stopping the process");
             stop.cancel();
         }
         match ended {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // Its runtime is at its end, and this with it
+                // The runtime shuts down, and this task with it
                 Err(_) => std::future::pending().await,
             },
         }

@@ -1,7 +1,7 @@
-//! Logs and traces of a process, and the metrics it shows.
+//! Logs, traces and metrics of a process.
 //!
-//! Logs go to stdout through a thread of their own, so that nothing waits for whoever reads them. Spans go to
-//! an OTLP receiver when one is named. The guard that [`start`] gives must be dropped last: it sends what is left.
+//! Logs go to stdout through a separate thread, so a slow reader of stdout delays nothing. Spans go to an OTLP receiver
+//! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
 
 use std::{io::IsTerminal, sync::OnceLock, time::Duration};
 
@@ -27,19 +27,19 @@ use tracing_subscriber::{
 
 use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
 
-/// Spans that Galley makes itself. The exporter's own HTTP must not be traced: it would never end.
+/// Only Galley's own spans. Tracing the exporter's HTTP requests would produce more spans to export, without end.
 const SPAN_FILTER: &str =
     "off,common=info,store=info,delivery=info,worker=info,gateway=info,queue_worker=info,pubsub_worker=info";
-/// Lines that wait for whoever reads them. More are lost, and counted.
+/// Lines that wait to be written. More are lost, and counted.
 const MAX_BUFFERED_LINES: usize = 16_384;
-/// How many were lost.
+/// The number of lost lines.
 static LOST_LINE_COUNTER: OnceLock<ErrorCounter> = OnceLock::new();
 /// Longest wait for the last spans to be sent.
 const SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for the last lines to be written.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps logs and spans flowing; drop it last.
+/// Writes logs and sends spans while it lives; drop it last.
 #[must_use = "dropping it ends logging"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
@@ -49,7 +49,7 @@ pub struct Telemetry {
 /// Starts logging and tracing for the process.
 ///
 /// # Errors
-/// Something else set them up already, or the exporter cannot be built.
+/// Logging is set up already, or the exporter cannot be built.
 pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySettings) -> anyhow::Result<Telemetry> {
     // A reader that stops reading must not stop the service
     let (writer, logs) =
@@ -66,7 +66,7 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
-    // Events carry their ids themselves; spans are for the receiver of traces
+    // Events have the ids as fields; spans are for the receiver of traces
     let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
     let provider =
         telemetry.otlp_endpoint.as_deref().map(|endpoint| build_tracer_provider(service, endpoint)).transpose()?;
@@ -96,14 +96,14 @@ fn build_tracer_provider(service: &'static str, endpoint: &str) -> anyhow::Resul
 }
 
 impl Telemetry {
-    /// Sends the spans that are left and writes the lines that are, for a few seconds at most, and ends logging.
+    /// Sends the remaining spans, writes the remaining lines and ends logging. It takes a few seconds at most.
     pub async fn finish(self) {
         if let Some(provider) = self.provider {
             // The exporter blocks until everything is sent or the limit is reached
             let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SPAN_FLUSH_TIMEOUT));
             let _ = tokio::time::timeout(SPAN_FLUSH_TIMEOUT + LOG_FLUSH_TIMEOUT, ending).await;
         }
-        // It says on stdout that it cannot write there, and waits until that is written
+        // On a failure the guard prints to stdout, and waits until that is written
         let (tell, ended) = oneshot::channel();
         std::thread::spawn(move || {
             drop(self.logs);
@@ -113,7 +113,7 @@ impl Telemetry {
     }
 }
 
-/// Makes a span part of the trace that a `traceparent` names. A text that is none changes nothing.
+/// Makes a span part of the trace that a `traceparent` names. Invalid text changes nothing.
 pub fn continue_trace(span: &Span, traceparent: Option<&str>) {
     struct TraceparentExtractor<'a>(&'a str);
     impl Extractor for TraceparentExtractor<'_> {
@@ -155,16 +155,16 @@ const DURATION_BUCKETS: [f64; 14] =
 /// Starts collecting metrics; the handle renders them as Prometheus text.
 ///
 /// # Errors
-/// Something else set them up already.
+/// Metrics are set up already.
 pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
     let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
-    let upkeep = handle.clone();
+    let recorder = handle.clone();
     tokio::spawn(async move {
         // Histograms keep their samples until they are drained here
         let mut ticks = tokio::time::interval(Duration::from_secs(5));
         loop {
             ticks.tick().await;
-            upkeep.run_upkeep();
+            recorder.run_upkeep();
             let lost = LOST_LINE_COUNTER.get().map_or(0, ErrorCounter::dropped_lines);
             metrics::counter!("galley_log_lines_lost_total").absolute(u64::try_from(lost).unwrap_or(u64::MAX));
         }

@@ -1,10 +1,10 @@
-//! Bytes of strangers in log lines.
+//! Untrusted bytes in log lines.
 
-/// Longest text of a stranger in a log line, in characters.
+/// Longest untrusted text in a log line, in characters.
 const MAX_CHARS: usize = 4096;
 
-/// Bytes as text for a log line: control characters are escaped, so that what came over the network cannot write lines
-/// or colours of its own, and long text is cut.
+/// Bytes as text for a log line. Control characters are escaped, so bytes from the network cannot add lines or colours.
+/// Long text is cut.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);

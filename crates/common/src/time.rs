@@ -42,10 +42,10 @@ pub fn format(at: Millis) -> String {
 /// Reads a duration of at most ten years. Years and months have no fixed length and are refused.
 ///
 /// # Errors
-/// Anything else, negative durations included.
+/// The text is anything else, also a negative duration.
 pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
     let refused = || TimeError::Duration(quoted(text));
-    // jiff also reads "1 hour" and other friendly forms, which the specification does not know
+    // jiff also reads "1 hour" and similar forms, which the specification does not allow
     if !text.starts_with('P') {
         return Err(refused());
     }
@@ -60,19 +60,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
     }
 }
 
-/// A point in time that a client gave.
+/// A time that a client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedTime {
     /// When it is.
     pub at: Millis,
-    /// How to show it again: an absolute time as it was written, a relative one worked out.
+    /// How to show it: an absolute time as it was sent, a relative one as the time it stands for.
     pub text: String,
 }
 
 /// Reads an absolute time or one relative to `now`.
 ///
 /// # Errors
-/// Anything that is neither.
+/// The text is neither.
 pub fn parse_time(text: &str, now: Millis) -> Result<ParsedTime, TimeError> {
     let refused = || TimeError::Time(quoted(text));
     if let Some(duration) = text.strip_prefix('+') {
@@ -90,13 +90,13 @@ pub fn parse_time(text: &str, now: Millis) -> Result<ParsedTime, TimeError> {
 /// Whether a text is a time of any year as RFC 3339 writes it.
 #[must_use]
 pub fn is_rfc_3339(text: &str) -> bool {
-    // The last hours of the year 9999 are no timestamp of jiff's
+    // jiff has no timestamps for the last hours of the year 9999
     let parsed = Pieces::parse(text).ok().filter(|_| is_date_and_time(text));
     text.bytes().next().is_some_and(|first| first.is_ascii_digit())
         && parsed.is_some_and(|pieces| pieces.time().is_some() && pieces.offset().is_some())
 }
 
-/// A date and a time, and nothing of the zone annotations that jiff reads too.
+/// Whether the text has no zone annotation, which jiff reads too.
 fn is_date_and_time(text: &str) -> bool {
     text.len() <= 40 && !text.contains('[') && text.contains(['T', 't'])
 }
@@ -104,7 +104,7 @@ fn is_date_and_time(text: &str) -> bool {
 /// Reads a time in the past: an absolute one, or `-` and a duration before `now`.
 ///
 /// # Errors
-/// Anything that is neither.
+/// The text is neither.
 pub fn parse_past(text: &str, now: Millis) -> Result<Millis, TimeError> {
     let refused = || TimeError::Past(quoted(text));
     if let Some(duration) = text.strip_prefix('-') {

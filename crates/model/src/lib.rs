@@ -1,15 +1,15 @@
-//! The rules: what jobs, workflows, cron entries, messages and subscriptions are. Pure code, without IO and without a clock.
+//! The rules of jobs, workflows, cron entries, messages and subscriptions. Pure code, without IO and without a clock.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`job`] | states, retry policies, enqueue requests, envelopes, history, what clients see |
-//! | [`workflow`] | chains, groups and batches: which job follows from which results |
+//! | [`workflow`] | chains, groups and batches: which job starts after which results |
 //! | [`cron`] | cron expressions, time zones, and which runs are due |
 //! | [`message`] | messages, positions in a history, gaps, `CloudEvents` |
 //! | [`subscription`] | durable subscriptions: selection, filter, target, retry policy |
 //! | [`url_template`] | URLs with placeholders, for endpoints in rules and subscriptions |
 //!
-//! The `store` crate carries these rules out in Redis.
+//! The `store` crate applies these rules in Redis.
 
 pub mod cron;
 pub mod job;

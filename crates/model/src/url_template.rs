@@ -1,8 +1,8 @@
 //! URLs with placeholders: `https://example.com/jobs/{type}`.
 //!
-//! Scheme, host and port are fixed, so no value can choose where a request goes. A value becomes part of one segment of the
-//! path, or of one value of the query, whatever characters it has. What is parsed here is an `http` or `https` URL without
-//! user and password.
+//! Scheme, host and port are fixed, so no value can choose where a request goes. A value becomes part of one segment of
+//! the path or of one value of the query, with any characters. A template is an `http` or `https` URL without user and
+//! password.
 
 use std::fmt;
 
@@ -12,13 +12,14 @@ use url::{Host, Url};
 
 use common::name::quoted;
 
-/// Longest URL, in bytes, with all values in it. Many servers take no longer one.
+/// Longest URL, in bytes, with all values in it. Many servers refuse longer ones.
 const MAX_URL_BYTES: usize = 8192;
 
-/// Everything in a value but what has no meaning anywhere in a URL.
+/// Characters to encode in a value: all that have a meaning anywhere in a URL.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A URL that cannot be used. The message says what is allowed, and shows at most the placeholder that is wrong.
+/// A URL that cannot be used. The message says what is allowed. It shows a wrong placeholder, and nothing else of the
+/// URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("url must {0}")]
 pub struct UrlError(String);
@@ -33,10 +34,10 @@ enum UrlPart {
     Placeholder(String),
 }
 
-/// A URL with placeholders for values that are given with each request.
+/// A URL with placeholders for values that come with each request.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UrlTemplate {
-    /// Scheme, host and port as the URL standard writes them: addresses have one spelling.
+    /// Scheme, host and port in the spelling of the URL standard, so an address has one spelling.
     origin: String,
     host: Host,
     is_https: bool,
@@ -50,7 +51,7 @@ impl UrlTemplate {
     /// # Errors
     /// Not an allowed URL, or an unknown placeholder.
     pub fn parse(text: &str, allowed: &[&str]) -> Result<Self, UrlError> {
-        // The URL standard lets these pass, and reads some of them as something else
+        // The URL standard accepts these, and reads some of them as other characters
         if text.bytes().any(|byte| byte <= b' ' || byte == b'\\' || byte == 0x7f) {
             return invalid("have no spaces, control characters or backslashes: percent-encode them");
         }
@@ -83,7 +84,7 @@ impl UrlTemplate {
         Ok(template)
     }
 
-    /// The URL with values in the place of placeholders.
+    /// The URL with values in place of its placeholders.
     ///
     /// # Errors
     /// A value is missing, empty, or would lead to another path, or the URL becomes too long.
@@ -111,7 +112,7 @@ impl UrlTemplate {
         text.parse().or_else(|_| invalid("have percent-encoded what is not allowed in a path or query"))
     }
 
-    /// Scheme, host and port: what may be shown.
+    /// Scheme, host and port, which may be shown.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -131,7 +132,7 @@ impl UrlTemplate {
 }
 
 impl fmt::Debug for UrlTemplate {
-    /// Paths and queries may be keys to the receiver.
+    /// Paths and queries may contain secrets of the receiver.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UrlTemplate({}/…)", self.origin)
     }

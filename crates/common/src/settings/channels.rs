@@ -1,28 +1,102 @@
-//! Channels: how much of each is kept, and what a gateway spends on their readers.
+//! Channels and durable subscriptions: how much of a channel is kept, and what a gateway spends on its readers.
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
-    SettingError,
-    check::{YEAR_MS, check_millis, check_number, invalid_value, parse_names},
-    raw,
+    SettingError, YEAR_MS,
+    declare::{Section, section},
+    error::invalid_value,
+    kinds::{bytes, list, millis, number, optional, switch, zero_or},
+    services::CHANNEL_NAMES,
 };
 use crate::{channel_pattern::ChannelPattern, name::ChannelName};
 
-/// Channels and their history.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is described beside its default in config/default.toml")]
-pub struct ChannelSettings {
-    pub history_ttl: Duration,
-    pub max_channels: u64,
-    pub plain_channels: Vec<ChannelName>,
-    pub max_readers: usize,
-    pub ring_bytes: usize,
-    pub rings_bytes: usize,
-    pub stall_timeout: Duration,
-    pub sweep_interval: Duration,
-    pub probe_interval: Duration,
-    pub retention: RetentionRules,
+/// Queues that one process can watch for waiting requests, and the largest `subscriptions.max`: each subscription has a
+/// queue of retries.
+pub const MAX_WATCHED_QUEUES: usize = 4096;
+
+const MAX_MESSAGES: u64 = 100_000_000;
+/// A smaller limit would be below the memory of an empty history.
+const MIN_BYTES: u64 = 65_536;
+const MAX_BYTES: u64 = 1 << 40;
+/// Maintenance, which trims every few seconds, could not keep up with a shorter one.
+const MIN_AGE_MS: u64 = 1000;
+
+section! {
+    /// Channels.
+    pub struct ChannelSettings = "channels" {
+        /// How long the history of a channel is kept after its last message. Redis may keep it a quarter longer.
+        "history_ttl_ms" => history_ttl: Duration = millis(1000..=YEAR_MS, 604_800_000);
+        /// Channels that may have a history at a time. A message for one more is refused.
+        "max_channels" => max_channels: u64 = number(1..=1_000_000, 10_000);
+        /// Channels on which readers also get what other programs publish with plain Redis: at most once, without a
+        /// position, and not kept.
+        "plain" => plain_channels: Vec<ChannelName> = list(CHANNEL_NAMES, &["task:pubsub:channel"]);
+        /// Streams of messages and requests that wait for messages which a gateway serves at a time. More are answered
+        /// with 503.
+        "max_readers" => max_readers: usize = number(1..=1_000_000, 10_000);
+        /// Recent messages of one channel that a gateway keeps in memory. Readers that are further behind read from
+        /// Redis.
+        "ring_bytes" => ring_bytes: usize = bytes(0..=64 << 20, 256 << 10);
+        /// Memory for the recent messages of all channels together.
+        "rings_bytes" => rings_bytes: usize = bytes(1 << 20..=16 << 30, 64 << 20);
+        /// Longest time that a client may accept no data while messages wait for it. Then its connection is closed.
+        "stall_ms" => stall_timeout: Duration = millis(1000..=600_000, 30_000);
+        /// How often a gateway checks that it received the last message of each channel that has readers.
+        "sweep_ms" => sweep_interval: Duration = millis(100..=3_600_000, 15_000);
+        /// How often a gateway sends itself a message. If one does not arrive, the gateway is not ready and subscribes
+        /// again.
+        "probe_ms" => probe_interval: Duration = millis(100..=600_000, 5000);
+        ../// How much of each channel is kept.
+        retention: RetentionRules;
+    }
+}
+
+section! {
+    /// How much of a channel is kept.
+    pub(super) struct HistoryLimits = "channels" {
+        /// Messages of a channel that are kept, about.
+        "history_max" => messages: u64 = number(1..=MAX_MESSAGES, 10_000);
+        /// Age of the oldest message that is kept.
+        "history_max_age_ms" => age: Option<Duration> = zero_or(millis(MIN_AGE_MS..=YEAR_MS, 0));
+        /// Memory of a history in Redis, about. The newest message always stays.
+        "history_max_bytes" => bytes: Option<u64> = zero_or(bytes(MIN_BYTES..=MAX_BYTES, 0));
+        /// Messages of a channel, about, that are kept beyond these limits for a subscription that is behind. The
+        /// subscription loses older ones; the loss is counted and logged.
+        "backlog_max_messages" => backlog_messages: u64 = number(1..=MAX_MESSAGES, 1_000_000);
+        /// Memory of those messages, about.
+        "backlog_max_bytes" => backlog_bytes: u64 = bytes(MIN_BYTES..=MAX_BYTES, 1 << 30);
+    }
+}
+
+section! {
+    /// Retention of single channels, by name or by a pattern of 1 to 4 stars that each stand for any characters. A
+    /// limit that is absent is the one above. One rule applies: the channel's own name, else the longest pattern, else
+    /// of two patterns of the same length the first in the alphabet. In the environment names are lower case.
+    pub(super) struct RetentionRule = "channels.retention.<channel>" {
+        /// Messages that are kept, about.
+        "messages" => messages: Option<u64> = optional(number(1..=MAX_MESSAGES, 1), r#""orders.*".messages = 1000"#);
+        /// Age of the oldest message that is kept.
+        "age_ms" => age: Option<Option<Duration>> =
+            optional(zero_or(millis(MIN_AGE_MS..=YEAR_MS, 0)), r#""orders.*".age_ms = 3600000"#);
+        /// Memory in Redis, about.
+        "bytes" => bytes: Option<Option<u64>> =
+            optional(zero_or(bytes(MIN_BYTES..=MAX_BYTES, 0)), r#""orders.*".bytes = 10485760"#);
+    }
+}
+
+section! {
+    /// Durable subscriptions, which deliver the messages of channels to endpoints, programs, queues and logs.
+    pub struct SubscriptionSettings = "subscriptions" {
+        /// Subscriptions that may exist. A worker waits for the failed deliveries of each.
+        "max" => max: u64 = number(1..=MAX_WATCHED_QUEUES as u64, 1000);
+        /// A subscription is disabled when all its deliveries fail for this long.
+        "disable_after_ms" => disable_after: Duration = millis(60_000..=YEAR_MS, 432_000_000);
+        /// How long a broadcast subscription remembers the position of a worker that is away.
+        "checkpoint_ttl_ms" => checkpoint_ttl: Duration = millis(60_000..=YEAR_MS, 604_800_000);
+        /// Whether endpoints may be on private networks and on this machine.
+        "allow_private" => allow_private: bool = switch(false);
+    }
 }
 
 /// How much of a channel is kept, about.
@@ -30,9 +104,9 @@ pub struct ChannelSettings {
 pub struct Retention {
     /// Messages.
     pub messages: u64,
-    /// How old they may be.
+    /// Age of the oldest message.
     pub age: Option<Duration>,
-    /// Memory that they may take in Redis.
+    /// Memory in Redis.
     pub bytes: Option<u64>,
 }
 
@@ -41,134 +115,71 @@ pub struct Retention {
 pub struct RetentionRules {
     default: Retention,
     exact: BTreeMap<ChannelName, Retention>,
-    /// The first that fits applies.
+    /// The first that matches applies.
     patterns: Vec<(ChannelPattern, Retention)>,
-    /// What subscriptions may hold back.
     backlog_cap: BacklogCap,
 }
 
-/// What subscriptions that are behind may hold back of a channel, about.
+/// How much of a channel is kept, about, for subscriptions that are behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BacklogCap {
     /// Messages.
     pub messages: u64,
-    /// Memory that they may take in Redis.
+    /// Memory in Redis.
     pub bytes: u64,
 }
 
 impl RetentionRules {
-    /// What applies to a channel: the rule of its name, else that of the longest pattern which fits, else the usual.
+    /// What applies to a channel: the rule of its name, else of the longest pattern that matches, else the default.
     #[must_use]
     pub fn for_channel(&self, channel: &ChannelName) -> Retention {
         let by_pattern = || self.patterns.iter().find(|(pattern, _)| pattern.matches(channel)).map(|(_, rule)| *rule);
         self.exact.get(channel).copied().or_else(by_pattern).unwrap_or(self.default)
     }
 
-    /// What subscriptions may hold back, of any channel.
+    /// What is kept for subscriptions, of any channel.
     #[must_use]
     pub fn backlog_cap(&self) -> BacklogCap {
         self.backlog_cap
     }
-}
 
-const MAX_MESSAGES: u64 = 100_000_000;
-/// Below that the memory of an empty history would count.
-const MIN_BYTES: u64 = 65_536;
-const MAX_BYTES: u64 = 1 << 40;
-/// Below that the upkeep, which comes by every few seconds, could not keep up.
-const MIN_AGE_MS: u64 = 1000;
-
-pub(super) fn check_channels(raw: raw::RawChannels) -> Result<ChannelSettings, SettingError> {
-    Ok(ChannelSettings {
-        history_ttl: check_millis("channels.history_ttl_ms", raw.history_ttl_ms, 1000, YEAR_MS)?,
-        max_channels: check_number("channels.max_channels", raw.max_channels, 1, 1_000_000)?,
-        plain_channels: parse_names("channels.plain", &raw.plain)?,
-        max_readers: check_number("channels.max_readers", raw.max_readers, 1, 1_000_000)?,
-        ring_bytes: check_number("channels.ring_bytes", raw.ring_bytes, 0, 64 << 20)?,
-        rings_bytes: check_number("channels.rings_bytes", raw.rings_bytes, 1 << 20, 16 << 30)?,
-        stall_timeout: check_millis("channels.stall_ms", raw.stall_ms, 1000, 600_000)?,
-        sweep_interval: check_millis("channels.sweep_ms", raw.sweep_ms, 100, 3_600_000)?,
-        probe_interval: check_millis("channels.probe_ms", raw.probe_ms, 100, 600_000)?,
-        retention: RetentionRules {
-            default: Retention {
-                messages: check_number("channels.history_max", raw.history_max, 1, MAX_MESSAGES)?,
-                age: check_age("channels.history_max_age_ms", raw.history_max_age_ms)?,
-                bytes: check_bytes("channels.history_max_bytes", raw.history_max_bytes)?,
-            },
-            exact: BTreeMap::new(),
-            patterns: Vec::new(),
-            backlog_cap: BacklogCap {
-                messages: check_number("channels.cap_messages", raw.cap_messages, 1, MAX_MESSAGES)?,
-                bytes: check_number("channels.cap_bytes", raw.cap_bytes, MIN_BYTES, MAX_BYTES)?,
-            },
-        }
-        .with_rules(raw.retention)?,
-    })
-}
-
-impl RetentionRules {
-    fn with_rules(mut self, written: BTreeMap<String, raw::RawRetention>) -> Result<Self, SettingError> {
-        for (name, written) in written {
-            let key = |limit: &str| format!("channels.retention.{name}.{limit}");
-            let mut rule = self.default;
-            if let Some(messages) = written.messages {
-                rule.messages = check_number(&key("messages"), messages, 1, MAX_MESSAGES)?;
-            }
-            if let Some(written) = written.age_ms {
-                rule.age = check_age(&key("age_ms"), written)?;
-            }
-            if let Some(written) = written.bytes {
-                rule.bytes = check_bytes(&key("bytes"), written)?;
-            }
+    /// Reads the limits of every channel and the rules of single ones from the section `channels`.
+    fn read(section: &mut Section) -> Result<Self, SettingError> {
+        let limits = HistoryLimits::read(section)?;
+        let default = Retention { messages: limits.messages, age: limits.age, bytes: limits.bytes };
+        let backlog_cap = BacklogCap { messages: limits.backlog_messages, bytes: limits.backlog_bytes };
+        let mut rules = Self { default, exact: BTreeMap::new(), patterns: Vec::new(), backlog_cap };
+        for (name, rule) in section.entries("retention", RetentionRule::read)? {
+            let retention = Retention {
+                messages: rule.messages.unwrap_or(default.messages),
+                age: rule.age.unwrap_or(default.age),
+                bytes: rule.bytes.unwrap_or(default.bytes),
+            };
             if let Ok(channel) = name.parse::<ChannelName>() {
-                self.exact.insert(channel, rule);
+                rules.exact.insert(channel, retention);
             } else if let Ok(pattern) = name.parse::<ChannelPattern>() {
-                self.patterns.push((pattern, rule));
+                rules.patterns.push((pattern, retention));
             } else {
                 let allowed = "a table of channels (orders.new) and patterns with 1 to 4 stars (orders.*)";
                 return Err(invalid_value("channels.retention", allowed, format_args!("{name:?}")));
             }
         }
         // Stable: of two that are as long the first in the alphabet applies
-        self.patterns.sort_by_key(|(pattern, _)| Reverse(pattern.to_string().len()));
-        Ok(self)
+        rules.patterns.sort_by_key(|(pattern, _)| Reverse(pattern.to_string().len()));
+        Ok(rules)
     }
-}
-
-/// 0 is no limit.
-fn check_optional_limit(
-    key: &str,
-    written: raw::WholeNumber,
-    least: u64,
-    most: u64,
-) -> Result<Option<u64>, SettingError> {
-    match written.0 {
-        0 => Ok(None),
-        value if (least..=most).contains(&value) => Ok(Some(value)),
-        value => Err(invalid_value(key, format_args!("0 (no limit) or {least} to {most}"), value)),
-    }
-}
-
-fn check_age(key: &str, written: raw::WholeNumber) -> Result<Option<Duration>, SettingError> {
-    Ok(check_optional_limit(key, written, MIN_AGE_MS, YEAR_MS)?.map(Duration::from_millis))
-}
-
-fn check_bytes(key: &str, written: raw::WholeNumber) -> Result<Option<u64>, SettingError> {
-    check_optional_limit(key, written, MIN_BYTES, MAX_BYTES)
 }
 
 #[cfg(test)]
 mod tests {
-    use config::{Config, File, FileFormat};
+    use config::{File, FileFormat};
 
     use super::*;
-    use crate::settings::{DEFAULTS, Settings};
+    use crate::settings::Settings;
 
     fn read(toml: &str) -> Result<ChannelSettings, SettingError> {
-        let sources = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        let sources = sources.add_source(File::from_str(toml, FileFormat::Toml));
-        let raw: raw::RawSettings = sources.build()?.try_deserialize()?;
-        Ok(Settings::try_from(raw)?.channels)
+        Ok(Settings::from_config(config::Config::builder().add_source(File::from_str(toml, FileFormat::Toml)))?
+            .channels)
     }
 
     #[test]

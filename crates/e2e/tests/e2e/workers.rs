@@ -7,8 +7,8 @@ use testkit::{ServiceProcess, eventually};
 use crate::kit::{GalleyKit, job_body};
 
 /// The next beat is out of reach: what happens sooner happens because of a call.
-const SLOW: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "600000");
-const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__BEAT_MS", "100");
+const SLOW: (&str, &str) = ("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "600000");
+const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "100");
 
 async fn workers(kit: &GalleyKit) -> Vec<Value> {
     let answer: Value = kit.get("/ojs/v1/workers").await.json().await.expect("JSON");

@@ -1,7 +1,7 @@
 //! A request to register a cron entry, checked member by member.
 //!
-//! The job may stand in `job_template`, or flat beside the rest; the expression may be called `expression` or `cron`.
-//! What is shown of an entry has both, and may be sent back as it is.
+//! The job is in `job_template` or flat beside the other members. The expression is in `expression` or `cron`. The view
+//! of an entry has both, and is a valid request.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,10 +17,10 @@ use common::{
     time::Millis,
 };
 
-/// Largest entry as it is stored, in bytes. With `cron.max_entries` it bounds what all entries take.
+/// Largest stored entry, in bytes. With `cron.max_entries` it bounds the memory of all entries.
 pub const MAX_ENTRY_BYTES: usize = 65_536;
 
-/// What members a request may have. Those that Galley manages are ignored, any other is a mistake.
+/// The members that a request may have. Those that Galley manages are ignored, any other is an error.
 const ALLOWED_MEMBERS: [&str; 11] = [
     "name",
     "expression",
@@ -45,39 +45,39 @@ const SYSTEM_MANAGED: [&str; 8] = [
     "created_at",
 ];
 
-/// What happens when a run comes while the job of the last one is not over.
+/// What happens when a run is due and the job of the last run is not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OverlapPolicy {
-    /// The run makes no job.
+    /// The run creates no job.
     #[default]
     Skip,
-    /// It makes one all the same.
+    /// The run creates a job anyway.
     Allow,
-    /// The last job is cancelled first.
+    /// The last job is cancelled, then the run creates a job.
     CancelPrevious,
-    /// The run waits until the last job is over.
+    /// The run waits until the last job is finished.
     Enqueue,
 }
 
-/// A request that may be registered.
+/// A checked request, ready to register.
 #[derive(Debug, Clone)]
 pub struct CronDefinition {
-    /// What it is called, and replaced by.
+    /// The name. Registering it again replaces the entry.
     pub name: CronName,
-    /// The expression as it was given.
+    /// The expression as it was sent.
     pub expression: String,
-    /// The time zone as it was given.
+    /// The time zone as it was sent.
     pub timezone: String,
-    /// Both of them, read.
+    /// The schedule of both.
     pub schedule: CronSchedule,
     /// What happens when runs overlap.
     pub overlap_policy: OverlapPolicy,
-    /// Whether it runs.
+    /// Whether the entry is switched on.
     pub enabled: bool,
-    /// For people.
+    /// A description, for people.
     pub description: Option<String>,
-    /// The job that it makes.
+    /// The job that it creates.
     pub template: JobTemplate,
 }
 
@@ -120,10 +120,10 @@ impl CronDefinition {
     }
 }
 
-/// The one member of a request that switches an entry on or off.
+/// Reads the only member of a request that switches an entry on or off.
 ///
 /// # Errors
-/// It is missing or wrong.
+/// The member is missing or wrong.
 pub fn parse_enabled(body: &Object<'_>) -> Result<bool, RequestError> {
     if let Some((name, _)) = body.iter().find(|(name, _)| *name != "enabled") {
         return Err(invalid(format!("{} cannot be changed alone: register the entry again", quoted(name))));

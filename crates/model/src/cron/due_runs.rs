@@ -1,48 +1,48 @@
-//! What is to be done with an entry at some moment, and what becomes of it.
+//! What to do with an entry at a time, and the entry afterwards.
 
 use super::{CronEntry, schedule::CronScheduleError};
 use common::{id::JobId, time::Millis};
 
-/// Missed runs that are counted in one go; the rest is for the next turn.
+/// Missed runs that one call counts; the next call counts the rest.
 const MAX_MISSED_PER_TICK: usize = 500;
 
-/// How late a run may be.
+/// Limits of runs that are late.
 #[derive(Debug, Clone, Copy)]
 pub struct CatchUpLimits {
-    /// The newest so many that are due are run.
+    /// Due runs that are run: the newest ones, up to this number.
     pub max_runs: usize,
-    /// None that is older than this.
+    /// Age of the oldest run that is run.
     pub window_ms: Millis,
 }
 
-/// What is to be done with an entry now.
+/// What to do with an entry now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CronTick {
-    /// Make the job of this run.
+    /// Create the job of this run.
     pub run: Option<Millis>,
-    /// It has waited for the last job to end.
+    /// Whether the run waited for the last job to finish.
     pub has_waited: bool,
-    /// Runs that are given up.
+    /// Runs that are skipped because they are too late.
     pub missed: u64,
-    /// What comes next: in the past when there is more to do at once.
+    /// The next run. It is in the past if another call is needed at once.
     pub next: Option<Millis>,
 }
 
-/// What became of a run.
+/// The outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CronRunOutcome {
-    /// It made this job.
+    /// It created this job.
     Fired(JobId),
-    /// It makes none.
+    /// It creates no job.
     Skipped,
-    /// It waits for the last job to end.
+    /// It waits for the last job to finish.
     Waiting,
-    /// There was no run.
+    /// No run was due.
     NotDue,
 }
 
 impl CronEntry {
-    /// What is to be done at that moment. One run at most, and a bounded number of missed ones.
+    /// What to do at a time: one run at most, and a bounded number of missed ones.
     ///
     /// # Errors
     /// The stored schedule is damaged.
@@ -53,7 +53,7 @@ impl CronEntry {
         let schedule = self.schedule(now)?;
         let after = |at: Millis| schedule.next(at, self.anchor);
         let oldest = now.saturating_sub(limits.window_ms);
-        // A run that was due before the window is not made up for; nor are those between it and the window
+        // A run that was due before the window is missed, and so are those between it and the window
         let missed = std::iter::successors(Some(due), |at| after(*at));
         let missed = missed.take_while(|at| *at < oldest).take(MAX_MISSED_PER_TICK).count();
         let first = if due < oldest { after(oldest - 1) } else { Some(due) };
@@ -64,7 +64,7 @@ impl CronEntry {
         let given_up = runs.len().saturating_sub(limits.max_runs);
         let missed = (missed + given_up) as u64;
         if runs.len() == limits.max_runs + MAX_MISSED_PER_TICK {
-            // Perhaps not the newest yet: the next turn goes on from here
+            // Perhaps not the newest yet: the next call continues from here
             return Ok(CronTick { run: None, has_waited: false, missed, next: runs.get(given_up).copied() });
         }
         let run = runs.get(given_up).copied();
@@ -72,7 +72,7 @@ impl CronEntry {
         Ok(CronTick { run, has_waited: false, missed, next })
     }
 
-    /// The entry after a turn.
+    /// The entry after a call.
     #[must_use]
     pub fn after_tick(&self, turn: CronTick, outcome: CronRunOutcome) -> Self {
         let mut entry = self.clone();

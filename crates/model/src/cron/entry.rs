@@ -1,4 +1,4 @@
-//! An entry as it is stored and shown, and what happens to it when its time has come.
+//! A cron entry as it is stored and shown, and its changes.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +10,9 @@ use common::{
     time::{self, Millis},
 };
 
-/// Runs that may wait for the one before them to end; later ones are skipped.
+/// Runs that may wait for the previous job to finish; later ones are skipped.
 pub const MAX_WAITING_RUNS: usize = 100;
-/// Pause between two looks at whether the job that a run waits for is over. Its end leaves no trace to wait for.
+/// Pause between two checks whether the job that a run waits for is finished. Nothing notifies of its end.
 const WAITING_CHECK_INTERVAL_MS: Millis = 1000;
 
 /// A cron entry.
@@ -24,27 +24,27 @@ pub struct CronEntry {
     timezone: String,
     /// What happens when runs overlap.
     pub overlap_policy: OverlapPolicy,
-    /// Whether it runs.
+    /// Whether it is switched on.
     pub enabled: bool,
     description: Option<String>,
-    /// The job that it makes.
+    /// The job that it creates.
     pub template: JobTemplate,
     created_at: Millis,
-    /// What `@every` counts from.
+    /// The time that `@every` counts from.
     pub(super) anchor: Millis,
-    /// The next run, or one that is due; none when it is switched off.
+    /// The next run, or one that is due; none if the entry is switched off.
     pub next_run_at: Option<Millis>,
-    /// Runs that wait for the last job to end, the oldest first.
+    /// Runs that wait for the last job to finish, the oldest first.
     pub(super) waiting: Vec<Millis>,
-    /// The last run that made a job.
+    /// The last run that created a job.
     pub last_run_at: Option<Millis>,
     /// That job.
     pub last_job_id: Option<JobId>,
-    /// Runs that made a job.
+    /// Runs that created a job.
     pub run_count: u64,
-    /// Runs that made none, because of the overlap policy or because the queue had no room.
+    /// Runs that created no job, because of the overlap policy or because the queue was full.
     pub skipped_count: u64,
-    /// Runs that nobody was there for.
+    /// Missed runs: no maintenance leader was running.
     pub missed_count: u64,
 }
 
@@ -74,8 +74,8 @@ impl CronEntry {
         entry
     }
 
-    /// The same entry registered again. Programs do that whenever they start: when the schedule stays the same, so do
-    /// its anchor and its next run.
+    /// The entry after it is registered again. Programs do that at every start, so its anchor and its next run stay if
+    /// the schedule is the same.
     #[must_use]
     pub fn with_definition(&self, definition: CronDefinition, now: Millis) -> Self {
         let mut entry = Self::new(definition, now);
@@ -93,7 +93,7 @@ impl CronEntry {
         entry
     }
 
-    /// The same entry switched on or off. Runs that come while it is off are not missed: there are none.
+    /// The entry after it is switched on or off. An entry that is off has no runs, so it misses none.
     ///
     /// # Errors
     /// The stored schedule is damaged.
@@ -110,12 +110,12 @@ impl CronEntry {
     /// Its schedule.
     ///
     /// # Errors
-    /// The stored schedule is damaged, or nothing matches it any more.
+    /// The stored schedule is damaged, or no time matches it any more.
     pub fn schedule(&self, now: Millis) -> Result<CronSchedule, CronScheduleError> {
         CronSchedule::parse(&self.expression, &self.timezone, now)
     }
 
-    /// The next `count` runs after that moment.
+    /// The next `count` runs after a time.
     ///
     /// # Errors
     /// The stored schedule is damaged.
@@ -125,7 +125,7 @@ impl CronEntry {
         Ok(runs.take(count).map(|at| schedule.format_local(at)).collect())
     }
 
-    /// When it has to be looked at: its next run, or sooner when one waits.
+    /// When to check the entry again: at its next run, or sooner if a run waits.
     #[must_use]
     pub fn next_check_at(&self, now: Millis) -> Option<Millis> {
         let soon = (!self.waiting.is_empty()).then_some(now + WAITING_CHECK_INTERVAL_MS);
@@ -138,13 +138,13 @@ impl CronEntry {
         self.waiting.len() < MAX_WAITING_RUNS
     }
 
-    /// Whether runs wait already: the next one comes after them.
+    /// Whether runs wait already: the next run is queued behind them.
     #[must_use]
     pub fn has_waiting_runs(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// The entry as clients see it, under the names of the suites and of the specification.
+    /// The entry as clients see it, with the names of the conformance suites and of the specification.
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut out = ObjectWriter::with_capacity(2 * self.template.as_str().len() + 512);

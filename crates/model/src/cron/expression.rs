@@ -1,7 +1,7 @@
 //! Cron expressions: five fields, six with seconds first, aliases such as `@daily`, and `@every <duration>`.
 //!
-//! croner reads the fields and finds matching wall clock times. It is generous: what it would take for something else
-//! than was meant (month names among the minutes, an empty element of a list) is refused here before it sees it.
+//! croner parses the fields and finds matching wall clock times. It accepts too much: text that it would misread (month
+//! names among the minutes, an empty element of a list) is refused here first.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use jiff::civil::DateTime;
 
 use common::{name::quoted, time::Millis};
 
-/// An expression that is refused; the message says what is allowed.
+/// A refused expression. The message says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expression {0}")]
 pub struct CronExpressionError(String);
@@ -22,12 +22,12 @@ pub struct CronExpressionError(String);
 const MAX_EXPRESSION_CHARS: usize = 256;
 /// Longest `@every`: ten years.
 const MAX_EVERY_MS: u64 = 3650 * 86_400_000;
-/// Years that are searched. A bound on the search for expressions that never match.
+/// Years that are searched. It bounds the search for expressions that never match.
 const YEARS: &str = "1970-2199";
 
 const ALLOWED_FORMS: &str = "five fields (minute hour day-of-month month day-of-week), six with seconds first, @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly or @every <duration> such as @every 1h30m";
 
-/// A field: its name, its largest value, the letters it knows and what is allowed, for messages.
+/// A field: its name, its largest value, its letters, and what is allowed, for messages.
 struct CronField {
     name: &'static str,
     max: u32,
@@ -37,8 +37,8 @@ struct CronField {
     allowed: &'static str,
 }
 
-const fn numeric(name: &'static str, most: u32, allowed: &'static str) -> CronField {
-    CronField { name, max: most, special: "", names: &[], first_name: 0, allowed }
+const fn numeric(name: &'static str, max: u32, allowed: &'static str) -> CronField {
+    CronField { name, max, special: "", names: &[], first_name: 0, allowed }
 }
 
 const FIELDS: [CronField; 6] = [
@@ -65,10 +65,10 @@ const FIELDS: [CronField; 6] = [
     },
 ];
 
-/// An expression that was read.
+/// A parsed expression.
 #[derive(Debug, Clone)]
 pub enum CronExpression {
-    /// Runs so many milliseconds apart.
+    /// An interval between runs, in milliseconds.
     Every(Millis),
     /// Runs at wall clock times.
     Calendar(Calendar),
@@ -77,9 +77,9 @@ pub enum CronExpression {
 /// Wall clock times.
 #[derive(Debug, Clone)]
 pub struct Calendar {
-    // Behind a pointer: a pattern is some hundred bytes, an interval is eight
+    // Behind a pointer: a pattern has some hundred bytes, an interval eight
     pattern: Arc<Cron>,
-    /// Whether it names its times of day one by one, without `*` in second, minute or hour. See `docs/cron.md`.
+    /// Whether it names fixed times of day, without `*` in second, minute or hour. See `docs/cron.md`.
     pub is_fixed: bool,
 }
 
@@ -101,7 +101,7 @@ impl CronExpression {
     /// Reads an expression.
     ///
     /// # Errors
-    /// Anything that is none, with a message that names the field and says what is allowed.
+    /// The text is not an expression. The message names the field and says what is allowed.
     pub fn parse(text: &str) -> Result<Self, CronExpressionError> {
         if text.chars().count() > MAX_EXPRESSION_CHARS {
             return Err(CronExpressionError(format!("must have at most {MAX_EXPRESSION_CHARS} characters")));
@@ -145,7 +145,7 @@ impl CronField {
         CronExpressionError(format!("has a wrong {}: allowed is {}, got {}", self.name, self.allowed, quoted(written)))
     }
 
-    /// The field with numbers for names, if croner takes it for what it looks like.
+    /// The field with numbers for names, if croner reads it as it is meant.
     fn normalize(&self, written: &str) -> Result<String, CronExpressionError> {
         let refused = || self.refused(written);
         let mut plain = String::with_capacity(written.len());
@@ -155,7 +155,7 @@ impl CronField {
             }
             plain.push_str(&self.normalize_element(element).ok_or_else(refused)?);
         }
-        // Alone among stars, so that what croner complains about is this field
+        // The only field among stars, so that croner's error is about this field
         let mut fields = vec!["*".to_owned(); 6];
         if let Some(place) = FIELDS.iter().position(|field| field.name == self.name) {
             fields[place].clone_from(&plain);
@@ -165,7 +165,7 @@ impl CronField {
 
     fn normalize_element(&self, element: &str) -> Option<String> {
         let (range, step) = element.split_once('/').map_or((element, None), |(range, step)| (range, Some(step)));
-        // A step that is never taken is a mistake: */90 would be every hour, not every 90 minutes
+        // A step beyond the range is an error: */90 would be every hour, not every 90 minutes
         if step.is_some_and(|step| step.parse().ok().is_none_or(|step: u32| step == 0 || step > self.max)) {
             return None;
         }
@@ -174,7 +174,7 @@ impl CronField {
         Some(ends?.join("-") + &step).filter(|plain| !plain.is_empty())
     }
 
-    /// One end of a range: a star, a number or a name, with what this field's letters make of it.
+    /// One end of a range (a star, a number or a name) as a number; none if this field does not allow it.
     fn normalize_bound(&self, end: &str) -> Option<String> {
         let upper = end.to_ascii_uppercase();
         let length = upper.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(upper.len());

@@ -1,16 +1,16 @@
-//! Jobs that are made again and again by the clock: when they run, how they are asked for, and what is kept of them.
+//! Cron: jobs that a schedule creates again and again.
 //!
-//! Pure code, without Redis and without a clock of its own. `store::cron` keeps the entries and makes the jobs;
-//! `docs/cron.md` describes what users may rely on.
+//! Pure code, without Redis and without a clock. `store::cron` stores the entries and creates the jobs; `docs/cron.md`
+//! describes what users can rely on.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `expression` | cron expressions: which wall clock times match, or how far apart runs are |
-//! | `schedule` | an expression in a time zone: when the next run is, across changes of the clock |
+//! | `expression` | cron expressions: which wall clock times match, or the interval between runs |
+//! | `schedule` | an expression in a time zone: when the next run is, across clock changes |
 //! | `definition` | a request to register an entry, checked member by member |
-//! | `template` | the job that an entry makes |
+//! | `template` | the job that an entry creates |
 //! | `entry` | an entry as it is stored and shown |
-//! | `due_runs` | what is to be done with an entry when its time has come |
+//! | `due_runs` | what to do with an entry when a run is due |
 
 pub mod definition;
 pub mod due_runs;

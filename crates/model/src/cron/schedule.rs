@@ -1,8 +1,8 @@
-//! An expression in a time zone: when the next run is, across changes of the clock. `docs/cron.md` has the table.
+//! An expression in a time zone: when the next run is, across clock changes. `docs/cron.md` has the table.
 //!
-//! Between two changes of the clock, wall clock and real time differ by a constant. So the search goes from change to
-//! change, and within each stretch asks the expression for a wall clock time. What a change jumps over is in no
-//! stretch and does not run; what it repeats is in two, and an expression with fixed times runs in the first only.
+//! Between two clock changes, wall clock and real time differ by a constant. So the search goes from change to change,
+//! and within each stretch asks the expression for a wall clock time. Times that a change skips are in no stretch and
+//! do not run. Times that it repeats are in two; an expression with fixed times runs only in the first.
 
 use jiff::{
     Timestamp,
@@ -16,21 +16,21 @@ use common::{
     time::{MAX_MILLIS, Millis},
 };
 
-/// Changes of the clock that a search goes through: some 170 years with four each.
+/// Clock changes that a search covers: some 170 years with four each.
 const MAX_CLOCK_CHANGES: usize = 700;
 
-/// A schedule that is refused; the message says what is allowed.
+/// A refused schedule. The message says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CronScheduleError {
     /// The expression is wrong.
     #[error(transparent)]
     Expression(#[from] CronExpressionError),
-    /// The time zone is none.
+    /// The time zone does not exist.
     #[error(
         "timezone must be UTC or the IANA name of a place such as Europe/Berlin, as it is spelled there, not an offset or an abbreviation; got {0}"
     )]
     Zone(String),
-    /// Nothing ever matches.
+    /// No time matches.
     #[error("expression must match some time: {0} never occurs")]
     Never(String),
 }
@@ -42,7 +42,7 @@ pub struct CronSchedule {
     zone: TimeZone,
 }
 
-/// What a search within a stretch found.
+/// The result of a search within a stretch.
 enum CronSearch {
     Run(Timestamp),
     ClockChange(Timestamp),
@@ -53,14 +53,14 @@ impl CronSchedule {
     /// Reads an expression and a time zone.
     ///
     /// # Errors
-    /// One of them is wrong, or no run is to be expected after `now`.
+    /// One of them is wrong, or there is no run after `now`.
     pub fn parse(expression: &str, zone: &str, now: Millis) -> Result<Self, CronScheduleError> {
         let schedule = Self { expression: CronExpression::parse(expression)?, zone: parse_timezone(zone)? };
         let runs = schedule.next(now, now).is_some();
         runs.then_some(schedule).ok_or_else(|| CronScheduleError::Never(quoted(expression)))
     }
 
-    /// The first run after that moment. `anchor` is the moment that `@every` counts from.
+    /// The first run after a time. `@every` counts from `anchor`.
     #[must_use]
     pub fn next(&self, after: Millis, anchor: Millis) -> Option<Millis> {
         let after = after.clamp(0, MAX_MILLIS);
@@ -81,7 +81,7 @@ impl CronSchedule {
             let change = self.zone.following(from).next().map(|change| change.timestamp());
             match self.next_before_clock_change(from, inclusive, offset, change) {
                 CronSearch::Run(at) => return Some(at.as_millisecond()),
-                // The next stretch begins with the change itself
+                // The next stretch starts with the change itself
                 CronSearch::ClockChange(change) => (from, inclusive) = (change, true),
                 CronSearch::Never => return None,
             }
@@ -113,7 +113,7 @@ impl CronSchedule {
         }
     }
 
-    /// Whether this is the second time that the clocks show it.
+    /// Whether the clocks show this time for the second time.
     fn is_second_occurrence(&self, local: DateTime, offset: Offset) -> bool {
         let ambiguous = self.zone.to_ambiguous_timestamp(local);
         matches!(ambiguous.offset(), AmbiguousOffset::Fold { after, .. } if after == offset)
@@ -138,7 +138,7 @@ fn parse_timezone(name: &str) -> Result<TimeZone, CronScheduleError> {
         return Err(refused());
     }
     let zone = TimeZone::get(name).map_err(|_| refused())?;
-    // The database is not particular about case, and the name is shown and compared as text
+    // The database ignores case, but the name is shown and compared as text
     if zone.iana_name() == Some(name) { Ok(zone) } else { Err(refused()) }
 }
 
@@ -295,13 +295,13 @@ mod tests {
         ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca"];
 
     fn an_expression() -> impl Strategy<Value = String> {
-        let field = |least: u32, most: u32| {
+        let field = |min: u32, max: u32| {
             prop_oneof![
                 Just("*".to_owned()),
-                (least..=most).prop_map(|number| number.to_string()),
-                (1..=most.min(30)).prop_map(|step| format!("*/{step}")),
-                (least..=most, least..=most).prop_map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))),
-                proptest::collection::vec(least..=most, 1..4).prop_map(|list| list
+                (min..=max).prop_map(|number| number.to_string()),
+                (1..=max.min(30)).prop_map(|step| format!("*/{step}")),
+                (min..=max, min..=max).prop_map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))),
+                proptest::collection::vec(min..=max, 1..4).prop_map(|list| list
                     .iter()
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! The job that a cron entry makes: an enqueue request, kept as it came and checked anew each time a job is made of it.
+//! The job that a cron entry creates: an enqueue request, stored as it was sent and checked again for each job.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,20 +12,20 @@ use common::{
     time::{self, Millis},
 };
 
-/// Members of `metadata` that tell which entry a job is of, and which run.
+/// Members of `metadata` that name the entry and the run of a job.
 const NAME_MEMBER: &str = "cron_name";
 const RUN_MEMBER: &str = "cron_triggered_at";
 
-/// A JSON object with `type`, `args` and what else an enqueue request may have.
+/// A JSON object with `type`, `args` and the other members of an enqueue request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobTemplate(Box<RawValue>);
 
 impl JobTemplate {
-    /// Checks the members of a template as an enqueue request. Without `args` there are none.
+    /// Checks the members of a template as an enqueue request. Without `args` the job has no arguments.
     ///
     /// # Errors
-    /// An enqueue request like that would be refused, or it has an id, which only one job can have.
+    /// The enqueue request would be refused, or it has an id, which only one job can have.
     pub fn parse<'a>(
         members: impl Iterator<Item = (&'a str, &'a RawValue)>,
         now: Millis,
@@ -48,7 +48,7 @@ impl JobTemplate {
 
     fn check(&self, now: Millis) -> Result<(), RequestError> {
         NewJob::parse(&self.members()?, now)?;
-        // What is added to it at each run must find a place
+        // Also checks that the metadata of a run can be added
         self.enqueue_request(&"a".parse()?, now).map(drop)
     }
 
@@ -56,17 +56,17 @@ impl JobTemplate {
         serde_json::from_str(self.0.get()).map_err(|error| invalid(format!("job_template: {error}")))
     }
 
-    /// The job of one run. Start and expiry, where they are relative, count from `now`.
+    /// The job of one run. A relative start or expiry counts from `now`.
     ///
     /// # Errors
-    /// An enqueue request like that is refused by now.
+    /// The enqueue request is no longer valid.
     pub fn new_job(&self, name: &CronName, run: Millis, now: Millis) -> Result<NewJob, RequestError> {
         let request = self.enqueue_request(name, run)?;
         let members: Object = serde_json::from_str(&request).map_err(|error| invalid(error.to_string()))?;
         NewJob::parse(&members, now)
     }
 
-    /// The enqueue request of one run, with the entry's name and the run among the metadata.
+    /// The enqueue request of one run, with the entry's name and the run in the metadata.
     fn enqueue_request(&self, name: &CronName, run: Millis) -> Result<String, RequestError> {
         let members = self.members()?;
         let mut out = ObjectWriter::with_capacity(self.0.get().len() + 128);
@@ -97,13 +97,13 @@ impl JobTemplate {
         Ok(out.finish())
     }
 
-    /// A member as it came, for showing it.
+    /// A member as it was sent, to show it.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&RawValue> {
         self.members().ok()?.get(name)
     }
 
-    /// The whole template as it came.
+    /// The whole template as it was sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.get()
@@ -119,7 +119,8 @@ fn copy_metadata(metadata: &mut ObjectWriter, given: &RawValue) -> Result<(), Re
     Ok(())
 }
 
-/// The id of the job of one run: whoever makes it, and however often it is tried, there is only one such job.
+/// The id of the job of one run. It is always the same, so a run creates only one job even if several processes try or
+/// retry.
 #[must_use]
 pub fn run_job_id(name: &CronName, run: Millis, queue: &QueueName) -> JobId {
     JobId::for_purpose(u64::try_from(run).unwrap_or_default(), queue, &format!("cron {name} {run} {queue}"))

@@ -1,7 +1,7 @@
-//! What a client asked for, as one JSON object, kept byte for byte until the job is gone.
+//! The envelope: what a client asked for, as one JSON object, stored byte for byte until the job is deleted.
 //!
-//! The envelope holds `type`, `args`, `meta`, the options flattened into it and every member that Galley does not
-//! know. What Galley itself manages (state, attempt, times, result) is never in it: see [`super::view`].
+//! The envelope has `type`, `args`, `meta`, the flattened options and every member that Galley does not know. It never
+//! has the members that Galley manages (state, attempt, times, result): see [`super::view`].
 
 use std::time::Duration;
 
@@ -52,16 +52,16 @@ pub const SYSTEM_MANAGED: [&str; 26] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope(String);
 
-/// What is asked of an envelope again and again, read once.
+/// The traits of an envelope that are needed often, read once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvelopeSummary {
     /// The job's type.
     pub job_type: JobType,
-    /// The job must have been started by then.
+    /// The job expires if it has not started by then.
     pub expires_at: Option<Millis>,
-    /// Attempts in all that the retry policy allows.
+    /// Most attempts, from the retry policy.
     pub max_attempts: u32,
-    /// The job must be over this long after it was made.
+    /// The job must finish within this time after its creation.
     pub total_timeout: Option<Duration>,
     /// A limit of its queue or of its key.
     pub limit: Option<JobLimit>,
@@ -70,7 +70,7 @@ pub struct EnvelopeSummary {
 }
 
 impl EnvelopeSummary {
-    /// What an ordinary job of that type has.
+    /// The traits of a job of this type without options.
     #[must_use]
     pub fn new(job_type: JobType) -> Self {
         let max_attempts = RetryPolicy::standard().max_attempts;
@@ -78,7 +78,7 @@ impl EnvelopeSummary {
     }
 }
 
-/// Stored text that is not an envelope: somebody else wrote to Galley's keys.
+/// Stored text that is not an envelope: another program wrote to Galley's keys.
 #[derive(Debug, thiserror::Error)]
 #[error("stored envelope cannot be read: {0}")]
 pub struct EnvelopeError(String);
@@ -88,13 +88,13 @@ pub struct EnvelopeError(String);
 pub struct EnvelopeFields<'a> {
     /// The job's type.
     pub job_type: JobType,
-    /// The arguments: a JSON array, as it came.
+    /// The arguments: a JSON array, as it was sent.
     pub args: &'a RawValue,
-    /// Longest run of an attempt.
+    /// Timeout of an attempt.
     pub timeout: Option<Duration>,
-    /// The job must have been started by then.
+    /// The job expires if it has not started by then.
     pub expires_at: Option<Millis>,
-    /// The job must be over this long after it was made.
+    /// The job must finish within this time after its creation.
     pub total_timeout: Option<Duration>,
     retry: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
@@ -104,7 +104,7 @@ pub struct EnvelopeFields<'a> {
 }
 
 impl Envelope {
-    /// Takes a JSON object that a [`super::request::NewJob`] or Redis gave.
+    /// Wraps a JSON object from a [`super::request::NewJob`] or from Redis.
     #[must_use]
     pub fn from_json(json: String) -> Self {
         Self(json)
@@ -116,15 +116,15 @@ impl Envelope {
         &self.0
     }
 
-    /// The envelope inside the JSON of a whole job, which is the envelope and what Galley manages.
+    /// The envelope inside the JSON of a job, without the members that Galley manages.
     ///
     /// # Errors
-    /// The text is no JSON object.
+    /// The text is not a JSON object.
     pub fn from_job_json(job_json: &str) -> Result<Self, EnvelopeError> {
         Ok(Self(retain_members(job_json, |name| !SYSTEM_MANAGED.contains(&name))?.finish()))
     }
 
-    /// The same without some members.
+    /// The envelope without some members.
     ///
     /// # Errors
     /// The stored text is damaged.
@@ -132,7 +132,7 @@ impl Envelope {
         Ok(Self(retain_members(&self.0, |name| !names.contains(&name))?.finish()))
     }
 
-    /// The same with that start time.
+    /// The envelope with this start time.
     ///
     /// # Errors
     /// The stored text is damaged.
@@ -188,13 +188,13 @@ fn retain_members(json: &str, is_kept: impl Fn(&str) -> bool) -> Result<ObjectWr
 }
 
 impl EnvelopeFields<'_> {
-    /// The job's retry policy. It was checked when the job came in.
+    /// The job's retry policy. It was checked at enqueue.
     #[must_use]
     pub fn retry_policy(&self) -> RetryPolicy {
         self.retry.and_then(|raw| RetryPolicy::parse(raw).ok()).unwrap_or_default()
     }
 
-    /// What is asked again and again.
+    /// The traits that are needed often.
     #[must_use]
     pub fn summary(&self) -> EnvelopeSummary {
         let standard = RetryPolicy::standard().max_attempts;
@@ -210,7 +210,7 @@ impl EnvelopeFields<'_> {
         }
     }
 
-    /// The job's uniqueness policy, if it has one. It was checked when the job came in.
+    /// The job's uniqueness policy, if it has one. It was checked at enqueue.
     #[must_use]
     pub fn unique(&self, queue: &QueueName) -> Option<UniquePolicy> {
         let job =
@@ -218,7 +218,7 @@ impl EnvelopeFields<'_> {
         UniquePolicy::parse(self.unique?, job).ok()
     }
 
-    /// The directive that the conformance suites plant in `metadata.test_directive`.
+    /// The directive that the conformance suites put into `metadata.test_directive`.
     #[must_use]
     pub fn test_directive(&self) -> Option<String> {
         let metadata: Object = serde_json::from_str(self.metadata?.get()).ok()?;

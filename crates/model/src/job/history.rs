@@ -1,20 +1,20 @@
-//! What a job has been through: attempts, failures, crashes. Kept beside the envelope, never inside it.
+//! The history of a job: attempts, failures, crashes. It is stored beside the envelope, never inside it.
 //!
-//! A job in its first attempt has an empty history, and an empty history is not stored at all.
+//! A job in its first attempt has an empty history, and an empty history is not stored.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use common::time::{self, Millis};
 
-/// Failures remembered; older ones are dropped first.
+/// Failures that are kept; the oldest are dropped first.
 const MAX_FAILURES: usize = 20;
 /// Bytes of a failure's message, of its stack and of its details.
 const MAX_MESSAGE_BYTES: usize = 4096;
-/// Bytes of the newest failure's output. Earlier ones keep as much of it as of a message.
+/// Bytes of the newest failure's output. An earlier failure keeps as much output as message.
 pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
 
-/// The past of a job.
+/// The history of a job.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct JobHistory {
     /// Attempts that ended with an outcome or a crash.
@@ -23,16 +23,16 @@ pub struct JobHistory {
     /// Attempts that failed: these count against the retry policy.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
-    /// Attempts whose worker vanished: these count against the crash budget.
+    /// Attempts whose worker was lost: these count against the crash budget.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
-    /// When the job was made, if its id does not tell.
+    /// When the job was created, if its id does not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Millis>,
-    /// When the last attempt began.
+    /// When the last attempt started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Millis>,
-    /// The delay before the next attempt, as the retry policy had it.
+    /// The delay before the next attempt, from the retry policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_delay_ms: Option<u64>,
     /// The failures, oldest first.
@@ -50,28 +50,28 @@ fn is_zero(number: &u32) -> bool {
 pub struct AttemptError {
     /// Machine-readable code, such as `handler_error`.
     pub code: String,
-    /// What the retry policy's patterns are matched against.
+    /// The error type, which the retry policy's patterns match.
     #[serde(rename = "type")]
     pub error_type: String,
-    /// For people.
+    /// The message, for people.
     pub message: String,
     /// The attempt that failed.
     pub attempt: u32,
-    /// When, as RFC 3339.
+    /// The time, as RFC 3339.
     pub occurred_at: String,
-    /// Where in the handler it happened, as its language shows that.
+    /// The stack trace, as the language of the handler formats it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<String>,
-    /// The end of what the handler wrote for people while it ran.
+    /// The end of the handler's output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// Whatever else the handler said.
+    /// Other details from the handler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<RawValue>>,
 }
 
 impl AttemptError {
-    /// A failure with its text cut to what is kept.
+    /// A failure, its text cut to the size that is kept.
     #[must_use]
     pub fn new(code: &str, error_type: &str, message: &str, attempt: u32, now: Millis) -> Self {
         Self {
@@ -86,21 +86,21 @@ impl AttemptError {
         }
     }
 
-    /// The same with the end of what the handler wrote.
+    /// The failure with the end of the handler's output.
     #[must_use]
     pub fn with_output(mut self, output: &str) -> Self {
         self.output = Some(keep_tail(output, MAX_OUTPUT_BYTES)).filter(|output| !output.is_empty());
         self
     }
 
-    /// The same with the stack, cut to what is kept.
+    /// The failure with a stack trace, cut to the size that is kept.
     #[must_use]
     pub fn with_stack(mut self, stack: Option<&str>) -> Self {
         self.stack = stack.filter(|stack| !stack.is_empty()).map(|stack| truncate(stack, MAX_MESSAGE_BYTES));
         self
     }
 
-    /// The same with details, unless they are too long to keep.
+    /// The failure with details, unless they are too long to keep.
     #[must_use]
     pub fn with_details(mut self, details: Option<&RawValue>) -> Self {
         self.details = details.filter(|raw| raw.get().len() <= MAX_MESSAGE_BYTES).map(ToOwned::to_owned);
@@ -125,21 +125,21 @@ fn keep_tail(text: &str, bytes: usize) -> String {
 }
 
 impl JobHistory {
-    /// Reads what [`History::to_json`] wrote.
+    /// Reads what [`JobHistory::to_json`] wrote.
     ///
     /// # Errors
-    /// The text is something else.
+    /// The text is not a history.
     pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
     }
 
-    /// As it is stored.
+    /// The stored form.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|_| String::from("{}"))
     }
 
-    /// Nothing to remember: the job has never been tried and its id tells when it was made.
+    /// Whether there is nothing to store: the job had no attempt, and its id says when it was created.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.attempts == 0
@@ -149,13 +149,13 @@ impl JobHistory {
             && self.errors.is_empty()
     }
 
-    /// The number of the attempt that is running, or would be next.
+    /// The number of the current or next attempt.
     #[must_use]
     pub fn current_attempt(&self) -> u32 {
         self.attempts + 1
     }
 
-    /// Notes that the current attempt failed.
+    /// Records that the current attempt failed.
     pub fn record_failure(&mut self, failure: AttemptError, started_at: Option<Millis>) {
         self.attempts += 1;
         self.failures += 1;
@@ -168,7 +168,7 @@ impl JobHistory {
         self.errors.drain(..excess);
     }
 
-    /// Notes that the worker of the current attempt vanished.
+    /// Records that the worker of the current attempt was lost.
     pub fn record_crash(&mut self, started_at: Option<Millis>) {
         self.attempts += 1;
         self.crashes += 1;

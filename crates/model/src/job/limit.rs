@@ -1,7 +1,7 @@
-//! Limits that jobs bring: how many with one key may run at once, and how often one may start.
+//! Limits that jobs carry: how many jobs of a key run at a time, and how often one starts.
 //!
-//! `rate_limit` with a `key` limits the jobs of a queue that share the key. Without one, `max_per_second` limits the
-//! whole queue. Rates are token buckets: after a pause as many jobs may start at once as the limit says.
+//! `rate_limit` with a `key` limits the jobs of a queue that share the key. Without a key, `max_per_second` limits the
+//! whole queue. Rates are token buckets: after a pause, as many jobs as the limit can start at once.
 
 use serde_json::value::RawValue;
 
@@ -12,51 +12,51 @@ use common::{
     time,
 };
 
-/// The most jobs of a key at once, and the most per period.
+/// Largest number of jobs of a key at a time, and per period.
 const MAX_LIMIT: u32 = 1_000_000;
 
-/// What a job's `rate_limit` asks for.
+/// A job's `rate_limit`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobLimit {
-    /// A limit of the whole queue, as the last job that brought one had it.
+    /// A limit of the whole queue. The last job that carries one sets it.
     Queue(Rate),
     /// A limit of the queue's jobs with the same key.
     Key(KeyLimit),
 }
 
-/// The limit of the jobs with one key; the last job that brought it has its say.
+/// The limit of the jobs with one key. The last job that carries one sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyLimit {
     /// The key.
     pub key: LimitKey,
-    /// How many may run at once; 0 stops the key.
+    /// Jobs that run at a time; 0 stops the key.
     pub concurrency: Option<u32>,
-    /// How many may start, all at once if they like.
+    /// Jobs that start in a period, possibly all at once.
     pub rate: Option<Rate>,
-    /// How many may start, evenly spaced.
+    /// Jobs that start in a period, evenly spaced.
     pub throttle: Option<Rate>,
 }
 
 impl KeyLimit {
-    /// As the scripts read it: five numbers, `-1` or `0` for none.
+    /// The limit as the scripts read it: five numbers, `-1` or `0` for no limit.
     #[must_use]
     pub fn encode(&self) -> String {
         let rate =
             |rate: Option<Rate>| rate.map_or("0 0".to_owned(), |rate| format!("{} {}", rate.limit, rate.period_ms));
-        let concurrency = self.concurrency.map_or("-1".to_owned(), |most| most.to_string());
+        let concurrency = self.concurrency.map_or("-1".to_owned(), |max| max.to_string());
         format!("{concurrency} {} {}", rate(self.rate), rate(self.throttle))
     }
 
-    /// As a record has it: the key, a space, and the limit as the scripts read it.
+    /// The field of a record: the key, a space, and the limit as the scripts read it.
     #[must_use]
     pub fn to_field(&self) -> String {
         format!("{} {}", self.key, self.encode())
     }
 
-    /// The key, and the limit as the scripts read it, in the field of a record.
+    /// Splits the field of a record into the key and the limit as the scripts read it.
     ///
     /// # Errors
-    /// What stands where the key should is none.
+    /// The field has no valid key.
     pub fn split_field(field: &str) -> Result<(LimitKey, &str), NameError> {
         let (key, limit) = field.split_once(' ').unwrap_or((field, ""));
         Ok((key.parse()?, limit))
@@ -64,7 +64,7 @@ impl KeyLimit {
 }
 
 impl JobLimit {
-    /// The limit of a key, if it is one.
+    /// The limit, if it is one of a key.
     #[must_use]
     pub fn key_limit(&self) -> Option<&KeyLimit> {
         match self {
@@ -76,7 +76,7 @@ impl JobLimit {
     /// Reads a job's `rate_limit`.
     ///
     /// # Errors
-    /// What is wrong with it, and what is allowed.
+    /// The message says what is wrong and what is allowed.
     pub fn parse(raw: &RawValue) -> Result<Self, String> {
         let object = parse_members(
             raw,
@@ -119,7 +119,7 @@ impl JobLimit {
 /// Reads `{"limit": 100, "period": "PT1M"}`.
 ///
 /// # Errors
-/// What is wrong with it, and what is allowed.
+/// The message says what is wrong and what is allowed.
 pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
     let object = parse_members(raw, name, &["limit", "period"])?;
     let refused = |member: &str, allowed: &str| {
@@ -139,10 +139,10 @@ pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
     })
 }
 
-/// Reads how many may run at once.
+/// Reads how many jobs may run at a time.
 ///
 /// # Errors
-/// What is allowed.
+/// The message says what is allowed.
 pub fn parse_concurrency(raw: &RawValue, name: &str) -> Result<u32, String> {
     let number = raw.get().parse().ok().filter(|number| *number <= MAX_LIMIT);
     number.ok_or_else(|| format!("{name} must be an integer from 0 to {MAX_LIMIT}, got {}", quoted(raw.get())))

@@ -1,7 +1,7 @@
-//! What a job is: its states, its retry policy, how it is asked for, stored and shown.
+//! Jobs: states, retry policy, enqueue request, stored form and view.
 //!
-//! Pure code, without Redis and without a clock of its own. The store (`store::jobs`) moves jobs about and
-//! asks this module what should happen.
+//! Pure code, without Redis and without a clock. The store (`store::jobs`) stores jobs and asks this module what
+//! happens next.
 
 pub mod envelope;
 pub mod history;

@@ -15,7 +15,7 @@ use common::{
     time::{self, Millis},
 };
 
-/// The queue of a job that names none.
+/// The queue of a job without one.
 pub const DEFAULT_QUEUE: &str = "default";
 /// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
 pub const MAX_TIMEOUT_MS: u64 = 7 * 86_400_000;
@@ -29,7 +29,7 @@ pub(super) const OPTION_NAMES: [&str; 17] = [
     "timeout_ms",
     "visibility_timeout_ms",
     "total_timeout_ms",
-    // The same in seconds, as the core specification has them
+    // The same options in seconds, as the core specification names them
     "timeout",
     "visibility_timeout",
     "total_timeout",
@@ -41,7 +41,7 @@ pub(super) const OPTION_NAMES: [&str; 17] = [
     "metadata",
 ];
 
-/// The options of a request, wherever they stand.
+/// The options of a request, from either place.
 pub(super) struct EnqueueOptions<'a> {
     nested: Option<Object<'a>>,
     body: &'a Object<'a>,
@@ -87,7 +87,7 @@ impl<'a> EnqueueOptions<'a> {
         time::parse_time(&parse_text(raw, name)?, now).map(Some).map_err(|error| invalid(format!("{name} {error}")))
     }
 
-    /// The start time: none when it has passed already, as if it had not been given.
+    /// The start time; none if it has passed, as if it were not set.
     pub(super) fn write_start(&self, envelope: &mut ObjectWriter, now: Millis) -> Result<Option<Millis>, RequestError> {
         let (until, at) = (self.time("delay_until", now)?, self.time("scheduled_at", now)?);
         if until.is_some() && at.is_some() {
@@ -99,7 +99,8 @@ impl<'a> EnqueueOptions<'a> {
         }))
     }
 
-    /// A length of time: in milliseconds by that name, or in seconds by the name without `_ms`. Both are shown as given.
+    /// A duration: in milliseconds by this name, or in seconds by the name without `_ms`. The view shows the member as
+    /// sent.
     pub(super) fn write_timeout(&self, envelope: &mut ObjectWriter, name: &str) -> Result<Option<u64>, RequestError> {
         let in_seconds = name.strip_suffix("_ms").unwrap_or(name);
         let (raw, given_as, unit, ms_per_unit) = match (self.get(name), self.get(in_seconds)) {
@@ -110,10 +111,10 @@ impl<'a> EnqueueOptions<'a> {
             (Some(raw), None) => (raw, name, "milliseconds", 1),
             (None, Some(raw)) => (raw, in_seconds, "seconds", 1000),
         };
-        let most = MAX_TIMEOUT_MS / ms_per_unit;
-        let limit = raw.get().parse().ok().filter(|length| (1..=most).contains(length));
+        let max = MAX_TIMEOUT_MS / ms_per_unit;
+        let limit = raw.get().parse().ok().filter(|length| (1..=max).contains(length));
         let limit: u64 = limit.ok_or_else(|| {
-            invalid(format!("{given_as} must be an integer of {unit} from 1 to {most}, got {}", quoted(raw.get())))
+            invalid(format!("{given_as} must be an integer of {unit} from 1 to {max}, got {}", quoted(raw.get())))
         })?;
         let ms = limit * ms_per_unit;
         if given_as != name {
@@ -142,7 +143,7 @@ impl<'a> EnqueueOptions<'a> {
         Ok(Some(unique))
     }
 
-    /// What is checked and kept, and what of it is asked again and again.
+    /// The checked options to store, and the traits that are read often.
     pub(super) fn write_rest(
         &self,
         envelope: &mut ObjectWriter,

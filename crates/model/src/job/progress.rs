@@ -1,4 +1,4 @@
-//! How far an attempt has come, as it is kept and shown.
+//! Progress of an attempt, as it is stored and shown.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,27 +11,27 @@ use common::{
 /// Largest data of a report, in bytes of JSON.
 pub const MAX_DATA_BYTES: usize = 4096;
 
-/// A report of an attempt.
+/// A progress report of an attempt.
 #[derive(Debug, Clone, Default)]
 pub struct JobProgress {
     /// From 0 to 1.
     number: Option<f64>,
-    /// Whatever the handler wants people to see: a JSON object.
+    /// Data for people from the handler: a JSON object.
     data: Option<Box<RawValue>>,
 }
 
-/// A report that is none.
+/// Why a report is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgressError {
     /// Neither a number nor data.
     #[error("progress (a number from 0 to 1) or data (a JSON object) is required")]
     Empty,
-    /// Data that is no object, or too large.
+    /// Data that is not an object, or too large.
     #[error("data must be a JSON object of at most {MAX_DATA_BYTES} bytes, got {0} bytes")]
     Data(usize),
 }
 
-/// What was kept of the report before.
+/// The stored parts of the previous report.
 #[derive(Deserialize, Default)]
 struct StoredProgress {
     progress: Option<f64>,
@@ -39,10 +39,10 @@ struct StoredProgress {
 }
 
 impl JobProgress {
-    /// Checks a report. A number outside of 0 to 1 is taken for the nearest that is inside.
+    /// Checks a report. A number below 0 counts as 0, one above 1 as 1.
     ///
     /// # Errors
-    /// There is nothing in it, or its data cannot be kept.
+    /// The report is empty, or its data cannot be stored.
     pub fn new(number: Option<f64>, data: Option<&RawValue>) -> Result<Self, ProgressError> {
         if number.is_none() && data.is_none() {
             return Err(ProgressError::Empty);
@@ -55,8 +55,8 @@ impl JobProgress {
         Ok(Self { number, data: data.map(ToOwned::to_owned) })
     }
 
-    /// The JSON object to keep, given the one that was kept before: a bar that goes backwards puzzles, so the highest
-    /// number stays, and data stays until there is other.
+    /// The JSON object to store, given the stored one. The highest number stays, so that a progress bar never goes
+    /// backwards. Data stays until new data arrives.
     #[must_use]
     pub fn merge(&self, before: Option<&str>, now: Millis) -> String {
         let before: StoredProgress = before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();

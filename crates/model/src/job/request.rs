@@ -1,6 +1,6 @@
 //! An enqueue request, checked member by member and turned into an envelope.
 //!
-//! Options may stand in `options` (the HTTP binding) or at the top level (the core specification), but not in both.
+//! Options are in `options` (the HTTP binding) or at the top level (the core specification), not in both.
 
 use std::time::Duration;
 
@@ -19,39 +19,39 @@ use common::{
     time::Millis,
 };
 
-/// A job that may be stored.
+/// A checked job, ready to store.
 #[derive(Debug, Clone)]
 pub struct NewJob {
-    /// The id that the client chose, if it chose one.
+    /// The id that the client chose, if any.
     pub id: Option<JobId>,
-    /// Where it goes.
+    /// Its queue.
     pub queue: QueueName,
-    /// Before or after the others there.
+    /// Its priority in the queue.
     pub priority: Priority,
-    /// When it may start, if that is in the future.
+    /// When it starts, if that is in the future.
     pub start_at: Option<Millis>,
     /// Whether it waits to be activated.
     pub is_pending: bool,
     /// Its uniqueness policy.
     pub unique: Option<UniquePolicy>,
-    /// Longest run of an attempt, in milliseconds.
+    /// Timeout of an attempt, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Lease of an attempt, in milliseconds, where it is not the default.
+    /// Lease of an attempt, in milliseconds, if not the default.
     pub visibility_timeout_ms: Option<u64>,
-    /// The workflow that it belongs to. Never out of a request.
+    /// The workflow that it belongs to. Requests cannot set it.
     pub workflow: Option<Membership>,
-    /// Results of the jobs before it in its workflow: a JSON array. Never out of a request.
+    /// Results of the jobs before it in its workflow: a JSON array. Requests cannot set it.
     pub parent_results: Option<String>,
-    /// How the attempts failed that were made before there was a job. Never out of a request.
+    /// Failures of attempts from before the job existed. Requests cannot set it.
     pub failures: Vec<AttemptError>,
-    /// What is stored.
+    /// The envelope to store.
     pub envelope: Envelope,
-    /// What is asked of it again and again.
+    /// The traits of the envelope that are read often.
     pub summary: EnvelopeSummary,
 }
 
 impl NewJob {
-    /// Whether a request says when something should happen, so that it matters which clock `now` is from.
+    /// Whether a request contains a time, so that `now` must come from Redis's clock.
     #[must_use]
     pub fn mentions_time(body: &Object<'_>) -> bool {
         EnqueueOptions::parse(body).is_ok_and(|options| {

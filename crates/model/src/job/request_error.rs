@@ -3,7 +3,7 @@
 use super::retry::RetryPolicyError;
 use common::name::NameError;
 
-/// A request that is refused; nothing was written.
+/// A refused request; nothing is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A member is missing or wrong; the message names it and says what is allowed.

@@ -7,33 +7,33 @@ use serde_json::value::RawValue;
 
 use common::{json::Object, name::quoted, time};
 
-/// No retry comes sooner, so that a policy with an interval of zero cannot make a hot loop.
+/// Shortest delay of a retry: a policy with an interval of zero must not make a hot loop.
 pub const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
-/// No retry that a handler asks for comes later: what an endpoint answers must not park a job for ever.
+/// Longest delay that a handler can ask for: the response of an endpoint must not delay a job forever.
 pub const MAX_ADVISED_DELAY: Duration = Duration::from_hours(7 * 24);
 
-/// How a job is tried again.
+/// How a job is retried.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; 0 means the same as 1.
+    /// Most attempts, including the first; 0 means the same as 1.
     pub max_attempts: u32,
     /// Delay before the first retry.
     pub initial_interval: Duration,
-    /// What it grows by.
+    /// The factor or power by which the delay grows.
     pub backoff_coefficient: f64,
-    /// How it grows.
+    /// How the delay grows.
     pub backoff_strategy: BackoffStrategy,
-    /// No delay is longer.
+    /// Longest delay.
     pub max_interval: Duration,
-    /// Multiply delays by 0.5 to 1.5.
+    /// Whether delays are multiplied by a random number from 0.5 to 1.5.
     pub jitter: bool,
-    /// Error types, or prefixes ending in `.*`, after which no attempt follows.
+    /// Error types, or prefixes ending in `.*`, that are not retried.
     pub non_retryable_errors: Vec<String>,
-    /// What becomes of a job that used up its attempts.
+    /// What happens to a job that has no attempts left.
     pub on_exhaustion: OnExhaustion,
 }
 
-/// How delays grow with the number of the retry.
+/// How the delay grows with the number of the retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackoffStrategy {
     /// `initial * coefficient^(n - 1)`
@@ -46,7 +46,7 @@ pub enum BackoffStrategy {
     Polynomial,
 }
 
-/// What becomes of a job whose attempts are used up.
+/// What happens to a job that has no attempts left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhaustion {
@@ -56,17 +56,17 @@ pub enum OnExhaustion {
     DeadLetter,
 }
 
-/// What whoever ran an attempt that failed says about another one.
+/// What the handler of a failed attempt says about a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RetryAdvice {
     /// Nothing: the job's policy decides.
     #[default]
     ByPolicy,
-    /// If the policy allows another attempt, then after this long instead of the policy's delay.
+    /// If the policy allows a retry, it comes after this delay instead of the policy's.
     After(Duration),
-    /// Another attempt would fail too.
+    /// A retry would fail too: discard the job.
     Never,
-    /// The same, and nobody needs to look at it: it does not become a dead letter.
+    /// Discard the job without a dead letter: nobody needs to look at it.
     Discard,
 }
 
@@ -75,9 +75,9 @@ pub enum RetryAdvice {
 pub enum RetryDecision {
     /// Another attempt after this delay.
     Retry(Duration),
-    /// No other attempt; `dead_letter` says whether the job is listed.
+    /// No retry; `dead_letter` says whether the job becomes a dead letter.
     Discard {
-        /// List it among the dead letters.
+        /// Whether the job becomes a dead letter.
         dead_letter: bool,
     },
 }
@@ -109,13 +109,13 @@ impl Default for RetryPolicy {
 static DEFAULT_POLICY: LazyLock<RetryPolicy> = LazyLock::new(RetryPolicy::default);
 
 impl RetryPolicy {
-    /// The policy of jobs that bring none.
+    /// The policy of jobs without one.
     #[must_use]
     pub fn standard() -> &'static Self {
         &DEFAULT_POLICY
     }
 
-    /// Reads a policy; fields that are not given have the default.
+    /// Reads a policy; absent fields have the default.
     ///
     /// # Errors
     /// The first field that is wrong.
@@ -160,7 +160,7 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// What follows a failure, given how many failed before this one and a number of 0 to 1 for the jitter.
+    /// What follows a failure, given the number of earlier failures and a number from 0 to 1 for the jitter.
     #[must_use]
     pub fn after_failure(
         &self,

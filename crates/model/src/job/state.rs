@@ -1,4 +1,4 @@
-//! The eight states of the Open Job Spec and the only ways between them.
+//! The eight states of the Open Job Spec and the transitions between them.
 //!
 //! ```text
 //! pending ──activate──▶ available ◀──due── scheduled
@@ -15,65 +15,65 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a job is in its life.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// Staged; waits to be activated.
+    /// Waits to be activated.
     Pending,
     /// Waits for its start time.
     Scheduled,
     /// Waits for a worker.
     Available,
-    /// One worker has it.
+    /// A worker runs it.
     Active,
-    /// Ended well.
+    /// Succeeded.
     Completed,
     /// Failed, and waits for its next attempt.
     Retryable,
-    /// Ended by request.
+    /// Cancelled by request.
     Cancelled,
-    /// Ended badly: attempts used up, not to be retried, or expired.
+    /// Failed for good: no attempts left, an error that is not retried, or expired.
     Discarded,
 }
 
-/// What can happen to a job.
+/// An event that changes the state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobTransition {
-    /// A pending job is let go.
+    /// A pending job is activated.
     Activate,
-    /// Its start or retry time has come.
+    /// Its start or retry time is reached.
     Due,
-    /// A worker takes it.
+    /// A worker claims it.
     Claim,
     /// The attempt succeeded.
     Succeed,
-    /// The attempt failed and another follows.
+    /// The attempt failed and the job is retried.
     Retry,
-    /// The attempt failed and none follows.
+    /// The attempt failed and the job is not retried.
     Discard,
-    /// The attempt was given up without an outcome: handed back, or its lease ran out.
+    /// The attempt ended without an outcome: the job was released, or its lease expired.
     Release,
-    /// Somebody called it off.
+    /// A client cancelled it.
     Cancel,
-    /// It was not started in time.
+    /// It did not start before it expired.
     Expire,
-    /// A dead letter is tried again.
+    /// A dead letter becomes available again.
     Redrive,
 }
 
-/// A change of state that does not exist.
+/// A transition that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a job that is {state} cannot be {}", transition.participle())]
 pub struct InvalidTransition {
     /// The state the job is in.
     pub state: JobState,
-    /// What was asked for.
+    /// The event.
     pub transition: JobTransition,
 }
 
 impl JobState {
-    /// All eight.
+    /// All eight states.
     pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::Scheduled,
@@ -88,7 +88,7 @@ impl JobState {
     /// The state after an event.
     ///
     /// # Errors
-    /// The event cannot happen in this state; nothing changes.
+    /// The event is not possible in this state; nothing changes.
     pub fn after(self, event: JobTransition) -> Result<Self, InvalidTransition> {
         use JobState::{Active, Available, Cancelled, Completed, Discarded, Pending, Retryable, Scheduled};
         match (self, event) {
@@ -104,7 +104,7 @@ impl JobState {
         }
     }
 
-    /// Completed, cancelled and discarded jobs are over.
+    /// Whether the job is finished: completed, cancelled or discarded.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Cancelled | Self::Discarded)
@@ -125,7 +125,7 @@ impl JobState {
         }
     }
 
-    /// The state of that name.
+    /// The state with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)

@@ -1,7 +1,7 @@
-//! Unique jobs of the Open Job Spec: which jobs count as the same, and what happens to the second one.
+//! Unique jobs of the Open Job Spec: which jobs are duplicates, and what happens to the second one.
 //!
-//! Two jobs of a queue are the same when their fingerprints are: SHA-256 over the canonical JSON (RFC 8785) of the
-//! chosen dimensions. The type is always one of them, and the queue is the scope.
+//! Two jobs of a queue are duplicates if their fingerprints are equal: SHA-256 over the canonical JSON (RFC 8785) of
+//! the chosen dimensions. The type is always one of them, and the queue is the scope.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -16,39 +16,39 @@ use common::{
     time,
 };
 
-/// The states in which an older job stands in the way when the policy names none.
+/// The states in which an older job conflicts if the policy names none.
 const DEFAULT_STATES: [JobState; 5] =
     [JobState::Available, JobState::Active, JobState::Scheduled, JobState::Retryable, JobState::Pending];
 /// Names in `args_keys` and `meta_keys`.
 const MAX_KEYS: usize = 50;
 
-/// A checked policy, worked out for one job.
+/// A checked policy, applied to one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UniquePolicy {
-    /// What is the same in jobs that are the same: 64 hex digits.
+    /// The fingerprint: 64 hex digits.
     pub fingerprint: String,
-    /// How long after the older job was made it stands in the way; none for as long as its state does.
+    /// How long the older job conflicts after its creation; none for as long as its state is one of `states`.
     pub period: Option<Duration>,
-    /// In which states the older job stands in the way.
+    /// The states in which the older job conflicts.
     pub states: Vec<JobState>,
-    /// What happens then.
+    /// What happens to the new job on a conflict.
     pub on_conflict: OnConflict,
 }
 
-/// What happens to a job when an older one is the same.
+/// What happens to a job that duplicates an older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnConflict {
-    /// It is refused.
+    /// The new job is refused.
     Reject,
-    /// The answer is the older job.
+    /// The response is the older job.
     Ignore,
-    /// The older job is cancelled, unless it runs: then the new one is refused.
+    /// The older job is cancelled. If it runs, the new one is refused instead.
     Replace,
-    /// The same, and the new job starts when the older one would have.
+    /// As `Replace`, and the new job starts at the time of the older one.
     ReplaceExceptSchedule,
 }
 
-/// The parts of a job that a policy can look at.
+/// The parts of a job that a policy can compare.
 #[derive(Debug, Clone, Copy)]
 pub struct UniqueDimensions<'a> {
     /// The job's type.
@@ -65,7 +65,7 @@ impl UniquePolicy {
     /// Reads a policy.
     ///
     /// # Errors
-    /// What is wrong with it, and what is allowed.
+    /// The message says what is wrong and what is allowed.
     pub fn parse(raw: &RawValue, job: UniqueDimensions<'_>) -> Result<Self, String> {
         let policy: Object = serde_json::from_str(raw.get())
             .map_err(|_| format!("unique must be a JSON object, got {}", quoted(raw.get())))?;
@@ -198,7 +198,7 @@ fn canonical_number(text: &str) -> String {
     let is_integer = !text.contains(['.', 'e', 'E']);
     match text.parse::<f64>() {
         _ if is_integer && text != "-0" => text.to_owned(),
-        // 1.0 and 1e0 are 1; beyond 2^53 a float cannot tell neighbours apart, so the text decides
+        // 1.0 and 1e0 are 1. Beyond 2^53 floats are not exact, so the text decides
         Ok(number) if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
             format!("{number:.0}").replace("-0", "0")
         }

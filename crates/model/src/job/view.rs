@@ -1,4 +1,4 @@
-//! A job as clients see it: what Galley manages, then the envelope, in one JSON object.
+//! A job as clients see it: the members that Galley manages, then the envelope, in one JSON object.
 
 use super::{envelope::Envelope, history::JobHistory, state::JobState};
 use crate::workflow::Membership;
@@ -9,7 +9,7 @@ use common::{
     time::{self, Millis},
 };
 
-/// Everything there is to show of a job.
+/// All members of a job's view.
 #[derive(Debug)]
 pub struct JobView<'a> {
     /// Its id.
@@ -18,25 +18,25 @@ pub struct JobView<'a> {
     pub state: JobState,
     /// Its queue.
     pub queue: &'a QueueName,
-    /// Its priority there.
+    /// Its priority in the queue.
     pub priority: Priority,
-    /// What the client asked for.
+    /// The envelope that the client sent.
     pub envelope: &'a Envelope,
-    /// What it has been through.
+    /// Its attempts and failures.
     pub history: &'a JobHistory,
-    /// The attempt that runs or ran last; 0 before the first.
+    /// The current or last attempt; 0 before the first.
     pub attempt: u32,
-    /// Attempts in all.
+    /// Most attempts.
     pub max_attempts: u32,
     /// When it became available.
     pub enqueued_at: Option<Millis>,
-    /// When the current or last attempt began.
+    /// When the current or last attempt started.
     pub started_at: Option<Millis>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<Millis>,
-    /// When it ended, for terminal states.
+    /// When it finished, for terminal states.
     pub ended_at: Option<Millis>,
-    /// Whether an ended job ran to its end: an expired job has no `completed_at`.
+    /// Whether a finished job ran to its end: an expired job has no `completed_at`.
     pub has_run: bool,
     /// The result, as JSON.
     pub result: Option<&'a str>,
@@ -44,16 +44,16 @@ pub struct JobView<'a> {
     pub workflow: Option<Membership>,
     /// Results of the jobs before it in its workflow, as JSON.
     pub parent_results: Option<&'a str>,
-    /// Who has it.
+    /// The worker that runs it.
     pub worker_id: Option<&'a str>,
-    /// How far the attempt has come: a JSON object of members to show.
+    /// Progress of the attempt: a JSON object of members to show.
     pub progress: Option<&'a str>,
-    /// The fencing token, shown only to who fetched the job.
+    /// The fencing token, shown only to the worker that claimed the job.
     pub token: Option<&'a str>,
 }
 
 impl<'a> JobView<'a> {
-    /// A view with what every job has; the rest is absent.
+    /// A view with the members that every job has; the others are absent.
     #[must_use]
     pub fn new(
         id: JobId,
@@ -148,7 +148,7 @@ impl<'a> JobView<'a> {
         }
     }
 
-    /// `error` is the failure a job has not got over yet; `errors` is all of them.
+    /// `error` is the last failure of a job that has not succeeded since; `errors` is all failures.
     fn write_errors(&self, out: &mut ObjectWriter) {
         let Some(last) = self.history.errors.last() else { return };
         if self.state != JobState::Completed

@@ -1,5 +1,5 @@
-//! `CloudEvents` 1.0 over HTTP. In binary mode attributes are headers `ce-...` and the body is the data; in structured mode
-//! the body is the whole event as JSON. Both are checked here; what was sent as body stays the body.
+//! `CloudEvents` 1.0 over HTTP. In binary mode attributes are headers `ce-...` and the body is the data. In structured
+//! mode the body is the whole event as JSON. Both are checked here; the body stays as it was sent.
 
 use std::borrow::Cow;
 
@@ -15,33 +15,33 @@ use common::{
 
 /// The media type of one event in structured mode.
 pub const STRUCTURED_MEDIA_TYPE: &str = "application/cloudevents+json";
-/// The media type of several.
+/// The media type of several events.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
-/// What the headers of binary mode begin with.
+/// The prefix of the headers of binary mode.
 const HEADER_PREFIX: &str = "ce-";
 const REQUIRED_ATTRIBUTES: [&str; 4] = ["specversion", "id", "source", "type"];
 /// Attributes of one event.
 const MAX_ATTRIBUTES: usize = 64;
-/// Longest name of an attribute: the specification says 20, others are more generous.
+/// Longest name of an attribute. The specification says 20, but other implementations allow more.
 const MAX_ATTRIBUTE_NAME_LENGTH: usize = 64;
 
-/// Whether a media type belongs to `CloudEvents`: then it is one of those above, or not known here.
+/// Whether a media type belongs to `CloudEvents`, also one that is not supported.
 #[must_use]
 pub fn is_cloud_events(essence: &str) -> bool {
     let prefix = "application/cloudevents";
     essence.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Whether a header is an attribute of binary mode, or is meant to be.
+/// Whether a header is an attribute of binary mode, valid or not.
 #[must_use]
 pub fn is_attribute_header(header: &str) -> bool {
     header.starts_with(HEADER_PREFIX)
 }
 
-/// The attributes that headers give, as JSON; none if there are no such headers.
+/// The attributes in headers, as JSON; none if there are no such headers.
 ///
 /// # Errors
-/// They are not those of an event of version 1.0.
+/// They are not the attributes of an event of version 1.0.
 pub fn attributes_from_headers<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<Option<String>, MessageError> {
@@ -83,7 +83,7 @@ pub fn attributes_from_headers<'a>(
     check_size(attributes.finish()).map(Some)
 }
 
-/// A value of a header: quotes around it and percent-encoding are undone.
+/// The value of a header without quotes and percent-encoding.
 fn decode_header_value(value: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(value).ok()?.trim();
     if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
@@ -103,7 +103,7 @@ fn unescape(text: &str) -> String {
     plain
 }
 
-/// An event in structured mode: the body as it came, and the attributes in it.
+/// An event in structured mode: the body as it was sent, and its attributes.
 ///
 /// # Errors
 /// It is not an event of version 1.0.
@@ -158,7 +158,7 @@ fn parse_string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// The attributes that the specification itself defines are all text.
+/// The attributes that the specification defines are all text.
 fn is_text_attribute(name: &str) -> bool {
     REQUIRED_ATTRIBUTES.contains(&name) || ["datacontenttype", "dataschema", "subject", "time"].contains(&name)
 }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     const GOOD: [(&str, &str); 4] =
-        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/kitchen"), ("ce-type", "dish.ready")];
+        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/orders"), ("ce-type", "dish.ready")];
 
     #[test]
     fn binary_mode_has_its_attributes_in_headers() {
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(
             binary(&headers).expect("an event").as_deref(),
             Some(
-                r#"{"specversion":"1.0","id":"1","source":"/kitchen","type":"dish.ready","subject":"饭 \"a\"","x1":"a \"b"}"#
+                r#"{"specversion":"1.0","id":"1","source":"/orders","type":"dish.ready","subject":"饭 \"a\"","x1":"a \"b"}"#
             )
         );
         assert_eq!(binary(&[("content-type", "text/plain")]), Ok(None));

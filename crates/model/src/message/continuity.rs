@@ -1,17 +1,17 @@
-//! Whether anything is missing behind a position, from what the history shows around it. Pure: what is told to readers
-//! rests on this.
+//! Whether messages are missing after a position, judged by the history around it. Pure: the gaps that readers see
+//! follow from it.
 
 use super::Position;
 use common::json::ObjectWriter;
 
-/// Messages that are missing: they are not kept any more, or Redis has lost them.
+/// Missing messages: they are no longer kept, or Redis lost them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// The last position before them.
+    /// The last position before the gap.
     pub from: Position,
-    /// The first one behind them, if there is one yet.
+    /// The first position after the gap, if there is one yet.
     pub to: Option<Position>,
-    /// How many there are, if that can be known.
+    /// The number of missing messages, if it is known.
     pub count: Option<u64>,
 }
 
@@ -24,7 +24,7 @@ impl Gap {
         json.finish()
     }
 
-    /// Its members.
+    /// The members of the gap's JSON.
     pub fn write(&self, json: &mut ObjectWriter) {
         json.text("from", &self.from.to_string());
         match self.to {
@@ -38,32 +38,32 @@ impl Gap {
     }
 }
 
-/// What the history shows around a position.
+/// The history around a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryNeighbors {
-    /// The position itself is kept.
+    /// Whether the position itself is kept.
     pub is_retained: bool,
-    /// The newest that is kept before it.
+    /// The newest kept position before it.
     pub before: Option<Position>,
-    /// The oldest that is kept behind it.
+    /// The oldest kept position after it.
     pub next: Option<Position>,
-    /// The newest there ever was; none if there is no history.
+    /// The newest position ever; none if there is no history.
     pub head: Option<Position>,
 }
 
-/// What that means.
+/// Whether messages are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Continuity {
     /// Nothing is missing.
     Contiguous,
-    /// Something is missing, or may be.
+    /// Messages are missing, or may be.
     Gap(Gap),
-    /// The position is not one of this history: of another channel, or of messages that Redis has lost without a trace.
+    /// The position is not of this history: it is of another channel, or Redis lost the messages without a trace.
     Unknown,
 }
 
-/// Whether anything is missing behind a position. Behind [`Position::START`] the count is of the epoch that is kept: of one
-/// before it nothing shows how much there was.
+/// Whether messages are missing after a position. After [`Position::START`] only the kept epoch is counted: nothing
+/// says how many messages an earlier one had.
 #[must_use]
 pub fn check_continuity(after: Position, around: HistoryNeighbors) -> Continuity {
     let gap = |count| Continuity::Gap(Gap { from: after, to: around.next, count });
@@ -74,17 +74,17 @@ pub fn check_continuity(after: Position, around: HistoryNeighbors) -> Continuity
         return if after == Position::START { Continuity::Contiguous } else { gap(None) };
     };
     if after == Position::START {
-        // An epoch begins with 0, so the first one that is kept says how many were in front of it
+        // An epoch starts with 0, so the first kept sequence is the number of messages before it
         let missing = around.next.map_or(head.sequence.saturating_add(1), |next| next.sequence);
         return if missing == 0 { Continuity::Contiguous } else { gap(Some(missing)) };
     }
     match (around.before, around.next) {
-        // All of it was trimmed, and the newest was this one
+        // The history was trimmed completely, and this was its newest message
         (_, None) if after == head => Continuity::Contiguous,
         (_, None) if after < head => gap((after.epoch == head.epoch).then(|| head.sequence - after.sequence)),
         (_, None) => Continuity::Unknown,
         (None, Some(next)) => gap((after.epoch == next.epoch).then(|| next.sequence - after.sequence - 1)),
-        // Beyond the end of its epoch as it is kept: Redis came back with less
+        // Beyond the end of its epoch as it is kept: Redis lost messages
         (Some(before), Some(next)) if before.epoch == after.epoch => {
             gap((after.epoch == next.epoch).then(|| next.sequence - after.sequence - 1))
         }
@@ -92,8 +92,8 @@ pub fn check_continuity(after: Position, around: HistoryNeighbors) -> Continuity
     }
 }
 
-/// Where to go on from a position behind which something is missing or that is not known: nothing that is kept and later
-/// is left out, and what is earlier does not come again.
+/// Where to continue if messages are missing or the position is unknown: no later message that is kept is left out, and
+/// no earlier one is sent again.
 #[must_use]
 pub fn resume_from(after: Position, around: HistoryNeighbors) -> Position {
     if around.is_retained {

@@ -1,4 +1,4 @@
-//! One message of many in a request: `{"data": ..., "content_type": ...}` or `{"data_base64": ...}`, as the history shows
+//! One message of a batch request: `{"data": ..., "content_type": ...}` or `{"data_base64": ...}`, as the history shows
 //! messages, or a `CloudEvent`.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use common::{
 /// Reads one message of a batch.
 ///
 /// # Errors
-/// It has another shape; the text says which is allowed.
+/// It has another shape. The text says what is allowed.
 pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
     let members: Object =
         json::parse(item.get().as_bytes(), depth_limit).map_err(|error| MessageError::invalid(error.to_string()))?;
@@ -27,7 +27,7 @@ pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, Mess
     }
     let content_type = members.get("content_type").map(parse_text).transpose()?;
     content_type.as_deref().map_or(Ok(()), check_content_type)?;
-    // Where the data is, null counts as data: it is JSON
+    // A null in `data` is data: it is JSON
     let data = members.iter().find(|(name, _)| *name == "data").map(|(_, value)| value);
     let (body, implied) = match (data, members.get("data_base64")) {
         (Some(data), None) => body_from_json(data, content_type.as_deref())?,
@@ -46,7 +46,7 @@ pub fn parse_event(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>
     cloud_event::parse_structured(item.get().as_bytes(), depth_limit)
 }
 
-/// A string is text, unless it is said to be JSON; anything else is JSON.
+/// A string is text, unless the content type is JSON. Anything else is JSON.
 fn body_from_json<'a>(
     data: &'a RawValue,
     content_type: Option<&str>,

@@ -1,15 +1,15 @@
-//! What a message is: bytes, perhaps with a content type, perhaps a `CloudEvent`. Pure: no IO.
+//! Messages: bytes, with an optional content type, or a `CloudEvent`. Pure: no IO.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`Position`] | where a message is in the history of its channel |
-//! | [`cloud_event`] | `CloudEvents` 1.0 in the modes that HTTP knows |
-//! | [`Stored`] | a message as it is kept, and as clients see it |
-//! | [`continuity`] | whether anything is missing behind a position |
-//! | [`ChannelPattern`], [`Resume`] | several channels in one stream, and where it is in all of them |
-//! | [`item`] | one of many in a request |
+//! | [`Position`] | the position of a message in the history of its channel |
+//! | [`cloud_event`] | `CloudEvents` 1.0 in the modes of HTTP |
+//! | [`StoredMessage`] | a message as it is stored, and as clients see it |
+//! | [`continuity`] | whether messages are missing after a position |
+//! | [`ResumeToken`] | the positions of a stream of several channels |
+//! | [`item`] | one message of a batch request |
 //!
-//! Invariant: a body is never decoded and encoded again. What subscribers get is what was sent.
+//! Invariant: a body is never decoded and encoded again. Subscribers get the bytes that were sent.
 
 pub mod cloud_event;
 pub mod continuity;
@@ -33,26 +33,26 @@ pub const MAX_ATTRIBUTES_BYTES: usize = 16_384;
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMessage<'a> {
-    /// What subscribers get.
+    /// The body.
     pub body: Cow<'a, [u8]>,
-    /// What the body is, if that was said.
+    /// The content type, if one was sent.
     pub content_type: Option<Cow<'a, str>>,
     /// The context attributes of a `CloudEvent`: a JSON object.
     pub attributes: Option<String>,
 }
 
 impl<'a> NewMessage<'a> {
-    /// Bytes of which nothing else is known.
+    /// A body without a content type.
     #[must_use]
     pub fn plain(body: &'a [u8]) -> Self {
         Self { body: Cow::Borrowed(body), content_type: None, attributes: None }
     }
 }
 
-/// A message that cannot be published.
+/// Why a message cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// Something in it is not allowed; the text says what is.
+    /// Something in it is not allowed. The text says what is allowed.
     #[error("{0}")]
     Invalid(String),
     /// It is longer than a message may be.
@@ -61,7 +61,7 @@ pub enum MessageError {
         /// Bytes allowed.
         limit: usize,
     },
-    /// An encoding of `CloudEvents` that is not known here.
+    /// An unknown encoding of `CloudEvents`.
     #[error("{0}")]
     Unsupported(String),
 }
@@ -72,7 +72,7 @@ impl MessageError {
     }
 }
 
-/// Refuses a content type that could not be kept or would break a header or a log line.
+/// Refuses a content type that cannot be stored or would break a header or a log line.
 ///
 /// # Errors
 /// It is empty, too long or not printable ASCII.

@@ -1,8 +1,8 @@
-//! Where a message is in the history of its channel: `<epoch>-<sequence>`.
+//! The position of a message in the history of its channel: `<epoch>-<sequence>`.
 //!
-//! The messages of an epoch are numbered without gaps from 0, so whoever knows a position sees whether the next one
-//! follows it. An epoch is a moment in milliseconds; a later one begins when the history began anew, or when Redis may have
-//! lost some of it.
+//! The messages of an epoch have consecutive numbers from 0, so a reader sees whether a message is missing after a
+//! position. An epoch is a time in milliseconds. A new epoch starts with a new history, or when Redis may have lost
+//! messages.
 
 use std::{fmt, str::FromStr};
 
@@ -14,7 +14,7 @@ use common::name::NameError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Position {
-    /// When the numbering began, in milliseconds since 1970.
+    /// When the epoch started, in milliseconds since 1970.
     pub epoch: u64,
     /// The number in its epoch, from 0.
     pub sequence: u64,
@@ -24,7 +24,7 @@ impl Position {
     /// Before every message: `0-0`.
     pub const START: Self = Self { epoch: 0, sequence: 0 };
 
-    /// The position of the message behind this one in the same epoch.
+    /// The position of the next message in the same epoch.
     #[must_use]
     pub fn next(self) -> Self {
         Self { sequence: self.sequence.saturating_add(1), ..self }

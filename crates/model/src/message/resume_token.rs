@@ -1,6 +1,7 @@
-//! Where a stream of several channels is, as one opaque id: a tilde, then 18 bytes for each channel in base64url.
+//! The positions of a stream of several channels as one opaque id: a tilde, then 18 bytes for each channel in
+//! base64url.
 //!
-//! A channel is known by a hash of its name, so that an id of a hundred channels still fits in a header.
+//! A hash of its name stands for a channel, so that an id of a hundred channels still fits into a header.
 
 use std::str::FromStr;
 
@@ -9,7 +10,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use super::Position;
 use common::name::{ChannelName, NameError};
 
-/// What tells such an id from a position.
+/// The first character, which no position has.
 const TOKEN_PREFIX: char = '~';
 /// Bytes of each of the three numbers of a channel.
 const NUMBER_BYTES: usize = 6;
@@ -21,20 +22,20 @@ const MAX_CHANNELS: usize = 1000;
 pub struct ResumeToken(Vec<(u64, Position)>);
 
 impl ResumeToken {
-    /// The position in a channel, if it was among them.
+    /// The position in a channel, if the token has one.
     #[must_use]
     pub fn position(&self, channel: &ChannelName) -> Option<Position> {
         let hash = hash_channel(channel);
         self.0.iter().find(|(known, _)| *known == hash).map(|(_, position)| *position)
     }
 
-    /// Whether it is of none of these channels, though it is of some.
+    /// Whether the token has positions, but none of these channels.
     #[must_use]
     pub fn has_only_other_channels(&self, channels: &[ChannelName]) -> bool {
         !self.0.is_empty() && !channels.is_empty() && channels.iter().all(|channel| self.position(channel).is_none())
     }
 
-    /// The id of these positions, and of others in channels that are not among them.
+    /// The id of these positions, and of the others in channels that these lack.
     #[must_use]
     pub fn encode<'a>(
         positions: impl Iterator<Item = (&'a ChannelName, &'a Position)>,

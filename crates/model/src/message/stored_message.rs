@@ -1,4 +1,4 @@
-//! A message as it is kept, and as clients see it.
+//! A message as it is stored, and as clients see it.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::value::RawValue;
@@ -10,21 +10,21 @@ use common::{
     time::{self, Millis},
 };
 
-/// Levels of JSON that are shown as JSON; what is deeper, which many readers of JSON refuse, is shown as text.
+/// Deepest JSON that is shown as JSON. Deeper JSON, which many parsers refuse, is shown as text.
 const DEPTH_LIMIT: usize = 64;
 
-/// A message with its place in the history.
+/// A message with its position in the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
-    /// Where it is; also its id.
+    /// Its position, which is also its id.
     pub position: Position,
     /// When it was published, in milliseconds.
     pub published_at: Millis,
-    /// What it is, if that was said.
+    /// The content type, if one was sent.
     pub content_type: Option<String>,
     /// The context attributes of a `CloudEvent`: a JSON object.
     pub attributes: Option<String>,
-    /// Its bytes.
+    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ impl StoredMessage {
     }
 }
 
-/// A message that somebody published with plain Redis, as clients see it: it has no position, and is not kept.
+/// A message published with plain Redis, as clients see it. It has no position and is not stored.
 #[must_use]
 pub fn plain_to_json(channel: &ChannelName, body: &[u8], at: Millis) -> String {
     let mut json = ObjectWriter::with_capacity(body.len() + 128);
@@ -70,7 +70,7 @@ fn write_content(json: &mut ObjectWriter, content_type: Option<&str>, attributes
     if let Some(content_type) = content_type {
         json.text("content_type", content_type);
     }
-    // What somebody else wrote into the history must not break what is around it
+    // Attributes that another program wrote into the history must not break the JSON around them
     if let Some(attributes) = attributes.filter(|text| json::parse::<&RawValue>(text.as_bytes(), DEPTH_LIMIT).is_ok()) {
         json.raw("attributes", attributes);
     }
@@ -83,7 +83,7 @@ fn write_content(json: &mut ObjectWriter, content_type: Option<&str>, attributes
     };
 }
 
-/// Ends of lines in JSON are space between its parts, but in an event stream the end of a field.
+/// A line break is white space in JSON, but ends a field of an event stream.
 fn join_lines(json: String) -> String {
     if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], " ") } else { json }
 }

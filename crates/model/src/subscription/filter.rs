@@ -1,5 +1,5 @@
-//! Which messages a subscription wants: conditions on the attributes of `CloudEvents` and on values in JSON data, all of which
-//! must hold.
+//! Which messages a subscription delivers: conditions on the attributes of `CloudEvents` and on values in JSON data,
+//! all of which must match.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +9,28 @@ use serde_json::Value;
 use crate::message::{StoredMessage, cloud_event, essence, is_json};
 use common::{json, name::quoted};
 
-/// Conditions of one filter.
+/// Most conditions of one filter.
 const MAX_CONDITIONS: usize = 32;
-/// Values that one condition may name.
+/// Most values of one condition.
 const MAX_VALUES: usize = 100;
-/// Characters of an attribute's name, of a pointer, and of a text to compare with.
+/// Most characters of an attribute's name, of a pointer, and of a text to compare with.
 const MAX_TEXT_CHARS: usize = 256;
-/// Data that is nested deeper fits no condition on it.
+/// Deepest data that a condition can match.
 const DEPTH_LIMIT: usize = 64;
 
-/// Which messages are wanted. The empty one wants all.
+/// Which messages are delivered. An empty filter matches all.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MessageFilter {
-    /// By the name of an attribute. A message that is no event has none.
+    /// Conditions by name of an attribute. A message that is not an event has no attributes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     attributes: BTreeMap<String, FilterCondition>,
-    /// By JSON pointer (RFC 6901) into the data; of an event in structured mode that is its `data`.
+    /// Conditions by JSON pointer (RFC 6901) into the data: of an event in structured mode, into its `data`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     data: BTreeMap<String, FilterCondition>,
 }
 
-/// What a value must be. A value that is not there fits nothing.
+/// What a value must be. An absent value matches nothing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 enum FilterCondition {
@@ -95,7 +95,7 @@ impl FilterCondition {
     }
 }
 
-/// Numbers are equal if they mean the same: 7 and 7.0.
+/// Numbers are equal if their values are: 7 and 7.0.
 fn is_equal(wanted: &Value, value: &Value) -> bool {
     match (wanted, value) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64() && !(a.is_u64() && b.is_u64()),
@@ -111,16 +111,16 @@ fn check_text(text: &str) -> Result<(), String> {
 }
 
 impl MessageFilter {
-    /// Whether it wants everything.
+    /// Whether it matches everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.attributes.is_empty() && self.data.is_empty()
     }
 
-    /// Refuses what could never fit or would cost too much; the text says what is allowed.
+    /// Refuses a filter that could never match or would cost too much. The text says what is allowed.
     ///
     /// # Errors
-    /// Too many conditions or values, a pointer that is none, a text that is too long.
+    /// Too many conditions or values, an invalid pointer, or a text that is too long.
     pub fn check(&self) -> Result<(), String> {
         let count = self.attributes.len() + self.data.len();
         if count > MAX_CONDITIONS {
@@ -148,7 +148,7 @@ impl MessageFilter {
         Ok(())
     }
 
-    /// Whether it wants a message.
+    /// Whether it matches a message.
     #[must_use]
     pub fn matches(&self, message: &StoredMessage) -> bool {
         self.matches_attributes(message) && self.matches_data(message)
@@ -170,7 +170,7 @@ impl MessageFilter {
         if self.data.is_empty() {
             return true;
         }
-        // Most publishers of JSON do not say that it is
+        // Most publishers of JSON set no content type
         let content_type = message.content_type.as_deref();
         if content_type.is_some_and(|content_type| !is_json(content_type)) {
             return false;

@@ -1,12 +1,12 @@
-//! What a durable subscription is: channels, where their messages go, and how. Pure: no IO.
+//! Durable subscriptions: channels, where their messages go, and how. Pure: no IO.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`Selection`] | channels by name and by pattern |
-//! | [`Filter`] | which of their messages are wanted |
-//! | [`Target`] | where these go |
-//! | [`Request`] | what a client asks for, checked |
-//! | [`Redelivery`] | a message on its way through the job engine |
+//! | [`ChannelSelection`] | channels by name and by pattern |
+//! | [`MessageFilter`] | which of their messages are delivered |
+//! | [`SubscriptionTarget`] | where they are delivered |
+//! | [`SubscriptionRequest`] | a client's request, checked |
+//! | [`Redelivery`] | a failed delivery that is retried as a job |
 
 mod filter;
 mod redelivery;
@@ -32,25 +32,25 @@ use common::{
     time::{self, Millis},
 };
 
-/// Who gets a message.
+/// Which workers deliver a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryMode {
-    /// One of the workers, whichever takes it.
+    /// One of the workers.
     #[default]
     Shared,
     /// Every worker.
     Broadcast,
 }
 
-/// What holds of two messages of a channel.
+/// The order of the messages of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryOrdering {
-    /// Nothing: they are delivered side by side.
+    /// No order: messages are delivered in parallel.
     #[default]
     None,
-    /// The later one is delivered when the earlier one has been, and not before.
+    /// A message is delivered only after the previous one of its channel.
     Channel,
 }
 
@@ -58,71 +58,71 @@ pub enum DeliveryOrdering {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscriptionState {
-    /// They are.
+    /// Messages are delivered.
     #[default]
     Active,
-    /// Somebody said not to.
+    /// A client paused the subscription.
     Paused,
-    /// Galley gave up on the target.
+    /// Galley disabled the subscription because all deliveries failed.
     Disabled,
 }
 
-/// Where a channel begins that the subscription has not read yet.
+/// Where the subscription starts in a channel that it has not read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewChannelStart {
-    /// With everything that is kept.
+    /// At the oldest message that is kept.
     Earliest,
-    /// With what is published from now on; this is now, on Redis's clock.
+    /// At the first message published after this time, on Redis's clock: the time of the request.
     Now(Millis),
-    /// With what was published at that time and later.
+    /// At the first message published at this time or later.
     Since(Millis),
-    /// Behind that position.
+    /// After this position.
     After(Position),
 }
 
-/// A subscription as it is kept. Holds secrets: it has no debug form.
+/// A subscription as it is stored. It holds secrets, so it has no debug form.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Subscription {
-    /// What it is called, and replaced by.
+    /// The name. A request with the same name replaces the subscription.
     pub name: SubscriptionName,
-    /// For people.
+    /// A description, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Which channels.
+    /// Its channels.
     pub channels: ChannelSelection,
-    /// Who gets a message.
+    /// Which workers deliver a message.
     pub mode: DeliveryMode,
     /// Where messages go.
     pub deliver: SubscriptionTarget,
-    /// Which messages.
+    /// Which messages are delivered.
     #[serde(default, skip_serializing_if = "MessageFilter::is_empty")]
     pub filter: MessageFilter,
-    /// In which order.
+    /// The order of the messages of a channel.
     pub ordering: DeliveryOrdering,
-    /// Longest delivery, and how long a worker that has a message may be silent.
+    /// Longest delivery. A worker that has a message for longer without a sign of life loses it.
     pub ack_deadline_ms: u64,
     /// Messages that one worker delivers at a time.
     pub max_in_flight: usize,
-    /// The retry policy, as it was given.
+    /// The retry policy, as it was sent.
     pub retry: Box<RawValue>,
     /// Whether messages are delivered.
     pub state: SubscriptionState,
-    /// Why not.
+    /// Why messages are not delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Where channels begin.
+    /// Where it starts in new channels.
     pub begin: NewChannelStart,
-    /// Grows whenever it is told where to go on.
+    /// Grows with every seek.
     pub generation: u64,
-    /// When it was made, in milliseconds.
+    /// When it was created, in milliseconds.
     pub created_at: Millis,
     /// When it was changed last, in milliseconds.
     pub updated_at: Millis,
 }
 
 impl Subscription {
-    /// The queue of the messages that could not be delivered at once.
+    /// The queue of its failed deliveries.
     #[must_use]
     pub fn queue(&self) -> QueueName {
         queue_of(&self.name)
@@ -134,13 +134,13 @@ impl Subscription {
         group_of(&self.name)
     }
 
-    /// The policy by which failed deliveries are tried again.
+    /// The retry policy of failed deliveries.
     #[must_use]
     pub fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy::parse(&self.retry).unwrap_or_default()
     }
 
-    /// The subscription as clients see it, as JSON; what is secret in it is not shown.
+    /// The subscription as clients see it, as JSON without its secrets.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut json = serde_json::to_value(self).unwrap_or_default();
@@ -161,7 +161,7 @@ impl Subscription {
 #[must_use]
 pub fn queue_of(name: &SubscriptionName) -> QueueName {
     let text = format!("{QUEUE_PREFIX}{name}");
-    // Every name of a subscription makes one of a queue: see `name.rs`
+    // The prefix and any name of a subscription make a valid name of a queue: see `name.rs`
     text.parse().unwrap_or_else(|_| unreachable!("{text} is the name of a queue"))
 }
 
@@ -171,7 +171,7 @@ pub fn group_of(name: &SubscriptionName) -> String {
     format!("{GROUP_PREFIX}{name}")
 }
 
-/// What the names of all such queues begin with.
+/// The prefix of the names of these queues.
 const QUEUE_PREFIX: &str = "sub.";
-/// What the names of all such consumer groups begin with.
+/// The prefix of the names of these consumer groups.
 pub const GROUP_PREFIX: &str = "sub:";

@@ -1,4 +1,4 @@
-//! A message that could not be delivered at once goes on as a job: retries, delays and dead letters are the job engine's.
+//! A delivery that failed becomes a job: the job engine does retries, delays and dead letters.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
@@ -16,17 +16,17 @@ use common::{
     time::{self, Millis},
 };
 
-/// The type of the jobs that failed deliveries become.
+/// The type of the jobs of failed deliveries.
 pub const REDELIVERY_JOB_TYPE: &str = "message.deliver";
 
-/// A message on its way through the job engine.
+/// A failed delivery that is retried as a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redelivery {
-    /// Where it was published.
+    /// The channel of the message.
     pub channel: ChannelName,
     /// The message, byte for byte.
     pub message: StoredMessage,
-    /// There is no use in another attempt.
+    /// Whether a retry is useless.
     pub is_permanent_failure: bool,
 }
 
@@ -45,8 +45,8 @@ struct RedeliveryArgs<'a> {
 }
 
 impl Redelivery {
-    /// The job that carries it, to start at a time, with the failures of the attempts before it. Making it twice makes it once,
-    /// until the subscription is told to go on somewhere else.
+    /// The job of the delivery, to start at a time, with the failures of earlier attempts. Its id is always the same
+    /// until the next seek of the subscription, so creating it twice creates one job.
     ///
     /// # Errors
     /// It is too large for a job.
@@ -63,8 +63,8 @@ impl Redelivery {
         job.text("type", REDELIVERY_JOB_TYPE).raw("args", &format!("[{}]", self.to_json(&subscription.name)));
         job.raw("options", &options.finish());
         let mut new = parse_job(&job.finish(), now)?;
-        // A message that comes again after a seek, or for another subscription of that name, is another delivery: the end of
-        // the job before must not stand in its way
+        // A message that is delivered again after a seek, or for another subscription of this name, is another
+        // delivery: the earlier, finished job must not block it
         let by = format!("{} {}", subscription.name, subscription.generation);
         new.id = Some(message_job_id(&by, &subscription.queue(), &self.channel, &self.message));
         new.start_at = Some(start_at);
@@ -85,7 +85,7 @@ impl Redelivery {
         if let Some(attributes) = attributes {
             json.raw("attributes", attributes);
         }
-        // Text stays readable, unless that takes more room than base64
+        // Text stays readable, unless base64 is shorter
         match std::str::from_utf8(&message.body) {
             Ok(text) if !text.contains(|c: char| c.is_control() && !"\n\r\t".contains(c)) => json.text("body", text),
             _ => json.text("body_base64", &BASE64_STANDARD.encode(&message.body)),
@@ -96,7 +96,7 @@ impl Redelivery {
         json.finish()
     }
 
-    /// Reads the arguments of such a job; none if they are of something else.
+    /// Reads the arguments of such a job; none if they are of another job.
     #[must_use]
     pub fn from_args(args: &RawValue) -> Option<Self> {
         let [written]: [RedeliveryArgs; 1] = serde_json::from_str(args.get()).ok()?;
@@ -118,7 +118,7 @@ impl Redelivery {
 }
 
 impl QueueTarget {
-    /// The job that a message becomes; making it twice makes it once.
+    /// The job of a message for a queue target. Its id is always the same, so creating it twice creates one job.
     ///
     /// # Errors
     /// It is too large for a job.
@@ -152,7 +152,7 @@ fn parse_job(request: &str, now: Millis) -> Result<NewJob, RequestError> {
     NewJob::parse(&members, now)
 }
 
-/// The id of the job that a message of a channel becomes.
+/// The id of the job of a message.
 fn message_job_id(by: &str, queue: &QueueName, channel: &ChannelName, message: &StoredMessage) -> JobId {
     let purpose = format!("subscription {by} {channel} {}", message.position);
     JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), queue, &purpose)

@@ -1,4 +1,4 @@
-//! What a client asks for, checked member by member, and what becomes of the subscription that was there before.
+//! A client's request for a subscription, checked member by member, and its effect on an existing subscription.
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -26,17 +26,17 @@ const DEFAULT_RETRY: &str = concat!(
     r#""on_exhaustion":"dead_letter"}"#
 );
 
-/// Where a subscription begins, or goes on.
+/// Where a subscription starts, or continues after a seek.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SubscriptionStart {
-    /// With what is published from now on.
+    /// At the next message.
     #[default]
     New,
-    /// With everything that is kept.
+    /// At the oldest message that is kept.
     Earliest,
-    /// Behind a position, in the one channel that there is.
+    /// After a position, in the only channel.
     After(Position),
-    /// With what was published at that time and later.
+    /// At the first message published at this time or later.
     Since(Millis),
 }
 
@@ -44,7 +44,7 @@ impl SubscriptionStart {
     /// Reads `new`, `earliest`, the id of a message or a time.
     ///
     /// # Errors
-    /// It is none of them; the text says what is allowed.
+    /// The text is none of them. The message says what is allowed.
     pub fn parse(text: &str, now: Millis) -> Result<Self, String> {
         match text {
             "new" => Ok(Self::New),
@@ -61,7 +61,7 @@ impl SubscriptionStart {
         }
     }
 
-    /// Where channels begin that are not there yet, or were lost.
+    /// Where the subscription starts in channels that are new or were lost.
     #[must_use]
     pub fn resolve(self, now: Millis) -> NewChannelStart {
         match self {
@@ -86,7 +86,7 @@ struct SubscriptionSpec {
     start: Option<String>,
     retry: Option<Box<RawValue>>,
     description: Option<String>,
-    // What is shown may be sent back
+    // Members of the view, so that a client can send a view back
     #[serde(rename = "name")]
     _name: Option<IgnoredAny>,
     #[serde(rename = "state")]
@@ -103,7 +103,7 @@ struct SubscriptionSpec {
     _progress: Option<IgnoredAny>,
 }
 
-/// A request that may be carried out.
+/// A checked request.
 pub struct SubscriptionRequest {
     spec: SubscriptionSpec,
     filter: MessageFilter,
@@ -112,7 +112,7 @@ pub struct SubscriptionRequest {
 }
 
 impl SubscriptionRequest {
-    /// Checks a request body. `now` is the time that relative times count from.
+    /// Checks a request body. Relative times count from `now`.
     ///
     /// # Errors
     /// The first member that is missing or wrong.
@@ -134,30 +134,28 @@ impl SubscriptionRequest {
         let start = start.map_err(|problem| invalid(format!("start {problem}")))?;
         check_start(start, &written.channels)?;
         if written.mode == Some(DeliveryMode::Broadcast) && written.ordering == Some(DeliveryOrdering::Channel) {
-            return Err(invalid(
-                "ordering channel goes with mode shared: a broadcast is in order at each worker already",
-            ));
+            return Err(invalid("ordering channel needs mode shared: a broadcast is in order at each worker already"));
         }
         Ok(Self { spec: written, filter, target_spec: deliver, start })
     }
 
-    /// Where it is to begin if it is new.
+    /// Where it starts if it is new.
     #[must_use]
     pub fn start(&self) -> SubscriptionStart {
         self.start.unwrap_or_default()
     }
 
-    /// Whether Galley makes a secret for it, which its owner has to be told.
+    /// Whether Galley generates a secret for it, which the response must show.
     #[must_use]
     pub fn needs_secret(&self, before: Option<&Subscription>) -> bool {
         self.target_spec.needs_secret(before.map(|before| &before.deliver))
     }
 
-    /// The subscription that it makes of the one that was there. One that is there goes on where it is, as it is, and keeps
-    /// its secrets and the values of headers that are not given anew.
+    /// The subscription after the request. An existing one keeps its position and state, its secrets, and the values of
+    /// headers that the request names without a value.
     ///
     /// # Errors
-    /// A member that goes beyond its bounds, or would change what cannot be changed.
+    /// A member is out of bounds, or would change a member that cannot change.
     pub fn apply(
         self,
         name: SubscriptionName,
@@ -192,15 +190,15 @@ impl SubscriptionRequest {
             begin: before.map_or(start.resolve(now), |before| before.begin),
             generation: before.map_or(u64::try_from(now).unwrap_or_default(), |before| before.generation),
             created_at: before.map_or(now, |before| before.created_at),
-            // It tells one change from the next
+            // Always grows, so that it identifies a change
             updated_at: before.map_or(now, |before| now.max(before.updated_at + 1)),
             name,
         })
     }
 }
 
-/// A retry policy in which every member that is not given is what subscriptions have, not what jobs have: nobody waits for a message,
-/// so one that was tried in vain must not vanish.
+/// A retry policy. Absent members have the defaults of subscriptions, not of jobs: nobody waits for a message, so a
+/// failed one must become a dead letter.
 fn with_default_retry(given: Option<&RawValue>) -> Box<RawValue> {
     let given: Object = given.and_then(|given| serde_json::from_str(given.get()).ok()).unwrap_or_default();
     let usual: Object = serde_json::from_str(DEFAULT_RETRY).unwrap_or_default();
@@ -216,11 +214,11 @@ fn with_default_retry(given: Option<&RawValue>) -> Box<RawValue> {
 }
 
 fn parse_filter(raw: &RawValue) -> Result<MessageFilter, SubscriptionRequestError> {
-    // Its parts could also be read from arrays, member by member
+    // Arrays of the members of its parts would parse too
     if !raw.get().starts_with('{') {
         return Err(invalid("filter must be an object with attributes, data or both"));
     }
-    // How deep the whole body is was checked before
+    // The depth of the whole body is checked before
     let filter: MessageFilter = json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
         json::JsonError::Unexpected(text) => invalid(format!("filter: {text}")),
         other => invalid(format!("filter: {other}")),
@@ -345,10 +343,7 @@ mod tests {
             (&format!(r#"{{"channels":["a*"],{log},"start":"7-1"}}"#), "belongs to one channel"),
             (&format!(r#"{{"channels":["a"],{log},"retry":{{"max_attempts":-1}}}}"#), "retry.max_attempts must"),
             (&format!(r#"{{"channels":["a"],{log},"filter":{{"data":{{"a":1}}}}}}"#), "filter: data is addressed by"),
-            (
-                &format!(r#"{{"channels":["a"],{log},"mode":"broadcast","ordering":"channel"}}"#),
-                "goes with mode shared",
-            ),
+            (&format!(r#"{{"channels":["a"],{log},"mode":"broadcast","ordering":"channel"}}"#), "needs mode shared"),
             (r#"{"channels":["a"],"deliver":{"mail":{}}}"#, "one of http, queue, command and log"),
             (r#"{"channels":["a"],"deliver":{"log":{"level":1}}}"#, "unknown field `level`"),
             (r#"{"channels":["a"],"deliver":{"log":{},"command":"x"}}"#, "one of http, queue"),

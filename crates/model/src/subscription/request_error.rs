@@ -3,7 +3,7 @@
 /// Bounds of `max_in_flight` and of an endpoint's `concurrency`.
 pub(super) const CONCURRENCY_RANGE: std::ops::RangeInclusive<u64> = 1..=1_000;
 
-/// A request that is refused; nothing was written.
+/// A refused request; nothing is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionRequestError {
     /// A member is missing or wrong; the text names it and says what is allowed.

@@ -1,10 +1,10 @@
-//! Which channels a subscription has: some by name, some by pattern.
+//! The channels of a subscription, by name and by pattern.
 
 use serde::{Deserialize, Serialize};
 
 use common::{channel_pattern::ChannelPattern, name::ChannelName};
 
-/// Names and patterns of one subscription.
+/// Most names and patterns of one subscription.
 pub const MAX_SELECTED_CHANNELS: usize = 100;
 
 /// Names and patterns, at least one.
@@ -16,13 +16,13 @@ pub struct ChannelSelection {
 }
 
 impl ChannelSelection {
-    /// Whether it has that channel.
+    /// Whether it contains a channel.
     #[must_use]
     pub fn matches(&self, channel: &ChannelName) -> bool {
         self.names.contains(channel) || self.patterns.iter().any(|pattern| pattern.matches(channel))
     }
 
-    /// The one channel that it has, if it can only ever have one.
+    /// Its only channel, if it can never contain another.
     #[must_use]
     pub fn single_channel(&self) -> Option<&ChannelName> {
         match (self.names.as_slice(), self.patterns.as_slice()) {

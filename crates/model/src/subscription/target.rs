@@ -7,56 +7,56 @@ use serde_json::{Value, json, value::RawValue};
 
 use common::name::{CommandName, JobType, QueueName};
 
-/// Secrets at a time: the new one, and the old one during a rotation.
+/// Most secrets of a target: the new one, and the old one during a rotation.
 pub const MAX_SECRETS: usize = 2;
-/// What a URL may have placeholders for.
+/// The placeholders that a URL may have.
 pub const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
 
-/// Where messages go. Holds secrets: it has no debug form.
+/// Where messages go. It holds secrets, so it has no debug form.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscriptionTarget {
-    /// To somebody else's endpoint, signed.
+    /// To an HTTP endpoint, signed.
     Http(HttpTarget),
     /// Into a queue, as a job.
     Queue(QueueTarget),
-    /// To a program that the worker's own configuration knows by that name.
+    /// To a program that the file of the worker's commands names.
     Command(CommandName),
     /// Into the worker's log.
     Log {},
 }
 
-/// An endpoint.
+/// An HTTP endpoint.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct HttpTarget {
-    /// Where to.
+    /// The URL.
     pub url: String,
-    /// What to sign with: one, or two while they are exchanged.
+    /// Secrets that sign requests: one, or two during a rotation.
     pub secrets: Vec<String>,
-    /// Sent with every request.
+    /// Headers of every request.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// For the whole answer.
+    /// Timeout of a request, until the end of the response.
     pub timeout_ms: u64,
-    /// Requests at a time, of one worker.
+    /// Requests of one worker at a time.
     pub concurrency: usize,
 }
 
-/// Jobs to make.
+/// A queue, to which each message becomes a job.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct QueueTarget {
-    /// Where they go.
+    /// The queue of the jobs.
     pub queue: QueueName,
-    /// What they are.
+    /// The type of the jobs.
     #[serde(rename = "type")]
     pub job_type: JobType,
-    /// As an enqueue has them, except for what Galley itself sets.
+    /// Options as in an enqueue request, without those that Galley sets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<Box<RawValue>>,
 }
 
 impl SubscriptionTarget {
-    /// The target as clients see it: secrets are left out, and of headers only the names are shown.
+    /// The target as clients see it: without secrets, and with only the names of headers.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {

@@ -1,5 +1,5 @@
-//! Where messages are to go, as a client writes it; checked member by member. What is refused is not repeated in the message:
-//! there are secrets in it.
+//! The target in a client's request, checked member by member. Error messages do not repeat refused values, which may
+//! be secrets.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,15 @@ use common::{
     time::Millis,
 };
 
-/// An endpoint's timeout, where the deadline is not shorter.
+/// Timeout of an endpoint, unless the deadline is shorter.
 const DEFAULT_TIMEOUT_MS: u64 = 15_000;
 const DEFAULT_CONCURRENCY: u64 = 16;
-/// Bytes of a secret that Galley makes.
+/// Bytes of a secret that Galley generates.
 const SECRET_BYTES: usize = 32;
-/// The job type of a queue target that names none.
+/// The job type of a queue target without one.
 const DEFAULT_JOB_TYPE: &str = "message";
 
-/// A target that was read and has its bounds checked when it is known what was there before.
+/// A parsed target. Its bounds are checked later, together with the target that it replaces.
 pub(super) enum TargetSpec {
     Http(HttpTargetSpec),
     Queue(QueueTargetSpec),
@@ -43,7 +43,7 @@ pub(super) struct LogTargetSpec {}
 #[serde(deny_unknown_fields)]
 pub(super) struct HttpTargetSpec {
     url: String,
-    // Whatever is wrong in these is not repeated
+    // Error messages do not repeat these values
     secrets: Option<Box<RawValue>>,
     headers: Option<Box<RawValue>>,
     timeout_ms: Option<u64>,
@@ -68,7 +68,7 @@ impl TargetSpec {
         match kind {
             "command" => parse_kind(kind, target).map(Self::Command),
             "http" | "queue" | "log" if !target.get().starts_with('{') => {
-                // Else it could be read from an array, member by member
+                // An array of its members would parse too
                 Err(invalid(format!("deliver.{kind} must be a JSON object")))
             }
             "http" => parse_kind(kind, target).map(Self::Http),
@@ -78,7 +78,7 @@ impl TargetSpec {
         }
     }
 
-    /// Whether Galley would have to make a secret for it.
+    /// Whether Galley has to generate a secret for it.
     pub(super) fn needs_secret(&self, before: Option<&SubscriptionTarget>) -> bool {
         matches!(self, Self::Http(http) if http.secrets.is_none())
             && !matches!(before, Some(SubscriptionTarget::Http(_)))
@@ -104,7 +104,7 @@ impl TargetSpec {
 }
 
 fn parse_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, SubscriptionRequestError> {
-    // How deep the whole body is was checked before
+    // The depth of the whole body is checked before
     json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
         JsonError::Unexpected(text) => invalid(format!("deliver.{kind}: {text}")),
         other => invalid(format!("deliver.{kind}: {other}")),

@@ -1,10 +1,11 @@
-//! Workflows: jobs that depend on each other. A chain runs one after another, a group all at once, a batch is a group
-//! with callbacks.
+//! Workflows: jobs that depend on each other. A chain runs its jobs in sequence, a group in parallel. A batch is a
+//! group with callbacks.
 //!
-//! Pure code: `request` checks what a client asks for, `progress` decides what must exist now and how the workflow is
-//! doing, `view` is what clients see. The store (`store::workflows`) carries it out.
+//! Pure code: `request` checks a client's request, `progress` decides which jobs must exist now and the state, `view`
+//! is what clients see. The store (`store::workflows`) applies it.
 //!
-//! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after them.
+//! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after
+//! them.
 
 mod progress;
 mod request;
@@ -24,16 +25,16 @@ use common::{
 /// What kind of workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkflowKind {
-    /// One after another; each gets the results of those before it.
+    /// In sequence; each job gets the results of those before it.
     Chain,
-    /// All at once.
+    /// In parallel.
     Group,
-    /// All at once, then callbacks, which get all results.
+    /// In parallel, then callbacks, which get all results.
     Batch,
 }
 
 impl WorkflowKind {
-    /// All three.
+    /// All three kinds.
     pub const ALL: [Self; 3] = [Self::Chain, Self::Group, Self::Batch];
 
     /// The name in the interface and in Redis.
@@ -46,30 +47,30 @@ impl WorkflowKind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// What its jobs are called.
+    /// The member of a request that lists its jobs.
     #[must_use]
     pub fn members_key(self) -> &'static str {
         if self == Self::Chain { "steps" } else { "jobs" }
     }
 }
 
-/// How a workflow is doing.
+/// The state of a workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkflowState {
-    /// Not over.
+    /// Not finished.
     Running,
-    /// Every job that was to run succeeded.
+    /// Every job succeeded.
     Completed,
-    /// One did not.
+    /// A job did not succeed.
     Failed,
-    /// Somebody called it off.
+    /// A client cancelled it.
     Cancelled,
 }
 
@@ -85,7 +86,7 @@ impl WorkflowState {
         }
     }
 
-    /// The state of that name.
+    /// The state with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Running, Self::Completed, Self::Failed, Self::Cancelled].into_iter().find(|state| state.as_str() == name)
@@ -98,14 +99,14 @@ impl fmt::Display for WorkflowState {
     }
 }
 
-/// A job that a batch starts when all its members are over.
+/// A job that a batch starts when all its members are finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchCallback {
-    /// In any case.
+    /// Always.
     Complete,
     /// When all of them succeeded.
     Success,
-    /// When one of them did not.
+    /// When one of them did not succeed.
     Failure,
 }
 
@@ -123,7 +124,7 @@ impl BatchCallback {
         }
     }
 
-    /// Its place behind the members.
+    /// Its offset after the members.
     #[must_use]
     pub fn offset(self) -> usize {
         match self {
@@ -134,12 +135,12 @@ impl BatchCallback {
     }
 }
 
-/// Which job of which workflow: `<workflow id>:<index>` in Redis.
+/// A job of a workflow: `<workflow id>:<index>` in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Membership {
     /// The workflow.
     pub workflow: WorkflowId,
-    /// The job's place in it.
+    /// The index of the job.
     pub index: u32,
 }
 

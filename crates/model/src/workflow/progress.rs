@@ -1,5 +1,5 @@
-//! What must exist now, and how the workflow is doing: a function of the ends recorded so far and of nothing else, so it
-//! does not matter who asks, how often, or in which order the ends came in.
+//! Which jobs must exist now, and the state of the workflow. It is a function of the recorded outcomes alone, so the
+//! caller, repetition and the order of the outcomes do not matter.
 
 use super::{BatchCallback, WorkflowKind, WorkflowState};
 use crate::job::JobState;
@@ -9,14 +9,14 @@ use crate::job::JobState;
 pub enum TerminalState {
     /// It succeeded.
     Completed,
-    /// It failed for good, or is nowhere to be found.
+    /// It failed for good, or does not exist.
     Discarded,
-    /// Somebody called it off.
+    /// It was cancelled.
     Cancelled,
 }
 
 impl TerminalState {
-    /// The end that a job's state is, if it is one.
+    /// The outcome that a terminal state stands for.
     #[must_use]
     pub fn from_state(state: JobState) -> Option<Self> {
         match state {
@@ -38,30 +38,30 @@ impl TerminalState {
     }
 }
 
-/// What is known of a workflow.
+/// The recorded outcomes of a workflow.
 #[derive(Debug, Clone)]
 pub struct WorkflowProgress {
     /// What kind it is.
     pub kind: WorkflowKind,
-    /// How its members ended; none for those that did not.
+    /// The outcome of each member; none for those that are not finished.
     pub members: Vec<Option<TerminalState>>,
-    /// Its callbacks and how they ended, by [`Callback::offset`].
+    /// Its callbacks and their outcomes, by [`BatchCallback::offset`].
     pub callbacks: [Option<Option<TerminalState>>; 3],
 }
 
-/// What follows from it.
+/// What follows from the outcomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkflowPlan {
     /// The members before this one must exist.
     pub members: usize,
     /// These callbacks must exist.
     pub callbacks: Vec<BatchCallback>,
-    /// How the workflow is doing.
+    /// The state of the workflow.
     pub state: WorkflowState,
 }
 
 impl WorkflowProgress {
-    /// The progress of a workflow that has just begun.
+    /// The progress of a new workflow.
     #[must_use]
     pub fn new(kind: WorkflowKind, members: usize, callbacks: &[BatchCallback]) -> Self {
         let mut progress = Self { kind, members: vec![None; members], callbacks: [None; 3] };
@@ -71,7 +71,7 @@ impl WorkflowProgress {
         progress
     }
 
-    /// Notes how the job at an index ended; what was noted first stays.
+    /// Records the outcome of the job at an index. The first outcome stays.
     pub fn record_end(&mut self, index: usize, end: TerminalState) {
         let slot = match index.checked_sub(self.members.len()) {
             None => self.members.get_mut(index),
@@ -82,7 +82,7 @@ impl WorkflowProgress {
         }
     }
 
-    /// How the job at an index ended, if it did.
+    /// The outcome of the job at an index, if it is finished.
     #[must_use]
     pub fn terminal_state(&self, index: usize) -> Option<TerminalState> {
         match index.checked_sub(self.members.len()) {
@@ -91,7 +91,7 @@ impl WorkflowProgress {
         }
     }
 
-    /// What must exist and how the workflow is doing, unless somebody called it off.
+    /// Which jobs must exist, and the state, unless the workflow was cancelled.
     #[must_use]
     pub fn plan(&self) -> WorkflowPlan {
         if self.kind == WorkflowKind::Chain {
@@ -133,7 +133,7 @@ impl WorkflowProgress {
 }
 
 impl WorkflowPlan {
-    /// The indexes of all jobs that must exist, in the order in which they are started.
+    /// The indexes of all jobs that must exist, in start order.
     pub fn indexes(&self, members: usize) -> impl Iterator<Item = usize> {
         let callbacks: Vec<usize> = self.callbacks.iter().map(|callback| members + callback.offset()).collect();
         (0..self.members).chain(callbacks)

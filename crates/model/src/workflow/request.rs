@@ -14,14 +14,14 @@ use common::{
 /// Longest `name`, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// A workflow that may be stored.
+/// A checked workflow, ready to store.
 #[derive(Debug, Clone)]
 pub struct NewWorkflow {
-    /// The id that the client chose, if it chose one.
+    /// The id that the client chose, if any.
     pub id: Option<WorkflowId>,
-    /// What kind it is.
+    /// Its kind.
     pub kind: WorkflowKind,
-    /// `name` and `meta` as a JSON object, shown as they came.
+    /// `name` and `meta` as a JSON object, shown as they were sent.
     pub name_and_meta: String,
     /// Its members, in order.
     pub members: Vec<NewWorkflowMember>,
@@ -32,9 +32,9 @@ pub struct NewWorkflow {
 /// A job of a workflow.
 #[derive(Debug, Clone)]
 pub struct NewWorkflowMember {
-    /// As the client sent it. It is read again when it starts: times reckoned "from now" count from then.
+    /// The job as the client sent it. It is read again at its start, so relative times count from then.
     pub json: String,
-    /// As it would start now.
+    /// The job as it would start now.
     pub job: NewJob,
 }
 
@@ -68,7 +68,7 @@ impl NewWorkflow {
         Ok(Self { id, kind, name_and_meta: parse_name_and_meta(body)?, members, callbacks })
     }
 
-    /// Whether a request says when something should happen, so that it matters which clock `now` is from.
+    /// Whether a request contains a time, so that `now` must come from Redis's clock.
     #[must_use]
     pub fn mentions_time(body: &Object<'_>) -> bool {
         let lists = ["steps", "jobs"].into_iter().filter_map(|name| body.get(name));

@@ -1,4 +1,4 @@
-//! A workflow as clients see it: its state, its numbers and all its jobs in one JSON object.
+//! A workflow as clients see it: its state, its counters and all its jobs in one JSON object.
 
 use super::{BatchCallback, WorkflowKind, WorkflowState};
 use crate::job::JobState;
@@ -8,12 +8,12 @@ use common::{
     time::{self, Millis},
 };
 
-/// A job of a workflow and how it is doing.
+/// A job of a workflow and its state.
 #[derive(Debug, Clone)]
 pub struct WorkflowJobView {
-    /// Its place.
+    /// Its index.
     pub index: usize,
-    /// Which callback it is, if it is one.
+    /// The callback that it is, if any.
     pub callback: Option<BatchCallback>,
     /// Its id, which it has before it starts.
     pub id: JobId,
@@ -21,30 +21,30 @@ pub struct WorkflowJobView {
     pub job_type: String,
     /// Its queue.
     pub queue: String,
-    /// Its state; none while it has not started.
+    /// Its state; none before it starts.
     pub state: Option<JobState>,
     /// Its result, as JSON.
     pub result: Option<String>,
 }
 
-/// Everything there is to show of a workflow.
+/// All members of a workflow's view.
 #[derive(Debug, Clone)]
 pub struct WorkflowView {
     /// Its id.
     pub id: WorkflowId,
-    /// What kind it is.
+    /// Its kind.
     pub kind: WorkflowKind,
-    /// How it is doing.
+    /// Its state.
     pub state: WorkflowState,
     /// `name` and `meta`, as a JSON object.
     pub name_and_meta: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Millis,
-    /// When it was over, if it is.
+    /// When it finished, if it did.
     pub ended_at: Option<Millis>,
-    /// How many members it has.
+    /// The number of its members.
     pub total: usize,
-    /// Members that succeeded, failed for good, were called off or will not start any more.
+    /// Members that succeeded, failed for good, were cancelled or will not start.
     pub counts: [usize; 3],
     /// Its members and callbacks; empty in a list of workflows.
     pub jobs: Vec<WorkflowJobView>,
@@ -85,7 +85,7 @@ impl WorkflowView {
 }
 
 impl WorkflowJobView {
-    /// A job that has not started is waiting, or `cancelled` when the workflow is over: it never will.
+    /// A job that has not started is waiting, or `cancelled` if the workflow is finished.
     fn to_json(&self, over: bool) -> String {
         let mut out = ObjectWriter::default();
         match self.callback {

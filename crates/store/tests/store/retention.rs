@@ -144,7 +144,7 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
     }
     assert_eq!(trim_all(&kit, &limits).await, (4, BTreeMap::new()), "what it is done with goes");
     // Six that are out and the next fourteen go
-    let capped = settings(&[("HISTORY_MAX", 5), ("CAP_MESSAGES", 76)]);
+    let capped = settings(&[("HISTORY_MAX", 5), ("BACKLOG_MAX_MESSAGES", 76)]);
     assert_eq!(trim_all(&kit, &capped).await, (20, BTreeMap::from([("slow".to_owned(), 20)])));
     assert_eq!(trim_all(&kit, &capped).await, (0, BTreeMap::new()), "told once");
     // It goes on with what is left, and nothing keeps what nobody needs
@@ -155,8 +155,10 @@ async fn what_a_subscription_needs_stays_under_the_cap_and_what_it_loses_beyond_
 
 #[tokio::test]
 async fn what_publishing_trims_beyond_the_cap_is_told_by_the_next_look() {
-    let kit =
-        StoreKit::with_variables(&[("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__CAP_MESSAGES", "500")]);
+    let kit = StoreKit::with_variables(&[
+        ("GALLEY__CHANNELS__HISTORY_MAX", "10"),
+        ("GALLEY__CHANNELS__BACKLOG_MAX_MESSAGES", "500"),
+    ]);
     publish(&kit, &channel("c"), b"x").await;
     subscribe(&kit, "slow", "0").await;
     assert_eq!(trim_all(&kit, &kit.settings.channels).await, (0, BTreeMap::new()));
@@ -221,7 +223,7 @@ async fn what_a_subscription_still_needs_does_not_expire() {
 #[tokio::test]
 async fn losses_across_epochs_are_told_as_far_as_they_can_be_known_and_never_made_up() {
     let kit = StoreKit::start();
-    let capped = settings(&[("HISTORY_MAX", 1), ("CAP_MESSAGES", 1)]);
+    let capped = settings(&[("HISTORY_MAX", 1), ("BACKLOG_MAX_MESSAGES", 1)]);
     for sequence in 0..3 {
         add(&kit, Position { epoch: 5, sequence }, 1).await;
     }
@@ -321,7 +323,7 @@ async fn the_limits_together_trim_what_a_model_says() {
         case.build(&kit).await;
         let age = u64::try_from(case.age).expect("small") * 100_000;
         let [messages, cap] = [case.messages, case.cap].map(|number| u64::try_from(number).expect("small"));
-        let limits = [("HISTORY_MAX", messages), ("HISTORY_MAX_AGE_MS", age), ("CAP_MESSAGES", cap)];
+        let limits = [("HISTORY_MAX", messages), ("HISTORY_MAX_AGE_MS", age), ("BACKLOG_MAX_MESSAGES", cap)];
         let expected = case.expected();
         assert_eq!(trim_all(&kit, &settings(&limits)).await, expected, "round {round}");
         overtaken += usize::from(!expected.1.is_empty());
@@ -334,7 +336,7 @@ async fn the_limits_together_trim_what_a_model_says() {
 async fn the_upkeep_sees_to_every_channel() {
     let kit = StoreKit::with_variables(&[
         ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"),
-        ("GALLEY__MAINTENANCE__CHANNELS_MS", "50"),
+        ("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "50"),
     ]);
     for name in ["a", "b", "c"] {
         publish(&kit, &channel(name), b"x").await;

@@ -113,7 +113,7 @@ async fn a_subscription_that_is_made_while_the_last_of_that_name_is_cleared_away
 async fn a_channel_that_comes_when_no_worker_runs_is_kept_for_its_subscriptions() {
     let desk = SubscriptionKit::with_variables(&[
         ("GALLEY__CHANNELS__HISTORY_MAX", "100"),
-        ("GALLEY__CHANNELS__CAP_MESSAGES", "5000"),
+        ("GALLEY__CHANNELS__BACKLOG_MAX_MESSAGES", "5000"),
     ]);
     let shared = put_as(&desk, "shared", &subscription_body("c*", "new")).await.expect("allowed");
     let in_order = r#"{"channels":["c1"],"deliver":{"log":{}},"ordering":"channel"}"#;
@@ -159,7 +159,7 @@ async fn a_new_channel_finds_its_subscriptions_among_many() {
 
 #[tokio::test]
 async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
-    let desk = SubscriptionKit::with_variables(&[("GALLEY__MAINTENANCE__CHANNELS_MS", "50")]);
+    let desk = SubscriptionKit::with_variables(&[("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "50")]);
     let c = channel("c");
     let shared = desk.put(&subscription_body("c", "new")).await;
     put_as(&desk, "away", &subscription_body("d", "new")).await.expect("allowed");
@@ -185,7 +185,7 @@ async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
 #[tokio::test]
 async fn the_upkeep_destroys_no_groups_when_redis_has_lost_the_list() {
     let desk = SubscriptionKit::with_variables(&[
-        ("GALLEY__MAINTENANCE__CHANNELS_MS", "50"),
+        ("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "50"),
         ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"),
     ]);
     let subscription = desk.put(&subscription_body("c", "new")).await;

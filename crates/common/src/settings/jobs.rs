@@ -1,0 +1,130 @@
+//! Jobs, and what makes them: workflows, cron, the list bridge. Limits of single queues.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    SettingError, YEAR_MS,
+    declare::{Section, section},
+    error::invalid_value,
+    kinds::{Kind, QUEUE_TABLE, bytes, millis, number, optional, parse_value, switch, text, text_with},
+};
+use crate::{
+    name::{JobType, QueueName},
+    rate::Rate,
+};
+
+/// The largest `workflows.max_jobs`: one script call writes all jobs of a workflow.
+pub const MAX_WORKFLOW_JOBS: u64 = 1000;
+
+section! {
+    /// Jobs in every service.
+    pub struct JobSettings = "jobs" {
+        /// Lease of a job that queue-worker runs: after this long without a renewal another worker gets the job. A
+        /// shorter lease recovers faster from a lost worker. It must exceed the longest pause of a worker or of Redis.
+        "lease_ms" => lease: Duration = millis(100..=86_400_000, 30_000);
+        /// Lease of a job that is claimed over HTTP, unless the job or the claim sets another.
+        "pull_lease_ms" => pull_lease: Duration = millis(100..=604_800_000, 1_800_000);
+        /// Crash budget: workers that may be lost while they run a job. The next loss discards the job.
+        "crash_budget" => crash_budget: u32 = number(0..=1000, 3);
+        /// How long a completed, cancelled or discarded job can be looked up.
+        "result_ttl_ms" => result_ttl: Duration = millis(1000..=YEAR_MS, 86_400_000);
+        /// How long a dead letter is kept.
+        "dead_letter_ttl_ms" => dead_letter_ttl: Duration = millis(1000..=YEAR_MS, 2_592_000_000);
+        /// Dead letters that a queue keeps. The oldest are removed first.
+        "dead_letter_max" => dead_letter_max: u64 = number(1..=10_000_000, 10_000);
+        /// Largest result of a job.
+        "result_limit_bytes" => result_limit_bytes: usize = bytes(1024..=64 << 20, 1 << 20);
+        /// Queues that may exist. A job for one more is refused.
+        "max_queues" => max_queues: u64 = number(1..=65_536, 10_000);
+        /// Job events that are kept, about. Raise it if clients that reconnect miss events.
+        "events_max" => events_max: u64 = number(100..=10_000_000, 10_000);
+        /// Whether the start of an attempt is an event too. That makes half as many events again.
+        "started_events" => started_events: bool = switch(false);
+        /// Length of the list of workers beyond which programs that claim over HTTP are not added to it. They still get
+        /// jobs.
+        "max_pull_workers" => max_pull_workers: u64 = number(1..=1_000_000, 10_000);
+    }
+}
+
+section! {
+    /// Workflows, jobs that depend on each other: chains, groups, batches.
+    pub struct WorkflowSettings = "workflows" {
+        /// Jobs in one workflow, without its callbacks.
+        "max_jobs" => max_jobs: usize = number(1..=MAX_WORKFLOW_JOBS, 1000);
+        /// Size of all results that a workflow keeps and passes on. A result beyond it is replaced by a reference to
+        /// its job.
+        "results_limit_bytes" => results_limit_bytes: u64 = bytes(65_536..=64 << 20, 4 << 20);
+        /// How often maintenance resumes workflows whose progress was interrupted. It resumes their creation within
+        /// five seconds.
+        "check_ms" => check_interval: Duration = millis(100..=3_600_000, 60_000);
+    }
+}
+
+section! {
+    /// Limits of single queues, by name. `PUT /ojs/v1/queues/{queue}/limits` changes concurrency and rate at run time.
+    pub(super) struct QueueSection = "queues.<queue>" {
+        /// Jobs that may wait in the queue. An enqueue beyond it is answered with 429. Jobs that become available later
+        /// (scheduled, retried, released) and elements of the bridged list still enter.
+        "max_depth" => max_depth: Option<u64> = optional(number(1..=1_000_000_000, 1), "demo.max_depth = 10");
+        /// Jobs of the queue that run at a time, in all workers together. 0 stops the queue.
+        "concurrency" => concurrency: Option<u32> = optional(number(0..=1_000_000, 0), "reports.concurrency = 2");
+        /// Jobs of the queue that may start in each `rate_period_ms`. The limit is a token bucket that starts full.
+        "rate_limit" => rate_limit: Option<u32> = optional(number(1..=1_000_000, 1), "mail.rate_limit = 100");
+        /// Period of `rate_limit`; 1000 if absent.
+        "rate_period_ms" => rate_period_ms: Option<u64> =
+            optional(Kind { unit: "Milliseconds", ..number(1..=86_400_000, 1000) }, "mail.rate_period_ms = 60000");
+    }
+}
+
+/// Limits of one queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueLimits {
+    /// Jobs that may wait.
+    pub max_depth: Option<u64>,
+    /// Jobs that may run at a time.
+    pub concurrency: Option<u32>,
+    /// Jobs that may start in a period.
+    pub rate: Option<Rate>,
+}
+
+pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, QueueLimits>, SettingError> {
+    let queues = root.entries("queues", QueueSection::read)?.into_iter().map(|(name, queue)| {
+        let period_ms = queue.rate_period_ms.unwrap_or(1000);
+        let rate = queue.rate_limit.map(|limit| Rate { limit, period_ms });
+        let limits = QueueLimits { max_depth: queue.max_depth, concurrency: queue.concurrency, rate };
+        Ok((parse_value("queues", &name, QUEUE_TABLE)?, limits))
+    });
+    queues.collect()
+}
+
+section! {
+    /// Cron: jobs that a schedule creates.
+    pub struct CronSettings = "cron" {
+        /// Cron entries that may exist.
+        "max_entries" => max_entries: u64 = number(1..=100_000, 10_000);
+        /// After an outage: the number of missed runs of an entry that are run late. The newest ones are.
+        "catch_up_max" => catch_up_max: usize = number(1..=100, 1);
+        /// Age of the oldest missed run that is run late.
+        "catch_up_window_ms" => catch_up_window: Duration = millis(10_000..=604_800_000, 3_600_000);
+    }
+}
+
+section! {
+    /// The list bridge: elements of a Redis list become jobs. The original demo's producers push onto such a list, and
+    /// any other program can.
+    pub struct BridgeSettings = "bridge" {
+        /// Redis key of the list. Empty: no bridge.
+        "list" => list: String = text_with(LIST_KEY, "task:prodcons:queue", |key, list| {
+            if list.starts_with("galley:") || list.len() > 512 || list.chars().any(char::is_control) {
+                return Err(invalid_value(key, LIST_KEY, format_args!("{list:?}")));
+            }
+            Ok(list)
+        });
+        /// Queue of the jobs.
+        "queue" => queue: QueueName = text("a queue name (^[a-z0-9][a-z0-9.-]*$)", "prodcons");
+        /// Type of the jobs.
+        "job_type" => job_type: JobType = text("a job type such as demo.task", "demo.task");
+    }
+}
+
+const LIST_KEY: &str = "a Redis key of at most 512 bytes that does not start with \"galley:\"";
