@@ -10,8 +10,24 @@ use super::{
     SettingError,
     error::invalid_value,
     kinds::{Kind, shown},
-    render::{SectionText, SettingText},
 };
+
+/// What the files say about a section.
+pub(super) struct SectionText {
+    pub(super) name: &'static str,
+    pub(super) about: Vec<&'static str>,
+    pub(super) settings: Vec<SettingText>,
+}
+
+/// What the files say about a setting.
+pub(super) struct SettingText {
+    pub(super) key: &'static str,
+    pub(super) doc: Vec<&'static str>,
+    pub(super) unit: &'static str,
+    pub(super) default: ValueKind,
+    pub(super) example: Option<&'static str>,
+    pub(super) allowed: String,
+}
 
 /// Declares the settings of one section, and the struct that holds their checked values.
 ///
@@ -43,7 +59,7 @@ macro_rules! section {
             }
 
             /// What the files of documentation say about the section.
-            pub(in crate::settings) fn describe() -> $crate::settings::render::SectionText {
+            pub(in crate::settings) fn describe() -> $crate::settings::declare::SectionText {
                 $crate::settings::declare::describe_section($section, &[$($about),+], vec![
                     $($crate::settings::declare::describe::<$Type>($key, &[$($doc),+], $kind),)+
                 ])

@@ -5,29 +5,12 @@ use config::ValueKind;
 
 use super::{
     channels::{ChannelSettings, HistoryLimits, RetentionRule, SubscriptionSettings},
-    declare::split_placeholder,
+    declare::{SectionText, SettingText, split_placeholder},
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
     kinds::shown,
     process::{LogSettings, MaintenanceSettings, RedisSettings, TelemetrySettings},
     services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
 };
-
-/// What the files say about a section.
-pub(super) struct SectionText {
-    pub(super) name: &'static str,
-    pub(super) about: Vec<&'static str>,
-    pub(super) settings: Vec<SettingText>,
-}
-
-/// What the files say about a setting.
-pub(super) struct SettingText {
-    pub(super) key: &'static str,
-    pub(super) doc: Vec<&'static str>,
-    pub(super) unit: &'static str,
-    pub(super) default: ValueKind,
-    pub(super) example: Option<&'static str>,
-    pub(super) allowed: String,
-}
 
 /// Every section, in the order of the files. Neighbours with the same name share a header.
 fn sections() -> Vec<SectionText> {
