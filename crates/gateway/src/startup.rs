@@ -2,7 +2,9 @@
 
 use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 
-use actix_web::{App, HttpServer, dev::Server, middleware, rt::net::TcpStream, web};
+#[cfg(target_os = "linux")]
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, HttpServer, dev::Server, middleware, web};
 use anyhow::Context;
 use common::{
     health::{self, ReadinessCheck},
@@ -12,6 +14,7 @@ use common::{
     telemetry,
 };
 use model::message::NewMessage;
+#[cfg(target_os = "linux")]
 use socket2::SockRef;
 use store::{
     Redis, Store,
@@ -169,11 +172,16 @@ fn readiness(redis: &Redis, notifier: &Notifier) -> ReadinessCheck {
     })
 }
 
-/// Has the kernel break a connection whose other end has not taken what was sent for that long.
+/// Lets the kernel break a connection whose client has not taken what was sent for that long.
+#[cfg(target_os = "linux")]
 fn set_stall_timeout(connection: &dyn Any, stall: Duration) {
     if let Some(stream) = connection.downcast_ref::<TcpStream>()
         && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(stall))
     {
-        tracing::debug!(%error, "a client that takes nothing cannot be cut off");
+        tracing::debug!(%error, "a client that takes nothing cannot be disconnected");
     }
 }
+
+/// Only Linux can: elsewhere such a client is disconnected when its buffers are full and its keep-alives fail.
+#[cfg(not(target_os = "linux"))]
+fn set_stall_timeout(_connection: &dyn Any, _stall: Duration) {}

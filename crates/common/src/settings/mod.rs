@@ -113,6 +113,6 @@ impl Settings {
 /// The name of this machine.
 #[must_use]
 pub fn hostname() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    host.trim().chars().filter(char::is_ascii_graphic).take(100).collect()
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    host.to_string_lossy().chars().filter(char::is_ascii_graphic).take(100).collect()
 }
