@@ -133,7 +133,7 @@ async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_u
     kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "0"]).await;
     kit.complete(&worker, &claimed, "1").await;
     kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "1"]).await;
-    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("after {first}")]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("follow_up {first}")]).await;
     assert!(kit.claim(&worker, 1).await.is_empty());
     step(&kit).await;
     assert_eq!(kit.claim_one(&worker).await.job.id, second);
