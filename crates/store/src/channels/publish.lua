@@ -12,24 +12,30 @@
 -- are set when less than the least is left, and whether there is a history is found out by adding to it.
 -- Twice means two messages, unless KEYS[3] is given: then the second finds what the first did. Without it the caller does not
 -- repeat it.
-if KEYS[3] then
-  local was = redis.call('GET', KEYS[3])
-  if was then
-    local position, listeners = string.match(was, '^(%S+) (%d+)$')
+local history, state_key, outcome = KEYS[1], KEYS[2], KEYS[3]
+local channel, live_channel, data_epoch, max_messages = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local max_messages_with_subscriptions, min_ttl_ms, ttl_margin_ms = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local body, content_type, attributes, is_registered = ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
+local has_subscriptions, outcome_ttl_ms = ARGV[12] == '1', ARGV[13]
+
+if outcome then
+  local earlier = redis.call('GET', outcome)
+  if earlier then
+    local position, listeners = string.match(earlier, '^(%S+) (%d+)$')
     return { position, tonumber(listeners), 0 }
   end
 end
-local known, now = redis.call('HMGET', KEYS[2], 'e', 'x', 's'), now_ms()
-local epoch, is_registered = known[1], ARGV[11] == '1'
-if is_registered and redis.call('EXISTS', KEYS[1]) == 0 then
+local known, now = redis.call('HMGET', state_key, 'e', 'x', 's'), now_ms()
+local epoch = known[1]
+if is_registered and redis.call('EXISTS', history) == 0 then
   epoch = string.format('%.0f', math.max(now, (tonumber(epoch) or 0) + 1))
 elseif not epoch then
-  if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-  epoch = string.match(newest_ever(KEYS[1]), '^(%d+)%-')
+  if redis.call('EXISTS', history) == 0 then return false end
+  epoch = string.match(last_id(history), '^(%d+)%-')
 end
-if tonumber(epoch) < tonumber(ARGV[3]) then epoch = ARGV[3] end
+if tonumber(epoch) < tonumber(data_epoch) then epoch = data_epoch end
 
-local body, content_type, attributes, at = ARGV[8], ARGV[9], ARGV[10], string.format('%.0f', now)
+local at = string.format('%.0f', now)
 local fields = { 'b', body, 'a', at }
 if content_type ~= '' then
   fields[5], fields[6] = 't', content_type
@@ -38,31 +44,30 @@ if attributes ~= '' then
   fields[#fields + 1] = 'h'
   fields[#fields + 1] = attributes
 end
-local kept, id, position = known[3] and ARGV[5] or ARGV[4], epoch .. '-*', nil
+local max, id, position = known[3] and max_messages_with_subscriptions or max_messages, epoch .. '-*', nil
 if is_registered then
-  position = redis.call('XADD', KEYS[1], 'MAXLEN', '~', kept, id, unpack(fields))
+  position = redis.call('XADD', history, 'MAXLEN', '~', max, id, unpack(fields))
 else
-  position = redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', kept, id, unpack(fields))
+  position = redis.call('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max, id, unpack(fields))
   if not position then return false end
 end
 
-local expires, least = tonumber(known[2]) or 0, tonumber(ARGV[6])
-local most = least + tonumber(ARGV[7])
--- More than the most: the setting or the clock was changed
-local is_due = is_registered or expires < now + least or expires > now + most
+local expires, max_ttl_ms = tonumber(known[2]) or 0, min_ttl_ms + ttl_margin_ms
+-- Later than the longest TTL allows: the setting or the clock was changed
+local is_due = is_registered or expires < now + min_ttl_ms or expires > now + max_ttl_ms
 if is_due then
-  local state = { 'e', epoch, 'x', string.format('%.0f', now + most) }
+  local fields_of_state = { 'e', epoch, 'x', string.format('%.0f', now + max_ttl_ms) }
   -- Spares what they need from trimming before they have their groups
-  if ARGV[12] == '1' then state[5], state[6] = 's', '1' end
-  redis.call('HSET', KEYS[2], unpack(state))
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', most))
-  redis.call('PEXPIRE', KEYS[2], string.format('%.0f', most))
+  if has_subscriptions then fields_of_state[5], fields_of_state[6] = 's', '1' end
+  redis.call('HSET', state_key, unpack(fields_of_state))
+  redis.call('PEXPIRE', history, string.format('%.0f', max_ttl_ms))
+  redis.call('PEXPIRE', state_key, string.format('%.0f', max_ttl_ms))
 elseif known[1] ~= epoch then
-  redis.call('HSET', KEYS[2], 'e', epoch)
+  redis.call('HSET', state_key, 'e', epoch)
 end
 
 local head = position .. ' ' .. at .. ' ' .. #content_type .. ' ' .. #attributes
-redis.call('PUBLISH', ARGV[2], head .. '\n' .. content_type .. attributes .. body)
-local listeners = redis.call('PUBLISH', ARGV[1], body)
-if KEYS[3] then redis.call('SET', KEYS[3], position .. ' ' .. listeners, 'PX', ARGV[13]) end
+redis.call('PUBLISH', live_channel, head .. '\n' .. content_type .. attributes .. body)
+local listeners = redis.call('PUBLISH', channel, body)
+if outcome then redis.call('SET', outcome, position .. ' ' .. listeners, 'PX', outcome_ttl_ms) end
 return { position, listeners, is_due and not is_registered and 1 or 0 }

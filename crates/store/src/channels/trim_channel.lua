@@ -9,6 +9,11 @@
 -- One call trims in one epoch, where messages are numbered without gaps: so a number of messages is a position.
 -- May run twice: the second one finds nothing to trim, and where the history began is noted in the state, as `f`: what was lost
 -- before that has been told.
+local history, state_key = KEYS[1], KEYS[2]
+local max_messages, max_age_ms, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local backlog_max_messages, backlog_max_bytes, max_trimmed = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_trimmed_bytes, ttl_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
+
 local SAMPLES = 100
 
 local function is_before(a, b)
@@ -36,7 +41,7 @@ local function between(from, to)
 end
 
 -- The subscriptions, with the first message that each needs of those from `start` on.
-local function subscriptions(history, start)
+local function needed_by_subscriptions(start)
   local found = {}
   for _, group in ipairs(groups_of(history)) do
     local name = string.match(group['name'], '^sub:(.+)$')
@@ -54,7 +59,7 @@ end
 
 -- What a subscription lost of the messages from a position up to and without another: those that it had out, and those that it
 -- had not been given.
-local function lost_by(history, sub, from, to, most)
+local function lost_by(sub, from, to, most)
   if not is_before(from, to) then return 0 end
   local out = #redis.call('XPENDING', history, sub.group, from, '(' .. to, most + 1)
   local unseen = between(later(next_to(sub.last), from), to)
@@ -64,27 +69,27 @@ end
 
 -- The position to which the limits would trim in this call, the one to which they do at any rate, whether there may be more to
 -- trim behind it, and the most that one call trims.
-local function limits(history, first, now)
+local function limits(first, now)
   local epoch, low = split(first[1])
   local last = last_of(history, epoch)
   local _, high = split(last[1])
   local all, length = high - low + 1, redis.call('XLEN', history)
   local weight = redis.call('MEMORY', 'USAGE', history, 'SAMPLES', SAMPLES)
   local mean = math.max(1, weight / length)
-  local most = math.max(1, math.min(tonumber(ARGV[6]), math.floor(tonumber(ARGV[7]) / mean)))
+  local most = math.max(1, math.min(max_trimmed, math.floor(max_trimmed_bytes / mean)))
   local function over(limit)
     return limit == 0 and 0 or math.min(length - 1, math.floor(math.max(0, weight - limit) / mean))
   end
-  local heavy = over(tonumber(ARGV[3]))
-  local own = math.max(0, length - tonumber(ARGV[1]), heavy)
-  local oldest = now - tonumber(ARGV[2])
-  if ARGV[2] ~= '0' and published_at(last) < oldest then
+  local heavy = over(max_bytes)
+  local own = math.max(0, length - max_messages, heavy)
+  local oldest = now - max_age_ms
+  if max_age_ms ~= 0 and published_at(last) < oldest then
     -- What is behind this epoch is looked at in the next call
     own = math.max(all, length)
-  elseif ARGV[2] ~= '0' and published_at(first) < oldest then
+  elseif max_age_ms ~= 0 and published_at(first) < oldest then
     own = math.max(own, first_at(history, epoch, low, high, oldest) - low)
   end
-  local forced = math.min(own, math.max(0, length - tonumber(ARGV[4]), over(tonumber(ARGV[5]))))
+  local forced = math.min(own, math.max(0, length - backlog_max_messages, over(backlog_max_bytes)))
   local reach = math.min(all, most)
   local function position(count)
     return join(epoch, low + math.min(count, reach))
@@ -93,23 +98,23 @@ local function limits(history, first, now)
   return position(own), position(forced), own > reach or heavy > 0, most
 end
 
-if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-local start = first and first[1] or next_to(newest_ever(KEYS[1]))
-local subs = subscriptions(KEYS[1], start)
-local cut, is_more, most, trimmed = start, false, tonumber(ARGV[6]), 0
+if redis.call('EXISTS', history) == 0 then return false end
+local first = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
+local start = first and first[1] or next_to(last_id(history))
+local subs = needed_by_subscriptions(start)
+local cut, is_more, most, trimmed = start, false, max_trimmed, 0
 if first then
-  local own, forced, goes_on, at_once = limits(KEYS[1], first, now_ms())
+  local own, forced, goes_on, at_once = limits(first, now_ms())
   cut, most = own, at_once
   for _, sub in ipairs(subs) do
     if sub.needed and is_before(sub.needed, cut) then cut = sub.needed end
   end
   cut = later(cut, forced)
-  if is_before(start, cut) then trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '=', cut) end
+  if is_before(start, cut) then trimmed = redis.call('XTRIM', history, 'MINID', '=', cut) end
   is_more = trimmed > 0 and (goes_on or is_before(cut, own))
 end
 
-local state = redis.call('HMGET', KEYS[2], 's', 'f')
+local state = redis.call('HMGET', state_key, 's', 'f')
 local told, names, is_needed = {}, {}, false
 for _, sub in ipairs(subs) do
   local from, is_open = start, false
@@ -120,7 +125,7 @@ for _, sub in ipairs(subs) do
   elseif split(sub.last) == split(start) and is_before(next_to(sub.last), start) then
     from = next_to(sub.last)
   end
-  local lost = lost_by(KEYS[1], sub, from, cut, most)
+  local lost = lost_by(sub, from, cut, most)
   if lost ~= 0 then
     told[#told + 1] = sub.name
     told[#told + 1] = lost
@@ -129,17 +134,17 @@ for _, sub in ipairs(subs) do
   is_needed = is_needed or sub.needed
 end
 if #subs > 0 then
-  local kept = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-  local begins = kept and kept[1] or '>' .. next_to(newest_ever(KEYS[1]))
-  if state[1] ~= '1' or state[2] ~= begins then redis.call('HSET', KEYS[2], 's', '1', 'f', begins) end
+  local kept = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
+  local begins = kept and kept[1] or '>' .. next_to(last_id(history))
+  if state[1] ~= '1' or state[2] ~= begins then redis.call('HSET', state_key, 's', '1', 'f', begins) end
 elseif state[1] or state[2] then
-  redis.call('HDEL', KEYS[2], 's', 'f')
+  redis.call('HDEL', state_key, 's', 'f')
 end
 
 -- What a subscription still needs does not expire
-local is_due = is_needed and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[8]) / 2
+local is_due = is_needed and redis.call('PTTL', history) < ttl_ms / 2
 if is_due then
-  redis.call('PEXPIRE', KEYS[1], ARGV[8])
-  redis.call('PEXPIRE', KEYS[2], ARGV[8])
+  redis.call('PEXPIRE', history, ttl_ms)
+  redis.call('PEXPIRE', state_key, ttl_ms)
 end
 return { trimmed, is_more and 1 or 0, is_due and 1 or 0, told, names }

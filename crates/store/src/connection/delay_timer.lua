@@ -4,4 +4,7 @@
 -- ARGV: 1 timer, 2 ms
 -- Returns 1 when it was changed, else 0.
 -- May run twice: the time is set.
-return redis.call('ZADD', KEYS[1], 'XX', 'CH', ARGV[2], ARGV[1])
+local timers = KEYS[1]
+local timer, at_ms = ARGV[1], ARGV[2]
+
+return redis.call('ZADD', timers, 'XX', 'CH', at_ms, timer)

@@ -5,5 +5,8 @@
 -- ARGV: 1 what stands there as long as it is theirs
 -- Returns 1 when it was given up, else 0.
 -- May run twice: the second run finds another holder, or none.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+local key = KEYS[1]
+local expected = ARGV[1]
+
+if redis.call('GET', key) ~= expected then return 0 end
+return redis.call('DEL', key)

@@ -4,8 +4,11 @@
 -- ARGV: 1 entry
 -- Returns {1 if it is kept else 0, the oldest entry or '', the newest entry or ''}.
 -- May run twice: it only reads.
+local events = KEYS[1]
+local entry = ARGV[1]
+
 local function id(reply) return reply[1] and reply[1][1] or '' end
-local kept = #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
-local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local kept = #redis.call('XRANGE', events, entry, entry)
+local first = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)
+local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)
 return { kept, id(first), id(last) }

@@ -4,7 +4,10 @@
 -- ARGV: 1 who, 2 term in ms
 -- Returns 1 when the office is held now, else 0.
 -- May run twice: the term is set, not added to.
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local leader = KEYS[1]
+local holder_name, lease_ms = ARGV[1], ARGV[2]
+
+local holder = redis.call('GET', leader)
+if holder and holder ~= holder_name then return 0 end
+redis.call('SET', leader, holder_name, 'PX', lease_ms)
 return 1

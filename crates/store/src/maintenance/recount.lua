@@ -4,9 +4,13 @@
 -- ARGV: 1 "1" to set the counter
 -- Returns 1 when it is right or the list of lanes is old, else 0.
 -- May run twice: the second run finds it right.
-if redis.call('SCARD', KEYS[2]) ~= #KEYS - 2 then return 1 end
-local laned = 0
-for i = 3, #KEYS do laned = laned + redis.call('ZCARD', KEYS[i]) end
-if tonumber(redis.call('HGET', KEYS[1], 'laned') or '0') == laned then return 1 end
-if ARGV[1] == '1' then redis.call('HSET', KEYS[1], 'laned', laned) end
+local stats, waiting_keys = KEYS[1], KEYS[2]
+local is_repair = ARGV[1] == '1'
+local FIRST_KEY_QUEUE = 3
+
+if redis.call('SCARD', waiting_keys) ~= #KEYS - (FIRST_KEY_QUEUE - 1) then return 1 end
+local waiting = 0
+for i = FIRST_KEY_QUEUE, #KEYS do waiting = waiting + redis.call('ZCARD', KEYS[i]) end
+if tonumber(redis.call('HGET', stats, 'key_waiting') or '0') == waiting then return 1 end
+if is_repair then redis.call('HSET', stats, 'key_waiting', waiting) end
 return 0

@@ -4,14 +4,18 @@
 -- ARGV: 1 group, 2 how many were delivered, 3 how many were not wanted, 4 positions from here on
 -- Returns how many were not done with before.
 -- May run twice: figures count what was acknowledged now, or nothing.
-local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 4))
+local history, counters = KEYS[1], KEYS[2]
+local group, delivered, filtered = ARGV[1], ARGV[2], ARGV[3]
+local FIRST_POSITION = 4
+
+local acked = redis.call('XACK', history, group, unpack(ARGV, FIRST_POSITION))
 if acked > 0 then
-  if ARGV[2] ~= '0' then
-    redis.call('HINCRBY', KEYS[2], 'delivered', ARGV[2])
-    redis.call('HSET', KEYS[2], 'at', string.format('%.0f', now_ms()))
-    redis.call('HDEL', KEYS[2], 'failing')
+  if delivered ~= '0' then
+    redis.call('HINCRBY', counters, 'delivered', delivered)
+    redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now_ms()))
+    redis.call('HDEL', counters, 'failing_since')
   end
-  if ARGV[3] ~= '0' then redis.call('HINCRBY', KEYS[2], 'filtered', ARGV[3]) end
-  keep_figures(KEYS[2])
+  if filtered ~= '0' then redis.call('HINCRBY', counters, 'filtered', filtered) end
+  extend_counters_ttl(counters)
 end
 return acked

@@ -4,10 +4,12 @@
 -- ARGV: 1 group, 2 least silence in ms, 3 whose they are, or '' for anybody's
 -- Returns the numbers of those histories, from 1.
 -- May run twice: it only reads.
+local group, min_idle_ms, worker = ARGV[1], ARGV[2], ARGV[3]
+
 local found = {}
 for number = 1, #KEYS do
-  local arguments = { ARGV[1], 'IDLE', ARGV[2], '-', '+', 1 }
-  if ARGV[3] ~= '' then arguments[#arguments + 1] = ARGV[3] end
+  local arguments = { group, 'IDLE', min_idle_ms, '-', '+', 1 }
+  if worker ~= '' then arguments[#arguments + 1] = worker end
   local waiting = redis.pcall('XPENDING', KEYS[number], unpack(arguments))
   if waiting.err then
     if not string.find(waiting.err, 'NOGROUP', 1, true) then return redis.error_reply(waiting.err) end

@@ -7,27 +7,32 @@
 --          before that or '', first message behind what was missing there, ...}, the position up to which was looked if there
 --          may be more behind it, else ''}: a gap is told again with the message behind it.
 -- A lost answer leaves them handed out: a worker looks for its own after an error.
-local arguments = { 'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], ARGV[7], '+', ARGV[4] }
-if ARGV[6] ~= '' then arguments[#arguments + 1] = ARGV[6] end
+local history, cursor = KEYS[1], KEYS[2]
+local group, consumer, min_idle_ms = ARGV[1], ARGV[2], ARGV[3]
+local max_messages, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local owner, start = ARGV[6], ARGV[7]
+
+local arguments = { 'XPENDING', history, group, 'IDLE', min_idle_ms, start, '+', max_messages }
+if owner ~= '' then arguments[#arguments + 1] = owner end
 local function pending(history)
   return redis.pcall('XPENDING', history, unpack(arguments, 3))
 end
-local waiting = pending(KEYS[1])
+local waiting = pending(history)
 if waiting.err then
   if string.find(waiting.err, 'NOGROUP', 1, true) then return { {}, {}, {}, {}, '' } end
   return redis.error_reply(waiting.err)
 end
 local entries, times, lost, gaps, bytes, seen = {}, {}, {}, {}, 0, 0
 local missing = {}
-for position, before, to in string.gmatch(redis.call('HGET', KEYS[2], 'g') or '', '(%S+) (%S+) (%S+)') do
+for position, before, to in string.gmatch(redis.call('HGET', cursor, 'g') or '', '(%S+) (%S+) (%S+)') do
   missing[to] = { position, before == '-' and '' or before }
 end
 for _, item in ipairs(waiting) do
-  if bytes >= tonumber(ARGV[5]) then break end
+  if bytes >= max_bytes then break end
   seen = seen + 1
   -- Whoever finds its own has not vanished
-  local count = ARGV[6] == ARGV[2] and { 'RETRYCOUNT', item[4] } or {}
-  local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], item[1], unpack(count))
+  local count = owner == consumer and { 'RETRYCOUNT', item[4] } or {}
+  local claimed = redis.call('XCLAIM', history, group, consumer, min_idle_ms, item[1], unpack(count))
   local entry, gap = claimed[1], missing[item[1]]
   if gap then
     for _, word in ipairs({ gap[1], gap[2], item[1] }) do gaps[#gaps + 1] = word end
@@ -37,9 +42,9 @@ for _, item in ipairs(waiting) do
     times[#times + 1] = item[4]
     for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
   else
-    redis.call('XACK', KEYS[1], ARGV[1], item[1])
+    redis.call('XACK', history, group, item[1])
     lost[#lost + 1] = item[1]
   end
 end
-local is_whole = seen == #waiting and seen < tonumber(ARGV[4])
+local is_whole = seen == #waiting and seen < max_messages
 return { entries, times, lost, gaps, is_whole and '' or waiting[seen][1] }

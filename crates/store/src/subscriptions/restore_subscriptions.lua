@@ -4,9 +4,13 @@
 -- ARGV: 1 wake channel, 2 wake message, 3.. names and subscriptions
 -- Returns 1 if they were put back.
 -- May run twice, and by several workers: one is the first.
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], '', '1')
+local subscriptions = KEYS[1]
+local notifications, notification = ARGV[1], ARGV[2]
+local FIRST_NAME = 3
+
+if redis.call('EXISTS', subscriptions) == 1 then return 0 end
+redis.call('HSET', subscriptions, '', '1')
 -- One by one: there may be more than Lua passes on at once
-for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('PUBLISH', ARGV[1], ARGV[2])
+for i = FIRST_NAME, #ARGV, 2 do redis.call('HSET', subscriptions, ARGV[i], ARGV[i + 1]) end
+redis.call('PUBLISH', notifications, notification)
 return 1

@@ -6,9 +6,13 @@
 -- Returns "saved", "before" when it is like that already, "changed", or "full" when there is no room for another.
 -- The field "" says that the list was begun: one that has vanished without it was lost.
 -- May run twice: the second run finds it stored.
-local problem = obstacle(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4] + 1)
+local subscriptions = KEYS[1]
+local name, known, wanted, max_subscriptions, notifications = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local notification = ARGV[6]
+
+local problem = compare_and_set(subscriptions, name, known, wanted, max_subscriptions + 1)
 if problem then return problem end
-redis.call('HSET', KEYS[1], '', '1')
-if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
-redis.call('PUBLISH', ARGV[5], ARGV[6])
+redis.call('HSET', subscriptions, '', '1')
+if wanted == '' then redis.call('HDEL', subscriptions, name) else redis.call('HSET', subscriptions, name, wanted) end
+redis.call('PUBLISH', notifications, notification)
 return 'saved'

@@ -4,6 +4,9 @@
 -- ARGV: 1 result, 2 TTL in ms
 -- Returns 1, or 0 when the job exists.
 -- May run twice: the second run finds its own result.
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+local record, result = KEYS[1], KEYS[2]
+local result_text, result_ttl_ms = ARGV[1], ARGV[2]
+
+if redis.call('EXISTS', record, result) > 0 then return 0 end
+redis.call('SET', result, result_text, 'PX', result_ttl_ms)
 return 1

@@ -4,6 +4,9 @@
 -- ARGV: 1.. fields and values, at most 2030
 -- Returns 1, or 0 when there is one with that id.
 -- May run twice: the second run finds it.
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV))
+local workflow = KEYS[1]
+local fields = ARGV
+
+if redis.call('EXISTS', workflow) == 1 then return 0 end
+redis.call('HSET', workflow, unpack(fields))
 return 1

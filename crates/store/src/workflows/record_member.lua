@@ -4,19 +4,23 @@
 -- ARGV: 1 index, 2 state, 3 result or "", 4 what stands in for a result that finds no room, 5 most bytes of all results
 -- Returns {kind, members, members that ended, state if it is over or ""}, or {} when there is no such workflow or job.
 -- May run twice: the second run changes nothing.
-local index = tonumber(ARGV[1])
-local known = redis.call('HMGET', KEYS[1], 'y', 't', 'j' .. ARGV[1])
+local workflow = KEYS[1]
+local member, state, member_result, placeholder = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local max_result_bytes = tonumber(ARGV[5])
+
+local index = tonumber(member)
+local known = redis.call('HMGET', workflow, 'y', 't', 'j' .. member)
 if not known[1] or not known[2] or not known[3] then return {} end
 local total = tonumber(known[2])
-if redis.call('HSETNX', KEYS[1], 'e' .. ARGV[1], ARGV[2]) == 1 then
-  if index < total then redis.call('HINCRBY', KEYS[1], 'k', 1) end
-  if ARGV[3] ~= '' then
-    local kept = tonumber(redis.call('HGET', KEYS[1], 'b') or '0')
-    local result = ARGV[3]
-    if kept + #result > tonumber(ARGV[5]) then result = ARGV[4] end
-    redis.call('HINCRBY', KEYS[1], 'b', #result)
-    redis.call('HSET', KEYS[1], 'r' .. ARGV[1], result)
+if redis.call('HSETNX', workflow, 'e' .. member, state) == 1 then
+  if index < total then redis.call('HINCRBY', workflow, 'k', 1) end
+  if member_result ~= '' then
+    local stored_bytes = tonumber(redis.call('HGET', workflow, 'b') or '0')
+    local result = member_result
+    if stored_bytes + #result > max_result_bytes then result = placeholder end
+    redis.call('HINCRBY', workflow, 'b', #result)
+    redis.call('HSET', workflow, 'r' .. member, result)
   end
 end
-local now = redis.call('HMGET', KEYS[1], 'k', 's')
+local now = redis.call('HMGET', workflow, 'k', 's')
 return { known[1], total, tonumber(now[1] or '0'), now[2] or '' }

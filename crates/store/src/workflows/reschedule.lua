@@ -4,4 +4,7 @@
 -- ARGV: 1 id, 2 in so many ms
 -- Returns 1 when the workflow was not among them, else 0.
 -- May run twice: the time is set, not added to.
-return redis.call('ZADD', KEYS[1], now_ms() + tonumber(ARGV[2]), ARGV[1])
+local workflows = KEYS[1]
+local id, delay_ms = ARGV[1], tonumber(ARGV[2])
+
+return redis.call('ZADD', workflows, now_ms() + delay_ms, id)
