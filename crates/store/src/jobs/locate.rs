@@ -288,7 +288,8 @@ impl Jobs {
 
 fn locate_in_record(id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
     let record_state = fields.get("s").cloned().unwrap_or_default();
-    let state = if record_state == "key_waiting" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
+    let state =
+        if record_state == "key_waiting" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
     let priority = fields.get("p").and_then(|text| Priority::from_text(text));
     let due = fields.get("d").and_then(|text| text.parse().ok());

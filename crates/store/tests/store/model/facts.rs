@@ -142,7 +142,8 @@ fn job_id(entry: &str, marker: &str, priority: &str) -> String {
 
 fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, String>, facts: &mut Vec<String>) {
     let (kind, rest) = name.split_once(':').unwrap_or((name, ""));
-    let fields: BTreeMap<&str, &str> = values.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+    let fields: BTreeMap<&str, &str> =
+        values.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
     let field = |name: &str| fields.get(name).copied().unwrap_or_default();
     let job_of = |member: &str| entries.get(member).map_or("none", String::as_str).to_owned();
     match kind {
@@ -157,7 +158,9 @@ fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, Strin
         "limit" => facts.push(format!("limit {rest}: {}", field("c"))),
         "unique" => facts.push(format!("unique: {}", values[0])),
         "stats" => {
-            facts.extend(Some(field("key_waiting")).filter(|n| !["", "0"].contains(n)).map(|n| format!("key_waiting {n}")));
+            facts.extend(
+                Some(field("key_waiting")).filter(|n| !["", "0"].contains(n)).map(|n| format!("key_waiting {n}")),
+            );
         }
         "control" => facts.extend(fields.contains_key("paused").then(|| "paused".to_owned())),
         "j" => {
@@ -172,7 +175,8 @@ fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, Strin
         "leases" => facts.extend(values.iter().map(|member| format!("lease {}", job_of(member)))),
         "timers" => {
             // When the leader checks a key again is a matter of time
-            facts.extend(values.iter().filter(|timer| !timer.starts_with("key ")).map(|timer| format!("timer {timer}")));
+            facts
+                .extend(values.iter().filter(|timer| !timer.starts_with("key ")).map(|timer| format!("timer {timer}")));
         }
         "priorities" => {}
         other => facts.push(format!("{other} is no key that is known")),
