@@ -67,7 +67,7 @@ async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: 
                 tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }
             Err(error) => {
-                tracing::error!(%error, results = completions.len(), "results cannot be recorded: the jobs will run again");
+                tracing::error!(%error, results = completions.len(), "results not recorded: the jobs will run again");
                 break vec![Settled::Stale; completions.len()];
             }
         }

@@ -96,7 +96,8 @@ impl Worker {
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
-        tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker started");
+        let (name, concurrency) = (&worker.name, worker.concurrency);
+        tracing::info!(%address, %name, ?queues, concurrency, "queue-worker started");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
         let supervise = |part, task| supervise(part, task, &stop);

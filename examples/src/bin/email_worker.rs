@@ -1,7 +1,7 @@
-//! A worker of one's own: its handlers send mail, into files of the folder `OUTBOX`.
+//! An example worker: its handlers write mail into files of the folder `OUTBOX`.
 //!
-//! Each handler shows something else. What all of them have in common: a handler may run more than once for the same job,
-//! so what it does twice must come to the same as doing it once.
+//! Each handler shows something different. A handler may run more than once for the same job, so each of them is
+//! idempotent.
 
 use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
 
@@ -10,75 +10,76 @@ use tokio::{fs, select, time::sleep};
 use worker::{Context, ContextError, HandlerError, Worker};
 
 fn main() -> anyhow::Result<()> {
-    // The command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules come with it
+    // `Worker` brings the command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules
     Worker::builder()
         .handler("email.send", send)
         .handler("email.newsletter", newsletter)
         .handler("email.from_template", from_template)
         .blocking_handler("email.render", render)
-        // A job without arguments, or with any number of the same type, needs no function of its own
+        // A job without arguments, or with any number of one type, can use a closure
         .handler("email.addresses", |_, addresses: BTreeSet<String>| async move { Ok(addresses) })
         .handler("email.count", |context: Context, (): ()| async move { count(&context) })
         .main()
 }
 
-/// Arguments are read as types: what does not fit is a failure that says where, and no other attempt follows.
+/// Arguments are typed: arguments that do not parse are a permanent failure whose message says where.
 #[derive(Deserialize)]
 struct Email {
     subject: String,
     body: String,
 }
 
-/// A result is anything that serde can write as JSON.
+/// A result is any type that serde can write as JSON.
 #[derive(Serialize)]
 struct SentEmail {
     file: PathBuf,
     attempt: u32,
 }
 
-/// One mail. Whether another attempt follows is for the error to say.
+/// Sends one mail. The error decides whether another attempt follows.
 async fn send(context: Context, (to, email): (String, Email)) -> Result<SentEmail, HandlerError> {
     let Some((_, host)) = to.split_once('@') else {
-        // It would fail again: the job is discarded now, and becomes a dead letter if its policy says so
+        // Permanent: the job is discarded now, and becomes a dead letter if its policy says so
         return Err(HandlerError::not_retryable("an address has an @").with_code("bad_address").with_details(&to));
     };
     match host {
-        // The job makes no sense any more, and nobody has to look at it
-        "unsubscribed.example" => return Err(HandlerError::discard("whoever has left gets no mail")),
-        // This goes before the delay of the job's retry policy
+        // The job has no purpose any more: discarded without a dead letter
+        "unsubscribed.example" => return Err(HandlerError::discard("an unsubscribed address gets no mail")),
+        // This delay replaces the one of the job's retry policy
         "busy.example" => return Err(HandlerError::retry_after(Duration::from_mins(10), "the mailbox is busy")),
-        // When, and how often, is for the retry policy
+        // Temporary: the retry policy decides when, and how often
         "flaky.example" if context.attempt() == 1 => return Err(HandlerError::retryable("the server hung up")),
         _ => {}
     }
     let mut text = format!("To: {to}\nSubject: {}\n", email.subject);
-    // Of two attempts at the same job the later one has the greater token: a store that compares them can refuse the other
+    // A later attempt has a greater token: a store that compares tokens can refuse the earlier attempt
     let _ = writeln!(text, "Fencing-Token: {}", context.fencing_token());
-    // The span that the work of the receiver belongs under
+    // The parent span for the receiver's work
     if let Some(traceparent) = context.traceparent() {
         let _ = writeln!(text, "Traceparent: {traceparent}");
     }
     let _ = writeln!(text, "\n{}", email.body);
-    // The id is the same in every attempt: a mail that is sent twice is there once
+    // The id is the same in every attempt, so sending twice leaves one file
     let file = outbox(&context, "mail");
-    // A mail cannot be called back, so this asks once more whether the job is still this worker's
+    // A mail cannot be recalled, so check once more that this attempt is still the current one
     context.heartbeat().await?;
     fs::write(&file, text).await?;
     Ok(SentEmail { file, attempt: context.attempt() })
 }
 
-/// What people see while it runs, beside the number.
+/// Progress data that people see while the job runs.
 #[derive(Serialize)]
 struct NewsletterProgress<'a> {
     last: &'a str,
 }
 
-/// Many mails, one after the other: it tells how far it is, and tidies up when it is told to stop.
+/// Sends many mails, reports its progress, and tidies up when it is stopped.
 async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Result<usize, HandlerError> {
-    // Fires when the job is cancelled or lost, when its time is over, and when the worker stops. Whoever asks for it gets
-    // `queue_worker.stop_grace_ms` for what comes then; without it the handler would be dropped where it waits
+    // Fires when the job is cancelled or reclaimed, when its time limit is over, and when the worker stops. Asking for
+    // the token gives the handler `queue_worker.stop_grace_ms` to tidy up; without it the handler would be dropped at
+    // its next await point
     let stop = context.cancellation();
-    // Another attempt may have begun elsewhere when this one is told to stop: neither tidies up what is the other's
+    // Another attempt may already run elsewhere, so each has its own draft and deletes no other
     let draft = outbox(&context, &format!("{}.draft", context.attempt()));
     let mut sent = String::new();
     for (before, address) in to.iter().enumerate() {
@@ -86,9 +87,9 @@ async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Res
         fs::write(&draft, &sent).await?;
         #[expect(clippy::cast_precision_loss, reason = "nobody has so many subscribers")]
         let progress = (before + 1) as f64 / to.len() as f64;
-        let noted = context.progress_with(Some(progress), &NewsletterProgress { last: address }).await;
-        // Redis being away is no reason to stop; the job being somebody else's is
-        let is_over = matches!(noted, Err(ContextError::Stale));
+        let reported = context.progress_with(Some(progress), &NewsletterProgress { last: address }).await;
+        // Stop only if another worker has the job, not when Redis is unavailable
+        let is_over = matches!(reported, Err(ContextError::Stale));
         let is_stopped = is_over
             || select! {
                 () = stop.cancelled() => true,
@@ -103,16 +104,16 @@ async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Res
     Ok(to.len())
 }
 
-/// Any error becomes one with `?`: its Rust type is the error's type, and the retry policy decides.
+/// `?` converts any error: its Rust type is the error type, and the retry policy decides.
 async fn from_template(_context: Context, (file, name): (PathBuf, String)) -> Result<String, HandlerError> {
     let template = fs::read_to_string(file).await?;
     Ok(template.replace("{name}", &name))
 }
 
-/// A job may ask for anything.
+/// A job may ask for any size.
 const MAX_RENDERED_BYTES: usize = 1 << 30;
 
-/// Computes instead of waiting, so it has a thread of its own. A panic is a failure of this job and of nothing else.
+/// Computes instead of waiting, so it runs on a separate thread. A panic fails only this job.
 fn render(_context: Context, (template, repeat): (String, usize)) -> Result<String, HandlerError> {
     assert!(!template.is_empty(), "nobody writes empty templates");
     if template.len().saturating_mul(repeat) > MAX_RENDERED_BYTES {
@@ -121,13 +122,13 @@ fn render(_context: Context, (template, repeat): (String, usize)) -> Result<Stri
     Ok(template.repeat(repeat))
 }
 
-/// In a workflow: what the jobs before this one have returned.
+/// In a workflow: uses the results of the job's parents.
 fn count(context: &Context) -> Result<usize, HandlerError> {
     let lists: Vec<Vec<String>> = context.parent_results()?;
     Ok(lists.into_iter().flatten().collect::<BTreeSet<_>>().len())
 }
 
-/// The file of a job, named after it.
+/// The file of a job, named after its id.
 fn outbox(context: &Context, kind: &str) -> PathBuf {
     let folder = std::env::var_os("OUTBOX").map_or_else(std::env::temp_dir, PathBuf::from);
     folder.join(format!("{}.{kind}", context.id()))

@@ -119,11 +119,11 @@ impl Breaker {
             (_, BreakerOutcome::Failure) => self.transition(BreakerState::Open { until: now + self.settings.open_for }),
             (_, BreakerOutcome::BackOff(wait)) => self.transition(BreakerState::Open { until: now + wait }),
             (BreakerState::HalfOpen { .. }, BreakerOutcome::Success) => {
-                self.transition(BreakerState::Closed { failures: 0 })
+                self.transition(BreakerState::Closed { failures: 0 });
             }
             // Somebody else may try
             (BreakerState::HalfOpen { .. }, BreakerOutcome::Unknown) => {
-                self.transition(BreakerState::Open { until: now })
+                self.transition(BreakerState::Open { until: now });
             }
         }
     }
