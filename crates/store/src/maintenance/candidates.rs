@@ -148,15 +148,15 @@ impl Jobs {
                 Some((last, entry)) if last == priority => format!("({entry}"),
                 _ => "-".to_owned(),
             };
-            let most = limit - found.len();
+            let max = limit - found.len();
             let listed: Vec<(String, String)> = script::LIST_ENTRIES
                 .key(keys.stream(priority))
                 .arg(start)
-                .arg(most)
+                .arg(max)
                 .invoke_async(&mut self.store.redis.clone())
                 .await?;
             let last = listed.last().map(|(entry, _)| format!("{priority}:{entry}"));
-            let is_full = listed.len() == most;
+            let is_full = listed.len() == max;
             found
                 .extend(listed.iter().filter_map(|(entry, marker)| candidate_of_entry(queue, priority, entry, marker)));
             if is_full {

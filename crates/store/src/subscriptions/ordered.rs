@@ -85,8 +85,8 @@ impl Subscriptions {
         lease: Duration,
         (held, position, done, more): (&ChannelFence, Position, MessageDisposition, bool),
     ) -> StoreResult<ClaimedChannel> {
-        let most = if more { ORDERED_BATCH_SIZE } else { 0 };
-        self.run_claim_channel(subscription, channel, worker, lease, Some((held, position, done)), most).await
+        let max = if more { ORDERED_BATCH_SIZE } else { 0 };
+        self.run_claim_channel(subscription, channel, worker, lease, Some((held, position, done)), max).await
     }
 
     async fn run_claim_channel(
@@ -96,7 +96,7 @@ impl Subscriptions {
         worker: &WorkerId,
         lease: Duration,
         done: Option<(&ChannelFence, Position, MessageDisposition)>,
-        most: usize,
+        max: usize,
     ) -> StoreResult<ClaimedChannel> {
         let mut call = channel_script_call(&script::CLAIM_CHANNEL, subscription, channel);
         call.key(keys::subscription_counters(&subscription.name));
@@ -105,7 +105,7 @@ impl Subscriptions {
             Some((held, position, _)) => call.arg(&held.0).arg(position.to_string()),
             None => call.arg("").arg(""),
         };
-        call.arg(most).arg(MAX_ORDERED_BATCH_BYTES).arg(self.cursor_ttl_ms);
+        call.arg(max).arg(MAX_ORDERED_BATCH_BYTES).arg(self.cursor_ttl_ms);
         call.arg(match done {
             Some((_, _, MessageDisposition::Delivered)) => "delivered",
             Some((_, _, MessageDisposition::Filtered)) => "filtered",

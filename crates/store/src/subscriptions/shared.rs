@@ -92,13 +92,13 @@ impl Subscriptions {
         subscription: &Subscription,
         channels: &[ChannelName],
         worker: &WorkerId,
-        most: usize,
+        max: usize,
     ) -> StoreResult<Vec<ChannelMessages>> {
         let mut call = script::READ_GROUP.prepare_invoke();
         for channel in channels {
             call.key(keys::channel_history(channel)).key(keys::subscription_cursor(channel, &subscription.name));
         }
-        call.arg(subscription.group()).arg(worker.as_str()).arg(most).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
+        call.arg(subscription.group()).arg(worker.as_str()).arg(max).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
         let read: Vec<ReadGroupReply> = call.invoke_async(&mut self.redis().clone()).await?;
         let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| ChannelMessages {
             channel_index: number.saturating_sub(1),
@@ -169,11 +169,11 @@ impl Subscriptions {
         channel: &ChannelName,
         worker: &WorkerId,
         ReclaimFilter { min_idle: at_least, worker: of, after: behind }: ReclaimFilter<'_>,
-        most: usize,
+        max: usize,
     ) -> StoreResult<ReclaimedMessages> {
         let mut call = channel_script_call(&script::RECLAIM, subscription, channel);
         call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
-        call.arg(most).arg(MAX_BATCH_BYTES).arg(of.map_or("", WorkerId::as_str));
+        call.arg(max).arg(MAX_BATCH_BYTES).arg(of.map_or("", WorkerId::as_str));
         call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));
         let (entries, times, lost, missing, seen): ReclaimReply = call.invoke_async(&mut self.redis().clone()).await?;
         let gaps = missing.chunks_exact(3).filter_map(|gap| gap_between(&gap[0], &gap[1], gap[2].parse().ok()));

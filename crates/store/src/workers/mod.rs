@@ -90,7 +90,7 @@ impl Workers {
         key: &WorkerKey,
         record: &WorkerRecord,
         ttl: Duration,
-        most: Option<u64>,
+        max: Option<u64>,
     ) -> StoreResult<Option<IssuedDirective>> {
         let order: String = script::REPORT
             .key(keys::worker_report(key))
@@ -99,7 +99,7 @@ impl Workers {
             .arg(key.as_str())
             .arg(record.to_json())
             .arg(ttl.as_millis().to_string())
-            .arg(most.unwrap_or(0))
+            .arg(max.unwrap_or(0))
             .arg(DIRECTIVE_TTL.as_millis().to_string())
             .invoke_async(&mut self.redis.clone())
             .await?;
