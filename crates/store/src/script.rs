@@ -1,6 +1,6 @@
-//! The Lua scripts, one change of state each. Each file says what it does, what it is given and why it may run twice.
+//! The Lua scripts; each makes one state change. Its file says what it does, its arguments, and why it may run twice.
 //!
-//! They are called by their hash; after SCRIPT FLUSH or a restart Redis does not know it and is given the text again.
+//! Scripts are called by their hash; after SCRIPT FLUSH or a restart Redis gets the text again.
 
 use std::sync::LazyLock;
 
@@ -87,7 +87,7 @@ script!(REMOVE_CRON_ENTRY, "cron/remove_entry.lua");
 script!(EVENT_POSITION, "events/event_position.lua");
 script!(REPORT, "workers/report.lua", with CLOCK);
 
-/// The script with shared functions behind its first line, which has to stay first.
+/// Inserts shared functions after the script's first line, which must stay first.
 fn with_preludes(shared: &[&str], text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     format!("{first}\n{}\n{rest}", shared.concat())
@@ -97,7 +97,7 @@ fn with_preludes(shared: &[&str], text: &str) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    /// The scripts and what they share, by file name.
+    /// The scripts and preludes, by file name.
     fn files() -> Vec<(String, String)> {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         let folders = std::fs::read_dir(source).expect("a folder").map(|entry| entry.expect("an entry").path());
@@ -109,7 +109,7 @@ mod tests {
         scripts.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text"))).collect()
     }
 
-    /// The expression that a call of a command has in the place of its key.
+    /// The expression that a call of a command has as its key.
     fn key_of(call: &str) -> Option<&str> {
         let mut words = call.split(',').map(|word| word.split(')').next().unwrap_or_default().trim());
         let command = words.next()?.trim_matches('\'');
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Names that stand for a declared key: parameters of functions, which are given one, and locals set to one.
+    /// Names that stand for a declared key: parameters of functions that get one, and locals set to one.
     fn names_of_keys(text: &str) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();
         for line in text.lines().map(str::trim) {
@@ -146,7 +146,7 @@ mod tests {
             for call in code.split("redis.call(").skip(1).chain(code.split("redis.pcall(").skip(1)) {
                 let Some(key) = key_of(call) else { continue };
                 let is_declared = key.starts_with("KEYS[") || key.starts_with("unpack(KEYS") || names.contains(key);
-                // Gathered from KEYS by complete_batch and reconcile
+                // Collected from KEYS by complete_batch and reconcile
                 let is_gathered = ["unpack(records", "parked_in[state]", "set"].contains(&key);
                 assert!(is_declared || is_gathered, "{file}: {key} in {}", call.lines().next().unwrap_or_default());
                 calls += 1;

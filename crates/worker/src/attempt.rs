@@ -231,13 +231,13 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
             metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next).increment(1);
         }
         (_, SettlementOutcome::Stale) => {
-            tracing::info!(%id, %queue, attempt, "the attempt is no longer the current one")
+            tracing::info!(%id, %queue, attempt, "the attempt is no longer the current one");
         }
         (Settlement::Snooze(delay), _) => tracing::info!(%id, %queue, ?delay, "job snoozed"),
         (Settlement::Release, _) => tracing::info!(%id, %queue, "job released"),
         (Settlement::Expire, _) => tracing::info!(%id, %queue, "job expired before it started"),
         (Settlement::CompleteAsync { .. }, _) => {
-            tracing::info!(%id, %queue, "job waits for its endpoint to complete it")
+            tracing::info!(%id, %queue, "job waits for its endpoint to complete it");
         }
         (Settlement::Complete | Settlement::Discard, _) => {}
     }

@@ -38,7 +38,7 @@ pub(crate) async fn run(
             Ok(directive) if directive != applied => {
                 applied = directive;
                 if let Some(directive) = directive {
-                    apply_directive(&shared, &wakeup, directive, &stop).await;
+                    apply_directive(&shared, &wakeup, directive, &stop);
                     // Report the new state at once
                     continue;
                 }
@@ -82,10 +82,10 @@ async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) ->
     shared.workers.report_worker(&shared.worker_key(), &record, ttl, None).await
 }
 
-async fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedDirective, stop: &CancellationToken) {
+fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedDirective, stop: &CancellationToken) {
     match issued.directive {
-        Directive::Running => set_quiet(shared, wakeup, false, "a directive").await,
-        Directive::Quiet => set_quiet(shared, wakeup, true, "a directive").await,
+        Directive::Running => set_quiet(shared, wakeup, false, "a directive"),
+        Directive::Quiet => set_quiet(shared, wakeup, true, "a directive"),
         Directive::Terminate => {
             tracing::info!("stopping by a directive");
             stop.cancel();
@@ -93,7 +93,7 @@ async fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedD
     }
 }
 
-async fn set_quiet(shared: &WorkerShared, wakeup: &Wakeup, is_quiet: bool, by: &str) {
+fn set_quiet(shared: &WorkerShared, wakeup: &Wakeup, is_quiet: bool, by: &str) {
     let has_changed = shared.heartbeat_state.set_quiet(is_quiet);
     if has_changed {
         let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
@@ -114,8 +114,8 @@ pub(crate) async fn listen_for_signals(shared: Arc<WorkerShared>, wakeup: Arc<Wa
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = pause.recv() => set_quiet(&shared, &wakeup, true, "SIGTSTP").await,
-            _ = resume.recv() => set_quiet(&shared, &wakeup, false, "SIGCONT").await,
+            _ = pause.recv() => set_quiet(&shared, &wakeup, true, "SIGTSTP"),
+            _ = resume.recv() => set_quiet(&shared, &wakeup, false, "SIGCONT"),
         }
     }
 }

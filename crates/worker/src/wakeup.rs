@@ -60,7 +60,7 @@ impl Wakeup {
                         self.wake();
                     }
                     Some(Notification::DirectiveChanged(worker)) if worker == shared.worker_key() => {
-                        shared.heartbeat_state.report_now.notify_one()
+                        shared.heartbeat_state.report_now.notify_one();
                     }
                     Some(Notification::JobCancelled(id)) => shared.in_flight.cancel_job(id),
                     _ => {}

@@ -160,7 +160,7 @@ impl Channels {
     ) -> StoreResult<bool> {
         let changes: Vec<(&ChannelName, &usize)> = changes.iter().collect();
         // Without changes, publish that the gateway is alive
-        for number in 0..news.len().div_ceil(CHANNELS_PER_CALL).max(1) {
+        for number in 0..changes.len().div_ceil(CHANNELS_PER_CALL).max(1) {
             let begins = is_whole && number == 0;
             let mut call = script::SAVE_READER_COUNTS.key(keys::gateway_readers(gateway));
             call.key(keys::READER_GATEWAYS)

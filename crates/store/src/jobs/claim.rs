@@ -145,7 +145,7 @@ impl Jobs {
             call.arg(priority.get());
         }
         if mode == "pull" {
-            for _ in 0..most {
+            for _ in 0..max {
                 call.arg(uuid::Uuid::new_v4().simple().to_string());
             }
         }

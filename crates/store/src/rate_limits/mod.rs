@@ -1,8 +1,8 @@
 //! Jobs that wait for the limit of their key.
 //!
-//! A job with a key does not go straight into its stream: it lines up in the lane of its key, and is let in when the key's
-//! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
-//! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
+//! A job with a key does not go straight into its stream: it waits in its key's queue and is admitted when the key's
+//! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and jobs of
+//! other keys come in between: the keys take turns. Jobs in a stream or running are the *admitted* jobs of their key.
 
 use crate::{
     StoreResult,
@@ -19,13 +19,13 @@ use common::{
     time::Millis,
 };
 
-/// Longest that a job can hold back others with its key.
+/// Maximum time that an attempt can pause its key, in milliseconds.
 const MAX_PAUSE_MS: Millis = 86_400_000;
-/// Jobs let in by one call.
+/// Maximum number of jobs admitted by one call.
 const MAX_ADMITTED_PER_CALL: usize = 100;
 
 impl Jobs {
-    /// Lets jobs with a key into their streams as far as its limit allows.
+    /// Admits jobs with a key to their streams as far as its limit allows.
     pub(crate) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
         for _ in 0..MAX_ADMITTED_PER_CALL {
             let outcome = self.admit_first(queue, key).await?;
@@ -33,13 +33,13 @@ impl Jobs {
                 return Ok(());
             }
         }
-        // There are more: the upkeep goes on at once, after others had their turn
+        // There are more: maintenance continues at once, after other keys had their turn
         let timers = QueueKeys::new(queue).timers();
         self.store.redis.reschedule(&timers, &format!("lane {key}"), crate::local_now()).await
     }
 
-    /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
-    /// key has nobody to speak for, and neither has an attempt that is not the current one.
+    /// Admits no job with this job's key before that time, because the attempt met a limit elsewhere. Does nothing for
+    /// a job without a key or a stale attempt.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -89,7 +89,7 @@ impl Jobs {
             .await?)
     }
 
-    /// Moves a job whose time has come, or that is activated, into the lane of its key, and lets it in if that may be.
+    /// Moves a due or activated job into its key's queue, and admits it if the limit allows.
     pub(crate) async fn enqueue_for_key(
         &self,
         queue: &QueueName,
@@ -118,12 +118,12 @@ impl Jobs {
     }
 }
 
-/// Where a job waits until it becomes available.
+/// The set in which a job waits to become available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitSet {
-    /// For its time.
+    /// Until it is due.
     Due,
-    /// To be activated.
+    /// Until it is activated.
     Pending,
 }
 
