@@ -1,4 +1,4 @@
-//! Logs the messages of the configured channels: every replica logs every message, whoever publishes it, in the log
+//! Logs the messages of the configured channels: every replica logs every message, in the log
 //! format of the original demo.
 //!
 //! Pub/sub drops messages while a subscriber is disconnected, so this log has gaps. Every gap is logged, counted and

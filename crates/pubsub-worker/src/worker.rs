@@ -49,8 +49,8 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
     let maintaining = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
     let maintaining = supervise("maintenance", tokio::spawn(maintaining), &stop);
-    let commands_count = commands.current().len();
-    tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands_count, "pubsub-worker started");
+    let name = &worker.name;
+    tracing::info!(%address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker started");
     let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
         match channel_logger {
@@ -110,7 +110,7 @@ async fn deliver_subscriptions(
             network: Network::system().map_err(|error| error.to_string()),
             allow_private: settings.subscriptions.allow_private,
         },
-        started_at: started_at,
+        started_at,
         crash_budget: settings.jobs.crash_budget,
         hard_shutdown: CancellationToken::new(),
         redis_read_permits: Semaphore::new(MAX_CONCURRENT_REDIS_READS),

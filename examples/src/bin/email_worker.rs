@@ -85,7 +85,7 @@ async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Res
     for (before, address) in to.iter().enumerate() {
         let _ = writeln!(sent, "{address}");
         fs::write(&draft, &sent).await?;
-        #[expect(clippy::cast_precision_loss, reason = "nobody has so many subscribers")]
+        #[expect(clippy::cast_precision_loss, reason = "no list has that many subscribers")]
         let progress = (before + 1) as f64 / to.len() as f64;
         let reported = context.progress_with(Some(progress), &NewsletterProgress { last: address }).await;
         // Stop only if another worker has the job, not when Redis is unavailable

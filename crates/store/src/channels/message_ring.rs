@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_everything_up_to_the_oldest_joins_behind_what_it_has() {
+    fn a_reader_that_has_everything_up_to_the_oldest_joins_after_it() {
         let mut ring = ring(10_000, 10_000);
         for sequence in [Some(1), Some(2), None, Some(3)] {
             ring.push(item(sequence, 1));

@@ -21,7 +21,7 @@ pub(super) async fn run(channels: &Channels, every: Duration) -> Infallible {
         round.tick().await;
         match trim_all(channels, &mut orphans).await {
             Ok(()) => orphans.end_round(),
-            Err(error) => log_interruption("upkeep of channels", &error),
+            Err(error) => log_interruption("maintenance of channels", &error),
         }
     }
 }
@@ -68,7 +68,7 @@ async fn trim_channel(
 
 fn log_loss(channel: &ChannelName, SubscriptionLoss { subscription, lost_count: lost }: &SubscriptionLoss) {
     let lost_or_unknown = lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
-    tracing::warn!(%channel, subscription, lost = lost_or_unknown, "a subscription lost messages: too many were unread");
+    tracing::warn!(%channel, subscription, lost = lost_or_unknown, "subscription lost messages: too many unread");
     // An unknown number counts as one
     let labels = [("subscription", subscription.clone())];
     metrics::counter!("galley_subscription_overtaken_total", &labels).increment(lost.unwrap_or(1));

@@ -79,7 +79,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log_interruption("upkeep", &error);
+            log_interruption("maintenance", &error);
             let is_away = matches!(error, StoreError::Unavailable(_));
             (outage_grace.is_redis_away, sweep_grace.is_redis_away) =
                 (outage_grace.is_redis_away | is_away, sweep_grace.is_redis_away | is_away);

@@ -36,7 +36,7 @@ impl OutageGrace {
         Ok(answer)
     }
 
-    /// Milliseconds from `now` until the silence of a worker last seen at `last_seen_at` counts; 0 if it counts already.
+    /// Milliseconds from `now` until the silence of a worker last seen at `last_seen_at` counts; 0 if it does already.
     pub(super) fn remaining_grace(&self, last_seen_at: Millis, now: Millis) -> Millis {
         let whole = |duration: Duration| Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX);
         let seen = whole(self.grace_ends_at.saturating_duration_since(Instant::now()));

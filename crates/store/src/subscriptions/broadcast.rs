@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Subscriptions, position::parse_position, start_position};
+use super::{
+    Subscriptions,
+    position::{parse_position, start_position},
+};
 use crate::{StoreResult, keys, script};
 use common::{
     name::{ChannelName, WorkerId},

@@ -47,8 +47,7 @@ use common::{
 };
 use model::{
     job,
-    message::Position,
-    subscription::{NewChannelStart, Subscription, SubscriptionState},
+    subscription::{Subscription, SubscriptionState},
 };
 
 pub use broadcast::Checkpoint;
@@ -398,14 +397,4 @@ fn damaged_subscription(name: &SubscriptionName) -> StoreError {
 
 fn too_many_conflicts(name: &SubscriptionName) -> StoreError {
     StoreError::damaged(format!("subscription {name} keeps changing"))
-}
-
-/// Where a channel starts.
-async fn start_position(channels: &Channels, channel: &ChannelName, begin: NewChannelStart) -> StoreResult<Position> {
-    match begin {
-        // After trimmed messages, which nobody asked for
-        NewChannelStart::Earliest => channels.channel_start_position(channel).await,
-        NewChannelStart::After(position) => Ok(position),
-        NewChannelStart::Now(at) | NewChannelStart::Since(at) => channels.channel_position_at(channel, at).await,
-    }
 }

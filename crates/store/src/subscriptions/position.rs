@@ -1,7 +1,7 @@
 //! Opens and leaves channels of a subscription, and moves its position.
 
-use super::{Subscriptions, channel_script_call, start_position};
-use crate::{StoreError, StoreResult, keys, script};
+use super::{Subscriptions, channel_script_call};
+use crate::{StoreError, StoreResult, channels::Channels, keys, script};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
     message::Position,
@@ -159,4 +159,18 @@ impl Subscriptions {
 /// An unparsable position was not written by Galley: it counts as the start.
 pub(super) fn parse_position(position: &str) -> Position {
     position.parse().unwrap_or(Position::START)
+}
+
+/// Where a channel starts.
+pub(super) async fn start_position(
+    channels: &Channels,
+    channel: &ChannelName,
+    begin: NewChannelStart,
+) -> StoreResult<Position> {
+    match begin {
+        // After trimmed messages, which nobody asked for
+        NewChannelStart::Earliest => channels.channel_start_position(channel).await,
+        NewChannelStart::After(position) => Ok(position),
+        NewChannelStart::Now(at) | NewChannelStart::Since(at) => channels.channel_position_at(channel, at).await,
+    }
 }

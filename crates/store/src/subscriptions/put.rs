@@ -223,7 +223,7 @@ impl Subscriptions {
                 Err(error) => Err(error),
             };
             if let Err(error) = left {
-                tracing::debug!(subscription = %name, %channel, %error, "a channel that was opened in vain is not left yet");
+                tracing::debug!(subscription = %name, %channel, %error, "channel opened in vain not left yet");
                 return;
             }
         }

@@ -259,11 +259,11 @@ impl Context {
 
     /// Issues a token with which another program can end this attempt.
     pub(crate) async fn issue_callback_token(&self, token: &str) -> Result<(), ContextError> {
-        let lent = self
+        let is_current = self
             .jobs()
             .issue_callback_token(self.claimed(), &self.0.shared.consumer, self.worker(), token, None)
             .await?;
-        if lent { Ok(()) } else { Err(ContextError::Stale) }
+        if is_current { Ok(()) } else { Err(ContextError::Stale) }
     }
 
     /// When the attempt started, by Redis's clock.

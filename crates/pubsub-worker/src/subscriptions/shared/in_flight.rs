@@ -69,20 +69,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_message_is_in_flight_until_it_is_done_with_or_whoever_works_on_it_fails() {
+    async fn a_message_is_in_flight_until_it_is_acknowledged_or_its_delivery_panics() {
         let address: MessageAddress = ("c".parse().expect("a name"), Position::START);
         let in_flight = Arc::<InFlightMessages>::default();
-        let begun = in_flight.begin(address.clone()).expect("nobody has it");
-        assert!(in_flight.begin(address.clone()).is_none(), "somebody has it");
+        let begun = in_flight.begin(address.clone()).expect("it is free");
+        assert!(in_flight.begin(address.clone()).is_none(), "it is in delivery");
         let failing = tokio::spawn(async move {
             let _begun = begun;
             panic!("on purpose");
         });
         assert!(failing.await.is_err());
-        assert!(!in_flight.contains(&address), "it can be taken over");
-        let again = in_flight.begin(address.clone()).expect("nobody has it");
+        assert!(!in_flight.contains(&address), "it can be reclaimed");
+        let again = in_flight.begin(address.clone()).expect("it is free");
         assert_eq!(again.finish(), Some(address.clone()));
-        assert!(in_flight.contains(&address), "it is not noted yet");
+        assert!(in_flight.contains(&address), "it is not acknowledged yet");
         in_flight.remove([address]);
         assert!(in_flight.drain().is_empty());
     }

@@ -74,9 +74,9 @@ impl GroupReader {
             tracing::error!(subscription = %name, %channel, %id, "a message was trimmed before it was delivered");
             metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
         }
-        // Whoever was handed the message behind it may not have heard of it
-        let unheard = |gap: &&Gap| gap.to.is_some_and(|to| !self.in_flight.contains(&(channel.clone(), to)));
-        taken.gaps.iter().filter(unheard).for_each(|gap| runner.record_gap(channel, gap));
+        // The worker that had the next message may not have reported the gap
+        let unreported = |gap: &&Gap| gap.to.is_some_and(|to| !self.in_flight.contains(&(channel.clone(), to)));
+        taken.gaps.iter().filter(unreported).for_each(|gap| runner.record_gap(channel, gap));
         for (message, times) in taken.messages {
             let id = message.position;
             if self.in_flight.contains(&(channel.clone(), id)) {
