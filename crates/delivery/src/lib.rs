@@ -1,11 +1,12 @@
-//! How work reaches code outside Galley: endpoints over HTTP and programs on this machine.
+//! Delivers work to code outside Galley: HTTP endpoints and programs on this machine.
 //!
-//! | module | what it is |
+//! | module | what it does |
 //! |---|---|
 //! | [`http`] | one signed POST to an untrusted endpoint: address checks, limits, signatures, circuit breaker |
 //! | [`command`] | one run of a program: standard input and output, process group, limits, time |
 //!
-//! `worker` uses it for jobs, `pubsub-worker` for messages. It knows nothing of Redis, and decides no retries.
+//! `worker` uses it for jobs, `pubsub-worker` for messages. It knows nothing of Redis, and the caller decides about
+//! retries.
 
 pub mod command;
 pub mod http;

@@ -1,7 +1,8 @@
-//! Hearing channels: every replica hears every message, whoever published it, and logs it in the seed's words.
+//! Logs the messages of the configured channels: every replica logs every message, in the log
+//! format of the original demo.
 //!
-//! Redis forgets subscribers that are away, so what is published during a gap is not heard here. The gap itself is
-//! never silent: it is logged, counted, and shown in readiness. So is a connection that is open and hears nothing.
+//! Pub/sub drops messages while a subscriber is disconnected, so this log has gaps. Every gap is logged, counted and
+//! shown in readiness; so is an open connection that delivers nothing.
 
 use std::sync::{
     Arc,
@@ -12,14 +13,14 @@ use common::{name::ChannelName, settings::Settings};
 use store::connection::notifier::{EventReceiver, Notifier, SubscriberEvent};
 use tokio_util::sync::CancellationToken;
 
-/// The subscription to the worker's channels.
+/// The subscription to the configured channels.
 pub(crate) struct ChannelLogger {
     channels: Vec<String>,
     inbox: EventReceiver,
     health: ChannelLoggerHealth,
 }
 
-/// Whether they are heard. Clone it freely.
+/// Whether the subscription delivers messages. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ChannelLoggerHealth {
     is_subscribed: Arc<AtomicBool>,
@@ -27,7 +28,7 @@ pub(crate) struct ChannelLoggerHealth {
 }
 
 impl ChannelLoggerHealth {
-    /// Why they are not; none if they are.
+    /// Why the channels are not received; none if they are.
     pub(crate) fn problem(&self) -> Option<String> {
         let is_subscribed = self.is_subscribed.load(SeqCst);
         if is_subscribed { self.notifier.problem() } else { Some("not subscribed at the moment".to_owned()) }
@@ -35,7 +36,7 @@ impl ChannelLoggerHealth {
 }
 
 impl ChannelLogger {
-    /// Subscribes to them; none if there are none.
+    /// Subscribes to the configured channels; none if there are none.
     pub(crate) fn start(notifier: &Notifier, settings: &Settings) -> Option<Self> {
         let worker = &settings.pubsub_worker;
         let names: Vec<String> = worker.channels.iter().map(ChannelName::to_string).collect();
@@ -55,7 +56,7 @@ impl ChannelLogger {
         self.health.clone()
     }
 
-    /// Logs messages until `stop` is cancelled, then those that have arrived.
+    /// Logs messages until `stop` is cancelled, then those already received.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut lost_before = false;
         while let Some(Some(event)) = stop.run_until_cancelled(self.inbox.recv()).await {

@@ -1,4 +1,4 @@
-//! The commands in force: SIGHUP has the file read again, and one that cannot be used changes nothing.
+//! The current commands. SIGHUP reads the file again; an invalid file changes nothing.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,12 +9,12 @@ use common::{
 use delivery::command::Commands;
 use tokio_util::sync::CancellationToken;
 
-/// Reads the commands of a file; without one there are none.
+/// Loads the commands file; no path means no commands.
 pub(crate) fn load(path: Option<&Path>) -> Result<Reloadable<Commands>, ConfigFileError> {
     Reloadable::load(path, Commands::load)
 }
 
-/// Hears SIGHUP, from this call on, until `stop` is cancelled.
+/// Handles SIGHUP, from this call until `stop` is cancelled.
 pub(crate) fn reload_on_sighup(
     commands: Arc<Reloadable<Commands>>,
     stop: CancellationToken,

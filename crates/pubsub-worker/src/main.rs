@@ -13,7 +13,7 @@ use delivery::command::launch;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
-    // Before anything else, a runtime included: this process may have been started to become a program
+    // Must come first, before any runtime: this process may be a launcher that becomes a configured program
     launch::intercept();
     run()
 }

@@ -1,4 +1,4 @@
-//! One process: it hears its channels, delivers the messages of subscriptions, and shows whether it does.
+//! One process: logs its channels, delivers the messages of subscriptions, and reports whether both work.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
     targets::DeliveryContext,
 };
 
-/// Works until `stop` is cancelled. Redis may be away at the start and at any time.
+/// Runs until `stop` is cancelled. Redis may be unavailable at the start and at any time.
 pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let worker = &settings.pubsub_worker;
     let commands = Arc::new(commands::load(worker.commands.as_deref())?);
@@ -36,29 +36,30 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     redis.check_at_start().await?;
     let events = CancellationToken::new();
     let notifier = Notifier::start(&redis, settings.channels.probe_interval, events.clone());
-    let following = ChannelLogger::start(&notifier, &settings);
-    // Nothing to hear is heard perfectly
-    let hearing = following.as_ref().map(ChannelLogger::health);
-    let (server, address) = health::serve(worker.listen, readiness_check(&redis, hearing), metrics)
+    let channel_logger = ChannelLogger::start(&notifier, &settings);
+    // Without channels there is nothing that could fail
+    let logger_health = channel_logger.as_ref().map(ChannelLogger::health);
+    let (server, address) = health::serve(worker.listen, readiness_check(&redis, logger_health), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
     let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
-    // Before it says that it runs: from then on SIGHUP is no longer its end
+    // Before the log line: from then on SIGHUP must not end the process
     let reloading = tokio::spawn(commands::reload_on_sighup(commands.clone(), stop.clone()));
     let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
     let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
-    let upkeep = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
-    let upkeep = supervise("maintenance", tokio::spawn(upkeep), &stop);
-    tracing::info!(%address, name = %worker.name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
+    let maintaining = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
+    let maintaining = supervise("maintenance", tokio::spawn(maintaining), &stop);
+    let name = &worker.name;
+    tracing::info!(%address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker started");
     let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
-        match following {
-            Some(following) => following.run(stop.clone()).await,
+        match channel_logger {
+            Some(channel_logger) => channel_logger.run(stop.clone()).await,
             None => stop.cancelled().await,
         }
     });
     reloading.await?;
-    upkeep.await?;
+    maintaining.await?;
     events.cancel();
     writing.await?;
     health.stop(false).await;
@@ -67,11 +68,11 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     Ok(())
 }
 
-/// Ready as long as it hears its channels; where there are none, as long as Redis is fit.
-fn readiness_check(redis: &Redis, hearing: Option<ChannelLoggerHealth>) -> ReadinessCheck {
+/// Ready while its channels are received; without channels, while Redis is ready.
+fn readiness_check(redis: &Redis, logger_health: Option<ChannelLoggerHealth>) -> ReadinessCheck {
     let redis_is_fit = redis.readiness();
     Arc::new(move || {
-        let trouble = hearing.as_ref().and_then(ChannelLoggerHealth::problem);
+        let trouble = logger_health.as_ref().and_then(ChannelLoggerHealth::problem);
         let redis_is_fit = redis_is_fit.clone();
         Box::pin(async move {
             match trouble {
@@ -82,7 +83,7 @@ fn readiness_check(redis: &Redis, hearing: Option<ChannelLoggerHealth>) -> Readi
     })
 }
 
-/// Delivers subscriptions until `stop` is cancelled, if that is wanted.
+/// Delivers subscriptions until `stop` is cancelled, if the settings ask for it.
 async fn deliver_subscriptions(
     settings: &Settings,
     jobs: Jobs,
@@ -93,14 +94,14 @@ async fn deliver_subscriptions(
     if !worker.subscriptions {
         return stop.cancelled().await;
     }
-    let Some(there_since) = wait_for_server_time(&jobs, &stop).await else { return };
-    // Those who wait for jobs and rings go on until the last delivery has ended
-    let until_the_end = CancellationToken::new();
-    let _end = until_the_end.clone().drop_guard();
+    let Some(started_at) = wait_for_server_time(&jobs, &stop).await else { return };
+    // The long poll continues until the last delivery has ended
+    let after_last_delivery = CancellationToken::new();
+    let _end = after_last_delivery.clone().drop_guard();
     let process = PubsubProcess {
         store: Subscriptions::new(&jobs),
         notifier: MessageNotifier::start(jobs.store().notifier()),
-        long_poll: LongPoll::start(&jobs, until_the_end),
+        long_poll: LongPoll::start(&jobs, after_last_delivery),
         instance: worker.name.clone(),
         consumer: unique_consumer_name(&worker.name),
         delivery_context: DeliveryContext {
@@ -109,7 +110,7 @@ async fn deliver_subscriptions(
             network: Network::system().map_err(|error| error.to_string()),
             allow_private: settings.subscriptions.allow_private,
         },
-        started_at: there_since,
+        started_at,
         crash_budget: settings.jobs.crash_budget,
         hard_shutdown: CancellationToken::new(),
         redis_read_permits: Semaphore::new(MAX_CONCURRENT_REDIS_READS),
@@ -119,7 +120,7 @@ async fn deliver_subscriptions(
     subscriptions::run(Arc::new(process), worker.shutdown_grace, stop).await;
 }
 
-/// The time on Redis's clock; none when the worker stops before it is known.
+/// The time by Redis's clock; none if the worker stops first.
 async fn wait_for_server_time(jobs: &Jobs, stop: &CancellationToken) -> Option<Millis> {
     let mut delays = reconnect_delays();
     loop {
@@ -130,10 +131,10 @@ async fn wait_for_server_time(jobs: &Jobs, stop: &CancellationToken) -> Option<M
     }
 }
 
-/// The name of this process among those that read for a subscription.
+/// The name of this process among the consumers of a subscription.
 fn unique_consumer_name(name: &WorkerId) -> WorkerId {
     let random = uuid::Uuid::new_v4().simple().to_string();
     let short: String = name.as_str().chars().take(100).collect();
-    // A name that was cut is a name
+    // A shortened name is still valid
     format!("{short}-{}", &random[..16]).parse().unwrap_or_else(|_| name.clone())
 }

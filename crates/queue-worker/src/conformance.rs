@@ -1,5 +1,5 @@
-//! The handlers that the Open Job Spec's conformance suites name, and `test.gather`, which returns the results that its
-//! workflow gave it.
+//! The handlers that the Open Job Spec's conformance suites name, and `test.gather`, which returns its parents'
+//! results.
 
 use std::{future::ready, time::Duration};
 

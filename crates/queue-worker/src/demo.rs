@@ -6,17 +6,17 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use worker::{Context, HandlerError, WorkerBuilder, list_element};
 
-/// The job that the list bridge makes of each element.
+/// Handles the job that the list bridge makes of each element.
 pub(super) fn register_task(builder: WorkerBuilder) -> WorkerBuilder {
     builder.handler("demo.task", task)
 }
 
-/// The dish that an eater eats.
+/// Handles the dish that an eater eats.
 pub(super) fn register_dish(builder: WorkerBuilder) -> WorkerBuilder {
     builder.handler("demo.dish", dish)
 }
 
-/// Logs `Task get 7` as the original worker does; the result is the element.
+/// Logs `Task get 7` like the original worker; the result is the element.
 async fn task(context: Context, (argument,): (Box<RawValue>,)) -> Result<Box<RawValue>, HandlerError> {
     tracing::info!(id = %context.id(), "Task get {}", list_element(&argument));
     Ok(argument)
@@ -27,7 +27,7 @@ struct DishResult {
     ate: u64,
 }
 
-/// An eater eats a dish and says how many are left, in the words of the original demo.
+/// Eats a dish and logs how many are left, in the words of the original demo.
 async fn dish(context: Context, (dish,): (u64,)) -> Result<DishResult, HandlerError> {
     let left = context.waiting_jobs().await?;
     tracing::info!("吃货{} 吃了 {dish} 饭 --- 还有 {left} 饭可以吃", context.worker());

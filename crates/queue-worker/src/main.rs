@@ -1,7 +1,7 @@
-//! The worker for rules and for the demonstration: endpoints and programs are configured, not compiled in.
+//! The queue worker's binary: endpoints and programs are configured, not compiled in.
 //!
-//! `demo` has the handlers of the original demo, `conformance` those of the Open Job Spec's suites. All but the task from
-//! the list are registered only with `queue_worker.demo_handlers`: some of them never end, and any client could run them.
+//! `demo` has the handlers of the original demo, `conformance` those of the Open Job Spec's suites. All but the list's
+//! `task` are registered only with `queue_worker.demo_handlers`: some never end, and any client could run them.
 
 mod conformance;
 mod demo;

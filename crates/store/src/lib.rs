@@ -1,20 +1,22 @@
-//! The store: the only crate that knows Redis. Every key is spelled in [`keys`], every state change is one Lua script.
+//! The store: the only crate that talks to Redis. Every key is spelled in [`keys`], and every state change is one Lua
+//! script.
 //!
-//! | module | what it is |
+//! | module | what it does |
 //! |---|---|
-//! | [`connection`] | connections: hot, dedicated, pub/sub; Redis's clock; what the server must be |
+//! | [`connection`] | connections: shared, dedicated, pub/sub; Redis's clock; requirements on the server |
 //! | [`keys`] | every key and pub/sub channel; `docs/redis.md` describes them |
 //! | [`jobs`] | enqueue, claim, settle, cancel, look up jobs |
 //! | [`rate_limits`] | jobs with a concurrency key or a rate limit |
-//! | [`long_poll`] | fetches that wait for jobs |
-//! | [`workflows`], [`cron`], [`list_bridge`], [`idempotency`] | what else makes jobs |
+//! | [`long_poll`] | waits for jobs without claiming them |
+//! | [`workflows`], [`cron`], [`list_bridge`] | create jobs: from a graph, a schedule, a Redis list |
+//! | [`idempotency`] | requests that have one effect however often they are sent |
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
 //! | [`events`] | what happened to jobs, for observers |
-//! | [`workers`] | which workers exist, and directives for them |
+//! | [`workers`] | the list of workers, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
-//! | `script`, `lua/` | how scripts are loaded, and the preludes that several share |
+//! | `script`, `lua/` | loads scripts; the preludes that several share |
 //!
-//! A command that failed may have been carried out: repeat only what may run twice, and say why it may.
+//! A failed command may have been executed: repeat only what may run twice, and say why it may.
 
 pub mod channels;
 pub mod connection;
@@ -42,7 +44,7 @@ pub use connection::{client::Redis, clock::local_now};
 
 use crate::{connection::notifier::Notifier, events::EventLog, jobs::Jobs};
 
-/// What every part of the store shares. Clone it freely.
+/// What every part of the store shares. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) redis: Redis,
@@ -52,7 +54,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store on a connection, with the process's notifier and event log.
+    /// Combines a connection with the process's notifier and event log.
     #[must_use]
     pub fn new(redis: &Redis, notifier: &Notifier, settings: &Settings, events: EventLog) -> Self {
         Self { redis: redis.clone(), notifier: notifier.clone(), settings: Arc::new(settings.clone()), events }
@@ -77,19 +79,19 @@ impl Store {
     }
 }
 
-/// What can go wrong with the store.
+/// Errors of the store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// Redis cannot be reached, is starting, or did not answer in time. The command may have been carried out.
+    /// Redis is unreachable, starting, or did not answer in time. The command may have been executed.
     #[error("redis is unavailable: {0}")]
     Unavailable(RedisError),
     /// Redis is out of memory and refused a write. Nothing was written.
     #[error("redis is out of memory")]
     OutOfMemory,
-    /// Redis answered with an error that waiting does not cure.
+    /// Redis answered with an error that waiting does not fix.
     #[error("redis refused a command: {0}")]
     Refused(RedisError),
-    /// Something that Galley did not write is where Galley's data should be.
+    /// Data that Galley did not write is where Galley's data should be.
     #[error("unexpected data in redis: {0}")]
     Damaged(String),
 }
@@ -97,7 +99,7 @@ pub enum StoreError {
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         match error.kind() {
-            // Only twice in a row is NOSCRIPT seen here: somebody flushes scripts all the time
+            // NOSCRIPT is seen here only twice in a row: somebody flushes scripts all the time
             ErrorKind::Server(ServerErrorKind::NoScript) => Self::Unavailable(error),
             ErrorKind::Io
             | ErrorKind::AuthenticationFailed
@@ -109,7 +111,7 @@ impl From<RedisError> for StoreError {
                 | ServerErrorKind::ClusterDown,
             ) => Self::Unavailable(error),
             _ if error.code() == Some("OOM") => Self::OutOfMemory,
-            // A script of somebody else runs too long, the disk is full or failed, replicas are away: all pass
+            // Another client's slow script, a full or broken disk, missing replicas: all of these pass
             _ if matches!(error.code(), Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Self::Unavailable(error),
             _ => Self::Refused(error),
         }
@@ -117,7 +119,7 @@ impl From<RedisError> for StoreError {
 }
 
 impl StoreError {
-    /// The error of a call that followed a write: it is open what was done.
+    /// The error of a call after a write: it is unknown what was executed.
     pub(crate) fn after_write(self) -> Self {
         match self {
             Self::OutOfMemory => Self::Unavailable(RedisError::from((ErrorKind::Io, "out of memory"))),
@@ -133,10 +135,10 @@ impl StoreError {
 /// A result of the store.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// An endless series of pauses.
+/// An endless series of delays.
 pub type ReconnectDelays = ExponentialBackoff;
 
-/// Pauses between attempts to reach Redis: 50 ms to a second, doubling, with jitter, without end.
+/// Delays between attempts to reach Redis: 50 ms to a second, doubling, with jitter, without end.
 #[must_use]
 pub fn reconnect_delays() -> ReconnectDelays {
     ExponentialBuilder::default()
@@ -148,12 +150,12 @@ pub fn reconnect_delays() -> ReconnectDelays {
         .build()
 }
 
-/// The next pause; the delays above never end, and a second stands in if they did.
+/// The next delay; a second if the series should end, which it does not.
 pub fn next_reconnect_delay(delays: &mut ReconnectDelays) -> Duration {
     delays.next().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(2))
 }
 
-/// Logs that a loop has to start over. That Redis is away is said once by its connection; anything else is news.
+/// Logs that a loop starts over. The connection logs once that Redis is unavailable; other errors are logged here.
 pub fn log_interruption(what: &str, error: &StoreError) {
     if matches!(error, StoreError::Unavailable(_)) {
         tracing::debug!(%error, "{what} interrupted");

@@ -1,8 +1,8 @@
-//! One attempt: run the handler, within its limits, and see to it that the outcome is recorded.
+//! Runs one attempt: calls the handler within its time limit and records the outcome.
 //!
-//! A job whose attempt is not the current one any more (cancelled, or reclaimed because Redis did not hear from us) is
-//! stopped: its outcome could not be recorded anyway. A handler that listens for that gets a moment to tidy up, others are
-//! dropped where they wait.
+//! An attempt becomes stale when its job is cancelled or reclaimed (Redis did not hear from this process for a lease).
+//! A stale attempt is stopped, because its outcome can no longer be recorded. A handler that asked for its
+//! cancellation token gets `stop_grace_ms` to tidy up; any other handler is dropped at its next await point.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     wakeup::Wakeup,
 };
 
-/// Starts attempts. When the last clone is gone, no more results can come.
+/// Starts attempts. The completion channel closes when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct AttemptRunner {
     shared: Arc<WorkerShared>,
@@ -34,29 +34,29 @@ pub(crate) struct AttemptRunner {
     completions: mpsc::Sender<Completion>,
 }
 
-/// How an attempt went.
+/// How an attempt finished.
 enum AttemptOutcome {
     Succeeded(Option<String>),
     Failed(HandlerError),
-    /// Another program goes on with it.
+    /// Another program finishes the job with this token.
     AsyncCompletion {
         token: String,
         lease: Duration,
     },
-    /// To be tried later, as if it had not been tried now.
+    /// Try the job again later; this attempt does not count.
     Snoozed {
         delay: Duration,
         why: String,
     },
-    /// Not the current attempt any more: nothing can be recorded.
+    /// No longer the current attempt: nothing can be recorded.
     Stale,
-    /// The process stops: hand the job back.
+    /// The shutdown grace is over: release the job.
     HardShutdown,
-    /// It should have been started earlier.
+    /// The job was claimed after its `expires_at`.
     Expired,
 }
 
-/// Why a handler is stopped.
+/// Why a running handler is stopped.
 enum StopReason {
     Stale,
     TimedOut(Duration),
@@ -73,9 +73,9 @@ impl AttemptRunner {
         Self { shared, dispatcher, wakeup, completions }
     }
 
-    /// Starts an attempt, which waits for a place if it was not given one; false when it is here already.
-    pub(crate) fn start(&self, claimed: ClaimedJob, place: Option<Permit>) -> bool {
-        let Some(gone) = self.shared.in_flight.insert(&claimed) else { return false };
+    /// Starts an attempt; without a permit it waits for one first. False if this process already holds the entry.
+    pub(crate) fn start(&self, claimed: ClaimedJob, permit: Option<Permit>) -> bool {
+        let Some(stale) = self.shared.in_flight.insert(&claimed) else { return false };
         let job_type = claimed.job.summary.job_type.as_str();
         let span = tracing::info_span!(
             "job.attempt",
@@ -88,48 +88,48 @@ impl AttemptRunner {
         );
         continue_trace(&span, claimed.job.traceparent.as_deref());
         let runner = self.clone();
-        self.shared.attempts.spawn(async move { runner.run(claimed, place, gone).await }.instrument(span));
+        self.shared.attempts.spawn(async move { runner.run(claimed, permit, stale).await }.instrument(span));
         true
     }
 
-    async fn run(self, claimed: ClaimedJob, place: Option<Permit>, gone: CancellationToken) {
+    async fn run(self, claimed: ClaimedJob, permit: Option<Permit>, stale: CancellationToken) {
         let queue = claimed.job.queue.clone();
-        let place = if let Some(place) = place {
-            Some(place)
+        let permit = if let Some(permit) = permit {
+            Some(permit)
         } else {
             tokio::select! {
-                place = self.shared.slots.acquire(&queue) => place,
-                () = gone.cancelled() => None,
+                permit = self.shared.slots.acquire(&queue) => permit,
+                () = stale.cancelled() => None,
                 () = self.shared.hard_shutdown.cancelled() => None,
             }
         };
         let claimed = Arc::new(claimed);
-        let outcome = self.run_handler(&claimed, &gone).await;
+        let outcome = self.run_handler(&claimed, &stale).await;
         match outcome {
             AttemptOutcome::Succeeded(result) => self.complete(Arc::unwrap_or_clone(claimed), result).await,
-            AttemptOutcome::Failed(error) => self.settle(&claimed, &gone, failed(&claimed, &error)).await,
+            AttemptOutcome::Failed(error) => self.settle(&claimed, &stale, failed(&claimed, &error)).await,
             AttemptOutcome::AsyncCompletion { token, lease } => {
                 let (consumer, worker) = (self.shared.consumer.clone(), self.shared.settings.queue_worker.name.clone());
-                self.settle(&claimed, &gone, Settlement::CompleteAsync { consumer, worker, token, lease }).await;
+                self.settle(&claimed, &stale, Settlement::CompleteAsync { consumer, worker, token, lease }).await;
             }
             AttemptOutcome::Snoozed { delay, why } => {
                 tracing::info!(id = %claimed.job.id, why, "job cannot be tried now");
-                self.settle(&claimed, &gone, Settlement::Snooze(delay)).await;
+                self.settle(&claimed, &stale, Settlement::Snooze(delay)).await;
             }
-            AttemptOutcome::HardShutdown => self.settle(&claimed, &gone, Settlement::Release).await,
-            AttemptOutcome::Expired => self.settle(&claimed, &gone, Settlement::Expire).await,
+            AttemptOutcome::HardShutdown => self.settle(&claimed, &stale, Settlement::Release).await,
+            AttemptOutcome::Expired => self.settle(&claimed, &stale, Settlement::Expire).await,
             AttemptOutcome::Stale => {
                 tracing::info!(id = %claimed.job.id, "job is not ours any more, stopped");
                 self.forget(&claimed);
             }
         }
-        if place.is_some_and(|place| self.shared.slots.return_permit(&queue, place)) {
-            // Its queue was not listened to while all its places were taken
+        if permit.is_some_and(|permit| self.shared.slots.return_permit(&queue, permit)) {
+            // While the queue had no free slot, the claim loop did not wait for its jobs
             self.wakeup.wake();
         }
     }
 
-    async fn run_handler(&self, claimed: &Arc<ClaimedJob>, gone: &CancellationToken) -> AttemptOutcome {
+    async fn run_handler(&self, claimed: &Arc<ClaimedJob>, stale: &CancellationToken) -> AttemptOutcome {
         if self.shared.hard_shutdown.is_cancelled() {
             return AttemptOutcome::HardShutdown;
         }
@@ -148,26 +148,26 @@ impl AttemptRunner {
         };
         let stopped = CancellationToken::new();
         let context = Context::new(claimed.clone(), self.shared.clone(), stopped.clone());
-        // A handler that panics must not take the others along
+        // A handler that panics must not end the other attempts
         let handler = AssertUnwindSafe(self.dispatcher.run(context.clone())).catch_unwind();
         tokio::pin!(handler);
         let stop = tokio::select! {
             biased;
-            () = gone.cancelled() => StopReason::Stale,
+            () = stale.cancelled() => StopReason::Stale,
             result = &mut handler => return self.classify_result(flatten_panic(result)),
             limit = limit => StopReason::TimedOut(limit),
             () = self.shared.hard_shutdown.cancelled() => StopReason::HardShutdown,
         };
         stopped.cancel();
-        let last_words = tokio::time::timeout(context.stop_grace(), &mut handler).await.ok().map(flatten_panic);
+        let final_result = tokio::time::timeout(context.stop_grace(), &mut handler).await.ok().map(flatten_panic);
         match stop {
             StopReason::Stale => AttemptOutcome::Stale,
             StopReason::TimedOut(limit) => {
-                let output = last_words.and_then(Result::err).and_then(HandlerError::into_output);
+                let output = final_result.and_then(Result::err).and_then(HandlerError::into_output);
                 AttemptOutcome::Failed(HandlerError::timed_out(limit).with_output(output.unwrap_or_default()))
             }
-            // What it has done is done
-            StopReason::HardShutdown => match last_words {
+            // If the handler finished, record its result
+            StopReason::HardShutdown => match final_result {
                 Some(Ok(done)) => self.classify_result(Ok(done)),
                 _ => AttemptOutcome::HardShutdown,
             },
@@ -187,20 +187,20 @@ impl AttemptRunner {
         }
     }
 
-    /// Gives a result to those that record many at once. Waits while too many are waiting.
+    /// Queues a result for `results`, which records many in one call. Waits while the channel is full.
     async fn complete(&self, claimed: ClaimedJob, result: Option<String>) {
         let now = local_now();
-        let ended = FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now);
-        if self.completions.send(Completion { claimed, finished: ended, ended_at: now }).await.is_err() {
-            tracing::error!("a result came after the last were recorded: the job will run again");
+        let finished = FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now);
+        if self.completions.send(Completion { claimed, finished, ended_at: now }).await.is_err() {
+            tracing::error!("a result came after the last batch was recorded: the job will run again");
         }
     }
 
-    /// Records what is not a success, and logs it.
-    async fn settle(&self, claimed: &ClaimedJob, gone: &CancellationToken, settlement: Settlement) {
+    /// Records and logs every outcome except a success.
+    async fn settle(&self, claimed: &ClaimedJob, stale: &CancellationToken, settlement: Settlement) {
         let shared = &self.shared;
         let fence = Fence::for_worker(&shared.consumer);
-        let outcome = settle(&shared.jobs, claimed, &fence, &settlement, gone).await;
+        let outcome = settle(&shared.jobs, claimed, &fence, &settlement, stale).await;
         if let Some(outcome) = outcome {
             log_settlement(claimed, &settlement, outcome);
         }
@@ -212,7 +212,7 @@ impl AttemptRunner {
     }
 }
 
-/// What a handler came to that may have panicked.
+/// The handler's result; a panic becomes a failure.
 fn flatten_panic(result: Result<HandlerResult, Box<dyn std::any::Any + Send>>) -> HandlerResult {
     result.unwrap_or_else(|panic| Err(HandlerError::panicked(panic.as_ref())))
 }
@@ -230,10 +230,12 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
             tracing::warn!(%id, %queue, attempt, code = error.code, message = error.message, next, "attempt failed");
             metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next).increment(1);
         }
-        (_, SettlementOutcome::Stale) => tracing::info!(%id, %queue, attempt, "the attempt is not the current one"),
+        (_, SettlementOutcome::Stale) => {
+            tracing::info!(%id, %queue, attempt, "the attempt is no longer the current one");
+        }
         (Settlement::Snooze(delay), _) => tracing::info!(%id, %queue, ?delay, "job snoozed"),
         (Settlement::Release, _) => tracing::info!(%id, %queue, "job released"),
-        (Settlement::Expire, _) => tracing::info!(%id, %queue, "job expired before it was started"),
+        (Settlement::Expire, _) => tracing::info!(%id, %queue, "job expired before it started"),
         (Settlement::CompleteAsync { .. }, _) => {
             tracing::info!(%id, %queue, "job handed over to its endpoint, which completes it");
         }

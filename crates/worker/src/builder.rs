@@ -1,4 +1,4 @@
-//! Putting a worker together: its handlers in Rust, then its settings.
+//! Builds a worker: handlers in Rust first, then the settings.
 
 use std::future::Future;
 
@@ -12,14 +12,14 @@ use crate::{
 };
 
 impl Worker {
-    /// A worker without handlers yet.
+    /// Starts a worker without handlers.
     #[must_use]
     pub fn builder() -> WorkerBuilder {
         WorkerBuilder::default()
     }
 }
 
-/// A worker to be. See [`Worker::builder`].
+/// A worker under construction. See [`Worker::builder`].
 #[derive(Default)]
 pub struct WorkerBuilder {
     handlers: Handlers,
@@ -31,11 +31,11 @@ pub struct WorkerBuilder {
 type ConfigureFn = Box<dyn FnOnce(WorkerBuilder, &Settings) -> WorkerBuilder + Send>;
 
 impl WorkerBuilder {
-    /// Adds a handler for jobs of a type. The arguments of a job, a JSON array, are read as `A`: a tuple, as a rule. What
-    /// it returns is the result of the job, as JSON.
+    /// Adds a handler for a job type. The job's arguments, a JSON array, are parsed as `A`, usually a tuple. The
+    /// handler's return value is the job's result, as JSON.
     ///
-    /// A handler may run more than once for a job: when a worker vanishes in between, and after a failure. One that
-    /// panics has failed.
+    /// A handler may run more than once for a job: after a failure, and when a worker dies during the attempt. A panic
+    /// counts as a failure.
     #[must_use]
     pub fn handler<A, R, F, Fut>(mut self, job_type: &str, handler: F) -> Self
     where
@@ -49,8 +49,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Adds a handler that does not await but computes, or calls what blocks: it runs on a thread of its own. It cannot be
-    /// dropped half-way, so one that takes long should look at [`Context::cancellation`] now and then.
+    /// Adds a handler that computes or blocks instead of awaiting; it runs on a separate thread. Such a handler cannot
+    /// be dropped halfway, so a long one should check [`Context::cancellation`] from time to time.
     #[must_use]
     pub fn blocking_handler<A, R, F>(mut self, job_type: &str, handler: F) -> Self
     where
@@ -72,24 +72,24 @@ impl WorkerBuilder {
         }
     }
 
-    /// Adds handlers that depend on the settings, which are read after the builder was made.
+    /// Adds handlers that depend on the settings, which are read later, when the worker is built.
     #[must_use]
     pub fn configure(mut self, configure: impl FnOnce(Self, &Settings) -> Self + Send + 'static) -> Self {
         self.configure = Some(Box::new(configure));
         self
     }
 
-    /// Lets it work for so long instead of until it is stopped.
+    /// Sets when the worker stops by itself; the default is [`RunMode::Continuous`].
     #[must_use]
     pub fn run_mode(mut self, until: RunMode) -> Self {
         self.run_mode = until;
         self
     }
 
-    /// Makes the worker. Needs a tokio runtime with several threads.
+    /// Connects the worker. Needs a multi-threaded tokio runtime.
     ///
     /// # Errors
-    /// Two handlers for a type, settings or rules that cannot be used, or a Redis that would lose jobs.
+    /// Two handlers for one type, invalid settings or rules, or a Redis server that is configured to lose jobs.
     pub async fn build(self, settings: Settings) -> anyhow::Result<Worker> {
         let until = self.run_mode;
         let handlers = self.into_handlers(&settings)?;

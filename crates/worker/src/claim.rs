@@ -1,9 +1,9 @@
-//! Taking jobs: the place first, then the claim, so that nothing is claimed that cannot run.
+//! Claims jobs. A permit comes before a claim, so every claimed job can run.
 //!
-//! While there is work, jobs are claimed without blocking, as many as there are places. When there is none, one read
-//! blocks on all streams at once: no polling, and an arriving job is here after one round trip. That read may return a
-//! job of each stream if several arrive in the moment before it blocks; those without a place wait for one here, with
-//! their leases renewed.
+//! While there is work, the loop claims without blocking, as many jobs as it has permits. When there is none, one read
+//! blocks on all streams at once: there is no polling, and a new job arrives after one round trip. If several jobs
+//! arrive just before that read blocks, it may return one from each stream; jobs without a permit wait for one here,
+//! and their leases are renewed meanwhile.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,12 +24,12 @@ use crate::{
     wakeup::Wakeup,
 };
 
-/// Longest blocking read. It ends by itself so that a connection that died silently is found out, and within half the
-/// lease: a process that froze while it was blocked must not be given the very job that is reclaimed from it.
+/// Longest blocking read. It ends regularly so that a dead connection is noticed, and within half a lease: a process
+/// that froze during the read must not receive the same job that was reclaimed from it.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
-/// Most jobs claimed in one go.
+/// Maximum number of jobs in one claim.
 const MAX_BATCH_JOBS: usize = 128;
-/// About the largest answer to a claim.
+/// Target size of a claim's answer, in bytes.
 const TARGET_BATCH_BYTES: usize = 4 << 20;
 
 /// Claims jobs until `stop` is cancelled.
@@ -62,7 +62,7 @@ pub(crate) async fn run(
     }
     let mut delays = reconnect_delays();
     while !claimer.stop.is_cancelled() {
-        // At the start, and after any trouble: queues may be gone, and jobs may have been handed to us unheard
+        // At the start and after any error: queues may be gone, and the answer to a claim may be lost
         if let Err(error) = claimer.recover().await {
             claimer.back_off(&error, next_reconnect_delay(&mut delays)).await;
             continue;
@@ -74,7 +74,7 @@ pub(crate) async fn run(
     }
 }
 
-/// A read that is blocked does not notice by itself that there is nothing left to wait for.
+/// Wakes the loop when the last job ends. A blocked read cannot notice that there is nothing left to wait for.
 async fn wake_when_empty(shared: &WorkerShared, wakeup: &Wakeup) {
     loop {
         shared.in_flight.emptied.notified().await;
@@ -89,16 +89,17 @@ struct Claimer {
     stop: CancellationToken,
     queue_selector: QueueSelector,
     priorities: HashMap<QueueName, Vec<Priority>>,
-    /// What the limits of a queue said last.
+    /// Each queue's availability after the last claim.
     limit_states: HashMap<QueueName, ClaimAvailability>,
     blocking_connection: Option<DedicatedConnection>,
-    /// The queues with limits that are watched, and the task that does.
+    /// The watched queues with limits, and the task that watches them.
     limited_watch: Option<(Vec<QueueName>, AbortOnDropHandle<()>)>,
-    /// Jobs claimed in one go at the moment.
+    /// Current maximum number of jobs in one claim.
     batch_size: usize,
 }
 
-/// How many jobs to claim next time: fewer when they are large, so that an answer stays within a few mebibytes.
+/// The next claim's maximum number of jobs: fewer when jobs are large, so that an answer stays near
+/// [`TARGET_BATCH_BYTES`].
 fn next_batch_size(batch: usize, claimed: &[ClaimedJob]) -> usize {
     let bytes: usize = claimed.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum();
     match claimed.len() {
@@ -119,8 +120,8 @@ impl Claimer {
         }
     }
 
-    /// Sees to it that there are streams to wait on, and takes up what was handed to us unheard. A queue that cannot be
-    /// opened, because Redis is full or something else is in its place, must not keep the others from being served.
+    /// Opens the streams of every queue and recovers jobs whose claim answer was lost. A queue that cannot be opened,
+    /// because Redis is full or its key has another type, must not stop the other queues.
     async fn recover(&mut self) -> StoreResult<()> {
         let shared = self.shared.clone();
         for queue in &shared.settings.queue_worker.queues {
@@ -148,37 +149,37 @@ impl Claimer {
 
     async fn claim_until_stopped(&mut self) -> StoreResult<()> {
         loop {
-            let place = tokio::select! {
+            let permit = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                place = self.shared.slots.acquire_any() => place,
+                permit = self.shared.slots.acquire_any() => permit,
             };
-            let Some(place) = place else { return Ok(()) };
-            let mut places = self.acquire_more(place);
+            let Some(permit) = permit else { return Ok(()) };
+            let mut permits = self.acquire_more(permit);
             if self.wakeup.take() {
                 self.priorities.clear();
             }
             if self.shared.heartbeat_state.is_quiet() {
-                drop(places);
+                drop(permits);
                 self.shared.heartbeat_state.wait_until_resumed(&self.stop).await;
                 continue;
             }
-            // Before the claim: what runs may have made jobs until it ended
+            // Checked before the claim: a job that runs now may create jobs until it ends
             let was_idle = self.shared.in_flight.is_empty();
-            let found = self.claim(&mut places).await?;
+            let found = self.claim(&mut permits).await?;
             if self.is_finished(found, was_idle).await? {
                 self.stop.cancel();
             }
             if !found && !self.stop.is_cancelled() {
-                let last = places.pop();
-                // The others are free for what else waits for one
-                drop(places);
+                let last = permits.pop();
+                // Other claims can use these permits
+                drop(permits);
                 self.wait_for_jobs(last).await?;
             }
         }
     }
 
-    /// Whether a worker that does not work until it is stopped has done what it was started for.
+    /// Whether a worker in drain or once mode has finished.
     async fn is_finished(&self, found: bool, was_idle: bool) -> StoreResult<bool> {
         match (self.shared.run_mode, found) {
             (RunMode::Continuous, _) | (RunMode::Drain, true) => Ok(false),
@@ -194,7 +195,7 @@ impl Claimer {
         }
     }
 
-    /// Whether jobs wait for a limit of their queue, which are not handed out now but will be.
+    /// Whether jobs wait for a rate limit: they cannot be claimed now, but soon.
     async fn has_rate_limited_jobs(&self) -> StoreResult<bool> {
         for (queue, _) in self.limit_states.iter().filter(|(_, more)| matches!(more, ClaimAvailability::RetryAfter(_)))
         {
@@ -205,52 +206,52 @@ impl Claimer {
         Ok(false)
     }
 
-    /// As many places as are free, up to a batch.
+    /// Acquires more permits without waiting, up to the size of a batch.
     fn acquire_more(&self, first: AnyQueuePermit) -> Vec<AnyQueuePermit> {
-        let most = if self.shared.run_mode == RunMode::Once { 1 } else { self.batch_size };
-        let mut places = vec![first];
-        while places.len() < most
-            && let Some(place) = self.shared.slots.try_acquire()
+        let max = if self.shared.run_mode == RunMode::Once { 1 } else { self.batch_size };
+        let mut permits = vec![first];
+        while permits.len() < max
+            && let Some(permit) = self.shared.slots.try_acquire()
         {
-            places.push(place);
+            permits.push(permit);
         }
-        places
+        permits
     }
 
-    /// Claims without waiting, queue by queue, and starts what it got; false when there was nothing.
-    async fn claim(&mut self, places: &mut Vec<AnyQueuePermit>) -> StoreResult<bool> {
+    /// Claims from each queue without waiting and starts the jobs; false if no queue had any.
+    async fn claim(&mut self, permits: &mut Vec<AnyQueuePermit>) -> StoreResult<bool> {
         let shared = self.shared.clone();
         let by = Claimant::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
         let mut found = false;
         for queue in self.queue_selector.next_order() {
-            if places.is_empty() {
+            if permits.is_empty() {
                 break;
             }
-            let mut taken = shared.slots.bind_to_queue(&queue, places, self.batch_size);
-            if taken.is_empty() {
+            let mut bound = shared.slots.bind_to_queue(&queue, permits, self.batch_size);
+            if bound.is_empty() {
                 continue;
             }
             let priorities = self.priorities.entry(queue.clone()).or_default();
-            let batch = shared.jobs.claim(&queue, priorities, taken.len(), by).await?;
+            let batch = shared.jobs.claim(&queue, priorities, bound.len(), by).await?;
             self.limit_states.insert(queue, batch.availability);
             self.batch_size = next_batch_size(self.batch_size, &batch.jobs);
             for claimed in batch.jobs {
                 found = true;
-                self.runner.start(claimed, taken.pop());
+                self.runner.start(claimed, bound.pop());
             }
-            places.extend(taken.into_iter().map(Permit::into_any_queue));
+            permits.extend(bound.into_iter().map(Permit::into_any_queue));
         }
         Ok(found)
     }
 
-    /// Wakes the loop when there is a job in one of these queues. A blocking claim would not ask their limits.
+    /// Wakes the loop when one of these queues has a job. A blocking read would bypass their limits.
     fn watch_limited_queues(&mut self, queues: Vec<QueueName>) {
         let is_watching =
             self.limited_watch.as_ref().is_some_and(|(watched, task)| *watched == queues && !task.is_finished());
         if is_watching {
             return;
         }
-        // All that the settings can name are fewer than can be watched
+        // The settings can name fewer queues than one waiter can watch
         let waiter = if queues.is_empty() { None } else { self.shared.long_poll.register(&queues).ok() };
         self.limited_watch = waiter.map(|waiter| {
             let wakeup = self.wakeup.clone();
@@ -262,17 +263,17 @@ impl Claimer {
         });
     }
 
-    /// Waits for a job on any stream, for a limit to allow more, or to be woken.
-    async fn wait_for_jobs(&mut self, place: Option<AnyQueuePermit>) -> StoreResult<()> {
-        let mut longest = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
+    /// Waits for a job on any stream, for a limit to allow more, or for a wakeup.
+    async fn wait_for_jobs(&mut self, permit: Option<AnyQueuePermit>) -> StoreResult<()> {
+        let mut max_block = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
         let (mut free, mut limited) = (Vec::new(), Vec::new());
-        // A queue whose places are all taken is listened to again when one is given back
+        // A queue without a free slot is read again once a slot is free
         for (queue, priorities) in self.priorities.iter().filter(|(queue, _)| self.shared.slots.has_capacity(queue)) {
             let streams = priorities.iter().map(|priority| (queue.clone(), *priority));
             match self.limit_states.get(queue).copied().unwrap_or_default() {
                 ClaimAvailability::Unlimited => free.extend(streams),
                 ClaimAvailability::Limited => limited.push(queue.clone()),
-                ClaimAvailability::RetryAfter(pause) => longest = longest.min(pause),
+                ClaimAvailability::RetryAfter(pause) => max_block = max_block.min(pause),
                 ClaimAvailability::Paused => {}
             }
         }
@@ -282,8 +283,8 @@ impl Claimer {
         limited.sort_unstable();
         self.watch_limited_queues(limited);
         if free.is_empty() {
-            drop(place);
-            let _ = tokio::time::timeout(longest, self.wakeup.woken()).await;
+            drop(permit);
+            let _ = tokio::time::timeout(max_block, self.wakeup.woken()).await;
             return Ok(());
         }
         let mut connection = match self.blocking_connection.take() {
@@ -291,14 +292,14 @@ impl Claimer {
             None => self.shared.jobs.redis().open_dedicated(MAX_BLOCK).await?,
         };
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
-        let block = longest.max(Duration::from_millis(1));
+        let block = max_block.max(Duration::from_millis(1));
         let read = jobs.claim_blocking(&mut connection, &free, &self.shared.consumer, block);
         let (arrived, _) = jobs.redis().interruptible(client_id, read, self.wakeup.woken()).await;
-        let (shared, mut places) = (self.shared.clone(), Vec::from_iter(place));
-        // After an error the connection is not used again: its next answer could be this read's
+        let (shared, mut permits) = (self.shared.clone(), Vec::from_iter(permit));
+        // Drop the connection after an error: its next answer could belong to this read
         for claimed in arrived? {
-            let place = shared.slots.bind_to_queue(&claimed.job.queue, &mut places, 1).pop();
-            self.runner.start(claimed, place);
+            let permit = shared.slots.bind_to_queue(&claimed.job.queue, &mut permits, 1).pop();
+            self.runner.start(claimed, permit);
         }
         self.blocking_connection = Some(connection);
         Ok(())

@@ -1,4 +1,4 @@
-//! The command line of a worker: run it, or ask what its rules do.
+//! A worker's command line: run the worker, or check its rules.
 
 use clap::{Args, Parser, Subcommand};
 use common::{cli, name::JobType, settings::Settings};
@@ -6,7 +6,7 @@ use delivery::command::launch;
 
 use crate::{builder::WorkerBuilder, rules, shared::RunMode};
 
-/// Takes jobs out of Galley's queues, runs their handlers and records how they ended.
+/// Claims jobs from Galley's queues, runs their handlers and records the outcomes.
 ///
 /// Settings come from `config/default.toml`, the file named by `GALLEY_CONFIG` and `GALLEY__SECTION__KEY`.
 #[derive(Debug, Parser)]
@@ -20,24 +20,24 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum WorkerCommand {
-    /// Work (the default).
+    /// Run jobs (the default).
     Run(RunArgs),
-    /// Check the settings and the rules, and say what is done with jobs of some types, or what each rule does. The exit
-    /// status is 1 when something cannot be used or a type is run by nothing.
+    /// Check the settings and the rules, and show how jobs of the given types run, or what each rule does. The exit
+    /// status is 1 when the settings or rules are invalid or nothing handles a type.
     Check {
         /// Job types such as email.send.
         types: Vec<JobType>,
     },
-    /// Ask a worker that runs on this machine whether it is ready; exit status 0 or 1.
+    /// Ask a worker on this machine whether it is ready; the exit status is 0 or 1.
     Healthcheck,
 }
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Work until no job is left that can run now, then stop.
+    /// Run until no job is ready to run, then stop.
     #[arg(long, conflicts_with = "once")]
     drain: bool,
-    /// Run one job, if one is there, then stop.
+    /// Run at most one job, then stop.
     #[arg(long)]
     once: bool,
 }
@@ -53,18 +53,19 @@ impl RunArgs {
 }
 
 impl WorkerBuilder {
-    /// The whole life of a worker's process: its command line, settings, telemetry, and jobs until a signal. For the
-    /// `main` of a binary; to be called before there is a runtime or another thread.
+    /// Runs a worker's whole process: command line, settings, telemetry, and jobs until a signal. Call it from `main`,
+    /// before the process has a runtime or a second thread.
     ///
     /// # Errors
-    /// What keeps the worker from working.
+    /// Invalid settings or rules, a Redis server that is configured to lose jobs, or a part of the worker that
+    /// panicked.
     pub fn main(self) -> anyhow::Result<()> {
         run(self)
     }
 }
 
 fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
-    // Before anything else: this process may have been started to become a program
+    // Must come first: this process may be a launcher that becomes a configured program
     launch::intercept();
     let line = CommandLine::parse();
     let mut settings = Settings::load()?;
@@ -77,14 +78,14 @@ fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
     let mut builder = builder;
     if let Some(until) = run.run_mode() {
         builder = builder.run_mode(until);
-        // It does not stay, and there may be one that does
+        // Use a free port, because a long-running worker may already listen on the configured one
         settings.queue_worker.listen.set_port(0);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(cli::serve("queue-worker", settings, async |settings, stop| {
         builder.build(settings).await?.run_until(stop).await
     }));
-    // A handler on a thread of its own that does not end must not keep the process
+    // A blocking handler that does not end must not keep the process alive
     runtime.shutdown_background();
     result
 }

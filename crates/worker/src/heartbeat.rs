@@ -1,7 +1,7 @@
-//! Being known: the process reports what it does, and hears what is asked of it.
+//! Sends heartbeats: reports this process to Redis and receives directives in the answer.
 //!
-//! Quiet means that no new jobs are claimed while those that run go on, leases and all. It is asked for over HTTP, or
-//! with SIGTSTP, and ended the same way or with SIGCONT; the last word counts.
+//! A quiet worker claims no new jobs but finishes the running ones and renews their leases. A directive over HTTP or
+//! SIGTSTP makes a worker quiet; a directive or SIGCONT ends that. The latest request wins.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,45 +16,45 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{shared::WorkerShared, wakeup::Wakeup};
 
-/// A report counts for so many beats, but never less than a second.
+/// A heartbeat expires after this many intervals, but not sooner than [`MIN_TTL`].
 const TTL_BEATS: u32 = 3;
 const MIN_TTL: Duration = Duration::from_secs(1);
-/// Jobs in a report: those that run for longest.
+/// Maximum number of jobs in a heartbeat: the longest running ones.
 const MAX_REPORTED_JOBS: usize = 50;
 
-/// Reports until `end` is cancelled, which comes after the last attempt. Cancels `stop` when it is asked to.
+/// Sends heartbeats until `end` is cancelled, after the last attempt. A terminate directive cancels `stop`.
 pub(crate) async fn run(
     shared: Arc<WorkerShared>,
-    doorbell: Arc<Wakeup>,
+    wakeup: Arc<Wakeup>,
     stop: CancellationToken,
     end: CancellationToken,
 ) {
-    let beat = shared.settings.queue_worker.heartbeat_interval;
+    let interval = shared.settings.queue_worker.heartbeat_interval;
     let started_at = time::format(local_now());
-    let (mut known, mut told_of_the_stop) = (None, false);
+    let (mut applied, mut stop_reported) = (None, false);
     loop {
-        told_of_the_stop |= stop.is_cancelled();
-        match send_heartbeat(&shared, &started_at, told_of_the_stop).await {
-            Ok(order) if order != known => {
-                known = order;
-                if let Some(order) = order {
-                    apply_directive(&shared, &doorbell, order, &stop).await;
-                    // What has become of it is news too
+        stop_reported |= stop.is_cancelled();
+        match send_heartbeat(&shared, &started_at, stop_reported).await {
+            Ok(directive) if directive != applied => {
+                applied = directive;
+                if let Some(directive) = directive {
+                    apply_directive(&shared, &wakeup, directive, &stop);
+                    // Report the new state at once
                     continue;
                 }
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "not reported; tried again with the next beat"),
+            Err(error) => tracing::debug!(%error, "heartbeat not sent; retried after the next interval"),
         }
         tokio::select! {
             () = end.cancelled() => break,
-            () = stop.cancelled(), if !told_of_the_stop => {}
+            () = stop.cancelled(), if !stop_reported => {}
             () = shared.heartbeat_state.report_now.notified() => {}
-            () = tokio::time::sleep(beat) => {}
+            () = tokio::time::sleep(interval) => {}
         }
     }
     if let Err(error) = shared.workers.remove_worker(&shared.worker_key()).await {
-        tracing::debug!(%error, "not taken off the list of workers; it drops off by itself");
+        tracing::debug!(%error, "worker not removed from the list; its entry expires");
     }
 }
 
@@ -82,10 +82,10 @@ async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) ->
     shared.workers.report_worker(&shared.worker_key(), &record, ttl, None).await
 }
 
-async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: IssuedDirective, stop: &CancellationToken) {
-    match order.directive {
-        Directive::Running => set_quiet(shared, doorbell, false, "a directive").await,
-        Directive::Quiet => set_quiet(shared, doorbell, true, "a directive").await,
+fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedDirective, stop: &CancellationToken) {
+    match issued.directive {
+        Directive::Running => set_quiet(shared, wakeup, false, "a directive"),
+        Directive::Quiet => set_quiet(shared, wakeup, true, "a directive"),
         Directive::Terminate => {
             tracing::info!("stopping by a directive");
             stop.cancel();
@@ -93,35 +93,35 @@ async fn apply_directive(shared: &WorkerShared, doorbell: &Wakeup, order: Issued
     }
 }
 
-async fn set_quiet(shared: &WorkerShared, doorbell: &Wakeup, is_quiet: bool, by: &str) {
+fn set_quiet(shared: &WorkerShared, wakeup: &Wakeup, is_quiet: bool, by: &str) {
     let has_changed = shared.heartbeat_state.set_quiet(is_quiet);
     if has_changed {
         let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
         tracing::info!(by, "{says}");
         shared.heartbeat_state.report_now.notify_one();
-        // Ends the blocked read: it would take one more job
-        doorbell.wake();
+        // Ends the blocked read, which would claim one more job
+        wakeup.wake();
     }
 }
 
-/// SIGTSTP and SIGCONT, until `stop` is cancelled.
-pub(crate) async fn listen_for_signals(shared: Arc<WorkerShared>, doorbell: Arc<Wakeup>, stop: CancellationToken) {
+/// Handles SIGTSTP and SIGCONT until `stop` is cancelled.
+pub(crate) async fn listen_for_signals(shared: Arc<WorkerShared>, wakeup: Arc<Wakeup>, stop: CancellationToken) {
     let kind = |signal: Signal| SignalKind::from_raw(signal as i32);
     let (Ok(mut pause), Ok(mut resume)) = (signal(kind(Signal::SIGTSTP)), signal(kind(Signal::SIGCONT))) else {
-        tracing::warn!("SIGTSTP and SIGCONT cannot be listened to");
+        tracing::warn!("SIGTSTP and SIGCONT cannot be handled");
         return;
     };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = pause.recv() => set_quiet(&shared, &doorbell, true, "SIGTSTP").await,
-            _ = resume.recv() => set_quiet(&shared, &doorbell, false, "SIGCONT").await,
+            _ = pause.recv() => set_quiet(&shared, &wakeup, true, "SIGTSTP"),
+            _ = resume.recv() => set_quiet(&shared, &wakeup, false, "SIGCONT"),
         }
     }
 }
 
 impl WorkerShared {
-    /// The id of this process on the list of workers.
+    /// The id of this process in the list of workers.
     pub(crate) fn worker_key(&self) -> WorkerKey {
         WorkerKey::for_consumer(&self.consumer)
     }

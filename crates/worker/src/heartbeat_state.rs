@@ -1,23 +1,24 @@
-//! What the rest of the process has to know of the heartbeat: whether the worker is quiet, and when to report.
+//! The heartbeat state that the rest of the process shares: whether the worker is quiet, and when to report early.
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// What the rest of the process has to know of it.
+/// Shared state of the heartbeat.
 #[derive(Default)]
 pub(crate) struct HeartbeatState {
     quiet: watch::Sender<bool>,
-    /// Something was asked, or has changed: the next report is due now.
+    /// Notified when something changed: the next heartbeat is due now.
     pub(crate) report_now: Notify,
 }
 
 impl HeartbeatState {
-    /// Whether no new jobs may be claimed. To be asked after the doorbell was answered: it rings after this has changed.
+    /// Whether new jobs may not be claimed. Check it after [`Wakeup::take`](crate::wakeup::Wakeup::take): the wakeup
+    /// follows the change.
     pub(crate) fn is_quiet(&self) -> bool {
         *self.quiet.borrow()
     }
 
-    /// Changes whether new jobs may be claimed; true if it was different before.
+    /// Changes whether the worker is quiet; true if that is a change.
     pub(crate) fn set_quiet(&self, is_quiet: bool) -> bool {
         self.quiet.send_if_modified(|quiet| std::mem::replace(quiet, is_quiet) != is_quiet)
     }

@@ -1,4 +1,4 @@
-//! What this process holds: every job from the moment it is claimed until its end is recorded.
+//! The jobs in this process: each from its claim until its outcome is recorded.
 
 use std::{
     collections::HashMap,
@@ -18,17 +18,17 @@ use store::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// A stream.
+/// A queue's stream of one priority.
 pub(crate) type QueueStream = (QueueName, Priority);
-/// An entry with the start of its attempt and the job's own lease in milliseconds.
+/// An entry to renew: its id, the start of its attempt, and the job's own lease in milliseconds if it has one.
 pub(crate) type Renewal = (EntryId, Millis, Option<u64>);
 
 #[derive(Default)]
 pub(crate) struct InFlightJobs {
     jobs: Mutex<HashMap<(QueueStream, EntryId), InFlightJob>>,
-    /// Rung when a job with a lease of its own arrives, which may be shorter than all others.
+    /// Notified when a job with its own lease arrives: it may be the shortest.
     pub(crate) custom_lease_added: Notify,
-    /// Rung when the last job is gone.
+    /// Notified when the last job is removed.
     pub(crate) emptied: Notify,
 }
 
@@ -47,8 +47,8 @@ impl InFlightJobs {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a claimed job. The token is cancelled when the job turns out not to be ours any more; none when it is
-    /// here already.
+    /// Adds a claimed job. Returns a token that is cancelled when the attempt becomes stale, or none if the entry is
+    /// already here.
     pub(crate) fn insert(&self, claimed: &ClaimedJob) -> Option<CancellationToken> {
         let mut held = self.lock();
         let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
@@ -57,7 +57,7 @@ impl InFlightJobs {
         }
         let gone = CancellationToken::new();
         let own_lease = claimed.job.lease_ms.map(Duration::from_millis);
-        // With a lease of its own a job is renewed at once, so that the lease is known to Redis
+        // Renew a job with its own lease at once, so that Redis learns that lease
         let renewed = if own_lease.is_some() { Instant::now().checked_sub(Duration::from_hours(1)) } else { None };
         held.insert(
             key,
@@ -81,7 +81,7 @@ impl InFlightJobs {
         self.lock().contains_key(&((queue.clone(), priority), entry))
     }
 
-    /// Forgets a job: its end is recorded, or it is somebody else's.
+    /// Removes a job: its outcome is recorded, or another process has it.
     pub(crate) fn remove(&self, queue: &QueueName, priority: Priority, entry: EntryId) {
         let mut held = self.lock();
         if held.remove(&((queue.clone(), priority), entry)).is_some() && held.is_empty() {
@@ -89,7 +89,7 @@ impl InFlightJobs {
         }
     }
 
-    /// Waits until no job is here.
+    /// Waits until no job is in flight.
     pub(crate) async fn wait_until_empty(&self) {
         loop {
             let emptied = self.emptied.notified();
@@ -100,14 +100,14 @@ impl InFlightJobs {
         }
     }
 
-    /// Tells whoever runs an entry that it is not ours any more.
+    /// Stops the attempt of an entry that belongs to another process now.
     pub(crate) fn cancel_entry(&self, stream: &QueueStream, entry: EntryId) {
         if let Some(held) = self.lock().get(&(stream.clone(), entry)) {
             held.cancellation.cancel();
         }
     }
 
-    /// Tells whoever runs a job that it was cancelled.
+    /// Stops the attempt of a cancelled job.
     pub(crate) fn cancel_job(&self, id: JobId) {
         for held in self.lock().values().filter(|held| held.id == id) {
             held.cancellation.cancel();
@@ -122,12 +122,12 @@ impl InFlightJobs {
         self.lock().len()
     }
 
-    /// Those that are here for longest, at most so many.
-    pub(crate) fn longest_running(&self, most: usize) -> Vec<RunningJob> {
+    /// The longest running jobs, at most `max`.
+    pub(crate) fn longest_running(&self, max: usize) -> Vec<RunningJob> {
         let all = self.lock();
         let mut held: Vec<_> = all.iter().collect();
         held.sort_unstable_by_key(|(_, held)| held.started_at);
-        let shown = held.into_iter().take(most).map(|(((queue, _), _), held)| RunningJob {
+        let shown = held.into_iter().take(max).map(|(((queue, _), _), held)| RunningJob {
             id: held.id.to_string(),
             details: Some(RunningDetails {
                 job_type: held.job_type.to_string(),
@@ -139,12 +139,12 @@ impl InFlightJobs {
         shown.collect()
     }
 
-    /// The shortest lease of those held and `lease`.
+    /// The shortest of `lease` and the jobs' own leases.
     pub(crate) fn shortest_lease(&self, lease: Duration) -> Duration {
         self.lock().values().filter_map(|held| held.custom_lease).min().map_or(lease, |own| own.min(lease))
     }
 
-    /// What has not been renewed for a third of its lease, by stream.
+    /// Entries that were last renewed more than a third of their lease ago, by stream.
     pub(crate) fn due_for_renewal(&self, lease: Duration) -> HashMap<QueueStream, Vec<Renewal>> {
         let mut due: HashMap<QueueStream, Vec<Renewal>> = HashMap::new();
         for ((stream, entry), held) in self.lock().iter() {
@@ -157,7 +157,7 @@ impl InFlightJobs {
         due
     }
 
-    /// Notes that entries were renewed.
+    /// Records that entries were renewed.
     pub(crate) fn mark_renewed(&self, stream: &QueueStream, entries: &[Renewal]) {
         let mut all = self.lock();
         for (entry, _, _) in entries {

@@ -1,4 +1,4 @@
-//! Keeping leases: only jobs older than a third of their lease are renewed, so short jobs never pay for it.
+//! Renews leases. A job is first renewed after a third of its lease, so short jobs need no renewal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::{
     shared::WorkerShared,
 };
 
-/// Entries in one script call.
+/// Maximum number of entries in one script call.
 const MAX_BATCH_ENTRIES: usize = 100;
 const MIN_PAUSE: Duration = Duration::from_millis(20);
 
-/// Renews until `stop` is cancelled, which comes after the last attempt.
+/// Renews leases until `stop` is cancelled, after the last attempt.
 pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
     let lease = shared.consumer.lease();
     loop {
@@ -25,10 +25,10 @@ pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
             () = shared.in_flight.custom_lease_added.notified() => {}
         }
         for (stream, renewals) in shared.in_flight.due_for_renewal(lease) {
-            for some in renewals.chunks(MAX_BATCH_ENTRIES) {
-                if let Err(error) = renew(&shared, &stream, some).await {
-                    // Tried again after the next pause, a sixth of the lease away
-                    tracing::debug!(%error, jobs = some.len(), "leases not renewed");
+            for batch in renewals.chunks(MAX_BATCH_ENTRIES) {
+                if let Err(error) = renew(&shared, &stream, batch).await {
+                    // Retried after the next pause, a sixth of the lease
+                    tracing::debug!(%error, jobs = batch.len(), "leases not renewed");
                 }
             }
         }

@@ -1,4 +1,26 @@
-//! Galley's worker for queues: takes jobs, runs their handlers and records how they ended.
+//! Galley's queue worker: claims jobs, runs their handlers and records the outcomes.
+//!
+//! Its life of a job: `claim` acquires permits and claims jobs, `attempt` runs the handler, `results` records
+//! successes in batches and `settlement` every other outcome. The worker promises at-least-once: an attempt whose
+//! outcome is not recorded runs again.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `builder`, `command_line` | build a worker from handlers and settings; the command line of its process |
+//! | `worker`, `shared` | start and stop the parts in order; the state that they share |
+//! | `claim` | permits first, then jobs; blocks on all streams when there is no work |
+//! | `queue_selector` | the order in which queues are asked, strict or by weight |
+//! | `slots` | permits: the maximum number of jobs at a time, in total and per queue |
+//! | `wakeup` | ends a blocked claim early and stops cancelled jobs |
+//! | `attempt` | one attempt: handler, time limit, panic, stop |
+//! | `in_flight`, `lease_renewal` | the claimed jobs of this process; renews their leases |
+//! | `results` | records successes, many in one script call |
+//! | [`settlement`] | records how one attempt ended, until Redis answers; also for redeliveries of subscriptions |
+//! | [`pulled_queue`] | claims and runs the jobs of one queue by long poll; subscriptions retry with it |
+//! | `handlers` | handlers in Rust and their [`Context`]; `command` and `http` run jobs elsewhere |
+//! | `rules` | the rules file: which handler, endpoint or program runs a job type |
+//! | `heartbeat`, `heartbeat_state` | report this process, receive directives; quiet or not |
+//! | `list_bridge` | turns the elements of a Redis list into jobs |
 //!
 //! As a library it runs handlers in Rust:
 //!

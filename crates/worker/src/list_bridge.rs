@@ -1,4 +1,4 @@
-//! Feeding a queue from a Redis list, where this worker serves that queue.
+//! Turns the elements of a Redis list into jobs, in a worker that serves the list's queue.
 
 use std::{
     sync::Arc,
@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::shared::WorkerShared;
 
-/// Longest blocking move. It ends by itself so that a connection that died silently is found out.
+/// Longest blocking move. It ends regularly so that a dead connection is noticed.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
-/// How often elements are looked for that somebody left on their way.
+/// How often to recover elements that a dead worker left in transit.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Takes elements until `stop` is cancelled.
+/// Forwards elements until `stop` is cancelled.
 pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
     let Some(settings) = shared.settings.bridge.clone() else { return };
     if !shared.settings.queue_worker.queues.contains(&settings.queue) {
@@ -53,17 +53,17 @@ async fn feed(
     let client_id = connection.client_id();
     let mut recovered_at: Option<Instant> = None;
     loop {
-        // Another worker may have died with elements on their way, at any time
+        // Another worker may die with elements in transit at any time
         if recovered_at.is_none_or(|at| at.elapsed() >= RECOVERY_INTERVAL) {
             let recovered = bridge.recover().await?;
             if recovered > 0 {
-                tracing::info!(recovered, "took up elements that were on their way from the list");
+                tracing::info!(recovered, "recovered elements in transit from the list");
             }
             *delays = reconnect_delays();
             recovered_at = Some(Instant::now());
         }
         let forward = bridge.forward(&mut connection, MAX_BLOCK);
-        // Stopping ends the move on the server, whose answer may hold an element
+        // Stopping ends the move on the server; its answer may still hold an element
         let (forwarded, _) = shared.jobs.redis().interruptible(client_id, forward, stop.cancelled()).await;
         forwarded?;
         if stop.is_cancelled() {
@@ -72,7 +72,7 @@ async fn feed(
     }
 }
 
-/// The list element that an argument was made of, printable.
+/// The list element that a job argument was made from, as printable text.
 #[must_use]
 pub fn list_element(argument: &RawValue) -> String {
     printable(&argument_to_element(argument.get()))

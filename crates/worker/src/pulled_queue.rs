@@ -1,5 +1,5 @@
-//! Claims the jobs of one queue as they become available, each with a token and a lease of its own, and runs them. The
-//! long poll waits for them, so a queue at rest costs nothing.
+//! Claims and runs the jobs of one queue as they become available; each claim has its own token and lease. A long poll
+//! waits for jobs, so an idle queue costs nothing.
 
 use std::{future::Future, time::Duration};
 
@@ -13,29 +13,29 @@ use store::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Jobs claimed in one go.
+/// Maximum number of jobs in one claim.
 const CLAIM_BATCH_SIZE: usize = 16;
-/// Pause after an error of the queue's own.
+/// Pause after an error of this queue.
 const ERROR_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A queue, and who claims from it.
+/// A queue and the worker that claims from it.
 pub struct PulledQueue {
-    /// The jobs.
+    /// Where the jobs are stored.
     pub jobs: Jobs,
-    /// What waits for them.
+    /// Waits for jobs.
     pub long_poll: LongPoll,
-    /// Their queue.
+    /// The queue to claim from.
     pub queue: QueueName,
     /// The worker's name.
     pub worker: WorkerId,
-    /// The lease of each attempt.
+    /// Lease of each attempt.
     pub lease: Duration,
 }
 
 impl PulledQueue {
-    /// Claims and runs jobs until `stop` is cancelled, then finishes those that it has. `acquire` waits for permits, one to as
-    /// many as it is given, and answers none when the queue is not worked any more; a permit is dropped after its attempt.
-    /// `run` runs and settles one attempt.
+    /// Claims and runs jobs until `stop` is cancelled, then waits for the running ones. `acquire` waits for one permit
+    /// or more, up to its argument, or returns none when the queue should no longer be served. Each permit is dropped
+    /// after its attempt. `run` runs and settles one attempt.
     pub async fn run<P, A, R>(
         &self,
         acquire: impl Fn(usize) -> A,
@@ -97,7 +97,7 @@ impl PulledQueue {
         waiter.report_remaining(&[(self.queue.clone(), remaining)], false);
     }
 
-    /// Claims until the queue has no more, and answers with what it says to more then; none when there are no permits.
+    /// Claims until the queue has no more and returns what to expect of it next; none when there are no permits.
     async fn claim_all<P, A: Future<Output = Option<Vec<P>>>>(
         &self,
         acquire: &impl Fn(usize) -> A,
@@ -106,8 +106,8 @@ impl PulledQueue {
     ) -> StoreResult<Option<Remaining>> {
         loop {
             let Some(mut permits) = acquire(CLAIM_BATCH_SIZE).await else { return Ok(None) };
-            let by = Claimant::Pull { worker: Some(&self.worker), lease: Some(self.lease) };
-            let batch = self.jobs.claim(&self.queue, priorities, permits.len(), by).await?;
+            let claimant = Claimant::Pull { worker: Some(&self.worker), lease: Some(self.lease) };
+            let batch = self.jobs.claim(&self.queue, priorities, permits.len(), claimant).await?;
             if batch.jobs.is_empty() {
                 return Ok(Some(Remaining::Empty(batch.availability)));
             }

@@ -1,11 +1,11 @@
-//! Which queue is asked first: always in the order of the settings, or, with weights, by a lottery in which a queue of
-//! weight 3 comes before one of weight 1 three times out of four. So no queue starves however busy the others are.
+//! The order in which a worker asks its queues: the order of the settings or, with weights, a lottery in which weight
+//! 3 comes before weight 1 three times out of four. With weights no queue starves, however busy the others are.
 
 use std::collections::BTreeMap;
 
 use common::name::QueueName;
 
-/// The queues of a worker and their weights.
+/// The worker's queues and weights.
 pub(crate) struct QueueSelector {
     queues: Vec<QueueName>,
     weights: BTreeMap<QueueName, u32>,
@@ -16,7 +16,7 @@ impl QueueSelector {
         Self { queues: queues.to_vec(), weights: weights.clone() }
     }
 
-    /// The queues in the order in which to ask them this time.
+    /// The order for the next claim.
     pub(crate) fn next_order(&self) -> Vec<QueueName> {
         let mut queues = self.queues.clone();
         if !self.weights.is_empty() {

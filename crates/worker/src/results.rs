@@ -1,7 +1,8 @@
-//! Recording results, many in one script call.
+//! Records successful results, many in one script call.
 //!
-//! While one batch is on its way to Redis the next one collects, so batches are large under load and single at rest,
-//! and nothing ever waits for company. A batch whose answer is lost is sent again: the script knows its own results.
+//! While one batch is on its way to Redis, the next one collects. So batches are large under load and single when
+//! idle, and no result waits for others. A batch whose answer is lost is sent again: the script recognizes its own
+//! results.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,12 +16,12 @@ use tokio::sync::mpsc;
 
 use crate::{in_flight::QueueStream, shared::WorkerShared};
 
-/// Results in one script call.
+/// Maximum number of results in one script call.
 const MAX_BATCH_RESULTS: usize = 128;
-/// About the most bytes of results in one script call.
+/// Target size of one script call, in bytes of results.
 const TARGET_BATCH_BYTES: usize = 4 << 20;
 
-/// Records results until the last attempt is over.
+/// Records results until the last attempt has ended.
 pub(crate) async fn run(shared: Arc<WorkerShared>, mut finished: mpsc::Receiver<Completion>) {
     let mut batch = Vec::with_capacity(MAX_BATCH_RESULTS);
     while finished.recv_many(&mut batch, MAX_BATCH_RESULTS).await > 0 {
@@ -37,7 +38,7 @@ pub(crate) async fn run(shared: Arc<WorkerShared>, mut finished: mpsc::Receiver<
     }
 }
 
-/// Parts of at most about [`ENOUGH_BYTES`], or of a single result.
+/// Splits into parts of about [`TARGET_BATCH_BYTES`], or of a single larger result.
 fn split_by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
     let (mut parts, mut rest) = (Vec::new(), completions);
     let (mut taken, mut bytes) = (0, 0);
@@ -57,21 +58,21 @@ async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: 
     let (queue, priority) = stream;
     let mut delays = reconnect_delays();
     let settled = loop {
-        // Everything we hold could be in this stream
-        let held = shared.in_flight.len();
-        match shared.jobs.complete_batch(queue, *priority, &shared.consumer, held, completions).await {
+        // At most every job in flight could be in this stream
+        let in_flight = shared.in_flight.len();
+        match shared.jobs.complete_batch(queue, *priority, &shared.consumer, in_flight, completions).await {
             Ok(settled) => break settled,
             Err(StoreError::Unavailable(error)) => {
                 tracing::debug!(%error, results = completions.len(), "results not recorded yet");
                 tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }
             Err(error) => {
-                tracing::error!(%error, results = completions.len(), "results cannot be recorded: the jobs will run again");
+                tracing::error!(%error, results = completions.len(), "results not recorded: the jobs will run again");
                 break vec![Settled::Stale; completions.len()];
             }
         }
     };
-    // One look-up of each metric for all of them
+    // One look-up of each metric for the whole batch
     let seconds = metrics::histogram!("galley_attempt_seconds", "queue" => queue.to_string());
     let mut stale = 0;
     for (completion, settled) in completions.iter().zip(settled) {
@@ -87,13 +88,13 @@ async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: 
     }
 }
 
-/// Forgets a job, and tells of its end; false when it was too late to record it.
+/// Removes a job and logs and counts its end; false if it was too late to record it.
 fn finish_completion(shared: &WorkerShared, completion: &Completion, settled: Settled) -> bool {
     let claimed = &completion.claimed;
     let job = &claimed.job;
     shared.in_flight.remove(&job.queue, job.priority, claimed.entry);
     if settled == Settled::Stale {
-        tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: the job had been given to another worker");
+        tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: another worker had the job");
         return false;
     }
     shared.jobs.record_event(JobEvent::completed(job, claimed.started_at, completion.ended_at));

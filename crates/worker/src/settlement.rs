@@ -1,4 +1,5 @@
-//! How an attempt ended, and recording it: one mechanism for the jobs of queue-workers and for redeliveries of subscriptions.
+//! How an attempt ended, and how to record it: one mechanism for jobs of queue-workers and for redeliveries of
+//! subscriptions.
 
 use std::time::Duration;
 
@@ -12,50 +13,50 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What to record of an attempt. Successes of queue-workers are recorded many at once by `results` instead.
+/// What to record about an attempt. `results` records a queue-worker's successes instead, many at once.
 #[derive(Debug)]
 pub enum Settlement {
-    /// It succeeded, without a result.
+    /// Success without a result.
     Complete,
-    /// It failed: the retry policy and the advice say what follows.
+    /// Failure: the retry policy and the advice decide what follows.
     Fail {
         /// What went wrong.
         error: AttemptError,
-        /// What the handler advises.
+        /// The handler's advice about a retry.
         advice: RetryAdvice,
     },
-    /// It cannot be tried now: later, and the attempt is not spent.
+    /// The job cannot run now: try it again after this delay. The attempt does not count.
     Snooze(Duration),
-    /// It was not tried: available again now, and the attempt is not spent.
+    /// The job did not run: make it available again now. The attempt does not count.
     Release,
-    /// Its last failure was for good: no further attempt.
+    /// A permanent failure: no further attempt.
     Discard,
-    /// It was claimed after its `expires_at`.
+    /// The job was claimed after its `expires_at`.
     Expire,
-    /// Another program completes it with a token.
+    /// Another program completes the job with a token.
     CompleteAsync {
-        /// Who holds the attempt until then.
+        /// The consumer that holds the attempt until then.
         consumer: Consumer,
         /// The worker's name.
         worker: WorkerId,
-        /// The token.
+        /// The callback token.
         token: String,
-        /// How long that program may be silent.
+        /// How long that program may stay silent.
         lease: Duration,
     },
 }
 
-/// What became of it.
+/// Whether the settlement was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettlementOutcome {
-    /// It is recorded; the word says what follows a failure.
+    /// Recorded; the word is the job's next state after a failure.
     Recorded(&'static str),
-    /// The attempt is not the current one any more: nothing was recorded.
+    /// The attempt is no longer the current one: nothing was recorded.
     Stale,
 }
 
-/// Records how an attempt ended, again and again while Redis is away, until `stop` is cancelled. None if it could not be
-/// recorded: the job will run again.
+/// Records how an attempt ended. Retries while Redis is unavailable, until `stop` is cancelled. None if the outcome
+/// could not be recorded: the job will run again.
 pub async fn settle(
     jobs: &Jobs,
     claimed: &ClaimedJob,

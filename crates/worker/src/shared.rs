@@ -1,4 +1,4 @@
-//! What all parts of a worker's process share.
+//! The state that all parts of a worker's process share.
 
 use std::sync::atomic::AtomicU64;
 
@@ -12,19 +12,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{heartbeat_state::HeartbeatState, in_flight::InFlightJobs, slots::Slots};
 
-/// How long a worker works.
+/// When a worker stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RunMode {
-    /// Until it is told to stop.
+    /// When it receives a signal or a directive.
     #[default]
     Continuous,
-    /// Until its queues have no job left that can run now, and none runs. What is scheduled for later is not waited for.
+    /// When no job in its queues can run now and none is running. Scheduled jobs do not count.
     Drain,
-    /// For one job, if one is there.
+    /// After one job, or at once if there is none.
     Once,
 }
 
-/// What all parts of the process share.
+/// The state that all parts of the process share.
 pub(crate) struct WorkerShared {
     pub(crate) jobs: Jobs,
     /// Waits for jobs of queues with limits.
@@ -36,9 +36,9 @@ pub(crate) struct WorkerShared {
     pub(crate) heartbeat_state: HeartbeatState,
     pub(crate) slots: Slots,
     pub(crate) run_mode: RunMode,
-    /// The longest that a handler here may take to tidy up, in milliseconds.
+    /// The longest time that a handler of this process may tidy up, in milliseconds.
     pub(crate) max_stop_grace_ms: AtomicU64,
     pub(crate) attempts: TaskTracker,
-    /// Cancelled when the grace is over: what still runs is handed back.
+    /// Cancelled when the shutdown grace is over: running jobs are released.
     pub(crate) hard_shutdown: CancellationToken,
 }

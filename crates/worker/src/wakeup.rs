@@ -1,4 +1,4 @@
-//! Wake-up calls: what ends the claim loop's blocking read early, and what stops a running job.
+//! Wakeups: they end the claim loop's blocking read early and stop a running job.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::shared::WorkerShared;
 
-/// Notifications that wait to be looked at.
+/// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
 
 /// Interrupts the claim loop while it waits.
@@ -25,34 +25,34 @@ pub(crate) struct Wakeup {
 }
 
 impl Wakeup {
-    /// Interrupts the wait of now, or the next one.
+    /// Interrupts the current wait, or the next one.
     pub(crate) fn wake(&self) {
         self.is_pending.store(true, SeqCst);
         self.notify.notify_one();
     }
 
-    /// Whether it was woken since this was asked.
+    /// Returns whether a wakeup is pending, and clears it.
     pub(crate) fn take(&self) -> bool {
         self.is_pending.swap(false, SeqCst)
     }
 
-    /// Waits until it is woken; at once if that happened since [`Wakeup::take`].
+    /// Waits for a wakeup; returns at once if one came since [`Wakeup::take`].
     pub(crate) async fn woken(&self) {
         while !self.is_pending.load(SeqCst) {
             self.notify.notified().await;
         }
     }
 
-    /// Hears wake-up calls until `stop` is cancelled, which rings a last time.
+    /// Receives notifications until `stop` is cancelled; then wakes the loop a last time.
     pub(crate) async fn listen(self: Arc<Self>, shared: Arc<WorkerShared>, stop: CancellationToken) {
-        let (topics, mut calls) = shared.jobs.store().notifier().subscribe(NOTIFICATION_BUFFER);
+        let (topics, mut notifications) = shared.jobs.store().notifier().subscribe(NOTIFICATION_BUFFER);
         topics.add(keys::NOTIFICATIONS.to_owned());
         loop {
-            let heard = tokio::select! {
+            let event = tokio::select! {
                 () = stop.cancelled() => break,
-                heard = calls.recv() => heard,
+                event = notifications.recv() => event,
             };
-            match heard {
+            match event {
                 Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
                     Some(Notification::StreamCreated(queue))
                         if shared.settings.queue_worker.queues.contains(&queue) =>
@@ -65,7 +65,7 @@ impl Wakeup {
                     Some(Notification::JobCancelled(id)) => shared.in_flight.cancel_job(id),
                     _ => {}
                 },
-                // Calls may have been missed
+                // Notifications may have been missed
                 Some(SubscriberEvent::Subscribed(_)) => self.wake(),
                 Some(SubscriberEvent::ConnectionLost) => {}
                 None => break,

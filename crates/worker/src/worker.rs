@@ -1,8 +1,10 @@
-//! One process: its parts, and the order in which they stop.
+//! One worker process: its parts, and the order in which they stop.
 //!
-//! claim (takes places, then jobs) ─▶ attempt (runs a handler) ─▶ commit (records results, many at once).
-//! Beside them: renew keeps leases, presence reports and hears directives, doorbell hears wake-up calls, rules are read again
-//! on a signal, bridge feeds the queue of a list, and the upkeep that every process can do.
+//! claim (permits, then jobs) ─▶ attempt (runs a handler) ─▶ results (records successes, many at once).
+//!
+//! Beside them: `lease_renewal` renews leases, `heartbeat` reports and receives directives, `wakeup` receives
+//! notifications, `rules` are reloaded on SIGHUP, `list_bridge` feeds a queue from a list, and `maintenance` runs here
+//! as in every process.
 
 use std::{
     sync::{
@@ -40,7 +42,7 @@ use crate::{
     wakeup::Wakeup,
 };
 
-/// After the grace: time for handing jobs back and for the last results to be recorded.
+/// After the shutdown grace: time to release jobs and to record the last results.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A worker that is ready to run.
@@ -53,7 +55,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Prepares everything. Redis may be away; a Redis that would lose jobs is refused.
+    /// Connects all parts. Redis may be unavailable; a Redis server that is configured to lose jobs is refused.
     pub(crate) async fn build(settings: Settings, handlers: Handlers, until: RunMode) -> anyhow::Result<Self> {
         let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
         let dispatch = Arc::new(Dispatcher { handlers, rules });
@@ -81,53 +83,56 @@ impl Worker {
         Ok(Self { shared: Arc::new(shared), dispatcher: dispatch, redis, events: (stop_events, writer), metrics })
     }
 
-    /// Works until `stop` is cancelled, then finishes or hands back what it has.
+    /// Runs until `stop` is cancelled, then finishes or releases its jobs.
     ///
     /// # Errors
-    /// Health and metrics cannot be served where the settings say, or a part of the worker panicked.
+    /// The address for health and metrics cannot be bound, or a part of the worker panicked.
     pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
-        // Stopping by a directive must leave the next signal what it is: the first one
+        // A directive cancels only this token, so the next signal still counts as the first one
         let stop = stop.child_token();
         let worker = &shared.settings.queue_worker;
         let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
-        tracing::info!(%address, name = %worker.name, ?queues, concurrency = worker.concurrency, "queue-worker runs");
+        let (name, concurrency) = (&worker.name, worker.concurrency);
+        tracing::info!(%address, %name, ?queues, concurrency, "queue-worker started");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
         let supervise = |part, task| supervise(part, task, &stop);
         let committing = supervise("results", tokio::spawn(results::run(shared.clone(), finished)));
-        let keep = CancellationToken::new();
-        let renewing = supervise("lease renewal", tokio::spawn(lease_renewal::run(shared.clone(), keep.clone())));
-        let doorbell = Arc::new(Wakeup::default());
-        let listening = tokio::spawn(doorbell.clone().listen(shared.clone(), stop.clone()));
-        let hearing = tokio::spawn(heartbeat::listen_for_signals(shared.clone(), doorbell.clone(), stop.clone()));
-        let reporting = heartbeat::run(shared.clone(), doorbell.clone(), stop.clone(), keep.clone());
+        let stop_renewing = CancellationToken::new();
+        let renewing =
+            supervise("lease renewal", tokio::spawn(lease_renewal::run(shared.clone(), stop_renewing.clone())));
+        let wakeup = Arc::new(Wakeup::default());
+        let listening = tokio::spawn(wakeup.clone().listen(shared.clone(), stop.clone()));
+        let receiving_signals =
+            tokio::spawn(heartbeat::listen_for_signals(shared.clone(), wakeup.clone(), stop.clone()));
+        let reporting = heartbeat::run(shared.clone(), wakeup.clone(), stop.clone(), stop_renewing.clone());
         let reporting = supervise("heartbeat", tokio::spawn(reporting));
-        let upkeep = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
-        let upkeep = supervise("maintenance", tokio::spawn(upkeep));
+        let maintaining = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
+        let maintaining = supervise("maintenance", tokio::spawn(maintaining));
         let bridging = tokio::spawn(list_bridge::run(shared.clone(), stop.clone()));
         let reloading = tokio::spawn(rules::reload_on_sighup(self.dispatcher.clone(), stop.clone()));
-        let runner = AttemptRunner::new(shared.clone(), self.dispatcher.clone(), doorbell.clone(), completions);
-        let claiming = supervise("claim", tokio::spawn(claim::run(shared.clone(), runner, doorbell, stop.clone())));
+        let runner = AttemptRunner::new(shared.clone(), self.dispatcher.clone(), wakeup.clone(), completions);
+        let claiming = supervise("claim", tokio::spawn(claim::run(shared.clone(), runner, wakeup, stop.clone())));
 
         stop.cancelled().await;
-        // No new jobs; the runner goes with the claim loop, so its end of the channel closes when the attempts end
+        // No new jobs. The claim loop drops the runner, so the channel closes when the last attempt ends
         claiming.await?;
         bridging.await?;
         finish_attempts(shared).await;
         if tokio::time::timeout(DRAIN_TIMEOUT, committing).await.is_err() {
             tracing::error!("results could not be recorded in time: the jobs will run again");
         }
-        keep.cancel();
+        stop_renewing.cancel();
         renewing.await?;
         reporting.await?;
-        hearing.await?;
+        receiving_signals.await?;
         reloading.await?;
         listening.await?;
-        upkeep.await?;
+        maintaining.await?;
         let (stop_events, writer) = self.events;
         stop_events.cancel();
         writer.await?;
@@ -141,11 +146,11 @@ impl Worker {
 async fn finish_attempts(shared: &WorkerShared) {
     let grace = shared.settings.queue_worker.shutdown_grace;
     if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
-        tracing::warn!(running, "the grace is over, jobs are handed back");
+        tracing::warn!(running, "the shutdown grace is over, releasing jobs");
         shared.hard_shutdown.cancel();
-        let last_words = Duration::from_millis(shared.max_stop_grace_ms.load(Relaxed)) + DRAIN_TIMEOUT;
-        if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, last_words).await {
-            tracing::error!(running, "jobs could not be handed back in time: their leases will run out");
+        let release_timeout = Duration::from_millis(shared.max_stop_grace_ms.load(Relaxed)) + DRAIN_TIMEOUT;
+        if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, release_timeout).await {
+            tracing::error!(running, "jobs could not be released in time: their leases will expire");
         }
     }
 }

@@ -10,36 +10,36 @@ use tokio::{fs, select, time::sleep};
 use worker::{Context, ContextError, HandlerError, Worker};
 
 fn main() -> anyhow::Result<()> {
-    // The command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules come with it
+    // `Worker` brings the command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules
     Worker::builder()
         .handler("email.send", send)
         .handler("email.newsletter", newsletter)
         .handler("email.from_template", from_template)
         .blocking_handler("email.render", render)
-        // A job without arguments, or with any number of the same type, needs no function of its own
+        // A job without arguments, or with any number of one type, can use a closure
         .handler("email.addresses", |_, addresses: BTreeSet<String>| async move { Ok(addresses) })
         .handler("email.count", |context: Context, (): ()| async move { count(&context) })
         .main()
 }
 
-/// Arguments are read as types: what does not fit is a failure that says where, and no other attempt follows.
+/// Arguments are typed: arguments that do not parse are a permanent failure whose message says where.
 #[derive(Deserialize)]
 struct Email {
     subject: String,
     body: String,
 }
 
-/// A result is anything that serde can write as JSON.
+/// A result is any type that serde can write as JSON.
 #[derive(Serialize)]
 struct SentEmail {
     file: PathBuf,
     attempt: u32,
 }
 
-/// One mail. Whether another attempt follows is for the error to say.
+/// Sends one mail. The error decides whether another attempt follows.
 async fn send(context: Context, (to, email): (String, Email)) -> Result<SentEmail, HandlerError> {
     let Some((_, host)) = to.split_once('@') else {
-        // It would fail again: the job is discarded now, and becomes a dead letter if its policy says so
+        // Permanent: the job is discarded now, and becomes a dead letter if its policy says so
         return Err(HandlerError::not_retryable("an address has an @").with_code("bad_address").with_details(&to));
     };
     match host {
@@ -59,7 +59,7 @@ async fn send(context: Context, (to, email): (String, Email)) -> Result<SentEmai
         let _ = writeln!(text, "Traceparent: {traceparent}");
     }
     let _ = writeln!(text, "\n{}", email.body);
-    // The id is the same in every attempt: a mail that is sent twice is there once
+    // The id is the same in every attempt, so sending twice leaves one file
     let file = outbox(&context, "mail");
     // A mail cannot be undone, so this checks once more that the job still belongs to this worker
     context.heartbeat().await?;
@@ -103,7 +103,7 @@ async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Res
     Ok(to.len())
 }
 
-/// Any error becomes one with `?`: its Rust type is the error's type, and the retry policy decides.
+/// `?` converts any error: its Rust type is the error type, and the retry policy decides.
 async fn from_template(_context: Context, (file, name): (PathBuf, String)) -> Result<String, HandlerError> {
     let template = fs::read_to_string(file).await?;
     Ok(template.replace("{name}", &name))
@@ -121,13 +121,13 @@ fn render(_context: Context, (template, repeat): (String, usize)) -> Result<Stri
     Ok(template.repeat(repeat))
 }
 
-/// In a workflow: what the jobs before this one have returned.
+/// In a workflow: uses the results of the job's parents.
 fn count(context: &Context) -> Result<usize, HandlerError> {
     let lists: Vec<Vec<String>> = context.parent_results()?;
     Ok(lists.into_iter().flatten().collect::<BTreeSet<_>>().len())
 }
 
-/// The file of a job, named after it.
+/// The file of a job, named after its id.
 fn outbox(context: &Context, kind: &str) -> PathBuf {
     let folder = std::env::var_os("OUTBOX").map_or_else(std::env::temp_dir, PathBuf::from);
     folder.join(format!("{}.{kind}", context.id()))

@@ -1,4 +1,4 @@
-//! Programs by name, from a file: what names one only ever names it, and what it is made of is the operator's.
+//! The commands file: a subscription names a command, and only the operator's file says which program that is.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -15,10 +15,10 @@ use common::{
     name::CommandName,
 };
 
-/// Commands in a file.
+/// Maximum number of commands in a file.
 const MAX_COMMANDS: usize = 1000;
 
-/// The commands of a file, by their names. What their programs write on standard output is discarded.
+/// The commands of a file, by name. Standard output of their programs is discarded.
 #[derive(Debug, Default)]
 pub struct Commands(BTreeMap<CommandName, Arc<Command>>);
 
@@ -30,21 +30,21 @@ struct CommandsFile {
 }
 
 impl Commands {
-    /// Reads a file.
+    /// Loads a file.
     ///
     /// # Errors
-    /// The file cannot be read, or something in it cannot be used: every problem with its line.
+    /// The file cannot be read, or something in it is invalid: every problem with its line.
     pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
         common::config_file::load(path, "commands", Self::read)
     }
 
-    /// The command of a name, if there is one.
+    /// The command with that name.
     #[must_use]
     pub fn get(&self, name: &CommandName) -> Option<Arc<Command>> {
         self.0.get(name).cloned()
     }
 
-    /// How many there are.
+    /// The number of commands.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -81,7 +81,7 @@ impl Commands {
     }
 }
 
-/// The name of the command at a byte, unless that is none or another's, whose lines are known.
+/// The name of the command that starts at a byte; none if it has none or another command has the same name.
 fn read_name(
     reader: &mut ConfigReader<'_>,
     at: usize,

@@ -1,6 +1,6 @@
-//! A program's process group, of which the program is the leader: started, signalled, killed and reaped.
+//! The process group of a program, which is its leader: starts, signals, kills and reaps it.
 //!
-//! The leader is reaped last. Until then its number, which is the group's too, belongs to nobody else, so that a signal
+//! The leader is reaped last. Until then no other process can get its id, which is also the group's, so that a signal
 //! cannot hit a stranger.
 
 use std::{
@@ -21,10 +21,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-/// Programs that wait for being started. Each attempt asks for one and waits for it.
+/// Maximum number of starts that wait for the starter thread.
 const MAX_PENDING_STARTS: usize = 64;
 
-/// A group that is killed when this is dropped.
+/// A process group that is killed on drop.
 pub(super) struct ProcessGroup {
     leader: GroupLeader,
     child_ended: tokio::signal::unix::Signal,
@@ -33,16 +33,17 @@ pub(super) struct ProcessGroup {
 /// The worker's ends of the pipes.
 pub(super) struct ProgramPipes {
     pub(super) stdin: ChildStdin,
-    /// None when it is not a pipe.
+    /// None if stdout is not a pipe.
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: ChildStderr,
 }
 
 impl ProcessGroup {
-    /// Starts a command, whose streams are pipes but for its output, which may be something else, in a group of its own.
+    /// Starts a command in a new process group, with pipes for stdin and stderr, and for stdout if the command asks
+    /// for it.
     pub(super) async fn start(mut command: Command) -> io::Result<(Self, ProgramPipes)> {
         command.process_group(0);
-        // Heard before there is a process: its end cannot be missed
+        // Registered before the process exists, so that its exit cannot be missed
         let child_ended = signal(SignalKind::child())?;
         let (reply, started) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts programs is gone");
@@ -52,31 +53,31 @@ impl ProcessGroup {
         Ok((Self { leader, child_ended }, pipes))
     }
 
-    /// Waits until the program has ended, without reaping it.
+    /// Waits until the program has exited, without reaping it.
     pub(super) async fn wait_for_exit(&mut self) {
         while !self.leader.has_ended() {
             if self.child_ended.recv().await.is_none() {
-                // Only when the runtime goes away, and this future with it
+                // Only when the runtime shuts down, and this future with it
                 return std::future::pending().await;
             }
         }
     }
 
-    /// To all of the group.
+    /// Signals the whole group.
     pub(super) fn signal(&self, signal: Signal) {
         self.leader.signal(signal);
     }
 
-    /// Kills what is left of the group and reaps the leader; nothing if that does not end.
+    /// Kills the rest of the group and reaps the leader; none if the leader survives.
     pub(super) fn kill_and_reap(mut self) -> Option<ExitStatus> {
         self.leader.kill_and_reap()
     }
 }
 
-/// The program itself. As long as it is not reaped its number is its own.
+/// The program itself. Its process id is reserved until it is reaped.
 struct GroupLeader {
     id: Pid,
-    /// None when it was reaped.
+    /// None once it is reaped.
     child: Option<Child>,
 }
 
@@ -104,11 +105,11 @@ impl GroupLeader {
             sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
         };
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-        // EINVAL is an end too: by a real-time signal, for which there is no name
+        // EINVAL also means it exited: by a real-time signal, which nix cannot name
         !matches!(waitid(Id::Pid(self.id), flags), Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
     }
 
-    /// Elsewhere a child cannot be looked at without reaping it: its number may be taken before the group is killed.
+    /// Other systems cannot check a child without reaping it: its id may be reused before the group is killed.
     #[cfg(not(target_os = "linux"))]
     fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
@@ -118,17 +119,17 @@ impl GroupLeader {
         if self.child.is_none() {
             return;
         }
-        // EPERM: all of them have become somebody else, and nothing can be done about that
+        // EPERM: all members changed their user, and cannot be signalled
         if let Err(error) = killpg(self.id, signal) {
             tracing::debug!(%error, %signal, "no process of the group gets the signal");
         }
     }
 
-    /// Kills the group and reaps the leader if it has ended.
+    /// Kills the group, and reaps the leader if it has exited.
     fn kill_and_reap(&mut self) -> Option<ExitStatus> {
         self.signal(Signal::SIGKILL);
         let child = self.child.as_mut()?;
-        // It may have left its group
+        // The leader may have left its group
         let _ = child.kill();
         let status = child.try_wait().ok().flatten()?;
         self.child = None;
@@ -139,23 +140,23 @@ impl GroupLeader {
 impl Drop for GroupLeader {
     fn drop(&mut self) {
         self.kill_and_reap();
-        // It ends in a moment. A thread can wait for that even when the runtime is about to go; if there can be no thread
-        // the process stays a zombie until the worker ends
+        // It exits soon. A thread can wait for that even when the runtime shuts down; without a thread the process
+        // stays a zombie until the worker exits
         if let Some(mut child) = self.child.take() {
             let _ = thread::Builder::new().name("reap-program".to_owned()).spawn(move || child.wait());
         }
     }
 }
 
-/// A command to be started, and who waits for it.
+/// A command to start, and the reply channel.
 struct StartRequest {
     command: Command,
     reply: oneshot::Sender<io::Result<GroupLeader>>,
 }
 
-/// The thread that starts all programs. Linux tells a program that its parent died when the parent's *thread* ends, and
-/// threads of a runtime come and go (`block_in_place`, a runtime that somebody makes for a moment); this one ends with the
-/// process. Besides, starting blocks until the new process runs something else.
+/// The thread that starts all programs. Linux signals a parent's death when the parent *thread* exits, and threads of
+/// a runtime come and go (`block_in_place`, short-lived runtimes); this thread exits with the process. Besides, a
+/// start blocks until the new process has called exec.
 fn starter_thread() -> &'static mpsc::Sender<StartRequest> {
     static STARTER: OnceLock<mpsc::Sender<StartRequest>> = OnceLock::new();
     STARTER.get_or_init(|| {
@@ -166,13 +167,13 @@ fn starter_thread() -> &'static mpsc::Sender<StartRequest> {
                     continue;
                 }
                 let leader = command.spawn().map(GroupLeader::new);
-                // If nobody waits any more the leader comes back, and dropping it kills it
+                // If the receiver is gone, the leader comes back, and its drop kills it
                 let _ = reply.send(leader);
             }
         };
-        // Without the thread the channel is closed, and every start fails saying so
+        // Without the thread the channel is closed, and every start fails with that error
         if let Err(error) = thread::Builder::new().name("start-programs".to_owned()).spawn(run) {
-            tracing::error!(%error, "no thread for starting programs");
+            tracing::error!(%error, "cannot start the thread that starts programs");
         }
         sender
     })

@@ -1,9 +1,9 @@
-//! The launcher: the worker's own binary, started with [`FIRST_ARGUMENT`], which sets limits on itself and then becomes
+//! The launcher: the worker's own binary, started with [`LAUNCHER_ARGUMENT`], sets limits on itself and then becomes
 //! the program.
 //!
-//! What has to happen between fork and exec cannot be done in the worker without unsafe code; here it is ordinary code.
-//! A program that cannot be started is told apart from one that ends by itself by a token that only the launcher was
-//! given: its exit code and what it wrote on stderr begin with it.
+//! Between fork and exec the worker could do this only with unsafe code; here it is ordinary code. A program that
+//! cannot be started is distinguished from one that exits by itself with a token that only the launcher gets: its
+//! error report on stderr starts with that token.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,31 +19,31 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 /// The hidden first argument that makes a worker's binary a launcher.
 pub const LAUNCHER_ARGUMENT: &str = "exec-command";
-/// What shells use for a command that cannot be run.
+/// The exit code that shells use for a command that cannot run.
 const NOT_STARTED_EXIT_CODE: i32 = 127;
-/// In place of a number or a folder that is not given.
+/// Stands for an absent number or directory.
 const UNSET: &str = "";
-/// From the signal that a program can catch to the one that it cannot.
+/// Seconds from the signal that a program can catch to the one that it cannot.
 const CPU_GRACE_SECONDS: rlim_t = 1;
 
 static INTERCEPT_CALLED: AtomicBool = AtomicBool::new(false);
 
-/// Becomes a program if that is what this process was started for; else comes back at once. To be called first thing in
-/// `main`, before there is a runtime: every program is started through here.
+/// Becomes a program if this process was started as a launcher; otherwise returns at once. Call it first in `main`,
+/// before there is a runtime: every program starts through here.
 pub fn intercept() {
     INTERCEPT_CALLED.store(true, Ordering::Relaxed);
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == LAUNCHER_ARGUMENT) {
         let token = args.next().unwrap_or_default();
         let Err(message) = become_program(args);
-        // Not eprintln!, which panics when nobody reads
+        // Not eprintln!, which panics when stderr is closed
         let _ = writeln!(std::io::stderr(), "{}{message}", token.display());
         std::process::exit(NOT_STARTED_EXIT_CODE);
     }
 }
 
-/// What the launcher's report of a failure begins with. A program cannot know it: it is gone from the command line when
-/// the program runs.
+/// The prefix of the launcher's error report. A program cannot know it: it is no longer on the command line when the
+/// program runs.
 pub(super) struct LaunchToken(String);
 
 impl LaunchToken {
@@ -51,13 +51,13 @@ impl LaunchToken {
         Self(format!("{:032x} ", rand::random::<u128>()))
     }
 
-    /// Why the program was not started, if that is how it ended.
+    /// Why the program was not started, if the exit is the launcher's.
     pub(super) fn failure_report<'a>(&self, exit_code: i32, stderr: &'a str) -> Option<&'a str> {
         (exit_code == NOT_STARTED_EXIT_CODE).then(|| stderr.strip_prefix(&self.0)).flatten().map(str::trim_end)
     }
 }
 
-/// Limits of a process. What it starts inherits them, each process for itself.
+/// Limits of a process. Its children inherit them, each process for itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProcessLimits {
     pub(super) memory_bytes: Option<u64>,
@@ -72,13 +72,13 @@ pub(super) fn own_binary() -> Result<PathBuf, String> {
         return Err(needs.to_owned());
     }
     if cfg!(target_os = "linux") {
-        // Still this binary when the file was replaced by an update
+        // Still this binary if an update replaced the file
         return Ok(PathBuf::from("/proc/self/exe"));
     }
     std::env::current_exe().map_err(|error| format!("the worker's own binary cannot be found: {error}"))
 }
 
-/// Writes the launcher's command line.
+/// Builds the launcher's command line.
 pub(super) fn write_command_line(
     command: &mut Command,
     LaunchToken(token): &LaunchToken,
@@ -94,7 +94,7 @@ pub(super) fn write_command_line(
     command.arg(directory.map_or(OsStr::new(UNSET), Path::as_os_str)).arg(program).args(args);
 }
 
-/// The other end of [`describe`], in the new process.
+/// Parses what [`write_command_line`] built, in the new process, and becomes the program.
 fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible, String> {
     let mut next = |what: &str| args.next().ok_or_else(|| format!("the launcher was given no {what}"));
     let parent = parse_number(&next("parent")?)?;
@@ -111,7 +111,7 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
     }
     let mut command = Command::new(&program);
     command.args(args);
-    // Last: the launcher itself may need more than the program
+    // Last: the launcher itself may need more memory than the program
     if let Some(bytes) = memory_bytes {
         lower_limit(Resource::RLIMIT_AS, bytes, 0)?;
     }
@@ -126,17 +126,17 @@ fn parse_number(text: &OsStr) -> Result<Option<u64>, String> {
     number.map(Some).ok_or_else(|| format!("the launcher was given {} for a number", text.display()))
 }
 
-/// Sees to it that a worker that is killed takes its programs along.
+/// Makes the kernel kill this process when the worker is killed.
 fn die_with_parent(parent: Option<u64>) -> Result<(), String> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|error| format!("cannot be tied to the worker: {error}"))?;
-    // It may have been killed before that. Then nobody reads this
+    // The worker may have died before that. Then nobody reads this
     let is_child = parent.is_some_and(|parent| u64::from(std::os::unix::process::parent_id()) == parent);
     is_child.then_some(()).ok_or_else(|| "the worker is gone".to_owned())
 }
 
-/// Lowers a limit, and the limit of the limit to that and `more`. What is lower already stays.
+/// Lowers a soft limit to `soft` and its hard limit to that plus `more`. A lower limit stays.
 fn lower_limit(resource: Resource, soft: rlim_t, more: rlim_t) -> Result<(), String> {
     let lower = || {
         let (_, hardest) = getrlimit(resource)?;

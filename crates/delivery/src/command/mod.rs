@@ -1,19 +1,19 @@
-//! Doing work with a program: a job or a message on its standard input, the result of a job on its standard output,
-//! `docs/commands.md` for those who write one.
+//! Runs a program: a job or a message on standard input, a job's result on standard output. `docs/commands.md` is for
+//! authors of programs.
 //!
-//! What always holds: no shell is involved; nothing that the program does or leaves undone keeps an attempt from ending
-//! or takes the worker along; when [`Program::run`] has returned, or its future was dropped, the program's process group
-//! has been killed and the program reaped. What is kept of its output is bounded, and it is read to the end however long.
+//! Invariants: no shell is involved. No program can keep an attempt from ending, or end the worker. When
+//! [`Program::run`] has returned, or its future was dropped, the program's process group is killed and the program
+//! reaped. The stored part of its output is bounded, and all of it is read.
 //!
-//! | module | what it is |
+//! | module | what it does |
 //! |---|---|
-//! | `settings` | what files say of a program |
-//! | `timed` | a program of a file, within its time; [`Program`] alone runs until `stop` is cancelled |
-//! | `commands` | the file of those that subscriptions name |
-//! | `group`, [`launch`] | starting one, with limits, in a process group |
-//! | `pipes`, `stderr`, `outcome` | what it reads and says, and what its end means |
+//! | `settings` | the settings of a program in a file |
+//! | `timed` | a configured program with its time limit; [`Program`] alone runs until `stop` is cancelled |
+//! | `commands` | the commands file for subscriptions |
+//! | `group`, [`launch`] | start a program with limits in a process group |
+//! | `pipes`, `stderr`, `outcome` | its input and output, and what its exit means |
 //!
-//! Not here: which work is done by which program, and what is recorded.
+//! Not here: which work a program does, and how its outcome is recorded.
 
 mod commands;
 mod group;
@@ -47,46 +47,46 @@ pub use self::{
 };
 use self::{group::ProcessGroup, launch::ProcessLimits, pipes::StdoutBuffer, stderr::StderrReader};
 
-/// What a program may see of the worker's own environment without being named: the rest may hold secrets.
+/// Variables of the worker's environment that every program gets: the others may hold secrets.
 const PASSED_VARIABLES: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
-/// After the program's end: time for what it left behind to finish writing, or to go on holding the pipes in vain.
+/// After the exit: time for remaining processes to finish writing, or to hold the pipes in vain.
 const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// After SIGKILL a process ends at once unless the kernel is stuck with it, and nobody waits for that.
+/// After SIGKILL a process exits at once unless the kernel blocks it; after this time nobody waits for it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// "Try again", `EX_TEMPFAIL` of sysexits.h.
 pub const TRY_AGAIN_EXIT_CODE: i32 = 75;
 
-/// A program as a configuration file describes it.
+/// The settings of a program.
 #[derive(Debug, Clone)]
 pub struct ProgramSettings {
-    /// A path, or a name that is looked for in `PATH`. A relative path starts at `directory`.
+    /// A path, or a name that is searched in `PATH`. A relative path starts at `directory`.
     pub program: String,
-    /// Its arguments, as they are.
+    /// Its arguments, unchanged.
     pub args: Vec<String>,
-    /// Variables for it. Those that the worker gives with the work win.
+    /// Its environment variables. The worker's variables about the work override them.
     pub env: BTreeMap<String, String>,
-    /// The names of variables of the worker that it may see besides `PATH` and its like.
+    /// Variables of the worker that it gets besides `PATH` and the like.
     pub pass_env: Vec<String>,
-    /// Where it runs; the worker's own if there is none.
+    /// Its working directory; the worker's own by default.
     pub directory: Option<PathBuf>,
-    /// From SIGTERM to SIGKILL.
+    /// Time from SIGTERM to SIGKILL.
     pub stop_grace: Duration,
-    /// What becomes of what it writes.
+    /// What happens to its standard output.
     pub output: StandardOutput,
-    /// The longest result.
+    /// Maximum size of its result in bytes.
     pub output_limit_bytes: usize,
-    /// Address space of each of its processes.
+    /// Maximum address space of each of its processes in bytes.
     pub memory_limit_bytes: Option<u64>,
-    /// Processor time of each of its processes, rounded up to whole seconds.
+    /// Maximum processor time of each of its processes, rounded up to whole seconds.
     pub cpu_limit: Option<Duration>,
-    /// Exit codes after which no other attempt follows.
+    /// Exit codes after which no attempt follows.
     pub not_retryable_exit_codes: Vec<i32>,
-    /// A binary whose `main` calls [`launch::intercept`]; this process's own if there is none.
+    /// A binary whose `main` calls [`launch::intercept`]; this process's own by default.
     pub launcher: Option<PathBuf>,
 }
 
 impl ProgramSettings {
-    /// A program with the defaults for everything else.
+    /// A program with default settings.
     #[must_use]
     pub fn new(program: impl Into<String>) -> Self {
         Self {
@@ -106,33 +106,33 @@ impl ProgramSettings {
     }
 }
 
-/// What becomes of a program's standard output.
+/// What happens to a program's standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandardOutput {
     /// It is the result: JSON, or nothing.
     Result,
-    /// Nobody reads it.
+    /// It is discarded.
     Discarded,
 }
 
-/// A program whose settings can be used.
+/// A program with valid settings.
 #[derive(Debug)]
 pub struct Program(ProgramSettings);
 
-/// One piece of work for a program.
+/// The input of one run.
 #[derive(Debug)]
 pub struct ProgramInput {
-    /// What it reads.
+    /// Its standard input.
     pub stdin: Vec<u8>,
-    /// Variables that tell it about the work.
+    /// Variables about the work.
     pub env: Vec<(&'static str, String)>,
-    /// Cancelled when it has to stop, for whatever reason.
+    /// Cancelled when it must stop, for whatever reason.
     pub stop: CancellationToken,
-    /// How far it is. Only the latest counts, so a program that reports often waits for nobody.
+    /// Receives its progress. Only the latest counts, so frequent reports block nothing.
     pub progress: watch::Sender<Option<CommandProgress>>,
 }
 
-/// Why a program ended.
+/// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ExitCause {
     Exited,
@@ -141,10 +141,11 @@ enum ExitCause {
 }
 
 impl Program {
-    /// Checks the settings. Whether there is such a program shows when it is started: it may come later.
+    /// Validates the settings. Whether the program exists is checked when it starts, because it may be installed
+    /// later.
     ///
     /// # Errors
-    /// A setting that can never work, by its name.
+    /// A setting that can never work, by name.
     pub fn new(settings: ProgramSettings) -> anyhow::Result<Self> {
         ensure!(!settings.program.is_empty(), "program: a path or a name is required");
         let texts = settings.args.iter().chain(settings.env.values()).chain([&settings.program]);
@@ -163,7 +164,7 @@ impl Program {
         Ok(Self(settings))
     }
 
-    /// Starts the program and sees to its end, whichever way it comes.
+    /// Starts the program and waits for its end, whatever that is.
     pub async fn run(&self, input: ProgramInput) -> CommandOutcome {
         let ProgramInput { stdin, env, stop, progress } = input;
         let token = launch::LaunchToken::random();
@@ -191,12 +192,12 @@ impl Program {
             let reading = pin!(reading.fuse());
             drive_pipes(self.wait_for_exit(&mut group, &stop, &too_large), feeding, reading).await
         };
-        // Whatever the program left in its group goes before the number of the group can be anybody else's
+        // Kill the rest of the group before its id can be reused
         let status = group.kill_and_reap();
         self.classify_exit(cause, status, output, &diagnostics.finish(), &token)
     }
 
-    /// Waits for the program's end, and brings it about when something asks for it.
+    /// Waits for the program's exit, or stops it when something asks for that.
     async fn wait_for_exit(
         &self,
         group: &mut ProcessGroup,
@@ -213,7 +214,7 @@ impl Program {
         if timeout(self.0.stop_grace, group.wait_for_exit()).await.is_err() {
             group.signal(Signal::SIGKILL);
             if timeout(KILL_TIMEOUT, group.wait_for_exit()).await.is_err() {
-                tracing::error!(program = self.0.program, "a program survives SIGKILL, it is left alone");
+                tracing::error!(program = self.0.program, "a program survived SIGKILL and is abandoned");
             }
         }
         cause
@@ -253,7 +254,7 @@ impl Program {
     }
 }
 
-/// Keeps the pipes going until the program has ended, and for a moment after that if somebody else holds them.
+/// Drives the pipes until the program has exited, and a moment longer if another process holds them.
 async fn drive_pipes<F, R>(
     ended: impl Future<Output = ExitCause>,
     mut feeding: Pin<&mut F>,
@@ -273,7 +274,7 @@ where
         }
     };
     if !reading.is_terminated() && timeout(PIPE_DRAIN_TIMEOUT, reading).await.is_err() {
-        tracing::debug!("a program has ended, but its output is held open by something that it started");
+        tracing::debug!("a program has exited, but a process that it started holds its output open");
     }
     cause
 }

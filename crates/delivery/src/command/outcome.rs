@@ -1,4 +1,4 @@
-//! What a program's end means for its work. Pure.
+//! What a program's exit means for its work. Pure.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
@@ -12,63 +12,63 @@ use serde_json::value::RawValue;
 
 use super::{ExitCause, Program, TRY_AGAIN_EXIT_CODE, launch::LaunchToken, pipes::StdoutBuffer};
 
-/// Characters of a program's output in a message.
+/// Maximum number of a program's output characters in a message.
 const MAX_EXCERPT_CHARS: usize = 256;
-/// Levels of a result, as many as readers of JSON commonly follow.
+/// Maximum nesting of a result, as deep as common JSON parsers allow.
 const MAX_RESULT_DEPTH: usize = 128;
 
-/// Codes of errors, for retry policies and for those who look at failed jobs.
+/// Error codes, for retry policies and for people who inspect failed jobs.
 pub mod code {
-    /// The program ended with an exit code that says no more than that.
+    /// The program exited with an unspecific exit code.
     pub const FAILED: &str = "command_failed";
-    /// A signal ended it.
+    /// A signal killed it.
     pub const KILLED: &str = "command_killed";
     /// It could not be started.
     pub const NOT_STARTED: &str = "command_not_started";
-    /// It asked to be run again later.
+    /// It asked for a later retry.
     pub const TRY_AGAIN: &str = "command_try_again";
-    /// It took longer than it may.
+    /// It exceeded its time limit.
     pub const TIMEOUT: &str = "timeout";
-    /// What it wrote is not JSON.
+    /// Its output is not JSON.
     pub const INVALID_RESULT: &str = "invalid_result";
-    /// It wrote too much.
+    /// Its output is too large.
     pub const RESULT_TOO_LARGE: &str = "result_too_large";
 }
 
 /// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandOutcome {
-    /// Exit code 0; the result is the JSON that it wrote, if it wrote any.
+    /// Exit code 0; the result is the JSON on standard output, if any.
     Succeeded(Option<String>),
-    /// It did not do the job.
+    /// It did not do the work.
     Failed(CommandFailure),
-    /// It was stopped because it was asked for. What it had done by then is not known.
+    /// It was stopped on request. What it had done by then is unknown.
     Stopped {
-        /// The end of what it said.
+        /// The end of its stderr.
         stderr: String,
     },
 }
 
-/// Why a program did not do its job.
+/// Why a program did not do its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandFailure {
     /// One of [`code`].
     pub code: &'static str,
-    /// For people; the last line of stderr is in it where it helps.
+    /// For people; with the last line of stderr where that helps.
     pub message: String,
-    /// By policy, or never again.
+    /// Whether to retry: by policy, or never.
     pub advice: RetryAdvice,
-    /// The end of what it said.
+    /// The end of its stderr.
     pub stderr: String,
 }
 
 impl CommandOutcome {
-    /// Another attempt may find it installed, or find room for one more process.
+    /// Retryable: the program may be installed, or a process limit may allow it, later.
     pub(super) fn not_started(message: String) -> Self {
         Self::failed(code::NOT_STARTED, message, RetryAdvice::ByPolicy, "")
     }
 
-    /// It was stopped because its time was over.
+    /// The program was stopped at its time limit.
     pub(super) fn timed_out(timeout_ms: u64, stderr: &str) -> Self {
         let message = format!("the program took longer than {timeout_ms} ms");
         Self::failed(code::TIMEOUT, message, RetryAdvice::ByPolicy, stderr)
@@ -80,7 +80,7 @@ impl CommandOutcome {
 }
 
 impl Program {
-    /// What has become of the job.
+    /// The outcome of a run.
     pub(super) fn classify_exit(
         &self,
         cause: ExitCause,
@@ -137,7 +137,7 @@ impl Program {
             (Ok(Signal::SIGKILL), Some(limit), _) => {
                 format!("the program was killed by SIGKILL; its limit of processor time is {limit:?}")
             }
-            // How programs commonly end that get no more memory
+            // The usual exits of programs that get no more memory
             (
                 Ok(Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS | Signal::SIGTRAP | Signal::SIGKILL),
                 _,
@@ -156,7 +156,7 @@ fn too_large(limit: usize, stderr: &str) -> CommandOutcome {
     CommandOutcome::failed(code::RESULT_TOO_LARGE, message, RetryAdvice::Never, stderr)
 }
 
-/// A program that writes what is not JSON has done the job, and would do it again: that helps nobody.
+/// A program whose output is not JSON did the work, and would do it again: so the failure is permanent.
 fn parse_result(output: &[u8], stderr: &str) -> CommandOutcome {
     if output.trim_ascii().is_empty() {
         return CommandOutcome::Succeeded(None);
@@ -174,7 +174,7 @@ fn parse_result(output: &[u8], stderr: &str) -> CommandOutcome {
     CommandOutcome::failed(code::INVALID_RESULT, message, RetryAdvice::Never, stderr)
 }
 
-/// The beginning of a text, in printable characters.
+/// The start of a text, in printable characters.
 fn excerpt(text: &str) -> String {
     let end = text.char_indices().nth(MAX_EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
     printable(&text.as_bytes()[..end])

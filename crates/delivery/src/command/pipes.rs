@@ -1,5 +1,5 @@
-//! A program's standard input and output. The worker writes and reads at the same time: neither side waits for the other
-//! to finish first, however much there is.
+//! A program's standard input and output. The worker writes and reads concurrently, so neither side blocks the other,
+//! however much data there is.
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -7,17 +7,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Read at a time; a pipe holds as much on Linux.
+/// Bytes of one read; also the size of a pipe on Linux.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 
-/// Writes all of the input and closes it. Whether the program reads it is its own business.
+/// Writes the whole input and closes the pipe. The program need not read it.
 pub(super) async fn write_stdin(mut stdin: ChildStdin, input: Vec<u8>) {
     if let Err(error) = stdin.write_all(&input).await {
-        tracing::debug!(%error, "a program has not read all of its input");
+        tracing::debug!(%error, "a program did not read all of its input");
     }
 }
 
-/// Reads until the end, handing on what comes. An error is an end too.
+/// Reads until the end and passes on each chunk. An error also counts as the end.
 pub(super) async fn read_all(mut pipe: impl AsyncRead + Unpin, mut take: impl FnMut(&[u8])) {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     loop {
@@ -26,14 +26,14 @@ pub(super) async fn read_all(mut pipe: impl AsyncRead + Unpin, mut take: impl Fn
             Ok(0) => return,
             Ok(_) => take(&chunk),
             Err(error) => {
-                tracing::debug!(%error, "a program's output cannot be read to its end");
+                tracing::debug!(%error, "cannot read a program's output to its end");
                 return;
             }
         }
     }
 }
 
-/// What a program wrote on its standard output, up to a limit.
+/// A program's standard output, up to a limit.
 pub(super) struct StdoutBuffer {
     bytes: Vec<u8>,
     limit: usize,
@@ -45,8 +45,8 @@ impl StdoutBuffer {
         Self { bytes: Vec::new(), limit, is_too_large: false }
     }
 
-    /// Reads to the end, if there is anything to read. What is beyond the limit is dropped, after `too_large` was
-    /// cancelled: the program shall be able to hear that it has to stop instead of being stuck in writing.
+    /// Reads to the end, if there is a pipe. Beyond the limit it cancels `too_large` and discards: the program must
+    /// not block on writing, so that it can react to the stop.
     pub(super) async fn read(&mut self, stdout: Option<ChildStdout>, too_large: &CancellationToken) {
         let Some(stdout) = stdout else { return };
         read_all(stdout, |chunk| {
@@ -64,7 +64,7 @@ impl StdoutBuffer {
         .await;
     }
 
-    /// All of it, or the limit that it went beyond.
+    /// All of the output, or the limit that it exceeded.
     pub(super) fn finish(self) -> Result<Vec<u8>, usize> {
         if self.is_too_large { Err(self.limit) } else { Ok(self.bytes) }
     }

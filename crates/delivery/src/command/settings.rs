@@ -1,4 +1,4 @@
-//! What files say of programs: the same words in the rules of queue-worker and in the commands of pubsub-worker.
+//! The settings of programs in files: the same in queue-worker's rules and pubsub-worker's commands.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use common::config_file::ConfigReader;
 
-/// What a file says of a program. See `docs/handlers.md` for bounds and defaults.
+/// The settings of a program in a file. See `docs/handlers.md` for bounds and defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is described in docs/handlers.md")]
 pub struct CommandSettings {
@@ -24,11 +24,11 @@ pub struct CommandSettings {
     pub not_retryable_exit_codes: Vec<u8>,
 }
 
-/// The same as it is written: no value has been looked at yet.
+/// The settings as written, before any check.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandSpec {
-    /// For those that are named in a file of commands.
+    /// The name, in a file of commands.
     pub(super) name: Option<Spanned<String>>,
     program: Spanned<String>,
     #[serde(default)]
@@ -48,7 +48,7 @@ pub struct CommandSpec {
 }
 
 impl CommandSpec {
-    /// What is said of a program that has no name of its own, within the bounds of everything that can be said.
+    /// Reads the settings of a program without a name, within their bounds.
     #[must_use]
     pub fn read(self, reader: &mut ConfigReader<'_>) -> CommandSettings {
         if let Some(name) = self.name {

@@ -1,4 +1,4 @@
-//! What a program says on its standard error: lines of progress, and diagnostics of which the end is kept.
+//! A program's standard error: progress lines, and diagnostics whose end is stored.
 
 use std::collections::VecDeque;
 
@@ -7,23 +7,23 @@ use tokio::{process::ChildStderr, sync::watch};
 
 use super::pipes::read_all;
 
-/// The end of stderr that is kept with an error.
+/// Maximum bytes of stderr stored with an error: its end.
 pub const MAX_STDERR_BYTES: usize = 64 << 10;
-/// A line of progress that is longer is none.
+/// Maximum bytes of a progress line; a longer one is diagnostics.
 const MAX_PROGRESS_LINE_BYTES: usize = 4096;
 const PROGRESS_PREFIX: &[u8] = b"@progress";
 
-/// How far a program is.
+/// A program's progress.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandProgress {
     /// From 0 to 100.
     pub percent: f64,
-    /// In the program's words, at most some 4000 bytes.
+    /// The program's own words, at most about 4000 bytes.
     pub message: Option<String>,
 }
 
 impl CommandProgress {
-    /// Reads a line: `@progress 40` or `@progress {"percent": 40, "message": "..."}`.
+    /// Parses a line: `@progress 40` or `@progress {"percent": 40, "message": "..."}`.
     fn parse(line: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(line.strip_prefix(PROGRESS_PREFIX)?).ok()?;
         let given = text.trim();
@@ -44,10 +44,10 @@ impl CommandProgress {
     }
 }
 
-/// Takes stderr in as it comes.
+/// Consumes stderr chunk by chunk.
 pub(super) struct StderrReader {
     tail: VecDeque<u8>,
-    /// The beginning of a line that may become one of progress.
+    /// The start of a line that may become a progress line.
     line: Vec<u8>,
     /// Whether the current line still may.
     may_be_progress: bool,
@@ -63,11 +63,11 @@ impl StderrReader {
         read_all(stderr, |chunk| self.push_chunk(chunk)).await;
     }
 
-    /// The end of what was said, without lines of progress.
+    /// The end of stderr, without progress lines.
     pub(super) fn finish(mut self) -> String {
         self.end_line();
         let bytes = self.tail.make_contiguous();
-        // Of a character that was cut in two the second half says nothing
+        // The second half of a split character has no meaning
         let cut = bytes.iter().take(3).take_while(|byte| (0x80..0xC0).contains(*byte)).count();
         String::from_utf8_lossy(&bytes[cut..]).into_owned()
     }
@@ -91,7 +91,7 @@ impl StderrReader {
         }
     }
 
-    /// A line is complete.
+    /// Ends a line.
     fn end_line(&mut self) {
         match CommandProgress::parse(&self.line) {
             Some(progress) => {
@@ -120,22 +120,22 @@ impl StderrReader {
 mod tests {
     use super::*;
 
-    /// What is kept and every progress that is told, when stderr comes in pieces of so many bytes.
+    /// The stored stderr and all progress reports, if stderr arrives in pieces of `piece_bytes`.
     fn taken(stderr: &[u8], piece_bytes: usize) -> (String, Vec<CommandProgress>) {
         let (sender, mut receiver) = watch::channel(None);
         let mut diagnostics = StderrReader::new(sender);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for piece in stderr.chunks(piece_bytes) {
             diagnostics.push_chunk(piece);
             if receiver.has_changed().expect("the sender is here") {
-                told.extend(receiver.borrow_and_update().clone());
+                reported.extend(receiver.borrow_and_update().clone());
             }
         }
         let kept = diagnostics.finish();
-        // The sender is gone, but not what it sent last
-        let last = receiver.borrow().clone().filter(|last| told.last() != Some(last));
-        told.extend(last);
-        (kept, told)
+        // The sender is dropped, but its last value remains
+        let last = receiver.borrow().clone().filter(|last| reported.last() != Some(last));
+        reported.extend(last);
+        (kept, reported)
     }
 
     fn percents(stderr: &str) -> Vec<f64> {
@@ -146,10 +146,10 @@ mod tests {
     fn progress_is_told_and_the_rest_is_kept_however_the_bytes_come() {
         let stderr = "begin\n@progress 40\n@prog\n@progress {\"percent\":62.5,\"message\":\"半分\"}\nend";
         for piece_bytes in [1, 2, 3, 7, 1000] {
-            let (kept, told) = taken(stderr.as_bytes(), piece_bytes);
+            let (kept, reported) = taken(stderr.as_bytes(), piece_bytes);
             assert_eq!(kept, "begin\n@prog\nend", "in pieces of {piece_bytes}");
             let last = CommandProgress { percent: 62.5, message: Some("半分".to_owned()) };
-            assert_eq!(told.last(), Some(&last), "in pieces of {piece_bytes}");
+            assert_eq!(reported.last(), Some(&last), "in pieces of {piece_bytes}");
         }
         assert_eq!(percents(stderr), [40.0, 62.5]);
     }
@@ -182,8 +182,8 @@ mod tests {
             " @progress 40",
             "x@progress 40",
         ] {
-            let (kept, told) = taken(format!("{line}\n").as_bytes(), 5);
-            assert_eq!((kept, told), (format!("{line}\n"), vec![]));
+            let (kept, reported) = taken(format!("{line}\n").as_bytes(), 5);
+            assert_eq!((kept, reported), (format!("{line}\n"), vec![]));
         }
     }
 

@@ -1,4 +1,4 @@
-//! A program as a file describes it, and the time that it has.
+//! A configured program and its time limit.
 
 use std::{path::PathBuf, pin::pin, time::Duration};
 
@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CommandOutcome, CommandSettings, Program, ProgramInput, ProgramSettings, StandardOutput};
 
-/// After its grace a program is killed and what it wrote is read: whoever stops one waits for that too.
+/// Time after the grace to kill a program and read its output; a caller that stops a program waits for it, too.
 const KILL_MARGIN: Duration = Duration::from_secs(12);
 
-/// A program that work is given to.
+/// A configured program.
 #[derive(Debug)]
 pub struct Command {
     settings: CommandSettings,
@@ -18,10 +18,10 @@ pub struct Command {
 }
 
 impl Command {
-    /// Checks what a file says; `output` is what becomes of what the program writes.
+    /// Validates the settings; `output` says what happens to standard output.
     ///
     /// # Errors
-    /// A setting that can never work, for people.
+    /// A setting that can never work, as a message for people.
     pub fn new(settings: CommandSettings, output: StandardOutput) -> Result<Self, String> {
         let given = settings.clone();
         let program = Program::new(ProgramSettings {
@@ -40,32 +40,32 @@ impl Command {
         Ok(Self { program: program.map_err(|error| error.to_string())?, settings })
     }
 
-    /// Has it started by another binary whose `main` calls [`launch::intercept`](super::launch::intercept).
+    /// Starts it with another binary whose `main` calls [`launch::intercept`](super::launch::intercept).
     #[must_use]
     pub fn with_launcher(mut self, launcher: PathBuf) -> Self {
         self.program.0.launcher = Some(launcher);
         self
     }
 
-    /// What the file says.
+    /// The settings.
     #[must_use]
     pub fn settings(&self) -> &CommandSettings {
         &self.settings
     }
 
-    /// The longest that it may run.
+    /// The time limit of a run.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.settings.timeout_ms)
     }
 
-    /// The longest that it may take to end once it is told to stop.
+    /// The longest time from a stop to the end of a run.
     #[must_use]
     pub fn max_stop_duration(&self) -> Duration {
         Duration::from_millis(self.settings.stop_grace_ms) + KILL_MARGIN
     }
 
-    /// Runs the program to its end within its time. Nobody hears how far it is.
+    /// Runs the program within its time limit, without progress reports.
     pub async fn run(
         &self,
         stdin: Vec<u8>,
@@ -75,8 +75,8 @@ impl Command {
         self.run_with_progress(ProgramInput { stdin, env, stop, progress: watch::Sender::new(None) }).await
     }
 
-    /// The same for whoever listens to its progress. [`Ending::Stopped`] is for a `stop` from outside; when its time is over
-    /// it has failed with [`code::TIMEOUT`](super::code::TIMEOUT).
+    /// Like [`Command::run`], with progress reports. [`CommandOutcome::Stopped`] means that `stop` was cancelled;
+    /// after the time limit the run fails with [`code::TIMEOUT`](super::code::TIMEOUT).
     pub async fn run_with_progress(&self, input: ProgramInput) -> CommandOutcome {
         let asked = input.stop;
         let stop = asked.child_token();

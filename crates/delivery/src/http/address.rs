@@ -1,8 +1,8 @@
 //! Which addresses may be connected to. Pure.
 //!
-//! Without leave only what is routed on the public Internet. With leave for private networks those too, but never what
-//! hands out credentials to whoever asks from inside (metadata services, anything link-local) and never what is no address
-//! of one machine. What is not in the tables of IPv6 is refused unless it is in `2000::/3`.
+//! By default only addresses routed on the public Internet. `allow_private` adds private networks, but never addresses
+//! that give credentials to local clients (metadata services, anything link-local), and never those that are not one
+//! machine's address. IPv6 addresses outside the tables are refused unless they are in `2000::/3`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct RefusedAddress {
     /// The address.
     pub address: IpAddr,
-    /// What is there.
+    /// What the address is for.
     pub what: &'static str,
     is_private: bool,
 }
@@ -20,16 +20,16 @@ pub struct RefusedAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AddressScope {
     Public,
-    /// Only with leave.
+    /// Only with `allow_private`.
     Private(&'static str),
     Forbidden(&'static str),
 }
 use AddressScope::{Forbidden, Private, Public};
 
-/// Whether an address may be connected to.
+/// Checks whether an address may be connected to.
 ///
 /// # Errors
-/// It must not, and why.
+/// It may not, and why.
 pub fn check(address: IpAddr, allow_private: bool) -> Result<(), RefusedAddress> {
     let reach = match address {
         IpAddr::V4(v4) => scope_of_v4(v4),
@@ -49,7 +49,7 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> Ipv4Addr {
 
 const METADATA: &str = "a metadata service";
 
-/// Network, length of its prefix, what it is. The first that fits counts.
+/// Network, prefix length, scope. The first match counts.
 const IPV4_RANGES: [(Ipv4Addr, u32, AddressScope); 20] = [
     (v4(100, 100, 100, 200), 32, Forbidden(METADATA)),
     (v4(168, 63, 129, 16), 32, Forbidden(METADATA)),
@@ -77,7 +77,7 @@ const fn v6([a, b, c, d]: [u16; 4], last: u16) -> Ipv6Addr {
     Ipv6Addr::new(a, b, c, d, 0, 0, 0, last)
 }
 
-/// Likewise. Networks in which an IPv4 address is hidden come before this table.
+/// The same for IPv6. Networks that embed an IPv4 address come before this table.
 const IPV6_RANGES: [(Ipv6Addr, u32, AddressScope); 16] = [
     (v6([0, 0, 0, 0], 0), 128, Forbidden("no address of a machine")),
     (v6([0, 0, 0, 0], 1), 128, Private("this machine")),
@@ -105,7 +105,7 @@ fn scope_of_v4(address: Ipv4Addr) -> AddressScope {
 }
 
 fn scope_of_v6(address: Ipv6Addr) -> AddressScope {
-    // Mapped (::ffff:0:0/96) and translated (64:ff9b::/96) addresses go where the IPv4 address in them goes
+    // Mapped (::ffff:0:0/96) and translated (64:ff9b::/96) addresses reach the IPv4 address in them
     let is_translated = address.to_bits() >> 32 == v6([0x64, 0xff9b, 0, 0], 0).to_bits() >> 32;
     if let Some(inner) = address.to_ipv4_mapped().or_else(|| is_translated.then(|| last_32_bits(address))) {
         return scope_of_v4(inner);
@@ -113,7 +113,7 @@ fn scope_of_v6(address: Ipv6Addr) -> AddressScope {
     let fits = |(network, length, _): &&(Ipv6Addr, u32, AddressScope)| {
         (address.to_bits() ^ network.to_bits()).checked_shr(128 - length).unwrap_or(0) == 0
     };
-    // What is left in ::/96 are IPv4-compatible addresses, which no machine has
+    // The rest of ::/96 are IPv4-compatible addresses, which no machine has
     IPV6_RANGES.iter().find(fits).map_or(Forbidden("not in use"), |(_, _, reach)| *reach)
 }
 
@@ -269,7 +269,7 @@ mod tests {
                 let is_special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast()
                     || v4.is_broadcast() || v4.is_documentation() || v4.is_unspecified();
                 prop_assert!(!is_special || check(v4.into(), false).is_err(), "{v4}");
-                // However it is written
+                // In every notation
                 let mapped = IpAddr::from(v4.to_ipv6_mapped());
                 for allow_private in [false, true] {
                     prop_assert_eq!(check(mapped, allow_private).is_ok(), check(v4.into(), allow_private).is_ok());

@@ -1,4 +1,4 @@
-//! What comes back: a result, a refusal, or too much.
+//! Reads an endpoint's answer: a result, a refusal, or too much.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,16 +11,16 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::error::{PushErrorKind, PushFailure};
 use common::json;
 
-/// Nothing is put off for longer, whatever a receiver asks for.
+/// Maximum delay that a receiver can ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
-/// How much is read of an answer that is no success, in bytes.
+/// Maximum bytes read of an unsuccessful answer.
 const MAX_EXCERPT_BYTES: usize = 4096;
 
-/// How much of that is shown.
+/// Maximum characters of that in a message.
 const MAX_EXCERPT_CHARS: usize = 256;
 
-/// Levels that a result may be nested: as deep as what clients may send by default.
+/// Maximum nesting of a result: as deep as clients may send by default.
 const MAX_RESULT_DEPTH: usize = 64;
 
 /// An answer with a status of 2xx.
@@ -28,11 +28,11 @@ const MAX_RESULT_DEPTH: usize = 64;
 pub struct PushAnswer {
     /// 200 to 299. A 202 may mean that the work is not done yet.
     pub status: u16,
-    /// JSON as it came; other text as a JSON string; nothing for an empty body or one that is not UTF-8.
+    /// JSON as received; other text as a JSON string; none for an empty body or one that is not UTF-8.
     pub body: Option<Box<RawValue>>,
 }
 
-/// Reads the body of a success, up to a limit.
+/// Reads the body of a success, up to a limit in bytes.
 pub(super) async fn read_result(body: Incoming, limit_bytes: usize) -> Result<Option<Box<RawValue>>, PushFailure> {
     match Limited::new(body, limit_bytes).collect().await {
         Ok(collected) => parse_result(&collected.to_bytes(), limit_bytes),
@@ -45,7 +45,7 @@ fn too_large(limit_bytes: usize) -> PushFailure {
     PushFailure::new(PushErrorKind::AnswerTooLarge, format!("the answer has more than {limit_bytes} bytes"))
 }
 
-/// A receiver that answers `OK` has done the work: to call that a failure would do it again.
+/// A receiver that answers `OK` did the work: a failure would do it again.
 fn parse_result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>>, PushFailure> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
@@ -61,7 +61,7 @@ fn parse_result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>
     }
 }
 
-/// Reads the beginning of an answer that is no success, whatever comes of it.
+/// Reads the start of an unsuccessful answer; errors are ignored.
 pub(super) async fn read_excerpt(mut body: Incoming, into: &mut Vec<u8>) {
     while into.len() < MAX_EXCERPT_BYTES {
         let Some(Ok(frame)) = body.frame().await else { break };
@@ -71,8 +71,7 @@ pub(super) async fn read_excerpt(mut body: Incoming, into: &mut Vec<u8>) {
     }
 }
 
-/// The beginning of an answer as text for a message, without what was sent and is nobody's business: error pages like to
-/// repeat it.
+/// The start of an answer as text for a message, without the secrets that were sent: error pages often repeat them.
 pub(super) fn format_excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = &'a SecretString>) -> String {
     let mut text = String::from_utf8_lossy(bytes).into_owned();
     for secret in hidden {
@@ -83,7 +82,7 @@ pub(super) fn format_excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = 
     words.join(" ").chars().take(MAX_EXCERPT_CHARS).collect()
 }
 
-/// How long the receiver wants to be left alone: seconds or a date. A date that is over says nothing.
+/// The delay that the receiver asks for: seconds or a date. A past date is ignored.
 pub(super) fn parse_retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

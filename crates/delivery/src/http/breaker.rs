@@ -1,12 +1,12 @@
-//! A circuit breaker: leaves a receiver alone that failed several times in a row. Pure; the clock is an argument.
+//! A circuit breaker: sends nothing to a receiver that failed several times in a row. Pure; the clock is an argument.
 //!
-//! Closed, it lets everything pass and counts failures in a row. Open, it lets nothing pass until its time is over; then one
-//! request tries, and what becomes of that closes it or opens it again. What began before the last change of state has no
-//! say any more: a hundred requests that time out together open it once.
+//! Closed, it admits everything and counts failures in a row. Open, it admits nothing until its time is over; then it
+//! is half open: one request tries, and its outcome closes the breaker or opens it again. Outcomes of requests
+//! admitted before the last change of state are ignored, so a hundred requests that time out together open it once.
 
 use std::time::{Duration, Instant};
 
-/// While one request tries, others may ask again this soon; later, when it has tried for longer already.
+/// Half open, others may ask again after this time, or later if the trial has taken longer already.
 const MIN_HALF_OPEN_WAIT: Duration = Duration::from_millis(200);
 
 /// When a breaker opens, and for how long.
@@ -24,31 +24,31 @@ impl Default for BreakerSettings {
     }
 }
 
-/// What became of a request that was let pass.
+/// The outcome of an admitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerOutcome {
     /// The receiver answers.
     Success,
-    /// It does not.
+    /// The receiver does not answer properly.
     Failure,
-    /// It asks to be left alone for this long.
+    /// The receiver asks for a pause.
     BackOff(Duration),
-    /// Nothing was learnt: the request was dropped, or never sent.
+    /// Unknown: the request was dropped, or never sent.
     Unknown,
 }
 
-/// How many requests there is room for.
+/// How many requests a target accepts now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetAvailability {
     /// Any number.
     Available,
-    /// One, which tries.
+    /// One, as a trial.
     HalfOpen,
-    /// None, for so long.
+    /// None, for this long.
     UnavailableFor(Duration),
 }
 
-/// Leave to send one request. What became of it is to be recorded, whatever it was.
+/// Permission to send one request. Record its outcome, whatever it is.
 #[derive(Debug)]
 #[must_use = "what became of the request is to be recorded"]
 pub struct BreakerPermit {
@@ -67,7 +67,7 @@ enum BreakerState {
 pub struct Breaker {
     settings: BreakerSettings,
     state: BreakerState,
-    /// Counts changes of state, so that late news can be told.
+    /// Counts changes of state, to recognize late outcomes.
     generation: u64,
 }
 
@@ -78,10 +78,10 @@ impl Breaker {
         Self { settings, state: BreakerState::Closed { failures: 0 }, generation: 0 }
     }
 
-    /// Asks for leave to send a request.
+    /// Asks for permission to send a request.
     ///
     /// # Errors
-    /// It is open: how long to wait before asking again.
+    /// The breaker is open: how long to wait before asking again.
     pub fn admit(&mut self, now: Instant) -> Result<BreakerPermit, Duration> {
         match self.state {
             BreakerState::Closed { .. } => {}
@@ -92,7 +92,7 @@ impl Breaker {
         Ok(BreakerPermit { generation: self.generation })
     }
 
-    /// What it would say to requests now, without asking for leave.
+    /// What a request would get now, without asking for permission.
     #[must_use]
     pub fn availability(&self, now: Instant) -> TargetAvailability {
         match self.state {
@@ -103,14 +103,14 @@ impl Breaker {
         }
     }
 
-    /// Records what became of a request.
+    /// Records the outcome of a request.
     #[expect(clippy::needless_pass_by_value, reason = "a pass is used up: nothing is recorded twice")]
     pub fn record(&mut self, pass: BreakerPermit, outcome: BreakerOutcome, now: Instant) {
         if pass.generation != self.generation {
             return;
         }
         match (self.state, outcome) {
-            // Nothing passes while it is open
+            // While open nothing is admitted
             (BreakerState::Open { .. }, _) | (BreakerState::Closed { .. }, BreakerOutcome::Unknown) => {}
             (BreakerState::Closed { .. }, BreakerOutcome::Success) => self.state = BreakerState::Closed { failures: 0 },
             (BreakerState::Closed { failures }, BreakerOutcome::Failure) if failures + 1 < self.settings.failures => {
@@ -121,15 +121,15 @@ impl Breaker {
             (BreakerState::HalfOpen { .. }, BreakerOutcome::Success) => {
                 self.transition(BreakerState::Closed { failures: 0 });
             }
-            // Somebody else may try
+            // Another request may try
             (BreakerState::HalfOpen { .. }, BreakerOutcome::Unknown) => {
                 self.transition(BreakerState::Open { until: now });
             }
         }
     }
 
-    /// How the trial ends is not known. Mostly soon: whoever waits for as long as it has lasted is not late by much, and asks a
-    /// few times only.
+    /// The trial's end is unknown, but usually soon: waiting as long as it has lasted is never late by much, and needs
+    /// few checks.
     fn half_open_wait(&self, since: Instant, now: Instant) -> Duration {
         now.saturating_duration_since(since).max(MIN_HALF_OPEN_WAIT).min(self.settings.open_for)
     }
@@ -283,7 +283,7 @@ mod tests {
                     BreakerStep::Advance(millis) => now += Duration::from_millis(millis),
                 }
             }
-            // Whatever happened: when all have ended and time has passed, somebody may try
+            // Whatever happened: when all have ended and time has passed, a request is admitted
             for pass in under_way {
                 breaker.record(pass, BreakerOutcome::Unknown, now);
             }

@@ -1,4 +1,4 @@
-//! What an endpoint is made of, checked once.
+//! The settings of an endpoint, validated once.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,40 +10,41 @@ use common::name::quoted;
 use model::subscription::MAX_SECRETS;
 use model::url_template::UrlTemplate;
 
-/// Fixed headers of an endpoint.
+/// Maximum number of fixed headers of an endpoint.
 pub const MAX_HEADERS: usize = 32;
-/// No push takes longer.
+/// Maximum timeout of a push.
 pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
-/// No endpoint is used by more requests at a time.
+/// Maximum number of concurrent requests to an endpoint.
 pub const MAX_CONCURRENCY: usize = 10_000;
-/// No answer may be larger.
+/// Maximum size of an answer in bytes.
 pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Where and how to push.
 #[derive(Debug, Clone)]
 pub struct EndpointSettings {
-    /// Where to.
+    /// The URL.
     pub url: UrlTemplate,
-    /// What to sign with: none, one, or two while they are exchanged.
+    /// Signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<Secret>,
-    /// For everything: waiting for a place, connecting, sending, the whole answer. 1 ms to an hour.
+    /// Timeout for everything: waiting for a slot, connecting, sending, the whole answer. 1 ms to an hour.
     pub timeout: Duration,
-    /// For a connection with TLS, the resolution of its name included. 1 ms to an hour.
+    /// Timeout for a connection, including DNS and TLS. 1 ms to an hour.
     pub connect_timeout: Duration,
     /// Whether this machine and private networks may be connected to.
     pub allow_private: bool,
-    /// Requests at a time: 1 to 10000. Others wait for a place.
+    /// Concurrent requests: 1 to 10000. Others wait for a slot.
     pub concurrency: usize,
-    /// When to leave the receiver alone.
+    /// When to stop sending to a failing receiver.
     pub breaker: BreakerSettings,
-    /// Sent with every request, such as `authorization`.
+    /// Headers sent with every request, such as `authorization`.
     pub headers: FixedHeaders,
-    /// Largest answer, and largest result: 1 to 16777216 bytes.
+    /// Maximum size of an answer and of a result: 1 to 16777216 bytes.
     pub answer_limit_bytes: usize,
 }
 
 impl EndpointSettings {
-    /// The defaults: 15 s, of which 3 s to connect, 16 at a time, at most 1 MiB back, public addresses only, unsigned.
+    /// The defaults: timeout 15 s, of which 3 s to connect, 16 concurrent requests, answers up to 1 MiB, public
+    /// addresses only, unsigned.
     #[must_use]
     pub fn new(url: UrlTemplate) -> Self {
         Self {
@@ -79,7 +80,7 @@ impl EndpointSettings {
                 return Err(EndpointError(allowed.to_owned()));
             }
         }
-        // Not the only place where addresses are looked at, but one where somebody reads the message
+        // Addresses are checked again on connect; this check has the better message
         let spelled = match self.url.host() {
             Host::Ipv4(v4) => IpAddr::from(*v4),
             Host::Ipv6(v6) => IpAddr::from(*v6),
@@ -89,20 +90,20 @@ impl EndpointSettings {
     }
 }
 
-/// Settings that cannot be used.
+/// Invalid settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an endpoint must have {0}")]
 pub struct EndpointError(String);
 
-/// Headers that are sent with every request. Their values are not shown.
+/// Headers sent with every request. Their values are never shown.
 #[derive(Debug, Clone, Default)]
 pub struct FixedHeaders(HeaderMap);
 
 impl FixedHeaders {
-    /// Headers by name and value.
+    /// Parses headers by name and value.
     ///
     /// # Errors
-    /// Not a header, one that Galley sets itself, one that is there twice, or too many.
+    /// An invalid header, a reserved one, a duplicate, or too many.
     pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, EndpointError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -125,7 +126,7 @@ impl FixedHeaders {
     }
 }
 
-/// What follows from the request itself, or would change what is sent behind it.
+/// Headers that follow from the request itself, or would change how it is sent.
 const RESERVED: [&str; 14] = [
     "accept-encoding",
     "connection",
@@ -143,7 +144,7 @@ const RESERVED: [&str; 14] = [
     "webhook-timestamp",
 ];
 
-/// A header that is not Galley's to set.
+/// Parses the name of a header that is not reserved.
 pub(super) fn parse_header_name(name: &str) -> Result<HeaderName, String> {
     let parsed = HeaderName::try_from(name).map_err(|_| format!("a header name of letters, got {}", quoted(name)))?;
     if RESERVED.contains(&parsed.as_str()) {

@@ -1,34 +1,34 @@
-//! Why a push failed, and what may follow: one table, [`Kind::row`].
+//! Why a push failed and what may follow: one table, [`PushErrorKind::properties`].
 //!
-//! Messages show where it went (scheme, host, port) and what came back. They never show a path, a query, a header that was
-//! sent or a secret: any of those may be the key to the receiver.
+//! Messages show the origin (scheme, host, port) and what came back. They never show a path, a query, a sent header or
+//! a secret: each may be the key to the receiver.
 
 use std::time::Duration;
 
-/// A push that did not succeed.
+/// A failed push.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct PushError {
-    /// What kind of failure: see `docs/push.md`.
+    /// The kind of failure: see `docs/push.md`.
     pub code: &'static str,
-    /// For people. Without secrets, and with at most 256 characters of what came back.
+    /// For people. Without secrets, and with at most 256 characters of the answer.
     pub message: String,
-    /// Whether and when to try again.
+    /// Whether and when to retry.
     pub retry: PushRetry,
     /// The status, if there was an answer.
     pub status: Option<u16>,
-    /// Whether the receiver was asked: not while the breaker is open.
+    /// Whether the request was sent: not while the breaker is open.
     pub was_sent: bool,
 }
 
 /// Whether and when another attempt may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PushRetry {
-    /// As the job's own policy says.
+    /// As the job's policy says.
     ByPolicy,
     /// It would fail in the same way.
     Never,
-    /// Not before this has passed.
+    /// Not before this delay.
     After(Duration),
 }
 
@@ -37,7 +37,7 @@ pub enum PushRetry {
 pub(super) enum EndpointHealth {
     /// It answers.
     Healthy,
-    /// It does not, or it asks to be left alone.
+    /// It does not answer properly, or it asks for a pause.
     Unhealthy,
     /// Nothing.
     Unknown,
@@ -86,7 +86,7 @@ impl PushErrorKind {
         Self::BreakerOpen,
     ];
 
-    /// Its code, what follows, and what the breaker makes of it.
+    /// The code, what follows, and what it says about the receiver.
     const fn properties(self) -> (&'static str, PushRetry, EndpointHealth) {
         use EndpointHealth::{Healthy, Unhealthy, Unknown};
         use PushRetry::{ByPolicy, Never};
@@ -99,7 +99,7 @@ impl PushErrorKind {
             Self::TlsFailed => ("push_tls_failed", ByPolicy, Unhealthy),
             Self::Timeout => ("push_timeout", ByPolicy, Unhealthy),
             Self::AnswerBroken => ("push_answer_broken", ByPolicy, Unhealthy),
-            // The work is done, and would be done again for the same answer
+            // The work is done, and a retry would do it again for the same answer
             Self::AnswerTooLarge => ("push_answer_too_large", Never, Healthy),
             // A redirect stays until somebody changes the URL
             Self::Redirected => ("push_redirected", Never, Healthy),
@@ -108,7 +108,7 @@ impl PushErrorKind {
             Self::RateLimited => ("push_rate_limited", ByPolicy, Unhealthy),
             Self::ServerError => ("push_server_error", ByPolicy, Unhealthy),
             Self::ConcurrencyLimit => ("push_no_place", ByPolicy, Unknown),
-            // With the time that is left instead
+            // With the remaining time instead
             Self::BreakerOpen => ("push_breaker_open", ByPolicy, Unknown),
         }
     }
@@ -137,13 +137,13 @@ impl PushErrorKind {
     }
 }
 
-/// A failure before it is told to the caller.
+/// A failure before it becomes a [`PushError`].
 #[derive(Debug)]
 pub(super) struct PushFailure {
     pub(super) kind: PushErrorKind,
     pub(super) message: String,
     pub(super) status: Option<u16>,
-    /// How long the receiver, or the breaker, wants to be left alone.
+    /// The delay that the receiver, or the breaker, asks for.
     pub(super) retry_after: Option<Duration>,
 }
 

@@ -1,8 +1,16 @@
-//! HTTP push: one POST to an endpoint of somebody else's, who may be broken, slow or hostile.
+//! HTTP push: one POST to an endpoint of a third party, which may be broken, slow or hostile.
 //!
-//! An [`Endpoint`] is made once from checked settings. Each [`Endpoint::post`] is one attempt; retries are the caller's, with
-//! what [`PushError::retry`] says. Everything is bounded: requests at a time, time in all, bytes of the answer. Dropping the
-//! future closes the connection. `docs/push.md` describes what receivers see.
+//! An [`Endpoint`] is created once from validated settings. Each [`Endpoint::post`] is one attempt; the caller retries
+//! as [`PushError::retry`] says. Everything is bounded: concurrent requests, total time, bytes of the answer. Dropping
+//! the future closes the connection. `docs/push.md` describes what receivers see.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `endpoint_settings`, `subscription_target` | settings of an endpoint; an endpoint for a subscription |
+//! | `network`, `address` | connections and DNS; which addresses are allowed |
+//! | `request`, `signature` | builds and signs a request |
+//! | `answer`, `error` | reads an answer; kinds of failure |
+//! | `breaker` | the circuit breaker |
 //!
 //! Deliberately absent: redirects, proxies, cookies, compressed answers, HTTP/2.
 
@@ -54,25 +62,25 @@ use self::{
 };
 pub use model::url_template::{UrlError, UrlTemplate};
 
-/// An idle connection is kept this long: less than most servers and balancers keep it.
+/// How long an idle connection stays open: less than at most servers and load balancers.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Idle connections that are kept.
+/// Maximum number of idle connections.
 const MAX_IDLE_CONNECTIONS: usize = 16;
 
-/// Head of an answer, and what is read of a body at a time.
+/// Buffer for the head of an answer and for each read of a body, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Shorter words of secret headers are not looked for in answers: they may be anything.
+/// Minimum length of a secret header's word to be redacted: shorter ones may be anything.
 const MIN_REDACTED_CHARS: usize = 4;
 
-/// Somewhere to push to, made once for a rule or a target and shared by all who push there.
+/// An endpoint, created once for a rule or a target and shared by all its requests.
 pub struct Endpoint {
     settings: EndpointSettings,
     client: Client<PushConnector, Full<Bytes>>,
     slots: Semaphore,
     breaker: Mutex<Breaker>,
-    /// What messages must not show, whoever repeats it.
+    /// What messages must not show, even if the receiver repeats it.
     redacted: Vec<SecretString>,
 }
 
@@ -83,10 +91,10 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint with connections, places and a breaker of its own.
+    /// An endpoint with its own connections, slots and breaker.
     ///
     /// # Errors
-    /// Settings that are not allowed, an address that will never be connected to among them.
+    /// Invalid settings, or an address that may never be connected to.
     pub fn new(settings: EndpointSettings, network: &Network) -> Result<Self, EndpointError> {
         settings.check(network)?;
         let client = Client::builder(TokioExecutor::new())
@@ -107,23 +115,23 @@ impl Endpoint {
         })
     }
 
-    /// Scheme, host and port: what may be shown of where it pushes to.
+    /// Scheme, host and port: the part of the URL that may be shown.
     #[must_use]
     pub fn origin(&self) -> &str {
         self.settings.url.origin()
     }
 
-    /// How many requests the receiver would be sent now: none while it is left alone.
+    /// How many requests the receiver accepts now: none while the breaker is open.
     #[must_use]
     pub fn availability(&self) -> TargetAvailability {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).availability(now())
     }
 
-    /// Sends a request once, within the endpoint's timeout. Dropping the future closes the connection, and what the receiver
-    /// makes of that is its own affair.
+    /// Sends a request once, within the endpoint's timeout. Dropping the future closes the connection; the receiver
+    /// may have done the work nevertheless.
     ///
     /// # Errors
-    /// Whatever is no answer of 2xx. See [`PushError::retry`] for what may follow.
+    /// Any answer that is not 2xx, or none. See [`PushError::retry`] for what may follow.
     pub async fn post(&self, request: PushRequest<'_>) -> Result<PushAnswer, PushError> {
         let deadline = Instant::now() + self.settings.timeout;
         Ok(self.attempt(&request, deadline).await.map_err(|failure| PushFailure {
@@ -161,12 +169,12 @@ impl Endpoint {
         Ok(PushAnswer { status: status.as_u16(), body })
     }
 
-    /// What a status other than 2xx means. Its body is for people only, so there is no harm if it does not come.
+    /// The failure of a status other than 2xx. The body is only shown to people, so a missing one is harmless.
     async fn read_refusal(&self, response: Response<Incoming>, deadline: Instant, sent: [String; 2]) -> PushFailure {
         let status = response.status().as_u16();
         let wait = answer::parse_retry_after(response.headers(), SystemTime::now());
         let mut bytes = Vec::new();
-        // What was read until then is kept
+        // On a timeout use what was read so far
         let _ = timeout_at(deadline, answer::read_excerpt(response.into_body(), &mut bytes)).await;
         let sent = sent.map(|text| if text.len() < MIN_REDACTED_CHARS { None } else { Some(text.into()) });
         let excerpt = answer::format_excerpt(&bytes, self.redacted.iter().chain(sent.iter().flatten()));
@@ -196,12 +204,12 @@ impl Endpoint {
     }
 }
 
-/// The breaker's clock: tokio's, so that tests can move it.
+/// The breaker's clock: tokio's, so that tests can advance it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// A request that the breaker let pass. If it is dropped, the breaker learns that too.
+/// An admitted request. Its drop records an unknown outcome.
 struct AdmittedRequest<'a> {
     breaker: &'a Mutex<Breaker>,
     permit: Option<BreakerPermit>,
@@ -236,7 +244,7 @@ impl Drop for AdmittedRequest<'_> {
     }
 }
 
-/// Either there was no connection, or it broke.
+/// Either no connection was made, or it broke.
 fn client_failure(error: &legacy::Error) -> PushFailure {
     if let Some(error) = ConnectError::find_in(error) {
         return error.into();

@@ -1,8 +1,8 @@
-//! Where connections are made: the one place through which everything that is pushed goes.
+//! Connections: all pushes go through here.
 //!
-//! An address is looked at when it is known and used at once: a name is resolved once for each connection, what is refused
-//! is dropped, and the very addresses that remain are connected to, so an answer that changes in between changes nothing.
-//! Proxies, cookies and redirects do not exist here.
+//! An address is checked when it is known and used at once: a name is resolved once for each connection, refused
+//! addresses are dropped, and the remaining ones are connected to, so a changed DNS answer has no effect in between.
+//! There are no proxies, cookies or redirects.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,13 +30,13 @@ use super::{
     error::{PushErrorKind, PushFailure},
 };
 
-/// Addresses of one name that are tried, one after the other.
+/// Maximum number of addresses of a name that are tried, one after the other.
 const MAX_ADDRESSES: usize = 8;
 
 type ConnectFuture<T> = Pin<Box<dyn std::future::Future<Output = Result<T, ConnectError>> + Send>>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What endpoints share: how names are resolved, and which certificates are trusted.
+/// What endpoints share: DNS and trusted certificates.
 #[derive(Debug, Clone)]
 pub struct Network {
     dns: DnsResolver,
@@ -45,10 +45,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// The machine's resolver and its root certificates. Made once per process, because it reads many files.
+    /// The machine's resolver and root certificates. Create it once per process, because it reads many files.
     ///
     /// # Errors
-    /// TLS cannot be set up. To have no root certificates is no error as long as nothing is sent over `https`.
+    /// TLS cannot be set up. Missing root certificates are an error only for `https`.
     pub fn system() -> Result<Self, rustls::Error> {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
@@ -66,9 +66,9 @@ impl Network {
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, rustls::Error> {
         let mut store = RootCertStore::empty();
-        // Some machines have a few that are too old to be understood
+        // Some machines have a few certificates that are too old to parse
         let (roots, _ignored) = store.add_parsable_certificates(roots);
-        // Given here and not as a default of the process, which others would have to share
+        // Set here and not as the process's default, which other users would have to share
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store)
@@ -86,7 +86,7 @@ impl Network {
             HttpConnector::new_with_resolver(AllowedAddressResolver { dns: self.dns.clone(), allow_private });
         http.enforce_http(false);
         http.set_nodelay(true);
-        // Shared among the addresses of a name, so that one that is silent leaves time for the next
+        // Shared among the addresses of a name, so that a silent one leaves time for the next
         http.set_connect_timeout(Some(timeout));
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(self.tls.clone())
@@ -97,16 +97,16 @@ impl Network {
     }
 }
 
-/// How names become addresses.
+/// How names are resolved.
 #[derive(Debug, Clone)]
 pub enum DnsResolver {
-    /// As the machine does it.
+    /// By the machine's resolver.
     System,
-    /// As a test wants it.
+    /// By a test's script.
     Scripted(ScriptedDns),
 }
 
-/// Answers to the questions for a name, one after the other; the last one stays. Other names do not exist.
+/// Answers for names, one after the other; the last one repeats. Other names do not exist.
 #[derive(Debug, Clone, Default)]
 pub struct ScriptedDns(Arc<Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>>);
 
@@ -135,7 +135,7 @@ impl DnsResolver {
     }
 }
 
-/// Why there is no connection. Never says more of the URL than its host.
+/// Why there is no connection. Of the URL it shows only the host.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectError {
     pub(super) kind: PushErrorKind,
@@ -147,13 +147,13 @@ impl ConnectError {
         Self { kind, message: message.into() }
     }
 
-    /// The one that is behind an error of the client, if there is one.
+    /// The connect error behind an error of the client, if there is one.
     pub(super) fn find_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         error_chain(error).find_map(<dyn Error>::downcast_ref)
     }
 }
 
-/// An error, what caused it, and so on.
+/// An error, its cause, and so on.
 pub(super) fn error_chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| <dyn Error>::source(*error))
 }
@@ -172,7 +172,7 @@ impl From<&ConnectError> for PushFailure {
     }
 }
 
-/// The addresses of a name that may be connected to.
+/// Resolves a name to its allowed addresses.
 #[derive(Debug, Clone)]
 struct AllowedAddressResolver {
     dns: DnsResolver,
@@ -216,7 +216,7 @@ impl Service<Name> for AllowedAddressResolver {
     }
 }
 
-/// Connections to addresses that may be connected to, whether named or spelled.
+/// Connects to allowed addresses, given as names or literally.
 #[derive(Debug, Clone)]
 struct TcpConnector {
     http: HttpConnector<AllowedAddressResolver>,
@@ -233,7 +233,7 @@ impl Service<Uri> for TcpConnector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        // Resolvers are not asked for addresses that are spelled
+        // The resolver is not asked for literal addresses
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         if let Some(Err(refused)) = host.parse().ok().map(|spelled| address::check(spelled, self.allow_private)) {
             return Box::pin(async move { Err(ConnectError::new(PushErrorKind::AddressRefused, refused.to_string())) });
@@ -243,7 +243,7 @@ impl Service<Uri> for TcpConnector {
     }
 }
 
-/// What [`HttpConnector`] says is the resolver's error, or one of the operating system.
+/// An error of [`HttpConnector`] is the resolver's, or the operating system's.
 fn from_http(error: &(dyn Error + 'static)) -> ConnectError {
     if let Some(error) = ConnectError::find_in(error) {
         return error.clone();
@@ -254,7 +254,7 @@ fn from_http(error: &(dyn Error + 'static)) -> ConnectError {
     ConnectError::new(kind, cause.to_string())
 }
 
-/// Connections, with TLS where the scheme asks for it, within a limit of time.
+/// Connects, with TLS for `https`, within a time limit.
 #[derive(Clone)]
 pub(super) struct PushConnector {
     https: HttpsConnector<TcpConnector>,
@@ -281,7 +281,7 @@ impl Service<Uri> for PushConnector {
     }
 }
 
-/// What is not an error of TCP happened in the handshake.
+/// Errors that are not TCP's come from the TLS handshake.
 fn from_https(error: &BoxError) -> ConnectError {
     let tcp: Option<&ConnectError> = error.downcast_ref();
     tcp.cloned().unwrap_or_else(|| ConnectError::new(PushErrorKind::TlsFailed, error.to_string()))
@@ -316,7 +316,7 @@ mod tests {
     async fn errors_are_told_apart() {
         let script =
             || ScriptedDns::default().with("none.test", [vec![]]).with("here.test", [vec![[127, 0, 0, 1].into()]]);
-        // A port that nobody listens on: it was just given and given back
+        // A port without a listener: it was just closed
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         for (uri, kind) in [
             ("http://unknown.test/".to_owned(), PushErrorKind::DnsFailed),

@@ -1,4 +1,4 @@
-//! One request, from what is to be sent to what goes over the wire.
+//! Builds one HTTP request.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,31 +16,31 @@ use super::{
     signature::sign,
 };
 
-/// Headers of one request, names and values together.
+/// Maximum bytes of a request's headers, names and values together.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
-/// Longest `webhook-id`.
+/// Maximum length of a `webhook-id` in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
 const AGENT: &str = concat!("galley/", env!("CARGO_PKG_VERSION"));
 
-/// What the HTTP binding of `CloudEvents` encodes in the value of a `ce-` header.
+/// The characters that the HTTP binding of `CloudEvents` encodes in the value of a `ce-` header.
 const CE_HEADER_ENCODE_SET: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// What is sent once.
+/// One request.
 #[derive(Debug, Clone)]
 pub struct PushRequest<'a> {
-    /// The `webhook-id`: the same for every attempt, so that receivers can tell repetitions.
+    /// The `webhook-id`: the same for every attempt, so that receivers recognize repetitions.
     pub id: &'a str,
     /// Values for the placeholders of the URL.
     pub values: &'a [(&'a str, &'a str)],
-    /// Such as `ce-*`, `traceparent` and `content-type`, which is `application/json` if it is not here. The values of `ce-*`
-    /// may be any text: they are encoded as `CloudEvents` has it. The fixed headers of the endpoint come before these.
+    /// Headers such as `ce-*`, `traceparent` and `content-type` (default `application/json`). The values of `ce-*` may
+    /// be any text and are encoded as `CloudEvents` requires. The endpoint's fixed headers override these.
     pub headers: &'a [(&'a str, &'a str)],
-    /// The body, signed and sent as it is.
+    /// The body, signed and sent unchanged.
     pub body: Bytes,
 }
 
-/// The request as it is sent now: signatures are of this moment.
+/// Builds the request; its signatures are valid from this moment.
 pub(super) fn build(
     request: &PushRequest<'_>,
     settings: &EndpointSettings,
@@ -88,7 +88,7 @@ fn add_signature(
     now: SystemTime,
 ) -> Result<(), String> {
     let id = request.id;
-    // A full stop could move the border between id and timestamp in what is signed
+    // A full stop could move the border between id and timestamp in the signed text
     let is_allowed = (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'.');
     if !is_allowed {
         return Err(format!(

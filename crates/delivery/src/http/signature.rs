@@ -1,6 +1,6 @@
-//! Signatures as Standard Webhooks has them, with a shared secret: `v1,` and HMAC-SHA256 over `<id>.<timestamp>.<body>`.
+//! Signatures of Standard Webhooks with a shared secret: `v1,` and HMAC-SHA256 over `<id>.<timestamp>.<body>`.
 //!
-//! Leaves out asymmetric signatures (`v1a`).
+//! Asymmetric signatures (`v1a`) are not supported.
 
 use std::str::FromStr;
 
@@ -10,18 +10,18 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 use sha2::Sha256;
 
-/// How far the clocks of sender and receiver may be apart, in seconds. What is older may be a replay.
+/// Maximum difference between the clocks of sender and receiver, in seconds. Older requests may be replays.
 pub const TOLERANCE_SECONDS: u64 = 300;
 
 const PREFIX: &str = "whsec_";
 const VERSION: &str = "v1,";
 
-/// A secret that sender and receiver share: `whsec_` and 24 to 64 bytes in base64. It is never shown.
+/// A secret shared by sender and receiver: `whsec_` and 24 to 64 bytes in base64. It is never shown.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Secret(SecretSlice<u8>);
 
-/// A secret that cannot be used. Says nothing of what was given.
+/// An invalid secret. The error does not show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a signing secret must be {PREFIX} and 24 to 64 bytes in base64")]
 pub struct SecretError;
@@ -29,7 +29,7 @@ pub struct SecretError;
 impl FromStr for Secret {
     type Err = SecretError;
 
-    /// The prefix may be missing, as with the libraries of Standard Webhooks.
+    /// The prefix is optional, as in the libraries of Standard Webhooks.
     fn from_str(text: &str) -> Result<Self, SecretError> {
         let bytes = STANDARD.decode(text.strip_prefix(PREFIX).unwrap_or(text)).map_err(|_| SecretError)?;
         let secret = SecretSlice::from(bytes);
@@ -46,13 +46,13 @@ impl TryFrom<String> for Secret {
 }
 
 impl Secret {
-    /// As people write it, without the prefix: to be looked for in texts that must not have it.
+    /// Base64 without the prefix: to find it in texts that must not contain it.
     pub(super) fn to_base64(&self) -> SecretString {
         STANDARD.encode(self.0.expose_secret()).into()
     }
 
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
-        // HMAC takes keys of any length: the library's error cannot occur, and an empty MAC would fit nothing
+        // HMAC accepts keys of any length: the library's error cannot occur, and an empty MAC would match nothing
         let mut mac =
             Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
         for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
@@ -62,8 +62,8 @@ impl Secret {
     }
 }
 
-/// The value of `webhook-signature`: a signature with each secret. A receiver needs one that fits, so both the old and the new
-/// secret work while they are exchanged.
+/// The value of `webhook-signature`: a signature with each secret. A receiver needs one that matches, so the old and
+/// the new secret work during a rotation.
 #[must_use]
 pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: u64, body: &[u8]) -> String {
     let timestamp = timestamp_seconds.to_string();
@@ -78,7 +78,7 @@ pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: u64, body: &[u8]) -
     all
 }
 
-/// The three headers as they came.
+/// The three headers as received.
 #[derive(Debug, Clone, Copy)]
 pub struct SignatureHeaders<'a> {
     /// `webhook-id`
@@ -89,24 +89,25 @@ pub struct SignatureHeaders<'a> {
     pub signature: &'a str,
 }
 
-/// Why a request is not to be trusted.
+/// Why a request is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// The timestamp is no number.
+    /// The timestamp is not a number.
     #[error("webhook-timestamp must be seconds since 1970")]
     InvalidTimestamp,
-    /// The timestamp is too far away.
+    /// The timestamp differs too much from now.
     #[error("webhook-timestamp must be within {TOLERANCE_SECONDS} s of now")]
     TimestampOutsideTolerance,
-    /// No signature fits.
+    /// No signature matches.
     #[error("webhook-signature must have a v1 signature of this id, timestamp and body with a known secret")]
     NoMatchingSignature,
 }
 
-/// Whether a request was signed with one of the secrets, within [`TOLERANCE_SECONDS`] of now. For receivers in Rust.
+/// Verifies that a request was signed with one of the secrets, within [`TOLERANCE_SECONDS`] of now. For receivers in
+/// Rust.
 ///
 /// # Errors
-/// Why it is not to be trusted.
+/// Why it is not trusted.
 pub fn verify(
     secrets: &[Secret],
     signed: SignatureHeaders<'_>,
@@ -133,7 +134,7 @@ pub fn verify(
 mod tests {
     use super::*;
 
-    /// The vectors that the libraries of Standard Webhooks test themselves with: secret, id, timestamp, body, signature.
+    /// The test vectors of the Standard Webhooks libraries: secret, id, timestamp, body, signature.
     const TEST_VECTORS: [(&str, &str, u64, &str, &str); 2] = [
         (
             "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",

@@ -9,14 +9,14 @@ use model::{
 
 use super::{Endpoint, EndpointError, EndpointSettings, FixedHeaders, Network, signature::SecretError};
 
-/// The largest answer: only its status counts.
+/// Maximum size of an answer in bytes: only its status matters.
 const ANSWER_LIMIT_BYTES: usize = 1 << 20;
 
 impl Endpoint {
-    /// An endpoint for a subscription's target, with connections of its own.
+    /// An endpoint for a subscription's target, with its own connections.
     ///
     /// # Errors
-    /// Something in the target is not allowed; the text says what is.
+    /// Something in the target is not allowed; the message says what.
     pub fn for_target(target: &HttpTarget, allow_private: bool, network: &Network) -> Result<Self, String> {
         let url = UrlTemplate::parse(&target.url, &PLACEHOLDERS).map_err(|error| error.to_string())?;
         let headers = target.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));

@@ -1,5 +1,5 @@
-//! Every worker gets every message, each channel in order: this one reads by itself, and notes where it is so that it goes on
-//! there when it comes back under its name.
+//! Broadcast delivery: every worker gets every message, each channel in order. The worker reads the history by itself
+//! and saves its positions, so that it continues there when it restarts under the same name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,15 +22,15 @@ use super::{
 };
 use crate::targets::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
-/// Messages that are read of a channel in one go.
+/// Maximum number of messages in one read of a channel.
 const PAGE_SIZE: usize = 64;
-/// How often it is noted where this worker is now, if it went on.
+/// How often changed positions are saved.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is noted that it is there at all.
+/// How often the worker's presence is saved when nothing else changed.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
-/// How often all of its places are noted, and those forgotten whose channels are there no more.
+/// How often all positions are saved and those of removed channels deleted.
 const FULL_CHECKPOINT_INTERVAL: Duration = Duration::from_hours(1);
-/// A message that fails is tried so often here, with pauses of at most so long; then it goes on as a job.
+/// Local attempts at a failed message, with short pauses; after them it becomes a job.
 const MAX_LOCAL_ATTEMPTS: u32 = 3;
 const MAX_LOCAL_RETRY_DELAY: Duration = Duration::from_secs(2);
 
@@ -39,15 +39,15 @@ struct BroadcastRunner {
     progress: Mutex<BroadcastProgress>,
 }
 
-/// Where this worker is.
+/// The positions of this worker.
 #[derive(Default)]
 struct BroadcastProgress {
     positions: BTreeMap<ChannelName, Position>,
-    /// Channels in which that is not noted yet.
+    /// Channels whose position is not saved yet.
     unsaved: BTreeSet<ChannelName>,
-    /// The gap that was told last, if its next message has not been delivered yet.
+    /// The last reported gap of each channel, until the message after it is delivered.
     reported_gaps: BTreeMap<ChannelName, Gap>,
-    /// When it was there first.
+    /// When this worker first served the subscription.
     first_seen_at: Millis,
     delivered: u64,
     filtered: u64,
@@ -61,21 +61,20 @@ impl BroadcastProgress {
         }
     }
 
-    /// Whether a gap was not told yet: one is found each time that its next message cannot be delivered.
+    /// Whether a gap is new: the same gap is found again each time the message after it cannot be delivered.
     fn is_new_gap(&mut self, channel: &ChannelName, gap: &Gap) -> bool {
         self.reported_gaps.insert(channel.clone(), *gap) != Some(*gap)
     }
 }
 
 /// Delivers until the runner is stopped.
-pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) {
+pub(super) async fn run(runner: Arc<SubscriptionRunner>, listener: MessageListener) {
     let Some(found) = load_checkpoint(&runner).await else { return };
-    // One that comes back was there when channels began that are new to it
-    let there_since = found.first_seen_at.unwrap_or(runner.process.started_at);
-    let at =
-        BroadcastProgress { positions: found.positions, first_seen_at: there_since, ..BroadcastProgress::default() };
+    // A worker that returns existed when channels that are new to it began
+    let first_seen_at = found.first_seen_at.unwrap_or(runner.process.started_at);
+    let at = BroadcastProgress { positions: found.positions, first_seen_at, ..BroadcastProgress::default() };
     let broadcast = Arc::new(BroadcastRunner { runner: runner.clone(), progress: Mutex::new(at) });
-    // Before it delivers anything: should it be killed in a moment, it was there all the same
+    // Save before the first delivery, so that a worker killed early still has its position
     if broadcast.save_first_checkpoint().await.is_none() {
         return;
     }
@@ -84,17 +83,17 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) 
         let broadcast = broadcast.clone();
         async move { broadcast.work(&channel).await }
     };
-    channel_tasks::run(&runner, &door, work).await;
+    channel_tasks::run(&runner, &listener, work).await;
     if let Err(error) = noting.await {
-        tracing::error!(%error, "noting where a broadcast is failed");
+        tracing::error!(%error, "saving broadcast positions failed");
     }
-    // The last deliveries ended after that
+    // The last deliveries may end after the last save
     if let Err(error) = broadcast.save_changes().await {
         log_interruption("noting where a broadcast is", &error);
     }
 }
 
-/// Where this worker was; none when it stops before that is known.
+/// Loads this worker's positions; none if it stops first.
 async fn load_checkpoint(runner: &SubscriptionRunner) -> Option<Checkpoint> {
     let mut delays = reconnect_delays();
     loop {
@@ -113,7 +112,7 @@ impl BroadcastRunner {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that this worker is there; none when it stops before that is done.
+    /// Saves this worker's presence; none if it stops first.
     async fn save_first_checkpoint(&self) -> Option<()> {
         let mut delays = reconnect_delays();
         while let Err(error) = self.save_all().await {
@@ -145,19 +144,19 @@ impl BroadcastRunner {
         }
     }
 
-    /// Notes what has changed; everything if Redis has lost what was noted before.
+    /// Saves changed positions; saves all if Redis lost the earlier ones.
     async fn save_changes(&self) -> StoreResult<()> {
         if self.save_checkpoint(false).await? { Ok(()) } else { self.save_checkpoint(true).await.map(drop) }
     }
 
-    /// Forgets channels that are there no more, and notes all the others.
+    /// Drops the positions of removed channels and saves all others.
     async fn save_all(&self) -> StoreResult<()> {
         let before: Vec<ChannelName> = self.progress().positions.keys().cloned().collect();
         let there: BTreeSet<ChannelName> =
             self.runner.store().matching_channels(&self.runner.subscription).await?.into_iter().collect();
         {
             let mut at = self.progress();
-            // Those that came meanwhile stay
+            // Channels that appeared meanwhile stay
             for gone in before.iter().filter(|channel| !there.contains(channel)) {
                 at.positions.remove(gone);
                 at.unsaved.remove(gone);
@@ -166,7 +165,7 @@ impl BroadcastRunner {
         self.save_checkpoint(true).await.map(drop)
     }
 
-    /// False if nothing was noted before.
+    /// Saves positions; false if there was no earlier checkpoint.
     async fn save_checkpoint(&self, is_whole: bool) -> StoreResult<bool> {
         let checkpoint = {
             let mut at = self.progress();
@@ -204,7 +203,7 @@ impl BroadcastRunner {
         }
     }
 
-    /// Delivers what there is.
+    /// Delivers the available messages of a channel.
     async fn deliver_available(&self, channel: &ChannelName) -> StoreResult<RescheduleDelay> {
         let (runner, channels) = (&self.runner, self.runner.store().channels());
         let known = self.progress().positions.get(channel).copied();
@@ -244,7 +243,7 @@ impl BroadcastRunner {
         }
     }
 
-    /// Delivers a message, or lets it go on as a job; a pause when neither could be done.
+    /// Delivers a message, or hands it to the retry queue as a job; returns a pause if neither was possible.
     async fn deliver(&self, channel: &ChannelName, message: &StoredMessage) -> Option<Duration> {
         let runner = &self.runner;
         if !runner.subscription.filter.matches(message) {
@@ -260,7 +259,7 @@ impl BroadcastRunner {
                     return None;
                 }
                 Err(DeliveryError::Abandoned) => return Some(Duration::from_secs(1)),
-                // Attempts that were made count: they must not begin anew each time that the target is left alone
+                // Earlier attempts count, also when the target has to be left alone in between
                 Err(later @ DeliveryError::Deferred { .. }) if !failures.is_empty() => {
                     return self.retry_as_job(DeliveryAttempt { channel, message, attempt }, &later, failures).await;
                 }
@@ -278,7 +277,7 @@ impl BroadcastRunner {
         }
     }
 
-    /// Lets a message go on as a job, after earlier failures; a pause when that cannot be done.
+    /// Hands a message to the retry queue as a job after earlier failures; returns a pause if that is not possible.
     async fn retry_as_job(
         &self,
         delivery: DeliveryAttempt<'_>,
@@ -299,12 +298,13 @@ impl BroadcastRunner {
     }
 }
 
-/// How long to wait here before the next attempt at a message, of which so many have failed; none if it is to go on as a job.
+/// The delay before the next local attempt, where `attempt` attempts have failed; none if the message should become a
+/// job.
 fn local_retry_delay(policy: &RetryPolicy, failure: &DeliveryFailure, attempt: u32) -> Option<Duration> {
     let verdict = policy.after_failure(attempt - 1, &failure.code, failure.advice, rand::random());
     match (verdict, failure.advice) {
         _ if attempt >= MAX_LOCAL_ATTEMPTS => None,
-        // The channel does not wait for longer than that, and the endpoint is not asked sooner
+        // The delay is limited so that the channel does not wait longer; the endpoint is not asked sooner than it said
         (RetryDecision::Retry(delay), RetryAdvice::After(_)) => {
             Some(delay).filter(|delay| *delay <= MAX_LOCAL_RETRY_DELAY)
         }

@@ -1,4 +1,5 @@
-//! Channels side by side, each by one task at a time: for deliveries that keep the order of a channel.
+//! Works on many channels side by side, with one task for each channel at a time. For deliveries that keep a channel's
+//! order.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -15,14 +16,14 @@ use tokio::{
 
 use super::{message_notifier::MessageListener, runner::SubscriptionRunner};
 
-/// After so long a channel is to be looked at again, whether it rings before or not; without it, when it rings.
+/// Check the channel again after this delay, or earlier on a notification; none: only on a notification.
 pub(super) type RescheduleDelay = Option<Duration>;
 
-/// After a failure in this program a channel is looked at again this soon.
+/// Delay before a channel is checked again after a panic.
 const PANIC_RETRY_DELAY: RescheduleDelay = Some(Duration::from_secs(1));
 
-/// Works on channels until the runner is stopped, each with `work`, then waits for what is under way.
-pub(super) async fn run<F, Fut>(runner: &Arc<SubscriptionRunner>, door: &MessageListener, work: F)
+/// Runs `work` on each channel until the runner is stopped, then waits for running tasks.
+pub(super) async fn run<F, Fut>(runner: &Arc<SubscriptionRunner>, listener: &MessageListener, work: F)
 where
     F: Fn(ChannelName) -> Fut,
     Fut: Future<Output = RescheduleDelay> + Send + 'static,
@@ -39,9 +40,9 @@ where
             biased;
             () = stop.cancelled() => break,
             Some(task) = tasks.join_next_with_id() => lanes.finish_task(task),
-            ring = door.wait() => {
+            ring = listener.wait() => {
                 for channel in ring.channels {
-                    door.listen_to(&channel);
+                    listener.listen_to(&channel);
                     known.insert(channel.clone());
                     lanes.notify(channel);
                 }
@@ -53,9 +54,9 @@ where
                 Ok(channels) => {
                     (find_at, delays) = (None, reconnect_delays());
                     let before = std::mem::replace(&mut known, channels.iter().cloned().collect());
-                    before.difference(&known).for_each(|gone| door.stop_listening(gone));
+                    before.difference(&known).for_each(|gone| listener.stop_listening(gone));
                     for channel in channels {
-                        door.listen_to(&channel);
+                        listener.listen_to(&channel);
                         lanes.check_now(channel);
                     }
                 }
@@ -91,7 +92,7 @@ async fn sleep_until_due(at: Option<Instant>) {
     }
 }
 
-/// Channels that wait for their turn, each once.
+/// Channels that wait for their turn, each at most once.
 #[derive(Default)]
 pub(super) struct ChannelQueue {
     queue: VecDeque<ChannelName>,
@@ -120,18 +121,18 @@ impl ChannelQueue {
 struct ChannelScheduler {
     ready: ChannelQueue,
     busy: HashSet<ChannelName>,
-    /// At which of these each task is.
+    /// The channel of each task.
     tasks: HashMap<Id, ChannelName>,
-    /// They rang while somebody was at them.
+    /// Channels that were notified while their task ran.
     notified_while_busy: HashSet<ChannelName>,
-    /// They are looked at then, and not before: what is new waits behind what has to wait.
+    /// Channels that are checked at this time and not before: new messages wait behind the failed one.
     due: BTreeSet<(Instant, ChannelName)>,
-    /// When each of these is due.
+    /// When each of these channels is due.
     due_at: HashMap<ChannelName, Instant>,
 }
 
 impl ChannelScheduler {
-    /// There is something new in a channel.
+    /// A channel may have new messages.
     fn notify(&mut self, channel: ChannelName) {
         if self.busy.contains(&channel) {
             self.notified_while_busy.insert(channel);
@@ -140,7 +141,8 @@ impl ChannelScheduler {
         }
     }
 
-    /// Whatever a channel waits for, it is looked at: it may have been moved, or be another worker's now.
+    /// Checks a channel at once, whatever it waits for: its position may have moved, or another worker may have it
+    /// now.
     fn check_now(&mut self, channel: ChannelName) {
         if let Some(at) = self.due_at.remove(&channel) {
             self.due.remove(&(at, channel.clone()));
@@ -241,7 +243,7 @@ mod tests {
             lanes.notify(channel.clone());
             assert_eq!(lanes.start_next(), None, "it waits");
         }
-        // Somebody may have moved it: it is looked at, and waits again
+        // Its position may have moved: check it, and it waits again if not
         lanes.check_now(channel.clone());
         fail(&mut lanes, 300);
         assert_eq!((lanes.due.len(), lanes.next_due()), (1, Some(begin + Duration::from_mins(5))));

@@ -1,6 +1,5 @@
-//! Who has to look where: one subscription to Redis's pub/sub hears the channels of all subscriptions of this process, and
-//! rings for those to whom a message may be new. Nothing rests on it but time: whoever is not rung for looks every now and
-//! then.
+//! Notifies subscriptions of new messages: one pub/sub subscription receives the channels of all subscriptions of this
+//! process. A missed notification costs only time, because a sweep notifies every listener regularly.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,15 +22,15 @@ use store::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Rings that were heard and not passed on yet. More are dropped, and found out later.
+/// Maximum number of unread notifications. More are dropped, and the sweep finds them later.
 const NOTIFICATION_BUFFER: usize = 4096;
 
-/// All doors are rung at in this time, unless there are very many.
+/// Target time for one sweep over all listeners.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
-/// Those with many channels ask Redis a lot when they are rung at for everything.
+/// Minimum pause between two listeners of a sweep: one with many channels costs Redis many reads.
 const MIN_SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
-/// Rings for subscriptions. Clone it freely.
+/// Notifies subscriptions of new messages. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct MessageNotifier(Arc<MessageNotifierInner>);
 
@@ -46,7 +45,7 @@ struct MessageNotifierInner {
 #[derive(Default)]
 struct MessageListeners {
     all: HashMap<u64, (ChannelSelection, Arc<ListenerSignal>)>,
-    /// Who listens to which channel.
+    /// The listeners of each channel.
     by_channel: HashMap<ChannelName, Vec<(u64, Arc<ListenerSignal>)>>,
 }
 
@@ -56,17 +55,17 @@ struct ListenerSignal {
     notify: Notify,
 }
 
-/// Where there may be something new.
+/// What to check.
 #[derive(Debug, Default)]
 pub(crate) struct PendingChannels {
     pub(crate) channels: BTreeSet<ChannelName>,
-    /// In all channels, and there may be other channels.
+    /// Check all channels, and find new ones.
     pub(crate) is_all_channels: bool,
-    /// A worker may have given messages back.
+    /// A worker may have released messages.
     pub(crate) has_released: bool,
 }
 
-/// Where a subscription is rung for.
+/// Receives the notifications for one subscription.
 pub(crate) struct MessageListener {
     notifier: MessageNotifier,
     id: u64,
@@ -74,7 +73,7 @@ pub(crate) struct MessageListener {
 }
 
 impl MessageNotifier {
-    /// Listens as long as the notifier runs.
+    /// Starts to receive notifications; runs as long as `notifier`.
     pub(crate) fn start(notifier: &Notifier) -> Self {
         let (topics, events) = notifier.subscribe(NOTIFICATION_BUFFER);
         topics.add_all([keys::NOTIFICATIONS.to_owned(), keys::CHANNELS.to_owned()]);
@@ -94,7 +93,7 @@ impl MessageNotifier {
         self.0.list_changed.notified().await;
     }
 
-    /// Rings for a subscription from now on, once at once.
+    /// Notifies the subscription from now on, and once immediately.
     pub(crate) fn add_listener(&self, selection: &ChannelSelection) -> MessageListener {
         let (id, rung) = (self.0.next_listener_id.fetch_add(1, Relaxed), Arc::<ListenerSignal>::default());
         self.listeners().all.insert(id, (selection.clone(), rung.clone()));
@@ -112,7 +111,7 @@ impl MessageNotifier {
             match heard {
                 SubscriberEvent::Message { channel, payload } if channel == keys::NOTIFICATIONS => {
                     if Notification::decode(&payload) == Some(Notification::SubscriptionsChanged) {
-                        // One that was changed begins anew; of the others only what was given back concerns anybody
+                        // A changed subscription restarts; for the others only released messages matter
                         self.0.list_changed.notify_one();
                         self.notify_released();
                     }
@@ -136,7 +135,7 @@ impl MessageNotifier {
                 }
                 SubscriberEvent::ConnectionLost => metrics::counter!("galley_subscriptions_lost_total").increment(1),
             }
-            // What found no room rings all the same
+            // Dropped notifications count as notifications
             for channel in inbox.take_dropped_channels() {
                 if keys::channel_of_live_messages(&channel).is_some() {
                     self.notify_channel(&channel);
@@ -179,7 +178,8 @@ impl MessageNotifier {
         }
     }
 
-    /// Rings for everything every so often, at one door after the other, until `stop` is cancelled: rings can be missed.
+    /// Notifies all listeners of all channels, one after the other, until `stop` is cancelled: notifications may be
+    /// missed.
     pub(crate) async fn sweep(self, stop: CancellationToken) {
         loop {
             let doors: Vec<Arc<ListenerSignal>> = self.listeners().all.values().map(|(_, rung)| rung.clone()).collect();
@@ -206,7 +206,7 @@ impl ListenerSignal {
 }
 
 impl MessageListener {
-    /// Waits until somebody rings, and for what. A call that is given up loses nothing.
+    /// Waits for a notification and returns what to check. Cancel safe.
     pub(crate) async fn wait(&self) -> PendingChannels {
         loop {
             let ring = std::mem::take(&mut *self.signal.pending.lock().unwrap_or_else(PoisonError::into_inner));
@@ -217,12 +217,12 @@ impl MessageListener {
         }
     }
 
-    /// Rings for everything.
+    /// Notifies the listener of all channels.
     pub(crate) fn notify_all_channels(&self) {
         self.signal.update(|ring| ring.is_all_channels = true);
     }
 
-    /// Listens to a channel no longer: it is there no more.
+    /// Stops listening to a channel that no longer exists.
     pub(crate) fn stop_listening(&self, channel: &ChannelName) {
         let mut doors = self.notifier.listeners();
         let Some(listeners) = doors.by_channel.get_mut(channel) else { return };

@@ -1,15 +1,15 @@
-//! Durable subscriptions: which there are, and a runner for each that is active.
+//! Durable subscriptions: follows their list and runs one runner for each active one.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | starts and stops runners as the list of subscriptions changes, and puts it back when Redis lost it |
-//! | `message_notifier` | hears where there may be something new |
-//! | `runner` | what all ways to deliver share: places, attempts, what follows a failure |
-//! | `shared` | one worker gets a message |
-//! | `ordered` | one worker has a channel |
-//! | `broadcast` | every worker gets a message |
-//! | `channel_tasks` | channels side by side, each by one task at a time |
-//! | `retries` | what failed before |
+//! | `mod` | starts and stops runners as the list changes; restores the list when Redis lost it |
+//! | `message_notifier` | notifies runners of new messages |
+//! | `runner` | shared by all delivery modes: slots, attempts, what follows a failure |
+//! | `shared` | each message to one worker |
+//! | `ordered` | each channel to one worker, in order |
+//! | `broadcast` | every message to every worker |
+//! | `channel_tasks` | many channels side by side, one task for each |
+//! | `retries` | redelivers failed messages |
 
 mod broadcast;
 mod channel_tasks;
@@ -31,14 +31,14 @@ pub(crate) use message_notifier::MessageNotifier;
 use runner::SubscriptionRunner;
 pub(crate) use runner::{MAX_CONCURRENT_REDIS_READS, MEMORY_BUDGET_KIB, PubsubProcess};
 
-/// Changes can be missed: the list is looked at again this often.
+/// How often the list is read again, because notifications may be missed.
 const LIST_INTERVAL: Duration = Duration::from_secs(15);
-/// How often it is tried to sweep up after a subscription that was removed, with pauses of up to a second.
+/// Attempts to clean up after a removed subscription, with pauses of up to a second.
 const MAX_CLEANUP_ATTEMPTS: usize = 60;
-/// After the grace: time for what is under way to be given back.
+/// After the shutdown grace: time to release the messages in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Delivers subscriptions until `stop` is cancelled, then finishes what is under way or gives it back.
+/// Delivers subscriptions until `stop` is cancelled, then finishes or releases the messages in flight.
 pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: CancellationToken) {
     let mut subscriptions = SubscriptionSupervisor {
         process: process.clone(),
@@ -68,10 +68,10 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: Canc
     let ending = subscriptions.stop_all();
     tokio::pin!(ending);
     if tokio::time::timeout(grace, &mut ending).await.is_err() {
-        tracing::warn!("the grace is over, messages are given back");
+        tracing::warn!("the shutdown grace is over, releasing messages");
         process.hard_shutdown.cancel();
         if tokio::time::timeout(DRAIN_TIMEOUT, ending).await.is_err() {
-            tracing::error!("messages could not be given back in time: they wait for their deadline");
+            tracing::error!("messages could not be released in time: they wait for their deadline");
         }
     }
 }
@@ -79,13 +79,13 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: Canc
 struct SubscriptionSupervisor {
     process: Arc<PubsubProcess>,
     runners: HashMap<SubscriptionName, SubscriptionTask>,
-    /// What the list had when it was last seen.
+    /// The list when it was last read.
     last_list: Vec<(Subscription, String)>,
-    /// Runners of subscriptions that were removed.
+    /// Clean-ups after removed subscriptions.
     cleanups: TaskTracker,
 }
 
-/// A runner, and the subscription that it was made for.
+/// A runner and the subscription that it delivers.
 struct SubscriptionTask {
     subscription: Subscription,
     raw: String,
@@ -94,7 +94,7 @@ struct SubscriptionTask {
 }
 
 impl SubscriptionSupervisor {
-    /// Starts and stops runners so that there is one for each subscription that is active.
+    /// Starts and stops runners until there is one for each active subscription.
     async fn reconcile(&mut self) -> StoreResult<()> {
         let found = self.process.store.list().await?;
         if found.is_missing && !self.last_list.is_empty() {
@@ -103,7 +103,7 @@ impl SubscriptionSupervisor {
         self.last_list = found.subscriptions;
         let known: HashMap<&SubscriptionName, &String> =
             self.last_list.iter().map(|(subscription, stored)| (&subscription.name, stored)).collect();
-        // Paused ones have a runner that does nothing, so that what is under way ends in one place
+        // A paused subscription has an idle runner, so that messages in flight end in one place
         for (_, one) in self.runners.extract_if(|name, _| !known.contains_key(name)) {
             one.stop.cancel();
             self.cleanups.spawn(clean_up_deleted(self.process.clone(), one));
@@ -124,7 +124,7 @@ impl SubscriptionSupervisor {
         Ok(())
     }
 
-    /// Redis has lost the list: what this process knows of it is put back, unless another one was faster.
+    /// Redis lost the list: restores what this process knows, unless another process was faster.
     async fn restore(&mut self) -> StoreResult<()> {
         if self.process.store.restore(&self.last_list).await? {
             let names: Vec<&str> = self.last_list.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
@@ -152,7 +152,7 @@ impl SubscriptionSupervisor {
     }
 }
 
-/// Removes what a runner wrote of a subscription after that was removed: the last who served it leaves nothing.
+/// Deletes what a runner wrote after its subscription was removed: the last worker leaves nothing behind.
 async fn clean_up_deleted(process: Arc<PubsubProcess>, one: SubscriptionTask) {
     let name = &one.subscription.name;
     if let Err(error) = one.task.await {
@@ -171,7 +171,7 @@ async fn clean_up_deleted(process: Arc<PubsubProcess>, one: SubscriptionTask) {
     }
 }
 
-/// Delivers one subscription until it is stopped; begins when the runner before it has ended.
+/// Delivers one subscription until it is stopped. Starts when the previous runner has ended.
 async fn run_subscription(
     process: Arc<PubsubProcess>,
     subscription: Subscription,

@@ -1,6 +1,6 @@
-//! A channel in order: one worker has it, delivers one message at a time, and stays at one that fails until it passes or
-//! somebody goes on behind it. Which worker that is follows from which workers there are; should two think that it is theirs,
-//! the one that holds it is right.
+//! Ordered delivery: one worker owns a channel and delivers one message at a time. A failed message blocks the channel
+//! until it succeeds or somebody skips it. Every worker computes the owner from the list of live workers; if two
+//! consider themselves the owner, the one that holds the channel's claim is right.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,21 +22,21 @@ use super::{
 };
 use crate::targets::DeliveryError;
 
-/// How often a worker says that it is there, and after what silence it is not.
+/// How often a worker reports itself, and after what silence it counts as gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 const WORKER_TTL: Duration = Duration::from_secs(10);
-/// Another has a channel that should be this worker's: it is asked for again this soon.
+/// Delay before asking again for a channel that another worker still holds.
 const CLAIM_RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// Failures are tried again at least this often, whatever the policy says, unless the endpoint says when: nothing goes on behind
-/// them.
+/// Maximum delay before a failed message is tried again, unless the endpoint asks for more: the whole channel waits
+/// behind it.
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(5);
 
 /// Delivers until the runner is stopped.
-pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) {
+pub(super) async fn run(runner: Arc<SubscriptionRunner>, listener: MessageListener) {
     let (members, known) = watch::channel(None);
-    let door = Arc::new(door);
-    let reporting = tokio::spawn(run_heartbeat(runner.clone(), door.clone(), members));
-    channel_tasks::run(&runner, &door, |channel| {
+    let listener = Arc::new(listener);
+    let reporting = tokio::spawn(run_heartbeat(runner.clone(), listener.clone(), members));
+    channel_tasks::run(&runner, &listener, |channel| {
         let (runner, known) = (runner.clone(), known.clone());
         async move {
             let lane = OrderedChannel { runner, channel, workers: known };
@@ -45,14 +45,14 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) 
     })
     .await;
     if let Err(error) = reporting.await {
-        tracing::error!(%error, "reporting failed");
+        tracing::error!(%error, "worker heartbeat failed");
     }
 }
 
-/// Says that this worker is there until the runner is stopped, and looks who else is.
+/// Reports this worker and reads the list of live workers, until the runner is stopped.
 async fn run_heartbeat(
     runner: Arc<SubscriptionRunner>,
-    door: Arc<MessageListener>,
+    listener: Arc<MessageListener>,
     members: watch::Sender<Option<SubscriptionWorkers>>,
 ) {
     let (store, subscription) = (runner.store(), &runner.subscription);
@@ -61,7 +61,7 @@ async fn run_heartbeat(
             Ok(now) => {
                 let is_news = members.send_replace(Some(now.clone())) != Some(now);
                 if is_news {
-                    door.notify_all_channels();
+                    listener.notify_all_channels();
                 }
             }
             Err(error) => log_interruption("looking for other workers", &error),
@@ -83,7 +83,7 @@ struct OrderedChannel {
     workers: watch::Receiver<Option<SubscriptionWorkers>>,
 }
 
-/// How long a message waits that has failed so often.
+/// The delay after this many failed attempts.
 fn retry_delay(policy: &RetryPolicy, advice: RetryAdvice, attempt: u32) -> Duration {
     match advice {
         RetryAdvice::After(delay) => delay,
@@ -91,11 +91,11 @@ fn retry_delay(policy: &RetryPolicy, advice: RetryAdvice, attempt: u32) -> Durat
     }
 }
 
-/// What follows a message.
+/// The next step of a channel.
 enum OrderedStep {
-    /// The one behind it.
+    /// Deliver the next message.
     Continue(ClaimedChannel),
-    /// Nothing, for now.
+    /// Stop for now.
     Stop(RescheduleDelay),
 }
 
@@ -120,7 +120,7 @@ impl OrderedChannel {
         }
     }
 
-    /// Delivers what there is.
+    /// Delivers the available messages of a channel.
     async fn deliver_available(&self) -> StoreResult<RescheduleDelay> {
         let (runner, lease) = (&self.runner, self.runner.lease());
         let (store, subscription, channel) = (runner.store(), &runner.subscription, &self.channel);
@@ -141,7 +141,7 @@ impl OrderedChannel {
                 }
                 ClaimedChannel::NotOpened => match store.open_channel(subscription, channel).await? {
                     Some(_) => taken = store.claim_channel(subscription, channel, runner.worker(), lease).await?,
-                    // It rings when it has a history
+                    // A notification follows when it has a history
                     None => return Ok(None),
                 },
                 ClaimedChannel::Empty => return Ok(None),
@@ -197,7 +197,7 @@ impl OrderedChannel {
         Ok(OrderedStep::Stop(Some(Duration::ZERO)))
     }
 
-    /// Gives the channel back; its next message is tried after a while.
+    /// Releases the channel; its message is tried again after a delay.
     async fn block_channel(
         &self,
         held: &ChannelFence,
@@ -206,7 +206,7 @@ impl OrderedChannel {
     ) -> StoreResult<OrderedStep> {
         let (runner, channel) = (&self.runner, &self.channel);
         runner.store().block_channel(&runner.subscription, channel, runner.worker(), (held, delay, problem)).await?;
-        // When the channel is another's now there is nothing to wait for
+        // A channel that another worker owns now needs no delay
         let is_ours = !runner.stop.is_cancelled() && self.is_preferred_here();
         Ok(OrderedStep::Stop(is_ours.then_some(delay.max(Duration::from_millis(1)))))
     }

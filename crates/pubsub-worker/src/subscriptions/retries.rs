@@ -1,5 +1,5 @@
-//! Messages that were not delivered at once, on their way through the job engine: each is a job in the subscription's queue,
-//! and an attempt of that job delivers it again.
+//! Redelivers failed messages through the job engine: each is a job in the subscription's queue, and an attempt of
+//! that job is one delivery.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use worker::{
 use super::runner::{SubscriptionRunner, attempt_error};
 use crate::targets::DeliveryError;
 
-/// Delivers again until the runner is stopped, then finishes what it has.
+/// Redelivers until the runner is stopped, then finishes the running attempts.
 pub(super) async fn run(runner: Arc<SubscriptionRunner>) {
     let process = &runner.process;
     let queue = PulledQueue {
@@ -37,7 +37,7 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>) {
 async fn redeliver(runner: Arc<SubscriptionRunner>, claimed: ClaimedJob) {
     let settlement = deliver(&runner, &claimed).await;
     let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
-    // The attempt is this worker's until its lease is over, and then somebody else's
+    // This worker has the attempt until its lease expires, then another worker gets it
     let settled = settle(&runner.process.jobs, &claimed, &fence, &settlement, &runner.process.hard_shutdown).await;
     if matches!((settlement, settled), (Settlement::Complete, Some(SettlementOutcome::Recorded(_))))
         && let Err(error) = runner.store().record_recovery(&runner.subscription.name).await
@@ -56,7 +56,7 @@ async fn deliver(runner: &SubscriptionRunner, claimed: &ClaimedJob) -> Settlemen
             let error = AttemptError::new(code, code, message, attempt, local_now());
             Settlement::Fail { error, advice: RetryAdvice::Never }
         }
-        // Not when somebody asked for another attempt since: then attempts began here
+        // Unless somebody asked for a redelivery since: then attempts were started here
         Some(redelivery) if redelivery.is_permanent_failure && history.failures > 0 && history.started_at.is_none() => {
             Settlement::Discard
         }

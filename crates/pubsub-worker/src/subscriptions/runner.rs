@@ -1,4 +1,4 @@
-//! What all ways to deliver a subscription share: its target, its places, and what follows a failure.
+//! Shared by all delivery modes of a subscription: its target, its slots, and what follows a failure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,41 +28,41 @@ use tokio_util::sync::CancellationToken;
 use super::message_notifier::MessageNotifier;
 use crate::targets::{Deliverer, DeliveryAttempt, DeliveryContext, DeliveryError, DeliveryFailure};
 
-/// A worker may be silent this much longer than its longest delivery, before others take its messages.
+/// How much longer than its longest delivery a worker may stay silent before others reclaim its messages.
 const RECLAIM_GRACE: Duration = Duration::from_secs(5);
 
-/// A channel whose message was not tried asks for a place again this soon. Whoever gives places knows how long the target has to be
-/// left alone; nobody else does, and nothing has to be undone when it is another one.
+/// Maximum delay before a channel whose message was not tried asks for a slot again. Only `acquire_slots` knows how
+/// long the target must be left alone, so nothing needs an update when the target changes.
 pub(crate) const MAX_DEFERRAL: Duration = Duration::from_millis(500);
 
-/// What the subscriptions of a process share.
+/// What all subscriptions of a process share.
 pub(crate) struct PubsubProcess {
     pub(crate) store: Subscriptions,
     pub(crate) jobs: Jobs,
     pub(crate) delivery_context: DeliveryContext,
     pub(crate) notifier: MessageNotifier,
     pub(crate) long_poll: LongPoll,
-    /// The name by which it is known when it comes back.
+    /// The worker's configured name, which stays the same after a restart.
     pub(crate) instance: WorkerId,
-    /// A name that nobody else has or had.
+    /// A name that is unique to this process.
     pub(crate) consumer: WorkerId,
-    /// Since when it is there, on Redis's clock.
+    /// When this process started, by Redis's clock.
     pub(crate) started_at: Millis,
-    /// Workers that may vanish while they have a message.
+    /// Workers that may die with a message before it is a dead letter.
     pub(crate) crash_budget: u32,
-    /// Cancelled when the grace is over: what is under way is given back.
+    /// Cancelled when the shutdown grace is over: messages in flight are released.
     pub(crate) hard_shutdown: CancellationToken,
-    /// Looks for messages that are under way at a time: hundreds of subscriptions with hundreds of channels each that look all at
-    /// once must not wait for each other until their connection counts as broken.
+    /// Limits concurrent reads of channels: hundreds of subscriptions with hundreds of channels that read at once
+    /// would queue on the connection until it counts as broken.
     pub(crate) redis_read_permits: Semaphore,
-    /// Room for messages that are under way, in kibibytes.
+    /// Memory for messages in flight, in KiB.
     pub(crate) memory_budget: Arc<Semaphore>,
 }
 
-/// See [`Process::room`]: messages of a mebibyte, a thousand of them at a time, must not be more than a worker has memory for.
+/// See [`SubscriptionRunner::reserve_memory`]: a thousand messages of a mebibyte must not exhaust the worker's memory.
 pub(crate) const MEMORY_BUDGET_KIB: usize = 128 * 1024;
 
-/// See [`Process::looks`].
+/// See [`SubscriptionRunner::acquire_redis_read`].
 pub(crate) const MAX_CONCURRENT_REDIS_READS: usize = 16;
 
 /// Delivers one subscription.
@@ -75,7 +75,7 @@ pub(crate) struct SubscriptionRunner {
 }
 
 impl SubscriptionRunner {
-    /// Makes one; the error is for people.
+    /// Creates a runner; the error is a message for people.
     pub(crate) fn new(
         process: &Arc<PubsubProcess>,
         subscription: Arc<Subscription>,
@@ -95,13 +95,13 @@ impl SubscriptionRunner {
         &self.process.store
     }
 
-    /// Waits until there is room for so many bytes more; none when this runner stops.
+    /// Waits until there is memory for `bytes` more; none when this runner stops.
     pub(crate) async fn reserve_memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let room = self.process.memory_budget.clone().acquire_many_owned(kibibytes(bytes));
         self.stop.run_until_cancelled(room).await?.ok()
     }
 
-    /// Waits until this process may look into Redis once more. To be held while it does.
+    /// Waits for a permit to read from Redis; hold it during the read.
     pub(crate) async fn acquire_redis_read(&self) -> Option<SemaphorePermit<'_>> {
         self.process.redis_read_permits.acquire().await.ok()
     }
@@ -110,7 +110,7 @@ impl SubscriptionRunner {
         &self.process.consumer
     }
 
-    /// After so much silence a worker's messages are taken from it.
+    /// After this much silence a worker's messages are reclaimed.
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_millis(self.subscription.ack_deadline_ms) + RECLAIM_GRACE
     }
@@ -120,29 +120,29 @@ impl SubscriptionRunner {
         self.stop.run_until_cancelled(tokio::time::sleep(delay)).await
     }
 
-    /// Waits for a place, and until the target may be asked. Takes as many more as there are and the target has room for, up to
-    /// so many; none when this runner stops.
-    pub(crate) async fn acquire_slots(&self, most: usize) -> Option<Vec<OwnedSemaphorePermit>> {
-        let place = self.stop.run_until_cancelled(self.slots.clone().acquire_owned()).await?.ok()?;
+    /// Waits for a slot and until the target is available. Returns more permits if slots and target allow, up to
+    /// `max`; none when this runner stops.
+    pub(crate) async fn acquire_slots(&self, max: usize) -> Option<Vec<OwnedSemaphorePermit>> {
+        let permit = self.stop.run_until_cancelled(self.slots.clone().acquire_owned()).await?.ok()?;
         loop {
             let wait = match self.deliverer.availability() {
                 TargetAvailability::UnavailableFor(wait) => wait,
-                TargetAvailability::HalfOpen => return Some(vec![place]),
+                TargetAvailability::HalfOpen => return Some(vec![permit]),
                 TargetAvailability::Available => {
                     let more = std::iter::from_fn(|| self.try_acquire_slot());
-                    return Some(std::iter::once(place).chain(more).take(most).collect());
+                    return Some(std::iter::once(permit).chain(more).take(max).collect());
                 }
             };
             self.pause(wait).await?;
         }
     }
 
-    /// One more place, if there is one.
+    /// One more permit, if a slot is free.
     pub(crate) fn try_acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().try_acquire_owned().ok()
     }
 
-    /// Tries to deliver a message once, and notes what that says of the target.
+    /// Tries to deliver a message once and records the result for the target's availability.
     pub(crate) async fn deliver(
         &self,
         channel: &ChannelName,
@@ -196,9 +196,9 @@ impl SubscriptionRunner {
         }
     }
 
-    /// Lets a message go on as a job after an attempt that failed, or was not made, and after `earlier` ones that failed. Repeats
-    /// that until it is done: what comes out is false only when this runner stops before. Room that it takes up is given back when
-    /// that takes longer: others must not wait for a queue that takes nothing.
+    /// Hands a message to the retry queue as a job, after a failed or skipped attempt and after `earlier` failed ones.
+    /// Repeats until it is done; false only if this runner stops first. Frees the message's memory if it takes longer,
+    /// so that others do not wait for a queue that accepts nothing.
     pub(crate) async fn retry_as_job(
         &self,
         DeliveryAttempt { channel, message, attempt }: DeliveryAttempt<'_>,
@@ -216,7 +216,7 @@ impl SubscriptionRunner {
                 failures.push(attempt_error(failure, attempt));
                 match verdict {
                     RetryDecision::Retry(delay) => (delay, false),
-                    // It is shown as a dead letter, which only a job can become
+                    // Shown as a dead letter, which only a job can become
                     RetryDecision::Discard { .. } => (Duration::ZERO, true),
                 }
             }
@@ -242,7 +242,7 @@ impl SubscriptionRunner {
         }
     }
 
-    /// Makes the job; the inner error says why there cannot be one.
+    /// Enqueues the job; the inner error says why that is not possible.
     async fn enqueue_retry(
         &self,
         redelivery: &Redelivery,
@@ -257,21 +257,21 @@ impl SubscriptionRunner {
         };
         match self.process.jobs.enqueue(job, None, now).await? {
             Ok(_) | Err(EnqueueRefusal::Duplicate(_)) => Ok(Ok(())),
-            // Somebody closed the queue, or there are too many: that may change
+            // The queue may be closed or full: both may change
             Err(refused) => {
                 Err(StoreError::Damaged(format!("{} takes no job: {refused:?}", self.subscription.queue())))
             }
         }
     }
 
-    /// A message that can be neither delivered nor kept.
+    /// Drops a message that can be neither delivered nor stored.
     fn drop_message(&self, channel: &ChannelName, message: &StoredMessage, problem: &str) {
         let (name, id) = (&self.subscription.name, message.position);
-        tracing::error!(subscription = %name, %channel, %id, problem, "a message was given up");
+        tracing::error!(subscription = %name, %channel, %id, problem, "message dropped");
         metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
     }
 
-    /// Messages are missing that this subscription would have had.
+    /// Records that messages of this subscription are missing.
     pub(crate) fn record_gap(&self, channel: &ChannelName, gap: &Gap) {
         let name = &self.subscription.name;
         metrics::counter!("galley_subscription_gaps_total", "subscription" => name.to_string()).increment(1);
@@ -283,12 +283,12 @@ impl SubscriptionRunner {
     }
 }
 
-/// Kibibytes, begun ones counting as whole, within the room that there is.
+/// Converts bytes to KiB, rounded up, at most the whole budget.
 pub(crate) fn kibibytes(bytes: usize) -> u32 {
     u32::try_from((bytes / 1024 + 1).min(MEMORY_BUDGET_KIB)).unwrap_or(u32::MAX)
 }
 
-/// A failure as the history of a job has it.
+/// A failure as a job's history records it.
 pub(crate) fn attempt_error(failure: &DeliveryFailure, attempt: u32) -> Recorded {
     Recorded::new(&failure.code, &failure.code, &failure.message, attempt, local_now()).with_output(&failure.output)
 }

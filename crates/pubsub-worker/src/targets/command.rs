@@ -1,4 +1,4 @@
-//! To a program of this worker's configuration: `docs/commands.md` says what it gets and what its end means.
+//! Delivers to a program of this worker's configuration. `docs/commands.md` describes its input and exit.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) async fn deliver(
     (deadline, abandon): (Duration, &CancellationToken),
 ) -> Result<(), DeliveryError> {
     let Some(command) = commands.current().get(name) else {
-        // Another worker may know it, or this one after its file was read again
+        // Another worker may have the command, or this one after its file is reloaded
         let message = format!("this worker knows no command {name}");
         return Err(DeliveryFailure::error("command_unknown", message, RetryAdvice::ByPolicy));
     };

@@ -1,4 +1,4 @@
-//! To an endpoint: `docs/subscriptions.md` says what it gets, `docs/push.md` what its answers mean.
+//! Delivers to an HTTP endpoint. `docs/subscriptions.md` describes the request, `docs/push.md` the answers.
 
 use common::{id::JobId, json::Object, time};
 use delivery::http::{Endpoint, PushRequest, PushRetry};
@@ -10,9 +10,9 @@ use model::{
 
 use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
-/// "Gone": whoever listened there does not any more.
+/// HTTP 410, gone: the receiver wants no more messages.
 const STATUS_GONE: u16 = 410;
-/// The type of a message that is no event.
+/// The type of a message that is not an event.
 const DEFAULT_EVENT_TYPE: &str = "message";
 
 pub(super) async fn deliver(
@@ -31,7 +31,7 @@ pub(super) async fn deliver(
     };
     match endpoint.post(request).await {
         Ok(_) => Ok(()),
-        // It was not asked at all. Not all come back at the same moment
+        // Nothing was sent. Spread the retries so that they do not arrive at the same moment
         Err(error) if !error.was_sent && matches!(error.retry, PushRetry::After(_)) => {
             let PushRetry::After(delay) = error.retry else { return Ok(()) };
             Err(DeliveryError::Deferred { delay: delay.mul_f64(rand::random_range(1.0..1.5)), reason: error.message })
@@ -49,7 +49,7 @@ pub(super) async fn deliver(
     }
 }
 
-/// What an endpoint is told of a message beside its body.
+/// The headers that describe a message.
 fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> Vec<(String, String)> {
     let DeliveryAttempt { channel, message, attempt } = delivery;
     let (position, attempt) = (message.position.to_string(), attempt.to_string());
@@ -66,7 +66,7 @@ fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> 
     let attributes = message.attributes.as_deref().and_then(|text| serde_json::from_str::<Object>(text).ok());
     let is_structured = essence(content_type) == cloud_event::STRUCTURED_MEDIA_TYPE;
     match attributes {
-        // The body has them
+        // The body has the event's attributes
         Some(_) if is_structured => {}
         Some(attributes) => {
             for (name, value) in attributes.iter() {
@@ -90,7 +90,7 @@ fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> 
     headers
 }
 
-/// The same for every attempt, another one for every other message and subscription: receivers tell repetitions by it.
+/// Unique to a message and a subscription, and the same in every attempt: receivers recognize repetitions by it.
 fn webhook_id(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) -> String {
     let purpose = format!("webhook {} {channel} {}", subscription.name, message.position);
     JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), &subscription.queue(), &purpose)

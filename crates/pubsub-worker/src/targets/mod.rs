@@ -1,4 +1,4 @@
-//! Where a subscription's messages go: one attempt to deliver one of them.
+//! The targets of subscriptions: one attempt to deliver one message.
 
 mod command;
 mod http;
@@ -25,42 +25,42 @@ use tokio_util::sync::CancellationToken;
 
 use self::queue::QueueTargetClient;
 
-/// One attempt.
+/// One attempt to deliver a message.
 #[derive(Clone, Copy)]
 pub(crate) struct DeliveryAttempt<'a> {
     pub(crate) channel: &'a ChannelName,
     pub(crate) message: &'a StoredMessage,
-    /// Which attempt at this message it is, from 1.
+    /// The number of this attempt at the message, from 1.
     pub(crate) attempt: u32,
 }
 
 /// Why a message was not delivered.
 #[derive(Debug)]
 pub(crate) enum DeliveryError {
-    /// It was not tried: the target has to be left alone for so long, and no attempt is spent.
+    /// Not tried: the target must be left alone for this long. The attempt does not count.
     Deferred {
         delay: Duration,
         reason: String,
     },
     Failed(DeliveryFailure),
-    /// This process stops: somebody else delivers it.
+    /// This process stops: another worker delivers the message.
     Abandoned,
 }
 
-/// An attempt that failed.
+/// A failed attempt.
 #[derive(Debug)]
 pub(crate) struct DeliveryFailure {
     pub(crate) code: String,
     pub(crate) message: String,
     pub(crate) advice: RetryAdvice,
-    /// The end of what a program wrote for people.
+    /// The end of a program's stderr.
     pub(crate) output: String,
-    /// The target says that it is there no more.
+    /// The target answered that it no longer exists.
     pub(crate) is_gone: bool,
 }
 
 impl DeliveryFailure {
-    /// One after which no other attempt makes sense.
+    /// A failure after which no retry makes sense.
     pub(crate) fn permanent(code: &str, message: impl Into<String>) -> DeliveryError {
         Self::error(code, message, RetryAdvice::Never)
     }
@@ -84,33 +84,33 @@ enum TargetClient {
     Log,
 }
 
-/// What deliverers are made with.
+/// What a deliverer needs from its process.
 pub(crate) struct DeliveryContext {
     pub(crate) jobs: Jobs,
     pub(crate) commands: Arc<Reloadable<Commands>>,
-    /// How others are reached, or why they cannot be.
+    /// The network for HTTP targets, or why it is not available.
     pub(crate) network: Result<Network, String>,
     pub(crate) allow_private: bool,
 }
 
 impl Deliverer {
-    /// Makes one; the error is for people.
-    pub(crate) fn new(subscription: &Arc<Subscription>, means: &DeliveryContext) -> Result<Self, String> {
+    /// Creates a deliverer; the error is a message for people.
+    pub(crate) fn new(subscription: &Arc<Subscription>, context: &DeliveryContext) -> Result<Self, String> {
         let live = match &subscription.deliver {
             SubscriptionTarget::Http(target) => {
-                let network = means.network.as_ref().map_err(Clone::clone)?;
-                TargetClient::Http(Box::new(Endpoint::for_target(target, means.allow_private, network)?))
+                let network = context.network.as_ref().map_err(Clone::clone)?;
+                TargetClient::Http(Box::new(Endpoint::for_target(target, context.allow_private, network)?))
             }
             SubscriptionTarget::Queue(target) => {
-                TargetClient::Queue(Box::new(QueueTargetClient::new(target.clone(), means.jobs.clone())))
+                TargetClient::Queue(Box::new(QueueTargetClient::new(target.clone(), context.jobs.clone())))
             }
-            SubscriptionTarget::Command(name) => TargetClient::Command(name.clone(), means.commands.clone()),
+            SubscriptionTarget::Command(name) => TargetClient::Command(name.clone(), context.commands.clone()),
             SubscriptionTarget::Log {} => TargetClient::Log,
         };
         Ok(Self { subscription: subscription.clone(), client: live })
     }
 
-    /// Messages that it takes at a time.
+    /// Maximum number of messages in delivery at a time.
     pub(crate) fn max_concurrency(&self) -> usize {
         let most = self.subscription.max_in_flight;
         match &self.subscription.deliver {
@@ -119,7 +119,7 @@ impl Deliverer {
         }
     }
 
-    /// How many messages there is room for.
+    /// How many messages the target accepts now.
     pub(crate) fn availability(&self) -> TargetAvailability {
         match &self.client {
             TargetClient::Http(endpoint) => endpoint.availability(),
@@ -128,7 +128,7 @@ impl Deliverer {
         }
     }
 
-    /// Tries once, no longer than the subscription allows. When `abandon` is cancelled it ends soon.
+    /// Tries once, within the subscription's timeout. Ends soon after `abandon` is cancelled.
     pub(crate) async fn deliver(
         &self,
         delivery: DeliveryAttempt<'_>,
@@ -142,7 +142,7 @@ impl Deliverer {
             TargetClient::Queue(queue) => {
                 with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await
             }
-            // A program is told to end, and waited for
+            // Stops the program and waits for its exit
             TargetClient::Command(name, commands) => {
                 command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await
             }

@@ -1,4 +1,4 @@
-//! Into a queue, as a job: whoever works there has it exactly once, however often this is tried.
+//! Delivers into a queue as a job. Repeated deliveries of a message create one job.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -20,13 +20,13 @@ use tokio::time::Instant;
 
 use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
-/// A queue that takes nothing now is asked again after this long.
+/// Delay before a queue that refuses jobs is asked again.
 const QUEUE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct QueueTargetClient {
     target: QueueTarget,
     jobs: Jobs,
-    /// It took nothing, and is left alone until then.
+    /// The queue refused a job and is left alone until then.
     unavailable_until: Mutex<Option<Instant>>,
 }
 
@@ -67,7 +67,7 @@ impl QueueTargetClient {
     }
 }
 
-/// The trace that an event belongs to, if it says so (the distributed tracing extension of `CloudEvents`).
+/// The trace of an event, from the distributed tracing extension of `CloudEvents`.
 fn traceparent(DeliveryAttempt { message, .. }: DeliveryAttempt<'_>) -> Option<String> {
     let attributes: serde_json::Value = serde_json::from_str(message.attributes.as_deref()?).ok()?;
     let text = attributes.get("traceparent")?.as_str()?;

@@ -1,4 +1,4 @@
-//! Channels whose number of readers changed since it was published.
+//! Channels whose number of readers changed since the last update to Redis.
 
 use std::{
     collections::HashSet,
@@ -7,7 +7,7 @@ use std::{
 
 use common::name::ChannelName;
 
-/// Channels that more or fewer read than when somebody last looked.
+/// Channels whose local number of readers changed since the last `take`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ChangedChannels(Arc<Mutex<HashSet<ChannelName>>>);
 

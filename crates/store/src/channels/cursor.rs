@@ -1,5 +1,5 @@
-//! Where one reader is in one channel: at a number in the ring while it keeps up, else at a position in the history, page
-//! by page, until it has caught up. It waits for nobody and nobody waits for it.
+//! One reader's position in one channel: a number in the ring while it keeps up, else a position in the history, page
+//! by page, until it has caught up. Readers never wait for each other.
 
 use std::{
     collections::VecDeque,
@@ -21,26 +21,26 @@ use crate::{log_interruption, next_reconnect_delay, reconnect_delays};
 use common::name::ChannelName;
 use model::message::{Position, continuity::Gap};
 
-/// Messages that one reader who is behind holds at a time.
+/// Maximum number of messages in one page of a reader that is behind.
 const CURSOR_PAGE_SIZE: usize = 32;
-/// Their bytes; one message may be longer.
+/// Maximum bytes of such a page; a single message may be larger.
 const MAX_CURSOR_PAGE_BYTES: usize = 128 * 1024;
-/// If the ring cannot be joined though the history is read: look again after that long.
+/// Delay before the history is read again if the reader cannot join the ring.
 const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a reader is told.
+/// What a reader receives.
 #[derive(Debug, Clone)]
 pub enum ReaderEvent {
     /// A message.
     Message(Arc<EncodedMessage>),
-    /// Messages are missing: not kept any more, or lost.
+    /// Messages are missing: trimmed or lost.
     Gap {
-        /// Where.
+        /// The channel.
         channel: ChannelName,
-        /// Which.
+        /// The range that is missing.
         gap: Gap,
     },
-    /// A pattern fits one more channel than can be read at a time: it is not read.
+    /// A pattern matches more channels than one reader may have: this one is not read.
     ChannelSkipped(ChannelName),
     /// The process stops.
     Stopped,
@@ -49,9 +49,9 @@ pub enum ReaderEvent {
 pub(super) struct ChannelCursor {
     hub: Arc<ChannelHubInner>,
     guard: ReaderGuard,
-    /// Where it waits for changes of the ring.
+    /// The reader's slot among the waiters of the ring.
     waiter_id: usize,
-    /// Everything up to here was told.
+    /// Everything up to this position was delivered.
     after: Position,
     pending: VecDeque<ReaderEvent>,
     source: CursorSource,
@@ -63,14 +63,14 @@ enum CursorSource {
     Ring(u64),
     /// The history.
     History,
-    /// A page of it is read by a task of its own: a reader whose client takes nothing is not polled, and would keep its turn
-    /// from others.
+    /// A page of the history, read by a separate task: a reader whose client accepts nothing is not polled, and would
+    /// keep a read permit from others.
     ReadingPage(AbortOnDropHandle<CursorPageRead>),
-    /// The history, when the ring has changed since, or after a while.
+    /// The history, once the ring has changed or the delay is over.
     Waiting(u64, Pin<Box<Sleep>>),
 }
 
-/// What was read, and what the ring was like before.
+/// A page that was read, and the state of the ring before.
 struct CursorPageRead {
     page: ChannelPage,
     generation: u64,
@@ -78,20 +78,20 @@ struct CursorPageRead {
 }
 
 impl ChannelCursor {
-    /// Begins behind a position.
+    /// Starts after a position.
     pub(super) fn new(inner: &Arc<ChannelHubInner>, guard: ReaderGuard, after: Position) -> Self {
         let waiter_id = guard.0.ring().register_waiter();
         Self { hub: inner.clone(), guard, waiter_id, after, pending: VecDeque::new(), source: CursorSource::History }
     }
 
-    /// Whether it has a page of the history, or is about to.
+    /// Whether it has a page of the history or reads one.
     pub(super) fn has_page(&self) -> bool {
         !self.pending.is_empty() || matches!(self.source, CursorSource::ReadingPage(_))
     }
 
-    /// Keeps nothing ready of what was read and not told: it is read again when somebody asks.
+    /// Discards messages that were read and not delivered: they are read again later.
     pub(super) fn discard_pending(&mut self) {
-        // Behind a gap without a message it has moved on: nobody would find that gap again
+        // After a gap without a message the position has advanced: nobody would find that gap again
         let is_gap_alone = matches!(self.pending.make_contiguous(), [ReaderEvent::Gap { .. }]);
         if self.has_page() && !is_gap_alone {
             self.pending = VecDeque::new();
@@ -99,7 +99,8 @@ impl ChannelCursor {
         }
     }
 
-    /// What comes next. Whoever polled last is woken when there may be something, and when the hub stops; but not when it would
+    /// Polls for the next event. The last waker is woken when there may be one and when the hub stops, but not when
+    /// that would need a page read and `may_read` is false.
     /// have to read a page and may not.
     pub(super) fn poll_next(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<ReaderEvent> {
         loop {
@@ -137,12 +138,12 @@ impl ChannelCursor {
                     self.source = CursorSource::ReadingPage(AbortOnDropHandle::new(self.hub.runtime.spawn(read)));
                 }
                 CursorSource::ReadingPage(reading) => {
-                    // The hub may stop meanwhile
+                    // The hub may have stopped meanwhile
                     self.guard.0.ring().set_waker(self.waiter_id, cx.waker());
                     let Poll::Ready(read) = Pin::new(reading).poll(cx) else { return Poll::Pending };
                     self.source = match read {
                         Ok(read) => self.accept_page(read),
-                        // It failed, or the process ends
+                        // The read failed, or the process ends
                         Err(_) => wait_for_change(0),
                     };
                 }
@@ -160,10 +161,10 @@ impl ChannelCursor {
         }
     }
 
-    /// Takes a page in; where what is behind it comes from.
+    /// Takes over a page and returns where the next message comes from.
     fn accept_page(
         &mut self,
-        CursorPageRead { page, generation: era, change_count: changes }: CursorPageRead,
+        CursorPageRead { page, generation, change_count: changes }: CursorPageRead,
     ) -> CursorSource {
         let name = &self.guard.0.name;
         if let Some(gap) = page.gap(self.after) {
@@ -178,12 +179,12 @@ impl ChannelCursor {
         }
         let (number, is_followed) = {
             let ring = self.guard.0.ring();
-            (ring.join(page.read_up_to, era), ring.is_initialized())
+            (ring.join(page.read_up_to, generation), ring.is_initialized())
         };
         match number {
             Some(number) => return CursorSource::Ring(number),
             None if !self.pending.is_empty() => return CursorSource::History,
-            // The ring has gone on meanwhile, or goes by a history that is gone
+            // The ring has advanced meanwhile, or follows a history that is gone
             None if is_followed => self.hub.repair(&self.guard.0, None),
             None => {}
         }
@@ -204,7 +205,7 @@ impl Drop for ChannelCursor {
 async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, after: Position) -> CursorPageRead {
     let mut delays = reconnect_delays();
     loop {
-        let (era, changes) = {
+        let (generation, changes) = {
             let ring = followed.ring();
             (ring.generation, ring.change_count)
         };
@@ -216,7 +217,7 @@ async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, aft
                 .await
         };
         match page {
-            Ok(page) => return CursorPageRead { page, generation: era, change_count: changes },
+            Ok(page) => return CursorPageRead { page, generation, change_count: changes },
             Err(error) => {
                 log_interruption("reading a channel", &error);
                 tokio::time::sleep(next_reconnect_delay(&mut delays)).await;

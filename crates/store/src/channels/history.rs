@@ -1,4 +1,4 @@
-//! The history of a channel, page by page. A page says whether anything is missing before it.
+//! Reads the history of a channel page by page. A page says whether messages are missing before it.
 
 use std::collections::HashMap;
 
@@ -12,28 +12,28 @@ use model::message::{
     continuity::{self, Continuity, Gap, HistoryNeighbors},
 };
 
-/// Bytes of messages after which a page ends: it has one message at least, however long that is.
+/// Maximum bytes of a page; a page has at least one message, however large.
 pub const MAX_PAGE_BYTES: usize = 1 << 20;
-/// Epochs that are looked through for a time; each is a restart of Redis.
+/// Maximum number of epochs to search for a time; each is a restart of Redis.
 const MAX_EPOCHS: usize = 1000;
-/// What the rate of a channel is counted over, in milliseconds.
+/// The window for a channel's message rate, in milliseconds.
 const RATE_WINDOW_MS: Millis = 60_000;
 
 /// A page of a history.
 #[derive(Debug)]
 pub struct ChannelPage {
-    /// Whether anything is missing behind the position that was asked for.
+    /// Whether messages are missing after the requested position.
     pub continuity: Continuity,
     /// The messages, oldest first.
     pub messages: Vec<StoredMessage>,
-    /// Everything up to here was read.
+    /// Everything up to this position was read.
     pub read_up_to: Position,
-    /// There is more behind it.
+    /// Whether more messages follow.
     pub has_more: bool,
 }
 
 impl ChannelPage {
-    /// What is missing behind `asked`, if anything is or may be.
+    /// What is or may be missing after `asked`.
     #[must_use]
     pub fn gap(&self, asked: Position) -> Option<Gap> {
         match self.continuity {
@@ -48,25 +48,25 @@ impl ChannelPage {
 
 type HistoryEntries = Vec<(String, Value)>;
 
-/// What is known of a channel.
+/// Statistics of a channel.
 #[derive(Debug)]
 pub struct ChannelInfo {
-    /// The newest position there ever was.
+    /// The newest position ever.
     pub head: Position,
-    /// The oldest message that is kept.
+    /// The oldest stored message.
     pub oldest: Option<Position>,
-    /// Messages that are kept.
+    /// Number of stored messages.
     pub length: u64,
-    /// Memory that they take in Redis, about.
+    /// Approximate memory of the messages in Redis, in bytes.
     pub bytes: u64,
-    /// When the newest that is kept was published.
+    /// When the newest stored message was published.
     pub last_published_at: Option<Millis>,
-    /// Messages published in the last minute. Where less than a minute is kept: as many as that would be in a minute.
+    /// Messages published in the last minute; extrapolated if less than a minute is stored.
     pub per_minute: u64,
 }
 
 impl Channels {
-    /// The messages behind a position, at most so many.
+    /// Reads at most `limit` messages after a position.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -74,21 +74,21 @@ impl Channels {
         &self,
         channel: &ChannelName,
         after: Position,
-        most: usize,
+        max: usize,
     ) -> StoreResult<ChannelPage> {
-        self.read_channel_page_bounded(channel, after, most, MAX_PAGE_BYTES).await
+        self.read_channel_page_bounded(channel, after, max, MAX_PAGE_BYTES).await
     }
 
-    /// The same with a limit of bytes; one message may be longer.
+    /// Like [`Channels::read_channel_page`], with a limit in bytes; a single message may be larger.
     pub(super) async fn read_channel_page_bounded(
         &self,
         channel: &ChannelName,
         after: Position,
-        most: usize,
+        max: usize,
         bytes: usize,
     ) -> StoreResult<ChannelPage> {
         let mut call = script::READ_PAGE.key(keys::channel_history(channel));
-        call.arg(after.to_string()).arg(most).arg(bytes);
+        call.arg(after.to_string()).arg(max).arg(bytes);
         let (head, is_kept, before, is_more, entries): (String, bool, String, bool, Vec<(String, Value)>) =
             call.invoke_async(&mut self.redis.clone()).await?;
         let positions: Vec<Position> = entries.iter().filter_map(|(id, _)| id.parse().ok()).collect();
@@ -110,7 +110,7 @@ impl Channels {
         })
     }
 
-    /// Where to begin in order to get what was published at that time and later.
+    /// The position before the first message published at that time or later.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -118,7 +118,8 @@ impl Channels {
         Ok(self.find_position_at(channel, at).await?.map_or(Position::START, |(position, _)| position))
     }
 
-    /// The same for somebody who asks for what is kept, and misses nothing that is not.
+    /// Like [`Channels::channel_position_at`], but never before the oldest stored message, so that trimmed messages
+    /// are no gap.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -129,7 +130,7 @@ impl Channels {
         }
     }
 
-    /// Where to begin in order to get everything that is kept, and nothing else.
+    /// The position before the oldest stored message.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -141,7 +142,7 @@ impl Channels {
         match first {
             Some(Position { sequence: 0, .. }) => Ok(Position::START),
             Some(Position { epoch, sequence }) => Ok(Position { epoch, sequence: sequence - 1 }),
-            // All of it may have been trimmed
+            // All messages may have been trimmed
             None => Ok(self.channel_head(channel).await?.unwrap_or(Position::START)),
         }
     }
@@ -152,12 +153,12 @@ impl Channels {
         Ok(found.map(|(position, count)| (position.parse().unwrap_or(Position::START), count)))
     }
 
-    /// The newest position there ever was in a channel.
+    /// The newest position ever in a channel; none if it has no history.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn channel_head(&self, channel: &ChannelName) -> StoreResult<Option<Position>> {
-        // A page that asks for nothing
+        // Read a page of zero messages
         let mut call = script::READ_PAGE.key(keys::channel_history(channel));
         call.arg(Position::START.to_string()).arg(0).arg(0);
         let (head, _, _, _, _): (String, Value, Value, Value, Value) =
@@ -165,7 +166,7 @@ impl Channels {
         Ok(head.parse().ok())
     }
 
-    /// What is known of a channel; none if it has no history.
+    /// Statistics of a channel; none if it has no history.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -197,7 +198,7 @@ impl Channels {
         }))
     }
 
-    /// The time on Redis's clock, by which messages are dated.
+    /// The time by Redis's clock, which dates messages.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -206,7 +207,7 @@ impl Channels {
     }
 }
 
-/// How many messages come in a minute, given how many of the last are kept and which of all is the oldest.
+/// Messages per minute, from the number of messages in the window and the oldest stored one.
 fn messages_per_minute(kept: u64, oldest: &StoredMessage, now: Millis) -> u64 {
     let age = (now - oldest.published_at).max(1);
     let is_trimmed = oldest.position.sequence > 0;
@@ -217,7 +218,7 @@ fn messages_per_minute(kept: u64, oldest: &StoredMessage, now: Millis) -> u64 {
     u64::try_from(per_minute).unwrap_or(u64::MAX)
 }
 
-/// A message out of the history. One that Galley did not write may have anything in it.
+/// Parses a message of the history. An entry that Galley did not write may contain anything.
 pub(crate) fn parse_stored_message(id: &str, fields: Value) -> Option<StoredMessage> {
     let position = id.parse().ok()?;
     let mut fields = HashMap::<String, Vec<u8>>::from_redis_value(fields).unwrap_or_default();

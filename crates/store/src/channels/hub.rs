@@ -1,9 +1,9 @@
-//! Many readers of many channels, one subscription: a task hears every channel that anybody reads, once, and puts its
-//! messages into the ring of that channel.
+//! Serves many readers of many channels with one subscription: a task receives every channel that is read, once, and
+//! appends its messages to that channel's ring.
 //!
-//! Pub/sub may lose messages. So the task looks whether positions follow one another, and reads in the history what is
-//! missing: when they do not, when a channel is heard anew, and every `channels.sweep_ms`, because the last message of all is
-//! missed by nobody. What cannot be read any more is a gap, which each reader finds in the history by itself.
+//! Pub/sub may lose messages. So the task checks that positions are contiguous and repairs from the history: when they
+//! are not, when a channel is subscribed again, and every `channels.sweep_ms`, because nothing follows a lost last
+//! message. Messages that cannot be read any more are a gap, which each reader finds in the history.
 
 use std::{
     collections::HashMap,
@@ -38,43 +38,43 @@ use crate::{
 use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::{Position, StoredMessage, plain_to_json};
 
-/// Messages heard and not looked at yet; their bytes are bounded too. More are dropped, and then read in the history.
+/// Maximum number of unprocessed messages; their bytes are bounded too. More are dropped and read from the history.
 const NOTIFICATION_BUFFER: usize = 1024;
-/// A channel is heard this much longer than somebody reads it.
+/// How long a channel stays subscribed after its last reader left.
 const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(10);
-/// Pages of histories that are read at a time, for all readers together.
+/// Maximum number of concurrent page reads, for all readers together.
 const MAX_CONCURRENT_PAGE_READS: usize = 16;
-/// Messages read in one go to fill a gap.
+/// Maximum number of messages in one read of a repair.
 const REPAIR_PAGE_SIZE: usize = 100;
-/// Names of new channels that wait for readers of patterns.
+/// Maximum number of unread batches of new channel names, for readers of patterns.
 const CHANNEL_NAMES_BUFFER: usize = 64;
 
-/// Hears channels for many readers. Clone it freely.
+/// Receives channels for many readers. Cheap to clone.
 #[derive(Clone)]
 pub struct ChannelHub(pub(super) Arc<ChannelHubInner>);
 
 pub(super) struct ChannelHubInner {
-    /// By which others know it.
+    /// Identifies this process to other gateways.
     pub(super) gateway_id: Uuid,
     pub(super) channels: Channels,
     pub(super) settings: Arc<ChannelSettings>,
     pub(super) stop: CancellationToken,
-    /// As `stop`, but costs readers nothing to look at. All are woken after it was set.
+    /// Like `stop`, but cheap to check for readers. All readers are woken after it is set.
     pub(super) is_stopped: AtomicBool,
     pub(super) page_permits: Semaphore,
-    /// Where pages are read.
+    /// The runtime for page reads.
     pub(super) runtime: Handle,
     pub(super) reader_count: AtomicUsize,
-    /// Names that are new, or all of them when some may have been missed.
+    /// New channel names, or all names when some may have been missed.
     pub(super) channel_names: broadcast::Sender<Arc<Vec<ChannelName>>>,
     active_channels: Mutex<HashMap<ChannelName, Arc<ChannelState>>>,
-    /// Channels that more or fewer read than a moment ago.
+    /// Channels whose number of readers changed.
     pub(super) changed_channels: ChangedChannels,
     subscribed_channels: Topics,
     budget: RingBudget,
 }
 
-/// A channel that somebody reads, or did a moment ago.
+/// A channel with readers now or a moment ago.
 pub(super) struct ChannelState {
     pub(super) name: ChannelName,
     ring: Mutex<MessageRing>,
@@ -82,7 +82,7 @@ pub(super) struct ChannelState {
     changed_channels: ChangedChannels,
 }
 
-/// A reader's hold on a channel.
+/// Counts as a reader of a channel until it is dropped.
 pub(super) struct ReaderGuard(pub(super) Arc<ChannelState>);
 
 impl Drop for ReaderGuard {
@@ -99,9 +99,9 @@ impl ChannelState {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has all readers look again.
+    /// Wakes all readers.
     fn wake_readers(&self) {
-        // Woken readers want the ring
+        // Woken readers lock the ring, so do not hold it here
         let waiting = self.ring().take_wakers();
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -149,19 +149,19 @@ impl ChannelHubInner {
         self.active_channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many read a channel here.
+    /// The number of readers of a channel in this process.
     pub(super) fn local_readers(&self, channel: &ChannelName) -> usize {
         self.active_channels().get(channel).map_or(0, |followed| followed.readers().0)
     }
 
-    /// How many read here, of so many of the channels that anybody reads.
-    pub(super) fn local_reader_counts(&self, most: usize) -> HashMap<ChannelName, usize> {
+    /// The number of readers in this process, for at most `max` channels.
+    pub(super) fn local_reader_counts(&self, max: usize) -> HashMap<ChannelName, usize> {
         let all = self.active_channels();
         let readers = all.iter().map(|(name, followed)| (name, followed.readers().0));
-        readers.filter(|(_, readers)| *readers > 0).take(most).map(|(name, readers)| (name.clone(), readers)).collect()
+        readers.filter(|(_, readers)| *readers > 0).take(max).map(|(name, readers)| (name.clone(), readers)).collect()
     }
 
-    /// Follows a channel for one more reader.
+    /// Adds a reader of a channel, and follows the channel if it is the first.
     pub(super) fn add_reader(&self, name: &ChannelName) -> ReaderGuard {
         let mut all = self.active_channels();
         let new = || {
@@ -174,7 +174,7 @@ impl ChannelHubInner {
         };
         let followed = all.entry(name.clone()).or_insert_with(new).clone();
         followed.readers().0 += 1;
-        // From the same moment on: a message that is heard without its position is told as somebody else's
+        // Subscribe to both at the same moment: a copy whose original was not received looks like a plain message
         let bare = self.settings.plain_channels.contains(name).then(|| name.to_string());
         self.subscribed_channels.add_all(bare.into_iter().chain([keys::live_messages(name)]));
         drop(all);
@@ -182,7 +182,7 @@ impl ChannelHubInner {
         ReaderGuard(followed)
     }
 
-    /// Hears of channels that are new.
+    /// Subscribes to the names of new channels.
     pub(super) fn subscribe_to_new_channels(&self) {
         self.subscribed_channels.add(keys::CHANNELS.to_owned());
     }
@@ -196,7 +196,7 @@ impl ChannelHubInner {
             followed.wake_readers();
         }
         if let Err(error) = noting.await {
-            tracing::error!(%error, "noting how many read channels failed");
+            tracing::error!(%error, "publishing reader counts failed");
         }
     }
 
@@ -223,12 +223,12 @@ impl ChannelHubInner {
                 }
                 None => return,
             }
-            // What found no room is in the history
+            // Dropped messages are in the history
             self.handle_subscribed(&inbox.take_dropped_channels());
         }
     }
 
-    /// Channels are heard from now on: what came before is in the history.
+    /// Channels are received from now on: earlier messages are in the history.
     fn handle_subscribed(self: &Arc<Self>, channels: &[String]) {
         for channel in channels {
             let followed =
@@ -265,7 +265,7 @@ impl ChannelHubInner {
         }
     }
 
-    /// What somebody published with plain Redis is handed on to those who are there, and kept nowhere.
+    /// Delivers a message from a plain Redis publisher to the current readers; it is not stored.
     fn handle_plain_message(&self, channel: &str, payload: &[u8]) {
         let Some(followed) =
             channel.parse().ok().and_then(|name: ChannelName| self.active_channels().get(&name).cloned())
@@ -277,12 +277,12 @@ impl ChannelHubInner {
         followed.wake_readers();
     }
 
-    /// Reads in the history what may be missing, unless that is under way.
+    /// Repairs a channel from the history, unless a repair is running.
     pub(super) fn repair(self: &Arc<Self>, followed: &Arc<ChannelState>, wanted: Option<Position>) {
         let mut ring = followed.ring();
         ring.repair_target = ring.repair_target.max(wanted);
         if std::mem::replace(&mut ring.is_repairing, true) {
-            // Whoever reads does so once more
+            // The running repair reads once more
             ring.repair_target = ring.repair_target.or(Some(Position::START));
             return;
         }
@@ -337,7 +337,7 @@ impl ChannelHubInner {
         }
     }
 
-    /// Channels that nobody has read for a while are not heard any more.
+    /// Unsubscribes from channels without readers for a while.
     fn unsubscribe_unread(&self) {
         let mut all = self.active_channels();
         all.retain(|name, followed| {
@@ -352,7 +352,7 @@ impl ChannelHubInner {
         metrics::gauge!("galley_channels_followed").set(u32::try_from(all.len()).unwrap_or(u32::MAX));
     }
 
-    /// Looks for messages that nobody heard, and for channels that nobody heard of.
+    /// Finds messages and channels whose notifications were lost.
     async fn sweep(self: Arc<Self>) {
         let all: Vec<Arc<ChannelState>> = self.active_channels().values().cloned().collect();
         for followed in all {
@@ -367,7 +367,7 @@ impl ChannelHubInner {
         }
     }
 
-    /// Channels there are, and those where plain publishers are heard: they need no history.
+    /// All channels, and those with plain publishers, which need no history.
     pub(super) async fn readable_channels(&self) -> StoreResult<Vec<ChannelName>> {
         let mut names = self.channels.all_channels().await?;
         let plain: Vec<ChannelName> =

@@ -1,7 +1,8 @@
-//! The newest messages of a channel, for all of its readers at once: a reader is a number in here, not a queue.
+//! The newest messages of a channel, shared by all of its readers: a reader is a number in the ring, not a queue.
 //!
-//! Invariant: behind `base` nothing is missing up to `head`. Whatever breaks that empties the ring and begins a new era, and
-//! readers find out in the history what it means for them. Bounded in bytes, alone and together with all other rings.
+//! Invariant: between `base` and `head` no message is missing. Whatever breaks that empties the ring and starts a new
+//! generation, and readers find out from the history what they missed. Bounded in bytes, for each ring and for all
+//! rings together.
 
 use std::{
     collections::VecDeque,
@@ -19,24 +20,24 @@ use slab::Slab;
 use common::name::ChannelName;
 use model::message::Position;
 
-/// Memory of a message besides its text, about.
+/// Approximate memory of a message besides its text, in bytes.
 const OVERHEAD_BYTES: usize = 256;
 
-/// A message as readers get it.
+/// A message in the form that readers receive.
 #[derive(Debug)]
 pub struct EncodedMessage {
     /// Its channel.
     pub channel: ChannelName,
-    /// Its position; none if it was published with plain Redis.
+    /// Its position; none if a plain Redis client published it.
     pub position: Option<Position>,
-    /// Made once for all readers: the event, and where in it the fields without the id and the message begin.
+    /// Encoded once for all readers: the event, and where the fields without id and the message begin in it.
     event: Bytes,
     id_len: usize,
     json_range: Range<usize>,
 }
 
 impl EncodedMessage {
-    /// A message that clients see as `json`, which must be on one line.
+    /// Encodes a message that clients see as `json`, which must be a single line.
     pub(super) fn new(channel: ChannelName, position: Option<Position>, json: &str) -> Self {
         let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
         let begin = format!("{id}event: message\ndata: ");
@@ -45,13 +46,13 @@ impl EncodedMessage {
         Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end }
     }
 
-    /// The message as clients see it, on one line.
+    /// The message as clients see it, on a single line.
     #[must_use]
     pub fn json(&self) -> &str {
         std::str::from_utf8(&self.event[self.json_range.clone()]).unwrap_or_default()
     }
 
-    /// The same as a server-sent event, with its position as id if it has one.
+    /// The message as a server-sent event; its id is the position.
     #[must_use]
     pub fn event(&self) -> Bytes {
         self.event.clone()
@@ -64,14 +65,14 @@ impl EncodedMessage {
     }
 }
 
-/// What a ring may hold.
+/// Limits of a ring.
 #[derive(Debug, Clone)]
 pub(super) struct RingBudget {
-    /// Bytes of one ring.
+    /// Maximum bytes of one ring.
     pub(super) max_ring_bytes: usize,
-    /// Bytes of all together.
+    /// Maximum bytes of all rings.
     pub(super) max_total_bytes: usize,
-    /// Bytes in all of them now.
+    /// Current bytes of all rings.
     pub(super) used_bytes: Arc<AtomicUsize>,
 }
 
@@ -82,26 +83,26 @@ pub(super) struct MessageRing {
     first_number: u64,
     bytes: usize,
     budget: RingBudget,
-    /// What is later than this and at most `head` is in the ring; none until the channel is followed.
+    /// Messages after this position up to `head` are in the ring; none until the channel is followed.
     base: Option<Position>,
-    /// The newest position that went through.
+    /// The newest position that was received.
     pub(super) head: Option<Position>,
-    /// Grows when positions lose their meaning.
+    /// Incremented when numbers become invalid.
     pub(super) generation: u64,
-    /// The newest position heard of while the history is being read.
+    /// The newest position received while the history is read.
     pub(super) repair_target: Option<Position>,
     pub(super) is_repairing: bool,
-    /// Grows whenever readers should look again.
+    /// Incremented when readers should check again.
     pub(super) change_count: u64,
-    /// One place for each reader; who is in it is woken by the next change.
+    /// One slot for each reader; the next change wakes its waker.
     wakers: Slab<Option<Waker>>,
 }
 
-/// What is at a number.
+/// What the ring has at a number.
 pub(super) enum RingRead {
     Message(Arc<EncodedMessage>),
     Empty,
-    /// It has left the ring.
+    /// No longer in the ring.
     Evicted,
 }
 
@@ -122,16 +123,16 @@ impl MessageRing {
         }
     }
 
-    /// Begins behind a position, with nothing in it. Whoever was in it has to look where it is.
+    /// Empties the ring, which then continues after `at`. Its readers must find their position again.
     pub(super) fn reset(&mut self, at: Position) {
         while self.drop_oldest() {}
-        // Also those who had taken everything are behind now
+        // Readers that were up to date are now behind, too
         self.first_number += 1;
         self.generation += 1;
         (self.base, self.head) = (Some(at), Some(at));
     }
 
-    /// Adds the message behind `head`, or one without a position.
+    /// Appends the message after `head`, or one without a position.
     pub(super) fn push(&mut self, item: Arc<EncodedMessage>) {
         self.head = item.position.or(self.head);
         let size = encoded_size(&item);
@@ -163,9 +164,9 @@ impl MessageRing {
         self.messages.get(index).map_or(RingRead::Empty, |item| RingRead::Message(item.clone()))
     }
 
-    /// The number from which a reader goes on that has everything up to a position, if that is possible.
-    pub(super) fn join(&self, after: Position, era: u64) -> Option<u64> {
-        if self.generation != era || self.base.is_none_or(|base| after < base) {
+    /// The number at which a reader that has everything up to `after` continues, if possible.
+    pub(super) fn join(&self, after: Position, generation: u64) -> Option<u64> {
+        if self.generation != generation || self.base.is_none_or(|base| after < base) {
             return None;
         }
         let is_known = |item: &Arc<EncodedMessage>| item.position.is_some_and(|position| position <= after);
@@ -173,25 +174,25 @@ impl MessageRing {
         Some(self.first_number + u64::try_from(skipped).unwrap_or_default())
     }
 
-    /// A place to wait in, for a reader.
+    /// Registers a reader's slot for a waker.
     pub(super) fn register_waiter(&mut self) -> usize {
         self.wakers.insert(None)
     }
 
-    pub(super) fn unregister_waiter(&mut self, place: usize) {
-        self.wakers.try_remove(place);
+    pub(super) fn unregister_waiter(&mut self, waiter_id: usize) {
+        self.wakers.try_remove(waiter_id);
     }
 
-    /// Has a reader woken by the next change. Whoever holds the ring when it looks and then waits misses none.
-    pub(super) fn set_waker(&mut self, place: usize, waker: &Waker) {
-        match self.wakers.get_mut(place) {
+    /// Sets the waker for the next change. Lock the ring for both the check and this call, and you miss no change.
+    pub(super) fn set_waker(&mut self, waiter_id: usize, waker: &Waker) {
+        match self.wakers.get_mut(waiter_id) {
             Some(Some(known)) => known.clone_from(waker),
             Some(none) => *none = Some(waker.clone()),
             None => {}
         }
     }
 
-    /// Something has changed: who is to be woken.
+    /// Records a change and returns the wakers to wake.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         self.change_count += 1;
         self.wakers.iter_mut().filter_map(|(_, waker)| waker.take()).collect()
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_everything_up_to_the_oldest_joins_behind_what_it_has() {
+    fn a_reader_that_has_everything_up_to_the_oldest_joins_after_it() {
         let mut ring = ring(10_000, 10_000);
         for sequence in [Some(1), Some(2), None, Some(3)] {
             ring.push(item(sequence, 1));
@@ -324,10 +325,10 @@ mod tests {
     fn a_new_era_leaves_everybody_behind() {
         let mut ring = ring(10_000, 10_000);
         ring.push(item(Some(1), 1));
-        let (number, era) = (ring.join(at(1), ring.generation).expect("in the ring"), ring.generation);
+        let (number, generation) = (ring.join(at(1), ring.generation).expect("in the ring"), ring.generation);
         ring.reset(at(9));
         assert!(matches!(ring.get(number), RingRead::Evicted));
-        assert_eq!(ring.join(at(9), era), None);
+        assert_eq!(ring.join(at(9), generation), None);
         assert!(ring.join(at(9), ring.generation).is_some());
         assert_eq!(ring.budget.used_bytes.load(Relaxed), 0);
     }

@@ -1,10 +1,19 @@
-//! Channels: a message goes into the channel's history, with its position to all gateways, and byte for byte to
-//! everybody who subscribes to the bare channel name, Galley or not.
+//! Channels. `publish` appends a message to the channel's history, sends it with its position to all gateways, and
+//! publishes it unchanged on the plain channel name for any Redis client.
 //!
-//! Subscribers may miss messages, so whoever must not goes by positions: they are contiguous within an epoch, and what is
-//! missing between two of them is in the history. `registry` knows which channels there are, `hub` hears them
-//! for many readers, `reader` is one of these, `reader_counts` counts them, `plain_publish_filter` tells
-//! copies of messages from what others publish. `retention` trims histories.
+//! Subscribers may miss messages; readers detect that by positions, which are contiguous within an epoch, and read
+//! missing messages from the history.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `registry` | the list of channels |
+//! | `history` | reads a channel's history page by page |
+//! | `hub`, `message_ring` | one subscription for many readers; the newest messages in memory |
+//! | `reader`, `cursor` | one reader of many channels; its position in each |
+//! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
+//! | `plain_publish_filter` | tells copies of Galley's messages from those of plain Redis publishers |
+//! | `retention` | trims histories |
+//! | `subscription_groups`, `new_channel_groups` | consumer groups of subscriptions: for new channels, and orphans |
 
 mod changed_channels;
 mod cursor;
@@ -38,34 +47,34 @@ use crate::{Redis, StoreResult, keys, script};
 use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::{NewMessage, Position};
 
-/// A message that was published.
+/// A published message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishedMessage {
     /// Its position in the channel's history.
     pub position: Position,
-    /// Subscribers of the bare channel that Redis handed it to.
+    /// Number of Redis clients subscribed to the plain channel name that received it.
     pub receivers: u64,
 }
 
-/// What a message is known by when the request that publishes it is repeated.
+/// Identifies a message when its request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageDedup {
-    /// The seed of the request.
+    /// The request's seed.
     pub seed: u128,
-    /// Which of its messages it is.
+    /// The index of the message in the request.
     pub nth: usize,
-    /// How long it is known.
+    /// How long the message is remembered.
     pub ttl: Duration,
 }
 
-/// There are as many channels as there may be, and this would be a new one.
+/// The channel would be new, and the maximum number of channels is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyChannels {
-    /// `channels.max_channels`.
+    /// The limit `channels.max_channels`.
     pub max: u64,
 }
 
-/// The channels in Redis. Clone it freely.
+/// The channels in Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Channels {
     pub(crate) redis: Redis,
@@ -73,7 +82,7 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// The channels in that Redis.
+    /// The channels in this Redis.
     #[must_use]
     pub fn new(redis: &Redis, settings: &ChannelSettings) -> Self {
         Self { redis: redis.clone(), settings: Arc::new(settings.clone()) }
@@ -82,7 +91,7 @@ impl Channels {
     /// Publishes a message.
     ///
     /// # Errors
-    /// Redis is unavailable: the message may have been published all the same.
+    /// Redis is unavailable: the message may have been published nevertheless.
     pub async fn publish(
         &self,
         channel: &ChannelName,
@@ -91,10 +100,10 @@ impl Channels {
         self.publish_deduplicated(channel, message, None).await
     }
 
-    /// Publishes a message, unless it was published before as that one.
+    /// Publishes a message unless an earlier call with the same `dedup` did.
     ///
     /// # Errors
-    /// Redis is unavailable: the message may have been published all the same.
+    /// Redis is unavailable: the message may have been published nevertheless.
     pub async fn publish_deduplicated(
         &self,
         channel: &ChannelName,
@@ -108,7 +117,7 @@ impl Channels {
                 return Ok(Err(TooManyChannels { max: self.settings.max_channels }));
             }
             None => {
-                // Its subscriptions have it from this message on, also if no worker runs
+                // Its subscriptions get it from this message on, even if no worker runs
                 let joining = self.find_new_channel_groups(channel).await;
                 let sent = self.run_publish_script(channel, message, (Some(&joining), once)).await?;
                 joining.create_groups(self, channel).await;
@@ -118,13 +127,13 @@ impl Channels {
         metrics::counter!("galley_messages_published_total").increment(1);
         let (position, receivers, is_due) = sent;
         if is_due && let Err(error) = self.register_channel(channel).await {
-            tracing::debug!(%error, %channel, "not noted as being in use");
+            tracing::debug!(%error, %channel, "channel registration not refreshed");
         }
         let position = position.parse().map_err(|_| crate::StoreError::damaged(position))?;
         Ok(Ok(PublishedMessage { position, receivers }))
     }
 
-    /// None if the channel has to be registered first; if it was just now, it has those who join it.
+    /// None if the channel must be registered first. A newly registered channel gets its consumer groups here.
     async fn run_publish_script(
         &self,
         channel: &ChannelName,
@@ -137,10 +146,10 @@ impl Channels {
             call.key(keys::published_message(channel, seed, nth));
         }
         call.arg(channel.as_str()).arg(keys::live_messages(channel));
-        // The epoch is that of the very connection: a server that came back with less is another connection
+        // The epoch belongs to this connection: a server restarted with less data is another connection
         let (connection, epoch) = self.redis.pinned_with_epoch().await?;
-        let most = self.settings.retention.for_channel(channel).messages;
-        call.arg(epoch).arg(most).arg(most.max(self.settings.retention.backlog_cap().messages));
+        let max = self.settings.retention.for_channel(channel).messages;
+        call.arg(epoch).arg(max).arg(max.max(self.settings.retention.backlog_cap().messages));
         call.arg(self.settings.history_ttl.as_millis().to_string());
         call.arg(registry::registration_refresh_interval(&self.settings).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());

@@ -1,8 +1,8 @@
-//! Channels that are new, or whose history begins anew: the subscriptions that have them get their groups with the first message,
-//! whoever publishes it. Otherwise nothing would hold the messages back until a worker runs.
+//! Consumer groups for channels that are new or whose history restarts: the publisher creates them with the first
+//! message. Otherwise nothing would retain the messages until a worker runs.
 //!
-//! It costs something only when a channel is registered, and fails no publishing: a worker opens what is missing, and tells what it
-//! has missed by then.
+//! This costs something only when a channel is registered, and never fails a publish: a worker opens what is missing
+//! and reports what it missed.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use model::{
     subscription::{NewChannelStart, group_of},
 };
 
-/// Subscriptions that get their groups in one call.
+/// Maximum number of groups created in one call.
 const JOIN_BATCH_SIZE: usize = 100;
 
-/// The subscriptions that are to have a new channel, and where each begins.
+/// The subscriptions that match a new channel, and where each starts.
 pub(crate) struct NewChannelGroups {
     /// None if they could not be read.
     start_positions: Option<BTreeMap<SubscriptionName, Position>>,
@@ -34,25 +34,25 @@ impl NewChannelGroups {
         self.start_positions.as_ref().is_none_or(|begins| !begins.is_empty())
     }
 
-    /// Makes their groups, once there is a history.
+    /// Creates the groups, once the channel has a history.
     pub(crate) async fn create_groups(&self, channels: &Channels, channel: &ChannelName) {
         let begins: Vec<_> = self.start_positions.iter().flatten().collect();
         for some in begins.chunks(JOIN_BATCH_SIZE) {
             if let Err(error) = channels.create_channel_groups(channel, some).await {
-                tracing::warn!(%channel, %error, "subscriptions have a new channel only when a worker opens it");
+                tracing::warn!(%channel, %error, "subscriptions get a new channel only when a worker opens it");
                 return;
             }
         }
     }
 }
 
-/// How long a cursor lives, in milliseconds: it outlives the history that it is about.
+/// TTL of a cursor in milliseconds: longer than that of its channel's history.
 pub(crate) fn cursor_ttl_ms(settings: &ChannelSettings) -> u64 {
     u64::try_from((settings.history_ttl * 2).as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Channels {
-    /// The subscriptions that are to have a channel that is new.
+    /// Finds the subscriptions that match a new channel.
     pub(crate) async fn find_new_channel_groups(&self, channel: &ChannelName) -> NewChannelGroups {
         let mut begins = BTreeMap::new();
         let read = self
@@ -64,7 +64,7 @@ impl Channels {
             })
             .await;
         if let Err(error) = &read {
-            tracing::warn!(%channel, %error, "it is not known which subscriptions have a new channel");
+            tracing::warn!(%channel, %error, "cannot find the subscriptions of a new channel");
         }
         NewChannelGroups { start_positions: read.is_ok().then_some(begins) }
     }
@@ -80,14 +80,14 @@ impl Channels {
             call.key(keys::subscription_cursor(channel, name)).arg(group_of(name)).arg(position.to_string());
         }
         let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
-        // Asked afterwards: who is removed later leaves this channel, too
+        // Read after the groups exist: a later removal leaves this channel, too
         let names: Vec<SubscriptionName> = begins.iter().map(|(name, _)| (*name).clone()).collect();
         self.leave_unless_subscribed(channel, &names).await?;
         Ok(())
     }
 }
 
-/// Where a subscription begins in a channel of which nothing was published before.
+/// Where a subscription starts in a channel without earlier messages.
 fn new_channel_position(begin: NewChannelStart) -> Position {
     match begin {
         NewChannelStart::After(position) => position,

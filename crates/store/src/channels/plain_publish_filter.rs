@@ -1,6 +1,6 @@
-//! Where the bare name of a channel is heard, for what others publish with plain Redis, a message of Galley's comes twice: with its
-//! position, and right behind that byte for byte on the bare name. One script publishes both, so nothing of the channel comes
-//! between them on a connection.
+//! Removes copies from plain channels. Where a process subscribes to the plain name of a channel, it receives each of
+//! Galley's messages twice: with its position, and right after that unchanged on the plain name. One script publishes
+//! both, so no other message of the channel comes between them on a connection.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,12 +12,12 @@ use crate::keys;
 use common::name::ChannelName;
 use model::message::StoredMessage;
 
-/// Tells copies from what others published, in the order in which all of it comes.
+/// Tells copies from messages of plain Redis publishers. Needs all messages in the order of arrival.
 pub(super) struct PlainPublishFilter {
     plain_channels: HashSet<String>,
-    /// Names of channels by where they are heard with positions.
+    /// Plain channel names by the name of their live channel.
     live_channels: HashMap<String, String>,
-    /// The copy that comes next: its channel and what its bytes are.
+    /// The copy that is expected next: its channel and a hash of its bytes.
     expected_copy: Mutex<Option<(String, u64)>>,
 }
 
@@ -28,7 +28,7 @@ impl PlainPublishFilter {
         Self { plain_channels, live_channels, expected_copy: Mutex::default() }
     }
 
-    /// False for the copy of a message that came just before.
+    /// False for the copy of the message received just before.
     pub(super) fn accepts(&self, channel: &str, payload: &[u8]) -> bool {
         let owed = || self.expected_copy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = self.live_channels.get(channel) {

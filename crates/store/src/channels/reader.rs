@@ -1,4 +1,5 @@
-//! One reader of any number of channels, which may come and go; those that fit a pattern come by themselves.
+//! One reader of any number of channels, which may be added and removed; channels that match a pattern are added
+//! automatically.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,57 +19,58 @@ use crate::{StoreResult, log_interruption};
 use common::{channel_pattern::ChannelPattern, name::ChannelName, time::Millis};
 use model::message::{Position, ResumeToken};
 
-/// Channels that one reader may read.
+/// Maximum number of channels of one reader.
 pub const MAX_CHANNELS: usize = 100;
-/// Patterns that one reader may read.
+/// Maximum number of patterns of one reader.
 pub const MAX_PATTERNS: usize = 100;
-/// Channels of patterns that one reader may have left.
+/// Maximum number of channels that one reader may exclude from its patterns.
 pub const MAX_EXCLUDED: usize = 1000;
 
-/// Pages of histories that one reader has at a time, whichever channels they are of.
+/// Maximum number of history pages in memory for one reader.
 const MAX_PAGES_PER_READER: usize = 4;
 
-/// More channels, or patterns, than one reader may read.
+/// The reader has the maximum number of channels or patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReaderLimitExceeded;
 
-/// What became of a channel that is to be read no more.
+/// The result of removing a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoveChannelResult {
-    /// It is not read any more, also if a pattern fits it.
+    /// No longer read, even if a pattern matches it.
     Removed,
     /// It was not read.
     NotRead,
-    /// A pattern fits it, and [`MOST_LEFT`] channels of patterns have been left: it is still read.
+    /// A pattern matches it, and [`MAX_EXCLUDED`] channels are excluded already: it is still read.
     TooManyExcluded,
 }
 
-/// Where to begin in a channel.
+/// Where a reader starts in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReaderStart {
-    /// With what is published from now on.
+    /// With the next published message.
     Now,
-    /// Behind a position. What is missing there is told as a gap.
+    /// After a position. Messages missing there are reported as a gap.
     After(Position),
-    /// With what was published at that time and is kept.
+    /// With the oldest stored message published at that time or later.
     Since(Millis),
 }
 
-/// A reader. What it holds of messages is bounded, however slow it is.
+/// A reader. Its memory is bounded, however slow it is.
 pub struct ChannelReader {
     hub: Arc<ChannelHubInner>,
     cursors: Vec<(ChannelName, ChannelCursor)>,
-    /// The cursor that is asked first.
+    /// The cursor that is polled first.
     next_cursor: usize,
     positions: BTreeMap<ChannelName, Position>,
-    /// Those that were asked for by name: they stay when a pattern goes.
+    /// Channels added by name: they stay when a pattern is removed.
     named_channels: BTreeSet<ChannelName>,
     patterns: Vec<ChannelPattern>,
-    /// Left, though a pattern fits them.
+    /// Channels that are excluded although a pattern matches them.
     excluded: BTreeSet<ChannelName>,
     channel_names: Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
     resume: ResumeToken,
-    /// The channels there are have been looked at for patterns. Until then `resume` says where it is in those that fit.
+    /// Whether the list of channels was matched with the patterns. Until then `resume` has the positions in matching
+    /// channels.
     is_list_loaded: bool,
     is_list_due: bool,
     skipped: BTreeSet<ChannelName>,
@@ -77,7 +79,7 @@ pub struct ChannelReader {
 }
 
 impl ChannelHub {
-    /// A reader of nothing yet; none if there are as many as there may be.
+    /// Opens a reader without channels; none if the maximum number of readers is reached.
     #[must_use]
     pub fn open_reader(&self) -> Option<ChannelReader> {
         Some(ChannelReader {
@@ -100,7 +102,7 @@ impl ChannelHub {
 }
 
 impl ChannelReader {
-    /// Reads one more channel. From the moment this returns nothing escapes. One that is read already goes on as it is.
+    /// Adds a channel. No message published after this returns is missed. A channel that is read already is unchanged.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -121,9 +123,8 @@ impl ChannelReader {
         Ok(Ok(()))
     }
 
-    /// Reads all channels that fit a pattern: those that are there from `start`, those that come later from their
-    /// beginning. One that is read already goes on as it is, and so does the pattern. What is refused, or fails, changes
-    /// nothing.
+    /// Adds a pattern: existing channels start at `start`, later ones at their beginning. Channels and patterns that
+    /// are read already are unchanged, and so is everything if the call fails.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -138,7 +139,7 @@ impl ChannelReader {
         if self.patterns.len() >= MAX_PATTERNS {
             return Ok(Err(ReaderLimitExceeded));
         }
-        // Before the list is read, so that none comes in between
+        // Subscribe before the list is read, so that no channel is missed in between
         self.subscribe_to_new_channels();
         let mut new = self.hub.readable_channels().await?;
         new.retain(|channel| pattern.matches(channel) && !self.positions.contains_key(channel));
@@ -158,16 +159,16 @@ impl ChannelReader {
         Ok(Ok(()))
     }
 
-    /// Reads the channels that fit patterns, at most [`MOST_PATTERNS`], from where another stream was; those that it did not
-    /// have have come since then. Redis may be away: then they join when it is back. If they are too many those go on that
-    /// the other stream had.
+    /// Adds patterns, at most [`MAX_PATTERNS`], with the positions of an earlier stream; channels that it did not have
+    /// are newer. If Redis is unavailable, the channels are added when it is back. If there are too many, those of the
+    /// earlier stream come first.
     pub fn resume_patterns(&mut self, patterns: Vec<ChannelPattern>, resume: ResumeToken) {
         self.subscribe_to_new_channels();
         (self.patterns, self.resume) = (patterns, resume);
         (self.is_list_loaded, self.is_list_due) = (false, true);
     }
 
-    /// Reads a channel no more, whatever patterns fit it.
+    /// Removes a channel, whatever patterns match it.
     pub fn remove_channel(&mut self, channel: &ChannelName) -> RemoveChannelResult {
         if !self.positions.contains_key(channel) {
             return RemoveChannelResult::NotRead;
@@ -183,8 +184,8 @@ impl ChannelReader {
         RemoveChannelResult::Removed
     }
 
-    /// Reads what fits a pattern no more, unless it fits another one that is read or was asked for by name; false if it was
-    /// not read.
+    /// Removes a pattern and its channels, except those that another pattern matches or that were added by name; false
+    /// if it was not read.
     pub fn remove_pattern(&mut self, pattern: &ChannelPattern) -> bool {
         let before = self.patterns.len();
         self.patterns.retain(|known| known != pattern);
@@ -245,38 +246,38 @@ impl ChannelReader {
         self.named_channels.remove(channel);
     }
 
-    /// Those that were left out join when there is room.
+    /// Adds skipped channels when there is room.
     fn schedule_skipped(&mut self) {
         self.is_list_due |= !self.skipped.is_empty() && !self.is_full();
     }
 
-    /// What is read, and where.
+    /// The position in each channel.
     #[must_use]
     pub fn positions(&self) -> &BTreeMap<ChannelName, Position> {
         &self.positions
     }
 
-    /// The id of a stream that has come this far.
+    /// The id with which a later stream can resume here.
     #[must_use]
     pub fn resume_id(&self) -> String {
         let unlisted = (!self.is_list_loaded).then_some(&self.resume);
         ResumeToken::encode(self.positions.iter(), unlisted)
     }
 
-    /// Keeps nothing ready, as nobody asks for what comes next for a while.
+    /// Discards prefetched messages when nobody will ask for the next event for a while.
     pub fn discard_pending(&mut self) {
         for (_, cursor) in &mut self.cursors {
             cursor.discard_pending();
         }
     }
 
-    /// What comes next. A call that is given up loses nothing.
+    /// Waits for the next event. Cancel safe.
     pub async fn next(&mut self) -> ReaderEvent {
         loop {
             if self.is_list_due {
                 match self.hub.readable_channels().await {
                     Ok(names) => self.process_channel_list(&names),
-                    // The next sweep names them, or whoever hears of channels again
+                    // The next sweep or subscription reports these names again
                     Err(error) => log_interruption("joining channels", &error),
                 }
                 self.is_list_due = false;
@@ -301,7 +302,7 @@ impl ChannelReader {
                     }
                     return told;
                 }
-                // Nobody else would wake it
+                // Nothing else would wake it
                 () = hub.stop.cancelled(), if is_idle => return ReaderEvent::Stopped,
             }
         }
@@ -310,14 +311,14 @@ impl ChannelReader {
     fn process_channel_list(&mut self, names: &[ChannelName]) {
         let there: BTreeSet<&ChannelName> = names.iter().collect();
         self.skipped.retain(|name| there.contains(name));
-        // What the other stream had comes first: the places may not suffice
+        // The channels of the earlier stream come first: there may not be room for all
         let (known, new): (Vec<&ChannelName>, Vec<&ChannelName>) =
             names.iter().partition(|name| self.resume.position(name).is_some());
         self.add_matching(known.into_iter().chain(new));
         self.is_list_loaded = true;
     }
 
-    /// Channels that are new and fit join from their beginning.
+    /// Adds new matching channels from their beginning.
     fn add_matching<'a>(&mut self, names: impl Iterator<Item = &'a ChannelName>) {
         for name in names {
             if self.positions.contains_key(name) || self.excluded.contains(name) || !self.matches_pattern(name) {
@@ -334,12 +335,12 @@ impl ChannelReader {
             let hold = self.hub.add_reader(name);
             self.add_cursor(name, hold, after);
         }
-        // Names that are gone are forgotten when all are looked at
+        // When the list is read again, names that are gone are forgotten
         self.is_list_due |= self.skipped.len() as u64 > self.hub.settings.max_channels;
     }
 }
 
-/// What comes next in any of them, each in its turn.
+/// Polls the cursors in turn.
 fn poll_cursors(
     hub: &ChannelHubInner,
     cursors: &mut [(ChannelName, ChannelCursor)],
@@ -365,16 +366,16 @@ fn poll_cursors(
             pages = others + usize::from(cursor.has_page());
             is_refused |= !may_read;
         }
-        // The others wake it, unless they are done with theirs by now
+        // Another cursor wakes it, unless all pages are done by now
         if !is_refused || pages >= MAX_PAGES_PER_READER {
             break;
         }
     }
-    // From here on the cursors are woken when it is set
+    // From here on the hub wakes the cursors when it stops
     if is_stopped() { Poll::Ready(ReaderEvent::Stopped) } else { Poll::Pending }
 }
 
-/// Never comes for who reads no pattern.
+/// Never returns for a reader without patterns.
 async fn next_channel_names(
     names: &mut Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
 ) -> Option<Arc<Vec<ChannelName>>> {
@@ -382,7 +383,7 @@ async fn next_channel_names(
     match names.recv().await {
         Ok(heard) => Some(heard),
         Err(RecvError::Lagged(_)) => None,
-        // With the hub, which is found out elsewhere
+        // The hub has stopped, which is noticed elsewhere
         Err(RecvError::Closed) => std::future::pending().await,
     }
 }

@@ -1,5 +1,5 @@
-//! Who reads: how many there are here, of whom there may be so many, and how many read each channel at all gateways together: every
-//! gateway notes that for the others.
+//! Counts readers: in this process, with a maximum, and of each channel over all gateways. Every gateway publishes its
+//! counts to Redis for the others.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,21 +15,22 @@ use super::hub::{ChannelHub, ChannelHubInner};
 use crate::{StoreResult, keys, log_interruption, script};
 use common::name::ChannelName;
 
-/// How often it is noted what has changed.
+/// How often changed counts are published.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is noted that this gateway is there at all, and how long that counts.
+/// How often this gateway's presence is published, and how long it is valid.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 const READER_COUNTS_TTL: Duration = Duration::from_secs(30);
-/// Channels that are noted in one call.
+/// Maximum number of channels in one call.
 const CHANNELS_PER_CALL: usize = 1000;
-/// Gateways that are asked for.
+/// Maximum number of gateways that are asked.
 const MAX_GATEWAYS: isize = 1000;
 
-/// How many read a channel, by channel.
+/// The number of readers by channel.
 type ChannelReaderCounts = HashMap<ChannelName, usize>;
 
 impl ChannelHub {
-    /// How many read channels, at all gateways: what others noted up to a second ago, and those that are here now.
+    /// The number of readers of channels over all gateways: up to a second old for other gateways, current for this
+    /// one.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -38,9 +39,9 @@ impl ChannelHub {
         if channels.is_empty() {
             return Ok(readers);
         }
-        for noted in self.0.channels.remote_reader_counts(&self.0.gateway_id, channels).await? {
-            for (readers, noted) in readers.iter_mut().zip(noted) {
-                *readers += noted.unwrap_or_default();
+        for published in self.0.channels.remote_reader_counts(&self.0.gateway_id, channels).await? {
+            for (readers, published) in readers.iter_mut().zip(published) {
+                *readers += published.unwrap_or_default();
             }
         }
         Ok(readers)
@@ -48,54 +49,54 @@ impl ChannelHub {
 }
 
 impl ChannelHubInner {
-    /// Notes how many read here until the hub stops; then nobody does.
+    /// Publishes this process's counts until the hub stops; then removes them.
     pub(super) async fn publish_reader_counts(self: Arc<Self>) {
-        // What is noted; none if that is not known
-        let (mut noted, mut pause, mut say_at) = (Some(HashSet::new()), UPDATE_INTERVAL, Instant::now());
+        // The published channels; none if unknown
+        let (mut published, mut pause, mut heartbeat_at) = (Some(HashSet::new()), UPDATE_INTERVAL, Instant::now());
         while self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            let is_whole = noted.as_ref().is_none_or(HashSet::is_empty);
-            let news = self.changed_reader_counts(noted.as_ref(), is_whole);
-            // Where nobody reads there is nothing to say
-            if noted.is_some() && news.is_empty() && (is_whole || Instant::now() < say_at) {
+            let is_whole = published.as_ref().is_none_or(HashSet::is_empty);
+            let changes = self.changed_reader_counts(published.as_ref(), is_whole);
+            // Without readers there is nothing to publish
+            if published.is_some() && changes.is_empty() && (is_whole || Instant::now() < heartbeat_at) {
                 continue;
             }
-            match self.channels.save_reader_counts(&self.gateway_id, &news, is_whole).await {
+            match self.channels.save_reader_counts(&self.gateway_id, &changes, is_whole).await {
                 Ok(true) => {
-                    let noted = noted.get_or_insert_default();
-                    for (channel, readers) in news {
+                    let published = published.get_or_insert_default();
+                    for (channel, readers) in changes {
                         if readers > 0 {
-                            noted.insert(channel)
+                            published.insert(channel)
                         } else {
-                            noted.remove(&channel)
+                            published.remove(&channel)
                         };
                     }
-                    (pause, say_at) = (UPDATE_INTERVAL, Instant::now() + HEARTBEAT_INTERVAL);
+                    (pause, heartbeat_at) = (UPDATE_INTERVAL, Instant::now() + HEARTBEAT_INTERVAL);
                 }
-                // Redis has lost it
-                Ok(false) => noted = None,
+                // Redis lost the counts
+                Ok(false) => published = None,
                 Err(error) => {
                     log_interruption("noting how many read channels", &error);
-                    (noted, pause) = (None, HEARTBEAT_INTERVAL);
+                    (published, pause) = (None, HEARTBEAT_INTERVAL);
                 }
             }
         }
         if let Err(error) = self.channels.delete_reader_counts(&self.gateway_id).await {
-            tracing::debug!(%error, "that nobody reads here any more shows in half a minute");
+            tracing::debug!(%error, "reader counts not removed; they expire in half a minute");
         }
     }
 
-    /// How many read the channels in which that has changed, or all. Not more channels than there may be: readers may wait for any
-    /// that there never will be.
-    fn changed_reader_counts(&self, noted: Option<&HashSet<ChannelName>>, is_whole: bool) -> ChannelReaderCounts {
+    /// The changed counts, or all. At most as many channels as may exist: readers may wait for channels that never
+    /// will.
+    fn changed_reader_counts(&self, published: Option<&HashSet<ChannelName>>, is_whole: bool) -> ChannelReaderCounts {
         let changed = self.changed_channels.take();
-        let most = usize::try_from(self.settings.max_channels).unwrap_or(usize::MAX);
+        let max = usize::try_from(self.settings.max_channels).unwrap_or(usize::MAX);
         if is_whole {
-            return self.local_reader_counts(most);
+            return self.local_reader_counts(max);
         }
-        let count = noted.map_or(0, HashSet::len);
-        let is_noted = |channel: &ChannelName| noted.is_some_and(|noted| noted.contains(channel));
-        let (known, new): (Vec<ChannelName>, Vec<ChannelName>) = changed.into_iter().partition(is_noted);
-        let fitting = known.into_iter().chain(new.into_iter().take(most.saturating_sub(count)));
+        let count = published.map_or(0, HashSet::len);
+        let is_published = |channel: &ChannelName| published.is_some_and(|published| published.contains(channel));
+        let (known, new): (Vec<ChannelName>, Vec<ChannelName>) = changed.into_iter().partition(is_published);
+        let fitting = known.into_iter().chain(new.into_iter().take(max.saturating_sub(count)));
         let counted = |channel: ChannelName| {
             let readers = self.local_readers(&channel);
             (channel, readers)
@@ -103,10 +104,10 @@ impl ChannelHubInner {
         fitting.map(counted).collect()
     }
 
-    /// One more reader, if there may be one.
+    /// Adds a reader unless the maximum is reached.
     pub(super) fn try_acquire_reader(self: &Arc<Self>) -> Option<ReaderPermit> {
-        let most = self.settings.max_readers;
-        let taken = self.reader_count.fetch_update(SeqCst, SeqCst, |count| (count < most).then_some(count + 1));
+        let max = self.settings.max_readers;
+        let taken = self.reader_count.fetch_update(SeqCst, SeqCst, |count| (count < max).then_some(count + 1));
         taken.is_ok().then(|| {
             self.update_readers_gauge();
             ReaderPermit(self.clone())
@@ -119,7 +120,7 @@ impl ChannelHubInner {
     }
 }
 
-/// A reader's place among those that may be.
+/// A reader's permit.
 pub(super) struct ReaderPermit(Arc<ChannelHubInner>);
 
 impl Drop for ReaderPermit {
@@ -130,7 +131,7 @@ impl Drop for ReaderPermit {
 }
 
 impl Channels {
-    /// What other gateways noted of channels.
+    /// The published counts of other gateways.
     async fn remote_reader_counts(&self, but: &Uuid, channels: &[ChannelName]) -> StoreResult<Vec<Vec<Option<usize>>>> {
         let mut connection = self.redis.clone();
         let mut command = redis::cmd("ZRANGE");
@@ -149,24 +150,24 @@ impl Channels {
         Ok(pipeline.query_async(&mut connection).await?)
     }
 
-    /// Notes how many read channels at a gateway, or all of its channels. False if nothing was noted before that still counts:
-    /// then all of them are to be noted.
+    /// Publishes counts for a gateway: changes, or all of its channels. False if its earlier counts are gone: then all
+    /// must be published.
     async fn save_reader_counts(
         &self,
         gateway: &Uuid,
-        news: &ChannelReaderCounts,
+        changes: &ChannelReaderCounts,
         is_whole: bool,
     ) -> StoreResult<bool> {
-        let news: Vec<(&ChannelName, &usize)> = news.iter().collect();
-        // Without news it is said that it is there
-        for number in 0..news.len().div_ceil(CHANNELS_PER_CALL).max(1) {
+        let changes: Vec<(&ChannelName, &usize)> = changes.iter().collect();
+        // Without changes, publish that the gateway is alive
+        for number in 0..changes.len().div_ceil(CHANNELS_PER_CALL).max(1) {
             let begins = is_whole && number == 0;
             let mut call = script::SAVE_READER_COUNTS.key(keys::gateway_readers(gateway));
             call.key(keys::READER_GATEWAYS)
                 .arg(gateway.simple().to_string())
                 .arg(READER_COUNTS_TTL.as_millis().to_string());
             call.arg(u8::from(begins));
-            for (channel, readers) in news.iter().skip(number * CHANNELS_PER_CALL).take(CHANNELS_PER_CALL) {
+            for (channel, readers) in changes.iter().skip(number * CHANNELS_PER_CALL).take(CHANNELS_PER_CALL) {
                 call.arg(channel.as_str()).arg(**readers);
             }
             let is_known: bool = call.invoke_async(&mut self.redis.clone()).await?;

@@ -1,5 +1,5 @@
-//! Which channels there are. A channel is on the list from its first message until some time after its last: it is noted
-//! again now and then, so that publishing usually costs one script and no second key.
+//! The list of channels. A channel is on it from its first message until some time after its last: publishing
+//! refreshes the entry only now and then, so it usually costs one script and no second key.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use super::Channels;
 use crate::{StoreResult, keys, script};
 use common::{name::ChannelName, settings::ChannelSettings};
 
-/// How long a channel that is in use goes without being noted again, and without its TTLs being set.
+/// How often the entry and the TTLs of a channel in use are refreshed.
 pub(super) fn registration_refresh_interval(settings: &ChannelSettings) -> Duration {
     settings.history_ttl / 4
 }
 
-/// A channel that was not noted for that long has lost its history.
+/// A channel whose entry is older than this has lost its history.
 pub(super) fn registration_ttl(settings: &ChannelSettings) -> Duration {
     settings.history_ttl + registration_refresh_interval(settings) * 2
 }
 
 impl Channels {
-    /// Notes that a channel is in use; false if it is new and there are too many.
+    /// Adds or refreshes a channel; false if it is new and the maximum is reached.
     pub(super) async fn register_channel(&self, channel: &ChannelName) -> StoreResult<bool> {
         let mut call = script::REGISTER_CHANNEL.key(keys::CHANNELS);
         call.arg(channel.as_str())
@@ -27,18 +27,18 @@ impl Channels {
         Ok(call.invoke_async(&mut self.redis.clone()).await?)
     }
 
-    /// Names on the list behind that one, in the order of the alphabet, at most so many.
+    /// At most `max` names after `after`, in alphabetical order.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn list_channels(&self, after: Option<&ChannelName>, most: usize) -> StoreResult<Vec<ChannelName>> {
+    pub async fn list_channels(&self, after: Option<&ChannelName>, max: usize) -> StoreResult<Vec<ChannelName>> {
         let mut names = self.all_channels().await?;
         names.sort();
         let start = after.map_or(0, |after| names.partition_point(|name| name <= after));
-        Ok(names.into_iter().skip(start).take(most).collect())
+        Ok(names.into_iter().skip(start).take(max).collect())
     }
 
-    /// Every name on the list: at most `channels.max_channels`, each a hundred bytes or so.
+    /// All names: at most `channels.max_channels`, each about a hundred bytes.
     pub(crate) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
         let mut connection = self.redis.pooled_connection().await?;
         let names: Vec<String> =

@@ -1,7 +1,8 @@
-//! What is kept of a channel: by count, age and bytes, and what subscriptions hold back beyond that.
+//! Trims a channel's history by count, age and bytes, but retains what its subscriptions have not read yet, up to the
+//! cap.
 //!
-//! Publishing trims by count already, and by the cap once a channel has subscriptions. The rest is done here, one channel and a
-//! bounded amount at a time. Nothing is taken from a subscription in silence.
+//! Publishing trims by count, and by the cap once a channel has subscriptions. The rest happens here, one channel and
+//! a bounded amount at a time. A subscription that loses messages is always reported.
 
 use std::time::Duration;
 
@@ -9,38 +10,38 @@ use super::Channels;
 use crate::{StoreError, StoreResult, keys, script};
 use common::name::ChannelName;
 
-/// Messages trimmed in one call.
+/// Maximum number of messages trimmed in one call.
 const TRIM_BATCH_SIZE: usize = 10_000;
-/// Their bytes, about: giving back long messages costs Redis more.
+/// Approximate maximum bytes trimmed in one call: freeing large messages costs Redis more.
 const TRIM_BATCH_BYTES: usize = 64 << 20;
 
-/// What `trim_channel.lua` answers.
+/// The reply of `trim_channel.lua`.
 type TrimChannelReply = (u64, bool, bool, Vec<String>, Vec<String>);
 
-/// What became of a history.
+/// The result of trimming a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrimmedChannel {
-    /// Messages that went.
+    /// Number of trimmed messages.
     pub trimmed_count: u64,
-    /// There is more to trim.
+    /// Whether there is more to trim.
     pub has_more: bool,
     /// Subscriptions that lost messages since the last call.
     pub losses: Vec<SubscriptionLoss>,
-    /// The subscriptions that have groups on it.
+    /// Subscriptions with a consumer group on the channel.
     pub subscriptions: Vec<String>,
 }
 
-/// A subscription that lost messages, because it held back more than the cap.
+/// A subscription that lost messages, because it had more unread ones than the cap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionLoss {
     /// Its name.
     pub subscription: String,
-    /// How many messages, if that can be known.
+    /// Number of lost messages, if known.
     pub lost_count: Option<u64>,
 }
 
 impl Channels {
-    /// Trims the history of a channel to what is kept of it, a bounded amount in one call.
+    /// Trims the history of a channel, a bounded amount in one call.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -60,7 +61,7 @@ impl Channels {
             return Ok(TrimmedChannel::default());
         };
         if is_due && !self.register_channel(channel).await? {
-            tracing::warn!(%channel, "not on the list of channels, which is full, although a subscription needs it");
+            tracing::warn!(%channel, "list of channels is full: channel not registered although subscribed");
         }
         let overtaken = told.chunks_exact(2).map(|pair| {
             let lost: i64 = pair[1].parse().map_err(|_| StoreError::damaged(&pair[1]))?;

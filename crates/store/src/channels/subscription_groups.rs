@@ -1,5 +1,6 @@
-//! Consumer groups that no subscription has. A process may end between making groups and storing the subscription, or between
-//! removing it and leaving its channels. Nobody would ever move such a group, and it would hold back the history for ever.
+//! Finds consumer groups without a subscription. A process may die after creating groups and before storing the
+//! subscription, or after removing it and before leaving its channels. Such an orphan would retain the history for
+//! ever.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,15 +11,15 @@ use crate::{StoreResult, keys};
 use common::name::{ChannelName, SubscriptionName};
 use model::subscription::{ChannelSelection, DeliveryMode, NewChannelStart, group_of};
 
-/// Subscriptions that are read in one call, about: there may be very many.
+/// Approximate number of subscriptions read in one call.
 const SCAN_COUNT: usize = 1000;
-/// Groups without a subscription that are remembered from one round to the next.
+/// Maximum number of orphans remembered from one round to the next.
 const MAX_ORPHANS: usize = 10_000;
 
-/// A subscription as it is stored: its name, and what it is.
+/// A stored subscription: its name and its JSON.
 type SubscriptionField = (Vec<u8>, Vec<u8>);
 
-/// What tells the channels on which a subscription has groups. The rest of it is not read.
+/// The part of a subscription that says on which channels it has groups.
 #[derive(Deserialize)]
 pub(crate) struct SubscriptionOutline {
     channels: ChannelSelection,
@@ -27,22 +28,22 @@ pub(crate) struct SubscriptionOutline {
 }
 
 impl SubscriptionOutline {
-    /// None if it cannot be read.
+    /// None if it cannot be parsed.
     pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
         serde_json::from_slice(raw).ok()
     }
 
-    /// The workers of a broadcast read by themselves.
+    /// Whether it has a group on a channel. The workers of a broadcast need none.
     pub(crate) fn has_group(&self, channel: &ChannelName) -> bool {
         self.mode == DeliveryMode::Shared && self.channels.matches(channel)
     }
 }
 
-/// Which groups there should be.
+/// The groups that should exist.
 pub(crate) struct ExpectedGroups {
-    /// None for a subscription that cannot be read.
+    /// None for a subscription that cannot be parsed.
     outlines: HashMap<String, Option<SubscriptionOutline>>,
-    /// The list was never begun, or Redis has lost it: then workers put it back.
+    /// The list never existed or Redis lost it: then workers restore it.
     is_list_missing: bool,
 }
 
@@ -58,8 +59,8 @@ impl ExpectedGroups {
     }
 }
 
-/// Groups that were seen without a subscription. A subscription that is being made has its groups first, so one that is seen
-/// once is not without one yet.
+/// Groups seen without a subscription. A new subscription creates its groups first, so a group counts as an orphan
+/// only when it is seen twice.
 #[derive(Default)]
 pub(crate) struct OrphanGroups {
     last_round: HashSet<(ChannelName, String)>,
@@ -67,7 +68,7 @@ pub(crate) struct OrphanGroups {
 }
 
 impl OrphanGroups {
-    /// Notes such a group; whether it was one in the last round, too.
+    /// Records such a group; true if the last round saw it, too.
     pub(crate) fn confirm_orphan(&mut self, channel: &ChannelName, name: &str) -> bool {
         let group = (channel.clone(), name.to_owned());
         if self.last_round.contains(&group) {
@@ -79,14 +80,14 @@ impl OrphanGroups {
         false
     }
 
-    /// Every channel was looked at.
+    /// Ends a round over all channels.
     pub(crate) fn end_round(&mut self) {
         self.last_round = std::mem::take(&mut self.this_round);
     }
 }
 
 impl Channels {
-    /// Which groups there should be.
+    /// Reads which groups should exist.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -102,8 +103,8 @@ impl Channels {
         Ok(groups)
     }
 
-    /// Goes through the subscriptions as they are stored, some of them twice, and the field of no name that says that the list was
-    /// begun. Those that are made or removed meanwhile are among them or not.
+    /// Calls `each` for every stored field, some of them twice, including the unnamed field that marks an existing
+    /// list. Subscriptions that are created or removed meanwhile may be missing.
     pub(crate) async fn scan_subscriptions(&self, mut each: impl FnMut(String, &[u8])) -> StoreResult<()> {
         let mut connection = self.redis.pooled_connection().await?;
         let mut cursor = 0_u64;
@@ -112,7 +113,7 @@ impl Channels {
             command.arg(keys::SUBSCRIPTIONS).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
             let (next, found): (u64, Vec<SubscriptionField>) = command.query_async(&mut connection).await?;
             for (name, raw) in found {
-                // What is no text names no subscription
+                // Not UTF-8: not a subscription's name
                 let Ok(name) = String::from_utf8(name) else { continue };
                 each(name, &raw);
             }
@@ -123,14 +124,15 @@ impl Channels {
         }
     }
 
-    /// Destroys a group that no subscription has, with its cursor; false if there is one, or if the group is not Galley's.
+    /// Destroys a group without a subscription, with its cursor; false if the subscription exists or the group is not
+    /// Galley's.
     pub(crate) async fn destroy_orphan_group(&self, channel: &ChannelName, name: &str) -> StoreResult<bool> {
         let Ok(name) = name.parse::<SubscriptionName>() else { return Ok(false) };
         let left = self.leave_unless_subscribed(channel, &[name]).await?;
         Ok(left > 0)
     }
 
-    /// Leaves a channel for those subscriptions that have no group on it, or are not there; how many they are.
+    /// Leaves a channel for those subscriptions that do not exist or have no group on it; returns how many.
     pub(crate) async fn leave_unless_subscribed(
         &self,
         channel: &ChannelName,
@@ -154,12 +156,12 @@ impl Channels {
         Ok(left)
     }
 
-    /// Removes the group and the cursor of a subscription from a channel.
+    /// Removes a subscription's group and cursor from a channel.
     pub(crate) async fn leave_channel(&self, channel: &ChannelName, name: &SubscriptionName) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::channel_history(channel)).arg(group_of(name));
         pipeline.cmd("DEL").arg(keys::subscription_cursor(channel, name));
-        // A history that is gone has no groups
+        // Without a history there are no groups
         pipeline.ignore_errors();
         let mut connection = self.redis.pooled_connection().await?;
         let _: redis::Value = pipeline.query_async(&mut connection).await?;

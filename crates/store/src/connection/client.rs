@@ -1,11 +1,12 @@
-//! The connection of the hot path.
+//! The main connection to Redis.
 //!
-//! One multiplexed connection, cloned by every caller, so that concurrent commands pipeline by themselves. When it
-//! breaks, the next command makes a new one; while Redis is away, commands fail at once instead of queueing, and a
-//! new attempt is made after a growing pause. An answer that does not come in time breaks the connection too: a
-//! black hole looks exactly like that. After a failover an old master still answers, so READONLY breaks it as well.
+//! All callers share one multiplexed connection, so concurrent commands pipeline. When it breaks, the next command
+//! reconnects; while Redis is unavailable, commands fail at once instead of queueing, and reconnects back off. A
+//! missing answer breaks the connection too, because a black hole looks like that. After a failover the old master
+//! still answers, so READONLY breaks it as well.
 //!
-//! Nothing that a caller awaits here is locked meanwhile: a caller may be dropped, or be kept and not be polled for a long time,
+//! No lock is held across an await: a caller may be dropped, or not be polled for a long time, and must not block
+//! others.
 //! and nobody else must wait for that.
 
 use std::{
@@ -30,26 +31,26 @@ use super::dedicated::DedicatedConnection;
 use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
 
-/// Pause between two tries to end a read that may not have reached the server yet.
+/// Pause between attempts to end a read that may not have reached the server yet.
 const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A handle on Redis: clone it freely.
+/// A handle to Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis(Arc<RedisInner>);
 
 struct RedisInner {
     client: Client,
     settings: RedisSettings,
-    /// Connections live on this runtime, whichever thread asks for one: actix's own threads come and go.
+    /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
     runtime: Handle,
     hot_connection: Arc<RwLock<Option<HotConnection>>>,
     connect_state: Mutex<ConnectState>,
     pool: Pool,
-    /// The epoch of messages, and the connection that it is asked on.
+    /// The epoch of messages, with the generation of the connection that it was read on.
     epoch: Mutex<Option<(u64, SharedResult<u64>)>>,
 }
 
-/// What many may wait for. Whoever of them is polled has it go on for all.
+/// A future that many callers may await. Whichever is polled drives it for all.
 type SharedResult<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
 
 #[derive(Clone)]
@@ -58,10 +59,10 @@ struct HotConnection {
     connection: MultiplexedConnection,
 }
 
-/// One connection and no other: it fails when that is gone, instead of going on with the next.
+/// One specific connection: it fails when that breaks, instead of reconnecting.
 pub(crate) struct PinnedConnection(HotConnection);
 
-/// What is known of past attempts to connect, and the one that is being made: there is one at a time.
+/// The history of connect attempts, and the running one: there is at most one.
 struct ConnectState {
     generation: u64,
     delays: ExponentialBackoff,
@@ -70,10 +71,13 @@ struct ConnectState {
 }
 
 impl Redis {
-    /// Prepares to connect; nothing is connected until the first command, so Redis may be away.
+    /// Prepares a client. The first command connects, so Redis may be unavailable.
     ///
     /// # Errors
-    /// The URL cannot be used. Must be called on a tokio runtime that outlives every clone.
+    /// The URL is invalid.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime. The runtime must outlive every clone.
     pub fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
         let mut info = settings.url.expose().into_connection_info()?;
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -100,10 +104,10 @@ impl Redis {
         })))
     }
 
-    /// A connection from the pool, for work off the hot path that may be slow, such as listing.
+    /// A pooled connection for slow work, such as listing.
     ///
     /// # Errors
-    /// None is free in time, or Redis cannot be reached.
+    /// The pool has no free connection in time, or Redis is unreachable.
     pub async fn pooled_connection(&self) -> Result<deadpool_redis::Connection, crate::StoreError> {
         let unavailable = |error: deadpool_redis::PoolError| match error {
             deadpool_redis::PoolError::Backend(error) => error.into(),
@@ -112,10 +116,10 @@ impl Redis {
         self.0.pool.get().await.map_err(unavailable)
     }
 
-    /// A connection of its own for reads that block for up to `block`.
+    /// A dedicated connection for reads that block for up to `block`.
     ///
     /// # Errors
-    /// Redis cannot be reached.
+    /// Redis is unreachable.
     pub async fn open_dedicated(&self, block: Duration) -> RedisResult<DedicatedConnection> {
         DedicatedConnection::open(
             &self.0.client,
@@ -134,14 +138,14 @@ impl Redis {
         connection_config(&self.0.settings, self.0.settings.response_timeout)
     }
 
-    /// Longest wait for an answer.
+    /// Maximum wait for an answer.
     #[must_use]
     pub fn response_timeout(&self) -> Duration {
         self.0.settings.response_timeout
     }
 
-    /// Awaits a blocking read on a dedicated connection. When `interrupt` comes first the read is ended on the server, and its
-    /// answer is awaited all the same: it may hold work that was handed out. True if it was interrupted.
+    /// Awaits a blocking read on a dedicated connection. When `interrupt` completes first, ends the read on the server
+    /// and still awaits its answer, which may contain claimed work. True if it was interrupted.
     pub async fn interruptible<T>(
         &self,
         client_id: i64,
@@ -155,7 +159,7 @@ impl Redis {
         }
         tokio::select! {
             answer = &mut read => (answer, true),
-            // If Redis cannot be told, the read has an end of its own
+            // If Redis cannot be reached, the read ends by its own timeout
             () = self.unblock(client_id) => (read.await, true),
         }
     }
@@ -202,10 +206,10 @@ impl Redis {
         self.0.hot_connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects on its own, whether or not anybody waits for it.
+    /// Connects in a separate task, whether or not anybody waits for it.
     fn connect(&self, generation: u64) -> SharedResult<HotConnection> {
         let shared = self.0.hot_connection.clone();
-        // A connection that closes while nobody uses it is forgotten at once, not found out by the next caller
+        // An idle connection that closes is dropped at once, not by the next caller
         let config = self.config().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 drop_connection(&shared, generation);
@@ -255,7 +259,7 @@ impl Redis {
         }
     }
 
-    /// The connection as it is now, with the epoch of the data behind it, which is found out once for each connection.
+    /// The current connection with the epoch of its data, which is read once for each connection.
     pub(crate) async fn pinned_with_epoch(&self) -> RedisResult<(PinnedConnection, u64)> {
         let live = self.hot_connection().await?;
         let asked = {
@@ -273,7 +277,7 @@ impl Redis {
         };
         let epoch = self.check_result(live.generation, asked.await);
         if epoch.is_err() {
-            // It may be another answer next time
+            // A retry may succeed
             self.epoch().take_if(|(generation, _)| *generation == live.generation);
         }
         Ok((PinnedConnection(live), epoch?))
@@ -283,7 +287,7 @@ impl Redis {
         self.0.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a script on one connection.
+    /// Runs a script on a specific connection.
     pub(crate) async fn run_pinned<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,

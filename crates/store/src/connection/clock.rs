@@ -1,41 +1,41 @@
-//! Times on Redis's clock, and sorted sets of what is to be seen to at a time: their scores are whole milliseconds.
+//! Redis's clock, and sorted sets of due times: their scores are whole milliseconds.
 
 use crate::{Redis, StoreResult, script};
 use common::time::Millis;
 
 impl Redis {
-    /// The time on Redis's clock, which decides what is due.
+    /// The time by Redis's clock, which decides what is due.
     pub(crate) async fn now(&self) -> StoreResult<Millis> {
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.clone()).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// What of a set is due by then, the earliest first, at most so many.
-    pub(crate) async fn due_members(&self, set: &str, now: Millis, most: usize) -> StoreResult<Vec<String>> {
+    /// At most `max` members of a set that are due at `now`, earliest first.
+    pub(crate) async fn due_members(&self, set: &str, now: Millis, max: usize) -> StoreResult<Vec<String>> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(set).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(most);
+        command.arg(set).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(max);
         Ok(command.query_async(&mut self.clone()).await?)
     }
 
-    /// Sets the time of something that is in a set, also when Redis is full.
+    /// Changes the time of a member, even when Redis is out of memory.
     pub(crate) async fn reschedule(&self, set: &str, member: &str, at: Millis) -> StoreResult<()> {
         let _: i64 = script::DELAY_TIMER.key(set).arg(member).arg(at).invoke_async(&mut self.clone()).await?;
         Ok(())
     }
 }
 
-/// The time that a score is.
+/// The time of a score.
 #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds that we wrote")]
 pub(crate) fn score_to_millis(score: f64) -> Millis {
     score as Millis
 }
 
-/// The time of the one that comes first, if there is one.
+/// The time of the first member.
 pub(crate) fn first_due_at(head: &[(redis::Value, f64)]) -> Option<Millis> {
     head.first().map(|(_, score)| score_to_millis(*score))
 }
 
-/// This process's clock, for times that are only shown.
+/// The time by this process's clock, for times that are only shown.
 #[must_use]
 pub fn local_now() -> Millis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! A connection of its own for reads that block: on a shared one they would hold up everybody else.
+//! A dedicated connection for blocking reads, which would block every caller of a shared one.
 //!
-//! A blocked read is ended from outside with CLIENT UNBLOCK, never by dropping it: Redis may have handed out work
-//! whose answer would be lost.
+//! A blocked read is ended with CLIENT UNBLOCK, never by dropping it: Redis may have handed out work in an answer that
+//! would be lost.
 
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 
@@ -18,16 +18,16 @@ impl DedicatedConnection {
         Ok(Self { connection, client_id })
     }
 
-    /// The id by which another connection can end this one's blocked read.
+    /// The client id with which another connection can end this one's blocked read.
     #[must_use]
     pub fn client_id(&self) -> i64 {
         self.client_id
     }
 
-    /// Sends a command and waits for its answer. An ended read answers as if its time were over.
+    /// Sends a command and awaits its answer. An unblocked read answers as if it timed out.
     ///
     /// # Errors
-    /// After any error the connection must be dropped and what it may have been given must be recovered.
+    /// After any error drop the connection, and recover what its last answer may have contained.
     pub async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         command.query_async(&mut self.connection).await
     }

@@ -1,12 +1,12 @@
-//! How Galley talks to Redis: the hot connection, connections for blocking reads, pub/sub, and what the server must be.
+//! Connections to Redis: the shared one, dedicated ones for blocking reads, pub/sub, and requirements on the server.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | [`client`] | the hot connection: shared, pipelined, reconnecting, quick to fail |
+//! | [`client`] | the shared connection: pipelined, reconnecting, fails fast |
 //! | [`dedicated`] | connections for blocking reads |
-//! | [`notifier`] | notifications from other processes, on one pub/sub connection |
-//! | [`notification`] | what processes tell each other over pub/sub |
-//! | [`server`] | what Galley requires of the server's configuration |
+//! | [`notifier`] | one pub/sub connection for everything in a process that waits for notifications |
+//! | [`notification`] | the notifications between processes |
+//! | [`server`] | requirements on the server's configuration |
 //! | `clock` | Redis's clock, and sorted sets by time |
 
 pub mod client;

@@ -1,28 +1,28 @@
-//! Wake-up calls between processes, over one pub/sub channel. They save waiting and carry no truth: who misses one
-//! finds out by itself, only later.
+//! Notifications between processes on one pub/sub channel. They only save waiting: a process that misses one finds out
+//! by itself, later.
 
 use crate::workers::key::WorkerKey;
 use common::{id::JobId, name::QueueName};
 
-/// A wake-up call.
+/// A notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
-    /// A queue got a stream that was not there before.
+    /// A queue has a new stream.
     StreamCreated(QueueName),
-    /// Something in a queue is due sooner than anything before.
+    /// A queue has a new earliest due time.
     DueChanged(QueueName),
-    /// A cron entry has to be looked at sooner than any before.
+    /// The cron entries have a new earliest time.
     CronChanged,
-    /// A job was cancelled: whoever runs it should stop.
+    /// A job was cancelled: its attempt should stop.
     JobCancelled(JobId),
-    /// Something is asked of a worker.
+    /// A worker has a new directive.
     DirectiveChanged(WorkerKey),
-    /// The list of subscriptions has changed, or messages of one wait for another worker.
+    /// The list of subscriptions changed, or messages of one were released.
     SubscriptionsChanged,
 }
 
 impl Notification {
-    /// The call as it is published.
+    /// The notification as it is published.
     #[must_use]
     pub fn encode(&self) -> String {
         match self {
@@ -35,7 +35,7 @@ impl Notification {
         }
     }
 
-    /// The call that was heard, if it is one.
+    /// Parses a published notification.
     #[must_use]
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let (kind, rest) = std::str::from_utf8(payload).ok()?.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! What Galley requires of the server's configuration, and what it reports about durability.
+//! Requirements on the server's configuration, and the durability that it offers.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{Redis, StoreError, StoreResult};
 /// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
 const MIN_VERSION: (u32, u32) = (7, 0);
 
-/// What the server is and how durable an acknowledgement is on it.
+/// The server's version and durability.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// Its version.
@@ -20,16 +20,16 @@ pub struct ServerInfo {
     pub durability: ServerDurability,
 }
 
-/// What an acknowledged write survives, by the server's own settings.
+/// What an acknowledged write survives, by the server's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerDurability {
-    /// Nothing is promised: no append-only file.
+    /// Nothing: there is no append-only file.
     Memory,
-    /// The append-only file is synced every second: a crash can cost about two seconds.
+    /// The append-only file is synced every second: a crash can lose about two seconds.
     EverySecond,
-    /// Acknowledged means on that disk.
+    /// The write is on disk before it is acknowledged.
     Always,
-    /// The server does not let us ask.
+    /// The server does not allow the question.
     Unknown,
 }
 
@@ -46,27 +46,27 @@ impl ServerDurability {
     }
 }
 
-/// A server that Galley must not be run on.
+/// Why Galley must not run on this server.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ServerError {
     /// Its settings would lose jobs.
     #[error("this redis is not fit for Galley: {0}")]
     Unsuitable(String),
-    /// It could not be asked.
+    /// The question failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Redis {
-    /// Round trip to Redis.
+    /// Sends PING.
     ///
     /// # Errors
-    /// It does not answer in time.
+    /// No answer in time.
     pub async fn ping(&self) -> StoreResult<()> {
         Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
     }
 
-    /// Ready as long as Redis answers and is fit for Galley.
+    /// Ready while Redis answers and meets the requirements.
     #[must_use]
     pub fn readiness(&self) -> ReadinessCheck {
         let redis = self.clone();
@@ -76,10 +76,11 @@ impl Redis {
         })
     }
 
-    /// Looks at the server when a process starts. One that is away may come later; one that would lose jobs is refused.
+    /// Checks the server when a process starts. An unavailable server may come later; one that would lose jobs is
+    /// refused.
     ///
     /// # Errors
-    /// The server is unfit.
+    /// The server does not meet the requirements.
     pub async fn check_at_start(&self) -> Result<(), ServerError> {
         match self.check_server().await {
             Ok(server) => {
@@ -94,23 +95,23 @@ impl Redis {
         }
     }
 
-    /// How long the server has been up, rounded up: it counts whole seconds.
+    /// The server's uptime in milliseconds, rounded up to whole seconds.
     ///
     /// # Errors
-    /// It does not answer in time.
+    /// No answer in time.
     pub async fn uptime_ms(&self) -> StoreResult<i64> {
         let info: InfoDict = redis::cmd("INFO").arg("server").query_async(&mut self.clone()).await?;
         Ok((info.get::<i64>("uptime_in_seconds").unwrap_or(0) + 1) * 1000)
     }
 
-    /// Looks at the server's version, eviction policy and durability.
+    /// Checks the server's version, eviction policy and durability.
     ///
     /// # Errors
     /// It is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
     pub async fn check_server(&self) -> Result<ServerInfo, ServerError> {
         let mut connection = self.pooled_connection().await?;
         let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await.map_err(StoreError::from)?;
-        // A hosted Redis may forbid CONFIG: then its word is taken from INFO, which has the eviction policy
+        // A hosted Redis may forbid CONFIG; INFO has the eviction policy
         let config: HashMap<String, String> =
             redis::cmd("CONFIG").arg("GET").arg("*append*").query_async(&mut connection).await.unwrap_or_default();
         check_info(&info, &config).map_err(ServerError::Unsuitable)

@@ -1,12 +1,12 @@
-//! Cron entries: a hash of JSON by name, and a sorted set of when to look at each.
+//! Cron entries: a hash with their JSON by name, and a sorted set with the time of each one's next check.
 //!
-//! Whoever changes an entry reads it, works out what it becomes and stores that only if it still is what was read
-//! (`cron_save.lua`). All that is known of an entry is in it, nothing in a process.
+//! A change reads an entry, computes the new one and stores it only if the stored entry is unchanged
+//! (`cron_save.lua`). All state of an entry is in Redis, none in a process.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | registers, shows, switches and removes entries; makes a job by hand |
-//! | `runs` | makes the jobs of runs that are due |
+//! | `mod` | registers, shows, enables and removes entries; triggers a job by hand |
+//! | `runs` | creates the jobs of due runs |
 
 mod runs;
 
@@ -27,9 +27,9 @@ use model::{
     job::NewJob,
 };
 
-/// How often a change is tried while others change the same entry.
+/// Maximum number of attempts to change an entry that others change at the same time.
 const MAX_SAVE_ATTEMPTS: usize = 16;
-/// Entries read at once for a page.
+/// Maximum number of entries in one read.
 const READ_BATCH: usize = 100;
 
 /// The cron entries in the Redis of a job store.
@@ -37,38 +37,38 @@ pub struct Cron<'a> {
     jobs: &'a Jobs,
 }
 
-/// An entry that was registered.
+/// A registered entry.
 #[derive(Debug, Clone)]
 pub struct RegisteredCronEntry {
     /// The entry.
     pub entry: CronEntry,
-    /// There was none of that name before.
+    /// Whether no entry had that name before.
     pub is_new: bool,
 }
 
-/// An entry that was not registered; nothing was written.
+/// Why an entry was not registered; nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegisterCronError {
-    /// There are as many entries as there may be.
+    /// The maximum number of entries is reached.
     TooMany {
-        /// How many that is.
+        /// The maximum.
         max_entries: u64,
     },
-    /// It is too large.
+    /// The entry is too large.
     TooLarge {
-        /// Bytes it may have.
+        /// Its maximum size in bytes.
         max_bytes: usize,
     },
 }
 
-/// Some of the entries, by name.
+/// A page of entries, by name.
 #[derive(Debug, Clone, Default)]
 pub struct CronPage {
     /// The entries.
     pub entries: Vec<CronEntry>,
-    /// How many entries there are in all.
+    /// Total number of entries.
     pub total: usize,
-    /// There are more after this one.
+    /// The name after which the next page starts; none on the last page.
     pub next: Option<String>,
 }
 
@@ -89,7 +89,7 @@ impl Jobs {
 }
 
 impl Cron<'_> {
-    /// Registers an entry, or changes the one of that name.
+    /// Registers an entry or replaces the one with that name.
     ///
     /// # Errors
     /// Redis is unavailable or full.
@@ -100,7 +100,7 @@ impl Cron<'_> {
     ) -> StoreResult<Result<RegisteredCronEntry, RegisterCronError>> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
             let raw = self.read_raw(&definition.name).await?;
-            // What cannot be read is replaced as if it were not there
+            // An entry that cannot be parsed is replaced like a missing one
             let entry = match raw.as_deref().and_then(parse_entry) {
                 Some(known) => known.with_definition(definition.clone(), now),
                 None => CronEntry::new(definition.clone(), now),
@@ -123,7 +123,7 @@ impl Cron<'_> {
         Err(conflict_error(&definition.name))
     }
 
-    /// An entry.
+    /// Reads an entry.
     ///
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
@@ -131,7 +131,7 @@ impl Cron<'_> {
         self.read_raw(name).await?.map(|raw| parse_entry(&raw).ok_or_else(|| damaged_error(name))).transpose()
     }
 
-    /// Entries by name, `limit` at most, those after a name.
+    /// At most `limit` entries by name, after `after`.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -164,7 +164,7 @@ impl Cron<'_> {
         Ok(page)
     }
 
-    /// Removes an entry; false when there is none. Its jobs stay what they are.
+    /// Removes an entry; false if there is none. Its jobs are unaffected.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -178,7 +178,7 @@ impl Cron<'_> {
         Err(conflict_error(name))
     }
 
-    /// Switches an entry on or off; none when there is no such entry.
+    /// Enables or disables an entry; none if there is none.
     ///
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
@@ -196,8 +196,8 @@ impl Cron<'_> {
         Err(conflict_error(name))
     }
 
-    /// Makes a job of an entry now, beside its schedule: it is not counted and no run waits for it. None when there is
-    /// no such entry.
+    /// Creates a job of an entry now, outside its schedule: it is not counted and no run waits for it. None if there
+    /// is no such entry.
     ///
     /// # Errors
     /// As [`Jobs::enqueue`], or the entry is damaged.
@@ -210,7 +210,7 @@ impl Cron<'_> {
         self.jobs.enqueue(new, traceparent, now).await.map(Some)
     }
 
-    /// The job of an entry as it would be made now, and what time that is.
+    /// The job that [`Cron::trigger`] would create now, and the time.
     ///
     /// # Errors
     /// Redis is unavailable, or the entry is damaged.
@@ -232,7 +232,7 @@ impl Cron<'_> {
         }
     }
 
-    /// Stores an entry if what is stored still is `known`.
+    /// Stores an entry if the stored one is still `known`.
     async fn save_if_unchanged(
         &self,
         entry: &CronEntry,
@@ -259,7 +259,7 @@ impl Cron<'_> {
         }
     }
 
-    /// Removes an entry if what is stored still is `known`; `""` for a time without an entry.
+    /// Removes an entry if the stored one is still `known`; `""` for a time without an entry.
     async fn remove_if_unchanged(&self, name: &str, known: &str) -> StoreResult<bool> {
         let removed: i64 = script::REMOVE_CRON_ENTRY
             .key(keys::CRON_ENTRIES)

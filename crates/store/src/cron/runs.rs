@@ -1,8 +1,8 @@
-//! Runs that are due become jobs, each exactly one, whoever makes it.
+//! Creates exactly one job for each due run, whichever process does it.
 //!
-//! First the job, whose id follows from the entry's name, the run and the queue, so that a second one like it is a
-//! duplicate; then the entry moves on, if it still is what was read. Whoever comes between the two makes the same job
-//! again, is told that it is there, and moves the entry on.
+//! First the job: its id is derived from the entry's name, the run and the queue, so a second one is a duplicate. Then
+//! the entry advances, if it is still what was read. After a crash in between, another process creates the same job
+//! again, gets a duplicate, and advances the entry.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -16,18 +16,18 @@ use common::{
 };
 use model::cron::{CatchUpLimits, CronEntry, CronRunOutcome, CronTick, OverlapPolicy, template::run_job_id};
 
-/// Entries in one turn.
+/// Maximum number of entries in one turn.
 const BATCH: usize = 64;
-/// Entries handled at once: their commands pipeline on the shared connection.
+/// Entries handled concurrently: their commands pipeline on the shared connection.
 const MAX_CONCURRENT_RUNS: usize = 16;
-/// Turns of one entry in one go, each after somebody else changed it.
+/// Maximum number of attempts for one entry, each after another process changed it.
 const MAX_FIRE_ATTEMPTS: usize = 8;
 
-/// What was decided of a run, and why.
+/// The outcome of a run and the reason.
 struct CronDecision(CronRunOutcome, &'static str);
 
 impl Cron<'_> {
-    /// Makes the jobs of runs that are due, for a bounded number of entries; answers how many had trouble of their own.
+    /// Creates the jobs of due runs, for a bounded number of entries; returns how many entries failed.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -46,7 +46,7 @@ impl Cron<'_> {
                     }
                 }
             }
-            // Counting missed runs takes its time, and others are on this thread
+            // Counting missed runs takes time, and other tasks share this thread
             tokio::task::yield_now().await;
         }
         Ok(troubled)
@@ -54,7 +54,7 @@ impl Cron<'_> {
 
     async fn fire(&self, name: &str, now: Millis) -> StoreResult<()> {
         let Ok(name) = name.parse::<CronName>() else {
-            // Nothing of ours, and it would be due for ever
+            // Not Galley's, and it would be due for ever
             tracing::error!(cron = quoted(name), "not a name among the cron entries, removed");
             return self.unschedule(name).await;
         };
@@ -66,12 +66,12 @@ impl Cron<'_> {
             };
             let turn = parse_entry(&raw).map(|entry| (entry.tick(now, self.catch_up_limits()), entry));
             let Some((Ok(turn), entry)) = turn else {
-                // It would be due for ever. Registered again, it lives on
+                // It would be due for ever. Registering the entry again revives it
                 self.unschedule(name.as_str()).await?;
                 return Err(damaged_error(&name));
             };
             let (turn, decision) = match made {
-                // The job is made, and the entry was changed before it could move on: this run is not its next any more
+                // The job exists, but the entry was changed before it could advance: this run is no longer its next
                 Some((run, id)) if turn.run != Some(run) => {
                     if entry.last_run_at.is_some_and(|last| last >= run) {
                         return Ok(());
@@ -85,7 +85,7 @@ impl Cron<'_> {
             match self.save_if_unchanged(&after, Some(&raw), now).await? {
                 CronSaveOutcome::Saved => {
                     self.log_decision(&after, turn, &decision);
-                    // Behind a run that has waited longer: that one's time may have come
+                    // A run that waited longer may be due now
                     if decision.0 != CronRunOutcome::Waiting || turn.has_waited || !entry.has_waiting_runs() {
                         return Ok(());
                     }
@@ -97,7 +97,7 @@ impl Cron<'_> {
                 made = Some((run, id));
             }
         }
-        // Others are at it; it is still due if they are not done
+        // Other processes change it; it stays due if they do not finish
         Ok(())
     }
 
@@ -107,7 +107,7 @@ impl Cron<'_> {
         CatchUpLimits { max_runs: settings.catch_up_max, window_ms }
     }
 
-    /// Makes the job of a run, if there is one and the overlap policy lets it.
+    /// Creates the job of a run, if there is one and the overlap policy allows it.
     async fn decide(&self, entry: &CronEntry, turn: CronTick, now: Millis) -> StoreResult<CronDecision> {
         let Some(run) = turn.run else { return Ok(CronDecision(CronRunOutcome::NotDue, "")) };
         let mut new = match entry.template.new_job(&entry.name, run, now) {
@@ -135,18 +135,18 @@ impl Cron<'_> {
         }
     }
 
-    /// The job of a run is there: the one before goes, if the overlap policy says so.
+    /// The job of a run exists: cancels the previous one if the overlap policy says so.
     async fn finish_fire(&self, entry: &CronEntry, id: JobId) -> StoreResult<CronDecision> {
         if let Some(last) = entry.last_job_id.filter(|last| *last != id)
             && entry.overlap_policy == OverlapPolicy::CancelPrevious
         {
-            // It may have ended just now: as well
+            // If it has just ended, there is nothing to cancel
             let _ = self.jobs.cancel(last).await?;
         }
         Ok(CronDecision(CronRunOutcome::Fired(id), ""))
     }
 
-    /// What the overlap policy says instead of making the job; none when it lets it be made.
+    /// What the overlap policy says instead of creating the job; none if it allows the job.
     async fn apply_overlap_policy(
         &self,
         entry: &CronEntry,
@@ -158,13 +158,13 @@ impl Cron<'_> {
             return Ok(None);
         }
         let queues_up = entry.overlap_policy == OverlapPolicy::Enqueue && !turn.has_waited && entry.has_waiting_runs();
-        // A job that cannot be found any more is over since long
+        // A job that cannot be found ended long ago
         let runs = queues_up || self.jobs.locate(last).await?.is_some_and(|located| !located.state().is_terminal());
         Ok(match entry.overlap_policy {
             _ if !runs => None,
             OverlapPolicy::Allow => None,
             OverlapPolicy::Skip => Some(CronDecision(CronRunOutcome::Skipped, "overlap_skip")),
-            // When the new one is there
+            // Cancelled once the new job exists
             OverlapPolicy::CancelPrevious => None,
             OverlapPolicy::Enqueue if turn.has_waited || entry.has_room_to_wait() => {
                 Some(CronDecision(CronRunOutcome::Waiting, ""))
@@ -173,13 +173,13 @@ impl Cron<'_> {
         })
     }
 
-    /// Forgets when to look at an entry that cannot be read.
+    /// Removes the next check of an entry that cannot be read.
     async fn unschedule(&self, name: &str) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         Ok(command.arg(keys::CRON_NEXT).arg(name).exec_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
-    /// Says what happened; only who moved the entry on does.
+    /// Logs the decision; only the process that advanced the entry does.
     fn log_decision(&self, entry: &CronEntry, turn: CronTick, decision: &CronDecision) {
         if turn.missed > 0 {
             metrics::counter!("galley_cron_missed_total").increment(turn.missed);

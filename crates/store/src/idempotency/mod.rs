@@ -1,7 +1,8 @@
-//! Requests that must have one effect however often they are sent.
+//! Requests with an idempotency key: one effect, however often they are sent.
 //!
-//! The first request with a key notes what it asks for and a seed; ids of what it makes are derived from the seed, so that
-//! a repetition after a crash finds what is there already. When it is done it notes its answer, and repetitions get that.
+//! The first request with a key stores a hash of its content and a seed. The ids of what it creates are derived from
+//! the seed, so a repetition after a crash finds what exists already. When it is done it stores its answer, which
+//! repetitions get.
 
 use std::time::Duration;
 
@@ -10,25 +11,25 @@ use crate::{Redis, StoreError, StoreResult, keys, script};
 /// A request with a key.
 #[derive(Debug, Clone)]
 pub struct IdempotentRequest {
-    /// What tells requests with that key from all others: 64 hex digits.
+    /// Identifies the key: 64 hex digits.
     pub fingerprint: String,
-    /// What tells the same request from another with the same key: 64 hex digits.
+    /// A hash of the content, to detect another request with the same key: 64 hex digits.
     pub content_hash: String,
 }
 
-/// What is known of a request.
+/// The state of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdempotencyStatus {
-    /// It was begun: by this call, or by an earlier one that has not come to an end or died.
+    /// Started: by this call, or by an earlier one that is still running or died.
     Started {
-        /// The seed of what it makes.
+        /// The request's seed, from which ids are derived.
         seed: u128,
         /// Whether this call is the first.
         is_first: bool,
     },
     /// It was answered.
     Answered {
-        /// The status.
+        /// The HTTP status.
         status: u16,
         /// The body.
         body: String,
@@ -38,7 +39,7 @@ pub enum IdempotencyStatus {
 }
 
 impl Redis {
-    /// Begins a request, or finds out what became of it.
+    /// Starts a request or returns its state.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -66,7 +67,7 @@ impl Redis {
         }
     }
 
-    /// Notes the answer to a request.
+    /// Stores the answer to a request.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -87,7 +88,7 @@ impl Redis {
         Ok(command.exec_async(&mut self.clone()).await?)
     }
 
-    /// Forgets a request that had no effect, so that it may be tried again. One that was answered stays.
+    /// Forgets a request that had no effect, so that it may be repeated. An answered request stays.
     ///
     /// # Errors
     /// Redis is unavailable.

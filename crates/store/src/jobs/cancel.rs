@@ -1,4 +1,4 @@
-//! Ending jobs from outside, wherever they are.
+//! Cancels jobs, in whatever state they are.
 
 use super::{Jobs, LocatedJob, record::FinishedJob};
 use crate::connection::notification::Notification;
@@ -12,22 +12,22 @@ use crate::{
 use common::{id::JobId, name::LimitKey};
 use model::job::{JobTransition, state::InvalidTransition};
 
-/// A job that was not moved on from the state it is in: cancelled or activated.
+/// Why a job was not cancelled or activated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobTransitionError {
-    /// There is none with that id.
+    /// There is no job with that id.
     NotFound,
     /// Its state does not allow it.
     Conflict(InvalidTransition),
 }
 
 impl Jobs {
-    /// Cancels a job that is not over; its JSON. A worker that runs it is told to stop, and cannot record an outcome any more.
+    /// Cancels an unfinished job and returns its JSON. Its worker is notified and can no longer record an outcome.
     ///
     /// # Errors
-    /// Redis is unavailable: the job may have been cancelled all the same.
+    /// Redis is unavailable: the job may have been cancelled nevertheless.
     pub async fn cancel(&self, id: JobId) -> StoreResult<Result<String, JobTransitionError>> {
-        // The job may move between the look and the script, which then changes nothing
+        // The job may move between the look-up and the script, which then changes nothing
         for _ in 0..8 {
             let Some(located) = self.locate(id).await? else { return Ok(Err(JobTransitionError::NotFound)) };
             if let Err(conflict) = located.state().after(JobTransition::Cancel) {
@@ -46,7 +46,7 @@ impl Jobs {
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
     }
 
-    /// Ends a job that is not over; false when it is not where it was seen any more.
+    /// Ends an unfinished job; false if it has moved since `located`.
     pub(super) async fn end_externally(&self, located: &LocatedJob, ended: &FinishedJob) -> StoreResult<bool> {
         let (job, kind, place) = match located {
             LocatedJob::Finished(_) => return Ok(false),

@@ -1,5 +1,5 @@
-//! Handing jobs out: to queue-workers, which name themselves in the stream's pending list, and over HTTP, where each
-//! attempt gets a token and a lease of its own.
+//! Claims jobs: for queue-workers, which are consumers in the stream's pending list, and over HTTP, where each attempt
+//! has its own token and lease.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -25,10 +25,10 @@ use common::{
     time::Millis,
 };
 
-/// Entries that a consumer reads of its own in one go: each may be as large as a request body.
+/// Maximum number of its own entries that a consumer reads at once: each may be as large as a request body.
 const RECOVERY_PAGE_SIZE: usize = 20;
 
-/// Who wants jobs and how many.
+/// Who claims jobs.
 #[derive(Debug, Clone, Copy)]
 pub enum Claimant<'a> {
     /// A queue-worker.
@@ -38,75 +38,75 @@ pub enum Claimant<'a> {
         /// Its name for people.
         worker: &'a WorkerId,
     },
-    /// A program that fetches over HTTP.
+    /// A program that pulls over HTTP.
     Pull {
-        /// Who it says it is.
+        /// Its name, if it gave one.
         worker: Option<&'a WorkerId>,
-        /// The lease it asks for.
+        /// The requested lease.
         lease: Option<Duration>,
     },
 }
 
-/// Jobs that were handed out, and what the queue's limits say to more.
+/// Claimed jobs, and when more are available.
 #[derive(Debug, Default)]
 pub struct ClaimBatch {
     /// The jobs.
     pub jobs: Vec<ClaimedJob>,
-    /// Whether and when there can be more.
+    /// Whether and when more jobs can be claimed.
     pub availability: ClaimAvailability,
 }
 
-/// Whether and when a queue hands out more.
+/// Whether and when a queue has more jobs to claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClaimAvailability {
-    /// It has no limits: as soon as there are jobs.
+    /// The queue has no limits: as soon as jobs arrive.
     #[default]
     Unlimited,
-    /// It has limits, which allow more: jobs must be claimed by asking, not by a blocking read.
+    /// The queue has limits, which allow more: claim without blocking, since a blocking read bypasses the limits.
     Limited,
-    /// Its limits allow no more for so long.
+    /// The limits allow no more for this long.
     RetryAfter(Duration),
-    /// It is paused.
+    /// The queue is paused.
     Paused,
 }
 
-/// A job that was handed out.
+/// A claimed job.
 #[derive(Debug, Clone)]
 pub struct ClaimedJob {
     /// The job.
     pub job: JobRecord,
-    /// Its entry: part of every fence.
+    /// Its stream entry, which is part of every fence.
     pub entry: EntryId,
     /// The token of a pulled attempt.
     pub token: Option<String>,
-    /// When it was handed out.
+    /// When it was claimed.
     pub started_at: Millis,
 }
 
 impl Jobs {
-    /// Takes up to `most` jobs of a queue, highest priority first. `priorities` is what the caller knows of the queue's
-    /// streams; it is read again when it turns out to be old.
+    /// Claims up to `max` jobs of a queue, highest priority first. `priorities` caches the queue's streams; it is read
+    /// again when it turns out to be stale.
     ///
     /// # Errors
-    /// After [`StoreError::Unavailable`] jobs may have been taken all the same: a queue-worker asks for its own with
-    /// [`Jobs::own`], pulled ones come back when their lease is over.
+    /// After [`StoreError::Unavailable`] jobs may have been claimed nevertheless: a queue-worker recovers them with
+    /// [`Jobs::recover_claims`], pulled ones are available again when their lease expires.
     pub async fn claim(
         &self,
         queue: &QueueName,
         priorities: &mut Vec<Priority>,
-        most: usize,
+        max: usize,
         by: Claimant<'_>,
     ) -> StoreResult<ClaimBatch> {
-        // A queue can get a new priority between reading them and claiming, but hardly twice
+        // A queue may get a new priority between reading them and claiming, but hardly twice
         for _ in 0..3 {
             if priorities.is_empty() {
                 *priorities = self.priorities(queue).await?;
             }
-            if priorities.is_empty() || most == 0 {
+            if priorities.is_empty() || max == 0 {
                 return Ok(ClaimBatch::default());
             }
             let reply: Value =
-                self.build_claim_call(queue, priorities, most, by).invoke_async(&mut self.store.redis.clone()).await?;
+                self.build_claim_call(queue, priorities, max, by).invoke_async(&mut self.store.redis.clone()).await?;
             if let Some(claimed) = parse_claim_reply(queue, priorities, reply)? {
                 return Ok(claimed);
             }
@@ -119,7 +119,7 @@ impl Jobs {
         &self,
         queue: &QueueName,
         priorities: &[Priority],
-        most: usize,
+        max: usize,
         by: Claimant<'_>,
     ) -> ScriptInvocation<'static> {
         let keys = QueueKeys::new(queue);
@@ -134,7 +134,7 @@ impl Jobs {
                 (PULL_CONSUMER, "pull", lease, self.store.settings.jobs.pull_lease, worker)
             }
         };
-        call.arg(consumer).arg(most).arg(mode).arg(lease.map_or(0, duration_millis)).arg(duration_millis(default));
+        call.arg(consumer).arg(max).arg(mode).arg(lease.map_or(0, duration_millis)).arg(duration_millis(default));
         call.arg(worker.map_or("", WorkerId::as_str))
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::DueChanged(queue.clone()).encode());
@@ -145,15 +145,15 @@ impl Jobs {
             call.arg(priority.get());
         }
         if mode == "pull" {
-            for _ in 0..most {
+            for _ in 0..max {
                 call.arg(uuid::Uuid::new_v4().simple().to_string());
             }
         }
         call
     }
 
-    /// What a queue-worker holds on a stream according to Redis, and `is_new` to it: to find what was handed to it in an
-    /// answer it never got.
+    /// The jobs that Redis holds for a queue-worker on a stream and that `is_new` accepts: those claimed in an answer
+    /// that was lost.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -175,7 +175,7 @@ impl Jobs {
             let Some((last, _)) = entries.last() else { return Ok(found) };
             after.clone_from(last);
             for claimed in parse_claimed_entries(queue, priority, entries).filter(|claimed| is_new(claimed.entry)) {
-                // Its result may have been recorded since the answer was made, and then it is new only to memory
+                // Its result may have been recorded since the read, and then only memory lacks it
                 if self.is_pending_for(&stream, consumer, claimed.entry).await? {
                     found.push(claimed);
                 }
@@ -190,8 +190,8 @@ impl Jobs {
         Ok(!held.is_empty())
     }
 
-    /// Waits until a job arrives on one of the streams and takes it: one job, or in the moment between a claim that
-    /// found nothing and this, one of each stream.
+    /// Waits until a job arrives on one of the streams and claims it. If several arrive between the last claim and
+    /// this read, it claims one of each stream.
     ///
     /// # Errors
     /// As [`Jobs::claim`]; `Damaged` also when a stream or its group is gone.
@@ -212,7 +212,7 @@ impl Jobs {
     }
 }
 
-/// The last entry of a stream that was handed to anybody; `0-0` when none was.
+/// The last claimed entry of a stream; `0-0` if there is none.
 pub(super) async fn last_delivered_id(redis: &mut impl ConnectionLike, stream: &str) -> StoreResult<String> {
     let groups: Vec<HashMap<String, Value>> = redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(redis).await?;
     let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
@@ -243,7 +243,7 @@ fn blocking_read_command(streams: &[(QueueName, Priority)], consumer: &Consumer,
     command
 }
 
-/// The answer of `claim.lua`; none when the list of streams was old.
+/// Parses the reply of `claim.lua`; none if `priorities` was stale.
 fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<ClaimBatch>> {
     type ClaimReplyEntry = (usize, String, Value, String);
     let mut parts = Vec::<Value>::from_redis_value(reply).map_err(malformed_reply)?.into_iter();
@@ -273,8 +273,8 @@ fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -
     Ok(Some(ClaimBatch { jobs, availability: more }))
 }
 
-/// A job that cannot be read was put there by somebody else, or by a version to come. It must not keep the others from
-/// being worked on: it stays where it is, and is complained about each time.
+/// Parses a job entry. Another program or a later version may have written one that cannot be parsed. It stays where
+/// it is and is logged each time, and does not block the others.
 pub(crate) fn read_job_entry(
     queue: &QueueName,
     priority: Priority,
@@ -282,7 +282,7 @@ pub(crate) fn read_job_entry(
     fields: Value,
 ) -> Option<(JobRecord, EntryId)> {
     let read = enqueue::parse_entry_id(entry).and_then(|id| {
-        // Entry by entry: bytes that are no text in one must not take the others along
+        // Parse each entry separately: one that is not UTF-8 must not fail the others
         let fields = JobFields::from_redis_value(fields).map_err(malformed_reply)?;
         Ok((JobRecord::from_entry(queue, priority, id, fields)?, id))
     });
@@ -293,12 +293,12 @@ pub(crate) fn read_job_entry(
     .ok()
 }
 
-/// The answer of XREADGROUP and XREAD: entries by stream, none when there were none.
+/// Parses the reply of XREADGROUP or XREAD: entries by stream, empty if there were none.
 pub(crate) fn parse_streams_reply(reply: Value) -> StoreResult<HashMap<String, Vec<(String, Value)>>> {
     Ok(Option::from_redis_value(reply).map_err(malformed_reply)?.unwrap_or_default())
 }
 
-/// The jobs in entries of a stream. An entry that was deleted meanwhile has no fields and is left out.
+/// The jobs in the entries of a stream. A deleted entry has no fields and is left out.
 fn parse_claimed_entries(
     queue: &QueueName,
     priority: Priority,

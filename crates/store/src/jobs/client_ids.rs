@@ -1,4 +1,5 @@
-//! Ids that clients chose. A generated id tells its queue by a tag; a chosen one is written down.
+//! Job ids chosen by clients. A generated id has a tag that identifies its queue; for a chosen one the queue is
+//! stored.
 
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use common::{
     time::Millis,
 };
 
-/// How long what a job claims for itself (an id, being the only one) is remembered beyond its start, unless it ends before.
+/// How long a reservation of a job (its id, its uniqueness) outlives the job's start, unless the job ends before.
 pub(super) const RESERVATION_TTL_MS: i64 = 90 * 86_400_000;
 
 impl Jobs {
-    /// Notes which queue an id that a client chose went to, unless it is noted already or the id itself tells.
+    /// Stores the queue of a client-chosen id, unless it is stored already or the id itself has the queue's tag.
     pub(super) async fn save_client_job_id(&self, id: JobId, queue: &QueueName, ttl: Millis) -> StoreResult<()> {
         if id.queue_tag() == queue_tag(queue) {
             return Ok(());
@@ -24,14 +25,14 @@ impl Jobs {
         Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 
-    /// Lets a noted id live on with a job that is revived.
+    /// Extends the TTL of a chosen id for a job that is revived.
     pub(super) async fn extend_client_job_id(&self, id: JobId) -> StoreResult<()> {
         let mut command = redis::cmd("PEXPIRE");
         command.arg(keys::client_job_id(&id)).arg(RESERVATION_TTL_MS);
         Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 
-    /// An id that a client chose is forgotten with the job. If that fails the id stays for its own, longer TTL.
+    /// Shortens the TTL of a chosen id to that of its finished job. If that fails, the longer TTL applies.
     pub(super) async fn shorten_client_job_id(&self, job: &JobRecord, ttl: Duration) {
         if job.has_record && job.history.created_at.is_some() && job.id.queue_tag() != queue_tag(&job.queue) {
             let mut command = redis::cmd("PEXPIRE");

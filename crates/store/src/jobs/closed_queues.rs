@@ -1,7 +1,7 @@
-//! Queues that take no new jobs for now.
+//! A cache of which queues accept no new jobs.
 //!
-//! An ordinary enqueue is one command that asks nothing, so whether a queue is closed is looked up beside it, once a second
-//! for each queue that is in use.
+//! An ordinary enqueue is one command that reads nothing, so the closed flag is read separately, once a second for
+//! each queue in use.
 
 use std::{
     collections::HashMap,
@@ -13,17 +13,17 @@ use super::Jobs;
 use crate::{StoreResult, keys::QueueKeys};
 use common::name::QueueName;
 
-/// How long an answer is good for.
+/// How long an answer is cached.
 const CACHE_TTL: Duration = Duration::from_secs(1);
-/// Answers kept.
+/// Maximum number of cached answers.
 const MAX_CACHED_QUEUES: usize = 10_000;
 
-/// What was found out lately.
+/// Cached answers.
 #[derive(Default)]
 pub(super) struct ClosedQueueCache(RwLock<HashMap<QueueName, (bool, Instant)>>);
 
 impl Jobs {
-    /// Whether a queue takes no new jobs, as of the last second.
+    /// Whether a queue accepts no new jobs, up to a second late.
     pub(super) async fn is_closed(&self, queue: &QueueName) -> StoreResult<bool> {
         let known = self.closed_queues.0.read().unwrap_or_else(PoisonError::into_inner).get(queue).copied();
         if let Some((is_closed, at)) = known

@@ -1,12 +1,12 @@
-//! The names of consumers in the pending lists of streams.
+//! Names of consumers in the pending lists of streams.
 
 use std::{fmt, time::Duration};
 
-/// The consumer that holds everything fetched over HTTP.
+/// The consumer of all jobs pulled over HTTP.
 pub const PULL_CONSUMER: &str = "pull";
 
-/// The name of a queue-worker process in pending lists. It carries the lease, so that whoever reclaims its jobs goes
-/// by the lease of the worker, not by its own settings.
+/// The name of a queue-worker process in pending lists. It contains the worker's lease, so that a process that
+/// reclaims its jobs applies that lease and not its own settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consumer {
     name: String,
@@ -14,7 +14,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// A name that nobody else has or had.
+    /// A unique name.
     #[must_use]
     pub fn new(lease: Duration) -> Self {
         Self { name: format!("w-{}-{}", lease.as_millis(), uuid::Uuid::new_v4().simple()), lease }
@@ -26,13 +26,13 @@ impl Consumer {
         &self.name
     }
 
-    /// How long it may be silent.
+    /// The worker's lease: how long it may stay silent.
     #[must_use]
     pub fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Reads a name; none if it is not a queue-worker's.
+    /// Parses a name; none if it is not a queue-worker's.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (lease, _) = name.strip_prefix("w-")?.split_once('-')?;

@@ -1,4 +1,4 @@
-//! New jobs that are more than an entry in a stream: they have a record from the start.
+//! Creates jobs that are more than a stream entry: they have a record from the start.
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
@@ -20,11 +20,11 @@ use common::{
 };
 use model::job::{JobHistory, JobLimit, JobState, NewJob, OnConflict, UniquePolicy};
 
-/// Looks at whoever holds the uniqueness: it can change between a look and the script, each time because somebody else got
-/// further. So many may replace each other at once.
+/// Maximum number of checks of a uniqueness holder. The holder may change between a check and the script; each time
+/// another job has made progress, so this bounds how many may replace each other at once.
 const MAX_UNIQUENESS_CHECKS: usize = 256;
 
-/// Where a new job goes.
+/// Where a new job is stored.
 enum JobDestination {
     Stream,
     KeyQueue,
@@ -32,13 +32,13 @@ enum JobDestination {
     Scheduled(Millis),
 }
 
-/// Whether a job may be made as far as its uniqueness goes.
+/// Whether a job's uniqueness allows it.
 enum UniquenessCheck {
-    /// It may, if that is still who holds it.
+    /// Allowed, if this is still the holder.
     Free(String),
-    /// It may not.
+    /// Not allowed.
     Conflict(EnqueueRefusal),
-    /// It takes the place of that one, which is cancelled when it is there.
+    /// It replaces this job, which is cancelled once the new one exists.
     Replaces(JobId),
 }
 
@@ -51,7 +51,7 @@ impl Jobs {
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         let id = match new.id {
-            // The id of a workflow's job was not chosen: making the job twice does nothing
+            // A workflow derives its jobs' ids, so creating such a job twice is harmless
             Some(id) if new.workflow.is_none() && self.locate(id).await?.is_some() => {
                 return Ok(Err(EnqueueRefusal::Duplicate(id)));
             }
@@ -77,7 +77,7 @@ impl Jobs {
         Err(StoreError::damaged(format!("the uniqueness of a job of {} cannot be settled", new.queue)))
     }
 
-    /// Creates it if the uniqueness is still held by that one; none when it is not.
+    /// Creates the job if the uniqueness still has the expected holder; none otherwise.
     async fn create_if_holder(
         &self,
         id: JobId,
@@ -114,12 +114,12 @@ impl Jobs {
             }
             _ if !has_chosen_id => return Ok(Some(Err(EnqueueRefusal::Duplicate(id)))),
             _ => {
-                // It is there, but perhaps not to be found: an earlier request may have ended just before it was noted
+                // The job exists, but an earlier request may have died before it stored the id's queue
                 self.save_client_job_id(id, &job.queue, claim_ttl).await?;
                 return Ok(Some(Err(EnqueueRefusal::Duplicate(id))));
             }
         }
-        // It may have been deleted between the registration and this
+        // The queue may have been deleted between the registration and this
         if answer.get(2).is_some_and(|new| new == "new") {
             self.add_to_registry(&job.queue).await.map_err(StoreError::after_write)?;
         }
@@ -128,7 +128,7 @@ impl Jobs {
             JobDestination::Pending => JobState::Pending,
             JobDestination::Scheduled(_) => JobState::Scheduled,
         };
-        // Wherever the job itself waits: the limit it brought may let others in
+        // The limit that the job brought may admit waiting jobs
         if let Some(key) = job.limit_key() {
             self.admit(&job.queue, key).await?;
         }
@@ -150,7 +150,7 @@ impl Jobs {
         let keys = QueueKeys::new(&job.queue);
         // A job without a limit never touches the keys of one
         let key = LimitKey::or_placeholder(job.limit_key());
-        // There was room for a workflow when it was accepted: its jobs are let in
+        // The depth was checked when the workflow was accepted: its jobs are always admitted
         let max_depth = self.max_depth(&job.queue).filter(|_| job.workflow.is_none()).unwrap_or(0);
         let mut call = script::CREATE.prepare_invoke();
         call.key(keys.record(&job.id)).key(keys.result(&job.id)).key(keys.due()).key(keys.pending());
@@ -181,7 +181,7 @@ impl Jobs {
         Ok(call.arg(job.to_fields()).invoke_async(&mut self.store.redis.clone()).await?)
     }
 
-    /// Who stands in the way of a job, and what its policy says to that.
+    /// Which job blocks this one, and what its policy says about that.
     async fn resolve_uniqueness(&self, new: &mut NewJob) -> StoreResult<UniquenessCheck> {
         let Some(unique) = new.unique.clone() else { return Ok(UniquenessCheck::Free(String::new())) };
         let key = QueueKeys::new(&new.queue).uniqueness(&unique.fingerprint);
@@ -189,11 +189,11 @@ impl Jobs {
         let holder = holder.unwrap_or_default();
         let Ok(id) = holder.parse::<JobId>() else { return Ok(UniquenessCheck::Free(holder)) };
         if new.id == Some(id) {
-            // Made by an earlier call: it is not its own rival
+            // An earlier call created it: the job does not block itself
             return Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id)));
         }
         let Some(located) = self.locate_in_queue(id, &new.queue).await? else {
-            // Its result is gone, but it may be in the way for longer than that
+            // The result may be deleted while the uniqueness period continues
             let outlives_its_result = unique.period.is_some() && unique.states.iter().any(|state| state.is_terminal());
             let conflict = UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id));
             return Ok(if outlives_its_result { conflict } else { UniquenessCheck::Free(holder) });
@@ -207,7 +207,7 @@ impl Jobs {
                 Ok(UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, json: located.to_json() }))
             }
             OnConflict::Reject => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
-            // One that runs may have had effects already, and one that is over cannot be replaced
+            // A running job may have had effects already, and a finished one cannot be replaced
             _ if state == JobState::Active => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
             _ if state.is_terminal() => Ok(UniquenessCheck::Free(holder)),
             OnConflict::ReplaceExceptSchedule => {
@@ -224,7 +224,7 @@ impl Jobs {
         }
     }
 
-    /// Whether nobody stands in the way of a job, or its policy has an answer to that.
+    /// Whether no job blocks this one, or its policy resolves the conflict.
     pub(super) async fn check_uniqueness(&self, job: &NewJob) -> StoreResult<Result<(), EnqueueRefusal>> {
         match self.resolve_uniqueness(&mut job.clone()).await? {
             UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, .. }) => Ok(Err(EnqueueRefusal::Duplicate(id))),
@@ -233,7 +233,7 @@ impl Jobs {
         }
     }
 
-    /// Cancels a job that another took the place of. One that a worker took meanwhile came first, and runs.
+    /// Cancels a replaced job. If a worker has claimed it meanwhile, it came first and runs.
     async fn cancel_replaced(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
         for _ in 0..MAX_UNIQUENESS_CHECKS {
             let Some(located) = self.locate_in_queue(id, queue).await? else { return Ok(()) };

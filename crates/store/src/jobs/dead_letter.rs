@@ -1,4 +1,4 @@
-//! Dead letters: jobs that used up their attempts and asked to be kept for people to look at.
+//! Dead letters: jobs that used up their attempts and asked to be retained for people.
 
 use serde_json::value::RawValue;
 
@@ -33,10 +33,11 @@ struct DeadLetterFields {
 }
 
 impl Jobs {
-    /// Makes a dead letter available again, as if it had never been tried; its JSON, or none when there is no such one.
+    /// Makes a dead letter available again with all its attempts; returns its JSON, or none if there is no such dead
+    /// letter.
     ///
     /// # Errors
-    /// Redis is unavailable: it may have been made available all the same.
+    /// Redis is unavailable: it may be available nevertheless.
     pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
         let Some((queue, json)) = self.find_dead_letter(id).await? else { return Ok(None) };
         let job = restore_job(id, queue, &json, self.now().await?)?;
@@ -75,24 +76,25 @@ impl Jobs {
         Ok(self.locate(id).await?.map(|located| located.to_json()))
     }
 
-    /// Deletes a dead letter for good; false when there is no such one.
+    /// Deletes a dead letter; false if there is none.
     ///
     /// # Errors
-    /// Redis is unavailable: it may have been deleted all the same.
+    /// Redis is unavailable: it may have been deleted nevertheless.
     pub async fn delete_dead_letter(&self, id: JobId) -> StoreResult<bool> {
         let Some((queue, _)) = self.find_dead_letter(id).await? else { return Ok(false) };
         let keys = QueueKeys::new(&queue);
         let mut redis = self.store.redis.clone();
         let removed: i64 =
             redis::cmd("ZREM").arg(keys.dead_letters()).arg(id.to_string()).query_async(&mut redis).await?;
-        // Whoever takes it off the list owns the rest; a result that stays because we end here goes with its TTL
+        // Only the caller that removes it from the list deletes the rest; after a crash here the result expires by its
+        // TTL
         if removed == 1 {
             redis::cmd("DEL").arg(keys.result(&id)).exec_async(&mut redis).await?;
         }
         Ok(removed == 1)
     }
 
-    /// A dead letter's queue and JSON; none when there is no such one.
+    /// A dead letter's queue and JSON; none if there is none.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -107,7 +109,7 @@ impl Jobs {
     }
 }
 
-/// A dead letter's job with a new history.
+/// The job of a dead letter, with a new history.
 fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreResult<JobRecord> {
     let damaged = |what: String| StoreError::damaged(format!("dead letter {id}: {what}"));
     let kept: DeadLetterFields = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
@@ -121,18 +123,18 @@ fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreRes
         priority,
         envelope,
         summary,
-        // What went wrong before stays to be seen; the attempts begin anew
+        // Earlier errors stay visible; the attempts start again
         history: JobHistory { created_at, errors: kept.errors, ..JobHistory::default() },
         lease_ms: kept.visibility_timeout_ms,
         timeout_ms: kept.timeout_ms,
         traceparent: None,
-        // Its workflow took note of the first end and stays as it is; what it was given then it gets again
+        // The workflow keeps the first outcome; the job gets the same parent results again
         workflow: kept.workflow_id.zip(kept.workflow_index).map(|(workflow, index)| Membership { workflow, index }),
         parent_results: kept.parent_results.map(|results| results.get().to_owned()),
         has_record: true,
         enqueued_at: None,
     };
-    // A time that is over already does not keep anybody from trying again
+    // An expired deadline must not prevent another try
     let mut over = Vec::new();
     if job.is_expired(now) {
         over.push("expires_at");

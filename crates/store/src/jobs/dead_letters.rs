@@ -1,4 +1,4 @@
-//! Dead letters by the many: looked for by what they have in common, tried again or deleted.
+//! Many dead letters at once: filters, redrives and deletes them.
 
 use std::collections::BTreeMap;
 
@@ -13,35 +13,35 @@ use crate::{
 };
 use common::{id::JobId, name::QueueName, time::Millis};
 
-/// Dead letters looked at for one answer.
+/// Maximum number of dead letters scanned for one page.
 const MAX_SCANNED: usize = 10_000;
-/// Their bytes, about.
+/// Approximate maximum of their bytes.
 const MAX_SCANNED_BYTES: usize = 32 << 20;
-/// Queues looked at in one go.
+/// Maximum number of queues in one read.
 const QUEUE_PAGE_SIZE: usize = 500;
-/// Dead letters read in one go: each may be as large as a request body.
+/// Maximum number of dead letters in one read: each may be as large as a request body.
 const READ_PAGE_SIZE: usize = 20;
-/// An answer gets no more once it has this much.
+/// A page that is this large gets no more dead letters.
 const SOFT_MAX_PAGE_BYTES: usize = 8 << 20;
-/// Dead letters tried again or deleted at once.
+/// Dead letters redriven or deleted concurrently.
 const CONCURRENCY: usize = 16;
 
-/// What dead letters have in common; what is not given does not matter.
+/// Which dead letters; an absent condition matches all.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterFilter {
     /// Their queue.
     pub queue: Option<QueueName>,
-    /// Their type, or a beginning of it that ends in `.*`.
+    /// Their type, or a prefix of it that ends in `.*`.
     pub job_type: Option<String>,
-    /// The type of their last error, or a beginning of it that ends in `.*`.
+    /// The type of their last error, or a prefix of it that ends in `.*`.
     pub error_type: Option<String>,
-    /// They died then or later.
+    /// They died at this time or later.
     pub since: Option<Millis>,
-    /// They died before.
+    /// They died before this time.
     pub until: Option<Millis>,
 }
 
-/// Where a list goes on: behind that dead letter of that queue.
+/// Where a list continues: after that dead letter of that queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterCursor {
     queue: QueueName,
@@ -49,19 +49,19 @@ pub struct DeadLetterCursor {
     id: JobId,
 }
 
-/// Some dead letters.
+/// A page of dead letters.
 #[derive(Debug, Default)]
 pub struct DeadLetterPage {
-    /// Their ids and JSON: by queue, the newest of each first.
+    /// Their ids and JSON: by queue, newest first.
     pub jobs: Vec<(JobId, String)>,
-    /// Where to go on, if there may be more.
+    /// Where the next page starts, if there may be one.
     pub next: Option<DeadLetterCursor>,
 }
 
-/// How many dead letters there are.
+/// Statistics of dead letters.
 #[derive(Debug, Default)]
 pub struct DeadLetterStats {
-    /// In each queue that has some.
+    /// Their number in each queue that has some.
     pub by_queue: BTreeMap<QueueName, u64>,
     /// When the oldest died.
     pub oldest_at: Option<Millis>,
@@ -119,7 +119,7 @@ impl std::str::FromStr for DeadLetterCursor {
 }
 
 impl Jobs {
-    /// Dead letters that pass the filter: by queue, the newest of each first, at most `limit` and about eight mebibytes.
+    /// Dead letters that match the filter: by queue, newest first, at most `limit` and about eight mebibytes.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -157,10 +157,10 @@ impl Jobs {
         Ok(scan.page)
     }
 
-    /// Makes dead letters available again; how many it made.
+    /// Makes dead letters available again; returns how many.
     ///
     /// # Errors
-    /// Redis is unavailable: some may have been made available.
+    /// Redis is unavailable: some may be available nevertheless.
     pub async fn redrive_all(&self, ids: &[JobId]) -> StoreResult<usize> {
         let done: Vec<bool> = stream::iter(ids.iter().copied())
             .map(|id| async move { self.redrive(id).await.map(|job| job.is_some()) })
@@ -170,7 +170,7 @@ impl Jobs {
         Ok(done.into_iter().filter(|done| *done).count())
     }
 
-    /// Deletes dead letters for good; how many it deleted.
+    /// Deletes dead letters; returns how many.
     ///
     /// # Errors
     /// Redis is unavailable: some may have been deleted.
@@ -183,7 +183,7 @@ impl Jobs {
         Ok(done.into_iter().filter(|done| *done).count())
     }
 
-    /// How many dead letters there are.
+    /// The statistics of all dead letters.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -213,21 +213,21 @@ impl Jobs {
     }
 }
 
-/// Looking through dead letters.
+/// A scan of dead letters.
 struct DeadLetterScan<'a> {
     filter: &'a DeadLetterFilter,
     limit: usize,
     connection: deadpool_redis::Connection,
     page: DeadLetterPage,
-    /// Letters looked at, and their bytes.
+    /// Number and bytes of scanned dead letters.
     scanned: usize,
     scanned_bytes: usize,
-    /// Bytes of those that were found.
+    /// Bytes of the matching ones.
     matched_bytes: usize,
 }
 
 impl DeadLetterScan<'_> {
-    /// The queues that have any.
+    /// The queues that have dead letters.
     async fn queues_with_dead_letters<'q>(&mut self, queues: &'q [QueueName]) -> StoreResult<Vec<&'q QueueName>> {
         let mut pipeline = redis::pipe();
         for queue in queues {
@@ -244,7 +244,7 @@ impl DeadLetterScan<'_> {
             || self.scanned_bytes >= MAX_SCANNED_BYTES
     }
 
-    /// Adds the dead letters of one queue; false when there is enough.
+    /// Adds the dead letters of one queue; false when the page is full.
     async fn scan_queue(&mut self, queue: &QueueName, after: Option<&DeadLetterCursor>) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
         let mut offset = self.offset_after(&keys, after).await?;
@@ -290,13 +290,13 @@ impl DeadLetterScan<'_> {
         Ok(())
     }
 
-    /// How many dead letters of a queue come before the place where a list goes on.
+    /// The number of a queue's dead letters before the cursor.
     async fn offset_after(&mut self, keys: &QueueKeys, after: Option<&DeadLetterCursor>) -> StoreResult<usize> {
         let Some(after) = after else { return Ok(0) };
         let redis = &mut self.connection;
         let rank: Option<usize> =
             redis::cmd("ZREVRANK").arg(keys.dead_letters()).arg(after.id.to_string()).query_async(redis).await?;
-        // Those that the filter leaves out at the newer end are not counted by its range
+        // The cursor's rank counts newer letters that the filter's range excludes
         let left_out: usize = match self.filter.until {
             Some(until) => {
                 redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(until).arg("+inf").query_async(redis).await?
@@ -306,7 +306,7 @@ impl DeadLetterScan<'_> {
         let place = if let Some(rank) = rank {
             rank + 1
         } else {
-            // It is gone: from those that died before it on
+            // The cursor's dead letter is gone: continue with those that died before it
             let newer = format!("({}", after.died_at);
             redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(newer).arg("+inf").query_async(redis).await?
         };

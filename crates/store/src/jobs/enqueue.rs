@@ -1,4 +1,4 @@
-//! New jobs.
+//! Enqueues one job.
 
 use redis::{Cmd, ScriptInvocation};
 
@@ -14,10 +14,10 @@ use common::{
 };
 use model::job::{EnvelopeSummary, JobHistory, JobLimit, JobState, NewJob};
 
-/// A queue can vanish between making it and using it only if somebody empties Redis just then.
+/// A queue can vanish between its creation and its use only if somebody empties Redis at that moment.
 const MAX_STREAM_ATTEMPTS: usize = 3;
 
-/// A job that was stored.
+/// A stored job.
 #[derive(Debug, Clone)]
 pub struct EnqueuedJob {
     /// The job.
@@ -26,35 +26,35 @@ pub struct EnqueuedJob {
     pub state: JobState,
 }
 
-/// A job that was not stored, and nothing else was written either.
+/// Why a job was refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnqueueRefusal {
-    /// There is a job with that id, or one that is the same by the job's uniqueness policy.
+    /// A job with that id exists, or one that is equal by the job's uniqueness policy.
     Duplicate(JobId),
-    /// There is one that is the same, and the policy says to be content with it.
+    /// An equal job exists, and the policy accepts that as success.
     Ignored {
-        /// The one that is there.
+        /// The existing job.
         id: JobId,
         /// Its JSON.
         json: String,
     },
-    /// Another job of the same batch is the same by its uniqueness policy.
+    /// Another job of the same batch is equal by its uniqueness policy.
     DuplicateInBatch,
-    /// The queue takes no new jobs for now.
+    /// The queue accepts no new jobs.
     QueueClosed,
-    /// The queue holds as many waiting jobs as it may.
+    /// The queue has the maximum number of waiting jobs.
     QueueFull {
-        /// How many that is.
+        /// The maximum.
         max_depth: u64,
     },
-    /// There are as many queues as there may be.
+    /// The maximum number of queues is reached.
     TooManyQueues {
-        /// How many that is.
+        /// The maximum.
         max_queues: u64,
     },
 }
 
-/// Whether a job is more than one entry in a stream.
+/// Whether a job needs more than a stream entry.
 pub(super) fn needs_record(new: &NewJob) -> bool {
     let summary = &new.summary;
     let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
@@ -69,10 +69,10 @@ enum AddResult {
 }
 
 impl Jobs {
-    /// Stores a job. `now` is the time its start was reckoned from.
+    /// Stores a job. `now` is the time that its start time was computed from.
     ///
     /// # Errors
-    /// After [`StoreError::Unavailable`] the job may have been stored all the same.
+    /// After [`StoreError::Unavailable`] the job may have been stored nevertheless.
     pub async fn enqueue(
         &self,
         new: NewJob,
@@ -95,7 +95,7 @@ impl Jobs {
         Ok(outcome)
     }
 
-    /// The limit that a stored job brought for its queue.
+    /// Applies the rate limit that a stored job brought for its queue.
     pub(super) async fn apply_queue_limit(&self, summary: &EnvelopeSummary, queue: &QueueName) -> StoreResult<()> {
         match &summary.limit {
             Some(JobLimit::Queue(rate)) => self.set_queue_rate(queue, *rate).await.map_err(StoreError::after_write),
@@ -172,7 +172,7 @@ impl Jobs {
         self.store.settings.queues.get(queue).and_then(|limits| limits.max_depth)
     }
 
-    /// The streams of a queue's other priorities: its depth limit counts them all.
+    /// Adds the streams of a queue's other priorities: its depth limit counts them all.
     pub(super) async fn add_other_streams(
         &self,
         call: &mut ScriptInvocation<'_>,
@@ -187,9 +187,9 @@ impl Jobs {
     }
 }
 
-/// Adds an ordinary job to its stream; nil when there is no such stream.
+/// Adds an ordinary job to its stream; nil if the stream does not exist.
 pub(super) fn add_command(new: &NewJob, fields: &[String]) -> Cmd {
-    // NOMKSTREAM: a stream is made together with its group and its place in the registry, or not at all
+    // NOMKSTREAM: a stream is created with its group and its registry entry, or not at all
     let mut command = redis::cmd("XADD");
     command.arg(QueueKeys::new(&new.queue).stream(new.priority)).arg("NOMKSTREAM").arg("*").arg(fields);
     command
@@ -199,7 +199,7 @@ pub(super) fn parse_entry_id(text: &str) -> StoreResult<EntryId> {
     text.parse().map_err(|error: common::id::EntryIdError| StoreError::damaged(error.to_string()))
 }
 
-/// A new, ordinary job as it is stored.
+/// The record of a new, ordinary job.
 pub(crate) fn new_job_record(id: JobId, new: NewJob) -> JobRecord {
     build_job_record(id, new, None, JobHistory::default(), false)
 }

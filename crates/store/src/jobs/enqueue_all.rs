@@ -1,7 +1,7 @@
-//! Many new jobs at once, all or none.
+//! Enqueues many jobs, all or none.
 //!
-//! When all of them are ordinary they go into their streams in one transaction. Others are made one by one after a look
-//! whether each can be made; if one cannot after all, because somebody was faster, those made before are cancelled.
+//! Ordinary jobs are added in one transaction. Others are created one by one after a check of each; if one is refused
+//! after all, because of a concurrent request, the created ones are cancelled.
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
@@ -17,18 +17,18 @@ use common::{
 use model::job::NewJob;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// A batch that was refused because of one of its jobs; nothing was stored.
+/// A batch that was refused because of one job; nothing was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRefusal {
-    /// Which one.
+    /// The index of that job.
     pub index: usize,
-    /// Why.
+    /// The reason.
     pub refusal: EnqueueRefusal,
 }
 
 impl Jobs {
-    /// Stores all of the jobs, in their order, or none. A job with one of `own_ids`, which nobody else can have, counts
-    /// as stored if it is there already: an earlier call made it.
+    /// Stores all jobs, in their order, or none. A job with one of `own_ids`, which no other request can have, counts
+    /// as stored if it exists: an earlier call created it.
     ///
     /// # Errors
     /// After [`StoreError::Unavailable`] some may have been stored.
@@ -48,7 +48,7 @@ impl Jobs {
         self.add_all_to_streams(new, traceparent).await
     }
 
-    /// Whether each job can be stored, as far as can be said beforehand.
+    /// Checks each job, as far as that is possible beforehand.
     async fn check_batch(&self, new: &[NewJob], own_ids: &HashSet<JobId>) -> StoreResult<Result<(), BatchRefusal>> {
         let (mut ids, mut fingerprints, mut per_queue) = (HashSet::new(), HashSet::new(), BTreeMap::new());
         for (index, job) in new.iter().enumerate() {
@@ -61,7 +61,7 @@ impl Jobs {
                 return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::DuplicateInBatch }));
             }
             let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? else { continue };
-            // Whatever is in the way of a job that was made before, perhaps itself: it is there
+            // Whatever blocks a job that an earlier call created, perhaps the job itself: it exists
             if self.find_own_job(job.id, own_ids).await?.is_none() {
                 return Ok(Err(BatchRefusal { index, refusal: refused }));
             }
@@ -135,7 +135,7 @@ impl Jobs {
                     return Ok(Err(BatchRefusal { index, refusal: refused }));
                 }
                 Err(error) => {
-                    // A full Redis takes no more, but lets go of what was made
+                    // A full Redis accepts no more jobs, but allows to cancel the created ones
                     let _ = self.roll_back(&made).await;
                     return Err(if made.is_empty() { error } else { error.after_write() });
                 }
@@ -144,7 +144,7 @@ impl Jobs {
         Ok(Ok(stored))
     }
 
-    /// Cancels what this call made before it found that it cannot make all.
+    /// Cancels what this call created before it found that it cannot create all.
     async fn roll_back(&self, made: &[JobId]) -> StoreResult<()> {
         for id in made {
             let _ = self.cancel(*id).await?;
@@ -152,7 +152,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Ordinary jobs: one transaction.
+    /// Adds ordinary jobs in one transaction.
     async fn add_all_to_streams(
         &self,
         new: Vec<NewJob>,

@@ -1,7 +1,7 @@
-//! Many new jobs, each on its own.
+//! Enqueues many jobs, each on its own.
 //!
-//! Ordinary ones, which most are, go into their streams in one go and in their order. Those with a record need several
-//! commands each: such jobs that follow each other are under way together, and may overtake one another.
+//! Ordinary jobs, which most are, are added in one pipeline and in their order. Jobs with a record need several
+//! commands each: consecutive ones run concurrently and may overtake one another.
 
 use futures_util::{StreamExt, stream};
 
@@ -14,15 +14,15 @@ use crate::{StoreError, StoreResult, events::JobEvent};
 use common::time::Millis;
 use model::job::NewJob;
 
-/// Jobs with a record under way at once.
+/// Jobs with a record that are created concurrently.
 const CONCURRENCY: usize = 64;
 
-/// What became of a job.
+/// The outcome for one job.
 type EnqueueOutcome = StoreResult<Result<EnqueuedJob, EnqueueRefusal>>;
 
 impl Jobs {
-    /// Stores each of the jobs that can be stored, with the time that its times were reckoned from; what became of each,
-    /// in their order.
+    /// Stores each job that is not refused. Each comes with the time that its start time was computed from. Returns
+    /// the outcomes in the same order.
     pub async fn enqueue_each(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<String>) -> Vec<EnqueueOutcome> {
         let mut outcomes = Vec::with_capacity(new.len());
         let (mut ordinary, mut others) = (Vec::new(), Vec::new());
@@ -75,7 +75,7 @@ impl Jobs {
         for (((job, now), salt), answer) in new.into_iter().zip(salts).zip(answers) {
             outcomes.push(match answer {
                 Ok(Some(entry)) => self.record_enqueued(job, traceparent.cloned(), &entry, salt).await.map(Ok),
-                // The first job of its stream makes it; those behind it go the same way, one after the other
+                // The first job of a stream creates it; the following ones take the same path, one after the other
                 Ok(None) => self.enqueue(job, traceparent.cloned(), now).await,
                 Err(error) => Err(StoreError::from(error)),
             });
@@ -83,7 +83,7 @@ impl Jobs {
         outcomes
     }
 
-    /// An ordinary job that is in its stream now.
+    /// Records an ordinary job that is in its stream.
     pub(super) async fn record_enqueued(
         &self,
         job: NewJob,

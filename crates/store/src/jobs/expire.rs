@@ -1,4 +1,4 @@
-//! Ending jobs whose time is over: not started by `expires_at`, or not over within `total_timeout_ms`.
+//! Discards jobs that did not start by `expires_at` or did not end within `total_timeout_ms`.
 
 use super::{Jobs, LocatedJob, record::FinishedJob};
 use crate::local_now;
@@ -7,9 +7,9 @@ use common::{id::JobId, name::QueueName, time::Millis};
 use model::job::JobState;
 
 impl Jobs {
-    /// Discards a job if its time is over, and sets the next time to look if there is one.
+    /// Discards a job if it is expired, and schedules the next check if there is one.
     pub(crate) async fn expire_if_due(&self, queue: &QueueName, id: JobId, now: Millis) -> StoreResult<()> {
-        // The job may move between the look and the script, which then changes nothing
+        // The job may move between the look-up and the script, which then changes nothing
         for _ in 0..8 {
             let located = self.locate_in_queue(id, queue).await?;
             let (job, running_since) = match &located {

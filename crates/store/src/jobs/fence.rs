@@ -1,4 +1,4 @@
-//! Which attempt a call is about. Only the current one can be ended or kept alive.
+//! Proof of an attempt. Only the current attempt can be ended or kept alive.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use common::name::WorkerId;
 /// Which attempt the caller means.
 #[derive(Debug, Clone)]
 pub enum Fence {
-    /// The one that a queue-worker holds, if it has been silent for so long.
+    /// The attempt of a queue-worker, if it was silent for `min_idle`.
     Worker {
         /// Its name in the pending list.
         consumer: Consumer,
-        /// Least silence; zero when the worker itself asks.
+        /// Minimum silence; zero when the worker itself asks.
         min_idle: Duration,
     },
-    /// One that was fetched over HTTP. What is given must match.
+    /// A pulled attempt. The given values must match.
     Pull {
         /// Its token.
         token: Option<String>,
-        /// Who fetched it.
+        /// The name of its worker.
         worker: Option<WorkerId>,
     },
-    /// One whose lease or time is over.
+    /// An attempt whose lease or time limit is over.
     ExpiredLease {
         /// Its token.
         token: String,
@@ -36,8 +36,8 @@ impl Fence {
         Self::Worker { consumer: consumer.clone(), min_idle: Duration::ZERO }
     }
 
-    /// Whether whoever runs the attempt asks, and not the upkeep over its head: only the former may recognise what is
-    /// recorded as its own when it asks again.
+    /// Whether the attempt's own worker asks, and not maintenance on its behalf: only the worker may recognize a
+    /// recorded outcome as its own when it repeats the call.
     pub(crate) fn is_attempts_own(&self) -> bool {
         match self {
             Self::Worker { min_idle: silent_for, .. } => silent_for.is_zero(),

@@ -1,7 +1,7 @@
-//! What the end of a job sets off: others may have waited for it.
+//! What follows the end of a job: its workflow, its key's limit and its uniqueness continue.
 //!
-//! The script that ends the job leaves a timer, so that the upkeep does this if whoever ended the job dies before. Each
-//! step may be done twice.
+//! The script that ends the job sets a timer, so that maintenance does this if the process that ended the job dies
+//! before. Each step may run twice.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use model::{
     workflow::Membership,
 };
 
-/// A job whose end sets something off can be looked up at least this long, so that the upkeep can make up for it.
+/// Minimum TTL of a job whose end has a follow-up, so that maintenance can still run it.
 const MIN_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
 
-/// The workflow that a job belongs to, as its JSON says.
+/// The workflow that a job belongs to, from its JSON.
 #[derive(serde::Deserialize)]
 struct MembershipFields {
     workflow_id: Option<WorkflowId>,
@@ -27,7 +27,7 @@ struct MembershipFields {
 }
 
 impl Jobs {
-    /// What the end of a job sets off.
+    /// Runs the follow-up of an ended job.
     pub(super) async fn after_end(&self, job: &JobRecord, ended: &FinishedJob, ttl: Duration) {
         self.shorten_client_job_id(job, ttl).await;
         if job.has_follow_up() {
@@ -35,18 +35,18 @@ impl Jobs {
         }
     }
 
-    /// How long a job can be looked up when it is over: what follows its end has to find it too.
+    /// TTL of a finished job; the follow-up must find it, too.
     pub(super) fn result_ttl(&self, job: &JobRecord) -> Duration {
         let ttl = self.store.settings.jobs.result_ttl;
         if job.has_follow_up() { ttl.max(MIN_FOLLOW_UP_TTL) } else { ttl }
     }
 
-    /// Does what may have been left undone by whoever recorded the end.
+    /// Runs a follow-up that the process which recorded the end may not have run.
     pub(super) async fn repeat_follow_up(&self, queue: &QueueName, id: JobId) {
         log_follow_up_failure(queue, id, self.run_missed_follow_up(queue, id).await);
     }
 
-    /// Does what was left undone; a job that is gone leaves nothing to do.
+    /// Runs a missed follow-up; a deleted job needs none.
     pub(crate) async fn run_missed_follow_up(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         match self.locate_in_queue(id, queue).await? {
             Some(LocatedJob::Finished(json)) => self.run_follow_up(queue, id, &json).await,
@@ -58,7 +58,7 @@ impl Jobs {
         let damaged = |error: model::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
         let envelope = Envelope::from_job_json(json).map_err(damaged)?;
         let parts = envelope.fields().map_err(damaged)?;
-        // As long as a state that it can be in for good is in the way, it stays in the way for its period
+        // If a final state blocks equal jobs, it blocks them for its period
         if let Some(unique) =
             parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
         {
@@ -87,9 +87,9 @@ impl Jobs {
     }
 }
 
-/// What fails now the upkeep does in two seconds.
+/// Logs a failed follow-up, which maintenance repeats in two seconds.
 fn log_follow_up_failure(queue: &QueueName, id: JobId, done: StoreResult<()>) {
     if let Err(error) = done {
-        tracing::debug!(%error, %queue, %id, "the upkeep has to see to what follows the end of a job");
+        tracing::debug!(%error, %queue, %id, "follow-up of a job failed, left to maintenance");
     }
 }

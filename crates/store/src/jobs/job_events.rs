@@ -1,4 +1,4 @@
-//! The events of jobs: what each says of the job.
+//! Builds the events of jobs.
 
 use super::{claim::ClaimedJob, record::JobRecord};
 use crate::{
@@ -17,7 +17,7 @@ impl JobEvent {
         })
     }
 
-    /// An attempt began.
+    /// An attempt started.
     #[must_use]
     pub fn started(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> Self {
         about("job.started", &claimed.job, local_now(), |data| {
@@ -48,7 +48,7 @@ impl JobEvent {
         about("job.discarded", job, at, |data| write_failure(data, job))
     }
 
-    /// An attempt said how far it has come: a JSON object of members to show.
+    /// An attempt reported progress: a JSON object of members to show.
     #[must_use]
     pub fn progress(job: &JobRecord, shown: &str) -> Self {
         about("job.progress", job, local_now(), |data| {
@@ -56,7 +56,7 @@ impl JobEvent {
         })
     }
 
-    /// A job ended without an attempt ending it.
+    /// A job ended, but not by an attempt.
     #[must_use]
     pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
         about(terminal_kind(state), job, at, |data| {

@@ -1,4 +1,4 @@
-//! Keeping attempts alive. Like ending them it is fenced: who lost a job is told so and changes nothing.
+//! Keeps attempts alive. Every call is fenced: a stale attempt is reported as such and changes nothing.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use common::{
 };
 
 impl Jobs {
-    /// Renews the lease of a job that was fetched over HTTP, and notes how far it has come if that is said: a JSON object
-    /// of members to show. False when that attempt is not the current one.
+    /// Renews the lease of a pulled job and records its progress, if given: a JSON object of members to show. False if
+    /// the attempt is not the current one.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -35,7 +35,7 @@ impl Jobs {
         Ok(renewed == 1)
     }
 
-    /// Notes how far a job that a queue-worker runs has come; false when that attempt is not the current one.
+    /// Records the progress of a job in a queue-worker; false if the attempt is not the current one.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -54,9 +54,9 @@ impl Jobs {
         Ok(noted == 1)
     }
 
-    /// Gives the attempt of a queue-worker a token, with which another program may end it over HTTP too. With a lease it is
-    /// handed over to that program altogether: leased for so long from now on, as if it had been fetched over HTTP. False
-    /// when it is not the current one.
+    /// Gives a queue-worker's attempt a token with which another program can end it over HTTP, too. With a lease the
+    /// attempt moves to that program altogether: leased from now on, as if pulled over HTTP. False if it is not the
+    /// current one.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same token.
@@ -70,7 +70,7 @@ impl Jobs {
     ) -> StoreResult<bool> {
         let job = &claimed.job;
         let timeout = job.timeout_ms.and_then(|ms| Millis::try_from(ms).ok());
-        let lent: i64 = call_about(&script::ISSUE_CALLBACK_TOKEN, job, claimed.entry)
+        let issued: i64 = call_about(&script::ISSUE_CALLBACK_TOKEN, job, claimed.entry)
             .arg(consumer.name())
             .arg(token)
             .arg(claimed.started_at)
@@ -80,14 +80,14 @@ impl Jobs {
             .arg(PULL_CONSUMER)
             .invoke_async(&mut self.store.redis.clone())
             .await?;
-        if lent == 1 && lease.is_some() {
+        if issued == 1 && lease.is_some() {
             let wake = Notification::DueChanged(job.queue.clone()).encode();
             redis::cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(wake).exec_async(&mut self.store.redis.clone()).await?;
         }
-        Ok(lent == 1)
+        Ok(issued == 1)
     }
 
-    /// Renews jobs of one stream that a queue-worker runs, at most 100 at once; answers with those it no longer has.
+    /// Renews jobs of one stream that a queue-worker runs, at most 100; returns those that it no longer has.
     ///
     /// # Errors
     /// Redis is unavailable.

@@ -1,4 +1,4 @@
-//! Finding a job by its id, wherever it is.
+//! Finds a job by its id, in whatever state it is.
 
 use redis::{FromRedisValue, Value};
 
@@ -24,7 +24,7 @@ use model::job::JobState;
 /// Where a job is.
 #[derive(Debug, Clone)]
 pub enum LocatedJob {
-    /// It is over; this is the JSON of the whole job.
+    /// Finished; the JSON of the whole job.
     Finished(String),
     /// It waits in a record: scheduled, retryable, pending, or waiting for the limit of its key.
     InRecord {
@@ -32,59 +32,59 @@ pub enum LocatedJob {
         job: JobRecord,
         /// Which of them; available when it waits for the limit of its key.
         state: JobState,
-        /// The state as the record spells it.
+        /// The state in the words of the record.
         record_state: String,
         /// When it is due.
         due: Option<Millis>,
     },
-    /// It is in a stream: available, or active when somebody holds it.
+    /// In a stream: available, or active when a consumer holds it.
     InStream {
         /// The job.
         job: JobRecord,
         /// Its entry.
         entry: EntryId,
-        /// Who has it.
+        /// Who holds it.
         holder: Option<JobHolder>,
     },
 }
 
-/// Who has a job.
+/// Who holds a job.
 #[derive(Debug, Clone)]
 pub struct JobHolder {
-    /// The name in the pending list.
+    /// The consumer's name in the pending list.
     pub consumer: String,
-    /// When it was handed out, or last renewed if it is a queue-worker's and old.
+    /// When it was claimed, or last renewed for a queue-worker's older attempt.
     pub idle_since: Millis,
-    /// What the active hash says of the attempt, if it is there.
+    /// The attempt in the active hash, if it is there.
     pub attempt: Option<ActiveAttempt>,
-    /// How far it has come, as JSON, if it said so.
+    /// Its progress as JSON, if reported.
     pub progress: Option<String>,
 }
 
-/// The token of an attempt that is a queue-worker's alone.
+/// The token of an attempt that only its queue-worker can end.
 const NO_TOKEN: &str = "-";
 
-/// An attempt as the active hash has it.
+/// An attempt in the active hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveAttempt {
-    /// Its token; `-` when a queue-worker has it.
+    /// Its token; `-` if only its queue-worker can end it.
     pub token: String,
-    /// When it began.
+    /// When it started.
     pub started_at: Millis,
     /// When its `timeout_ms` is over, or 0.
     pub deadline: Millis,
-    /// Who says to have it.
+    /// The name of its worker.
     pub worker: String,
 }
 
 impl ActiveAttempt {
-    /// Whether another program than the queue-worker that has it knows its token.
+    /// Whether a program other than the queue-worker has its token.
     #[must_use]
     pub fn has_callback_token(&self) -> bool {
         self.token != NO_TOKEN
     }
 
-    /// Reads `<token> <started ms> <lease ms> <deadline ms> <worker>`.
+    /// Parses `<token> <started ms> <lease ms> <deadline ms> <worker>`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(5, ' ');
@@ -95,7 +95,7 @@ impl ActiveAttempt {
 }
 
 impl LocatedJob {
-    /// The state it is in.
+    /// The job's state.
     #[must_use]
     pub fn state(&self) -> JobState {
         match self {
@@ -131,20 +131,20 @@ impl LocatedJob {
 }
 
 impl JobHolder {
-    /// When the attempt began, as far as is known.
+    /// When the attempt started, if known.
     #[must_use]
     pub fn started_at(&self) -> Millis {
         self.attempt.as_ref().map_or(self.idle_since, |attempt| attempt.started_at)
     }
 
-    /// Who has it, as it says itself.
+    /// The holder's name, as it gave it.
     #[must_use]
     pub fn worker(&self) -> Option<&str> {
         self.attempt.as_ref().map(|attempt| attempt.worker.as_str()).filter(|worker| !worker.is_empty())
     }
 }
 
-/// The state in the JSON of a job that is over; it is the second member and Galley wrote it.
+/// The state in the JSON of a finished job, where it is the second member.
 fn finished_state(json: &str) -> JobState {
     #[derive(serde::Deserialize)]
     struct FinishedStateField {
@@ -153,12 +153,12 @@ fn finished_state(json: &str) -> JobState {
     serde_json::from_str::<FinishedStateField>(json).map_or(JobState::Discarded, |only| only.state)
 }
 
-/// What is in a stream entry.
+/// What a stream entry has.
 pub(crate) enum JobStreamEntry {
     Job(Box<JobRecord>),
-    /// Somebody deleted it.
+    /// It was deleted.
     Missing,
-    /// Something that is no job; it was complained about.
+    /// It is not a job, which was logged.
     Unreadable,
 }
 
@@ -192,7 +192,7 @@ impl Jobs {
             .arg(keys::client_job_id(&id))
             .query_async(&mut connection)
             .await?;
-        // A generated id tells its queue by a tag that several names may share; a chosen one was written down
+        // A generated id has a tag of its queue, which several names may share; the queue of a chosen id is stored
         for name in chosen.into_iter().chain(tagged) {
             let Ok(queue) = name.parse::<QueueName>() else { continue };
             if let Some(located) = self.locate_in_queue(id, &queue).await? {
@@ -202,10 +202,10 @@ impl Jobs {
         Ok(None)
     }
 
-    /// Finds a job of that queue.
+    /// Finds a job of this queue.
     pub(crate) async fn locate_in_queue(&self, id: JobId, queue: &QueueName) -> StoreResult<Option<LocatedJob>> {
         let mut place = id.address().map(|address| (address.priority, address.entry));
-        // A job can move between two looks, each time by somebody's hand
+        // A job can move between two look-ups, each time because somebody moved it
         for _ in 0..8 {
             match self.look_up_once(id, queue, place).await? {
                 LookupStep::Found(located) => return Ok(Some(*located)),
@@ -216,7 +216,7 @@ impl Jobs {
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))
     }
 
-    /// What is in a stream entry.
+    /// Reads a stream entry.
     pub(crate) async fn read_entry(
         &self,
         queue: &QueueName,

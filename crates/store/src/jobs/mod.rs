@@ -1,9 +1,8 @@
 //! Jobs in Redis.
 //!
-//! An ordinary job is one stream entry and nothing else until it is over: its id is its address (see [`common::id`]).
-//! A job has a record only when it is not simply waiting for, or in, its first attempt: scheduled, retried, handed
-//! back, or with an id that the client chose. The record is the truth when it exists. A job that is over is one
-//! string with a TTL.
+//! An ordinary job is one stream entry until it is finished: its id is its address (see [`common::id`]). A job has a
+//! record only when it is not simply waiting for, or in, its first attempt: scheduled, retried, released, or with a
+//! client-chosen id. If there is a record, it is the truth. A finished job is one string with a TTL.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -20,17 +19,15 @@
 //! | `settle` | ends attempts: finish, retry, requeue |
 //! | `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
+//! | `settle` | ends attempts: finish, retry, snooze, release |
+//! | `consumer` | names of consumers in pending lists |
+//! | `record` | a stored job, and its JSON when it is finished |
 //! | `locate` | finds a job by its id |
-//! | `cancel` | ends jobs from outside |
-//! | `expire` | ends jobs whose time is over |
-//! | `promote` | jobs whose time has come, or that are activated |
-//! | `follow_up` | what the end of a job sets off |
-//! | `dead_letter` | jobs that used up their attempts |
-//! | `purge` | cancels what waits in a queue |
-//! | `dead_letters` | many of them at once |
-//! | `stats` | how a queue is doing |
-//! | `record` | a job as it is stored, and as it is shown when it is over |
-//! | `wake` | wake-up calls between processes |
+//! | `cancel`, `purge` | cancels one job; the waiting jobs of a queue |
+//! | `expire`, `promote` | discards expired jobs; makes due or activated jobs available |
+//! | `follow_up` | what follows the end of a job |
+//! | `dead_letter`, `dead_letters` | one dead letter; many at once |
+//! | `job_events` | events of jobs, for observers |
 
 mod attempt;
 mod cancel;
@@ -84,11 +81,11 @@ pub use stats::QueueStats;
 
 use crate::{Redis, Store, StoreResult, connection::clock::local_now, events::JobEvent};
 
-/// Carries on with a workflow when one of its jobs ended: `workflows` sets it, because it builds on jobs.
+/// Continues a workflow when one of its jobs ended: set by `workflows`, which depends on jobs.
 pub(crate) type MemberEnded =
     for<'a> fn(&'a Jobs, Membership, JobId, &'a str) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>>;
 
-/// The jobs in Redis. Clone it freely.
+/// The jobs in Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Jobs {
     pub(crate) store: Store,
@@ -101,37 +98,37 @@ impl Jobs {
         Self { store: store.clone(), closed_queues: Arc::default(), member_ended }
     }
 
-    /// What jobs share with the rest of the store.
+    /// The store that the jobs are part of.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// What applies to all jobs.
+    /// The settings of all jobs.
     #[must_use]
     pub fn settings(&self) -> &JobSettings {
         &self.store.settings.jobs
     }
 
-    /// The Redis it is all in.
+    /// The connection to Redis.
     #[must_use]
     pub fn redis(&self) -> &Redis {
         &self.store.redis
     }
 
-    /// Notes something that happened to a job.
+    /// Records an event of a job.
     pub fn record_event(&self, event: JobEvent) {
         self.store.events.record(event);
     }
 
-    /// Notes that an attempt begins, if that is wanted.
+    /// Records the start of an attempt, if the settings ask for it.
     pub fn record_started(&self, claimed: &ClaimedJob, worker: Option<&WorkerId>) {
         if self.store.settings.jobs.started_events {
             self.store.events.record(JobEvent::started(claimed, worker));
         }
     }
 
-    /// The time on Redis's clock, which decides what is due.
+    /// The time by Redis's clock, which decides what is due.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -140,21 +137,21 @@ impl Jobs {
     }
 }
 
-/// The time that the times in requests are reckoned from, which belong together: asked once, and only if one has any.
+/// The time that relative times in a group of requests count from: read once, and only if a request has one.
 pub struct RequestClock<'a> {
     jobs: &'a Jobs,
     now: Option<Millis>,
 }
 
 impl<'a> RequestClock<'a> {
-    /// Of requests that follow at once.
+    /// A clock for requests that follow immediately.
     #[must_use]
     pub fn new(jobs: &'a Jobs) -> Self {
         Self { jobs, now: None }
     }
 
-    /// The time for a request. Start times are reckoned on Redis's clock, which decides when they have come; for a request
-    /// without any the clock of this process will do.
+    /// The time for a request. Start times use Redis's clock, which decides when they are due; a request without any
+    /// uses this process's clock.
     ///
     /// # Errors
     /// Redis is unavailable.

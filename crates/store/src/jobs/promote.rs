@@ -1,4 +1,4 @@
-//! Making jobs available that waited for their time, or to be activated.
+//! Makes jobs available that are due or activated.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +15,15 @@ use common::{
 };
 use model::job::{JobTransition, KeyLimit};
 
-/// Jobs in one script call, each some seven commands: fewer than what holds up others noticeably.
+/// Maximum number of jobs in one script call, about seven commands each: few enough to delay no other client
+/// noticeably.
 const MAX_PROMOTED_PER_CALL: usize = 20;
 
 impl Jobs {
-    /// Lets a pending job go; its JSON.
+    /// Activates a pending job and returns its JSON.
     ///
     /// # Errors
-    /// Redis is unavailable: it may have been let go all the same.
+    /// Redis is unavailable: it may have been activated nevertheless.
     pub async fn activate(&self, id: JobId) -> StoreResult<Result<String, JobTransitionError>> {
         let Some((located, queue)) = self.locate_with_queue(id).await? else {
             return Ok(Err(JobTransitionError::NotFound));
@@ -58,7 +59,7 @@ impl Jobs {
                 .map_err(|error| StoreError::damaged(format!("record of {id}: {error}")))?;
             moved += u64::from(self.enqueue_for_key(queue, (*id, priority), (&key, policy), from).await?);
         }
-        // One call after the other: sent together they would be carried out together, and everybody else wait for all
+        // One call after the other: pipelined they would run together and block all other clients
         for (priority, ids) in streams {
             for some in ids.chunks(MAX_PROMOTED_PER_CALL) {
                 moved += self.promote_to_stream(queue, priority, some, from).await?;

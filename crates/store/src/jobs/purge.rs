@@ -1,5 +1,5 @@
-//! Cancelling what waits in a queue, a bounded number of jobs at a time. Each is cancelled like any other: it can be looked
-//! up, and what waits for its end is told.
+//! Cancels the waiting jobs of a queue, a bounded number at a time. Each is cancelled like any other: it can be looked
+//! up, and its follow-up runs.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
@@ -12,35 +12,35 @@ use common::{
 };
 use model::job::JobState;
 
-/// Jobs under way at once: their scripts pipeline on the shared connection.
+/// Jobs cancelled concurrently: their scripts pipeline on the shared connection.
 const CONCURRENCY: usize = 32;
-/// Entries read in one go: each may be as large as a request body.
+/// Maximum number of entries in one read: each may be as large as a request body.
 const ENTRY_PAGE_SIZE: usize = 20;
-/// Jobs that wait for their time: their states are looked up so many in one go.
+/// Maximum number of scheduled, retryable or pending jobs whose states are read at once.
 const SET_PAGE_SIZE: usize = 200;
-/// Pages looked through for one request.
+/// Maximum number of pages scanned for one request.
 const MAX_PAGES: usize = 500;
 
 /// Which jobs to cancel.
 #[derive(Debug, Clone)]
 pub struct PurgeRequest {
-    /// In which states: available, scheduled, retryable or pending.
+    /// Their states: available, scheduled, retryable or pending.
     pub states: Vec<JobState>,
-    /// How many at most.
+    /// Maximum number of jobs.
     pub limit: usize,
 }
 
-/// How many jobs were cancelled.
+/// The result of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PurgeResult {
-    /// How many.
+    /// Number of cancelled jobs.
     pub count: usize,
     /// Whether there may be more.
     pub has_more: bool,
 }
 
 impl Jobs {
-    /// Cancels jobs that wait in a queue.
+    /// Cancels waiting jobs of a queue.
     ///
     /// # Errors
     /// Redis is unavailable: some may have been cancelled.
@@ -81,7 +81,7 @@ struct PurgeCandidates {
     has_more: bool,
 }
 
-/// Looking for jobs to cancel. It may read much, so it has a connection of its own.
+/// A scan for jobs to cancel. It may read much, so it uses a separate connection.
 struct PurgeScan<'a> {
     keys: &'a QueueKeys,
     purge: &'a PurgeRequest,
@@ -90,12 +90,12 @@ struct PurgeScan<'a> {
 }
 
 impl PurgeScan<'_> {
-    /// How many more are to be found.
+    /// How many more to find.
     fn remaining(&self) -> usize {
         self.purge.limit.saturating_sub(self.ids.len())
     }
 
-    /// Jobs of a stream that were handed to nobody yet.
+    /// Adds the jobs of a stream that were never claimed.
     async fn scan_stream(&mut self, queue: &QueueName, priority: Priority) -> StoreResult<()> {
         if self.remaining() == 0 {
             return Ok(());
@@ -122,7 +122,7 @@ impl PurgeScan<'_> {
         Ok(())
     }
 
-    /// Jobs that wait for others with the same key. There may be as many keys as jobs.
+    /// Adds jobs in key queues. There may be as many keys as jobs.
     async fn scan_key_queues(&mut self) -> StoreResult<()> {
         let mut cursor = 0_u64;
         while self.remaining() > 0 {
@@ -140,7 +140,7 @@ impl PurgeScan<'_> {
         Ok(())
     }
 
-    /// Jobs that wait for their time, in the wanted states; false when there are so many that not all were looked at.
+    /// Adds due-set jobs in the wanted states; false if the page limit ended the scan.
     async fn scan_due(&mut self) -> StoreResult<bool> {
         for page in 0..MAX_PAGES {
             if self.remaining() == 0 {

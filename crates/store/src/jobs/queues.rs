@@ -1,4 +1,4 @@
-//! The queues there are, and the streams they have.
+//! The queues, their streams and their controls.
 
 use std::collections::HashMap;
 
@@ -17,45 +17,46 @@ use common::{
     rate::Rate,
 };
 
-/// How a queue is controlled: by the settings, and at run time.
+/// The controls of a queue: from the settings and set at run time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct QueueControl {
     /// It hands out no jobs.
     pub is_paused: bool,
-    /// It takes no new jobs.
+    /// It accepts no new jobs.
     pub is_closed: bool,
-    /// Jobs that run at once, at most.
+    /// Maximum number of running jobs.
     pub concurrency: Option<u32>,
-    /// How many may start in which time.
+    /// Maximum number of starts in a period.
     pub rate: Option<Rate>,
-    /// Waiting jobs at most.
+    /// Maximum number of waiting jobs.
     pub max_depth: Option<u64>,
 }
 
 impl Jobs {
-    /// Every queue there is, in no particular order.
+    /// Every queue, in no particular order.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn list_queues(&self) -> StoreResult<Vec<QueueName>> {
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::QUEUES).arg(0).arg(-1).query_async(&mut self.store.redis.clone()).await?;
-        // A name that does not parse was written by somebody else: it is not ours to touch
+        // A name that does not parse was written by another program: leave it alone
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// Stops a queue from handing out jobs, or lets it go on. Workers hear of it within milliseconds.
+    /// Pauses a queue, which then hands out no jobs, or resumes it. Workers learn of it within milliseconds.
     ///
     /// # Errors
-    /// Redis is unavailable: it may have been done all the same.
+    /// Redis is unavailable: it may have been done nevertheless.
     pub async fn set_queue_paused(&self, queue: &QueueName, paused: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
         self.set_control_flag(queue, "paused", paused).await
     }
 
-    /// Closes a queue to new jobs while it works off those it has, or opens it again. Gateways notice within a second.
+    /// Closes a queue to new jobs, while the waiting ones are worked off, or opens it again. Gateways notice within a
+    /// second.
     ///
     /// # Errors
-    /// Redis is unavailable: it may have been done all the same.
+    /// Redis is unavailable: it may have been done nevertheless.
     pub async fn set_queue_closed(&self, queue: &QueueName, closed: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
         self.set_control_flag(queue, "closed", closed).await
     }
@@ -79,8 +80,8 @@ impl Jobs {
         self.update_control(queue, change).await.map(Ok)
     }
 
-    /// Changes at once how a queue is controlled, and tells workers that wait for its jobs: from now on they may have to
-    /// ask, or need not any more.
+    /// Changes a queue's controls and notifies its workers: they may have to claim without blocking from now on, or no
+    /// longer.
     async fn update_control(&self, queue: &QueueName, mut change: Pipeline) -> StoreResult<()> {
         change.atomic();
         change
@@ -91,7 +92,7 @@ impl Jobs {
         Ok(change.exec_async(&mut self.store.redis.clone()).await?)
     }
 
-    /// How a queue is controlled at run time.
+    /// The controls of a queue at run time.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -113,10 +114,10 @@ impl Jobs {
         })
     }
 
-    /// Sets the limits of a queue, in the place of those in the settings; what is not given is as the settings have it.
+    /// Sets the limits of a queue, which override the settings; an absent limit falls back to the settings.
     ///
     /// # Errors
-    /// Redis is unavailable: it may have been done all the same.
+    /// Redis is unavailable: it may have been done nevertheless.
     pub async fn set_queue_limits(
         &self,
         queue: &QueueName,
@@ -129,8 +130,8 @@ impl Jobs {
         let control = QueueKeys::new(queue).control();
         let mut change = redis::pipe();
         change.cmd("HDEL").arg(&control).arg(&["c", "rl", "rp", "r", "ra"]).ignore();
-        if let Some(most) = concurrency {
-            change.cmd("HSET").arg(&control).arg("c").arg(most).ignore();
+        if let Some(max) = concurrency {
+            change.cmd("HSET").arg(&control).arg("c").arg(max).ignore();
         }
         if let Some(rate) = rate {
             set_rate(&mut change, &control, rate);
@@ -138,8 +139,7 @@ impl Jobs {
         self.update_control(queue, change).await.map(Ok)
     }
 
-    /// Deletes a queue that holds no jobs, and what is kept of it; false when it holds some. Results stay until their TTL
-    /// is over, but cannot be looked up any more.
+    /// Deletes an empty queue; false if it has jobs. Results remain until their TTL ends, but cannot be looked up.
     ///
     /// # Errors
     /// Redis is unavailable: call again.
@@ -164,14 +164,14 @@ impl Jobs {
             .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.waiting_keys()])
             .query_async(&mut redis)
             .await?;
-        // A job may have come in between: then the queue is there again. One that comes later puts it there itself
+        // A job came in between, so the queue exists again. A later one registers it again itself
         if came_in > 0 {
             return self.add_to_registry(queue).await.map(|()| false);
         }
         Ok(true)
     }
 
-    /// Limits how often jobs of a queue start, as a job that is stored asks for.
+    /// Sets a queue's rate limit, as a stored job asks for.
     pub(super) async fn set_queue_rate(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
         let control = QueueKeys::new(queue).control();
         let known: (Option<u32>, Option<u64>) =
@@ -184,7 +184,7 @@ impl Jobs {
         self.update_control(queue, change).await
     }
 
-    /// Makes the stream of a queue's priority, and the queue if it is new.
+    /// Creates the stream of a queue's priority, and the queue if it is new.
     pub(crate) async fn open_stream(
         &self,
         queue: &QueueName,
@@ -209,14 +209,14 @@ impl Jobs {
         Ok(Ok(()))
     }
 
-    /// Puts a queue that has a job into the registry, whatever it was before: it may have been deleted just then.
+    /// Registers a queue that has a job: it may have been deleted just before.
     pub(crate) async fn add_to_registry(&self, queue: &QueueName) -> StoreResult<()> {
         let mut command = redis::cmd("ZADD");
         command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
         Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 
-    /// Puts a queue into the registry. Comes before anything of the queue is written, so that nothing is out of sight.
+    /// Registers a queue. Comes before any other write, so that no queue is invisible.
     pub(super) async fn register_queue(&self, queue: &QueueName) -> StoreResult<Result<(), EnqueueRefusal>> {
         let mut connection = self.store.redis.clone();
         let (known, count): (Option<f64>, u64) = redis::pipe()
@@ -249,7 +249,7 @@ impl Jobs {
         Ok(sorted_priorities(&members))
     }
 
-    /// Makes sure that a queue exists, so that a worker can wait on its streams; answers with its priorities.
+    /// Creates a queue if it does not exist, so that a worker can wait on its streams; returns its priorities.
     ///
     /// # Errors
     /// Redis is unavailable or full, or there are too many queues.

@@ -1,4 +1,4 @@
-//! A job as it is stored, and what it leaves behind when it is over.
+//! A stored job, and what remains of it when it is finished.
 
 use std::collections::HashMap;
 
@@ -16,30 +16,30 @@ use model::{
     workflow::Membership,
 };
 
-/// A job out of a stream entry or a record.
+/// A job from a stream entry or a record.
 #[derive(Debug, Clone)]
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
     /// Its queue.
     pub queue: QueueName,
-    /// Its priority there.
+    /// Its priority.
     pub priority: Priority,
     /// What the client asked for.
     pub envelope: Envelope,
-    /// What is asked of it again and again.
+    /// Frequently used parts of the envelope.
     pub summary: EnvelopeSummary,
-    /// What it has been through.
+    /// Its attempts and errors.
     pub history: JobHistory,
     /// Its own lease in milliseconds.
     pub lease_ms: Option<u64>,
-    /// Longest run of an attempt in milliseconds.
+    /// Time limit of an attempt in milliseconds.
     pub timeout_ms: Option<u64>,
     /// The trace it belongs to.
     pub traceparent: Option<String>,
-    /// The workflow that it belongs to.
+    /// The workflow it belongs to.
     pub workflow: Option<Membership>,
-    /// Results of the jobs before it in its workflow: a JSON array.
+    /// Results of its parents in the workflow: a JSON array.
     pub parent_results: Option<String>,
     /// Whether it has a record.
     pub has_record: bool,
@@ -47,11 +47,11 @@ pub struct JobRecord {
     pub enqueued_at: Option<Millis>,
 }
 
-/// Fields of a stream entry or record, as Redis gave them.
+/// Fields of a stream entry or record, as Redis returns them.
 pub(super) type JobFields = HashMap<String, String>;
 
 impl JobRecord {
-    /// Reads the fields of a stream entry. The entry of an ordinary job holds only the salt of its id.
+    /// Parses a stream entry. That of an ordinary job has only the salt of its id.
     pub(super) fn from_entry(
         queue: &QueueName,
         priority: Priority,
@@ -67,7 +67,7 @@ impl JobRecord {
         Ok(job)
     }
 
-    /// Reads the fields of a record.
+    /// Parses a record.
     pub(super) fn from_fields(
         id: JobId,
         queue: &QueueName,
@@ -102,7 +102,7 @@ impl JobRecord {
         })
     }
 
-    /// Fields and values to store it with, apart from its id.
+    /// Fields and values for storage, without its id.
     pub(super) fn to_fields(&self) -> Vec<String> {
         let mut fields = vec!["e".to_owned(), self.envelope.as_str().to_owned()];
         let mut push = |name: &str, value: String| fields.extend([name.to_owned(), value]);
@@ -130,7 +130,7 @@ impl JobRecord {
         fields
     }
 
-    /// The limit that it shares with the jobs with the same key, if it has one.
+    /// Its key's limit, if it has one.
     pub(super) fn key_limit(&self) -> Option<&KeyLimit> {
         self.summary.limit.as_ref().and_then(JobLimit::key_limit)
     }
@@ -141,36 +141,36 @@ impl JobRecord {
         self.key_limit().map(|limit| &limit.key)
     }
 
-    /// When it was made.
+    /// When it was created.
     #[must_use]
     pub fn created_at(&self) -> Millis {
         self.history.created_at.unwrap_or_else(|| i64::try_from(self.id.milliseconds()).unwrap_or_default())
     }
 
-    /// When it must be over, if that was said.
+    /// When it must be finished, if it has a deadline.
     #[must_use]
     pub fn deadline(&self) -> Option<Millis> {
         let limit = i64::try_from(self.summary.total_timeout?.as_millis()).unwrap_or(i64::MAX);
         Some(self.created_at().saturating_add(limit))
     }
 
-    /// When the upkeep has to look whether its time is over.
+    /// When maintenance must check whether it is expired.
     pub(super) fn expiry_timer(&self) -> Option<Millis> {
         self.summary.expires_at.into_iter().chain(self.deadline()).min()
     }
 
-    /// Whether it is listed when its attempts are used up.
+    /// Whether it becomes a dead letter when its attempts are used up.
     pub(super) fn wants_dead_letter(&self) -> bool {
         let policy = self.envelope.fields().map(|parts| parts.retry_policy()).unwrap_or_default();
         policy.on_exhaustion == OnExhaustion::DeadLetter
     }
 
-    /// Whether its end is more than a result.
+    /// Whether its end needs more than storing a result.
     pub(super) fn needs_individual_finish(&self) -> bool {
         self.has_follow_up() || self.expiry_timer().is_some()
     }
 
-    /// Whether something follows its end: others wait for it to be over.
+    /// Whether its end has a follow-up: others may wait for it.
     pub(super) fn has_follow_up(&self) -> bool {
         self.summary.is_unique || self.limit_key().is_some() || self.workflow.is_some()
     }
@@ -187,14 +187,14 @@ impl JobRecord {
         view
     }
 
-    /// When it must have been started, if it says so and that is over.
+    /// Whether its `expires_at` is over.
     #[must_use]
     pub fn is_expired(&self, now: Millis) -> bool {
         self.summary.expires_at.is_some_and(|at| at <= now)
     }
 }
 
-/// The id that an entry says its job has, and whether the job has a record: only then it is the id itself, else its salt.
+/// Parses the id field of an entry. A job with a record has its whole id there, others only the salt.
 pub(crate) fn parse_id_field(
     queue: &QueueName,
     priority: Priority,
@@ -207,7 +207,7 @@ pub(crate) fn parse_id_field(
     Some((JobId::from_entry(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
 }
 
-/// The fields of a new, ordinary job, with the salt that its id will have.
+/// The fields of a new, ordinary job, with the salt of its future id.
 pub(crate) fn new_entry_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
     let salt = new_salt();
     let mut fields = vec!["i".to_owned(), format!("{salt:x}"), "e".to_owned(), job.envelope.as_str().to_owned()];
@@ -221,7 +221,7 @@ pub(crate) fn new_entry_fields(job: &NewJob, traceparent: Option<&str>) -> (u32,
     (salt, fields)
 }
 
-/// What a job leaves behind: the JSON that clients see from then on.
+/// What remains of a finished job: the JSON that clients see.
 #[derive(Debug, Clone)]
 pub struct FinishedJob {
     /// How it ended.
@@ -247,7 +247,7 @@ impl FinishedJob {
         Self::build(job, JobState::Discarded, now, |_| {})
     }
 
-    /// It was not started in time.
+    /// It did not start in time.
     #[must_use]
     pub fn expired(job: &JobRecord, now: Millis) -> Self {
         let mut job = job.clone();
@@ -261,7 +261,7 @@ impl FinishedJob {
         Self::build(&job, JobState::Discarded, now, |view| view.has_run = false)
     }
 
-    /// It was not over in time.
+    /// It did not finish in time.
     #[must_use]
     pub fn overdue(job: &JobRecord, running_since: Option<Millis>, now: Millis) -> Self {
         let mut job = job.clone();
@@ -284,7 +284,7 @@ impl FinishedJob {
         })
     }
 
-    /// Somebody called it off, maybe in the middle of an attempt.
+    /// It was cancelled, maybe during an attempt.
     #[must_use]
     pub fn cancelled(job: &JobRecord, running_since: Option<Millis>, now: Millis) -> Self {
         Self::build(job, JobState::Cancelled, now, |view| {
@@ -298,22 +298,22 @@ impl FinishedJob {
     fn build<'a>(job: &'a JobRecord, state: JobState, now: Millis, change: impl FnOnce(&mut JobView<'a>)) -> Self {
         let mut view = job.view(state);
         change(&mut view);
-        // Two clocks are involved: what is shown must not run backwards
+        // Two clocks are involved: the shown times must not run backwards
         view.ended_at = Some(view.started_at.map_or(now, |started| started.max(now)));
         Self { state, json: view.to_json() }
     }
 
-    /// As it is stored: which attempt ended it, then the JSON.
+    /// As stored: which attempt ended it, then the JSON.
     pub(super) fn to_text(&self, priority: Priority, entry: EntryId) -> String {
         format!("{}\n{}", keys::attempt_name(priority, entry), self.json)
     }
 
-    /// As it is stored when no attempt was involved.
+    /// As stored when no attempt ended it.
     pub(crate) fn to_text_without_attempt(&self) -> String {
         format!("-\n{}", self.json)
     }
 
-    /// The JSON in what was stored.
+    /// The JSON in the stored text.
     pub(super) fn json_of(text: &str) -> StoreResult<&str> {
         text.split_once('\n')
             .map(|(_, json)| json)

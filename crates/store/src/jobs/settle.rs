@@ -1,4 +1,4 @@
-//! Ending attempts. Only the current attempt can be ended: every call is fenced, and a stale one changes nothing.
+//! Ends attempts. Only the current attempt can be ended: every call is fenced, and a stale one changes nothing.
 
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ use model::job::{
     retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY},
 };
 
-/// What became of a call that ends an attempt.
+/// The outcome of a call that ends an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// It is ended.
+    /// The attempt ended.
     Done,
-    /// An earlier call for the same attempt ended it: this one repeats a call whose answer was lost.
+    /// An earlier call for the same attempt ended it, and its answer was lost.
     AlreadyDone,
-    /// It is not the current attempt; nothing changed.
+    /// The attempt is not the current one; nothing changed.
     Stale,
 }
 
@@ -44,24 +44,24 @@ impl Settled {
     }
 }
 
-/// How a failure was recorded.
+/// The outcome of a recorded failure.
 #[derive(Debug, Clone)]
 pub enum FailureOutcome {
     /// Another attempt follows.
     Retry {
-        /// When.
+        /// When it is due.
         due: Millis,
-        /// After how long, by the policy.
+        /// The policy's delay.
         delay: Duration,
     },
-    /// The job is over.
+    /// The job is finished.
     Discarded(FinishedJob),
     /// The attempt was not the current one; nothing changed.
     Stale,
 }
 
 impl FailureOutcome {
-    /// The state of the job now, for logs and metrics.
+    /// The job's state, for logs and metrics.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -72,19 +72,20 @@ impl FailureOutcome {
     }
 }
 
-/// A result to record with others.
+/// A successful result, to be recorded in a batch.
 #[derive(Debug)]
 pub struct Completion {
     /// The job and its attempt.
     pub claimed: ClaimedJob,
-    /// What is left of it.
+    /// What remains of it.
     pub finished: FinishedJob,
-    /// When it ended, on this process's clock.
+    /// When it ended, by this process's clock.
     pub ended_at: Millis,
 }
 
 impl Jobs {
-    /// Records the results of jobs of one stream that a queue-worker ran; `held` is the most it can hold of the stream.
+    /// Records the results of jobs of one stream that a queue-worker ran; `held` is the maximum number of entries that
+    /// it can hold in the stream.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same jobs.
@@ -96,7 +97,7 @@ impl Jobs {
         held: usize,
         batch: &[Completion],
     ) -> StoreResult<Vec<Settled>> {
-        // Jobs whose end sets something off are ended one by one
+        // Jobs with a follow-up are ended one by one
         let need_care: Vec<bool> =
             batch.iter().map(|completion| completion.claimed.job.needs_individual_finish()).collect();
         let plain = batch.iter().zip(&need_care).filter(|(_, needs_care)| !**needs_care);
@@ -188,14 +189,14 @@ impl Jobs {
         let settled = Settled::parse(&answer);
         match settled {
             Settled::Done => self.after_end(job, ended, ttl).await,
-            // What was recorded then may be another end than this one
+            // The earlier call may have recorded another end than this one
             Settled::AlreadyDone if job.has_follow_up() => self.repeat_follow_up(&job.queue, job.id).await,
             Settled::AlreadyDone | Settled::Stale => {}
         }
         Ok(settled)
     }
 
-    /// Records that an attempt failed: the retry policy says what follows.
+    /// Records a failed attempt: the retry policy decides what follows.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
@@ -228,7 +229,7 @@ impl Jobs {
         }
     }
 
-    /// Ends a job without another attempt, as its last failure was for good.
+    /// Ends a job without another attempt, after a permanent failure.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
@@ -256,8 +257,8 @@ impl Jobs {
         }
     }
 
-    /// Puts a job back for a while because it cannot be tried now: the attempt is not spent. When it is due; none when the
-    /// attempt was not the current one.
+    /// Delays a job that cannot run now; the attempt does not count. Returns when it is due, or none if the attempt
+    /// was not the current one.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
@@ -266,7 +267,7 @@ impl Jobs {
         self.schedule_retry(Attempt::of(claimed, fence), delay).await
     }
 
-    /// An attempt that would begin after the job's deadline does not follow.
+    /// No attempt may start after the job's deadline.
     fn within_deadline(job: &JobRecord, verdict: RetryDecision) -> RetryDecision {
         let delay = match verdict {
             RetryDecision::Retry(delay) => i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
@@ -279,7 +280,7 @@ impl Jobs {
         verdict
     }
 
-    /// Sets the time of the next attempt; none when the attempt was not the current one.
+    /// Schedules the next attempt; none if the attempt was not the current one.
     async fn schedule_retry(&self, attempt: Attempt<'_>, delay: Duration) -> StoreResult<Option<Millis>> {
         let (job, keys) = (attempt.job, attempt.queue_keys());
         let answer: Vec<String> = attempt
@@ -304,13 +305,13 @@ impl Jobs {
             && let Some(key) = job.limit_key()
             && let Err(error) = self.admit(&job.queue, key).await
         {
-            tracing::debug!(%error, queue = %job.queue, "the upkeep has to let the next job of a key in");
+            tracing::debug!(%error, queue = %job.queue, "next job of a key not admitted, left to maintenance");
         }
         Ok(due)
     }
 
-    /// Records that the worker of an attempt vanished: the job is available again at once, or discarded when that
-    /// happened too often.
+    /// Records that an attempt's worker died: the job is available again at once, or discarded if that happened too
+    /// often.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
@@ -333,7 +334,7 @@ impl Jobs {
         Ok(settled)
     }
 
-    /// Hands a job back: available again, and the attempt is not spent.
+    /// Releases a job: available again now, and the attempt does not count.
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.

@@ -1,4 +1,4 @@
-//! How a queue is doing.
+//! Counters of a queue.
 
 use std::collections::HashMap;
 
@@ -6,31 +6,31 @@ use super::Jobs;
 use crate::{StoreResult, keys::QueueKeys};
 use common::name::QueueName;
 
-/// Numbers of one queue, all of one moment.
+/// The counters of one queue at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStats {
     /// Jobs that wait for a worker.
     pub available: u64,
     /// Jobs that a worker has.
     pub active: u64,
-    /// Jobs that wait for their time: scheduled and retryable.
+    /// Scheduled and retryable jobs.
     pub delayed: u64,
     /// Jobs that wait to be activated.
     pub pending: u64,
     /// Dead letters.
     pub dead: u64,
-    /// Jobs that succeeded, ever.
+    /// Jobs that succeeded, in total.
     pub completed: u64,
-    /// Jobs that failed for good or expired, ever.
+    /// Jobs that failed permanently or expired, in total.
     pub discarded: u64,
-    /// Jobs that were cancelled, ever.
+    /// Cancelled jobs, in total.
     pub cancelled: u64,
-    /// Attempts that failed and were followed by another, ever.
+    /// Failed attempts that another one followed, in total.
     pub retried: u64,
 }
 
 impl Jobs {
-    /// The numbers of a queue; zeros for one that does not exist.
+    /// The counters of a queue; zeros if it does not exist.
     ///
     /// # Errors
     /// Redis is unavailable.

@@ -1,6 +1,7 @@
-//! Every key and channel of Galley, spelled here and nowhere else. `docs/redis.md` describes each; a test compares.
+//! Every key and pub/sub channel of Galley is spelled here and nowhere else. `docs/redis.md` describes each; a test
+//! compares the two.
 //!
-//! Keys of a queue carry its name as hash tag, so that in a cluster they share a slot and one script may use them.
+//! A queue's keys have its name as hash tag, so that in a cluster they share a slot and one script may use them.
 
 mod queue;
 
@@ -61,51 +62,51 @@ pub const KEY_PATTERNS: [&str; 46] = [
     "galley:notifications",
 ];
 
-/// The queues there are: a sorted set, name by tag.
+/// The queues: a sorted set of names by tag.
 pub const QUEUES: &str = "galley:queues";
-/// Workflows that are not over: a sorted set of ids, by when the upkeep looks at them next.
+/// Unfinished workflows: a sorted set of ids by the time of maintenance's next check.
 pub const WORKFLOWS: &str = "galley:workflows";
-/// Cron entries: a hash, JSON by name.
+/// Cron entries: a hash of JSON by name.
 pub const CRON_ENTRIES: &str = "galley:{cron}:entries";
-/// When cron entries have to be looked at: a sorted set of names.
+/// The next check of each cron entry: a sorted set of names.
 pub const CRON_NEXT: &str = "galley:{cron}:next";
-/// The channels there are: a sorted set of names, by when they were last seen to be in use. Under the same name a pub/sub
-/// channel: names that are new.
+/// The channels: a sorted set of names by the time they were last in use. Also a pub/sub channel of the names of new
+/// ones.
 pub const CHANNELS: &str = "galley:channels";
-/// Gateways that noted how many read channels there: a sorted set with a TTL, by when they did.
+/// Gateways that publish reader counts: a sorted set with a TTL, by the time they last did.
 pub const READER_GATEWAYS: &str = "galley:readers";
-/// Subscriptions: a hash, JSON by name. The field of no name says that there is such a list.
+/// Subscriptions: a hash of JSON by name. The unnamed field marks that the list exists.
 pub const SUBSCRIPTIONS: &str = "galley:subscriptions";
-/// From when on messages are numbered anew, and of which data that is true: a string.
+/// The epoch of message positions, and the data it belongs to: a string.
 pub const EPOCH: &str = "galley:epoch";
-/// What happened: a capped stream.
+/// Events: a capped stream.
 pub const EVENTS: &str = "galley:events";
-/// The workers there are: a sorted set of ids, by when their last report stops counting.
+/// The workers: a sorted set of ids by the time their last report expires.
 pub const WORKERS: &str = "galley:workers";
 /// Who does the upkeep: a string with a TTL.
 pub const LEADER: &str = "galley:leader";
 /// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
 pub const NOTIFICATIONS: &str = "galley:notifications";
 
-/// Which queue a client-chosen id went to: a string with a TTL.
+/// The queue of a client-chosen job id: a string with a TTL.
 #[must_use]
 pub fn client_job_id(id: &JobId) -> String {
     format!("galley:id:{id}")
 }
 
-/// What became of a request with that idempotency key: a string with a TTL.
+/// The state of a request with an idempotency key: a string with a TTL.
 #[must_use]
 pub fn idempotency(fingerprint: &str) -> String {
     format!("galley:idempotency:{fingerprint}")
 }
 
-/// A workflow: a hash, with a TTL once it is over. A queue cannot be called `wf:...`.
+/// A workflow: a hash, with a TTL once it is finished. No queue can be called `wf:...`.
 #[must_use]
 pub fn workflow(id: &WorkflowId) -> String {
     format!("galley:{{wf:{id}}}:w")
 }
 
-/// Elements on their way from a list to a queue: a list in the same slot.
+/// Elements in transit from a list to a queue: a list in the same slot.
 #[must_use]
 pub fn list_bridge(list: &str) -> String {
     format!("galley:bridge:{{{list}}}")
@@ -123,7 +124,7 @@ pub fn channel_state(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:state")
 }
 
-/// What became of the message that a request with an idempotency key publishes as its n-th: a string with a TTL.
+/// The n-th message that a request with an idempotency key published: a string with a TTL.
 #[must_use]
 pub fn published_message(channel: &ChannelName, seed: u128, nth: usize) -> String {
     format!("galley:{{ch:{channel}}}:once:{seed:032x}-{nth}")
@@ -135,55 +136,55 @@ pub fn live_messages(channel: &ChannelName) -> String {
     format!("galley:{{ch:{channel}}}:live")
 }
 
-/// The channel whose messages a gateway hears there.
+/// The channel of a live-messages name.
 #[must_use]
 pub fn channel_of_live_messages(name: &str) -> Option<ChannelName> {
     name.strip_prefix("galley:{ch:")?.strip_suffix("}:live")?.parse().ok()
 }
 
-/// What a gateway sends itself, to see whether it hears: a pub/sub channel.
+/// A gateway's probe of its own subscription: a pub/sub channel.
 #[must_use]
 pub fn gateway_probe(gateway: &uuid::Uuid) -> String {
     format!("galley:probe:{}", gateway.simple())
 }
 
-/// How many read which channels at a gateway: a hash with a TTL.
+/// Reader counts of a gateway by channel: a hash with a TTL.
 #[must_use]
 pub fn gateway_readers(gateway: &uuid::Uuid) -> String {
     format!("galley:readers:{}", gateway.simple())
 }
 
-/// What a worker reported last: a string with a TTL.
+/// A worker's last report: a string with a TTL.
 #[must_use]
 pub fn worker_report(key: &WorkerKey) -> String {
     format!("galley:worker:{}", key.as_str())
 }
 
-/// What is asked of a worker: a string with a TTL.
+/// A worker's directive: a string with a TTL.
 #[must_use]
 pub fn worker_directive(key: &WorkerKey) -> String {
     format!("galley:directive:{}", key.as_str())
 }
 
-/// Where a subscription is in a channel, and who delivers it in order: a hash with a TTL.
+/// A subscription's position in a channel, and its owner in order: a hash with a TTL.
 #[must_use]
 pub fn subscription_cursor(channel: &ChannelName, subscription: &SubscriptionName) -> String {
     format!("galley:{{ch:{channel}}}:sub:{subscription}")
 }
 
-/// What became of a subscription's messages: a hash of figures.
+/// Counters of a subscription's messages: a hash.
 #[must_use]
 pub fn subscription_counters(subscription: &SubscriptionName) -> String {
     format!("galley:sub:{subscription}")
 }
 
-/// The workers of a subscription in order, or of a broadcast: a sorted set of names, by when each was there last.
+/// The workers of an ordered or broadcast subscription: a sorted set of names by the time each was last seen.
 #[must_use]
 pub fn subscription_workers(subscription: &SubscriptionName) -> String {
     format!("galley:sub:{subscription}:workers")
 }
 
-/// Where one worker of a broadcast is: a hash with a TTL, positions by channel.
+/// The positions of a broadcast worker: a hash with a TTL, by channel.
 #[must_use]
 pub fn broadcast_checkpoint(subscription: &SubscriptionName, instance: &WorkerId) -> String {
     format!("galley:sub:{subscription}:at:{}", instance.as_str())

@@ -1,4 +1,4 @@
-//! The keys of a queue, and how attempts are named in them.
+//! The keys of a queue, and the names of attempts in them.
 
 use common::{
     id::{EntryId, JobId},
@@ -18,7 +18,7 @@ impl QueueKeys {
         Self { prefix: format!("galley:{{{queue}}}:") }
     }
 
-    /// What they all begin with.
+    /// Their common prefix.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -34,13 +34,14 @@ impl QueueKeys {
         self.key("priorities")
     }
 
-    /// Jobs of one priority that wait or run: a stream with the consumer group `workers`.
+    /// Waiting and running jobs of one priority: a stream with the consumer group `workers`.
     #[must_use]
     pub fn stream(&self, priority: Priority) -> String {
         format!("{}s:{priority}", self.prefix)
     }
 
-    /// Attempts that began elsewhere than in a queue-worker's first seconds: a hash, by `<priority>:<entry>`.
+    /// Attempts that need more than a pending entry (pulled, or with their own lease or limit): a hash by
+    /// `<priority>:<entry>`.
     #[must_use]
     pub fn active(&self) -> String {
         self.key("active")
@@ -64,13 +65,13 @@ impl QueueKeys {
         format!("{}j:{id}", self.prefix)
     }
 
-    /// A job that is over: a string with a TTL.
+    /// A finished job: a string with a TTL.
     #[must_use]
     pub fn result(&self, id: &JobId) -> String {
         format!("{}r:{id}", self.prefix)
     }
 
-    /// Dead letters: a sorted set of ids, by when they died.
+    /// Dead letters: a sorted set of ids by time of death.
     #[must_use]
     pub fn dead_letters(&self) -> String {
         self.key("dead")
@@ -88,7 +89,7 @@ impl QueueKeys {
         self.key("timers")
     }
 
-    /// Jobs that wait to be activated: a sorted set of ids, by when they were made.
+    /// Jobs that wait to be activated: a sorted set of ids by creation time.
     #[must_use]
     pub fn pending(&self) -> String {
         self.key("pending")
@@ -100,13 +101,13 @@ impl QueueKeys {
         self.key("control")
     }
 
-    /// The job that stands in the way of others with that fingerprint: a string with a TTL.
+    /// The job that holds a uniqueness fingerprint: a string with a TTL.
     #[must_use]
     pub fn uniqueness(&self, fingerprint: &str) -> String {
         format!("{}unique:{fingerprint}", self.prefix)
     }
 
-    /// Keys of limits that jobs wait for: a set.
+    /// Keys with waiting jobs: a set.
     #[must_use]
     pub fn waiting_keys(&self) -> String {
         self.key("waiting_keys")
@@ -118,32 +119,32 @@ impl QueueKeys {
         format!("{}key_queue:{key}", self.prefix)
     }
 
-    /// Jobs of a key that are in a stream: a sorted set of ids, by when they came there.
+    /// Jobs of a key that are in a stream: a sorted set of ids by admission time.
     #[must_use]
     pub fn admitted(&self, key: &LimitKey) -> String {
         format!("{}admitted:{key}", self.prefix)
     }
 
-    /// The limit of a key and what is left of it: a hash.
+    /// The limit of a key and its remaining capacity: a hash.
     #[must_use]
     pub fn key_limit(&self, key: &LimitKey) -> String {
         format!("{}limit:{key}", self.prefix)
     }
 
-    /// Ids of jobs that ended: a pub/sub channel for those who wait for one.
+    /// Ids of ended jobs: a pub/sub channel for those who wait for one.
     #[must_use]
     pub fn finished(&self) -> String {
         self.key("finished")
     }
 }
 
-/// How an attempt is named in the active hash and among the leases.
+/// The name of an attempt in the active hash and among the leases.
 #[must_use]
 pub fn attempt_name(priority: Priority, entry: EntryId) -> String {
     format!("{priority}:{entry}")
 }
 
-/// The attempt of that name.
+/// Parses the name of an attempt.
 #[must_use]
 pub fn parse_attempt_name(name: &str) -> Option<(Priority, EntryId)> {
     let (priority, entry) = name.split_once(':')?;

@@ -1,8 +1,8 @@
 //! The list bridge: elements that any program pushes onto a Redis list become jobs.
 //!
-//! An element is moved to a list of elements on their way, then one script removes it there and adds the job. Whoever
-//! dies in between leaves it on its way, and [`Bridge::recover`] takes it up. Equal elements may stand for each
-//! other: as many jobs are made as elements were moved. Nothing polls: the move blocks until there is an element.
+//! An element moves to a list of elements in transit, then one script removes it there and adds the job. If the
+//! process dies in between, [`ListBridge::recover`] finds the element in transit. Equal elements are interchangeable:
+//! as many jobs are created as elements were moved. Nothing polls: the move blocks until there is an element.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{
 use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings};
 use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
-/// Elements moved in one go after the first.
+/// Maximum number of elements moved at once after the first.
 const BATCH_SIZE: usize = 64;
 
-/// One list and the queue it feeds.
+/// A list and the queue it feeds.
 #[derive(Clone)]
 pub struct ListBridge {
     jobs: Jobs,
@@ -41,13 +41,13 @@ impl ListBridge {
         self.jobs.redis().clone()
     }
 
-    /// Waits up to `block` for an element and makes jobs of it and of those behind it; answers with how many.
+    /// Waits up to `block` for an element and creates jobs of it and the following ones; returns how many.
     ///
     /// # Errors
-    /// Redis is unavailable: elements may be on their way, [`Bridge::recover`] finds them.
+    /// Redis is unavailable: elements may be in transit, [`ListBridge::recover`] finds them.
     pub async fn forward(&self, connection: &mut DedicatedConnection, block: Duration) -> StoreResult<usize> {
         let mut command = redis::cmd("BLMOVE");
-        // From the left, as the seed's BLPOP does
+        // From the left, like BLPOP in the original demo
         command
             .arg(&self.settings.list)
             .arg(keys::list_bridge(&self.settings.list))
@@ -65,7 +65,7 @@ impl ListBridge {
         Ok(taken)
     }
 
-    /// Moves what else is on the list, up to a batch, without waiting.
+    /// Moves more elements, up to a batch, without waiting.
     async fn move_more(&self) -> StoreResult<Vec<Vec<u8>>> {
         let mut pipeline = redis::pipe();
         for _ in 0..BATCH_SIZE {
@@ -80,7 +80,7 @@ impl ListBridge {
         Ok(moved.into_iter().flatten().collect())
     }
 
-    /// Makes jobs of elements that somebody moved and did not get any further with. Safe at any time, by anybody.
+    /// Creates jobs of elements in transit whose process died. Safe at any time in any process.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -100,7 +100,7 @@ impl ListBridge {
         }
     }
 
-    /// Removes an element from those on their way and adds its job.
+    /// Removes an element in transit and adds its job.
     async fn enqueue_element(&self, element: &[u8]) -> StoreResult<()> {
         let new = self.build_job(element);
         let (salt, fields) = crate::jobs::new_entry_fields(&new, None);
@@ -170,10 +170,10 @@ impl ListBridge {
 }
 
 impl Redis {
-    /// Pushes an element onto a list, as the seed's page does.
+    /// Pushes an element onto a list, like the page of the original demo.
     ///
     /// # Errors
-    /// Redis is unavailable: the element may have been pushed all the same.
+    /// Redis is unavailable: the element may have been pushed nevertheless.
     pub async fn push_element(&self, list: &str, element: &[u8]) -> StoreResult<()> {
         Ok(redis::cmd("LPUSH").arg(list).arg(element).exec_async(&mut self.clone()).await?)
     }
@@ -183,7 +183,7 @@ impl Redis {
 #[must_use]
 pub fn element_to_argument(element: &[u8]) -> String {
     match std::str::from_utf8(element) {
-        // serde_json's number grammar is JSON's; the text itself is kept, so 1.0 stays 1.0
+        // serde_json's number grammar is JSON's; the text itself is retained, so 1.0 stays 1.0
         Ok(text) if is_number(text) => text.to_owned(),
         Ok(text) => serde_json::to_string(text).unwrap_or_default(),
         Err(_) => format!("{{\"base64\":\"{}\"}}", STANDARD.encode(element)),
@@ -196,7 +196,7 @@ fn is_number(text: &str) -> bool {
         && serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
 }
 
-/// The element that an argument was made of.
+/// The element that an argument was made from.
 #[must_use]
 pub fn argument_to_element(argument: &str) -> Vec<u8> {
     #[derive(serde::Deserialize)]

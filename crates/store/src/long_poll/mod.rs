@@ -1,7 +1,8 @@
-//! Waiting for jobs to arrive: thousands who wait, two Redis connections.
+//! Waits for jobs without claiming them: thousands of waiters, two Redis connections.
 //!
-//! `wait_queue` has who waits for what and whose turn it is, `watcher` is the task that reads. Whoever waits takes no job before
-//! they are called, and nobody is called before there is one: neither polls.
+//! `wait_queue` has the waiters of each queue and whose turn it is; `watcher` is the task that reads the streams;
+//! `new_entries` has its reads. A waiter claims only after its wakeup, and is woken only when a job arrived: nobody
+//! polls.
 
 mod new_entries;
 
@@ -23,20 +24,20 @@ use wait_queue::{WaitQueue, WaiterId};
 
 pub use wait_queue::Remaining;
 
-/// Wake-up calls heard and not looked at yet. More are dropped: everything is looked at again from time to time.
+/// Maximum number of unread notifications. More are dropped: everything is checked again regularly.
 const NOTIFICATION_BUFFER: usize = 1024;
 
-/// Those who wait for jobs. Clone it freely.
+/// Waits for jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct LongPoll {
     shared: Arc<LongPollShared>,
-    /// Wake-up calls are heard from when somebody waits first.
+    /// Subscribed when the first waiter registers.
     channels: Topics,
-    /// Where jobs are taken for those who wait: what was taken outlives the request that it was for.
+    /// The runtime that claims jobs for waiters: a claim must finish even if its request is gone.
     runtime: Handle,
 }
 
-/// What those who wait share with the watch.
+/// What waiters share with the watcher.
 #[derive(Default)]
 struct LongPollShared {
     wait_queue: Mutex<WaitQueue>,
@@ -48,22 +49,22 @@ impl LongPollShared {
         self.wait_queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the lines and tells the watch if it has to know.
+    /// Changes the wait queues and notifies the watcher if needed.
     fn update<T>(&self, change: impl FnOnce(&mut WaitQueue) -> T) -> T {
-        let mut lines = self.lock();
-        let changed = change(&mut lines);
-        if lines.take_changed() {
+        let mut wait_queue = self.lock();
+        let changed = change(&mut wait_queue);
+        if wait_queue.take_changed() {
             self.changed.notify_one();
         }
         changed
     }
 }
 
-/// More queues than can be watched: [`MAX_WATCHED_QUEUES`].
+/// Waiters need more queues than can be watched: [`MAX_WATCHED_QUEUES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyWatchedQueues;
 
-/// A place in line. Whoever leaves it will not be called any more.
+/// A registered waiter. Dropping it unregisters it.
 pub struct LongPollWaiter {
     shared: Arc<LongPollShared>,
     id: WaiterId,
@@ -71,7 +72,7 @@ pub struct LongPollWaiter {
 }
 
 impl LongPoll {
-    /// Watches queues for those who wait, until `stop` is cancelled.
+    /// Watches queues for waiters until `stop` is cancelled.
     #[must_use]
     pub fn start(jobs: &Jobs, stop: CancellationToken) -> Self {
         let (channels, heard) = jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
@@ -81,21 +82,21 @@ impl LongPoll {
         Self { shared, channels, runtime: Handle::current() }
     }
 
-    /// Lines up for jobs of these queues. From here on no arrival is missed.
+    /// Registers a waiter for jobs of these queues. From here on no arrival is missed.
     ///
     /// # Errors
-    /// Others wait for as many queues as may be watched.
+    /// Other waiters need as many queues as can be watched.
     pub fn register(&self, queues: &[QueueName]) -> Result<LongPollWaiter, TooManyWatchedQueues> {
-        let joined = self.shared.update(|lines| {
-            let has_room = lines.queue_count() + lines.count_new(queues) <= MAX_WATCHED_QUEUES;
-            has_room.then(|| lines.register(queues))
+        let joined = self.shared.update(|wait_queue| {
+            let has_room = wait_queue.queue_count() + wait_queue.count_new(queues) <= MAX_WATCHED_QUEUES;
+            has_room.then(|| wait_queue.register(queues))
         });
-        let (ticket, called) = joined.ok_or(TooManyWatchedQueues)?;
+        let (id, wakeup) = joined.ok_or(TooManyWatchedQueues)?;
         self.channels.add(keys::NOTIFICATIONS.to_owned());
-        Ok(LongPollWaiter { shared: self.shared.clone(), id: ticket, wakeup: called })
+        Ok(LongPollWaiter { shared: self.shared.clone(), id, wakeup })
     }
 
-    /// Where to run what must be finished though nobody may wait for it any more.
+    /// The runtime for work that must finish even if its waiter is gone.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         &self.runtime
@@ -103,17 +104,17 @@ impl LongPoll {
 }
 
 impl LongPollWaiter {
-    /// Waits to be called: then a job has arrived, which somebody else may have taken already.
+    /// Waits for a wakeup: a job arrived, which another client may have claimed already.
     pub async fn wait_for_wakeup(&self) {
         self.wakeup.notified().await;
     }
 
-    /// Tells what is left. With `got_something` the next in line are called, and this seat is free.
+    /// Reports what remains. With `got_something` the next waiters are woken, and this one is finished.
     pub fn report_remaining(&self, left: &[(QueueName, Remaining)], got_something: bool) {
-        self.shared.update(|lines| lines.report_remaining(self.id, left, got_something, Instant::now()));
+        self.shared.update(|wait_queue| wait_queue.report_remaining(self.id, left, got_something, Instant::now()));
     }
 
-    /// Tells that these queues could not be looked into; nobody tries before that pause is over.
+    /// Reports that these queues could not be read; nobody tries before that pause is over.
     pub fn report_failure(&self, queues: &[QueueName], pause: Duration) {
         let left: Vec<(QueueName, Remaining)> =
             queues.iter().map(|queue| (queue.clone(), Remaining::Unavailable(pause))).collect();
@@ -123,6 +124,6 @@ impl LongPollWaiter {
 
 impl Drop for LongPollWaiter {
     fn drop(&mut self) {
-        self.shared.update(|lines| lines.unregister(self.id));
+        self.shared.update(|wait_queue| wait_queue.unregister(self.id));
     }
 }

@@ -1,7 +1,7 @@
-//! Waiting for jobs without taking them: a plain read that blocks from where handing out has come to.
+//! Waits for stream entries without claiming them: a plain blocking read after the last claimed entry.
 //!
-//! It serves those for whom a blocking claim would be wrong: queues with limits, which a claim must ask, and many who
-//! wait at once, of whom nobody can say beforehand who gets the job.
+//! It is for waiters for whom a blocking claim would be wrong: on queues with limits, which a claim must check, and
+//! for many waiters at once, since nobody knows beforehand which one gets the job.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,22 +11,22 @@ use crate::jobs::{Jobs, duration_millis, malformed_reply, sorted_priorities};
 use crate::{StoreError, StoreResult, connection::dedicated::DedicatedConnection, keys::QueueKeys};
 use common::name::{Priority, QueueName};
 
-/// Where nothing was handed out yet.
+/// The position in a stream without claims.
 const STREAM_START: &str = "0";
 
-/// A stream, and the last entry of it that was handed out.
+/// A stream and its last claimed entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedStream {
     /// The queue.
     pub queue: QueueName,
-    /// Whose stream of it.
+    /// The priority of the stream.
     pub priority: Priority,
     last_delivered_id: String,
 }
 
 impl Jobs {
-    /// The streams of these queues, each where handing out has come to, in two round trips. What is not there, or is not
-    /// what it should be, is left out.
+    /// The streams of these queues with their last claimed entries, in two round trips. Missing or damaged streams are
+    /// left out.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -74,8 +74,8 @@ impl Jobs {
         Ok(watched)
     }
 
-    /// Waits for an entry on one of the streams that was not handed out when they were looked up, without taking it;
-    /// the queues that have one, none when the time was over.
+    /// Waits for unclaimed entries on the streams, without claiming them; returns the queues that have some, or none
+    /// after the time limit.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -106,7 +106,7 @@ impl Jobs {
         Ok(queues)
     }
 
-    /// Waits for an entry on one of the streams that was handed to nobody yet, without taking it; false when none came.
+    /// Waits for an entry that was never claimed, without claiming it; false if none came.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -121,12 +121,11 @@ impl Jobs {
     }
 }
 
-/// What was found, or none where there is something else that Galley did not put there. It must not keep the others from
-/// being watched.
+/// A read's result, or none if the key is not Galley's. Such a key must not prevent watching the others.
 fn ignore_unexpected<T: Default>(found: RedisResult<T>) -> StoreResult<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        // Nothing is there: whatever comes into its place is new
+        // The stream does not exist: whatever appears there is new
         Err(error) if error.code() == Some("ERR") => Ok(Some(T::default())),
         Err(error) => match StoreError::from(error) {
             error @ StoreError::Unavailable(_) => Err(error),

@@ -1,4 +1,4 @@
-//! The task that watches the streams of all queues that somebody waits for: one blocking read that takes nothing.
+//! The task that watches the streams of all queues with waiters: one blocking read that claims nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,25 +20,29 @@ use crate::{
 };
 use common::name::QueueName;
 
-/// Longest blocking read. It ends by itself so that a connection that died silently is found out; then everything is
-/// looked up anew, because wake-up calls can be lost.
+/// Longest blocking read. It ends regularly so that a dead connection is noticed; then everything is looked up again,
+/// because notifications can be lost.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
 
-/// Hears of new streams and of queues that go on, until `stop` is cancelled.
-pub(crate) async fn listen_for_changes(hall: Arc<LongPollShared>, mut heard: EventReceiver, stop: CancellationToken) {
+/// Receives notifications of new streams and resumed queues until `stop` is cancelled.
+pub(crate) async fn listen_for_changes(
+    shared: Arc<LongPollShared>,
+    mut notifications: EventReceiver,
+    stop: CancellationToken,
+) {
     loop {
-        let heard = tokio::select! {
+        let event = tokio::select! {
             () = stop.cancelled() => return,
-            heard = heard.recv() => heard,
+            event = notifications.recv() => event,
         };
-        match heard {
+        match event {
             Some(SubscriberEvent::Message { payload, .. }) => {
                 if let Some(Notification::StreamCreated(queue)) = Notification::decode(&payload) {
-                    hall.update(|lines| lines.queue_changed(&queue));
+                    shared.update(|wait_queue| wait_queue.queue_changed(&queue));
                 }
             }
-            // Calls may have been missed
-            Some(SubscriberEvent::Subscribed(_)) => hall.update(super::WaitQueue::all_queues_changed),
+            // Notifications may have been missed
+            Some(SubscriberEvent::Subscribed(_)) => shared.update(super::WaitQueue::all_queues_changed),
             Some(SubscriberEvent::ConnectionLost) => {}
             None => return,
         }
@@ -46,19 +50,19 @@ pub(crate) async fn listen_for_changes(hall: Arc<LongPollShared>, mut heard: Eve
 }
 
 /// Watches until `stop` is cancelled.
-pub(crate) async fn run(hall: Arc<LongPollShared>, jobs: Jobs, stop: CancellationToken) {
+pub(crate) async fn run(shared: Arc<LongPollShared>, jobs: Jobs, stop: CancellationToken) {
     let (mut delays, mut connection) = (reconnect_delays(), None);
     loop {
-        // Nothing is lost with a read that takes nothing
+        // A read that claims nothing can be dropped
         let watched = tokio::select! {
             () = stop.cancelled() => return,
-            watched = watch_once(&hall, &jobs, &mut connection) => watched,
+            watched = watch_once(&shared, &jobs, &mut connection) => watched,
         };
         match watched {
             Ok(()) => delays = reconnect_delays(),
             Err(error) => {
                 connection = None;
-                hall.update(super::WaitQueue::all_queues_changed);
+                shared.update(super::WaitQueue::all_queues_changed);
                 log_interruption("waiting for jobs to arrive", &error);
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -69,28 +73,28 @@ pub(crate) async fn run(hall: Arc<LongPollShared>, jobs: Jobs, stop: Cancellatio
     }
 }
 
-/// Looks up what has to be, waits until something arrives or changes, and calls those whose turn it is.
+/// Looks up streams, waits for an arrival or a change, and wakes waiters.
 async fn watch_once(
-    hall: &LongPollShared,
+    shared: &LongPollShared,
     jobs: &Jobs,
     connection: &mut Option<DedicatedConnection>,
 ) -> StoreResult<()> {
     let now = Instant::now();
     let (next, asked) = {
-        let mut lines = hall.lock();
-        (lines.resume_paused(now), lines.take_unknown())
+        let mut wait_queue = shared.lock();
+        (wait_queue.resume_paused(now), wait_queue.take_unknown())
     };
     if !asked.is_empty() {
         let streams = jobs.streams_to_watch(&asked).await?;
-        hall.lock().set_watched(&asked, streams);
+        shared.lock().set_watched(&asked, streams);
     }
     let block = next.map_or(MAX_BLOCK, |next| MAX_BLOCK.min(next - now)).max(Duration::from_millis(1));
-    let streams = hall.lock().watched_streams();
+    let streams = shared.lock().watched_streams();
     if streams.is_empty() {
-        if hall.lock().queue_count() == 0 {
-            hall.changed.notified().await;
-        } else if tokio::time::timeout(block, hall.changed.notified()).await.is_err() && block == MAX_BLOCK {
-            hall.lock().all_queues_changed();
+        if shared.lock().queue_count() == 0 {
+            shared.changed.notified().await;
+        } else if tokio::time::timeout(block, shared.changed.notified()).await.is_err() && block == MAX_BLOCK {
+            shared.lock().all_queues_changed();
         }
         return Ok(());
     }
@@ -98,14 +102,14 @@ async fn watch_once(
         Some(connection) => connection,
         None => connection.insert(jobs.redis().open_dedicated(MAX_BLOCK).await?),
     };
-    match wait_for_arrivals(hall, jobs, connection, &streams, block).await? {
+    match wait_for_arrivals(shared, jobs, connection, &streams, block).await? {
         WatchRead::Arrived(queues) => {
-            let mut lines = hall.lock();
+            let mut wait_queue = shared.lock();
             for queue in &queues {
-                lines.job_arrived(queue);
+                wait_queue.job_arrived(queue);
             }
         }
-        WatchRead::TimedOut if block == MAX_BLOCK => hall.lock().all_queues_changed(),
+        WatchRead::TimedOut if block == MAX_BLOCK => shared.lock().all_queues_changed(),
         WatchRead::TimedOut | WatchRead::Interrupted => {}
     }
     Ok(())
@@ -119,7 +123,7 @@ enum WatchRead {
 }
 
 async fn wait_for_arrivals(
-    hall: &LongPollShared,
+    shared: &LongPollShared,
     jobs: &Jobs,
     connection: &mut DedicatedConnection,
     streams: &[WatchedStream],
@@ -127,7 +131,7 @@ async fn wait_for_arrivals(
 ) -> StoreResult<WatchRead> {
     let client_id = connection.client_id();
     let read = jobs.wait_for_entries(connection, streams, block);
-    let (queues, is_interrupted) = jobs.store.redis.interruptible(client_id, read, hall.changed.notified()).await;
+    let (queues, is_interrupted) = jobs.store.redis.interruptible(client_id, read, shared.changed.notified()).await;
     let queues = queues?;
     Ok(match (queues.is_empty(), is_interrupted) {
         (false, _) => WatchRead::Arrived(queues),

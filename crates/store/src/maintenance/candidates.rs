@@ -1,4 +1,4 @@
-//! What there is of a queue, a page at a time, and a look at one of those things.
+//! Reads what a queue has stored, a page at a time, and checks each item.
 
 use std::{collections::HashMap, fmt};
 
@@ -17,7 +17,7 @@ use common::{
 };
 use model::job::KeyLimit;
 
-/// Something to look at.
+/// An item to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Candidate {
     Due(JobId),
@@ -26,7 +26,7 @@ pub(super) enum Candidate {
     Admitted(LimitKey, JobId),
     Expire(JobId),
     Record(JobId),
-    /// An entry, the job in it, and whether that has a record.
+    /// An entry, its job, and whether that has a record.
     Entry(Priority, EntryId, JobId, bool),
     Attempt(Priority, EntryId),
 }
@@ -74,7 +74,7 @@ impl fmt::Display for Candidate {
 type CandidatePage = (Vec<Candidate>, Option<CheckCursor>);
 
 impl Jobs {
-    /// Up to about `limit` things from a place on, and the place behind them.
+    /// About `limit` items from a position on, and the position after them.
     pub(super) async fn read_candidates(
         &self,
         queue: &QueueName,
@@ -82,8 +82,8 @@ impl Jobs {
         limit: usize,
     ) -> StoreResult<CandidatePage> {
         let keys = QueueKeys::new(queue);
-        let ids = |members: Vec<String>, suspect: fn(JobId) -> Candidate| {
-            members.iter().filter_map(|id| id.parse().ok()).map(suspect).collect::<Vec<Candidate>>()
+        let ids = |members: Vec<String>, candidate: fn(JobId) -> Candidate| {
+            members.iter().filter_map(|id| id.parse().ok()).map(candidate).collect::<Vec<Candidate>>()
         };
         let attempts = |members: Vec<String>| {
             members
@@ -118,7 +118,7 @@ impl Jobs {
         Ok((found, CheckCursor::after(from.phase, at)))
     }
 
-    /// Members of a sorted set or a hash, without what belongs to them.
+    /// Members of a sorted set or a hash, without their values.
     async fn scan_members(
         &self,
         command: &str,
@@ -133,7 +133,7 @@ impl Jobs {
         Ok((members, Some(next).filter(|next| next != "0")))
     }
 
-    /// Entries of the queue's streams, the highest priority first.
+    /// Entries of the queue's streams, highest priority first.
     async fn stream_candidates(
         &self,
         queue: &QueueName,
@@ -148,15 +148,15 @@ impl Jobs {
                 Some((last, entry)) if last == priority => format!("({entry}"),
                 _ => "-".to_owned(),
             };
-            let most = limit - found.len();
+            let max = limit - found.len();
             let listed: Vec<(String, String)> = script::LIST_ENTRIES
                 .key(keys.stream(priority))
                 .arg(start)
-                .arg(most)
+                .arg(max)
                 .invoke_async(&mut self.store.redis.clone())
                 .await?;
             let last = listed.last().map(|(entry, _)| format!("{priority}:{entry}"));
-            let is_full = listed.len() == most;
+            let is_full = listed.len() == max;
             found
                 .extend(listed.iter().filter_map(|(entry, marker)| candidate_of_entry(queue, priority, entry, marker)));
             if is_full {
@@ -181,7 +181,7 @@ impl Jobs {
         let (next, names): (String, Vec<String>) = scan.arg("COUNT").arg(limit).query_async(&mut redis).await?;
         let mut found = Vec::new();
         for name in names.iter().filter_map(|name| name.strip_prefix(prefix)) {
-            let (set, suspect): (String, fn(LimitKey, JobId) -> Candidate) = match name.split_once(':') {
+            let (set, candidate): (String, fn(LimitKey, JobId) -> Candidate) = match name.split_once(':') {
                 Some(("j", id)) => {
                     found.extend(id.parse().ok().map(Candidate::Record));
                     continue;
@@ -194,37 +194,37 @@ impl Jobs {
             let mut front = redis::cmd("ZRANGE");
             front.arg([prefix, name].concat()).arg(0).arg(limit.saturating_sub(1));
             let ids: Vec<String> = front.query_async(&mut redis).await?;
-            found.extend(ids.iter().filter_map(|id| id.parse().ok()).map(|id| suspect(key.clone(), id)));
+            found.extend(ids.iter().filter_map(|id| id.parse().ok()).map(|id| candidate(key.clone(), id)));
         }
         Ok((found, Some(next).filter(|next| next != "0")))
     }
 
-    /// What is wrong with it, and whether that is mended.
+    /// What is wrong with an item, and whether it was repaired.
     pub(super) async fn check_one(
         &self,
         queue: &QueueName,
-        suspect: &Candidate,
+        candidate: &Candidate,
         repair: bool,
     ) -> StoreResult<Option<(String, bool)>> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.store.redis.clone();
         let mut record = HashMap::new();
-        if let Some(id) = suspect.id() {
+        if let Some(id) = candidate.id() {
             let mut command = redis::cmd("HMGET");
             command.arg(keys.record(&id)).arg(&["s", "p", "x", "l"]);
             let fields: Vec<Option<String>> = command.query_async(&mut redis).await?;
             record = ["s", "p", "x", "l"].into_iter().zip(fields).filter_map(|(n, v)| Some((n, v?))).collect();
         }
         let said = |name: &str| record.get(name).map_or("", String::as_str);
-        let key = match suspect {
+        let key = match candidate {
             Candidate::KeyQueue(key, _) | Candidate::Admitted(key, _) => Some(key.clone()),
             _ => KeyLimit::split_field(said("l")).ok().map(|(key, _)| key),
         };
         let lane = LimitKey::or_placeholder(key.as_ref());
         let priority = Priority::from_text(said("p"));
-        let id = suspect.id();
+        let id = candidate.id();
         let none = || keys.priorities();
-        let place = suspect.stream_entry();
+        let address = candidate.stream_entry();
         let answer: Vec<Value> = script::CHECK_ONE
             .key(id.map_or_else(none, |id| keys.record(&id)))
             .key(id.map_or_else(none, |id| keys.result(&id)))
@@ -239,15 +239,15 @@ impl Jobs {
             .key(keys.active())
             .key(keys.leases())
             .key(keys.stream(priority.unwrap_or_default()))
-            .key(keys.stream(place.map(|(priority, _)| priority).unwrap_or_default()))
-            .arg(suspect.kind())
+            .key(keys.stream(address.map(|(priority, _)| priority).unwrap_or_default()))
+            .arg(candidate.kind())
             .arg(u8::from(repair))
             .arg(id.map(|id| id.to_string()).unwrap_or_default())
             .arg(key.as_ref().map_or("", LimitKey::as_str))
             .arg(&[said("s"), said("p"), said("x")])
-            .arg(place.map(|(_, entry)| entry.to_string()).unwrap_or_default())
-            .arg(place.map(|(priority, entry)| keys::attempt_name(priority, entry)).unwrap_or_default())
-            .arg(u8::from(matches!(suspect, Candidate::Entry(.., true))))
+            .arg(address.map(|(_, entry)| entry.to_string()).unwrap_or_default())
+            .arg(address.map(|(priority, entry)| keys::attempt_name(priority, entry)).unwrap_or_default())
+            .arg(u8::from(matches!(candidate, Candidate::Entry(.., true))))
             .invoke_async(&mut redis)
             .await?;
         let mut parts = answer.into_iter();
@@ -258,7 +258,7 @@ impl Jobs {
     }
 }
 
-/// An entry that holds no job is somebody else's: who claims it complains.
+/// An entry without a job is another program's: the claim logs it.
 fn candidate_of_entry(queue: &QueueName, priority: Priority, entry: &str, marker: &str) -> Option<Candidate> {
     let entry: EntryId = entry.parse().ok()?;
     let (id, has_record) = parse_id_field(queue, priority, entry, marker)?;

@@ -1,10 +1,10 @@
-//! Where a slice of the consistency check ended.
+//! The position where a slice of the consistency check ended.
 
 use std::{fmt, str::FromStr};
 
 use crate::keys;
 
-/// What of a queue is looked over, in this order.
+/// The phases of a queue's check, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckPhase {
     Streams,
@@ -27,22 +27,22 @@ impl CheckPhase {
     }
 }
 
-/// Where a slice ended.
+/// The position where a slice ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckCursor {
     pub(super) phase: CheckPhase,
-    /// The place within it; empty at its beginning.
+    /// The position within the phase; empty at its start.
     pub(super) position: String,
 }
 
 impl CheckCursor {
-    /// Where everything begins.
+    /// The start of a check.
     #[must_use]
     pub fn start() -> Self {
         Self { phase: CheckPhase::Streams, position: String::new() }
     }
 
-    /// The place behind a page of this phase: `at` in it, or the beginning of the next.
+    /// The position after a page of this phase: `at` in it, or the start of the next.
     pub(super) fn after(phase: CheckPhase, at: Option<String>) -> Option<Self> {
         match at {
             Some(at) => Some(Self { phase, position: at }),
@@ -57,7 +57,7 @@ impl fmt::Display for CheckCursor {
     }
 }
 
-/// A cursor that no report gave.
+/// A cursor that no report returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cursor must be one that an earlier answer gave")]
 pub struct CheckCursorError;

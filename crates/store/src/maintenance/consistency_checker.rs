@@ -1,8 +1,8 @@
-//! Looks over what is stored for what cannot be: a job in two places or in none, a lease without an attempt.
+//! Searches stored data for contradictions: a job in two states or in none, a lease without an attempt.
 //!
-//! A queue is looked over in slices, each a bounded number of things. What looks wrong is looked at again a moment later,
-//! in one script that mends it as well: a job may just be moving. Only what neither loses nor doubles a job is mended, the
-//! rest is reported.
+//! A queue is checked in slices of a bounded number of items. An item that looks wrong is checked again a moment later
+//! by a script that also repairs it: a job may just be moving. Only repairs that neither lose nor duplicate a job are
+//! made; other violations are reported.
 
 use std::time::Duration;
 
@@ -17,40 +17,40 @@ use crate::{
 };
 use common::name::QueueName;
 
-/// How long something has to look wrong.
+/// How long an item must look wrong.
 const RECHECK_DELAY: Duration = Duration::from_millis(100);
-/// Looks under way at once: their scripts pipeline on the shared connection.
+/// Concurrent checks: their scripts pipeline on the shared connection.
 const MAX_CONCURRENT_CHECKS: usize = 32;
-/// Lanes of a queue beyond which they are not counted: one script would take too long.
+/// Maximum number of key queues whose jobs are counted: one script would take too long for more.
 const MAX_KEY_QUEUES: usize = 1000;
 
-/// Something that cannot be.
+/// A contradiction in the stored data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// What kind of thing, as in the metric.
+    /// Its kind, as in the metric.
     pub kind: String,
-    /// Where: the place and the id of the job, or what else is known.
+    /// Where it is: the set and the job's id, or what else is known.
     pub location: String,
-    /// Whether it is mended.
+    /// Whether it was repaired.
     pub is_repaired: bool,
 }
 
-/// What a slice showed.
+/// The result of a slice.
 #[derive(Debug, Clone, Default)]
 pub struct ConsistencyReport {
-    /// What was wrong.
+    /// The violations.
     pub violations: Vec<Violation>,
-    /// How many things were looked at.
+    /// The number of checked items.
     pub checked_count: usize,
-    /// Where to go on; none when the queue is done.
+    /// Where the next slice starts; none when the queue is done.
     pub next: Option<CheckCursor>,
 }
 
 impl Jobs {
-    /// Looks over a slice of a queue, about `limit` things from `cursor` on, and mends what can be mended if that is wanted.
+    /// Checks about `limit` items of a queue from `cursor` on, and repairs what it can if `repair` is set.
     ///
     /// # Errors
-    /// Redis is unavailable: some may have been mended.
+    /// Redis is unavailable: some may be repaired.
     pub async fn check_queue(
         &self,
         queue: &QueueName,
@@ -77,7 +77,7 @@ impl Jobs {
         let wrong = self.check_page(queue, found, false).await?;
         if !wrong.is_empty() {
             tokio::time::sleep(RECHECK_DELAY).await;
-            let again = wrong.into_iter().map(|(suspect, _)| suspect).collect();
+            let again = wrong.into_iter().map(|(candidate, _)| candidate).collect();
             let confirmed = self.check_page(queue, again, repair).await?;
             report.violations.extend(confirmed.into_iter().map(|(_, violation)| violation));
         }
@@ -89,22 +89,22 @@ impl Jobs {
     async fn check_page(
         &self,
         queue: &QueueName,
-        suspects: Vec<Candidate>,
+        candidates: Vec<Candidate>,
         repair: bool,
     ) -> StoreResult<Vec<(Candidate, Violation)>> {
-        let looks = suspects.into_iter().map(|suspect| async move {
-            let seen = self.check_one(queue, &suspect, repair).await?;
+        let looks = candidates.into_iter().map(|candidate| async move {
+            let seen = self.check_one(queue, &candidate, repair).await?;
             let violation =
-                seen.map(|(kind, is_repaired)| Violation { kind, location: suspect.to_string(), is_repaired });
-            StoreResult::Ok(violation.map(|violation| (suspect, violation)))
+                seen.map(|(kind, is_repaired)| Violation { kind, location: candidate.to_string(), is_repaired });
+            StoreResult::Ok(violation.map(|violation| (candidate, violation)))
         });
-        // In their order: what is mended first can be what another one rests on
+        // In order: a later repair may depend on an earlier one
         let seen: Vec<Option<(Candidate, Violation)>> =
             stream::iter(looks).buffered(MAX_CONCURRENT_CHECKS).try_collect().await?;
         Ok(seen.into_iter().flatten().collect())
     }
 
-    /// A queue that has something and is not in the registry is out of everybody's sight.
+    /// A queue that has data but is not in the registry is invisible to everything else.
     async fn check_queue_registered(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let is_out_of_sight = async || -> StoreResult<bool> {
             let keys = QueueKeys::new(queue);
@@ -151,8 +151,8 @@ impl Jobs {
         Ok((is_right == 0).then(|| Violation { kind: "laned_counter".into(), location: what, is_repaired: repair }))
     }
 
-    /// Looks for queues that are not in the registry among a bounded number of keys; answers with where to go on, 0 when
-    /// all were seen.
+    /// Searches a bounded number of keys for queues that are not in the registry; returns where to continue, 0 at the
+    /// end.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -177,10 +177,10 @@ impl Jobs {
     }
 }
 
-/// Counts and logs what was found.
+/// Counts and logs the violations.
 fn log_violations(queue: &QueueName, violations: &[Violation]) {
     for Violation { kind, location: what, is_repaired } in violations {
-        tracing::warn!(%queue, kind, what, is_repaired, "something is stored that cannot be");
+        tracing::warn!(%queue, kind, what, is_repaired, "stored data is inconsistent");
         metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
             .increment(1);
         if *is_repaired {
@@ -189,17 +189,17 @@ fn log_violations(queue: &QueueName, violations: &[Violation]) {
     }
 }
 
-/// Where the upkeep is on its round over all queues: one slice at a time.
+/// The position of maintenance's round over all queues: one slice at a time.
 #[derive(Default)]
 pub(super) struct CheckRound {
-    /// Queues that come before this one, or are it, are done.
+    /// Queues up to and including this one are done.
     last_queue: Option<QueueName>,
     cursor: Option<CheckCursor>,
     registry_cursor: u64,
 }
 
 impl CheckRound {
-    /// Looks over one slice of one queue, and a slice of all keys for queues out of sight.
+    /// Checks one slice of one queue, and a slice of all keys for unregistered queues.
     pub(super) async fn check_slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
         (self.registry_cursor, _) = jobs.check_registry(self.registry_cursor, limit).await?;
         let is_behind = |queue: &&QueueName| self.last_queue.as_ref().is_none_or(|done| *queue > done);
@@ -208,7 +208,7 @@ impl CheckRound {
         let Some(queue) = under_way.or(next).cloned() else { return Ok(()) };
         let cursor = if self.last_queue.as_ref() == Some(&queue) { self.cursor.take() } else { None };
         self.last_queue = Some(queue.clone());
-        // Should this fail, the queue is begun anew on the next round
+        // If the check fails, the queue starts again on the next round
         self.cursor = None;
         self.cursor = jobs.check_queue(&queue, true, cursor.unwrap_or_else(CheckCursor::start), limit).await?.next;
         Ok(())

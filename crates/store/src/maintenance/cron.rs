@@ -1,9 +1,9 @@
-//! Cron entries whose time has come: one more timer of the maintainer.
+//! Fires due cron entries: one more timer of the leader.
 
 use crate::{StoreResult, connection::clock::first_due_at, jobs::Jobs, keys};
 use common::time::Millis;
 
-/// When the next cron entry has to be looked at, on Redis's clock. Read anew whenever it may have changed.
+/// When the next cron entry is due, by Redis's clock. Read again whenever it may have changed.
 #[derive(Default)]
 pub(super) struct CronTimer {
     next_at: Option<Millis>,
@@ -26,7 +26,7 @@ impl CronTimer {
         Ok(())
     }
 
-    /// Fires what is due, a bounded number of entries.
+    /// Fires due entries, a bounded number.
     pub(super) async fn fire_if_due(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
         if self.due_at().is_some_and(|at| at <= now) {
             let troubled = jobs.cron().fire_due().await?;

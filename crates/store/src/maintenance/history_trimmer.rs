@@ -1,4 +1,4 @@
-//! Histories of channels are trimmed to what is kept of them, and lose the groups that no subscription has.
+//! Trims the histories of channels and destroys consumer groups without a subscription.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
 };
 use common::name::ChannelName;
 
-/// Calls for one channel in one round: what they leave is seen to in the next.
+/// Maximum number of calls for one channel in one round; the next round continues.
 const MAX_CALLS: usize = 100;
 
-/// Looks at every channel again and again. Trouble with it must not end the rest of the upkeep.
+/// Trims every channel once per interval. An error must not end the rest of maintenance.
 pub(super) async fn run(channels: &Channels, every: Duration) -> Infallible {
     let mut round = tokio::time::interval(every);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -21,7 +21,7 @@ pub(super) async fn run(channels: &Channels, every: Duration) -> Infallible {
         round.tick().await;
         match trim_all(channels, &mut orphans).await {
             Ok(()) => orphans.end_round(),
-            Err(error) => log_interruption("upkeep of channels", &error),
+            Err(error) => log_interruption("maintenance of channels", &error),
         }
     }
 }
@@ -31,14 +31,14 @@ async fn trim_all(channels: &Channels, orphans: &mut OrphanGroups) -> StoreResul
     for channel in channels.all_channels().await? {
         match trim_channel(channels, &channel, &groups, orphans).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            Err(error) => tracing::error!(%channel, %error, "upkeep of a channel failed"),
+            Err(error) => tracing::error!(%channel, %error, "maintenance of a channel failed"),
             Ok(()) => {}
         }
     }
     Ok(())
 }
 
-/// One short call after the other, so that nobody waits for long.
+/// Makes short calls one after the other, so that no client waits long.
 async fn trim_channel(
     channels: &Channels,
     channel: &ChannelName,
@@ -60,7 +60,7 @@ async fn trim_channel(
     }
     for name in subscriptions.into_iter().filter(|name| !groups.may_exist(name, channel)) {
         if orphans.confirm_orphan(channel, &name) && channels.destroy_orphan_group(channel, &name).await? {
-            tracing::warn!(%channel, subscription = name, "a group that no subscription has is destroyed");
+            tracing::warn!(%channel, subscription = name, "destroyed a consumer group without a subscription");
         }
     }
     Ok(())
@@ -68,8 +68,8 @@ async fn trim_channel(
 
 fn log_loss(channel: &ChannelName, SubscriptionLoss { subscription, lost_count: lost }: &SubscriptionLoss) {
     let lost_or_unknown = lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
-    tracing::warn!(%channel, subscription, lost = lost_or_unknown, "a subscription lost messages: it held back too many");
-    // Of which it is not known how many they are, at least one
+    tracing::warn!(%channel, subscription, lost = lost_or_unknown, "subscription lost messages: too many unread");
+    // An unknown number counts as one
     let labels = [("subscription", subscription.clone())];
     metrics::counter!("galley_subscription_overtaken_total", &labels).increment(lost.unwrap_or(1));
 }

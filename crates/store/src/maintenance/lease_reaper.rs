@@ -1,7 +1,7 @@
-//! Attempts whose lease or time is over: fetched over HTTP, or of jobs with a lease of their own.
+//! Settles attempts whose lease or time limit is over: pulled ones, and jobs with their own lease.
 //!
-//! A lease that ran out means that the worker vanished: the job is available again at once. A `timeout_ms` that ran
-//! out is a failure like any other and goes by the retry policy.
+//! An expired lease means that the worker died: the job is available again at once. An exceeded `timeout_ms` is an
+//! ordinary failure, and the retry policy applies.
 
 use super::{OutageGrace, reschedule_on_error};
 use crate::local_now;
@@ -13,21 +13,21 @@ use crate::{
 use common::{name::QueueName, time::Millis};
 use model::job::{AttemptError, RetryAdvice};
 
-/// Attempts of a queue in one turn.
+/// Maximum number of attempts of a queue in one turn.
 const BATCH: usize = 100;
 
 /// Settles attempts whose lease expired, a batch at most. Answers with the milliseconds until it makes sense to look again, if
 /// some were spared because Redis was away.
 pub(super) async fn reap_expired(jobs: &Jobs, queue: &QueueName, trust: &mut OutageGrace) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
-    let now = trust.observe(jobs.now()).await?;
+    let now = outage_grace.observe(jobs.now()).await?;
     let mut spared = 0;
     for member in jobs.store.redis.due_members(&keys.leases(), now, BATCH).await? {
         let Some((claimed, attempt)) = read_attempt(jobs, queue, &keys, &member).await? else {
             remove_member(jobs, &keys, &member).await?;
             continue;
         };
-        match trust.remaining_grace(attempt.started_at, now) {
+        match outage_grace.remaining_grace(attempt.started_at, now) {
             0 => {
                 let settled = reap_one(jobs, &claimed, &attempt, now).await;
                 reschedule_on_error(jobs, &keys.leases(), &member, settled).await?;
@@ -56,7 +56,7 @@ async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, no
     Ok(())
 }
 
-/// The job and the attempt behind a lease; none when either is gone.
+/// The job and the attempt of a lease; none if either is gone.
 async fn read_attempt(
     jobs: &Jobs,
     queue: &QueueName,
@@ -72,7 +72,7 @@ async fn read_attempt(
     Ok(Some((claimed, attempt)))
 }
 
-/// A lease without an attempt: its job ended, or somebody else's hands were in the data.
+/// A lease without an attempt: its job ended, or somebody changed the data.
 async fn remove_member(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
     let mut pipeline = redis::pipe();
     pipeline.atomic().cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);

@@ -1,21 +1,21 @@
-//! Upkeep: jobs that are due, leases that are over, workers that vanished, histories that grew.
+//! Maintenance: makes due jobs available, settles expired leases, reclaims jobs of dead workers, trims histories.
 //!
-//! Every gateway and queue-worker runs [`run`]; one of them holds the office at a time, none is special. Correctness
-//! never rests on the office: every step is fenced by a script and harmless when two do it. Nothing polls for due
-//! times: the maintainer sleeps until the next one and is woken when a sooner one appears.
+//! Every gateway, queue-worker and pubsub-worker runs [`run`]; one of them at a time is the leader. Correctness never
+//! depends on the leader lease: every step is fenced by a script, and harmless if two processes do it. Nothing polls
+//! for due times: the leader sleeps until the next one and is woken when an earlier one appears.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | holding the office, and the clock of each queue |
-//! | `cron` | cron entries whose time has come |
-//! | `history_trimmer` | histories of channels, of which only so much is kept |
-//! | `scheduler` | scheduled and retryable jobs become available |
-//! | `lease_reaper` | attempts whose lease or time is over |
-//! | `timers` | jobs that expire, what follows the end of a job, limits that allow more |
-//! | `worker_reaper` | queue-workers that vanished, dead letters that are too old |
-//! | `consistency_checker`, `candidates` | what is stored and cannot be |
-//! | `outage_grace` | whether a worker's silence means that it vanished |
-//! | `workflows` | workflows whose progress was cut off |
+//! | `mod` | leader election, and the due times of each queue |
+//! | `scheduler` | makes scheduled and retryable jobs available |
+//! | `lease_reaper` | settles attempts whose lease or time limit is over |
+//! | `timers` | job expiry, follow-ups of ended jobs, limits that allow more |
+//! | `cron` | fires due cron entries |
+//! | `workflows` | continues interrupted workflows |
+//! | `worker_reaper` | reclaims jobs of dead queue-workers, deletes old dead letters |
+//! | `history_trimmer` | trims histories of channels |
+//! | `consistency_checker`, `candidates`, `check_cursor` | find and repair contradictions in stored data |
+//! | `outage_grace` | whether a worker's silence means that it died |
 
 mod candidates;
 mod check_cursor;
@@ -59,84 +59,84 @@ use common::{
     time::Millis,
 };
 
-/// Does the upkeep whenever the office is free, until `stop` is cancelled.
+/// Runs maintenance whenever the leader lease is free, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
-    let who = uuid::Uuid::new_v4().simple().to_string();
+    let leader_id = uuid::Uuid::new_v4().simple().to_string();
     let grace = jobs.store.settings.jobs.lease / 2;
-    // One for the timers, one for the sweep, which goes on beside them
-    let (mut trust, mut sweep_trust) = (OutageGrace::new(grace), OutageGrace::new(grace));
+    // One for the timers, one for the sweep that runs beside them
+    let (mut outage_grace, mut sweep_grace) = (OutageGrace::new(grace), OutageGrace::new(grace));
     while !stop.is_cancelled() {
-        let result = match trust.observe(acquire_leadership(&jobs, &who, settings.leader_lease)).await {
+        let result = match outage_grace.observe(acquire_leadership(&jobs, &leader_id, settings.leader_lease)).await {
             Ok(true) => {
                 let sweep = PeriodicSweep {
                     jobs: &jobs,
-                    grace: &mut sweep_trust,
+                    grace: &mut sweep_grace,
                     check_round: consistency_checker::CheckRound::default(),
                 };
-                Box::pin(Leader::new(&jobs, &settings, &who, &mut trust).work(sweep, &stop)).await
+                Box::pin(Leader::new(&jobs, &settings, &leader_id, &mut outage_grace).work(sweep, &stop)).await
             }
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log_interruption("upkeep", &error);
+            log_interruption("maintenance", &error);
             let is_away = matches!(error, StoreError::Unavailable(_));
-            (trust.is_redis_away, sweep_trust.is_redis_away) =
-                (trust.is_redis_away | is_away, sweep_trust.is_redis_away | is_away);
+            (outage_grace.is_redis_away, sweep_grace.is_redis_away) =
+                (outage_grace.is_redis_away | is_away, sweep_grace.is_redis_away | is_away);
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(settings.leader_lease / 3) => {}
         }
     }
-    resign_leadership(&jobs, &who).await;
+    resign_leadership(&jobs, &leader_id).await;
 }
 
-/// What the upkeep would do in a queue now if everything that is due were seen to at once, each a batch at most: for tests
-/// that need it to be over when it has been done.
+/// Handles everything that is due in a queue now, at most a batch of each kind: for tests that need it finished on
+/// return.
 ///
 /// # Errors
 /// Redis is unavailable.
 pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let mut trust = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
-    lease_reaper::reap_expired(jobs, queue, &mut trust).await?;
-    worker_reaper::reap_queue(jobs, queue, &mut trust).await?;
+    let mut outage_grace = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
+    lease_reaper::reap_expired(jobs, queue, &mut outage_grace).await?;
+    worker_reaper::reap_queue(jobs, queue, &mut outage_grace).await?;
     timers::run(jobs, queue).await?;
     scheduler::promote(jobs, queue, jobs.now().await?).await
 }
 
-async fn acquire_leadership(jobs: &Jobs, who: &str, term: Duration) -> StoreResult<bool> {
+async fn acquire_leadership(jobs: &Jobs, leader_id: &str, lease: Duration) -> StoreResult<bool> {
     let held: i64 = script::ACQUIRE_LEADERSHIP
         .key(keys::LEADER)
-        .arg(who)
-        .arg(term.as_millis().to_string())
+        .arg(leader_id)
+        .arg(lease.as_millis().to_string())
         .invoke_async(&mut jobs.store.redis.clone())
         .await?;
     Ok(held == 1)
 }
 
-/// Leaves the office to the next at once instead of letting the term run out. Only a courtesy.
-async fn resign_leadership(jobs: &Jobs, who: &str) {
+/// Frees the leader lease for the next process, which would otherwise wait until it expires.
+async fn resign_leadership(jobs: &Jobs, leader_id: &str) {
     let mut call = script::DELETE_IF_EQUAL.key(keys::LEADER);
-    let _ = call.arg(who).invoke_async::<i64>(&mut jobs.store.redis.clone()).await;
+    let _ = call.arg(leader_id).invoke_async::<i64>(&mut jobs.store.redis.clone()).await;
 }
 
-/// Pause before a queue is looked at again whose upkeep failed for a reason of its own.
+/// Pause before a queue is handled again after an error of its own.
 const FAILURE_PAUSE_MS: Millis = 1000;
-/// And before a single job is.
+/// Delay before a single job is handled again after an error.
 const FAILED_JOB_DELAY_MS: Millis = 60_000;
 
-/// Notifications that wait to be looked at.
+/// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
-/// Things of a queue that are looked over in one sweep for what cannot be.
+/// Number of a queue's items whose consistency one sweep checks.
 const CHECKED_PER_SLICE: usize = 200;
 
-/// What there is to be seen to in a queue at a time.
+/// The kinds of due times in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum QueueTask {
     /// Scheduled and retryable jobs.
     Due,
-    /// Leases and times of attempts.
+    /// Leases and time limits of attempts.
     ExpiredLease,
     /// Everything else.
     Timer,
@@ -154,7 +154,7 @@ impl QueueTask {
     }
 }
 
-/// What is due next in a queue, on Redis's clock: for each task its time, and a time that it does not come before.
+/// The next due times of a queue, by Redis's clock: for each task its time, and a time before which it is not handled.
 #[derive(Default)]
 struct NextDue([(Option<Millis>, Millis); QueueTask::ALL.len()]);
 
@@ -169,7 +169,7 @@ impl NextDue {
     }
 }
 
-/// One term of office.
+/// One period as leader.
 struct Leader<'a> {
     jobs: &'a Jobs,
     settings: &'a MaintenanceSettings,
@@ -187,15 +187,15 @@ impl<'a> Leader<'a> {
         Self { jobs, settings, holder, grace, next_due, cron, redis_clock: (0, Instant::now()) }
     }
 
-    /// Works until the office is lost (`Ok`), Redis is (`Err`), or `stop` is cancelled. The sweep, which can take long, goes
-    /// on beside the timers, so that nothing that is due waits for it.
+    /// Works until the leader lease is lost (`Ok`), Redis is unavailable (`Err`), or `stop` is cancelled. The sweep,
+    /// which can take long, runs beside the timers, so that no due time waits for it.
     async fn work(mut self, mut sweep: PeriodicSweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
         let (topics, mut calls) = self.jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
         topics.add(keys::NOTIFICATIONS.to_owned());
-        let mut office = tokio::time::interval(self.settings.leader_lease / 3);
-        let mut look_again = tokio::time::interval(self.settings.sweep_interval);
-        office.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewal = tokio::time::interval(self.settings.leader_lease / 3);
+        let mut refresh = tokio::time::interval(self.settings.sweep_interval);
+        renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.grace.redis_started_at = self.jobs.now().await? - self.jobs.store.redis.uptime_ms().await?;
         sweep.grace.redis_started_at = self.grace.redis_started_at;
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
@@ -207,11 +207,11 @@ impl<'a> Leader<'a> {
                 let pause = self.time_until_next();
                 let goes_on = tokio::select! {
                     () = stop.cancelled() => false,
-                    _ = office.tick() => self.renew_leadership().await?,
+                    _ = renewal.tick() => self.renew_leadership().await?,
                     heard = calls.recv() => self.on_event(heard, &mut calls).await.map(|()| true)?,
                     () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
-                    // Calls may be missed
-                    _ = look_again.tick() => self.refresh_all().await.map(|()| true)?,
+                    // Notifications may be missed
+                    _ = refresh.tick() => self.refresh_all().await.map(|()| true)?,
                 };
                 if !goes_on {
                     return Ok(());
@@ -238,7 +238,7 @@ impl<'a> Leader<'a> {
         let Some(next) = self.next_due.values().filter_map(NextDue::earliest).chain(self.cron.due_at()).min() else {
             return far;
         };
-        // A millisecond more: due times are whole milliseconds, and early is not due
+        // Due times are whole milliseconds: add one, because early is not due
         u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
     }
 
@@ -252,7 +252,7 @@ impl<'a> Leader<'a> {
                     Some(Notification::CronChanged) => self.cron.is_stale = true,
                     _ => {}
                 },
-                // Calls may have been missed
+                // Notifications may have been missed
                 Some(SubscriberEvent::Subscribed(_)) => return self.refresh_all().await,
                 Some(SubscriberEvent::ConnectionLost) | None => {}
             }
@@ -272,16 +272,16 @@ impl<'a> Leader<'a> {
         self.refresh(&queues).await
     }
 
-    /// Reads what is due next in these queues.
+    /// Reads the next due times of these queues.
     async fn refresh(&mut self, queues: &[QueueName]) -> StoreResult<()> {
         let jobs = self.jobs;
-        // Beside the rest, not after it: every round trip between two due times makes jobs late
+        // Concurrently with the rest: every round trip between two due times delays jobs
         let clock = async { Ok((jobs.now().await?, Instant::now())) };
         ((), self.redis_clock) = tokio::try_join!(read_next_due(jobs, queues, &mut self.next_due), clock)?;
         self.cron.refresh(jobs).await
     }
 
-    /// Handles what is due now, a bounded number per queue and turn, so that one queue cannot starve another.
+    /// Handles what is due now, a bounded number per queue and turn, so that no queue starves another.
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
         let is_due = |next: &NextDue| next.earliest().is_some_and(|at| at <= now);
@@ -308,7 +308,7 @@ impl<'a> Leader<'a> {
     }
 }
 
-/// What is looked over from time to time.
+/// Periodic checks.
 struct PeriodicSweep<'a> {
     jobs: &'a Jobs,
     grace: &'a mut OutageGrace,
@@ -316,7 +316,7 @@ struct PeriodicSweep<'a> {
 }
 
 impl PeriodicSweep<'_> {
-    /// Looks over everything again and again; ends when Redis is lost, or when it is dropped with the office.
+    /// Sweeps regularly; ends when Redis is unavailable, or when it is dropped with the leader lease.
     async fn run(&mut self, every: Duration) -> StoreResult<()> {
         let mut turn = tokio::time::interval(every);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -334,7 +334,7 @@ impl PeriodicSweep<'_> {
         }
         match self.check_round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            Err(error) => tracing::error!(%error, "what is stored could not be looked over"),
+            Err(error) => tracing::error!(%error, "consistency check failed"),
             Ok(()) => {}
         }
         let mut looked_at = 0;
@@ -349,7 +349,7 @@ impl PeriodicSweep<'_> {
     }
 }
 
-/// Reads what is due next in these queues.
+/// Reads the next due times of these queues.
 async fn read_next_due(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, NextDue>) -> StoreResult<()> {
     for some in queues.chunks(500) {
         let mut pipeline = redis::pipe();
@@ -369,25 +369,25 @@ async fn read_next_due(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<Que
     Ok(())
 }
 
-/// Trouble of one queue must not keep the others from being looked after: it is logged, and the queue gets a pause.
+/// Logs an error of one queue, which must not block the others, and returns a pause for it.
 fn pause_on_error(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Millis> {
     match result {
         Err(error @ StoreError::Unavailable(_)) => Err(error),
         Err(error) => {
-            tracing::error!(%queue, %error, "upkeep of a queue failed");
+            tracing::error!(%queue, %error, "maintenance of a queue failed");
             Ok(FAILURE_PAUSE_MS)
         }
         ok => ok,
     }
 }
 
-/// Trouble of one job must not keep the others of its queue from being seen to: it is logged and put off.
+/// Logs an error of one job, which must not block the others of its queue, and reschedules the job.
 async fn reschedule_on_error(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
     let error = match outcome {
         Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory)) => error,
         other => return other,
     };
-    tracing::error!(set, member = quoted(member), %error, "upkeep of a job failed");
+    tracing::error!(set, member = quoted(member), %error, "maintenance of a job failed");
     let at = jobs.now().await? + FAILED_JOB_DELAY_MS;
     jobs.store.redis.reschedule(set, member, at).await
 }

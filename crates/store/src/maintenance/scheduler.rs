@@ -1,4 +1,4 @@
-//! Scheduled and retryable jobs whose time has come become available.
+//! Makes scheduled and retryable jobs available when they are due.
 
 use super::reschedule_on_error;
 use crate::{StoreError, StoreResult, jobs::Jobs, keys::QueueKeys, rate_limits::WaitSet};
@@ -8,10 +8,10 @@ use common::{
     time::Millis,
 };
 
-/// Jobs of a queue in one turn.
+/// Maximum number of jobs of a queue in one turn.
 const BATCH: usize = 200;
 
-/// Moves jobs that are due into their streams, a batch at most. `now` may be behind Redis's clock but not ahead of it.
+/// Moves due jobs into their streams, at most a batch. `now` may be behind Redis's clock but not ahead of it.
 pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> StoreResult<()> {
     let keys = QueueKeys::new(queue);
     let members = jobs.store.redis.due_members(&keys.due(), now, BATCH).await?;
@@ -20,7 +20,7 @@ pub(super) async fn promote(jobs: &Jobs, queue: &QueueName, now: Millis) -> Stor
         if let Ok(id) = member.parse::<JobId>() {
             ids.push(id);
         } else {
-            // Nothing of ours, and it would be due for ever
+            // Not Galley's, and it would be due for ever
             tracing::error!(%queue, member = quoted(&member), "not a job id among the due jobs, removed");
             redis::cmd("ZREM").arg(keys.due()).arg(member).exec_async(&mut jobs.store.redis.clone()).await?;
         }

@@ -1,5 +1,4 @@
-//! What is to be seen to at a time: jobs that expire, what follows the end of a job if whoever ended it died, and limits
-//! that allow more.
+//! Handles due timers: job expiry, follow-ups of ended jobs whose process died, and limits that allow more.
 
 use super::reschedule_on_error;
 use crate::{StoreResult, jobs::Jobs, keys::QueueKeys};
@@ -8,7 +7,7 @@ use common::{
     name::{LimitKey, QueueName, quoted},
 };
 
-/// Timers of a queue in one turn.
+/// Maximum number of timers of a queue in one turn.
 const BATCH: usize = 100;
 
 /// A timer.
@@ -30,7 +29,7 @@ impl QueueTimer {
     }
 }
 
-/// Sees to what is due, a batch at most.
+/// Handles due timers, at most a batch.
 pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let timers = QueueKeys::new(queue).timers();
     let now = jobs.now().await?;
@@ -40,7 +39,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
             Some(QueueTimer::FollowUp(id)) => jobs.run_missed_follow_up(queue, id).await,
             Some(QueueTimer::KeyQueue(key)) => jobs.admit(queue, &key).await,
             None => {
-                // Nothing of ours, and it would be due for ever
+                // Not Galley's, and it would be due for ever
                 tracing::error!(%queue, member = quoted(&member), "not a timer among the timers, removed");
                 redis::cmd("ZREM").arg(&timers).arg(&member).exec_async(&mut jobs.store.redis.clone()).await?;
                 Ok(())

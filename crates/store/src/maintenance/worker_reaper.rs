@@ -1,4 +1,4 @@
-//! What is looked over from time to time: jobs of queue-workers that vanished, workers without jobs, old dead letters.
+//! Periodic checks of a queue: reclaims jobs of dead queue-workers, deletes idle consumers and old dead letters.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use crate::{
 };
 use common::name::{Priority, QueueName};
 
-/// Jobs of one vanished worker in one page.
+/// Maximum number of jobs of one dead worker in one page.
 const BATCH: usize = 100;
-/// Pages in one turn.
+/// Maximum number of pages in one turn.
 const MAX_PAGES: usize = 20;
-/// A worker that holds nothing is forgotten after this long.
+/// A consumer without jobs is deleted after this long.
 const CONSUMER_TTL: Duration = Duration::from_hours(1);
 
-/// Looks over one queue.
-pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, trust: &mut OutageGrace) -> StoreResult<()> {
+/// Checks one queue.
+pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, outage_grace: &mut OutageGrace) -> StoreResult<()> {
     for priority in jobs.priorities(queue).await? {
         for consumer in idle_consumers(jobs, queue, priority).await? {
-            reclaim(jobs, queue, priority, &consumer, trust).await?;
+            reclaim(jobs, queue, priority, &consumer, outage_grace).await?;
         }
         let _: i64 = script::PRUNE_CONSUMERS
             .key(QueueKeys::new(queue).stream(priority))
@@ -38,13 +38,13 @@ pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, trust: &mut Outag
     prune_dead_letters(jobs, queue).await
 }
 
-/// Gives the jobs that a queue-worker has been silent about for its lease to others, page by page.
+/// Makes the jobs of a queue-worker that was silent for its lease available again, page by page.
 async fn reclaim(
     jobs: &Jobs,
     queue: &QueueName,
     priority: Priority,
     consumer: &Consumer,
-    trust: &mut OutageGrace,
+    outage_grace: &mut OutageGrace,
 ) -> StoreResult<()> {
     let mut after = String::from("-");
     for _ in 0..MAX_PAGES {
@@ -53,11 +53,11 @@ async fn reclaim(
         command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
         let mut redis = jobs.store.redis.clone();
         let asked = async { Ok(command.query_async(&mut redis).await?) };
-        let silent: Vec<(String, String, i64, i64)> = trust.observe(asked).await?;
+        let silent: Vec<(String, String, i64, i64)> = outage_grace.observe(asked).await?;
         let Some((last, ..)) = silent.last() else { return Ok(()) };
         after = format!("({last}");
         for (entry, _, idle, _) in &silent {
-            reclaim_one(jobs, queue, priority, consumer, (entry, *idle), trust).await?;
+            reclaim_one(jobs, queue, priority, consumer, (entry, *idle), outage_grace).await?;
         }
     }
     Ok(())
@@ -69,11 +69,11 @@ async fn reclaim_one(
     priority: Priority,
     consumer: &Consumer,
     (entry, idle): (&str, i64),
-    trust: &OutageGrace,
+    outage_grace: &OutageGrace,
 ) -> StoreResult<()> {
     let Ok(entry) = entry.parse() else { return Ok(()) };
-    let heard_at = jobs.now().await? - idle;
-    if trust.remaining_grace(heard_at, heard_at + idle) > 0 {
+    let last_seen_at = jobs.now().await? - idle;
+    if outage_grace.remaining_grace(last_seen_at, last_seen_at + idle) > 0 {
         return Ok(());
     }
     let job = match jobs.read_entry(queue, priority, entry).await? {
@@ -88,7 +88,7 @@ async fn reclaim_one(
         }
     };
     let id = job.id;
-    let claimed = ClaimedJob { job, entry, token: None, started_at: heard_at };
+    let claimed = ClaimedJob { job, entry, token: None, started_at: last_seen_at };
     let fence = Fence::Worker { consumer: consumer.clone(), min_idle: consumer.lease() };
     let settled = jobs.worker_lost(&claimed, &fence).await?;
     tracing::warn!(%queue, %id, worker = consumer.name(), ?settled, "worker vanished, job reclaimed");
@@ -96,7 +96,7 @@ async fn reclaim_one(
     Ok(())
 }
 
-/// Queue-workers that hold something and may have been silent for their lease.
+/// Queue-workers that hold jobs and may have been silent for their lease.
 async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<Consumer>> {
     let mut command = redis::cmd("XINFO");
     command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");

@@ -19,13 +19,13 @@ use common::{
     time::Millis,
 };
 
-/// Longest that a job can hold back others with its key.
+/// Maximum time that an attempt can pause its key, in milliseconds.
 const MAX_PAUSE_MS: Millis = 86_400_000;
-/// Jobs let in by one call.
+/// Maximum number of jobs admitted by one call.
 const MAX_ADMITTED_PER_CALL: usize = 100;
 
 impl Jobs {
-    /// Lets jobs with a key into their streams as far as its limit allows.
+    /// Admits jobs with a key to their streams as far as its limit allows.
     pub(crate) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
         for _ in 0..MAX_ADMITTED_PER_CALL {
             let outcome = self.admit_first(queue, key).await?;
@@ -33,13 +33,13 @@ impl Jobs {
                 return Ok(());
             }
         }
-        // There are more: the upkeep goes on at once, after others had their turn
+        // There are more: maintenance continues at once, after other keys had their turn
         let timers = QueueKeys::new(queue).timers();
         self.store.redis.reschedule(&timers, &format!("key {key}"), crate::local_now()).await
     }
 
-    /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
-    /// key has nobody to speak for, and neither has an attempt that is not the current one.
+    /// Admits no job with this job's key before that time, because the attempt met a limit elsewhere. Does nothing for
+    /// a job without a key or a stale attempt.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -118,12 +118,12 @@ impl Jobs {
     }
 }
 
-/// Where a job waits until it becomes available.
+/// The set in which a job waits to become available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitSet {
-    /// For its time.
+    /// Until it is due.
     Due,
-    /// To be activated.
+    /// Until it is activated.
     Pending,
 }
 

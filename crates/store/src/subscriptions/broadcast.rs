@@ -1,8 +1,12 @@
-//! Every worker of a broadcast reads by itself and notes where it is, so that it goes on there when it comes back.
+//! Positions of broadcast workers: each reads by itself and saves its positions, so that it continues there when it
+//! returns.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Subscriptions, position::parse_position, start_position};
+use super::{
+    Subscriptions,
+    position::{parse_position, start_position},
+};
 use crate::{StoreResult, keys, script};
 use common::{
     name::{ChannelName, WorkerId},
@@ -13,26 +17,26 @@ use model::{
     subscription::{NewChannelStart, Subscription},
 };
 
-/// The field of a checkpoint that says since when the worker is there. No channel has such a name.
+/// The field of a checkpoint with the time the worker was first seen. No channel has such a name.
 const FIRST_SEEN_FIELD: &str = " since";
 
-/// Where a worker of a broadcast is.
+/// The positions of a broadcast worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Everything up to there was delivered to it.
+    /// Everything up to these positions was delivered to it.
     pub positions: BTreeMap<ChannelName, Position>,
-    /// When it was there first: in channels without a position it begins there. None if that is not known.
+    /// When it was first seen: in channels without a position it starts there. None if unknown.
     pub first_seen_at: Option<Millis>,
-    /// Messages delivered since the last time this was noted.
+    /// Messages delivered since the last checkpoint.
     pub delivered: u64,
-    /// Messages that were not wanted since then.
+    /// Messages filtered out since then.
     pub filtered: u64,
-    /// These are all channels: what was noted of others is forgotten.
+    /// Whether these are all channels: positions in others are deleted.
     pub is_complete: bool,
 }
 
 impl Subscriptions {
-    /// Where a worker was when it went, if it was there since the subscription was last told where to go on.
+    /// A worker's saved positions, if none of them is older than the subscription's last seek.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -54,8 +58,8 @@ impl Subscriptions {
         Ok(Some(Checkpoint { positions: positions.collect(), first_seen_at: there_since, ..Checkpoint::default() }))
     }
 
-    /// Notes where a worker is, in some of its channels or in all. False if nothing was noted before that still counts: then
-    /// all of them are to be noted.
+    /// Saves a worker's positions, in some of its channels or in all. False if its earlier checkpoint is gone: then
+    /// all must be saved.
     ///
     /// # Errors
     /// Redis is unavailable: it may get messages again.
@@ -79,8 +83,8 @@ impl Subscriptions {
         Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 
-    /// Where a worker that was not there before begins in a channel: where the subscription begins, but not with what was
-    /// published before the worker was there, unless that is wanted.
+    /// Where a new worker starts in a channel: where the subscription starts, but after messages published before the
+    /// worker was first seen, unless the subscription wants those.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -92,7 +96,7 @@ impl Subscriptions {
     ) -> StoreResult<Position> {
         let begin = match subscription.begin {
             NewChannelStart::Now(at) => NewChannelStart::Since(at.max(there_since)),
-            // Whatever there is: what is not kept any more is not missed
+            // The oldest stored message: trimmed ones are no gap
             NewChannelStart::Earliest => return self.channels.retained_channel_position_at(channel, 0).await,
             other => other,
         };

@@ -1,22 +1,20 @@
-//! Durable subscriptions: which there are, and where each of them is in its channels.
+//! Durable subscriptions, and their positions in their channels.
 //!
-//! A shared subscription reads through a consumer group on the history of each channel, so that each message is handed to one
-//! worker and comes to another one when that one vanishes. Beside the group there is a cursor: it shows what is missing before
-//! a message, and outlives a group that was lost. In order, one worker at a time holds the cursor. The workers of a
-//! broadcast read by themselves, and each notes where it is.
+//! A shared subscription reads through a consumer group on the history of each channel: each message goes to one
+//! worker, and to another one if that dies. Beside the group there is a cursor: it reveals gaps before a message, and
+//! outlives a group that was lost. In order, one worker at a time owns the cursor. The workers of a broadcast read by
+//! themselves, and each saves its positions.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | shows, changes and removes subscriptions |
-//! | `put` | makes them, or replaces what was asked for |
-//! | `position` | opens channels for one, closes them, goes somewhere else |
-//! | `new_channel_groups` | channels that are new: their subscriptions have them from the first message on |
-//! | `groups` | which groups nobody has any more |
-//! | `shared` | hands messages out, takes them over, notes that they are done with |
+//! | `mod` | reads, changes and deletes subscriptions |
+//! | `put` | creates or replaces one |
+//! | `position` | opens and leaves channels, seeks |
+//! | `shared` | claims, reclaims and acknowledges messages |
 //! | `ordered` | lets one worker at a time deliver a channel |
-//! | `subscription_workers` | which workers there are, and who delivers which channel in order |
-//! | `broadcast` | notes where each worker is |
-//! | `progress` | shows how far it is and how it does |
+//! | `subscription_workers` | the live workers, and which one delivers a channel in order |
+//! | `broadcast` | saves the positions of each worker |
+//! | `progress` | lag and counters |
 
 mod broadcast;
 mod ordered;
@@ -49,8 +47,7 @@ use common::{
 };
 use model::{
     job,
-    message::Position,
-    subscription::{NewChannelStart, Subscription, SubscriptionState},
+    subscription::{Subscription, SubscriptionState},
 };
 
 pub use broadcast::Checkpoint;
@@ -61,26 +58,26 @@ pub use put::{PutSubscriptionError, PutSubscriptionResult};
 pub use shared::{ChannelMessages, MAX_BATCH_BYTES, MessageDisposition, ReclaimFilter, ReclaimedMessages};
 pub use subscription_workers::SubscriptionWorkers;
 
-/// How often a change is tried while others change the same subscription.
+/// Maximum number of attempts to change a subscription that others change at the same time.
 const MAX_SAVE_ATTEMPTS: usize = 16;
-/// Jobs that are cancelled in one go when a subscription is removed.
+/// Number of jobs cancelled at once when a subscription is deleted.
 const PURGE_BATCH_SIZE: usize = 200;
 
-/// The subscriptions in the Redis of a job store. Clone it freely.
+/// The subscriptions in the Redis of a job store. Cheap to clone.
 #[derive(Clone)]
 pub struct Subscriptions {
     pub(super) jobs: Jobs,
     pub(super) channels: Channels,
     settings: Arc<SubscriptionSettings>,
-    /// TTL of a cursor: it outlives the history that it is about.
+    /// TTL of a cursor in milliseconds: longer than that of its channel's history.
     cursor_ttl_ms: u64,
 }
 
-/// The subscriptions there are.
+/// All subscriptions.
 pub struct SubscriptionList {
-    /// Each as it is stored, too: whoever compares knows whether it has changed.
+    /// Each with its stored text: compare it to detect a change.
     pub subscriptions: Vec<(Subscription, String)>,
-    /// There never were any, or Redis has lost them.
+    /// The list never existed, or Redis lost it.
     pub is_missing: bool,
 }
 
@@ -113,13 +110,13 @@ impl Subscriptions {
         &self.jobs
     }
 
-    /// What applies to all of them.
+    /// The settings of all subscriptions.
     #[must_use]
     pub fn settings(&self) -> &SubscriptionSettings {
         &self.settings
     }
 
-    /// A subscription.
+    /// Reads a subscription.
     ///
     /// # Errors
     /// Redis is unavailable or the subscription is damaged.
@@ -130,7 +127,7 @@ impl Subscriptions {
             .transpose()
     }
 
-    /// All subscriptions, by name. What cannot be read is left out and logged.
+    /// All subscriptions, by name. Those that cannot be parsed are left out and logged.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -141,10 +138,10 @@ impl Subscriptions {
         let mut known = SubscriptionList { is_missing: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
             let found = String::from_utf8(raw).ok().and_then(|raw| Some((parse_subscription(&raw)?, raw)));
-            // One under another's name would be served twice
+            // One stored under another's name would be delivered twice
             let found = found.filter(|(subscription, _)| subscription.name.as_str().as_bytes() == name);
             if found.is_none() {
-                tracing::warn!(name = printable(&name), "a subscription that cannot be read is left alone");
+                tracing::warn!(name = printable(&name), "skipped a subscription that cannot be parsed");
             }
             known.subscriptions.extend(found);
         }
@@ -152,7 +149,7 @@ impl Subscriptions {
         Ok(known)
     }
 
-    /// Puts subscriptions back, as they were stored, if Redis has lost all of them; true if it had.
+    /// Restores subscriptions as they were stored, if Redis has lost all of them; true if it had.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -168,7 +165,8 @@ impl Subscriptions {
         Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 
-    /// Lets messages be delivered or not, for a reason; none if there is no such subscription. Failed deliveries wait too.
+    /// Activates, pauses or disables a subscription and its retry queue, with a reason; none if there is no such
+    /// subscription.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -181,7 +179,7 @@ impl Subscriptions {
         self.set_state_if(name, state, reason, |_| true).await
     }
 
-    /// The same if the subscription, as it is now, is meant.
+    /// The same, only if `is_meant` accepts the current subscription.
     async fn set_state_if(
         &self,
         name: &SubscriptionName,
@@ -190,7 +188,8 @@ impl Subscriptions {
         is_meant: impl Fn(&Subscription) -> bool,
     ) -> StoreResult<Option<Subscription>> {
         if state == SubscriptionState::Active {
-            // What was seen before does not count against it. First of all: otherwise the first failure could disable it again
+            // Earlier failures do not count any more. Must come first: otherwise the next failure could disable it
+            // again
             self.record_recovery(name).await?;
             if let Some(before) = self.get(name).await? {
                 self.unblock_channels(&before).await?;
@@ -212,7 +211,7 @@ impl Subscriptions {
             if self.jobs.set_queue_paused(&changed.queue(), state_now != SubscriptionState::Active).await?.is_err() {
                 tracing::warn!(subscription = %name, "its queue can be neither made nor paused: there are too many");
             }
-            // Somebody else may have changed both in between: whoever is the last to change the queue sees it
+            // Another process may have changed both in between: the last one to change the queue sees it
             match self.get(name).await? {
                 Some(now) if now.state != state_now => state_now = now.state,
                 _ => break,
@@ -221,8 +220,8 @@ impl Subscriptions {
         Ok(Some(changed))
     }
 
-    /// Gives up on a subscription's target, once, and says so in an event; not if it was changed since: what an old target said
-    /// is not held against the new one.
+    /// Disables a subscription once and records an event; not if it was changed since `known` was read, because
+    /// failures of an old target do not count against the new one.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -243,7 +242,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Notes an event of a subscription.
+    /// Records an event of a subscription.
     pub fn record_event(&self, name: &SubscriptionName, kind: &'static str, more: impl FnOnce(&mut ObjectWriter)) {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
@@ -251,8 +250,7 @@ impl Subscriptions {
         self.jobs.record_event(JobEvent::new(kind, crate::local_now(), data.finish()));
     }
 
-    /// Changes a subscription, whatever others change meanwhile; none if there is none, or if the change is not wanted after
-    /// all.
+    /// Changes a subscription despite concurrent changes; none if there is none, or if `change` declines.
     pub(super) async fn update(
         &self,
         name: &SubscriptionName,
@@ -265,7 +263,7 @@ impl Subscriptions {
             if !change(&mut subscription) {
                 return Ok(None);
             }
-            // It tells one change from the next
+            // Distinguishes one change from the next
             subscription.updated_at = self.jobs.now().await?.max(before + 1);
             if self.save(name, Some(&raw), Some(&encode_subscription(&subscription)?)).await? != "changed" {
                 return Ok(Some(subscription));
@@ -274,7 +272,7 @@ impl Subscriptions {
         Err(too_many_conflicts(name))
     }
 
-    /// Removes a subscription with everything that belongs to it; false if there is none. Its failed deliveries are cancelled.
+    /// Deletes a subscription and its data; false if there is none. Its failed deliveries are cancelled.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -292,8 +290,8 @@ impl Subscriptions {
         Err(too_many_conflicts(name))
     }
 
-    /// Removes what was written late of a subscription that is removed: by whoever served it, once that is over, as nobody
-    /// else would. False if there is a subscription of that name.
+    /// Deletes data that the workers of a deleted subscription wrote late: they call this when they end, because
+    /// nobody else would. False if a subscription of that name exists.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -305,9 +303,9 @@ impl Subscriptions {
         Ok(true)
     }
 
-    /// Removes everything that belongs to a subscription but itself, dead letters, and where workers of a broadcast were: these
-    /// go when their time is over. It can take long, and ends when there is one of that name again: what is there from then on is
-    /// that one's.
+    /// Deletes a subscription's data, except dead letters and checkpoints of broadcast workers, which expire by their
+    /// TTL. It can take long, and ends when a new subscription has the name: what exists from then on belongs to that
+    /// one.
     async fn clear_data(&self, subscription: &Subscription) -> StoreResult<()> {
         let (name, queue) = (&subscription.name, subscription.queue());
         for channel in self.matching_channels(subscription).await? {
@@ -323,7 +321,7 @@ impl Subscriptions {
                 return Ok(());
             }
             let purged = self.jobs.purge(&queue, &purge).await?;
-            // What cannot be cancelled has a worker, who finds out by itself
+            // Jobs that cannot be cancelled have a worker, which notices by itself
             if !purged.has_more || purged.count == 0 {
                 break;
             }
@@ -331,7 +329,7 @@ impl Subscriptions {
         if self.read_raw(name).await?.is_some() {
             return Ok(());
         }
-        // A delivery that is under way keeps it for a while; then it is empty and in nobody's way
+        // A running delivery keeps the queue for a while; afterwards it is empty and harmless
         self.jobs.delete_queue(&queue).await?;
         let keys = [keys::subscription_counters(name), keys::subscription_workers(name)];
         let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
@@ -354,7 +352,7 @@ impl Subscriptions {
         Ok(fields.saturating_sub(1))
     }
 
-    /// Stores or removes a subscription if what is stored still is `known`.
+    /// Stores or deletes a subscription if the stored one is still `known`.
     async fn save(&self, name: &SubscriptionName, known: Option<&str>, new: Option<&str>) -> StoreResult<String> {
         let mut call = script::SAVE_SUBSCRIPTION.key(keys::SUBSCRIPTIONS);
         call.arg(name.as_str()).arg(known.unwrap_or_default()).arg(new.unwrap_or_default()).arg(self.settings.max);
@@ -362,7 +360,7 @@ impl Subscriptions {
         Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 
-    /// Calls workers of subscriptions to look at what there is.
+    /// Notifies the workers of subscriptions to check for changes.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -374,7 +372,7 @@ impl Subscriptions {
     }
 }
 
-/// A call about a channel of a subscription: its history and its cursor come first.
+/// A script call about a channel of a subscription: its first keys are the history and the cursor.
 fn channel_script_call(
     script: &'static redis::Script,
     subscription: &Subscription,
@@ -399,14 +397,4 @@ fn damaged_subscription(name: &SubscriptionName) -> StoreError {
 
 fn too_many_conflicts(name: &SubscriptionName) -> StoreError {
     StoreError::damaged(format!("subscription {name} keeps changing"))
-}
-
-/// Where a channel begins.
-async fn start_position(channels: &Channels, channel: &ChannelName, begin: NewChannelStart) -> StoreResult<Position> {
-    match begin {
-        // Behind what is not kept any more, which nobody asked for
-        NewChannelStart::Earliest => channels.channel_start_position(channel).await,
-        NewChannelStart::After(position) => Ok(position),
-        NewChannelStart::Now(at) | NewChannelStart::Since(at) => channels.channel_position_at(channel, at).await,
-    }
 }

@@ -1,4 +1,4 @@
-//! A channel in order: one worker at a time holds it, delivers its messages one by one, and moves its cursor on.
+//! Ordered delivery: one worker at a time owns a channel, delivers its messages one by one, and advances its cursor.
 
 use std::time::Duration;
 
@@ -16,53 +16,53 @@ use model::{
     subscription::{DeliveryOrdering, Subscription},
 };
 
-/// Messages that are handed out in one go, to be delivered one by one.
+/// Maximum number of messages claimed at once, to be delivered one by one.
 const ORDERED_BATCH_SIZE: usize = 16;
-/// About their bytes.
+/// Approximate maximum of their bytes.
 const MAX_ORDERED_BATCH_BYTES: usize = 1 << 20;
-/// Channels that need not wait any more, in one go.
+/// Number of channels unblocked at once.
 const UNBLOCK_BATCH_SIZE: usize = 1_000;
-/// What went wrong is kept so far, in characters.
+/// Maximum length of a stored error, in characters.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// What `take_in_order.lua` answers.
+/// The reply of `take_in_order.lua`.
 type ClaimChannelReply = (String, String, String, String, Vec<(String, Value)>, u64, u32);
 
-/// A worker's hold on a channel. It is a fence: whoever has an older one can move nothing.
+/// Proof that a worker owns a channel: the owner of an older one can change nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelFence(String);
 
-/// What a channel in order has for a worker.
+/// The result of claiming a channel.
 #[derive(Debug)]
 pub enum ClaimedChannel {
-    /// The channel has to be opened first.
+    /// The channel must be opened first.
     NotOpened,
-    /// The channel is this worker's, with the messages that come next. There are none if none were asked for.
+    /// The channel is this worker's, with its next messages. There are none if none were requested.
     Messages {
-        /// Its hold on the channel.
+        /// Proof of ownership.
         fence: ChannelFence,
         /// The messages, oldest first.
         messages: Vec<StoredMessage>,
         /// What is missing before them.
         gap: Option<Gap>,
-        /// How often the first of them has failed.
+        /// Failed attempts of the first message.
         failures: u32,
     },
-    /// There is nothing; the channel is nobody's.
+    /// There are no messages; nobody owns the channel.
     Empty,
-    /// The next message failed, and is tried again after this long; the channel is nobody's.
+    /// The next message failed and is due after this delay; nobody owns the channel.
     Blocked(Duration),
-    /// Another worker has it, for so long unless it goes on.
+    /// Another worker owns it, for this long unless it renews.
     OwnedElsewhere(Duration),
-    /// It was taken away, or moved.
+    /// The ownership was lost, or the position was moved.
     Lost,
 }
 
 impl Subscriptions {
-    /// Asks for a channel, and for what comes next in it.
+    /// Claims a channel and its next messages.
     ///
     /// # Errors
-    /// Redis is unavailable: the channel may be this worker's all the same.
+    /// Redis is unavailable: the channel may be this worker's nevertheless.
     pub async fn claim_channel(
         &self,
         subscription: &Subscription,
@@ -73,10 +73,10 @@ impl Subscriptions {
         self.run_claim_channel(subscription, channel, worker, lease, None, ORDERED_BATCH_SIZE).await
     }
 
-    /// Notes that everything up to a position is done with, and asks for what comes next if that is wanted.
+    /// Records that everything up to a position was processed, and claims the next messages if requested.
     ///
     /// # Errors
-    /// Redis is unavailable: what was delivered may come again.
+    /// Redis is unavailable: delivered messages may come again.
     pub async fn advance_channel(
         &self,
         subscription: &Subscription,
@@ -85,8 +85,8 @@ impl Subscriptions {
         lease: Duration,
         (held, position, done, more): (&ChannelFence, Position, MessageDisposition, bool),
     ) -> StoreResult<ClaimedChannel> {
-        let most = if more { ORDERED_BATCH_SIZE } else { 0 };
-        self.run_claim_channel(subscription, channel, worker, lease, Some((held, position, done)), most).await
+        let max = if more { ORDERED_BATCH_SIZE } else { 0 };
+        self.run_claim_channel(subscription, channel, worker, lease, Some((held, position, done)), max).await
     }
 
     async fn run_claim_channel(
@@ -96,7 +96,7 @@ impl Subscriptions {
         worker: &WorkerId,
         lease: Duration,
         done: Option<(&ChannelFence, Position, MessageDisposition)>,
-        most: usize,
+        max: usize,
     ) -> StoreResult<ClaimedChannel> {
         let mut call = channel_script_call(&script::CLAIM_CHANNEL, subscription, channel);
         call.key(keys::subscription_counters(&subscription.name));
@@ -105,7 +105,7 @@ impl Subscriptions {
             Some((held, position, _)) => call.arg(&held.0).arg(position.to_string()),
             None => call.arg("").arg(""),
         };
-        call.arg(most).arg(MAX_ORDERED_BATCH_BYTES).arg(self.cursor_ttl_ms);
+        call.arg(max).arg(MAX_ORDERED_BATCH_BYTES).arg(self.cursor_ttl_ms);
         call.arg(match done {
             Some((_, _, MessageDisposition::Delivered)) => "delivered",
             Some((_, _, MessageDisposition::Filtered)) => "filtered",
@@ -128,11 +128,11 @@ impl Subscriptions {
         })
     }
 
-    /// Notes that the next message of a channel failed, or was not tried at all if nothing went wrong, and is tried again
-    /// after so long; how often it has failed, none when the channel is not this worker's any more.
+    /// Records that the next message of a channel failed, or was not tried if there is no error, and is due after a
+    /// delay. Returns the number of failed attempts, or none if this worker no longer owns the channel.
     ///
     /// # Errors
-    /// Redis is unavailable: it may be tried again sooner.
+    /// Redis is unavailable: it may be tried sooner.
     pub async fn block_channel(
         &self,
         subscription: &Subscription,
@@ -147,7 +147,7 @@ impl Subscriptions {
         Ok(u32::try_from(failures).ok())
     }
 
-    /// Lets what failed in order be tried at once in all channels: the target is another one now, or was mended.
+    /// Makes failed messages due in all channels: the target is new or was fixed.
     pub(super) async fn unblock_channels(&self, subscription: &Subscription) -> StoreResult<()> {
         if subscription.ordering != DeliveryOrdering::Channel {
             return Ok(());
@@ -164,7 +164,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Where a subscription is in a channel, if it has begun there.
+    /// A subscription's position in a channel, if it has one.
     ///
     /// # Errors
     /// Redis is unavailable.

@@ -1,27 +1,27 @@
-//! Opening channels for a subscription, closing them, and going on somewhere else.
+//! Opens and leaves channels of a subscription, and moves its position.
 
-use super::{Subscriptions, channel_script_call, start_position};
-use crate::{StoreError, StoreResult, keys, script};
+use super::{Subscriptions, channel_script_call};
+use crate::{StoreError, StoreResult, channels::Channels, keys, script};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
     message::Position,
     subscription::{DeliveryMode, NewChannelStart, Subscription, SubscriptionStart},
 };
 
-/// Messages handed out that are given up in one call.
+/// Number of claimed messages dropped in one call.
 const SEEK_ACK_BATCH_SIZE: usize = 200;
 
-/// A channel that a subscription may read now.
+/// An opened channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenedChannel {
-    /// Everything up to here was handed out.
+    /// Everything up to this position was handed out.
     pub position: Position,
-    /// The consumer group had been lost: it was made again where the cursor was.
+    /// The consumer group was lost and was created again at the cursor.
     pub was_recreated: bool,
 }
 
 impl Subscriptions {
-    /// The channels there are that a subscription has, the first ones by the alphabet.
+    /// The channels that a subscription matches, in alphabetical order, up to its maximum.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -32,8 +32,8 @@ impl Subscriptions {
         Ok(channels)
     }
 
-    /// Opens a channel for a subscription where it should begin; none if it has no history yet, or if the subscription has
-    /// been removed or has left the channel.
+    /// Opens a channel at the subscription's start position; none if it has no history yet, or if the subscription was
+    /// deleted or no longer matches the channel.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -49,7 +49,7 @@ impl Subscriptions {
         let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
         let opened = opened
             .map(|(position, was_lost)| OpenedChannel { position: parse_position(&position), was_recreated: was_lost });
-        // Asked afterwards: who removes it later leaves this channel, too. Nobody else would ever close it again
+        // Checked afterwards: a later deletion leaves this channel, too. Nobody else would ever leave it
         if opened.is_some() && !self.is_still_subscribed(&subscription.name, channel).await? {
             self.channels.leave_channel(channel, &subscription.name).await?;
             return Ok(None);
@@ -61,8 +61,8 @@ impl Subscriptions {
         Ok(opened)
     }
 
-    /// Lets a subscription go on somewhere else, in one channel or in all; none if there is no such subscription. Messages
-    /// that failed before stay in its queue.
+    /// Moves a subscription to another position, in one channel or in all; none if there is no such subscription.
+    /// Messages that failed before stay in its retry queue.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -75,7 +75,7 @@ impl Subscriptions {
         let now = self.jobs.now().await?;
         let changed = self
             .update(name, |subscription| {
-                // The workers of a broadcast begin anew
+                // The workers of a broadcast start again
                 subscription.generation += 1;
                 if channel.is_none() {
                     subscription.begin = start.resolve(now);
@@ -100,7 +100,7 @@ impl Subscriptions {
         Ok(Some(subscription))
     }
 
-    /// Not for a broadcast: it would have groups that nobody ever moves.
+    /// Not for a broadcast: it would have groups that nobody ever advances.
     pub(super) async fn seek_channel(
         &self,
         subscription: &Subscription,
@@ -128,7 +128,7 @@ impl Subscriptions {
         }
     }
 
-    /// Leaves the channels of a subscription that it does not keep.
+    /// Leaves the channels of a subscription, except those to keep.
     pub(super) async fn leave_channels(
         &self,
         subscription: &Subscription,
@@ -149,14 +149,28 @@ impl Subscriptions {
     ) -> StoreResult<bool> {
         match self.get(name).await {
             Ok(now) => Ok(now.is_some_and(|now| now.channels.matches(channel))),
-            // It is there, whatever it is
+            // It exists, whatever it is
             Err(StoreError::Damaged(_)) => Ok(true),
             Err(error) => Err(error),
         }
     }
 }
 
-/// What is no position was not written here: it is before everything.
+/// An unparsable position was not written by Galley: it counts as the start.
 pub(super) fn parse_position(position: &str) -> Position {
     position.parse().unwrap_or(Position::START)
+}
+
+/// Where a channel starts.
+pub(super) async fn start_position(
+    channels: &Channels,
+    channel: &ChannelName,
+    begin: NewChannelStart,
+) -> StoreResult<Position> {
+    match begin {
+        // After trimmed messages, which nobody asked for
+        NewChannelStart::Earliest => channels.channel_start_position(channel).await,
+        NewChannelStart::After(position) => Ok(position),
+        NewChannelStart::Now(at) | NewChannelStart::Since(at) => channels.channel_position_at(channel, at).await,
+    }
 }

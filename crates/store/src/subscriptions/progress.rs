@@ -1,4 +1,4 @@
-//! How far a subscription is, and how it does.
+//! Lag and counters of subscriptions.
 
 use std::collections::HashMap;
 
@@ -13,65 +13,65 @@ use model::{
     subscription::{DeliveryMode, DeliveryOrdering, Subscription},
 };
 
-/// Epochs that are counted through; each is a restart of Redis.
+/// Maximum number of epochs to count through; each is a restart of Redis.
 const MAX_EPOCHS: usize = 1000;
 
-/// What became of a subscription's messages.
+/// Counters of a subscription's messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SubscriptionCounters {
-    /// Delivered at the first attempt, or in order. Of a broadcast by all workers together.
+    /// Delivered at the first attempt, or in order. Of a broadcast: by all workers together.
     pub delivered: u64,
-    /// Not wanted by the filter.
+    /// Filtered out.
     pub filtered: u64,
-    /// Attempts that failed.
+    /// Failed attempts.
     pub failed: u64,
-    /// When something was delivered last.
+    /// Time of the last delivery.
     pub last_delivered_at: Option<Millis>,
-    /// Since when nothing but failures was seen.
+    /// Since when there were only failures.
     pub failing_since: Option<Millis>,
 }
 
-/// How far a subscription is in a channel.
+/// A subscription's progress in a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelProgress {
-    /// Which.
+    /// The channel.
     pub channel: ChannelName,
-    /// Everything up to here was handed out; in order, delivered.
+    /// Everything up to this position was handed out; in order, delivered.
     pub position: Option<Position>,
-    /// The newest position there ever was.
+    /// The newest position ever.
     pub head: Option<Position>,
-    /// Messages that are kept and were not handed out.
+    /// Stored messages that were not handed out.
     pub lag: u64,
-    /// Messages that were handed out and are not done with.
+    /// Messages that were handed out and not acknowledged.
     pub in_flight: u64,
-    /// What holds up a channel in order.
+    /// What blocks a channel in order.
     pub blocked: Option<BlockedChannel>,
 }
 
-/// What holds up a channel in order.
+/// What blocks a channel in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockedChannel {
-    /// How often its next message has failed.
+    /// Failed attempts of its next message.
     pub failures: u32,
-    /// When it is tried again.
+    /// When it is due.
     pub next_attempt_at: Millis,
-    /// What went wrong last.
+    /// The last error.
     pub last_error: String,
 }
 
-/// How far one worker of a broadcast is.
+/// The lag of one broadcast worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BroadcastWorkerLag {
     /// Its name.
     pub worker: WorkerId,
-    /// When it noted that last.
+    /// When it last saved a checkpoint.
     pub last_seen_at: Millis,
     /// Messages that it has not delivered.
     pub lag: u64,
 }
 
 impl Subscriptions {
-    /// What became of the messages.
+    /// Reads the counters of a subscription.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -90,7 +90,7 @@ impl Subscriptions {
         })
     }
 
-    /// How far it is in a channel.
+    /// A subscription's progress in a channel.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -129,7 +129,7 @@ impl Subscriptions {
         })
     }
 
-    /// How far each worker of a broadcast is in those channels, all together.
+    /// The lag of each broadcast worker, summed over these channels.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -144,7 +144,7 @@ impl Subscriptions {
         let mut all = Vec::with_capacity(seen.len());
         for (worker, seen_at) in seen {
             let Ok(worker) = worker.parse::<WorkerId>() else { continue };
-            // Milliseconds since 1970 are whole numbers that a float holds exactly
+            // Milliseconds since 1970 are whole numbers that a float represents exactly
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
             let seen_at = seen_at as Millis;
             let Some(checkpoint) = self.load_checkpoint(subscription, &worker).await? else { continue };
@@ -158,7 +158,7 @@ impl Subscriptions {
         Ok(all)
     }
 
-    /// The subscriptions that have a channel.
+    /// The subscriptions that match a channel.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -169,7 +169,7 @@ impl Subscriptions {
         Ok(of_it)
     }
 
-    /// Notes that a delivery failed; for how many milliseconds nothing but failures was seen.
+    /// Records a failed delivery; returns for how many milliseconds there were only failures.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -179,7 +179,7 @@ impl Subscriptions {
         Ok((now - since).max(0))
     }
 
-    /// Notes that its target works: failures before that do not count any more.
+    /// Records that the target works: earlier failures do not count any more.
     ///
     /// # Errors
     /// Redis is unavailable.

@@ -1,4 +1,4 @@
-//! Making a subscription, or changing the one of that name into what is asked for now.
+//! Creates a subscription, or changes an existing one to what the request asks for.
 
 use std::collections::BTreeSet;
 
@@ -15,41 +15,41 @@ use model::{
     },
 };
 
-/// Channels whose newest message is looked up side by side.
+/// Channels whose newest position is read concurrently.
 const MAX_CONCURRENT_HEAD_READS: usize = 32;
 
-/// What became of a request.
+/// The result of a request.
 pub struct PutSubscriptionResult {
     /// The subscription as it is now.
     pub subscription: Subscription,
-    /// There was none of that name before.
+    /// Whether no subscription had that name before.
     pub is_new: bool,
-    /// What Galley signs with, if it made that now: nobody else knows it yet.
+    /// The signing secret, if Galley generated it now: it is shown only here.
     pub secret: Option<String>,
 }
 
-/// A request that was not carried out; nothing was written.
+/// Why a request was refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutSubscriptionError {
     /// Something in it is not allowed.
     Invalid(SubscriptionRequestError),
-    /// It is to begin at a position that the channel does not know.
+    /// It should start at a position that the channel does not have.
     UnknownPosition {
-        /// Which channel.
+        /// The channel.
         channel: ChannelName,
-        /// Which position.
+        /// The position.
         position: Position,
     },
-    /// There are as many subscriptions as there may be.
+    /// The maximum number of subscriptions is reached.
     TooManySubscriptions {
-        /// How many that is.
+        /// The maximum.
         max: u64,
     },
 }
 
 impl Subscriptions {
-    /// Makes a subscription, or changes the one of that name. One that is there goes on where it is; channels that are new
-    /// to it begin now.
+    /// Creates a subscription, or changes the existing one. An existing one continues at its positions; channels that
+    /// are new to it start now.
     ///
     /// # Errors
     /// Redis is unavailable or full.
@@ -62,7 +62,7 @@ impl Subscriptions {
         self.put_if(name, body, depth_limit, |_| Ok(())).await
     }
 
-    /// The same if its target is allowed; the text says what is.
+    /// Like [`Subscriptions::put`], if `is_allowed` accepts the target; its error says why not.
     ///
     /// # Errors
     /// Redis is unavailable or full.
@@ -81,7 +81,7 @@ impl Subscriptions {
         put
     }
 
-    /// Notes the channels that it has begun: if nothing comes of it they are to be left again.
+    /// Remembers the channels that were opened: they must be left if the request fails.
     async fn try_put(
         &self,
         name: &SubscriptionName,
@@ -93,7 +93,7 @@ impl Subscriptions {
         for _ in 0..MAX_SAVE_ATTEMPTS {
             let now = self.jobs.now().await?;
             let raw = self.read_raw(name).await?;
-            // What cannot be read is replaced as if it were not there
+            // A subscription that cannot be parsed is replaced like a missing one
             let before = raw.as_deref().and_then(parse_subscription);
             let applied = SubscriptionRequest::parse(body, depth_limit, now).and_then(|request| {
                 let (start, needs_secret) = (request.start(), request.needs_secret(before.as_ref()));
@@ -114,7 +114,7 @@ impl Subscriptions {
                 return Ok(Err(PutSubscriptionError::TooManySubscriptions { max: self.settings.max }));
             }
             let begins = self.start_positions(&subscription, before.as_ref(), start).await?;
-            // Somebody else may have made it meanwhile: what was published since then must not be passed over
+            // Another request may have created it meanwhile: messages published since then must not be skipped
             if self.read_raw(name).await? != raw {
                 continue;
             }
@@ -137,7 +137,7 @@ impl Subscriptions {
         Err(too_many_conflicts(name))
     }
 
-    /// What follows from a change.
+    /// Applies the effects of a change.
     async fn apply_change_effects(&self, before: &Subscription, now: &Subscription) -> StoreResult<()> {
         self.leave_channels(before, |channel| now.channels.matches(channel)).await?;
         if serde_json::to_value(&before.deliver).ok() != serde_json::to_value(&now.deliver).ok() {
@@ -146,7 +146,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Why a subscription cannot begin where it should, if it cannot.
+    /// Why a subscription cannot start where it should, if so.
     async fn check_start_position(
         &self,
         subscription: &Subscription,
@@ -160,20 +160,20 @@ impl Subscriptions {
         Ok((!is_known).then(|| PutSubscriptionError::UnknownPosition { channel: channel.clone(), position }))
     }
 
-    /// Whether a position is one of a channel's history, or may have been.
+    /// Whether a position is, or may have been, in a channel's history.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn is_known_position(&self, channel: &ChannelName, position: Position) -> StoreResult<bool> {
-        // Without a history nothing could tell, and a position that is none would hide what is published later
+        // Without a history nothing can tell, and a wrong position would hide later messages
         if position != Position::START && self.channels.channel_head(channel).await?.is_none() {
             return Ok(false);
         }
         Ok(self.channels.read_channel_page(channel, position, 1).await?.continuity != Continuity::Unknown)
     }
 
-    /// Where the channels begin that are there and new to a subscription: they are opened before it is made, so that from
-    /// that moment on nothing escapes. What an earlier subscription of that name left behind does not count.
+    /// Opens the existing channels that are new to a subscription, before it is created, so that no later message is
+    /// missed. Ignores data that an earlier subscription of that name left behind.
     async fn start_positions(
         &self,
         subscription: &Subscription,
@@ -187,7 +187,7 @@ impl Subscriptions {
         channels.retain(|channel| !before.is_some_and(|before| before.channels.matches(channel)));
         let start = if before.is_none() { start } else { SubscriptionStart::New };
         let begins = stream::iter(channels).map(async |channel| {
-            // What is the newest now may not be later; behind none is everything
+            // The newest position now may be newer later; if there is none, start before everything
             let start = match start {
                 SubscriptionStart::New => self
                     .channels
@@ -201,10 +201,10 @@ impl Subscriptions {
         begins.buffered(MAX_CONCURRENT_HEAD_READS).try_collect().await
     }
 
-    /// What was there before and is not the subscription's any more goes.
+    /// Deletes data of the previous version that no longer belongs to the subscription.
     async fn clear_previous(&self, subscription: &Subscription, before: Option<&Subscription>) -> StoreResult<()> {
         if subscription.mode == DeliveryMode::Broadcast {
-            // It may have had groups in an earlier version, or when it was shared and could not be read
+            // An earlier version, or one that could not be parsed, may have had groups
             self.leave_channels(subscription, |_| false).await?;
         }
         match before {
@@ -213,8 +213,8 @@ impl Subscriptions {
         }
     }
 
-    /// Leaves channels that were begun in vain. Others may have made the subscription meanwhile, and what cannot be done now the
-    /// upkeep does.
+    /// Leaves channels that were opened in vain. Another request may have created the subscription meanwhile, and
+    /// maintenance does what fails here.
     async fn leave_started_channels(&self, name: &SubscriptionName, begun: &BTreeSet<ChannelName>) {
         for channel in begun {
             let left = match self.is_still_subscribed(name, channel).await {
@@ -223,13 +223,13 @@ impl Subscriptions {
                 Err(error) => Err(error),
             };
             if let Err(error) = left {
-                tracing::debug!(subscription = %name, %channel, %error, "a channel that was begun in vain is not left yet");
+                tracing::debug!(subscription = %name, %channel, %error, "channel opened in vain not left yet");
                 return;
             }
         }
     }
 
-    /// What the last subscription of that name left behind, or whoever served it wrote late, is not this one's.
+    /// Deletes what the last subscription of that name left behind, or its workers wrote late.
     async fn clear_leftovers(&self, subscription: &Subscription) -> StoreResult<()> {
         let _: i64 = redis::cmd("DEL")
             .arg(keys::subscription_counters(&subscription.name))

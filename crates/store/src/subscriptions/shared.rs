@@ -1,4 +1,4 @@
-//! A message goes to one worker, side by side with others, and to another one if that one vanishes.
+//! Shared delivery: each message goes to one worker, and to another one if that dies.
 
 use std::time::Duration;
 
@@ -15,38 +15,38 @@ use model::{
     subscription::Subscription,
 };
 
-/// About the bytes of messages that are handed out in one go.
+/// Approximate maximum bytes of messages claimed at once.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
-/// Messages that are acknowledged in one call.
+/// Maximum number of messages acknowledged in one call.
 const ACK_BATCH_SIZE: usize = 1_000;
-/// Channels that are looked at in one call for messages of silent workers.
+/// Number of channels searched for idle messages in one call.
 const IDLE_SCAN_BATCH_SIZE: usize = 128;
-/// Workers that are forgotten in one call.
+/// Maximum number of idle consumers deleted in one call.
 const PRUNE_BATCH_SIZE: usize = 100;
-/// A message that is given back counts as held for this long, so that the next one who looks takes it.
+/// A released message gets this idle time, so that the next reclaim takes it.
 const RELEASED_IDLE_MS: u64 = 1_000_000_000;
 
-/// What `read_group.lua` answers of a channel.
+/// The reply of `read_group.lua` for a channel.
 type ReadGroupReply = (usize, String, String, String, Vec<(String, Value)>, bool);
 
-/// What `take_over.lua` answers.
+/// The reply of `reclaim.lua`.
 type ReclaimReply = (Vec<(String, Value)>, Vec<u32>, Vec<String>, Vec<String>, String);
 
-/// What was done with a message.
+/// How a message was processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageDisposition {
-    /// It was delivered.
+    /// Delivered.
     Delivered,
-    /// The filter does not want it.
+    /// Filtered out.
     Filtered,
-    /// It failed, and goes on as a job.
+    /// Failed, and enqueued as a job in the retry queue.
     RetriedAsJob,
 }
 
-/// What a channel had for a worker.
+/// The messages of a channel for a worker.
 #[derive(Debug)]
 pub struct ChannelMessages {
-    /// Which of the channels that were asked for.
+    /// The index of the channel in the request.
     pub channel_index: usize,
     /// The messages, oldest first.
     pub messages: Vec<StoredMessage>,
@@ -54,51 +54,53 @@ pub struct ChannelMessages {
     pub gap: Option<Gap>,
     /// There may be more.
     pub has_more: bool,
-    /// The channel has to be opened first.
+    /// The channel must be opened first.
     pub needs_open: bool,
 }
 
-/// Messages of a worker that was silent.
+/// Messages reclaimed from an idle worker.
 #[derive(Debug, Default)]
 pub struct ReclaimedMessages {
-    /// The messages, and how often each was handed out before, unless it was given back since.
+    /// The messages, and how often each was handed out before, unless it was released since.
     pub messages: Vec<(StoredMessage, u32)>,
-    /// They were handed out, not done with, and are not kept any more.
+    /// They were handed out, not acknowledged, and are trimmed.
     pub lost: Vec<Position>,
-    /// What was missing before some of them. Whether the worker that they were handed to first has heard of it nobody knows.
+    /// Gaps before some of them. The worker that had them first may or may not have reported these.
     pub gaps: Vec<Gap>,
-    /// Up to where was looked, if there may be more behind that.
+    /// Continue the search after this position, if there may be more.
     pub resume_after: Option<Position>,
 }
 
-/// Which messages are taken over.
+/// Which messages to reclaim.
 #[derive(Debug, Clone, Copy)]
 pub struct ReclaimFilter<'a> {
-    /// Those of workers that were silent for so long.
+    /// Those of workers that were silent for this long.
     pub min_idle: Duration,
-    /// Of one worker, whoever that is, if it is named.
+    /// Only those of this worker, if given.
     pub worker: Option<&'a WorkerId>,
-    /// Those behind a position.
+    /// Only those after this position, if given.
     pub after: Option<Position>,
 }
 
 impl Subscriptions {
-    /// Hands messages of channels to a worker, at most so many in all. Channels that are not in the answer were not looked at.
+    /// Claims messages of channels for a worker, at most `max` in all. Channels that are not in the answer were not
+    /// read.
     ///
     /// # Errors
-    /// After [`crate::StoreError::Unavailable`] messages may have been handed out all the same: see [`Subscriptions::take_over`].
+    /// After [`crate::StoreError::Unavailable`] messages may have been claimed nevertheless: see
+    /// [`Subscriptions::reclaim`].
     pub async fn read_messages(
         &self,
         subscription: &Subscription,
         channels: &[ChannelName],
         worker: &WorkerId,
-        most: usize,
+        max: usize,
     ) -> StoreResult<Vec<ChannelMessages>> {
         let mut call = script::READ_GROUP.prepare_invoke();
         for channel in channels {
             call.key(keys::channel_history(channel)).key(keys::subscription_cursor(channel, &subscription.name));
         }
-        call.arg(subscription.group()).arg(worker.as_str()).arg(most).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
+        call.arg(subscription.group()).arg(worker.as_str()).arg(max).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
         let read: Vec<ReadGroupReply> = call.invoke_async(&mut self.redis().clone()).await?;
         let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| ChannelMessages {
             channel_index: number.saturating_sub(1),
@@ -110,7 +112,7 @@ impl Subscriptions {
         Ok(given.collect())
     }
 
-    /// Notes that messages of a channel are done with.
+    /// Acknowledges messages of a channel.
     ///
     /// # Errors
     /// Redis is unavailable: they may come again.
@@ -135,7 +137,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Those channels that have messages of workers that were silent for so long, or of one worker if it is named.
+    /// The channels with messages of workers that were silent for `min_idle`, or of `worker` if given.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -159,7 +161,7 @@ impl Subscriptions {
         Ok(found)
     }
 
-    /// Takes messages of workers that were silent, at most so many.
+    /// Reclaims at most `max` messages of idle workers.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -169,11 +171,11 @@ impl Subscriptions {
         channel: &ChannelName,
         worker: &WorkerId,
         ReclaimFilter { min_idle: at_least, worker: of, after: behind }: ReclaimFilter<'_>,
-        most: usize,
+        max: usize,
     ) -> StoreResult<ReclaimedMessages> {
         let mut call = channel_script_call(&script::RECLAIM, subscription, channel);
         call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
-        call.arg(most).arg(MAX_BATCH_BYTES).arg(of.map_or("", WorkerId::as_str));
+        call.arg(max).arg(MAX_BATCH_BYTES).arg(of.map_or("", WorkerId::as_str));
         call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));
         let (entries, times, lost, missing, seen): ReclaimReply = call.invoke_async(&mut self.redis().clone()).await?;
         let gaps = missing.chunks_exact(3).filter_map(|gap| gap_between(&gap[0], &gap[1], gap[2].parse().ok()));
@@ -187,10 +189,10 @@ impl Subscriptions {
         Ok(ReclaimedMessages { messages, lost, gaps, resume_after: seen.parse().ok() })
     }
 
-    /// Gives messages back that a worker will not deliver: the next one who looks takes them over.
+    /// Releases messages that a worker will not deliver: the next reclaim takes them.
     ///
     /// # Errors
-    /// Redis is unavailable: they are taken over when the deadline has passed.
+    /// Redis is unavailable: they are reclaimed after their deadline.
     pub async fn release_messages(
         &self,
         subscription: &Subscription,
@@ -201,14 +203,14 @@ impl Subscriptions {
         for (channel, position) in messages {
             pipeline.cmd("XCLAIM").arg(keys::channel_history(channel)).arg(subscription.group()).arg(worker.as_str());
             pipeline.arg(0).arg(position.to_string()).arg("IDLE").arg(RELEASED_IDLE_MS);
-            // Nobody has vanished
+            // No worker died, so reset the count
             pipeline.arg("RETRYCOUNT").arg(0).arg("JUSTID").ignore();
         }
         let mut connection = self.redis().pooled_connection().await?;
         Ok(pipeline.query_async(&mut connection).await?)
     }
 
-    /// Forgets workers that hold nothing of a channel and were silent for so long.
+    /// Deletes consumers that hold nothing in a channel and were silent for this long.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -225,12 +227,12 @@ impl Subscriptions {
     }
 }
 
-/// The messages of entries. One that Galley did not write may have anything in it.
+/// Parses the messages of entries. An entry that Galley did not write may contain anything.
 pub(super) fn parse_messages(entries: Vec<(String, Value)>) -> Vec<StoredMessage> {
     entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect()
 }
 
-/// What is missing between a position and the entries that come next.
+/// The gap between a position and the next entries.
 pub(super) fn gap_before_entries(position: &str, before: &str, entries: &[(String, Value)]) -> Option<Gap> {
     gap_between(position, before, entries.first().and_then(|(id, _)| id.parse().ok()))
 }
@@ -238,7 +240,7 @@ pub(super) fn gap_before_entries(position: &str, before: &str, entries: &[(Strin
 fn gap_between(position: &str, before: &str, next: Option<Position>) -> Option<Gap> {
     let after = parse_position(position);
     if after == Position::START {
-        // Of whoever did not ask for what there is: the first ones were published and not handed out
+        // A subscription that starts later has no gap here, but the first messages were published and not handed out
         return Some(Gap { from: after, to: next, count: next.map(|next| next.sequence) });
     }
     let around = HistoryNeighbors { is_retained: before == position, before: before.parse().ok(), next, head: next };

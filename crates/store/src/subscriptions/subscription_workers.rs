@@ -1,4 +1,5 @@
-//! Which workers a subscription has now: they agree on who delivers which channel in order without talking to each other.
+//! The live workers of a subscription. They agree on which worker delivers a channel in order without talking to each
+//! other.
 
 use std::time::Duration;
 
@@ -14,19 +15,19 @@ use model::subscription::Subscription;
 pub struct SubscriptionWorkers(Vec<WorkerId>);
 
 impl SubscriptionWorkers {
-    /// Whether a channel is that worker's to deliver. Every worker that knows the same members answers the same, and when one
-    /// comes or goes only the channels that it gets or had change hands.
+    /// Whether that worker should deliver a channel. All workers with the same list agree, and when a worker comes or
+    /// goes, only its channels change hands.
     #[must_use]
     pub fn is_preferred(&self, worker: &WorkerId, channel: &ChannelName) -> bool {
-        // A hash that is the same in every build: workers of two versions share a subscription while one replaces the other. No name
-        // has a blank
+        // The hash must be the same in every build: workers of two versions share a subscription during an update. No
+        // name contains a space
         let weight = |member: &WorkerId| Sha256::digest(format!("{member} {channel}"));
         self.0.iter().max_by_key(|member| weight(member)).is_none_or(|preferred| preferred == worker)
     }
 }
 
 impl Subscriptions {
-    /// Reports that a worker is there, and says who else is; whoever was silent for so long is not.
+    /// Registers a worker and returns the live ones: those that were not silent for `max_silence`.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -34,32 +35,33 @@ impl Subscriptions {
         &self,
         subscription: &Subscription,
         worker: &WorkerId,
-        silent: Duration,
+        max_silence: Duration,
     ) -> StoreResult<SubscriptionWorkers> {
         let now = self.jobs.now().await?;
-        let gone = now - i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
+        let gone = now - i64::try_from(max_silence.as_millis()).unwrap_or(i64::MAX);
         let key = keys::subscription_workers(&subscription.name);
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZADD").arg(&key).arg(now).arg(worker.as_str()).ignore();
         pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(gone).ignore();
-        // Redis has set its clock back: who is there says so again, and who is gone must not stay until it is that late again
+        // Redis's clock was set back: live workers register again, and a dead one must not stay until its time is
+        // reached again
         pipeline
             .cmd("ZREMRANGEBYSCORE")
             .arg(&key)
             .arg(format!("({}", now.saturating_add(now - gone)))
             .arg("+inf")
             .ignore();
-        pipeline.cmd("PEXPIRE").arg(&key).arg(silent.as_millis().to_string()).ignore();
+        pipeline.cmd("PEXPIRE").arg(&key).arg(max_silence.as_millis().to_string()).ignore();
         pipeline.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
         let mut connection = self.redis().pooled_connection().await?;
         let (members,): (Vec<String>,) = pipeline.query_async(&mut connection).await?;
         Ok(SubscriptionWorkers(members.into_iter().filter_map(|member| member.parse().ok()).collect()))
     }
 
-    /// Reports that a worker goes.
+    /// Removes a worker.
     ///
     /// # Errors
-    /// Redis is unavailable: it is known for some time yet.
+    /// Redis is unavailable: it stays listed until its silence counts.
     pub async fn unregister_worker(&self, subscription: &Subscription, worker: &WorkerId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
         command.arg(keys::subscription_workers(&subscription.name)).arg(worker.as_str());

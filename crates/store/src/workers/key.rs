@@ -1,25 +1,25 @@
-//! Who is who among workers.
+//! Ids of workers in the list of workers.
 
 use std::str::FromStr;
 
 use crate::jobs::consumer::Consumer;
 use common::name::{NameError, WorkerId};
 
-/// The id of a worker on the list: a queue-worker's name in pending lists, or `pull:` and the id that a program which
-/// fetches over HTTP gives itself. So no program can pass for a queue-worker.
+/// The id of a listed worker: a queue-worker's name in pending lists, or `pull:` and the id that a pulling program
+/// gives itself. So no program can pass for a queue-worker.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerKey(String);
 
 const PULL_PREFIX: &str = "pull:";
 
 impl WorkerKey {
-    /// A queue-worker's.
+    /// The id of a queue-worker.
     #[must_use]
     pub fn for_consumer(consumer: &Consumer) -> Self {
         Self(consumer.name().to_owned())
     }
 
-    /// That of a program which fetches over HTTP.
+    /// The id of a program that pulls over HTTP.
     #[must_use]
     pub fn for_pull_worker(worker: &WorkerId) -> Self {
         Self(format!("{PULL_PREFIX}{worker}"))
@@ -31,7 +31,7 @@ impl WorkerKey {
         &self.0
     }
 
-    /// Whether it fetches over HTTP.
+    /// Whether it pulls over HTTP.
     #[must_use]
     pub fn is_pull(&self) -> bool {
         self.0.starts_with(PULL_PREFIX)
@@ -43,7 +43,7 @@ impl FromStr for WorkerKey {
     fn from_str(text: &str) -> Result<Self, NameError> {
         match text.strip_prefix(PULL_PREFIX) {
             Some(worker) => worker.parse::<WorkerId>().map(|worker| Self::for_pull_worker(&worker)),
-            // A bare name may be the id of a program too
+            // A name without prefix may be the id of a program, too
             None => match Consumer::parse(text) {
                 Some(consumer) if text.parse::<WorkerId>().is_ok() => Ok(Self::for_consumer(&consumer)),
                 _ => text.parse::<WorkerId>().map(|worker| Self::for_pull_worker(&worker)),

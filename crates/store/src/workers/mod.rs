@@ -1,7 +1,7 @@
-//! Which workers there are, what they do, and what is asked of them.
+//! The list of workers, their reports, and directives for them.
 //!
-//! Every worker reports from time to time; who falls silent drops off the list. A directive is kept beside the list
-//! until its worker has heard it, so that one who misses the wake-up call finds it with its next report.
+//! Every worker reports regularly; a silent one drops off the list. A directive is stored beside the list until its
+//! worker has received it, so that a worker which missed the notification gets it in answer to its next report.
 
 pub(crate) mod key;
 mod report;
@@ -15,19 +15,19 @@ use crate::local_now;
 use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};
 use common::json::ObjectWriter;
 
-/// How long a directive waits for its worker; one to be quiet is kept as long as the worker reports.
+/// How long a directive waits for its worker; a quiet directive is stored as long as the worker reports.
 const DIRECTIVE_TTL: Duration = Duration::from_hours(1);
-/// Records read in one go.
+/// Number of reports read at once.
 const READ_BATCH: usize = 50;
 
-/// A worker on the list.
+/// A listed worker.
 #[derive(Debug, Clone)]
 pub struct ListedWorker {
     /// Its id.
     pub key: WorkerKey,
-    /// What it reported last.
+    /// Its last report.
     pub record: WorkerRecord,
-    /// What is asked of it.
+    /// Its current directive.
     pub directive: Option<IssuedDirective>,
 }
 
@@ -39,8 +39,8 @@ impl ListedWorker {
         let mut out = ObjectWriter::default();
         if self.key.is_pull() {
             out.text("id", &record.name).text("kind", "pull");
-            // It may not say itself what it makes of it
-            match self.directive.map(|order| order.directive) {
+            // Its report may not show the directive yet
+            match self.directive.map(|issued| issued.directive) {
                 Some(Directive::Quiet) if record.state == WorkerState::Running => record.state = WorkerState::Quiet,
                 Some(Directive::Terminate) => record.state = WorkerState::Terminating,
                 _ => {}
@@ -48,40 +48,40 @@ impl ListedWorker {
         } else {
             out.text("id", self.key.as_str()).text("kind", "queue-worker").text("consumer", self.key.as_str());
         }
-        if let Some(order) = self.directive {
-            out.text("directive", order.directive.as_str());
+        if let Some(issued) = self.directive {
+            out.text("directive", issued.directive.as_str());
         }
         out.splice(&record.to_json());
         out.finish()
     }
 }
 
-/// Which worker an id or name means.
+/// The worker that an id or name matches.
 #[derive(Debug, Clone)]
 pub enum WorkerLookup {
-    /// This one.
+    /// One worker.
     Found(Box<ListedWorker>),
-    /// So many have that name.
+    /// This many workers have that name.
     Ambiguous(usize),
     /// None.
     NotFound,
 }
 
-/// The workers that there are, and directives for them. Clone it freely.
+/// The list of workers, and directives for them. Cheap to clone.
 #[derive(Clone)]
 pub struct Workers {
     redis: Redis,
 }
 
 impl Workers {
-    /// The workers that report to that Redis.
+    /// The workers that report to this Redis.
     #[must_use]
     pub fn new(redis: &Redis) -> Self {
         Self { redis: redis.clone() }
     }
 
-    /// A worker's report; answers with what is asked of it. It counts for `ttl`. `most` workers may be on the list for
-    /// this one to be put on it, if that is limited.
+    /// Stores a worker's report, valid for `ttl`, and returns its directive. A new worker is listed only if the list
+    /// has fewer than `max` workers, if given.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -90,26 +90,26 @@ impl Workers {
         key: &WorkerKey,
         record: &WorkerRecord,
         ttl: Duration,
-        most: Option<u64>,
+        max: Option<u64>,
     ) -> StoreResult<Option<IssuedDirective>> {
-        let order: String = script::REPORT
+        let issued: String = script::REPORT
             .key(keys::worker_report(key))
             .key(keys::WORKERS)
             .key(keys::worker_directive(key))
             .arg(key.as_str())
             .arg(record.to_json())
             .arg(ttl.as_millis().to_string())
-            .arg(most.unwrap_or(0))
+            .arg(max.unwrap_or(0))
             .arg(DIRECTIVE_TTL.as_millis().to_string())
             .invoke_async(&mut self.redis.clone())
             .await?;
-        Ok(order.parse().ok())
+        Ok(issued.parse().ok())
     }
 
-    /// Takes a worker that stops off the list.
+    /// Removes a stopping worker from the list.
     ///
     /// # Errors
-    /// Redis is unavailable: it drops off the list by itself.
+    /// Redis is unavailable: its entry expires.
     pub async fn remove_worker(&self, key: &WorkerKey) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZREM").arg(keys::WORKERS).arg(key.as_str());
@@ -117,31 +117,31 @@ impl Workers {
         Ok(pipeline.exec_async(&mut self.redis.clone()).await?)
     }
 
-    /// What is asked of a worker at the moment.
+    /// The current directive of a worker.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn directive_for(&self, key: &WorkerKey) -> StoreResult<Option<IssuedDirective>> {
-        let order: Option<String> =
+        let issued: Option<String> =
             redis::cmd("GET").arg(keys::worker_directive(key)).query_async(&mut self.redis.clone()).await?;
-        Ok(order.and_then(|order| order.parse().ok()))
+        Ok(issued.and_then(|issued| issued.parse().ok()))
     }
 
-    /// Asks something of a worker.
+    /// Issues a directive to a worker.
     ///
     /// # Errors
-    /// Redis is unavailable or full: it may have been asked all the same.
+    /// Redis is unavailable or full: it may have been issued nevertheless.
     pub async fn set_directive(&self, key: &WorkerKey, directive: Directive) -> StoreResult<IssuedDirective> {
-        let order = IssuedDirective { directive, issued_at: local_now() };
+        let issued = IssuedDirective { directive, issued_at: local_now() };
         let mut pipeline = redis::pipe();
-        pipeline.cmd("SET").arg(keys::worker_directive(key)).arg(order.to_string());
+        pipeline.cmd("SET").arg(keys::worker_directive(key)).arg(issued.to_string());
         pipeline.arg("PX").arg(DIRECTIVE_TTL.as_millis().to_string());
         pipeline.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());
         pipeline.exec_async(&mut self.redis.clone()).await?;
-        Ok(order)
+        Ok(issued)
     }
 
-    /// The ids of all workers that are there, in their order.
+    /// The ids of all listed workers, in order.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -154,7 +154,7 @@ impl Workers {
         Ok(keys)
     }
 
-    /// What these workers reported. Who has dropped off the list meanwhile is left out.
+    /// The reports of these workers. Those no longer listed are left out.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -166,17 +166,17 @@ impl Workers {
                 some.iter().map(keys::worker_report).chain(some.iter().map(keys::worker_directive)).collect();
             let texts: Vec<Option<String>> = redis::cmd("MGET").arg(wanted).query_async(&mut connection).await?;
             let (records, orders) = texts.split_at(some.len().min(texts.len()));
-            for (key, (record, order)) in some.iter().zip(records.iter().zip(orders)) {
+            for (key, (record, issued)) in some.iter().zip(records.iter().zip(orders)) {
                 if let Some(record) = record.as_deref().and_then(WorkerRecord::parse) {
-                    let order = order.as_deref().and_then(|order| order.parse().ok());
-                    found.push(ListedWorker { key: key.clone(), record, directive: order });
+                    let issued = issued.as_deref().and_then(|issued| issued.parse().ok());
+                    found.push(ListedWorker { key: key.clone(), record, directive: issued });
                 }
             }
         }
         Ok(found)
     }
 
-    /// The worker with that id, or else with that name.
+    /// The worker with that id, otherwise with that name.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -186,7 +186,7 @@ impl Workers {
         {
             return Ok(WorkerLookup::Found(Box::new(listed)));
         }
-        // Programs that fetch over HTTP have no name besides their id
+        // Programs that pull over HTTP have no name besides their id
         let keys: Vec<WorkerKey> = self.worker_keys().await?.into_iter().filter(|key| !key.is_pull()).collect();
         let mut named = self.workers(&keys).await?;
         named.retain(|listed| listed.record.name == id);

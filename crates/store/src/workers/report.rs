@@ -1,4 +1,4 @@
-//! What a worker reports, and what can be asked of it.
+//! What a worker reports, and the directives for it.
 
 use std::{fmt, str::FromStr};
 
@@ -6,29 +6,29 @@ use serde::{Deserialize, Serialize};
 
 use common::time::Millis;
 
-/// What a worker does with new jobs.
+/// Whether a worker claims new jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
-    /// Takes them.
+    /// It claims jobs.
     Running,
-    /// Takes none, and finishes those it has.
+    /// It claims none, and finishes the running ones.
     Quiet,
-    /// The same, and then ends.
+    /// It claims none, finishes the running ones, and then ends.
     Terminating,
 }
 
-/// A job that a worker has.
+/// A job that a worker runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunningJob {
     /// Its id.
     pub id: String,
-    /// What else is known of it.
+    /// Details, if reported.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub details: Option<RunningDetails>,
 }
 
-/// What a queue-worker knows of a job that it runs.
+/// A queue-worker's details of a job that it runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each field is named as it is in a job")]
 pub struct RunningDetails {
@@ -39,35 +39,35 @@ pub struct RunningDetails {
     pub started_at: String,
 }
 
-/// What a worker reports.
+/// A worker's report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerRecord {
     /// Its name for people.
     pub name: String,
-    /// The machine it is on.
+    /// Its host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// Its process there.
+    /// Its process id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What it does with new jobs.
+    /// Whether it claims new jobs.
     pub state: WorkerState,
-    /// The queues it works on.
+    /// The queues that it serves.
     #[serde(default)]
     pub queues: Vec<String>,
-    /// Jobs that it takes at a time.
+    /// Maximum number of jobs at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
-    /// How many it has.
+    /// Number of running jobs.
     #[serde(default)]
     pub active_jobs: usize,
-    /// Those it has had for longest.
+    /// Its longest running jobs.
     #[serde(default)]
     pub jobs: Vec<RunningJob>,
-    /// When it began.
+    /// When it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
     /// When it reported.
@@ -84,20 +84,20 @@ impl WorkerRecord {
     }
 }
 
-/// What can be asked of a worker.
+/// A directive for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Directive {
-    /// To take jobs again.
+    /// Claim jobs again.
     Running,
-    /// To take no new ones.
+    /// Claim no new jobs.
     Quiet,
-    /// To finish those it has and end.
+    /// Finish the running jobs and end.
     Terminate,
 }
 
 impl Directive {
-    /// The word for it, as the worker protocol has it.
+    /// Its word in the worker protocol.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -108,12 +108,12 @@ impl Directive {
     }
 }
 
-/// A directive that was given: `<directive> <ms>`. The time tells it from the same one given before.
+/// An issued directive: `<directive> <ms>`. The time distinguishes it from an earlier equal one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IssuedDirective {
-    /// What is asked.
+    /// The directive.
     pub directive: Directive,
-    /// When it was asked.
+    /// When it was issued.
     pub issued_at: Millis,
 }
 

@@ -1,4 +1,4 @@
-//! Taking a workflow as far as it can go.
+//! Advances a workflow as far as possible.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -22,16 +22,16 @@ use model::{
     workflow::{Membership, TerminalState, WorkflowKind, WorkflowState},
 };
 
-/// When the upkeep looks again at a workflow that something was just begun with.
+/// When maintenance checks a workflow after a change to it.
 pub(super) const CHECK_SOON: Duration = Duration::from_secs(5);
-/// Members that are read and made before that is noted.
+/// Number of members that are read and created before the progress is saved.
 const BATCH: usize = 50;
-/// Longest time between two looks of the upkeep, unless the setting is longer.
+/// Longest time between two checks by maintenance, unless the setting is longer.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_hours(1);
-/// Workflows that the upkeep looks at in one turn.
+/// Maximum number of workflows that maintenance checks in one turn.
 const MAX_WORKFLOWS_PER_TICK: usize = 20;
 
-/// What the JSON of a job that is over tells its workflow.
+/// The parts of a finished job's JSON that its workflow needs.
 #[derive(Deserialize)]
 struct RecordedEnd<'a> {
     state: JobState,
@@ -39,10 +39,10 @@ struct RecordedEnd<'a> {
     result: Option<&'a RawValue>,
 }
 
-/// What `record_member.lua` says of the workflow.
+/// The reply of `record_member.lua`.
 type MemberCounts = (String, usize, usize, String);
 
-/// Records that a job of a workflow ended, and continues the workflow where something follows from it.
+/// Records that a job of a workflow ended, and advances the workflow if something follows.
 ///
 /// Boxed: cancelling a workflow ends jobs, and ending a job continues its workflow.
 pub(crate) fn member_ended<'a>(
@@ -60,21 +60,21 @@ impl Workflows {
         let Some((kind, members, ended, state)) = self.record_member_end(membership, job, ended_json).await? else {
             return Ok(());
         };
-        // Most ends change nothing yet: a group continues when the last of its members has ended
+        // Most ends change nothing yet: a group continues when its last member has ended
         let continues = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
         if !continues {
             return Ok(());
         }
         let advanced = self.advance(membership.workflow).await;
         if advanced.is_err() {
-            // Redis may be full. If this fails too, the time that was set before stands
+            // Redis may be full. If this fails too, the time set before applies
             let after = CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval);
             let _ = self.reschedule_workflow(membership.workflow, after).await;
         }
         advanced
     }
 
-    /// Records that a job of a workflow ended; none when there is no such workflow any more.
+    /// Records that a job of a workflow ended; none if the workflow no longer exists.
     pub(super) async fn record_member_end(
         &self,
         membership: Membership,
@@ -110,89 +110,91 @@ impl Workflows {
         }
     }
 
-    /// Makes whatever of a workflow must exist by now, and ends it if it is over. May be called by anybody at any time.
+    /// Creates the jobs of a workflow that must exist by now, and ends it if it is finished. Safe at any time in any
+    /// process.
     ///
     /// # Errors
-    /// Redis is unavailable, or a job cannot be made: the upkeep tries again.
+    /// Redis is unavailable, or a job cannot be created: maintenance tries again.
     pub async fn advance(&self, id: WorkflowId) -> StoreResult<()> {
-        let Some(kept) = self.read_workflow(id).await? else { return self.unschedule_workflow(id).await };
-        match kept.ended {
-            Some((WorkflowState::Cancelled, _)) => return self.cancel_members(&kept).await,
+        let Some(record) = self.read_workflow(id).await? else { return self.unschedule_workflow(id).await };
+        match record.ended {
+            Some((WorkflowState::Cancelled, _)) => return self.cancel_members(&record).await,
             Some(_) => return self.expire_workflow(id).await,
             None => {}
         }
-        let plan = kept.progress.plan();
+        let plan = record.progress.plan();
         let mut ended = false;
         let missing: Vec<usize> =
-            kept.unfinished_indexes().into_iter().filter(|index| *index >= kept.started_before_index).collect();
+            record.unfinished_indexes().into_iter().filter(|index| *index >= record.started_before_index).collect();
         for some in missing.chunks(BATCH) {
-            let parents = self.read_parent_results(&kept, some).await?;
-            for job in self.read_members(&kept, some.to_vec()).await? {
-                ended |= self.start_member(&kept, job, parents.clone()).await?;
+            let parents = self.read_parent_results(&record, some).await?;
+            for job in self.read_members(&record, some.to_vec()).await? {
+                ended |= self.start_member(&record, job, parents.clone()).await?;
             }
             let existing = some.last().map_or(0, |last| last + 1);
-            // It may have been called off meanwhile, by somebody who did not see what was just made
+            // It may have been cancelled meanwhile by a process that did not see the new jobs
             match self.record_started_members(id, existing).await? {
                 None => {}
                 Some(WorkflowState::Cancelled) => {
-                    let Some(kept) = self.read_workflow(id).await? else { return Ok(()) };
-                    return self.cancel_members(&kept).await;
+                    let Some(record) = self.read_workflow(id).await? else { return Ok(()) };
+                    return self.cancel_members(&record).await;
                 }
                 Some(_) => return Ok(()),
             }
         }
         if plan.state == WorkflowState::Running {
-            let after = if ended { CHECK_SOON } else { self.next_check_delay(&kept) };
+            let after = if ended { CHECK_SOON } else { self.next_check_delay(&record) };
             return self.reschedule_workflow(id, after).await;
         }
         if self.end_workflow(id, plan.state).await? == "done" {
-            let (kind, state) = (kept.progress.kind.as_str(), plan.state.as_str());
+            let (kind, state) = (record.progress.kind.as_str(), plan.state.as_str());
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
             tracing::info!(workflow = %id, kind, state, "workflow is over");
         }
         self.expire_workflow(id).await
     }
 
-    /// What the jobs to be started are given: steps of a chain and callbacks get the results before them.
-    async fn read_parent_results(&self, kept: &WorkflowRecord, starting: &[usize]) -> StoreResult<Option<String>> {
-        let before = match (kept.progress.kind, starting.first()) {
+    /// The parent results of starting jobs: steps of a chain and callbacks get those of the jobs before them.
+    async fn read_parent_results(&self, record: &WorkflowRecord, starting: &[usize]) -> StoreResult<Option<String>> {
+        let before = match (record.progress.kind, starting.first()) {
             // A chain starts one at a time
             (WorkflowKind::Chain, Some(index)) if *index > 0 => *index,
-            (WorkflowKind::Batch, Some(index)) if *index >= kept.member_count() => kept.member_count(),
+            (WorkflowKind::Batch, Some(index)) if *index >= record.member_count() => record.member_count(),
             _ => return Ok(None),
         };
-        let results = self.read_results(kept.id, before).await?;
+        let results = self.read_results(record.id, before).await?;
         let results: Vec<String> = results.into_iter().map(|result| result.unwrap_or_else(|| "null".into())).collect();
         Ok(Some(format!("[{}]", results.join(","))))
     }
 
-    /// Makes a job; true when it came to its end instead, because another stands in its way.
+    /// Creates a job; true if it ended instead, because another one blocks it.
     async fn start_member(
         &self,
-        kept: &WorkflowRecord,
+        record: &WorkflowRecord,
         job: WorkflowMember,
         parent_results: Option<String>,
     ) -> StoreResult<bool> {
         let WorkflowMember { index, new_job: mut new, now } = job;
-        let id = kept.job_id(index, &new.queue);
+        let id = record.job_id(index, &new.queue);
         new.id = Some(id);
-        new.workflow = Some(kept.membership(index));
+        new.workflow = Some(record.membership(index));
         new.parent_results = parent_results;
-        match self.jobs.enqueue(new.clone(), kept.traceparent.clone(), now).await? {
+        match self.jobs.enqueue(new.clone(), record.traceparent.clone(), now).await? {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
-            // Another job stands in its way: it counts as called off, and the workflow goes on from there
+            // Another job blocks it: it counts as cancelled, and the workflow continues from there
             Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
-                self.cancel_member(kept, WorkflowMember { index, new_job: new, now }).await?;
+                self.cancel_member(record, WorkflowMember { index, new_job: new, now }).await?;
                 Ok(true)
             }
             Err(refused) => {
-                Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", kept.id)))
+                Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", record.id)))
             }
         }
     }
 
-    /// Notes that the jobs before an index exist; the state of the workflow if it is over, and as over counts one that is gone.
+    /// Saves that the jobs before an index exist; returns the workflow's state if it is finished. A deleted workflow
+    /// counts as finished.
     async fn record_started_members(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
         let state: String = script::NOTE_STARTED
             .key(keys::workflow(&id))
@@ -207,7 +209,7 @@ impl Workflows {
         Ok(call.arg(state.as_str()).arg(local_now()).invoke_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
-    /// Lets go of a workflow that is over and of which nothing is left to do.
+    /// Sets the TTL of a finished workflow that has nothing left to do.
     pub(super) async fn expire_workflow(&self, id: WorkflowId) -> StoreResult<()> {
         let mut command = redis::cmd("PEXPIRE");
         command.arg(keys::workflow(&id)).arg(self.jobs.store.settings.jobs.result_ttl.as_millis().to_string());
@@ -215,10 +217,10 @@ impl Workflows {
         self.unschedule_workflow(id).await
     }
 
-    /// How long until the upkeep looks at a workflow that runs. The older it is, the longer its jobs seem to take, and
-    /// the less is to be had from looking at them often.
-    fn next_check_delay(&self, kept: &WorkflowRecord) -> Duration {
-        let age = u64::try_from(local_now() - kept.created_at).map_or(Duration::ZERO, Duration::from_millis);
+    /// The delay until maintenance checks a running workflow. The older the workflow, the longer its jobs seem to
+    /// take, and the less frequent checks achieve.
+    fn next_check_delay(&self, record: &WorkflowRecord) -> Duration {
+        let age = u64::try_from(local_now() - record.created_at).map_or(Duration::ZERO, Duration::from_millis);
         self.jobs.store.settings.workflows.check_interval.max((age / 20).min(MAX_CHECK_INTERVAL))
     }
 
@@ -227,12 +229,12 @@ impl Workflows {
         Ok(command.arg(keys::WORKFLOWS).arg(id.to_string()).exec_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
-    /// Gives a workflow that could not be checked the usual pause.
+    /// Reschedules a workflow whose check failed.
     pub(crate) async fn reschedule_after_failure(&self, id: WorkflowId) -> StoreResult<()> {
         self.reschedule_workflow(id, self.jobs.store.settings.workflows.check_interval).await
     }
 
-    /// Lets the upkeep look at a workflow after that time, on Redis's clock.
+    /// Schedules maintenance's check of a workflow after a delay, by Redis's clock.
     pub(crate) async fn reschedule_workflow(&self, id: WorkflowId, after: Duration) -> StoreResult<()> {
         let mut call = script::RESCHEDULE.key(keys::WORKFLOWS);
         let call = call.arg(id.to_string()).arg(after.as_millis().to_string());
@@ -240,7 +242,7 @@ impl Workflows {
         Ok(())
     }
 
-    /// Workflows that the upkeep should look at now, a bounded number.
+    /// The workflows that maintenance should check now, a bounded number.
     pub(crate) async fn workflows_to_check(&self) -> StoreResult<Vec<WorkflowId>> {
         let ids =
             self.jobs.store.redis.due_members(keys::WORKFLOWS, self.jobs.now().await?, MAX_WORKFLOWS_PER_TICK).await?;
@@ -255,40 +257,40 @@ impl Workflows {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Takes up a workflow whose progress may have been cut off: records ends that nobody recorded, then goes on. Answers
-    /// with how many jobs it looked at.
+    /// Resumes a workflow that may have been interrupted: records missed ends, then advances it. Returns how many jobs
+    /// it checked.
     ///
     /// # Errors
-    /// As [`Jobs::advance`].
+    /// As [`Workflows::advance`].
     pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<usize> {
         let mut looked_at = 0;
-        if let Some(kept) = self.read_workflow(id).await?.filter(|kept| kept.ended.is_none()) {
-            for some in kept.unfinished_indexes().chunks(BATCH) {
-                let jobs = self.read_members(&kept, some.to_vec()).await?;
+        if let Some(record) = self.read_workflow(id).await?.filter(|record| record.ended.is_none()) {
+            for some in record.unfinished_indexes().chunks(BATCH) {
+                let jobs = self.read_members(&record, some.to_vec()).await?;
                 let checks = stream::iter(jobs.into_iter().map(Ok));
-                checks.try_for_each_concurrent(MAX_CONCURRENT_COMMANDS, |job| self.check_member(&kept, job)).await?;
+                checks.try_for_each_concurrent(MAX_CONCURRENT_COMMANDS, |job| self.check_member(&record, job)).await?;
                 looked_at += some.len();
             }
         }
         self.advance(id).await.map(|()| looked_at)
     }
 
-    /// Records how a job ended if it is over. One that existed and is nowhere to be found counts as failed: what became
-    /// of it will not be known, and running it again could be wrong.
+    /// Records how a job ended if it is finished. One that existed and cannot be found counts as failed: its outcome
+    /// is unknown, and running it again could be wrong.
     async fn check_member(
         &self,
-        kept: &WorkflowRecord,
+        record: &WorkflowRecord,
         WorkflowMember { index, new_job: new, .. }: WorkflowMember,
     ) -> StoreResult<()> {
-        let id = kept.job_id(index, &new.queue);
-        let membership = kept.membership(index);
+        let id = record.job_id(index, &new.queue);
+        let membership = record.membership(index);
         match self.jobs.locate_in_queue(id, &new.queue).await? {
             Some(LocatedJob::Finished(json)) => {
-                tracing::info!(workflow = %kept.id, %id, "an end that its workflow did not hear of");
+                tracing::info!(workflow = %record.id, %id, "recorded an end that the workflow missed");
                 self.record_member_end(membership, id, &json).await?;
             }
-            None if index < kept.started_before_index => {
-                tracing::warn!(workflow = %kept.id, %id, "a job of a workflow is gone without a trace: it counts as failed");
+            None if index < record.started_before_index => {
+                tracing::warn!(workflow = %record.id, %id, "a job of a workflow cannot be found: it counts as failed");
                 self.record_member(membership, id, TerminalState::Discarded, "").await?;
             }
             Some(_) | None => {}

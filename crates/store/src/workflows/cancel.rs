@@ -1,4 +1,4 @@
-//! Calling workflows off. It is marked first, so that nothing more is started; then the jobs that may exist are ended.
+//! Cancels workflows. The workflow is marked first, so that no further job starts; then the existing jobs are ended.
 
 use futures_util::{TryStreamExt, stream};
 
@@ -19,20 +19,20 @@ use model::{
     workflow::{TerminalState, WorkflowState},
 };
 
-/// A workflow that was not cancelled.
+/// Why a workflow was not cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelWorkflowError {
-    /// There is none with that id.
+    /// There is no workflow with that id.
     NotFound,
-    /// It is over already.
+    /// It is finished already.
     AlreadyEnded(WorkflowState),
 }
 
 impl Workflows {
-    /// Cancels a workflow that is not over, and every job of it that is not.
+    /// Cancels an unfinished workflow and all of its unfinished jobs.
     ///
     /// # Errors
-    /// Redis is unavailable: it may be cancelled all the same, and then the upkeep ends what jobs are left.
+    /// Redis is unavailable: it may be cancelled nevertheless, and then maintenance ends the remaining jobs.
     pub async fn cancel_workflow(&self, id: WorkflowId) -> StoreResult<Result<(), CancelWorkflowError>> {
         let answer = self.end_workflow(id, WorkflowState::Cancelled).await?;
         match answer.as_str() {
@@ -44,50 +44,51 @@ impl Workflows {
                 return Ok(Err(CancelWorkflowError::AlreadyEnded(state)));
             }
         }
-        // In case this is cut off
+        // In case this call is interrupted
         self.reschedule_workflow(id, advance::CHECK_SOON).await?;
-        if let Some(kept) = self.read_workflow(id).await? {
-            let kind = kept.progress.kind.as_str();
+        if let Some(record) = self.read_workflow(id).await? {
+            let kind = record.progress.kind.as_str();
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => "cancelled").increment(1);
-            self.cancel_members(&kept).await?;
+            self.cancel_members(&record).await?;
         }
         Ok(Ok(()))
     }
 
-    /// Ends every job of a cancelled workflow that exists, or that somebody may be about to make: who makes one has seen
-    /// the workflow before it was cancelled, so it follows from the ends that are recorded now. Those that run come last:
-    /// a worker that is set free must not find another job of the same workflow.
-    pub(super) async fn cancel_members(&self, kept: &WorkflowRecord) -> StoreResult<()> {
-        let jobs = self.read_members(kept, kept.unfinished_indexes()).await?;
-        let looks = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| self.cancel_unless_active(kept, job));
+    /// Ends every job of a cancelled workflow that exists, or that another process may be about to create: that
+    /// process saw the workflow before it was cancelled, so its job follows from the ends recorded now. Running jobs
+    /// come last: a worker that becomes free must not find another job of the same workflow.
+    pub(super) async fn cancel_members(&self, record: &WorkflowRecord) -> StoreResult<()> {
+        let jobs = self.read_members(record, record.unfinished_indexes()).await?;
+        let looks = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| self.cancel_unless_active(record, job));
         let active: Vec<Option<WorkflowMember>> = looks.try_buffered(MAX_CONCURRENT_COMMANDS).try_collect().await?;
         let cancels = stream::iter(active.into_iter().flatten().map(Ok));
-        cancels.try_for_each_concurrent(MAX_CONCURRENT_COMMANDS, |job| self.cancel_member(kept, job)).await?;
-        self.expire_workflow(kept.id).await
+        cancels.try_for_each_concurrent(MAX_CONCURRENT_COMMANDS, |job| self.cancel_member(record, job)).await?;
+        self.expire_workflow(record.id).await
     }
 
-    /// Ends a job, or gives it back because somebody has it.
+    /// Ends a job, or returns it if a worker has it.
     async fn cancel_unless_active(
         &self,
-        kept: &WorkflowRecord,
+        record: &WorkflowRecord,
         job: WorkflowMember,
     ) -> StoreResult<Option<WorkflowMember>> {
-        let located = self.jobs.locate_in_queue(kept.job_id(job.index, &job.new_job.queue), &job.new_job.queue).await?;
+        let located =
+            self.jobs.locate_in_queue(record.job_id(job.index, &job.new_job.queue), &job.new_job.queue).await?;
         if located.is_some_and(|located| located.state() == JobState::Active) {
             return Ok(Some(job));
         }
-        self.cancel_member(kept, job).await.map(|()| None)
+        self.cancel_member(record, job).await.map(|()| None)
     }
 
     pub(super) async fn cancel_member(
         &self,
-        kept: &WorkflowRecord,
+        record: &WorkflowRecord,
         WorkflowMember { index, new_job: mut new, .. }: WorkflowMember,
     ) -> StoreResult<()> {
-        let id = kept.job_id(index, &new.queue);
-        let membership = kept.membership(index);
+        let id = record.job_id(index, &new.queue);
+        let membership = record.membership(index);
         new.workflow = Some(membership);
-        // It may come to be between the look and the script
+        // It may be created between the look-up and the script
         for _ in 0..3 {
             match self.jobs.cancel(id).await? {
                 Ok(_) => {}
@@ -105,10 +106,10 @@ impl Workflows {
             }
             return self.record_member(membership, id, TerminalState::Cancelled, "").await.map(drop);
         }
-        Err(StoreError::damaged(format!("job {id} of workflow {} cannot be pinned down", kept.id)))
+        Err(StoreError::damaged(format!("job {id} of workflow {} cannot be pinned down", record.id)))
     }
 
-    /// Ends a job before it exists; false when it does.
+    /// Ends a job before it exists; false if it exists.
     async fn cancel_before_create(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
         let job = new_job_record(id, new);
         let keys = QueueKeys::new(&job.queue);

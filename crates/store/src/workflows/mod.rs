@@ -1,17 +1,17 @@
 //! Workflows in Redis.
 //!
-//! A workflow is one hash: what the client asked for, and how its jobs ended so far. What follows from that is decided by
-//! [`Progress::plan`], and [`Jobs::advance`] carries it out: it makes what must exist and is not there, and nothing else.
-//! It may be called at any time, by anybody and by several at once: the id of a job follows from the workflow's, so a job
-//! that is made twice is made once. It is called when the workflow is made, when one of its jobs has ended, and by the
-//! upkeep, which also looks for ends that nobody recorded. So whatever is cut off is taken up again.
+//! A workflow is one hash: what the client asked for, and how its jobs ended so far. [`WorkflowProgress::plan`] decides what
+//! follows, and [`Workflows::advance`] executes it: it creates the jobs that must exist and do not, and nothing else.
+//! It is safe at any time, in any process and in several at once, because a job's id is derived from the workflow's:
+//! creating it twice creates it once. It runs when the workflow is created, when one of its jobs has ended, and in
+//! maintenance, which also looks for missed ends. So an interrupted workflow always continues.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | makes workflows, shows them |
-//! | `record` | reads what is kept of one |
-//! | `advance` | takes a workflow as far as it can go |
-//! | `cancel` | calls workflows off |
+//! | `mod` | creates and shows workflows |
+//! | `record` | reads a stored workflow |
+//! | `advance` | advances a workflow as far as possible |
+//! | `cancel` | cancels workflows |
 
 mod advance;
 mod cancel;
@@ -38,19 +38,19 @@ pub use cancel::CancelWorkflowError;
 
 use record::{WorkflowMember, WorkflowRecord};
 
-/// Commands under way at once for the jobs of one workflow.
+/// Maximum number of concurrent commands for the jobs of one workflow.
 const MAX_CONCURRENT_COMMANDS: usize = 32;
 
-/// A workflow that was not stored, and nothing else was written either.
+/// Why a workflow was refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CreateWorkflowError {
-    /// There is one with that id.
+    /// A workflow with that id exists.
     Duplicate(WorkflowId),
     /// One of its jobs would be refused.
     Refused(QueueName, EnqueueRefusal),
 }
 
-/// The workflows in Redis. Clone it freely.
+/// The workflows in Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Workflows {
     jobs: Jobs,
@@ -63,10 +63,10 @@ impl Workflows {
         Self { jobs: jobs.clone() }
     }
 
-    /// Stores a workflow and starts what starts at once.
+    /// Stores a workflow and starts its first jobs.
     ///
     /// # Errors
-    /// After [`crate::StoreError::Unavailable`] the workflow may have been stored all the same; then it goes its way.
+    /// After [`crate::StoreError::Unavailable`] the workflow may have been stored nevertheless, and then runs.
     pub async fn create_workflow(
         &self,
         new: NewWorkflow,
@@ -77,7 +77,7 @@ impl Workflows {
         if let Some(refused) = self.find_refusal(&new, id).await? {
             return Ok(Err(refused));
         }
-        // First its place among those looked after, so that nothing is out of sight
+        // Schedule its check first, so that no workflow is invisible
         self.reschedule_workflow(id, advance::CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval))
             .await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
@@ -86,7 +86,7 @@ impl Workflows {
             Ok(0) => return Ok(Err(CreateWorkflowError::Duplicate(id))),
             Ok(_) => {}
             Err(error) => {
-                // Refused because Redis is full: nothing is to stay behind
+                // Redis is full: leave nothing behind
                 if matches!(error, StoreError::OutOfMemory) {
                     self.unschedule_workflow(id).await?;
                 }
@@ -94,14 +94,14 @@ impl Workflows {
             }
         }
         metrics::counter!("galley_workflows_created_total", "type" => new.kind.as_str()).increment(1);
-        // It is stored: what cannot be begun now the upkeep begins
+        // It is stored: maintenance starts what fails here
         if let Err(error) = self.advance(id).await {
             log_interruption("beginning a workflow", &error);
         }
         Ok(Ok(id))
     }
 
-    /// Why a workflow is not taken, if it is not. Its jobs are let in later whatever the depth of their queues.
+    /// Why a workflow is refused, if it is. Its jobs are admitted later whatever the depth of their queues.
     async fn find_refusal(&self, new: &NewWorkflow, id: WorkflowId) -> StoreResult<Option<CreateWorkflowError>> {
         let mut redis = self.jobs.store.redis.clone();
         let exists: bool = redis::cmd("EXISTS").arg(keys::workflow(&id)).query_async(&mut redis).await?;
@@ -144,39 +144,40 @@ impl Workflows {
     /// # Errors
     /// Redis is unavailable or the workflow is damaged.
     pub async fn workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowView>> {
-        let Some(kept) = self.read_workflow(id).await? else { return Ok(None) };
-        let jobs = self.read_members(&kept, kept.job_indexes()).await?;
-        let planned: BTreeSet<usize> = kept.progress.plan().indexes(kept.member_count()).collect();
-        let (results, kept) = (self.read_results(id, kept.index_limit()).await?, &kept);
+        let Some(record) = self.read_workflow(id).await? else { return Ok(None) };
+        let jobs = self.read_members(&record, record.job_indexes()).await?;
+        let planned: BTreeSet<usize> = record.progress.plan().indexes(record.member_count()).collect();
+        let (results, record) = (self.read_results(id, record.index_limit()).await?, &record);
         let shown = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| {
             let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
-            async move { self.member_status(kept, job, exists, result).await }
+            async move { self.member_status(record, job, exists, result).await }
         });
         let jobs: Vec<WorkflowJobView> = shown.try_buffered(MAX_CONCURRENT_COMMANDS).try_collect().await?;
-        Ok(Some(to_view(kept, jobs)))
+        Ok(Some(to_view(record, jobs)))
     }
 
     async fn member_status(
         &self,
-        kept: &WorkflowRecord,
+        record: &WorkflowRecord,
         WorkflowMember { index, new_job: new, .. }: WorkflowMember,
         exists: bool,
         result: Option<String>,
     ) -> StoreResult<WorkflowJobView> {
-        let id = kept.job_id(index, &new.queue);
-        let state = match kept.progress.terminal_state(index) {
+        let id = record.job_id(index, &new.queue);
+        let state = match record.progress.terminal_state(index) {
             Some(end) => Some(end.job_state()),
             None if exists => {
                 self.jobs.locate_in_queue(id, &new.queue).await?.map(|located: LocatedJob| located.state())
             }
             None => None,
         };
-        let callback = BatchCallback::ALL.into_iter().find(|callback| kept.member_count() + callback.offset() == index);
+        let callback =
+            BatchCallback::ALL.into_iter().find(|callback| record.member_count() + callback.offset() == index);
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
         Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result })
     }
 
-    /// Up to `limit` workflows that run, without their jobs, in no particular order.
+    /// At most `limit` running workflows, without their jobs, in no particular order.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -186,12 +187,12 @@ impl Workflows {
         let ids: Vec<String> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let ids = ids.into_iter().filter_map(|id| id.parse::<WorkflowId>().ok());
         let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(MAX_CONCURRENT_COMMANDS);
-        let kept: Vec<Option<WorkflowRecord>> = read.try_collect().await?;
-        Ok(kept
+        let records: Vec<Option<WorkflowRecord>> = read.try_collect().await?;
+        Ok(records
             .into_iter()
             .flatten()
-            .filter(|kept| kept.ended.is_none())
-            .map(|kept| to_view(&kept, Vec::new()))
+            .filter(|record| record.ended.is_none())
+            .map(|record| to_view(&record, Vec::new()))
             .collect())
     }
 }
@@ -226,19 +227,19 @@ fn record_fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) ->
     fields
 }
 
-fn to_view(kept: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView {
-    let state = kept.ended.map_or(WorkflowState::Running, |(state, _)| state);
-    let WorkflowProgress { kind, members, .. } = &kept.progress;
+fn to_view(record: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView {
+    let state = record.ended.map_or(WorkflowState::Running, |(state, _)| state);
+    let WorkflowProgress { kind, members, .. } = &record.progress;
     let ended = |end| members.iter().filter(|member| **member == Some(end)).count();
-    let unstarted = if kept.ended.is_some() { members.iter().filter(|member| member.is_none()).count() } else { 0 };
+    let unstarted = if record.ended.is_some() { members.iter().filter(|member| member.is_none()).count() } else { 0 };
     WorkflowView {
-        id: kept.id,
+        id: record.id,
         kind: *kind,
         state,
-        name_and_meta: kept.name_and_meta.clone(),
-        created_at: kept.created_at,
-        ended_at: kept.ended.map(|(_, at)| at),
-        total: kept.member_count(),
+        name_and_meta: record.name_and_meta.clone(),
+        created_at: record.created_at,
+        ended_at: record.ended.map(|(_, at)| at),
+        total: record.member_count(),
         counts: [
             ended(TerminalState::Completed),
             ended(TerminalState::Discarded),

@@ -1,4 +1,4 @@
-//! What is kept of a workflow; `docs/redis.md` describes the fields.
+//! A stored workflow; `docs/redis.md` describes the fields.
 
 use super::Workflows;
 use crate::{StoreError, StoreResult, jobs::RequestClock, keys};
@@ -23,9 +23,9 @@ pub(super) struct WorkflowRecord {
     pub(super) name_and_meta: String,
     pub(super) created_at: Millis,
     pub(super) traceparent: Option<String>,
-    /// Of the jobs before this index those exist, or existed, that must.
+    /// All jobs before this index that must exist do, or did.
     pub(super) started_before_index: usize,
-    /// How it ended and when, if it did.
+    /// How and when it ended, if it did.
     pub(super) ended: Option<(WorkflowState, Millis)>,
     pub(super) progress: WorkflowProgress,
 }
@@ -38,12 +38,12 @@ pub(super) struct WorkflowMember {
 }
 
 impl WorkflowRecord {
-    /// How many members it has.
+    /// The number of members.
     pub(super) fn member_count(&self) -> usize {
         self.progress.members.len()
     }
 
-    /// One more than the highest index that there can be.
+    /// One more than the highest possible index.
     pub(super) fn index_limit(&self) -> usize {
         self.member_count() + BatchCallback::ALL.len()
     }
@@ -55,7 +55,7 @@ impl WorkflowRecord {
         (0..self.member_count()).chain(callbacks.map(|offset| self.member_count() + offset)).collect()
     }
 
-    /// The indexes of jobs that must exist, in the order in which they are started, and have not ended as far as is known.
+    /// The indexes of jobs that must exist and have no recorded end, in the order in which they start.
     pub(super) fn unfinished_indexes(&self) -> Vec<usize> {
         let plan = self.progress.plan();
         plan.indexes(self.member_count()).filter(|index| self.progress.terminal_state(*index).is_none()).collect()
@@ -65,14 +65,14 @@ impl WorkflowRecord {
         self.id.job_id(self.membership(index).index, queue)
     }
 
-    /// What the job with that index has to know of the workflow.
+    /// What the job with that index knows of the workflow.
     pub(super) fn membership(&self, index: usize) -> Membership {
         Membership { workflow: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 }
 
 impl Workflows {
-    /// Reads a workflow; none when there is no such one.
+    /// Reads a workflow; none if it does not exist.
     pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowRecord>> {
         let (key, mut redis) = (keys::workflow(&id), self.jobs.store.redis.clone());
         let mut command = redis::cmd("HMGET");
@@ -93,7 +93,7 @@ impl Workflows {
             .map(|(c, _)| c)
             .collect();
         let mut progress = WorkflowProgress::new(kind, total, &present);
-        // All that changes, at one moment: whoever sees it not over sees every end that came before it was
+        // Reads all that changes at one moment: if the workflow is not finished, all ends before that are visible
         let mut command = redis::cmd("HMGET");
         command.arg(&key).arg(&["n", "s", "f", "y"]);
         for index in 0..total + BatchCallback::ALL.len() {
@@ -101,7 +101,7 @@ impl Workflows {
         }
         let changing: MemberTexts = command.query_async(&mut redis).await?;
         if changing.get(3).is_none_or(Option::is_none) {
-            // Redis was emptied between the two reads: this is not a workflow of which nothing has ended
+            // Redis was emptied between the two reads: do not mistake this for a workflow without ends
             return Ok(None);
         }
         let number = |index: usize| changing.get(index)?.as_ref()?.parse::<i64>().ok();
@@ -125,31 +125,31 @@ impl Workflows {
     /// Reads jobs of a workflow.
     pub(super) async fn read_members(
         &self,
-        kept: &WorkflowRecord,
+        record: &WorkflowRecord,
         indexes: Vec<usize>,
     ) -> StoreResult<Vec<WorkflowMember>> {
         if indexes.is_empty() {
             return Ok(Vec::new());
         }
         let mut command = redis::cmd("HMGET");
-        command.arg(keys::workflow(&kept.id));
+        command.arg(keys::workflow(&record.id));
         for index in &indexes {
             command.arg(format!("j{index}"));
         }
         let texts: MemberTexts = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
-        let mut reckoning = RequestClock::new(&self.jobs);
+        let mut clock = RequestClock::new(&self.jobs);
         for (index, text) in indexes.into_iter().zip(texts) {
-            let text = text.ok_or_else(|| damaged(kept.id, "lacks a job"))?;
-            let body: Object = serde_json::from_str(&text).map_err(|error| damaged(kept.id, &error.to_string()))?;
-            let now = reckoning.now_for(&body).await?;
-            let new = NewJob::parse(&body, now).map_err(|error| damaged(kept.id, &error.to_string()))?;
+            let text = text.ok_or_else(|| damaged(record.id, "lacks a job"))?;
+            let body: Object = serde_json::from_str(&text).map_err(|error| damaged(record.id, &error.to_string()))?;
+            let now = clock.now_for(&body).await?;
+            let new = NewJob::parse(&body, now).map_err(|error| damaged(record.id, &error.to_string()))?;
             jobs.push(WorkflowMember { index, new_job: new, now });
         }
         Ok(jobs)
     }
 
-    /// The results of the jobs before an index; none for those without.
+    /// The results of the jobs before an index; none for jobs without one.
     pub(super) async fn read_results(&self, id: WorkflowId, before: usize) -> StoreResult<Vec<Option<String>>> {
         let mut command = redis::cmd("HMGET");
         command.arg(keys::workflow(&id));

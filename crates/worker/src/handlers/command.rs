@@ -1,4 +1,4 @@
-//! Doing a job with a program: `docs/commands.md` says what it gets and what its output means.
+//! Runs a job as a program. `docs/commands.md` describes its input and its output.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -11,10 +11,10 @@ use tokio::sync::watch;
 
 use super::{Context, ContextError, HandlerError, HandlerOutcome, HandlerResult};
 
-/// Reports of progress that follow one another faster are not all noted.
+/// Minimum time between two recorded progress reports; only the latest is recorded.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Gives a job to a program and makes of its end what is recorded.
+/// Runs the program with the job as its input and converts its exit into a handler result.
 pub(crate) async fn run(command: &Command, context: &Context) -> HandlerResult {
     let timeout_ms = command.settings().timeout_ms;
     let (progress, reports) = watch::channel(None);
@@ -33,7 +33,7 @@ pub(crate) async fn run(command: &Command, context: &Context) -> HandlerResult {
         CommandOutcome::Failed(CommandFailure { code, message, advice, stderr }) => {
             Err(HandlerError::new(code, message, advice).with_output(stderr))
         }
-        // Whoever stopped it says why: the job's own time is over, or it is cancelled or handed back
+        // The attempt knows why it stopped the program: time limit, cancellation or release
         CommandOutcome::Stopped { stderr } => {
             let message = "the program was stopped".to_owned();
             Err(HandlerError::new(code::TIMEOUT, message, RetryAdvice::ByPolicy).with_output(stderr))
@@ -41,7 +41,7 @@ pub(crate) async fn run(command: &Command, context: &Context) -> HandlerResult {
     }
 }
 
-/// What is done with a job, in words.
+/// Describes what the rule does, for `queue-worker check`.
 pub(crate) fn describe(settings: &CommandSettings) -> String {
     let mut words = vec![format!("{:?}", settings.program)];
     words.extend(settings.args.iter().map(|arg| format!("{arg:?}")));
@@ -50,7 +50,7 @@ pub(crate) fn describe(settings: &CommandSettings) -> String {
     format!("gives it to the program {} (within {} ms{memory}{cpu})", words.join(" "), settings.timeout_ms)
 }
 
-/// What a program is told in its environment.
+/// The environment variables that the program gets.
 fn environment(context: &Context, timeout_ms: u64) -> Vec<(&'static str, String)> {
     let own = context.started_at().saturating_add(i64::try_from(timeout_ms).unwrap_or(i64::MAX));
     let deadline = context.deadline_ms().map_or(own, |deadline| deadline.min(own));
@@ -67,7 +67,7 @@ fn environment(context: &Context, timeout_ms: u64) -> Vec<(&'static str, String)
     variables
 }
 
-/// Notes the latest report again and again; never ends.
+/// Records the latest progress report at most once per [`PROGRESS_INTERVAL`]; never returns.
 async fn forward_progress(context: &Context, mut reports: watch::Receiver<Option<CommandProgress>>) -> Infallible {
     while reports.changed().await.is_ok() {
         let Some(CommandProgress { percent, message }) = reports.borrow_and_update().clone() else { continue };
@@ -79,7 +79,7 @@ async fn forward_progress(context: &Context, mut reports: watch::Receiver<Option
         match noted {
             Ok(()) => {}
             Err(ContextError::Stale) => break,
-            Err(error) => tracing::debug!(id = %context.id(), %error, "progress not noted"),
+            Err(error) => tracing::debug!(id = %context.id(), %error, "progress not recorded"),
         }
         tokio::time::sleep(PROGRESS_INTERVAL).await;
     }

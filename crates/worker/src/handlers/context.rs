@@ -1,4 +1,4 @@
-//! What a handler is given: which attempt this is, and what it may say while it runs.
+//! The context of a handler: which attempt this is, and what the handler can report or ask while it runs.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::HandlerError;
 use crate::shared::WorkerShared;
 
-/// One attempt of a job, for the handler that runs it. Cheap to clone.
+/// One attempt of a job, as its handler sees it. Cheap to clone.
 #[derive(Clone)]
 pub struct Context(Arc<ContextInner>);
 
@@ -36,24 +36,24 @@ struct ContextInner {
     claimed: Arc<ClaimedJob>,
     shared: Arc<WorkerShared>,
     stop: CancellationToken,
-    /// How long the handler may take to tidy up once it is told to stop: nothing unless it listens.
+    /// How long the handler may tidy up after a stop, in milliseconds: 0 unless it asked for the cancellation token.
     stop_grace_ms: AtomicU64,
-    /// The progress that was said last.
+    /// The last reported progress.
     last_progress: Mutex<Option<String>>,
     span: tracing::Span,
     traceparent: OnceLock<Option<String>>,
 }
 
-/// Why something that a handler says was not noted.
+/// Why a report or a question of a handler failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// The job was cancelled, or another worker has it: whatever this attempt comes to, it is not recorded.
+    /// The job was cancelled or reclaimed by another worker: this attempt's outcome will not be recorded.
     #[error("this attempt is not the current one any more")]
     Stale,
-    /// Redis is away. The attempt goes on.
+    /// Redis is unavailable. The attempt continues.
     #[error("it could not be noted: {0}")]
     Unavailable(String),
-    /// It is not what can be kept.
+    /// The data is too large or malformed.
     #[error("{0}")]
     Invalid(String),
 }
@@ -77,7 +77,7 @@ impl Context {
         }))
     }
 
-    /// The job's id: the same in every attempt, so what a handler does can be made idempotent with it.
+    /// The job's id. It is the same in every attempt, so use it to make the handler's effects idempotent.
     #[must_use]
     pub fn id(&self) -> JobId {
         self.0.claimed.job.id
@@ -89,7 +89,7 @@ impl Context {
         &self.0.claimed.job.summary.job_type
     }
 
-    /// The queue it came from.
+    /// The queue that the job was claimed from.
     #[must_use]
     pub fn queue(&self) -> &QueueName {
         &self.0.claimed.job.queue
@@ -101,20 +101,20 @@ impl Context {
         self.0.claimed.job.history.current_attempt()
     }
 
-    /// How many attempts there can be.
+    /// The maximum number of attempts.
     #[must_use]
     pub fn max_attempts(&self) -> u32 {
         self.0.claimed.job.summary.max_attempts
     }
 
-    /// A text that is another in every attempt of the job: `<milliseconds>-<number>`, later ones greater. A store that
-    /// keeps the greatest it has seen can refuse writes of an attempt that was given up.
+    /// A token that differs in every attempt: `<milliseconds>-<number>`, and later attempts have greater ones. A store
+    /// that remembers the greatest token can refuse writes from an attempt that was replaced.
     #[must_use]
     pub fn fencing_token(&self) -> String {
         self.0.claimed.entry.to_string()
     }
 
-    /// When the attempt must be over, if the job says so.
+    /// When the attempt's time limit ends; none if the job has no limit.
     #[must_use]
     pub fn deadline(&self) -> Option<SystemTime> {
         let deadline = u64::try_from(self.deadline_ms()?).ok()?;
@@ -126,15 +126,15 @@ impl Context {
         Some(self.started_at().saturating_add(limit))
     }
 
-    /// Fires when the handler should stop: the job was cancelled or given to another worker, its time is over, or the
-    /// process stops. A handler that has asked for it gets `queue_worker.stop_grace_ms` to tidy up and return; one that
-    /// has not is dropped where it waits.
+    /// Fires when the handler should stop: the job was cancelled or reclaimed, its time limit is over, or the process
+    /// stops. A handler that asked for this token gets `queue_worker.stop_grace_ms` to tidy up and return; any other
+    /// handler is dropped at its next await point.
     #[must_use]
     pub fn cancellation(&self) -> CancellationToken {
         self.cancellation_with_grace(self.0.shared.settings.queue_worker.stop_grace)
     }
 
-    /// The same for a handler that needs so long to tidy up.
+    /// Like [`Context::cancellation`], with a longer time to tidy up.
     pub(crate) fn cancellation_with_grace(&self, grace: Duration) -> CancellationToken {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         for longest in [&self.0.stop_grace_ms, &self.0.shared.max_stop_grace_ms] {
@@ -147,15 +147,15 @@ impl Context {
         Duration::from_millis(self.0.stop_grace_ms.load(Relaxed))
     }
 
-    /// The trace that the attempt belongs to, as a W3C `traceparent`.
+    /// The attempt's trace, as a W3C `traceparent`.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
-        // Without an exporter there is no span to tell, and the trace of the client goes on as it came
+        // Without an exporter there is no span, so pass the client's trace on unchanged
         let known = || traceparent_of(&self.0.span).or_else(|| self.0.claimed.job.traceparent.clone());
         self.0.traceparent.get_or_init(known).as_deref()
     }
 
-    /// The arguments: a JSON array, as it came.
+    /// The job's arguments: a JSON array, exactly as the client sent it.
     ///
     /// # Errors
     /// The stored job is damaged.
@@ -164,33 +164,33 @@ impl Context {
         parts.map(|parts| parts.args.to_owned()).map_err(|error| HandlerError::invalid_arguments(&error.to_string()))
     }
 
-    /// The results of the jobs before this one in its workflow; empty for a job that has none before it.
+    /// The results of the job's parents in its workflow; empty if it has none.
     ///
     /// # Errors
-    /// They are not what is asked for.
+    /// A result does not parse as `T`.
     pub fn parent_results<T: DeserializeOwned>(&self) -> Result<Vec<T>, HandlerError> {
         serde_json::from_str(self.parent_results_json())
             .map_err(|error| HandlerError::invalid_arguments(&format!("the results before this job: {error}")))
     }
 
-    /// The same as the JSON array that it is.
+    /// The results of the job's parents as a JSON array.
     #[must_use]
     pub fn parent_results_json(&self) -> &str {
         self.0.claimed.job.parent_results.as_deref().unwrap_or("[]")
     }
 
-    /// Says how far it has come, from 0 to 1, for people to see. A number that goes back is not shown.
+    /// Reports the progress, from 0 to 1, for people to see. A number lower than the last one is not shown.
     ///
     /// # Errors
-    /// It was not noted; that is no reason not to go on, unless it is [`ContextError::Stale`].
+    /// The report was not recorded. Only [`ContextError::Stale`] is a reason to stop.
     pub async fn progress(&self, number: f64) -> Result<(), ContextError> {
         self.report_progress(Some(number), None).await
     }
 
-    /// The same with something to look at: what serializes to a JSON object of at most 4,096 bytes.
+    /// Like [`Context::progress`], with data that serializes to a JSON object of at most 4,096 bytes.
     ///
     /// # Errors
-    /// As [`Context::progress`]; also when the data is something else.
+    /// As [`Context::progress`], and [`ContextError::Invalid`] for other data.
     pub async fn progress_with(&self, number: Option<f64>, data: &impl Serialize) -> Result<(), ContextError> {
         let data =
             serde_json::value::to_raw_value(data).map_err(|error| ContextError::Invalid(format!("data: {error}")))?;
@@ -213,11 +213,11 @@ impl Context {
         Ok(())
     }
 
-    /// Asks whether this attempt is still the current one, and renews its lease. The worker renews leases by itself; this
-    /// is for just before something that cannot be undone.
+    /// Checks that this attempt is still the current one and renews its lease. The worker renews leases by itself;
+    /// call this just before an effect that cannot be undone.
     ///
     /// # Errors
-    /// It is not, or Redis is away.
+    /// [`ContextError::Stale`] if the attempt was replaced, [`ContextError::Unavailable`] if Redis does not answer.
     pub async fn heartbeat(&self) -> Result<(), ContextError> {
         let (job, consumer) = (&self.claimed().job, &self.0.shared.consumer);
         let renewal = [(self.claimed().entry, self.claimed().started_at, job.lease_ms)];
@@ -225,7 +225,7 @@ impl Context {
         if lost.is_empty() { Ok(()) } else { Err(ContextError::Stale) }
     }
 
-    /// The job as clients see it while it runs; with a token only for whoever may end the attempt with it.
+    /// The running job as clients see it. Pass the token only to a receiver that may end the attempt with it.
     pub(crate) fn job_json(&self, token: Option<&str>) -> String {
         let mut view = self.claimed().job.view(JobState::Active);
         view.attempt = self.attempt();
@@ -243,7 +243,7 @@ impl Context {
         &self.0.shared.jobs
     }
 
-    /// How many jobs of its queue wait to be claimed now.
+    /// The number of jobs in this job's queue that can be claimed now.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -257,16 +257,16 @@ impl Context {
         &self.0.shared.settings.queue_worker.name
     }
 
-    /// Gives the attempt a token, with which another program may end it.
+    /// Issues a token with which another program can end this attempt.
     pub(crate) async fn issue_callback_token(&self, token: &str) -> Result<(), ContextError> {
-        let lent = self
+        let is_current = self
             .jobs()
             .issue_callback_token(self.claimed(), &self.0.shared.consumer, self.worker(), token, None)
             .await?;
-        if lent { Ok(()) } else { Err(ContextError::Stale) }
+        if is_current { Ok(()) } else { Err(ContextError::Stale) }
     }
 
-    /// When the attempt began, on Redis's clock.
+    /// When the attempt started, by Redis's clock.
     pub(crate) fn started_at(&self) -> Millis {
         self.0.claimed.started_at
     }

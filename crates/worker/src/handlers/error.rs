@@ -1,4 +1,4 @@
-//! How handlers fail, and what they say about another attempt.
+//! Errors of handlers, and their advice about another attempt.
 
 use std::{any::Any, error::Error, fmt, time::Duration};
 
@@ -6,8 +6,9 @@ use common::{name::JobType, time::Millis};
 use model::job::{AttemptError, RetryAdvice};
 use serde_json::value::RawValue;
 
-/// How a handler failed. Any error becomes one with `?`: retried as the job's policy says, its type is the Rust type's name.
-/// What is no [`Error`], as `anyhow`'s, does with `map_err(HandlerError::retryable)`, or another of those below.
+/// A handler's failure. `?` converts any [`Error`]: the job's policy decides about a retry, and the error type is the
+/// Rust type's name. For values that do not implement [`Error`], such as `anyhow::Error`, use
+/// `map_err(HandlerError::retryable)` or another constructor below.
 #[derive(Debug, Clone)]
 pub struct HandlerError(Box<HandlerErrorInner>);
 
@@ -37,42 +38,42 @@ impl HandlerError {
         }))
     }
 
-    /// It may go well another time: the job's retry policy decides.
+    /// A failure that may be temporary: the job's retry policy decides.
     pub fn retryable(message: impl fmt::Display) -> Self {
         Self::new("handler_error", format_with_causes(message), RetryAdvice::ByPolicy)
     }
 
-    /// Another attempt would fail too: the job is discarded, and becomes a dead letter if its policy says so.
+    /// A permanent failure: the job is discarded, and becomes a dead letter if its policy says so.
     pub fn not_retryable(message: impl fmt::Display) -> Self {
         Self::new("handler_error", format_with_causes(message), RetryAdvice::Never)
     }
 
-    /// It may go well after that time, from 100 ms to a week: this goes before the delay of the job's policy, which still
-    /// says how many attempts there are.
+    /// A temporary failure: try again after this delay, from 100 ms to a week. The delay replaces the one of the job's
+    /// policy, which still limits the number of attempts.
     pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
         Self::new("handler_error", format_with_causes(message), RetryAdvice::After(delay))
     }
 
-    /// The job makes no sense any more: it is discarded, and nobody needs to look at it.
+    /// The job has no purpose any more: it is discarded without a dead letter.
     pub fn discard(message: impl fmt::Display) -> Self {
         Self::new("handler_error", format_with_causes(message), RetryAdvice::Discard)
     }
 
-    /// The same with a code for programs, such as `card_declined`; at most 255 bytes are kept.
+    /// Adds a code for programs, such as `card_declined`; cut to 255 bytes.
     #[must_use]
     pub fn with_code(mut self, code: impl Into<String>) -> Self {
         self.0.code = code.into();
         self
     }
 
-    /// The same with a type: what `non_retryable_errors` of the job's policy is compared with.
+    /// Adds an error type, which is matched with `non_retryable_errors` of the job's policy.
     #[must_use]
     pub fn with_type(mut self, error_type: impl Into<String>) -> Self {
         self.0.error_type = error_type.into();
         self
     }
 
-    /// The same with JSON to look at, at most 4,096 bytes.
+    /// Adds JSON details, at most 4,096 bytes.
     #[must_use]
     pub fn with_details(mut self, details: &impl serde::Serialize) -> Self {
         self.0.details = serde_json::value::to_raw_value(details).ok();
@@ -92,7 +93,7 @@ impl HandlerError {
         Self::new("invalid_payload", message, RetryAdvice::Never)
     }
 
-    /// Another worker may know the type, or this one after an update.
+    /// Retryable: another worker may have the handler, or this one after an update.
     pub(crate) fn handler_not_found(job_type: &JobType) -> Self {
         Self::new("handler_not_found", format!("no handler for jobs of type {job_type}"), RetryAdvice::ByPolicy)
     }
@@ -118,7 +119,7 @@ impl HandlerError {
         &self.0.code
     }
 
-    /// What it says about another attempt.
+    /// The handler's advice about another attempt.
     #[must_use]
     pub fn advice(&self) -> RetryAdvice {
         self.0.advice
@@ -154,15 +155,15 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     }
 }
 
-/// `{:#}` is how errors that are no [`Error`] show their causes too; for everything else it makes no difference.
+/// Formats with `{:#}`, which also shows the causes of errors such as `anyhow::Error`; other values are unaffected.
 fn format_with_causes(message: impl fmt::Display) -> String {
     format!("{message:#}")
 }
 
-/// Causes of an error that are kept.
+/// Maximum number of recorded causes of an error.
 const MAX_CAUSES: usize = 16;
 
-/// Reads the arguments of a job. A handler that takes none has `()` for them, which JSON calls null.
+/// Parses a job's arguments. A handler without arguments takes `()`, which is null in JSON.
 pub(crate) fn parse_arguments<A: serde::de::DeserializeOwned>(args: &RawValue) -> Result<A, HandlerError> {
     let mut reader = serde_json::Deserializer::from_str(args.get());
     serde_path_to_error::deserialize(&mut reader).or_else(|error| {

@@ -1,6 +1,6 @@
-//! Doing a job by sending it to an endpoint: `docs/push.md` says what it gets and what its answers mean.
+//! Runs a job by sending it to an HTTP endpoint. `docs/push.md` describes the request and the answers.
 //!
-//! The endpoint may answer 202 and finish later: it is given a token with which it ends the attempt over HTTP.
+//! The endpoint may answer 202 and finish later: its request has a token with which it ends the attempt over HTTP.
 
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
@@ -12,10 +12,10 @@ use model::{job::RetryAdvice, url_template::UrlTemplate};
 
 use super::{Context, ContextError, HandlerError, HandlerOutcome, HandlerResult};
 
-/// "Accepted": the work is not done yet.
+/// HTTP 202, accepted: the endpoint finishes the job later.
 const ACCEPTED: u16 = 202;
 
-/// What a rule says of an endpoint. Holds secrets: it has no debug form.
+/// A rule's settings for an endpoint. They hold secrets, so there is no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HttpSettings {
     pub(crate) url: String,
@@ -23,7 +23,7 @@ pub(crate) struct HttpSettings {
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) timeout_ms: u64,
     pub(crate) connect_timeout_ms: u64,
-    /// Silence of an endpoint that answered 202, until the job is given to it again.
+    /// How long an endpoint that answered 202 may stay silent before the job is sent again, in milliseconds.
     pub(crate) callback_timeout_ms: u64,
     pub(crate) allow_private: bool,
     pub(crate) concurrency: u64,
@@ -38,14 +38,14 @@ pub(crate) struct HttpRule {
     endpoint: Endpoint,
 }
 
-/// How this process reaches others: certificates are read once.
+/// The network that all rules of this process share; certificates are read once.
 fn shared_network() -> Result<&'static Network, String> {
     static NETWORK: OnceLock<Result<Network, String>> = OnceLock::new();
     NETWORK.get_or_init(|| Network::system().map_err(|error| error.to_string())).as_ref().map_err(Clone::clone)
 }
 
 impl HttpRule {
-    /// Checks what a rule says; the error is for people.
+    /// Validates a rule's settings; the error is a message for people.
     pub(crate) fn new(settings: HttpSettings) -> Result<Self, String> {
         let url = UrlTemplate::parse(&settings.url, &["type", "queue"]).map_err(|error| error.to_string())?;
         let secrets = settings.secrets.iter().map(|secret| secret.parse::<Secret>());
@@ -75,9 +75,9 @@ impl HttpRule {
 
     pub(crate) async fn run(&self, context: &Context) -> HandlerResult {
         let token = uuid::Uuid::new_v4().simple().to_string();
-        // Before the endpoint knows it: its answer may be on its way before that of this request
+        // Issue the token before the request: the endpoint may use it before it answers
         context.issue_callback_token(&token).await.map_err(|error| match error {
-            // Not the endpoint's fault, and not the job's
+            // A Redis failure is neither the endpoint's nor the job's fault
             ContextError::Unavailable(_) => HandlerError::retryable(error.to_string()).with_code("redis_unavailable"),
             error => HandlerError::retryable(error.to_string()),
         })?;
@@ -107,7 +107,7 @@ impl HttpRule {
         };
         let answer = match self.endpoint.post(request).await {
             Ok(answer) => answer,
-            // It was not asked at all. Not all come back at the same moment
+            // Nothing was sent. Spread the retries so that they do not arrive at the same moment
             Err(PushError { retry: PushRetry::After(delay), message, was_sent: false, .. }) => {
                 let delay = delay.mul_f64(rand::random_range(1.0..1.5));
                 return Ok(HandlerOutcome::Snoozed { delay, why: message });

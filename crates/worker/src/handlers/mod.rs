@@ -1,4 +1,4 @@
-//! What runs a job: a handler for each job type, written in Rust.
+//! Handlers in Rust, one for each job type, and the two built-in ones: `command` and `http`.
 
 pub(crate) mod command;
 mod context;
@@ -15,17 +15,17 @@ pub(crate) use error::parse_arguments;
 pub use context::{Context, ContextError};
 pub use error::HandlerError;
 
-/// What a handler came to.
+/// How a handler ended without an error.
 #[derive(Debug)]
 pub(crate) enum HandlerOutcome {
-    /// It succeeded; the result is JSON or nothing.
+    /// Success; the result is JSON or nothing.
     Completed(Option<String>),
-    /// It cannot be tried now, and that is not its fault: no attempt is spent.
+    /// The job cannot run now, through no fault of its own: the attempt does not count.
     Snoozed { delay: Duration, why: String },
-    /// Another program goes on with it, and ends the attempt with the token it was given.
+    /// Another program finishes the job with this token.
     AsyncCompletion {
         token: String,
-        /// How long it may be silent.
+        /// How long that program may stay silent.
         lease: Duration,
     },
 }
@@ -34,12 +34,12 @@ pub(crate) type HandlerResult = Result<HandlerOutcome, HandlerError>;
 type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 type Handler = Arc<dyn Fn(Context) -> HandlerFuture + Send + Sync>;
 
-/// Handlers in Rust, by the type of the jobs that they run.
+/// Handlers by job type.
 #[derive(Clone, Default)]
 pub(crate) struct Handlers(HashMap<String, Handler>);
 
 impl Handlers {
-    /// Adds a handler that answers with JSON as it is.
+    /// Adds a handler that returns JSON text.
     fn add<F, R>(&mut self, job_type: &str, handler: F)
     where
         F: Fn(Context) -> R + Send + Sync + 'static,
@@ -52,7 +52,7 @@ impl Handlers {
         self.0.insert(job_type.to_owned(), Arc::new(handler));
     }
 
-    /// Adds a handler whose arguments and result are types.
+    /// Adds a handler with typed arguments and a typed result.
     pub(crate) fn add_typed<A, R, F, Fut>(&mut self, job_type: &str, handler: F)
     where
         A: DeserializeOwned + Send + 'static,
@@ -71,7 +71,7 @@ impl Handlers {
         });
     }
 
-    /// The same for one that does not await: it runs on a thread of its own.
+    /// Adds a typed handler that blocks; it runs on a separate thread.
     pub(crate) fn add_blocking<A, R, F>(&mut self, job_type: &str, handler: F)
     where
         A: DeserializeOwned + Send + 'static,
@@ -84,7 +84,7 @@ impl Handlers {
             async move {
                 match tokio::task::spawn_blocking(move || handler(context, arguments)).await {
                     Ok(result) => result,
-                    // A panic there is a panic here
+                    // Pass a panic on to this task
                     Err(error) => match error.try_into_panic() {
                         Ok(panic) => std::panic::resume_unwind(panic),
                         Err(_) => Err(HandlerError::retryable("the process stops")),
@@ -98,7 +98,7 @@ impl Handlers {
         self.0.contains_key(job_type)
     }
 
-    /// Runs the handler of that name.
+    /// Runs the handler with that name.
     pub(crate) async fn run(&self, name: &str, context: Context) -> HandlerResult {
         match self.0.get(name) {
             Some(handler) => handler(context).await,
@@ -107,7 +107,7 @@ impl Handlers {
     }
 }
 
-/// A result as JSON; nothing and null are no result.
+/// Serializes a result; `()` and null are no result.
 fn result_to_json(result: &impl Serialize) -> Result<Option<String>, HandlerError> {
     let json = serde_json::to_string(result)
         .map_err(|error| HandlerError::not_retryable(format!("the result is not JSON: {error}")))?;

@@ -1,4 +1,4 @@
-//! What the rules do, in words: `queue-worker check`.
+//! Describes the rules in words, for `queue-worker check`.
 
 use std::fmt::Write;
 
@@ -17,7 +17,8 @@ impl RuleAction {
     }
 }
 
-/// What is done with jobs of these types, or of all rules when there are none; and whether each type is run by something.
+/// Describes how jobs of these types run, or what every rule does if there are no types. False if nothing handles a
+/// type.
 pub(crate) fn check(rules: &Rules, handlers: &Handlers, types: &[JobType]) -> (String, bool) {
     let mut text = String::new();
     if types.is_empty() {

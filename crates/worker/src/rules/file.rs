@@ -1,4 +1,4 @@
-//! Reading the file of rules. Everything that is wrong with it is said at once, each with its line.
+//! Parses the rules file. All problems are reported at once, each with its line.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     rules::pattern::JobTypePattern,
 };
 
-/// Rules in it: each job looks through them.
+/// Maximum number of rules: every job is compared with them in turn.
 const MAX_RULES: usize = 1000;
 
 #[derive(Deserialize)]
@@ -56,10 +56,10 @@ struct HttpRuleSpec {
 }
 
 impl Rules {
-    /// Reads a file. Rules that are the same as before stay what they are, with the state of their endpoints.
+    /// Loads a file. An unchanged rule stays the same object and so retains the state of its endpoint.
     ///
     /// # Errors
-    /// The file cannot be read, or something in it cannot be used.
+    /// The file cannot be read, or something in it is invalid.
     pub(crate) fn load(path: &Path, handlers: &Handlers, before: &Self) -> Result<Self, ConfigFileError> {
         config_file::load(path, "rules", |reader, written| Self::read(reader, written, handlers, before))
     }
@@ -73,7 +73,7 @@ impl Rules {
     }
 }
 
-/// Reads one rule after another.
+/// Parses one rule after another.
 struct RuleReader<'a, 'text> {
     reader: &'a mut ConfigReader<'text>,
     handlers: &'a Handlers,
@@ -150,7 +150,7 @@ impl RuleReader<'_, '_> {
         command.map(RuleAction::Command).map_err(|problem| self.reader.add_problem(at, problem)).ok()
     }
 
-    /// A text, or what the variable has that it names: `env:NAME` keeps secrets out of the file.
+    /// A text, or the value of an environment variable: `env:NAME` keeps secrets out of the file.
     fn resolve_env(&mut self, value: &Spanned<String>) -> String {
         let Some(name) = value.get_ref().strip_prefix("env:") else { return value.get_ref().clone() };
         std::env::var(name).unwrap_or_else(|_| {

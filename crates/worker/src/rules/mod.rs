@@ -1,11 +1,12 @@
-//! Which jobs are run how: the rules of a file, the first that matches a job's type counts, then the handlers in Rust.
+//! Which rule or handler runs a job: the first rule of the file that matches its type, otherwise the handler with that
+//! name.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `file` | reads the file; every problem has its line |
-//! | `pattern` | which types a rule is for |
-//! | `reload` | the rules in force, which a signal replaces |
-//! | `describe` | what a rule does, in words |
+//! | `file` | parses the file; every problem has its line |
+//! | `pattern` | matches job types |
+//! | `reload` | the current rules, replaced on SIGHUP |
+//! | `describe` | describes a rule in words |
 
 mod describe;
 mod file;
@@ -28,20 +29,20 @@ use crate::handlers::{Context, HandlerResult, Handlers, command, http::HttpRule}
 pub(crate) struct Rules(Vec<Rule>);
 
 struct Rule {
-    /// Where it begins in the file, from 1.
+    /// The rule's first line in the file, from 1.
     line: usize,
     pattern: JobTypePattern,
     action: RuleAction,
 }
 
-/// What a rule does with a job.
+/// How a rule runs a job.
 #[derive(Clone)]
 enum RuleAction {
-    /// Runs the handler in Rust of that name.
+    /// Runs the handler in Rust with that name.
     Handler(String),
-    /// Sends it to an endpoint.
+    /// Sends the job to an endpoint.
     Http(Arc<HttpRule>),
-    /// Gives it to a program.
+    /// Runs a program.
     Command(Arc<Command>),
 }
 
@@ -50,20 +51,20 @@ impl Rules {
         self.0.iter().find(|rule| rule.pattern.matches(job_type.as_str()))
     }
 
-    /// What is to be done with jobs of a type; without a rule that is the handler of that name, if there is one.
+    /// How jobs of a type run: by the first matching rule, otherwise by the handler with that name.
     fn action_for(&self, job_type: &JobType) -> RuleAction {
         self.first_match(job_type).map_or_else(|| RuleAction::Handler(job_type.to_string()), |rule| rule.action.clone())
     }
 }
 
-/// How jobs are run in this process.
+/// Runs jobs by the current rules.
 pub(crate) struct Dispatcher {
     pub(crate) handlers: Handlers,
     pub(crate) rules: Reloadable<Rules>,
 }
 
 impl Dispatcher {
-    /// Runs a job. Rules that are replaced meanwhile are not felt by it.
+    /// Runs a job. It finishes under the rules that it started with, even if they are replaced.
     pub(crate) async fn run(&self, context: Context) -> HandlerResult {
         match self.rules.current().action_for(context.job_type()) {
             RuleAction::Handler(name) => self.handlers.run(&name, context).await,

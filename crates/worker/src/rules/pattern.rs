@@ -1,23 +1,23 @@
-//! Which types a rule is for: a type, or one with `*`, which stands for any characters.
+//! Matches job types: a whole type, or a pattern in which `*` stands for any characters.
 
 use wildmatch::WildMatchPattern;
 
-/// A pattern over job types.
+/// A pattern for job types.
 #[derive(Debug, Clone)]
 pub(super) struct JobTypePattern {
     text: String,
-    // Types have no question marks, so no character is left for that
+    // Job types have no question marks, so the single-character wildcard is disabled
     matcher: WildMatchPattern<'*', '\0'>,
 }
 
-/// Longest pattern in bytes: that of a type.
+/// Maximum length of a pattern in bytes, the same as of a type.
 const MAX_BYTES: usize = 255;
 
-/// What a pattern may be.
+/// What a pattern may be, for error messages.
 pub(super) const ALLOWED: &str = "a job type such as email.send, in which * stands for any characters: at most 255 of a-z, 0-9, '.', '_', '-' and '*'";
 
 impl JobTypePattern {
-    /// None when no type could look like that.
+    /// None if no job type could match.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-*".contains(&byte);
         let is_pattern = (1..=MAX_BYTES).contains(&text.len()) && text.bytes().all(is_allowed);

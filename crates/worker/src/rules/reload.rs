@@ -1,4 +1,4 @@
-//! The rules in force: SIGHUP has the file read again, and one that cannot be used changes nothing.
+//! The current rules. SIGHUP reads the file again; an invalid file changes nothing.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Dispatcher, Rules};
 use crate::handlers::Handlers;
 
-/// Reads the rules of a file; without one there are none.
+/// Loads the rules file; no path means no rules.
 pub(crate) fn load(path: Option<&Path>, handlers: &Handlers) -> Result<Reloadable<Rules>, ConfigFileError> {
     Reloadable::load(path, |path| Rules::load(path, handlers, &Rules::default()))
 }
 
-/// Hears SIGHUP until `stop` is cancelled.
+/// Reloads the rules on each SIGHUP until `stop` is cancelled.
 pub(crate) fn reload_on_sighup(dispatch: Arc<Dispatcher>, stop: CancellationToken) -> impl Future<Output = ()> {
     reloadable::on_sighup(stop, move || {
         let Dispatcher { handlers, rules } = &*dispatch;

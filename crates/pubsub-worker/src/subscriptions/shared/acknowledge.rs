@@ -1,4 +1,4 @@
-//! Notes that messages are done with, as many at a time as have gathered, and gives back those that are not.
+//! Acknowledges finished messages in batches and releases the unfinished ones.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use super::in_flight::{InFlightMessages, MessageAddress};
 use crate::subscriptions::runner::SubscriptionRunner;
 
-/// Messages that are done with and not noted yet, beyond those that wait for it with their place.
+/// Maximum number of finished messages that wait for acknowledgement without a permit.
 pub(super) const ACK_BUFFER: usize = 256;
 
-/// Notes until nobody has anything to note any more.
+/// Acknowledges until all senders are gone.
 pub(super) async fn run_acknowledger(
     runner: Arc<SubscriptionRunner>,
     in_flight: Arc<InFlightMessages>,
@@ -26,16 +26,16 @@ pub(super) async fn run_acknowledger(
             channels.entry(channel).or_default().push((position, done));
         }
         for (channel, done) in channels {
-            let is_noted = ack_channel(&runner, &channel, &done).await;
-            // What Redis refuses to note comes again when the deadline has passed
-            if is_noted || !runner.process.hard_shutdown.is_cancelled() {
+            let is_acked = ack_channel(&runner, &channel, &done).await;
+            // A message that Redis refuses to acknowledge is reclaimed after its deadline
+            if is_acked || !runner.process.hard_shutdown.is_cancelled() {
                 in_flight.remove(done.into_iter().map(|(position, _)| (channel.clone(), position)));
             }
         }
     }
 }
 
-/// False when the process stops before Redis has heard of it.
+/// False if the process stops before Redis has recorded it.
 async fn ack_channel(
     runner: &SubscriptionRunner,
     channel: &ChannelName,
@@ -57,7 +57,7 @@ async fn ack_channel(
     }
 }
 
-/// What was not delivered is another worker's, at once.
+/// Releases the unfinished messages to other workers at once.
 pub(super) async fn release_in_flight(runner: &SubscriptionRunner, in_flight: &InFlightMessages) {
     let left = in_flight.drain();
     if left.is_empty() {
@@ -70,7 +70,7 @@ pub(super) async fn release_in_flight(runner: &SubscriptionRunner, in_flight: &I
     };
     let (name, messages) = (&runner.subscription.name, left.len());
     match given.await {
-        Ok(()) => tracing::info!(subscription = %name, messages, "messages given back"),
+        Ok(()) => tracing::info!(subscription = %name, messages, "messages released"),
         Err(error) => {
             tracing::warn!(subscription = %name, messages, %error, "messages wait for their deadline");
         }

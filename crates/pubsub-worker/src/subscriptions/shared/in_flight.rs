@@ -1,4 +1,4 @@
-//! Which messages this process has of a subscription: from when it was handed them until it is noted that they are done with.
+//! The messages of a subscription in this process: from their claim until they are acknowledged.
 
 use std::{
     collections::HashSet,
@@ -8,16 +8,16 @@ use std::{
 use common::name::ChannelName;
 use model::message::Position;
 
-/// Where a message is.
+/// A message's channel and position.
 pub(super) type MessageAddress = (ChannelName, Position);
 
 #[derive(Default)]
 pub(super) struct InFlightMessages(Mutex<HashSet<MessageAddress>>);
 
-/// A message that is worked on.
+/// A message in delivery.
 pub(super) struct InFlightGuard {
     in_flight: Arc<InFlightMessages>,
-    /// None once it has ended.
+    /// None once the delivery has ended.
     address: Option<MessageAddress>,
 }
 
@@ -26,40 +26,40 @@ impl InFlightMessages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to work on a message; none if somebody does already.
-    pub(super) fn begin(self: &Arc<Self>, place: MessageAddress) -> Option<InFlightGuard> {
-        self.lock().insert(place.clone()).then(|| InFlightGuard { in_flight: self.clone(), address: Some(place) })
+    /// Starts the delivery of a message; none if it is in delivery already.
+    pub(super) fn begin(self: &Arc<Self>, address: MessageAddress) -> Option<InFlightGuard> {
+        self.lock().insert(address.clone()).then(|| InFlightGuard { in_flight: self.clone(), address: Some(address) })
     }
 
-    pub(super) fn contains(&self, place: &MessageAddress) -> bool {
-        self.lock().contains(place)
+    pub(super) fn contains(&self, address: &MessageAddress) -> bool {
+        self.lock().contains(address)
     }
 
-    pub(super) fn remove(&self, places: impl IntoIterator<Item = MessageAddress>) {
+    pub(super) fn remove(&self, addresses: impl IntoIterator<Item = MessageAddress>) {
         let mut all = self.lock();
-        for place in places {
-            all.remove(&place);
+        for address in addresses {
+            all.remove(&address);
         }
     }
 
-    /// Those that are left, and are this process's no longer.
+    /// Removes and returns the remaining messages, which no longer belong to this process.
     pub(super) fn drain(&self) -> Vec<MessageAddress> {
         self.lock().drain().collect()
     }
 }
 
 impl InFlightGuard {
-    /// It was worked on, and stays in flight until that is noted.
+    /// The delivery ended; the message stays in flight until it is acknowledged.
     pub(super) fn finish(mut self) -> Option<MessageAddress> {
         self.address.take()
     }
 }
 
 impl Drop for InFlightGuard {
-    /// The work broke off: it is taken over when its deadline has passed, perhaps by this process.
+    /// The delivery was aborted: the message is reclaimed after its deadline, perhaps by this process.
     fn drop(&mut self) {
-        if let Some(place) = self.address.take() {
-            self.in_flight.lock().remove(&place);
+        if let Some(address) = self.address.take() {
+            self.in_flight.lock().remove(&address);
         }
     }
 }
@@ -69,21 +69,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_message_is_in_flight_until_it_is_done_with_or_whoever_works_on_it_fails() {
-        let place: MessageAddress = ("c".parse().expect("a name"), Position::START);
+    async fn a_message_is_in_flight_until_it_is_acknowledged_or_its_delivery_panics() {
+        let address: MessageAddress = ("c".parse().expect("a name"), Position::START);
         let in_flight = Arc::<InFlightMessages>::default();
-        let begun = in_flight.begin(place.clone()).expect("nobody has it");
-        assert!(in_flight.begin(place.clone()).is_none(), "somebody has it");
+        let begun = in_flight.begin(address.clone()).expect("it is free");
+        assert!(in_flight.begin(address.clone()).is_none(), "it is in delivery");
         let failing = tokio::spawn(async move {
             let _begun = begun;
             panic!("on purpose");
         });
         assert!(failing.await.is_err());
-        assert!(!in_flight.contains(&place), "it can be taken over");
-        let again = in_flight.begin(place.clone()).expect("nobody has it");
-        assert_eq!(again.finish(), Some(place.clone()));
-        assert!(in_flight.contains(&place), "it is not noted yet");
-        in_flight.remove([place]);
+        assert!(!in_flight.contains(&address), "it can be reclaimed");
+        let again = in_flight.begin(address.clone()).expect("it is free");
+        assert_eq!(again.finish(), Some(address.clone()));
+        assert!(in_flight.contains(&address), "it is not acknowledged yet");
+        in_flight.remove([address]);
         assert!(in_flight.drain().is_empty());
     }
 }

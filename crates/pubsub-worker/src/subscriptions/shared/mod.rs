@@ -1,12 +1,12 @@
-//! A message goes to one worker of the subscription, side by side with others: read as many as there are places, deliver each,
-//! note many at once that they are done with. Messages of workers that vanished are taken over.
+//! Shared delivery: each message goes to one worker of the subscription. Each worker reads as many messages as it has
+//! permits, delivers them side by side and acknowledges in batches. Messages of dead workers are reclaimed.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | reads, and delivers |
-//! | `in_flight` | which messages this process has |
-//! | `acknowledge` | notes what is done with, gives back what is not |
-//! | `reclaim` | takes what others, or this worker, were handed and do not deliver |
+//! | `mod` | reads and delivers |
+//! | `in_flight` | the messages of this process |
+//! | `acknowledge` | acknowledges finished messages, releases the others |
+//! | `reclaim` | claims messages that were handed out and not delivered |
 
 mod acknowledge;
 mod in_flight;
@@ -41,20 +41,20 @@ use super::{
 };
 use crate::targets::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
-/// Channels that are read in one go.
+/// Maximum number of channels in one read.
 const CHANNEL_BATCH_SIZE: usize = 64;
-/// Messages that are read in one go.
+/// Maximum number of messages in one read.
 const MESSAGE_BATCH_SIZE: usize = 128;
-/// Between two looks for messages of workers that vanished: half of the time after which they are taken over, within bounds.
+/// Time between two searches for messages of dead workers: half of the lease, within these bounds.
 const MIN_RECLAIM_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_RECLAIM_INTERVAL: Duration = Duration::from_secs(30);
-/// Between two looks for workers that can be forgotten, and how long such a one was silent.
+/// Time between two deletions of idle consumers, and how long they must be idle.
 const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
-/// What a message takes up while it is under way: a place, and room for its bytes.
+/// A message's permits while it is in delivery: a slot and memory.
 type DeliveryPermits = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
-/// Delivers until the runner is stopped, then finishes what it has.
+/// Delivers until the runner is stopped, then finishes the messages in flight.
 pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) {
     let (notes, noted) = mpsc::channel(ACK_BUFFER);
     let in_flight = Arc::<InFlightMessages>::default();
@@ -83,12 +83,12 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>, door: MessageListener) 
             }
         }
     }
-    // Whoever notes ends with the last who has something to note
+    // The acknowledger ends with the last sender
     drop(reader);
     tasks.close();
     tasks.wait().await;
     if let Err(error) = noting.await {
-        tracing::error!(%error, "noting what was delivered failed");
+        tracing::error!(%error, "acknowledging messages failed");
     }
     acknowledge::release_in_flight(&runner, &in_flight).await;
 }
@@ -101,16 +101,16 @@ struct GroupReader {
     acks: mpsc::Sender<(MessageAddress, MessageDisposition)>,
     /// All channels of the subscription.
     channels: BTreeSet<ChannelName>,
-    /// Those that may have something.
+    /// Channels that may have messages.
     ready: ChannelQueue,
-    /// Something may have been handed to this worker that it did not hear of.
+    /// Messages may have been claimed in an answer that was lost.
     needs_recovery: bool,
     reclaim_at: Instant,
     prune_at: Instant,
 }
 
 impl GroupReader {
-    /// One turn: waits for something to do, and does it.
+    /// One turn: waits for something to do and does it.
     async fn run_once(&mut self) -> StoreResult<()> {
         if self.needs_recovery {
             self.find_channels().await?;
@@ -122,8 +122,8 @@ impl GroupReader {
             let pause = (self.runner.lease() / 2).clamp(MIN_RECLAIM_INTERVAL, MAX_RECLAIM_INTERVAL);
             self.reclaim_at = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
         }
-        let (runner, look_at) = (self.runner.clone(), self.reclaim_at);
-        let places = async {
+        let (runner, reclaim_at) = (self.runner.clone(), self.reclaim_at);
+        let permits = async {
             if self.ready.is_empty() {
                 std::future::pending().await
             } else {
@@ -133,29 +133,29 @@ impl GroupReader {
         tokio::select! {
             biased;
             () = runner.stop.cancelled() => Ok(()),
-            ring = self.listener.wait() => {
-                // What may fail comes last: nobody rings twice
-                if ring.has_released {
+            pending = self.listener.wait() => {
+                // The fallible step comes last: the notification is not repeated
+                if pending.has_released {
                     self.reclaim_at = Instant::now();
                 }
-                for channel in ring.channels {
+                for channel in pending.channels {
                     self.add_channel(&channel);
                     self.ready.push(channel);
                 }
-                if ring.is_all_channels {
+                if pending.is_all_channels {
                     self.find_channels().await?;
                 }
                 Ok(())
             }
-            () = tokio::time::sleep_until(look_at) => Ok(()),
-            places = places => match places {
-                Some(places) => self.read(places).await,
+            () = tokio::time::sleep_until(reclaim_at) => Ok(()),
+            permits = permits => match permits {
+                Some(permits) => self.read(permits).await,
                 None => Ok(()),
             },
         }
     }
 
-    /// All channels may have something, and there may be others.
+    /// All channels may have messages, and there may be new channels.
     async fn find_channels(&mut self) -> StoreResult<()> {
         let found = {
             let _look = self.runner.acquire_redis_read().await;
@@ -188,13 +188,13 @@ impl GroupReader {
         }
     }
 
-    /// Reads what comes next in channels that may have something.
-    async fn read(&mut self, mut places: Vec<OwnedSemaphorePermit>) -> StoreResult<()> {
+    /// Reads the next messages of channels that may have some.
+    async fn read(&mut self, mut permits: Vec<OwnedSemaphorePermit>) -> StoreResult<()> {
         let channels: Vec<ChannelName> = std::iter::from_fn(|| self.ready.pop()).take(CHANNEL_BATCH_SIZE).collect();
         let (runner, subscription) = (self.runner.clone(), &self.runner.subscription);
         let Some(mut room) = runner.reserve_memory(MAX_BATCH_BYTES).await else { return Ok(()) };
         let look = runner.acquire_redis_read().await;
-        let read = runner.store().read_messages(subscription, &channels, runner.worker(), places.len()).await;
+        let read = runner.store().read_messages(subscription, &channels, runner.worker(), permits.len()).await;
         drop(look);
         let given = match read {
             Ok(given) => given,
@@ -208,7 +208,7 @@ impl GroupReader {
         let looked_at: HashSet<usize> = given.iter().map(|given| given.channel_index).collect();
         for given in given {
             let Some(channel) = channels.get(given.channel_index).cloned() else { continue };
-            self.start_deliveries(channel, given, &mut places, &mut room).await?;
+            self.start_deliveries(channel, given, &mut permits, &mut room).await?;
         }
         for (number, channel) in channels.into_iter().enumerate() {
             if !looked_at.contains(&number) {
@@ -222,7 +222,7 @@ impl GroupReader {
         &mut self,
         channel: ChannelName,
         given: ChannelMessages,
-        places: &mut Vec<OwnedSemaphorePermit>,
+        permits: &mut Vec<OwnedSemaphorePermit>,
         room: &mut OwnedSemaphorePermit,
     ) -> StoreResult<()> {
         if let Some(gap) = &given.gap {
@@ -234,50 +234,50 @@ impl GroupReader {
         };
         for message in given.messages {
             let share = room.split(kibibytes(message.body.len()) as usize);
-            self.deliver(channel.clone(), message, 0, (places.pop(), share)).await;
+            self.deliver(channel.clone(), message, 0, (permits.pop(), share)).await;
         }
-        // One without a history rings when it has one
+        // A channel without a history notifies when it gets one
         if given.has_more || given.needs_open && is_open {
             self.ready.push(channel);
         }
         Ok(())
     }
 
-    /// Starts to deliver a message with which so many workers have vanished.
-    async fn deliver(&self, channel: ChannelName, message: StoredMessage, vanished: u32, held: DeliveryPermits) {
-        let Some(under_way) = self.in_flight.begin((channel.clone(), message.position)) else { return };
+    /// Starts to deliver a message with which `crashes` workers have died.
+    async fn deliver(&self, channel: ChannelName, message: StoredMessage, crashes: u32, held: DeliveryPermits) {
+        let Some(guard) = self.in_flight.begin((channel.clone(), message.position)) else { return };
         if !self.runner.subscription.filter.matches(&message) {
-            if let Some(place) = under_way.finish() {
-                // Nobody waits for it: when the process stops it is given back
-                let _ = self.acks.send((place, MessageDisposition::Filtered)).await;
+            if let Some(address) = guard.finish() {
+                // Nobody waits for it: when the process stops, the message is released
+                let _ = self.acks.send((address, MessageDisposition::Filtered)).await;
             }
             return;
         }
         let (runner, notes) = (self.runner.clone(), self.acks.clone());
         self.tasks.spawn(async move {
-            let (place, room) = held;
-            let done = deliver(&runner, &channel, &message, vanished, room).await;
-            drop(place);
-            // Without a note it is given back at the end
-            if let (Some(place), Some(done)) = (under_way.finish(), done) {
-                let _ = notes.send((place, done)).await;
+            let (permit, memory) = held;
+            let done = deliver(&runner, &channel, &message, crashes, memory).await;
+            drop(permit);
+            // Without an acknowledgement it is released at the end
+            if let (Some(address), Some(done)) = (guard.finish(), done) {
+                let _ = notes.send((address, done)).await;
             }
         });
     }
 }
 
-/// Delivers a message, or lets it go on as a job; none if neither could be done.
+/// Delivers a message, or hands it to the retry queue as a job; none if neither was possible.
 async fn deliver(
     runner: &SubscriptionRunner,
     channel: &ChannelName,
     message: &StoredMessage,
-    vanished: u32,
+    crashes: u32,
     room: Option<OwnedSemaphorePermit>,
 ) -> Option<MessageDisposition> {
-    if vanished > runner.process.crash_budget {
-        let problem = format!("{vanished} workers vanished while they had this message");
+    if crashes > runner.process.crash_budget {
+        let problem = format!("{crashes} workers vanished while they had this message");
         let why = DeliveryFailure::permanent("crash_budget_exhausted", problem);
-        let delivery = DeliveryAttempt { channel, message, attempt: vanished };
+        let delivery = DeliveryAttempt { channel, message, attempt: crashes };
         return runner.retry_as_job(delivery, &why, Vec::new(), room).await.then_some(MessageDisposition::RetriedAsJob);
     }
     match runner.deliver(channel, message, 1).await {

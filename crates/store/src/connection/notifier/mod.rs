@@ -1,10 +1,10 @@
 //! Notifications from other processes: one pub/sub connection per process, shared by everything that waits for one.
 //!
-//! A subscriber names the topics it wants, which may change at any time, and reads its own bounded queue. Redis forgets a
-//! subscriber whose connection breaks, so one rule holds for everybody: [`SubscriberEvent::ConnectionLost`] says that
-//! notifications may be missing from here on, [`SubscriberEvent::Subscribed`] that they arrive again. Whoever depends on one
-//! looks again after `Subscribed`. A slow subscriber loses messages of its own, counted and by topic; it never delays the others.
-//! A probe finds a connection that is open and delivers nothing.
+//! A subscriber names its topics, which may change at any time, and reads its own bounded queue. Redis forgets a
+//! subscriber whose connection breaks, so one rule holds for all: after [`SubscriberEvent::ConnectionLost`]
+//! notifications may be missing, from [`SubscriberEvent::Subscribed`] on they arrive again. If you depend on them,
+//! check your state after `Subscribed`. A slow subscriber loses only its own messages, which are counted and reported
+//! by topic. A probe finds a connection that is open and delivers nothing.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -33,18 +33,18 @@ use crate::connection::client::Redis;
 
 pub use self::subscriber::{EventReceiver, SubscriberEvent};
 
-/// Looks at each message of a topic in the order of arrival, before any is dropped; false for one that nobody wants.
+/// Sees every message of a topic in the order of arrival, before any is dropped; returns false to discard it.
 pub(crate) type TopicFilter = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
 
-/// The notifications of this process. Clone it freely.
+/// The notifications of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier(Arc<NotifierInner>);
 
 struct NotifierInner {
     registry: Mutex<Registry>,
-    /// The topics that somebody wants have changed.
+    /// Notified when the wanted topics change.
     changed: Notify,
-    /// The connection has to be made again.
+    /// Notified when the connection must be replaced.
     reconnects: watch::Sender<()>,
     probe: Probe,
 }
@@ -60,11 +60,11 @@ struct Registry {
 struct Subscriber {
     route: Route,
     topics: BTreeSet<String>,
-    /// Topics of which it has not been told yet that they arrive.
+    /// Topics for which `Subscribed` was not sent yet.
     unconfirmed: BTreeSet<String>,
 }
 
-/// Where the messages of a topic go.
+/// The receivers of a topic.
 #[derive(Clone)]
 struct Route {
     id: u64,
@@ -73,7 +73,7 @@ struct Route {
 }
 
 impl Notifier {
-    /// Starts the connection, which lasts until `stop` is cancelled; then every subscriber's queue ends. The probe goes out
+    /// Starts the connection. It lasts until `stop` is cancelled; then every subscriber's queue ends. The probe runs
     /// every `probe_interval`.
     #[must_use]
     pub fn start(redis: &Redis, probe_interval: Duration, stop: CancellationToken) -> Self {
@@ -92,7 +92,7 @@ impl Notifier {
         Self(inner)
     }
 
-    /// A subscriber without topics yet; at most `buffer` messages wait to be read.
+    /// Creates a subscriber without topics; its queue holds at most `buffer` unread messages.
     #[must_use]
     pub fn subscribe(&self, buffer: usize) -> (Topics, EventReceiver) {
         self.subscribe_with_filter(buffer, None)
@@ -103,7 +103,7 @@ impl Notifier {
         let mut registry = self.0.registry();
         let id = registry.next_id;
         registry.next_id += 1;
-        // Dropped at once when the notifier has stopped: the queue ends
+        // After a stop the sender is dropped at once: the queue ends
         if !registry.is_stopped {
             let route = Route { id, sender, filter };
             let subscriber = Subscriber { route, topics: BTreeSet::new(), unconfirmed: BTreeSet::new() };
@@ -115,7 +115,7 @@ impl Notifier {
         (topics, queue.registered(registration))
     }
 
-    /// Why notifications do not arrive at present; none if they do.
+    /// Why notifications do not arrive now; none if they do.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         self.0.probe.problem()
@@ -128,7 +128,7 @@ impl NotifierInner {
     }
 }
 
-/// The topics of one subscriber. Clone it freely.
+/// The topics of one subscriber. Cheap to clone.
 #[derive(Clone)]
 pub struct Topics {
     notifier: Weak<NotifierInner>,
@@ -136,12 +136,12 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// Wants one more topic; [`SubscriberEvent::Subscribed`] says from when on it arrives.
+    /// Adds a topic; [`SubscriberEvent::Subscribed`] reports when it arrives.
     pub fn add(&self, topic: String) {
         self.add_all([topic]);
     }
 
-    /// Wants more topics, which arrive from the same moment on.
+    /// Adds topics, which arrive from the same moment on.
     pub fn add_all(&self, topics: impl IntoIterator<Item = String>) {
         self.change(|registry, id| {
             let mut is_changed = false;
@@ -152,7 +152,7 @@ impl Topics {
         });
     }
 
-    /// Wants a topic no longer.
+    /// Removes a topic.
     pub fn remove(&self, topic: &str) {
         self.change(|registry, id| registry.remove(id, topic));
     }
@@ -210,7 +210,7 @@ impl Registry {
         true
     }
 
-    /// Tells each subscriber which of its topics arrive from now on.
+    /// Reports to each subscriber which of its topics arrive from now on.
     fn confirm(&mut self, subscribed: &BTreeSet<String>) {
         for subscriber in self.subscribers.values_mut() {
             let confirmed: Vec<String> =
@@ -222,7 +222,7 @@ impl Registry {
         }
     }
 
-    /// Tells each subscriber that was told that a topic arrives.
+    /// Reports the lost connection to each subscriber that had a `Subscribed`.
     fn connection_lost(&mut self) {
         for subscriber in self.subscribers.values_mut() {
             if subscriber.unconfirmed.len() < subscriber.topics.len() {

@@ -1,5 +1,5 @@
-//! Whether a subscription hears what is published. A connection may be open and answer, and hear nothing all the same: so a
-//! number is published on a channel of one's own and has to come back. If it does not, the subscription is made anew.
+//! Tests whether the subscription delivers. A connection may be open, answer commands and still deliver nothing. So
+//! the process publishes a number on its own channel, and reconnects if the number does not come back.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,17 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{StoreError, connection::client::Redis, keys};
 
-/// What became of a probe.
+/// The result of a probe.
 enum ProbeOutcome {
     Received(Duration),
     /// It was not published.
     SendFailed(StoreError),
     NotReceived,
-    /// The subscription was made anew meanwhile: the next one tells.
+    /// The connection was replaced meanwhile: the next probe decides.
     Superseded,
 }
 
-/// Probes a subscription. Clone it freely.
+/// Probes a subscription. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Probe(Arc<ProbeInner>);
 
@@ -30,13 +30,13 @@ struct ProbeInner {
     topic: String,
     /// The newest number that came back.
     received: watch::Sender<u64>,
-    /// It is heard from now on: time for a probe.
+    /// Notified when the channel is subscribed: time for a probe.
     subscribed: Notify,
     problem: Mutex<Option<String>>,
 }
 
 impl Probe {
-    /// A probe on a channel that no other process has.
+    /// A probe on a channel that is unique to this process.
     pub(super) fn new() -> Self {
         Self(Arc::new(ProbeInner {
             topic: keys::gateway_probe(&uuid::Uuid::new_v4()),
@@ -46,7 +46,7 @@ impl Probe {
         }))
     }
 
-    /// Why what is published is not heard; none if it is.
+    /// Why messages do not arrive; none if they do.
     #[must_use]
     pub(super) fn problem(&self) -> Option<String> {
         self.lock().clone()
@@ -60,19 +60,19 @@ impl Probe {
         &self.0.topic
     }
 
-    /// A message of the channel. It goes no further: what is full elsewhere must not look like silence.
+    /// Handles a message of the channel, before any queue: a full queue elsewhere must not look like silence.
     pub(super) fn receive(&self, payload: &[u8]) {
         if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
             self.0.received.send_replace(number);
         }
     }
 
-    /// The channel is heard from now on.
+    /// The channel is subscribed.
     pub(super) fn subscribed(&self) {
         self.0.subscribed.notify_one();
     }
 
-    /// Probes again and again until `stop` is cancelled.
+    /// Probes regularly until `stop` is cancelled.
     pub(super) async fn run(self, redis: Redis, reconnect: impl Fn() + Send, every: Duration, stop: CancellationToken) {
         // As long as any answer may take
         let limit = redis.response_timeout();
@@ -102,7 +102,7 @@ impl Probe {
         }
     }
 
-    /// Waits until it is time, or the channel is heard anew; then sends the number and waits for it.
+    /// Waits for the interval or a new subscription, then sends the number and waits for it.
     async fn wait_and_send(&self, redis: &Redis, number: u64, every: Duration, limit: Duration) -> ProbeOutcome {
         let _ = tokio::time::timeout(every, self.0.subscribed.notified()).await;
         let (sent_at, mut heard) = (Instant::now(), self.0.received.subscribe());
@@ -122,7 +122,7 @@ impl Probe {
         }
     }
 
-    /// Says it once when it begins, and once when it is over.
+    /// Logs the start and the end of a problem once.
     fn set_problem(&self, trouble: Option<String>) {
         let mut known = self.lock();
         match (&*known, &trouble) {

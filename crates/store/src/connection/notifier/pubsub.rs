@@ -1,4 +1,4 @@
-//! The pub/sub connection: subscribes to the topics that somebody wants, routes messages, connects again when it breaks.
+//! The pub/sub connection: subscribes to the wanted topics, routes messages, reconnects when it breaks.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{ReconnectDelays, connection::client::Redis, next_reconnect_delay, re
 /// How often dropped messages are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keeps the connection until `stop` is cancelled.
+/// Maintains the connection until `stop` is cancelled.
 pub(super) async fn run(redis: Redis, notifier: Arc<NotifierInner>, stop: CancellationToken) {
     let mut delays = reconnect_delays();
     loop {
@@ -32,7 +32,7 @@ pub(super) async fn run(redis: Redis, notifier: Arc<NotifierInner>, stop: Cancel
     notifier.registry().stop();
 }
 
-/// One connection's life; ends with an error when the connection does.
+/// One connection's life; returns an error when the connection breaks.
 async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>, delays: &mut ReconnectDelays) -> RedisResult<()> {
     let gone = Arc::new(Notify::new());
     let config = redis.config().set_push_sender(push_handler(notifier.clone(), gone.clone()));
@@ -74,7 +74,7 @@ fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
     if topic == notifier.probe.topic() {
         return notifier.probe.receive(payload);
     }
-    // Filters take locks of their own, under which topics may be added: never both at once
+    // A filter may lock its own state and add topics: never hold both locks
     let Some(routes) = notifier.registry().routes.get(topic).cloned() else { return };
     for route in routes.iter() {
         if route.filter.as_ref().is_none_or(|filter| filter(topic, payload)) {
@@ -90,10 +90,10 @@ struct PubSubConnection<'a> {
 }
 
 impl PubSubConnection<'_> {
-    /// Subscribes to what is wanted now and to nothing else.
+    /// Subscribes to exactly the wanted topics.
     async fn update_topics(&mut self) -> RedisResult<()> {
         let probe = self.notifier.probe.topic();
-        // There may be very many, of which few have changed: only these are copied
+        // There may be very many topics, few of them changed: copy only these
         let (added, removed): (Vec<String>, Vec<String>) = {
             let Registry { routes, .. } = &*self.notifier.registry();
             let added = routes.keys().map(String::as_str).chain([probe]);

@@ -1,5 +1,5 @@
-//! The queue of one subscriber: messages are bounded in number and in bytes; those that find no room are dropped, and the
-//! reader learns of which topics. What happens to the connection is not queued but kept as a state, so it is never dropped.
+//! The queue of one subscriber, bounded in messages and bytes. Messages that do not fit are dropped, and the reader
+//! learns of which topics. Connection events are a state instead of queue entries, so they are never dropped.
 
 use std::{
     collections::BTreeSet,
@@ -10,22 +10,22 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Registration;
 
-/// Bytes of messages that wait at a time; one may be longer if it waits alone.
+/// Maximum bytes of unread messages; a larger message fits if it is the only one.
 const MAX_PENDING_BYTES: u32 = 32 << 20;
 
 /// What a subscriber reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriberEvent {
-    /// From here on messages of these topics arrive; what was published before this moment may be missing. After
-    /// [`SubscriberEvent::ConnectionLost`] these are all topics, otherwise those that are new.
+    /// From here on messages of these topics arrive; earlier ones may be missing. After
+    /// [`SubscriberEvent::ConnectionLost`] these are all topics, otherwise new ones.
     Subscribed(Vec<String>),
     /// The connection broke; messages published now do not arrive.
     ConnectionLost,
     /// A message.
     Message {
-        /// The topic it was published on.
+        /// The topic.
         channel: String,
-        /// Its bytes.
+        /// The payload.
         payload: Vec<u8>,
     },
 }
@@ -48,7 +48,7 @@ pub(super) struct EventSender {
 struct QueuedMessage {
     channel: String,
     payload: Vec<u8>,
-    /// Frees its bytes when it is read.
+    /// Frees the message's bytes when it is read.
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -59,14 +59,14 @@ struct QueueState {
     dropped: Mutex<DroppedMessages>,
 }
 
-/// What the reader has to learn of the connection.
+/// The connection events that the reader has not seen yet.
 #[derive(Default)]
 struct ConnectionState {
     is_lost: bool,
     subscribed: Vec<String>,
 }
 
-/// Dropped since somebody looked: their number for the log, their topics for the reader.
+/// Drops since the last check: their number for the log, their topics for the reader.
 #[derive(Default)]
 struct DroppedMessages {
     count: u64,
@@ -92,7 +92,7 @@ impl QueueState {
     }
 }
 
-/// A queue for at most `messages` messages.
+/// A queue for at most `messages` unread messages.
 pub(super) fn bounded_channel(messages: usize) -> (EventSender, EventReceiver) {
     let (sender, receiver) = mpsc::channel(messages.max(1));
     let shared: Arc<QueueState> = Arc::default();
@@ -101,10 +101,10 @@ pub(super) fn bounded_channel(messages: usize) -> (EventSender, EventReceiver) {
 }
 
 impl EventSender {
-    /// Queues a message, or drops it if there is no room.
+    /// Queues a message, or drops it if it does not fit.
     pub(super) fn try_send_message(&self, channel: &str, payload: &[u8]) {
         let bytes = u32::try_from(channel.len() + payload.len()).unwrap_or(u32::MAX).min(MAX_PENDING_BYTES);
-        // Locked while it is tried: the reader asks for dropped topics after each message, and must not be too early
+        // Locked during the attempt: the reader asks for dropped topics after each message, and must not be too early
         let mut dropped = self.shared.dropped();
         let has_room = self.bytes.clone().try_acquire_many_owned(bytes).is_ok_and(|bytes| {
             let message = QueuedMessage { channel: channel.to_owned(), payload: payload.to_vec(), _bytes: bytes };
@@ -117,19 +117,19 @@ impl EventSender {
         }
     }
 
-    /// Tells that these topics arrive from now on.
+    /// Reports that these topics arrive from now on.
     pub(super) fn send_subscribed(&self, topics: Vec<String>) {
         self.shared.connection().subscribed.extend(topics);
         self.shared.connection_changed.notify_one();
     }
 
-    /// Tells that the connection broke. What arrived until then and was not read yet is out of date.
+    /// Reports that the connection broke. Unread messages are stale.
     pub(super) fn send_connection_lost(&self) {
         *self.shared.connection() = ConnectionState { is_lost: true, subscribed: Vec::new() };
         self.shared.connection_changed.notify_one();
     }
 
-    /// How many were dropped since this was asked.
+    /// The number of drops since the last call.
     pub(super) fn take_dropped_count(&self) -> u64 {
         std::mem::take(&mut self.shared.dropped().count)
     }
@@ -140,7 +140,7 @@ impl EventReceiver {
         Self { _registration: Some(registration), ..self }
     }
 
-    /// What comes next; none when nothing can come any more. Dropping the future loses nothing.
+    /// Waits for the next event; none when nothing more can come. Cancel safe.
     pub async fn recv(&mut self) -> Option<SubscriberEvent> {
         loop {
             if let Some(event) = self.shared.take_connection_event() {
@@ -154,14 +154,14 @@ impl EventReceiver {
         }
     }
 
-    /// What is there already.
+    /// The next event if there is one now.
     pub fn try_recv(&mut self) -> Option<SubscriberEvent> {
         let message = || self.receiver.try_recv().ok().map(QueuedMessage::into_event);
         self.shared.take_connection_event().or_else(message)
     }
 
-    /// The topics of which messages were dropped since this was asked. Messages are dropped only while others wait, so a reader
-    /// that asks after each message learns of all.
+    /// The topics with drops since the last call. Messages are dropped only while others are unread, so a reader that
+    /// asks after each message learns of all.
     pub fn take_dropped_channels(&mut self) -> Vec<String> {
         std::mem::take(&mut self.shared.dropped().topics).into_iter().collect()
     }
