@@ -10,6 +10,7 @@
 //! | [`workflows`], [`cron`], [`list_bridge`], [`idempotency`] | what else makes jobs |
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
 //! | [`events`] | what happened to jobs, for observers |
+//! | `reader_limiter` | how many readers of events or channels a process may have |
 //! | [`workers`] | which workers exist, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
 //! | `script`, `lua/` | how scripts are loaded, and the preludes that several share |
@@ -27,6 +28,7 @@ pub mod list_bridge;
 pub mod long_poll;
 pub mod maintenance;
 pub mod rate_limits;
+mod reader_limiter;
 mod script;
 pub mod subscriptions;
 pub mod workers;
@@ -38,6 +40,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 pub use connection::client::Redis;
+pub use reader_limiter::TooManyReaders;
 
 /// What can go wrong with the store.
 #[derive(Debug, Clone, thiserror::Error)]

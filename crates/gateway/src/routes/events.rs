@@ -11,7 +11,8 @@ use common::{
 };
 use serde::Deserialize;
 use store::{
-    events::{EventFilter, EventPosition, EventStart, ReadEvent, TooManyEventReaders, is_terminal_kind},
+    TooManyReaders,
+    events::{EventFilter, EventPosition, EventReader, EventStart, ReadEvent, is_terminal_kind},
     jobs::LocatedJob,
 };
 
@@ -23,7 +24,8 @@ use super::{
 use crate::{
     error::{ApiError, ErrorCode},
     job_event::{TerminalJobEvent, created_at},
-    sse::{self, JobEventStream},
+    job_event_source::{self, JobEventSource},
+    sse,
     startup::Services,
 };
 
@@ -121,7 +123,7 @@ pub(super) async fn stream(
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
     let (filter, after) = (query.filter()?, query.resume_position(&request)?);
-    Ok(open_stream(&services, filter, after.map_or(EventStart::Now, EventStart::After)).await?.into_response())
+    stream_response(&services, filter, after.map_or(EventStart::Now, EventStart::After)).await
 }
 
 /// The events of a queue. One that does not exist yet is an empty one: it comes to be with its first job.
@@ -136,7 +138,7 @@ pub(super) async fn queue_events(
         return Ok(events_response(&services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?));
     }
     let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
-    Ok(open_stream(&services, filter, start).await?.into_response())
+    stream_response(&services, filter, start).await
 }
 
 /// The events of a job, from its first one that is kept. The stream ends with the job.
@@ -159,8 +161,9 @@ pub(super) async fn job_events(
         return finished_job_events(&services, &located, (job, first), &filter, after).await;
     }
     let start = after.map_or(EventStart::Since(since), EventStart::After);
-    let stream = open_stream(&services, filter, start).await?;
-    Ok(stream.until_job_ends(services.jobs.clone(), job).into_response())
+    let settings = &services.settings.gateway;
+    let source = JobEventSource::new(open_reader(&services, start).await?, filter, settings.shutdown_grace);
+    Ok(sse::stream_response(source.until_job_ends(services.jobs.clone(), job), settings.event_keep_alive))
 }
 
 /// What is known of a job that is over. A browser that comes back after the end is told to stay away: 204.
@@ -181,19 +184,23 @@ async fn finished_job_events(
         return Ok(actix_web::HttpResponse::NoContent().finish());
     }
     let ending = TerminalJobEvent::for_job(located).filter(|_| !heard_of_the_end);
-    Ok(sse::complete_response(known.iter().filter(is_new).filter(|event| filter.matches(event)), ending.as_ref()))
+    let events = known.iter().filter(is_new).filter(|event| filter.matches(event));
+    Ok(sse::complete_response(&job_event_source::encode(events, ending.as_ref())))
 }
 
-async fn open_stream(services: &Services, filter: EventFilter, start: EventStart) -> Result<JobEventStream, ApiError> {
-    let settings = &services.settings.gateway;
-    let reader = services.events.read(start).await?.map_err(|TooManyEventReaders| {
-        let most = settings.max_event_streams;
+async fn open_reader(services: &Services, start: EventStart) -> Result<EventReader, ApiError> {
+    services.events.read(start).await?.map_err(|TooManyReaders { max }| {
         ApiError::new(
             ErrorCode::TooManyEventStreams,
-            format!("{most} clients follow events here, which is gateway.max_event_streams"),
+            format!("{max} clients follow events here, which is gateway.max_event_streams"),
         )
-    })?;
-    Ok(JobEventStream::new(reader, filter, settings.event_keep_alive, settings.shutdown_grace))
+    })
+}
+
+async fn stream_response(services: &Services, filter: EventFilter, start: EventStart) -> ApiResult {
+    let settings = &services.settings.gateway;
+    let source = JobEventSource::new(open_reader(services, start).await?, filter, settings.shutdown_grace);
+    Ok(sse::stream_response(source, settings.event_keep_alive))
 }
 
 fn events_response(events: &[ReadEvent]) -> actix_web::HttpResponse {

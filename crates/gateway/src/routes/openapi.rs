@@ -31,8 +31,9 @@ mod tests {
             let path = service.split('"').nth(1).expect("a path");
             let service = service.split_once(";\n").map_or(service, |(service, _)| service);
             for method in METHODS {
-                let is_looked_at = service.trim_start().starts_with("page(") && ["get", "head"].contains(&method);
-                if is_looked_at || service.contains(&format!("web::{method}()")) {
+                let is_read =
+                    service.trim_start().starts_with("read_only_resource(") && ["get", "head"].contains(&method);
+                if is_read || service.contains(&format!("web::{method}()")) {
                     routes.insert(format!("{method} {path}"));
                 }
             }

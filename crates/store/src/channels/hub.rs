@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     task::Waker,
     time::Duration,
@@ -33,7 +33,9 @@ use crate::{
     Redis, StoreResult,
     connection::notifier::{EventReceiver, Probe, SubscriberEvent, Topics, subscribe_with_filter},
     jobs::local_now,
-    keys, log_interruption, next_reconnect_delay, reconnect_delays,
+    keys, log_interruption, next_reconnect_delay,
+    reader_limiter::ReaderLimiter,
+    reconnect_delays,
 };
 use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::{Position, StoredMessage, plain_to_json};
@@ -64,7 +66,7 @@ pub(super) struct ChannelHubInner {
     pub(super) page_permits: Semaphore,
     /// Where pages are read.
     pub(super) runtime: Handle,
-    pub(super) reader_count: AtomicUsize,
+    pub(super) limiter: ReaderLimiter,
     /// Names that are new, or all of them when some may have been missed.
     pub(super) channel_names: broadcast::Sender<Arc<Vec<ChannelName>>>,
     active_channels: Mutex<HashMap<ChannelName, Arc<ChannelState>>>,
@@ -133,7 +135,7 @@ impl ChannelHub {
             is_stopped: AtomicBool::new(false),
             page_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
             runtime: Handle::current(),
-            reader_count: AtomicUsize::new(0),
+            limiter: ReaderLimiter::new(settings.max_readers, "galley_channel_readers"),
             channel_names: broadcast::Sender::new(CHANNEL_NAMES_BUFFER),
             active_channels: Mutex::default(),
             changed_channels: ChangedChannels::default(),

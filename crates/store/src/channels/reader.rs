@@ -12,9 +12,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::{
     cursor::{ChannelCursor, ReaderEvent},
     hub::{ChannelHub, ChannelHubInner, ReaderGuard},
-    reader_counts::ReaderPermit,
 };
-use crate::{StoreResult, log_interruption};
+use crate::{StoreResult, TooManyReaders, log_interruption, reader_limiter::ReaderPermit};
 use common::{channel_pattern::ChannelPattern, name::ChannelName, time::Millis};
 use model::message::{Position, ResumeToken};
 
@@ -77,11 +76,13 @@ pub struct ChannelReader {
 }
 
 impl ChannelHub {
-    /// A reader of nothing yet; none if there are as many as there may be.
-    #[must_use]
-    pub fn open_reader(&self) -> Option<ChannelReader> {
-        Some(ChannelReader {
-            _permit: self.0.try_acquire_reader()?,
+    /// A reader that reads no channel yet.
+    ///
+    /// # Errors
+    /// This process has `channels.max_readers` readers.
+    pub fn open_reader(&self) -> Result<ChannelReader, TooManyReaders> {
+        Ok(ChannelReader {
+            _permit: self.0.limiter.try_acquire()?,
             hub: self.0.clone(),
             cursors: Vec::new(),
             next_cursor: 0,

@@ -1,9 +1,8 @@
-//! Who reads: how many there are here, of whom there may be so many, and how many read each channel at all gateways together: every
-//! gateway notes that for the others.
+//! How many readers each channel has at all gateways together. Every gateway saves its own counts for the others.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -117,31 +116,6 @@ impl ChannelHubInner {
             (channel, readers)
         };
         fitting.map(counted).collect()
-    }
-
-    /// One more reader, if there may be one.
-    pub(super) fn try_acquire_reader(self: &Arc<Self>) -> Option<ReaderPermit> {
-        let most = self.settings.max_readers;
-        let taken = self.reader_count.fetch_update(SeqCst, SeqCst, |count| (count < most).then_some(count + 1));
-        taken.is_ok().then(|| {
-            self.update_readers_gauge();
-            ReaderPermit(self.clone())
-        })
-    }
-
-    fn update_readers_gauge(&self) {
-        let count = self.reader_count.load(SeqCst);
-        metrics::gauge!("galley_channel_readers").set(u32::try_from(count).unwrap_or(u32::MAX));
-    }
-}
-
-/// A reader's place among those that may be.
-pub(super) struct ReaderPermit(Arc<ChannelHubInner>);
-
-impl Drop for ReaderPermit {
-    fn drop(&mut self) {
-        self.0.reader_count.fetch_sub(1, SeqCst);
-        self.0.update_readers_gauge();
     }
 }
 

@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::read::{EventBatch, EventPosition, ReadEvent, read_tail};
 use crate::{
-    ReconnectDelays, Redis, StoreError, StoreResult, keys, log_interruption, next_reconnect_delay, reconnect_delays,
+    ReconnectDelays, Redis, StoreError, StoreResult, TooManyReaders, keys, log_interruption, next_reconnect_delay,
+    reader_limiter::{ReaderLimiter, ReaderPermit},
+    reconnect_delays,
 };
 use common::id::EntryId;
 
@@ -40,19 +42,13 @@ pub struct EventHub(Arc<EventHubInner>);
 
 struct EventHubInner {
     redis: Redis,
-    max_readers: usize,
+    limiter: ReaderLimiter,
     stop: CancellationToken,
-    readers: watch::Sender<EventReaderCount>,
+    /// Readers get every entry written from now on. Turns false only while nobody reads.
+    is_tailing: watch::Sender<bool>,
     tail: broadcast::Sender<EventTail>,
     /// The newest entry that was handed to readers.
     last: Mutex<EntryId>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct EventReaderCount {
-    count: usize,
-    /// Whatever is written from now on reaches them.
-    is_tailing: bool,
 }
 
 #[derive(Clone)]
@@ -64,10 +60,6 @@ enum EventTail {
         next: EntryId,
     },
 }
-
-/// As many readers as there may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManyEventReaders;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +98,12 @@ impl EventReaderItem {
 impl EventHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
-    pub fn start(redis: &Redis, most_readers: usize, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+    pub fn start(redis: &Redis, max_readers: usize, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let inner = EventHubInner {
             redis: redis.clone(),
-            max_readers: most_readers,
+            limiter: ReaderLimiter::new(max_readers, "galley_event_streams"),
             stop,
-            readers: watch::Sender::default(),
+            is_tailing: watch::Sender::default(),
             tail: broadcast::Sender::new(BUFFER),
             last: Mutex::new(NEVER),
         };
@@ -123,8 +115,11 @@ impl EventHub {
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn read(&self, start: EventStart) -> StoreResult<Result<EventReader, TooManyEventReaders>> {
-        let Some(seat) = self.acquire_reader() else { return Ok(Err(TooManyEventReaders)) };
+    pub async fn read(&self, start: EventStart) -> StoreResult<Result<EventReader, TooManyReaders>> {
+        let permit = match self.0.limiter.try_acquire() {
+            Ok(permit) => permit,
+            Err(error) => return Ok(Err(error)),
+        };
         let place = match start {
             EventStart::After(position) if position > EventPosition::START => {
                 Some(self.0.redis.event_retention(position.entry).await?)
@@ -138,7 +133,7 @@ impl EventHub {
         let served = async {
             tokio::select! {
                 () = self.0.stop.cancelled() => {}
-                () = self.0.wait_until(|readers| readers.is_tailing) => {}
+                () = self.0.wait_until_tailing() => {}
             }
         };
         if tokio::time::timeout(self.0.redis.response_timeout(), served).await.is_err() {
@@ -146,7 +141,8 @@ impl EventHub {
             return Err(StoreError::Unavailable(error));
         }
         let mut reader = EventReader {
-            permit: seat,
+            hub: self.0.clone(),
+            _permit: permit,
             tail,
             after: EventPosition::end_of(self.0.last()),
             is_retained: self.0.last() != NEVER,
@@ -175,35 +171,6 @@ impl EventHub {
         }
         Ok(Ok(reader))
     }
-
-    fn acquire_reader(&self) -> Option<EventReaderPermit> {
-        let most = self.0.max_readers;
-        let is_free = self.0.readers.send_if_modified(|readers| {
-            let is_free = readers.count < most;
-            readers.count += usize::from(is_free);
-            readers.report_count();
-            is_free
-        });
-        is_free.then(|| EventReaderPermit(self.0.clone()))
-    }
-}
-
-/// A reader's place among those that may be.
-struct EventReaderPermit(Arc<EventHubInner>);
-
-impl Drop for EventReaderPermit {
-    fn drop(&mut self) {
-        self.0.readers.send_modify(|readers| {
-            readers.count -= 1;
-            readers.report_count();
-        });
-    }
-}
-
-impl EventReaderCount {
-    fn report_count(self) {
-        metrics::gauge!("galley_event_streams").set(u32::try_from(self.count).unwrap_or(u32::MAX));
-    }
 }
 
 impl EventHubInner {
@@ -215,9 +182,9 @@ impl EventHubInner {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = entry;
     }
 
-    async fn wait_until(&self, is_so: impl FnMut(&EventReaderCount) -> bool) {
-        // What it gives locks the value: it must be gone before anybody changes that
-        let _ = self.readers.subscribe().wait_for(is_so).await;
+    async fn wait_until_tailing(&self) {
+        // The result holds the lock of the value: drop it at once
+        let _ = self.is_tailing.subscribe().wait_for(|is_tailing| *is_tailing).await;
     }
 
     async fn run(&self) {
@@ -226,7 +193,7 @@ impl EventHubInner {
             self.stop_tailing();
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.wait_until(|readers| readers.count > 0) => {}
+                () = self.limiter.wait_until_used() => {}
             }
             let result = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -245,10 +212,10 @@ impl EventHubInner {
     /// One connection's life. Ends when nobody reads any more.
     async fn tail_stream(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
         let mut connection = self.redis.dedicated(BLOCK).await?;
-        if !self.readers.borrow().is_tailing {
+        if !*self.is_tailing.borrow() {
             let newest = self.redis.event_retention(NEVER).await?.retained_range.map_or(NEVER, |(_, newest)| newest);
             self.set_last(newest);
-            self.readers.send_modify(|readers| readers.is_tailing = true);
+            self.is_tailing.send_replace(true);
         }
         loop {
             let mut command = redis::cmd("XREAD");
@@ -257,7 +224,7 @@ impl EventHubInner {
             // A read that is dropped loses nothing: it does not take anything out of the stream
             let reply: Value = tokio::select! {
                 reply = connection.query(&command) => reply?,
-                () = self.wait_until(|readers| readers.count == 0) => return Ok(()),
+                () = self.limiter.wait_until_unused() => return Ok(()),
             };
             *delays = reconnect_delays();
             self.broadcast_batches(read_tail(reply)?).await?;
@@ -267,10 +234,8 @@ impl EventHubInner {
     /// When the last reader has gone, the next one has to wait until it is served again. One that came just now, after
     /// a connection ended, goes on to be served.
     fn stop_tailing(&self) {
-        self.readers.send_if_modified(|readers| {
-            let is_change = readers.count == 0 && readers.is_tailing;
-            readers.is_tailing &= readers.count > 0;
-            is_change
+        self.limiter.run_if_unused(|| {
+            self.is_tailing.send_replace(false);
         });
     }
 
@@ -300,7 +265,8 @@ impl EventHubInner {
 
 /// One reader.
 pub struct EventReader {
-    permit: EventReaderPermit,
+    hub: Arc<EventHubInner>,
+    _permit: ReaderPermit,
     tail: broadcast::Receiver<EventTail>,
     /// Everything up to here was told.
     after: EventPosition,
@@ -320,7 +286,7 @@ impl EventReader {
 
     /// What comes next. A call that is given up loses nothing.
     pub async fn next(&mut self) -> EventReaderItem {
-        let stop = self.permit.0.stop.clone();
+        let stop = self.hub.stop.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => EventReaderItem::Stopped,
@@ -370,7 +336,7 @@ impl EventReader {
 
     /// Reads on from where it is. The entry it is at comes along, and so shows that nothing behind it is gone.
     async fn read_page(&mut self) {
-        match self.permit.0.redis.event_page(self.after.entry, READER_PAGE).await {
+        match self.hub.redis.event_page(self.after.entry, READER_PAGE).await {
             Ok(page) => {
                 let first = page.first().map(|batch| batch.entry);
                 if self.is_retained && first != Some(self.after.entry) {

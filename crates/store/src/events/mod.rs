@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use hub::{EventHub, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
+pub use hub::{EventHub, EventReader, EventReaderItem, EventStart};
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
 use crate::{

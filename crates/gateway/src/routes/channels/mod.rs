@@ -16,7 +16,10 @@ use common::{
     name::ChannelName,
     time::{self, Millis},
 };
-use store::channels::{ChannelReader, MAX_CHANNELS, MAX_PATTERNS, ReaderLimitExceeded};
+use store::{
+    TooManyReaders,
+    channels::{ChannelReader, MAX_CHANNELS, MAX_PATTERNS, ReaderLimitExceeded},
+};
 
 use crate::{
     error::{ApiError, ErrorCode},
@@ -31,11 +34,10 @@ pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Mill
 
 /// A reader, if there may be one more.
 fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
-    services.channels.open_reader().ok_or_else(|| {
-        let most = services.settings.channels.max_readers;
+    services.channels.open_reader().map_err(|TooManyReaders { max }| {
         ApiError::new(
             ErrorCode::TooManyReaders,
-            format!("{most} streams of messages are open, which is channels.max_readers"),
+            format!("{max} streams of messages are open, which is channels.max_readers"),
         )
     })
 }

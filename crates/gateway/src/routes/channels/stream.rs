@@ -11,8 +11,9 @@ use store::channels::{MAX_CHANNELS, ReaderStart};
 use super::{open_reader, parse_since, unknown_position};
 use crate::{
     error::{ApiError, ErrorCode},
-    message_stream::MessageStream,
+    message_source::MessageSource,
     routes::ApiResult,
+    sse::stream_response,
     startup::Services,
 };
 
@@ -78,7 +79,7 @@ pub(crate) async fn stream_channel(
     };
     let mut reader = open_reader(&services)?;
     reader.add_channel(&channel, start).await??;
-    Ok(MessageStream::new(reader, true, services.settings.gateway.event_keep_alive).into_response())
+    Ok(stream_response(MessageSource::of_one_channel(reader), services.settings.gateway.event_keep_alive))
 }
 
 /// The messages of several channels, in the order of each of them. A channel with a star is a pattern.
@@ -121,5 +122,5 @@ pub(crate) async fn stream_channels(
             }
         }
     }
-    Ok(MessageStream::new(reader, false, services.settings.gateway.event_keep_alive).into_response())
+    Ok(stream_response(MessageSource::of_many_channels(reader), services.settings.gateway.event_keep_alive))
 }
