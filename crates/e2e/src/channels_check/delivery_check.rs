@@ -114,7 +114,7 @@ pub fn check_deliveries(
         let (position, mark) = (delivery.position, delivery.tag);
         match history.binary_search_by_key(&position, |(position, _)| *position) {
             Ok(index) if history[index].1 == mark => {
-                is_accepted[index] |= delivery.response == CheckedResponse::Accepted
+                is_accepted[index] |= delivery.response == CheckedResponse::Accepted;
             }
             Ok(index) => strange.push(format!("{mark} came as {position}, where the history has {}", history[index].1)),
             Err(_) => strange.push(format!("{mark} came as {position}, where the history has nothing")),
