@@ -8,6 +8,7 @@ mod idempotency;
 mod job_event;
 mod job_event_source;
 mod job_waiters;
+mod media_type;
 mod message_socket;
 mod message_source;
 mod pull_workers;
