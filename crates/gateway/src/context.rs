@@ -58,8 +58,8 @@ pub(crate) async fn request_middleware(
     Ok(response)
 }
 
-/// Whether a browser reports that a page of another site wants to change something. Such a page may send forms without a
-/// preflight request, and a form can send all that many routes need. Programs do not send this header.
+/// Whether a browser reports that a page of another site wants to change something. Such a page may send forms without
+/// a preflight request, and a form can send all that many routes need. Programs do not send this header.
 fn is_cross_site(request: &ServiceRequest) -> bool {
     let site = request.headers().get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
@@ -171,8 +171,9 @@ fn traceparent(value: Option<&HeaderValue>) -> Option<String> {
     let is_hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
+    let is_id = |part: &str, length: usize| is_hex(part, length) && part.contains(|c| c != '0');
     let is_valid = matches!(parts[..], ["00", trace, parent, flags]
-        if is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2) && trace.contains(|c| c != '0') && parent.contains(|c| c != '0'));
+        if is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2));
     is_valid.then(|| text.to_owned())
 }
 

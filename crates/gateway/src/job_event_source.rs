@@ -1,7 +1,7 @@
 //! Job events for a stream of Server-Sent Events.
 //!
-//! A browser's `EventSource` reconnects with the last id it saw and misses nothing that is still kept. What is no longer
-//! kept is an event `gap`.
+//! A browser's `EventSource` reconnects with the last id it saw and misses nothing that is still kept. What is no
+//! longer kept is an event `gap`.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Waiting for jobs to end: thousands of requests on one Redis connection.
 //!
-//! The scripts that end jobs publish their ids on the queue's channel. A waiter first subscribes to the channel and then
-//! reads the job, so that it does not miss an end in between. After a subscription begins again, every waiter for a job of
-//! that queue reads its job again.
+//! The scripts that end jobs publish their ids on the queue's channel. A waiter first subscribes to the channel and
+//! then reads the job, so that it does not miss an end in between. After a subscription begins again, every waiter for
+//! a job of that queue reads its job again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -120,7 +120,7 @@ impl Drop for JobWaiter<'_> {
 }
 
 impl JobWaiters {
-    /// Starts queue_waiters. When `stop` is cancelled every waiter gets its answer at once.
+    /// Starts listening. When `stop` is cancelled every waiter gets its answer at once.
     pub(crate) fn start(redis: &Redis, max_waiters: usize, stop: CancellationToken) -> Self {
         let (channels, notifications) = subscribe_to_changing(redis, NOTIFICATION_BUFFER, stop.clone());
         let shared: Arc<SharedWaiters> = Arc::default();
@@ -199,7 +199,12 @@ impl JobWaiters {
 }
 
 /// Receives which jobs ended and wakes their waiters, until `stop` is cancelled.
-async fn listen(shared: Arc<SharedWaiters>, channels: Topics, mut notifications: EventReceiver, stop: CancellationToken) {
+async fn listen(
+    shared: Arc<SharedWaiters>,
+    channels: Topics,
+    mut notifications: EventReceiver,
+    stop: CancellationToken,
+) {
     let mut cleanup = tokio::time::interval(UNSUBSCRIBE_DELAY);
     loop {
         let event = tokio::select! {

@@ -1,7 +1,7 @@
 //! Messages of channels for a stream of Server-Sent Events.
 //!
-//! A browser's `EventSource` reconnects to any gateway with the last id it saw and misses nothing that is still kept. What
-//! is no longer kept is an event `gap`.
+//! A browser's `EventSource` reconnects to any gateway with the last id it saw and misses nothing that is still kept.
+//! What is no longer kept is an event `gap`.
 
 use actix_web::web::Bytes;
 use common::json::ObjectWriter;

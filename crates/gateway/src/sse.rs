@@ -47,7 +47,8 @@ struct SseWriter<S> {
     source: S,
     keep_alive: Duration,
     last_sent_at: Instant,
-    /// Checks whether a keep-alive is due. A frame does not move the timer: that would cost more than one check too many.
+    /// Checks whether a keep-alive is due. A frame does not move the timer: that would cost more than one check too
+    /// many.
     keep_alive_timer: Pin<Box<Sleep>>,
     phase: SsePhase,
 }
@@ -69,8 +70,8 @@ pub(crate) fn complete_response(frames: &str) -> HttpResponse {
     response_builder().body(retry_frame(RETRY_MS, None) + frames)
 }
 
-/// How long clients wait before they reconnect when the gateway stops, in milliseconds. It is random, so that they do not
-/// all reach another gateway at once.
+/// How long clients wait before they reconnect when the gateway stops, in milliseconds. It is random, so that they do
+/// not all reach another gateway at once.
 pub(crate) fn reconnect_delay_ms() -> u64 {
     rand::random_range(500..=5000)
 }

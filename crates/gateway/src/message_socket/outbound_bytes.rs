@@ -1,5 +1,5 @@
-//! Limits the bytes that wait to be sent to a client. The WebSocket library limits the number of frames, not their length: a
-//! client that reads nothing could make it buffer that many messages of a mebibyte.
+//! Limits the bytes that wait to be sent to a client. The WebSocket library limits the number of frames, not their
+//! length: a client that reads nothing could make it buffer that many messages of a mebibyte.
 
 use std::{
     pin::Pin,

@@ -1,5 +1,5 @@
-//! A window limits the messages that a client has received and not acknowledged. Browsers need it: they receive and buffer
-//! everything, whether or not their page keeps up.
+//! A window limits the messages that a client has received and not acknowledged. Browsers need it: they receive and
+//! buffer everything, whether or not their page keeps up.
 
 use std::collections::{HashMap, VecDeque};
 

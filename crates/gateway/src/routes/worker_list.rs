@@ -1,4 +1,4 @@
-//! The workers there are: what they do, and what is asked of them.
+//! Workers: what they do, and directives for them.
 
 use actix_web::{http::StatusCode, web};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ pub(super) struct ListWorkersQuery {
     after: Option<String>,
 }
 
-/// In the order of their ids; `next` is where to go on.
+/// Workers in the order of their ids. `next` is the cursor of the next page.
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkersQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), 100, 500)?;
     let after: Option<WorkerKey> = query.after.as_deref().map(str::parse).transpose()?;
@@ -50,7 +50,7 @@ pub(super) async fn terminate(services: web::Data<Services>, id: web::Path<Strin
 async fn send_directive(services: &Services, id: &str, directive: Directive) -> ApiResult {
     let mut listed = find_worker(services, id).await?;
     listed.directive = Some(services.redis.set_directive(&listed.key, directive).await?);
-    tracing::info!(worker = listed.key.as_str(), directive = directive.as_str(), "directive given");
+    tracing::info!(worker = listed.key.as_str(), directive = directive.as_str(), "directive sent");
     Ok(worker_response(&listed))
 }
 

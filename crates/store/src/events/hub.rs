@@ -1,8 +1,9 @@
-//! Many readers of the events, one connection: a task follows the end of the stream while anybody reads, and hands
-//! each entry to all readers.
+//! Serves many readers of events over one connection: while anybody reads, a task tails the stream and broadcasts each
+//! entry to all readers.
 //!
-//! What waits for readers is bounded: a reader that falls behind is not waited for but reads from the stream again,
-//! from where it was. What it can no longer find there is a gap, and it is told so. Nothing is lost silently.
+//! The broadcast buffer is bounded. A reader that falls behind delays nobody: it reads from the stream, from its
+//! position. Entries that the stream no longer keeps are a gap, which the reader gets as an item. Nothing is lost
+//! silently.
 
 use std::{
     collections::VecDeque,
@@ -25,18 +26,19 @@ use crate::{
 };
 use common::id::EntryId;
 
-/// Longest blocking read. It ends by itself so that a connection that died silently is found out.
+/// The longest blocking read. It ends without entries so that the task notices a connection that died silently.
 const BLOCK: Duration = Duration::from_secs(5);
-/// Entries read in one go.
+/// Entries that the task reads in one call.
 const TAIL_PAGE: usize = 64;
-/// The same for a single reader that is behind: many may be so at the same time, and each keeps its own.
+/// Entries that a slow reader reads in one call: few, because many readers may be slow at a time and each holds its
+/// page.
 const READER_PAGE: usize = 8;
-/// Entries kept for readers that have not taken them yet, all readers together.
+/// Entries in the broadcast buffer, which all readers share.
 const BUFFER: usize = 64;
 
 const NEVER: EntryId = EntryId { milliseconds: 0, sequence: 0 };
 
-/// Follows the events for many readers. Clone it freely.
+/// Tails the events for many readers. Clones share one task.
 #[derive(Clone)]
 pub struct EventHub(Arc<EventHubInner>);
 
@@ -47,44 +49,44 @@ struct EventHubInner {
     /// Readers get every entry written from now on. Turns false only while nobody reads.
     is_tailing: watch::Sender<bool>,
     tail: broadcast::Sender<EventTail>,
-    /// The newest entry that was handed to readers.
+    /// The newest entry that was broadcast.
     last: Mutex<EntryId>,
 }
 
 #[derive(Clone)]
 enum EventTail {
     Batch(Arc<EventBatch>),
-    /// Something between these two entries was missed.
+    /// Entries between these two were missed.
     Gap {
         last: EntryId,
         next: EntryId,
     },
 }
 
-/// Where to begin.
+/// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventStart {
-    /// With what happens from now on.
+    /// With the next event.
     Now,
-    /// After an event that was seen. If it is no longer kept the first thing told is a gap.
+    /// After an event that the client saw. If it is no longer kept the first item is a gap.
     After(EventPosition),
-    /// With what is kept from that millisecond on.
+    /// With the events kept from that millisecond on.
     Since(u64),
 }
 
-/// What a reader is told.
+/// What a reader returns.
 #[derive(Debug)]
 pub enum EventReaderItem {
-    /// The next events.
+    /// A batch, and the position after which its events are new.
     Events(Arc<EventBatch>, EventPosition),
-    /// Events after this position are missing: they were not kept for so long.
+    /// Events after this position are missing: they are no longer kept.
     Gap(EventPosition),
     /// The process stops.
     Stopped,
 }
 
 impl EventReaderItem {
-    /// The events told, if it was events.
+    /// The new events, if there are any.
     pub fn events(&self) -> impl Iterator<Item = &ReadEvent> {
         let (events, after): (&[ReadEvent], EventPosition) = match self {
             Self::Events(batch, after) => (&batch.events, *after),
@@ -111,7 +113,7 @@ impl EventHub {
         (hub.clone(), tokio::spawn(async move { hub.0.run().await }))
     }
 
-    /// A new reader. From the moment this returns nothing escapes it.
+    /// A new reader. It misses no event written after this returns.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -120,7 +122,7 @@ impl EventHub {
             Ok(permit) => permit,
             Err(error) => return Ok(Err(error)),
         };
-        let place = match start {
+        let retention = match start {
             EventStart::After(position) if position > EventPosition::START => {
                 Some(self.0.redis.event_retention(position.entry).await?)
             }
@@ -130,13 +132,13 @@ impl EventHub {
             }
         };
         let tail = self.0.tail.subscribe();
-        let served = async {
+        let is_served = async {
             tokio::select! {
                 () = self.0.stop.cancelled() => {}
                 () = self.0.wait_until_tailing() => {}
             }
         };
-        if tokio::time::timeout(self.0.redis.response_timeout(), served).await.is_err() {
+        if tokio::time::timeout(self.0.redis.response_timeout(), is_served).await.is_err() {
             let error = redis::RedisError::from((redis::ErrorKind::Io, "events cannot be followed yet"));
             return Err(StoreError::Unavailable(error));
         }
@@ -151,22 +153,23 @@ impl EventHub {
             page: VecDeque::new(),
             delays: reconnect_delays(),
         };
-        match (start, place) {
+        match (start, retention) {
             (EventStart::Now, _) => {}
             (EventStart::Since(milliseconds), _) => {
                 let before = EntryId { milliseconds: milliseconds.saturating_sub(1), sequence: u64::MAX };
                 reader.rewind_to(EventPosition::end_of(before));
             }
-            (EventStart::After(position), Some(place)) if !place.is_retained => {
-                // One that was never there, but between those that are, is as good as any
-                let is_between =
-                    place.retained_range.is_some_and(|(first, last)| first < position.entry && position.entry < last);
+            (EventStart::After(position), Some(retention)) if !retention.is_retained => {
+                // A position that never existed is valid between the oldest and the newest entry
+                let is_between = retention
+                    .retained_range
+                    .is_some_and(|(first, last)| first < position.entry && position.entry < last);
                 reader.rewind_to(if is_between { position } else { EventPosition::START });
                 reader.gap = Some(position).filter(|_| !is_between);
             }
-            (EventStart::After(position), place) => {
+            (EventStart::After(position), retention) => {
                 reader.rewind_to(position);
-                reader.is_retained = place.is_some();
+                reader.is_retained = retention.is_some();
             }
         }
         Ok(Ok(reader))
@@ -200,7 +203,7 @@ impl EventHubInner {
                 result = self.tail_stream(&mut delays) => result,
             };
             if let Err(error) = result {
-                log_interruption("following events", &error);
+                log_interruption("tailing events", &error);
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
@@ -209,7 +212,7 @@ impl EventHubInner {
         }
     }
 
-    /// One connection's life. Ends when nobody reads any more.
+    /// Tails the stream over one connection. Ends when nobody reads any more.
     async fn tail_stream(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
         let mut connection = self.redis.dedicated(BLOCK).await?;
         if !*self.is_tailing.borrow() {
@@ -221,7 +224,7 @@ impl EventHubInner {
             let mut command = redis::cmd("XREAD");
             command.arg("COUNT").arg(TAIL_PAGE).arg("BLOCK").arg(BLOCK.as_millis().to_string());
             command.arg("STREAMS").arg(keys::EVENTS).arg(self.last().to_string());
-            // A read that is dropped loses nothing: it does not take anything out of the stream
+            // Dropping the read loses nothing: it removes nothing from the stream
             let reply: Value = tokio::select! {
                 reply = connection.query(&command) => reply?,
                 () = self.limiter.wait_until_unused() => return Ok(()),
@@ -231,8 +234,8 @@ impl EventHubInner {
         }
     }
 
-    /// When the last reader has gone, the next one has to wait until it is served again. One that came just now, after
-    /// a connection ended, goes on to be served.
+    /// After the last reader has gone the next one waits until the task tails again. A reader that came after a
+    /// connection ended does not wait: the task continues from the last entry.
     fn stop_tailing(&self) {
         self.limiter.run_if_unused(|| {
             self.is_tailing.send_replace(false);
@@ -241,38 +244,38 @@ impl EventHubInner {
 
     async fn broadcast_batches(&self, batches: Vec<EventBatch>) -> StoreResult<()> {
         let last = self.last();
-        // Looked at after reading: if the last one is there now, nothing behind it was gone when we read
+        // Checked after the read: if the last entry is kept now, the read missed nothing after it
         if last != NEVER {
-            let place = self.redis.event_retention(last).await?;
-            if !place.is_retained
-                && let Some((first, _)) = place.retained_range
+            let retention = self.redis.event_retention(last).await?;
+            if !retention.is_retained
+                && let Some((first, _)) = retention.retained_range
             {
                 let _ = self.tail.send(EventTail::Gap { last, next: first });
                 if batches.is_empty() {
-                    // Another stream is in its place, with a clock that is behind: everything in it is new
+                    // Another stream took its place, with a clock that is behind: all of its entries are new
                     self.set_last(NEVER);
                 }
             }
         }
         for batch in batches {
             self.set_last(batch.entry);
-            // Fails only when nobody reads
+            // An error means that nobody reads
             let _ = self.tail.send(EventTail::Batch(Arc::new(batch)));
         }
         Ok(())
     }
 }
 
-/// One reader.
+/// A reader of all events.
 pub struct EventReader {
     hub: Arc<EventHubInner>,
     _permit: ReaderPermit,
     tail: broadcast::Receiver<EventTail>,
-    /// Everything up to here was told.
+    /// The reader has returned every event up to here.
     after: EventPosition,
-    /// `after` was in the stream when it was last looked at.
+    /// `after` was in the stream at the last check.
     is_retained: bool,
-    /// Has to read from the stream what the hub does not keep for it.
+    /// The broadcast buffer no longer has the next entry, so it must be read from the stream.
     is_behind: bool,
     gap: Option<EventPosition>,
     page: VecDeque<Arc<EventBatch>>,
@@ -284,13 +287,13 @@ impl EventReader {
         (self.after, self.is_retained, self.is_behind) = (position, false, true);
     }
 
-    /// What comes next. A call that is given up loses nothing.
+    /// Waits for the next item. A call that is dropped loses nothing.
     pub async fn next(&mut self) -> EventReaderItem {
         let stop = self.hub.stop.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => EventReaderItem::Stopped,
-            told = self.next_item() => told,
+            item = self.next_item() => item,
         }
     }
 
@@ -324,7 +327,7 @@ impl EventReader {
 
     fn record_gap(&mut self, last: EntryId, next: EntryId) {
         let starts_over = next <= last;
-        // Who has read further by itself has noticed by itself, and who begins has nothing to miss
+        // A reader that has read further from the stream found the gap there, and a reader at the start misses nothing
         if self.after > EventPosition::START && (starts_over || self.after.entry < next) {
             self.gap = Some(self.after);
             self.is_retained = false;
@@ -334,7 +337,8 @@ impl EventReader {
         }
     }
 
-    /// Reads on from where it is. The entry it is at comes along, and so shows that nothing behind it is gone.
+    /// Reads the next page, including the entry of the current position: if that is still kept, nothing after it is
+    /// missing.
     async fn read_page(&mut self) {
         match self.hub.redis.event_page(self.after.entry, READER_PAGE).await {
             Ok(page) => {

@@ -1,8 +1,8 @@
-//! What happened to jobs: a capped stream that tools read. It is for observing, not the truth: under pressure or after
-//! a crash events are missing, and nothing in Galley acts on them.
+//! Job events: a capped stream for observers. Events are not the state of jobs: under pressure or after a crash some
+//! are missing, and nothing in Galley acts on them.
 //!
-//! Events are collected for a few milliseconds and written many in one entry, so that they cost next to nothing.
-//! `read` reads them, `hub` follows them for many readers at once.
+//! The writer collects events for a few milliseconds and writes many in one entry, so that they cost little. `read`
+//! reads them, `hub` tails them for many readers.
 
 mod hub;
 mod read;
@@ -27,23 +27,23 @@ use common::{
 };
 use model::job::{AttemptError, JobState};
 
-/// Events that wait to be written; more are dropped and counted.
+/// The most events that wait to be written. More are dropped and counted.
 const BUFFER: usize = 16_384;
-/// Events in one entry.
+/// The most events in one entry.
 const BATCH: usize = 128;
-/// Bytes in one entry; a single event may have more.
+/// The most bytes in one entry. A single event may be larger.
 const ENTRY_BYTES: usize = 64 << 10;
-/// About what an event has besides its data, in bytes.
+/// The approximate size of an event without its data, in bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
-/// Longest wait for others to share an entry with.
+/// How long an event waits for others to share its entry.
 const BATCH_LINGER: Duration = Duration::from_millis(20);
 
-/// Something that happened to a job, on its way into the stream.
+/// An event that waits to be written.
 #[derive(Debug)]
 pub struct JobEvent {
     kind: &'static str,
     at: Millis,
-    /// The job, and numbers of the event: JSON. There is an event or two for each job, so it is written once and at once.
+    /// The job and the numbers of the event, as JSON. Each job has several events, so the JSON is built once, directly.
     data: String,
 }
 
@@ -57,7 +57,7 @@ impl JobEvent {
         Self { kind, at, data: data.finish() }
     }
 
-    /// Something happened that is no change of one job: its data as a JSON object.
+    /// An event that is not about one job. `data` is a JSON object.
     #[must_use]
     pub fn new_raw(kind: &'static str, at: Millis, data: String) -> Self {
         Self { kind, at, data }
@@ -102,7 +102,7 @@ impl JobEvent {
         Self::new("job.discarded", job, at, |data| write_failure(data, job))
     }
 
-    /// An attempt said how far it has come: a JSON object of members to show.
+    /// An attempt reported progress. It is a JSON object.
     #[must_use]
     pub fn progress(job: &JobRecord, shown: &str) -> Self {
         Self::new("job.progress", job, local_now(), |data| {
@@ -110,7 +110,7 @@ impl JobEvent {
         })
     }
 
-    /// A job ended without an attempt ending it.
+    /// A job ended outside an attempt.
     #[must_use]
     pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
         Self::new(terminal_kind(state), job, at, |data| {
@@ -119,7 +119,7 @@ impl JobEvent {
     }
 }
 
-/// The event of a job that came to its end in that state.
+/// The type of the event of a job that ended in that state.
 #[must_use]
 pub fn terminal_kind(state: JobState) -> &'static str {
     match state {
@@ -129,7 +129,7 @@ pub fn terminal_kind(state: JobState) -> &'static str {
     }
 }
 
-/// Whether a job is over after an event of that type.
+/// Whether an event of that type is the last of a job.
 #[must_use]
 pub fn is_terminal_kind(kind: &str) -> bool {
     [JobState::Completed, JobState::Cancelled, JobState::Discarded]
@@ -140,14 +140,14 @@ pub fn is_terminal_kind(kind: &str) -> bool {
 fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {
     data.number("attempt", job.history.attempts);
     let Some(last) = job.history.errors.last() else { return };
-    // The job has the rest: a stack may be as large as a request, and events are read by the thousand
+    // Only the job has the rest: a stack may be as large as a request, and clients read thousands of events
     let shown = AttemptError { stack: None, output: None, details: None, ..last.clone() };
     if let Ok(json) = serde_json::to_string(&shown) {
         data.raw("error", &json);
     }
 }
 
-/// Where events go. Clone it freely; recording never waits.
+/// Records events without waiting. Clones share one writer.
 #[derive(Debug, Clone)]
 pub struct EventLog(Arc<mpsc::Sender<JobEvent>>);
 
@@ -160,7 +160,7 @@ impl EventLog {
         (Self(Arc::new(sender)), task)
     }
 
-    /// Notes an event.
+    /// Records an event.
     pub fn record(&self, event: JobEvent) {
         if self.0.try_send(event).is_err() {
             metrics::counter!("galley_events_dropped_total").increment(1);
@@ -178,7 +178,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
             () = stop.cancelled() => return,
         }
         if batch.len() < BATCH && !stop.is_cancelled() {
-            // Few so far: others may follow at once
+            // The batch is small: others may follow within milliseconds
             tokio::time::sleep(BATCH_LINGER).await;
             while batch.len() < BATCH
                 && let Ok(event) = receiver.try_recv()
@@ -190,7 +190,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
         while !left.is_empty() {
             let (entry, others) = left.split_at(fitting_count(left));
             left = others;
-            // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
+            // Redis counts entries and the setting counts events: under load an entry holds a hundred times as many
             per_entry = (per_entry * 7 + entry.len() as u64).div_ceil(8);
             let entries_max = events_max.div_ceil(per_entry);
             let mut command = redis::cmd("XADD");
@@ -210,7 +210,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
     }
 }
 
-/// How many of these events share the next entry: as many as it has room for, but one at least.
+/// How many of these events share the next entry: as many as fit, but at least one.
 fn fitting_count(events: &[JobEvent]) -> usize {
     let mut bytes = 0;
     let fit = events.iter().take_while(|event| {
@@ -233,7 +233,7 @@ fn render_batch(batch: &[JobEvent]) -> String {
         if shown.0 != event.at {
             shown = (event.at, time::format(event.at));
         }
-        // Neither a type nor a time holds anything to escape
+        // Neither a type nor a time needs escaping
         for part in ["{\"type\":\"", event.kind, "\",\"time\":\"", &shown.1, "\",\"data\":", &event.data, "}"] {
             text.push_str(part);
         }

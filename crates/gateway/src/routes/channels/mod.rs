@@ -1,4 +1,4 @@
-//! Channels: messages, and who hears them.
+//! Channels: messages and their readers.
 
 mod history;
 mod list;
@@ -32,7 +32,7 @@ pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Mill
     time::parse_past(since, now).map_err(|error| ApiError::invalid(format!("since {error}")))
 }
 
-/// A reader, if there may be one more.
+/// A reader, unless the gateway has as many as it may have.
 fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
     services.channels.open_reader().map_err(|TooManyReaders { max }| {
         ApiError::new(
@@ -48,7 +48,7 @@ impl From<ReaderLimitExceeded> for ApiError {
     }
 }
 
-/// A position that is not one of that channel.
+/// The error for a position of another channel, or of a lost history.
 pub(super) fn unknown_position(channel: &ChannelName, given: &str) -> ApiError {
     let given = common::name::quoted(given);
     let message = format!(
