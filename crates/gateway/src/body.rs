@@ -1,4 +1,4 @@
-//! Request bodies: bounded in size, in time and, for JSON, in depth, before anything looks at them.
+//! Request bodies: bounded in size, in time and, for JSON, in depth, before a handler sees them.
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -15,8 +15,8 @@ use crate::{
     startup::Services,
 };
 
-/// A body that is too large is still read up to this many times the limit, so that the client gets to see the answer
-/// instead of a broken connection.
+/// A body that is too large is read up to this many times the limit, so that the client receives the answer instead of
+/// a broken connection.
 const DRAIN_FACTOR: usize = 8;
 
 /// Any body.
@@ -35,7 +35,7 @@ impl FromRequest for RawBody {
     }
 }
 
-/// Any body that holds many things, and so may be larger.
+/// Any body of a batch, which may be larger.
 pub(crate) struct RawBatchBody(pub(crate) Bytes);
 
 impl FromRequest for RawBatchBody {
@@ -94,14 +94,15 @@ impl FromRequest for JsonBatchBody {
     }
 }
 
-/// A body that must be JSON and say so. A page of another site can send forms and text without asking, but not JSON.
+/// A body that must be JSON with the media type of JSON. A page of another site can send forms and text without a
+/// preflight request, but not JSON.
 pub(crate) struct JsonBody {
     bytes: Bytes,
     depth_limit: usize,
 }
 
 impl JsonBody {
-    /// The bytes as they came.
+    /// The bytes as received.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -112,7 +113,7 @@ impl JsonBody {
             return Err(ApiError::new(ErrorCode::InvalidPayload, "body is not valid JSON: it is empty"));
         }
         let parsed = json::parse(&self.bytes, self.depth_limit);
-        // A struct could also be read from an array, member by member
+        // serde would also accept an array as a struct, member by member
         if self.bytes.trim_ascii_start().first() != Some(&b'{')
             && matches!(parsed, Ok(_) | Err(JsonError::Unexpected(_)))
         {

@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 
-/// What a client can do wrong, and what can go wrong for it.
+/// Everything that an error answer can report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorCode {
     InvalidPayload,
@@ -255,7 +255,7 @@ impl ErrorCode {
         all
     }
 
-    /// The one behind it in the table: the compiler sees to it that none is left out.
+    /// The next code of the table. The compiler rejects a table that leaves one out.
     fn next(self) -> Option<Self> {
         Some(match self {
             Self::InvalidPayload => Self::InvalidRequest,

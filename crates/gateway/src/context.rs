@@ -1,4 +1,4 @@
-//! What happens around every request: a request id, a span, metrics, standard headers, and errors in their shape.
+//! The middleware of every request: a request id, a span, metrics, standard headers, and the shape of errors.
 
 use std::time::Instant;
 
@@ -26,13 +26,13 @@ const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
 pub(crate) struct RequestTrace(Option<String>);
 
 impl RequestTrace {
-    /// The trace of a request, to be carried along by the jobs it makes.
+    /// The trace of a request. The jobs that the request creates continue it.
     pub(crate) fn from_request(request: &HttpRequest) -> Option<String> {
         request.extensions().get::<Self>().and_then(|trace| trace.0.clone())
     }
 }
 
-/// The middleware.
+/// Wraps every request.
 pub(crate) async fn request_middleware(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -58,15 +58,15 @@ pub(crate) async fn request_middleware(
     Ok(response)
 }
 
-/// Whether a browser says that a page of another site wants to change something. Such a page may send forms without
-/// asking, and many of the routes need no body that a form could not send. Programs say nothing of the kind.
+/// Whether a browser reports that a page of another site wants to change something. Such a page may send forms without
+/// a preflight request, and a form can send all that many routes need. Programs do not send this header.
 fn is_cross_site(request: &ServiceRequest) -> bool {
     let site = request.headers().get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     !is_safe && matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
-/// The span of a request. Probes come every few seconds and would bury everything else, so they have none.
+/// The span of a request. Health probes and scrapes have none: they would hide everything else.
 fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
     let (method, path) = (standard_method(request.method()), request.path());
     if path.starts_with("/health/") || path == "/metrics" {
@@ -83,13 +83,13 @@ fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
     )
 }
 
-/// Puts errors into the shape of their part of the interface, those of actix-web itself too.
+/// Renders errors, also those of actix-web, in the shape that the path's part of the interface uses.
 fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> ServiceResponse {
     let status = response.status();
     let ours = response.response().error().and_then(|error| error.as_error::<ApiError>().cloned());
     let error = match (ours, status) {
         (Some(error), _) => error,
-        // An error of actix-web's own has no shape of ours even if it has a body; a handler's answer is as it should be
+        // An error of actix-web is rendered even if it has a body; a handler's answer stays as it is
         _ if response.response().error().is_none() && response.headers().contains_key(header::CONTENT_TYPE) => {
             return response;
         }
@@ -105,11 +105,11 @@ fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> Serv
         _ => return response,
     };
     if let Some(cause) = error.cause() {
-        tracing::error!(request_id, path, cause, "request failed inside");
+        tracing::error!(request_id, path, cause, "request failed with an internal error");
     }
     let mut rendered = error.render(path, request_id);
     for (name, value) in response.headers() {
-        // A page of another site that may read here may also read why it was refused
+        // A page of another site that may read the answer may also read the error
         if [header::ALLOW, header::VARY].contains(name) || name.as_str().starts_with("access-control-") {
             rendered.headers_mut().append(name.clone(), value.clone());
         }
@@ -118,7 +118,7 @@ fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> Serv
     ServiceResponse::new(request, rendered)
 }
 
-/// A method for metrics and messages. Clients may send any word as one, of any length.
+/// The method as a bounded set of words for metrics and messages: clients may send any word of any length.
 fn standard_method(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -146,7 +146,7 @@ fn add_standard_headers(response: &mut ServiceResponse, path: &str, request_id: 
 
 fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
     let status = response.status().as_u16();
-    // The pattern, not the path: paths hold ids and would make a metric of each
+    // The pattern, not the path: each id in a path would make another time series
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
     let method = standard_method(response.request().method()).to_owned();
     span.record("http.response.status_code", status);
@@ -155,13 +155,13 @@ fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
     metrics::histogram!("galley_http_request_seconds", &labels[..1]).record(started.elapsed().as_secs_f64());
 }
 
-/// The client's id for the request if it is fit for logs and headers, else a new one.
+/// The client's request id if logs and headers can hold it, else a new one.
 fn request_id(request: &ServiceRequest) -> String {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    let is_fit = |id: &&str| {
+    let is_valid = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    given.filter(is_fit).map_or_else(|| uuid::Uuid::now_v7().to_string(), ToOwned::to_owned)
+    given.filter(is_valid).map_or_else(|| uuid::Uuid::now_v7().to_string(), ToOwned::to_owned)
 }
 
 /// A W3C `traceparent` of version 00 that is well-formed.
@@ -171,8 +171,9 @@ fn traceparent(value: Option<&HeaderValue>) -> Option<String> {
     let is_hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
+    let is_id = |part: &str, length: usize| is_hex(part, length) && part.contains(|c| c != '0');
     let is_valid = matches!(parts[..], ["00", trace, parent, flags]
-        if is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2) && trace.contains(|c| c != '0') && parent.contains(|c| c != '0'));
+        if is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2));
     is_valid.then(|| text.to_owned())
 }
 
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_well_formed_traceparent_is_carried_along() {
+    fn only_a_well_formed_traceparent_is_used() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(traceparent(Some(&HeaderValue::from_static(good))).as_deref(), Some(good));
         for bad in ["", "00-x-y-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "ff-a-b-c"] {

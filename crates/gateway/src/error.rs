@@ -1,5 +1,5 @@
 //! One table from error code to status, and two shapes: the Open Job Spec's error object under `/ojs`, RFC 9457
-//! problem details elsewhere. What went wrong inside goes to the log only.
+//! problem details elsewhere. Internal causes go only to the log.
 
 use std::fmt;
 
@@ -13,14 +13,17 @@ use serde_json::json;
 use store::{StoreError, channels::TooManyChannels, jobs::EnqueueRefusal};
 
 pub(crate) use crate::code::ErrorCode;
-use crate::code::ErrorCodeRow;
+use crate::{
+    code::ErrorCodeRow,
+    media_type::{OJS_JSON, PROBLEM_JSON},
+};
 
 /// An error on its way to a client.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     code: ErrorCode,
     message: String,
-    /// What went wrong inside: for the log, never for the client.
+    /// The internal cause: for the log, never for the client.
     cause: Option<String>,
 }
 
@@ -29,7 +32,7 @@ impl ApiError {
         Self { code, message: message.into(), cause: None }
     }
 
-    /// Something went wrong inside that the client cannot help.
+    /// An internal error, which the client cannot fix.
     pub(crate) fn internal(cause: impl fmt::Display) -> Self {
         let message = "the request could not be carried out".to_owned();
         Self { code: ErrorCode::Internal, message, cause: Some(cause.to_string()) }
@@ -39,12 +42,12 @@ impl ApiError {
         self.code
     }
 
-    /// What went wrong inside, if it did.
+    /// The internal cause, if there is one.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
-    /// Whether the request may have been carried out all the same.
+    /// Whether the request may have been carried out despite the error.
     pub(crate) fn is_ambiguous(&self) -> bool {
         matches!(self.code, ErrorCode::BackendUnavailable | ErrorCode::Internal)
     }
@@ -54,7 +57,7 @@ impl ApiError {
         self.code.row().3
     }
 
-    /// The code and the message, for one of many in an answer.
+    /// The error as JSON, for one item of a batch.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
         json!({
@@ -63,9 +66,9 @@ impl ApiError {
         })
     }
 
-    /// The same, saying which of many it is about.
-    pub(crate) fn with_subject(mut self, what: &str) -> Self {
-        self.message = format!("{what}: {}", self.message);
+    /// Puts the name of the item that failed before the message.
+    pub(crate) fn with_subject(mut self, subject: &str) -> Self {
+        self.message = format!("{subject}: {}", self.message);
         self
     }
 
@@ -77,7 +80,7 @@ impl ApiError {
         Self::new(ErrorCode::NotFound, format!("{what} does not exist"))
     }
 
-    /// The whole response, in the shape of the part of the interface that the path belongs to.
+    /// The complete response, in the shape that the path's part of the interface uses.
     pub(crate) fn render(&self, path: &str, request_id: &str) -> HttpResponse {
         let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
         let mut response = HttpResponse::build(status);
@@ -90,13 +93,13 @@ impl ApiError {
                 "code": code, "type": kind, "message": self.message, "retryable": retryable,
                 "hint": hint, "docs_url": docs_url, "request_id": request_id,
             });
-            return response.content_type(crate::routes::OJS_JSON).body(json!({ "error": error }).to_string());
+            return response.content_type(OJS_JSON).body(json!({ "error": error }).to_string());
         }
         let problem = json!({
             "type": "about:blank", "title": status.canonical_reason().unwrap_or_default(), "status": status.as_u16(),
             "detail": self.message, "code": code, "retryable": retryable, "hint": hint, "request_id": request_id,
         });
-        response.content_type("application/problem+json").body(problem.to_string())
+        response.content_type(PROBLEM_JSON).body(problem.to_string())
     }
 }
 
@@ -151,8 +154,8 @@ impl From<MessageError> for ApiError {
 }
 
 impl From<TooManyChannels> for ApiError {
-    fn from(TooManyChannels { max: most }: TooManyChannels) -> Self {
-        Self::new(ErrorCode::TooManyChannels, format!("there are {most} channels, which is channels.max_channels"))
+    fn from(TooManyChannels { max }: TooManyChannels) -> Self {
+        Self::new(ErrorCode::TooManyChannels, format!("there are {max} channels, which is channels.max_channels"))
     }
 }
 

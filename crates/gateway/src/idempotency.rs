@@ -1,5 +1,5 @@
-//! `Idempotency-Key`: a request that creates something has one effect however often it is sent, and every time the same
-//! answer. The same key with another request is refused.
+//! `Idempotency-Key`: a request that creates something has one effect and one answer, however often a client sends it.
+//! The same key with another request is refused.
 
 use std::{fmt::Write, future::Future, time::Duration};
 
@@ -26,43 +26,43 @@ use crate::{
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MAX_KEY_LENGTH: usize = 255;
-/// An answer that is longer is not kept: a repetition is carried out again, and finds what is there.
+/// The longest answer that is kept, in bytes. After a longer one a repeated request runs again and finds what it made.
 const MAX_STORED_RESPONSE_BYTES: usize = 1 << 20;
 
-/// What a request may be given to make its effects recognisable.
+/// Derives ids from the key of a request, so that a repeated request finds what it made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdempotencySeed(u128, Duration);
 
 impl IdempotencySeed {
-    /// When the first request came, in milliseconds since 1970.
+    /// When the first request arrived, in milliseconds since 1970.
     pub(crate) fn first_request_ms(self) -> u64 {
         u64::try_from(self.0 >> 80).unwrap_or_default()
     }
 
-    /// The workflow that the request makes.
+    /// The id of the workflow that the request creates.
     pub(crate) fn workflow_id(self) -> WorkflowId {
         WorkflowId::derived(self.0)
     }
 
-    /// What the n-th message that the request publishes is known by.
+    /// How a repeated request recognises the n-th message that it publishes.
     pub(crate) fn message_dedup(self, nth: usize) -> MessageDedup {
         MessageDedup { seed: self.0, nth, ttl: self.1 }
     }
 
-    /// The seed of the n-th thing that the request makes.
+    /// The id seed of the n-th thing that the request creates.
     pub(crate) fn derive(self, n: usize) -> u64 {
         let bytes: [u8; 32] = Sha256::digest(format!("{:032x} {n}", self.0)).into();
         bytes[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 }
 
-/// In the extensions of an answer: something in it may go better later, so it is not kept, and a repetition of the request
-/// tries that again. What was made is found then by its seed.
+/// In the extensions of an answer: a part of it failed and may succeed later. So the answer is not kept, and a repeated
+/// request tries again. It finds what was made by its seed.
 pub(crate) struct NotReplayable;
 
-/// Carries a request out, or answers as before. `run` is given a seed if the request has a key; what it makes has to follow
-/// from it, because it is run again when nobody knows what became of it. Requests with a key are the same if they have the
-/// same `content`.
+/// Runs a request, or returns the answer to the same request before. `run` gets a seed if the request has a key. The
+/// ids of what it makes must follow from its seed, because it runs again when its outcome is unknown. Requests with one
+/// key are the same if they have the same `content`.
 pub(crate) async fn run_idempotent<F>(
     request: &HttpRequest,
     services: &Services,
@@ -89,7 +89,7 @@ where
         Ok(response) if response.extensions().get::<NotReplayable>().is_some() => Ok(response),
         Ok(response) => store_response(services, &described, seed, response).await,
         Err(error) => {
-            // Nothing was made: the same key may try again. After a broken connection that is not sure, nor when an
+            // Nothing was made, so the key is free again. That is uncertain after a broken connection, and when an
             // earlier request broke off
             if is_first && !error.is_ambiguous() {
                 services.redis.forget_idempotent_request(&described, seed).await?;
@@ -113,7 +113,7 @@ fn fingerprint_request(
     Ok(IdempotentRequest { fingerprint: hash_parts(&[scope.as_bytes()]), content_hash: hash_parts(content) })
 }
 
-/// Requests to one path have as many parts each, so what is one part cannot be taken for two.
+/// All requests to one path have the same number of parts, so two different requests cannot join to the same text.
 fn hash_parts(parts: &[&[u8]]) -> String {
     let mut digest = Sha256::new();
     for (n, part) in parts.iter().enumerate() {
@@ -139,7 +139,7 @@ fn replay_response(status: u16, body: &str) -> HttpResponse {
     response.content_type(content_type.to_owned()).body(json.to_owned())
 }
 
-/// Notes the answer. If that fails the request has been carried out all the same, and a repetition finds what it made.
+/// Keeps the answer. If that fails the request has run all the same, and a repeated request finds what it made.
 async fn store_response(
     services: &Services,
     described: &IdempotentRequest,

@@ -1,5 +1,5 @@
-//! How a job ended, as an event made from the job itself: for those who did not hear of it, because events are dropped
-//! under pressure and kept for a limited time.
+//! The last event of a job, made from the job itself: for clients that missed it, because events are dropped under
+//! pressure and kept for a limited time.
 
 use common::{
     id::JobId,
@@ -13,11 +13,11 @@ use store::{events::terminal_kind, jobs::LocatedJob};
 pub(crate) struct TerminalJobEvent {
     /// The type of the event.
     pub(crate) kind: &'static str,
-    /// The event, without a position of its own.
+    /// The event, without a position.
     pub(crate) json: String,
 }
 
-/// What is needed of a job, as clients see it.
+/// The members of a job that the event needs.
 #[derive(Deserialize)]
 struct JobViewFields {
     id: String,
@@ -32,21 +32,21 @@ struct JobViewFields {
 }
 
 impl TerminalJobEvent {
-    /// The end of that job; none if it is not over.
+    /// The end of that job; none if it has not ended.
     pub(crate) fn for_job(located: &LocatedJob) -> Option<Self> {
         let state = located.state();
         if !state.is_terminal() {
             return None;
         }
-        let shown: JobViewFields = serde_json::from_str(&located.to_json()).ok()?;
-        let at = shown.completed_at.or(shown.cancelled_at).or(shown.discarded_at).unwrap_or(shown.created_at);
+        let view: JobViewFields = serde_json::from_str(&located.to_json()).ok()?;
+        let at = view.completed_at.or(view.cancelled_at).or(view.discarded_at).unwrap_or(view.created_at);
         let mut data = ObjectWriter::default();
-        data.text("job_id", &shown.id).text("job_type", &shown.job_type).text("queue", &shown.queue);
-        data.number("attempt", shown.attempt);
-        Some(Self::new(terminal_kind(state), &shown.id, &at, &data.finish()))
+        data.text("job_id", &view.id).text("job_type", &view.job_type).text("queue", &view.queue);
+        data.number("attempt", view.attempt);
+        Some(Self::new(terminal_kind(state), &view.id, &at, &data.finish()))
     }
 
-    /// A job of which nothing is known any more.
+    /// The end of a job that is no longer stored.
     pub(crate) fn forgotten(id: JobId) -> Self {
         let id = id.to_string();
         let mut data = ObjectWriter::default();
@@ -63,8 +63,8 @@ impl TerminalJobEvent {
     }
 }
 
-/// When a job was made: no event of it is older.
+/// When a job was created: none of its events is older.
 pub(crate) fn created_at(located: &LocatedJob) -> Millis {
-    let shown = serde_json::from_str::<JobViewFields>(&located.to_json()).ok();
-    shown.and_then(|shown| time::parse_time(&shown.created_at, 0).ok()).map_or(0, |given| given.at)
+    let view = serde_json::from_str::<JobViewFields>(&located.to_json()).ok();
+    view.and_then(|view| time::parse_time(&view.created_at, 0).ok()).map_or(0, |given| given.at)
 }

@@ -1,8 +1,8 @@
 //! Waiting for jobs to end: thousands of requests on one Redis connection.
 //!
-//! The scripts that end jobs publish their ids on the queue's channel. Whoever waits for a job first sees to it that the
-//! channel is heard and then looks at the job, so that an end in between is not missed; whenever a channel is heard anew,
-//! everybody who waits for a job of that queue looks again.
+//! The scripts that end jobs publish their ids on the queue's channel. A waiter first subscribes to the channel and
+//! then reads the job, so that it does not miss an end in between. After a subscription begins again, every waiter for
+//! a job of that queue reads its job again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,16 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiError, ErrorCode};
 
-/// Messages heard and not looked at yet. More are dropped: see [`LOOK_AGAIN`].
+/// Notifications received and not handled yet. More are dropped: see [`RECHECK_INTERVAL`].
 const NOTIFICATION_BUFFER: usize = 4096;
-/// A message can be lost: so everybody looks again from time to time.
+/// How often a waiter reads its job again, because a notification can be lost.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// The same when Redis did not answer.
+/// The same after Redis did not answer.
 const REDIS_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// A channel is heard this much longer than somebody waits: the next one comes soon.
+/// How long a channel stays subscribed without a waiter: the next one often comes soon.
 const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(30);
 
-/// Those who wait. Clone it freely.
+/// The requests that wait. Clones share them.
 #[derive(Clone)]
 pub(crate) struct JobWaiters {
     shared: Arc<SharedWaiters>,
@@ -64,11 +64,11 @@ struct QueueWaiterCount {
 }
 
 impl WaiterRegistry {
-    /// Wakes those who wait for jobs of queues that are heard anew.
+    /// Wakes the waiters of queues whose channels are subscribed again.
     fn wake_waiters(&self, channels: &[String]) {
         let channels: HashSet<&str> = channels.iter().map(String::as_str).collect();
-        let is_heard = |queue: &&QueueName| channels.contains(QueueKeys::new(queue).finished().as_str());
-        let queues: HashSet<&QueueName> = self.queues.keys().filter(is_heard).collect();
+        let is_subscribed = |queue: &&QueueName| channels.contains(QueueKeys::new(queue).finished().as_str());
+        let queues: HashSet<&QueueName> = self.queues.keys().filter(is_subscribed).collect();
         let affected = self.jobs.values().filter(|awaited| queues.contains(&awaited.queue));
         affected.for_each(|awaited| awaited.ended.notify_waiters());
     }
@@ -84,7 +84,7 @@ impl SharedWaiters {
     }
 }
 
-/// One of those that may wait.
+/// A permission to wait.
 pub(crate) struct WaiterPermit<'a>(&'a SharedWaiters);
 
 impl Drop for WaiterPermit<'_> {
@@ -95,7 +95,7 @@ impl Drop for WaiterPermit<'_> {
     }
 }
 
-/// A place at a job; leaving it frees everything.
+/// A request that waits for a job. Dropping it unregisters it.
 struct JobWaiter<'a> {
     permit: WaiterPermit<'a>,
     id: JobId,
@@ -112,9 +112,9 @@ impl Drop for JobWaiter<'_> {
                 waiting.jobs.remove(&self.id);
             }
         }
-        if let Some(listening) = waiting.queues.get_mut(&self.queue) {
-            listening.waiters -= 1;
-            listening.idle_since = Instant::now();
+        if let Some(queue_waiters) = waiting.queues.get_mut(&self.queue) {
+            queue_waiters.waiters -= 1;
+            queue_waiters.idle_since = Instant::now();
         }
     }
 }
@@ -128,38 +128,38 @@ impl JobWaiters {
         Self { shared, channels: topics, max_waiters, stop }
     }
 
-    /// Waits for a job to end, but no longer than that; the job as it is then, or none if there is none with that id.
+    /// Waits for a job to end, but no longer than `limit`. Returns the job as it is then; none if no job has that id.
     pub(crate) async fn wait(&self, jobs: &Jobs, id: JobId, limit: Duration) -> Result<Option<LocatedJob>, ApiError> {
         let deadline = Instant::now() + limit;
-        // Most often it is over already, or gone
+        // Most jobs have ended already, or are gone
         let Some((located, queue)) = jobs.locate_with_queue(id).await? else { return Ok(None) };
         if located.state().is_terminal() || limit.is_zero() {
             return Ok(Some(located));
         }
-        let seat = self.register(id, queue)?;
-        Ok(self.wait_until_ended(jobs, &seat, deadline).await?)
+        let waiter = self.register(id, queue)?;
+        Ok(self.wait_until_ended(jobs, &waiter, deadline).await?)
     }
 
     async fn wait_until_ended(
         &self,
         jobs: &Jobs,
-        seat: &JobWaiter<'_>,
+        waiter: &JobWaiter<'_>,
         deadline: Instant,
     ) -> StoreResult<Option<LocatedJob>> {
         loop {
-            let ended = seat.ended.notified();
+            let ended = waiter.ended.notified();
             tokio::pin!(ended);
-            // From here on no notice is missed
+            // From here on the waiter misses no notification
             ended.as_mut().enable();
-            let found = jobs.locate(seat.id).await;
-            let (is_over, pause) = match &found {
+            let job = jobs.locate(waiter.id).await;
+            let (is_over, pause) = match &job {
                 Ok(located) => (located.as_ref().is_none_or(|located| located.state().is_terminal()), RECHECK_INTERVAL),
-                // Whoever is ready to wait can wait for Redis to come back
+                // A client that is ready to wait can wait for Redis too
                 Err(StoreError::Unavailable(_)) => (false, REDIS_RETRY_DELAY),
                 Err(_) => (true, RECHECK_INTERVAL),
             };
             if is_over || Instant::now() >= deadline || self.stop.is_cancelled() {
-                return found;
+                return job;
             }
             tokio::select! {
                 () = ended => {}
@@ -169,7 +169,7 @@ impl JobWaiters {
         }
     }
 
-    /// Counts somebody who waits, for a job or for something else, if there may be more.
+    /// Admits a request that waits, for a job or for anything else.
     pub(crate) fn try_acquire(&self) -> Result<WaiterPermit<'_>, ApiError> {
         let mut waiting = self.shared.lock();
         if waiting.count >= self.max_waiters {
@@ -183,53 +183,58 @@ impl JobWaiters {
     }
 
     fn register(&self, id: JobId, queue: QueueName) -> Result<JobWaiter<'_>, ApiError> {
-        let place = self.try_acquire()?;
+        let permit = self.try_acquire()?;
         let mut waiting = self.shared.lock();
         let new = || AwaitedJob { waiters: 0, queue: queue.clone(), ended: Arc::default() };
         let awaited = waiting.jobs.entry(id).or_insert_with(new);
         awaited.waiters += 1;
         let ended = awaited.ended.clone();
-        let listening =
+        let queue_waiters =
             waiting.queues.entry(queue.clone()).or_insert(QueueWaiterCount { waiters: 0, idle_since: Instant::now() });
-        listening.waiters += 1;
+        queue_waiters.waiters += 1;
         drop(waiting);
         self.channels.add(QueueKeys::new(&queue).finished());
-        Ok(JobWaiter { permit: place, id, queue, ended })
+        Ok(JobWaiter { permit, id, queue, ended })
     }
 }
 
-/// Hears which jobs ended and tells those who wait, until `stop` is cancelled.
-async fn listen(room: Arc<SharedWaiters>, channels: Topics, mut heard: EventReceiver, stop: CancellationToken) {
-    let mut tidy = tokio::time::interval(UNSUBSCRIBE_DELAY);
+/// Receives which jobs ended and wakes their waiters, until `stop` is cancelled.
+async fn listen(
+    shared: Arc<SharedWaiters>,
+    channels: Topics,
+    mut notifications: EventReceiver,
+    stop: CancellationToken,
+) {
+    let mut cleanup = tokio::time::interval(UNSUBSCRIBE_DELAY);
     loop {
-        let heard = tokio::select! {
+        let event = tokio::select! {
             () = stop.cancelled() => return,
-            _ = tidy.tick() => {
-                unsubscribe_idle_queues(&room, &channels);
+            _ = cleanup.tick() => {
+                unsubscribe_idle_queues(&shared, &channels);
                 continue;
             }
-            heard = heard.recv() => heard,
+            event = notifications.recv() => event,
         };
-        match heard {
+        match event {
             Some(SubscriberEvent::Message { payload, .. }) => {
-                let waiting = room.lock();
+                let waiting = shared.lock();
                 let ids = std::str::from_utf8(&payload).unwrap_or_default().split(' ');
                 for awaited in ids.filter_map(|id| waiting.jobs.get(&id.parse().ok()?)) {
                     awaited.ended.notify_waiters();
                 }
             }
-            // Jobs may have ended unheard
-            Some(SubscriberEvent::Subscribed(channels)) => room.lock().wake_waiters(&channels),
+            // Jobs may have ended before the subscription
+            Some(SubscriberEvent::Subscribed(channels)) => shared.lock().wake_waiters(&channels),
             Some(SubscriberEvent::ConnectionLost) => {}
             None => return,
         }
     }
 }
 
-/// Channels of queues for which nobody has waited for a while are not heard any more.
-fn unsubscribe_idle_queues(room: &SharedWaiters, channels: &Topics) {
-    room.lock().queues.retain(|queue, listening| {
-        let stays = listening.waiters > 0 || listening.idle_since.elapsed() < UNSUBSCRIBE_DELAY;
+/// Unsubscribes from queues for which nobody has waited for a while.
+fn unsubscribe_idle_queues(shared: &SharedWaiters, channels: &Topics) {
+    shared.lock().queues.retain(|queue, queue_waiters| {
+        let stays = queue_waiters.waiters > 0 || queue_waiters.idle_since.elapsed() < UNSUBSCRIBE_DELAY;
         if !stays {
             channels.remove(&QueueKeys::new(queue).finished());
         }

@@ -1,4 +1,4 @@
-//! Programs that fetch over HTTP, as the list of workers has them: noted now and then, not with every request.
+//! Reports programs that fetch over HTTP to the list of workers: at intervals, not with each request.
 
 use std::{
     collections::HashMap,
@@ -12,18 +12,18 @@ use store::{
     workers::{IssuedDirective, RunningJob, WorkerKey, WorkerRecord, WorkerState, Workers},
 };
 
-/// Each program's fetches, and its heartbeats, are noted no more often than this.
+/// The shortest time between two reports of a program's fetches, and of its heartbeats.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_secs(3);
-/// How long it stays on the list after the last one.
+/// How long a program stays on the list after its last report.
 const REPORT_TTL: Duration = Duration::from_mins(1);
-/// Programs remembered here; beyond that those are forgotten that were not heard of for a moment.
+/// The most programs remembered here. Beyond it those that sent nothing lately are forgotten.
 const MAX_TRACKED_WORKERS: usize = 10_000;
-/// Queues kept of a fetch.
+/// The most queues reported for a fetch.
 const MAX_REPORTED_QUEUES: usize = 10;
-/// Jobs kept of a heartbeat.
+/// The most jobs reported for a heartbeat.
 const MAX_REPORTED_JOBS: usize = 50;
 
-/// What this gateway has noted lately.
+/// What this gateway has reported lately.
 #[derive(Default)]
 pub(crate) struct PullWorkers(Mutex<PullWorkerTable>);
 
@@ -31,7 +31,7 @@ pub(crate) struct PullWorkers(Mutex<PullWorkerTable>);
 struct PullWorkerTable {
     workers: HashMap<WorkerId, PullWorkerEntry>,
     swept_at: Option<Instant>,
-    /// When room was made last because there were too many.
+    /// When programs were last forgotten because there were too many.
     evicted_at: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ struct PullWorkerEntry {
     heartbeat: PullHeartbeat,
 }
 
-/// What a program says of itself in a heartbeat.
+/// What a program reports in a heartbeat.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PullHeartbeat {
     pub(crate) state: Option<WorkerState>,
@@ -60,7 +60,7 @@ impl PullWorkers {
         let noted = self.update_if_due(worker, |noted| {
             let is_due = mark_if_due(&mut noted.fetch_reported_at, MIN_REPORT_INTERVAL);
             if is_due {
-                noted.queues = queues.iter().take(MAX_REPORTED_QUEUES).cloned().collect();
+                entry.queues = queues.iter().take(MAX_REPORTED_QUEUES).cloned().collect();
             }
             is_due
         });
@@ -68,11 +68,11 @@ impl PullWorkers {
             && let Err(error) =
                 workers.report_worker(&WorkerKey::for_pull_worker(worker), &record, REPORT_TTL, Some(most)).await
         {
-            tracing::debug!(%error, %worker, "fetch not noted");
+            tracing::debug!(%error, %worker, "fetch not reported");
         }
     }
 
-    /// Notes a heartbeat; answers with what is asked of the program.
+    /// Reports a heartbeat and returns the directive for the program.
     pub(crate) async fn record_heartbeat(
         &self,
         workers: &Workers,
@@ -81,10 +81,10 @@ impl PullWorkers {
         mut beat: PullHeartbeat,
     ) -> StoreResult<Option<IssuedDirective>> {
         beat.jobs.truncate(MAX_REPORTED_JOBS);
-        let noted = self.update_if_due(worker, |noted| {
-            let is_due = mark_if_due(&mut noted.heartbeat_reported_at, MIN_REPORT_INTERVAL);
+        let entry = self.update_if_due(worker, |entry| {
+            let is_due = mark_if_due(&mut entry.heartbeat_reported_at, MIN_REPORT_INTERVAL);
             if is_due {
-                noted.heartbeat = beat;
+                entry.heartbeat = beat;
             }
             is_due
         });
@@ -102,7 +102,7 @@ impl PullWorkers {
         change: impl FnOnce(&mut PullWorkerEntry) -> bool,
     ) -> Option<WorkerRecord> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A look at all of them takes long, and however many new names come it is not taken more often
+        // Visiting all programs takes long, so a flood of new names must not cause it more often
         if mark_if_due(&mut all.swept_at, REPORT_TTL) {
             all.retain_recent(REPORT_TTL);
         }
@@ -114,15 +114,15 @@ impl PullWorkers {
                 return None;
             }
         }
-        let noted = all.workers.entry(worker.clone()).or_default();
-        change(noted).then(|| noted.to_record(worker))
+        let entry = all.workers.entry(worker.clone()).or_default();
+        change(entry).then(|| entry.to_record(worker))
     }
 }
 
 impl PullWorkerTable {
     fn retain_recent(&mut self, time: Duration) {
         let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < time);
-        self.workers.retain(|_, noted| is_recent(noted.fetch_reported_at) || is_recent(noted.heartbeat_reported_at));
+        self.workers.retain(|_, entry| is_recent(entry.fetch_reported_at) || is_recent(entry.heartbeat_reported_at));
     }
 }
 
@@ -158,12 +158,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_noted_now_and_then_and_only_so_many_are_remembered() {
+    fn a_program_is_reported_at_intervals_and_a_bounded_number_is_remembered() {
         let workers = PullWorkers::default();
         let note = |name: &str| {
             let worker: WorkerId = name.parse().expect("a name");
             workers
-                .update_if_due(&worker, |noted| mark_if_due(&mut noted.fetch_reported_at, MIN_REPORT_INTERVAL))
+                .update_if_due(&worker, |entry| mark_if_due(&mut entry.fetch_reported_at, MIN_REPORT_INTERVAL))
                 .is_some()
         };
         assert!(note("w"));
@@ -175,12 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_were_not_heard_of_for_long_are_forgotten() {
+    fn programs_that_sent_nothing_for_long_are_forgotten() {
         let Some(long_ago) = Instant::now().checked_sub(REPORT_TTL) else { return };
         let mut all = PullWorkerTable::default();
-        let noted = |at| PullWorkerEntry { fetch_reported_at: Some(at), ..PullWorkerEntry::default() };
-        all.workers.insert("gone".parse().expect("a name"), noted(long_ago));
-        all.workers.insert("here".parse().expect("a name"), noted(Instant::now()));
+        let entry = |at| PullWorkerEntry { fetch_reported_at: Some(at), ..PullWorkerEntry::default() };
+        all.workers.insert("gone".parse().expect("a name"), entry(long_ago));
+        all.workers.insert("here".parse().expect("a name"), entry(Instant::now()));
         all.retain_recent(REPORT_TTL);
         assert_eq!(all.workers.keys().map(WorkerId::as_str).collect::<Vec<_>>(), ["here"]);
     }

@@ -1,189 +1,215 @@
-//! Events as they happen: Server-Sent Events, one stream for each client.
+//! Server-Sent Events: one writer for job events and for channel messages. A source says what to send; the writer says
+//! how: headers, frames, the reconnect delay, keep-alives and the end of the stream.
 //!
-//! The browser's `EventSource` comes back by itself and says which event it saw last, so that nothing is missed or sent
-//! twice. Whatever is missing nevertheless, because it is no longer kept, is told as an event `gap`.
+//! A client pulls: the writer asks its source for the next frame only when the connection has room for it. So a slow
+//! client holds one frame here, delays nobody, and its source reads from the history what it has fallen behind.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, fmt, pin::Pin, time::Duration};
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web::Bytes};
 use futures_util::{Stream, stream};
-use serde_json::json;
-use store::{
-    events::{EventFilter, EventPosition, EventReader, EventReaderItem, ReadEvent, is_terminal_kind},
-    jobs::Jobs,
-};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
-use crate::job_event::TerminalJobEvent;
+/// How long a client waits before it reconnects, in milliseconds.
+const RETRY_MS: u64 = 3000;
 
-/// How soon a client should come back, in milliseconds.
-const RETRY_FIELD: &str = "retry: 3000\n\n";
+/// What a stream is made of.
+pub(crate) trait SseSource {
+    /// The id of a client that reconnects before it has received an event; none if it then begins like a new client.
+    fn first_id(&self) -> Option<String>;
 
-/// How soon clients should come back when the gateway stops, in milliseconds: spread, so that not all come to another one
-/// at once.
-pub(crate) fn reconnect_delay_ms() -> u64 {
-    rand::random_range(500..=5000)
+    /// The next frames. A call that is dropped loses nothing.
+    async fn next(&mut self) -> SseFrames;
+
+    /// What to send when the stream has been silent for the keep-alive interval: a keep-alive by default.
+    async fn next_when_silent(&mut self) -> SseFrames {
+        SseFrames::keep_alive()
+    }
+}
+
+/// Whole frames, or none.
+pub(crate) enum SseFrames {
+    /// More may follow. If there are none the stream stays as silent as it was.
+    More(Bytes),
+    /// The stream ends behind these.
+    Last(Bytes),
+}
+
+impl SseFrames {
+    /// A comment that shows the client, and what is between, that the stream lives.
+    pub(crate) fn keep_alive() -> Self {
+        Self::More(Bytes::from_static(b": keep-alive\n\n"))
+    }
 }
 
 /// A stream on its way to a client.
-pub(crate) struct JobEventStream {
-    reader: EventReader,
-    filter: EventFilter,
+struct SseWriter<S> {
+    source: S,
     keep_alive: Duration,
-    /// Of one job: ends with it.
-    job: Option<(Jobs, common::id::JobId)>,
-    grace: Duration,
     last_sent_at: Instant,
-    phase: JobEventStreamPhase,
+    /// Checks whether a keep-alive is due. A frame does not move the timer: that would cost more than one check too
+    /// many.
+    keep_alive_timer: Pin<Box<Sleep>>,
+    phase: SsePhase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum JobEventStreamPhase {
+enum SsePhase {
     Opening,
     Open,
     Closed,
 }
 
-/// The head of every answer with events in it.
-pub(crate) fn response_builder() -> HttpResponseBuilder {
+/// A stream of what the source has. It sends a keep-alive after `keep_alive` without a frame.
+pub(crate) fn stream_response(source: impl SseSource + 'static, keep_alive: Duration) -> HttpResponse {
+    response_builder().streaming(SseWriter::new(source, keep_alive).into_stream())
+}
+
+/// A complete stream: these frames and its end.
+pub(crate) fn complete_response(frames: &str) -> HttpResponse {
+    response_builder().body(retry_frame(RETRY_MS, None) + frames)
+}
+
+/// How long clients wait before they reconnect when the gateway stops, in milliseconds. It is random, so that they do
+/// not all reach another gateway at once.
+pub(crate) fn reconnect_delay_ms() -> u64 {
+    rand::random_range(500..=5000)
+}
+
+/// Adds an event to `frames`. The id, the event and the data must have no line breaks.
+pub(crate) fn push_event(frames: &mut String, id: Option<&dyn fmt::Display>, event: &str, data: &str) {
+    if let Some(id) = id {
+        frames.push_str("id: ");
+        frames.push_str(&id.to_string());
+        frames.push('\n');
+    }
+    for part in ["event: ", event, "\ndata: ", data, "\n\n"] {
+        frames.push_str(part);
+    }
+}
+
+/// Tells the client how long to wait before it reconnects, and with which id.
+pub(crate) fn retry_frame(delay_ms: u64, id: Option<&str>) -> String {
+    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+    format!("retry: {delay_ms}\n{id}\n")
+}
+
+fn response_builder() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        // nginx would collect the answer until it is over
+        // nginx would buffer the answer until it ends
         .insert_header(("X-Accel-Buffering", "no"));
     response
 }
 
-/// A whole answer: these events, and that is all.
-pub(crate) fn complete_response<'a>(
-    events: impl Iterator<Item = &'a ReadEvent>,
-    last: Option<&TerminalJobEvent>,
-) -> HttpResponse {
-    let mut text = RETRY_FIELD.to_owned();
-    for event in events {
-        push_event(&mut text, event);
-    }
-    if let Some(ending) = last {
-        push_terminal_event(&mut text, ending);
-    }
-    response_builder().body(text)
-}
-
-impl JobEventStream {
-    pub(crate) fn new(reader: EventReader, filter: EventFilter, keep_alive: Duration, grace: Duration) -> Self {
+impl<S: SseSource> SseWriter<S> {
+    fn new(source: S, keep_alive: Duration) -> Self {
         Self {
-            reader,
-            filter,
+            source,
             keep_alive,
-            job: None,
-            grace,
             last_sent_at: Instant::now(),
-            phase: JobEventStreamPhase::Opening,
+            keep_alive_timer: Box::pin(tokio::time::sleep(keep_alive)),
+            phase: SsePhase::Opening,
         }
-    }
-
-    /// Ends when that job is over.
-    pub(crate) fn until_job_ends(mut self, jobs: Jobs, id: common::id::JobId) -> Self {
-        self.job = Some((jobs, id));
-        self
-    }
-
-    pub(crate) fn into_response(self) -> HttpResponse {
-        response_builder().streaming(self.into_stream())
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
-        stream::unfold(self, |mut stream| async move {
-            let text = stream.next().await?;
-            Some((Ok(Bytes::from(text)), stream))
+        stream::unfold(self, |mut writer| async move {
+            let bytes = writer.next().await?;
+            Some((Ok(bytes), writer))
         })
     }
 
-    async fn next(&mut self) -> Option<String> {
-        if self.phase == JobEventStreamPhase::Closed {
-            return None;
-        }
-        if self.phase == JobEventStreamPhase::Opening {
-            self.phase = JobEventStreamPhase::Open;
-            return Some(RETRY_FIELD.to_owned());
+    async fn next(&mut self) -> Option<Bytes> {
+        match self.phase {
+            SsePhase::Closed => return None,
+            SsePhase::Opening => {
+                self.phase = SsePhase::Open;
+                return Some(retry_frame(RETRY_MS, self.source.first_id().as_deref()).into());
+            }
+            SsePhase::Open => {}
         }
         loop {
-            let silent_until = self.last_sent_at + self.keep_alive;
-            let text = match tokio::time::timeout_at(silent_until, self.reader.next()).await {
-                Ok(told) => self.encode(&told),
-                Err(_) => self.keep_alive_or_terminal_event().await,
-            };
-            if !text.is_empty() || self.phase == JobEventStreamPhase::Closed {
-                self.last_sent_at = Instant::now();
-                return Some(text).filter(|text| !text.is_empty());
-            }
-        }
-    }
-
-    fn encode(&mut self, told: &EventReaderItem) -> String {
-        let mut text = String::new();
-        match told {
-            EventReaderItem::Events(..) => {
-                for event in told.events().filter(|event| self.filter.job.is_none_or(|job| event.job == Some(job))) {
-                    if self.filter.matches(event) {
-                        push_event(&mut text, event);
+            let frames = tokio::select! {
+                biased;
+                frames = self.source.next() => frames,
+                () = self.keep_alive_timer.as_mut() => {
+                    let due_at = self.last_sent_at + self.keep_alive;
+                    if due_at > Instant::now() {
+                        self.keep_alive_timer.as_mut().reset(due_at);
+                        continue;
                     }
-                    if self.job.is_some() && is_terminal_kind(&event.kind) {
-                        self.phase = JobEventStreamPhase::Closed;
-                        break;
-                    }
+                    let frames = self.source.next_when_silent().await;
+                    self.keep_alive_timer.as_mut().reset(Instant::now() + self.keep_alive);
+                    frames
                 }
-            }
-            EventReaderItem::Gap(after) => push_gap(&mut text, *after),
-            EventReaderItem::Stopped => {
-                let data = json!({ "reason": "shutdown", "grace_period_ms": self.grace.as_millis() });
-                push_fields(&mut text, None, "server.shutdown", &data.to_string());
-                self.phase = JobEventStreamPhase::Closed;
+            };
+            let bytes = match frames {
+                SseFrames::More(bytes) if bytes.is_empty() => continue,
+                SseFrames::More(bytes) => bytes,
+                SseFrames::Last(bytes) => {
+                    self.phase = SsePhase::Closed;
+                    if bytes.is_empty() {
+                        return None;
+                    }
+                    bytes
+                }
+            };
+            self.last_sent_at = Instant::now();
+            return Some(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    /// Sends what it has and is silent between.
+    struct Script(VecDeque<Option<SseFrames>>);
+
+    impl SseSource for Script {
+        fn first_id(&self) -> Option<String> {
+            Some("7".to_owned())
+        }
+
+        async fn next(&mut self) -> SseFrames {
+            match self.0.front() {
+                Some(Some(_)) => self.0.pop_front().flatten().expect("frames"),
+                _ => std::future::pending().await,
             }
         }
-        text
-    }
 
-    /// A comment, unless the job of this stream has ended unheard: then that.
-    async fn keep_alive_or_terminal_event(&mut self) -> String {
-        if let Some((jobs, id)) = &self.job
-            && let Ok(located) = jobs.locate(*id).await
-            && let Some(ending) =
-                located.as_ref().map_or_else(|| Some(TerminalJobEvent::forgotten(*id)), TerminalJobEvent::for_job)
-        {
-            self.phase = JobEventStreamPhase::Closed;
-            let mut text = String::new();
-            push_terminal_event(&mut text, &ending);
-            return text;
+        async fn next_when_silent(&mut self) -> SseFrames {
+            self.0.pop_front();
+            SseFrames::keep_alive()
         }
-        ": keep-alive\n\n".to_owned()
     }
-}
 
-fn push_event(text: &mut String, event: &ReadEvent) {
-    push_fields(text, Some(event.position), &event.kind, &event.json);
-}
-
-/// With a position by which we know a browser again that comes back although there is no more.
-fn push_terminal_event(text: &mut String, ending: &TerminalJobEvent) {
-    push_fields(text, Some(EventPosition::END), ending.kind, &ending.json);
-}
-
-fn push_gap(text: &mut String, after: EventPosition) {
-    let message = "events after this position are missing: they are not kept any more";
-    let data = json!({ "type": "gap", "after": after.to_string(), "message": message });
-    push_fields(text, None, "gap", &data.to_string());
-}
-
-/// One message. Nothing given here holds the end of a line.
-fn push_fields(text: &mut String, position: Option<EventPosition>, kind: &str, data: &str) {
-    if let Some(position) = position {
-        text.push_str("id: ");
-        text.push_str(&position.to_string());
-        text.push('\n');
+    async fn written(script: Vec<Option<SseFrames>>) -> String {
+        let writer = SseWriter::new(Script(script.into()), Duration::from_secs(15));
+        let chunks: Vec<_> = writer.into_stream().collect().await;
+        let text: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.expect("never fails")).collect();
+        String::from_utf8(text).expect("text")
     }
-    for part in ["event: ", kind, "\ndata: ", data, "\n\n"] {
-        text.push_str(part);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_has_a_beginning_keep_alives_while_it_is_silent_and_an_end() {
+        let mut event = String::new();
+        push_event(&mut event, Some(&8), "job.completed", "{}");
+        assert_eq!(event, "id: 8\nevent: job.completed\ndata: {}\n\n");
+        let more = SseFrames::More(event.into());
+        let script =
+            vec![Some(more), None, Some(SseFrames::More(Bytes::new())), None, Some(SseFrames::Last("x".into()))];
+        let expected =
+            "retry: 3000\nid: 7\n\nid: 8\nevent: job.completed\ndata: {}\n\n: keep-alive\n\n: keep-alive\n\nx";
+        assert_eq!(written(script).await, expected);
+        assert_eq!(written(vec![Some(SseFrames::Last(Bytes::new()))]).await, "retry: 3000\nid: 7\n\n");
     }
 }

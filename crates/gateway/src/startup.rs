@@ -1,4 +1,4 @@
-//! Building the service and running it until it is told to stop.
+//! Builds the service and runs it until a signal stops it.
 
 use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -33,10 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{context, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers, routes};
 
-/// Idle connections are kept this long: longer than the usual proxy's 60 s, so that the proxy is the one to close.
+/// How long idle connections stay open: longer than the 60 s of most proxies, so that the proxy closes them.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// What every handler may use.
+/// What every handler uses.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) redis: Redis,
@@ -51,7 +51,7 @@ pub(crate) struct Services {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) settings: Arc<Settings>,
-    /// Cancelled when the gateway stops: whatever takes as long as a client likes ends.
+    /// Cancelled when the gateway stops: ends everything whose length clients decide.
     pub(crate) stopping: CancellationToken,
 }
 
@@ -67,7 +67,7 @@ impl Services {
     }
 }
 
-/// A service that is bound to its address and not running yet.
+/// A service that is bound to its address and does not run yet.
 pub(crate) struct GatewayServer {
     server: Server,
     address: SocketAddr,
@@ -77,7 +77,7 @@ pub(crate) struct GatewayServer {
 }
 
 impl GatewayServer {
-    /// Binds the address and prepares everything. Redis may be away; a Redis that would lose jobs is refused.
+    /// Binds the address and prepares everything. Redis may be away, but a Redis that would lose jobs is refused.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
@@ -115,9 +115,9 @@ impl GatewayServer {
                 .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
                 .wrap(middleware::from_fn(context::request_middleware))
         })
-        // Whoever hangs up while a request waits must not hold a seat until the time is over
+        // A client that hangs up while its request waits must free its permit at once
         .h1_allow_half_closed(false)
-        // Somebody who takes nothing must not be waited for: the kernel knows best who that is
+        // A client that reads nothing must not hold the gateway up: only the kernel knows what it has read
         .on_connect(move |connection, _| set_stall_timeout(connection, stall))
         .client_request_timeout(settings.gateway.head_timeout)
         .keep_alive(KEEP_ALIVE)
@@ -134,7 +134,7 @@ impl GatewayServer {
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(address = %self.address, redis = ?self.services.settings.redis.url, "gateway listens");
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
-        let upkeep = supervise("maintenance", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
+        let maintaining = supervise("maintenance", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
         let handle = self.server.handle();
         let serving = supervise("HTTP server", tokio::spawn(self.server), &stop);
         let (stop_streams, hubs) = self.streams;
@@ -142,17 +142,17 @@ impl GatewayServer {
         let (stop_events, writer) = self.events;
         let writer = supervise("event log", writer, &stop);
         stop.cancelled().await;
-        // First: those who wait for a job are answered
+        // First, so that requests that wait for a job get their answers
         self.services.stopping.cancel();
-        // Streams never end by themselves, and would hold up the graceful stop
+        // Streams never end by themselves and would delay the graceful stop
         stop_streams.cancel();
         handle.stop(true).await;
         for hub in hubs {
             hub.await?;
         }
         serving.await??;
-        upkeep.await?;
-        // The last to stop: everything above may still have events to write
+        maintaining.await?;
+        // The last to stop, because everything above may still write events
         stop_events.cancel();
         writer.await?;
         tracing::info!("gateway stopped");

@@ -29,6 +29,7 @@ pub mod list_bridge;
 pub mod long_poll;
 pub mod maintenance;
 pub mod rate_limits;
+mod reader_limiter;
 mod script;
 pub mod subscriptions;
 pub mod workers;

@@ -14,7 +14,7 @@ const READ: [&str; 5] =
 
 async fn ask(kit: &GalleyKit, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
     let request = kit.http.request(method, kit.gateway.url(path));
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(name, *value));
     request.send().await.expect("an answer")
 }
 

@@ -11,7 +11,7 @@ const PATH: &str = "/v1/channels/orders/messages";
 
 async fn publish(kit: &GalleyKit, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let request = kit.http.post(kit.gateway.url(path)).body(body.to_vec());
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(name, *value));
     request.send().await.expect("an answer")
 }
 

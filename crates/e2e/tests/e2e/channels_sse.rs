@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{MessageDropProxy, RedisServer, ServiceProcess, eventually};
 
-use crate::{kit::GalleyKit, sse::ChannelEventsClient};
+use crate::{http_client, kit::GalleyKit, sse::ChannelEventsClient};
 
 const STREAM: &str = "/v1/channels/orders/stream";
 
@@ -356,7 +356,7 @@ async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_re
     assert_eq!(stream.messages(3).await, expected);
     way.drop_messages();
     let reason = eventually("it is not ready", || async {
-        let response = reqwest::get(deaf.url("/health/ready")).await.ok()?;
+        let response = http_client::get(deaf.url("/health/ready")).await.ok()?;
         if response.status() != 503 {
             return None;
         }
@@ -369,6 +369,6 @@ async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_re
     deaf.wait_until_ready().await;
     expected.extend(publish_all(&kit, 6..9).await);
     assert_eq!(stream.messages(6).await, expected);
-    let metrics = reqwest::get(deaf.url("/metrics")).await.expect("an answer").text().await.expect("text");
+    let metrics = http_client::get(deaf.url("/metrics")).await.expect("an answer").text().await.expect("text");
     assert!(metrics.contains("galley_probe_seconds") && metrics.contains("galley_probes_lost_total"), "{metrics}");
 }

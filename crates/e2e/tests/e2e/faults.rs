@@ -7,7 +7,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually, eventually_for};
 
-use crate::kit::{GalleyKit, job_body};
+use crate::{
+    http_client::CheckedClient,
+    kit::{GalleyKit, job_body},
+};
 
 /// How soon everything works again by itself after a fault is over.
 const SOON: Duration = Duration::from_secs(5);
@@ -241,7 +244,7 @@ async fn services_start_without_redis_and_begin_when_it_comes() {
     for service in [&gateway, &worker, &listener] {
         service.wait_until_ready().await;
     }
-    let kit = GalleyKit { gateway, http: reqwest::Client::new(), redis };
+    let kit = GalleyKit { gateway, http: CheckedClient::new(), redis };
     works(&kit).await;
 }
 

@@ -213,7 +213,7 @@ async fn a_key_belongs_to_what_is_said_of_a_message_too() {
     let event = [("ce-specversion", "1.0"), ("ce-source", "/k"), ("ce-type", "a"), ("ce-id", "1")];
     let publish = async |content_type: &str, id: &str| {
         let request = kit.http.post(kit.gateway.url("/v1/channels/news/messages")).header("idempotency-key", "k");
-        let request = event[..3].iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = event[..3].iter().fold(request, |request, (name, value)| request.header(name, *value));
         let request = request.header("ce-id", id).header("content-type", content_type);
         request.body("1").send().await.expect("an answer")
     };

@@ -7,14 +7,16 @@ use std::{
 };
 use testkit::redis;
 
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{RedisPersistence, RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path, eventually};
 
+use crate::http_client::CheckedClient;
+
 pub(crate) struct GalleyKit {
     pub(crate) gateway: ServiceProcess,
-    pub(crate) http: Client,
+    pub(crate) http: CheckedClient,
     // Dropped last: the services outlive nothing they need
     pub(crate) redis: RedisServer,
 }
@@ -32,9 +34,7 @@ impl GalleyKit {
     pub(crate) async fn start_with(redis: RedisServer, variables: &[(&str, &str)]) -> Self {
         let gateway = ServiceProcess::start("gateway", &redis, variables).await;
         gateway.wait_until_ready().await;
-        // A connection each: a broken keep-alive connection must not fail a test that kills the gateway
-        let http = Client::builder().pool_max_idle_per_host(0).build().expect("a client");
-        Self { gateway, http, redis }
+        Self { gateway, http: CheckedClient::new(), redis }
     }
 
     pub(crate) async fn start_worker(&self, variables: &[(&str, &str)]) -> ServiceProcess {

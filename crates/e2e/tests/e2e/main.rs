@@ -18,6 +18,7 @@ mod consistency_check;
 mod cron;
 mod events;
 mod faults;
+mod http_client;
 mod idempotency;
 mod jobs;
 mod kit;

@@ -12,7 +12,10 @@ use serde_json::Value;
 use testkit::redis::AsyncCommands;
 use testkit::{MessageDropProxy, ServiceProcess, eventually};
 
-use crate::kit::GalleyKit;
+use crate::{
+    http_client::{self, CheckedClient},
+    kit::GalleyKit,
+};
 
 const LIST: &str = "task:prodcons:queue";
 const CHANNEL: &str = "task:pubsub:channel";
@@ -28,7 +31,7 @@ async fn the_page_has_the_two_links_and_both_redirect_to_it() {
             && page.contains(r#"<a href="/pubsub">发布订阅者模式</a>"#)
     );
     assert!(!page.contains("<script"));
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let client = CheckedClient::from(reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()));
     for path in ["/prodcons", "/pubsub"] {
         let response = client.get(kit.gateway.url(path)).send().await.expect("an answer");
         assert_eq!(
@@ -224,7 +227,7 @@ async fn a_worker_that_hears_nothing_says_so_and_subscribes_anew() {
     listener.wait_until_ready().await;
     way.drop_messages();
     eventually("it is not ready", || async {
-        let response = reqwest::get(listener.url("/health/ready")).await.ok()?;
+        let response = http_client::get(listener.url("/health/ready")).await.ok()?;
         let reason: Value = response.json().await.ok()?;
         reason["reason"].as_str()?.contains("was not heard within 500 ms").then_some(())
     })

@@ -13,7 +13,7 @@ use nix::{
 };
 use testkit::{RedisServer, eventually};
 
-use crate::kit::GalleyKit;
+use crate::{http_client, kit::GalleyKit};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn healthcheck_says_whether_the_service_on_this_machine_is_ready() {
@@ -87,7 +87,7 @@ async fn a_worker_whose_log_nobody_reads_goes_on_and_stops_when_it_is_told_to() 
         }
     };
     eventually("it is ready", || async {
-        let answer = reqwest::get(format!("http://{address}/health/ready")).await.ok()?;
+        let answer = http_client::get(format!("http://{address}/health/ready")).await.ok()?;
         answer.status().is_success().then_some(())
     })
     .await;
@@ -97,7 +97,7 @@ async fn a_worker_whose_log_nobody_reads_goes_on_and_stops_when_it_is_told_to() 
         messages.publish("task:pubsub:channel", "x".repeat(200)).ignore();
     }
     let lost = || async {
-        let metrics = reqwest::get(format!("http://{address}/metrics")).await.ok()?.text().await.ok()?;
+        let metrics = http_client::get(format!("http://{address}/metrics")).await.ok()?.text().await.ok()?;
         metrics.lines().find_map(|line| line.strip_prefix("galley_log_lines_lost_total ")?.parse::<u64>().ok())
     };
     // More than it keeps until somebody reads

@@ -1,8 +1,10 @@
 //! A client of event streams.
 
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde_json::Value;
 use testkit::TEST_TIMEOUT;
+
+use crate::http_client::CheckedClient;
 
 pub(crate) struct ChannelEventsClient {
     response: Response,
@@ -73,7 +75,7 @@ impl ChannelEventsClient {
 
 /// Opens a stream of events, behind the id that was seen last.
 pub(crate) async fn connect(url: String, last: Option<&str>) -> Response {
-    let mut request = Client::new().get(url).header("accept", "text/event-stream");
+    let mut request = CheckedClient::new().get(url).header("accept", "text/event-stream");
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }

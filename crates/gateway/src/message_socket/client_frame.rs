@@ -1,14 +1,14 @@
-//! A frame of a client.
+//! A frame from a client.
 
 use common::json::{self, Object};
 use serde::de::IgnoredAny;
 
 use crate::error::ApiError;
 
-/// Levels of JSON in it.
+/// The most levels of JSON in a frame.
 const MAX_FRAME_DEPTH: usize = 8;
 
-/// What a client asks for.
+/// A request of a client.
 pub(super) struct ClientFrame {
     pub(super) action: String,
     pub(super) channel: String,

@@ -1,5 +1,5 @@
-//! A WebSocket: channels are subscribed and left while it is open, over the same cursors as the event streams. All frames
-//! are JSON text. What the client does not take is not gathered for it.
+//! A WebSocket. The client subscribes to channels and leaves them while it is open; the readers are those of the event
+//! streams. All frames are JSON text. A slow client makes the gateway buffer only a bounded number of bytes.
 
 mod client_frame;
 mod outbound_bytes;
@@ -25,11 +25,11 @@ use crate::{
     startup::Services,
 };
 
-/// Longest frame of a client.
+/// The longest frame from a client, in bytes.
 pub(crate) const FRAME_LIMIT_BYTES: usize = 16 * 1024;
-/// Pings that may go unanswered.
+/// The most pings without an answer.
 const MAX_UNANSWERED_PINGS: u32 = 2;
-/// A window that is full for so long has nothing kept ready for it.
+/// After a window has been full this long, its reader drops the pages that it holds and reads them again later.
 const PAUSE_READER_AFTER: Duration = Duration::from_secs(2);
 
 /// An open connection.
@@ -38,15 +38,15 @@ pub(crate) struct MessageSocket {
     pub(crate) reader: ChannelReader,
     pub(crate) session: Session,
     pub(crate) outbound: OutboundBytes,
-    /// None: whatever it takes.
+    /// None if the client did not ask for a window.
     pub(crate) window: Option<AckWindow>,
 }
 
-/// Why it is over.
+/// Why the connection ends.
 enum SocketClose {
-    /// The client has gone, or takes nothing.
+    /// The client has gone, or reads nothing.
     Disconnected,
-    /// It is told why.
+    /// The gateway closes it with a reason.
     CloseFrame(CloseCode, &'static str),
 }
 
@@ -57,7 +57,7 @@ impl From<Closed> for SocketClose {
 }
 
 impl MessageSocket {
-    /// Serves it until it is over.
+    /// Serves the connection until it ends.
     pub(crate) async fn run(mut self, mut frames: AggregatedMessageStream) {
         let every = self.services.settings.gateway.event_keep_alive;
         let ping = tokio::time::sleep(every);
@@ -82,7 +82,7 @@ impl MessageSocket {
                         None => Err(SocketClose::Disconnected),
                     }
                 }
-                told = self.reader.next(), if !is_full => self.send_event(&told).await,
+                event = self.reader.next(), if !is_full => self.send_event(&event).await,
                 () = stopping.cancelled(), if is_full => self.send_event(&ReaderEvent::Stopped).await,
                 () = &mut rest, if is_full && !rest.is_elapsed() => {
                     self.reader.discard_pending();
@@ -110,7 +110,7 @@ impl MessageSocket {
         }
     }
 
-    /// Sends something, unless the client takes nothing for too long.
+    /// Sends a frame, unless the client reads nothing for too long.
     async fn send(&mut self, send: impl AsyncFnOnce(&mut Session) -> Result<(), Closed>) -> Result<(), SocketClose> {
         let stall = self.services.settings.channels.stall_timeout;
         with_stall_timeout(stall, send(&mut self.session)).await
@@ -125,9 +125,9 @@ impl MessageSocket {
         .await
     }
 
-    async fn send_event(&mut self, told: &ReaderEvent) -> Result<(), SocketClose> {
+    async fn send_event(&mut self, event: &ReaderEvent) -> Result<(), SocketClose> {
         let mut json = ObjectWriter::default();
-        match told {
+        match event {
             ReaderEvent::Message(message) => {
                 json.text("type", "message").splice(message.json());
                 if let (Some(window), Some(position)) = (&mut self.window, message.position) {
@@ -166,23 +166,23 @@ impl MessageSocket {
         }
     }
 
-    /// What a client asks for, and the answer to it if there is one.
+    /// Handles a request and returns the answer, if it has one.
     async fn handle_request(&mut self, text: &[u8]) -> Option<String> {
-        let asked = match ClientFrame::parse(text) {
-            Ok(asked) => asked,
+        let frame = match ClientFrame::parse(text) {
+            Ok(frame) => frame,
             Err(error) => return Some(error_frame(&error, None)),
         };
-        let result = match asked.action.as_str() {
-            "subscribe" => self.subscribe(&asked).await.map(Some),
-            "unsubscribe" => self.unsubscribe(&asked.channel).map(Some),
-            "ack" => self.acknowledge(&asked).map(|()| None),
+        let result = match frame.action.as_str() {
+            "subscribe" => self.subscribe(&frame).await.map(Some),
+            "unsubscribe" => self.unsubscribe(&frame.channel).map(Some),
+            "ack" => self.acknowledge(&frame).map(|()| None),
             _ => Err(ApiError::invalid("type must be subscribe, unsubscribe or ack")),
         };
-        result.unwrap_or_else(|error| Some(error_frame(&error, Some(&asked.channel))))
+        result.unwrap_or_else(|error| Some(error_frame(&error, Some(&frame.channel))))
     }
 
-    fn acknowledge(&mut self, asked: &ClientFrame) -> Result<(), ApiError> {
-        let (channel, id) = (asked.channel.parse::<ChannelName>()?, asked.id.as_deref());
+    fn acknowledge(&mut self, frame: &ClientFrame) -> Result<(), ApiError> {
+        let (channel, id) = (frame.channel.parse::<ChannelName>()?, frame.id.as_deref());
         let id: Position = id.ok_or_else(|| ApiError::invalid("an ack must have the id of a message"))?.parse()?;
         if !self.reader.positions().contains_key(&channel) {
             return Err(not_subscribed(channel.as_str()));
@@ -196,23 +196,23 @@ impl MessageSocket {
         })
     }
 
-    async fn subscribe(&mut self, asked: &ClientFrame) -> Result<String, ApiError> {
-        let start = match (&asked.after, &asked.since) {
+    async fn subscribe(&mut self, frame: &ClientFrame) -> Result<String, ApiError> {
+        let start = match (&frame.after, &frame.since) {
             (Some(_), Some(_)) => return Err(ApiError::invalid("give either after or since")),
             (Some(after), None) => ReaderStart::After(after.parse::<Position>()?),
             (None, Some(since)) => ReaderStart::Since(parse_since(&self.services, since).await?),
             (None, None) => ReaderStart::Now,
         };
         let mut json = ObjectWriter::default();
-        json.text("type", "subscribed").text("channel", &asked.channel);
-        if asked.channel.contains('*') {
-            if asked.after.is_some() {
+        json.text("type", "subscribed").text("channel", &frame.channel);
+        if frame.channel.contains('*') {
+            if frame.after.is_some() {
                 return Err(ApiError::invalid("after is for one channel: a pattern begins with since, or now"));
             }
-            let pattern: ChannelPattern = asked.channel.parse()?;
+            let pattern: ChannelPattern = frame.channel.parse()?;
             self.reader.add_pattern(pattern, start).await??;
         } else {
-            let channel: ChannelName = asked.channel.parse()?;
+            let channel: ChannelName = frame.channel.parse()?;
             self.reader.add_channel(&channel, start).await??;
             let after = self.reader.positions().get(&channel).copied().unwrap_or(Position::START);
             json.text("after", &after.to_string());
@@ -258,7 +258,7 @@ fn close_for_protocol_error(error: &ProtocolError) -> SocketClose {
     let too_long = SocketClose::CloseFrame(CloseCode::Size, "a frame must have at most 16 KiB");
     match error {
         ProtocolError::Overflow => too_long,
-        // Pieces that are too long together
+        // The fragments together are too long
         ProtocolError::Io(error) if error.kind() == io::ErrorKind::Other => too_long,
         ProtocolError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             SocketClose::CloseFrame(CloseCode::Invalid, "frames must be UTF-8")

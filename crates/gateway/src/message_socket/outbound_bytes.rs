@@ -1,5 +1,5 @@
-//! How many bytes are on their way to a client. The library has room for a number of frames, however long they are, and takes all of
-//! them at once; a client that takes nothing must not have that many messages of a mebibyte gathered for it.
+//! Limits the bytes that wait to be sent to a client. The WebSocket library limits the number of frames, not their
+//! length: a client that reads nothing could make it buffer that many messages of a mebibyte.
 
 use std::{
     pin::Pin,
@@ -16,10 +16,10 @@ use actix_web::{
 };
 use tokio::sync::Notify;
 
-/// Bytes that may be on their way before the next message; one may be longer.
+/// The most bytes that may wait when the next message is added. A single message may be longer.
 const MAX_PENDING_BYTES: usize = 64 << 10;
 
-/// Counts them. Clone it freely.
+/// Counts the bytes that wait. Clones share the count.
 #[derive(Clone, Default)]
 pub(crate) struct OutboundBytes(Arc<OutboundState>);
 
@@ -30,26 +30,26 @@ struct OutboundState {
 }
 
 impl OutboundBytes {
-    /// Waits until there is room for a message, and counts it.
+    /// Waits until there is room for a message, then counts it.
     pub(super) async fn reserve(&self, bytes: usize) {
         loop {
-            let taken = self.0.drained.notified();
+            let drained = self.0.drained.notified();
             if self.0.pending_bytes.load(SeqCst) < MAX_PENDING_BYTES {
                 self.0.pending_bytes.fetch_add(bytes, SeqCst);
                 return;
             }
-            taken.await;
+            drained.await;
         }
     }
 
-    /// So many have gone on to the client, with those that make frames of messages.
+    /// Subtracts bytes that were sent to the client, frame headers included.
     fn mark_sent(&self, bytes: usize) {
         let left = |now: usize| Some(now.saturating_sub(bytes));
         let _ = self.0.pending_bytes.fetch_update(SeqCst, SeqCst, left);
         self.0.drained.notify_waiters();
     }
 
-    /// The body that they leave through.
+    /// The response body, which counts the bytes that leave.
     pub(crate) fn wrap_body(&self, body: BoxBody) -> impl MessageBody + use<> {
         OutboundBody { body, outbound: self.clone() }
     }
@@ -77,7 +77,7 @@ impl MessageBody for OutboundBody {
 }
 
 impl Drop for OutboundBody {
-    /// Nothing leaves any more; whoever waits finds out that it is closed.
+    /// The connection has ended: a task that waits for room learns that it is closed.
     fn drop(&mut self) {
         self.outbound.mark_sent(usize::MAX);
     }

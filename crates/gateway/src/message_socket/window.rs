@@ -1,15 +1,15 @@
-//! A client that asked for a window is sent no more messages than it allows beyond those that it has acknowledged: browsers
-//! take whatever comes, and gather it before their page has looked at it.
+//! A window limits the messages that a client has received and not acknowledged. Browsers need it: they receive and
+//! buffer everything, whether or not their page keeps up.
 
 use std::collections::{HashMap, VecDeque};
 
 use common::name::ChannelName;
 use model::message::Position;
 
-/// Messages that a window may have.
+/// The largest window, in messages.
 pub(crate) const MAX_WINDOW: usize = 1000;
 
-/// What a client was sent and has not acknowledged.
+/// The messages that a client was sent and has not acknowledged.
 pub(crate) struct AckWindow {
     max_unacked: usize,
     unacked_count: usize,
@@ -21,7 +21,7 @@ struct ChannelUnacked {
     unacked: VecDeque<Position>,
 }
 
-/// It was sent nothing that new.
+/// The client acknowledged a message that it was not sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnknownAck;
 
@@ -42,7 +42,7 @@ impl AckWindow {
         self.unacked_count += 1;
     }
 
-    /// Everything of a channel up to there is acknowledged. It may be so already.
+    /// Acknowledges every message of a channel up to a position. Repeating it changes nothing.
     pub(super) fn acknowledge(&mut self, channel: &ChannelName, up_to: Position) -> Result<(), UnknownAck> {
         let sent = self.channels.get_mut(channel).filter(|sent| up_to <= sent.last_sent).ok_or(UnknownAck)?;
         let before = sent.unacked.len();
@@ -51,7 +51,7 @@ impl AckWindow {
         Ok(())
     }
 
-    /// Channels that are read no more do not count.
+    /// Forgets channels that the client no longer reads.
     pub(super) fn retain_channels(&mut self, is_read: impl Fn(&ChannelName) -> bool) {
         self.channels.retain(|channel, _| is_read(channel));
         self.unacked_count = self.channels.values().map(|sent| sent.unacked.len()).sum();

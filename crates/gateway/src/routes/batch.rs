@@ -1,4 +1,4 @@
-//! Many jobs in one request: all or none, or each on its own. `lines` has those that come as a stream without end.
+//! Batches of jobs: all or none, or each on its own. `ndjson` handles streams of jobs.
 
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ use crate::{
     startup::Services,
 };
 
-/// Jobs that are stored, and answered, in one go.
+/// The most jobs that are stored in one step.
 pub(super) const CHUNK_SIZE: usize = 64;
 
 #[derive(Deserialize)]
@@ -31,14 +31,14 @@ struct BatchEnqueueRequest<'a> {
     mode: Option<String>,
 }
 
-/// `{"jobs": [...], "mode": "atomic"}`: all are stored or none. With `"per_item"` each has an answer of its own.
+/// `{"jobs": [...], "mode": "atomic"}`: stores all or none. With `"per_item"` each job has an outcome.
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let batch: BatchEnqueueRequest = body.parse()?;
-        let most = services.settings.gateway.batch_max_jobs;
-        if !(1..=most).contains(&batch.jobs.len()) {
+        let max_jobs = services.settings.gateway.batch_max_jobs;
+        if !(1..=max_jobs).contains(&batch.jobs.len()) {
             return Err(ApiError::invalid(format!(
-                "jobs must be an array of 1 to {most} jobs, got {}",
+                "jobs must be an array of 1 to {max_jobs} jobs, got {}",
                 batch.jobs.len()
             )));
         }
@@ -64,9 +64,9 @@ async fn enqueue_atomic(
     seed: Option<IdempotencySeed>,
 ) -> ApiResult {
     let (mut new, mut own_ids, mut now) = (Vec::with_capacity(jobs.len()), HashSet::new(), 0);
-    let mut reckoning = RequestClock::new(&services.jobs);
+    let mut clock = RequestClock::new(&services.jobs);
     for (n, raw) in jobs.iter().enumerate() {
-        let read = parse_item(services, &mut reckoning, raw, seed.map(|seed| (seed, n))).await;
+        let read = parse_item(services, &mut clock, raw, seed.map(|seed| (seed, n))).await;
         let read = read.map_err(|error| error.with_subject(&format!("jobs[{n}]")))?;
         now = read.now;
         own_ids.extend(read.derived_id());
@@ -76,8 +76,8 @@ async fn enqueue_atomic(
     let stored = stored.map_err(|BatchRefusal { index, refusal: refused }| {
         ApiError::from(refused).with_subject(&format!("jobs[{index}]"))
     })?;
-    let shown: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();
-    Ok(ojs_response(StatusCode::CREATED, format!("{{\"jobs\":[{}]}}", shown.join(","))))
+    let views: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();
+    Ok(ojs_response(StatusCode::CREATED, format!("{{\"jobs\":[{}]}}", views.join(","))))
 }
 
 async fn enqueue_per_item(
@@ -101,13 +101,13 @@ async fn enqueue_per_item(
     Ok(response)
 }
 
-/// A job that somebody wants, or why it cannot be read.
+/// A requested job, or why it cannot be read.
 pub(super) type BatchItem<'a> = (Result<&'a RawValue, ApiError>, Option<(IdempotencySeed, usize)>);
 
-/// Lines of an answer, one for each job.
+/// The lines of an answer, one for each job.
 pub(super) struct BatchResults {
     pub(super) lines: Vec<String>,
-    /// None of the jobs may be stored if it is sent again.
+    /// Whether sending the request again can store none of the jobs that failed.
     pub(super) is_replayable: bool,
 }
 
@@ -117,18 +117,18 @@ impl Default for BatchResults {
     }
 }
 
-/// Stores some of many, in their order; a line of the answer for each.
+/// Stores jobs in their order and returns a line of the answer for each.
 pub(super) async fn enqueue_items(
     services: &Services,
     wanted: &[BatchItem<'_>],
     trace: Option<String>,
 ) -> BatchResults {
-    let mut reckoning = RequestClock::new(&services.jobs);
+    let mut clock = RequestClock::new(&services.jobs);
     let mut own_ids = Vec::with_capacity(wanted.len());
     let mut new = Vec::with_capacity(wanted.len());
     for (raw, seed) in wanted {
         let read = match raw {
-            Ok(raw) => parse_item(services, &mut reckoning, raw, *seed).await,
+            Ok(raw) => parse_item(services, &mut clock, raw, *seed).await,
             Err(error) => Err(error.clone()),
         };
         own_ids.push(read.map(|read| {
@@ -160,7 +160,7 @@ fn result_json(outcome: Result<AcceptedJob, ApiError>) -> String {
         Ok(accepted) => ["{\"job\":", &accepted.json, "}"].concat(),
         Err(error) => {
             if let Some(cause) = error.cause() {
-                tracing::error!(cause, "a job of many failed inside");
+                tracing::error!(cause, "a job of a batch failed with an internal error");
             }
             json!({ "error": error.to_json() }).to_string()
         }
@@ -169,7 +169,7 @@ fn result_json(outcome: Result<AcceptedJob, ApiError>) -> String {
 
 async fn parse_item(
     services: &Services,
-    reckoning: &mut RequestClock<'_>,
+    clock: &mut RequestClock<'_>,
     raw: &RawValue,
     seed: Option<(IdempotencySeed, usize)>,
 ) -> Result<ParsedJob, ApiError> {
@@ -179,5 +179,5 @@ async fn parse_item(
     }
     let members: Object = serde_json::from_str(raw.get())
         .map_err(|error| ApiError::invalid(format!("a job must be a JSON object: {error}")))?;
-    parse_job(reckoning, &members, seed).await
+    parse_job(clock, &members, seed).await
 }

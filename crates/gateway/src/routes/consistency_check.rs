@@ -1,5 +1,5 @@
-//! Looking over what is stored for what cannot be: `GET` reports, `POST` also mends. A request looks at a bounded number of
-//! things for a bounded time; `cursor` goes on where it ended.
+//! The consistency check: `GET` reports violations, `POST` also repairs them. A request checks a bounded number of
+//! things for a bounded time; `cursor` continues where it ended.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use store::maintenance::{CheckCursor, Violation};
 use super::{ApiResult, ojs_response};
 use crate::{body::JsonBody, error::ApiError, startup::Services};
 
-/// A request begins no further slice after this long.
+/// How long a request begins further slices.
 const MAX_CHECK_TIME: Duration = Duration::from_secs(2);
-/// Things in one slice.
+/// The most things checked in one slice.
 const SLICE_SIZE: usize = 500;
-/// Violations in one answer; a slice that goes beyond is the last.
+/// The most violations in one answer. The slice that exceeds it is the last.
 const MAX_VIOLATIONS: usize = 1000;
 
 #[derive(Deserialize)]
@@ -33,12 +33,12 @@ struct ConsistencyRepairRequest {
     repair: Option<bool>,
 }
 
-/// Changes nothing.
-pub(super) async fn report(services: web::Data<Services>, asked: web::Query<ConsistencyCheckQuery>) -> ApiResult {
-    run_check(&services, asked.queue.as_deref(), asked.cursor.as_deref(), false).await
+/// Reports violations and changes nothing.
+pub(super) async fn report(services: web::Data<Services>, query: web::Query<ConsistencyCheckQuery>) -> ApiResult {
+    run_check(&services, query.queue.as_deref(), query.cursor.as_deref(), false).await
 }
 
-/// Mends what can be mended, if the body says so.
+/// Repairs what it can, if the body asks for it.
 pub(super) async fn repair(services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let wanted: ConsistencyRepairRequest = body.parse()?;
     let is_repair = wanted.repair.unwrap_or(false);

@@ -1,6 +1,7 @@
-//! Cron entries: register, look up, switch, remove; make a job by hand.
+//! Cron entries: register, look up, enable and disable, remove, trigger by hand.
 //!
-//! Answers have an entry under `cron`, as the suites want it, and under `cron_job`, as the specification says.
+//! Answers have the entry twice: as `cron`, which the suites of the Open Job Spec read, and as `cron_job`, which its
+//! text says.
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use common::{
@@ -25,10 +26,10 @@ use crate::{
     startup::Services,
 };
 
-/// Entries in a page at most, and when nothing is said.
+/// The most entries on a page, and the default.
 const MAX_PAGE_SIZE: usize = 1000;
 
-/// Registering is repeatable by itself: an entry of that name is changed into what it is already.
+/// Repeating the request is safe: it changes the entry of that name to what it is already.
 pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |_| {
         let members: Object = body.parse()?;
@@ -139,7 +140,7 @@ pub(super) struct NextCronRunsQuery {
     count: Option<String>,
 }
 
-/// The next runs by its schedule, whether it is switched on or not.
+/// The next runs of the schedule, also of a disabled entry.
 pub(super) async fn next_runs(
     services: web::Data<Services>,
     name: web::Path<String>,
@@ -155,7 +156,7 @@ pub(super) async fn next_runs(
     Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
-/// A name in a path. What is no name cannot be the name of an entry either.
+/// A name in a path. An invalid name is not found: no entry can have it.
 fn parse_cron_name(text: &str) -> Result<CronName, ApiError> {
     text.parse().map_err(|_| cron_not_found(text))
 }

@@ -1,5 +1,5 @@
-//! Pages of other sites that may read channels, which `gateway.allowed_origins` names. None of them may change anything: such
-//! requests are refused before they come here.
+//! Lets pages of the sites in `gateway.allowed_origins` read channels. They may change nothing: `context` refuses such
+//! requests before.
 
 use actix_cors::Cors;
 use actix_web::{
@@ -8,12 +8,12 @@ use actix_web::{
 };
 use common::name::Origin;
 
-/// How long a browser may remember what it was allowed, in seconds.
+/// How long a browser may cache the permission, in seconds.
 const PREFLIGHT_MAX_AGE_S: usize = 3600;
-/// With what browsers come back to an event stream.
+/// The header that browsers send when they reconnect to an event stream.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Lets pages of these origins read a resource. Without any it is as if this were not there.
+/// Lets pages of these origins read a resource. Without origins it does nothing.
 pub(super) fn read_only_cors(origins: &[Origin]) -> Condition<Cors> {
     let cors = Cors::default()
         .allowed_methods([Method::GET, Method::HEAD])

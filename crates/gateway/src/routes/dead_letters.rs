@@ -1,4 +1,4 @@
-//! Dead letters: list, look at, try again, delete; one or all that have something in common.
+//! Dead letters: list, look up, retry, delete; one, or all that pass a filter.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ use crate::{
     startup::Services,
 };
 
-/// Dead letters that one request tries again or deletes.
+/// The most dead letters that one request retries or deletes.
 const MAX_DEAD_LETTERS: usize = 1000;
 
-/// What dead letters have in common.
+/// Which dead letters a request is about.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct DeadLetterFilterRequest {
@@ -85,7 +85,7 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListDe
     Ok(ojs_response(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))
 }
 
-/// Where to go on.
+/// The cursor of the next page.
 fn parse_cursor(after: Option<String>) -> Result<Option<DeadLetterCursor>, ApiError> {
     let read = |text: String| {
         let refused = |()| ApiError::invalid(format!("after must be the next of an answer, got {}", quoted(&text)));
@@ -144,7 +144,7 @@ struct BulkDeadLetterRequest {
     after: Option<String>,
 }
 
-/// The dead letters that a request means, where to go on if there may be more, and whether to leave them alone.
+/// The dead letters that a request is about, the next cursor if more may follow, and whether to change nothing.
 struct MatchedDeadLetters {
     ids: Vec<JobId>,
     next: Option<DeadLetterCursor>,

@@ -1,5 +1,5 @@
-//! The page that Galley grew from: two links, a list that workers take from, a channel that every subscriber hears.
-//! Routes, keys and bytes are the original's, so its own workers and listeners can take part.
+//! The original demo: a page with two links, a list that workers pop, a channel that every subscriber receives. Routes,
+//! keys and bytes are the original's, so its workers and listeners still work.
 
 use actix_web::{HttpResponse, http::header, web};
 use common::name::ChannelName;
@@ -49,7 +49,7 @@ pub(super) async fn pubsub(services: web::Data<Services>) -> ApiResult {
 }
 
 fn redirect_home() -> HttpResponse {
-    // Each visit does something, so no cache may answer in our place
+    // Each visit changes something, so no cache may answer
     HttpResponse::Found()
         .insert_header((header::LOCATION, "/"))
         .insert_header((header::CACHE_CONTROL, "no-store"))

@@ -1,4 +1,4 @@
-//! What happened to jobs: lately, as a list, and from now on, as a stream.
+//! Job events: the newest as a list, the next ones as a stream.
 
 use actix_web::{
     HttpRequest,
@@ -11,7 +11,8 @@ use common::{
 };
 use serde::Deserialize;
 use store::{
-    events::{EventFilter, EventPosition, EventStart, ReadEvent, TooManyEventReaders, is_terminal_kind},
+    TooManyReaders,
+    events::{EventFilter, EventPosition, EventReader, EventStart, ReadEvent, is_terminal_kind},
     jobs::LocatedJob,
 };
 
@@ -23,15 +24,17 @@ use super::{
 use crate::{
     error::{ApiError, ErrorCode},
     job_event::{TerminalJobEvent, created_at},
-    sse::{self, JobEventStream},
+    job_event_source::{self, JobEventSource},
+    media_type::OJS_JSON,
+    sse,
     startup::Services,
 };
 
-/// Names in a filter.
+/// The most names in a filter.
 const MAX_FILTER_NAMES: usize = 100;
-/// Events in a list.
+/// The most events in a list.
 const MAX_LISTED_EVENTS: usize = 1000;
-/// Clocks of gateways and of Redis may differ by this much, in milliseconds.
+/// How far the clocks of gateways and of Redis may differ, in milliseconds.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 
 #[derive(Deserialize)]
@@ -63,7 +66,7 @@ impl EventsQuery {
         parse_bounded("limit", self.limit.as_deref(), 100, MAX_LISTED_EVENTS)
     }
 
-    /// The event that the client saw last, by the header that browsers send when they come back, or else as it was asked.
+    /// The last event that the client saw: from the header that browsers send when they reconnect, else from `after`.
     fn resume_position(&self, request: &HttpRequest) -> Result<Option<EventPosition>, ApiError> {
         let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
         let given = header.filter(|text| !text.is_empty()).or(self.after.as_deref());
@@ -96,9 +99,9 @@ fn wants_stream(request: &HttpRequest) -> bool {
     request.method() == Method::GET && accepts(request, &["text/event-stream"])
 }
 
-/// Where both can be had, a stream is what a client gets that does not ask for JSON.
+/// Where both exist, a client that does not ask for JSON gets a stream.
 fn wants_list(request: &HttpRequest) -> bool {
-    !wants_stream(request) && accepts(request, &["application/json", super::OJS_JSON])
+    !wants_stream(request) && accepts(request, &["application/json", OJS_JSON])
 }
 
 /// All events.
@@ -114,17 +117,17 @@ pub(super) async fn list(
     Ok(events_response(&events))
 }
 
-/// All events as they happen.
+/// A stream of all events.
 pub(super) async fn stream(
     request: HttpRequest,
     services: web::Data<Services>,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
     let (filter, after) = (query.filter()?, query.resume_position(&request)?);
-    Ok(open_stream(&services, filter, after.map_or(EventStart::Now, EventStart::After)).await?.into_response())
+    stream_response(&services, filter, after.map_or(EventStart::Now, EventStart::After)).await
 }
 
-/// The events of a queue. One that does not exist yet is an empty one: it comes to be with its first job.
+/// The events of a queue. A queue that does not exist has no events: its first job creates it.
 pub(super) async fn queue_events(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -136,10 +139,10 @@ pub(super) async fn queue_events(
         return Ok(events_response(&services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?));
     }
     let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
-    Ok(open_stream(&services, filter, start).await?.into_response())
+    stream_response(&services, filter, start).await
 }
 
-/// The events of a job, from its first one that is kept. The stream ends with the job.
+/// The events of a job, from the oldest that is kept. The stream ends when the job ends.
 pub(super) async fn job_events(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -159,11 +162,12 @@ pub(super) async fn job_events(
         return finished_job_events(&services, &located, (job, first), &filter, after).await;
     }
     let start = after.map_or(EventStart::Since(since), EventStart::After);
-    let stream = open_stream(&services, filter, start).await?;
-    Ok(stream.until_job_ends(services.jobs.clone(), job).into_response())
+    let settings = &services.settings.gateway;
+    let source = JobEventSource::new(open_reader(&services, start).await?, filter, settings.shutdown_grace);
+    Ok(sse::stream_response(source.until_job_ends(services.jobs.clone(), job), settings.event_keep_alive))
 }
 
-/// What is known of a job that is over. A browser that comes back after the end is told to stay away: 204.
+/// The events of a finished job. A browser that reconnects after the end gets 204, which stops it from reconnecting.
 async fn finished_job_events(
     services: &Services,
     located: &LocatedJob,
@@ -174,26 +178,30 @@ async fn finished_job_events(
     let everything = EventFilter { job: Some(job), ..EventFilter::default() };
     let known = services.redis.events(&everything, first, MAX_LISTED_EVENTS).await?;
     let is_new = |event: &&ReadEvent| after.is_none_or(|after| event.position > after);
-    let heard_of_the_end = known.iter().any(|event| is_terminal_kind(&event.kind));
-    let has_heard_it =
-        after == Some(EventPosition::END) || heard_of_the_end && !known.iter().any(|event| is_new(&event));
-    if after.is_some() && has_heard_it {
+    let has_terminal_event = known.iter().any(|event| is_terminal_kind(&event.kind));
+    let has_seen_the_end =
+        after == Some(EventPosition::END) || has_terminal_event && !known.iter().any(|event| is_new(&event));
+    if after.is_some() && has_seen_the_end {
         return Ok(actix_web::HttpResponse::NoContent().finish());
     }
-    let ending = TerminalJobEvent::for_job(located).filter(|_| !heard_of_the_end);
-    Ok(sse::complete_response(known.iter().filter(is_new).filter(|event| filter.matches(event)), ending.as_ref()))
+    let ending = TerminalJobEvent::for_job(located).filter(|_| !has_terminal_event);
+    let events = known.iter().filter(is_new).filter(|event| filter.matches(event));
+    Ok(sse::complete_response(&job_event_source::encode(events, ending.as_ref())))
 }
 
-async fn open_stream(services: &Services, filter: EventFilter, start: EventStart) -> Result<JobEventStream, ApiError> {
-    let settings = &services.settings.gateway;
-    let reader = services.events.read(start).await?.map_err(|TooManyEventReaders| {
-        let most = settings.max_event_streams;
+async fn open_reader(services: &Services, start: EventStart) -> Result<EventReader, ApiError> {
+    services.events.read(start).await?.map_err(|TooManyReaders { max }| {
         ApiError::new(
             ErrorCode::TooManyEventStreams,
-            format!("{most} clients follow events here, which is gateway.max_event_streams"),
+            format!("{max} clients follow events here, which is gateway.max_event_streams"),
         )
-    })?;
-    Ok(JobEventStream::new(reader, filter, settings.event_keep_alive, settings.shutdown_grace))
+    })
+}
+
+async fn stream_response(services: &Services, filter: EventFilter, start: EventStart) -> ApiResult {
+    let settings = &services.settings.gateway;
+    let source = JobEventSource::new(open_reader(services, start).await?, filter, settings.shutdown_grace);
+    Ok(sse::stream_response(source, settings.event_keep_alive))
 }
 
 fn events_response(events: &[ReadEvent]) -> actix_web::HttpResponse {

@@ -24,7 +24,7 @@ use crate::{
     startup::Services,
 };
 
-/// Pause between two tries to get into a full queue: it doubles from the first to the longest.
+/// The delay between two attempts to enter a full queue. It doubles from the minimum to the maximum.
 const MIN_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(50);
 const MAX_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(800);
 
@@ -39,13 +39,13 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         let mut json = accepted.json;
         if let Some(wait) = wait {
             let left = deadline.saturating_duration_since(Instant::now());
-            // It is stored: whatever becomes of the waiting, the answer is about a job that is there
+            // The job is stored, so the answer has it even if waiting fails
             match services.job_waiters.wait(&services.jobs, accepted.id, left).await {
                 Ok(located) => {
                     response.insert_header(preference_applied(wait));
                     json = located.map_or(json, |located| located.to_json());
                 }
-                Err(error) => tracing::debug!(%error, "the end of a job cannot be waited for"),
+                Err(error) => tracing::debug!(%error, "cannot wait for the end of a job"),
             }
         }
         Ok(response.body(job_json(&json)))
@@ -53,7 +53,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     .await
 }
 
-/// A job that was stored, or the one that stands for it.
+/// A job that was stored, or the existing job that takes its place.
 pub(super) struct AcceptedJob {
     pub(super) id: JobId,
     pub(super) json: String,
@@ -61,7 +61,7 @@ pub(super) struct AcceptedJob {
 }
 
 impl AcceptedJob {
-    /// 201 and where to find the job; 200 if it stands for another.
+    /// 201 with the location of the job; 200 if the job existed before.
     fn response_builder(&self) -> HttpResponseBuilder {
         let mut response = ojs_response_builder(if self.is_new { StatusCode::CREATED } else { StatusCode::OK });
         response.insert_header((header::LOCATION, format!("/ojs/v1/jobs/{}", self.id)));
@@ -73,18 +73,18 @@ impl AcceptedJob {
     }
 }
 
-/// A request for a job that was checked.
+/// A valid request for a job.
 #[derive(Clone)]
 pub(super) struct ParsedJob {
     pub(super) new_job: NewJob,
-    /// The time that its times were reckoned from.
+    /// The time to which its relative times were added.
     pub(super) now: Millis,
-    /// Its id follows from a seed: a job that is there already was made by the same request before.
+    /// Whether its id follows from a seed: then a job with this id was made by the same request before.
     has_derived_id: bool,
 }
 
 impl ParsedJob {
-    /// A job whose id follows from the seed, unless it has one already.
+    /// Derives the job's id from a seed, unless the request names an id.
     pub(super) fn with_seed(mut new_job: NewJob, now: Millis, seed: Option<(IdempotencySeed, usize)>) -> Self {
         let seed = seed.filter(|_| new_job.id.is_none());
         if let Some((seed, n)) = seed {
@@ -99,17 +99,18 @@ impl ParsedJob {
     }
 }
 
-/// Checks a request for a job. With a seed the job's id follows from it, so that it is made only once.
+/// Checks a request for a job. With a seed the job's id follows from it, so that a repeated request makes no second
+/// job.
 pub(super) async fn parse_job(
-    reckoning: &mut RequestClock<'_>,
+    clock: &mut RequestClock<'_>,
     members: &Object<'_>,
     seed: Option<(IdempotencySeed, usize)>,
 ) -> Result<ParsedJob, ApiError> {
-    let now = reckoning.now_for(members).await?;
+    let now = clock.now_for(members).await?;
     Ok(ParsedJob::with_seed(NewJob::parse(members, now)?, now, seed))
 }
 
-/// Stores a job. One that was stored by the same request before is as good as new.
+/// Stores a job. Finding a job that the same request stored before counts as storing it.
 pub(super) async fn enqueue_parsed(
     services: &Services,
     read: ParsedJob,
@@ -120,7 +121,7 @@ pub(super) async fn enqueue_parsed(
     enqueue_outcome(services, outcome, own_id).await
 }
 
-/// What became of a job, given the id that it was to have if that follows from a seed.
+/// The result of storing a job. `id` is the id that follows from a seed.
 pub(super) async fn enqueue_outcome(
     services: &Services,
     outcome: Result<EnqueuedJob, EnqueueRefusal>,
@@ -133,7 +134,7 @@ pub(super) async fn enqueue_outcome(
         }
         Err(EnqueueRefusal::Ignored { id, json }) => Ok(AcceptedJob { id, json, is_new: false }),
         Err(refused) => {
-            // Whatever is in the way now: the same request may have made it before
+            // Whatever refuses the job now, the same request may have stored it before
             if let Some(id) = own_id
                 && let Some(located) = services.jobs.locate(id).await?
             {
@@ -150,7 +151,7 @@ async fn enqueue_until_deadline(
     trace: Option<String>,
     deadline: Instant,
 ) -> Result<AcceptedJob, ApiError> {
-    let (mut place, mut pause) = (None, MIN_FULL_QUEUE_RETRY_DELAY);
+    let (mut permit, mut pause) = (None, MIN_FULL_QUEUE_RETRY_DELAY);
     loop {
         match enqueue_parsed(services, read.clone(), trace.clone()).await {
             Err(error)
@@ -158,10 +159,10 @@ async fn enqueue_until_deadline(
                     && Instant::now() < deadline
                     && !services.stopping.is_cancelled() =>
             {
-                if place.is_none() {
-                    place = Some(services.job_waiters.try_acquire()?);
+                if permit.is_none() {
+                    permit = Some(services.job_waiters.try_acquire()?);
                 }
-                // Nobody tells when a job is taken: that would cost every claim. Those who wait ask again
+                // Claims send no notification, because each claim would pay for it. So waiters try again
                 tokio::select! {
                     () = services.stopping.cancelled() => return Err(error),
                     () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
@@ -173,21 +174,21 @@ async fn enqueue_until_deadline(
     }
 }
 
-/// How long a client would like to wait: `Prefer: wait=N`, in seconds. It is a wish: what cannot be read is no wish, and what
-/// is too long is cut. Of several the first one counts.
-fn preferred_wait(headers: &HeaderMap, most: Duration) -> Option<Duration> {
+/// How long a client prefers to wait: `Prefer: wait=N`, in seconds. An invalid preference is ignored, a long one is
+/// limited, and the first of several counts.
+fn preferred_wait(headers: &HeaderMap, max_wait: Duration) -> Option<Duration> {
     let preferences = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
     let mut named = preferences.flat_map(|value| value.split(',')).filter_map(|preference| {
-        // Behind a semicolon are parameters of the preference
+        // Parameters of the preference follow a semicolon
         let (name, value) = preference.split(';').next()?.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').trim())
     });
     let digits = named.next().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))?;
-    // So many that they are no number any more are too long
-    Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)).min(Duration::from_secs(most.as_secs())))
+    // A number too large to parse is above the limit
+    Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)).min(Duration::from_secs(max_wait.as_secs())))
 }
 
-/// Says that it was waited as the client likes.
+/// Confirms the client's preference.
 fn preference_applied(wait: Duration) -> (&'static str, String) {
     ("preference-applied", format!("wait={}", wait.as_secs()))
 }
@@ -197,18 +198,18 @@ pub(super) struct ShowJobQuery {
     wait_ms: Option<String>,
 }
 
-/// Shows a job; with `wait_ms` or `Prefer: wait` not before it has ended or the time is over.
+/// Returns a job. With `wait_ms` or `Prefer: wait` it waits until the job has ended or the time is over.
 pub(super) async fn show(
     request: HttpRequest,
     services: web::Data<Services>,
     id: web::Path<String>,
     query: web::Query<ShowJobQuery>,
 ) -> ApiResult {
-    let most = u64::try_from(services.settings.gateway.max_wait.as_millis()).unwrap_or(u64::MAX);
+    let max_ms = u64::try_from(services.settings.gateway.max_wait.as_millis()).unwrap_or(u64::MAX);
     let demanded = query.wait_ms.as_deref().map(|text| {
-        text.parse().ok().filter(|ms| *ms <= most).map(Duration::from_millis).ok_or_else(|| {
+        text.parse().ok().filter(|ms| *ms <= max_ms).map(Duration::from_millis).ok_or_else(|| {
             ApiError::invalid(format!(
-                "wait_ms must be an integer of milliseconds from 0 to {most}, got {}",
+                "wait_ms must be an integer of milliseconds from 0 to {max_ms}, got {}",
                 quoted(text)
             ))
         })
@@ -238,7 +239,7 @@ pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String
     state_change_response(&id, services.jobs.activate(parse_job_id(&id)?).await?)
 }
 
-/// What became of a job that was to get into another state.
+/// The answer to a request that changes the state of a job.
 fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) -> ApiResult {
     match outcome {
         Ok(job) => Ok(ojs_response(StatusCode::OK, job_json(&job))),
@@ -247,7 +248,7 @@ fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) 
     }
 }
 
-/// An id in a path. What is no id cannot be the id of a job either.
+/// An id in a path. An invalid id is not found: no job can have it.
 pub(super) fn parse_job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|_| job_not_found(text))
 }

@@ -25,19 +25,16 @@ use common::{health::read_only_resource, name::Origin};
 
 pub(crate) use channels::parse_since;
 
-use crate::error::ApiError;
-
-/// The media type of everything under `/ojs`.
-pub(crate) const OJS_JSON: &str = "application/openjobspec+json";
+use crate::{error::ApiError, media_type::OJS_JSON};
 
 type ApiResult = Result<HttpResponse, ApiError>;
 
-/// Adds every route. Pages of these other sites may read channels.
+/// Adds every route. Pages from `origins` may read channels.
 pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
     let readable = || cross_origin::read_only_cors(origins);
     config
         .service(read_only_resource("/", demo::index))
-        // Without HEAD: a visit does something
+        // Without HEAD, because each visit changes something
         .service(web::resource("/prodcons").route(web::get().to(demo::prodcons)))
         .service(web::resource("/pubsub").route(web::get().to(demo::pubsub)))
         .service(read_only_resource("/openapi.json", openapi::document))

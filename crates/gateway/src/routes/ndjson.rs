@@ -1,7 +1,7 @@
-//! A body of lines, a job each, as long as it comes; a line of the answer for each, in their order.
+//! Enqueues a stream of jobs, one on each line, and answers with a line for each in the same order.
 //!
-//! Nothing here waits for ever: not for the next piece of the body, not for a client to read, and not beyond the
-//! gateway's stop. Whatever ends the stream early is said in a last line, if the client reads.
+//! Every wait has a limit: for the next part of the body, for a client to read, and when the gateway stops. If the
+//! stream ends early, a last line says why, if the client reads it.
 
 use std::time::Duration;
 
@@ -26,12 +26,12 @@ use crate::{
 };
 
 const NDJSON_MEDIA_TYPE: &str = "application/x-ndjson";
-/// Answers that wait to be read; each is for up to [`AT_ONCE`] lines.
+/// The most answers that wait to be read. Each is for the jobs of one step.
 const RESPONSE_BUFFER: usize = 4;
-/// When the gateway stops: time for a client to take what it was not sent yet.
+/// How long a client has to read the rest of the answer when the gateway stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The route.
+/// Enqueues a job for each line of the body.
 pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, payload: web::Payload) -> ApiResult {
     let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON_MEDIA_TYPE) {
@@ -42,7 +42,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     }
     let (answers, unread) = mpsc::channel::<Bytes>(RESPONSE_BUFFER);
     let lines = NdjsonEnqueuer { services, trace: RequestTrace::from_request(&request), responses: answers };
-    // Lines are answered while others still come, so this outlives the handler
+    // Answers begin before the body ends, so this task outlives the handler
     actix_web::rt::spawn(lines.run(payload));
     let body = stream::unfold(unread, |mut unread| async {
         let answer = unread.recv().await?;
@@ -51,7 +51,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     Ok(HttpResponse::Ok().content_type(NDJSON_MEDIA_TYPE).streaming(body))
 }
 
-/// Nobody takes the answers any more.
+/// The client no longer reads the answers.
 struct ClientNotReading;
 
 struct NdjsonEnqueuer {
@@ -67,7 +67,7 @@ impl NdjsonEnqueuer {
         }
     }
 
-    /// Answers until the body is over, or something else ends it: that is to be said.
+    /// Answers lines until the body ends. Returns an error if something else ended it.
     async fn process_body(&self, mut payload: web::Payload) -> Result<Option<ApiError>, ClientNotReading> {
         let gateway = &self.services.settings.gateway;
         let broken = |problem: &str| {
@@ -76,7 +76,7 @@ impl NdjsonEnqueuer {
         };
         let mut rest = BytesMut::new();
         loop {
-            // A body that is always there already must not keep others from being served
+            // A body that always has data must not starve other requests
             coop::consume_budget().await;
             let next = tokio::select! {
                 biased;
@@ -117,7 +117,7 @@ impl NdjsonEnqueuer {
         Ok(())
     }
 
-    /// Waits for the client to read, but not for long.
+    /// Waits a limited time for the client to read.
     async fn send(&self, text: String) -> Result<(), ClientNotReading> {
         let too_late = async {
             tokio::select! {
@@ -136,7 +136,7 @@ impl NdjsonEnqueuer {
     }
 }
 
-/// Takes the lines that are complete with this chunk; what is left has been looked through, and is not again.
+/// Takes the complete lines. The rest was searched and is not searched again.
 fn take_complete_lines(rest: &mut BytesMut, chunk: &[u8]) -> BytesMut {
     let complete = chunk.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| rest.len() + end + 1);
     rest.extend_from_slice(chunk);

@@ -1,4 +1,4 @@
-//! How far a running job has come.
+//! Progress of running jobs.
 
 use actix_web::{http::StatusCode, web};
 use common::json::ObjectWriter;
@@ -26,7 +26,7 @@ struct ReportProgressRequest<'a> {
     token: Option<String>,
 }
 
-/// Notes how far an attempt has come. It is a sign of life too: the lease begins anew.
+/// Records the progress of an attempt. A report also renews the lease.
 pub(super) async fn report(services: web::Data<Services>, path: web::Path<String>, body: JsonBody) -> ApiResult {
     let id = parse_job_id(&path)?;
     let request: ReportProgressRequest = body.parse()?;
@@ -41,8 +41,8 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     {
         return Err(stale_attempt(id));
     }
-    services.jobs.record_event(JobEvent::progress(&job, &shown));
+    services.jobs.record_event(JobEvent::progress(&job, &merged));
     let mut answer = ObjectWriter::default();
-    answer.text("id", &id.to_string()).text("state", "active").splice(&shown);
+    answer.text("id", &id.to_string()).text("state", "active").splice(&merged);
     Ok(ojs_response(StatusCode::OK, answer.finish()))
 }

@@ -1,4 +1,4 @@
-//! Queues: how they are doing, and what holds them back.
+//! Queues: statistics, limits, pause and drain, purge, delete.
 
 use actix_web::{http::StatusCode, web};
 use common::{
@@ -17,9 +17,9 @@ use crate::{
     startup::Services,
 };
 
-/// Queues in one answer, when it is not said how many.
+/// The default number of queues in one answer.
 const DEFAULT_PAGE_SIZE: usize = 100;
-/// Jobs that one purge cancels, when it is not said how many.
+/// The default number of jobs that one purge cancels.
 const DEFAULT_PURGE_JOBS: usize = 1000;
 const MAX_PURGE_JOBS: usize = 10_000;
 
@@ -44,7 +44,7 @@ pub(super) async fn list(services: web::Data<Services>, page: web::Query<ListQue
     Ok(ojs_response(StatusCode::OK, json!({ "queues": queues, "more": more }).to_string()))
 }
 
-/// A queue that does not exist yet is an empty one: it comes to be with its first job.
+/// A queue that does not exist is shown as an empty one: its first job creates it.
 pub(super) async fn stats(services: web::Data<Services>, queue: web::Path<String>) -> ApiResult {
     let queue: QueueName = queue.parse()?;
     queue_response(&services, &queue).await
@@ -79,14 +79,14 @@ pub(super) async fn resume(services: web::Data<Services>, queue: web::Path<Strin
     queue_response(&services, &queue).await
 }
 
-/// No new jobs; those that are there are worked off. `resume` ends it.
+/// Closes the queue to new jobs; workers finish the others. `resume` ends it.
 pub(super) async fn drain(services: web::Data<Services>, queue: web::Path<String>) -> ApiResult {
     let queue: QueueName = queue.parse()?;
     services.jobs.set_queue_closed(&queue, true).await??;
     queue_response(&services, &queue).await
 }
 
-/// Sets the limits of a queue; those left out are as the settings have them.
+/// Sets the limits of a queue. Limits that are left out get the values of the settings.
 pub(super) async fn set_limits(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
     let queue: QueueName = queue.parse()?;
     let limits: Object = body.parse()?;
@@ -119,7 +119,7 @@ impl ConfirmedQueueRequest {
     }
 }
 
-/// Cancels what waits in a queue.
+/// Cancels the jobs that wait in a queue.
 pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
     let request: ConfirmedQueueRequest = body.parse()?;
     let queue = request.confirmed_queue(&queue)?;

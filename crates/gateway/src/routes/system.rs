@@ -1,4 +1,4 @@
-//! What this server is and how it is.
+//! The manifest and the health of this server.
 
 use std::time::Instant;
 

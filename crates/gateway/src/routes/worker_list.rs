@@ -1,4 +1,4 @@
-//! The workers there are: what they do, and what is asked of them.
+//! Workers: what they do, and directives for them.
 
 use actix_web::{http::StatusCode, web};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ pub(super) struct ListWorkersQuery {
     after: Option<String>,
 }
 
-/// In the order of their ids; `next` is where to go on.
+/// Workers in the order of their ids. `next` is the cursor of the next page.
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkersQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), 100, 500)?;
     let after: Option<WorkerKey> = query.after.as_deref().map(str::parse).transpose()?;

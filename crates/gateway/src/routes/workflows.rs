@@ -31,7 +31,7 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
         new.id = new.id.or(own_id);
         let id = match services.workflows.create_workflow(new, RequestTrace::from_request(&request), now).await? {
             Ok(id) => id,
-            // The same request made it before
+            // The same request created it before
             Err(CreateWorkflowError::Duplicate(id)) if own_id == Some(id) => id,
             Err(CreateWorkflowError::Duplicate(id)) => {
                 return Err(ApiError::new(ErrorCode::Duplicate, format!("a workflow with id {id} exists")));
@@ -57,7 +57,7 @@ pub(super) struct ListWorkflowsQuery {
     limit: Option<String>,
 }
 
-/// Those that run. Others are looked up by their ids.
+/// Running workflows. Others are found by their ids.
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkflowsQuery>) -> ApiResult {
     if let Some(state) = query.state.as_deref().filter(|state| *state != "running") {
         let got = quoted(state);
@@ -91,7 +91,7 @@ fn workflow_json(workflow: &WorkflowView) -> String {
     ["{\"workflow\":", &workflow.to_json(), "}"].concat()
 }
 
-/// An id in a path. What is no id cannot be the id of a workflow either.
+/// An id in a path. An invalid id is not found: no workflow can have it.
 fn parse_workflow_id(text: &str) -> Result<WorkflowId, ApiError> {
     text.parse().map_err(|_| workflow_not_found(text))
 }

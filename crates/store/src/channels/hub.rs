@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     task::Waker,
     time::Duration,
@@ -133,7 +133,7 @@ impl ChannelHub {
             is_stopped: AtomicBool::new(false),
             page_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
             runtime: Handle::current(),
-            reader_count: AtomicUsize::new(0),
+            limiter: ReaderLimiter::new(settings.max_readers, "galley_channel_readers"),
             channel_names: broadcast::Sender::new(CHANNEL_NAMES_BUFFER),
             active_channels: Mutex::default(),
             changed_channels: ChangedChannels::default(),

@@ -13,9 +13,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::{
     cursor::{ChannelCursor, ReaderEvent},
     hub::{ChannelHub, ChannelHubInner, ReaderGuard},
-    reader_counts::ReaderPermit,
 };
-use crate::{StoreResult, log_interruption};
+use crate::{StoreResult, TooManyReaders, log_interruption, reader_limiter::ReaderPermit};
 use common::{channel_pattern::ChannelPattern, name::ChannelName, time::Millis};
 use model::message::{Position, ResumeToken};
 

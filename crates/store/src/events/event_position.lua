@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Where an entry is in the stream of events: whoever goes on after one that is no longer kept has missed something.
+-- Whether the stream of events keeps an entry. A client that resumes after one that is no longer kept has missed events.
 -- KEYS: 1 events
 -- ARGV: 1 entry
 -- Returns {1 if it is kept else 0, the oldest entry or '', the newest entry or ''}.

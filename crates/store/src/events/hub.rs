@@ -1,8 +1,9 @@
-//! Many readers of the events, one connection: a task follows the end of the stream while anybody reads, and hands
-//! each entry to all readers.
+//! Serves many readers of events over one connection: while anybody reads, a task tails the stream and broadcasts each
+//! entry to all readers.
 //!
-//! What waits for readers is bounded: a reader that falls behind is not waited for but reads from the stream again,
-//! from where it was. What it can no longer find there is a gap, and it is told so. Nothing is lost silently.
+//! The broadcast buffer is bounded. A reader that falls behind delays nobody: it reads from the stream, from its
+//! position. Entries that the stream no longer keeps are a gap, which the reader gets as an item. Nothing is lost
+//! silently.
 
 use std::{
     collections::VecDeque,
@@ -19,80 +20,73 @@ use tokio_util::sync::CancellationToken;
 
 use super::read::{EventBatch, EventPosition, ReadEvent, read_tail};
 use crate::{
-    ReconnectDelays, Redis, StoreError, StoreResult, keys, log_interruption, next_reconnect_delay, reconnect_delays,
+    ReconnectDelays, Redis, StoreError, StoreResult, TooManyReaders, keys, log_interruption, next_reconnect_delay,
+    reader_limiter::{ReaderLimiter, ReaderPermit},
+    reconnect_delays,
 };
 use common::id::EntryId;
 
-/// Longest blocking read. It ends by itself so that a connection that died silently is found out.
+/// The longest blocking read. It ends without entries so that the task notices a connection that died silently.
 const BLOCK: Duration = Duration::from_secs(5);
-/// Entries read in one go.
+/// Entries that the task reads in one call.
 const TAIL_PAGE: usize = 64;
-/// The same for a single reader that is behind: many may be so at the same time, and each keeps its own.
+/// Entries that a slow reader reads in one call: few, because many readers may be slow at a time and each holds its
+/// page.
 const READER_PAGE: usize = 8;
-/// Entries kept for readers that have not taken them yet, all readers together.
+/// Entries in the broadcast buffer, which all readers share.
 const BUFFER: usize = 64;
 
 const NEVER: EntryId = EntryId { milliseconds: 0, sequence: 0 };
 
-/// Follows the events for many readers. Clone it freely.
+/// Tails the events for many readers. Clones share one task.
 #[derive(Clone)]
 pub struct EventHub(Arc<EventHubInner>);
 
 struct EventHubInner {
     redis: Redis,
-    max_readers: usize,
+    limiter: ReaderLimiter,
     stop: CancellationToken,
-    readers: watch::Sender<EventReaderCount>,
+    /// Readers get every entry written from now on. Turns false only while nobody reads.
+    is_tailing: watch::Sender<bool>,
     tail: broadcast::Sender<EventTail>,
-    /// The newest entry that was handed to readers.
+    /// The newest entry that was broadcast.
     last: Mutex<EntryId>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct EventReaderCount {
-    count: usize,
-    /// Whatever is written from now on reaches them.
-    is_tailing: bool,
 }
 
 #[derive(Clone)]
 enum EventTail {
     Batch(Arc<EventBatch>),
-    /// Something between these two entries was missed.
+    /// Entries between these two were missed.
     Gap {
         last: EntryId,
         next: EntryId,
     },
 }
 
-/// As many readers as there may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManyEventReaders;
-
-/// Where to begin.
+/// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventStart {
-    /// With what happens from now on.
+    /// With the next event.
     Now,
-    /// After an event that was seen. If it is no longer kept the first thing told is a gap.
+    /// After an event that the client saw. If it is no longer kept the first item is a gap.
     After(EventPosition),
-    /// With what is kept from that millisecond on.
+    /// With the events kept from that millisecond on.
     Since(u64),
 }
 
-/// What a reader is told.
+/// What a reader returns.
 #[derive(Debug)]
 pub enum EventReaderItem {
-    /// The next events.
+    /// A batch, and the position after which its events are new.
     Events(Arc<EventBatch>, EventPosition),
-    /// Events after this position are missing: they were not kept for so long.
+    /// Events after this position are missing: they are no longer kept.
     Gap(EventPosition),
     /// The process stops.
     Stopped,
 }
 
 impl EventReaderItem {
-    /// The events told, if it was events.
+    /// The new events, if there are any.
     pub fn events(&self) -> impl Iterator<Item = &ReadEvent> {
         let (events, after): (&[ReadEvent], EventPosition) = match self {
             Self::Events(batch, after) => (&batch.events, *after),
@@ -106,12 +100,12 @@ impl EventReaderItem {
 impl EventHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
-    pub fn start(redis: &Redis, most_readers: usize, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+    pub fn start(redis: &Redis, max_readers: usize, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let inner = EventHubInner {
             redis: redis.clone(),
-            max_readers: most_readers,
+            limiter: ReaderLimiter::new(max_readers, "galley_event_streams"),
             stop,
-            readers: watch::Sender::default(),
+            is_tailing: watch::Sender::default(),
             tail: broadcast::Sender::new(BUFFER),
             last: Mutex::new(NEVER),
         };
@@ -119,13 +113,16 @@ impl EventHub {
         (hub.clone(), tokio::spawn(async move { hub.0.run().await }))
     }
 
-    /// A new reader. From the moment this returns nothing escapes it.
+    /// A new reader. It misses no event written after this returns.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn read(&self, start: EventStart) -> StoreResult<Result<EventReader, TooManyEventReaders>> {
-        let Some(seat) = self.acquire_reader() else { return Ok(Err(TooManyEventReaders)) };
-        let place = match start {
+    pub async fn read(&self, start: EventStart) -> StoreResult<Result<EventReader, TooManyReaders>> {
+        let permit = match self.0.limiter.try_acquire() {
+            Ok(permit) => permit,
+            Err(error) => return Ok(Err(error)),
+        };
+        let retention = match start {
             EventStart::After(position) if position > EventPosition::START => {
                 Some(self.0.redis.event_retention(position.entry).await?)
             }
@@ -135,18 +132,19 @@ impl EventHub {
             }
         };
         let tail = self.0.tail.subscribe();
-        let served = async {
+        let is_served = async {
             tokio::select! {
                 () = self.0.stop.cancelled() => {}
-                () = self.0.wait_until(|readers| readers.is_tailing) => {}
+                () = self.0.wait_until_tailing() => {}
             }
         };
-        if tokio::time::timeout(self.0.redis.response_timeout(), served).await.is_err() {
+        if tokio::time::timeout(self.0.redis.response_timeout(), is_served).await.is_err() {
             let error = redis::RedisError::from((redis::ErrorKind::Io, "events cannot be followed yet"));
             return Err(StoreError::Unavailable(error));
         }
         let mut reader = EventReader {
-            permit: seat,
+            hub: self.0.clone(),
+            _permit: permit,
             tail,
             after: EventPosition::end_of(self.0.last()),
             is_retained: self.0.last() != NEVER,
@@ -155,54 +153,26 @@ impl EventHub {
             page: VecDeque::new(),
             delays: reconnect_delays(),
         };
-        match (start, place) {
+        match (start, retention) {
             (EventStart::Now, _) => {}
             (EventStart::Since(milliseconds), _) => {
                 let before = EntryId { milliseconds: milliseconds.saturating_sub(1), sequence: u64::MAX };
                 reader.rewind_to(EventPosition::end_of(before));
             }
-            (EventStart::After(position), Some(place)) if !place.is_retained => {
-                // One that was never there, but between those that are, is as good as any
-                let is_between =
-                    place.retained_range.is_some_and(|(first, last)| first < position.entry && position.entry < last);
+            (EventStart::After(position), Some(retention)) if !retention.is_retained => {
+                // A position that never existed is valid between the oldest and the newest entry
+                let is_between = retention
+                    .retained_range
+                    .is_some_and(|(first, last)| first < position.entry && position.entry < last);
                 reader.rewind_to(if is_between { position } else { EventPosition::START });
                 reader.gap = Some(position).filter(|_| !is_between);
             }
-            (EventStart::After(position), place) => {
+            (EventStart::After(position), retention) => {
                 reader.rewind_to(position);
-                reader.is_retained = place.is_some();
+                reader.is_retained = retention.is_some();
             }
         }
         Ok(Ok(reader))
-    }
-
-    fn acquire_reader(&self) -> Option<EventReaderPermit> {
-        let most = self.0.max_readers;
-        let is_free = self.0.readers.send_if_modified(|readers| {
-            let is_free = readers.count < most;
-            readers.count += usize::from(is_free);
-            readers.report_count();
-            is_free
-        });
-        is_free.then(|| EventReaderPermit(self.0.clone()))
-    }
-}
-
-/// A reader's place among those that may be.
-struct EventReaderPermit(Arc<EventHubInner>);
-
-impl Drop for EventReaderPermit {
-    fn drop(&mut self) {
-        self.0.readers.send_modify(|readers| {
-            readers.count -= 1;
-            readers.report_count();
-        });
-    }
-}
-
-impl EventReaderCount {
-    fn report_count(self) {
-        metrics::gauge!("galley_event_streams").set(u32::try_from(self.count).unwrap_or(u32::MAX));
     }
 }
 
@@ -215,9 +185,9 @@ impl EventHubInner {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = entry;
     }
 
-    async fn wait_until(&self, is_so: impl FnMut(&EventReaderCount) -> bool) {
-        // What it gives locks the value: it must be gone before anybody changes that
-        let _ = self.readers.subscribe().wait_for(is_so).await;
+    async fn wait_until_tailing(&self) {
+        // The result holds the lock of the value: drop it at once
+        let _ = self.is_tailing.subscribe().wait_for(|is_tailing| *is_tailing).await;
     }
 
     async fn run(&self) {
@@ -226,14 +196,14 @@ impl EventHubInner {
             self.stop_tailing();
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.wait_until(|readers| readers.count > 0) => {}
+                () = self.limiter.wait_until_used() => {}
             }
             let result = tokio::select! {
                 () = self.stop.cancelled() => return,
                 result = self.tail_stream(&mut delays) => result,
             };
             if let Err(error) = result {
-                log_interruption("following events", &error);
+                log_interruption("tailing events", &error);
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
@@ -242,71 +212,70 @@ impl EventHubInner {
         }
     }
 
-    /// One connection's life. Ends when nobody reads any more.
+    /// Tails the stream over one connection. Ends when nobody reads any more.
     async fn tail_stream(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
         let mut connection = self.redis.open_dedicated(BLOCK).await?;
         if !self.readers.borrow().is_tailing {
             let newest = self.redis.event_retention(NEVER).await?.retained_range.map_or(NEVER, |(_, newest)| newest);
             self.set_last(newest);
-            self.readers.send_modify(|readers| readers.is_tailing = true);
+            self.is_tailing.send_replace(true);
         }
         loop {
             let mut command = redis::cmd("XREAD");
             command.arg("COUNT").arg(TAIL_PAGE).arg("BLOCK").arg(BLOCK.as_millis().to_string());
             command.arg("STREAMS").arg(keys::EVENTS).arg(self.last().to_string());
-            // A read that is dropped loses nothing: it does not take anything out of the stream
+            // Dropping the read loses nothing: it removes nothing from the stream
             let reply: Value = tokio::select! {
                 reply = connection.query(&command) => reply?,
-                () = self.wait_until(|readers| readers.count == 0) => return Ok(()),
+                () = self.limiter.wait_until_unused() => return Ok(()),
             };
             *delays = reconnect_delays();
             self.broadcast_batches(read_tail(reply)?).await?;
         }
     }
 
-    /// When the last reader has gone, the next one has to wait until it is served again. One that came just now, after
-    /// a connection ended, goes on to be served.
+    /// After the last reader has gone the next one waits until the task tails again. A reader that came after a
+    /// connection ended does not wait: the task continues from the last entry.
     fn stop_tailing(&self) {
-        self.readers.send_if_modified(|readers| {
-            let is_change = readers.count == 0 && readers.is_tailing;
-            readers.is_tailing &= readers.count > 0;
-            is_change
+        self.limiter.run_if_unused(|| {
+            self.is_tailing.send_replace(false);
         });
     }
 
     async fn broadcast_batches(&self, batches: Vec<EventBatch>) -> StoreResult<()> {
         let last = self.last();
-        // Looked at after reading: if the last one is there now, nothing behind it was gone when we read
+        // Checked after the read: if the last entry is kept now, the read missed nothing after it
         if last != NEVER {
-            let place = self.redis.event_retention(last).await?;
-            if !place.is_retained
-                && let Some((first, _)) = place.retained_range
+            let retention = self.redis.event_retention(last).await?;
+            if !retention.is_retained
+                && let Some((first, _)) = retention.retained_range
             {
                 let _ = self.tail.send(EventTail::Gap { last, next: first });
                 if batches.is_empty() {
-                    // Another stream is in its place, with a clock that is behind: everything in it is new
+                    // Another stream took its place, with a clock that is behind: all of its entries are new
                     self.set_last(NEVER);
                 }
             }
         }
         for batch in batches {
             self.set_last(batch.entry);
-            // Fails only when nobody reads
+            // An error means that nobody reads
             let _ = self.tail.send(EventTail::Batch(Arc::new(batch)));
         }
         Ok(())
     }
 }
 
-/// One reader.
+/// A reader of all events.
 pub struct EventReader {
-    permit: EventReaderPermit,
+    hub: Arc<EventHubInner>,
+    _permit: ReaderPermit,
     tail: broadcast::Receiver<EventTail>,
-    /// Everything up to here was told.
+    /// The reader has returned every event up to here.
     after: EventPosition,
-    /// `after` was in the stream when it was last looked at.
+    /// `after` was in the stream at the last check.
     is_retained: bool,
-    /// Has to read from the stream what the hub does not keep for it.
+    /// The broadcast buffer no longer has the next entry, so it must be read from the stream.
     is_behind: bool,
     gap: Option<EventPosition>,
     page: VecDeque<Arc<EventBatch>>,
@@ -318,13 +287,13 @@ impl EventReader {
         (self.after, self.is_retained, self.is_behind) = (position, false, true);
     }
 
-    /// What comes next. A call that is given up loses nothing.
+    /// Waits for the next item. A call that is dropped loses nothing.
     pub async fn next(&mut self) -> EventReaderItem {
-        let stop = self.permit.0.stop.clone();
+        let stop = self.hub.stop.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => EventReaderItem::Stopped,
-            told = self.next_item() => told,
+            item = self.next_item() => item,
         }
     }
 
@@ -358,7 +327,7 @@ impl EventReader {
 
     fn record_gap(&mut self, last: EntryId, next: EntryId) {
         let starts_over = next <= last;
-        // Who has read further by itself has noticed by itself, and who begins has nothing to miss
+        // A reader that has read further from the stream found the gap there, and a reader at the start misses nothing
         if self.after > EventPosition::START && (starts_over || self.after.entry < next) {
             self.gap = Some(self.after);
             self.is_retained = false;
@@ -368,9 +337,10 @@ impl EventReader {
         }
     }
 
-    /// Reads on from where it is. The entry it is at comes along, and so shows that nothing behind it is gone.
+    /// Reads the next page, including the entry of the current position: if that is still kept, nothing after it is
+    /// missing.
     async fn read_page(&mut self) {
-        match self.permit.0.redis.event_page(self.after.entry, READER_PAGE).await {
+        match self.hub.redis.event_page(self.after.entry, READER_PAGE).await {
             Ok(page) => {
                 let first = page.first().map(|batch| batch.entry);
                 if self.is_retained && first != Some(self.after.entry) {

@@ -1,8 +1,8 @@
-//! What happened to jobs: a capped stream that tools read. It is for observing, not the truth: under pressure or after
-//! a crash events are missing, and nothing in Galley acts on them.
+//! Job events: a capped stream for observers. Events are not the state of jobs: under pressure or after a crash some
+//! are missing, and nothing in Galley acts on them.
 //!
-//! Events are collected for a few milliseconds and written many in one entry, so that they cost next to nothing.
-//! `read` reads them, `hub` follows them for many readers at once.
+//! The writer collects events for a few milliseconds and writes many in one entry, so that they cost little. `read`
+//! reads them, `hub` tails them for many readers.
 
 mod hub;
 mod read;
@@ -12,30 +12,30 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use hub::{EventHub, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
+pub use hub::{EventHub, EventReader, EventReaderItem, EventStart};
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
 use crate::{Redis, keys};
 use common::time::{self, Millis};
 use model::job::JobState;
 
-/// Events that wait to be written; more are dropped and counted.
+/// The most events that wait to be written. More are dropped and counted.
 const BUFFER: usize = 16_384;
-/// Events in one entry.
+/// The most events in one entry.
 const BATCH: usize = 128;
-/// Bytes in one entry; a single event may have more.
+/// The most bytes in one entry. A single event may be larger.
 const ENTRY_BYTES: usize = 64 << 10;
-/// About what an event has besides its data, in bytes.
+/// The approximate size of an event without its data, in bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
-/// Longest wait for others to share an entry with.
+/// How long an event waits for others to share its entry.
 const BATCH_LINGER: Duration = Duration::from_millis(20);
 
-/// Something that happened to a job, on its way into the stream.
+/// An event that waits to be written.
 #[derive(Debug)]
 pub struct JobEvent {
     kind: &'static str,
     at: Millis,
-    /// The job, and numbers of the event: JSON. There is an event or two for each job, so it is written once and at once.
+    /// The job and the numbers of the event, as JSON. Each job has several events, so the JSON is built once, directly.
     data: String,
 }
 
@@ -47,7 +47,7 @@ impl JobEvent {
     }
 }
 
-/// The event of a job that came to its end in that state.
+/// The type of the event of a job that ended in that state.
 #[must_use]
 pub fn terminal_kind(state: JobState) -> &'static str {
     match state {
@@ -57,7 +57,7 @@ pub fn terminal_kind(state: JobState) -> &'static str {
     }
 }
 
-/// Whether a job is over after an event of that type.
+/// Whether an event of that type is the last of a job.
 #[must_use]
 pub fn is_terminal_kind(kind: &str) -> bool {
     [JobState::Completed, JobState::Cancelled, JobState::Discarded]
@@ -78,7 +78,7 @@ impl EventLog {
         (Self(Arc::new(sender)), task)
     }
 
-    /// Notes an event.
+    /// Records an event.
     pub fn record(&self, event: JobEvent) {
         if self.0.try_send(event).is_err() {
             metrics::counter!("galley_events_dropped_total").increment(1);
@@ -96,7 +96,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
             () = stop.cancelled() => return,
         }
         if batch.len() < BATCH && !stop.is_cancelled() {
-            // Few so far: others may follow at once
+            // The batch is small: others may follow within milliseconds
             tokio::time::sleep(BATCH_LINGER).await;
             while batch.len() < BATCH
                 && let Ok(event) = receiver.try_recv()
@@ -108,7 +108,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
         while !left.is_empty() {
             let (entry, others) = left.split_at(fitting_count(left));
             left = others;
-            // Redis counts entries, the setting events: what a full entry holds differs a hundredfold with the load
+            // Redis counts entries and the setting counts events: under load an entry holds a hundred times as many
             per_entry = (per_entry * 7 + entry.len() as u64).div_ceil(8);
             let entries_max = events_max.div_ceil(per_entry);
             let mut command = redis::cmd("XADD");
@@ -128,7 +128,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
     }
 }
 
-/// How many of these events share the next entry: as many as it has room for, but one at least.
+/// How many of these events share the next entry: as many as fit, but at least one.
 fn fitting_count(events: &[JobEvent]) -> usize {
     let mut bytes = 0;
     let fit = events.iter().take_while(|event| {
@@ -151,7 +151,7 @@ fn render_batch(batch: &[JobEvent]) -> String {
         if shown.0 != event.at {
             shown = (event.at, time::format(event.at));
         }
-        // Neither a type nor a time holds anything to escape
+        // Neither a type nor a time needs escaping
         for part in ["{\"type\":\"", event.kind, "\",\"time\":\"", &shown.1, "\",\"data\":", &event.data, "}"] {
             text.push_str(part);
         }

@@ -1,5 +1,5 @@
-//! Reading events. Every event has a position: the entry of the stream it is in, and its place there. Positions grow,
-//! so whoever knows the last one it has seen can go on from there, at any gateway.
+//! Reads events. Every event has a position: its entry in the stream and its index in the entry. Positions grow, so a
+//! client can resume after the last position it saw, at any gateway.
 
 use std::{borrow::Cow, collections::HashMap, fmt, str::FromStr};
 
@@ -14,17 +14,17 @@ use common::{
     name::{NameError, QueueName},
 };
 
-/// Entries looked through for one list.
+/// The most entries searched for one list.
 const MAX_SCANNED_ENTRIES: usize = 2_000;
-/// Entries read in one go: each may hold a hundred events.
+/// Entries read in one call: each may hold a hundred events.
 const SCAN_PAGE: usize = 100;
 
-/// Where an event is: `<milliseconds>-<sequence>-<index>`.
+/// The position of an event: `<milliseconds>-<sequence>-<index>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventPosition {
     /// The entry of the stream.
     pub entry: EntryId,
-    /// The place in it.
+    /// The index in the entry.
     pub index: usize,
 }
 
@@ -32,10 +32,10 @@ impl EventPosition {
     /// Before every event.
     pub const START: Self = Self { entry: EntryId { milliseconds: 0, sequence: 0 }, index: 0 };
 
-    /// After every event: where a stream is that has come to its end.
+    /// After every event: the position of a stream that has ended.
     pub const END: Self = Self { entry: EntryId { milliseconds: u64::MAX, sequence: 0 }, index: 0 };
 
-    /// After everything in an entry.
+    /// After every event of an entry.
     #[must_use]
     pub fn end_of(entry: EntryId) -> Self {
         Self { entry, index: usize::MAX }
@@ -64,14 +64,14 @@ impl FromStr for EventPosition {
     }
 }
 
-/// An event out of the stream.
+/// An event from the stream.
 #[derive(Debug, Clone)]
 pub struct ReadEvent {
-    /// Where it is; also its id.
+    /// Its position, which is also its id.
     pub position: EventPosition,
     /// `job.enqueued`, `job.started`, `job.completed`, `job.failed`, `job.discarded` or `job.cancelled`.
     pub kind: String,
-    /// What it is about, if that is a job.
+    /// The job that it is about, if it is about one.
     pub job: Option<JobId>,
     /// The queue of that job.
     pub queue: String,
@@ -109,12 +109,12 @@ impl EventFilter {
     }
 }
 
-/// Where an entry is in the stream as it is now.
+/// Which entries the stream keeps now, and whether a given entry is one of them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EventRetention {
-    /// It is still there.
+    /// The entry is still kept.
     pub(super) is_retained: bool,
-    /// The oldest entry that is kept and the newest.
+    /// The oldest and the newest entry that are kept.
     pub(super) retained_range: Option<(EntryId, EntryId)>,
 }
 
@@ -147,7 +147,7 @@ impl Redis {
         Ok(found)
     }
 
-    /// Entries from that one on, itself included.
+    /// Entries from that one on, including it.
     pub(super) async fn event_page(&self, from: EntryId, most: usize) -> StoreResult<Vec<EventBatch>> {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::EVENTS).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
@@ -155,7 +155,7 @@ impl Redis {
         Ok(read_batches(entries))
     }
 
-    /// Where an entry is in the stream.
+    /// Whether an entry is kept, and which are.
     pub(super) async fn event_retention(&self, entry: EntryId) -> StoreResult<EventRetention> {
         let (is_kept, first, last): (bool, String, String) =
             script::EVENT_POSITION.key(keys::EVENTS).arg(entry.to_string()).invoke_async(&mut self.clone()).await?;
@@ -163,7 +163,7 @@ impl Redis {
     }
 }
 
-/// Entries as Redis gives them. One that cannot be read was put there by somebody else, and holds no events.
+/// Parses entries of Redis. An entry that cannot be parsed was written by another program and has no events.
 pub(super) fn read_batches(entries: Vec<(String, Value)>) -> Vec<EventBatch> {
     let read = entries.into_iter().filter_map(|(entry, fields)| {
         let entry: EntryId = entry.parse().ok()?;
@@ -204,7 +204,7 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<ReadEvent>
     json.splice(raw.get());
     let mut json = json.finish();
     if json.contains(['\n', '\r']) {
-        // Ours have none; in JSON they are space, but in an event stream the end of a line
+        // Galley writes no line breaks. JSON treats them as space, but in an event stream they end a line
         json = json.replace(['\n', '\r'], " ");
     }
     let job = written.data.job_id.parse().ok();

@@ -40,7 +40,7 @@ async fn position(reader: &mut ChannelReader) -> Position {
 }
 
 async fn reading(hub: &ChannelHub, name: &str, start: ReaderStart) -> ChannelReader {
-    let mut reader = hub.open_reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("room for a reader");
     reader.add_channel(&channel(name), start).await.expect("redis runs").expect("few");
     reader
 }
@@ -153,7 +153,7 @@ async fn a_history_that_is_gone_is_a_gap_for_all_readers_once() {
 async fn channels_that_come_later_join_a_pattern_and_one_too_many_is_said_to_be_left_out() {
     let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.open_reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("room for a reader");
     let pattern = "c.*".parse().expect("a pattern");
     reader.add_pattern(pattern, ReaderStart::Now).await.expect("redis runs").expect("few");
     let mut expected = BTreeSet::new();
@@ -191,7 +191,7 @@ fn pattern(text: &str) -> ChannelPattern {
 async fn a_pattern_that_is_refused_changes_nothing_and_asking_twice_is_asking_once() {
     let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.open_reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("room for a reader");
     for number in 0..=MAX_CHANNELS {
         publish(&kit, &channel(&format!("c.{number}")), b"x").await;
     }
@@ -218,7 +218,7 @@ async fn a_pattern_that_is_refused_changes_nothing_and_asking_twice_is_asking_on
 async fn a_pattern_that_cannot_be_read_to_the_end_is_undone() {
     let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.open_reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("room for a reader");
     publish(&kit, &channel("c.1"), b"x").await;
     publish(&kit, &channel("c.2"), b"x").await;
     kit.redis_command(&["DEL", "galley:{ch:c.2}:m"]).await;
@@ -231,7 +231,7 @@ async fn a_pattern_that_cannot_be_read_to_the_end_is_undone() {
 async fn a_channel_that_was_left_stays_away_and_one_that_was_asked_for_by_name_stays() {
     let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]);
     let (hub, _stop) = hub(&kit);
-    let mut reader = hub.open_reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("room for a reader");
     for name in ["c.1", "c.2", "c.3"] {
         publish(&kit, &channel(name), b"x").await;
     }
@@ -267,7 +267,7 @@ async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_
         }
     }
     let id = ResumeToken::encode(had.iter().map(|(name, position)| (name, position)), None);
-    let mut reader = hub.open_reader().expect("a seat");
+    let mut reader = hub.open_reader().expect("room for a reader");
     reader.resume_patterns(vec![pattern("c.*")], id.parse().expect("an id"));
     assert_eq!(reader.resume_id().parse::<ResumeToken>(), id.parse(), "whoever leaves at once comes back to the same");
     let mut left_out = BTreeSet::new();
@@ -303,9 +303,9 @@ async fn there_are_no_more_readers_than_there_may_be_and_all_end_with_the_hub() 
     let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__MAX_READERS", "2")]);
     let (hub, stop) = hub(&kit);
     let mut readers = vec![reading(&hub, "c", ReaderStart::Now).await, reading(&hub, "c", ReaderStart::Now).await];
-    assert!(hub.open_reader().is_none());
+    assert!(hub.open_reader().is_err());
     drop(readers.pop());
-    readers.push(hub.open_reader().expect("a seat is free again"));
+    readers.push(hub.open_reader().expect("room again"));
     assert_eq!(hub.count_readers(&[channel("c")]).await.expect("redis runs"), [1]);
     let still = tokio::time::timeout(Duration::ZERO, readers[0].next()).await;
     assert!(still.is_err(), "there is nothing to read");
@@ -389,7 +389,7 @@ async fn readers_that_are_not_polled_keep_no_page_from_others() {
     // Their clients take nothing: each is asked once
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut reader = hub.open_reader().expect("a seat");
+        let mut reader = hub.open_reader().expect("room for a reader");
         for name in &names {
             reader
                 .add_channel(&channel(name), ReaderStart::After(Position::START))

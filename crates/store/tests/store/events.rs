@@ -1,7 +1,10 @@
 //! Following the events: what a slow reader gets.
 
 use common::id::EntryId;
-use store::events::{EventHub, EventPosition, EventReader, EventReaderItem, EventStart, TooManyEventReaders};
+use store::{
+    TooManyReaders,
+    events::{EventHub, EventPosition, EventReader, EventReaderItem, EventStart},
+};
 use testkit::{TEST_TIMEOUT, eventually};
 use tokio_util::sync::CancellationToken;
 
@@ -10,8 +13,8 @@ use crate::kit::StoreKit;
 /// More entries than wait for readers.
 const MANY: u64 = 500;
 
-fn hub(kit: &StoreKit, most_readers: usize) -> EventHub {
-    EventHub::start(&kit.redis, most_readers, CancellationToken::new()).0
+fn hub(kit: &StoreKit, max_readers: usize) -> EventHub {
+    EventHub::start(&kit.redis, max_readers, CancellationToken::new()).0
 }
 
 async fn reader(hub: &EventHub, start: EventStart) -> EventReader {
@@ -112,7 +115,7 @@ async fn there_is_a_place_again_when_a_reader_leaves_and_none_beyond_the_limit()
     let kit = StoreKit::start();
     let hub = hub(&kit, 2);
     let (first, _second) = (reader(&hub, EventStart::Now).await, reader(&hub, EventStart::Now).await);
-    assert_eq!(hub.read(EventStart::Now).await.expect("redis runs").err(), Some(TooManyEventReaders));
+    assert_eq!(hub.read(EventStart::Now).await.expect("redis runs").err(), Some(TooManyReaders { max: 2 }));
     drop(first);
     reader(&hub, EventStart::Now).await;
 }

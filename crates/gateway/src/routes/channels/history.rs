@@ -1,4 +1,4 @@
-//! The history of a channel, page by page, from a position or from a time on.
+//! The history of a channel in pages, from a position or a time.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use crate::{
     startup::Services,
 };
 
-/// Messages on a page that does not say how many.
+/// The default number of messages on a page.
 const DEFAULT_PAGE_SIZE: usize = 100;
-/// Messages on a page.
+/// The most messages on a page.
 const MAX_PAGE_SIZE: usize = 1000;
 
 #[derive(Deserialize)]
@@ -35,29 +35,29 @@ pub(crate) struct ChannelHistoryQuery {
     wait_ms: Option<String>,
 }
 
-/// What was published, oldest first. With `wait_ms`, if there is nothing, as soon as there is.
+/// Messages, oldest first. With `wait_ms` an empty page waits for the next message.
 pub(crate) async fn history(
     services: web::Data<Services>,
     channel: web::Path<String>,
     query: web::Query<ChannelHistoryQuery>,
 ) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
-    let most = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
+    let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let wait = query.parse_wait(&services)?;
     let asked = start_position(&services, &channel, &query).await?;
     // Who does not say where it was asks for what there is
     let gap = |asked, page: &ChannelPage| page.gap(asked).filter(|_| query.has_start());
     let page = services.channels.read_channel_page(&channel, asked, most).await?;
     if page.continuity == Continuity::Unknown {
-        return Err(unknown_position(&channel, &asked.to_string()));
+        return Err(unknown_position(&channel, &start.to_string()));
     }
-    if !wait.is_zero() && page.messages.is_empty() && gap(asked, &page).is_none() {
+    if !wait.is_zero() && page.messages.is_empty() && gap(start, &page).is_none() {
         let after = page.read_up_to;
         wait_for_message(&services, &channel, after, wait).await?;
         let page = services.channels.read_channel_page(&channel, after, most).await?;
         return Ok(page_response(&channel, &page, gap(after, &page)));
     }
-    Ok(page_response(&channel, &page, gap(asked, &page)))
+    Ok(page_response(&channel, &page, gap(start, &page)))
 }
 
 impl ChannelHistoryQuery {
@@ -66,16 +66,16 @@ impl ChannelHistoryQuery {
     }
 
     fn parse_wait(&self, services: &Services) -> Result<Duration, ApiError> {
-        let most = services.settings.gateway.max_wait.as_millis();
+        let max_ms = services.settings.gateway.max_wait.as_millis();
         let Some(text) = &self.wait_ms else { return Ok(Duration::ZERO) };
-        let wait = text.parse::<u64>().ok().filter(|wait| u128::from(*wait) <= most);
+        let wait = text.parse::<u64>().ok().filter(|wait| u128::from(*wait) <= max_ms);
         wait.map(Duration::from_millis).ok_or_else(|| {
-            ApiError::invalid(format!("wait_ms must be an integer from 0 to {most}, got {}", quoted(text)))
+            ApiError::invalid(format!("wait_ms must be an integer from 0 to {max_ms}, got {}", quoted(text)))
         })
     }
 }
 
-/// Returns when there is something behind a position, when the time is over or when the gateway stops.
+/// Returns when a message follows a position, when the time is over, or when the gateway stops.
 async fn wait_for_message(
     services: &Services,
     channel: &ChannelName,
@@ -85,9 +85,9 @@ async fn wait_for_message(
     let _place = services.job_waiters.try_acquire()?;
     let mut reader = super::open_reader(services)?;
     reader.add_channel(channel, ReaderStart::After(after)).await??;
-    let told = async {
+    let arrived = async {
         loop {
-            // What has no position is not kept: it is nothing to read
+            // A message without a position is not kept, so the history does not have it
             match reader.next().await {
                 ReaderEvent::Message(message) if message.position.is_none() => {}
                 _ => break,
@@ -95,7 +95,7 @@ async fn wait_for_message(
         }
     };
     tokio::select! {
-        () = told => {}
+        () = arrived => {}
         () = services.stopping.cancelled() => {}
         () = tokio::time::sleep(wait) => {}
     }

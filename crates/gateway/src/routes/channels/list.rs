@@ -1,4 +1,4 @@
-//! Which channels there are, and what is known of each.
+//! Lists channels and describes each.
 
 use actix_web::{HttpResponse, web};
 use common::{name::ChannelName, time};
@@ -12,9 +12,9 @@ use crate::{
     startup::Services,
 };
 
-/// Channels on a page that does not say how many.
+/// The default number of channels on a page.
 const DEFAULT_PAGE_SIZE: usize = 50;
-/// Channels on a page: each is looked at.
+/// The most channels on a page. Each costs a lookup.
 const MAX_PAGE_SIZE: usize = 100;
 
 #[derive(Deserialize)]
@@ -24,10 +24,10 @@ pub(crate) struct ListChannelsQuery {
     limit: Option<String>,
 }
 
-/// Channels by name. One whose history is gone is left out, so a page may have fewer than were asked for, and `next` says
-/// whether there are more.
+/// Channels by name. A channel without a history is left out, so a page may be short: only `next` says whether more
+/// follow.
 pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListChannelsQuery>) -> ApiResult {
-    let most = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
+    let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
     let names = services.channels.list_channels(after.as_ref(), most).await?;
     let readers = services.channel_hub.count_readers(&names).await?;
@@ -37,11 +37,11 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListCh
             channels.push(channel_json(&services, name, &info, readers));
         }
     }
-    let next = names.last().filter(|_| names.len() == most);
+    let next = names.last().filter(|_| names.len() == limit);
     Ok(HttpResponse::Ok().json(json!({ "channels": channels, "next": next })))
 }
 
-/// One channel, with the subscriptions that have it.
+/// One channel, with its subscriptions.
 pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
     let info = services.channels.channel_info(&channel).await?;
@@ -49,9 +49,9 @@ pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<Strin
     let readers = services.channel_hub.count_readers(std::slice::from_ref(&channel)).await?;
     let mut shown = channel_json(&services, &channel, &info, readers.iter().sum());
     let (subscriptions, total) = channel_subscriptions(&services, &channel).await?;
-    shown["subscriptions"] = subscriptions.into();
-    shown["subscriptions_total"] = total.into();
-    Ok(HttpResponse::Ok().json(json!({ "channel": shown })))
+    view["subscriptions"] = subscriptions.into();
+    view["subscriptions_total"] = total.into();
+    Ok(HttpResponse::Ok().json(json!({ "channel": view })))
 }
 
 fn channel_json(services: &Services, name: &ChannelName, info: &ChannelInfo, readers: usize) -> Value {

@@ -1,4 +1,4 @@
-//! Channels: messages, and who hears them.
+//! Channels: messages and their readers.
 
 mod history;
 mod list;
@@ -16,7 +16,10 @@ use common::{
     name::ChannelName,
     time::{self, Millis},
 };
-use store::channels::{ChannelReader, MAX_CHANNELS, MAX_PATTERNS, ReaderLimitExceeded};
+use store::{
+    TooManyReaders,
+    channels::{ChannelReader, MAX_CHANNELS, MAX_PATTERNS, ReaderLimitExceeded},
+};
 
 use crate::{
     error::{ApiError, ErrorCode},
@@ -29,13 +32,13 @@ pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Mill
     time::parse_past(since, now).map_err(|error| ApiError::invalid(format!("since {error}")))
 }
 
-/// A reader, if there may be one more.
+/// A reader, unless the gateway has as many as it may have.
 fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
     services.channel_hub.open_reader().ok_or_else(|| {
         let most = services.settings.channels.max_readers;
         ApiError::new(
             ErrorCode::TooManyReaders,
-            format!("{most} streams of messages are open, which is channels.max_readers"),
+            format!("{max} streams of messages are open, which is channels.max_readers"),
         )
     })
 }
@@ -46,7 +49,7 @@ impl From<ReaderLimitExceeded> for ApiError {
     }
 }
 
-/// A position that is not one of that channel.
+/// The error for a position of another channel, or of a lost history.
 pub(super) fn unknown_position(channel: &ChannelName, given: &str) -> ApiError {
     let given = common::name::quoted(given);
     let message = format!(

@@ -1,4 +1,4 @@
-//! Publishing: one message, whatever its body is, or many at once. A body that is said to be a `CloudEvent` has to be one.
+//! Publishes one message with any body, or a batch. A body with the media type of a `CloudEvent` must be one.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -18,10 +18,10 @@ use crate::{
     startup::Services,
 };
 
-/// Messages in one request.
+/// The most messages in one request.
 const MAX_BATCH_MESSAGES: usize = 100;
 
-/// The body is the message, whatever it is, and what headers say of it belongs to it.
+/// The body is the message, and its headers become attributes.
 pub(crate) async fn publish(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -38,7 +38,7 @@ pub(crate) async fn publish(
     .await
 }
 
-/// The content type and the attributes that headers give, in an order that does not depend on theirs.
+/// The content type and the attributes from headers, in an order that does not depend on the order of the headers.
 fn body_metadata(request: &HttpRequest) -> (&[u8], Vec<u8>) {
     let headers = request.headers();
     let mut attributes: Vec<(&str, &[u8])> = headers
@@ -56,7 +56,7 @@ fn published_json(channel: &ChannelName, published: &PublishedMessage) -> Value 
     json!({ "id": published.position.to_string(), "channel": channel, "receivers": published.receivers })
 }
 
-/// What the client said of its body: nothing, a content type, or that it is an event.
+/// What the headers say about the body: nothing, a content type, or a `CloudEvent`.
 fn parse_message<'a>(
     request: &'a HttpRequest,
     body: &'a [u8],
@@ -87,7 +87,7 @@ fn content_type(request: &HttpRequest) -> Result<Option<&str>, MessageError> {
     if text.is_empty() { Ok(None) } else { check_content_type(text).map(|()| Some(text)) }
 }
 
-/// Many messages, in their order. Each has an outcome of its own.
+/// Publishes many messages in their order. Each has its own outcome.
 pub(crate) async fn publish_batch(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -105,7 +105,7 @@ pub(crate) async fn publish_batch(
         }
     };
     let gateway = &services.settings.gateway;
-    // One level is the array around the messages
+    // The array around the messages is one level
     let items: Vec<&RawValue> = json::parse(&body.0, gateway.json_depth_limit + 1)?;
     if !(1..=MAX_BATCH_MESSAGES).contains(&items.len()) {
         let message = format!("a batch must have 1 to {MAX_BATCH_MESSAGES} messages, got {}", items.len());

@@ -1,4 +1,4 @@
-//! Streams of messages: of one channel, or of many, by name and by pattern.
+//! Streams of messages: of one channel, or of many by name and by pattern.
 
 use actix_web::{HttpRequest, web};
 use common::{
@@ -11,8 +11,9 @@ use store::channels::{MAX_CHANNELS, ReaderStart};
 use super::{open_reader, parse_since, unknown_position};
 use crate::{
     error::{ApiError, ErrorCode},
-    message_stream::MessageStream,
+    message_source::MessageSource,
     routes::ApiResult,
+    sse::stream_response,
     startup::Services,
 };
 
@@ -28,15 +29,15 @@ type QueryPairs = web::Query<Vec<(String, String)>>;
 
 impl MessageStreamQuery {
     fn parse(request: &HttpRequest, pairs: QueryPairs) -> Result<Self, ApiError> {
-        let mut asked = Self::default();
+        let mut query = Self::default();
         for (name, value) in pairs.into_inner() {
             let once = match name.as_str() {
                 "channel" => {
-                    asked.channels.push(value);
+                    query.channels.push(value);
                     continue;
                 }
-                "last_event_id" => &mut asked.last_event_id,
-                "since" => &mut asked.since,
+                "last_event_id" => &mut query.last_event_id,
+                "since" => &mut query.since,
                 _ => {
                     let allowed = "the parameters are channel, last_event_id and since";
                     return Err(ApiError::invalid(format!("{allowed}, got {}", quoted(&name))));
@@ -46,10 +47,10 @@ impl MessageStreamQuery {
                 return Err(ApiError::invalid(format!("{name} must be given once")));
             }
         }
-        // A browser that comes back knows better than the address that it began with
+        // When a browser reconnects, its header is newer than the URL that it began with
         let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?").to_owned());
-        asked.last_event_id = header.or(asked.last_event_id).filter(|last| !last.is_empty());
-        Ok(asked)
+        query.last_event_id = header.or(query.last_event_id).filter(|last| !last.is_empty());
+        Ok(query)
     }
 
     async fn start(&self, services: &Services) -> Result<ReaderStart, ApiError> {
@@ -60,7 +61,7 @@ impl MessageStreamQuery {
     }
 }
 
-/// The messages of a channel as they are published, behind what the client saw last.
+/// A stream of the messages of a channel, after the last one that the client saw.
 pub(crate) async fn stream_channel(
     request: HttpRequest,
     services: web::Data<Services>,
@@ -68,49 +69,49 @@ pub(crate) async fn stream_channel(
     pairs: QueryPairs,
 ) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
-    let asked = MessageStreamQuery::parse(&request, pairs)?;
-    if !asked.channels.is_empty() {
+    let query = MessageStreamQuery::parse(&request, pairs)?;
+    if !query.channels.is_empty() {
         return Err(ApiError::invalid("several channels are read at /v1/stream"));
     }
-    let start = match &asked.last_event_id {
+    let start = match &query.last_event_id {
         Some(last) => ReaderStart::After(last.parse::<Position>()?),
-        None => asked.start(&services).await?,
+        None => query.start(&services).await?,
     };
     let mut reader = open_reader(&services)?;
     reader.add_channel(&channel, start).await??;
-    Ok(MessageStream::new(reader, true, services.settings.gateway.event_keep_alive).into_response())
+    Ok(stream_response(MessageSource::of_one_channel(reader), services.settings.gateway.event_keep_alive))
 }
 
-/// The messages of several channels, in the order of each of them. A channel with a star is a pattern.
+/// A stream of the messages of several channels, in order within each channel. A channel with a star is a pattern.
 pub(crate) async fn stream_channels(
     request: HttpRequest,
     services: web::Data<Services>,
     pairs: QueryPairs,
 ) -> ApiResult {
-    let asked = MessageStreamQuery::parse(&request, pairs)?;
-    if !(1..=MAX_CHANNELS).contains(&asked.channels.len()) {
-        let got = asked.channels.len();
+    let query = MessageStreamQuery::parse(&request, pairs)?;
+    if !(1..=MAX_CHANNELS).contains(&query.channels.len()) {
+        let got = query.channels.len();
         return Err(ApiError::invalid(format!("a stream must have 1 to {MAX_CHANNELS} channels, got {got}")));
     }
-    let (patterns, names): (Vec<&String>, Vec<&String>) = asked.channels.iter().partition(|name| name.contains('*'));
+    let (patterns, names): (Vec<&String>, Vec<&String>) = query.channels.iter().partition(|name| name.contains('*'));
     let names: Vec<ChannelName> = names.into_iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let patterns: Vec<ChannelPattern> =
         patterns.into_iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
-    let resume: Option<ResumeToken> = asked.last_event_id.as_deref().map(str::parse).transpose()?;
+    let resume: Option<ResumeToken> = query.last_event_id.as_deref().map(str::parse).transpose()?;
     if patterns.is_empty() && resume.as_ref().is_some_and(|resume| resume.has_only_other_channels(&names)) {
         return Err(match names.first() {
-            Some(name) => unknown_position(name, asked.last_event_id.as_deref().unwrap_or_default()),
+            Some(name) => unknown_position(name, query.last_event_id.as_deref().unwrap_or_default()),
             None => ApiError::new(ErrorCode::UnknownPosition, "this is the id of another stream"),
         });
     }
     let mut reader = open_reader(&services)?;
-    let was_at = |name| resume.as_ref().and_then(|resume| resume.position(name));
-    let is_new = names.iter().any(|name| was_at(name).is_none());
-    // Whoever comes back while Redis is away needs nothing of it: a browser would not come again after an error
-    let usual = if is_new || resume.is_none() { Some(asked.start(&services).await?) } else { None };
+    let resume_position = |name| resume.as_ref().and_then(|resume| resume.position(name));
+    let is_new = names.iter().any(|name| resume_position(name).is_none());
+    // A client that reconnects while Redis is away must not get an error: a browser would not reconnect after it
+    let usual = if is_new || resume.is_none() { Some(query.start(&services).await?) } else { None };
     for name in &names {
-        // One that the client did not read before begins like any other
-        let start = was_at(name).map(ReaderStart::After).or(usual).unwrap_or(ReaderStart::Now);
+        // A channel that the client did not read before begins like any other
+        let start = resume_position(name).map(ReaderStart::After).or(usual).unwrap_or(ReaderStart::Now);
         reader.add_channel(name, start).await??;
     }
     match resume {
@@ -121,5 +122,5 @@ pub(crate) async fn stream_channels(
             }
         }
     }
-    Ok(MessageStream::new(reader, false, services.settings.gateway.event_keep_alive).into_response())
+    Ok(stream_response(MessageSource::of_many_channels(reader), services.settings.gateway.event_keep_alive))
 }

@@ -1,4 +1,4 @@
-//! The way to a WebSocket. A browser lets a page of any site open one, so a page of another site is sent away here.
+//! Opens WebSocket connections. A browser lets pages of any site open one, so pages of other sites are refused here.
 
 use actix_web::{
     HttpRequest,
@@ -50,7 +50,8 @@ pub(crate) async fn connect(
     Ok(response.map_body(|_, body| outbox.wrap_body(body).boxed()))
 }
 
-/// Browsers say where a page comes from; programs do not. Pages of those other sites may come.
+/// Whether the request comes from a page of another site that is not among the allowed origins. Programs send no
+/// origin.
 fn is_cross_site(headers: &HeaderMap, allowed: &[Origin]) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let origin = text(header::ORIGIN.as_str());

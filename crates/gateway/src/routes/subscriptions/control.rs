@@ -1,4 +1,4 @@
-//! Letting a subscription wait, go on, or go on somewhere else.
+//! Pauses and resumes subscriptions, and moves their positions.
 
 use actix_web::web;
 use common::name::{ChannelName, SubscriptionName};
@@ -17,7 +17,7 @@ pub(crate) async fn pause(services: web::Data<Services>, name: web::Path<String>
     set_state(&services, &name, SubscriptionState::Paused).await
 }
 
-/// Also when Galley has given up on the target.
+/// Resumes a subscription that a client paused, or that Galley paused because its target failed.
 pub(crate) async fn resume(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
     set_state(&services, &name, SubscriptionState::Active).await
 }
@@ -34,7 +34,7 @@ struct SeekRequest {
     channel: Option<ChannelName>,
 }
 
-/// Lets a subscription go on somewhere else, in one channel or in all.
+/// Moves a subscription to another position, in one channel or in all.
 pub(crate) async fn seek(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
     let asked: SeekRequest = body.parse()?;
     let parsed: SubscriptionName = parse_subscription_name(&name)?;
@@ -55,7 +55,7 @@ pub(crate) async fn seek(services: web::Data<Services>, name: web::Path<String>,
     Ok(subscription_response(&sought.ok_or_else(|| subscription_not_found(&name))?))
 }
 
-/// The channel to go on somewhere else in; none for all there are.
+/// The channel to move in; none for all channels.
 fn seek_channel(subscription: &Subscription, asked: Option<ChannelName>) -> Result<Option<ChannelName>, ApiError> {
     let Some(channel) = asked else { return Ok(None) };
     if !subscription.channels.matches(&channel) {

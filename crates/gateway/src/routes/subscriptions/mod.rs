@@ -1,5 +1,5 @@
-//! Durable subscriptions: making, changing, looking up and removing them. What is secret in one is shown once, to whoever
-//! has it made.
+//! Durable subscriptions: create, change, look up, remove. The answer to the request that creates a secret is the only
+//! one that shows it.
 
 mod control;
 mod progress;
@@ -32,12 +32,12 @@ use crate::{
     startup::Services,
 };
 
-/// Subscriptions on a page that does not say how many.
+/// The default number of subscriptions on a page.
 const DEFAULT_PAGE_SIZE: usize = 50;
-/// Subscriptions on a page: the progress of each is looked at.
+/// The most subscriptions on a page. Each costs a lookup of its progress.
 const MAX_PAGE_SIZE: usize = 100;
 
-/// Makes a subscription, or changes the one of that name; repeatable by itself.
+/// Creates a subscription, or changes the one of that name. Repeating the request is safe.
 pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
     let name: SubscriptionName = name.parse()?;
     let _: Object = body.parse()?;
@@ -63,7 +63,7 @@ pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, 
     Ok(response.insert_header((header::CACHE_CONTROL, "no-store")).json(answer))
 }
 
-/// How a worker would reach others: an endpoint is checked as the worker will use it. Certificates are read once.
+/// How a worker reaches endpoints, so that each is checked the way the worker will use it. Certificates are read once.
 fn network() -> Result<&'static Network, ApiError> {
     static NETWORK: OnceLock<Result<Network, String>> = OnceLock::new();
     let network = NETWORK.get_or_init(|| Network::system().map_err(|error| error.to_string()));
@@ -122,7 +122,7 @@ pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>)
     Ok(HttpResponse::Ok().json(json!({ "subscription": shown })))
 }
 
-/// `channels` are all there are.
+/// `channels` are all channels.
 async fn subscription_json(
     services: &Services,
     subscription: &Subscription,
@@ -134,7 +134,7 @@ async fn subscription_json(
     Ok(shown)
 }
 
-/// Removes a subscription; what waits in its queue is cancelled.
+/// Removes a subscription and cancels the jobs in its queue.
 pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
     let parsed = parse_subscription_name(&name)?;
     if !services.subscriptions.delete(&parsed).await? {
@@ -143,7 +143,7 @@ pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String
     Ok(HttpResponse::Ok().json(json!({ "deleted": true, "name": parsed })))
 }
 
-/// A name in a path. What is no name cannot be the name of a subscription either.
+/// A name in a path. An invalid name is not found: no subscription can have it.
 fn parse_subscription_name(text: &str) -> Result<SubscriptionName, ApiError> {
     text.parse().map_err(|_| subscription_not_found(text))
 }

@@ -1,4 +1,4 @@
-//! How far subscriptions are, as clients see it.
+//! The progress of subscriptions, as clients see it.
 
 use common::{name::ChannelName, time};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -11,23 +11,23 @@ use store::{
 
 use crate::{error::ApiError, startup::Services};
 
-/// Channels that are looked at side by side.
+/// The most channels that are read concurrently.
 const MAX_CONCURRENT_LOOKUPS: usize = 32;
-/// Channels of a subscription that are shown: those with the greatest lag.
+/// The most channels shown for a subscription: those with the greatest lag.
 const MAX_SHOWN_CHANNELS: usize = 100;
-/// Workers of a broadcast that are shown: those with the greatest lag.
+/// The most workers shown for a broadcast: those with the greatest lag.
 const MAX_SHOWN_WORKERS: usize = 100;
-/// Subscriptions of a channel that are shown, by name.
+/// The most subscriptions shown for a channel, by name.
 const MAX_SHOWN_SUBSCRIPTIONS: usize = 100;
 
-/// How much is shown.
+/// How many channels and workers are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProgressDetail {
     Totals,
     Channels,
 }
 
-/// The progress of a subscription. `channels` are all there are.
+/// The progress of a subscription. `channels` are all channels.
 pub(super) async fn progress_json(
     services: &Services,
     subscription: &Subscription,
@@ -35,17 +35,17 @@ pub(super) async fn progress_json(
     detail: ProgressDetail,
 ) -> Result<Value, ApiError> {
     let store = &services.subscriptions;
-    let figures = store.counters(subscription).await?;
+    let counters = store.counters(subscription).await?;
     let queue = services.jobs.queue_stats(&subscription.queue()).await?;
     let channels: Vec<&ChannelName> =
         channels.iter().filter(|channel| subscription.channels.matches(channel)).collect();
     let reached = ProgressBreakdown::load(services, subscription, &channels).await?;
     let mut shown = json!({
-        "delivered": figures.delivered,
-        "filtered": figures.filtered,
-        "failed": figures.failed,
-        "last_delivered_at": figures.last_delivered_at.map(time::format),
-        "failing_since": figures.failing_since.map(time::format),
+        "delivered": counters.delivered,
+        "filtered": counters.filtered,
+        "failed": counters.failed,
+        "last_delivered_at": counters.last_delivered_at.map(time::format),
+        "failing_since": counters.failing_since.map(time::format),
         "lag": reached.lag(),
         "in_flight": reached.in_flight(),
         "retrying": queue.available + queue.active + queue.delayed,
@@ -70,7 +70,7 @@ pub(super) async fn progress_json(
     Ok(shown)
 }
 
-/// How far a subscription is: the workers of a broadcast are each somewhere else.
+/// Where a subscription is in a channel. Each worker of a broadcast has its own position.
 enum ProgressBreakdown {
     Shared(Vec<ChannelProgress>),
     Broadcast(Vec<BroadcastWorkerLag>),
@@ -86,7 +86,7 @@ impl ProgressBreakdown {
         Ok(Self::Shared(channels.buffered(MAX_CONCURRENT_LOOKUPS).try_collect().await?))
     }
 
-    /// Messages that are yet to be delivered; of a broadcast to the worker that has the most of them before it.
+    /// Messages not delivered yet. For a broadcast: the largest number of any worker.
     fn lag(&self) -> u64 {
         match self {
             Self::Shared(channels) => channels.iter().map(|channel| channel.lag).sum(),
@@ -124,7 +124,7 @@ fn worker_lag_json(worker: &BroadcastWorkerLag) -> Value {
     json!({ "worker": worker.worker, "seen_at": time::format(worker.last_seen_at), "lag": worker.lag })
 }
 
-/// The subscriptions that have a channel, the first ones by name, and how many there are.
+/// The first subscriptions of a channel by name, and how many there are.
 pub(crate) async fn channel_subscriptions(
     services: &Services,
     channel: &ChannelName,

@@ -1,4 +1,4 @@
-//! Jobs are done.
+//! Records that jobs succeeded.
 
 use actix_web::{http::StatusCode, web};
 use common::time;
@@ -48,14 +48,14 @@ pub(in crate::routes) async fn ack(services: web::Data<Services>, body: JsonBatc
     Ok(ojs_response(StatusCode::OK, format!("{{\"results\":{results}}}")))
 }
 
-/// One of several; the worker is that of all of them unless it says another.
+/// One of several. Its worker is that of the request, unless it names another.
 pub(super) fn parse_ack<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<AckRequest<'a>, ApiError> {
     let mut ack: AckRequest = settle::parse_item(raw)?;
     ack.worker_id = ack.worker_id.or_else(|| worker.map(ToOwned::to_owned));
     Ok(ack)
 }
 
-/// Records that a job is done; the JSON of the answer.
+/// Records that a job succeeded. Returns the JSON of the answer.
 pub(super) async fn ack_job(services: &Services, request: AckRequest<'_>) -> Result<String, ApiError> {
     let fence = parse_fence(request.token, request.worker_id)?;
     let id = parse_body_job_id(&request.job_id)?;

@@ -1,4 +1,4 @@
-//! Taking jobs for a program: at once, or when they arrive.
+//! Claims jobs for a program: at once, or when they arrive.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::{
     startup::Services,
 };
 
-/// Jobs claimed in one go: each may be as large as a request body.
+/// The most jobs claimed in one step: each may be as large as a request body.
 const CLAIM_BATCH_SIZE: usize = 10;
-/// A fetch asks for no more once it has this much.
+/// A fetch claims no more jobs once it has this many bytes.
 const MAX_FETCHED_BYTES: usize = 4 << 20;
-/// Expired jobs that one fetch clears away.
+/// The most expired jobs that one fetch discards.
 const MAX_EXPIRED_JOBS: usize = 100;
-/// After Redis did not answer, those who wait try again after this long.
+/// How long a waiting fetch pauses after Redis did not answer.
 const REDIS_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What a program asks for.
@@ -34,13 +34,13 @@ pub(super) struct FetchParams {
     pub(super) lease: Option<Duration>,
 }
 
-/// What it gets, and what is left.
+/// The jobs that were claimed, and what remains in each queue.
 struct FetchedJobs {
     jobs: Vec<ClaimedJob>,
     remaining: Vec<(QueueName, Remaining)>,
 }
 
-/// Takes what there is; if there is nothing, waits for it, but no longer than that.
+/// Claims available jobs. If there are none it waits for them, for a limited time.
 pub(super) async fn fetch_jobs(
     services: &web::Data<Services>,
     wanted: FetchParams,
@@ -76,7 +76,7 @@ async fn wait_for_jobs(
                     return Ok(taken.jobs);
                 }
             }
-            // Whoever is ready to wait can wait for Redis to come back
+            // A program that is ready to wait can wait for Redis too
             Err(error) if error.code() == ErrorCode::BackendUnavailable => {
                 seat.report_failure(&wanted.queues, REDIS_RETRY_DELAY);
                 trouble = Some(error);
@@ -86,7 +86,7 @@ async fn wait_for_jobs(
     }
 }
 
-/// Takes what there is. If the program hangs up meanwhile, what was taken is handed back.
+/// Claims available jobs. If the program hangs up meanwhile the claimed jobs are released.
 async fn claim_or_release(services: &web::Data<Services>, wanted: &Arc<FetchParams>) -> Result<FetchedJobs, ApiError> {
     let (sender, receiver) = oneshot::channel();
     let (owned, request) = (services.clone(), wanted.clone());
@@ -113,7 +113,7 @@ async fn claim_now(services: &Services, wanted: &FetchParams) -> Result<FetchedJ
     for queue in &wanted.queues {
         match claim_from_queue(services, queue, wanted, &mut taken.jobs).await {
             Ok(left) => taken.remaining.push((queue.clone(), left)),
-            // What was handed out before must reach the program: it is leased to it
+            // The program holds the leases of the jobs claimed so far, so they must reach it
             Err(error) if !taken.jobs.is_empty() => {
                 tracing::warn!(%queue, %error, fetched = taken.jobs.len(), "fetch cut short");
                 taken.remaining.push((queue.clone(), Remaining::Unavailable(REDIS_RETRY_DELAY)));
@@ -124,8 +124,8 @@ async fn claim_now(services: &Services, wanted: &FetchParams) -> Result<FetchedJ
     Ok(taken)
 }
 
-/// Takes jobs of one queue until there are as many as wanted, or enough bytes. Jobs that expired while they waited are
-/// discarded on the way, a bounded number of them.
+/// Claims jobs of one queue up to the wanted number or bytes. It discards a bounded number of jobs that expired while
+/// they waited.
 async fn claim_from_queue(
     services: &Services,
     queue: &QueueName,

@@ -1,9 +1,8 @@
-//! Handing jobs out to programs that ask for them.
+//! Fetches jobs for programs.
 //!
-//! A fetch may bring along how earlier jobs ended (`acks`, `nacks`), so that a program under load needs one request for
-//! each job, or for each batch: it is the fetch that has them and not the other way round, because the one who asks for the
-//! next jobs has any number of outcomes to tell, of both kinds. They are recorded before anything is taken, and answered
-//! whatever becomes of the rest.
+//! A fetch may report how earlier jobs ended (`acks`, `nacks`), so that a busy program needs one request for each job
+//! or batch. The fetch has the reports and not the other way round, because a program that asks for jobs may have any
+//! number of outcomes of both kinds. They are recorded before jobs are claimed, and answered even if the fetch fails.
 
 use std::time::Duration;
 
@@ -62,7 +61,7 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBa
     let mut members = Vec::with_capacity(4);
     let jobs = match taken {
         Ok(jobs) => jobs,
-        // What was recorded before must be answered
+        // The outcomes are recorded, so the answer must have them
         Err(error) if !settled.is_empty() => {
             members.push(settle::error_member(&error));
             Vec::new()
@@ -78,7 +77,7 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBa
     Ok(ojs_response(StatusCode::OK, format!("{{{}}}", members.join(","))))
 }
 
-/// Records what the request brought along; a member of the answer for each kind that it brought.
+/// Records the outcomes in the request. Returns a member of the answer for `acks` and for `nacks`, if it has them.
 async fn settle_outcomes(services: &Services, request: &FetchRequest<'_>) -> Result<Vec<String>, ApiError> {
     let count = |items: Option<&Vec<&RawValue>>| items.map_or(0, Vec::len);
     if count(request.acks.as_ref()) + count(request.nacks.as_ref()) > MAX_SETTLED {

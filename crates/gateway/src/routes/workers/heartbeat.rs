@@ -1,4 +1,4 @@
-//! Signs of life: leases are renewed, and directives given.
+//! Heartbeats: renew leases and return directives.
 
 use std::collections::HashSet;
 
@@ -85,7 +85,8 @@ fn parse_worker_state(word: &str) -> Option<WorkerState> {
     }
 }
 
-/// Renews one lease: none when the attempt is stale, else the directive that the suites planted, if that is allowed.
+/// Renews one lease. Returns none if the attempt is stale, else the test directive of the job, if the settings allow
+/// those.
 async fn renew_lease(services: &Services, id: JobId, fence: &Fence) -> Result<Option<Option<String>>, ApiError> {
     let Some(LocatedJob::InStream { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
         return Ok(None);

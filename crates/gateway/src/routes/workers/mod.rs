@@ -1,7 +1,7 @@
 //! The pull protocol: programs in any language fetch jobs, keep them alive and report how they ended.
 //!
-//! Every fetched job carries a `token`. Whoever echoes it is sure to speak of the attempt it was given: a stale token
-//! is 409 and changes nothing. Without a token the `worker_id` must match, where both sides give one.
+//! Every fetched job carries a `token`. A client that sends it back reports on exactly the attempt that it fetched: a
+//! stale token gets 409 and changes nothing. Without a token the `worker_id` must match, if both sides have one.
 
 mod ack;
 mod claim;
@@ -44,11 +44,10 @@ async fn find_active_attempt(
     Ok(ClaimedJob { started_at: holder.started_at(), job, entry, token: None })
 }
 
-/// Whether an attempt is for programs to report on: one that was fetched, or one of a queue-worker that lent it to whoever
-/// has the token.
+/// Whether a program may report on an attempt: a program fetched it, or a queue-worker issued a callback token for it.
 pub(in crate::routes) fn is_reportable(holder: &JobHolder, fence: &Fence) -> bool {
-    let is_lent = || holder.attempt.as_ref().is_some_and(ActiveAttempt::has_callback_token);
-    holder.consumer == PULL_CONSUMER || (matches!(fence, Fence::Pull { token: Some(_), .. }) && is_lent())
+    let has_callback_token = || holder.attempt.as_ref().is_some_and(ActiveAttempt::has_callback_token);
+    holder.consumer == PULL_CONSUMER || (matches!(fence, Fence::Pull { token: Some(_), .. }) && has_callback_token())
 }
 
 pub(in crate::routes) fn parse_fence(token: Option<String>, worker_id: Option<String>) -> Result<Fence, ApiError> {

@@ -1,4 +1,4 @@
-//! Jobs failed, or are handed back.
+//! Records that jobs failed, or releases them.
 
 use std::time::Duration;
 
@@ -48,11 +48,11 @@ struct NackErrorBody<'a> {
     error_type: Option<String>,
     message: Option<String>,
     retryable: Option<bool>,
-    /// When the next attempt follows, in the place of the policy's delay.
+    /// When the next attempt follows, instead of the retry policy's delay.
     retry_after_ms: Option<u64>,
     #[serde(alias = "stack_trace", alias = "backtrace")]
     stack: Option<String>,
-    /// The limit of the job's key allows nothing before this time.
+    /// Until when the rate limit of the job's key admits no job.
     rate_limit_until: Option<String>,
     #[serde(borrow)]
     details: Option<&'a RawValue>,
@@ -93,14 +93,14 @@ pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBat
     Ok(ojs_response(StatusCode::OK, format!("{{\"results\":{results}}}")))
 }
 
-/// One of several; the worker is that of all of them unless it says another.
+/// One of several. Its worker is that of the request, unless it names another.
 pub(super) fn parse_nack<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<NackRequest<'a>, ApiError> {
     let mut nack: NackRequest = settle::parse_item(raw)?;
     nack.worker_id = nack.worker_id.or_else(|| worker.map(ToOwned::to_owned));
     Ok(nack)
 }
 
-/// Records that a job failed, or hands it back; the JSON of the answer.
+/// Records that a job failed, or releases it. Returns the JSON of the answer.
 pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> Result<String, ApiError> {
     let fence = parse_fence(request.token, request.worker_id)?;
     let id = parse_body_job_id(&request.job_id)?;

@@ -1,5 +1,5 @@
-//! How several attempts ended, told in one request: each has an outcome of its own, and a bad one spoils no other. They
-//! are recorded side by side: of two about the same job one counts, and the other is told so.
+//! Settles several attempts in one request. Each has its own outcome, and an invalid one does not affect the others.
+//! They are recorded concurrently: of two about the same job one succeeds, and the other gets a conflict.
 
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 
-/// Attempts ended by one request.
+/// The most attempts that one request settles.
 pub(super) const MAX_SETTLED: usize = 100;
-/// Of these, under way to Redis at once: their commands share round trips.
+/// How many of these are sent to Redis at once: their commands share round trips.
 const MAX_CONCURRENT_SETTLES: usize = 32;
 
-/// Items of an array; between one and as many as there may be.
+/// The items of an array, from one to the maximum.
 pub(super) fn check_item_count(name: &str, items: &[&RawValue]) -> Result<(), ApiError> {
     if (1..=MAX_SETTLED).contains(&items.len()) {
         return Ok(());
@@ -20,7 +20,7 @@ pub(super) fn check_item_count(name: &str, items: &[&RawValue]) -> Result<(), Ap
     Err(ApiError::invalid(format!("{name} must be an array of 1 to {MAX_SETTLED} items, got {}", items.len())))
 }
 
-/// One item: a JSON object, never an array that is read member by member.
+/// One item: a JSON object, never an array.
 pub(super) fn parse_item<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, ApiError> {
     if !raw.get().starts_with('{') {
         return Err(ApiError::invalid("an item must be a JSON object"));
@@ -28,7 +28,7 @@ pub(super) fn parse_item<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T,
     serde_json::from_str(raw.get()).map_err(|error| ApiError::invalid(format!("the item has the wrong shape: {error}")))
 }
 
-/// Settles each item; the JSON array of what became of them, in their order.
+/// Settles each item and returns the JSON array of the outcomes, in the order of the items.
 pub(super) async fn settle_each<'a, F: Future<Output = Result<String, ApiError>>>(
     items: &[&'a RawValue],
     settle: impl Fn(&'a RawValue) -> F,
@@ -42,10 +42,10 @@ pub(super) async fn settle_each<'a, F: Future<Output = Result<String, ApiError>>
     format!("[{}]", results.join(","))
 }
 
-/// The member `error` of an answer that has more to say.
+/// The member `error` of an answer that has other members too.
 pub(super) fn error_member(error: &ApiError) -> String {
     if let Some(cause) = error.cause() {
-        tracing::error!(cause, "one of several parts of a request failed inside");
+        tracing::error!(cause, "one item of a request failed with an internal error");
     }
     format!("\"error\":{}", error.to_json())
 }

@@ -1,0 +1,75 @@
+//! Messages of channels for a stream of Server-Sent Events.
+//!
+//! A browser's `EventSource` reconnects to any gateway with the last id it saw and misses nothing that is still kept.
+//! What is no longer kept is an event `gap`.
+
+use actix_web::web::Bytes;
+use common::json::ObjectWriter;
+use model::message::Position;
+use store::channels::{ChannelReader, ReaderEvent};
+
+use crate::sse::{self, SseFrames, SseSource};
+
+/// The messages that a reader reads.
+pub(crate) struct MessageSource {
+    reader: ChannelReader,
+    /// Ids are positions in the channel. Otherwise they hold the positions in all channels.
+    is_single_channel: bool,
+}
+
+impl MessageSource {
+    pub(crate) fn of_one_channel(reader: ChannelReader) -> Self {
+        Self { reader, is_single_channel: true }
+    }
+
+    pub(crate) fn of_many_channels(reader: ChannelReader) -> Self {
+        Self { reader, is_single_channel: false }
+    }
+
+    fn last_event_id(&self) -> String {
+        if self.is_single_channel {
+            self.reader.positions().values().next().copied().unwrap_or(Position::START).to_string()
+        } else {
+            self.reader.resume_id()
+        }
+    }
+
+    fn encode(&self, event: &ReaderEvent) -> Bytes {
+        let (name, channel, gap) = match event {
+            // One without a position does not move the reader: the id of the one before it still holds
+            ReaderEvent::Message(message) if self.is_single_channel || message.position.is_none() => {
+                return message.event();
+            }
+            ReaderEvent::Message(message) => {
+                let id = format!("id: {}\n", self.last_event_id());
+                return [id.as_bytes(), &message.event_without_id()].concat().into();
+            }
+            ReaderEvent::Stopped => return sse::retry_frame(sse::reconnect_delay_ms(), None).into(),
+            ReaderEvent::Gap { channel, gap } => ("gap", channel, Some(gap)),
+            ReaderEvent::ChannelSkipped(channel) => ("left_out", channel, None),
+        };
+        let mut data = ObjectWriter::default();
+        data.text("channel", channel.as_str());
+        match gap {
+            Some(gap) => gap.write(&mut data),
+            None => {
+                data.text("message", "this stream has as many channels as it may have: open another for this one");
+            }
+        }
+        let mut frame = String::new();
+        sse::push_event(&mut frame, None, name, &data.finish());
+        frame.into()
+    }
+}
+
+impl SseSource for MessageSource {
+    fn first_id(&self) -> Option<String> {
+        Some(self.last_event_id())
+    }
+
+    async fn next(&mut self) -> SseFrames {
+        let event = self.reader.next().await;
+        let bytes = self.encode(&event);
+        if matches!(event, ReaderEvent::Stopped) { SseFrames::Last(bytes) } else { SseFrames::More(bytes) }
+    }
+}
