@@ -308,7 +308,14 @@ impl DeadLetterScan<'_> {
         } else {
             // The cursor's dead letter is gone: continue with those that died before it
             let newer = format!("({}", after.died_at);
-            redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(newer).arg("+inf").query_async(redis).await?
+            let newer: usize =
+                redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(newer).arg("+inf").query_async(redis).await?;
+            // Those that died in the same millisecond are in the order of their ids, as in the list
+            let mut same = redis::cmd("ZRANGEBYSCORE");
+            same.arg(keys.dead_letters()).arg(after.died_at).arg(after.died_at);
+            let same: Vec<String> = same.query_async(redis).await?;
+            let id = after.id.to_string();
+            newer + same.iter().filter(|other| **other > id).count()
         };
         Ok(place.saturating_sub(left_out))
     }
