@@ -50,7 +50,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let maintaining = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
     let maintaining = supervise("maintenance", tokio::spawn(maintaining), &stop);
     let name = &worker.name;
-    tracing::info!(%address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker started");
+    tracing::info!(%address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
     let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
         match channel_logger {

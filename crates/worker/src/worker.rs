@@ -97,7 +97,7 @@ impl Worker {
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         let (name, concurrency) = (&worker.name, worker.concurrency);
-        tracing::info!(%address, %name, ?queues, concurrency, "queue-worker started");
+        tracing::info!(%address, %name, ?queues, concurrency, "queue-worker runs");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
         let supervise = |part, task| supervise(part, task, &stop);

@@ -1,7 +1,7 @@
 //! Requests with an idempotency key: one effect, however often they are sent.
 //!
-//! The first request with a key stores a hash of its content and a seed. The ids of what it creates are derived from
-//! the seed, so a repetition after a crash finds what exists already. When it is done it stores its answer, which
+//! The first request with a key stores a hash of its content and a random seed. The ids of what it creates are derived
+//! from that, so a repetition after a crash finds what exists already. When it is done it stores its answer, which
 //! repetitions get.
 
 use std::time::Duration;

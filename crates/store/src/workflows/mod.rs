@@ -1,10 +1,10 @@
 //! Workflows in Redis.
 //!
-//! A workflow is one hash: what the client asked for, and how its jobs ended so far. [`WorkflowProgress::plan`] decides what
-//! follows, and [`Workflows::advance`] executes it: it creates the jobs that must exist and do not, and nothing else.
-//! It is safe at any time, in any process and in several at once, because a job's id is derived from the workflow's:
-//! creating it twice creates it once. It runs when the workflow is created, when one of its jobs has ended, and in
-//! maintenance, which also looks for missed ends. So an interrupted workflow always continues.
+//! A workflow is one hash: what the client asked for, and how its jobs ended so far. [`WorkflowProgress::plan`]
+//! decides what follows, and [`Workflows::advance`] executes it: it creates the jobs that must exist and do not, and
+//! nothing else. It is safe at any time, in any process and in several at once, because a job's id is derived from the
+//! workflow's: creating it twice creates it once. It runs when the workflow is created, when one of its jobs has
+//! ended, and in maintenance, which also looks for missed ends. So an interrupted workflow always continues.
 //!
 //! | file | what it does |
 //! |---|---|
