@@ -12,8 +12,7 @@
 //! | [`idempotency`] | requests that have one effect however often they are sent |
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
 //! | [`events`] | what happened to jobs, for observers |
-//! | `reader_limiter` | how many readers of events or channels a process may have |
-//! | [`workers`] | which workers exist, and directives for them |
+//! | [`workers`] | the list of workers, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
 //! | `script`, `lua/` | loads scripts; the preludes that several share |
 //!
@@ -36,13 +35,51 @@ pub mod subscriptions;
 pub mod workers;
 pub mod workflows;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use common::settings::Settings;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-pub use connection::client::Redis;
+pub use connection::{client::Redis, clock::local_now};
 pub use reader_limiter::TooManyReaders;
+
+use crate::{connection::notifier::Notifier, events::EventLog, jobs::Jobs};
+
+/// What every part of the store shares. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) redis: Redis,
+    pub(crate) notifier: Notifier,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) events: EventLog,
+}
+
+impl Store {
+    /// Combines a connection with the process's notifier and event log.
+    #[must_use]
+    pub fn new(redis: &Redis, notifier: &Notifier, settings: &Settings, events: EventLog) -> Self {
+        Self { redis: redis.clone(), notifier: notifier.clone(), settings: Arc::new(settings.clone()), events }
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// Notifications from other processes.
+    #[must_use]
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    /// The jobs.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        Jobs::new(self, workflows::member_ended)
+    }
+}
 
 /// Errors of the store.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,6 +121,14 @@ impl From<RedisError> for StoreError {
 }
 
 impl StoreError {
+    /// The error of a call after a write: it is unknown what was executed.
+    pub(crate) fn after_write(self) -> Self {
+        match self {
+            Self::OutOfMemory => Self::Unavailable(RedisError::from((ErrorKind::Io, "out of memory"))),
+            other => other,
+        }
+    }
+
     pub(crate) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged(what.into())
     }

@@ -25,15 +25,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    Channels,
+    changed_channels::ChangedChannels,
     message_ring::{EncodedMessage, MessageRing, RingBudget},
     plain_publish_filter::PlainPublishFilter,
-    reader_counts::ChangedChannels,
 };
 use crate::{
-    Redis, StoreResult,
-    connection::notifier::{EventReceiver, Probe, SubscriberEvent, Topics, subscribe_with_filter},
-    jobs::local_now,
-    keys, log_interruption, next_reconnect_delay,
+    StoreResult,
+    connection::notifier::{EventReceiver, Notifier, SubscriberEvent, TopicFilter, Topics},
+    keys, local_now, log_interruption, next_reconnect_delay,
     reader_limiter::ReaderLimiter,
     reconnect_delays,
 };
@@ -58,8 +58,8 @@ pub struct ChannelHub(pub(super) Arc<ChannelHubInner>);
 pub(super) struct ChannelHubInner {
     /// Identifies this process to other gateways.
     pub(super) gateway_id: Uuid,
-    pub(super) redis: Redis,
-    pub(super) settings: ChannelSettings,
+    pub(super) channels: Channels,
+    pub(super) settings: Arc<ChannelSettings>,
     pub(super) stop: CancellationToken,
     /// Like `stop`, but cheap to check for readers. All readers are woken after it is set.
     pub(super) is_stopped: AtomicBool,
@@ -67,13 +67,12 @@ pub(super) struct ChannelHubInner {
     /// The runtime for page reads.
     pub(super) runtime: Handle,
     pub(super) limiter: ReaderLimiter,
-    /// Names that are new, or all of them when some may have been missed.
+    /// New channel names, or all names when some may have been missed.
     pub(super) channel_names: broadcast::Sender<Arc<Vec<ChannelName>>>,
     active_channels: Mutex<HashMap<ChannelName, Arc<ChannelState>>>,
     /// Channels whose number of readers changed.
     pub(super) changed_channels: ChangedChannels,
     subscribed_channels: Topics,
-    probe: Probe,
     budget: RingBudget,
 }
 
@@ -117,11 +116,12 @@ impl ChannelState {
 impl ChannelHub {
     /// Starts a hub that serves readers until `stop` is cancelled.
     #[must_use]
-    pub fn start(redis: &Redis, settings: &ChannelSettings, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+    pub fn start(channels: &Channels, notifier: &Notifier, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+        let settings = &channels.settings;
         let copies = (!settings.plain_channels.is_empty()).then(|| PlainPublishFilter::new(&settings.plain_channels));
-        let sieve = copies.map(|copies| Arc::new(move |name: &str, payload: &[u8]| copies.accepts(name, payload)) as _);
-        let (channels, heard, probe) =
-            subscribe_with_filter(redis, NOTIFICATION_BUFFER, settings.probe_interval, sieve, stop.clone());
+        let filter = copies
+            .map(|copies| Arc::new(move |name: &str, payload: &[u8]| copies.accepts(name, payload)) as TopicFilter);
+        let (topics, events) = notifier.subscribe_with_filter(NOTIFICATION_BUFFER, filter);
         let budget = RingBudget {
             max_ring_bytes: settings.ring_bytes,
             max_total_bytes: settings.rings_bytes,
@@ -129,7 +129,7 @@ impl ChannelHub {
         };
         let inner = Arc::new(ChannelHubInner {
             gateway_id: Uuid::new_v4(),
-            redis: redis.clone(),
+            channels: channels.clone(),
             settings: settings.clone(),
             stop,
             is_stopped: AtomicBool::new(false),
@@ -139,17 +139,10 @@ impl ChannelHub {
             channel_names: broadcast::Sender::new(CHANNEL_NAMES_BUFFER),
             active_channels: Mutex::default(),
             changed_channels: ChangedChannels::default(),
-            subscribed_channels: channels,
-            probe,
+            subscribed_channels: topics,
             budget,
         });
-        (Self(inner.clone()), tokio::spawn(inner.run(heard)))
-    }
-
-    /// Why messages that are published are not heard here; none if they are.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        self.0.probe.problem()
+        (Self(inner.clone()), tokio::spawn(inner.run(events)))
     }
 }
 
@@ -319,12 +312,12 @@ impl ChannelHubInner {
             let permit = self.page_permits.acquire().await;
             let is_more = match head {
                 None => {
-                    let head = self.redis.channel_head(&followed.name).await?;
+                    let head = self.channels.channel_head(&followed.name).await?;
                     followed.ring().reset(head.unwrap_or(Position::START));
                     false
                 }
                 Some(head) => {
-                    let page = self.redis.read_channel_page(&followed.name, head, REPAIR_PAGE_SIZE).await?;
+                    let page = self.channels.read_channel_page(&followed.name, head, REPAIR_PAGE_SIZE).await?;
                     let mut ring = followed.ring();
                     if page.gap(head).is_some() {
                         ring.reset(page.read_up_to);
@@ -365,7 +358,7 @@ impl ChannelHubInner {
     async fn sweep(self: Arc<Self>) {
         let all: Vec<Arc<ChannelState>> = self.active_channels().values().cloned().collect();
         for followed in all {
-            let Ok(head) = self.redis.channel_head(&followed.name).await else { return };
+            let Ok(head) = self.channels.channel_head(&followed.name).await else { return };
             let known = followed.ring().head;
             if known != Some(head.unwrap_or(Position::START)) {
                 self.repair(&followed, None);
@@ -378,7 +371,7 @@ impl ChannelHubInner {
 
     /// All channels, and those with plain publishers, which need no history.
     pub(super) async fn readable_channels(&self) -> StoreResult<Vec<ChannelName>> {
-        let mut names = self.redis.all_channels().await?;
+        let mut names = self.channels.all_channels().await?;
         let plain: Vec<ChannelName> =
             self.settings.plain_channels.iter().filter(|name| !names.contains(name)).cloned().collect();
         names.extend(plain);

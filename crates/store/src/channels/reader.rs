@@ -78,11 +78,13 @@ pub struct ChannelReader {
 }
 
 impl ChannelHub {
-    /// Opens a reader without channels; none if the maximum number of readers is reached.
-    #[must_use]
-    pub fn open_reader(&self) -> Option<ChannelReader> {
-        Some(ChannelReader {
-            _permit: self.0.try_acquire_reader()?,
+    /// Opens a reader without channels.
+    ///
+    /// # Errors
+    /// This process has `channels.max_readers` readers.
+    pub fn open_reader(&self) -> Result<ChannelReader, TooManyReaders> {
+        Ok(ChannelReader {
+            _permit: self.0.limiter.try_acquire()?,
             hub: self.0.clone(),
             cursors: Vec::new(),
             next_cursor: 0,

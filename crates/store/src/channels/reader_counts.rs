@@ -103,31 +103,6 @@ impl ChannelHubInner {
         };
         fitting.map(counted).collect()
     }
-
-    /// Adds a reader unless the maximum is reached.
-    pub(super) fn try_acquire_reader(self: &Arc<Self>) -> Option<ReaderPermit> {
-        let max = self.settings.max_readers;
-        let taken = self.reader_count.fetch_update(SeqCst, SeqCst, |count| (count < max).then_some(count + 1));
-        taken.is_ok().then(|| {
-            self.update_readers_gauge();
-            ReaderPermit(self.clone())
-        })
-    }
-
-    fn update_readers_gauge(&self) {
-        let count = self.reader_count.load(SeqCst);
-        metrics::gauge!("galley_channel_readers").set(u32::try_from(count).unwrap_or(u32::MAX));
-    }
-}
-
-/// A reader's permit.
-pub(super) struct ReaderPermit(Arc<ChannelHubInner>);
-
-impl Drop for ReaderPermit {
-    fn drop(&mut self) {
-        self.0.reader_count.fetch_sub(1, SeqCst);
-        self.0.update_readers_gauge();
-    }
 }
 
 impl Channels {

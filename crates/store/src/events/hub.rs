@@ -214,7 +214,7 @@ impl EventHubInner {
 
     /// Tails the stream over one connection. Ends when nobody reads any more.
     async fn tail_stream(&self, delays: &mut ReconnectDelays) -> StoreResult<()> {
-        let mut connection = self.redis.dedicated(BLOCK).await?;
+        let mut connection = self.redis.open_dedicated(BLOCK).await?;
         if !*self.is_tailing.borrow() {
             let newest = self.redis.event_retention(NEVER).await?.retained_range.map_or(NEVER, |(_, newest)| newest);
             self.set_last(newest);

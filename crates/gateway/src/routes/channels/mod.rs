@@ -34,8 +34,7 @@ pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Mill
 
 /// A reader, unless the gateway has as many as it may have.
 fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
-    services.channel_hub.open_reader().ok_or_else(|| {
-        let most = services.settings.channels.max_readers;
+    services.channel_hub.open_reader().map_err(|TooManyReaders { max }| {
         ApiError::new(
             ErrorCode::TooManyReaders,
             format!("{max} streams of messages are open, which is channels.max_readers"),
