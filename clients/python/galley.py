@@ -26,17 +26,17 @@ __all__ = ["Client", "Context", "GalleyError", "JobFailed", "NoRetry", "Retry", 
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 #: Longest single wait that is asked of the gateway; it allows a minute by default (``gateway.max_wait_ms``).
-LONGEST_WAIT_S = 20.0
+MAX_WAIT_S = 20.0
 #: Time for an answer on top of what is waited for.
 ANSWER_S = 10.0
 #: Jobs fetched in one request.
-MOST_FETCHED = 100
+MAX_FETCHED = 100
 #: Ids in one heartbeat.
-MOST_BEATS = 1000
+MAX_BEATS = 1000
 #: Characters of a traceback that are sent along with a failure.
-MOST_STACK = 16_000
+MAX_STACK = 16_000
 #: Pauses between attempts to reach the gateway: full jitter up to twice as long each time.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 
 log = logging.getLogger("galley")
 
@@ -162,7 +162,7 @@ def _pauses() -> Callable[[], float]:
 
     def pause() -> float:
         nonlocal longest
-        longest = min(longest * 2, LONGEST_PAUSE_S)
+        longest = min(longest * 2, MAX_PAUSE_S)
         return random.uniform(0, longest)
 
     return pause
@@ -193,7 +193,7 @@ class Client:
         """The job as it is; with ``wait`` as it is when it ends, or after that many seconds."""
         deadline = time.monotonic() + wait
         while True:
-            left = max(0.0, min(deadline - time.monotonic(), LONGEST_WAIT_S))
+            left = max(0.0, min(deadline - time.monotonic(), MAX_WAIT_S))
             query = f"?wait_ms={int(left * 1000)}" if left else ""
             job = self._call("GET", f"/ojs/v1/jobs/{quote(id, safe='')}{query}", wait=left)["job"]
             if time.monotonic() >= deadline or job["state"] in ("completed", "cancelled", "discarded"):
@@ -252,7 +252,7 @@ class Context:
         self._is_given_up = False
         self._connect, self._worker_id = connect, worker_id
 
-    def _give_up(self) -> None:
+    def _abandon(self) -> None:
         self._is_given_up = True
         self.cancelled.set()
 
@@ -274,7 +274,7 @@ class Context:
 class Worker:
     """Works on jobs of some queues, ``concurrency`` at a time, each in a thread.
 
-    ``lease``: after so many seconds without a sign of life a job is given to somebody else; heartbeats come three times as
+    ``lease``: after that many seconds without a sign of life a job is given to somebody else; heartbeats come three times as
     often. ``grace``: how many seconds running jobs have to finish on SIGTERM; then they are handed back, unspent.
     """
 
@@ -330,7 +330,7 @@ class Worker:
             threads[0].join(ANSWER_S)
             # In slices: a signal is handled by this thread, between two of them
             self._until(lambda: self._is_idle() or self._stops > 1, self._grace)
-            self._hand_back()
+            self._release()
         finally:
             for number, handler in before:
                 signal.signal(number, handler)
@@ -378,8 +378,8 @@ class Worker:
                     return
                 free = self._free
             try:
-                body = self._wanted(free, LONGEST_WAIT_S)
-                jobs = self._fetching.call("POST", "/ojs/v1/workers/fetch", body, LONGEST_WAIT_S)["jobs"]
+                body = self._wanted(free, MAX_WAIT_S)
+                jobs = self._fetching.call("POST", "/ojs/v1/workers/fetch", body, MAX_WAIT_S)["jobs"]
                 pause = _pauses()
             except GalleyError as error:
                 if self._stops == 0:
@@ -395,7 +395,7 @@ class Worker:
     def _wanted(self, count: int, wait: float) -> Dict[str, Any]:
         return {
             "queues": self._queues,
-            "count": min(count, MOST_FETCHED),
+            "count": min(count, MAX_FETCHED),
             "worker_id": self.id,
             "visibility_timeout_ms": max(1, int(self._lease * 1000)),
             "wait_ms": int(wait * 1000),
@@ -406,7 +406,7 @@ class Worker:
         with self._changed:
             for other in self._active.values():
                 if other.id == context.id:
-                    other._give_up()
+                    other._abandon()
             self._active[context.token] = context
         return context
 
@@ -509,9 +509,9 @@ class Worker:
             if time.monotonic() < next_beat:
                 continue
             next_beat = time.monotonic() + every
-            for start in range(0, max(1, len(active)), MOST_BEATS):
+            for start in range(0, max(1, len(active)), MAX_BEATS):
                 try:
-                    self._beat_for(connection, active[start : start + MOST_BEATS])
+                    self._beat_for(connection, active[start : start + MAX_BEATS])
                 except GalleyError as error:
                     log.info("no sign of life was given: %s", error)
                     next_beat = time.monotonic() + min(every, random.uniform(0.2, 1.0))
@@ -546,14 +546,14 @@ class Worker:
                 self._is_quiet = answer["state"] == "quiet"
             self._changed.notify_all()
 
-    def _hand_back(self) -> None:
+    def _release(self) -> None:
         """Makes what still runs available again; the attempt is not spent."""
         with self._changed:
             left = [context for context in self._active.values() if not context._is_given_up]
             for context in left:
-                context._give_up()
-        for start in range(0, len(left), MOST_FETCHED):
-            some = left[start : start + MOST_FETCHED]
+                context._abandon()
+        for start in range(0, len(left), MAX_FETCHED):
+            some = left[start : start + MAX_FETCHED]
             nacks = [{"job_id": context.id, "token": context.token, "requeue": True} for context in some]
             pause, deadline = _pauses(), min(context._lease_until for context in some)
             while time.monotonic() < deadline:
@@ -574,4 +574,4 @@ def _name(error: BaseException) -> str:
 
 
 def _stack() -> str:
-    return traceback.format_exc()[-MOST_STACK:]
+    return traceback.format_exc()[-MAX_STACK:]

@@ -17,7 +17,7 @@ FUNCTION = re.compile(r"`(\w+)`(?: and `(\w+)`)? in `(crates/[\w./-]+\.rs)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # `module::name`, `crate module::name`: what a document gives as proof.
 TEST = re.compile(r"`(?:[a-z]+ )?((?:[a-z0-9_]+::)+)([a-z0-9_]+)`")
-METRIC = re.compile(r'(?:counter|gauge|histogram)!\(\s*"(\w+)"')
+METRIC = re.compile(r'(?:(?:counter|gauge|histogram)!|ReaderLimiter::new)\([^")]*"(galley_\w+)"')
 ERROR_ROW = re.compile(r'ErrorCodeRow\(\s*"(\w+)",\s*"(\w+)",\s*S::(\w+),\s*(true|false)')
 STATUS = {
     "BAD_REQUEST": 400, "FORBIDDEN": 403, "NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "REQUEST_TIMEOUT": 408,

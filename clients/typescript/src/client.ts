@@ -4,7 +4,7 @@ import { JobFailed, Unavailable } from "./errors.js";
 import { type Call, Gateway, type Job, pauses, sleep } from "./http.js";
 
 /** Longest single wait that is asked of the gateway; it allows a minute by default (`gateway.max_wait_ms`). */
-const LONGEST_WAIT_MS = 20_000;
+const MAX_WAIT_MS = 20_000;
 
 /** Members of a job besides its type and args. */
 export interface JobOptions {
@@ -40,7 +40,7 @@ export class Client {
   async get(id: string, { waitMs = 0 }: { waitMs?: number } = {}): Promise<Job> {
     const deadline = Date.now() + waitMs;
     for (;;) {
-      const left = Math.max(0, Math.min(deadline - Date.now(), LONGEST_WAIT_MS));
+      const left = Math.max(0, Math.min(deadline - Date.now(), MAX_WAIT_MS));
       const path = `/ojs/v1/jobs/${encodeURIComponent(id)}${left > 0 ? `?wait_ms=${left}` : ""}`;
       const { job } = await this.call<{ job: Job }>({ method: "GET", path, waitMs: left });
       if (Date.now() >= deadline || ["completed", "cancelled", "discarded"].includes(job.state)) return job;

@@ -8,7 +8,7 @@ declare const process: { env: Record<string, string | undefined> } | undefined;
 const ANSWER_MS = 10_000;
 /** Pauses between attempts to reach the gateway: full jitter up to twice as long each time. */
 const FIRST_PAUSE_MS = 100;
-const LONGEST_PAUSE_MS = 5_000;
+const MAX_PAUSE_MS = 5_000;
 
 /** A job as the gateway shows it. */
 export interface Job {
@@ -96,7 +96,7 @@ function read<T>(status: number, text: string): T {
 export function pauses(): () => number {
   let longest = FIRST_PAUSE_MS;
   return () => {
-    longest = Math.min(longest * 2, LONGEST_PAUSE_MS);
+    longest = Math.min(longest * 2, MAX_PAUSE_MS);
     return Math.random() * longest;
   };
 }

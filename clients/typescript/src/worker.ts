@@ -15,13 +15,13 @@ declare const process:
 /** How long a fetch waits for a job. */
 const WAIT_MS = 20_000;
 /** Jobs fetched, or handed back, in one request. */
-const MOST_FETCHED = 100;
+const MAX_FETCHED = 100;
 /** Ids in one heartbeat. */
-const MOST_BEATS = 1000;
+const MAX_BEATS = 1000;
 /** Longest pause between heartbeats. */
-const LONGEST_BEAT_MS = 10_000;
+const MAX_BEAT_MS = 10_000;
 /** Characters of a stack that are sent along with a failure. */
-const MOST_STACK = 16_000;
+const MAX_STACK = 16_000;
 
 export interface WorkerOptions {
   url?: string;
@@ -139,7 +139,7 @@ export class Worker {
     const { signal } = this.stopping;
     let pause = pauses();
     while (!signal.aborted) {
-      const free = Math.min(this.concurrency - this.active.size, MOST_FETCHED);
+      const free = Math.min(this.concurrency - this.active.size, MAX_FETCHED);
       if (free <= 0 || this.isQuiet) {
         await this.change();
         continue;
@@ -210,7 +210,7 @@ export class Worker {
       return { kind: "acks", body: { result } };
     } catch (thrown) {
       const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-      const stack = (error.stack ?? "").slice(0, MOST_STACK);
+      const stack = (error.stack ?? "").slice(0, MAX_STACK);
       if (error instanceof Retry) {
         const after = error.afterMs === undefined ? {} : { retry_after_ms: Math.max(0, Math.round(error.afterMs)) };
         return failure("handler_error", error.name, error.message, { retryable: true, ...after });
@@ -263,16 +263,16 @@ export class Worker {
   }
 
   private async beat(over: AbortSignal): Promise<void> {
-    const every = Math.min(this.leaseMs / 3, LONGEST_BEAT_MS);
+    const every = Math.min(this.leaseMs / 3, MAX_BEAT_MS);
     let pause = every;
     for (;;) {
       await sleep(pause, over);
       if (over.aborted) return;
       pause = every;
       const held = [...this.active].filter((attempt) => !attempt.isGivenUp);
-      for (let start = 0; start === 0 || start < held.length; start += MOST_BEATS) {
+      for (let start = 0; start === 0 || start < held.length; start += MAX_BEATS) {
         try {
-          await this.beatFor(held.slice(start, start + MOST_BEATS));
+          await this.beatFor(held.slice(start, start + MAX_BEATS));
         } catch {
           pause = Math.min(every, 200 + 800 * Math.random());
         }
@@ -313,8 +313,8 @@ export class Worker {
   private async handBack(): Promise<void> {
     const left = [...this.active].filter((attempt) => !attempt.isGivenUp);
     left.forEach(giveUp);
-    for (let start = 0; start < left.length; start += MOST_FETCHED) {
-      const some = left.slice(start, start + MOST_FETCHED);
+    for (let start = 0; start < left.length; start += MAX_FETCHED) {
+      const some = left.slice(start, start + MAX_FETCHED);
       const nacks = some.map(({ id, token }) => ({ job_id: id, token, requeue: true }));
       const deadline = Math.min(...some.map(({ leaseUntil }) => leaseUntil));
       const pause = pauses();

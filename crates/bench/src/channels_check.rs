@@ -6,7 +6,7 @@ use e2e::channels_check::{CheckPlan, SubscriptionCheck, delivery_check::Redelive
 
 use crate::report::{BenchReport, count_as_f64};
 
-/// Messages that came again for no known reason, and are told of.
+/// Messages that came again for no known reason, and are reported.
 const MAX_DETAILS: usize = 20;
 
 /// What is run.
@@ -59,7 +59,7 @@ pub(crate) async fn run(options: ChannelsCheckOptions) -> anyhow::Result<BenchRe
         ("messages whose outcome is unknown", outcome.unknown),
         ("messages in the histories", outcome.stored),
         ("messages that readers got, all together", outcome.received),
-        ("gaps that readers were told of", outcome.gaps),
+        ("gaps that readers received", outcome.gaps),
         ("messages that they did not get because of those", outcome.in_gaps),
         ("readers that came back", outcome.reconnects),
         ("connections without a sign of life", outcome.timed_out_connections),

@@ -118,7 +118,7 @@ impl BenchGalley {
         process.context("redis does not say which process it is")
     }
 
-    /// Waits until so many jobs of a queue completed; how many did per second, from the first that is seen to the last.
+    /// Waits until that many jobs of a queue completed; how many did per second, from the first that it saw to the last.
     pub(crate) async fn completed_per_second(&self, queue: &str, jobs: u32) -> anyhow::Result<f64> {
         let stats = QueueKeys::new(&queue.parse()?).stats();
         let (mut redis, mut first, deadline) = (self.redis.connection().await, None, Instant::now() + MEASURE_TIMEOUT);
@@ -166,7 +166,7 @@ impl BenchStats {
         self.number("available")
     }
 
-    /// Whether so many jobs completed, each once, and there is nothing else.
+    /// Whether that many jobs completed, each once, and there is nothing else.
     pub(crate) fn has_only_completed(&self, completed: u64) -> bool {
         let others = ["available", "active", "waiting", "pending", "dead", "discarded", "cancelled", "retried"];
         self.completed() == completed && others.iter().all(|name| self.number(name) == 0)

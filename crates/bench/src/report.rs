@@ -109,7 +109,7 @@ pub(crate) fn write(folder: &Path, machine: &BenchMachine, reports: &[BenchRepor
     Ok(path)
 }
 
-/// The smallest value that so many percent of the sorted values do not exceed.
+/// The smallest value that that many percent of the sorted values do not exceed.
 fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     sorted.get(index).copied().unwrap_or(f64::NAN)

@@ -74,24 +74,25 @@ pub(crate) async fn run(durability: BenchDurability, options: SlowReaderOptions)
     let SlowReaderOptions { slow, readers, rounds, seconds } = options;
     let galley = BenchGalley::start(durability).await;
     let address = galley.gateway.address();
-    let audience = BenchReaders::connect(address, readers, &BenchServerKind::EventStream.handshake_steps()).await?;
+    let bench_readers =
+        BenchReaders::connect(address, readers, &BenchServerKind::EventStream.handshake_steps()).await?;
     let mut publisher = BenchPublisher::Http(galley.connect().await?);
     let (mut without, mut with, mut grown, mut gone) = (Vec::new(), Vec::new(), f64::MIN, 0);
     let process = galley.gateway.process_id();
     let window = Duration::from_secs(seconds);
     // The first is not counted: what is there once is made in it
-    measure_window(&mut report, process, &mut publisher, &audience, window).await?;
+    measure_window(&mut report, process, &mut publisher, &bench_readers, window).await?;
     for _ in 0..rounds {
-        let (times, before) = measure_window(&mut report, process, &mut publisher, &audience, window).await?;
+        let (times, before) = measure_window(&mut report, process, &mut publisher, &bench_readers, window).await?;
         without.extend(times);
         let lagging = SlowReaders::connect(address, slow).await?;
-        let (times, beside) = measure_window(&mut report, process, &mut publisher, &audience, window).await?;
+        let (times, beside) = measure_window(&mut report, process, &mut publisher, &bench_readers, window).await?;
         with.extend(times);
         grown = grown.max(beside - before);
         gone += lagging.disconnect().await;
         sleep(WINDOW_PAUSE).await;
     }
-    audience.disconnect().await;
+    bench_readers.disconnect().await;
     let sent = count_as_f64(u64::from(MESSAGES_PER_SECOND) * seconds) * count_as_f64(MESSAGE_BYTES as u64);
     report.add_note(format!("{readers} event streams, {MESSAGES_PER_SECOND} messages/s of {MESSAGE_BYTES} bytes"));
     report
@@ -116,13 +117,13 @@ async fn measure_window(
     report: &mut BenchReport,
     gateway: u32,
     publisher: &mut BenchPublisher,
-    audience: &BenchReaders,
+    bench_readers: &BenchReaders,
     window: Duration,
 ) -> anyhow::Result<(Vec<f64>, f64)> {
     let mut ticks = interval(Duration::from_secs(1) / MESSAGES_PER_SECOND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    audience.take_count();
-    audience.start_timing();
+    bench_readers.take_count();
+    bench_readers.start_timing();
     let (began, mut published, mut memory) = (Instant::now(), 0, 0.0_f64);
     while began.elapsed() < window {
         ticks.tick().await;
@@ -130,12 +131,12 @@ async fn measure_window(
         published += 1;
         memory = memory.max(resident_bytes(gateway));
     }
-    let expected = published * audience.size();
-    let came = audience.wait_for(expected, STALL_TIMEOUT).await;
+    let expected = published * bench_readers.size();
+    let came = bench_readers.wait_for(expected, STALL_TIMEOUT).await;
     report.check(came == expected, || {
-        format!("{came} of {expected} deliveries came, {} readers are gone", audience.disconnected())
+        format!("{came} of {expected} deliveries came, {} readers are gone", bench_readers.disconnected())
     });
-    Ok((audience.stop_timing(), memory))
+    Ok((bench_readers.stop_timing(), memory))
 }
 
 /// Readers who take one byte a second.

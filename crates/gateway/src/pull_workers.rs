@@ -57,14 +57,14 @@ pub(crate) struct PullHeartbeat {
 impl PullWorkers {
     /// Notes a fetch. That it is not noted is no reason not to fetch.
     pub(crate) async fn record_fetch(&self, workers: &Workers, most: u64, worker: &WorkerId, queues: &[String]) {
-        let noted = self.update_if_due(worker, |noted| {
-            let is_due = mark_if_due(&mut noted.fetch_reported_at, MIN_REPORT_INTERVAL);
+        let report = self.update_if_due(worker, |entry| {
+            let is_due = mark_if_due(&mut entry.fetch_reported_at, MIN_REPORT_INTERVAL);
             if is_due {
                 entry.queues = queues.iter().take(MAX_REPORTED_QUEUES).cloned().collect();
             }
             is_due
         });
-        if let Some(record) = noted
+        if let Some(record) = report
             && let Err(error) =
                 workers.report_worker(&WorkerKey::for_pull_worker(worker), &record, REPORT_TTL, Some(most)).await
         {
@@ -81,7 +81,7 @@ impl PullWorkers {
         mut beat: PullHeartbeat,
     ) -> StoreResult<Option<IssuedDirective>> {
         beat.jobs.truncate(MAX_REPORTED_JOBS);
-        let entry = self.update_if_due(worker, |entry| {
+        let report = self.update_if_due(worker, |entry| {
             let is_due = mark_if_due(&mut entry.heartbeat_reported_at, MIN_REPORT_INTERVAL);
             if is_due {
                 entry.heartbeat = beat;
@@ -89,7 +89,7 @@ impl PullWorkers {
             is_due
         });
         let key = WorkerKey::for_pull_worker(worker);
-        match noted {
+        match report {
             Some(record) => workers.report_worker(&key, &record, REPORT_TTL, Some(most)).await,
             None => workers.directive_for(&key).await,
         }

@@ -58,7 +58,7 @@ impl RedisServer {
         panic!("redis-server does not start; see {}", folder.path().display());
     }
 
-    /// The URL of its database 5, as the seed has it.
+    /// The URL of its database 5, as the original demo has it.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/5", self.port)

@@ -186,7 +186,7 @@ impl WebhookReceiver {
         format!("http://{}{path}", self.address)
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until that many requests have come.
     ///
     /// # Panics
     /// They do not come.

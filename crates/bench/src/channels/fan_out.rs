@@ -30,7 +30,7 @@ const WARM_UP: u32 = 3;
 /// Freshly opened connections come to rest.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// What came of one contender with so many readers.
+/// What came of one contender with that many readers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FanOutFigures {
     pub(super) delivered_per_second: f64,
@@ -55,20 +55,24 @@ pub(super) async fn measure(
     first.disconnect().await;
     sleep(CONNECT_PAUSE).await;
     let before = resident_bytes(contender.process);
-    let audience = BenchReaders::connect(contender.address, readers, &kind.handshake_steps()).await?;
+    let bench_readers = BenchReaders::connect(contender.address, readers, &kind.handshake_steps()).await?;
     sleep(CONNECT_PAUSE).await;
     let bytes_per_connection = (resident_bytes(contender.process) - before) / f64::from(readers);
 
     for _ in 0..WARM_UP {
         contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
     }
-    let warm = audience.wait_for(audience.size() * u64::from(WARM_UP), STALL_TIMEOUT).await;
-    ensure!(warm == audience.size() * u64::from(WARM_UP), "{}: {warm} deliveries to {readers} readers", kind.name());
-    audience.take_count();
-    let times = measure_paced(report, kind, &mut contender, &audience, time).await?;
+    let warm = bench_readers.wait_for(bench_readers.size() * u64::from(WARM_UP), STALL_TIMEOUT).await;
+    ensure!(
+        warm == bench_readers.size() * u64::from(WARM_UP),
+        "{}: {warm} deliveries to {readers} readers",
+        kind.name()
+    );
+    bench_readers.take_count();
+    let times = measure_paced(report, kind, &mut contender, &bench_readers, time).await?;
     let (delivered_per_second, cpu_micros_per_delivery) =
-        measure_max_rate(report, kind, &mut contender, &audience, time).await?;
-    audience.disconnect().await;
+        measure_max_rate(report, kind, &mut contender, &bench_readers, time).await?;
+    bench_readers.disconnect().await;
     Ok(FanOutFigures { delivered_per_second, cpu_micros_per_delivery, bytes_per_connection, times })
 }
 
@@ -77,22 +81,22 @@ async fn measure_paced(
     report: &mut BenchReport,
     kind: BenchServerKind,
     contender: &mut BenchServer,
-    audience: &BenchReaders,
+    bench_readers: &BenchReaders,
     time: Duration,
 ) -> anyhow::Result<Vec<f64>> {
-    let readers = u32::try_from(audience.size())?;
+    let readers = u32::try_from(bench_readers.size())?;
     let rate = (PACED_DELIVERIES / readers).clamp(1, MAX_MESSAGES_PER_SECOND);
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    audience.start_timing();
+    bench_readers.start_timing();
     let (began, mut published) = (Instant::now(), 0);
     while began.elapsed() < time {
         ticks.tick().await;
         contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
         published += 1;
     }
-    wait_for_deliveries(report, kind, audience, published).await;
-    Ok(audience.stop_timing())
+    wait_for_deliveries(report, kind, bench_readers, published).await;
+    Ok(bench_readers.stop_timing())
 }
 
 /// Publishes as fast as all readers take it; deliveries per second, and microseconds of processor time of the server for one.
@@ -100,18 +104,18 @@ async fn measure_max_rate(
     report: &mut BenchReport,
     kind: BenchServerKind,
     contender: &mut BenchServer,
-    audience: &BenchReaders,
+    bench_readers: &BenchReaders,
     time: Duration,
 ) -> anyhow::Result<(f64, f64)> {
     let (began, mut published) = (Instant::now(), 0);
     let (ran, _) = scheduler_times_ms(contender.process);
     while began.elapsed() < time {
-        let due = audience.size() * u64::saturating_sub(published + 1, MAX_UNDELIVERED);
-        ensure!(audience.wait_for(due, STALL_TIMEOUT).await >= due, "{}: deliveries stopped", kind.name());
+        let due = bench_readers.size() * u64::saturating_sub(published + 1, MAX_UNDELIVERED);
+        ensure!(bench_readers.wait_for(due, STALL_TIMEOUT).await >= due, "{}: deliveries stopped", kind.name());
         contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
         published += 1;
     }
-    let delivered = count_as_f64(wait_for_deliveries(report, kind, audience, published).await);
+    let delivered = count_as_f64(wait_for_deliveries(report, kind, bench_readers, published).await);
     let (ran_then, _) = scheduler_times_ms(contender.process);
     Ok((delivered / began.elapsed().as_secs_f64(), (ran_then - ran) * 1000.0 / delivered))
 }
@@ -120,12 +124,12 @@ async fn measure_max_rate(
 async fn wait_for_deliveries(
     report: &mut BenchReport,
     kind: BenchServerKind,
-    audience: &BenchReaders,
+    bench_readers: &BenchReaders,
     published: u64,
 ) -> u64 {
-    let expected = audience.size() * published;
-    let came = audience.wait_for(expected, STALL_TIMEOUT).await;
-    let (gone, name) = (audience.disconnected(), kind.name());
+    let expected = bench_readers.size() * published;
+    let came = bench_readers.wait_for(expected, STALL_TIMEOUT).await;
+    let (gone, name) = (bench_readers.disconnected(), kind.name());
     report.check(came == expected, || format!("{name}: {came} of {expected} deliveries, {gone} readers gone"));
-    audience.take_count()
+    bench_readers.take_count()
 }

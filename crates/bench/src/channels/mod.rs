@@ -62,9 +62,9 @@ pub(crate) async fn run(durability: BenchDurability, options: &ChannelsOptions) 
         let mut all = Vec::new();
         for kind in &kinds {
             let time = Duration::from_secs(options.seconds);
-            let figures = measure(&mut report, *kind, durability, *readers, time).await?;
-            add_figures(&mut report, *kind, *readers, &figures);
-            all.push((*kind, figures));
+            let rates = measure(&mut report, *kind, durability, *readers, time).await?;
+            add_rates(&mut report, *kind, *readers, &rates);
+            all.push((*kind, rates));
         }
         add_ratios(&mut report, *readers, &all);
     }
@@ -85,17 +85,17 @@ fn install_peers(report: &mut BenchReport) -> bool {
     }
 }
 
-fn add_figures(report: &mut BenchReport, kind: BenchServerKind, readers: u32, figures: &FanOutFigures) {
+fn add_rates(report: &mut BenchReport, kind: BenchServerKind, readers: u32, rates: &FanOutFigures) {
     let name = format!("{readers} {}", kind.name());
     // With a single reader it would be how fast messages are published
     if readers > 1 {
-        report.add_figure(format!("{name}: delivered per second"), figures.delivered_per_second, "1/s");
-        report.add_figure(format!("{name}: processor time for a delivery"), figures.cpu_micros_per_delivery, "us");
+        report.add_figure(format!("{name}: delivered per second"), rates.delivered_per_second, "1/s");
+        report.add_figure(format!("{name}: processor time for a delivery"), rates.cpu_micros_per_delivery, "us");
         let goal = if kind == BenchServerKind::EventStream { "<= 10240" } else { "" };
         let what = format!("{name}: memory for an idle connection");
-        report.add_with_goal(what, figures.bytes_per_connection, "bytes", goal);
+        report.add_with_goal(what, rates.bytes_per_connection, "bytes", goal);
     }
-    report.add_times(&format!("{name}: publish to reader"), &figures.times, "");
+    report.add_times(&format!("{name}: publish to reader"), &rates.times, "");
 }
 
 fn add_ratios(report: &mut BenchReport, readers: u32, all: &[(BenchServerKind, FanOutFigures)]) {

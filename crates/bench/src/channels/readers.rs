@@ -106,7 +106,7 @@ impl BenchReaders {
         std::mem::take(&mut *self.lock_times())
     }
 
-    /// Waits until so many messages came to all together, unless none comes for a while; how many did.
+    /// Waits until that many messages came to all together, unless none comes for a while; how many did.
     pub(crate) async fn wait_for(&self, messages: u64, patience: Duration) -> u64 {
         let (mut last, mut since) = (0, Instant::now());
         loop {

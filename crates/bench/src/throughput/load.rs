@@ -22,7 +22,7 @@ pub(crate) async fn requests_per_second(address: SocketAddr, request: &str, conn
     per_second(address, request, connections, u32::MAX, MEASURE_TIME).await
 }
 
-/// Sends it so many times; answers per second.
+/// Sends it that many times; answers per second.
 pub(super) async fn count_per_second(
     address: SocketAddr,
     request: &str,

@@ -70,7 +70,7 @@ fn a_program_outlives_the_thread_that_ran_it_first() {
         running
     });
     let running = first.join().expect("no panic");
-    // Whoever dies with the thread has died by the time that its end has been told
+    // A client that dies with the thread has died by the time that its end has been told
     std::fs::write(&go, "5\n").expect("a file");
     let ending = runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, running).await });
     assert_eq!(ending.expect("it ends"), CommandOutcome::Succeeded(Some("5".to_owned())));

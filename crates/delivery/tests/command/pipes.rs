@@ -110,7 +110,7 @@ async fn progress_is_told_while_the_program_runs_and_is_no_part_of_what_it_said(
 }
 
 #[tokio::test]
-async fn a_process_that_was_left_behind_does_not_hold_up_the_result() {
+async fn a_process_that_was_left_behind_does_not_delay_the_result() {
     // It holds stdout and stderr, and will not hear SIGTERM
     let script = "(trap '' TERM; sleep 1000) & echo '\"done\"'; echo left it >&2";
     assert_eq!(ProgramTrial::shell(script).result().await.as_deref(), Some("\"done\""));

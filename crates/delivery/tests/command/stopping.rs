@@ -132,7 +132,7 @@ async fn an_attempt_can_be_dropped_at_every_step() {
     assert!(completed > 1, "the last ones get to their end");
 }
 
-/// Drops an attempt after it was polled so many times, and tells whether it was over by then. It may be told to stop once
+/// Drops an attempt after it was polled that many times, and tells whether it was over by then. It may be told to stop once
 /// it has reported.
 async fn dropped_after(polls: usize, trial: ProgramTrial, is_stopped: bool) -> bool {
     let (program, input, mut progress) = trial.build();
@@ -148,7 +148,7 @@ async fn dropped_after(polls: usize, trial: ProgramTrial, is_stopped: bool) -> b
     is_over
 }
 
-/// Polls a future so many times and drops it.
+/// Polls a future that many times and drops it.
 async fn poll_at_most<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;

@@ -122,7 +122,7 @@ pub fn check_deliveries(
         if let Some(earlier) = before.insert(position, delivery) {
             // It may be on its way as a job already when it is handed out anew
             let is_retry = delivery.attempt > 1 && failed.contains(&(position, delivery.attempt - 1));
-            // One that failed goes on as a job, and whoever had it may break before that is noted
+            // One that failed goes on as a job, and a client that had it may break before that is noted
             let first = handed_out.get(&position).filter(|_| delivery.attempt == 1).copied();
             let cause = match redelivery_cause(earlier, delivery, strikes, deadline) {
                 _ if is_retry => RedeliveryCause::NotAccepted,

@@ -24,7 +24,7 @@ use super::{
 };
 use testkit::{ReceivedRequest, TEST_TIMEOUT, read_request};
 
-/// Of a thousand requests so many are refused, so many are not answered, and so many are answered late.
+/// Of a thousand requests that many are refused, that many are not answered, and that many are answered late.
 const REFUSED_PER_MILLE: u32 = 15;
 const CLOSED_PER_MILLE: u32 = 10;
 const LATE_PER_MILLE: u32 = 10;
@@ -118,7 +118,7 @@ impl CheckedEndpoint {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose connection it is; none when whoever had it is gone.
+    /// Whose connection it is; none when a client that had it is gone.
     async fn worker_of_connection(&self, peer: SocketAddr) -> Option<usize> {
         let deadline = Instant::now() + TEST_TIMEOUT;
         while Instant::now() < deadline {

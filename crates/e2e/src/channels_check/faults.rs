@@ -23,7 +23,7 @@ use testkit::TEST_TIMEOUT;
 const FAULT_INTERVAL_MS: std::ops::Range<u64> = 200..1200;
 /// How long something that was killed is away, in milliseconds.
 const DOWNTIME_MS: std::ops::Range<u64> = 20..400;
-/// Of so many readers one loses its connection.
+/// Of that many readers one loses its connection.
 const CUT_READERS_ONE_IN: usize = 5;
 
 /// What may break.

@@ -1,6 +1,6 @@
 //! Shows that channels lose nothing: publishers and readers of a few gateways on one Redis, while processes are killed and
 //! connections cut. Readers come back with what they saw last; in the end everything each of them heard is compared with the
-//! history. What was acknowledged came once and in order, or in a gap that the reader was told of; anything else is found.
+//! history. What was acknowledged came once and in order, or in a gap that the reader received; anything else is found.
 //!
 //! The faults follow from a seed. When exactly they strike does not: a run is not repeatable to the letter.
 
@@ -45,7 +45,7 @@ use self::{
 const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often that is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Of so many event streams one follows two channels, and of so many sockets.
+/// Of that many event streams one follows two channels, and of that many sockets.
 const TWO_CHANNEL_SSE_ONE_IN: u32 = 10;
 const TWO_CHANNEL_WS_ONE_IN: u32 = 5;
 /// Findings that are told; there may be one for each reader.
@@ -85,7 +85,7 @@ pub struct CheckOutcome {
     pub stored: u64,
     /// Messages that readers got, all together.
     pub received: u64,
-    /// Gaps that readers were told of.
+    /// Gaps that readers received.
     pub gaps: u64,
     /// Messages in those.
     pub in_gaps: u64,

@@ -23,7 +23,7 @@ use super::{
 };
 use testkit::http::HttpConnection;
 
-/// Publishers at most; each publishes so many messages a second.
+/// Publishers at most; each publishes that many messages a second.
 const MAX_PUBLISHERS: u32 = 64;
 const RATE_PER_PUBLISHER: u32 = 50;
 /// Longest wait for an answer: longer than a gateway waits for Redis.

@@ -127,7 +127,7 @@ pub fn check_history(
 pub struct ReaderVerdict {
     /// Messages that it got.
     pub received: u64,
-    /// Messages that it did not get but was told of in a gap.
+    /// Messages that it did not get but that a gap covers.
     pub in_gaps: u64,
     /// What is wrong, one line each.
     pub findings: Vec<String>,

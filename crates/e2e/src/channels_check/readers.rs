@@ -214,7 +214,7 @@ impl CheckedReader {
 
     fn channel_index(&self, channel: &str) -> anyhow::Result<usize> {
         let index = self.channels.iter().position(|one| one == channel);
-        index.with_context(|| format!("it was told of {channel}, which it does not read"))
+        index.with_context(|| format!("it received {channel}, which it does not read"))
     }
 }
 

@@ -28,13 +28,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 /// A worker that has a message may be silent so long: so short that messages change hands, and so long that a machine that is
 /// short of processors answers in time.
 const ACK_DEADLINE_MS: u64 = 2_000;
-/// One channel in so many goes to the broadcast: each of its messages is a request of every worker.
+/// One channel in that many goes to the broadcast: each of its messages is a request of every worker.
 const BROADCAST_CHANNEL_ONE_IN: usize = 4;
 /// Channels of the broadcast at most: as many as a subscription may name.
 const MAX_BROADCAST_CHANNELS: usize = 100;
 /// Jobs that are fetched in one go, as many as there may be.
 const FETCH_COUNT: usize = 100;
-/// Nothing explains that some messages came again: so many pass, as long as nothing is lost. Noting that a message was accepted
+/// Nothing explains that some messages came again: that many pass, as long as nothing is lost. Noting that a message was accepted
 /// may take longer than the window in which a fault counts, on a machine that is short of processors.
 const MAX_UNEXPLAINED: usize = 10;
 

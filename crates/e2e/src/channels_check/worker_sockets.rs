@@ -33,7 +33,7 @@ pub(super) enum SocketOwner {
     Worker(usize),
     /// Somebody's, perhaps a worker's that the kernel does not show yet.
     Unknown,
-    /// Whoever had it has closed it, or is gone.
+    /// A client that had it has closed it, or is gone.
     Closed,
 }
 

@@ -1,4 +1,4 @@
-//! The seed's page in a real browser with JavaScript switched off.
+//! The original demo's page in a real browser with JavaScript switched off.
 
 use std::{
     net::TcpListener,

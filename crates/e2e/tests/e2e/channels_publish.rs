@@ -1,4 +1,4 @@
-//! Publishing: one message, many, events, and what is refused. Whoever subscribes with plain Redis gets the bytes.
+//! Publishing: one message, many, events, and what is refused. A client that subscribes with plain Redis gets the bytes.
 
 use futures_util::StreamExt;
 use reqwest::Response;
@@ -42,12 +42,12 @@ async fn events_in_both_modes_are_checked_and_plain_subscribers_get_the_body_tha
         ("content-type", "application/json"),
         ("ce-specversion", "1.0"),
         ("ce-id", "1"),
-        ("ce-source", "/kitchen"),
+        ("ce-source", "/demo"),
         ("ce-type", "dish.ready"),
     ];
     assert_eq!(publish(&kit, PATH, &binary, b"{\"a\": 1e400}").await.status(), 201);
     assert_eq!(next(&mut plain).await, b"{\"a\": 1e400}");
-    let event = br#" {"specversion":"1.0", "id":"2","source":"/kitchen","type":"dish.ready","data":[1,  2]}"#;
+    let event = br#" {"specversion":"1.0", "id":"2","source":"/demo","type":"dish.ready","data":[1,  2]}"#;
     assert_eq!(
         publish(&kit, PATH, &[("content-type", "application/cloudevents+json; charset=UTF-8")], event).await.status(),
         201

@@ -34,7 +34,7 @@ async fn publish_all(kit: &GalleyKit, numbers: std::ops::Range<usize>) -> Vec<St
 }
 
 #[tokio::test]
-async fn whoever_comes_back_to_another_gateway_gets_every_message_once_and_in_order() {
+async fn a_client_that_comes_back_to_another_gateway_gets_every_message_once_and_in_order() {
     let kit = GalleyKit::start().await;
     let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
     other.wait_until_ready().await;
@@ -95,7 +95,7 @@ async fn streams_go_on_whatever_happens_to_the_subscription_or_to_redis() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_while_redis_is_away_is_let_in_and_goes_on_where_it_was() {
+async fn a_client_that_comes_back_while_redis_is_away_is_let_in_and_goes_on_where_it_was() {
     let mut kit = GalleyKit::start_durable(&[("GALLEY__CHANNELS__SWEEP_MS", "100")]).await;
     let paths = [&format!("{STREAM}?since=-PT1H"), "/v1/stream?channel=orders&channel=in.*&since=-PT1H"];
     let mut ids = Vec::new();
@@ -113,7 +113,7 @@ async fn whoever_comes_back_while_redis_is_away_is_let_in_and_goes_on_where_it_w
     for (path, id) in paths.into_iter().zip(&ids) {
         let stream = ChannelEventsClient::open(kit.gateway.url(path), Some(id)).await;
         // In what order its channels are in it means nothing
-        assert_eq!(stream.last_id.len(), id.len(), "whoever leaves at once comes back to the same");
+        assert_eq!(stream.last_id.len(), id.len(), "a client that leaves at once comes back to the same");
         streams.push(stream);
     }
     kit.redis.restart();

@@ -104,7 +104,7 @@ async fn channels_are_subscribed_and_left_while_it_is_open() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_elsewhere_goes_on_where_it_was() {
+async fn a_client_that_comes_back_elsewhere_goes_on_where_it_was() {
     let kit = GalleyKit::start().await;
     let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
     let mut socket = TestWebSocket::open(&kit.gateway).await;

@@ -86,7 +86,7 @@ async fn a_program_gets_the_job_and_what_it_writes_is_the_result() {
     let done = kit.wait_for_state(id, "completed").await;
     let result = &done["result"];
     assert_eq!((&result["id"], &result["args"]), (&json!(id), &body["args"]), "{done}");
-    assert!(result["token"].is_null(), "only whoever may end an attempt is given its token");
+    assert!(result["token"].is_null(), "only a client that may end an attempt is given its token");
     let told = &result["told"];
     assert_eq!((&told["JOB_ID"], &told["JOB_TYPE"]), (&json!(id), &json!("image.resize")));
     assert_eq!((&told["QUEUE"], &told["trace"]), (&json!("default"), &json!(trace)));

@@ -11,7 +11,7 @@ use crate::kit::GalleyKit;
 async fn alone_levels_0_to_4_pass() {
     let directives = [("GALLEY__GATEWAY__TEST_DIRECTIVES", "true")];
     let kit = GalleyKit::start_with(RedisServer::start(), &directives).await;
-    // The other gateway may hold the maintainer's office while this one is asked
+    // The other gateway may be the maintenance leader while this one is asked
     let other = ServiceProcess::start("gateway", &kit.redis, &directives).await;
     other.wait_until_ready().await;
     let suites = concat!(env!("CARGO_MANIFEST_DIR"), "/ojs");

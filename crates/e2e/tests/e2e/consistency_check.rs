@@ -6,7 +6,7 @@ use crate::kit::{GalleyKit, job_body};
 
 #[tokio::test]
 async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
-    // The upkeep must not be faster
+    // The maintenance must not be faster
     let redis = testkit::RedisServer::start();
     let kit = GalleyKit::start_with(redis, &[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]).await;
     kit.enqueue(&job_body("test.echo", &json!([]))).await;

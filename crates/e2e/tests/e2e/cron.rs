@@ -94,7 +94,7 @@ async fn each_run_makes_one_job_though_the_process_that_makes_them_is_killed() {
         runs(2 * round).await;
         others.push(other);
     }
-    // Whoever has the office loses it now and then: one of these processes, then the others
+    // The leader loses the leadership now and then: one of these processes, then the others
     others.pop().expect("a worker").kill();
     kit.redis_command(&["DEL", "galley:leader"]).await;
     let seen = runs(6).await["run_count"].as_u64().expect("a number");

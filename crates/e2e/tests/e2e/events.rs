@@ -114,7 +114,7 @@ async fn events_come_in_their_order_and_only_those_that_were_asked_for() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
+async fn a_client_that_comes_back_gets_exactly_what_it_missed_from_any_gateway() {
     let kit = GalleyKit::start().await;
     let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
     other.wait_until_ready().await;
@@ -238,7 +238,7 @@ async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
 }
 
 #[tokio::test]
-async fn streams_do_not_hold_up_a_gateway_that_is_told_to_stop() {
+async fn streams_do_not_delay_a_gateway_that_is_told_to_stop() {
     let mut kit =
         GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
     let id = kit.enqueue(&job_body("a", &json!([]))).await;

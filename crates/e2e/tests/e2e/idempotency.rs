@@ -105,7 +105,7 @@ async fn a_request_that_was_refused_does_not_burn_its_key() {
 }
 
 #[tokio::test]
-async fn what_was_made_before_a_crash_is_found_by_whoever_repeats_the_request() {
+async fn what_was_made_before_a_crash_is_found_by_a_client_that_repeats_the_request() {
     let kit = GalleyKit::start().await;
     let cron = json!({ "name": "nightly", "expression": "0 3 * * *", "type": "a", "args": [] });
     assert_eq!(send(&kit, "/ojs/v1/cron", "cron", &cron).await.status(), 201);
@@ -187,7 +187,7 @@ async fn a_message_is_published_once_whatever_became_of_the_answer() {
 }
 
 #[tokio::test]
-async fn a_message_that_found_no_room_is_published_by_whoever_repeats_the_request() {
+async fn a_message_that_found_no_room_is_published_by_a_client_that_repeats_the_request() {
     let kit = GalleyKit::start().await;
     let publish = async |path: &str, body: &Value| {
         let response = send(&kit, &format!("/v1/channels/news/messages{path}"), "k", body).await;

@@ -102,7 +102,7 @@ impl GalleyKit {
         .await
     }
 
-    /// Waits until so many read a channel.
+    /// Waits until that many read a channel.
     pub(crate) async fn wait_for_readers(&self, channel: &str, readers: u64) {
         eventually(&format!("{readers} readers of {channel}"), || async {
             let shown: Value = self.get(&format!("/v1/channels/{channel}")).await.json().await.ok()?;

@@ -41,7 +41,7 @@ async fn jobs_of_a_key_never_run_more_than_its_limit_at_once_in_all_workers_toge
 }
 
 #[tokio::test]
-async fn a_tenant_with_many_slow_jobs_does_not_hold_up_another() {
+async fn a_tenant_with_many_slow_jobs_does_not_delay_another() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[WORK, ("GALLEY__QUEUE_WORKER__CONCURRENCY", "4")]).await;
     let mut many = Vec::new();

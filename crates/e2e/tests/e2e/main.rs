@@ -24,6 +24,7 @@ mod jobs;
 mod kit;
 mod limits;
 mod notifications;
+mod openapi;
 mod original_demo;
 mod progress;
 mod pull;

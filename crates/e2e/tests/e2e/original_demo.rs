@@ -1,4 +1,4 @@
-//! The seed's system, to the letter.
+//! The original demo's system, to the letter.
 
 use std::{
     collections::BTreeMap,

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::kit::{GalleyKit, job_body};
 
-/// Longer than any test waits: whoever gets an answer got it because something happened.
+/// Longer than any test waits: a client that gets an answer got it because something happened.
 const LONG_MS: u64 = 60_000;
 
 /// A program that waits for jobs.
@@ -83,7 +83,7 @@ fn args(n: usize) -> Value {
 }
 
 #[tokio::test]
-async fn whoever_waits_gets_a_job_the_moment_it_arrives_from_wherever_it_comes() {
+async fn a_client_that_waits_gets_a_job_the_moment_it_arrives_from_wherever_it_comes() {
     let kit = GalleyKit::start().await;
     // A queue that does not exist yet, then one that does, then a priority that is new to it
     for body in [args(1), args(2), json!({ "type": "any.type", "args": [3], "priority": 7 })] {
@@ -112,7 +112,7 @@ async fn whoever_waits_gets_a_job_the_moment_it_arrives_from_wherever_it_comes()
 }
 
 #[tokio::test]
-async fn whoever_waits_in_vain_gets_an_empty_list_and_no_job_is_taken_for_them_later() {
+async fn a_client_that_waits_in_vain_gets_an_empty_list_and_no_job_is_taken_for_them_later() {
     let kit = GalleyKit::start().await;
     let (status, answer) = fetch(&kit, &json!({ "queues": ["default"], "wait_ms": 100 })).await;
     assert_eq!((status, answer), (200, json!({ "jobs": [] })));

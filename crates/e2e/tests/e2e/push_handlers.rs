@@ -261,5 +261,5 @@ async fn what_is_not_answered_within_the_grace_is_handed_back_unspent() {
     assert_eq!((&fetched["id"], &fetched["attempt"]), (&json!(id), &json!(1)));
     let token = header(&receiver.requests()[0], "galley-token").to_owned();
     let late = json!({ "job_id": id, "token": token, "result": "too late" });
-    assert_eq!(kit.post("/ojs/v1/workers/ack", &late).await.status(), 409, "what was lent is not good any more");
+    assert_eq!(kit.post("/ojs/v1/workers/ack", &late).await.status(), 409, "the token is not valid any more");
 }

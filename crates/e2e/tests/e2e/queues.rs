@@ -212,7 +212,7 @@ async fn a_producer_can_wait_for_room_in_a_full_queue() {
     let refused = request.try_clone().expect("clones").header("prefer", "wait=0").send().await.expect("an answer");
     assert_eq!(refused.status(), 429);
     let waiting = tokio::spawn(request.header("prefer", "wait=20").send());
-    // Whoever takes the first job makes room for the second; then there are two to be had
+    // A client that takes the first job makes room for the second; then there are two to be had
     let first = kit.fetch("orders").await.expect("a job");
     let second = eventually("the other one comes in", || async { kit.fetch("orders").await }).await;
     assert_ne!(first["id"], second["id"]);

@@ -185,7 +185,7 @@ async fn it_goes_on_somewhere_else_in_one_channel_or_in_all() {
 }
 
 #[tokio::test]
-async fn secrets_are_shown_to_whoever_has_them_made_and_nowhere_else() {
+async fn secrets_are_shown_to_a_client_that_has_them_made_and_nowhere_else() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__LOG__LEVEL", "trace")]).await;
     let target = |more: Value| {
         let mut http = json!({ "url": "https://example.com/hooks", "headers": { "authorization": "Bearer geheim" } });

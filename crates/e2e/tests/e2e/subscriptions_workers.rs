@@ -311,7 +311,7 @@ async fn deliveries_go_on_whatever_happens_to_connections_scripts_or_redis() {
 }
 
 #[tokio::test]
-async fn subscriptions_are_put_back_when_redis_has_lost_everything() {
+async fn subscriptions_are_restored_when_redis_has_lost_everything() {
     let (mut kit, worker) = started().await;
     put(&kit, "s", &json!({ "channels": ["c.*"], "deliver": { "log": {} } })).await;
     publish(&kit, "c.1", "text/plain", "before").await;

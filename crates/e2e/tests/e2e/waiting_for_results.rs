@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::kit::{GalleyKit, job_body};
 
-/// Longer than any test waits: whoever gets an answer got it because the job ended.
+/// Longer than any test waits: a client that gets an answer got it because the job ended.
 const LONG: &str = "wait_ms=60000";
 
 /// Somebody who waits.
@@ -47,7 +47,7 @@ fn id(job: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_answered_when_the_job_ends_however_it_ends() {
+async fn a_client_that_waits_is_answered_when_the_job_ends_however_it_ends() {
     let kit = GalleyKit::start().await;
     let (done, failed, dropped) = (fetched(&kit).await, fetched(&kit).await, fetched(&kit).await);
     let all = [

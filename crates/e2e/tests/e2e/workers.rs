@@ -112,7 +112,7 @@ async fn sigtstp_makes_a_worker_quiet_and_sigcont_lets_it_go_on() {
         eater.signal(Signal::SIGCONT);
         kit.wait_for_state(&id, "completed").await;
     }
-    // The last word counts, whoever said it
+    // The last word counts, a client that said it
     eater.signal(Signal::SIGTSTP);
     is(&kit, "eater", "quiet").await;
     direct(&kit, "eater", "resume").await;

@@ -35,9 +35,9 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     let fence = parse_fence(request.token, request.worker_id)?;
     let located = services.jobs.locate(id).await?.ok_or_else(|| job_not_found(&path))?;
     let LocatedJob::InStream { job, entry, holder: Some(holder) } = located else { return Err(stale_attempt(id)) };
-    let shown = progress.merge(holder.progress.as_deref(), local_now());
+    let merged = progress.merge(holder.progress.as_deref(), local_now());
     if !is_reportable(&holder, &fence)
-        || !services.jobs.heartbeat(Attempt { job: &job, entry, fence: &fence }, Some(&shown)).await?
+        || !services.jobs.heartbeat(Attempt { job: &job, entry, fence: &fence }, Some(&merged)).await?
     {
         return Err(stale_attempt(id));
     }

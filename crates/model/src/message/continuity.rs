@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_there_before_the_first_message_misses_what_was_in_front_of_the_first_that_is_kept() {
+    fn a_client_that_was_there_before_the_first_message_misses_what_was_in_front_of_the_first_that_is_kept() {
         let start = Position::START;
         let behind_start = |kept: &[Position], head| check_continuity(start, around(kept, head, start));
         assert_eq!(behind_start(&[], None), Continuity::Contiguous, "there is nothing yet");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_cannot_go_on_where_it_was_goes_on_behind_the_newest_before_it() {
+    fn a_client_that_cannot_go_on_where_it_was_goes_on_behind_the_newest_before_it() {
         let kept = [at(5, 3), at(5, 4), at(9, 0)];
         for (after, expected) in
             [(at(5, 3), at(5, 3)), (at(5, 1), Position::START), (at(5, 9), at(5, 4)), (at(99, 0), at(9, 0))]

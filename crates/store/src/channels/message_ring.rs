@@ -67,6 +67,7 @@ impl EncodedMessage {
 
 /// Limits of a ring.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "bytes are the unit")]
 pub(super) struct RingBudget {
     /// Maximum bytes of one ring.
     pub(super) max_ring_bytes: usize,

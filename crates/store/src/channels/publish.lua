@@ -1,5 +1,5 @@
 #!lua
--- Adds a message to a channel's history and sends it to whoever listens.
+-- Adds a message to a channel's history and sends it to a client that listens.
 -- KEYS: 1 history, 2 state, 3 what became of this message, if the request may be repeated
 -- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 messages kept, about, 5 the same if there are subscriptions, which the
 --       state says in `s`, 6 the least TTL in ms, 7 how much longer it is made, in ms, 8 body, 9 content type or '',

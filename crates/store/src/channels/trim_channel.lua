@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Trims a channel's history to what is kept of it, but not beyond what subscriptions still need: what they have out, and what is
--- behind the last that they were given. What they hold back beyond the cap goes all the same, and is told of.
+-- behind the last that they were given. What they hold back beyond the cap is trimmed all the same, and reported.
 -- KEYS: 1 history, 2 state
 -- ARGV: 1 messages kept, 2 their age in ms or 0, 3 their bytes or 0, 4 messages that subscriptions may hold back, 5 their bytes,
 --       6 messages trimmed at most, 7 bytes trimmed at most, about, 8 TTL in ms

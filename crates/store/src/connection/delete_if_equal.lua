@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Gives up what somebody holds (the uniqueness of a job that is over, a request that had no effect, an office), if it still
+-- Gives up what somebody holds (the uniqueness of a job that is over, a request that had no effect, the leader lease), if it still
 -- is theirs.
 -- KEYS: 1 what is held
 -- ARGV: 1 what stands there as long as it is theirs

@@ -16,7 +16,7 @@
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `arrivals` | waits for jobs without taking them |
-//! | `settle` | ends attempts: finish, retry, requeue |
+//! | `settle` | ends attempts: finish, retry, snooze, release |
 //! | `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
 //! | `settle` | ends attempts: finish, retry, snooze, release |

@@ -83,7 +83,7 @@ pub const EPOCH: &str = "galley:epoch";
 pub const EVENTS: &str = "galley:events";
 /// The workers: a sorted set of ids by the time their last report expires.
 pub const WORKERS: &str = "galley:workers";
-/// Who does the upkeep: a string with a TTL.
+/// Who does the maintenance: a string with a TTL.
 pub const LEADER: &str = "galley:leader";
 /// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
 pub const NOTIFICATIONS: &str = "galley:notifications";

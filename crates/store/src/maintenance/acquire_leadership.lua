@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Takes or keeps the maintainer's office.
--- KEYS: 1 office
+-- Acquires or renews the leader lease of maintenance.
+-- KEYS: 1 leader lease
 -- ARGV: 1 who, 2 term in ms
--- Returns 1 when the office is held now, else 0.
+-- Returns 1 when the caller is the leader now, else 0.
 -- May run twice: the term is set, not added to.
 local leader = KEYS[1]
 local holder_name, lease_ms = ARGV[1], ARGV[2]

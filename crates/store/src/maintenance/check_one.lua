@@ -48,7 +48,7 @@ local function consumer_of(stream, entry)
   return not pending.err and #pending == 1 and pending[1][2] or nil
 end
 
--- An attempt that nobody can end any more: its lease is over, and the upkeep hands the job on
+-- An attempt that nobody can end any more: its lease is over, and the maintenance hands the job on
 local function expire_lease()
   redis.call('HSETNX', active, member, string.format('lost %d 0 0 ', now_ms()))
   redis.call('ZADD', leases, now_ms(), member)

@@ -18,7 +18,11 @@ const BATCH: usize = 100;
 
 /// Settles attempts whose lease expired, a batch at most. Answers with the milliseconds until it makes sense to look again, if
 /// some were spared because Redis was away.
-pub(super) async fn reap_expired(jobs: &Jobs, queue: &QueueName, outage_grace: &mut OutageGrace) -> StoreResult<Millis> {
+pub(super) async fn reap_expired(
+    jobs: &Jobs,
+    queue: &QueueName,
+    outage_grace: &mut OutageGrace,
+) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);
     let now = outage_grace.observe(jobs.now()).await?;
     let mut spared = 0;

@@ -6,7 +6,7 @@
 --       cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
 -- Returns {how, token, position before, the newest kept before that or '', entries, ms, attempts}; how is "not_opened" when
 -- the group has to be opened first, "lost" when another has the channel or it was moved, "owned_elsewhere" when another has it for
--- so many ms, "blocked" when a message failed and is tried again in so many ms, "empty" when there is nothing and the
+-- that many ms, "blocked" when a message failed and is tried again in that many ms, "empty" when there is nothing and the
 -- channel is given back, "read", or "gap" when the first entry does not follow the position before.
 -- May run twice: a token is given to one worker, and a cursor moved to the same place stays there.
 local history, cursor, counters = KEYS[1], KEYS[2], KEYS[3]

@@ -6,7 +6,7 @@
 -- 1 if there may be more}; how is "not_opened" when the group has to be opened first, "empty", "read", or "gap" when the
 -- first entry does not follow the position before.
 -- A lost answer leaves messages handed out: a worker looks for its own after an error. What was missing before one of them is
--- kept in the cursor, as `g`, so that whoever takes that message over is told, too.
+-- kept in the cursor, as `g`, so that a client that takes that message over is told, too.
 local group, consumer, max_messages, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor_ttl_ms = tonumber(ARGV[5])
 

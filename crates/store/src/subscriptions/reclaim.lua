@@ -30,7 +30,7 @@ end
 for _, item in ipairs(waiting) do
   if bytes >= max_bytes then break end
   seen = seen + 1
-  -- Whoever finds its own has not vanished
+  -- A client that finds its own has not vanished
   local count = owner == consumer and { 'RETRYCOUNT', item[4] } or {}
   local claimed = redis.call('XCLAIM', history, group, consumer, min_idle_ms, item[1], unpack(count))
   local entry, gap = claimed[1], missing[item[1]]

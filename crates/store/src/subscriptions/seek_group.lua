@@ -1,5 +1,5 @@
 #!lua
--- Lets a subscription go on somewhere else in a channel. Whoever delivers it in order loses the channel.
+-- Lets a subscription go on somewhere else in a channel. A client that delivers it in order loses the channel.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 position to go on behind, or '' for the newest, 3 TTL of the cursor in ms, 4 messages that are given up in one
 --       call

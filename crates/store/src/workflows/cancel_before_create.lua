@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Ends a workflow's job before it exists, so that whoever is about to make it finds it over.
+-- Ends a workflow's job before it exists, so that a client that is about to make it finds it over.
 -- KEYS: 1 record, 2 result
 -- ARGV: 1 result, 2 TTL in ms
 -- Returns 1, or 0 when the job exists.

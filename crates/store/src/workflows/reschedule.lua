@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Sets when the upkeep looks at a workflow next.
+-- Sets when the maintenance looks at a workflow next.
 -- KEYS: 1 workflows
--- ARGV: 1 id, 2 in so many ms
+-- ARGV: 1 id, 2 in that many ms
 -- Returns 1 when the workflow was not among them, else 0.
 -- May run twice: the time is set, not added to.
 local workflows = KEYS[1]

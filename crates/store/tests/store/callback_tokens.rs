@@ -22,7 +22,7 @@ fn token(token: &str) -> Fence {
 }
 
 #[tokio::test]
-async fn a_lent_attempt_can_be_ended_by_its_token_or_by_its_worker_but_once() {
+async fn an_attempt_with_a_callback_token_can_be_ended_by_its_token_or_by_its_worker_but_once() {
     let kit = StoreKit::start();
     let consumer = consumer();
     for by_token in [true, false] {
@@ -83,7 +83,7 @@ async fn an_attempt_that_was_handed_over_is_its_tokens_alone() {
 #[tokio::test]
 async fn an_attempt_that_was_handed_over_comes_back_when_nobody_is_heard_of() {
     let kit = StoreKit::start();
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let consumer = consumer();
     let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;
@@ -97,24 +97,24 @@ async fn an_attempt_that_was_handed_over_comes_back_when_nobody_is_heard_of() {
     );
     let again = kit.claim_one(&consumer).await;
     assert_eq!((again.job.id, again.job.history.crashes), (id, 1));
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
-async fn a_job_that_is_put_back_comes_again_in_its_time_and_has_spent_no_attempt() {
+async fn a_snoozed_job_comes_again_in_its_time_and_has_spent_no_attempt() {
     let kit = StoreKit::start();
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let consumer = consumer();
     let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;
-    let put_back =
+    let snooze =
         async || kit.jobs.snooze(&claimed, &fence(&consumer), Duration::from_millis(200)).await.expect("redis runs");
-    let due = put_back().await.expect("it is ours");
-    assert_eq!(put_back().await, Some(due), "an answer that was lost");
+    let due = snooze().await.expect("it is ours");
+    assert_eq!(snooze().await, Some(due), "an answer that was lost");
     eventually("the job is available again", || async { (kit.state(id).await == "available").then_some(()) }).await;
     assert!(kit.jobs.now().await.expect("redis runs") >= due);
     let again = kit.claim_one(&consumer).await;
     assert_eq!((again.job.id, again.job.history.current_attempt()), (id, 1));
-    assert_eq!(put_back().await, None, "the attempt before this one is over");
-    upkeep.stop().await;
+    assert_eq!(snooze().await, None, "the attempt before this one is over");
+    maintenance.stop().await;
 }

@@ -254,7 +254,7 @@ async fn a_channel_that_was_left_stays_away_and_one_that_was_asked_for_by_name_s
 }
 
 #[tokio::test]
-async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_had() {
+async fn a_client_that_comes_back_to_more_channels_than_it_may_read_has_those_that_it_had() {
     let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
     let mut had = Vec::new();
@@ -269,7 +269,11 @@ async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_
     let id = ResumeToken::encode(had.iter().map(|(name, position)| (name, position)), None);
     let mut reader = hub.open_reader().expect("room for a reader");
     reader.resume_patterns(vec![pattern("c.*")], id.parse().expect("an id"));
-    assert_eq!(reader.resume_id().parse::<ResumeToken>(), id.parse(), "whoever leaves at once comes back to the same");
+    assert_eq!(
+        reader.resume_id().parse::<ResumeToken>(),
+        id.parse(),
+        "a client that leaves at once comes back to the same"
+    );
     let mut left_out = BTreeSet::new();
     while left_out.len() < 20 {
         match next(&mut reader).await {
@@ -282,7 +286,7 @@ async fn whoever_comes_back_to_more_channels_than_it_may_read_has_those_that_it_
 }
 
 #[tokio::test]
-async fn whoever_was_there_before_the_first_message_is_told_what_is_not_kept_any_more() {
+async fn a_client_that_was_there_before_the_first_message_is_told_what_is_not_kept_any_more() {
     let kit = StoreKit::start();
     let (hub, _stop) = hub(&kit);
     let mut positions = Vec::new();

@@ -217,7 +217,7 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
     assert_eq!(after.sequence, 0);
     let kept = kit.redis_command(&["XLEN", "galley:{ch:c}:m"]).await;
     assert_eq!(kept, redis::Value::Int(2));
-    // Whoever connects to the same run numbers in the same epoch
+    // A client that connects to the same run numbers in the same epoch
     let other = Redis::new(&kit.settings.redis).expect("a URL");
     let sent = store::channels::Channels::new(&other, &kit.settings.channels)
         .publish(&channel, &NewMessage::plain(b"3"))
@@ -228,7 +228,7 @@ async fn after_a_restart_of_redis_messages_are_numbered_in_a_later_epoch_and_wha
 }
 
 #[tokio::test]
-async fn a_message_that_is_published_once_is_found_by_whoever_repeats_it() {
+async fn a_message_that_is_published_once_is_found_by_a_client_that_repeats_it() {
     let kit = StoreKit::start();
     let channel = channel("c");
     let (_topics, mut heard) = kit.subscribe(&[channel.as_str()]);

@@ -63,7 +63,7 @@ async fn a_job_in_every_place_at_once_is_nothing_to_report() {
 }
 
 #[tokio::test]
-async fn a_parked_job_that_is_in_no_set_is_put_back() {
+async fn a_parked_job_that_is_in_no_set_is_restored() {
     let kit = StoreKit::start();
     for (body, set) in [(SCHEDULED, "due"), (PENDING, "pending")] {
         let id = kit.enqueue(body).await.to_string();
@@ -78,7 +78,7 @@ async fn a_parked_job_that_is_in_no_set_is_put_back() {
 }
 
 #[tokio::test]
-async fn a_job_that_fell_out_of_its_lane_lines_up_again() {
+async fn a_job_that_fell_out_of_its_key_queue_is_queued_again() {
     let kit = StoreKit::start();
     let (first, second) = (kit.enqueue(KEYED).await, kit.enqueue(KEYED).await);
     kit.redis_command(&["ZREM", &key("key_queue:k"), &second.to_string()]).await;
@@ -166,7 +166,7 @@ async fn a_job_whose_entry_is_gone_is_reported_and_let_be() {
 }
 
 #[tokio::test]
-async fn a_pulled_job_that_lost_its_lease_or_attempt_is_handed_on() {
+async fn a_pulled_job_that_lost_its_lease_or_attempt_is_available_again() {
     let kit = StoreKit::start();
     kit.enqueue(JOB_BODY).await;
     for (command, set, kind) in
@@ -182,7 +182,7 @@ async fn a_pulled_job_that_lost_its_lease_or_attempt_is_handed_on() {
 }
 
 #[tokio::test]
-async fn lanes_that_nobody_knows_of_and_a_wrong_counter_are_put_right() {
+async fn unlisted_key_queues_and_a_wrong_counter_are_put_right() {
     let kit = StoreKit::start();
     kit.enqueue(KEYED).await;
     kit.enqueue(KEYED).await;
@@ -209,19 +209,19 @@ async fn a_queue_that_is_not_in_the_registry_is_registered_again() {
 }
 
 #[tokio::test]
-async fn the_upkeep_mends_what_it_finds() {
+async fn the_maintenance_mends_what_it_finds() {
     let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50")]);
     let id = kit.enqueue(SCHEDULED).await;
     kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;
     kit.redis_command(&["ZREM", &key("due"), &id.to_string()]).await;
     kit.redis_command(&["ZREM", "galley:queues", "other"]).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the job is due again, and the queue is known", || async {
         let is_due = kit.redis_command(&["ZSCORE", &key("due"), &id.to_string()]).await != redis::Value::Nil;
         (is_due && kit.jobs.list_queues().await.expect("redis runs").len() == 2).then_some(())
     })
     .await;
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ impl StoreKit {
         serde_json::from_str(&entry.expect("an entry").to_json()).expect("JSON")
     }
 
-    /// As if the entry had last been looked at before its run so many milliseconds ago; answers with that run.
+    /// As if the entry had last been looked at before its run that many milliseconds ago; answers with that run.
     async fn due_since(&self, ago: Millis) -> Millis {
         let run = (self.jobs.now().await.expect("redis runs") - ago) / 1000 * 1000;
         let mut connection = self.server.connection().await;
@@ -81,7 +81,7 @@ async fn five_maintainers_at_once_make_one_job_for_each_run() {
 }
 
 #[tokio::test]
-async fn whoever_is_killed_between_making_the_job_and_moving_on_leaves_one_job() {
+async fn a_client_that_is_killed_between_making_the_job_and_moving_on_leaves_one_job() {
     let kit = StoreKit::start();
     kit.register(EVERY_MINUTE).await;
     kit.due_since(MINUTE).await;
@@ -160,13 +160,13 @@ async fn a_run_that_must_not_overlap_waits_until_the_last_job_is_over() {
         kit.fire_due().await;
     }
     assert_eq!((kit.available().await, kit.cron().await["waiting_count"].as_u64()), (0, Some(2)));
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     kit.complete(&worker, &first, "1").await;
     eventually("the second runs", || async { (kit.available().await == 1).then_some(()) }).await;
     let second = kit.claim_one(&worker).await;
     kit.complete(&worker, &second, "1").await;
     eventually("the third runs", || async { (kit.available().await == 1).then_some(()) }).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     let entry = kit.cron().await;
     assert_eq!(
         (&entry["waiting_count"], &entry["run_count"], &entry["skipped_count"]),
@@ -197,9 +197,9 @@ async fn what_was_missed_too_long_ago_is_not_made_up_for() {
 }
 
 #[tokio::test]
-async fn the_upkeep_fires_by_the_clock_and_starts_again_after_redis_was_emptied() {
+async fn the_maintenance_fires_by_the_clock_and_starts_again_after_redis_was_emptied() {
     let kit = StoreKit::start();
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let every_second =
         EVERY_MINUTE.replace("* * * * *", "* * * * * *").replace("\"type\"", r#""overlap_policy":"allow","type""#);
     for _ in 0..2 {
@@ -209,17 +209,17 @@ async fn the_upkeep_fires_by_the_clock_and_starts_again_after_redis_was_emptied(
     }
     kit.register(EVERY_MINUTE).await;
     assert_eq!(kit.cron().await["run_count"], 0);
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
-async fn an_entry_that_appears_in_front_of_the_others_wakes_the_upkeep() {
+async fn an_entry_that_appears_in_front_of_the_others_wakes_the_maintenance() {
     let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]);
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     kit.register(&EVERY_MINUTE.replace("* * * * *", "@yearly")).await;
     let holds =
         || async { (kit.redis_command(&["EXISTS", "galley:leader"]).await == redis::Value::Int(1)).then_some(()) };
-    eventually("somebody has the office", holds).await;
+    eventually("somebody is the leader", holds).await;
     let listens = || async {
         let reply = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:notifications"]).await;
         matches!(&reply, redis::Value::Array(pair) if pair.get(1) == Some(&redis::Value::Int(1))).then_some(())
@@ -227,7 +227,7 @@ async fn an_entry_that_appears_in_front_of_the_others_wakes_the_upkeep() {
     eventually("the maintainer listens", listens).await;
     kit.register(&EVERY_MINUTE.replace("* * * * *", "@every 1s").replace("tick\"", "tock\"")).await;
     eventually("it runs", || async { (kit.available().await >= 1).then_some(()) }).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
@@ -322,9 +322,9 @@ async fn a_full_redis_keeps_a_run_until_there_is_room() {
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(kit.jobs.cron().fire_due().await.expect("redis runs"), 1, "in trouble");
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("it runs", || async { (kit.available().await == 1).then_some(()) }).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert_eq!(kit.cron().await["run_count"], 1);
     assert!(kit.settings.cron.catch_up_window > Duration::ZERO);
 }

@@ -8,7 +8,7 @@ use testkit::eventually;
 
 use crate::kit::{StoreKit, consumer, failure, fence, queue};
 
-/// The upkeep goes on until the job is discarded.
+/// The maintenance goes on until the job is discarded.
 async fn is_discarded(kit: &StoreKit, id: common::id::JobId, code: &str) {
     eventually("the job is discarded", || async {
         maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
@@ -106,10 +106,10 @@ async fn a_job_that_cannot_be_read_does_not_keep_the_others_from_being_seen_to()
     for (score, id) in [("1", key_waiting), ("2", due)] {
         kit.redis_command(&["ZADD", "galley:{default}:due", score, &id.to_string()]).await;
     }
-    let upkeep = kit.start_maintenance();
-    eventually("the others are seen to", || async {
+    let maintenance = kit.start_maintenance();
+    eventually("the others are expired", || async {
         (kit.state(expires).await == "discarded" && kit.state(due).await == "available").then_some(())
     })
     .await;
-    upkeep.stop().await;
+    maintenance.stop().await;
 }

@@ -93,7 +93,7 @@ async fn a_queue_with_a_depth_limit_refuses_what_is_beyond_it_and_writes_nothing
     assert_eq!(
         kit.try_enqueue(chosen).await.map(drop),
         Err(EnqueueRefusal::QueueFull { max_depth: 3 }),
-        "whoever chose the id"
+        "a client that chose the id"
     );
     assert!(!kit.redis_keys().await.iter().any(|key| key.starts_with("galley:id:")), "nothing is left of a refused id");
     kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H"}"#).await;

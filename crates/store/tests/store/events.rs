@@ -84,7 +84,7 @@ async fn a_reader_goes_on_in_the_middle_of_an_entry() {
     write(&kit, 0..200).await;
     let mut resumed = reader(&hub, EventStart::After(position(2, 0))).await;
     assert_eq!(numbers(&mut resumed, 397).await, (3..400).collect::<Vec<_>>());
-    // Between two entries that are kept nothing is missing, whoever made up that position
+    // Between two entries that are kept nothing is missing, a client that made up that position
     kit.redis_command(&["XADD", "galley:events", "900-0", "d", r#"[{"type":"a","data":{"n":900}}]"#]).await;
     let mut made_up = reader(&hub, EventStart::After(position(500, 7))).await;
     assert_eq!(numbers(&mut made_up, 1).await, [900]);

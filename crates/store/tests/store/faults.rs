@@ -69,9 +69,9 @@ async fn a_full_redis_lets_due_jobs_go() {
     let kit = StoreKit::start();
     let id = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT0.2S"}"#).await;
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
@@ -92,23 +92,23 @@ async fn what_a_vanished_worker_held_is_reclaimed_whatever_else_is_in_its_pendin
     for claimed in held.iter().filter(|claimed| claimed.job.id != good) {
         kit.redis_command(&["XDEL", "galley:{default}:s:0", &claimed.entry.to_string()]).await;
     }
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(good).await == "available").then_some(()) }).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert!(kit.jobs.locate(ghosts[0]).await.expect("redis runs").is_none());
 }
 
 #[tokio::test]
-async fn upkeep_goes_on_beside_a_queue_that_is_broken() {
+async fn maintenance_goes_on_beside_a_queue_that_is_broken() {
     let kit = StoreKit::start();
     kit.redis_command(&["ZADD", "galley:queues", "1", "broken"]).await;
     kit.redis_command(&["SET", "galley:{broken}:priorities", "not a set"]).await;
     kit.redis_command(&["ZADD", "galley:{default}:due", "1", "not an id"]).await;
     let id = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT0.2S"}"#).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
     assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:due"]).await, redis::Value::Int(0));
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]

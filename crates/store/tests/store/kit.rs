@@ -111,7 +111,7 @@ impl StoreKit {
         self.jobs.complete_batch(queue, priority, consumer, 1, &[completion]).await.expect("redis runs")[0]
     }
 
-    /// Starts the upkeep.
+    /// Starts the maintenance.
     pub(crate) fn start_maintenance(&self) -> RunningMaintenance {
         let stop = CancellationToken::new();
         let task = tokio::spawn(maintenance::run(self.jobs.clone(), self.settings.maintenance.clone(), stop.clone()));
@@ -136,7 +136,7 @@ impl StoreKit {
     }
 }
 
-/// The upkeep while it runs.
+/// The maintenance while it runs.
 pub(crate) struct RunningMaintenance {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,

@@ -47,7 +47,7 @@ async fn several_workers_never_have_more_of_a_key_than_it_allows() {
 }
 
 #[tokio::test]
-async fn a_key_with_a_hundred_jobs_does_not_hold_up_another() {
+async fn a_key_with_a_hundred_jobs_does_not_delay_another() {
     let kit = StoreKit::start();
     for _ in 0..100 {
         kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
@@ -123,7 +123,7 @@ async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
 }
 
 #[tokio::test]
-async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_upkeep() {
+async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_maintenance() {
     let kit = StoreKit::start();
     let first = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
     let second = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
@@ -155,7 +155,7 @@ async fn pull(kit: &StoreKit, most: usize) -> ClaimBatch {
 }
 
 #[tokio::test]
-async fn a_queue_hands_out_as_many_at_once_as_the_settings_or_whoever_sets_it_later_say() {
+async fn a_queue_hands_out_as_many_at_once_as_the_settings_or_a_client_that_sets_it_later_say() {
     let kit = StoreKit::with_variables(&[("GALLEY__QUEUES__DEFAULT__CONCURRENCY", "2")]);
     for _ in 0..9 {
         kit.enqueue(JOB_BODY).await;

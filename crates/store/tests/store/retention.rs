@@ -333,7 +333,7 @@ async fn the_limits_together_trim_what_a_model_says() {
 }
 
 #[tokio::test]
-async fn the_upkeep_sees_to_every_channel() {
+async fn the_maintenance_sees_to_every_channel() {
     let kit = StoreKit::with_variables(&[
         ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"),
         ("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "50"),
@@ -341,7 +341,7 @@ async fn the_upkeep_sees_to_every_channel() {
     for name in ["a", "b", "c"] {
         publish(&kit, &channel(name), b"x").await;
     }
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     testkit::eventually_for(Duration::from_secs(10), "all histories are empty", || async {
         for name in ["a", "b", "c"] {
             if kit.redis_command(&["XLEN", &format!("galley:{{ch:{name}}}:m")]).await != Value::Int(0) {
@@ -351,5 +351,5 @@ async fn the_upkeep_sees_to_every_channel() {
         Some(())
     })
     .await;
-    upkeep.stop().await;
+    maintenance.stop().await;
 }

@@ -70,7 +70,7 @@ async fn a_zombie_does_not_shorten_the_life_of_a_chosen_id() {
     assert!(lives(kit.redis_command(&["PTTL", &key]).await));
     let new = kit.claim_one(&heir).await;
     assert_eq!(kit.complete(&heir, &new, "1").await, Settled::Done);
-    assert!(!lives(kit.redis_command(&["PTTL", &key]).await), "it goes with the result");
+    assert!(!lives(kit.redis_command(&["PTTL", &key]).await), "it expires with the result");
 }
 
 #[tokio::test]
@@ -135,12 +135,12 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
     );
 }
 
-/// Moves a parked job's time to now and runs the upkeep until it is available.
+/// Moves a parked job's time to now and runs the maintenance until it is available.
 async fn make_due(kit: &StoreKit, id: common::id::JobId) {
     kit.redis_command(&["ZADD", "galley:{default}:due", "1", &id.to_string()]).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the job is available", || async { (kit.state(id).await == "available").then_some(()) }).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ impl SubscriptionKit {
         self.read_some(subscription, channel, worker, 100).await
     }
 
-    /// The same, at most so many messages.
+    /// The same, at most that many messages.
     pub(crate) async fn read_some(
         &self,
         subscription: &Subscription,
@@ -263,7 +263,7 @@ async fn more_than_is_given_up_in_one_call_is_given_up() {
 }
 
 #[tokio::test]
-async fn subscriptions_that_redis_lost_are_put_back_and_removed_ones_are_not() {
+async fn subscriptions_that_redis_lost_are_restored_and_removed_ones_are_not() {
     let desk = SubscriptionKit::start();
     // More than Lua takes as arguments of one call
     let many = 4_500;

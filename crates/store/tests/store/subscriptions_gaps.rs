@@ -56,7 +56,7 @@ async fn what_is_missing_of_a_new_channel_is_a_gap_behind_the_very_beginning() {
 }
 
 #[tokio::test]
-async fn whoever_begins_with_what_is_kept_misses_nothing_that_was_not() {
+async fn a_client_that_begins_with_what_is_kept_misses_nothing_that_was_not() {
     for ordering in ["none", "channel"] {
         let desk = SubscriptionKit::start();
         let c = channel("c");
@@ -136,7 +136,7 @@ async fn a_gap_that_nobody_may_have_heard_of_is_told_again_with_the_message_behi
     let desk = SubscriptionKit::start();
     let c = channel("c");
     let subscription = desk.put(&subscription_body("c", "new")).await;
-    let take_over = async |of: Option<&str>, by: &str| {
+    let reclaim = async |of: Option<&str>, by: &str| {
         let of = of.map(worker_id);
         let silent = ReclaimFilter { min_idle: Duration::ZERO, worker: of.as_ref(), after: None };
         desk.store.reclaim(&subscription, &c, &worker_id(by), silent, 100).await.expect("redis runs")
@@ -148,23 +148,23 @@ async fn a_gap_that_nobody_may_have_heard_of_is_told_again_with_the_message_behi
     assert_eq!(at_first.map(|gap| gap.count), Some(Some(2)));
     let next = desk.read_some(&subscription, &c, "v", 1).await;
     assert_eq!((next.messages.len(), next.gap), (1, None));
-    assert_eq!(take_over(Some("v"), "v").await.gaps, []);
-    assert_eq!(take_over(Some("w"), "w").await.gaps, at_first.into_iter().collect::<Vec<_>>());
+    assert_eq!(reclaim(Some("v"), "v").await.gaps, []);
+    assert_eq!(reclaim(Some("w"), "w").await.gaps, at_first.into_iter().collect::<Vec<_>>());
     // Another gap does not hide it, and it is told with a message that is lost, too
     let second = desk.publish(&c, &["4", "5", "6"]).await;
     trim_to(&desk, 1).await;
     let later = desk.read(&subscription, &c, "w").await.gap;
     assert_eq!(later, Some(Gap { from: first[3], to: Some(second[2]), count: Some(2) }));
-    let over = take_over(None, "x").await;
+    let over = reclaim(None, "x").await;
     assert_eq!(
         (over.lost, over.gaps),
         (first[2..].to_vec(), [at_first, later].into_iter().flatten().collect::<Vec<_>>())
     );
-    assert_eq!(take_over(None, "x").await.gaps, later.into_iter().collect::<Vec<_>>(), "the first one is over");
-    // Whoever is done with the message has heard of what was missing before it
+    assert_eq!(reclaim(None, "x").await.gaps, later.into_iter().collect::<Vec<_>>(), "the first one is over");
+    // A client that is done with the message has heard of what was missing before it
     desk.ack(&subscription, &c, &second[2..]).await;
-    assert_eq!(take_over(None, "x").await.gaps, []);
-    // Whoever goes somewhere else is told what is missing there
+    assert_eq!(reclaim(None, "x").await.gaps, []);
+    // A client that goes somewhere else is told what is missing there
     desk.store
         .seek(&subscription_name(), SubscriptionStart::After(first[3]), None)
         .await

@@ -158,7 +158,7 @@ async fn a_new_channel_finds_its_subscriptions_among_many() {
 }
 
 #[tokio::test]
-async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
+async fn the_maintenance_destroys_groups_of_subscriptions_that_are_not_there() {
     let desk = SubscriptionKit::with_variables(&[("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "50")]);
     let c = channel("c");
     let shared = desk.put(&subscription_body("c", "new")).await;
@@ -171,19 +171,19 @@ async fn the_upkeep_destroys_groups_of_subscriptions_that_are_not_there() {
     desk.kit.redis_command(&["HSET", "galley:{ch:c}:sub:nobody", "d", "0-0"]).await;
     desk.kit.redis_command(&["HSET", "galley:subscriptions", "damaged", "{"]).await;
     desk.kit.redis_command(&["XGROUP", "CREATE", "galley:{ch:c}:m", "sub:damaged", "0"]).await;
-    let upkeep = desk.kit.start_maintenance();
+    let maintenance = desk.kit.start_maintenance();
     let left = ["somebody".to_owned(), "sub:damaged".to_owned(), shared.group()];
     testkit::eventually_for(Duration::from_secs(10), "what nobody has is gone", || async {
         (groups(&desk, "c").await == left).then_some(())
     })
     .await;
     assert!(!exists(&desk, "galley:{ch:c}:sub:nobody").await);
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert_eq!(bodies(&desk.read(&shared, &c, "w").await), ["0", "1"]);
 }
 
 #[tokio::test]
-async fn the_upkeep_destroys_no_groups_when_redis_has_lost_the_list() {
+async fn the_maintenance_destroys_no_groups_when_redis_has_lost_the_list() {
     let desk = SubscriptionKit::with_variables(&[
         ("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "50"),
         ("GALLEY__CHANNELS__HISTORY_MAX_AGE_MS", "1000"),
@@ -192,7 +192,7 @@ async fn the_upkeep_destroys_no_groups_when_redis_has_lost_the_list() {
     desk.publish(&channel("c"), &["0"]).await;
     desk.publish(&channel("z"), &["0"]).await;
     desk.kit.redis_command(&["DEL", "galley:subscriptions"]).await;
-    let upkeep = desk.kit.start_maintenance();
+    let maintenance = desk.kit.start_maintenance();
     // Rounds go through the channels again and again: of the last one nothing is kept after some of them
     for _ in 0..3 {
         testkit::eventually_for(Duration::from_secs(10), "a round is over", || async {
@@ -201,6 +201,6 @@ async fn the_upkeep_destroys_no_groups_when_redis_has_lost_the_list() {
         .await;
         desk.publish(&channel("z"), &["0"]).await;
     }
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert_eq!(groups(&desk, "c").await, [subscription.group()]);
 }

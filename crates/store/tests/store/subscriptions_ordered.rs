@@ -57,7 +57,7 @@ fn next(in_order: ClaimedChannel) -> (ChannelFence, Vec<String>, u32) {
     (held, texts.collect(), failures)
 }
 
-/// Lets the lease of whoever has the channel be over.
+/// Lets the lease of a client that has the channel be over.
 async fn expire_lease(desk: &SubscriptionKit) {
     desk.kit.redis_command(&["HSET", CURSOR, "u", "1"]).await;
 }
@@ -97,8 +97,8 @@ async fn one_worker_has_a_channel_until_there_is_nothing_left() {
     desk.publish(&c, &["3"]).await;
     assert_eq!(next(take(&desk, &subscription, "v").await).1, ["3"]);
     assert!(matches!(advance(&desk, &subscription, "w", &held, positions[2], true).await, ClaimedChannel::Lost));
-    let figures = desk.store.counters(&subscription).await.expect("redis runs");
-    assert_eq!(figures.delivered, 3, "what was lost does not count");
+    let counters = desk.store.counters(&subscription).await.expect("redis runs");
+    assert_eq!(counters.delivered, 3, "what was lost does not count");
 }
 
 #[tokio::test]
@@ -247,8 +247,8 @@ async fn every_worker_of_a_broadcast_goes_on_where_it_was() {
     note("w", checkpoint(&[("c1", one[1])], 1, 0)).await;
     note("v", checkpoint(&[("c1", one[2])], 3, 0)).await;
     assert_eq!(at("w").await, Some(checkpoint(&[("c1", one[1]), ("c2", two[0])], 0, 0)));
-    let figures = desk.store.counters(&subscription).await.expect("redis runs");
-    assert_eq!((figures.delivered, figures.filtered), (6, 1));
+    let counters = desk.store.counters(&subscription).await.expect("redis runs");
+    assert_eq!((counters.delivered, counters.filtered), (6, 1));
     let lags = async |of: &[&common::name::ChannelName]| -> BTreeMap<String, u64> {
         let workers = desk.store.broadcast_lag(&subscription, of).await.expect("redis runs");
         workers.into_iter().map(|lagging| (lagging.worker.to_string(), lagging.lag)).collect()

@@ -84,7 +84,7 @@ async fn what_is_written_late_is_swept_up_and_the_next_of_that_name_inherits_not
 }
 
 #[tokio::test]
-async fn the_queue_waits_exactly_when_the_subscription_does_whoever_was_last() {
+async fn the_queue_waits_exactly_when_the_subscription_does_a_client_that_was_last() {
     let desk = SubscriptionKit::start();
     let made = desk.put(&subscription_body("c", "new")).await;
     for round in 0..ROUNDS {
@@ -117,7 +117,7 @@ async fn what_is_no_text_hides_no_other_subscription() {
 }
 
 #[tokio::test]
-async fn whoever_was_seen_in_the_future_is_gone_when_redis_has_set_its_clock_back() {
+async fn a_client_that_was_seen_in_the_future_is_gone_when_redis_has_set_its_clock_back() {
     let desk = SubscriptionKit::start();
     let made = desk.put(&subscription_body("c", "new")).await;
     desk.kit.redis_command(&["ZADD", "galley:sub:s:workers", "99999999999999", "ghost"]).await;
@@ -210,7 +210,7 @@ async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_bec
 }
 
 #[tokio::test]
-async fn only_whoever_knows_it_as_it_is_gives_up_on_a_target() {
+async fn only_a_client_that_knows_it_as_it_is_gives_up_on_a_target() {
     let desk = SubscriptionKit::start();
     let old = desk.put(&subscription_body("c", "new")).await;
     let state = async || desk.store.get(&subscription_name()).await.expect("redis runs").expect("it is there").state;

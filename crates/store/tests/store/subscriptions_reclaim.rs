@@ -33,7 +33,7 @@ async fn a_worker_finds_all_that_it_was_handed_however_much_of_it_is_under_way()
 }
 
 #[tokio::test]
-async fn whoever_takes_over_is_told_that_there_is_more_when_bytes_were_the_limit() {
+async fn a_client_that_takes_over_is_told_that_there_is_more_when_bytes_were_the_limit() {
     let desk = SubscriptionKit::start();
     let c = channel("c");
     let subscription = desk.put(&subscription_body("c", "new")).await;

@@ -69,9 +69,9 @@ async fn each_message_goes_to_one_worker_and_counts_until_it_is_done_with() {
         desk.store.ack_messages(&subscription, &c, &done).await.expect("redis runs");
     }
     assert_eq!(desk.progress(&subscription, &c).await, (0, 1));
-    let figures = desk.store.counters(&subscription).await.expect("redis runs");
-    assert_eq!((figures.delivered, figures.filtered), (1, 1), "what is acknowledged twice counts once");
-    assert!(figures.last_delivered_at.is_some());
+    let counters = desk.store.counters(&subscription).await.expect("redis runs");
+    assert_eq!((counters.delivered, counters.filtered), (1, 1), "what is acknowledged twice counts once");
+    assert!(counters.last_delivered_at.is_some());
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn a_worker_that_holds_nothing_is_forgotten_and_one_that_does_is_not() {
 enum SharedStep {
     Publish(usize),
     Read(usize, usize),
-    /// A worker is done with so many of the messages that it knows of.
+    /// A worker is done with that many of the messages that it knows of.
     Ack(usize, usize),
     /// A worker forgets what it was handed, and stays silent.
     WorkerLost(usize),
@@ -304,7 +304,7 @@ impl SharedRun<'_> {
             }
             SharedStep::WorkerLost(worker) => self.in_flight[worker].clear(),
             SharedStep::Reclaim(worker) => {
-                // Others may still be at it: whoever takes over cannot know
+                // Others may still be at it: a client that takes over cannot know
                 let over = reclaim(self.desk, &self.subscription, None, WORKERS[worker], Duration::ZERO).await;
                 assert!(over.lost.is_empty(), "{over:?}");
                 let positions: Vec<Position> = over.messages.iter().map(|(message, _)| message.position).collect();

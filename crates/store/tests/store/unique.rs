@@ -102,7 +102,7 @@ async fn whatever_ends_a_job_makes_way_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_upkeep() {
+async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_maintenance() {
     let kit = StoreKit::start();
     let policy = r#"{"type":"a","args":[],"unique":{}}"#;
     let id = kit.enqueue(policy).await.to_string();

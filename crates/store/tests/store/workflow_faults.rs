@@ -21,7 +21,7 @@ use crate::{
 
 /// Ends a job as a process does that dies before it tells the workflow.
 async fn succeed_silently(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
-    // What is recorded is the whole job; only whoever records it does not know of the workflow
+    // What is recorded is the whole job; only a client that records it does not know of the workflow
     let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), claimed.started_at);
     let mut unaware = claimed.job.clone();
     unaware.workflow = None;
@@ -38,7 +38,7 @@ fn hash(id: WorkflowId) -> String {
     format!("galley:{{wf:{id}}}:w")
 }
 
-/// Lets the time of the upkeep's next look come.
+/// Lets the time of the maintenance's next look come.
 async fn make_workflow_due(kit: &StoreKit, id: WorkflowId) {
     kit.redis_command(&["ZADD", "galley:workflows", "1", &id.to_string()]).await;
 }
@@ -55,10 +55,10 @@ async fn a_process_that_dies_between_recording_an_end_and_going_on_is_made_up_fo
     kit.redis_command(&["HSET", &hash(id), "e0", "completed", "r0", "7", "k", "1"]).await;
     assert!(pull(&kit, "default").await.is_none());
     make_workflow_due(&kit, id).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
@@ -72,11 +72,11 @@ async fn an_end_that_the_workflow_never_heard_of_is_found() {
     for id in [first, second] {
         make_workflow_due(&kit, id).await;
     }
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the group is over", || async { (state(&kit, second).await == "completed").then_some(()) }).await;
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
@@ -97,12 +97,12 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
     assert_eq!(kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await, redis::Value::Int(60));
     kit.redis_command(&["DEL", "galley:{stuck}:s:0"]).await;
     make_workflow_due(&kit, id).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let all = || async {
         (kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await == redis::Value::Int(69)).then_some(())
     };
     eventually("all jobs are there", all).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     let claimed = kit.claim(&consumer(), 100).await;
     let types: Vec<String> = claimed.iter().map(|claimed| claimed.job.summary.job_type.to_string()).collect();
     let expected: Vec<String> = (0..70).filter(|index| *index != 60).map(|index| format!("job.n{index}")).collect();
@@ -111,7 +111,7 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
 }
 
 #[tokio::test]
-async fn whoever_goes_on_with_a_workflow_at_once_makes_each_job_once() {
+async fn a_client_that_goes_on_with_a_workflow_at_once_makes_each_job_once() {
     let kit = StoreKit::start();
     let jobs = store::Store::new(&kit.redis, &kit.notifier, &kit.settings, events(&kit)).jobs();
     let other = store::workflows::Workflows::new(&jobs);
@@ -193,12 +193,12 @@ async fn who_is_late_to_make_a_job_of_a_cancelled_workflow_finds_it_over() {
 }
 
 #[tokio::test]
-async fn a_cancel_that_was_cut_off_is_carried_out_by_the_upkeep() {
+async fn a_cancel_that_was_cut_off_is_carried_out_by_the_maintenance() {
     let kit = fast_sweep_kit();
     let id = start(&kit, &group(120)).await;
     kit.redis_command(&["HSET", &hash(id), "s", "cancelled", "f", "1"]).await;
     make_workflow_due(&kit, id).await;
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let over = || async {
         let shown = shown(&kit, id).await;
         let cancelled = |member: &Value| member["state"] == "cancelled";
@@ -208,7 +208,7 @@ async fn a_cancel_that_was_cut_off_is_carried_out_by_the_upkeep() {
     let gone =
         || async { (kit.redis_command(&["ZCARD", "galley:workflows"]).await == redis::Value::Int(0)).then_some(()) };
     eventually("nothing is left to do", gone).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert!(pull(&kit, "default").await.is_none());
     only_what_expires_is_left(&kit).await;
 }
@@ -232,7 +232,7 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
     let kit = fast_sweep_kit();
     let (first, second) = (start(&kit, &chain(2)).await, start(&kit, &group(2)).await);
     let step = pull(&kit, "default").await.expect("a step");
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     kit.redis_command(&["FLUSHDB"]).await;
     let fence = Fence::Pull { token: step.token.clone(), worker: None };
     let ended = FinishedJob::completed(&step.job, Some("1"), None, step.started_at);
@@ -247,7 +247,7 @@ async fn a_redis_that_is_emptied_in_the_middle_ends_workflows_and_harms_nobody()
     let id = start(&kit, &chain(1)).await;
     succeed(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
     assert_eq!(state(&kit, id).await, "completed");
-    upkeep.stop().await;
+    maintenance.stop().await;
     only_what_expires_is_left(&kit).await;
 }
 
@@ -269,18 +269,18 @@ async fn a_full_redis_records_ends_and_goes_on_when_there_is_room() {
     assert_eq!(kit.redis_command(&["ZCARD", "galley:workflows"]).await, redis::Value::Int(1));
     succeed(&kit, &step, "7").await;
     assert_eq!(shown(&kit, id).await["steps_completed"], 1);
-    // It is to be looked at again soon; the upkeep finds Redis still full, and then not
+    // It is to be looked at again soon; the maintenance finds Redis still full, and then not
     let next = || async {
         let next = kit.redis_command(&["ZSCORE", "galley:workflows", &id.to_string()]).await;
         redis::from_redis_value::<f64>(next).expect("it is looked after")
     };
     let first = next().await;
-    let upkeep = kit.start_maintenance();
-    eventually("the upkeep has been there", || async { (next().await > first).then_some(()) }).await;
+    let maintenance = kit.start_maintenance();
+    eventually("the maintenance has been there", || async { (next().await > first).then_some(()) }).await;
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let step = eventually("the second step", || pull(&kit, "default")).await;
     assert_eq!(step.job.parent_results.as_deref(), Some("[7]"));
-    upkeep.stop().await;
+    maintenance.stop().await;
 }
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn a_callback_that_ran_and_was_forgotten_is_not_run_again() {
 }
 
 #[tokio::test]
-async fn the_upkeep_goes_on_beside_a_workflow_that_is_broken() {
+async fn the_maintenance_goes_on_beside_a_workflow_that_is_broken() {
     let kit = fast_sweep_kit();
     let broken = WorkflowId::new();
     kit.redis_command(&["HSET", &hash(broken), "y", "dag"]).await;
@@ -320,9 +320,9 @@ async fn the_upkeep_goes_on_beside_a_workflow_that_is_broken() {
     for id in [broken, id] {
         make_workflow_due(&kit, id).await;
     }
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     eventually("the second step", || pull(&kit, "default")).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert_eq!(kit.redis_command(&["ZSCORE", "galley:workflows", "not an id"]).await, redis::Value::Nil);
     assert_eq!(kit.workflows.cancel_workflow(id).await.expect("redis runs"), Ok(()));
     assert_eq!(state(&kit, id).await, WorkflowState::Cancelled.as_str());

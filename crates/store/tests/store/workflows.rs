@@ -165,9 +165,9 @@ async fn what_a_step_was_given_survives_handing_back_and_retries() {
     let claimed = pull(&kit, "default").await.expect("a step");
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
     kit.jobs.fail(&claimed, &token(&claimed), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
-    let upkeep = kit.start_maintenance();
+    let maintenance = kit.start_maintenance();
     let claimed = testkit::eventually("the retry", || pull(&kit, "default")).await;
-    upkeep.stop().await;
+    maintenance.stop().await;
     assert_eq!(claimed.job.parent_results.as_deref(), Some("[7]"));
     succeed(&kit, &claimed, "8").await;
     assert_eq!(state(&kit, id).await, "completed");

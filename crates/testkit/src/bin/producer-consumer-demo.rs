@@ -1,7 +1,7 @@
-//! The chefs of the seed's kitchen, as ordinary HTTP clients: `kitchen http://127.0.0.1:8080 30`.
+//! The chefs of the original demo's demo, as ordinary HTTP clients: `demo http://127.0.0.1:8080 30`.
 //!
 //! Three chefs put dishes into the queue `demo`, which takes at most ten: a full queue answers 429, and the chef waits
-//! and offers the dish again, as the seed's `queue.put` blocks. Ends when every dish has been eaten.
+//! and offers the dish again, as the original demo's `queue.put` blocks. Ends when every dish has been eaten.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let gateway = arguments.next().ok_or("usage: kitchen GATEWAY_URL [DISHES]")?;
+    let gateway = arguments.next().ok_or("usage: demo GATEWAY_URL [DISHES]")?;
     let dishes: i64 = arguments.next().map_or(Ok(30), |text| text.parse())?;
     let left = Arc::new(AtomicI64::new(dishes));
     let chefs: Vec<_> = (1..=3)

@@ -125,7 +125,7 @@ fn the_retry_of_what_failed_is_explained_even_if_it_was_handed_out_and_accepted_
 }
 
 #[test]
-fn what_is_handed_out_anew_though_its_retry_was_accepted_is_explained_by_what_broke_whoever_had_it_first() {
+fn what_is_handed_out_anew_though_its_retry_was_accepted_is_explained_by_what_broke_a_client_that_had_it_first() {
     let clock = CheckClock::new();
     let mut all = clock.all_deliveries();
     // It fails at worker 0, goes on as a job, passes at worker 1, and comes again as if nothing had been

@@ -47,17 +47,17 @@ pub(crate) async fn history(
     let asked = start_position(&services, &channel, &query).await?;
     // Who does not say where it was asks for what there is
     let gap = |asked, page: &ChannelPage| page.gap(asked).filter(|_| query.has_start());
-    let page = services.channels.read_channel_page(&channel, asked, most).await?;
+    let page = services.channels.read_channel_page(&channel, asked, limit).await?;
     if page.continuity == Continuity::Unknown {
-        return Err(unknown_position(&channel, &start.to_string()));
+        return Err(unknown_position(&channel, &asked.to_string()));
     }
-    if !wait.is_zero() && page.messages.is_empty() && gap(start, &page).is_none() {
+    if !wait.is_zero() && page.messages.is_empty() && gap(asked, &page).is_none() {
         let after = page.read_up_to;
         wait_for_message(&services, &channel, after, wait).await?;
-        let page = services.channels.read_channel_page(&channel, after, most).await?;
+        let page = services.channels.read_channel_page(&channel, after, limit).await?;
         return Ok(page_response(&channel, &page, gap(after, &page)));
     }
-    Ok(page_response(&channel, &page, gap(start, &page)))
+    Ok(page_response(&channel, &page, gap(asked, &page)))
 }
 
 impl ChannelHistoryQuery {

@@ -29,7 +29,7 @@ pub(crate) struct ListChannelsQuery {
 pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListChannelsQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
-    let names = services.channels.list_channels(after.as_ref(), most).await?;
+    let names = services.channels.list_channels(after.as_ref(), limit).await?;
     let readers = services.channel_hub.count_readers(&names).await?;
     let mut channels = Vec::with_capacity(names.len());
     for (name, readers) in names.iter().zip(readers) {
@@ -47,7 +47,7 @@ pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<Strin
     let info = services.channels.channel_info(&channel).await?;
     let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
     let readers = services.channel_hub.count_readers(std::slice::from_ref(&channel)).await?;
-    let mut shown = channel_json(&services, &channel, &info, readers.iter().sum());
+    let mut view = channel_json(&services, &channel, &info, readers.iter().sum());
     let (subscriptions, total) = channel_subscriptions(&services, &channel).await?;
     view["subscriptions"] = subscriptions.into();
     view["subscriptions_total"] = total.into();

@@ -18,7 +18,7 @@ pub(super) enum ModelOp {
     Complete(usize),
     Fail(usize, RetryAdvice),
     Release(usize),
-    /// The worker vanishes, and the upkeep finds out.
+    /// The worker vanishes, and the maintenance finds out.
     WorkerLost(usize),
     /// Any job, also one that is over.
     Cancel(usize),
@@ -31,7 +31,7 @@ pub(super) enum ModelOp {
     Stale(usize, StaleAction),
     Pause(bool),
     Purge(Vec<&'static str>),
-    /// The upkeep, which also finds nothing that cannot be.
+    /// The maintenance, which also finds nothing that cannot be.
     Maintenance,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum StaleAction {
     Fail,
     Release,
     WorkerLost,
-    /// The attempt is the current one, but whoever ends it does not have it.
+    /// The attempt is the current one, but a client that ends it does not have it.
     WrongFence,
 }
 

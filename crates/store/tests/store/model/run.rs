@@ -21,7 +21,7 @@ use super::{
 };
 use crate::kit::{StoreKit, consumer, failure, queue};
 
-/// An attempt, as whoever has it knows it.
+/// An attempt, as a client that has it knows it.
 #[derive(Clone)]
 struct ModelAttempt {
     job: usize,
