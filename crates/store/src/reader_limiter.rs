@@ -82,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_permit_makes_room_when_it_is_dropped() {
-        let limiter = ReaderLimiter::new(2, "galley_test_readers");
+        let limiter = ReaderLimiter::new(2, "test_readers");
         limiter.wait_until_unused().await;
         let permits = [limiter.try_acquire(), limiter.clone().try_acquire()];
         assert_eq!(limiter.try_acquire().err(), Some(TooManyReaders { max: 2 }));

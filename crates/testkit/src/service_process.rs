@@ -64,7 +64,7 @@ impl ServiceProcess {
         Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).wait_until_listening().await
     }
 
-    /// Starts a binary of ours, which does not listen yet: see [`Service::listens`].
+    /// Starts a binary of ours, which does not listen yet: see `wait_until_listening`.
     ///
     /// # Panics
     /// It does not start.

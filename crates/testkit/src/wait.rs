@@ -12,7 +12,7 @@ pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Waits until `check` gives something, and gives that.
 ///
 /// # Panics
-/// Nothing came within [`LIMIT`].
+/// Nothing came in time.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl FnMut() -> F) -> T {
     eventually_for(TEST_TIMEOUT, what, check).await
 }
