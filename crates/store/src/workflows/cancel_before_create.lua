@@ -1,9 +1,12 @@
 #!lua flags=allow-oom
--- Ends a workflow's job before it exists, so that whoever is about to make it finds it over.
+-- Stores the end of a workflow's job that does not exist yet: a process that is about to create it finds it ended.
 -- KEYS: 1 record, 2 result
 -- ARGV: 1 result, 2 TTL in ms
 -- Returns 1, or 0 when the job exists.
--- May run twice: the second run finds its own result.
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+-- May run twice: the second run finds the result of the first.
+local record, result = KEYS[1], KEYS[2]
+local result_text, ttl_ms = ARGV[1], ARGV[2]
+
+if redis.call('EXISTS', record, result) > 0 then return 0 end
+redis.call('SET', result, result_text, 'PX', ttl_ms)
 return 1

@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
--- Ends a workflow that is not over.
+-- Ends a workflow that has not ended.
 -- KEYS: 1 workflow
--- ARGV: 1 state, 2 now ms
--- Returns "done", the state that it ended with before, or "gone" if there is no such workflow.
--- May run twice: the second run finds it over.
-if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
-if redis.call('HSETNX', KEYS[1], 's', ARGV[1]) == 0 then return redis.call('HGET', KEYS[1], 's') end
-redis.call('HSET', KEYS[1], 'f', ARGV[2])
+-- ARGV: 1 state, 2 now in ms
+-- Returns "done", the state in which it ended before, or "gone" when the workflow does not exist.
+-- May run twice: the second run finds it ended.
+local workflow = KEYS[1]
+local state, now = ARGV[1], ARGV[2]
+
+if redis.call('EXISTS', workflow) == 0 then return 'gone' end
+if redis.call('HSETNX', workflow, 's', state) == 0 then return redis.call('HGET', workflow, 's') end
+redis.call('HSET', workflow, 'f', now)
 return 'done'

@@ -1,9 +1,13 @@
 #!lua flags=allow-oom
--- Notes which jobs of a workflow were made.
+-- Notes how many jobs of a workflow were created.
 -- KEYS: 1 workflow
--- ARGV: 1 the jobs before this index that must exist do
--- Returns the state of the workflow if it is over, "gone" if there is no such one, else "".
--- May run twice: the number only grows.
-if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
-if tonumber(ARGV[1]) > tonumber(redis.call('HGET', KEYS[1], 'n') or '0') then redis.call('HSET', KEYS[1], 'n', ARGV[1]) end
-return redis.call('HGET', KEYS[1], 's') or ''
+-- ARGV: 1 index before which all jobs that must exist do
+-- Returns the state of the workflow if it ended, "gone" when it does not exist, else "".
+-- May run twice: the index only grows.
+local workflow = KEYS[1]
+local created = ARGV[1]
+
+if redis.call('EXISTS', workflow) == 0 then return 'gone' end
+local known = tonumber(redis.call('HGET', workflow, 'n') or '0')
+if tonumber(created) > known then redis.call('HSET', workflow, 'n', created) end
+return redis.call('HGET', workflow, 's') or ''

@@ -1,22 +1,27 @@
 #!lua flags=allow-oom
--- Records how a job of a workflow ended. What is recorded first stays.
+-- Records how a job of a workflow ended. The first record of a job stays.
 -- KEYS: 1 workflow
--- ARGV: 1 index, 2 state, 3 result or "", 4 what stands in for a result that finds no room, 5 most bytes of all results
--- Returns {kind, members, members that ended, state if it is over or ""}, or {} when there is no such workflow or job.
+-- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results
+-- Returns {kind, members, members that ended, state if the workflow ended or ""}, or {} when the workflow or the job does
+-- not exist.
 -- May run twice: the second run changes nothing.
-local index = tonumber(ARGV[1])
-local known = redis.call('HMGET', KEYS[1], 'y', 't', 'j' .. ARGV[1])
-if not known[1] or not known[2] or not known[3] then return {} end
-local total = tonumber(known[2])
-if redis.call('HSETNX', KEYS[1], 'e' .. ARGV[1], ARGV[2]) == 1 then
-  if index < total then redis.call('HINCRBY', KEYS[1], 'k', 1) end
-  if ARGV[3] ~= '' then
-    local kept = tonumber(redis.call('HGET', KEYS[1], 'b') or '0')
-    local result = ARGV[3]
-    if kept + #result > tonumber(ARGV[5]) then result = ARGV[4] end
-    redis.call('HINCRBY', KEYS[1], 'b', #result)
-    redis.call('HSET', KEYS[1], 'r' .. ARGV[1], result)
+local workflow = KEYS[1]
+local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+
+local known = redis.call('HMGET', workflow, 'y', 't', 'j' .. index)
+local kind, members, job = known[1], tonumber(known[2] or ''), known[3]
+if not kind or not members or not job then return {} end
+if redis.call('HSETNX', workflow, 'e' .. index, state) == 1 then
+  -- Callbacks come after the members
+  if tonumber(index) < members then redis.call('HINCRBY', workflow, 'k', 1) end
+  if result ~= '' then
+    local result_bytes = tonumber(redis.call('HGET', workflow, 'b') or '0')
+    local stored = result
+    if result_bytes + #result > max_result_bytes then stored = short_result end
+    redis.call('HINCRBY', workflow, 'b', #stored)
+    redis.call('HSET', workflow, 'r' .. index, stored)
   end
 end
-local now = redis.call('HMGET', KEYS[1], 'k', 's')
-return { known[1], total, tonumber(now[1] or '0'), now[2] or '' }
+local now = redis.call('HMGET', workflow, 'k', 's')
+local ended, end_state = tonumber(now[1] or '0'), now[2] or ''
+return { kind, members, ended, end_state }
