@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
--- Takes or keeps the maintainer's office.
--- KEYS: 1 office
--- ARGV: 1 who, 2 term in ms
--- Returns 1 when the office is held now, else 0.
--- May run twice: the term is set, not added to.
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+-- Acquires or extends the leader lease.
+-- KEYS: 1 leader
+-- ARGV: 1 process, 2 lease in ms
+-- Returns 1 when the process is the leader now, else 0.
+-- May run twice: it sets the lease to the same length.
+local leader = KEYS[1]
+local process, lease_ms = ARGV[1], ARGV[2]
+
+local current = redis.call('GET', leader)
+if current and current ~= process then return 0 end
+redis.call('SET', leader, process, 'PX', lease_ms)
 return 1

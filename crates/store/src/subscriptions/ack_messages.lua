@@ -1,17 +1,21 @@
 #!lua flags=allow-oom
--- Notes that messages are done with.
--- KEYS: 1 history, 2 figures of the subscription
--- ARGV: 1 group, 2 how many were delivered, 3 how many were not wanted, 4 positions from here on
--- Returns how many were not done with before.
--- May run twice: figures count what was acknowledged now, or nothing.
-local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 4))
+-- Acknowledges messages of a subscription and counts them.
+-- KEYS: 1 history, 2 counters of the subscription
+-- ARGV: 1 group, 2 how many were delivered, 3 how many were filtered out, 4.. positions
+-- Returns how many of them were pending until now.
+-- May run twice: the second run acknowledges nothing and counts nothing.
+local history, counters = KEYS[1], KEYS[2]
+local group, delivered, filtered = ARGV[1], ARGV[2], ARGV[3]
+local first_position = 4
+
+local acked = redis.call('XACK', history, group, unpack(ARGV, first_position))
 if acked > 0 then
-  if ARGV[2] ~= '0' then
-    redis.call('HINCRBY', KEYS[2], 'delivered', ARGV[2])
-    redis.call('HSET', KEYS[2], 'at', string.format('%.0f', now_ms()))
-    redis.call('HDEL', KEYS[2], 'failing')
+  if delivered ~= '0' then
+    redis.call('HINCRBY', counters, 'delivered', delivered)
+    redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now_ms()))
+    redis.call('HDEL', counters, 'failing_since')
   end
-  if ARGV[3] ~= '0' then redis.call('HINCRBY', KEYS[2], 'filtered', ARGV[3]) end
-  keep_figures(KEYS[2])
+  if filtered ~= '0' then redis.call('HINCRBY', counters, 'filtered', filtered) end
+  extend_counters_ttl(counters)
 end
 return acked

@@ -1,28 +1,31 @@
 #!lua flags=no-writes
--- How far a reader of a channel is.
+-- Reads how far a subscription is in a channel.
 -- KEYS: 1 history, 2 cursor
--- ARGV: 1 group or '', 2 position, or '' for that of the cursor, 3 epochs looked through at most
--- Returns {position or '', newest position ever or '', messages behind the position, messages handed out and not done with,
---          attempts at the next message that failed, when it is tried again in ms or 0, what went wrong or ''}.
--- Positions of an epoch have no gaps, so messages are counted by subtracting.
+-- ARGV: 1 group or '', 2 position, or '' for that of the cursor, 3 max epochs to count
+-- Returns {position or '', last position that the history ever gave out or '', messages after the position, pending
+-- messages, failed attempts at the next message, time of its next attempt in ms or 0, error or ''}.
+-- Positions of an epoch have no gaps, so a subtraction counts messages.
 -- May run twice: it only reads.
-local known = redis.call('HMGET', KEYS[2], 'd', 'n', 'w', 'e')
-local position = ARGV[2] ~= '' and ARGV[2] or known[1] or ''
-local attempts, at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
-if redis.call('EXISTS', KEYS[1]) == 0 then return { position, '', 0, 0, attempts, at, problem } end
-local head = newest_ever(KEYS[1])
-local lag, from = 0, position == '' and '-' or '(' .. position
-for _ = 1, tonumber(ARGV[3]) do
-  local first = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
+local history, cursor = KEYS[1], KEYS[2]
+local group, given_position, max_epochs = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local known = redis.call('HMGET', cursor, 'd', 'n', 'w', 'e')
+local position = given_position ~= '' and given_position or known[1] or ''
+local failures, next_attempt_at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
+if redis.call('EXISTS', history) == 0 then return { position, '', 0, 0, failures, next_attempt_at, problem } end
+local head = last_id(history)
+local lag, start = 0, position == '' and '-' or '(' .. position
+for _ = 1, max_epochs do
+  local first = redis.call('XRANGE', history, start, '+', 'COUNT', 1)[1]
   if not first then break end
   local epoch, low = split(first[1])
-  local _, high = split(last_of(KEYS[1], epoch)[1])
+  local _, high = split(last_of(history, epoch)[1])
   lag = lag + high - low + 1
-  from = '(' .. epoch .. BEHIND_ALL
+  start = '(' .. epoch .. BEHIND_ALL
 end
 local pending = 0
-if ARGV[1] ~= '' then
-  local summary = redis.pcall('XPENDING', KEYS[1], ARGV[1])
+if group ~= '' then
+  local summary = redis.pcall('XPENDING', history, group)
   if not summary.err then pending = summary[1] end
 end
-return { position, head, lag, pending, attempts, at, problem }
+return { position, head, lag, pending, failures, next_attempt_at, problem }

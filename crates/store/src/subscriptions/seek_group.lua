@@ -1,25 +1,27 @@
 #!lua
--- Lets a subscription go on somewhere else in a channel. Whoever delivers it in order loses the channel.
+-- Moves a subscription to another position of a channel. A worker that delivers the channel in order loses it.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
--- ARGV: 1 group, 2 position to go on behind, or '' for the newest, 3 TTL of the cursor in ms, 4 messages that are given up in one
---       call
--- Returns {position, 1 if messages before it are still handed out: then it is to be called again}, or nil if there is no
--- history.
--- May run twice: it goes to the same place.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('DEL', KEYS[2])
+-- ARGV: 1 group, 2 position after which it continues, or '' for the last one, 3 TTL of the cursor in ms, 4 max pending
+--       messages to drop in one call
+-- Returns {position, 1 if messages before it may still be pending: then the caller calls again}, or nil when the channel has
+-- no history.
+-- May run twice: it moves to the same position.
+local history, cursor, state = KEYS[1], KEYS[2], KEYS[3]
+local group, position, cursor_ttl_ms, max_dropped = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+if redis.call('EXISTS', history) == 0 then
+  redis.call('DEL', cursor)
   return false
 end
-local position = ARGV[2]
-if position == '' then position = newest_ever(KEYS[1]) end
-redis.call('HSET', KEYS[2], 'd', position)
-redis.call('HDEL', KEYS[2], 'o', 'u', 'n', 'w', 'e', 'g')
-redis.call('HINCRBY', KEYS[2], 'k', 1)
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-redis.call('HSET', KEYS[3], 's', '1')
-local moved = redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
-if type(moved) == 'table' and moved.err then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position) end
--- What is handed out and lies before is done with
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', position, ARGV[4])
-for _, item in ipairs(pending) do redis.call('XACK', KEYS[1], ARGV[1], item[1]) end
-return { position, #pending == tonumber(ARGV[4]) and 1 or 0 }
+if position == '' then position = last_id(history) end
+redis.call('HSET', cursor, 'd', position)
+redis.call('HDEL', cursor, 'o', 'u', 'n', 'w', 'e', 'g')
+redis.call('HINCRBY', cursor, 'k', 1)
+redis.call('PEXPIRE', cursor, cursor_ttl_ms)
+redis.call('HSET', state, 's', '1')
+local moved = redis.pcall('XGROUP', 'SETID', history, group, position)
+if type(moved) == 'table' and moved.err then redis.call('XGROUP', 'CREATE', history, group, position) end
+-- The subscription no longer wants pending messages before the position
+local pending = redis.call('XPENDING', history, group, '-', position, max_dropped)
+for _, item in ipairs(pending) do redis.call('XACK', history, group, item[1]) end
+return { position, #pending == max_dropped and 1 or 0 }
