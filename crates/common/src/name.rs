@@ -257,7 +257,8 @@ mod tests {
         for bad in ["", "Email.Send", "email send", "1email.send", "email@send!", "a..b", ".a", "a.", "a.1"] {
             assert!(bad.parse::<JobType>().is_err(), "type {bad:?}");
         }
-        for bad in ["", "galley:wake", "a b", "a\nb", "{x}", "a*", "__keyspace@5__:x", ":a", &"c".repeat(129)] {
+        for bad in ["", "galley:notifications", "a b", "a\nb", "{x}", "a*", "__keyspace@5__:x", ":a", &"c".repeat(129)]
+        {
             assert!(bad.parse::<ChannelName>().is_err(), "channel {bad:?}");
         }
         assert!("w 1".parse::<WorkerId>().is_err());

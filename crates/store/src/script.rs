@@ -1,6 +1,8 @@
-//! The Lua scripts, one change of state each. Each file says what it does, what it is given and why it may run twice.
+//! The Lua scripts, one change of state each. The header of each file lists purpose, KEYS, ARGV and returns, and says why
+//! the script may run twice.
 //!
-//! They are called by their hash; after SCRIPT FLUSH or a restart Redis does not know it and is given the text again.
+//! Scripts are called by their hash. After SCRIPT FLUSH or a restart Redis does not know the hash: the client sends the
+//! text again.
 
 use std::sync::LazyLock;
 
@@ -87,7 +89,7 @@ script!(REMOVE_CRON_ENTRY, "cron/remove_entry.lua");
 script!(EVENT_POSITION, "events/event_position.lua");
 script!(REPORT, "workers/report.lua", with CLOCK);
 
-/// The script with shared functions behind its first line, which has to stay first.
+/// The script with shared functions after its first line: `#!lua` must stay first.
 fn with_preludes(shared: &[&str], text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     format!("{first}\n{}\n{rest}", shared.concat())
@@ -97,7 +99,7 @@ fn with_preludes(shared: &[&str], text: &str) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    /// The scripts and what they share, by file name.
+    /// All scripts and preludes: file name and text.
     fn files() -> Vec<(String, String)> {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         let folders = std::fs::read_dir(source).expect("a folder").map(|entry| entry.expect("an entry").path());
@@ -109,7 +111,7 @@ mod tests {
         scripts.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text"))).collect()
     }
 
-    /// The expression that a call of a command has in the place of its key.
+    /// The expression that a command gets as its key.
     fn key_of(call: &str) -> Option<&str> {
         let mut words = call.split(',').map(|word| word.split(')').next().unwrap_or_default().trim());
         let command = words.next()?.trim_matches('\'');
@@ -122,7 +124,7 @@ mod tests {
         }
     }
 
-    /// Names that stand for a declared key: parameters of functions, which are given one, and locals set to one.
+    /// Names that may stand for a declared key: parameters of functions, and locals set to one of KEYS.
     fn names_of_keys(text: &str) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();
         for line in text.lines().map(str::trim) {
@@ -146,12 +148,73 @@ mod tests {
             for call in code.split("redis.call(").skip(1).chain(code.split("redis.pcall(").skip(1)) {
                 let Some(key) = key_of(call) else { continue };
                 let is_declared = key.starts_with("KEYS[") || key.starts_with("unpack(KEYS") || names.contains(key);
-                // Gathered from KEYS by complete_batch and reconcile
+                // complete_batch, delete_queue and check_one collect these from KEYS
                 let is_gathered = ["unpack(records", "parked_in[state]", "set"].contains(&key);
                 assert!(is_declared || is_gathered, "{file}: {key} in {}", call.lines().next().unwrap_or_default());
                 calls += 1;
             }
         }
         assert!(calls > 100, "only {calls} calls were found");
+    }
+    /// Whether an expression uses one of the names.
+    fn uses_one_of(names: &BTreeSet<&str>, expression: &str) -> bool {
+        expression.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| names.contains(word))
+    }
+
+    /// Names that lead to where a list begins in KEYS or ARGV: a first index (`local first_id = 5`, or a parameter of that
+    /// kind), and what is computed or walked from one.
+    fn names_of_indexes<'a>(declarations: &[&'a str], body: &[&'a str]) -> BTreeSet<&'a str> {
+        let mut names = BTreeSet::new();
+        for (name, value) in declarations.iter().filter_map(|line| line.strip_prefix("local ")?.split_once(" = ")) {
+            if value.bytes().all(|byte| byte.is_ascii_digit()) {
+                names.insert(name);
+            }
+        }
+        for line in body.iter().map(|line| line.trim()) {
+            if let Some((_, parameters)) = line.strip_prefix("local function ").and_then(|rest| rest.split_once('(')) {
+                let parameters = parameters.trim_end_matches(')').split(", ");
+                names.extend(parameters.filter(|name| name.starts_with("first_")));
+            }
+            let assigned = line.strip_prefix("local ").or_else(|| line.strip_prefix("for ")).unwrap_or_default();
+            if let Some((name, _)) = assigned.split_once(" = ").filter(|(_, value)| uses_one_of(&names, value)) {
+                names.insert(name);
+            }
+        }
+        names
+    }
+
+    /// What a script uses by its number behind the declarations at its top, such as `KEYS[2]`.
+    fn numbered_arguments(text: &str) -> Vec<&str> {
+        let code = text.lines().map(|line| line.split("--").next().unwrap_or_default());
+        let lines: Vec<&str> = code.skip_while(|line| line.is_empty() || line.starts_with("#!")).collect();
+        let is_declaration = |line: &str| line.starts_with("local ") && !line.starts_with("local function ");
+        let end = lines.iter().position(|line| !is_declaration(line) && !line.starts_with("  ")).unwrap_or(lines.len());
+        let (declarations, body) = lines.split_at(end);
+        let indexes = names_of_indexes(declarations, body);
+        let mut found = Vec::new();
+        for line in body {
+            for (opening, closing) in [("KEYS[", ']'), ("ARGV[", ']'), ("unpack(KEYS, ", ')'), ("unpack(ARGV, ", ')')] {
+                for (at, _) in line.match_indices(opening) {
+                    let rest = &line[at..];
+                    let argument = &rest[..rest.find(closing).map_or(rest.len(), |end| end + 1)];
+                    if !uses_one_of(&indexes, argument) {
+                        found.push(argument);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn scripts_use_keys_and_arguments_by_name() {
+        let script = "#!lua\n-- KEYS[1]\nlocal key = KEYS[1]\nlocal first_id = 2\n\nfor i = first_id, #ARGV do use(ARGV[i]) end\n";
+        assert_eq!(numbered_arguments(script), Vec::<&str>::new());
+        let more = format!("{script}use(KEYS[1], KEYS[j], unpack(ARGV, 3), unpack(ARGV, first_id))\n");
+        assert_eq!(numbered_arguments(&more), ["KEYS[1]", "KEYS[j]", "unpack(ARGV, 3)"]);
+        let files = files();
+        let unnamed: Vec<_> = files.iter().map(|(file, text)| (file, numbered_arguments(text))).collect();
+        let unnamed: Vec<_> = unnamed.iter().filter(|(_, found)| !found.is_empty()).collect();
+        assert!(unnamed.is_empty(), "give these a name in the first lines: {unnamed:#?}");
     }
 }

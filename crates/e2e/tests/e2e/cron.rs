@@ -96,10 +96,10 @@ async fn each_run_makes_one_job_though_the_process_that_makes_them_is_killed() {
     }
     // Whoever has the office loses it now and then: one of these processes, then the others
     others.pop().expect("a worker").kill();
-    kit.redis_command(&["DEL", "galley:maintainer"]).await;
+    kit.redis_command(&["DEL", "galley:leader"]).await;
     let seen = runs(6).await["run_count"].as_u64().expect("a number");
     others.pop().expect("a worker").kill();
-    kit.redis_command(&["DEL", "galley:maintainer"]).await;
+    kit.redis_command(&["DEL", "galley:leader"]).await;
     runs(seen + 2).await;
 
     kit.send(Method::POST, "/ojs/v1/cron/tick/disable").await;

@@ -130,7 +130,7 @@ impl GalleyKit {
     pub(crate) async fn redis_keys(&self) -> Vec<String> {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.redis.connection().await).await.expect("redis runs");
-        keys.retain(|key| key != "galley:maintainer");
+        keys.retain(|key| key != "galley:leader");
         keys.sort();
         keys
     }

@@ -42,7 +42,7 @@ fn a_setting_that_is_not_allowed_ends_the_process_with_a_message_that_names_it()
             "0",
             "setting queue_worker.concurrency must be 1 to 10000, got 0",
         ),
-        ("pubsub-worker", "GALLEY__PUBSUB_WORKER__CHANNELS", "galley:wake", "setting pubsub_worker.channels must be"),
+        ("pubsub-worker", "GALLEY__PUBSUB_WORKER__CHANNELS", "galley:notifications", "setting pubsub_worker.channels must be"),
         ("gateway", "GALLEY__NO__SUCH", "1", "unknown field `no`"),
         ("gateway", "GALLEY_CONFIG", "/no/such/file.toml", "/no/such/file.toml"),
     ] {

@@ -1,43 +1,53 @@
 #!lua flags=allow-oom
--- Hands out waiting jobs, the highest priority first, in order of arrival within a priority.
+-- Claims waiting jobs for a consumer: the highest priority first, in order of arrival within a priority.
 -- KEYS: 1 priorities, 2 active, 3 leases, 4 control, 5.. streams, highest priority first
--- ARGV: 1 consumer, 2 most jobs, 3 "pull" or "worker", 4 lease ms given by the fetch or 0, 5 default lease ms,
---       6 worker id or "", 7 wake channel, 8 wake message, 9 most jobs of the queue at once or -1, 10 most starts in
---       11 ms or 0 (settings; what control says goes before), 12.. the priority of each stream, then a token per job (pull)
--- Returns {0} when the caller's list of streams is old, else {1, now ms, jobs, look again in}: each job as
--- {stream number, entry, fields, token}; look again in so many ms when a limit cut the claim short, -1 when the queue is
--- paused, -2 when it has limits that allow more, 0 when it has none.
--- A lost answer leaves jobs claimed: a worker asks for its own again, a pulled job waits for its lease.
-local streams = #KEYS - 4
-if redis.call('SCARD', KEYS[1]) ~= streams then return { 0 } end
-local consumer, want, pull = ARGV[1], tonumber(ARGV[2]), ARGV[3] == 'pull'
-local now = now_ms()
-local jobs, soonest, again = {}, nil, 0
+-- ARGV: 1 consumer, 2 max jobs, 3 "pull" or "worker", 4 lease in ms that the fetch asked for or 0, 5 default lease in ms,
+--       6 worker id or "", 7 notification channel, 8 notification, 9 max jobs of the queue that run at once or -1,
+--       10 max starts or 0 in each period of 11 ms (9 to 11 are settings; the fields of control override them),
+--       12.. the priority of each stream, then for "pull" a token for each job
+-- Returns {0} when the caller's list of streams is outdated, else {1, now in ms, jobs, next claim}: each job is
+-- {number of its stream, entry, fields, token}; next claim is the ms to wait when a limit allowed no job, -1 when the
+-- queue is paused, -2 when it has limits that allow more jobs, 0 when it has no limits.
+-- May run twice: each run claims other jobs. Jobs of a lost answer stay claimed: a queue-worker asks for its own again,
+-- a pulled job waits until its lease expires.
+local priorities, active, leases, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local first_stream = 5
+local consumer, wanted, is_pull = ARGV[1], tonumber(ARGV[2]), ARGV[3] == 'pull'
+local requested_lease_ms, default_lease_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+local worker_id, notifications, notification = ARGV[6], ARGV[7], ARGV[8]
+local default_concurrency, default_rate, default_period_ms = ARGV[9], ARGV[10], ARGV[11]
+local first_priority = 12
 
-local control = redis.call('HMGET', KEYS[4], 'paused', 'c', 'rl', 'rp', 'r', 'ra')
-if control[1] then return { 1, now, {}, -1 } end
-local concurrency = tonumber(control[2] or ARGV[9])
-local rate, period = tonumber(control[3] or ARGV[10]), tonumber(control[4] or ARGV[11])
-local tokens = tonumber(control[5] or rate)
+local stream_count = #KEYS - first_stream + 1
+local first_token = first_priority + stream_count
+if redis.call('SCARD', priorities) ~= stream_count then return { 0 } end
+local now = now_ms()
+local jobs, earliest_expiry, next_claim = {}, nil, 0
+
+local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra')
+if limits[1] then return { 1, now, {}, -1 } end
+local concurrency = tonumber(limits[2] or default_concurrency)
+local rate, period_ms = tonumber(limits[3] or default_rate), tonumber(limits[4] or default_period_ms)
+local tokens, tokens_at = tonumber(limits[5] or rate), tonumber(limits[6] or now)
 if concurrency >= 0 then
-  again = -2
-  local room = concurrency
-  for stream = 1, streams do
-    local pending = redis.pcall('XPENDING', KEYS[4 + stream], 'workers')
-    if not pending.err then room = room - pending[1] end
+  next_claim = -2
+  local free = concurrency
+  for number = 1, stream_count do
+    local pending = redis.pcall('XPENDING', KEYS[first_stream + number - 1], 'workers')
+    if not pending.err then free = free - pending[1] end
   end
-  if room < want then
-    want = math.max(0, room)
-    -- A place gets free when some job ends, wherever it runs: look again soon
-    if want == 0 then again = 200 end
+  if free < wanted then
+    wanted = math.max(0, free)
+    -- Any process may end the job that makes room: claim again soon
+    if wanted == 0 then next_claim = 200 end
   end
 end
 if rate > 0 then
-  tokens = math.min(rate, tokens + math.max(0, now - tonumber(control[6] or now)) * rate / period)
-  if again == 0 then again = -2 end
-  if tokens < want then
-    want = math.max(0, math.floor(tokens))
-    if want == 0 then again = math.max(1, math.ceil((1 - tokens) * period / rate)) end
+  tokens = math.min(rate, tokens + math.max(0, now - tokens_at) * rate / period_ms)
+  if next_claim == 0 then next_claim = -2 end
+  if tokens < wanted then
+    wanted = math.max(0, math.floor(tokens))
+    if wanted == 0 then next_claim = math.max(1, math.ceil((1 - tokens) * period_ms / rate)) end
   end
 end
 
@@ -47,51 +57,54 @@ local function field(fields, name)
   end
 end
 
-local function lease(stream, entry, fields)
-  local own, token = field(fields, 'v'), '-'
-  if not pull and not own then return '' end
-  -- Nothing may fail from here on: the entries are handed out already
-  local ms = tonumber(own or '') or tonumber(ARGV[5])
+-- Records the lease of a claimed entry where it needs one; its token, "-" for a worker's own lease, "" for none.
+local function start_lease(number, entry, fields)
+  local own_lease, token = field(fields, 'v'), '-'
+  if not is_pull and not own_lease then return '' end
+  -- Nothing may fail from here on: the entries are claimed already
+  local lease_ms = tonumber(own_lease or '') or default_lease_ms
   local deadline = 0
-  if pull then
-    if tonumber(ARGV[4]) > 0 then ms = tonumber(ARGV[4]) end
-    token = ARGV[11 + streams + #jobs + 1]
-    local timeout = tonumber(field(fields, 't') or '')
-    if timeout then deadline = now + timeout end
+  if is_pull then
+    if requested_lease_ms > 0 then lease_ms = requested_lease_ms end
+    token = ARGV[first_token + #jobs]
+    local timeout_ms = tonumber(field(fields, 't') or '')
+    if timeout_ms then deadline = now + timeout_ms end
   end
-  local member = ARGV[11 + stream] .. ':' .. entry
-  local due = now + ms
-  if deadline > 0 and deadline < due then due = deadline end
-  redis.call('HSET', KEYS[2], member, string.format('%s %d %d %d %s', token, now, ms, deadline, ARGV[6]))
-  redis.call('ZADD', KEYS[3], due, member)
-  if not soonest or due < soonest then soonest = due end
+  local attempt_name = ARGV[first_priority + number - 1] .. ':' .. entry
+  local expiry = now + lease_ms
+  if deadline > 0 and deadline < expiry then expiry = deadline end
+  local attempt = string.format('%s %d %d %d %s', token, now, lease_ms, deadline, worker_id)
+  redis.call('HSET', active, attempt_name, attempt)
+  redis.call('ZADD', leases, expiry, attempt_name)
+  if not earliest_expiry or expiry < earliest_expiry then earliest_expiry = expiry end
   return token
 end
 
-for stream = 1, streams do
-  if want <= 0 then break end
-  local key = KEYS[4 + stream]
-  local reply = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', want, 'STREAMS', key, '>')
+for number = 1, stream_count do
+  if wanted <= 0 then break end
+  local stream = KEYS[first_stream + number - 1]
+  local reply = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
   if reply and reply.err then
     if not string.find(reply.err, 'NOGROUP', 1, true) then return redis.error_reply(reply.err) end
-    -- Somebody removed the stream or its group: everything in it counts as waiting
-    redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
-    redis.call('SADD', KEYS[1], ARGV[11 + stream])
-    reply = redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', want, 'STREAMS', key, '>')
+    -- The stream or its group was deleted: create it, and everything in the stream waits
+    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    redis.call('SADD', priorities, ARGV[first_priority + number - 1])
+    reply = redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
   end
   if reply then
     for _, item in ipairs(reply[1][2]) do
-      local token = lease(stream, item[1], item[2])
-      jobs[#jobs + 1] = { stream, item[1], item[2], token }
-      want = want - 1
+      local entry, fields = item[1], item[2]
+      local token = start_lease(number, entry, fields)
+      jobs[#jobs + 1] = { number, entry, fields, token }
+      wanted = wanted - 1
     end
   end
 end
-if soonest then
-  local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-  if tonumber(first[2]) >= soonest then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
+if earliest_expiry then
+  local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+  if tonumber(first[2]) >= earliest_expiry then redis.call('PUBLISH', notifications, notification) end
 end
 if rate > 0 and #jobs > 0 then
-  redis.call('HSET', KEYS[4], 'r', string.format('%.6f', tokens - #jobs), 'ra', now)
+  redis.call('HSET', control, 'r', string.format('%.6f', tokens - #jobs), 'ra', now)
 end
-return { 1, now, jobs, again }
+return { 1, now, jobs, next_claim }

@@ -106,7 +106,7 @@ impl Jobs {
                 let max_depth = self.max_depth(&job.queue).unwrap_or(0);
                 return Ok(Some(Err(EnqueueRefusal::QueueFull { max_depth })));
             }
-            Some("held") => return Ok(None),
+            Some("changed") => return Ok(None),
             Some("created") => {
                 if has_chosen_id {
                     self.save_client_job_id(id, &job.queue, claim_ttl).await.map_err(StoreError::after_write)?;
@@ -163,7 +163,7 @@ impl Jobs {
         }
         let (how, at) = match place {
             JobDestination::Stream => ("now", String::new()),
-            JobDestination::KeyQueue => ("lane", String::new()),
+            JobDestination::KeyQueue => ("key_queue", String::new()),
             JobDestination::Pending => ("pending", now.to_string()),
             JobDestination::Scheduled(at) => ("scheduled", at.to_string()),
         };

@@ -42,16 +42,16 @@ impl Jobs {
         let job = restore_job(id, queue, &json, self.now().await?)?;
         let keys = QueueKeys::new(&job.queue);
         let limit = job.key_limit();
-        let lane = LimitKey::or_placeholder(job.limit_key());
+        let key = LimitKey::or_placeholder(job.limit_key());
         let moved: i64 = script::REDRIVE
             .key(keys.dead_letters())
             .key(keys.result(&id))
             .key(keys.record(&id))
             .key(keys.stream(job.priority))
             .key(keys.priorities())
-            .key(keys.key_queue(&lane))
+            .key(keys.key_queue(&key))
             .key(keys.waiting_keys())
-            .key(keys.key_limit(&lane))
+            .key(keys.key_limit(&key))
             .key(keys.timers())
             .key(keys.stats())
             .arg(id.to_string())

@@ -1,15 +1,19 @@
 #!lua flags=allow-oom
--- Deletes everything of a queue that holds no jobs.
--- KEYS: 1 priorities, 2 due, 3 pending, 4 timers, 5 dead letters, 6 active, 7 leases, 8 stats, 9 control, 10 lanes,
---       11.. streams
--- Returns 1, or 0 when it holds jobs, dead letters among them, or the list of streams is old.
--- May run twice: there is nothing left the second time.
-if redis.call('SCARD', KEYS[1]) ~= #KEYS - 10 then return 0 end
-for i = 2, 5 do
-  if redis.call('ZCARD', KEYS[i]) > 0 then return 0 end
+-- Deletes every key of a queue that holds no jobs.
+-- KEYS: 1 priorities, 2 due, 3 pending, 4 timers, 5 dead letters, 6 active, 7 leases, 8 stats, 9 control,
+--       10 waiting keys, 11.. streams
+-- ARGV: none
+-- Returns 1, or 0 when the queue holds jobs or dead letters, or the caller's list of streams is outdated.
+-- May run twice: the second run finds nothing to delete.
+local priorities, due, pending, timers, dead_letters, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[8]
+local first_stream = 11
+
+if redis.call('SCARD', priorities) ~= #KEYS - first_stream + 1 then return 0 end
+for _, set in ipairs({ due, pending, timers, dead_letters }) do
+  if redis.call('ZCARD', set) > 0 then return 0 end
 end
-if tonumber(redis.call('HGET', KEYS[8], 'laned') or '0') > 0 then return 0 end
-for i = 11, #KEYS do
+if tonumber(redis.call('HGET', stats, 'key_waiting') or '0') > 0 then return 0 end
+for i = first_stream, #KEYS do
   if redis.call('XLEN', KEYS[i]) > 0 then return 0 end
 end
 redis.call('DEL', unpack(KEYS))

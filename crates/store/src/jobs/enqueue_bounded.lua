@@ -1,9 +1,14 @@
 #!lua
--- Adds a job to a queue that has a depth limit.
+-- Adds a job to a queue that has a max depth.
 -- KEYS: 1 stats, 2 the job's stream, then every other stream of the queue
--- ARGV: 1 most waiting jobs, 2.. fields and values of the entry
+-- ARGV: 1 max waiting jobs, 2.. fields and values of the entry
 -- Returns the entry's id, "full", or nil when the stream does not exist.
--- Twice means two jobs, as with a plain XADD: the caller repeats it only when nothing was written.
-if redis.call('EXISTS', KEYS[2]) == 0 then return false end
-if waiting_in(2, KEYS[1]) >= tonumber(ARGV[1]) then return 'full' end
-return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+-- Must not run twice: two runs add two jobs, as two XADD do. The caller repeats it only when Redis wrote nothing.
+local stats, stream = KEYS[1], KEYS[2]
+local first_stream = 2
+local max_waiting = tonumber(ARGV[1])
+local first_field = 2
+
+if redis.call('EXISTS', stream) == 0 then return false end
+if count_waiting(first_stream, stats) >= max_waiting then return 'full' end
+return redis.call('XADD', stream, '*', unpack(ARGV, first_field))

@@ -56,7 +56,7 @@ impl Fence {
                 token.clone().unwrap_or_default(),
                 worker.as_ref().map(ToString::to_string).unwrap_or_default(),
             ],
-            Self::ExpiredLease { token } => ["lapsed".into(), token.clone(), PULL_CONSUMER.into()],
+            Self::ExpiredLease { token } => ["expired_lease".into(), token.clone(), PULL_CONSUMER.into()],
         }
     }
 }

@@ -1,23 +1,31 @@
 #!lua flags=allow-oom
--- Ends an attempt and with it the job: completed or discarded.
--- KEYS: 1 stream, 2 active, 3 leases, 4 record, 5 result, 6 dead letters, 7 stats, 8 timers, 9 held
--- ARGV: 1 entry, 2 member, 3 kind, 4 a, 5 b (see fence.lua), 6 state, 7 result, 8 TTL in ms, 9 id,
---       10 "1" to list it as a dead letter, 11 most dead letters, 12 channel for those who wait,
---       13 "1" when something follows the job's end
--- Returns "done", "done_before" when an earlier run of this call did it, or "stale".
+-- Ends an attempt and its job: completed or discarded.
+-- KEYS: 1 stream, 2 active, 3 leases, 4 record, 5 result, 6 dead letters, 7 stats, 8 timers, 9 admitted
+-- ARGV: 1 entry, 2 attempt name, 3 to 5 fence: kind, owner, detail (see fence.lua), 6 final state, 7 result as text,
+--       8 TTL of the result in ms, 9 id, 10 "1" to list the job as a dead letter, 11 max dead letters,
+--       12 channel of finished jobs, 13 "1" when the job has a follow-up
+-- Returns "done", "done_before" when an earlier run of this call ended the job, or "stale" when the attempt is not the
+-- current one.
 -- May run twice: the second run finds its own result.
-if not held(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]) then
-  if redis.call('GETRANGE', KEYS[5], 0, #ARGV[2]) == ARGV[2] .. '\n' then return 'done_before' end
+local stream, active, leases, record, result = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local dead_letters, stats, timers, admitted = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local entry, attempt_name, fence_kind, fence_owner, fence_detail = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local final_state, result_text, result_ttl_ms, id = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local is_dead_letter, max_dead_letters = ARGV[10] == '1', tonumber(ARGV[11])
+local finished, has_follow_up = ARGV[12], ARGV[13]
+
+if not is_current_attempt(stream, active, leases, entry, attempt_name, fence_kind, fence_owner, fence_detail) then
+  if redis.call('GETRANGE', result, 0, #attempt_name) == attempt_name .. '\n' then return 'done_before' end
   return 'stale'
 end
-take_out(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2])
-redis.call('DEL', KEYS[4])
-redis.call('SET', KEYS[5], ARGV[7], 'PX', ARGV[8])
-redis.call('HINCRBY', KEYS[7], ARGV[6], 1)
-if ARGV[10] == '1' then
-  redis.call('ZADD', KEYS[6], now_ms(), ARGV[9])
-  redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -(tonumber(ARGV[11]) + 1))
+remove_entry(stream, active, leases, entry, attempt_name)
+redis.call('DEL', record)
+redis.call('SET', result, result_text, 'PX', result_ttl_ms)
+redis.call('HINCRBY', stats, final_state, 1)
+if is_dead_letter then
+  redis.call('ZADD', dead_letters, now_ms(), id)
+  redis.call('ZREMRANGEBYRANK', dead_letters, 0, -(max_dead_letters + 1))
 end
-job_is_over(KEYS[8], KEYS[9], ARGV[9], ARGV[13])
-redis.call('PUBLISH', ARGV[12], ARGV[9])
+after_end(timers, admitted, id, has_follow_up)
+redis.call('PUBLISH', finished, id)
 return 'done'

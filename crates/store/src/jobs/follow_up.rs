@@ -82,7 +82,7 @@ impl Jobs {
 
     async fn clear_follow_up_timer(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         let mut command = redis::cmd("ZREM");
-        command.arg(QueueKeys::new(queue).timers()).arg(format!("after {id}"));
+        command.arg(QueueKeys::new(queue).timers()).arg(format!("follow_up {id}"));
         Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 }

@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
--- Renews the lease of a job that was fetched over HTTP, for its full length but never past its deadline, and notes how
--- far it has come.
+-- Renews the lease of a job that was fetched over HTTP, for its full length but not past its deadline, and stores its
+-- progress.
 -- KEYS: 1 stream, 2 active, 3 leases
--- ARGV: 1 entry, 2 member, 3 token or "", 4 worker or "", 5 progress as JSON or ""
--- Returns 1, or 0 when the attempt is no longer the current one.
--- May run twice: the lease is set, not added to.
-if not held(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], 'pull', ARGV[3], ARGV[4]) then return 0 end
-local attempt = attempt_of(KEYS[2], ARGV[2])
-local due = now_ms() + attempt.lease
-if attempt.deadline > 0 and attempt.deadline < due then due = attempt.deadline end
-redis.call('ZADD', KEYS[3], 'XX', due, ARGV[2])
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], 'p:' .. ARGV[2], ARGV[5]) end
+-- ARGV: 1 entry, 2 attempt name, 3 token or "", 4 worker or "", 5 progress as JSON or ""
+-- Returns 1, or 0 when the attempt is not the current one.
+-- May run twice: it sets the lease and the progress, it does not add to them.
+local stream, active, leases = KEYS[1], KEYS[2], KEYS[3]
+local entry, attempt_name, token, worker, progress = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+if not is_current_attempt(stream, active, leases, entry, attempt_name, 'pull', token, worker) then return 0 end
+local attempt = attempt_of(active, attempt_name)
+local expiry = now_ms() + attempt.lease_ms
+if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
+redis.call('ZADD', leases, 'XX', expiry, attempt_name)
+if progress ~= '' then redis.call('HSET', active, 'p:' .. attempt_name, progress) end
 return 1

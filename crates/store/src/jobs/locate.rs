@@ -26,11 +26,11 @@ use model::job::JobState;
 pub enum LocatedJob {
     /// It is over; this is the JSON of the whole job.
     Finished(String),
-    /// It waits in a record: scheduled, retryable, pending, or in a lane.
+    /// It waits in a record: scheduled, retryable, pending, or waiting for the limit of its key.
     InRecord {
         /// The job.
         job: JobRecord,
-        /// Which of them; available when it waits in the lane of its limit's key.
+        /// Which of them; available when it waits for the limit of its key.
         state: JobState,
         /// The state as the record spells it.
         record_state: String,
@@ -288,7 +288,8 @@ impl Jobs {
 
 fn locate_in_record(id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
     let record_state = fields.get("s").cloned().unwrap_or_default();
-    let state = if record_state == "held" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
+    let state =
+        if record_state == "key_waiting" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
     let priority = fields.get("p").and_then(|text| Priority::from_text(text));
     let due = fields.get("d").and_then(|text| text.parse().ok());

@@ -13,7 +13,7 @@
 //! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
 //! | `client_ids` | ids that clients chose |
-//! | `lane` | jobs that wait for the limit of their key |
+//! | `rate_limits` | jobs that wait for the limit of their key |
 //! | `queues` | the queues there are |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `arrivals` | waits for jobs without taking them |

@@ -1,27 +1,32 @@
 #!lua flags=allow-oom
--- Moves jobs whose time has come, or that are activated, into their stream. At most 100 at once.
+-- Moves jobs into their stream: those that are due, or pending jobs that a client activates. At most 100 at once.
 -- KEYS: 1 due or pending, 2 priorities, 3 stream, 4.. records
--- ARGV: 1 "due" to check that their time has come, or "pending", 2 priority, 3 wake channel, 4 wake message, 5.. ids
--- Returns how many were moved.
--- May run twice: the second run finds them gone from the set.
+-- ARGV: 1 "due" to check that the jobs are due, or "pending", 2 priority, 3 notification channel, 4 notification, 5.. ids
+-- Returns how many jobs it moved.
+-- May run twice: the second run no longer finds them in the set.
+local waiting, priorities, stream = KEYS[1], KEYS[2], KEYS[3]
+local first_record = 4
+local kind, priority, notifications, notification = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local first_id = 5
+
 local now, moved = now_ms(), 0
-for i = 5, #ARGV do
-  local id, record = ARGV[i], KEYS[i - 1]
-  local score = redis.call('ZSCORE', KEYS[1], id)
-  if score and (ARGV[1] == 'pending' or tonumber(score) <= now) then
+for i = 0, #ARGV - first_id do
+  local id, record = ARGV[first_id + i], KEYS[first_record + i]
+  local score = redis.call('ZSCORE', waiting, id)
+  if score and (kind == 'pending' or tonumber(score) <= now) then
     local fields = entry_fields(id, redis.call('HGETALL', record))
     if fields then
       local entry
-      -- The first sees to it that there is a stream
+      -- The first entry creates the stream if it is missing
       if moved == 0 then
-        entry = put(KEYS[3], KEYS[2], ARGV[2], ARGV[3], ARGV[4], fields)
+        entry = add_entry(stream, priorities, priority, notifications, notification, fields)
       else
-        entry = redis.call('XADD', KEYS[3], '*', unpack(fields))
+        entry = redis.call('XADD', stream, '*', unpack(fields))
       end
-      note_entry(record, ARGV[2], entry)
+      note_entry(record, priority, entry)
       moved = moved + 1
     end
-    redis.call('ZREM', KEYS[1], id)
+    redis.call('ZREM', waiting, id)
   end
 end
 return moved

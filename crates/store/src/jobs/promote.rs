@@ -35,7 +35,7 @@ impl Jobs {
         Ok(located.map(|located| located.to_json()).ok_or(JobTransitionError::NotFound))
     }
 
-    /// Moves those of the jobs that wait there into their streams, or into the lanes of their limits; how many it moved.
+    /// Moves those of the jobs that wait there into their streams, or into the queues of their keys; how many it moved.
     /// For at most a few hundred jobs: they are asked about in one round trip.
     pub(crate) async fn make_available(&self, queue: &QueueName, ids: &[JobId], from: WaitSet) -> StoreResult<u64> {
         if ids.is_empty() {

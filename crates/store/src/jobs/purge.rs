@@ -128,8 +128,8 @@ impl PurgeScan<'_> {
         while self.remaining() > 0 {
             let mut command = redis::cmd("SSCAN");
             command.arg(self.keys.waiting_keys()).arg(cursor).arg("COUNT").arg(SET_PAGE_SIZE);
-            let (next, lanes): (u64, Vec<String>) = command.query_async(&mut self.redis).await?;
-            for key in lanes.iter().filter_map(|key| key.parse::<LimitKey>().ok()) {
+            let (next, waiting_keys): (u64, Vec<String>) = command.query_async(&mut self.redis).await?;
+            for key in waiting_keys.iter().filter_map(|key| key.parse::<LimitKey>().ok()) {
                 self.scan_members(&self.keys.key_queue(&key)).await?;
             }
             cursor = next;

@@ -1,20 +1,24 @@
 #!lua flags=allow-oom
--- Renews the jobs that a queue-worker still runs. Jobs old enough to need it get an entry in the active hash, so
--- that everybody sees when they began and who has them.
+-- Renews the leases of jobs that a queue-worker still runs. A job that runs long enough to be renewed gets a field in the
+-- active hash, so that every process can read when the attempt started and which worker runs it.
 -- KEYS: 1 stream, 2 active, 3 leases
--- ARGV: 1 consumer, 2 priority, 3 worker id, then of each job entry, started ms and own lease ms or 0, at most 100 jobs
+-- ARGV: 1 consumer, 2 priority, 3 worker id, 4.. for each job, at most 100: entry, start in ms, its own lease in ms or 0
 -- Returns the entries that the consumer no longer has.
--- May run twice: idle times and leases are set, not added to.
+-- May run twice: it sets idle times and leases, it does not add to them.
+local stream, active, leases = KEYS[1], KEYS[2], KEYS[3]
+local consumer, priority, worker_id = ARGV[1], ARGV[2], ARGV[3]
+local first_job = 4
+
 local lost, now = {}, now_ms()
-for i = 4, #ARGV, 3 do
-  local entry, lease = ARGV[i], tonumber(ARGV[i + 2])
-  local member = ARGV[2] .. ':' .. entry
-  if not held(KEYS[1], KEYS[2], KEYS[3], entry, member, 'worker', ARGV[1], '0') then
+for i = first_job, #ARGV, 3 do
+  local entry, started, lease_ms = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local attempt_name = priority .. ':' .. entry
+  if not is_current_attempt(stream, active, leases, entry, attempt_name, 'worker', consumer, '0') then
     lost[#lost + 1] = entry
   else
-    redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, entry, 'JUSTID')
-    redis.call('HSETNX', KEYS[2], member, string.format('- %d %d 0 %s', ARGV[i + 1], lease, ARGV[3]))
-    if lease > 0 then redis.call('ZADD', KEYS[3], now + lease, member) end
+    redis.call('XCLAIM', stream, 'workers', consumer, 0, entry, 'JUSTID')
+    redis.call('HSETNX', active, attempt_name, string.format('- %d %d 0 %s', started, lease_ms, worker_id))
+    if lease_ms > 0 then redis.call('ZADD', leases, now + lease_ms, attempt_name) end
   end
 end
 return lost

@@ -61,7 +61,7 @@ impl Jobs {
             dead: next_value(&mut reply)?,
             pending: next_value(&mut reply)?,
             // Those that wait for the limit of their key
-            available: total("laned"),
+            available: total("key_waiting"),
             completed: total("completed"),
             discarded: total("discarded"),
             cancelled: total("cancelled"),

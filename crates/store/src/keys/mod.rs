@@ -27,11 +27,11 @@ pub const KEY_PATTERNS: [&str; 46] = [
     "galley:{<queue>}:pending",
     "galley:{<queue>}:control",
     "galley:{<queue>}:unique:<fingerprint>",
-    "galley:{<queue>}:lanes",
-    "galley:{<queue>}:lane:<key>",
-    "galley:{<queue>}:held:<key>",
+    "galley:{<queue>}:waiting_keys",
+    "galley:{<queue>}:key_queue:<key>",
+    "galley:{<queue>}:admitted:<key>",
     "galley:{<queue>}:limit:<key>",
-    "galley:{<queue>}:ended",
+    "galley:{<queue>}:finished",
     "galley:id:<id>",
     "galley:idempotency:<fingerprint>",
     "galley:workflows",
@@ -57,8 +57,8 @@ pub const KEY_PATTERNS: [&str; 46] = [
     "galley:workers",
     "galley:worker:<worker>",
     "galley:directive:<worker>",
-    "galley:maintainer",
-    "galley:wake",
+    "galley:leader",
+    "galley:notifications",
 ];
 
 /// The queues there are: a sorted set, name by tag.
@@ -83,9 +83,9 @@ pub const EVENTS: &str = "galley:events";
 /// The workers there are: a sorted set of ids, by when their last report stops counting.
 pub const WORKERS: &str = "galley:workers";
 /// Who does the upkeep: a string with a TTL.
-pub const LEADER: &str = "galley:maintainer";
+pub const LEADER: &str = "galley:leader";
 /// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
-pub const NOTIFICATIONS: &str = "galley:wake";
+pub const NOTIFICATIONS: &str = "galley:notifications";
 
 /// Which queue a client-chosen id went to: a string with a TTL.
 #[must_use]

@@ -46,7 +46,7 @@ impl QueueKeys {
         self.key("active")
     }
 
-    /// When those attempts lapse: a sorted set.
+    /// When the leases of those attempts expire: a sorted set.
     #[must_use]
     pub fn leases(&self) -> String {
         self.key("leases")
@@ -82,7 +82,7 @@ impl QueueKeys {
         self.key("stats")
     }
 
-    /// What is to be seen to at a time: a sorted set of `expire <id>`, `after <id>` and `lane <key>`.
+    /// What is due at a time: a sorted set of `expire <id>`, `follow_up <id>` and `key <key>`.
     #[must_use]
     pub fn timers(&self) -> String {
         self.key("timers")
@@ -109,19 +109,19 @@ impl QueueKeys {
     /// Keys of limits that jobs wait for: a set.
     #[must_use]
     pub fn waiting_keys(&self) -> String {
-        self.key("lanes")
+        self.key("waiting_keys")
     }
 
     /// Jobs that wait for the limit of a key: a sorted set of ids.
     #[must_use]
     pub fn key_queue(&self, key: &LimitKey) -> String {
-        format!("{}lane:{key}", self.prefix)
+        format!("{}key_queue:{key}", self.prefix)
     }
 
     /// Jobs of a key that are in a stream: a sorted set of ids, by when they came there.
     #[must_use]
     pub fn admitted(&self, key: &LimitKey) -> String {
-        format!("{}held:{key}", self.prefix)
+        format!("{}admitted:{key}", self.prefix)
     }
 
     /// The limit of a key and what is left of it: a hash.
@@ -133,7 +133,7 @@ impl QueueKeys {
     /// Ids of jobs that ended: a pub/sub channel for those who wait for one.
     #[must_use]
     pub fn finished(&self) -> String {
-        self.key("ended")
+        self.key("finished")
     }
 }
 

@@ -1,9 +1,13 @@
 #!lua
 -- Turns an element that was moved off a list into a job.
--- KEYS: 1 elements on their way, 2 stream
+-- KEYS: 1 elements in transit, 2 stream
 -- ARGV: 1 element, 2.. fields and values of the job
--- Returns the entry, "gone" when another worker did it, or nil when the stream does not exist.
--- May run twice: an element is removed once for each job that is made of it.
-if redis.call('EXISTS', KEYS[2]) == 0 then return false end
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 'gone' end
-return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+-- Returns the entry, "gone" when another worker turned the element into a job, or nil when the stream does not exist.
+-- May run twice: each run that adds a job removes one such element first.
+local in_transit, stream = KEYS[1], KEYS[2]
+local element = ARGV[1]
+local first_field = 2
+
+if redis.call('EXISTS', stream) == 0 then return false end
+if redis.call('LREM', in_transit, 1, element) == 0 then return 'gone' end
+return redis.call('XADD', stream, '*', unpack(ARGV, first_field))

@@ -1,18 +1,18 @@
--- Put in front of every script that needs the time, or sets one at which something is to be seen to.
+-- The time, and timers. For scripts that read the time or set when something is due.
 
 local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Wakes the upkeep, which sleeps until the first time in a set, if this one comes first now.
-local function wake_if_first(set, member, wake, message)
-  if redis.call('ZRANGE', set, 0, 0)[1] == member then redis.call('PUBLISH', wake, message) end
+-- Notifies the leader, which sleeps until the first time in a sorted set, if this member is the first now.
+local function notify_if_first(set, member, notifications, notification)
+  if redis.call('ZRANGE', set, 0, 0)[1] == member then redis.call('PUBLISH', notifications, notification) end
 end
 
--- Has the upkeep look whether the job's time is over; it does not while an attempt runs.
-local function expire_at(timers, id, at, wake, message)
+-- Sets the timer at which the leader ends a job whose deadline has passed; '' sets none. It spares a job that runs.
+local function expire_at(timers, id, at, notifications, notification)
   if at == '' then return end
   redis.call('ZADD', timers, at, 'expire ' .. id)
-  wake_if_first(timers, 'expire ' .. id, wake, message)
+  notify_if_first(timers, 'expire ' .. id, notifications, notification)
 end

@@ -1,6 +1,6 @@
--- Put in front of scripts that count for a subscription.
+-- For scripts that count for a subscription.
 
--- Figures go 90 days after the last of them changed, so that nothing stays of a subscription that was removed meanwhile.
-local function keep_figures(figures)
-  redis.call('PEXPIRE', figures, 7776000000)
+-- Counters expire 90 days after their last change, so nothing stays of a subscription that was removed.
+local function extend_counters_ttl(counters)
+  redis.call('PEXPIRE', counters, 7776000000)
 end

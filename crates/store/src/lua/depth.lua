@@ -1,9 +1,10 @@
--- Put in front of every script that keeps a queue's depth limit.
+-- For scripts that check the max depth of a queue.
 
--- How many jobs wait for a worker: in the streams among KEYS, from the first given on, and in lanes.
-local function waiting_in(first, stats)
-  local waiting = tonumber(redis.call('HGET', stats, 'laned') or '0')
-  for i = first, #KEYS do
+-- How many jobs wait for a worker: those in the streams, which are the last KEYS from `first_stream` on, and those that
+-- wait for the limit of their key.
+local function count_waiting(first_stream, stats)
+  local waiting = tonumber(redis.call('HGET', stats, 'key_waiting') or '0')
+  for i = first_stream, #KEYS do
     if redis.call('EXISTS', KEYS[i]) == 1 then
       local pending = redis.pcall('XPENDING', KEYS[i], 'workers')
       waiting = waiting + redis.call('XLEN', KEYS[i]) - (pending.err and 0 or pending[1])

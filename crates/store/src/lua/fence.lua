@@ -1,54 +1,56 @@
--- Put in front of every script that ends or extends an attempt.
+-- For scripts that end or extend an attempt.
 
 -- An attempt in the active hash is "<token> <started ms> <lease ms> <deadline ms> <worker>".
--- Token "-": a queue-worker has it, and its name in the pending list is the fence.
-local function attempt_of(active, member)
-  local text = redis.call('HGET', active, member)
+-- With the token "-" a queue-worker runs it, and the worker's name in the pending list is the fence.
+local function attempt_of(active, attempt_name)
+  local text = redis.call('HGET', active, attempt_name)
   if not text then return nil end
-  local token, started, lease, deadline, worker = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
-  return { token = token, lease = tonumber(lease), deadline = tonumber(deadline), worker = worker }
+  local token, _, lease_ms, deadline, worker = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
+  return { token = token, lease_ms = tonumber(lease_ms), deadline = tonumber(deadline), worker = worker }
 end
 
--- Is the attempt that the caller means still the current one? Its stream entry is part of the fence: an attempt
+-- Whether the attempt that the caller means is still the current one. Its stream entry is part of the fence: an attempt
 -- that ended took its entry along, and the next attempt has another.
---   worker <consumer> <least idle ms>  the consumer holds the entry (and has been silent that long)
---   pull <token or ""> <worker or "">  somebody fetched it over HTTP; what the caller knows must match
---   lapsed <token>                     its lease or its time is over
-local function held(stream, active, leases, entry, member, kind, a, b)
+--   kind           owner          detail
+--   worker         consumer       min idle ms   the consumer has the entry, and has been idle for that long
+--   pull           token or ""    worker or ""  the job was fetched over HTTP; what the caller knows must match
+--   expired_lease  token                        its lease expired or its deadline passed
+local function is_current_attempt(stream, active, leases, entry, attempt_name, kind, owner, detail)
   if kind == 'worker' then
-    local idle = tonumber(b)
+    local min_idle_ms = tonumber(detail)
     local found
-    if idle > 0 then
-      found = redis.pcall('XPENDING', stream, 'workers', 'IDLE', idle, entry, entry, 1, a)
+    if min_idle_ms > 0 then
+      found = redis.pcall('XPENDING', stream, 'workers', 'IDLE', min_idle_ms, entry, entry, 1, owner)
     else
-      found = redis.pcall('XPENDING', stream, 'workers', entry, entry, 1, a)
+      found = redis.pcall('XPENDING', stream, 'workers', entry, entry, 1, owner)
     end
     return not found.err and #found == 1
   end
-  local attempt = attempt_of(active, member)
+  local attempt = attempt_of(active, attempt_name)
   if not attempt then return false end
   if kind == 'pull' then
     if attempt.token == '-' then return false end
-    if a ~= '' and a ~= attempt.token then return false end
-    return b == '' or attempt.worker == '' or b == attempt.worker
+    if owner ~= '' and owner ~= attempt.token then return false end
+    return detail == '' or attempt.worker == '' or detail == attempt.worker
   end
-  local due = redis.call('ZSCORE', leases, member)
-  return attempt.token == a and due and tonumber(due) <= now_ms()
+  local expiry = redis.call('ZSCORE', leases, attempt_name)
+  return attempt.token == owner and expiry and tonumber(expiry) <= now_ms()
 end
 
--- Takes an attempt's entry out of the stream and forgets the attempt.
-local function take_out(stream, active, leases, entry, member)
+-- Removes the entry of an attempt from the stream, and the attempt with it.
+local function remove_entry(stream, active, leases, entry, attempt_name)
   redis.call('XACK', stream, 'workers', entry)
   redis.call('XDEL', stream, entry)
-  redis.call('HDEL', active, member, 'p:' .. member)
-  redis.call('ZREM', leases, member)
+  redis.call('HDEL', active, attempt_name, 'p:' .. attempt_name)
+  redis.call('ZREM', leases, attempt_name)
 end
 
--- What follows the end of a job, in its own script calls. A timer sees to it if the caller dies before.
-local function job_is_over(timers, held, id, follow_up)
+-- Prepares what follows the end of a job: the caller runs it in later calls, and the leader does two seconds later if the
+-- caller died.
+local function after_end(timers, admitted, id, has_follow_up)
   redis.call('ZREM', timers, 'expire ' .. id)
-  if redis.call('ZREM', held, id) == 1 then
-    redis.call('ZADD', timers, 'LT', now_ms() + 2000, 'lane ' .. string.match(held, ':held:(.+)$'))
+  if redis.call('ZREM', admitted, id) == 1 then
+    redis.call('ZADD', timers, 'LT', now_ms() + 2000, 'key ' .. string.match(admitted, ':admitted:(.+)$'))
   end
-  if follow_up == '1' then redis.call('ZADD', timers, now_ms() + 2000, 'after ' .. id) end
+  if has_follow_up == '1' then redis.call('ZADD', timers, now_ms() + 2000, 'follow_up ' .. id) end
 end

@@ -1,14 +1,15 @@
--- Put in front of scripts that hand out what comes next in a channel: whether anything is missing before it.
+-- For scripts that read the next message of a channel: whether messages are missing before it.
 
--- Whether an entry is the next one behind a position. Behind the very beginning that is the first of an epoch.
+-- Whether an entry is the next one after a position. After the position "0-0" that is the first entry of an epoch.
 local function follows(position, entry)
   if position == '0-0' then return string.match(entry, '%-(%d+)$') == '0' end
   local epoch, sequence = string.match(position, '^(%d+)%-(%d+)$')
   return entry == epoch .. '-' .. string.format('%.0f', tonumber(sequence) + 1)
 end
 
--- "read", or "gap" when something is missing between a position and an entry; the newest kept up to the position, or ''.
-local function look_between(history, position, entry)
+-- Returns "read", or "gap" when messages between a position and an entry are missing; and the last message that is kept
+-- up to the position, or ''.
+local function check_gap(history, position, entry)
   if follows(position, entry) then return 'read', '' end
   local kept = redis.call('XREVRANGE', history, position, '-', 'COUNT', 1)[1]
   local before = kept and kept[1] or ''

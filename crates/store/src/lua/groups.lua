@@ -1,10 +1,10 @@
--- What Redis says of each group of a history: its fields.
+-- What XINFO says of each consumer group of a history, as a table of fields.
 local function groups_of(history)
-  local found = {}
+  local groups = {}
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', history)) do
     local fields = {}
     for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
-    found[#found + 1] = fields
+    groups[#groups + 1] = fields
   end
-  return found
+  return groups
 end

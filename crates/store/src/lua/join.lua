@@ -1,15 +1,15 @@
--- What each group of a history was given last.
-local function last_given(history)
-  local given = {}
-  for _, group in ipairs(groups_of(history)) do given[group['name']] = group['last-delivered-id'] end
-  return given
+-- The last id that each consumer group of a history delivered, by the name of the group.
+local function last_delivered_ids(history)
+  local delivered = {}
+  for _, group in ipairs(groups_of(history)) do delivered[group['name']] = group['last-delivered-id'] end
+  return delivered
 end
 
--- Lets a subscription read a channel, behind a position if it was not there before: a cursor or a group that is there stays where it
--- is, and a cursor that is gone is made again where the group is, which knows what was handed out as well (`given`, of `last_given`).
--- Returns its `position`, whether the cursor `is_new` and whether the group `is_made`; or nothing and an error of Redis.
-local function join_group(history, cursor, group, position, ttl_ms, given)
-  local is_new = redis.call('HSETNX', cursor, 'd', given[group] or position) == 1
+-- Lets a subscription read a channel from a position on. A cursor or a group that exists stays where it is. A cursor that
+-- expired starts again where its group is (`delivered`, from `last_delivered_ids`), because the group knows what it
+-- delivered. Returns a table: `position`, `is_new` for a new cursor, `is_made` for a new group; or nil and an error.
+local function join_group(history, cursor, group, position, ttl_ms, delivered)
+  local is_new = redis.call('HSETNX', cursor, 'd', delivered[group] or position) == 1
   position = redis.call('HGET', cursor, 'd')
   redis.call('PEXPIRE', cursor, ttl_ms)
   local created = redis.pcall('XGROUP', 'CREATE', history, group, position)

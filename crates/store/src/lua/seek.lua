@@ -1,5 +1,6 @@
--- Put in front of the scripts that count messages of a channel's history or look for a time in it. Those of an epoch are numbered
--- without gaps, so subtracting counts them. Positions hold no time, but messages do, so halving finds it.
+-- For scripts that count messages of a channel's history or look for a time in it. Messages of an epoch are numbered
+-- without gaps, so a subtraction counts them. A position holds no time, but each message does, so a binary search finds
+-- the first message of a time.
 
 local BEHIND_ALL = '-18446744073709551615'
 
@@ -13,19 +14,20 @@ local function join(epoch, sequence)
 end
 
 local function published_at(entry)
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == 'a' then return tonumber(entry[2][i + 1]) or 0 end
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'a' then return tonumber(fields[i + 1]) or 0 end
   end
   return 0
 end
 
--- The newest message of an epoch that has one.
+-- The last message of an epoch that has one.
 local function last_of(history, epoch)
   return redis.call('XREVRANGE', history, epoch .. BEHIND_ALL, '-', 'COUNT', 1)[1]
 end
 
--- The sequence of the first message of an epoch, of those from `low` to `high`, that was published at a time or later;
--- the last one was.
+-- The sequence of the first message of an epoch, from `low` to `high`, that was published at a time or later. The message
+-- `high` must be one.
 local function first_at(history, epoch, low, high, at)
   while low < high do
     local middle = math.floor((low + high) / 2)

@@ -166,7 +166,7 @@ impl Jobs {
         Ok((found, None))
     }
 
-    /// Records, and the front of lanes and of what keys hold: what does not belong there stays behind when others go, so it
+    /// Records, and the front of key queues and of admitted jobs: what does not belong there stays when others leave, so it
     /// comes to the front.
     async fn key_candidates(
         &self,
@@ -186,8 +186,8 @@ impl Jobs {
                     found.extend(id.parse().ok().map(Candidate::Record));
                     continue;
                 }
-                Some(("lane", key)) => (key.to_owned(), Candidate::KeyQueue),
-                Some(("held", key)) => (key.to_owned(), Candidate::Admitted),
+                Some(("key_queue", key)) => (key.to_owned(), Candidate::KeyQueue),
+                Some(("admitted", key)) => (key.to_owned(), Candidate::Admitted),
                 _ => continue,
             };
             let Ok(key) = set.parse::<LimitKey>() else { continue };

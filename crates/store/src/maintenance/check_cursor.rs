@@ -13,7 +13,7 @@ pub(super) enum CheckPhase {
     Leases,
     Active,
     Timers,
-    /// Records, lanes, and what keys hold.
+    /// Records, key queues, and admitted jobs.
     Keys,
 }
 

@@ -131,7 +131,7 @@ impl Jobs {
         Ok(Some(Violation { kind: "queue_unregistered".into(), location: queue.to_string(), is_repaired: repair }))
     }
 
-    /// The counter of jobs in lanes.
+    /// The counter of jobs that wait for their key.
     async fn check_key_waiting_count(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.store.redis.clone();
@@ -139,13 +139,13 @@ impl Jobs {
         if number > MAX_KEY_QUEUES {
             return Ok(None);
         }
-        let lanes: Vec<String> = redis::cmd("SMEMBERS").arg(keys.waiting_keys()).query_async(&mut redis).await?;
+        let waiting_keys: Vec<String> = redis::cmd("SMEMBERS").arg(keys.waiting_keys()).query_async(&mut redis).await?;
         let mut call = script::RECOUNT.prepare_invoke();
         call.key(keys.stats()).key(keys.waiting_keys());
-        for key in lanes.iter().filter_map(|key| key.parse().ok()) {
+        for key in waiting_keys.iter().filter_map(|key| key.parse().ok()) {
             call.key(keys.key_queue(&key));
         }
-        // The lanes and their counter change in the same scripts: one look is enough
+        // Key queues and their counter change in the same scripts: one look is enough
         let is_right: i64 = call.arg(u8::from(repair)).invoke_async(&mut redis).await?;
         let what = "jobs in lanes".to_owned();
         Ok((is_right == 0).then(|| Violation { kind: "laned_counter".into(), location: what, is_repaired: repair }))
@@ -162,7 +162,7 @@ impl Jobs {
         let (next, found): (u64, Vec<String>) = command.query_async(&mut self.store.redis.clone()).await?;
         let name = |key: &String| -> Option<QueueName> {
             let (name, what) = key.strip_prefix("galley:{")?.split_once("}:")?;
-            if ["priorities", "due", "pending", "lanes"].contains(&what) { name.parse().ok() } else { None }
+            if ["priorities", "due", "pending", "waiting_keys"].contains(&what) { name.parse().ok() } else { None }
         };
         let mut queues: Vec<QueueName> = found.iter().filter_map(name).collect();
         queues.sort_unstable();

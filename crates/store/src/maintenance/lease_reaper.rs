@@ -16,7 +16,7 @@ use model::job::{AttemptError, RetryAdvice};
 /// Attempts of a queue in one turn.
 const BATCH: usize = 100;
 
-/// Settles attempts that lapsed, a batch at most. Answers with the milliseconds until it makes sense to look again, if
+/// Settles attempts whose lease expired, a batch at most. Answers with the milliseconds until it makes sense to look again, if
 /// some were spared because Redis was away.
 pub(super) async fn reap_expired(jobs: &Jobs, queue: &QueueName, trust: &mut OutageGrace) -> StoreResult<Millis> {
     let keys = QueueKeys::new(queue);

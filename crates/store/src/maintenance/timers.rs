@@ -23,8 +23,8 @@ impl QueueTimer {
         let (kind, rest) = member.split_once(' ')?;
         match kind {
             "expire" => rest.parse().ok().map(Self::Expire),
-            "after" => rest.parse().ok().map(Self::FollowUp),
-            "lane" => rest.parse().ok().map(Self::KeyQueue),
+            "follow_up" => rest.parse().ok().map(Self::FollowUp),
+            "key" => rest.parse().ok().map(Self::KeyQueue),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Jobs that wait for the limit of their key.
 //!
-//! A job with a key does not go straight into its stream: it lines up in the lane of its key, and is let in when the key's
+//! A job with a key does not go straight into its stream: it waits in the queue of its key and is admitted when the key's
 //! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
 //! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
 
@@ -35,7 +35,7 @@ impl Jobs {
         }
         // There are more: the upkeep goes on at once, after others had their turn
         let timers = QueueKeys::new(queue).timers();
-        self.store.redis.reschedule(&timers, &format!("lane {key}"), crate::local_now()).await
+        self.store.redis.reschedule(&timers, &format!("key {key}"), crate::local_now()).await
     }
 
     /// Lets no job with the key of this one in before that time: what its attempt wanted to use said so. A job without a
@@ -89,7 +89,7 @@ impl Jobs {
             .await?)
     }
 
-    /// Moves a job whose time has come, or that is activated, into the lane of its key, and lets it in if that may be.
+    /// Moves a job whose time has come, or that is activated, into the queue of its key, and admits it if the limit allows it.
     pub(crate) async fn enqueue_for_key(
         &self,
         queue: &QueueName,

@@ -1,10 +1,17 @@
 #!lua flags=allow-oom
--- Lets no job with the key of a running one in before some time: what it wanted to use said so.
--- KEYS: 1 stream, 2 active, 3 leases, 4 limit
--- ARGV: 1 entry, 2 member, 3 kind, 4 a, 5 b (see fence.lua), 6 until ms
--- Returns 1, or 0 when the attempt is no longer the current one.
--- May run twice: the time is set.
-if not held(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]) then return 0 end
-redis.call('HSET', KEYS[4], 'until', ARGV[6])
-redis.call('PEXPIRE', KEYS[4], 2592000000)
+-- Admits no job with a key before a given time. A running job with the key asks for it, for example when the service that
+-- it calls answers "too many requests".
+-- KEYS: 1 stream, 2 active, 3 leases, 4 limit of the key
+-- ARGV: 1 entry, 2 attempt name, 3 to 5 fence: kind, owner, detail (see fence.lua), 6 ms until which the key is paused
+-- Returns 1, or 0 when the attempt is not the current one.
+-- May run twice: it sets the time.
+local stream, active, leases, limit = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local entry, attempt_name, fence_kind, fence_owner, fence_detail = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local paused_until = ARGV[6]
+
+if not is_current_attempt(stream, active, leases, entry, attempt_name, fence_kind, fence_owner, fence_detail) then
+  return 0
+end
+redis.call('HSET', limit, 'until', paused_until)
+redis.call('PEXPIRE', limit, 2592000000)
 return 1

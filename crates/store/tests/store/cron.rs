@@ -218,10 +218,10 @@ async fn an_entry_that_appears_in_front_of_the_others_wakes_the_upkeep() {
     let upkeep = kit.start_maintenance();
     kit.register(&EVERY_MINUTE.replace("* * * * *", "@yearly")).await;
     let holds =
-        || async { (kit.redis_command(&["EXISTS", "galley:maintainer"]).await == redis::Value::Int(1)).then_some(()) };
+        || async { (kit.redis_command(&["EXISTS", "galley:leader"]).await == redis::Value::Int(1)).then_some(()) };
     eventually("somebody has the office", holds).await;
     let listens = || async {
-        let reply = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:wake"]).await;
+        let reply = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:notifications"]).await;
         matches!(&reply, redis::Value::Array(pair) if pair.get(1) == Some(&redis::Value::Int(1))).then_some(())
     };
     eventually("the maintainer listens", listens).await;

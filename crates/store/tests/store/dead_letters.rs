@@ -163,7 +163,7 @@ async fn a_dead_letter_that_is_tried_again_keeps_its_limits_and_loses_the_times_
         assert_eq!((again.job.id, again.job.timeout_ms, again.job.lease_ms), (id, Some(5000), Some(7000)));
         assert_eq!(again.job.limit_key().map(ToString::to_string).as_deref(), Some("k"));
         assert_eq!((again.job.history.attempts, again.job.history.errors.len()), (0, 1), "its error is to be seen");
-        let held = kit.redis_command(&["ZSCORE", "galley:{default}:held:k", &id.to_string()]).await;
+        let held = kit.redis_command(&["ZSCORE", "galley:{default}:admitted:k", &id.to_string()]).await;
         assert!(held != redis::Value::Nil, "its key counts it");
         if keeps_times {
             let expires_at = again.job.summary.expires_at.expect("a time");

@@ -97,13 +97,13 @@ async fn an_attempt_that_would_start_after_the_deadline_does_not_follow() {
 async fn a_job_that_cannot_be_read_does_not_keep_the_others_from_being_seen_to() {
     let kit = StoreKit::start();
     let broken = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H","expires_at":"+PT0.05S"}"#).await;
-    let laned =
+    let key_waiting =
         kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H","rate_limit":{"key":"k","concurrency":1}}"#).await;
     let expires = kit.enqueue(r#"{"type":"a","args":[],"pending":true,"expires_at":"+PT0.1S"}"#).await;
     let due = kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H"}"#).await;
     kit.redis_command(&["HSET", &format!("galley:{{default}}:j:{broken}"), "h", "nonsense"]).await;
-    kit.redis_command(&["HSET", &format!("galley:{{default}}:j:{laned}"), "l", "{no key}"]).await;
-    for (score, id) in [("1", laned), ("2", due)] {
+    kit.redis_command(&["HSET", &format!("galley:{{default}}:j:{key_waiting}"), "l", "{no key}"]).await;
+    for (score, id) in [("1", key_waiting), ("2", due)] {
         kit.redis_command(&["ZADD", "galley:{default}:due", score, &id.to_string()]).await;
     }
     let upkeep = kit.start_maintenance();

@@ -94,7 +94,7 @@ async fn a_rate_lets_so_many_in_and_the_next_when_time_has_passed() {
         // Half an hour ago
         let past = (kit.jobs.now().await.expect("redis runs") - 1_800_100).to_string();
         kit.redis_command(&["HSET", "galley:{default}:limit:a", time, &past]).await;
-        kit.redis_command(&["ZADD", "galley:{default}:timers", "1", "lane a"]).await;
+        kit.redis_command(&["ZADD", "galley:{default}:timers", "1", "key a"]).await;
         step(&kit).await;
         assert_eq!(kit.claim(&worker, 10).await.len(), 1, "{limit}");
     }
@@ -108,7 +108,7 @@ async fn whatever_takes_a_job_of_a_key_away_lets_the_next_in() {
     for _ in 0..4 {
         ids.push(kit.enqueue(&keyed("a", limit)).await);
     }
-    kit.jobs.cancel(ids[1]).await.expect("redis runs").expect("it is in its lane");
+    kit.jobs.cancel(ids[1]).await.expect("redis runs").expect("it waits for its key");
     assert_eq!(available(&kit).await, 3);
     let worker = consumer();
     let first = kit.claim_one(&worker).await;
@@ -133,7 +133,7 @@ async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_u
     kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "0"]).await;
     kit.complete(&worker, &claimed, "1").await;
     kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "1"]).await;
-    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("after {first}")]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("follow_up {first}")]).await;
     assert!(kit.claim(&worker, 1).await.is_empty());
     step(&kit).await;
     assert_eq!(kit.claim_one(&worker).await.job.id, second);

@@ -102,7 +102,7 @@ async fn one_worker_has_a_channel_until_there_is_nothing_left() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_lease_lapsed_moves_nothing_once_another_has_the_channel() {
+async fn a_worker_whose_lease_expired_moves_nothing_once_another_has_the_channel() {
     let desk = SubscriptionKit::start();
     let c = channel("c");
     let subscription = desk.put(IN_ORDER).await;

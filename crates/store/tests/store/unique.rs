@@ -111,7 +111,7 @@ async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_
     kit.complete(&worker, &kit.claim_one(&worker).await, "1").await;
     // As the end alone leaves it
     kit.redis_command(&["SET", &holder, &id]).await;
-    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("after {id}")]).await;
+    kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("follow_up {id}")]).await;
     maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
     assert!(!kit.redis_keys().await.contains(&holder));
     assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:timers"]).await, redis::Value::Int(0));

@@ -51,25 +51,25 @@ pub(super) fn expected_facts(world: &ModelState) -> Vec<String> {
     for (priority, entries) in world.streams.iter().filter(|(_, entries)| !entries.is_empty()) {
         facts.push(format!("stream {priority}: {}", ids(&mut entries.iter().copied()).join(" ")));
     }
-    for (key, lane) in world.key_queues.iter().filter(|(_, lane)| !lane.is_empty()) {
-        facts.push(format!("lane {key}: {}", ids(&mut lane.iter().copied()).join(" ")));
-        facts.push(format!("lane of {key} is known"));
+    for (key, jobs) in world.key_queues.iter().filter(|(_, jobs)| !jobs.is_empty()) {
+        facts.push(format!("key queue {key}: {}", ids(&mut jobs.iter().copied()).join(" ")));
+        facts.push(format!("waiting key {key}"));
     }
-    for (key, held) in world.admitted.iter().filter(|(_, held)| !held.is_empty()) {
-        let mut held: Vec<String> = held.iter().map(|index| world.jobs[*index].id.to_string()).collect();
-        held.sort();
-        facts.push(format!("held {key}: {}", held.join(" ")));
+    for (key, jobs) in world.admitted.iter().filter(|(_, jobs)| !jobs.is_empty()) {
+        let mut ids: Vec<String> = jobs.iter().map(|index| world.jobs[*index].id.to_string()).collect();
+        ids.sort();
+        facts.push(format!("admitted {key}: {}", ids.join(" ")));
     }
     facts.extend(world.limits.iter().map(|(key, most)| format!("limit {key}: {most}")));
     // Of a fingerprint the test knows only who holds it
     facts.extend(world.unique_holders.values().map(|index| format!("unique: {}", world.jobs[*index].id)));
-    let laned: usize = world.key_queues.values().map(Vec::len).sum();
-    facts.extend((laned > 0).then(|| format!("laned {laned}")));
+    let key_waiting: usize = world.key_queues.values().map(Vec::len).sum();
+    facts.extend((key_waiting > 0).then(|| format!("key_waiting {key_waiting}")));
     facts.extend(world.is_paused.then(|| "paused".to_owned()));
     for (index, job) in world.jobs.iter().enumerate().filter(|(_, job)| !job.is_deleted) {
-        let in_lane =
+        let is_key_waiting =
             job.spec.limit.is_some_and(|(key, _)| world.key_queues.get(key).is_some_and(|l| l.contains(&index)));
-        add_job_facts(job, in_lane, &mut facts);
+        add_job_facts(job, is_key_waiting, &mut facts);
     }
     facts.sort();
     facts
@@ -79,7 +79,7 @@ fn marker(is_active: bool) -> &'static str {
     if is_active { "*" } else { "" }
 }
 
-fn add_job_facts(job: &ModelJob, in_lane: bool, facts: &mut Vec<String>) {
+fn add_job_facts(job: &ModelJob, is_key_waiting: bool, facts: &mut Vec<String>) {
     let (id, state) = (job.id, job.state);
     match state {
         JobState::Scheduled | JobState::Retryable => facts.push(format!("due {id}")),
@@ -89,7 +89,7 @@ fn add_job_facts(job: &ModelJob, in_lane: bool, facts: &mut Vec<String>) {
     }
     if job.has_record {
         let state = match state {
-            JobState::Available | JobState::Active => if in_lane { "held" } else { "queued" }.to_owned(),
+            JobState::Available | JobState::Active => if is_key_waiting { "key_waiting" } else { "queued" }.to_owned(),
             parked => parked.to_string(),
         };
         facts.push(format!("record {id} {state}"));
@@ -140,37 +140,43 @@ fn job_id(entry: &str, marker: &str, priority: &str) -> String {
     JobId::from_entry(entry, &queue(), priority, salt).expect("an id").to_string()
 }
 
-fn add_key_facts(name: &str, held: &[String], entries: &BTreeMap<String, String>, facts: &mut Vec<String>) {
+fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, String>, facts: &mut Vec<String>) {
     let (kind, rest) = name.split_once(':').unwrap_or((name, ""));
-    let fields: BTreeMap<&str, &str> = held.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+    let fields: BTreeMap<&str, &str> =
+        values.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
     let field = |name: &str| fields.get(name).copied().unwrap_or_default();
     let job_of = |member: &str| entries.get(member).map_or("none", String::as_str).to_owned();
     match kind {
-        "due" | "pending" | "dead" => facts.extend(held.iter().map(|id| format!("{kind} {id}"))),
-        "lane" => facts.push(format!("lane {rest}: {}", held.join(" "))),
-        "lanes" => facts.extend(held.iter().map(|key| format!("lane of {key} is known"))),
-        "held" => {
-            let mut ids = held.to_vec();
+        "due" | "pending" | "dead" => facts.extend(values.iter().map(|id| format!("{kind} {id}"))),
+        "key_queue" => facts.push(format!("key queue {rest}: {}", values.join(" "))),
+        "waiting_keys" => facts.extend(values.iter().map(|key| format!("waiting key {key}"))),
+        "admitted" => {
+            let mut ids = values.to_vec();
             ids.sort();
-            facts.push(format!("held {rest}: {}", ids.join(" ")));
+            facts.push(format!("admitted {rest}: {}", ids.join(" ")));
         }
         "limit" => facts.push(format!("limit {rest}: {}", field("c"))),
-        "unique" => facts.push(format!("unique: {}", held[0])),
-        "stats" => facts.extend(Some(field("laned")).filter(|n| !["", "0"].contains(n)).map(|n| format!("laned {n}"))),
+        "unique" => facts.push(format!("unique: {}", values[0])),
+        "stats" => {
+            facts.extend(
+                Some(field("key_waiting")).filter(|n| !["", "0"].contains(n)).map(|n| format!("key_waiting {n}")),
+            );
+        }
         "control" => facts.extend(fields.contains_key("paused").then(|| "paused".to_owned())),
         "j" => {
             let elsewhere = field("s") == "queued" && job_of(&format!("{}:{}", field("p"), field("x"))) != rest;
             facts.push(format!("record {rest} {}{}", field("s"), if elsewhere { " elsewhere" } else { "" }));
         }
         "r" => {
-            let state = held[0].split("\"state\":\"").nth(1).and_then(|text| text.split('"').next());
+            let state = values[0].split("\"state\":\"").nth(1).and_then(|text| text.split('"').next());
             facts.push(format!("result {rest} {}", state.unwrap_or("?")));
         }
         "active" => facts.extend(fields.keys().map(|member| format!("attempt {}", job_of(member)))),
-        "leases" => facts.extend(held.iter().map(|member| format!("lease {}", job_of(member)))),
+        "leases" => facts.extend(values.iter().map(|member| format!("lease {}", job_of(member)))),
         "timers" => {
-            // When a lane is looked at again is a matter of time
-            facts.extend(held.iter().filter(|timer| !timer.starts_with("lane ")).map(|timer| format!("timer {timer}")));
+            // When the leader checks a key again is a matter of time
+            facts
+                .extend(values.iter().filter(|timer| !timer.starts_with("key ")).map(|timer| format!("timer {timer}")));
         }
         "priorities" => {}
         other => facts.push(format!("{other} is no key that is known")),

@@ -134,9 +134,9 @@ impl ModelState {
     fn make_available(&mut self, index: usize) {
         let Some((key, _)) = self.jobs[index].spec.limit else { return self.add_to_stream(index) };
         let (jobs, priority) = (&self.jobs, self.jobs[index].spec.priority);
-        let lane = self.key_queues.entry(key).or_default();
-        let place = lane.iter().position(|other| jobs[*other].spec.priority < priority).unwrap_or(lane.len());
-        lane.insert(place, index);
+        let key_queue = self.key_queues.entry(key).or_default();
+        let place = key_queue.iter().position(|other| jobs[*other].spec.priority < priority).unwrap_or(key_queue.len());
+        key_queue.insert(place, index);
         self.admit(key);
     }
 
@@ -147,10 +147,10 @@ impl ModelState {
     fn admit(&mut self, key: &'static str) {
         let most = self.limits.get(key).map_or(usize::MAX, |most| usize::try_from(*most).unwrap_or(usize::MAX));
         while self.admitted.entry(key).or_default().len() < most
-            && let Some(lane) = self.key_queues.get_mut(key)
-            && !lane.is_empty()
+            && let Some(key_queue) = self.key_queues.get_mut(key)
+            && !key_queue.is_empty()
         {
-            let first = lane.remove(0);
+            let first = key_queue.remove(0);
             self.admitted.entry(key).or_default().insert(first);
             self.add_to_stream(first);
         }
