@@ -248,7 +248,7 @@ async fn a_target_that_has_failed_for_too_long_is_given_up_with_an_event() {
     let receiver = WebhookReceiver::start([WebhookReply::new(500, "", "")]).await;
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/") } } })).await;
     // As if nothing but failures had been seen for five days
-    kit.redis_command(&["HSET", "galley:sub:hook", "failing", "1000"]).await;
+    kit.redis_command(&["HSET", "galley:sub:hook", "failing_since", "1000"]).await;
     publish(&kit, "c", "text/plain", "it").await;
     let reason = eventually("it is disabled", || async {
         let answer: Value = kit.get("/v1/subscriptions/hook").await.json().await.expect("JSON");

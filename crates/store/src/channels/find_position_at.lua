@@ -2,8 +2,8 @@
 -- Finds the first message of a channel that was published at a time or later.
 -- KEYS: 1 history
 -- ARGV: 1 time in ms, 2 max epochs to search
--- Returns {position before that message, or the last one when no message is that new, number of messages from there on},
--- or nil when the channel has no history.
+-- Returns {position before that message, or the last one when no message is that new, number of messages from there
+-- on}, or nil when the channel has no history.
 -- May run twice: it only reads.
 local history = KEYS[1]
 local time, max_epochs = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -1,12 +1,12 @@
 #!lua
 -- Adds a message to a channel's history and sends it to everyone who listens.
 -- KEYS: 1 history, 2 state, 3 outcome of this request, given only if the client may repeat it
--- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 about how many messages to keep, 5 about how many to keep when
---       the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is set,
---       8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now, 12 "1" if
---       the channel had subscriptions then, 13 TTL of the outcome in ms
--- Returns {position, listeners, 1 if the caller must register the channel again}, or nil when the caller must register the
--- channel first and call again.
+-- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 about how many messages to keep, 5 about how many to keep
+--       when the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is
+--       set, 8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now,
+--       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms
+-- Returns {position, listeners, 1 if the caller must register the channel again}, or nil when the caller must register
+-- the channel first and call again.
 -- Positions of a channel are <epoch>-0, <epoch>-1, ...: a missing number shows a gap. A history that starts again, or
 -- whose end Redis may have lost, continues in a later epoch.
 -- Each call to Redis in here costs as much as XADD itself. So TTLs are set only when less than the min TTL is left, and

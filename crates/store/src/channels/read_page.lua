@@ -2,8 +2,8 @@
 -- Reads a page of a channel's history.
 -- KEYS: 1 history
 -- ARGV: 1 position after which the page starts, 2 max messages, 3 bytes of messages at which the page ends
--- Returns {last position that the history ever gave out or '', 1 if the message at ARGV[1] is kept else 0, last position
--- before ARGV[1] that is kept or '', 1 if there is more else 0, entries}.
+-- Returns {last position that the history ever gave out or '', 1 if the message at ARGV[1] is kept else 0, last
+-- position before ARGV[1] that is kept or '', 1 if there is more else 0, entries}.
 -- May run twice: it only reads.
 local history = KEYS[1]
 local after, max_messages, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Trims a channel's history to its limits, but keeps the messages that subscriptions still need: those that are pending,
--- and those that a group has not read. Subscriptions can hold back a limited number of messages and bytes; beyond that
--- limit the script trims anyway and reports what each subscription lost.
+-- Trims a channel's history to its limits, but keeps the messages that subscriptions still need: those that are
+-- pending, and those that a group has not read. Subscriptions can hold back a limited number of messages and bytes;
+-- beyond that limit the script trims anyway and reports what each subscription lost.
 -- KEYS: 1 history, 2 state
--- ARGV: 1 max messages, 2 max age in ms or 0, 3 max bytes or 0, 4 max messages that subscriptions hold back, 5 max bytes
---       that they hold back, or 0, 6 max messages to trim in this call, 7 about how many bytes to trim in this call,
---       8 TTL in ms
+-- ARGV: 1 max messages, 2 max age in ms or 0, 3 max bytes or 0, 4 max messages that subscriptions hold back, 5 max
+--       bytes that they hold back, or 0, 6 max messages to trim in this call, 7 about how many bytes to trim in this
+--       call, 8 TTL in ms
 -- Returns {number of trimmed messages, 1 if there is more to trim, 1 if the caller must register the channel as in use,
 -- {subscription, number of messages that it lost or -1 if nobody can know, ...}, names of the subscriptions that have
 -- groups}, or nil when the channel has no history.
@@ -71,8 +71,8 @@ local function count_lost(subscription, from, to, max_pending)
   return pending + unread
 end
 
--- Where the limits cut the history in this call. Returns the position up to which they trim what nobody needs, the one up
--- to which they trim in any case, whether a later call may find more to trim, and the max messages of this call.
+-- Where the limits cut the history in this call. Returns the position up to which they trim what nobody needs, the one
+-- up to which they trim in any case, whether a later call may find more to trim, and the max messages of this call.
 local function find_cuts(first, now)
   local epoch, low = split(first[1])
   local last = last_of(history, epoch)

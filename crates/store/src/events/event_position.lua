@@ -1,6 +1,6 @@
 #!lua flags=no-writes
--- Tells whether the stream of events still keeps an entry. A reader that continues after an entry which is gone has missed
--- events.
+-- Tells whether the stream of events still keeps an entry. A reader that continues after an entry which is gone has
+-- missed events.
 -- KEYS: 1 events
 -- ARGV: 1 entry
 -- Returns {1 if the entry is kept else 0, the first entry or '', the last entry or ''}.

@@ -36,8 +36,8 @@ impl Candidate {
         match self {
             Self::Due(_) => "due",
             Self::Pending(_) => "pending",
-            Self::KeyQueue(..) => "lane",
-            Self::Admitted(..) => "held",
+            Self::KeyQueue(..) => "key_queue",
+            Self::Admitted(..) => "admitted",
             Self::Expire(_) => "expire",
             Self::Record(_) => "record",
             Self::Entry(..) => "entry",

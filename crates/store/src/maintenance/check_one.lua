@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Checks whether one place says the same of a job as the job's record does. Repairs it if that can neither lose nor
 -- duplicate a job.
--- KEYS: 1 record, 2 result, 3 due, 4 pending, 5 timers, 6 stats, 7 key queue, 8 waiting keys, 9 admitted, 10 limit of the
---       key, 11 active, 12 leases, 13 stream that the record names, 14 stream of the checked entry or attempt
--- ARGV: 1 what to check: "record", a member of "due", "pending", "key_queue", "admitted" or "expire" (timers), an "entry",
---       or an "attempt", 2 "1" to repair, 3 id, 4 key of the limit or "", 5 state, 6 priority and 7 entry that the record
---       named when the caller read it, or "", 8 entry, 9 name of the attempt, 10 "1" when the entry says that the job has a
---       record
+-- KEYS: 1 record, 2 result, 3 due, 4 pending, 5 timers, 6 stats, 7 key queue, 8 waiting keys, 9 admitted, 10 limit of
+--       the key, 11 active, 12 leases, 13 stream that the record names, 14 stream of the checked entry or attempt
+-- ARGV: 1 what to check: "record", a member of "due", "pending", "key_queue", "admitted" or "expire" (timers), an
+--       "entry", or an "attempt", 2 "1" to repair, 3 id, 4 key of the limit or "", 5 state, 6 priority and 7 entry that
+--       the record named when the caller read it, or "", 8 entry, 9 name of the attempt, 10 "1" when the entry says
+--       that the job has a record
 -- Returns {kind of violation, 1 if it was repaired else 0}, or {} when nothing is wrong or the job has moved meanwhile.
 -- May run twice: the second run finds nothing wrong.
 local record, result, due, pending, timers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]

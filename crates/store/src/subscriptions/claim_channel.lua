@@ -3,9 +3,10 @@
 -- messages.
 -- KEYS: 1 history, 2 cursor, 3 counters of the subscription
 -- ARGV: 1 group, 2 worker, 3 ms after which an idle worker loses the channel, 4 its token, or '' to claim the channel,
---       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of the
---       cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
--- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts}. Outcomes:
+--       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of
+--       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
+-- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts}.
+-- Outcomes:
 --   not_opened       the caller must open the group first
 --   lost             another worker claimed the channel, or somebody moved the cursor
 --   owned_elsewhere  another worker owns the channel, for another `ms`

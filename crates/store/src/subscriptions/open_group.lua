@@ -2,7 +2,8 @@
 -- Lets a subscription read a channel: creates its cursor and its consumer group if they are missing.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 position after which it starts, or '' for the last one, 3 TTL of the cursor in ms
--- Returns {position, 1 if the group was lost}, or nil when the channel has no history yet: then there is nothing to miss.
+-- Returns {position, 1 if the group was lost}, or nil when the channel has no history yet: then there is nothing to
+-- miss.
 -- May run twice: a cursor or a group that exists stays where it is.
 local history, cursor, state = KEYS[1], KEYS[2], KEYS[3]
 local group, position, cursor_ttl_ms = ARGV[1], ARGV[2], ARGV[3]

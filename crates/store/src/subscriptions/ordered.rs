@@ -114,10 +114,10 @@ impl Subscriptions {
         let (how, token, position, before, entries, ms, failures): ClaimChannelReply =
             call.invoke_async(&mut self.redis().clone()).await?;
         Ok(match how.as_str() {
-            "closed" => ClaimedChannel::NotOpened,
+            "not_opened" => ClaimedChannel::NotOpened,
             "empty" => ClaimedChannel::Empty,
-            "wait" => ClaimedChannel::Blocked(Duration::from_millis(ms)),
-            "held" => ClaimedChannel::OwnedElsewhere(Duration::from_millis(ms)),
+            "blocked" => ClaimedChannel::Blocked(Duration::from_millis(ms)),
+            "owned_elsewhere" => ClaimedChannel::OwnedElsewhere(Duration::from_millis(ms)),
             "read" | "gap" => ClaimedChannel::Messages {
                 fence: ChannelFence(token),
                 gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),

@@ -85,8 +85,8 @@ impl Subscriptions {
             delivered: count("delivered"),
             filtered: count("filtered"),
             failed: count("failed"),
-            last_delivered_at: fields.get("at").copied(),
-            failing_since: fields.get("failing").copied(),
+            last_delivered_at: fields.get("last_delivered_at").copied(),
+            failing_since: fields.get("failing_since").copied(),
         })
     }
 
@@ -185,7 +185,7 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn record_recovery(&self, name: &SubscriptionName) -> StoreResult<()> {
         let mut command = redis::cmd("HDEL");
-        command.arg(keys::subscription_counters(name)).arg("failing");
+        command.arg(keys::subscription_counters(name)).arg("failing_since");
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }

@@ -3,8 +3,8 @@
 -- KEYS: 1 stream
 -- ARGV: 1 min idle time in ms, 2 max consumers to delete, 3 group
 -- Returns how many were deleted.
--- May run twice: it deletes idle consumers only. A worker whose consumer was deleted too early gets a new one at its next
--- read.
+-- May run twice: it deletes idle consumers only. A worker whose consumer was deleted too early gets a new one at its
+-- next read.
 local stream = KEYS[1]
 local min_idle_ms, max_deleted, group = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 

@@ -1,5 +1,6 @@
 #!lua
--- Reads the next messages of channels for a worker, in order within each channel, and tells which are missing before them.
+-- Reads the next messages of channels for a worker, in order within each channel, and tells which are missing before
+-- them.
 -- KEYS: 1.. history and cursor of each channel
 -- ARGV: 1 group, 2 consumer, 3 max messages, 4 bytes of messages at which the script stops, 5 TTL of a cursor in ms
 -- Returns for each channel that was read {its number, outcome, position, last position up to there that is kept or '',
@@ -8,9 +9,9 @@
 --   empty       there is no message
 --   read        the entries follow the position
 --   gap         messages between the position and the first entry are missing
--- May run twice: the second run reads other messages. If the reply of the first is lost, its messages are pending for the
--- worker, which reclaims its own after an error. Field `g` of the cursor keeps the gap before a pending message: a worker
--- that reclaims the message learns of the gap too.
+-- May run twice: the second run reads other messages. If the reply of the first is lost, its messages are pending for
+-- the worker, which reclaims its own after an error. Field `g` of the cursor keeps the gap before a pending message: a
+-- worker that reclaims the message learns of the gap too.
 local group, consumer = ARGV[1], ARGV[2]
 local max_messages, max_bytes, cursor_ttl_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local first_history = 1

@@ -4,9 +4,9 @@
 -- ARGV: 1 group, 2 consumer, 3 min idle time in ms, 4 max messages, 5 bytes of messages at which the script stops,
 --       6 consumer whose messages it reclaims, or '' for all consumers, 7 where to start: '-', or '(' and the position
 --       after which to start
--- Returns {entries, how often each was delivered before, positions of messages that are not kept any more, {position, last
--- position up to there that is kept or '', first message after the gap, ...}, position after which to continue or '' when
--- there is no more}. A message that follows a gap reports the gap again.
+-- Returns {entries, how often each was delivered before, positions of messages that are not kept any more, {position,
+-- last position up to there that is kept or '', first message after the gap, ...}, position after which to continue or
+-- '' when there is no more}. A message that follows a gap reports the gap again.
 -- May run twice: the messages of a lost reply are pending for the worker, which reclaims its own after an error.
 local history, cursor = KEYS[1], KEYS[2]
 local group, consumer, min_idle_ms, max_messages = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

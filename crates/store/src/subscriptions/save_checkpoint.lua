@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- Saves how far one worker of a broadcast is.
 -- KEYS: 1 checkpoint of the worker, 2 workers of the broadcast, 3 counters of the subscription
--- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 messages delivered since the last call, 5 messages filtered out since then,
---       6 "1" if the call lists all channels, 7.. fields and values: channels and positions, and when the worker started
+-- ARGV: 1 worker, 2 generation, 3 TTL in ms, 4 messages delivered since the last call, 5 messages filtered out since
+--       then, 6 "1" if the call lists all channels, 7.. fields and values: channels and positions, and when the worker
+--       started
 -- Returns 1 if a checkpoint of this generation exists, else 0: then the next call must list all channels.
 -- May run twice: the counters may count messages twice.
 local checkpoint, workers, counters = KEYS[1], KEYS[2], KEYS[3]

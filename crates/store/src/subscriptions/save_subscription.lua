@@ -3,8 +3,8 @@
 -- KEYS: 1 subscriptions
 -- ARGV: 1 name, 2 subscription as the caller read it or "" for none, 3 new subscription or "" to remove it,
 --       4 max subscriptions, 5 notification channel, 6 notification
--- Returns "saved", "already_saved" when the new one is stored already, "changed" when another one is stored, or "full" when
--- there is no room for another subscription.
+-- Returns "saved", "already_saved" when the new one is stored already, "changed" when another one is stored, or "full"
+-- when there is no room for another subscription.
 -- The field "" marks a list that was created: a list that vanished without it was lost.
 -- May run twice: the second run finds the new subscription.
 local subscriptions = KEYS[1]

@@ -3,8 +3,8 @@
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 position after which it continues, or '' for the last one, 3 TTL of the cursor in ms, 4 max pending
 --       messages to drop in one call
--- Returns {position, 1 if messages before it may still be pending: then the caller calls again}, or nil when the channel has
--- no history.
+-- Returns {position, 1 if messages before it may still be pending: then the caller calls again}, or nil when the
+-- channel has no history.
 -- May run twice: it moves to the same position.
 local history, cursor, state = KEYS[1], KEYS[2], KEYS[3]
 local group, position, cursor_ttl_ms, max_dropped = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -103,7 +103,7 @@ impl Subscriptions {
         let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| ChannelMessages {
             channel_index: number.saturating_sub(1),
             gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),
-            needs_open: how == "closed",
+            needs_open: how == "not_opened",
             messages: parse_messages(entries),
             has_more: is_more,
         });

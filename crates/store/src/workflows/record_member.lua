@@ -2,8 +2,8 @@
 -- Records how a job of a workflow ended. The first record of a job stays.
 -- KEYS: 1 workflow
 -- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results
--- Returns {kind, members, members that ended, state if the workflow ended or ""}, or {} when the workflow or the job does
--- not exist.
+-- Returns {kind, members, members that ended, state if the workflow ended or ""}, or {} when the workflow or the job
+-- does not exist.
 -- May run twice: the second run changes nothing.
 local workflow = KEYS[1]
 local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
