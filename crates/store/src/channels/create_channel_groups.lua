@@ -1,5 +1,5 @@
 #!lua
--- Gives subscriptions their groups on a channel that is new, or whose history began anew.
+-- Creates the consumer groups of subscriptions on a channel whose history has just started or started again.
 -- KEYS: 1 history, 2 state of the channel, 3.. cursors
 -- ARGV: 1 TTL of a cursor in ms, 2.. group and position to begin behind, for each cursor
 -- Returns how many groups were made; none without a history.
@@ -17,6 +17,6 @@ for number = FIRST_CURSOR, #KEYS do
   local group, position = ARGV[2 * (number - FIRST_CURSOR) + 2], ARGV[2 * (number - FIRST_CURSOR) + 3]
   local joined, problem = join_group(history, KEYS[number], group, position, cursor_ttl_ms, delivered)
   if problem then return problem end
-  if joined.is_made then made = made + 1 end
+  if joined.is_made then created = created + 1 end
 end
-return made
+return created

@@ -1,8 +1,9 @@
 #!lua flags=no-writes
--- The first message of a channel that was published at a time or later.
+-- Finds the first message of a channel that was published at a time or later.
 -- KEYS: 1 history
--- ARGV: 1 time in ms, 2 epochs looked through at most
--- Returns {position before that message, or of the newest if there is none, messages from there on}, or nil: no history.
+-- ARGV: 1 time in ms, 2 max epochs to search
+-- Returns {position before that message, or the last one when no message is that new, number of messages from there
+-- on}, or nil when the channel has no history.
 -- May run twice: it only reads.
 local history = KEYS[1]
 local at, max_epochs = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- A page of a channel's history.
+-- Reads a page of a channel's history.
 -- KEYS: 1 history
--- ARGV: 1 after this position, 2 messages at most, 3 bytes of bodies after which it ends
--- Returns {newest position ever or '', 1 if ARGV[1] is kept else 0, the newest that is kept before ARGV[1] or '',
---          1 if there is more else 0, entries}.
+-- ARGV: 1 position after which the page starts, 2 max messages, 3 bytes of messages at which the page ends
+-- Returns {last position that the history ever gave out or '', 1 if the message at ARGV[1] is kept else 0, last
+-- position before ARGV[1] that is kept or '', 1 if there is more else 0, entries}.
 -- May run twice: it only reads.
 local history = KEYS[1]
 local after, max_messages, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -22,11 +22,11 @@ while #found < max_messages and bytes < max_bytes and is_more == 1 do
     if bytes < max_bytes then
       found[#found + 1] = entry
       for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
-      from = '(' .. entry[1]
+      start = '(' .. entry[1]
     end
   end
   local mean = math.max(1, bytes / math.max(1, #found))
   count = math.max(1, math.min(MAX_READ, 2 * count, math.ceil((max_bytes - bytes) / mean)))
 end
-if #found > 0 and found[#found][1] == head then is_more = 0 end
-return { head, is_kept and 1 or 0, newest_before and newest_before[1] or '', is_more, found }
+if #page > 0 and page[#page][1] == head then has_more = 0 end
+return { head, is_kept and 1 or 0, last_before and last_before[1] or '', has_more, page }

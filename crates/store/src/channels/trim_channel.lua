@@ -23,17 +23,17 @@ local function is_before(a, b)
   return a_sequence < b_sequence
 end
 
-local function later(a, b)
+local function later_of(a, b)
   return is_before(a, b) and b or a
 end
 
-local function next_to(id)
+local function position_after(id)
   local epoch, sequence = split(id)
   return join(epoch, sequence + 1)
 end
 
--- Messages from a position up to and without another; nil if that cannot be known.
-local function between(from, to)
+-- How many messages there are from a position up to another one, without that; nil if they are of two epochs.
+local function count_between(from, to)
   if not is_before(from, to) then return 0 end
   local epoch, sequence = split(from)
   local to_epoch, to_sequence = split(to)
@@ -46,25 +46,26 @@ local function needed_by_subscriptions(start)
   for _, group in ipairs(groups_of(history)) do
     local name = string.match(group['name'], '^sub:(.+)$')
     if name then
-      local sub = { name = name, group = group['name'], last = group['last-delivered-id'] }
-      local waiting = redis.call('XRANGE', history, '(' .. sub.last, '+', 'COUNT', 1)[1]
-      local out = redis.call('XPENDING', history, sub.group, start, '+', 1)[1]
-      sub.needed = waiting and waiting[1]
-      if out and not (sub.needed and is_before(sub.needed, out[1])) then sub.needed = out[1] end
-      found[#found + 1] = sub
+      local subscription = { name = name, group = group['name'], last_delivered = group['last-delivered-id'] }
+      local unread = redis.call('XRANGE', history, '(' .. subscription.last_delivered, '+', 'COUNT', 1)[1]
+      local pending = redis.call('XPENDING', history, subscription.group, start, '+', 1)[1]
+      local needed = unread and unread[1]
+      if pending and not (needed and is_before(needed, pending[1])) then needed = pending[1] end
+      subscription.first_needed = needed
+      subscriptions[#subscriptions + 1] = subscription
     end
   end
-  return found
+  return subscriptions
 end
 
 -- What a subscription lost of the messages from a position up to and without another: those that it had out, and those that it
 -- had not been given.
 local function lost_by(sub, from, to, most)
   if not is_before(from, to) then return 0 end
-  local out = #redis.call('XPENDING', history, sub.group, from, '(' .. to, most + 1)
-  local unseen = between(later(next_to(sub.last), from), to)
-  if out > most or not unseen then return -1 end
-  return out + unseen
+  local pending = #redis.call('XPENDING', history, subscription.group, from, '(' .. to, max_pending + 1)
+  local unread = count_between(later_of(position_after(subscription.last_delivered), from), to)
+  if pending > max_pending or not unread then return -1 end
+  return pending + unread
 end
 
 -- The position to which the limits would trim in this call, the one to which they do at any rate, whether there may be more to
@@ -94,8 +95,8 @@ local function limits(first, now)
   local function position(count)
     return join(epoch, low + math.min(count, reach))
   end
-  -- How long messages are is a guess, which gets better with each call
-  return position(own), position(forced), own > reach or heavy > 0, most
+  -- The number of bytes of a message is an estimate, which gets better with each call
+  return position_of(wanted), position_of(forced), wanted > reach or too_heavy > 0, max_count
 end
 
 if redis.call('EXISTS', history) == 0 then return false end
@@ -127,11 +128,11 @@ for _, sub in ipairs(subs) do
   end
   local lost = lost_by(sub, from, cut, most)
   if lost ~= 0 then
-    told[#told + 1] = sub.name
-    told[#told + 1] = lost
+    losses[#losses + 1] = subscription.name
+    losses[#losses + 1] = lost
   end
-  names[#names + 1] = sub.name
-  is_needed = is_needed or sub.needed
+  names[#names + 1] = subscription.name
+  is_needed = is_needed or subscription.first_needed
 end
 if #subs > 0 then
   local kept = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
@@ -147,4 +148,4 @@ if is_due then
   redis.call('PEXPIRE', history, ttl_ms)
   redis.call('PEXPIRE', state_key, ttl_ms)
 end
-return { trimmed, is_more and 1 or 0, is_due and 1 or 0, told, names }
+return { trimmed, has_more and 1 or 0, is_ttl_due and 1 or 0, losses, names }

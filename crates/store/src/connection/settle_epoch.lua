@@ -1,6 +1,7 @@
 #!lua
--- The epoch in which messages are numbered. Each run of a server has a replication id of its own: with another one than
--- noted, messages that were acknowledged may be missing, so positions must not go on where the history seems to end.
+-- Finds the epoch in which new messages are numbered. Each run of a Redis server has its own replication id. If the id
+-- differs from the stored one, acknowledged messages may be lost, so positions must not continue at the end of the
+-- history: a new epoch starts.
 -- KEYS: 1 epoch
 -- ARGV: none
 -- Returns the epoch.

@@ -253,7 +253,7 @@ impl Cron<'_> {
             .await?;
         match answer.as_str() {
             "saved" => Ok(CronSaveOutcome::Saved),
-            "before" => Ok(CronSaveOutcome::AlreadySaved),
+            "already_saved" => Ok(CronSaveOutcome::AlreadySaved),
             "full" => Ok(CronSaveOutcome::Full),
             _ => Ok(CronSaveOutcome::Changed),
         }

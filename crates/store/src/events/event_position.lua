@@ -2,7 +2,7 @@
 -- Whether the stream of events keeps an entry. A client that resumes after one that is no longer kept has missed events.
 -- KEYS: 1 events
 -- ARGV: 1 entry
--- Returns {1 if it is kept else 0, the oldest entry or '', the newest entry or ''}.
+-- Returns {1 if the entry is kept else 0, the first entry or '', the last entry or ''}.
 -- May run twice: it only reads.
 local events = KEYS[1]
 local entry = ARGV[1]

@@ -26,13 +26,23 @@ if what ~= 'attempt' then
 end
 local parked_in = { scheduled = due, retryable = due, pending = pending, key_waiting = key_queue }
 
-local function found(kind, may_mend, how)
-  if mend and may_mend then how() end
-  return { kind, mend and may_mend and 1 or 0 }
+-- An attempt does not name the id of its job
+local fields = checked == 'attempt' and {} or redis.call('HMGET', record, 's', 'p', 'x', 'd', 'e', 'l')
+local state, priority, due_at, envelope, key_limit = fields[1], fields[2], fields[4], fields[5], fields[6] or ''
+if checked ~= 'attempt' then
+  local has_moved = (state or '') ~= seen_state or (priority or '') ~= seen_priority or (fields[3] or '') ~= seen_entry
+  if has_moved then return {} end
+end
+local parked_in = { scheduled = due, retryable = due, pending = pending, key_waiting = key_queue }
+
+local function violation(kind, is_repairable, repair)
+  local is_repaired = may_repair and is_repairable
+  if is_repaired then repair() end
+  return { kind, is_repaired and 1 or 0 }
 end
 
--- Whether the place that the record names has the job
-local function is_placed()
+-- Whether the job is where its record says
+local function is_in_place()
   if state == 'queued' then
     local item = redis.call('XRANGE', named_stream, known_entry, known_entry)[1]
     for i = 1, item and #item[2] or 0, 2 do
@@ -43,9 +53,9 @@ local function is_placed()
   return parked_in[state] and redis.call('ZSCORE', parked_in[state], id)
 end
 
-local function consumer_of(stream, entry)
-  local pending = redis.pcall('XPENDING', stream, 'workers', entry, entry, 1)
-  return not pending.err and #pending == 1 and pending[1][2] or nil
+local function consumer_of(stream, stream_entry)
+  local found = redis.pcall('XPENDING', stream, 'workers', stream_entry, stream_entry, 1)
+  return not found.err and #found == 1 and found[1][2] or nil
 end
 
 -- An attempt that nobody can end any more: its lease is over, and the maintenance hands the job on
@@ -64,7 +74,7 @@ if what == 'due' or what == 'pending' or what == 'key_queue' then
       redis.call('ZADD', timers, now_ms(), 'key ' .. key)
     end)
   end
-  return found(state and 'member_elsewhere' or 'member_without_record', true, function()
+  return violation(state and 'member_elsewhere' or 'member_without_record', true, function()
     redis.call('ZREM', set, id)
     if what == 'key_queue' then redis.call('HINCRBY', stats, 'key_waiting', -1) end
   end)
@@ -83,7 +93,7 @@ if what == 'expire' then
   return found('timer_of_ended', true, function() redis.call('ZREM', timers, 'expire ' .. id) end)
 end
 
-if what == 'record' then
+if checked == 'record' then
   if not state then return {} end
   if redis.call('EXISTS', result) == 1 then
     return found('record_of_ended', not is_placed(), function() redis.call('DEL', record_key) end)
@@ -97,7 +107,7 @@ if what == 'record' then
       enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, record[2], key,
         string.match(record[6] or '', ' (.+)$') or '', now_ms())
     else
-      redis.call('ZADD', parked_in[state], state == 'pending' and now_ms() or record[4], id)
+      redis.call('ZADD', parked_in[state], state == 'pending' and now_ms() or due_at, id)
     end
   end)
 end

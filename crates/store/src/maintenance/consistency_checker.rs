@@ -147,8 +147,8 @@ impl Jobs {
         }
         // Key queues and their counter change in the same scripts: one look is enough
         let is_right: i64 = call.arg(u8::from(repair)).invoke_async(&mut redis).await?;
-        let what = "jobs in lanes".to_owned();
-        Ok((is_right == 0).then(|| Violation { kind: "laned_counter".into(), location: what, is_repaired: repair }))
+        let location = "jobs in key queues".to_owned();
+        Ok((is_right == 0).then(|| Violation { kind: "key_waiting_counter".into(), location, is_repaired: repair }))
     }
 
     /// Searches a bounded number of keys for queues that are not in the registry; returns where to continue, 0 at the

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- Lists entries of a stream without what is in them.
+-- Lists entries of a stream without their content.
 -- KEYS: 1 stream
 -- ARGV: 1 first entry, 2 how many
 -- Returns the id of each and its field "i", or "".
@@ -13,7 +13,7 @@ for _, item in ipairs(redis.call('XRANGE', stream, first_entry, '+', 'COUNT', ma
   for i = 1, #item[2], 2 do
     if item[2][i] == 'i' then marker = item[2][i + 1] end
   end
-  listed[#listed + 1] = item[1]
-  listed[#listed + 1] = marker
+  listed[#listed + 1] = entry
+  listed[#listed + 1] = id_field
 end
 return listed

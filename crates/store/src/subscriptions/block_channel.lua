@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Notes that the next message of a channel that is delivered in order has failed, and gives the channel back.
+-- Blocks a channel that is delivered in order until its next message is tried again, and releases the channel.
 -- KEYS: 1 cursor
 -- ARGV: 1 worker, 2 token, 3 ms until it is tried again, 4 what went wrong, or '' when it was not tried at all
 -- Returns how often it has failed in a row, or -1 when another has the channel.

@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- How far a reader of a channel is.
+-- Reads how far a subscription is in a channel.
 -- KEYS: 1 history, 2 cursor
--- ARGV: 1 group or '', 2 position, or '' for that of the cursor, 3 epochs looked through at most
--- Returns {position or '', newest position ever or '', messages behind the position, messages handed out and not done with,
---          attempts at the next message that failed, when it is tried again in ms or 0, what went wrong or ''}.
--- Positions of an epoch have no gaps, so messages are counted by subtracting.
+-- ARGV: 1 group or '', 2 position, or '' for that of the cursor, 3 max epochs to count
+-- Returns {position or '', last position that the history ever gave out or '', messages after the position, pending
+-- messages, failed attempts at the next message, time of its next attempt in ms or 0, error or ''}.
+-- Positions of an epoch have no gaps, so a subtraction counts messages.
 -- May run twice: it only reads.
 local history, cursor = KEYS[1], KEYS[2]
 local group, given_position, max_epochs = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -21,11 +21,11 @@ for _ = 1, max_epochs do
   local epoch, low = split(first[1])
   local _, high = split(last_of(history, epoch)[1])
   lag = lag + high - low + 1
-  from = '(' .. epoch .. BEHIND_ALL
+  start = '(' .. epoch .. BEHIND_ALL
 end
 local pending = 0
 if group ~= '' then
   local summary = redis.pcall('XPENDING', history, group)
   if not summary.err then pending = summary[1] end
 end
-return { position, head, lag, pending, attempts, at, problem }
+return { position, head, lag, pending, failures, next_attempt_at, problem }

@@ -48,7 +48,7 @@ while #entries < max_messages and bytes < max_bytes do
   local entry = redis.call('XRANGE', history, from, '+', 'COUNT', 1)[1]
   if not entry then break end
   entries[#entries + 1] = entry
-  from = '(' .. entry[1]
+  start = '(' .. entry[1]
   for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
 end
 if #entries == 0 and max_messages > 0 then

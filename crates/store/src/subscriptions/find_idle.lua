@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- Which channels have messages of a subscription that are handed out to workers who have been silent.
--- KEYS: histories
--- ARGV: 1 group, 2 least silence in ms, 3 whose they are, or '' for anybody's
+-- Finds the channels in which messages of a subscription are pending for idle workers.
+-- KEYS: 1.. histories
+-- ARGV: 1 group, 2 min idle time in ms, 3 consumer whose messages count, or '' for all consumers
 -- Returns the numbers of those histories, from 1.
 -- May run twice: it only reads.
 local group, min_idle_ms, worker = ARGV[1], ARGV[2], ARGV[3]

@@ -1,5 +1,5 @@
 #!lua
--- Lets a subscription read a channel: notes where it is, and gives it its consumer group there.
+-- Lets a subscription read a channel: creates its cursor and its consumer group if they are missing.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 position to begin behind or '' for the newest, 3 TTL of the cursor in ms
 -- Returns {position, 1 if the group was lost}, or nil if there is no history yet: then there is nothing to miss.

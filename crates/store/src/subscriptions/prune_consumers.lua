@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Forgets workers that are gone and hold nothing.
+-- Deletes the consumers of workers that are gone and have no pending messages.
 -- KEYS: 1 stream
 -- ARGV: 1 silent for at least ms, 2 most to forget, 3 group
 -- Returns how many were forgotten.
@@ -9,7 +9,7 @@ local min_idle_ms, max_consumers, group = tonumber(ARGV[1]), tonumber(ARGV[2]), 
 
 local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
 if consumers.err then return 0 end
-local forgotten = 0
+local deleted = 0
 for _, consumer in ipairs(consumers) do
   local fields = {}
   for i = 1, #consumer, 2 do fields[consumer[i]] = consumer[i + 1] end
@@ -19,4 +19,4 @@ for _, consumer in ipairs(consumers) do
     forgotten = forgotten + 1
   end
 end
-return forgotten
+return deleted

@@ -124,7 +124,7 @@ impl Subscriptions {
             }
             let saved = self.save(name, raw.as_deref(), Some(&encode_subscription(&subscription)?)).await?;
             match saved.as_str() {
-                "saved" | "before" => {
+                "saved" | "already_saved" => {
                     self.clear_previous(&subscription, before.as_ref()).await?;
                     let secret = signing_secret(&subscription).filter(|_| needs_secret);
                     let is_new = raw.is_none() && saved == "saved";

@@ -45,10 +45,10 @@ for number = 1, #KEYS / 2 do
         if not string.find(reply.err, 'NOGROUP', 1, true) then return redis.error_reply(reply.err) end
         how, more = 'not_opened', 0
       elseif not reply then
-        more = 0
+        has_more = 0
       else
-        local got = reply[1][2]
-        for _, entry in ipairs(got) do
+        local read = reply[1][2]
+        for _, entry in ipairs(read) do
           entries[#entries + 1] = entry
           for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
         end
@@ -57,7 +57,9 @@ for number = 1, #KEYS / 2 do
       end
     end
     if #entries > 0 then
-      if how == 'gap' then keep_gap(history, cursor, position .. ' ' .. (before == '' and '-' or before), entries[1][1]) end
+      if outcome == 'gap' then
+        store_gap(history, cursor, position .. ' ' .. (before == '' and '-' or before), entries[1][1])
+      end
       redis.call('HSET', cursor, 'd', entries[#entries][1])
       redis.call('PEXPIRE', cursor, cursor_ttl_ms)
     elseif how ~= 'not_opened' then
@@ -65,7 +67,7 @@ for number = 1, #KEYS / 2 do
       redis.call('XGROUP', 'SETID', history, group, position)
       how, more = 'read', 1
     end
-    out[#out + 1] = { number, how, position, before, entries, more }
+    replies[#replies + 1] = { number, outcome, position, before, entries, has_more }
   end
 end
-return out
+return replies

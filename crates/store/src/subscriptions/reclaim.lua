@@ -1,5 +1,5 @@
 #!lua
--- Hands out messages again whose worker has been silent, or those that a worker was handed without hearing of it.
+-- Reclaims pending messages of a channel: those of idle workers, or a worker's own whose reply it never received.
 -- KEYS: 1 history, 2 cursor
 -- ARGV: 1 group, 2 consumer, 3 least silence in ms, 4 messages at most, 5 bytes after which it ends,
 --       6 whose they are, or '' for anybody's, 7 where to begin: '-', or '(' and a position to begin behind
@@ -35,11 +35,11 @@ for _, item in ipairs(waiting) do
   local claimed = redis.call('XCLAIM', history, group, consumer, min_idle_ms, item[1], unpack(count))
   local entry, gap = claimed[1], missing[item[1]]
   if gap then
-    for _, word in ipairs({ gap[1], gap[2], item[1] }) do gaps[#gaps + 1] = word end
+    for _, word in ipairs({ gap[1], gap[2], message }) do gaps[#gaps + 1] = word end
   end
   if entry then
     entries[#entries + 1] = entry
-    times[#times + 1] = item[4]
+    deliveries[#deliveries + 1] = delivery_count
     for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
   else
     redis.call('XACK', history, group, item[1])

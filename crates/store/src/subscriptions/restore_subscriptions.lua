@@ -1,5 +1,5 @@
 #!lua
--- Puts subscriptions back that a worker still knows, if Redis has lost all of them.
+-- Restores the subscriptions that a worker still knows, if Redis lost all of them.
 -- KEYS: 1 subscriptions
 -- ARGV: 1 wake channel, 2 wake message, 3.. names and subscriptions
 -- Returns 1 if they were put back.

@@ -1,5 +1,5 @@
 #!lua
--- Stores a subscription, or removes it, if what is stored still is what the caller read.
+-- Stores or removes a subscription, if the old one is stored as the caller read it.
 -- KEYS: 1 subscriptions
 -- ARGV: 1 name, 2 subscription as it was read or "" for none, 3 subscription to store or "" to remove it,
 --       4 most subscriptions, 5 wake channel, 6 wake message

@@ -1,5 +1,5 @@
 #!lua
--- Stores a workflow. Its jobs come after.
+-- Stores a workflow. The caller creates its jobs afterwards.
 -- KEYS: 1 workflow
 -- ARGV: 1.. fields and values, at most 2030
 -- Returns 1, or 0 when there is one with that id.

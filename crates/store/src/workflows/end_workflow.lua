@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Ends a workflow that is not over.
+-- Ends a workflow that has not ended.
 -- KEYS: 1 workflow
 -- ARGV: 1 state, 2 now ms
 -- Returns "done", the state that it ended with before, or "gone" if there is no such workflow.

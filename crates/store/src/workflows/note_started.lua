@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Notes which jobs of a workflow were made.
+-- Notes how many jobs of a workflow were created.
 -- KEYS: 1 workflow
 -- ARGV: 1 the jobs before this index that must exist do
 -- Returns the state of the workflow if it is over, "gone" if there is no such one, else "".

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
--- Records how a job of a workflow ended. What is recorded first stays.
+-- Records how a job of a workflow ended. The first record of a job stays.
 -- KEYS: 1 workflow
--- ARGV: 1 index, 2 state, 3 result or "", 4 what stands in for a result that finds no room, 5 most bytes of all results
--- Returns {kind, members, members that ended, state if it is over or ""}, or {} when there is no such workflow or job.
+-- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results
+-- Returns {kind, members, members that ended, state if the workflow ended or ""}, or {} when the workflow or the job
+-- does not exist.
 -- May run twice: the second run changes nothing.
 local workflow = KEYS[1]
 local member, state, member_result, placeholder = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

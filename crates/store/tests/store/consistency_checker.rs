@@ -84,7 +84,7 @@ async fn a_job_that_fell_out_of_its_key_queue_is_queued_again() {
     kit.redis_command(&["ZREM", &key("key_queue:k"), &second.to_string()]).await;
     // Its counter says one more than there is; both are mended
     let found = check(&kit, true).await;
-    assert_eq!(found, [("laned_counter".to_owned(), true), ("record_without_place".to_owned(), true)]);
+    assert_eq!(found, [("key_waiting_counter".to_owned(), true), ("record_without_place".to_owned(), true)]);
     assert_eq!(check(&kit, true).await, []);
     let worker = consumer();
     for id in [first, second] {
@@ -104,7 +104,7 @@ async fn members_of_sets_without_a_job_are_dropped() {
         is_mended(&kit, &["member_without_record"]).await;
     }
     kit.redis_command(&["ZADD", &key("admitted:k"), "1", stranger]).await;
-    is_mended(&kit, &["held_without_entry"]).await;
+    is_mended(&kit, &["admitted_without_entry"]).await;
     kit.redis_command(&["ZADD", &key("timers"), "99999999999999", &format!("expire {stranger}")]).await;
     is_mended(&kit, &["timer_of_ended"]).await;
     kit.redis_command(&["ZADD", &key("leases"), "99999999999999", "0:1-0"]).await;
@@ -187,7 +187,7 @@ async fn unlisted_key_queues_and_a_wrong_counter_are_put_right() {
     kit.enqueue(KEYED).await;
     kit.enqueue(KEYED).await;
     kit.redis_command(&["HSET", &key("stats"), "key_waiting", "7"]).await;
-    is_mended(&kit, &["laned_counter"]).await;
+    is_mended(&kit, &["key_waiting_counter"]).await;
     assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 2);
     kit.redis_command(&["DEL", &key("waiting_keys")]).await;
     check(&kit, true).await;
