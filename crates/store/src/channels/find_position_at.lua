@@ -6,7 +6,7 @@
 -- on}, or nil when the channel has no history.
 -- May run twice: it only reads.
 local history = KEYS[1]
-local at, max_epochs = tonumber(ARGV[1]), tonumber(ARGV[2])
+local time, max_epochs = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local first = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
 if not first then return false end
@@ -17,10 +17,10 @@ for _ = 1, max_epochs do
   local _, high = split(last[1])
   if position then
     count = count + high - low + 1
-  elseif published_at(last) >= at then
-    local found = first_at(history, epoch, low, high, at)
-    position = join(epoch, found)
-    count = high - found + 1
+  elseif published_at(last) >= time then
+    local sequence = first_at(history, epoch, low, high, time)
+    position = join(epoch, sequence)
+    count = high - sequence + 1
   end
   first = redis.call('XRANGE', history, '(' .. epoch .. BEHIND_ALL, '+', 'COUNT', 1)[1]
   if not first then

@@ -1,32 +1,35 @@
 #!lua
--- Adds a message to a channel's history and sends it to a client that listens.
--- KEYS: 1 history, 2 state, 3 what became of this message, if the request may be repeated
--- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 messages kept, about, 5 the same if there are subscriptions, which the
---       state says in `s`, 6 the least TTL in ms, 7 how much longer it is made, in ms, 8 body, 9 content type or '',
---       10 attributes or '', 11 1 if the channel was registered just now else 0, 12 1 if it has subscriptions then else 0, 13 TTL of
---       KEYS[3] in ms
--- Returns {position, listeners, 1 if it is to be registered again}, or nil: it has to be registered first.
--- Positions of a channel are <epoch>-0, <epoch>-1, ...: contiguous, so a gap can be seen. A history that begins again,
--- and one of which Redis may have lost the end, goes on in a later epoch.
--- Each call that a script makes costs as much as adding the message, so what need not be done for every message is not: TTLs
--- are set when less than the least is left, and whether there is a history is found out by adding to it.
--- Twice means two messages, unless KEYS[3] is given: then the second finds what the first did. Without it the caller does not
--- repeat it.
-local history, state_key, outcome = KEYS[1], KEYS[2], KEYS[3]
-local channel, live_channel, data_epoch, max_messages = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local max_messages_with_subscriptions, min_ttl_ms, ttl_margin_ms = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local body, content_type, attributes, is_registered = ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
-local has_subscriptions, outcome_ttl_ms = ARGV[12] == '1', ARGV[13]
+-- Adds a message to a channel's history and sends it to everyone who listens.
+-- KEYS: 1 history, 2 state, 3 outcome of this request, given only if the client may repeat it
+-- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 about how many messages to keep, 5 about how many to keep
+--       when the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is
+--       set, 8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now,
+--       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms
+-- Returns {position, listeners, 1 if the caller must register the channel again}, or nil when the caller must register
+-- the channel first and call again.
+-- Positions of a channel are <epoch>-0, <epoch>-1, ...: a missing number shows a gap. A history that starts again, or
+-- whose end Redis may have lost, continues in a later epoch.
+-- Each call to Redis in here costs as much as XADD itself. So TTLs are set only when less than the min TTL is left, and
+-- XADD itself finds out whether the history exists.
+-- May run twice with KEYS[3]: the second run returns the stored outcome. Without it a second run publishes a second
+-- message, so the caller sends the script only once.
+local history, state, outcome = KEYS[1], KEYS[2], KEYS[3]
+local channel, live_channel, data_epoch = ARGV[1], ARGV[2], ARGV[3]
+local max_kept, max_kept_for_subscriptions = ARGV[4], ARGV[5]
+local min_ttl_ms, extra_ttl_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
+local body, content_type, attributes = ARGV[8], ARGV[9], ARGV[10]
+local is_registered, has_subscriptions, outcome_ttl_ms = ARGV[11] == '1', ARGV[12] == '1', ARGV[13]
 
 if outcome then
-  local earlier = redis.call('GET', outcome)
-  if earlier then
-    local position, listeners = string.match(earlier, '^(%S+) (%d+)$')
+  local stored = redis.call('GET', outcome)
+  if stored then
+    local position, listeners = string.match(stored, '^(%S+) (%d+)$')
     return { position, tonumber(listeners), 0 }
   end
 end
-local known, now = redis.call('HMGET', state_key, 'e', 'x', 's'), now_ms()
-local epoch = known[1]
+local known, now = redis.call('HMGET', state, 'e', 'x', 's'), now_ms()
+local known_epoch, expires_at, is_subscribed = known[1], tonumber(known[2]) or 0, known[3]
+local epoch = known_epoch
 if is_registered and redis.call('EXISTS', history) == 0 then
   epoch = string.format('%.0f', math.max(now, (tonumber(epoch) or 0) + 1))
 elseif not epoch then
@@ -35,8 +38,8 @@ elseif not epoch then
 end
 if tonumber(epoch) < tonumber(data_epoch) then epoch = data_epoch end
 
-local at = string.format('%.0f', now)
-local fields = { 'b', body, 'a', at }
+local published = string.format('%.0f', now)
+local fields = { 'b', body, 'a', published }
 if content_type ~= '' then
   fields[5], fields[6] = 't', content_type
 end
@@ -44,30 +47,30 @@ if attributes ~= '' then
   fields[#fields + 1] = 'h'
   fields[#fields + 1] = attributes
 end
-local max, id, position = known[3] and max_messages_with_subscriptions or max_messages, epoch .. '-*', nil
+local max_length, id, position = is_subscribed and max_kept_for_subscriptions or max_kept, epoch .. '-*', nil
 if is_registered then
-  position = redis.call('XADD', history, 'MAXLEN', '~', max, id, unpack(fields))
+  position = redis.call('XADD', history, 'MAXLEN', '~', max_length, id, unpack(fields))
 else
-  position = redis.call('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max, id, unpack(fields))
+  position = redis.call('XADD', history, 'NOMKSTREAM', 'MAXLEN', '~', max_length, id, unpack(fields))
   if not position then return false end
 end
 
-local expires, max_ttl_ms = tonumber(known[2]) or 0, min_ttl_ms + ttl_margin_ms
--- Later than the longest TTL allows: the setting or the clock was changed
-local is_due = is_registered or expires < now + min_ttl_ms or expires > now + max_ttl_ms
-if is_due then
-  local fields_of_state = { 'e', epoch, 'x', string.format('%.0f', now + max_ttl_ms) }
-  -- Spares what they need from trimming before they have their groups
-  if has_subscriptions then fields_of_state[5], fields_of_state[6] = 's', '1' end
-  redis.call('HSET', state_key, unpack(fields_of_state))
+local max_ttl_ms = min_ttl_ms + extra_ttl_ms
+-- More than the max TTL is left after a change of the setting or of the clock
+local is_ttl_due = is_registered or expires_at < now + min_ttl_ms or expires_at > now + max_ttl_ms
+if is_ttl_due then
+  local changes = { 'e', epoch, 'x', string.format('%.0f', now + max_ttl_ms) }
+  -- Keeps trim_channel.lua from removing what subscriptions need before they have their groups
+  if has_subscriptions then changes[5], changes[6] = 's', '1' end
+  redis.call('HSET', state, unpack(changes))
   redis.call('PEXPIRE', history, string.format('%.0f', max_ttl_ms))
-  redis.call('PEXPIRE', state_key, string.format('%.0f', max_ttl_ms))
-elseif known[1] ~= epoch then
-  redis.call('HSET', state_key, 'e', epoch)
+  redis.call('PEXPIRE', state, string.format('%.0f', max_ttl_ms))
+elseif known_epoch ~= epoch then
+  redis.call('HSET', state, 'e', epoch)
 end
 
-local head = position .. ' ' .. at .. ' ' .. #content_type .. ' ' .. #attributes
+local head = position .. ' ' .. published .. ' ' .. #content_type .. ' ' .. #attributes
 redis.call('PUBLISH', live_channel, head .. '\n' .. content_type .. attributes .. body)
 local listeners = redis.call('PUBLISH', channel, body)
 if outcome then redis.call('SET', outcome, position .. ' ' .. listeners, 'PX', outcome_ttl_ms) end
-return { position, listeners, is_due and not is_registered and 1 or 0 }
+return { position, listeners, is_ttl_due and not is_registered and 1 or 0 }

@@ -8,25 +8,25 @@
 local history = KEYS[1]
 local after, max_messages, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
--- Messages may be long, and what is read beyond the limit is read in vain
-local MAX_READ = 64
+-- Messages may be long, and a read beyond the limit is wasted
+local MAX_PER_READ = 64
 local head = redis.call('EXISTS', history) == 1 and last_id(history) or ''
 local before = redis.call('XREVRANGE', history, after, '-', 'COUNT', 2)
 local is_kept = before[1] ~= nil and before[1][1] == after
-local newest_before = before[is_kept and 2 or 1]
-local found, bytes, from, is_more, count = {}, 0, '(' .. after, 1, 1
-while #found < max_messages and bytes < max_bytes and is_more == 1 do
-  local entries = redis.call('XRANGE', history, from, '+', 'COUNT', math.min(count, max_messages - #found))
-  if #entries == 0 then is_more = 0 end
+local last_before = before[is_kept and 2 or 1]
+local page, bytes, start, has_more, count = {}, 0, '(' .. after, 1, 1
+while #page < max_messages and bytes < max_bytes and has_more == 1 do
+  local entries = redis.call('XRANGE', history, start, '+', 'COUNT', math.min(count, max_messages - #page))
+  if #entries == 0 then has_more = 0 end
   for _, entry in ipairs(entries) do
     if bytes < max_bytes then
-      found[#found + 1] = entry
+      page[#page + 1] = entry
       for i = 1, #entry[2], 2 do bytes = bytes + #entry[2][i + 1] end
       start = '(' .. entry[1]
     end
   end
-  local mean = math.max(1, bytes / math.max(1, #found))
-  count = math.max(1, math.min(MAX_READ, 2 * count, math.ceil((max_bytes - bytes) / mean)))
+  local mean_bytes = math.max(1, bytes / math.max(1, #page))
+  count = math.max(1, math.min(MAX_PER_READ, 2 * count, math.ceil((max_bytes - bytes) / mean_bytes)))
 end
 if #page > 0 and page[#page][1] == head then has_more = 0 end
 return { head, is_kept and 1 or 0, last_before and last_before[1] or '', has_more, page }

@@ -1,16 +1,16 @@
 #!lua
--- Puts a channel on the list of those there are, or notes that it is still in use.
--- KEYS: 1 channels
--- ARGV: 1 name, 2 channels that there may be, 3 a channel is gone this long after it was last noted, in ms
--- Returns 1, or 0 if there are too many.
--- May run twice: a name is on the list once.
+-- Adds a channel to the registry, or notes that it is still in use.
+-- KEYS: 1 channels, which is also the pub/sub channel that announces new ones
+-- ARGV: 1 name, 2 max channels, 3 ms without use after which a channel no longer counts
+-- Returns 1, or 0 when there are too many channels.
+-- May run twice: a name is in the registry once.
 local channels = KEYS[1]
-local name, max_channels, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local name, max_channels, max_unused_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local now = now_ms()
 local is_known = redis.call('ZSCORE', channels, name)
 if not is_known and redis.call('ZCARD', channels) >= max_channels then
-  redis.call('ZREMRANGEBYSCORE', channels, '-inf', now - ttl_ms)
+  redis.call('ZREMRANGEBYSCORE', channels, '-inf', now - max_unused_ms)
   if redis.call('ZCARD', channels) >= max_channels then return 0 end
 end
 redis.call('ZADD', channels, now, name)

@@ -1,20 +1,23 @@
 #!lua flags=allow-oom
--- Trims a channel's history to what is kept of it, but not beyond what subscriptions still need: what they have out, and what is
--- behind the last that they were given. What they hold back beyond the cap is trimmed all the same, and reported.
+-- Trims a channel's history to its limits, but keeps the messages that subscriptions still need: those that are
+-- pending, and those that a group has not read. Subscriptions can hold back a limited number of messages and bytes;
+-- beyond that limit the script trims anyway and reports what each subscription lost.
 -- KEYS: 1 history, 2 state
--- ARGV: 1 messages kept, 2 their age in ms or 0, 3 their bytes or 0, 4 messages that subscriptions may hold back, 5 their bytes,
---       6 messages trimmed at most, 7 bytes trimmed at most, about, 8 TTL in ms
--- Returns {messages trimmed, 1 if there is more to trim, 1 if the channel is to be noted as in use, {subscription, messages
---          that it lost or -1 if that cannot be known, ...}, the subscriptions that have groups}, or nil: no history.
--- One call trims in one epoch, where messages are numbered without gaps: so a number of messages is a position.
--- May run twice: the second one finds nothing to trim, and where the history began is noted in the state, as `f`: what was lost
--- before that has been told.
-local history, state_key = KEYS[1], KEYS[2]
+-- ARGV: 1 max messages, 2 max age in ms or 0, 3 max bytes or 0, 4 max messages that subscriptions hold back, 5 max
+--       bytes that they hold back, or 0, 6 max messages to trim in this call, 7 about how many bytes to trim in this
+--       call, 8 TTL in ms
+-- Returns {number of trimmed messages, 1 if there is more to trim, 1 if the caller must register the channel as in use,
+-- {subscription, number of messages that it lost or -1 if nobody can know, ...}, names of the subscriptions that have
+-- groups}, or nil when the channel has no history.
+-- One call trims in one epoch, where messages are numbered without gaps: a number of messages gives a position.
+-- May run twice: the second run finds nothing to trim. Field `f` of the state says where the history started when the
+-- last run ended: losses before that position were reported.
+local history, state = KEYS[1], KEYS[2]
 local max_messages, max_age_ms, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local backlog_max_messages, backlog_max_bytes, max_trimmed = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local max_trimmed_bytes, ttl_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_held_messages, max_held_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local max_trimmed_messages, max_trimmed_bytes, ttl_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 
-local SAMPLES = 100
+local MEMORY_SAMPLES = 100
 
 local function is_before(a, b)
   local a_epoch, a_sequence = split(a)
@@ -40,9 +43,9 @@ local function count_between(from, to)
   return epoch == to_epoch and to_sequence - sequence or nil
 end
 
--- The subscriptions, with the first message that each needs of those from `start` on.
-local function needed_by_subscriptions(start)
-  local found = {}
+-- The subscriptions that have groups, each with the first message from `start` on that it needs.
+local function read_subscriptions(start)
+  local subscriptions = {}
   for _, group in ipairs(groups_of(history)) do
     local name = string.match(group['name'], '^sub:(.+)$')
     if name then
@@ -58,9 +61,9 @@ local function needed_by_subscriptions(start)
   return subscriptions
 end
 
--- What a subscription lost of the messages from a position up to and without another: those that it had out, and those that it
--- had not been given.
-local function lost_by(sub, from, to, most)
+-- How many messages a subscription loses when those from a position up to another one, without that, are trimmed: its
+-- pending ones and its unread ones. -1 if nobody can know.
+local function count_lost(subscription, from, to, max_pending)
   if not is_before(from, to) then return 0 end
   local pending = #redis.call('XPENDING', history, subscription.group, from, '(' .. to, max_pending + 1)
   local unread = count_between(later_of(position_after(subscription.last_delivered), from), to)
@@ -68,31 +71,32 @@ local function lost_by(sub, from, to, most)
   return pending + unread
 end
 
--- The position to which the limits would trim in this call, the one to which they do at any rate, whether there may be more to
--- trim behind it, and the most that one call trims.
-local function limits(first, now)
+-- Where the limits cut the history in this call. Returns the position up to which they trim what nobody needs, the one
+-- up to which they trim in any case, whether a later call may find more to trim, and the max messages of this call.
+local function find_cuts(first, now)
   local epoch, low = split(first[1])
   local last = last_of(history, epoch)
   local _, high = split(last[1])
-  local all, length = high - low + 1, redis.call('XLEN', history)
-  local weight = redis.call('MEMORY', 'USAGE', history, 'SAMPLES', SAMPLES)
-  local mean = math.max(1, weight / length)
-  local most = math.max(1, math.min(max_trimmed, math.floor(max_trimmed_bytes / mean)))
-  local function over(limit)
-    return limit == 0 and 0 or math.min(length - 1, math.floor(math.max(0, weight - limit) / mean))
+  local epoch_length, length = high - low + 1, redis.call('XLEN', history)
+  local bytes = redis.call('MEMORY', 'USAGE', history, 'SAMPLES', MEMORY_SAMPLES)
+  local mean_bytes = math.max(1, bytes / length)
+  local max_count = math.max(1, math.min(max_trimmed_messages, math.floor(max_trimmed_bytes / mean_bytes)))
+  local function excess(byte_limit)
+    if byte_limit == 0 then return 0 end
+    return math.min(length - 1, math.floor(math.max(0, bytes - byte_limit) / mean_bytes))
   end
-  local heavy = over(max_bytes)
-  local own = math.max(0, length - max_messages, heavy)
-  local oldest = now - max_age_ms
-  if max_age_ms ~= 0 and published_at(last) < oldest then
-    -- What is behind this epoch is looked at in the next call
-    own = math.max(all, length)
-  elseif max_age_ms ~= 0 and published_at(first) < oldest then
-    own = math.max(own, first_at(history, epoch, low, high, oldest) - low)
+  local too_heavy = excess(max_bytes)
+  local wanted = math.max(0, length - max_messages, too_heavy)
+  local oldest_kept = now - max_age_ms
+  if max_age_ms ~= 0 and published_at(last) < oldest_kept then
+    -- The next call finds how many messages of the next epoch are too old
+    wanted = math.max(epoch_length, length)
+  elseif max_age_ms ~= 0 and published_at(first) < oldest_kept then
+    wanted = math.max(wanted, first_at(history, epoch, low, high, oldest_kept) - low)
   end
-  local forced = math.min(own, math.max(0, length - backlog_max_messages, over(backlog_max_bytes)))
-  local reach = math.min(all, most)
-  local function position(count)
+  local forced = math.min(wanted, math.max(0, length - max_held_messages, excess(max_held_bytes)))
+  local reach = math.min(epoch_length, max_count)
+  local function position_of(count)
     return join(epoch, low + math.min(count, reach))
   end
   -- The number of bytes of a message is an estimate, which gets better with each call
@@ -101,32 +105,35 @@ end
 
 if redis.call('EXISTS', history) == 0 then return false end
 local first = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
-local start = first and first[1] or next_to(last_id(history))
-local subs = needed_by_subscriptions(start)
-local cut, is_more, most, trimmed = start, false, max_trimmed, 0
+local start = first and first[1] or position_after(last_id(history))
+local subscriptions = read_subscriptions(start)
+local cut, has_more, max_count, trimmed = start, false, max_trimmed_messages, 0
 if first then
-  local own, forced, goes_on, at_once = limits(first, now_ms())
-  cut, most = own, at_once
-  for _, sub in ipairs(subs) do
-    if sub.needed and is_before(sub.needed, cut) then cut = sub.needed end
+  local wanted_cut, forced_cut, may_continue, max_in_call = find_cuts(first, now_ms())
+  cut, max_count = wanted_cut, max_in_call
+  for _, subscription in ipairs(subscriptions) do
+    local needed = subscription.first_needed
+    if needed and is_before(needed, cut) then cut = needed end
   end
-  cut = later(cut, forced)
+  cut = later_of(cut, forced_cut)
   if is_before(start, cut) then trimmed = redis.call('XTRIM', history, 'MINID', '=', cut) end
-  is_more = trimmed > 0 and (goes_on or is_before(cut, own))
+  has_more = trimmed > 0 and (may_continue or is_before(cut, wanted_cut))
 end
 
-local state = redis.call('HMGET', state_key, 's', 'f')
-local told, names, is_needed = {}, {}, false
-for _, sub in ipairs(subs) do
-  local from, is_open = start, false
-  if state[2] then
-    from, is_open = string.gsub(state[2], '^>', '')
-    -- It was empty, so nothing of an epoch that began since has been told
-    if is_open == 1 and split(from) ~= split(start) then from = split(start) .. '-0' end
-  elseif split(sub.last) == split(start) and is_before(next_to(sub.last), start) then
-    from = next_to(sub.last)
+local known = redis.call('HMGET', state, 's', 'f')
+local is_subscribed, known_start = known[1], known[2]
+local losses, names, is_needed = {}, {}, false
+for _, subscription in ipairs(subscriptions) do
+  local after_delivered = position_after(subscription.last_delivered)
+  local from, was_empty = start, 0
+  if known_start then
+    from, was_empty = string.gsub(known_start, '^>', '')
+    -- The history was empty, so no run has reported losses of an epoch that started since
+    if was_empty == 1 and split(from) ~= split(start) then from = split(start) .. '-0' end
+  elseif split(subscription.last_delivered) == split(start) and is_before(after_delivered, start) then
+    from = after_delivered
   end
-  local lost = lost_by(sub, from, cut, most)
+  local lost = count_lost(subscription, from, cut, max_count)
   if lost ~= 0 then
     losses[#losses + 1] = subscription.name
     losses[#losses + 1] = lost
@@ -134,18 +141,19 @@ for _, sub in ipairs(subs) do
   names[#names + 1] = subscription.name
   is_needed = is_needed or subscription.first_needed
 end
-if #subs > 0 then
+if #subscriptions > 0 then
   local kept = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
-  local begins = kept and kept[1] or '>' .. next_to(last_id(history))
-  if state[1] ~= '1' or state[2] ~= begins then redis.call('HSET', state_key, 's', '1', 'f', begins) end
-elseif state[1] or state[2] then
-  redis.call('HDEL', state_key, 's', 'f')
+  -- A '>' in front says that the history is empty
+  local new_start = kept and kept[1] or '>' .. position_after(last_id(history))
+  if is_subscribed ~= '1' or known_start ~= new_start then redis.call('HSET', state, 's', '1', 'f', new_start) end
+elseif is_subscribed or known_start then
+  redis.call('HDEL', state, 's', 'f')
 end
 
 -- What a subscription still needs does not expire
-local is_due = is_needed and redis.call('PTTL', history) < ttl_ms / 2
-if is_due then
+local is_ttl_due = is_needed and redis.call('PTTL', history) < tonumber(ttl_ms) / 2
+if is_ttl_due then
   redis.call('PEXPIRE', history, ttl_ms)
-  redis.call('PEXPIRE', state_key, ttl_ms)
+  redis.call('PEXPIRE', state, ttl_ms)
 end
 return { trimmed, has_more and 1 or 0, is_ttl_due and 1 or 0, losses, names }

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Sets the time of a timer that is there.
--- KEYS: 1 timers, or another sorted set of what is due
--- ARGV: 1 timer, 2 ms
--- Returns 1 when it was changed, else 0.
--- May run twice: the time is set.
+-- Changes the time of a timer that exists.
+-- KEYS: 1 timers, or another sorted set whose scores say when its members are due
+-- ARGV: 1 timer, 2 time at which it is due, in ms
+-- Returns 1 when the time changed, else 0.
+-- May run twice: it sets the time to the same value.
 local timers = KEYS[1]
-local timer, at_ms = ARGV[1], ARGV[2]
+local timer, due_at = ARGV[1], ARGV[2]
 
-return redis.call('ZADD', timers, 'XX', 'CH', at_ms, timer)
+return redis.call('ZADD', timers, 'XX', 'CH', due_at, timer)

@@ -5,14 +5,14 @@
 -- KEYS: 1 epoch
 -- ARGV: none
 -- Returns the epoch.
--- May run twice: it changes something only when the id is another.
-local epoch_key = KEYS[1]
+-- May run twice: the second run finds the id that the first one stored.
+local stored_epoch = KEYS[1]
 
-local known, info = pcall(redis.call, 'INFO', 'replication')
--- A hosted Redis may forbid INFO: then a loss that Redis keeps quiet about cannot be seen
-local id = known and string.match(info, 'master_replid:(%x+)') or '0'
-local epoch, of = string.match(redis.call('GET', epoch_key) or '', '^(%d+) (%x+)$')
-if of == id then return epoch end
+local is_allowed, info = pcall(redis.call, 'INFO', 'replication')
+-- A hosted Redis may forbid INFO: then Galley cannot notice such a loss
+local server_id = is_allowed and string.match(info, 'master_replid:(%x+)') or '0'
+local epoch, epoch_server_id = string.match(redis.call('GET', stored_epoch) or '', '^(%d+) (%x+)$')
+if epoch_server_id == server_id then return epoch end
 epoch = string.format('%.0f', math.max(now_ms(), (tonumber(epoch) or 0) + 1))
-redis.call('SET', epoch_key, epoch .. ' ' .. id)
+redis.call('SET', stored_epoch, epoch .. ' ' .. server_id)
 return epoch

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Acquires or renews the leader lease of maintenance.
--- KEYS: 1 leader lease
--- ARGV: 1 who, 2 term in ms
--- Returns 1 when the caller is the leader now, else 0.
--- May run twice: the term is set, not added to.
+-- Acquires or extends the leader lease.
+-- KEYS: 1 leader
+-- ARGV: 1 process, 2 lease in ms
+-- Returns 1 when the process is the leader now, else 0.
+-- May run twice: it sets the lease to the same length.
 local leader = KEYS[1]
-local holder_name, lease_ms = ARGV[1], ARGV[2]
+local process, lease_ms = ARGV[1], ARGV[2]
 
-local holder = redis.call('GET', leader)
-if holder and holder ~= holder_name then return 0 end
-redis.call('SET', leader, holder_name, 'PX', lease_ms)
+local current = redis.call('GET', leader)
+if current and current ~= process then return 0 end
+redis.call('SET', leader, process, 'PX', lease_ms)
 return 1

@@ -1,30 +1,20 @@
 #!lua flags=allow-oom
--- Looks whether one place says the same of a job as its record does, and mends it if that neither loses nor doubles a job.
--- KEYS: 1 record, 2 result, 3 due, 4 pending, 5 timers, 6 stats, 7 lane, 8 lanes, 9 held, 10 limit, 11 active, 12 leases,
---       13 stream that the record names, 14 stream of the entry or attempt that is looked at
--- ARGV: 1 what is looked at: "record", or the member of "due", "pending", "key_queue", "admitted", "expire" (of timers), or an
---       "entry", or an "attempt" by its member, 2 "1" to mend, 3 id, 4 key of the limit or "", 5 state, 6 priority and
---       7 entry that the record named when the caller looked, or "", 8 entry, 9 member, 10 "1" when the entry says that
---       the job has a record
--- Returns {kind, 1 if it was mended, else 0}, or {} when nothing is wrong or the job has moved meanwhile.
+-- Checks whether one place says the same of a job as the job's record does. Repairs it if that can neither lose nor
+-- duplicate a job.
+-- KEYS: 1 record, 2 result, 3 due, 4 pending, 5 timers, 6 stats, 7 key queue, 8 waiting keys, 9 admitted, 10 limit of
+--       the key, 11 active, 12 leases, 13 stream that the record names, 14 stream of the checked entry or attempt
+-- ARGV: 1 what to check: "record", a member of "due", "pending", "key_queue", "admitted" or "expire" (timers), an
+--       "entry", or an "attempt", 2 "1" to repair, 3 id, 4 key of the limit or "", 5 state, 6 priority and 7 entry that
+--       the record named when the caller read it, or "", 8 entry, 9 name of the attempt, 10 "1" when the entry says
+--       that the job has a record
+-- Returns {kind of violation, 1 if it was repaired else 0}, or {} when nothing is wrong or the job has moved meanwhile.
 -- May run twice: the second run finds nothing wrong.
-local record_key, result, due, pending, timers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local record, result, due, pending, timers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local key_queue, waiting_keys, admitted, limit, active = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local leases, named_stream, stream = KEYS[12], KEYS[13], KEYS[14]
-local what, repair, id, key, known_state, known_priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local known_entry, entry, member, has_record_marker = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-
-local mend = repair == '1'
--- An attempt tells nothing of the job's id
-local record = what == 'attempt' and {} or redis.call('HMGET', record_key, 's', 'p', 'x', 'd', 'e', 'l')
-local state = record[1]
-if what ~= 'attempt' then
-  local known = { known_state, known_priority, known_entry }
-  for i = 1, 3 do
-    if (record[i] or '') ~= known[i] then return {} end
-  end
-end
-local parked_in = { scheduled = due, retryable = due, pending = pending, key_waiting = key_queue }
+local leases, record_stream, entry_stream = KEYS[12], KEYS[13], KEYS[14]
+local checked, may_repair, id, key = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
+local seen_state, seen_priority, seen_entry = ARGV[5], ARGV[6], ARGV[7]
+local entry, attempt_name, says_record = ARGV[8], ARGV[9], ARGV[10] == '1'
 
 -- An attempt does not name the id of its job
 local fields = checked == 'attempt' and {} or redis.call('HMGET', record, 's', 'p', 'x', 'd', 'e', 'l')
@@ -44,7 +34,7 @@ end
 -- Whether the job is where its record says
 local function is_in_place()
   if state == 'queued' then
-    local item = redis.call('XRANGE', named_stream, known_entry, known_entry)[1]
+    local item = redis.call('XRANGE', record_stream, seen_entry, seen_entry)[1]
     for i = 1, item and #item[2] or 0, 2 do
       if item[2][i] == 'i' then return item[2][i + 1] == id or #item[2][i + 1] < 36 end
     end
@@ -58,88 +48,94 @@ local function consumer_of(stream, stream_entry)
   return not found.err and #found == 1 and found[1][2] or nil
 end
 
--- An attempt that nobody can end any more: its lease is over, and the maintenance hands the job on
+-- Expires the lease of an attempt that no worker can end any more: maintenance then retries the job
 local function expire_lease()
-  redis.call('HSETNX', active, member, string.format('lost %d 0 0 ', now_ms()))
-  redis.call('ZADD', leases, now_ms(), member)
+  redis.call('HSETNX', active, attempt_name, string.format('lost %d 0 0 ', now_ms()))
+  redis.call('ZADD', leases, now_ms(), attempt_name)
 end
 
-if what == 'due' or what == 'pending' or what == 'key_queue' then
-  local set = ({ due = due, pending = pending, key_queue = key_queue })[what]
+-- Has maintenance check soon whether the limit admits another job of the key
+local function check_key_now()
+  redis.call('ZADD', timers, now_ms(), 'key ' .. key)
+end
+
+if checked == 'due' or checked == 'pending' or checked == 'key_queue' then
+  local set = ({ due = due, pending = pending, key_queue = key_queue })[checked]
   if not redis.call('ZSCORE', set, id) then return {} end
-  if state and parked_in[state] == set and (what ~= 'key_queue' or string.match(record[6] or '', '^%S+') == key) then
-    if what ~= 'key_queue' or redis.call('SISMEMBER', waiting_keys, key) == 1 then return {} end
-    return found('lane_unlisted', true, function()
+  if state and parked_in[state] == set and (checked ~= 'key_queue' or string.match(key_limit, '^%S+') == key) then
+    if checked ~= 'key_queue' or redis.call('SISMEMBER', waiting_keys, key) == 1 then return {} end
+    return violation('key_queue_unlisted', true, function()
       redis.call('SADD', waiting_keys, key)
-      redis.call('ZADD', timers, now_ms(), 'key ' .. key)
+      check_key_now()
     end)
   end
   return violation(state and 'member_elsewhere' or 'member_without_record', true, function()
     redis.call('ZREM', set, id)
-    if what == 'key_queue' then redis.call('HINCRBY', stats, 'key_waiting', -1) end
+    if checked == 'key_queue' then redis.call('HINCRBY', stats, 'key_waiting', -1) end
   end)
 end
 
-if what == 'admitted' then
-  if not redis.call('ZSCORE', admitted, id) or (state == 'queued' and is_placed()) then return {} end
-  return found('held_without_entry', true, function()
+if checked == 'admitted' then
+  if not redis.call('ZSCORE', admitted, id) or (state == 'queued' and is_in_place()) then return {} end
+  return violation('admitted_without_entry', true, function()
     redis.call('ZREM', admitted, id)
-    redis.call('ZADD', timers, now_ms(), 'key ' .. key)
+    check_key_now()
   end)
 end
 
-if what == 'expire' then
-  if state or not redis.call('ZSCORE', timers, 'expire ' .. id) then return {} end
-  return found('timer_of_ended', true, function() redis.call('ZREM', timers, 'expire ' .. id) end)
+if checked == 'expire' then
+  local timer = 'expire ' .. id
+  if state or not redis.call('ZSCORE', timers, timer) then return {} end
+  return violation('timer_of_ended', true, function() redis.call('ZREM', timers, timer) end)
 end
 
 if checked == 'record' then
   if not state then return {} end
   if redis.call('EXISTS', result) == 1 then
-    return found('record_of_ended', not is_placed(), function() redis.call('DEL', record_key) end)
+    return violation('record_of_ended', not is_in_place(), function() redis.call('DEL', record) end)
   end
-  if is_placed() then return {} end
-  -- What a job in a stream needs is in its entry alone
-  if state == 'queued' then return found('record_without_entry', false) end
-  local can_park = parked_in[state] and record[5] and (parked_in[state] ~= due or tonumber(record[4] or ''))
-  return found('record_without_place', can_park and (state ~= 'key_waiting' or key ~= ''), function()
+  if is_in_place() then return {} end
+  -- Only the entry holds what a job in a stream needs
+  if state == 'queued' then return violation('record_without_entry', false) end
+  local can_park = parked_in[state] and envelope and (parked_in[state] ~= due or tonumber(due_at or ''))
+  return violation('record_without_place', can_park and (state ~= 'key_waiting' or key ~= ''), function()
     if state == 'key_waiting' then
-      enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, record[2], key,
-        string.match(record[6] or '', ' (.+)$') or '', now_ms())
+      local policy = string.match(key_limit, ' (.+)$') or ''
+      enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, now_ms())
     else
       redis.call('ZADD', parked_in[state], state == 'pending' and now_ms() or due_at, id)
     end
   end)
 end
 
-local consumer = consumer_of(stream, entry)
-local has_attempt = redis.call('HEXISTS', active, member) == 1
-local has_lease = redis.call('ZSCORE', leases, member)
-if what == 'attempt' then
+local consumer = consumer_of(entry_stream, entry)
+local has_attempt = redis.call('HEXISTS', active, attempt_name) == 1
+local has_lease = redis.call('ZSCORE', leases, attempt_name)
+if checked == 'attempt' then
   if not has_attempt and not has_lease then return {} end
   if not consumer then
-    return found('attempt_without_entry', true, function()
-      redis.call('HDEL', active, member, 'p:' .. member)
-      redis.call('ZREM', leases, member)
+    return violation('attempt_without_entry', true, function()
+      redis.call('HDEL', active, attempt_name, 'p:' .. attempt_name)
+      redis.call('ZREM', leases, attempt_name)
     end)
   end
   if has_attempt then return {} end
-  return found('lease_without_attempt', true, function()
-    if consumer == 'pull' then expire_lease() else redis.call('ZREM', leases, member) end
+  return violation('lease_without_attempt', true, function()
+    if consumer == 'pull' then expire_lease() else redis.call('ZREM', leases, attempt_name) end
   end)
 end
 
-if #redis.call('XRANGE', stream, entry, entry) == 0 then return {} end
-local function drop() redis.call('XDEL', stream, entry) end
-local function note()
-  redis.call('HSET', record_key, 's', 'queued', 'p', string.match(member, '^(.*):'), 'x', entry)
+if #redis.call('XRANGE', entry_stream, entry, entry) == 0 then return {} end
+local function delete_entry() redis.call('XDEL', entry_stream, entry) end
+local function record_entry()
+  redis.call('HSET', record, 's', 'queued', 'p', string.match(attempt_name, '^(.*):'), 'x', entry)
 end
--- One that runs is let be: its end is fenced
-if redis.call('EXISTS', result) == 1 then return found('entry_of_ended', not consumer, drop) end
-if not state and has_record_marker == '1' then return found('entry_without_record', true, note) end
-if state and not (state == 'queued' and known_priority .. ':' .. known_entry == member) then
-  if state == 'queued' and not is_placed() then return found('entry_elsewhere', true, note) end
-  return found('entry_elsewhere', not consumer and is_placed(), drop)
+-- An entry that a worker runs stays: the fence stops its end
+if redis.call('EXISTS', result) == 1 then return violation('entry_of_ended', not consumer, delete_entry) end
+if not state and says_record then return violation('entry_without_record', true, record_entry) end
+if state and not (state == 'queued' and seen_priority .. ':' .. seen_entry == attempt_name) then
+  if state == 'queued' and not is_in_place() then return violation('entry_elsewhere', true, record_entry) end
+  return violation('entry_elsewhere', not consumer and is_in_place(), delete_entry)
 end
-if consumer == 'pull' and not has_lease then return found('attempt_without_lease', true, expire_lease) end
+if consumer == 'pull' and not has_lease then return violation('attempt_without_lease', true, expire_lease) end
 return {}

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- Notes that messages are done with.
--- KEYS: 1 history, 2 figures of the subscription
--- ARGV: 1 group, 2 how many were delivered, 3 how many were not wanted, 4 positions from here on
--- Returns how many were not done with before.
--- May run twice: figures count what was acknowledged now, or nothing.
+-- Acknowledges messages of a subscription and counts them.
+-- KEYS: 1 history, 2 counters of the subscription
+-- ARGV: 1 group, 2 how many were delivered, 3 how many were filtered out, 4.. positions
+-- Returns how many of them were pending until now.
+-- May run twice: the second run acknowledges nothing and counts nothing.
 local history, counters = KEYS[1], KEYS[2]
 local group, delivered, filtered = ARGV[1], ARGV[2], ARGV[3]
-local FIRST_POSITION = 4
+local first_position = 4
 
-local acked = redis.call('XACK', history, group, unpack(ARGV, FIRST_POSITION))
+local acked = redis.call('XACK', history, group, unpack(ARGV, first_position))
 if acked > 0 then
   if delivered ~= '0' then
     redis.call('HINCRBY', counters, 'delivered', delivered)

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Blocks a channel that is delivered in order until its next message is tried again, and releases the channel.
 -- KEYS: 1 cursor
--- ARGV: 1 worker, 2 token, 3 ms until it is tried again, 4 what went wrong, or '' when it was not tried at all
--- Returns how often it has failed in a row, or -1 when another has the channel.
--- May run twice: the second time the channel is another's.
+-- ARGV: 1 worker, 2 token, 3 ms until the next attempt, 4 error, or '' when there was no attempt
+-- Returns how often the message has failed in a row, or -1 when another worker owns the channel.
+-- May run twice: the second run finds that the worker no longer owns the channel.
 local cursor = KEYS[1]
 local worker, token, delay_ms, problem = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 

@@ -11,12 +11,12 @@ local group, given_position, max_epochs = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local known = redis.call('HMGET', cursor, 'd', 'n', 'w', 'e')
 local position = given_position ~= '' and given_position or known[1] or ''
-local attempts, at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
-if redis.call('EXISTS', history) == 0 then return { position, '', 0, 0, attempts, at, problem } end
+local failures, next_attempt_at, problem = tonumber(known[2]) or 0, tonumber(known[3]) or 0, known[4] or ''
+if redis.call('EXISTS', history) == 0 then return { position, '', 0, 0, failures, next_attempt_at, problem } end
 local head = last_id(history)
-local lag, from = 0, position == '' and '-' or '(' .. position
+local lag, start = 0, position == '' and '-' or '(' .. position
 for _ = 1, max_epochs do
-  local first = redis.call('XRANGE', history, from, '+', 'COUNT', 1)[1]
+  local first = redis.call('XRANGE', history, start, '+', 'COUNT', 1)[1]
   if not first then break end
   local epoch, low = split(first[1])
   local _, high = split(last_of(history, epoch)[1])

@@ -1,51 +1,59 @@
 #!lua
--- Lets one worker at a time deliver a channel in order: gives it the channel, moves its cursor on, hands out what follows.
--- KEYS: 1 history, 2 cursor, 3 figures of the subscription
--- ARGV: 1 group, 2 worker, 3 ms after which a silent worker loses the channel, 4 its token or '' to ask for the channel,
---       5 position that was delivered or '', 6 messages at most, 7 bytes of messages after which it ends, 8 TTL of the
---       cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
--- Returns {how, token, position before, the newest kept before that or '', entries, ms, attempts}; how is "not_opened" when
--- the group has to be opened first, "lost" when another has the channel or it was moved, "owned_elsewhere" when another has it for
--- that many ms, "blocked" when a message failed and is tried again in that many ms, "empty" when there is nothing and the
--- channel is given back, "read", or "gap" when the first entry does not follow the position before.
--- May run twice: a token is given to one worker, and a cursor moved to the same place stays there.
+-- Lets one worker at a time deliver a channel in order: claims the channel for it, moves its cursor, returns the next
+-- messages.
+-- KEYS: 1 history, 2 cursor, 3 counters of the subscription
+-- ARGV: 1 group, 2 worker, 3 ms after which an idle worker loses the channel, 4 its token, or '' to claim the channel,
+--       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of
+--       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
+-- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts}.
+-- Outcomes:
+--   not_opened       the caller must open the group first
+--   lost             another worker claimed the channel, or somebody moved the cursor
+--   owned_elsewhere  another worker owns the channel, for another `ms`
+--   blocked          a message failed, and its next attempt is in `ms`; the channel is released
+--   empty            there is no message; the channel is released
+--   read             the entries follow the position
+--   gap              messages between the position and the first entry are missing
+-- May run twice: one worker has a token, and the cursor moves to the same position.
 local history, cursor, counters = KEYS[1], KEYS[2], KEYS[3]
-local group, worker, lease_ms, given_token, delivered_position = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local max_messages, max_bytes, cursor_ttl_ms, counted_as = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local group, worker, max_idle_ms, given_token = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local done_position, max_messages, max_bytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local cursor_ttl_ms, counter = ARGV[8], ARGV[9]
 
 local now = now_ms()
 local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n')
 local position, owner, token = known[1], known[2], known[3]
+local owned_until, blocked_until, failures = tonumber(known[4]) or 0, tonumber(known[5]) or 0, tonumber(known[6]) or 0
 if not position then return { 'not_opened', '', '', '', {}, 0, 0 } end
 if given_token ~= '' then
   if token ~= given_token or owner ~= worker then return { 'lost', '', position, '', {}, 0, 0 } end
 else
-  local lease_left_ms = owner and owner ~= worker and (tonumber(known[4]) or 0) - now or 0
-  if lease_left_ms > 0 then return { 'owned_elsewhere', '', position, '', {}, lease_left_ms, 0 } end
+  local owned_ms = owner and owner ~= worker and owned_until - now or 0
+  if owned_ms > 0 then return { 'owned_elsewhere', '', position, '', {}, owned_ms, 0 } end
   token = string.format('%.0f', redis.call('HINCRBY', cursor, 'k', 1))
 end
-if delivered_position ~= '' then
-  position = delivered_position
+if done_position ~= '' then
+  position = done_position
   redis.call('HSET', cursor, 'd', position)
   redis.call('HDEL', cursor, 'n', 'w', 'e')
   redis.pcall('XGROUP', 'SETID', history, group, position)
-  known[5], known[6] = false, false
-  if counted_as ~= '' then redis.call('HINCRBY', counters, counted_as, 1) end
-  if counted_as == 'delivered' then
+  blocked_until, failures = 0, 0
+  if counter ~= '' then redis.call('HINCRBY', counters, counter, 1) end
+  if counter == 'delivered' then
     redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now))
     redis.call('HDEL', counters, 'failing_since')
   end
   extend_counters_ttl(counters)
 end
 redis.call('PEXPIRE', cursor, cursor_ttl_ms)
-local blocked_ms = (tonumber(known[5]) or 0) - now
+local blocked_ms = blocked_until - now
 if blocked_ms > 0 then
   redis.call('HDEL', cursor, 'o', 'u')
-  return { 'blocked', '', position, '', {}, blocked_ms, tonumber(known[6]) or 0 }
+  return { 'blocked', '', position, '', {}, blocked_ms, failures }
 end
-local entries, bytes, from = {}, 0, '(' .. position
+local entries, bytes, start = {}, 0, '(' .. position
 while #entries < max_messages and bytes < max_bytes do
-  local entry = redis.call('XRANGE', history, from, '+', 'COUNT', 1)[1]
+  local entry = redis.call('XRANGE', history, start, '+', 'COUNT', 1)[1]
   if not entry then break end
   entries[#entries + 1] = entry
   start = '(' .. entry[1]
@@ -55,7 +63,7 @@ if #entries == 0 and max_messages > 0 then
   redis.call('HDEL', cursor, 'o', 'u')
   return { 'empty', '', position, '', {}, 0, 0 }
 end
-redis.call('HSET', cursor, 'o', worker, 'u', string.format('%.0f', now + lease_ms))
-local how, before = 'read', ''
-if #entries > 0 then how, before = check_gap(history, position, entries[1][1]) end
-return { how, token, position, before, entries, 0, tonumber(known[6]) or 0 }
+redis.call('HSET', cursor, 'o', worker, 'u', string.format('%.0f', now + max_idle_ms))
+local outcome, before = 'read', ''
+if #entries > 0 then outcome, before = check_gap(history, position, entries[1][1]) end
+return { outcome, token, position, before, entries, 0, failures }

@@ -1,16 +1,16 @@
 #!lua
 -- Lets a subscription read a channel: creates its cursor and its consumer group if they are missing.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
--- ARGV: 1 group, 2 position to begin behind or '' for the newest, 3 TTL of the cursor in ms
--- Returns {position, 1 if the group was lost}, or nil if there is no history yet: then there is nothing to miss.
--- May run twice: a cursor that is there stays where it is.
+-- ARGV: 1 group, 2 position after which it starts, or '' for the last one, 3 TTL of the cursor in ms
+-- Returns {position, 1 if the group was lost}, or nil when the channel has no history yet: then there is nothing to
+-- miss.
+-- May run twice: a cursor or a group that exists stays where it is.
 local history, cursor, state = KEYS[1], KEYS[2], KEYS[3]
-local group, start_position, cursor_ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+local group, position, cursor_ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
 if redis.call('EXISTS', history) == 0 then return false end
-local position = start_position
 if position == '' then position = last_id(history) end
--- Spares what the group needs from trimming
+-- Keeps trim_channel.lua from removing what the group needs
 redis.call('HSET', state, 's', '1')
 local joined, problem = join_group(history, cursor, group, position, cursor_ttl_ms, last_delivered_ids(history))
 if problem then return problem end

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
--- Notes that a delivery failed.
--- KEYS: 1 figures of the subscription
--- Returns since when nothing but failures was seen, in ms, and the time now.
--- Twice counts twice: figures are for people, and the beginning stays the same.
+-- Counts a failed delivery.
+-- KEYS: 1 counters of the subscription
+-- ARGV: none
+-- Returns {time of the first failure since the last success, now}, in ms.
+-- May run twice: it counts the failure twice, which only people read; the time of the first failure stays.
 local counters = KEYS[1]
 
 local now = string.format('%.0f', now_ms())

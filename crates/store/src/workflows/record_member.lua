@@ -6,22 +6,22 @@
 -- does not exist.
 -- May run twice: the second run changes nothing.
 local workflow = KEYS[1]
-local member, state, member_result, placeholder = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local max_result_bytes = tonumber(ARGV[5])
+local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
-local index = tonumber(member)
-local known = redis.call('HMGET', workflow, 'y', 't', 'j' .. member)
-if not known[1] or not known[2] or not known[3] then return {} end
-local total = tonumber(known[2])
-if redis.call('HSETNX', workflow, 'e' .. member, state) == 1 then
-  if index < total then redis.call('HINCRBY', workflow, 'k', 1) end
-  if member_result ~= '' then
-    local stored_bytes = tonumber(redis.call('HGET', workflow, 'b') or '0')
-    local result = member_result
-    if stored_bytes + #result > max_result_bytes then result = placeholder end
-    redis.call('HINCRBY', workflow, 'b', #result)
-    redis.call('HSET', workflow, 'r' .. member, result)
+local known = redis.call('HMGET', workflow, 'y', 't', 'j' .. index)
+local kind, members, job = known[1], tonumber(known[2] or ''), known[3]
+if not kind or not members or not job then return {} end
+if redis.call('HSETNX', workflow, 'e' .. index, state) == 1 then
+  -- Callbacks come after the members
+  if tonumber(index) < members then redis.call('HINCRBY', workflow, 'k', 1) end
+  if result ~= '' then
+    local result_bytes = tonumber(redis.call('HGET', workflow, 'b') or '0')
+    local stored = result
+    if result_bytes + #result > max_result_bytes then stored = short_result end
+    redis.call('HINCRBY', workflow, 'b', #stored)
+    redis.call('HSET', workflow, 'r' .. index, stored)
   end
 end
 local now = redis.call('HMGET', workflow, 'k', 's')
-return { known[1], total, tonumber(now[1] or '0'), now[2] or '' }
+local ended, end_state = tonumber(now[1] or '0'), now[2] or ''
+return { kind, members, ended, end_state }

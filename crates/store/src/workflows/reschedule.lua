@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Sets when the maintenance looks at a workflow next.
+-- Sets when maintenance checks a workflow next.
 -- KEYS: 1 workflows
--- ARGV: 1 id, 2 in that many ms
--- Returns 1 when the workflow was not among them, else 0.
--- May run twice: the time is set, not added to.
+-- ARGV: 1 id, 2 delay in ms
+-- Returns 1 when the set did not have the workflow, else 0.
+-- May run twice: it sets the time and adds nothing to it.
 local workflows = KEYS[1]
 local id, delay_ms = ARGV[1], tonumber(ARGV[2])
 
