@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 
 # The switch: "--strict" makes `make check` fail on long files, repeated type names and import circles; "" only reports
 # them
-source_mode=""
+source_mode="--strict"
 
 # tool NAME VERSION: from crates.io, without optimising it: it runs for a second
 tool() {

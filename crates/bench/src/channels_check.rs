@@ -4,7 +4,7 @@
 use clap::{ArgAction, Args};
 use e2e::channels_check::{CheckPlan, SubscriptionCheck, delivery_check::RedeliveryCause, run as check};
 
-use crate::report::{BenchReport, count_as_f64};
+use crate::{numbers::count_as_f64, report::BenchReport};
 
 /// Messages that came again for no known reason, and are reported.
 const MAX_DETAILS: usize = 20;

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::{galley::BenchDurability, report::count_as_f64};
+use crate::{galley::BenchDurability, numbers::count_as_f64};
 
 /// What the figures were taken on.
 pub(crate) struct BenchMachine {

@@ -9,6 +9,7 @@ mod channels_check;
 mod commands;
 mod galley;
 mod machine;
+mod numbers;
 mod pickup;
 mod report;
 mod schedule;

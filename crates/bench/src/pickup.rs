@@ -18,7 +18,7 @@ use testkit::RedisServer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::report::{BenchReport, count_as_f64};
+use crate::{numbers::count_as_f64, report::BenchReport};
 
 pub(crate) const JOBS: u32 = 500;
 

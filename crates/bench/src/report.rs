@@ -126,12 +126,6 @@ pub(crate) fn median(values: Vec<f64>) -> f64 {
     percentile_of(values, 50)
 }
 
-/// A count as a figure.
-#[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
-pub(crate) fn count_as_f64(count: u64) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

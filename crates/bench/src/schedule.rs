@@ -9,7 +9,8 @@ use store::local_now;
 
 use crate::{
     galley::{BenchDurability, BenchGalley, job_time, noop_job_at, poll_until},
-    report::{BenchReport, count_as_f64},
+    numbers::count_as_f64,
+    report::BenchReport,
 };
 
 pub(crate) const JOBS: u32 = 2000;

@@ -22,7 +22,8 @@ use crate::{
     channels::{BenchPublisher, BenchReaders, BenchServerKind, timestamped_message},
     galley::{BenchDurability, BenchGalley},
     machine::resident_bytes,
-    report::{BenchReport, count_as_f64, percentile_of},
+    numbers::count_as_f64,
+    report::{BenchReport, percentile_of},
 };
 
 /// Bytes of a message, and messages per second: a slow reader falls behind by 1.3 MB each second, more than all buffers of

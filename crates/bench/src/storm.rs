@@ -22,7 +22,8 @@ use tokio::{
 use crate::{
     galley::{BenchDurability, BenchGalley, job_id, job_time, noop_job, noop_job_at, now_ms, poll_until},
     machine::scheduler_times_ms,
-    report::{BenchReport, count_as_f64},
+    numbers::count_as_f64,
+    report::BenchReport,
 };
 
 pub(crate) const JOBS: u32 = 100_000;

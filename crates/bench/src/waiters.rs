@@ -14,7 +14,8 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use crate::{
     galley::{BenchDurability, BenchGalley, job_time, noop_job, now_ms, poll_until},
     machine::resident_bytes,
-    report::{BenchReport, count_as_f64},
+    numbers::count_as_f64,
+    report::BenchReport,
 };
 
 pub(crate) const CLIENTS: u32 = 5000;

@@ -12,7 +12,8 @@ use super::{
 use crate::{
     galley::BenchDurability,
     machine::{resident_bytes, scheduler_times_ms},
-    report::{BenchReport, count_as_f64},
+    numbers::count_as_f64,
+    report::BenchReport,
 };
 
 /// Bytes of a message.

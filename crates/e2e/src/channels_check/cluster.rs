@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     reader_check::{CheckedHistory, CheckedPosition},
-    readers::parse_tag,
+    stream_event::parse_tag,
     worker_sockets::WorkerSockets,
 };
 use testkit::{RedisPersistence, RedisServer, ServiceProcess, http::HttpConnection};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    faults::Fault,
+    faults::{Fault, FaultWindow},
     reader_check::{CheckedPosition, MessageTag},
 };
 
@@ -44,19 +44,6 @@ pub enum CheckedResponse {
     ConnectionClosed,
     /// The sender closed it, or was gone.
     ClientGone,
-}
-
-/// Something that broke.
-#[derive(Debug, Clone, Copy)]
-pub struct FaultWindow {
-    /// What.
-    pub fault: Fault,
-    /// The worker, if it was one.
-    pub worker: Option<usize>,
-    /// From when.
-    pub from: Instant,
-    /// Until when.
-    pub to: Instant,
 }
 
 /// Why a message came again.

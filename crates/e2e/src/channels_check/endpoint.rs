@@ -19,7 +19,7 @@ use super::{
     POLL_INTERVAL,
     delivery_check::{CheckedDelivery, CheckedResponse},
     reader_check::CheckedPosition,
-    readers::parse_tag,
+    stream_event::parse_tag,
     worker_sockets::{SocketOwner, WorkerSockets},
 };
 use testkit::{ReceivedRequest, TEST_TIMEOUT, read_request};

@@ -16,7 +16,7 @@ use rand::{
 };
 use tokio::time::sleep;
 
-use super::{CheckPlan, POLL_INTERVAL, cluster::CheckCluster, delivery_check::FaultWindow, readers::CheckedReader};
+use super::{CheckPlan, POLL_INTERVAL, cluster::CheckCluster, readers::CheckedReader};
 use testkit::TEST_TIMEOUT;
 
 /// Between two faults, in milliseconds.
@@ -25,6 +25,19 @@ const FAULT_INTERVAL_MS: std::ops::Range<u64> = 200..1200;
 const DOWNTIME_MS: std::ops::Range<u64> = 20..400;
 /// Of that many readers one loses its connection.
 const CUT_READERS_ONE_IN: usize = 5;
+
+/// Something that broke.
+#[derive(Debug, Clone, Copy)]
+pub struct FaultWindow {
+    /// What.
+    pub fault: Fault,
+    /// The worker, if it was one.
+    pub worker: Option<usize>,
+    /// From when.
+    pub from: Instant,
+    /// Until when.
+    pub to: Instant,
+}
 
 /// What may break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

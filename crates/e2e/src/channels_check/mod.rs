@@ -12,6 +12,7 @@ mod publishers;
 pub mod reader_check;
 mod readers;
 mod sse;
+mod stream_event;
 mod subscriptions;
 mod worker_sockets;
 mod ws;

@@ -19,7 +19,7 @@ use super::{
     CATCH_UP_TIMEOUT, LastPositions,
     cluster::GatewayPool,
     reader_check::{CheckedPosition, CheckedPublishOutcome, MessageTag},
-    readers::message_body,
+    stream_event::message_body,
 };
 use testkit::http::HttpConnection;
 

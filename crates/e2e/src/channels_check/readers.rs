@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Context, ensure};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use serde::Deserialize;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
     LastPositions,
     cluster::GatewayPool,
-    reader_check::{CheckedEvent, CheckedPosition, MessageTag},
+    reader_check::{CheckedEvent, CheckedPosition},
     sse::EventStreamClient,
+    stream_event::{CheckedStreamEvent, parse_tag},
     ws::WebSocketClient,
 };
 
@@ -54,37 +54,6 @@ pub(super) struct ReaderLog {
     /// What it comes back with: of an event stream one id, of a WebSocket one for each channel.
     last_ids: Vec<Option<String>>,
     is_open: bool,
-}
-
-/// Something that came.
-pub(super) enum CheckedStreamEvent {
-    Message(CheckedMessage),
-    Gap(CheckedGap),
-    /// The position from which a channel is read: the same as the id of a stream that begins.
-    Subscribed {
-        channel: usize,
-        id: String,
-    },
-    KeepAlive,
-}
-
-/// A message as gateways show it.
-#[derive(Deserialize)]
-pub(super) struct CheckedMessage {
-    pub(super) id: String,
-    channel: String,
-    data: String,
-    /// The id that an event stream comes back with.
-    #[serde(skip)]
-    pub(super) stream_id: Option<String>,
-}
-
-/// A gap as gateways show it.
-#[derive(Deserialize)]
-pub(super) struct CheckedGap {
-    channel: String,
-    from: String,
-    to: Option<String>,
 }
 
 impl CheckedReader {
@@ -221,18 +190,4 @@ impl CheckedReader {
 enum ReaderConnection {
     Sse(EventStreamClient),
     Ws(Box<WebSocketClient>),
-}
-
-/// The body of a message.
-pub(super) fn message_body(channel: &str, mark: MessageTag) -> String {
-    format!("{channel} {} {}", mark.publisher, mark.number)
-}
-
-/// Who published it, of what a message of that channel has as its body.
-pub(super) fn parse_tag(channel: &str, body: &str) -> anyhow::Result<MessageTag> {
-    let mut parts = body.split(' ');
-    let (of, publisher, number) = (parts.next(), parts.next(), parts.next());
-    ensure!(of == Some(channel), "{body:?} is in {channel}");
-    let number = number.with_context(|| format!("{body:?} is no message of this run"))?;
-    Ok(MessageTag { publisher: publisher.context("a publisher")?.parse()?, number: number.parse()? })
 }

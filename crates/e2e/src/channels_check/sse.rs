@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::readers::{CheckedMessage, CheckedStreamEvent};
+use super::stream_event::{CheckedMessage, CheckedStreamEvent};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

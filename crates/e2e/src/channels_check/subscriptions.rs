@@ -14,10 +14,9 @@ use tokio::time::sleep;
 use super::{
     POLL_INTERVAL, SubscriptionCheck,
     cluster::GatewayPool,
-    delivery_check::{
-        CheckedDelivery, CheckedResponse, DeliveryTally, FaultWindow, check_deliveries, check_jobs, check_order,
-    },
+    delivery_check::{CheckedDelivery, CheckedResponse, DeliveryTally, check_deliveries, check_jobs, check_order},
     endpoint::CheckedEndpoint,
+    faults::FaultWindow,
     reader_check::{CheckedHistory, CheckedPosition},
 };
 use testkit::http::HttpConnection;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite};
 
-use super::readers::CheckedStreamEvent;
+use super::stream_event::CheckedStreamEvent;
 
 pub(super) struct WebSocketClient(WebSocketStream<TcpStream>);
 

@@ -5,6 +5,7 @@ mod bridge;
 mod callback_tokens;
 mod channel_history;
 mod channel_hub;
+mod channel_patterns;
 mod channels;
 mod claims;
 mod consistency_checker;
