@@ -25,6 +25,7 @@ const MAX_CONNECTING: usize = 64;
 /// Longest wait until all of them wait.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(40);
 
+#[expect(clippy::too_many_lines, reason = "one scenario: start, connect, wait, measure")]
 pub(crate) async fn run(durability: BenchDurability, clients: u32) -> anyhow::Result<BenchReport> {
     let mut report = BenchReport::new("waiters");
     let galley = Arc::new(BenchGalley::start(durability).await);

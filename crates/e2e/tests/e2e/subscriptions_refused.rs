@@ -13,6 +13,7 @@ use crate::{
 const PRIVATE: (&str, &str) = ("GALLEY__SUBSCRIPTIONS__ALLOW_PRIVATE", "true");
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table: each bad input beside its answer")]
 async fn every_kind_of_bad_input_is_refused_with_what_is_allowed_and_writes_nothing() {
     let kit = GalleyKit::start().await;
     let with = |member: &str| format!(r#"{{"channels":["a"],"deliver":{{"log":{{}}}},{member}}}"#);

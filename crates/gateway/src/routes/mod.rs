@@ -30,6 +30,7 @@ use crate::{error::ApiError, media_type::OJS_JSON};
 type ApiResult = Result<HttpResponse, ApiError>;
 
 /// Adds every route. Pages from `origins` may read channels.
+#[expect(clippy::too_many_lines, reason = "one table: all routes")]
 pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
     let readable = || cross_origin::read_only_cors(origins);
     config
