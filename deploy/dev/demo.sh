@@ -34,7 +34,7 @@ for consumer in Thread-4 Thread-5; do
     start_logged -n 's/.*"message":"\(吃货[^"]*\)".*/\1/p' "$bin/queue-worker"
 done
 for _ in $(seq 100); do
-    gateway=$(sed -n 's/.*"gateway listens","address":"\([^"]*\)".*/\1/p' "$data/gateway.log")
+    gateway=$(sed -n '/"event":"gateway.listening"/s/.*"address":"\([^"]*\)".*/\1/p' "$data/gateway.log")
     [ -z "$gateway" ] || break
     kill -0 "$gateway_pid" 2>/dev/null || break
     sleep 0.1

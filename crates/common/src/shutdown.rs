@@ -27,9 +27,9 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
                 break;
             }
             stop.cancel();
-            tracing::info!(signal = name, "stopping; a second signal stops at once");
+            tracing::info!(event = "process.stopping", signal = name, "stopping; a second signal stops at once");
         }
-        tracing::warn!(signal = name, "stopped at once by a second signal");
+        tracing::warn!(event = "process.stopped_at_once", signal = name, "stopped at once by a second signal");
         std::process::exit(130);
     });
     Ok(token)
@@ -47,7 +47,7 @@ pub fn supervise<T: Send + 'static>(
     tokio::spawn(async move {
         let ended = task.await;
         if !stop.is_cancelled() {
-            tracing::error!(part, "a required task ended, stopping the process");
+            tracing::error!(event = "process.part_ended", part, "a part ended that must not: the process stops");
             stop.cancel();
         }
         match ended {

@@ -132,7 +132,8 @@ impl GatewayServer {
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
     pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
-        tracing::info!(address = %self.address, redis = ?self.services.settings.redis.url, "gateway listens");
+        let redis = &self.services.settings.redis.url;
+        tracing::info!(event = "gateway.listening", address = %self.address, ?redis, "gateway listens");
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
         let maintaining = supervise("maintenance", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
         let handle = self.server.handle();
@@ -155,7 +156,7 @@ impl GatewayServer {
         // The last to stop, because everything above may still write events
         stop_events.cancel();
         writer.await?;
-        tracing::info!("gateway stopped");
+        tracing::info!(event = "gateway.stopped", "gateway stopped");
         Ok(())
     }
 }

@@ -73,14 +73,19 @@ impl ChannelLogger {
             SubscriberEvent::Subscribed(names) if !channels.iter().all(|channel| names.contains(channel)) => {}
             SubscriberEvent::Subscribed(_) => {
                 if *lost_before {
-                    tracing::info!(?channels, "subscribed again; messages in between were not heard");
+                    let event = "channel.resubscribed";
+                    tracing::info!(
+                        event,
+                        ?channels,
+                        "subscribed again; messages published in between are missing here"
+                    );
                 } else {
-                    tracing::info!(?channels, "subscribed");
+                    tracing::info!(event = "channel.subscribed", ?channels, "subscribed");
                 }
                 is_subscribed.store(true, SeqCst);
             }
             SubscriberEvent::ConnectionLost => {
-                tracing::warn!(?channels, "subscription lost, subscribing again");
+                tracing::warn!(event = "channel.subscription_lost", ?channels, "subscription lost, subscribing again");
                 metrics::counter!("galley_subscriptions_lost_total").increment(1);
                 is_subscribed.store(false, SeqCst);
                 *lost_before = true;

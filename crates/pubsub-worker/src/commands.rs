@@ -20,8 +20,14 @@ pub(crate) fn reload_on_sighup(
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
     reloadable::on_sighup(stop, move || match commands.reload(|path, _| Commands::load(path)) {
-        ReloadOutcome::Reloaded(commands) => tracing::info!(commands = commands.len(), "commands read again"),
-        ReloadOutcome::Invalid(error) => tracing::error!(%error, "the commands stay as they were"),
-        ReloadOutcome::NoFile => tracing::info!("there is no file of commands to read again"),
+        ReloadOutcome::Reloaded(commands) => {
+            tracing::info!(event = "commands.reloaded", commands = commands.len(), "commands read again")
+        }
+        ReloadOutcome::Invalid(error) => {
+            tracing::error!(event = "commands.reload_failed", %error, "the commands stay as they were")
+        }
+        ReloadOutcome::NoFile => {
+            tracing::info!(event = "commands.no_file", "there is no file of commands to read again")
+        }
     })
 }

@@ -50,7 +50,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let maintaining = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
     let maintaining = supervise("maintenance", tokio::spawn(maintaining), &stop);
     let name = &worker.name;
-    tracing::info!(%address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
+    tracing::info!(event = "pubsub_worker.listening", %address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
     let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
     tokio::join!(delivering, async {
         match channel_logger {
@@ -64,7 +64,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     writing.await?;
     health.stop(false).await;
     serving.await??;
-    tracing::info!("pubsub-worker stopped");
+    tracing::info!(event = "pubsub_worker.stopped", "pubsub-worker stopped");
     Ok(())
 }
 

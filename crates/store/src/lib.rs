@@ -160,8 +160,8 @@ pub fn next_reconnect_delay(delays: &mut ReconnectDelays) -> Duration {
 /// Logs that a loop starts over. The connection logs once that Redis is unavailable; other errors are logged here.
 pub fn log_interruption(what: &str, error: &StoreError) {
     if matches!(error, StoreError::Unavailable(_)) {
-        tracing::debug!(%error, "{what} interrupted");
+        tracing::debug!(event = "loop.interrupted", what, %error, "{what} interrupted");
     } else {
-        tracing::warn!(%error, "{what} interrupted");
+        tracing::warn!(event = "loop.interrupted", what, %error, "{what} interrupted");
     }
 }

@@ -1,4 +1,5 @@
-//! One of Galley's own processes, as users run it: only its environment, its log and its ports are known.
+//! One of Galley's own processes, as users run it: a test knows its environment, its ports and its log. Tests find log
+//! lines by `event` (docs/reference/log-events.md), never by their English text.
 
 use std::{
     io::{BufRead, BufReader},
@@ -25,7 +26,7 @@ pub struct ServiceProcess {
     address: SocketAddr,
 }
 
-/// Where a binary of the workspace is: beside the one that asks, a test or a program.
+/// Where a binary of the workspace is: beside the calling one, a test or a program.
 ///
 /// # Panics
 /// It has not been built: `make test` does that.
@@ -40,7 +41,7 @@ pub fn binary_path(name: &str) -> PathBuf {
 }
 
 impl ServiceProcess {
-    /// Starts a binary on a Redis, on a port of its own, and waits until it says where it listens.
+    /// Starts a binary with a Redis and a free port, and waits until it listens.
     ///
     /// # Panics
     /// It does not start.
@@ -48,7 +49,7 @@ impl ServiceProcess {
         Self::start_with_redis_url(name, &redis.url(), variables).await
     }
 
-    /// The same on a Redis URL.
+    /// The same with a Redis URL.
     ///
     /// # Panics
     /// It does not start.
@@ -56,7 +57,7 @@ impl ServiceProcess {
         Self::spawn(name, &settings_section(name), redis_url, variables).wait_until_listening().await
     }
 
-    /// The same for a queue-worker with handlers of its own, whose binary has another name.
+    /// The same for a queue-worker with custom handlers, whose binary has another name.
     ///
     /// # Panics
     /// It does not start.
@@ -64,7 +65,7 @@ impl ServiceProcess {
         Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).wait_until_listening().await
     }
 
-    /// Starts a binary of ours, which does not listen yet: see `wait_until_listening`.
+    /// Starts a binary, which does not listen yet: see [`ServiceProcess::wait_until_listening`].
     ///
     /// # Panics
     /// It does not start.
@@ -73,14 +74,17 @@ impl ServiceProcess {
         Self::spawn(name, &settings_section(name), &redis.url(), variables)
     }
 
-    /// Waits until it does.
+    /// Waits until it listens.
     ///
     /// # Panics
     /// It does not in time.
     pub async fn wait_until_listening(mut self) -> Self {
         self.address = eventually(&format!("{} listens", self.name), || async {
-            let log = self.log_entries();
-            log.iter().find_map(|line| line.get("address").and_then(Value::as_str)?.parse().ok())
+            let line = self
+                .log_entries()
+                .into_iter()
+                .find(|line| line["event"].as_str().is_some_and(|event| event.ends_with(".listening")))?;
+            line["address"].as_str()?.parse().ok()
         })
         .await;
         self
@@ -110,7 +114,7 @@ impl ServiceProcess {
         format!("http://{}{path}", self.address)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -122,32 +126,61 @@ impl ServiceProcess {
         self.process.id()
     }
 
-    /// What it has logged so far.
+    /// Its log lines so far, as JSON.
     #[must_use]
     pub fn log_entries(&self) -> Vec<Value> {
         let lines = self.log_lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The messages it has logged so far.
+    /// The log lines of an event so far.
     #[must_use]
-    pub fn log_messages(&self) -> Vec<String> {
-        self.log_entries().iter().filter_map(|line| line.get("message")?.as_str().map(ToOwned::to_owned)).collect()
+    pub fn events(&self, event: &str) -> Vec<Value> {
+        self.log_entries().into_iter().filter(|line| line["event"] == event).collect()
     }
 
-    /// How many messages begin with that.
-    #[must_use]
-    pub fn count_log_messages(&self, beginning: &str) -> usize {
-        self.log_messages().iter().filter(|message| message.starts_with(beginning)).count()
-    }
-
-    /// Waits for a message that begins with that.
+    /// Waits for an event and returns its first log line.
     ///
     /// # Panics
-    /// It does not come.
-    pub async fn wait_for_log(&self, beginning: &str) {
-        let what = format!("{} logs {beginning:?}", self.name);
-        eventually(&what, || async { (self.count_log_messages(beginning) > 0).then_some(()) }).await;
+    /// It does not come in time.
+    pub async fn wait_for_event(&self, event: &str) -> Value {
+        let what = format!("{} logs {event}", self.name);
+        eventually(&what, || async { self.events(event).into_iter().next() }).await
+    }
+
+    /// The tasks that it has logged so far as `Task get <task>`, which is what the original demo's consumers print.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<String> {
+        let messages = self.log_entries();
+        messages
+            .iter()
+            .filter_map(|line| Some(line["message"].as_str()?.strip_prefix("Task get ")?.to_owned()))
+            .collect()
+    }
+
+    /// Waits until it has logged `Task get <task>`.
+    ///
+    /// # Panics
+    /// It does not come in time.
+    pub async fn wait_for_task(&self, task: &str) {
+        let what = format!("{} gets {task:?}", self.name);
+        eventually(&what, || async { self.tasks().iter().any(|got| got == task).then_some(()) }).await;
+    }
+
+    /// The bodies that `log` targets of subscriptions have written so far.
+    #[must_use]
+    pub fn logged_bodies(&self) -> Vec<String> {
+        let lines = self.events("message.logged");
+        lines.iter().filter_map(|line| Some(line["message"].as_str()?.strip_prefix("message ")?.to_owned())).collect()
+    }
+
+    /// Waits until a `log` target has written a body.
+    ///
+    /// # Panics
+    /// It does not in time.
+    pub async fn wait_for_logged_body(&self, body: &str) {
+        let what = format!("{} logs the message {body:?}", self.name);
+        eventually(&what, || async { self.logged_bodies().iter().any(|logged| logged == body).then_some(()) }).await;
     }
 
     /// Waits until `/health/ready` is 200.
@@ -163,7 +196,7 @@ impl ServiceProcess {
         self
     }
 
-    /// Sends a signal. With SIGSTOP it does nothing any more when this returns.
+    /// Sends a signal. After SIGSTOP all its threads are stopped when this returns.
     ///
     /// # Panics
     /// It is gone.
@@ -178,12 +211,12 @@ impl ServiceProcess {
         }
     }
 
-    /// Whether each of its threads is stopped: a signal takes its time.
+    /// True if every thread is stopped: the kernel stops them one after the other.
     fn is_stopped(&self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("a process of ours");
         threads.flatten().all(|thread| {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            // The name before the state may have anything in it
+            // The name before the state may contain any character
             stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
         })
     }
@@ -197,7 +230,7 @@ impl ServiceProcess {
         self.process.wait().expect("a process of ours");
     }
 
-    /// Sends SIGTERM and waits for its end.
+    /// Sends SIGTERM and waits until it exits.
     ///
     /// # Panics
     /// It does not end.
@@ -206,7 +239,7 @@ impl ServiceProcess {
         self.wait_for_exit().await
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     ///
     /// # Panics
     /// It does not end.
@@ -221,7 +254,7 @@ impl ServiceProcess {
         }
     }
 
-    /// Whether it still runs.
+    /// True while it runs.
     ///
     /// # Panics
     /// It cannot be asked.
@@ -242,7 +275,7 @@ impl Drop for ServiceProcess {
     }
 }
 
-/// The section of the settings that a service has.
+/// The section of the settings that a service reads.
 fn settings_section(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }

@@ -119,7 +119,7 @@ impl AttemptRunner {
             AttemptOutcome::HardShutdown => self.settle(&claimed, &stale, Settlement::Release).await,
             AttemptOutcome::Expired => self.settle(&claimed, &stale, Settlement::Expire).await,
             AttemptOutcome::Stale => {
-                tracing::info!(id = %claimed.job.id, "job is not ours any more, stopped");
+                tracing::info!(event = "attempt.lost", id = %claimed.job.id, "job is not ours any more, stopped");
                 self.forget(&claimed);
             }
         }
@@ -227,17 +227,21 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
     match (settlement, outcome) {
         (Settlement::Fail { error, .. }, outcome) => {
             let next = if let SettlementOutcome::Recorded(next) = outcome { next } else { "stale" };
-            tracing::warn!(%id, %queue, attempt, code = error.code, message = error.message, next, "attempt failed");
+            let event = "attempt.failed";
+            let (code, error) = (&error.code, &error.message);
+            tracing::warn!(event, %id, %queue, attempt, code, error, next, "attempt failed");
             metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next).increment(1);
         }
         (_, SettlementOutcome::Stale) => {
-            tracing::info!(%id, %queue, attempt, "the attempt is no longer the current one");
+            tracing::info!(event = "result.stale", %id, %queue, attempt, "the attempt is not the current one");
         }
-        (Settlement::Snooze(delay), _) => tracing::info!(%id, %queue, ?delay, "job snoozed"),
-        (Settlement::Release, _) => tracing::info!(%id, %queue, "job released"),
-        (Settlement::Expire, _) => tracing::info!(%id, %queue, "job expired before it started"),
+        (Settlement::Snooze(delay), _) => tracing::info!(event = "job.snoozed", %id, %queue, ?delay, "job snoozed"),
+        (Settlement::Release, _) => tracing::info!(event = "job.released", %id, %queue, "job released"),
+        (Settlement::Expire, _) => {
+            tracing::info!(event = "job.expired", %id, %queue, "job expired before it was started")
+        }
         (Settlement::CompleteAsync { .. }, _) => {
-            tracing::info!(%id, %queue, "job handed over to its endpoint, which completes it");
+            tracing::info!(event = "job.waiting_for_callback", %id, %queue, "job waits for its endpoint to complete it")
         }
         (Settlement::Complete | Settlement::Discard, _) => {}
     }

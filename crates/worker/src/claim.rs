@@ -129,7 +129,7 @@ impl Claimer {
                 Ok(priorities) => priorities,
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%queue, %error, "queue cannot be served for now");
+                    tracing::warn!(event = "queue.unavailable", %queue, %error, "queue cannot be served for now");
                     continue;
                 }
             };
@@ -138,7 +138,7 @@ impl Claimer {
                 for claimed in shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await? {
                     let id = claimed.job.id;
                     if self.runner.start(claimed, None) {
-                        tracing::info!(%queue, %id, "took up a job whose hand-over was lost");
+                        tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
                     }
                 }
             }

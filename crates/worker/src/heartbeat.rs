@@ -87,7 +87,7 @@ fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedDirecti
         Directive::Running => set_quiet(shared, wakeup, false, "a directive"),
         Directive::Quiet => set_quiet(shared, wakeup, true, "a directive"),
         Directive::Terminate => {
-            tracing::info!("stopping by a directive");
+            tracing::info!(event = "worker.terminate_directive", "stopping by a directive");
             stop.cancel();
         }
     }
@@ -96,8 +96,11 @@ fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedDirecti
 fn set_quiet(shared: &WorkerShared, wakeup: &Wakeup, is_quiet: bool, by: &str) {
     let has_changed = shared.heartbeat_state.set_quiet(is_quiet);
     if has_changed {
-        let says = if is_quiet { "quiet: no new jobs are claimed" } else { "jobs are claimed again" };
-        tracing::info!(by, "{says}");
+        if is_quiet {
+            tracing::info!(event = "worker.quiet", by, "quiet: no new jobs are claimed");
+        } else {
+            tracing::info!(event = "worker.running", by, "jobs are claimed again");
+        }
         shared.heartbeat_state.report_now.notify_one();
         // Ends the blocked read, which would claim one more job
         wakeup.wake();

@@ -94,7 +94,8 @@ fn finish_completion(shared: &WorkerShared, completion: &Completion, settled: Se
     let job = &claimed.job;
     shared.in_flight.remove(&job.queue, job.priority, claimed.entry);
     if settled == Settled::Stale {
-        tracing::warn!(id = %job.id, queue = %job.queue, "a result came too late: another worker had the job");
+        let (id, queue) = (job.id, &job.queue);
+        tracing::warn!(event = "result.stale", %id, %queue, "a result came too late: another worker has the job");
         return false;
     }
     shared.jobs.record_event(JobEvent::completed(job, claimed.started_at, completion.ended_at));

@@ -97,7 +97,8 @@ impl Worker {
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         let (name, concurrency) = (&worker.name, worker.concurrency);
-        tracing::info!(%address, %name, ?queues, concurrency, "queue-worker runs");
+        let event = "queue_worker.listening";
+        tracing::info!(event, %address, %name, ?queues, concurrency, "queue-worker runs");
 
         let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
         let supervise = |part, task| supervise(part, task, &stop);
@@ -138,7 +139,7 @@ impl Worker {
         writer.await?;
         health.stop(false).await;
         serving.await??;
-        tracing::info!("queue-worker stopped");
+        tracing::info!(event = "queue_worker.stopped", "queue-worker stopped");
         Ok(())
     }
 }

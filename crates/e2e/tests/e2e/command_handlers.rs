@@ -214,7 +214,7 @@ async fn a_worker_that_is_told_to_stop_lets_programs_finish_within_its_grace() {
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
     eventually("it runs", || async { programs.folder.path("up").exists().then_some(()) }).await;
     worker.signal(Signal::SIGTERM);
-    worker.wait_for_log("stopping").await;
+    worker.wait_for_event("process.stopping").await;
     let well_into_it = Instant::now() + Duration::from_millis(500);
     eventually("its grace has begun", || async { (Instant::now() >= well_into_it).then_some(()) }).await;
     programs.folder.touch("gate");

@@ -62,9 +62,7 @@ async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_d
     zombie.signal(Signal::SIGCONT);
     // It finds out one way or the other: when it renews or when it records
     eventually("the zombie notices", || async {
-        (zombie.count_log_messages("job is not ours any more") + zombie.count_log_messages("a result came too late")
-            > 0)
-        .then_some(())
+        (zombie.events("attempt.lost").len() + zombie.events("result.stale").len() > 0).then_some(())
     })
     .await;
     assert_eq!(kit.job(&id).await, done, "nothing changed");
@@ -97,18 +95,18 @@ async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_o
         assert_eq!(refused.status(), 503);
         kit.redis.restart();
         works(&kit).await;
-        let heard = listener.count_log_messages("Task get again");
-        eventually_for(SOON, "the listener hears again", || async {
+        let received = listener.tasks().len();
+        eventually_for(SOON, "the pubsub-worker receives messages again", || async {
             kit.redis_command(&["PUBLISH", "task:pubsub:channel", "again"]).await;
-            (listener.count_log_messages("Task get again") > heard).then_some(())
+            (listener.tasks().len() > received).then_some(())
         })
         .await;
     }
     for id in &ids {
         kit.wait_for_state(id, "completed").await;
     }
-    assert!(listener.count_log_messages("subscribed again") >= 3, "it says so");
-    assert_eq!(worker.count_log_messages("a result came too late"), 0, "live workers keep their jobs over a restart");
+    assert!(listener.events("channel.resubscribed").len() >= 3, "one event for each restart");
+    assert!(worker.events("result.stale").is_empty(), "live workers keep their jobs over a restart");
 }
 
 #[tokio::test]
@@ -140,10 +138,10 @@ async fn cut_connections_and_forgotten_scripts_are_survived() {
         assert_eq!(done["attempt"], 1, "no lease ran out, so nothing ran twice");
     }
     assert!(ids.len() >= 40, "most were acknowledged: {} in {:?}", ids.len(), started.elapsed());
-    assert!(worker.count_log_messages("took up a job whose hand-over was lost") <= ids.len());
+    assert!(worker.events("claim.recovered").len() <= ids.len());
     eventually_for(SOON, "the listener hears", || async {
         kit.redis_command(&["PUBLISH", "task:pubsub:channel", "still there"]).await;
-        (listener.count_log_messages("Task get still there") > 0).then_some(())
+        listener.tasks().contains(&"still there".to_owned()).then_some(())
     })
     .await;
 }
@@ -168,10 +166,7 @@ async fn a_worker_that_starts_on_a_full_redis_works_off_what_is_there() {
     assert_eq!(refused.status(), 503);
     let worker = ServiceProcess::start("queue-worker", &kit.redis, &[]).await;
     kit.wait_for_state(&waiting, "completed").await;
-    assert!(
-        worker.count_log_messages("queue cannot be served for now") > 0,
-        "queues that do not exist yet cannot be made"
-    );
+    assert!(!worker.events("queue.unavailable").is_empty(), "queues that do not exist yet cannot be created");
 }
 
 #[tokio::test]
@@ -179,9 +174,9 @@ async fn elements_that_a_worker_left_on_their_way_are_taken_up_by_one_that_lives
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[]).await;
     kit.get("/prodcons").await;
-    worker.wait_for_log("Task get ").await;
+    eventually("it gets the task", || async { (!worker.tasks().is_empty()).then_some(()) }).await;
     kit.redis_command(&["LPUSH", "galley:bridge:{task:prodcons:queue}", "left behind"]).await;
-    worker.wait_for_log("Task get left behind").await;
+    worker.wait_for_task("left behind").await;
 }
 
 #[tokio::test]
@@ -270,7 +265,7 @@ async fn freeze(response_timeout_ms: &str) {
     kit.redis.thaw();
     let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["attempt"], 1);
-    assert_eq!(worker.count_log_messages("job is not ours any more"), 0);
+    assert!(worker.events("attempt.lost").is_empty());
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod idempotency;
 mod jobs;
 mod kit;
 mod limits;
+mod log_events;
 mod notifications;
 mod openapi;
 mod original_demo;

@@ -74,7 +74,7 @@ async fn fifty_visits_are_fifty_elements_executed_once_each() {
     let kit = GalleyKit::start().await;
     let workers = [kit.start_worker(&[]).await, kit.start_worker(&[]).await];
     assert_eq!(siege(&kit, "/prodcons").await, 50);
-    let executed = || workers.iter().map(|worker| worker.count_log_messages("Task get ")).sum::<usize>();
+    let executed = || workers.iter().map(|worker| worker.tasks().len()).sum::<usize>();
     eventually("50 elements are executed", || async { (executed() >= 50).then_some(()) }).await;
     eventually("50 jobs are completed", || async {
         let stats: serde_json::Value = kit.get("/ojs/v1/queues/prodcons/stats").await.json().await.ok()?;
@@ -99,16 +99,10 @@ async fn fifty_visits_are_fifty_messages_at_each_subscriber() {
     let listeners = [kit.start_pubsub_worker().await, kit.start_pubsub_worker().await];
     assert_eq!(siege(&kit, "/pubsub").await, 50);
     for listener in &listeners {
-        eventually("50 messages are heard", || async {
-            (listener.count_log_messages("Task get ") >= 50).then_some(())
-        })
-        .await;
-        assert_eq!(listener.count_log_messages("Task get "), 50);
+        eventually("50 messages are heard", || async { (listener.tasks().len() >= 50).then_some(()) }).await;
+        assert_eq!(listener.tasks().len(), 50);
     }
-    let tasks = |listener: &ServiceProcess| -> Vec<String> {
-        listener.log_messages().into_iter().filter(|message| message.starts_with("Task get ")).collect()
-    };
-    assert_eq!(tasks(&listeners[0]), tasks(&listeners[1]), "the same messages in the same order");
+    assert_eq!(listeners[0].tasks(), listeners[1].tasks(), "the same messages in the same order");
 }
 
 #[tokio::test]
@@ -125,8 +119,8 @@ async fn a_message_reaches_plain_subscribers_byte_for_byte_and_plain_publishers_
     let heard = futures_util::StreamExt::next(&mut subscriber.on_message()).await.expect("a message");
     assert_eq!(heard.get_payload_bytes(), body);
     kit.redis_command(&["PUBLISH", CHANNEL, "from outside"]).await;
-    listener.wait_for_log("Task get from outside").await;
-    listener.wait_for_log("Task get \\u{0}\u{fffd} \\r\\n{\"a\":1}").await;
+    listener.wait_for_task("from outside").await;
+    listener.wait_for_task("\\u{0}\u{fffd} \\r\\n{\"a\":1}").await;
 }
 
 /// A Python program with redis-py, or none where that is missing.
@@ -157,6 +151,11 @@ struct PythonProcess {
 impl PythonProcess {
     fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no panic").clone()
+    }
+
+    /// The tasks that it has printed so far as `Task get <task>`.
+    fn tasks(&self) -> Vec<String> {
+        self.lines().iter().filter_map(|line| Some(line.strip_prefix("Task get ")?.to_owned())).collect()
     }
 }
 
@@ -207,13 +206,12 @@ async fn plain_redis_py_clients_push_and_pop_beside_the_worker() {
     eventually("the popper is ready", || async { popper.lines().contains(&"ready".to_owned()).then_some(()) }).await;
     let _pusher = python(PUSHER, &kit.redis.url());
     let got = || -> Vec<String> {
-        let all = popper.lines().into_iter().chain(worker.log_messages());
-        let mut tasks: Vec<String> = all.filter(|line| line.starts_with("Task get python-")).collect();
+        let mut tasks: Vec<String> = popper.tasks().into_iter().chain(worker.tasks()).collect();
         tasks.sort();
         tasks
     };
     eventually("all 40 elements are taken", || async { (got().len() >= 40).then_some(()) }).await;
-    let mut expected: Vec<String> = (0..40).map(|n| format!("Task get python-{n}")).collect();
+    let mut expected: Vec<String> = (0..40).map(|n| format!("python-{n}")).collect();
     expected.sort();
     assert_eq!(got(), expected, "each element went to exactly one of the two");
 }
@@ -233,13 +231,10 @@ async fn a_worker_that_hears_nothing_says_so_and_subscribes_anew() {
     })
     .await;
     way.deliver_on_new_connections();
-    listener.wait_for_log("subscribed again; messages in between were not heard").await;
+    listener.wait_for_event("channel.resubscribed").await;
     listener.wait_until_ready().await;
     kit.get("/pubsub").await;
-    eventually("it hears", || async {
-        listener.log_messages().iter().any(|line| line.starts_with("Task get ")).then_some(())
-    })
-    .await;
+    eventually("it receives a message", || async { (!listener.tasks().is_empty()).then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -253,11 +248,9 @@ async fn plain_redis_py_clients_publish_and_subscribe_beside_the_worker() {
     for _ in 0..5 {
         kit.get("/pubsub").await;
     }
-    let tasks =
-        |lines: Vec<String>| -> Vec<String> { lines.into_iter().filter(|line| line.starts_with("Task get")).collect() };
     eventually("25 messages are heard by both", || async {
-        (tasks(subscriber.lines()).len() >= 25 && tasks(listener.log_messages()).len() >= 25).then_some(())
+        (subscriber.tasks().len() >= 25 && listener.tasks().len() >= 25).then_some(())
     })
     .await;
-    assert_eq!(tasks(subscriber.lines()), tasks(listener.log_messages()), "both hear the same, in the same order");
+    assert_eq!(subscriber.tasks(), listener.tasks(), "both receive the same, in the same order");
 }

@@ -33,7 +33,7 @@ async fn an_endpoint_that_has_accepted_ends_the_job_with_its_token() {
     let receiver = WebhookReceiver::start([accepted(), WebhookReply::ok("1")]).await;
     let (worker, _rules) = pushing(&kit, &receiver, ", concurrency = 1").await;
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
-    worker.wait_for_log("job handed over").await;
+    worker.wait_for_event("job.waiting_for_callback").await;
     // The worker goes on with others, and takes nothing along when it stops
     let other = kit.enqueue(&job_body("a", &json!([]))).await;
     kit.wait_for_state(&other, "completed").await;
@@ -55,7 +55,7 @@ async fn an_endpoint_may_fail_with_its_token_and_say_how_far_it_is() {
     let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&once("a")).await;
-    worker.wait_for_log("job handed over").await;
+    worker.wait_for_event("job.waiting_for_callback").await;
     let token = token(&receiver, 0);
     let progress = json!({ "token": token, "progress": 0.5 });
     assert_eq!(kit.post(&format!("/ojs/v1/jobs/{id}/progress"), &progress).await.status(), 200);
@@ -104,7 +104,7 @@ async fn an_endpoint_that_has_accepted_a_job_that_is_cancelled_cannot_end_it() {
     let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, "").await;
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
-    worker.wait_for_log("job handed over").await;
+    worker.wait_for_event("job.waiting_for_callback").await;
     kit.cancel(&id).await;
     let late = json!({ "job_id": id, "token": token(&receiver, 0), "result": 1 });
     assert_eq!(call(&kit, "ack", &late).await, 409);
@@ -117,7 +117,7 @@ async fn an_endpoint_that_says_how_far_it_is_keeps_its_job_for_longer_than_its_s
     let receiver = WebhookReceiver::start([accepted()]).await;
     let (worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
-    worker.wait_for_log("job handed over").await;
+    worker.wait_for_event("job.waiting_for_callback").await;
     let token = token(&receiver, 0);
     let over = Instant::now() + Duration::from_millis(2500);
     let mut progress = 0.0;

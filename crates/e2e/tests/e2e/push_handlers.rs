@@ -235,7 +235,7 @@ async fn a_worker_that_is_told_to_stop_waits_for_answers_within_its_grace() {
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
     receiver.wait_for_requests(1).await;
     worker.signal(Signal::SIGTERM);
-    worker.wait_for_log("stopping").await;
+    worker.wait_for_event("process.stopping").await;
     let well_into_it = Instant::now() + Duration::from_millis(500);
     eventually("its grace has begun", || async { (Instant::now() >= well_into_it).then_some(()) }).await;
     gate.add_permits(1);

@@ -172,7 +172,7 @@ async fn a_handler_tells_how_far_it_is_and_tidies_up_when_its_job_is_cancelled_o
     let id = kit.enqueue(&late).await;
     assert_eq!(kit.wait_for_state(&id, "discarded").await["error"]["code"], "timeout");
     assert!(!outbox.path(&format!("{id}.1.draft")).exists(), "it has tidied up before that was recorded");
-    assert_eq!(worker.count_log_messages("job is not ours any more"), 1);
+    assert_eq!(worker.events("attempt.lost").len(), 1);
 
     let id = kit.enqueue(&job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 1]))).await;
     assert_eq!(kit.wait_for_state(&id, "completed").await["result"], 2);

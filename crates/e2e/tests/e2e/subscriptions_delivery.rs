@@ -133,7 +133,7 @@ async fn only_what_the_filter_wants_is_delivered() {
     let progress = figure(&kit, "some", "delivered", 2).await;
     let filtered = figure(&kit, "some", "filtered", 3).await;
     assert_eq!((&filtered["lag"], &filtered["in_flight"], &progress["failed"]), (&json!(0), &json!(0), &json!(0)));
-    assert_eq!(worker.count_log_messages("message {"), 2);
+    assert_eq!(worker.logged_bodies().len(), 2);
 }
 
 #[tokio::test]

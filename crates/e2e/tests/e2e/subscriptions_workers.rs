@@ -23,10 +23,8 @@ async fn publish_all(kit: &GalleyKit, channel: &str, numbers: std::ops::Range<us
 /// How often each body was logged by a worker, as `message <body>`.
 fn logged(worker: &ServiceProcess) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for message in worker.log_messages() {
-        if let Some(body) = message.strip_prefix("message ") {
-            *counts.entry(body.to_owned()).or_default() += 1;
-        }
+    for body in worker.logged_bodies() {
+        *counts.entry(body).or_default() += 1;
     }
     counts
 }
@@ -80,7 +78,7 @@ async fn a_worker_of_a_broadcast_goes_on_where_it_was() {
     eventually("it hears the others", || async { (logged(&again) == all_once(5..10)).then_some(()) }).await;
     // A worker that was not there before begins now
     let new = worker(&kit, &[("GALLEY__PUBSUB_WORKER__NAME", "new")]).await;
-    new.wait_for_log("subscription served").await;
+    new.wait_for_event("subscription.served").await;
     publish_all(&kit, "b", 10..12).await;
     eventually("it hears what is new", || async { (logged(&new) == all_once(10..12)).then_some(()) }).await;
 }
@@ -156,14 +154,14 @@ async fn a_worker_that_is_told_to_stop_finishes_or_gives_back() {
     let receiver = WebhookReceiver::start([WebhookReply::Hang].into_iter().chain(ok(10))).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     put(&kit, "hook", &json!({ "channels": ["c"], "deliver": target, "max_in_flight": 1 })).await;
-    first.wait_for_log("subscription served").await;
+    first.wait_for_event("subscription.served").await;
     let hasty = worker(&kit, &[("GALLEY__PUBSUB_WORKER__SHUTDOWN_GRACE_MS", "0")]).await;
-    hasty.wait_for_log("subscription served").await;
+    hasty.wait_for_event("subscription.served").await;
     assert!(first.terminate().await.success(), "it has nothing");
     publish(&kit, "c", "text/plain", "x").await;
     receiver.wait_for_requests(1).await;
     let heir = worker(&kit, &[]).await;
-    heir.wait_for_log("subscription served").await;
+    heir.wait_for_event("subscription.served").await;
     assert!(hasty.terminate().await.success());
     // At once, long before the deadline of 30 s is over
     figure(&kit, "hook", "delivered", 1).await;
@@ -259,15 +257,16 @@ async fn pausing_changing_and_removing_take_effect_while_it_runs() {
     publish(&kit, "d", "text/plain", "before").await;
     put(&kit, "s", &json!({ "channels": ["c", "d"], "deliver": { "log": {} } })).await;
     publish(&kit, "d", "text/plain", "after").await;
-    worker.wait_for_log("message after").await;
-    assert_eq!(worker.count_log_messages("message before"), 0);
+    worker.wait_for_logged_body("after").await;
+    assert!(!worker.logged_bodies().contains(&"before".to_owned()));
     let url = kit.gateway.url("/v1/subscriptions/s");
     assert!(kit.http.delete(url).send().await.expect("an answer").status().is_success());
     publish(&kit, "c", "text/plain", "unheard").await;
     put(&kit, "s", &body).await;
     publish(&kit, "c", "text/plain", "heard").await;
-    worker.wait_for_log("message heard").await;
-    assert_eq!(worker.count_log_messages("message unheard"), 0, "it was made anew, and begins anew");
+    worker.wait_for_logged_body("heard").await;
+    let logged = worker.logged_bodies();
+    assert!(!logged.contains(&"unheard".to_owned()), "a deleted subscription starts over: {logged:?}");
 }
 
 #[tokio::test]
@@ -315,17 +314,17 @@ async fn subscriptions_are_restored_when_redis_has_lost_everything() {
     let (mut kit, worker) = started().await;
     put(&kit, "s", &json!({ "channels": ["c.*"], "deliver": { "log": {} } })).await;
     publish(&kit, "c.1", "text/plain", "before").await;
-    worker.wait_for_log("message before").await;
+    worker.wait_for_logged_body("before").await;
     kit.redis.kill();
     kit.redis.restart();
-    worker.wait_for_log("redis had lost all subscriptions: they were put back").await;
+    worker.wait_for_event("subscription.restored").await;
     let published = eventually("a message is taken", || async {
         let url = kit.gateway.url("/v1/channels/c.1/messages");
         let response = kit.http.post(url).body("after").send().await.ok()?;
         response.json::<Value>().await.ok()?["id"].as_str().map(ToOwned::to_owned)
     })
     .await;
-    worker.wait_for_log("message after").await;
+    worker.wait_for_logged_body("after").await;
     let progress = figure(&kit, "s", "lag", 0).await;
     assert_eq!(progress["channels"][0]["position"], json!(published));
     has_event(&kit, "subscription.restored").await;
@@ -342,12 +341,11 @@ async fn a_lost_group_is_made_again_where_it_was_and_a_gap_is_told() {
     kit.redis_command(&["XGROUP", "DESTROY", "galley:{ch:c}:m", "sub:s"]).await;
     kit.redis_command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "3"]).await;
     worker.signal(Signal::SIGCONT);
-    worker.wait_for_log("message 9").await;
+    worker.wait_for_logged_body("9").await;
     let expected: Vec<usize> = (0..5).chain(7..10).collect();
     let expected: BTreeMap<String, usize> = expected.into_iter().map(|number| (number.to_string(), 1)).collect();
     eventually("what is kept is delivered", || async { (logged(&worker) == expected).then_some(()) }).await;
-    worker.wait_for_log("its group was lost and is made again").await;
-    worker.wait_for_log("messages are missing").await;
-    let gap = worker.log_entries().into_iter().find(|line| line["message"] == "messages are missing").expect("logged");
+    worker.wait_for_event("subscription.group_recreated").await;
+    let gap = worker.wait_for_event("subscription.gap").await;
     assert!(gap["gap"].as_str().is_some_and(|gap| gap.contains(r#""count":2"#)), "{gap}");
 }

@@ -61,7 +61,7 @@ async fn a_job_whose_whole_time_is_over_is_stopped_and_its_worker_told() {
     kit.wait_for_state(&id, "active").await;
     let job = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&job["error"]["code"], &job["attempt"]), (&json!("total_timeout"), &json!(1)), "{job}");
-    worker.wait_for_log("job is not ours any more").await;
+    worker.wait_for_event("attempt.lost").await;
     // Its place is free again
     let next = kit.enqueue(&json!({ "type": "test.noop", "args": [] })).await;
     kit.wait_for_state(&next, "completed").await;

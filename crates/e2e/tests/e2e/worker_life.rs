@@ -31,23 +31,20 @@ async fn rules_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
 
     folder.write_rules(&(shell("first", "echo 10") + &shell("second", "echo 2")));
     worker.signal(Signal::SIGHUP);
-    worker.wait_for_log("rules read again").await;
+    worker.wait_for_event("rules.reloaded").await;
     assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
 
     folder.write_rules("[[rule]]\ntype = \"first\"\nhandler = \"no.such\"\n");
     worker.signal(Signal::SIGHUP);
-    worker.wait_for_log("the rules stay as they were").await;
-    let said =
-        worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    let failed = worker.wait_for_event("rules.reload_failed").await;
+    let said = failed["error"].as_str().expect("an error");
     assert!(said.contains("rules.toml:3: ") && said.contains("no.such"), "{said}");
     assert_eq!((run("first").await, run("second").await), (json!(10), json!(2)));
 
     folder.remove("rules.toml");
     worker.signal(Signal::SIGHUP);
-    eventually("it says so again", || async {
-        (worker.count_log_messages("the rules stay as they were") == 2).then_some(())
-    })
-    .await;
+    eventually("reloading fails again", || async { (worker.events("rules.reload_failed").len() == 2).then_some(()) })
+        .await;
     assert_eq!(run("second").await, 2);
 }
 
@@ -87,37 +84,31 @@ async fn commands_are_read_again_on_sighup_and_a_broken_file_changes_nothing() {
     folder.write("commands.toml", &named("first"));
     let mut worker =
         ServiceProcess::start("pubsub-worker", &redis, &[(COMMANDS, &folder.path_text("commands.toml"))]).await;
-    let commands_of = |worker: &ServiceProcess, message: &str| {
-        let is_it = |line: &Value| line["message"] == message;
-        worker.log_entries().into_iter().rfind(is_it).map(|line| line["commands"].clone())
-    };
-    assert_eq!(commands_of(&worker, "pubsub-worker runs"), Some(json!(1)));
+    assert_eq!(worker.wait_for_event("pubsub_worker.listening").await["commands"], 1);
 
     folder.write("commands.toml", &(named("first") + &named("second")));
     worker.signal(Signal::SIGHUP);
-    worker.wait_for_log("commands read again").await;
-    assert_eq!(commands_of(&worker, "commands read again"), Some(json!(2)));
+    assert_eq!(worker.wait_for_event("commands.reloaded").await["commands"], 2);
 
     folder.write("commands.toml", &(named("first") + &named("First")));
     worker.signal(Signal::SIGHUP);
-    worker.wait_for_log("the commands stay as they were").await;
-    let said =
-        worker.log_entries().iter().find_map(|line| line["error"].as_str().map(ToOwned::to_owned)).expect("an error");
+    let failed = worker.wait_for_event("commands.reload_failed").await;
+    let said = failed["error"].as_str().expect("an error");
     assert!(said.contains("commands.toml:5: command must match"), "{said}");
 
     folder.remove("commands.toml");
     worker.signal(Signal::SIGHUP);
-    eventually("it says so again", || async {
-        (worker.count_log_messages("the commands stay as they were") == 2).then_some(())
+    eventually("reloading fails again", || async {
+        (worker.events("commands.reload_failed").len() == 2).then_some(())
     })
     .await;
-    assert_eq!(worker.count_log_messages("commands read again"), 1);
+    assert_eq!(worker.events("commands.reloaded").len(), 1);
     assert!(worker.is_running());
 
     let mut without = ServiceProcess::start("pubsub-worker", &redis, &[]).await;
-    assert_eq!(commands_of(&without, "pubsub-worker runs"), Some(json!(0)));
+    assert_eq!(without.wait_for_event("pubsub_worker.listening").await["commands"], 0);
     without.signal(Signal::SIGHUP);
-    without.wait_for_log("there is no file of commands to read again").await;
+    without.wait_for_event("commands.no_file").await;
     assert!(without.is_running());
 }
 

@@ -127,7 +127,7 @@ async fn cancelling_a_workflow_stops_what_runs_and_what_waits() {
     let (status, answer) = kit.cancel_workflow(&started["id"]).await;
     assert_eq!((status, &answer["workflow"]["state"]), (200, &json!("cancelled")));
     assert_eq!(answer["workflow"]["jobs_cancelled"], 3);
-    worker.wait_for_log("job is not ours any more").await;
+    worker.wait_for_event("attempt.lost").await;
     // Its place is free again, and nothing of the workflow is in front
     let next = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&next, "completed").await;

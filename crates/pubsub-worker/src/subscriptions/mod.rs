@@ -128,7 +128,11 @@ impl SubscriptionSupervisor {
     async fn restore(&mut self) -> StoreResult<()> {
         if self.process.store.restore(&self.last_list).await? {
             let names: Vec<&str> = self.last_list.iter().map(|(subscription, _)| subscription.name.as_str()).collect();
-            tracing::error!(?names, "redis had lost all subscriptions: they were put back");
+            tracing::error!(
+                event = "subscription.restored",
+                ?names,
+                "redis had lost all subscriptions: they were put back"
+            );
             for (subscription, _) in &self.last_list {
                 let name = subscription.name.to_string();
                 metrics::counter!("galley_subscriptions_restored_total", "subscription" => name).increment(1);
@@ -194,7 +198,7 @@ async fn run_subscription(
             return;
         }
     };
-    tracing::info!(subscription = %subscription.name, "subscription served");
+    tracing::info!(event = "subscription.served", subscription = %subscription.name, "subscription served");
     let door = process.notifier.add_listener(&subscription.channels);
     let delivering = async {
         match (subscription.mode, subscription.ordering) {

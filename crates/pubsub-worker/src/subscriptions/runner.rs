@@ -267,7 +267,7 @@ impl SubscriptionRunner {
     /// Drops a message that can be neither delivered nor stored.
     fn drop_message(&self, channel: &ChannelName, message: &StoredMessage, problem: &str) {
         let (name, id) = (&self.subscription.name, message.position);
-        tracing::error!(subscription = %name, %channel, %id, problem, "message dropped");
+        tracing::error!(event = "message.dropped", subscription = %name, %channel, %id, problem, "message dropped");
         metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
     }
 
@@ -275,7 +275,8 @@ impl SubscriptionRunner {
     pub(crate) fn record_gap(&self, channel: &ChannelName, gap: &Gap) {
         let name = &self.subscription.name;
         metrics::counter!("galley_subscription_gaps_total", "subscription" => name.to_string()).increment(1);
-        tracing::error!(subscription = %name, %channel, gap = gap.to_json(), "messages are missing");
+        let missing = gap.to_json();
+        tracing::error!(event = "subscription.gap", subscription = %name, %channel, gap = missing, "messages are missing");
         self.store().record_event(name, "subscription.gap", |data: &mut ObjectWriter| {
             data.text("channel", channel.as_str());
             gap.write(data);

@@ -171,5 +171,6 @@ async fn with_deadline(
 
 fn log_delivery(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) {
     let (name, id) = (&subscription.name, message.position);
-    tracing::info!(subscription = %name, %channel, %id, "message {}", printable(&message.body));
+    let body = printable(&message.body);
+    tracing::info!(event = "message.logged", subscription = %name, %channel, %id, "message {body}");
 }

@@ -239,7 +239,7 @@ impl Redis {
         match result {
             Ok(connection) => {
                 if dialling.last_failure.take().is_some() || generation > 1 {
-                    tracing::info!(generation, "connected to redis again");
+                    tracing::info!(event = "redis.reconnected", generation, "connected to redis again");
                 }
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
@@ -249,7 +249,7 @@ impl Redis {
             }
             Err(error) => {
                 if dialling.last_failure.is_none() {
-                    tracing::warn!(%error, "redis cannot be reached");
+                    tracing::warn!(event = "redis.unavailable", %error, "redis cannot be reached");
                 }
                 let pause = next_reconnect_delay(&mut dialling.delays);
                 dialling.last_failure = Some((error.clone(), Instant::now() + pause));
@@ -302,7 +302,7 @@ impl Redis {
         if let Err(error) = &result
             && breaks_connection(error)
         {
-            tracing::warn!(%error, generation, "the connection to redis broke");
+            tracing::warn!(event = "redis.disconnected", %error, generation, "the connection to redis broke");
             drop_connection(&self.0.hot_connection, generation);
         }
         result

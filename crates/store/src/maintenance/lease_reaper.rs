@@ -51,10 +51,11 @@ async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, no
         let failure =
             AttemptError::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
         let recorded = jobs.fail(claimed, &fence, failure, RetryAdvice::ByPolicy).await?;
-        tracing::info!(%queue, %id, outcome = recorded.as_str(), "attempt timed out");
+        tracing::info!(event = "attempt.timed_out", %queue, %id, outcome = recorded.as_str(), "attempt timed out");
     } else {
         let settled = jobs.worker_lost(claimed, &fence).await?;
-        tracing::warn!(%queue, %id, worker = attempt.worker, ?settled, "lease ran out");
+        let worker = &attempt.worker;
+        tracing::warn!(event = "lease.expired", %queue, %id, worker, ?settled, "lease expired");
         metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     }
     Ok(())

@@ -91,7 +91,8 @@ async fn reclaim_one(
     let claimed = ClaimedJob { job, entry, token: None, started_at: last_seen_at };
     let fence = Fence::Worker { consumer: consumer.clone(), min_idle: consumer.lease() };
     let settled = jobs.worker_lost(&claimed, &fence).await?;
-    tracing::warn!(%queue, %id, worker = consumer.name(), ?settled, "worker vanished, job reclaimed");
+    let worker = consumer.name();
+    tracing::warn!(event = "job.reclaimed", %queue, %id, worker, ?settled, "worker vanished, job reclaimed");
     metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     Ok(())
 }

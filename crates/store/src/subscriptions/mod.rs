@@ -235,7 +235,7 @@ impl Subscriptions {
             return Ok(());
         }
         metrics::counter!("galley_subscriptions_disabled_total", "subscription" => name.to_string()).increment(1);
-        tracing::error!(subscription = %name, reason, "subscription disabled");
+        tracing::error!(event = "subscription.disabled", subscription = %name, reason, "subscription disabled");
         self.record_event(name, "subscription.disabled", |data| {
             data.text("reason", reason);
         });

@@ -56,7 +56,8 @@ impl Subscriptions {
         }
         if opened.is_some_and(|opened| opened.was_recreated) {
             metrics::counter!("galley_subscription_groups_lost_total").increment(1);
-            tracing::warn!(subscription = %subscription.name, %channel, "its group was lost and is made again");
+            let event = "subscription.group_recreated";
+            tracing::warn!(event, subscription = %subscription.name, %channel, "redis had lost the group: created again");
         }
         Ok(opened)
     }

@@ -21,9 +21,13 @@ pub(crate) fn reload_on_sighup(dispatch: Arc<Dispatcher>, stop: CancellationToke
     reloadable::on_sighup(stop, move || {
         let Dispatcher { handlers, rules } = &*dispatch;
         match rules.reload(|path, before| Rules::load(path, handlers, before)) {
-            ReloadOutcome::Reloaded(rules) => tracing::info!(rules = rules.0.len(), "rules read again"),
-            ReloadOutcome::Invalid(error) => tracing::error!(%error, "the rules stay as they were"),
-            ReloadOutcome::NoFile => tracing::info!("there is no file of rules to read again"),
+            ReloadOutcome::Reloaded(rules) => {
+                tracing::info!(event = "rules.reloaded", rules = rules.0.len(), "rules read again")
+            }
+            ReloadOutcome::Invalid(error) => {
+                tracing::error!(event = "rules.reload_failed", %error, "the rules stay as they were")
+            }
+            ReloadOutcome::NoFile => tracing::info!(event = "rules.no_file", "there is no file of rules to read again"),
         }
     })
 }

@@ -82,7 +82,7 @@ impl GroupReader {
             if self.in_flight.contains(&(channel.clone(), id)) {
                 continue;
             }
-            tracing::info!(subscription = %name, %channel, %id, times, "message reclaimed");
+            tracing::info!(event = "message.reclaimed", subscription = %name, %channel, %id, times, "message reclaimed");
             // This worker's own messages count no crash
             let crashes = if idle.worker.is_some() { times.saturating_sub(1) } else { times };
             self.deliver(channel.clone(), message, crashes, (permits.pop(), None)).await;
