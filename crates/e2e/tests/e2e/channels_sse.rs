@@ -349,7 +349,7 @@ async fn plain_publishers_are_heard_once_beside_messages_with_positions() {
 async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_readers_miss_nothing() {
     let kit = GalleyKit::start().await;
     let way = MessageDropProxy::start(&kit.redis).await;
-    let quick = [("GALLEY__CHANNELS__PROBE_MS", "100"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "500")];
+    let quick = [("GALLEY__CHANNELS__PROBE_MS", "100"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "2000")];
     let deaf = ServiceProcess::start_with_redis_url("gateway", &way.url(), &quick).await;
     let mut stream = ChannelEventsClient::open(deaf.wait_until_ready().await.url(STREAM), None).await;
     let mut expected = publish_all(&kit, 0..3).await;
@@ -363,7 +363,7 @@ async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_re
         response.json::<Value>().await.ok()?["reason"].as_str().map(ToOwned::to_owned)
     })
     .await;
-    assert!(reason.contains("channels are not heard") && reason.contains("500 ms"), "{reason}");
+    assert!(reason.contains("channels are not heard") && reason.contains("2000 ms"), "{reason}");
     expected = publish_all(&kit, 3..6).await;
     way.deliver_on_new_connections();
     deaf.wait_until_ready().await;

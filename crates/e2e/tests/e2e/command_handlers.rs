@@ -6,9 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{ProcessMark, RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body};
-
-const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
+use crate::kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder, job_body};
 
 /// Longer than any test takes.
 const NEVER: &str = "sleep 1001";

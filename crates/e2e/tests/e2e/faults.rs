@@ -9,12 +9,11 @@ use testkit::{RedisServer, ServiceProcess, eventually, eventually_for};
 
 use crate::{
     http_client::CheckedClient,
-    kit::{GalleyKit, job_body},
+    kit::{GalleyKit, SHORT_LEASE, job_body},
 };
 
 /// How soon everything works again by itself after a fault is over.
 const SOON: Duration = Duration::from_secs(5);
-const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 
 async fn works(kit: &GalleyKit) {
     eventually_for(SOON, "a job goes through", || async {
@@ -36,7 +35,7 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
     let doomed = kit.start_worker(&SHORT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..20 {
-        ids.push(kit.enqueue(&job_body("test.slow", &json!([1500]))).await);
+        ids.push(kit.enqueue(&job_body("test.slow", &json!([5000]))).await);
     }
     for id in &ids {
         kit.wait_for_state(id, "active").await;
@@ -53,7 +52,7 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
 async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_done_since() {
     let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
     let zombie = kit.start_worker(&SHORT_LEASE).await;
-    let id = kit.enqueue(&job_body("test.slow", &json!([800]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([3000]))).await;
     kit.wait_for_state(&id, "active").await;
     zombie.signal(Signal::SIGSTOP);
     let _heir = kit.start_worker(&SHORT_LEASE).await;
@@ -257,10 +256,10 @@ async fn freeze(response_timeout_ms: &str) {
     let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", response_timeout_ms)];
     let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
     let worker = kit.start_worker(&variables).await;
-    let id = kit.enqueue(&job_body("test.slow", &json!([3000]))).await;
+    let id = kit.enqueue(&job_body("test.slow", &json!([9000]))).await;
     kit.wait_for_state(&id, "active").await;
     kit.redis.freeze();
-    let thawed = Instant::now() + Duration::from_millis(1300);
+    let thawed = Instant::now() + Duration::from_millis(6500);
     eventually("two leases have passed", || async { (Instant::now() >= thawed).then_some(()) }).await;
     kit.redis.thaw();
     let done = kit.wait_for_state(&id, "completed").await;
@@ -271,7 +270,7 @@ async fn freeze(response_timeout_ms: &str) {
 #[tokio::test]
 async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent() {
     let kit = GalleyKit::start().await;
-    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "1500")]).await;
+    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "5000")]).await;
     let short = kit.enqueue(&job_body("test.slow", &json!([300]))).await;
     let long = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
     kit.wait_for_state(&short, "active").await;

@@ -45,7 +45,7 @@ async fn a_panic_a_timeout_and_an_unknown_type_are_failures_and_the_worker_lives
     for (job_type, code) in
         [("test.panic", "handler_panic"), ("test.timeout", "timeout"), ("nobody.knows", "handler_not_found")]
     {
-        let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": once, "timeout_ms": 200 })).await;
+        let id = kit.enqueue(&json!({ "type": job_type, "args": [], "retry": once, "timeout_ms": 2000 })).await;
         let job = kit.wait_for_state(&id, "discarded").await;
         assert_eq!(job["error"]["code"], code, "{job}");
     }
@@ -58,7 +58,7 @@ async fn a_panic_a_timeout_and_an_unknown_type_are_failures_and_the_worker_lives
 async fn a_scheduled_job_starts_when_its_time_has_come_and_not_before() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[]).await;
-    let id = kit.enqueue(&json!({ "type": "test.echo", "args": [], "scheduled_at": "+PT1S" })).await;
+    let id = kit.enqueue(&json!({ "type": "test.echo", "args": [], "scheduled_at": "+PT3S" })).await;
     let scheduled = kit.job(&id).await;
     assert_eq!(scheduled["state"], "scheduled");
     let done = kit.wait_for_state(&id, "completed").await;

@@ -14,10 +14,14 @@ use testkit::{RedisPersistence, RedisServer, ServiceProcess, TEST_TIMEOUT, binar
 
 use crate::http_client::CheckedClient;
 
+/// A lease short enough to wait for, and so long that a busy machine renews it in time: workers renew each third of it.
+pub(crate) const SHORT_LEASE: [(&str, &str); 2] =
+    [("GALLEY__JOBS__LEASE_MS", "3000"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
+
 pub(crate) struct GalleyKit {
     pub(crate) gateway: ServiceProcess,
     pub(crate) http: CheckedClient,
-    // Dropped last: the services outlive nothing they need
+    // Dropped last: the services need it until they are gone
     pub(crate) redis: RedisServer,
 }
 
@@ -26,7 +30,7 @@ impl GalleyKit {
         Self::start_with(RedisServer::start(), &[]).await
     }
 
-    /// On a Redis whose acknowledged writes survive a kill.
+    /// The same with a Redis whose acknowledged writes survive a kill.
     pub(crate) async fn start_durable(variables: &[(&str, &str)]) -> Self {
         Self::start_with(RedisServer::start_with(RedisPersistence::Always), variables).await
     }
@@ -43,7 +47,7 @@ impl GalleyKit {
         worker
     }
 
-    /// Runs a queue-worker's binary to its end, with arguments.
+    /// Runs the queue-worker binary with arguments until it exits.
     pub(crate) async fn run_worker(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
         self.run_binary("queue-worker", args, variables).await
     }
@@ -102,7 +106,7 @@ impl GalleyKit {
         .await
     }
 
-    /// Waits until that many read a channel.
+    /// Waits until a channel has that number of readers.
     pub(crate) async fn wait_for_readers(&self, channel: &str, readers: u64) {
         eventually(&format!("{readers} readers of {channel}"), || async {
             let shown: Value = self.get(&format!("/v1/channels/{channel}")).await.json().await.ok()?;
@@ -126,7 +130,7 @@ impl GalleyKit {
         command.query_async(&mut self.redis.connection().await).await.expect("redis runs")
     }
 
-    /// Every key there is, for tests that nothing was written.
+    /// All keys except the leader lease, for tests that nothing was written.
     pub(crate) async fn redis_keys(&self) -> Vec<String> {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.redis.connection().await).await.expect("redis runs");
@@ -140,7 +144,7 @@ pub(crate) fn job_body(job_type: &str, args: &Value) -> Value {
     json!({ "type": job_type, "args": args })
 }
 
-/// Where a worker's rules are, beside whatever else a test keeps in files.
+/// A folder for a worker's rules and for other files of a test.
 pub(crate) struct TestFolder(TempDir);
 
 impl TestFolder {
@@ -176,12 +180,12 @@ impl TestFolder {
         self.path(name).into_os_string().into_string().expect("UTF-8")
     }
 
-    /// What is in a file; nothing if it is not there.
+    /// The text of a file, empty if it does not exist.
     pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// Makes a file that somebody waits for.
+    /// Creates a file that a program waits for.
     pub(crate) fn touch(&self, name: &str) {
         self.write(name, "");
     }

@@ -78,9 +78,9 @@ async fn progress_that_is_none_is_refused_and_nothing_is_noted() {
 #[tokio::test]
 async fn a_report_of_progress_renews_the_lease() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 1500 })).await;
+    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 3000 })).await;
     let token = kit.fetch("default").await.expect("a job")["token"].clone();
-    let two_leases = Instant::now() + Duration::from_secs(3);
+    let two_leases = Instant::now() + Duration::from_secs(6);
     eventually("two leases have passed", || async {
         let (status, answer) = report(&kit, "POST", &id, &json!({ "progress": 0.1, "token": token })).await;
         assert_eq!(status, 200, "{answer}");

@@ -115,11 +115,11 @@ async fn an_endpoint_that_has_accepted_a_job_that_is_cancelled_cannot_end_it() {
 async fn an_endpoint_that_says_how_far_it_is_keeps_its_job_for_longer_than_its_silence_would_be_borne() {
     let kit = GalleyKit::start().await;
     let receiver = WebhookReceiver::start([accepted()]).await;
-    let (worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 1000").await;
+    let (worker, _rules) = pushing(&kit, &receiver, ", callback_timeout_ms = 3000").await;
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
     worker.wait_for_event("job.waiting_for_callback").await;
     let token = token(&receiver, 0);
-    let over = Instant::now() + Duration::from_millis(2500);
+    let over = Instant::now() + Duration::from_millis(7500);
     let mut progress = 0.0;
     eventually("two and a half times as long has passed", || {
         progress += 0.001;

@@ -15,10 +15,9 @@ use serde_json::{Value, json};
 use testkit::{ReceivedRequest, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually};
 use tokio::sync::Semaphore;
 
-use crate::kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body};
+use crate::kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder, job_body};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const SHORT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "600"), ("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
 
 /// A rule that sends jobs of a type to an endpoint on this machine.
 pub(crate) fn rule(job_type: &str, receiver: &WebhookReceiver, more: &str) -> String {

@@ -69,9 +69,9 @@ async fn the_list_tells_who_is_there_and_what_they_run() {
 #[tokio::test]
 async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_resumed() {
     let kit = GalleyKit::start().await;
-    let lease = ("GALLEY__JOBS__LEASE_MS", "600");
+    let lease = ("GALLEY__JOBS__LEASE_MS", "2000");
     let _eater = named(&kit, "eater", &[SLOW, lease]).await;
-    let running = kit.enqueue(&job_body("test.slow", &json!([2000]))).await;
+    let running = kit.enqueue(&job_body("test.slow", &json!([5000]))).await;
     kit.wait_for_state(&running, "active").await;
     direct(&kit, "eater", "quiet").await;
     is(&kit, "eater", "quiet").await;

@@ -138,7 +138,7 @@ async fn cancelling_a_workflow_stops_what_runs_and_what_waits() {
 #[tokio::test]
 async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[]).await;
-    let brisk = [("GALLEY__JOBS__LEASE_MS", "500"), ("GALLEY__WORKFLOWS__CHECK_MS", "200")];
+    let brisk = [("GALLEY__JOBS__LEASE_MS", "2000"), ("GALLEY__WORKFLOWS__CHECK_MS", "200")];
     let doomed = kit.start_worker(&brisk).await;
     let steps = [
         job_body("test.echo", &json!([1])),
