@@ -238,10 +238,10 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
         (Settlement::Snooze(delay), _) => tracing::info!(event = "job.snoozed", %id, %queue, ?delay, "job snoozed"),
         (Settlement::Release, _) => tracing::info!(event = "job.released", %id, %queue, "job released"),
         (Settlement::Expire, _) => {
-            tracing::info!(event = "job.expired", %id, %queue, "job expired before it was started")
+            tracing::info!(event = "job.expired", %id, %queue, "job expired before it was started");
         }
         (Settlement::CompleteAsync { .. }, _) => {
-            tracing::info!(event = "job.waiting_for_callback", %id, %queue, "job waits for its endpoint to complete it")
+            tracing::info!(event = "job.waiting_for_callback", %id, %queue, "job waits for its endpoint to complete it");
         }
         (Settlement::Complete | Settlement::Discard, _) => {}
     }

@@ -22,10 +22,10 @@ pub(crate) fn reload_on_sighup(dispatch: Arc<Dispatcher>, stop: CancellationToke
         let Dispatcher { handlers, rules } = &*dispatch;
         match rules.reload(|path, before| Rules::load(path, handlers, before)) {
             ReloadOutcome::Reloaded(rules) => {
-                tracing::info!(event = "rules.reloaded", rules = rules.0.len(), "rules read again")
+                tracing::info!(event = "rules.reloaded", rules = rules.0.len(), "rules read again");
             }
             ReloadOutcome::Invalid(error) => {
-                tracing::error!(event = "rules.reload_failed", %error, "the rules stay as they were")
+                tracing::error!(event = "rules.reload_failed", %error, "the rules stay as they were");
             }
             ReloadOutcome::NoFile => tracing::info!(event = "rules.no_file", "there is no file of rules to read again"),
         }
