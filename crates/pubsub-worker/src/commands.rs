@@ -21,13 +21,13 @@ pub(crate) fn reload_on_sighup(
 ) -> impl Future<Output = ()> {
     reloadable::on_sighup(stop, move || match commands.reload(|path, _| Commands::load(path)) {
         ReloadOutcome::Reloaded(commands) => {
-            tracing::info!(event = "commands.reloaded", commands = commands.len(), "commands read again")
+            tracing::info!(event = "commands.reloaded", commands = commands.len(), "commands read again");
         }
         ReloadOutcome::Invalid(error) => {
-            tracing::error!(event = "commands.reload_failed", %error, "the commands stay as they were")
+            tracing::error!(event = "commands.reload_failed", %error, "the commands stay as they were");
         }
         ReloadOutcome::NoFile => {
-            tracing::info!(event = "commands.no_file", "there is no file of commands to read again")
+            tracing::info!(event = "commands.no_file", "there is no file of commands to read again");
         }
     })
 }
