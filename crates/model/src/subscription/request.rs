@@ -360,7 +360,7 @@ mod tests {
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"q","options":{"queue":"r"}}}}"#, "duplicate member"),
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"q","options":{"priority":"x"}}}}"#, "priority"),
         ] {
-            let error = parse(json).err().unwrap_or_else(|| panic!("{json} was let in")).to_string();
+            let error = parse(json).err().unwrap_or_else(|| panic!("{json} was accepted")).to_string();
             assert!(error.contains(said), "{json}: {error}");
         }
     }

@@ -112,7 +112,7 @@ async fn a_channel_that_was_left_stays_away_and_one_that_was_asked_for_by_name_s
     }
     assert!(reader.remove_pattern(&pattern("c.*")));
     assert_eq!(names(&reader), ["c.2"]);
-    // A pattern that is asked for anew has it again
+    // A pattern that is added again has the channel again
     assert_eq!(reader.add_pattern(pattern("c*"), ReaderStart::Now).await.expect("redis runs"), Ok(()));
     assert_eq!(names(&reader), ["c.1", "c.2", "c.3", "c.4", "c.5"]);
 }

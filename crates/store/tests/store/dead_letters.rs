@@ -84,6 +84,30 @@ async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
 }
 
 #[tokio::test]
+async fn dead_letters_of_one_millisecond_are_listed_once_though_the_last_one_seen_is_deleted() {
+    let kit = StoreKit::start();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let id = die(&kit, "a", "x", "E").await;
+        kit.redis_command(&["ZADD", "galley:{a}:dead", "XX", "1700000000000", &id.to_string()]).await;
+        ids.push(id);
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page =
+            kit.jobs.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
+        seen.extend(page.jobs.iter().map(|(id, _)| *id));
+        kit.jobs.delete_dead_letter(*seen.last().expect("some")).await.expect("redis runs");
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    ids.reverse();
+    assert_eq!(seen, ids, "the newest first, each once");
+}
+
+#[tokio::test]
 async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
     let kit = StoreKit::start();
     let ids = [die(&kit, "q", "x", "E").await, die(&kit, "q", "x", "E").await];

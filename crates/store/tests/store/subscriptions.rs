@@ -363,7 +363,7 @@ async fn what_cannot_be_changed_or_is_not_allowed_writes_nothing() {
     let refused =
         async |body: &str| match desk.store.put(&subscription_name(), body.as_bytes(), 64).await.expect("redis runs") {
             Err(PutSubscriptionError::Invalid(refused)) => refused,
-            _ => panic!("{body} was let in"),
+            _ => panic!("{body} was accepted"),
         };
     let not_allowed = desk
         .store
