@@ -26,18 +26,25 @@ pub struct ServiceProcess {
     address: SocketAddr,
 }
 
-/// Where a binary of the workspace is: beside the calling one, a test or a program.
+/// Where a binary of the workspace is: in the folder `GALLEY_TEST_BINARIES`, or beside the calling test or program.
+/// With the variable set, new tests run against the programs of another build, such as an older one.
 ///
 /// # Panics
 /// It has not been built: `make test` does that.
 #[must_use]
 pub fn binary_path(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("a program has a path");
-    let folder = own.parent().expect("target/<profile>/<program> or target/<profile>/deps/<test>");
-    let folder = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
+    let folder = std::env::var_os("GALLEY_TEST_BINARIES").map_or_else(own_binaries, PathBuf::from);
     let path = folder.join(name);
     assert!(path.exists(), "{} is missing: build it, or run the tests with `make test`", path.display());
     path
+}
+
+/// `target/<profile>`, of `target/<profile>/<program>` or `target/<profile>/deps/<test>`.
+fn own_binaries() -> PathBuf {
+    let own = std::env::current_exe().expect("a program has a path");
+    let folder = own.parent().expect("a program is in a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
+    folder.to_owned()
 }
 
 impl ServiceProcess {
