@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Checks the documents against the repository: paths, links and named tests exist, and the pages of metrics and of
-error codes list exactly what the code has.
+"""Checks the documents against the repository: paths, links, named tests, settings and the modules in the maps of
+modules exist, and the pages of metrics and of error codes list exactly what the code has.
 """
 
 import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 # Written as they were: records of decisions use the words and files of their time.
-UNCHECKED = ("docs/adr/0",)
+UNCHECKED = ("docs/adr/0", "CHANGELOG.md")
 PATH = re.compile(r"`((?:crates|deploy|config|clients|examples|k8s|bench)/[\w./-]+)`")
 FILE = re.compile(r"`([\w-]+\.(?:rs|lua))`")
 # "`function` in `path`", "`one` and `other` in `path`"
@@ -17,6 +18,8 @@ FUNCTION = re.compile(r"`(\w+)`(?: and `(\w+)`)? in `(crates/[\w./-]+\.rs)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # `module::name`, `crate module::name`: what a document gives as proof.
 TEST = re.compile(r"`(?:[a-z]+ )?((?:[a-z0-9_]+::)+)([a-z0-9_]+)`")
+# A row of the map of modules at the top of a module: its names
+MAP_ROW = re.compile(r"^//! \| ([^|]*[`\]]) \|", re.MULTILINE)
 METRIC = re.compile(r'(?:(?:counter|gauge|histogram)!|ReaderLimiter::new)\([^")]*"(galley_\w+)"')
 ERROR_ROW = re.compile(r'ErrorCodeRow\(\s*"(\w+)",\s*"(\w+)",\s*S::(\w+),\s*(true|false)')
 STATUS = {
@@ -79,6 +82,26 @@ def problems_of_tests(text, sources):
             yield f"the test {name} is in {', '.join(found)}, not in {module}"
 
 
+def settings_of(table, prefix=""):
+    for key, value in table.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from settings_of(value, f"{prefix}{key}.")
+
+
+def problems_of_settings(text, sections, known):
+    for name in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)`", text):
+        if name not in known and not name.startswith("queues.") and not name.endswith((".yaml", ".rs")):
+            yield f"there is no setting {name}"
+
+
+def problems_of_map(code):
+    for row in MAP_ROW.findall(code):
+        for name in re.findall(r"`([a-z_]+)`", row):
+            if name != "mod" and not re.search(rf"\bmod {name}\b", code):
+                yield f"the map of modules names {name}, which is no module here"
+
+
 def different(what, document, code):
     for item in sorted(code - document):
         yield f"{what} {item} is in the code and not here"
@@ -102,18 +125,24 @@ def main():
     sources = {path: read(path) for path in tracked("crates/*.rs")}
     # CONTRIBUTING.md calls a script that does not exist yet name.lua
     files = {"name.lua", *(pathlib.Path(path).name for path in tracked("*.rs", "*.lua"))}
-    found = []
+    # Types of events and names of log lines have the shape of settings: the code spells them out
+    known = {name for code in sources.values() for name in re.findall(r'"([a-z_]+\.[a-z_.]+)"', code)}
+    defaults = tomllib.loads(read("config/default.toml"))
+    # The weight of a queue has no default
+    known |= {*settings_of(defaults), "queue_worker.weights"}
+    found = [f"{path}: {problem}" for path, code in sources.items() for problem in problems_of_map(code)]
     for document in tracked("*.md"):
         if document.startswith(UNCHECKED):
             continue
         text = read(document)
-        problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources)]
+        problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources),
+                    *problems_of_settings(text, defaults, known)]
         if document == "docs/reference/metrics.md":
             problems += problems_of_metrics(text, sources)
         if document == "docs/reference/errors.md":
             problems += problems_of_errors(text, sources)
         found += [f"{document}: {problem}" for problem in problems]
-    print("\n".join(found) or "documents: paths, links, tests, metrics and error codes are right")
+    print("\n".join(found) or "documents: paths, links, tests, settings, maps, metrics and error codes are right")
     return 1 if found else 0
 
 

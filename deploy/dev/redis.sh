@@ -99,12 +99,13 @@ start_logged() {
     rm -r "$pipe"
 }
 
-# stop_all: ends what was started, the last first. A second Ctrl-C, or a terminal that is gone, must not leave half of
-# it running.
+# stop_all: ends what was started, the last first. A terminal that is gone must not leave half of it running; a second
+# Ctrl-C kills what is left, at once.
 stop_all() {
     set +e
-    trap '' INT TERM HUP PIPE
+    trap '' HUP PIPE
     trap - EXIT
+    trap kill_all INT TERM
     local index
     for ((index = ${#pids[@]} - 1; index >= 0; index--)); do
         kill "${pids[index]}" 2>/dev/null
@@ -114,6 +115,17 @@ stop_all() {
     for ((index = ${#filters[@]} - 1; index >= 0; index--)); do
         ends_within 2 "${filters[index]}" || kill -KILL "${filters[index]}" 2>/dev/null
     done
+}
+
+# Each of them leads a process group: what a service started ends with it.
+kill_all() {
+    trap '' INT TERM
+    local pid
+    for pid in "${pids[@]}"; do
+        kill -KILL -- "-$pid" 2>/dev/null
+    done
+    echo "killed" 2>/dev/null
+    exit 130
 }
 
 # ends_within SECONDS PID: whether a child of this script ends in that time

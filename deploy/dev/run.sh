@@ -27,7 +27,6 @@ lock() {
 }
 
 start_redis() {
-    find_redis_server
     local data=$folder/redis port
     mkdir -p "$data"
     # Two servers must never write to one append-only file. The server inherits the lock, and keeps it if this script is
@@ -54,6 +53,14 @@ address() {
         exit 1
     fi
     echo "$address"
+}
+
+# Another program there would make a service end after the build
+check_free() { # SETTING ADDRESS
+    if (exec 3<>"/dev/tcp/${2%:*}/${2##*:}") 2>/dev/null; then
+        echo "$2 is in use by another program: stop it, or set GALLEY__$1__LISTEN=127.0.0.1:PORT" >&2
+        exit 1
+    fi
 }
 
 probe() { # HOST PORT
@@ -103,8 +110,12 @@ wait_any() {
 gateway=$(address GATEWAY 8080)
 queue_worker=$(address QUEUE_WORKER 8081)
 pubsub_worker=$(address PUBSUB_WORKER 8082)
+check_free GATEWAY "$gateway"
+check_free QUEUE_WORKER "$queue_worker"
+check_free PUBSUB_WORKER "$pubsub_worker"
+[ -n "${GALLEY__REDIS__URL:-}" ] || find_redis_server
 echo "building (the first time takes some minutes)"
-cargo build --quiet --workspace --bins
+cargo build --workspace --bins
 if [ -n "${GALLEY__REDIS__URL:-}" ]; then
     redis="the one that GALLEY__REDIS__URL names"
 else
@@ -127,7 +138,13 @@ Galley runs:
   metrics   http://$gateway/metrics
   redis     $redis
 
-Ctrl-C stops everything.
+Try it in another terminal: enqueue a job, see how it ended, publish a message.
+
+  JOB=\$(curl -s http://$gateway/ojs/v1/jobs -H 'Content-Type: application/json' -d '{"type":"test.echo","args":["hello"]}' | sed 's/.*"id":"\([^"]*\)".*/\1/')
+  curl -s "http://$gateway/ojs/v1/jobs/\$JOB?wait_ms=5000"
+  curl -s http://$gateway/v1/channels/hello/messages -H 'Content-Type: text/plain' --data-binary 'dinner is ready'
+
+Ctrl-C stops everything; a second Ctrl-C kills what has not stopped.
 
 READY
 wait_any

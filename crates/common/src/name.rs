@@ -112,7 +112,7 @@ name_type!(
     CronName,
     "name",
     "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 255 characters",
-    is_cron_name
+    is_lowercase_name
 );
 
 name_type!(
@@ -149,14 +149,14 @@ name_type!(
 );
 
 fn is_queue_name(text: &str) -> bool {
-    text.len() <= 128 && is_cron_name(text)
+    text.len() <= 128 && is_lowercase_name(text)
 }
 
 fn is_subscription_name(text: &str) -> bool {
-    text.len() <= 64 && is_cron_name(text)
+    text.len() <= 64 && is_lowercase_name(text)
 }
 
-fn is_cron_name(text: &str) -> bool {
+fn is_lowercase_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=255).contains(&bytes.len())
         && (bytes[0].is_ascii_lowercase() || bytes[0].is_ascii_digit())

@@ -12,6 +12,7 @@
 //! | [`idempotency`] | requests that have one effect however often they are sent |
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
 //! | [`events`] | what happened to jobs, for observers |
+//! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
 //! | `script`, `lua/` | loads scripts; the preludes that several share |

@@ -13,16 +13,16 @@ const DEMO_LIST: &str = "task:prodcons:queue";
 const DEMO_CHANNEL: &str = "task:pubsub:channel";
 
 const INDEX_HTML: &str = r#"<!DOCTYPE html>
-<html lang="zh">
+<html lang="en">
 <head><meta charset="utf-8"><title>Redis Message Queue</title></head>
 <body>
 <br>
 <center><h3>Redis Message Queue</h3>
 <br>
-<a href="/prodcons">生产消费者模式</a>
+<a href="/prodcons">Producer and consumer</a> <span lang="zh"><a href="/prodcons">生产消费者模式</a></span>
 <br>
 <br>
-<a href="/pubsub">发布订阅者模式</a>
+<a href="/pubsub">Publish and subscribe</a> <span lang="zh"><a href="/pubsub">发布订阅者模式</a></span>
 </center>
 </body>
 </html>

@@ -12,12 +12,9 @@
 //! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
 //! | `client_ids` | ids that clients chose |
-//! | `rate_limits` | jobs that wait for the limit of their key |
-//! | `queues` | the queues there are |
+//! | `queues`, `stats` | the queues there are, and their figures |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
-//! | `arrivals` | waits for jobs without taking them |
-//! | `settle` | ends attempts: finish, retry, snooze, release |
-//! | `fence` | which attempt a call is about |
+//! | `attempt`, `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
 //! | `consumer` | names of consumers in pending lists |

@@ -60,7 +60,7 @@ impl GroupReader {
         self.runner.store().find_idle(&self.runner.subscription, &channels, at_least, of).await
     }
 
-    /// Reclaims at max `max` messages of a channel; returns where more may follow.
+    /// Reclaims at most `max` messages of a channel; returns where more may follow.
     async fn reclaim_channel(
         &self,
         channel: &ChannelName,
