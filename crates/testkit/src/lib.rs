@@ -8,6 +8,7 @@ mod otlp;
 mod process_mark;
 mod redis_server;
 mod service_process;
+mod skip;
 mod wait;
 mod webhook_receiver;
 
@@ -18,5 +19,6 @@ pub use process_mark::ProcessMark;
 pub use redis;
 pub use redis_server::{RedisPersistence, RedisServer, patient_config};
 pub use service_process::{ServiceProcess, binary_path};
+pub use skip::skip;
 pub use wait::{TEST_TIMEOUT, eventually, eventually_for};
 pub use webhook_receiver::{ReceivedRequest, WebhookReceiver, WebhookReply, read_request};

@@ -25,7 +25,7 @@ async fn both_links_work_without_javascript() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
     let driver = Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).spawn();
     let Ok(driver) = driver else {
-        eprintln!("skipped: there is no chromedriver; `.ci/run` installs it");
+        testkit::skip("there is no chromedriver; `.ci/run` installs it");
         return;
     };
     let _driver = WebDriverProcess(driver);

@@ -16,7 +16,7 @@ async fn alone_levels_0_to_4_pass() {
     other.wait_until_ready().await;
     let suites = concat!(env!("CARGO_MANIFEST_DIR"), "/ojs");
     if Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no python3, which plays the suites");
+        testkit::skip("there is no python3, which plays the suites");
         return;
     }
     let output = Command::new("python3")

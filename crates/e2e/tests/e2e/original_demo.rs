@@ -128,7 +128,7 @@ fn python(program: &str, url: &str) -> Option<PythonProcess> {
     let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_redis = Command::new(&python).args(["-c", "import redis"]).stderr(Stdio::null()).status();
     if !has_redis.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: {python} has no redis package; `make test` installs it");
+        testkit::skip(&format!("{python} has no redis package; `make test` installs it"));
         return None;
     }
     let mut process =
