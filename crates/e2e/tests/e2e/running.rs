@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     process::{Command, Stdio},
 };
 use testkit::redis;
@@ -69,6 +69,24 @@ async fn an_address_that_is_taken_ends_the_process_with_a_message_that_says_so()
     assert!(!output.status.success());
     let said = [output.stdout, output.stderr].concat();
     assert!(String::from_utf8_lossy(&said).contains("gateway.listen: cannot listen on"));
+}
+
+#[test]
+fn make_run_names_the_setting_of_a_port_that_is_taken_before_it_builds() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("an address").to_string();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let output = Command::new("bash")
+        .arg("deploy/dev/run.sh")
+        .current_dir(root)
+        .env("GALLEY__GATEWAY__LISTEN", &address)
+        // A build would fail
+        .env("CARGO_BUILD_TARGET", "none")
+        .output()
+        .expect("bash runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&address) && said.contains("GALLEY__GATEWAY__LISTEN="), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
