@@ -208,6 +208,12 @@ impl Priority {
     /// The lowest and the highest priority.
     pub const BOUNDS: (i64, i64) = (-100, 100);
 
+    /// Every priority.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let (lowest, highest) = Self::BOUNDS;
+        (lowest..=highest).filter_map(|number| Self::try_from(number).ok())
+    }
+
     /// The number itself.
     #[must_use]
     pub fn get(self) -> i8 {

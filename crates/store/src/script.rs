@@ -30,6 +30,7 @@ macro_rules! script {
 }
 
 script!(OPEN_STREAM, "jobs/open_stream.lua");
+script!(OPEN_QUEUE, "jobs/open_queue.lua");
 script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
 script!(CREATE, "jobs/create.lua", with CLOCK, DEPTH, STREAM_ENTRY);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);

@@ -4,14 +4,19 @@
 //! blocks on all streams at once: there is no polling, and a new job arrives after one round trip. If several jobs
 //! arrive just before that read blocks, it may return one from each stream; jobs without a permit wait for one here,
 //! and their leases are renewed meanwhile.
+//!
+//! Each queue fails and heals alone: one whose data cannot be used is left out until it can.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::name::{Priority, QueueName};
 use store::{
     StoreError, StoreResult,
     connection::dedicated::DedicatedConnection,
-    jobs::{ClaimAvailability, Claimant, ClaimedJob},
+    jobs::{Claimant, ClaimedJob},
     log_interruption, next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -19,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     attempt::AttemptRunner,
     queue_selector::QueueSelector,
+    queue_states::QueueStates,
     shared::{RunMode, WorkerShared},
     slots::{AnyQueuePermit, Permit},
     wakeup::Wakeup,
@@ -46,12 +52,11 @@ pub(crate) async fn run(
     let worker = &shared.settings.queue_worker;
     let mut claimer = Claimer {
         queue_selector: QueueSelector::new(&worker.queues, &worker.weights),
+        queues: QueueStates::new(&worker.queues, Instant::now()),
         shared,
         runner,
         wakeup,
         stop,
-        priorities: HashMap::new(),
-        limit_states: HashMap::new(),
         blocking_connection: None,
         limited_watch: None,
         batch_size: MAX_BATCH_JOBS,
@@ -88,9 +93,7 @@ struct Claimer {
     wakeup: Arc<Wakeup>,
     stop: CancellationToken,
     queue_selector: QueueSelector,
-    priorities: HashMap<QueueName, Vec<Priority>>,
-    /// Each queue's availability after the last claim.
-    limit_states: HashMap<QueueName, ClaimAvailability>,
+    queues: QueueStates,
     blocking_connection: Option<DedicatedConnection>,
     /// The watched queues with limits, and the task that watches them.
     limited_watch: Option<(Vec<QueueName>, AbortOnDropHandle<()>)>,
@@ -112,7 +115,6 @@ impl Claimer {
     async fn back_off(&mut self, error: &StoreError, delay: Duration) {
         self.blocking_connection = None;
         self.limited_watch = None;
-        self.priorities.clear();
         log_interruption("claiming", error);
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -120,29 +122,50 @@ impl Claimer {
         }
     }
 
-    /// Opens the streams of every queue and recovers jobs whose claim answer was lost. A queue that cannot be opened,
-    /// because Redis is full or its key has another type, must not stop the other queues.
+    /// Opens every queue and recovers jobs whose claim answer was lost.
     async fn recover(&mut self) -> StoreResult<()> {
-        let shared = self.shared.clone();
-        for queue in &shared.settings.queue_worker.queues {
-            let priorities = match shared.jobs.open_queue(queue).await {
-                Ok(priorities) => priorities,
-                Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(event = "queue.unavailable", %queue, %error, "queue cannot be served for now");
-                    continue;
+        for queue in &self.shared.clone().settings.queue_worker.queues {
+            self.open(queue).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens the streams of a queue and recovers its jobs. A queue that cannot be opened, because Redis is full or a key
+    /// has another type, must not stop the other queues: it is tried again later.
+    async fn open(&mut self, queue: &QueueName) -> StoreResult<()> {
+        match self.open_and_recover(queue).await {
+            Ok(priorities) => {
+                if self.queues.get_mut(queue).set_open(priorities) {
+                    tracing::info!(event = "queue.available", %queue, "queue is served again");
                 }
-            };
-            for priority in &priorities {
-                let is_new = |entry| !shared.in_flight.contains(queue, *priority, entry);
-                for claimed in shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await? {
-                    let id = claimed.job.id;
-                    if self.runner.start(claimed, None) {
-                        tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
-                    }
+                Ok(())
+            }
+            Err(error) => self.leave_out(queue, error),
+        }
+    }
+
+    async fn open_and_recover(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
+        let shared = &self.shared;
+        let priorities = shared.jobs.open_queue(queue).await?;
+        for priority in &priorities {
+            let is_new = |entry| !shared.in_flight.contains(queue, *priority, entry);
+            for claimed in shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await? {
+                let id = claimed.job.id;
+                if self.runner.start(claimed, None) {
+                    tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
                 }
             }
-            self.priorities.insert(queue.clone(), priorities);
+        }
+        Ok(priorities)
+    }
+
+    /// Leaves a queue out for a while, unless the error concerns all queues.
+    fn leave_out(&mut self, queue: &QueueName, error: StoreError) -> StoreResult<()> {
+        if matches!(error, StoreError::Unavailable(_)) {
+            return Err(error);
+        }
+        if self.queues.get_mut(queue).set_failing(Instant::now()) {
+            tracing::warn!(event = "queue.unavailable", %queue, %error, "queue cannot be served for now");
         }
         Ok(())
     }
@@ -157,7 +180,12 @@ impl Claimer {
             let Some(permit) = permit else { return Ok(()) };
             let mut permits = self.acquire_more(permit);
             if self.wakeup.take() {
-                self.priorities.clear();
+                self.queues.all_changed();
+            }
+            self.queues.ask_due(Instant::now());
+            if self.shared.run_mode != RunMode::Continuous {
+                // It ends when no queue has any
+                self.queues.ask_all();
             }
             if self.shared.heartbeat_state.is_quiet() {
                 drop(permits);
@@ -197,8 +225,7 @@ impl Claimer {
 
     /// Whether jobs wait for a rate limit: they cannot be claimed now, but soon.
     async fn has_rate_limited_jobs(&self) -> StoreResult<bool> {
-        for (queue, _) in self.limit_states.iter().filter(|(_, more)| matches!(more, ClaimAvailability::RetryAfter(_)))
-        {
+        for queue in self.queues.paused_by_limit() {
             if self.shared.jobs.queue_stats(queue).await?.available > 0 {
                 return Ok(true);
             }
@@ -218,7 +245,7 @@ impl Claimer {
         permits
     }
 
-    /// Claims from each queue without waiting and starts the jobs; false if no queue had any.
+    /// Claims without waiting from each queue that may have jobs, and starts them; false if no queue had any.
     async fn claim(&mut self, permits: &mut Vec<AnyQueuePermit>) -> StoreResult<bool> {
         let shared = self.shared.clone();
         let by = Claimant::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
@@ -227,21 +254,42 @@ impl Claimer {
             if permits.is_empty() {
                 break;
             }
+            if !self.queues.get_mut(&queue).may_have_jobs() {
+                continue;
+            }
             let mut bound = shared.slots.bind_to_queue(&queue, permits, self.batch_size);
             if bound.is_empty() {
                 continue;
             }
-            let priorities = self.priorities.entry(queue.clone()).or_default();
-            let batch = shared.jobs.claim(&queue, priorities, bound.len(), by).await?;
-            self.limit_states.insert(queue, batch.availability);
-            self.batch_size = next_batch_size(self.batch_size, &batch.jobs);
-            for claimed in batch.jobs {
+            let jobs = self.claim_from(&queue, bound.len(), by).await?;
+            self.batch_size = next_batch_size(self.batch_size, &jobs);
+            for claimed in jobs {
                 found = true;
                 self.runner.start(claimed, bound.pop());
             }
             permits.extend(bound.into_iter().map(Permit::into_any_queue));
         }
         Ok(found)
+    }
+
+    /// Claims from one queue. An error of its own leaves it out for a while.
+    async fn claim_from(&mut self, queue: &QueueName, max: usize, by: Claimant<'_>) -> StoreResult<Vec<ClaimedJob>> {
+        if self.queues.get_mut(queue).is_failing() {
+            self.open(queue).await?;
+            if self.queues.get_mut(queue).is_failing() {
+                return Ok(Vec::new());
+            }
+        }
+        let state = self.queues.get_mut(queue);
+        match self.shared.jobs.claim(queue, &mut state.priorities, max, by).await {
+            Ok(batch) if !state.priorities.is_empty() => {
+                state.asked(batch.availability, batch.jobs.len() == max, Instant::now());
+                Ok(batch.jobs)
+            }
+            // Its index is gone: the streams may still be there
+            Ok(_) => self.open(queue).await.map(|()| Vec::new()),
+            Err(error) => self.leave_out(queue, error).map(|()| Vec::new()),
+        }
     }
 
     /// Wakes the loop when one of these queues has a job. A blocking read would bypass their limits.
@@ -265,24 +313,11 @@ impl Claimer {
 
     /// Waits for a job on any stream, for a limit to allow more, or for a wakeup.
     async fn wait_for_jobs(&mut self, permit: Option<AnyQueuePermit>) -> StoreResult<()> {
-        let mut max_block = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
-        let (mut free, mut limited) = (Vec::new(), Vec::new());
-        // A queue without a free slot is read again once a slot is free
-        for (queue, priorities) in self.priorities.iter().filter(|(queue, _)| self.shared.slots.has_capacity(queue)) {
-            let streams = priorities.iter().map(|priority| (queue.clone(), *priority));
-            match self.limit_states.get(queue).copied().unwrap_or_default() {
-                ClaimAvailability::Unlimited => free.extend(streams),
-                ClaimAvailability::Limited => limited.push(queue.clone()),
-                ClaimAvailability::RetryAfter(pause) => max_block = max_block.min(pause),
-                ClaimAvailability::Paused => {}
-            }
-        }
-        if self.priorities.values().all(Vec::is_empty) {
-            return Err(StoreError::Damaged("the streams of all queues are gone".to_owned()));
-        }
-        limited.sort_unstable();
-        self.watch_limited_queues(limited);
-        if free.is_empty() {
+        let plan = self.queues.wait_plan(|queue| self.shared.slots.has_capacity(queue), Instant::now());
+        let longest = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
+        let max_block = plan.max_wait.map_or(longest, |wait| wait.min(longest));
+        self.watch_limited_queues(plan.limited);
+        if plan.streams.is_empty() {
             drop(permit);
             let _ = tokio::time::timeout(max_block, self.wakeup.woken()).await;
             return Ok(());
@@ -293,11 +328,12 @@ impl Claimer {
         };
         let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
         let block = max_block.max(Duration::from_millis(1));
-        let read = jobs.claim_blocking(&mut connection, &free, &self.shared.consumer, block);
+        let read = jobs.claim_blocking(&mut connection, &plan.streams, &self.shared.consumer, block);
         let (arrived, _) = jobs.redis().interruptible(client_id, read, self.wakeup.woken()).await;
         let (shared, mut permits) = (self.shared.clone(), Vec::from_iter(permit));
         // Drop the connection after an error: its next answer could belong to this read
         for claimed in arrived? {
+            self.queues.get_mut(&claimed.job.queue).job_arrived();
             let permit = shared.slots.bind_to_queue(&claimed.job.queue, &mut permits, 1).pop();
             self.runner.start(claimed, permit);
         }

@@ -31,6 +31,7 @@ mod progress;
 mod pull;
 mod push_callbacks;
 mod push_handlers;
+mod queue_faults;
 mod queues;
 mod running;
 mod rust_handlers;

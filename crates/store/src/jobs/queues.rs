@@ -249,19 +249,32 @@ impl Jobs {
         Ok(sorted_priorities(&members))
     }
 
-    /// Creates a queue if it does not exist, so that a worker can wait on its streams; returns its priorities.
+    /// Makes a queue ready for claims, so that a worker can wait on its streams, and returns its priorities: creates it if
+    /// it does not exist, and finds streams and restores groups that somebody deleted or that the index lacks.
     ///
     /// # Errors
-    /// Redis is unavailable or full, or there are too many queues.
+    /// Redis is unavailable or full, there are too many queues, or a key has another type.
     pub async fn open_queue(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
-        let priorities = self.priorities(queue).await?;
-        if !priorities.is_empty() {
-            return Ok(priorities);
+        if let Err(refused) = self.register_queue(queue).await? {
+            return Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}")));
         }
-        match self.open_stream(queue, Priority::default()).await? {
-            Ok(()) => Ok(vec![Priority::default()]),
-            Err(refused) => Err(StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}"))),
+        let keys = QueueKeys::new(queue);
+        let mut call = script::OPEN_QUEUE.prepare_invoke();
+        call.key(keys.priorities());
+        for priority in Priority::all() {
+            call.key(keys.stream(priority));
         }
+        call.arg(keys::NOTIFICATIONS).arg(Notification::StreamCreated(queue.clone()).encode());
+        call.arg(Priority::default().get());
+        for priority in Priority::all() {
+            call.arg(priority.get());
+        }
+        let (listed, is_new): (Vec<String>, i64) = call.invoke_async(&mut self.store.redis.clone()).await?;
+        if is_new == 1 {
+            // It may have been deleted just before
+            self.add_to_registry(queue).await?;
+        }
+        Ok(sorted_priorities(&listed))
     }
 }
 

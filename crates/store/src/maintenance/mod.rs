@@ -6,7 +6,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | leader election, and the due times of each queue |
+//! | `mod` | leader election, and what the leader does when |
+//! | `due_times` | what is due next in each queue |
 //! | `scheduler` | makes scheduled and retryable jobs available |
 //! | `lease_reaper` | settles attempts whose lease or time limit is over |
 //! | `timers` | job expiry, follow-ups of ended jobs, limits that allow more |
@@ -21,6 +22,7 @@ mod candidates;
 mod check_cursor;
 mod consistency_checker;
 mod cron;
+mod due_times;
 mod history_trimmer;
 mod lease_reaper;
 mod outage_grace;
@@ -36,6 +38,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+use due_times::{NextDue, QueueTask, read_next_due};
 use outage_grace::OutageGrace;
 
 pub use check_cursor::{CheckCursor, CheckCursorError};
@@ -44,13 +47,11 @@ pub use consistency_checker::{ConsistencyReport, Violation};
 use crate::{
     StoreError, StoreResult,
     connection::{
-        clock::first_due_at,
         notification::Notification,
         notifier::{EventReceiver, SubscriberEvent},
     },
     jobs::Jobs,
-    keys::{self, QueueKeys},
-    log_interruption, script,
+    keys, log_interruption, script,
 };
 use crate::{channels::Channels, workflows::Workflows};
 use common::{
@@ -130,44 +131,6 @@ const FAILED_JOB_DELAY_MS: Millis = 60_000;
 const NOTIFICATION_BUFFER: usize = 1024;
 /// Number of a queue's items whose consistency one sweep checks.
 const CHECKED_PER_SLICE: usize = 200;
-
-/// The kinds of due times in a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum QueueTask {
-    /// Scheduled and retryable jobs.
-    Due,
-    /// Leases and time limits of attempts.
-    ExpiredLease,
-    /// Everything else.
-    Timer,
-}
-
-impl QueueTask {
-    const ALL: [Self; 3] = [Self::ExpiredLease, Self::Timer, Self::Due];
-
-    fn key(self, keys: &QueueKeys) -> String {
-        match self {
-            Self::Due => keys.due(),
-            Self::ExpiredLease => keys.leases(),
-            Self::Timer => keys.timers(),
-        }
-    }
-}
-
-/// The next due times of a queue, by Redis's clock: for each task its time, and a time before which it is not handled.
-#[derive(Default)]
-struct NextDue([(Option<Millis>, Millis); QueueTask::ALL.len()]);
-
-impl NextDue {
-    fn task_at(&self, task: QueueTask) -> Option<Millis> {
-        let (at, not_before) = self.0[task as usize];
-        at.map(|at| at.max(not_before))
-    }
-
-    fn earliest(&self) -> Option<Millis> {
-        QueueTask::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
-    }
-}
 
 /// One period as leader.
 struct Leader<'a> {
@@ -299,7 +262,7 @@ impl<'a> Leader<'a> {
                 };
                 let pause = pause_on_error(queue, pause)?;
                 if let Some(next) = self.next_due.get_mut(queue) {
-                    next.0[task as usize].1 = now + pause;
+                    next.pause_until(task, now + pause);
                 }
             }
         }
@@ -347,26 +310,6 @@ impl PeriodicSweep<'_> {
         }
         Ok(())
     }
-}
-
-/// Reads the next due times of these queues.
-async fn read_next_due(jobs: &Jobs, queues: &[QueueName], next: &mut HashMap<QueueName, NextDue>) -> StoreResult<()> {
-    for some in queues.chunks(500) {
-        let mut pipeline = redis::pipe();
-        for keys in some.iter().map(QueueKeys::new) {
-            for task in QueueTask::ALL {
-                pipeline.cmd("ZRANGE").arg(task.key(&keys)).arg(0).arg(0).arg("WITHSCORES");
-            }
-        }
-        let heads: Vec<Vec<(redis::Value, f64)>> = pipeline.query_async(&mut jobs.store.redis.clone()).await?;
-        for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
-            let times = next.entry(queue.clone()).or_default();
-            for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
-                times.0[task as usize].0 = first_due_at(head);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Logs an error of one queue, which must not block the others, and returns a pause for it.

@@ -110,18 +110,24 @@ async fn release_jobs(services: &Services, jobs: Vec<ClaimedJob>) {
 
 async fn claim_now(services: &Services, wanted: &FetchParams) -> Result<FetchedJobs, ApiError> {
     let mut taken = FetchedJobs { jobs: Vec::new(), remaining: Vec::with_capacity(wanted.queues.len()) };
+    let mut failures = Vec::new();
     for queue in &wanted.queues {
         match claim_from_queue(services, queue, wanted, &mut taken.jobs).await {
             Ok(left) => taken.remaining.push((queue.clone(), left)),
-            // The program holds the leases of the jobs claimed so far, so they must reach it
-            Err(error) if !taken.jobs.is_empty() => {
-                tracing::warn!(%queue, %error, fetched = taken.jobs.len(), "fetch cut short");
+            Err(error) if error.code() == ErrorCode::BackendUnavailable && taken.jobs.is_empty() => return Err(error),
+            // The program holds the leases of the jobs claimed so far, so they must reach it. And a queue whose data
+            // cannot be used must not keep it from the others
+            Err(error) => {
+                tracing::warn!(event = "queue.unavailable", %queue, %error, "queue cannot be served for now");
                 taken.remaining.push((queue.clone(), Remaining::Unavailable(REDIS_RETRY_DELAY)));
+                failures.push(error);
             }
-            Err(error) => return Err(error),
         }
     }
-    Ok(taken)
+    match failures.pop() {
+        Some(error) if taken.jobs.is_empty() && failures.len() + 1 == wanted.queues.len() => Err(error),
+        _ => Ok(taken),
+    }
 }
 
 /// Claims jobs of one queue up to the wanted number or bytes. It discards a bounded number of jobs that expired while
