@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`name`], [`id`], [`channel_pattern`], [`rate`] | values from users as types that can only hold valid ones |
+//! | [`rotation`] | queues in turn, a few at a time |
 //! | [`json`], [`time`], [`text`] | JSON, times and untrusted text at the edge |
 //! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
 //! | [`config_file`] | TOML files of rules and commands, with a line for each problem |
@@ -24,6 +25,7 @@ pub mod name;
 pub mod rate;
 #[cfg(feature = "service")]
 pub mod reloadable;
+pub mod rotation;
 pub mod settings;
 #[cfg(feature = "service")]
 pub mod shutdown;

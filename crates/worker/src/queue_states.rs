@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::name::{Priority, QueueName};
+use common::{
+    name::{Priority, QueueName},
+    rotation::Rotation,
+};
 use store::jobs::ClaimAvailability;
 
 /// How often some queues are asked without a reason.
@@ -24,8 +27,7 @@ pub(crate) struct QueueStates {
     queues: Vec<QueueName>,
     states: HashMap<QueueName, WorkerQueueState>,
     next_recheck: Instant,
-    /// Index of the queue that is rechecked next.
-    recheck_cursor: usize,
+    rotation: Rotation,
 }
 
 #[derive(Default)]
@@ -53,7 +55,7 @@ pub(crate) struct WaitPlan {
 impl QueueStates {
     pub(crate) fn new(queues: &[QueueName], now: Instant) -> Self {
         let states = queues.iter().map(|queue| (queue.clone(), WorkerQueueState::default())).collect();
-        Self { queues: queues.to_vec(), states, next_recheck: now + RECHECK_INTERVAL, recheck_cursor: 0 }
+        Self { queues: queues.to_vec(), states, next_recheck: now + RECHECK_INTERVAL, rotation: Rotation::default() }
     }
 
     /// The state of a queue that the worker has.
@@ -82,15 +84,12 @@ impl QueueStates {
                 state.may_have_jobs = true;
             }
         }
-        if now < self.next_recheck || self.queues.is_empty() {
+        if now < self.next_recheck {
             return;
         }
         self.next_recheck = now + RECHECK_INTERVAL;
-        for _ in 0..RECHECKED_QUEUES.min(self.queues.len()) {
-            self.recheck_cursor = (self.recheck_cursor + 1) % self.queues.len();
-            if let Some(state) = self.states.get_mut(&self.queues[self.recheck_cursor])
-                && !state.is_failing
-            {
+        for queue in self.rotation.next(&self.queues, RECHECKED_QUEUES) {
+            if let Some(state) = self.states.get_mut(&queue).filter(|state| !state.is_failing) {
                 state.may_have_jobs = true;
             }
         }

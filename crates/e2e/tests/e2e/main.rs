@@ -20,6 +20,7 @@ mod events;
 mod faults;
 mod http_client;
 mod idempotency;
+mod idle_cost;
 mod jobs;
 mod kit;
 mod limits;

@@ -12,11 +12,14 @@ use std::{
 };
 
 use crate::{jobs::ClaimAvailability, long_poll::new_entries::WatchedStream};
-use common::name::QueueName;
+use common::{name::QueueName, rotation::Rotation};
 use tokio::{sync::Notify, time::Instant};
 
 /// A paused queue is checked regularly, because the notification that it resumed can be lost.
 const PAUSED_RECHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many queues are looked up again without a reason.
+const RECHECKED_QUEUES: usize = 4;
 
 /// Identifies a waiter. Earlier waiters have smaller ids.
 pub(crate) type WaiterId = u64;
@@ -39,6 +42,7 @@ pub(crate) struct WaitQueue {
     last_id: WaiterId,
     /// The watcher must check the queues again.
     has_changed: bool,
+    rotation: Rotation,
 }
 
 #[derive(Default)]
@@ -194,6 +198,14 @@ impl WaitQueue {
         } else {
             entry.reset();
             self.has_changed = true;
+        }
+    }
+
+    /// Some queues in turn may have changed without a notification.
+    pub(crate) fn recheck_some(&mut self) {
+        let queues: Vec<QueueName> = self.queues.keys().cloned().collect();
+        for queue in &self.rotation.next(&queues, RECHECKED_QUEUES) {
+            self.queue_changed(queue);
         }
     }
 

@@ -20,8 +20,8 @@ use crate::{
 };
 use common::name::QueueName;
 
-/// Longest blocking read. It ends regularly so that a dead connection is noticed; then everything is looked up again,
-/// because notifications can be lost.
+/// Longest blocking read. It ends regularly so that a dead connection is noticed; then a few queues in turn are looked up
+/// again, because notifications can be lost.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
 
 /// Receives notifications of new streams and resumed queues until `stop` is cancelled.
@@ -94,7 +94,7 @@ async fn watch_once(
         if shared.lock().queue_count() == 0 {
             shared.changed.notified().await;
         } else if tokio::time::timeout(block, shared.changed.notified()).await.is_err() && block == MAX_BLOCK {
-            shared.lock().all_queues_changed();
+            shared.lock().recheck_some();
         }
         return Ok(());
     }
@@ -109,7 +109,7 @@ async fn watch_once(
                 wait_queue.job_arrived(queue);
             }
         }
-        WatchRead::TimedOut if block == MAX_BLOCK => shared.lock().all_queues_changed(),
+        WatchRead::TimedOut if block == MAX_BLOCK => shared.lock().recheck_some(),
         WatchRead::TimedOut | WatchRead::Interrupted => {}
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! by a script that also repairs it: a job may just be moving. Only repairs that neither lose nor duplicate a job are
 //! made; other violations are reported.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -21,6 +21,8 @@ use common::name::QueueName;
 const RECHECK_DELAY: Duration = Duration::from_millis(100);
 /// Concurrent checks: their scripts pipeline on the shared connection.
 const MAX_CONCURRENT_CHECKS: usize = 32;
+/// A step that finds little costs a command too: it counts as that many items, so that empty queues cost little.
+const MIN_STEP_COST: usize = 40;
 /// Maximum number of key queues whose jobs are counted: one script would take too long for more.
 const MAX_KEY_QUEUES: usize = 1000;
 
@@ -67,7 +69,7 @@ impl Jobs {
         let mut found = Vec::new();
         while let Some(from) = cursor.take() {
             let (some, next) = self.read_candidates(queue, &from, limit - report.checked_count.min(limit - 1)).await?;
-            report.checked_count += some.len().max(1);
+            report.checked_count += some.len().max(MIN_STEP_COST);
             found.extend(some);
             cursor = next;
             if report.checked_count >= limit {
@@ -151,12 +153,17 @@ impl Jobs {
         Ok((is_right == 0).then(|| Violation { kind: "key_waiting_counter".into(), location, is_repaired: repair }))
     }
 
-    /// Searches a bounded number of keys for queues that are not in the registry; returns where to continue, 0 at the
-    /// end.
+    /// Searches a bounded number of keys for queues that are not in the registry, which lists `known`; returns where to
+    /// continue, 0 at the end.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn check_registry(&self, from: u64, limit: usize) -> StoreResult<(u64, Vec<Violation>)> {
+    pub async fn check_registry(
+        &self,
+        from: u64,
+        limit: usize,
+        known: &[QueueName],
+    ) -> StoreResult<(u64, Vec<Violation>)> {
         let mut command = redis::cmd("SCAN");
         command.arg(from).arg("MATCH").arg("galley:{*}:*").arg("COUNT").arg(limit);
         let (next, found): (u64, Vec<String>) = command.query_async(&mut self.store.redis.clone()).await?;
@@ -167,6 +174,8 @@ impl Jobs {
         let mut queues: Vec<QueueName> = found.iter().filter_map(name).collect();
         queues.sort_unstable();
         queues.dedup();
+        let known: HashSet<&QueueName> = known.iter().collect();
+        queues.retain(|queue| !known.contains(queue));
         let mut violations = Vec::new();
         for queue in queues {
             let found = self.check_queue_registered(&queue, true).await?;
@@ -201,7 +210,7 @@ pub(super) struct CheckRound {
 impl CheckRound {
     /// Checks one slice of one queue, and a slice of all keys for unregistered queues.
     pub(super) async fn check_slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
-        (self.registry_cursor, _) = jobs.check_registry(self.registry_cursor, limit).await?;
+        (self.registry_cursor, _) = jobs.check_registry(self.registry_cursor, limit, queues).await?;
         let is_behind = |queue: &&QueueName| self.last_queue.as_ref().is_none_or(|done| *queue > done);
         let under_way = self.last_queue.as_ref().filter(|queue| self.cursor.is_some() && queues.contains(queue));
         let next = queues.iter().filter(is_behind).min().or_else(|| queues.iter().min());

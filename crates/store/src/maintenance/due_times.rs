@@ -1,9 +1,9 @@
 //! What is due next in each queue, by Redis's clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{StoreError, StoreResult, connection::clock::first_due_at, jobs::Jobs, keys::QueueKeys};
-use common::{name::QueueName, time::Millis};
+use common::{name::QueueName, rotation::Rotation, time::Millis};
 
 /// The kinds of due times in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,55 +28,141 @@ impl QueueTask {
     }
 }
 
-/// The next due times of a queue, by Redis's clock: for each task its time, and a time before which it is not handled.
+/// How long after the last sign of activity a queue is read regularly.
+const ACTIVE_MS: Millis = 60_000;
+/// A queue with something due this soon is active too.
+const SOON_MS: Millis = 10_000;
+/// How many other queues are read each time.
+const QUEUES_PER_TURN: usize = 2;
+
+/// The next due times of all queues.
 #[derive(Default)]
-pub(super) struct NextDue([(Option<Millis>, Millis); QueueTask::ALL.len()]);
+pub(super) struct DueTimes {
+    queues: HashMap<QueueName, NextDue>,
+    rotation: Rotation,
+}
+
+/// The next due times of a queue: for each task its time, and a time before which it is not handled.
+#[derive(Default)]
+struct NextDue {
+    tasks: [(Option<Millis>, Millis); QueueTask::ALL.len()],
+    active_until: Millis,
+}
 
 impl NextDue {
-    pub(super) fn task_at(&self, task: QueueTask) -> Option<Millis> {
-        let (at, not_before) = self.0[task as usize];
+    fn task_at(&self, task: QueueTask) -> Option<Millis> {
+        let (at, not_before) = self.tasks[task as usize];
         at.map(|at| at.max(not_before))
     }
 
-    pub(super) fn earliest(&self) -> Option<Millis> {
+    fn earliest(&self) -> Option<Millis> {
         QueueTask::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
     }
 
-    /// Leaves a task alone before that time.
-    pub(super) fn pause_until(&mut self, task: QueueTask, not_before: Millis) {
-        self.0[task as usize].1 = not_before;
+    fn is_active(&self, now: Millis) -> bool {
+        now < self.active_until || self.earliest().is_some_and(|at| at < now + SOON_MS)
     }
 }
 
-/// Reads the next due times of these queues.
-pub(super) async fn read_next_due(
-    jobs: &Jobs,
-    queues: &[QueueName],
-    next: &mut HashMap<QueueName, NextDue>,
-) -> StoreResult<()> {
-    for some in queues.chunks(500) {
-        let mut pipeline = redis::pipe();
-        // A key of another type in one queue must not stop the others
-        pipeline.ignore_errors();
-        for keys in some.iter().map(QueueKeys::new) {
-            for task in QueueTask::ALL {
-                pipeline.cmd("ZRANGE").arg(task.key(&keys)).arg(0).arg(0).arg("WITHSCORES");
-            }
-        }
-        let heads: Vec<redis::RedisResult<Vec<(redis::Value, f64)>>> =
-            pipeline.query_async(&mut jobs.store.redis.clone()).await?;
-        for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
-            let times = next.entry(queue.clone()).or_default();
-            for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
-                let head = match head.as_deref().map_err(|error| StoreError::from(error.clone())) {
-                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                    // The sweep reports it
-                    Err(_) => &[],
-                    Ok(head) => head,
-                };
-                times.0[task as usize].0 = first_due_at(head);
-            }
+impl DueTimes {
+    /// Forgets queues that are gone.
+    pub(super) fn keep(&mut self, queues: &[QueueName]) {
+        let known: HashSet<&QueueName> = queues.iter().collect();
+        self.queues.retain(|queue, _| known.contains(queue));
+    }
+
+    /// Active queues, unknown ones, and a few others in turn.
+    pub(super) fn queues_to_read(&mut self, queues: &[QueueName], now: Millis) -> Vec<QueueName> {
+        let is_idle = |queue: &QueueName| self.queues.get(queue).is_some_and(|next| !next.is_active(now));
+        let (idle, mut some): (Vec<QueueName>, Vec<QueueName>) = queues.iter().cloned().partition(is_idle);
+        some.extend(self.rotation.next(&idle, QUEUES_PER_TURN));
+        some
+    }
+
+    /// Something happens in a queue: more may follow without a notification.
+    pub(super) fn note_activity(&mut self, queue: &QueueName, now: Millis) {
+        self.queues.entry(queue.clone()).or_default().active_until = now + ACTIVE_MS;
+    }
+
+    /// When the next task of any queue is due.
+    pub(super) fn earliest(&self) -> Option<Millis> {
+        self.queues.values().filter_map(NextDue::earliest).min()
+    }
+
+    /// The queues with a task that is due.
+    pub(super) fn due_queues(&self, now: Millis) -> Vec<QueueName> {
+        let is_due = |next: &NextDue| next.earliest().is_some_and(|at| at <= now);
+        self.queues.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect()
+    }
+
+    /// When a task of a queue is due.
+    pub(super) fn task_at(&self, queue: &QueueName, task: QueueTask) -> Option<Millis> {
+        self.queues.get(queue)?.task_at(task)
+    }
+
+    /// A task was handled: leave it alone before that time.
+    pub(super) fn pause_until(&mut self, queue: &QueueName, task: QueueTask, not_before: Millis) {
+        if let Some(next) = self.queues.get_mut(queue) {
+            next.tasks[task as usize].1 = not_before;
+            next.active_until = not_before + ACTIVE_MS;
         }
     }
-    Ok(())
+
+    /// Reads the next due times of these queues.
+    pub(super) async fn read(&mut self, jobs: &Jobs, queues: &[QueueName]) -> StoreResult<()> {
+        for some in queues.chunks(500) {
+            let mut pipeline = redis::pipe();
+            // A key of another type in one queue must not stop the others
+            pipeline.ignore_errors();
+            for keys in some.iter().map(QueueKeys::new) {
+                for task in QueueTask::ALL {
+                    pipeline.cmd("ZRANGE").arg(task.key(&keys)).arg(0).arg(0).arg("WITHSCORES");
+                }
+            }
+            let heads: Vec<redis::RedisResult<Vec<(redis::Value, f64)>>> =
+                pipeline.query_async(&mut jobs.store.redis.clone()).await?;
+            for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
+                let times = self.queues.entry(queue.clone()).or_default();
+                for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
+                    let head = match head.as_deref().map_err(|error| StoreError::from(error.clone())) {
+                        Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                        // The sweep reports it
+                        Err(_) => &[],
+                        Ok(head) => head,
+                    };
+                    times.tasks[task as usize].0 = first_due_at(head);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_queues_are_read_a_few_at_a_time_and_active_ones_each_time() {
+        let queues: Vec<QueueName> = (0..50).map(|number| format!("q{number:02}").parse().expect("a name")).collect();
+        let mut times = DueTimes::default();
+        assert_eq!(times.queues_to_read(&queues, 0).len(), 50, "none is known yet");
+        times.queues.extend(queues.iter().map(|queue| (queue.clone(), NextDue::default())));
+        times.note_activity(&queues[7], 0);
+        times.queues.entry(queues[8].clone()).or_default().tasks[0].0 = Some(SOON_MS);
+        times.queues.entry(queues[9].clone()).or_default().tasks[0].0 = Some(SOON_MS * 100);
+        let mut read = HashSet::new();
+        for _ in 0..24 {
+            let some = times.queues_to_read(&queues, 1);
+            assert_eq!(some.len(), 2 + QUEUES_PER_TURN);
+            assert!(some.contains(&queues[7]) && some.contains(&queues[8]));
+            read.extend(some);
+        }
+        assert_eq!(read.len(), 50);
+        assert_eq!(
+            times.queues_to_read(&queues, ACTIVE_MS + SOON_MS * 200).len(),
+            2 + QUEUES_PER_TURN,
+            "8 and 9 are due"
+        );
+    }
 }

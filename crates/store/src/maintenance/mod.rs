@@ -16,6 +16,8 @@
 //! | `worker_reaper` | reclaims jobs of dead queue-workers, deletes old dead letters |
 //! | `history_trimmer` | trims histories of channels |
 //! | `consistency_checker`, `candidates`, `check_cursor` | find and repair contradictions in stored data |
+//! | `sweep` | looks at a few queues in turn, and at those of silent workers |
+//! | `silent_workers` | which workers stopped reporting |
 //! | `outage_grace` | whether a worker's silence means that it died |
 
 mod candidates;
@@ -27,23 +29,24 @@ mod history_trimmer;
 mod lease_reaper;
 mod outage_grace;
 mod scheduler;
+mod silent_workers;
+mod sweep;
 mod timers;
 mod worker_reaper;
 mod workflows;
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use due_times::{NextDue, QueueTask, read_next_due};
+use due_times::{DueTimes, QueueTask};
 use outage_grace::OutageGrace;
+use sweep::PeriodicSweep;
 
 pub use check_cursor::{CheckCursor, CheckCursorError};
 pub use consistency_checker::{ConsistencyReport, Violation};
 
+use crate::channels::Channels;
 use crate::{
     StoreError, StoreResult,
     connection::{
@@ -53,7 +56,6 @@ use crate::{
     jobs::Jobs,
     keys, log_interruption, script,
 };
-use crate::{channels::Channels, workflows::Workflows};
 use common::{
     name::{QueueName, quoted},
     settings::MaintenanceSettings,
@@ -69,11 +71,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
     while !stop.is_cancelled() {
         let result = match outage_grace.observe(acquire_leadership(&jobs, &leader_id, settings.leader_lease)).await {
             Ok(true) => {
-                let sweep = PeriodicSweep {
-                    jobs: &jobs,
-                    grace: &mut sweep_grace,
-                    check_round: consistency_checker::CheckRound::default(),
-                };
+                let sweep = PeriodicSweep::new(&jobs, &mut sweep_grace);
                 Box::pin(Leader::new(&jobs, &settings, &leader_id, &mut outage_grace).work(sweep, &stop)).await
             }
             Ok(false) => Ok(()),
@@ -102,6 +100,7 @@ pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let mut outage_grace = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
     lease_reaper::reap_expired(jobs, queue, &mut outage_grace).await?;
     worker_reaper::reap_queue(jobs, queue, &mut outage_grace).await?;
+    worker_reaper::prune_queue(jobs, queue).await?;
     timers::run(jobs, queue).await?;
     scheduler::promote(jobs, queue, jobs.now().await?).await
 }
@@ -129,8 +128,6 @@ const FAILED_JOB_DELAY_MS: Millis = 60_000;
 
 /// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
-/// Number of a queue's items whose consistency one sweep checks.
-const CHECKED_PER_SLICE: usize = 200;
 
 /// One period as leader.
 struct Leader<'a> {
@@ -138,7 +135,7 @@ struct Leader<'a> {
     settings: &'a MaintenanceSettings,
     holder: &'a str,
     grace: &'a mut OutageGrace,
-    next_due: HashMap<QueueName, NextDue>,
+    due_times: DueTimes,
     cron: cron::CronTimer,
     /// Redis's clock, and when it was read.
     redis_clock: (Millis, Instant),
@@ -146,8 +143,8 @@ struct Leader<'a> {
 
 impl<'a> Leader<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, holder: &'a str, grace: &'a mut OutageGrace) -> Self {
-        let (next_due, cron) = (HashMap::new(), cron::CronTimer::default());
-        Self { jobs, settings, holder, grace, next_due, cron, redis_clock: (0, Instant::now()) }
+        let (due_times, cron) = (DueTimes::default(), cron::CronTimer::default());
+        Self { jobs, settings, holder, grace, due_times, cron, redis_clock: (0, Instant::now()) }
     }
 
     /// Works until the leader lease is lost (`Ok`), Redis is unavailable (`Err`), or `stop` is cancelled. The sweep,
@@ -174,7 +171,7 @@ impl<'a> Leader<'a> {
                     heard = calls.recv() => self.on_event(heard, &mut calls).await.map(|()| true)?,
                     () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
                     // Notifications may be missed
-                    _ = refresh.tick() => self.refresh_all().await.map(|()| true)?,
+                    _ = refresh.tick() => self.refresh_some().await.map(|()| true)?,
                 };
                 if !goes_on {
                     return Ok(());
@@ -198,7 +195,7 @@ impl<'a> Leader<'a> {
 
     fn time_until_next(&self) -> Duration {
         let far = Duration::from_hours(1);
-        let Some(next) = self.next_due.values().filter_map(NextDue::earliest).chain(self.cron.due_at()).min() else {
+        let Some(next) = self.due_times.earliest().into_iter().chain(self.cron.due_at()).min() else {
             return far;
         };
         // Due times are whole milliseconds: add one, because early is not due
@@ -211,7 +208,10 @@ impl<'a> Leader<'a> {
         loop {
             match heard {
                 Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
-                    Some(Notification::DueChanged(queue)) if !queues.contains(&queue) => queues.push(queue),
+                    Some(Notification::DueChanged(queue)) if !queues.contains(&queue) => {
+                        self.due_times.note_activity(&queue, self.now());
+                        queues.push(queue);
+                    }
                     Some(Notification::CronChanged) => self.cron.is_stale = true,
                     _ => {}
                 },
@@ -229,10 +229,18 @@ impl<'a> Leader<'a> {
 
     async fn refresh_all(&mut self) -> StoreResult<()> {
         let queues = self.jobs.list_queues().await?;
-        let known: HashSet<&QueueName> = queues.iter().collect();
-        self.next_due.retain(|queue, _| known.contains(queue));
+        self.due_times.keep(&queues);
         self.cron.is_stale = true;
         self.refresh(&queues).await
+    }
+
+    /// Reads queues where something happens, and a few others in turn: a notification may have been lost.
+    async fn refresh_some(&mut self) -> StoreResult<()> {
+        let queues = self.jobs.list_queues().await?;
+        self.due_times.keep(&queues);
+        self.cron.is_stale = true;
+        let some = self.due_times.queues_to_read(&queues, self.now());
+        self.refresh(&some).await
     }
 
     /// Reads the next due times of these queues.
@@ -240,19 +248,17 @@ impl<'a> Leader<'a> {
         let jobs = self.jobs;
         // Concurrently with the rest: every round trip between two due times delays jobs
         let clock = async { Ok((jobs.now().await?, Instant::now())) };
-        ((), self.redis_clock) = tokio::try_join!(read_next_due(jobs, queues, &mut self.next_due), clock)?;
+        ((), self.redis_clock) = tokio::try_join!(self.due_times.read(jobs, queues), clock)?;
         self.cron.refresh(jobs).await
     }
 
     /// Handles what is due now, a bounded number per queue and turn, so that no queue starves another.
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
-        let is_due = |next: &NextDue| next.earliest().is_some_and(|at| at <= now);
-        let queues: Vec<QueueName> =
-            self.next_due.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect();
+        let queues = self.due_times.due_queues(now);
         for queue in &queues {
             for task in QueueTask::ALL {
-                if self.next_due.get(queue).and_then(|next| next.task_at(task)).is_none_or(|at| at > now) {
+                if self.due_times.task_at(queue, task).is_none_or(|at| at > now) {
                     continue;
                 }
                 let pause = match task {
@@ -261,54 +267,11 @@ impl<'a> Leader<'a> {
                     QueueTask::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
                 };
                 let pause = pause_on_error(queue, pause)?;
-                if let Some(next) = self.next_due.get_mut(queue) {
-                    next.pause_until(task, now + pause);
-                }
+                self.due_times.pause_until(queue, task, now + pause);
             }
         }
         self.cron.fire_if_due(self.jobs, now).await?;
         self.refresh(&queues).await
-    }
-}
-
-/// Periodic checks.
-struct PeriodicSweep<'a> {
-    jobs: &'a Jobs,
-    grace: &'a mut OutageGrace,
-    check_round: consistency_checker::CheckRound,
-}
-
-impl PeriodicSweep<'_> {
-    /// Sweeps regularly; ends when Redis is unavailable, or when it is dropped with the leader lease.
-    async fn run(&mut self, every: Duration) -> StoreResult<()> {
-        let mut turn = tokio::time::interval(every);
-        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            turn.tick().await;
-            self.sweep_once().await?;
-        }
-    }
-
-    async fn sweep_once(&mut self) -> StoreResult<()> {
-        let queues = self.jobs.list_queues().await?;
-        for queue in &queues {
-            let swept = worker_reaper::reap_queue(self.jobs, queue, self.grace).await.map(|()| 0);
-            pause_on_error(queue, swept)?;
-        }
-        match self.check_round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
-            Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            Err(error) => tracing::error!(%error, "consistency check failed"),
-            Ok(()) => {}
-        }
-        let mut looked_at = 0;
-        let workflows = Workflows::new(self.jobs);
-        for id in workflows.workflows_to_check().await? {
-            if looked_at >= self::workflows::MAX_JOBS_PER_TICK {
-                break;
-            }
-            looked_at += self::workflows::check_or_reschedule(&workflows, id).await?;
-        }
-        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Periodic checks of a queue: reclaims jobs of dead queue-workers, deletes idle consumers and old dead letters.
+//! Reclaims jobs of dead queue-workers; deletes idle consumers and old dead letters.
 
 use std::time::Duration;
 
@@ -21,12 +21,21 @@ const MAX_PAGES: usize = 20;
 /// A consumer without jobs is deleted after this long.
 const CONSUMER_TTL: Duration = Duration::from_hours(1);
 
-/// Checks one queue.
-pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, outage_grace: &mut OutageGrace) -> StoreResult<()> {
+/// Checks one queue; true if a worker holds jobs and has been silent for half of its lease: look again soon.
+pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, outage_grace: &mut OutageGrace) -> StoreResult<bool> {
+    let mut is_held = false;
     for priority in jobs.priorities(queue).await? {
-        for consumer in idle_consumers(jobs, queue, priority).await? {
+        for (consumer, idle) in idle_consumers(jobs, queue, priority).await? {
+            is_held |= idle > consumer.lease() / 2;
             reclaim(jobs, queue, priority, &consumer, outage_grace).await?;
         }
+    }
+    Ok(is_held)
+}
+
+/// Deletes what is old: consumers without jobs, dead letters.
+pub(super) async fn prune_queue(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+    for priority in jobs.priorities(queue).await? {
         let _: i64 = script::PRUNE_CONSUMERS
             .key(QueueKeys::new(queue).stream(priority))
             .arg(CONSUMER_TTL.as_millis().to_string())
@@ -97,8 +106,8 @@ async fn reclaim_one(
     Ok(())
 }
 
-/// Queue-workers that hold jobs and may have been silent for their lease.
-async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<Consumer>> {
+/// Queue-workers that hold jobs, and how long they have been silent.
+async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<(Consumer, Duration)>> {
     let mut command = redis::cmd("XINFO");
     command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");
     let reply: Value = match command.query_async(&mut jobs.store.redis.clone()).await.map_err(StoreError::from) {
@@ -111,8 +120,9 @@ async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> S
         Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(malformed_reply)?;
     let holding = consumers.into_iter().filter_map(|mut fields| {
         let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
+        let idle = Duration::from_millis(u64::from_redis_value(fields.remove("idle")?).ok()?);
         let name = String::from_redis_value(fields.remove("name")?).ok()?;
-        Consumer::parse(&name).filter(|_| pending > 0)
+        Consumer::parse(&name).filter(|_| pending > 0).map(|consumer| (consumer, idle))
     });
     Ok(holding.collect())
 }

@@ -203,7 +203,7 @@ async fn a_queue_that_is_not_in_the_registry_is_registered_again() {
     kit.redis_command(&["DEL", "galley:queues"]).await;
     is_mended(&kit, &["queue_unregistered"]).await;
     kit.redis_command(&["DEL", "galley:queues"]).await;
-    let (_, found) = kit.jobs.check_registry(0, 1000).await.expect("redis runs");
+    let (_, found) = kit.jobs.check_registry(0, 1000, &[]).await.expect("redis runs");
     assert_eq!(found.len(), 1, "without being asked for it by name");
     assert_eq!(kit.jobs.list_queues().await.expect("redis runs"), [queue()]);
 }

@@ -1,0 +1,112 @@
+//! Notices queue-workers that stopped reporting: only the queues of those can hold jobs that must be reclaimed. Workers
+//! that live renew their own jobs, so their queues cost nothing here.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    StoreResult,
+    jobs::{Consumer, Jobs},
+    keys,
+    workers::{WorkerKey, Workers},
+};
+use common::name::QueueName;
+
+/// What is known of the workers on the list.
+#[derive(Default)]
+pub(super) struct SilentWorkers {
+    known: HashMap<String, KnownWorker>,
+}
+
+struct KnownWorker {
+    lease: Duration,
+    queues: Vec<QueueName>,
+    /// Its last report, as the score in the list.
+    reported: f64,
+    /// When that report was first seen here.
+    seen_at: Instant,
+    is_listed: bool,
+}
+
+impl SilentWorkers {
+    /// The queues of workers that have not reported for their lease or are no longer listed, with that lease.
+    pub(super) async fn find(&mut self, jobs: &Jobs) -> StoreResult<Vec<(QueueName, Duration)>> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(keys::WORKERS).arg(0).arg(-1).arg("WITHSCORES");
+        let listed: Vec<(String, f64)> = command.query_async(&mut jobs.store.redis.clone()).await?;
+        self.read_new(jobs, &listed).await?;
+        Ok(self.update(&listed, Instant::now()))
+    }
+
+    /// Reads the queues of workers that were not known yet.
+    async fn read_new(&mut self, jobs: &Jobs, listed: &[(String, f64)]) -> StoreResult<()> {
+        let is_new = |(id, _): &&(String, f64)| !self.known.contains_key(id) && Consumer::parse(id).is_some();
+        let new: Vec<WorkerKey> = listed.iter().filter(is_new).filter_map(|(id, _)| id.parse().ok()).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for worker in Workers::new(&jobs.store.redis).workers(&new).await? {
+            let Some(consumer) = Consumer::parse(worker.key.as_str()) else { continue };
+            let queues = worker.record.queues.iter().filter_map(|queue| queue.parse().ok()).collect();
+            let known = KnownWorker {
+                lease: consumer.lease(),
+                queues,
+                reported: f64::NAN,
+                seen_at: Instant::now(),
+                is_listed: true,
+            };
+            self.known.insert(worker.key.as_str().to_owned(), known);
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, listed: &[(String, f64)], now: Instant) -> Vec<(QueueName, Duration)> {
+        self.known.values_mut().for_each(|worker| worker.is_listed = false);
+        for (id, reported) in listed {
+            if let Some(worker) = self.known.get_mut(id) {
+                worker.is_listed = true;
+                if worker.reported.to_bits() != reported.to_bits() {
+                    (worker.reported, worker.seen_at) = (*reported, now);
+                }
+            }
+        }
+        let is_silent = |worker: &KnownWorker| !worker.is_listed || now - worker.seen_at >= worker.lease;
+        let silent = self.known.values().filter(|worker| is_silent(worker));
+        let queues =
+            silent.flat_map(|worker| worker.queues.iter().map(|queue| (queue.clone(), worker.lease))).collect();
+        self.known.retain(|_, worker| worker.is_listed);
+        queues
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn known(now: Instant) -> SilentWorkers {
+        let worker = KnownWorker {
+            lease: LEASE,
+            queues: vec!["a".parse().expect("a name")],
+            reported: 1.0,
+            seen_at: now,
+            is_listed: true,
+        };
+        SilentWorkers { known: HashMap::from([("w".to_owned(), worker)]) }
+    }
+
+    #[test]
+    fn a_worker_is_silent_when_its_report_does_not_change_for_its_lease_or_it_is_gone() {
+        let now = Instant::now();
+        let mut workers = known(now);
+        let listed = |score: f64| vec![("w".to_owned(), score)];
+        assert!(workers.update(&listed(1.0), now + LEASE / 2).is_empty());
+        assert!(workers.update(&listed(2.0), now + LEASE).is_empty(), "it reported");
+        assert_eq!(workers.update(&listed(2.0), now + LEASE * 2).len(), 1);
+        assert_eq!(workers.update(&[], now + LEASE * 2).len(), 1);
+        assert!(workers.update(&[], now + LEASE * 2).is_empty(), "it was told once");
+    }
+}
