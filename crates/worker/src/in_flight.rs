@@ -26,8 +26,8 @@ pub(crate) type Renewal = (EntryId, Millis, Option<u64>);
 #[derive(Default)]
 pub(crate) struct InFlightJobs {
     jobs: Mutex<HashMap<(QueueStream, EntryId), InFlightJob>>,
-    /// Notified when a job with its own lease arrives: it may be the shortest.
-    pub(crate) custom_lease_added: Notify,
+    /// Notified when a job must be renewed now: one with its own lease that arrives, or one that may be cancelled.
+    pub(crate) renewal_needed: Notify,
     /// Notified when the last job is removed.
     pub(crate) emptied: Notify,
 }
@@ -38,7 +38,8 @@ struct InFlightJob {
     attempt: u32,
     started_at: Millis,
     custom_lease: Option<Duration>,
-    renewed_at: Instant,
+    /// None if it must be renewed now.
+    renewed_at: Option<Instant>,
     cancellation: CancellationToken,
 }
 
@@ -57,8 +58,6 @@ impl InFlightJobs {
         }
         let gone = CancellationToken::new();
         let own_lease = claimed.job.lease_ms.map(Duration::from_millis);
-        // Renew a job with its own lease at once, so that Redis learns that lease
-        let renewed = if own_lease.is_some() { Instant::now().checked_sub(Duration::from_hours(1)) } else { None };
         held.insert(
             key,
             InFlightJob {
@@ -67,12 +66,13 @@ impl InFlightJobs {
                 attempt: claimed.job.history.current_attempt(),
                 started_at: claimed.started_at,
                 custom_lease: own_lease,
-                renewed_at: renewed.unwrap_or_else(Instant::now),
+                // A job with its own lease is renewed at once, so that Redis learns that lease
+                renewed_at: own_lease.is_none().then(Instant::now),
                 cancellation: gone.clone(),
             },
         );
         if own_lease.is_some() {
-            self.custom_lease_added.notify_one();
+            self.renewal_needed.notify_one();
         }
         Some(gone)
     }
@@ -107,10 +107,12 @@ impl InFlightJobs {
         }
     }
 
-    /// Stops the attempt of a cancelled job.
-    pub(crate) fn cancel_job(&self, id: JobId) {
-        for held in self.lock().values().filter(|held| held.id == id) {
-            held.cancellation.cancel();
+    /// Renews the lease of a job at once, which stops its attempt if it is not ours any more. A hint says that it was
+    /// cancelled; only Redis knows.
+    pub(crate) fn check_job(&self, id: JobId) {
+        for held in self.lock().values_mut().filter(|held| held.id == id) {
+            held.renewed_at = None;
+            self.renewal_needed.notify_one();
         }
     }
 
@@ -144,12 +146,12 @@ impl InFlightJobs {
         self.lock().values().filter_map(|held| held.custom_lease).min().map_or(lease, |own| own.min(lease))
     }
 
-    /// Entries that were last renewed more than a third of their lease ago, by stream.
+    /// Entries that must be renewed now or were last renewed more than a third of their lease ago, by stream.
     pub(crate) fn due_for_renewal(&self, lease: Duration) -> HashMap<QueueStream, Vec<Renewal>> {
         let mut due: HashMap<QueueStream, Vec<Renewal>> = HashMap::new();
         for ((stream, entry), held) in self.lock().iter() {
             let lease = held.custom_lease.map_or(lease, |own| own.min(lease));
-            if held.renewed_at.elapsed() >= lease / 3 {
+            if held.renewed_at.is_none_or(|at| at.elapsed() >= lease / 3) {
                 let own = held.custom_lease.and_then(|own| u64::try_from(own.as_millis()).ok());
                 due.entry(stream.clone()).or_default().push((*entry, held.started_at, own));
             }
@@ -162,7 +164,7 @@ impl InFlightJobs {
         let mut all = self.lock();
         for (entry, _, _) in entries {
             if let Some(held) = all.get_mut(&(stream.clone(), *entry)) {
-                held.renewed_at = Instant::now();
+                held.renewed_at = Some(Instant::now());
             }
         }
     }

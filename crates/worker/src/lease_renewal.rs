@@ -22,7 +22,7 @@ pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
-            () = shared.in_flight.custom_lease_added.notified() => {}
+            () = shared.in_flight.renewal_needed.notified() => {}
         }
         for (stream, renewals) in shared.in_flight.due_for_renewal(lease) {
             for batch in renewals.chunks(MAX_BATCH_ENTRIES) {

@@ -62,7 +62,7 @@ impl Wakeup {
                     Some(Notification::DirectiveChanged(worker)) if worker == shared.worker_key() => {
                         shared.heartbeat_state.report_now.notify_one();
                     }
-                    Some(Notification::JobCancelled(id)) => shared.in_flight.cancel_job(id),
+                    Some(Notification::JobCancelled(id)) => shared.in_flight.check_job(id),
                     _ => {}
                 },
                 // Notifications may have been missed

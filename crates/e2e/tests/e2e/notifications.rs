@@ -39,3 +39,22 @@ async fn each_process_has_one_connection_for_notifications_whatever_it_waits_for
     }
     drop((reader, events));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_notification_of_a_cancellation_stops_no_attempt() {
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
+    let id = kit.enqueue(&json!({ "type": "test.slow", "args": [1500] })).await;
+    kit.wait_for_state(&id, "active").await;
+    // Pub/sub knows no databases, so another installation on the same server may send these
+    for noise in
+        [format!("cancelled {id}"), "stream default".to_owned(), "due default".to_owned(), "cron entries".to_owned()]
+    {
+        for _ in 0..20 {
+            kit.redis_command(&["PUBLISH", "galley:notifications", &noise]).await;
+        }
+    }
+    let job = kit.wait_for_state(&id, "completed").await;
+    assert_eq!(job["attempt"], 1);
+    assert!(worker.events("attempt.lost").is_empty());
+}
