@@ -5,13 +5,17 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use actix_server::ServerBuilder;
 use actix_web::{
-    App, FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder, dev::Server, http::header, web,
+    App, FromRequest, Handler, HttpResponse, Resource, Responder, dev::Server, http::header, middleware, web,
 };
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
-use crate::telemetry::MetricsHandle;
+use crate::{
+    http_server::{ConnectionLimits, HttpListener, follow_exchange},
+    telemetry::MetricsHandle,
+};
 
 /// Answers whether the service can work; the error says why not, for people.
 pub type ReadinessCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -63,11 +67,11 @@ pub fn serve(
     readiness: ReadinessCheck,
     metrics: MetricsHandle,
 ) -> std::io::Result<(Server, SocketAddr)> {
-    let server = HttpServer::new(move || App::new().configure(|config| routes(config, &readiness, &metrics)))
-        .workers(1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .bind(listen)?;
-    let address = server.addrs().first().copied().unwrap_or(listen);
-    Ok((server.run(), address))
+    let listener = HttpListener::bind(listen)?;
+    let address = listener.address();
+    let app = move || {
+        App::new().configure(|config| routes(config, &readiness, &metrics)).wrap(middleware::from_fn(follow_exchange))
+    };
+    let builder = ServerBuilder::new().workers(1);
+    Ok((listener.serve(builder, ConnectionLimits::default(), |_| None, app)?, address))
 }

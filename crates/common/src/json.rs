@@ -280,6 +280,18 @@ fn push_string(out: &mut String, value: &str) {
     out.push_str(&serde_json::to_string(value).unwrap_or_else(|_| String::from("\"\"")));
 }
 
+/// JSON in which no character ends a line for any reader. JSON allows three such characters in its strings as they are
+/// (U+0085, U+2028, U+2029), and readers of lines in Python and others split there.
+#[must_use]
+pub fn escape_line_ends(json: &str) -> Cow<'_, str> {
+    // The first bytes of these characters: most text has neither, and looking for bytes is fast
+    if !json.bytes().any(|byte| byte == 0xc2 || byte == 0xe2) || !json.contains(['\u{85}', '\u{2028}', '\u{2029}']) {
+        return Cow::Borrowed(json);
+    }
+    let escaped = json.replace('\u{85}', "\\u0085").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
+    Cow::Owned(escaped)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -326,5 +338,16 @@ mod tests {
         fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse::<Object>(&bytes, 8);
         }
+    }
+
+    #[test]
+    fn no_character_of_escaped_json_ends_a_line() {
+        let json = "{\"a\":\"1\u{85}2\u{2028}3\u{2029}4\u{e9}\"}";
+        let escaped = escape_line_ends(json);
+        assert_eq!(escaped, "{\"a\":\"1\\u00852\\u20283\\u20294\u{e9}\"}");
+        let [before, after] =
+            [json, &escaped].map(|json| serde_json::from_str::<serde_json::Value>(json).expect("JSON"));
+        assert_eq!(before, after);
+        assert!(matches!(escape_line_ends("{\"a\":\"\u{e9} \u{a0} \u{2030}\"}"), Cow::Borrowed(_)));
     }
 }

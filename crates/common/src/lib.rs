@@ -8,7 +8,8 @@
 //! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
 //! | [`config_file`] | TOML files of rules and commands, with a line for each problem |
 //! | [`reloadable`] | the content of such a file that is in use, read again on SIGHUP |
-//! | [`telemetry`], [`health`], [`shutdown`], [`cli`] | logs, traces, metrics; health routes; stopping; command line |
+//! | [`http_server`], [`health`] | connections with deadlines; health routes |
+//! | [`telemetry`], [`shutdown`], [`cli`] | logs, traces, metrics; stopping; command line |
 //!
 //! The last two rows are behind the feature `service`. Without it the crate has no async or network dependency, which
 //! is what `model` needs.
@@ -19,6 +20,8 @@ pub mod cli;
 pub mod config_file;
 #[cfg(feature = "service")]
 pub mod health;
+#[cfg(feature = "service")]
+pub mod http_server;
 pub mod id;
 pub mod json;
 pub mod name;

@@ -141,6 +141,15 @@ name_type!(
 );
 
 name_type!(
+    /// The name of a host, without a port: `galley.example.com`; `*.example.com` for every name below it, `*` for any.
+    HostPattern,
+    "host",
+    "be the name of a host such as galley.example.com, *.example.com for every name below it, or * for any: lower case, \
+     no scheme, no port",
+    is_host_pattern
+);
+
+name_type!(
     /// The key of a limit: letters, digits and `. _ : -`, 1 to 128 characters.
     LimitKey,
     "key",
@@ -186,6 +195,33 @@ fn is_origin(text: &str) -> bool {
     let is_web = text.starts_with("http://") || text.starts_with("https://");
     // A URL with a star parses, but elsewhere it is a pattern
     is_web && !text.contains('*') && url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
+}
+
+fn is_host_pattern(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_label = |label: &str| {
+        let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(is_allowed)
+    };
+    text == "*" || text.len() <= 253 && name.split('.').all(is_label)
+}
+
+impl HostPattern {
+    /// Whether every name matches.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.as_str() == "*"
+    }
+
+    /// Whether a name in lower case matches.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        match self.as_str().strip_prefix('*') {
+            // With its dot, so that notexample.com is not below example.com
+            Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+            None => name == self.as_str(),
+        }
+    }
 }
 
 fn is_worker_id(text: &str) -> bool {
@@ -282,6 +318,17 @@ mod tests {
             "ws://a",
         ] {
             assert!(bad.parse::<Origin>().is_err(), "origin {bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_pattern_matches_a_name_or_all_names_below_one() {
+        let pattern = |text: &str| text.parse::<HostPattern>().expect("a pattern");
+        assert!(pattern("a.example").matches("a.example") && !pattern("a.example").matches("b.a.example"));
+        assert!(pattern("*.a.example").matches("b.a.example") && !pattern("*.a.example").matches("a.example"));
+        assert!(!pattern("*.a.example").matches("ba.example") && pattern("*").matches("x"));
+        for bad in ["", "a:80", "http://a", "A", "*.", "a..b", "a.*", "**"] {
+            assert!(bad.parse::<HostPattern>().is_err(), "host {bad:?}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! Request bodies: bounded in size, in time and, for JSON, in depth, before a handler sees them.
+//! Request bodies: bounded in size, in time, in memory for all requests together and, for JSON, in depth, before a handler
+//! sees them.
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -11,6 +12,8 @@ use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::Deserialize;
 
 use crate::{
+    body_budget::BodyLease,
+    body_limits::{length_limit, too_large},
     error::{ApiError, ErrorCode},
     startup::Services,
 };
@@ -18,9 +21,8 @@ use crate::{
 /// A body that is too large is read up to this many times the limit, so that the client receives the answer instead of
 /// a broken connection.
 const DRAIN_FACTOR: usize = 8;
-
 /// Any body.
-pub(crate) struct RawBody(pub(crate) Bytes);
+pub(crate) struct RawBody(pub(crate) Bytes, #[expect(dead_code, reason = "holds the memory")] BodyLease);
 
 impl FromRequest for RawBody {
     type Error = ApiError;
@@ -28,70 +30,31 @@ impl FromRequest for RawBody {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let limit = app_services(&request)?.settings.gateway.body_limit_bytes;
-            read_body(&request, payload, limit).await.map(Self)
-        })
+        Box::pin(async move { read_body(&request, payload).await.map(|(bytes, lease)| Self(bytes, lease)) })
     }
 }
 
-/// Any body of a batch, which may be larger.
-pub(crate) struct RawBatchBody(pub(crate) Bytes);
-
-impl FromRequest for RawBatchBody {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let limit = app_services(&request)?.settings.gateway.batch_limit_bytes;
-            read_body(&request, payload, limit).await.map(Self)
-        })
-    }
-}
-
-async fn read_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+async fn read_body(request: &HttpRequest, payload: Payload) -> Result<(Bytes, BodyLease), ApiError> {
     let services = app_services(request)?;
     reject_content_encoding(request.headers())?;
-    let time = services.settings.gateway.body_timeout;
-    tokio::time::timeout(time, collect_payload(payload, limit)).await.unwrap_or_else(|_| {
+    let settings = &services.settings.gateway;
+    let limit = length_limit(request.path(), settings).unwrap_or(settings.body_limit_bytes);
+    let time = settings.body_timeout;
+    let lease = services.bodies.lease();
+    tokio::time::timeout(time, collect_payload(payload, limit, lease)).await.unwrap_or_else(|_| {
         Err(ApiError::new(ErrorCode::RequestTimeout, format!("the body did not arrive within {} ms", time.as_millis())))
     })
 }
 
-async fn read_json_body(request: &HttpRequest, payload: Payload, limit: usize) -> Result<JsonBody, ApiError> {
-    let bytes = read_body(request, payload, limit).await?;
+async fn read_json_body(request: &HttpRequest, payload: Payload) -> Result<JsonBody, ApiError> {
+    let (bytes, lease) = read_body(request, payload).await?;
     if !is_json(request.headers()) && !bytes.is_empty() {
         return Err(ApiError::new(
             ErrorCode::UnsupportedMediaType,
             "Content-Type must be application/json or application/openjobspec+json",
         ));
     }
-    Ok(JsonBody { bytes, depth_limit: app_services(request)?.settings.gateway.json_depth_limit })
-}
-
-/// The body of a batch: JSON as [`JsonBody`], but it may be larger.
-pub(crate) struct JsonBatchBody(JsonBody);
-
-impl std::ops::Deref for JsonBatchBody {
-    type Target = JsonBody;
-    fn deref(&self) -> &JsonBody {
-        &self.0
-    }
-}
-
-impl FromRequest for JsonBatchBody {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let limit = app_services(&request)?.settings.gateway.batch_limit_bytes;
-            read_json_body(&request, payload, limit).await.map(Self)
-        })
-    }
+    Ok(JsonBody { bytes, depth_limit: app_services(request)?.settings.gateway.json_depth_limit, _lease: lease })
 }
 
 /// A body that must be JSON with the media type of JSON. A page of another site can send forms and text without a
@@ -99,6 +62,7 @@ impl FromRequest for JsonBatchBody {
 pub(crate) struct JsonBody {
     bytes: Bytes,
     depth_limit: usize,
+    _lease: BodyLease,
 }
 
 impl JsonBody {
@@ -129,10 +93,7 @@ impl FromRequest for JsonBody {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let limit = app_services(&request)?.settings.gateway.body_limit_bytes;
-            read_json_body(&request, payload, limit).await
-        })
+        Box::pin(async move { read_json_body(&request, payload).await })
     }
 }
 
@@ -157,20 +118,22 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json") || essence.eq_ignore_ascii_case("application/openjobspec+json")
 }
 
-async fn collect_payload(mut payload: Payload, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect_payload(
+    mut payload: Payload,
+    limit: usize,
+    mut lease: BodyLease,
+) -> Result<(Bytes, BodyLease), ApiError> {
     let (mut body, mut length) = (BytesMut::new(), 0_usize);
     while let Some(chunk) = payload.next().await {
         let chunk =
             chunk.map_err(|_| ApiError::new(ErrorCode::InvalidPayload, "the body ended before it was complete"))?;
         length = length.saturating_add(chunk.len());
         if length <= limit {
+            lease.resize(length)?;
             body.extend_from_slice(&chunk);
         } else if length > limit.saturating_mul(DRAIN_FACTOR) {
             break;
         }
     }
-    if length > limit {
-        return Err(ApiError::new(ErrorCode::PayloadTooLarge, format!("the body must have at most {limit} bytes")));
-    }
-    Ok(body.freeze())
+    if length > limit { Err(too_large(limit)) } else { Ok((body.freeze(), lease)) }
 }

@@ -1,24 +1,31 @@
-//! The middleware of every request: a request id, a span, metrics, standard headers, and the shape of errors.
+//! The middleware of every request: a request id, a span, metrics, standard headers, the check of the site that it comes
+//! from, and the shape of errors.
 
 use std::time::Instant;
 
 use actix_web::{
-    Error, HttpMessage, HttpRequest,
+    Error, HttpMessage, HttpRequest, HttpResponse,
     body::{BoxBody, MessageBody},
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
-        header::{self, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
 };
-use common::telemetry::{continue_trace, traceparent_of};
+use common::{
+    settings::GatewaySettings,
+    telemetry::{continue_trace, traceparent_of},
+};
 use tracing::{Instrument, Span, field::Empty};
 
-use crate::error::{ApiError, ErrorCode};
+use crate::{
+    body_limits,
+    error::{ApiError, ErrorCode},
+    site_check::SiteCheck,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
 
 /// The trace that a request belongs to, as a `traceparent`.
@@ -38,32 +45,38 @@ pub(crate) async fn request_middleware(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let request_id = request_id(&request);
+    let request_id = request_id(request.headers());
     let path = request.path().to_owned();
     let given = traceparent(request.headers().get("traceparent"));
     let span = request_span(&request, &request_id);
     continue_trace(&span, given.as_deref());
     request.extensions_mut().insert(RequestTrace(traceparent_of(&span).or(given)));
-    let mut response = if is_cross_site(&request) {
-        let message = "a page of another site must not change anything here";
-        let refused = ApiError::new(ErrorCode::CrossSiteRequest, message).render(&path, &request_id);
-        request.into_response(refused)
+    let checked = request.app_data::<SiteCheck>().map_or(Ok(()), |site| site.check(request.head()));
+    let mut response = if let Err(refused) = checked {
+        request.into_response(refused.render(&path, &request_id))
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
         let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
         render_error(response, &path, &request_id)
     };
-    add_standard_headers(&mut response, &path, &request_id);
+    add_standard_headers(response.headers_mut(), &path, &request_id);
     record_metrics(&span, &response, started);
     Ok(response)
 }
 
-/// Whether a browser reports that a page of another site wants to change something. Such a page may send forms without
-/// a preflight request, and a form can send all that many routes need. Programs do not send this header.
-fn is_cross_site(request: &ServiceRequest) -> bool {
-    let site = request.headers().get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
-    let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    !is_safe && matches!(site, Some(b"cross-site" | b"same-site"))
+/// Answers a client that waits for leave to send its body (`Expect: 100-continue`), if the body is too large. Such a
+/// request does not reach the middleware.
+pub(crate) fn refuse_early(head: &RequestHead, settings: &GatewaySettings) -> Option<HttpResponse> {
+    let path = head.uri.path();
+    let error = body_limits::check_length(head, settings).err()?;
+    let request_id = request_id(&head.headers);
+    let mut response = error.render(path, &request_id);
+    add_standard_headers(response.headers_mut(), path, &request_id);
+    let status = response.status().as_u16().to_string();
+    let labels =
+        [("route", "unknown".to_owned()), ("method", standard_method(&head.method).to_owned()), ("status", status)];
+    metrics::counter!("galley_http_requests_total", &labels).increment(1);
+    Some(response)
 }
 
 /// The span of a request. Health probes and scrapes have none: they would hide everything else.
@@ -132,9 +145,8 @@ fn standard_method(method: &Method) -> &'static str {
     }
 }
 
-fn add_standard_headers(response: &mut ServiceResponse, path: &str, request_id: &str) {
+fn add_standard_headers(headers: &mut HeaderMap, path: &str, request_id: &str) {
     let is_ojs = path.starts_with("/ojs");
-    let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }
@@ -156,8 +168,8 @@ fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
 }
 
 /// The client's request id if logs and headers can hold it, else a new one.
-fn request_id(request: &ServiceRequest) -> String {
-    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     let is_valid = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };

@@ -87,6 +87,10 @@ impl ApiError {
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             response.insert_header((header::RETRY_AFTER, "1"));
         }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            response.insert_header((header::UPGRADE, "websocket"));
+            response.insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
+        }
         if path.starts_with("/ojs") {
             let docs_url = format!("/ojs/manifest#{code}");
             let error = json!({

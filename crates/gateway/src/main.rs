@@ -1,6 +1,8 @@
 //! Galley's HTTP interface. `main` only wires: settings, telemetry, build, run until a signal.
 
 mod body;
+mod body_budget;
+mod body_limits;
 mod code;
 mod context;
 mod error;
@@ -13,6 +15,7 @@ mod message_socket;
 mod message_source;
 mod pull_workers;
 mod routes;
+mod site_check;
 mod sse;
 mod startup;
 

@@ -1,21 +1,23 @@
 //! Builds the service and runs it until a signal stops it.
 
-use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-#[cfg(target_os = "linux")]
-use actix_web::rt::net::TcpStream;
-use actix_web::{App, HttpServer, dev::Server, middleware, web};
+use actix_server::ServerBuilder;
+use actix_web::{
+    App,
+    dev::{RequestHead, Server},
+    middleware, web,
+};
 use anyhow::Context;
 use common::{
     health::{self, ReadinessCheck},
+    http_server::{ConnectionLimits, HttpListener, follow_exchange},
     name::ChannelName,
     settings::Settings,
     shutdown::supervise,
     telemetry,
 };
 use model::message::NewMessage;
-#[cfg(target_os = "linux")]
-use socket2::SockRef;
 use store::{
     Redis, Store,
     channels::{ChannelHub, Channels, MessageDedup, PublishedMessage},
@@ -31,10 +33,10 @@ use store::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers, routes};
-
-/// How long idle connections stay open: longer than the 60 s of most proxies, so that the proxy closes them.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+use crate::{
+    body_budget::BodyBudget, context, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers, routes,
+    site_check::SiteCheck,
+};
 
 /// What every handler uses.
 #[derive(Clone)]
@@ -50,6 +52,7 @@ pub(crate) struct Services {
     pub(crate) workers: Workers,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pull_workers: Arc<PullWorkers>,
+    pub(crate) bodies: Arc<BodyBudget>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: ends everything whose length clients decide.
     pub(crate) stopping: CancellationToken,
@@ -103,31 +106,34 @@ impl GatewayServer {
             jobs,
             job_waiters: JobWaiters::start(&notifier, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
+            bodies: Arc::new(BodyBudget::new(settings.gateway.bodies_max_bytes)),
             settings: Arc::new(settings.clone()),
             stopping,
         };
         let readiness = readiness(&redis, &notifier);
-        let (shared, stall) = (services.clone(), settings.channels.stall_timeout);
-        let server = HttpServer::new(move || {
+        let limits = ConnectionLimits {
+            head_timeout: settings.gateway.head_timeout,
+            stall_timeout: settings.channels.stall_timeout,
+            shutdown_grace: settings.gateway.shutdown_grace,
+        };
+        let listener = HttpListener::bind(settings.gateway.listen)
+            .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
+        let address = listener.address();
+        let (early, site) = (services.settings.clone(), SiteCheck::new(&settings.gateway));
+        let refuse_early = move |head: &RequestHead| context::refuse_early(head, &early.gateway);
+        let shared = services.clone();
+        let app = move || {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
+                .app_data(site.clone())
                 .configure(|config| health::routes(config, &readiness, &metrics))
                 .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
                 .wrap(middleware::from_fn(context::request_middleware))
-        })
-        // A client that hangs up while its request waits must free its permit at once
-        .h1_allow_half_closed(false)
-        // A client that reads nothing must not hold the gateway up: only the kernel knows what it has read
-        .on_connect(move |connection, _| set_stall_timeout(connection, stall))
-        .client_request_timeout(settings.gateway.head_timeout)
-        .keep_alive(KEEP_ALIVE)
-        .shutdown_timeout(settings.gateway.shutdown_grace.as_secs())
-        .disable_signals()
-        .bind(settings.gateway.listen)
-        .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
-        let address = server.addrs().first().copied().unwrap_or(settings.gateway.listen);
+                .wrap(middleware::from_fn(follow_exchange))
+        };
+        let server = listener.serve(ServerBuilder::new(), limits, refuse_early, app)?;
         let (streams, events) = ((stop_streams, [following, hearing]), (stop_events, writer));
-        Ok(Self { server: server.run(), address, services, streams, events })
+        Ok(Self { server, address, services, streams, events })
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress.
@@ -172,17 +178,3 @@ fn readiness(redis: &Redis, notifier: &Notifier) -> ReadinessCheck {
         })
     })
 }
-
-/// Lets the kernel break a connection whose client has not taken what was sent for that long.
-#[cfg(target_os = "linux")]
-fn set_stall_timeout(connection: &dyn Any, stall: Duration) {
-    if let Some(stream) = connection.downcast_ref::<TcpStream>()
-        && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(stall))
-    {
-        tracing::debug!(%error, "a client that takes nothing cannot be disconnected");
-    }
-}
-
-/// Only Linux can: elsewhere such a client is disconnected when its buffers are full and its keep-alives fail.
-#[cfg(not(target_os = "linux"))]
-fn set_stall_timeout(_connection: &dyn Any, _stall: Duration) {}

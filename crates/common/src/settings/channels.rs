@@ -40,6 +40,9 @@ section! {
         "ring_bytes" => ring_bytes: usize = bytes(0..=64 << 20, 256 << 10);
         /// Memory for the recent messages of all channels together.
         "rings_bytes" => rings_bytes: usize = bytes(1 << 20..=16 << 30, 64 << 20);
+        /// Memory for messages that readers which are behind have read from Redis and not delivered, for all readers
+        /// together.
+        "reader_pages_bytes" => reader_pages_bytes: usize = bytes(1 << 20..=16 << 30, 64 << 20);
         /// Longest time that a client may accept no data while messages wait for it. Then its connection is closed.
         "stall_ms" => stall_timeout: Duration = millis(1000..=600_000, 30_000);
         /// How often a gateway checks that it received the last message of each channel that has readers.

@@ -100,6 +100,7 @@ impl Settings {
             log: root.section("log", LogSettings::read)?,
         };
         root.finish()?;
+        settings.gateway.check()?;
         Ok(settings)
     }
 

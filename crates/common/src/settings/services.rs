@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use super::{
     YEAR_MS,
     declare::section,
+    error::invalid_value,
     hostname,
     kinds::{Kind, bytes, list, millis, number, optional_path, parse_value, per_queue, switch, text, text_with},
 };
-use crate::name::{ChannelName, Origin, QueueName, WorkerId};
+use crate::name::{ChannelName, HostPattern, Origin, QueueName, WorkerId};
 
 fn address(default: &str) -> Kind<SocketAddr> {
     text("an address and port such as 127.0.0.1:8080", default)
@@ -23,7 +24,7 @@ section! {
         "body_limit_bytes" => body_limit_bytes: usize = bytes(1024..=64 << 20, 1 << 20);
         /// Deepest nesting of JSON in a request.
         "json_depth_limit" => json_depth_limit: usize = number(8..=1000, 64);
-        /// Longest wait for the head of a request. The clock for it ticks every half second.
+        /// Longest wait for the head of each request of a connection, from its first byte.
         "head_timeout_ms" => head_timeout: Duration = millis(1000..=600_000, 5000);
         /// Longest wait for the body of a request. Raise it for clients on slow connections.
         "body_timeout_ms" => body_timeout: Duration = millis(100..=600_000, 10_000);
@@ -39,6 +40,9 @@ section! {
         "batch_max_jobs" => batch_max_jobs: usize = number(1..=10_000, 1000);
         /// Largest body of a batch request.
         "batch_limit_bytes" => batch_limit_bytes: usize = bytes(1024..=256 << 20, 16 << 20);
+        /// Memory for the bodies of all requests that a gateway reads at a time. A request for which none is left is
+        /// answered with 503.
+        "bodies_max_bytes" => bodies_max_bytes: usize = bytes(1 << 20..=16 << 30, 96 << 20);
         /// Answers heartbeats with the directive in a job's `metadata.test_directive`. Only for conformance suites.
         "test_directives" => test_directives: bool = switch(false);
         /// Clients that may follow job events at a time. More are answered with 503.
@@ -46,10 +50,28 @@ section! {
         /// Longest silence on a stream of events. The gateway then sends a comment, so that proxies keep the
         /// connection. Set it below the idle timeout of your proxy.
         "event_keep_alive_ms" => event_keep_alive: Duration = millis(100..=600_000, 15_000);
+        /// Names under which clients reach the gateway: `galley.example.com`, `*.example.com`, or `*` for any. Without
+        /// being listed here it answers to addresses, names without a dot (compose, Kubernetes), `localhost`, this
+        /// machine's name, and names below `.localhost`, `.local`, `.internal`, `.home.arpa`, `.svc` and
+        /// `.cluster.local`. Any other name is answered with 403, because the page of a stranger could have it.
+        "allowed_hosts" => allowed_hosts: Vec<HostPattern> =
+            list("names of hosts: galley.example.com, *.example.com, *", &[]);
         /// Other sites whose pages may read channels: as event streams, over `WebSocket` and as histories.
         /// Empty: only pages from the gateway's own host and port may.
         "allowed_origins" => allowed_origins: Vec<Origin> =
             list("origins, each with scheme and host, and port if any: https://app.example.com", &[]);
+    }
+}
+
+impl GatewaySettings {
+    /// The largest body must fit into three quarters of the memory for bodies: the rest is for small ones.
+    pub(super) fn check(&self) -> Result<(), super::SettingError> {
+        let largest = self.body_limit_bytes.max(self.batch_limit_bytes);
+        if largest <= self.bodies_max_bytes / 4 * 3 {
+            return Ok(());
+        }
+        let allowed = format!("at least {} (a third more than the largest body)", largest.div_ceil(3) * 4);
+        Err(invalid_value("gateway.bodies_max_bytes", &allowed, self.bodies_max_bytes))
     }
 }
 

@@ -43,6 +43,8 @@ fn each_bad_value_is_an_error_that_names_the_key_the_value_and_what_is_allowed()
         ("GALLEY__REDIS__POOL_SIZE", "0", "redis.pool_size", "1 to 1000"),
         ("GALLEY__GATEWAY__LISTEN", "8080", "gateway.listen", "an address and port"),
         ("GALLEY__GATEWAY__BODY_LIMIT_BYTES", "1", "gateway.body_limit_bytes", "1024 to 67108864"),
+        ("GALLEY__GATEWAY__BODIES_MAX_BYTES", "20000000", "gateway.bodies_max_bytes", "at least 22369624"),
+        ("GALLEY__GATEWAY__ALLOWED_HOSTS", "http://a", "gateway.allowed_hosts", "no scheme"),
         ("GALLEY__QUEUE_WORKER__QUEUES", "A", "queue_worker.queues", "^[a-z0-9]"),
         ("GALLEY__QUEUE_WORKER__CONCURRENCY", "0", "queue_worker.concurrency", "1 to 10000"),
         ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "60001", "queue_worker.stop_grace_ms", "0 to 60000"),

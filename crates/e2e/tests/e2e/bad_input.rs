@@ -251,26 +251,3 @@ async fn slow_and_lying_clients_are_cut_off() {
     assert!(answer.starts_with("HTTP/1.1 400"), "a length that is none: {answer}");
     assert_eq!(kit.redis_keys().await, before);
 }
-
-#[tokio::test]
-async fn a_page_of_another_site_changes_nothing() {
-    let kit = GalleyKit::start().await;
-    let pause = async |site: Option<&str>| {
-        let request = kit.http.post(kit.gateway.url("/ojs/v1/queues/default/pause"));
-        let request = site.into_iter().fold(request, |request, site| request.header("sec-fetch-site", site));
-        request.send().await.expect("an answer")
-    };
-    for site in ["cross-site", "same-site"] {
-        let response = pause(Some(site)).await;
-        assert_eq!(response.status(), 403, "{site}");
-        let answer: Value = response.json().await.expect("JSON");
-        assert_eq!(answer["error"]["code"], "cross_site_request", "{answer}");
-        // Links to a page are followed from anywhere
-        let page = kit.http.get(kit.gateway.url("/")).header("sec-fetch-site", site).send().await;
-        assert_eq!(page.expect("an answer").status(), 200);
-    }
-    assert_eq!(kit.redis_keys().await, Vec::<String>::new(), "something was written");
-    for site in [None, Some("same-origin"), Some("none")] {
-        assert_ne!(pause(site).await.status(), 403, "{site:?}");
-    }
-}

@@ -4,7 +4,7 @@ use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
@@ -257,7 +257,6 @@ async fn a_page_of_another_site_and_more_readers_than_there_may_be_are_refused()
     assert_eq!(status(Some("https://elsewhere.example")).await, 403);
     let _first = TestWebSocket::open(&kit.gateway).await;
     assert_eq!(status(None).await, 503);
-    assert_eq!(kit.get("/v1/ws").await.status(), 503);
 }
 
 #[tokio::test]
@@ -271,6 +270,42 @@ async fn a_page_of_a_site_that_is_allowed_may_open_one() {
         request.headers_mut().insert("origin", origin.parse().expect("a header"));
         request.headers_mut().insert("sec-fetch-site", "cross-site".parse().expect("a header"));
         assert_eq!(connect_async(request).await.is_ok(), may, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_our_subprotocol_gets_it() {
+    let kit = GalleyKit::start().await;
+    let chosen = async |asked: &'static str| {
+        let mut request = url(&kit.gateway).into_client_request().expect("a request");
+        request.headers_mut().insert("sec-websocket-protocol", asked.parse().expect("a header"));
+        let (_socket, response) = connect_async(request).await.expect("a websocket");
+        response.headers().get("sec-websocket-protocol").map(|value| value.to_str().expect("text").to_owned())
+    };
+    for asked in ["galley.v1", "other, galley.v1", "galley.v1,galley.v2"] {
+        assert_eq!(chosen(asked).await.as_deref(), Some("galley.v1"), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_breaks_the_protocol_closes_the_connection_with_its_reason() {
+    let kit = GalleyKit::start().await;
+    let longest = [&[0x81, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4]].concat();
+    let cases: [(&[u8], CloseCode); 8] = [
+        (&[0xc1, 0x81, 0, 0, 0, 0, b'x'], CloseCode::Protocol), // RSV1
+        (&[0xa1, 0x81, 0, 0, 0, 0, b'x'], CloseCode::Protocol), // RSV2
+        (&[0x91, 0x81, 0, 0, 0, 0, b'x'], CloseCode::Protocol), // RSV3
+        (&[0x81, 0x01, b'x'], CloseCode::Protocol),             // not masked
+        (&[0x83, 0x80, 0, 0, 0, 0], CloseCode::Protocol),       // no such frame
+        (&[0x09, 0x80, 0, 0, 0, 0], CloseCode::Protocol),       // half a ping
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], CloseCode::Invalid),  // not UTF-8
+        (&longest, CloseCode::Size),                            // longer than all memory, and only its head came
+    ];
+    for (bytes, code) in cases {
+        let mut socket = TestWebSocket::open(&kit.gateway).await;
+        let MaybeTlsStream::Plain(stream) = socket.0.get_mut() else { panic!("plain") };
+        stream.write_all(bytes).await.expect("sent");
+        assert_eq!(socket.close_code().await, Some(code), "{bytes:02x?}");
     }
 }
 

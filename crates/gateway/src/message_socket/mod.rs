@@ -2,11 +2,13 @@
 //! streams. All frames are JSON text. A slow client makes the gateway buffer only a bounded number of bytes.
 
 mod client_frame;
+mod frame_guard;
 mod outbound_bytes;
 mod window;
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, str::Utf8Error, time::Duration};
 
+use actix_web::error::PayloadError;
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
 use common::{channel_pattern::ChannelPattern, json::ObjectWriter, name::ChannelName};
 use model::message::Position;
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 
 use self::{client_frame::ClientFrame, window::UnknownAck};
 pub(crate) use self::{
+    frame_guard::FrameGuard,
     outbound_bytes::OutboundBytes,
     window::{AckWindow, MAX_WINDOW},
 };
@@ -258,10 +261,18 @@ fn close_for_protocol_error(error: &ProtocolError) -> SocketClose {
     let too_long = SocketClose::CloseFrame(CloseCode::Size, "a frame must have at most 16 KiB");
     match error {
         ProtocolError::Overflow => too_long,
-        // The fragments together are too long
-        ProtocolError::Io(error) if error.kind() == io::ErrorKind::Other => too_long,
-        ProtocolError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            SocketClose::CloseFrame(CloseCode::Invalid, "frames must be UTF-8")
+        ProtocolError::Io(error) => {
+            let cause = error.get_ref();
+            let payload_error = cause.and_then(|cause| cause.downcast_ref::<PayloadError>());
+            let is_gone = payload_error.is_some_and(|error| !matches!(error, PayloadError::Overflow));
+            let is_no_text = cause.and_then(|cause| cause.downcast_ref::<Utf8Error>()).is_some();
+            match error.kind() {
+                _ if is_gone => SocketClose::Disconnected,
+                _ if is_no_text => SocketClose::CloseFrame(CloseCode::Invalid, "frames must be UTF-8"),
+                // A frame, or fragments together
+                io::ErrorKind::Other => too_long,
+                _ => SocketClose::CloseFrame(CloseCode::Protocol, "a frame with reserved bits"),
+            }
         }
         _ => SocketClose::CloseFrame(CloseCode::Protocol, "a frame that cannot be read"),
     }

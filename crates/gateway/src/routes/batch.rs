@@ -14,7 +14,7 @@ use super::{
     ojs_response,
 };
 use crate::{
-    body::JsonBatchBody,
+    body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
     idempotency::{IdempotencySeed, NotReplayable, run_idempotent},
@@ -32,7 +32,7 @@ struct BatchEnqueueRequest<'a> {
 }
 
 /// `{"jobs": [...], "mode": "atomic"}`: stores all or none. With `"per_item"` each job has an outcome.
-pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
+pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let batch: BatchEnqueueRequest = body.parse()?;
         let max_jobs = services.settings.gateway.batch_max_jobs;

@@ -13,7 +13,7 @@ use actix_web::{
 use common::json;
 use futures_util::{StreamExt, stream};
 use serde_json::{json, value::RawValue};
-use tokio::{sync::mpsc, task::coop};
+use tokio::{sync::mpsc, task::coop, time::Instant};
 
 use super::{
     ApiResult,
@@ -48,7 +48,12 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         let answer = unread.recv().await?;
         Some((Ok::<Bytes, actix_web::Error>(answer), unread))
     });
-    Ok(HttpResponse::Ok().content_type(NDJSON_MEDIA_TYPE).streaming(body))
+    Ok(HttpResponse::Ok()
+        .content_type(NDJSON_MEDIA_TYPE)
+        // Answers are streamed: nothing between may hold them back
+        .insert_header((header::CACHE_CONTROL, "no-transform"))
+        .insert_header(("X-Accel-Buffering", "no"))
+        .streaming(body))
 }
 
 /// The client no longer reads the answers.
@@ -75,6 +80,9 @@ impl NdjsonEnqueuer {
             Ok(Some(ApiError::new(ErrorCode::InvalidPayload, message)))
         };
         let mut rest = BytesMut::new();
+        let mut lease = self.services.bodies.lease();
+        // For each line: a body may take any time, but what comes must be complete some time
+        let mut line_deadline = Instant::now() + gateway.body_timeout;
         loop {
             // A body that always has data must not starve other requests
             coop::consume_budget().await;
@@ -84,16 +92,25 @@ impl NdjsonEnqueuer {
                     let message = "the gateway stops; an incomplete last line was not read";
                     return Ok(Some(ApiError::new(ErrorCode::BackendUnavailable, message)));
                 }
-                next = tokio::time::timeout(gateway.body_timeout, payload.next()) => next,
+                next = tokio::time::timeout_at(line_deadline, payload.next()) => next,
             };
             match next {
-                Ok(Some(Ok(chunk))) => self.enqueue_lines(&take_complete_lines(&mut rest, &chunk)).await?,
+                Ok(Some(Ok(chunk))) => {
+                    if let Err(error) = lease.resize(rest.len() + chunk.len()) {
+                        return Ok(Some(error));
+                    }
+                    let lines = take_complete_lines(&mut rest, &chunk);
+                    if !lines.is_empty() {
+                        self.enqueue_lines(&lines).await?;
+                        line_deadline = Instant::now() + gateway.body_timeout;
+                    }
+                }
                 Ok(None) => {
                     self.enqueue_lines(&rest).await?;
                     return Ok(None);
                 }
                 Ok(Some(Err(_))) => return broken("the body broke off"),
-                Err(_) => return broken("the body paused for too long"),
+                Err(_) => return broken("a line took too long to arrive"),
             }
             let limit = gateway.body_limit_bytes;
             if rest.len() > limit {
@@ -110,7 +127,8 @@ impl NdjsonEnqueuer {
         let wanted: Vec<BatchItem> =
             lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
         for some in wanted.chunks(CHUNK_SIZE) {
-            let mut text = enqueue_items(&self.services, some, self.trace.clone()).await.lines.join("\n");
+            let lines = enqueue_items(&self.services, some, self.trace.clone()).await.lines.join("\n");
+            let mut text = json::escape_line_ends(&lines).into_owned();
             text.push('\n');
             self.send(text).await?;
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json, value::RawValue};
 use store::channels::PublishedMessage;
 
 use crate::{
-    body::{RawBatchBody, RawBody},
+    body::RawBody,
     error::{ApiError, ErrorCode},
     idempotency::{NotReplayable, run_idempotent},
     routes::ApiResult,
@@ -92,7 +92,7 @@ pub(crate) async fn publish_batch(
     request: HttpRequest,
     services: web::Data<Services>,
     channel: web::Path<String>,
-    body: RawBatchBody,
+    body: RawBody,
 ) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
     let kind = essence(content_type(&request)?.unwrap_or_default()).to_ascii_lowercase();

@@ -1,22 +1,28 @@
-//! Opens WebSocket connections. A browser lets pages of any site open one, so pages of other sites are refused here.
+//! Opens WebSocket connections.
 
+use actix_http::BoxedPayloadStream;
 use actix_web::{
-    HttpRequest,
+    FromRequest, HttpRequest,
     body::MessageBody,
-    http::header::{self, HeaderMap},
+    dev::Payload,
+    http::{
+        Version,
+        header::{self, HeaderValue},
+    },
     rt, web,
 };
-use common::name::Origin;
-
 use serde::Deserialize;
 
 use super::open_reader;
 use crate::{
     error::{ApiError, ErrorCode},
-    message_socket::{AckWindow, FRAME_LIMIT_BYTES, MAX_WINDOW, MessageSocket, OutboundBytes},
+    message_socket::{AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MessageSocket, OutboundBytes},
     routes::{ApiResult, parse_bounded},
     startup::Services,
 };
+
+/// The one protocol that is spoken on the connection. A browser that asks for protocols fails unless it gets one.
+const SUBPROTOCOL: &str = "galley.v1";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,16 +37,17 @@ pub(crate) async fn connect(
     query: web::Query<WebSocketQuery>,
     body: web::Payload,
 ) -> ApiResult {
-    if is_cross_site(request.headers(), &services.settings.gateway.allowed_origins) {
-        return Err(ApiError::new(ErrorCode::CrossSiteRequest, "a page of another site must not read channels here"));
-    }
     let window = match query.window.as_deref() {
         Some(given) => Some(AckWindow::new(parse_bounded("window", Some(given), 1, MAX_WINDOW)?)),
         None => None,
     };
+    require_upgrade(&request)?;
     let reader = open_reader(&services)?;
-    let (response, session, frames) = actix_ws::handle(&request, body)
-        .map_err(|_| ApiError::invalid("this path is for WebSocket: send the headers of its handshake"))?;
+    let frames: BoxedPayloadStream = Box::pin(FrameGuard::new(body.into_inner(), FRAME_LIMIT_BYTES));
+    let mut guarded = Payload::from(frames);
+    let guarded = web::Payload::from_request(&request, &mut guarded).await.map_err(ApiError::internal)?;
+    let (response, session, frames) = actix_ws::handle_with_protocols(&request, guarded, &[SUBPROTOCOL])
+        .map_err(|_| ApiError::invalid("Sec-WebSocket-Key must be 16 bytes in base64"))?;
     let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
     let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
     let outbox = OutboundBytes::default();
@@ -50,56 +57,17 @@ pub(crate) async fn connect(
     Ok(response.map_body(|_, body| outbox.wrap_body(body).boxed()))
 }
 
-/// Whether the request comes from a page of another site that is not among the allowed origins. Programs send no
-/// origin.
-fn is_cross_site(headers: &HeaderMap, allowed: &[Origin]) -> bool {
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let origin = text(header::ORIGIN.as_str());
-    if origin.is_some_and(|origin| allowed.iter().any(|allowed| allowed.as_str() == origin)) {
-        return false;
-    }
-    if text("sec-fetch-site").is_some_and(|site| ["cross-site", "same-site"].contains(&site)) {
-        return true;
-    }
-    let Some(origin) = origin else { return false };
-    let (scheme, of_page) = origin.split_once("://").unwrap_or_default();
-    let port = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return true,
+/// Refuses what is no handshake of WebSocket 13 over HTTP/1.1.
+fn require_upgrade(request: &HttpRequest) -> Result<(), ApiError> {
+    let has_token = |name: header::HeaderName, wanted: &str| {
+        let given = request.headers().get_all(name).filter_map(|value| value.to_str().ok());
+        given.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
     };
-    let here = text(header::HOST.as_str()).unwrap_or_default();
-    let bare = |host: &str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
-    bare(of_page) != bare(here)
-}
-
-#[cfg(test)]
-mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
-
-    use super::*;
-
-    #[test]
-    fn a_page_of_another_site_is_known_by_its_headers() {
-        let allowed: [Origin; 1] = ["https://app.b:8443".parse().expect("an origin")];
-        for (given, is_foreign) in [
-            (vec![("host", "a:1")], false),
-            (vec![("host", "a:1"), ("origin", "http://a:1")], false),
-            (vec![("host", "A"), ("origin", "https://a:443")], false),
-            (vec![("host", "a:80"), ("origin", "http://a")], false),
-            (vec![("host", "a:1"), ("origin", "http://a:2")], true),
-            (vec![("host", "a"), ("origin", "http://a.b")], true),
-            (vec![("host", "a"), ("origin", "null")], true),
-            (vec![("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "same-site")], true),
-            (vec![("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "same-origin")], false),
-            (vec![("host", "a"), ("origin", "https://app.b:8443"), ("sec-fetch-site", "cross-site")], false),
-            (vec![("host", "a"), ("origin", "http://app.b:8443")], true),
-            (vec![("host", "a"), ("origin", "https://app.b")], true),
-            (vec![("host", "a"), ("sec-fetch-site", "cross-site")], true),
-        ] {
-            let pairs =
-                given.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            assert_eq!(is_cross_site(&pairs.collect(), &allowed), is_foreign, "{given:?}");
-        }
+    let version = request.headers().get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
+    let is_upgrade = has_token(header::UPGRADE, "websocket") && has_token(header::CONNECTION, "upgrade");
+    if request.version() == Version::HTTP_11 && is_upgrade && version == Some(b"13") {
+        return Ok(());
     }
+    let message = "this path is for WebSocket: send the handshake of version 13 over HTTP/1.1";
+    Err(ApiError::new(ErrorCode::UpgradeRequired, message))
 }

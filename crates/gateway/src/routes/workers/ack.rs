@@ -14,7 +14,7 @@ use store::{
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
-    body::JsonBatchBody,
+    body::JsonBody,
     error::{ApiError, ErrorCode},
     routes::{ApiResult, ojs_response},
     startup::Services,
@@ -37,7 +37,7 @@ pub(super) struct AckRequest<'a> {
 }
 
 /// One job, or several as `{"acks": [...]}`.
-pub(in crate::routes) async fn ack(services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
+pub(in crate::routes) async fn ack(services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let AckBatchRequest { acks: Some(items), worker_id } = body.parse()? else {
         return Ok(ojs_response(StatusCode::OK, ack_job(&services, body.parse()?).await?));
     };

@@ -20,7 +20,7 @@ use super::{
     settle::{self, MAX_SETTLED},
 };
 use crate::{
-    body::JsonBatchBody,
+    body::JsonBody,
     error::ApiError,
     routes::{ApiResult, ojs_response},
     startup::Services,
@@ -42,7 +42,7 @@ struct FetchRequest<'a> {
     nacks: Option<Vec<&'a RawValue>>,
 }
 
-pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
+pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let request: FetchRequest = body.parse()?;
     let worker = parse_worker_id(request.worker_id.clone())?;
     let wanted = FetchParams {
@@ -57,6 +57,9 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBa
         let most = services.settings.jobs.max_pull_workers;
         services.pull_workers.record_fetch(&services.workers, most, worker, &request.queues).await;
     }
+    // It may wait for a minute, and the outcomes are recorded
+    drop(request);
+    drop(body);
     let taken = claim::fetch_jobs(&services, wanted, wait).await;
     let mut members = Vec::with_capacity(4);
     let jobs = match taken {

@@ -17,7 +17,7 @@ use store::local_now;
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
-    body::JsonBatchBody,
+    body::JsonBody,
     error::ApiError,
     routes::{ApiResult, ojs_response},
     startup::Services,
@@ -82,7 +82,7 @@ impl NackErrorBody<'_> {
 }
 
 /// One job, or several as `{"nacks": [...]}`.
-pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBatchBody) -> ApiResult {
+pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let NackBatchRequest { nacks: Some(items), worker_id } = body.parse()? else {
         return Ok(ojs_response(StatusCode::OK, nack_job(&services, body.parse()?).await?));
     };
