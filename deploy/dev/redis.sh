@@ -51,17 +51,29 @@ install_python_packages() {
     "$folder/python/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
-# Installs the compiler that clients/typescript names, the same way; sets TSC to it. False where that cannot be done.
-install_typescript() {
+# install_node_packages NAME PACKAGE_JSON: installs what a package.json names into $folder/NAME, unless it is there. False
+# where that cannot be done.
+install_node_packages() {
     command -v node >/dev/null && command -v npm >/dev/null || return 1
-    mkdir -p "$folder/typescript"
-    if ! cmp -s clients/typescript/package.json "$folder/typescript/package.json"; then
-        rm -rf "$folder/typescript/node_modules"
-        cp clients/typescript/package.json "$folder/typescript/"
+    mkdir -p "$folder/$1"
+    if ! cmp -s "$2" "$folder/$1/package.json"; then
+        rm -rf "$folder/$1/node_modules"
+        cp "$2" "$folder/$1/"
     fi
-    TSC=$folder/typescript/node_modules/.bin/tsc
-    [ -x "$TSC" ] || (cd "$folder/typescript" && npm install --silent --no-audit --no-fund --no-package-lock)
+    # npm writes it last, so a half-made folder is made again
+    [ -f "$folder/$1/node_modules/.package-lock.json" ] ||
+        (cd "$folder/$1" && npm install --silent --no-audit --no-fund --no-package-lock)
 }
+
+# Installs the compiler that clients/typescript names; sets TSC to it.
+install_typescript() {
+    # shellcheck disable=SC2034 # the scripts that source this one use it
+    TSC=$folder/typescript/node_modules/.bin/tsc
+    install_node_packages typescript clients/typescript/package.json
+}
+
+# Installs the clients of event streams that the tests use.
+install_event_stream_libraries() { install_node_packages event-streams crates/e2e/tests/libraries/package.json; }
 
 # unbuffered_sed ARGUMENTS...: becomes a sed that prints each line at once. -u is GNU's and newer BSDs', -l older BSDs'
 unbuffered_sed() {

@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
-# All tests. They start a Redis server each; this finds one, and installs redis-py for the tests of plain clients and a
-# compiler for those of the TypeScript client. With CI=true nothing may be missing.
+# All tests. They start a Redis server each; this finds one, and installs what tests of foreign clients need: redis-py,
+# a compiler for the TypeScript client, libraries of event streams, schemathesis. With CI=true nothing may be missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
 
 find_redis_server
 export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
-if install_python_packages redis; then
+if install_python_packages redis httpx httpx-sse==0.4.3 sseclient-py==1.9.0 requests schemathesis==4.32.5; then
     export GALLEY_TEST_PYTHON=$folder/python/bin/python
 else
-    skip "redis-py cannot be installed: the tests with plain redis-py clients will be skipped"
+    skip "packages of PyPI cannot be installed: the tests with clients in Python and with schemathesis will be skipped"
 fi
 if install_typescript; then
     export GALLEY_TEST_TSC=$TSC
 else
     skip "node and npm are needed for the tests of the TypeScript client: they will be skipped"
+fi
+if install_event_stream_libraries; then
+    export GALLEY_TEST_NODE_FOLDER=$folder/event-streams
+else
+    skip "node and npm are needed for the tests with libraries of event streams: they will be skipped"
 fi
 # The black-box tests run the binaries, so those come first
 cargo build --locked --workspace --bins

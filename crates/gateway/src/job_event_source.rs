@@ -71,8 +71,8 @@ impl JobEventSource {
 }
 
 impl SseSource for JobEventSource {
-    fn first_id(&self) -> Option<String> {
-        None
+    fn first_id(&self) -> String {
+        self.reader.position().to_string()
     }
 
     async fn next(&mut self) -> SseFrames {

@@ -44,7 +44,7 @@ impl MessageSource {
                 let id = format!("id: {}\n", self.last_event_id());
                 return [id.as_bytes(), &message.event_without_id()].concat().into();
             }
-            ReaderEvent::Stopped => return sse::retry_frame(sse::reconnect_delay_ms(), None).into(),
+            ReaderEvent::Stopped => return sse::retry_line(sse::reconnect_delay_ms()).into(),
             ReaderEvent::Gap { channel, gap } => ("gap", channel, Some(gap)),
             ReaderEvent::ChannelSkipped(channel) => ("left_out", channel, None),
         };
@@ -63,8 +63,8 @@ impl MessageSource {
 }
 
 impl SseSource for MessageSource {
-    fn first_id(&self) -> Option<String> {
-        Some(self.last_event_id())
+    fn first_id(&self) -> String {
+        self.last_event_id()
     }
 
     async fn next(&mut self) -> SseFrames {

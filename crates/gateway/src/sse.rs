@@ -7,6 +7,7 @@
 use std::{convert::Infallible, fmt, pin::Pin, time::Duration};
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::header, web::Bytes};
+use common::json::{ObjectWriter, escape_line_ends};
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, Sleep};
 
@@ -15,8 +16,8 @@ const RETRY_MS: u64 = 3000;
 
 /// What a stream is made of.
 pub(crate) trait SseSource {
-    /// The id of a client that reconnects before it has received an event; none if it then begins like a new client.
-    fn first_id(&self) -> Option<String>;
+    /// The id with which a client that has received no event yet continues here.
+    fn first_id(&self) -> String;
 
     /// The next frames. A call that is dropped loses nothing.
     async fn next(&mut self) -> SseFrames;
@@ -36,9 +37,10 @@ pub(crate) enum SseFrames {
 }
 
 impl SseFrames {
-    /// A comment that shows the client, and what is between, that the stream lives.
+    /// A comment that shows the client, and what is between, that the stream lives. No empty line follows it: some
+    /// clients would take that for the end of an event without data.
     pub(crate) fn keep_alive() -> Self {
-        Self::More(Bytes::from_static(b": keep-alive\n\n"))
+        Self::More(Bytes::from_static(b": keep-alive\n"))
     }
 }
 
@@ -67,7 +69,7 @@ pub(crate) fn stream_response(source: impl SseSource + 'static, keep_alive: Dura
 
 /// A complete stream: these frames and its end.
 pub(crate) fn complete_response(frames: &str) -> HttpResponse {
-    response_builder().body(retry_frame(RETRY_MS, None) + frames)
+    response_builder().body(retry_line(RETRY_MS) + frames)
 }
 
 /// How long clients wait before they reconnect when the gateway stops, in milliseconds. It is random, so that they do
@@ -76,29 +78,38 @@ pub(crate) fn reconnect_delay_ms() -> u64 {
     rand::random_range(500..=5000)
 }
 
-/// Adds an event to `frames`. The id, the event and the data must have no line breaks.
+/// Adds an event to `frames`. The id and the event must have no line breaks, the data is JSON on one line.
 pub(crate) fn push_event(frames: &mut String, id: Option<&dyn fmt::Display>, event: &str, data: &str) {
     if let Some(id) = id {
         frames.push_str("id: ");
         frames.push_str(&id.to_string());
         frames.push('\n');
     }
-    for part in ["event: ", event, "\ndata: ", data, "\n\n"] {
+    for part in ["event: ", event, "\ndata: ", &escape_line_ends(data), "\n\n"] {
         frames.push_str(part);
     }
 }
 
-/// Tells the client how long to wait before it reconnects, and with which id.
-pub(crate) fn retry_frame(delay_ms: u64, id: Option<&str>) -> String {
-    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    format!("retry: {delay_ms}\n{id}\n")
+/// Tells the client how long to wait before it reconnects. Clients take it from the line: no empty line needs to follow.
+pub(crate) fn retry_line(delay_ms: u64) -> String {
+    format!("retry: {delay_ms}\n")
+}
+
+/// The beginning of a stream: an event, because many clients keep the id of an event with data only.
+fn opening(id: &str) -> String {
+    let mut frames = retry_line(RETRY_MS);
+    let mut data = ObjectWriter::default();
+    data.text("after", id);
+    push_event(&mut frames, Some(&id), "begin", &data.finish());
+    frames
 }
 
 fn response_builder() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
+        // A middleware or proxy that compresses would hold events back
+        .insert_header((header::CACHE_CONTROL, "no-store, no-transform"))
         // nginx would buffer the answer until it ends
         .insert_header(("X-Accel-Buffering", "no"));
     response
@@ -127,7 +138,7 @@ impl<S: SseSource> SseWriter<S> {
             SsePhase::Closed => return None,
             SsePhase::Opening => {
                 self.phase = SsePhase::Open;
-                return Some(retry_frame(RETRY_MS, self.source.first_id().as_deref()).into());
+                return Some(opening(&self.source.first_id()).into());
             }
             SsePhase::Open => {}
         }
@@ -175,8 +186,8 @@ mod tests {
     struct Script(VecDeque<Option<SseFrames>>);
 
     impl SseSource for Script {
-        fn first_id(&self) -> Option<String> {
-            Some("7".to_owned())
+        fn first_id(&self) -> String {
+            "7".to_owned()
         }
 
         async fn next(&mut self) -> SseFrames {
@@ -207,9 +218,9 @@ mod tests {
         let more = SseFrames::More(event.into());
         let script =
             vec![Some(more), None, Some(SseFrames::More(Bytes::new())), None, Some(SseFrames::Last("x".into()))];
-        let expected =
-            "retry: 3000\nid: 7\n\nid: 8\nevent: job.completed\ndata: {}\n\n: keep-alive\n\n: keep-alive\n\nx";
-        assert_eq!(written(script).await, expected);
-        assert_eq!(written(vec![Some(SseFrames::Last(Bytes::new()))]).await, "retry: 3000\nid: 7\n\n");
+        let opening = "retry: 3000\nid: 7\nevent: begin\ndata: {\"after\":\"7\"}\n\n";
+        let rest = "id: 8\nevent: job.completed\ndata: {}\n\n: keep-alive\n: keep-alive\nx";
+        assert_eq!(written(script).await, [opening, rest].concat());
+        assert_eq!(written(vec![Some(SseFrames::Last(Bytes::new()))]).await, opening);
     }
 }

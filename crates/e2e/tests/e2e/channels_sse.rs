@@ -301,11 +301,10 @@ async fn a_gateway_that_stops_ends_its_streams_and_says_when_to_come_back() {
     kit.gateway.signal(Signal::SIGTERM);
     let mut pauses = BTreeSet::new();
     for stream in &mut streams {
-        let last = stream.block().await.expect("a last word");
-        let retry: u64 = last.strip_prefix("retry: ").and_then(|text| text.parse().ok()).expect("a pause");
+        let last = stream.rest().await;
+        let retry: u64 = last.trim_end().strip_prefix("retry: ").and_then(|text| text.parse().ok()).expect("a pause");
         assert!((500..=5000).contains(&retry));
         pauses.insert(retry);
-        assert!(stream.block().await.is_none());
     }
     assert!(pauses.len() > 1, "all would come back at once: {pauses:?}");
     assert!(kit.gateway.wait_for_exit().await.success());
@@ -342,7 +341,7 @@ async fn plain_publishers_are_heard_once_beside_messages_with_positions() {
     .await;
     assert_eq!(fitting.expect("message").await["data"], "theirs");
     let mut silent = ChannelEventsClient::open(other.url(STREAM), None).await;
-    assert_eq!(silent.block().await.as_deref(), Some(": keep-alive"));
+    silent.keep_alive().await;
 }
 
 #[tokio::test]
@@ -371,4 +370,31 @@ async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_re
     assert_eq!(stream.messages(6).await, expected);
     let metrics = http_client::get(deaf.url("/metrics")).await.expect("an answer").text().await.expect("text");
     assert!(metrics.contains("galley_probe_seconds") && metrics.contains("galley_probes_lost_total"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_client_that_has_received_nothing_comes_back_with_the_id_of_the_beginning() {
+    let kit = GalleyKit::start().await;
+    for url in [STREAM, "/v1/stream?channel=orders", "/v1/stream?channel=orders&channel=new.*"] {
+        let url = kit.gateway.url(url);
+        let stream = ChannelEventsClient::open(url.clone(), None).await;
+        let last = stream.last_id.clone();
+        drop(stream);
+        publish(&kit, "orders", "missed").await;
+        let mut stream = ChannelEventsClient::open(url, Some(&last)).await;
+        assert_eq!(stream.messages(1).await, ["missed"]);
+    }
+}
+
+#[tokio::test]
+async fn no_character_of_a_message_ends_a_line_for_any_reader() {
+    let kit = GalleyKit::start().await;
+    let mut stream = ChannelEventsClient::open(kit.gateway.url(STREAM), None).await;
+    let body = "a\u{85}b\u{2028}c\u{2029}d";
+    publish(&kit, "orders", body).await;
+    let block = stream.block().await.expect("it goes on");
+    assert!(block.contains(r"a\u0085b\u2028c\u2029d") && !block.contains(['\u{85}', '\u{2028}', '\u{2029}']));
+    let data = block.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
+    let message: Value = serde_json::from_str(data).expect("JSON");
+    assert_eq!(message["data"], body);
 }

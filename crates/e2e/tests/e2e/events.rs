@@ -48,7 +48,15 @@ impl JobEventsClient {
         }
     }
 
-    /// The next message; none at the end.
+    /// Waits for a keep-alive, behind which no event ends.
+    async fn keep_alive(&mut self) {
+        while self.text != ": keep-alive\n" {
+            let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("in time");
+            self.text += std::str::from_utf8(&chunk.expect("no broken connection").expect("it goes on")).expect("text");
+        }
+    }
+
+    /// The next event after the beginning; none at the end.
     async fn next(&mut self) -> Option<ReceivedJobEvent> {
         loop {
             let block = self.block().await?;
@@ -56,7 +64,7 @@ impl JobEventsClient {
                 let mut lines = block.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
                 lines.next().unwrap_or_default().to_owned()
             };
-            if !field("data").is_empty() {
+            if !field("data").is_empty() && field("event") != "begin" {
                 let data = serde_json::from_str(&field("data")).expect("JSON");
                 return Some(ReceivedJobEvent { id: field("id"), event: field("event"), data });
             }
@@ -196,8 +204,9 @@ async fn nobody_follows_the_events_when_nobody_reads_them() {
     let quick = [("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "100")];
     let kit = GalleyKit::start_with(RedisServer::start(), &quick).await;
     let mut stream = JobEventsClient::open(kit.gateway.url(STREAM), None).await;
-    assert_eq!(stream.block().await.as_deref(), Some("retry: 3000"));
-    assert_eq!(stream.block().await.as_deref(), Some(": keep-alive"));
+    let beginning = "retry: 3000\nid: 0-0-0\nevent: begin\ndata: {\"after\":\"0-0-0\"}";
+    assert_eq!(stream.block().await.as_deref(), Some(beginning));
+    stream.keep_alive().await;
     drop(stream);
     eventually("the connection is gone", || async {
         let list: String =
@@ -341,4 +350,29 @@ async fn what_cannot_be_followed_is_refused() {
     let error: Value = refused.json().await.expect("JSON");
     assert_eq!(error["error"]["code"], "too_many_event_streams");
     assert_eq!(kit.get("/ojs/v1/events").await.status(), 200, "the list costs nothing");
+}
+
+#[tokio::test]
+async fn a_client_that_has_received_nothing_comes_back_with_the_id_of_the_beginning_and_misses_nothing() {
+    let kit = GalleyKit::start().await;
+    let first = kit.enqueue(&job_body("a", &json!([]))).await;
+    eventually("its event is written", || async {
+        let listed: Value = kit.get("/ojs/v1/events").await.json().await.ok()?;
+        (!listed["events"].as_array()?.is_empty()).then_some(())
+    })
+    .await;
+    for path in [STREAM.to_owned(), "/ojs/v1/queues/default/events".to_owned(), format!("/ojs/v1/jobs/{first}/events")]
+    {
+        let url = kit.gateway.url(&path);
+        let mut stream = JobEventsClient::open(url.clone(), None).await;
+        let beginning = stream.block().await.expect("a beginning");
+        let id = beginning.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned();
+        assert!(beginning.contains(&format!("data: {{\"after\":\"{id}\"}}")), "{beginning}");
+        drop(stream);
+        let missed = kit.enqueue(&job_body("a", &json!([]))).await;
+        let mut stream = JobEventsClient::open(url, Some(&id)).await;
+        let event = stream.expect("job.enqueued").await;
+        let of_stream = if path.contains("/jobs/") { &first } else { &missed };
+        assert_eq!(event.data["subject"], **of_stream, "{path}: {event:?}");
+    }
 }

@@ -17,6 +17,7 @@ mod consistency_check;
 mod cron;
 mod cross_site;
 mod documents;
+mod event_stream_libraries;
 mod events;
 mod faults;
 mod http_client;

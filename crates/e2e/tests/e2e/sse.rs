@@ -25,8 +25,31 @@ impl ChannelEventsClient {
         let response = connect(url, last).await;
         let mut stream = Self { response, text: String::new(), last_id: String::new() };
         let first = stream.block().await.expect("a beginning");
-        assert!(first.starts_with("retry: 3000\nid: "), "{first}");
+        let id = &stream.last_id;
+        let expected = format!("retry: 3000\nid: {id}\nevent: begin\ndata: {{\"after\":\"{id}\"}}");
+        assert_eq!(first, expected);
         stream
+    }
+
+    /// Waits for a keep-alive, behind which no event ends.
+    pub(crate) async fn keep_alive(&mut self) {
+        while self.text != ": keep-alive\n" {
+            assert!(self.read().await, "it ends: {:?}", self.text);
+        }
+    }
+
+    /// Everything until the end.
+    pub(crate) async fn rest(&mut self) -> String {
+        while self.read().await {}
+        std::mem::take(&mut self.text)
+    }
+
+    /// Reads some more; false at the end, however the connection ended.
+    async fn read(&mut self) -> bool {
+        let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
+        let Ok(Some(chunk)) = chunk else { return false };
+        self.text += std::str::from_utf8(&chunk).expect("text");
+        true
     }
 
     /// The next block of lines as it came; none at the end, however the connection ended.
@@ -40,9 +63,9 @@ impl ChannelEventsClient {
                 }
                 return Some(block);
             }
-            let chunk =
-                tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("something comes in time");
-            self.text += std::str::from_utf8(&chunk.ok()??).expect("text");
+            if !self.read().await {
+                return None;
+            }
         }
     }
 
@@ -82,7 +105,7 @@ pub(crate) async fn connect(url: String, last: Option<&str>) -> Response {
     let response = request.send().await.expect("an answer");
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
-    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers()["cache-control"], "no-store, no-transform");
     assert_eq!(response.headers()["x-accel-buffering"], "no");
     response
 }

@@ -161,6 +161,8 @@ pub(super) async fn job_events(
     if located.state().is_terminal() {
         return finished_job_events(&services, &located, (job, first), &filter, after).await;
     }
+    // The id of the beginning: no event of the job is older than the job
+    let after = after.filter(|after| *after > EventPosition::START);
     let start = after.map_or(EventStart::Since(since), EventStart::After);
     let settings = &services.settings.gateway;
     let source = JobEventSource::new(open_reader(&services, start).await?, filter, settings.shutdown_grace);

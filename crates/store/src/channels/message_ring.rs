@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use slab::Slab;
 
-use common::name::ChannelName;
+use common::{json::escape_line_ends, name::ChannelName};
 use model::message::Position;
 
 /// Approximate memory of a message besides its text, in bytes.
@@ -39,11 +39,17 @@ pub struct EncodedMessage {
 impl EncodedMessage {
     /// Encodes a message that clients see as `json`, which must be a single line.
     pub(super) fn new(channel: ChannelName, position: Option<Position>, json: &str) -> Self {
+        let json = &*escape_line_ends(json);
         let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
         let begin = format!("{id}event: message\ndata: ");
         let end = begin.len() + json.len();
         let event = Bytes::from([&begin, json, "\n\n"].concat());
         Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end }
+    }
+
+    /// Its memory in bytes, about.
+    pub(super) fn size(&self) -> usize {
+        self.event.len() + size_of::<Self>()
     }
 
     /// The message as clients see it, on a single line.

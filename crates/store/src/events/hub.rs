@@ -30,9 +30,9 @@ use common::id::EntryId;
 const BLOCK: Duration = Duration::from_secs(5);
 /// Entries that the task reads in one call.
 const TAIL_PAGE: usize = 64;
-/// Entries that a slow reader reads in one call: few, because many readers may be slow at a time and each holds its
-/// page.
-const READER_PAGE: usize = 8;
+/// Entries that a slow reader reads in one call: that of its position and the next, which may hold more than a hundred
+/// events. Many readers may be slow at a time, and each holds its page.
+const READER_PAGE: usize = 2;
 /// Entries in the broadcast buffer, which all readers share.
 const BUFFER: usize = 64;
 
@@ -148,6 +148,7 @@ impl EventHub {
             tail,
             after: EventPosition::end_of(self.0.last()),
             is_retained: self.0.last() != NEVER,
+            is_resumed: matches!(start, EventStart::After(_)),
             is_behind: false,
             gap: None,
             page: VecDeque::new(),
@@ -275,6 +276,8 @@ pub struct EventReader {
     after: EventPosition,
     /// `after` was in the stream at the last check.
     is_retained: bool,
+    /// The client named the event after which it continues.
+    is_resumed: bool,
     /// The broadcast buffer no longer has the next entry, so it must be read from the stream.
     is_behind: bool,
     gap: Option<EventPosition>,
@@ -283,6 +286,13 @@ pub struct EventReader {
 }
 
 impl EventReader {
+    /// After which event it begins, so that a client that reconnects before it has received one misses nothing. The
+    /// start stands for a beginning that is no event: before it nothing can be missing.
+    #[must_use]
+    pub fn position(&self) -> EventPosition {
+        if self.is_retained || self.is_resumed { self.after } else { EventPosition::START }
+    }
+
     fn rewind_to(&mut self, position: EventPosition) {
         (self.after, self.is_retained, self.is_behind) = (position, false, true);
     }
