@@ -355,3 +355,30 @@ async fn what_holds_up_a_channel_in_order_and_who_is_behind_in_a_broadcast_is_sh
     );
     assert_eq!((&progress["lag"], &progress["workers_total"]), (&json!(2), &json!(2)));
 }
+
+#[tokio::test]
+async fn a_list_asks_redis_a_bounded_number_of_questions() {
+    let kit = GalleyKit::start().await;
+    for number in 0..600 {
+        publish(&kit, &format!("load.{number}"), 1).await;
+    }
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(put(&kit, name, &log_of(&["load.*"])).await.0, 201);
+    }
+    let commands = async || {
+        let info: redis::InfoDict =
+            redis::cmd("INFO").arg("stats").query_async(&mut kit.redis.connection().await).await.expect("redis runs");
+        info.get::<u64>("total_commands_processed").expect("a number")
+    };
+    let (mut names, mut after) = (Vec::new(), String::new());
+    loop {
+        let before = commands().await;
+        let (status, page) = answer(&kit, Method::GET, &format!("?limit=100{after}"), &Value::Null).await;
+        let asked = commands().await - before;
+        assert!(status == 200 && asked < 8000, "{asked} commands for {page}");
+        names.extend(page["subscriptions"].as_array().expect("a list").iter().map(|one| one["name"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(names, ["a", "b", "c", "d"]);
+}

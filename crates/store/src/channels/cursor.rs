@@ -2,7 +2,6 @@
 //! by page, until it has caught up. Readers never wait for each other.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,9 +12,9 @@ use tokio::time::Sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    history::ChannelPage,
     hub::{ChannelHubInner, ChannelState, ReaderGuard, encode_message},
     message_ring::{EncodedMessage, RingRead},
+    page_budget::{HeldPage, PageItem},
 };
 use crate::{log_interruption, next_reconnect_delay, reconnect_delays};
 use common::name::ChannelName;
@@ -53,7 +52,9 @@ pub(super) struct ChannelCursor {
     waiter_id: usize,
     /// Everything up to this position was delivered.
     after: Position,
-    pending: VecDeque<ReaderEvent>,
+    /// A gap that comes before the page.
+    gap: Option<Gap>,
+    page: Option<Arc<HeldPage>>,
     source: CursorSource,
 }
 
@@ -72,7 +73,11 @@ enum CursorSource {
 
 /// A page that was read, and the state of the ring before.
 struct CursorPageRead {
-    page: ChannelPage,
+    gap: Option<Gap>,
+    /// Its messages, unless there are none.
+    messages: Option<Arc<HeldPage>>,
+    read_up_to: Position,
+    has_more: bool,
     generation: u64,
     change_count: u64,
 }
@@ -81,34 +86,44 @@ impl ChannelCursor {
     /// Starts after a position.
     pub(super) fn new(inner: &Arc<ChannelHubInner>, guard: ReaderGuard, after: Position) -> Self {
         let waiter_id = guard.0.ring().register_waiter();
-        Self { hub: inner.clone(), guard, waiter_id, after, pending: VecDeque::new(), source: CursorSource::History }
+        Self { hub: inner.clone(), guard, waiter_id, after, gap: None, page: None, source: CursorSource::History }
     }
 
     /// Whether it has a page of the history or reads one.
     pub(super) fn has_page(&self) -> bool {
-        !self.pending.is_empty() || matches!(self.source, CursorSource::ReadingPage(_))
+        self.page.is_some() || matches!(self.source, CursorSource::ReadingPage(_))
     }
 
     /// Discards messages that were read and not delivered: they are read again later.
     pub(super) fn discard_pending(&mut self) {
-        // After a gap without a message the position has advanced: nobody would find that gap again
-        let is_gap_alone = matches!(self.pending.make_contiguous(), [ReaderEvent::Gap { .. }]);
-        if self.has_page() && !is_gap_alone {
-            self.pending = VecDeque::new();
+        if self.has_page() {
+            self.page = None;
             self.source = CursorSource::History;
         }
     }
 
+    /// The next event of the page that was read.
+    fn next_read(&mut self) -> Option<ReaderEvent> {
+        if let Some(gap) = self.gap.take() {
+            return Some(ReaderEvent::Gap { channel: self.guard.0.name.clone(), gap });
+        }
+        match self.page.as_ref()?.next() {
+            PageItem::Message(message) => {
+                self.after = message.position.unwrap_or(self.after);
+                return Some(ReaderEvent::Message(message));
+            }
+            PageItem::End => self.page = None,
+            PageItem::Reclaimed => self.discard_pending(),
+        }
+        None
+    }
+
     /// Polls for the next event. The last waker is woken when there may be one and when the hub stops, but not when
     /// that would need a page read and `may_read` is false.
-    /// have to read a page and may not.
     pub(super) fn poll_next(&mut self, may_read: bool, cx: &mut Context<'_>) -> Poll<ReaderEvent> {
         loop {
-            if let Some(told) = self.pending.pop_front() {
-                if let ReaderEvent::Message(message) = &told {
-                    self.after = message.position.unwrap_or(self.after);
-                }
-                return Poll::Ready(told);
+            if let Some(read) = self.next_read() {
+                return Poll::Ready(read);
             }
             match &mut self.source {
                 CursorSource::Ring(number) => {
@@ -162,33 +177,26 @@ impl ChannelCursor {
     }
 
     /// Takes over a page and returns where the next message comes from.
-    fn accept_page(
-        &mut self,
-        CursorPageRead { page, generation, change_count: changes }: CursorPageRead,
-    ) -> CursorSource {
-        let name = &self.guard.0.name;
-        if let Some(gap) = page.gap(self.after) {
-            self.pending.push_back(ReaderEvent::Gap { channel: name.clone(), gap });
+    fn accept_page(&mut self, read: CursorPageRead) -> CursorSource {
+        if read.messages.is_none() {
+            self.after = read.read_up_to;
         }
-        self.pending.extend(page.messages.iter().map(|message| ReaderEvent::Message(encode_message(name, message))));
-        if page.messages.is_empty() {
-            self.after = page.read_up_to;
-        }
-        if page.has_more {
+        (self.gap, self.page) = (read.gap, read.messages);
+        if read.has_more {
             return CursorSource::History;
         }
         let (number, is_followed) = {
             let ring = self.guard.0.ring();
-            (ring.join(page.read_up_to, generation), ring.is_initialized())
+            (ring.join(read.read_up_to, read.generation), ring.is_initialized())
         };
         match number {
             Some(number) => return CursorSource::Ring(number),
-            None if !self.pending.is_empty() => return CursorSource::History,
+            None if self.gap.is_some() || self.page.is_some() => return CursorSource::History,
             // The ring has advanced meanwhile, or follows a history that is gone
             None if is_followed => self.hub.repair(&self.guard.0, None),
             None => {}
         }
-        wait_for_change(changes)
+        wait_for_change(read.change_count)
     }
 }
 
@@ -209,6 +217,7 @@ async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, aft
             let ring = followed.ring();
             (ring.generation, ring.change_count)
         };
+        let lease = inner.page_budget.reserve(MAX_CURSOR_PAGE_BYTES).await;
         let page = {
             let _permit = inner.page_permits.acquire().await;
             inner
@@ -217,8 +226,20 @@ async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, aft
                 .await
         };
         match page {
-            Ok(page) => return CursorPageRead { page, generation, change_count: changes },
+            Ok(page) => {
+                let encoded = page.messages.iter().map(|message| encode_message(&followed.name, message));
+                let messages = (!page.messages.is_empty()).then(|| lease.hold(encoded.collect()));
+                return CursorPageRead {
+                    gap: page.gap(after),
+                    messages,
+                    read_up_to: page.read_up_to,
+                    has_more: page.has_more,
+                    generation,
+                    change_count: changes,
+                };
+            }
             Err(error) => {
+                drop(lease);
                 log_interruption("reading a channel", &error);
                 tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }

@@ -28,6 +28,7 @@ use super::{
     Channels,
     changed_channels::ChangedChannels,
     message_ring::{EncodedMessage, MessageRing, RingBudget},
+    page_budget::PageBudget,
     plain_publish_filter::PlainPublishFilter,
 };
 use crate::{
@@ -64,6 +65,7 @@ pub(super) struct ChannelHubInner {
     /// Like `stop`, but cheap to check for readers. All readers are woken after it is set.
     pub(super) is_stopped: AtomicBool,
     pub(super) page_permits: Semaphore,
+    pub(super) page_budget: Arc<PageBudget>,
     /// The runtime for page reads.
     pub(super) runtime: Handle,
     pub(super) limiter: ReaderLimiter,
@@ -134,6 +136,7 @@ impl ChannelHub {
             stop,
             is_stopped: AtomicBool::new(false),
             page_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
+            page_budget: Arc::new(PageBudget::new(settings.reader_pages_bytes)),
             runtime: Handle::current(),
             limiter: ReaderLimiter::new(settings.max_readers, "galley_channel_readers"),
             channel_names: broadcast::Sender::new(CHANNEL_NAMES_BUFFER),

@@ -9,7 +9,7 @@
 //! | `registry` | the list of channels |
 //! | `history` | reads a channel's history page by page |
 //! | `hub`, `message_ring` | one subscription for many readers; the newest messages in memory |
-//! | `reader`, `cursor` | one reader of many channels; its position in each |
+//! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
 //! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
 //! | `plain_publish_filter` | tells copies of Galley's messages from those of plain Redis publishers |
 //! | `retention` | trims histories |
@@ -21,6 +21,7 @@ mod history;
 mod hub;
 mod message_ring;
 mod new_channel_groups;
+mod page_budget;
 mod plain_publish_filter;
 mod reader;
 mod reader_counts;

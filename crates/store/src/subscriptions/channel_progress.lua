@@ -15,7 +15,8 @@ local failures, next_attempt_at, problem = tonumber(known[2]) or 0, tonumber(kno
 if redis.call('EXISTS', history) == 0 then return { position, '', 0, 0, failures, next_attempt_at, problem } end
 local head = last_id(history)
 local lag, start = 0, position == '' and '-' or '(' .. position
-for _ = 1, max_epochs do
+-- Most channels have nothing that is not delivered
+for _ = 1, position == head and 0 or max_epochs do
   local first = redis.call('XRANGE', history, start, '+', 'COUNT', 1)[1]
   if not first then break end
   local epoch, low = split(first[1])

@@ -34,8 +34,11 @@ use crate::{
 
 /// The default number of subscriptions on a page.
 const DEFAULT_PAGE_SIZE: usize = 50;
-/// The most subscriptions on a page. Each costs a lookup of its progress.
+/// The most subscriptions on a page.
 const MAX_PAGE_SIZE: usize = 100;
+/// The most channels, of all subscriptions on a page together, whose progress is looked up. A page has fewer
+/// subscriptions if they have more channels, but at least one.
+const MAX_PAGE_LOOKUPS: usize = 1000;
 
 /// Creates a subscription, or changes the one of that name. Repeating the request is safe.
 pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
@@ -99,9 +102,16 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListSu
     let after: Option<SubscriptionName> = query.after.as_deref().map(str::parse).transpose()?;
     let mut all = services.subscriptions.list().await?.subscriptions;
     all.retain(|(subscription, _)| after.as_ref().is_none_or(|after| subscription.name > *after));
-    let is_more = all.len() > most;
-    all.truncate(most);
     let channels = services.channels.list_channels(None, usize::MAX).await?;
+    let mut lookups = 0;
+    let fitting = all.iter().take(most).take_while(|(subscription, _)| {
+        let is_first = lookups == 0;
+        lookups += channels.iter().filter(|channel| subscription.channels.matches(channel)).count().max(1);
+        is_first || lookups <= MAX_PAGE_LOOKUPS
+    });
+    let fitting = fitting.count();
+    let is_more = all.len() > fitting;
+    all.truncate(fitting);
     let mut shown = Vec::with_capacity(all.len());
     for (subscription, _) in &all {
         shown.push(subscription_json(&services, subscription, &channels, ProgressDetail::Totals).await?);

@@ -8,11 +8,14 @@ use store::{
     StoreResult,
     subscriptions::{BroadcastWorkerLag, ChannelProgress},
 };
+use tokio::sync::Semaphore;
 
 use crate::{error::ApiError, startup::Services};
 
-/// The most channels that are read concurrently.
+/// The most channels that are read concurrently for one request.
 const MAX_CONCURRENT_LOOKUPS: usize = 32;
+/// For all requests together: listings must not crowd out what else the connection to Redis carries.
+static LOOKUPS: Semaphore = Semaphore::const_new(MAX_CONCURRENT_LOOKUPS);
 /// The most channels shown for a subscription: those with the greatest lag.
 const MAX_SHOWN_CHANNELS: usize = 100;
 /// The most workers shown for a broadcast: those with the greatest lag.
@@ -82,7 +85,10 @@ impl ProgressBreakdown {
         if subscription.mode == DeliveryMode::Broadcast {
             return Ok(Self::Broadcast(store.broadcast_lag(subscription, channels).await?));
         }
-        let channels = stream::iter(channels).map(|channel| store.channel_progress(subscription, channel));
+        let channels = stream::iter(channels).map(async |channel| {
+            let _permit = LOOKUPS.acquire().await;
+            store.channel_progress(subscription, channel).await
+        });
         Ok(Self::Shared(channels.buffered(MAX_CONCURRENT_LOOKUPS).try_collect().await?))
     }
 

@@ -1,0 +1,187 @@
+//! Memory for pages of the history that readers have read and not delivered. All readers of the process share it.
+//!
+//! When none is left, a page is taken from the reader that has delivered nothing for the longest time: it reads the page
+//! again later. So clients that take nothing cannot keep others from the history.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::message_ring::EncodedMessage;
+
+/// How long a reader keeps a page that it does not deliver while others wait for memory.
+const RECLAIM_AFTER: Duration = Duration::from_secs(2);
+/// How often a reader that waits for memory looks for such a page.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) struct PageBudget {
+    max_bytes: usize,
+    used_bytes: AtomicUsize,
+    freed: Notify,
+    held: Mutex<Vec<Weak<HeldPage>>>,
+}
+
+/// Memory for a page that is being read.
+pub(super) struct PageLease {
+    budget: Arc<PageBudget>,
+    bytes: usize,
+}
+
+/// The messages of a page that were not delivered yet.
+pub(super) struct HeldPage {
+    messages: Mutex<HeldMessages>,
+    lease: Mutex<PageLease>,
+}
+
+struct HeldMessages {
+    messages: VecDeque<Arc<EncodedMessage>>,
+    delivered_at: Instant,
+    is_reclaimed: bool,
+}
+
+/// The next message of a page.
+pub(super) enum PageItem {
+    Message(Arc<EncodedMessage>),
+    /// All were delivered.
+    End,
+    /// The memory was needed elsewhere: the rest must be read again.
+    Reclaimed,
+}
+
+impl PageBudget {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, used_bytes: AtomicUsize::new(0), freed: Notify::new(), held: Mutex::default() }
+    }
+
+    /// Waits for the memory of a page.
+    pub(super) async fn reserve(self: &Arc<Self>, bytes: usize) -> PageLease {
+        loop {
+            let freed = self.freed.notified();
+            // A page may be larger than what is left, so that the largest message can be read at all
+            let reserve = |used: usize| (used < self.max_bytes).then_some(used + bytes);
+            if self.used_bytes.fetch_update(SeqCst, SeqCst, reserve).is_ok() {
+                return PageLease { budget: self.clone(), bytes };
+            }
+            if !self.reclaim() {
+                // Whichever comes first
+                let _ = tokio::time::timeout(RECLAIM_INTERVAL, freed).await;
+            }
+        }
+    }
+
+    /// Takes a page from a reader that delivers nothing; false if all deliver.
+    fn reclaim(&self) -> bool {
+        let pages: Vec<Arc<HeldPage>> = {
+            let mut held = self.held();
+            held.retain(|page| page.strong_count() > 0);
+            held.iter().filter_map(Weak::upgrade).collect()
+        };
+        let idle = pages.iter().filter_map(|page| Some((page.idle_since()?, page)));
+        let Some((since, page)) = idle.min_by_key(|(since, _)| *since) else { return false };
+        since.elapsed() >= RECLAIM_AFTER && page.reclaim()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Weak<HeldPage>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn free(&self, bytes: usize) {
+        self.used_bytes.fetch_sub(bytes, SeqCst);
+        self.freed.notify_one();
+    }
+}
+
+impl PageLease {
+    /// Keeps messages in that memory. Their size is known now.
+    pub(super) fn hold(mut self, messages: VecDeque<Arc<EncodedMessage>>) -> Arc<HeldPage> {
+        let bytes = messages.iter().map(|message| message.size()).sum();
+        let budget = self.budget.clone();
+        budget.used_bytes.fetch_add(bytes, SeqCst);
+        budget.free(std::mem::replace(&mut self.bytes, bytes));
+        let messages = HeldMessages { messages, delivered_at: Instant::now(), is_reclaimed: false };
+        let page = Arc::new(HeldPage { messages: Mutex::new(messages), lease: Mutex::new(self) });
+        budget.held().push(Arc::downgrade(&page));
+        page
+    }
+
+    fn release(&mut self) {
+        self.budget.free(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for PageLease {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl HeldPage {
+    pub(super) fn next(&self) -> PageItem {
+        let mut held = self.messages();
+        if held.is_reclaimed {
+            return PageItem::Reclaimed;
+        }
+        held.delivered_at = Instant::now();
+        held.messages.pop_front().map_or(PageItem::End, PageItem::Message)
+    }
+
+    /// When a message was delivered last, unless none is left.
+    fn idle_since(&self) -> Option<Instant> {
+        let held = self.messages();
+        (!held.messages.is_empty()).then_some(held.delivered_at)
+    }
+
+    fn reclaim(&self) -> bool {
+        let mut held = self.messages();
+        if held.messages.is_empty() {
+            return false;
+        }
+        held.messages = VecDeque::new();
+        held.is_reclaimed = true;
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).release();
+        true
+    }
+
+    fn messages(&self) -> MutexGuard<'_, HeldMessages> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(count: usize) -> VecDeque<Arc<EncodedMessage>> {
+        let message = || Arc::new(EncodedMessage::new("a".parse().expect("a name"), None, "{}"));
+        (0..count).map(|_| message()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_waits_for_memory_and_takes_it_from_a_reader_that_delivers_nothing() {
+        let budget = Arc::new(PageBudget::new(1));
+        let stalled = budget.reserve(100).await.hold(messages(3));
+        assert_eq!(budget.used_bytes.load(SeqCst), 3 * messages(1)[0].size(), "what it really uses");
+        assert!(matches!(stalled.next(), PageItem::Message(_)));
+        let before = Instant::now();
+        let lease = budget.reserve(100).await;
+        assert!(before.elapsed() >= RECLAIM_AFTER, "a reader that delivers keeps its page");
+        assert!(matches!(stalled.next(), PageItem::Reclaimed));
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.reserve(100).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "nothing is reclaimed from a read");
+        drop(lease);
+        drop(waiting.await.expect("it got the memory"));
+        drop(stalled);
+        assert_eq!(budget.used_bytes.load(SeqCst), 0);
+    }
+}
