@@ -39,6 +39,7 @@ mod queue_faults;
 mod queues;
 mod running;
 mod rust_handlers;
+mod schemathesis;
 mod sse;
 mod subscriptions_api;
 mod subscriptions_backlog;
