@@ -9,9 +9,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
 
-use crate::{settings::Settings, shutdown, telemetry};
+use crate::{settings::Settings, shutdown::StopSignals, telemetry};
 
 /// Settings come from `config/default.toml`, the file named by `GALLEY_CONFIG` and `GALLEY__SECTION__KEY`.
 #[derive(Debug, Parser)]
@@ -38,7 +37,7 @@ enum ServiceCommand {
 pub async fn run_service<R>(
     name: &'static str,
     listen: impl Fn(&Settings) -> SocketAddr,
-    run: impl FnOnce(Settings, CancellationToken) -> R,
+    run: impl FnOnce(Settings, StopSignals) -> R,
 ) -> anyhow::Result<()>
 where
     R: Future<Output = anyhow::Result<()>>,
@@ -58,14 +57,14 @@ where
 pub async fn serve<R>(
     name: &'static str,
     settings: Settings,
-    run: impl FnOnce(Settings, CancellationToken) -> R,
+    run: impl FnOnce(Settings, StopSignals) -> R,
 ) -> anyhow::Result<()>
 where
     R: Future<Output = anyhow::Result<()>>,
 {
     let telemetry = telemetry::start(name, &settings.log, &settings.telemetry)?;
-    let result = match shutdown::on_signal() {
-        Ok(stop) => run(settings, stop).await,
+    let result = match StopSignals::listen() {
+        Ok(signals) => run(settings, signals).await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = &result {

@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
     cli::run_service(
         "gateway",
         |settings| settings.gateway.listen,
-        async |settings, stop| startup::GatewayServer::build(settings).await?.run_until(stop).await,
+        async |settings, signals| startup::GatewayServer::build(settings).await?.run_until(signals).await,
     )
     .await
 }

@@ -14,7 +14,7 @@ use common::{
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
     name::ChannelName,
     settings::Settings,
-    shutdown::supervise,
+    shutdown::{StopSignals, supervise},
     telemetry,
 };
 use model::message::NewMessage;
@@ -136,8 +136,8 @@ impl GatewayServer {
         Ok(Self { server, address, services, streams, events })
     }
 
-    /// Serves until `stop` is cancelled, then finishes the requests in progress.
-    pub(crate) async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Serves until a signal to stop, then finishes the requests in progress.
+    pub(crate) async fn run_until(self, StopSignals { stop, end_grace }: StopSignals) -> anyhow::Result<()> {
         let redis = &self.services.settings.redis.url;
         tracing::info!(event = "gateway.listening", address = %self.address, ?redis, "gateway listens");
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
@@ -153,7 +153,9 @@ impl GatewayServer {
         self.services.stopping.cancel();
         // Streams never end by themselves and would delay the graceful stop
         stop_streams.cancel();
-        handle.stop(true).await;
+        if end_grace.run_until_cancelled(handle.stop(true)).await.is_none() {
+            handle.stop(false).await;
+        }
         for hub in hubs {
             hub.await?;
         }

@@ -8,7 +8,7 @@ use common::{
     name::{ChannelName, WorkerId},
     reloadable::Reloadable,
     settings::Settings,
-    shutdown::supervise,
+    shutdown::{StopSignals, supervise},
     telemetry,
     time::Millis,
 };
@@ -27,8 +27,9 @@ use crate::{
     targets::DeliveryContext,
 };
 
-/// Runs until `stop` is cancelled. Redis may be unavailable at the start and at any time.
-pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+/// Runs until a signal to stop. Redis may be unavailable at the start and at any time.
+pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Result<()> {
+    let stop = signals.stop.clone();
     let worker = &settings.pubsub_worker;
     let commands = Arc::new(commands::load(worker.commands.as_deref())?);
     let metrics = telemetry::start_metrics()?;
@@ -51,7 +52,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let maintaining = supervise("maintenance", tokio::spawn(maintaining), &stop);
     let name = &worker.name;
     tracing::info!(event = "pubsub_worker.listening", %address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
-    let delivering = deliver_subscriptions(&settings, jobs, commands, stop.clone());
+    let delivering = deliver_subscriptions(&settings, jobs, commands, signals);
     tokio::join!(delivering, async {
         match channel_logger {
             Some(channel_logger) => channel_logger.run(stop.clone()).await,
@@ -88,8 +89,9 @@ async fn deliver_subscriptions(
     settings: &Settings,
     jobs: Jobs,
     commands: Arc<Reloadable<Commands>>,
-    stop: CancellationToken,
+    signals: StopSignals,
 ) {
+    let stop = signals.stop.clone();
     let worker = &settings.pubsub_worker;
     if !worker.subscriptions {
         return stop.cancelled().await;
@@ -117,7 +119,7 @@ async fn deliver_subscriptions(
         memory_budget: Arc::new(Semaphore::new(MEMORY_BUDGET_KIB)),
         jobs,
     };
-    subscriptions::run(Arc::new(process), worker.shutdown_grace, stop).await;
+    subscriptions::run(Arc::new(process), worker.shutdown_grace, signals).await;
 }
 
 /// The time by Redis's clock; none if the worker stops first.

@@ -82,8 +82,8 @@ fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
         settings.queue_worker.listen.set_port(0);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(cli::serve("queue-worker", settings, async |settings, stop| {
-        builder.build(settings).await?.run_until(stop).await
+    let result = runtime.block_on(cli::serve("queue-worker", settings, async |settings, signals| {
+        builder.build(settings).await?.run_until(signals).await
     }));
     // A blocking handler that does not end must not keep the process alive
     runtime.shutdown_background();

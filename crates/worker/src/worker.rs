@@ -18,7 +18,7 @@ use anyhow::Context;
 use common::{
     health,
     settings::Settings,
-    shutdown::{self, DrainOutcome, supervise},
+    shutdown::{self, DrainOutcome, StopSignals, supervise},
     telemetry::{self, MetricsHandle},
 };
 use store::{
@@ -83,14 +83,14 @@ impl Worker {
         Ok(Self { shared: Arc::new(shared), dispatcher: dispatch, redis, events: (stop_events, writer), metrics })
     }
 
-    /// Runs until `stop` is cancelled, then finishes or releases its jobs.
+    /// Runs until a signal to stop, then finishes or releases its jobs.
     ///
     /// # Errors
     /// The address for health and metrics cannot be bound, or a part of the worker panicked.
-    pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run_until(self, signals: StopSignals) -> anyhow::Result<()> {
         let shared = &self.shared;
         // A directive cancels only this token, so the next signal still counts as the first one
-        let stop = stop.child_token();
+        let StopSignals { stop, end_grace } = signals.child();
         let worker = &shared.settings.queue_worker;
         let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
@@ -123,7 +123,7 @@ impl Worker {
         // No new jobs. The claim loop drops the runner, so the channel closes when the last attempt ends
         claiming.await?;
         bridging.await?;
-        finish_attempts(shared).await;
+        finish_attempts(shared, &end_grace).await;
         if tokio::time::timeout(DRAIN_TIMEOUT, committing).await.is_err() {
             tracing::error!("results could not be recorded in time: the jobs will run again");
         }
@@ -144,13 +144,15 @@ impl Worker {
     }
 }
 
-async fn finish_attempts(shared: &WorkerShared) {
+async fn finish_attempts(shared: &WorkerShared, end_grace: &CancellationToken) {
     let grace = shared.settings.queue_worker.shutdown_grace;
-    if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, grace).await {
+    if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, grace, end_grace).await {
         tracing::warn!(running, "the shutdown grace is over, releasing jobs");
         shared.hard_shutdown.cancel();
         let release_timeout = Duration::from_millis(shared.max_stop_grace_ms.load(Relaxed)) + DRAIN_TIMEOUT;
-        if let DrainOutcome::TimedOut(running) = shutdown::drain(&shared.attempts, release_timeout).await {
+        if let DrainOutcome::TimedOut(running) =
+            shutdown::drain(&shared.attempts, release_timeout, &CancellationToken::new()).await
+        {
             tracing::error!(running, "jobs could not be released in time: their leases will expire");
         }
     }

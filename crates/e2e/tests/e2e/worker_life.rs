@@ -285,3 +285,34 @@ async fn a_queue_with_a_limit_never_runs_more_than_that_while_others_go_on() {
     assert_eq!((max_concurrency(&log, "few"), max_concurrency(&log, "many")), (2, 4), "{log}");
     drop(worker);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_at_once_are_one_and_leave_running_jobs_their_grace() {
+    let kit = GalleyKit::start().await;
+    let mut worker = kit.start_worker(&[]).await;
+    let id = kit.enqueue(&json!({ "type": "test.slow", "args": [1500] })).await;
+    kit.wait_for_state(&id, "active").await;
+    // A supervisor and the process group
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTERM] {
+        worker.signal(signal);
+    }
+    assert!(worker.wait_for_exit().await.success());
+    let job = kit.job(&id).await;
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_signal_ends_the_grace_and_running_jobs_are_released_unspent() {
+    let kit = GalleyKit::start().await;
+    let mut worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let id = kit.enqueue(&json!({ "type": "test.slow", "args": [600_000] })).await;
+    kit.wait_for_state(&id, "active").await;
+    eventually("a signal counts as a second request", || async {
+        worker.signal(Signal::SIGTERM);
+        (!worker.events("process.grace_ended").is_empty()).then_some(())
+    })
+    .await;
+    assert!(worker.wait_for_exit().await.success());
+    let job = kit.wait_for_state(&id, "available").await;
+    assert_eq!(job["attempt"], 0);
+}

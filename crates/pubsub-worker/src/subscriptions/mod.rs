@@ -21,7 +21,7 @@ mod shared;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use common::{json::ObjectWriter, name::SubscriptionName};
+use common::{json::ObjectWriter, name::SubscriptionName, shutdown::StopSignals};
 use model::subscription::{DeliveryMode, DeliveryOrdering, Subscription, SubscriptionState};
 use store::{StoreResult, log_interruption, next_reconnect_delay, reconnect_delays};
 use tokio::task::JoinHandle;
@@ -38,8 +38,9 @@ const MAX_CLEANUP_ATTEMPTS: usize = 60;
 /// After the shutdown grace: time to release the messages in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Delivers subscriptions until `stop` is cancelled, then finishes or releases the messages in flight.
-pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: CancellationToken) {
+/// Delivers subscriptions until a signal to stop, then finishes or releases the messages in flight.
+pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, signals: StopSignals) {
+    let StopSignals { stop, end_grace } = signals;
     let mut subscriptions = SubscriptionSupervisor {
         process: process.clone(),
         runners: HashMap::new(),
@@ -67,7 +68,8 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, stop: Canc
     }
     let ending = subscriptions.stop_all();
     tokio::pin!(ending);
-    if tokio::time::timeout(grace, &mut ending).await.is_err() {
+    let in_time = tokio::time::timeout(grace, end_grace.run_until_cancelled(&mut ending)).await;
+    if !matches!(in_time, Ok(Some(()))) {
         tracing::warn!("the shutdown grace is over, releasing messages");
         process.hard_shutdown.cancel();
         if tokio::time::timeout(DRAIN_TIMEOUT, ending).await.is_err() {
