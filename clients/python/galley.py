@@ -287,8 +287,8 @@ class Worker:
         grace: float = 25.0,
         worker_id: Optional[str] = None,
     ) -> None:
-        if concurrency < 1 or lease <= 0 or grace < 0:
-            raise ValueError("concurrency must be at least 1, lease positive and grace not negative")
+        if concurrency < 1 or lease < 1 or grace < 0:
+            raise ValueError("concurrency and lease must be at least 1, grace not negative")
         self.id = worker_id or f"{socket.gethostname()[:64]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._url = url or os.environ.get("GALLEY_URL") or DEFAULT_URL
         self._queues, self._concurrency, self._lease, self._grace = list(queues), concurrency, lease, grace
@@ -397,7 +397,7 @@ class Worker:
             "queues": self._queues,
             "count": min(count, MAX_FETCHED),
             "worker_id": self.id,
-            "visibility_timeout_ms": max(1, int(self._lease * 1000)),
+            "visibility_timeout_ms": int(self._lease * 1000),
             "wait_ms": int(wait * 1000),
         }
 

@@ -84,8 +84,8 @@ export class Worker {
     this.leaseMs = options.leaseMs ?? 30_000;
     this.graceMs = options.graceMs ?? 25_000;
     this.id = options.id ?? `node-${crypto.randomUUID()}`;
-    if (!(this.concurrency >= 1 && this.leaseMs >= 1 && this.graceMs >= 0)) {
-      throw new RangeError("concurrency and leaseMs must be at least 1, graceMs not negative");
+    if (!(this.concurrency >= 1 && this.leaseMs >= 1000 && this.graceMs >= 0)) {
+      throw new RangeError("concurrency must be at least 1, leaseMs at least 1000, graceMs not negative");
     }
   }
 

@@ -75,8 +75,8 @@ where
     let Some(key) = request.headers().get(&IDEMPOTENCY_KEY) else { return run(None).await };
     let described = fingerprint_request(request, key, content)?;
     let ttl = services.settings.gateway.idempotency_ttl;
-    let (seed, is_first) = match services.redis.begin_idempotent_request(&described, ttl).await? {
-        IdempotencyStatus::Started { seed, is_first } => (seed, is_first),
+    let seed = match services.redis.begin_idempotent_request(&described, ttl).await? {
+        IdempotencyStatus::Started { seed } => seed,
         IdempotencyStatus::Answered { status, body } => return Ok(replay_response(status, &body)),
         IdempotencyStatus::KeyReused => {
             return Err(ApiError::new(
@@ -89,9 +89,8 @@ where
         Ok(response) if response.extensions().get::<NotReplayable>().is_some() => Ok(response),
         Ok(response) => store_response(services, &described, seed, response).await,
         Err(error) => {
-            // Nothing was made, so the key is free again. That is uncertain after a broken connection, and when an
-            // earlier request broke off
-            if is_first && !error.is_ambiguous() {
+            // This request made nothing. That is uncertain after a broken connection: then it keeps the key
+            if !error.is_ambiguous() {
                 services.redis.forget_idempotent_request(&described, seed).await?;
             }
             Err(error)

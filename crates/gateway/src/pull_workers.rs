@@ -9,7 +9,7 @@ use std::{
 use common::{name::WorkerId, time};
 use store::{
     StoreResult, local_now,
-    workers::{IssuedDirective, RunningJob, WorkerKey, WorkerRecord, WorkerState, Workers},
+    workers::{Directive, IssuedDirective, RunningJob, WorkerAction, WorkerKey, WorkerRecord, WorkerState, Workers},
 };
 
 /// The shortest time between two reports of a program's fetches, and of its heartbeats.
@@ -41,6 +41,8 @@ struct PullWorkerEntry {
     heartbeat_reported_at: Option<Instant>,
     queues: Vec<String>,
     heartbeat: PullHeartbeat,
+    /// Whether it learned that it must terminate: what follows may come from another process with its id.
+    is_terminated: bool,
 }
 
 /// What a program reports in a heartbeat.
@@ -57,16 +59,16 @@ pub(crate) struct PullHeartbeat {
 impl PullWorkers {
     /// Notes a fetch. That it is not noted is no reason not to fetch.
     pub(crate) async fn record_fetch(&self, workers: &Workers, most: u64, worker: &WorkerId, queues: &[String]) {
-        let report = self.update_if_due(worker, |entry| {
-            let is_due = mark_if_due(&mut entry.fetch_reported_at, MIN_REPORT_INTERVAL);
+        let record = self.update_if_due(worker, |entry| {
+            let is_due = mark_if_due(&mut entry.fetch_reported_at, MIN_REPORT_INTERVAL)
+                || std::mem::take(&mut entry.is_terminated);
             if is_due {
                 entry.queues = queues.iter().take(MAX_REPORTED_QUEUES).cloned().collect();
             }
             is_due
         });
-        if let Some(record) = report
-            && let Err(error) =
-                workers.report_worker(&WorkerKey::for_pull_worker(worker), &record, REPORT_TTL, Some(most)).await
+        if let Some(record) = record
+            && let Err(error) = report(workers, most, worker, &record, WorkerAction::Fetch).await
         {
             tracing::debug!(%error, %worker, "fetch not reported");
         }
@@ -81,18 +83,31 @@ impl PullWorkers {
         mut beat: PullHeartbeat,
     ) -> StoreResult<Option<IssuedDirective>> {
         beat.jobs.truncate(MAX_REPORTED_JOBS);
-        let report = self.update_if_due(worker, |entry| {
+        let mut record = PullWorkerEntry { heartbeat: beat.clone(), ..PullWorkerEntry::default() };
+        let due = self.update_if_due(worker, |entry| {
+            record.queues.clone_from(&entry.queues);
             let is_due = mark_if_due(&mut entry.heartbeat_reported_at, MIN_REPORT_INTERVAL);
             if is_due {
                 entry.heartbeat = beat;
             }
             is_due
         });
-        let key = WorkerKey::for_pull_worker(worker);
-        match report {
-            Some(record) => workers.report_worker(&key, &record, REPORT_TTL, Some(most)).await,
-            None => workers.directive_for(&key).await,
+        let mut issued = None;
+        if due.is_none() {
+            issued = workers.directive_for(&WorkerKey::for_pull_worker(worker)).await?;
         }
+        // Its report decides whether a directive to terminate is for this process
+        let is_terminate = issued.is_some_and(|issued| issued.directive == Directive::Terminate);
+        if let Some(record) = due.or_else(|| is_terminate.then(|| record.to_record(worker))) {
+            issued = report(workers, most, worker, &record, WorkerAction::Heartbeat).await?;
+        }
+        if issued.is_some_and(|issued| issued.directive == Directive::Terminate) {
+            self.update_if_due(worker, |entry| {
+                entry.is_terminated = true;
+                false
+            });
+        }
+        Ok(issued)
     }
 
     /// The report to send, if one is due.
@@ -117,6 +132,16 @@ impl PullWorkers {
         let entry = all.workers.entry(worker.clone()).or_default();
         change(entry).then(|| entry.to_record(worker))
     }
+}
+
+async fn report(
+    workers: &Workers,
+    most: u64,
+    worker: &WorkerId,
+    record: &WorkerRecord,
+    action: WorkerAction,
+) -> StoreResult<Option<IssuedDirective>> {
+    workers.report_worker(&WorkerKey::for_pull_worker(worker), record, REPORT_TTL, Some(most), action).await
 }
 
 impl PullWorkerTable {

@@ -122,6 +122,12 @@ impl From<RedisError> for StoreError {
 }
 
 impl StoreError {
+    /// Whether a stream or its consumer group does not exist.
+    #[must_use]
+    pub fn is_missing_stream(&self) -> bool {
+        matches!(self, Self::Refused(error) if matches!(error.code(), Some("NOGROUP" | "UNBLOCKED")))
+    }
+
     /// The error of a call after a write: it is unknown what was executed.
     pub(crate) fn after_write(self) -> Self {
         match self {

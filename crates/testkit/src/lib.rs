@@ -2,6 +2,7 @@
 //!
 //! It depends on no other crate of the workspace, so that each of them can use it in its tests.
 
+mod answer_hold_proxy;
 pub mod http;
 mod message_drop_proxy;
 mod otlp;
@@ -12,6 +13,7 @@ mod skip;
 mod wait;
 mod webhook_receiver;
 
+pub use answer_hold_proxy::AnswerHoldProxy;
 pub use message_drop_proxy::MessageDropProxy;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use process_mark::ProcessMark;

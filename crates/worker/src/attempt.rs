@@ -4,7 +4,14 @@
 //! A stale attempt is stopped, because its outcome can no longer be recorded. A handler that asked for its
 //! cancellation token gets `stop_grace_ms` to tidy up; any other handler is dropped at its next await point.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use common::telemetry::continue_trace;
 use futures_util::FutureExt;
@@ -12,12 +19,12 @@ use store::{
     jobs::{ClaimedJob, Completion, Fence, FinishedJob},
     local_now,
 };
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
+    results::CompletionSender,
     rules::Dispatcher,
     settlement::{Settlement, SettlementOutcome, settle},
     shared::WorkerShared,
@@ -31,7 +38,7 @@ pub(crate) struct AttemptRunner {
     shared: Arc<WorkerShared>,
     dispatcher: Arc<Dispatcher>,
     wakeup: Arc<Wakeup>,
-    completions: mpsc::Sender<Completion>,
+    completions: CompletionSender,
 }
 
 /// How an attempt finished.
@@ -57,10 +64,62 @@ enum AttemptOutcome {
 }
 
 /// Why a running handler is stopped.
+#[derive(Debug, PartialEq, Eq)]
 enum StopReason {
     Stale,
     TimedOut(Duration),
     HardShutdown,
+}
+
+/// What can stop a running handler.
+struct HandlerStops<'a> {
+    stale: &'a CancellationToken,
+    limit: Option<Duration>,
+    hard_shutdown: &'a CancellationToken,
+    /// Tells the handler that it is stopped.
+    stopped: &'a CancellationToken,
+}
+
+/// How a handler ended: by itself, or stopped, and then perhaps with a result within its grace.
+#[derive(Debug, PartialEq, Eq)]
+enum HandlerEnd<T> {
+    Finished(T),
+    Stopped(StopReason, Option<T>),
+}
+
+impl HandlerStops<'_> {
+    /// Runs a handler until it finishes or is stopped. `grace` is how long a stopped one may go on. One that has not
+    /// begun, or has no grace, is not polled any more: each poll may have effects.
+    async fn run<T>(&self, handler: impl Future<Output = T>, grace: impl Fn() -> Duration) -> HandlerEnd<T> {
+        let has_begun = AtomicBool::new(false);
+        let handler = async {
+            has_begun.store(true, Relaxed);
+            handler.await
+        };
+        tokio::pin!(handler);
+        let limit = async {
+            match self.limit {
+                Some(limit) => {
+                    tokio::time::sleep(limit).await;
+                    limit
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let stop = tokio::select! {
+            biased;
+            () = self.stale.cancelled() => StopReason::Stale,
+            result = &mut handler => return HandlerEnd::Finished(result),
+            limit = limit => StopReason::TimedOut(limit),
+            () = self.hard_shutdown.cancelled() => StopReason::HardShutdown,
+        };
+        self.stopped.cancel();
+        let grace = if has_begun.load(Relaxed) { grace() } else { Duration::ZERO };
+        if grace.is_zero() {
+            return HandlerEnd::Stopped(stop, None);
+        }
+        HandlerEnd::Stopped(stop, tokio::time::timeout(grace, &mut handler).await.ok())
+    }
 }
 
 impl AttemptRunner {
@@ -68,7 +127,7 @@ impl AttemptRunner {
         shared: Arc<WorkerShared>,
         dispatcher: Arc<Dispatcher>,
         wakeup: Arc<Wakeup>,
-        completions: mpsc::Sender<Completion>,
+        completions: CompletionSender,
     ) -> Self {
         Self { shared, dispatcher, wakeup, completions }
     }
@@ -133,33 +192,24 @@ impl AttemptRunner {
         if self.shared.hard_shutdown.is_cancelled() {
             return AttemptOutcome::HardShutdown;
         }
+        // Cancelled while it waited for a permit
+        if stale.is_cancelled() {
+            return AttemptOutcome::Stale;
+        }
         if claimed.job.is_expired(claimed.started_at) {
             return AttemptOutcome::Expired;
         }
         self.shared.jobs.record_started(claimed, Some(&self.shared.settings.queue_worker.name));
-        let limit = async {
-            match claimed.job.timeout_ms.map(Duration::from_millis) {
-                Some(limit) => {
-                    tokio::time::sleep(limit).await;
-                    limit
-                }
-                None => std::future::pending().await,
-            }
-        };
+        let limit = claimed.job.timeout_ms.map(Duration::from_millis);
         let stopped = CancellationToken::new();
         let context = Context::new(claimed.clone(), self.shared.clone(), stopped.clone());
         // A handler that panics must not end the other attempts
         let handler = AssertUnwindSafe(self.dispatcher.run(context.clone())).catch_unwind();
-        tokio::pin!(handler);
-        let stop = tokio::select! {
-            biased;
-            () = stale.cancelled() => StopReason::Stale,
-            result = &mut handler => return self.classify_result(flatten_panic(result)),
-            limit = limit => StopReason::TimedOut(limit),
-            () = self.shared.hard_shutdown.cancelled() => StopReason::HardShutdown,
+        let stops = HandlerStops { stale, limit, hard_shutdown: &self.shared.hard_shutdown, stopped: &stopped };
+        let (stop, final_result) = match stops.run(handler, || context.stop_grace()).await {
+            HandlerEnd::Finished(result) => return self.classify_result(flatten_panic(result)),
+            HandlerEnd::Stopped(reason, final_result) => (reason, final_result.map(flatten_panic)),
         };
-        stopped.cancel();
-        let final_result = tokio::time::timeout(context.stop_grace(), &mut handler).await.ok().map(flatten_panic);
         match stop {
             StopReason::Stale => AttemptOutcome::Stale,
             StopReason::TimedOut(limit) => {
@@ -187,11 +237,11 @@ impl AttemptRunner {
         }
     }
 
-    /// Queues a result for `results`, which records many in one call. Waits while the channel is full.
+    /// Queues a result for `results`. Waits while the channel is full.
     async fn complete(&self, claimed: ClaimedJob, result: Option<String>) {
         let now = local_now();
         let finished = FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now);
-        if self.completions.send(Completion { claimed, finished, ended_at: now }).await.is_err() {
+        if !self.completions.send(Completion { claimed, finished, ended_at: now }).await {
             tracing::error!("a result came after the last batch was recorded: the job will run again");
         }
     }
@@ -244,5 +294,48 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
             tracing::info!(event = "job.waiting_for_callback", %id, %queue, "job waits for its endpoint to complete it");
         }
         (Settlement::Complete | Settlement::Discard, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    /// Counts its polls, and ends at the last of them.
+    async fn handler(polls: &AtomicU32, last: u32) -> u32 {
+        std::future::poll_fn(|context| {
+            if polls.fetch_add(1, Relaxed) + 1 >= last {
+                return std::task::Poll::Ready(last);
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_handler_whose_job_is_cancelled_before_it_begins_is_never_polled() {
+        let (stale, never, stopped) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        stale.cancel();
+        let stops = HandlerStops { stale: &stale, limit: None, hard_shutdown: &never, stopped: &stopped };
+        let polls = AtomicU32::new(0);
+        let end = stops.run(handler(&polls, 1), || Duration::from_mins(1)).await;
+        assert_eq!((end, polls.load(Relaxed)), (HandlerEnd::Stopped(StopReason::Stale, None), 0));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_handler_is_polled_only_within_its_grace() {
+        let (stale, now, stopped) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        now.cancel();
+        let stops = HandlerStops { stale: &stale, limit: None, hard_shutdown: &now, stopped: &stopped };
+        let polls = AtomicU32::new(0);
+        let end = stops.run(handler(&polls, 5), || Duration::ZERO).await;
+        assert_eq!((end, polls.load(Relaxed)), (HandlerEnd::Stopped(StopReason::HardShutdown, None), 1));
+        assert!(stopped.is_cancelled());
+        let polls = AtomicU32::new(0);
+        let end = stops.run(handler(&polls, 5), || Duration::from_mins(1)).await;
+        assert_eq!((end, polls.load(Relaxed)), (HandlerEnd::Stopped(StopReason::HardShutdown, Some(5)), 5));
     }
 }

@@ -35,8 +35,8 @@ use crate::{
 const MAX_BLOCK: Duration = Duration::from_secs(5);
 /// Maximum number of jobs in one claim.
 const MAX_BATCH_JOBS: usize = 128;
-/// Target size of a claim's answer, in bytes.
-const TARGET_BATCH_BYTES: usize = 4 << 20;
+/// Maximum number of pages of jobs recovered from one stream: jobs whose outcome cannot be recorded come again.
+const MAX_RECOVERY_PAGES: usize = 1000;
 
 /// Claims jobs until `stop` is cancelled.
 pub(crate) async fn run(
@@ -59,7 +59,6 @@ pub(crate) async fn run(
         stop,
         blocking_connection: None,
         limited_watch: None,
-        batch_size: MAX_BATCH_JOBS,
     };
     if claimer.shared.run_mode == RunMode::Drain {
         let (shared, wakeup, stop) = (claimer.shared.clone(), claimer.wakeup.clone(), claimer.stop.clone());
@@ -97,18 +96,6 @@ struct Claimer {
     blocking_connection: Option<DedicatedConnection>,
     /// The watched queues with limits, and the task that watches them.
     limited_watch: Option<(Vec<QueueName>, AbortOnDropHandle<()>)>,
-    /// Current maximum number of jobs in one claim.
-    batch_size: usize,
-}
-
-/// The next claim's maximum number of jobs: fewer when jobs are large, so that an answer stays near
-/// [`TARGET_BATCH_BYTES`].
-fn next_batch_size(batch: usize, claimed: &[ClaimedJob]) -> usize {
-    let bytes: usize = claimed.iter().map(|claimed| claimed.job.envelope.as_str().len()).sum();
-    match claimed.len() {
-        0 => batch,
-        jobs => (TARGET_BATCH_BYTES / (bytes / jobs).max(1)).clamp(1, MAX_BATCH_JOBS),
-    }
 }
 
 impl Claimer {
@@ -149,9 +136,14 @@ impl Claimer {
         let priorities = shared.jobs.open_queue(queue).await?;
         for priority in &priorities {
             let is_new = |entry| !shared.in_flight.contains(queue, *priority, entry);
-            for claimed in shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await? {
-                let id = claimed.job.id;
-                if self.runner.start(claimed, None) {
+            for _ in 0..MAX_RECOVERY_PAGES {
+                let lost = shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await?;
+                if lost.is_empty() {
+                    break;
+                }
+                for claimed in lost {
+                    let id = claimed.job.id;
+                    self.runner.start(claimed, None);
                     tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
                 }
             }
@@ -235,7 +227,7 @@ impl Claimer {
 
     /// Acquires more permits without waiting, up to the size of a batch.
     fn acquire_more(&self, first: AnyQueuePermit) -> Vec<AnyQueuePermit> {
-        let max = if self.shared.run_mode == RunMode::Once { 1 } else { self.batch_size };
+        let max = if self.shared.run_mode == RunMode::Once { 1 } else { MAX_BATCH_JOBS };
         let mut permits = vec![first];
         while permits.len() < max
             && let Some(permit) = self.shared.slots.try_acquire()
@@ -257,12 +249,11 @@ impl Claimer {
             if !self.queues.get_mut(&queue).may_have_jobs() {
                 continue;
             }
-            let mut bound = shared.slots.bind_to_queue(&queue, permits, self.batch_size);
+            let mut bound = shared.slots.bind_to_queue(&queue, permits, MAX_BATCH_JOBS);
             if bound.is_empty() {
                 continue;
             }
             let jobs = self.claim_from(&queue, bound.len(), by).await?;
-            self.batch_size = next_batch_size(self.batch_size, &jobs);
             for claimed in jobs {
                 found = true;
                 self.runner.start(claimed, bound.pop());
@@ -283,7 +274,7 @@ impl Claimer {
         let state = self.queues.get_mut(queue);
         match self.shared.jobs.claim(queue, &mut state.priorities, max, by).await {
             Ok(batch) if !state.priorities.is_empty() => {
-                state.asked(batch.availability, batch.jobs.len() == max, Instant::now());
+                state.asked(batch.availability, batch.is_cut || batch.jobs.len() == max, Instant::now());
                 Ok(batch.jobs)
             }
             // Its index is gone: the streams may still be there
@@ -332,7 +323,16 @@ impl Claimer {
         let (arrived, _) = jobs.redis().interruptible(client_id, read, self.wakeup.woken()).await;
         let (shared, mut permits) = (self.shared.clone(), Vec::from_iter(permit));
         // Drop the connection after an error: its next answer could belong to this read
-        for claimed in arrived? {
+        let arrived = match arrived {
+            Err(error) if error.is_missing_stream() => {
+                // Maintenance removes the stream of a priority that nobody uses: the next claim reads the list again
+                tracing::debug!(%error, "a stream is gone");
+                self.queues.all_changed();
+                return Ok(());
+            }
+            arrived => arrived?,
+        };
+        for claimed in arrived {
             self.queues.get_mut(&claimed.job.queue).job_arrived();
             let permit = shared.slots.bind_to_queue(&claimed.job.queue, &mut permits, 1).pop();
             self.runner.start(claimed, permit);

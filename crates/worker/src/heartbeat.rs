@@ -9,7 +9,7 @@ use common::{name::QueueName, time};
 use nix::sys::signal::Signal;
 use store::{
     StoreResult, local_now,
-    workers::{Directive, IssuedDirective, WorkerKey, WorkerRecord, WorkerState},
+    workers::{Directive, IssuedDirective, WorkerAction, WorkerKey, WorkerRecord, WorkerState},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -79,7 +79,7 @@ async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) ->
         last_seen_at: time::format(local_now()),
     };
     let ttl = (worker.heartbeat_interval * TTL_BEATS).max(MIN_TTL);
-    shared.workers.report_worker(&shared.worker_key(), &record, ttl, None).await
+    shared.workers.report_worker(&shared.worker_key(), &record, ttl, None, WorkerAction::Heartbeat).await
 }
 
 fn apply_directive(shared: &WorkerShared, wakeup: &Wakeup, issued: IssuedDirective, stop: &CancellationToken) {

@@ -1,6 +1,8 @@
 //! Jobs, and what makes them: workflows, cron, the list bridge. Limits of single queues.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     SettingError, YEAR_MS,
@@ -13,6 +15,8 @@ use crate::{
     rate::Rate,
 };
 
+/// The shortest lease. A shorter one is over before it is renewed, when the machine or the network is slow for a moment.
+pub const MIN_LEASE_MS: u64 = 1000;
 /// The largest `workflows.max_jobs`: one script call writes all jobs of a workflow.
 pub const MAX_WORKFLOW_JOBS: u64 = 1000;
 
@@ -21,11 +25,14 @@ section! {
     pub struct JobSettings = "jobs" {
         /// Lease of a job that queue-worker runs: after this long without a renewal another worker gets the job. A
         /// shorter lease recovers faster from a lost worker. It must exceed the longest pause of a worker or of Redis.
-        "lease_ms" => lease: Duration = millis(100..=86_400_000, 30_000);
+        "lease_ms" => lease: Duration = millis(MIN_LEASE_MS..=86_400_000, 30_000);
         /// Lease of a job that is claimed over HTTP, unless the job or the claim sets another.
-        "pull_lease_ms" => pull_lease: Duration = millis(100..=604_800_000, 1_800_000);
+        "pull_lease_ms" => pull_lease: Duration = millis(MIN_LEASE_MS..=604_800_000, 1_800_000);
         /// Crash budget: workers that may be lost while they run a job. The next loss discards the job.
         "crash_budget" => crash_budget: u32 = number(0..=1000, 3);
+        /// What happens to a job that failed for good, unless its retry policy has `on_exhaustion`: `discard`, or
+        /// `dead_letter` to list it among the dead letters too. Either way it can be retried while it can be looked up.
+        "on_exhaustion" => on_exhaustion: OnExhaustion = text("discard or dead_letter", "discard");
         /// How long a completed, cancelled or discarded job can be looked up.
         "result_ttl_ms" => result_ttl: Duration = millis(1000..=YEAR_MS, 86_400_000);
         /// How long a dead letter is kept.
@@ -43,6 +50,27 @@ section! {
         /// Length of the list of workers beyond which programs that claim over HTTP are not added to it. They still get
         /// jobs.
         "max_pull_workers" => max_pull_workers: u64 = number(1..=1_000_000, 10_000);
+    }
+}
+
+/// What happens to a job that has no attempts left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExhaustion {
+    /// It is discarded.
+    Discard,
+    /// It is discarded and listed among the dead letters.
+    DeadLetter,
+}
+
+impl FromStr for OnExhaustion {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "discard" => Ok(Self::Discard),
+            "dead_letter" => Ok(Self::DeadLetter),
+            other => Err(format!("{other:?} is neither discard nor dead_letter")),
+        }
     }
 }
 

@@ -21,7 +21,10 @@ use config::{Config, ConfigBuilder, Environment, File, FileFormat, Source, build
 
 pub use channels::{BacklogCap, ChannelSettings, MAX_WATCHED_QUEUES, Retention, RetentionRules, SubscriptionSettings};
 pub use error::SettingError;
-pub use jobs::{BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, QueueLimits, WorkflowSettings};
+pub use jobs::{
+    BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, MIN_LEASE_MS, OnExhaustion, QueueLimits,
+    WorkflowSettings,
+};
 pub use process::{LogFormat, LogSettings, MaintenanceSettings, RedisSettings, RedisUrl, TelemetrySettings};
 pub use render::{default_toml, reference};
 pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};

@@ -50,7 +50,7 @@ fn each_bad_value_is_an_error_that_names_the_key_the_value_and_what_is_allowed()
         ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "60001", "queue_worker.stop_grace_ms", "0 to 60000"),
         ("GALLEY__QUEUE_WORKER__QUEUE_CONCURRENCY__A", "0", "queue_worker.queue_concurrency.a", "1 to 10000"),
         ("GALLEY__QUEUE_WORKER__WEIGHTS__A", "1001", "queue_worker.weights.a", "1 to 1000"),
-        ("GALLEY__JOBS__LEASE_MS", "5", "jobs.lease_ms", "100 to 86400000"),
+        ("GALLEY__JOBS__LEASE_MS", "5", "jobs.lease_ms", "1000 to 86400000"),
         ("GALLEY__WORKFLOWS__MAX_JOBS", "1001", "workflows.max_jobs", "1 to 1000"),
         ("GALLEY__WORKFLOWS__RESULTS_LIMIT_BYTES", "1", "workflows.results_limit_bytes", "65536 to 67108864"),
         ("GALLEY__WORKFLOWS__CHECK_MS", "99", "workflows.check_ms", "100 to 3600000"),
@@ -105,7 +105,7 @@ fn a_value_of_the_wrong_type_and_a_key_that_does_not_exist_are_errors() {
         ("GALLEY__GATEWAY", "setting gateway must be a table, got \"x\""),
         ("GALLEY__QUEUES__DEMO", "setting queues.demo must be a table, got \"x\""),
         ("GALLEY__GATEWAY__TEST_DIRECTIVES", "setting gateway.test_directives must be true or false, got \"x\""),
-        ("GALLEY__JOBS__LEASE_MS", "setting jobs.lease_ms must be a whole number, 100 to 86400000, got \"x\""),
+        ("GALLEY__JOBS__LEASE_MS", "setting jobs.lease_ms must be a whole number, 1000 to 86400000, got \"x\""),
     ] {
         assert_eq!(with(name, "x").expect_err(name).to_string(), error);
     }

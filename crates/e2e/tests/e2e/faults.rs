@@ -343,7 +343,7 @@ async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
 #[tokio::test]
 async fn a_pulled_job_comes_back_when_its_lease_is_over() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 300 })).await;
+    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 1000 })).await;
     kit.fetch("default").await.expect("a job");
     kit.wait_for_state(&id, "available").await;
     assert_eq!(kit.fetch("default").await.expect("a job")["attempt"], 2);

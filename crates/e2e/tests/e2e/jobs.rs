@@ -189,3 +189,30 @@ async fn metrics_and_health_are_there_on_every_service() {
     let worker = text(worker.url("/metrics")).await;
     assert!(worker.contains(r#"galley_attempts_total{queue="default",outcome="completed"} 1"#), "{worker}");
 }
+
+#[tokio::test]
+async fn a_failed_job_of_the_default_policy_is_retried_and_why_it_is_not_listed_is_said() {
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
+    let id = kit.enqueue(&json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } })).await;
+    kit.wait_for_state(&id, "discarded").await;
+    drop(worker);
+    let not_listed = kit.get(&format!("/ojs/v1/dead-letter/{id}")).await;
+    assert_eq!(not_listed.status(), 404);
+    let error: Value = not_listed.json().await.expect("JSON");
+    let said = error["error"]["message"].as_str().expect("a message");
+    assert!(said.contains("is discarded") && said.contains("jobs.on_exhaustion"), "{said}");
+    for path in [format!("/ojs/v1/dead-letter/{id}/retry"), format!("/ojs/v1/jobs/{id}/retry")] {
+        let retried = kit.post(&path, &json!({})).await;
+        assert_eq!(retried.status(), 200, "{path}");
+        let answer: Value = retried.json().await.expect("JSON");
+        assert_eq!((&answer["job"]["state"], &answer["job"]["attempt"]), (&json!("available"), &json!(0)));
+        assert_eq!(kit.post(&path, &json!({})).await.status(), 409, "it waits");
+        kit.cancel(&id).await;
+    }
+    let scheduled = kit.enqueue(&json!({ "type": "a", "args": [], "scheduled_at": "+PT1H" })).await;
+    let path = format!("/ojs/v1/jobs/{scheduled}/retry");
+    let answer: Value = kit.post(&path, &json!({})).await.json().await.expect("JSON");
+    assert_eq!(answer["job"]["state"], "available");
+    assert_eq!(kit.post("/ojs/v1/jobs/019539a4-b68c-7def-8000-1a2b3c4d5e6f/retry", &json!({})).await.status(), 404);
+}

@@ -97,7 +97,7 @@ async fn a_report_of_progress_renews_the_lease() {
 #[tokio::test]
 async fn a_program_that_was_silent_for_three_leases_cannot_say_anything_about_its_job_any_more() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 300 })).await;
+    let id = kit.enqueue(&json!({ "type": "a", "args": [], "visibility_timeout_ms": 1000 })).await;
     let zombie = kit.fetch("default").await.expect("a job");
     let three_leases = Instant::now() + Duration::from_millis(900);
     eventually("three leases have passed", || async { (Instant::now() >= three_leases).then_some(()) }).await;

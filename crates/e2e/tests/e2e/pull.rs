@@ -5,13 +5,13 @@ use testkit::redis;
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use testkit::{RedisServer, TEST_TIMEOUT, eventually};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually};
 use tokio::task::JoinHandle;
 
 use crate::kit::{GalleyKit, job_body};
 
 /// Longer than any test waits: a client that gets an answer got it because something happened.
-const LONG_MS: u64 = 60_000;
+pub(crate) const LONG_MS: u64 = 60_000;
 
 /// A program that waits for jobs.
 struct WaitingFetch(JoinHandle<reqwest::Result<Response>>);
@@ -53,9 +53,13 @@ fn ids(answer: &Value) -> Vec<String> {
 }
 
 async fn wait_for_waiters(kit: &GalleyKit, count: usize) {
+    wait_for_waiters_of(kit, &kit.gateway, count).await;
+}
+
+pub(crate) async fn wait_for_waiters_of(kit: &GalleyKit, gateway: &ServiceProcess, count: usize) {
     let line = format!("galley_waiters {count}");
     eventually(&format!("{count} wait"), || async {
-        let metrics = kit.get("/metrics").await.text().await.ok()?;
+        let metrics = kit.http.get(gateway.url("/metrics")).send().await.ok()?.text().await.ok()?;
         metrics.lines().any(|found| found == line).then_some(())
     })
     .await;

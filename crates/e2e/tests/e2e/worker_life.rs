@@ -316,3 +316,28 @@ async fn a_later_signal_ends_the_grace_and_running_jobs_are_released_unspent() {
     let job = kit.wait_for_state(&id, "available").await;
     assert_eq!(job["attempt"], 0);
 }
+
+#[tokio::test]
+async fn a_job_that_cannot_be_ended_takes_no_plain_result_along() {
+    let kit = GalleyKit::start().await;
+    for n in 0..20 {
+        kit.enqueue(&json!({ "type": "test.echo", "args": [n], "unique": { "keys": ["args"] } })).await;
+    }
+    let mut plain = Vec::new();
+    for n in 0..20 {
+        plain.push(kit.enqueue(&job_body("test.echo", &json!([n]))).await);
+    }
+    // The end of a unique job sets a timer, which fails
+    kit.redis_command(&["DEL", "galley:{default}:timers"]).await;
+    kit.redis_command(&["SET", "galley:{default}:timers", "not a sorted set"]).await;
+    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "100")]).await;
+    for id in &plain {
+        kit.wait_for_state(id, "completed").await;
+    }
+    eventually("all plain results count as completed", || async {
+        let metrics = kit.http.get(worker.url("/metrics")).send().await.ok()?.text().await.ok()?;
+        let line = r#"galley_attempts_total{queue="default",outcome="completed"} 20"#;
+        metrics.lines().any(|found| found == line).then_some(())
+    })
+    .await;
+}

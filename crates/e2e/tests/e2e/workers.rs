@@ -243,3 +243,35 @@ async fn workers_are_listed_and_quiet_again_after_redis_was_away() {
     direct(&kit, "eater", "resume").await;
     kit.wait_for_state(&id, "completed").await;
 }
+
+#[tokio::test]
+async fn a_program_that_starts_again_under_its_old_id_is_not_told_to_terminate() {
+    let kit = GalleyKit::start().await;
+    let said = async |id: &str, more: Value| {
+        let mut beat = json!({ "worker_id": id, "active_jobs": [] });
+        beat.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let answer: Value = kit.post("/ojs/v1/workers/heartbeat", &beat).await.json().await.expect("JSON");
+        answer["state"].as_str().expect("a state").to_owned()
+    };
+    let (old, new) = (json!({ "hostname": "h", "pid": 5 }), json!({ "hostname": "h", "pid": 6 }));
+    // It says who it is, or how far it is, or it asks for jobs again
+    assert_eq!(said("by-pid", old.clone()).await, "running");
+    direct(&kit, "by-pid", "terminate").await;
+    assert_eq!(
+        (said("by-pid", old.clone()).await, said("by-pid", old).await),
+        ("terminate".into(), "terminate".into())
+    );
+    assert_eq!((said("by-pid", new.clone()).await, said("by-pid", new).await), ("running".into(), "running".into()));
+
+    assert_eq!(said("by-state", json!({ "state": "running" })).await, "running");
+    direct(&kit, "by-state", "terminate").await;
+    assert_eq!(said("by-state", json!({ "state": "running" })).await, "terminate");
+    assert_eq!(said("by-state", json!({ "state": "terminate" })).await, "terminate");
+    assert_eq!(said("by-state", json!({ "state": "running" })).await, "running");
+
+    assert_eq!(said("by-fetch", json!({})).await, "running");
+    direct(&kit, "by-fetch", "terminate").await;
+    assert_eq!(said("by-fetch", json!({})).await, "terminate");
+    kit.post("/ojs/v1/workers/fetch", &json!({ "queues": ["default"], "worker_id": "by-fetch" })).await;
+    assert_eq!(said("by-fetch", json!({})).await, "running");
+}

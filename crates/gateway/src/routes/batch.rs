@@ -72,12 +72,22 @@ async fn enqueue_atomic(
         own_ids.extend(read.derived_id());
         new.push(read.new_job);
     }
-    let stored = services.jobs.enqueue_all(new, trace, now, &own_ids).await?;
+    let all = services.jobs.clone();
+    let stored = run_to_end(services, async move { all.enqueue_all(new, trace, now, &own_ids).await }).await??;
     let stored = stored.map_err(|BatchRefusal { index, refusal: refused }| {
         ApiError::from(refused).with_subject(&format!("jobs[{index}]"))
     })?;
     let views: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();
     Ok(ojs_response(StatusCode::CREATED, format!("{{\"jobs\":[{}]}}", views.join(","))))
+}
+
+/// Runs a change of several steps to its end, though the client may hang up meanwhile.
+async fn run_to_end<T: Send + 'static>(
+    services: &Services,
+    change: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = services.long_poll.runtime().spawn(change).await;
+    done.map_err(|_| ApiError::new(ErrorCode::Internal, "the change was cut off"))
 }
 
 async fn enqueue_per_item(

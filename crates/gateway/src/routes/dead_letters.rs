@@ -8,13 +8,14 @@ use common::{
     name::quoted,
     time::{self, Millis},
 };
+use model::job::JobState;
 use serde::Deserialize;
 use serde_json::json;
 use store::jobs::{DeadLetterCursor, DeadLetterFilter};
 
 use super::{
     ApiResult, job_json,
-    jobs::{job_not_found, parse_job_id},
+    jobs::{job_not_found, parse_job_id, state_change_response},
     ojs_response, parse_bounded,
 };
 use crate::{
@@ -113,19 +114,34 @@ pub(super) async fn stats(services: web::Data<Services>) -> ApiResult {
 }
 
 pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
-    let (_, job) = services.jobs.find_dead_letter(parse_job_id(&id)?).await?.ok_or_else(|| job_not_found(&id))?;
-    Ok(ojs_response(StatusCode::OK, job_json(&job)))
+    let parsed = parse_job_id(&id)?;
+    match services.jobs.find_dead_letter(parsed).await? {
+        Some((_, job)) => Ok(ojs_response(StatusCode::OK, job_json(&job))),
+        None => Err(no_dead_letter(&services, parsed).await?),
+    }
+}
+
+/// Why a job is not among the dead letters, for people who look for it there.
+async fn no_dead_letter(services: &Services, id: JobId) -> Result<ApiError, ApiError> {
+    let Some(located) = services.jobs.locate(id).await? else { return Ok(job_not_found(&id.to_string())) };
+    let why = match located.state() {
+        JobState::Discarded | JobState::Cancelled => {
+            "its on_exhaustion did not ask for that (jobs.on_exhaustion sets the default); POST .../retry runs it again"
+        }
+        _ => "only jobs that failed for good are",
+    };
+    let message = format!("job {id} is {}, and not among the dead letters: {why}", located.state());
+    Ok(ApiError::new(ErrorCode::NotFound, message))
 }
 
 pub(super) async fn retry(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
-    let job = services.jobs.redrive(parse_job_id(&id)?).await?.ok_or_else(|| job_not_found(&id))?;
-    Ok(ojs_response(StatusCode::OK, job_json(&job)))
+    state_change_response(&id, services.jobs.redrive(parse_job_id(&id)?).await?)
 }
 
 pub(super) async fn delete(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
     let parsed = parse_job_id(&id)?;
     if !services.jobs.delete_dead_letter(parsed).await? {
-        return Err(job_not_found(&id));
+        return Err(no_dead_letter(&services, parsed).await?);
     }
     Ok(ojs_response(StatusCode::OK, json!({ "deleted": true, "id": parsed, "job_id": parsed }).to_string()))
 }

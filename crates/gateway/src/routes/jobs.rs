@@ -239,12 +239,17 @@ pub(super) async fn activate(services: web::Data<Services>, id: web::Path<String
     state_change_response(&id, services.jobs.activate(parse_job_id(&id)?).await?)
 }
 
+pub(super) async fn retry(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
+    state_change_response(&id, services.jobs.retry_now(parse_job_id(&id)?).await?)
+}
+
 /// The answer to a request that changes the state of a job.
-fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) -> ApiResult {
+pub(super) fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) -> ApiResult {
     match outcome {
         Ok(job) => Ok(ojs_response(StatusCode::OK, job_json(&job))),
         Err(JobTransitionError::NotFound) => Err(job_not_found(id)),
         Err(JobTransitionError::Conflict(conflict)) => Err(conflict.into()),
+        Err(JobTransitionError::Duplicate(other)) => Err(EnqueueRefusal::Duplicate(other).into()),
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
                 .route(web::put().to(progress::report)),
         )
         .service(web::resource("/ojs/v1/jobs/{id}/activate").route(web::post().to(jobs::activate)))
+        .service(web::resource("/ojs/v1/jobs/{id}/retry").route(web::post().to(jobs::retry)))
         .service(web::resource("/ojs/v1/workers/fetch").route(web::post().to(workers::fetch)))
         .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
         .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))

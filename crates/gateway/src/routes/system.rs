@@ -34,6 +34,7 @@ pub(super) async fn manifest() -> HttpResponse {
             "jobs_stream": "/ojs/v1/jobs/stream",
             "job_progress": "/ojs/v1/jobs/{id}/progress",
             "job_activate": "/ojs/v1/jobs/{id}/activate",
+            "job_retry": "/ojs/v1/jobs/{id}/retry",
             "queues": "/ojs/v1/queues",
             "queue": "/ojs/v1/queues/{queue}",
             "queue_stats": "/ojs/v1/queues/{queue}/stats",

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     limit::JobLimit,
-    retry::RetryPolicy,
+    retry::{OnExhaustion, RetryPolicy},
     unique::{UniqueDimensions, UniquePolicy},
 };
 use common::{
@@ -188,10 +188,11 @@ fn retain_members(json: &str, is_kept: impl Fn(&str) -> bool) -> Result<ObjectWr
 }
 
 impl EnvelopeFields<'_> {
-    /// The job's retry policy. It was checked at enqueue.
+    /// The job's retry policy, which was checked at enqueue. `on_exhaustion` counts unless the policy has its own.
     #[must_use]
-    pub fn retry_policy(&self) -> RetryPolicy {
-        self.retry.and_then(|raw| RetryPolicy::parse(raw).ok()).unwrap_or_default()
+    pub fn retry_policy(&self, on_exhaustion: OnExhaustion) -> RetryPolicy {
+        let standard = || RetryPolicy { on_exhaustion, ..RetryPolicy::default() };
+        self.retry.and_then(|raw| standard().overridden_by(raw).ok()).unwrap_or_else(standard)
     }
 
     /// The traits that are needed often.

@@ -12,6 +12,7 @@ use super::{
 use common::{
     json::{Object, ObjectWriter},
     name::{Priority, QueueName, quoted},
+    settings::MIN_LEASE_MS,
     time::{self, Millis},
 };
 
@@ -112,9 +113,10 @@ impl<'a> EnqueueOptions<'a> {
             (None, Some(raw)) => (raw, in_seconds, "seconds", 1000),
         };
         let max = MAX_TIMEOUT_MS / ms_per_unit;
-        let limit = raw.get().parse().ok().filter(|length| (1..=max).contains(length));
+        let min = if name == "visibility_timeout_ms" { MIN_LEASE_MS / ms_per_unit } else { 1 };
+        let limit = raw.get().parse().ok().filter(|length| (min..=max).contains(length));
         let limit: u64 = limit.ok_or_else(|| {
-            invalid(format!("{given_as} must be an integer of {unit} from 1 to {max}, got {}", quoted(raw.get())))
+            invalid(format!("{given_as} must be an integer of {unit} from {min} to {max}, got {}", quoted(raw.get())))
         })?;
         let ms = limit * ms_per_unit;
         if given_as != name {

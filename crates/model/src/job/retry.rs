@@ -2,9 +2,10 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use common::settings::OnExhaustion;
 use common::{json::Object, name::quoted, time};
 
 /// Shortest delay of a retry: a policy with an interval of zero must not make a hot loop.
@@ -44,16 +45,6 @@ pub enum BackoffStrategy {
     Constant,
     /// `initial * n^coefficient`
     Polynomial,
-}
-
-/// What happens to a job that has no attempts left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnExhaustion {
-    /// It is discarded.
-    Discard,
-    /// It is discarded and listed among the dead letters.
-    DeadLetter,
 }
 
 /// What the handler of a failed attempt says about a retry.
@@ -120,13 +111,20 @@ impl RetryPolicy {
     /// # Errors
     /// The first field that is wrong.
     pub fn parse(raw: &RawValue) -> Result<Self, RetryPolicyError> {
+        Self::default().overridden_by(raw)
+    }
+
+    /// This policy with the fields that are given in JSON.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn overridden_by(mut self, raw: &RawValue) -> Result<Self, RetryPolicyError> {
         let wrong = || RetryPolicyError { field: "policy", allowed: "be an object", got: quoted(raw.get()) };
         let object: Object = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
-        let mut policy = Self::default();
         for (name, value) in object.iter().filter(|(_, value)| value.get() != "null") {
-            policy.set(name, value)?;
+            self.set(name, value)?;
         }
-        Ok(policy)
+        Ok(self)
     }
 
     fn set(&mut self, name: &str, value: &RawValue) -> Result<(), RetryPolicyError> {

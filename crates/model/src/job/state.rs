@@ -7,7 +7,7 @@
 //!                        ▼  │release      ▲
 //!                      active ───retry────┘
 //!                        ├──succeed──▶ completed
-//!                        └──discard──▶ discarded ──redrive──▶ available
+//!                        └──discard──▶ discarded ──redrive──▶ available ◀──redrive── cancelled
 //! cancel: from every state that is not terminal; expire: from every state but active and the terminal ones
 //! ```
 
@@ -58,7 +58,7 @@ pub enum JobTransition {
     Cancel,
     /// It did not start before it expired.
     Expire,
-    /// A dead letter becomes available again.
+    /// A client retries it: a discarded or cancelled job becomes available again.
     Redrive,
 }
 
@@ -93,7 +93,7 @@ impl JobState {
         use JobState::{Active, Available, Cancelled, Completed, Discarded, Pending, Retryable, Scheduled};
         match (self, event) {
             (Pending, JobTransition::Activate) | (Scheduled | Retryable, JobTransition::Due) => Ok(Available),
-            (Active, JobTransition::Release) | (Discarded, JobTransition::Redrive) => Ok(Available),
+            (Active, JobTransition::Release) | (Discarded | Cancelled, JobTransition::Redrive) => Ok(Available),
             (Available, JobTransition::Claim) => Ok(Active),
             (Active, JobTransition::Succeed) => Ok(Completed),
             (Active, JobTransition::Retry) => Ok(Retryable),
@@ -150,7 +150,7 @@ impl JobTransition {
             Self::Release => "released",
             Self::Cancel => "cancelled",
             Self::Expire => "expired",
-            Self::Redrive => "redriven",
+            Self::Redrive => "retried by a client",
         }
     }
 }

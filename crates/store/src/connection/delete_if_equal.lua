@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- Deletes a lock that still belongs to the caller: the uniqueness of a job that ended, a request that had no effect, or
--- the leader lease.
+-- Deletes a lock that still belongs to the caller: the leader lease.
 -- KEYS: 1 lock
 -- ARGV: 1 value of the lock while it belongs to the caller
 -- Returns 1 when it was deleted, else 0.

@@ -2,7 +2,7 @@
 //!
 //! The first request with a key stores a hash of its content and a random seed. The ids of what it creates are derived
 //! from that, so a repetition after a crash finds what exists already. When it is done it stores its answer, which
-//! repetitions get.
+//! repetitions get. A refused request frees its key, unless an equal one is on its way: that one may still succeed.
 
 use std::time::Duration;
 
@@ -24,8 +24,6 @@ pub enum IdempotencyStatus {
     Started {
         /// The request's seed, from which ids are derived.
         seed: u128,
-        /// Whether this call is the first.
-        is_first: bool,
     },
     /// It was answered.
     Answered {
@@ -49,21 +47,24 @@ impl Redis {
         ttl: Duration,
     ) -> StoreResult<IdempotencyStatus> {
         let seed = uuid::Uuid::now_v7().as_u128();
-        let mut command = redis::cmd("SET");
-        command.arg(keys::idempotency(&request.fingerprint)).arg(format!("{} {seed:032x}", request.content_hash));
-        command.arg("NX").arg("GET").arg("PX").arg(ttl.as_millis().to_string());
-        let before: Option<String> = command.query_async(&mut self.clone()).await?;
-        let Some(before) = before else { return Ok(IdempotencyStatus::Started { seed, is_first: true }) };
-        let (head, body) = before.split_once('\n').map_or((before.as_str(), None), |(head, body)| (head, Some(body)));
-        let mut words = head.split(' ');
-        if words.next() != Some(&request.content_hash) {
-            return Ok(IdempotencyStatus::KeyReused);
-        }
-        let seed = words.next().and_then(|word| u128::from_str_radix(word, 16).ok());
-        let seed = seed.ok_or_else(|| StoreError::damaged("an idempotency key without a seed"))?;
-        match (words.next().and_then(|word| word.parse().ok()), body) {
-            (Some(status), Some(body)) => Ok(IdempotencyStatus::Answered { status, body: body.to_owned() }),
-            _ => Ok(IdempotencyStatus::Started { seed, is_first: false }),
+        let known: Vec<String> = script::BEGIN_REQUEST
+            .key(keys::idempotency(&request.fingerprint))
+            .arg(&request.content_hash)
+            .arg(format!("{seed:032x}"))
+            .arg(ttl.as_millis().to_string())
+            .invoke_async(&mut self.clone())
+            .await?;
+        let damaged = || StoreError::damaged("an idempotency key without a seed or a status");
+        match known.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["reused"] => Ok(IdempotencyStatus::KeyReused),
+            ["answered", status, body] => Ok(IdempotencyStatus::Answered {
+                status: status.parse().map_err(|_| damaged())?,
+                body: body.to_owned(),
+            }),
+            ["started", seed] => {
+                Ok(IdempotencyStatus::Started { seed: u128::from_str_radix(seed, 16).map_err(|_| damaged())? })
+            }
+            _ => Err(damaged()),
         }
     }
 
@@ -79,22 +80,29 @@ impl Redis {
         status: u16,
         body: &str,
     ) -> StoreResult<()> {
-        let mut command = redis::cmd("SET");
-        command.arg(keys::idempotency(&request.fingerprint));
-        command
-            .arg(format!("{} {seed:032x} {status}\n{body}", request.content_hash))
-            .arg("PX")
-            .arg(ttl.as_millis().to_string());
-        Ok(command.exec_async(&mut self.clone()).await?)
+        let key = keys::idempotency(&request.fingerprint);
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        pipeline
+            .cmd("HSET")
+            .arg(&key)
+            .arg("content")
+            .arg(&request.content_hash)
+            .arg("seed")
+            .arg(format!("{seed:032x}"));
+        pipeline.arg("status").arg(status).arg("answer").arg(body);
+        pipeline.cmd("PEXPIRE").arg(&key).arg(ttl.as_millis().to_string());
+        Ok(pipeline.exec_async(&mut self.clone()).await?)
     }
 
-    /// Forgets a request that had no effect, so that it may be repeated. An answered request stays.
+    /// Forgets a request that had no effect, so that it may be repeated. It stays while an equal request runs, or when
+    /// one was cut off or answered.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn forget_idempotent_request(&self, request: &IdempotentRequest, seed: u128) -> StoreResult<()> {
-        let mut call = script::DELETE_IF_EQUAL.key(keys::idempotency(&request.fingerprint));
-        call.arg(format!("{} {seed:032x}", request.content_hash)).invoke_async::<i64>(&mut self.clone()).await?;
+        let mut call = script::FORGET_REQUEST.key(keys::idempotency(&request.fingerprint));
+        call.arg(format!("{seed:032x}")).invoke_async::<i64>(&mut self.clone()).await?;
         Ok(())
     }
 }

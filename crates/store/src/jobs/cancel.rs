@@ -12,13 +12,15 @@ use crate::{
 use common::{id::JobId, name::LimitKey};
 use model::job::{JobTransition, state::InvalidTransition};
 
-/// Why a job was not cancelled or activated.
+/// Why a job was not cancelled, activated or retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobTransitionError {
     /// There is no job with that id.
     NotFound,
     /// Its state does not allow it.
     Conflict(InvalidTransition),
+    /// This job, which is equal by its uniqueness policy, is in the way.
+    Duplicate(JobId),
 }
 
 impl Jobs {
@@ -48,13 +50,9 @@ impl Jobs {
 
     /// Ends an unfinished job; false if it has moved since `located`.
     pub(super) async fn end_externally(&self, located: &LocatedJob, ended: &FinishedJob) -> StoreResult<bool> {
-        let (job, kind, place) = match located {
+        let job = match located {
             LocatedJob::Finished(_) => return Ok(false),
-            LocatedJob::InRecord { job, record_state, .. } => (job, "record", vec![record_state.clone()]),
-            LocatedJob::InStream { job, entry, holder } => {
-                let consumer = holder.as_ref().map(|holder| holder.consumer.clone()).unwrap_or_default();
-                (job, "entry", vec![entry.to_string(), keys::attempt_name(job.priority, *entry), consumer])
-            }
+            LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, .. } => job,
         };
         let keys = QueueKeys::new(&job.queue);
         let key = LimitKey::or_placeholder(job.limit_key());
@@ -70,16 +68,15 @@ impl Jobs {
             .key(keys.key_queue(&key))
             .key(keys.admitted(&key))
             .key(keys.stats())
-            .arg(kind)
+            .arg(&located.seen_args())
             .arg(job.id.to_string())
             .arg(ended.state.as_str())
             .arg(ended.to_text_without_attempt())
             .arg(self.result_ttl(job).as_millis().to_string())
+            .arg(u8::from(job.has_follow_up()))
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::JobCancelled(job.id).encode())
             .arg(keys.finished())
-            .arg(u8::from(job.has_follow_up()))
-            .arg(place)
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         if answer != "done" {

@@ -4,19 +4,21 @@
 -- ARGV: 1 consumer, 2 max jobs, 3 "pull" or "worker", 4 lease in ms that the fetch asked for or 0, 5 default lease in ms,
 --       6 worker id or "", 7 notification channel, 8 notification, 9 max jobs of the queue that run at once or -1,
 --       10 max starts or 0 in each period of 11 ms (9 to 11 are settings; the fields of control override them),
---       12.. the priority of each stream, then for "pull" a token for each job
--- Returns {0} when the caller's list of streams is outdated, else {1, now in ms, jobs, next claim}: each job is
--- {number of its stream, entry, fields, token}; next claim is the ms to wait when a limit allowed no job, -1 when the
--- queue is paused, -2 when it has limits that allow more jobs, 0 when it has no limits.
+--       12 bytes after which the answer gets no more jobs, 13 max jobs in one read, 14.. the priority of each stream, then
+--       for "pull" a token for each job
+-- Returns {0} when the caller's list of streams is outdated, else {1, now in ms, jobs, next claim, 1 when the bytes left no
+-- room for more jobs, else 0}: each job is {number of its stream, entry, fields, token}; next claim is the ms to wait when
+-- a limit allowed no job, -1 when the queue is paused, -2 when it has limits that allow more jobs, 0 when it has none.
 -- May run twice: each run claims other jobs. Jobs of a lost answer stay claimed: a queue-worker asks for its own again,
--- a pulled job waits until its lease expires.
+-- pulled jobs are released by their tokens.
 local priorities, active, leases, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first_stream = 5
 local consumer, wanted, is_pull = ARGV[1], tonumber(ARGV[2]), ARGV[3] == 'pull'
 local requested_lease_ms, default_lease_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local worker_id, notifications, notification = ARGV[6], ARGV[7], ARGV[8]
 local default_concurrency, default_rate, default_period_ms = ARGV[9], ARGV[10], ARGV[11]
-local first_priority = 12
+local max_bytes, max_read = tonumber(ARGV[12]), tonumber(ARGV[13])
+local first_priority = 14
 
 local stream_count = #KEYS - first_stream + 1
 local first_token = first_priority + stream_count
@@ -25,7 +27,7 @@ local now = now_ms()
 local jobs, earliest_expiry, next_claim = {}, nil, 0
 
 local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra')
-if limits[1] then return { 1, now, {}, -1 } end
+if limits[1] then return { 1, now, {}, -1, 0 } end
 local concurrency = tonumber(limits[2] or default_concurrency)
 local rate, period_ms = tonumber(limits[3] or default_rate), tonumber(limits[4] or default_period_ms)
 local tokens, tokens_at = tonumber(limits[5] or rate), tonumber(limits[6] or now)
@@ -80,24 +82,40 @@ local function start_lease(number, entry, fields)
   return token
 end
 
+-- How many jobs to read next, so that the answer stays near its bytes: a job may be as large as a request body.
+local bytes, largest = 0, 0
+local function next_count()
+  if largest == 0 then return 1 end
+  return math.max(1, math.min(wanted, max_read, #jobs, math.floor((max_bytes - bytes) / largest)))
+end
+
+local function read_stream(stream, priority, count)
+  local reply = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', count, 'STREAMS', stream, '>')
+  if not (reply and reply.err) then return reply end
+  if not string.find(reply.err, 'NOGROUP', 1, true) then return reply end
+  -- The stream or its group was deleted: create it, and everything in the stream waits
+  redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+  redis.call('SADD', priorities, priority)
+  return redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', count, 'STREAMS', stream, '>')
+end
+
 for number = 1, stream_count do
-  if wanted <= 0 then break end
-  local stream = KEYS[first_stream + number - 1]
-  local reply = redis.pcall('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-  if reply and reply.err then
-    if not string.find(reply.err, 'NOGROUP', 1, true) then return redis.error_reply(reply.err) end
-    -- The stream or its group was deleted: create it, and everything in the stream waits
-    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-    redis.call('SADD', priorities, ARGV[first_priority + number - 1])
-    reply = redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-  end
-  if reply then
-    for _, item in ipairs(reply[1][2]) do
+  local stream, priority = KEYS[first_stream + number - 1], ARGV[first_priority + number - 1]
+  while wanted > 0 and bytes < max_bytes do
+    local count = next_count()
+    local reply = read_stream(stream, priority, count)
+    if reply and reply.err then return redis.error_reply(reply.err) end
+    local entries = reply and reply[1][2] or {}
+    for _, item in ipairs(entries) do
       local entry, fields = item[1], item[2]
       local token = start_lease(number, entry, fields)
       jobs[#jobs + 1] = { number, entry, fields, token }
       wanted = wanted - 1
+      local size = 0
+      for i = 1, #fields do size = size + #fields[i] end
+      bytes, largest = bytes + size, math.max(largest, size)
     end
+    if #entries < count then break end
   end
 end
 if earliest_expiry then
@@ -107,4 +125,4 @@ end
 if rate > 0 and #jobs > 0 then
   redis.call('HSET', control, 'r', string.format('%.6f', tokens - #jobs), 'ra', now)
 end
-return { 1, now, jobs, next_claim }
+return { 1, now, jobs, next_claim, bytes >= max_bytes and 1 or 0 }

@@ -25,8 +25,8 @@ use common::{
     time::Millis,
 };
 
-/// Maximum number of its own entries that a consumer reads at once: each may be as large as a request body.
-const RECOVERY_PAGE_SIZE: usize = 20;
+/// Maximum number of its own entries that a consumer lists at once.
+const RECOVERY_PAGE_SIZE: usize = 100;
 
 /// Who claims jobs.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,8 @@ pub struct ClaimBatch {
     pub jobs: Vec<ClaimedJob>,
     /// Whether and when more jobs can be claimed.
     pub availability: ClaimAvailability,
+    /// Whether there may be more jobs now, which had no room in this answer.
+    pub is_cut: bool,
 }
 
 /// Whether and when a queue has more jobs to claim.
@@ -84,12 +86,12 @@ pub struct ClaimedJob {
 }
 
 impl Jobs {
-    /// Claims up to `max` jobs of a queue, highest priority first. `priorities` caches the queue's streams; it is read
+    /// Claims up to `max` jobs of a queue and about four mebibytes, highest priority first. `priorities` caches the queue's streams; it is read
     /// again when it turns out to be stale.
     ///
     /// # Errors
     /// After [`StoreError::Unavailable`] jobs may have been claimed nevertheless: a queue-worker recovers them with
-    /// [`Jobs::recover_claims`], pulled ones are available again when their lease expires.
+    /// [`Jobs::recover_claims`], pulled ones are released as soon as Redis answers again.
     pub async fn claim(
         &self,
         queue: &QueueName,
@@ -105,8 +107,19 @@ impl Jobs {
             if priorities.is_empty() || max == 0 {
                 return Ok(ClaimBatch::default());
             }
-            let reply: Value =
-                self.build_claim_call(queue, priorities, max, by).invoke_async(&mut self.store.redis.clone()).await?;
+            let tokens: Vec<String> = match by {
+                Claimant::Worker { .. } => Vec::new(),
+                Claimant::Pull { .. } => (0..max).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect(),
+            };
+            let call = self.build_claim_call(queue, priorities, max, by, &tokens);
+            let reply = call.invoke_async(&mut self.store.redis.clone()).await.map_err(StoreError::from);
+            let reply: Value = match self.claim_budget.observe(reply) {
+                Err(error @ StoreError::Unavailable(_)) if !tokens.is_empty() => {
+                    self.release_lost_claims(queue, tokens);
+                    return Err(error);
+                }
+                reply => reply?,
+            };
             if let Some(claimed) = parse_claim_reply(queue, priorities, reply)? {
                 return Ok(claimed);
             }
@@ -121,6 +134,7 @@ impl Jobs {
         priorities: &[Priority],
         max: usize,
         by: Claimant<'_>,
+        tokens: &[String],
     ) -> ScriptInvocation<'static> {
         let keys = QueueKeys::new(queue);
         let mut call = script::CLAIM.prepare_invoke();
@@ -141,19 +155,16 @@ impl Jobs {
         let limits = self.store.settings.queues.get(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate { limit: 0, period_ms: 1 });
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
+        call.arg(self.claim_budget.bytes()).arg(self.claim_budget.max_read());
         for priority in priorities {
             call.arg(priority.get());
         }
-        if mode == "pull" {
-            for _ in 0..max {
-                call.arg(uuid::Uuid::new_v4().simple().to_string());
-            }
-        }
+        call.arg(tokens);
         call
     }
 
-    /// The jobs that Redis holds for a queue-worker on a stream and that `is_new` accepts: those claimed in an answer
-    /// that was lost.
+    /// Some of the jobs that Redis holds for a queue-worker on a stream and that `is_new` accepts: those claimed in an
+    /// answer that was lost. Call again, when these are known, until there are none.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -165,29 +176,39 @@ impl Jobs {
         is_new: impl Fn(EntryId) -> bool,
     ) -> StoreResult<Vec<ClaimedJob>> {
         let stream = QueueKeys::new(queue).stream(priority);
-        let (mut after, mut found) = (String::from("0"), Vec::new());
+        let mut after = String::from("-");
         loop {
-            let mut command = redis::cmd("XREADGROUP");
-            command.arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(RECOVERY_PAGE_SIZE);
-            command.arg("STREAMS").arg(&stream).arg(&after);
-            let reply: Value = command.query_async(&mut self.store.redis.clone()).await?;
-            let entries = parse_streams_reply(reply)?.remove(&stream).unwrap_or_default();
-            let Some((last, _)) = entries.last() else { return Ok(found) };
-            after.clone_from(last);
-            for claimed in parse_claimed_entries(queue, priority, entries).filter(|claimed| is_new(claimed.entry)) {
-                // Its result may have been recorded since the read, and then only memory lacks it
-                if self.is_pending_for(&stream, consumer, claimed.entry).await? {
-                    found.push(claimed);
+            let mut command = redis::cmd("XPENDING");
+            command.arg(&stream).arg("workers").arg(&after).arg("+").arg(RECOVERY_PAGE_SIZE).arg(consumer.name());
+            let page: Vec<(String, Value, Value, Value)> = command.query_async(&mut self.store.redis.clone()).await?;
+            let Some((last, ..)) = page.last() else { return Ok(Vec::new()) };
+            after = format!("({last}");
+            let is_lost = |entry: &String| entry.parse().is_ok_and(&is_new);
+            let lost: Vec<String> = page.into_iter().map(|(entry, ..)| entry).filter(is_lost).collect();
+            let mut rest = &lost[..];
+            while !rest.is_empty() {
+                let (looked_at, entries) = self.read_claimed(&stream, consumer, rest).await?;
+                // Its result may have been recorded since it was listed, and then only memory lacks it
+                let claimed = parse_claimed_entries(queue, priority, entries);
+                let claimed: Vec<ClaimedJob> = claimed.filter(|claimed| is_new(claimed.entry)).collect();
+                if !claimed.is_empty() {
+                    return Ok(claimed);
                 }
+                rest = &rest[looked_at.clamp(1, rest.len())..];
             }
         }
     }
 
-    async fn is_pending_for(&self, stream: &str, consumer: &Consumer, entry: EntryId) -> StoreResult<bool> {
-        let mut command = redis::cmd("XPENDING");
-        command.arg(stream).arg("workers").arg(entry.to_string()).arg(entry.to_string()).arg(1).arg(consumer.name());
-        let held: Vec<Value> = command.query_async(&mut self.store.redis.clone()).await?;
-        Ok(!held.is_empty())
+    /// Reads those of the entries that a consumer still has, within the budget; and how many it looked at.
+    async fn read_claimed(
+        &self,
+        stream: &str,
+        consumer: &Consumer,
+        entries: &[String],
+    ) -> StoreResult<(usize, Vec<(String, Value)>)> {
+        let mut call = script::READ_CLAIMED.key(stream);
+        call.arg(consumer.name()).arg(self.claim_budget.bytes()).arg(entries);
+        self.claim_budget.observe(call.invoke_async(&mut self.store.redis.clone()).await.map_err(StoreError::from))
     }
 
     /// Waits until a job arrives on one of the streams and claims it. If several arrive between the last claim and
@@ -270,7 +291,8 @@ fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -
         0 => ClaimAvailability::Unlimited,
         millis => ClaimAvailability::RetryAfter(Duration::from_millis(u64::try_from(millis).unwrap_or(1000))),
     };
-    Ok(Some(ClaimBatch { jobs, availability: more }))
+    let is_cut = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)? == 1;
+    Ok(Some(ClaimBatch { jobs, availability: more, is_cut }))
 }
 
 /// Parses a job entry. Another program or a later version may have written one that cannot be parsed. It stays where

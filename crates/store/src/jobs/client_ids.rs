@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use super::{JobRecord, Jobs};
-use crate::{StoreResult, keys};
+use super::{JobRecord, Jobs, LocatedJob};
+use crate::{
+    StoreResult,
+    keys::{self, QueueKeys},
+};
 use common::{
     id::{JobId, queue_tag},
     name::QueueName,
@@ -14,14 +17,36 @@ use common::{
 /// How long a reservation of a job (its id, its uniqueness) outlives the job's start, unless the job ends before.
 pub(super) const RESERVATION_TTL_MS: i64 = 90 * 86_400_000;
 
+/// How long the reservation of a job lasts that starts at that time, or now.
+pub(super) fn reservation_ttl(start_at: Option<Millis>, now: Millis) -> Millis {
+    RESERVATION_TTL_MS + start_at.map_or(0, |start| (start - now).max(0))
+}
+
 impl Jobs {
-    /// Stores the queue of a client-chosen id, unless it is stored already or the id itself has the queue's tag.
+    /// Stores the queue of a client-chosen id, and clears the timer at which maintenance would do it.
     pub(super) async fn save_client_job_id(&self, id: JobId, queue: &QueueName, ttl: Millis) -> StoreResult<()> {
-        if id.queue_tag() == queue_tag(queue) {
-            return Ok(());
-        }
         let mut command = redis::cmd("SET");
-        command.arg(keys::client_job_id(&id)).arg(queue.as_str()).arg("NX").arg("PX").arg(ttl);
+        command.arg(keys::client_job_id(&id)).arg(queue.as_str()).arg("PX").arg(ttl);
+        command.exec_async(&mut self.store.redis.clone()).await?;
+        self.clear_client_job_id_timer(id, queue).await
+    }
+
+    /// Stores the queue of a chosen id that the process which created the job may not have stored.
+    pub(crate) async fn save_missed_client_job_id(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
+        let ttl = match self.locate_in_queue(id, queue).await? {
+            None => return self.clear_client_job_id_timer(id, queue).await,
+            Some(LocatedJob::Finished(_)) => {
+                i64::try_from(self.store.settings.jobs.result_ttl.as_millis()).unwrap_or(RESERVATION_TTL_MS)
+            }
+            Some(LocatedJob::InRecord { due, .. }) => reservation_ttl(due, self.now().await?),
+            Some(LocatedJob::InStream { .. }) => RESERVATION_TTL_MS,
+        };
+        self.save_client_job_id(id, queue, ttl).await
+    }
+
+    async fn clear_client_job_id_timer(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
+        let mut command = redis::cmd("ZREM");
+        command.arg(QueueKeys::new(queue).timers()).arg(format!("chosen_id {id}"));
         Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 

@@ -2,23 +2,25 @@
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
-    client_ids::RESERVATION_TTL_MS,
+    client_ids::reservation_ttl,
     enqueue::build_job_record,
     local_now,
     record::{FinishedJob, JobRecord},
+    uniqueness::{UniquenessCheck, uniqueness_ttl},
 };
 use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
+    events::JobEvent,
     keys::{self, QueueKeys},
     script,
 };
 use common::{
-    id::{EntryId, JobId},
-    name::{LimitKey, QueueName},
-    time::{self, Millis},
+    id::{EntryId, JobId, queue_tag},
+    name::LimitKey,
+    time::Millis,
 };
-use model::job::{JobHistory, JobLimit, JobState, NewJob, OnConflict, UniquePolicy};
+use model::job::{JobHistory, JobLimit, JobState, NewJob, UniquePolicy};
 
 /// Maximum number of checks of a uniqueness holder. The holder may change between a check and the script; each time
 /// another job has made progress, so this bounds how many may replace each other at once.
@@ -32,14 +34,18 @@ enum JobDestination {
     Scheduled(Millis),
 }
 
-/// Whether a job's uniqueness allows it.
-enum UniquenessCheck {
-    /// Allowed, if this is still the holder.
-    Free(String),
-    /// Not allowed.
-    Conflict(EnqueueRefusal),
-    /// It replaces this job, which is cancelled once the new one exists.
-    Replaces(JobId),
+/// What is stored besides the job itself.
+struct CreationPlan<'a> {
+    place: JobDestination,
+    unique: Option<UniquePolicy>,
+    /// The id that was read from its uniqueness.
+    holder: &'a str,
+    /// The job that it replaces, and the end of that one.
+    replaced: Option<(&'a LocatedJob, &'a JobRecord, FinishedJob)>,
+    reservation_ttl: Millis,
+    /// Whether the queue of its id must be stored.
+    is_chosen_id: bool,
+    now: Millis,
 }
 
 impl Jobs {
@@ -64,25 +70,26 @@ impl Jobs {
         for _ in 0..MAX_UNIQUENESS_CHECKS {
             let (holder, replaced) = match self.resolve_uniqueness(&mut new).await? {
                 UniquenessCheck::Free(holder) => (holder, None),
-                UniquenessCheck::Replaces(older) => (older.to_string(), Some(older)),
+                UniquenessCheck::Replaces(older, located) => (older.to_string(), Some(located)),
                 UniquenessCheck::Conflict(refused) => return Ok(Err(refused)),
             };
-            if let Some(outcome) = self.create_if_holder(id, new.clone(), &holder, traceparent.clone(), now).await? {
-                if let (Ok(_), Some(older)) = (&outcome, replaced) {
-                    self.cancel_replaced(older, &new.queue).await?;
-                }
+            let outcome =
+                self.create_if_holder(id, new.clone(), &holder, replaced.as_deref(), traceparent.clone(), now).await?;
+            if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
         }
         Err(StoreError::damaged(format!("the uniqueness of a job of {} cannot be settled", new.queue)))
     }
 
-    /// Creates the job if the uniqueness still has the expected holder; none otherwise.
+    /// Creates the job if the uniqueness still has the expected holder, and the job that it replaces is where it was;
+    /// none otherwise.
     async fn create_if_holder(
         &self,
         id: JobId,
         new: NewJob,
         holder: &str,
+        replaced: Option<&LocatedJob>,
         traceparent: Option<String>,
         now: Millis,
     ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
@@ -92,38 +99,64 @@ impl Jobs {
             (Some(JobLimit::Key(_)), None) => JobDestination::KeyQueue,
             _ => JobDestination::Stream,
         };
-        let claim_ttl = RESERVATION_TTL_MS + new.start_at.map_or(0, |start| (start - now).max(0));
-        let unique = new.unique.clone();
-        let has_chosen_id = new.id.is_some() && new.workflow.is_none();
+        let replaced = replaced.and_then(|located| {
+            let (LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, holder: None, .. }) = located else {
+                return None;
+            };
+            Some((located, job, FinishedJob::cancelled(job, None, local_now())))
+        });
+        let plan = CreationPlan {
+            place,
+            unique: new.unique.clone(),
+            holder,
+            replaced,
+            reservation_ttl: reservation_ttl(new.start_at, now),
+            is_chosen_id: new.id.is_some() && new.workflow.is_none() && id.queue_tag() != queue_tag(&new.queue),
+            now,
+        };
         let mut history = JobHistory { created_at: new.id.map(|_| now), ..JobHistory::default() };
         for failure in new.failures.iter().cloned() {
             history.record_failure(failure, None);
         }
-        let mut job = build_job_record(id, new, traceparent, history, true);
-        let answer = self.run_create_script(&job, &place, (unique.as_ref(), holder, claim_ttl), now).await?;
+        let job = build_job_record(id, new, traceparent, history, true);
+        let answer = self.run_create_script(&job, &plan).await?;
         match answer.first().map(String::as_str) {
             Some("full") => {
                 let max_depth = self.max_depth(&job.queue).unwrap_or(0);
-                return Ok(Some(Err(EnqueueRefusal::QueueFull { max_depth })));
+                Ok(Some(Err(EnqueueRefusal::QueueFull { max_depth })))
             }
-            Some("changed") => return Ok(None),
-            Some("created") => {
-                if has_chosen_id {
-                    self.save_client_job_id(id, &job.queue, claim_ttl).await.map_err(StoreError::after_write)?;
-                }
-            }
-            _ if !has_chosen_id => return Ok(Some(Err(EnqueueRefusal::Duplicate(id)))),
+            Some("changed") => Ok(None),
+            Some("created") => self.after_creation(job, plan, &answer).await.map(|enqueued| Some(Ok(enqueued))),
             _ => {
                 // The job exists, but an earlier request may have died before it stored the id's queue
-                self.save_client_job_id(id, &job.queue, claim_ttl).await?;
-                return Ok(Some(Err(EnqueueRefusal::Duplicate(id))));
+                if plan.is_chosen_id {
+                    self.save_client_job_id(id, &job.queue, plan.reservation_ttl).await?;
+                }
+                Ok(Some(Err(EnqueueRefusal::Duplicate(id))))
             }
+        }
+    }
+
+    /// What follows the creation of a job. If this process dies before, maintenance does it.
+    async fn after_creation(
+        &self,
+        mut job: JobRecord,
+        plan: CreationPlan<'_>,
+        answer: &[String],
+    ) -> StoreResult<EnqueuedJob> {
+        if plan.is_chosen_id {
+            let saved = self.save_client_job_id(job.id, &job.queue, plan.reservation_ttl).await;
+            saved.map_err(StoreError::after_write)?;
+        }
+        if let Some((_, older, ended)) = &plan.replaced {
+            self.store.events.record(JobEvent::ended(older, ended.state, local_now()));
+            self.after_end(older, ended, self.store.settings.jobs.result_ttl).await;
         }
         // The queue may have been deleted between the registration and this
         if answer.get(2).is_some_and(|new| new == "new") {
             self.add_to_registry(&job.queue).await.map_err(StoreError::after_write)?;
         }
-        let state = match place {
+        let state = match plan.place {
             JobDestination::Stream | JobDestination::KeyQueue => JobState::Available,
             JobDestination::Pending => JobState::Pending,
             JobDestination::Scheduled(_) => JobState::Scheduled,
@@ -134,37 +167,38 @@ impl Jobs {
         }
         let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
         job.enqueued_at = match state {
-            JobState::Available => entry.map_or(Some(now), |entry| i64::try_from(entry.milliseconds).ok()),
+            JobState::Available => entry.map_or(Some(plan.now), |entry| i64::try_from(entry.milliseconds).ok()),
             _ => None,
         };
-        Ok(Some(Ok(EnqueuedJob { job, state })))
+        Ok(EnqueuedJob { job, state })
     }
 
-    async fn run_create_script(
-        &self,
-        job: &JobRecord,
-        place: &JobDestination,
-        (unique, holder, claim_ttl): (Option<&UniquePolicy>, &str, i64),
-        now: Millis,
-    ) -> StoreResult<Vec<String>> {
+    async fn run_create_script(&self, job: &JobRecord, plan: &CreationPlan<'_>) -> StoreResult<Vec<String>> {
         let keys = QueueKeys::new(&job.queue);
         // A job without a limit never touches the keys of one
         let key = LimitKey::or_placeholder(job.limit_key());
         // The depth was checked when the workflow was accepted: its jobs are always admitted
         let max_depth = self.max_depth(&job.queue).filter(|_| job.workflow.is_none()).unwrap_or(0);
+        let unique = plan.unique.as_ref();
         let mut call = script::CREATE.prepare_invoke();
         call.key(keys.record(&job.id)).key(keys.result(&job.id)).key(keys.due()).key(keys.pending());
         call.key(keys.timers()).key(keys.stats());
         call.key(keys.uniqueness(unique.map_or("-", |unique| unique.fingerprint.as_str())));
-        call.key(keys.key_limit(&key)).key(keys.key_queue(&key)).key(keys.waiting_keys());
-        call.key(keys.priorities()).key(keys.stream(job.priority));
-        if max_depth > 0 && matches!(place, JobDestination::Stream | JobDestination::KeyQueue) {
+        call.key(keys.key_limit(&key)).key(keys.key_queue(&key)).key(keys.waiting_keys()).key(keys.priorities());
+        // Without a job to replace these are not touched
+        let older = plan.replaced.as_ref().map_or(job, |(_, older, _)| older);
+        let older_key = LimitKey::or_placeholder(older.limit_key());
+        call.key(keys.stream(older.priority)).key(keys.active()).key(keys.leases());
+        call.key(keys.record(&older.id)).key(keys.result(&older.id));
+        call.key(keys.key_queue(&older_key)).key(keys.admitted(&older_key));
+        call.key(keys.stream(job.priority));
+        if max_depth > 0 && matches!(plan.place, JobDestination::Stream | JobDestination::KeyQueue) {
             self.add_other_streams(&mut call, &job.queue, job.priority).await?;
         }
-        let (how, at) = match place {
+        let (how, at) = match plan.place {
             JobDestination::Stream => ("now", String::new()),
             JobDestination::KeyQueue => ("key_queue", String::new()),
-            JobDestination::Pending => ("pending", now.to_string()),
+            JobDestination::Pending => ("pending", plan.now.to_string()),
             JobDestination::Scheduled(at) => ("scheduled", at.to_string()),
         };
         call.arg(job.id.to_string()).arg(job.priority.get()).arg(how).arg(at);
@@ -172,78 +206,21 @@ impl Jobs {
         call.arg(keys::NOTIFICATIONS)
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(Notification::StreamCreated(job.queue.clone()).encode());
-        let unique_ttl = unique.and_then(|unique| i64::try_from(unique.period?.as_millis()).ok()).unwrap_or(claim_ttl);
-        call.arg(max_depth).arg(if unique.is_some() { holder } else { "-" }).arg(unique_ttl.max(1));
+        let unique_ttl = unique.map_or(plan.reservation_ttl, |unique| uniqueness_ttl(unique, plan.reservation_ttl));
+        call.arg(max_depth).arg(if unique.is_some() { plan.holder } else { "-" }).arg(unique_ttl);
         match job.key_limit() {
             Some(limit) => call.arg(limit.key.as_str()).arg(limit.encode()),
             None => call.arg("").arg(""),
         };
+        match &plan.replaced {
+            Some((located, older, ended)) => {
+                let [kind, entry, attempt_name, _, state] = located.seen_args();
+                call.arg(&[kind, entry, attempt_name, state, older.id.to_string(), ended.to_text_without_attempt()]);
+                call.arg(self.result_ttl(older).as_millis().to_string()).arg(u8::from(older.has_follow_up()));
+            }
+            None => drop(call.arg(&[""; 6]).arg(0).arg(0)),
+        }
+        call.arg(keys.finished()).arg(u8::from(plan.is_chosen_id));
         Ok(call.arg(job.to_fields()).invoke_async(&mut self.store.redis.clone()).await?)
-    }
-
-    /// Which job blocks this one, and what its policy says about that.
-    async fn resolve_uniqueness(&self, new: &mut NewJob) -> StoreResult<UniquenessCheck> {
-        let Some(unique) = new.unique.clone() else { return Ok(UniquenessCheck::Free(String::new())) };
-        let key = QueueKeys::new(&new.queue).uniqueness(&unique.fingerprint);
-        let holder: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.store.redis.clone()).await?;
-        let holder = holder.unwrap_or_default();
-        let Ok(id) = holder.parse::<JobId>() else { return Ok(UniquenessCheck::Free(holder)) };
-        if new.id == Some(id) {
-            // An earlier call created it: the job does not block itself
-            return Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id)));
-        }
-        let Some(located) = self.locate_in_queue(id, &new.queue).await? else {
-            // The result may be deleted while the uniqueness period continues
-            let outlives_its_result = unique.period.is_some() && unique.states.iter().any(|state| state.is_terminal());
-            let conflict = UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id));
-            return Ok(if outlives_its_result { conflict } else { UniquenessCheck::Free(holder) });
-        };
-        let state = located.state();
-        if !unique.states.contains(&state) {
-            return Ok(UniquenessCheck::Free(holder));
-        }
-        match unique.on_conflict {
-            OnConflict::Ignore => {
-                Ok(UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, json: located.to_json() }))
-            }
-            OnConflict::Reject => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
-            // A running job may have had effects already, and a finished one cannot be replaced
-            _ if state == JobState::Active => Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id))),
-            _ if state.is_terminal() => Ok(UniquenessCheck::Free(holder)),
-            OnConflict::ReplaceExceptSchedule => {
-                if let LocatedJob::InRecord { state: JobState::Scheduled, due: Some(due), .. } = located {
-                    new.start_at = Some(due);
-                    new.envelope = new
-                        .envelope
-                        .with_start(&time::format(due))
-                        .map_err(|error| StoreError::damaged(error.to_string()))?;
-                }
-                Ok(UniquenessCheck::Replaces(id))
-            }
-            OnConflict::Replace => Ok(UniquenessCheck::Replaces(id)),
-        }
-    }
-
-    /// Whether no job blocks this one, or its policy resolves the conflict.
-    pub(super) async fn check_uniqueness(&self, job: &NewJob) -> StoreResult<Result<(), EnqueueRefusal>> {
-        match self.resolve_uniqueness(&mut job.clone()).await? {
-            UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, .. }) => Ok(Err(EnqueueRefusal::Duplicate(id))),
-            UniquenessCheck::Conflict(refused) => Ok(Err(refused)),
-            UniquenessCheck::Free(_) | UniquenessCheck::Replaces(_) => Ok(Ok(())),
-        }
-    }
-
-    /// Cancels a replaced job. If a worker has claimed it meanwhile, it came first and runs.
-    async fn cancel_replaced(&self, id: JobId, queue: &QueueName) -> StoreResult<()> {
-        for _ in 0..MAX_UNIQUENESS_CHECKS {
-            let Some(located) = self.locate_in_queue(id, queue).await? else { return Ok(()) };
-            let (LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, holder: None, .. }) = &located else {
-                return Ok(());
-            };
-            if self.end_externally(&located, &FinishedJob::cancelled(job, None, local_now())).await? {
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 }

@@ -1,81 +1,10 @@
-//! Dead letters: jobs that used up their attempts and asked to be retained for people.
+//! Dead letters: jobs that used up their attempts and are listed for people.
 
-use serde_json::value::RawValue;
-
-use super::{JobRecord, Jobs, LocatedJob};
-use crate::connection::notification::Notification;
-use crate::{
-    StoreError, StoreResult,
-    keys::{self, QueueKeys},
-    script,
-};
-use common::{
-    id::{JobId, WorkflowId},
-    name::{LimitKey, Priority, QueueName},
-    time::{self, Millis},
-};
-use model::{
-    job::{AttemptError, Envelope, JobHistory, KeyLimit},
-    workflow::Membership,
-};
-
-#[derive(serde::Deserialize)]
-struct DeadLetterFields {
-    priority: i64,
-    created_at: String,
-    timeout_ms: Option<u64>,
-    visibility_timeout_ms: Option<u64>,
-    #[serde(default)]
-    errors: Vec<AttemptError>,
-    workflow_id: Option<WorkflowId>,
-    workflow_index: Option<u32>,
-    parent_results: Option<Box<RawValue>>,
-}
+use super::{Jobs, LocatedJob};
+use crate::{StoreResult, keys::QueueKeys};
+use common::{id::JobId, name::QueueName};
 
 impl Jobs {
-    /// Makes a dead letter available again with all its attempts; returns its JSON, or none if there is no such dead
-    /// letter.
-    ///
-    /// # Errors
-    /// Redis is unavailable: it may be available nevertheless.
-    pub async fn redrive(&self, id: JobId) -> StoreResult<Option<String>> {
-        let Some((queue, json)) = self.find_dead_letter(id).await? else { return Ok(None) };
-        let job = restore_job(id, queue, &json, self.now().await?)?;
-        let keys = QueueKeys::new(&job.queue);
-        let limit = job.key_limit();
-        let key = LimitKey::or_placeholder(job.limit_key());
-        let moved: i64 = script::REDRIVE
-            .key(keys.dead_letters())
-            .key(keys.result(&id))
-            .key(keys.record(&id))
-            .key(keys.stream(job.priority))
-            .key(keys.priorities())
-            .key(keys.key_queue(&key))
-            .key(keys.waiting_keys())
-            .key(keys.key_limit(&key))
-            .key(keys.timers())
-            .key(keys.stats())
-            .arg(id.to_string())
-            .arg(job.priority.get())
-            .arg(keys::NOTIFICATIONS)
-            .arg(Notification::StreamCreated(job.queue.clone()).encode())
-            .arg(limit.map_or("", |limit| limit.key.as_str()))
-            .arg(limit.map(KeyLimit::encode).unwrap_or_default())
-            .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
-            .arg(Notification::DueChanged(job.queue.clone()).encode())
-            .arg(job.to_fields())
-            .invoke_async(&mut self.store.redis.clone())
-            .await?;
-        if moved == 0 {
-            return Ok(None);
-        }
-        self.extend_client_job_id(id).await?;
-        if let Some(key) = job.limit_key() {
-            self.admit(&job.queue, key).await?;
-        }
-        Ok(self.locate(id).await?.map(|located| located.to_json()))
-    }
-
     /// Deletes a dead letter; false if there is none.
     ///
     /// # Errors
@@ -107,43 +36,4 @@ impl Jobs {
             .await?;
         Ok(score.map(|_| (queue, json)))
     }
-}
-
-/// The job of a dead letter, with a new history.
-fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreResult<JobRecord> {
-    let damaged = |what: String| StoreError::damaged(format!("dead letter {id}: {what}"));
-    let kept: DeadLetterFields = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
-    let priority = Priority::try_from(kept.priority).map_err(|error| damaged(error.to_string()))?;
-    let envelope = Envelope::from_job_json(json).map_err(|error| damaged(error.to_string()))?;
-    let summary = envelope.fields().map_err(|error| damaged(error.to_string()))?.summary();
-    let created_at = time::parse_time(&kept.created_at, 0).ok().map(|given| given.at);
-    let mut job = JobRecord {
-        id,
-        queue,
-        priority,
-        envelope,
-        summary,
-        // Earlier errors stay visible; the attempts start again
-        history: JobHistory { created_at, errors: kept.errors, ..JobHistory::default() },
-        lease_ms: kept.visibility_timeout_ms,
-        timeout_ms: kept.timeout_ms,
-        traceparent: None,
-        // The workflow keeps the first outcome; the job gets the same parent results again
-        workflow: kept.workflow_id.zip(kept.workflow_index).map(|(workflow, index)| Membership { workflow, index }),
-        parent_results: kept.parent_results.map(|results| results.get().to_owned()),
-        has_record: true,
-        enqueued_at: None,
-    };
-    // An expired deadline must not prevent another try
-    let mut over = Vec::new();
-    if job.is_expired(now) {
-        over.push("expires_at");
-        job.summary.expires_at = None;
-    }
-    if job.deadline().is_some_and(|at| at <= now) {
-        over.extend(["total_timeout_ms", "total_timeout"]);
-        job.summary.total_timeout = None;
-    }
-    job.envelope = job.envelope.without(&over).map_err(|error| damaged(error.to_string()))?;
-    Ok(job)
 }

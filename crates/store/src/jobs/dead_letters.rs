@@ -163,7 +163,7 @@ impl Jobs {
     /// Redis is unavailable: some may be available nevertheless.
     pub async fn redrive_all(&self, ids: &[JobId]) -> StoreResult<usize> {
         let done: Vec<bool> = stream::iter(ids.iter().copied())
-            .map(|id| async move { self.redrive(id).await.map(|job| job.is_some()) })
+            .map(|id| async move { self.redrive(id).await.map(|job| job.is_ok()) })
             .buffered(CONCURRENCY)
             .try_collect()
             .await?;

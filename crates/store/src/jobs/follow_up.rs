@@ -63,8 +63,9 @@ impl Jobs {
             parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
         {
             let key = QueueKeys::new(queue).uniqueness(&unique.fingerprint);
-            let _: i64 = script::DELETE_IF_EQUAL
+            let _: i64 = script::RELEASE_UNIQUENESS
                 .key(key)
+                .key(QueueKeys::new(queue).result(&id))
                 .arg(id.to_string())
                 .invoke_async(&mut self.store.redis.clone())
                 .await?;

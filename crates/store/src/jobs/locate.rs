@@ -106,6 +106,22 @@ impl LocatedJob {
         }
     }
 
+    /// Where it is, as `lua/end_job.lua` takes it: kind, entry, attempt name, consumer and state of the record.
+    pub(super) fn seen_args(&self) -> [String; 5] {
+        let empty = String::new;
+        match self {
+            Self::Finished(_) => Default::default(),
+            Self::InRecord { record_state, .. } => {
+                ["record".to_owned(), empty(), empty(), empty(), record_state.clone()]
+            }
+            Self::InStream { job, entry, holder } => {
+                let consumer = holder.as_ref().map(|holder| holder.consumer.clone()).unwrap_or_default();
+                let attempt_name = keys::attempt_name(job.priority, *entry);
+                ["entry".to_owned(), entry.to_string(), attempt_name, consumer, empty()]
+            }
+        }
+    }
+
     /// The JSON of the whole job.
     #[must_use]
     pub fn to_json(&self) -> String {

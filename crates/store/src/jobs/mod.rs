@@ -11,11 +11,14 @@
 //! | `enqueue_all` | many new jobs, all or none |
 //! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
+//! | `uniqueness` | which job has a uniqueness, and whether it blocks another |
 //! | `client_ids` | ids that clients chose |
 //! | `queues`, `stats` | the queues there are, and their figures |
+//! | `claim_budget` | how many bytes of jobs one answer may have |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `attempt`, `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
+//! | `lost_claims` | releases jobs whose claim was never answered |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
 //! | `consumer` | names of consumers in pending lists |
 //! | `record` | a stored job, and its JSON when it is finished |
@@ -23,12 +26,14 @@
 //! | `cancel`, `purge` | cancels one job; the waiting jobs of a queue |
 //! | `expire`, `promote` | discards expired jobs; makes due or activated jobs available |
 //! | `follow_up` | what follows the end of a job |
+//! | `redrive` | runs ended jobs again, and waiting ones now |
 //! | `dead_letter`, `dead_letters` | one dead letter; many at once |
 //! | `job_events` | events of jobs, for observers |
 
 mod attempt;
 mod cancel;
 mod claim;
+mod claim_budget;
 mod client_ids;
 mod closed_queues;
 pub(crate) mod consumer;
@@ -44,12 +49,15 @@ mod follow_up;
 mod job_events;
 mod lease;
 mod locate;
+mod lost_claims;
 mod promote;
 mod purge;
 mod queues;
 mod record;
+mod redrive;
 mod settle;
 mod stats;
+mod uniqueness;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -87,12 +95,13 @@ pub(crate) type MemberEnded =
 pub struct Jobs {
     pub(crate) store: Store,
     closed_queues: Arc<closed_queues::ClosedQueueCache>,
+    claim_budget: Arc<claim_budget::ClaimBudget>,
     member_ended: MemberEnded,
 }
 
 impl Jobs {
     pub(crate) fn new(store: &Store, member_ended: MemberEnded) -> Self {
-        Self { store: store.clone(), closed_queues: Arc::default(), member_ended }
+        Self { store: store.clone(), closed_queues: Arc::default(), claim_budget: Arc::default(), member_ended }
     }
 
     /// The store that the jobs are part of.

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Moves jobs into their stream: those that are due, or pending jobs that a client activates. At most 100 at once.
+-- Moves jobs into their stream: those that are due or that a client runs now, or pending jobs that a client activates. At
+-- most 100 at once.
 -- KEYS: 1 due or pending, 2 priorities, 3 stream, 4.. records
--- ARGV: 1 "due" to check that the jobs are due, or "pending", 2 priority, 3 notification channel, 4 notification, 5.. ids
+-- ARGV: 1 "due" to check that the jobs are due, else "due_at_once" or "pending", 2 priority, 3 notification channel, 4 notification, 5.. ids
 -- Returns how many jobs it moved.
 -- May run twice: the second run no longer finds them in the set.
 local waiting, priorities, stream = KEYS[1], KEYS[2], KEYS[3]
@@ -13,7 +14,7 @@ local now, moved = now_ms(), 0
 for i = 0, #ARGV - first_id do
   local id, record = ARGV[first_id + i], KEYS[first_record + i]
   local score = redis.call('ZSCORE', waiting, id)
-  if score and (kind == 'pending' or tonumber(score) <= now) then
+  if score and (kind ~= 'due' or tonumber(score) <= now) then
     local fields = entry_fields(id, redis.call('HGETALL', record))
     if fields then
       local entry

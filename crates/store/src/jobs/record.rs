@@ -10,8 +10,8 @@ use common::{
 };
 use model::{
     job::{
-        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobLimit, JobState, KeyLimit, NewJob, retry::OnExhaustion,
-        view::JobView,
+        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobLimit, JobState, KeyLimit, NewJob, RetryPolicy,
+        retry::OnExhaustion, view::JobView,
     },
     workflow::Membership,
 };
@@ -159,14 +159,15 @@ impl JobRecord {
         self.summary.expires_at.into_iter().chain(self.deadline()).min()
     }
 
-    /// Whether it becomes a dead letter when its attempts are used up.
-    pub(super) fn wants_dead_letter(&self) -> bool {
-        let policy = self.envelope.fields().map(|parts| parts.retry_policy()).unwrap_or_default();
-        policy.on_exhaustion == OnExhaustion::DeadLetter
+    /// Its retry policy; `on_exhaustion` counts unless the policy has its own.
+    pub(super) fn retry_policy(&self, on_exhaustion: OnExhaustion) -> RetryPolicy {
+        let standard = |_| RetryPolicy { on_exhaustion, ..RetryPolicy::default() };
+        self.envelope.fields().map_or_else(standard, |parts| parts.retry_policy(on_exhaustion))
     }
 
-    /// Whether its end needs more than storing a result.
-    pub(super) fn needs_individual_finish(&self) -> bool {
+    /// Whether its end needs more than storing a result, so that it cannot be one of a batch.
+    #[must_use]
+    pub fn needs_individual_finish(&self) -> bool {
         self.has_follow_up() || self.expiry_timer().is_some()
     }
 

@@ -20,7 +20,7 @@ use common::{
 };
 use model::job::{
     AttemptError, JobState, RetryAdvice, RetryDecision,
-    retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY},
+    retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY, OnExhaustion},
 };
 
 /// The outcome of a call that ends an attempt.
@@ -85,7 +85,7 @@ pub struct Completion {
 
 impl Jobs {
     /// Records the results of jobs of one stream that a queue-worker ran; `held` is the maximum number of entries that
-    /// it can hold in the stream.
+    /// it can hold in the stream. Not for jobs whose end needs more: [`JobRecord::needs_individual_finish`].
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same jobs.
@@ -96,32 +96,6 @@ impl Jobs {
         consumer: &Consumer,
         held: usize,
         batch: &[Completion],
-    ) -> StoreResult<Vec<Settled>> {
-        // Jobs with a follow-up are ended one by one
-        let need_care: Vec<bool> =
-            batch.iter().map(|completion| completion.claimed.job.needs_individual_finish()).collect();
-        let plain = batch.iter().zip(&need_care).filter(|(_, needs_care)| !**needs_care);
-        let plain: Vec<&Completion> = plain.map(|(completion, _)| completion).collect();
-        let mut recorded =
-            self.complete_plain(queue, priority, consumer, held.max(batch.len()), &plain).await?.into_iter();
-        let (fence, mut settled) = (Fence::for_worker(consumer), Vec::with_capacity(batch.len()));
-        for (Completion { claimed, finished: ended, .. }, needs_care) in batch.iter().zip(need_care) {
-            settled.push(if needs_care {
-                self.finish(Attempt::of(claimed, &fence), ended, false).await?
-            } else {
-                recorded.next().unwrap_or(Settled::Stale)
-            });
-        }
-        Ok(settled)
-    }
-
-    async fn complete_plain(
-        &self,
-        queue: &QueueName,
-        priority: Priority,
-        consumer: &Consumer,
-        held: usize,
-        batch: &[&Completion],
     ) -> StoreResult<Vec<Settled>> {
         let Some(first) = batch.iter().map(|completion| completion.claimed.entry).min() else { return Ok(Vec::new()) };
         let last = batch.iter().map(|completion| completion.claimed.entry).max().unwrap_or(first);
@@ -135,7 +109,7 @@ impl Jobs {
             call.key(keys.record(&completion.claimed.job.id));
         }
         let ttl = self.store.settings.jobs.result_ttl;
-        call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held);
+        call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held.max(batch.len()));
         call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.finished());
         let mut records = 0;
         for completion in batch {
@@ -207,9 +181,9 @@ impl Jobs {
         failure: AttemptError,
         advice: RetryAdvice,
     ) -> StoreResult<FailureOutcome> {
-        let policy = claimed.job.envelope.fields().map(|parts| parts.retry_policy()).unwrap_or_default();
+        let policy = claimed.job.retry_policy(self.settings().on_exhaustion);
         let verdict = policy.after_failure(claimed.job.history.failures, &failure.error_type, advice, rand::random());
-        let verdict = Self::within_deadline(&claimed.job, verdict);
+        let verdict = self.within_deadline(&claimed.job, verdict);
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));
         match verdict {
@@ -234,7 +208,7 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
     pub async fn discard(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<FailureOutcome> {
-        let dead_letter = claimed.job.wants_dead_letter();
+        let dead_letter = self.wants_dead_letter(&claimed.job);
         self.finish_discarded(claimed.job.clone(), claimed.entry, fence, dead_letter).await
     }
 
@@ -267,15 +241,20 @@ impl Jobs {
         self.schedule_retry(Attempt::of(claimed, fence), delay).await
     }
 
+    /// Whether a job becomes a dead letter when its attempts are used up.
+    fn wants_dead_letter(&self, job: &JobRecord) -> bool {
+        job.retry_policy(self.settings().on_exhaustion).on_exhaustion == OnExhaustion::DeadLetter
+    }
+
     /// No attempt may start after the job's deadline.
-    fn within_deadline(job: &JobRecord, verdict: RetryDecision) -> RetryDecision {
+    fn within_deadline(&self, job: &JobRecord, verdict: RetryDecision) -> RetryDecision {
         let delay = match verdict {
             RetryDecision::Retry(delay) => i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
             discard @ RetryDecision::Discard { .. } => return discard,
         };
         let starts_at = super::local_now().saturating_add(delay);
         if job.deadline().is_some_and(|deadline| deadline <= starts_at) {
-            return RetryDecision::Discard { dead_letter: job.wants_dead_letter() };
+            return RetryDecision::Discard { dead_letter: self.wants_dead_letter(job) };
         }
         verdict
     }
@@ -325,7 +304,7 @@ impl Jobs {
         let message = format!("{} workers vanished while they had this job", job.history.crashes);
         let failure = AttemptError::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
         job.history.errors.push(failure);
-        let dead_letter = job.wants_dead_letter();
+        let dead_letter = self.wants_dead_letter(&job);
         let attempt = Attempt { job: &job, ..Attempt::of(claimed, fence) };
         let settled = self.finish(attempt, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {

@@ -35,6 +35,14 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn queue_stats(&self, queue: &QueueName) -> StoreResult<QueueStats> {
+        match self.read_queue_stats(queue).await {
+            // A stream was removed between the list of streams and the look at them
+            Err(error) if error.is_missing_stream() => self.read_queue_stats(queue).await,
+            stats => stats,
+        }
+    }
+
+    async fn read_queue_stats(&self, queue: &QueueName) -> StoreResult<QueueStats> {
         let keys = QueueKeys::new(queue);
         let priorities = self.priorities(queue).await?;
         let mut pipeline = redis::pipe();

@@ -83,7 +83,7 @@ impl QueueKeys {
         self.key("stats")
     }
 
-    /// What is due at a time: a sorted set of `expire <id>`, `follow_up <id>` and `key <key>`.
+    /// What is due at a time: a sorted set of `expire <id>`, `follow_up <id>`, `chosen_id <id>` and `key <key>`.
     #[must_use]
     pub fn timers(&self) -> String {
         self.key("timers")

@@ -1,4 +1,5 @@
-//! Handles due timers: job expiry, follow-ups of ended jobs whose process died, and limits that allow more.
+//! Handles due timers: job expiry, follow-ups of ended jobs and ids of new ones whose process
+//! died, and limits that allow more.
 
 use super::reschedule_on_error;
 use crate::{StoreResult, jobs::Jobs, keys::QueueKeys};
@@ -15,6 +16,7 @@ enum QueueTimer {
     Expire(JobId),
     FollowUp(JobId),
     KeyQueue(LimitKey),
+    ChosenId(JobId),
 }
 
 impl QueueTimer {
@@ -23,6 +25,7 @@ impl QueueTimer {
         match kind {
             "expire" => rest.parse().ok().map(Self::Expire),
             "follow_up" => rest.parse().ok().map(Self::FollowUp),
+            "chosen_id" => rest.parse().ok().map(Self::ChosenId),
             "key" => rest.parse().ok().map(Self::KeyQueue),
             _ => None,
         }
@@ -37,6 +40,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
         let result = match QueueTimer::parse(&member) {
             Some(QueueTimer::Expire(id)) => jobs.expire_if_due(queue, id, now).await,
             Some(QueueTimer::FollowUp(id)) => jobs.run_missed_follow_up(queue, id).await,
+            Some(QueueTimer::ChosenId(id)) => jobs.save_missed_client_job_id(id, queue).await,
             Some(QueueTimer::KeyQueue(key)) => jobs.admit(queue, &key).await,
             None => {
                 // Not Galley's, and it would be due for ever

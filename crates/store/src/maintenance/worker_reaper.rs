@@ -18,6 +18,8 @@ use common::name::{Priority, QueueName};
 const BATCH: usize = 100;
 /// Maximum number of pages in one turn.
 const MAX_PAGES: usize = 20;
+/// The stream of a priority is removed when it had no new job for this long.
+const STREAM_TTL: Duration = Duration::from_mins(1);
 /// A consumer without jobs is deleted after this long.
 const CONSUMER_TTL: Duration = Duration::from_hours(1);
 
@@ -33,9 +35,11 @@ pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, outage_grace: &mu
     Ok(is_held)
 }
 
-/// Deletes what is old: consumers without jobs, dead letters.
+/// Deletes what is old: streams and consumers without jobs, dead letters.
 pub(super) async fn prune_queue(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    for priority in jobs.priorities(queue).await? {
+    let priorities = jobs.priorities(queue).await?;
+    remove_idle_streams(jobs, queue, &priorities).await?;
+    for priority in priorities {
         let _: i64 = script::PRUNE_CONSUMERS
             .key(QueueKeys::new(queue).stream(priority))
             .arg(CONSUMER_TTL.as_millis().to_string())
@@ -45,6 +49,23 @@ pub(super) async fn prune_queue(jobs: &Jobs, queue: &QueueName) -> StoreResult<(
             .await?;
     }
     prune_dead_letters(jobs, queue).await
+}
+
+/// Removes the streams of priorities that nobody uses any more: every worker reads each stream of its queues.
+async fn remove_idle_streams(jobs: &Jobs, queue: &QueueName, priorities: &[Priority]) -> StoreResult<()> {
+    // The default priority's stays: most jobs have it
+    let others = priorities.iter().filter(|priority| **priority != Priority::default());
+    for priority in others.filter(|_| priorities.len() > 1) {
+        let keys = QueueKeys::new(queue);
+        let _: i64 = script::REMOVE_STREAM
+            .key(keys.priorities())
+            .key(keys.stream(*priority))
+            .arg(priority.get())
+            .arg(STREAM_TTL.as_millis().to_string())
+            .invoke_async(&mut jobs.store.redis.clone())
+            .await?;
+    }
+    Ok(())
 }
 
 /// Makes the jobs of a queue-worker that was silent for its lease available again, page by page.

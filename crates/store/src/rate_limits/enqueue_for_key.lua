@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Moves a job into the queue of its concurrency key: one that is due, or a pending job that a client activates.
 -- KEYS: 1 due or pending, 2 record, 3 key queue, 4 waiting keys, 5 limit of the key, 6 timers, 7 stats
--- ARGV: 1 "due" to check that the job is due, or "pending", 2 id, 3 priority, 4 key, 5 the job's limit
+-- ARGV: 1 "due" to check that the job is due, else "due_at_once" or "pending", 2 id, 3 priority, 4 key, 5 the job's limit
 -- Returns 1 when it moved the job, else 0.
 -- May run twice: the second run no longer finds the job in the set.
 local waiting, record, key_queue, waiting_keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

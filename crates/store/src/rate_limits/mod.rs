@@ -123,6 +123,8 @@ impl Jobs {
 pub(crate) enum WaitSet {
     /// Until it is due.
     Due,
+    /// The same, and it need not be due.
+    DueAtOnce,
     /// Until it is activated.
     Pending,
 }
@@ -131,13 +133,14 @@ impl WaitSet {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Due => "due",
+            Self::DueAtOnce => "due_at_once",
             Self::Pending => "pending",
         }
     }
 
     pub(crate) fn key(self, keys: &QueueKeys) -> String {
         match self {
-            Self::Due => keys.due(),
+            Self::Due | Self::DueAtOnce => keys.due(),
             Self::Pending => keys.pending(),
         }
     }

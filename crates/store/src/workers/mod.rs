@@ -9,7 +9,7 @@ mod report;
 use std::time::Duration;
 
 pub use key::WorkerKey;
-pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerRecord, WorkerState};
+pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerAction, WorkerRecord, WorkerState};
 
 use crate::local_now;
 use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};
@@ -80,7 +80,8 @@ impl Workers {
         Self { redis: redis.clone() }
     }
 
-    /// Stores a worker's report, valid for `ttl`, and returns its directive. A new worker is listed only if the list
+    /// Stores a worker's report, valid for `ttl`, and returns its directive. The directive to terminate is for the process
+    /// that learns of it first: not for another one that has the same id later. A new worker is listed only if the list
     /// has fewer than `max` workers, if given.
     ///
     /// # Errors
@@ -91,6 +92,7 @@ impl Workers {
         record: &WorkerRecord,
         ttl: Duration,
         max: Option<u64>,
+        action: WorkerAction,
     ) -> StoreResult<Option<IssuedDirective>> {
         let issued: String = script::REPORT
             .key(keys::worker_report(key))
@@ -101,6 +103,9 @@ impl Workers {
             .arg(ttl.as_millis().to_string())
             .arg(max.unwrap_or(0))
             .arg(DIRECTIVE_TTL.as_millis().to_string())
+            .arg(action.as_str())
+            .arg(if record.state == WorkerState::Terminating { "stopping" } else { "running" })
+            .arg(record.instance())
             .invoke_async(&mut self.redis.clone())
             .await?;
         Ok(issued.parse().ok())

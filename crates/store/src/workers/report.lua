@@ -2,12 +2,15 @@
 -- Stores the report of a worker and returns the directive for it.
 -- KEYS: 1 report, 2 workers, 3 directive
 -- ARGV: 1 worker id, 2 report as JSON, 3 TTL of the report in ms, 4 max workers: a new worker beyond them is not listed; 0
---       for no limit, 5 ms for which a directive other than "terminate" outlives the last report
+--       for no limit, 5 ms for which a directive other than "terminate" outlives the last report, 6 what the worker does:
+--       "fetch", or "heartbeat" when it learns of the directive, 7 "running" or "stopping", 8 what tells it from another
+--       process with its id, or ""
 -- Returns the directive, or ''.
 -- May run twice: it sets the same values again.
 local report, workers, directive = KEYS[1], KEYS[2], KEYS[3]
 local worker_id, report_json, report_ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 local max_workers, directive_ttl_ms = tonumber(ARGV[4]), ARGV[5]
+local action, progress, instance = ARGV[6], ARGV[7], ARGV[8]
 
 local now = now_ms()
 local expired = redis.call('ZRANGEBYSCORE', workers, '-inf', now, 'LIMIT', 0, 100)
@@ -17,6 +20,24 @@ if max_workers == 0 or redis.call('ZSCORE', workers, worker_id) or redis.call('Z
   redis.call('ZADD', workers, now + tonumber(report_ttl_ms), worker_id)
 end
 local wanted = redis.call('GET', directive)
--- "terminate" is not extended: the next worker of that name must not stop because of it
-if wanted and string.sub(wanted, 1, 9) ~= 'terminate' then redis.call('PEXPIRE', directive, directive_ttl_ms) end
-return wanted or ''
+if not wanted then return '' end
+local issued = string.match(wanted, '^%S+ %d+')
+if string.sub(wanted, 1, 9) ~= 'terminate' then
+  redis.call('PEXPIRE', directive, directive_ttl_ms)
+  return issued
+end
+-- "terminate" is for the process that learns of it first, and not for the next one with its id
+local told_progress, told_instance = string.match(wanted, '^%S+ %d+ (%S+) (.*)$')
+if told_progress then
+  local is_next = action == 'fetch' or told_instance ~= instance
+    or (told_progress == 'stopping' and progress == 'running')
+  if is_next then
+    redis.call('DEL', directive)
+    return ''
+  end
+end
+if action == 'heartbeat' then
+  redis.call('SET', directive, issued .. ' ' .. progress .. ' ' .. instance, 'KEEPTTL')
+  if not told_progress then redis.call('PEXPIRE', directive, report_ttl_ms) end
+end
+return issued

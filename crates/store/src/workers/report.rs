@@ -74,7 +74,31 @@ pub struct WorkerRecord {
     pub last_seen_at: String,
 }
 
+/// What a worker does when it reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerAction {
+    /// It asks for jobs, which a worker that was told to terminate does not.
+    Fetch,
+    /// It learns of its directive.
+    Heartbeat,
+}
+
+impl WorkerAction {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
 impl WorkerRecord {
+    /// What tells this process from another one with the same id, as far as it says; empty if it does not.
+    pub(super) fn instance(&self) -> String {
+        let hostname = self.hostname.as_deref().unwrap_or_default();
+        self.pid.map_or_else(|| hostname.to_owned(), |pid| format!("{hostname}/{pid}"))
+    }
+
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -108,7 +132,8 @@ impl Directive {
     }
 }
 
-/// An issued directive: `<directive> <ms>`. The time distinguishes it from an earlier equal one.
+/// An issued directive: `<directive> <ms>`, and then perhaps who learned of it. The time distinguishes it from an earlier
+/// equal one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IssuedDirective {
     /// The directive.
@@ -126,7 +151,8 @@ impl fmt::Display for IssuedDirective {
 impl FromStr for IssuedDirective {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (word, given_at) = text.split_once(' ').ok_or(())?;
+        let mut words = text.split(' ');
+        let (word, given_at) = (words.next().ok_or(())?, words.next().ok_or(())?);
         let directives = [Directive::Running, Directive::Quiet, Directive::Terminate];
         let directive = directives.into_iter().find(|directive| directive.as_str() == word).ok_or(())?;
         Ok(Self { directive, issued_at: given_at.parse().map_err(|_| ())? })
@@ -141,6 +167,7 @@ mod tests {
     fn an_order_reads_back_and_noise_is_none() {
         let order = IssuedDirective { directive: Directive::Quiet, issued_at: 7 };
         assert_eq!(order.to_string().parse(), Ok(order));
+        assert_eq!("quiet 7 running host/1".parse(), Ok(order), "somebody learned of it");
         for noise in ["", "quiet", "quiet x", "dance 7"] {
             assert_eq!(noise.parse::<IssuedDirective>(), Err(()));
         }

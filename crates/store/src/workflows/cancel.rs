@@ -97,7 +97,7 @@ impl Workflows {
                         continue;
                     }
                 }
-                Err(JobTransitionError::Conflict(_)) => {
+                Err(JobTransitionError::Conflict(_) | JobTransitionError::Duplicate(_)) => {
                     if let Some(LocatedJob::Finished(json)) = self.jobs.locate_in_queue(id, &new.queue).await? {
                         self.record_member_end(membership, id, &json).await?;
                     }

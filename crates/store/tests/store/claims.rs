@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use store::jobs::Claimant;
-use testkit::eventually;
+use testkit::{AnswerHoldProxy, RedisServer, eventually};
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, normal_priority, queue};
 
@@ -146,4 +146,101 @@ async fn an_active_job_shows_who_has_it_and_since_when() {
     );
     assert!(job["started_at"].is_string());
     assert_eq!(job, kit.job(id).await, "a second look shows the same");
+}
+
+#[tokio::test]
+async fn a_first_claim_of_large_jobs_gets_as_many_as_fit_and_parent_results_count() {
+    let kit = StoreKit::start();
+    let large = "x".repeat(1 << 20);
+    for n in 0..12 {
+        if n % 2 == 0 {
+            kit.enqueue(&format!(r#"{{"type":"a","args":["{large}"]}}"#)).await;
+        } else {
+            // As the job of a workflow that gets large results
+            let results = format!(r#"["{large}"]"#);
+            let fields = ["i", "1f", "e", r#"{"type":"a","args":[]}"#, "r", &results];
+            let add = ["XADD", "galley:{default}:s:0", "*"];
+            kit.redis_command(&[&add[..], &fields].concat()).await;
+        }
+    }
+    let worker = consumer();
+    let first = kit.claim(&worker, 128).await;
+    assert!((4..=5).contains(&first.len()), "about four mebibytes, not {} jobs", first.len());
+    let mut all = first.len();
+    loop {
+        let more = kit.claim(&worker, 128).await.len();
+        if more == 0 {
+            break;
+        }
+        all += more;
+    }
+    assert_eq!(all, 12);
+    // The same bound for what is recovered
+    let mut known = std::collections::HashSet::new();
+    loop {
+        let lost = kit.jobs.recover_claims(&queue(), normal_priority(), &worker, |entry| !known.contains(&entry)).await;
+        let lost = lost.expect("redis runs");
+        if lost.is_empty() {
+            break;
+        }
+        assert!(lost.len() <= 5, "about four mebibytes, not {} jobs", lost.len());
+        known.extend(lost.into_iter().map(|claimed| claimed.entry));
+    }
+    assert_eq!(known.len(), 12);
+}
+
+#[tokio::test]
+async fn claims_and_recoveries_ask_for_less_after_an_answer_that_did_not_come_in_time() {
+    let server = RedisServer::start();
+    let way = AnswerHoldProxy::start(&server).await;
+    let slow = [("GALLEY__REDIS__URL", way.url()), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "50".to_owned())];
+    let slow = slow.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let kit = StoreKit::with_server(server, &slow);
+    let add = ["XADD", "galley:{default}:s:0", "*", "i", "1f", "e"];
+    kit.redis_command(&["XGROUP", "CREATE", "galley:{default}:s:0", "workers", "0", "MKSTREAM"]).await;
+    kit.redis_command(&["SADD", "galley:{default}:priorities", "0"]).await;
+    let body = format!(r#"{{"type":"a","args":["{}"]}}"#, "x".repeat(100_000));
+    for _ in 0..40 {
+        kit.redis_command(&[&add[..], &[body.as_str()]].concat()).await;
+    }
+    let (worker, name) = (consumer(), "w".parse().expect("a name"));
+    let by = Claimant::Worker { consumer: &worker, worker: &name };
+    let mut priorities = vec![normal_priority()];
+    // The budget halves with each: after 6 it has room for one such job
+    for _ in 0..6 {
+        way.hold_from(b"\r\n:1\r\n:1");
+        let lost = kit.jobs.claim(&queue(), &mut priorities, 1, by).await;
+        assert!(lost.is_err(), "it timed out");
+        way.release();
+    }
+    let claimed = eventually("redis answers again", || async {
+        kit.jobs.claim(&queue(), &mut vec![normal_priority()], 128, by).await.ok()
+    })
+    .await;
+    assert!(claimed.jobs.len() <= 4, "not {} jobs", claimed.jobs.len());
+    let lost = kit.jobs.recover_claims(&queue(), normal_priority(), &worker, |_| true).await.expect("redis runs");
+    assert!(lost.len() <= 4, "not {} jobs", lost.len());
+}
+
+#[tokio::test]
+async fn jobs_that_were_pulled_in_an_answer_that_never_came_are_released_unspent() {
+    let server = RedisServer::start();
+    let way = AnswerHoldProxy::start(&server).await;
+    let (url, timeout) = (way.url(), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "200"));
+    let kit = StoreKit::with_server(server, &[("GALLEY__REDIS__URL", &url), timeout]);
+    for _ in 0..3 {
+        kit.enqueue(JOB_BODY).await;
+    }
+    way.hold_from(b"\r\n:1\r\n:1");
+    let by = Claimant::Pull { worker: None, lease: None };
+    assert!(kit.jobs.claim(&queue(), &mut vec![normal_priority()], 2, by).await.is_err(), "it timed out");
+    assert_eq!(kit.redis_command(&["HLEN", "galley:{default}:active"]).await, redis::Value::Int(2));
+    way.release();
+    eventually("they are released", || async {
+        (kit.redis_command(&["HLEN", "galley:{default}:active"]).await == redis::Value::Int(0)).then_some(())
+    })
+    .await;
+    let attempts: Vec<u32> =
+        kit.claim(&consumer(), 10).await.iter().map(|claimed| claimed.job.history.current_attempt()).collect();
+    assert_eq!(attempts, [1, 1, 1]);
 }

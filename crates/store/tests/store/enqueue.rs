@@ -1,10 +1,14 @@
 use std::collections::HashSet;
 
-use common::{id::queue_tag, name::QueueName};
+use common::{
+    id::{JobId, queue_tag},
+    name::QueueName,
+};
 use store::{
     events::{EventFilter, EventPosition},
     jobs::EnqueueRefusal,
 };
+use testkit::{AnswerHoldProxy, RedisServer};
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, queue};
 
@@ -171,4 +175,32 @@ async fn ids_are_unique_and_sort_in_order_of_arrival() {
     }
     assert!(ids.is_sorted());
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 500);
+}
+
+#[tokio::test]
+async fn a_chosen_id_is_found_though_the_process_died_right_after_it_stored_the_job() {
+    let server = RedisServer::start();
+    let way = AnswerHoldProxy::start(&server).await;
+    let kit = StoreKit::with_server(server, &[("GALLEY__REDIS__URL", &way.url())]);
+    let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+    // The answer to the creation never arrives
+    way.hold_from(b"created");
+    let (created, ()) = tokio::join!(
+        async {
+            let enqueue = kit.try_enqueue(r#"{"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f","type":"a","args":[]}"#);
+            tokio::select! {
+                created = enqueue => Some(created.is_ok()),
+                () = way.wait_until_held() => None,
+            }
+        },
+        way.wait_until_held()
+    );
+    assert_eq!(created, None);
+    way.release();
+    let timers = "galley:{default}:timers";
+    assert_eq!(kit.redis_command(&["ZCARD", timers]).await, redis::Value::Int(1));
+    kit.redis_command(&["ZADD", timers, "1", &format!("chosen_id {id}")]).await;
+    store::maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
+    assert_eq!(kit.state(id).await, "available");
+    assert_eq!(kit.redis_command(&["EXISTS", timers]).await, redis::Value::Int(0));
 }

@@ -17,7 +17,8 @@ use store::{
     connection::notifier::{EventReceiver, Notifier, Topics},
     events::EventLog,
     jobs::{
-        Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs, Settled,
+        Attempt, Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs,
+        Settled,
     },
     maintenance,
     workflows::Workflows,
@@ -47,7 +48,7 @@ impl StoreKit {
     pub(crate) fn with_server(server: RedisServer, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        all.insert("GALLEY__REDIS__URL".to_owned(), server.url());
+        all.entry("GALLEY__REDIS__URL".to_owned()).or_insert_with(|| server.url());
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
         let (log, _writer) = EventLog::start(&redis, settings.jobs.events_max, CancellationToken::new());
@@ -106,6 +107,10 @@ impl StoreKit {
 
     pub(crate) async fn complete(&self, consumer: &Consumer, claimed: &ClaimedJob, result: &str) -> Settled {
         let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
+        if claimed.job.needs_individual_finish() {
+            let fence = fence(consumer);
+            return self.jobs.finish(Attempt::of(claimed, &fence), &ended, false).await.expect("redis runs");
+        }
         let completion = Completion { claimed: claimed.clone(), finished: ended, ended_at: local_now() };
         let (queue, priority) = (&claimed.job.queue, claimed.job.priority);
         self.jobs.complete_batch(queue, priority, consumer, 1, &[completion]).await.expect("redis runs")[0]

@@ -115,3 +115,38 @@ async fn a_limit_of_a_queue_that_there_is_no_room_for_leaves_nothing_behind() {
     assert_eq!(refused.map(drop), Err(EnqueueRefusal::TooManyQueues { max_queues: 1 }));
     assert_eq!(kit.redis_keys().await, before);
 }
+
+#[tokio::test]
+async fn the_stream_of_a_priority_that_nobody_uses_any_more_is_removed_and_comes_back_with_its_next_job() {
+    let kit = StoreKit::start();
+    let worker = consumer();
+    kit.jobs.open_queue(&queue()).await.expect("redis runs");
+    for priority in [1, 2, 3] {
+        kit.enqueue(&format!(r#"{{"type":"a","args":[],"priority":{priority}}}"#)).await;
+    }
+    let held = kit.claim(&worker, 2).await;
+    let priorities = async || -> Vec<i8> {
+        let known = kit.jobs.priorities(&queue()).await.expect("redis runs");
+        known.iter().map(|priority| priority.get()).collect()
+    };
+    // Long ago: a stream whose last job came a minute ago is removed
+    kit.redis_command(&["XADD", "galley:{default}:s:50", "1000-0", "i", "x"]).await;
+    kit.redis_command(&["XDEL", "galley:{default}:s:50", "1000-0"]).await;
+    kit.redis_command(&["SADD", "galley:{default}:priorities", "50"]).await;
+    store::maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
+    assert_eq!(priorities().await, [3, 2, 1, 0], "those with jobs stay, and the default one");
+    assert_eq!(kit.redis_command(&["EXISTS", "galley:{default}:s:50"]).await, redis::Value::Int(0));
+    for claimed in &held {
+        kit.complete(&worker, claimed, "1").await;
+    }
+    store::maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
+    assert_eq!(priorities().await, [3, 2, 1, 0], "they had jobs just now");
+    let mut known = kit.jobs.priorities(&queue()).await.expect("redis runs");
+    kit.redis_command(&["DEL", "galley:{default}:s:3"]).await;
+    kit.redis_command(&["SREM", "galley:{default}:priorities", "3"]).await;
+    let id = kit.enqueue(r#"{"type":"a","args":[],"priority":3}"#).await;
+    let worker_name = "w".parse().expect("a name");
+    let by = store::jobs::Claimant::Worker { consumer: &worker, worker: &worker_name };
+    let claimed = kit.jobs.claim(&queue(), &mut known, 1, by).await.expect("redis runs").jobs;
+    assert_eq!(claimed[0].job.id, id);
+}

@@ -231,7 +231,7 @@ async fn a_dead_letter_is_listed_and_can_be_tried_again_as_new_or_deleted() {
         job.contains(r#""state":"available""#) && job.contains(r#""attempt":0"#) && job.contains("keep me"),
         "{job}"
     );
-    assert!(kit.jobs.redrive(id).await.expect("redis runs").is_none(), "it is none any more");
+    assert!(kit.jobs.redrive(id).await.expect("redis runs").is_err(), "it has not ended any more");
     let again = kit.claim_one(&worker).await;
     assert_eq!((again.job.id, again.job.history.current_attempt(), again.job.timeout_ms), (id, 1, Some(5000)));
 

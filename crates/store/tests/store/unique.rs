@@ -1,7 +1,7 @@
 use futures_util::future::join_all;
 use model::job::RetryAdvice;
 use store::{jobs::EnqueueRefusal, maintenance};
-use testkit::eventually;
+use testkit::{AnswerHoldProxy, RedisServer, eventually};
 
 use crate::kit::{StoreKit, consumer, failure, fence, queue};
 
@@ -115,4 +115,35 @@ async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_
     maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
     assert!(!kit.redis_keys().await.contains(&holder));
     assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:timers"]).await, redis::Value::Int(0));
+}
+
+#[tokio::test]
+async fn a_job_is_replaced_in_the_step_that_creates_the_new_one() {
+    let server = RedisServer::start();
+    let way = AnswerHoldProxy::start(&server).await;
+    let kit = StoreKit::with_server(server, &[("GALLEY__REDIS__URL", &way.url())]);
+    let limited = r#","rate_limit":{"key":"k","concurrency":0}"#;
+    for (n, place) in ["", r#","scheduled_at":"+PT1H""#, r#","pending":true"#, limited].iter().enumerate() {
+        let older = kit.enqueue(&format!(r#"{{"type":"a.t{n}","args":[],"unique":{{}}{place}}}"#)).await;
+        // As if the process died right after the script that creates the job
+        way.hold_from(b"created");
+        let newer = format!(r#"{{"type":"a.t{n}","args":[],"priority":3,"unique":{{"on_conflict":"replace"}}}}"#);
+        let (newer, ()) = tokio::join!(kit.try_enqueue(&newer), async {
+            way.wait_until_held().await;
+            let ended = kit.redis_command(&["GET", &format!("galley:{{default}}:r:{older}")]).await;
+            assert!(format!("{ended:?}").contains("cancelled"), "{ended:?}");
+            way.release();
+        });
+        assert_eq!(kit.state(newer.expect("accepted").job.id).await, "available");
+    }
+    let stats = kit.jobs.queue_stats(&queue()).await.expect("redis runs");
+    assert_eq!((stats.available, stats.delayed, stats.pending, stats.cancelled), (4, 0, 0, 4));
+}
+
+#[tokio::test]
+async fn a_full_queue_has_room_for_a_replacement() {
+    let kit = StoreKit::with_variables(&[("GALLEY__QUEUES__DEFAULT__MAX_DEPTH", "1")]);
+    let older = kit.enqueue(&on_conflict("replace")).await;
+    let newer = kit.enqueue(&on_conflict("replace")).await;
+    assert_eq!((kit.state(older).await, kit.state(newer).await), ("cancelled".into(), "available".into()));
 }

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use actix_web::web;
 use common::name::{QueueName, WorkerId};
 use common::settings::MAX_WATCHED_QUEUES;
-use store::jobs::Attempt;
 use store::{
     jobs::{Claimant, ClaimedJob, Fence},
     long_poll::{Remaining, TooManyWatchedQueues},
 };
 use tokio::{sync::oneshot, time::Instant};
 
+use super::claimed_jobs::ClaimedJobs;
 use crate::{
     error::{ApiError, ErrorCode},
     startup::Services,
@@ -36,7 +36,7 @@ pub(super) struct FetchParams {
 
 /// The jobs that were claimed, and what remains in each queue.
 struct FetchedJobs {
-    jobs: Vec<ClaimedJob>,
+    jobs: ClaimedJobs,
     remaining: Vec<(QueueName, Remaining)>,
 }
 
@@ -45,28 +45,29 @@ pub(super) async fn fetch_jobs(
     services: &web::Data<Services>,
     wanted: FetchParams,
     limit: Duration,
-) -> Result<Vec<ClaimedJob>, ApiError> {
-    let deadline = Instant::now() + limit;
-    let taken = claim_now(services, &wanted).await?;
+) -> Result<ClaimedJobs, ApiError> {
+    let (wanted, deadline) = (Arc::new(wanted), Instant::now() + limit);
+    let taken = claim_or_release(services, &wanted).await?;
     if !taken.jobs.is_empty() || limit.is_zero() {
         return Ok(taken.jobs);
     }
-    wait_for_jobs(services, Arc::new(wanted), deadline).await
+    wait_for_jobs(services, wanted, deadline).await
 }
 
 async fn wait_for_jobs(
     services: &web::Data<Services>,
     wanted: Arc<FetchParams>,
     deadline: Instant,
-) -> Result<Vec<ClaimedJob>, ApiError> {
+) -> Result<ClaimedJobs, ApiError> {
     let _place = services.job_waiters.try_acquire()?;
     let seat = services.long_poll.register(&wanted.queues)?;
     let mut trouble = None;
+    let none = || ClaimedJobs::new(services, Vec::new());
     loop {
         tokio::select! {
             () = seat.wait_for_wakeup() => {}
-            () = services.stopping.cancelled() => return Ok(Vec::new()),
-            () = tokio::time::sleep_until(deadline) => return trouble.map_or(Ok(Vec::new()), Err),
+            () = services.stopping.cancelled() => return Ok(none()),
+            () = tokio::time::sleep_until(deadline) => return trouble.map_or_else(|| Ok(none()), Err),
         }
         match claim_or_release(services, &wanted).await {
             Ok(taken) => {
@@ -86,47 +87,41 @@ async fn wait_for_jobs(
     }
 }
 
-/// Claims available jobs. If the program hangs up meanwhile the claimed jobs are released.
+/// Claims available jobs, in a task of its own: if the program hangs up meanwhile, the claimed jobs are released.
 async fn claim_or_release(services: &web::Data<Services>, wanted: &Arc<FetchParams>) -> Result<FetchedJobs, ApiError> {
     let (sender, receiver) = oneshot::channel();
     let (owned, request) = (services.clone(), wanted.clone());
     services.long_poll.runtime().spawn(async move {
         let taken = claim_now(&owned, &request).await;
-        if let Err(Ok(taken)) = sender.send(taken) {
-            release_jobs(&owned, taken.jobs).await;
-        }
+        let taken = taken.map(|(jobs, remaining)| FetchedJobs { jobs: ClaimedJobs::new(&owned, jobs), remaining });
+        // Dropped when nobody receives them any more
+        let _ = sender.send(taken);
     });
     receiver.await.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "the fetch was cut off")))
 }
 
-async fn release_jobs(services: &Services, jobs: Vec<ClaimedJob>) {
-    for claimed in jobs {
-        let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
-        if let Err(error) = services.jobs.release(Attempt::of(&claimed, &fence)).await {
-            tracing::warn!(id = %claimed.job.id, %error, "a job taken for a program that hung up waits for its lease");
-        }
-    }
-}
-
-async fn claim_now(services: &Services, wanted: &FetchParams) -> Result<FetchedJobs, ApiError> {
-    let mut taken = FetchedJobs { jobs: Vec::new(), remaining: Vec::with_capacity(wanted.queues.len()) };
+async fn claim_now(
+    services: &Services,
+    wanted: &FetchParams,
+) -> Result<(Vec<ClaimedJob>, Vec<(QueueName, Remaining)>), ApiError> {
+    let (mut jobs, mut remaining) = (Vec::new(), Vec::with_capacity(wanted.queues.len()));
     let mut failures = Vec::new();
     for queue in &wanted.queues {
-        match claim_from_queue(services, queue, wanted, &mut taken.jobs).await {
-            Ok(left) => taken.remaining.push((queue.clone(), left)),
-            Err(error) if error.code() == ErrorCode::BackendUnavailable && taken.jobs.is_empty() => return Err(error),
+        match claim_from_queue(services, queue, wanted, &mut jobs).await {
+            Ok(left) => remaining.push((queue.clone(), left)),
+            Err(error) if error.code() == ErrorCode::BackendUnavailable && jobs.is_empty() => return Err(error),
             // The program holds the leases of the jobs claimed so far, so they must reach it. And a queue whose data
             // cannot be used must not keep it from the others
             Err(error) => {
                 tracing::warn!(event = "queue.unavailable", %queue, %error, "queue cannot be served for now");
-                taken.remaining.push((queue.clone(), Remaining::Unavailable(REDIS_RETRY_DELAY)));
+                remaining.push((queue.clone(), Remaining::Unavailable(REDIS_RETRY_DELAY)));
                 failures.push(error);
             }
         }
     }
     match failures.pop() {
-        Some(error) if taken.jobs.is_empty() && failures.len() + 1 == wanted.queues.len() => Err(error),
-        _ => Ok(taken),
+        Some(error) if jobs.is_empty() && failures.len() + 1 == wanted.queues.len() => Err(error),
+        _ => Ok((jobs, remaining)),
     }
 }
 

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use actix_web::{http::StatusCode, web};
+use actix_web::web;
 use common::name::{QueueName, WorkerId};
+use common::settings::MIN_LEASE_MS;
 use model::job::MAX_TIMEOUT_MS;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,15 +17,11 @@ use store::jobs::ClaimedJob;
 use super::{
     ack,
     claim::{self, FetchParams},
+    claimed_jobs::ClaimedJobs,
     nack, parse_worker_id,
     settle::{self, MAX_SETTLED},
 };
-use crate::{
-    body::JsonBody,
-    error::ApiError,
-    routes::{ApiResult, ojs_response},
-    startup::Services,
-};
+use crate::{body::JsonBody, error::ApiError, routes::ApiResult, startup::Services};
 
 const MAX_QUEUES: usize = 100;
 const MAX_FETCHED_JOBS: usize = 100;
@@ -67,17 +64,17 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBo
         // The outcomes are recorded, so the answer must have them
         Err(error) if !settled.is_empty() => {
             members.push(settle::error_member(&error));
-            Vec::new()
+            ClaimedJobs::new(&services, Vec::new())
         }
         Err(error) => return Err(error),
     };
-    for claimed in &jobs {
+    for claimed in jobs.iter() {
         services.jobs.record_started(claimed, worker.as_ref());
     }
-    let jobs: Vec<String> = jobs.iter().map(|claimed| fetched_job_json(claimed, worker.as_ref())).collect();
-    members.push(format!("\"jobs\":[{}]", jobs.join(",")));
+    let views: Vec<String> = jobs.iter().map(|claimed| fetched_job_json(claimed, worker.as_ref())).collect();
+    members.push(format!("\"jobs\":[{}]", views.join(",")));
     members.extend(settled);
-    Ok(ojs_response(StatusCode::OK, format!("{{{}}}", members.join(","))))
+    Ok(jobs.into_response(format!("{{{}}}", members.join(","))))
 }
 
 /// Records the outcomes in the request. Returns a member of the answer for `acks` and for `nacks`, if it has them.
@@ -126,11 +123,11 @@ fn parse_count(given: Option<u64>) -> Result<usize, ApiError> {
 }
 
 fn parse_lease(ms: u64) -> Result<Duration, ApiError> {
-    if (1..=MAX_TIMEOUT_MS).contains(&ms) {
+    if (MIN_LEASE_MS..=MAX_TIMEOUT_MS).contains(&ms) {
         Ok(Duration::from_millis(ms))
     } else {
         Err(ApiError::invalid(format!(
-            "visibility_timeout_ms must be an integer of milliseconds from 1 to {MAX_TIMEOUT_MS}"
+            "visibility_timeout_ms must be an integer of milliseconds from {MIN_LEASE_MS} to {MAX_TIMEOUT_MS}"
         )))
     }
 }

@@ -5,6 +5,7 @@
 
 mod ack;
 mod claim;
+mod claimed_jobs;
 mod fetch;
 mod heartbeat;
 mod nack;

@@ -237,9 +237,14 @@ impl<'a> ModelRun<'a> {
     }
 
     async fn redrive(&mut self, which: usize) -> Option<usize> {
-        let job = self.pick_job(which, &[JobState::Discarded])?;
+        let job = self.pick_job(which, &[JobState::Discarded, JobState::Cancelled])?;
         let outcome = self.kit.jobs.redrive(self.model.jobs[job].id).await.expect("redis runs");
-        assert_eq!(outcome.is_some(), self.model.redrive(job));
+        match self.model.blocker(job) {
+            Some(other) => {
+                assert_eq!(outcome.err(), Some(JobTransitionError::Duplicate(self.model.jobs[other].id)));
+            }
+            None => assert_eq!(outcome.is_ok(), self.model.redrive(job)),
+        }
         Some(job)
     }
 

@@ -271,15 +271,26 @@ impl ModelState {
     }
 
     pub(super) fn redrive(&mut self, index: usize) -> bool {
-        if !self.jobs[index].is_dead_letter {
-            return false;
+        match self.jobs[index].state {
+            JobState::Discarded if !self.jobs[index].is_deleted => self.totals.discarded -= 1,
+            JobState::Cancelled => self.totals.cancelled -= 1,
+            _ => return false,
         }
         self.transition(index, JobTransition::Redrive);
         let job = &mut self.jobs[index];
         (job.is_dead_letter, job.has_record) = (false, true);
         (job.attempts, job.failures, job.crashes) = (0, 0, 0);
+        if let Some((args, _)) = job.spec.unique {
+            self.unique_holders.insert(args, index);
+        }
         self.make_available(index);
         true
+    }
+
+    /// The equal job that is in the way of a redrive.
+    pub(super) fn blocker(&self, index: usize) -> Option<usize> {
+        let (args, _) = self.jobs[index].spec.unique?;
+        self.unique_holders.get(&args).copied().filter(|holder| *holder != index)
     }
 
     pub(super) fn delete_dead_letter(&mut self, index: usize) -> bool {

@@ -1,0 +1,33 @@
+-- For scripts that end a job which has not finished, from outside its attempt.
+
+-- Where the caller saw a job is a table: `kind` "entry" with `entry`, `attempt_name` and `consumer` ("" when nobody had
+-- it), or "record" with `state`. Returns whether the job is still there.
+local function is_where_seen(stream, record, seen)
+  if seen.kind == 'record' then return redis.call('HGET', record, 's') == seen.state end
+  if #redis.call('XRANGE', stream, seen.entry, seen.entry) == 0 then return false end
+  local claimed = redis.pcall('XPENDING', stream, 'workers', seen.entry, seen.entry, 1)
+  local consumer = ''
+  if not claimed.err and #claimed == 1 then consumer = claimed[1][2] end
+  return consumer == seen.consumer
+end
+
+-- Takes a job away from where it was seen.
+local function take_away(stream, active, leases, due, pending, key_queue, stats, id, seen)
+  if seen.kind == 'entry' then
+    remove_entry(stream, active, leases, seen.entry, seen.attempt_name)
+    return
+  end
+  redis.call('ZREM', due, id)
+  redis.call('ZREM', pending, id)
+  if seen.state == 'key_waiting' and redis.call('ZREM', key_queue, id) == 1 then
+    redis.call('HINCRBY', stats, 'key_waiting', -1)
+  end
+end
+
+-- Stores the end of such a job: its final state, its result as text with a TTL, and what follows.
+local function store_end(record, result, timers, admitted, stats, id, state, text, ttl_ms, has_follow_up)
+  redis.call('DEL', record)
+  redis.call('SET', result, text, 'PX', ttl_ms)
+  redis.call('HINCRBY', stats, state, 1)
+  after_end(timers, admitted, id, has_follow_up)
+end
