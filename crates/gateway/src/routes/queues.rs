@@ -105,6 +105,7 @@ struct ConfirmedQueueRequest {
     confirm: Option<String>,
     states: Option<Vec<String>>,
     limit: Option<usize>,
+    cursor: Option<String>,
 }
 
 impl ConfirmedQueueRequest {
@@ -134,11 +135,14 @@ pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String
     if !(1..=MAX_PURGE_JOBS).contains(&limit) {
         return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MAX_PURGE_JOBS}")));
     }
-    let purged = services.jobs.purge(&queue, &PurgeRequest { states, limit }).await?;
-    Ok(ojs_response(
-        StatusCode::OK,
-        json!({ "queue": queue, "purged": purged.count, "more": purged.has_more }).to_string(),
-    ))
+    let after = request.cursor.as_deref().map(str::parse).transpose();
+    let after = after.map_err(|()| ApiError::invalid("cursor must be the next of an earlier answer"))?;
+    let purged = services.jobs.purge(&queue, &PurgeRequest { states, limit, after }).await?;
+    let mut answer = json!({ "queue": queue, "purged": purged.count, "more": purged.has_more });
+    if let Some(next) = purged.next {
+        answer["next"] = next.to_string().into();
+    }
+    Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
 /// Deletes a queue that holds no jobs.

@@ -247,20 +247,21 @@ impl DeadLetterScan<'_> {
     /// Adds the dead letters of one queue; false when the page is full.
     async fn scan_queue(&mut self, queue: &QueueName, after: Option<&DeadLetterCursor>) -> StoreResult<bool> {
         let keys = QueueKeys::new(queue);
-        let mut offset = self.offset_after(&keys, after).await?;
+        let mut rank = self.rank_after(&keys, after).await?;
         loop {
-            let mut command = redis::cmd("ZREVRANGEBYSCORE");
-            let oldest = self.filter.since.map_or("-inf".to_owned(), |at| at.to_string());
-            command.arg(keys.dead_letters()).arg(max_score(self.filter)).arg(oldest);
-            command.arg("WITHSCORES").arg("LIMIT").arg(offset).arg(READ_PAGE_SIZE);
-            let page: Vec<(String, f64)> = command.query_async(&mut self.connection).await?;
+            let mut command = redis::cmd("ZREVRANGE");
+            command.arg(keys.dead_letters()).arg(rank).arg(rank + READ_PAGE_SIZE - 1).arg("WITHSCORES");
+            let mut page: Vec<(String, f64)> = command.query_async(&mut self.connection).await?;
+            rank += page.len();
+            if let Some(since) = self.filter.since {
+                page.retain(|(_, died_at)| score_to_millis(*died_at) >= since);
+            }
             if page.is_empty() {
                 return Ok(true);
             }
             if self.is_full() {
                 return Ok(false);
             }
-            offset += page.len();
             let page: Vec<(JobId, Millis)> =
                 page.into_iter().filter_map(|(id, at)| Some((id.parse().ok()?, score_to_millis(at)))).collect();
             if page.is_empty() {
@@ -290,20 +291,19 @@ impl DeadLetterScan<'_> {
         Ok(())
     }
 
-    /// The number of a queue's dead letters before the cursor.
-    async fn offset_after(&mut self, keys: &QueueKeys, after: Option<&DeadLetterCursor>) -> StoreResult<usize> {
-        let Some(after) = after else { return Ok(0) };
+    /// The rank, newest first, of the first dead letter behind the cursor that the filter's range includes.
+    async fn rank_after(&mut self, keys: &QueueKeys, after: Option<&DeadLetterCursor>) -> StoreResult<usize> {
         let redis = &mut self.connection;
-        let rank: Option<usize> =
-            redis::cmd("ZREVRANK").arg(keys.dead_letters()).arg(after.id.to_string()).query_async(redis).await?;
-        // The cursor's rank counts newer letters that the filter's range excludes
-        let left_out: usize = match self.filter.until {
+        let newer_than_range: usize = match self.filter.until {
             Some(until) => {
                 redis::cmd("ZCOUNT").arg(keys.dead_letters()).arg(until).arg("+inf").query_async(redis).await?
             }
             None => 0,
         };
-        let place = if let Some(rank) = rank {
+        let Some(after) = after else { return Ok(newer_than_range) };
+        let rank: Option<usize> =
+            redis::cmd("ZREVRANK").arg(keys.dead_letters()).arg(after.id.to_string()).query_async(redis).await?;
+        let behind_cursor = if let Some(rank) = rank {
             rank + 1
         } else {
             // The cursor's dead letter is gone: continue with those that died before it
@@ -317,12 +317,8 @@ impl DeadLetterScan<'_> {
             let id = after.id.to_string();
             newer + same.iter().filter(|other| **other > id).count()
         };
-        Ok(place.saturating_sub(left_out))
+        Ok(behind_cursor.max(newer_than_range))
     }
-}
-
-fn max_score(filter: &DeadLetterFilter) -> String {
-    filter.until.map_or_else(|| "+inf".to_owned(), |until| format!("({until}"))
 }
 
 fn died_at(head: &redis::Value) -> Option<Millis> {

@@ -76,7 +76,7 @@ pub use enqueue_all::BatchRefusal;
 pub use fence::Fence;
 pub(super) use locate::JobStreamEntry;
 pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
-pub use purge::{PurgeRequest, PurgeResult};
+pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
 pub use record::{FinishedJob, JobRecord};

@@ -1,14 +1,20 @@
 //! Cancels the waiting jobs of a queue, a bounded number at a time. Each is cancelled like any other: it can be looked
 //! up, and its follow-up runs.
+//!
+//! Jobs are taken from the tail, page by page: workers and the leader take from the head meanwhile, and a purge that
+//! raced them there would cancel nothing and never end.
+
+use std::{fmt, str::FromStr};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
 
 use super::{JobRecord, Jobs, claim::last_delivered_id, enqueue::parse_entry_id};
-use crate::{StoreResult, keys::QueueKeys};
+use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys};
 use common::{
     id::JobId,
     name::{LimitKey, Priority, QueueName},
+    time::Millis,
 };
 use model::job::JobState;
 
@@ -18,8 +24,8 @@ const CONCURRENCY: usize = 32;
 const ENTRY_PAGE_SIZE: usize = 20;
 /// Maximum number of scheduled, retryable or pending jobs whose states are read at once.
 const SET_PAGE_SIZE: usize = 200;
-/// Maximum number of pages scanned for one request.
-const MAX_PAGES: usize = 500;
+/// Maximum number of scheduled and retryable jobs that one request looks at.
+const MAX_SCANNED: usize = 100_000;
 
 /// Which jobs to cancel.
 #[derive(Debug, Clone)]
@@ -28,15 +34,40 @@ pub struct PurgeRequest {
     pub states: Vec<JobState>,
     /// Maximum number of jobs.
     pub limit: usize,
+    /// Where an earlier request ended, if it had more to do.
+    pub after: Option<PurgeCursor>,
+}
+
+/// Where a purge goes on: behind that scheduled or retryable job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurgeCursor {
+    due_at: Millis,
+    id: JobId,
 }
 
 /// The result of a purge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeResult {
     /// Number of cancelled jobs.
     pub count: usize,
     /// Whether there may be more.
     pub has_more: bool,
+    /// Where the next request should go on, if not at the start.
+    pub next: Option<PurgeCursor>,
+}
+
+impl fmt::Display for PurgeCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.due_at, self.id)
+    }
+}
+
+impl FromStr for PurgeCursor {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (due_at, id) = text.split_once('/').ok_or(())?;
+        Ok(Self { due_at: due_at.parse().map_err(drop)?, id: id.parse().map_err(drop)? })
+    }
 }
 
 impl Jobs {
@@ -44,93 +75,91 @@ impl Jobs {
     ///
     /// # Errors
     /// Redis is unavailable: some may have been cancelled.
-    pub async fn purge(&self, queue: &QueueName, purge: &PurgeRequest) -> StoreResult<PurgeResult> {
-        let PurgeCandidates { ids, has_more: more } = self.find_purge_candidates(queue, purge).await?;
-        let cancelled: Vec<bool> = stream::iter(ids.iter().copied())
-            .map(|id| async move { self.cancel(id).await.map(|outcome| outcome.is_ok()) })
+    pub async fn purge(&self, queue: &QueueName, request: &PurgeRequest) -> StoreResult<PurgeResult> {
+        let keys = QueueKeys::new(queue);
+        let redis = self.store.redis.pooled_connection().await?;
+        let mut purge = Purge { jobs: self, keys: &keys, request, redis, count: 0, next: None };
+        // A request that goes on is done with the others
+        if request.states.contains(&JobState::Available) && request.after.is_none() {
+            // First: the end of a job in a stream admits the next one of its key
+            purge.cancel_key_queues().await?;
+            for priority in self.priorities(queue).await? {
+                purge.cancel_stream(queue, priority).await?;
+            }
+        }
+        if request.states.contains(&JobState::Pending) && request.after.is_none() {
+            purge.cancel_members(&keys.pending()).await?;
+        }
+        if request.states.contains(&JobState::Scheduled) || request.states.contains(&JobState::Retryable) {
+            purge.cancel_due().await?;
+        }
+        Ok(PurgeResult {
+            count: purge.count,
+            has_more: purge.next.is_some() || purge.remaining() == 0,
+            next: purge.next,
+        })
+    }
+}
+
+/// A purge under way. It may read much, so it uses a separate connection.
+struct Purge<'a> {
+    jobs: &'a Jobs,
+    keys: &'a QueueKeys,
+    request: &'a PurgeRequest,
+    redis: deadpool_redis::Connection,
+    count: usize,
+    next: Option<PurgeCursor>,
+}
+
+impl Purge<'_> {
+    /// How many more to cancel.
+    fn remaining(&self) -> usize {
+        self.request.limit.saturating_sub(self.count)
+    }
+
+    /// Cancels jobs, at most as many as remain; returns how many are gone. Others ended or started meanwhile.
+    async fn cancel(&mut self, ids: &[JobId]) -> StoreResult<usize> {
+        let jobs = self.jobs;
+        let cancelled: Vec<bool> = stream::iter(ids.iter().copied().take(self.remaining()))
+            .map(|id| async move { jobs.cancel(id).await.map(|outcome| outcome.is_ok()) })
             .buffer_unordered(CONCURRENCY)
             .try_collect()
             .await?;
-        Ok(PurgeResult { count: cancelled.into_iter().filter(|done| *done).count(), has_more: more })
+        let count = cancelled.into_iter().filter(|done| *done).count();
+        self.count += count;
+        Ok(count)
     }
 
-    async fn find_purge_candidates(&self, queue: &QueueName, purge: &PurgeRequest) -> StoreResult<PurgeCandidates> {
-        let keys = QueueKeys::new(queue);
-        let mut scan =
-            PurgeScan { keys: &keys, purge, redis: self.store.redis.pooled_connection().await?, ids: Vec::new() };
-        if purge.states.contains(&JobState::Available) {
-            for priority in self.priorities(queue).await? {
-                scan.scan_stream(queue, priority).await?;
-            }
-            scan.scan_key_queues().await?;
-        }
-        let mut is_whole = true;
-        if purge.states.contains(&JobState::Scheduled) || purge.states.contains(&JobState::Retryable) {
-            is_whole = scan.scan_due().await?;
-        }
-        if purge.states.contains(&JobState::Pending) {
-            scan.scan_members(&keys.pending()).await?;
-        }
-        Ok(PurgeCandidates { has_more: !is_whole || scan.remaining() == 0, ids: scan.ids })
-    }
-}
-
-/// Jobs to cancel, and whether there may be more.
-struct PurgeCandidates {
-    ids: Vec<JobId>,
-    has_more: bool,
-}
-
-/// A scan for jobs to cancel. It may read much, so it uses a separate connection.
-struct PurgeScan<'a> {
-    keys: &'a QueueKeys,
-    purge: &'a PurgeRequest,
-    redis: deadpool_redis::Connection,
-    ids: Vec<JobId>,
-}
-
-impl PurgeScan<'_> {
-    /// How many more to find.
-    fn remaining(&self) -> usize {
-        self.purge.limit.saturating_sub(self.ids.len())
-    }
-
-    /// Adds the jobs of a stream that were never claimed.
-    async fn scan_stream(&mut self, queue: &QueueName, priority: Priority) -> StoreResult<()> {
-        if self.remaining() == 0 {
-            return Ok(());
-        }
+    /// Cancels the jobs of a stream that were never claimed.
+    async fn cancel_stream(&mut self, queue: &QueueName, priority: Priority) -> StoreResult<()> {
         let stream = self.keys.stream(priority);
-        let mut last = last_delivered_id(&mut self.redis, &stream).await?;
+        let mut newest = String::from("+");
         while self.remaining() > 0 {
-            let mut command = redis::cmd("XRANGE");
-            command
-                .arg(&stream)
-                .arg(format!("({last}"))
-                .arg("+")
-                .arg("COUNT")
-                .arg(ENTRY_PAGE_SIZE.min(self.remaining()));
+            let claimed = last_delivered_id(&mut self.redis, &stream).await?;
+            let mut command = redis::cmd("XREVRANGE");
+            command.arg(&stream).arg(newest).arg(format!("({claimed}")).arg("COUNT").arg(ENTRY_PAGE_SIZE);
             let entries: Vec<(String, Value)> = command.query_async(&mut self.redis).await?;
-            let Some((newest, _)) = entries.last() else { break };
-            last.clone_from(newest);
+            let Some((oldest, _)) = entries.last() else { break };
+            newest = format!("({oldest}");
             let id = |(entry, fields): (String, Value)| {
                 let fields = super::record::JobFields::from_redis_value(fields).ok()?;
                 JobRecord::from_entry(queue, priority, parse_entry_id(&entry).ok()?, fields).ok().map(|job| job.id)
             };
-            self.ids.extend(entries.into_iter().filter_map(id));
+            let ids: Vec<JobId> = entries.into_iter().filter_map(id).collect();
+            self.cancel(&ids).await?;
         }
         Ok(())
     }
 
-    /// Adds jobs in key queues. There may be as many keys as jobs.
-    async fn scan_key_queues(&mut self) -> StoreResult<()> {
+    /// Cancels jobs in key queues. There may be as many keys as jobs.
+    async fn cancel_key_queues(&mut self) -> StoreResult<()> {
         let mut cursor = 0_u64;
         while self.remaining() > 0 {
             let mut command = redis::cmd("SSCAN");
             command.arg(self.keys.waiting_keys()).arg(cursor).arg("COUNT").arg(SET_PAGE_SIZE);
             let (next, waiting_keys): (u64, Vec<String>) = command.query_async(&mut self.redis).await?;
             for key in waiting_keys.iter().filter_map(|key| key.parse::<LimitKey>().ok()) {
-                self.scan_members(&self.keys.key_queue(&key)).await?;
+                self.cancel_members(&self.keys.key_queue(&key)).await?;
             }
             cursor = next;
             if cursor == 0 {
@@ -140,42 +169,86 @@ impl PurgeScan<'_> {
         Ok(())
     }
 
-    /// Adds due-set jobs in the wanted states; false if the page limit ended the scan.
-    async fn scan_due(&mut self) -> StoreResult<bool> {
-        for page in 0..MAX_PAGES {
-            if self.remaining() == 0 {
-                return Ok(false);
+    async fn cancel_members(&mut self, set: &str) -> StoreResult<()> {
+        let mut kept = 0;
+        while self.remaining() > 0 {
+            let page = self.page(set, kept).await?;
+            if page.is_empty() {
+                break;
             }
-            let mut command = redis::cmd("ZRANGE");
-            command.arg(self.keys.due()).arg(page * SET_PAGE_SIZE).arg((page + 1) * SET_PAGE_SIZE - 1);
-            let ids: Vec<String> = command.query_async(&mut self.redis).await?;
-            if ids.is_empty() {
-                return Ok(true);
-            }
-            let ids: Vec<JobId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
-            let mut pipeline = redis::pipe();
-            for id in &ids {
-                pipeline.cmd("HGET").arg(self.keys.record(id)).arg("s");
-            }
-            let states: Vec<Option<String>> = pipeline.query_async(&mut self.redis).await?;
-            let is_wanted = |state: &Option<String>| {
-                let state = state.as_deref().and_then(JobState::from_name);
-                state.is_some_and(|state| self.purge.states.contains(&state))
-            };
-            let wanted = ids.into_iter().zip(&states).filter(|(_, state)| is_wanted(state)).map(|(id, _)| id);
-            let wanted: Vec<JobId> = wanted.take(self.remaining()).collect();
-            self.ids.extend(wanted);
-        }
-        Ok(false)
-    }
-
-    async fn scan_members(&mut self, set: &str) -> StoreResult<()> {
-        if self.remaining() > 0 {
-            let mut command = redis::cmd("ZRANGE");
-            command.arg(set).arg(0).arg(self.remaining() - 1);
-            let ids: Vec<String> = command.query_async(&mut self.redis).await?;
-            self.ids.extend(ids.iter().filter_map(|id| id.parse::<JobId>().ok()));
+            let ids: Vec<JobId> = page.iter().filter_map(|(id, _)| id.parse().ok()).collect();
+            kept += page.len().min(self.remaining()) - self.cancel(&ids).await?;
         }
         Ok(())
+    }
+
+    /// Cancels the jobs of the due set that are in the wanted states.
+    async fn cancel_due(&mut self) -> StoreResult<()> {
+        let due = self.keys.due();
+        let mut kept = self.rank_after(&due, self.request.after.as_ref()).await?;
+        let mut scanned = 0;
+        loop {
+            let page = self.page(&due, kept).await?;
+            let page: Vec<PurgeCursor> = page.into_iter().filter_map(PurgeCursor::from_member).collect();
+            let Some(last) = page.last().cloned() else {
+                self.next = None;
+                return Ok(());
+            };
+            if self.remaining() == 0 || scanned >= MAX_SCANNED {
+                return Ok(());
+            }
+            let states = self.states(&page).await?;
+            let wanted: Vec<JobId> = page.iter().zip(&states).filter(|(_, is)| **is).map(|(at, _)| at.id).collect();
+            // All wanted ones fit, or the limit ends the purge in this page
+            let is_last = wanted.len() > self.remaining();
+            kept += page.len() - self.cancel(&wanted).await?;
+            scanned += page.len();
+            if is_last {
+                return Ok(());
+            }
+            self.next = Some(last);
+        }
+    }
+
+    /// Whether each of these jobs is in a wanted state.
+    async fn states(&mut self, page: &[PurgeCursor]) -> StoreResult<Vec<bool>> {
+        let mut pipeline = redis::pipe();
+        for at in page {
+            pipeline.cmd("HGET").arg(self.keys.record(&at.id)).arg("s");
+        }
+        let states: Vec<Option<String>> = pipeline.query_async(&mut self.redis).await?;
+        let is_wanted = |state: Option<String>| {
+            let state = state.as_deref().and_then(JobState::from_name);
+            state.is_some_and(|state| self.request.states.contains(&state))
+        };
+        Ok(states.into_iter().map(is_wanted).collect())
+    }
+
+    /// Members of a sorted set behind the last `rank`.
+    async fn page(&mut self, set: &str, rank: usize) -> StoreResult<Vec<(String, f64)>> {
+        let mut command = redis::cmd("ZREVRANGE");
+        command.arg(set).arg(rank).arg(rank + SET_PAGE_SIZE - 1).arg("WITHSCORES");
+        Ok(command.query_async(&mut self.redis).await?)
+    }
+
+    async fn rank_after(&mut self, set: &str, after: Option<&PurgeCursor>) -> StoreResult<usize> {
+        let Some(after) = after else { return Ok(0) };
+        let (rank, later): (Option<usize>, usize) = redis::pipe()
+            .cmd("ZREVRANK")
+            .arg(set)
+            .arg(after.id.to_string())
+            .cmd("ZCOUNT")
+            .arg(set)
+            .arg(format!("({}", after.due_at))
+            .arg("+inf")
+            .query_async(&mut self.redis)
+            .await?;
+        Ok(rank.map_or(later, |rank| rank + 1))
+    }
+}
+
+impl PurgeCursor {
+    fn from_member((id, score): (String, f64)) -> Option<Self> {
+        Some(Self { due_at: score_to_millis(score), id: id.parse().ok()? })
     }
 }

@@ -315,7 +315,7 @@ impl Subscriptions {
             self.channels.leave_channel(&channel, name).await?;
         }
         let states = vec![job::JobState::Available, job::JobState::Scheduled, job::JobState::Retryable];
-        let purge = PurgeRequest { states, limit: PURGE_BATCH_SIZE };
+        let purge = PurgeRequest { states, limit: PURGE_BATCH_SIZE, after: None };
         loop {
             if self.read_raw(name).await?.is_some() {
                 return Ok(());

@@ -39,7 +39,7 @@ async fn a_purge_cancels_what_it_is_asked_to_and_says_whether_there_is_more() {
     }
     let worker = consumer();
     kit.claim_one(&worker).await;
-    let purge = |state, limit| PurgeRequest { states: vec![state], limit };
+    let purge = |state, limit| PurgeRequest { states: vec![state], limit, after: None };
     let purged = kit.jobs.purge(&queue(), &purge(JobState::Available, 1)).await.expect("redis runs");
     assert_eq!((purged.count, purged.has_more), (1, true));
     let purged = kit.jobs.purge(&queue(), &purge(JobState::Available, 5)).await.expect("redis runs");
@@ -51,7 +51,7 @@ async fn a_purge_cancels_what_it_is_asked_to_and_says_whether_there_is_more() {
 #[tokio::test]
 async fn a_purge_of_retries_finds_them_behind_any_number_of_scheduled_jobs() {
     let kit = StoreKit::start();
-    let purge = PurgeRequest { states: vec![JobState::Retryable], limit: 5 };
+    let purge = PurgeRequest { states: vec![JobState::Retryable], limit: 5, after: None };
     let purged = kit.jobs.purge(&queue(), &purge).await.expect("redis runs");
     assert_eq!((purged.count, purged.has_more), (0, false), "there is nothing yet");
     let id = kit.enqueue(RETRIED).await;

@@ -191,7 +191,8 @@ async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_bec
     assert!(matches!(retry_as_job(&desk, &made).await, Err(EnqueueRefusal::Duplicate(_))), "however often it is tried");
     // Its end is kept for a while, and would stand in the way
     let cancel = async || {
-        let purge = PurgeRequest { states: vec![job::JobState::Scheduled, job::JobState::Available], limit: 10 };
+        let purge =
+            PurgeRequest { states: vec![job::JobState::Scheduled, job::JobState::Available], limit: 10, after: None };
         assert_eq!(desk.kit.jobs.purge(&made.queue(), &purge).await.expect("redis runs").count, 1);
     };
     cancel().await;

@@ -257,7 +257,7 @@ impl<'a> ModelRun<'a> {
 
     async fn purge(&mut self, names: &[&str]) -> Option<usize> {
         let states: Vec<JobState> = names.iter().filter_map(|name| JobState::from_name(name)).collect();
-        let purge = PurgeRequest { states: states.clone(), limit: 1000 };
+        let purge = PurgeRequest { states: states.clone(), limit: 1000, after: None };
         let purged = self.kit.jobs.purge(&queue(), &purge).await.expect("redis runs");
         assert_eq!(purged.count, self.model.purge(&states));
         None
