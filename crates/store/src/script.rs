@@ -86,7 +86,7 @@ script!(RECLAIM, "subscriptions/reclaim.lua");
 script!(CLAIM_CHANNEL, "subscriptions/claim_channel.lua", with CLOCK, COUNTERS, FOLLOWS);
 script!(BLOCK_CHANNEL, "subscriptions/block_channel.lua", with CLOCK);
 script!(SEEK_GROUP, "subscriptions/seek_group.lua", with LAST_ID);
-script!(CHANNEL_PROGRESS, "subscriptions/channel_progress.lua", with LAST_ID, SEEK);
+script!(CHANNEL_PROGRESS, "subscriptions/channel_progress.lua", with GROUPS, JOIN, LAST_ID, SEEK);
 script!(RECORD_FAILURE, "subscriptions/record_failure.lua", with CLOCK, COUNTERS);
 script!(SAVE_CHECKPOINT, "subscriptions/save_checkpoint.lua", with CLOCK, COUNTERS);
 script!(PRUNE_CONSUMERS, "subscriptions/prune_consumers.lua");

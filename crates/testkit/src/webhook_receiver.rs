@@ -19,7 +19,9 @@ use tokio_rustls::TlsAcceptor;
 pub enum WebhookReply {
     /// Sends these bytes.
     Raw(Vec<u8>),
-    /// The same once a permit is there.
+    /// Sends these bytes, then closes the connection.
+    Cut(Vec<u8>),
+    /// Sends these bytes once a permit is there.
     Gated(Arc<Semaphore>, Vec<u8>),
     /// Sends everything that it was sent, the last line first, as the body of a 500.
     Echo,
@@ -230,6 +232,12 @@ async fn send_reply(
         WebhookReply::Raw(bytes) => {
             done();
             stream.write_all(&bytes).await.is_ok()
+        }
+        WebhookReply::Cut(bytes) => {
+            done();
+            // Fails when the other side has gone
+            let _ = stream.write_all(&bytes).await;
+            false
         }
         WebhookReply::Gated(gate, bytes) => {
             gate.acquire().await.expect("open").forget();

@@ -44,6 +44,9 @@ pub(crate) struct AttemptRunner {
 /// How an attempt finished.
 enum AttemptOutcome {
     Succeeded(Option<String>),
+    SucceededWithoutResult {
+        why: String,
+    },
     Failed(HandlerError),
     /// Another program finishes the job with this token.
     AsyncCompletion {
@@ -165,7 +168,12 @@ impl AttemptRunner {
         let claimed = Arc::new(claimed);
         let outcome = self.run_handler(&claimed, &stale).await;
         match outcome {
-            AttemptOutcome::Succeeded(result) => self.complete(Arc::unwrap_or_clone(claimed), result).await,
+            AttemptOutcome::Succeeded(result) => self.complete(Arc::unwrap_or_clone(claimed), result, None).await,
+            AttemptOutcome::SucceededWithoutResult { why } => {
+                let (id, queue) = (claimed.job.id, &claimed.job.queue);
+                tracing::warn!(event = "result.dropped", %id, %queue, why, "job completed, its result was dropped");
+                self.complete(Arc::unwrap_or_clone(claimed), None, Some(why)).await;
+            }
             AttemptOutcome::Failed(error) => self.settle(&claimed, &stale, failed(&claimed, &error)).await,
             AttemptOutcome::AsyncCompletion { token, lease } => {
                 let (consumer, worker) = (self.shared.consumer.clone(), self.shared.settings.queue_worker.name.clone());
@@ -231,6 +239,7 @@ impl AttemptRunner {
                 AttemptOutcome::Failed(HandlerError::result_too_large(limit))
             }
             Ok(HandlerOutcome::Completed(result)) => AttemptOutcome::Succeeded(result),
+            Ok(HandlerOutcome::CompletedWithoutResult { why }) => AttemptOutcome::SucceededWithoutResult { why },
             Ok(HandlerOutcome::Snoozed { delay, why }) => AttemptOutcome::Snoozed { delay, why },
             Ok(HandlerOutcome::AsyncCompletion { token, lease }) => AttemptOutcome::AsyncCompletion { token, lease },
             Err(error) => AttemptOutcome::Failed(error),
@@ -238,10 +247,13 @@ impl AttemptRunner {
     }
 
     /// Queues a result for `results`. Waits while the channel is full.
-    async fn complete(&self, claimed: ClaimedJob, result: Option<String>) {
+    async fn complete(&self, claimed: ClaimedJob, result: Option<String>, dropped: Option<String>) {
         let now = local_now();
-        let finished = FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now);
-        if !self.completions.send(Completion { claimed, finished, ended_at: now }).await {
+        let finished = match &dropped {
+            Some(why) => FinishedJob::completed_without_result(&claimed.job, why, Some(claimed.started_at), now),
+            None => FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now),
+        };
+        if self.completions.send(Completion { claimed, finished, ended_at: now }).await {
             tracing::error!("a result came after the last batch was recorded: the job will run again");
         }
     }

@@ -95,6 +95,9 @@ section! {
         "max" => max: u64 = number(1..=MAX_WATCHED_QUEUES as u64, 1000);
         /// A subscription is disabled when all its deliveries fail for this long.
         "disable_after_ms" => disable_after: Duration = millis(60_000..=YEAR_MS, 432_000_000);
+        /// Messages that must have failed in that time, without a success between them. Refusals of single messages
+        /// (4xx, except 401, 403, 404 and 410) do not count.
+        "disable_min_failures" => disable_min_failures: u64 = number(1..=1_000_000, 5);
         /// How long a broadcast subscription remembers the position of a worker that is away.
         "checkpoint_ttl_ms" => checkpoint_ttl: Duration = millis(60_000..=YEAR_MS, 604_800_000);
         /// Whether endpoints may be on private networks and on this machine.

@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::error::{PushErrorKind, PushFailure};
 use common::json;
 
 /// Maximum delay that a receiver can ask for.
@@ -23,41 +22,53 @@ const MAX_EXCERPT_CHARS: usize = 256;
 /// Maximum nesting of a result: as deep as clients may send by default.
 const MAX_RESULT_DEPTH: usize = 64;
 
-/// An answer with a status of 2xx.
+/// An answer with a status of 2xx. The status alone says that the work is done, whatever follows it.
 #[derive(Debug, Clone)]
 pub struct PushAnswer {
     /// 200 to 299. A 202 may mean that the work is not done yet.
     pub status: u16,
-    /// JSON as received; other text as a JSON string; none for an empty body or one that is not UTF-8.
-    pub body: Option<Box<RawValue>>,
+    /// What the body says.
+    pub result: PushResult,
+}
+
+/// What the body of a success says.
+#[derive(Debug, Clone)]
+pub enum PushResult {
+    /// Nothing: the body is empty.
+    Empty,
+    /// JSON as received; other text as a JSON string.
+    Json(Box<RawValue>),
+    /// The body cannot be used: why, for people.
+    Dropped(String),
 }
 
 /// Reads the body of a success, up to a limit in bytes.
-pub(super) async fn read_result(body: Incoming, limit_bytes: usize) -> Result<Option<Box<RawValue>>, PushFailure> {
+pub(super) async fn read_result(body: Incoming, limit_bytes: usize) -> PushResult {
     match Limited::new(body, limit_bytes).collect().await {
         Ok(collected) => parse_result(&collected.to_bytes(), limit_bytes),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit_bytes)),
-        Err(error) => Err(PushFailure::new(PushErrorKind::AnswerBroken, format!("the answer broke off: {error}"))),
+        Err(error) if error.is::<LengthLimitError>() => too_large(limit_bytes),
+        Err(error) => PushResult::Dropped(format!("the answer broke off: {error}")),
     }
 }
 
-fn too_large(limit_bytes: usize) -> PushFailure {
-    PushFailure::new(PushErrorKind::AnswerTooLarge, format!("the answer has more than {limit_bytes} bytes"))
+fn too_large(limit_bytes: usize) -> PushResult {
+    PushResult::Dropped(format!("the answer has more than {limit_bytes} bytes"))
 }
 
-/// A receiver that answers `OK` did the work: a failure would do it again.
-fn parse_result(bytes: &[u8], limit_bytes: usize) -> Result<Option<Box<RawValue>>, PushFailure> {
+fn parse_result(bytes: &[u8], limit_bytes: usize) -> PushResult {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
+        return PushResult::Empty;
     }
     if let Ok(json) = json::parse::<&RawValue>(bytes, MAX_RESULT_DEPTH) {
-        return Ok(Some(json.to_owned()));
+        return PushResult::Json(json.to_owned());
     }
-    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return PushResult::Dropped("the answer is not UTF-8".to_owned());
+    };
     match to_raw_value(text) {
         // Escapes make it longer
-        Ok(json) if json.get().len() <= limit_bytes => Ok(Some(json)),
-        _ => Err(too_large(limit_bytes)),
+        Ok(json) if json.get().len() <= limit_bytes => PushResult::Json(json),
+        _ => too_large(limit_bytes),
     }
 }
 
@@ -98,7 +109,11 @@ mod tests {
     use super::*;
 
     fn shown(bytes: &[u8]) -> Option<String> {
-        parse_result(bytes, 40).expect("small enough").map(|json| json.get().to_owned())
+        match parse_result(bytes, 40) {
+            PushResult::Json(json) => Some(json.get().to_owned()),
+            PushResult::Empty => None,
+            PushResult::Dropped(why) => Some(why),
+        }
     }
 
     #[test]
@@ -110,7 +125,7 @@ mod tests {
             (b"null\n", Some("null")),
             (b"OK", Some(r#""OK""#)),
             (b"{} {}", Some(r#""{} {}""#)),
-            (b"\xff\xfe", None),
+            (b"\xff\xfe", Some("the answer is not UTF-8")),
         ] {
             assert_eq!(shown(body).as_deref(), expected, "{body:?}");
         }
@@ -119,13 +134,13 @@ mod tests {
     #[test]
     fn a_result_that_no_client_could_read_is_text() {
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
-        let json = parse_result(deep.as_bytes(), 1000).expect("small enough").expect("a result");
+        let PushResult::Json(json) = parse_result(deep.as_bytes(), 1000) else { panic!("a result") };
         assert_eq!(json.get(), format!("\"{deep}\""));
     }
 
     #[test]
     fn text_must_be_small_as_json_too() {
-        assert_eq!(parse_result(&[1; 10], 40).expect_err("60 bytes of escapes").kind, PushErrorKind::AnswerTooLarge);
+        assert_eq!(shown(&[1; 10]).as_deref(), Some("the answer has more than 40 bytes"), "60 bytes of escapes");
     }
 
     #[test]

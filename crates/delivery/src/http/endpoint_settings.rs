@@ -12,6 +12,8 @@ use model::url_template::UrlTemplate;
 
 /// Maximum number of fixed headers of an endpoint.
 pub const MAX_HEADERS: usize = 32;
+/// Maximum bytes of the fixed headers of an endpoint, names and values together: servers refuse more.
+const MAX_FIXED_HEADER_BYTES: usize = 8 * 1024;
 /// Maximum timeout of a push.
 pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// Maximum number of concurrent requests to an endpoint.
@@ -106,7 +108,12 @@ impl FixedHeaders {
     /// An invalid header, a reserved one, a duplicate, or too many.
     pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, EndpointError> {
         let mut map = HeaderMap::new();
+        let mut bytes = 0;
         for (name, value) in headers {
+            bytes += name.len() + value.len();
+            if bytes > MAX_FIXED_HEADER_BYTES {
+                return Err(EndpointError(format!("at most {MAX_FIXED_HEADER_BYTES} bytes of headers")));
+            }
             let name = parse_header_name(name).map_err(EndpointError)?;
             let mut value = HeaderValue::from_str(value)
                 .map_err(|_| EndpointError(format!("visible characters in the value of header {name}")))?;
@@ -208,6 +215,8 @@ mod tests {
             assert!(FixedHeaders::parse([(name, value)]).is_err(), "{name}");
         }
         assert!(FixedHeaders::parse([("a", "1"), ("A", "2")]).is_err(), "twice");
+        let long = "x".repeat(MAX_FIXED_HEADER_BYTES);
+        assert!(FixedHeaders::parse([("a", long.as_str())]).expect_err("long").to_string().contains("8192 bytes"));
         let headers = FixedHeaders::parse([("Authorization", "Bearer geheim")]).expect("allowed");
         assert!(!format!("{headers:?}").contains("geheim"));
     }

@@ -19,6 +19,8 @@ pub struct PushError {
     pub status: Option<u16>,
     /// Whether the request was sent: not while the breaker is open.
     pub was_sent: bool,
+    /// Whether the request is at fault, and not the endpoint: the next request may succeed.
+    pub is_request_at_fault: bool,
 }
 
 /// Whether and when another attempt may follow.
@@ -54,7 +56,6 @@ pub(super) enum PushErrorKind {
     TlsFailed,
     Timeout,
     AnswerBroken,
-    AnswerTooLarge,
     Redirected,
     Rejected,
     Deferred,
@@ -67,7 +68,7 @@ pub(super) enum PushErrorKind {
 impl PushErrorKind {
     /// Every kind, for tests of the table.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::RequestInvalid,
         Self::AddressRefused,
         Self::DnsFailed,
@@ -76,7 +77,6 @@ impl PushErrorKind {
         Self::TlsFailed,
         Self::Timeout,
         Self::AnswerBroken,
-        Self::AnswerTooLarge,
         Self::Redirected,
         Self::Rejected,
         Self::Deferred,
@@ -99,8 +99,6 @@ impl PushErrorKind {
             Self::TlsFailed => ("push_tls_failed", ByPolicy, Unhealthy),
             Self::Timeout => ("push_timeout", ByPolicy, Unhealthy),
             Self::AnswerBroken => ("push_answer_broken", ByPolicy, Unhealthy),
-            // The work is done, and a retry would do it again for the same answer
-            Self::AnswerTooLarge => ("push_answer_too_large", Never, Healthy),
             // A redirect stays until somebody changes the URL
             Self::Redirected => ("push_redirected", Never, Healthy),
             Self::Rejected => ("push_rejected", Never, Healthy),
@@ -122,6 +120,11 @@ impl PushErrorKind {
             400..=499 => Self::Rejected,
             _ => Self::ServerError,
         }
+    }
+
+    /// Whether a status is about this request: 4xx, unless it says that the endpoint is closed to Galley or is not there.
+    const fn blames_request(status: u16) -> bool {
+        matches!(status, 400..=499) && !matches!(status, 401 | 403 | 404 | 410)
     }
 
     pub(super) const fn health(self) -> EndpointHealth {
@@ -160,7 +163,16 @@ impl From<PushFailure> for PushError {
             (retry, _) => retry,
         };
         let was_sent = failure.kind != PushErrorKind::BreakerOpen;
-        Self { code: failure.kind.code(), message: failure.message, retry, status: failure.status, was_sent }
+        let is_request_at_fault =
+            failure.status.map_or(failure.kind == PushErrorKind::RequestInvalid, PushErrorKind::blames_request);
+        Self {
+            code: failure.kind.code(),
+            message: failure.message,
+            retry,
+            status: failure.status,
+            was_sent,
+            is_request_at_fault,
+        }
     }
 }
 
@@ -197,6 +209,17 @@ mod tests {
             PushRetry::After(Duration::from_secs(7))
         );
         assert_eq!(PushError::from(failure(PushErrorKind::Rejected)).retry, PushRetry::Never);
+    }
+
+    #[test]
+    fn a_4xx_blames_the_request_unless_it_is_about_the_endpoint() {
+        let blamed =
+            |kind, status| PushError::from(PushFailure { status, ..PushFailure::new(kind, "x") }).is_request_at_fault;
+        for status in 100..=999 {
+            let is_blamed = (400..500).contains(&status) && ![401, 403, 404, 410].contains(&status);
+            assert_eq!(blamed(PushErrorKind::of_status(status), Some(status)), is_blamed, "{status}");
+        }
+        assert!(blamed(PushErrorKind::RequestInvalid, None) && !blamed(PushErrorKind::Timeout, None));
     }
 
     #[test]

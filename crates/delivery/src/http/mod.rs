@@ -9,7 +9,7 @@
 //! | `endpoint_settings`, `subscription_target` | settings of an endpoint; an endpoint for a subscription |
 //! | `network`, `address` | connections and DNS; which addresses are allowed |
 //! | `request`, `signature` | builds and signs a request |
-//! | `answer`, `error` | reads an answer; kinds of failure |
+//! | `answer`, `status_probe`, `error` | reads an answer; its status if it cannot be parsed; kinds of failure |
 //! | `breaker` | the circuit breaker |
 //!
 //! Deliberately absent: redirects, proxies, cookies, compressed answers, HTTP/2.
@@ -22,6 +22,7 @@ mod error;
 mod network;
 mod request;
 pub mod signature;
+mod status_probe;
 mod subscription_target;
 
 use std::{
@@ -45,7 +46,7 @@ use tokio::{
 };
 
 pub use self::{
-    answer::{MAX_RETRY_AFTER, PushAnswer},
+    answer::{MAX_RETRY_AFTER, PushAnswer, PushResult},
     breaker::{BreakerSettings, TargetAvailability},
     endpoint_settings::{
         EndpointError, EndpointSettings, FixedHeaders, MAX_ANSWER_BYTES, MAX_CONCURRENCY, MAX_HEADERS, MAX_TIMEOUT,
@@ -59,6 +60,7 @@ use self::{
     breaker::{Breaker, BreakerOutcome, BreakerPermit},
     error::{EndpointHealth, PushErrorKind, PushFailure},
     network::{ConnectError, PushConnector, error_chain},
+    status_probe::StatusProbe,
 };
 pub use model::url_template::{UrlError, UrlTemplate};
 
@@ -102,6 +104,10 @@ impl Endpoint {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(settings.concurrency.min(MAX_IDLE_CONNECTIONS))
             .http1_max_buf_size(BUFFER_BYTES)
+            // The status is what matters: a header that breaks a rule must not hide it
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             .build(network.connector(settings.allow_private, settings.connect_timeout));
         let headers = settings.headers.map().values().filter_map(|value| value.to_str().ok());
         let words = headers.flat_map(str::split_whitespace).filter(|word| word.len() >= MIN_REDACTED_CHARS);
@@ -156,17 +162,18 @@ impl Endpoint {
         let path = built.uri().path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default();
         let query = built.uri().query().map(str::to_owned).unwrap_or_default();
         let response = match timeout_at(deadline, self.client.request(built)).await {
-            Ok(response) => response.map_err(|error| client_failure(&error))?,
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return unparsed_answer(&error),
             Err(_) => return Err(self.timeout_failure()),
         };
         let status = response.status();
         if !status.is_success() {
             return Err(self.read_refusal(response, deadline, [path, query]).await);
         }
-        let result = answer::read_result(response.into_body(), self.settings.answer_limit_bytes);
-        let read = timeout_at(deadline, result).await.unwrap_or_else(|_| Err(self.timeout_failure()));
-        let body = read.map_err(|failure| PushFailure { status: Some(status.as_u16()), ..failure })?;
-        Ok(PushAnswer { status: status.as_u16(), body })
+        let reading = answer::read_result(response.into_body(), self.settings.answer_limit_bytes);
+        let result = timeout_at(deadline, reading).await;
+        let result = result.unwrap_or_else(|_| PushResult::Dropped(self.timeout_failure().message));
+        Ok(PushAnswer { status: status.as_u16(), result })
     }
 
     /// The failure of a status other than 2xx. The body is only shown to people, so a missing one is harmless.
@@ -241,6 +248,15 @@ impl AdmittedRequest<'_> {
 impl Drop for AdmittedRequest<'_> {
     fn drop(&mut self) {
         self.record_outcome(BreakerOutcome::Unknown);
+    }
+}
+
+/// The answer whose head cannot be parsed: a success if its status line says so.
+fn unparsed_answer(error: &legacy::Error) -> Result<PushAnswer, PushFailure> {
+    let failure = client_failure(error);
+    match StatusProbe::status_of(error) {
+        Some(status @ 200..=299) => Ok(PushAnswer { status, result: PushResult::Dropped(failure.message) }),
+        _ => Err(failure),
     }
 }
 

@@ -28,6 +28,7 @@ use tower_service::Service;
 use super::{
     address,
     error::{PushErrorKind, PushFailure},
+    status_probe::ProbedStream,
 };
 
 /// Maximum number of addresses of a name that are tried, one after the other.
@@ -262,7 +263,7 @@ pub(super) struct PushConnector {
 }
 
 impl Service<Uri> for PushConnector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = ProbedStream<MaybeHttpsStream<TokioIo<TcpStream>>>;
     type Error = ConnectError;
     type Future = ConnectFuture<Self::Response>;
 
@@ -274,7 +275,7 @@ impl Service<Uri> for PushConnector {
         let (connecting, limit) = (self.https.call(uri), self.timeout);
         Box::pin(async move {
             match tokio::time::timeout(limit, connecting).await {
-                Ok(connected) => connected.map_err(|error| from_https(&error)),
+                Ok(connected) => connected.map(ProbedStream::new).map_err(|error| from_https(&error)),
                 Err(_) => Err(ConnectError::new(PushErrorKind::ConnectTimeout, "no connection in time")),
             }
         })

@@ -1,6 +1,9 @@
 //! Builds one HTTP request.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use http::{
@@ -8,7 +11,7 @@ use http::{
     header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
 };
 use http_body_util::Full;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use model::message::{MAX_ATTRIBUTES_BYTES, cloud_event};
 
 use super::{
     EndpointSettings, endpoint_settings,
@@ -16,15 +19,13 @@ use super::{
     signature::sign,
 };
 
-/// Maximum bytes of a request's headers, names and values together.
-pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Maximum bytes of a request's headers, names and values together: the attributes of any event that can be published,
+/// and room for what Galley says itself.
+pub const MAX_HEADER_BYTES: usize = MAX_ATTRIBUTES_BYTES + 8 * 1024;
 /// Maximum length of a `webhook-id` in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
 const AGENT: &str = concat!("galley/", env!("CARGO_PKG_VERSION"));
-
-/// The characters that the HTTP binding of `CloudEvents` encodes in the value of a `ce-` header.
-const CE_HEADER_ENCODE_SET: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -64,19 +65,20 @@ pub(super) fn build(
 }
 
 fn add_headers(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {
-    let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_HEADER_BYTES {
-        return Err(format!("headers must have at most {MAX_HEADER_BYTES} bytes together, got {bytes}"));
-    }
+    let mut bytes = 0;
     for (name, text) in given {
         let name =
             endpoint_settings::parse_header_name(name).map_err(|allowed| format!("a request must have {allowed}"))?;
-        let value = if name.as_str().starts_with("ce-") {
-            HeaderValue::try_from(utf8_percent_encode(text, CE_HEADER_ENCODE_SET).to_string())
-        } else {
-            HeaderValue::from_str(text)
+        let value = match name.as_str().strip_prefix("ce-") {
+            Some(attribute) => Cow::Owned(cloud_event::attribute_header(attribute, text).1),
+            None => Cow::Borrowed(*text),
         };
-        headers.insert(&name, value.map_err(|_| format!("header {name} must have visible characters"))?);
+        bytes += name.as_str().len() + value.len();
+        let value = HeaderValue::from_str(&value).map_err(|_| format!("header {name} must have visible characters"))?;
+        headers.insert(&name, value);
+    }
+    if bytes > MAX_HEADER_BYTES {
+        return Err(format!("headers must have at most {MAX_HEADER_BYTES} bytes together, got {bytes}"));
     }
     Ok(())
 }

@@ -167,7 +167,7 @@ async fn no_message_and_no_debug_shows_a_secret() {
         ("/geheim-3", WebhookReply::Hang),
         ("/geheim-3", WebhookReply::Close),
         ("/geheim-3", WebhookReply::new(404, "", &format!("no such key: {SECRET}, geheim-2"))),
-        ("/geheim-3", WebhookReply::Endless("HTTP/1.1 200 OK\r\n\r\n")),
+        ("/geheim-3", WebhookReply::Endless("HTTP/1.1 500 X\r\n\r\n")),
         ("/?geheim-4", WebhookReply::new(302, "location: /geheim-5\r\n", "")),
     ] {
         let server = Server::start([reply]).await;

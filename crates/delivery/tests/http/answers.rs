@@ -2,13 +2,21 @@
 
 use std::time::Duration;
 
-use delivery::http::{Endpoint, EndpointSettings, PushAnswer, PushRetry};
+use delivery::http::{Endpoint, EndpointSettings, PushAnswer, PushResult, PushRetry};
 
 use crate::kit::{Server, WebhookReply, endpoint, post, post_error, settings, system_network};
 
 async fn answered(reply: WebhookReply) -> PushAnswer {
     let server = Server::start([reply]).await;
     post(&endpoint(&server.url("/"))).await.expect("a success")
+}
+
+fn json(result: &PushResult) -> Option<&str> {
+    match result {
+        PushResult::Json(json) => Some(json.get()),
+        PushResult::Empty => None,
+        PushResult::Dropped(why) => panic!("{why}"),
+    }
 }
 
 #[tokio::test]
@@ -35,7 +43,7 @@ async fn a_success_has_its_status_and_its_body() {
         ),
     ] {
         let answer = answered(reply.clone()).await;
-        assert_eq!((answer.status, answer.body.as_ref().map(|json| json.get())), (status, body), "{reply:?}");
+        assert_eq!((answer.status, json(&answer.result)), (status, body), "{reply:?}");
     }
 }
 
@@ -85,40 +93,63 @@ async fn a_failure_has_the_code_of_its_status_and_says_what_follows() {
 
 #[tokio::test]
 async fn what_is_no_answer_is_told_apart() {
-    for (reply, code, status) in [
-        (WebhookReply::Close, "push_answer_broken", None),
-        (WebhookReply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "push_answer_broken", None),
+    for (reply, code) in [
+        (WebhookReply::Close, "push_answer_broken"),
+        (WebhookReply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "push_answer_broken"),
+        (WebhookReply::Raw([b"HTTP/1.1 500 X\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()), "push_answer_broken"),
         (
-            WebhookReply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()),
+            WebhookReply::Raw(b"HTTP/1.1 500 X\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n12".to_vec()),
             "push_answer_broken",
-            None,
         ),
-        (
-            WebhookReply::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec()),
-            "push_answer_broken",
-            Some(200),
-        ),
+        (WebhookReply::Cut(b"HTTP/1.1 200 OK\r\nx: ".to_vec()), "push_answer_broken"),
     ] {
         let server = Server::start([reply]).await;
         let error = post_error(&endpoint(&server.url("/"))).await;
-        assert_eq!((error.code, error.retry, error.status), (code, PushRetry::ByPolicy, status), "{}", error.message);
+        assert_eq!((error.code, error.retry, error.status), (code, PushRetry::ByPolicy, None), "{}", error.message);
     }
 }
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nfffffff\r\n";
+
+async fn assert_dropped(reply: WebhookReply, said: &str) {
+    let server = Server::start([reply]).await;
+    let settings = EndpointSettings { timeout: TIMEOUT, ..settings(&server.url("/")) };
+    let answer = post(&Endpoint::new(settings, &system_network()).expect("allowed")).await.expect("a success");
+    let PushResult::Dropped(why) = answer.result else { panic!("{said}: {answer:?}") };
+    assert!(answer.status == 200 && why.contains(said), "{said}: {why}");
+    testkit::eventually("a closed connection", || async { (server.closed_connections() == 1).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_2xx_is_a_success_whatever_its_body() {
+    let raw = |text: &str| WebhookReply::Raw(text.as_bytes().to_vec());
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
+    assert_dropped(raw(&format!("{chunked}zz\r\n")), "broke off").await;
+    assert_dropped(raw(&format!("{chunked}2\r\n[1]]\r\n0\r\n\r\n")), "broke off").await;
+    assert_dropped(WebhookReply::Cut(cut.as_bytes().to_vec()), "broke off").await;
+    assert_dropped(WebhookReply::Cut(format!("{chunked}2\r\n[1").into_bytes()), "broke off").await;
+    assert_dropped(WebhookReply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "no whole answer").await;
+    for head in ["content-length: 1\r\ncontent-length: 2", "content-length: many", "content-length: -1"] {
+        assert_dropped(raw(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n12")), "the connection broke").await;
+    }
+    assert_dropped(WebhookReply::Raw([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()), "broke")
+        .await;
+    let odd = "HTTP/1.1 200 OK\r\nbad header\r\nspace : x\r\ncontent-length: 1\r\n\r\n7";
+    assert_eq!(json(&answered(raw(odd)).await.result), Some("7"));
+    let deep = "[".repeat(100);
+    assert_eq!(json(&answered(WebhookReply::ok(&deep)).await.result), Some(format!("\"{deep}\"").as_str()));
+}
 
 #[tokio::test]
 async fn a_huge_and_an_endless_answer_end_at_the_limit() {
     let huge = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n";
     for reply in [WebhookReply::ok(&"1".repeat(1_048_577)), WebhookReply::Endless(CHUNKED), WebhookReply::Endless(huge)]
     {
-        let server = Server::start([reply]).await;
-        let error = post_error(&endpoint(&server.url("/"))).await;
-        assert_eq!((error.code, error.retry, error.status), ("push_answer_too_large", PushRetry::Never, Some(200)));
-        testkit::eventually("a closed connection", || async { (server.closed_connections() == 1).then_some(()) }).await;
+        assert_dropped(reply, "more than 1048576 bytes").await;
     }
     let most = "1".repeat(1_048_576);
-    assert_eq!(answered(WebhookReply::ok(&most)).await.body.map(|json| json.get().len()), Some(most.len()));
+    assert_eq!(json(&answered(WebhookReply::ok(&most)).await.result).map(str::len), Some(most.len()));
 }
 
 #[tokio::test]
@@ -146,7 +177,6 @@ async fn silence_and_a_trickle_end_with_the_time() {
     tokio::join!(
         ends_with_the_time(WebhookReply::Hang, "push_timeout", None),
         ends_with_the_time(WebhookReply::Trickle("HTTP/1.1 200 OK\r\nx: "), "push_timeout", None),
-        ends_with_the_time(WebhookReply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), "push_timeout", Some(200)),
         ends_with_the_time(WebhookReply::Trickle("HTTP/1.1 500 X\r\n\r\n"), "push_server_error", Some(500)),
     );
 }

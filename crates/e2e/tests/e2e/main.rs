@@ -45,6 +45,7 @@ mod sse;
 mod subscriptions_api;
 mod subscriptions_backlog;
 mod subscriptions_delivery;
+mod subscriptions_failures;
 mod subscriptions_refused;
 mod subscriptions_workers;
 mod timing;

@@ -131,15 +131,14 @@ async fn retry_after_goes_before_the_delay_of_the_policy() {
 }
 
 #[tokio::test]
-async fn endpoints_that_hang_trickle_never_end_or_point_elsewhere_cost_an_attempt_and_no_more() {
+async fn endpoints_that_hang_trickle_or_point_elsewhere_cost_an_attempt_and_no_more() {
     let kit = GalleyKit::start().await;
     let canary = WebhookReceiver::start([WebhookReply::ok("1")]).await;
     let location = format!("location: {}\r\n", canary.url("/"));
-    let head = "HTTP/1.1 200 OK\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\nx: ";
     let all = [
         ("a.hang", WebhookReply::Hang, ", timeout_ms = 300", "push_timeout"),
         ("a.trickle", WebhookReply::Trickle(head), ", timeout_ms = 300", "push_timeout"),
-        ("a.endless", WebhookReply::Endless(head), ", answer_limit_bytes = 65536", "push_answer_too_large"),
         ("a.redirect", WebhookReply::new(302, &location, ""), "", "push_redirected"),
         ("a.close", WebhookReply::Close, "", "push_answer_broken"),
         ("a.nonsense", WebhookReply::Raw(b"EHLO\r\n\r\n".to_vec()), "", "push_answer_broken"),
@@ -166,6 +165,37 @@ async fn endpoints_that_hang_trickle_never_end_or_point_elsewhere_cost_an_attemp
     let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&id, "completed").await;
     assert!(worker.is_running());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_did_the_work_is_not_asked_again_whatever_it_answers() {
+    let kit = GalleyKit::start().await;
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (mut rules, mut receivers) = (String::new(), Vec::new());
+    for (job_type, reply, more) in [
+        ("a.trickle", WebhookReply::Trickle("HTTP/1.1 200 OK\r\n\r\n"), ", timeout_ms = 300"),
+        ("a.endless", WebhookReply::Endless("HTTP/1.1 201 Created\r\n\r\n"), ", answer_limit_bytes = 65536"),
+        ("a.cut", WebhookReply::Cut(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec()), ""),
+        ("a.chunk", WebhookReply::Cut(format!("{chunked}zz\r\n").into_bytes()), ""),
+        ("a.bytes", WebhookReply::Cut(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n\xff".to_vec()), ""),
+        // Larger than results of jobs may be, and not than answers
+        ("a.large", WebhookReply::ok(&format!("\"{}\"", "x".repeat(2_000))), ""),
+    ] {
+        let receiver = WebhookReceiver::start([reply]).await;
+        rules += &rule(job_type, &receiver, more);
+        receivers.push((job_type, receiver));
+    }
+    let folder = TestFolder::with_rules(&rules);
+    let limit = ("GALLEY__JOBS__RESULT_LIMIT_BYTES", "1024");
+    let worker = kit.start_worker(&[(RULES_VARIABLE, &folder.path_text("rules.toml")), limit]).await;
+    for (job_type, receiver) in &receivers {
+        let id = kit.enqueue(&job_body(job_type, &json!([]))).await;
+        let job = kit.wait_for_state(&id, "completed").await;
+        assert_eq!((&job["attempt"], &job["result"]), (&json!(1), &Value::Null), "{job}");
+        assert!(job["result_dropped"].as_str().is_some_and(|why| why.contains("answer")), "{job}");
+        assert_eq!(receiver.requests().len(), 1, "{job_type}");
+    }
+    assert_eq!(worker.events("result.dropped").len(), receivers.len());
 }
 
 #[tokio::test]

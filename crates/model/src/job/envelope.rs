@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 26] = [
+pub const SYSTEM_MANAGED: [&str; 27] = [
     "id",
     "state",
     "queue",
@@ -37,6 +37,7 @@ pub const SYSTEM_MANAGED: [&str; 26] = [
     "error",
     "errors",
     "result",
+    "result_dropped",
     "worker_id",
     "token",
     "lease_ms",

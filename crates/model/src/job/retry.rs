@@ -200,7 +200,9 @@ impl RetryPolicy {
         Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).max(MIN_RETRY_DELAY)
     }
 
-    fn is_non_retryable(&self, error_type: &str) -> bool {
+    /// Whether the policy wants no other attempt after an error of this type.
+    #[must_use]
+    pub fn is_non_retryable(&self, error_type: &str) -> bool {
         self.non_retryable_errors.iter().any(|entry| match entry.strip_suffix(".*") {
             Some(prefix) => error_type.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
             None => entry == error_type,

@@ -40,6 +40,8 @@ pub struct JobView<'a> {
     pub has_run: bool,
     /// The result, as JSON.
     pub result: Option<&'a str>,
+    /// Why there is no result although it had one, for people.
+    pub result_dropped: Option<&'a str>,
     /// The workflow that it belongs to.
     pub workflow: Option<Membership>,
     /// Results of the jobs before it in its workflow, as JSON.
@@ -79,6 +81,7 @@ impl<'a> JobView<'a> {
             ended_at: None,
             has_run: true,
             result: None,
+            result_dropped: None,
             workflow: None,
             parent_results: None,
             worker_id: None,
@@ -112,6 +115,9 @@ impl<'a> JobView<'a> {
         }
         if let Some(result) = self.result {
             out.raw("result", result);
+        }
+        if let Some(why) = self.result_dropped {
+            out.text("result_dropped", why);
         }
         if let Some(membership) = self.workflow {
             out.text("workflow_id", &membership.workflow.to_string()).number("workflow_index", membership.index);

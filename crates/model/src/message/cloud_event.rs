@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde_json::value::RawValue;
 
-use super::{MAX_ATTRIBUTES_BYTES, MessageError, NewMessage};
+use super::{MAX_ATTRIBUTES_BYTES, MessageError, NewMessage, essence};
 use common::{
     json::{self, Object, ObjectWriter},
     name::quoted,
@@ -19,6 +19,8 @@ pub const STRUCTURED_MEDIA_TYPE: &str = "application/cloudevents+json";
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
 /// The prefix of the headers of binary mode.
 const HEADER_PREFIX: &str = "ce-";
+/// The characters that the HTTP binding encodes in the value of an attribute's header.
+const HEADER_ENCODE_SET: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 const REQUIRED_ATTRIBUTES: [&str; 4] = ["specversion", "id", "source", "type"];
 /// Attributes of one event.
 const MAX_ATTRIBUTES: usize = 64;
@@ -32,10 +34,41 @@ pub fn is_cloud_events(essence: &str) -> bool {
     essence.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
+/// The error of an event in an encoding that is not supported.
+#[must_use]
+pub fn unsupported_encoding() -> MessageError {
+    MessageError::Unsupported(format!(
+        "a CloudEvent must be sent as {STRUCTURED_MEDIA_TYPE}, or with ce- headers; {BATCH_MEDIA_TYPE} goes to the \
+         path that ends in /batch"
+    ))
+}
+
 /// Whether a header is an attribute of binary mode, valid or not.
 #[must_use]
 pub fn is_attribute_header(header: &str) -> bool {
     header.starts_with(HEADER_PREFIX)
+}
+
+/// Whether a content type is that of an event in structured mode, in any spelling.
+#[must_use]
+pub fn is_structured(content_type: &str) -> bool {
+    essence(content_type).eq_ignore_ascii_case(STRUCTURED_MEDIA_TYPE)
+}
+
+/// The header of an attribute in binary mode.
+#[must_use]
+pub fn attribute_header(name: &str, value: &str) -> (String, String) {
+    (format!("{HEADER_PREFIX}{name}"), utf8_percent_encode(value, HEADER_ENCODE_SET).to_string())
+}
+
+/// An attribute as text, the same in every mode: a string as it is, a boolean and an integer in their canonical form.
+#[must_use]
+pub fn attribute_text(value: &RawValue) -> Cow<'_, str> {
+    if let Some(text) = parse_string(value) {
+        return Cow::Owned(text);
+    }
+    // An integer has one spelling except for zero, which may be -0
+    value.get().parse::<i32>().map_or(Cow::Borrowed(value.get()), |number| Cow::Owned(number.to_string()))
 }
 
 /// The attributes in headers, as JSON; none if there are no such headers.
@@ -75,12 +108,14 @@ pub fn attributes_from_headers<'a>(
             )));
         }
     }
-    let mut attributes = ObjectWriter::default();
+    let (mut attributes, mut size) = (ObjectWriter::default(), 0);
     for (name, value) in &given {
         check_value(name, value)?;
         attributes.text(name, value);
+        size += header_size(name, value);
     }
-    check_size(attributes.finish()).map(Some)
+    check_size(size)?;
+    Ok(Some(attributes.finish()))
 }
 
 /// The value of a header without quotes and percent-encoding.
@@ -131,7 +166,7 @@ fn parse_attributes(members: &Object<'_>) -> Result<String, MessageError> {
         }
     }
     let mut attributes = ObjectWriter::default();
-    let mut count = 0;
+    let (mut count, mut size) = (0, 0);
     for (name, value) in members.iter().filter(|(name, _)| !["data", "data_base64"].contains(name)) {
         check_name(name)?;
         if value.get() == "null" {
@@ -149,9 +184,11 @@ fn parse_attributes(members: &Object<'_>) -> Result<String, MessageError> {
         }
         attributes.raw(name, value.get());
         count += 1;
+        size += header_size(name, &attribute_text(value));
     }
     check_count(count)?;
-    check_size(attributes.finish())
+    check_size(size)?;
+    Ok(attributes.finish())
 }
 
 fn parse_string(value: &RawValue) -> Option<String> {
@@ -199,11 +236,20 @@ fn check_count(count: usize) -> Result<(), MessageError> {
     Err(MessageError::invalid(format!("a CloudEvent must have at most {MAX_ATTRIBUTES} attributes")))
 }
 
-fn check_size(attributes: String) -> Result<String, MessageError> {
-    if attributes.len() <= MAX_ATTRIBUTES_BYTES {
-        return Ok(attributes);
+/// The bytes that an attribute takes when it is delivered in a header.
+fn header_size(name: &str, value: &str) -> usize {
+    let (header, value) = attribute_header(name, value);
+    header.len() + value.len()
+}
+
+fn check_size(bytes: usize) -> Result<(), MessageError> {
+    if bytes <= MAX_ATTRIBUTES_BYTES {
+        return Ok(());
     }
-    Err(MessageError::invalid(format!("the attributes of a CloudEvent must have at most {MAX_ATTRIBUTES_BYTES} bytes")))
+    Err(MessageError::invalid(format!(
+        "the attributes of a CloudEvent must have at most {MAX_ATTRIBUTES_BYTES} bytes as headers of binary mode, \
+         names and percent-encoded values together, got {bytes}"
+    )))
 }
 
 #[cfg(test)]
@@ -267,6 +313,21 @@ mod tests {
         }
         let twice = [&GOOD[..], &GOOD[1..2]].concat();
         assert!(binary(&twice).expect_err("twice").to_string().contains("ce-id must be given once"));
+    }
+
+    #[test]
+    fn the_limit_of_attributes_is_that_of_the_headers_that_deliver_them() {
+        // Nine bytes each when they are delivered, three as JSON
+        let text = "饭".repeat(MAX_ATTRIBUTES_BYTES / 9);
+        let encoded = "%E9%A5%AD".repeat(MAX_ATTRIBUTES_BYTES / 9);
+        let headers = [&GOOD[..], &[("ce-x", encoded.as_str())]].concat();
+        let said = binary(&headers).expect_err("too long").to_string();
+        assert!(said.contains("at most 16384 bytes as headers"), "{said}");
+        let body = format!(r#"{{"specversion":"1.0","id":"1","source":"/k","type":"t","x":"{text}"}}"#);
+        assert!(parse_structured(body.as_bytes(), 64).expect_err("too long").to_string().contains("16384"));
+        let half = &text[..text.len() / 6 * 3];
+        let body = format!(r#"{{"specversion":"1.0","id":"1","source":"/k","type":"t","x":"{half}"}}"#);
+        assert!(parse_structured(body.as_bytes(), 64).is_ok());
     }
 
     #[test]

@@ -49,6 +49,17 @@ pub struct HistoryNeighbors {
     pub next: Option<Position>,
     /// The newest position ever; none if there is no history.
     pub head: Option<Position>,
+    /// The last position before the newest epoch, or of a history that expired, if it is known.
+    pub predecessor: Option<Position>,
+}
+
+impl HistoryNeighbors {
+    /// Whether a position is the last one of an earlier history or epoch, and the next one is the first of the newest.
+    fn is_followed_by_new_epoch(&self, after: Position) -> bool {
+        let is_first = |next: Position| next.sequence == 0 && self.head.is_none_or(|head| head.epoch == next.epoch);
+        // Without a history nothing follows yet
+        self.predecessor == Some(after) && (self.head.is_none() || self.next.is_some_and(is_first))
+    }
 }
 
 /// Whether messages are missing.
@@ -67,7 +78,7 @@ pub enum Continuity {
 #[must_use]
 pub fn check_continuity(after: Position, around: HistoryNeighbors) -> Continuity {
     let gap = |count| Continuity::Gap(Gap { from: after, to: around.next, count });
-    if around.is_retained || around.next == Some(after.next()) {
+    if around.is_retained || around.next == Some(after.next()) || around.is_followed_by_new_epoch(after) {
         return Continuity::Contiguous;
     }
     let Some(head) = around.head else {
@@ -121,6 +132,28 @@ mod tests {
             before: kept.iter().copied().filter(|position| *position < after).max(),
             next: kept.iter().copied().filter(|position| *position > after).min(),
             head,
+            predecessor: None,
+        }
+    }
+
+    #[test]
+    fn an_expiry_after_the_last_message_was_read_is_no_gap() {
+        let (last, first) = (at(5, 7), at(9, 0));
+        let check = |after, next: Option<Position>, head| {
+            let around = HistoryNeighbors { is_retained: false, before: None, next, head, predecessor: Some(last) };
+            check_continuity(after, around)
+        };
+        assert_eq!(check(last, None, None), Continuity::Contiguous, "nothing was published since");
+        assert_eq!(check(last, Some(first), Some(first)), Continuity::Contiguous);
+        assert_eq!(check(last, Some(first), Some(at(9, 4))), Continuity::Contiguous);
+        for (after, next, head) in [
+            (at(5, 6), None, None),
+            (at(5, 6), Some(first), Some(first)),
+            (last, Some(at(9, 1)), Some(at(9, 1))),
+            (last, Some(first), Some(at(10, 0))),
+            (last, None, Some(first)),
+        ] {
+            assert!(matches!(check(after, next, head), Continuity::Gap(_)), "{after} {next:?} {head:?}");
         }
     }
 

@@ -35,7 +35,16 @@ pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, Mess
         _ => return Err(MessageError::invalid("a message must have either data or data_base64")),
     };
     let content_type = content_type.map(Cow::Owned).or(implied.map(Cow::Borrowed));
-    Ok(NewMessage { body, content_type, attributes: None })
+    let attributes = match content_type.as_deref() {
+        Some(content_type) if cloud_event::is_structured(content_type) => {
+            cloud_event::parse_structured(&body, depth_limit)?.attributes
+        }
+        Some(content_type) if cloud_event::is_cloud_events(content_type) => {
+            return Err(cloud_event::unsupported_encoding());
+        }
+        _ => None,
+    };
+    Ok(NewMessage { body, content_type, attributes })
 }
 
 /// Reads one event of a batch of `CloudEvents`.
@@ -90,6 +99,14 @@ mod tests {
     }
 
     #[test]
+    fn an_event_in_structured_mode_has_its_attributes() {
+        let item = r#"{"content_type":"Application/CloudEvents+JSON",
+            "data":{"specversion":"1.0","id":"1","source":"/k","type":"t","data":1}}"#;
+        let message = parse(serde_json::from_str(item).expect("JSON"), 8).expect("an event");
+        assert_eq!(message.attributes.as_deref(), Some(r#"{"specversion":"1.0","id":"1","source":"/k","type":"t"}"#));
+    }
+
+    #[test]
     fn anything_else_is_refused() {
         for (item, said) in [
             ("{}", "either data or data_base64"),
@@ -97,6 +114,8 @@ mod tests {
             (r#"{"data":1,"type":"x"}"#, "nothing else"),
             (r#"{"data":1,"content_type":"text/plain"}"#, "data must be a string"),
             (r#"{"data_base64":"A"}"#, "base64"),
+            (r#"{"data":{},"content_type":"application/cloudevents+json"}"#, "must have the attribute specversion"),
+            (r#"{"data":"x","content_type":"application/CloudEvents+xml"}"#, "a CloudEvent must be sent as"),
             (r#"{"data_base64":1}"#, "must be strings"),
             (r#"{"data":1,"content_type":"a\nb"}"#, "printable"),
             ("7", "a JSON object"),

@@ -27,7 +27,7 @@ pub use stored_message::{StoredMessage, plain_to_json};
 
 /// Longest content type that is kept with a message, in bytes.
 pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
-/// Longest context attributes of a `CloudEvent` that are kept with a message, in bytes of JSON.
+/// Longest context attributes of a `CloudEvent`, in bytes of the headers that deliver them: names and encoded values.
 pub const MAX_ATTRIBUTES_BYTES: usize = 16_384;
 
 /// A message to publish.
@@ -99,7 +99,8 @@ pub fn is_json(content_type: &str) -> bool {
     essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>, MessageError> {
+/// Base64 with its padding, as bytes.
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, MessageError> {
     BASE64_STANDARD.decode(text).map_err(|_| MessageError::invalid("data_base64 must be base64 with its padding"))
 }
 

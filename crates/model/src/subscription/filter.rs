@@ -1,22 +1,22 @@
 //! Which messages a subscription delivers: conditions on the attributes of `CloudEvents` and on values in JSON data,
-//! all of which must match.
+//! all of which must match. The same event matches in every mode in which it can be published.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::message::{StoredMessage, cloud_event, essence, is_json};
-use common::{json, name::quoted};
+use super::{
+    exact_json::{child, find},
+    filter_condition::{FilterCondition, check_text},
+};
+use crate::message::{StoredMessage, cloud_event, decode_base64, is_json};
+use common::{json::Object, name::quoted};
 
 /// Most conditions of one filter.
 const MAX_CONDITIONS: usize = 32;
-/// Most values of one condition.
-const MAX_VALUES: usize = 100;
-/// Most characters of an attribute's name, of a pointer, and of a text to compare with.
-const MAX_TEXT_CHARS: usize = 256;
-/// Deepest data that a condition can match.
-const DEPTH_LIMIT: usize = 64;
+/// The attribute that binary mode sends as content type.
+const DATA_CONTENT_TYPE: &str = "datacontenttype";
 
 /// Which messages are delivered. An empty filter matches all.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -30,84 +30,15 @@ pub struct MessageFilter {
     data: BTreeMap<String, FilterCondition>,
 }
 
-/// What a value must be. An absent value matches nothing.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-enum FilterCondition {
-    Equals(Value),
-    Prefix { prefix: String },
-    AnyOf { any_of: Vec<Value> },
-}
-
-impl<'de> Deserialize<'de> for FilterCondition {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let allowed = "a string, a number, true, false or null, {\"prefix\": \"...\"} or {\"any_of\": [...]}";
-        let value = Value::deserialize(deserializer)?;
-        let refused =
-            |value: &Value| D::Error::custom(format!("expected {allowed}, got {}", quoted(&value.to_string())));
-        let Value::Object(members) = &value else {
-            return if is_scalar(&value) { Ok(Self::Equals(value)) } else { Err(refused(&value)) };
-        };
-        let mut members_of_it = members.iter();
-        match (members_of_it.next(), members_of_it.next()) {
-            (Some((name, Value::String(prefix))), None) if name == "prefix" => {
-                Ok(Self::Prefix { prefix: prefix.clone() })
-            }
-            (Some((name, Value::Array(values))), None) if name == "any_of" && values.iter().all(is_scalar) => {
-                Ok(Self::AnyOf { any_of: values.clone() })
-            }
-            _ => Err(refused(&value)),
-        }
-    }
-}
-
-fn is_scalar(value: &Value) -> bool {
-    !value.is_array() && !value.is_object()
-}
-
-impl FilterCondition {
-    fn matches(&self, value: &Value) -> bool {
-        match self {
-            Self::Equals(wanted) => is_equal(wanted, value),
-            Self::Prefix { prefix } => value.as_str().is_some_and(|text| text.starts_with(prefix)),
-            Self::AnyOf { any_of } => any_of.iter().any(|wanted| is_equal(wanted, value)),
-        }
-    }
-
-    fn values(&self) -> Vec<&Value> {
-        match self {
-            Self::Equals(value) => vec![value],
-            Self::Prefix { .. } => Vec::new(),
-            Self::AnyOf { any_of } => any_of.iter().collect(),
-        }
-    }
-
-    /// The text says what is allowed.
-    fn check(&self) -> Result<(), String> {
-        if let Self::AnyOf { any_of } = self
-            && !(1..=MAX_VALUES).contains(&any_of.len())
-        {
-            return Err(format!("any_of must have 1 to {MAX_VALUES} values, got {}", any_of.len()));
-        }
-        let prefix = if let Self::Prefix { prefix } = self { Some(prefix.as_str()) } else { None };
-        let mut texts = self.values().into_iter().filter_map(Value::as_str).chain(prefix);
-        texts.try_for_each(check_text)
-    }
-}
-
-/// Numbers are equal if their values are: 7 and 7.0.
-fn is_equal(wanted: &Value, value: &Value) -> bool {
-    match (wanted, value) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64() && !(a.is_u64() && b.is_u64()),
-        _ => wanted == value,
-    }
-}
-
-fn check_text(text: &str) -> Result<(), String> {
-    if text.chars().count() <= MAX_TEXT_CHARS {
-        return Ok(());
-    }
-    Err(format!("names and texts of a filter must have at most {MAX_TEXT_CHARS} characters, unlike {}", quoted(text)))
+/// What a filter says of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterVerdict {
+    /// All conditions hold.
+    Matches,
+    /// A condition does not hold.
+    Excluded,
+    /// Nobody can tell: the message says that it is JSON, and cannot be read as JSON. Why, for people.
+    Unreadable(String),
 }
 
 impl MessageFilter {
@@ -148,39 +79,93 @@ impl MessageFilter {
         Ok(())
     }
 
-    /// Whether it matches a message.
+    /// What it says of a message.
     #[must_use]
-    pub fn matches(&self, message: &StoredMessage) -> bool {
-        self.matches_attributes(message) && self.matches_data(message)
+    pub fn matches(&self, message: &StoredMessage) -> FilterVerdict {
+        if !self.matches_attributes(message) {
+            return FilterVerdict::Excluded;
+        }
+        self.matches_data(message)
     }
 
     fn matches_attributes(&self, message: &StoredMessage) -> bool {
         if self.attributes.is_empty() {
             return true;
         }
-        let attributes: Option<Value> =
-            message.attributes.as_deref().and_then(|text| json::parse(text.as_bytes(), DEPTH_LIMIT).ok());
-        let Some(Value::Object(attributes)) = attributes else { return false };
-        self.attributes
-            .iter()
-            .all(|(name, condition)| attributes.get(name).is_some_and(|value| condition.matches(value)))
+        let attributes: Option<Object> = message.attributes.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let Some(attributes) = attributes else { return false };
+        self.attributes.iter().all(|(name, condition)| {
+            if name == DATA_CONTENT_TYPE {
+                return data_content_type(message, &attributes)
+                    .is_some_and(|media_type| condition.matches_media_type(&media_type));
+            }
+            let value = attributes.get(name);
+            value.is_some_and(|value| condition.matches_attribute(&cloud_event::attribute_text(value)))
+        })
     }
 
-    fn matches_data(&self, message: &StoredMessage) -> bool {
+    fn matches_data(&self, message: &StoredMessage) -> FilterVerdict {
         if self.data.is_empty() {
-            return true;
+            return FilterVerdict::Matches;
         }
-        // Most publishers of JSON set no content type
         let content_type = message.content_type.as_deref();
-        if content_type.is_some_and(|content_type| !is_json(content_type)) {
-            return false;
+        let is_structured = content_type.is_some_and(cloud_event::is_structured);
+        let body = match read_json(&message.body, content_type) {
+            Ok(Some(body)) => body,
+            Ok(None) => return FilterVerdict::Excluded,
+            Err(problem) => return FilterVerdict::Unreadable(problem),
+        };
+        if !is_structured {
+            return self.verdict(body);
         }
-        let Ok(body) = json::parse::<Value>(&message.body, DEPTH_LIMIT) else { return false };
-        let is_event =
-            content_type.is_some_and(|content_type| essence(content_type) == cloud_event::STRUCTURED_MEDIA_TYPE);
-        let data = if is_event { body.get("data") } else { Some(&body) };
-        let Some(data) = data else { return false };
-        self.data.iter().all(|(pointer, condition)| data.pointer(pointer).is_some_and(|value| condition.matches(value)))
+        let media_type = child(body, DATA_CONTENT_TYPE).filter(|value| value.get() != "null");
+        let media_type = media_type.map(cloud_event::attribute_text);
+        if media_type.as_deref().is_some_and(|media_type| !is_json(media_type)) {
+            return FilterVerdict::Excluded;
+        }
+        if let Some(data) = child(body, "data") {
+            return self.verdict(data);
+        }
+        let Some(encoded) = child(body, "data_base64").map(cloud_event::attribute_text) else {
+            return FilterVerdict::Excluded;
+        };
+        let Ok(decoded) = decode_base64(&encoded) else { return FilterVerdict::Excluded };
+        match read_json(&decoded, media_type.as_deref()) {
+            Ok(data) => data.map_or(FilterVerdict::Excluded, |data| self.verdict(data)),
+            Err(problem) => FilterVerdict::Unreadable(problem),
+        }
+    }
+
+    fn verdict(&self, data: &RawValue) -> FilterVerdict {
+        let holds = |(pointer, condition): (&String, &FilterCondition)| {
+            find(data, pointer).is_some_and(|value| condition.matches(value))
+        };
+        if self.data.iter().all(holds) { FilterVerdict::Matches } else { FilterVerdict::Excluded }
+    }
+}
+
+/// The content type of an event's data, which structured mode has among the attributes. Without one it is JSON there.
+fn data_content_type<'a>(message: &'a StoredMessage, attributes: &Object<'a>) -> Option<Cow<'a, str>> {
+    let content_type = message.content_type.as_deref();
+    if !content_type.is_some_and(cloud_event::is_structured) {
+        return content_type.map(Cow::Borrowed);
+    }
+    let given = attributes.get(DATA_CONTENT_TYPE).map(cloud_event::attribute_text);
+    Some(given.unwrap_or(Cow::Borrowed("application/json")))
+}
+
+/// Bytes as JSON; none if they do not claim to be JSON and are not. Most publishers of JSON set no content type, so
+/// bytes without one are tried. An error if they claim to be JSON and cannot be read.
+fn read_json<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<Option<&'a RawValue>, String> {
+    if content_type.is_some_and(|content_type| !is_json(content_type)) {
+        return Ok(None);
+    }
+    // Some programs write a mark in front, which readers may skip
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(_) if content_type.is_none() => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -197,6 +182,10 @@ mod tests {
             attributes: attributes.map(ToOwned::to_owned),
             body: body.as_bytes().to_vec(),
         }
+    }
+
+    fn fits_of(filter: &MessageFilter, message: &StoredMessage) -> bool {
+        filter.matches(message) == FilterVerdict::Matches
     }
 
     fn filter(json: &str) -> MessageFilter {
@@ -216,13 +205,16 @@ mod tests {
             (r#"{"type":{"any_of":["a","order.paid"]}}"#, true),
             (r#"{"type":{"any_of":["a"]}}"#, false),
             (r#"{"n":5}"#, true),
-            (r#"{"n":"5"}"#, false),
+            (r#"{"n":"5"}"#, true),
+            (r#"{"n":5.0}"#, true),
+            (r#"{"n":{"prefix":"5"}}"#, true),
+            (r#"{"n":6}"#, false),
             (r#"{"missing":null}"#, false),
         ] {
-            assert_eq!(filter(&format!(r#"{{"attributes":{conditions}}}"#)).matches(&event), fits, "{conditions}");
+            assert_eq!(fits_of(&filter(&format!(r#"{{"attributes":{conditions}}}"#)), &event), fits, "{conditions}");
         }
-        assert!(!filter(r#"{"attributes":{"type":"x"}}"#).matches(&message(None, None, "{}")), "it is no event");
-        assert!(MessageFilter::default().matches(&message(None, None, "\u{0}")));
+        assert!(!fits_of(&filter(r#"{"attributes":{"type":"x"}}"#), &message(None, None, "{}")), "it is no event");
+        assert!(fits_of(&MessageFilter::default(), &message(None, None, "\u{0}")));
     }
 
     #[test]
@@ -240,23 +232,111 @@ mod tests {
             (r#"{"/none":null}"#, false),
         ] {
             let filter = filter(&format!(r#"{{"data":{conditions}}}"#));
-            assert_eq!(filter.matches(&message(Some("application/json"), None, json)), fits, "{conditions}");
-            assert_eq!(filter.matches(&message(None, None, json)), fits, "{conditions}, not said to be JSON");
-            assert!(!filter.matches(&message(Some("text/plain"), None, json)), "{conditions}, said to be text");
+            assert_eq!(fits_of(&filter, &message(Some("application/json"), None, json)), fits, "{conditions}");
+            assert_eq!(fits_of(&filter, &message(None, None, json)), fits, "{conditions}, not said to be JSON");
+            assert!(!fits_of(&filter, &message(Some("text/plain"), None, json)), "{conditions}, said to be text");
             let event = format!(r#"{{"specversion":"1.0","data":{json}}}"#);
             let event = message(Some(cloud_event::STRUCTURED_MEDIA_TYPE), None, &event);
-            assert_eq!(filter.matches(&event), fits, "{conditions}, in an event");
+            assert_eq!(fits_of(&filter, &event), fits, "{conditions}, in an event");
         }
         for odd in ["", "{", "[1", "\u{1}", &"[".repeat(200)] {
-            assert!(!filter(r#"{"data":{"/a":1}}"#).matches(&message(None, None, odd)), "{odd}");
+            assert!(!fits_of(&filter(r#"{"data":{"/a":1}}"#), &message(None, None, odd)), "{odd}");
         }
     }
 
     #[test]
-    fn large_integers_are_not_confused() {
-        let filter = filter(r#"{"data":{"/id":9007199254740993}}"#);
-        assert!(filter.matches(&message(None, None, r#"{"id":9007199254740993}"#)));
-        assert!(!filter.matches(&message(None, None, r#"{"id":9007199254740992}"#)));
+    fn numbers_are_compared_exactly() {
+        for (wanted, given, fits) in [
+            ("9007199254740993", "9007199254740993", true),
+            ("9007199254740993", "9007199254740992", false),
+            ("9007199254740993", "9007199254740993.0", true),
+            ("18446744073709551617", "18446744073709551616", false),
+            ("0.1", "0.1000000000000000055", false),
+            ("1e400", "10e399", true),
+        ] {
+            let filter = filter(&format!(r#"{{"data":{{"/id":{wanted}}}}}"#));
+            let message = message(Some("application/json"), None, &format!(r#"{{"id":{given}}}"#));
+            assert_eq!(fits_of(&filter, &message), fits, "{wanted} {given}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_published_as_json_is_read() {
+        let filter = filter(r#"{"data":{"/kind":"a"}}"#);
+        let deep = format!(r#"{{"x":{}{},"kind":"a"}}"#, "[".repeat(5000), "]".repeat(5000));
+        for body in [
+            deep.as_str(),
+            r#"{"x":1e999,"kind":"a"}"#,
+            r#"{"x":"\ud800","kind":"a"}"#,
+            r#"{"\udfff":1,"kind":"\u0061"}"#,
+            r#"{"kind":"b","kind":"a"}"#,
+            "\u{feff} {\"kind\":\"a\"}",
+        ] {
+            for content_type in [None, Some("application/json"), Some("Application/Vnd.Shop+JSON; charset=utf-8")] {
+                assert!(fits_of(&filter, &message(content_type, None, body)), "{content_type:?} {body:.40}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_says_that_it_is_json_and_is_not_is_not_excluded() {
+        let filter = filter(r#"{"attributes":{"type":"t"},"data":{"/kind":"a"}}"#);
+        let verdict = |attributes: &str, content_type, body: &[u8]| {
+            let message = message(Some(content_type), Some(attributes), "");
+            filter.matches(&StoredMessage { body: body.to_vec(), ..message })
+        };
+        for body in [&b"{\"kind\":\"a\""[..], b"", b"\xff", b"{} {}"] {
+            let unreadable = verdict(r#"{"type":"t"}"#, "application/json", body);
+            assert!(matches!(unreadable, FilterVerdict::Unreadable(_)), "{body:?}");
+            assert_eq!(verdict(r#"{"type":"u"}"#, "application/json", body), FilterVerdict::Excluded, "{body:?}");
+            assert_eq!(verdict(r#"{"type":"t"}"#, "text/plain", body), FilterVerdict::Excluded, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_matches_the_same_in_every_mode() {
+        // As header, as JSON, and how the data is sent in each mode
+        let binary = |attributes: &str, content_type, body: &str| message(content_type, Some(attributes), body);
+        let structured = |attributes: &str, more: &str| {
+            let members = attributes.trim_matches(['{', '}']);
+            let body = format!("{{{members},{more}}}");
+            message(Some("application/CloudEvents+JSON"), Some(attributes), &body)
+        };
+        let json = r#"{"specversion":"1.0","type":"t","n":7,"is":true,"zero":-0}"#;
+        let text = r#"{"specversion":"1.0","type":"t","n":"7","is":"true","zero":"0"}"#;
+        let typed =
+            r#"{"specversion":"1.0","type":"t","n":7,"is":true,"zero":-0,"datacontenttype":"Application/JSON"}"#;
+        let modes = [
+            binary(text, Some("application/json"), r#"{"id":7}"#),
+            binary(text, Some("APPLICATION/JSON"), r#"{"id":7}"#),
+            structured(json, r#""data":{"id":7}"#),
+            structured(typed, r#""datacontenttype":"Application/JSON","data":{"id":7}"#),
+            structured(json, r#""data_base64":"eyJpZCI6N30=""#),
+        ];
+        for (conditions, fits) in [
+            (r#"{"attributes":{"n":7}}"#, true),
+            (r#"{"attributes":{"n":"7","is":true,"zero":0}}"#, true),
+            (r#"{"attributes":{"n":8}}"#, false),
+            (r#"{"attributes":{"is":false}}"#, false),
+            (r#"{"attributes":{"datacontenttype":"application/Json"}}"#, true),
+            (r#"{"attributes":{"datacontenttype":{"prefix":"application/"}}}"#, true),
+            (r#"{"attributes":{"datacontenttype":"text/xml"}}"#, false),
+            (r#"{"data":{"/id":7}}"#, true),
+            (r#"{"data":{"/id":8}}"#, false),
+        ] {
+            for message in &modes {
+                assert_eq!(fits_of(&filter(conditions), message), fits, "{conditions} {message:?}");
+            }
+        }
+        let xml = r#"{"specversion":"1.0","type":"t","datacontenttype":"text/xml"}"#;
+        for message in [
+            binary(r#"{"specversion":"1.0","type":"t"}"#, Some("text/xml"), "\"a\""),
+            structured(xml, r#""data":"a""#),
+            structured(xml, r#""data_base64":"ImEi""#),
+        ] {
+            assert!(!fits_of(&filter(r#"{"data":{"":"a"}}"#), &message), "{message:?}");
+            assert!(fits_of(&filter(r#"{"attributes":{"datacontenttype":"Text/XML"}}"#), &message), "{message:?}");
+        }
     }
 
     #[test]
@@ -289,7 +369,7 @@ mod tests {
 
     #[test]
     fn it_is_written_as_it_was_read() {
-        let json = r#"{"attributes":{"type":{"prefix":"order."}},"data":{"/a":7,"/b":{"any_of":["x",null]}}}"#;
+        let json = r#"{"attributes":{"type":{"prefix":"order."}},"data":{"/a":7.10e400,"/b":{"any_of":["x",null]}}}"#;
         assert_eq!(serde_json::to_string(&filter(json)).expect("JSON"), json);
     }
 }

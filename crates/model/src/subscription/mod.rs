@@ -8,7 +8,9 @@
 //! | [`SubscriptionRequest`] | a client's request, checked |
 //! | [`Redelivery`] | a failed delivery that is retried as a job |
 
+mod exact_json;
 mod filter;
+mod filter_condition;
 mod redelivery;
 mod request;
 mod request_error;
@@ -19,7 +21,7 @@ mod target_spec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-pub use filter::MessageFilter;
+pub use filter::{FilterVerdict, MessageFilter};
 pub use redelivery::{REDELIVERY_JOB_TYPE, Redelivery};
 pub use request::{SubscriptionRequest, SubscriptionStart};
 pub use request_error::SubscriptionRequestError;
@@ -28,6 +30,7 @@ pub use target::{HttpTarget, MAX_SECRETS, PLACEHOLDERS, QueueTarget, Subscriptio
 
 use crate::{job::RetryPolicy, message::Position};
 use common::{
+    json::ObjectWriter,
     name::{QueueName, SubscriptionName},
     time::{self, Millis},
 };
@@ -115,6 +118,9 @@ pub struct Subscription {
     pub begin: NewChannelStart,
     /// Grows with every seek.
     pub generation: u64,
+    /// When it was last resumed, in milliseconds: failures from before count no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_at: Option<Millis>,
     /// When it was created, in milliseconds.
     pub created_at: Millis,
     /// When it was changed last, in milliseconds.
@@ -142,18 +148,25 @@ impl Subscription {
 
     /// The subscription as clients see it, as JSON without its secrets.
     #[must_use]
-    pub fn to_json(&self) -> Value {
-        let mut json = serde_json::to_value(self).unwrap_or_default();
-        let Some(members) = json.as_object_mut() else { return json };
-        for internal in ["begin", "generation"] {
-            members.remove(internal);
+    pub fn to_json(&self) -> String {
+        let mut shown = ObjectWriter::default();
+        if let Ok(Value::Object(members)) = serde_json::to_value(self) {
+            let hidden =
+                ["begin", "generation", "created_at", "updated_at", "deliver", "filter", "resumed_at", "retry"];
+            for (name, value) in members.iter().filter(|(name, _)| !hidden.contains(&name.as_str())) {
+                shown.raw(name, &value.to_string());
+            }
+        }
+        shown.raw("retry", self.retry.get());
+        // As it was written: its numbers may be more precise than a `Value`
+        if let Some(filter) = Some(&self.filter).filter(|filter| !filter.is_empty()) {
+            shown.raw("filter", &serde_json::to_string(filter).unwrap_or_default());
         }
         for (name, at) in [("created_at", self.created_at), ("updated_at", self.updated_at)] {
-            members.insert(name.to_owned(), time::format(at).into());
+            shown.text(name, &time::format(at));
         }
-        members.insert("deliver".to_owned(), self.deliver.to_json());
-        members.insert("queue".to_owned(), self.queue().to_string().into());
-        json
+        shown.raw("deliver", &self.deliver.to_json()).text("queue", self.queue().as_str());
+        shown.finish()
     }
 }
 

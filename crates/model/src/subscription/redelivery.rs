@@ -28,6 +28,10 @@ pub struct Redelivery {
     pub message: StoredMessage,
     /// Whether a retry is useless.
     pub is_permanent_failure: bool,
+    /// When the subscription was created: another one of that name must not deliver the message.
+    pub subscription_created_at: Millis,
+    /// When the subscription had been resumed last: a later resume is worth another attempt.
+    pub subscription_resumed_at: Option<Millis>,
 }
 
 #[derive(Deserialize)]
@@ -42,9 +46,28 @@ struct RedeliveryArgs<'a> {
     body_base64: Option<String>,
     #[serde(default)]
     give_up: bool,
+    subscription_created_ms: Millis,
+    subscription_resumed_ms: Option<Millis>,
 }
 
 impl Redelivery {
+    /// A failed delivery of a subscription.
+    #[must_use]
+    pub fn new(
+        subscription: &Subscription,
+        channel: &ChannelName,
+        message: &StoredMessage,
+        is_permanent: bool,
+    ) -> Self {
+        Self {
+            channel: channel.clone(),
+            message: message.clone(),
+            is_permanent_failure: is_permanent,
+            subscription_created_at: subscription.created_at,
+            subscription_resumed_at: subscription.resumed_at,
+        }
+    }
+
     /// The job of the delivery, to start at a time, with the failures of earlier attempts. Its id is always the same
     /// until the next seek of the subscription, so creating it twice creates one job.
     ///
@@ -78,6 +101,10 @@ impl Redelivery {
         json.text("subscription", subscription.as_str()).text("channel", self.channel.as_str());
         json.text("id", &message.position.to_string()).text("time", &time::format(message.published_at));
         json.number("published_ms", message.published_at);
+        json.number("subscription_created_ms", self.subscription_created_at);
+        if let Some(resumed_at) = self.subscription_resumed_at {
+            json.number("subscription_resumed_ms", resumed_at);
+        }
         if let Some(content_type) = &message.content_type {
             json.text("content_type", content_type);
         }
@@ -113,24 +140,31 @@ impl Redelivery {
             attributes: written.attributes.map(|raw| raw.get().to_owned()),
             body,
         };
-        Some(Self { channel: written.channel, message, is_permanent_failure: written.give_up })
+        Some(Self {
+            channel: written.channel,
+            message,
+            is_permanent_failure: written.give_up,
+            subscription_created_at: written.subscription_created_ms,
+            subscription_resumed_at: written.subscription_resumed_ms,
+        })
     }
 }
 
 impl QueueTarget {
-    /// The job of a message for a queue target. Its id is always the same, so creating it twice creates one job.
+    /// The job of a message for a queue target. Its id is always the same, so creating it twice creates one job. Another
+    /// subscription of that name makes another job.
     ///
     /// # Errors
     /// It is too large for a job.
     pub fn to_job(
         &self,
-        subscription: &SubscriptionName,
+        (subscription, created_at): (&SubscriptionName, Millis),
         channel: &ChannelName,
         message: &StoredMessage,
         now: Millis,
     ) -> Result<NewJob, RequestError> {
         let mut new = parse_job(&self.enqueue_request(&message.to_json(channel)), now)?;
-        new.id = Some(message_job_id(subscription.as_str(), &self.queue, channel, message));
+        new.id = Some(message_job_id(&format!("{subscription} {created_at}"), &self.queue, channel, message));
         Ok(new)
     }
 
@@ -180,6 +214,7 @@ mod tests {
         #[test]
         fn a_message_comes_back_byte_for_byte(
             body: Vec<u8>, content_type in proptest::option::of("[ -~]{1,20}"), is_hopeless: bool, is_event: bool,
+            resumed_at: Option<i64>,
         ) {
             let message = StoredMessage {
                 position: Position { epoch: 5, sequence: 6 },
@@ -188,8 +223,9 @@ mod tests {
                 attributes: is_event.then(|| r#"{"type":"a","n":1}"#.to_owned()),
                 body,
             };
-            let sent = Redelivery { channel: "c".parse().expect("a name"), message, is_permanent_failure: is_hopeless };
-            let job = sent.to_job(&subscription(), 9_000, vec![failure()], 8).expect("a job");
+            let subscription = Subscription { resumed_at, ..subscription() };
+            let sent = Redelivery::new(&subscription, &"c".parse().expect("a name"), &message, is_hopeless);
+            let job = sent.to_job(&subscription, 9_000, vec![failure()], 8).expect("a job");
             prop_assert_eq!((job.queue.as_str(), job.start_at), ("sub.s", Some(9_000)));
             let parts = job.envelope.fields().expect("an envelope");
             let args = parts.args;
@@ -206,15 +242,17 @@ mod tests {
             attributes: None,
             body: b"x".to_vec(),
         };
-        let job = |channel: &str, sequence| {
+        let job_of = |created_at, channel: &str, sequence| {
             let target = QueueTarget {
                 queue: "q".parse().expect("a name"),
                 job_type: "t".parse().expect("a type"),
                 options: None,
             };
             let channel = channel.parse().expect("a name");
-            target.to_job(&"s".parse().expect("a name"), &channel, &message(sequence), 9).expect("a job")
+            target.to_job((&"s".parse().expect("a name"), created_at), &channel, &message(sequence), 9).expect("a job")
         };
+        let job = |channel: &str, sequence| job_of(5, channel, sequence);
+        assert_ne!(job("c", 1).id, job_of(6, "c", 1).id, "another subscription of that name");
         assert_eq!(job("c", 1).id, job("c", 1).id);
         assert_ne!(job("c", 1).id, job("c", 2).id);
         assert_ne!(job("c", 1).id, job("d", 1).id);

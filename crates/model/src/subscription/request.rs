@@ -188,6 +188,7 @@ impl SubscriptionRequest {
             state: before.map_or(SubscriptionState::Active, |before| before.state),
             reason: before.and_then(|before| before.reason.clone()),
             begin: before.map_or(start.resolve(now), |before| before.begin),
+            resumed_at: before.and_then(|before| before.resumed_at),
             generation: before.map_or(u64::try_from(now).unwrap_or_default(), |before| before.generation),
             created_at: before.map_or(now, |before| before.created_at),
             // Always grows, so that it identifies a change
@@ -301,7 +302,7 @@ mod tests {
                 "headers":{"authorization":"Bearer geheim"}}}}"#,
         )
         .expect("allowed");
-        let shown = before.to_json().to_string();
+        let shown = before.to_json();
         assert!(!shown.contains("geheim") && !shown.contains("whsec") && shown.contains("authorization"), "{shown}");
         let again = SubscriptionRequest::parse(shown.as_bytes(), 16, 9_000).expect("what is shown may be sent back");
         let after = again.apply("s".parse().expect("a name"), Some(&before), 9_000).expect("allowed");
@@ -312,6 +313,42 @@ mod tests {
         let stored = serde_json::to_string(&before).expect("JSON");
         let read: Subscription = serde_json::from_str(&stored).expect("a subscription");
         assert_eq!(serde_json::to_string(&read).expect("JSON"), stored);
+    }
+
+    #[test]
+    fn what_is_secret_does_not_go_to_another_origin() {
+        let name = || "s".parse().expect("a name");
+        let put = |before: &Subscription, target: &str| {
+            let json = format!(r#"{{"channels":["a"],"deliver":{{"http":{target}}}}}"#);
+            let request = SubscriptionRequest::parse(json.as_bytes(), 16, 9_000).expect("a request");
+            let needs_secret = request.needs_secret(Some(before));
+            request.apply(name(), Some(before), 9_000).map(|after| (http(&after), needs_secret))
+        };
+        let before = parse(
+            r#"{"channels":["a"],"deliver":{"http":{"url":"https://a.test/x","secrets":["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+                "headers":{"authorization":"Bearer geheim"}}}}"#,
+        )
+        .expect("allowed");
+        let stored = http(&before);
+        for url in ["https://a.test/y?z", "https://A.test:443/{channel}"] {
+            let (kept, is_new) = put(&before, &format!(r#"{{"url":"{url}","headers":{{"authorization":null}}}}"#))
+                .expect("the same origin");
+            assert_eq!((kept.secrets, kept.headers, is_new), (stored.secrets.clone(), stored.headers.clone(), false));
+        }
+        for url in ["http://a.test/x", "https://a.test:8443/x", "https://b.test/x", "https://a.test.evil.test/x"] {
+            let (other, is_new) = put(&before, &format!(r#"{{"url":"{url}"}}"#)).expect("another origin");
+            assert!(is_new && other.secrets != stored.secrets && other.headers.is_empty(), "{url}");
+            let kept = put(&before, &format!(r#"{{"url":"{url}","headers":{{"authorization":null}}}}"#));
+            assert!(kept.err().expect(url).to_string().contains("must have a value"), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_shown_as_it_was_written() {
+        let filter = r#"{"data":{"/id":12345678901234567890.10}}"#;
+        let made = parse(&format!(r#"{{"channels":["a"],"deliver":{{"log":{{}}}},"filter":{filter}}}"#));
+        let shown = made.expect("allowed").to_json();
+        assert!(shown.contains(filter), "{shown}");
     }
 
     #[test]

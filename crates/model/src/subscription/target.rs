@@ -58,7 +58,7 @@ pub struct QueueTarget {
 impl SubscriptionTarget {
     /// The target as clients see it: without secrets, and with only the names of headers.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> String {
         match self {
             Self::Http(http) => {
                 let headers: BTreeMap<&String, Value> = http.headers.keys().map(|name| (name, Value::Null)).collect();
@@ -68,8 +68,9 @@ impl SubscriptionTarget {
                     "timeout_ms": http.timeout_ms,
                     "concurrency": http.concurrency,
                 }})
+                .to_string()
             }
-            other => serde_json::to_value(other).unwrap_or_default(),
+            other => serde_json::to_string(other).unwrap_or_default(),
         }
     }
 }

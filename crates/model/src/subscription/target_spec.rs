@@ -80,8 +80,7 @@ impl TargetSpec {
 
     /// Whether Galley has to generate a secret for it.
     pub(super) fn needs_secret(&self, before: Option<&SubscriptionTarget>) -> bool {
-        matches!(self, Self::Http(http) if http.secrets.is_none())
-            && !matches!(before, Some(SubscriptionTarget::Http(_)))
+        matches!(self, Self::Http(http) if http.secrets.is_none() && http.same_origin(before).is_none())
     }
 
     pub(super) fn checked(
@@ -92,8 +91,7 @@ impl TargetSpec {
     ) -> Result<SubscriptionTarget, SubscriptionRequestError> {
         Ok(match self {
             Self::Http(http) => {
-                let before = before
-                    .and_then(|before| if let SubscriptionTarget::Http(http) = before { Some(http) } else { None });
+                let before = http.same_origin(before);
                 SubscriptionTarget::Http(http.checked(before, ack_deadline_ms)?)
             }
             Self::Queue(queue) => SubscriptionTarget::Queue(queue.checked(now)?),
@@ -112,6 +110,14 @@ fn parse_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T
 }
 
 impl HttpTargetSpec {
+    /// The target that it replaces, if what is secret there may go to this one: only to the same scheme, host and port.
+    fn same_origin<'a>(&self, before: Option<&'a SubscriptionTarget>) -> Option<&'a HttpTarget> {
+        let Some(SubscriptionTarget::Http(before)) = before else { return None };
+        let origin = |url: &str| UrlTemplate::parse(url, &PLACEHOLDERS).ok().map(|url| url.origin().to_owned());
+        let known = origin(&before.url)?;
+        (origin(&self.url)? == known).then_some(before)
+    }
+
     fn checked(
         self,
         before: Option<&HttpTarget>,

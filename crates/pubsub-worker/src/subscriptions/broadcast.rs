@@ -88,7 +88,9 @@ pub(super) async fn run(runner: Arc<SubscriptionRunner>, listener: MessageListen
         tracing::error!(%error, "saving broadcast positions failed");
     }
     // The last deliveries may end after the last save
-    if let Err(error) = broadcast.save_changes().await {
+    if !runner.is_obsolete().await
+        && let Err(error) = broadcast.save_changes().await
+    {
         log_interruption("noting where a broadcast is", &error);
     }
 }
@@ -246,7 +248,7 @@ impl BroadcastRunner {
     /// Delivers a message, or hands it to the retry queue as a job; returns a pause if neither was possible.
     async fn deliver(&self, channel: &ChannelName, message: &StoredMessage) -> Option<Duration> {
         let runner = &self.runner;
-        if !runner.subscription.filter.matches(message) {
+        if !runner.wants(channel, message) {
             self.record_processed(channel, message.position, false);
             return None;
         }

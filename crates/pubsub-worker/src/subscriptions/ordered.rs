@@ -1,5 +1,5 @@
 //! Ordered delivery: one worker owns a channel and delivers one message at a time. A failed message blocks the channel
-//! until it succeeds or somebody skips it. Every worker computes the owner from the list of live workers; if two
+//! until it succeeds or somebody skips it; one that can never be delivered becomes a dead letter. Every worker computes the owner from the list of live workers; if two
 //! consider themselves the owner, the one that holds the channel's claim is right.
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +20,7 @@ use super::{
     message_notifier::MessageListener,
     runner::{MAX_DEFERRAL, SubscriptionRunner},
 };
-use crate::targets::DeliveryError;
+use crate::targets::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
 /// How often a worker reports itself, and after what silence it counts as gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
@@ -89,6 +89,12 @@ fn retry_delay(policy: &RetryPolicy, advice: RetryAdvice, attempt: u32) -> Durat
         RetryAdvice::After(delay) => delay,
         _ => policy.delay(attempt, rand::random()).min(MAX_RETRY_DELAY),
     }
+}
+
+/// Whether a message must make way for the next ones: it is at fault itself and no attempt could succeed, or the policy
+/// wants no other attempt after such an error.
+fn is_hopeless(policy: &RetryPolicy, failure: &DeliveryFailure) -> bool {
+    failure.is_message_at_fault && failure.advice == RetryAdvice::Never || policy.is_non_retryable(&failure.code)
 }
 
 /// The next step of a channel.
@@ -166,20 +172,9 @@ impl OrderedChannel {
                 return self.block_channel(held, Duration::ZERO, None).await;
             }
             let attempt = if number == 0 { failures + 1 } else { 1 };
-            let done = if subscription.filter.matches(&message) {
-                match runner.deliver(channel, &message, attempt).await {
-                    Ok(()) => MessageDisposition::Delivered,
-                    Err(DeliveryError::Abandoned) => return self.block_channel(held, Duration::ZERO, None).await,
-                    Err(DeliveryError::Deferred { delay, .. }) => {
-                        return self.block_channel(held, delay.min(MAX_DEFERRAL), None).await;
-                    }
-                    Err(DeliveryError::Failed(failure)) => {
-                        let delay = retry_delay(&subscription.retry_policy(), failure.advice, attempt);
-                        return self.block_channel(held, delay, Some(&failure.message)).await;
-                    }
-                }
-            } else {
-                MessageDisposition::Filtered
+            let done = match self.deliver(&message, attempt).await {
+                Ok(done) => done,
+                Err((delay, problem)) => return self.block_channel(held, delay, problem.as_deref()).await,
             };
             let is_last = number + 1 == count;
             let next = store.advance_channel(
@@ -195,6 +190,32 @@ impl OrderedChannel {
             }
         }
         Ok(OrderedStep::Stop(Some(Duration::ZERO)))
+    }
+
+    /// Delivers a message, or hands one that can never be delivered to the dead letters. An error blocks the channel for
+    /// that long, with the error of the attempt if there was one.
+    async fn deliver(
+        &self,
+        message: &StoredMessage,
+        attempt: u32,
+    ) -> Result<MessageDisposition, (Duration, Option<String>)> {
+        let (runner, channel) = (&self.runner, &self.channel);
+        if !runner.wants(channel, message) {
+            return Ok(MessageDisposition::Filtered);
+        }
+        let failure = match runner.deliver(channel, message, attempt).await {
+            Ok(()) => return Ok(MessageDisposition::Delivered),
+            Err(DeliveryError::Abandoned) => return Err((Duration::ZERO, None)),
+            Err(DeliveryError::Deferred { delay, .. }) => return Err((delay.min(MAX_DEFERRAL), None)),
+            Err(DeliveryError::Failed(failure)) => failure,
+        };
+        let policy = runner.subscription.retry_policy();
+        if !is_hopeless(&policy, &failure) {
+            return Err((retry_delay(&policy, failure.advice, attempt), Some(failure.message)));
+        }
+        let (delivery, why) = (DeliveryAttempt { channel, message, attempt }, DeliveryError::Failed(failure));
+        let is_kept = runner.retry_as_job(delivery, &why, Vec::new(), None).await;
+        if is_kept { Ok(MessageDisposition::RetriedAsJob) } else { Err((Duration::ZERO, None)) }
     }
 
     /// Releases the channel; its message is tried again after a delay.

@@ -11,7 +11,7 @@ use delivery::http::TargetAvailability;
 use model::{
     job::{AttemptError as Recorded, RetryDecision},
     message::{StoredMessage, continuity::Gap},
-    subscription::{Redelivery, Subscription},
+    subscription::{DeliveryOrdering, FilterVerdict, Redelivery, Subscription},
 };
 use store::local_now;
 use store::{
@@ -179,20 +179,49 @@ impl SubscriptionRunner {
         let (name, id, code) = (&self.subscription.name, message.position, &failure.code);
         tracing::warn!(subscription = %name, %channel, %id, attempt, code, message = failure.message, "not delivered");
         let noted = async {
-            let failing_for = self.store().record_failure(&self.subscription).await?;
-            let limit = self.store().settings().disable_after;
+            if self.is_deleted().await? {
+                let event = "delivery.obsolete";
+                tracing::info!(event, subscription = %name, %channel, %id, "its subscription was deleted: dropped");
+                return Ok(());
+            }
+            // The attempts of one message count once, unless it blocks all others
+            let is_first = attempt == 1 || self.subscription.ordering == DeliveryOrdering::Channel;
+            let streak =
+                self.store().record_failure(&self.subscription, !failure.is_message_at_fault, is_first).await?;
+            let settings = self.store().settings();
             if failure.is_gone {
                 let reason = "the endpoint answered 410: it is gone";
                 return self.store().disable(&self.subscription, reason).await;
             }
-            if u128::try_from(failing_for).unwrap_or_default() >= limit.as_millis() {
-                let reason = format!("nothing but failures for {} hours", limit.as_secs() / 3600);
+            if streak.duration >= settings.disable_after && streak.failures >= settings.disable_min_failures {
+                let reason = format!("nothing but failures for {} hours", settings.disable_after.as_secs() / 3600);
                 return self.store().disable(&self.subscription, &reason).await;
             }
             Ok(())
         };
         if let Err(error) = noted.await {
             log_interruption("noting a failed delivery", &error);
+        }
+    }
+
+    /// Whether the filter wants a message. One that nobody can judge is delivered, with a warning that counts.
+    pub(crate) fn wants(&self, channel: &ChannelName, message: &StoredMessage) -> bool {
+        match self.subscription.filter.matches(message) {
+            FilterVerdict::Matches => true,
+            FilterVerdict::Excluded => false,
+            FilterVerdict::Unreadable(problem) => {
+                let (name, id) = (&self.subscription.name, message.position);
+                tracing::warn!(
+                    event = "message.filter_unreadable",
+                    subscription = %name,
+                    %channel,
+                    %id,
+                    problem,
+                    "a message says that it is JSON and is not: delivered unfiltered"
+                );
+                metrics::counter!("galley_messages_unfiltered_total", "subscription" => name.to_string()).increment(1);
+                true
+            }
         }
     }
 
@@ -221,8 +250,7 @@ impl SubscriptionRunner {
                 }
             }
         };
-        let redelivery =
-            Redelivery { channel: channel.clone(), message: message.clone(), is_permanent_failure: is_hopeless };
+        let redelivery = Redelivery::new(&self.subscription, channel, message, is_hopeless);
         let mut delays = reconnect_delays();
         loop {
             match self.enqueue_retry(&redelivery, delay, failures.clone()).await {
@@ -242,6 +270,17 @@ impl SubscriptionRunner {
         }
     }
 
+    /// Whether the subscription was deleted, perhaps because another one of that name exists now.
+    pub(crate) async fn is_deleted(&self) -> StoreResult<bool> {
+        self.store().is_deleted(&self.subscription.name, self.subscription.created_at).await
+    }
+
+    /// Whether this runner stops because its subscription was deleted. What it still does must not count for the next
+    /// subscription of that name.
+    pub(crate) async fn is_obsolete(&self) -> bool {
+        self.stop.is_cancelled() && matches!(self.is_deleted().await, Ok(true))
+    }
+
     /// Enqueues the job; the inner error says why that is not possible.
     async fn enqueue_retry(
         &self,
@@ -249,6 +288,10 @@ impl SubscriptionRunner {
         delay: Duration,
         failures: Vec<Recorded>,
     ) -> StoreResult<Result<(), String>> {
+        if self.is_deleted().await? {
+            // It would be a job of the next subscription of that name
+            return Ok(Ok(()));
+        }
         let now = self.process.jobs.now().await?;
         let at = now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
         let job = match redelivery.to_job(&self.subscription, at, failures, now) {

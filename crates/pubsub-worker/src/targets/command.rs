@@ -45,15 +45,10 @@ pub(super) async fn deliver(
         CommandOutcome::Stopped { .. } if abandon.is_cancelled() => Err(DeliveryError::Abandoned),
         CommandOutcome::Stopped { stderr } => {
             let message = format!("the program took longer than {} ms", deadline.as_millis());
-            let (code, advice) = ("timeout".to_owned(), RetryAdvice::ByPolicy);
-            Err(DeliveryError::Failed(DeliveryFailure { code, message, advice, output: stderr, is_gone: false }))
+            Err(DeliveryFailure::error("timeout", message, RetryAdvice::ByPolicy).with_output(stderr))
         }
-        CommandOutcome::Failed(failure) => Err(DeliveryError::Failed(DeliveryFailure {
-            code: failure.code.to_owned(),
-            message: failure.message,
-            advice: failure.advice,
-            output: failure.stderr,
-            is_gone: false,
-        })),
+        CommandOutcome::Failed(failure) => {
+            Err(DeliveryFailure::error(failure.code, failure.message, failure.advice).with_output(failure.stderr))
+        }
     }
 }

@@ -2,11 +2,7 @@
 
 use common::{id::JobId, json::Object, time};
 use delivery::http::{Endpoint, PushRequest, PushRetry};
-use model::{
-    job::RetryAdvice,
-    message::{cloud_event, essence},
-    subscription::Subscription,
-};
+use model::{job::RetryAdvice, message::cloud_event, subscription::Subscription};
 
 use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
@@ -44,7 +40,14 @@ pub(super) async fn deliver(
             };
             let is_gone = error.status == Some(STATUS_GONE);
             let (code, message) = (error.code.to_owned(), error.message);
-            Err(DeliveryError::Failed(DeliveryFailure { code, message, advice, output: String::new(), is_gone }))
+            Err(DeliveryError::Failed(DeliveryFailure {
+                code,
+                message,
+                advice,
+                output: String::new(),
+                is_message_at_fault: error.is_request_at_fault,
+                is_gone,
+            }))
         }
     }
 }
@@ -64,14 +67,13 @@ fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> 
         ("galley-attempt".to_owned(), attempt),
     ];
     let attributes = message.attributes.as_deref().and_then(|text| serde_json::from_str::<Object>(text).ok());
-    let is_structured = essence(content_type) == cloud_event::STRUCTURED_MEDIA_TYPE;
+    let is_structured = cloud_event::is_structured(content_type);
     match attributes {
         // The body has the event's attributes
         Some(_) if is_structured => {}
         Some(attributes) => {
             for (name, value) in attributes.iter() {
-                let text: String = serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned());
-                headers.push((format!("ce-{name}"), text));
+                headers.push((format!("ce-{name}"), cloud_event::attribute_text(value).into_owned()));
             }
         }
         None => {
@@ -92,7 +94,8 @@ fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> 
 
 /// Unique to a message and a subscription, and the same in every attempt: receivers recognize repetitions by it.
 fn webhook_id(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) -> String {
-    let purpose = format!("webhook {} {channel} {}", subscription.name, message.position);
+    let (name, created_at) = (&subscription.name, subscription.created_at);
+    let purpose = format!("webhook {name} {created_at} {channel} {}", message.position);
     JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), &subscription.queue(), &purpose)
         .to_string()
 }

@@ -55,6 +55,8 @@ pub(crate) struct DeliveryFailure {
     pub(crate) advice: RetryAdvice,
     /// The end of a program's stderr.
     pub(crate) output: String,
+    /// The message is at fault and not the target: other messages may be delivered.
+    pub(crate) is_message_at_fault: bool,
     /// The target answered that it no longer exists.
     pub(crate) is_gone: bool,
 }
@@ -67,7 +69,24 @@ impl DeliveryFailure {
 
     pub(crate) fn error(code: &str, message: impl Into<String>, advice: RetryAdvice) -> DeliveryError {
         let (code, message) = (code.to_owned(), message.into());
-        DeliveryError::Failed(Self { code, message, advice, output: String::new(), is_gone: false })
+        DeliveryError::Failed(Self {
+            code,
+            message,
+            advice,
+            output: String::new(),
+            is_message_at_fault: advice == RetryAdvice::Never,
+            is_gone: false,
+        })
+    }
+}
+
+impl DeliveryError {
+    /// Adds the end of a program's stderr to a failure.
+    fn with_output(mut self, output: String) -> Self {
+        if let Self::Failed(failure) = &mut self {
+            failure.output = output;
+        }
+        self
     }
 }
 

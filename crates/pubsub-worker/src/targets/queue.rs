@@ -50,7 +50,7 @@ impl QueueTargetClient {
         let now = local_now();
         let job = self
             .target
-            .to_job(&subscription.name, channel, message, now)
+            .to_job((&subscription.name, subscription.created_at), channel, message, now)
             .map_err(|error| DeliveryFailure::error("no_job", error.to_string(), RetryAdvice::Never))?;
         match self.jobs.enqueue(job, traceparent(delivery), now).await {
             Ok(Ok(_) | Err(EnqueueRefusal::Duplicate(_))) => Ok(()),

@@ -88,15 +88,17 @@ impl Channels {
         bytes: usize,
     ) -> StoreResult<ChannelPage> {
         let mut call = script::READ_PAGE.key(keys::channel_history(channel));
-        call.arg(after.to_string()).arg(max).arg(bytes);
-        let (head, is_kept, before, is_more, entries): (String, bool, String, bool, Vec<(String, Value)>) =
+        call.key(keys::channel_state(channel)).arg(after.to_string()).arg(max).arg(bytes);
+        let (head, is_kept, before, is_more, entries, predecessor): (String, bool, String, bool, _, String) =
             call.invoke_async(&mut self.redis.clone()).await?;
+        let entries: HistoryEntries = entries;
         let positions: Vec<Position> = entries.iter().filter_map(|(id, _)| id.parse().ok()).collect();
         let around = HistoryNeighbors {
             is_retained: is_kept,
             before: before.parse().ok(),
             next: positions.first().copied(),
             head: head.parse().ok(),
+            predecessor: predecessor.parse().ok(),
         };
         let messages: Vec<StoredMessage> =
             entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect();
@@ -160,8 +162,8 @@ impl Channels {
     pub async fn channel_head(&self, channel: &ChannelName) -> StoreResult<Option<Position>> {
         // Read a page of zero messages
         let mut call = script::READ_PAGE.key(keys::channel_history(channel));
-        call.arg(Position::START.to_string()).arg(0).arg(0);
-        let (head, _, _, _, _): (String, Value, Value, Value, Value) =
+        call.key(keys::channel_state(channel)).arg(Position::START.to_string()).arg(0).arg(0);
+        let (head, _, _, _, _, _): (String, Value, Value, Value, Value, Value) =
             call.invoke_async(&mut self.redis.clone()).await?;
         Ok(head.parse().ok())
     }

@@ -54,7 +54,7 @@ pub struct PublishedMessage {
     /// Its position in the channel's history.
     pub position: Position,
     /// Number of Redis clients subscribed to the plain channel name that received it.
-    pub receivers: u64,
+    pub plain_subscribers: u64,
 }
 
 /// Identifies a message when its request is repeated.
@@ -126,12 +126,12 @@ impl Channels {
             }
         };
         metrics::counter!("galley_messages_published_total").increment(1);
-        let (position, receivers, is_due) = sent;
+        let (position, plain_subscribers, is_due) = sent;
         if is_due && let Err(error) = self.register_channel(channel).await {
             tracing::debug!(%error, %channel, "channel registration not refreshed");
         }
         let position = position.parse().map_err(|_| crate::StoreError::damaged(position))?;
-        Ok(Ok(PublishedMessage { position, receivers }))
+        Ok(Ok(PublishedMessage { position, plain_subscribers }))
     }
 
     /// None if the channel must be registered first. A newly registered channel gets its consumer groups here.

@@ -27,16 +27,21 @@ if outcome then
     return { position, tonumber(listeners), 0 }
   end
 end
-local known, now = redis.call('HMGET', state, 'e', 'x', 's'), now_ms()
+local known, now = redis.call('HMGET', state, 'e', 'x', 's', 'l'), now_ms()
 local known_epoch, expires_at, is_subscribed = known[1], tonumber(known[2]) or 0, known[3]
-local epoch = known_epoch
+local epoch, predecessor = known_epoch, nil
 if is_registered and redis.call('EXISTS', history) == 0 then
   epoch = string.format('%.0f', math.max(now, (tonumber(epoch) or 0) + 1))
+  -- The history expired. Who had read up to its last message misses nothing
+  predecessor = known[4]
 elseif not epoch then
   if redis.call('EXISTS', history) == 0 then return false end
   epoch = string.match(last_id(history), '^(%d+)%-')
 end
-if tonumber(epoch) < tonumber(data_epoch) then epoch = data_epoch end
+if tonumber(epoch) < tonumber(data_epoch) then
+  epoch = data_epoch
+  if redis.call('EXISTS', history) == 1 then predecessor = last_id(history) end
+end
 
 local published = string.format('%.0f', now)
 local fields = { 'b', body, 'a', published }
@@ -64,9 +69,15 @@ if is_ttl_due then
   if has_subscriptions then changes[5], changes[6] = 's', '1' end
   redis.call('HSET', state, unpack(changes))
   redis.call('PEXPIRE', history, string.format('%.0f', max_ttl_ms))
-  redis.call('PEXPIRE', state, string.format('%.0f', max_ttl_ms))
+  -- Longer than the history: it tells the next one where this one ended
+  redis.call('PEXPIRE', state, string.format('%.0f', 2 * max_ttl_ms))
 elseif known_epoch ~= epoch then
   redis.call('HSET', state, 'e', epoch)
+end
+if known_epoch and known_epoch ~= epoch then
+  -- `f` and `l` are of the earlier history
+  redis.call('HDEL', state, 'p', 'l', 'f')
+  if predecessor then redis.call('HSET', state, 'p', predecessor) end
 end
 
 local head = position .. ' ' .. published .. ' ' .. #content_type .. ' ' .. #attributes

@@ -120,8 +120,14 @@ if first then
   has_more = trimmed > 0 and (may_continue or is_before(cut, wanted_cut))
 end
 
-local known = redis.call('HMGET', state, 's', 'f')
+local known = redis.call('HMGET', state, 's', 'f', 'l')
 local is_subscribed, known_start = known[1], known[2]
+-- Field `l` outlives the history, and shows whether an expiry lost anything
+local last = last_id(history)
+if known[3] ~= last then
+  redis.call('HSET', state, 'l', last)
+  if redis.call('PTTL', state) < 0 then redis.call('PEXPIRE', state, 2 * tonumber(ttl_ms)) end
+end
 local losses, names, is_needed = {}, {}, false
 for _, subscription in ipairs(subscriptions) do
   local after_delivered = position_after(subscription.last_delivered)
@@ -154,6 +160,6 @@ end
 local is_ttl_due = is_needed and redis.call('PTTL', history) < tonumber(ttl_ms) / 2
 if is_ttl_due then
   redis.call('PEXPIRE', history, ttl_ms)
-  redis.call('PEXPIRE', state, ttl_ms)
+  redis.call('PEXPIRE', state, 2 * tonumber(ttl_ms))
 end
 return { trimmed, has_more and 1 or 0, is_ttl_due and 1 or 0, losses, names }

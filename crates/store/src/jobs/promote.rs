@@ -18,6 +18,8 @@ use model::job::{JobTransition, KeyLimit};
 /// Maximum number of jobs in one script call, about seven commands each: few enough to delay no other client
 /// noticeably.
 const MAX_PROMOTED_PER_CALL: usize = 20;
+/// Jobs that become due in one call.
+const MAX_MADE_DUE_PER_PAGE: usize = 200;
 
 impl Jobs {
     /// Activates a pending job and returns its JSON.
@@ -34,6 +36,31 @@ impl Jobs {
         self.make_available(&queue, &[id], WaitSet::Pending).await?;
         let located: Option<LocatedJob> = self.locate(id).await?;
         Ok(located.map(|located| located.to_json()).ok_or(JobTransitionError::NotFound))
+    }
+
+    /// Makes the jobs of a queue that wait for a time available now. Jobs that begin to wait meanwhile may stay.
+    pub(crate) async fn make_all_due(&self, queue: &QueueName) -> StoreResult<()> {
+        let (due, redis) = (QueueKeys::new(queue).due(), &self.store.redis);
+        let mut left: usize = redis::cmd("ZCARD").arg(&due).query_async(&mut redis.clone()).await?;
+        while left > 0 {
+            let now = self.now().await?;
+            let mut command = redis::cmd("ZRANGE");
+            command.arg(&due).arg(0).arg(MAX_MADE_DUE_PER_PAGE - 1);
+            let members: Vec<String> = command.query_async(&mut redis.clone()).await?;
+            if members.is_empty() {
+                return Ok(());
+            }
+            let mut command = redis::cmd("ZADD");
+            command.arg(&due).arg("XX").arg("LT");
+            for member in &members {
+                command.arg(now).arg(member);
+            }
+            let _: i64 = command.query_async(&mut redis.clone()).await?;
+            let ids: Vec<JobId> = members.iter().filter_map(|member| member.parse().ok()).collect();
+            self.make_available(queue, &ids, WaitSet::Due).await?;
+            left = left.saturating_sub(members.len());
+        }
+        Ok(())
     }
 
     /// Moves those of the jobs that wait there into their streams, or into the queues of their keys; how many it moved.

@@ -242,6 +242,21 @@ impl FinishedJob {
         })
     }
 
+    /// It succeeded, and its result cannot be kept: `why` is for people.
+    #[must_use]
+    pub fn completed_without_result<'a>(
+        job: &'a JobRecord,
+        why: &'a str,
+        started_at: Option<Millis>,
+        now: Millis,
+    ) -> Self {
+        Self::build(job, JobState::Completed, now, |view| {
+            view.attempt = job.history.current_attempt();
+            view.started_at = started_at;
+            view.result_dropped = Some(why);
+        })
+    }
+
     /// Its last attempt failed; the failure is in its history already.
     #[must_use]
     pub fn discarded(job: &JobRecord, now: Millis) -> Self {

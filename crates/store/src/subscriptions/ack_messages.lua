@@ -13,7 +13,7 @@ if acked > 0 then
   if delivered ~= '0' then
     redis.call('HINCRBY', counters, 'delivered', delivered)
     redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now_ms()))
-    redis.call('HDEL', counters, 'failing_since')
+    end_failures(counters)
   end
   if filtered ~= '0' then redis.call('HINCRBY', counters, 'filtered', filtered) end
   extend_counters_ttl(counters)

@@ -1,7 +1,7 @@
 #!lua
 -- Lets one worker at a time deliver a channel in order: claims the channel for it, moves its cursor, returns the next
 -- messages.
--- KEYS: 1 history, 2 cursor, 3 counters of the subscription
+-- KEYS: 1 history, 2 cursor, 3 counters of the subscription, 4 state of the channel
 -- ARGV: 1 group, 2 worker, 3 ms after which an idle worker loses the channel, 4 its token, or '' to claim the channel,
 --       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of
 --       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
@@ -15,7 +15,7 @@
 --   read             the entries follow the position
 --   gap              messages between the position and the first entry are missing
 -- May run twice: one worker has a token, and the cursor moves to the same position.
-local history, cursor, counters = KEYS[1], KEYS[2], KEYS[3]
+local history, cursor, counters, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, worker, max_idle_ms, given_token = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local done_position, max_messages, max_bytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 local cursor_ttl_ms, counter = ARGV[8], ARGV[9]
@@ -41,7 +41,7 @@ if done_position ~= '' then
   if counter ~= '' then redis.call('HINCRBY', counters, counter, 1) end
   if counter == 'delivered' then
     redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now))
-    redis.call('HDEL', counters, 'failing_since')
+    end_failures(counters)
   end
   extend_counters_ttl(counters)
 end
@@ -65,5 +65,5 @@ if #entries == 0 and max_messages > 0 then
 end
 redis.call('HSET', cursor, 'o', worker, 'u', string.format('%.0f', now + max_idle_ms))
 local outcome, before = 'read', ''
-if #entries > 0 then outcome, before = check_gap(history, position, entries[1][1]) end
+if #entries > 0 then outcome, before = check_gap(history, state, position, entries[1][1]) end
 return { outcome, token, position, before, entries, 0, failures }

@@ -44,6 +44,7 @@ use common::{
     name::{ChannelName, SubscriptionName},
     settings::SubscriptionSettings,
     text::printable,
+    time::Millis,
 };
 use model::{
     job,
@@ -53,7 +54,7 @@ use model::{
 pub use broadcast::Checkpoint;
 pub use ordered::{ChannelFence, ClaimedChannel};
 pub use position::OpenedChannel;
-pub use progress::{BlockedChannel, BroadcastWorkerLag, ChannelProgress, SubscriptionCounters};
+pub use progress::{BlockedChannel, BroadcastWorkerLag, ChannelProgress, FailureStreak, SubscriptionCounters};
 pub use put::{PutSubscriptionError, PutSubscriptionResult};
 pub use shared::{ChannelMessages, MAX_BATCH_BYTES, MessageDisposition, ReclaimFilter, ReclaimedMessages};
 pub use subscription_workers::SubscriptionWorkers;
@@ -195,17 +196,27 @@ impl Subscriptions {
                 self.unblock_channels(&before).await?;
             }
         }
+        let now = self.jobs.now().await?;
         let changed = self
             .update(name, |subscription| {
                 let is_meant = is_meant(subscription);
                 if is_meant {
                     subscription.state = state;
                     subscription.reason = reason.map(ToOwned::to_owned);
+                    if state == SubscriptionState::Active {
+                        // Each resume differs from the one before
+                        let before = subscription.resumed_at.map_or(now, |before| before + 1);
+                        subscription.resumed_at = Some(now.max(before));
+                    }
                 }
                 is_meant
             })
             .await?;
         let Some(changed) = changed else { return Ok(None) };
+        if state == SubscriptionState::Active {
+            // Before the queue resumes: what waits for a later attempt is tried now
+            self.jobs.make_all_due(&changed.queue()).await?;
+        }
         let mut state_now = state;
         for _ in 0..MAX_SAVE_ATTEMPTS {
             if self.jobs.set_queue_paused(&changed.queue(), state_now != SubscriptionState::Active).await?.is_err() {
@@ -334,6 +345,19 @@ impl Subscriptions {
         let keys = [keys::subscription_counters(name), keys::subscription_workers(name)];
         let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
         Ok(())
+    }
+
+    /// Whether the subscription of that name that was created at that time is deleted; not while Redis has lost the list.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn is_deleted(&self, name: &SubscriptionName, created_at: Millis) -> StoreResult<bool> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::SUBSCRIPTIONS).arg(name.as_str()).arg("");
+        let (raw, marker): (Option<Vec<u8>>, Option<Vec<u8>>) = command.query_async(&mut self.redis().clone()).await?;
+        let Some(raw) = raw else { return Ok(marker.is_some()) };
+        let now = std::str::from_utf8(&raw).ok().and_then(parse_subscription);
+        Ok(now.is_some_and(|now| now.created_at != created_at))
     }
 
     async fn read_raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {

@@ -14,4 +14,6 @@ if position == '' then position = last_id(history) end
 redis.call('HSET', state, 's', '1')
 local joined, problem = join_group(history, cursor, group, position, cursor_ttl_ms, last_delivered_ids(history))
 if problem then return problem end
-return { joined.position, joined.is_made and not joined.is_new and 1 or 0 }
+-- A history that expired took its groups along, and lost nothing that the subscription had not read
+local is_lost = joined.is_made and not joined.is_new and redis.call('HGET', state, 'p') ~= joined.position
+return { joined.position, is_lost and 1 or 0 }

@@ -99,7 +99,7 @@ impl Subscriptions {
         max: usize,
     ) -> StoreResult<ClaimedChannel> {
         let mut call = channel_script_call(&script::CLAIM_CHANNEL, subscription, channel);
-        call.key(keys::subscription_counters(&subscription.name));
+        call.key(keys::subscription_counters(&subscription.name)).key(keys::channel_state(channel));
         call.arg(subscription.group()).arg(worker.as_str()).arg(lease.as_millis().to_string());
         match done {
             Some((held, position, _)) => call.arg(&held.0).arg(position.to_string()),

@@ -1,6 +1,6 @@
 //! Lag and counters of subscriptions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{Subscriptions, channel_script_call};
 use crate::{StoreResult, keys, script};
@@ -29,6 +29,15 @@ pub struct SubscriptionCounters {
     pub last_delivered_at: Option<Millis>,
     /// Since when there were only failures.
     pub failing_since: Option<Millis>,
+}
+
+/// The failures of a target since its last success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailureStreak {
+    /// Time since the first of them.
+    pub duration: Duration,
+    /// Messages that failed.
+    pub failures: u64,
 }
 
 /// A subscription's progress in a channel.
@@ -99,10 +108,7 @@ impl Subscriptions {
         subscription: &Subscription,
         channel: &ChannelName,
     ) -> StoreResult<ChannelProgress> {
-        let group = match (subscription.mode, subscription.ordering) {
-            (DeliveryMode::Shared, DeliveryOrdering::None) => subscription.group(),
-            _ => String::new(),
-        };
+        let group = if subscription.mode == DeliveryMode::Shared { subscription.group() } else { String::new() };
         self.read_progress(subscription, channel, &group, "").await
     }
 
@@ -114,7 +120,8 @@ impl Subscriptions {
         position: &str,
     ) -> StoreResult<ChannelProgress> {
         let mut call = channel_script_call(&script::CHANNEL_PROGRESS, subscription, channel);
-        call.arg(group).arg(position).arg(MAX_EPOCHS);
+        let counts_pending = !group.is_empty() && subscription.ordering == DeliveryOrdering::None;
+        call.arg(group).arg(position).arg(MAX_EPOCHS).arg(u8::from(counts_pending));
         let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
             call.invoke_async(&mut self.redis().clone()).await?;
         let position: Option<Position> = position.parse().ok();
@@ -148,9 +155,13 @@ impl Subscriptions {
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
             let seen_at = seen_at as Millis;
             let Some(checkpoint) = self.load_checkpoint(subscription, &worker).await? else { continue };
-            let mut lag = 0;
+            let (mut lag, since) = (0, checkpoint.first_seen_at.unwrap_or(0));
             for &channel in channels {
-                let position = checkpoint.positions.get(channel).copied().unwrap_or(Position::START);
+                let position = match checkpoint.positions.get(channel) {
+                    Some(position) => *position,
+                    // It has not read the channel yet, and will not read what was there before
+                    None => self.broadcast_start_position(subscription, channel, since).await?,
+                };
                 lag += self.read_progress(subscription, channel, "", &position.to_string()).await?.lag;
             }
             all.push(BroadcastWorkerLag { worker, last_seen_at: seen_at, lag });
@@ -169,14 +180,22 @@ impl Subscriptions {
         Ok(of_it)
     }
 
-    /// Records a failed delivery; returns for how many milliseconds there were only failures.
+    /// Records a failed delivery, and whether the target is at fault and not the message; returns the failures of the
+    /// target since the last success.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn record_failure(&self, subscription: &Subscription) -> StoreResult<Millis> {
-        let call = script::RECORD_FAILURE.key(keys::subscription_counters(&subscription.name));
-        let (since, now): (Millis, Millis) = call.invoke_async(&mut self.redis().clone()).await?;
-        Ok((now - since).max(0))
+    pub async fn record_failure(
+        &self,
+        subscription: &Subscription,
+        is_target_at_fault: bool,
+        is_first_attempt: bool,
+    ) -> StoreResult<FailureStreak> {
+        let mut call = script::RECORD_FAILURE.key(keys::subscription_counters(&subscription.name));
+        call.arg(u8::from(is_target_at_fault)).arg(u8::from(is_first_attempt));
+        let (since, now, failures): (Millis, Millis, u64) = call.invoke_async(&mut self.redis().clone()).await?;
+        let duration = if since == 0 { 0 } else { u64::try_from(now - since).unwrap_or_default() };
+        Ok(FailureStreak { duration: Duration::from_millis(duration), failures })
     }
 
     /// Records that the target works: earlier failures do not count any more.
@@ -185,7 +204,7 @@ impl Subscriptions {
     /// Redis is unavailable.
     pub async fn record_recovery(&self, name: &SubscriptionName) -> StoreResult<()> {
         let mut command = redis::cmd("HDEL");
-        command.arg(keys::subscription_counters(name)).arg("failing_since");
+        command.arg(keys::subscription_counters(name)).arg("failing_since").arg("failing");
         let _: i64 = command.query_async(&mut self.redis().clone()).await?;
         Ok(())
     }

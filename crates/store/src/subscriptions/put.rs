@@ -141,7 +141,10 @@ impl Subscriptions {
     async fn apply_change_effects(&self, before: &Subscription, now: &Subscription) -> StoreResult<()> {
         self.leave_channels(before, |channel| now.channels.matches(channel)).await?;
         if serde_json::to_value(&before.deliver).ok() != serde_json::to_value(&now.deliver).ok() {
+            // Failures of the old target do not count against the new one, and what waits is tried there now
+            self.record_recovery(&now.name).await?;
             self.unblock_channels(now).await?;
+            self.jobs.make_all_due(&now.queue()).await?;
         }
         Ok(())
     }

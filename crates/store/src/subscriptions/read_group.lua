@@ -1,7 +1,7 @@
 #!lua
 -- Reads the next messages of channels for a worker, in order within each channel, and tells which are missing before
 -- them.
--- KEYS: 1.. history and cursor of each channel
+-- KEYS: 1.. history, cursor and state of each channel
 -- ARGV: 1 group, 2 consumer, 3 max messages, 4 bytes of messages at which the script stops, 5 TTL of a cursor in ms
 -- Returns for each channel that was read {its number, outcome, position, last position up to there that is kept or '',
 -- entries, 1 if there may be more}. Outcomes:
@@ -31,9 +31,9 @@ local function store_gap(history, cursor, gap, next_message)
   redis.call('HSET', cursor, 'g', table.concat(kept, ' '))
 end
 
-for index = first_history, #KEYS, 2 do
-  local history, cursor = KEYS[index], KEYS[index + 1]
-  local number = (index + 1) / 2
+for index = first_history, #KEYS, 3 do
+  local history, cursor, state = KEYS[index], KEYS[index + 1], KEYS[index + 2]
+  local number = (index + 2) / 3
   if wanted <= 0 or bytes >= max_bytes then break end
   local position = redis.call('HGET', cursor, 'd')
   local following = position and redis.call('XRANGE', history, '(' .. position, '+', 'COUNT', 1)[1]
@@ -44,7 +44,7 @@ for index = first_history, #KEYS, 2 do
     if redis.call('PTTL', cursor) < tonumber(cursor_ttl_ms) / 2 then redis.call('PEXPIRE', cursor, cursor_ttl_ms) end
     replies[#replies + 1] = { number, 'empty', position, '', {}, 0 }
   else
-    local outcome, before = check_gap(history, position, following[1])
+    local outcome, before = check_gap(history, state, position, following[1])
     local entries, has_more = {}, 1
     while wanted > 0 and bytes < max_bytes and has_more == 1 do
       local count = math.min(MAX_PER_READ, wanted)

@@ -24,7 +24,7 @@ redis.call('PEXPIRE', workers, ttl_ms)
 if delivered ~= '0' then
   redis.call('HINCRBY', counters, 'delivered', delivered)
   redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now))
-  redis.call('HDEL', counters, 'failing_since')
+  end_failures(counters)
 end
 if filtered ~= '0' then redis.call('HINCRBY', counters, 'filtered', filtered) end
 if delivered ~= '0' or filtered ~= '0' then extend_counters_ttl(counters) end

@@ -99,6 +99,7 @@ impl Subscriptions {
         let mut call = script::READ_GROUP.prepare_invoke();
         for channel in channels {
             call.key(keys::channel_history(channel)).key(keys::subscription_cursor(channel, &subscription.name));
+            call.key(keys::channel_state(channel));
         }
         call.arg(subscription.group()).arg(worker.as_str()).arg(max).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
         let read: Vec<ReadGroupReply> = call.invoke_async(&mut self.redis().clone()).await?;
@@ -243,7 +244,8 @@ fn gap_between(position: &str, before: &str, next: Option<Position>) -> Option<G
         // A subscription that starts later has no gap here, but the first messages were published and not handed out
         return Some(Gap { from: after, to: next, count: next.map(|next| next.sequence) });
     }
-    let around = HistoryNeighbors { is_retained: before == position, before: before.parse().ok(), next, head: next };
+    let is_retained = before == position;
+    let around = HistoryNeighbors { is_retained, before: before.parse().ok(), next, head: next, predecessor: None };
     match continuity::check_continuity(after, around) {
         Continuity::Contiguous => None,
         Continuity::Gap(gap) => Some(gap),

@@ -35,7 +35,7 @@ async fn positions_are_contiguous_and_a_subscriber_hears_the_bytes_as_they_are()
     let mut positions = Vec::new();
     for body in bodies {
         let published = publish(&kit, &channel, body).await;
-        assert_eq!(published.receivers, 1);
+        assert_eq!(published.plain_subscribers, 1);
         positions.push(published.position);
         assert_eq!(
             heard.recv().await,
@@ -240,7 +240,7 @@ async fn a_message_that_is_published_once_is_found_by_a_client_that_repeats_it()
         sent.expect("redis runs").expect("a channel that may be")
     };
     let first = publish_as(0).await;
-    assert_eq!((publish_as(0).await, first.receivers), (first, 1));
+    assert_eq!((publish_as(0).await, first.plain_subscribers), (first, 1));
     assert_eq!(publish_as(1).await.position, first.position.next());
     // Also when the history is gone meanwhile
     kit.redis_command(&["DEL", "galley:{ch:c}:m", "galley:{ch:c}:state"]).await;

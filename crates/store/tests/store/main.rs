@@ -27,6 +27,7 @@ mod retention;
 mod settle;
 mod subscriptions;
 mod subscriptions_cursor;
+mod subscriptions_expiry;
 mod subscriptions_gaps;
 mod subscriptions_groups;
 mod subscriptions_ordered;

@@ -12,7 +12,7 @@ use model::{
 };
 use store::{
     jobs::{EnqueueRefusal, PurgeRequest},
-    subscriptions::Checkpoint,
+    subscriptions::{Checkpoint, MessageDisposition},
 };
 
 use crate::{
@@ -71,7 +71,7 @@ async fn what_is_written_late_is_swept_up_and_the_next_of_that_name_inherits_not
     assert!(!desk.store.clear_if_deleted(&before).await.expect("redis runs"), "it is there");
     assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
     let late = async || {
-        desk.store.record_failure(&before).await.expect("redis runs");
+        desk.store.record_failure(&before, true, true).await.expect("redis runs");
         desk.kit.jobs.set_queue_paused(&before.queue(), true).await.expect("redis runs").expect("allowed");
     };
     late().await;
@@ -176,7 +176,7 @@ async fn channels_with_silent_messages_are_found_among_many() {
 async fn retry_as_job(desk: &SubscriptionKit, subscription: &Subscription) -> Result<(), EnqueueRefusal> {
     let page = desk.kit.channels.read_channel_page(&channel("c"), Position::START, 1).await.expect("redis runs");
     let message = page.messages.into_iter().next().expect("there is one");
-    let redelivery = Redelivery { channel: channel("c"), message, is_permanent_failure: false };
+    let redelivery = Redelivery::new(subscription, &channel("c"), &message, false);
     let now = desk.kit.jobs.now().await.expect("redis runs");
     let job = redelivery.to_job(subscription, now, Vec::new(), now).expect("a job");
     desk.kit.jobs.enqueue(job, None, now).await.expect("redis runs").map(drop)
@@ -208,6 +208,32 @@ async fn a_message_that_comes_again_after_a_seek_or_for_another_of_that_name_bec
     let another = desk.put(&subscription_body("c", "earliest")).await;
     assert_eq!(retry_as_job(&desk, &another).await, Ok(()));
     cancel().await;
+}
+
+#[tokio::test]
+async fn failures_count_by_message_until_a_success_and_only_those_of_the_target() {
+    let desk = SubscriptionKit::start();
+    let made = desk.put(&subscription_body("c", "new")).await;
+    let fail = async |is_target_at_fault, is_first| {
+        desk.store.record_failure(&made, is_target_at_fault, is_first).await.expect("redis runs")
+    };
+    let refused = fail(false, true).await;
+    assert_eq!((refused.failures, refused.duration), (0, Duration::ZERO), "the message is at fault");
+    assert_eq!(desk.store.counters(&made).await.expect("redis runs").failing_since, None);
+    for (is_first, failures) in [(true, 1), (false, 1), (true, 2)] {
+        assert_eq!(fail(true, is_first).await.failures, failures);
+    }
+    assert_eq!(fail(false, true).await.failures, 2);
+    desk.store.record_recovery(&made.name).await.expect("redis runs");
+    assert_eq!(fail(true, true).await.failures, 1);
+    let position = desk.publish(&channel("c"), &["0"]).await[0];
+    assert_eq!(desk.read(&made, &channel("c"), "w").await.messages.len(), 1);
+    let done = [(position, MessageDisposition::Delivered)];
+    desk.store.ack_messages(&made, &channel("c"), &done).await.expect("redis runs");
+    assert_eq!(fail(true, true).await.failures, 1, "a delivery is a success, too");
+    desk.put(r#"{"channels":["c"],"deliver":{"command":"other"}}"#).await;
+    assert_eq!(fail(true, true).await.failures, 1, "another target has not failed yet");
+    assert_eq!(desk.store.counters(&made).await.expect("redis runs").failed, 8);
 }
 
 #[tokio::test]

@@ -239,6 +239,11 @@ impl Context {
         &self.0.claimed
     }
 
+    /// The largest result that is kept, in bytes.
+    pub(crate) fn result_limit_bytes(&self) -> usize {
+        self.jobs().settings().result_limit_bytes
+    }
+
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.0.shared.jobs
     }

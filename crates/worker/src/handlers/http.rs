@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use common::time;
 use delivery::http::{
-    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, PushRequest, PushRetry, Secret,
+    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, PushRequest, PushResult, PushRetry,
+    Secret,
 };
 use model::{job::RetryAdvice, url_template::UrlTemplate};
 
@@ -120,8 +121,13 @@ impl HttpRule {
                 lease: Duration::from_millis(self.settings.callback_timeout_ms),
             });
         }
-        let result = answer.body.map(|body| body.get().to_owned());
-        Ok(HandlerOutcome::Completed(result.filter(|result| result != "null")))
+        Ok(match answer.result {
+            PushResult::Json(result) if result.get() != "null" => {
+                to_outcome(result.get(), context.result_limit_bytes())
+            }
+            PushResult::Json(_) | PushResult::Empty => HandlerOutcome::Completed(None),
+            PushResult::Dropped(why) => HandlerOutcome::CompletedWithoutResult { why },
+        })
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -139,6 +145,14 @@ impl HttpRule {
             settings.timeout_ms
         )
     }
+}
+
+/// The endpoint did the work: a result that is too large is dropped, because a failure would do the work again.
+fn to_outcome(result: &str, limit: usize) -> HandlerOutcome {
+    if result.len() > limit {
+        return HandlerOutcome::CompletedWithoutResult { why: format!("the answer has more than {limit} bytes") };
+    }
+    HandlerOutcome::Completed(Some(result.to_owned()))
 }
 
 fn to_handler_error(error: PushError) -> HandlerError {

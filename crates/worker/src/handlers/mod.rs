@@ -20,6 +20,11 @@ pub use error::HandlerError;
 pub(crate) enum HandlerOutcome {
     /// Success; the result is JSON or nothing.
     Completed(Option<String>),
+    /// Success with a result that cannot be kept.
+    CompletedWithoutResult {
+        /// Why, for people.
+        why: String,
+    },
     /// The job cannot run now, through no fault of its own: the attempt does not count.
     Snoozed { delay: Duration, why: String },
     /// Another program finishes the job with this token.

@@ -53,7 +53,7 @@ fn body_metadata(request: &HttpRequest) -> (&[u8], Vec<u8>) {
 }
 
 fn published_json(channel: &ChannelName, published: &PublishedMessage) -> Value {
-    json!({ "id": published.position.to_string(), "channel": channel, "receivers": published.receivers })
+    json!({ "id": published.position.to_string(), "channel": channel, "plain_subscribers": published.plain_subscribers })
 }
 
 /// What the headers say about the body: nothing, a content type, or a `CloudEvent`.
@@ -65,15 +65,11 @@ fn parse_message<'a>(
     let content_type = content_type(request)?;
     let kind = essence(content_type.unwrap_or_default());
     if cloud_event::is_cloud_events(kind) {
-        if kind.eq_ignore_ascii_case(cloud_event::STRUCTURED_MEDIA_TYPE) {
+        if cloud_event::is_structured(kind) {
             let message = cloud_event::parse_structured(body, depth_limit)?;
             return Ok(NewMessage { content_type: content_type.map(Into::into), ..message });
         }
-        return Err(MessageError::Unsupported(format!(
-            "a CloudEvent must be sent as {}, or with ce- headers; {} goes to the path that ends in /batch",
-            cloud_event::STRUCTURED_MEDIA_TYPE,
-            cloud_event::BATCH_MEDIA_TYPE
-        )));
+        return Err(cloud_event::unsupported_encoding());
     }
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let attributes = cloud_event::attributes_from_headers(headers)?;

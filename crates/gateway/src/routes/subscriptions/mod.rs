@@ -15,13 +15,13 @@ use actix_web::{
     web,
 };
 use common::{
-    json::Object,
+    json::{Object, ObjectWriter},
     name::{ChannelName, SubscriptionName, quoted},
 };
 use delivery::http::{Endpoint, Network};
 use model::subscription::{Subscription, SubscriptionRequestError, SubscriptionTarget};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use store::subscriptions::{PutSubscriptionError, PutSubscriptionResult};
 
 use self::progress::ProgressDetail;
@@ -55,15 +55,17 @@ pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, 
     };
     let put = services.subscriptions.put_if(&name, body.bytes(), depth_limit, is_allowed).await?;
     let PutSubscriptionResult { subscription, is_new, secret } = put.map_err(put_error)?;
-    let mut answer = json!({ "subscription": subscription.to_json() });
+    let mut answer = ObjectWriter::default();
+    answer.raw("subscription", &subscription.to_json());
     if let Some(secret) = secret {
-        answer["secret"] = secret.into();
+        answer.text("secret", &secret);
     }
     let mut response = HttpResponse::build(if is_new { StatusCode::CREATED } else { StatusCode::OK });
     if is_new {
         response.insert_header((header::LOCATION, format!("/v1/subscriptions/{name}")));
     }
-    Ok(response.insert_header((header::CACHE_CONTROL, "no-store")).json(answer))
+    response.insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/json");
+    Ok(response.body(answer.finish()))
 }
 
 /// How a worker reaches endpoints, so that each is checked the way the worker will use it. Certificates are read once.
@@ -117,7 +119,9 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListSu
         shown.push(subscription_json(&services, subscription, &channels, ProgressDetail::Totals).await?);
     }
     let next = all.last().filter(|_| is_more).map(|(subscription, _)| &subscription.name);
-    Ok(HttpResponse::Ok().json(json!({ "subscriptions": shown, "next": next })))
+    let mut answer = ObjectWriter::default();
+    answer.raw("subscriptions", &format!("[{}]", shown.join(","))).raw("next", &json!(next).to_string());
+    Ok(json_response(answer))
 }
 
 /// One subscription.
@@ -129,7 +133,9 @@ pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>)
         .ok_or_else(|| subscription_not_found(&name))?;
     let channels = services.channels.list_channels(None, usize::MAX).await?;
     let shown = subscription_json(&services, &subscription, &channels, ProgressDetail::Channels).await?;
-    Ok(HttpResponse::Ok().json(json!({ "subscription": shown })))
+    let mut answer = ObjectWriter::default();
+    answer.raw("subscription", &shown);
+    Ok(json_response(answer))
 }
 
 /// `channels` are all channels.
@@ -138,10 +144,11 @@ async fn subscription_json(
     subscription: &Subscription,
     channels: &[ChannelName],
     detail: ProgressDetail,
-) -> Result<Value, ApiError> {
-    let mut shown = subscription.to_json();
-    shown["progress"] = progress::progress_json(services, subscription, channels, detail).await?;
-    Ok(shown)
+) -> Result<String, ApiError> {
+    let mut shown = ObjectWriter::default();
+    let progress = progress::progress_json(services, subscription, channels, detail).await?;
+    shown.splice(&subscription.to_json()).raw("progress", &progress.to_string());
+    Ok(shown.finish())
 }
 
 /// Removes a subscription and cancels the jobs in its queue.
@@ -163,5 +170,11 @@ fn subscription_not_found(name: &str) -> ApiError {
 }
 
 fn subscription_response(subscription: &Subscription) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "subscription": subscription.to_json() }))
+    let mut answer = ObjectWriter::default();
+    answer.raw("subscription", &subscription.to_json());
+    json_response(answer)
+}
+
+fn json_response(answer: ObjectWriter) -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(answer.finish())
 }

@@ -41,6 +41,9 @@ async fn ack_channel(
     channel: &ChannelName,
     done: &[(Position, MessageDisposition)],
 ) -> bool {
+    if runner.is_obsolete().await {
+        return true;
+    }
     let mut delays = reconnect_delays();
     loop {
         match runner.store().ack_messages(&runner.subscription, channel, done).await {
@@ -60,7 +63,7 @@ async fn ack_channel(
 /// Releases the unfinished messages to other workers at once.
 pub(super) async fn release_in_flight(runner: &SubscriptionRunner, in_flight: &InFlightMessages) {
     let left = in_flight.drain();
-    if left.is_empty() {
+    if left.is_empty() || runner.is_obsolete().await {
         return;
     }
     let store = runner.store();

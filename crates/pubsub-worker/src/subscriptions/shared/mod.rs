@@ -246,7 +246,7 @@ impl GroupReader {
     /// Starts to deliver a message with which `crashes` workers have died.
     async fn deliver(&self, channel: ChannelName, message: StoredMessage, crashes: u32, held: DeliveryPermits) {
         let Some(guard) = self.in_flight.begin((channel.clone(), message.position)) else { return };
-        if !self.runner.subscription.filter.matches(&message) {
+        if !self.runner.wants(&channel, &message) {
             if let Some(address) = guard.finish() {
                 // Nobody waits for it: when the process stops, the message is released
                 let _ = self.acks.send((address, MessageDisposition::Filtered)).await;
