@@ -253,7 +253,7 @@ impl AttemptRunner {
             Some(why) => FinishedJob::completed_without_result(&claimed.job, why, Some(claimed.started_at), now),
             None => FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now),
         };
-        if self.completions.send(Completion { claimed, finished, ended_at: now }).await {
+        if !self.completions.send(Completion { claimed, finished, ended_at: now }).await {
             tracing::error!("a result came after the last batch was recorded: the job will run again");
         }
     }

@@ -107,7 +107,7 @@ pub fn check_continuity(after: Position, around: HistoryNeighbors) -> Continuity
 /// no earlier one is sent again.
 #[must_use]
 pub fn resume_from(after: Position, around: HistoryNeighbors) -> Position {
-    if around.is_retained {
+    if around.is_retained || around.is_followed_by_new_epoch(after) {
         return after;
     }
     match around.next {

@@ -185,3 +185,46 @@ impl QueueTargetSpec {
         Ok(target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subscription::{Subscription, SubscriptionRequest};
+
+    fn http(subscription: &Subscription) -> HttpTarget {
+        match &subscription.deliver {
+            SubscriptionTarget::Http(http) => http.clone(),
+            _ => panic!("no HTTP target"),
+        }
+    }
+
+    #[test]
+    fn what_is_secret_does_not_go_to_another_origin() {
+        let name = || "s".parse().expect("a name");
+        let put = |before: &Subscription, target: &str| {
+            let json = format!(r#"{{"channels":["a"],"deliver":{{"http":{target}}}}}"#);
+            let request = SubscriptionRequest::parse(json.as_bytes(), 16, 9_000).expect("a request");
+            let needs_secret = request.needs_secret(Some(before));
+            request.apply(name(), Some(before), 9_000).map(|after| (http(&after), needs_secret))
+        };
+        let before = SubscriptionRequest::parse(
+            br#"{"channels":["a"],"deliver":{"http":{"url":"https://a.test/x","secrets":["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+                "headers":{"authorization":"Bearer geheim"}}}}"#,
+            16,
+            5_000,
+        );
+        let before = before.and_then(|request| request.apply(name(), None, 5_000)).expect("allowed");
+        let stored = http(&before);
+        for url in ["https://a.test/y?z", "https://A.test:443/{channel}"] {
+            let (kept, is_new) = put(&before, &format!(r#"{{"url":"{url}","headers":{{"authorization":null}}}}"#))
+                .expect("the same origin");
+            assert_eq!((kept.secrets, kept.headers, is_new), (stored.secrets.clone(), stored.headers.clone(), false));
+        }
+        for url in ["http://a.test/x", "https://a.test:8443/x", "https://b.test/x", "https://a.test.evil.test/x"] {
+            let (other, is_new) = put(&before, &format!(r#"{{"url":"{url}"}}"#)).expect("another origin");
+            assert!(is_new && other.secrets != stored.secrets && other.headers.is_empty(), "{url}");
+            let kept = put(&before, &format!(r#"{{"url":"{url}","headers":{{"authorization":null}}}}"#));
+            assert!(kept.err().expect(url).to_string().contains("must have a value"), "{url}");
+        }
+    }
+}

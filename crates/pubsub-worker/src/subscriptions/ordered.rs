@@ -136,11 +136,11 @@ impl OrderedChannel {
         };
         loop {
             match taken {
-                ClaimedChannel::Messages { fence: held, messages, gap, failures } => {
+                ClaimedChannel::Messages { fence: held, messages, gap, failures, crashes } => {
                     if let Some(gap) = &gap {
                         runner.record_gap(channel, gap);
                     }
-                    match self.deliver_all(&held, messages, failures).await? {
+                    match self.deliver_all(&held, messages, (failures, crashes)).await? {
                         OrderedStep::Continue(next) => taken = next,
                         OrderedStep::Stop(again) => return Ok(again),
                     }
@@ -162,7 +162,7 @@ impl OrderedChannel {
         &self,
         held: &ChannelFence,
         messages: Vec<StoredMessage>,
-        failures: u32,
+        (failures, crashes): (u32, u32),
     ) -> StoreResult<OrderedStep> {
         let (runner, lease) = (&self.runner, self.runner.lease());
         let (store, subscription, channel) = (runner.store(), &runner.subscription, &self.channel);
@@ -171,8 +171,8 @@ impl OrderedChannel {
             if runner.stop.is_cancelled() || !self.is_preferred_here() {
                 return self.block_channel(held, Duration::ZERO, None).await;
             }
-            let attempt = if number == 0 { failures + 1 } else { 1 };
-            let done = match self.deliver(&message, attempt).await {
+            let (attempt, crashes) = if number == 0 { (failures + 1, crashes) } else { (1, 0) };
+            let done = match self.deliver(&message, attempt, crashes).await {
                 Ok(done) => done,
                 Err((delay, problem)) => return self.block_channel(held, delay, problem.as_deref()).await,
             };
@@ -198,10 +198,17 @@ impl OrderedChannel {
         &self,
         message: &StoredMessage,
         attempt: u32,
+        crashes: u32,
     ) -> Result<MessageDisposition, (Duration, Option<String>)> {
         let (runner, channel) = (&self.runner, &self.channel);
         if !runner.wants(channel, message) {
             return Ok(MessageDisposition::Filtered);
+        }
+        if crashes > runner.process.crash_budget {
+            let problem = format!("{crashes} workers vanished while they had this message");
+            return self
+                .discard(message, crashes, &DeliveryFailure::permanent("crash_budget_exhausted", problem))
+                .await;
         }
         let failure = match runner.deliver(channel, message, attempt).await {
             Ok(()) => return Ok(MessageDisposition::Delivered),
@@ -213,8 +220,18 @@ impl OrderedChannel {
         if !is_hopeless(&policy, &failure) {
             return Err((retry_delay(&policy, failure.advice, attempt), Some(failure.message)));
         }
-        let (delivery, why) = (DeliveryAttempt { channel, message, attempt }, DeliveryError::Failed(failure));
-        let is_kept = runner.retry_as_job(delivery, &why, Vec::new(), None).await;
+        self.discard(message, attempt, &DeliveryError::Failed(failure)).await
+    }
+
+    /// Hands a message to the dead letters, so that the next one follows.
+    async fn discard(
+        &self,
+        message: &StoredMessage,
+        attempt: u32,
+        why: &DeliveryError,
+    ) -> Result<MessageDisposition, (Duration, Option<String>)> {
+        let delivery = DeliveryAttempt { channel: &self.channel, message, attempt };
+        let is_kept = self.runner.retry_as_job(delivery, why, Vec::new(), None).await;
         if is_kept { Ok(MessageDisposition::RetriedAsJob) } else { Err((Duration::ZERO, None)) }
     }
 

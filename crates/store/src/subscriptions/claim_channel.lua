@@ -5,7 +5,8 @@
 -- ARGV: 1 group, 2 worker, 3 ms after which an idle worker loses the channel, 4 its token, or '' to claim the channel,
 --       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of
 --       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
--- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts}.
+-- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts, workers
+-- that vanished with the next message}.
 -- Outcomes:
 --   not_opened       the caller must open the group first
 --   lost             another worker claimed the channel, or somebody moved the cursor
@@ -21,23 +22,26 @@ local done_position, max_messages, max_bytes = ARGV[5], tonumber(ARGV[6]), tonum
 local cursor_ttl_ms, counter = ARGV[8], ARGV[9]
 
 local now = now_ms()
-local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n')
+local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n', 'c')
 local position, owner, token = known[1], known[2], known[3]
 local owned_until, blocked_until, failures = tonumber(known[4]) or 0, tonumber(known[5]) or 0, tonumber(known[6]) or 0
-if not position then return { 'not_opened', '', '', '', {}, 0, 0 } end
+local crashes = tonumber(known[7]) or 0
+if not position then return { 'not_opened', '', '', '', {}, 0, 0, 0 } end
 if given_token ~= '' then
-  if token ~= given_token or owner ~= worker then return { 'lost', '', position, '', {}, 0, 0 } end
+  if token ~= given_token or owner ~= worker then return { 'lost', '', position, '', {}, 0, 0, 0 } end
 else
   local owned_ms = owner and owner ~= worker and owned_until - now or 0
-  if owned_ms > 0 then return { 'owned_elsewhere', '', position, '', {}, owned_ms, 0 } end
+  if owned_ms > 0 then return { 'owned_elsewhere', '', position, '', {}, owned_ms, 0, 0 } end
+  -- Nobody released the channel: its owner vanished with the next message
+  if owner and owner ~= worker then crashes = redis.call('HINCRBY', cursor, 'c', 1) end
   token = string.format('%.0f', redis.call('HINCRBY', cursor, 'k', 1))
 end
 if done_position ~= '' then
   position = done_position
   redis.call('HSET', cursor, 'd', position)
-  redis.call('HDEL', cursor, 'n', 'w', 'e')
+  redis.call('HDEL', cursor, 'n', 'w', 'e', 'c')
   redis.pcall('XGROUP', 'SETID', history, group, position)
-  blocked_until, failures = 0, 0
+  blocked_until, failures, crashes = 0, 0, 0
   if counter ~= '' then redis.call('HINCRBY', counters, counter, 1) end
   if counter == 'delivered' then
     redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now))
@@ -49,7 +53,7 @@ redis.call('PEXPIRE', cursor, cursor_ttl_ms)
 local blocked_ms = blocked_until - now
 if blocked_ms > 0 then
   redis.call('HDEL', cursor, 'o', 'u')
-  return { 'blocked', '', position, '', {}, blocked_ms, failures }
+  return { 'blocked', '', position, '', {}, blocked_ms, failures, 0 }
 end
 local entries, bytes, start = {}, 0, '(' .. position
 while #entries < max_messages and bytes < max_bytes do
@@ -61,9 +65,9 @@ while #entries < max_messages and bytes < max_bytes do
 end
 if #entries == 0 and max_messages > 0 then
   redis.call('HDEL', cursor, 'o', 'u')
-  return { 'empty', '', position, '', {}, 0, 0 }
+  return { 'empty', '', position, '', {}, 0, 0, 0 }
 end
 redis.call('HSET', cursor, 'o', worker, 'u', string.format('%.0f', now + max_idle_ms))
 local outcome, before = 'read', ''
 if #entries > 0 then outcome, before = check_gap(history, state, position, entries[1][1]) end
-return { outcome, token, position, before, entries, 0, failures }
+return { outcome, token, position, before, entries, 0, failures, crashes }

@@ -7,7 +7,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | reads, changes and deletes subscriptions |
+//! | `mod` | reads and changes subscriptions |
+//! | `delete` | deletes one, and what its workers write late |
 //! | `put` | creates or replaces one |
 //! | `position` | opens and leaves channels, seeks |
 //! | `shared` | claims, reclaims and acknowledges messages |
@@ -17,6 +18,7 @@
 //! | `progress` | lag and counters |
 
 mod broadcast;
+mod delete;
 mod ordered;
 mod position;
 mod progress;
@@ -29,11 +31,7 @@ use std::{collections::HashMap, sync::Arc};
 use redis::{ScriptInvocation, Value};
 
 use crate::{
-    Redis, StoreError, StoreResult,
-    connection::notification::Notification,
-    events::JobEvent,
-    jobs::{Jobs, PurgeRequest},
-    keys, script,
+    Redis, StoreError, StoreResult, connection::notification::Notification, events::JobEvent, jobs::Jobs, keys, script,
 };
 use crate::{
     Store,
@@ -44,12 +42,8 @@ use common::{
     name::{ChannelName, SubscriptionName},
     settings::SubscriptionSettings,
     text::printable,
-    time::Millis,
 };
-use model::{
-    job,
-    subscription::{Subscription, SubscriptionState},
-};
+use model::subscription::{Subscription, SubscriptionState};
 
 pub use broadcast::Checkpoint;
 pub use ordered::{ChannelFence, ClaimedChannel};
@@ -61,8 +55,6 @@ pub use subscription_workers::SubscriptionWorkers;
 
 /// Maximum number of attempts to change a subscription that others change at the same time.
 const MAX_SAVE_ATTEMPTS: usize = 16;
-/// Number of jobs cancelled at once when a subscription is deleted.
-const PURGE_BATCH_SIZE: usize = 200;
 
 /// The subscriptions in the Redis of a job store. Cheap to clone.
 #[derive(Clone)]
@@ -281,83 +273,6 @@ impl Subscriptions {
             }
         }
         Err(too_many_conflicts(name))
-    }
-
-    /// Deletes a subscription and its data; false if there is none. Its failed deliveries are cancelled.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn delete(&self, name: &SubscriptionName) -> StoreResult<bool> {
-        for _ in 0..MAX_SAVE_ATTEMPTS {
-            let Some(raw) = self.read_raw(name).await? else { return Ok(false) };
-            if self.save(name, Some(&raw), None).await? == "changed" {
-                continue;
-            }
-            if let Some(subscription) = parse_subscription(&raw) {
-                self.clear_data(&subscription).await?;
-            }
-            return Ok(true);
-        }
-        Err(too_many_conflicts(name))
-    }
-
-    /// Deletes data that the workers of a deleted subscription wrote late: they call this when they end, because
-    /// nobody else would. False if a subscription of that name exists.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn clear_if_deleted(&self, removed: &Subscription) -> StoreResult<bool> {
-        if self.read_raw(&removed.name).await?.is_some() {
-            return Ok(false);
-        }
-        self.clear_data(removed).await?;
-        Ok(true)
-    }
-
-    /// Deletes a subscription's data, except dead letters and checkpoints of broadcast workers, which expire by their
-    /// TTL. It can take long, and ends when a new subscription has the name: what exists from then on belongs to that
-    /// one.
-    async fn clear_data(&self, subscription: &Subscription) -> StoreResult<()> {
-        let (name, queue) = (&subscription.name, subscription.queue());
-        for channel in self.matching_channels(subscription).await? {
-            if self.read_raw(name).await?.is_some() {
-                return Ok(());
-            }
-            self.channels.leave_channel(&channel, name).await?;
-        }
-        let states = vec![job::JobState::Available, job::JobState::Scheduled, job::JobState::Retryable];
-        let purge = PurgeRequest { states, limit: PURGE_BATCH_SIZE, after: None };
-        loop {
-            if self.read_raw(name).await?.is_some() {
-                return Ok(());
-            }
-            let purged = self.jobs.purge(&queue, &purge).await?;
-            // Jobs that cannot be cancelled have a worker, which notices by itself
-            if !purged.has_more || purged.count == 0 {
-                break;
-            }
-        }
-        if self.read_raw(name).await?.is_some() {
-            return Ok(());
-        }
-        // A running delivery keeps the queue for a while; afterwards it is empty and harmless
-        self.jobs.delete_queue(&queue).await?;
-        let keys = [keys::subscription_counters(name), keys::subscription_workers(name)];
-        let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
-        Ok(())
-    }
-
-    /// Whether the subscription of that name that was created at that time is deleted; not while Redis has lost the list.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn is_deleted(&self, name: &SubscriptionName, created_at: Millis) -> StoreResult<bool> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(keys::SUBSCRIPTIONS).arg(name.as_str()).arg("");
-        let (raw, marker): (Option<Vec<u8>>, Option<Vec<u8>>) = command.query_async(&mut self.redis().clone()).await?;
-        let Some(raw) = raw else { return Ok(marker.is_some()) };
-        let now = std::str::from_utf8(&raw).ok().and_then(parse_subscription);
-        Ok(now.is_some_and(|now| now.created_at != created_at))
     }
 
     async fn read_raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {

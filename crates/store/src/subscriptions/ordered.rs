@@ -25,8 +25,8 @@ const UNBLOCK_BATCH_SIZE: usize = 1_000;
 /// Maximum length of a stored error, in characters.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// The reply of `take_in_order.lua`.
-type ClaimChannelReply = (String, String, String, String, Vec<(String, Value)>, u64, u32);
+/// The reply of `claim_channel.lua`.
+type ClaimChannelReply = (String, String, String, String, Vec<(String, Value)>, u64, u32, u32);
 
 /// Proof that a worker owns a channel: the owner of an older one can change nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub enum ClaimedChannel {
         gap: Option<Gap>,
         /// Failed attempts of the first message.
         failures: u32,
+        /// Workers that vanished with the first message.
+        crashes: u32,
     },
     /// There are no messages; nobody owns the channel.
     Empty,
@@ -111,7 +113,7 @@ impl Subscriptions {
             Some((_, _, MessageDisposition::Filtered)) => "filtered",
             _ => "",
         });
-        let (how, token, position, before, entries, ms, failures): ClaimChannelReply =
+        let (how, token, position, before, entries, ms, failures, crashes): ClaimChannelReply =
             call.invoke_async(&mut self.redis().clone()).await?;
         Ok(match how.as_str() {
             "not_opened" => ClaimedChannel::NotOpened,
@@ -123,6 +125,7 @@ impl Subscriptions {
                 gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),
                 messages: parse_messages(entries),
                 failures,
+                crashes,
             },
             _ => ClaimedChannel::Lost,
         })

@@ -76,8 +76,9 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
         publish(kit, &channel, b"x").await;
         // What the test itself takes is not more than this
         let (least, most) = (least - 60_000, least + least / 4);
-        let found = ttls(kit).await;
-        assert!(found.iter().all(|ttl| (least..=most).contains(ttl)), "{found:?}, not {least} to {most}");
+        let [history, state] = ttls(kit).await;
+        assert!((least..=most).contains(&history), "{history}, not {least} to {most}");
+        assert!((2 * least..=2 * most).contains(&state), "{state}: it tells the next history where this one ended");
     };
     let week = 604_800_000;
     is_kept(&kit, week).await;

@@ -72,7 +72,7 @@ async fn a_history_that_expires_after_all_was_delivered_is_no_gap_and_one_with_u
         assert!(page(positions[0]).await.gap(positions[0]).is_some());
         assert_eq!(desk.progress(&subscription, &c).await.0, 1);
         assert_eq!(deliver_all(&desk, &subscription, &c).await, (vec!["2".to_owned()], vec![]), "{body}");
-        // This time a message goes with the history
+        // This time a message is lost with the history
         desk.publish(&c, &["3"]).await;
         desk.kit.channels.trim_channel(&c).await.expect("redis runs");
         desk.kit.redis_command(&["DEL", HISTORY]).await;

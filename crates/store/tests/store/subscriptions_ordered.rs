@@ -323,3 +323,31 @@ async fn a_worker_of_a_broadcast_may_be_in_thousands_of_channels() {
     let noted = desk.store.load_checkpoint(&subscription, &worker_id("w")).await.expect("redis runs");
     assert_eq!(noted, Some(everywhere));
 }
+
+#[tokio::test]
+async fn a_claim_tells_how_many_workers_vanished_with_the_next_message() {
+    let desk = SubscriptionKit::start();
+    let c = channel("c");
+    let subscription = desk.put(IN_ORDER).await;
+    let positions = desk.publish(&c, &["0", "1"]).await;
+    let crashes = |claimed: ClaimedChannel| match claimed {
+        ClaimedChannel::Messages { fence, crashes, .. } => (fence, crashes),
+        other => panic!("{other:?}"),
+    };
+    for (worker, vanished) in [("a", 0), ("b", 1), ("b", 1), ("c", 2)] {
+        assert_eq!(crashes(take(&desk, &subscription, worker).await).1, vanished, "{worker}");
+        expire_lease(&desk).await;
+    }
+    let (held, _) = crashes(take(&desk, &subscription, "c").await);
+    // One that lets go has not vanished
+    let release = (&held, Duration::ZERO, None);
+    desk.store.block_channel(&subscription, &c, &worker_id("c"), release).await.expect("redis runs");
+    let (held, vanished) = crashes(take(&desk, &subscription, "d").await);
+    assert_eq!(vanished, 0);
+    expire_lease(&desk).await;
+    assert_eq!(crashes(take(&desk, &subscription, "e").await).1, 1);
+    assert!(matches!(advance(&desk, &subscription, "d", &held, positions[0], true).await, ClaimedChannel::Lost));
+    let (held, _) = crashes(take(&desk, &subscription, "e").await);
+    let next = crashes(advance(&desk, &subscription, "e", &held, positions[0], true).await);
+    assert_eq!(next.1, 0, "nobody had the next one");
+}
