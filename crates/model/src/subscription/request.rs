@@ -366,6 +366,11 @@ mod tests {
             (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/","secrets":[]}}}"#, "1 to 2 secrets"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/","headers":{"x":null}}}}"#, "must have a value"),
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"Q"}}}"#, "queue must match"),
+            (r#"{"channels":["a"],"deliver":{"queue":{"queue":"sub.s"}}}"#, "must not begin with sub."),
+            (
+                r#"{"channels":["a"],"deliver":{"queue":{"queue":"q","options":{"expires_at":"2099-01-01T00:00:00Z"}}}}"#,
+                "expires_at must be a duration",
+            ),
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"q","options":{"queue":"r"}}}}"#, "duplicate member"),
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"q","options":{"priority":"x"}}}}"#, "priority"),
         ] {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    HttpTarget, QueueTarget, SubscriptionTarget,
+    HttpTarget, QUEUE_PREFIX, QueueTarget, SubscriptionTarget,
     request_error::{CONCURRENCY_RANGE, SubscriptionRequestError, check_range, invalid},
     target::PLACEHOLDERS,
 };
@@ -16,7 +16,7 @@ use crate::{job::NewJob, subscription::MAX_SECRETS, url_template::UrlTemplate};
 use common::{
     json::{self, JsonError},
     name::{CommandName, JobType, QueueName, quoted},
-    time::Millis,
+    time::{self, Millis},
 };
 
 /// Timeout of an endpoint, unless the deadline is shorter.
@@ -169,6 +169,19 @@ fn generate_secret() -> String {
     format!("whsec_{}", BASE64_STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
 }
 
+/// Refuses a fixed `expires_at`: once it has passed, every message would become a job that has expired.
+fn check_expiry(options: Option<&RawValue>, now: Millis) -> Result<(), SubscriptionRequestError> {
+    let options: Option<json::Object> = options.and_then(|options| serde_json::from_str(options.get()).ok());
+    let given = options.as_ref().and_then(|options| options.get("expires_at"));
+    let Some(text) = given.and_then(|given| serde_json::from_str::<String>(given.get()).ok()) else { return Ok(()) };
+    let at = |now| time::parse_time(&text, now).ok().map(|parsed| parsed.at);
+    if at(now).is_some() && at(now) == at(now + 1) {
+        let text = "must be a duration after each message such as +PT1H, not a fixed time";
+        return Err(invalid(format!("deliver.queue.options: expires_at {text}")));
+    }
+    Ok(())
+}
+
 impl QueueTargetSpec {
     fn checked(self, now: Millis) -> Result<QueueTarget, SubscriptionRequestError> {
         let job_type = match self.job_type {
@@ -178,6 +191,11 @@ impl QueueTargetSpec {
         if self.options.as_ref().is_some_and(|options| !options.get().starts_with('{')) {
             return Err(invalid("deliver.queue.options must be a JSON object"));
         }
+        if self.queue.as_str().starts_with(QUEUE_PREFIX) {
+            let text = "such queues hold the failed messages of subscriptions, and run nothing else";
+            return Err(invalid(format!("deliver.queue.queue must not begin with {QUEUE_PREFIX}: {text}")));
+        }
+        check_expiry(self.options.as_deref(), now)?;
         let target = QueueTarget { queue: self.queue, job_type, options: self.options };
         let request = target.enqueue_request("{}");
         let members = serde_json::from_str(&request).map_err(|error| invalid(format!("deliver.queue: {error}")))?;
