@@ -32,6 +32,9 @@ macro_rules! script {
 
 script!(OPEN_STREAM, "jobs/open_stream.lua");
 script!(OPEN_QUEUE, "jobs/open_queue.lua");
+script!(REGISTER_QUEUE, "jobs/register_queue.lua");
+script!(SET_CONTROL, "jobs/set_control.lua");
+script!(SET_DIRECTIVE, "workers/set_directive.lua");
 script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
 script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_JOB);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);

@@ -159,13 +159,18 @@ async fn a_redis_that_was_emptied_is_set_up_again_by_those_that_wait_on_it() {
 #[tokio::test]
 async fn a_worker_that_starts_on_a_full_redis_works_off_what_is_there() {
     let kit = GalleyKit::start().await;
-    let waiting = kit.enqueue(&job_body("test.noop", &json!([]))).await;
+    kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let refused = kit.post("/ojs/v1/jobs", &job_body("test.noop", &json!([]))).await;
     assert_eq!(refused.status(), 503);
     let worker = ServiceProcess::start("queue-worker", &kit.redis, &[]).await;
-    kit.wait_for_state(&waiting, "completed").await;
-    assert!(!worker.events("queue.unavailable").is_empty(), "queues that do not exist yet cannot be created");
+    // There is no room for its result
+    eventually("the job is completed", || async {
+        let shown: Value = kit.get("/ojs/v1/queues/default").await.json().await.ok()?;
+        (shown["queue"]["completed"] == 1).then_some(())
+    })
+    .await;
+    assert!(worker.events("queue.unavailable").is_empty(), "queues that do not exist yet take next to nothing");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod documents;
 mod event_stream_libraries;
 mod events;
 mod faults;
+mod full_redis;
 mod hang_ups;
 mod http_client;
 mod http_edge;

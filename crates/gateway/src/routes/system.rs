@@ -60,9 +60,12 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
     match services.redis.check_server().await {
         Ok(server) => {
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let memory = services.redis.memory();
+            let (used, max) = memory.used_and_max();
             let backend = json!({
                 "type": "redis", "status": "connected", "version": server.version,
                 "durability": server.durability.as_str(), "latency_ms": millis,
+                "memory": { "used_bytes": used, "max_bytes": max, "results": memory.result_retention().as_str() },
             });
             let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
             ojs_response(StatusCode::OK, health.to_string())

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Creates the consumer groups of subscriptions on a channel whose history has just started or started again.
 -- KEYS: 1 history, 2 state of the channel, 3.. cursors
 -- ARGV: 1 TTL of a cursor in ms, 2.. for each cursor its group and the position after which it starts

@@ -83,6 +83,10 @@ pub struct Channels {
 }
 
 impl Channels {
+    pub(crate) fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
     /// The channels in this Redis.
     #[must_use]
     pub fn new(redis: &Redis, settings: &ChannelSettings) -> Self {

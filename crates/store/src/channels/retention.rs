@@ -7,13 +7,16 @@
 use std::time::Duration;
 
 use super::Channels;
-use crate::{StoreError, StoreResult, keys, script};
+use crate::{StoreError, StoreResult, connection::memory::backlog_budget, keys, script};
 use common::name::ChannelName;
 
 /// Maximum number of messages trimmed in one call.
 const TRIM_BATCH_SIZE: usize = 10_000;
 /// Approximate maximum bytes trimmed in one call: freeing large messages costs Redis more.
 const TRIM_BATCH_BYTES: usize = 64 << 20;
+
+/// A history that takes less is not trimmed by force when Redis is nearly full: others take the room.
+const PRESSURE_MIN_BYTES: u64 = 256 << 10;
 
 /// The reply of `trim_channel.lua`.
 type TrimChannelReply = (u64, bool, bool, Vec<String>, Vec<String>);
@@ -51,11 +54,13 @@ impl Channels {
         let mut call = script::TRIM_CHANNEL.prepare_invoke();
         call.key(keys::channel_history(channel)).key(keys::channel_state(channel));
         call.arg(kept.messages).arg(kept.age.map_or_else(|| "0".to_owned(), millis)).arg(kept.bytes.unwrap_or(0));
+        let memory = self.redis.memory();
         call.arg(cap.messages)
-            .arg(cap.bytes)
+            .arg(backlog_budget(cap.bytes, memory.used_and_max().1))
             .arg(TRIM_BATCH_SIZE)
             .arg(TRIM_BATCH_BYTES)
-            .arg(millis(self.settings.history_ttl));
+            .arg(millis(self.settings.history_ttl))
+            .arg(if memory.is_under_pressure() { PRESSURE_MIN_BYTES } else { 0 });
         let answer: Option<TrimChannelReply> = call.invoke_async(&mut self.redis.clone()).await?;
         let Some((messages, is_more, is_due, told, subscriptions)) = answer else {
             return Ok(TrimmedChannel::default());

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Saves how many readers each channel has at one gateway.
 -- KEYS: 1 reader counts of the gateway, 2 gateways
 -- ARGV: 1 gateway, 2 TTL in ms, 3 "1" if the call lists all channels, 4.. channels and their number of readers

@@ -5,7 +5,7 @@
 -- KEYS: 1 history, 2 state
 -- ARGV: 1 max messages, 2 max age in ms or 0, 3 max bytes or 0, 4 max messages that subscriptions hold back, 5 max
 --       bytes that they hold back, or 0, 6 max messages to trim in this call, 7 about how many bytes to trim in this
---       call, 8 TTL in ms
+--       call, 8 TTL in ms, 9 0, or when Redis is nearly full the bytes from which on half of the history goes
 -- Returns {number of trimmed messages, 1 if there is more to trim, 1 if the caller must register the channel as in use,
 -- {subscription, number of messages that it lost or -1 if nobody can know, ...}, names of the subscriptions that have
 -- groups}, or nil when the channel has no history.
@@ -16,6 +16,7 @@ local history, state = KEYS[1], KEYS[2]
 local max_messages, max_age_ms, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_held_messages, max_held_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_trimmed_messages, max_trimmed_bytes, ttl_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local min_bytes_under_pressure = tonumber(ARGV[9])
 
 local MEMORY_SAMPLES = 100
 
@@ -84,6 +85,11 @@ local function find_cuts(first, now)
   local function excess(byte_limit)
     if byte_limit == 0 then return 0 end
     return math.min(length - 1, math.floor(math.max(0, bytes - byte_limit) / mean_bytes))
+  end
+  local max_bytes, max_held_bytes = max_bytes, max_held_bytes
+  if min_bytes_under_pressure > 0 and bytes > min_bytes_under_pressure then
+    max_bytes = math.floor(bytes / 2)
+    max_held_bytes = max_bytes
   end
   local too_heavy = excess(max_bytes)
   local wanted = math.max(0, length - max_messages, too_heavy)

@@ -27,7 +27,7 @@ use redis::{
 };
 use tokio::runtime::Handle;
 
-use super::dedicated::DedicatedConnection;
+use super::{dedicated::DedicatedConnection, memory::MemoryState};
 use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
 
@@ -46,6 +46,7 @@ struct RedisInner {
     hot_connection: Arc<RwLock<Option<HotConnection>>>,
     connect_state: Mutex<ConnectState>,
     pool: Pool,
+    memory: MemoryState,
     /// The epoch of messages, with the generation of the connection that it was read on.
     epoch: Mutex<Option<(u64, SharedResult<u64>)>>,
 }
@@ -100,8 +101,15 @@ impl Redis {
             hot_connection: Arc::default(),
             connect_state: Mutex::new(dialling),
             pool,
+            memory: MemoryState::default(),
             epoch: Mutex::new(None),
         })))
+    }
+
+    /// How full the server is.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryState {
+        &self.0.memory
     }
 
     /// A pooled connection for slow work, such as listing.

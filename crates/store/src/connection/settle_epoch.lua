@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Finds the epoch in which new messages are numbered. Each run of a Redis server has its own replication id. If the id
 -- differs from the stored one, acknowledged messages may be lost, so positions must not continue at the end of the
 -- history: a new epoch starts.

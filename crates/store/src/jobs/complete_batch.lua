@@ -38,7 +38,8 @@ for number = 1, job_count do
     progress_fields[#progress_fields + 1] = 'p:' .. attempt_name
     ids[#ids + 1] = string.sub(result, -36)
     if record_number > 0 then records[#records + 1] = KEYS[first_record + record_number - 1] end
-    redis.call('SET', result, result_text, 'PX', result_ttl_ms)
+    -- 0: Redis is too full to store results
+    if result_ttl_ms ~= '0' then redis.call('SET', result, result_text, 'PX', result_ttl_ms) end
   elseif redis.call('GETRANGE', result, 0, #attempt_name) == attempt_name .. '\n' then
     outcomes[number] = 2
   else

@@ -20,7 +20,8 @@ if not is_current_attempt(stream, active, leases, entry, attempt_name, fence_kin
 end
 remove_entry(stream, active, leases, entry, attempt_name)
 redis.call('DEL', record)
-redis.call('SET', result, result_text, 'PX', result_ttl_ms)
+-- 0: Redis is too full to store results
+if result_ttl_ms ~= '0' then redis.call('SET', result, result_text, 'PX', result_ttl_ms) end
 redis.call('HINCRBY', stats, final_state, 1)
 if is_dead_letter then
   redis.call('ZADD', dead_letters, now_ms(), id)

@@ -18,6 +18,8 @@ use model::{
 
 /// Minimum TTL of a job whose end has a follow-up, so that maintenance can still run it.
 const MIN_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
+/// About what Redis adds to a result: the key, its TTL and their objects.
+const RESULT_OVERHEAD_BYTES: usize = 200;
 
 /// The workflow that a job belongs to, from its JSON.
 #[derive(serde::Deserialize)]
@@ -39,6 +41,18 @@ impl Jobs {
     pub(super) fn result_ttl(&self, job: &JobRecord) -> Duration {
         let ttl = self.store.settings.jobs.result_ttl;
         if job.has_follow_up() { ttl.max(MIN_FOLLOW_UP_TTL) } else { ttl }
+    }
+
+    /// TTL of results that are stored now, zero if Redis is too full for them.
+    pub(super) fn stored_result_ttl(&self, ttl: Duration, count: usize, bytes: usize) -> Duration {
+        let memory = self.store.redis.memory();
+        let ttl = memory.result_retention().limit(ttl);
+        if ttl.is_zero() {
+            metrics::counter!("galley_results_dropped_total").increment(u64::try_from(count).unwrap_or(u64::MAX));
+        } else {
+            memory.note_stored(bytes + count * RESULT_OVERHEAD_BYTES);
+        }
+        ttl
     }
 
     /// Runs a follow-up that the process which recorded the end may not have run.

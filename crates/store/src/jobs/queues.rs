@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use redis::{Pipeline, Script};
+use redis::Script;
 
 use super::{EnqueueRefusal, Jobs};
 use crate::connection::notification::Notification;
@@ -70,26 +70,23 @@ impl Jobs {
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
-        let control = QueueKeys::new(queue).control();
-        let mut change = redis::pipe();
         if is_set {
-            change.cmd("HSET").arg(control).arg(field).arg(1).ignore();
+            self.update_control(queue, &[], &[(field, "1".to_owned())]).await.map(Ok)
         } else {
-            change.cmd("HDEL").arg(control).arg(field).ignore();
+            self.update_control(queue, &[field], &[]).await.map(Ok)
         }
-        self.update_control(queue, change).await.map(Ok)
     }
 
-    /// Changes a queue's controls and notifies its workers: they may have to claim without blocking from now on, or no
-    /// longer.
-    async fn update_control(&self, queue: &QueueName, mut change: Pipeline) -> StoreResult<()> {
-        change.atomic();
-        change
-            .cmd("PUBLISH")
-            .arg(keys::NOTIFICATIONS)
-            .arg(Notification::StreamCreated(queue.clone()).encode())
-            .ignore();
-        Ok(change.exec_async(&mut self.store.redis.clone()).await?)
+    /// Changes a queue's controls and notifies its workers.
+    async fn update_control(&self, queue: &QueueName, removed: &[&str], set: &[(&str, String)]) -> StoreResult<()> {
+        let mut call = script::SET_CONTROL.key(QueueKeys::new(queue).control());
+        call.arg(keys::NOTIFICATIONS).arg(Notification::StreamCreated(queue.clone()).encode());
+        call.arg(removed.len()).arg(removed);
+        for (field, value) in set {
+            call.arg(*field).arg(value);
+        }
+        let _: i64 = call.invoke_async(&mut self.store.redis.clone()).await?;
+        Ok(())
     }
 
     /// The controls of a queue at run time.
@@ -127,16 +124,10 @@ impl Jobs {
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
-        let control = QueueKeys::new(queue).control();
-        let mut change = redis::pipe();
-        change.cmd("HDEL").arg(&control).arg(&["c", "rl", "rp", "r", "ra"]).ignore();
-        if let Some(max) = concurrency {
-            change.cmd("HSET").arg(&control).arg("c").arg(max).ignore();
-        }
-        if let Some(rate) = rate {
-            set_rate(&mut change, &control, rate);
-        }
-        self.update_control(queue, change).await.map(Ok)
+        let mut set = Vec::new();
+        set.extend(concurrency.map(|max| ("c", max.to_string())));
+        set.extend(rate.map(rate_fields).into_iter().flatten());
+        self.update_control(queue, &["c", "rl", "rp", "r", "ra"], &set).await.map(Ok)
     }
 
     /// Deletes an empty queue; false if it has jobs. Results remain until their TTL ends, but cannot be looked up.
@@ -179,9 +170,7 @@ impl Jobs {
         if known == (Some(rate.limit), Some(rate.period_ms)) {
             return Ok(());
         }
-        let mut change = redis::pipe();
-        set_rate(&mut change, &control, rate);
-        self.update_control(queue, change).await
+        self.update_control(queue, &[], &rate_fields(rate)).await
     }
 
     /// Creates the stream of a queue's priority, and the queue if it is new.
@@ -211,9 +200,9 @@ impl Jobs {
 
     /// Registers a queue that has a job: it may have been deleted just before.
     pub(crate) async fn add_to_registry(&self, queue: &QueueName) -> StoreResult<()> {
-        let mut command = redis::cmd("ZADD");
-        command.arg(keys::QUEUES).arg(queue_tag(queue)).arg(queue.as_str());
-        Ok(command.exec_async(&mut self.store.redis.clone()).await?)
+        let mut call = script::REGISTER_QUEUE.key(keys::QUEUES);
+        let _: i64 = call.arg(queue_tag(queue)).arg(queue.as_str()).invoke_async(&mut self.store.redis.clone()).await?;
+        Ok(())
     }
 
     /// Registers a queue. Comes before any other write, so that no queue is invisible.
@@ -278,8 +267,8 @@ impl Jobs {
     }
 }
 
-fn set_rate(change: &mut Pipeline, control: &str, rate: Rate) {
-    change.cmd("HSET").arg(control).arg("rl").arg(rate.limit).arg("rp").arg(rate.period_ms).ignore();
+fn rate_fields(rate: Rate) -> [(&'static str, String); 2] {
+    [("rl", rate.limit.to_string()), ("rp", rate.period_ms.to_string())]
 }
 
 pub(crate) fn sorted_priorities(members: &[String]) -> Vec<Priority> {

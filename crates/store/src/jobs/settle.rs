@@ -108,14 +108,19 @@ impl Jobs {
         for completion in batch.iter().filter(|completion| completion.claimed.job.has_record) {
             call.key(keys.record(&completion.claimed.job.id));
         }
-        let ttl = self.store.settings.jobs.result_ttl;
+        let texts: Vec<String> =
+            batch.iter().map(|completion| completion.finished.to_text(priority, completion.claimed.entry)).collect();
+        let ttl = self.stored_result_ttl(
+            self.store.settings.jobs.result_ttl,
+            batch.len(),
+            texts.iter().map(String::len).sum(),
+        );
         call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held.max(batch.len()));
         call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.finished());
         let mut records = 0;
-        for completion in batch {
-            let entry = completion.claimed.entry;
+        for (completion, text) in batch.iter().zip(texts) {
             records += usize::from(completion.claimed.job.has_record);
-            call.arg(entry.to_string()).arg(completion.finished.to_text(priority, entry));
+            call.arg(completion.claimed.entry.to_string()).arg(text);
             call.arg(if completion.claimed.job.has_record { records } else { 0 });
         }
         let outcome: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;
@@ -137,7 +142,14 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn finish(&self, attempt: Attempt<'_>, ended: &FinishedJob, dead_letter: bool) -> StoreResult<Settled> {
         let (Attempt { job, entry, fence }, keys) = (attempt, attempt.queue_keys());
-        let ttl = if dead_letter { self.store.settings.jobs.dead_letter_ttl } else { self.result_ttl(job) };
+        let text =
+            if fence.is_attempts_own() { ended.to_text(job.priority, entry) } else { ended.to_text_without_attempt() };
+        // A dead letter is its record, and a follow-up reads it
+        let ttl = match (dead_letter, job.has_follow_up()) {
+            (true, _) => self.store.settings.jobs.dead_letter_ttl,
+            (false, true) => self.result_ttl(job),
+            (false, false) => self.stored_result_ttl(self.result_ttl(job), 1, text.len()),
+        };
         let answer: String = attempt
             .call(&script::FINISH)
             .key(keys.record(&job.id))
@@ -147,11 +159,7 @@ impl Jobs {
             .key(keys.timers())
             .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
             .arg(ended.state.as_str())
-            .arg(if fence.is_attempts_own() {
-                ended.to_text(job.priority, entry)
-            } else {
-                ended.to_text_without_attempt()
-            })
+            .arg(text)
             .arg(ttl.as_millis().to_string())
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))

@@ -46,7 +46,7 @@ impl Jobs {
         let keys = QueueKeys::new(queue);
         let priorities = self.priorities(queue).await?;
         let mut pipeline = redis::pipe();
-        pipeline.atomic();
+        // No transaction: Redis refuses those when it is out of memory, and operators look then above all
         pipeline
             .cmd("HGETALL")
             .arg(keys.stats())

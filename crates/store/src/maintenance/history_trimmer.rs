@@ -12,13 +12,16 @@ use common::name::ChannelName;
 /// Maximum number of calls for one channel in one round; the next round continues.
 const MAX_CALLS: usize = 100;
 
-/// Trims every channel once per interval. An error must not end the rest of maintenance.
+/// Trims every channel once per interval, and when Redis is nearly full. An error must not end the rest of maintenance.
 pub(super) async fn run(channels: &Channels, every: Duration) -> Infallible {
     let mut round = tokio::time::interval(every);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut orphans = OrphanGroups::default();
     loop {
-        round.tick().await;
+        tokio::select! {
+            _ = round.tick() => {}
+            () = channels.redis().memory().wait_for_pressure() => {}
+        }
         match trim_all(channels, &mut orphans).await {
             Ok(()) => orphans.end_round(),
             Err(error) => log_interruption("maintenance of channels", &error),

@@ -80,6 +80,6 @@ async fn read_attempt(
 /// A lease without an attempt: its job ended, or somebody changed the data.
 async fn remove_member(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
     let mut pipeline = redis::pipe();
-    pipeline.atomic().cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);
+    pipeline.cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);
     Ok(pipeline.exec_async(&mut jobs.store.redis.clone()).await?)
 }

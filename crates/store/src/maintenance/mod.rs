@@ -18,6 +18,7 @@
 //! | `consistency_checker`, `candidates`, `check_cursor` | find and repair contradictions in stored data |
 //! | `sweep` | looks at a few queues in turn, and at those of silent workers |
 //! | `silent_workers` | which workers stopped reporting |
+//! | `memory_watch` | reads how full Redis is, in every process |
 //! | `outage_grace` | whether a worker's silence means that it died |
 
 mod candidates;
@@ -27,6 +28,7 @@ mod cron;
 mod due_times;
 mod history_trimmer;
 mod lease_reaper;
+mod memory_watch;
 mod outage_grace;
 mod scheduler;
 mod silent_workers;
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
+use memory_watch::MemoryBudgets;
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
 
@@ -62,17 +65,22 @@ use common::{
     time::Millis,
 };
 
-/// Runs maintenance whenever the leader lease is free, until `stop` is cancelled.
+/// Runs maintenance whenever the leader lease is free, and watches the memory of Redis, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
+    let budgets = MemoryBudgets { backlog: jobs.store.settings.channels.retention.backlog_cap().bytes };
+    tokio::join!(lead(&jobs, settings, &stop), memory_watch::watch(&jobs.store.redis, budgets, &stop));
+}
+
+async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationToken) {
     let leader_id = uuid::Uuid::new_v4().simple().to_string();
     let grace = jobs.store.settings.jobs.lease / 2;
     // One for the timers, one for the sweep that runs beside them
     let (mut outage_grace, mut sweep_grace) = (OutageGrace::new(grace), OutageGrace::new(grace));
     while !stop.is_cancelled() {
-        let result = match outage_grace.observe(acquire_leadership(&jobs, &leader_id, settings.leader_lease)).await {
+        let result = match outage_grace.observe(acquire_leadership(jobs, &leader_id, settings.leader_lease)).await {
             Ok(true) => {
-                let sweep = PeriodicSweep::new(&jobs, &mut sweep_grace);
-                Box::pin(Leader::new(&jobs, &settings, &leader_id, &mut outage_grace).work(sweep, &stop)).await
+                let sweep = PeriodicSweep::new(jobs, &mut sweep_grace);
+                Box::pin(Leader::new(jobs, &settings, &leader_id, &mut outage_grace).work(sweep, stop)).await
             }
             Ok(false) => Ok(()),
             Err(error) => Err(error),
@@ -88,7 +96,7 @@ pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationTo
             () = tokio::time::sleep(settings.leader_lease / 3) => {}
         }
     }
-    resign_leadership(&jobs, &leader_id).await;
+    resign_leadership(jobs, &leader_id).await;
 }
 
 /// Handles everything that is due in a queue now, at most a batch of each kind: for tests that need it finished on

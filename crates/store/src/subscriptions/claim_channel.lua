@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Lets one worker at a time deliver a channel in order: claims the channel for it, moves its cursor, returns the next
 -- messages.
 -- KEYS: 1 history, 2 cursor, 3 counters of the subscription, 4 state of the channel

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Lets a subscription read a channel: creates its cursor and its consumer group if they are missing.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 position after which it starts, or '' for the last one, 3 TTL of the cursor in ms

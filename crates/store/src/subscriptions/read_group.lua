@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Reads the next messages of channels for a worker, in order within each channel, and tells which are missing before
 -- them.
 -- KEYS: 1.. history, cursor and state of each channel

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Reclaims pending messages of a channel: those of idle workers, or a worker's own whose reply it never received.
 -- KEYS: 1 history, 2 cursor
 -- ARGV: 1 group, 2 consumer, 3 min idle time in ms, 4 max messages, 5 bytes of messages at which the script stops,

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Stores or removes a subscription, if the old one is stored as the caller read it.
 -- KEYS: 1 subscriptions
 -- ARGV: 1 name, 2 subscription as the caller read it or "" for none, 3 new subscription or "" to remove it,

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Moves a subscription to another position of a channel. A worker that delivers the channel in order loses it.
 -- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 position after which it continues, or '' for the last one, 3 TTL of the cursor in ms, 4 max pending

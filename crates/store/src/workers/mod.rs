@@ -138,11 +138,10 @@ impl Workers {
     /// Redis is unavailable or full: it may have been issued nevertheless.
     pub async fn set_directive(&self, key: &WorkerKey, directive: Directive) -> StoreResult<IssuedDirective> {
         let issued = IssuedDirective { directive, issued_at: local_now() };
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("SET").arg(keys::worker_directive(key)).arg(issued.to_string());
-        pipeline.arg("PX").arg(DIRECTIVE_TTL.as_millis().to_string());
-        pipeline.cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());
-        pipeline.exec_async(&mut self.redis.clone()).await?;
+        let mut call = script::SET_DIRECTIVE.key(keys::worker_directive(key));
+        call.arg(issued.to_string()).arg(DIRECTIVE_TTL.as_millis().to_string());
+        call.arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());
+        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(issued)
     }
 
