@@ -1,7 +1,11 @@
 //! Releases jobs that were claimed for a program in an answer that never came. Nobody has their tokens, so they would
 //! wait for their leases. A queue-worker asks for its own instead: see [`Jobs::recover_claims`].
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use super::{ActiveAttempt, Attempt, Fence, JobStreamEntry, Jobs};
 use crate::{
@@ -15,24 +19,59 @@ use common::name::QueueName;
 const PAGE_SIZE: usize = 500;
 /// How long after the first look a claim may still be carried out that Redis had received before.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// Tokens that are remembered. Jobs of more lost claims wait for their leases.
+const MAX_TOKENS: usize = 10_000;
+
+/// Tokens of claims that were not answered, by queue, and whether a task looks for them.
+#[derive(Debug, Default)]
+pub(super) struct LostClaims(Mutex<(HashMap<QueueName, HashSet<String>>, bool)>);
+
+impl LostClaims {
+    /// Remembers tokens; true if the caller must start the task.
+    fn add(&self, queue: &QueueName, tokens: Vec<String>) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known: usize = state.0.values().map(HashSet::len).sum();
+        if known + tokens.len() <= MAX_TOKENS {
+            state.0.entry(queue.clone()).or_default().extend(tokens);
+        }
+        !std::mem::replace(&mut state.1, true)
+    }
+
+    /// All tokens; the task ends when there are none.
+    fn take(&self) -> Option<HashMap<QueueName, HashSet<String>>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1 = !state.0.is_empty();
+        state.1.then(|| std::mem::take(&mut state.0))
+    }
+}
 
 impl Jobs {
     /// Releases what Redis claimed with these tokens, as soon as it answers again.
     pub(super) fn release_lost_claims(&self, queue: &QueueName, tokens: Vec<String>) {
-        let (jobs, queue) = (self.clone(), queue.clone());
-        let tokens: HashSet<String> = tokens.into_iter().collect();
+        if !self.lost_claims.add(queue, tokens) {
+            return;
+        }
+        let jobs = self.clone();
         tokio::spawn(async move {
-            for pause in [Duration::ZERO, SECOND_LOOK] {
-                tokio::time::sleep(pause).await;
-                let mut delays = reconnect_delays();
-                while let Err(error) = jobs.release_claims_of(&queue, &tokens).await {
-                    if !matches!(error, StoreError::Unavailable(_)) {
-                        return tracing::warn!(%queue, %error, "jobs of a lost answer wait for their leases");
+            while let Some(lost) = jobs.lost_claims.take() {
+                for pause in [Duration::ZERO, SECOND_LOOK] {
+                    tokio::time::sleep(pause).await;
+                    for (queue, tokens) in &lost {
+                        jobs.release_when_available(queue, tokens).await;
                     }
-                    tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
                 }
             }
         });
+    }
+
+    async fn release_when_available(&self, queue: &QueueName, tokens: &HashSet<String>) {
+        let mut delays = reconnect_delays();
+        while let Err(error) = self.release_claims_of(queue, tokens).await {
+            if !matches!(error, StoreError::Unavailable(_)) {
+                return tracing::warn!(%queue, %error, "jobs of a lost answer wait for their leases");
+            }
+            tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
+        }
     }
 
     async fn release_claims_of(&self, queue: &QueueName, tokens: &HashSet<String>) -> StoreResult<()> {
@@ -56,5 +95,24 @@ impl Jobs {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_task_looks_for_the_tokens_of_all_lost_claims_and_their_number_is_bounded() {
+        let (lost, queue) = (LostClaims::default(), "q".parse::<QueueName>().expect("a name"));
+        assert!(lost.add(&queue, vec!["a".to_owned()]), "the first starts it");
+        assert!(!lost.add(&queue, vec!["b".to_owned()]), "it is there");
+        assert_eq!(lost.take().expect("some")[&queue].len(), 2);
+        for number in 0..MAX_TOKENS + 10 {
+            assert!(!lost.add(&queue, vec![number.to_string()]));
+        }
+        assert_eq!(lost.take().expect("some")[&queue].len(), MAX_TOKENS);
+        assert_eq!(lost.take(), None);
+        assert!(lost.add(&queue, vec!["c".to_owned()]), "it ended");
     }
 }

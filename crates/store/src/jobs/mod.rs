@@ -96,12 +96,19 @@ pub struct Jobs {
     pub(crate) store: Store,
     closed_queues: Arc<closed_queues::ClosedQueueCache>,
     claim_budget: Arc<claim_budget::ClaimBudget>,
+    lost_claims: Arc<lost_claims::LostClaims>,
     member_ended: MemberEnded,
 }
 
 impl Jobs {
     pub(crate) fn new(store: &Store, member_ended: MemberEnded) -> Self {
-        Self { store: store.clone(), closed_queues: Arc::default(), claim_budget: Arc::default(), member_ended }
+        Self {
+            store: store.clone(),
+            closed_queues: Arc::default(),
+            claim_budget: Arc::default(),
+            lost_claims: Arc::default(),
+            member_ended,
+        }
     }
 
     /// The store that the jobs are part of.
