@@ -90,8 +90,8 @@ fn parse_block(block: &str) -> anyhow::Result<CheckedStreamEvent> {
             CheckedStreamEvent::Message(message)
         }
         (Some("gap"), Some(data), _) => CheckedStreamEvent::Gap(serde_json::from_str(data)?),
+        (Some("begin"), Some(_), Some(id)) => CheckedStreamEvent::Subscribed { channel: 0, id },
         (Some(other), ..) => bail!("an event {other}"),
-        (None, None, Some(id)) => CheckedStreamEvent::Subscribed { channel: 0, id },
         _ => CheckedStreamEvent::KeepAlive,
     })
 }
