@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -28,6 +29,19 @@ enum ServiceCommand {
     Run,
     /// Ask a running service on this machine whether it is ready; exit status 0 or 1.
     Healthcheck,
+}
+
+/// The exit code of a program of ours. An error is one line on stderr, without a stack trace whatever `RUST_BACKTRACE`
+/// says: it says what to change.
+#[must_use]
+pub fn exit_code(name: &str, result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The whole life of a service's process: command line, settings, telemetry, `run` until a signal, last spans.
@@ -62,13 +76,17 @@ pub async fn serve<R>(
 where
     R: Future<Output = anyhow::Result<()>>,
 {
-    let telemetry = telemetry::start(name, &settings.log, &settings.telemetry)?;
+    let (telemetry, is_for_people) =
+        (telemetry::start(name, &settings.log, &settings.telemetry)?, telemetry::is_for_people(&settings.log));
     let result = match StopSignals::listen() {
         Ok(signals) => run(settings, signals).await,
         Err(error) => Err(error.into()),
     };
-    if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "{name} stops");
+    // People read it on stderr, from `exit_code`
+    if let Err(error) = &result
+        && !is_for_people
+    {
+        tracing::error!(event = "process.failed", error = format!("{error:#}"), "{name} stops");
     }
     telemetry.finish().await;
     result

@@ -55,13 +55,8 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     let (writer, logs) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_BUFFERED_LINES).finish(std::io::stdout());
     let _ = LOST_LINE_COUNTER.set(writer.error_counter());
-    let pretty = match log.format {
-        LogFormat::Auto => std::io::stdout().is_terminal(),
-        LogFormat::Pretty => true,
-        LogFormat::Json => false,
-    };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines = if pretty {
+    let lines = if is_for_people(log) {
         lines.with_ansi(std::io::stdout().is_terminal()).with_target(false).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
@@ -79,6 +74,15 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
         .try_init()
         .context("logging was set up before")?;
     Ok(Telemetry { provider, logs })
+}
+
+/// Whether log lines are for people, not for machines.
+pub(crate) fn is_for_people(log: &LogSettings) -> bool {
+    match log.format {
+        LogFormat::Auto => std::io::stdout().is_terminal(),
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+    }
 }
 
 fn build_tracer_provider(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {

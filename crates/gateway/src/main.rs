@@ -19,17 +19,20 @@ mod site_check;
 mod sse;
 mod startup;
 
+use std::process::ExitCode;
+
 use common::cli;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    cli::run_service(
+async fn main() -> ExitCode {
+    let result = cli::run_service(
         "gateway",
         |settings| settings.gateway.listen,
         async |settings, signals| startup::GatewayServer::build(settings).await?.run_until(signals).await,
     )
-    .await
+    .await;
+    cli::exit_code("gateway", result)
 }

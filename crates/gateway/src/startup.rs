@@ -84,7 +84,7 @@ impl GatewayServer {
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
-        redis.check_at_start().await?;
+        redis.check_at_start(&[]).await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let stopping = CancellationToken::new();

@@ -6,16 +6,18 @@ mod subscriptions;
 mod targets;
 mod worker;
 
+use std::process::ExitCode;
+
 use common::cli;
 use delivery::command::launch;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     // Must come first, before any runtime: this process may be a launcher that becomes a configured program
     launch::intercept();
-    run()
+    cli::exit_code("pubsub-worker", run())
 }
 
 #[tokio::main]

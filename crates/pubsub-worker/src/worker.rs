@@ -34,7 +34,9 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let commands = Arc::new(commands::load(worker.commands.as_deref())?);
     let metrics = telemetry::start_metrics()?;
     let redis = Redis::new(&settings.redis)?;
-    redis.check_at_start().await?;
+    redis
+        .check_at_start(&worker.channels.iter().map(|channel| format!("SUBSCRIBE {channel}")).collect::<Vec<_>>())
+        .await?;
     let events = CancellationToken::new();
     let notifier = Notifier::start(&redis, settings.channels.probe_interval, events.clone());
     let channel_logger = ChannelLogger::start(&notifier, &settings);

@@ -9,7 +9,7 @@ mod demo;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
     worker::Worker::builder()
         .configure(|builder, settings| {
             let builder = demo::register_task(builder);

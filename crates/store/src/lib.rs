@@ -40,12 +40,16 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use common::settings::Settings;
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 
 pub use connection::{client::Redis, clock::local_now};
 pub use reader_limiter::TooManyReaders;
 
-use crate::{connection::notifier::Notifier, events::EventLog, jobs::Jobs};
+use crate::{
+    connection::{error_class::ErrorClass, notifier::Notifier},
+    events::EventLog,
+    jobs::Jobs,
+};
 
 /// What every part of the store shares. Cheap to clone.
 #[derive(Clone)]
@@ -101,22 +105,10 @@ pub enum StoreError {
 
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
-        match error.kind() {
-            // NOSCRIPT is seen here only twice in a row: somebody flushes scripts all the time
-            ErrorKind::Server(ServerErrorKind::NoScript) => Self::Unavailable(error),
-            ErrorKind::Io
-            | ErrorKind::AuthenticationFailed
-            | ErrorKind::Server(
-                ServerErrorKind::BusyLoading
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::ClusterDown,
-            ) => Self::Unavailable(error),
-            _ if error.code() == Some("OOM") => Self::OutOfMemory,
-            // Another client's slow script, a full or broken disk, missing replicas: all of these pass
-            _ if matches!(error.code(), Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Self::Unavailable(error),
-            _ => Self::Refused(error),
+        match ErrorClass::of(&error) {
+            ErrorClass::Broken | ErrorClass::WrongServer | ErrorClass::Passing => Self::Unavailable(error),
+            ErrorClass::Full => Self::OutOfMemory,
+            ErrorClass::Refused => Self::Refused(error),
         }
     }
 }

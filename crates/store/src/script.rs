@@ -106,11 +106,11 @@ fn with_preludes(shared: &[&str], text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     /// All scripts and preludes: file name and text.
-    fn files() -> Vec<(String, String)> {
+    pub(crate) fn files() -> Vec<(String, String)> {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         let folders = std::fs::read_dir(source).expect("a folder").map(|entry| entry.expect("an entry").path());
         let files =
@@ -214,6 +214,13 @@ mod tests {
             }
         }
         found
+    }
+
+    #[test]
+    fn no_refused_notification_aborts_the_change_that_it_announces() {
+        for (file, text) in files() {
+            assert!(!text.contains("redis.call('PUBLISH'"), "{file}: publish with redis.pcall");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It depends on no other crate of the workspace, so that each of them can use it in its tests.
 
 mod answer_hold_proxy;
+mod failover_proxy;
 pub mod http;
 mod message_drop_proxy;
 mod otlp;
@@ -14,6 +15,7 @@ mod wait;
 mod webhook_receiver;
 
 pub use answer_hold_proxy::AnswerHoldProxy;
+pub use failover_proxy::FailoverProxy;
 pub use message_drop_proxy::MessageDropProxy;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use process_mark::ProcessMark;

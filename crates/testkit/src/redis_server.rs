@@ -32,6 +32,7 @@ pub struct RedisServer {
     folder: TempDir,
     port: u16,
     persistence: RedisPersistence,
+    options: &'static [&'static str],
 }
 
 impl RedisServer {
@@ -47,12 +48,21 @@ impl RedisServer {
     /// There is no server to start; `make test` sees to that.
     #[must_use]
     pub fn start_with(persistence: RedisPersistence) -> Self {
+        Self::start_with_options(persistence, &[])
+    }
+
+    /// Starts a server with more options, such as `--cluster-enabled yes`.
+    ///
+    /// # Panics
+    /// As above.
+    #[must_use]
+    pub fn start_with_options(persistence: RedisPersistence, options: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
         // The port is free until somebody else takes it in the moment between: then another one
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = spawn_redis(folder.path(), port, persistence) {
-                return Self { process: Some(process), folder, port, persistence };
+            if let Some(process) = spawn_redis(folder.path(), port, persistence, options) {
+                return Self { process: Some(process), folder, port, persistence, options };
             }
         }
         panic!("redis-server does not start; see {}", folder.path().display());
@@ -94,7 +104,7 @@ impl RedisServer {
     /// # Panics
     /// It does not start.
     pub fn restart(&mut self) {
-        self.process = spawn_redis(self.folder.path(), self.port, self.persistence);
+        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, self.options);
         assert!(self.process.is_some(), "redis-server does not start again");
     }
 
@@ -141,7 +151,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn spawn_redis(folder: &Path, port: u16, persistence: RedisPersistence) -> Option<Child> {
+fn spawn_redis(folder: &Path, port: u16, persistence: RedisPersistence, options: &[&str]) -> Option<Child> {
     let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
     let mut command = Command::new(&program);
     command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
@@ -150,6 +160,7 @@ fn spawn_redis(folder: &Path, port: u16, persistence: RedisPersistence) -> Optio
         RedisPersistence::None => command.args(["--appendonly", "no"]),
         RedisPersistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
     };
+    command.args(options);
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut process = process.unwrap_or_else(|error| {
         panic!("{program} cannot be started ({error}): install redis-server, or run the tests with `make test`")

@@ -1,5 +1,7 @@
 //! A worker's command line: run the worker, or check its rules.
 
+use std::process::ExitCode;
+
 use clap::{Args, Parser, Subcommand};
 use common::{cli, name::JobType, settings::Settings};
 use delivery::command::launch;
@@ -54,13 +56,11 @@ impl RunArgs {
 
 impl WorkerBuilder {
     /// Runs a worker's whole process: command line, settings, telemetry, and jobs until a signal. Call it from `main`,
-    /// before the process has a runtime or a second thread.
-    ///
-    /// # Errors
-    /// Invalid settings or rules, a Redis server that is configured to lose jobs, or a part of the worker that
-    /// panicked.
-    pub fn main(self) -> anyhow::Result<()> {
-        run(self)
+    /// before the process has a runtime or a second thread. An error is one line on stderr: invalid settings or rules, a
+    /// Redis server that cannot be used, or a part of the worker that panicked.
+    #[must_use = "it is the exit code of the process"]
+    pub fn main(self) -> ExitCode {
+        cli::exit_code("queue-worker", run(self))
     }
 }
 

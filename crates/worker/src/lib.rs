@@ -36,7 +36,7 @@
 //!     Ok(subject.len())
 //! }
 //!
-//! fn main() -> anyhow::Result<()> {
+//! fn main() -> std::process::ExitCode {
 //!     Worker::builder()
 //!         .handler("email.send", send)
 //!         .handler("email.count", |_context, addresses: Vec<String>| async move { Ok(addresses.len()) })

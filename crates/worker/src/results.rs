@@ -4,11 +4,19 @@
 //! idle, and no result waits for others. A batch whose answer is lost is sent again: the script recognizes its own
 //! results. Jobs whose end needs more than a result are recorded one by one beside the batches, several at a time, so
 //! that they delay no other.
+//!
+//! A result is kept and sent until it is recorded, or until Redis says that the attempt is not the current one: what
+//! refuses it now may pass. Meanwhile its lease is renewed, so that the job does not run again. One that is refused for a
+//! reason of its own does not hold up the others.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use common::name::QueueName;
-use futures_util::{StreamExt, future::join_all, stream};
+use futures_util::{
+    StreamExt,
+    future::join_all,
+    stream::{self, FuturesUnordered},
+};
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
@@ -25,6 +33,10 @@ const MAX_BATCH_RESULTS: usize = 128;
 const TARGET_BATCH_BYTES: usize = 4 << 20;
 /// Results that are recorded one by one at the same time.
 const MAX_SINGLE_RESULTS: usize = 32;
+/// Maximum number of refused results: with more, no other results are accepted, and so no jobs are claimed.
+const MAX_REFUSED_RESULTS: usize = 1024;
+/// Pause before a refused result is sent again.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Where attempts send their results. The channels close when the last clone is dropped.
 #[derive(Clone)]
@@ -63,19 +75,37 @@ pub(crate) async fn run(shared: Arc<WorkerShared>, finished: CompletionReceiver)
 
 async fn record_batches(shared: &WorkerShared, mut finished: mpsc::Receiver<Completion>) {
     let mut batch = Vec::with_capacity(MAX_BATCH_RESULTS);
-    while finished.recv_many(&mut batch, MAX_BATCH_RESULTS).await > 0 {
-        let mut streams: HashMap<QueueStream, Vec<Completion>> = HashMap::new();
-        for completion in batch.drain(..) {
-            let job = &completion.claimed.job;
-            streams.entry((job.queue.clone(), job.priority)).or_default().push(completion);
-        }
-        join_all(streams.iter().map(|(stream, completions)| async move {
-            for some in split_by_bytes(completions) {
-                record_batch(shared, stream, some).await;
+    let (mut refused, mut is_open) = (FuturesUnordered::new(), true);
+    while is_open || !refused.is_empty() {
+        let accepts = is_open && refused.len() < MAX_REFUSED_RESULTS;
+        tokio::select! {
+            count = finished.recv_many(&mut batch, MAX_BATCH_RESULTS), if accepts => {
+                is_open = count > 0;
+                let again = record_streams(shared, std::mem::take(&mut batch)).await;
+                refused.extend(again.into_iter().map(|completion| record_single(shared, completion)));
             }
-        }))
-        .await;
+            Some(()) = refused.next() => {}
+        }
     }
+}
+
+/// Records results stream by stream; returns those of parts that Redis refuses.
+async fn record_streams(shared: &WorkerShared, completions: Vec<Completion>) -> Vec<Completion> {
+    let mut streams: HashMap<QueueStream, Vec<Completion>> = HashMap::new();
+    for completion in completions {
+        let job = &completion.claimed.job;
+        streams.entry((job.queue.clone(), job.priority)).or_default().push(completion);
+    }
+    let refused = join_all(streams.into_iter().map(|(stream, completions)| async move {
+        let mut is_refused = Vec::with_capacity(completions.len());
+        for some in split_by_bytes(&completions) {
+            let refusal = record_batch(shared, &stream, some).await.err();
+            is_refused.resize(is_refused.len() + some.len(), refusal.is_some());
+        }
+        let marked = completions.into_iter().zip(is_refused);
+        marked.filter(|(_, is_refused)| *is_refused).map(|(completion, _)| completion).collect::<Vec<_>>()
+    }));
+    refused.await.into_iter().flatten().collect()
 }
 
 async fn record_singles(shared: &WorkerShared, finished: mpsc::Receiver<Completion>) {
@@ -83,14 +113,26 @@ async fn record_singles(shared: &WorkerShared, finished: mpsc::Receiver<Completi
     finished.for_each_concurrent(MAX_SINGLE_RESULTS, |completion| record_single(shared, completion)).await;
 }
 
+/// Records one result, however often Redis refuses it.
 async fn record_single(shared: &WorkerShared, completion: Completion) {
     let fence = Fence::for_worker(&shared.consumer);
-    let attempt = Attempt::of(&completion.claimed, &fence);
-    let settled = until_available(1, || async {
-        shared.jobs.finish(attempt, &completion.finished, false).await.map(|settled| vec![settled])
-    })
-    .await;
-    finish_completions(shared, &completion.claimed.job.queue, std::slice::from_ref(&completion), settled);
+    let (attempt, queue) = (Attempt::of(&completion.claimed, &fence), &completion.claimed.job.queue);
+    let mut is_logged = false;
+    let settled = loop {
+        let recorded = until_available(1, || async {
+            shared.jobs.finish(attempt, &completion.finished, false).await.map(|settled| vec![settled])
+        });
+        match recorded.await {
+            Ok(settled) => break settled,
+            Err(error) if !std::mem::replace(&mut is_logged, true) => {
+                let (event, id) = ("result.refused", completion.claimed.job.id);
+                tracing::error!(event, %id, %queue, %error, "redis refuses a result: it is kept and sent again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(REFUSED_RETRY_DELAY).await;
+    };
+    finish_completions(shared, queue, std::slice::from_ref(&completion), settled);
 }
 
 /// Splits into parts of about [`TARGET_BATCH_BYTES`], or of a single larger result.
@@ -109,34 +151,33 @@ fn split_by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
     parts
 }
 
-async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: &[Completion]) {
+/// Records results of one stream; waits while Redis is unavailable.
+async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: &[Completion]) -> StoreResult<()> {
     let (queue, priority) = stream;
     let settled = until_available(completions.len(), || async {
         // At most every job in flight could be in this stream
         let in_flight = shared.in_flight.len();
         shared.jobs.complete_batch(queue, *priority, &shared.consumer, in_flight, completions).await
     })
-    .await;
+    .await?;
     finish_completions(shared, queue, completions, settled);
+    Ok(())
 }
 
-/// Repeats a call while Redis is unavailable. All results are stale if it fails otherwise.
-async fn until_available<F>(results: usize, record: impl Fn() -> F) -> Vec<Settled>
+/// Repeats a call while Redis is unavailable.
+async fn until_available<F>(results: usize, record: impl Fn() -> F) -> StoreResult<Vec<Settled>>
 where
     F: Future<Output = StoreResult<Vec<Settled>>>,
 {
     let mut delays = reconnect_delays();
     loop {
         match record().await {
-            Ok(settled) => return settled,
+            Ok(settled) => return Ok(settled),
             Err(StoreError::Unavailable(error)) => {
                 tracing::debug!(%error, results, "results not recorded yet");
                 tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
             }
-            Err(error) => {
-                tracing::error!(%error, results, "results not recorded: the jobs will run again");
-                return vec![Settled::Stale; results];
-            }
+            Err(error) => return Err(error),
         }
     }
 }

@@ -55,8 +55,8 @@ pub enum SettlementOutcome {
     Stale,
 }
 
-/// Records how an attempt ended. Retries while Redis is unavailable, until `stop` is cancelled. None if the outcome
-/// could not be recorded: the job will run again.
+/// Records how an attempt ended. Whatever refuses it may pass: it is sent until it is recorded, until the attempt is not
+/// the current one any more, or until `stop` is cancelled. Then the answer is none, and the job runs again.
 pub async fn settle(
     jobs: &Jobs,
     claimed: &ClaimedJob,
@@ -64,19 +64,21 @@ pub async fn settle(
     settlement: &Settlement,
     stop: &CancellationToken,
 ) -> Option<SettlementOutcome> {
-    let mut delays = reconnect_delays();
+    let (mut delays, mut is_logged) = (reconnect_delays(), false);
     loop {
         match record(jobs, claimed, fence, settlement).await {
             Ok(outcome) => return Some(outcome),
-            Err(StoreError::Unavailable(error)) => {
+            Err(error @ StoreError::Unavailable(_)) => {
                 tracing::debug!(id = %claimed.job.id, %error, "outcome not recorded yet");
-                stop.run_until_cancelled(tokio::time::sleep(next_reconnect_delay(&mut delays))).await?;
             }
             Err(error) => {
-                tracing::error!(id = %claimed.job.id, %error, "outcome cannot be recorded: the job will run again");
-                return None;
+                if !std::mem::replace(&mut is_logged, true) {
+                    let (event, id, queue) = ("result.refused", claimed.job.id, &claimed.job.queue);
+                    tracing::error!(event, %id, %queue, %error, "redis refuses an outcome: it is kept and sent again");
+                }
             }
         }
+        stop.run_until_cancelled(tokio::time::sleep(next_reconnect_delay(&mut delays))).await?;
     }
 }
 

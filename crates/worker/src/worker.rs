@@ -61,7 +61,7 @@ impl Worker {
         let dispatch = Arc::new(Dispatcher { handlers, rules });
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
-        redis.check_at_start().await?;
+        redis.check_at_start(&calls_of_bridge(&settings)).await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_events.clone());
@@ -142,6 +142,12 @@ impl Worker {
         tracing::info!(event = "queue_worker.stopped", "queue-worker stopped");
         Ok(())
     }
+}
+
+/// What the list bridge needs to be allowed, if this worker runs it.
+fn calls_of_bridge(settings: &Settings) -> Vec<String> {
+    let bridge = settings.bridge.iter().filter(|bridge| settings.queue_worker.queues.contains(&bridge.queue));
+    bridge.map(|bridge| format!("LRANGE {} 0 0", bridge.list)).collect()
 }
 
 async fn finish_attempts(shared: &WorkerShared, end_grace: &CancellationToken) {

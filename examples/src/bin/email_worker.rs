@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{fs, select, time::sleep};
 use worker::{Context, ContextError, HandlerError, Worker};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
     // `Worker` brings the command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules
     Worker::builder()
         .handler("email.send", send)

@@ -39,6 +39,8 @@ mod push_callbacks;
 mod push_handlers;
 mod queue_faults;
 mod queues;
+mod redis_failover;
+mod redis_requirements;
 mod running;
 mod rust_handlers;
 mod schemathesis;

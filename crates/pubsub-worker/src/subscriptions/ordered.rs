@@ -70,7 +70,8 @@ async fn run_heartbeat(
     }
     let left = async {
         store.unregister_worker(subscription, runner.worker()).await?;
-        store.notify_workers().await
+        store.notify_workers().await;
+        StoreResult::Ok(())
     };
     if let Err(error) = left.await {
         log_interruption("leaving a subscription", &error);

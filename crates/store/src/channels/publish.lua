@@ -81,7 +81,9 @@ if known_epoch and known_epoch ~= epoch then
 end
 
 local head = position .. ' ' .. published .. ' ' .. #content_type .. ' ' .. #attributes
-redis.call('PUBLISH', live_channel, head .. '\n' .. content_type .. attributes .. body)
-local listeners = redis.call('PUBLISH', channel, body)
+redis.pcall('PUBLISH', live_channel, head .. '\n' .. content_type .. attributes .. body)
+local listeners = redis.pcall('PUBLISH', channel, body)
+-- A user without this channel may keep histories, which Galley's own readers follow
+if type(listeners) == 'table' then listeners = 0 end
 if outcome then redis.call('SET', outcome, position .. ' ' .. listeners, 'PX', outcome_ttl_ms) end
 return { position, listeners, is_ttl_due and not is_registered and 1 or 0 }

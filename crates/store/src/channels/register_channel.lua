@@ -14,5 +14,5 @@ if not is_known and redis.call('ZCARD', channels) >= max_channels then
   if redis.call('ZCARD', channels) >= max_channels then return 0 end
 end
 redis.call('ZADD', channels, now, name)
-if not is_known then redis.call('PUBLISH', channels, name) end
+if not is_known then redis.pcall('PUBLISH', channels, name) end
 return 1

@@ -2,12 +2,13 @@
 //!
 //! All callers share one multiplexed connection, so concurrent commands pipeline. When it breaks, the next command
 //! reconnects; while Redis is unavailable, commands fail at once instead of queueing, and reconnects back off. A
-//! missing answer breaks the connection too, because a black hole looks like that. After a failover the old master
-//! still answers, so READONLY breaks it as well.
+//! missing answer breaks the connection too, because a black hole looks like that.
+//!
+//! After a failover the old primary still answers. So every answer on every connection is judged ([`Redis::judge`]): when
+//! one says that this server takes no writes, all connections to it are dropped, and a new one must be able to write.
 //!
 //! No lock is held across an await: a caller may be dropped, or not be polled for a long time, and must not block
 //! others.
-//! and nobody else must wait for that.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -15,19 +16,22 @@ use std::{
 };
 
 use backon::ExponentialBackoff;
-use deadpool_redis::Pool;
+use deadpool_redis::{Hook, HookError, Pool};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 
-use super::{dedicated::DedicatedConnection, memory::MemoryState};
+use super::{
+    error_class::{ErrorClass, connect_error},
+    memory::MemoryState,
+};
 use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
 
@@ -38,14 +42,16 @@ const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 #[derive(Clone)]
 pub struct Redis(Arc<RedisInner>);
 
-struct RedisInner {
+pub(super) struct RedisInner {
     client: Client,
     settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
     runtime: Handle,
-    hot_connection: Arc<RwLock<Option<HotConnection>>>,
-    connect_state: Mutex<ConnectState>,
-    pool: Pool,
+    pub(super) hot_connection: Arc<RwLock<Option<HotConnection>>>,
+    pub(super) connect_state: Mutex<ConnectState>,
+    pub(super) pool: Pool,
+    /// When a server was last left because it takes no writes: connections from before are not used again.
+    pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
     /// The epoch of messages, with the generation of the connection that it was read on.
     epoch: Mutex<Option<(u64, SharedResult<u64>)>>,
@@ -55,19 +61,29 @@ struct RedisInner {
 type SharedResult<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
 
 #[derive(Clone)]
-struct HotConnection {
-    generation: u64,
+pub(super) struct HotConnection {
+    pub(super) generation: u64,
+    opened_at: Instant,
     connection: MultiplexedConnection,
+}
+
+/// The connection that an answer came on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// The shared one, with its generation, and when it was opened.
+    Shared(u64, Instant),
+    /// Another one, and when it was opened.
+    Other(Instant),
 }
 
 /// One specific connection: it fails when that breaks, instead of reconnecting.
 pub(crate) struct PinnedConnection(HotConnection);
 
 /// The history of connect attempts, and the running one: there is at most one.
-struct ConnectState {
+pub(super) struct ConnectState {
     generation: u64,
     delays: ExponentialBackoff,
-    last_failure: Option<(RedisError, Instant)>,
+    pub(super) last_failure: Option<(RedisError, Instant)>,
     connecting: Option<SharedResult<HotConnection>>,
 }
 
@@ -85,14 +101,8 @@ impl Redis {
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         info = info.set_redis_settings(redis).set_tcp_settings(tcp);
         let config = connection_config(settings, settings.response_timeout);
-        let manager = deadpool_redis::Manager::new_with_config(info.clone(), config)?;
-        let pool = Pool::builder(manager)
-            .max_size(settings.pool_size)
-            .wait_timeout(Some(settings.response_timeout))
-            .create_timeout(Some(settings.connect_timeout))
-            .recycle_timeout(Some(settings.response_timeout))
-            .runtime(deadpool_redis::Runtime::Tokio1)
-            .build()?;
+        let server_left = watch::Sender::new(None);
+        let pool = build_pool(info.clone(), config, settings, &server_left)?;
         let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
         Ok(Self(Arc::new(RedisInner {
             client: Client::open(info)?,
@@ -102,6 +112,7 @@ impl Redis {
             connect_state: Mutex::new(dialling),
             pool,
             memory: MemoryState::default(),
+            server_left,
             epoch: Mutex::new(None),
         })))
     }
@@ -112,38 +123,28 @@ impl Redis {
         &self.0.memory
     }
 
-    /// A pooled connection for slow work, such as listing.
-    ///
-    /// # Errors
-    /// The pool has no free connection in time, or Redis is unreachable.
-    pub async fn pooled_connection(&self) -> Result<deadpool_redis::Connection, crate::StoreError> {
-        let unavailable = |error: deadpool_redis::PoolError| match error {
-            deadpool_redis::PoolError::Backend(error) => error.into(),
-            other => crate::StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
-        };
-        self.0.pool.get().await.map_err(unavailable)
+    /// Opens a connection beside the shared one, once that one has found a server that takes writes.
+    pub(super) async fn connect_separately(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        self.hot_connection().await?;
+        self.0.client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)
     }
 
-    /// A dedicated connection for reads that block for up to `block`.
-    ///
-    /// # Errors
-    /// Redis is unreachable.
-    pub async fn open_dedicated(&self, block: Duration) -> RedisResult<DedicatedConnection> {
-        DedicatedConnection::open(
-            &self.0.client,
-            &connection_config(&self.0.settings, block + self.0.settings.response_timeout),
-        )
-        .await
-    }
-
-    /// The client, for subscriptions.
-    pub(crate) fn client(&self) -> &Client {
-        &self.0.client
+    /// Opens a connection whatever the server is, to look at it. Its refusal is handed out as it is.
+    pub(super) async fn connect_alone(&self) -> RedisResult<MultiplexedConnection> {
+        self.0.client.get_multiplexed_async_connection_with_config(&self.config()).await
     }
 
     /// The configuration of ordinary connections.
     pub(crate) fn config(&self) -> AsyncConnectionConfig {
         connection_config(&self.0.settings, self.0.settings.response_timeout)
+    }
+
+    /// The same for commands that block for up to `block`.
+    pub(super) fn config_for_answers_within(&self, block: Duration) -> AsyncConnectionConfig {
+        connection_config(&self.0.settings, block + self.0.settings.response_timeout)
     }
 
     /// Maximum wait for an answer.
@@ -181,7 +182,7 @@ impl Redis {
         }
     }
 
-    async fn hot_connection(&self) -> RedisResult<HotConnection> {
+    pub(super) async fn hot_connection(&self) -> RedisResult<HotConnection> {
         if let Some(live) = self.current_connection() {
             return Ok(live);
         }
@@ -206,7 +207,11 @@ impl Redis {
         dial.await
     }
 
-    fn connect_state(&self) -> MutexGuard<'_, ConnectState> {
+    pub(super) fn inner(&self) -> &RedisInner {
+        &self.0
+    }
+
+    pub(super) fn connect_state(&self) -> MutexGuard<'_, ConnectState> {
         self.0.connect_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,7 +231,7 @@ impl Redis {
         });
         let (redis, client) = (self.clone(), self.0.client.clone());
         let dial = self.0.runtime.spawn(async move {
-            let dialled = client.get_multiplexed_async_connection_with_config(&config).await;
+            let dialled = connect_to_writable(&client, &config).await;
             redis.finish_connect(generation, dialled)
         });
         let redis = self.clone();
@@ -251,7 +256,7 @@ impl Redis {
                 }
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
-                let live = HotConnection { generation, connection };
+                let live = HotConnection { generation, opened_at: Instant::now(), connection };
                 *self.0.hot_connection.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
                 Ok(live)
             }
@@ -283,7 +288,8 @@ impl Redis {
                 }
             }
         };
-        let epoch = self.check_result(live.generation, asked.await);
+        let epoch = asked.await;
+        self.judge(live.origin(), epoch.as_ref().map(|_| [].as_slice()));
         if epoch.is_err() {
             // A retry may succeed
             self.epoch().take_if(|(generation, _)| *generation == live.generation);
@@ -301,20 +307,53 @@ impl Redis {
         call: &ScriptInvocation<'_>,
         PinnedConnection(live): PinnedConnection,
     ) -> RedisResult<T> {
-        let mut connection = live.connection;
+        let mut connection = live.connection.clone();
         let result = call.invoke_async(&mut connection).await;
-        self.check_result(live.generation, result)
-    }
-
-    fn check_result<T>(&self, generation: u64, result: RedisResult<T>) -> RedisResult<T> {
-        if let Err(error) = &result
-            && breaks_connection(error)
-        {
-            tracing::warn!(event = "redis.disconnected", %error, generation, "the connection to redis broke");
-            drop_connection(&self.0.hot_connection, generation);
-        }
+        self.judge(live.origin(), result.as_ref().map(|_| [].as_slice()));
         result
     }
+}
+
+impl HotConnection {
+    fn origin(&self) -> Origin {
+        Origin::Shared(self.generation, self.opened_at)
+    }
+}
+
+/// Connects to a server that takes writes: one that became a replica accepts connections too.
+async fn connect_to_writable(client: &Client, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
+    let mut connection = client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)?;
+    match check_write(&mut connection).await {
+        Err(error) if ErrorClass::of(&error) >= ErrorClass::WrongServer => Err(connect_error(error)),
+        _ => Ok(connection),
+    }
+}
+
+/// Whether writes work, without one: deletes a key that never exists. A full Redis allows that.
+pub(super) async fn check_write(connection: &mut impl ConnectionLike) -> RedisResult<()> {
+    redis::cmd("DEL").arg(keys::WRITE_CHECK).exec_async(connection).await
+}
+
+/// The pool; it drops connections to a server that was left since they were opened.
+fn build_pool(
+    info: ConnectionInfo,
+    config: AsyncConnectionConfig,
+    settings: &RedisSettings,
+    server_left: &watch::Sender<Option<Instant>>,
+) -> anyhow::Result<Pool> {
+    let server_left = server_left.clone();
+    let is_current = Hook::sync_fn(move |_, metrics| match *server_left.borrow() {
+        Some(left_at) if metrics.created <= left_at => Err(HookError::message("opened to a server that was left")),
+        _ => Ok(()),
+    });
+    Ok(Pool::builder(deadpool_redis::Manager::new_with_config(info, config)?)
+        .max_size(settings.pool_size)
+        .wait_timeout(Some(settings.response_timeout))
+        .create_timeout(Some(settings.connect_timeout))
+        .recycle_timeout(Some(settings.response_timeout))
+        .pre_recycle(is_current)
+        .runtime(deadpool_redis::Runtime::Tokio1)
+        .build()?)
 }
 
 fn connection_config(settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
@@ -323,24 +362,19 @@ fn connection_config(settings: &RedisSettings, response: Duration) -> AsyncConne
         .set_response_timeout(Some(response))
 }
 
-fn drop_connection(live: &RwLock<Option<HotConnection>>, generation: u64) {
+/// Drops a connection; false if another one is in use already.
+pub(super) fn drop_connection(live: &RwLock<Option<HotConnection>>, generation: u64) -> bool {
     let mut live = live.write().unwrap_or_else(PoisonError::into_inner);
-    if live.as_ref().is_some_and(|live| live.generation == generation) {
-        *live = None;
-    }
-}
-
-fn breaks_connection(error: &RedisError) -> bool {
-    error.is_unrecoverable_error()
-        || matches!(error.kind(), ErrorKind::Io | ErrorKind::Server(ServerErrorKind::ReadOnly))
+    live.take_if(|live| live.generation == generation).is_some()
 }
 
 impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let mut live = self.hot_connection().await?;
-            let result = live.connection.send_packed_command(cmd).await;
-            self.check_result(live.generation, result)
+            let answer = live.connection.send_packed_command(cmd).await;
+            self.judge(live.origin(), answer.as_ref().map(std::slice::from_ref));
+            answer
         }
         .boxed()
     }
@@ -353,8 +387,9 @@ impl ConnectionLike for Redis {
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
             let mut live = self.hot_connection().await?;
-            let result = live.connection.send_packed_commands(pipeline, offset, count).await;
-            self.check_result(live.generation, result)
+            let answers = live.connection.send_packed_commands(pipeline, offset, count).await;
+            self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));
+            answers
         }
         .boxed()
     }

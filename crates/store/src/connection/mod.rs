@@ -3,17 +3,25 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`client`] | the shared connection: pipelined, reconnecting, fails fast |
+//! | [`pool`] | connections for slow work |
 //! | [`dedicated`] | connections for blocking reads |
+//! | `error_class` | what an error means for its connection and for a repeat |
 //! | [`notifier`] | one pub/sub connection for everything in a process that waits for notifications |
 //! | [`memory`] | how full Redis is, and what becomes of results |
 //! | [`notification`] | the notifications between processes |
 //! | [`server`] | requirements on the server's configuration |
+//! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
+//! | `access` | whether the user may do what Galley needs |
 //! | `clock` | Redis's clock, and sorted sets by time |
 
+mod access;
 pub mod client;
 pub(crate) mod clock;
 pub mod dedicated;
+pub(crate) mod error_class;
+mod judge;
 pub mod memory;
 pub mod notification;
 pub mod notifier;
+pub mod pool;
 pub mod server;

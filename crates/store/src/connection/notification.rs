@@ -1,7 +1,7 @@
 //! Notifications between processes on one pub/sub channel. They only save waiting: a process that misses one finds out
 //! by itself, later.
 
-use crate::workers::key::WorkerKey;
+use crate::{connection::client::Redis, keys, workers::key::WorkerKey};
 use common::{id::JobId, name::QueueName};
 
 /// A notification.
@@ -19,6 +19,18 @@ pub enum Notification {
     DirectiveChanged(WorkerKey),
     /// The list of subscriptions changed, or messages of one were released.
     SubscriptionsChanged,
+}
+
+impl Redis {
+    /// Publishes a notification, after what it announces. That is done already, so a refusal is no failure: a process that
+    /// misses the notification finds out later.
+    pub(crate) async fn notify(&self, notification: &Notification) {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(keys::NOTIFICATIONS).arg(notification.encode());
+        if let Err(error) = publish.exec_async(&mut self.clone()).await {
+            tracing::debug!(%error, ?notification, "a notification was not published");
+        }
+    }
 }
 
 impl Notification {

@@ -1,11 +1,19 @@
-//! Requirements on the server's configuration, and the durability that it offers.
+//! Requirements on the server, and the durability that it offers.
+//!
+//! Ready means that a write works. What a server does not allow to be asked is unknown, and no reason to refuse it. What
+//! can never work stops a process at start.
 
 use std::{collections::HashMap, sync::Arc};
 
 use common::health::ReadinessCheck;
 
-use redis::InfoDict;
+use redis::{ErrorKind, FromRedisValue, InfoDict, RedisError, aio::ConnectionLike};
 
+use super::{
+    access::{self, MissingAccess},
+    client::check_write,
+    error_class::{ErrorClass, connect_error},
+};
 use crate::{Redis, StoreError, StoreResult};
 
 /// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
@@ -46,11 +54,11 @@ impl ServerDurability {
     }
 }
 
-/// Why Galley must not run on this server.
+/// Why Galley does not run on this server.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ServerError {
-    /// Its settings would lose jobs.
-    #[error("this redis is not fit for Galley: {0}")]
+    /// It must be changed first, or another one used.
+    #[error("the server of redis.url cannot be used: {0}")]
     Unsuitable(String),
     /// The question failed.
     #[error(transparent)]
@@ -76,13 +84,21 @@ impl Redis {
         })
     }
 
-    /// Checks the server when a process starts. An unavailable server may come later; one that would lose jobs is
-    /// refused.
+    /// Checks the server when a process starts. An unavailable server may come later; one that can never work is
+    /// refused. `extra` are calls that this service needs beside Galley's own, such as `SUBSCRIBE news`.
     ///
     /// # Errors
-    /// The server does not meet the requirements.
-    pub async fn check_at_start(&self) -> Result<(), ServerError> {
-        match self.check_server().await {
+    /// The URL, the server or its settings must be changed first; the error says how.
+    pub async fn check_at_start(&self, extra: &[String]) -> Result<(), ServerError> {
+        // A connection of its own: the shared one is not told why it is refused, because at run time that may pass
+        let checked = match self.connect_alone().await {
+            Ok(mut connection) => check_all(&mut connection, extra).await,
+            Err(error) => match self.connect_problem(&error) {
+                Some(problem) => Err(ServerError::Unsuitable(problem)),
+                None => Err(StoreError::from(connect_error(error)).into()),
+            },
+        };
+        match checked {
             Ok(server) => {
                 tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
                 Ok(())
@@ -95,38 +111,136 @@ impl Redis {
         }
     }
 
-    /// The server's uptime in milliseconds, rounded up to whole seconds.
+    /// Why the server refused a connection, if no time will change it.
+    fn connect_problem(&self, error: &RedisError) -> Option<String> {
+        let text = error.to_string();
+        let says = |words: &str| text.contains(words);
+        if error.kind() == ErrorKind::RESP3NotSupported || says("NOPROTO") {
+            return Some(String::from("it is older than Redis 7.0: set redis.url to a server of version 7.0 or newer"));
+        }
+        if error.code() == Some("WRONGPASS") || error.kind() == ErrorKind::AuthenticationFailed || says("WRONGPASS") {
+            return Some(String::from("user or password is wrong: change them in redis.url"));
+        }
+        if error.code() == Some("NOAUTH") || says("called without any password configured") {
+            return Some(String::from(
+                "the server and redis.url disagree on whether there is a password: change redis.url",
+            ));
+        }
+        if says("DB index is out of range") || says("invalid DB index") {
+            let database = self.get_db();
+            return Some(format!(
+                "it has no database {database}: put a lower number behind the host in redis.url, or raise `databases` there"
+            ));
+        }
+        if says("SELECT is not allowed in cluster mode") {
+            return Some(CLUSTER.to_owned());
+        }
+        if error.code() == Some("NOPERM") {
+            return Some(format!(
+                "the user of redis.url may not connect ({text}): allow what docs/redis.md#permissions lists"
+            ));
+        }
+        (error.kind() == ErrorKind::Parse)
+            .then(|| String::from("what answers there is no Redis server: change host or port in redis.url"))
+    }
+
+    /// When the server started, in milliseconds before now, rounded up to whole seconds; none if it does not say.
     ///
     /// # Errors
     /// No answer in time.
-    pub async fn uptime_ms(&self) -> StoreResult<i64> {
-        let info: InfoDict = redis::cmd("INFO").arg("server").query_async(&mut self.clone()).await?;
-        Ok((info.get::<i64>("uptime_in_seconds").unwrap_or(0) + 1) * 1000)
+    pub async fn uptime_ms(&self) -> StoreResult<Option<i64>> {
+        let info = ask_info(&mut self.clone(), "server").await?;
+        Ok(info.and_then(|info| info.get::<i64>("uptime_in_seconds")).map(|seconds| (seconds + 1) * 1000))
     }
 
-    /// Checks the server's version, eviction policy and durability.
+    /// Checks that a write works, and the server's role, version, eviction policy and durability, as far as it says.
     ///
     /// # Errors
-    /// It is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
+    /// It takes no writes, is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
     pub async fn check_server(&self) -> Result<ServerInfo, ServerError> {
-        let mut connection = self.pooled_connection().await?;
-        let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await.map_err(StoreError::from)?;
-        // A hosted Redis may forbid CONFIG; INFO has the eviction policy
-        let config: HashMap<String, String> =
-            redis::cmd("CONFIG").arg("GET").arg("*append*").query_async(&mut connection).await.unwrap_or_default();
-        check_info(&info, &config).map_err(ServerError::Unsuitable)
+        check_server_on(&mut self.clone()).await
     }
 }
 
-fn check_info(info: &InfoDict, config: &HashMap<String, String>) -> Result<ServerInfo, String> {
-    let version: String = info.get("redis_version").unwrap_or_default();
+const CLUSTER: &str =
+    "it has `cluster-enabled yes`, which Galley does not support yet: set redis.url to a server without it";
+const REPLICA: &str = "it is a replica and takes no writes: set redis.url to its primary";
+
+async fn check_all(connection: &mut impl ConnectionLike, extra: &[String]) -> Result<ServerInfo, ServerError> {
+    ask_version(connection).await?;
+    // Before the rest is asked, which needs permissions too
+    check_access(connection, extra).await?;
+    check_server_on(connection).await
+}
+
+async fn ask_version(connection: &mut impl ConnectionLike) -> Result<String, ServerError> {
+    let hello: HashMap<String, redis::Value> =
+        redis::cmd("HELLO").query_async(connection).await.map_err(StoreError::from)?;
+    check_hello(&hello).map_err(ServerError::Unsuitable)
+}
+
+async fn check_server_on(connection: &mut impl ConnectionLike) -> Result<ServerInfo, ServerError> {
+    let version = ask_version(connection).await?;
+    check_write(connection).await.map_err(StoreError::from)?;
+    let info = ask_info(connection, "default").await?;
+    // A managed service may forbid CONFIG; INFO has the eviction policy
+    let config: HashMap<String, String> =
+        redis::cmd("CONFIG").arg("GET").arg("*append*").query_async(connection).await.unwrap_or_default();
+    let info = info.unwrap_or_else(|| InfoDict::new(""));
+    check_info(version, &info, &config).map_err(ServerError::Unsuitable)
+}
+
+/// A section of INFO; none if the server does not allow the question.
+async fn ask_info(connection: &mut impl ConnectionLike, section: &str) -> StoreResult<Option<InfoDict>> {
+    match redis::cmd("INFO").arg(section).query_async(connection).await {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if ErrorClass::of(&error) == ErrorClass::Refused => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn check_access(connection: &mut impl ConnectionLike, extra: &[String]) -> Result<(), ServerError> {
+    let MissingAccess { needed, optional } =
+        access::missing_access(connection, extra).await.map_err(StoreError::from)?;
+    if !optional.is_empty() {
+        let without = optional.into_iter().collect::<Vec<_>>().join("; ");
+        tracing::info!(event = "redis.limited", without, "the user of redis.url may not ask everything");
+    }
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let missing = needed.into_iter().collect::<Vec<_>>().join(", ");
+    Err(ServerError::Unsuitable(format!(
+        "the user of redis.url may not use {missing}: allow what docs/redis.md#permissions lists"
+    )))
+}
+
+/// The version, from the answer to HELLO, which every user may send.
+fn check_hello(hello: &HashMap<String, redis::Value>) -> Result<String, String> {
+    let text = |name: &str| {
+        let value = hello.get(name).cloned().unwrap_or_default();
+        String::from_redis_value(value).unwrap_or_default()
+    };
+    match (text("mode").as_str(), text("role").as_str()) {
+        ("cluster", _) => Err(CLUSTER.to_owned()),
+        ("sentinel", _) => Err(String::from("it is a Sentinel: set redis.url to the primary that it watches")),
+        (_, "replica" | "slave") => Err(REPLICA.to_owned()),
+        _ => Ok(text("version")),
+    }
+}
+
+fn check_info(version: String, info: &InfoDict, config: &HashMap<String, String>) -> Result<ServerInfo, String> {
+    // Valkey counts its own versions; what it offers of Redis is in INFO
+    let version: String = info.get("redis_version").unwrap_or(version);
     let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
     if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < MIN_VERSION {
-        return Err(format!("version 7.0 or newer is needed, this is {version}"));
+        return Err(format!("version 7.0 or newer is needed, this is {version}: set redis.url to another server"));
     }
     let policy: String = info.get("maxmemory_policy").unwrap_or_default();
     if !policy.is_empty() && policy != "noeviction" {
-        return Err(format!("maxmemory-policy must be noeviction, it is {policy}: redis would throw jobs away"));
+        return Err(format!(
+            "maxmemory-policy must be noeviction, it is {policy}: redis would throw jobs away; set it in redis.conf"
+        ));
     }
     let setting = |name: &str| config.get(name).map(String::as_str);
     if setting("appendfsync") == Some("always") && setting("no-appendfsync-on-rewrite") == Some("yes") {
@@ -150,7 +264,7 @@ mod tests {
 
     fn check_texts(info: &str, config: &[(&str, &str)]) -> Result<ServerInfo, String> {
         let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        check_info(&InfoDict::new(info), &config)
+        check_info("7.0.15".to_owned(), &InfoDict::new(info), &config)
     }
 
     #[test]
@@ -176,6 +290,8 @@ mod tests {
         assert_eq!(of(&[("appendfsync", "everysec")]), ServerDurability::EverySecond);
         assert_eq!(of(&[("appendfsync", "always")]), ServerDurability::Always);
         assert_eq!(of(&[]), ServerDurability::Unknown);
+        let unknown = check_texts("", &[]).expect("fit");
+        assert_eq!((unknown.version.as_str(), unknown.durability), ("7.0.15", ServerDurability::Unknown));
         let memory = check_texts("redis_version:9.1.2\r\naof_enabled:0\r\n", &[]).expect("fit").durability;
         assert_eq!(memory, ServerDurability::Memory);
     }

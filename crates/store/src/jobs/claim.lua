@@ -118,11 +118,11 @@ for number = 1, stream_count do
     if #entries < count then break end
   end
 end
-if earliest_expiry then
-  local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
-  if tonumber(first[2]) >= earliest_expiry then redis.call('PUBLISH', notifications, notification) end
-end
 if rate > 0 and #jobs > 0 then
   redis.call('HSET', control, 'r', string.format('%.6f', tokens - #jobs), 'ra', now)
+end
+if earliest_expiry then
+  local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+  if tonumber(first[2]) >= earliest_expiry then redis.pcall('PUBLISH', notifications, notification) end
 end
 return { 1, now, jobs, next_claim, bytes >= max_bytes and 1 or 0 }

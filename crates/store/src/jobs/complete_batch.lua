@@ -54,6 +54,6 @@ if #entries > 0 then
   redis.call('ZREM', leases, unpack(attempt_names))
   if #records > 0 then redis.call('DEL', unpack(records)) end
   redis.call('HINCRBY', stats, 'completed', #entries)
-  redis.call('PUBLISH', finished, table.concat(ids, ' '))
+  redis.pcall('PUBLISH', finished, table.concat(ids, ' '))
 end
 return outcomes

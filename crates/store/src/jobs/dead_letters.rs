@@ -217,7 +217,7 @@ impl Jobs {
 struct DeadLetterScan<'a> {
     filter: &'a DeadLetterFilter,
     limit: usize,
-    connection: deadpool_redis::Connection,
+    connection: crate::connection::pool::PooledConnection,
     page: DeadLetterPage,
     /// Number and bytes of scanned dead letters.
     scanned: usize,

@@ -28,5 +28,5 @@ if is_dead_letter then
   redis.call('ZREMRANGEBYRANK', dead_letters, 0, -(max_dead_letters + 1))
 end
 after_end(timers, admitted, id, has_follow_up)
-redis.call('PUBLISH', finished, id)
+redis.pcall('PUBLISH', finished, id)
 return 'done'

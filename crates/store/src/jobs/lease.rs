@@ -6,11 +6,7 @@ use super::{
     Attempt, ClaimedJob, Consumer, JobRecord, Jobs, PULL_CONSUMER, attempt::call_about, enqueue::parse_entry_id,
 };
 use crate::connection::notification::Notification;
-use crate::{
-    StoreResult,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreResult, keys::QueueKeys, script};
 use common::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
@@ -81,8 +77,7 @@ impl Jobs {
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         if issued == 1 && lease.is_some() {
-            let wake = Notification::DueChanged(job.queue.clone()).encode();
-            redis::cmd("PUBLISH").arg(keys::NOTIFICATIONS).arg(wake).exec_async(&mut self.store.redis.clone()).await?;
+            self.store.redis.notify(&Notification::DueChanged(job.queue.clone())).await;
         }
         Ok(issued == 1)
     }

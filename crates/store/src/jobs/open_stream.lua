@@ -12,5 +12,5 @@ if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return redis.error_reply(created.err)
 end
 local is_new = redis.call('SADD', priorities, priority)
-if is_new == 1 then redis.call('PUBLISH', notifications, notification) end
+if is_new == 1 then redis.pcall('PUBLISH', notifications, notification) end
 return is_new

@@ -106,7 +106,7 @@ struct Purge<'a> {
     jobs: &'a Jobs,
     keys: &'a QueueKeys,
     request: &'a PurgeRequest,
-    redis: deadpool_redis::Connection,
+    redis: crate::connection::pool::PooledConnection,
     count: usize,
     next: Option<PurgeCursor>,
 }

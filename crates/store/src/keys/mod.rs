@@ -13,7 +13,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 46] = [
+pub const KEY_PATTERNS: [&str; 47] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -60,6 +60,7 @@ pub const KEY_PATTERNS: [&str; 46] = [
     "galley:directive:<worker>",
     "galley:leader",
     "galley:notifications",
+    "galley:write_check",
 ];
 
 /// The queues: a sorted set of names by tag.
@@ -85,6 +86,8 @@ pub const EVENTS: &str = "galley:events";
 pub const WORKERS: &str = "galley:workers";
 /// Who does the maintenance: a string with a TTL.
 pub const LEADER: &str = "galley:leader";
+/// Deleted to see whether Redis takes writes: it never exists.
+pub const WRITE_CHECK: &str = "galley:write_check";
 /// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
 pub const NOTIFICATIONS: &str = "galley:notifications";
 
@@ -267,6 +270,7 @@ mod tests {
             worker_directive(&worker),
             LEADER.to_owned(),
             NOTIFICATIONS.to_owned(),
+            WRITE_CHECK.to_owned(),
         ];
         let filled: BTreeSet<String> = KEY_PATTERNS
             .iter()

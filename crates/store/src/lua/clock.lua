@@ -7,7 +7,7 @@ end
 
 -- Notifies the leader, which sleeps until the first time in a sorted set, if this member is the first now.
 local function notify_if_first(set, member, notifications, notification)
-  if redis.call('ZRANGE', set, 0, 0)[1] == member then redis.call('PUBLISH', notifications, notification) end
+  if redis.call('ZRANGE', set, 0, 0)[1] == member then redis.pcall('PUBLISH', notifications, notification) end
 end
 
 -- Sets the timer at which the leader ends a job whose deadline has passed; '' sets none. It spares a job that runs.

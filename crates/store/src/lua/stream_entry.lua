@@ -5,8 +5,10 @@ local function add_entry(stream, priorities, priority, notifications, notificati
   if redis.call('EXISTS', stream) == 0 then
     redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
   end
-  if redis.call('SADD', priorities, priority) == 1 then redis.call('PUBLISH', notifications, notification) end
-  return redis.call('XADD', stream, '*', unpack(fields))
+  local is_new = redis.call('SADD', priorities, priority) == 1
+  local entry = redis.call('XADD', stream, '*', unpack(fields))
+  if is_new then redis.pcall('PUBLISH', notifications, notification) end
+  return entry
 end
 
 -- The fields of the stream entry of a job that has a record; nil when there is no record.

@@ -164,7 +164,9 @@ impl<'a> Leader<'a> {
         let mut refresh = tokio::time::interval(self.settings.sweep_interval);
         renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.grace.redis_started_at = self.jobs.now().await? - self.jobs.store.redis.uptime_ms().await?;
+        // A server that does not say may have started at any time before now
+        let uptime = self.jobs.store.redis.uptime_ms().await?.unwrap_or(0);
+        self.grace.redis_started_at = self.jobs.now().await? - uptime;
         sweep.grace.redis_started_at = self.grace.redis_started_at;
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
         let (sweeping, trimming) =

@@ -300,14 +300,8 @@ impl Subscriptions {
     }
 
     /// Notifies the workers of subscriptions to check for changes.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn notify_workers(&self) -> StoreResult<()> {
-        let mut command = redis::cmd("PUBLISH");
-        command.arg(keys::NOTIFICATIONS).arg(Notification::SubscriptionsChanged.encode());
-        let _: i64 = command.query_async(&mut self.redis().clone()).await?;
-        Ok(())
+    pub async fn notify_workers(&self) {
+        self.redis().notify(&Notification::SubscriptionsChanged).await;
     }
 }
 

@@ -97,7 +97,7 @@ impl Subscriptions {
         if self.clear_if_deleted(&subscription).await? {
             return Ok(None);
         }
-        self.notify_workers().await?;
+        self.notify_workers().await;
         Ok(Some(subscription))
     }
 

@@ -12,5 +12,5 @@ if redis.call('EXISTS', subscriptions) == 1 then return 0 end
 redis.call('HSET', subscriptions, '', '1')
 -- One by one: there may be more subscriptions than Lua passes as arguments
 for i = first_name, #ARGV, 2 do redis.call('HSET', subscriptions, ARGV[i], ARGV[i + 1]) end
-redis.call('PUBLISH', notifications, notification)
+redis.pcall('PUBLISH', notifications, notification)
 return 1

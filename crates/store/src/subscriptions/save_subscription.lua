@@ -21,5 +21,5 @@ if new_subscription == '' then
 else
   redis.call('HSET', subscriptions, name, new_subscription)
 end
-redis.call('PUBLISH', notifications, notification)
+redis.pcall('PUBLISH', notifications, notification)
 return 'saved'

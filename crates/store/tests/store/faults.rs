@@ -160,3 +160,32 @@ async fn who_is_not_polled_any_more_keeps_nobody_waiting() {
     first.await.expect("redis runs");
     second.await;
 }
+
+#[tokio::test]
+async fn a_notification_that_redis_refuses_aborts_nothing_that_it_announces() {
+    let server = testkit::RedisServer::start();
+    let url = format!("redis://mute:p@127.0.0.1:{}/5", server.port());
+    let mut user = testkit::redis::cmd("ACL");
+    user.arg("SETUSER").arg("mute").arg("on").arg(">p").arg("~*").arg("resetchannels").arg("+@all");
+    user.exec_async(&mut server.connection().await).await.expect("valid rules");
+    let kit = StoreKit::with_server(server, &[("GALLEY__REDIS__URL", &url)]);
+    let worker = consumer();
+    kit.enqueue(r#"{"type":"a","args":[],"scheduled_at":"+PT1H"}"#).await;
+    let id = kit.enqueue(r#"{"type":"a","args":[],"priority":7,"visibility_timeout_ms":600000}"#).await;
+    let claimed = kit.claim_one(&worker).await;
+    assert_eq!(kit.complete(&worker, &claimed, "1").await, Settled::Done);
+    assert_eq!(kit.state(id).await, "completed");
+    let id = kit.enqueue(JOB_BODY).await;
+    let pulled = kit.pull(None).await.expect("a job");
+    let fence = store::jobs::Fence::Pull { token: pulled.token.clone(), worker: None };
+    kit.jobs.release(Attempt::of(&pulled, &fence)).await.expect("released");
+    kit.jobs.cancel(id).await.expect("redis runs").expect("cancelled");
+    assert_eq!(kit.state(id).await, "cancelled");
+    kit.jobs.set_queue_paused(&queue(), true).await.expect("redis runs").expect("a queue");
+    assert!(kit.jobs.queue_control(&queue()).await.expect("redis runs").is_paused);
+    let position = publish(&kit, &"c".parse().expect("a name"), b"a").await;
+    assert_eq!(position.plain_subscribers, 0);
+    let workers = store::workers::Workers::new(&kit.redis);
+    let key = "pull:w".parse().expect("a worker");
+    workers.set_directive(&key, store::workers::Directive::Quiet).await.expect("issued");
+}

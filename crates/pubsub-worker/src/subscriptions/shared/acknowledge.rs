@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use common::name::ChannelName;
 use model::message::Position;
-use store::{StoreError, log_interruption, next_reconnect_delay, reconnect_delays, subscriptions::MessageDisposition};
+use store::{
+    StoreError, StoreResult, log_interruption, next_reconnect_delay, reconnect_delays,
+    subscriptions::MessageDisposition,
+};
 use tokio::sync::mpsc;
 
 use super::in_flight::{InFlightMessages, MessageAddress};
@@ -69,7 +72,8 @@ pub(super) async fn release_in_flight(runner: &SubscriptionRunner, in_flight: &I
     let store = runner.store();
     let given = async {
         store.release_messages(&runner.subscription, runner.worker(), &left).await?;
-        store.notify_workers().await
+        store.notify_workers().await;
+        StoreResult::Ok(())
     };
     let (name, messages) = (&runner.subscription.name, left.len());
     match given.await {

@@ -37,7 +37,8 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>, delays: &mut Recon
     let gone = Arc::new(Notify::new());
     let config = redis.config().set_push_sender(push_handler(notifier.clone(), gone.clone()));
     let mut reconnects = notifier.reconnects.subscribe();
-    let connection = redis.client().get_multiplexed_async_connection_with_config(&config).await?;
+    let connection = redis.connect_separately(&config).await?;
+    let mut server_left = redis.server_left();
     let mut connection = PubSubConnection { connection, notifier, subscribed: BTreeSet::new() };
     connection.update_topics().await?;
     *delays = reconnect_delays();
@@ -46,6 +47,7 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>, delays: &mut Recon
         tokio::select! {
             () = gone.notified() => return Err(closed()),
             Ok(()) = reconnects.changed() => return Err(closed()),
+            Ok(()) = server_left.changed() => return Err(closed()),
             () = notifier.changed.notified() => connection.update_topics().await?,
             () = tokio::time::sleep(LOG_INTERVAL) => {}
         }

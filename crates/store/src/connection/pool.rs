@@ -1,0 +1,64 @@
+//! Connections for slow work, such as listing: they would hold up the callers of the shared one.
+
+use std::time::Instant;
+
+use deadpool_redis::PoolError;
+use futures_util::FutureExt;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
+
+use super::{
+    client::{Origin, Redis},
+    error_class::connect_error,
+};
+use crate::{StoreError, StoreResult};
+
+/// A pooled connection. It returns to the pool when it is dropped.
+pub struct PooledConnection {
+    connection: deadpool_redis::Connection,
+    opened_at: Instant,
+    redis: Redis,
+}
+
+impl Redis {
+    /// A pooled connection for slow work, such as listing.
+    ///
+    /// # Errors
+    /// The pool has no free connection in time, or Redis is unreachable.
+    pub async fn pooled_connection(&self) -> StoreResult<PooledConnection> {
+        self.hot_connection().await?;
+        let connection = self.inner().pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => connect_error(error).into(),
+            other => StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
+        })?;
+        Ok(PooledConnection { connection, opened_at: Instant::now(), redis: self.clone() })
+    }
+}
+
+impl ConnectionLike for PooledConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let answer = self.connection.send_packed_command(cmd).await;
+            self.redis.judge(Origin::Other(self.opened_at), answer.as_ref().map(std::slice::from_ref));
+            answer
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let answers = self.connection.send_packed_commands(pipeline, offset, count).await;
+            self.redis.judge(Origin::Other(self.opened_at), answers.as_ref().map(Vec::as_slice));
+            answers
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.redis.get_db()
+    }
+}
