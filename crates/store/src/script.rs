@@ -35,6 +35,7 @@ script!(OPEN_QUEUE, "jobs/open_queue.lua");
 script!(REGISTER_QUEUE, "jobs/register_queue.lua");
 script!(SET_CONTROL, "jobs/set_control.lua");
 script!(SET_DIRECTIVE, "workers/set_directive.lua");
+script!(DROP_DEAD_LETTERS, "jobs/drop_dead_letters.lua");
 script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
 script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_JOB);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);

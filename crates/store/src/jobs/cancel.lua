@@ -2,7 +2,7 @@
 -- Ends a job that has not finished, wherever it waits or runs: cancelled, or discarded because its deadline has passed.
 -- KEYS: 1 stream, 2 active, 3 leases, 4 record, 5 result, 6 due, 7 pending, 8 timers, 9 key queue, 10 admitted, 11 stats
 -- ARGV: 1 where the caller saw the job: "entry" or "record", 2 entry or "", 3 attempt name or "", 4 consumer that had the
---       entry or "", 5 state of the record or "", 6 id, 7 final state, 8 result as text, 9 TTL of the result in ms,
+--       entry or "", 5 state of the record or "", 6 id, 7 final state, 8 result as text, 9 TTL of the result in ms or 0,
 --       10 "1" when the job has a follow-up, 11 notification channel, 12 notification, 13 channel of finished jobs
 -- Returns "done", or "changed" when the job is no longer where the caller saw it: the caller locates it again.
 -- May run twice: the second run returns "changed", and the caller then finds the result.

@@ -56,6 +56,12 @@ impl Jobs {
         };
         let keys = QueueKeys::new(&job.queue);
         let key = LimitKey::or_placeholder(job.limit_key());
+        let text = ended.to_text_without_attempt();
+        let ttl = if job.has_follow_up() {
+            self.result_ttl(job)
+        } else {
+            self.stored_result_ttl(self.result_ttl(job), 1, text.len())
+        };
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -71,8 +77,8 @@ impl Jobs {
             .arg(&located.seen_args())
             .arg(job.id.to_string())
             .arg(ended.state.as_str())
-            .arg(ended.to_text_without_attempt())
-            .arg(self.result_ttl(job).as_millis().to_string())
+            .arg(text)
+            .arg(ttl.as_millis().to_string())
             .arg(u8::from(job.has_follow_up()))
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::JobCancelled(job.id).encode())
@@ -83,7 +89,7 @@ impl Jobs {
             return Ok(false);
         }
         self.store.events.record(JobEvent::ended(job, ended.state, local_now()));
-        self.after_end(job, ended, self.store.settings.jobs.result_ttl).await;
+        self.after_end(job, ended, ttl).await;
         Ok(true)
     }
 }

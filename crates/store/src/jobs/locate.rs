@@ -190,7 +190,10 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable or the job is damaged.
     pub async fn locate(&self, id: JobId) -> StoreResult<Option<LocatedJob>> {
-        Ok(self.locate_with_queue(id).await?.map(|(located, _)| located))
+        match self.locate_with_queue(id).await? {
+            Some((located, _)) => self.with_parent_results(located).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Finds a job and its queue.

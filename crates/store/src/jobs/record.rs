@@ -239,6 +239,8 @@ impl FinishedJob {
             view.attempt = job.history.current_attempt();
             view.started_at = started_at;
             view.result = result;
+            // Its workflow has them: see with_parent_results
+            view.parent_results = None;
         })
     }
 

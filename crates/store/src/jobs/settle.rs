@@ -163,14 +163,18 @@ impl Jobs {
             .arg(ttl.as_millis().to_string())
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))
-            .arg(self.store.settings.jobs.dead_letter_max)
             .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);
         match settled {
-            Settled::Done => self.after_end(job, ended, ttl).await,
+            Settled::Done => {
+                if dead_letter {
+                    self.drop_excess_dead_letters(&job.queue).await;
+                }
+                self.after_end(job, ended, ttl).await;
+            }
             // The earlier call may have recorded another end than this one
             Settled::AlreadyDone if job.has_follow_up() => self.repeat_follow_up(&job.queue, job.id).await,
             Settled::AlreadyDone | Settled::Stale => {}

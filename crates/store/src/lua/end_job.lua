@@ -27,7 +27,8 @@ end
 -- Stores the end of such a job: its final state, its result as text with a TTL, and what follows.
 local function store_end(record, result, timers, admitted, stats, id, state, text, ttl_ms, has_follow_up)
   redis.call('DEL', record)
-  redis.call('SET', result, text, 'PX', ttl_ms)
+  -- 0: Redis is too full to store results
+  if ttl_ms ~= '0' then redis.call('SET', result, text, 'PX', ttl_ms) end
   redis.call('HINCRBY', stats, state, 1)
   after_end(timers, admitted, id, has_follow_up)
 end

@@ -152,5 +152,7 @@ async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let oldest = local_now() - i64::try_from(jobs.store.settings.jobs.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
     let mut command = redis::cmd("ZREMRANGEBYSCORE");
     command.arg(QueueKeys::new(queue).dead_letters()).arg("-inf").arg(oldest);
-    Ok(command.exec_async(&mut jobs.store.redis.clone()).await?)
+    command.exec_async(&mut jobs.store.redis.clone()).await?;
+    // Those that the process which recorded the last one left
+    jobs.trim_dead_letters(queue, jobs.store.settings.jobs.dead_letter_max).await
 }

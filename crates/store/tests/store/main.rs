@@ -18,6 +18,7 @@ mod faults;
 mod idempotency;
 mod kit;
 mod limits;
+mod memory;
 mod model;
 mod pending;
 mod purge;

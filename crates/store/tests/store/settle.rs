@@ -254,6 +254,10 @@ async fn dead_letters_are_capped() {
         kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
     }
     assert_eq!(kit.redis_command(&["ZCARD", "galley:{default}:dead"]).await, redis::Value::Int(2));
+    for (nth, id) in ids.into_iter().enumerate() {
+        let is_there = kit.jobs.locate(id).await.expect("redis runs").is_some();
+        assert_eq!(is_there, nth >= 2, "what is in no list is not kept");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,69 @@
+//! A full Redis hands out messages and lets operators act, and chains keep their results once.
+
+use store::workers::{Directive, Workers};
+
+use crate::{
+    channels::channel,
+    kit::{StoreKit, queue},
+    subscriptions::{SubscriptionKit, subscription_body, worker_id},
+    workflows::{chain, pull, start, state, succeed},
+};
+
+#[tokio::test]
+async fn messages_are_handed_out_and_subscriptions_removed_in_a_full_redis() {
+    let desk = SubscriptionKit::start();
+    let subscription = desk.put(&subscription_body("c", "new")).await;
+    let c = channel("c");
+    desk.publish(&c, &["0", "1"]).await;
+    desk.kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_eq!(desk.read_some(&subscription, &c, "w", 10).await.messages.len(), 2);
+    let worker = worker_id("v");
+    let all = store::subscriptions::ReclaimFilter { min_idle: std::time::Duration::ZERO, worker: None, after: None };
+    let reclaimed = desk.store.reclaim(&subscription, &c, &worker, all, 10).await.expect("a full redis hands out");
+    assert_eq!(reclaimed.messages.len(), 2);
+    assert!(desk.store.delete(&subscription.name).await.expect("a full redis can be freed"));
+}
+
+#[tokio::test]
+async fn operators_can_act_on_a_full_redis() {
+    let kit = StoreKit::start();
+    kit.enqueue(r#"{"type":"a","args":[]}"#).await;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let stats = kit.jobs.queue_stats(&queue()).await.expect("it can be read");
+    assert_eq!((stats.available, stats.active), (1, 0));
+    kit.jobs.set_queue_paused(&queue(), true).await.expect("paused").expect("it exists");
+    kit.jobs.set_queue_closed(&queue(), true).await.expect("closed").expect("it exists");
+    kit.jobs.set_queue_limits(&queue(), Some(3), None).await.expect("limited").expect("it exists");
+    let control = kit.jobs.queue_control(&queue()).await.expect("it can be read");
+    assert!(control.is_paused && control.is_closed && control.concurrency == Some(3));
+    kit.jobs.set_queue_paused(&queue(), false).await.expect("resumed").expect("it exists");
+    assert!(!kit.jobs.queue_control(&queue()).await.expect("it can be read").is_paused);
+    let key = "00000000-0000-4000-8000-000000000000".parse().expect("a key");
+    let workers = Workers::new(&kit.redis);
+    workers.set_directive(&key, Directive::Quiet).await.expect("issued");
+    assert!(workers.directive_for(&key).await.expect("it can be read").is_some());
+}
+
+#[tokio::test]
+async fn a_chain_keeps_its_results_once_however_long_it_is() {
+    let kit = StoreKit::start();
+    let (steps, result) = (30, format!("\"{}\"", "x".repeat(20_000)));
+    let id = start(&kit, &chain(steps)).await;
+    let mut last = None;
+    for _ in 0..steps {
+        let step = pull(&kit, "default").await.expect("a step");
+        succeed(&kit, &step, &result).await;
+        last = Some(step.job.id);
+    }
+    assert_eq!(state(&kit, id).await, "completed");
+    let last = kit.job(last.expect("a step")).await;
+    assert_eq!(last["parent_results"].as_array().map(Vec::len), Some(steps - 1), "it shows what it got");
+    let mut bytes = 0;
+    for key in kit.redis_keys().await {
+        match kit.redis_command(&["MEMORY", "USAGE", &key]).await {
+            redis::Value::Int(used) => bytes += usize::try_from(used).expect("a size"),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    assert!(bytes < 3 * steps * result.len(), "{bytes} bytes for the workflow's copy and that of each job");
+}
