@@ -256,11 +256,11 @@ class Context:
         self._is_given_up = True
         self.cancelled.set()
 
-    def progress(self, percent: float, message: Optional[str] = None) -> None:
-        """Notes how far the job has come, 0 to 100. That it cannot be noted is no reason to fail."""
-        body: Dict[str, Any] = {"progress": percent / 100, "token": self.token, "worker_id": self._worker_id}
+    def progress(self, progress: float, message: Optional[str] = None) -> None:
+        """Notes how far the job has come, 0 to 1. That it cannot be noted is no reason to fail."""
+        body: Dict[str, Any] = {"progress": progress, "token": self.token, "worker_id": self._worker_id}
         if message is not None:
-            body["data"] = {"message": message}
+            body["data"] = {"message": _valid(message)}
         try:
             self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/progress", body)
         except Unavailable as error:
@@ -433,15 +433,15 @@ class Worker:
         try:
             result = handler(context, *context.job.get("args", ()))
             # Here, so that what cannot be sent is a failure of the handler
-            json.dumps(result, allow_nan=False)
-            return "acks", {"result": result}
+            return "acks", {"result": _valid(json.loads(json.dumps(result, allow_nan=False)))}
         except Retry as error:
             after = {} if error.after is None else {"retry_after_ms": max(0, int(error.after * 1000))}
-            return _failure("handler_error", "Retry", str(error), retryable=True, **after)
+            return _failure("handler_error", "Retry", _text(error), retryable=True, **after)
         except NoRetry as error:
-            return _failure("handler_error", _name(error.__cause__ or error), str(error), retryable=False, stack=_stack())
+            name = _name(error.__cause__ or error)
+            return _failure("handler_error", name, _text(error), retryable=False, stack=_stack())
         except BaseException as error:  # a handler that calls sys.exit has failed, and its thread lives on
-            return _failure("handler_error", _name(error), str(error), stack=_stack())
+            return _failure("handler_error", _name(error), _text(error), stack=_stack())
 
     def _settle(self, context: Context, kind: str, outcome: Dict[str, Any]) -> Optional[Job]:
         """Tells how an attempt ended until somebody has heard it or the lease is over; the next job, if there is one."""
@@ -453,8 +453,10 @@ class Worker:
             except GalleyError as refused:
                 jobs, error = [], {"code": refused.code, "message": str(refused), "retryable": refused.retryable}
             if error is None or not error.get("retryable"):
-                if error is not None and error.get("code") == "payload_too_large" and kind == "acks":
-                    kind, outcome = _failure("result_too_large", "ResultTooLarge", error["message"], retryable=False)
+                instead = None if error is None else _instead_of_refused(outcome, error)
+                if instead is not None:
+                    log.error("the end of job %s is refused: %s", context.id, error.get("message"))
+                    kind, outcome = instead
                     if not jobs:
                         continue
                     self._send_apart(context, kind, outcome)
@@ -474,12 +476,17 @@ class Worker:
         while not context._is_given_up and time.monotonic() < context._lease_until:
             try:
                 answer = self._connection().call("POST", f"/ojs/v1/workers/{kind[:-1]}", {kind: [item], "worker_id": self.id})
-                if not (answer["results"][0].get("error") or {}).get("retryable"):
+                error = answer["results"][0].get("error") or {}
+            except GalleyError as refused:
+                error = {"code": refused.code, "message": str(refused), "retryable": refused.retryable}
+            if not error.get("retryable"):
+                instead = _instead_of_refused(outcome, error) if error else None
+                if instead is None:
                     return
-            except Unavailable:
-                pass
-            except GalleyError:
-                return
+                log.error("the end of job %s is refused: %s", context.id, error.get("message"))
+                kind, outcome = instead
+                item = {"job_id": context.id, "token": context.token, **outcome}
+                continue
             time.sleep(pause())
 
     def _send(self, kind: str, item: Dict[str, Any]) -> Tuple[List[Job], Optional[Dict[str, Any]]]:
@@ -566,7 +573,44 @@ class Worker:
 
 
 def _failure(code: str, type: str, message: str, **more: Any) -> Tuple[str, Dict[str, Any]]:
-    return "nacks", {"error": {"code": code, "type": type, "message": message, **more}}
+    return "nacks", {"error": _valid({"code": code, "type": type, "message": message, **more})}
+
+
+def _instead_of_refused(outcome: Dict[str, Any], error: Dict[str, Any]) -> Optional[Tuple[str, Dict[str, Any]]]:
+    """What to tell when an outcome is refused for what it says: dropped, its job would wait for its whole lease.
+
+    None when the attempt is not ours any more, or when even this was refused.
+    """
+    if error.get("code") in ("conflict", "not_found") or outcome.get("error", {}).get("code") in _REFUSED:
+        return None
+    message = str(error.get("message") or "")
+    if "error" not in outcome:
+        is_large = error.get("code") == "payload_too_large"
+        code, type = ("result_too_large", "ResultTooLarge") if is_large else ("result_refused", "ResultRefused")
+        return _failure(code, type, message, retryable=False)
+    return _failure("failure_refused", "FailureRefused", message, retryable=outcome["error"].get("retryable", True))
+
+
+#: Codes of what is told instead of a refused outcome.
+_REFUSED = ("result_too_large", "result_refused", "failure_refused")
+
+
+def _valid(value: Any) -> Any:
+    """The value without what UTF-8 cannot carry: ``os.fsdecode`` leaves lone surrogates in names of files."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_valid(item) for item in value]
+    if isinstance(value, dict):
+        return {_valid(name): _valid(item) for name, item in value.items()}
+    return value
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:  # __str__ is the program's, too
+        return f"{_name(error)}, which cannot be shown: {_name(broken)}"
 
 
 def _name(error: BaseException) -> str:
@@ -574,4 +618,7 @@ def _name(error: BaseException) -> str:
 
 
 def _stack() -> str:
-    return traceback.format_exc()[-MAX_STACK:]
+    try:
+        return traceback.format_exc()[-MAX_STACK:]
+    except BaseException:  # it shows the error, too
+        return ""

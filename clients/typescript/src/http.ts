@@ -58,7 +58,7 @@ export class Gateway {
   async call<T>({ method, path, body, waitMs = 0, headers = {}, signal }: Call): Promise<T> {
     // undefined is no JSON: JSON.stringify leaves it out, and says nothing of it
     const request: RequestInit = { method, headers: { "content-type": "application/json", ...headers } };
-    if (body !== undefined) request.body = JSON.stringify(body);
+    if (body !== undefined) request.body = JSON.stringify(body, isReport(path) ? (_, value) => wellFormed(value) : undefined);
     const limit = new AbortController();
     const timer = setTimeout(() => limit.abort(new Error("no answer in time")), waitMs + ANSWER_MS);
     const hangUp = () => limit.abort(signal?.reason);
@@ -76,6 +76,17 @@ export class Gateway {
       signal?.removeEventListener("abort", hangUp);
     }
   }
+}
+
+/** Whether a request reports how a job does: it must arrive, whatever the text in it. */
+function isReport(path: string): boolean {
+  return path.startsWith("/ojs/v1/workers/") || path.endsWith("/progress");
+}
+
+/** The value without lone surrogates, which `slice` leaves and UTF-8 cannot carry. */
+function wellFormed(value: unknown): unknown {
+  if (typeof value !== "string") return value;
+  return value.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
 }
 
 function read<T>(status: number, text: string): T {

@@ -47,8 +47,8 @@ export interface Context {
   readonly deadline: Date | undefined;
   /** Aborted when nobody wants the result: cancelled, timed out, given to another, or this worker ends. */
   readonly signal: AbortSignal;
-  /** Notes how far the job has come, 0 to 100. */
-  progress(percent: number, message?: string): Promise<void>;
+  /** Notes how far the job has come, 0 to 1. */
+  progress(progress: number, message?: string): Promise<void>;
 }
 
 export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
@@ -171,8 +171,8 @@ export class Worker {
     const token = job.token ?? "";
     const deadline = job.timeout_ms === undefined ? undefined : new Date(Date.now() + job.timeout_ms);
     const leaseUntil = Date.now() + this.leaseMs;
-    const progress = async (percent: number, message?: string) => {
-      const body = { progress: percent / 100, token, worker_id: this.id, ...(message === undefined ? {} : { data: { message } }) };
+    const progress = async (number: number, message?: string) => {
+      const body = { progress: number, token, worker_id: this.id, ...(message === undefined ? {} : { data: { message } }) };
       try {
         await this.gateway.call({ method: "POST", path: `/ojs/v1/jobs/${job.id}/progress`, body });
       } catch (error) {
@@ -209,14 +209,14 @@ export class Worker {
       JSON.stringify(result);
       return { kind: "acks", body: { result } };
     } catch (thrown) {
-      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-      const stack = (error.stack ?? "").slice(0, MAX_STACK);
+      const error = thrown instanceof Error ? thrown : new Error(text(thrown));
+      const stack = text(error.stack ?? "").slice(0, MAX_STACK);
       if (error instanceof Retry) {
         const after = error.afterMs === undefined ? {} : { retry_after_ms: Math.max(0, Math.round(error.afterMs)) };
-        return failure("handler_error", error.name, error.message, { retryable: true, ...after });
+        return failure("handler_error", text(error.name), text(error.message), { retryable: true, ...after });
       }
       const more = error instanceof NoRetry ? { stack, retryable: false } : { stack };
-      return failure("handler_error", error.name, error.message, more);
+      return failure("handler_error", text(error.name), text(error.message), more);
     }
   }
 
@@ -228,8 +228,9 @@ export class Worker {
     while (!attempt.isGivenUp && Date.now() < attempt.leaseUntil) {
       const { jobs, error } = await this.send(attempt, settled, next === undefined && !isPassedOn && this.goesOn);
       next ??= jobs[0];
-      if (error?.code === "payload_too_large" && settled.kind === "acks") {
-        settled = failure("result_too_large", "ResultTooLarge", error.message ?? "", { retryable: false });
+      const instead = error === undefined || error.retryable === true ? undefined : insteadOfRefused(settled, error);
+      if (instead !== undefined) {
+        settled = instead;
         continue;
       }
       if (error?.retryable !== true) break;
@@ -328,6 +329,34 @@ export class Worker {
         }
       }
     }
+  }
+}
+
+/** Codes of what is told instead of a refused outcome. */
+const REFUSED = ["result_too_large", "result_refused", "failure_refused"];
+
+/**
+ * What to tell when an outcome is refused for what it says: dropped, its job would wait for its whole lease. Nothing when
+ * the attempt is not ours any more, or when even this was refused.
+ */
+function insteadOfRefused(settled: Settled, { code = "", message = "" }: Failure): Settled | undefined {
+  if (["conflict", "not_found"].includes(code)) return undefined;
+  if (settled.kind === "acks") {
+    const isLarge = code === "payload_too_large";
+    const [told, type] = isLarge ? ["result_too_large", "ResultTooLarge"] : ["result_refused", "ResultRefused"];
+    return failure(told, type, message, { retryable: false });
+  }
+  const { error } = settled.body;
+  if (REFUSED.includes(String(error["code"]))) return undefined;
+  return failure("failure_refused", "FailureRefused", message, { retryable: error["retryable"] ?? true });
+}
+
+/** What was thrown as text, whatever its `toString` does. */
+function text(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return "something that cannot be shown";
   }
 }
 

@@ -11,6 +11,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use crate::known_names;
+
 /// Why a body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
@@ -20,6 +22,9 @@ pub enum JsonError {
     /// JSON of another shape than expected.
     #[error("body has the wrong shape: {0}")]
     Unexpected(String),
+    /// A member that the request does not have.
+    #[error("{0}")]
+    UnknownMember(String),
     /// Deeper than allowed.
     #[error("body is nested too deeply: at most {limit} levels are allowed")]
     TooDeep {
@@ -87,6 +92,15 @@ impl<'a> Object<'a> {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value).filter(|value| value.get() != "null")
+    }
+
+    /// Refuses members of other names.
+    ///
+    /// # Errors
+    /// The message names the first one, the nearest known name and all known names.
+    pub fn check_names(&self, known: &[&str]) -> Result<(), String> {
+        let stranger = self.0.iter().find(|(name, _)| !known.contains(&name.as_ref()));
+        stranger.map_or(Ok(()), |(name, _)| Err(known_names::unknown("member", name, known)))
     }
 
     /// The members in their order.

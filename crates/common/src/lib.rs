@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`name`], [`id`], [`channel_pattern`], [`rate`] | values from users as types that can only hold valid ones |
 //! | [`rotation`] | queues in turn, a few at a time |
-//! | [`json`], [`time`], [`text`] | JSON, times and untrusted text at the edge |
+//! | [`json`], [`json_repair`], [`known_names`], [`time`], [`text`] | JSON, names, times and untrusted text at the edge |
 //! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
 //! | [`config_file`] | TOML files of rules and commands, with a line for each problem |
 //! | [`reloadable`] | the content of such a file that is in use, read again on SIGHUP |
@@ -24,6 +24,9 @@ pub mod health;
 pub mod http_server;
 pub mod id;
 pub mod json;
+pub mod json_members;
+pub mod json_repair;
+pub mod known_names;
 pub mod name;
 pub mod rate;
 #[cfg(feature = "service")]

@@ -1,7 +1,7 @@
 //! Times and durations as the Open Job Spec writes them.
 //!
-//! Times are RFC 3339, durations ISO 8601 (`PT1.5S`, `P1D`). A start time may also be a duration from now, with a
-//! plus sign (`+PT2S`). Inside Galley a time is milliseconds since 1970, taken from Redis's clock.
+//! Times are RFC 3339, durations ISO 8601 (`PT1.5S`, `P1D`). Wherever a time may be given, it may also be a duration from
+//! now with its sign: `+PT2S`, `-PT1H`. Inside Galley a time is milliseconds since 1970, taken from Redis's clock.
 
 use std::time::Duration;
 
@@ -15,21 +15,30 @@ use crate::name::quoted;
 /// Milliseconds since 1970.
 pub type Millis = i64;
 
-/// The last moment that RFC 3339 can write, 9999-12-31T23:59:59Z.
-pub const MAX_MILLIS: Millis = 253_402_300_799_000;
+/// The last second that RFC 3339 can write in every time zone: 9999-12-30T22:00:00Z.
+pub const MAX_MILLIS: Millis = 253_402_207_200_000;
+
+/// The longest duration: ten years.
+const MAX_DURATION: Duration = Duration::from_hours(87_600);
 
 /// A time or duration that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// Neither RFC 3339 nor `+` and an ISO 8601 duration.
-    #[error("must be an RFC 3339 time or \"+\" and an ISO 8601 duration, got {0}")]
+    /// Neither RFC 3339 nor a sign and an ISO 8601 duration.
+    #[error("must be an RFC 3339 time, or a time from now such as +PT2S or -PT1H, got {0}")]
     Time(String),
-    /// Neither RFC 3339 nor `-` and an ISO 8601 duration.
-    #[error("must be an RFC 3339 time or \"-\" and an ISO 8601 duration, got {0}")]
-    Past(String),
+    /// A time that Galley cannot keep.
+    #[error("must be from 1970-01-01T00:00:00Z to 9999-12-30T22:00:00Z, got {0}")]
+    TimeRange(String),
     /// Not an ISO 8601 duration.
-    #[error("must be an ISO 8601 duration from PT0S to P3650D, got {0}")]
+    #[error("must be an ISO 8601 duration such as PT1.5S or P1D, got {0}")]
     Duration(String),
+    /// A duration that is too long, or negative.
+    #[error("must be a duration from PT0S to P3650D, got {0}")]
+    DurationRange(String),
+    /// Years and months.
+    #[error("must be a duration without years and months, which have no fixed length, got {0}")]
+    Calendar(String),
 }
 
 /// `2026-11-22T10:00:00.123Z`.
@@ -39,25 +48,49 @@ pub fn format(at: Millis) -> String {
     strtime::format("%Y-%m-%dT%H:%M:%S.%3fZ", timestamp).unwrap_or_default()
 }
 
+/// A duration as ISO 8601 in seconds: `PT1.5S`.
+#[must_use]
+pub fn format_duration(length: Duration) -> String {
+    let (seconds, millis) = (length.as_secs(), length.subsec_millis());
+    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
+    format!("PT{seconds}{}S", fraction.trim_end_matches('0'))
+}
+
 /// Reads a duration of at most ten years. Years and months have no fixed length and are refused.
 ///
 /// # Errors
 /// The text is anything else, also a negative duration.
 pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
-    let refused = || TimeError::Duration(quoted(text));
     // jiff also reads "1 hour" and similar forms, which the specification does not allow
-    if !text.starts_with('P') {
-        return Err(refused());
+    let is_negative = text.starts_with("-P");
+    let span = text.strip_prefix('-').unwrap_or(text);
+    if !span.starts_with('P') {
+        return Err(TimeError::Duration(quoted(text)));
     }
-    let span: Span = text.parse().map_err(|_| refused())?;
+    let span: Span = match span.parse() {
+        Ok(span) => span,
+        Err(_) if is_long_duration(span) => return Err(TimeError::DurationRange(quoted(text))),
+        Err(_) => return Err(TimeError::Duration(quoted(text))),
+    };
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(refused());
+        return Err(TimeError::Calendar(quoted(text)));
     }
-    let length: SignedDuration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
-    match Duration::try_from(length) {
-        Ok(length) if length <= Duration::from_hours(87600) => Ok(length),
-        _ => Err(refused()),
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok();
+    let length = length.and_then(|length: SignedDuration| Duration::try_from(length).ok());
+    length
+        .filter(|length| *length <= MAX_DURATION && (!is_negative || length.is_zero()))
+        .ok_or_else(|| TimeError::DurationRange(quoted(text)))
+}
+
+/// Whether a text would be a duration if its numbers were smaller.
+fn is_long_duration(text: &str) -> bool {
+    let mut short = String::new();
+    for character in text.chars().filter(|character| *character != '.' && *character != ',') {
+        if !(character.is_ascii_digit() && short.ends_with('1')) {
+            short.push(if character.is_ascii_digit() { '1' } else { character });
+        }
     }
+    text.len() <= 256 && short.starts_with('P') && short.parse::<Span>().is_ok()
 }
 
 /// A time that a client sent.
@@ -69,22 +102,47 @@ pub struct ParsedTime {
     pub text: String,
 }
 
-/// Reads an absolute time or one relative to `now`.
+/// Reads an absolute time, or one relative to `now`: a sign and a duration.
 ///
 /// # Errors
-/// The text is neither.
+/// The text is neither, or the time is out of range.
 pub fn parse_time(text: &str, now: Millis) -> Result<ParsedTime, TimeError> {
-    let refused = || TimeError::Time(quoted(text));
-    if let Some(duration) = text.strip_prefix('+') {
-        let length = parse_duration(duration).map_err(|_| refused())?;
-        let at = now + i64::try_from(length.as_millis()).map_err(|_| refused())?;
-        return Ok(ParsedTime { at, text: format(at) });
-    }
+    let (sign, duration) = match text.split_at_checked(1) {
+        // A year may have a sign, too
+        Some(("+", duration)) if !duration.starts_with(|c: char| c.is_ascii_digit()) => (1, duration),
+        Some(("-", duration)) if !duration.starts_with(|c: char| c.is_ascii_digit()) => (-1, duration),
+        _ => return parse_absolute(text),
+    };
+    let length = parse_duration(duration).map_err(|error| match error {
+        TimeError::Duration(_) => TimeError::Time(quoted(text)),
+        TimeError::DurationRange(_) => TimeError::DurationRange(quoted(text)),
+        other => other,
+    })?;
+    let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+    let at = now.saturating_add(sign * millis).clamp(0, MAX_MILLIS);
+    Ok(ParsedTime { at, text: format(at) })
+}
+
+fn parse_absolute(text: &str) -> Result<ParsedTime, TimeError> {
     if !is_date_and_time(text) {
-        return Err(refused());
+        return Err(TimeError::Time(quoted(text)));
     }
-    let at = text.parse::<Timestamp>().map_err(|_| refused())?.as_millisecond();
-    if (0..=MAX_MILLIS + 999).contains(&at) { Ok(ParsedTime { at, text: text.to_owned() }) } else { Err(refused()) }
+    let at = text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
+    match at {
+        Some(at) if (0..=MAX_MILLIS + 999).contains(&at) => Ok(ParsedTime { at, text: text.to_owned() }),
+        Some(_) => Err(TimeError::TimeRange(quoted(text))),
+        None if is_far_time(text) => Err(TimeError::TimeRange(quoted(text))),
+        None => Err(TimeError::Time(quoted(text))),
+    }
+}
+
+/// Whether a text would be a time if its year were another: a year before 0 or after 9999 has a sign or more digits.
+fn is_far_time(text: &str) -> bool {
+    let (year, rest) = text.split_at(text.find(['T', 't']).and_then(|at| text[..at].rfind('-')).unwrap_or_default());
+    let Some((year, month)) = year.rsplit_once('-') else { return false };
+    let digits = year.strip_prefix(['-', '+']).unwrap_or(year);
+    let is_far = digits.len() > 4 || digits != year || digits == "9999";
+    is_far && digits.bytes().all(|b| b.is_ascii_digit()) && is_rfc_3339(&format!("2000-{month}{rest}"))
 }
 
 /// Whether a text is a time of any year as RFC 3339 writes it.
@@ -99,22 +157,6 @@ pub fn is_rfc_3339(text: &str) -> bool {
 /// Whether the text has no zone annotation, which jiff reads too.
 fn is_date_and_time(text: &str) -> bool {
     text.len() <= 40 && !text.contains('[') && text.contains(['T', 't'])
-}
-
-/// Reads a time in the past: an absolute one, or `-` and a duration before `now`.
-///
-/// # Errors
-/// The text is neither.
-pub fn parse_past(text: &str, now: Millis) -> Result<Millis, TimeError> {
-    let refused = || TimeError::Past(quoted(text));
-    if let Some(duration) = text.strip_prefix('-') {
-        let length = parse_duration(duration).map_err(|_| refused())?;
-        return Ok(now.saturating_sub(i64::try_from(length.as_millis()).unwrap_or(i64::MAX)).max(0));
-    }
-    if text.starts_with('+') {
-        return Err(refused());
-    }
-    parse_time(text, now).map(|given| given.at).map_err(|_| refused())
 }
 
 #[cfg(test)]
@@ -153,18 +195,63 @@ mod tests {
     }
 
     #[test]
-    fn a_time_in_the_past_is_absolute_or_so_long_ago() {
-        assert_eq!(parse_past("-PT2S", 5_000), Ok(3_000));
-        assert_eq!(parse_past("-P1D", 5_000), Ok(0));
-        assert_eq!(parse_past("1970-01-01T00:00:01Z", 5_000), Ok(1_000));
-        for bad in ["", "-", "+PT2S", "PT2S", "--PT2S", "yesterday", "5"] {
-            assert!(parse_past(bad, 5_000).is_err(), "{bad}");
+    fn a_time_from_now_has_a_sign() {
+        for (text, at) in [("-PT2S", 3_000), ("-P1D", 0), ("1970-01-01T00:00:01Z", 1_000), ("+P1D", 86_405_000)] {
+            assert_eq!(parse_time(text, 5_000).map(|given| given.at), Ok(at), "{text}");
+        }
+        for bad in ["", "-", "+", "PT2S", "--PT2S", "+-PT2S", "-+PT2S", "yesterday", "5"] {
+            assert!(parse_time(bad, 5_000).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_told_the_range() {
+        for text in [
+            "1969-12-31T23:59:59Z",
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59-10:00",
+            "10000-01-01T00:00:00Z",
+            "+10000-01-01T00:00:00Z",
+            "-000001-01-01T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+        ] {
+            let error = parse_time(text, 0).expect_err(text).to_string();
+            assert!(error.starts_with("must be from 1970-01-01T00:00:00Z to 9999-"), "{text}: {error}");
+        }
+        for text in ["P3651D", "P99999D", "PT99999999999999999999S", "P9999999999W", "-PT1S"] {
+            let error = parse_duration(text).expect_err(text).to_string();
+            assert!(error.starts_with("must be a duration from PT0S to P3650D"), "{text}: {error}");
+        }
+        for text in ["+P3651D", "-P3651D", "+PT99999999999999999999S"] {
+            let error = parse_time(text, 0).expect_err(text).to_string();
+            assert!(error.starts_with("must be a duration from PT0S to P3650D"), "{text}: {error}");
+        }
+        for text in ["P1Y", "P1M", "P1Y2D"] {
+            let error = parse_duration(text).expect_err(text).to_string();
+            assert!(error.contains("years and months"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_written_as_it_is_read() {
+        for (millis, text) in [(0, "PT0S"), (1, "PT0.001S"), (1500, "PT1.5S"), (1_010, "PT1.01S"), (60_000, "PT60S")] {
+            let length = Duration::from_millis(millis);
+            assert_eq!((format_duration(length).as_str(), parse_duration(text)), (text, Ok(length)));
         }
     }
 
     #[test]
     fn other_times_are_refused() {
-        for bad in ["", "tomorrow", "2026-01-01", "+2s", "PT2S", "2026-01-01T00:00:00", "2026-01-01T00:00:00Z[UTC]"] {
+        for bad in [
+            "",
+            "tomorrow",
+            "2026-01-01",
+            "+2s",
+            "PT2S",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00Z[UTC]",
+            "2025-02-29T00:00:00Z",
+        ] {
             assert!(parse_time(bad, 0).is_err(), "{bad}");
         }
     }

@@ -1,13 +1,15 @@
 //! Request bodies: bounded in size, in time, in memory for all requests together and, for JSON, in depth, before a handler
 //! sees them.
 
+use std::borrow::Cow;
+
 use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
     http::header::{self, HeaderMap},
     web::{Bytes, BytesMut, Data},
 };
-use common::json::{self, JsonError};
+use common::{json::JsonError, json_repair};
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::Deserialize;
 
@@ -15,7 +17,7 @@ use crate::{
     body_budget::BodyLease,
     body_limits::{length_limit, too_large},
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 /// A body that is too large is read up to this many times the limit, so that the client receives the answer instead of
@@ -65,18 +67,49 @@ pub(crate) struct JsonBody {
     _lease: BodyLease,
 }
 
+/// A report of how a job does, made valid: it must not be refused for the text in it, or its job would wait for its
+/// whole lease.
+pub(crate) struct ReportBody(JsonBody);
+
+impl std::ops::Deref for ReportBody {
+    type Target = JsonBody;
+    fn deref(&self) -> &JsonBody {
+        &self.0
+    }
+}
+
+impl FromRequest for ReportBody {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = JsonBody::from_request(request, payload);
+        Box::pin(async move {
+            let mut body = body.await?;
+            let repaired = match json_repair::repair(&body.bytes) {
+                Cow::Owned(repaired) => Some(Bytes::from(repaired)),
+                // Without a byte order mark
+                Cow::Borrowed(part) if part.len() < body.bytes.len() => Some(Bytes::copy_from_slice(part)),
+                Cow::Borrowed(_) => None,
+            };
+            body.bytes = repaired.unwrap_or(body.bytes);
+            Ok(Self(body))
+        })
+    }
+}
+
 impl JsonBody {
     /// The bytes as received.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The body as a `T`.
+    /// The body as a `T`. If `T` is a struct, the body may have only the members that it reads.
     pub(crate) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         if self.bytes.is_empty() {
             return Err(ApiError::new(ErrorCode::InvalidPayload, "body is not valid JSON: it is empty"));
         }
-        let parsed = json::parse(&self.bytes, self.depth_limit);
+        let parsed = common::json_members::parse_request(&self.bytes, self.depth_limit);
         // serde would also accept an array as a struct, member by member
         if self.bytes.trim_ascii_start().first() != Some(&b'{')
             && matches!(parsed, Ok(_) | Err(JsonError::Unexpected(_)))

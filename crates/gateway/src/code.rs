@@ -265,18 +265,17 @@ impl ErrorCode {
     }
 }
 
-#[cfg(test)]
 impl ErrorCode {
+    /// Every code.
+    pub(crate) fn every() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::InvalidPayload), |code| code.next())
+    }
+
     /// Every code with its status.
+    #[cfg(test)]
     pub(crate) fn all() -> Vec<(&'static str, u16)> {
-        let mut all = Vec::new();
-        let mut code = Some(Self::InvalidPayload);
-        while let Some(this) = code {
-            let ErrorCodeRow(name, _, status, ..) = this.row();
-            all.push((name, status.as_u16()));
-            code = this.next();
-        }
-        all
+        let rows = Self::every().map(Self::row);
+        rows.map(|ErrorCodeRow(name, _, status, ..)| (name, status.as_u16())).collect()
     }
 
     /// The next code of the table. The compiler rejects a table that leaves one out.

@@ -4,7 +4,11 @@
 use std::fmt;
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
-use common::{json::JsonError, name::NameError};
+use common::{
+    json::JsonError,
+    known_names::nearest,
+    name::{NameError, quoted},
+};
 use model::{
     job::{RequestError, state::InvalidTransition},
     message::MessageError,
@@ -80,6 +84,12 @@ impl ApiError {
         Self::new(ErrorCode::NotFound, format!("{what} does not exist"))
     }
 
+    /// Something of a name does not exist. `known` are names among which the one that was meant may be.
+    pub(crate) fn unknown_name(what: &str, name: &str, known: &[&str], hint: &str) -> Self {
+        let meant = nearest(name, known).map_or_else(String::new, |meant| format!(", did you mean {meant:?}?"));
+        Self::new(ErrorCode::NotFound, format!("{what} {} does not exist{meant} ({hint})", quoted(name)))
+    }
+
     /// The complete response, in the shape that the path's part of the interface uses.
     pub(crate) fn render(&self, path: &str, request_id: &str) -> HttpResponse {
         let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
@@ -92,7 +102,7 @@ impl ApiError {
             response.insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
         }
         if path.starts_with("/ojs") {
-            let docs_url = format!("/ojs/manifest#{code}");
+            let docs_url = format!("/ojs/errors#{code}");
             let error = json!({
                 "code": code, "type": kind, "message": self.message, "retryable": retryable,
                 "hint": hint, "docs_url": docs_url, "request_id": request_id,
@@ -140,7 +150,7 @@ impl From<JsonError> for ApiError {
     fn from(error: JsonError) -> Self {
         let code = match error {
             JsonError::Malformed(_) | JsonError::TooDeep { .. } => ErrorCode::InvalidPayload,
-            JsonError::Unexpected(_) => ErrorCode::InvalidRequest,
+            JsonError::Unexpected(_) | JsonError::UnknownMember(_) => ErrorCode::InvalidRequest,
         };
         Self::new(code, error.to_string())
     }

@@ -12,6 +12,7 @@ use actix_web::{
     },
 };
 use common::id::WorkflowId;
+use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use store::{
     channels::MessageDedup,
@@ -20,7 +21,7 @@ use store::{
 
 use crate::{
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -107,7 +108,8 @@ fn fingerprint_request(
     let text = text.ok_or_else(|| {
         ApiError::invalid(format!("Idempotency-Key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters"))
     })?;
-    let path = request.path();
+    // As it is meant: clients differ in what they percent-encode
+    let path = percent_decode_str(request.path()).decode_utf8_lossy();
     let scope = format!("{} {path} {text}", request.method());
     Ok(IdempotentRequest { fingerprint: hash_parts(&[scope.as_bytes()]), content_hash: hash_parts(content) })
 }

@@ -12,18 +12,15 @@ use anyhow::Context;
 use common::{
     health::{self, ReadinessCheck},
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
-    name::ChannelName,
     settings::Settings,
     shutdown::{StopSignals, supervise},
     telemetry,
 };
-use model::message::NewMessage;
 use store::{
     Redis, Store,
-    channels::{ChannelHub, Channels, MessageDedup, PublishedMessage},
+    channels::{ChannelHub, Channels},
     connection::notifier::Notifier,
     events::{EventHub, EventLog},
-    jobs::Jobs,
     long_poll::LongPoll,
     maintenance,
     subscriptions::Subscriptions,
@@ -34,41 +31,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    body_budget::BodyBudget, context, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers, routes,
+    body_budget::BodyBudget, context, job_waiters::JobWaiters, request_check, routes, services::Services,
     site_check::SiteCheck,
 };
-
-/// What every handler uses.
-#[derive(Clone)]
-pub(crate) struct Services {
-    pub(crate) redis: Redis,
-    pub(crate) jobs: Jobs,
-    pub(crate) job_waiters: JobWaiters,
-    pub(crate) long_poll: LongPoll,
-    pub(crate) events: EventHub,
-    pub(crate) channels: Channels,
-    pub(crate) channel_hub: ChannelHub,
-    pub(crate) workflows: Workflows,
-    pub(crate) workers: Workers,
-    pub(crate) subscriptions: Subscriptions,
-    pub(crate) pull_workers: Arc<PullWorkers>,
-    pub(crate) bodies: Arc<BodyBudget>,
-    pub(crate) settings: Arc<Settings>,
-    /// Cancelled when the gateway stops: ends everything whose length clients decide.
-    pub(crate) stopping: CancellationToken,
-}
-
-impl Services {
-    /// Publishes a message.
-    pub(crate) async fn publish(
-        &self,
-        channel: &ChannelName,
-        message: &NewMessage<'_>,
-        once: Option<MessageDedup>,
-    ) -> Result<PublishedMessage, ApiError> {
-        Ok(self.channels.publish_deduplicated(channel, message, once).await??)
-    }
-}
 
 /// A service that is bound to its address and does not run yet.
 pub(crate) struct GatewayServer {
@@ -128,6 +93,7 @@ impl GatewayServer {
                 .app_data(site.clone())
                 .configure(|config| health::routes(config, &readiness, &metrics))
                 .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
+                .wrap(middleware::from_fn(request_check::request_check))
                 .wrap(middleware::from_fn(context::request_middleware))
                 .wrap(middleware::from_fn(follow_exchange))
         };

@@ -4,6 +4,7 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use common::{
     json::{self, JsonError},
+    json_repair,
     text::printable,
 };
 use model::job::RetryAdvice;
@@ -161,7 +162,7 @@ fn parse_result(output: &[u8], stderr: &str) -> CommandOutcome {
     if output.trim_ascii().is_empty() {
         return CommandOutcome::Succeeded(None);
     }
-    let message = match json::parse::<&RawValue>(output, MAX_RESULT_DEPTH) {
+    let message = match json::parse::<&RawValue>(&json_repair::repair(output), MAX_RESULT_DEPTH) {
         Ok(result) => return CommandOutcome::Succeeded(Some(result.get().to_owned())),
         Err(JsonError::TooDeep { limit }) => {
             format!("the program's result is nested too deeply: at most {limit} levels are allowed")

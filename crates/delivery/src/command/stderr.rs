@@ -16,31 +16,31 @@ const PROGRESS_PREFIX: &[u8] = b"@progress";
 /// A program's progress.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandProgress {
-    /// From 0 to 100.
-    pub percent: f64,
+    /// From 0 to 1.
+    pub progress: f64,
     /// The program's own words, at most about 4000 bytes.
     pub message: Option<String>,
 }
 
 impl CommandProgress {
-    /// Parses a line: `@progress 40` or `@progress {"percent": 40, "message": "..."}`.
+    /// Parses a line: `@progress 0.4` or `@progress {"progress": 0.4, "message": "..."}`.
     fn parse(line: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(line.strip_prefix(PROGRESS_PREFIX)?).ok()?;
         let given = text.trim();
         if !text.starts_with([' ', '\t']) {
             return None;
         }
-        let (percent, message) = if given.starts_with('{') {
+        let (progress, message) = if given.starts_with('{') {
             let object: Value = serde_json::from_str(given).ok()?;
             let message = match object.get("message") {
                 None | Some(Value::Null) => None,
                 Some(message) => Some(message.as_str()?.to_owned()),
             };
-            (object.get("percent")?.as_f64()?, message)
+            (object.get("progress")?.as_f64()?, message)
         } else {
             (given.parse().ok()?, None)
         };
-        (0.0..=100.0).contains(&percent).then_some(Self { percent, message })
+        (0.0..=1.0).contains(&progress).then_some(Self { progress, message })
     }
 }
 
@@ -138,30 +138,30 @@ mod tests {
         (kept, reported)
     }
 
-    fn percents(stderr: &str) -> Vec<f64> {
-        taken(stderr.as_bytes(), 1).1.iter().map(|progress| progress.percent).collect()
+    fn numbers(stderr: &str) -> Vec<f64> {
+        taken(stderr.as_bytes(), 1).1.iter().map(|told| told.progress).collect()
     }
 
     #[test]
     fn progress_is_told_and_the_rest_is_kept_however_the_bytes_come() {
-        let stderr = "begin\n@progress 40\n@prog\n@progress {\"percent\":62.5,\"message\":\"半分\"}\nend";
+        let stderr = "begin\n@progress 0.4\n@prog\n@progress {\"progress\":0.625,\"message\":\"半分\"}\nend";
         for piece_bytes in [1, 2, 3, 7, 1000] {
             let (kept, reported) = taken(stderr.as_bytes(), piece_bytes);
             assert_eq!(kept, "begin\n@prog\nend", "in pieces of {piece_bytes}");
-            let last = CommandProgress { percent: 62.5, message: Some("半分".to_owned()) };
+            let last = CommandProgress { progress: 0.625, message: Some("半分".to_owned()) };
             assert_eq!(reported.last(), Some(&last), "in pieces of {piece_bytes}");
         }
-        assert_eq!(percents(stderr), [40.0, 62.5]);
+        assert_eq!(numbers(stderr), [0.4, 0.625]);
     }
 
     #[test]
     fn a_last_line_without_a_newline_counts() {
-        assert_eq!(percents("@progress 99"), [99.0]);
+        assert_eq!(numbers("@progress 0.99"), [0.99]);
     }
 
     #[test]
     fn both_ends_of_the_scale_are_progress() {
-        assert_eq!(percents("@progress 0\n@progress\t100\r\n"), [0.0, 100.0]);
+        assert_eq!(numbers("@progress 0\n@progress\t1\r\n"), [0.0, 1.0]);
     }
 
     #[test]
@@ -169,18 +169,19 @@ mod tests {
         for line in [
             "@progress",
             "@progress ",
-            "@progress40",
+            "@progress1",
             "@progress -1",
-            "@progress 100.1",
+            "@progress 40",
             "@progress NaN",
             "@progress inf",
-            "@progress 40 %",
-            "@progress {\"percent\":\"40\"}",
-            "@progress {\"percent\":40",
+            "@progress 1 %",
+            "@progress {\"progress\":\"0.4\"}",
+            "@progress {\"percent\":40}",
+            "@progress {\"progress\":1",
             "@progress {\"message\":\"half\"}",
-            "@progress {\"percent\":40,\"message\":1}",
-            " @progress 40",
-            "x@progress 40",
+            "@progress {\"progress\":1,\"message\":1}",
+            " @progress 1",
+            "x@progress 1",
         ] {
             let (kept, reported) = taken(format!("{line}\n").as_bytes(), 5);
             assert_eq!((kept, reported), (format!("{line}\n"), vec![]));

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::{RawValue, to_raw_value};
 
-use common::json;
+use common::{json, json_repair};
 
 /// Maximum delay that a receiver can ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
@@ -59,7 +59,7 @@ fn parse_result(bytes: &[u8], limit_bytes: usize) -> PushResult {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return PushResult::Empty;
     }
-    if let Ok(json) = json::parse::<&RawValue>(bytes, MAX_RESULT_DEPTH) {
+    if let Ok(json) = json::parse::<&RawValue>(&json_repair::repair(bytes), MAX_RESULT_DEPTH) {
         return PushResult::Json(json.to_owned());
     }
     let Ok(text) = std::str::from_utf8(bytes) else {

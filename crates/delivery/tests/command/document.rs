@@ -33,7 +33,7 @@ async fn the_python_example_does_what_is_said_of_it() {
         running.wait_for_ending().await,
         CommandOutcome::Succeeded(Some("{\"job\": \"a-job\", \"words\": 4}".to_owned()))
     );
-    assert!((progress.borrow().as_ref().expect("progress").percent - 100.0).abs() < f64::EPSILON);
+    assert!((progress.borrow().as_ref().expect("progress").progress - 1.0).abs() < f64::EPSILON);
 
     let wrong = ProgramTrial::new(program, &[]).with_settings(|settings| settings.not_retryable_exit_codes = vec![65]);
     let failure = wrong.with_stdin(job("[1]")).failure().await;

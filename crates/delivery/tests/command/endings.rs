@@ -23,7 +23,7 @@ async fn a_program_that_writes_nothing_has_no_result() {
 #[tokio::test]
 async fn what_is_not_json_is_a_failure_that_would_come_again() {
     let long = format!("printf '%s\\n\\033[31m' done; echo {}", "x".repeat(1000));
-    for script in ["echo done", &long, "echo '{\"a\":1'", "echo 1 2", "printf '\"\\377\"'"] {
+    for script in ["echo done", &long, "echo '{\"a\":1'", "echo 1 2"] {
         let failure = ProgramTrial::shell(script).failure().await;
         assert_eq!((failure.code, failure.advice), (code::INVALID_RESULT, RetryAdvice::Never), "{script}");
         assert!(failure.message.len() < 400, "{}", failure.message);
@@ -31,6 +31,15 @@ async fn what_is_not_json_is_a_failure_that_would_come_again() {
     }
     let failure = ProgramTrial::shell("echo done").failure().await;
     assert!(failure.message.ends_with(": done"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_result_is_made_valid_and_not_refused_for_its_text() {
+    for (script, result) in
+        [(r#"printf '"\377"'"#, "\"\u{fffd}\""), (r#"printf '%s' '["\ud800",NaN]'"#, r#"["\ufffd",null]"#)]
+    {
+        assert_eq!(ProgramTrial::shell(script).result().await.as_deref(), Some(result), "{script}");
+    }
 }
 
 #[tokio::test]

@@ -105,8 +105,8 @@ impl ProgramTrial {
 
 impl RunningTrial {
     /// Waits until it has reported so much.
-    pub(crate) async fn wait_for_progress(&mut self, percent: f64) -> CommandProgress {
-        let has_come = self.progress.wait_for(|told| told.as_ref().is_some_and(|told| told.percent >= percent));
+    pub(crate) async fn wait_for_progress(&mut self, progress: f64) -> CommandProgress {
+        let has_come = self.progress.wait_for(|told| told.as_ref().is_some_and(|told| told.progress >= progress));
         let told = tokio::time::timeout(TEST_TIMEOUT, has_come).await.expect("it reports in time").expect("it reports");
         told.clone().expect("something was reported")
     }

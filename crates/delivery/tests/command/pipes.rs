@@ -87,26 +87,23 @@ def trickle(stream, text):
         stream.write(letter)
         stream.flush()
         time.sleep(0.003)
-trickle(sys.stderr, '@progress {"percent": 50, "message": "half"}\n')
+trickle(sys.stderr, '@progress {"progress": 0.5, "message": "half"}\n')
 trickle(sys.stdout, '{"a": [1, 2]}')
 "#;
     let running = ProgramTrial::python(script).start();
     let progress = running.progress.clone();
     assert_eq!(running.wait_for_ending().await, CommandOutcome::Succeeded(Some("{\"a\": [1, 2]}".to_owned())));
-    let half = CommandProgress { percent: 50.0, message: Some("half".to_owned()) };
+    let half = CommandProgress { progress: 0.5, message: Some("half".to_owned()) };
     assert_eq!(*progress.borrow(), Some(half));
 }
 
 #[tokio::test]
 async fn progress_is_told_while_the_program_runs_and_is_no_part_of_what_it_said() {
-    let script = "echo begin >&2; echo @progress 400 >&2; echo @progress 40 >&2; while :; do sleep 1000; done";
+    let script = "echo begin >&2; echo @progress 40 >&2; echo @progress 0.4 >&2; while :; do sleep 1000; done";
     let mut running = ProgramTrial::shell(script).start();
-    assert_eq!(running.wait_for_progress(1.0).await, CommandProgress { percent: 40.0, message: None });
+    assert_eq!(running.wait_for_progress(0.1).await, CommandProgress { progress: 0.4, message: None });
     running.stop.cancel();
-    assert_eq!(
-        running.wait_for_ending().await,
-        CommandOutcome::Stopped { stderr: "begin\n@progress 400\n".to_owned() }
-    );
+    assert_eq!(running.wait_for_ending().await, CommandOutcome::Stopped { stderr: "begin\n@progress 40\n".to_owned() });
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn a_program_that_hangs_without_reading_or_writing_is_killed() {
 
 #[tokio::test]
 async fn a_program_that_is_held_with_sigstop_is_killed() {
-    let script = r#"echo "@progress {\"percent\": 1, \"message\": \"$$\"}" >&2; kill -STOP $$; echo went on >&2"#;
+    let script = r#"echo "@progress {\"progress\": 1, \"message\": \"$$\"}" >&2; kill -STOP $$; echo went on >&2"#;
     let trial = ProgramTrial::shell(script).with_settings(|settings| settings.stop_grace = Duration::from_millis(100));
     let mut running = trial.start();
     let stat = format!("/proc/{}/stat", running.wait_for_progress(1.0).await.message.expect("its number"));
@@ -102,14 +102,14 @@ async fn an_attempt_that_is_dropped_leaves_no_process_whatever_it_is_doing() {
     runs.abort().await;
 
     let mut in_its_grace = ProgramTrial::python(
-        "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: os.write(2, b'@progress 2\\n'))\n\
-         os.write(2, b'@progress 1\\n')\nwhile True: signal.pause()",
+        "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: os.write(2, b'@progress 1\\n'))\n\
+         os.write(2, b'@progress 0.5\\n')\nwhile True: signal.pause()",
     )
     .with_settings(|settings| settings.stop_grace = NEVER)
     .start();
-    in_its_grace.wait_for_progress(1.0).await;
+    in_its_grace.wait_for_progress(0.5).await;
     in_its_grace.stop.cancel();
-    in_its_grace.wait_for_progress(2.0).await;
+    in_its_grace.wait_for_progress(1.0).await;
     in_its_grace.abort().await;
 
     // After the program's end, while something holds the pipes

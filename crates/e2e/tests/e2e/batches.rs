@@ -67,7 +67,7 @@ async fn a_batch_with_a_job_that_cannot_be_stored_stores_none() {
     let (status, answer) = send(&kit, &json!({ "jobs": [small, unique, unique] })).await;
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("duplicate")), "{answer}");
     for queue in ["default", "small"] {
-        let stats: Value = kit.get(&format!("/ojs/v1/queues/{queue}")).await.json().await.expect("JSON");
+        let stats: Value = kit.get(&format!("/ojs/v1/queues/{queue}?create=true")).await.json().await.expect("JSON");
         assert_eq!(stats["queue"]["available"], 0, "{stats}");
     }
     let (status, answer) = send(&kit, &json!({ "jobs": [small, small] })).await;

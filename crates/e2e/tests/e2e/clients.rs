@@ -3,8 +3,7 @@
 
 use std::{
     collections::HashSet,
-    path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Instant,
 };
 
@@ -16,17 +15,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually};
 
-use crate::kit::{GalleyKit, job_body};
+use crate::{
+    client_packages::{ClientLanguage, clients, compile, unpack},
+    kit::{GalleyKit, job_body},
+    odd_workers::ODD_WORKER_PY,
+};
 
 /// Leases and timeouts are looked at often, and it is noted when an attempt begins.
 const SETTINGS: [(&str, &str); 2] =
     [("GALLEY__MAINTENANCE__SWEEP_MS", "100"), ("GALLEY__JOBS__STARTED_EVENTS", "true")];
-
-#[derive(Clone, Copy)]
-enum ClientLanguage {
-    Python,
-    TypeScript,
-}
 
 /// The snippets of a language in a folder, and a gateway for them.
 struct ClientSnippets {
@@ -40,7 +37,10 @@ impl ClientSnippets {
     async fn of(language: ClientLanguage) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         match language {
-            ClientLanguage::Python => unpack(language, folder.path()),
+            ClientLanguage::Python => {
+                unpack(language, folder.path());
+                std::fs::write(folder.path().join("odd.py"), ODD_WORKER_PY).expect("written");
+            }
             ClientLanguage::TypeScript => {
                 let Ok(tsc) = std::env::var("GALLEY_TEST_TSC") else {
                     testkit::skip("GALLEY_TEST_TSC is not set; `make test` sets it");
@@ -69,6 +69,11 @@ impl ClientSnippets {
         };
         command.current_dir(self.folder.path()).env("GALLEY_URL", self.kit.gateway.url("")).stdin(Stdio::null());
         command
+    }
+
+    /// Starts a worker whose outcomes are hard to tell.
+    fn odd_worker(&self) -> ClientWorkerProcess {
+        ClientWorkerProcess(self.command("odd").spawn().expect("its language is installed"))
     }
 
     /// Starts the worker of the README.
@@ -124,59 +129,38 @@ impl Drop for ClientWorkerProcess {
     }
 }
 
-fn clients() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients")
-}
-
-/// Writes each fenced block of the README whose first line is a comment with a file's name to that file.
-fn unpack(language: ClientLanguage, folder: &Path) {
-    let (name, fence, comment) = match language {
-        ClientLanguage::Python => ("python", "```python\n", "# "),
-        ClientLanguage::TypeScript => ("typescript", "```ts\n", "// "),
-    };
-    let readme = std::fs::read_to_string(clients().join(name).join("README.md")).expect("a README");
-    let mut files = 0;
-    for block in readme.split(fence).skip(1) {
-        let snippet = block.split("```").next().expect("an end");
-        let file = snippet.lines().next().and_then(|line| line.strip_prefix(comment)).expect("a file's name");
-        std::fs::write(folder.join(file), snippet).expect("written");
-        files += 1;
-    }
-    assert_eq!(files, 2, "a worker and a program that enqueues");
-}
-
-/// Compiles the client as a package beside the snippets, then the snippets.
-fn compile(tsc: &str, folder: &Path) {
-    let package = folder.join("node_modules/galley");
-    std::fs::create_dir_all(&package).expect("a folder");
-    std::fs::copy(clients().join("typescript/package.json"), package.join("package.json")).expect("copied");
-    std::fs::write(folder.join("package.json"), r#"{"type":"module"}"#).expect("written");
-    unpack(ClientLanguage::TypeScript, folder);
-    let run = |command: &mut Command| {
-        let Output { status, stdout, .. } = command.output().expect("node is installed");
-        assert!(status.success(), "{}", String::from_utf8_lossy(&stdout));
-    };
-    run(Command::new(tsc).arg("-p").arg(clients().join("typescript")).arg("--outDir").arg(package.join("dist")));
-    let options = json!({
-        "strict": true, "module": "nodenext", "target": "es2022", "lib": ["es2022", "dom"], "types": [],
-    });
-    let project = json!({ "compilerOptions": options, "files": ["worker.ts", "enqueue.ts"] });
-    std::fs::write(folder.join("tsconfig.json"), project.to_string()).expect("written");
-    run(Command::new(tsc).arg("-p").arg(folder));
-}
-
 macro_rules! in_each_language {
     ($($test:ident),+ $(,)?) => {
         mod python {
-            $(#[tokio::test] async fn $test() { super::$test(super::ClientLanguage::Python).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(crate::client_packages::ClientLanguage::Python).await; })+
         }
         mod typescript {
-            $(#[tokio::test] async fn $test() { super::$test(super::ClientLanguage::TypeScript).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(crate::client_packages::ClientLanguage::TypeScript).await; })+
         }
     };
 }
 
+/// Each job would wait for its lease of 30 s if its end were refused and dropped.
+async fn an_outcome_that_is_hard_to_tell_is_told_all_the_same(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
+    let _worker = snippets.odd_worker();
+    let failed = snippets.enqueue("odd.failure", json!([]), json!({})).await;
+    let failed = snippets.kit.wait_for_state(&failed, "discarded").await;
+    let message = failed["errors"][0]["message"].as_str().expect("a message");
+    assert_eq!(message, "no file caf\u{fffd}", "{failed}");
+    let done = snippets.enqueue("odd.result", json!([]), json!({})).await;
+    let done = snippets.kit.wait_for_state(&done, "completed").await;
+    assert_eq!(done["result"], json!(["caf\u{fffd}", { "caf\u{fffd}": "\u{1f600}" }]), "{done}");
+    for (job_type, code) in [("odd.deep", "result_refused"), ("odd.unshown", "handler_error")] {
+        let id = snippets.enqueue(job_type, json!([]), json!({})).await;
+        let job = snippets.kit.wait_for_state(&id, "discarded").await;
+        assert_eq!(job["errors"][0]["code"], code, "{job}");
+        assert_eq!(job["attempt"], 1, "{job}");
+    }
+}
+
 in_each_language!(
+    an_outcome_that_is_hard_to_tell_is_told_all_the_same,
     the_readme_does_what_it_says,
     failures_are_retried_or_not_as_the_handler_says,
     a_job_that_runs_past_its_timeout_is_stopped_and_the_worker_lives_on,

@@ -138,7 +138,7 @@ async fn a_program_that_fails_is_given_the_job_again() {
 #[tokio::test]
 async fn what_a_program_says_of_its_progress_is_seen_while_it_runs() {
     let kit = GalleyKit::start().await;
-    let script = r#"echo '@progress {"percent": 40, "message": "halfway there"}' >&2
+    let script = r#"echo '@progress {"progress": 0.4, "message": "halfway there"}' >&2
         until [ -e gate ]; do sleep 0.02; done; echo 1"#;
     let programs = MarkedPrograms::new().shell("a", script, "");
     let _worker = programs.worker(&kit, &[]).await;

@@ -26,7 +26,7 @@ async fn forget_answers(kit: &GalleyKit) {
 }
 
 async fn waiting(kit: &GalleyKit, queue: &str) -> u64 {
-    let answer: Value = kit.get(&format!("/ojs/v1/queues/{queue}/stats")).await.json().await.expect("JSON");
+    let answer: Value = kit.get(&format!("/ojs/v1/queues/{queue}/stats?create=true")).await.json().await.expect("JSON");
     answer["queue"]["available"].as_u64().expect("a number")
 }
 

@@ -16,6 +16,39 @@ static DOCUMENT: LazyLock<Value> =
 /// Schemas by their address in the document. Each is compiled once per process, when it is first needed.
 static VALIDATORS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
 
+/// A route as the document describes it.
+pub(crate) struct DescribedOperation {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) has_body: bool,
+    pub(crate) is_event_stream: bool,
+    /// The query parameters that are not lists.
+    pub(crate) single_query_parameters: Vec<String>,
+}
+
+/// Every route.
+pub(crate) fn described_operations() -> Vec<DescribedOperation> {
+    let mut found = Vec::new();
+    for (path, operations) in DOCUMENT["paths"].as_object().expect("paths") {
+        for (method, operation) in operations.as_object().expect("operations") {
+            let parameters = operation["parameters"].as_array().into_iter().flatten().map(|parameter| {
+                let pointer = parameter["$ref"].as_str().and_then(|text| text.strip_prefix('#'));
+                pointer.and_then(|pointer| DOCUMENT.pointer(pointer)).unwrap_or(parameter)
+            });
+            let single = parameters.filter(|p| p["in"] == "query" && p["schema"]["type"] != "array");
+            let answers = operation["responses"].as_object().expect("responses");
+            found.push(DescribedOperation {
+                method: method.clone(),
+                path: path.clone(),
+                has_body: operation.get("requestBody").is_some(),
+                is_event_stream: answers.values().any(|answer| !answer["content"]["text/event-stream"].is_null()),
+                single_query_parameters: single.filter_map(|p| p["name"].as_str()).map(ToOwned::to_owned).collect(),
+            });
+        }
+    }
+    found
+}
+
 /// What a client got.
 pub(crate) struct Answer<'a> {
     pub(crate) method: &'a Method,

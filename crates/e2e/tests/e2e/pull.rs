@@ -259,7 +259,7 @@ async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_uns
 async fn a_paused_queue_hands_out_nothing_until_it_goes_on_and_a_limit_is_kept() {
     let kit = GalleyKit::start().await;
     let post = async |path: &str| assert_eq!(kit.post(path, &json!({})).await.status(), 200);
-    post("/ojs/v1/queues/default/pause").await;
+    post("/ojs/v1/queues/default/pause?create=true").await;
     let first = kit.enqueue(&args(1)).await;
     let one = WaitingFetch::of(&kit, &["default"]);
     wait_for_waiters(&kit, 1).await;

@@ -135,7 +135,7 @@ async fn limits_can_be_set_and_taken_away_at_run_time() {
     let limits = &answer["queue"]["limits"];
     assert_eq!(
         (&limits["concurrency"], &limits["rate"]),
-        (&Value::Null, &json!({ "limit": 1, "period_ms": 3_600_000 }))
+        (&Value::Null, &json!({ "limit": 1, "period": "PT3600S", "period_ms": 3_600_000 }))
     );
     kit.wait_for_state(&stopped, "completed").await;
     let second = kit.enqueue(&order("test.noop")).await;
@@ -222,4 +222,63 @@ async fn a_producer_can_wait_for_room_in_a_full_queue() {
     assert_eq!(answer.status(), 201);
     let answer: Value = answer.json().await.expect("JSON");
     assert_eq!((&answer["job"]["id"], &answer["job"]["result"]), (&second["id"], &json!(7)));
+}
+
+#[tokio::test]
+async fn a_queue_that_does_not_exist_is_not_found_and_not_made_unless_asked_for() {
+    let kit = GalleyKit::start().await;
+    kit.enqueue(&order("t")).await;
+    let confirmed = json!({ "confirm": "oders" });
+    for (method, path, body) in [
+        ("GET", "/ojs/v1/queues/oders", json!({})),
+        ("GET", "/ojs/v1/queues/oders/stats", json!({})),
+        ("POST", "/ojs/v1/queues/oders/pause", json!({})),
+        ("POST", "/ojs/v1/queues/oders/resume", json!({})),
+        ("POST", "/ojs/v1/queues/oders/drain", json!({})),
+        ("PUT", "/ojs/v1/queues/oders/limits", json!({ "concurrency": 1 })),
+        ("DELETE", "/ojs/v1/queues/oders/jobs", confirmed.clone()),
+        ("DELETE", "/ojs/v1/queues/oders", confirmed),
+        ("GET", "/ojs/v1/dead-letter?queue=oders", json!({})),
+        ("POST", "/ojs/v1/dead-letter/retry", json!({ "confirm": true, "filter": { "queue": "oders" } })),
+        ("GET", "/ojs/v1/admin/fsck?queue=oders", json!({})),
+        ("POST", "/ojs/v1/admin/fsck", json!({ "queue": "oders" })),
+    ] {
+        let (status, answer) = ask(&kit, method.parse().expect("a method"), path, &body).await;
+        assert_eq!(status, 404, "{method} {path}: {answer}");
+        let message = answer["error"]["message"].as_str().expect("a message");
+        assert!(message.starts_with(r#"queue "oders" does not exist, did you mean "orders"?"#), "{path}: {message}");
+    }
+    let listed: Value = kit.get("/ojs/v1/queues").await.json().await.expect("JSON");
+    assert_eq!(listed["queues"].as_array().map(Vec::len), Some(1), "{listed}");
+    let (status, answer) = ask(&kit, reqwest::Method::POST, "/ojs/v1/queues/new/pause?create=true", &json!({})).await;
+    assert_eq!((status, &answer["queue"]["paused"]), (200, &json!(true)), "{answer}");
+    assert_eq!(kit.get("/ojs/v1/queues/new").await.status(), 200);
+    let (status, _) = ask(&kit, reqwest::Method::GET, "/ojs/v1/queues/newer?create=yes", &json!({})).await;
+    assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn the_limits_of_a_queue_can_be_set_as_they_are_shown() {
+    let (name, queue) = ("GALLEY__QUEUES__ORDERS__MAX_DEPTH", "GALLEY__QUEUES__ORDERS__CONCURRENCY");
+    let kit = GalleyKit::start_with(RedisServer::start(), &[(name, "1000"), (queue, "7")]).await;
+    let set = async |limits: &Value| ask(&kit, reqwest::Method::PUT, "/ojs/v1/queues/orders/limits", limits).await;
+    let rate = json!({ "rate": { "limit": 5, "period": "PT1.5S" } });
+    let (status, answer) = set(&rate).await;
+    assert_eq!(status, 200, "a queue of the settings exists: {answer}");
+    let shown = answer["queue"]["limits"].clone();
+    let expected = json!({
+        "max_depth": 1000, "concurrency": 7, "rate": { "limit": 5, "period": "PT1.5S", "period_ms": 1500 },
+    });
+    assert_eq!(shown, expected);
+    let (status, again) = set(&shown).await;
+    assert_eq!((status, &again["queue"]["limits"]), (200, &shown), "{again}");
+    let (status, none) = set(&json!({ "max_depth": null, "concurrency": null, "rate": null })).await;
+    assert_eq!((status, &none["queue"]["limits"]["rate"]), (200, &json!(null)), "{none}");
+    for wrong in [
+        json!({ "max_depth": 5 }),
+        json!({ "rate": { "limit": 5, "period": "PT1S", "period_ms": 2000 } }),
+        json!({ "rate": { "limit": 5 } }),
+    ] {
+        assert_eq!(set(&wrong).await.0, 400, "{wrong}");
+    }
 }

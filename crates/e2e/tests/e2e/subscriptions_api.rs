@@ -168,7 +168,12 @@ async fn it_goes_on_somewhere_else_in_one_channel_or_in_all() {
         ),
         ("one", json!({ "to": format!("{}0", b[0]) }), "unknown_position", "not the id of a message of a"),
         ("one", json!({ "to": 5 }), "invalid_request", "expected a string"),
-        ("one", json!({ "to": "new", "chanel": "a" }), "invalid_request", "unknown field `chanel`"),
+        (
+            "one",
+            json!({ "to": "new", "chanel": "a" }),
+            "invalid_request",
+            "unknown member \"chanel\", did you mean \"channel\"?",
+        ),
         ("one", json!({}), "invalid_request", "missing field `to`"),
         ("one", json!(["new"]), "invalid_request", "JSON object"),
         ("each", json!({ "to": "new", "channel": "a" }), "invalid_request", "leave channel out"),

@@ -34,7 +34,7 @@ async fn every_kind_of_bad_input_is_refused_with_what_is_allowed_and_writes_noth
         (large, 413, "payload_too_large", "at most"),
         (long, 400, "invalid_request", "at most 1000 characters"),
         (with(r#""mode":"all""#), 400, "invalid_request", "expected `shared` or `broadcast`"),
-        (with(r#""moed":"shared""#), 400, "invalid_request", "unknown field `moed`"),
+        (with(r#""moed":"shared""#), 400, "invalid_request", "unknown member \"moed\", did you mean \"mode\"?"),
         (with(r#""mode":"shared","mode":"shared""#), 400, "invalid_request", "duplicate"),
         (with(r#""filter":{"data":{"/a":1,"/a":2}}"#), 400, "invalid_request", "duplicate member"),
         (with(r#""filter":{"data":{"a":1}}"#), 400, "invalid_request", "JSON pointers"),

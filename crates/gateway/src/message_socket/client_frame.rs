@@ -20,12 +20,10 @@ pub(super) struct ClientFrame {
 impl ClientFrame {
     pub(super) fn parse(text: &[u8]) -> Result<Self, ApiError> {
         let members: Object = json::parse(text, MAX_FRAME_DEPTH)?;
+        members.check_names(&["type", "channel", "after", "since", "id"]).map_err(ApiError::invalid)?;
         let mut known = [("type", None), ("channel", None), ("after", None), ("since", None), ("id", None)];
         for (name, value) in members.iter() {
-            let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else {
-                let allowed = "the members are type, channel, after, since and id";
-                return Err(ApiError::invalid(format!("{allowed}, got {}", common::name::quoted(name))));
-            };
+            let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else { continue };
             let text: Option<String> = serde_json::from_str(value.get()).ok();
             let is_null = serde_json::from_str::<Option<IgnoredAny>>(value.get()).is_ok_and(|value| value.is_none());
             if text.is_none() && !is_null {
@@ -55,7 +53,7 @@ mod tests {
             ("[]", "a JSON object"),
             (r#"{"type":"subscribe"}"#, "type and channel"),
             (r#"{"type":1,"channel":"a"}"#, "type must be a string"),
-            (r#"{"type":"subscribe","chanel":"a"}"#, "the members are"),
+            (r#"{"type":"subscribe","chanel":"a"}"#, "did you mean \"channel\""),
         ] {
             let error = ClientFrame::parse(bad.as_bytes()).err().expect(bad).to_string();
             assert!(error.contains(said), "{bad}: {error}");

@@ -24,8 +24,8 @@ pub(crate) use self::{
 use crate::{
     error::{ApiError, ErrorCode},
     routes::parse_since,
+    services::Services,
     sse::reconnect_delay_ms,
-    startup::Services,
 };
 
 /// The longest frame from a client, in bytes.

@@ -11,18 +11,20 @@ use store::jobs::{BatchRefusal, RequestClock};
 use super::{
     ApiResult,
     jobs::{AcceptedJob, ParsedJob, enqueue_outcome, parse_job},
-    ojs_response,
+    ojs_response, with_warnings,
 };
 use crate::{
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
     idempotency::{IdempotencySeed, NotReplayable, run_idempotent},
-    startup::Services,
+    services::Services,
 };
 
 /// The most jobs that are stored in one step.
 pub(super) const CHUNK_SIZE: usize = 64;
+/// The most warnings in the answer to a batch.
+const MAX_WARNINGS: usize = 100;
 
 #[derive(Deserialize)]
 struct BatchEnqueueRequest<'a> {
@@ -64,12 +66,15 @@ async fn enqueue_atomic(
     seed: Option<IdempotencySeed>,
 ) -> ApiResult {
     let (mut new, mut own_ids, mut now) = (Vec::with_capacity(jobs.len()), HashSet::new(), 0);
+    let mut warnings = Vec::new();
     let mut clock = RequestClock::new(&services.jobs);
     for (n, raw) in jobs.iter().enumerate() {
         let read = parse_item(services, &mut clock, raw, seed.map(|seed| (seed, n))).await;
         let read = read.map_err(|error| error.with_subject(&format!("jobs[{n}]")))?;
         now = read.now;
         own_ids.extend(read.derived_id());
+        let free = MAX_WARNINGS.saturating_sub(warnings.len());
+        warnings.extend(read.new_job.warnings.iter().take(free).map(|warning| format!("jobs[{n}]: {warning}")));
         new.push(read.new_job);
     }
     let all = services.jobs.clone();
@@ -78,7 +83,8 @@ async fn enqueue_atomic(
         ApiError::from(refused).with_subject(&format!("jobs[{index}]"))
     })?;
     let views: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();
-    Ok(ojs_response(StatusCode::CREATED, format!("{{\"jobs\":[{}]}}", views.join(","))))
+    let answer = format!("{{\"jobs\":[{}]}}", views.join(","));
+    Ok(ojs_response(StatusCode::CREATED, with_warnings(answer, &warnings)))
 }
 
 /// Runs a change of several steps to its end, though the client may hang up meanwhile.
@@ -134,26 +140,26 @@ pub(super) async fn enqueue_items(
     trace: Option<String>,
 ) -> BatchResults {
     let mut clock = RequestClock::new(&services.jobs);
-    let mut own_ids = Vec::with_capacity(wanted.len());
+    let mut origins = Vec::with_capacity(wanted.len());
     let mut new = Vec::with_capacity(wanted.len());
     for (raw, seed) in wanted {
         let read = match raw {
             Ok(raw) => parse_item(services, &mut clock, raw, *seed).await,
             Err(error) => Err(error.clone()),
         };
-        own_ids.push(read.map(|read| {
-            let own_id = read.derived_id();
+        origins.push(read.map(|read| {
+            let origin = read.origin();
             new.push((read.new_job, read.now));
-            own_id
+            origin
         }));
     }
     let mut outcomes = services.jobs.enqueue_each(new, trace).await.into_iter();
     let mut lines = BatchResults::default();
-    for own_id in own_ids {
-        let outcome = match own_id {
+    for origin in origins {
+        let outcome = match origin {
             Err(error) => Err(error),
-            Ok(own_id) => match outcomes.next() {
-                Some(Ok(outcome)) => enqueue_outcome(services, outcome, own_id).await,
+            Ok(origin) => match outcomes.next() {
+                Some(Ok(outcome)) => enqueue_outcome(services, outcome, origin).await,
                 Some(Err(error)) => Err(error.into()),
                 None => Err(ApiError::new(ErrorCode::Internal, "the job was not stored")),
             },
@@ -167,7 +173,7 @@ pub(super) async fn enqueue_items(
 /// The line of an answer.
 fn result_json(outcome: Result<AcceptedJob, ApiError>) -> String {
     match outcome {
-        Ok(accepted) => ["{\"job\":", &accepted.json, "}"].concat(),
+        Ok(accepted) => accepted.answer(&accepted.json),
         Err(error) => {
             if let Some(cause) = error.cause() {
                 tracing::error!(cause, "a job of a batch failed with an internal error");

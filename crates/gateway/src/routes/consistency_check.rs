@@ -4,13 +4,12 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{http::StatusCode, web};
-use common::name::QueueName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::maintenance::{CheckCursor, Violation};
 
-use super::{ApiResult, ojs_response};
-use crate::{body::JsonBody, error::ApiError, startup::Services};
+use super::{ApiResult, ojs_response, queues::known_queue};
+use crate::{body::JsonBody, error::ApiError, services::Services};
 
 /// How long a request begins further slices.
 const MAX_CHECK_TIME: Duration = Duration::from_secs(2);
@@ -26,7 +25,6 @@ pub(super) struct ConsistencyCheckQuery {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ConsistencyRepairRequest {
     queue: Option<String>,
     cursor: Option<String>,
@@ -46,10 +44,11 @@ pub(super) async fn repair(services: web::Data<Services>, body: JsonBody) -> Api
 }
 
 async fn run_check(services: &Services, queue: Option<&str>, cursor: Option<&str>, repair: bool) -> ApiResult {
-    let queue: QueueName = queue.ok_or_else(|| ApiError::invalid("queue is required: the name of a queue"))?.parse()?;
+    let queue = queue.ok_or_else(|| ApiError::invalid("queue is required: the name of a queue"))?;
     let start = cursor.map_or(Ok(CheckCursor::start()), str::parse);
     let mut next =
         Some(start.map_err(|error: store::maintenance::CheckCursorError| ApiError::invalid(error.to_string()))?);
+    let queue = known_queue(services, queue).await?;
     let (began, mut violations, mut looked_at) = (Instant::now(), Vec::new(), 0);
     while let Some(from) = next.take() {
         let report = services.jobs.check_queue(&queue, repair, from, SLICE_SIZE).await?;

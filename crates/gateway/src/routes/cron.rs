@@ -1,7 +1,6 @@
 //! Cron entries: register, look up, enable and disable, remove, trigger by hand.
 //!
-//! Answers have the entry twice: as `cron`, which the suites of the Open Job Spec read, and as `cron_job`, which its
-//! text says.
+//! Answers have the entry as `cron`, which the suites of the Open Job Spec read; its text says `cron_job`.
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use common::{
@@ -16,14 +15,14 @@ use store::cron::RegisterCronError;
 use super::{
     ApiResult,
     jobs::{ParsedJob, enqueue_parsed},
-    ojs_response, parse_bounded,
+    ojs_response, parse_bounded, parse_flag, with_warnings,
 };
 use crate::{
-    body::{JsonBody, RawBody},
+    body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
     idempotency::run_idempotent,
-    startup::Services,
+    services::Services,
 };
 
 /// The most entries on a page, and the default.
@@ -37,7 +36,7 @@ pub(super) async fn register(request: HttpRequest, services: web::Data<Services>
         let definition = CronDefinition::parse(&members, now)?;
         let registered = services.jobs.cron().register(&definition, now).await?.map_err(register_error)?;
         let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
-        Ok(entry_response(status, &registered.entry))
+        Ok(ojs_response(status, with_warnings(entry_json(&registered.entry), &definition.warnings)))
     })
     .await
 }
@@ -63,19 +62,12 @@ pub(super) struct ListCronQuery {
 
 pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListCronQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), MAX_PAGE_SIZE, MAX_PAGE_SIZE)?;
-    let enabled = match query.enabled.as_deref() {
-        None => None,
-        Some("true") => Some(true),
-        Some("false") => Some(false),
-        Some(other) => {
-            return Err(ApiError::invalid(format!("enabled must be true or false, got {}", quoted(other))));
-        }
-    };
+    let enabled = parse_flag("enabled", query.enabled.as_deref())?;
     let page = services.jobs.cron().page(query.after.as_deref(), limit, enabled).await?;
     let entries: Vec<String> = page.entries.iter().map(CronEntry::to_json).collect();
     let entries = format!("[{}]", entries.join(","));
-    let mut out = ObjectWriter::with_capacity(2 * entries.len() + 64);
-    out.raw("crons", &entries).raw("cron_jobs", &entries).number("count", page.entries.len() as u64);
+    let mut out = ObjectWriter::with_capacity(entries.len() + 64);
+    out.raw("crons", &entries).number("count", page.entries.len() as u64);
     out.number("total", page.total as u64);
     if let Some(next) = &page.next {
         out.text("next", next);
@@ -120,13 +112,8 @@ async fn set_enabled(services: &Services, name: &str, enabled: bool) -> ApiResul
     Ok(entry_response(StatusCode::OK, &entry))
 }
 
-pub(super) async fn trigger(
-    request: HttpRequest,
-    services: web::Data<Services>,
-    name: web::Path<String>,
-    body: RawBody,
-) -> ApiResult {
-    run_idempotent(&request, &services, &[&body.0], async |seed| {
+pub(super) async fn trigger(request: HttpRequest, services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
+    run_idempotent(&request, &services, &[], async |seed| {
         let by_hand = services.jobs.cron().new_manual_job(&parse_cron_name(&name)?).await?;
         let (new, now) = by_hand.ok_or_else(|| cron_not_found(&name))?;
         let read = ParsedJob::with_seed(new, now, seed.map(|seed| (seed, 0)));
@@ -166,8 +153,10 @@ fn cron_not_found(name: &str) -> ApiError {
 }
 
 fn entry_response(status: StatusCode, entry: &CronEntry) -> HttpResponse {
-    let entry = entry.to_json();
-    let mut out = ObjectWriter::with_capacity(2 * entry.len() + 32);
-    out.raw("cron", &entry).raw("cron_job", &entry);
-    ojs_response(status, out.finish())
+    ojs_response(status, entry_json(entry))
+}
+
+/// `{"cron": ...}`.
+fn entry_json(entry: &CronEntry) -> String {
+    ["{\"cron\":", &entry.to_json(), "}"].concat()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
+    json_members::Members,
     name::quoted,
     time::{self, Millis},
 };
@@ -17,11 +18,12 @@ use super::{
     ApiResult, job_json,
     jobs::{job_not_found, parse_job_id, state_change_response},
     ojs_response, parse_bounded,
+    queues::known_queue,
 };
 use crate::{
     body::JsonBody,
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 /// The most dead letters that one request retries or deletes.
@@ -29,7 +31,6 @@ const MAX_DEAD_LETTERS: usize = 1000;
 
 /// Which dead letters a request is about.
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
 struct DeadLetterFilterRequest {
     queue: Option<String>,
     #[serde(rename = "type")]
@@ -40,12 +41,11 @@ struct DeadLetterFilterRequest {
 }
 
 impl DeadLetterFilterRequest {
-    fn validate(self) -> Result<DeadLetterFilter, ApiError> {
+    async fn validate(self, services: &Services) -> Result<DeadLetterFilter, ApiError> {
+        let now = if self.since.is_some() || self.until.is_some() { services.jobs.now().await? } else { 0 };
         let moment = |name: &str, given: Option<String>| -> Result<Option<Millis>, ApiError> {
-            let Some(text) = given else { return Ok(None) };
-            let read = time::parse_time(&text, 0).ok().filter(|_| !text.starts_with('+'));
-            read.map(|given| Some(given.at))
-                .ok_or_else(|| ApiError::invalid(format!("{name} must be an RFC 3339 time, got {}", quoted(&text))))
+            let time = given.map(|text| time::parse_time(&text, now)).transpose();
+            Ok(time.map_err(|error| ApiError::invalid(format!("{name} {error}")))?.map(|time| time.at))
         };
         let pattern = |name: &str, given: Option<String>| match given {
             Some(text) if text.is_empty() || text.len() > 255 => {
@@ -53,8 +53,12 @@ impl DeadLetterFilterRequest {
             }
             given => Ok(given),
         };
+        let queue = match self.queue {
+            Some(name) => Some(known_queue(services, &name).await?),
+            None => None,
+        };
         Ok(DeadLetterFilter {
-            queue: self.queue.map(|name| name.parse().map_err(ApiError::from)).transpose()?,
+            queue,
             job_type: pattern("type", self.job_type)?,
             error_type: pattern("error_type", self.error_type)?,
             since: moment("since", self.since)?,
@@ -79,7 +83,7 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListDe
     let ListDeadLettersQuery { queue, job_type, error_type, since, until, limit, after } = query.into_inner();
     let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
     let after = parse_cursor(after)?;
-    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until }.validate()?;
+    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until }.validate(&services).await?;
     let letters = services.jobs.list_dead_letters(&filter, after.as_ref(), limit).await?;
     let jobs: Vec<String> = letters.jobs.into_iter().map(|(_, json)| json).collect();
     let next = json!(letters.next.map(|next| next.to_string()));
@@ -148,10 +152,9 @@ pub(super) async fn delete(services: web::Data<Services>, id: web::Path<String>)
 
 /// A request about all dead letters that pass a filter.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct BulkDeadLetterRequest {
     #[serde(default)]
-    filter: DeadLetterFilterRequest,
+    filter: Members<DeadLetterFilterRequest>,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
@@ -168,7 +171,7 @@ struct MatchedDeadLetters {
 }
 
 async fn match_dead_letters(services: &Services, body: &JsonBody) -> Result<MatchedDeadLetters, ApiError> {
-    let BulkDeadLetterRequest { filter, dry_run, confirm, limit, after } = body.parse()?;
+    let BulkDeadLetterRequest { filter: Members(filter), dry_run, confirm, limit, after } = body.parse()?;
     if !confirm && !dry_run {
         let message = "this is about all dead letters that pass the filter: confirm must be true, or dry_run";
         return Err(ApiError::new(ErrorCode::ConfirmationRequired, message));
@@ -178,7 +181,8 @@ async fn match_dead_letters(services: &Services, body: &JsonBody) -> Result<Matc
         return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MAX_DEAD_LETTERS}")));
     }
     let after = parse_cursor(after)?;
-    let letters = services.jobs.list_dead_letters(&filter.validate()?, after.as_ref(), limit).await?;
+    let filter = filter.validate(services).await?;
+    let letters = services.jobs.list_dead_letters(&filter, after.as_ref(), limit).await?;
     let ids = letters.jobs.into_iter().map(|(id, _)| id).collect();
     Ok(MatchedDeadLetters { ids, next: letters.next, dry_run })
 }

@@ -7,7 +7,7 @@ use model::message::NewMessage;
 use store::StoreError;
 
 use super::ApiResult;
-use crate::startup::Services;
+use crate::services::Services;
 
 const DEMO_LIST: &str = "task:prodcons:queue";
 const DEMO_CHANNEL: &str = "task:pubsub:channel";

@@ -25,9 +25,11 @@ use crate::{
     error::{ApiError, ErrorCode},
     job_event::{TerminalJobEvent, created_at},
     job_event_source::{self, JobEventSource},
+    last_event_id::last_event_id,
     media_type::OJS_JSON,
+    request_check::check_list_query,
+    services::Services,
     sse,
-    startup::Services,
 };
 
 /// The most names in a filter.
@@ -66,11 +68,10 @@ impl EventsQuery {
         parse_bounded("limit", self.limit.as_deref(), 100, MAX_LISTED_EVENTS)
     }
 
-    /// The last event that the client saw: from the header that browsers send when they reconnect, else from `after`.
+    /// The last event that the client saw, as it says by itself, else `after`.
     fn resume_position(&self, request: &HttpRequest) -> Result<Option<EventPosition>, ApiError> {
-        let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-        let given = header.filter(|text| !text.is_empty()).or(self.after.as_deref());
-        Ok(given.map(str::parse).transpose()?)
+        let given = last_event_id(request).or_else(|| self.after.clone());
+        Ok(given.as_deref().map(str::parse).transpose()?)
     }
 }
 
@@ -113,6 +114,7 @@ pub(super) async fn list(
     if wants_stream(&request) {
         return stream(request, services, query).await;
     }
+    check_list_query(&request)?;
     let events = services.redis.events(&query.filter()?, EventPosition::START.entry, query.limit()?).await?;
     Ok(events_response(&events))
 }
@@ -136,6 +138,7 @@ pub(super) async fn queue_events(
 ) -> ApiResult {
     let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter()? };
     if wants_list(&request) {
+        check_list_query(&request)?;
         return Ok(events_response(&services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?));
     }
     let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
@@ -149,6 +152,9 @@ pub(super) async fn job_events(
     id: web::Path<String>,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
+    if wants_list(&request) {
+        check_list_query(&request)?;
+    }
     let (filter, after, limit) = (query.filter()?, query.resume_position(&request)?, query.limit()?);
     let job = parse_job_id(&id)?;
     let filter = EventFilter { job: Some(job), ..filter };

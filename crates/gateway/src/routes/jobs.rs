@@ -15,13 +15,13 @@ use model::job::NewJob;
 use serde::Deserialize;
 use store::jobs::{EnqueueRefusal, EnqueuedJob, JobTransitionError, RequestClock};
 
-use super::{ApiResult, job_json, ojs_response, ojs_response_builder};
+use super::{ApiResult, job_json, ojs_response, ojs_response_builder, with_warnings};
 use crate::{
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
     idempotency::{IdempotencySeed, run_idempotent},
-    startup::Services,
+    services::Services,
 };
 
 /// The delay between two attempts to enter a full queue. It doubles from the minimum to the maximum.
@@ -36,19 +36,19 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         let deadline = Instant::now() + wait.unwrap_or_default();
         let accepted = enqueue_until_deadline(&services, read, RequestTrace::from_request(&request), deadline).await?;
         let mut response = accepted.response_builder();
-        let mut json = accepted.json;
+        let mut json = None;
         if let Some(wait) = wait {
             let left = deadline.saturating_duration_since(Instant::now());
             // The job is stored, so the answer has it even if waiting fails
             match services.job_waiters.wait(&services.jobs, accepted.id, left).await {
                 Ok(located) => {
                     response.insert_header(preference_applied(wait));
-                    json = located.map_or(json, |located| located.to_json());
+                    json = located.map(|located| located.to_json());
                 }
                 Err(error) => tracing::debug!(%error, "cannot wait for the end of a job"),
             }
         }
-        Ok(response.body(job_json(&json)))
+        Ok(response.body(accepted.answer(json.as_ref().unwrap_or(&accepted.json))))
     })
     .await
 }
@@ -57,6 +57,8 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 pub(super) struct AcceptedJob {
     pub(super) id: JobId,
     pub(super) json: String,
+    /// What the request had and nothing acts on.
+    warnings: Vec<String>,
     is_new: bool,
 }
 
@@ -69,7 +71,12 @@ impl AcceptedJob {
     }
 
     pub(super) fn into_response(self) -> HttpResponse {
-        self.response_builder().body(job_json(&self.json))
+        self.response_builder().body(self.answer(&self.json))
+    }
+
+    /// `{"job": ...}` and the warnings.
+    pub(super) fn answer(&self, job: &str) -> String {
+        with_warnings(job_json(job), &self.warnings)
     }
 }
 
@@ -93,10 +100,21 @@ impl ParsedJob {
         Self { new_job, now, has_derived_id: seed.is_some() }
     }
 
+    /// What [`enqueue_outcome`] needs to know after the job was stored.
+    pub(super) fn origin(&self) -> JobOrigin {
+        JobOrigin { derived_id: self.derived_id(), warnings: self.new_job.warnings.clone() }
+    }
+
     /// The id, if it follows from a seed.
     pub(super) fn derived_id(&self) -> Option<JobId> {
         self.new_job.id.filter(|_| self.has_derived_id)
     }
+}
+
+/// The id that follows from a seed, if any, and the warnings about a request for a job.
+pub(super) struct JobOrigin {
+    derived_id: Option<JobId>,
+    warnings: Vec<String>,
 }
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that a repeated request makes no second
@@ -116,29 +134,30 @@ pub(super) async fn enqueue_parsed(
     read: ParsedJob,
     trace: Option<String>,
 ) -> Result<AcceptedJob, ApiError> {
-    let own_id = read.derived_id();
+    let origin = read.origin();
     let outcome = services.jobs.enqueue(read.new_job, trace, read.now).await?;
-    enqueue_outcome(services, outcome, own_id).await
+    enqueue_outcome(services, outcome, origin).await
 }
 
-/// The result of storing a job. `id` is the id that follows from a seed.
+/// The result of storing a job.
 pub(super) async fn enqueue_outcome(
     services: &Services,
     outcome: Result<EnqueuedJob, EnqueueRefusal>,
-    own_id: Option<JobId>,
+    origin: JobOrigin,
 ) -> Result<AcceptedJob, ApiError> {
+    let JobOrigin { derived_id, warnings } = origin;
     match outcome {
         Ok(enqueued) => {
             let json = enqueued.job.view(enqueued.state).to_json();
-            Ok(AcceptedJob { id: enqueued.job.id, json, is_new: true })
+            Ok(AcceptedJob { id: enqueued.job.id, json, warnings, is_new: true })
         }
-        Err(EnqueueRefusal::Ignored { id, json }) => Ok(AcceptedJob { id, json, is_new: false }),
+        Err(EnqueueRefusal::Ignored { id, json }) => Ok(AcceptedJob { id, json, warnings, is_new: false }),
         Err(refused) => {
             // Whatever refuses the job now, the same request may have stored it before
-            if let Some(id) = own_id
+            if let Some(id) = derived_id
                 && let Some(located) = services.jobs.locate(id).await?
             {
-                return Ok(AcceptedJob { id, json: located.to_json(), is_new: true });
+                return Ok(AcceptedJob { id, json: located.to_json(), warnings, is_new: true });
             }
             Err(refused.into())
         }

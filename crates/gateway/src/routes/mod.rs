@@ -7,6 +7,7 @@ mod cron;
 mod cross_origin;
 mod dead_letters;
 mod demo;
+mod error_list;
 mod events;
 mod jobs;
 mod ndjson;
@@ -24,6 +25,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 use common::{health::read_only_resource, name::Origin};
 
 pub(crate) use channels::parse_since;
+pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
 
 use crate::{error::ApiError, media_type::OJS_JSON};
 
@@ -40,6 +42,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
         .service(web::resource("/pubsub").route(web::get().to(demo::pubsub)))
         .service(read_only_resource("/openapi.json", openapi::document))
         .service(read_only_resource("/ojs/manifest", system::manifest))
+        .service(read_only_resource("/ojs/errors", error_list::page))
         .service(read_only_resource("/ojs/v1/health", system::health))
         .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
         .service(web::resource("/ojs/v1/jobs/batch").route(web::post().to(batch::enqueue)))
@@ -142,6 +145,32 @@ fn ojs_response_builder(status: StatusCode) -> HttpResponseBuilder {
 /// `{"job": ...}` around the JSON of a job.
 fn job_json(job: &str) -> String {
     ["{\"job\":", job, "}"].concat()
+}
+
+/// Adds `warnings` to the JSON of an answer, which is an object, if there are any.
+fn with_warnings(mut answer: String, warnings: &[String]) -> String {
+    if !warnings.is_empty() && answer.ends_with('}') {
+        answer.pop();
+        answer.push_str(",\"warnings\":");
+        answer.push_str(&serde_json::json!(warnings).to_string());
+        answer.push('}');
+    }
+    answer
+}
+
+/// The most names among which the one that was meant is looked for.
+const MAX_COMPARED_NAMES: usize = 1000;
+
+/// A switch in a query.
+fn parse_flag(name: &str, given: Option<&str>) -> Result<Option<bool>, ApiError> {
+    match given {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(other) => {
+            Err(ApiError::invalid(format!("{name} must be true or false, got {}", common::name::quoted(other))))
+        }
+    }
 }
 
 /// A whole number in a query, within bounds.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     context::RequestTrace,
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 const NDJSON_MEDIA_TYPE: &str = "application/x-ndjson";

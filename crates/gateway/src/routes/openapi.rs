@@ -2,7 +2,8 @@
 
 use actix_web::HttpResponse;
 
-const DOCUMENT: &str = include_str!("../../openapi.json");
+/// The document, in which [`crate::request_check`] looks up what a route reads.
+pub(crate) const DOCUMENT: &str = include_str!("../../openapi.json");
 
 pub(super) async fn document() -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(DOCUMENT)

@@ -15,7 +15,7 @@ use super::{
     ojs_response,
     workers::{is_reportable, parse_fence, stale_attempt},
 };
-use crate::{body::JsonBody, error::ApiError, startup::Services};
+use crate::{body::ReportBody, error::ApiError, services::Services};
 
 #[derive(Deserialize)]
 struct ReportProgressRequest<'a> {
@@ -27,7 +27,7 @@ struct ReportProgressRequest<'a> {
 }
 
 /// Records the progress of an attempt. A report also renews the lease.
-pub(super) async fn report(services: web::Data<Services>, path: web::Path<String>, body: JsonBody) -> ApiResult {
+pub(super) async fn report(services: web::Data<Services>, path: web::Path<String>, body: ReportBody) -> ApiResult {
     let id = parse_job_id(&path)?;
     let request: ReportProgressRequest = body.parse()?;
     let progress =

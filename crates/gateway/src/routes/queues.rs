@@ -1,20 +1,22 @@
 //! Queues: statistics, limits, pause and drain, purge, delete.
 
+use std::time::Duration;
+
 use actix_web::{http::StatusCode, web};
-use common::{
-    json::Object,
-    name::{QueueName, quoted},
+use common::{json::Object, name::QueueName, time};
+use model::{
+    job::{JobState, limit},
+    subscription::subscription_of_queue,
 };
-use model::job::{JobState, limit};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use store::jobs::{PurgeRequest, QueueControl, QueueStats};
 
-use super::{ApiResult, ojs_response, parse_bounded};
+use super::{ApiResult, MAX_COMPARED_NAMES, ojs_response, parse_bounded, parse_flag};
 use crate::{
     body::JsonBody,
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 /// The default number of queues in one answer.
@@ -44,9 +46,50 @@ pub(super) async fn list(services: web::Data<Services>, page: web::Query<ListQue
     Ok(ojs_response(StatusCode::OK, json!({ "queues": queues, "more": more }).to_string()))
 }
 
-/// A queue that does not exist is shown as an empty one: its first job creates it.
-pub(super) async fn stats(services: web::Data<Services>, queue: web::Path<String>) -> ApiResult {
-    let queue: QueueName = queue.parse()?;
+#[derive(Deserialize)]
+pub(super) struct QueueQuery {
+    create: Option<String>,
+}
+
+impl QueueQuery {
+    /// The queue in a path. One that does not exist is created if the client asks for it: a misspelt name must not look
+    /// like an empty queue. The conformance suites pause queues before they use them.
+    async fn queue(&self, services: &Services, path: &str) -> Result<QueueName, ApiError> {
+        let create = parse_flag("create", self.create.as_deref())?;
+        if !create.unwrap_or(services.settings.gateway.test_directives) {
+            return known_queue(services, path).await;
+        }
+        let queue: QueueName = path.parse()?;
+        services.jobs.register_queue(&queue).await??;
+        Ok(queue)
+    }
+}
+
+/// A queue that exists.
+pub(super) async fn known_queue(services: &Services, name: &str) -> Result<QueueName, ApiError> {
+    let queue: QueueName = name.parse()?;
+    if services.jobs.has_queue(&queue).await? || is_of_subscription(services, &queue).await? {
+        return Ok(queue);
+    }
+    let names = services.jobs.list_queues().await?;
+    let known: Vec<&str> = names.iter().map(QueueName::as_str).take(MAX_COMPARED_NAMES).collect();
+    let hint = "its first job creates it, and so does create=true where that is a parameter";
+    Err(ApiError::unknown_name("queue", queue.as_str(), &known, hint))
+}
+
+/// Whether a queue is that of a subscription, which has no job before the first message that fails.
+async fn is_of_subscription(services: &Services, queue: &QueueName) -> Result<bool, ApiError> {
+    let Some(name) = subscription_of_queue(queue) else { return Ok(false) };
+    Ok(services.subscriptions.get(&name).await?.is_some())
+}
+
+/// A queue, its counters, its controls and its limits.
+pub(super) async fn stats(
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    query: web::Query<QueueQuery>,
+) -> ApiResult {
+    let queue = query.queue(&services, &queue).await?;
     queue_response(&services, &queue).await
 }
 
@@ -56,74 +99,109 @@ async fn queue_response(services: &Services, queue: &QueueName) -> ApiResult {
 }
 
 fn queue_json(queue: &QueueName, stats: &QueueStats, control: &QueueControl) -> Value {
-    let rate = control.rate.map(|rate| json!({ "limit": rate.limit, "period_ms": rate.period_ms }));
     json!({
         "name": queue, "paused": control.is_paused, "closed": control.is_closed,
         "available": stats.available, "active": stats.active, "waiting": stats.delayed, "pending": stats.pending,
         "dead": stats.dead, "completed": stats.completed, "discarded": stats.discarded, "cancelled": stats.cancelled,
         "retried": stats.retried,
-        "limits": { "max_depth": control.max_depth, "concurrency": control.concurrency, "rate": rate },
+        "limits": limits_json(control),
     })
 }
 
-pub(super) async fn pause(services: web::Data<Services>, queue: web::Path<String>) -> ApiResult {
-    let queue: QueueName = queue.parse()?;
+/// The limits of a queue. What is shown can be sent back.
+fn limits_json(control: &QueueControl) -> Value {
+    let rate = control.rate.map(|rate| {
+        let period = time::format_duration(Duration::from_millis(rate.period_ms));
+        json!({ "limit": rate.limit, "period": period, "period_ms": rate.period_ms })
+    });
+    json!({ "max_depth": control.max_depth, "concurrency": control.concurrency, "rate": rate })
+}
+
+pub(super) async fn pause(
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    query: web::Query<QueueQuery>,
+) -> ApiResult {
+    let queue = query.queue(&services, &queue).await?;
     services.jobs.set_queue_paused(&queue, true).await??;
     queue_response(&services, &queue).await
 }
 
-pub(super) async fn resume(services: web::Data<Services>, queue: web::Path<String>) -> ApiResult {
-    let queue: QueueName = queue.parse()?;
+pub(super) async fn resume(
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    query: web::Query<QueueQuery>,
+) -> ApiResult {
+    let queue = query.queue(&services, &queue).await?;
     services.jobs.set_queue_paused(&queue, false).await??;
     services.jobs.set_queue_closed(&queue, false).await??;
     queue_response(&services, &queue).await
 }
 
 /// Closes the queue to new jobs; workers finish the others. `resume` ends it.
-pub(super) async fn drain(services: web::Data<Services>, queue: web::Path<String>) -> ApiResult {
-    let queue: QueueName = queue.parse()?;
+pub(super) async fn drain(
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    query: web::Query<QueueQuery>,
+) -> ApiResult {
+    let queue = query.queue(&services, &queue).await?;
     services.jobs.set_queue_closed(&queue, true).await??;
     queue_response(&services, &queue).await
 }
 
 /// Sets the limits of a queue. Limits that are left out get the values of the settings.
-pub(super) async fn set_limits(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
-    let queue: QueueName = queue.parse()?;
+pub(super) async fn set_limits(
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    query: web::Query<QueueQuery>,
+    body: JsonBody,
+) -> ApiResult {
     let limits: Object = body.parse()?;
-    if let Some((name, _)) = limits.iter().find(|(name, _)| !["concurrency", "rate"].contains(name)) {
-        return Err(ApiError::invalid(format!("limits are concurrency and rate, got {}", quoted(name))));
-    }
+    limits.check_names(&["concurrency", "rate", "max_depth"]).map_err(ApiError::invalid)?;
     let concurrency = limits.get("concurrency").map(|raw| limit::parse_concurrency(raw, "concurrency")).transpose();
     let rate = limits.get("rate").map(|raw: &RawValue| limit::parse_rate(raw, "rate")).transpose();
     let (concurrency, rate) = (concurrency.map_err(ApiError::invalid)?, rate.map_err(ApiError::invalid)?);
+    let queue = query.queue(&services, &queue).await?;
+    if let Some(wanted) = limits.get("max_depth") {
+        let set = services.jobs.queue_control(&queue).await?.max_depth;
+        if wanted.get().parse().ok() != set || set.is_none() {
+            let set = set.map_or("not set".to_owned(), |depth| depth.to_string());
+            return Err(ApiError::invalid(format!(
+                "max_depth comes from the settings of the queue and is {set}: leave it out or send it as it is shown"
+            )));
+        }
+    }
     services.jobs.set_queue_limits(&queue, concurrency, rate).await??;
     queue_response(&services, &queue).await
 }
 
 #[derive(Deserialize)]
-struct ConfirmedQueueRequest {
+struct PurgeQueueRequest {
     confirm: Option<String>,
     states: Option<Vec<String>>,
     limit: Option<usize>,
     cursor: Option<String>,
 }
 
-impl ConfirmedQueueRequest {
-    /// The queue in the path, if the body names it too.
-    fn confirmed_queue(&self, path: &str) -> Result<QueueName, ApiError> {
-        let queue: QueueName = path.parse()?;
-        if self.confirm.as_deref() != Some(queue.as_str()) {
-            let message = format!("this cannot be undone: confirm must be {:?}", queue.as_str());
-            return Err(ApiError::new(ErrorCode::ConfirmationRequired, message));
-        }
-        Ok(queue)
+#[derive(Deserialize)]
+struct DeleteQueueRequest {
+    confirm: Option<String>,
+}
+
+/// The queue in the path, if the body names it too.
+fn confirmed_queue(path: &str, confirm: Option<&str>) -> Result<QueueName, ApiError> {
+    let queue: QueueName = path.parse()?;
+    if confirm != Some(queue.as_str()) {
+        let message = format!("this cannot be undone: confirm must be {:?}", queue.as_str());
+        return Err(ApiError::new(ErrorCode::ConfirmationRequired, message));
     }
+    Ok(queue)
 }
 
 /// Cancels the jobs that wait in a queue.
 pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
-    let request: ConfirmedQueueRequest = body.parse()?;
-    let queue = request.confirmed_queue(&queue)?;
+    let request: PurgeQueueRequest = body.parse()?;
+    let queue = known_queue(&services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
     let allowed = [JobState::Available, JobState::Scheduled, JobState::Retryable, JobState::Pending];
     let names = request.states.unwrap_or_else(|| allowed.iter().map(ToString::to_string).collect());
     let states: Option<Vec<JobState>> =
@@ -147,8 +225,8 @@ pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String
 
 /// Deletes a queue that holds no jobs.
 pub(super) async fn delete(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
-    let request: ConfirmedQueueRequest = body.parse()?;
-    let queue = request.confirmed_queue(&queue)?;
+    let request: DeleteQueueRequest = body.parse()?;
+    let queue = known_queue(&services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
     if !services.jobs.delete_queue(&queue).await? {
         let message = format!("queue {queue} holds jobs or dead letters");
         return Err(ApiError::new(ErrorCode::QueueNotEmpty, message));

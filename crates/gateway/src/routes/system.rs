@@ -7,7 +7,7 @@ use serde_json::json;
 use store::connection::server::ServerError;
 
 use super::{ojs_response, ojs_response_builder};
-use crate::startup::Services;
+use crate::services::Services;
 
 pub(super) async fn manifest() -> HttpResponse {
     let manifest = json!({

@@ -8,7 +8,7 @@ use store::workers::{Directive, ListedWorker, WorkerKey, WorkerLookup};
 use super::{ApiResult, ojs_response, parse_bounded};
 use crate::{
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 #[derive(Deserialize)]

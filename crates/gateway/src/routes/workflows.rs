@@ -13,13 +13,13 @@ use store::{
     workflows::{CancelWorkflowError, CreateWorkflowError},
 };
 
-use super::{ApiResult, ojs_response, ojs_response_builder, parse_bounded};
+use super::{ApiResult, ojs_response, ojs_response_builder, parse_bounded, with_warnings};
 use crate::{
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
     idempotency::{IdempotencySeed, run_idempotent},
-    startup::Services,
+    services::Services,
 };
 
 pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
@@ -27,6 +27,7 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
         let members: Object = body.parse()?;
         let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
+        let warnings = std::mem::take(&mut new.warnings);
         let own_id = seed.filter(|_| new.id.is_none()).map(IdempotencySeed::workflow_id);
         new.id = new.id.or(own_id);
         let id = match services.workflows.create_workflow(new, RequestTrace::from_request(&request), now).await? {
@@ -41,7 +42,7 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
             }
         };
         let location = format!("/ojs/v1/workflows/{id}");
-        let json = workflow_json(&find_workflow(&services, id).await?);
+        let json = with_warnings(workflow_json(&find_workflow(&services, id).await?), &warnings);
         Ok(ojs_response_builder(StatusCode::CREATED).insert_header((header::LOCATION, location)).body(json))
     })
     .await

@@ -4,15 +4,15 @@
 //! of an entry has both, and is a valid request.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::{
     CronSchedule, JobTemplate,
     request_checks::{invalid, require_object},
 };
-use crate::job::RequestError;
+use crate::job::{RequestError, managed_member_warning, unique::is_same_json};
 use common::{
     json::Object,
+    known_names,
     name::{CronName, quoted},
     time::Millis,
 };
@@ -79,6 +79,8 @@ pub struct CronDefinition {
     pub description: Option<String>,
     /// The job that it creates.
     pub template: JobTemplate,
+    /// What the request has and nothing acts on, for the answer.
+    pub warnings: Vec<String>,
 }
 
 impl CronDefinition {
@@ -90,11 +92,7 @@ impl CronDefinition {
         if let Some((name, _)) =
             body.iter().find(|(name, _)| !ALLOWED_MEMBERS.contains(name) && !SYSTEM_MANAGED.contains(name))
         {
-            return Err(invalid(format!(
-                "{} is not a member of a cron entry: known are {}",
-                quoted(name),
-                ALLOWED_MEMBERS.join(", ")
-            )));
+            return Err(invalid(known_names::unknown("member", name, &ALLOWED_MEMBERS)));
         }
         let name: CronName = parse_text(body, "name")?
             .ok_or_else(|| invalid("name is required: a string such as \"daily-report\""))?
@@ -107,16 +105,12 @@ impl CronDefinition {
         };
         let timezone = parse_text(body, "timezone")?.unwrap_or_else(|| "UTC".to_owned());
         let schedule = CronSchedule::parse(&expression, &timezone, now).map_err(|error| invalid(error.to_string()))?;
-        Ok(Self {
-            name,
-            expression,
-            timezone,
-            schedule,
-            overlap_policy: parse_overlap_policy(body)?,
-            enabled: parse_flag(body, "enabled")?.unwrap_or(true),
-            description: parse_text(body, "description")?,
-            template: parse_template(body, now)?,
-        })
+        let (overlap_policy, enabled) = (parse_overlap_policy(body)?, parse_flag(body, "enabled")?.unwrap_or(true));
+        let description = parse_text(body, "description")?;
+        let (template, mut warnings) = parse_template(body, now)?;
+        let managed = body.iter().filter(|(name, value)| SYSTEM_MANAGED.contains(name) && value.get() != "null");
+        warnings.extend(managed.map(|(name, _)| managed_member_warning(name)));
+        Ok(Self { name, expression, timezone, schedule, overlap_policy, enabled, description, template, warnings })
     }
 }
 
@@ -131,14 +125,15 @@ pub fn parse_enabled(body: &Object<'_>) -> Result<bool, RequestError> {
     parse_flag(body, "enabled")?.ok_or_else(|| invalid("enabled is required: true or false"))
 }
 
-fn parse_template(body: &Object<'_>, now: Millis) -> Result<JobTemplate, RequestError> {
+/// The template, and warnings about its members.
+fn parse_template(body: &Object<'_>, now: Millis) -> Result<(JobTemplate, Vec<String>), RequestError> {
     let flat = || body.iter().filter(|(name, _)| matches!(*name, "type" | "args" | "options"));
     let Some(nested) = body.get("job_template") else { return JobTemplate::parse(flat(), now) };
     require_object(nested, "job_template")?;
     let nested: Object =
         serde_json::from_str(nested.get()).map_err(|error| invalid(format!("job_template: {error}")))?;
     for (name, value) in flat().filter(|(_, value)| value.get() != "null") {
-        if nested.get(name).map(RawValue::get) != Some(value.get()) {
+        if !nested.get(name).is_some_and(|other| is_same_json(other, value)) {
             return Err(invalid(format!("{name} is given both in job_template and beside it; give it once")));
         }
     }
@@ -198,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn what_nothing_acts_on_is_warned_about() {
+        let json =
+            r#"{"name":"n","cron":"@daily","job_template":{"type":"a","x":1},"next_run_at":"x","run_count":null}"#;
+        assert_eq!(
+            parse(json).expect("allowed").warnings,
+            [
+                r#"job_template: unknown member "x": it is kept with the job and changes nothing"#,
+                r#"member "next_run_at" is managed by galley and was ignored"#,
+            ]
+        );
+        parse(r#"{"name":"n","cron":"@daily","type":"\u0061","job_template":{"type":"a"}}"#).expect("the same type");
+    }
+
+    #[test]
     fn each_wrong_member_is_refused_by_name() {
         for (json, expected) in [
             (r"{}", "name is required"),
@@ -214,7 +223,10 @@ mod tests {
             (r#"{"name":"n","cron":"@daily"}"#, "type is required"),
             (r#"{"name":"n","cron":"@daily","job_template":[]}"#, "job_template must be a JSON object"),
             (r#"{"name":"n","cron":"@daily","type":"a","job_template":{"type":"b"}}"#, "type is given both"),
-            (r#"{"name":"n","cron":"@daily","type":"a","queue":"q"}"#, "\"queue\" is not a member"),
+            (
+                r#"{"name":"n","cron":"@daily","type":"a","queue":"q"}"#,
+                "unknown member \"queue\", known are name, expression",
+            ),
         ] {
             let error = parse(json).expect_err(json).to_string();
             assert!(error.starts_with(expected), "{json}: {error}");

@@ -22,14 +22,15 @@ const RUN_MEMBER: &str = "cron_triggered_at";
 pub struct JobTemplate(Box<RawValue>);
 
 impl JobTemplate {
-    /// Checks the members of a template as an enqueue request. Without `args` the job has no arguments.
+    /// Checks the members of a template as an enqueue request. Without `args` the job has no arguments. Returns also
+    /// warnings about members that nothing acts on.
     ///
     /// # Errors
     /// The enqueue request would be refused, or it has an id, which only one job can have.
     pub fn parse<'a>(
         members: impl Iterator<Item = (&'a str, &'a RawValue)>,
         now: Millis,
-    ) -> Result<Self, RequestError> {
+    ) -> Result<(Self, Vec<String>), RequestError> {
         let (mut out, mut has_args) = (ObjectWriter::with_capacity(256), false);
         for (name, value) in members.filter(|(_, value)| value.get() != "null") {
             if name == "id" {
@@ -42,14 +43,15 @@ impl JobTemplate {
             out.raw("args", "[]");
         }
         let template = Self(RawValue::from_string(out.finish()).map_err(|error| invalid(error.to_string()))?);
-        template.check(now)?;
-        Ok(template)
+        let warnings = template.check(now)?;
+        Ok((template, warnings))
     }
 
-    fn check(&self, now: Millis) -> Result<(), RequestError> {
-        NewJob::parse(&self.members()?, now)?;
+    fn check(&self, now: Millis) -> Result<Vec<String>, RequestError> {
+        let job = NewJob::parse(&self.members()?, now)?;
         // Also checks that the metadata of a run can be added
-        self.enqueue_request(&"a".parse()?, now).map(drop)
+        self.enqueue_request(&"a".parse()?, now)?;
+        Ok(job.warnings.iter().map(|warning| format!("job_template: {warning}")).collect())
     }
 
     fn members(&self) -> Result<Object<'_>, RequestError> {
@@ -132,7 +134,7 @@ mod tests {
 
     fn template(json: &str) -> Result<JobTemplate, RequestError> {
         let members: Object = serde_json::from_str(json).expect("an object");
-        JobTemplate::parse(members.iter(), 0)
+        JobTemplate::parse(members.iter(), 0).map(|(template, _)| template)
     }
 
     fn envelope(json: &str) -> String {

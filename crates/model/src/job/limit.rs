@@ -83,7 +83,7 @@ impl JobLimit {
             "rate_limit",
             &["key", "concurrency", "rate", "throttle", "max_per_second", "on_limit"],
         )?;
-        if let Some(action) = object.get("on_limit").filter(|action| action.get() != "\"wait\"") {
+        if let Some(action) = object.get("on_limit").filter(|action| decode(action).as_deref() != Some("wait")) {
             return Err(format!("rate_limit.on_limit must be \"wait\", got {}", quoted(action.get())));
         }
         let per_second = object.get("max_per_second").map(parse_max_per_second).transpose()?;
@@ -116,27 +116,38 @@ impl JobLimit {
     }
 }
 
-/// Reads `{"limit": 100, "period": "PT1M"}`.
+/// Reads `{"limit": 100, "period": "PT1M"}`, or the period in milliseconds as `period_ms`, as queues show it.
 ///
 /// # Errors
 /// The message says what is wrong and what is allowed.
 pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
-    let object = parse_members(raw, name, &["limit", "period"])?;
+    let object = parse_members(raw, name, &["limit", "period", "period_ms"])?;
     let refused = |member: &str, allowed: &str| {
         let got = object.get(member).map_or_else(|| "nothing".to_owned(), |raw| quoted(raw.get()));
         format!("{name}.{member} must be {allowed}, got {got}")
     };
     let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MAX_LIMIT).contains(n));
+    let limit = limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MAX_LIMIT}")))?;
+    let range = 1..=86_400_000;
+    let in_ms = object.get("period_ms").map(|raw| {
+        let ms: Option<u64> = raw.get().parse().ok().filter(|ms| range.contains(ms));
+        ms.ok_or_else(|| refused("period_ms", "an integer of milliseconds from 1 to 86400000"))
+    });
+    let in_ms = in_ms.transpose()?;
+    if in_ms.is_some() && object.get("period").is_none() {
+        return Ok(Rate { limit, period_ms: in_ms.unwrap_or_default() });
+    }
     let period = object
         .get("period")
-        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+        .and_then(decode)
         .and_then(|text| time::parse_duration(&text).ok())
         .and_then(|length| u64::try_from(length.as_millis()).ok())
-        .filter(|ms| (1..=86_400_000).contains(ms));
-    Ok(Rate {
-        limit: limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MAX_LIMIT}")))?,
-        period_ms: period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?,
-    })
+        .filter(|ms| range.contains(ms));
+    let period_ms = period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?;
+    if in_ms.is_some_and(|in_ms| in_ms != period_ms) {
+        return Err(format!("{name}.period and {name}.period_ms mean the same; give one of them"));
+    }
+    Ok(Rate { limit, period_ms })
 }
 
 /// Reads how many jobs may run at a time.
@@ -167,10 +178,13 @@ fn parse_max_per_second(raw: &RawValue) -> Result<Rate, String> {
 fn parse_members<'a>(raw: &'a RawValue, name: &str, known: &[&str]) -> Result<Object<'a>, String> {
     let object: Object = serde_json::from_str(raw.get())
         .map_err(|_| format!("{name} must be a JSON object, got {}", quoted(raw.get())))?;
-    if let Some((member, _)) = object.iter().find(|(member, _)| !known.contains(member)) {
-        return Err(format!("{name} must have only the members {}, got {}", known.join(", "), quoted(member)));
-    }
+    object.check_names(known).map_err(|unknown| format!("{name}: {unknown}"))?;
     Ok(object)
+}
+
+/// The text of a JSON string.
+fn decode(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
 }
 
 #[cfg(test)]
@@ -191,6 +205,9 @@ mod tests {
         let field = limit.to_field();
         assert_eq!(field, "tenant:1 2 100 60000 5 1000", "stored, and to be read for as long as jobs wait");
         assert_eq!(KeyLimit::split_field(&field), Ok((limit.key, "2 100 60000 5 1000")));
+        let shown = r#"{"key":"a","rate":{"limit":1,"period":"PT60S","period_ms":60000}}"#;
+        let Ok(JobLimit::Key(limit)) = parse(shown) else { panic!("a key") };
+        assert_eq!(limit.encode(), "-1 1 60000 0 0");
         let Ok(JobLimit::Key(limit)) = parse(r#"{"key":"a","concurrency":0}"#) else { panic!("a key") };
         assert_eq!(limit.encode(), "0 0 0 0 0");
     }
@@ -215,10 +232,12 @@ mod tests {
             (r#"{"key":"a","rate":{"limit":0,"period":"PT1S"}}"#, "rate_limit.rate.limit must be"),
             (r#"{"key":"a","rate":{"limit":1}}"#, "rate_limit.rate.period must be"),
             (r#"{"key":"a","throttle":{"limit":1,"period":"P2D"}}"#, "rate_limit.throttle.period must be"),
+            (r#"{"key":"a","rate":{"limit":1,"period_ms":0}}"#, "rate_limit.rate.period_ms must be"),
+            (r#"{"key":"a","rate":{"limit":1,"period":"PT1S","period_ms":1}}"#, "rate_limit.rate.period and"),
             (r#"{"max_per_second":0}"#, "rate_limit.max_per_second must be"),
             (r#"{"max_per_second":"1"}"#, "rate_limit.max_per_second must be"),
             (r#"{"key":"a","concurrency":1,"on_limit":"drop"}"#, "rate_limit.on_limit must be"),
-            (r#"{"key":"a","concurency":1}"#, "rate_limit must have only"),
+            (r#"{"key":"a","concurency":1}"#, "rate_limit: unknown member"),
         ] {
             let error = parse(json).expect_err(json);
             assert!(error.starts_with(expected), "{json}: {error}");

@@ -6,6 +6,7 @@
 pub mod envelope;
 pub mod history;
 pub mod limit;
+mod member_warnings;
 mod options;
 pub mod progress;
 pub mod request;
@@ -18,6 +19,7 @@ pub mod view;
 pub use envelope::{Envelope, EnvelopeSummary};
 pub use history::{AttemptError, JobHistory};
 pub use limit::{JobLimit, KeyLimit};
+pub use member_warnings::managed_member_warning;
 pub use options::{DEFAULT_QUEUE, MAX_TIMEOUT_MS};
 pub use progress::JobProgress;
 pub use request::NewJob;

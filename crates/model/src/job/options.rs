@@ -11,6 +11,7 @@ use super::{
 };
 use common::{
     json::{Object, ObjectWriter},
+    known_names,
     name::{Priority, QueueName, quoted},
     settings::MIN_LEASE_MS,
     time::{self, Millis},
@@ -42,6 +43,22 @@ pub(super) const OPTION_NAMES: [&str; 17] = [
     "metadata",
 ];
 
+/// Names that are looked for among the options and are members of one.
+const MEMBERS_OF_OPTIONS: [&str; 12] = [
+    "retry.max_attempts",
+    "retry.initial_interval",
+    "retry.max_interval",
+    "retry.backoff_coefficient",
+    "retry.backoff_strategy",
+    "retry.jitter",
+    "retry.non_retryable_errors",
+    "retry.on_exhaustion",
+    "unique.on_conflict",
+    "unique.period",
+    "rate_limit.concurrency",
+    "rate_limit.max_per_second",
+];
+
 /// The options of a request, from either place.
 pub(super) struct EnqueueOptions<'a> {
     nested: Option<Object<'a>>,
@@ -55,6 +72,10 @@ impl<'a> EnqueueOptions<'a> {
             serde_json::from_str::<Object>(raw.get()).map_err(|error| invalid(format!("options: {error}")))
         });
         let options = Self { nested: nested.transpose()?, body };
+        if let Some((name, _)) = options.nested.iter().flat_map(Object::iter).find(|(name, _)| !is_option(name)) {
+            let known: Vec<&str> = OPTION_NAMES.iter().chain(&MEMBERS_OF_OPTIONS).copied().collect();
+            return Err(invalid(format!("options: {}", known_names::unknown("member", name, &known))));
+        }
         match OPTION_NAMES.iter().find(|name| options.in_nested(name).is_some() && body.get(name).is_some()) {
             Some(name) => Err(invalid(format!("{name} is given both in options and at the top level; give it once"))),
             None => Ok(options),
@@ -175,6 +196,10 @@ impl<'a> EnqueueOptions<'a> {
         }
         Ok(())
     }
+}
+
+fn is_option(name: &str) -> bool {
+    OPTION_NAMES.contains(&name)
 }
 
 pub(super) fn parse_text(raw: &RawValue, name: &str) -> Result<String, RequestError> {

@@ -10,6 +10,8 @@ use common::{
 
 /// Largest data of a report, in bytes of JSON.
 pub const MAX_DATA_BYTES: usize = 4096;
+/// How far a number may be beside the scale.
+const ROUNDING: f64 = 0.001;
 
 /// A progress report of an attempt.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +25,9 @@ pub struct JobProgress {
 /// Why a report is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgressError {
+    /// A number on another scale.
+    #[error("progress must be a number from 0 to 1, got {0}")]
+    Number(String),
     /// Neither a number nor data.
     #[error("progress (a number from 0 to 1) or data (a JSON object) is required")]
     Empty,
@@ -39,10 +44,10 @@ struct StoredProgress {
 }
 
 impl JobProgress {
-    /// Checks a report. A number below 0 counts as 0, one above 1 as 1.
+    /// Checks a report. What a sum of fractions is beside the scale does not count.
     ///
     /// # Errors
-    /// The report is empty, or its data cannot be stored.
+    /// The report is empty, its number is on another scale, or its data cannot be stored.
     pub fn new(number: Option<f64>, data: Option<&RawValue>) -> Result<Self, ProgressError> {
         if number.is_none() && data.is_none() {
             return Err(ProgressError::Empty);
@@ -51,7 +56,10 @@ impl JobProgress {
         if let Some(data) = data.filter(|data| !data.get().starts_with('{') || data.get().len() > MAX_DATA_BYTES) {
             return Err(ProgressError::Data(data.get().len()));
         }
-        let number = number.filter(|number| !number.is_nan()).map(|number| number.clamp(0.0, 1.0));
+        if let Some(other) = number.filter(|number| !(-ROUNDING..=1.0 + ROUNDING).contains(number)) {
+            return Err(ProgressError::Number(other.to_string()));
+        }
+        let number = number.map(|number| number.clamp(0.0, 1.0));
         Ok(Self { number, data: data.map(ToOwned::to_owned) })
     }
 
@@ -94,7 +102,9 @@ mod tests {
         assert_eq!(first, r#"{"progress":0.5,"progress_data":{"row":1},"progress_at":"1970-01-01T00:00:00.000Z"}"#);
         let second = report(Some(0.25), None, Some(&first));
         assert_eq!(second, first);
-        assert!(report(Some(7.0), None, Some(&first)).starts_with(r#"{"progress":1,"progress_data":{"row":1}"#));
+        assert!(
+            report(Some(1.000_000_1), None, Some(&first)).starts_with(r#"{"progress":1,"progress_data":{"row":1}"#)
+        );
         assert!(
             report(None, Some(r#"{"row":2}"#), Some(&first))
                 .starts_with(r#"{"progress":0.5,"progress_data":{"row":2}"#)
@@ -104,6 +114,13 @@ mod tests {
     #[test]
     fn what_is_no_report_is_refused() {
         assert_eq!(JobProgress::new(None, None).err(), Some(ProgressError::Empty));
+        for other_scale in [40.0, 1.01, -0.5, f64::NAN, f64::INFINITY] {
+            let refused = JobProgress::new(Some(other_scale), None).err().map(|error| error.to_string());
+            assert!(
+                refused.is_some_and(|text| text.starts_with("progress must be a number from 0 to 1")),
+                "{other_scale}"
+            );
+        }
         assert_eq!(JobProgress::new(None, Some(&raw("[1]"))).err(), Some(ProgressError::Data(3)));
         let large = raw(&format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_DATA_BYTES)));
         assert_eq!(JobProgress::new(Some(0.5), Some(&large)).err(), Some(ProgressError::Data(MAX_DATA_BYTES + 8)));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{
     envelope::{Envelope, EnvelopeSummary, SYSTEM_MANAGED},
     history::AttemptError,
+    member_warnings::MemberWarnings,
     options::{EnqueueOptions, OPTION_NAMES, parse_text, require_shape},
     request_error::{RequestError, invalid},
     unique::{UniqueDimensions, UniquePolicy},
@@ -48,6 +49,8 @@ pub struct NewJob {
     pub envelope: Envelope,
     /// The traits of the envelope that are read often.
     pub summary: EnvelopeSummary,
+    /// What the request has and nothing acts on, for the answer.
+    pub warnings: Vec<String>,
 }
 
 impl NewJob {
@@ -76,13 +79,17 @@ impl NewJob {
             require_shape(meta, "meta", "a JSON object", '{')?;
         }
         let mut envelope = ObjectWriter::with_capacity(256);
-        envelope.raw("type", job_type.get()).raw("args", args.get());
-        for (name, value) in body.iter() {
-            let known = matches!(name, "type" | "args" | "options")
-                || OPTION_NAMES.contains(&name)
-                || SYSTEM_MANAGED.contains(&name);
-            if !known {
-                envelope.raw(name, value.get());
+        // As it is meant, not as it was written: what looks for the type compares text
+        envelope.text("type", name.as_str()).raw("args", args.get());
+        let mut warnings = MemberWarnings::default();
+        for (member, value) in body.iter() {
+            let is_read = matches!(member, "type" | "args" | "options") || OPTION_NAMES.contains(&member);
+            if is_read {
+                continue;
+            }
+            warnings.add(member, value);
+            if !SYSTEM_MANAGED.contains(&member) {
+                envelope.raw(member, value.get());
             }
         }
         let (queue, priority) = (options.queue()?, options.priority()?);
@@ -113,6 +120,7 @@ impl NewJob {
             failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
             summary,
+            warnings: warnings.finish(),
         })
     }
 }
@@ -196,6 +204,41 @@ mod tests {
     }
 
     #[test]
+    fn what_nothing_acts_on_is_refused_in_options_and_warned_about_beside_them() {
+        for (json, expected) in [
+            (r#"{"priorty":1}"#, r#"options: unknown member "priorty", did you mean "priority"? known are queue"#),
+            (r#"{"max_atempts":1}"#, r#"options: unknown member "max_atempts", did you mean "retry.max_attempts"?"#),
+            (r#"{"delay":1}"#, r#"options: unknown member "delay", did you mean "delay_until"?"#),
+            (r#"{"que":"q"}"#, r#"options: unknown member "que", did you mean "queue"?"#),
+            (r#"{"retry":{"max_atempts":1}}"#, r#"retry: unknown member "max_atempts", did you mean "max_attempts"?"#),
+            (r#"{"unique":{"kyes":[]}}"#, r#"unique: unknown member "kyes", did you mean "keys"?"#),
+            (
+                r#"{"rate_limit":{"key":"a","concurency":1}}"#,
+                r#"rate_limit: unknown member "concurency", did you mean"#,
+            ),
+        ] {
+            let error = parse(&format!(r#"{{"type":"a","args":[],"options":{json}}}"#)).expect_err(json).to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+        let job =
+            parse(r#"{"type":"a","args":[],"priorty":1,"x":null,"state":"active","specversion":"1.0","meta":{}}"#);
+        assert_eq!(
+            job.expect("a job").warnings,
+            [
+                r#"unknown member "priorty", did you mean "priority"? it is kept with the job and changes nothing"#,
+                r#"unknown member "x": it is kept with the job and changes nothing"#,
+                r#"member "state" is managed by galley and was ignored"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_type_is_stored_as_it_is_meant_however_it_was_written() {
+        let job = parse(r#"{"type":"\u0061pp.y","args":[]}"#).expect("a job");
+        assert_eq!(job.envelope.as_str(), r#"{"type":"app.y","args":[]}"#);
+    }
+
+    #[test]
     fn limits_may_be_given_in_seconds() {
         let job =
             parse(r#"{"type":"a","args":[],"timeout":30,"options":{"visibility_timeout":60,"total_timeout":90}}"#)
@@ -210,6 +253,7 @@ mod tests {
         fn an_envelope_is_always_readable(args in "[a-zA-Z0-9 \\\\\"{}\\[\\]é]{0,40}", extra in "[a-z_]{1,12}") {
             let body = serde_json::json!({ "type": "a.b", "args": [args], "x": extra, (format!("x_{extra}")): [1, 2] }).to_string();
             let job = parse(&body).expect("a job");
+            prop_assert!(job.warnings.len() <= 2);
             let parts = job.envelope.fields().expect("readable");
             prop_assert_eq!(parts.summary(), job.summary.clone());
             prop_assert_eq!(parts.job_type.as_str(), "a.b");

@@ -75,12 +75,27 @@ pub enum RetryDecision {
 
 /// A policy that cannot be used; the message names the field and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("retry.{field} must {allowed}, got {got}")]
-pub struct RetryPolicyError {
-    field: &'static str,
-    allowed: &'static str,
-    got: String,
+#[error("{0}")]
+pub struct RetryPolicyError(String);
+
+impl RetryPolicyError {
+    fn new(field: &str, allowed: &str, got: &str) -> Self {
+        Self(format!("retry.{field} must {allowed}, got {}", quoted(got)))
+    }
 }
+
+/// The members of a policy.
+const MEMBERS: [&str; 9] = [
+    "max_attempts",
+    "initial_interval",
+    "backoff_coefficient",
+    "backoff_strategy",
+    "backoff",
+    "max_interval",
+    "jitter",
+    "non_retryable_errors",
+    "on_exhaustion",
+];
 
 impl Default for RetryPolicy {
     fn default() -> Self {
@@ -119,8 +134,13 @@ impl RetryPolicy {
     /// # Errors
     /// The first field that is wrong.
     pub fn overridden_by(mut self, raw: &RawValue) -> Result<Self, RetryPolicyError> {
-        let wrong = || RetryPolicyError { field: "policy", allowed: "be an object", got: quoted(raw.get()) };
+        let wrong = || RetryPolicyError::new("policy", "be an object", raw.get());
         let object: Object = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
+        object.check_names(&MEMBERS).map_err(|unknown| RetryPolicyError(format!("retry: {unknown}")))?;
+        if object.get("backoff").is_some() && object.get("backoff_strategy").is_some() {
+            let problem = "retry.backoff and retry.backoff_strategy mean the same; give one of them";
+            return Err(RetryPolicyError(problem.to_owned()));
+        }
         for (name, value) in object.iter().filter(|(_, value)| value.get() != "null") {
             self.set(name, value)?;
         }
@@ -153,7 +173,8 @@ impl RetryPolicy {
                     parse_field(value, "on_exhaustion", "be \"discard\" or \"dead_letter\"", |_: &OnExhaustion| true)?;
             }
             "backoff_strategy" | "backoff" => self.backoff_strategy = parse_backoff_strategy(value)?,
-            _ => {} // unknown members are kept in the envelope and mean nothing here
+            // There is no other: the names are checked before
+            _ => {}
         }
         Ok(())
     }
@@ -216,30 +237,27 @@ fn parse_field<'a, T: Deserialize<'a>>(
     allowed: &'static str,
     is_valid: impl Fn(&T) -> bool,
 ) -> Result<T, RetryPolicyError> {
-    serde_json::from_str(value.get()).ok().filter(is_valid).ok_or_else(|| RetryPolicyError {
-        field,
-        allowed,
-        got: quoted(value.get()),
-    })
+    serde_json::from_str(value.get())
+        .ok()
+        .filter(is_valid)
+        .ok_or_else(|| RetryPolicyError::new(field, allowed, value.get()))
 }
 
 fn parse_duration(value: &RawValue, name: &'static str) -> Result<Duration, RetryPolicyError> {
     let text: String = parse_field(value, name, "be an ISO 8601 duration string such as \"PT1S\"", |_| true)?;
-    time::parse_duration(&text).map_err(|_| RetryPolicyError {
-        field: name,
-        allowed: "be an ISO 8601 duration from PT0S to P3650D",
-        got: quoted(&text),
-    })
+    time::parse_duration(&text)
+        .map_err(|_| RetryPolicyError::new(name, "be an ISO 8601 duration from PT0S to P3650D", &text))
 }
 
 fn parse_backoff_strategy(value: &RawValue) -> Result<BackoffStrategy, RetryPolicyError> {
     let allowed = "be \"exponential\", \"linear\", \"constant\" (or \"none\") or \"polynomial\"";
-    match value.get() {
-        "\"exponential\"" => Ok(BackoffStrategy::Exponential),
-        "\"linear\"" => Ok(BackoffStrategy::Linear),
-        "\"constant\"" | "\"none\"" => Ok(BackoffStrategy::Constant),
-        "\"polynomial\"" => Ok(BackoffStrategy::Polynomial),
-        other => Err(RetryPolicyError { field: "backoff_strategy", allowed, got: quoted(other) }),
+    let given: Option<String> = serde_json::from_str(value.get()).ok();
+    match given.as_deref() {
+        Some("exponential") => Ok(BackoffStrategy::Exponential),
+        Some("linear") => Ok(BackoffStrategy::Linear),
+        Some("constant" | "none") => Ok(BackoffStrategy::Constant),
+        Some("polynomial") => Ok(BackoffStrategy::Polynomial),
+        _ => Err(RetryPolicyError::new("backoff_strategy", allowed, value.get())),
     }
 }
 
@@ -289,6 +307,8 @@ mod tests {
             (r#"{"non_retryable_errors":[1]}"#, "retry.non_retryable_errors"),
             (r#"{"on_exhaustion":"explode"}"#, "retry.on_exhaustion"),
             (r#"{"backoff_strategy":"fast"}"#, "retry.backoff_strategy"),
+            (r#"{"max_atempts":1}"#, r#"retry: unknown member "max_atempts", did you mean "max_attempts"?"#),
+            (r#"{"backoff":"linear","backoff_strategy":"constant"}"#, "retry.backoff and retry.backoff_strategy"),
             ("[]", "retry.policy"),
         ] {
             let error = policy(json).expect_err(json).to_string();

@@ -70,9 +70,7 @@ impl UniquePolicy {
         let policy: Object = serde_json::from_str(raw.get())
             .map_err(|_| format!("unique must be a JSON object, got {}", quoted(raw.get())))?;
         let known = ["keys", "args_keys", "meta_keys", "period", "states", "on_conflict"];
-        if let Some((name, _)) = policy.iter().find(|(name, _)| !known.contains(name)) {
-            return Err(format!("unique must have only the members {}, got {}", known.join(", "), quoted(name)));
-        }
+        policy.check_names(&known).map_err(|unknown| format!("unique: {unknown}"))?;
         Ok(Self {
             fingerprint: compute_fingerprint(&policy, job)?,
             period: policy.get("period").map(parse_period).transpose()?,
@@ -80,6 +78,11 @@ impl UniquePolicy {
             on_conflict: policy.get("on_conflict").map_or(Ok(OnConflict::Reject), parse_on_conflict)?,
         })
     }
+}
+
+/// Whether two values are the same JSON, however they are written. What cannot be decoded is the same as nothing.
+pub(crate) fn is_same_json(a: &RawValue, b: &RawValue) -> bool {
+    canonical(a).is_ok_and(|a| canonical(b).is_ok_and(|b| a == b))
 }
 
 fn parse_period(raw: &RawValue) -> Result<Duration, String> {
@@ -98,14 +101,15 @@ fn parse_states(raw: &RawValue) -> Result<Vec<JobState>, String> {
 }
 
 fn parse_on_conflict(raw: &RawValue) -> Result<OnConflict, String> {
-    match raw.get() {
-        "\"reject\"" => Ok(OnConflict::Reject),
-        "\"ignore\"" => Ok(OnConflict::Ignore),
-        "\"replace\"" => Ok(OnConflict::Replace),
-        "\"replace_except_schedule\"" => Ok(OnConflict::ReplaceExceptSchedule),
-        other => Err(format!(
+    let given: Option<String> = serde_json::from_str(raw.get()).ok();
+    match given.as_deref() {
+        Some("reject") => Ok(OnConflict::Reject),
+        Some("ignore") => Ok(OnConflict::Ignore),
+        Some("replace") => Ok(OnConflict::Replace),
+        Some("replace_except_schedule") => Ok(OnConflict::ReplaceExceptSchedule),
+        _ => Err(format!(
             "unique.on_conflict must be \"reject\", \"ignore\", \"replace\" or \"replace_except_schedule\", got {}",
-            quoted(other)
+            quoted(raw.get())
         )),
     }
 }
@@ -128,12 +132,13 @@ fn compute_fingerprint(policy: &Object, job: UniqueDimensions<'_>) -> Result<Str
     members.insert("type", canonical_text(job.job_type.as_str()));
     members.insert("queue", canonical_text(job.queue));
     if has("args") {
-        members.insert("args", canonical_args(job.args, parse_names(policy, "args_keys")?)?);
+        let chosen = parse_names(policy, "args_keys")?;
+        members.insert("args", canonical_args(job.args, chosen).map_err(|problem| format!("unique: {problem}"))?);
     }
     if has("meta") {
         let chosen = parse_names(policy, "meta_keys")?.filter(|names| !names.is_empty());
         let chosen = chosen.ok_or("unique.meta_keys must name at least one member of meta when keys has \"meta\"")?;
-        members.insert("meta", canonical_members(job.meta, &chosen));
+        members.insert("meta", canonical_members(job.meta, &chosen)?);
     }
     let text = write_object(members.iter().map(|(name, value)| (*name, value.as_str())));
     Ok(Sha256::digest(text).iter().fold(String::with_capacity(64), |mut hex, byte| {
@@ -144,31 +149,39 @@ fn compute_fingerprint(policy: &Object, job: UniqueDimensions<'_>) -> Result<Str
 
 /// All arguments, or the chosen ones: a position (`"0"`) or a member of an argument that is an object.
 fn canonical_args(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, String> {
+    let canonical = |raw| canonical(raw).map_err(|problem| format!("args cannot be compared: {problem}"));
     let Some(chosen) = chosen else { return canonical(args) };
-    let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(|error| error.to_string())?;
-    let objects: Vec<Object> = list.iter().filter_map(|argument| serde_json::from_str(argument.get()).ok()).collect();
+    let undecodable = |error: serde_json::Error| format!("args cannot be compared: {error}");
+    let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(undecodable)?;
+    let objects = list.iter().filter(|argument| argument.get().starts_with('{'));
+    let objects: Vec<Object> =
+        objects.map(|object| serde_json::from_str(object.get()).map_err(undecodable)).collect::<Result<_, _>>()?;
     let mut members = BTreeMap::new();
     for name in &chosen {
         let by_position = name.parse::<usize>().ok().and_then(|position| list.get(position).copied());
         let found = by_position.or_else(|| objects.iter().find_map(|object| object.get(name)));
         let found = found.ok_or_else(|| {
-            format!("unique.args_keys must name positions or members of args, and {} is neither", quoted(name))
+            format!("args_keys must name positions or members of args, and {} is neither", quoted(name))
         })?;
         members.insert(name.as_str(), canonical(found)?);
     }
     Ok(write_object(members.iter().map(|(name, value)| (*name, value.as_str()))))
 }
 
-fn canonical_members(meta: Option<&RawValue>, chosen: &[String]) -> String {
-    let meta: Option<Object> = meta.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let members: BTreeMap<&str, String> = chosen
-        .iter()
-        .map(|name| {
-            let value = meta.as_ref().and_then(|meta| meta.get(name)).and_then(|value| canonical(value).ok());
-            (name.as_str(), value.unwrap_or_else(|| "null".to_owned()))
-        })
-        .collect();
-    write_object(members.iter().map(|(name, value)| (*name, value.as_str())))
+/// The chosen members; null for those that are absent. What cannot be decoded has no value, so it cannot be compared.
+fn canonical_members(meta: Option<&RawValue>, chosen: &[String]) -> Result<String, String> {
+    let undecodable = |problem: String| format!("unique: meta cannot be compared: {problem}");
+    let meta: Option<Object> = meta
+        .map(|raw| serde_json::from_str(raw.get()))
+        .transpose()
+        .map_err(|error: serde_json::Error| undecodable(error.to_string()))?;
+    let mut members = BTreeMap::new();
+    for name in chosen {
+        let value = meta.as_ref().and_then(|meta| meta.get(name));
+        let value = value.map(canonical).transpose().map_err(undecodable)?;
+        members.insert(name.as_str(), value.unwrap_or_else(|| "null".to_owned()));
+    }
+    Ok(write_object(members.iter().map(|(name, value)| (*name, value.as_str()))))
 }
 
 /// JSON in one spelling: members sorted, strings in NFC, numbers by value. Integers keep all their digits.
@@ -261,14 +274,33 @@ mod tests {
     }
 
     #[test]
+    fn strings_are_compared_as_they_are_meant_and_what_cannot_be_decoded_is_refused() {
+        assert!(same(r#"{"keys":["args"]}"#, r#"["\u0061\/b"]"#, r#"["a/b"]"#));
+        let written = r#"{"\u006beys":["\u0061rgs"],"on_conflict":"\u0069gnore","states":["\u0061ctive"]}"#;
+        let policy = unique(written, "[1]", "{}").expect("allowed");
+        assert_eq!((policy.on_conflict, policy.states), (OnConflict::Ignore, vec![JobState::Active]));
+        let by_meta = r#"{"keys":["meta"],"meta_keys":["k"]}"#;
+        for (policy, args, meta) in [
+            (by_meta, "[]", r#"{"k":"\ud800"}"#),
+            (by_meta, "[]", r#"{"k":1,"k":2}"#),
+            (r#"{"keys":["args"]}"#, r#"["\ud800"]"#, "{}"),
+            (r#"{"keys":["args"],"args_keys":["k"]}"#, r#"[{"k":"\ud800"}]"#, "{}"),
+            (r#"{"keys":["args"],"args_keys":["k"]}"#, r#"[{"k":1,"k":2}]"#, "{}"),
+        ] {
+            let error = unique(policy, args, meta).expect_err(args);
+            assert!(error.contains("cannot be compared"), "{args} {meta}: {error}");
+        }
+    }
+
+    #[test]
     fn each_wrong_policy_is_refused_by_name() {
         for (policy, expected) in [
             ("[]", "unique must be a JSON object"),
-            (r#"{"kyes":[]}"#, "unique must have only the members"),
+            (r#"{"kyes":[]}"#, "unique: unknown member"),
             (r#"{"keys":["argz"]}"#, "unique.keys must name"),
             (r#"{"keys":"args"}"#, "unique.keys must be an array"),
             (r#"{"keys":["meta"]}"#, "unique.meta_keys must name"),
-            (r#"{"keys":["args"],"args_keys":["nobody"]}"#, "unique.args_keys must name"),
+            (r#"{"keys":["args"],"args_keys":["nobody"]}"#, "unique: args_keys must name"),
             (r#"{"period":"1s"}"#, "unique.period must be"),
             (r#"{"period":"PT0S"}"#, "unique.period must be"),
             (r#"{"states":[]}"#, "unique.states must be"),

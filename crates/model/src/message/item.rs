@@ -6,10 +6,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{MessageError, NewMessage, check_content_type, cloud_event, decode_base64, is_json};
-use common::{
-    json::{self, Object},
-    name::quoted,
-};
+use common::json::{self, Object};
 
 /// Reads one message of a batch.
 ///
@@ -18,13 +15,7 @@ use common::{
 pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, MessageError> {
     let members: Object =
         json::parse(item.get().as_bytes(), depth_limit).map_err(|error| MessageError::invalid(error.to_string()))?;
-    let known = ["data", "data_base64", "content_type"];
-    if let Some((name, _)) = members.iter().find(|(name, _)| !known.contains(name)) {
-        return Err(MessageError::invalid(format!(
-            "a message must have data or data_base64, perhaps content_type and nothing else, got {}",
-            quoted(name)
-        )));
-    }
+    members.check_names(&["data", "data_base64", "content_type"]).map_err(MessageError::invalid)?;
     let content_type = members.get("content_type").map(parse_text).transpose()?;
     content_type.as_deref().map_or(Ok(()), check_content_type)?;
     // A null in `data` is data: it is JSON
@@ -111,7 +102,7 @@ mod tests {
         for (item, said) in [
             ("{}", "either data or data_base64"),
             (r#"{"data":1,"data_base64":"AA=="}"#, "either data or data_base64"),
-            (r#"{"data":1,"type":"x"}"#, "nothing else"),
+            (r#"{"data":1,"type":"x"}"#, "unknown member \"type\""),
             (r#"{"data":1,"content_type":"text/plain"}"#, "data must be a string"),
             (r#"{"data_base64":"A"}"#, "base64"),
             (r#"{"data":{},"content_type":"application/cloudevents+json"}"#, "must have the attribute specversion"),

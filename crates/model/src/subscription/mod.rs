@@ -178,6 +178,12 @@ pub fn queue_of(name: &SubscriptionName) -> QueueName {
     text.parse().unwrap_or_else(|_| unreachable!("{text} is the name of a queue"))
 }
 
+/// The subscription whose failed deliveries a queue is for, if it is for any.
+#[must_use]
+pub fn subscription_of_queue(queue: &QueueName) -> Option<SubscriptionName> {
+    queue.as_str().strip_prefix(QUEUE_PREFIX)?.parse().ok()
+}
+
 /// The consumer group of a subscription.
 #[must_use]
 pub fn group_of(name: &SubscriptionName) -> String {

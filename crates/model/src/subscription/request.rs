@@ -11,8 +11,8 @@ use super::{
 use crate::{job::RetryPolicy, message::Position};
 use common::{
     json::{self, Object, ObjectWriter},
-    name::{SubscriptionName, quoted},
-    time::{self, Millis},
+    name::SubscriptionName,
+    time::{self, Millis, TimeError},
 };
 
 /// Bounds of `ack_deadline_ms`.
@@ -49,15 +49,15 @@ impl SubscriptionStart {
         match text {
             "new" => Ok(Self::New),
             "earliest" => Ok(Self::Earliest),
-            _ => {
-                text.parse().map(Self::After).or_else(|_| time::parse_past(text, now).map(Self::Since)).map_err(|_| {
-                    format!(
-                        "must be new, earliest, the id of a message, or a time as RFC 3339 or as a duration before now \
-                     such as -PT1H, got {}",
-                        quoted(text)
-                    )
-                })
-            }
+            _ => match (text.parse(), time::parse_time(text, now)) {
+                (Ok(position), _) => Ok(Self::After(position)),
+                (Err(_), Ok(time)) => Ok(Self::Since(time.at)),
+                (Err(_), Err(TimeError::Time(got))) => Err(format!(
+                    "must be new, earliest, the id of a message, an RFC 3339 time, or a time from now such as -PT1H, \
+                     got {got}"
+                )),
+                (Err(_), Err(error)) => Err(error.to_string()),
+            },
         }
     }
 
@@ -74,7 +74,6 @@ impl SubscriptionStart {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SubscriptionSpec {
     channels: ChannelSelection,
     deliver: Box<RawValue>,
@@ -121,7 +120,8 @@ impl SubscriptionRequest {
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(invalid("a subscription must be a JSON object"));
         }
-        let written: SubscriptionSpec = json::parse(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
+        let written: SubscriptionSpec =
+            common::json_members::parse_request(body, depth_limit).map_err(|error| invalid(error.to_string()))?;
         let deliver = TargetSpec::parse(&written.deliver)?;
         let filter = written.filter.as_deref().map(parse_filter).transpose()?.unwrap_or_default();
         if let Some(retry) = &written.retry {
@@ -220,10 +220,13 @@ fn parse_filter(raw: &RawValue) -> Result<MessageFilter, SubscriptionRequestErro
         return Err(invalid("filter must be an object with attributes, data or both"));
     }
     // The depth of the whole body is checked before
-    let filter: MessageFilter = json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
-        json::JsonError::Unexpected(text) => invalid(format!("filter: {text}")),
-        other => invalid(format!("filter: {other}")),
-    })?;
+    let filter: MessageFilter =
+        common::json_members::parse_request(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
+            json::JsonError::Unexpected(text) | json::JsonError::UnknownMember(text) => {
+                invalid(format!("filter: {text}"))
+            }
+            other => invalid(format!("filter: {other}")),
+        })?;
     filter.check().map_err(|problem| invalid(format!("filter: {problem}")))?;
     Ok(filter)
 }
@@ -337,7 +340,10 @@ mod tests {
             (r#"{"channels":["a"]}"#, "missing field `deliver`"),
             (&format!(r#"{{"channels":[],{log}}}"#), "1 to 100 channels"),
             (&format!(r#"{{"channels":["a b"],{log}}}"#), "channel must match"),
-            (&format!(r#"{{"channels":["a"],{log},"moed":"shared"}}"#), "unknown field `moed`"),
+            (
+                &format!(r#"{{"channels":["a"],{log},"moed":"shared"}}"#),
+                "unknown member \"moed\", did you mean \"mode\"?",
+            ),
             (&format!(r#"{{"channels":["a"],{log},"mode":"each"}}"#), "expected `shared` or `broadcast`"),
             (
                 &format!(r#"{{"channels":["a"],{log},"max_in_flight":0}}"#),
@@ -354,7 +360,7 @@ mod tests {
             (&format!(r#"{{"channels":["a"],{log},"filter":{{"data":{{"a":1}}}}}}"#), "filter: data is addressed by"),
             (&format!(r#"{{"channels":["a"],{log},"mode":"broadcast","ordering":"channel"}}"#), "needs mode shared"),
             (r#"{"channels":["a"],"deliver":{"mail":{}}}"#, "one of http, queue, command and log"),
-            (r#"{"channels":["a"],"deliver":{"log":{"level":1}}}"#, "unknown field `level`"),
+            (r#"{"channels":["a"],"deliver":{"log":{"level":1}}}"#, "deliver.log: unknown member \"level\""),
             (r#"{"channels":["a"],"deliver":{"log":{},"command":"x"}}"#, "one of http, queue"),
             (r#"{"channels":["a"],"deliver":{"command":"/bin/sh"}}"#, "command must match"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"ftp://a"}}}"#, "deliver.http.url must begin with http"),

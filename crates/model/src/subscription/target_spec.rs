@@ -103,8 +103,8 @@ impl TargetSpec {
 
 fn parse_kind<'a, T: Deserialize<'a>>(kind: &str, raw: &'a RawValue) -> Result<T, SubscriptionRequestError> {
     // The depth of the whole body is checked before
-    json::parse(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
-        JsonError::Unexpected(text) => invalid(format!("deliver.{kind}: {text}")),
+    common::json_members::parse_request(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
+        JsonError::Unexpected(text) | JsonError::UnknownMember(text) => invalid(format!("deliver.{kind}: {text}")),
         other => invalid(format!("deliver.{kind}: {other}")),
     })
 }

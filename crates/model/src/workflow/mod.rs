@@ -15,7 +15,7 @@ use std::{fmt, str::FromStr};
 
 pub use progress::{TerminalState, WorkflowPlan, WorkflowProgress};
 pub use request::{NewWorkflow, NewWorkflowMember};
-pub use view::{WorkflowJobView, WorkflowView};
+pub use view::{WorkflowJobView, WorkflowView, duplicate_message};
 
 use common::{
     id::WorkflowId,

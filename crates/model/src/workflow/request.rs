@@ -13,6 +13,8 @@ use common::{
 
 /// Longest `name`, in bytes.
 const MAX_NAME_BYTES: usize = 255;
+/// The most warnings of one request.
+const MAX_WARNINGS: usize = 100;
 
 /// A checked workflow, ready to store.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ pub struct NewWorkflow {
     pub members: Vec<NewWorkflowMember>,
     /// Its callbacks.
     pub callbacks: Vec<(BatchCallback, NewWorkflowMember)>,
+    /// What the jobs have and nothing acts on, for the answer.
+    pub warnings: Vec<String>,
 }
 
 /// A job of a workflow.
@@ -51,21 +55,19 @@ impl NewWorkflow {
         let kind = parse_kind(body)?;
         let list = kind.members_key();
         let callbacks_allowed = kind == WorkflowKind::Batch;
-        let allowed = |name: &str| {
-            ["id", "type", "name", "meta", list].contains(&name) || callbacks_allowed && name == "callbacks"
-        };
-        if let Some((name, _)) = body.iter().find(|(name, _)| !allowed(name)) {
-            let more = if callbacks_allowed { ", callbacks" } else { "" };
-            return Err(invalid(format!(
-                "a {} has id, type, name, meta, {list}{more}, and not {}",
-                kind.as_str(),
-                quoted(name)
-            )));
-        }
+        let mut known = vec!["id", "type", "name", "meta", list];
+        known.extend(callbacks_allowed.then_some("callbacks"));
+        body.check_names(&known).map_err(|unknown| invalid(format!("a {}: {unknown}", kind.as_str())))?;
         let id = body.get("id").map(|raw| parse_text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
         let members = parse_members(body, list, max_jobs, now)?;
         let callbacks = if callbacks_allowed { parse_callbacks(body, now)? } else { Vec::new() };
-        Ok(Self { id, kind, name_and_meta: parse_name_and_meta(body)?, members, callbacks })
+        let numbered = members.iter().enumerate().map(|(index, member)| (format!("{list}[{index}]"), member));
+        let named = callbacks.iter().map(|(callback, member)| (format!("callbacks.{}", callback.as_str()), member));
+        let warned = numbered
+            .chain(named)
+            .flat_map(|(place, member)| member.job.warnings.iter().map(move |warning| format!("{place}: {warning}")));
+        let warnings = warned.take(MAX_WARNINGS).collect();
+        Ok(Self { id, kind, name_and_meta: parse_name_and_meta(body)?, members, callbacks, warnings })
     }
 
     /// Whether a request contains a time, so that `now` must come from Redis's clock.
@@ -134,10 +136,9 @@ fn parse_callbacks(body: &Object<'_>, now: Millis) -> Result<Vec<(BatchCallback,
     let raw = body.get("callbacks").ok_or_else(|| invalid(format!("callbacks is required: {allowed}")))?;
     let given: Option<Object> = serde_json::from_str(raw.get()).ok();
     let given = given.ok_or_else(|| invalid(format!("callbacks must be {allowed}, got {}", quoted(raw.get()))))?;
-    let known = |name: &str| BatchCallback::ALL.iter().any(|callback| callback.as_str() == name);
-    if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
-        return Err(invalid(format!("callbacks must be {allowed}, got {}", quoted(name))));
-    }
+    given
+        .check_names(&BatchCallback::ALL.map(BatchCallback::as_str))
+        .map_err(|unknown| invalid(format!("callbacks: {unknown}")))?;
     let mut found = Vec::new();
     for callback in BatchCallback::ALL {
         if let Some(raw) = given.get(callback.as_str()) {
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn jobs_keep_their_bytes_and_their_own_queues_priorities_and_policies() {
-        let body = r#"{"type":"batch","name":"n","meta":{"k":1.0},"jobs":[{"type":"a", "args":[1.0]},
+        let body = r#"{"type":"batch","name":"n","meta":{"k":1.0},"jobs":[{"type":"a", "args":[1.0],"priorty":1},
             {"type":"b","args":[],"options":{"queue":"q","priority":7,"retry":{"max_attempts":1}}}],
             "callbacks":{"on_failure":{"type":"c","args":[]},"on_complete":{"type":"d","args":[]}}}"#;
         let workflow = parse(body).expect("a workflow");
@@ -190,9 +191,15 @@ mod tests {
             (workflow.kind, workflow.name_and_meta.as_str()),
             (WorkflowKind::Batch, r#"{"name":"n","meta":{"k":1.0}}"#)
         );
-        assert_eq!(workflow.members[0].json, r#"{"type":"a", "args":[1.0]}"#);
+        assert_eq!(workflow.members[0].json, r#"{"type":"a", "args":[1.0],"priorty":1}"#);
         let second = &workflow.members[1].job;
         assert_eq!((second.queue.as_str(), second.priority.get(), second.summary.max_attempts), ("q", 7, 1));
+        assert_eq!(
+            workflow.warnings,
+            [
+                r#"jobs[0]: unknown member "priorty", did you mean "priority"? it is kept with the job and changes nothing"#
+            ]
+        );
         let callbacks: Vec<_> = workflow.callbacks.iter().map(|(callback, _)| *callback).collect();
         assert_eq!(callbacks, [BatchCallback::Complete, BatchCallback::Failure]);
     }
@@ -213,9 +220,9 @@ mod tests {
             ),
             (
                 format!(r#"{{"type":"chain","jobs":[{job}]}}"#),
-                "a chain has id, type, name, meta, steps, and not \"jobs\"",
+                "a chain: unknown member \"jobs\", known are id, type, name, meta, steps",
             ),
-            (format!(r#"{{"type":"group","jobs":[{job}],"callbacks":{{}}}}"#), "a group has"),
+            (format!(r#"{{"type":"group","jobs":[{job}],"callbacks":{{}}}}"#), "a group: unknown member"),
             (format!(r#"{{"type":"group","jobs":[{job},7]}}"#), "jobs[1]: must be a job"),
             (r#"{"type":"chain","steps":[{"type":"A","args":[]}]}"#.to_owned(), "steps[0]: type must match"),
             (
@@ -237,7 +244,7 @@ mod tests {
             (format!(r#"{{"type":"batch","jobs":[{job}]}}"#), "callbacks is required: a JSON object with on_complete"),
             (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":[]}}"#), "callbacks must be"),
             (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{}}}}"#), "callbacks must be"),
-            (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{"on_end":{job}}}}}"#), "callbacks must be"),
+            (format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{"on_end":{job}}}}}"#), "callbacks: unknown"),
             (
                 format!(r#"{{"type":"batch","jobs":[{job}],"callbacks":{{"on_success":{{}}}}}}"#),
                 "callbacks.on_success: type is required",

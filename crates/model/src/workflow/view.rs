@@ -25,6 +25,14 @@ pub struct WorkflowJobView {
     pub state: Option<JobState>,
     /// Its result, as JSON.
     pub result: Option<String>,
+    /// The id of the job that was in its way, if it was refused as a duplicate.
+    pub blocked_by: Option<String>,
+}
+
+/// What is said about a job that was refused because there is one like it.
+#[must_use]
+pub fn duplicate_message(known: &impl std::fmt::Display) -> String {
+    format!("there is a job like it already: {known}")
 }
 
 /// All members of a workflow's view.
@@ -98,6 +106,11 @@ impl WorkflowJobView {
         if let Some(result) = &self.result {
             out.raw("result", result);
         }
+        if let Some(known) = &self.blocked_by {
+            let mut error = ObjectWriter::default();
+            error.text("code", "duplicate").text("message", &duplicate_message(known)).text("job_id", known);
+            out.raw("error", &error.finish());
+        }
         out.finish()
     }
 }
@@ -118,6 +131,7 @@ mod tests {
             queue: "q".into(),
             state,
             result: result.map(str::to_owned),
+            blocked_by: None,
         };
         let mut view = WorkflowView {
             id,

@@ -201,7 +201,11 @@ pub(super) fn parse_entry_id(text: &str) -> StoreResult<EntryId> {
 
 /// The record of a new, ordinary job.
 pub(crate) fn new_job_record(id: JobId, new: NewJob) -> JobRecord {
-    build_job_record(id, new, None, JobHistory::default(), false)
+    let mut history = JobHistory::default();
+    for failure in new.failures.iter().cloned() {
+        history.record_failure(failure, None);
+    }
+    build_job_record(id, new, None, history, false)
 }
 
 pub(super) fn build_job_record(

@@ -205,8 +205,25 @@ impl Jobs {
         Ok(())
     }
 
+    /// Whether a queue exists: it had a job, a control or a worker, or the settings name it.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn has_queue(&self, queue: &QueueName) -> StoreResult<bool> {
+        if self.store.settings.queues.contains_key(queue) {
+            return Ok(true);
+        }
+        let mut command = redis::cmd("ZSCORE");
+        command.arg(keys::QUEUES).arg(queue.as_str());
+        let score: Option<f64> = command.query_async(&mut self.store.redis.clone()).await?;
+        Ok(score.is_some())
+    }
+
     /// Registers a queue. Comes before any other write, so that no queue is invisible.
-    pub(super) async fn register_queue(&self, queue: &QueueName) -> StoreResult<Result<(), EnqueueRefusal>> {
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again.
+    pub async fn register_queue(&self, queue: &QueueName) -> StoreResult<Result<(), EnqueueRefusal>> {
         let mut connection = self.store.redis.clone();
         let (known, count): (Option<f64>, u64) = redis::pipe()
             .cmd("ZSCORE")

@@ -165,6 +165,7 @@ impl ListBridge {
             failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
             summary: EnvelopeSummary::new(self.settings.job_type.clone()),
+            warnings: Vec::new(),
         }
     }
 }

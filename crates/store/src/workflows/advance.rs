@@ -18,8 +18,8 @@ use crate::{
 };
 use common::id::{JobId, WorkflowId};
 use model::{
-    job::JobState,
-    workflow::{Membership, TerminalState, WorkflowKind, WorkflowState},
+    job::{AttemptError, JobState},
+    workflow::{Membership, TerminalState, WorkflowKind, WorkflowState, duplicate_message},
 };
 
 /// When maintenance checks a workflow after a change to it.
@@ -30,6 +30,14 @@ const BATCH: usize = 50;
 const MAX_CHECK_INTERVAL: Duration = Duration::from_hours(1);
 /// Maximum number of workflows that maintenance checks in one turn.
 const MAX_WORKFLOWS_PER_TICK: usize = 20;
+
+/// Whether a workflow may advance further at once.
+#[derive(PartialEq, Eq)]
+enum Advanced {
+    Done,
+    /// A job ended instead of starting.
+    Again,
+}
 
 /// The parts of a finished job's JSON that its workflow needs.
 #[derive(Deserialize)]
@@ -116,10 +124,20 @@ impl Workflows {
     /// # Errors
     /// Redis is unavailable, or a job cannot be created: maintenance tries again.
     pub async fn advance(&self, id: WorkflowId) -> StoreResult<()> {
-        let Some(record) = self.read_workflow(id).await? else { return self.unschedule_workflow(id).await };
+        // Each further turn is about a job that ended in the one before, so they come to an end
+        while self.advance_once(id).await? == Advanced::Again {}
+        Ok(())
+    }
+
+    async fn advance_once(&self, id: WorkflowId) -> StoreResult<Advanced> {
+        let Some(record) = self.read_workflow(id).await? else {
+            return self.unschedule_workflow(id).await.map(|()| Advanced::Done);
+        };
         match record.ended {
-            Some((WorkflowState::Cancelled, _)) => return self.cancel_members(&record).await,
-            Some(_) => return self.expire_workflow(id).await,
+            Some((WorkflowState::Cancelled, _)) => {
+                return self.cancel_members(&record).await.map(|()| Advanced::Done);
+            }
+            Some(_) => return self.expire_workflow(id).await.map(|()| Advanced::Done),
             None => {}
         }
         let plan = record.progress.plan();
@@ -136,22 +154,25 @@ impl Workflows {
             match self.record_started_members(id, existing).await? {
                 None => {}
                 Some(WorkflowState::Cancelled) => {
-                    let Some(record) = self.read_workflow(id).await? else { return Ok(()) };
-                    return self.cancel_members(&record).await;
+                    let Some(record) = self.read_workflow(id).await? else { return Ok(Advanced::Done) };
+                    return self.cancel_members(&record).await.map(|()| Advanced::Done);
                 }
-                Some(_) => return Ok(()),
+                Some(_) => return Ok(Advanced::Done),
             }
         }
+        if ended {
+            return Ok(Advanced::Again);
+        }
         if plan.state == WorkflowState::Running {
-            let after = if ended { CHECK_SOON } else { self.next_check_delay(&record) };
-            return self.reschedule_workflow(id, after).await;
+            let after = self.next_check_delay(&record);
+            return self.reschedule_workflow(id, after).await.map(|()| Advanced::Done);
         }
         if self.end_workflow(id, plan.state).await? == "done" {
             let (kind, state) = (record.progress.kind.as_str(), plan.state.as_str());
             metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
             tracing::info!(workflow = %id, kind, state, "workflow is over");
         }
-        self.expire_workflow(id).await
+        self.expire_workflow(id).await.map(|()| Advanced::Done)
     }
 
     /// The parent results of starting jobs: steps of a chain and callbacks get those of the jobs before them.
@@ -183,7 +204,9 @@ impl Workflows {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job blocks it: it counts as cancelled, and the workflow continues from there
-            Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {
+            Err(EnqueueRefusal::Duplicate(known) | EnqueueRefusal::Ignored { id: known, .. }) => {
+                self.record_duplicate(record.id, index, known).await?;
+                new.failures.push(AttemptError::new("duplicate", "Duplicate", &duplicate_message(&known), 0, now));
                 self.cancel_member(record, WorkflowMember { index, new_job: new, now }).await?;
                 Ok(true)
             }
@@ -191,6 +214,13 @@ impl Workflows {
                 Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", record.id)))
             }
         }
+    }
+
+    /// Notes which job is in the way of one of the workflow's.
+    async fn record_duplicate(&self, id: WorkflowId, index: usize, known: JobId) -> StoreResult<()> {
+        let mut command = redis::cmd("HSET");
+        command.arg(keys::workflow(&id)).arg(format!("d{index}")).arg(known.to_string());
+        Ok(command.exec_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
     /// Saves that the jobs before an index exist; returns the workflow's state if it is finished. A deleted workflow

@@ -147,10 +147,15 @@ impl Workflows {
         let Some(record) = self.read_workflow(id).await? else { return Ok(None) };
         let jobs = self.read_members(&record, record.job_indexes()).await?;
         let planned: BTreeSet<usize> = record.progress.plan().indexes(record.member_count()).collect();
+        let duplicates = self.read_duplicates(id, record.index_limit()).await?;
         let (results, record) = (self.read_results(id, record.index_limit()).await?, &record);
         let shown = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| {
             let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
-            async move { self.member_status(record, job, exists, result).await }
+            let blocked_by = duplicates.get(job.index).cloned().flatten();
+            async move {
+                let shown = self.member_status(record, job, exists, result).await?;
+                StoreResult::Ok(WorkflowJobView { blocked_by, ..shown })
+            }
         });
         let jobs: Vec<WorkflowJobView> = shown.try_buffered(MAX_CONCURRENT_COMMANDS).try_collect().await?;
         Ok(Some(to_view(record, jobs)))
@@ -174,7 +179,7 @@ impl Workflows {
         let callback =
             BatchCallback::ALL.into_iter().find(|callback| record.member_count() + callback.offset() == index);
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
-        Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result })
+        Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result, blocked_by: None })
     }
 
     /// At most `limit` running workflows, without their jobs, in no particular order.

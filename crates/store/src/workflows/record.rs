@@ -151,10 +151,19 @@ impl Workflows {
 
     /// The results of the jobs before an index; none for jobs without one.
     pub(super) async fn read_results(&self, id: WorkflowId, before: usize) -> StoreResult<Vec<Option<String>>> {
+        self.read_indexed(id, 'r', before).await
+    }
+
+    /// The jobs that were in the way of those before an index.
+    pub(super) async fn read_duplicates(&self, id: WorkflowId, before: usize) -> StoreResult<Vec<Option<String>>> {
+        self.read_indexed(id, 'd', before).await
+    }
+
+    async fn read_indexed(&self, id: WorkflowId, field: char, before: usize) -> StoreResult<Vec<Option<String>>> {
         let mut command = redis::cmd("HMGET");
         command.arg(keys::workflow(&id));
         for index in 0..before {
-            command.arg(format!("r{index}"));
+            command.arg(format!("{field}{index}"));
         }
         Ok(command.query_async(&mut self.jobs.store.redis.clone()).await?)
     }

@@ -36,5 +36,6 @@ mod subscriptions_races;
 mod subscriptions_reclaim;
 mod subscriptions_shared;
 mod unique;
+mod workflow_duplicates;
 mod workflow_faults;
 mod workflows;

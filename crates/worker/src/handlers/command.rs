@@ -70,11 +70,11 @@ fn environment(context: &Context, timeout_ms: u64) -> Vec<(&'static str, String)
 /// Records the latest progress report at most once per [`PROGRESS_INTERVAL`]; never returns.
 async fn forward_progress(context: &Context, mut reports: watch::Receiver<Option<CommandProgress>>) -> Infallible {
     while reports.changed().await.is_ok() {
-        let Some(CommandProgress { percent, message }) = reports.borrow_and_update().clone() else { continue };
+        let Some(CommandProgress { progress, message }) = reports.borrow_and_update().clone() else { continue };
         let data = message.map(|message| serde_json::json!({ "message": message }));
         let noted = match data {
-            Some(data) => context.progress_with(Some(percent / 100.0), &data).await,
-            None => context.progress(percent / 100.0).await,
+            Some(data) => context.progress_with(Some(progress), &data).await,
+            None => context.progress(progress).await,
         };
         match noted {
             Ok(()) => {}

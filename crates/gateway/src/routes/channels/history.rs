@@ -14,11 +14,11 @@ use model::message::{
 use serde::Deserialize;
 use store::channels::{ChannelPage, ReaderEvent, ReaderStart};
 
-use super::{parse_since, unknown_position};
+use super::{list::channel_not_found, parse_since, unknown_position};
 use crate::{
     error::ApiError,
-    routes::{ApiResult, parse_bounded},
-    startup::Services,
+    routes::{ApiResult, parse_bounded, parse_flag},
+    services::Services,
 };
 
 /// The default number of messages on a page.
@@ -27,12 +27,12 @@ const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ChannelHistoryQuery {
     after: Option<String>,
     since: Option<String>,
     limit: Option<String>,
     wait_ms: Option<String>,
+    create: Option<String>,
 }
 
 /// Messages, oldest first. With `wait_ms` an empty page waits for the next message.
@@ -44,6 +44,13 @@ pub(crate) async fn history(
     let channel: ChannelName = channel.parse()?;
     let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let wait = query.parse_wait(&services)?;
+    // Who was there before goes on even if the history is lost
+    if !parse_flag("create", query.create.as_deref())?.unwrap_or(false)
+        && query.after.is_none()
+        && services.channels.channel_info(&channel).await?.is_none()
+    {
+        return Err(channel_not_found(&services, &channel).await?);
+    }
     let asked = start_position(&services, &channel, &query).await?;
     // Who does not say where it was asks for what there is
     let gap = |asked, page: &ChannelPage| page.gap(asked).filter(|_| query.has_start());

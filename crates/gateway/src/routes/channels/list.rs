@@ -8,8 +8,8 @@ use store::channels::ChannelInfo;
 
 use crate::{
     error::ApiError,
-    routes::{ApiResult, parse_bounded, subscriptions::channel_subscriptions},
-    startup::Services,
+    routes::{ApiResult, MAX_COMPARED_NAMES, parse_bounded, subscriptions::channel_subscriptions},
+    services::Services,
 };
 
 /// The default number of channels on a page.
@@ -18,7 +18,6 @@ const DEFAULT_PAGE_SIZE: usize = 50;
 const MAX_PAGE_SIZE: usize = 100;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ListChannelsQuery {
     after: Option<String>,
     limit: Option<String>,
@@ -45,13 +44,20 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListCh
 pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
     let info = services.channels.channel_info(&channel).await?;
-    let info = info.ok_or_else(|| ApiError::not_found(format!("a history of channel {channel}")))?;
+    let Some(info) = info else { return Err(channel_not_found(&services, &channel).await?) };
     let readers = services.channel_hub.count_readers(std::slice::from_ref(&channel)).await?;
     let mut view = channel_json(&services, &channel, &info, readers.iter().sum());
     let (subscriptions, total) = channel_subscriptions(&services, &channel).await?;
     view["subscriptions"] = subscriptions.into();
     view["subscriptions_total"] = total.into();
     Ok(HttpResponse::Ok().json(json!({ "channel": view })))
+}
+
+/// The error for a channel without a history, with the name that was perhaps meant.
+pub(super) async fn channel_not_found(services: &Services, channel: &ChannelName) -> Result<ApiError, ApiError> {
+    let names = services.channels.list_channels(None, MAX_COMPARED_NAMES).await?;
+    let known: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
+    Ok(ApiError::unknown_name("a history of channel", channel.as_str(), &known, "its first message creates it"))
 }
 
 fn channel_json(services: &Services, name: &ChannelName, info: &ChannelInfo, readers: usize) -> Value {

@@ -23,13 +23,13 @@ use store::{
 
 use crate::{
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 /// The moment that `since` means.
 pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Millis, ApiError> {
     let now = services.channels.server_time().await?;
-    time::parse_past(since, now).map_err(|error| ApiError::invalid(format!("since {error}")))
+    time::parse_time(since, now).map(|time| time.at).map_err(|error| ApiError::invalid(format!("since {error}")))
 }
 
 /// A reader, unless the gateway has as many as it may have.

@@ -15,7 +15,7 @@ use crate::{
     error::{ApiError, ErrorCode},
     idempotency::{NotReplayable, run_idempotent},
     routes::ApiResult,
-    startup::Services,
+    services::Services,
 };
 
 /// The most messages in one request.

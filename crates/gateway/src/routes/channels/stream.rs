@@ -1,20 +1,19 @@
 //! Streams of messages: of one channel, or of many by name and by pattern.
 
 use actix_web::{HttpRequest, web};
-use common::{
-    channel_pattern::ChannelPattern,
-    name::{ChannelName, quoted},
-};
+use common::{channel_pattern::ChannelPattern, name::ChannelName};
 use model::message::{Position, ResumeToken};
 use store::channels::{MAX_CHANNELS, ReaderStart};
 
 use super::{open_reader, parse_since, unknown_position};
 use crate::{
     error::{ApiError, ErrorCode},
+    last_event_id::last_event_id,
     message_source::MessageSource,
+    request_check::query_pairs,
     routes::ApiResult,
+    services::Services,
     sse::stream_response,
-    startup::Services,
 };
 
 /// What a client asks for.
@@ -25,32 +24,18 @@ struct MessageStreamQuery {
     since: Option<String>,
 }
 
-type QueryPairs = web::Query<Vec<(String, String)>>;
-
 impl MessageStreamQuery {
-    fn parse(request: &HttpRequest, pairs: QueryPairs) -> Result<Self, ApiError> {
-        let mut query = Self::default();
-        for (name, value) in pairs.into_inner() {
-            let once = match name.as_str() {
-                "channel" => {
-                    query.channels.push(value);
-                    continue;
-                }
-                "last_event_id" => &mut query.last_event_id,
-                "since" => &mut query.since,
-                _ => {
-                    let allowed = "the parameters are channel, last_event_id and since";
-                    return Err(ApiError::invalid(format!("{allowed}, got {}", quoted(&name))));
-                }
-            };
-            if once.replace(value).is_some() {
-                return Err(ApiError::invalid(format!("{name} must be given once")));
+    fn parse(request: &HttpRequest) -> Self {
+        let mut query = Self { last_event_id: last_event_id(request), ..Self::default() };
+        for (name, value) in query_pairs(request.query_string()) {
+            match name.as_str() {
+                "channel" => query.channels.push(value),
+                "since" => query.since = Some(value),
+                // An error is final for a browser, and client libraries add parameters
+                _ => {}
             }
         }
-        // When a browser reconnects, its header is newer than the URL that it began with
-        let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?").to_owned());
-        query.last_event_id = header.or(query.last_event_id).filter(|last| !last.is_empty());
-        Ok(query)
+        query
     }
 
     async fn start(&self, services: &Services) -> Result<ReaderStart, ApiError> {
@@ -66,10 +51,9 @@ pub(crate) async fn stream_channel(
     request: HttpRequest,
     services: web::Data<Services>,
     channel: web::Path<String>,
-    pairs: QueryPairs,
 ) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
-    let query = MessageStreamQuery::parse(&request, pairs)?;
+    let query = MessageStreamQuery::parse(&request);
     if !query.channels.is_empty() {
         return Err(ApiError::invalid("several channels are read at /v1/stream"));
     }
@@ -83,12 +67,8 @@ pub(crate) async fn stream_channel(
 }
 
 /// A stream of the messages of several channels, in order within each channel. A channel with a star is a pattern.
-pub(crate) async fn stream_channels(
-    request: HttpRequest,
-    services: web::Data<Services>,
-    pairs: QueryPairs,
-) -> ApiResult {
-    let query = MessageStreamQuery::parse(&request, pairs)?;
+pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Services>) -> ApiResult {
+    let query = MessageStreamQuery::parse(&request);
     if !(1..=MAX_CHANNELS).contains(&query.channels.len()) {
         let got = query.channels.len();
         return Err(ApiError::invalid(format!("a stream must have 1 to {MAX_CHANNELS} channels, got {got}")));

@@ -18,14 +18,13 @@ use crate::{
     error::{ApiError, ErrorCode},
     message_socket::{AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MessageSocket, OutboundBytes},
     routes::{ApiResult, parse_bounded},
-    startup::Services,
+    services::Services,
 };
 
 /// The one protocol that is spoken on the connection. A browser that asks for protocols fails unless it gets one.
 const SUBPROTOCOL: &str = "galley.v1";
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct WebSocketQuery {
     window: Option<String>,
 }

@@ -10,7 +10,7 @@ use crate::{
     body::JsonBody,
     error::ApiError,
     routes::{ApiResult, channels::unknown_position},
-    startup::Services,
+    services::Services,
 };
 
 pub(crate) async fn pause(services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
@@ -28,7 +28,6 @@ async fn set_state(services: &Services, name: &str, state: SubscriptionState) ->
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SeekRequest {
     to: String,
     channel: Option<ChannelName>,

@@ -19,9 +19,10 @@ use common::{
     name::{ChannelName, SubscriptionName, quoted},
 };
 use delivery::http::{Endpoint, Network};
+use model::job::managed_member_warning;
 use model::subscription::{Subscription, SubscriptionRequestError, SubscriptionTarget};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use store::subscriptions::{PutSubscriptionError, PutSubscriptionResult};
 
 use self::progress::ProgressDetail;
@@ -29,13 +30,15 @@ use super::{ApiResult, channels::unknown_position, parse_bounded};
 use crate::{
     body::JsonBody,
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 /// The default number of subscriptions on a page.
 const DEFAULT_PAGE_SIZE: usize = 50;
 /// The most subscriptions on a page.
 const MAX_PAGE_SIZE: usize = 100;
+/// Members of a view that a client may send back and cannot set.
+const MANAGED_MEMBERS: [&str; 6] = ["state", "reason", "queue", "created_at", "updated_at", "progress"];
 /// The most channels, of all subscriptions on a page together, whose progress is looked up. A page has fewer
 /// subscriptions if they have more channels, but at least one.
 const MAX_PAGE_LOOKUPS: usize = 1000;
@@ -43,7 +46,13 @@ const MAX_PAGE_LOOKUPS: usize = 1000;
 /// Creates a subscription, or changes the one of that name. Repeating the request is safe.
 pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
     let name: SubscriptionName = name.parse()?;
-    let _: Object = body.parse()?;
+    let members: Object = body.parse()?;
+    let same_name = |raw: &RawValue| serde_json::from_str(raw.get()).is_ok_and(|given: String| given == name.as_str());
+    if let Some(other) = members.get("name").filter(|raw| !same_name(raw)) {
+        return Err(ApiError::invalid(format!("name must be that of the path or absent, got {}", quoted(other.get()))));
+    }
+    let mut warnings: Vec<String> =
+        MANAGED_MEMBERS.into_iter().filter(|name| members.get(name).is_some()).map(managed_member_warning).collect();
     let depth_limit = services.settings.gateway.json_depth_limit;
     let network = network()?;
     let allow_private = services.settings.subscriptions.allow_private;
@@ -59,6 +68,12 @@ pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, 
     answer.raw("subscription", &subscription.to_json());
     if let Some(secret) = secret {
         answer.text("secret", &secret);
+    }
+    if !is_new && members.get("start").is_some() {
+        warnings.push("start was ignored: the subscription exists and keeps its position; seek moves it".to_owned());
+    }
+    if !warnings.is_empty() {
+        answer.raw("warnings", &json!(warnings).to_string());
     }
     let mut response = HttpResponse::build(if is_new { StatusCode::CREATED } else { StatusCode::OK });
     if is_new {
@@ -92,7 +107,6 @@ fn put_error(refused: PutSubscriptionError) -> ApiError {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct ListSubscriptionsQuery {
     after: Option<String>,
     limit: Option<String>,

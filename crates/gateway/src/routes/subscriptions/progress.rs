@@ -10,7 +10,7 @@ use store::{
 };
 use tokio::sync::Semaphore;
 
-use crate::{error::ApiError, startup::Services};
+use crate::{error::ApiError, services::Services};
 
 /// The most channels that are read concurrently for one request.
 const MAX_CONCURRENT_LOOKUPS: usize = 32;

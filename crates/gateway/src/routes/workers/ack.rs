@@ -14,16 +14,16 @@ use store::{
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
-    body::JsonBody,
+    body::ReportBody,
     error::{ApiError, ErrorCode},
     routes::{ApiResult, ojs_response},
-    startup::Services,
+    services::Services,
 };
 
 #[derive(Deserialize)]
 struct AckBatchRequest<'a> {
     #[serde(borrow)]
-    acks: Option<Vec<&'a RawValue>>,
+    acks: Vec<&'a RawValue>,
     worker_id: Option<String>,
 }
 
@@ -37,10 +37,11 @@ pub(super) struct AckRequest<'a> {
 }
 
 /// One job, or several as `{"acks": [...]}`.
-pub(in crate::routes) async fn ack(services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    let AckBatchRequest { acks: Some(items), worker_id } = body.parse()? else {
+pub(in crate::routes) async fn ack(services: web::Data<Services>, body: ReportBody) -> ApiResult {
+    if !settle::is_batch(&body, "acks")? {
         return Ok(ojs_response(StatusCode::OK, ack_job(&services, body.parse()?).await?));
-    };
+    }
+    let AckBatchRequest { acks: items, worker_id } = body.parse()?;
     settle::check_item_count("acks", &items)?;
     let worker = worker_id.as_deref();
     super::parse_worker_id(worker_id.clone())?;

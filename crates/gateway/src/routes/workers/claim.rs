@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::claimed_jobs::ClaimedJobs;
 use crate::{
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 /// The most jobs claimed in one step: each may be as large as a request body.

@@ -14,7 +14,7 @@ use actix_web::{
 };
 use store::jobs::{Attempt, ClaimedJob, Fence};
 
-use crate::{routes::ojs_response_builder, startup::Services};
+use crate::{routes::ojs_response_builder, services::Services};
 
 /// Claimed jobs. They are released when they are dropped before the answer is written.
 pub(super) struct ClaimedJobs {

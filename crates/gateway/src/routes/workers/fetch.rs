@@ -21,7 +21,7 @@ use super::{
     nack, parse_worker_id,
     settle::{self, MAX_SETTLED},
 };
-use crate::{body::JsonBody, error::ApiError, routes::ApiResult, startup::Services};
+use crate::{body::ReportBody, error::ApiError, routes::ApiResult, services::Services};
 
 const MAX_QUEUES: usize = 100;
 const MAX_FETCHED_JOBS: usize = 100;
@@ -39,7 +39,7 @@ struct FetchRequest<'a> {
     nacks: Option<Vec<&'a RawValue>>,
 }
 
-pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: JsonBody) -> ApiResult {
+pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: ReportBody) -> ApiResult {
     let request: FetchRequest = body.parse()?;
     let worker = parse_worker_id(request.worker_id.clone())?;
     let wanted = FetchParams {

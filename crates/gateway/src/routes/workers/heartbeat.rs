@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use actix_web::{http::StatusCode, web};
-use common::{id::JobId, name::WorkerId, time};
+use common::{
+    id::JobId,
+    name::{WorkerId, quoted},
+    time,
+};
 use serde::Deserialize;
 use serde_json::json;
 use store::jobs::Attempt;
@@ -15,11 +19,11 @@ use store::{
 
 use super::{parse_body_job_id, parse_fence};
 use crate::{
-    body::JsonBody,
+    body::ReportBody,
     error::{ApiError, ErrorCode},
     pull_workers,
     routes::{ApiResult, ojs_response},
-    startup::Services,
+    services::Services,
 };
 
 const MAX_ACTIVE_JOBS: usize = 1000;
@@ -37,12 +41,16 @@ struct HeartbeatRequest {
     tokens: std::collections::HashMap<String, String>,
 }
 
-pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: JsonBody) -> ApiResult {
+pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: ReportBody) -> ApiResult {
     let beat: HeartbeatRequest = body.parse()?;
     if beat.active_jobs.len() > MAX_ACTIVE_JOBS {
         return Err(ApiError::invalid(format!("active_jobs must have at most {MAX_ACTIVE_JOBS} ids")));
     }
     let worker_id = beat.worker_id.ok_or_else(|| ApiError::invalid("worker_id is required"))?;
+    let state = beat.state.as_deref().map(parse_worker_state).transpose()?;
+    if let Some(id) = beat.tokens.keys().find(|id| !beat.active_jobs.contains(id)) {
+        return Err(ApiError::invalid(format!("tokens must have ids of active_jobs, got {}", quoted(id))));
+    }
     let ids: Vec<JobId> = beat.active_jobs.iter().map(|text| parse_body_job_id(text)).collect::<Result<_, _>>()?;
     let (mut planted, mut stale) = (None, Vec::new());
     for id in ids {
@@ -61,7 +69,7 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Js
     let held = beat.active_jobs.into_iter().filter(|id| !lost.contains(id));
     let jobs: Vec<RunningJob> = held.map(|id| RunningJob { id, details: None }).collect();
     let noted = pull_workers::PullHeartbeat {
-        state: beat.state.as_deref().and_then(parse_worker_state),
+        state,
         hostname: beat.hostname.map(|name| name.chars().take(255).collect()),
         pid: beat.pid,
         concurrency: beat.concurrency,
@@ -76,12 +84,12 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Js
     Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
-fn parse_worker_state(word: &str) -> Option<WorkerState> {
+fn parse_worker_state(word: &str) -> Result<WorkerState, ApiError> {
     match word {
-        "running" => Some(WorkerState::Running),
-        "quiet" => Some(WorkerState::Quiet),
-        "terminate" => Some(WorkerState::Terminating),
-        _ => None,
+        "running" => Ok(WorkerState::Running),
+        "quiet" => Ok(WorkerState::Quiet),
+        "terminate" => Ok(WorkerState::Terminating),
+        _ => Err(ApiError::invalid(format!("state must be running, quiet or terminate, got {}", quoted(word)))),
     }
 }
 

@@ -18,7 +18,7 @@ use store::jobs::{ActiveAttempt, ClaimedJob, Fence, JobHolder, LocatedJob, PULL_
 use super::jobs::job_not_found;
 use crate::{
     error::{ApiError, ErrorCode},
-    startup::Services,
+    services::Services,
 };
 
 pub(super) use ack::ack;

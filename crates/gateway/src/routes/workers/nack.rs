@@ -6,6 +6,7 @@ use actix_web::{http::StatusCode, web};
 use common::{
     id::JobId,
     json::{Object, ObjectWriter},
+    json_members::Members,
     time,
 };
 use model::job::{AttemptError, JobTransition, MAX_TIMEOUT_MS, RetryAdvice};
@@ -17,16 +18,16 @@ use store::local_now;
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
-    body::JsonBody,
+    body::ReportBody,
     error::ApiError,
     routes::{ApiResult, ojs_response},
-    startup::Services,
+    services::Services,
 };
 
 #[derive(Deserialize)]
 struct NackBatchRequest<'a> {
     #[serde(borrow)]
-    nacks: Option<Vec<&'a RawValue>>,
+    nacks: Vec<&'a RawValue>,
     worker_id: Option<String>,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct NackRequest<'a> {
     #[serde(default)]
     requeue: bool,
     #[serde(borrow)]
-    error: Option<NackErrorBody<'a>>,
+    error: Option<Members<NackErrorBody<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -82,10 +83,11 @@ impl NackErrorBody<'_> {
 }
 
 /// One job, or several as `{"nacks": [...]}`.
-pub(in crate::routes) async fn nack(services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    let NackBatchRequest { nacks: Some(items), worker_id } = body.parse()? else {
+pub(in crate::routes) async fn nack(services: web::Data<Services>, body: ReportBody) -> ApiResult {
+    if !settle::is_batch(&body, "nacks")? {
         return Ok(ojs_response(StatusCode::OK, nack_job(&services, body.parse()?).await?));
-    };
+    }
+    let NackBatchRequest { nacks: items, worker_id } = body.parse()?;
     settle::check_item_count("nacks", &items)?;
     let worker = worker_id.as_deref();
     super::parse_worker_id(worker_id.clone())?;
@@ -107,7 +109,7 @@ pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> R
     if request.error.is_none() && !request.requeue {
         return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
     }
-    let pause = request.error.as_ref().and_then(|error| error.retry_after_ms).map(parse_retry_after).transpose()?;
+    let pause = request.error.as_ref().and_then(|error| error.0.retry_after_ms).map(parse_retry_after).transpose()?;
     let event = if request.requeue { JobTransition::Release } else { JobTransition::Retry };
     let claimed = find_active_attempt(services, id, event, &fence).await?;
     let max_attempts = claimed.job.summary.max_attempts;
@@ -119,7 +121,7 @@ pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> R
         .number("attempt", attempt)
         .number("max_attempts", max_attempts);
     match request.error {
-        Some(error) if !request.requeue => {
+        Some(Members(error)) if !request.requeue => {
             if let Some(text) = &error.rate_limit_until {
                 let until = time::parse_time(text, services.jobs.now().await?)
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;

@@ -1,16 +1,22 @@
 //! Settles several attempts in one request. Each has its own outcome, and an invalid one does not affect the others.
 //! They are recorded concurrently: of two about the same job one succeeds, and the other gets a conflict.
 
+use common::json::{JsonError, Object};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::error::ApiError;
+use crate::{body::JsonBody, error::ApiError};
 
 /// The most attempts that one request settles.
 pub(super) const MAX_SETTLED: usize = 100;
 /// How many of these are sent to Redis at once: their commands share round trips.
 const MAX_CONCURRENT_SETTLES: usize = 32;
+
+/// Whether a body has several items, under this name, or is one.
+pub(super) fn is_batch(body: &JsonBody, name: &str) -> Result<bool, ApiError> {
+    Ok(body.parse::<Object>()?.get(name).is_some())
+}
 
 /// The items of an array, from one to the maximum.
 pub(super) fn check_item_count(name: &str, items: &[&RawValue]) -> Result<(), ApiError> {
@@ -25,7 +31,11 @@ pub(super) fn parse_item<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T,
     if !raw.get().starts_with('{') {
         return Err(ApiError::invalid("an item must be a JSON object"));
     }
-    serde_json::from_str(raw.get()).map_err(|error| ApiError::invalid(format!("the item has the wrong shape: {error}")))
+    // The depth of the whole body is checked before
+    common::json_members::parse_request(raw.get().as_bytes(), usize::MAX).map_err(|error| match error {
+        JsonError::Unexpected(problem) => ApiError::invalid(format!("the item has the wrong shape: {problem}")),
+        other => other.into(),
+    })
 }
 
 /// Settles each item and returns the JSON array of the outcomes, in the order of the items.

@@ -1,0 +1,51 @@
+//! What every handler uses.
+
+use std::sync::Arc;
+
+use common::{name::ChannelName, settings::Settings};
+use model::message::NewMessage;
+use store::{
+    Redis,
+    channels::{ChannelHub, Channels, MessageDedup, PublishedMessage},
+    events::EventHub,
+    jobs::Jobs,
+    long_poll::LongPoll,
+    subscriptions::Subscriptions,
+    workers::Workers,
+    workflows::Workflows,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers};
+
+/// What every handler uses.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) redis: Redis,
+    pub(crate) jobs: Jobs,
+    pub(crate) job_waiters: JobWaiters,
+    pub(crate) long_poll: LongPoll,
+    pub(crate) events: EventHub,
+    pub(crate) channels: Channels,
+    pub(crate) channel_hub: ChannelHub,
+    pub(crate) workflows: Workflows,
+    pub(crate) workers: Workers,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) pull_workers: Arc<PullWorkers>,
+    pub(crate) bodies: Arc<BodyBudget>,
+    pub(crate) settings: Arc<Settings>,
+    /// Cancelled when the gateway stops: ends everything whose length clients decide.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Services {
+    /// Publishes a message.
+    pub(crate) async fn publish(
+        &self,
+        channel: &ChannelName,
+        message: &NewMessage<'_>,
+        once: Option<MessageDedup>,
+    ) -> Result<PublishedMessage, ApiError> {
+        Ok(self.channels.publish_deduplicated(channel, message, once).await??)
+    }
+}
