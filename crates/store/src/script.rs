@@ -10,6 +10,7 @@ use redis::Script;
 
 /// Functions that several scripts share.
 const CLOCK: &str = include_str!("lua/clock.lua");
+const RATE: &str = include_str!("lua/rate.lua");
 const FENCE: &str = include_str!("lua/fence.lua");
 const END_JOB: &str = include_str!("lua/end_job.lua");
 const DEPTH: &str = include_str!("lua/depth.lua");
@@ -40,8 +41,8 @@ script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
 script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_JOB);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);
 script!(ENQUEUE_FOR_KEY, "rate_limits/enqueue_for_key.lua", with CLOCK, STREAM_ENTRY);
-script!(ADMIT, "rate_limits/admit.lua", with CLOCK, STREAM_ENTRY);
-script!(CLAIM, "jobs/claim.lua", with CLOCK, FENCE);
+script!(ADMIT, "rate_limits/admit.lua", with CLOCK, RATE, STREAM_ENTRY);
+script!(CLAIM, "jobs/claim.lua", with CLOCK, FENCE, RATE);
 script!(READ_CLAIMED, "jobs/read_claimed.lua");
 script!(HEARTBEAT, "jobs/heartbeat.lua", with CLOCK, FENCE);
 script!(RECORD_PROGRESS, "jobs/record_progress.lua", with CLOCK, FENCE);
@@ -94,7 +95,10 @@ script!(CHANNEL_PROGRESS, "subscriptions/channel_progress.lua", with GROUPS, JOI
 script!(RECORD_FAILURE, "subscriptions/record_failure.lua", with CLOCK, COUNTERS);
 script!(SAVE_CHECKPOINT, "subscriptions/save_checkpoint.lua", with CLOCK, COUNTERS);
 script!(PRUNE_CONSUMERS, "subscriptions/prune_consumers.lua");
-script!(ACQUIRE_LEADERSHIP, "maintenance/acquire_leadership.lua");
+script!(ACQUIRE_LEADERSHIP, "maintenance/acquire_leadership.lua", with CLOCK);
+script!(HEAL_LEASES, "maintenance/heal_leases.lua", with CLOCK);
+script!(HEAL_PENDING, "maintenance/heal_pending.lua");
+script!(HEAL_RETRIES, "maintenance/heal_retries.lua", with CLOCK);
 script!(SAVE_CRON_ENTRY, "cron/save_entry.lua", with CLOCK, COMPARE_AND_SET);
 script!(REMOVE_CRON_ENTRY, "cron/remove_entry.lua");
 script!(EVENT_POSITION, "events/event_position.lua");

@@ -2,6 +2,7 @@
 //!
 //! It depends on no other crate of the workspace, so that each of them can use it in its tests.
 
+mod adjustable_clock;
 mod answer_hold_proxy;
 mod failover_proxy;
 pub mod http;
@@ -14,6 +15,7 @@ mod skip;
 mod wait;
 mod webhook_receiver;
 
+pub use adjustable_clock::AdjustableClock;
 pub use answer_hold_proxy::AnswerHoldProxy;
 pub use failover_proxy::FailoverProxy;
 pub use message_drop_proxy::MessageDropProxy;

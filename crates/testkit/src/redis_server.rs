@@ -15,7 +15,7 @@ use nix::{
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
-use crate::TEST_TIMEOUT;
+use crate::{AdjustableClock, TEST_TIMEOUT};
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct RedisServer {
     port: u16,
     persistence: RedisPersistence,
     options: &'static [&'static str],
+    clock: Option<AdjustableClock>,
 }
 
 impl RedisServer {
@@ -48,7 +49,7 @@ impl RedisServer {
     /// There is no server to start; `make test` sees to that.
     #[must_use]
     pub fn start_with(persistence: RedisPersistence) -> Self {
-        Self::start_with_options(persistence, &[])
+        Self::start_on(persistence, &[], None)
     }
 
     /// Starts a server with more options, such as `--cluster-enabled yes`.
@@ -57,12 +58,26 @@ impl RedisServer {
     /// As above.
     #[must_use]
     pub fn start_with_options(persistence: RedisPersistence, options: &'static [&'static str]) -> Self {
+        Self::start_on(persistence, options, None)
+    }
+
+    /// Starts a server that keeps nothing and whose clock can be set.
+    #[must_use]
+    pub fn start_with_clock() -> Self {
+        Self::start_on(RedisPersistence::None, &[], Some(AdjustableClock::new()))
+    }
+
+    fn start_on(
+        persistence: RedisPersistence,
+        options: &'static [&'static str],
+        clock: Option<AdjustableClock>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
         // The port is free until somebody else takes it in the moment between: then another one
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = spawn_redis(folder.path(), port, persistence, options) {
-                return Self { process: Some(process), folder, port, persistence, options };
+            if let Some(process) = spawn_redis(folder.path(), port, persistence, options, clock.as_ref()) {
+                return Self { process: Some(process), folder, port, persistence, options, clock };
             }
         }
         panic!("redis-server does not start; see {}", folder.path().display());
@@ -78,6 +93,15 @@ impl RedisServer {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its clock.
+    ///
+    /// # Panics
+    /// It was not started with a clock that can be set.
+    #[must_use]
+    pub fn clock(&self) -> &AdjustableClock {
+        self.clock.as_ref().expect("a clock that can be set")
     }
 
     /// A connection to its database 5.
@@ -104,7 +128,7 @@ impl RedisServer {
     /// # Panics
     /// It does not start.
     pub fn restart(&mut self) {
-        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, self.options);
+        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, self.options, self.clock.as_ref());
         assert!(self.process.is_some(), "redis-server does not start again");
     }
 
@@ -151,7 +175,13 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn spawn_redis(folder: &Path, port: u16, persistence: RedisPersistence, options: &[&str]) -> Option<Child> {
+fn spawn_redis(
+    folder: &Path,
+    port: u16,
+    persistence: RedisPersistence,
+    options: &[&str],
+    clock: Option<&AdjustableClock>,
+) -> Option<Child> {
     let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
     let mut command = Command::new(&program);
     command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
@@ -161,6 +191,7 @@ fn spawn_redis(folder: &Path, port: u16, persistence: RedisPersistence, options:
         RedisPersistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
     };
     command.args(options);
+    command.envs(clock.iter().flat_map(|clock| clock.variables()));
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut process = process.unwrap_or_else(|error| {
         panic!("{program} cannot be started ({error}): install redis-server, or run the tests with `make test`")

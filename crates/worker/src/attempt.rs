@@ -13,12 +13,9 @@ use std::{
     time::Duration,
 };
 
-use common::telemetry::continue_trace;
+use common::{telemetry::continue_trace, time::Millis};
 use futures_util::FutureExt;
-use store::{
-    jobs::{ClaimedJob, Completion, Fence, FinishedJob},
-    local_now,
-};
+use store::jobs::{ClaimedJob, Completion, Fence, FinishedJob};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -174,7 +171,10 @@ impl AttemptRunner {
                 tracing::warn!(event = "result.dropped", %id, %queue, why, "job completed, its result was dropped");
                 self.complete(Arc::unwrap_or_clone(claimed), None, Some(why)).await;
             }
-            AttemptOutcome::Failed(error) => self.settle(&claimed, &stale, failed(&claimed, &error)).await,
+            AttemptOutcome::Failed(error) => {
+                let failed = failed(&claimed, &error, self.shared.jobs.estimated_now());
+                self.settle(&claimed, &stale, failed).await;
+            }
             AttemptOutcome::AsyncCompletion { token, lease } => {
                 let (consumer, worker) = (self.shared.consumer.clone(), self.shared.settings.queue_worker.name.clone());
                 self.settle(&claimed, &stale, Settlement::CompleteAsync { consumer, worker, token, lease }).await;
@@ -204,11 +204,11 @@ impl AttemptRunner {
         if stale.is_cancelled() {
             return AttemptOutcome::Stale;
         }
-        if claimed.job.is_expired(claimed.started_at) {
+        if self.is_expired(claimed).await {
             return AttemptOutcome::Expired;
         }
         self.shared.jobs.record_started(claimed, Some(&self.shared.settings.queue_worker.name));
-        let limit = claimed.job.timeout_ms.map(Duration::from_millis);
+        let limit = Some(self.shared.jobs.attempt_timeout(&claimed.job));
         let stopped = CancellationToken::new();
         let context = Context::new(claimed.clone(), self.shared.clone(), stopped.clone());
         // A handler that panics must not end the other attempts
@@ -232,6 +232,15 @@ impl AttemptRunner {
         }
     }
 
+    /// Whether the job's `expires_at` has passed, by Redis's clock: an estimate decides only while Redis is away.
+    async fn is_expired(&self, claimed: &ClaimedJob) -> bool {
+        if claimed.job.summary.expires_at.is_none() {
+            return false;
+        }
+        let now = self.shared.jobs.now().await.unwrap_or_else(|_| self.shared.jobs.estimated_now());
+        claimed.job.is_expired(now)
+    }
+
     fn classify_result(&self, result: HandlerResult) -> AttemptOutcome {
         let limit = self.shared.jobs.settings().result_limit_bytes;
         match result {
@@ -248,7 +257,7 @@ impl AttemptRunner {
 
     /// Queues a result for `results`. Waits while the channel is full.
     async fn complete(&self, claimed: ClaimedJob, result: Option<String>, dropped: Option<String>) {
-        let now = local_now();
+        let now = self.shared.jobs.estimated_now();
         let finished = match &dropped {
             Some(why) => FinishedJob::completed_without_result(&claimed.job, why, Some(claimed.started_at), now),
             None => FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now),
@@ -279,9 +288,9 @@ fn flatten_panic(result: Result<HandlerResult, Box<dyn std::any::Any + Send>>) -
     result.unwrap_or_else(|panic| Err(HandlerError::panicked(panic.as_ref())))
 }
 
-fn failed(claimed: &ClaimedJob, error: &HandlerError) -> Settlement {
+fn failed(claimed: &ClaimedJob, error: &HandlerError, now: Millis) -> Settlement {
     let attempt = claimed.job.history.current_attempt();
-    Settlement::Fail { error: error.failure(attempt, local_now()), advice: error.advice() }
+    Settlement::Fail { error: error.failure(attempt, now), advice: error.advice() }
 }
 
 fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: SettlementOutcome) {

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use common::{name::QueueName, time};
 use nix::sys::signal::Signal;
 use store::{
-    StoreResult, local_now,
+    StoreResult,
     workers::{Directive, IssuedDirective, WorkerAction, WorkerKey, WorkerRecord, WorkerState},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     end: CancellationToken,
 ) {
     let interval = shared.settings.queue_worker.heartbeat_interval;
-    let started_at = time::format(local_now());
+    let started_at = time::format(shared.jobs.estimated_now());
     let (mut applied, mut stop_reported) = (None, false);
     loop {
         stop_reported |= stop.is_cancelled();
@@ -76,7 +76,7 @@ async fn send_heartbeat(shared: &WorkerShared, started_at: &str, stops: bool) ->
         active_jobs: shared.in_flight.len(),
         jobs: shared.in_flight.longest_running(MAX_REPORTED_JOBS),
         started_at: Some(started_at.to_owned()),
-        last_seen_at: time::format(local_now()),
+        last_seen_at: time::format(shared.jobs.estimated_now()),
     };
     let ttl = (worker.heartbeat_interval * TTL_BEATS).max(MIN_TTL);
     shared.workers.report_worker(&shared.worker_key(), &record, ttl, None, WorkerAction::Heartbeat).await

@@ -9,7 +9,7 @@ use store::{
     StoreError, StoreResult,
     events::JobEvent,
     jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, FinishedJob, Jobs, Settled},
-    local_now, next_reconnect_delay, reconnect_delays,
+    next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +91,7 @@ async fn record(
     let attempt = Attempt::of(claimed, fence);
     let is_current = match settlement {
         Settlement::Complete => {
-            let now = local_now();
+            let now = jobs.estimated_now();
             let finished = FinishedJob::completed(&claimed.job, None, Some(claimed.started_at), now);
             let is_current = jobs.finish(attempt, &finished, false).await? != Settled::Stale;
             if is_current {

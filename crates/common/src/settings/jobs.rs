@@ -33,6 +33,9 @@ section! {
         /// What happens to a job that failed for good, unless its retry policy has `on_exhaustion`: `discard`, or
         /// `dead_letter` to list it among the dead letters too. Either way it can be retried while it can be looked up.
         "on_exhaustion" => on_exhaustion: OnExhaustion = text("discard or dead_letter", "discard");
+        /// Longest attempt of a job without `timeout_ms`: then the attempt fails, and the retry policy applies. A queue can
+        /// have its own. A claim over HTTP that asks for a longer lease gets it.
+        "attempt_timeout_ms" => attempt_timeout: Duration = millis(1..=604_800_000, 3_600_000);
         /// How long a completed, cancelled or discarded job can be looked up.
         "result_ttl_ms" => result_ttl: Duration = millis(1000..=YEAR_MS, 86_400_000);
         /// How long a dead letter is kept.
@@ -96,11 +99,22 @@ section! {
         "max_depth" => max_depth: Option<u64> = optional(number(1..=1_000_000_000, 1), "demo.max_depth = 10");
         /// Jobs of the queue that run at a time, in all workers together. 0 stops the queue.
         "concurrency" => concurrency: Option<u32> = optional(number(0..=1_000_000, 0), "reports.concurrency = 2");
-        /// Jobs of the queue that may start in each `rate_period_ms`. The limit is a token bucket that starts full.
+        /// Jobs of the queue that may start in each `rate_period_ms`. The limit is a token bucket that starts full: right
+        /// after a pause a period can have up to twice as many starts, less with `rate_burst`, none with `rate_strict`.
         "rate_limit" => rate_limit: Option<u32> = optional(number(1..=1_000_000, 1), "mail.rate_limit = 100");
         /// Period of `rate_limit`; 1000 if absent.
         "rate_period_ms" => rate_period_ms: Option<u64> =
             optional(Kind { unit: "Milliseconds", ..number(1..=86_400_000, 1000) }, "mail.rate_period_ms = 60000");
+        /// Jobs of the queue that may start at once after a pause, at most `rate_limit`, which is the default.
+        "rate_burst" => rate_burst: Option<u32> = optional(number(1..=1_000_000, 1), "mail.rate_burst = 1");
+        /// Whether no period of `rate_period_ms`, wherever it begins, has more than `rate_limit` starts. Then
+        /// `rate_limit` is 1000 at most.
+        "rate_strict" => rate_strict: Option<bool> = optional(switch(false), "mail.rate_strict = true");
+        /// Longest attempt of the queue's jobs without `timeout_ms`; `jobs.attempt_timeout_ms` if absent.
+        "attempt_timeout_ms" => attempt_timeout_ms: Option<u64> = optional(
+            Kind { unit: "Milliseconds", ..number(1..=604_800_000, 3_600_000) },
+            "video.attempt_timeout_ms = 43200000",
+        );
     }
 }
 
@@ -113,13 +127,33 @@ pub struct QueueLimits {
     pub concurrency: Option<u32>,
     /// Jobs that may start in a period.
     pub rate: Option<Rate>,
+    /// The longest attempt of its jobs.
+    pub attempt_timeout: Option<Duration>,
 }
 
 pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, QueueLimits>, SettingError> {
     let queues = root.entries("queues", QueueSection::read)?.into_iter().map(|(name, queue)| {
         let period_ms = queue.rate_period_ms.unwrap_or(1000);
-        let rate = queue.rate_limit.map(|limit| Rate { limit, period_ms });
-        let limits = QueueLimits { max_depth: queue.max_depth, concurrency: queue.concurrency, rate };
+        let rate = queue.rate_limit.map(|limit| Rate {
+            limit,
+            period_ms,
+            burst: queue.rate_burst.unwrap_or(limit),
+            is_strict: queue.rate_strict.unwrap_or(false),
+        });
+        if let Some(rate) = rate.filter(|rate| rate.burst > rate.limit) {
+            let key = format!("queues.{name}.rate_burst");
+            return Err(invalid_value(&key, "at most rate_limit", rate.burst));
+        }
+        if let Some(rate) = rate.filter(|rate| rate.is_strict && rate.limit > Rate::MAX_STRICT_LIMIT) {
+            let key = format!("queues.{name}.rate_limit");
+            return Err(invalid_value(&key, "at most 1000 if rate_strict is true", rate.limit));
+        }
+        let limits = QueueLimits {
+            max_depth: queue.max_depth,
+            concurrency: queue.concurrency,
+            rate,
+            attempt_timeout: queue.attempt_timeout_ms.map(Duration::from_millis),
+        };
         Ok((parse_value("queues", &name, QUEUE_TABLE)?, limits))
     });
     queues.collect()

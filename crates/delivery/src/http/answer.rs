@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, header::RETRY_AFTER};
+use http::{
+    HeaderMap,
+    header::{DATE, RETRY_AFTER},
+};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
@@ -93,13 +96,15 @@ pub(super) fn format_excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = 
     words.join(" ").chars().take(MAX_EXCERPT_CHARS).collect()
 }
 
-/// The delay that the receiver asks for: seconds or a date. A past date is ignored.
+/// The delay that the receiver asks for: seconds, or a date by its own clock, which its `Date` shows. Only without one
+/// is it compared with `now`. A past date is ignored.
 pub(super) fn parse_retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
-        httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?
+        let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        httpdate::parse_http_date(text).ok()?.duration_since(date.unwrap_or(now)).ok()?
     };
     (!wait.is_zero()).then_some(wait.min(MAX_RETRY_AFTER))
 }
@@ -172,5 +177,16 @@ mod tests {
             assert_eq!(parse_retry_after(&headers, now), seconds.map(Duration::from_secs), "{text:?}");
         }
         assert_eq!(parse_retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn a_date_to_retry_after_is_compared_with_the_date_of_the_answer_whatever_this_clock_says() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 10:49:37 GMT").expect("a date");
+        let header = |text: &str| text.parse().expect("a value");
+        let headers = HeaderMap::from_iter([
+            (RETRY_AFTER, header("Sun, 06 Nov 1994 08:50:37 GMT")),
+            (DATE, header("Sun, 06 Nov 1994 08:49:37 GMT")),
+        ]);
+        assert_eq!(parse_retry_after(&headers, now), Some(Duration::from_mins(1)));
     }
 }

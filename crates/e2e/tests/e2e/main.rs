@@ -12,6 +12,7 @@ mod channels_sse;
 mod channels_ws;
 mod client_packages;
 mod clients;
+mod clock_steps;
 mod command_handlers;
 mod conformance;
 mod consistency_check;

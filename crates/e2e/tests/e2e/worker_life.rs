@@ -341,3 +341,15 @@ async fn a_job_that_cannot_be_ended_takes_no_plain_result_along() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_attempt_of_a_job_without_a_timeout_ends_too() {
+    let limits = [("GALLEY__JOBS__ATTEMPT_TIMEOUT_MS", "300"), ("GALLEY__QUEUES__LONG__ATTEMPT_TIMEOUT_MS", "600000")];
+    let kit = GalleyKit::start_with(RedisServer::start(), &limits).await;
+    let _worker = kit.start_worker(&[limits[0], limits[1], ("GALLEY__QUEUE_WORKER__QUEUES", "default,long")]).await;
+    let endless =
+        |queue: &str| json!({ "type": "test.timeout", "args": [], "queue": queue, "retry": { "max_attempts": 1 } });
+    let (long, id) = (kit.enqueue(&endless("long")).await, kit.enqueue(&endless("default")).await);
+    assert_eq!(kit.wait_for_state(&id, "discarded").await["error"]["code"], "timeout");
+    assert_eq!(kit.job(&long).await["state"], "active");
+}

@@ -6,7 +6,6 @@ use model::job::JobProgress;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::jobs::Attempt;
-use store::local_now;
 use store::{events::JobEvent, jobs::LocatedJob};
 
 use super::{
@@ -35,7 +34,7 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     let fence = parse_fence(request.token, request.worker_id)?;
     let located = services.jobs.locate(id).await?.ok_or_else(|| job_not_found(&path))?;
     let LocatedJob::InStream { job, entry, holder: Some(holder) } = located else { return Err(stale_attempt(id)) };
-    let merged = progress.merge(holder.progress.as_deref(), local_now());
+    let merged = progress.merge(holder.progress.as_deref(), services.jobs.estimated_now());
     if !is_reportable(&holder, &fence)
         || !services.jobs.heartbeat(Attempt { job: &job, entry, fence: &fence }, Some(&merged)).await?
     {

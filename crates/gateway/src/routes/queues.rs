@@ -112,7 +112,10 @@ fn queue_json(queue: &QueueName, stats: &QueueStats, control: &QueueControl) -> 
 fn limits_json(control: &QueueControl) -> Value {
     let rate = control.rate.map(|rate| {
         let period = time::format_duration(Duration::from_millis(rate.period_ms));
-        json!({ "limit": rate.limit, "period": period, "period_ms": rate.period_ms })
+        json!({
+            "limit": rate.limit, "period": period, "period_ms": rate.period_ms,
+            "burst": rate.burst, "strict": rate.is_strict,
+        })
     });
     json!({ "max_depth": control.max_depth, "concurrency": control.concurrency, "rate": rate })
 }

@@ -8,10 +8,7 @@ use actix_web::{
 use common::{id::WorkflowId, json::Object, name::quoted};
 use model::workflow::{NewWorkflow, WorkflowView};
 use serde::Deserialize;
-use store::{
-    local_now,
-    workflows::{CancelWorkflowError, CreateWorkflowError},
-};
+use store::workflows::{CancelWorkflowError, CreateWorkflowError};
 
 use super::{ApiResult, ojs_response, ojs_response_builder, parse_bounded, with_warnings};
 use crate::{
@@ -25,7 +22,11 @@ use crate::{
 pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
-        let now = if NewWorkflow::mentions_time(&members) { services.jobs.now().await? } else { local_now() };
+        let now = if NewWorkflow::mentions_time(&members) {
+            services.jobs.now().await?
+        } else {
+            services.jobs.estimated_now()
+        };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
         let warnings = std::mem::take(&mut new.warnings);
         let own_id = seed.filter(|_| new.id.is_none()).map(IdempotencySeed::workflow_id);

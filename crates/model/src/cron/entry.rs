@@ -78,13 +78,17 @@ impl CronEntry {
     /// the schedule is the same.
     #[must_use]
     pub fn with_definition(&self, definition: CronDefinition, now: Millis) -> Self {
+        let definition_schedule = definition.schedule.clone();
         let mut entry = Self::new(definition, now);
-        entry.created_at = self.created_at;
+        entry.created_at = self.created_at.min(now);
         (entry.last_run_at, entry.last_job_id) = (self.last_run_at, self.last_job_id);
         (entry.run_count, entry.skipped_count) = (self.run_count, self.skipped_count);
         entry.missed_count = self.missed_count;
         let is_same = entry.expression == self.expression && entry.timezone == self.timezone;
-        if is_same && entry.enabled && self.next_run_at.is_some() {
+        // A run that is later than the next one is from before Redis's clock was set back
+        let next = definition_schedule.next(now, self.anchor.min(now));
+        let is_next = self.next_run_at.is_some() && (next.is_none() || self.next_run_at <= next);
+        if is_same && entry.enabled && is_next && self.anchor <= now {
             (entry.anchor, entry.next_run_at) = (self.anchor, self.next_run_at);
             if entry.overlap_policy == OverlapPolicy::Enqueue {
                 entry.waiting.clone_from(&self.waiting);
@@ -103,6 +107,20 @@ impl CronEntry {
             entry.enabled = enabled;
             entry.waiting.clear();
             entry.next_run_at = if enabled { self.schedule(now)?.next(now, self.anchor) } else { None };
+        }
+        Ok(entry)
+    }
+
+    /// The entry after Redis's clock was set back: no run is later than the next one by the clock.
+    ///
+    /// # Errors
+    /// The stored schedule is damaged.
+    pub fn after_clock_set_back(&self, now: Millis) -> Result<Self, CronScheduleError> {
+        let mut entry = self.clone();
+        entry.anchor = self.anchor.min(now);
+        let next = if self.enabled { self.schedule(now)?.next(now, entry.anchor) } else { None };
+        if next.is_some() && self.next_run_at.is_none_or(|at| Some(at) > next) {
+            entry.next_run_at = next;
         }
         Ok(entry)
     }
@@ -209,6 +227,24 @@ mod tests {
         let moved = entry.with_definition(definition(r#","timezone":"Asia/Kathmandu""#, 3 * HOUR), 3 * HOUR);
         // In 1970 Nepal was five hours and a half ahead
         assert_eq!((moved.run_count, moved.next_run_at), (7, Some(3 * HOUR + HOUR / 2)));
+    }
+
+    #[test]
+    fn runs_from_before_the_clock_was_set_back_are_brought_forward() {
+        for cron in ["@hourly", "@every 3600s"] {
+            let definition = |now| {
+                let json = format!(r#"{{"name":"n","type":"a","cron":"{cron}"}}"#);
+                CronDefinition::parse(&serde_json::from_str(&json).expect("an object"), now).expect("allowed")
+            };
+            let ahead = CronEntry::new(definition(24 * HOUR), 24 * HOUR);
+            let healed = ahead.after_clock_set_back(10).expect("a schedule");
+            let first = healed.next_run_at.expect("it is on");
+            assert!(first > 10 && first <= HOUR + 10, "{cron}: {first}");
+            let again = ahead.with_definition(definition(10), 10);
+            assert_eq!(again.next_run_at, Some(first), "{cron}: registering it again heals it, too");
+            let same = healed.after_clock_set_back(10).expect("a schedule");
+            assert_eq!((same.next_run_at, same.anchor), (Some(first), healed.anchor), "{cron}: once is enough");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{
-    limit::JobLimit,
+    limit::KeyLimit,
     retry::{OnExhaustion, RetryPolicy},
     unique::{UniqueDimensions, UniquePolicy},
 };
@@ -64,8 +64,8 @@ pub struct EnvelopeSummary {
     pub max_attempts: u32,
     /// The job must finish within this time after its creation.
     pub total_timeout: Option<Duration>,
-    /// A limit of its queue or of its key.
-    pub limit: Option<JobLimit>,
+    /// The limit of its key.
+    pub limit: Option<KeyLimit>,
     /// Whether it has a uniqueness policy.
     pub is_unique: bool,
 }
@@ -207,7 +207,7 @@ impl EnvelopeFields<'_> {
             expires_at: self.expires_at,
             max_attempts,
             total_timeout: self.total_timeout,
-            limit: self.rate_limit.and_then(|raw| JobLimit::parse(raw).ok()),
+            limit: self.rate_limit.and_then(|raw| KeyLimit::parse(raw).ok()),
             is_unique: self.unique.is_some(),
         }
     }

@@ -1,7 +1,8 @@
 //! Limits that jobs carry: how many jobs of a key run at a time, and how often one starts.
 //!
 //! `rate_limit` with a `key` limits the jobs of a queue that share the key. Without a key, `max_per_second` limits the
-//! whole queue. Rates are token buckets: after a pause, as many jobs as the limit can start at once.
+//! jobs of the queue that carry the same `max_per_second`, and no others: one producer cannot slow down the rest. Only
+//! settings and `PUT .../limits` limit a whole queue. A rate is a token bucket, or strict: see [`Rate`].
 
 use serde_json::value::RawValue;
 
@@ -15,21 +16,13 @@ use common::{
 /// Largest number of jobs of a key at a time, and per period.
 const MAX_LIMIT: u32 = 1_000_000;
 
-/// A job's `rate_limit`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobLimit {
-    /// A limit of the whole queue. The last job that carries one sets it.
-    Queue(Rate),
-    /// A limit of the queue's jobs with the same key.
-    Key(KeyLimit),
-}
-
-/// The limit of the jobs with one key. The last job that carries one sets it.
+/// A job's `rate_limit`: the limit of how many jobs of its queue with the same key run and start when this one does.
+/// It holds for this job: no job changes the limit of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyLimit {
     /// The key.
     pub key: LimitKey,
-    /// Jobs that run at a time; 0 stops the key.
+    /// Jobs that run at a time; 0 keeps this job waiting.
     pub concurrency: Option<u32>,
     /// Jobs that start in a period, possibly all at once.
     pub rate: Option<Rate>,
@@ -38,13 +31,14 @@ pub struct KeyLimit {
 }
 
 impl KeyLimit {
-    /// The limit as the scripts read it: five numbers, `-1` or `0` for no limit.
+    /// The limit as the scripts read it: seven numbers, `-1` or `0` for no limit.
     #[must_use]
     pub fn encode(&self) -> String {
-        let rate =
-            |rate: Option<Rate>| rate.map_or("0 0".to_owned(), |rate| format!("{} {}", rate.limit, rate.period_ms));
         let concurrency = self.concurrency.map_or("-1".to_owned(), |max| max.to_string());
-        format!("{concurrency} {} {}", rate(self.rate), rate(self.throttle))
+        let (rate, throttle) = (self.rate.unwrap_or(Rate::new(0, 0)), self.throttle.unwrap_or(Rate::new(0, 0)));
+        let Rate { limit, period_ms, burst, is_strict } = rate;
+        let strict = u8::from(is_strict);
+        format!("{concurrency} {limit} {period_ms} {burst} {strict} {} {}", throttle.limit, throttle.period_ms)
     }
 
     /// The field of a record: the key, a space, and the limit as the scripts read it.
@@ -60,17 +54,6 @@ impl KeyLimit {
     pub fn split_field(field: &str) -> Result<(LimitKey, &str), NameError> {
         let (key, limit) = field.split_once(' ').unwrap_or((field, ""));
         Ok((key.parse()?, limit))
-    }
-}
-
-impl JobLimit {
-    /// The limit, if it is one of a key.
-    #[must_use]
-    pub fn key_limit(&self) -> Option<&KeyLimit> {
-        match self {
-            Self::Queue(_) => None,
-            Self::Key(limit) => Some(limit),
-        }
     }
 
     /// Reads a job's `rate_limit`.
@@ -90,7 +73,7 @@ impl JobLimit {
         let Some(key) = object.get("key") else {
             let others = ["concurrency", "rate", "throttle"].into_iter().find(|name| object.get(name).is_some());
             return match (per_second, others) {
-                (Some(rate), None) => Ok(Self::Queue(rate)),
+                (Some(rate), None) => Ok(Self::of_all_with(rate)),
                 _ => Err("rate_limit.key is required, unless rate_limit has max_per_second alone".to_owned()),
             };
         };
@@ -100,54 +83,76 @@ impl JobLimit {
         if rate.is_some() && per_second.is_some() {
             return Err("rate_limit.rate and rate_limit.max_per_second mean the same; give one of them".to_owned());
         }
-        let limit = KeyLimit {
+        let limit = Self {
             key: key.parse().map_err(|error| format!("rate_limit.{error}"))?,
             concurrency: object
                 .get("concurrency")
                 .map(|raw| parse_concurrency(raw, "rate_limit.concurrency"))
                 .transpose()?,
             rate: rate.or(per_second),
-            throttle: object.get("throttle").map(|raw| parse_rate(raw, "rate_limit.throttle")).transpose()?,
+            throttle: object.get("throttle").map(|raw| parse_throttle(raw, "rate_limit.throttle")).transpose()?,
         };
         if limit.concurrency.is_none() && limit.rate.is_none() && limit.throttle.is_none() {
             return Err("rate_limit must have concurrency, rate, throttle or max_per_second beside its key".to_owned());
         }
-        Ok(Self::Key(limit))
+        Ok(limit)
+    }
+
+    /// The limit that all jobs of a queue share that carry this rate without a key.
+    fn of_all_with(rate: Rate) -> Self {
+        let key = format!("rate:{}:{}", rate.limit, rate.period_ms).parse().unwrap_or(LimitKey::or_placeholder(None));
+        Self { key, concurrency: None, rate: Some(rate), throttle: None }
     }
 }
 
-/// Reads `{"limit": 100, "period": "PT1M"}`, or the period in milliseconds as `period_ms`, as queues show it.
+/// Reads `{"limit": 100, "period": "PT1M", "burst": 10, "strict": true}`; the last two may be left out. `period_ms` may
+/// stand for `period`, as a queue shows it.
 ///
 /// # Errors
 /// The message says what is wrong and what is allowed.
 pub fn parse_rate(raw: &RawValue, name: &str) -> Result<Rate, String> {
-    let object = parse_members(raw, name, &["limit", "period", "period_ms"])?;
+    let object = parse_members(raw, name, &["limit", "period", "period_ms", "burst", "strict"])?;
     let refused = |member: &str, allowed: &str| {
         let got = object.get(member).map_or_else(|| "nothing".to_owned(), |raw| quoted(raw.get()));
         format!("{name}.{member} must be {allowed}, got {got}")
     };
     let limit = object.get("limit").and_then(|raw| raw.get().parse().ok()).filter(|n| (1..=MAX_LIMIT).contains(n));
-    let limit = limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MAX_LIMIT}")))?;
-    let range = 1..=86_400_000;
-    let in_ms = object.get("period_ms").map(|raw| {
-        let ms: Option<u64> = raw.get().parse().ok().filter(|ms| range.contains(ms));
-        ms.ok_or_else(|| refused("period_ms", "an integer of milliseconds from 1 to 86400000"))
-    });
-    let in_ms = in_ms.transpose()?;
-    if in_ms.is_some() && object.get("period").is_none() {
-        return Ok(Rate { limit, period_ms: in_ms.unwrap_or_default() });
+    let given_ms = object.get("period_ms").map(|raw| raw.get().parse::<u64>().unwrap_or(0));
+    if given_ms.is_some_and(|ms| !(1..=86_400_000).contains(&ms)) {
+        return Err(refused("period_ms", "an integer of milliseconds from 1 to 86400000"));
     }
     let period = object
         .get("period")
         .and_then(decode)
         .and_then(|text| time::parse_duration(&text).ok())
         .and_then(|length| u64::try_from(length.as_millis()).ok())
-        .filter(|ms| range.contains(ms));
+        .filter(|ms| (1..=86_400_000).contains(ms));
+    let limit: u32 = limit.ok_or_else(|| refused("limit", &format!("an integer from 1 to {MAX_LIMIT}")))?;
+    let period = if object.get("period").is_some() { period } else { given_ms };
     let period_ms = period.ok_or_else(|| refused("period", "an ISO 8601 duration from PT0.001S to P1D"))?;
-    if in_ms.is_some_and(|in_ms| in_ms != period_ms) {
+    // A queue shows both
+    if given_ms.is_some_and(|ms| ms != period_ms) {
         return Err(format!("{name}.period and {name}.period_ms mean the same; give one of them"));
     }
-    Ok(Rate { limit, period_ms })
+    let burst =
+        object.get("burst").map_or(Some(limit), |raw| raw.get().parse().ok()).filter(|n| (1..=limit).contains(n));
+    let is_strict = match object.get("strict").map(RawValue::get) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(refused("strict", "true or false")),
+    };
+    let max_strict = Rate::MAX_STRICT_LIMIT;
+    if is_strict && limit > max_strict {
+        return Err(refused("limit", &format!("an integer from 1 to {max_strict} in a strict rate")));
+    }
+    let burst = burst.ok_or_else(|| refused("burst", &format!("an integer from 1 to the limit, {limit}")))?;
+    Ok(Rate { limit, period_ms, burst, is_strict })
+}
+
+/// Reads a rate whose starts are evenly spaced.
+fn parse_throttle(raw: &RawValue, name: &str) -> Result<Rate, String> {
+    parse_members(raw, name, &["limit", "period"])?;
+    parse_rate(raw, name)
 }
 
 /// Reads how many jobs may run at a time.
@@ -167,11 +172,7 @@ fn parse_max_per_second(raw: &RawValue) -> Result<Rate, String> {
         return Err(refused());
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bounds are checked above")]
-    let rate = if number < 1.0 {
-        Rate { limit: 1, period_ms: (1000.0 / number) as u64 }
-    } else {
-        Rate { limit: number as u32, period_ms: 1000 }
-    };
+    let rate = if number < 1.0 { Rate::new(1, (1000.0 / number) as u64) } else { Rate::new(number as u32, 1000) };
     Ok(rate)
 }
 
@@ -191,25 +192,28 @@ fn decode(raw: &RawValue) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn parse(json: &str) -> Result<JobLimit, String> {
-        JobLimit::parse(&RawValue::from_string(json.to_owned()).expect("JSON"))
+    fn parse(json: &str) -> Result<KeyLimit, String> {
+        KeyLimit::parse(&RawValue::from_string(json.to_owned()).expect("JSON"))
     }
 
     #[test]
-    fn limits_are_of_the_queue_or_of_a_key() {
-        assert_eq!(parse(r#"{"max_per_second":1}"#), Ok(JobLimit::Queue(Rate { limit: 1, period_ms: 1000 })));
-        assert_eq!(parse(r#"{"max_per_second":0.5}"#), Ok(JobLimit::Queue(Rate { limit: 1, period_ms: 2000 })));
-        let keyed = r#"{"key":"tenant:1","concurrency":2,"rate":{"limit":100,"period":"PT1M"},"throttle":{"limit":5,"period":"PT1S"}}"#;
-        let Ok(JobLimit::Key(limit)) = parse(keyed) else { panic!("a key") };
-        assert_eq!(limit.encode(), "2 100 60000 5 1000");
-        let field = limit.to_field();
-        assert_eq!(field, "tenant:1 2 100 60000 5 1000", "stored, and to be read for as long as jobs wait");
-        assert_eq!(KeyLimit::split_field(&field), Ok((limit.key, "2 100 60000 5 1000")));
-        let shown = r#"{"key":"a","rate":{"limit":1,"period":"PT60S","period_ms":60000}}"#;
-        let Ok(JobLimit::Key(limit)) = parse(shown) else { panic!("a key") };
-        assert_eq!(limit.encode(), "-1 1 60000 0 0");
-        let Ok(JobLimit::Key(limit)) = parse(r#"{"key":"a","concurrency":0}"#) else { panic!("a key") };
-        assert_eq!(limit.encode(), "0 0 0 0 0");
+    fn limits_are_of_a_key_or_of_all_jobs_with_the_same_rate() {
+        for (json, field) in [
+            (r#"{"max_per_second":1}"#, "rate:1:1000 -1 1 1000 1 0 0 0"),
+            (r#"{"max_per_second":0.5}"#, "rate:1:2000 -1 1 2000 1 0 0 0"),
+            (
+                r#"{"key":"tenant:1","concurrency":2,"rate":{"limit":100,"period":"PT1M"},"throttle":{"limit":5,"period":"PT1S"}}"#,
+                "tenant:1 2 100 60000 100 0 5 1000",
+            ),
+            (r#"{"key":"a","concurrency":0}"#, "a 0 0 0 0 0 0 0"),
+            (r#"{"key":"a","rate":{"limit":1,"period":"PT60S","period_ms":60000}}"#, "a -1 1 60000 1 0 0 0"),
+            (r#"{"key":"a","rate":{"limit":5,"period":"PT1S","burst":2}}"#, "a -1 5 1000 2 0 0 0"),
+            (r#"{"key":"a","rate":{"limit":5,"period_ms":1000,"burst":1,"strict":true}}"#, "a -1 5 1000 1 1 0 0"),
+        ] {
+            let limit = parse(json).expect(json);
+            assert_eq!(limit.to_field(), field, "stored, and to be read for as long as jobs wait");
+            assert_eq!(KeyLimit::split_field(field), Ok((limit.key.clone(), limit.encode().as_str())));
+        }
     }
 
     #[test]
@@ -232,8 +236,13 @@ mod tests {
             (r#"{"key":"a","rate":{"limit":0,"period":"PT1S"}}"#, "rate_limit.rate.limit must be"),
             (r#"{"key":"a","rate":{"limit":1}}"#, "rate_limit.rate.period must be"),
             (r#"{"key":"a","throttle":{"limit":1,"period":"P2D"}}"#, "rate_limit.throttle.period must be"),
-            (r#"{"key":"a","rate":{"limit":1,"period_ms":0}}"#, "rate_limit.rate.period_ms must be"),
-            (r#"{"key":"a","rate":{"limit":1,"period":"PT1S","period_ms":1}}"#, "rate_limit.rate.period and"),
+            (r#"{"key":"a","rate":{"limit":5,"period":"PT1S","burst":6}}"#, "rate_limit.rate.burst must be"),
+            (r#"{"key":"a","rate":{"limit":5,"period":"PT1S","burst":0}}"#, "rate_limit.rate.burst must be"),
+            (r#"{"key":"a","rate":{"limit":5,"period":"PT1S","strict":1}}"#, "rate_limit.rate.strict must be"),
+            (r#"{"key":"a","rate":{"limit":1001,"period":"PT1S","strict":true}}"#, "rate_limit.rate.limit must be"),
+            (r#"{"key":"a","rate":{"limit":5,"period_ms":0}}"#, "rate_limit.rate.period_ms must be"),
+            (r#"{"key":"a","rate":{"limit":5,"period":"PT1S","period_ms":9}}"#, "rate_limit.rate.period and"),
+            (r#"{"key":"a","throttle":{"limit":1,"period":"PT1S","burst":1}}"#, "rate_limit.throttle must have only"),
             (r#"{"max_per_second":0}"#, "rate_limit.max_per_second must be"),
             (r#"{"max_per_second":"1"}"#, "rate_limit.max_per_second must be"),
             (r#"{"key":"a","concurrency":1,"on_limit":"drop"}"#, "rate_limit.on_limit must be"),

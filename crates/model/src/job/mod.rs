@@ -18,7 +18,7 @@ pub mod view;
 
 pub use envelope::{Envelope, EnvelopeSummary};
 pub use history::{AttemptError, JobHistory};
-pub use limit::{JobLimit, KeyLimit};
+pub use limit::KeyLimit;
 pub use member_warnings::managed_member_warning;
 pub use options::{DEFAULT_QUEUE, MAX_TIMEOUT_MS};
 pub use progress::JobProgress;

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::{
     envelope::EnvelopeSummary,
-    limit::JobLimit,
+    limit::KeyLimit,
     request_error::{RequestError, invalid},
     retry::RetryPolicy,
     unique::{UniqueDimensions, UniquePolicy},
@@ -183,7 +183,7 @@ impl<'a> EnqueueOptions<'a> {
             envelope.raw("retry", raw.get());
         }
         if let Some(raw) = self.get("rate_limit") {
-            summary.limit = Some(JobLimit::parse(raw).map_err(RequestError::Invalid)?);
+            summary.limit = Some(KeyLimit::parse(raw).map_err(RequestError::Invalid)?);
             envelope.raw("rate_limit", raw.get());
         }
         if let Some(raw) = self.get("metadata") {

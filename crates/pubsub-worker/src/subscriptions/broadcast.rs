@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     channel_tasks::{self, RescheduleDelay},
     message_notifier::MessageListener,
-    runner::{MAX_DEFERRAL, SubscriptionRunner, attempt_error},
+    runner::{MAX_DEFERRAL, SubscriptionRunner},
 };
 use crate::targets::{DeliveryAttempt, DeliveryError, DeliveryFailure};
 
@@ -272,7 +272,7 @@ impl BroadcastRunner {
                 let why = DeliveryError::Failed(why);
                 return self.retry_as_job(DeliveryAttempt { channel, message, attempt }, &why, failures).await;
             };
-            failures.push(attempt_error(&why, attempt));
+            failures.push(runner.attempt_error(&why, attempt));
             if runner.pause(pause).await.is_none() {
                 return Some(pause);
             }

@@ -9,14 +9,14 @@ use model::{
 };
 use store::{
     jobs::{ClaimedJob, Fence},
-    local_now, log_interruption,
+    log_interruption,
 };
 use worker::{
     pulled_queue::PulledQueue,
     settlement::{Settlement, SettlementOutcome, settle},
 };
 
-use super::runner::{SubscriptionRunner, attempt_error};
+use super::runner::SubscriptionRunner;
 use crate::targets::DeliveryError;
 
 /// Delay before a worker that does not know of a change yet gets the delivery again, if no other does.
@@ -63,7 +63,7 @@ async fn deliver(runner: &SubscriptionRunner, claimed: &ClaimedJob) -> Settlemen
     match redelivery {
         None => {
             let (code, message) = ("invalid_message", "the arguments of this job are not a message of a subscription");
-            let error = AttemptError::new(code, code, message, attempt, local_now());
+            let error = AttemptError::new(code, code, message, attempt, runner.process.jobs.estimated_now());
             Settlement::Fail { error, advice: RetryAdvice::Never }
         }
         Some(redelivery) if redelivery.subscription_created_at != runner.subscription.created_at => {
@@ -82,7 +82,7 @@ async fn deliver(runner: &SubscriptionRunner, claimed: &ClaimedJob) -> Settlemen
             Ok(()) => Settlement::Complete,
             Err(DeliveryError::Deferred { delay, .. }) => Settlement::Snooze(delay),
             Err(DeliveryError::Failed(failure)) => {
-                Settlement::Fail { error: attempt_error(&failure, attempt), advice: failure.advice }
+                Settlement::Fail { error: runner.attempt_error(&failure, attempt), advice: failure.advice }
             }
             Err(DeliveryError::Abandoned) => Settlement::Release,
         },
@@ -95,7 +95,7 @@ async fn settle_foreign(runner: &SubscriptionRunner, redelivery: &Redelivery, at
     match runner.store().is_deleted(name, redelivery.subscription_created_at).await {
         Ok(true) => {
             let (code, message) = ("subscription_deleted", "its subscription was deleted");
-            let error = AttemptError::new(code, code, message, attempt, local_now());
+            let error = AttemptError::new(code, code, message, attempt, runner.process.jobs.estimated_now());
             Settlement::Fail { error, advice: RetryAdvice::Discard }
         }
         // This worker does not know of the change yet: another one delivers it

@@ -13,7 +13,6 @@ use model::{
     message::{StoredMessage, continuity::Gap},
     subscription::{DeliveryOrdering, FilterVerdict, Redelivery, Subscription},
 };
-use store::local_now;
 use store::{
     StoreError, StoreResult,
     jobs::{EnqueueRefusal, Jobs},
@@ -242,7 +241,7 @@ impl SubscriptionRunner {
             DeliveryError::Failed(failure) => {
                 let policy = self.subscription.retry_policy();
                 let verdict = policy.after_failure(attempt - 1, &failure.code, failure.advice, rand::random());
-                failures.push(attempt_error(failure, attempt));
+                failures.push(self.attempt_error(failure, attempt));
                 match verdict {
                     RetryDecision::Retry(delay) => (delay, false),
                     // Shown as a dead letter, which only a job can become
@@ -314,6 +313,12 @@ impl SubscriptionRunner {
         metrics::counter!("galley_messages_given_up_total", "subscription" => name.to_string()).increment(1);
     }
 
+    /// A failure as a job's history records it.
+    pub(crate) fn attempt_error(&self, failure: &DeliveryFailure, attempt: u32) -> Recorded {
+        let now = self.process.jobs.estimated_now();
+        Recorded::new(&failure.code, &failure.code, &failure.message, attempt, now).with_output(&failure.output)
+    }
+
     /// Records that messages of this subscription are missing.
     pub(crate) fn record_gap(&self, channel: &ChannelName, gap: &Gap) {
         let name = &self.subscription.name;
@@ -330,9 +335,4 @@ impl SubscriptionRunner {
 /// Converts bytes to KiB, rounded up, at most the whole budget.
 pub(crate) fn kibibytes(bytes: usize) -> u32 {
     u32::try_from((bytes / 1024 + 1).min(MEMORY_BUDGET_KIB)).unwrap_or(u32::MAX)
-}
-
-/// A failure as a job's history records it.
-pub(crate) fn attempt_error(failure: &DeliveryFailure, attempt: u32) -> Recorded {
-    Recorded::new(&failure.code, &failure.code, &failure.message, attempt, local_now()).with_output(&failure.output)
 }

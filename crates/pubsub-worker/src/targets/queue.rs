@@ -10,7 +10,6 @@ use model::{
     job::RetryAdvice,
     subscription::{QueueTarget, Subscription},
 };
-use store::local_now;
 use store::{
     StoreError,
     jobs::{EnqueueRefusal, Jobs},
@@ -47,7 +46,7 @@ impl QueueTargetClient {
         delivery: DeliveryAttempt<'_>,
     ) -> Result<(), DeliveryError> {
         let DeliveryAttempt { channel, message, .. } = delivery;
-        let now = local_now();
+        let now = self.jobs.estimated_now();
         let job = self
             .target
             .to_job((&subscription.name, subscription.created_at), channel, message, now)

@@ -23,6 +23,8 @@ for i = first_channel, #ARGV, 2 do
 end
 redis.call('PEXPIRE', reader_counts, ttl_ms)
 redis.call('ZADD', gateways, now, gateway)
+-- Times that are still to come are from before the clock was set back: live gateways report again
+redis.call('ZREMRANGEBYSCORE', gateways, string.format('(%.0f', now), '+inf')
 redis.call('ZREMRANGEBYSCORE', gateways, '-inf', now - tonumber(ttl_ms))
 redis.call('PEXPIRE', gateways, ttl_ms)
 return is_known

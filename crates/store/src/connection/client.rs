@@ -11,26 +11,28 @@
 //! others.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
     time::{Duration, Instant},
 };
 
 use backon::ExponentialBackoff;
-use deadpool_redis::{Hook, HookError, Pool};
+use deadpool_redis::Pool;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    error_class::{ErrorClass, connect_error},
+    dial::{build_pool, connect_to_writable},
+    error_class::connect_error,
     memory::MemoryState,
+    redis_clock::{READING_INTERVAL, RedisClock},
 };
 use crate::{keys, next_reconnect_delay, reconnect_delays, script};
 use common::settings::RedisSettings;
@@ -53,6 +55,8 @@ pub(super) struct RedisInner {
     /// When a server was last left because it takes no writes: connections from before are not used again.
     pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
+    /// Redis's clock, read at each new connection and regularly.
+    clock: RedisClock,
     /// The epoch of messages, with the generation of the connection that it was read on.
     epoch: Mutex<Option<(u64, SharedResult<u64>)>>,
 }
@@ -104,7 +108,7 @@ impl Redis {
         let server_left = watch::Sender::new(None);
         let pool = build_pool(info.clone(), config, settings, &server_left)?;
         let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
-        Ok(Self(Arc::new(RedisInner {
+        let redis = Self(Arc::new(RedisInner {
             client: Client::open(info)?,
             settings: settings.clone(),
             runtime: Handle::current(),
@@ -113,8 +117,16 @@ impl Redis {
             pool,
             memory: MemoryState::default(),
             server_left,
+            clock: RedisClock::default(),
             epoch: Mutex::new(None),
-        })))
+        }));
+        redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));
+        Ok(redis)
+    }
+
+    /// Redis's clock as this process knows it.
+    pub(crate) fn clock(&self) -> &RedisClock {
+        &self.0.clock
     }
 
     /// How full the server is.
@@ -232,6 +244,10 @@ impl Redis {
         let (redis, client) = (self.clone(), self.0.client.clone());
         let dial = self.0.runtime.spawn(async move {
             let dialled = connect_to_writable(&client, &config).await;
+            if let Ok(connection) = &dialled {
+                // Before the first use, which may need the time. If it fails, so will the first use
+                let _ = redis.clock().read(&mut connection.clone()).await;
+            }
             redis.finish_connect(generation, dialled)
         });
         let redis = self.clone();
@@ -320,40 +336,17 @@ impl HotConnection {
     }
 }
 
-/// Connects to a server that takes writes: one that became a replica accepts connections too.
-async fn connect_to_writable(client: &Client, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
-    let mut connection = client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)?;
-    match check_write(&mut connection).await {
-        Err(error) if ErrorClass::of(&error) >= ErrorClass::WrongServer => Err(connect_error(error)),
-        _ => Ok(connection),
+/// Reads Redis's clock regularly, on a connection that others keep open.
+async fn read_clock_regularly(redis: Weak<RedisInner>) {
+    loop {
+        tokio::time::sleep(READING_INTERVAL).await;
+        let Some(redis) = redis.upgrade().map(Redis) else { return };
+        if redis.current_connection().is_some()
+            && let Err(error) = redis.now().await
+        {
+            tracing::debug!(%error, "redis's clock not read; read again soon");
+        }
     }
-}
-
-/// Whether writes work, without one: deletes a key that never exists. A full Redis allows that.
-pub(super) async fn check_write(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    redis::cmd("DEL").arg(keys::WRITE_CHECK).exec_async(connection).await
-}
-
-/// The pool; it drops connections to a server that was left since they were opened.
-fn build_pool(
-    info: ConnectionInfo,
-    config: AsyncConnectionConfig,
-    settings: &RedisSettings,
-    server_left: &watch::Sender<Option<Instant>>,
-) -> anyhow::Result<Pool> {
-    let server_left = server_left.clone();
-    let is_current = Hook::sync_fn(move |_, metrics| match *server_left.borrow() {
-        Some(left_at) if metrics.created <= left_at => Err(HookError::message("opened to a server that was left")),
-        _ => Ok(()),
-    });
-    Ok(Pool::builder(deadpool_redis::Manager::new_with_config(info, config)?)
-        .max_size(settings.pool_size)
-        .wait_timeout(Some(settings.response_timeout))
-        .create_timeout(Some(settings.connect_timeout))
-        .recycle_timeout(Some(settings.response_timeout))
-        .pre_recycle(is_current)
-        .runtime(deadpool_redis::Runtime::Tokio1)
-        .build()?)
 }
 
 fn connection_config(settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {

@@ -1,4 +1,4 @@
-//! Redis's clock, and sorted sets of due times: their scores are whole milliseconds.
+//! The time by Redis's clock, and sorted sets of due times: their scores are whole milliseconds.
 
 use crate::{Redis, StoreResult, script};
 use common::time::Millis;
@@ -6,8 +6,15 @@ use common::time::Millis;
 impl Redis {
     /// The time by Redis's clock, which decides what is due.
     pub(crate) async fn now(&self) -> StoreResult<Millis> {
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.clone()).await?;
-        Ok(seconds * 1000 + micros / 1000)
+        self.clock().read(&mut self.clone()).await
+    }
+
+    /// The time by Redis's clock, from the last reading and the time since: never ahead of Redis's clock unless that was
+    /// set back since. For times that are stored or shown, and where a script checks again. Before the first reading it
+    /// is this process's clock.
+    #[must_use]
+    pub fn estimated_now(&self) -> Millis {
+        self.clock().estimate().unwrap_or_else(local_now)
     }
 
     /// At most `max` members of a set that are due at `now`, earliest first.

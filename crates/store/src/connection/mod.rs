@@ -12,16 +12,19 @@
 //! | [`server`] | requirements on the server's configuration |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
 //! | `access` | whether the user may do what Galley needs |
-//! | `clock` | Redis's clock, and sorted sets by time |
+//! | `dial` | opens connections to a server that takes writes |
+//! | `redis_clock`, `clock` | Redis's clock as a process knows it; the time by it, and sorted sets by time |
 
 mod access;
 pub mod client;
 pub(crate) mod clock;
 pub mod dedicated;
+mod dial;
 pub(crate) mod error_class;
 mod judge;
 pub mod memory;
 pub mod notification;
 pub mod notifier;
 pub mod pool;
+pub(crate) mod redis_clock;
 pub mod server;

@@ -11,7 +11,7 @@ use redis::{ErrorKind, FromRedisValue, InfoDict, RedisError, aio::ConnectionLike
 
 use super::{
     access::{self, MissingAccess},
-    client::check_write,
+    dial::check_write,
     error_class::{ErrorClass, connect_error},
 };
 use crate::{Redis, StoreError, StoreResult};

@@ -221,6 +221,37 @@ impl Cron<'_> {
         Ok(Some((new, now)))
     }
 
+    /// Brings forward runs that are later than the next one by the clock, after Redis's clock was set back.
+    pub(crate) async fn heal_clock_set_back(&self) -> StoreResult<()> {
+        let mut command = redis::cmd("HKEYS");
+        let names: Vec<String> =
+            command.arg(keys::CRON_ENTRIES).query_async(&mut self.jobs.store.redis.clone()).await?;
+        for name in names.iter().filter_map(|name| name.parse::<CronName>().ok()) {
+            self.heal_entry(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn heal_entry(&self, name: &CronName) -> StoreResult<()> {
+        for _ in 0..MAX_SAVE_ATTEMPTS {
+            let (now, raw) = (self.jobs.now().await?, self.read_raw(name).await);
+            // A damaged entry is reported when it is due
+            let Ok(Some(raw)) = raw else { return raw.map(drop).or_else(ignore_damaged) };
+            let Some(entry) = parse_entry(&raw) else { return Ok(()) };
+            let Ok(healed) = entry.after_clock_set_back(now) else { return Ok(()) };
+            match self.save_if_unchanged(&healed, Some(&raw), now).await? {
+                CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => {
+                    if let Some(at) = healed.next_check_at(now) {
+                        self.jobs.store.redis.reschedule(keys::CRON_NEXT, name.as_str(), at).await?;
+                    }
+                    return Ok(());
+                }
+                CronSaveOutcome::Changed | CronSaveOutcome::Full => {}
+            }
+        }
+        Ok(())
+    }
+
     async fn read_raw(&self, name: &CronName) -> StoreResult<Option<String>> {
         let mut command = redis::cmd("HGET");
         let raw: Value =
@@ -270,6 +301,10 @@ impl Cron<'_> {
             .await?;
         Ok(removed == 1)
     }
+}
+
+fn ignore_damaged(error: StoreError) -> StoreResult<()> {
+    if matches!(error, StoreError::Damaged(_)) { Ok(()) } else { Err(error) }
 }
 
 fn parse_entry(raw: &str) -> Option<CronEntry> {

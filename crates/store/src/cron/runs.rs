@@ -190,7 +190,7 @@ impl Cron<'_> {
             "cron_name": entry.name, "cron_expression": entry.expression(), "timezone": entry.timezone(),
             "scheduled_time": time::format(run),
         });
-        let now = crate::local_now();
+        let now = self.jobs.estimated_now();
         let kind = match decision {
             CronDecision(CronRunOutcome::Fired(id), _) => {
                 metrics::counter!("galley_cron_fired_total").increment(1);

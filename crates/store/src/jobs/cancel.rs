@@ -2,7 +2,6 @@
 
 use super::{Jobs, LocatedJob, record::FinishedJob};
 use crate::connection::notification::Notification;
-use crate::local_now;
 use crate::{
     StoreError, StoreResult,
     events::JobEvent,
@@ -40,7 +39,7 @@ impl Jobs {
                 LocatedJob::InRecord { job, .. } => (job, None),
                 LocatedJob::InStream { job, holder, .. } => (job, holder.as_ref().map(super::JobHolder::started_at)),
             };
-            let ended = FinishedJob::cancelled(job, running_since, local_now());
+            let ended = FinishedJob::cancelled(job, running_since, self.estimated_now());
             if self.end_externally(&located, &ended).await? {
                 return Ok(Ok(ended.json));
             }
@@ -88,7 +87,7 @@ impl Jobs {
         if answer != "done" {
             return Ok(false);
         }
-        self.store.events.record(JobEvent::ended(job, ended.state, local_now()));
+        self.store.events.record(JobEvent::ended(job, ended.state, self.estimated_now()));
         self.after_end(job, ended, ttl).await;
         Ok(true)
     }

@@ -1,24 +1,26 @@
 #!lua flags=allow-oom
 -- Claims waiting jobs for a consumer: the highest priority first, in order of arrival within a priority.
--- KEYS: 1 priorities, 2 active, 3 leases, 4 control, 5.. streams, highest priority first
+-- KEYS: 1 priorities, 2 active, 3 leases, 4 control, 5 starts of a strict rate, 6.. streams, highest priority first
 -- ARGV: 1 consumer, 2 max jobs, 3 "pull" or "worker", 4 lease in ms that the fetch asked for or 0, 5 default lease in ms,
 --       6 worker id or "", 7 notification channel, 8 notification, 9 max jobs of the queue that run at once or -1,
---       10 max starts or 0 in each period of 11 ms (9 to 11 are settings; the fields of control override them),
---       12 bytes after which the answer gets no more jobs, 13 max jobs in one read, 14.. the priority of each stream, then
---       for "pull" a token for each job
+--       10 max starts or 0 in each period of 11 ms, 12 max starts at once, 13 1 for a strict rate, else 0 (9 to 13 are
+--       settings; the fields of control override them), 14 longest attempt in ms of a job that sets none, 15 bytes after
+--       which the answer gets no more jobs, 16 max jobs in one read, 17.. the priority of each stream, then for "pull" a
+--       token for each job
 -- Returns {0} when the caller's list of streams is outdated, else {1, now in ms, jobs, next claim, 1 when the bytes left no
 -- room for more jobs, else 0}: each job is {number of its stream, entry, fields, token}; next claim is the ms to wait when
 -- a limit allowed no job, -1 when the queue is paused, -2 when it has limits that allow more jobs, 0 when it has none.
 -- May run twice: each run claims other jobs. Jobs of a lost answer stay claimed: a queue-worker asks for its own again,
 -- pulled jobs are released by their tokens.
-local priorities, active, leases, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local first_stream = 5
+local priorities, active, leases, control, starts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local first_stream = 6
 local consumer, wanted, is_pull = ARGV[1], tonumber(ARGV[2]), ARGV[3] == 'pull'
 local requested_lease_ms, default_lease_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local worker_id, notifications, notification = ARGV[6], ARGV[7], ARGV[8]
 local default_concurrency, default_rate, default_period_ms = ARGV[9], ARGV[10], ARGV[11]
-local max_bytes, max_read = tonumber(ARGV[12]), tonumber(ARGV[13])
-local first_priority = 14
+local default_burst, default_strict, default_timeout_ms = ARGV[12], ARGV[13], tonumber(ARGV[14])
+local max_bytes, max_read = tonumber(ARGV[15]), tonumber(ARGV[16])
+local first_priority = 17
 
 local stream_count = #KEYS - first_stream + 1
 local first_token = first_priority + stream_count
@@ -26,11 +28,12 @@ if redis.call('SCARD', priorities) ~= stream_count then return { 0 } end
 local now = now_ms()
 local jobs, earliest_expiry, next_claim = {}, nil, 0
 
-local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra')
+local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra', 'rb', 'rs')
 if limits[1] then return { 1, now, {}, -1, 0 } end
 local concurrency = tonumber(limits[2] or default_concurrency)
 local rate, period_ms = tonumber(limits[3] or default_rate), tonumber(limits[4] or default_period_ms)
-local tokens, tokens_at = tonumber(limits[5] or rate), tonumber(limits[6] or now)
+local burst, is_strict = tonumber(limits[7] or default_burst), (limits[8] or default_strict) == '1'
+local tokens, tokens_at = tonumber(limits[5] or ''), tonumber(limits[6] or '')
 if concurrency >= 0 then
   next_claim = -2
   local free = concurrency
@@ -45,11 +48,17 @@ if concurrency >= 0 then
   end
 end
 if rate > 0 then
-  tokens = math.min(rate, tokens + math.max(0, now - tokens_at) * rate / period_ms)
+  local free, wait_ms
+  tokens, wait_ms = fill_bucket(tokens, tokens_at, burst, rate, period_ms, now)
+  free = math.floor(tokens)
+  if is_strict and free > 0 then
+    local in_window, window_ms = free_in_window(starts, rate, period_ms, now)
+    if in_window < free then free, wait_ms = in_window, window_ms end
+  end
   if next_claim == 0 then next_claim = -2 end
-  if tokens < wanted then
-    wanted = math.max(0, math.floor(tokens))
-    if wanted == 0 then next_claim = math.max(1, math.ceil((1 - tokens) * period_ms / rate)) end
+  if free < wanted then
+    wanted = math.max(0, free)
+    if wanted == 0 then next_claim = math.max(1, wait_ms) end
   end
 end
 
@@ -69,8 +78,8 @@ local function start_lease(number, entry, fields)
   if is_pull then
     if requested_lease_ms > 0 then lease_ms = requested_lease_ms end
     token = ARGV[first_token + #jobs]
-    local timeout_ms = tonumber(field(fields, 't') or '')
-    if timeout_ms then deadline = now + timeout_ms end
+    -- A client that asks for a longer lease means it
+    deadline = now + (tonumber(field(fields, 't') or '') or math.max(default_timeout_ms, lease_ms))
   end
   local attempt_name = ARGV[first_priority + number - 1] .. ':' .. entry
   local expiry = now + lease_ms
@@ -118,8 +127,12 @@ for number = 1, stream_count do
     if #entries < count then break end
   end
 end
-if rate > 0 and #jobs > 0 then
+if rate > 0 and (#jobs > 0 or tokens_at and tokens_at > now) then
   redis.call('HSET', control, 'r', string.format('%.6f', tokens - #jobs), 'ra', now)
+end
+if rate > 0 and is_strict then
+  for _, job in ipairs(jobs) do redis.call('ZADD', starts, now, job[1] .. ':' .. job[2]) end
+  redis.call('PEXPIRE', starts, period_ms)
 end
 if earliest_expiry then
   local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')

@@ -8,7 +8,7 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 use super::{
     Jobs,
     consumer::{Consumer, PULL_CONSUMER},
-    enqueue, local_now,
+    enqueue,
     record::{JobFields, JobRecord},
 };
 use crate::connection::notification::Notification;
@@ -81,7 +81,7 @@ pub struct ClaimedJob {
     pub entry: EntryId,
     /// The token of a pulled attempt.
     pub token: Option<String>,
-    /// When it was claimed.
+    /// When it was claimed, by Redis's clock.
     pub started_at: Millis,
 }
 
@@ -138,7 +138,7 @@ impl Jobs {
     ) -> ScriptInvocation<'static> {
         let keys = QueueKeys::new(queue);
         let mut call = script::CLAIM.prepare_invoke();
-        call.key(keys.priorities()).key(keys.active()).key(keys.leases()).key(keys.control());
+        call.key(keys.priorities()).key(keys.active()).key(keys.leases()).key(keys.control()).key(keys.starts());
         for priority in priorities {
             call.key(keys.stream(*priority));
         }
@@ -153,8 +153,10 @@ impl Jobs {
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::DueChanged(queue.clone()).encode());
         let limits = self.store.settings.queues.get(queue).copied().unwrap_or_default();
-        let rate = limits.rate.unwrap_or(Rate { limit: 0, period_ms: 1 });
+        let rate = limits.rate.unwrap_or(Rate::new(0, 1));
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
+        call.arg(rate.burst).arg(u8::from(rate.is_strict));
+        call.arg(duration_millis(self.default_attempt_timeout(queue)));
         call.arg(self.claim_budget.bytes()).arg(self.claim_budget.max_read());
         for priority in priorities {
             call.arg(priority.get());
@@ -189,7 +191,7 @@ impl Jobs {
             while !rest.is_empty() {
                 let (looked_at, entries) = self.read_claimed(&stream, consumer, rest).await?;
                 // Its result may have been recorded since it was listed, and then only memory lacks it
-                let claimed = parse_claimed_entries(queue, priority, entries);
+                let claimed = parse_claimed_entries(queue, priority, entries, self.estimated_now());
                 let claimed: Vec<ClaimedJob> = claimed.filter(|claimed| is_new(claimed.entry)).collect();
                 if !claimed.is_empty() {
                     return Ok(claimed);
@@ -224,10 +226,10 @@ impl Jobs {
         block: Duration,
     ) -> StoreResult<Vec<ClaimedJob>> {
         let reply: Value = connection.query(&blocking_read_command(streams, consumer, block)).await?;
-        let mut by_stream = parse_streams_reply(reply)?;
+        let (mut by_stream, started_at) = (parse_streams_reply(reply)?, self.estimated_now());
         let arrived = streams.iter().flat_map(|(queue, priority)| {
             let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
-            parse_claimed_entries(queue, *priority, entries)
+            parse_claimed_entries(queue, *priority, entries, started_at)
         });
         Ok(arrived.collect())
     }
@@ -325,8 +327,8 @@ fn parse_claimed_entries(
     queue: &QueueName,
     priority: Priority,
     entries: Vec<(String, Value)>,
+    started_at: Millis,
 ) -> impl Iterator<Item = ClaimedJob> {
-    let started_at = local_now();
     entries.into_iter().filter(|(_, fields)| *fields != Value::Nil).filter_map(move |(entry, fields)| {
         let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;
         Some(ClaimedJob { job, entry, token: None, started_at })

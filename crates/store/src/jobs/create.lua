@@ -55,9 +55,9 @@ if is_chosen_id then redis.call('ZADD', timers, now_ms() + 2000, 'chosen_id ' ..
 if is_unique then redis.call('SET', uniqueness, id, 'PX', uniqueness_ttl_ms) end
 expire_at(timers, id, expires_at, notifications, due_notification)
 if policy ~= '' then
-  set_policy(limit, policy)
+  note_periods(limit, policy)
   -- While jobs wait for the limit it has no TTL
-  if redis.call('EXISTS', key_queue) == 0 then redis.call('PEXPIRE', limit, 2592000000) end
+  if redis.call('EXISTS', key_queue) == 0 then redis.call('PEXPIRE', limit, idle_limit_ttl(limit)) end
 end
 if destination == 'now' then
   local fields = { 'i', id, unpack(ARGV, first_field) }

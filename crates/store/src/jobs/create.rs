@@ -4,7 +4,6 @@ use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     client_ids::reservation_ttl,
     enqueue::build_job_record,
-    local_now,
     record::{FinishedJob, JobRecord},
     uniqueness::{UniquenessCheck, uniqueness_ttl},
 };
@@ -20,7 +19,7 @@ use common::{
     name::LimitKey,
     time::Millis,
 };
-use model::job::{JobHistory, JobLimit, JobState, NewJob, UniquePolicy};
+use model::job::{JobHistory, JobState, NewJob, UniquePolicy};
 
 /// Maximum number of checks of a uniqueness holder. The holder may change between a check and the script; each time
 /// another job has made progress, so this bounds how many may replace each other at once.
@@ -96,14 +95,14 @@ impl Jobs {
         let place = match (&new.summary.limit, new.start_at) {
             _ if new.is_pending => JobDestination::Pending,
             (_, Some(at)) => JobDestination::Scheduled(at),
-            (Some(JobLimit::Key(_)), None) => JobDestination::KeyQueue,
+            (Some(_), None) => JobDestination::KeyQueue,
             _ => JobDestination::Stream,
         };
         let replaced = replaced.and_then(|located| {
             let (LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, holder: None, .. }) = located else {
                 return None;
             };
-            Some((located, job, FinishedJob::cancelled(job, None, local_now())))
+            Some((located, job, FinishedJob::cancelled(job, None, self.estimated_now())))
         });
         let plan = CreationPlan {
             place,
@@ -149,7 +148,7 @@ impl Jobs {
             saved.map_err(StoreError::after_write)?;
         }
         if let Some((_, older, ended)) = &plan.replaced {
-            self.store.events.record(JobEvent::ended(older, ended.state, local_now()));
+            self.store.events.record(JobEvent::ended(older, ended.state, self.estimated_now()));
             self.after_end(older, ended, self.store.settings.jobs.result_ttl).await;
         }
         // The queue may have been deleted between the registration and this

@@ -12,7 +12,7 @@ use common::{
     name::{Priority, QueueName},
     time::Millis,
 };
-use model::job::{EnvelopeSummary, JobHistory, JobLimit, JobState, NewJob};
+use model::job::{JobHistory, JobState, NewJob};
 
 /// A queue can vanish between its creation and its use only if somebody empties Redis at that moment.
 const MAX_STREAM_ATTEMPTS: usize = 3;
@@ -58,7 +58,7 @@ pub enum EnqueueRefusal {
 pub(super) fn needs_record(new: &NewJob) -> bool {
     let summary = &new.summary;
     let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
-    let has_key = matches!(summary.limit, Some(JobLimit::Key(_)));
+    let has_key = summary.limit.is_some();
     new.id.is_some() || new.start_at.is_some() || new.is_pending || new.unique.is_some() || has_timer || has_key
 }
 
@@ -88,19 +88,10 @@ impl Jobs {
             self.add_to_stream(new, traceparent).await?
         };
         if let Ok(enqueued) = &outcome {
-            self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
             metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
             self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         }
         Ok(outcome)
-    }
-
-    /// Applies the rate limit that a stored job brought for its queue.
-    pub(super) async fn apply_queue_limit(&self, summary: &EnvelopeSummary, queue: &QueueName) -> StoreResult<()> {
-        match &summary.limit {
-            Some(JobLimit::Queue(rate)) => self.set_queue_rate(queue, *rate).await.map_err(StoreError::after_write),
-            _ => Ok(()),
-        }
     }
 
     /// An ordinary job: one entry in a stream.

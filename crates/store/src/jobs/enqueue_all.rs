@@ -179,7 +179,6 @@ impl Jobs {
         for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
             let enqueued = self.record_enqueued(job, traceparent.clone(), &entry, salt).await?;
-            self.apply_queue_limit(&enqueued.job.summary, &enqueued.job.queue).await?;
             stored.push(enqueued);
         }
         Ok(Ok(stored))

@@ -1,7 +1,6 @@
 //! Discards jobs that did not start by `expires_at` or did not end within `total_timeout_ms`.
 
 use super::{Jobs, LocatedJob, record::FinishedJob};
-use crate::local_now;
 use crate::{StoreResult, keys::QueueKeys};
 use common::{id::JobId, name::QueueName, time::Millis};
 use model::job::JobState;
@@ -20,9 +19,9 @@ impl Jobs {
             let is_overdue = job.deadline().is_some_and(|at| at <= now);
             let is_expired = running_since.is_none() && job.is_expired(now);
             let ended = if is_overdue {
-                FinishedJob::overdue(job, running_since, local_now())
+                FinishedJob::overdue(job, running_since, now)
             } else if is_expired {
-                FinishedJob::expired(job, local_now())
+                FinishedJob::expired(job, now)
             } else {
                 let later = job.summary.expires_at.into_iter().chain(job.deadline()).filter(|at| *at > now).min();
                 return self.set_expiry_timer(queue, id, later).await;

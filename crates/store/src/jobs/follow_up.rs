@@ -11,10 +11,7 @@ use common::{
     id::{JobId, WorkflowId},
     name::QueueName,
 };
-use model::{
-    job::{Envelope, JobLimit},
-    workflow::Membership,
-};
+use model::{job::Envelope, workflow::Membership};
 
 /// Minimum TTL of a job whose end has a follow-up, so that maintenance can still run it.
 const MIN_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
@@ -84,7 +81,7 @@ impl Jobs {
                 .invoke_async(&mut self.store.redis.clone())
                 .await?;
         }
-        if let Some(JobLimit::Key(limit)) = parts.summary().limit {
+        if let Some(limit) = parts.summary().limit {
             self.admit(queue, &limit.key).await?;
         }
         let member: MembershipFields =

@@ -6,7 +6,6 @@ use super::{
     Jobs,
     claim::{malformed_reply, read_job_entry},
     enqueue::parse_entry_id,
-    local_now,
     record::{FinishedJob, JobFields, JobRecord},
 };
 use crate::{
@@ -267,6 +266,7 @@ impl Jobs {
             .arg(entry.map(|entry| entry.to_string()).unwrap_or_default())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
+        let now = self.estimated_now();
         let mut parts = reply.into_iter();
         let kind = String::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
         let mut next = || parts.next().unwrap_or_default();
@@ -294,7 +294,7 @@ impl Jobs {
                 }
                 let holder = pending.into_iter().next().map(|(_, consumer, idle, _)| JobHolder {
                     consumer,
-                    idle_since: local_now() - idle,
+                    idle_since: now - idle,
                     attempt: ActiveAttempt::parse(&attempt),
                     progress: Some(progress).filter(|progress| !progress.is_empty()),
                 });

@@ -61,9 +61,15 @@ mod settle;
 mod stats;
 mod uniqueness;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use common::{id::JobId, json::Object, name::WorkerId, settings::JobSettings, time::Millis};
+use common::{
+    id::JobId,
+    json::Object,
+    name::{QueueName, WorkerId},
+    settings::JobSettings,
+    time::Millis,
+};
 use model::{job::NewJob, workflow::Membership};
 
 pub use attempt::Attempt;
@@ -86,7 +92,7 @@ pub(super) use record::{new_entry_fields, parse_id_field};
 pub use settle::{Completion, FailureOutcome, Settled};
 pub use stats::QueueStats;
 
-use crate::{Redis, Store, StoreResult, connection::clock::local_now, events::JobEvent};
+use crate::{Redis, Store, StoreResult, events::JobEvent};
 
 /// Continues a workflow when one of its jobs ended: set by `workflows`, which depends on jobs.
 pub(crate) type MemberEnded =
@@ -131,6 +137,18 @@ impl Jobs {
         &self.store.redis
     }
 
+    /// The longest attempt of a job: what it asks for, else what its queue or all jobs have.
+    #[must_use]
+    pub fn attempt_timeout(&self, job: &JobRecord) -> Duration {
+        job.timeout_ms.map_or_else(|| self.default_attempt_timeout(&job.queue), Duration::from_millis)
+    }
+
+    fn default_attempt_timeout(&self, queue: &QueueName) -> Duration {
+        let settings = &self.store.settings;
+        let of_queue = settings.queues.get(queue).and_then(|queue| queue.attempt_timeout);
+        of_queue.unwrap_or(settings.jobs.attempt_timeout)
+    }
+
     /// Records an event of a job.
     pub fn record_event(&self, event: JobEvent) {
         self.store.events.record(event);
@@ -150,6 +168,13 @@ impl Jobs {
     pub async fn now(&self) -> StoreResult<Millis> {
         self.store.redis.now().await
     }
+
+    /// The time by Redis's clock as this process knows it, for times that are stored or shown. What decides an outcome
+    /// asks [`Jobs::now`].
+    #[must_use]
+    pub fn estimated_now(&self) -> Millis {
+        self.store.redis.estimated_now()
+    }
 }
 
 /// The time that relative times in a group of requests count from: read once, and only if a request has one.
@@ -165,8 +190,8 @@ impl<'a> RequestClock<'a> {
         Self { jobs, now: None }
     }
 
-    /// The time for a request. Start times use Redis's clock, which decides when they are due; a request without any
-    /// uses this process's clock.
+    /// The time for a request. A request with a start time or a deadline asks Redis, whose clock decides when they are
+    /// due; any other knows Redis's time well enough.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -174,7 +199,7 @@ impl<'a> RequestClock<'a> {
         match self.now {
             Some(now) => Ok(now),
             None if NewJob::mentions_time(body) => Ok(*self.now.insert(self.jobs.now().await?)),
-            None => Ok(local_now()),
+            None => Ok(self.jobs.estimated_now()),
         }
     }
 }

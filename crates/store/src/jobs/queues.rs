@@ -100,7 +100,12 @@ impl Jobs {
             .await?;
         let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
         let small = |name: &str| number(name).and_then(|number| u32::try_from(number).ok());
-        let rate = small("rl").zip(number("rp")).map(|(limit, period_ms)| Rate { limit, period_ms });
+        let rate = small("rl").zip(number("rp")).map(|(limit, period_ms)| Rate {
+            limit,
+            period_ms,
+            burst: small("rb").unwrap_or(limit),
+            is_strict: number("rs") == Some(1),
+        });
         let settings = self.store.settings.queues.get(queue).copied().unwrap_or_default();
         Ok(QueueControl {
             is_paused: fields.contains_key("paused"),
@@ -127,7 +132,7 @@ impl Jobs {
         let mut set = Vec::new();
         set.extend(concurrency.map(|max| ("c", max.to_string())));
         set.extend(rate.map(rate_fields).into_iter().flatten());
-        self.update_control(queue, &["c", "rl", "rp", "r", "ra"], &set).await.map(Ok)
+        self.update_control(queue, &["c", "rl", "rp", "rb", "rs", "r", "ra"], &set).await.map(Ok)
     }
 
     /// Deletes an empty queue; false if it has jobs. Results remain until their TTL ends, but cannot be looked up.
@@ -160,17 +165,6 @@ impl Jobs {
             return self.add_to_registry(queue).await.map(|()| false);
         }
         Ok(true)
-    }
-
-    /// Sets a queue's rate limit, as a stored job asks for.
-    pub(super) async fn set_queue_rate(&self, queue: &QueueName, rate: Rate) -> StoreResult<()> {
-        let control = QueueKeys::new(queue).control();
-        let known: (Option<u32>, Option<u64>) =
-            redis::cmd("HMGET").arg(&control).arg("rl").arg("rp").query_async(&mut self.store.redis.clone()).await?;
-        if known == (Some(rate.limit), Some(rate.period_ms)) {
-            return Ok(());
-        }
-        self.update_control(queue, &[], &rate_fields(rate)).await
     }
 
     /// Creates the stream of a queue's priority, and the queue if it is new.
@@ -284,8 +278,13 @@ impl Jobs {
     }
 }
 
-fn rate_fields(rate: Rate) -> [(&'static str, String); 2] {
-    [("rl", rate.limit.to_string()), ("rp", rate.period_ms.to_string())]
+fn rate_fields(rate: Rate) -> [(&'static str, String); 4] {
+    [
+        ("rl", rate.limit.to_string()),
+        ("rp", rate.period_ms.to_string()),
+        ("rb", rate.burst.to_string()),
+        ("rs", u8::from(rate.is_strict).to_string()),
+    ]
 }
 
 pub(crate) fn sorted_priorities(members: &[String]) -> Vec<Priority> {

@@ -10,7 +10,7 @@ use common::{
 };
 use model::{
     job::{
-        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobLimit, JobState, KeyLimit, NewJob, RetryPolicy,
+        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, NewJob, RetryPolicy,
         retry::OnExhaustion, view::JobView,
     },
     workflow::Membership,
@@ -132,7 +132,7 @@ impl JobRecord {
 
     /// Its key's limit, if it has one.
     pub(super) fn key_limit(&self) -> Option<&KeyLimit> {
-        self.summary.limit.as_ref().and_then(JobLimit::key_limit)
+        self.summary.limit.as_ref()
     }
 
     /// The key of its limit, if it has one.

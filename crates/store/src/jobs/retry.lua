@@ -23,7 +23,8 @@ local now = now_ms()
 local due_at = string.format('%d', now + delay_ms)
 remove_entry(stream, active, leases, entry, attempt_name)
 redis.call('DEL', record)
-redis.call('HSET', record, 's', 'retryable', 'p', priority, 'd', due_at, 'k', attempt_name, unpack(ARGV, first_field))
+redis.call('HSET', record, 's', 'retryable', 'p', priority, 'd', due_at, 'y', delay_ms, 'k', attempt_name,
+  unpack(ARGV, first_field))
 redis.call('ZADD', due, due_at, id)
 redis.call('HINCRBY', stats, 'retried', 1)
 if limit_key ~= '' then

@@ -195,7 +195,7 @@ impl Jobs {
     ) -> StoreResult<FailureOutcome> {
         let policy = claimed.job.retry_policy(self.settings().on_exhaustion);
         let verdict = policy.after_failure(claimed.job.history.failures, &failure.error_type, advice, rand::random());
-        let verdict = self.within_deadline(&claimed.job, verdict);
+        let verdict = self.within_deadline(&claimed.job, verdict).await?;
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));
         match verdict {
@@ -232,7 +232,7 @@ impl Jobs {
         dead_letter: bool,
     ) -> StoreResult<FailureOutcome> {
         job.history.retry_delay_ms = None;
-        let now = super::local_now();
+        let now = self.estimated_now();
         let ended = FinishedJob::discarded(&job, now);
         match self.finish(Attempt { job: &job, entry, fence }, &ended, dead_letter).await? {
             Settled::Stale => Ok(FailureOutcome::Stale),
@@ -259,16 +259,13 @@ impl Jobs {
     }
 
     /// No attempt may start after the job's deadline.
-    fn within_deadline(&self, job: &JobRecord, verdict: RetryDecision) -> RetryDecision {
-        let delay = match verdict {
-            RetryDecision::Retry(delay) => i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
-            discard @ RetryDecision::Discard { .. } => return discard,
-        };
-        let starts_at = super::local_now().saturating_add(delay);
-        if job.deadline().is_some_and(|deadline| deadline <= starts_at) {
-            return RetryDecision::Discard { dead_letter: self.wants_dead_letter(job) };
+    async fn within_deadline(&self, job: &JobRecord, verdict: RetryDecision) -> StoreResult<RetryDecision> {
+        let (RetryDecision::Retry(delay), Some(deadline)) = (verdict, job.deadline()) else { return Ok(verdict) };
+        let starts_at = self.now().await?.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+        if deadline <= starts_at {
+            return Ok(RetryDecision::Discard { dead_letter: self.wants_dead_letter(job) });
         }
-        verdict
+        Ok(verdict)
     }
 
     /// Schedules the next attempt; none if the attempt was not the current one.
@@ -312,7 +309,7 @@ impl Jobs {
         if job.history.crashes <= self.store.settings.jobs.crash_budget {
             return self.release(Attempt { job: &job, ..Attempt::of(claimed, fence) }).await;
         }
-        let now = super::local_now();
+        let now = self.estimated_now();
         let message = format!("{} workers vanished while they had this job", job.history.crashes);
         let failure = AttemptError::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
         job.history.errors.push(failure);
@@ -353,7 +350,7 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
     pub async fn discard_expired(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<Settled> {
-        let now = super::local_now();
+        let now = self.estimated_now();
         let ended = FinishedJob::expired(&claimed.job, now);
         let settled = self.finish(Attempt::of(claimed, fence), &ended, false).await?;
         if settled == Settled::Done {

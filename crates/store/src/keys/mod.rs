@@ -13,7 +13,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 47] = [
+pub const KEY_PATTERNS: [&str; 50] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -33,6 +33,8 @@ pub const KEY_PATTERNS: [&str; 47] = [
     "galley:{<queue>}:admitted:<key>",
     "galley:{<queue>}:limit:<key>",
     "galley:{<queue>}:finished",
+    "galley:{<queue>}:starts",
+    "galley:{<queue>}:starts:<key>",
     "galley:id:<id>",
     "galley:idempotency:<fingerprint>",
     "galley:workflows",
@@ -59,6 +61,7 @@ pub const KEY_PATTERNS: [&str; 47] = [
     "galley:worker:<worker>",
     "galley:directive:<worker>",
     "galley:leader",
+    "galley:clock",
     "galley:notifications",
     "galley:write_check",
 ];
@@ -88,6 +91,8 @@ pub const WORKERS: &str = "galley:workers";
 pub const LEADER: &str = "galley:leader";
 /// Deleted to see whether Redis takes writes: it never exists.
 pub const WRITE_CHECK: &str = "galley:write_check";
+/// The latest time by Redis's clock that a leader saw: a string of milliseconds.
+pub const CLOCK: &str = "galley:clock";
 /// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
 pub const NOTIFICATIONS: &str = "galley:notifications";
 
@@ -242,6 +247,9 @@ mod tests {
             keys.admitted(&key),
             keys.key_limit(&key),
             keys.finished(),
+            keys.starts(),
+            keys.key_starts(&key),
+            CLOCK.to_owned(),
             idempotency("f"),
             client_job_id(&id),
             workflow(&id.to_string().parse().expect("an id")),

@@ -101,6 +101,18 @@ impl QueueKeys {
         self.key("control")
     }
 
+    /// Starts of the last period, if the queue has a strict rate: a sorted set by time.
+    #[must_use]
+    pub fn starts(&self) -> String {
+        self.key("starts")
+    }
+
+    /// Starts of the last period, if a key has a strict rate: a sorted set by time.
+    #[must_use]
+    pub fn key_starts(&self, key: &LimitKey) -> String {
+        format!("{}starts:{key}", self.prefix)
+    }
+
     /// The job that holds a uniqueness fingerprint: a string with a TTL.
     #[must_use]
     pub fn uniqueness(&self, fingerprint: &str) -> String {

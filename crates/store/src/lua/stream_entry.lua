@@ -13,7 +13,7 @@ end
 
 -- The fields of the stream entry of a job that has a record; nil when there is no record.
 local function entry_fields(id, record_fields)
-  local only_in_records = { s = true, p = true, d = true, k = true, x = true }
+  local only_in_records = { s = true, p = true, d = true, k = true, x = true, y = true }
   local fields = { 'i', id }
   for i = 1, #record_fields, 2 do
     if not only_in_records[record_fields[i]] then
@@ -31,17 +31,23 @@ local function note_entry(record, priority, entry)
   redis.call('HSET', record, 's', 'queued', 'p', priority, 'x', entry)
 end
 
--- Stores the limit of a key as a job brought it: concurrency or -1, rate and its ms, throttle and its ms.
-local function set_policy(limit, policy)
-  local concurrency, rate, rate_ms, throttle, throttle_ms = string.match(policy, '^(%-?%d+) (%d+) (%d+) (%d+) (%d+)$')
-  if not concurrency then return end
-  redis.call('HSET', limit, 'c', concurrency, 'rl', rate, 'rp', rate_ms, 'tl', throttle, 'tp', throttle_ms)
+-- Notes the periods of a limit that a job brought, because its starts count for that long. The limit itself is the job's:
+-- no job changes the limit of the others.
+local function note_periods(limit, policy)
+  local rate_ms, throttle_ms = string.match(policy, '^%-?%d+ %d+ (%d+) %d+ %d+ %d+ (%d+)$')
+  if rate_ms then redis.call('HSET', limit, 'rp', rate_ms, 'tp', throttle_ms) end
 end
 
--- Puts a job into the queue of its key: highest priority first, then in order of arrival. The job's own limit counts
--- when none is stored for the key.
+-- How long the limit of a key without jobs is kept: its starts count for a period.
+local function idle_limit_ttl(limit)
+  local known = redis.call('HMGET', limit, 'rp', 'tp', 'until')
+  local longest_ms = math.max(60000, tonumber(known[1] or '') or 0, tonumber(known[2] or '') or 0)
+  return string.format('%.0f', math.max(longest_ms, math.min(86400000, (tonumber(known[3] or '') or 0) - now_ms())))
+end
+
+-- Puts a job into the queue of its key: highest priority first, then in order of arrival.
 local function enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, now)
-  if redis.call('HEXISTS', limit, 'c') == 0 then set_policy(limit, policy) end
+  note_periods(limit, policy)
   local score = redis.call('HINCRBY', limit, 'seq', 1) - tonumber(priority) * 2 ^ 44
   -- The limit stays while jobs wait for it: admit.lua sets its TTL when none does any more
   redis.call('PERSIST', limit)

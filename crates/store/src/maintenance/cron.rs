@@ -1,5 +1,7 @@
 //! Fires due cron entries: one more timer of the leader.
 
+use std::time::{Duration, Instant};
+
 use crate::{StoreResult, connection::clock::first_due_at, jobs::Jobs, keys};
 use common::time::Millis;
 
@@ -7,13 +9,14 @@ use common::time::Millis;
 #[derive(Default)]
 pub(super) struct CronTimer {
     next_at: Option<Millis>,
-    not_before: Millis,
+    not_before: Option<Instant>,
     pub(super) is_stale: bool,
 }
 
 impl CronTimer {
-    pub(super) fn due_at(&self) -> Option<Millis> {
-        self.next_at.map(|at| at.max(self.not_before))
+    /// How long until the next entry is due.
+    pub(super) fn wait(&self, now: Millis) -> Option<Duration> {
+        self.next_at.map(|at| super::due_times::wait_until(at, self.not_before, now))
     }
 
     pub(super) async fn refresh(&mut self, jobs: &Jobs) -> StoreResult<()> {
@@ -28,9 +31,9 @@ impl CronTimer {
 
     /// Fires due entries, a bounded number.
     pub(super) async fn fire_if_due(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
-        if self.due_at().is_some_and(|at| at <= now) {
+        if self.wait(now).is_some_and(|wait| wait.is_zero()) {
             let troubled = jobs.cron().fire_due().await?;
-            self.not_before = if troubled > 0 { now + super::FAILURE_PAUSE_MS } else { 0 };
+            self.not_before = (troubled > 0).then(|| Instant::now() + super::FAILURE_PAUSE);
             self.is_stale = true;
         }
         Ok(())

@@ -1,6 +1,9 @@
 //! What is due next in each queue, by Redis's clock.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use crate::{StoreError, StoreResult, connection::clock::first_due_at, jobs::Jobs, keys::QueueKeys};
 use common::{name::QueueName, rotation::Rotation, time::Millis};
@@ -29,9 +32,9 @@ impl QueueTask {
 }
 
 /// How long after the last sign of activity a queue is read regularly.
-const ACTIVE_MS: Millis = 60_000;
+const ACTIVE_TIME: Duration = Duration::from_mins(1);
 /// A queue with something due this soon is active too.
-const SOON_MS: Millis = 10_000;
+const SOON: Duration = Duration::from_secs(10);
 /// How many other queues are read each time.
 const QUEUES_PER_TURN: usize = 2;
 
@@ -42,26 +45,34 @@ pub(super) struct DueTimes {
     rotation: Rotation,
 }
 
-/// The next due times of a queue: for each task its time, and a time before which it is not handled.
+/// The next due times of a queue: for each task its time, and a moment before which it is not handled.
 #[derive(Default)]
 struct NextDue {
-    tasks: [(Option<Millis>, Millis); QueueTask::ALL.len()],
-    active_until: Millis,
+    tasks: [(Option<Millis>, Option<Instant>); QueueTask::ALL.len()],
+    active_until: Option<Instant>,
 }
 
 impl NextDue {
-    fn task_at(&self, task: QueueTask) -> Option<Millis> {
+    fn wait_for(&self, task: QueueTask, now: Millis) -> Option<Duration> {
         let (at, not_before) = self.tasks[task as usize];
-        at.map(|at| at.max(not_before))
+        at.map(|at| wait_until(at, not_before, now))
     }
 
-    fn earliest(&self) -> Option<Millis> {
-        QueueTask::ALL.into_iter().filter_map(|task| self.task_at(task)).min()
+    fn wait(&self, now: Millis) -> Option<Duration> {
+        QueueTask::ALL.into_iter().filter_map(|task| self.wait_for(task, now)).min()
     }
 
-    fn is_active(&self, now: Millis) -> bool {
-        now < self.active_until || self.earliest().is_some_and(|at| at < now + SOON_MS)
+    fn is_active(&self, (now, moment): (Millis, Instant)) -> bool {
+        self.active_until.is_some_and(|until| moment < until) || self.wait(now).is_some_and(|wait| wait < SOON)
     }
+}
+
+/// How long to wait from `now` for a due time, but at least until a moment.
+pub(super) fn wait_until(at: Millis, not_before: Option<Instant>, now: Millis) -> Duration {
+    // Due times are whole milliseconds: add one, because early is not due
+    let wait = if at <= now { 0 } else { u64::try_from(at - now + 1).unwrap_or(0) };
+    let pause = not_before.map_or(Duration::ZERO, |moment| moment.saturating_duration_since(Instant::now()));
+    Duration::from_millis(wait).max(pause)
 }
 
 impl DueTimes {
@@ -72,7 +83,7 @@ impl DueTimes {
     }
 
     /// Active queues, unknown ones, and a few others in turn.
-    pub(super) fn queues_to_read(&mut self, queues: &[QueueName], now: Millis) -> Vec<QueueName> {
+    pub(super) fn queues_to_read(&mut self, queues: &[QueueName], now: (Millis, Instant)) -> Vec<QueueName> {
         let is_idle = |queue: &QueueName| self.queues.get(queue).is_some_and(|next| !next.is_active(now));
         let (idle, mut some): (Vec<QueueName>, Vec<QueueName>) = queues.iter().cloned().partition(is_idle);
         some.extend(self.rotation.next(&idle, QUEUES_PER_TURN));
@@ -80,31 +91,31 @@ impl DueTimes {
     }
 
     /// Something happens in a queue: more may follow without a notification.
-    pub(super) fn note_activity(&mut self, queue: &QueueName, now: Millis) {
-        self.queues.entry(queue.clone()).or_default().active_until = now + ACTIVE_MS;
+    pub(super) fn note_activity(&mut self, queue: &QueueName, moment: Instant) {
+        self.queues.entry(queue.clone()).or_default().active_until = Some(moment + ACTIVE_TIME);
     }
 
-    /// When the next task of any queue is due.
-    pub(super) fn earliest(&self) -> Option<Millis> {
-        self.queues.values().filter_map(NextDue::earliest).min()
+    /// How long until the next task of any queue is due.
+    pub(super) fn wait(&self, now: Millis) -> Option<Duration> {
+        self.queues.values().filter_map(|next| next.wait(now)).min()
     }
 
     /// The queues with a task that is due.
     pub(super) fn due_queues(&self, now: Millis) -> Vec<QueueName> {
-        let is_due = |next: &NextDue| next.earliest().is_some_and(|at| at <= now);
+        let is_due = |next: &NextDue| next.wait(now).is_some_and(|wait| wait.is_zero());
         self.queues.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect()
     }
 
-    /// When a task of a queue is due.
-    pub(super) fn task_at(&self, queue: &QueueName, task: QueueTask) -> Option<Millis> {
-        self.queues.get(queue)?.task_at(task)
+    /// How long until a task of a queue is due.
+    pub(super) fn wait_for(&self, queue: &QueueName, task: QueueTask, now: Millis) -> Option<Duration> {
+        self.queues.get(queue)?.wait_for(task, now)
     }
 
-    /// A task was handled: leave it alone before that time.
-    pub(super) fn pause_until(&mut self, queue: &QueueName, task: QueueTask, not_before: Millis) {
+    /// A task was handled: leave it alone before that moment.
+    pub(super) fn pause(&mut self, queue: &QueueName, task: QueueTask, not_before: Instant) {
         if let Some(next) = self.queues.get_mut(queue) {
-            next.tasks[task as usize].1 = not_before;
-            next.active_until = not_before + ACTIVE_MS;
+            next.tasks[task as usize].1 = Some(not_before);
+            next.active_until = Some(not_before + ACTIVE_TIME);
         }
     }
 
@@ -146,23 +157,22 @@ mod tests {
     fn idle_queues_are_read_a_few_at_a_time_and_active_ones_each_time() {
         let queues: Vec<QueueName> = (0..50).map(|number| format!("q{number:02}").parse().expect("a name")).collect();
         let mut times = DueTimes::default();
-        assert_eq!(times.queues_to_read(&queues, 0).len(), 50, "none is known yet");
+        let start = Instant::now();
+        let soon = Millis::try_from(SOON.as_millis()).expect("a short time");
+        assert_eq!(times.queues_to_read(&queues, (0, start)).len(), 50, "none is known yet");
         times.queues.extend(queues.iter().map(|queue| (queue.clone(), NextDue::default())));
-        times.note_activity(&queues[7], 0);
-        times.queues.entry(queues[8].clone()).or_default().tasks[0].0 = Some(SOON_MS);
-        times.queues.entry(queues[9].clone()).or_default().tasks[0].0 = Some(SOON_MS * 100);
+        times.note_activity(&queues[7], start);
+        times.queues.entry(queues[8].clone()).or_default().tasks[0].0 = Some(soon - 10);
+        times.queues.entry(queues[9].clone()).or_default().tasks[0].0 = Some(soon * 100);
         let mut read = HashSet::new();
         for _ in 0..24 {
-            let some = times.queues_to_read(&queues, 1);
+            let some = times.queues_to_read(&queues, (1, start));
             assert_eq!(some.len(), 2 + QUEUES_PER_TURN);
             assert!(some.contains(&queues[7]) && some.contains(&queues[8]));
             read.extend(some);
         }
         assert_eq!(read.len(), 50);
-        assert_eq!(
-            times.queues_to_read(&queues, ACTIVE_MS + SOON_MS * 200).len(),
-            2 + QUEUES_PER_TURN,
-            "8 and 9 are due"
-        );
+        let later = (soon * 200, start + ACTIVE_TIME);
+        assert_eq!(times.queues_to_read(&queues, later).len(), 2 + QUEUES_PER_TURN, "8 and 9 are due");
     }
 }

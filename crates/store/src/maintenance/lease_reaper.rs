@@ -3,8 +3,9 @@
 //! An expired lease means that the worker died: the job is available again at once. An exceeded `timeout_ms` is an
 //! ordinary failure, and the retry policy applies.
 
+use std::time::Duration;
+
 use super::{OutageGrace, reschedule_on_error};
-use crate::local_now;
 use crate::{
     StoreResult,
     jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs},
@@ -16,13 +17,13 @@ use model::job::{AttemptError, RetryAdvice};
 /// Maximum number of attempts of a queue in one turn.
 const BATCH: usize = 100;
 
-/// Settles attempts whose lease expired, a batch at most. Answers with the milliseconds until it makes sense to look again, if
-/// some were spared because Redis was away.
+/// Settles attempts whose lease expired, a batch at most. Answers with the time until it makes sense to look again, if
+/// some were spared because Redis was away or its clock was set.
 pub(super) async fn reap_expired(
     jobs: &Jobs,
     queue: &QueueName,
     outage_grace: &mut OutageGrace,
-) -> StoreResult<Millis> {
+) -> StoreResult<Duration> {
     let keys = QueueKeys::new(queue);
     let now = outage_grace.observe(jobs.now()).await?;
     let mut spared = 0;
@@ -31,7 +32,7 @@ pub(super) async fn reap_expired(
             remove_member(jobs, &keys, &member).await?;
             continue;
         };
-        match outage_grace.remaining_grace(attempt.started_at, now) {
+        match outage_grace.remaining_grace(now - attempt.started_at) {
             0 => {
                 let settled = reap_one(jobs, &claimed, &attempt, now).await;
                 reschedule_on_error(jobs, &keys.leases(), &member, settled).await?;
@@ -39,17 +40,16 @@ pub(super) async fn reap_expired(
             wait => spared = spared.max(wait),
         }
     }
-    Ok(spared)
+    Ok(Duration::from_millis(spared.unsigned_abs()))
 }
 
 async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, now: Millis) -> StoreResult<()> {
     let fence = Fence::ExpiredLease { token: attempt.token.clone() };
     let (queue, id) = (&claimed.job.queue, claimed.job.id);
     if attempt.deadline > 0 && attempt.deadline <= now {
-        let limit = claimed.job.timeout_ms.unwrap_or_default();
+        let limit = attempt.deadline - attempt.started_at;
         let message = format!("the attempt took longer than its timeout of {limit} ms");
-        let failure =
-            AttemptError::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), local_now());
+        let failure = AttemptError::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), now);
         let recorded = jobs.fail(claimed, &fence, failure, RetryAdvice::ByPolicy).await?;
         tracing::info!(event = "attempt.timed_out", %queue, %id, outcome = recorded.as_str(), "attempt timed out");
     } else {

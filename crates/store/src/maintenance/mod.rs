@@ -6,7 +6,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod` | leader election, and what the leader does when |
+//! | `mod` | what the leader does when |
 //! | `due_times` | what is due next in each queue |
 //! | `scheduler` | makes scheduled and retryable jobs available |
 //! | `lease_reaper` | settles attempts whose lease or time limit is over |
@@ -19,14 +19,18 @@
 //! | `sweep` | looks at a few queues in turn, and at those of silent workers |
 //! | `silent_workers` | which workers stopped reporting |
 //! | `memory_watch` | reads how full Redis is, in every process |
+//! | `leadership` | leader election |
+//! | `clock_steps` | heals what a step of Redis's clock left behind |
 //! | `outage_grace` | whether a worker's silence means that it died |
 
 mod candidates;
 mod check_cursor;
+mod clock_steps;
 mod consistency_checker;
 mod cron;
 mod due_times;
 mod history_trimmer;
+mod leadership;
 mod lease_reaper;
 mod memory_watch;
 mod outage_grace;
@@ -42,9 +46,12 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
+use leadership::{Leadership, acquire_leadership, resign_leadership};
 use memory_watch::MemoryBudgets;
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
+
+pub(crate) use clock_steps::heal_group;
 
 pub use check_cursor::{CheckCursor, CheckCursorError};
 pub use consistency_checker::{ConsistencyReport, Violation};
@@ -55,9 +62,10 @@ use crate::{
     connection::{
         notification::Notification,
         notifier::{EventReceiver, SubscriberEvent},
+        redis_clock::ClockSteps,
     },
-    jobs::Jobs,
-    keys, log_interruption, script,
+    jobs::{Jobs, duration_millis},
+    keys, log_interruption,
 };
 use common::{
     name::{QueueName, quoted},
@@ -75,14 +83,16 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
     let leader_id = uuid::Uuid::new_v4().simple().to_string();
     let grace = jobs.store.settings.jobs.lease / 2;
     // One for the timers, one for the sweep that runs beside them
-    let (mut outage_grace, mut sweep_grace) = (OutageGrace::new(grace), OutageGrace::new(grace));
+    let (mut outage_grace, mut sweep_grace) =
+        (OutageGrace::new(&jobs.store.redis, grace), OutageGrace::new(&jobs.store.redis, grace));
     while !stop.is_cancelled() {
         let result = match outage_grace.observe(acquire_leadership(jobs, &leader_id, settings.leader_lease)).await {
-            Ok(true) => {
+            Ok(Leadership { is_held: true, since_last_leader }) => {
                 let sweep = PeriodicSweep::new(jobs, &mut sweep_grace);
-                Box::pin(Leader::new(jobs, &settings, &leader_id, &mut outage_grace).work(sweep, stop)).await
+                let leader = Leader::new(jobs, &settings, &leader_id, &mut outage_grace);
+                Box::pin(leader.work(sweep, since_last_leader, stop)).await
             }
-            Ok(false) => Ok(()),
+            Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -105,7 +115,7 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
 /// # Errors
 /// Redis is unavailable.
 pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let mut outage_grace = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
+    let mut outage_grace = OutageGrace::new(&jobs.store.redis, jobs.store.settings.jobs.lease / 2);
     lease_reaper::reap_expired(jobs, queue, &mut outage_grace).await?;
     worker_reaper::reap_queue(jobs, queue, &mut outage_grace).await?;
     worker_reaper::prune_queue(jobs, queue).await?;
@@ -113,24 +123,8 @@ pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     scheduler::promote(jobs, queue, jobs.now().await?).await
 }
 
-async fn acquire_leadership(jobs: &Jobs, leader_id: &str, lease: Duration) -> StoreResult<bool> {
-    let held: i64 = script::ACQUIRE_LEADERSHIP
-        .key(keys::LEADER)
-        .arg(leader_id)
-        .arg(lease.as_millis().to_string())
-        .invoke_async(&mut jobs.store.redis.clone())
-        .await?;
-    Ok(held == 1)
-}
-
-/// Frees the leader lease for the next process, which would otherwise wait until it expires.
-async fn resign_leadership(jobs: &Jobs, leader_id: &str) {
-    let mut call = script::DELETE_IF_EQUAL.key(keys::LEADER);
-    let _ = call.arg(leader_id).invoke_async::<i64>(&mut jobs.store.redis.clone()).await;
-}
-
 /// Pause before a queue is handled again after an error of its own.
-const FAILURE_PAUSE_MS: Millis = 1000;
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Delay before a single job is handled again after an error.
 const FAILED_JOB_DELAY_MS: Millis = 60_000;
 
@@ -145,19 +139,25 @@ struct Leader<'a> {
     grace: &'a mut OutageGrace,
     due_times: DueTimes,
     cron: cron::CronTimer,
-    /// Redis's clock, and when it was read.
-    redis_clock: (Millis, Instant),
+    /// The steps of Redis's clock that were healed.
+    healed_steps: ClockSteps,
 }
 
 impl<'a> Leader<'a> {
     fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, holder: &'a str, grace: &'a mut OutageGrace) -> Self {
         let (due_times, cron) = (DueTimes::default(), cron::CronTimer::default());
-        Self { jobs, settings, holder, grace, due_times, cron, redis_clock: (0, Instant::now()) }
+        let healed_steps = jobs.store.redis.clock().steps();
+        Self { jobs, settings, holder, grace, due_times, cron, healed_steps }
     }
 
     /// Works until the leader lease is lost (`Ok`), Redis is unavailable (`Err`), or `stop` is cancelled. The sweep,
     /// which can take long, runs beside the timers, so that no due time waits for it.
-    async fn work(mut self, mut sweep: PeriodicSweep<'_>, stop: &CancellationToken) -> StoreResult<()> {
+    async fn work(
+        mut self,
+        mut sweep: PeriodicSweep<'_>,
+        since_last_leader: Millis,
+        stop: &CancellationToken,
+    ) -> StoreResult<()> {
         let (topics, mut calls) = self.jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
         topics.add(keys::NOTIFICATIONS.to_owned());
         let mut renewal = tokio::time::interval(self.settings.leader_lease / 3);
@@ -165,9 +165,15 @@ impl<'a> Leader<'a> {
         renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A server that does not say may have started at any time before now
-        let uptime = self.jobs.store.redis.uptime_ms().await?.unwrap_or(0);
-        self.grace.redis_started_at = self.jobs.now().await? - uptime;
-        sweep.grace.redis_started_at = self.grace.redis_started_at;
+        let uptime = Duration::from_millis(self.jobs.store.redis.uptime_ms().await?.unwrap_or(0).unsigned_abs());
+        self.grace.redis_started = Instant::now().checked_sub(uptime);
+        sweep.grace.redis_started = self.grace.redis_started;
+        if since_last_leader > 2 * duration_millis(self.settings.leader_lease).cast_signed() {
+            // Nobody led for long, or the clock was set forward meanwhile
+            self.grace.start_over();
+            sweep.grace.start_over();
+        }
+        self.heal_clock_set_back(since_last_leader).await?;
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
         let (sweeping, trimming) =
             (sweep.run(self.settings.sweep_interval), history_trimmer::run(&channels, self.settings.trim_interval));
@@ -183,7 +189,7 @@ impl<'a> Leader<'a> {
                     // Notifications may be missed
                     _ = refresh.tick() => self.refresh_some().await.map(|()| true)?,
                 };
-                if !goes_on {
+                if !goes_on || !self.heal_clock_steps().await? {
                     return Ok(());
                 }
             }
@@ -196,20 +202,47 @@ impl<'a> Leader<'a> {
     }
 
     async fn renew_leadership(&mut self) -> StoreResult<bool> {
-        self.grace.observe(acquire_leadership(self.jobs, self.holder, self.settings.leader_lease)).await
+        let leadership =
+            self.grace.observe(acquire_leadership(self.jobs, self.holder, self.settings.leader_lease)).await?;
+        Ok(leadership.is_held)
+    }
+
+    /// Heals what steps of Redis's clock left behind since the last call; false if the leader lease is lost.
+    async fn heal_clock_steps(&mut self) -> StoreResult<bool> {
+        let steps = self.jobs.store.redis.clock().steps();
+        if steps.count == self.healed_steps.count {
+            return Ok(true);
+        }
+        // A process that was stopped together with its clocks sees a step, too, but then it is not the leader any more
+        if !self.renew_leadership().await? {
+            return Ok(false);
+        }
+        let by_ms = steps.total_ms - self.healed_steps.total_ms;
+        self.healed_steps = steps;
+        clock_steps::heal_leases(self.jobs, by_ms).await?;
+        if by_ms < 0 {
+            self.heal_clock_set_back(by_ms).await?;
+        }
+        self.refresh_all().await?;
+        Ok(true)
+    }
+
+    /// Heals what a clock that was set back left behind, also when that happened before this process was the leader.
+    async fn heal_clock_set_back(&mut self, since_last_leader: Millis) -> StoreResult<()> {
+        if since_last_leader < 0 {
+            clock_steps::heal_clock_set_back(self.jobs).await?;
+        }
+        Ok(())
     }
 
     fn now(&self) -> Millis {
-        self.redis_clock.0 + i64::try_from(self.redis_clock.1.elapsed().as_millis()).unwrap_or(i64::MAX)
+        self.jobs.estimated_now()
     }
 
     fn time_until_next(&self) -> Duration {
-        let far = Duration::from_hours(1);
-        let Some(next) = self.due_times.earliest().into_iter().chain(self.cron.due_at()).min() else {
-            return far;
-        };
-        // Due times are whole milliseconds: add one, because early is not due
-        u64::try_from(next - self.now() + 1).map_or(Duration::ZERO, Duration::from_millis).min(far)
+        let (far, now) = (Duration::from_hours(1), self.now());
+        let waits = self.due_times.wait(now).into_iter().chain(self.cron.wait(now));
+        waits.min().unwrap_or(far).min(far)
     }
 
     async fn on_event(&mut self, heard: Option<SubscriberEvent>, calls: &mut EventReceiver) -> StoreResult<()> {
@@ -219,7 +252,7 @@ impl<'a> Leader<'a> {
             match heard {
                 Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
                     Some(Notification::DueChanged(queue)) if !queues.contains(&queue) => {
-                        self.due_times.note_activity(&queue, self.now());
+                        self.due_times.note_activity(&queue, Instant::now());
                         queues.push(queue);
                     }
                     Some(Notification::CronChanged) => self.cron.is_stale = true,
@@ -249,7 +282,7 @@ impl<'a> Leader<'a> {
         let queues = self.jobs.list_queues().await?;
         self.due_times.keep(&queues);
         self.cron.is_stale = true;
-        let some = self.due_times.queues_to_read(&queues, self.now());
+        let some = self.due_times.queues_to_read(&queues, (self.now(), Instant::now()));
         self.refresh(&some).await
     }
 
@@ -257,8 +290,7 @@ impl<'a> Leader<'a> {
     async fn refresh(&mut self, queues: &[QueueName]) -> StoreResult<()> {
         let jobs = self.jobs;
         // Concurrently with the rest: every round trip between two due times delays jobs
-        let clock = async { Ok((jobs.now().await?, Instant::now())) };
-        ((), self.redis_clock) = tokio::try_join!(self.due_times.read(jobs, queues), clock)?;
+        tokio::try_join!(self.due_times.read(jobs, queues), jobs.now())?;
         self.cron.refresh(jobs).await
     }
 
@@ -268,16 +300,16 @@ impl<'a> Leader<'a> {
         let queues = self.due_times.due_queues(now);
         for queue in &queues {
             for task in QueueTask::ALL {
-                if self.due_times.task_at(queue, task).is_none_or(|at| at > now) {
+                if self.due_times.wait_for(queue, task, now).is_none_or(|wait| !wait.is_zero()) {
                     continue;
                 }
                 let pause = match task {
-                    QueueTask::Due => scheduler::promote(self.jobs, queue, self.now()).await.map(|()| 0),
+                    QueueTask::Due => scheduler::promote(self.jobs, queue, self.now()).await.map(|()| Duration::ZERO),
                     QueueTask::ExpiredLease => lease_reaper::reap_expired(self.jobs, queue, self.grace).await,
-                    QueueTask::Timer => timers::run(self.jobs, queue).await.map(|()| 0),
+                    QueueTask::Timer => timers::run(self.jobs, queue).await.map(|()| Duration::ZERO),
                 };
                 let pause = pause_on_error(queue, pause)?;
-                self.due_times.pause_until(queue, task, now + pause);
+                self.due_times.pause(queue, task, Instant::now() + pause);
             }
         }
         self.cron.fire_if_due(self.jobs, now).await?;
@@ -286,12 +318,12 @@ impl<'a> Leader<'a> {
 }
 
 /// Logs an error of one queue, which must not block the others, and returns a pause for it.
-fn pause_on_error(queue: &QueueName, result: StoreResult<Millis>) -> StoreResult<Millis> {
+fn pause_on_error(queue: &QueueName, result: StoreResult<Duration>) -> StoreResult<Duration> {
     match result {
         Err(error @ StoreError::Unavailable(_)) => Err(error),
         Err(error) => {
             tracing::error!(%queue, %error, "maintenance of a queue failed");
-            Ok(FAILURE_PAUSE_MS)
+            Ok(FAILURE_PAUSE)
         }
         ok => ok,
     }

@@ -5,24 +5,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::StoreResult;
+use crate::{Redis, StoreResult};
 use common::time::Millis;
 
 /// Decides whether a worker's silence means that it died. After an outage of Redis it does not, because the worker
-/// could not report: it gets half a lease to do so.
+/// could not report: it gets half a lease to do so. After Redis's clock was set it does not either, because nobody
+/// knows how long the silence was: the worker gets a lease.
 pub(super) struct OutageGrace {
+    redis: Redis,
     grace: Duration,
     /// From this moment on Redis has been available long enough, as far as this process saw.
     grace_ends_at: Instant,
     /// Whether the last call failed.
     pub(super) is_redis_away: bool,
-    /// When Redis started, by its own clock.
-    pub(super) redis_started_at: Millis,
+    /// When Redis started, if this process knows.
+    pub(super) redis_started: Option<Instant>,
 }
 
 impl OutageGrace {
-    pub(super) fn new(grace: Duration) -> Self {
-        Self { grace, grace_ends_at: Instant::now(), is_redis_away: false, redis_started_at: 0 }
+    pub(super) fn new(redis: &Redis, grace: Duration) -> Self {
+        let grace_ends_at = Instant::now();
+        Self { redis: redis.clone(), grace, grace_ends_at, is_redis_away: false, redis_started: None }
     }
 
     /// Awaits a call and judges by its result: after a failure or a late answer, workers could not report either.
@@ -36,14 +39,21 @@ impl OutageGrace {
         Ok(answer)
     }
 
-    /// Milliseconds from `now` until the silence of a worker last seen at `last_seen_at` counts; 0 if it does already.
-    pub(super) fn remaining_grace(&self, last_seen_at: Millis, now: Millis) -> Millis {
+    /// Gives every worker a lease from now on: nobody knows how long it was silent.
+    pub(super) fn start_over(&mut self) {
+        self.grace_ends_at = Instant::now() + 2 * self.grace;
+    }
+
+    /// Milliseconds until a silence of `silent_ms` counts; 0 if it does already. Read Redis's clock after the silence was
+    /// measured and before this call: a step in between is seen then.
+    pub(super) fn remaining_grace(&self, silent_ms: Millis) -> Millis {
         let whole = |duration: Duration| Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX);
-        let seen = whole(self.grace_ends_at.saturating_duration_since(Instant::now()));
+        let seen = self.grace_ends_at.saturating_duration_since(Instant::now());
+        let stepped = self.redis.clock().steps().remaining(2 * self.grace);
         // Redis restarted since: a worker seen before may not have had the time to report again
-        let restarted =
-            if last_seen_at < self.redis_started_at { self.redis_started_at + whole(self.grace) - now } else { 0 };
-        seen.max(restarted).max(0)
+        let since_start = self.redis_started.map(|started| started.elapsed());
+        let restarted = since_start.filter(|age| silent_ms > whole(*age)).map(|age| self.grace.saturating_sub(age));
+        whole(seen.max(stepped).max(restarted.unwrap_or_default()))
     }
 }
 
@@ -51,21 +61,29 @@ impl OutageGrace {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
-        let mut outage_grace = OutageGrace::new(Duration::from_secs(15));
-        outage_grace.observe(async { Ok(()) }).await.expect("an answer");
-        assert_eq!(outage_grace.remaining_grace(1_000, 50_000), 0);
-        outage_grace.is_redis_away = true;
-        outage_grace.observe(async { Ok(()) }).await.expect("an answer");
-        assert!((14_000..=15_000).contains(&outage_grace.remaining_grace(1_000, 50_000)));
+    fn outage_grace() -> OutageGrace {
+        let settings = common::settings::Settings::from_sources(None, std::collections::HashMap::new());
+        let redis = Redis::new(&settings.expect("the defaults are allowed").redis).expect("a URL");
+        OutageGrace::new(&redis, Duration::from_secs(15))
     }
 
-    #[test]
-    fn silence_from_before_a_restart_of_redis_counts_half_a_lease_after_it() {
-        let outage_grace = OutageGrace { redis_started_at: 100_000, ..OutageGrace::new(Duration::from_secs(15)) };
-        assert_eq!(outage_grace.remaining_grace(99_000, 101_000), 14_000);
-        assert_eq!(outage_grace.remaining_grace(99_000, 115_000), 0);
-        assert_eq!(outage_grace.remaining_grace(100_500, 101_000), 0, "heard of since the restart");
+    #[tokio::test]
+    async fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
+        let mut outage_grace = outage_grace();
+        outage_grace.observe(async { Ok(()) }).await.expect("an answer");
+        assert_eq!(outage_grace.remaining_grace(49_000), 0);
+        outage_grace.is_redis_away = true;
+        outage_grace.observe(async { Ok(()) }).await.expect("an answer");
+        assert!((14_000..=15_000).contains(&outage_grace.remaining_grace(49_000)));
+    }
+
+    #[tokio::test]
+    async fn silence_from_before_a_restart_of_redis_counts_half_a_lease_after_it() {
+        let started = |ago| Instant::now().checked_sub(Duration::from_secs(ago));
+        let mut outage_grace = OutageGrace { redis_started: started(1), ..outage_grace() };
+        assert!((13_000..=14_000).contains(&outage_grace.remaining_grace(2_000)));
+        assert_eq!(outage_grace.remaining_grace(500), 0, "heard of since the restart");
+        outage_grace.redis_started = started(15);
+        assert_eq!(outage_grace.remaining_grace(16_000), 0);
     }
 }

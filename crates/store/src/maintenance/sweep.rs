@@ -62,13 +62,15 @@ impl<'a> PeriodicSweep<'a> {
         let queues = self.jobs.list_queues().await?;
         for queue in self.queues_to_reap(&queues).await? {
             let held = worker_reaper::reap_queue(self.jobs, &queue, self.grace).await;
-            if pause_on_error(&queue, held.map(i64::from))? == 1 {
+            let is_held = held.as_ref().is_ok_and(|is_held| *is_held);
+            pause_on_error(&queue, held.map(|_| Duration::ZERO))?;
+            if is_held {
                 self.watch(queue, WATCH_AFTER_LEASE);
             }
         }
         for queue in self.prune_rotation.next(&queues, 1) {
             let pruned = worker_reaper::prune_queue(self.jobs, &queue).await;
-            pause_on_error(&queue, pruned.map(|()| 0))?;
+            pause_on_error(&queue, pruned.map(|()| Duration::ZERO))?;
         }
         match self.check_round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),

@@ -5,7 +5,6 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value};
 
 use super::OutageGrace;
-use crate::local_now;
 use crate::{
     StoreError, StoreResult,
     jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs, malformed_reply},
@@ -103,7 +102,7 @@ async fn reclaim_one(
 ) -> StoreResult<()> {
     let Ok(entry) = entry.parse() else { return Ok(()) };
     let last_seen_at = jobs.now().await? - idle;
-    if outage_grace.remaining_grace(last_seen_at, last_seen_at + idle) > 0 {
+    if outage_grace.remaining_grace(idle) > 0 {
         return Ok(());
     }
     let job = match jobs.read_entry(queue, priority, entry).await? {
@@ -149,7 +148,8 @@ async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> S
 }
 
 async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let oldest = local_now() - i64::try_from(jobs.store.settings.jobs.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
+    let oldest =
+        jobs.now().await? - i64::try_from(jobs.store.settings.jobs.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
     let mut command = redis::cmd("ZREMRANGEBYSCORE");
     command.arg(QueueKeys::new(queue).dead_letters()).arg("-inf").arg(oldest);
     command.exec_async(&mut jobs.store.redis.clone()).await?;

@@ -13,7 +13,7 @@ local now = now_ms()
 if not score or (kind == 'due' and tonumber(score) > now) then return 0 end
 redis.call('ZREM', waiting, id)
 if redis.call('HEXISTS', record, 'e') == 0 then return 0 end
-redis.call('HDEL', record, 'd', 'k')
+redis.call('HDEL', record, 'd', 'k', 'y')
 redis.call('HSET', record, 's', 'key_waiting')
 enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, now)
 return 1

@@ -35,7 +35,7 @@ impl Jobs {
         }
         // There are more: maintenance continues at once, after other keys had their turn
         let timers = QueueKeys::new(queue).timers();
-        self.store.redis.reschedule(&timers, &format!("key {key}"), crate::local_now()).await
+        self.store.redis.reschedule(&timers, &format!("key {key}"), self.estimated_now()).await
     }
 
     /// Admits no job with this job's key before that time, because the attempt met a limit elsewhere. Does nothing for
@@ -49,7 +49,8 @@ impl Jobs {
         let _: i64 = attempt
             .call(&script::PAUSE_KEY)
             .key(keys.key_limit(key))
-            .arg(until.min(crate::local_now() + MAX_PAUSE_MS))
+            .arg(until)
+            .arg(MAX_PAUSE_MS)
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(())
@@ -79,6 +80,7 @@ impl Jobs {
             .key(keys.priorities())
             .key(record)
             .key(keys.stream(priority))
+            .key(keys.key_starts(key))
             .arg(key.as_str())
             .arg(first.first().map_or("", String::as_str))
             .arg(priority.get())

@@ -9,7 +9,7 @@ local worker, token, delay_ms, problem = ARGV[1], ARGV[2], tonumber(ARGV[3]), AR
 
 local known = redis.call('HMGET', cursor, 'o', 'k')
 if known[1] ~= worker or known[2] ~= token then return -1 end
-redis.call('HSET', cursor, 'w', string.format('%.0f', now_ms() + delay_ms))
+redis.call('HSET', cursor, 'w', string.format('%.0f', now_ms() + delay_ms), 'wd', delay_ms)
 -- This worker did not vanish
 redis.call('HDEL', cursor, 'o', 'u', 'c')
 if problem == '' then return 0 end

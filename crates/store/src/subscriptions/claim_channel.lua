@@ -22,10 +22,19 @@ local done_position, max_messages, max_bytes = ARGV[5], tonumber(ARGV[6]), tonum
 local cursor_ttl_ms, counter = ARGV[8], ARGV[9]
 
 local now = now_ms()
-local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n', 'c')
+local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n', 'wd', 'c')
 local position, owner, token = known[1], known[2], known[3]
 local owned_until, blocked_until, failures = tonumber(known[4]) or 0, tonumber(known[5]) or 0, tonumber(known[6]) or 0
-local crashes = tonumber(known[7]) or 0
+-- Redis's clock was set back: nothing lasts longer than when it was set
+if owner and owned_until > now + max_idle_ms then
+  owned_until = now + max_idle_ms
+  redis.call('HSET', cursor, 'u', string.format('%.0f', owned_until))
+end
+if blocked_until > now + (tonumber(known[7]) or 0) then
+  blocked_until = now + (tonumber(known[7]) or 0)
+  redis.call('HSET', cursor, 'w', string.format('%.0f', blocked_until))
+end
+local crashes = tonumber(known[8]) or 0
 if not position then return { 'not_opened', '', '', '', {}, 0, 0, 0 } end
 if given_token ~= '' then
   if token ~= given_token or owner ~= worker then return { 'lost', '', position, '', {}, 0, 0, 0 } end
@@ -39,7 +48,7 @@ end
 if done_position ~= '' then
   position = done_position
   redis.call('HSET', cursor, 'd', position)
-  redis.call('HDEL', cursor, 'n', 'w', 'e', 'c')
+  redis.call('HDEL', cursor, 'n', 'w', 'wd', 'e', 'c')
   redis.pcall('XGROUP', 'SETID', history, group, position)
   blocked_until, failures, crashes = 0, 0, 0
   if counter ~= '' then redis.call('HINCRBY', counters, counter, 1) end

@@ -250,7 +250,7 @@ impl Subscriptions {
         let mut data = ObjectWriter::default();
         data.text("subscription", name.as_str());
         more(&mut data);
-        self.jobs.record_event(JobEvent::new(kind, crate::local_now(), data.finish()));
+        self.jobs.record_event(JobEvent::new(kind, self.jobs.estimated_now(), data.finish()));
     }
 
     /// Changes a subscription despite concurrent changes; none if there is none, or if `change` declines.

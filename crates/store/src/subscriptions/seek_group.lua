@@ -15,7 +15,7 @@ if redis.call('EXISTS', history) == 0 then
 end
 if position == '' then position = last_id(history) end
 redis.call('HSET', cursor, 'd', position)
-redis.call('HDEL', cursor, 'o', 'u', 'n', 'w', 'e', 'g', 'c')
+redis.call('HDEL', cursor, 'o', 'u', 'n', 'w', 'wd', 'e', 'g', 'c')
 redis.call('HINCRBY', cursor, 'k', 1)
 redis.call('PEXPIRE', cursor, cursor_ttl_ms)
 redis.call('HSET', state, 's', '1')

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{Subscriptions, channel_script_call, position::parse_position};
-use crate::{StoreResult, channels::parse_stored_message, keys, script};
+use crate::{StoreResult, channels::parse_stored_message, keys, maintenance, script};
 use common::name::{ChannelName, WorkerId};
 use model::{
     message::{
@@ -83,6 +83,34 @@ pub struct ReclaimFilter<'a> {
 }
 
 impl Subscriptions {
+    /// Whether Redis's clock was set less than a lease ago, so that a message may look idle that is being delivered. If
+    /// it was set back, idle times grow again from now on.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn are_idle_times_wrong(
+        &self,
+        subscription: &Subscription,
+        channels: &[ChannelName],
+        lease: Duration,
+        is_one_idle: bool,
+    ) -> StoreResult<bool> {
+        if is_one_idle {
+            self.jobs.now().await?;
+        }
+        let steps = self.redis().clock().steps();
+        if steps.remaining(lease).is_zero() {
+            return Ok(false);
+        }
+        if steps.total_ms < 0 {
+            for channel in channels {
+                let history = keys::channel_history(channel);
+                maintenance::heal_group(&mut self.redis().clone(), &history, &subscription.group()).await?;
+            }
+        }
+        Ok(true)
+    }
+
     /// Claims messages of channels for a worker, at most `max` in all. Channels that are not in the answer were not
     /// read.
     ///

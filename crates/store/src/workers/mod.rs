@@ -11,7 +11,6 @@ use std::time::Duration;
 pub use key::WorkerKey;
 pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerAction, WorkerRecord, WorkerState};
 
-use crate::local_now;
 use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};
 use common::json::ObjectWriter;
 
@@ -137,7 +136,7 @@ impl Workers {
     /// # Errors
     /// Redis is unavailable or full: it may have been issued nevertheless.
     pub async fn set_directive(&self, key: &WorkerKey, directive: Directive) -> StoreResult<IssuedDirective> {
-        let issued = IssuedDirective { directive, issued_at: local_now() };
+        let issued = IssuedDirective { directive, issued_at: self.redis.now().await? };
         let mut call = script::SET_DIRECTIVE.key(keys::worker_directive(key));
         call.arg(issued.to_string()).arg(DIRECTIVE_TTL.as_millis().to_string());
         call.arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());

@@ -13,6 +13,10 @@ local max_workers, directive_ttl_ms = tonumber(ARGV[4]), ARGV[5]
 local action, progress, instance = ARGV[6], ARGV[7], ARGV[8]
 
 local now = now_ms()
+-- Times that no report can have are from before the clock was set back: the worker gets the time to report again
+local max_ttl_ms = math.max(60000, tonumber(report_ttl_ms))
+local too_late = redis.call('ZRANGEBYSCORE', workers, string.format('(%.0f', now + max_ttl_ms), '+inf', 'LIMIT', 0, 100)
+for _, worker in ipairs(too_late) do redis.call('ZADD', workers, now + max_ttl_ms, worker) end
 local expired = redis.call('ZRANGEBYSCORE', workers, '-inf', now, 'LIMIT', 0, 100)
 if #expired > 0 then redis.call('ZREM', workers, unpack(expired)) end
 if max_workers == 0 or redis.call('ZSCORE', workers, worker_id) or redis.call('ZCARD', workers) < max_workers then

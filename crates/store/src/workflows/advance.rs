@@ -10,7 +10,6 @@ use super::{
     MAX_CONCURRENT_COMMANDS, Workflows,
     record::{WorkflowMember, WorkflowRecord},
 };
-use crate::local_now;
 use crate::{
     StoreError, StoreResult,
     jobs::{EnqueueRefusal, Jobs, LocatedJob},
@@ -236,7 +235,11 @@ impl Workflows {
 
     pub(super) async fn end_workflow(&self, id: WorkflowId, state: WorkflowState) -> StoreResult<String> {
         let mut call = script::END_WORKFLOW.key(keys::workflow(&id));
-        Ok(call.arg(state.as_str()).arg(local_now()).invoke_async(&mut self.jobs.store.redis.clone()).await?)
+        Ok(call
+            .arg(state.as_str())
+            .arg(self.jobs.estimated_now())
+            .invoke_async(&mut self.jobs.store.redis.clone())
+            .await?)
     }
 
     /// Sets the TTL of a finished workflow that has nothing left to do.
@@ -250,7 +253,8 @@ impl Workflows {
     /// The delay until maintenance checks a running workflow. The older the workflow, the longer its jobs seem to
     /// take, and the less frequent checks achieve.
     fn next_check_delay(&self, record: &WorkflowRecord) -> Duration {
-        let age = u64::try_from(local_now() - record.created_at).map_or(Duration::ZERO, Duration::from_millis);
+        let age =
+            u64::try_from(self.jobs.estimated_now() - record.created_at).map_or(Duration::ZERO, Duration::from_millis);
         self.jobs.store.settings.workflows.check_interval.max((age / 20).min(MAX_CHECK_INTERVAL))
     }
 

@@ -6,7 +6,6 @@ use super::{
     MAX_CONCURRENT_COMMANDS, Workflows, advance,
     record::{WorkflowMember, WorkflowRecord},
 };
-use crate::local_now;
 use crate::{
     StoreError, StoreResult,
     jobs::{FinishedJob, JobTransitionError, LocatedJob, new_job_record},
@@ -116,7 +115,7 @@ impl Workflows {
         let ended: i64 = script::CANCEL_BEFORE_CREATE
             .key(keys.record(&id))
             .key(keys.result(&id))
-            .arg(FinishedJob::cancelled(&job, None, local_now()).to_text_without_attempt())
+            .arg(FinishedJob::cancelled(&job, None, self.jobs.estimated_now()).to_text_without_attempt())
             .arg(self.jobs.store.settings.jobs.result_ttl.as_millis().to_string())
             .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;

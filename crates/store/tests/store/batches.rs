@@ -74,12 +74,3 @@ async fn a_batch_that_goes_beyond_the_depth_limit_is_refused_as_a_whole() {
     assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 1);
     enqueue_all(&kit, &[JOB_BODY, JOB_BODY]).await.expect("there is room for two");
 }
-
-#[tokio::test]
-async fn a_limit_of_the_queue_counts_also_when_it_comes_in_a_batch() {
-    let kit = StoreKit::start();
-    let limited = r#"{"type":"a","args":[],"rate_limit":{"max_per_second":7}}"#;
-    enqueue_all(&kit, &[JOB_BODY, limited]).await.expect("stored");
-    let rate = kit.jobs.queue_control(&queue()).await.expect("redis runs").rate.expect("a rate");
-    assert_eq!((rate.limit, rate.period_ms), (7, 1000));
-}

@@ -7,6 +7,8 @@ use store::{
     maintenance,
 };
 
+use testkit::RedisServer;
+
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};
 
 fn keyed(key: &str, limit: &str) -> String {
@@ -129,10 +131,10 @@ async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_m
     let second = kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
-    // Stopped by the limit as it would be by the death
-    kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "0"]).await;
+    // Paused as it would be stopped by the death
+    kit.redis_command(&["HSET", "galley:{default}:limit:a", "until", "99999999999999"]).await;
     kit.complete(&worker, &claimed, "1").await;
-    kit.redis_command(&["HSET", "galley:{default}:limit:a", "c", "1"]).await;
+    kit.redis_command(&["HDEL", "galley:{default}:limit:a", "until"]).await;
     kit.redis_command(&["ZADD", "galley:{default}:timers", "1", &format!("follow_up {first}")]).await;
     assert!(kit.claim(&worker, 1).await.is_empty());
     step(&kit).await;
@@ -140,13 +142,86 @@ async fn who_dies_between_an_end_and_letting_the_next_in_is_made_up_for_by_the_m
 }
 
 #[tokio::test]
-async fn a_limit_of_none_stops_a_key_until_a_job_brings_another_even_one_for_later() {
+async fn a_jobs_limit_holds_for_it_alone_and_a_rate_without_a_key_for_those_that_carry_it() {
     let kit = StoreKit::start();
-    let stopped = kit.enqueue(&keyed("a", r#""concurrency":0"#)).await;
+    for _ in 0..3 {
+        kit.enqueue(&keyed("a", r#""concurrency":3"#)).await;
+    }
+    kit.enqueue(&keyed("a", r#""concurrency":1"#)).await;
+    kit.enqueue(&keyed("a", r#""concurrency":9"#)).await;
     let worker = consumer();
-    assert!(kit.claim(&worker, 1).await.is_empty());
-    kit.enqueue(&keyed("a", r#""concurrency":1},"scheduled_at":"+PT1H","meta":{"n":1"#)).await;
-    assert_eq!(kit.claim_one(&worker).await.job.id, stopped);
+    let claimed = kit.claim(&worker, 10).await;
+    assert_eq!(claimed.len(), 3, "the last jobs changed nothing for these, and come after them");
+    for claimed in &claimed {
+        kit.complete(&worker, claimed, "1").await;
+    }
+    assert_eq!(
+        kit.claim(&worker, 10).await.len(),
+        2,
+        "the one that wants to be alone among those before it, and the last"
+    );
+    let slow = r#"{"type":"b","args":[],"rate_limit":{"max_per_second":0.001}}"#;
+    for _ in 0..2 {
+        kit.enqueue(slow).await;
+        kit.enqueue(JOB_BODY).await;
+    }
+    let types: Vec<_> = kit.claim(&worker, 10).await.iter().map(|job| job.job.summary.job_type.to_string()).collect();
+    assert_eq!(types, ["b", "test.echo", "test.echo"]);
+    assert_eq!(kit.jobs.queue_control(&queue()).await.expect("redis runs").rate, None);
+}
+
+#[tokio::test]
+async fn a_burst_limits_starts_at_once_and_a_strict_rate_those_of_any_period() {
+    let hour = 3_600_000;
+    let burst = Rate { burst: 2, ..Rate::new(4, hour) };
+    let strict = Rate { is_strict: true, ..Rate::new(4, hour) };
+    // After three quarters of a period a bucket has filled three quarters
+    for (rate, at_once, later) in [(Rate::new(4, hour), 4, 3), (burst, 2, 2), (strict, 4, 0)] {
+        let kit = StoreKit::with_server(RedisServer::start_with_clock(), &[]);
+        for _ in 0..9 {
+            kit.enqueue(JOB_BODY).await;
+        }
+        kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+        assert_eq!(pull(&kit, 9).await.jobs.len(), at_once, "{rate:?}");
+        kit.server.clock().set_ahead(Duration::from_mins(45));
+        assert_eq!(pull(&kit, 9).await.jobs.len(), later, "{rate:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_strict_rate_of_a_key_counts_from_the_claim() {
+    let kit = StoreKit::with_server(RedisServer::start_with_clock(), &[]);
+    for _ in 0..4 {
+        kit.enqueue(&keyed("a", r#""rate":{"limit":2,"period":"PT1H","strict":true}"#)).await;
+    }
+    // Two are admitted, and nobody claims them for most of the hour
+    kit.server.clock().set_ahead(Duration::from_mins(50));
+    let worker = consumer();
+    assert_eq!(kit.claim(&worker, 10).await.len(), 2);
+    for (minutes, more) in [(51, 0), (70, 0), (109, 0), (112, 2)] {
+        kit.server.clock().set_ahead(Duration::from_mins(minutes));
+        for _ in 0..3 {
+            kit.redis_command(&["ZADD", "galley:{default}:timers", "1", "key a"]).await;
+            step(&kit).await;
+        }
+        assert_eq!(kit.claim(&worker, 10).await.len(), more, "after {minutes} minutes");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_fills_again_at_once_when_the_clock_was_set_back() {
+    let kit = StoreKit::with_server(RedisServer::start_with_clock(), &[]);
+    for _ in 0..6 {
+        kit.enqueue(JOB_BODY).await;
+    }
+    kit.server.clock().set_ahead(Duration::from_hours(48));
+    let rate = Rate::new(2, 3_600_000);
+    kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+    assert_eq!(pull(&kit, 9).await.jobs.len(), 2);
+    kit.server.clock().set_ahead(Duration::ZERO);
+    assert_eq!(pull(&kit, 9).await.jobs.len(), 0);
+    kit.server.clock().set_ahead(Duration::from_mins(31));
+    assert_eq!(pull(&kit, 9).await.jobs.len(), 1);
 }
 
 async fn pull(kit: &StoreKit, most: usize) -> ClaimBatch {
@@ -179,7 +254,7 @@ async fn a_queue_starts_as_many_in_a_period_as_its_rate_says() {
     for _ in 0..9 {
         kit.enqueue(JOB_BODY).await;
     }
-    let rate = Rate { limit: 4, period_ms: 3_600_000 };
+    let rate = Rate::new(4, 3_600_000);
     kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
     assert_eq!((pull(&kit, 3).await.jobs.len(), pull(&kit, 3).await.jobs.len()), (3, 1));
     let ClaimAvailability::RetryAfter(pause) = pull(&kit, 3).await.availability else { panic!("it says when") };

@@ -17,7 +17,6 @@ use common::{
 use model::job::{JobProgress, JobState};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use store::local_now;
 use store::{
     StoreError,
     events::JobEvent,
@@ -114,15 +113,16 @@ impl Context {
         self.0.claimed.entry.to_string()
     }
 
-    /// When the attempt's time limit ends; none if the job has no limit.
+    /// When the attempt's time limit ends, by this process's clock; none if it is too far away to tell.
     #[must_use]
     pub fn deadline(&self) -> Option<SystemTime> {
-        let deadline = u64::try_from(self.deadline_ms()?).ok()?;
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(deadline))
+        let left = self.deadline_ms()?.saturating_sub(self.jobs().estimated_now());
+        let far = Duration::from_millis(left.unsigned_abs());
+        if left < 0 { SystemTime::now().checked_sub(far) } else { SystemTime::now().checked_add(far) }
     }
 
     pub(crate) fn deadline_ms(&self) -> Option<Millis> {
-        let limit = Millis::try_from(self.0.claimed.job.timeout_ms?).ok()?;
+        let limit = Millis::try_from(self.jobs().attempt_timeout(&self.0.claimed.job).as_millis()).ok()?;
         Some(self.started_at().saturating_add(limit))
     }
 
@@ -201,7 +201,7 @@ impl Context {
         let progress = JobProgress::new(number, data).map_err(|error| ContextError::Invalid(error.to_string()))?;
         let shown = {
             let mut shown = self.0.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = progress.merge(shown.as_deref(), local_now());
+            let next = progress.merge(shown.as_deref(), self.jobs().estimated_now());
             *shown = Some(next.clone());
             next
         };

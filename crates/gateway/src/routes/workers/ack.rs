@@ -6,7 +6,6 @@ use model::job::JobTransition;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use store::jobs::Attempt;
-use store::local_now;
 use store::{
     events::JobEvent,
     jobs::{FinishedJob, Settled},
@@ -62,7 +61,7 @@ pub(super) async fn ack_job(services: &Services, request: AckRequest<'_>) -> Res
     let id = parse_body_job_id(&request.job_id)?;
     let result = check_result(services, request.result)?;
     let claimed = find_active_attempt(services, id, JobTransition::Succeed, &fence).await?;
-    let now = local_now();
+    let now = services.jobs.estimated_now();
     let ended = FinishedJob::completed(&claimed.job, result, Some(claimed.started_at), now);
     match services.jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await? {
         Settled::Done => {}

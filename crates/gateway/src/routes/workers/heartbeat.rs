@@ -11,7 +11,6 @@ use common::{
 use serde::Deserialize;
 use serde_json::json;
 use store::jobs::Attempt;
-use store::local_now;
 use store::{
     jobs::{Fence, LocatedJob, PULL_CONSUMER},
     workers::{RunningJob, WorkerState},
@@ -80,7 +79,8 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Re
     let order = services.pull_workers.record_heartbeat(&services.workers, most, &worker, noted).await?;
     let asked = order.map_or("running", |order| order.directive.as_str());
     let state = planted.as_deref().unwrap_or(asked);
-    let answer = json!({ "state": state, "stale_jobs": stale, "server_time": time::format(local_now()) });
+    let answer =
+        json!({ "state": state, "stale_jobs": stale, "server_time": time::format(services.jobs.estimated_now()) });
     Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 

@@ -7,14 +7,13 @@ use common::{
     id::JobId,
     json::{Object, ObjectWriter},
     json_members::Members,
-    time,
+    time::{self, Millis},
 };
 use model::job::{AttemptError, JobTransition, MAX_TIMEOUT_MS, RetryAdvice};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::jobs::Attempt;
 use store::jobs::{FailureOutcome, Settled};
-use store::local_now;
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
@@ -68,7 +67,7 @@ impl NackErrorBody<'_> {
         }
     }
 
-    fn failure(&self, attempt: u32) -> AttemptError {
+    fn failure(&self, attempt: u32, now: Millis) -> AttemptError {
         let code = self.code.as_deref().unwrap_or("handler_error");
         let in_details = self.details.and_then(|raw| {
             let details: Object = serde_json::from_str(raw.get()).ok()?;
@@ -76,7 +75,7 @@ impl NackErrorBody<'_> {
         });
         let error_type = self.error_type.clone().or(in_details).unwrap_or_else(|| code.to_owned());
         let message = self.message.as_deref().unwrap_or_default();
-        AttemptError::new(code, &error_type, message, attempt, local_now())
+        AttemptError::new(code, &error_type, message, attempt, now)
             .with_details(self.details)
             .with_stack(self.stack.as_deref())
     }
@@ -127,8 +126,10 @@ pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> R
                     .map_err(|problem| ApiError::invalid(format!("error.rate_limit_until {problem}")))?;
                 services.jobs.pause_key(Attempt::of(&claimed, &fence), until.at).await?;
             }
-            let recorded = services.jobs.fail(&claimed, &fence, error.failure(attempt), error.advice(pause)).await?;
-            write_outcome(&mut answer, id, &recorded)?;
+            let now = services.jobs.estimated_now();
+            let failure = error.failure(attempt, now);
+            let recorded = services.jobs.fail(&claimed, &fence, failure, error.advice(pause)).await?;
+            write_outcome(&mut answer, id, &recorded, now)?;
         }
         _ => match services.jobs.release(Attempt::of(&claimed, &fence)).await? {
             Settled::Done => drop(answer.text("state", "available")),
@@ -147,7 +148,7 @@ fn parse_retry_after(ms: u64) -> Result<Duration, ApiError> {
     )))
 }
 
-fn write_outcome(answer: &mut ObjectWriter, id: JobId, recorded: &FailureOutcome) -> Result<(), ApiError> {
+fn write_outcome(answer: &mut ObjectWriter, id: JobId, recorded: &FailureOutcome, now: Millis) -> Result<(), ApiError> {
     match recorded {
         FailureOutcome::Retry { due, delay } => {
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -157,7 +158,7 @@ fn write_outcome(answer: &mut ObjectWriter, id: JobId, recorded: &FailureOutcome
                 .number("retry_delay_ms", millis);
         }
         FailureOutcome::Discarded(_) => {
-            let now = time::format(local_now());
+            let now = time::format(now);
             answer.text("state", "discarded").text("discarded_at", &now).text("completed_at", &now);
         }
         FailureOutcome::Stale => return Err(stale_attempt(id)),

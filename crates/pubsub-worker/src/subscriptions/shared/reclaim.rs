@@ -14,7 +14,13 @@ impl GroupReader {
     /// Reclaims messages of workers that were idle for too long.
     pub(super) async fn reclaim_idle(&self) -> StoreResult<()> {
         let (runner, at_least) = (&self.runner, self.runner.lease());
-        for channel in self.find_idle(at_least, None).await? {
+        // Idle times are measured by Redis's clock. After that was set they say nothing for a lease
+        let channels: Vec<ChannelName> = self.channels.iter().cloned().collect();
+        let idle = self.find_idle(at_least, None).await?;
+        if runner.store().are_idle_times_wrong(&runner.subscription, &channels, at_least, !idle.is_empty()).await? {
+            return Ok(());
+        }
+        for channel in idle {
             let mut behind = None;
             loop {
                 // Wait for a permit: under load new messages would take every free one

@@ -1,0 +1,117 @@
+//! The clock of the Redis host is set, and the clocks of processes are wrong.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::{AdjustableClock, RedisServer, eventually};
+
+use crate::kit::{GalleyKit, SHORT_LEASE};
+
+const HOUR: Duration = Duration::from_hours(1);
+const WORK: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
+
+async fn start() -> GalleyKit {
+    GalleyKit::start_with(RedisServer::start_with_clock(), &SHORT_SWEEP).await
+}
+
+/// Maintenance looks for vanished workers often.
+const SHORT_SWEEP: [(&str, &str); 1] = [("GALLEY__MAINTENANCE__SWEEP_MS", "100")];
+
+fn slow(ms: u64) -> Value {
+    json!({ "type": "test.slow", "args": [ms], "queue": "work" })
+}
+
+#[tokio::test]
+async fn no_running_job_is_run_again_after_the_clock_is_set_forward() {
+    let kit = start().await;
+    let _worker = kit.start_worker(&[WORK, SHORT_SWEEP[0]]).await;
+    let running = kit.enqueue(&slow(4000)).await;
+    let pulled = kit.enqueue(&json!({ "type": "a", "args": [], "timeout_ms": 600_000 })).await;
+    kit.wait_for_state(&running, "active").await;
+    let attempt = kit.fetch("default").await.expect("a job");
+    kit.redis.clock().set_ahead(HOUR);
+    // Maintenance has looked many times when the job is done
+    let done = kit.wait_for_state(&running, "completed").await;
+    assert_eq!(done["attempt"], 1, "{done}");
+    let ack = json!({ "job_id": pulled, "token": attempt["token"] });
+    let answer = kit.post("/ojs/v1/workers/ack", &ack).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.expect("text"));
+    assert_eq!(kit.job(&pulled).await["attempt"], 1);
+}
+
+#[tokio::test]
+async fn a_workers_jobs_and_the_leader_lease_are_taken_over_although_the_clock_was_set_back() {
+    let kit = start().await;
+    let lost = kit.start_worker(&[WORK, SHORT_LEASE[0], SHORT_LEASE[1]]).await;
+    let id = kit.enqueue(&slow(600_000)).await;
+    kit.wait_for_state(&id, "active").await;
+    // Nobody is left, and what they left behind lasts an hour longer by the clock
+    let leader_lease = ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "1500");
+    kit.redis_command(&["SET", "galley:leader", "gone", "PX", "1500"]).await;
+    lost.kill();
+    kit.redis.clock().set_behind(HOUR);
+    let _worker = kit.start_worker(&[WORK, SHORT_LEASE[0], SHORT_LEASE[1], leader_lease]).await;
+    let again = eventually("another worker has it", || async {
+        let job = kit.job(&id).await;
+        (job["attempt"] == 2 && job["state"] == "active").then_some(job)
+    })
+    .await;
+    assert_eq!(again["attempt"], 2);
+}
+
+#[tokio::test]
+async fn retries_limits_and_cron_entries_go_on_after_the_clock_is_set_back() {
+    let kit = start().await;
+    let _worker = kit.start_worker(&[WORK, SHORT_SWEEP[0]]).await;
+    let entry = json!({ "name": "tick", "cron": "* * * * * *", "type": "test.noop", "options": { "queue": "work" } });
+    let registered = kit.post("/ojs/v1/cron", &entry).await;
+    assert_eq!(registered.status(), 201);
+    let run_count = || async {
+        let shown: Value = kit.get("/ojs/v1/cron/tick").await.json().await.ok()?;
+        shown["cron_job"]["run_count"].as_u64().or_else(|| shown["run_count"].as_u64())
+    };
+    eventually("it runs", || async { run_count().await.filter(|count| *count > 0) }).await;
+    // Two days ahead by mistake, for long enough to run something
+    kit.redis.clock().set_ahead(48 * HOUR);
+    let before = run_count().await.expect("a number");
+    eventually("it runs", || async { run_count().await.filter(|count| *count > before + 1) }).await;
+    let retried = json!({ "type": "test.fail_once", "args": [], "queue": "work", "retry": { "initial_interval": "PT3S", "jitter": false } });
+    let retried = kit.enqueue(&retried).await;
+    kit.wait_for_state(&retried, "retryable").await;
+    let limited = json!({ "type": "test.noop", "args": [], "queue": "work", "rate_limit": { "key": "k", "rate": { "limit": 1, "period": "PT2S" } } });
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(kit.enqueue(&limited).await);
+    }
+    kit.wait_for_state(&ids[0], "completed").await;
+    kit.redis.clock().set_ahead(Duration::ZERO);
+    for id in &ids {
+        kit.wait_for_state(id, "completed").await;
+    }
+    assert_eq!(kit.wait_for_state(&retried, "completed").await["attempt"], 2);
+    let before = run_count().await.expect("a number");
+    eventually("it runs again", || async { run_count().await.filter(|count| *count > before + 1) }).await;
+}
+
+#[tokio::test]
+async fn the_clock_of_a_worker_or_a_gateway_decides_nothing() {
+    let (clock, redis) = (AdjustableClock::new(), RedisServer::start());
+    clock.set_ahead(24 * 60 * HOUR);
+    let [preload, file] = clock.variables();
+    let kit = GalleyKit::start_with(redis, &[preload, file, SHORT_SWEEP[0]]).await;
+    let worker = kit.start_worker(&[WORK, preload, file, SHORT_SWEEP[0]]).await;
+    let id = kit.enqueue(&json!({ "type": "test.noop", "args": [], "queue": "work", "expires_at": "+PT30M" })).await;
+    assert_eq!(kit.wait_for_state(&id, "completed").await["attempt"], 1);
+    let retried = json!({ "type": "test.fail_once", "args": [], "queue": "work", "total_timeout_ms": 600_000, "retry": { "initial_interval": "PT0.1S" } });
+    let id = kit.enqueue(&retried).await;
+    assert_eq!(kit.wait_for_state(&id, "completed").await["attempt"], 2);
+    // Listed for longer than dead letters of sixty days ago would be
+    let dead = json!({ "type": "test.fail_always", "args": [], "queue": "work", "retry": { "max_attempts": 1, "on_exhaustion": "dead_letter" } });
+    let id = kit.enqueue(&dead).await;
+    kit.wait_for_state(&id, "discarded").await;
+    let last = kit.enqueue(&slow(500)).await;
+    kit.wait_for_state(&last, "completed").await;
+    let listed: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
+    assert_eq!(listed["jobs"].as_array().map(Vec::len), Some(1), "{listed}");
+    drop(worker);
+}
