@@ -209,14 +209,14 @@ export class Worker {
       JSON.stringify(result);
       return { kind: "acks", body: { result } };
     } catch (thrown) {
-      const error = thrown instanceof Error ? thrown : new Error(text(thrown));
-      const stack = text(error.stack ?? "").slice(0, MAX_STACK);
+      const error = thrown instanceof Error ? thrown : new Error(shown(() => thrown));
+      const stack = shown(() => error.stack ?? "").slice(0, MAX_STACK);
       if (error instanceof Retry) {
         const after = error.afterMs === undefined ? {} : { retry_after_ms: Math.max(0, Math.round(error.afterMs)) };
-        return failure("handler_error", text(error.name), text(error.message), { retryable: true, ...after });
+        return failure("handler_error", shown(() => error.name), shown(() => error.message), { retryable: true, ...after });
       }
       const more = error instanceof NoRetry ? { stack, retryable: false } : { stack };
-      return failure("handler_error", text(error.name), text(error.message), more);
+      return failure("handler_error", shown(() => error.name), shown(() => error.message), more);
     }
   }
 
@@ -351,10 +351,10 @@ function insteadOfRefused(settled: Settled, { code = "", message = "" }: Failure
   return failure("failure_refused", "FailureRefused", message, { retryable: error["retryable"] ?? true });
 }
 
-/** What was thrown as text, whatever its `toString` does. */
-function text(thrown: unknown): string {
+/** Something of what was thrown as text, whatever its getters and its `toString` do: a stack is made when it is read. */
+function shown(get: () => unknown): string {
   try {
-    return String(thrown);
+    return String(get());
   } catch {
     return "something that cannot be shown";
   }

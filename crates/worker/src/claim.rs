@@ -211,7 +211,9 @@ impl Claimer {
                 Ok(true)
             }
             (RunMode::Once, false) => Ok(true),
-            (RunMode::Drain, false) => Ok(was_idle && !self.has_rate_limited_jobs().await?),
+            (RunMode::Drain, false) => {
+                Ok(was_idle && !self.queues.has_unasked() && !self.has_rate_limited_jobs().await?)
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use store::jobs::ClaimAvailability;
 /// How often some queues are asked without a reason.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How many queues are asked then.
-const RECHECKED_QUEUES: usize = 4;
+const RECHECKED_QUEUES: usize = 2;
 /// How soon a queue is tried again whose data cannot be used.
 const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -95,6 +95,11 @@ impl QueueStates {
         }
     }
 
+    /// Whether a queue that can be used was not asked yet since something happened.
+    pub(crate) fn has_unasked(&self) -> bool {
+        self.states.values().any(|state| state.may_have_jobs && !state.is_failing)
+    }
+
     /// Queues that a rate limit pauses: they have no jobs now but will soon.
     pub(crate) fn paused_by_limit(&self) -> impl Iterator<Item = &QueueName> {
         let is_paused = |state: &WorkerQueueState| matches!(state.availability, ClaimAvailability::RetryAfter(_));
@@ -113,8 +118,10 @@ impl QueueStates {
             if state.is_failing || !has_capacity(queue) {
                 continue;
             }
+            // It was not asked yet: its availability is from before
             if state.may_have_jobs {
                 plan.max_wait = Some(Duration::ZERO);
+                continue;
             }
             match state.availability {
                 ClaimAvailability::Unlimited => {
@@ -199,7 +206,7 @@ mod tests {
         let mut now = Instant::now();
         let mut states = opened(10, now);
         let mut asked = std::collections::HashSet::new();
-        for _ in 0..3 {
+        for _ in 0..5 {
             states.ask_due(now);
             assert_eq!(to_ask(&states), 0, "nothing has happened");
             now += RECHECK_INTERVAL;

@@ -125,8 +125,8 @@ async fn record_single(shared: &WorkerShared, completion: Completion) {
         match recorded.await {
             Ok(settled) => break settled,
             Err(error) if !std::mem::replace(&mut is_logged, true) => {
-                let (event, id) = ("result.refused", completion.claimed.job.id);
-                tracing::error!(event, %id, %queue, %error, "redis refuses a result: it is kept and sent again");
+                let id = completion.claimed.job.id;
+                tracing::error!(event = "result.refused", %id, %queue, %error, "result refused, it is sent again");
             }
             Err(_) => {}
         }

@@ -73,8 +73,8 @@ pub async fn settle(
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_logged, true) {
-                    let (event, id, queue) = ("result.refused", claimed.job.id, &claimed.job.queue);
-                    tracing::error!(event, %id, %queue, %error, "redis refuses an outcome: it is kept and sent again");
+                    let (id, queue) = (claimed.job.id, &claimed.job.queue);
+                    tracing::error!(event = "result.refused", %id, %queue, %error, "outcome refused, it is sent again");
                 }
             }
         }

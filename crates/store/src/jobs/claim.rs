@@ -28,6 +28,9 @@ use common::{
 /// Maximum number of its own entries that a consumer lists at once.
 const RECOVERY_PAGE_SIZE: usize = 100;
 
+/// About how many bytes of jobs one answer has when Redis is nearly full.
+const MAX_BYTES_UNDER_PRESSURE: usize = 512 << 10;
+
 /// Who claims jobs.
 #[derive(Debug, Clone, Copy)]
 pub enum Claimant<'a> {
@@ -157,12 +160,19 @@ impl Jobs {
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
         call.arg(rate.burst).arg(u8::from(rate.is_strict));
         call.arg(duration_millis(self.default_attempt_timeout(queue)));
-        call.arg(self.claim_budget.bytes()).arg(self.claim_budget.max_read());
+        call.arg(self.claim_bytes()).arg(self.claim_budget.max_read());
         for priority in priorities {
             call.arg(priority.get());
         }
         call.arg(tokens);
         call
+    }
+
+    /// The bytes after which an answer gets no more jobs. Redis holds the answer until it is sent: less when it is
+    /// nearly full.
+    fn claim_bytes(&self) -> usize {
+        let bytes = self.claim_budget.bytes();
+        if self.store.redis.memory().is_under_pressure() { bytes.min(MAX_BYTES_UNDER_PRESSURE) } else { bytes }
     }
 
     /// Some of the jobs that Redis holds for a queue-worker on a stream and that `is_new` accepts: those claimed in an
@@ -209,7 +219,7 @@ impl Jobs {
         entries: &[String],
     ) -> StoreResult<(usize, Vec<(String, Value)>)> {
         let mut call = script::READ_CLAIMED.key(stream);
-        call.arg(consumer.name()).arg(self.claim_budget.bytes()).arg(entries);
+        call.arg(consumer.name()).arg(self.claim_bytes()).arg(entries);
         self.claim_budget.observe(call.invoke_async(&mut self.store.redis.clone()).await.map_err(StoreError::from))
     }
 

@@ -50,10 +50,11 @@ if replaces then
     old_record, old_result, timers, old_admitted, stats, old_id, 'cancelled', old_text, old_ttl_ms, old_has_follow_up
   )
 end
--- The caller notes the queue of a chosen id next; the leader does two seconds later if the caller died
-if is_chosen_id then redis.call('ZADD', timers, now_ms() + 2000, 'chosen_id ' .. id) end
 if is_unique then redis.call('SET', uniqueness, id, 'PX', uniqueness_ttl_ms) end
 expire_at(timers, id, expires_at, notifications, due_notification)
+-- The caller notes the queue of a chosen id next; the leader does two seconds later if the caller died. It comes after the
+-- expiry, which is announced only if it is the first timer
+if is_chosen_id then redis.call('ZADD', timers, now_ms() + 2000, 'chosen_id ' .. id) end
 if policy ~= '' then
   note_periods(limit, policy)
   -- While jobs wait for the limit it has no TTL

@@ -10,7 +10,16 @@ local notifications, notification, default_priority = ARGV[1], ARGV[2], ARGV[3]
 local all_priorities = { unpack(ARGV, 4) }
 
 local listed, is_listed, is_new = {}, {}, 0
-for _, priority in ipairs(redis.call('SMEMBERS', priorities)) do is_listed[priority] = true end
+local is_priority = {}
+for _, priority in ipairs(all_priorities) do is_priority[priority] = true end
+for _, priority in ipairs(redis.call('SMEMBERS', priorities)) do
+  if is_priority[priority] then
+    is_listed[priority] = true
+  else
+    -- Not Galley's: claims would take their list of streams for outdated for ever
+    redis.call('SREM', priorities, priority)
+  end
+end
 
 -- Creates what is missing of a stream; an error if its key has another type.
 local function open(stream, priority)

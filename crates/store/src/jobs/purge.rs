@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{FromRedisValue, Value};
 
 use super::{JobRecord, Jobs, claim::last_delivered_id, enqueue::parse_entry_id};
-use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys};
+use crate::{StoreError, StoreResult, connection::clock::score_to_millis, keys::QueueKeys};
 use common::{
     id::JobId,
     name::{LimitKey, Priority, QueueName},
@@ -135,7 +135,11 @@ impl Purge<'_> {
         let stream = self.keys.stream(priority);
         let mut newest = String::from("+");
         while self.remaining() > 0 {
-            let claimed = last_delivered_id(&mut self.redis, &stream).await?;
+            let claimed = match last_delivered_id(&mut self.redis, &stream).await {
+                // The stream is gone, or no stream
+                Err(StoreError::Refused(_)) => break,
+                claimed => claimed?,
+            };
             let mut command = redis::cmd("XREVRANGE");
             command.arg(&stream).arg(newest).arg(format!("({claimed}")).arg("COUNT").arg(ENTRY_PAGE_SIZE);
             let entries: Vec<(String, Value)> = command.query_async(&mut self.redis).await?;

@@ -22,7 +22,7 @@ const RECHECK_DELAY: Duration = Duration::from_millis(100);
 /// Concurrent checks: their scripts pipeline on the shared connection.
 const MAX_CONCURRENT_CHECKS: usize = 32;
 /// A step that finds little costs a command too: it counts as that many items, so that empty queues cost little.
-const MIN_STEP_COST: usize = 40;
+const MIN_STEP_COST: usize = 70;
 /// Maximum number of key queues whose jobs are counted: one script would take too long for more.
 const MAX_KEY_QUEUES: usize = 1000;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    StoreResult,
+    StoreError, StoreResult,
     jobs::{Consumer, Jobs},
     keys,
     workers::{WorkerKey, Workers},
@@ -35,7 +35,16 @@ impl SilentWorkers {
     pub(super) async fn find(&mut self, jobs: &Jobs) -> StoreResult<Vec<(QueueName, Duration)>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(keys::WORKERS).arg(0).arg(-1).arg("WITHSCORES");
-        let listed: Vec<(String, f64)> = command.query_async(&mut jobs.store.redis.clone()).await?;
+        let listed = command.query_async(&mut jobs.store.redis.clone()).await.map_err(StoreError::from);
+        let listed: Vec<(String, f64)> = match listed {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            // Every queue has its turn without the list
+            Err(error) => {
+                tracing::warn!(%error, "the list of workers cannot be read");
+                return Ok(Vec::new());
+            }
+            Ok(listed) => listed,
+        };
         self.read_new(jobs, &listed).await?;
         Ok(self.update(&listed, Instant::now()))
     }

@@ -17,7 +17,7 @@ use common::{name::QueueName, rotation::Rotation};
 /// Number of a queue's items whose consistency one sweep checks.
 const CHECKED_PER_SLICE: usize = 200;
 /// How many queues have their turn in one sweep.
-const QUEUES_PER_SWEEP: usize = 3;
+const QUEUES_PER_SWEEP: usize = 2;
 /// How long a queue is looked at with every sweep after the lease of a silent worker.
 const WATCH_AFTER_LEASE: Duration = Duration::from_secs(10);
 
