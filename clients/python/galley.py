@@ -320,7 +320,8 @@ class Worker:
         for thread in threads:
             thread.start()
         before = self._catch_signals()
-        log.info("worker %s works on %s", self.id, ", ".join(self._queues))
+        _log_somewhere()
+        log.info("worker %s works on %s for %s", self.id, ", ".join(self._queues), self._url_shown())
         try:
             self._until(lambda: self._stops > 0)
             with self._changed:
@@ -335,6 +336,11 @@ class Worker:
             for number, handler in before:
                 signal.signal(number, handler)
         log.info("worker %s stopped", self.id)
+
+    def _url_shown(self) -> str:
+        # It may hold a password
+        parts = urlsplit(self._url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def stop(self) -> None:
         """Lets running jobs finish and ends; called twice, it hands them back at once."""
@@ -417,6 +423,11 @@ class Worker:
         while True:
             context = following or self._inbox.get()
             kind, outcome = self._attempt(context)
+            if kind == "nacks":
+                error = outcome["error"]
+                stack = "\n" + error["stack"] if error.get("stack") else ""
+                what = (context.id, context.job["type"], context.attempt, error["message"], stack)
+                log.warning("job %s (%s) failed in attempt %s: %s%s", *what)
             job = self._settle(context, kind, outcome)
             following = None if job is None else self._start(job)
             with self._changed:
@@ -611,6 +622,16 @@ def _text(error: BaseException) -> str:
         return str(error)
     except BaseException as broken:  # __str__ is the program's, too
         return f"{_name(error)}, which cannot be shown: {_name(broken)}"
+
+
+def _log_somewhere() -> None:
+    """Shows what the worker logs on stderr, unless the program has set up logging itself."""
+    if log.hasHandlers():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def _name(error: BaseException) -> str:

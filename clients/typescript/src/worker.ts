@@ -102,6 +102,7 @@ export class Worker {
     if (typeof process !== "undefined") for (const signal of signals) process.on(signal, caught);
     const over = new AbortController();
     const beating = this.beat(over.signal);
+    console.info(`galley: worker ${this.id} works on ${this.queues.join(", ")}`);
     await this.fetch();
     const deadline = Date.now() + this.graceMs;
     while (this.active.size > 0 && Date.now() < deadline && !this.hurry.signal.aborted) {
@@ -191,6 +192,11 @@ export class Worker {
     const timer = timeout_ms === undefined ? undefined : setTimeout(late, Math.min(timeout_ms, 2 ** 31 - 1));
     const settled = await this.handle(attempt);
     clearTimeout(timer);
+    if (settled.kind === "nacks") {
+      const { message, stack } = settled.body.error as { message: string; stack?: string };
+      const what = `job ${attempt.id} (${attempt.job.type}) failed in attempt ${attempt.attempt}`;
+      console.error(`galley: ${what}: ${message}${stack === undefined ? "" : `\n${stack}`}`);
+    }
     const next = await this.settle(attempt, settled);
     this.active.delete(attempt);
     if (next !== undefined) this.start(next);

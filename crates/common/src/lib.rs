@@ -27,6 +27,7 @@ pub mod json;
 pub mod json_members;
 pub mod json_repair;
 pub mod known_names;
+mod metric_help;
 pub mod name;
 pub mod rate;
 #[cfg(feature = "service")]

@@ -3,7 +3,7 @@
 //! Logs go to stdout through a separate thread, so a slow reader of stdout delays nothing. Spans go to an OTLP receiver
 //! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
 
-use std::{io::IsTerminal, sync::OnceLock, time::Duration};
+use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -15,17 +15,24 @@ use opentelemetry::{
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tokio::sync::oneshot;
-use tracing::{Metadata, Span};
+use tracing::{
+    Event, Metadata, Span,
+    field::{Field, Visit},
+};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{FilterExt, filter_fn},
-    layer::SubscriberExt,
+    layer::{self, Filter, SubscriberExt},
     util::SubscriberInitExt,
 };
 
-use crate::settings::{LogFormat, LogSettings, TelemetrySettings};
+use crate::{
+    metric_help,
+    settings::{LogFormat, LogSettings, TelemetrySettings},
+    text::{LineFormat, LineWriter},
+};
 
 /// Only Galley's own spans. Tracing the exporter's HTTP requests would produce more spans to export, without end.
 const SPAN_FILTER: &str =
@@ -55,14 +62,17 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     let (writer, logs) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_BUFFERED_LINES).finish(std::io::stdout());
     let _ = LOST_LINE_COUNTER.set(writer.error_counter());
+    let format = if is_for_people(log) { LineFormat::People } else { LineFormat::Json };
+    let writer = move || LineWriter { inner: writer.clone(), format };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines = if is_for_people(log) {
+    let lines = if format == LineFormat::People {
         lines.with_ansi(std::io::stdout().is_terminal()).with_target(false).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
     // Events have the ids as fields; spans are for the receiver of traces
     let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
+    let events = events.and(WithoutMalformedRequests);
     let provider =
         telemetry.otlp_endpoint.as_deref().map(|endpoint| build_tracer_provider(service, endpoint)).transpose()?;
     let spans = provider.as_ref().map(|provider| {
@@ -74,6 +84,40 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
         .try_init()
         .context("logging was set up before")?;
     Ok(Telemetry { provider, logs })
+}
+
+/// Drops the errors that actix-web logs about requests that are no HTTP: any client can send these, and nobody has to act.
+/// They are counted.
+struct WithoutMalformedRequests;
+
+impl<S> Filter<S> for WithoutMalformedRequests {
+    fn enabled(&self, _: &Metadata<'_>, _: &layer::Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &layer::Context<'_, S>) -> bool {
+        if !event.metadata().target().starts_with("actix_http::h1") {
+            return true;
+        }
+        let mut is_malformed = IsMalformed(false);
+        event.record(&mut is_malformed);
+        if is_malformed.0 {
+            metrics::counter!("galley_http_malformed_requests_total").increment(1);
+        }
+        !is_malformed.0
+    }
+}
+
+/// Whether the message of an event is about a request that cannot be parsed, or that is too large to be.
+struct IsMalformed(bool);
+
+impl Visit for IsMalformed {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let message = format!("{value:?}");
+            self.0 = message.starts_with("stream error: request parse error") || message.starts_with("MAX_BUFFER_SIZE");
+        }
+    }
 }
 
 /// Whether log lines are for people, not for machines.
@@ -162,6 +206,7 @@ const DURATION_BUCKETS: [f64; 14] =
 /// Metrics are set up already.
 pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
     let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
+    metric_help::describe_all();
     let recorder = handle.clone();
     tokio::spawn(async move {
         // Histograms keep their samples until they are drained here

@@ -92,6 +92,7 @@ fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
         http.request.method = method,
         url.path = path,
         http.response.status_code = Empty,
+        otel.status_code = Empty,
         request_id,
     )
 }
@@ -162,6 +163,9 @@ fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
     let method = standard_method(response.request().method()).to_owned();
     span.record("http.response.status_code", status);
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
     let labels = [("route", route), ("method", method), ("status", status.to_string())];
     metrics::counter!("galley_http_requests_total", &labels).increment(1);
     metrics::histogram!("galley_http_request_seconds", &labels[..1]).record(started.elapsed().as_secs_f64());

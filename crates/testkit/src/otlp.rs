@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::{
         trace_service_server::{TraceService, TraceServiceServer},
     },
     common::v1::any_value::Value,
+    trace::v1::status::StatusCode,
 };
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
@@ -27,6 +28,8 @@ pub struct ReceivedSpan {
     pub span_id: String,
     /// The span it is part of, in hex; empty for none.
     pub parent_span_id: String,
+    /// Whether its status is Error.
+    pub is_error: bool,
 }
 
 /// A running receiver.
@@ -85,6 +88,7 @@ impl TraceService for OtlpReceiver {
                     trace_id: hex(&span.trace_id),
                     span_id: hex(&span.span_id),
                     parent_span_id: hex(&span.parent_span_id),
+                    is_error: span.status.is_some_and(|status| status.code() == StatusCode::Error),
                 });
             }
         }

@@ -2,6 +2,7 @@
 //! lines by `event` (docs/reference/log-events.md), never by their English text.
 
 use std::{
+    fmt,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::PathBuf,
@@ -13,6 +14,10 @@ use std::{
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
 };
 use serde_json::Value;
 
@@ -137,7 +142,13 @@ impl ServiceProcess {
     #[must_use]
     pub fn log_entries(&self) -> Vec<Value> {
         let lines = self.log_lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        lines.iter().filter_map(|line| serde_json::from_str::<LogLine>(line).ok()).map(|LogLine(line)| line).collect()
+    }
+
+    /// Its log so far, as it was written.
+    #[must_use]
+    pub fn raw_log(&self) -> String {
+        self.log_lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     /// The log lines of an event so far.
@@ -279,6 +290,32 @@ impl Drop for ServiceProcess {
             let last = lines.len().saturating_sub(40);
             eprintln!("--- last lines of {}:\n{}", self.name, lines[last..].join("\n"));
         }
+    }
+}
+
+/// A log line whose members are all named once: readers of JSON take the first or the last of two.
+struct LogLine(Value);
+
+impl<'de> Deserialize<'de> for LogLine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = LogLine;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LogLine, A::Error> {
+                let mut members = serde_json::Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    let earlier = members.insert(name.clone(), value);
+                    assert!(earlier.is_none(), "a log line has two members {name}: {members:?}");
+                }
+                Ok(LogLine(Value::Object(members)))
+            }
+        }
+        deserializer.deserialize_map(Members)
     }
 }
 

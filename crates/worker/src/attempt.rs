@@ -17,11 +17,11 @@ use common::{telemetry::continue_trace, time::Millis};
 use futures_util::FutureExt;
 use store::jobs::{ClaimedJob, Completion, Fence, FinishedJob};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
-    results::CompletionSender,
+    results::{AttemptMetrics, CompletionSender},
     rules::Dispatcher,
     settlement::{Settlement, SettlementOutcome, settle},
     shared::WorkerShared,
@@ -144,6 +144,8 @@ impl AttemptRunner {
             job.r#type = job_type,
             messaging.destination.name = %claimed.job.queue,
             job.attempt = claimed.job.history.current_attempt(),
+            otel.status_code = Empty,
+            otel.status_description = Empty,
         );
         continue_trace(&span, claimed.job.traceparent.as_deref());
         let runner = self.clone();
@@ -172,6 +174,8 @@ impl AttemptRunner {
                 self.complete(Arc::unwrap_or_clone(claimed), None, Some(why)).await;
             }
             AttemptOutcome::Failed(error) => {
+                let span = Span::current();
+                span.record("otel.status_code", "ERROR").record("otel.status_description", error.code());
                 let failed = failed(&claimed, &error, self.shared.jobs.estimated_now());
                 self.settle(&claimed, &stale, failed).await;
             }
@@ -187,6 +191,7 @@ impl AttemptRunner {
             AttemptOutcome::Expired => self.settle(&claimed, &stale, Settlement::Expire).await,
             AttemptOutcome::Stale => {
                 tracing::info!(event = "attempt.lost", id = %claimed.job.id, "job is not ours any more, stopped");
+                count_attempt(&claimed, "stale", self.shared.jobs.estimated_now());
                 self.forget(&claimed);
             }
         }
@@ -275,6 +280,7 @@ impl AttemptRunner {
         if let Some(outcome) = outcome {
             log_settlement(claimed, &settlement, outcome);
         }
+        count_attempt(claimed, outcome_name(&settlement, outcome), self.shared.jobs.estimated_now());
         self.forget(claimed);
     }
 
@@ -293,6 +299,24 @@ fn failed(claimed: &ClaimedJob, error: &HandlerError, now: Millis) -> Settlement
     Settlement::Fail { error: error.failure(attempt, now), advice: error.advice() }
 }
 
+fn count_attempt(claimed: &ClaimedJob, outcome: &'static str, now: Millis) {
+    AttemptMetrics::new(&claimed.job.queue, outcome).count(now - claimed.started_at);
+}
+
+/// The outcome for metrics. Stale: it could not be recorded.
+fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOutcome>) -> &'static str {
+    match (settlement, outcome) {
+        (_, None | Some(SettlementOutcome::Stale)) => "stale",
+        (Settlement::Fail { .. }, Some(SettlementOutcome::Recorded(next))) => next,
+        (Settlement::Snooze(_), _) => "snoozed",
+        (Settlement::Release, _) => "released",
+        (Settlement::Expire, _) => "expired",
+        (Settlement::CompleteAsync { .. }, _) => "handed_over",
+        (Settlement::Discard, _) => "discarded",
+        (Settlement::Complete, _) => "completed",
+    }
+}
+
 fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: SettlementOutcome) {
     let (id, queue, attempt) = (claimed.job.id, &claimed.job.queue, claimed.job.history.current_attempt());
     match (settlement, outcome) {
@@ -301,7 +325,6 @@ fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: Settle
             let event = "attempt.failed";
             let (code, error) = (&error.code, &error.message);
             tracing::warn!(event, %id, %queue, attempt, code, error, next, "attempt failed");
-            metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => next).increment(1);
         }
         (_, SettlementOutcome::Stale) => {
             tracing::info!(event = "result.stale", %id, %queue, attempt, "the attempt is not the current one");

@@ -11,7 +11,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use common::name::QueueName;
+use common::{name::QueueName, time::Millis};
 use futures_util::{
     StreamExt,
     future::join_all,
@@ -184,18 +184,39 @@ where
 
 fn finish_completions(shared: &WorkerShared, queue: &QueueName, completions: &[Completion], settled: Vec<Settled>) {
     // One look-up of each metric for the whole batch
-    let seconds = metrics::histogram!("galley_attempt_seconds", "queue" => queue.to_string());
-    let mut stale = 0;
+    let (mut completed, mut stale) = (AttemptMetrics::new(queue, "completed"), AttemptMetrics::new(queue, "stale"));
     for (completion, settled) in completions.iter().zip(settled) {
-        stale += u64::from(!finish_completion(shared, completion, settled));
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
-        seconds.record((completion.ended_at - completion.claimed.started_at).max(0) as f64 / 1000.0);
+        let is_completed = finish_completion(shared, completion, settled);
+        let metrics = if is_completed { &mut completed } else { &mut stale };
+        metrics.count(completion.ended_at - completion.claimed.started_at);
     }
-    for (outcome, count) in [("completed", completions.len() as u64 - stale), ("stale", stale)] {
-        if count > 0 {
-            metrics::counter!("galley_attempts_total", "queue" => queue.to_string(), "outcome" => outcome)
-                .increment(count);
-        }
+}
+
+/// Counts attempts of a queue with one outcome, and how long they took. It registers them with the first one.
+pub(crate) struct AttemptMetrics<'a> {
+    queue: &'a QueueName,
+    outcome: &'static str,
+    metrics: Option<(metrics::Counter, metrics::Histogram)>,
+}
+
+impl<'a> AttemptMetrics<'a> {
+    pub(crate) fn new(queue: &'a QueueName, outcome: &'static str) -> Self {
+        Self { queue, outcome, metrics: None }
+    }
+
+    /// Counts one that took this many milliseconds from its claim.
+    pub(crate) fn count(&mut self, millis: Millis) {
+        let Self { queue, outcome, metrics } = self;
+        let (attempts, seconds) = metrics.get_or_insert_with(|| {
+            let labels = [("queue", queue.to_string()), ("outcome", (*outcome).to_owned())];
+            (
+                metrics::counter!("galley_attempts_total", &labels),
+                metrics::histogram!("galley_attempt_seconds", &labels),
+            )
+        });
+        attempts.increment(1);
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
+        seconds.record(millis.max(0) as f64 / 1000.0);
     }
 }
 

@@ -162,6 +162,7 @@ async fn an_outcome_that_is_hard_to_tell_is_told_all_the_same(language: ClientLa
 in_each_language!(
     an_outcome_that_is_hard_to_tell_is_told_all_the_same,
     the_readme_does_what_it_says,
+    a_worker_says_that_it_started_and_logs_failures,
     failures_are_retried_or_not_as_the_handler_says,
     a_job_that_runs_past_its_timeout_is_stopped_and_the_worker_lives_on,
     a_job_that_is_cancelled_while_it_runs_is_stopped,
@@ -172,6 +173,19 @@ in_each_language!(
     two_workers_share_the_work_and_nothing_is_lost_or_done_twice,
     a_worker_carries_on_when_the_gateway_was_away,
 );
+
+async fn a_worker_says_that_it_started_and_logs_failures(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
+    let log = snippets.folder.path().join("worker.log");
+    let written = || std::fs::File::options().append(true).create(true).open(&log).expect("a file");
+    let mut command = snippets.command("worker");
+    let _worker = ClientWorkerProcess(command.stdout(written()).stderr(written()).spawn().expect("it starts"));
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("it says that it started", || async { read().contains("works on mail").then_some(()) }).await;
+    let id = snippets.enqueue("no.such.type", json!([]), json!({ "retry": { "max_attempts": 1 } })).await;
+    let failed = format!("job {id} (no.such.type) failed in attempt 1: no handler for jobs of type no.such.type");
+    eventually("it logs the failure", || async { read().contains(&failed).then_some(()) }).await;
+}
 
 async fn the_readme_does_what_it_says(language: ClientLanguage) {
     let Some(snippets) = ClientSnippets::of(language).await else { return };

@@ -32,6 +32,7 @@ mod jobs;
 mod kit;
 mod limits;
 mod log_events;
+mod logs;
 mod notifications;
 mod odd_workers;
 mod openapi;

@@ -35,6 +35,26 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
 }
 
 #[tokio::test]
+async fn a_failed_attempt_has_a_span_with_the_status_error() {
+    let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
+    let endpoint = receiver.url();
+    let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&variables).await;
+    let id =
+        kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": { "initial_interval": "PT0.1S" } })).await;
+    kit.wait_for_state(&id, "completed").await;
+    assert!(worker.terminate().await.success());
+    let spans = eventually("both attempts have arrived", || async {
+        let mut spans = receiver.spans();
+        spans.retain(|span| span.name == "process test.fail_once");
+        (spans.len() == 2).then_some(spans)
+    })
+    .await;
+    assert_eq!(spans.iter().filter(|span| span.is_error).count(), 1, "{spans:?}");
+}
+
+#[tokio::test]
 async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/v1/traces", listener.local_addr().expect("an address"));

@@ -176,7 +176,9 @@ impl SubscriptionRunner {
         failure: &DeliveryFailure,
     ) {
         let (name, id, code) = (&self.subscription.name, message.position, &failure.code);
-        tracing::warn!(subscription = %name, %channel, %id, attempt, code, message = failure.message, "not delivered");
+        let error = &failure.message;
+        let event = "message.not_delivered";
+        tracing::warn!(event, subscription = %name, %channel, %id, attempt, code, error, "message not delivered");
         let noted = async {
             if self.is_deleted().await? {
                 let event = "delivery.obsolete";

@@ -4,7 +4,7 @@
 //! reconnects; while Redis is unavailable, commands fail at once instead of queueing, and reconnects back off. A
 //! missing answer breaks the connection too, because a black hole looks like that.
 //!
-//! After a failover the old primary still answers. So every answer on every connection is judged ([`Redis::judge`]): when
+//! After a failover the old primary still answers. So every answer on every connection is judged (`judge`): when
 //! one says that this server takes no writes, all connections to it are dropped, and a new one must be able to write.
 //!
 //! No lock is held across an await: a caller may be dropped, or not be polled for a long time, and must not block

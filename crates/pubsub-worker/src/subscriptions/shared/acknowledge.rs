@@ -1,6 +1,6 @@
 //! Acknowledges finished messages in batches and releases the unfinished ones.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use common::name::ChannelName;
 use model::message::Position;
@@ -30,7 +30,7 @@ pub(super) async fn run_acknowledger(
         }
         for (channel, done) in channels {
             let is_acked = ack_channel(&runner, &channel, &done).await;
-            // A message that Redis refuses to acknowledge is reclaimed after its deadline
+            // A message that Redis refused to acknowledge until its deadline is reclaimed
             if is_acked || !runner.process.hard_shutdown.is_cancelled() {
                 in_flight.remove(done.into_iter().map(|(position, _)| (channel.clone(), position)));
             }
@@ -38,7 +38,8 @@ pub(super) async fn run_acknowledger(
     }
 }
 
-/// False if the process stops before Redis has recorded it.
+/// False if the process stops before Redis has recorded it, or Redis refuses that until the deadline is over: whatever
+/// refuses it may pass.
 async fn ack_channel(
     runner: &SubscriptionRunner,
     channel: &ChannelName,
@@ -47,7 +48,7 @@ async fn ack_channel(
     if runner.is_obsolete().await {
         return true;
     }
-    let mut delays = reconnect_delays();
+    let (mut delays, deadline) = (reconnect_delays(), Instant::now() + runner.lease());
     loop {
         match runner.store().ack_messages(&runner.subscription, channel, done).await {
             Ok(()) => return true,
@@ -55,7 +56,7 @@ async fn ack_channel(
                 log_interruption("noting what was delivered", &error);
                 let pause = tokio::time::sleep(next_reconnect_delay(&mut delays));
                 let goes_on = runner.process.hard_shutdown.run_until_cancelled(pause).await.is_some();
-                if !goes_on || !matches!(error, StoreError::Unavailable(_)) {
+                if !goes_on || (!matches!(error, StoreError::Unavailable(_)) && Instant::now() >= deadline) {
                     return false;
                 }
             }
