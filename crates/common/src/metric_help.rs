@@ -30,6 +30,18 @@ const HELP: &[(&str, MetricKind, &str)] = &[
         "From claim to end of an attempt, with the outcomes of galley_attempts_total",
     ),
     ("galley_jobs_promoted_total", Counter, "Scheduled and retryable jobs that became available"),
+    ("galley_results_dropped_total", Counter, "Results that were not stored because Redis is nearly full"),
+    (
+        "galley_dead_letters_dropped_total",
+        Counter,
+        "Dead letters deleted because their queue had more than jobs.dead_letter_max",
+    ),
+    (
+        "galley_messages_unfiltered_total",
+        Counter,
+        "Messages that say that they are JSON and cannot be read: delivered without asking the filter",
+    ),
+    ("galley_redis_clock_steps_total", Counter, "How often this process saw Redis's clock set"),
     ("galley_leases_lost_total", Counter, "Attempts whose lease expired or whose worker died"),
     (
         "galley_damaged_jobs_total",

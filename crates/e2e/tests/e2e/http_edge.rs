@@ -191,7 +191,7 @@ async fn all_bodies_together_use_bounded_memory() {
         unfinished.push(client);
     }
     eventually("there is no memory for a large body", || async {
-        let response = kit.post("/ojs/v1/jobs", &body(200_000)).await;
+        let response = kit.post("/ojs/v1/jobs", &body(750_000)).await;
         if response.status() != 503 {
             return None;
         }
@@ -207,7 +207,7 @@ async fn all_bodies_together_use_bounded_memory() {
     assert_eq!(kit.post("/ojs/v1/jobs", &body(10_000)).await.status(), 201, "small bodies have room");
     drop(unfinished);
     eventually("the memory is free again", || async {
-        (kit.post("/ojs/v1/jobs", &body(200_000)).await.status() == 201).then_some(())
+        (kit.post("/ojs/v1/jobs", &body(750_000)).await.status() == 201).then_some(())
     })
     .await;
 }

@@ -1,13 +1,16 @@
 //! What operators read: logs without forgeries, metrics that explain themselves.
 
 use serde_json::{Value, json};
-use testkit::{ServiceProcess, eventually};
+use testkit::{RedisServer, ServiceProcess, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::kit::{GalleyKit, job_body};
+use crate::{
+    kit::{GalleyKit, job_body},
+    subscriptions_delivery::PRIVATE,
+};
 
 async fn metrics(kit: &GalleyKit, service: &ServiceProcess) -> String {
     let response = kit.http.get(service.url("/metrics")).send().await.expect("the service answers");
@@ -43,8 +46,9 @@ async fn a_request_that_is_no_http_is_counted_and_no_error_in_the_log() {
 
 #[tokio::test]
 async fn text_from_outside_turns_no_log_line_around_and_names_no_member_twice() {
-    let kit = GalleyKit::start().await;
-    let listener = kit.start_pubsub_worker().await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[PRIVATE]).await;
+    let listener = ServiceProcess::start("pubsub-worker", &kit.redis, &[PRIVATE]).await;
+    listener.wait_until_ready().await;
     let text = "a\u{202e}b\u{2028}c";
     kit.post("/v1/channels/task:pubsub:channel/messages", &json!(text)).await;
     listener.wait_for_task("\"a\\u{202e}b\\u{2028}c\"").await;

@@ -135,7 +135,10 @@ async fn limits_can_be_set_and_taken_away_at_run_time() {
     let limits = &answer["queue"]["limits"];
     assert_eq!(
         (&limits["concurrency"], &limits["rate"]),
-        (&Value::Null, &json!({ "limit": 1, "period": "PT3600S", "period_ms": 3_600_000 }))
+        (
+            &Value::Null,
+            &json!({ "limit": 1, "period": "PT3600S", "period_ms": 3_600_000, "burst": 1, "strict": false })
+        )
     );
     kit.wait_for_state(&stopped, "completed").await;
     let second = kit.enqueue(&order("test.noop")).await;
@@ -267,7 +270,8 @@ async fn the_limits_of_a_queue_can_be_set_as_they_are_shown() {
     assert_eq!(status, 200, "a queue of the settings exists: {answer}");
     let shown = answer["queue"]["limits"].clone();
     let expected = json!({
-        "max_depth": 1000, "concurrency": 7, "rate": { "limit": 5, "period": "PT1.5S", "period_ms": 1500 },
+        "max_depth": 1000, "concurrency": 7,
+        "rate": { "limit": 5, "period": "PT1.5S", "period_ms": 1500, "burst": 5, "strict": false },
     });
     assert_eq!(shown, expected);
     let (status, again) = set(&shown).await;

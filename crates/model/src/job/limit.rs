@@ -242,7 +242,7 @@ mod tests {
             (r#"{"key":"a","rate":{"limit":1001,"period":"PT1S","strict":true}}"#, "rate_limit.rate.limit must be"),
             (r#"{"key":"a","rate":{"limit":5,"period_ms":0}}"#, "rate_limit.rate.period_ms must be"),
             (r#"{"key":"a","rate":{"limit":5,"period":"PT1S","period_ms":9}}"#, "rate_limit.rate.period and"),
-            (r#"{"key":"a","throttle":{"limit":1,"period":"PT1S","burst":1}}"#, "rate_limit.throttle must have only"),
+            (r#"{"key":"a","throttle":{"limit":1,"period":"PT1S","burst":1}}"#, "rate_limit.throttle: unknown member"),
             (r#"{"max_per_second":0}"#, "rate_limit.max_per_second must be"),
             (r#"{"max_per_second":"1"}"#, "rate_limit.max_per_second must be"),
             (r#"{"key":"a","concurrency":1,"on_limit":"drop"}"#, "rate_limit.on_limit must be"),

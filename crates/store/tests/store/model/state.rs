@@ -44,7 +44,6 @@ pub(super) struct ModelState {
     pub(super) streams: BTreeMap<i64, Vec<usize>>,
     pub(super) key_queues: BTreeMap<&'static str, Vec<usize>>,
     pub(super) admitted: BTreeMap<&'static str, BTreeSet<usize>>,
-    pub(super) limits: BTreeMap<&'static str, u32>,
     pub(super) unique_holders: BTreeMap<u8, usize>,
     pub(super) is_paused: bool,
     pub(super) totals: QueueStats,
@@ -95,9 +94,6 @@ impl ModelState {
         if let Some((args, _)) = spec.unique {
             self.unique_holders.insert(args, index);
         }
-        if let Some((key, concurrency)) = spec.limit {
-            self.limits.insert(key, concurrency);
-        }
         let has_record = spec.id.is_some()
             || spec.unique.is_some()
             || spec.limit.is_some()
@@ -145,12 +141,13 @@ impl ModelState {
     }
 
     fn admit(&mut self, key: &'static str) {
-        let most = self.limits.get(key).map_or(usize::MAX, |most| usize::try_from(*most).unwrap_or(usize::MAX));
-        while self.admitted.entry(key).or_default().len() < most
-            && let Some(key_queue) = self.key_queues.get_mut(key)
-            && !key_queue.is_empty()
+        while let Some(key_queue) = self.key_queues.get_mut(key)
+            && let Some(first) = key_queue.first().copied()
+            // Each job is admitted by its own limit
+            && let Some((_, most)) = self.jobs[first].spec.limit
+            && self.admitted.entry(key).or_default().len() < usize::try_from(most).unwrap_or(usize::MAX)
         {
-            let first = key_queue.remove(0);
+            key_queue.remove(0);
             self.admitted.entry(key).or_default().insert(first);
             self.add_to_stream(first);
         }
