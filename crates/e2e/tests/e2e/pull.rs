@@ -222,40 +222,6 @@ async fn a_client_that_hung_up_gets_no_job() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_being_taken_for_a_client_that_hangs_up_is_handed_back_unspent() {
-    let kit = GalleyKit::start().await;
-    kit.enqueue(&args(1)).await;
-    let stream = "galley:{default}:s:0";
-    let mut redis = kit.redis.connection().await;
-    let read = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query_async(&mut redis).await;
-    let entries: Vec<(String, Vec<Vec<u8>>)> = read.expect("redis runs");
-    let held = kit.fetch("default").await.expect("a job");
-    assert_eq!(kit.post("/ojs/v1/workers/ack", &json!({ "job_id": held["id"] })).await.status(), 200);
-    let waiter = WaitingFetch::of(&kit, &["default"]);
-    wait_for_waiters(&kit, 1).await;
-    // The job arrives, and in the same moment nothing may be written any more: the claim hangs
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("XADD").arg(stream).arg("*").arg(&entries[0].1).ignore();
-    pipeline.cmd("CLIENT").arg("PAUSE").arg(LONG_MS).arg("WRITE").ignore();
-    pipeline.exec_async(&mut redis).await.expect("redis runs");
-    eventually("the claim hangs", || async {
-        let text = client_list(&kit).await;
-        text.lines().any(|line| line.contains("cmd=evalsha") && line.contains("flags=b")).then_some(())
-    })
-    .await;
-    waiter.0.abort();
-    wait_for_waiters(&kit, 0).await;
-    kit.redis_command(&["CLIENT", "UNPAUSE"]).await;
-    eventually("it was claimed and handed back", || async {
-        let records = kit.redis_keys().await.iter().filter(|key| key.starts_with("galley:{default}:j:")).count();
-        (records == 1).then_some(())
-    })
-    .await;
-    let job = kit.fetch("default").await.expect("it is available");
-    assert_eq!(job["attempt"], 1, "it is the first attempt that counts");
-}
-
-#[tokio::test]
 async fn a_paused_queue_hands_out_nothing_until_it_goes_on_and_a_limit_is_kept() {
     let kit = GalleyKit::start().await;
     let post = async |path: &str| assert_eq!(kit.post(path, &json!({})).await.status(), 200);
