@@ -52,6 +52,13 @@ pub(crate) async fn watch(redis: &Redis, budgets: MemoryBudgets, stop: &Cancella
     }
 }
 
+/// Reads the memory of Redis once, so that the first claim of a process knows how full it is.
+pub async fn read_memory(redis: &Redis) {
+    if let Ok((used, max)) = read(redis).await {
+        redis.memory().set(used, max);
+    }
+}
+
 /// What the settings allow data to take, compared with the server's memory when it is first known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryBudgets {

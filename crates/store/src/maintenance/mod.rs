@@ -55,6 +55,7 @@ pub(crate) use clock_steps::heal_group;
 
 pub use check_cursor::{CheckCursor, CheckCursorError};
 pub use consistency_checker::{ConsistencyReport, Violation};
+pub use memory_watch::read_memory;
 
 use crate::channels::Channels;
 use crate::{
