@@ -62,7 +62,8 @@ impl Worker {
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
         redis.check_at_start(&calls_of_bridge(&settings)).await?;
-        maintenance::read_memory(&redis).await;
+        // Redis may be away: then it is read later
+        let _ = maintenance::read_memory(&redis).await;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_events.clone());

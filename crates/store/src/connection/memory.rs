@@ -2,10 +2,7 @@
 //! stored before the limit: they are written even when Redis is out of memory, because jobs must be able to end.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -20,12 +17,9 @@ const BRIEF_RESULTS_PERCENT: u64 = 75;
 /// From this fill level on no results are stored, and histories of channels are trimmed by force.
 const PRESSURE_PERCENT: u64 = 85;
 
-/// What is known of Redis's memory. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct MemoryState(Arc<MemoryFigures>);
-
+/// What is known of Redis's memory.
 #[derive(Debug, Default)]
-struct MemoryFigures {
+pub struct MemoryState {
     used: AtomicU64,
     /// 0 if there is no maximum.
     max: AtomicU64,
@@ -72,7 +66,7 @@ impl MemoryState {
     /// Bytes used and the maximum, 0 if there is none or Redis does not say.
     #[must_use]
     pub fn used_and_max(&self) -> (u64, u64) {
-        (self.0.used.load(Relaxed) + self.0.stored.load(Relaxed), self.0.max.load(Relaxed))
+        (self.used.load(Relaxed) + self.stored.load(Relaxed), self.max.load(Relaxed))
     }
 
     fn percent(&self) -> u64 {
@@ -99,30 +93,30 @@ impl MemoryState {
 
     /// Waits until memory is read and Redis is under pressure.
     pub async fn wait_for_pressure(&self) {
-        self.0.pressure.notified().await;
+        self.pressure.notified().await;
     }
 
     /// Waits until much was stored since the last reading.
     pub(crate) async fn wait_for_much_stored(&self) {
-        self.0.read_now.notified().await;
+        self.read_now.notified().await;
     }
 
     /// Counts bytes that this process stores.
     pub(crate) fn note_stored(&self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let stored = self.0.stored.fetch_add(bytes, Relaxed).saturating_add(bytes);
-        let max = self.0.max.load(Relaxed);
+        let stored = self.stored.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        let max = self.max.load(Relaxed);
         if max > 0 && stored > max / 100 * REREAD_PERCENT {
-            self.0.read_now.notify_one();
+            self.read_now.notify_one();
         }
     }
 
     pub(crate) fn set(&self, used: u64, max: u64) {
-        self.0.stored.store(0, Relaxed);
-        self.0.used.store(used, Relaxed);
-        self.0.max.store(max, Relaxed);
+        self.stored.store(0, Relaxed);
+        self.used.store(used, Relaxed);
+        self.max.store(max, Relaxed);
         if self.is_under_pressure() {
-            self.0.pressure.notify_one();
+            self.pressure.notify_one();
         }
     }
 }

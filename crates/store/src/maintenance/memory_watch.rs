@@ -23,8 +23,8 @@ pub(crate) async fn watch(redis: &Redis, budgets: MemoryBudgets, stop: &Cancella
     let state = redis.memory();
     let (mut retention, mut is_checked) = (ResultRetention::Full, false);
     while !stop.is_cancelled() {
-        if let Ok((used, max)) = read(redis).await {
-            state.set(used, max);
+        if read_memory(redis).await.is_ok() {
+            let (used, max) = state.used_and_max();
             if !std::mem::replace(&mut is_checked, true) {
                 budgets.warn_if_too_large(max);
             }
@@ -52,11 +52,14 @@ pub(crate) async fn watch(redis: &Redis, budgets: MemoryBudgets, stop: &Cancella
     }
 }
 
-/// Reads the memory of Redis once, so that the first claim of a process knows how full it is.
-pub async fn read_memory(redis: &Redis) {
-    if let Ok((used, max)) = read(redis).await {
-        redis.memory().set(used, max);
-    }
+/// Reads the memory of Redis once. The first claim of a process needs to know how full it is.
+///
+/// # Errors
+/// Redis is unavailable, or does not allow the question.
+pub async fn read_memory(redis: &Redis) -> StoreResult<()> {
+    let info: InfoDict = redis::cmd("INFO").arg("memory").query_async(&mut redis.clone()).await?;
+    redis.memory().set(info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0));
+    Ok(())
 }
 
 /// What the settings allow data to take, compared with the server's memory when it is first known.
@@ -79,9 +82,4 @@ impl MemoryBudgets {
             );
         }
     }
-}
-
-async fn read(redis: &Redis) -> StoreResult<(u64, u64)> {
-    let info: InfoDict = redis::cmd("INFO").arg("memory").query_async(&mut redis.clone()).await?;
-    Ok((info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0)))
 }
