@@ -168,7 +168,7 @@ impl WorkerQueueState {
         self.may_have_jobs = true;
     }
 
-    /// It was asked for jobs and gave them. With `got_all` it gave as many as it was asked for.
+    /// Notes the answer to a claim. With `got_all` the claim got as many jobs as it asked for: there may be more.
     pub(crate) fn asked(&mut self, availability: ClaimAvailability, got_all: bool, now: Instant) {
         self.availability = availability;
         self.may_have_jobs = got_all;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use testkit::{WebhookReceiver, WebhookReply, eventually, eventually_for};
+use testkit::{WebhookReceiver, WebhookReply, eventually};
 use tokio::sync::Semaphore;
 
 use crate::{
     kit::GalleyKit,
-    subscriptions_delivery::{PRIVATE, figure, progress, publish, put, started, worker},
+    subscriptions_delivery::{PRIVATE, figure, progress, publish, put, started},
+    subscriptions_workers::vanish_with_a_message,
 };
 
 const EVENT: &str = "application/cloudevents+json";
@@ -204,23 +205,8 @@ async fn a_2xx_is_a_delivery_whatever_its_body() {
 async fn in_order_a_message_that_every_worker_vanishes_with_makes_way_for_the_next_one() {
     let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[PRIVATE]).await;
     let receiver = WebhookReceiver::start([WebhookReply::Hang, WebhookReply::ok("1")]).await;
-    let no_budget = ("GALLEY__JOBS__CRASH_BUDGET", "0");
-    let doomed = worker(&kit, &[no_budget]).await;
     let target = json!({ "http": { "url": receiver.url("/") } });
     let body = json!({ "channels": ["c"], "deliver": target, "ordering": "channel", "ack_deadline_ms": 1_000 });
-    put(&kit, "hook", &body).await;
-    publish(&kit, "c", "text/plain", "deadly").await;
-    receiver.wait_for_requests(1).await;
-    doomed.kill();
-    let _heir = worker(&kit, &[no_budget]).await;
-    publish(&kit, "c", "text/plain", "harmless").await;
-    eventually_for(std::time::Duration::from_mins(1), "it is a dead letter", || async {
-        (progress(&kit, "hook").await["dead"] == json!(1)).then_some(())
-    })
-    .await;
+    let _heir = vanish_with_a_message(&kit, &receiver, &body).await;
     figure(&kit, "hook", "delivered", 1).await;
-    let dead: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
-    let job = &dead["jobs"][0];
-    assert_eq!(job["args"][0]["body"], json!("deadly"));
-    assert_eq!(job["errors"][0]["code"], json!("crash_budget_exhausted"), "{job}");
 }

@@ -37,7 +37,7 @@ async fn deliver_all(desk: &SubscriptionKit, subscription: &Subscription, c: &Ch
         match claimed {
             ClaimedChannel::Messages { fence, messages, gap, .. } => {
                 gaps.extend(gap);
-                let message = messages.first().expect("messages were asked for");
+                let message = messages.first().expect("a message");
                 texts.push(String::from_utf8_lossy(&message.body).into_owned());
                 let done = (&fence, message.position, MessageDisposition::Delivered, true);
                 claimed = desk.store.advance_channel(subscription, c, &worker, LEASE, done).await.expect("redis runs");
