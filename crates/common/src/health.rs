@@ -30,6 +30,12 @@ pub fn routes(config: &mut web::ServiceConfig, readiness: &ReadinessCheck, metri
         .service(read_only_resource("/metrics", render));
 }
 
+/// Whether a path is that of a probe. Probes come from orchestrators, which name any host and send what they like.
+#[must_use]
+pub fn is_probe(path: &str) -> bool {
+    path.starts_with("/health/")
+}
+
 /// A read-only resource: GET and HEAD.
 pub fn read_only_resource<F, Args>(path: &str, handler: F) -> Resource
 where

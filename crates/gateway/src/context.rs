@@ -14,6 +14,7 @@ use actix_web::{
     middleware::Next,
 };
 use common::{
+    health::is_probe,
     settings::GatewaySettings,
     telemetry::{continue_trace, traceparent_of},
 };
@@ -82,7 +83,7 @@ pub(crate) fn refuse_early(head: &RequestHead, settings: &GatewaySettings) -> Op
 /// The span of a request. Health probes and scrapes have none: they would hide everything else.
 fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
     let (method, path) = (standard_method(request.method()), request.path());
-    if path.starts_with("/health/") || path == "/metrics" {
+    if is_probe(path) || path == "/metrics" {
         return Span::none();
     }
     tracing::info_span!(

@@ -7,7 +7,7 @@
 //! Event streams ignore unknown parameters: an error there is final for browsers, and client libraries add parameters.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::LazyLock,
 };
 
@@ -15,11 +15,11 @@ use actix_web::{
     Error, FromRequest, HttpRequest,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header,
+    http::{Method, header},
     middleware::Next,
     web::Query,
 };
-use common::known_names;
+use common::{health::is_probe, known_names};
 use serde_json::Value;
 
 use crate::{body::RawBody, error::ApiError, routes::OPENAPI_DOCUMENT};
@@ -33,17 +33,23 @@ struct RouteInputs {
     is_event_stream: bool,
 }
 
-/// The inputs of each route by method and path pattern: `get /ojs/v1/jobs/{id}`.
-static ROUTES: LazyLock<BTreeMap<String, RouteInputs>> = LazyLock::new(|| described_routes(OPENAPI_DOCUMENT));
+/// The inputs of each route by path pattern and method.
+type Routes = HashMap<String, HashMap<Method, RouteInputs>>;
 
-fn described_routes(document: &str) -> BTreeMap<String, RouteInputs> {
+static ROUTES: LazyLock<Routes> = LazyLock::new(|| described_routes(OPENAPI_DOCUMENT));
+
+fn described_routes(document: &str) -> Routes {
     let document: Value = serde_json::from_str(document).unwrap_or_default();
     let paths = document["paths"].as_object().into_iter().flatten();
-    let operations = paths.flat_map(|(path, operations)| {
+    let inputs_of_path = |operations: &Value| {
         let operations = operations.as_object().into_iter().flatten();
-        operations.map(move |(method, operation)| (format!("{method} {path}"), operation))
-    });
-    operations.map(|(route, operation)| (route, described_inputs(&document, operation))).collect()
+        let inputs = operations.filter_map(|(method, operation)| {
+            let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).ok()?;
+            Some((method, described_inputs(&document, operation)))
+        });
+        inputs.collect()
+    };
+    paths.map(|(path, operations)| (path.clone(), inputs_of_path(operations))).collect()
 }
 
 fn described_inputs(document: &Value, operation: &Value) -> RouteInputs {
@@ -72,8 +78,7 @@ pub(crate) async fn request_check(
 }
 
 async fn check(request: &mut ServiceRequest) -> Result<(), ApiError> {
-    // Probes send what they like
-    if request.path().starts_with("/health/") {
+    if is_probe(request.path()) {
         return Ok(());
     }
     // An unknown path or method has no inputs: the router answers
@@ -89,7 +94,7 @@ async fn check(request: &mut ServiceRequest) -> Result<(), ApiError> {
 }
 
 fn inputs_of(request: &HttpRequest) -> Option<&'static RouteInputs> {
-    ROUTES.get(&format!("{} {}", request.method().as_str().to_ascii_lowercase(), request.match_pattern()?))
+    ROUTES.get(&request.match_pattern()?)?.get(request.method())
 }
 
 /// Checks the query of a list at a path that has an event stream too.
@@ -136,15 +141,20 @@ mod tests {
 
     #[test]
     fn what_a_route_reads_is_what_its_description_says() {
-        let list = &ROUTES["get /ojs/v1/dead-letter"];
+        let list = &ROUTES["/ojs/v1/dead-letter"][&Method::GET];
         assert!(list.query.contains_key("error_type") && !list.has_body && !list.is_event_stream);
-        assert!(ROUTES["post /ojs/v1/jobs"].has_body && !ROUTES["post /ojs/v1/jobs/{id}/activate"].has_body);
-        assert!(ROUTES["get /v1/stream"].is_event_stream && ROUTES["get /v1/stream"].query["channel"]);
+        assert!(
+            ROUTES["/ojs/v1/jobs"][&Method::POST].has_body
+                && !ROUTES["/ojs/v1/jobs/{id}/activate"][&Method::POST].has_body
+        );
+        assert!(
+            ROUTES["/v1/stream"][&Method::GET].is_event_stream && ROUTES["/v1/stream"][&Method::GET].query["channel"]
+        );
     }
 
     #[test]
     fn an_unknown_or_repeated_parameter_is_named_and_so_is_the_one_that_was_meant() {
-        let list = &ROUTES["get /ojs/v1/dead-letter"];
+        let list = &ROUTES["/ojs/v1/dead-letter"][&Method::GET];
         for (query, said) in [
             ("", ""),
             ("limit=1&queue=a&type=b.*", ""),
@@ -156,7 +166,7 @@ mod tests {
             let refused = check_query(query, list, false).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(refused.starts_with(said) && refused.is_empty() == said.is_empty(), "{query}: {refused}");
         }
-        let stream = &ROUTES["get /v1/stream"];
+        let stream = &ROUTES["/v1/stream"][&Method::GET];
         check_query("channel=a&channel=b&cache=1&cache=2", stream, true).expect("ignored by a stream");
         check_query("since=-PT1H&since=-PT2H", stream, true).expect_err("which one?");
     }

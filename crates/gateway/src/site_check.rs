@@ -21,6 +21,7 @@ use actix_web::{
     },
 };
 use common::{
+    health::is_probe,
     name::{HostPattern, Origin, quoted},
     settings::{GatewaySettings, hostname},
 };
@@ -50,8 +51,7 @@ impl SiteCheck {
     /// Refuses a request for a host that is not ours, and a page of another site.
     pub(crate) fn check(&self, request: &RequestHead) -> Result<(), ApiError> {
         let path = request.uri.path();
-        // Probes of orchestrators name any host, and tell nothing
-        if path.starts_with("/health/") {
+        if is_probe(path) {
             return Ok(());
         }
         let host = requested_host(request)?;

@@ -15,6 +15,7 @@ const FENCE: &str = include_str!("lua/fence.lua");
 const END_JOB: &str = include_str!("lua/end_job.lua");
 const DEPTH: &str = include_str!("lua/depth.lua");
 const SEEK: &str = include_str!("lua/seek.lua");
+const STREAM_OPENING: &str = include_str!("lua/open_stream.lua");
 const STREAM_ENTRY: &str = include_str!("lua/stream_entry.lua");
 const LAST_ID: &str = include_str!("lua/last_id.lua");
 const GROUPS: &str = include_str!("lua/groups.lua");
@@ -31,8 +32,8 @@ macro_rules! script {
     };
 }
 
-script!(OPEN_STREAM, "jobs/open_stream.lua");
-script!(OPEN_QUEUE, "jobs/open_queue.lua");
+script!(OPEN_STREAM, "jobs/open_stream.lua", with STREAM_OPENING);
+script!(OPEN_QUEUE, "jobs/open_queue.lua", with STREAM_OPENING);
 script!(REGISTER_QUEUE, "jobs/register_queue.lua");
 script!(SET_CONTROL, "jobs/set_control.lua");
 script!(SET_DIRECTIVE, "workers/set_directive.lua");

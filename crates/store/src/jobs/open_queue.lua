@@ -21,13 +21,11 @@ for _, priority in ipairs(redis.call('SMEMBERS', priorities)) do
   end
 end
 
--- Creates what is missing of a stream; an error if its key has another type.
+-- Opens a stream and notes its priority; an error if its key has another type.
 local function open(stream, priority)
-  local created = redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-  if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
-    return redis.error_reply(created.err)
-  end
-  if redis.call('SADD', priorities, priority) == 1 then is_new = 1 end
+  local is_new_priority, failure = open_stream(priorities, stream, priority)
+  if failure then return failure end
+  if is_new_priority then is_new = 1 end
   listed[#listed + 1] = priority
 end
 

@@ -7,10 +7,7 @@
 local priorities, stream = KEYS[1], KEYS[2]
 local priority, notifications, notification = ARGV[1], ARGV[2], ARGV[3]
 
-local created = redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
-  return redis.error_reply(created.err)
-end
-local is_new = redis.call('SADD', priorities, priority)
-if is_new == 1 then redis.pcall('PUBLISH', notifications, notification) end
-return is_new
+local is_new, failure = open_stream(priorities, stream, priority)
+if failure then return failure end
+if is_new then redis.pcall('PUBLISH', notifications, notification) end
+return is_new and 1 or 0

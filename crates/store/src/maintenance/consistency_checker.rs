@@ -15,7 +15,7 @@ use crate::{
     keys::{self, QueueKeys},
     script,
 };
-use common::name::QueueName;
+use common::{name::QueueName, rotation::Rotation};
 
 /// How long an item must look wrong.
 const RECHECK_DELAY: Duration = Duration::from_millis(100);
@@ -201,9 +201,9 @@ fn log_violations(queue: &QueueName, violations: &[Violation]) {
 /// The position of maintenance's round over all queues: one slice at a time.
 #[derive(Default)]
 pub(super) struct CheckRound {
-    /// Queues up to and including this one are done.
-    last_queue: Option<QueueName>,
-    cursor: Option<CheckCursor>,
+    rotation: Rotation,
+    /// The queue whose check is not done, and where it goes on.
+    under_way: Option<(QueueName, CheckCursor)>,
     registry_cursor: u64,
 }
 
@@ -211,15 +211,12 @@ impl CheckRound {
     /// Checks one slice of one queue, and a slice of all keys for unregistered queues.
     pub(super) async fn check_slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
         (self.registry_cursor, _) = jobs.check_registry(self.registry_cursor, limit, queues).await?;
-        let is_behind = |queue: &&QueueName| self.last_queue.as_ref().is_none_or(|done| *queue > done);
-        let under_way = self.last_queue.as_ref().filter(|queue| self.cursor.is_some() && queues.contains(queue));
-        let next = queues.iter().filter(is_behind).min().or_else(|| queues.iter().min());
-        let Some(queue) = under_way.or(next).cloned() else { return Ok(()) };
-        let cursor = if self.last_queue.as_ref() == Some(&queue) { self.cursor.take() } else { None };
-        self.last_queue = Some(queue.clone());
-        // If the check fails, the queue starts again on the next round
-        self.cursor = None;
-        self.cursor = jobs.check_queue(&queue, true, cursor.unwrap_or_else(CheckCursor::start), limit).await?.next;
+        // Taken: if the check fails, the queue starts again on the next round
+        let under_way = self.under_way.take().filter(|(queue, _)| queues.contains(queue));
+        let next = || self.rotation.next(queues, 1).pop().map(|queue| (queue, CheckCursor::start()));
+        let Some((queue, cursor)) = under_way.or_else(next) else { return Ok(()) };
+        let rest = jobs.check_queue(&queue, true, cursor, limit).await?.next;
+        self.under_way = rest.map(|cursor| (queue, cursor));
         Ok(())
     }
 }
