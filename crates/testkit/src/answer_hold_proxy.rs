@@ -1,21 +1,18 @@
 //! A way to Redis on which answers can be held back: commands are carried out, and nobody learns of it for a while.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
+use tokio::sync::watch;
+
+use crate::{
+    RedisServer, eventually,
+    redis_proxy::{RedisProxy, relay_answers},
 };
-
-use crate::{RedisServer, eventually};
 
 /// The way; gone when it is dropped.
 pub struct AnswerHoldProxy {
-    address: SocketAddr,
+    proxy: RedisProxy,
     state: Arc<watch::Sender<HoldState>>,
-    task: JoinHandle<()>,
 }
 
 /// Whether answers pass.
@@ -33,24 +30,19 @@ impl AnswerHoldProxy {
     /// # Panics
     /// There is no free port.
     pub async fn start(redis: &RedisServer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let (state, port) = (Arc::new(watch::Sender::new(HoldState::Passing)), redis.port());
+        let state = Arc::new(watch::Sender::new(HoldState::Passing));
         let shared = state.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                if let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await {
-                    tokio::spawn(relay(client, server, shared.clone()));
-                }
-            }
+        let proxy = RedisProxy::start(redis, move |client, server| {
+            let state = shared.clone();
+            relay_answers(client, server, move |bytes| pass_or_hold(state.clone(), bytes))
         });
-        Self { address, state, task }
+        Self { proxy: proxy.await, state }
     }
 
     /// The URL of database 5 behind it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}/5", self.address)
+        self.proxy.url()
     }
 
     /// Holds all answers from the next one on that contains these bytes.
@@ -69,36 +61,16 @@ impl AnswerHoldProxy {
     }
 }
 
-impl Drop for AnswerHoldProxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn relay(client: TcpStream, server: TcpStream, state: Arc<watch::Sender<HoldState>>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let back = async {
-        let (mut bytes, mut watched) = (vec![0; 64 * 1024], state.subscribe());
-        while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
-            state.send_if_modified(|state| {
-                let is_met = matches!(state, HoldState::Waiting(wanted)
-                    if bytes[..count].windows(wanted.len()).any(|part| part == wanted));
-                if is_met {
-                    *state = HoldState::Holding;
-                }
-                is_met
-            });
-            if watched.wait_for(|state| *state != HoldState::Holding).await.is_err() {
-                break;
-            }
-            if to_client.write_all(&bytes[..count]).await.is_err() {
-                break;
-            }
+/// Returns an answer as soon as answers pass.
+async fn pass_or_hold(state: Arc<watch::Sender<HoldState>>, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    state.send_if_modified(|state| {
+        let is_met = matches!(state, HoldState::Waiting(wanted)
+            if bytes.windows(wanted.len()).any(|part| part == wanted));
+        if is_met {
+            *state = HoldState::Holding;
         }
-    };
-    tokio::select! {
-        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-        () = back => {}
-    }
+        is_met
+    });
+    state.subscribe().wait_for(|state| *state != HoldState::Holding).await.ok()?;
+    Some(bytes)
 }

@@ -9,6 +9,7 @@ pub mod http;
 mod message_drop_proxy;
 mod otlp;
 mod process_mark;
+mod redis_proxy;
 mod redis_server;
 mod service_process;
 mod skip;
