@@ -11,8 +11,6 @@ use crate::{
     report::{BenchReport, median},
 };
 
-pub(crate) const ROUNDS: u32 = 3;
-
 const JOBS: u32 = 1000;
 /// Programs at a time.
 const CONCURRENCY: usize = 4;

@@ -22,6 +22,8 @@ use crate::http::HttpConnection;
 const BATCH_SIZE: usize = 1000;
 /// Longest wait for what is measured by its count.
 pub(crate) const MEASURE_TIMEOUT: Duration = Duration::from_mins(2);
+/// The first tenth of the jobs warms up.
+const WARM_UP_DIVISOR: u32 = 10;
 /// Requests at a time that are no part of what is measured.
 const CONCURRENCY: usize = 4;
 
@@ -118,7 +120,13 @@ impl BenchGalley {
         process.context("redis does not say which process it is")
     }
 
-    /// Waits until that many jobs of a queue completed; how many did per second, from the first that it saw to the last.
+    /// Bytes of the record that a finished job left.
+    pub(crate) async fn result_bytes(&self, queue: &str, id: &str) -> anyhow::Result<usize> {
+        let key = QueueKeys::new(&queue.parse()?).result(&id.parse()?);
+        Ok(self.redis.connection().await.strlen(key).await?)
+    }
+
+    /// Waits until that many jobs of a queue completed; how many did per second, after the first tenth.
     pub(crate) async fn completed_per_second(&self, queue: &str, jobs: u32) -> anyhow::Result<f64> {
         let stats = QueueKeys::new(&queue.parse()?).stats();
         let (mut redis, mut first, deadline) = (self.redis.connection().await, None, Instant::now() + MEASURE_TIMEOUT);
@@ -127,7 +135,7 @@ impl BenchGalley {
             let completed: Option<u32> = redis.hget(&stats, "completed").await?;
             let (completed, now) = (completed.unwrap_or(0), Instant::now());
             let (first_count, first_at) = match first {
-                None if completed > 0 => *first.insert((completed, now)),
+                None if completed > 0 && completed >= jobs / WARM_UP_DIVISOR => *first.insert((completed, now)),
                 None => (0, now),
                 Some(first) => first,
             };

@@ -8,7 +8,7 @@ use testkit::redis::{IntoConnectionInfo, aio::MultiplexedConnection};
 use tokio::task::JoinSet;
 
 use super::{fan_out::MESSAGE_BYTES, servers::CHANNEL};
-use crate::{galley::BenchGalley, http, numbers::count_as_f64, throughput::requests_per_second};
+use crate::{galley::BenchGalley, http, load::requests_per_second, numbers::count_as_f64};
 
 /// Requests, and pipelines, at a time.
 pub(super) const CONCURRENCY: u32 = 64;

@@ -8,6 +8,8 @@ use testkit::RedisServer;
 use testkit::redis::{AsyncCommands, IntoConnectionInfo, aio::MultiplexedConnection, streams::StreamReadReply};
 use tokio::sync::mpsc;
 
+use crate::numbers::count_as_f64;
+
 const STREAM: &str = "bare:{s}";
 const GROUP: &str = "workers";
 const CONSUMER: &str = "bare";
@@ -15,18 +17,18 @@ const CONSUMER: &str = "bare";
 const READ_COUNT: usize = 128;
 /// Batches read and not recorded yet: reading goes on while results are recorded.
 const MAX_BATCHES_AHEAD: usize = 4;
-/// About what a result of such a job takes in Redis.
-const RESULT_BYTES: usize = 400;
+/// The first tenth of the entries warms up.
+const WARM_UP_DIVISOR: usize = 10;
 /// Pipelines on their way at once.
 const PIPELINES: u32 = 4;
 
-pub(super) struct BareClient {
+pub(crate) struct BareClient {
     reading: MultiplexedConnection,
     writing: MultiplexedConnection,
 }
 
 impl BareClient {
-    pub(super) async fn open(redis: &RedisServer) -> anyhow::Result<Self> {
+    pub(crate) async fn open(redis: &RedisServer) -> anyhow::Result<Self> {
         let mut info = redis.url().into_connection_info()?;
         // As Galley has it: otherwise a small command waits for the answer to the one before
         let tcp = info.tcp_settings().clone().set_nodelay(true);
@@ -39,7 +41,7 @@ impl BareClient {
     }
 
     /// Adds entries like those of jobs; entries per second.
-    pub(super) async fn add_entries(&self, entries: u32, per_pipeline: u32) -> anyhow::Result<f64> {
+    pub(crate) async fn add_entries(&self, entries: u32, per_pipeline: u32) -> anyhow::Result<f64> {
         let envelope = format!("{{\"type\":\"test.noop\",\"args\":[\"{}\"]}}", "x".repeat(200));
         let mut pipeline = redis::pipe();
         for _ in 0..per_pipeline {
@@ -57,12 +59,11 @@ impl BareClient {
         Ok(f64::from(entries) / began.elapsed().as_secs_f64())
     }
 
-    /// Reads them all, looks whether they are still its own, acknowledges, deletes and stores a result for each; entries
-    /// per second.
-    pub(super) async fn process_entries(&self, entries: u32) -> anyhow::Result<f64> {
+    /// Reads them all, looks whether they are still its own, acknowledges, deletes and stores a result of that size for
+    /// each; entries per second.
+    pub(crate) async fn process_entries(&self, entries: u32, result_bytes: usize) -> anyhow::Result<f64> {
         let (batches, mut read) = mpsc::channel::<Vec<String>>(MAX_BATCHES_AHEAD);
         let mut reading = self.reading.clone();
-        let began = Instant::now();
         let reader = tokio::spawn(async move {
             loop {
                 let mut command = redis::cmd("XREADGROUP");
@@ -80,16 +81,20 @@ impl BareClient {
                 batches.send(stream.ids.into_iter().map(|entry| entry.id).collect()).await?;
             }
         });
-        let result = "r".repeat(RESULT_BYTES);
-        let (mut connection, mut done) = (self.writing.clone(), 0);
+        let (result, all) = ("r".repeat(result_bytes), usize::try_from(entries)?);
+        let (mut connection, mut done, mut warm) = (self.writing.clone(), 0, None);
         while let Some(ids) = read.recv().await {
             record_results(&mut connection, &ids, &result).await?;
             done += ids.len();
+            if warm.is_none() && done >= all / WARM_UP_DIVISOR {
+                warm = Some((done, Instant::now()));
+            }
         }
-        let seconds = began.elapsed().as_secs_f64();
+        let (warm, since) = warm.context("there was something to read")?;
+        let seconds = since.elapsed().as_secs_f64();
         reader.await??;
-        ensure!(done == usize::try_from(entries)?, "the bare client read {done} of {entries} entries");
-        Ok(f64::from(entries) / seconds)
+        ensure!(done == all, "the bare client read {done} of {entries} entries");
+        Ok(count_as_f64((done - warm) as u64) / seconds)
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::{galley::MEASURE_TIMEOUT, http::HttpConnection};
 
+/// How long they are sent before.
+const WARM_UP_TIME: Duration = Duration::from_secs(1);
 /// How long requests are counted.
 const MEASURE_TIME: Duration = Duration::from_secs(3);
 
@@ -22,8 +24,13 @@ pub(crate) async fn requests_per_second(address: SocketAddr, request: &str, conn
     per_second(address, request, connections, u32::MAX, MEASURE_TIME).await
 }
 
+/// The same without counting.
+pub(crate) async fn warm_up(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<()> {
+    per_second(address, request, connections, u32::MAX, WARM_UP_TIME).await.map(drop)
+}
+
 /// Sends it that many times; answers per second.
-pub(super) async fn count_per_second(
+pub(crate) async fn count_per_second(
     address: SocketAddr,
     request: &str,
     connections: u32,
