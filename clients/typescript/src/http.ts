@@ -16,7 +16,8 @@ export interface Job {
   type: string;
   state: "available" | "scheduled" | "pending" | "active" | "retryable" | "completed" | "cancelled" | "discarded";
   queue: string;
-  args: unknown[];
+  /** Absent when the job succeeded and was not asked to keep its envelope. */
+  args?: unknown[];
   attempt: number;
   max_attempts: number;
   result?: unknown;

@@ -204,7 +204,7 @@ export class Worker {
   }
 
   private async handle(attempt: Attempt): Promise<Settled> {
-    const { type, args } = attempt.job;
+    const { type, args = [] } = attempt.job;
     const handler = this.handlers.get(type);
     if (handler === undefined) {
       return failure("handler_not_found", "HandlerNotFound", `no handler for jobs of type ${type}`);

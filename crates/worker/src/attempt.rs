@@ -15,7 +15,7 @@ use std::{
 
 use common::{telemetry::continue_trace, time::Millis};
 use futures_util::FutureExt;
-use store::jobs::{ClaimedJob, Completion, Fence, FinishedJob};
+use store::jobs::{ClaimedJob, Completion, Fence, JobResult};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field::Empty};
 
@@ -263,10 +263,12 @@ impl AttemptRunner {
     /// Queues a result for `results`. Waits while the channel is full.
     async fn complete(&self, claimed: ClaimedJob, result: Option<String>, dropped: Option<String>) {
         let now = self.shared.jobs.estimated_now();
-        let finished = match &dropped {
-            Some(why) => FinishedJob::completed_without_result(&claimed.job, why, Some(claimed.started_at), now),
-            None => FinishedJob::completed(&claimed.job, result.as_deref(), Some(claimed.started_at), now),
+        let kept = match (&dropped, &result) {
+            (Some(why), _) => JobResult::Dropped(why),
+            (None, Some(json)) => JobResult::Json(json),
+            (None, None) => JobResult::None,
         };
+        let finished = self.shared.jobs.succeeded(&claimed, kept, now);
         if !self.completions.send(Completion { claimed, finished, ended_at: now }).await {
             tracing::error!("a result came after the last batch was recorded: the job will run again");
         }

@@ -273,9 +273,22 @@ impl Claimer {
                 return Ok(Vec::new());
             }
         }
-        let state = self.queues.get_mut(queue);
-        match self.shared.jobs.claim(queue, &mut state.priorities, max, by).await {
-            Ok(batch) if !state.priorities.is_empty() => {
+        let (jobs, state) = (&self.shared.jobs, self.queues.get_mut(queue));
+        let direct = jobs.direct_claim_size(max, state.sizes).filter(|_| state.allows_direct_claims());
+        let claimed = match direct {
+            Some(count) => {
+                let read = jobs.claim_directly(queue, &mut state.priorities, count, &self.shared.consumer).await;
+                match read {
+                    // The script opens a stream that is gone
+                    Err(error) if error.is_missing_stream() => jobs.claim(queue, &mut state.priorities, max, by).await,
+                    read => read,
+                }
+            }
+            None => jobs.claim(queue, &mut state.priorities, max, by).await,
+        };
+        match claimed {
+            Ok(batch) if !state.priorities.is_empty() || !batch.jobs.is_empty() => {
+                state.sizes.observe(&batch.jobs);
                 state.asked(batch.availability, batch.is_cut || batch.jobs.len() == max, Instant::now());
                 Ok(batch.jobs)
             }

@@ -13,7 +13,7 @@ use common::{
     name::{Priority, QueueName},
     rotation::Rotation,
 };
-use store::jobs::ClaimAvailability;
+use store::jobs::{ClaimAvailability, JobSizes};
 
 /// How often some queues are asked without a reason.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,6 +34,8 @@ pub(crate) struct QueueStates {
 pub(crate) struct WorkerQueueState {
     /// Its streams, highest priority first; empty if they are unknown.
     pub(crate) priorities: Vec<Priority>,
+    /// The size of the jobs that it had lately.
+    pub(crate) sizes: JobSizes,
     availability: ClaimAvailability,
     may_have_jobs: bool,
     /// When to ask again: a limit allows more then, or data that cannot be used is tried again.
@@ -140,6 +142,11 @@ impl WorkerQueueState {
     /// Whether to ask it in the next claim.
     pub(crate) fn may_have_jobs(&self) -> bool {
         self.may_have_jobs
+    }
+
+    /// Whether a claim needs no script: it has one stream, and had no limits when it was last asked.
+    pub(crate) fn allows_direct_claims(&self) -> bool {
+        self.priorities.len() == 1 && self.availability == ClaimAvailability::Unlimited
     }
 
     /// Whether its data could not be used when it was last asked.

@@ -140,7 +140,7 @@ fn split_by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
     let (mut parts, mut rest) = (Vec::new(), completions);
     let (mut taken, mut bytes) = (0, 0);
     while taken < rest.len() {
-        bytes += rest[taken].finished.json.len();
+        bytes += rest[taken].finished.size();
         taken += 1;
         if bytes >= TARGET_BATCH_BYTES || taken == rest.len() {
             let (part, others) = rest.split_at(taken);
@@ -154,10 +154,8 @@ fn split_by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
 /// Records results of one stream; waits while Redis is unavailable.
 async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: &[Completion]) -> StoreResult<()> {
     let (queue, priority) = stream;
-    let settled = until_available(completions.len(), || async {
-        // At most every job in flight could be in this stream
-        let in_flight = shared.in_flight.len();
-        shared.jobs.complete_batch(queue, *priority, &shared.consumer, in_flight, completions).await
+    let settled = until_available(completions.len(), || {
+        shared.jobs.complete_batch(queue, *priority, &shared.consumer, completions)
     })
     .await?;
     finish_completions(shared, queue, completions, settled);

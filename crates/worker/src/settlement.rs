@@ -8,7 +8,7 @@ use model::job::{AttemptError, RetryAdvice};
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
-    jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, FinishedJob, Jobs, Settled},
+    jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, JobResult, Jobs, Settled},
     next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,7 @@ async fn record(
     let is_current = match settlement {
         Settlement::Complete => {
             let now = jobs.estimated_now();
-            let finished = FinishedJob::completed(&claimed.job, None, Some(claimed.started_at), now);
+            let finished = jobs.succeeded(claimed, JobResult::None, now);
             let is_current = jobs.finish(attempt, &finished, false).await? != Settled::Stale;
             if is_current {
                 jobs.record_event(JobEvent::completed(&claimed.job, claimed.started_at, now));

@@ -38,6 +38,10 @@ section! {
         "attempt_timeout_ms" => attempt_timeout: Duration = millis(1..=604_800_000, 3_600_000);
         /// How long a completed, cancelled or discarded job can be looked up.
         "result_ttl_ms" => result_ttl: Duration = millis(1000..=YEAR_MS, 86_400_000);
+        /// Whether a job that succeeded can still be looked up with what the client sent (`args`, `meta`, options). Without
+        /// it only a job that asks (`keep_envelope`), failed once, or is unique, limited or part of a workflow keeps that:
+        /// the others take a quarter of the memory.
+        "keep_envelope" => keep_envelope: bool = switch(false);
         /// How long a dead letter is kept.
         "dead_letter_ttl_ms" => dead_letter_ttl: Duration = millis(1000..=YEAR_MS, 2_592_000_000);
         /// Dead letters that a queue keeps. The oldest are removed first.

@@ -37,8 +37,8 @@ async fn a_hundred_results_in_one_request_are_recorded_each_byte_for_byte() {
     assert_eq!((status, results.len()), (200, 100), "{answer}");
     for (job, result) in jobs.iter().zip(results) {
         assert_eq!((&result["id"], &result["state"]), (&job["id"], &json!("completed")));
-        let job = kit.job(id(job)).await;
-        assert_eq!((&job["state"], &job["result"]["of"]), (&json!("completed"), &job["args"]));
+        let ended = kit.job(id(job)).await;
+        assert_eq!((&ended["state"], &ended["result"]["of"]), (&json!("completed"), &job["args"]));
     }
 }
 

@@ -39,7 +39,9 @@ async fn answer(response: Response) -> Value {
 async fn an_entry_runs_and_its_jobs_are_worked_on() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[]).await;
-    let given = kit.register(&entry("tick", "* * * * * *")).await;
+    let mut keeping = entry("tick", "* * * * * *");
+    keeping["job_template"]["options"] = json!({ "keep_envelope": true });
+    let given = kit.register(&keeping).await;
     assert_eq!(
         (&given["enabled"], &given["overlap_policy"], &given["timezone"]),
         (&json!(true), &json!("skip"), &json!("UTC"))

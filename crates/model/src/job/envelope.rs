@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 27] = [
+pub const SYSTEM_MANAGED: [&str; 28] = [
     "id",
     "state",
     "queue",
@@ -38,6 +38,7 @@ pub const SYSTEM_MANAGED: [&str; 27] = [
     "errors",
     "result",
     "result_dropped",
+    "envelope_dropped",
     "worker_id",
     "token",
     "lease_ms",
@@ -68,6 +69,8 @@ pub struct EnvelopeSummary {
     pub limit: Option<KeyLimit>,
     /// Whether it has a uniqueness policy.
     pub is_unique: bool,
+    /// Whether its envelope is kept when it succeeds.
+    pub keeps_envelope: bool,
 }
 
 impl EnvelopeSummary {
@@ -75,7 +78,15 @@ impl EnvelopeSummary {
     #[must_use]
     pub fn new(job_type: JobType) -> Self {
         let max_attempts = RetryPolicy::standard().max_attempts;
-        Self { job_type, expires_at: None, max_attempts, total_timeout: None, limit: None, is_unique: false }
+        Self {
+            job_type,
+            expires_at: None,
+            max_attempts,
+            total_timeout: None,
+            limit: None,
+            is_unique: false,
+            keeps_envelope: false,
+        }
     }
 }
 
@@ -100,6 +111,7 @@ pub struct EnvelopeFields<'a> {
     retry: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
     meta: Option<&'a RawValue>,
+    keeps_envelope: bool,
     unique: Option<&'a RawValue>,
     rate_limit: Option<&'a RawValue>,
 }
@@ -168,6 +180,7 @@ impl Envelope {
             retry: members.get("retry"),
             metadata: members.get("metadata"),
             meta: members.get("meta"),
+            keeps_envelope: members.get("keep_envelope").is_some_and(|raw| raw.get() == "true"),
             unique: members.get("unique"),
             rate_limit: members.get("rate_limit"),
         })
@@ -209,6 +222,7 @@ impl EnvelopeFields<'_> {
             total_timeout: self.total_timeout,
             limit: self.rate_limit.and_then(|raw| KeyLimit::parse(raw).ok()),
             is_unique: self.unique.is_some(),
+            keeps_envelope: self.keeps_envelope,
         }
     }
 

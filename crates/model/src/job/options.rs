@@ -22,7 +22,7 @@ pub const DEFAULT_QUEUE: &str = "default";
 /// Longest `timeout_ms` and `visibility_timeout_ms`: a week.
 pub const MAX_TIMEOUT_MS: u64 = 7 * 86_400_000;
 
-pub(super) const OPTION_NAMES: [&str; 17] = [
+pub(super) const OPTION_NAMES: [&str; 18] = [
     "queue",
     "priority",
     "delay_until",
@@ -36,6 +36,7 @@ pub(super) const OPTION_NAMES: [&str; 17] = [
     "visibility_timeout",
     "total_timeout",
     "pending",
+    "keep_envelope",
     "retry",
     "unique",
     "rate_limit",
@@ -148,10 +149,14 @@ impl<'a> EnqueueOptions<'a> {
     }
 
     pub(super) fn pending(&self) -> Result<bool, RequestError> {
-        match self.get("pending").map(RawValue::get) {
+        self.switch("pending")
+    }
+
+    fn switch(&self, name: &str) -> Result<bool, RequestError> {
+        match self.get(name).map(RawValue::get) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(invalid(format!("pending must be true or false, got {}", quoted(other)))),
+            Some(other) => Err(invalid(format!("{name} must be true or false, got {}", quoted(other)))),
         }
     }
 
@@ -178,6 +183,10 @@ impl<'a> EnqueueOptions<'a> {
             envelope.text("expires_at", &expiry.text);
         }
         summary.expires_at = expiry.map(|expiry| expiry.at);
+        summary.keeps_envelope = self.switch("keep_envelope")?;
+        if summary.keeps_envelope {
+            envelope.raw("keep_envelope", "true");
+        }
         if let Some(raw) = self.get("retry") {
             summary.max_attempts = RetryPolicy::parse(raw)?.max_attempts;
             envelope.raw("retry", raw.get());

@@ -41,7 +41,7 @@ impl Jobs {
             };
             let ended = FinishedJob::cancelled(job, running_since, self.estimated_now());
             if self.end_externally(&located, &ended).await? {
-                return Ok(Ok(ended.json));
+                return Ok(Ok(ended.json().to_owned()));
             }
         }
         Err(StoreError::damaged(format!("job {id} cannot be pinned down")))

@@ -170,7 +170,7 @@ impl Jobs {
 
     /// The bytes after which an answer gets no more jobs. Redis holds the answer until it is sent: less when it is
     /// nearly full.
-    fn claim_bytes(&self) -> usize {
+    pub(super) fn claim_bytes(&self) -> usize {
         let bytes = self.claim_budget.bytes();
         if self.store.redis.memory().is_under_pressure() { bytes.min(MAX_BYTES_UNDER_PRESSURE) } else { bytes }
     }
@@ -333,7 +333,7 @@ pub(crate) fn parse_streams_reply(reply: Value) -> StoreResult<HashMap<String, V
 }
 
 /// The jobs in the entries of a stream. A deleted entry has no fields and is left out.
-fn parse_claimed_entries(
+pub(super) fn parse_claimed_entries(
     queue: &QueueName,
     priority: Priority,
     entries: Vec<(String, Value)>,

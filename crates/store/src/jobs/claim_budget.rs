@@ -29,9 +29,14 @@ impl ClaimBudget {
         self.0.load(Relaxed)
     }
 
+    /// Whether every answer came in time lately.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes() == MAX_BYTES
+    }
+
     /// Jobs in one read: a single one while the connection is known to be slow.
     pub(super) fn max_read(&self) -> usize {
-        if self.bytes() < MAX_BYTES { 1 } else { MAX_READ }
+        if self.is_full() { MAX_READ } else { 1 }
     }
 
     /// Notes whether an answer came.

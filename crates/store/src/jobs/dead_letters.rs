@@ -274,19 +274,19 @@ impl DeadLetterScan<'_> {
                     return Ok(false);
                 }
                 self.page.next = Some(DeadLetterCursor { queue: queue.clone(), died_at, id });
-                self.scan_one(id, text.as_deref())?;
+                self.scan_one(id, queue, text.as_deref())?;
             }
         }
     }
 
-    fn scan_one(&mut self, id: JobId, text: Option<&str>) -> StoreResult<()> {
+    fn scan_one(&mut self, id: JobId, queue: &QueueName, text: Option<&str>) -> StoreResult<()> {
         self.scanned += 1;
         let Some(text) = text else { return Ok(()) };
         self.scanned_bytes += text.len();
-        let json = FinishedJob::json_of(text)?;
-        if self.filter.matches(json) {
+        let Some(json) = FinishedJob::json_of(text, id, queue)? else { return Ok(()) };
+        if self.filter.matches(&json) {
             self.matched_bytes += json.len();
-            self.page.jobs.push((id, json.to_owned()));
+            self.page.jobs.push((id, json));
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Jobs {
     pub(super) async fn after_end(&self, job: &JobRecord, ended: &FinishedJob, ttl: Duration) {
         self.shorten_client_job_id(job, ttl).await;
         if job.has_follow_up() {
-            log_follow_up_failure(&job.queue, job.id, self.run_follow_up(&job.queue, job.id, &ended.json).await);
+            log_follow_up_failure(&job.queue, job.id, self.run_follow_up(&job.queue, job.id, ended.json()).await);
         }
     }
 

@@ -273,7 +273,8 @@ impl Jobs {
         match (kind.as_str(), entry) {
             ("result", _) => {
                 let text = String::from_redis_value(next()).map_err(malformed_reply)?;
-                Ok(LookupStep::Found(Box::new(LocatedJob::Finished(FinishedJob::json_of(&text)?.to_owned()))))
+                let job = FinishedJob::json_of(&text, id, queue)?;
+                Ok(job.map_or(LookupStep::NotFound, |json| LookupStep::Found(Box::new(LocatedJob::Finished(json)))))
             }
             ("record", _) => locate_in_record(id, queue, JobFields::from_redis_value(next()).map_err(malformed_reply)?)
                 .map(Box::new)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::compact_result::{CompactResult, JobResult};
 use crate::{StoreError, StoreResult, keys};
 use common::{
     id::{EntryId, JobId, new_salt},
@@ -171,6 +172,26 @@ impl JobRecord {
         self.has_follow_up() || self.expiry_timer().is_some()
     }
 
+    /// Whether its envelope is needed when it has succeeded: it asks for it, it failed before, or its follow-up reads it.
+    fn needs_envelope(&self) -> bool {
+        self.summary.keeps_envelope || !self.history.errors.is_empty() || self.has_follow_up()
+    }
+
+    /// What is kept of it without its envelope.
+    fn compact<'a>(&self, result: JobResult<'a>, started_at: Option<Millis>, ended_at: Millis) -> CompactResult<'a> {
+        CompactResult {
+            job_type: self.summary.job_type.clone(),
+            priority: self.priority,
+            attempt: self.history.current_attempt(),
+            max_attempts: self.summary.max_attempts,
+            created_at: self.history.created_at,
+            enqueued_at: self.enqueued_at,
+            started_at,
+            ended_at,
+            result,
+        }
+    }
+
     /// Whether its end has a follow-up: others may wait for it.
     pub(super) fn has_follow_up(&self) -> bool {
         self.summary.is_unique || self.limit_key().is_some() || self.workflow.is_some()
@@ -222,40 +243,45 @@ pub(crate) fn new_entry_fields(job: &NewJob, traceparent: Option<&str>) -> (u32,
     (salt, fields)
 }
 
-/// What remains of a finished job: the JSON that clients see.
+/// What remains of a finished job.
 #[derive(Debug, Clone)]
 pub struct FinishedJob {
     /// How it ended.
     pub state: JobState,
-    /// The JSON of the whole job.
-    pub json: String,
+    /// The JSON of the whole job, or a [`CompactResult`].
+    text: String,
 }
 
 impl FinishedJob {
-    /// It succeeded.
+    /// It succeeded. Its envelope is kept if the job needs it.
     #[must_use]
-    pub fn completed<'a>(job: &'a JobRecord, result: Option<&'a str>, started_at: Option<Millis>, now: Millis) -> Self {
-        Self::build(job, JobState::Completed, now, |view| {
-            view.attempt = job.history.current_attempt();
-            view.started_at = started_at;
-            view.result = result;
-            // Its workflow has them: see with_parent_results
-            view.parent_results = None;
-        })
+    pub fn completed(job: &JobRecord, result: Option<&str>, started_at: Option<Millis>, now: Millis) -> Self {
+        Self::succeeded(job, result.map_or(JobResult::None, JobResult::Json), started_at, now, false)
     }
 
-    /// It succeeded, and its result cannot be kept: `why` is for people.
-    #[must_use]
-    pub fn completed_without_result<'a>(
+    /// It succeeded. Its envelope is kept if the job needs it, or if `keeps_envelope`.
+    pub(super) fn succeeded<'a>(
         job: &'a JobRecord,
-        why: &'a str,
+        result: JobResult<'a>,
         started_at: Option<Millis>,
         now: Millis,
+        keeps_envelope: bool,
     ) -> Self {
+        if !keeps_envelope && !job.needs_envelope() {
+            // Two clocks are involved: the shown times must not run backwards
+            let ended_at = started_at.map_or(now, |started| started.max(now));
+            return Self { state: JobState::Completed, text: job.compact(result, started_at, ended_at).to_text() };
+        }
         Self::build(job, JobState::Completed, now, |view| {
             view.attempt = job.history.current_attempt();
             view.started_at = started_at;
-            view.result_dropped = Some(why);
+            match result {
+                JobResult::None => {}
+                JobResult::Json(json) => view.result = Some(json),
+                JobResult::Dropped(why) => view.result_dropped = Some(why),
+            }
+            // Its workflow has them: see with_parent_results
+            view.parent_results = None;
         })
     }
 
@@ -318,23 +344,37 @@ impl FinishedJob {
         change(&mut view);
         // Two clocks are involved: the shown times must not run backwards
         view.ended_at = Some(view.started_at.map_or(now, |started| started.max(now)));
-        Self { state, json: view.to_json() }
+        Self { state, text: view.to_json() }
     }
 
-    /// As stored: which attempt ended it, then the JSON.
+    /// The JSON of the whole job, which is there unless it is a plain success.
+    pub(super) fn json(&self) -> &str {
+        &self.text
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.text.len()
+    }
+
+    /// As stored: which attempt ended it, then the rest.
     pub(super) fn to_text(&self, priority: Priority, entry: EntryId) -> String {
-        format!("{}\n{}", keys::attempt_name(priority, entry), self.json)
+        format!("{}\n{}", keys::attempt_name(priority, entry), self.text)
     }
 
     /// As stored when no attempt ended it.
     pub(crate) fn to_text_without_attempt(&self) -> String {
-        format!("-\n{}", self.json)
+        format!("-\n{}", self.text)
     }
 
-    /// The JSON in the stored text.
-    pub(super) fn json_of(text: &str) -> StoreResult<&str> {
-        text.split_once('\n')
-            .map(|(_, json)| json)
-            .ok_or_else(|| StoreError::damaged("a result without its first line"))
+    /// The JSON of the whole job from the stored text; none if only its end is noted.
+    pub(super) fn json_of(text: &str, id: JobId, queue: &QueueName) -> StoreResult<Option<String>> {
+        let (_, rest) = text.split_once('\n').ok_or_else(|| StoreError::damaged("a result without its first line"))?;
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let compact = CompactResult::parse(rest)?;
+        Ok(Some(compact.map_or_else(|| rest.to_owned(), |compact| compact.to_json(id, queue))))
     }
 }

@@ -98,12 +98,13 @@ impl Jobs {
         queue: QueueName,
         text: &str,
     ) -> StoreResult<Option<Result<(), JobTransitionError>>> {
-        let json = FinishedJob::json_of(text)?;
-        let state = LocatedJob::Finished(json.to_owned()).state();
+        let Some(json) = FinishedJob::json_of(text, id, &queue)? else { return Ok(None) };
+        let ended = LocatedJob::Finished(json);
+        let (state, json) = (ended.state(), ended.to_json());
         if state.after(JobTransition::Redrive).is_err() {
             return Ok(None);
         }
-        let job = restore_job(id, queue, json, self.now().await?)?;
+        let job = restore_job(id, queue, &json, self.now().await?)?;
         let unique = job.envelope.fields().ok().and_then(|parts| parts.unique(&job.queue));
         let holder = match &unique {
             Some(unique) => {

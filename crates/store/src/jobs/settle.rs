@@ -1,9 +1,9 @@
 //! Ends attempts. Only the current attempt can be ended: every call is fenced, and a stale one changes nothing.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use super::{
-    Attempt, ClaimedJob, Consumer, Fence, Jobs,
+    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs,
     record::{FinishedJob, JobRecord},
 };
 use crate::connection::notification::Notification;
@@ -22,6 +22,10 @@ use model::job::{
     AttemptError, JobState, RetryAdvice, RetryDecision,
     retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY, OnExhaustion},
 };
+
+/// How long the end of an attempt is noted when Redis is too full to store its result: a call whose answer was lost finds
+/// that it ended the attempt.
+const NOTE_TTL_MS: u64 = 10_000;
 
 /// The outcome of a call that ends an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +88,15 @@ pub struct Completion {
 }
 
 impl Jobs {
-    /// Records the results of jobs of one stream that a queue-worker ran; `held` is the maximum number of entries that
-    /// it can hold in the stream. Not for jobs whose end needs more: [`JobRecord::needs_individual_finish`].
+    /// What remains of a job that succeeded.
+    #[must_use]
+    pub fn succeeded(&self, claimed: &ClaimedJob, result: JobResult<'_>, now: Millis) -> FinishedJob {
+        let keeps_envelope = self.settings().keep_envelope;
+        FinishedJob::succeeded(&claimed.job, result, Some(claimed.started_at), now, keeps_envelope)
+    }
+
+    /// Records the results of jobs of one stream that a queue-worker ran. Not for jobs whose end needs more:
+    /// [`JobRecord::needs_individual_finish`].
     ///
     /// # Errors
     /// Redis is unavailable: call again with the same jobs.
@@ -94,34 +105,36 @@ impl Jobs {
         queue: &QueueName,
         priority: Priority,
         consumer: &Consumer,
-        held: usize,
         batch: &[Completion],
     ) -> StoreResult<Vec<Settled>> {
-        let Some(first) = batch.iter().map(|completion| completion.claimed.entry).min() else { return Ok(Vec::new()) };
-        let last = batch.iter().map(|completion| completion.claimed.entry).max().unwrap_or(first);
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let keys = QueueKeys::new(queue);
         let mut call = script::COMPLETE_BATCH.prepare_invoke();
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
+        call.key(keys.completed_batch(priority, first.claimed.entry, batch.len()));
         for completion in batch {
             call.key(keys.result(&completion.claimed.job.id));
         }
         for completion in batch.iter().filter(|completion| completion.claimed.job.has_record) {
             call.key(keys.record(&completion.claimed.job.id));
         }
-        let texts: Vec<String> =
-            batch.iter().map(|completion| completion.finished.to_text(priority, completion.claimed.entry)).collect();
-        let ttl = self.stored_result_ttl(
-            self.store.settings.jobs.result_ttl,
-            batch.len(),
-            texts.iter().map(String::len).sum(),
-        );
-        call.arg(consumer.name()).arg(first.to_string()).arg(last.to_string()).arg(held.max(batch.len()));
-        call.arg(priority.get()).arg(ttl.as_millis().to_string()).arg(keys.finished());
-        let mut records = 0;
-        for (completion, text) in batch.iter().zip(texts) {
-            records += usize::from(completion.claimed.job.has_record);
-            call.arg(completion.claimed.entry.to_string()).arg(text);
-            call.arg(if completion.claimed.job.has_record { records } else { 0 });
+        let bytes = batch.iter().map(|completion| completion.finished.size()).sum();
+        let ttl = self.stored_result_ttl(self.store.settings.jobs.result_ttl, batch.len(), bytes);
+        call.arg(consumer.name())
+            .arg(priority.get())
+            .arg(ttl.as_millis().to_string())
+            .arg(NOTE_TTL_MS)
+            .arg(keys.finished());
+        let mut ids = String::with_capacity(batch.len() * 37);
+        for completion in batch {
+            let _ = write!(ids, "{} ", completion.claimed.job.id);
+        }
+        call.arg(ids.trim_end());
+        for completion in batch {
+            call.arg(completion.claimed.entry.to_string());
+        }
+        for completion in batch {
+            call.arg(completion.finished.to_text(priority, completion.claimed.entry));
         }
         let outcome: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;
         let settled = outcome.into_iter().map(|code| match code {
@@ -165,6 +178,7 @@ impl Jobs {
             .arg(u8::from(dead_letter))
             .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
+            .arg(NOTE_TTL_MS)
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);

@@ -13,7 +13,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 50] = [
+pub const KEY_PATTERNS: [&str; 51] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -22,6 +22,7 @@ pub const KEY_PATTERNS: [&str; 50] = [
     "galley:{<queue>}:due",
     "galley:{<queue>}:j:<id>",
     "galley:{<queue>}:r:<id>",
+    "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:stats",
     "galley:{<queue>}:timers",
@@ -236,6 +237,7 @@ mod tests {
             keys.due(),
             keys.record(&id),
             keys.result(&id),
+            keys.completed_batch(Priority::default(), common::id::EntryId { milliseconds: 1, sequence: 0 }, 1),
             keys.dead_letters(),
             keys.stats(),
             keys.timers(),
@@ -288,6 +290,7 @@ mod tests {
                     .replace("<priority>", "0")
                     .replace("<id>", &id.to_string())
                     .replace("<fingerprint>", "f")
+                    .replace("<entry>:<n>", "1-0:1")
                     .replace("<seed>-<n>", "00000000000000000000000000000007-0")
                     .replace("<key>", "k")
                     .replace("<list>", "l")

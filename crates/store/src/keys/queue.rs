@@ -71,6 +71,12 @@ impl QueueKeys {
         format!("{}r:{id}", self.prefix)
     }
 
+    /// That a batch of jobs was completed whose results are not stored: a string with a TTL.
+    #[must_use]
+    pub fn completed_batch(&self, priority: Priority, first: EntryId, count: usize) -> String {
+        format!("{}completed:{priority}:{first}:{count}", self.prefix)
+    }
+
     /// Dead letters: a sorted set of ids by time of death.
     #[must_use]
     pub fn dead_letters(&self) -> String {

@@ -113,7 +113,7 @@ impl StoreKit {
         }
         let completion = Completion { claimed: claimed.clone(), finished: ended, ended_at: local_now() };
         let (queue, priority) = (&claimed.job.queue, claimed.job.priority);
-        self.jobs.complete_batch(queue, priority, consumer, 1, &[completion]).await.expect("redis runs")[0]
+        self.jobs.complete_batch(queue, priority, consumer, &[completion]).await.expect("redis runs")[0]
     }
 
     /// Starts the maintenance.

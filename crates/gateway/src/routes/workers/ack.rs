@@ -8,7 +8,7 @@ use serde_json::{json, value::RawValue};
 use store::jobs::Attempt;
 use store::{
     events::JobEvent,
-    jobs::{FinishedJob, Settled},
+    jobs::{JobResult, Settled},
 };
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
@@ -62,7 +62,7 @@ pub(super) async fn ack_job(services: &Services, request: AckRequest<'_>) -> Res
     let result = check_result(services, request.result)?;
     let claimed = find_active_attempt(services, id, JobTransition::Succeed, &fence).await?;
     let now = services.jobs.estimated_now();
-    let ended = FinishedJob::completed(&claimed.job, result, Some(claimed.started_at), now);
+    let ended = services.jobs.succeeded(&claimed, result.map_or(JobResult::None, JobResult::Json), now);
     match services.jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await? {
         Settled::Done => {}
         Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),

@@ -169,7 +169,9 @@ fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, Strin
         }
         "r" => {
             let state = values[0].split("\"state\":\"").nth(1).and_then(|text| text.split('"').next());
-            facts.push(format!("result {rest} {}", state.unwrap_or("?")));
+            // A plain success is stored without its envelope
+            let compact = values[0].contains("\nc ").then_some("completed");
+            facts.push(format!("result {rest} {}", state.or(compact).unwrap_or("?")));
         }
         "active" => facts.extend(fields.keys().map(|member| format!("attempt {}", job_of(member)))),
         "leases" => facts.extend(values.iter().map(|member| format!("lease {}", job_of(member)))),
