@@ -55,7 +55,7 @@ script!(RETRY, "jobs/retry.lua", with CLOCK, FENCE);
 script!(RELEASE, "jobs/release.lua", with CLOCK, FENCE, STREAM_ENTRY);
 script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE, END_JOB);
 script!(RELEASE_UNIQUENESS, "jobs/release_uniqueness.lua");
-script!(DELAY_TIMER, "connection/delay_timer.lua");
+script!(MOVE_DUE, "connection/move_due.lua", with CLOCK);
 script!(PAUSE_KEY, "rate_limits/pause_key.lua", with CLOCK, FENCE);
 script!(REMOVE_STREAM, "jobs/remove_stream.lua", with CLOCK, LAST_ID);
 script!(DELETE_QUEUE, "jobs/delete_queue.lua");
@@ -227,6 +227,37 @@ pub(crate) mod tests {
         for (file, text) in files() {
             assert!(!text.contains("redis.call('PUBLISH'"), "{file}: publish with redis.pcall");
         }
+    }
+
+    #[test]
+    fn everything_that_is_due_at_a_time_is_set_where_the_leader_learns_of_it() {
+        // Sets whose scores are no due times for the leader, and those that it reads regularly without a notification
+        let others = [
+            "admitted",
+            "channels",
+            "dead_letters",
+            "gateways",
+            "key_queue",
+            "pending",
+            "queues",
+            "starts",
+            "workers",
+            "workflows",
+        ];
+        let mut sets = 0;
+        for (file, text) in files() {
+            // `clock.lua` has set_due, which all others must use. A claim notifies once for all its leases. The leader
+            // itself heals times, and reads every queue then
+            let is_exempt = ["/clock.lua", "/claim.lua", "/heal_leases.lua", "/heal_retries.lua"];
+            if is_exempt.iter().any(|name| file.ends_with(name)) {
+                continue;
+            }
+            for set in text.split("'ZADD', ").skip(1).filter_map(|call| call.split(',').next()) {
+                assert!(others.contains(&set), "{file}: change {set} with set_due");
+                sets += 1;
+            }
+        }
+        assert!(sets > 10, "only {sets} were found");
     }
 
     #[test]

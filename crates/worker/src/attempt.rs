@@ -197,7 +197,7 @@ impl AttemptRunner {
         }
         if permit.is_some_and(|permit| self.shared.slots.return_permit(&queue, permit)) {
             // While the queue had no free slot, the claim loop did not wait for its jobs
-            self.wakeup.wake();
+            self.wakeup.wake_for(&queue);
         }
     }
 

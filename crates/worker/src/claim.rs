@@ -8,6 +8,7 @@
 //! Each queue fails and heals alone: one whose data cannot be used is left out until it can.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     attempt::AttemptRunner,
     queue_selector::QueueSelector,
-    queue_states::QueueStates,
+    queue_states::{ChangedQueues, QueueStates},
     shared::{RunMode, WorkerShared},
     slots::{AnyQueuePermit, Permit},
     wakeup::Wakeup,
@@ -58,7 +59,7 @@ pub(crate) async fn run(
         wakeup,
         stop,
         blocking_connection: None,
-        limited_watch: None,
+        limited_watches: HashMap::new(),
     };
     if claimer.shared.run_mode == RunMode::Drain {
         let (shared, wakeup, stop) = (claimer.shared.clone(), claimer.wakeup.clone(), claimer.stop.clone());
@@ -82,7 +83,7 @@ pub(crate) async fn run(
 async fn wake_when_empty(shared: &WorkerShared, wakeup: &Wakeup) {
     loop {
         shared.in_flight.emptied.notified().await;
-        wakeup.wake();
+        wakeup.interrupt();
     }
 }
 
@@ -94,14 +95,14 @@ struct Claimer {
     queue_selector: QueueSelector,
     queues: QueueStates,
     blocking_connection: Option<DedicatedConnection>,
-    /// The watched queues with limits, and the task that watches them.
-    limited_watch: Option<(Vec<QueueName>, AbortOnDropHandle<()>)>,
+    /// The watched queues with limits, and the tasks that watch them.
+    limited_watches: HashMap<QueueName, AbortOnDropHandle<()>>,
 }
 
 impl Claimer {
     async fn back_off(&mut self, error: &StoreError, delay: Duration) {
         self.blocking_connection = None;
-        self.limited_watch = None;
+        self.limited_watches.clear();
         log_interruption("claiming", error);
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -171,9 +172,7 @@ impl Claimer {
             };
             let Some(permit) = permit else { return Ok(()) };
             let mut permits = self.acquire_more(permit);
-            if self.wakeup.take() {
-                self.queues.all_changed();
-            }
+            self.queues.note_changed(&self.wakeup.take());
             self.queues.ask_due(Instant::now());
             if self.shared.run_mode != RunMode::Continuous {
                 // It ends when no queue has any
@@ -298,23 +297,22 @@ impl Claimer {
         }
     }
 
-    /// Wakes the loop when one of these queues has a job. A blocking read would bypass their limits.
-    fn watch_limited_queues(&mut self, queues: Vec<QueueName>) {
-        let is_watching =
-            self.limited_watch.as_ref().is_some_and(|(watched, task)| *watched == queues && !task.is_finished());
-        if is_watching {
-            return;
-        }
-        // The settings can name fewer queues than one waiter can watch
-        let waiter = if queues.is_empty() { None } else { self.shared.long_poll.register(&queues).ok() };
-        self.limited_watch = waiter.map(|waiter| {
-            let wakeup = self.wakeup.clone();
+    /// Wakes the loop when one of these queues has a job. A blocking read would bypass their limits. Each has a waiter of
+    /// its own, so that the loop asks only the queue that has a job. `queues` are in order.
+    fn watch_limited_queues(&mut self, queues: &[QueueName]) {
+        self.limited_watches.retain(|queue, task| !task.is_finished() && queues.binary_search(queue).is_ok());
+        for queue in
+            queues.iter().filter(|queue| !self.limited_watches.contains_key(queue)).cloned().collect::<Vec<_>>()
+        {
+            // The settings can name fewer queues than can be watched
+            let Ok(waiter) = self.shared.long_poll.register(std::slice::from_ref(&queue)) else { continue };
+            let (wakeup, watched) = (self.wakeup.clone(), queue.clone());
             let watch = async move {
                 waiter.wait_for_wakeup().await;
-                wakeup.wake();
+                wakeup.wake_for(&watched);
             };
-            (queues, AbortOnDropHandle::new(tokio::spawn(watch)))
-        });
+            self.limited_watches.insert(queue, AbortOnDropHandle::new(tokio::spawn(watch)));
+        }
     }
 
     /// Waits for a job on any stream, for a limit to allow more, or for a wakeup.
@@ -322,7 +320,7 @@ impl Claimer {
         let plan = self.queues.wait_plan(|queue| self.shared.slots.has_capacity(queue), Instant::now());
         let longest = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
         let max_block = plan.max_wait.map_or(longest, |wait| wait.min(longest));
-        self.watch_limited_queues(plan.limited);
+        self.watch_limited_queues(&plan.limited);
         if plan.streams.is_empty() {
             drop(permit);
             let _ = tokio::time::timeout(max_block, self.wakeup.woken()).await;
@@ -342,7 +340,7 @@ impl Claimer {
             Err(error) if error.is_missing_stream() => {
                 // Maintenance removes the stream of a priority that nobody uses: the next claim reads the list again
                 tracing::debug!(%error, "a stream is gone");
-                self.queues.all_changed();
+                self.queues.note_changed(&ChangedQueues::All);
                 return Ok(());
             }
             arrived => arrived?,

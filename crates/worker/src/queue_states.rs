@@ -5,7 +5,7 @@
 //! anything that changed. Notifications can be lost, so a few queues in turn are asked again without a reason.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,29 @@ pub(crate) struct WorkerQueueState {
     is_failing: bool,
 }
 
+/// What a wakeup of the claim loop is about.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum ChangedQueues {
+    /// No wakeup is pending.
+    #[default]
+    NoWakeup,
+    /// These, or none: then the loop only looks at its own state.
+    Only(HashSet<QueueName>),
+    /// Nobody knows which.
+    All,
+}
+
+impl ChangedQueues {
+    /// Adds a wakeup for a queue, or for the loop's own state.
+    pub(crate) fn add(&mut self, queue: Option<&QueueName>) {
+        match self {
+            Self::All => {}
+            Self::Only(queues) => queues.extend(queue.cloned()),
+            Self::NoWakeup => *self = Self::Only(queue.cloned().into_iter().collect()),
+        }
+    }
+}
+
 /// How to wait for jobs of the queues that had none.
 #[derive(Default)]
 pub(crate) struct WaitPlan {
@@ -65,9 +88,14 @@ impl QueueStates {
         self.states.entry(queue.clone()).or_default()
     }
 
-    /// Ask every queue, and read its streams again.
-    pub(crate) fn all_changed(&mut self) {
-        for state in self.states.values_mut().filter(|state| !state.is_failing) {
+    /// Ask the queues that changed, and read their streams again.
+    pub(crate) fn note_changed(&mut self, changed: &ChangedQueues) {
+        let has_changed = |queue: &QueueName| match changed {
+            ChangedQueues::NoWakeup => false,
+            ChangedQueues::Only(queues) => queues.contains(queue),
+            ChangedQueues::All => true,
+        };
+        for (_, state) in self.states.iter_mut().filter(|(queue, state)| has_changed(queue) && !state.is_failing) {
             state.priorities.clear();
             state.may_have_jobs = true;
         }
@@ -236,7 +264,7 @@ mod tests {
         let bad = name("q0");
         assert!(states.get_mut(&bad).set_failing(now));
         assert!(!states.get_mut(&bad).set_failing(now), "it failed already");
-        states.all_changed();
+        states.note_changed(&ChangedQueues::All);
         states.get_mut(&name("q1")).set_open(vec![Priority::default()]);
         states.ask_due(now);
         assert!(!states.get_mut(&bad).may_have_jobs());
@@ -253,6 +281,23 @@ mod tests {
         states.ask_due(now + FAILURE_PAUSE);
         assert!(states.get_mut(&bad).may_have_jobs() && states.get_mut(&bad).is_failing());
         assert!(states.get_mut(&bad).set_open(vec![Priority::default()]), "it failed before");
+    }
+
+    #[test]
+    fn only_the_queue_that_changed_is_asked_unless_nobody_knows_which() {
+        let now = Instant::now();
+        let mut states = opened(3, now);
+        let mut changed = ChangedQueues::default();
+        changed.add(None);
+        assert_eq!(changed, ChangedQueues::Only(HashSet::new()), "a wakeup that concerns no queue");
+        states.note_changed(&changed);
+        assert_eq!(to_ask(&states), 0);
+        changed.add(Some(&name("q1")));
+        states.note_changed(&changed);
+        assert_eq!(to_ask(&states), 1);
+        assert!(states.get_mut(&name("q1")).may_have_jobs());
+        states.note_changed(&ChangedQueues::All);
+        assert_eq!(to_ask(&states), 3);
     }
 
     #[test]

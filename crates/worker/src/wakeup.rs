@@ -1,10 +1,8 @@
 //! Wakeups: they end the claim loop's blocking read early and stop a running job.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use common::name::QueueName;
 use store::{
     connection::{notification::Notification, notifier::SubscriberEvent},
     keys,
@@ -12,7 +10,7 @@ use store::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::shared::WorkerShared;
+use crate::{queue_states::ChangedQueues, shared::WorkerShared};
 
 /// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
@@ -20,25 +18,41 @@ const NOTIFICATION_BUFFER: usize = 1024;
 /// Interrupts the claim loop while it waits.
 #[derive(Default)]
 pub(crate) struct Wakeup {
-    is_pending: AtomicBool,
+    pending: Mutex<ChangedQueues>,
     notify: Notify,
 }
 
 impl Wakeup {
-    /// Interrupts the current wait, or the next one.
+    fn pending(&self) -> MutexGuard<'_, ChangedQueues> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Interrupts the current wait, or the next one: any queue may have changed.
     pub(crate) fn wake(&self) {
-        self.is_pending.store(true, SeqCst);
+        *self.pending() = ChangedQueues::All;
         self.notify.notify_one();
     }
 
-    /// Returns whether a wakeup is pending, and clears it.
-    pub(crate) fn take(&self) -> bool {
-        self.is_pending.swap(false, SeqCst)
+    /// The same when it is known which queue changed.
+    pub(crate) fn wake_for(&self, queue: &QueueName) {
+        self.pending().add(Some(queue));
+        self.notify.notify_one();
+    }
+
+    /// The same when no queue changed.
+    pub(crate) fn interrupt(&self) {
+        self.pending().add(None);
+        self.notify.notify_one();
+    }
+
+    /// Returns what the pending wakeups are about, and clears them.
+    pub(crate) fn take(&self) -> ChangedQueues {
+        std::mem::take(&mut self.pending())
     }
 
     /// Waits for a wakeup; returns at once if one came since [`Wakeup::take`].
     pub(crate) async fn woken(&self) {
-        while !self.is_pending.load(SeqCst) {
+        while *self.pending() == ChangedQueues::NoWakeup {
             self.notify.notified().await;
         }
     }
@@ -57,7 +71,7 @@ impl Wakeup {
                     Some(Notification::StreamCreated(queue))
                         if shared.settings.queue_worker.queues.contains(&queue) =>
                     {
-                        self.wake();
+                        self.wake_for(&queue);
                     }
                     Some(Notification::DirectiveChanged(worker)) if worker == shared.worker_key() => {
                         shared.heartbeat_state.report_now.notify_one();

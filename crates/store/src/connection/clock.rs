@@ -1,7 +1,20 @@
 //! The time by Redis's clock, and sorted sets of due times: their scores are whole milliseconds.
 
-use crate::{Redis, StoreResult, script};
+use super::notification::Notification;
+use crate::{Redis, StoreResult, keys, script};
 use common::time::Millis;
+
+/// Maximum number of members in one script call.
+const MAX_MOVED_PER_CALL: usize = 200;
+
+/// Which due times change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MoveDue {
+    /// Every one.
+    Always,
+    /// Only those that are later.
+    OnlyEarlier,
+}
 
 impl Redis {
     /// The time by Redis's clock, which decides what is due.
@@ -24,9 +37,21 @@ impl Redis {
         Ok(command.query_async(&mut self.clone()).await?)
     }
 
-    /// Changes the time of a member, even when Redis is out of memory.
-    pub(crate) async fn reschedule(&self, set: &str, member: &str, at: Millis) -> StoreResult<()> {
-        let _: i64 = script::DELAY_TIMER.key(set).arg(member).arg(at).invoke_async(&mut self.clone()).await?;
+    /// Changes when members of a set are due that are in it, even when Redis is out of memory, and notifies the leader of
+    /// what the set is about.
+    pub(crate) async fn move_due(
+        &self,
+        set: &str,
+        members: &[String],
+        (at, order): (Millis, MoveDue),
+        about: &Notification,
+    ) -> StoreResult<()> {
+        for members in members.chunks(MAX_MOVED_PER_CALL) {
+            let mut call = script::MOVE_DUE.key(set);
+            call.arg(at).arg(if order == MoveDue::OnlyEarlier { "LT" } else { "XX" });
+            call.arg(keys::NOTIFICATIONS).arg(about.encode()).arg(members);
+            let _: i64 = call.invoke_async(&mut self.clone()).await?;
+        }
         Ok(())
     }
 }

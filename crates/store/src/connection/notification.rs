@@ -2,15 +2,18 @@
 //! by itself, later.
 
 use crate::{connection::client::Redis, keys, workers::key::WorkerKey};
-use common::{id::JobId, name::QueueName};
+use common::{id::JobId, name::QueueName, time::Millis};
 
 /// A notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
     /// A queue has a new stream.
     StreamCreated(QueueName),
-    /// A queue has a new earliest due time.
+    /// A queue may have a new earliest due time.
     DueChanged(QueueName),
+    /// Something in a queue is due at that time, earlier than everything else. `set_due` in `lua/clock.lua` adds the time
+    /// to [`Notification::DueChanged`].
+    DueAt(QueueName, Millis),
     /// The cron entries have a new earliest time.
     CronChanged,
     /// A job was cancelled: its attempt should stop.
@@ -40,6 +43,7 @@ impl Notification {
         match self {
             Self::StreamCreated(queue) => format!("stream {queue}"),
             Self::DueChanged(queue) => format!("due {queue}"),
+            Self::DueAt(queue, at) => format!("due {queue} {at}"),
             Self::CronChanged => "cron entries".to_owned(),
             Self::JobCancelled(id) => format!("cancelled {id}"),
             Self::DirectiveChanged(worker) => format!("directive {}", worker.as_str()),
@@ -53,8 +57,12 @@ impl Notification {
         let (kind, rest) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
         match kind {
             "stream" => rest.parse().ok().map(Self::StreamCreated),
-            "due" => rest.parse().ok().map(Self::DueChanged),
-            "cron" => (rest == "entries").then_some(Self::CronChanged),
+            "due" => match rest.split_once(' ') {
+                Some((queue, at)) => Some(Self::DueAt(queue.parse().ok()?, at.parse().ok()?)),
+                None => rest.parse().ok().map(Self::DueChanged),
+            },
+            // With the time of the next run or without
+            "cron" => (rest.split(' ').next() == Some("entries")).then_some(Self::CronChanged),
             "cancelled" => rest.parse().ok().map(Self::JobCancelled),
             "subscriptions" => (rest == "changed").then_some(Self::SubscriptionsChanged),
             "directive" => rest.parse().ok().map(Self::DirectiveChanged),
@@ -74,7 +82,8 @@ mod tests {
         let worker = "pull:w".parse().expect("a worker");
         let calls = [
             Notification::StreamCreated(queue.clone()),
-            Notification::DueChanged(queue),
+            Notification::DueChanged(queue.clone()),
+            Notification::DueAt(queue, 1_700_000_000_000),
             Notification::CronChanged,
             Notification::JobCancelled(id),
             Notification::DirectiveChanged(worker),
@@ -83,7 +92,8 @@ mod tests {
         for call in calls {
             assert_eq!(Notification::decode(call.encode().as_bytes()), Some(call));
         }
-        for noise in [&b""[..], b"due", b"due {x}", b"cron", b"what q", b"\xff\xff"] {
+        assert_eq!(Notification::decode(b"cron entries 17"), Some(Notification::CronChanged));
+        for noise in [&b""[..], b"due", b"due {x}", b"due a.b soon", b"cron", b"what q", b"\xff\xff"] {
             assert_eq!(Notification::decode(noise), None);
         }
     }

@@ -14,7 +14,7 @@ use redis::Value;
 
 use crate::{
     StoreError, StoreResult,
-    connection::notification::Notification,
+    connection::{clock::MoveDue, notification::Notification},
     jobs::{EnqueueRefusal, EnqueuedJob, Jobs},
     keys, script,
 };
@@ -242,7 +242,9 @@ impl Cron<'_> {
             match self.save_if_unchanged(&healed, Some(&raw), now).await? {
                 CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => {
                     if let Some(at) = healed.next_check_at(now) {
-                        self.jobs.store.redis.reschedule(keys::CRON_NEXT, name.as_str(), at).await?;
+                        let (name, at) = ([name.to_string()], (at, MoveDue::Always));
+                        let redis = &self.jobs.store.redis;
+                        redis.move_due(keys::CRON_NEXT, &name, at, &Notification::CronChanged).await?;
                     }
                     return Ok(());
                 }

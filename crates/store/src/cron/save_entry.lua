@@ -16,7 +16,6 @@ redis.call('HSET', entries, name, new_entry)
 if next_run_at == '' then
   redis.call('ZREM', next_runs, name)
 else
-  redis.call('ZADD', next_runs, next_run_at, name)
-  notify_if_first(next_runs, name, notifications, notification)
+  set_due(next_runs, name, tonumber(next_run_at), notifications, notification)
 end
 return 'saved'

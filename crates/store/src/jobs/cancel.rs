@@ -82,6 +82,7 @@ impl Jobs {
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::JobCancelled(job.id).encode())
             .arg(keys.finished())
+            .arg(Notification::DueChanged(job.queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         if answer != "done" {

@@ -23,6 +23,7 @@ local old_result, old_key_queue, old_admitted, stream = KEYS[16], KEYS[17], KEYS
 local first_stream = 19
 local id, priority, destination, score, expires_at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local notifications, due_notification, stream_notification = ARGV[6], ARGV[7], ARGV[8]
+local leader = { notifications = ARGV[6], notification = ARGV[7] }
 local max_waiting, known_holder, uniqueness_ttl_ms = tonumber(ARGV[9]), ARGV[10], ARGV[11]
 local limit_key, policy = ARGV[12], ARGV[13]
 local seen = { kind = ARGV[14], entry = ARGV[15], attempt_name = ARGV[16], consumer = '', state = ARGV[17] }
@@ -47,14 +48,14 @@ end
 if replaces then
   take_away(old_stream, active, leases, due, pending, old_key_queue, stats, old_id, seen)
   store_end(
-    old_record, old_result, timers, old_admitted, stats, old_id, 'cancelled', old_text, old_ttl_ms, old_has_follow_up
+    old_record, old_result, timers, old_admitted, stats, old_id, 'cancelled', old_text, old_ttl_ms, old_has_follow_up,
+    leader
   )
 end
 if is_unique then redis.call('SET', uniqueness, id, 'PX', uniqueness_ttl_ms) end
 expire_at(timers, id, expires_at, notifications, due_notification)
--- The caller notes the queue of a chosen id next; the leader does two seconds later if the caller died. It comes after the
--- expiry, which is announced only if it is the first timer
-if is_chosen_id then redis.call('ZADD', timers, now_ms() + 2000, 'chosen_id ' .. id) end
+-- The caller notes the queue of a chosen id next; the leader does two seconds later if the caller died
+if is_chosen_id then set_due(timers, 'chosen_id ' .. id, now_ms() + 2000, notifications, due_notification) end
 if policy ~= '' then
   note_periods(limit, policy)
   -- While jobs wait for the limit it has no TTL
@@ -69,14 +70,13 @@ if destination == 'now' then
 end
 if destination == 'key_queue' then
   redis.call('HSET', record, 's', 'key_waiting', 'p', priority, unpack(ARGV, first_field))
-  enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, limit_key, policy, now_ms())
+  enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, limit_key, policy, leader)
 elseif destination == 'pending' then
   redis.call('HSET', record, 's', 'pending', 'p', priority, unpack(ARGV, first_field))
   redis.call('ZADD', pending, score, id)
 else
   redis.call('HSET', record, 's', 'scheduled', 'p', priority, 'd', score, unpack(ARGV, first_field))
-  redis.call('ZADD', due, score, id)
-  notify_if_first(due, id, notifications, due_notification)
+  set_due(due, id, tonumber(score), notifications, due_notification)
 end
 if replaces then redis.pcall('PUBLISH', finished, old_id) end
 return { 'created', '', new }

@@ -1,7 +1,7 @@
 //! Discards jobs that did not start by `expires_at` or did not end within `total_timeout_ms`.
 
 use super::{Jobs, LocatedJob, record::FinishedJob};
-use crate::{StoreResult, keys::QueueKeys};
+use crate::{StoreResult, connection::clock::MoveDue, keys::QueueKeys};
 use common::{id::JobId, name::QueueName, time::Millis};
 use model::job::JobState;
 
@@ -43,6 +43,6 @@ impl Jobs {
             command.arg(QueueKeys::new(queue).timers()).arg(member);
             return Ok(command.exec_async(&mut self.store.redis.clone()).await?);
         };
-        self.store.redis.reschedule(&QueueKeys::new(queue).timers(), &member, at).await
+        self.move_due(queue, &QueueKeys::new(queue).timers(), &[member], (at, MoveDue::Always)).await
     }
 }

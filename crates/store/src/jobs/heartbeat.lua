@@ -2,16 +2,18 @@
 -- Renews the lease of a job that was fetched over HTTP, for its full length but not past its deadline, and stores its
 -- progress.
 -- KEYS: 1 stream, 2 active, 3 leases
--- ARGV: 1 entry, 2 attempt name, 3 token or "", 4 worker or "", 5 progress as JSON or ""
+-- ARGV: 1 entry, 2 attempt name, 3 token or "", 4 worker or "", 5 progress as JSON or "",
+--       6 notification channel, 7 notification (due)
 -- Returns 1, or 0 when the attempt is not the current one.
 -- May run twice: it sets the lease and the progress, it does not add to them.
 local stream, active, leases = KEYS[1], KEYS[2], KEYS[3]
 local entry, attempt_name, token, worker, progress = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local notifications, due_notification = ARGV[6], ARGV[7]
 
 if not is_current_attempt(stream, active, leases, entry, attempt_name, 'pull', token, worker) then return 0 end
 local attempt = attempt_of(active, attempt_name)
 local expiry = now_ms() + attempt.lease_ms
 if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
-redis.call('ZADD', leases, 'XX', expiry, attempt_name)
+set_due(leases, attempt_name, expiry, notifications, due_notification, 'XX')
 if progress ~= '' then redis.call('HSET', active, 'p:' .. attempt_name, progress) end
 return 1

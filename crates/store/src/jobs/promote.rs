@@ -8,10 +8,14 @@ use crate::{
     keys::{self, QueueKeys},
     script,
 };
-use crate::{connection::notification::Notification, rate_limits::WaitSet};
+use crate::{
+    connection::{clock::MoveDue, notification::Notification},
+    rate_limits::WaitSet,
+};
 use common::{
     id::JobId,
     name::{Priority, QueueName},
+    time::Millis,
 };
 use model::job::{JobTransition, KeyLimit};
 
@@ -38,6 +42,17 @@ impl Jobs {
         Ok(located.map(|located| located.to_json()).ok_or(JobTransitionError::NotFound))
     }
 
+    /// Changes when members of one of a queue's sets are due.
+    pub(crate) async fn move_due(
+        &self,
+        queue: &QueueName,
+        set: &str,
+        members: &[String],
+        at: (Millis, MoveDue),
+    ) -> StoreResult<()> {
+        self.store.redis.move_due(set, members, at, &Notification::DueChanged(queue.clone())).await
+    }
+
     /// Makes the jobs of a queue that wait for a time available now. Jobs that begin to wait meanwhile may stay.
     pub(crate) async fn make_all_due(&self, queue: &QueueName) -> StoreResult<()> {
         let (due, redis) = (QueueKeys::new(queue).due(), &self.store.redis);
@@ -50,12 +65,7 @@ impl Jobs {
             if members.is_empty() {
                 return Ok(());
             }
-            let mut command = redis::cmd("ZADD");
-            command.arg(&due).arg("XX").arg("LT");
-            for member in &members {
-                command.arg(now).arg(member);
-            }
-            let _: i64 = command.query_async(&mut redis.clone()).await?;
+            self.move_due(queue, &due, &members, (now, MoveDue::OnlyEarlier)).await?;
             let ids: Vec<JobId> = members.iter().filter_map(|member| member.parse().ok()).collect();
             self.make_available(queue, &ids, WaitSet::Due).await?;
             left = left.saturating_sub(members.len());

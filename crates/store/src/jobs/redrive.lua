@@ -13,6 +13,7 @@ local key_queue, waiting_keys, limit, timers, stats = KEYS[6], KEYS[7], KEYS[8],
 local uniqueness = KEYS[11]
 local id, priority, ended_state, first_line = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local notifications, stream_notification, limit_key, policy = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local leader = { notifications = ARGV[5], notification = ARGV[10] }
 local expires_at, due_notification, known_holder, uniqueness_ttl_ms = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local first_field = 13
 
@@ -32,6 +33,6 @@ if limit_key == '' then
   note_entry(record, priority, entry)
 else
   redis.call('HSET', record, 's', 'key_waiting', 'p', priority, unpack(ARGV, first_field))
-  enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, limit_key, policy, now_ms())
+  enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, limit_key, policy, leader)
 end
 return 'done'

@@ -2,12 +2,14 @@
 -- Renews the leases of jobs that a queue-worker still runs. A job that runs long enough to be renewed gets a field in the
 -- active hash, so that every process can read when the attempt started and which worker runs it.
 -- KEYS: 1 stream, 2 active, 3 leases
--- ARGV: 1 consumer, 2 priority, 3 worker id, 4.. for each job, at most 100: entry, start in ms, its own lease in ms or 0
+-- ARGV: 1 consumer, 2 priority, 3 worker id, 4 notification channel, 5 notification (due), 6.. for each job, at most
+--       100: entry, start in ms, its own lease in ms or 0
 -- Returns the entries that the consumer no longer has.
 -- May run twice: it sets idle times and leases, it does not add to them.
 local stream, active, leases = KEYS[1], KEYS[2], KEYS[3]
 local consumer, priority, worker_id = ARGV[1], ARGV[2], ARGV[3]
-local first_job = 4
+local notifications, due_notification = ARGV[4], ARGV[5]
+local first_job = 6
 
 local lost, now = {}, now_ms()
 for i = first_job, #ARGV, 3 do
@@ -18,7 +20,7 @@ for i = first_job, #ARGV, 3 do
   else
     redis.call('XCLAIM', stream, 'workers', consumer, 0, entry, 'JUSTID')
     redis.call('HSETNX', active, attempt_name, string.format('- %d %d 0 %s', started, lease_ms, worker_id))
-    if lease_ms > 0 then redis.call('ZADD', leases, now + lease_ms, attempt_name) end
+    if lease_ms > 0 then set_due(leases, attempt_name, now + lease_ms, notifications, due_notification) end
   end
 end
 return lost

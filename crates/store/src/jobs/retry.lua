@@ -25,13 +25,12 @@ remove_entry(stream, active, leases, entry, attempt_name)
 redis.call('DEL', record)
 redis.call('HSET', record, 's', 'retryable', 'p', priority, 'd', due_at, 'y', delay_ms, 'k', attempt_name,
   unpack(ARGV, first_field))
-redis.call('ZADD', due, due_at, id)
 redis.call('HINCRBY', stats, 'retried', 1)
 if limit_key ~= '' then
   -- Another job with the key may start now
   redis.call('ZREM', admitted, id)
-  redis.call('ZADD', timers, 'LT', now + 1000, 'key ' .. limit_key)
+  set_due(timers, 'key ' .. limit_key, now + 1000, notifications, notification, 'LT')
 end
 expire_at(timers, id, expires_at, notifications, notification)
-notify_if_first(due, id, notifications, notification)
+set_due(due, id, now + delay_ms, notifications, notification)
 return { 'done', due_at }

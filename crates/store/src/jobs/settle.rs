@@ -179,15 +179,18 @@ impl Jobs {
             .arg(keys.finished())
             .arg(u8::from(job.has_follow_up()))
             .arg(NOTE_TTL_MS)
+            .arg(keys::NOTIFICATIONS)
+            .arg(Notification::DueChanged(job.queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);
         match settled {
             Settled::Done => {
+                self.after_end(job, ended, ttl).await;
+                // Nobody waits for this, and maintenance repeats it
                 if dead_letter {
                     self.drop_excess_dead_letters(&job.queue).await;
                 }
-                self.after_end(job, ended, ttl).await;
             }
             // The earlier call may have recorded another end than this one
             Settled::AlreadyDone if job.has_follow_up() => self.repeat_follow_up(&job.queue, job.id).await,

@@ -24,11 +24,12 @@ local function take_away(stream, active, leases, due, pending, key_queue, stats,
   end
 end
 
--- Stores the end of such a job: its final state, its result as text with a TTL, and what follows.
-local function store_end(record, result, timers, admitted, stats, id, state, text, ttl_ms, has_follow_up)
+-- Stores the end of such a job: `text` is its result with a TTL; and prepares what follows. `leader` is a table of
+-- `notifications` and the `notification` for a new due time.
+local function store_end(record, result, timers, admitted, stats, id, state, text, ttl_ms, has_follow_up, leader)
   redis.call('DEL', record)
   -- 0: Redis is too full to store results
   if ttl_ms ~= '0' then redis.call('SET', result, text, 'PX', ttl_ms) end
   redis.call('HINCRBY', stats, state, 1)
-  after_end(timers, admitted, id, has_follow_up)
+  after_end(timers, admitted, id, has_follow_up, leader.notifications, leader.notification)
 end

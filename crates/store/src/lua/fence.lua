@@ -47,10 +47,13 @@ end
 
 -- Prepares what follows the end of a job: the caller runs it in later calls, and the leader does two seconds later if the
 -- caller died.
-local function after_end(timers, admitted, id, has_follow_up)
+local function after_end(timers, admitted, id, has_follow_up, notifications, notification)
   redis.call('ZREM', timers, 'expire ' .. id)
   if redis.call('ZREM', admitted, id) == 1 then
-    redis.call('ZADD', timers, 'LT', now_ms() + 2000, 'key ' .. string.match(admitted, ':admitted:(.+)$'))
+    local timer = 'key ' .. string.match(admitted, ':admitted:(.+)$')
+    set_due(timers, timer, now_ms() + 2000, notifications, notification, 'LT')
   end
-  if has_follow_up == '1' then redis.call('ZADD', timers, now_ms() + 2000, 'follow_up ' .. id) end
+  if has_follow_up == '1' then
+    set_due(timers, 'follow_up ' .. id, now_ms() + 2000, notifications, notification)
+  end
 end

@@ -45,8 +45,9 @@ local function idle_limit_ttl(limit)
   return string.format('%.0f', math.max(longest_ms, math.min(86400000, (tonumber(known[3] or '') or 0) - now_ms())))
 end
 
--- Puts a job into the queue of its key: highest priority first, then in order of arrival.
-local function enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, now)
+-- Puts a job into the queue of its key: highest priority first, then in order of arrival. `leader` is a table of
+-- `notifications` and the `notification` for a new due time.
+local function enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, leader)
   note_periods(limit, policy)
   local score = redis.call('HINCRBY', limit, 'seq', 1) - tonumber(priority) * 2 ^ 44
   -- The limit stays while jobs wait for it: admit.lua sets its TTL when none does any more
@@ -55,7 +56,7 @@ local function enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id
   redis.call('SADD', waiting_keys, key)
   redis.call('HINCRBY', stats, 'key_waiting', 1)
   -- The caller admits the job at once if the limit allows it; the leader does if the caller dies
-  redis.call('ZADD', timers, 'LT', now + 1000, 'key ' .. key)
+  set_due(timers, 'key ' .. key, now_ms() + 1000, leader.notifications, leader.notification, 'LT')
 end
 
 -- The score of an admitted job: by stream, then by the time at which it came there.

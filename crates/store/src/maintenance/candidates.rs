@@ -7,6 +7,7 @@ use redis::Value;
 use super::check_cursor::{CheckCursor, CheckPhase};
 use crate::{
     StoreResult,
+    connection::notification::Notification,
     jobs::{Jobs, malformed_reply, parse_id_field},
     keys::{self, QueueKeys},
     script,
@@ -248,6 +249,8 @@ impl Jobs {
             .arg(address.map(|(_, entry)| entry.to_string()).unwrap_or_default())
             .arg(address.map(|(priority, entry)| keys::attempt_name(priority, entry)).unwrap_or_default())
             .arg(u8::from(matches!(candidate, Candidate::Entry(.., true))))
+            .arg(keys::NOTIFICATIONS)
+            .arg(Notification::DueChanged(queue.clone()).encode())
             .invoke_async(&mut redis)
             .await?;
         let mut parts = answer.into_iter();

@@ -6,7 +6,7 @@
 -- ARGV: 1 what to check: "record", a member of "due", "pending", "key_queue", "admitted" or "expire" (timers), an
 --       "entry", or an "attempt", 2 "1" to repair, 3 id, 4 key of the limit or "", 5 state, 6 priority and 7 entry that
 --       the record named when the caller read it, or "", 8 entry, 9 name of the attempt, 10 "1" when the entry says
---       that the job has a record
+--       that the job has a record, 11 notification channel, 12 notification (due)
 -- Returns {kind of violation, 1 if it was repaired else 0}, or {} when nothing is wrong or the job has moved meanwhile.
 -- May run twice: the second run finds nothing wrong.
 local record, result, due, pending, timers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -15,6 +15,7 @@ local leases, record_stream, entry_stream = KEYS[12], KEYS[13], KEYS[14]
 local checked, may_repair, id, key = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local seen_state, seen_priority, seen_entry = ARGV[5], ARGV[6], ARGV[7]
 local entry, attempt_name, says_record = ARGV[8], ARGV[9], ARGV[10] == '1'
+local leader = { notifications = ARGV[11], notification = ARGV[12] }
 
 -- An attempt does not name the id of its job
 local fields = checked == 'attempt' and {} or redis.call('HMGET', record, 's', 'p', 'x', 'd', 'e', 'l')
@@ -51,12 +52,12 @@ end
 -- Expires the lease of an attempt that no worker can end any more: maintenance then retries the job
 local function expire_lease()
   redis.call('HSETNX', active, attempt_name, string.format('lost %d 0 0 ', now_ms()))
-  redis.call('ZADD', leases, now_ms(), attempt_name)
+  set_due(leases, attempt_name, now_ms(), leader.notifications, leader.notification)
 end
 
 -- Has maintenance check soon whether the limit admits another job of the key
 local function check_key_now()
-  redis.call('ZADD', timers, now_ms(), 'key ' .. key)
+  set_due(timers, 'key ' .. key, now_ms(), leader.notifications, leader.notification)
 end
 
 if checked == 'due' or checked == 'pending' or checked == 'key_queue' then
@@ -101,9 +102,11 @@ if checked == 'record' then
   return violation('record_without_place', can_park and (state ~= 'key_waiting' or key ~= ''), function()
     if state == 'key_waiting' then
       local policy = string.match(key_limit, ' (.+)$') or ''
-      enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, now_ms())
+      enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, leader)
+    elseif state == 'pending' then
+      redis.call('ZADD', pending, now_ms(), id)
     else
-      redis.call('ZADD', parked_in[state], state == 'pending' and now_ms() or due_at, id)
+      set_due(due, id, tonumber(due_at), leader.notifications, leader.notification)
     end
   end)
 end

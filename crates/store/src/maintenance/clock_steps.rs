@@ -5,19 +5,23 @@
 //! gets there again: they get the longest time that they can have from now on. What a user gave as a time of day stays:
 //! scheduled jobs, `expires_at`. TTLs of results and similar data stay too: only Redis could change them.
 
+use std::time::Duration;
+
 use redis::aio::ConnectionLike;
 
 use crate::{
     StoreResult,
+    connection::clock::{MoveDue, score_to_millis},
     jobs::Jobs,
     keys::{self, QueueKeys},
     script,
+    workflows::Workflows,
 };
 use common::{id::JobId, name::QueueName, time::Millis};
 
 /// Maximum number of members of a sorted set in one step.
 const PAGE: usize = 100;
-/// No timer of a limit or of a follow-up is later than that for long.
+/// No timer of a limit, a follow-up or a chosen id is later than that for long.
 const MAX_TIMER_MS: Millis = 60_000;
 
 /// Gives running attempts back what was left of their leases and time limits before Redis's clock was set by `by_ms`.
@@ -101,11 +105,19 @@ async fn heal_retries(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     }
 }
 
-/// Makes timers of limits and follow-ups due now: each sets its next time itself.
+/// Makes timers of limits, follow-ups and chosen ids due now: each sets its next time itself.
 async fn heal_timers(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     let timers = QueueKeys::new(queue).timers();
-    for pattern in ["key *", "follow_up *"] {
-        bring_forward(jobs, &timers, pattern, MAX_TIMER_MS).await?;
+    for pattern in ["key *", "follow_up *", "chosen_id *"] {
+        let mut cursor = 0;
+        loop {
+            let (next, late) = scan_late(jobs, &timers, cursor, pattern, MAX_TIMER_MS).await?;
+            jobs.move_due(queue, &timers, &late, (jobs.now().await?, MoveDue::OnlyEarlier)).await?;
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
     }
     Ok(())
 }
@@ -113,21 +125,30 @@ async fn heal_timers(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
 /// A workflow is checked an hour from now at the latest.
 async fn heal_workflows(jobs: &Jobs) -> StoreResult<()> {
     let interval = Millis::try_from(jobs.store.settings.workflows.check_interval.as_millis()).unwrap_or(Millis::MAX);
-    bring_forward(jobs, keys::WORKFLOWS, "*", interval.saturating_add(3_600_000)).await
-}
-
-/// Makes members due now whose time is later than `max_ms` from now.
-async fn bring_forward(jobs: &Jobs, set: &str, pattern: &str, max_ms: Millis) -> StoreResult<()> {
-    let (now, mut cursor) = (jobs.now().await?, 0);
+    let (workflows, mut cursor) = (Workflows::new(jobs), 0);
     loop {
-        let (next, page) = scan(jobs, set, cursor, pattern).await?;
-        let latest = now.saturating_add(max_ms);
-        for (member, _) in page.iter().filter(|(_, at)| crate::connection::clock::score_to_millis(*at) > latest) {
-            jobs.store.redis.reschedule(set, member, now).await?;
+        let max_ms = interval.saturating_add(3_600_000);
+        let (next, late) = scan_late(jobs, keys::WORKFLOWS, cursor, "*", max_ms).await?;
+        for id in late.iter().filter_map(|id| id.parse().ok()) {
+            workflows.reschedule_workflow(id, Duration::ZERO).await?;
         }
         if next == 0 {
             return Ok(());
         }
         cursor = next;
     }
+}
+
+/// Members of the next page of a sorted set whose time is later than `max_ms` from now.
+async fn scan_late(
+    jobs: &Jobs,
+    set: &str,
+    cursor: u64,
+    pattern: &str,
+    max_ms: Millis,
+) -> StoreResult<(u64, Vec<String>)> {
+    let (next, page) = scan(jobs, set, cursor, pattern).await?;
+    let latest = jobs.now().await?.saturating_add(max_ms);
+    let late = page.into_iter().filter(|(_, at)| score_to_millis(*at) > latest);
+    Ok((next, late.map(|(member, _)| member).collect()))
 }

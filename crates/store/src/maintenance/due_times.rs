@@ -50,6 +50,8 @@ pub(super) struct DueTimes {
 struct NextDue {
     tasks: [(Option<Millis>, Option<Instant>); QueueTask::ALL.len()],
     active_until: Option<Instant>,
+    /// When something is due by a notification. Then the queue is read: a notification is no truth.
+    told: Option<Millis>,
 }
 
 impl NextDue {
@@ -59,7 +61,8 @@ impl NextDue {
     }
 
     fn wait(&self, now: Millis) -> Option<Duration> {
-        QueueTask::ALL.into_iter().filter_map(|task| self.wait_for(task, now)).min()
+        let told = self.told.map(|at| wait_until(at, None, now));
+        QueueTask::ALL.into_iter().filter_map(|task| self.wait_for(task, now)).chain(told).min()
     }
 
     fn is_active(&self, (now, moment): (Millis, Instant)) -> bool {
@@ -93,6 +96,18 @@ impl DueTimes {
     /// Something happens in a queue: more may follow without a notification.
     pub(super) fn note_activity(&mut self, queue: &QueueName, moment: Instant) {
         self.queues.entry(queue.clone()).or_default().active_until = Some(moment + ACTIVE_TIME);
+    }
+
+    /// Something in a queue is due at that time, says a notification.
+    pub(super) fn note_due(&mut self, queue: &QueueName, at: Millis) {
+        let told = &mut self.queues.entry(queue.clone()).or_default().told;
+        *told = Some(told.map_or(at, |known| known.min(at)));
+    }
+
+    /// The queues in which something is due now, say notifications.
+    pub(super) fn queues_to_look_at(&self, now: Millis) -> Vec<QueueName> {
+        let is_due = |next: &NextDue| next.told.is_some_and(|at| wait_until(at, None, now).is_zero());
+        self.queues.iter().filter(|(_, next)| is_due(next)).map(|(queue, _)| queue.clone()).collect()
     }
 
     /// How long until the next task of any queue is due.
@@ -134,6 +149,7 @@ impl DueTimes {
                 pipeline.query_async(&mut jobs.store.redis.clone()).await?;
             for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
                 let times = self.queues.entry(queue.clone()).or_default();
+                times.told = None;
                 for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
                     let head = match head.as_deref().map_err(|error| StoreError::from(error.clone())) {
                         Err(error @ StoreError::Unavailable(_)) => return Err(error),

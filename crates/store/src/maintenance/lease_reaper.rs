@@ -35,7 +35,7 @@ pub(super) async fn reap_expired(
         match outage_grace.remaining_grace(now - attempt.started_at) {
             0 => {
                 let settled = reap_one(jobs, &claimed, &attempt, now).await;
-                reschedule_on_error(jobs, &keys.leases(), &member, settled).await?;
+                reschedule_on_error(jobs, queue, (&keys.leases(), member), settled).await?;
             }
             wait => spared = spared.max(wait),
         }

@@ -61,6 +61,7 @@ use crate::channels::Channels;
 use crate::{
     StoreError, StoreResult,
     connection::{
+        clock::MoveDue,
         notification::Notification,
         notifier::{EventReceiver, SubscriberEvent},
         redis_clock::ClockSteps,
@@ -256,6 +257,7 @@ impl<'a> Leader<'a> {
                         self.due_times.note_activity(&queue, Instant::now());
                         queues.push(queue);
                     }
+                    Some(Notification::DueAt(queue, at)) => self.due_times.note_due(&queue, at),
                     Some(Notification::CronChanged) => self.cron.is_stale = true,
                     _ => {}
                 },
@@ -299,6 +301,8 @@ impl<'a> Leader<'a> {
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
         let queues = self.due_times.due_queues(now);
+        // What notifications told of
+        self.due_times.read(self.jobs, &self.due_times.queues_to_look_at(now)).await?;
         for queue in &queues {
             for task in QueueTask::ALL {
                 if self.due_times.wait_for(queue, task, now).is_none_or(|wait| !wait.is_zero()) {
@@ -331,12 +335,17 @@ fn pause_on_error(queue: &QueueName, result: StoreResult<Duration>) -> StoreResu
 }
 
 /// Logs an error of one job, which must not block the others of its queue, and reschedules the job.
-async fn reschedule_on_error(jobs: &Jobs, set: &str, member: &str, outcome: StoreResult<()>) -> StoreResult<()> {
+async fn reschedule_on_error(
+    jobs: &Jobs,
+    queue: &QueueName,
+    (set, member): (&str, String),
+    outcome: StoreResult<()>,
+) -> StoreResult<()> {
     let error = match outcome {
         Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory)) => error,
         other => return other,
     };
-    tracing::error!(set, member = quoted(member), %error, "maintenance of a job failed");
+    tracing::error!(set, member = quoted(&member), %error, "maintenance of a job failed");
     let at = jobs.now().await? + FAILED_JOB_DELAY_MS;
-    jobs.store.redis.reschedule(set, member, at).await
+    jobs.move_due(queue, set, &[member], (at, MoveDue::Always)).await
 }

@@ -39,7 +39,7 @@ async fn promote_each(jobs: &Jobs, queue: &QueueName, ids: &[JobId]) -> StoreRes
     for id in ids {
         let moved = jobs.make_available(queue, &[*id], WaitSet::Due).await;
         all += moved.as_ref().copied().unwrap_or(0);
-        reschedule_on_error(jobs, &due, &id.to_string(), moved.map(drop)).await?;
+        reschedule_on_error(jobs, queue, (&due, id.to_string()), moved.map(drop)).await?;
     }
     Ok(all)
 }

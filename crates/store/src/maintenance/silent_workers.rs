@@ -49,6 +49,11 @@ impl SilentWorkers {
         Ok(self.update(&listed, Instant::now()))
     }
 
+    /// Whether a worker is on the list and its queues are known, as far as the last look told.
+    pub(super) fn is_known(&self, consumer: &Consumer) -> bool {
+        self.known.contains_key(consumer.name())
+    }
+
     /// Reads the queues of workers that were not known yet.
     async fn read_new(&mut self, jobs: &Jobs, listed: &[(String, f64)]) -> StoreResult<()> {
         let is_new = |(id, _): &&(String, f64)| !self.known.contains_key(id) && Consumer::parse(id).is_some();

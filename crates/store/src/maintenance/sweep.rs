@@ -61,11 +61,11 @@ impl<'a> PeriodicSweep<'a> {
     async fn sweep_once(&mut self) -> StoreResult<()> {
         let queues = self.jobs.list_queues().await?;
         for queue in self.queues_to_reap(&queues).await? {
-            let held = worker_reaper::reap_queue(self.jobs, &queue, self.grace).await;
-            let is_held = held.as_ref().is_ok_and(|is_held| *is_held);
-            pause_on_error(&queue, held.map(|_| Duration::ZERO))?;
-            if is_held {
-                self.watch(queue, WATCH_AFTER_LEASE);
+            let holders = worker_reaper::reap_queue(self.jobs, &queue, self.grace).await;
+            let watch = holders.as_ref().ok().and_then(|holders| self.time_to_watch(holders));
+            pause_on_error(&queue, holders.map(|_| Duration::ZERO))?;
+            if let Some(time) = watch {
+                self.watch(queue, time);
             }
         }
         for queue in self.prune_rotation.next(&queues, 1) {
@@ -98,6 +98,19 @@ impl<'a> PeriodicSweep<'a> {
         let mut chosen = self.rotation.next(queues, turn);
         chosen.extend(self.watched.keys().filter(|queue| !chosen.contains(queue)).cloned().collect::<Vec<_>>());
         Ok(chosen)
+    }
+
+    /// How long to look at a queue with every sweep because of those that hold its jobs: a worker that has been silent for
+    /// half of its lease may be dead, and so may one that is not on the list, whose silence nobody would notice.
+    fn time_to_watch(&self, holders: &[worker_reaper::HoldingWorker]) -> Option<Duration> {
+        let time = |holder: &worker_reaper::HoldingWorker| {
+            let lease = holder.consumer.lease();
+            if !self.silent_workers.is_known(&holder.consumer) {
+                return Some(lease + WATCH_AFTER_LEASE);
+            }
+            (holder.idle > lease / 2).then_some(WATCH_AFTER_LEASE)
+        };
+        holders.iter().filter_map(time).max()
     }
 
     fn watch(&mut self, queue: QueueName, time: Duration) {

@@ -49,7 +49,7 @@ pub(super) async fn run(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
                 Ok(())
             }
         };
-        reschedule_on_error(jobs, &timers, &member, result).await?;
+        reschedule_on_error(jobs, queue, (&timers, member), result).await?;
     }
     Ok(())
 }

@@ -22,16 +22,27 @@ const STREAM_TTL: Duration = Duration::from_mins(1);
 /// A consumer without jobs is deleted after this long.
 const CONSUMER_TTL: Duration = Duration::from_hours(1);
 
-/// Checks one queue; true if a worker holds jobs and has been silent for half of its lease: look again soon.
-pub(super) async fn reap_queue(jobs: &Jobs, queue: &QueueName, outage_grace: &mut OutageGrace) -> StoreResult<bool> {
-    let mut is_held = false;
+/// A queue-worker that holds jobs of a queue.
+pub(super) struct HoldingWorker {
+    pub(super) consumer: Consumer,
+    /// How long it has been silent.
+    pub(super) idle: Duration,
+}
+
+/// Reclaims what silent queue-workers hold in one queue; returns all that held jobs.
+pub(super) async fn reap_queue(
+    jobs: &Jobs,
+    queue: &QueueName,
+    outage_grace: &mut OutageGrace,
+) -> StoreResult<Vec<HoldingWorker>> {
+    let mut holders = Vec::new();
     for priority in jobs.priorities(queue).await? {
-        for (consumer, idle) in idle_consumers(jobs, queue, priority).await? {
-            is_held |= idle > consumer.lease() / 2;
-            reclaim(jobs, queue, priority, &consumer, outage_grace).await?;
+        for holder in job_holders(jobs, queue, priority).await? {
+            reclaim(jobs, queue, priority, &holder.consumer, outage_grace).await?;
+            holders.push(holder);
         }
     }
-    Ok(is_held)
+    Ok(holders)
 }
 
 /// Deletes what is old: streams and consumers without jobs, dead letters.
@@ -126,8 +137,8 @@ async fn reclaim_one(
     Ok(())
 }
 
-/// Queue-workers that hold jobs, and how long they have been silent.
-async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<(Consumer, Duration)>> {
+/// Queue-workers that hold jobs of one stream.
+async fn job_holders(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<HoldingWorker>> {
     let mut command = redis::cmd("XINFO");
     command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");
     let reply: Value = match command.query_async(&mut jobs.store.redis.clone()).await.map_err(StoreError::from) {
@@ -142,7 +153,7 @@ async fn idle_consumers(jobs: &Jobs, queue: &QueueName, priority: Priority) -> S
         let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
         let idle = Duration::from_millis(u64::from_redis_value(fields.remove("idle")?).ok()?);
         let name = String::from_redis_value(fields.remove("name")?).ok()?;
-        Consumer::parse(&name).filter(|_| pending > 0).map(|consumer| (consumer, idle))
+        Consumer::parse(&name).filter(|_| pending > 0).map(|consumer| HoldingWorker { consumer, idle })
     });
     Ok(holding.collect())
 }

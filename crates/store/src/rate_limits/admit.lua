@@ -39,8 +39,7 @@ if paused_until and paused_at and paused_at > now then
 end
 
 local function wait_until(at)
-  redis.call('ZADD', timers, string.format('%.0f', math.ceil(at)), timer)
-  notify_if_first(timers, timer, notifications, due_notification)
+  set_due(timers, timer, math.ceil(at), notifications, due_notification)
   return 'wait'
 end
 
@@ -130,5 +129,5 @@ if rate > 0 and is_strict then
   redis.call('ZADD', starts, 'inf', string.format('%s:%s %s', priority, entry, first))
   redis.call('PEXPIRE', starts, math.max(period_ms, 86400000))
 end
-redis.call('ZADD', timers, now + 1000, timer)
+set_due(timers, timer, now + 1000, notifications, due_notification)
 return 'admitted'

@@ -10,7 +10,7 @@ use crate::{
     script,
 };
 use crate::{
-    connection::notification::Notification,
+    connection::{clock::MoveDue, notification::Notification},
     jobs::{Attempt, Jobs},
 };
 use common::{
@@ -35,7 +35,7 @@ impl Jobs {
         }
         // There are more: maintenance continues at once, after other keys had their turn
         let timers = QueueKeys::new(queue).timers();
-        self.store.redis.reschedule(&timers, &format!("key {key}"), self.estimated_now()).await
+        self.move_due(queue, &timers, &[format!("key {key}")], (self.estimated_now(), MoveDue::Always)).await
     }
 
     /// Admits no job with this job's key before that time, because the attempt met a limit elsewhere. Does nothing for
@@ -113,6 +113,8 @@ impl Jobs {
             .arg(priority.get())
             .arg(key.as_str())
             .arg(policy)
+            .arg(keys::NOTIFICATIONS)
+            .arg(Notification::DueChanged(queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         self.admit(queue, key).await?;

@@ -14,6 +14,7 @@ mod cron;
 mod dead_letters;
 mod deadlines;
 mod direct_claims;
+mod due_notifications;
 mod enqueue;
 mod events;
 mod faults;
