@@ -30,6 +30,18 @@ const HELP: &[(&str, MetricKind, &str)] = &[
         "From claim to end of an attempt, with the outcomes of galley_attempts_total",
     ),
     ("galley_jobs_promoted_total", Counter, "Scheduled and retryable jobs that became available"),
+    ("galley_memory_used_bytes", Gauge, "Memory of Redis that a kind of data takes, about"),
+    ("galley_memory_budget_bytes", Gauge, "Memory of Redis that a kind of data may take"),
+    (
+        "galley_memory_trimmed_total",
+        Counter,
+        "Dead letters and entries of events that were dropped to keep their budget",
+    ),
+    (
+        "galley_jobs_postponed_total",
+        Counter,
+        "Failed attempts that were not recorded because Redis had no room for records",
+    ),
     ("galley_results_dropped_total", Counter, "Results that were not stored because Redis is nearly full"),
     (
         "galley_dead_letters_dropped_total",

@@ -35,6 +35,8 @@ pub(crate) enum ErrorCode {
     TooManyBodies,
     BackendUnavailable,
     BackendFull,
+    MemoryBudgetUsed,
+    BackendCannotSave,
     Internal,
 }
 
@@ -254,6 +256,20 @@ impl ErrorCode {
                 true,
                 "nothing was written; try again later",
             ),
+            Self::MemoryBudgetUsed => ErrorCodeRow(
+                "memory_budget_used",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "nothing was written; try again when there is less of it, or raise maxmemory of redis",
+            ),
+            Self::BackendCannotSave => ErrorCodeRow(
+                "backend_cannot_save",
+                "backend_error",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "make the disk of redis writable (its log has the reason), or set stop-writes-on-bgsave-error no",
+            ),
             Self::Internal => ErrorCodeRow(
                 "backend_error",
                 "backend_error",
@@ -310,7 +326,9 @@ impl ErrorCode {
             Self::UpgradeRequired => Self::TooManyBodies,
             Self::TooManyBodies => Self::BackendUnavailable,
             Self::BackendUnavailable => Self::BackendFull,
-            Self::BackendFull => Self::Internal,
+            Self::BackendFull => Self::MemoryBudgetUsed,
+            Self::MemoryBudgetUsed => Self::BackendCannotSave,
+            Self::BackendCannotSave => Self::Internal,
             Self::Internal => return None,
         })
     }

@@ -53,7 +53,7 @@ impl ApiError {
 
     /// Whether the request may have been carried out despite the error.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        matches!(self.code, ErrorCode::BackendUnavailable | ErrorCode::Internal)
+        matches!(self.code, ErrorCode::BackendUnavailable | ErrorCode::BackendCannotSave | ErrorCode::Internal)
     }
 
     /// Whether the same request may succeed later.
@@ -137,8 +137,17 @@ impl ResponseError for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
+            StoreError::Unavailable(_) if error.is_cannot_save() => {
+                let message = "redis takes no writes, because it cannot save its data to its disk (MISCONF)";
+                Self::new(ErrorCode::BackendCannotSave, message)
+            }
             StoreError::Unavailable(_) => {
                 Self::new(ErrorCode::BackendUnavailable, "the store cannot be reached at the moment")
+            }
+            StoreError::NoRoom(kind) => {
+                let (name, percent) = (kind.budget().name.replace('_', " "), kind.budget().percent);
+                let message = format!("{name} take the {percent} % of redis's memory that they may");
+                Self::new(ErrorCode::MemoryBudgetUsed, message)
             }
             StoreError::OutOfMemory => Self::new(ErrorCode::BackendFull, "the store is out of memory"),
             StoreError::Refused(_) | StoreError::Damaged(_) => Self::internal(&error),

@@ -46,7 +46,11 @@ pub use connection::{client::Redis, clock::local_now};
 pub use reader_limiter::TooManyReaders;
 
 use crate::{
-    connection::{error_class::ErrorClass, notifier::Notifier},
+    connection::{
+        budgets::DataKind,
+        error_class::{ErrorClass, cannot_save},
+        notifier::Notifier,
+    },
     events::EventLog,
     jobs::Jobs,
 };
@@ -95,6 +99,9 @@ pub enum StoreError {
     /// Redis is out of memory and refused a write. Nothing was written.
     #[error("redis is out of memory")]
     OutOfMemory,
+    /// Data of that kind has used up its share of Redis's memory. Nothing was written.
+    #[error("{} take their whole share of redis's memory", .0.budget().name)]
+    NoRoom(DataKind),
     /// Redis answered with an error that waiting does not fix.
     #[error("redis refused a command: {0}")]
     Refused(RedisError),
@@ -120,10 +127,18 @@ impl StoreError {
         matches!(self, Self::Refused(error) if matches!(error.code(), Some("NOGROUP" | "UNBLOCKED")))
     }
 
+    /// Whether Redis takes no writes because it cannot save its data to the disk.
+    #[must_use]
+    pub fn is_cannot_save(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if cannot_save(error))
+    }
+
     /// The error of a call after a write: it is unknown what was executed.
     pub(crate) fn after_write(self) -> Self {
         match self {
-            Self::OutOfMemory => Self::Unavailable(RedisError::from((ErrorKind::Io, "out of memory"))),
+            Self::OutOfMemory | Self::NoRoom(_) => {
+                Self::Unavailable(RedisError::from((ErrorKind::Io, "out of memory")))
+            }
             other => other,
         }
     }

@@ -143,6 +143,14 @@ impl RetentionRules {
         self.exact.get(channel).copied().or_else(by_pattern).unwrap_or(self.default)
     }
 
+    /// The most that any rule keeps of a channel, by bytes or else by messages.
+    #[must_use]
+    pub fn largest(&self) -> Retention {
+        let rules = self.exact.values().chain(self.patterns.iter().map(|(_, rule)| rule));
+        let weight = |rule: &Retention| (rule.bytes.unwrap_or(u64::MAX), rule.messages);
+        rules.fold(self.default, |largest, rule| if weight(rule) > weight(&largest) { *rule } else { largest })
+    }
+
     /// What is kept for subscriptions, of any channel.
     #[must_use]
     pub fn backlog_cap(&self) -> BacklogCap {

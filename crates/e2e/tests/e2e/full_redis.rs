@@ -7,13 +7,20 @@ use crate::kit::GalleyKit;
 
 const MAX_MEMORY: u64 = 64 << 20;
 
-/// What the fullest moment may take.
-const MAX_PEAK: u64 = MAX_MEMORY + MAX_MEMORY / 20;
-
 async fn start() -> GalleyKit {
-    let kit = GalleyKit::start_with(RedisServer::start(), &[]).await;
-    kit.redis_command(&["CONFIG", "SET", "maxmemory", &MAX_MEMORY.to_string()]).await;
-    kit
+    start_with(MAX_MEMORY, &[]).await
+}
+
+async fn start_with(max_memory: u64, variables: &[(&str, &str)]) -> GalleyKit {
+    let redis = RedisServer::start();
+    let set = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(max_memory).to_owned();
+    set.exec_async(&mut redis.connection().await).await.expect("redis runs");
+    GalleyKit::start_with(redis, variables).await
+}
+
+/// A batch of jobs of one kind.
+fn batch(job: &Value, count: usize) -> Value {
+    json!({ "jobs": std::iter::repeat_n(job, count).collect::<Vec<_>>() })
 }
 
 impl GalleyKit {
@@ -24,16 +31,35 @@ impl GalleyKit {
     }
 
     async fn assert_peak(&self) {
+        self.assert_peak_of("all", MAX_MEMORY).await;
+    }
+
+    async fn assert_peak_of(&self, what: &str, max_memory: u64) {
         let peak = self.memory_figure("used_memory_peak").await;
-        assert!(peak <= MAX_PEAK, "{peak} of {MAX_MEMORY} bytes");
+        assert!(peak <= max_memory + max_memory / 20, "{what}: {peak} of {max_memory} bytes");
+    }
+
+    /// Waits until everybody can work: jobs and messages are accepted.
+    async fn assert_recovers(&self, from: &str) {
+        eventually(&format!("it takes jobs after {from}"), || async {
+            let answer = self.post("/ojs/v1/jobs", &json!({ "type": "test.noop", "args": [] })).await;
+            (answer.status() == 201).then_some(())
+        })
+        .await;
+        self.wait_until_it_publishes("other", "m").await;
+        self.assert_peak_of(from, MAX_MEMORY).await;
     }
 
     /// Enqueues small batches of jobs until Redis is full; true if it was. What a request brings counts as used memory too.
     async fn enqueue_until_full(&self, argument: &str, batches: usize) -> bool {
         let job = json!({ "type": "test.echo", "args": [argument] });
-        let jobs: Vec<&Value> = std::iter::repeat_n(&job, 4).collect();
-        for _ in 0..batches {
-            match self.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await.status().as_u16() {
+        self.fill_with(&batch(&job, 4), batches).await
+    }
+
+    /// Sends a batch again and again until it is refused; true if it was.
+    async fn fill_with(&self, batch: &Value, times: usize) -> bool {
+        for _ in 0..times {
+            match self.post("/ojs/v1/jobs/batch", batch).await.status().as_u16() {
                 201 => {}
                 503 => return true,
                 other => panic!("answered with {other}"),
@@ -139,4 +165,84 @@ async fn a_subscription_that_lags_does_not_stop_jobs_and_messages_for_good() {
     kit.wait_until_it_publishes("c", &message).await;
     kit.assert_peak().await;
     drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_redis_is_filled_with_one_kind_after_the_other_and_recovers_from_each() {
+    let kit = start().await;
+    let large = "x".repeat(50_000);
+    assert!(kit.enqueue_until_full(&large, 1000).await, "jobs are refused at some point");
+    let _worker = kit.start_worker(&[]).await;
+    kit.assert_recovers("jobs").await;
+    for _ in 0..100 {
+        kit.enqueue_until_full(&large, 2).await;
+    }
+    kit.assert_recovers("results").await;
+    let subscription = json!({ "channels": ["c"], "deliver": { "log": {} } });
+    let request = kit.http.put(kit.gateway.url("/v1/subscriptions/s")).header("content-type", "application/json");
+    assert!(request.body(subscription.to_string()).send().await.expect("an answer").status().is_success());
+    kit.publish_until_full("c", &"x".repeat(400_000), 160).await;
+    kit.assert_recovers("a subscription that lags").await;
+    let history = "x".repeat(900_000);
+    kit.publish_until_full("d", &history, 60).await;
+    kit.wait_until_it_publishes("d", &history).await;
+    kit.assert_recovers("messages").await;
+    let retried = json!({ "type": "test.fail_always", "args": ["x".repeat(500)],
+        "retry": { "max_attempts": 3, "initial_interval": "PT1S" } });
+    kit.fill_with(&batch(&retried, 500), 30).await;
+    kit.assert_recovers("jobs that are retried").await;
+    let dead = json!({ "type": "test.fail_always", "args": [large],
+        "retry": { "max_attempts": 1, "on_exhaustion": "dead_letter" } });
+    for _ in 0..60 {
+        kit.fill_with(&batch(&dead, 4), 2).await;
+    }
+    kit.assert_recovers("dead letters").await;
+    let scheduled = json!({ "type": "test.noop", "args": ["x".repeat(20_000)], "scheduled_at": "+PT1H" });
+    assert!(kit.fill_with(&batch(&scheduled, 10), 200).await, "scheduled jobs leave room for others");
+    kit.assert_recovers("scheduled jobs").await;
+    kit.fill_with_keys(&"x".repeat(20_000)).await;
+    kit.assert_recovers("idempotency keys").await;
+}
+
+impl GalleyKit {
+    /// Sends requests with an Idempotency-Key until one is refused.
+    async fn fill_with_keys(&self, argument: &str) {
+        let body = json!({ "type": "test.noop", "args": [argument] }).to_string();
+        for n in 0..2000 {
+            let request = self.http.post(self.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+            let request = request.header("idempotency-key", format!("key-{n}"));
+            let answer = request.body(body.clone()).send().await.expect("the gateway answers");
+            if answer.status() == 503 {
+                assert!(answer.headers().contains_key("retry-after"));
+                let said: Value = answer.json().await.expect("JSON");
+                if said["error"]["code"] == "memory_budget_used" {
+                    return;
+                }
+            }
+        }
+        panic!("requests with a key never used up their share");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_jobs_that_all_fail_never_fill_a_redis() {
+    const MAX: u64 = 32 << 20;
+    let kit = start_with(MAX, &[]).await;
+    let job = json!({ "type": "test.fail_always", "args": ["x".repeat(400)],
+        "retry": { "max_attempts": 3, "initial_interval": "PT30S" } });
+    assert!(kit.fill_with(&batch(&job, 500), 500).await, "jobs are refused at some point");
+    let refused = kit.post("/ojs/v1/jobs", &job).await;
+    let refused: Value = refused.json().await.expect("JSON");
+    assert_eq!(refused["error"]["code"], "memory_budget_used", "{refused}");
+    let _worker = kit.start_worker(&[]).await;
+    eventually("each has had an attempt", || async {
+        let shown: Value = kit.get("/ojs/v1/queues/default").await.json().await.ok()?;
+        (shown["queue"]["available"] == 0).then_some(())
+    })
+    .await;
+    kit.assert_peak_of("jobs that wait for a retry", MAX).await;
+    let health: Value = kit.get("/ojs/v1/health").await.json().await.expect("JSON");
+    let budgets = health["backend"]["memory"]["budgets"].as_array().expect("budgets");
+    let records = budgets.iter().find(|budget| budget["kind"] == "job_records").expect("a budget");
+    assert!(records["used_bytes"].as_u64() > Some(MAX / 10), "{health}");
 }

@@ -43,6 +43,7 @@ mod push_callbacks;
 mod push_handlers;
 mod queue_faults;
 mod queues;
+mod redis_cannot_save;
 mod redis_failover;
 mod redis_requirements;
 mod report_text;

@@ -62,10 +62,19 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let memory = services.redis.memory();
             let (used, max) = memory.used_and_max();
+            let kinds = memory.usage_of_kinds().map(|(budget, used, share)| {
+                json!({
+                    "kind": budget.name, "used_bytes": used, "budget_bytes": share, "percent": budget.percent,
+                    "when_used_up": budget.when_used_up.as_str(),
+                })
+            });
+            let budgets: Vec<serde_json::Value> = kinds.collect();
             let backend = json!({
                 "type": "redis", "status": "connected", "version": server.version,
                 "durability": server.durability.as_str(), "latency_ms": millis,
-                "memory": { "used_bytes": used, "max_bytes": max, "results": memory.result_retention().as_str() },
+                "memory": { "used_bytes": used, "max_bytes": max, "results": memory.result_retention().as_str(),
+                    "budgets": budgets,
+                },
             });
             let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
             ojs_response(StatusCode::OK, health.to_string())
@@ -73,6 +82,7 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
         Err(error) => {
             let reason = match error {
                 ServerError::Unsuitable(reason) => reason,
+                ServerError::Store(error) if error.is_cannot_save() => format!("redis cannot save: {error}"),
                 ServerError::Store(_) => "the store cannot be reached at the moment".to_owned(),
             };
             let backend = json!({ "type": "redis", "status": "unavailable", "reason": reason });

@@ -11,6 +11,9 @@ use common::time::{self, Millis};
 const MAX_FAILURES: usize = 20;
 /// Bytes of a failure's message, of its stack and of its details.
 const MAX_MESSAGE_BYTES: usize = 4096;
+/// Failures that are kept when there is no room for more, and bytes of the message of each.
+const MAX_SHORT_FAILURES: usize = 2;
+const MAX_SHORT_MESSAGE_BYTES: usize = 200;
 /// Bytes of the newest failure's output. An earlier failure keeps as much output as message.
 pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
 
@@ -168,6 +171,16 @@ impl JobHistory {
         self.errors.drain(..excess);
     }
 
+    /// Keeps of the last failures code, type and the beginning of the message: for a store that has no room for more.
+    pub fn shorten(&mut self) {
+        let excess = self.errors.len().saturating_sub(MAX_SHORT_FAILURES);
+        self.errors.drain(..excess);
+        for error in &mut self.errors {
+            error.message = truncate(&error.message, MAX_SHORT_MESSAGE_BYTES);
+            (error.stack, error.output, error.details) = (None, None, None);
+        }
+    }
+
     /// Records that the worker of the current attempt was lost.
     pub fn record_crash(&mut self, started_at: Option<Millis>) {
         self.attempts += 1;
@@ -190,6 +203,18 @@ mod tests {
         assert_eq!((history.attempts, history.failures, history.errors.len()), (100, 100, MAX_FAILURES));
         assert_eq!(history.errors.last().map(|failure| failure.attempt), Some(100));
         assert!(history.to_json().len() < MAX_FAILURES * (MAX_MESSAGE_BYTES + 200));
+    }
+
+    #[test]
+    fn a_shortened_history_keeps_its_numbers_and_little_text() {
+        let mut history = JobHistory::default();
+        for attempt in 1..=30 {
+            let failure = AttemptError::new("c", "t", &"é".repeat(4000), attempt, 0).with_output(&"x".repeat(60_000));
+            history.record_failure(failure.with_stack(Some("at main")), Some(7));
+        }
+        history.shorten();
+        assert_eq!((history.attempts, history.failures, history.errors.len()), (30, 30, MAX_SHORT_FAILURES));
+        assert!(history.to_json().len() < 1000 && history.errors.iter().all(|error| error.output.is_none()));
     }
 
     #[test]

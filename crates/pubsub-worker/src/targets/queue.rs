@@ -54,7 +54,9 @@ impl QueueTargetClient {
         match self.jobs.enqueue(job, traceparent(delivery), now).await {
             Ok(Ok(_) | Err(EnqueueRefusal::Duplicate(_))) => Ok(()),
             Ok(Err(refused)) => Err(self.defer(format!("the queue {} takes no job: {refused:?}", self.target.queue))),
-            Err(error @ (StoreError::Unavailable(_) | StoreError::OutOfMemory)) => Err(self.defer(error.to_string())),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::OutOfMemory | StoreError::NoRoom(_))) => {
+                Err(self.defer(error.to_string()))
+            }
             Err(error) => Err(DeliveryFailure::error("not_enqueued", error.to_string(), RetryAdvice::ByPolicy)),
         }
     }

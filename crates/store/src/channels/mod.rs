@@ -162,7 +162,7 @@ impl Channels {
         call.arg(u8::from(registered.is_some()))
             .arg(u8::from(registered.is_some_and(NewChannelGroups::may_have_subscriptions)));
         if let Some(MessageDedup { ttl, .. }) = once {
-            call.arg(ttl.as_millis().to_string());
+            call.arg(self.redis.memory().idempotency_ttl(ttl).as_millis().to_string());
         }
         Ok(self.redis.run_pinned(&call, connection).await?)
     }

@@ -60,7 +60,7 @@ impl Channels {
             .arg(TRIM_BATCH_SIZE)
             .arg(TRIM_BATCH_BYTES)
             .arg(millis(self.settings.history_ttl))
-            .arg(if memory.is_under_pressure() { PRESSURE_MIN_BYTES } else { 0 });
+            .arg(if memory.must_trim_histories() { PRESSURE_MIN_BYTES } else { 0 });
         let answer: Option<TrimChannelReply> = call.invoke_async(&mut self.redis.clone()).await?;
         let Some((messages, is_more, is_due, told, subscriptions)) = answer else {
             return Ok(TrimmedChannel::default());

@@ -52,6 +52,16 @@ impl ErrorClass {
     }
 }
 
+/// Whether the server takes no writes because it cannot save its data to the disk. A pipeline says so for each command, and
+/// a transaction only as it is refused.
+pub(crate) fn cannot_save(error: &RedisError) -> bool {
+    let says_so = |code: Option<&str>, text: &str| code == Some("MISCONF") || text.contains("MISCONF");
+    match error.clone().into_server_errors() {
+        Some(errors) => errors.iter().any(|(_, error)| says_so(Some(error.code()), error.details().unwrap_or(""))),
+        None => says_so(error.code(), &error.to_string()),
+    }
+}
+
 /// The error of an answer which says that this is the wrong server. An `EXEC` has the answers of its commands inside.
 pub(crate) fn wrong_server_error(answers: &[Value]) -> Option<RedisError> {
     let values = answers.iter().flat_map(|answer| match answer {

@@ -8,6 +8,9 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::budgets::{BUDGETS, DataKind, MemoryUsage};
+use crate::{StoreError, StoreResult};
+
 /// Memory is read again after this share of the maximum was stored, in percent.
 const REREAD_PERCENT: u64 = 1;
 /// From this fill level on results are kept for an hour at most, in percent.
@@ -17,6 +20,13 @@ const BRIEF_RESULTS_PERCENT: u64 = 75;
 /// From this fill level on no results are stored, and histories of channels are trimmed by force.
 const PRESSURE_PERCENT: u64 = 85;
 
+/// From this fill level on no new jobs are accepted: what ends the others needs some room.
+const RESERVE_PERCENT: u64 = 95;
+/// From this fill level on it is worth knowing what each kind of data uses.
+const MEASURE_PERCENT: u64 = 10;
+/// Shortest time that an answer to a request with an idempotency key is kept: clients repeat within seconds.
+const MIN_IDEMPOTENCY_TTL: Duration = Duration::from_secs(20);
+
 /// What is known of Redis's memory.
 #[derive(Debug, Default)]
 pub struct MemoryState {
@@ -25,14 +35,16 @@ pub struct MemoryState {
     max: AtomicU64,
     /// Bytes stored by this process since the last reading.
     stored: AtomicU64,
+    usage: MemoryUsage,
     read_now: Notify,
     pressure: Notify,
 }
 
 /// What becomes of results at the current fill level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ResultRetention {
     /// They are stored as the settings say.
+    #[default]
     Full,
     /// They are stored for this long at most.
     AtMost(Duration),
@@ -74,26 +86,92 @@ impl MemoryState {
         used.saturating_mul(100).checked_div(max).unwrap_or(0)
     }
 
-    /// What becomes of results now.
+    /// What becomes of results now: the fill level and their own budget decide.
     #[must_use]
     pub fn result_retention(&self) -> ResultRetention {
-        match self.percent() {
-            PRESSURE_PERCENT.. => ResultRetention::None,
-            BRIEF_RESULTS_PERCENT.. => ResultRetention::AtMost(Duration::from_mins(1)),
-            SHORT_RESULTS_PERCENT.. => ResultRetention::AtMost(Duration::from_hours(1)),
+        match (self.percent(), self.used_percent(DataKind::Results)) {
+            (PRESSURE_PERCENT.., _) | (_, 100..) => ResultRetention::None,
+            (BRIEF_RESULTS_PERCENT.., _) | (_, 80..) => ResultRetention::AtMost(Duration::from_mins(1)),
+            (SHORT_RESULTS_PERCENT.., _) | (_, 60..) => ResultRetention::AtMost(Duration::from_hours(1)),
             _ => ResultRetention::Full,
         }
     }
 
-    /// Whether histories must be trimmed by force.
+    /// How long the answer to a request with an idempotency key is kept.
+    pub(crate) fn idempotency_ttl(&self, ttl: Duration) -> Duration {
+        ttl.min(match (self.percent(), self.used_percent(DataKind::IdempotencyKeys)) {
+            (PRESSURE_PERCENT.., _) | (_, 75..) => MIN_IDEMPOTENCY_TTL,
+            (BRIEF_RESULTS_PERCENT.., _) | (_, 50..) => Duration::from_mins(10),
+            _ => ttl,
+        })
+    }
+
+    /// Whether Redis is so full that answers are kept small, and memory is read often.
     #[must_use]
     pub fn is_under_pressure(&self) -> bool {
         self.percent() >= PRESSURE_PERCENT
     }
 
-    /// Waits until memory is read and Redis is under pressure.
-    pub async fn wait_for_pressure(&self) {
+    /// Whether histories must be trimmed by force.
+    #[must_use]
+    pub(crate) fn must_trim_histories(&self) -> bool {
+        self.is_under_pressure() || self.used_percent(DataKind::Histories) > 100
+    }
+
+    /// Whether failures are stored with what machines need, without stack, output and details.
+    #[must_use]
+    pub(crate) fn shortens_failures(&self) -> bool {
+        self.percent() >= BRIEF_RESULTS_PERCENT || self.used_percent(DataKind::JobRecords) >= 60
+    }
+
+    /// How much of its budget a kind uses, in percent; 0 when there is no maximum.
+    pub(crate) fn used_percent(&self, kind: DataKind) -> u64 {
+        let budget = kind.budget().bytes(self.max.load(Relaxed));
+        self.usage.of(kind).saturating_mul(100).checked_div(budget).unwrap_or(0)
+    }
+
+    /// Whether new data of a kind may be stored that others can do without.
+    ///
+    /// # Errors
+    /// Its share is used up, or Redis is so full that the rest is for what ends jobs.
+    pub(crate) fn check_room(&self, kind: DataKind) -> StoreResult<()> {
+        if self.percent() >= RESERVE_PERCENT {
+            return Err(StoreError::OutOfMemory);
+        }
+        if self.used_percent(kind) >= 100 { Err(StoreError::NoRoom(kind)) } else { Ok(()) }
+    }
+
+    /// Whether another job may get a record that had none. Above the reserve none may.
+    pub(crate) fn has_room_for_records(&self) -> bool {
+        self.percent() < 100 && self.used_percent(DataKind::JobRecords) < 100
+    }
+
+    /// What each kind uses and its budget, in bytes, in the order of [`BUDGETS`]; nothing is measured while Redis is
+    /// nearly empty.
+    pub fn usage_of_kinds(&self) -> impl Iterator<Item = (&'static super::budgets::MemoryBudget, u64, u64)> {
+        let max = self.max.load(Relaxed);
+        BUDGETS.iter().map(move |budget| (budget, self.usage.of(budget.kind), budget.bytes(max)))
+    }
+
+    /// Whether Redis is full enough to measure what each kind uses.
+    pub(crate) fn must_be_measured(&self) -> bool {
+        self.percent() >= MEASURE_PERCENT
+    }
+
+    pub(crate) fn usage(&self) -> &MemoryUsage {
+        &self.usage
+    }
+
+    /// Waits until memory is read and histories must be trimmed by force.
+    pub(crate) async fn wait_for_pressure(&self) {
         self.pressure.notified().await;
+    }
+
+    /// Ends [`MemoryState::wait_for_pressure`] if histories must be trimmed by force.
+    pub(crate) fn demand_trimming(&self) {
+        if self.must_trim_histories() {
+            self.pressure.notify_one();
+        }
     }
 
     /// Waits until much was stored since the last reading.
@@ -101,9 +179,10 @@ impl MemoryState {
         self.read_now.notified().await;
     }
 
-    /// Counts bytes that this process stores.
-    pub(crate) fn note_stored(&self, bytes: usize) {
+    /// Counts bytes of a kind that this process stores.
+    pub(crate) fn note_stored(&self, kind: DataKind, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.usage.add(kind, bytes);
         let stored = self.stored.fetch_add(bytes, Relaxed).saturating_add(bytes);
         let max = self.max.load(Relaxed);
         if max > 0 && stored > max / 100 * REREAD_PERCENT {
@@ -140,16 +219,33 @@ mod tests {
         assert_eq!(state.result_retention(), ResultRetention::Full, "there is no maximum");
         state.set(500, 1000);
         assert_eq!(state.result_retention(), ResultRetention::Full);
-        state.note_stored(110);
+        state.note_stored(DataKind::WaitingJobs, 110);
         assert_eq!(state.result_retention(), ResultRetention::AtMost(Duration::from_hours(1)));
-        state.note_stored(150);
+        state.note_stored(DataKind::WaitingJobs, 150);
         assert_eq!(state.result_retention().limit(Duration::from_hours(24)), Duration::from_mins(1));
         assert!(!state.is_under_pressure());
-        state.note_stored(100);
+        state.note_stored(DataKind::WaitingJobs, 100);
         assert_eq!(state.result_retention().limit(Duration::from_hours(24)), Duration::ZERO);
         assert!(state.is_under_pressure());
         state.set(100, 1000);
         assert_eq!(state.result_retention(), ResultRetention::Full);
+    }
+
+    #[test]
+    fn a_kind_that_has_used_up_its_share_gets_no_more_and_the_others_do() {
+        let state = MemoryState::default();
+        assert!(state.check_room(DataKind::WaitingJobs).is_ok(), "there is no maximum");
+        state.set(100, 1000);
+        state.note_stored(DataKind::WaitingJobs, 450);
+        assert!(matches!(state.check_room(DataKind::WaitingJobs), Err(StoreError::NoRoom(DataKind::WaitingJobs))));
+        assert!(state.check_room(DataKind::Workflows).is_ok());
+        state.note_stored(DataKind::IdempotencyKeys, 80);
+        let ttl = Duration::from_hours(24);
+        assert_eq!(state.idempotency_ttl(ttl), MIN_IDEMPOTENCY_TTL);
+        state.note_stored(DataKind::Results, 200);
+        assert_eq!(state.result_retention().limit(ttl), Duration::from_mins(1).min(ttl));
+        state.set(950, 1000);
+        assert!(matches!(state.check_room(DataKind::Workflows), Err(StoreError::OutOfMemory)), "the rest is reserved");
     }
 
     #[test]

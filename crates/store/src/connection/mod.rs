@@ -7,7 +7,7 @@
 //! | [`dedicated`] | connections for blocking reads |
 //! | `error_class` | what an error means for its connection and for a repeat |
 //! | [`notifier`] | one pub/sub connection for everything in a process that waits for notifications |
-//! | [`memory`] | how full Redis is, and what becomes of results |
+//! | [`memory`], [`budgets`] | how full Redis is and what becomes of results; the share of each kind of data |
 //! | [`notification`] | the notifications between processes |
 //! | [`server`] | requirements on the server's configuration |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
@@ -16,6 +16,7 @@
 //! | `redis_clock`, `clock` | Redis's clock as a process knows it; the time by it, and sorted sets by time |
 
 mod access;
+pub mod budgets;
 pub mod client;
 pub(crate) mod clock;
 pub mod dedicated;

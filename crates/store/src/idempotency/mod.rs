@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use crate::{Redis, StoreError, StoreResult, keys, script};
+use crate::{Redis, StoreError, StoreResult, connection::budgets::DataKind, keys, script};
+
+/// About what a request takes without its answer.
+const KEY_BYTES: usize = 400;
 
 /// A request with a key.
 #[derive(Debug, Clone)]
@@ -47,6 +50,11 @@ impl Redis {
         ttl: Duration,
     ) -> StoreResult<IdempotencyStatus> {
         let seed = uuid::Uuid::now_v7().as_u128();
+        let memory = self.memory();
+        // A request that is known is answered whatever the others take
+        let has_room = memory.check_room(DataKind::IdempotencyKeys).is_ok();
+        let ttl = if has_room { memory.idempotency_ttl(ttl) } else { Duration::ZERO };
+        memory.note_stored(DataKind::IdempotencyKeys, KEY_BYTES);
         let known: Vec<String> = script::BEGIN_REQUEST
             .key(keys::idempotency(&request.fingerprint))
             .arg(&request.content_hash)
@@ -56,6 +64,7 @@ impl Redis {
             .await?;
         let damaged = || StoreError::damaged("an idempotency key without a seed or a status");
         match known.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["no_room"] => Err(StoreError::NoRoom(DataKind::IdempotencyKeys)),
             ["reused"] => Ok(IdempotencyStatus::KeyReused),
             ["answered", status, body] => Ok(IdempotencyStatus::Answered {
                 status: status.parse().map_err(|_| damaged())?,
@@ -81,6 +90,8 @@ impl Redis {
         body: &str,
     ) -> StoreResult<()> {
         let key = keys::idempotency(&request.fingerprint);
+        let ttl = self.memory().idempotency_ttl(ttl);
+        self.memory().note_stored(DataKind::IdempotencyKeys, body.len());
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         pipeline

@@ -56,11 +56,7 @@ impl Jobs {
         let keys = QueueKeys::new(&job.queue);
         let key = LimitKey::or_placeholder(job.limit_key());
         let text = ended.to_text_without_attempt();
-        let ttl = if job.has_follow_up() {
-            self.result_ttl(job)
-        } else {
-            self.stored_result_ttl(self.result_ttl(job), 1, text.len())
-        };
+        let ttl = self.result_ttl(job, text.len());
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -89,7 +85,7 @@ impl Jobs {
             return Ok(false);
         }
         self.store.events.record(JobEvent::ended(job, ended.state, self.estimated_now()));
-        self.after_end(job, ended, ttl).await;
+        self.after_end(job, ended, ttl, false).await;
         Ok(true)
     }
 }

@@ -2,6 +2,10 @@
 
 use std::{fmt, time::Duration};
 
+const POSTPONED: &str = "postponed";
+/// How long a job is postponed at least.
+const POSTPONED_LEASE: Duration = Duration::from_secs(5);
+
 /// The consumer of all jobs pulled over HTTP.
 pub const PULL_CONSUMER: &str = "pull";
 
@@ -18,6 +22,18 @@ impl Consumer {
     #[must_use]
     pub fn new(lease: Duration) -> Self {
         Self { name: format!("w-{}-{}", lease.as_millis(), uuid::Uuid::new_v4().simple()), lease }
+    }
+
+    /// Holds the entries of jobs that failed when Redis had no room for their records: maintenance releases them when
+    /// there is room. The attempt does not count.
+    pub(crate) fn postponed() -> Self {
+        let lease = POSTPONED_LEASE;
+        Self { name: format!("w-{}-{POSTPONED}", lease.as_millis()), lease }
+    }
+
+    /// Whether it holds postponed jobs.
+    pub(crate) fn is_postponed(&self) -> bool {
+        self.name.ends_with(POSTPONED)
     }
 
     /// The name.

@@ -149,7 +149,7 @@ impl Jobs {
         }
         if let Some((_, older, ended)) = &plan.replaced {
             self.store.events.record(JobEvent::ended(older, ended.state, self.estimated_now()));
-            self.after_end(older, ended, self.store.settings.jobs.result_ttl).await;
+            self.after_end(older, ended, self.store.settings.jobs.result_ttl, false).await;
         }
         // The queue may have been deleted between the registration and this
         if answer.get(2).is_some_and(|new| new == "new") {
@@ -215,7 +215,8 @@ impl Jobs {
             Some((located, older, ended)) => {
                 let [kind, entry, attempt_name, _, state] = located.seen_args();
                 call.arg(&[kind, entry, attempt_name, state, older.id.to_string(), ended.to_text_without_attempt()]);
-                call.arg(self.result_ttl(older).as_millis().to_string()).arg(u8::from(older.has_follow_up()));
+                let ttl = self.result_ttl(older, ended.size());
+                call.arg(ttl.as_millis().to_string()).arg(u8::from(older.has_follow_up()));
             }
             None => drop(call.arg(&[""; 6]).arg(0).arg(0)),
         }

@@ -6,7 +6,7 @@ use super::{
     Jobs,
     record::{JobRecord, new_entry_fields},
 };
-use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
+use crate::{StoreError, StoreResult, connection::budgets::DataKind, events::JobEvent, keys::QueueKeys, script};
 use common::{
     id::{EntryId, JobId},
     name::{Priority, QueueName},
@@ -16,6 +16,11 @@ use model::job::{JobHistory, JobState, NewJob};
 
 /// A queue can vanish between its creation and its use only if somebody empties Redis at that moment.
 const MAX_STREAM_ATTEMPTS: usize = 3;
+
+/// About what Redis adds to a job in a stream, with its attempt.
+const ENTRY_BYTES: usize = 130;
+/// About what Redis adds to a job with a record.
+pub(super) const RECORD_BYTES: usize = 1000;
 
 /// A stored job.
 #[derive(Debug, Clone)]
@@ -82,16 +87,39 @@ impl Jobs {
         if new.workflow.is_none() && self.is_closed(&new.queue).await? {
             return Ok(Err(EnqueueRefusal::QueueClosed));
         }
+        if new.workflow.is_none() {
+            self.check_room(&new)?;
+        }
         let outcome = if needs_record(&new) {
             self.create_with_record(new, traceparent, now).await?
         } else {
             self.add_to_stream(new, traceparent).await?
         };
         if let Ok(enqueued) = &outcome {
+            self.note_enqueued(&enqueued.job);
             metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
             self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         }
         Ok(outcome)
+    }
+
+    /// Whether Redis has room for a new job.
+    ///
+    /// # Errors
+    /// Jobs like it have used up their share of the memory.
+    pub(crate) fn check_room(&self, new: &NewJob) -> StoreResult<()> {
+        let memory = self.store.redis.memory();
+        if needs_record(new) {
+            memory.check_room(DataKind::JobRecords)?;
+        }
+        memory.check_room(DataKind::WaitingJobs)
+    }
+
+    /// Counts the memory of a new job.
+    pub(super) fn note_enqueued(&self, job: &JobRecord) {
+        let (kind, overhead) =
+            if job.has_record { (DataKind::JobRecords, RECORD_BYTES) } else { (DataKind::WaitingJobs, ENTRY_BYTES) };
+        self.store.redis.memory().note_stored(kind, job.envelope.as_str().len() + overhead);
     }
 
     /// An ordinary job: one entry in a stream.

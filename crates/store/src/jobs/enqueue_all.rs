@@ -78,6 +78,9 @@ impl Jobs {
         if self.is_closed(&job.queue).await? {
             return Ok(Err(EnqueueRefusal::QueueClosed));
         }
+        if !job.id.is_some_and(|id| own_ids.contains(&id)) {
+            self.check_room(job)?;
+        }
         if let Some(id) = job.id
             && !own_ids.contains(&id)
             && self.locate(id).await?.is_some()

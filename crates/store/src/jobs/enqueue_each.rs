@@ -41,7 +41,10 @@ impl Jobs {
     }
 
     async fn can_pipeline(&self, job: &NewJob) -> bool {
-        let is_plain = !needs_record(job) && job.summary.limit.is_none() && self.max_depth(&job.queue).is_none();
+        let is_plain = !needs_record(job)
+            && self.check_room(job).is_ok()
+            && job.summary.limit.is_none()
+            && self.max_depth(&job.queue).is_none();
         is_plain && self.is_closed(&job.queue).await.is_ok_and(|is_closed| !is_closed)
     }
 
@@ -93,6 +96,7 @@ impl Jobs {
     ) -> StoreResult<EnqueuedJob> {
         let queue = job.queue.to_string();
         let enqueued = self.build_enqueued(job, traceparent, parse_entry_id(entry)?, salt).await?;
+        self.note_enqueued(&enqueued.job);
         metrics::counter!("galley_jobs_enqueued_total", "queue" => queue).increment(1);
         self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
         Ok(enqueued)

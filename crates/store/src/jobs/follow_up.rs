@@ -6,7 +6,12 @@
 use std::time::Duration;
 
 use super::{JobRecord, Jobs, LocatedJob, record::FinishedJob};
-use crate::{StoreError, StoreResult, keys::QueueKeys, script};
+use crate::{
+    StoreError, StoreResult,
+    connection::{budgets::DataKind, memory::ResultRetention},
+    keys::QueueKeys,
+    script,
+};
 use common::{
     id::{JobId, WorkflowId},
     name::QueueName,
@@ -27,17 +32,28 @@ struct MembershipFields {
 
 impl Jobs {
     /// Runs the follow-up of an ended job.
-    pub(super) async fn after_end(&self, job: &JobRecord, ended: &FinishedJob, ttl: Duration) {
+    pub(super) async fn after_end(&self, job: &JobRecord, ended: &FinishedJob, ttl: Duration, is_dead_letter: bool) {
         self.shorten_client_job_id(job, ttl).await;
-        if job.has_follow_up() {
-            log_follow_up_failure(&job.queue, job.id, self.run_follow_up(&job.queue, job.id, ended.json()).await);
+        if !job.has_follow_up() {
+            return;
         }
+        let done = self.run_follow_up(&job.queue, job.id, ended.json()).await;
+        if done.is_ok() && !is_dead_letter {
+            self.shorten_result(job).await;
+        }
+        log_follow_up_failure(&job.queue, job.id, done);
     }
 
-    /// TTL of a finished job; the follow-up must find it, too.
-    pub(super) fn result_ttl(&self, job: &JobRecord) -> Duration {
+    /// TTL of the result of a job that ends now, zero if Redis is too full for it. A follow-up must find the result: it
+    /// is stored whatever the fill level, and [`Jobs::after_end`] shortens its life when the follow-up has run.
+    pub(super) fn result_ttl(&self, job: &JobRecord, bytes: usize) -> Duration {
         let ttl = self.store.settings.jobs.result_ttl;
-        if job.has_follow_up() { ttl.max(MIN_FOLLOW_UP_TTL) } else { ttl }
+        if !job.has_follow_up() {
+            return self.stored_result_ttl(ttl, 1, bytes);
+        }
+        let memory = self.store.redis.memory();
+        memory.note_stored(DataKind::Results, bytes + RESULT_OVERHEAD_BYTES);
+        memory.result_retention().limit(ttl).max(MIN_FOLLOW_UP_TTL)
     }
 
     /// TTL of results that are stored now, zero if Redis is too full for them.
@@ -47,9 +63,28 @@ impl Jobs {
         if ttl.is_zero() {
             metrics::counter!("galley_results_dropped_total").increment(u64::try_from(count).unwrap_or(u64::MAX));
         } else {
-            memory.note_stored(bytes + count * RESULT_OVERHEAD_BYTES);
+            memory.note_stored(DataKind::Results, bytes + count * RESULT_OVERHEAD_BYTES);
         }
         ttl
+    }
+
+    /// Shortens the life of a result that was stored only for its follow-up, as the fill level asks. Where this fails
+    /// the result's own TTL applies.
+    async fn shorten_result(&self, job: &JobRecord) {
+        let retention = self.store.redis.memory().result_retention();
+        let ttl = retention.limit(self.store.settings.jobs.result_ttl);
+        if retention == ResultRetention::Full || ttl >= MIN_FOLLOW_UP_TTL {
+            return;
+        }
+        let key = QueueKeys::new(&job.queue).result(&job.id);
+        let mut command = redis::cmd(if ttl.is_zero() { "DEL" } else { "PEXPIRE" });
+        command.arg(key);
+        if ttl.is_zero() {
+            metrics::counter!("galley_results_dropped_total").increment(1);
+        } else {
+            command.arg(ttl.as_millis().to_string());
+        }
+        let _ = command.exec_async(&mut self.store.redis.clone()).await;
     }
 
     /// Runs a follow-up that the process which recorded the end may not have run.

@@ -54,6 +54,7 @@ mod lease;
 mod locate;
 mod lost_claims;
 mod parent_results;
+mod postponed;
 mod promote;
 mod purge;
 mod queues;

@@ -1,5 +1,6 @@
-#!lua
--- Makes a discarded or cancelled job available again, with a new history.
+#!lua flags=allow-oom
+-- Makes a discarded or cancelled job available again, with a new history. It takes about the room of the end that it
+-- removes, so operators can redrive when Redis is full.
 -- KEYS: 1 dead letters, 2 result, 3 record, 4 stream, 5 priorities, 6 key queue, 7 waiting keys, 8 limit of the key,
 --       9 timers, 10 stats, 11 uniqueness
 -- ARGV: 1 id, 2 priority, 3 the state that it ended in, 4 the first line of its result, 5 notification channel,

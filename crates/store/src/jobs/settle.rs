@@ -3,10 +3,11 @@
 use std::{fmt::Write, time::Duration};
 
 use super::{
-    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs,
+    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, duration_millis,
+    enqueue::RECORD_BYTES,
     record::{FinishedJob, JobRecord},
 };
-use crate::connection::notification::Notification;
+use crate::connection::{budgets::DataKind, notification::Notification};
 use crate::{
     StoreResult,
     events::JobEvent,
@@ -158,10 +159,11 @@ impl Jobs {
         let text =
             if fence.is_attempts_own() { ended.to_text(job.priority, entry) } else { ended.to_text_without_attempt() };
         // A dead letter is its record, and a follow-up reads it
-        let ttl = match (dead_letter, job.has_follow_up()) {
-            (true, _) => self.store.settings.jobs.dead_letter_ttl,
-            (false, true) => self.result_ttl(job),
-            (false, false) => self.stored_result_ttl(self.result_ttl(job), 1, text.len()),
+        let ttl = if dead_letter {
+            self.store.redis.memory().note_stored(DataKind::DeadLetters, text.len());
+            self.store.settings.jobs.dead_letter_ttl
+        } else {
+            self.result_ttl(job, text.len())
         };
         let answer: String = attempt
             .call(&script::FINISH)
@@ -186,7 +188,7 @@ impl Jobs {
         let settled = Settled::parse(&answer);
         match settled {
             Settled::Done => {
-                self.after_end(job, ended, ttl).await;
+                self.after_end(job, ended, ttl, dead_letter).await;
                 // Nobody waits for this, and maintenance repeats it
                 if dead_letter {
                     self.drop_excess_dead_letters(&job.queue).await;
@@ -215,6 +217,9 @@ impl Jobs {
         let verdict = self.within_deadline(&claimed.job, verdict).await?;
         let mut job = claimed.job.clone();
         job.history.record_failure(failure, Some(claimed.started_at));
+        if self.store.redis.memory().shortens_failures() {
+            job.history.shorten();
+        }
         match verdict {
             RetryDecision::Retry(delay) => {
                 job.history.retry_delay_ms = u64::try_from(delay.as_millis()).ok();
@@ -287,7 +292,13 @@ impl Jobs {
 
     /// Schedules the next attempt; none if the attempt was not the current one.
     async fn schedule_retry(&self, attempt: Attempt<'_>, delay: Duration) -> StoreResult<Option<Millis>> {
-        let (job, keys) = (attempt.job, attempt.queue_keys());
+        let (job, keys, memory) = (attempt.job, attempt.queue_keys(), self.store.redis.memory());
+        let fields = job.to_fields();
+        // A record takes ten times as much as a small job in its stream. A job that has one gets no larger
+        let postponed = Some(Consumer::postponed()).filter(|_| !job.has_record && !memory.has_room_for_records());
+        if !job.has_record && postponed.is_none() {
+            memory.note_stored(DataKind::JobRecords, RECORD_BYTES + fields.iter().map(String::len).sum::<usize>());
+        }
         let answer: Vec<String> = attempt
             .call(&script::RETRY)
             .key(keys.record(&job.id))
@@ -302,9 +313,14 @@ impl Jobs {
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.limit_key().map_or("", LimitKey::as_str))
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
-            .arg(job.to_fields())
+            .arg(postponed.as_ref().map_or("", Consumer::name))
+            .arg(postponed.as_ref().map_or(0, |consumer| duration_millis(consumer.lease())))
+            .arg(fields)
             .invoke_async(&mut self.store.redis.clone())
             .await?;
+        if answer.first().is_some_and(|answer| answer == "postponed") {
+            metrics::counter!("galley_jobs_postponed_total", "queue" => job.queue.to_string()).increment(1);
+        }
         let due = answer.get(1).and_then(|due| due.parse().ok());
         if due.is_some()
             && let Some(key) = job.limit_key()

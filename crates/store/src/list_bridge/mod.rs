@@ -11,7 +11,7 @@ use redis::{FromRedisValue, Value};
 
 use crate::{
     Redis, StoreError, StoreResult,
-    connection::dedicated::DedicatedConnection,
+    connection::{budgets::DataKind, dedicated::DedicatedConnection},
     events::JobEvent,
     jobs::Jobs,
     keys::{self, QueueKeys},
@@ -22,6 +22,9 @@ use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
 /// Maximum number of elements moved at once after the first.
 const BATCH_SIZE: usize = 64;
+
+/// Pause while jobs have used up their share of Redis's memory.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// A list and the queue it feeds.
 #[derive(Clone)]
@@ -46,6 +49,11 @@ impl ListBridge {
     /// # Errors
     /// Redis is unavailable: elements may be in transit, [`ListBridge::recover`] finds them.
     pub async fn forward(&self, connection: &mut DedicatedConnection, block: Duration) -> StoreResult<usize> {
+        if self.jobs.redis().memory().check_room(DataKind::WaitingJobs).is_err() {
+            // What stays in the list takes less than its jobs
+            tokio::time::sleep(block.min(FULL_PAUSE)).await;
+            return Ok(0);
+        }
         let mut command = redis::cmd("BLMOVE");
         // From the left, like BLPOP in the original demo
         command

@@ -18,7 +18,7 @@
 //! | `consistency_checker`, `candidates`, `check_cursor` | find and repair contradictions in stored data |
 //! | `sweep` | looks at a few queues in turn, and at those of silent workers |
 //! | `silent_workers` | which workers stopped reporting |
-//! | `memory_watch` | reads how full Redis is, in every process |
+//! | `memory_watch`, `memory_survey` | read how full Redis is, and what each kind of data takes, in every process |
 //! | `leadership` | leader election |
 //! | `clock_steps` | heals what a step of Redis's clock left behind |
 //! | `outage_grace` | whether a worker's silence means that it died |
@@ -32,6 +32,7 @@ mod due_times;
 mod history_trimmer;
 mod leadership;
 mod lease_reaper;
+mod memory_survey;
 mod memory_watch;
 mod outage_grace;
 mod scheduler;
@@ -47,7 +48,6 @@ use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
 use leadership::{Leadership, acquire_leadership, resign_leadership};
-use memory_watch::MemoryBudgets;
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
 
@@ -77,8 +77,7 @@ use common::{
 
 /// Runs maintenance whenever the leader lease is free, and watches the memory of Redis, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
-    let budgets = MemoryBudgets { backlog: jobs.store.settings.channels.retention.backlog_cap().bytes };
-    tokio::join!(lead(&jobs, settings, &stop), memory_watch::watch(&jobs.store.redis, budgets, &stop));
+    tokio::join!(lead(&jobs, settings, &stop), memory_watch::watch(&jobs, &stop));
 }
 
 async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationToken) {
@@ -342,7 +341,9 @@ async fn reschedule_on_error(
     outcome: StoreResult<()>,
 ) -> StoreResult<()> {
     let error = match outcome {
-        Err(error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory)) => error,
+        Err(
+            error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory | StoreError::NoRoom(_)),
+        ) => error,
         other => return other,
     };
     tracing::error!(set, member = quoted(&member), %error, "maintenance of a job failed");

@@ -88,6 +88,9 @@ async fn reclaim(
 ) -> StoreResult<()> {
     let mut after = String::from("-");
     for _ in 0..MAX_PAGES {
+        if consumer.is_postponed() && !jobs.has_room_for_records() {
+            return Ok(());
+        }
         let mut command = redis::cmd("XPENDING");
         command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
         command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
@@ -130,6 +133,9 @@ async fn reclaim_one(
     let id = job.id;
     let claimed = ClaimedJob { job, entry, token: None, started_at: last_seen_at };
     let fence = Fence::Worker { consumer: consumer.clone(), min_idle: consumer.lease() };
+    if consumer.is_postponed() {
+        return jobs.release_postponed(&claimed, &fence).await;
+    }
     let settled = jobs.worker_lost(&claimed, &fence).await?;
     let worker = consumer.name();
     tracing::warn!(event = "job.reclaimed", %queue, %id, worker, ?settled, "worker vanished, job reclaimed");

@@ -25,6 +25,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     StoreError, StoreResult,
+    connection::budgets::DataKind,
     jobs::{EnqueueRefusal, Jobs, LocatedJob},
     keys, log_interruption, script,
 };
@@ -77,6 +78,7 @@ impl Workflows {
         if let Some(refused) = self.find_refusal(&new, id).await? {
             return Ok(Err(refused));
         }
+        self.jobs.store.redis.memory().check_room(DataKind::Workflows)?;
         // Schedule its check first, so that no workflow is invisible
         self.reschedule_workflow(id, advance::CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval))
             .await?;

@@ -1,10 +1,14 @@
 //! A full Redis hands out messages and lets operators act, and chains keep their results once.
 
-use store::workers::{Directive, Workers};
+use model::job::RetryAdvice;
+use store::{
+    maintenance::read_memory,
+    workers::{Directive, Workers},
+};
 
 use crate::{
     channels::channel,
-    kit::{StoreKit, queue},
+    kit::{StoreKit, consumer, failure, fence, queue},
     subscriptions::{SubscriptionKit, subscription_body, worker_id},
     workflows::{chain, pull, start, state, succeed},
 };
@@ -66,4 +70,38 @@ async fn a_chain_keeps_its_results_once_however_long_it_is() {
         }
     }
     assert!(bytes < 3 * steps * result.len(), "{bytes} bytes for the workflow's copy and that of each job");
+}
+
+#[tokio::test]
+async fn dead_letters_can_be_redriven_in_a_full_redis() {
+    let kit = StoreKit::start();
+    let id = kit.enqueue(r#"{"type":"a","args":[],"retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}}"#).await;
+    let consumer = consumer();
+    let claimed = kit.claim_one(&consumer).await;
+    kit.jobs.fail(&claimed, &fence(&consumer), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
+    assert_eq!(kit.state(id).await, "discarded");
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    kit.jobs.redrive(id).await.expect("a full redis lets operators redrive").expect("it is a dead letter");
+    assert_eq!(kit.state(id).await, "available");
+}
+
+#[tokio::test]
+async fn replaced_jobs_leave_no_result_when_redis_is_nearly_full() {
+    let kit = StoreKit::start();
+    let job = format!(
+        r#"{{"type":"a","args":["{}"],"unique":{{"keys":["type"],"on_conflict":"replace"}}}}"#,
+        "x".repeat(9000)
+    );
+    kit.enqueue(&job).await;
+    // The first reading finds it nearly full, whatever the server takes when it is empty
+    let info: redis::InfoDict = redis::from_redis_value(kit.redis_command(&["INFO", "memory"]).await).expect("fields");
+    let used: Option<u64> = info.get("used_memory");
+    let max = used.expect("it says so") * 10 / 9;
+    kit.redis_command(&["CONFIG", "SET", "maxmemory", &max.to_string()]).await;
+    read_memory(&kit.redis).await.expect("redis runs");
+    for _ in 0..5 {
+        kit.enqueue(&job).await;
+    }
+    let results = kit.redis_keys().await.into_iter().filter(|key| key.contains("}:r:")).count();
+    assert_eq!(results, 0, "of the replaced jobs");
 }
