@@ -307,11 +307,11 @@ impl Jobs {
 }
 
 fn locate_in_record(id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
-    let record_state = fields.get("s").cloned().unwrap_or_default();
+    let record_state = fields.get("s").unwrap_or_default().to_owned();
     let state =
         if record_state == "key_waiting" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
-    let priority = fields.get("p").and_then(|text| Priority::from_text(text));
+    let priority = fields.get("p").and_then(Priority::from_text);
     let due = fields.get("d").and_then(|text| text.parse().ok());
     let job = JobRecord::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
     Ok(LocatedJob::InRecord { job, state, record_state, due })

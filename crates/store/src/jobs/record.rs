@@ -1,6 +1,6 @@
 //! A stored job, and what remains of it when it is finished.
 
-use std::collections::HashMap;
+use redis::{FromRedisValue, ParsingError, Value};
 
 use super::compact_result::{CompactResult, JobResult};
 use crate::{StoreError, StoreResult, keys};
@@ -48,8 +48,26 @@ pub struct JobRecord {
     pub enqueued_at: Option<Millis>,
 }
 
-/// Fields of a stream entry or record, as Redis returns them.
-pub(super) type JobFields = HashMap<String, String>;
+/// Fields of a stream entry or record, as Redis returns them. They are few: a list is faster than a map.
+#[derive(Debug, Default)]
+pub(super) struct JobFields(Vec<(String, String)>);
+
+impl JobFields {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Option<String> {
+        let position = self.0.iter().position(|(field, _)| field == name)?;
+        Some(self.0.swap_remove(position).1)
+    }
+}
+
+impl FromRedisValue for JobFields {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        Vec::from_redis_value(value).map(Self)
+    }
+}
 
 impl JobRecord {
     /// Parses a stream entry. That of an ordinary job has only the salt of its id.
