@@ -1,9 +1,10 @@
 //! Names that come from users, as types that can only hold valid ones.
 //!
 //! Invariant: a value of these types is safe inside a Redis key, a log line and an error message. Text that does not
-//! parse is refused at the edge with a message that says what is allowed. Nothing is normalised or trimmed.
+//! parse is refused at the edge with a message that says what is allowed. Nothing is normalised or trimmed. A clone shares
+//! the text.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ macro_rules! name_type {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as it was given.
@@ -52,20 +53,20 @@ macro_rules! name_type {
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                if $is_valid(text) { Ok(Self(text.to_owned())) } else { Err(NameError::new($what, $allowed, text)) }
+                if $is_valid(text) { Ok(Self(text.into())) } else { Err(NameError::new($what, $allowed, text)) }
             }
         }
 
         impl TryFrom<String> for $name {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {
-                if $is_valid(&text) { Ok(Self(text)) } else { Err(NameError::new($what, $allowed, &text)) }
+                if $is_valid(&text) { Ok(Self(text.into())) } else { Err(NameError::new($what, $allowed, &text)) }
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -232,7 +233,7 @@ impl LimitKey {
     /// The key, or a placeholder that no client can choose, for a script that needs the name of an unused key.
     #[must_use]
     pub fn or_placeholder(key: Option<&Self>) -> Self {
-        key.cloned().unwrap_or_else(|| Self("-".to_owned()))
+        key.cloned().unwrap_or_else(|| Self("-".into()))
     }
 }
 

@@ -134,6 +134,7 @@ impl AttemptRunner {
 
     /// Starts an attempt; without a permit it waits for one first. False if this process already holds the entry.
     pub(crate) fn start(&self, claimed: ClaimedJob, permit: Option<Permit>) -> bool {
+        let claimed = Arc::new(claimed);
         let Some(stale) = self.shared.in_flight.insert(&claimed) else { return false };
         let job_type = claimed.job.summary.job_type.as_str();
         let span = tracing::info_span!(
@@ -153,7 +154,7 @@ impl AttemptRunner {
         true
     }
 
-    async fn run(self, claimed: ClaimedJob, permit: Option<Permit>, stale: CancellationToken) {
+    async fn run(self, claimed: Arc<ClaimedJob>, permit: Option<Permit>, stale: CancellationToken) {
         let queue = claimed.job.queue.clone();
         let permit = if let Some(permit) = permit {
             Some(permit)
@@ -164,14 +165,13 @@ impl AttemptRunner {
                 () = self.shared.hard_shutdown.cancelled() => None,
             }
         };
-        let claimed = Arc::new(claimed);
         let outcome = self.run_handler(&claimed, &stale).await;
         match outcome {
-            AttemptOutcome::Succeeded(result) => self.complete(Arc::unwrap_or_clone(claimed), result, None).await,
+            AttemptOutcome::Succeeded(result) => self.complete(claimed, result, None).await,
             AttemptOutcome::SucceededWithoutResult { why } => {
                 let (id, queue) = (claimed.job.id, &claimed.job.queue);
                 tracing::warn!(event = "result.dropped", %id, %queue, why, "job completed, its result was dropped");
-                self.complete(Arc::unwrap_or_clone(claimed), None, Some(why)).await;
+                self.complete(claimed, None, Some(why)).await;
             }
             AttemptOutcome::Failed(error) => {
                 let span = Span::current();
@@ -242,7 +242,7 @@ impl AttemptRunner {
         if claimed.job.summary.expires_at.is_none() {
             return false;
         }
-        let now = self.shared.jobs.now().await.unwrap_or_else(|_| self.shared.jobs.estimated_now());
+        let now = Box::pin(self.shared.jobs.now()).await.unwrap_or_else(|_| self.shared.jobs.estimated_now());
         claimed.job.is_expired(now)
     }
 
@@ -261,7 +261,7 @@ impl AttemptRunner {
     }
 
     /// Queues a result for `results`. Waits while the channel is full.
-    async fn complete(&self, claimed: ClaimedJob, result: Option<String>, dropped: Option<String>) {
+    async fn complete(&self, claimed: Arc<ClaimedJob>, result: Option<String>, dropped: Option<String>) {
         let now = self.shared.jobs.estimated_now();
         let kept = match (&dropped, &result) {
             (Some(why), _) => JobResult::Dropped(why),
@@ -278,7 +278,8 @@ impl AttemptRunner {
     async fn settle(&self, claimed: &ClaimedJob, stale: &CancellationToken, settlement: Settlement) {
         let shared = &self.shared;
         let fence = Fence::for_worker(&shared.consumer);
-        let outcome = settle(&shared.jobs, claimed, &fence, &settlement, stale).await;
+        // Boxed: few attempts need it, and each would have room for it
+        let outcome = Box::pin(settle(&shared.jobs, claimed, &fence, &settlement, stale)).await;
         if let Some(outcome) = outcome {
             log_settlement(claimed, &settlement, outcome);
         }

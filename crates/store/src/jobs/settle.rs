@@ -1,6 +1,6 @@
 //! Ends attempts. Only the current attempt can be ended: every call is fenced, and a stale one changes nothing.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use super::{
     Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, duration_millis,
@@ -81,7 +81,7 @@ impl FailureOutcome {
 #[derive(Debug)]
 pub struct Completion {
     /// The job and its attempt.
-    pub claimed: ClaimedJob,
+    pub claimed: Arc<ClaimedJob>,
     /// What remains of it.
     pub finished: FinishedJob,
     /// When it ended, by this process's clock.

@@ -1,6 +1,6 @@
 //! A store on a Redis of its own.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use common::{
     id::JobId,
@@ -111,7 +111,7 @@ impl StoreKit {
             let fence = fence(consumer);
             return self.jobs.finish(Attempt::of(claimed, &fence), &ended, false).await.expect("redis runs");
         }
-        let completion = Completion { claimed: claimed.clone(), finished: ended, ended_at: local_now() };
+        let completion = Completion { claimed: Arc::new(claimed.clone()), finished: ended, ended_at: local_now() };
         let (queue, priority) = (&claimed.job.queue, claimed.job.priority);
         self.jobs.complete_batch(queue, priority, consumer, &[completion]).await.expect("redis runs")[0]
     }

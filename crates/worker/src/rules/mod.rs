@@ -68,8 +68,9 @@ impl Dispatcher {
     pub(crate) async fn run(&self, context: Context) -> HandlerResult {
         match self.rules.current().action_for(context.job_type()) {
             RuleAction::Handler(name) => self.handlers.run(&name, context).await,
-            RuleAction::Http(rule) => rule.run(&context).await,
-            RuleAction::Command(command) => command::run(&command, &context).await,
+            // Boxed, because all attempts would be as large as the largest of these otherwise
+            RuleAction::Http(rule) => Box::pin(rule.run(&context)).await,
+            RuleAction::Command(command) => Box::pin(command::run(&command, &context)).await,
         }
     }
 }
