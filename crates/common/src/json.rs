@@ -3,7 +3,11 @@
 //! Payloads are never decoded and encoded again, so numbers, key order and unknown fields stay as they are.
 //! `RawValue` accepts any nesting depth, hence the check here before anything else reads a body.
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    fmt::{self, Write},
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -38,9 +42,10 @@ pub enum JsonError {
 /// # Errors
 /// Malformed or too deep; the message says where.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Result<T, JsonError> {
-    let text = std::str::from_utf8(body).map_err(|error| JsonError::Malformed(format!("not UTF-8 ({error})")))?;
-    if nesting_depth(text) > depth_limit {
-        return Err(JsonError::TooDeep { limit: depth_limit });
+    let text = checked_text(body, depth_limit)?;
+    // Noting the path to each value costs more than reading it, and only an error needs it
+    if let Ok(parsed) = serde_json::from_str(text) {
+        return Ok(parsed);
     }
     let malformed = |error: serde_json::Error| JsonError::Malformed(error.to_string());
     let mut reader = serde_json::Deserializer::from_str(text);
@@ -57,21 +62,23 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Resu
     Ok(parsed)
 }
 
+/// A body as text that is not nested too deeply.
+pub(crate) fn checked_text(body: &[u8], depth_limit: usize) -> Result<&str, JsonError> {
+    let text = std::str::from_utf8(body).map_err(|error| JsonError::Malformed(format!("not UTF-8 ({error})")))?;
+    if nesting_depth(text) > depth_limit {
+        return Err(JsonError::TooDeep { limit: depth_limit });
+    }
+    Ok(text)
+}
+
 /// How deeply the brackets of a JSON text are nested. Brackets inside strings do not count.
 fn nesting_depth(text: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in text.bytes() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = text.as_bytes();
+    while let Some((byte, rest)) = bytes.split_first() {
+        bytes = rest;
         match byte {
-            b'"' => in_string = true,
+            b'"' => bytes = after_string(rest),
             b'[' | b'{' => {
                 depth += 1;
                 deepest = deepest.max(depth);
@@ -81,6 +88,19 @@ fn nesting_depth(text: &str) -> usize {
         }
     }
     deepest
+}
+
+/// What follows a string whose first quotation mark was read. Most bytes of a body are in strings, so they are skipped
+/// many at a time.
+fn after_string(mut bytes: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', bytes) {
+        let length = if bytes[at] == b'"' { 1 } else { 2 };
+        bytes = bytes.get(at + length..).unwrap_or_default();
+        if length == 1 {
+            return bytes;
+        }
+    }
+    &[]
 }
 
 /// The members of a JSON object in their order. Each value is the bytes that were received.
@@ -197,7 +217,7 @@ impl<'de> Visitor<'de> for NoDuplicateMembers {
 /// Most members of one object. It bounds the search for duplicates.
 const MAX_MEMBERS: usize = 256;
 
-struct MemberName<'a>(Cow<'a, str>);
+pub(crate) struct MemberName<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for MemberName<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -258,7 +278,13 @@ impl ObjectWriter {
     /// Adds a number.
     pub fn number(&mut self, name: &str, value: impl Into<i128>) -> &mut Self {
         let value: i128 = value.into();
-        self.raw(name, &value.to_string())
+        self.raw(name, "");
+        // 128 bits are slow to print. Writing to a string cannot fail
+        let _ = match i64::try_from(value) {
+            Ok(value) => write!(self.0, "{value}"),
+            Err(_) => write!(self.0, "{value}"),
+        };
+        self
     }
 
     /// Adds every member of an object, given as JSON text `{...}` without space around it.

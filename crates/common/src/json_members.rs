@@ -2,24 +2,96 @@
 //!
 //! The names come from the struct itself, so a new request cannot forget the check.
 
+use std::fmt;
+
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, Visitor, value},
+    de::{DeserializeSeed, Error as _, MapAccess, Visitor, value},
     forward_to_deserialize_any,
 };
 use serde_json::value::RawValue;
 
-use crate::json::{JsonError, Object, parse};
+use crate::json::{JsonError, MemberName, Object, checked_text, parse};
 
 /// Reads a body as [`parse`] does. If `T` is a struct, the body may have only the members that it reads.
 ///
 /// # Errors
 /// Malformed, too deep, of another shape, or with an unknown member; the message says where.
 pub fn parse_request<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Result<T, JsonError> {
-    if let Some(known) = member_names::<T>() {
-        parse::<Object>(body, depth_limit)?.check_names(known).map_err(JsonError::UnknownMember)?;
+    let Some(known) = member_names::<T>() else { return parse(body, depth_limit) };
+    let text = checked_text(body, depth_limit)?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    if let Ok(parsed) = T::deserialize(KnownMembers(&mut reader))
+        && reader.end().is_ok()
+    {
+        return Ok(parsed);
     }
+    // Read again for what is wrong, and where
+    parse::<Object>(body, depth_limit)?.check_names(known).map_err(JsonError::UnknownMember)?;
     parse(body, depth_limit)
+}
+
+/// Reads a struct in one pass and refuses members that the struct does not have.
+struct KnownMembers<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for KnownMembers<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(KnownMembersVisitor { visitor, fields })
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+struct KnownMembersVisitor<V> {
+    visitor: V,
+    fields: &'static [&'static str],
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for KnownMembersVisitor<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.visitor.expecting(formatter)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_map(KnownMembersAccess { members, fields: self.fields })
+    }
+}
+
+struct KnownMembersAccess<A> {
+    members: A,
+    fields: &'static [&'static str],
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for KnownMembersAccess<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        let Some(MemberName(name)) = self.members.next_key()? else { return Ok(None) };
+        if !self.fields.contains(&name.as_ref()) {
+            return Err(A::Error::custom("unknown member"));
+        }
+        seed.deserialize(value::CowStrDeserializer::new(name)).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        self.members.next_value_seed(seed)
+    }
 }
 
 /// A struct inside a request, read as [`parse_request`] reads the whole.

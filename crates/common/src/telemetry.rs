@@ -78,11 +78,14 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     let spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(SPAN_FILTER))
     });
-    tracing_subscriber::registry()
-        .with(lines.with_filter(events))
-        .with(spans)
-        .try_init()
-        .context("logging was set up before")?;
+    let lines = tracing_subscriber::registry().with(lines.with_filter(events));
+    // Not an optional layer: an absent one counts as interested, so each span and each event that is not logged, of which
+    // a request has dozens, would ask the filters again
+    let started = match spans {
+        Some(spans) => lines.with(spans).try_init(),
+        None => lines.try_init(),
+    };
+    started.context("logging was set up before")?;
     Ok(Telemetry { provider, logs })
 }
 
@@ -190,6 +193,9 @@ pub fn traceparent_of(span: &Span) -> Option<String> {
                 self.0 = Some(value);
             }
         }
+    }
+    if span.is_disabled() {
+        return None;
     }
     let mut carrier = One::default();
     TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);

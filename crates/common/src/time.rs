@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::{
-    SignedDuration, Span, SpanRelativeTo, Timestamp,
-    fmt::{strtime, temporal::Pieces},
-};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, fmt::temporal::Pieces};
 
 use crate::name::quoted;
 
@@ -17,6 +14,8 @@ pub type Millis = i64;
 
 /// The last second that RFC 3339 can write in every time zone: 9999-12-30T22:00:00Z.
 pub const MAX_MILLIS: Millis = 253_402_207_200_000;
+
+const DAY_MILLIS: Millis = 86_400_000;
 
 /// The longest duration: ten years.
 const MAX_DURATION: Duration = Duration::from_hours(87_600);
@@ -44,8 +43,44 @@ pub enum TimeError {
 /// `2026-11-22T10:00:00.123Z`.
 #[must_use]
 pub fn format(at: Millis) -> String {
-    let timestamp = Timestamp::from_millisecond(at.clamp(0, MAX_MILLIS)).unwrap_or_default();
-    strtime::format("%Y-%m-%dT%H:%M:%S.%3fZ", timestamp).unwrap_or_default()
+    // Every job and event shows several times, and a format that is read anew each time costs as much as all else in it
+    let at = at.clamp(0, MAX_MILLIS);
+    let (days, millis) = (at / DAY_MILLIS, at % DAY_MILLIS);
+    let (year, month, day) = civil_date(days);
+    let mut text = String::with_capacity(24);
+    for (number, digits, mark) in [
+        (year, 4, '-'),
+        (month, 2, '-'),
+        (day, 2, 'T'),
+        (millis / 3_600_000, 2, ':'),
+        (millis / 60_000 % 60, 2, ':'),
+        (millis / 1000 % 60, 2, '.'),
+        (millis % 1000, 3, 'Z'),
+    ] {
+        push_digits(&mut text, number, digits);
+        text.push(mark);
+    }
+    text
+}
+
+fn push_digits(text: &mut String, number: i64, digits: u32) {
+    for place in (0..digits).rev() {
+        let digit = number / 10_i64.pow(place) % 10;
+        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or_default()));
+    }
+}
+
+/// Year, month and day of a day since 1970. Years begin in March here, so that a leap day is the last of its year.
+fn civil_date(days: i64) -> (i64, i64, i64) {
+    // 0000-03-01 is this many days before 1970
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let months = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * months + 2) / 5 + 1;
+    let month = if months < 10 { months + 3 } else { months - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
 /// A duration as ISO 8601 in seconds: `PT1.5S`.

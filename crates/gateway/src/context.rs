@@ -1,7 +1,7 @@
 //! The middleware of every request: a request id, a span, metrics, standard headers, the check of the site that it comes
 //! from, and the shape of errors.
 
-use std::time::Instant;
+use std::{cell::RefCell, collections::HashMap, time::Instant};
 
 use actix_web::{
     Error, HttpMessage, HttpRequest, HttpResponse,
@@ -162,14 +162,51 @@ fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
     let status = response.status().as_u16();
     // The pattern, not the path: each id in a path would make another time series
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
-    let method = standard_method(response.request().method()).to_owned();
+    let method = standard_method(response.request().method());
     span.record("http.response.status_code", status);
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-    let labels = [("route", route), ("method", method), ("status", status.to_string())];
-    metrics::counter!("galley_http_requests_total", &labels).increment(1);
-    metrics::histogram!("galley_http_request_seconds", &labels[..1]).record(started.elapsed().as_secs_f64());
+    RequestMetrics::with(route, method, status, |kept| {
+        kept.count.increment(1);
+        kept.seconds.record(started.elapsed().as_secs_f64());
+    });
+}
+
+/// The metrics of one kind of requests. Each thread keeps those that it used: looking one up by its labels costs more than
+/// counting. There are as many as routes, methods and statuses.
+struct RequestMetrics {
+    method: &'static str,
+    status: u16,
+    count: metrics::Counter,
+    seconds: metrics::Histogram,
+}
+
+impl RequestMetrics {
+    fn new(route: &str, method: &'static str, status: u16) -> Self {
+        let labels = [("route", route.to_owned()), ("method", method.to_owned()), ("status", status.to_string())];
+        let count = metrics::counter!("galley_http_requests_total", &labels);
+        let seconds = metrics::histogram!("galley_http_request_seconds", &labels[..1]);
+        Self { method, status, count, seconds }
+    }
+
+    fn with(route: String, method: &'static str, status: u16, record: impl FnOnce(&Self)) {
+        thread_local! {
+            static BY_ROUTE: RefCell<HashMap<String, Vec<RequestMetrics>>> = RefCell::default();
+        }
+        BY_ROUTE.with_borrow_mut(|by_route| {
+            if let Some(kept) = by_route.get(&route).into_iter().flatten().find(|kept| kept.is_of(method, status)) {
+                return record(kept);
+            }
+            let new = Self::new(&route, method, status);
+            record(&new);
+            by_route.entry(route).or_default().push(new);
+        });
+    }
+
+    fn is_of(&self, method: &str, status: u16) -> bool {
+        self.method == method && self.status == status
+    }
 }
 
 /// The client's request id if logs and headers can hold it, else a new one.
@@ -178,7 +215,13 @@ fn request_id(headers: &HeaderMap) -> String {
     let is_valid = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    given.filter(is_valid).map_or_else(|| uuid::Uuid::now_v7().to_string(), ToOwned::to_owned)
+    given.filter(is_valid).map_or_else(new_request_id, ToOwned::to_owned)
+}
+
+/// A `UUIDv7`. Its random bits need no call of the kernel: an id names a request and protects nothing.
+fn new_request_id() -> String {
+    let millis = u64::try_from(store::local_now()).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid().to_string()
 }
 
 /// A W3C `traceparent` of version 00 that is well-formed.

@@ -88,6 +88,8 @@ impl GatewayServer {
         let refuse_early = move |head: &RequestHead| context::refuse_early(head, &early.gateway);
         let shared = services.clone();
         let app = move || {
+            // Each thread of the server builds its application
+            shared.redis.use_thread_connection();
             App::new()
                 .app_data(web::Data::new(shared.clone()))
                 .app_data(site.clone())

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, http::StatusCode, web};
 use common::{json::Object, name::quoted};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use store::jobs::{BatchRefusal, RequestClock};
+use store::jobs::{BatchRefusal, Jobs, RequestClock};
 
 use super::{
     ApiResult,
@@ -78,12 +78,23 @@ async fn enqueue_atomic(
         new.push(read.new_job);
     }
     let all = services.jobs.clone();
-    let stored = run_to_end(services, async move { all.enqueue_all(new, trace, now, &own_ids).await }).await??;
+    let stored = if Jobs::is_one_step(&new) {
+        all.enqueue_all(new, trace, now, &own_ids).await?
+    } else {
+        run_to_end(services, async move { all.enqueue_all(new, trace, now, &own_ids).await }).await??
+    };
     let stored = stored.map_err(|BatchRefusal { index, refusal: refused }| {
         ApiError::from(refused).with_subject(&format!("jobs[{index}]"))
     })?;
-    let views: Vec<String> = stored.iter().map(|enqueued| enqueued.job.view(enqueued.state).to_json()).collect();
-    let answer = format!("{{\"jobs\":[{}]}}", views.join(","));
+    let mut answer = String::with_capacity(jobs.iter().map(|job| job.get().len() + 320).sum());
+    answer.push_str("{\"jobs\":[");
+    for (n, enqueued) in stored.iter().enumerate() {
+        if n > 0 {
+            answer.push(',');
+        }
+        answer.push_str(&enqueued.job.view(enqueued.state).to_json());
+    }
+    answer.push_str("]}");
     Ok(ojs_response(StatusCode::CREATED, with_warnings(answer, &warnings)))
 }
 
@@ -148,8 +159,9 @@ pub(super) async fn enqueue_items(
             Err(error) => Err(error.clone()),
         };
         origins.push(read.map(|read| {
-            let origin = read.origin();
-            new.push((read.new_job, read.now));
+            let now = read.now;
+            let (job, origin) = read.split();
+            new.push((job, now));
             origin
         }));
     }

@@ -33,11 +33,15 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let read = parse_job(&mut RequestClock::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
-        let deadline = Instant::now() + wait.unwrap_or_default();
-        let accepted = enqueue_until_deadline(&services, read, RequestTrace::from_request(&request), deadline).await?;
+        let trace = RequestTrace::from_request(&request);
+        let deadline = wait.map(|wait| (wait, Instant::now() + wait));
+        let accepted = match deadline {
+            Some((_, deadline)) => enqueue_until_deadline(&services, read, trace, deadline).await?,
+            None => enqueue_parsed(&services, read, trace).await?,
+        };
         let mut response = accepted.response_builder();
         let mut json = None;
-        if let Some(wait) = wait {
+        if let Some((wait, deadline)) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             // The job is stored, so the answer has it even if waiting fails
             match services.job_waiters.wait(&services.jobs, accepted.id, left).await {
@@ -100,9 +104,11 @@ impl ParsedJob {
         Self { new_job, now, has_derived_id: seed.is_some() }
     }
 
-    /// What [`enqueue_outcome`] needs to know after the job was stored.
-    pub(super) fn origin(&self) -> JobOrigin {
-        JobOrigin { derived_id: self.derived_id(), warnings: self.new_job.warnings.clone() }
+    /// The job, and what [`enqueue_outcome`] needs to know after it was stored.
+    pub(super) fn split(mut self) -> (NewJob, JobOrigin) {
+        let warnings = std::mem::take(&mut self.new_job.warnings);
+        let origin = JobOrigin { derived_id: self.derived_id(), warnings };
+        (self.new_job, origin)
     }
 
     /// The id, if it follows from a seed.
@@ -134,8 +140,9 @@ pub(super) async fn enqueue_parsed(
     read: ParsedJob,
     trace: Option<String>,
 ) -> Result<AcceptedJob, ApiError> {
-    let origin = read.origin();
-    let outcome = services.jobs.enqueue(read.new_job, trace, read.now).await?;
+    let now = read.now;
+    let (new, origin) = read.split();
+    let outcome = services.jobs.enqueue(new, trace, now).await?;
     enqueue_outcome(services, outcome, origin).await
 }
 

@@ -77,7 +77,11 @@ impl<'a> EnqueueOptions<'a> {
             let known: Vec<&str> = OPTION_NAMES.iter().chain(&MEMBERS_OF_OPTIONS).copied().collect();
             return Err(invalid(format!("options: {}", known_names::unknown("member", name, &known))));
         }
-        match OPTION_NAMES.iter().find(|name| options.in_nested(name).is_some() && body.get(name).is_some()) {
+        let nested = options.nested.iter().flat_map(Object::iter);
+        let has_both =
+            nested.into_iter().any(|(name, _)| options.in_nested(name).is_some() && body.get(name).is_some());
+        let given_twice = |name: &&&str| options.in_nested(name).is_some() && body.get(name).is_some();
+        match OPTION_NAMES.iter().find(|name| has_both && given_twice(name)) {
             Some(name) => Err(invalid(format!("{name} is given both in options and at the top level; give it once"))),
             None => Ok(options),
         }

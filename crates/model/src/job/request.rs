@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 use super::{
     envelope::{Envelope, EnvelopeSummary, SYSTEM_MANAGED},
     history::AttemptError,
@@ -19,6 +21,9 @@ use common::{
     name::{JobType, Priority, QueueName},
     time::Millis,
 };
+
+/// Options that are times, or add up to one.
+const TIME_OPTIONS: [&str; 5] = ["delay_until", "scheduled_at", "expires_at", "total_timeout_ms", "total_timeout"];
 
 /// A checked job, ready to store.
 #[derive(Debug, Clone)]
@@ -57,11 +62,12 @@ impl NewJob {
     /// Whether a request contains a time, so that `now` must come from Redis's clock.
     #[must_use]
     pub fn mentions_time(body: &Object<'_>) -> bool {
-        EnqueueOptions::parse(body).is_ok_and(|options| {
-            ["delay_until", "scheduled_at", "expires_at", "total_timeout_ms", "total_timeout"]
-                .into_iter()
-                .any(|name| options.get(name).is_some())
-        })
+        // Most requests mention none, and the text shows that sooner than the options do. An escape may hide a name
+        let options = body.get("options").map(RawValue::get).unwrap_or_default();
+        let may_mention = |name: &&str| body.get(name).is_some() || options.contains(*name);
+        (options.contains('\\') || TIME_OPTIONS.iter().any(may_mention))
+            && EnqueueOptions::parse(body)
+                .is_ok_and(|options| TIME_OPTIONS.iter().any(|name| options.get(name).is_some()))
     }
 
     /// Checks a request body.

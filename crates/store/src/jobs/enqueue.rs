@@ -1,10 +1,12 @@
 //! Enqueues one job.
 
-use redis::{Cmd, ScriptInvocation};
+use std::{cell::RefCell, collections::HashMap};
+
+use redis::{Cmd, ScriptInvocation, ToRedisArgs};
 
 use super::{
     Jobs,
-    record::{JobRecord, new_entry_fields},
+    record::{JobRecord, NewEntry},
 };
 use crate::{StoreError, StoreResult, connection::budgets::DataKind, events::JobEvent, keys::QueueKeys, script};
 use common::{
@@ -16,6 +18,8 @@ use model::job::{JobHistory, JobState, NewJob};
 
 /// A queue can vanish between its creation and its use only if somebody empties Redis at that moment.
 const MAX_STREAM_ATTEMPTS: usize = 3;
+/// How many counters a thread keeps.
+const MAX_KEPT_COUNTERS: usize = 1024;
 
 /// About what Redis adds to a job in a stream, with its attempt.
 const ENTRY_BYTES: usize = 130;
@@ -96,9 +100,7 @@ impl Jobs {
             self.add_to_stream(new, traceparent).await?
         };
         if let Ok(enqueued) = &outcome {
-            self.note_enqueued(&enqueued.job);
-            metrics::counter!("galley_jobs_enqueued_total", "queue" => enqueued.job.queue.to_string()).increment(1);
-            self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
+            self.report_enqueued(enqueued);
         }
         Ok(outcome)
     }
@@ -128,11 +130,12 @@ impl Jobs {
         new: NewJob,
         traceparent: Option<String>,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        let (salt, fields) = new_entry_fields(&new, traceparent.as_deref());
+        let fields = NewEntry::new(&new, traceparent.as_deref());
+        let salt = fields.salt;
         for _ in 0..MAX_STREAM_ATTEMPTS {
             let added = match self.max_depth(&new.queue) {
-                Some(max_depth) => self.add_bounded(&new, max_depth, &fields).await?,
-                None => self.add_unbounded(&new, &fields).await?,
+                Some(max_depth) => self.add_bounded(max_depth, fields).await?,
+                None => self.add_unbounded(fields).await?,
             };
             match added {
                 AddResult::Entry(entry) => return self.build_enqueued(new, traceparent, entry, salt).await.map(Ok),
@@ -150,12 +153,13 @@ impl Jobs {
         Err(StoreError::damaged(format!("the stream of {} keeps vanishing", new.queue)))
     }
 
-    async fn add_unbounded(&self, new: &NewJob, fields: &[String]) -> StoreResult<AddResult> {
-        let entry: Option<String> = add_command(new, fields).query_async(&mut self.store.redis.clone()).await?;
+    async fn add_unbounded(&self, fields: NewEntry<'_>) -> StoreResult<AddResult> {
+        let entry: Option<String> = add_command(fields).query_async(&mut self.store.redis.clone()).await?;
         entry.map_or(Ok(AddResult::NoStream), |entry| parse_entry_id(&entry).map(AddResult::Entry))
     }
 
-    async fn add_bounded(&self, new: &NewJob, max_depth: u64, fields: &[String]) -> StoreResult<AddResult> {
+    async fn add_bounded(&self, max_depth: u64, fields: NewEntry<'_>) -> StoreResult<AddResult> {
+        let new = fields.job;
         let keys = QueueKeys::new(&new.queue);
         let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
         call.key(keys.stats()).key(keys.stream(new.priority));
@@ -167,6 +171,13 @@ impl Jobs {
             Some("full") => Ok(AddResult::Full),
             Some(entry) => parse_entry_id(entry).map(AddResult::Entry),
         }
+    }
+
+    /// Counts a stored job and its memory, and records its event.
+    pub(super) fn report_enqueued(&self, enqueued: &EnqueuedJob) {
+        self.note_enqueued(&enqueued.job);
+        count_enqueued(&enqueued.job.queue);
+        self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
     }
 
     pub(super) async fn build_enqueued(
@@ -206,11 +217,30 @@ impl Jobs {
     }
 }
 
+/// Counts a stored job. Each thread keeps the counters that it used: looking one up by its labels costs more than counting.
+fn count_enqueued(queue: &QueueName) {
+    thread_local! {
+        static COUNTERS: RefCell<HashMap<QueueName, metrics::Counter>> = RefCell::default();
+    }
+    COUNTERS.with_borrow_mut(|counters| {
+        if let Some(counter) = counters.get(queue) {
+            return counter.increment(1);
+        }
+        if counters.len() >= MAX_KEPT_COUNTERS {
+            counters.clear();
+        }
+        let counter = metrics::counter!("galley_jobs_enqueued_total", "queue" => queue.to_string());
+        counter.increment(1);
+        counters.insert(queue.clone(), counter);
+    });
+}
+
 /// Adds an ordinary job to its stream; nil if the stream does not exist.
-pub(super) fn add_command(new: &NewJob, fields: &[String]) -> Cmd {
+pub(super) fn add_command(fields: NewEntry<'_>) -> Cmd {
+    let new = fields.job;
     // NOMKSTREAM: a stream is created with its group and its registry entry, or not at all
-    let mut command = redis::cmd("XADD");
-    command.arg(QueueKeys::new(&new.queue).stream(new.priority)).arg("NOMKSTREAM").arg("*").arg(fields);
+    let mut command = Cmd::with_capacity(8 + fields.num_of_args(), new.envelope.as_str().len() + 128);
+    command.arg("XADD").arg(QueueKeys::new(&new.queue).stream(new.priority)).arg("NOMKSTREAM").arg("*").arg(fields);
     command
 }
 

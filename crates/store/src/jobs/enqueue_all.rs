@@ -6,9 +6,9 @@
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     enqueue::{add_command, needs_record, new_job_record},
-    record::new_entry_fields,
+    record::NewEntry,
 };
-use crate::{StoreError, StoreResult};
+use crate::{StoreError, StoreResult, keys::QueueKeys};
 use common::{
     id::JobId,
     name::{Priority, QueueName},
@@ -27,6 +27,12 @@ pub struct BatchRefusal {
 }
 
 impl Jobs {
+    /// Whether [`Self::enqueue_all`] stores these jobs in one step.
+    #[must_use]
+    pub fn is_one_step(new: &[NewJob]) -> bool {
+        !new.iter().any(needs_record)
+    }
+
     /// Stores all jobs, in their order, or none. A job with one of `own_ids`, which no other request can have, counts
     /// as stored if it exists: an earlier call created it.
     ///
@@ -42,7 +48,7 @@ impl Jobs {
         if let Err(refused) = self.check_batch(&new, own_ids).await? {
             return Ok(Err(refused));
         }
-        if new.iter().any(needs_record) {
+        if !Self::is_one_step(&new) {
             return self.enqueue_one_by_one(new, traceparent, now, own_ids).await;
         }
         self.add_all_to_streams(new, traceparent).await
@@ -51,7 +57,13 @@ impl Jobs {
     /// Checks each job, as far as that is possible beforehand.
     async fn check_batch(&self, new: &[NewJob], own_ids: &HashSet<JobId>) -> StoreResult<Result<(), BatchRefusal>> {
         let (mut ids, mut fingerprints, mut per_queue) = (HashSet::new(), HashSet::new(), BTreeMap::new());
+        let mut open_queue = None;
         for (index, job) in new.iter().enumerate() {
+            // Most jobs of most batches are ordinary ones for one queue
+            if open_queue == Some(&job.queue) && !needs_record(job) && self.max_depth(&job.queue).is_none() {
+                continue;
+            }
+            open_queue = None;
             if let Some(id) = job.id.filter(|id| !ids.insert(*id)) {
                 return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::Duplicate(id) }));
             }
@@ -60,7 +72,10 @@ impl Jobs {
             {
                 return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::DuplicateInBatch }));
             }
-            let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? else { continue };
+            let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? else {
+                open_queue = Some(&job.queue);
+                continue;
+            };
             // Whatever blocks a job that an earlier call created, perhaps the job itself: it exists
             if self.find_own_job(job.id, own_ids).await?.is_none() {
                 return Ok(Err(BatchRefusal { index, refusal: refused }));
@@ -87,7 +102,9 @@ impl Jobs {
         {
             return Ok(Err(EnqueueRefusal::Duplicate(id)));
         }
-        if let Err(conflict) = self.check_uniqueness(job).await? {
+        if job.unique.is_some()
+            && let Err(conflict) = self.check_uniqueness(job).await?
+        {
             return Ok(Err(conflict));
         }
         if job.start_at.is_none() && !job.is_pending {
@@ -161,29 +178,72 @@ impl Jobs {
         new: Vec<NewJob>,
         traceparent: Option<String>,
     ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
-        let streams: BTreeSet<(QueueName, Priority)> =
-            new.iter().map(|job| (job.queue.clone(), job.priority)).collect();
-        for (queue, priority) in &streams {
-            if let Err(refused) = self.open_stream(queue, *priority).await? {
-                let index = new.iter().position(|job| job.queue == *queue).unwrap_or_default();
-                return Ok(Err(BatchRefusal { index, refusal: refused }));
+        let streams: BTreeSet<(&QueueName, Priority)> = new.iter().map(|job| (&job.queue, job.priority)).collect();
+        // A transaction that finds one of several streams missing adds to the others. If it has only one stream it adds
+        // all jobs or none, and asking first would cost a round trip of every batch
+        if streams.len() > 1 {
+            for (queue, priority) in self.missing_streams(&streams).await? {
+                if let Err(refusal) = self.open_stream_for(&new, queue, priority).await? {
+                    return Ok(Err(refusal));
+                }
             }
         }
-        let mut pipeline = redis::pipe();
-        pipeline.atomic();
-        let mut salts = Vec::with_capacity(new.len());
-        for job in &new {
-            let (salt, fields) = new_entry_fields(job, traceparent.as_deref());
-            salts.push(salt);
-            pipeline.add_command(add_command(job, &fields));
+        let mut added = self.add_in_transaction(&new, traceparent.as_deref()).await?;
+        if let [(queue, priority)] = streams.into_iter().collect::<Vec<_>>()[..]
+            && added.iter().all(|(entry, _)| entry.is_none())
+        {
+            if let Err(refusal) = self.open_stream_for(&new, queue, priority).await? {
+                return Ok(Err(refusal));
+            }
+            added = self.add_in_transaction(&new, traceparent.as_deref()).await?;
         }
-        let entries: Vec<Option<String>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         let mut stored = Vec::with_capacity(new.len());
-        for ((job, salt), entry) in new.into_iter().zip(salts).zip(entries) {
+        for (job, (entry, salt)) in new.into_iter().zip(added) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
-            let enqueued = self.record_enqueued(job, traceparent.clone(), &entry, salt).await?;
-            stored.push(enqueued);
+            stored.push(self.record_enqueued(job, traceparent.clone(), &entry, salt).await?);
         }
         Ok(Ok(stored))
+    }
+
+    /// The streams that may not exist; an error if one of the keys is no stream.
+    async fn missing_streams<'a>(
+        &self,
+        streams: &BTreeSet<(&'a QueueName, Priority)>,
+    ) -> StoreResult<Vec<(&'a QueueName, Priority)>> {
+        let mut pipeline = redis::pipe();
+        for (queue, priority) in streams {
+            pipeline.cmd("XLEN").arg(QueueKeys::new(queue).stream(*priority));
+        }
+        let lengths: Vec<u64> = pipeline.query_async(&mut self.store.redis.clone()).await?;
+        Ok(streams.iter().zip(lengths).filter(|(_, length)| *length == 0).map(|(stream, _)| *stream).collect())
+    }
+
+    async fn open_stream_for(
+        &self,
+        new: &[NewJob],
+        queue: &QueueName,
+        priority: Priority,
+    ) -> StoreResult<Result<(), BatchRefusal>> {
+        let opened = self.open_stream(queue, priority).await?;
+        let index = || new.iter().position(|job| job.queue == *queue).unwrap_or_default();
+        Ok(opened.map_err(|refusal| BatchRefusal { index: index(), refusal }))
+    }
+
+    /// Adds each to its stream. Returns the entries, none where the stream does not exist, and the salts of the ids.
+    async fn add_in_transaction(
+        &self,
+        new: &[NewJob],
+        traceparent: Option<&str>,
+    ) -> StoreResult<Vec<(Option<String>, u32)>> {
+        let mut pipeline = redis::Pipeline::with_capacity(new.len());
+        pipeline.atomic();
+        let mut salts = Vec::with_capacity(new.len());
+        for job in new {
+            let fields = NewEntry::new(job, traceparent);
+            salts.push(fields.salt);
+            pipeline.add_command(add_command(fields));
+        }
+        let entries: Vec<Option<String>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
+        Ok(entries.into_iter().zip(salts).collect())
     }
 }

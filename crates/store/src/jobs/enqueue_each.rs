@@ -8,9 +8,9 @@ use futures_util::{StreamExt, stream};
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs,
     enqueue::{add_command, needs_record, parse_entry_id},
-    record::new_entry_fields,
+    record::NewEntry,
 };
-use crate::{StoreError, StoreResult, events::JobEvent};
+use crate::{StoreError, StoreResult};
 use common::time::Millis;
 use model::job::NewJob;
 
@@ -65,9 +65,9 @@ impl Jobs {
         pipeline.ignore_errors();
         let mut salts = Vec::with_capacity(new.len());
         for (job, _) in &new {
-            let (salt, fields) = new_entry_fields(job, traceparent.map(String::as_str));
-            salts.push(salt);
-            pipeline.add_command(add_command(job, &fields));
+            let fields = NewEntry::new(job, traceparent.map(String::as_str));
+            salts.push(fields.salt);
+            pipeline.add_command(add_command(fields));
         }
         let answers = pipeline.query_async(&mut self.store.redis.clone()).await;
         let answers: Vec<redis::RedisResult<Option<String>>> = match answers {
@@ -94,11 +94,8 @@ impl Jobs {
         entry: &str,
         salt: u32,
     ) -> StoreResult<EnqueuedJob> {
-        let queue = job.queue.to_string();
         let enqueued = self.build_enqueued(job, traceparent, parse_entry_id(entry)?, salt).await?;
-        self.note_enqueued(&enqueued.job);
-        metrics::counter!("galley_jobs_enqueued_total", "queue" => queue).increment(1);
-        self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
+        self.report_enqueued(&enqueued);
         Ok(enqueued)
     }
 }

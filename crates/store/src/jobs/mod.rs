@@ -93,7 +93,7 @@ pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
 pub use record::{FinishedJob, JobRecord};
-pub(super) use record::{new_entry_fields, parse_id_field};
+pub(super) use record::{NewEntry, parse_id_field};
 pub use settle::{Completion, FailureOutcome, Settled};
 pub use stats::QueueStats;
 

@@ -2,6 +2,8 @@
 
 use redis::{FromRedisValue, ParsingError, Value};
 
+use redis::{RedisWrite, ToRedisArgs};
+
 use super::compact_result::{CompactResult, JobResult};
 use crate::{StoreError, StoreResult, keys};
 use common::{
@@ -247,18 +249,44 @@ pub(crate) fn parse_id_field(
     Some((JobId::from_entry(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
 }
 
-/// The fields of a new, ordinary job, with the salt of its future id.
-pub(crate) fn new_entry_fields(job: &NewJob, traceparent: Option<&str>) -> (u32, Vec<String>) {
-    let salt = new_salt();
-    let mut fields = vec!["i".to_owned(), format!("{salt:x}"), "e".to_owned(), job.envelope.as_str().to_owned()];
-    let limits = [("v", job.visibility_timeout_ms), ("t", job.timeout_ms)];
-    for (name, ms) in limits.into_iter().filter_map(|(name, ms)| Some((name, ms?))) {
-        fields.extend([name.to_owned(), ms.to_string()]);
+/// The fields of a new, ordinary job, with the salt of its future id. They are written into the command as they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewEntry<'a> {
+    pub(crate) salt: u32,
+    pub(crate) job: &'a NewJob,
+    pub(crate) traceparent: Option<&'a str>,
+}
+
+impl<'a> NewEntry<'a> {
+    pub(crate) fn new(job: &'a NewJob, traceparent: Option<&'a str>) -> Self {
+        Self { salt: new_salt(), job, traceparent }
     }
-    if let Some(text) = traceparent {
-        fields.extend(["c".to_owned(), text.to_owned()]);
+
+    fn timeouts(&self) -> impl Iterator<Item = (&'static [u8], u64)> {
+        let timeouts: [(&[u8], _); 2] = [(b"v", self.job.visibility_timeout_ms), (b"t", self.job.timeout_ms)];
+        timeouts.into_iter().filter_map(|(name, ms)| Some((name, ms?)))
     }
-    (salt, fields)
+}
+
+impl ToRedisArgs for NewEntry<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        out.write_arg(b"i");
+        out.write_arg_fmt(format_args!("{:x}", self.salt));
+        out.write_arg(b"e");
+        out.write_arg(self.job.envelope.as_str().as_bytes());
+        for (name, ms) in self.timeouts() {
+            out.write_arg(name);
+            out.write_arg_fmt(ms);
+        }
+        if let Some(text) = self.traceparent {
+            out.write_arg(b"c");
+            out.write_arg(text.as_bytes());
+        }
+    }
+
+    fn num_of_args(&self) -> usize {
+        4 + 2 * self.timeouts().count() + if self.traceparent.is_some() { 2 } else { 0 }
+    }
 }
 
 /// What remains of a finished job.

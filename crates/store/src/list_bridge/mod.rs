@@ -13,7 +13,7 @@ use crate::{
     Redis, StoreError, StoreResult,
     connection::{budgets::DataKind, dedicated::DedicatedConnection},
     events::JobEvent,
-    jobs::Jobs,
+    jobs::{Jobs, NewEntry},
     keys::{self, QueueKeys},
     script,
 };
@@ -111,14 +111,15 @@ impl ListBridge {
     /// Removes an element in transit and adds its job.
     async fn enqueue_element(&self, element: &[u8]) -> StoreResult<()> {
         let new = self.build_job(element);
-        let (salt, fields) = crate::jobs::new_entry_fields(&new, None);
+        let fields = NewEntry::new(&new, None);
+        let salt = fields.salt;
         let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
         for _ in 0..3 {
             let reply: Value = script::MOVE_ELEMENT
                 .key(keys::list_bridge(&self.settings.list))
                 .key(&stream)
                 .arg(element)
-                .arg(&fields)
+                .arg(fields)
                 .invoke_async(&mut self.redis())
                 .await?;
             match Option::<String>::from_redis_value(reply)
