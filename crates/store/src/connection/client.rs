@@ -1,6 +1,7 @@
 //! The main connection to Redis.
 //!
-//! All callers share one multiplexed connection, so concurrent commands pipeline. When it breaks, the next command
+//! All callers share one multiplexed connection, so concurrent commands pipeline; threads that serve requests may have
+//! one of their own beside it (`thread_connection`). When it breaks, the next command
 //! reconnects; while Redis is unavailable, commands fail at once instead of queueing, and reconnects back off. A
 //! missing answer breaks the connection too, because a black hole looks like that.
 //!
@@ -11,7 +12,10 @@
 //! others.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,8 +26,8 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    PushInfo, PushKind, RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind,
+    RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -34,7 +38,7 @@ use super::{
     memory::MemoryState,
     redis_clock::{READING_INTERVAL, RedisClock},
 };
-use crate::{keys, next_reconnect_delay, reconnect_delays, script};
+use crate::{next_reconnect_delay, reconnect_delays};
 use common::settings::RedisSettings;
 
 /// Pause between attempts to end a read that may not have reached the server yet.
@@ -45,7 +49,7 @@ const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 pub struct Redis(Arc<RedisInner>);
 
 pub(super) struct RedisInner {
-    client: Client,
+    pub(super) client: Client,
     settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
     runtime: Handle,
@@ -57,31 +61,32 @@ pub(super) struct RedisInner {
     memory: MemoryState,
     /// Redis's clock, read at each new connection and regularly.
     clock: RedisClock,
-    /// The epoch of messages, with the generation of the connection that it was read on.
-    epoch: Mutex<Option<(u64, SharedResult<u64>)>>,
 }
 
 /// A future that many callers may await. Whichever is polled drives it for all.
-type SharedResult<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
+pub(super) type SharedResult<T> = Shared<BoxFuture<'static, RedisResult<T>>>;
 
+/// The shared connection, or that of a thread.
 #[derive(Clone)]
 pub(super) struct HotConnection {
+    /// Of the shared connection; of a thread's: of the shared one beside which it was opened.
     pub(super) generation: u64,
+    /// No other connection of this process has or had it.
+    pub(super) id: u64,
     opened_at: Instant,
-    connection: MultiplexedConnection,
+    pub(super) connection: MultiplexedConnection,
+    /// The epoch of messages, read on this connection.
+    epoch: Arc<Mutex<Option<SharedResult<u64>>>>,
 }
 
 /// The connection that an answer came on.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Origin {
-    /// The shared one, with its generation, and when it was opened.
+    /// The shared one or that of a thread, with its generation, and when it was opened.
     Shared(u64, Instant),
     /// Another one, and when it was opened.
     Other(Instant),
 }
-
-/// One specific connection: it fails when that breaks, instead of reconnecting.
-pub(crate) struct PinnedConnection(HotConnection);
 
 /// The history of connect attempts, and the running one: there is at most one.
 pub(super) struct ConnectState {
@@ -118,7 +123,6 @@ impl Redis {
             memory: MemoryState::default(),
             server_left,
             clock: RedisClock::default(),
-            epoch: Mutex::new(None),
         }));
         redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));
         Ok(redis)
@@ -195,6 +199,11 @@ impl Redis {
     }
 
     pub(super) async fn hot_connection(&self) -> RedisResult<HotConnection> {
+        if let Some(generation) = self.current_generation()
+            && let Some(live) = self.thread_connection(generation)
+        {
+            return Ok(live);
+        }
         if let Some(live) = self.current_connection() {
             return Ok(live);
         }
@@ -223,8 +232,17 @@ impl Redis {
         &self.0
     }
 
+    pub(super) fn arc(&self) -> &Arc<RedisInner> {
+        &self.0
+    }
+
     pub(super) fn connect_state(&self) -> MutexGuard<'_, ConnectState> {
         self.0.connect_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current_generation(&self) -> Option<u64> {
+        let live = self.0.hot_connection.read().unwrap_or_else(PoisonError::into_inner);
+        live.as_ref().map(|live| live.generation)
     }
 
     fn current_connection(&self) -> Option<HotConnection> {
@@ -272,7 +290,7 @@ impl Redis {
                 }
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
-                let live = HotConnection { generation, opened_at: Instant::now(), connection };
+                let live = HotConnection::new(generation, connection);
                 *self.0.hot_connection.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
                 Ok(live)
             }
@@ -287,51 +305,20 @@ impl Redis {
             }
         }
     }
-
-    /// The current connection with the epoch of its data, which is read once for each connection.
-    pub(crate) async fn pinned_with_epoch(&self) -> RedisResult<(PinnedConnection, u64)> {
-        let live = self.hot_connection().await?;
-        let asked = {
-            let mut known = self.epoch();
-            match &*known {
-                Some((generation, asked)) if *generation == live.generation => asked.clone(),
-                _ => {
-                    let mut connection = live.connection.clone();
-                    let ask = async move { script::SETTLE_EPOCH.key(keys::EPOCH).invoke_async(&mut connection).await };
-                    let asked = ask.boxed().shared();
-                    *known = Some((live.generation, asked.clone()));
-                    asked
-                }
-            }
-        };
-        let epoch = asked.await;
-        self.judge(live.origin(), epoch.as_ref().map(|_| [].as_slice()));
-        if epoch.is_err() {
-            // A retry may succeed
-            self.epoch().take_if(|(generation, _)| *generation == live.generation);
-        }
-        Ok((PinnedConnection(live), epoch?))
-    }
-
-    fn epoch(&self) -> MutexGuard<'_, Option<(u64, SharedResult<u64>)>> {
-        self.0.epoch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs a script on a specific connection.
-    pub(crate) async fn run_pinned<T: FromRedisValue>(
-        &self,
-        call: &ScriptInvocation<'_>,
-        PinnedConnection(live): PinnedConnection,
-    ) -> RedisResult<T> {
-        let mut connection = live.connection.clone();
-        let result = call.invoke_async(&mut connection).await;
-        self.judge(live.origin(), result.as_ref().map(|_| [].as_slice()));
-        result
-    }
 }
 
 impl HotConnection {
-    fn origin(&self) -> Origin {
+    pub(super) fn new(generation: u64, connection: MultiplexedConnection) -> Self {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let id = OPENED.fetch_add(1, Ordering::Relaxed);
+        Self { generation, id, opened_at: Instant::now(), connection, epoch: Arc::default() }
+    }
+
+    pub(super) fn epoch(&self) -> MutexGuard<'_, Option<SharedResult<u64>>> {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn origin(&self) -> Origin {
         Origin::Shared(self.generation, self.opened_at)
     }
 }

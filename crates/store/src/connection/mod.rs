@@ -3,6 +3,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`client`] | the shared connection: pipelined, reconnecting, fails fast |
+//! | `thread_connection` | connections of threads that serve requests, beside the shared one |
+//! | `pinned` | one specific connection, with the epoch of its data |
 //! | [`pool`] | connections for slow work |
 //! | [`dedicated`] | connections for blocking reads |
 //! | `error_class` | what an error means for its connection and for a repeat |
@@ -26,6 +28,8 @@ mod judge;
 pub mod memory;
 pub mod notification;
 pub mod notifier;
+pub(crate) mod pinned;
 pub mod pool;
 pub(crate) mod redis_clock;
 pub mod server;
+mod thread_connection;
