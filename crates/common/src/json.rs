@@ -309,8 +309,10 @@ impl ObjectWriter {
 
 /// Appends a JSON string.
 fn push_string(out: &mut String, value: &str) {
-    // The fast path: most strings are names and times that need no escape
-    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+    // The fast path: most strings are names and times that need no escape. Without an early end many bytes are checked at
+    // a time
+    let needs_escape = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    if !value.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
         out.push('"');
         out.push_str(value);
         out.push('"');

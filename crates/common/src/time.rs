@@ -47,27 +47,23 @@ pub fn format(at: Millis) -> String {
     let at = at.clamp(0, MAX_MILLIS);
     let (days, millis) = (at / DAY_MILLIS, at % DAY_MILLIS);
     let (year, month, day) = civil_date(days);
-    let mut text = String::with_capacity(24);
-    for (number, digits, mark) in [
-        (year, 4, '-'),
-        (month, 2, '-'),
-        (day, 2, 'T'),
-        (millis / 3_600_000, 2, ':'),
-        (millis / 60_000 % 60, 2, ':'),
-        (millis / 1000 % 60, 2, '.'),
-        (millis % 1000, 3, 'Z'),
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (number, place, digits) in [
+        (year, 0, 4),
+        (month, 5, 2),
+        (day, 8, 2),
+        (millis / 3_600_000, 11, 2),
+        (millis / 60_000 % 60, 14, 2),
+        (millis / 1000 % 60, 17, 2),
+        (millis % 1000, 20, 3),
     ] {
-        push_digits(&mut text, number, digits);
-        text.push(mark);
+        let mut number = u32::try_from(number).unwrap_or_default();
+        for digit in text[place..place + digits].iter_mut().rev() {
+            *digit = b"0123456789"[number as usize % 10];
+            number /= 10;
+        }
     }
-    text
-}
-
-fn push_digits(text: &mut String, number: i64, digits: u32) {
-    for place in (0..digits).rev() {
-        let digit = number / 10_i64.pow(place) % 10;
-        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or_default()));
-    }
+    str::from_utf8(&text).unwrap_or_default().to_owned()
 }
 
 /// Year, month and day of a day since 1970. Years begin in March here, so that a leap day is the last of its year.

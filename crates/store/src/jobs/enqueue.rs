@@ -138,7 +138,12 @@ impl Jobs {
                 None => self.add_unbounded(fields).await?,
             };
             match added {
-                AddResult::Entry(entry) => return self.build_enqueued(new, traceparent, entry, salt).await.map(Ok),
+                AddResult::Entry(entry) => {
+                    let Some(id) = JobId::from_entry(entry, &new.queue, new.priority, salt) else {
+                        return Err(self.undo_without_id(&new, entry).await);
+                    };
+                    return Ok(Ok(build_enqueued(id, entry, new, traceparent)));
+                }
                 AddResult::Full => {
                     let max_depth = self.max_depth(&new.queue).unwrap_or(0);
                     return Ok(Err(EnqueueRefusal::QueueFull { max_depth }));
@@ -180,22 +185,13 @@ impl Jobs {
         self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
     }
 
-    pub(super) async fn build_enqueued(
-        &self,
-        new: NewJob,
-        traceparent: Option<String>,
-        entry: EntryId,
-        salt: u32,
-    ) -> StoreResult<EnqueuedJob> {
-        let enqueued_at = i64::try_from(entry.milliseconds).ok();
-        let Some(id) = JobId::from_entry(entry, &new.queue, new.priority, salt) else {
-            // Redis's clock stood still for 268 million jobs: without an id nobody could find this one
-            let stream = QueueKeys::new(&new.queue).stream(new.priority);
-            redis::cmd("XDEL").arg(stream).arg(entry.to_string()).exec_async(&mut self.store.redis.clone()).await?;
-            return Err(StoreError::damaged("redis's clock stands still"));
-        };
-        let job = JobRecord { enqueued_at, ..build_job_record(id, new, traceparent, JobHistory::default(), false) };
-        Ok(EnqueuedJob { job, state: JobState::Available })
+    /// Removes an entry without an id, by which nobody could find its job: Redis's clock stood still for 268 million jobs.
+    pub(super) async fn undo_without_id(&self, new: &NewJob, entry: EntryId) -> StoreError {
+        let stream = QueueKeys::new(&new.queue).stream(new.priority);
+        let mut command = redis::cmd("XDEL");
+        command.arg(stream).arg(entry.to_string());
+        let removed = command.exec_async(&mut self.store.redis.clone()).await;
+        removed.err().map_or_else(|| StoreError::damaged("redis's clock stands still"), StoreError::from)
     }
 
     pub(crate) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
@@ -233,6 +229,13 @@ fn count_enqueued(queue: &QueueName) {
         counter.increment(1);
         counters.insert(queue.clone(), counter);
     });
+}
+
+/// An ordinary job that is in its stream.
+pub(super) fn build_enqueued(id: JobId, entry: EntryId, new: NewJob, traceparent: Option<String>) -> EnqueuedJob {
+    let enqueued_at = i64::try_from(entry.milliseconds).ok();
+    let job = JobRecord { enqueued_at, ..build_job_record(id, new, traceparent, JobHistory::default(), false) };
+    EnqueuedJob { job, state: JobState::Available }
 }
 
 /// Adds an ordinary job to its stream; nil if the stream does not exist.

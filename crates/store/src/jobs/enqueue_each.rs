@@ -7,11 +7,11 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs,
-    enqueue::{add_command, needs_record, parse_entry_id},
+    enqueue::{add_command, build_enqueued, needs_record, parse_entry_id},
     record::NewEntry,
 };
 use crate::{StoreError, StoreResult};
-use common::time::Millis;
+use common::{id::JobId, time::Millis};
 use model::job::NewJob;
 
 /// Jobs with a record that are created concurrently.
@@ -94,7 +94,11 @@ impl Jobs {
         entry: &str,
         salt: u32,
     ) -> StoreResult<EnqueuedJob> {
-        let enqueued = self.build_enqueued(job, traceparent, parse_entry_id(entry)?, salt).await?;
+        let entry = parse_entry_id(entry)?;
+        let Some(id) = JobId::from_entry(entry, &job.queue, job.priority, salt) else {
+            return Err(self.undo_without_id(&job, entry).await);
+        };
+        let enqueued = build_enqueued(id, entry, job, traceparent);
         self.report_enqueued(&enqueued);
         Ok(enqueued)
     }
