@@ -5,8 +5,9 @@
 --       when the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is
 --       set, 8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now,
 --       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms
--- Returns {position, listeners, 1 if the caller must register the channel again}, or nil when the caller must register
--- the channel first and call again.
+-- Returns {position, listeners, 1 if the caller must register the channel again, the time in ms or nil if the message
+-- was published before}, or nil when the caller must register the channel first and call again. Whoever knows the epoch and
+-- the time may add messages without the script for as long as the min TTL is above that of the setting.
 -- Positions of a channel are <epoch>-0, <epoch>-1, ...: a missing number shows a gap. A history that starts again, or
 -- whose end Redis may have lost, continues in a later epoch.
 -- Each call to Redis in here costs as much as XADD itself. So TTLs are set only when less than the min TTL is left, and
@@ -24,7 +25,7 @@ if outcome then
   local stored = redis.call('GET', outcome)
   if stored then
     local position, listeners = string.match(stored, '^(%S+) (%d+)$')
-    return { position, tonumber(listeners), 0 }
+    return { position, tonumber(listeners), 0, false }
   end
 end
 local known, now = redis.call('HMGET', state, 'e', 'x', 's', 'l'), now_ms()
@@ -86,4 +87,4 @@ local listeners = redis.pcall('PUBLISH', channel, body)
 -- A user without this channel may keep histories, which Galley's own readers follow
 if type(listeners) == 'table' then listeners = 0 end
 if outcome then redis.call('SET', outcome, position .. ' ' .. listeners, 'PX', outcome_ttl_ms) end
-return { position, listeners, is_ttl_due and not is_registered and 1 or 0 }
+return { position, listeners, is_ttl_due and not is_registered and 1 or 0, now }

@@ -89,6 +89,8 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
         kit.redis_command(&command).await;
     }
     kit.redis_command(&["HSET", state, "x", &goes]).await;
+    // A process that has not published just now
+    kit.channels = store::channels::Channels::new(&kit.redis, &kit.settings.channels);
     is_kept(&kit, week).await;
     for ttl in [2 * week, week] {
         kit.settings.channels.history_ttl = std::time::Duration::from_millis(ttl.unsigned_abs());
@@ -99,6 +101,7 @@ async fn a_history_outlives_its_last_message_by_its_ttl_and_not_by_much_more() {
     kit.redis_command(&["DEL", "galley:{ch:c}:m"]).await;
     is_kept(&kit, week).await;
     kit.redis_command(&["DEL", state]).await;
+    kit.channels = store::channels::Channels::new(&kit.redis, &kit.settings.channels);
     is_kept(&kit, week).await;
 }
 

@@ -105,7 +105,8 @@ async fn lag_rises_with_a_publish_and_with_nothing_else() {
     let c = channel("c");
     let subscription = desk.put(BROADCAST).await;
     desk.publish(&c, &["0", "1"]).await;
-    let now = desk.kit.jobs.now().await.expect("redis runs") + 1;
+    // Later than both, whatever the publisher knows of Redis's clock
+    let now = desk.kit.jobs.now().await.expect("redis runs") + 1000;
     let joined = Checkpoint { first_seen_at: Some(now), is_complete: true, ..Checkpoint::default() };
     desk.store.save_checkpoint(&subscription, &worker_id("new"), &joined).await.expect("redis runs");
     let lag = desk.store.broadcast_lag(&subscription, &[&c]).await.expect("redis runs");
