@@ -66,17 +66,18 @@ pub fn format(at: Millis) -> String {
     str::from_utf8(&text).unwrap_or_default().to_owned()
 }
 
-/// Year, month and day of a day since 1970. Years begin in March here, so that a leap day is the last of its year.
+/// Year, month and day of a day since 1970. Years begin in March here, so that a leap day is the last of its
+/// year; the calendar repeats after 400 years.
 fn civil_date(days: i64) -> (i64, i64, i64) {
     // 0000-03-01 is this many days before 1970
     let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let (cycle, day_of_cycle) = (days / 146_097, days % 146_097);
+    let year_of_cycle = (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
+    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
     let months = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * months + 2) / 5 + 1;
     let month = if months < 10 { months + 3 } else { months - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+    (cycle * 400 + year_of_cycle + i64::from(month <= 2), month, day)
 }
 
 /// A duration as ISO 8601 in seconds: `PT1.5S`.

@@ -6,8 +6,8 @@
 --       set, 8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now,
 --       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms
 -- Returns {position, listeners, 1 if the caller must register the channel again, the time in ms or nil if the message
--- was published before}, or nil when the caller must register the channel first and call again. Whoever knows the epoch and
--- the time may add messages without the script for as long as the min TTL is above that of the setting.
+-- was published before}, or nil when the caller must register the channel first and call again. A process that knows the
+-- epoch and the time may add messages without the script for as long as the min TTL is above that of the setting.
 -- Positions of a channel are <epoch>-0, <epoch>-1, ...: a missing number shows a gap. A history that starts again, or
 -- whose end Redis may have lost, continues in a later epoch.
 -- Each call to Redis in here costs as much as XADD itself. So TTLs are set only when less than the min TTL is left, and

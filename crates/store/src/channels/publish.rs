@@ -46,7 +46,8 @@ struct KnownHistory {
 }
 
 impl KnownHistory {
-    /// The time by Redis's clock: never behind, so that whoever asks for messages from a time on gets all of them.
+    /// The time by Redis's clock: never behind, so that a client that asks for messages from a time on
+    /// gets all of them.
     fn now(&self) -> Millis {
         let elapsed = Millis::try_from(self.asked.elapsed().as_millis()).unwrap_or(Millis::MAX);
         self.redis_time.saturating_add(elapsed)
@@ -201,7 +202,7 @@ impl Channels {
         let add = add_command(channel, known.epoch, published_at, message);
         let announcement = Announcement::new(channel, published_at, message);
         let channels = self.clone();
-        // A task, because a client that hangs up in between must not leave a message that nobody is told of
+        // A task, because a client that hangs up in between must not leave a message that nobody learns of
         let published = tokio::spawn(async move { channels.add_and_announce(add, announcement, connection).await });
         published.await.map_err(|_| RedisError::from((ErrorKind::Io, "publishing was broken off")))?
     }
@@ -221,7 +222,7 @@ impl Channels {
             Err(error) => return Err(error.into()),
         };
         let announced = self.redis.query_pinned_pipeline(&announcement.into_pipeline(&position), &connection).await;
-        // Who has no permission for a name may keep the history, and what is stored counts even if nobody is told of it
+        // Who has no permission for a name may keep the history, and what is stored counts even if nobody learns of it
         let listeners = announced.ok().and_then(|answers| answers.into_iter().next_back());
         let plain_subscribers = listeners.and_then(|answer| u64::from_redis_value(answer).ok()).unwrap_or_default();
         let position = position.parse().map_err(|_| StoreError::damaged(position))?;

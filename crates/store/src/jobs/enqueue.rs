@@ -4,10 +4,7 @@ use std::{cell::RefCell, collections::HashMap};
 
 use redis::{Cmd, ScriptInvocation, ToRedisArgs};
 
-use super::{
-    Jobs,
-    record::{JobRecord, NewEntry},
-};
+use super::{Jobs, new_entry::NewEntry, record::JobRecord};
 use crate::{StoreError, StoreResult, connection::budgets::DataKind, events::JobEvent, keys::QueueKeys, script};
 use common::{
     id::{EntryId, JobId},

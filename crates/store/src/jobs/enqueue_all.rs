@@ -6,7 +6,7 @@
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     enqueue::{add_command, needs_record, new_job_record},
-    record::NewEntry,
+    new_entry::NewEntry,
 };
 use crate::{StoreError, StoreResult, keys::QueueKeys};
 use common::{

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs,
     enqueue::{add_command, build_enqueued, needs_record, parse_entry_id},
-    record::NewEntry,
+    new_entry::NewEntry,
 };
 use crate::{StoreError, StoreResult};
 use common::{id::JobId, time::Millis};

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `enqueue` | new jobs: an ordinary one is a stream entry |
 //! | `closed_queues` | queues that take no new jobs |
+//! | `new_entry` | the stream entry of a new, ordinary job |
 //! | `enqueue_all` | many new jobs, all or none |
 //! | `enqueue_each` | many new jobs, each on its own |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
@@ -53,6 +54,7 @@ mod job_events;
 mod lease;
 mod locate;
 mod lost_claims;
+mod new_entry;
 mod parent_results;
 mod postponed;
 mod promote;
@@ -89,11 +91,12 @@ pub use enqueue_all::BatchRefusal;
 pub use fence::Fence;
 pub(super) use locate::JobStreamEntry;
 pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
+pub(super) use new_entry::NewEntry;
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
+pub(super) use record::parse_id_field;
 pub use record::{FinishedJob, JobRecord};
-pub(super) use record::{NewEntry, parse_id_field};
 pub use settle::{Completion, FailureOutcome, Settled};
 pub use stats::QueueStats;
 

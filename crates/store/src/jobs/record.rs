@@ -2,19 +2,17 @@
 
 use redis::{FromRedisValue, ParsingError, Value};
 
-use redis::{RedisWrite, ToRedisArgs};
-
 use super::compact_result::{CompactResult, JobResult};
 use crate::{StoreError, StoreResult, keys};
 use common::{
-    id::{EntryId, JobId, new_salt},
+    id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
     time::Millis,
 };
 use model::{
     job::{
-        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, NewJob, RetryPolicy,
-        retry::OnExhaustion, view::JobView,
+        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, RetryPolicy, retry::OnExhaustion,
+        view::JobView,
     },
     workflow::Membership,
 };
@@ -247,46 +245,6 @@ pub(crate) fn parse_id_field(
         return Some((marker.parse().ok()?, true));
     }
     Some((JobId::from_entry(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
-}
-
-/// The fields of a new, ordinary job, with the salt of its future id. They are written into the command as they are.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NewEntry<'a> {
-    pub(crate) salt: u32,
-    pub(crate) job: &'a NewJob,
-    pub(crate) traceparent: Option<&'a str>,
-}
-
-impl<'a> NewEntry<'a> {
-    pub(crate) fn new(job: &'a NewJob, traceparent: Option<&'a str>) -> Self {
-        Self { salt: new_salt(), job, traceparent }
-    }
-
-    fn timeouts(&self) -> impl Iterator<Item = (&'static [u8], u64)> {
-        let timeouts: [(&[u8], _); 2] = [(b"v", self.job.visibility_timeout_ms), (b"t", self.job.timeout_ms)];
-        timeouts.into_iter().filter_map(|(name, ms)| Some((name, ms?)))
-    }
-}
-
-impl ToRedisArgs for NewEntry<'_> {
-    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
-        out.write_arg(b"i");
-        out.write_arg_fmt(format_args!("{:x}", self.salt));
-        out.write_arg(b"e");
-        out.write_arg(self.job.envelope.as_str().as_bytes());
-        for (name, ms) in self.timeouts() {
-            out.write_arg(name);
-            out.write_arg_fmt(ms);
-        }
-        if let Some(text) = self.traceparent {
-            out.write_arg(b"c");
-            out.write_arg(text.as_bytes());
-        }
-    }
-
-    fn num_of_args(&self) -> usize {
-        4 + 2 * self.timeouts().count() + if self.traceparent.is_some() { 2 } else { 0 }
-    }
 }
 
 /// What remains of a finished job.
