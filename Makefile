@@ -16,8 +16,17 @@ demo: ## The original demo: 3 producers, 2 consumers, a queue of at most 10 dish
 test: ## All tests: unit, integration and black-box, on a Redis of their own
 	@deploy/dev/test.sh
 
-bench: ## Measure it on this machine, in release: prints a table and writes bench/results (docs/performance.md)
+bench: ## Measure it on this machine: prints tables and writes bench/results (docs/performance.md)
 	@deploy/dev/bench.sh
+
+bench-quick: ## The same in under three minutes, without other systems: one round, fewer jobs
+	@deploy/dev/bench.sh all --quick
+
+bench-peers: ## Install other systems below target/dev, and measure beside them
+	@deploy/dev/bench-peers.sh
+
+guard: ## Does a job take more instructions, Redis commands or bytes than before? UPDATE=1 accepts it
+	@deploy/dev/guard.sh
 
 check: ## check-fast, lints, documentation, unused dependencies, licences and bans
 	@deploy/dev/check.sh
@@ -46,4 +55,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench check check-fast check-portable audit hooks fmt up down clean
+.PHONY: help run demo test bench bench-quick bench-peers guard check check-fast check-portable audit hooks fmt up down clean

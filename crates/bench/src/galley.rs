@@ -94,6 +94,34 @@ impl BenchGalley {
         Ok(ids)
     }
 
+    /// Stores that many jobs that do nothing.
+    pub(crate) async fn enqueue_noops(&self, queue: &str, jobs: u32) -> anyhow::Result<()> {
+        self.enqueue_repeated(&noop_job(queue), jobs, u32::try_from(BATCH_SIZE)?).await
+    }
+
+    /// Stores a job that many times, in requests of a size.
+    pub(crate) async fn enqueue_repeated(&self, job: &str, jobs: u32, batch_size: u32) -> anyhow::Result<()> {
+        let batch = |size: u32| batch_body(&vec![job.to_owned(); size as usize]);
+        let (whole, rest) = (batch(batch_size), batch(jobs % batch_size));
+        let batches = std::iter::repeat_n(&whole, (jobs / batch_size) as usize);
+        let batches: Vec<&String> = batches.chain((!jobs.is_multiple_of(batch_size)).then_some(&rest)).collect();
+        // Each sender keeps its connection
+        let senders = batches.chunks(batches.len().div_ceil(CONCURRENCY).max(1)).map(|some| async move {
+            let mut connection = self.connect().await?;
+            for batch in some {
+                connection.post("/ojs/v1/jobs/batch", batch).await?;
+            }
+            anyhow::Ok(())
+        });
+        futures_util::future::try_join_all(senders).await.map(drop)
+    }
+
+    /// Pauses a queue, or resumes it.
+    pub(crate) async fn set_paused(&self, queue: &str, is_paused: bool) -> anyhow::Result<()> {
+        let word = if is_paused { "pause" } else { "resume" };
+        self.connect().await?.post(&format!("/ojs/v1/queues/{queue}/{word}"), "").await.map(drop)
+    }
+
     /// The jobs with these ids, in their order.
     pub(crate) async fn fetch_jobs(&self, ids: &[String]) -> anyhow::Result<Vec<Value>> {
         let parts: Vec<Vec<Value>> = stream::iter(ids.chunks(BATCH_SIZE))
@@ -128,21 +156,27 @@ impl BenchGalley {
 
     /// Waits until that many jobs of a queue completed; how many did per second, after the first tenth.
     pub(crate) async fn completed_per_second(&self, queue: &str, jobs: u32) -> anyhow::Result<f64> {
+        self.completed_between(queue, 0, jobs).await
+    }
+
+    /// The same for the jobs after the first ones.
+    pub(crate) async fn completed_between(&self, queue: &str, from: u32, to: u32) -> anyhow::Result<f64> {
         let stats = QueueKeys::new(&queue.parse()?).stats();
+        let warm = from + ((to - from) / WARM_UP_DIVISOR).max(1);
         let (mut redis, mut first, deadline) = (self.redis.connection().await, None, Instant::now() + MEASURE_TIMEOUT);
         loop {
             // Asked of Redis itself: the gateway needs several commands for it
             let completed: Option<u32> = redis.hget(&stats, "completed").await?;
             let (completed, now) = (completed.unwrap_or(0), Instant::now());
-            let (first_count, first_at) = match first {
-                None if completed > 0 && completed >= jobs / WARM_UP_DIVISOR => *first.insert((completed, now)),
-                None => (0, now),
-                Some(first) => first,
-            };
-            if completed >= jobs || now >= deadline {
+            if first.is_none() && completed >= warm {
+                first = Some((completed, now));
+            }
+            if completed >= to || now >= deadline {
+                let (first_count, first_at) = first.context("no job was completed")?;
                 return Ok(f64::from(completed - first_count) / now.duration_since(first_at).as_secs_f64());
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Few jobs are over soon
+            tokio::time::sleep(Duration::from_millis(if to - from < 20_000 { 1 } else { 5 })).await;
         }
     }
 

@@ -2,8 +2,10 @@
 
 use std::{fs, process::Command};
 
+use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use testkit::redis::{self, aio::MultiplexedConnection};
 
 use crate::{galley::BenchDurability, numbers::count_as_f64};
 
@@ -14,20 +16,24 @@ pub(crate) struct BenchMachine {
     memory_mib: u64,
     redis: String,
     durability: String,
+    /// Of Galley, its compiler, the kernel, and what peers run on.
+    versions: String,
     /// Processes that ran or wanted to before the first scenario, on average over a minute: above 0 the machine was shared.
     load: f64,
 }
 
 impl BenchMachine {
     pub(crate) fn to_line(&self) -> String {
-        let Self { cores, model, memory_mib, redis, durability, load } = self;
-        format!("{cores} cores ({model}), {memory_mib} MiB, load {load} before; {redis}, durability {durability}")
+        let Self { cores, model, memory_mib, redis, durability, versions, load } = self;
+        format!(
+            "{cores} cores ({model}), {memory_mib} MiB, load {load} before; {redis}, durability {durability}; {versions}"
+        )
     }
 
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "cores": self.cores, "model": self.model, "memory_mib": self.memory_mib, "load_before": self.load,
-            "redis": self.redis, "durability": self.durability,
+            "redis": self.redis, "durability": self.durability, "versions": self.versions,
         })
     }
 }
@@ -39,6 +45,7 @@ pub(crate) fn describe(durability: BenchDurability) -> BenchMachine {
         memory_mib: read_kib("/proc/meminfo", "MemTotal") / 1024,
         redis: redis_version(),
         durability: durability.name(),
+        versions: versions(),
         load: fs::read_to_string("/proc/loadavg")
             .ok()
             .and_then(|text| text.split(' ').next()?.parse().ok())
@@ -49,6 +56,35 @@ pub(crate) fn describe(durability: BenchDurability) -> BenchMachine {
 /// Memory that a process has in use, in bytes.
 pub(crate) fn resident_bytes(process: u32) -> f64 {
     count_as_f64(read_kib(&format!("/proc/{process}/status"), "VmRSS") * 1024)
+}
+
+/// Memory that processes have in use together, in bytes: what they share counts once.
+pub(crate) fn proportional_bytes(processes: &[u32]) -> f64 {
+    let sum: u64 = processes.iter().map(|process| read_kib(&format!("/proc/{process}/smaps_rollup"), "Pss")).sum();
+    count_as_f64(sum * 1024)
+}
+
+/// A process and those that it started.
+pub(crate) fn process_tree(process: u32) -> Vec<u32> {
+    let mut all = vec![process];
+    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    for child in text.split_whitespace().filter_map(|id| id.parse().ok()) {
+        all.extend(process_tree(child));
+    }
+    all
+}
+
+/// Bytes that Redis has allocated, without the buffers of its clients.
+pub(crate) async fn used_memory(redis: &mut MultiplexedConnection) -> anyhow::Result<f64> {
+    let info: String = redis::cmd("INFO").arg("memory").query_async(redis).await?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    let all = field("used_memory:").context("redis says how much memory it has in use")?;
+    Ok(all - field("mem_clients_normal:").unwrap_or_default())
+}
+
+/// Milliseconds that the threads of all these processes ran.
+pub(crate) fn processor_time_ms(processes: &[u32]) -> f64 {
+    processes.iter().map(|process| scheduler_times_ms(*process).0).sum()
 }
 
 /// Milliseconds that the threads of a process ran, and that they waited for a processor though they could have run: what
@@ -93,4 +129,19 @@ fn redis_version() -> String {
     let version = text.split_whitespace().find_map(|word| word.strip_prefix("v="));
     let name = if text.starts_with("Redis") { "Redis" } else { "Valkey" };
     format!("{name} {}", version.unwrap_or("of unknown version"))
+}
+
+fn versions() -> String {
+    let say = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    let mut all = vec![format!("Galley {}", env!("CARGO_PKG_VERSION"))];
+    all.extend(say("git", &["rev-parse", "--short", "HEAD"]).map(|commit| format!("commit {commit}")));
+    all.extend(say("rustc", &["--version"]));
+    all.extend(say("uname", &["-sr"]));
+    all.extend(say("node", &["--version"]).map(|version| format!("Node {version}")));
+    all.extend(say("python3", &["--version"]));
+    all.join(", ")
 }

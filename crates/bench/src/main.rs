@@ -4,22 +4,31 @@
 //! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
 //! status 1.
 
+mod backlog;
 mod bare_route;
 mod care;
 mod channels;
 mod channels_check;
 mod commands;
+mod cost;
 mod enqueue;
 mod galley;
+mod idle;
+mod latency;
 mod load;
 mod machine;
+mod memory;
 mod numbers;
+mod open_load;
+mod peers;
 mod pickup;
 mod processing;
 mod report;
+mod scale;
 mod schedule;
 mod scope;
 mod slow_reader;
+mod startup;
 mod storm;
 mod waiters;
 
@@ -76,8 +85,28 @@ enum BenchCommand {
     },
     /// Jobs done by a program per second, beside a bare client.
     Commands,
-    /// Readers of a channel, and publishing, beside servers in Node and a bare client.
+    /// How soon handlers start at 1,000 jobs a second that do not wait for answers.
+    Latency,
+    /// Jobs processed per second with 1,000,000 waiting, beside 10,000.
+    Backlog,
+    /// What Galley costs while nothing happens.
+    Idle,
+    /// Bytes of a waiting job and of the record of a finished one.
+    Memory,
+    /// From the start of a process until it is ready.
+    Startup,
+    /// Readers of a channel, beside other servers.
     Channels(channels::ChannelsOptions),
+    /// What publishing costs, beside a bare client.
+    Publishing,
+    /// The rows in which other systems take part.
+    Peers,
+    /// Curves over waiting jobs, queues, priorities, workers, payload, readers and results; no part of `all`.
+    Scale(scale::ScaleOptions),
+    /// What a job costs each service, and what a million a second would take.
+    Cost,
+    /// Writes the newest results into README.md and docs/performance.md.
+    Publish,
     /// What readers notice of others who take one byte a second.
     SlowReader(slow_reader::SlowReaderOptions),
     /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
@@ -96,32 +125,59 @@ enum BenchCommand {
 impl BenchCommand {
     async fn run(self, durability: BenchDurability, scope: BenchScope) -> anyhow::Result<Vec<BenchReport>> {
         Ok(match self {
-            Self::All => vec![
-                schedule::run(durability, schedule::JOBS).await?,
-                pickup::run(pickup::JOBS).await?,
-                storm::run(durability, storm::JOBS).await?,
-                waiters::run(durability, waiters::CLIENTS).await?,
+            Self::All => run_all(durability, scope).await?,
+            Self::Peers => vec![
                 processing::run(durability, scope).await?,
-                care::run(durability, scope).await?,
-                enqueue::run(durability, scope).await?,
-                commands::run(durability, scope.rounds()).await?,
-                channels::run(durability, &channels::ChannelsOptions::default()).await?,
-                slow_reader::run(durability, slow_reader::SlowReaderOptions::default()).await?,
+                channels::run(durability, scope, &channels::ChannelsOptions::of(scope)).await?,
             ],
+            Self::Latency => vec![latency::run(durability, scope).await?],
+            Self::Backlog => vec![backlog::run(durability, scope).await?],
+            Self::Idle => vec![idle::run(durability, scope).await?],
+            Self::Memory => vec![memory::run(durability, scope).await?],
+            Self::Startup => vec![startup::run(scope)?],
+            Self::Publishing => vec![channels::run_publishing(durability, scope).await?],
             Self::Schedule { jobs } => vec![schedule::run(durability, jobs).await?],
             Self::Pickup { jobs } => vec![pickup::run(jobs).await?],
             Self::Storm { jobs } => vec![storm::run(durability, jobs).await?],
             Self::Waiters { clients } => vec![waiters::run(durability, clients).await?],
             Self::Commands => vec![commands::run(durability, scope.rounds()).await?],
-            Self::Channels(options) => vec![channels::run(durability, &options).await?],
+            Self::Channels(options) => vec![channels::run(durability, scope, &options).await?],
             Self::SlowReader(options) => vec![slow_reader::run(durability, options).await?],
             Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
             Self::Processing => vec![processing::run(durability, scope).await?],
             Self::Care => vec![care::run(durability, scope).await?],
             Self::Enqueue => vec![enqueue::run(durability, scope).await?],
-            Self::BareRoute => Vec::new(),
+            Self::Scale(options) => vec![scale::run(durability, scope, &options).await?],
+            Self::Cost => vec![cost::run(durability, scope).await?],
+            Self::BareRoute | Self::Publish => Vec::new(),
         })
     }
+}
+
+/// Every row. A sample leaves out what takes minutes and what no goal is about.
+async fn run_all(durability: BenchDurability, scope: BenchScope) -> anyhow::Result<Vec<BenchReport>> {
+    let mut reports = vec![
+        processing::run(durability, scope).await?,
+        care::run(durability, scope).await?,
+        enqueue::run(durability, scope).await?,
+        latency::run(durability, scope).await?,
+        backlog::run(durability, scope).await?,
+        memory::run(durability, scope).await?,
+        idle::run(durability, scope).await?,
+        startup::run(scope)?,
+        cost::run(durability, scope).await?,
+        channels::run_publishing(durability, scope).await?,
+        channels::run(durability, scope, &channels::ChannelsOptions::of(scope)).await?,
+        schedule::run(durability, scope.of(schedule::JOBS)).await?,
+    ];
+    if !scope.is_quick() {
+        reports.push(pickup::run(pickup::JOBS).await?);
+        reports.push(storm::run(durability, storm::JOBS).await?);
+        reports.push(waiters::run(durability, waiters::CLIENTS).await?);
+        reports.push(commands::run(durability, scope.rounds()).await?);
+        reports.push(slow_reader::run(durability, slow_reader::SlowReaderOptions::default()).await?);
+    }
+    Ok(reports)
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -129,6 +185,10 @@ fn main() -> anyhow::Result<ExitCode> {
     machine::raise_open_file_limit()?;
     if matches!(cli.command, BenchCommand::BareRoute) {
         bare_route::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if matches!(cli.command, BenchCommand::Publish) {
+        report::publish(&cli.results)?;
         return Ok(ExitCode::SUCCESS);
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(cli))

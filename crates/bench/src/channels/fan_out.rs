@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     galley::BenchDurability,
-    machine::{resident_bytes, scheduler_times_ms},
+    machine::{processor_time_ms, proportional_bytes},
     numbers::count_as_f64,
     report::BenchReport,
 };
@@ -33,15 +33,15 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What came of one contender with that many readers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct FanOutFigures {
-    pub(super) delivered_per_second: f64,
-    pub(super) cpu_micros_per_delivery: f64,
-    pub(super) bytes_per_connection: f64,
-    pub(super) times: Vec<f64>,
+pub(crate) struct FanOutFigures {
+    pub(crate) delivered_per_second: f64,
+    pub(crate) cpu_micros_per_delivery: f64,
+    pub(crate) bytes_per_connection: f64,
+    pub(crate) times: Vec<f64>,
 }
 
 /// Measures one, each part for that long.
-pub(super) async fn measure(
+pub(crate) async fn measure(
     report: &mut BenchReport,
     kind: BenchServerKind,
     durability: BenchDurability,
@@ -55,10 +55,10 @@ pub(super) async fn measure(
     first.wait_for(1, STALL_TIMEOUT).await;
     first.disconnect().await;
     sleep(CONNECT_PAUSE).await;
-    let before = resident_bytes(contender.process);
+    let before = proportional_bytes(&contender.processes);
     let bench_readers = BenchReaders::connect(contender.address, readers, &kind.handshake_steps()).await?;
     sleep(CONNECT_PAUSE).await;
-    let bytes_per_connection = (resident_bytes(contender.process) - before) / f64::from(readers);
+    let bytes_per_connection = (proportional_bytes(&contender.processes) - before) / f64::from(readers);
 
     for _ in 0..WARM_UP {
         contender.publisher.publish(&timestamped_message(MESSAGE_BYTES)).await?;
@@ -109,7 +109,7 @@ async fn measure_max_rate(
     time: Duration,
 ) -> anyhow::Result<(f64, f64)> {
     let (began, mut published) = (Instant::now(), 0);
-    let (ran, _) = scheduler_times_ms(contender.process);
+    let ran = processor_time_ms(&contender.processes);
     while began.elapsed() < time {
         let due = bench_readers.size() * u64::saturating_sub(published + 1, MAX_UNDELIVERED);
         ensure!(bench_readers.wait_for(due, STALL_TIMEOUT).await >= due, "{}: deliveries stopped", kind.name());
@@ -117,7 +117,7 @@ async fn measure_max_rate(
         published += 1;
     }
     let delivered = count_as_f64(wait_for_deliveries(report, kind, bench_readers, published).await);
-    let (ran_then, _) = scheduler_times_ms(contender.process);
+    let ran_then = processor_time_ms(&contender.processes);
     Ok((delivered / began.elapsed().as_secs_f64(), (ran_then - ran) * 1000.0 / delivered))
 }
 

@@ -6,11 +6,19 @@ use anyhow::{Context, ensure};
 use testkit::redis::{AsyncCommands, aio::MultiplexedConnection};
 use testkit::{RedisServer, http::HttpConnection};
 
-use super::{node_server::NodeServer, readers::HandshakeStep};
-use crate::galley::{BenchDurability, BenchGalley};
+use super::{
+    peer_server::{NchanServer, NodeServer, check_installed},
+    readers::HandshakeStep,
+};
+use crate::{
+    galley::{BenchDurability, BenchGalley},
+    machine::process_tree,
+};
 
 /// The channel.
 pub(super) const CHANNEL: &str = "news";
+/// Where it is published with Galley.
+pub(crate) const GALLEY_PATH: &str = "/v1/channels/news/messages";
 
 /// Which of them, and how its readers read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +27,11 @@ pub(crate) enum BenchServerKind {
     WebSocket,
     NodeWs,
     SocketIo,
+    Nchan,
 }
 
 impl BenchServerKind {
-    pub(super) const ALL: [Self; 4] = [Self::EventStream, Self::WebSocket, Self::NodeWs, Self::SocketIo];
+    pub(super) const ALL: [Self; 5] = [Self::EventStream, Self::WebSocket, Self::NodeWs, Self::SocketIo, Self::Nchan];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -30,11 +39,17 @@ impl BenchServerKind {
             Self::WebSocket => "WebSockets",
             Self::NodeWs => "Node ws",
             Self::SocketIo => "socket.io",
+            Self::Nchan => "nchan",
         }
     }
 
-    pub(super) fn is_node_server(self) -> bool {
-        matches!(self, Self::NodeWs | Self::SocketIo)
+    pub(super) fn is_peer(self) -> bool {
+        matches!(self, Self::NodeWs | Self::SocketIo | Self::Nchan)
+    }
+
+    /// Whether it can be started; the reason if it cannot.
+    pub(super) fn check_installed(self) -> Result<(), String> {
+        if self.is_peer() { check_installed(self == Self::Nchan) } else { Ok(()) }
     }
 
     /// How a client begins.
@@ -48,6 +63,10 @@ impl BenchServerKind {
             Self::WebSocket => {
                 let frame = format!(r#"{{"type":"subscribe","channel":"{CHANNEL}"}}"#);
                 vec![(upgrade_request("/v1/ws"), end), (text_frame(&frame), b"subscribed")]
+            }
+            Self::Nchan => {
+                let request = "GET /sub HTTP/1.1\r\nhost: nchan\r\naccept: text/event-stream\r\n\r\n";
+                vec![(request.as_bytes().to_vec(), end)]
             }
             Self::NodeWs => vec![(upgrade_request("/"), end)],
             // Engine.IO's handshake is `0{...}`, then Socket.IO's connection to the main namespace is `40`
@@ -77,7 +96,7 @@ fn text_frame(text: &str) -> Vec<u8> {
 /// One that runs.
 pub(super) struct BenchServer {
     pub(super) address: SocketAddr,
-    pub(super) process: u32,
+    pub(super) processes: Vec<u32>,
     pub(super) publisher: BenchPublisher,
     _running: BenchServerProcess,
 }
@@ -86,42 +105,48 @@ pub(super) struct BenchServer {
 enum BenchServerProcess {
     Galley(Box<BenchGalley>),
     Node(Box<(NodeServer, RedisServer)>),
+    Nchan(Box<NchanServer>),
 }
 
 impl BenchServer {
     pub(super) async fn start(kind: BenchServerKind, durability: BenchDurability) -> anyhow::Result<Self> {
-        if !kind.is_node_server() {
+        if !kind.is_peer() {
             let galley = BenchGalley::start_with(durability, &[("GALLEY__CHANNELS__MAX_READERS", "100000")]).await;
-            let (address, process) = (galley.gateway.address(), galley.gateway.process_id());
-            let publisher = BenchPublisher::Http(galley.connect().await?);
-            return Ok(Self { address, process, publisher, _running: BenchServerProcess::Galley(Box::new(galley)) });
+            let (address, processes) = (galley.gateway.address(), vec![galley.gateway.process_id()]);
+            let publisher = BenchPublisher::Http(galley.connect().await?, GALLEY_PATH);
+            return Ok(Self { address, processes, publisher, _running: BenchServerProcess::Galley(Box::new(galley)) });
+        }
+        if kind == BenchServerKind::Nchan {
+            let server = NchanServer::start().await?;
+            let processes = process_tree(server.process_id().context("it has ended")?);
+            let (address, connection) = (server.address, HttpConnection::open(server.address).await?);
+            let publisher = BenchPublisher::Http(connection, "/pub");
+            return Ok(Self { address, processes, publisher, _running: BenchServerProcess::Nchan(Box::new(server)) });
         }
         let redis = RedisServer::start_with(durability.persistence());
         let script = if kind == BenchServerKind::NodeWs { "ws.mjs" } else { "socket-io.mjs" };
         let peer = NodeServer::start(script, &redis.url()).await.with_context(|| kind.name())?;
         let publisher = BenchPublisher::Redis(redis.connection().await);
-        let (address, process) = (peer.address, peer.process_id().context("it has ended")?);
-        Ok(Self { address, process, publisher, _running: BenchServerProcess::Node(Box::new((peer, redis))) })
+        let (address, processes) = (peer.address, vec![peer.process_id().context("it has ended")?]);
+        Ok(Self { address, processes, publisher, _running: BenchServerProcess::Node(Box::new((peer, redis))) })
     }
 }
 
-/// How messages get there: over HTTP to Galley, with `PUBLISH` to Redis otherwise.
+/// How messages get there: over HTTP to this path of Galley or nchan, with `PUBLISH` to Redis otherwise.
 pub(crate) enum BenchPublisher {
-    Http(HttpConnection),
+    Http(HttpConnection, &'static str),
     Redis(MultiplexedConnection),
 }
 
 impl BenchPublisher {
     pub(crate) async fn publish(&mut self, body: &str) -> anyhow::Result<()> {
         match self {
-            Self::Http(connection) => {
+            Self::Http(connection, path) => {
                 // Text, as peers get it: without a content type
-                let request = format!(
-                    "POST /v1/channels/{CHANNEL}/messages HTTP/1.1\r\nhost: galley\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
+                let request =
+                    format!("POST {path} HTTP/1.1\r\nhost: galley\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                 let (status, answer) = connection.send(&request).await?;
-                ensure!(status == 201, "publishing was answered with {status}: {answer}");
+                ensure!((200..300).contains(&status), "publishing was answered with {status}: {answer}");
             }
             Self::Redis(redis) => redis.publish::<_, _, ()>(CHANNEL, body).await?,
         }

@@ -7,7 +7,8 @@ pub(crate) use self::bare_client::BareClient;
 use crate::{
     galley::{BenchDurability, BenchGalley, noop_job},
     machine::scheduler_times_ms,
-    report::{BenchReport, median},
+    peers::{PEERS, Peer, PeerRound},
+    report::{BenchPlot, BenchReport, median},
     scope::BenchScope,
 };
 
@@ -26,9 +27,16 @@ struct ProcessingRound {
 
 pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyhow::Result<BenchReport> {
     let mut report = BenchReport::new("processing");
-    let mut all = Vec::new();
+    let (mut all, mut peers) = (Vec::new(), peers_of(scope));
     for _ in 0..scope.rounds() {
         all.push(run_round(&mut report, durability, scope.jobs()).await?);
+        for (peer, rounds) in &mut peers {
+            // One that fails once is not tried again
+            if rounds.iter().all(Result::is_ok) {
+                println!("   {}", peer.name);
+                rounds.push(peer.run_round(durability, 1).await);
+            }
+        }
     }
     let of = |figure: fn(&ProcessingRound) -> f64| median(all.iter().map(figure).collect());
     report.add_note(format!(
@@ -47,7 +55,48 @@ pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyho
         of(|round| round.bare_redis_micros),
         "us",
     );
+    let mut bars = vec![
+        ("Galley, 1 queue-worker".to_owned(), of(|round| round.processed)),
+        ("limit: bare fenced client".to_owned(), of(|round| round.bare)),
+    ];
+    for (peer, rounds) in peers {
+        bars.extend(add_peer(&mut report, peer, rounds, &all).map(|rate| (peer.name.to_owned(), rate)));
+    }
+    let title = "No-op jobs processed per second, results kept".to_owned();
+    report.add_plot(BenchPlot::Bars { name: "processing", title, bars });
     Ok(report)
+}
+
+/// Another system, and what came of its rounds.
+type PeerRounds = (&'static Peer, Vec<anyhow::Result<PeerRound>>);
+
+fn peers_of(scope: BenchScope) -> Vec<PeerRounds> {
+    let peers = if scope.has_peers() { PEERS } else { &[] };
+    peers.iter().map(|peer| (peer, Vec::new())).collect()
+}
+
+fn add_peer(
+    report: &mut BenchReport,
+    peer: &Peer,
+    rounds: Vec<anyhow::Result<PeerRound>>,
+    ours: &[ProcessingRound],
+) -> Option<f64> {
+    let name = format!("{} {}", peer.name, peer.version());
+    let rounds = match rounds.into_iter().collect::<anyhow::Result<Vec<_>>>() {
+        Ok(rounds) => rounds,
+        Err(error) => {
+            report.add_note(format!("{name}: no figure: {error:#}"));
+            return None;
+        }
+    };
+    let of = |figure: fn(&PeerRound) -> f64| median(rounds.iter().map(figure).collect());
+    report.add_note(format!("{name}: {}", peer.setting));
+    report.add_figure(format!("{name}: processed"), of(|round| round.processed), "1/s");
+    report.add_figure(format!("{name}: enqueued"), of(|round| round.enqueued), "1/s");
+    report.add_figure(format!("{name}: a waiting job"), of(|round| round.bytes_per_waiting_job), "bytes");
+    let ratios = ours.iter().zip(&rounds).map(|(ours, theirs)| ours.processed / theirs.processed).collect();
+    report.add_with_goal(format!("processed / {}", peer.name), median(ratios), "", peer.goal);
+    Some(of(|round| round.processed))
 }
 
 /// One round. Each side has a Redis of its own, so that neither inherits what the other has stored.

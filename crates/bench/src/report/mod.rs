@@ -1,4 +1,7 @@
-//! What was measured: a table to read, JSON to compare, and what went wrong.
+//! What was measured: tables to read, JSON to compare, plots, and what went wrong.
+
+mod markdown;
+mod svg;
 
 use std::{
     fs,
@@ -10,6 +13,7 @@ use common::time;
 use serde_json::{Value, json};
 use store::local_now;
 
+pub(crate) use self::{markdown::publish, svg::BenchPlot};
 use crate::machine::BenchMachine;
 
 /// The figures of one scenario.
@@ -18,6 +22,7 @@ pub(crate) struct BenchReport {
     figures: Vec<BenchFigure>,
     notes: Vec<String>,
     failures: Vec<String>,
+    plots: Vec<BenchPlot>,
 }
 
 struct BenchFigure {
@@ -30,7 +35,7 @@ struct BenchFigure {
 impl BenchReport {
     pub(crate) fn new(scenario: &'static str) -> Self {
         println!("\n== {scenario}");
-        Self { scenario, figures: Vec::new(), notes: Vec::new(), failures: Vec::new() }
+        Self { scenario, figures: Vec::new(), notes: Vec::new(), failures: Vec::new(), plots: Vec::new() }
     }
 
     /// Adds a figure and prints it.
@@ -48,7 +53,11 @@ impl BenchReport {
     ) {
         let (what, value) = (what.into(), (value * 1000.0).round() / 1000.0);
         let number = if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value}") };
-        println!("{}", format!("{what:<62} {number:>12} {unit:<10} {goal}").trim_end());
+        let verdict = match markdown::is_met(value, goal) {
+            Some(false) => "MISSED",
+            _ => "",
+        };
+        println!("{}", format!("{what:<62} {number:>12} {unit:<10} {goal:<8} {verdict}").trim_end());
         self.figures.push(BenchFigure { what, value, unit, goal });
     }
 
@@ -59,6 +68,11 @@ impl BenchReport {
         self.add_figure(format!("{what}, p50"), percentile(&sorted, 50), "ms");
         self.add_with_goal(format!("{what}, p99"), percentile(&sorted, 99), "ms", goal_of_p99);
         self.add_figure(format!("{what}, max"), percentile(&sorted, 100), "ms");
+    }
+
+    /// Adds a plot.
+    pub(crate) fn add_plot(&mut self, plot: BenchPlot) {
+        self.plots.push(plot);
     }
 
     /// Adds something to know about the figures.
@@ -82,7 +96,7 @@ impl BenchReport {
         self.failures.is_empty()
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self, date: &str) -> Value {
         let rows = self.figures.iter().map(|row| {
             let mut json = json!({ "what": row.what, "value": row.value, "unit": row.unit });
             if !row.goal.is_empty() {
@@ -92,20 +106,31 @@ impl BenchReport {
         });
         json!({
             "scenario": self.scenario, "figures": rows.collect::<Vec<_>>(), "notes": self.notes, "failures": self.failures,
+            "plots": self.plots.iter().map(|plot| plot_file(date, plot)).collect::<Vec<_>>(),
         })
     }
 }
 
-/// Writes `<folder>/<date>.json`.
+fn plot_file(date: &str, plot: &BenchPlot) -> String {
+    format!("{date}-{}.svg", plot.name())
+}
+
+/// Writes `<folder>/<date>.json`, the same as tables, and the plots.
 pub(crate) fn write(folder: &Path, machine: &BenchMachine, reports: &[BenchReport]) -> anyhow::Result<PathBuf> {
     let now = time::format(local_now());
     // 2026-11-22T10:00:00.123Z as 2026-11-22T100000: colons are not welcome in file names
     let date: String = now.chars().take_while(|c| *c != '.').filter(|c| *c != ':').collect();
     let path = folder.join(format!("{date}.json"));
-    let scenarios: Vec<Value> = reports.iter().map(BenchReport::to_json).collect();
+    let scenarios: Vec<Value> = reports.iter().map(|report| report.to_json(&date)).collect();
     let json = json!({ "date": now, "machine": machine.to_json(), "scenarios": scenarios });
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    fs::write(&path, format!("{json:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    let write =
+        |path: &Path, text: String| fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
+    write(&path, format!("{json:#}\n"))?;
+    write(&path.with_extension("md"), markdown::to_markdown(&json))?;
+    for plot in reports.iter().flat_map(|report| &report.plots) {
+        write(&folder.join(plot_file(&date, plot)), plot.to_svg())?;
+    }
     Ok(path)
 }
 

@@ -1,0 +1,48 @@
+//! Bytes in Redis of a job that waits, and of the record that a finished one leaves.
+
+use testkit::redis;
+
+use crate::{
+    galley::{BenchDurability, BenchGalley},
+    machine::used_memory,
+    report::BenchReport,
+    scope::BenchScope,
+};
+
+const QUEUE: &str = "stored";
+const JOBS: u32 = 100_000;
+
+/// What was measured.
+pub(crate) struct StoredBytes {
+    pub(crate) waiting: f64,
+    pub(crate) finished: f64,
+}
+
+pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport::new("memory");
+    let jobs = if scope.is_quick() { JOBS / 2 } else { JOBS };
+    let stored = measure(durability, jobs).await?;
+    report
+        .add_note(format!("{jobs} no-op jobs with an argument of 200 bytes, used_memory of Redis; without the events"));
+    report.add_with_goal("a waiting job", stored.waiting, "bytes", "<= 230");
+    report.add_with_goal("the record of a finished job", stored.finished, "bytes", "<= 300");
+    Ok(report)
+}
+
+pub(crate) async fn measure(durability: BenchDurability, jobs: u32) -> anyhow::Result<StoredBytes> {
+    let galley = BenchGalley::start(durability).await;
+    let mut redis = galley.redis.connection().await;
+    // The scripts, the queue and a thousand jobs are there before anything is counted
+    galley.enqueue_noops(QUEUE, jobs / 100).await?;
+    let before = used_memory(&mut redis).await?;
+    galley.enqueue_noops(QUEUE, jobs).await?;
+    let waiting = (used_memory(&mut redis).await? - before) / f64::from(jobs);
+    let worker = galley.start_worker(QUEUE, &[]).await;
+    galley.completed_per_second(QUEUE, jobs + jobs / 100).await?;
+    worker.terminate().await;
+    let events: Option<f64> = redis::cmd("MEMORY").arg("USAGE").arg("galley:events").query_async(&mut redis).await?;
+    let after = used_memory(&mut redis).await? - events.unwrap_or_default();
+    let empty = before - waiting * f64::from(jobs / 100);
+    let finished = (after - empty) / f64::from(jobs + jobs / 100);
+    Ok(StoredBytes { waiting, finished })
+}
