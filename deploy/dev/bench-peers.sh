@@ -53,6 +53,8 @@ install_nchan() {
     for package in "$package"/*.deb; do
         dpkg-deb --extract "$package" "$peers/nchan" || return 1
     done
+    # The module makes a folder of its own choice, which only an installed nginx has: one below where it runs instead
+    LC_ALL=C sed -i 's#/var/lib/nginx/#tmp/peer/nginx/#g' "$peers/nchan/usr/lib/nginx/modules/ngx_nchan_module.so"
     "$peers/nchan/usr/sbin/nginx" -v
 }
 

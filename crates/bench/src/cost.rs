@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::{
     galley::{BenchDurability, BenchGalley},
-    machine::{scheduler_times_ms, used_memory},
+    machine::scheduler_times_ms,
+    memory::stored_memory,
     numbers::count_as_f64,
     report::BenchReport,
     scope::BenchScope,
@@ -123,12 +124,12 @@ async fn measure(durability: BenchDurability, bytes: u32, jobs: u32) -> anyhow::
     galley.enqueue_repeated(&job, jobs / 10, BATCH_SIZE).await?;
     let ran = |process: u32| scheduler_times_ms(process).0 * 1000.0;
     let per_job = |micros: f64| micros / f64::from(jobs);
-    let before = used_memory(&mut redis).await?;
+    let before = stored_memory(&mut redis).await?;
     let (gateway_ran, redis_ran) = (ran(gateway_id), ran(redis_id));
     galley.enqueue_repeated(&job, jobs, BATCH_SIZE).await?;
     let gateway = per_job(ran(gateway_id) - gateway_ran);
     let redis_enqueue = per_job(ran(redis_id) - redis_ran);
-    let waiting = per_job(used_memory(&mut redis).await? - before);
+    let waiting = per_job(stored_memory(&mut redis).await? - before);
     let all = jobs + jobs / 10;
     let redis_ran = ran(redis_id);
     let worker = galley.start_worker(QUEUE, &[]).await;
@@ -138,7 +139,7 @@ async fn measure(durability: BenchDurability, bytes: u32, jobs: u32) -> anyhow::
     let redis_process = (ran(redis_id) - redis_ran) / f64::from(all);
     worker.terminate().await;
     let empty = before - waiting * f64::from(jobs / 10);
-    let finished = (used_memory(&mut redis).await? - empty) / f64::from(all);
+    let finished = (stored_memory(&mut redis).await? - empty) / f64::from(all);
     let kib = f64::from(bytes) / 1024.0;
     Ok(JobCost { kib, gateway, redis_enqueue, worker: worker_micros, redis_process, waiting, finished })
 }

@@ -1,6 +1,6 @@
 //! Bytes in Redis of a job that waits, and of the record that a finished one leaves.
 
-use testkit::redis;
+use testkit::redis::{self, aio::MultiplexedConnection};
 
 use crate::{
     galley::{BenchDurability, BenchGalley},
@@ -34,15 +34,20 @@ pub(crate) async fn measure(durability: BenchDurability, jobs: u32) -> anyhow::R
     let mut redis = galley.redis.connection().await;
     // The scripts, the queue and a thousand jobs are there before anything is counted
     galley.enqueue_noops(QUEUE, jobs / 100).await?;
-    let before = used_memory(&mut redis).await?;
+    let before = stored_memory(&mut redis).await?;
     galley.enqueue_noops(QUEUE, jobs).await?;
-    let waiting = (used_memory(&mut redis).await? - before) / f64::from(jobs);
+    let waiting = (stored_memory(&mut redis).await? - before) / f64::from(jobs);
     let worker = galley.start_worker(QUEUE, &[]).await;
     galley.completed_per_second(QUEUE, jobs + jobs / 100).await?;
     worker.terminate().await;
-    let events: Option<f64> = redis::cmd("MEMORY").arg("USAGE").arg("galley:events").query_async(&mut redis).await?;
-    let after = used_memory(&mut redis).await? - events.unwrap_or_default();
+    let after = stored_memory(&mut redis).await?;
     let empty = before - waiting * f64::from(jobs / 100);
     let finished = (after - empty) / f64::from(jobs + jobs / 100);
     Ok(StoredBytes { waiting, finished })
+}
+
+/// Bytes that Redis has allocated, without the events: those are a fixed number.
+pub(crate) async fn stored_memory(redis: &mut MultiplexedConnection) -> anyhow::Result<f64> {
+    let events: Option<f64> = redis::cmd("MEMORY").arg("USAGE").arg("galley:events").query_async(redis).await?;
+    Ok(used_memory(redis).await? - events.unwrap_or_default())
 }

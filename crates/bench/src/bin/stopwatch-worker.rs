@@ -6,6 +6,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use serde::de::IgnoredAny;
 use worker::{Context, HandlerError, Worker};
 
 #[global_allocator]
@@ -29,6 +30,8 @@ fn main() -> std::process::ExitCode {
             LATENESS.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(late);
             Ok::<(), HandlerError>(())
         })
+        // Other jobs of the same worker, for the curves: the same as in queue-worker
+        .handler("test.noop", |_: Context, _: IgnoredAny| async move { Ok::<(), HandlerError>(()) })
         // What was noted since the last time: pairs of microseconds and how many starts were as late
         .handler("bench.lateness", |_: Context, (): ()| async move {
             let mut noted = LATENESS.lock().unwrap_or_else(PoisonError::into_inner);

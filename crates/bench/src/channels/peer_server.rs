@@ -60,6 +60,8 @@ impl NchanServer {
             .replace("MODULE", &module.to_string_lossy())
             .replace("FOLDER", &folder.path().to_string_lossy())
             .replace("PORT", &port.to_string());
+        // Where the installed module makes its folder
+        fs::create_dir_all(folder.path().join("tmp/peer/nginx"))?;
         let configuration = folder.path().join("nginx.conf");
         fs::write(&configuration, text)?;
         let mut command = Command::new(program);
