@@ -269,7 +269,7 @@ impl AttemptRunner {
             (None, None) => JobResult::None,
         };
         let finished = self.shared.jobs.succeeded(&claimed, kept, now);
-        if !self.completions.send(Completion { claimed, finished, ended_at: now }).await {
+        if self.completions.send(Completion { claimed, finished, ended_at: now }).await.is_err() {
             tracing::error!("a result came after the last batch was recorded: the job will run again");
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! While one batch is on its way to Redis, the next one collects. So batches are large under load and single when
 //! idle, and no result waits for others. A batch whose answer is lost is sent again: the script recognizes its own
-//! results. Jobs whose end needs more than a result are recorded one by one beside the batches, several at a time, so
-//! that they delay no other.
+//! results. What follows from the end of jobs (the next job of a key, a workflow) happens beside the batches, so that it
+//! delays no result.
 //!
 //! A result is kept and sent until it is recorded, or until Redis says that the attempt is not the current one: what
 //! refuses it now may pass. Meanwhile its lease is renewed, so that the job does not run again. One that is refused for a
@@ -12,18 +12,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use common::{name::QueueName, time::Millis};
-use futures_util::{
-    StreamExt,
-    future::join_all,
-    stream::{self, FuturesUnordered},
-};
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
-    jobs::{Attempt, Completion, Fence, Settled},
+    jobs::{Attempt, Completion, Fence, FollowUps, Settled},
     next_reconnect_delay, reconnect_delays,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{in_flight::QueueStream, shared::WorkerShared};
 
@@ -31,86 +27,72 @@ use crate::{in_flight::QueueStream, shared::WorkerShared};
 const MAX_BATCH_RESULTS: usize = 128;
 /// Target size of one script call, in bytes of results.
 const TARGET_BATCH_BYTES: usize = 4 << 20;
-/// Results that are recorded one by one at the same time.
-const MAX_SINGLE_RESULTS: usize = 32;
+/// Maximum number of batches whose follow-ups run: with more, no other results are accepted.
+const MAX_FOLLOW_UPS: usize = 8;
 /// Maximum number of refused results: with more, no other results are accepted, and so no jobs are claimed.
 const MAX_REFUSED_RESULTS: usize = 1024;
 /// Pause before a refused result is sent again.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Where attempts send their results. The channels close when the last clone is dropped.
-#[derive(Clone)]
-pub(crate) struct CompletionSender {
-    plain: mpsc::Sender<Completion>,
-    single: mpsc::Sender<Completion>,
-}
+/// Where attempts send their results. The channel closes when the last clone is dropped.
+pub(crate) type CompletionSender = mpsc::Sender<Completion>;
 
-/// Where `run` receives them.
-pub(crate) struct CompletionReceiver {
-    plain: mpsc::Receiver<Completion>,
-    single: mpsc::Receiver<Completion>,
-}
-
-/// A channel for results, with room for that many of each kind.
-pub(crate) fn channel(capacity: usize) -> (CompletionSender, CompletionReceiver) {
-    let (plain, plain_results) = mpsc::channel(capacity);
-    let (single, single_results) = mpsc::channel(capacity);
-    (CompletionSender { plain, single }, CompletionReceiver { plain: plain_results, single: single_results })
-}
-
-impl CompletionSender {
-    /// Sends a result, and waits while its channel is full; false if nobody receives results any more.
-    pub(crate) async fn send(&self, completion: Completion) -> bool {
-        let is_single = completion.claimed.job.needs_individual_finish();
-        let channel = if is_single { &self.single } else { &self.plain };
-        channel.send(completion).await.is_ok()
-    }
-}
-
-/// Records results until the last attempt has ended.
-pub(crate) async fn run(shared: Arc<WorkerShared>, finished: CompletionReceiver) {
-    let CompletionReceiver { plain, single } = finished;
-    tokio::join!(record_batches(&shared, plain), record_singles(&shared, single));
-}
-
-async fn record_batches(shared: &WorkerShared, mut finished: mpsc::Receiver<Completion>) {
+/// Records results until the last attempt has ended and what follows from its end is done.
+pub(crate) async fn run(shared: Arc<WorkerShared>, mut finished: mpsc::Receiver<Completion>) {
     let mut batch = Vec::with_capacity(MAX_BATCH_RESULTS);
-    let (mut refused, mut is_open) = (FuturesUnordered::new(), true);
-    while is_open || !refused.is_empty() {
-        let accepts = is_open && refused.len() < MAX_REFUSED_RESULTS;
+    let (mut refused, mut follow_ups, mut is_open) = (FuturesUnordered::new(), JoinSet::new(), true);
+    while is_open || !refused.is_empty() || !follow_ups.is_empty() {
+        let accepts = is_open && refused.len() < MAX_REFUSED_RESULTS && follow_ups.len() < MAX_FOLLOW_UPS;
         tokio::select! {
             count = finished.recv_many(&mut batch, MAX_BATCH_RESULTS), if accepts => {
                 is_open = count > 0;
-                let again = record_streams(shared, std::mem::take(&mut batch)).await;
-                refused.extend(again.into_iter().map(|completion| record_single(shared, completion)));
+                let recorded = record_streams(&shared, std::mem::take(&mut batch)).await;
+                for follow_up in recorded.follow_ups {
+                    let jobs = shared.jobs.clone();
+                    follow_ups.spawn(async move { jobs.run_follow_ups(follow_up).await });
+                }
+                refused.extend(recorded.refused.into_iter().map(|completion| record_single(&shared, completion)));
             }
             Some(()) = refused.next() => {}
+            Some(_) = follow_ups.join_next() => {}
         }
     }
 }
 
-/// Records results stream by stream; returns those of parts that Redis refuses.
-async fn record_streams(shared: &WorkerShared, completions: Vec<Completion>) -> Vec<Completion> {
+/// What became of results.
+#[derive(Default)]
+struct RecordedResults {
+    /// Redis refuses the parts that they are in.
+    refused: Vec<Completion>,
+    follow_ups: Vec<FollowUps>,
+}
+
+/// Records results stream by stream.
+async fn record_streams(shared: &WorkerShared, completions: Vec<Completion>) -> RecordedResults {
     let mut streams: HashMap<QueueStream, Vec<Completion>> = HashMap::new();
     for completion in completions {
         let job = &completion.claimed.job;
         streams.entry((job.queue.clone(), job.priority)).or_default().push(completion);
     }
-    let refused = join_all(streams.into_iter().map(|(stream, completions)| async move {
-        let mut is_refused = Vec::with_capacity(completions.len());
-        for some in split_by_bytes(&completions) {
-            let refusal = record_batch(shared, &stream, some).await.err();
-            is_refused.resize(is_refused.len() + some.len(), refusal.is_some());
-        }
-        let marked = completions.into_iter().zip(is_refused);
-        marked.filter(|(_, is_refused)| *is_refused).map(|(completion, _)| completion).collect::<Vec<_>>()
-    }));
-    refused.await.into_iter().flatten().collect()
+    let recorded = streams.into_iter().map(|(stream, completions)| record_stream(shared, stream, completions));
+    let mut all = RecordedResults::default();
+    for recorded in join_all(recorded).await {
+        all.refused.extend(recorded.refused);
+        all.follow_ups.extend(recorded.follow_ups);
+    }
+    all
 }
 
-async fn record_singles(shared: &WorkerShared, finished: mpsc::Receiver<Completion>) {
-    let finished = stream::unfold(finished, |mut finished| async move { Some((finished.recv().await?, finished)) });
-    finished.for_each_concurrent(MAX_SINGLE_RESULTS, |completion| record_single(shared, completion)).await;
+async fn record_stream(shared: &WorkerShared, stream: QueueStream, completions: Vec<Completion>) -> RecordedResults {
+    let (mut is_refused, mut follow_ups) = (Vec::with_capacity(completions.len()), Vec::new());
+    for some in split_by_bytes(&completions) {
+        let recorded = record_batch(shared, &stream, some).await;
+        is_refused.resize(is_refused.len() + some.len(), recorded.is_err());
+        follow_ups.extend(recorded.ok().filter(|follow_ups| !follow_ups.is_empty()));
+    }
+    let marked = completions.into_iter().zip(is_refused);
+    let refused = marked.filter(|(_, is_refused)| *is_refused).map(|(completion, _)| completion).collect();
+    RecordedResults { refused, follow_ups }
 }
 
 /// Records one result, however often Redis refuses it.
@@ -119,9 +101,7 @@ async fn record_single(shared: &WorkerShared, completion: Completion) {
     let (attempt, queue) = (Attempt::of(&completion.claimed, &fence), &completion.claimed.job.queue);
     let mut is_logged = false;
     let settled = loop {
-        let recorded = until_available(1, || async {
-            shared.jobs.finish(attempt, &completion.finished, false).await.map(|settled| vec![settled])
-        });
+        let recorded = until_available(1, || async { shared.jobs.finish(attempt, &completion.finished, false).await });
         match recorded.await {
             Ok(settled) => break settled,
             Err(error) if !std::mem::replace(&mut is_logged, true) => {
@@ -132,7 +112,7 @@ async fn record_single(shared: &WorkerShared, completion: Completion) {
         }
         tokio::time::sleep(REFUSED_RETRY_DELAY).await;
     };
-    finish_completions(shared, queue, std::slice::from_ref(&completion), settled);
+    finish_completions(shared, queue, std::slice::from_ref(&completion), vec![settled]);
 }
 
 /// Splits into parts of about [`TARGET_BATCH_BYTES`], or of a single larger result.
@@ -152,20 +132,24 @@ fn split_by_bytes(completions: &[Completion]) -> Vec<&[Completion]> {
 }
 
 /// Records results of one stream; waits while Redis is unavailable.
-async fn record_batch(shared: &WorkerShared, stream: &QueueStream, completions: &[Completion]) -> StoreResult<()> {
+async fn record_batch(
+    shared: &WorkerShared,
+    stream: &QueueStream,
+    completions: &[Completion],
+) -> StoreResult<FollowUps> {
     let (queue, priority) = stream;
-    let settled = until_available(completions.len(), || {
+    let (settled, follow_ups) = until_available(completions.len(), || {
         shared.jobs.complete_batch(queue, *priority, &shared.consumer, completions)
     })
     .await?;
     finish_completions(shared, queue, completions, settled);
-    Ok(())
+    Ok(follow_ups)
 }
 
 /// Repeats a call while Redis is unavailable.
-async fn until_available<F>(results: usize, record: impl Fn() -> F) -> StoreResult<Vec<Settled>>
+async fn until_available<T, F>(results: usize, record: impl Fn() -> F) -> StoreResult<T>
 where
-    F: Future<Output = StoreResult<Vec<Settled>>>,
+    F: Future<Output = StoreResult<T>>,
 {
     let mut delays = reconnect_delays();
     loop {

@@ -25,7 +25,7 @@ use store::{
     Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Consumer, long_poll::LongPoll, maintenance,
     workers::Workers,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -102,7 +102,7 @@ impl Worker {
         let event = "queue_worker.listening";
         tracing::info!(event, %address, %name, ?queues, concurrency, "queue-worker runs");
 
-        let (completions, finished) = results::channel(worker.concurrency.max(256));
+        let (completions, finished) = mpsc::channel(worker.concurrency.max(256));
         let supervise = |part, task| supervise(part, task, &stop);
         let committing = supervise("results", tokio::spawn(results::run(shared.clone(), finished)));
         let stop_renewing = CancellationToken::new();

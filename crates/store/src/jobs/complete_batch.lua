@@ -1,22 +1,29 @@
 #!lua flags=allow-oom
--- Completes many jobs that a queue-worker ran: stores their results and removes their entries.
--- KEYS: 1 stream, 2 active, 3 leases, 4 stats, 5 note of this call, 6.. the result of each job, then the records of the
---       jobs that have one
--- ARGV: 1 consumer, 2 priority, 3 TTL of a result in ms, or 0 when Redis is too full to store results, 4 TTL of the note
---       in ms, 5 channel of finished jobs, 6 ids of the jobs, separated by spaces,
---       7.. the entry of each job, then the result of each job as text
--- Returns for each job 1 completed, 2 completed by an earlier run of this call, 0 no longer this worker's attempt.
--- The fence is the entry: whatever takes a job away from an attempt deletes the attempt's entry, except that an attempt may
--- be handed over to the holder of a token.
+-- Completes many jobs that a queue-worker ran: stores their results, removes their entries and what they held.
+-- KEYS: 1 stream, 2 active, 3 leases, 4 stats, 5 note of this call, 6 timers, 7 waiting keys, 8.. the result of each job,
+--       then the records, the uniqueness keys and the sets of admitted jobs of those jobs that have one
+-- ARGV: 1 consumer, 2 priority, 3 TTL of a result in ms, or 0 when Redis is too full to store results, 4 the same for jobs
+--       of workflows, 5 TTL of the note in ms, 6 channel of finished jobs, 7 ids of the jobs, separated by spaces,
+--       8 notification channel, 9 notification (due), 10 number of jobs, 11 to 15 how many have a record, a uniqueness, a
+--       key, a deadline and a workflow, 16.. the entry of each job, then the result of each job as text, then the numbers
+--       of the jobs with a record, a uniqueness, a key, a deadline, a workflow
+-- Returns for each job 1 completed, 3 completed and others wait for its key, 2 completed by an earlier run of this call, 0
+-- no longer this worker's attempt.
+-- The fence is the entry: what takes a job away from an attempt also deletes the attempt's entry. Only the attempt itself can
+-- hand its entry over, to the holder of a token.
 -- May run twice: the second run finds the results of the first, or its note when it stored none.
 local stream, active, leases, stats, note = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local first_result = 6
-local consumer, priority, result_ttl_ms, note_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local finished, ids = ARGV[5], ARGV[6]
-local first_entry = 7
+local timers, waiting_keys = KEYS[6], KEYS[7]
+local first_result = 8
+local consumer, priority, result_ttl_ms, member_ttl_ms, note_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local finished, ids, notifications, due_notification = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local job_count, record_count, unique_count = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local keyed_count, expiring_count, workflow_count = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+local first_entry = 16
 
-local job_count = (#ARGV - first_entry + 1) / 2
-local first_text, first_record = first_entry + job_count, first_result + job_count
+local first_text = first_entry + job_count
+local first_number = first_text + job_count
+local first_key = first_result + job_count
 local outcomes, entries = {}, {}
 for number = 1, job_count do entries[number] = ARGV[first_entry + number - 1] end
 
@@ -54,13 +61,48 @@ if redis.call('XACK', stream, 'workers', unpack(entries)) < #entries then
   end
 end
 if done == 0 then return outcomes end
+for number = 1, job_count do outcomes[number] = outcomes[number] or 1 end
+
+-- Calls a function for each completed job of the next list of numbers, with the key that belongs to it, if they have keys.
+local function for_completed(count, has_keys, visit)
+  for i = 0, count - 1 do
+    local number = tonumber(ARGV[first_number + i])
+    if outcomes[number] == 1 then visit(number, has_keys and KEYS[first_key + i]) end
+  end
+  first_number = first_number + count
+  if has_keys then first_key = first_key + count end
+end
+
+local function id_of(number) return string.sub(KEYS[first_result + number - 1], -36) end
+
+local is_member = {}
+for_completed(record_count, true, function(_, record) redis.call('DEL', record) end)
+for_completed(unique_count, true, function(number, uniqueness)
+  if redis.call('GET', uniqueness) == id_of(number) then redis.call('DEL', uniqueness) end
+end)
+local now = keyed_count + workflow_count > 0 and now_ms()
+local is_waited_for = {}
+for_completed(keyed_count, true, function(number, admitted)
+  if redis.call('ZREM', admitted, id_of(number)) == 0 then return end
+  local key = string.match(admitted, ':admitted:(.+)$')
+  if redis.call('SISMEMBER', waiting_keys, key) == 0 then return end
+  is_waited_for[number] = true
+  -- The caller admits the next job of the key; the leader does if the caller dies
+  set_due(timers, 'key ' .. key, now + 2000, notifications, due_notification, 'LT')
+end)
+for_completed(expiring_count, false, function(number) redis.call('ZREM', timers, 'expire ' .. id_of(number)) end)
+for_completed(workflow_count, false, function(number)
+  is_member[number] = true
+  set_due(timers, 'follow_up ' .. id_of(number), now + 2000, notifications, due_notification)
+end)
 
 for number = 1, job_count do
-  if not outcomes[number] then
-    outcomes[number] = 1
-    if result_ttl_ms ~= '0' then
-      redis.call('SET', KEYS[first_result + number - 1], ARGV[first_text + number - 1], 'PX', result_ttl_ms)
+  if outcomes[number] == 1 then
+    local ttl_ms = is_member[number] and member_ttl_ms or result_ttl_ms
+    if ttl_ms ~= '0' then
+      redis.call('SET', KEYS[first_result + number - 1], ARGV[first_text + number - 1], 'PX', ttl_ms)
     end
+    if is_waited_for[number] then outcomes[number] = 3 end
   end
 end
 if result_ttl_ms == '0' then redis.call('SET', note, '', 'PX', note_ttl_ms) end
@@ -68,25 +110,13 @@ redis.call('XDEL', stream, unpack(entries))
 if attempts then
   local gone = {}
   for number = 1, job_count do
-    if outcomes[number] == 1 then
+    if outcomes[number] % 2 == 1 then
       gone[#gone + 1] = attempts[number]
       gone[#gone + 1] = 'p:' .. attempts[number]
     end
   end
   redis.call('HDEL', active, unpack(gone))
   redis.call('ZREM', leases, unpack(gone))
-end
-if first_record <= #KEYS then
-  -- A result and a record of the same job end with its id
-  local is_completed = {}
-  for number = 1, job_count do
-    is_completed[string.sub(KEYS[first_result + number - 1], -36)] = outcomes[number] == 1
-  end
-  local records = {}
-  for number = first_record, #KEYS do
-    if is_completed[string.sub(KEYS[number], -36)] then records[#records + 1] = KEYS[number] end
-  end
-  if #records > 0 then redis.call('DEL', unpack(records)) end
 end
 redis.call('HINCRBY', stats, 'completed', done)
 redis.pcall('PUBLISH', finished, ids)

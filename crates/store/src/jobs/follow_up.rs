@@ -51,9 +51,14 @@ impl Jobs {
         if !job.has_follow_up() {
             return self.stored_result_ttl(ttl, 1, bytes);
         }
-        let memory = self.store.redis.memory();
-        memory.note_stored(DataKind::Results, bytes + RESULT_OVERHEAD_BYTES);
-        memory.result_retention().limit(ttl).max(MIN_FOLLOW_UP_TTL)
+        self.store.redis.memory().note_stored(DataKind::Results, bytes + RESULT_OVERHEAD_BYTES);
+        self.follow_up_result_ttl()
+    }
+
+    /// TTL of a result that a follow-up must find.
+    pub(super) fn follow_up_result_ttl(&self) -> Duration {
+        let ttl = self.store.settings.jobs.result_ttl;
+        self.store.redis.memory().result_retention().limit(ttl).max(MIN_FOLLOW_UP_TTL)
     }
 
     /// TTL of results that are stored now, zero if Redis is too full for them.
@@ -70,7 +75,7 @@ impl Jobs {
 
     /// Shortens the life of a result that was stored only for its follow-up, as the fill level asks. Where this fails
     /// the result's own TTL applies.
-    async fn shorten_result(&self, job: &JobRecord) {
+    pub(super) async fn shorten_result(&self, job: &JobRecord) {
         let retention = self.store.redis.memory().result_retention();
         let ttl = retention.limit(self.store.settings.jobs.result_ttl);
         if retention == ResultRetention::Full || ttl >= MIN_FOLLOW_UP_TTL {
@@ -100,7 +105,7 @@ impl Jobs {
         }
     }
 
-    async fn run_follow_up(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
+    pub(super) async fn run_follow_up(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
         let damaged = |error: model::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
         let envelope = Envelope::from_job_json(json).map_err(damaged)?;
         let parts = envelope.fields().map_err(damaged)?;
@@ -135,7 +140,7 @@ impl Jobs {
 }
 
 /// Logs a failed follow-up, which maintenance repeats in two seconds.
-fn log_follow_up_failure(queue: &QueueName, id: JobId, done: StoreResult<()>) {
+pub(super) fn log_follow_up_failure(queue: &QueueName, id: JobId, done: StoreResult<()>) {
     if let Err(error) = done {
         tracing::debug!(%error, %queue, %id, "follow-up of a job failed, left to maintenance");
     }

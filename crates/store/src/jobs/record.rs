@@ -184,12 +184,6 @@ impl JobRecord {
         self.envelope.fields().map_or_else(standard, |parts| parts.retry_policy(on_exhaustion))
     }
 
-    /// Whether its end needs more than storing a result, so that it cannot be one of a batch.
-    #[must_use]
-    pub fn needs_individual_finish(&self) -> bool {
-        self.has_follow_up() || self.expiry_timer().is_some()
-    }
-
     /// Whether its envelope is needed when it has succeeded: it asks for it, it failed before, or its follow-up reads it.
     fn needs_envelope(&self) -> bool {
         self.summary.keeps_envelope || !self.history.errors.is_empty() || self.has_follow_up()

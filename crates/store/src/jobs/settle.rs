@@ -1,6 +1,6 @@
 //! Ends attempts. Only the current attempt can be ended: every call is fenced, and a stale one changes nothing.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, duration_millis,
@@ -8,17 +8,8 @@ use super::{
     record::{FinishedJob, JobRecord},
 };
 use crate::connection::{budgets::DataKind, notification::Notification};
-use crate::{
-    StoreResult,
-    events::JobEvent,
-    keys::{self, QueueKeys},
-    script,
-};
-use common::{
-    id::EntryId,
-    name::{LimitKey, Priority, QueueName},
-    time::Millis,
-};
+use crate::{StoreResult, events::JobEvent, keys, script};
+use common::{id::EntryId, name::LimitKey, time::Millis};
 use model::job::{
     AttemptError, JobState, RetryAdvice, RetryDecision,
     retry::{MAX_ADVISED_DELAY, MIN_RETRY_DELAY, OnExhaustion},
@@ -26,7 +17,7 @@ use model::job::{
 
 /// How long the end of an attempt is noted when Redis is too full to store its result: a call whose answer was lost finds
 /// that it ended the attempt.
-const NOTE_TTL_MS: u64 = 10_000;
+pub(super) const NOTE_TTL_MS: u64 = 10_000;
 
 /// The outcome of a call that ends an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,77 +68,12 @@ impl FailureOutcome {
     }
 }
 
-/// A successful result, to be recorded in a batch.
-#[derive(Debug)]
-pub struct Completion {
-    /// The job and its attempt.
-    pub claimed: Arc<ClaimedJob>,
-    /// What remains of it.
-    pub finished: FinishedJob,
-    /// When it ended, by this process's clock.
-    pub ended_at: Millis,
-}
-
 impl Jobs {
     /// What remains of a job that succeeded.
     #[must_use]
     pub fn succeeded(&self, claimed: &ClaimedJob, result: JobResult<'_>, now: Millis) -> FinishedJob {
         let keeps_envelope = self.settings().keep_envelope;
         FinishedJob::succeeded(&claimed.job, result, Some(claimed.started_at), now, keeps_envelope)
-    }
-
-    /// Records the results of jobs of one stream that a queue-worker ran. Not for jobs whose end needs more:
-    /// [`JobRecord::needs_individual_finish`].
-    ///
-    /// # Errors
-    /// Redis is unavailable: call again with the same jobs.
-    pub async fn complete_batch(
-        &self,
-        queue: &QueueName,
-        priority: Priority,
-        consumer: &Consumer,
-        batch: &[Completion],
-    ) -> StoreResult<Vec<Settled>> {
-        let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        let keys = QueueKeys::new(queue);
-        let mut call = script::COMPLETE_BATCH.prepare_invoke();
-        call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
-        call.key(keys.completed_batch(priority, first.claimed.entry, batch.len()));
-        for completion in batch {
-            call.key(keys.result(&completion.claimed.job.id));
-        }
-        for completion in batch.iter().filter(|completion| completion.claimed.job.has_record) {
-            call.key(keys.record(&completion.claimed.job.id));
-        }
-        let bytes = batch.iter().map(|completion| completion.finished.size()).sum();
-        let ttl = self.stored_result_ttl(self.store.settings.jobs.result_ttl, batch.len(), bytes);
-        call.arg(consumer.name())
-            .arg(priority.get())
-            .arg(ttl.as_millis().to_string())
-            .arg(NOTE_TTL_MS)
-            .arg(keys.finished());
-        let mut ids = String::with_capacity(batch.len() * 37);
-        for completion in batch {
-            let _ = write!(ids, "{} ", completion.claimed.job.id);
-        }
-        call.arg(ids.trim_end());
-        for completion in batch {
-            call.arg(completion.claimed.entry.to_string());
-        }
-        for completion in batch {
-            call.arg(completion.finished.to_text(priority, completion.claimed.entry));
-        }
-        let outcome: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;
-        let settled = outcome.into_iter().map(|code| match code {
-            1 => Settled::Done,
-            2 => Settled::AlreadyDone,
-            _ => Settled::Stale,
-        });
-        let settled: Vec<Settled> = settled.collect();
-        for (completion, _) in batch.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::Stale) {
-            self.shorten_client_job_id(&completion.claimed.job, ttl).await;
-        }
-        Ok(settled)
     }
 
     /// Ends a job: completed or discarded.

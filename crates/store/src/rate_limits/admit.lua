@@ -1,22 +1,28 @@
 #!lua flags=allow-oom
 -- Admits the first job of a key queue to its stream, if the limit of the key allows it.
 -- KEYS: 1 key queue, 2 waiting keys, 3 admitted, 4 limit of the key, 5 timers, 6 stats, 7 priorities, 8 record of the job,
---       9 its stream, 10 starts of a strict rate
+--       9 its stream, 10 starts of a strict rate, 11 record of the job behind it
 -- ARGV: 1 key, 2 id that the caller saw first in the key queue, 3 its priority, 4 notification channel,
---       5 notification (stream), 6 notification (due)
--- Returns "admitted", "wait" when the limit does not allow it now, "changed" when another job is first, or "empty".
+--       5 notification (stream), 6 notification (due), 7 id that the caller saw behind the first, or ""
+-- Returns "admitted", "last" when it was admitted and no other can be now, "wait" when the limit does not allow it now,
+-- "changed" when another job is first, or "empty".
 -- May run twice: the second run finds another job first.
 local key_queue, waiting_keys, admitted, limit, timers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local stats, priorities, record, stream, starts = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local next_record = KEYS[11]
 local key, seen_first, priority = ARGV[1], ARGV[2], ARGV[3]
 local notifications, stream_notification, due_notification = ARGV[4], ARGV[5], ARGV[6]
+local seen_next = ARGV[7]
 
 local timer = 'key ' .. key
 local first = redis.call('ZRANGE', key_queue, 0, 0)[1]
-if not first then
+local function note_that_none_waits()
   redis.call('SREM', waiting_keys, key)
   redis.call('ZREM', timers, timer)
   redis.call('PEXPIRE', limit, idle_limit_ttl(limit))
+end
+if not first then
+  note_that_none_waits()
   return 'empty'
 end
 if first ~= seen_first then return 'changed' end
@@ -128,6 +134,20 @@ redis.call('ZADD', admitted, score, first)
 if rate > 0 and is_strict then
   redis.call('ZADD', starts, 'inf', string.format('%s:%s %s', priority, entry, first))
   redis.call('PEXPIRE', starts, math.max(period_ms, 86400000))
+end
+local next_job = redis.call('ZRANGE', key_queue, 0, 0)[1]
+if not next_job then
+  note_that_none_waits()
+  return 'last'
+end
+if next_job == seen_next then
+  local next_limit = redis.call('HGET', next_record, 'l') or ''
+  local next_concurrency = tonumber(string.match(next_limit, '^%S+ (%-?%d+) ') or '-1')
+  if next_concurrency >= 0 and redis.call('ZCARD', admitted) >= next_concurrency then
+    -- The end of another job of the key admits it
+    redis.call('ZREM', timers, timer)
+    return 'last'
+  end
 end
 set_due(timers, timer, now + 1000, notifications, due_notification)
 return 'admitted'

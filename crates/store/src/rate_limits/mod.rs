@@ -29,7 +29,7 @@ impl Jobs {
     pub(crate) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
         for _ in 0..MAX_ADMITTED_PER_CALL {
             let outcome = self.admit_first(queue, key).await?;
-            if outcome == "wait" || outcome == "empty" {
+            if ["last", "wait", "empty"].contains(&outcome.as_str()) {
                 return Ok(());
             }
         }
@@ -59,17 +59,16 @@ impl Jobs {
     async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.store.redis.clone();
-        let first: Vec<String> =
-            redis::cmd("ZRANGE").arg(keys.key_queue(key)).arg(0).arg(0).query_async(&mut redis).await?;
-        let id = first.first().and_then(|id| id.parse::<JobId>().ok());
-        let (record, priority) = match id {
-            Some(id) => {
-                let record = keys.record(&id);
-                let priority: Option<i64> = redis::cmd("HGET").arg(&record).arg("p").query_async(&mut redis).await?;
-                (record, priority.and_then(|number| Priority::try_from(number).ok()).unwrap_or_default())
-            }
-            None => (keys.key_queue(key), Priority::default()),
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(keys.key_queue(key)).arg(0).arg(1).arg("WITHSCORES");
+        let seen: Vec<(String, f64)> = command.query_async(&mut redis).await?;
+        // Scripts name their keys: one that is not there stands for no record
+        let record = |position: usize| {
+            let id = seen.get(position).and_then(|(id, _)| id.parse::<JobId>().ok());
+            id.map_or_else(|| keys.key_queue(key), |id| keys.record(&id))
         };
+        let seen_id = |position: usize| seen.get(position).map_or("", |(id, _)| id.as_str());
+        let priority = seen.first().map_or_else(Priority::default, |(_, score)| priority_of_score(*score));
         Ok(script::ADMIT
             .key(keys.key_queue(key))
             .key(keys.waiting_keys())
@@ -78,15 +77,17 @@ impl Jobs {
             .key(keys.timers())
             .key(keys.stats())
             .key(keys.priorities())
-            .key(record)
+            .key(record(0))
             .key(keys.stream(priority))
             .key(keys.key_starts(key))
+            .key(record(1))
             .arg(key.as_str())
-            .arg(first.first().map_or("", String::as_str))
+            .arg(seen_id(0))
             .arg(priority.get())
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::StreamCreated(queue.clone()).encode())
             .arg(Notification::DueChanged(queue.clone()).encode())
+            .arg(if record(1) == keys.key_queue(key) { "" } else { seen_id(1) })
             .invoke_async(&mut redis)
             .await?)
     }
@@ -120,6 +121,13 @@ impl Jobs {
         self.admit(queue, key).await?;
         Ok(moved == 1)
     }
+}
+
+/// The priority of a job in a key queue, from its score: see `enqueue_for_key` in `lua/stream_entry.lua`.
+fn priority_of_score(score: f64) -> Priority {
+    #[expect(clippy::cast_possible_truncation, reason = "scores that Galley wrote are priorities from -100 to 100")]
+    let priority = -(score / 2_f64.powi(44)).floor() as i64;
+    Priority::try_from(priority).unwrap_or_default()
 }
 
 /// The set in which a job waits to become available.

@@ -69,6 +69,7 @@ async fn a_repeated_call_finds_what_the_first_did_also_when_no_result_is_stored(
     let (consumer, other) = (consumer(), consumer());
     for options in ["", r#","expires_at":"2999-01-01T00:00:00Z""#] {
         kit.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        store::maintenance::read_memory(&kit.redis).await.expect("it can be read");
         let id = kit.enqueue(&body_with(options)).await;
         let claimed = kit.claim_one(&consumer).await;
         kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;

@@ -17,8 +17,7 @@ use store::{
     connection::notifier::{EventReceiver, Notifier, Topics},
     events::EventLog,
     jobs::{
-        Attempt, Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs,
-        Settled,
+        Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs, Settled,
     },
     maintenance,
     workflows::Workflows,
@@ -107,13 +106,12 @@ impl StoreKit {
 
     pub(crate) async fn complete(&self, consumer: &Consumer, claimed: &ClaimedJob, result: &str) -> Settled {
         let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
-        if claimed.job.needs_individual_finish() {
-            let fence = fence(consumer);
-            return self.jobs.finish(Attempt::of(claimed, &fence), &ended, false).await.expect("redis runs");
-        }
         let completion = Completion { claimed: Arc::new(claimed.clone()), finished: ended, ended_at: local_now() };
         let (queue, priority) = (&claimed.job.queue, claimed.job.priority);
-        self.jobs.complete_batch(queue, priority, consumer, &[completion]).await.expect("redis runs")[0]
+        let completed = self.jobs.complete_batch(queue, priority, consumer, &[completion]).await;
+        let (settled, follow_ups) = completed.expect("redis runs");
+        self.jobs.run_follow_ups(follow_ups).await;
+        settled[0]
     }
 
     /// Starts the maintenance.

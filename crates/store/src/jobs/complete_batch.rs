@@ -1,0 +1,235 @@
+//! Completes many jobs that a queue-worker ran in one script call, whatever they hold: what a job's uniqueness, deadline and
+//! key need is done in the script. Only what follows in other keys is left to the caller: the next jobs of a key, and
+//! workflows. The script sets timers for these, so that the leader does it if the caller dies.
+
+use std::{fmt::Write, sync::Arc};
+
+use futures_util::{FutureExt, StreamExt, stream};
+use redis::ScriptInvocation;
+
+use super::{
+    ClaimedJob, Consumer, JobRecord, Jobs, Settled, follow_up::log_follow_up_failure, record::FinishedJob,
+    settle::NOTE_TTL_MS,
+};
+use crate::{
+    StoreResult,
+    connection::notification::Notification,
+    keys::{self, QueueKeys},
+    script,
+};
+use common::{
+    name::{LimitKey, Priority, QueueName},
+    time::Millis,
+};
+
+/// Follow-ups that run at the same time.
+const MAX_CONCURRENT_FOLLOW_UPS: usize = 32;
+
+/// A successful result, to be recorded in a batch.
+#[derive(Debug)]
+pub struct Completion {
+    /// The job and its attempt.
+    pub claimed: Arc<ClaimedJob>,
+    /// What remains of it.
+    pub finished: FinishedJob,
+    /// When it ended, by this process's clock.
+    pub ended_at: Millis,
+}
+
+/// What a completed batch leaves to do: [`Jobs::run_follow_ups`].
+#[derive(Debug)]
+pub struct FollowUps {
+    queue: QueueName,
+    /// Keys that jobs wait for.
+    keys: Vec<LimitKey>,
+    /// Jobs of workflows.
+    members: Vec<WorkflowFollowUp>,
+}
+
+#[derive(Debug)]
+struct WorkflowFollowUp {
+    claimed: Arc<ClaimedJob>,
+    /// None if an earlier call ended the job: it may have recorded another end.
+    finished: Option<FinishedJob>,
+}
+
+/// One of them.
+enum FollowUpStep {
+    Admit(LimitKey),
+    Continue(WorkflowFollowUp),
+}
+
+impl FollowUps {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.members.is_empty()
+    }
+}
+
+/// What jobs hold beside their entries: keys, and the numbers of the jobs, from 1.
+#[derive(Default)]
+struct HeldKeys {
+    records: Vec<(usize, String)>,
+    uniqueness: Vec<(usize, String)>,
+    admitted: Vec<(usize, String)>,
+    expiring: Vec<usize>,
+    members: Vec<usize>,
+}
+
+impl HeldKeys {
+    fn of(keys: &QueueKeys, batch: &[Completion]) -> Self {
+        let mut held = Self::default();
+        for (number, job) in (1..).zip(batch.iter().map(|completion| &completion.claimed.job)) {
+            if job.has_record {
+                held.records.push((number, keys.record(&job.id)));
+            }
+            if let Some(fingerprint) = releasable_fingerprint(job) {
+                held.uniqueness.push((number, keys.uniqueness(&fingerprint)));
+            }
+            if let Some(key) = job.limit_key() {
+                held.admitted.push((number, keys.admitted(key)));
+            }
+            if job.expiry_timer().is_some() {
+                held.expiring.push(number);
+            }
+            if job.workflow.is_some() {
+                held.members.push(number);
+            }
+        }
+        held
+    }
+
+    fn add_keys(&self, call: &mut ScriptInvocation<'_>) {
+        for (_, key) in self.records.iter().chain(&self.uniqueness).chain(&self.admitted) {
+            call.key(key);
+        }
+    }
+
+    fn add_counts(&self, call: &mut ScriptInvocation<'_>) {
+        for count in [self.records.len(), self.uniqueness.len(), self.admitted.len()] {
+            call.arg(count);
+        }
+        call.arg(self.expiring.len()).arg(self.members.len());
+    }
+
+    fn add_numbers(&self, call: &mut ScriptInvocation<'_>) {
+        for (number, _) in self.records.iter().chain(&self.uniqueness).chain(&self.admitted) {
+            call.arg(*number);
+        }
+        call.arg(&self.expiring[..]).arg(&self.members[..]);
+    }
+}
+
+/// The fingerprint that a job frees when it succeeds. One that blocks equal jobs in a final state too keeps it.
+fn releasable_fingerprint(job: &JobRecord) -> Option<String> {
+    if !job.summary.is_unique {
+        return None;
+    }
+    let unique = job.envelope.fields().ok()?.unique(&job.queue)?;
+    let is_kept = unique.states.iter().any(|state| state.is_terminal());
+    (!is_kept).then_some(unique.fingerprint)
+}
+
+impl Jobs {
+    /// Records the results of jobs of one stream that a queue-worker ran.
+    ///
+    /// # Errors
+    /// Redis is unavailable: call again with the same jobs.
+    pub async fn complete_batch(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        consumer: &Consumer,
+        batch: &[Completion],
+    ) -> StoreResult<(Vec<Settled>, FollowUps)> {
+        let Some(first) = batch.first() else { return Ok((Vec::new(), follow_ups(queue, &[], &[]))) };
+        let keys = QueueKeys::new(queue);
+        let held = HeldKeys::of(&keys, batch);
+        let mut call = script::COMPLETE_BATCH.prepare_invoke();
+        call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
+        call.key(keys.completed_batch(priority, first.claimed.entry, batch.len()));
+        call.key(keys.timers()).key(keys.waiting_keys());
+        let mut ids = String::with_capacity(batch.len() * 37);
+        for completion in batch {
+            call.key(keys.result(&completion.claimed.job.id));
+            let _ = write!(ids, "{} ", completion.claimed.job.id);
+        }
+        held.add_keys(&mut call);
+        let bytes = batch.iter().map(|completion| completion.finished.size()).sum();
+        let ttl = self.stored_result_ttl(self.settings().result_ttl, batch.len(), bytes);
+        call.arg(consumer.name()).arg(priority.get());
+        call.arg(ttl.as_millis().to_string()).arg(self.follow_up_result_ttl().as_millis().to_string());
+        call.arg(NOTE_TTL_MS).arg(keys.finished()).arg(ids.trim_end());
+        call.arg(keys::NOTIFICATIONS).arg(Notification::DueChanged(queue.clone()).encode()).arg(batch.len());
+        held.add_counts(&mut call);
+        for completion in batch {
+            call.arg(completion.claimed.entry.to_string());
+        }
+        for completion in batch {
+            call.arg(completion.finished.to_text(priority, completion.claimed.entry));
+        }
+        held.add_numbers(&mut call);
+        let outcomes: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;
+        for (completion, _) in batch.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != 0) {
+            self.shorten_client_job_id(&completion.claimed.job, ttl).await;
+        }
+        let follow_ups = follow_ups(queue, batch, &outcomes);
+        let settled = outcomes.into_iter().map(|code| match code {
+            1 | 3 => Settled::Done,
+            2 => Settled::AlreadyDone,
+            _ => Settled::Stale,
+        });
+        Ok((settled.collect(), follow_ups))
+    }
+
+    /// Does what a completed batch left to do. What fails is left to maintenance.
+    pub async fn run_follow_ups(&self, follow_ups: FollowUps) {
+        let FollowUps { queue, keys, members } = follow_ups;
+        let jobs = self.clone();
+        let steps = keys.into_iter().map(FollowUpStep::Admit).chain(members.into_iter().map(FollowUpStep::Continue));
+        let run = move |step| jobs.clone().run_step(queue.clone(), step).boxed();
+        stream::iter(steps).for_each_concurrent(MAX_CONCURRENT_FOLLOW_UPS, run).await;
+    }
+
+    async fn run_step(self, queue: QueueName, step: FollowUpStep) {
+        match step {
+            FollowUpStep::Admit(key) => {
+                if let Err(error) = self.admit(&queue, &key).await {
+                    tracing::debug!(%error, %queue, "next job of a key not admitted, left to maintenance");
+                }
+            }
+            FollowUpStep::Continue(WorkflowFollowUp { claimed, finished: Some(finished) }) => {
+                self.continue_workflow(&claimed.job, &finished).await;
+            }
+            FollowUpStep::Continue(WorkflowFollowUp { claimed, finished: None }) => {
+                self.repeat_follow_up(&queue, claimed.job.id).await;
+            }
+        }
+    }
+
+    async fn continue_workflow(&self, job: &JobRecord, finished: &FinishedJob) {
+        let done = self.run_follow_up(&job.queue, job.id, finished.json()).await;
+        if done.is_ok() {
+            self.shorten_result(job).await;
+        }
+        log_follow_up_failure(&job.queue, job.id, done);
+    }
+}
+
+fn follow_ups(queue: &QueueName, batch: &[Completion], outcomes: &[i64]) -> FollowUps {
+    let mut follow_ups = FollowUps { queue: queue.clone(), keys: Vec::new(), members: Vec::new() };
+    for (completion, outcome) in batch.iter().zip(outcomes) {
+        let claimed = &completion.claimed;
+        if *outcome >= 2 {
+            follow_ups.keys.extend(claimed.job.limit_key().cloned());
+        }
+        if *outcome >= 1 && claimed.job.workflow.is_some() {
+            let finished = (*outcome != 2).then(|| completion.finished.clone());
+            follow_ups.members.push(WorkflowFollowUp { claimed: claimed.clone(), finished });
+        }
+    }
+    follow_ups.keys.sort_unstable();
+    follow_ups.keys.dedup();
+    follow_ups
+}
