@@ -64,6 +64,9 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], depth_limit: usize) -> Resu
 
 /// A body as text that is not nested too deeply.
 pub(crate) fn checked_text(body: &[u8], depth_limit: usize) -> Result<&str, JsonError> {
+    if body.starts_with(b"\xef\xbb\xbf") {
+        return Err(JsonError::Malformed("it begins with a byte order mark: send UTF-8 without one".to_owned()));
+    }
     let text = std::str::from_utf8(body).map_err(|error| JsonError::Malformed(format!("not UTF-8 ({error})")))?;
     if nesting_depth(text) > depth_limit {
         return Err(JsonError::TooDeep { limit: depth_limit });

@@ -158,8 +158,9 @@ async fn collect_payload(
 ) -> Result<(Bytes, BodyLease), ApiError> {
     let (mut body, mut length) = (BytesMut::new(), 0_usize);
     while let Some(chunk) = payload.next().await {
-        let chunk =
-            chunk.map_err(|_| ApiError::new(ErrorCode::InvalidPayload, "the body ended before it was complete"))?;
+        let chunk = chunk.map_err(|_| {
+            ApiError::new(ErrorCode::InvalidPayload, "the body ended early, or its chunks are malformed")
+        })?;
         length = length.saturating_add(chunk.len());
         if length <= limit {
             lease.resize(length)?;

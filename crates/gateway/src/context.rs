@@ -110,7 +110,10 @@ fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> Serv
         }
         (None, StatusCode::NOT_FOUND) => ApiError::not_found(common::name::quoted(path)),
         (None, StatusCode::METHOD_NOT_ALLOWED) => {
-            let method = standard_method(response.request().method());
+            let method = match standard_method(response.request().method()) {
+                "other" => common::name::quoted(response.request().method().as_str()),
+                known => known.to_owned(),
+            };
             ApiError::new(
                 ErrorCode::MethodNotAllowed,
                 format!("{method} is not allowed on {}", common::name::quoted(path)),
@@ -133,7 +136,7 @@ fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> Serv
     ServiceResponse::new(request, rendered)
 }
 
-/// The method as a bounded set of words for metrics and messages: clients may send any word of any length.
+/// The method as a bounded set of words for metrics: clients may send any word of any length.
 fn standard_method(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

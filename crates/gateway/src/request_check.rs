@@ -1,5 +1,5 @@
-//! Refuses what a route does not read: query parameters that it does not have or has once, and a body where it takes
-//! none. A client that misspells a filter must not get the answer to another question.
+//! Refuses what a route does not read: query parameters that it does not have or has once, a second header of a kind that
+//! is read once, and a body where it takes none. A client that misspells a filter must not get the answer to another question.
 //!
 //! `openapi.json` says what each route reads, so a new route cannot forget the check. Names inside a JSON body are
 //! checked where the body is parsed: [`common::json_members::parse_request`] and [`common::json::Object::check_names`].
@@ -23,6 +23,9 @@ use common::{health::is_probe, known_names};
 use serde_json::Value;
 
 use crate::{body::RawBody, error::ApiError, routes::OPENAPI_DOCUMENT};
+
+/// Headers of which one is read.
+const SINGLE_HEADERS: [&str; 4] = ["Content-Type", "Content-Encoding", "Idempotency-Key", "Last-Event-ID"];
 
 /// What a route reads.
 #[derive(Debug, Default)]
@@ -84,9 +87,16 @@ async fn check(request: &mut ServiceRequest) -> Result<(), ApiError> {
     // An unknown path or method has no inputs: the router answers
     let Some(inputs) = inputs_of(request.request()) else { return Ok(()) };
     check_query(request.query_string(), inputs, inputs.is_event_stream)?;
+    if let Some(name) = SINGLE_HEADERS.iter().find(|name| request.headers().get_all(**name).count() > 1) {
+        return Err(ApiError::invalid(format!("{name} must be given once")));
+    }
     let has_body = request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
         || request.headers().contains_key(header::TRANSFER_ENCODING);
     if has_body && !inputs.has_body {
+        if request.headers().contains_key(header::UPGRADE) {
+            // What follows is the other protocol, without an end
+            return Err(ApiError::invalid("a request to upgrade takes no body"));
+        }
         let (http, payload) = request.parts_mut();
         check_no_body(&RawBody::from_request(http, payload).await?.0)?;
     }

@@ -11,7 +11,7 @@
 //!
 //! Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use actix_web::{
     dev::RequestHead,
@@ -63,6 +63,12 @@ impl SiteCheck {
                 quoted(bare_name(host))
             );
             return Err(ApiError::new(ErrorCode::HostNotAllowed, message));
+        }
+        if let Some(host) = host.as_deref().filter(|host| !is_host(host)) {
+            return Err(ApiError::invalid(format!(
+                "Host must be a name or an address, and a port, got {}",
+                quoted(host)
+            )));
         }
         // A browser asks with OPTIONS what it may do
         if request.method == Method::OPTIONS {
@@ -138,6 +144,17 @@ fn bare_name(host: &str) -> &str {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
         _ => host,
     }
+}
+
+/// Whether this is a name or an address, with or without a port. Without a host it is empty.
+fn is_host(host: &str) -> bool {
+    let name = bare_name(host);
+    let port = host.get(name.len()..).unwrap_or_default().trim_start_matches(':');
+    let is_name = match name.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte)),
+    };
+    is_name && (port.is_empty() || port.parse::<u16>().is_ok())
 }
 
 /// Streams and requests that wait: a page of another site could hold all that a gateway may serve at a time.

@@ -21,6 +21,8 @@ struct ClockState {
     waiting_for: Cell<WaitingFor>,
     /// Bytes came since the request's body ended, so the next head may have begun.
     has_read_ahead: Cell<bool>,
+    /// The client said that its last request was the last.
+    is_closing: Cell<bool>,
     /// Wakes the connection, which then looks at its deadline.
     connection: RefCell<Option<Waker>>,
     /// Moved only to an earlier time, and when it fires: most deadlines are met.
@@ -55,6 +57,7 @@ impl ConnectionClock {
             idle_timeout,
             waiting_for: Cell::new(WaitingFor::Head(Instant::now() + head_timeout)),
             has_read_ahead: Cell::new(false),
+            is_closing: Cell::new(false),
             connection: RefCell::default(),
             timer: RefCell::default(),
         }))
@@ -102,6 +105,16 @@ impl ConnectionClock {
     pub(super) fn begin_request(&self) {
         self.0.waiting_for.set(WaitingFor::Response);
         self.0.has_read_ahead.set(false);
+    }
+
+    /// The current request is the last of its connection.
+    pub(super) fn set_closing(&self) {
+        self.0.is_closing.set(true);
+    }
+
+    /// Whether an earlier request was the last.
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.is_closing.get()
     }
 
     /// The body of the request is complete: what comes now belongs to the next one.

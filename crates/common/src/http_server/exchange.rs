@@ -10,10 +10,10 @@ use std::{
 
 use actix_http::{BoxedPayloadStream, ConnectionType, error::PayloadError};
 use actix_web::{
-    Error, HttpMessage,
-    body::{BodySize, MessageBody},
+    Error, HttpMessage, HttpResponse,
+    body::{BodySize, EitherBody, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
-    http::Version,
+    http::{StatusCode, Version},
     middleware::Next,
     web::Bytes,
 };
@@ -32,6 +32,16 @@ pub async fn follow_exchange(
     let exchange = Exchange { clock: request.conn_data::<ConnectionClock>().cloned(), unread: UnreadBody::default() };
     if let Some(clock) = &exchange.clock {
         clock.begin_request();
+        if clock.is_closing() {
+            // The client said that nothing more comes: this may be from somebody else, who wants it taken for the client's
+            let mut response = HttpResponse::new(StatusCode::BAD_REQUEST);
+            response.head_mut().set_connection_type(ConnectionType::Close);
+            let response = request.into_response(response);
+            return Ok(response.map_body(|_, body| FollowedResponse::new(EitherBody::right(body), exchange)));
+        }
+        if request.head().connection_type() == ConnectionType::Close {
+            clock.set_closing();
+        }
     }
     match request.take_payload() {
         Payload::None => {}
@@ -50,7 +60,7 @@ pub async fn follow_exchange(
         head.no_chunking(true);
         head.set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| FollowedResponse { body: Box::pin(body), _exchange: exchange }))
+    Ok(response.map_body(|_, body| FollowedResponse::new(EitherBody::left(body), exchange)))
 }
 
 /// A body that the handler did not read to its end. It is kept until the response ends: the server then closes the
@@ -105,6 +115,12 @@ impl Drop for FollowedBody {
 struct FollowedResponse<B> {
     body: Pin<Box<B>>,
     _exchange: Exchange,
+}
+
+impl<B> FollowedResponse<B> {
+    fn new(body: B, exchange: Exchange) -> Self {
+        Self { body: Box::pin(body), _exchange: exchange }
+    }
 }
 
 impl<B: MessageBody> MessageBody for FollowedResponse<B> {

@@ -211,3 +211,77 @@ async fn all_bodies_together_use_bounded_memory() {
     })
     .await;
 }
+
+const NOOP: &str = r#"{"type":"a","args":[]}"#;
+
+fn enqueue(headers: &str) -> String {
+    let length = NOOP.len();
+    format!(
+        "POST /ojs/v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{NOOP}"
+    )
+}
+
+#[tokio::test]
+async fn nothing_that_follows_the_last_request_of_a_connection_is_done() {
+    let kit = GalleyKit::start().await;
+    for last in
+        ["GET /ojs/v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "GET /ojs/v1/health HTTP/1.0\r\n\r\n"]
+    {
+        let mut client = RawConnection::open(&kit).await;
+        client.send(format!("{last}{}", enqueue(""))).await;
+        let answers = client.read_to_end().await;
+        assert!(answers.contains(" 200 OK") && !answers.contains(" 201 "), "{answers}");
+    }
+    let queues: Value = kit.get("/ojs/v1/queues").await.json().await.expect("JSON");
+    assert_eq!(queues["queues"], json!([]), "{queues}");
+}
+
+#[tokio::test]
+async fn a_header_of_which_one_is_read_is_refused_when_there_are_two() {
+    let kit = GalleyKit::start().await;
+    for (headers, name) in [
+        ("idempotency-key: a\r\nidempotency-key: b\r\n", "Idempotency-Key"),
+        ("content-type: text/plain\r\n", "Content-Type"),
+        ("content-encoding: identity\r\ncontent-encoding: gzip\r\n", "Content-Encoding"),
+    ] {
+        let mut client = RawConnection::open(&kit).await;
+        client.send(enqueue(headers)).await;
+        let answer = client.read_until("must be given once").await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains(name), "{headers}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_with_a_body_is_refused_at_once() {
+    let kit = GalleyKit::start().await;
+    let mut client = RawConnection::open(&kit).await;
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n";
+    let key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\ncontent-length: 5\r\n";
+    client.send(format!("GET /v1/ws HTTP/1.1\r\nhost: x\r\n{upgrade}{key}\r\nhello")).await;
+    let answer = client.read_until("takes no body").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_no_host_and_no_method_of_ours_is_named_in_the_refusal() {
+    let kit = GalleyKit::start().await;
+    for host in ["a b", "[::1", "127.0.0.1:99999", "a\"b", "\u{e9}"] {
+        let mut client = RawConnection::open(&kit).await;
+        client.send(format!("GET /ojs/v1/health HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        let answer = client.read_until("Host must be a name").await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{host}: {answer}");
+    }
+    let mut client = RawConnection::open(&kit).await;
+    client.send("BREW /ojs/v1/jobs HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let answer = client.read_until("is not allowed on").await;
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("BREW"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_with_a_byte_order_mark_is_told_so() {
+    let kit = GalleyKit::start().await;
+    let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
+    let refused = request.body(format!("\u{feff}{NOOP}")).send().await.expect("an answer");
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.expect("text").contains("byte order mark"));
+}
